@@ -1,0 +1,119 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/hyperiondb/vault/internal/vault"
+)
+
+// Exit codes, for scripts. They are part of the contract (README).
+const (
+	exitDone        = 0
+	exitFailed      = 1
+	exitUsage       = 2
+	exitNotFound    = 3
+	exitRefused     = 4
+	exitConflict    = 5
+	exitUnavailable = 6
+	exitAttention   = 7
+	exitDeclined    = 8
+	exitInterrupted = 130
+)
+
+var (
+	errUsage     = errors.New("usage")
+	errDeclined  = errors.New("declined")
+	errAttention = errors.New("needs attention") // the command did its work; what it found is not well
+)
+
+// exitCodes is the one table from errors to codes; the first that matches counts.
+var exitCodes = []struct {
+	err  error
+	code int
+	hint string
+}{
+	{errUsage, exitUsage, ""},
+	{errDeclined, exitDeclined, ""},
+	{errAttention, exitAttention, ""},
+	{vault.ErrOutcomeUnknown, exitAttention, "vaultctl history NAME shows whether it was made"},
+	{vault.ErrNotInitialised, exitFailed, "vaultctl init, as the owner of the database"},
+	{vault.ErrSchema, exitFailed, "vaultctl migrate --status; both must be of one version"},
+	{vault.ErrNotFound, exitNotFound, ""},
+	{vault.ErrDeleted, exitConflict, "vaultctl restore NAME, or vaultctl purge NAME"},
+	{vault.ErrConflict, exitConflict, ""},
+	{vault.ErrName, exitUsage, ""},
+	{vault.ErrValueSize, exitUsage, ""},
+	{vault.ErrInvalid, exitUsage, ""},
+	{vault.ErrRefused, exitRefused, ""},
+	{vault.ErrKeyRefused, exitRefused, ""},
+	{vault.ErrUnavailable, exitUnavailable, ""},
+	{vault.ErrKeyUnavailable, exitUnavailable, ""},
+	{vault.ErrIntegrity, exitFailed, "the row was changed outside the vault: vaultctl history NAME, vaultctl audit list"},
+	{context.Canceled, exitInterrupted, ""},
+}
+
+// report prints an error in the voice of the tool and returns the exit code.
+func (a *app) report(ctx context.Context, err error) int {
+	if ctx.Err() != nil && !errors.Is(err, vault.ErrOutcomeUnknown) {
+		fmt.Fprintln(a.err, "vaultctl: interrupted")
+		return exitInterrupted
+	}
+	code, fallback := exitFailed, ""
+	for _, e := range exitCodes {
+		if errors.Is(err, e.err) {
+			code, fallback = e.code, e.hint
+			break
+		}
+	}
+	fmt.Fprintf(a.err, "vaultctl: %s\n", strings.TrimSuffix(text(err), "\n"))
+	var hinted *hintedError
+	if errors.As(err, &hinted) {
+		fallback = hinted.hint
+	}
+	if fallback != "" {
+		fmt.Fprintf(a.err, "hint: %s\n", fallback)
+	}
+	return code
+}
+
+// text leaves out the sentinel's own words where the rest of the message says the same.
+func text(err error) string {
+	t := strings.ReplaceAll(err.Error(), "\n", "; ")
+	for _, tail := range []error{vault.ErrConflict, vault.ErrDeleted, vault.ErrRefused, vault.ErrKeyRefused, vault.ErrUnavailable, errAttention} {
+		if short, ok := strings.CutSuffix(t, ": "+tail.Error()); ok {
+			return short
+		}
+	}
+	return t
+}
+
+type hintedError struct {
+	error
+	hint string
+}
+
+func (h *hintedError) Unwrap() error { return h.error }
+
+// hint adds a command to type, or what else would help.
+func hint(err error, format string, args ...any) error {
+	return &hintedError{err, fmt.Sprintf(format, args...)}
+}
+
+// usage is an error of what was typed.
+func usage(format string, args ...any) error {
+	return &kindError{errUsage, fmt.Sprintf(format, args...)}
+}
+
+func refused(err error) error { return &kindError{vault.ErrRefused, err.Error()} }
+
+// kindError is a text with an exit code.
+type kindError struct {
+	kind error
+	text string
+}
+
+func (e *kindError) Error() string { return e.text }
+func (e *kindError) Unwrap() error { return e.kind }

@@ -1,0 +1,70 @@
+package main
+
+import (
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/hyperiondb/vault/internal/rotation"
+)
+
+// settingsFlags are --rotate-every and --grace.
+type settingsFlags struct {
+	rotateEvery *time.Duration
+	grace       *time.Duration
+}
+
+func (f *settingsFlags) register(flags *pflag.FlagSet) {
+	flags.Var(durationFlag{&f.rotateEvery}, "rotate-every", "make a new value this often, e.g. 30d (at least 1m; needs a generator)")
+	flags.Var(durationFlag{&f.grace}, "grace", "how long a superseded version stays valid, e.g. 24h; 0 ends it at once")
+}
+
+// generateFlags are --generate, --length and --charset.
+type generateFlags struct {
+	kind      string
+	length    int
+	charset   string
+	generator *rotation.Generator
+}
+
+func (f *generateFlags) register(flags *pflag.FlagSet) {
+	flags.StringVar(&f.kind, "generate", "", "make the value: chars, hex, base64, uuid or words (`KIND` or a whole spec such as hex:32)")
+	flags.Lookup("generate").NoOptDefVal = "chars"
+	flags.IntVar(&f.length, "length", 0, "characters, bytes (hex, base64) or words to generate")
+	flags.StringVar(&f.charset, "charset", "", "alnum, alpha, digits, ascii, url, or =CHARACTERS")
+}
+
+// parse is called once the flags are known. Errors of the specs themselves say what is accepted.
+func (f *generateFlags) parse(cmd *cobra.Command) error {
+	given := cmd.Flags().Changed("generate")
+	shaped := cmd.Flags().Changed("length") || cmd.Flags().Changed("charset")
+	if !given && !shaped {
+		return nil
+	}
+	if !given {
+		return usage("--length and --charset go with --generate")
+	}
+	var generator rotation.Generator
+	var err error
+	if shaped {
+		generator, err = rotation.NewGenerator(f.kind, f.length, f.charset)
+	} else {
+		generator, err = rotation.ParseGenerator(f.kind)
+	}
+	if err != nil {
+		return usage("--generate: %s", err)
+	}
+	f.generator = &generator
+	return nil
+}
+
+func (f *generateFlags) chosen() bool { return f.generator != nil }
+
+func (f *generateFlags) spec() *string {
+	if f.generator == nil {
+		return nil
+	}
+	spec := f.generator.String()
+	return &spec
+}

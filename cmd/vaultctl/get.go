@@ -1,0 +1,102 @@
+package main
+
+import (
+	"context"
+	"encoding/base64"
+	"time"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/hyperiondb/vault/internal/vault"
+)
+
+func newGetCmd(a *app) *cobra.Command {
+	var version int
+	cmd := &cobra.Command{
+		Use:   "get NAME",
+		Short: "Print the value of a secret",
+		Long: `Print the value of a secret, byte for byte. On a terminal a newline is added, and a value that is not text is refused.
+
+Any node will do, a read-only standby included.`,
+		Example: `  vaultctl get prod/db/password
+  vaultctl get prod/tls/key > key.pem
+  vaultctl get prod/db/password --version 3 -o json`,
+		Args: exactArgs("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if cmd.Flags().Changed("version") && version < 1 {
+				return usage("--version takes a version number from 1 up")
+			}
+			return runGet(cmd.Context(), a, args[0], version)
+		},
+	}
+	cmd.Flags().IntVar(&version, "version", 0, "an older version, while its grace lasts (default: the current one)")
+	return cmd
+}
+
+func runGet(ctx context.Context, a *app, name string, version int) error {
+	v, err := a.vault(ctx)
+	if err != nil {
+		return err
+	}
+	secret, err := v.Get(ctx, name, vault.GetOptions{Version: version})
+	if err != nil {
+		return err
+	}
+	defer secret.Wipe()
+	if a.json() {
+		return a.printJSON(jsonSecret(secret))
+	}
+	terminal := term.IsTerminal(int(a.out.Fd()))
+	if terminal && !isText(secret.Value) {
+		return hint(usage("the value of %q is not text", name), "vaultctl get %s > FILE, or -o json", name)
+	}
+	if _, err := a.out.Write(secret.Value); err != nil {
+		return usage("writing the value: %s", err)
+	}
+	if terminal {
+		a.note("")
+	}
+	return nil
+}
+
+// isText: what a terminal shows as it is. Control characters but newline and tab could steer it.
+func isText(value []byte) bool {
+	return utf8.Valid(value) && printable(withoutLines(string(value))) == withoutLines(string(value))
+}
+
+func withoutLines(s string) string {
+	out := make([]byte, 0, len(s))
+	for i := range len(s) {
+		if s[i] != '\n' && s[i] != '\t' {
+			out = append(out, s[i])
+		}
+	}
+	return string(out)
+}
+
+// secretJSON has the shape of the HTTP API's answer.
+type secretJSON struct {
+	Name           string     `json:"name"`
+	Version        int        `json:"version"`
+	VersionID      uuid.UUID  `json:"version_id"`
+	Value          string     `json:"value"`
+	Encoding       string     `json:"encoding"` // utf8 or base64
+	CreatedAt      time.Time  `json:"created_at"`
+	RotatedAt      *time.Time `json:"rotated_at"`
+	NextRotationAt *time.Time `json:"next_rotation_at"`
+	ExpiresAt      *time.Time `json:"expires_at"`
+}
+
+func jsonSecret(s *vault.Secret) secretJSON {
+	out := secretJSON{
+		Name: s.Name, Version: s.Version, VersionID: s.VersionID, Value: string(s.Value), Encoding: "utf8",
+		CreatedAt: s.CreatedAt, RotatedAt: s.RotatedAt, NextRotationAt: s.NextRotationAt, ExpiresAt: s.ExpiresAt,
+	}
+	if !utf8.Valid(s.Value) {
+		out.Value, out.Encoding = base64.StdEncoding.EncodeToString(s.Value), "base64"
+	}
+	return out
+}

@@ -1,0 +1,106 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/hyperiondb/vault/internal/rotation"
+)
+
+func (a *app) json() bool { return a.output == "json" }
+
+// printJSON writes one indented document.
+func (a *app) printJSON(v any) error {
+	encoder := json.NewEncoder(a.out)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", "  ")
+	if err := encoder.Encode(v); err != nil {
+		return fmt.Errorf("writing the answer: %w", err)
+	}
+	return nil
+}
+
+// printTable writes aligned columns with a heading; there is nothing to see in an empty one, so it says so on stderr.
+func (a *app) printTable(heading []string, rows [][]string, ifEmpty string) error {
+	if len(rows) == 0 {
+		fmt.Fprintln(a.err, ifEmpty)
+		return nil
+	}
+	table := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, strings.Join(heading, "\t"))
+	for _, row := range rows {
+		for i := range row {
+			row[i] = printable(row[i])
+			if row[i] == "" {
+				row[i] = "-"
+			}
+		}
+		fmt.Fprintln(table, strings.Join(row, "\t"))
+	}
+	if err := table.Flush(); err != nil {
+		return fmt.Errorf("writing the answer: %w", err)
+	}
+	return nil
+}
+
+// printFields writes name and value pairs, one a line; empty values are left out.
+func (a *app) printFields(pairs ...string) error {
+	table := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+	for i := 0; i < len(pairs); i += 2 {
+		if pairs[i+1] != "" {
+			fmt.Fprintf(table, "%s\t%s\n", pairs[i], printable(pairs[i+1]))
+		}
+	}
+	if err := table.Flush(); err != nil {
+		return fmt.Errorf("writing the answer: %w", err)
+	}
+	return nil
+}
+
+// note says something that is not data.
+func (a *app) note(format string, args ...any) { fmt.Fprintf(a.err, format+"\n", args...) }
+
+// printable keeps what came from a row from steering the terminal.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || (r >= 0x7f && r <= 0x9f) {
+			return '?'
+		}
+		return r
+	}, s)
+}
+
+// when prints a moment in the local zone; "" for none.
+func when(t *time.Time) string {
+	if t == nil {
+		return ""
+	}
+	return t.Local().Format("2006-01-02 15:04:05 MST")
+}
+
+func at(t time.Time) string { return when(&t) }
+
+func seconds(n int64) string { return rotation.FormatInterval(time.Duration(n) * time.Second) }
+
+// durationFlag is a flag in the notation of rotation intervals: 30d, 1w2d, 36h. Nil until it is given.
+type durationFlag struct{ value **time.Duration }
+
+func (d durationFlag) String() string {
+	if d.value == nil || *d.value == nil {
+		return ""
+	}
+	return rotation.FormatInterval(**d.value)
+}
+
+func (d durationFlag) Set(text string) error {
+	parsed, err := rotation.ParseInterval(text)
+	if err == nil {
+		*d.value = &parsed
+	}
+	return err
+}
+
+func (durationFlag) Type() string { return "duration" }

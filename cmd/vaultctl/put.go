@@ -1,0 +1,149 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hyperiondb/vault/internal/vault"
+)
+
+type putOptions struct {
+	name     string
+	from     source
+	spaces   spaces
+	generate generateFlags
+	settings settingsFlags
+
+	createOnly bool
+	ifChanged  bool
+	cas        int
+}
+
+func newPutCmd(a *app) *cobra.Command {
+	o := putOptions{cas: -1}
+	cmd := &cobra.Command{
+		Use:   "put NAME [SOURCE]",
+		Short: "Store a value as the newest version of a secret",
+		Long: `Store a value as the newest version of a secret, which is created if it is not there.
+
+The value comes from a hidden prompt, from SOURCE (- is standard input, @FILE a file) or from --generate; never from the
+command line. The version before stays valid for the grace period (24h unless --grace says otherwise).`,
+		Example: `  vaultctl put prod/db/password
+  vaultctl put prod/tls/key @key.pem
+  pass show db | vaultctl put prod/db/password - --trim-space
+  vaultctl put prod/api/key --generate --rotate-every 30d --grace 24h`,
+		Args: rangeArgs(1, "NAME", "SOURCE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := o.parse(cmd, args); err != nil {
+				return err
+			}
+			return runPut(cmd.Context(), a, o)
+		},
+	}
+	flags := cmd.Flags()
+	o.generate.register(flags)
+	o.settings.register(flags)
+	flags.BoolVar(&o.spaces.verbatim, "verbatim", false, "keep white space around the value")
+	flags.BoolVar(&o.spaces.trim, "trim-space", false, "remove white space around the value")
+	flags.BoolVar(&o.createOnly, "create-only", false, "refuse if the secret exists")
+	flags.BoolVar(&o.ifChanged, "if-changed", false, "do nothing if the current value is the same")
+	flags.IntVar(&o.cas, "cas", -1, "refuse unless `N` is the current version (0: unless there is none)")
+	cmd.MarkFlagsMutuallyExclusive("verbatim", "trim-space")
+	return cmd
+}
+
+func (o *putOptions) parse(cmd *cobra.Command, args []string) error {
+	o.name = args[0]
+	if len(args) == 2 {
+		var err error
+		if o.from, err = parseSource(args[1]); err != nil {
+			return err
+		}
+	}
+	if err := o.generate.parse(cmd); err != nil {
+		return err
+	}
+	switch {
+	case o.generate.chosen() && o.from != "":
+		return usage("the value comes from SOURCE or from --generate, not from both")
+	case o.generate.chosen() && o.ifChanged:
+		return usage("--if-changed makes no sense with --generate: the value is always new")
+	case cmd.Flags().Changed("cas") && o.cas < 0:
+		return usage("--cas takes a version number, 0 for none")
+	}
+	return nil
+}
+
+func runPut(ctx context.Context, a *app, o putOptions) error {
+	change, err := a.change()
+	if err != nil {
+		return err
+	}
+	value, err := o.value(ctx, a)
+	if err != nil {
+		return err
+	}
+	defer clear(value)
+	v, err := a.vault(ctx)
+	if err != nil {
+		return err
+	}
+	request := vault.PutRequest{
+		Change: change, Name: o.name, Value: value, CreateOnly: o.createOnly, IfChanged: o.ifChanged,
+		Settings: vault.Settings{Generator: o.generate.spec(), RotateEvery: o.settings.rotateEvery, Grace: o.settings.grace},
+	}
+	if o.cas >= 0 {
+		request.CAS = &o.cas
+	}
+	receipt, err := v.Put(ctx, request)
+	if errors.Is(err, vault.ErrUnchanged) {
+		return a.printUnchanged(receipt)
+	}
+	if err != nil {
+		return err
+	}
+	return a.printReceipt("stored", receipt)
+}
+
+func (o putOptions) value(ctx context.Context, a *app) ([]byte, error) {
+	if o.generate.chosen() {
+		return o.generate.generator.Generate(), nil
+	}
+	return a.readValue(ctx, o.from, o.spaces)
+}
+
+func (a *app) printUnchanged(r vault.Receipt) error {
+	if a.json() {
+		return a.printJSON(struct {
+			vault.Receipt
+			Unchanged bool `json:"unchanged"`
+		}{r, true})
+	}
+	a.note("%q already has this value (version %d); nothing was stored", r.Name, r.Version)
+	return nil
+}
+
+// printReceipt tells what a change did. On a terminal it is talk: the change itself is the result.
+func (a *app) printReceipt(did string, r vault.Receipt) error {
+	if a.json() {
+		return a.printJSON(r)
+	}
+	if r.Version > 0 && r.VersionID != "" {
+		a.note("%s %q version %d", did, r.Name, r.Version)
+	} else {
+		a.note("%s %q", did, r.Name)
+	}
+	if r.PreviousExpiresAt != nil && r.PreviousExpiresAt.After(time.Now()) {
+		a.note("version %d stays valid until %s", r.Version-1, when(r.PreviousExpiresAt))
+	}
+	if r.NextRotationAt != nil {
+		a.note("rotates next at %s", when(r.NextRotationAt))
+	}
+	if r.RestoreUntil != nil {
+		a.note("can be restored until %s", when(r.RestoreUntil))
+	}
+	return nil
+}

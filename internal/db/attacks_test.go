@@ -1,0 +1,481 @@
+package db_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/hyperiondb/vault/internal/vault"
+	"github.com/hyperiondb/vault/internal/vaulttest"
+)
+
+// The attempts of somebody who has a database login, may create schemas and functions, knows the fingerprints or holds an
+// old token, and wants to read or change what he may not. Each must fail with the SQLSTATE given, and afterwards the vault
+// must be as it was ([checkUntouched]).
+
+const (
+	denied   = "42501"
+	badToken = "28000"
+)
+
+// put is a complete call with placeholder bytes; name and version are what an attack varies.
+func put(name string, version int, nonceBytes, ciphertextBytes int, request string) string {
+	return fmt.Sprintf(`SELECT vault.put_version('put', '%[1]s', %[2]d, 1, 'k', '\x01', decode(repeat('00', %[3]d), 'hex'),
+		decode(repeat('11', %[4]d), 'hex'), decode(repeat('22', 32), 'hex'), '%[1]s:%[2]d', '%[5]s')`, name, version, nonceBytes, ciphertextBytes, request)
+}
+
+func anyPut() string { return put("app1/new", 1, 24, 32, uuid.NewString()) }
+
+// attack is a session of statements. "AUTHORISE" proves the admin token as vaultctl does; the last statement must fail.
+type attack struct {
+	name  string
+	role  string
+	steps []string
+	code  string // SQLSTATE of the last step
+}
+
+func attacks() []attack {
+	dev, stranger := vaulttest.Developer, vaulttest.Stranger
+	one := func(name, role, code, sql string) attack { return attack{name, role, []string{sql}, code} }
+	tx := func(name, code string, steps ...string) attack {
+		return attack{name, dev, append([]string{"BEGIN"}, steps...), code}
+	}
+	id := `'00000000-0000-4000-8000-00000000ca0a'`
+	zeros := func(n int) string { return fmt.Sprintf(`decode(repeat('00', %d), 'hex')`, n) }
+
+	list := []attack{
+		// tables
+		one("insert a secret", dev, denied, `INSERT INTO vault.secrets (name) VALUES ('x')`),
+		one("update secrets", dev, denied, `UPDATE vault.secrets SET deleted_at = now(), restore_until = now()`),
+		one("delete versions", dev, denied, `DELETE FROM vault.secret_versions`),
+		one("truncate the audit log", dev, denied, `TRUNCATE vault.audit_log`),
+		one("edit the audit log", dev, denied, `UPDATE vault.audit_log SET secret = 'z'`),
+		one("forge an audit row", dev, denied, `INSERT INTO vault.audit_log (actor, action) VALUES ('token:root', 'forged')`),
+		one("read the audit log without being an auditor", dev, denied, `SELECT * FROM vault.audit_log`),
+		one("read token fingerprints", dev, denied, `SELECT * FROM vault.admin_tokens`),
+		one("read the context table", dev, denied, `SELECT * FROM vault.tx_context`),
+		one("read the requests", dev, denied, `SELECT * FROM vault.requests`),
+		one("forge a context row", dev, denied, `INSERT INTO vault.tx_context (xid, pid, kind, token_id, actor)
+			VALUES (pg_current_xact_id(), pg_backend_pid(), 'admin', gen_random_uuid(), 'token:root')`),
+		one("widen one's own scope", dev, denied, `INSERT INTO vault.service_scope VALUES ('developer', '')`),
+		one("point the vault at another KMS key", dev, denied, `UPDATE vault.config SET default_kms_key = 'local:///tmp/mine'`),
+		one("lock a token row for ever", dev, denied, `SELECT * FROM vault.admin_tokens FOR UPDATE`),
+
+		// the API without authorisation
+		one("put without a token", dev, denied, anyPut()),
+		one("delete without a token", dev, denied, `SELECT vault.delete_secret('app1/a', gen_random_uuid(), '1 day')`),
+		one("purge without a token", dev, denied, `SELECT vault.purge_secret('app1/a', gen_random_uuid())`),
+		one("make a token without a token", dev, denied, `SELECT vault.create_token(gen_random_uuid(), 'mine', sha256('x'), '', NULL, gen_random_uuid())`),
+		one("grant without a token", dev, denied, `SELECT vault.grant_service_role('stranger')`),
+		one("list tokens without a token", dev, denied, `SELECT * FROM vault.list_tokens()`),
+		one("the owner's way to a token", dev, denied, `SELECT vault.create_token_as_owner(gen_random_uuid(), 'mine', sha256('x'), NULL, gen_random_uuid())`),
+		tx("a forged setting", denied, `SELECT set_config('vault.token_id', `+id+`, true)`, anyPut()),
+		one("internal: enter a context", dev, denied, `SELECT vault._enter('maintenance', 'me')`),
+		one("internal: add a token", dev, denied, `SELECT vault._add_token(gen_random_uuid(), 'mine', sha256('x'), '', NULL, gen_random_uuid())`),
+		one("internal: write audit", dev, denied, `SELECT vault._audit('forged', NULL, NULL, NULL)`),
+		one("internal: replay", dev, denied, `SELECT vault._replay(gen_random_uuid(), 'put', 'x', '')`),
+		one("internal: grant", dev, denied, `SELECT vault._grant_group('developer', 'vault_owner', NULL, gen_random_uuid())`),
+		one("the worker's API", dev, denied, `SELECT * FROM vault.claim_rotations('me', 1, '1s')`),
+		one("the supervisor's API", dev, denied, `SELECT vault.expire_grace_versions()`),
+		one("a stranger sees nothing", stranger, denied, `SELECT * FROM vault.secrets`),
+		one("a stranger calls nothing", stranger, denied, `SELECT vault.challenge()`),
+
+		// challenge and proof
+		one("proof without a challenge", dev, badToken, `SELECT vault.authorize_proof(`+id+`, `+zeros(32)+`)`),
+		tx("proof of zeros", badToken, `SELECT vault.challenge()`, `SELECT vault.authorize_proof(`+id+`, `+zeros(32)+`)`),
+		tx("over-long proof", badToken, `SELECT vault.challenge()`, `SELECT vault.authorize_proof(`+id+`, `+zeros(4000)+`)`),
+		tx("short proof", badToken, `SELECT vault.challenge()`, `SELECT vault.authorize_proof(`+id+`, '\x00')`),
+		tx("null proof", badToken, `SELECT vault.challenge()`, `SELECT vault.authorize_proof(`+id+`, NULL)`),
+		tx("null token id", badToken, `SELECT vault.challenge()`, `SELECT vault.authorize_proof(NULL, `+zeros(32)+`)`),
+		tx("unknown token id", badToken, `SELECT vault.challenge()`, `SELECT vault.authorize_proof(gen_random_uuid(), `+zeros(32)+`)`),
+
+		// authorisation does not stretch
+		tx("not over transactions", denied, "AUTHORISE", "COMMIT", anyPut()),
+		tx("not over a savepoint's rollback", denied, "SAVEPOINT s", "AUTHORISE", "ROLLBACK TO s", anyPut()),
+		tx("not after SET CONSTRAINTS IMMEDIATE", denied, "AUTHORISE", "SET CONSTRAINTS ALL IMMEDIATE", anyPut()),
+		tx("not after another challenge", denied, "AUTHORISE", "SELECT vault.challenge()", anyPut()),
+		tx("no direct writes even when authorised", denied, "AUTHORISE", `INSERT INTO vault.secrets (name) VALUES ('x')`),
+		tx("no other function gains by it", denied, "AUTHORISE", `SELECT vault._leave()`),
+
+		// the session
+		one("become the owner", dev, denied, `SET ROLE vault_owner`),
+		one("become the superuser", dev, denied, `SET SESSION AUTHORIZATION postgres`),
+		one("switch triggers off", dev, denied, `SET session_replication_role = replica`),
+		one("disable a trigger", dev, denied, `ALTER TABLE vault.audit_log DISABLE TRIGGER ALL`),
+		one("disable row level security", dev, denied, `ALTER TABLE vault.secrets DISABLE ROW LEVEL SECURITY`),
+		tx("row_security = off is an error, not a bypass", denied, `SET row_security = off`, `SELECT count(*) FROM vault.secrets`),
+		one("replace a function", dev, denied, `CREATE OR REPLACE FUNCTION vault.tx_kind() RETURNS text LANGUAGE sql AS $$ SELECT 'admin' $$`),
+		one("put a function before pg_catalog's", dev, denied, `CREATE FUNCTION pg_catalog.sha256(text) RETURNS bytea LANGUAGE sql AS $$ SELECT ''::bytea $$`),
+		tx("shadow the token table", badToken, `CREATE TEMP TABLE admin_tokens (id uuid, token_sha256 bytea, revoked_at timestamptz, expires_at timestamptz)`,
+			`INSERT INTO admin_tokens VALUES (`+id+`, sha256('mine'))`, `SET LOCAL search_path = pg_temp, vault`,
+			`SELECT vault.challenge()`, `SELECT vault.authorize_proof(`+id+`, `+zeros(32)+`)`),
+		tx("shadow sha256 in a schema of one's own", badToken, `CREATE SCHEMA mine`,
+			`CREATE FUNCTION mine.sha256(bytea) RETURNS bytea LANGUAGE sql AS $$ SELECT '\x00'::bytea $$`, `SET LOCAL search_path = mine, pg_catalog`,
+			`SELECT vault.challenge()`, `SELECT vault.authorize_proof(`+id+`, `+zeros(32)+`)`),
+
+		// an authorised writer and bad input
+		tx("a version that skips", "VA001", "AUTHORISE", put("app1/a", 9, 24, 32, uuid.NewString())),
+		tx("a version that repeats", "VA001", "AUTHORISE", put("app1/a", 1, 24, 32, uuid.NewString())),
+		tx("a nonce of 12 bytes", "23514", "AUTHORISE", put("app1/n", 1, 12, 32, uuid.NewString())),
+		tx("a ciphertext shorter than its tag", "23514", "AUTHORISE", put("app1/n", 1, 24, 16, uuid.NewString())),
+		tx("a ciphertext that is too long", "23514", "AUTHORISE", put("app1/n", 1, 24, 65536+17, uuid.NewString())),
+		tx("a name with dots that climb", "23514", "AUTHORISE", put("app1/../n", 1, 24, 32, uuid.NewString())),
+		tx("a name that ends in a newline", "23514", "AUTHORISE", put("app1/n\n", 1, 24, 32, uuid.NewString())),
+		tx("a name that differs by case alone", "VA001", "AUTHORISE", put("APP1/A", 1, 24, 32, uuid.NewString())),
+		tx("an AAD of another name", "23514", "AUTHORISE", strings.Replace(anyPut(), "'app1/new:1'", "'app1/other:1'", 1)),
+		tx("an action that is no put", "22023", "AUTHORISE", strings.Replace(anyPut(), "'put'", "'token.create'", 1)),
+		tx("a request id used for something else", "VA003", "AUTHORISE", put("app1/r", 1, 24, 32, "00000000-0000-4000-8000-000000000001"), "AUTHORISE",
+			put("app1/r", 1, 24, 33, "00000000-0000-4000-8000-000000000001")),
+		tx("a role name with SQL in it", "VA004", "AUTHORISE", `SELECT vault.grant_service_role('app1; DROP TABLE vault.secrets; --')`),
+		tx("a rotation interval without a generator", "23514", "AUTHORISE", `SELECT vault.put_version('put', 'app1/i', 1, 1, 'k', '\x01',
+			decode(repeat('00', 24), 'hex'), decode(repeat('11', 32), 'hex'), decode(repeat('22', 32), 'hex'), 'app1/i:1', gen_random_uuid(), false, NULL, '1 day')`),
+	}
+	for _, role := range []string{"creator", "replicator", "bypasser", "writes_all", "reads_all", "runs_programs", "owner_member", "indirect", "super2"} {
+		list = append(list, tx("grant to "+role, denied, "AUTHORISE", fmt.Sprintf(`SELECT vault.grant_service_role('%s')`, role)))
+	}
+	return list
+}
+
+// powerfulRoles could step around the vault; grant_service_role must refuse each. Roles are the cluster's, so they are
+// made once.
+const powerfulRoles = `
+	CREATE ROLE creator CREATEROLE; CREATE ROLE replicator REPLICATION; CREATE ROLE bypasser BYPASSRLS; CREATE ROLE super2 SUPERUSER;
+	CREATE ROLE writes_all LOGIN; GRANT pg_write_all_data, pg_read_all_data TO writes_all; CREATE ROLE reads_all; GRANT pg_read_all_data TO reads_all;
+	CREATE ROLE runs_programs; GRANT pg_execute_server_program TO runs_programs; CREATE ROLE owner_member; GRANT vault_owner TO owner_member;
+	CREATE ROLE indirect; GRANT writes_all TO indirect`
+
+func TestAttacks(t *testing.T) {
+	store := vaulttest.New(t)
+	store.MustExec(t, powerfulRoles, `GRANT CREATE ON DATABASE `+store.Database+` TO developer`)
+	mustPut(t, store, "app1/a", "app2/b")
+	before := snapshot(t, store)
+	for _, a := range attacks() {
+		t.Run(a.name, func(t *testing.T) {
+			err := runSession(t, store.URL(a.role), a.steps)
+			var server *pgconn.PgError
+			if !errors.As(err, &server) {
+				t.Fatalf("got %v, want SQLSTATE %s", err, a.code)
+			}
+			if server.Code != a.code {
+				t.Fatalf("got %s %s, want SQLSTATE %s", server.Code, server.Message, a.code)
+			}
+		})
+	}
+	if after := snapshot(t, store); after != before {
+		t.Errorf("the vault changed under attack:\nbefore %s\nafter  %s", before, after)
+	}
+}
+
+// runSession runs the steps on one connection and returns the error of the last; an earlier one fails the test.
+func runSession(t *testing.T, url string, steps []string) error {
+	t.Helper()
+	conn := mustConnect(t, url)
+	for i, step := range steps {
+		err := runStep(t.Context(), conn, step)
+		if i == len(steps)-1 {
+			return err
+		}
+		if err != nil {
+			t.Fatalf("step %d %q: %v", i, step, err)
+		}
+	}
+	return nil
+}
+
+func runStep(ctx context.Context, conn *pgx.Conn, step string) error {
+	if step == "AUTHORISE" {
+		return authorise(ctx, conn, vaulttest.Token)
+	}
+	_, err := conn.PgConn().Exec(ctx, step).ReadAll()
+	return err
+}
+
+func authorise(ctx context.Context, conn *pgx.Conn, text string) error {
+	token, err := vault.ParseToken(text)
+	if err != nil {
+		return err
+	}
+	var nonce []byte
+	if err := conn.QueryRow(ctx, `SELECT vault.challenge()`).Scan(&nonce); err != nil {
+		return err
+	}
+	_, err = conn.Exec(ctx, `SELECT vault.authorize_proof($1, $2)`, token.ID(), token.Prove(nonce))
+	return err
+}
+
+func mustConnect(t *testing.T, url string) *pgx.Conn {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close(context.Background()) })
+	return conn
+}
+
+// mustPut stores placeholder versions through the API.
+func mustPut(t *testing.T, store *vaulttest.Store, names ...string) {
+	t.Helper()
+	for _, name := range names {
+		if err := runSession(t, store.URL(vaulttest.Operator), []string{"BEGIN", "AUTHORISE", put(name, 1, 24, 32, uuid.NewString()), "COMMIT"}); err != nil {
+			t.Fatalf("putting %s: %v", name, err)
+		}
+	}
+}
+
+// snapshot is everything an attack could have changed.
+func snapshot(t *testing.T, store *vaulttest.Store) string {
+	t.Helper()
+	return store.MustQuery(t, `SELECT jsonb_build_object(
+		'secrets', (SELECT jsonb_agg(s ORDER BY id) FROM vault.secrets s), 'versions', (SELECT jsonb_agg(v ORDER BY secret_id, version) FROM vault.secret_versions v),
+		'tokens', (SELECT jsonb_agg(t ORDER BY id) FROM vault.admin_tokens t), 'scope', (SELECT jsonb_agg(s ORDER BY s) FROM vault.service_scope s),
+		'audit', (SELECT count(*) FROM vault.audit_log), 'context', (SELECT count(*) FROM vault.tx_context), 'config', (SELECT jsonb_agg(c) FROM vault.config c))`)
+}
+
+// Not even the fingerprint, which every backup holds, proves a token.
+func TestFingerprintIsNotTheToken(t *testing.T) {
+	store := vaulttest.New(t)
+	token := vaulttest.AdminToken(t)
+	fingerprint := token.Fingerprint()
+	conn := mustConnect(t, store.URL(vaulttest.Operator))
+	must(t, runStep(t.Context(), conn, "BEGIN"))
+	var nonce []byte
+	must(t, conn.QueryRow(t.Context(), `SELECT vault.challenge()`).Scan(&nonce))
+	// What a client would send if the fingerprint were the secret.
+	proof := token.Prove(nonce)
+	for i := range proof {
+		proof[i] ^= []byte(vaulttest.TokenSecret)[i] ^ fingerprint[i]
+	}
+	_, err := conn.Exec(t.Context(), `SELECT vault.authorize_proof($1, $2)`, token.ID(), proof)
+	wantCode(t, err, badToken)
+}
+
+func TestProofIsGoodForOneTransaction(t *testing.T) {
+	store := vaulttest.New(t)
+	token := vaulttest.AdminToken(t)
+	conn := mustConnect(t, store.URL(vaulttest.Operator))
+	must(t, runStep(t.Context(), conn, "BEGIN"))
+	var nonce []byte
+	must(t, conn.QueryRow(t.Context(), `SELECT vault.challenge()`).Scan(&nonce))
+	proof := token.Prove(nonce)
+	if bytes.Contains(proof, []byte(vaulttest.TokenSecret)) || bytes.Equal(nonce, make([]byte, len(nonce))) {
+		t.Fatal("the proof shows the token")
+	}
+	_, err := conn.Exec(t.Context(), `SELECT vault.authorize_proof($1, $2)`, token.ID(), proof)
+	must(t, err)
+	must(t, runStep(t.Context(), conn, "COMMIT"))
+	must(t, runStep(t.Context(), conn, "BEGIN"))
+	must(t, runStep(t.Context(), conn, "SELECT vault.challenge()"))
+	_, err = conn.Exec(t.Context(), `SELECT vault.authorize_proof($1, $2)`, token.ID(), proof)
+	wantCode(t, err, badToken)
+}
+
+func TestTokenStates(t *testing.T) {
+	store := vaulttest.New(t)
+	for _, c := range []struct{ name, change, want string }{
+		{"expired", `UPDATE vault.admin_tokens SET expires_at = now() - interval '1 s'`, "admin token refused: expired"},
+		{"revoked", `UPDATE vault.admin_tokens SET expires_at = NULL, revoked_at = now()`, "admin token refused: revoked"},
+		{"unknown", `DELETE FROM vault.admin_token_use; DELETE FROM vault.admin_tokens`, "admin token refused: unknown token"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			store.MustExec(t, c.change)
+			err := runSession(t, store.URL(vaulttest.Operator), []string{"BEGIN", "AUTHORISE"})
+			wantCode(t, err, badToken)
+			if !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v, want %q", err, c.want)
+			}
+		})
+	}
+}
+
+// A token with a scope changes the names it covers and administers nothing.
+func TestScopedToken(t *testing.T) {
+	store := vaulttest.New(t)
+	scoped := vault.NewToken()
+	fingerprint := scoped.Fingerprint()
+	must(t, runSession(t, store.URL(vaulttest.Operator), []string{"BEGIN", "AUTHORISE",
+		fmt.Sprintf(`SELECT vault.create_token('%s', 'ci', '\x%x', 'app1/', NULL, gen_random_uuid())`, scoped.ID(), fingerprint), "COMMIT"}))
+	try := func(sql string) error {
+		conn := mustConnect(t, store.URL(vaulttest.Operator))
+		must(t, runStep(t.Context(), conn, "BEGIN"))
+		must(t, authorise(t.Context(), conn, scoped.Reveal()))
+		if err := runStep(t.Context(), conn, sql); err != nil {
+			return err
+		}
+		return runStep(t.Context(), conn, "COMMIT")
+	}
+	must(t, try(put("app1/mine", 1, 24, 32, uuid.NewString())))
+	wantCode(t, try(put("app2/other", 1, 24, 32, uuid.NewString())), denied)
+	wantCode(t, try(put("app1", 1, 24, 32, uuid.NewString())), denied)
+	wantCode(t, try(`SELECT vault.create_token(gen_random_uuid(), 'more', sha256('x'), '', NULL, gen_random_uuid())`), denied)
+	wantCode(t, try(`SELECT vault.revoke_token('root', gen_random_uuid())`), denied)
+	wantCode(t, try(`SELECT vault.grant_service_role('stranger')`), denied)
+}
+
+// What a service role reads is cut to its prefixes before any function of its own sees a row.
+func TestScopedRead(t *testing.T) {
+	store := vaulttest.New(t)
+	store.MustExec(t, `GRANT CREATE ON DATABASE `+store.Database+` TO developer`)
+	mustPut(t, store, "app1/a", "app2/b", "app1")
+	conn := mustConnect(t, store.URL(vaulttest.Developer))
+	must(t, runStep(t.Context(), conn, `CREATE SCHEMA mine; CREATE FUNCTION mine.leak(t text) RETURNS boolean LANGUAGE plpgsql COST 0.0000001 AS
+		$$ BEGIN IF t !~ '^app1/' THEN RAISE EXCEPTION 'leaked'; END IF; RETURN true; END $$`))
+	for _, table := range []string{"secrets", "secret_versions"} {
+		var names string
+		must(t, conn.QueryRow(t.Context(), `SELECT string_agg(name, ' ') FROM vault.`+table+` WHERE mine.leak(name)`).Scan(&names))
+		if names != "app1/a" {
+			t.Errorf("%s: got %q, want %q", table, names, "app1/a")
+		}
+	}
+}
+
+// Grants on every table do not help: row level security holds, for pg_write_all_data and for the owner too.
+func TestRowSecurityBindsThePowerful(t *testing.T) {
+	store := vaulttest.New(t)
+	mustPut(t, store, "app1/a")
+	store.MustExec(t, `DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'rw_all') THEN
+			CREATE ROLE rw_all LOGIN; GRANT pg_write_all_data, pg_read_all_data TO rw_all; CREATE ROLE as_owner LOGIN; GRANT vault_owner TO as_owner; END IF; END $$`)
+	for _, c := range []struct{ role, sql, code string }{
+		{"rw_all", `INSERT INTO vault.secrets (name) VALUES ('y')`, denied},
+		{"rw_all", `INSERT INTO vault.audit_log (actor, action) VALUES ('token:root', 'forged')`, denied},
+		{"rw_all", `INSERT INTO vault.tx_context (xid, pid, kind, token_id, actor) VALUES (pg_current_xact_id(), pg_backend_pid(), 'admin', gen_random_uuid(), 'token:root')`, denied},
+		{"rw_all", `INSERT INTO vault.service_scope VALUES ('rw_all', '')`, denied},
+		{"as_owner", `INSERT INTO vault.secrets (name) VALUES ('owned')`, denied},
+		{"as_owner", `INSERT INTO vault.service_scope VALUES ('app1', '')`, denied},
+		{"as_owner", `TRUNCATE vault.audit_log`, denied},
+		{"as_owner", `TRUNCATE vault.secret_versions`, denied},
+	} {
+		wantCode(t, runSession(t, store.URL(c.role), []string{c.sql}), c.code)
+	}
+	// Without an UPDATE or DELETE policy that lets rows through, nothing is found to change.
+	for _, c := range []struct{ role, sql string }{
+		{"rw_all", `UPDATE vault.secrets SET deleted_at = now(), restore_until = now()`},
+		{"rw_all", `UPDATE vault.admin_tokens SET revoked_at = NULL`},
+		{"as_owner", `UPDATE vault.audit_log SET secret = 'z'`},
+		{"as_owner", `DELETE FROM vault.audit_log`},
+		{"as_owner", `UPDATE vault.secret_versions SET expires_at = now()`},
+		{"as_owner", `DELETE FROM vault.secrets`},
+	} {
+		tag, err := mustConnect(t, store.URL(c.role)).Exec(t.Context(), c.sql)
+		if err != nil || tag.RowsAffected() != 0 {
+			t.Errorf("%s: %s: got %d rows, error %v, want none", c.role, c.sql, tag.RowsAffected(), err)
+		}
+	}
+	for _, table := range []string{"secrets", "secret_versions", "admin_tokens", "audit_log", "tx_context"} {
+		var n int
+		must(t, mustConnect(t, store.URL("rw_all")).QueryRow(t.Context(), `SELECT count(*) FROM vault.`+table).Scan(&n))
+		if n != 0 {
+			t.Errorf("pg_read_all_data sees %d rows of %s, want 0", n, table)
+		}
+	}
+}
+
+// What a careless superuser is stopped from, also as a replica. (One who means it can drop the triggers: docs/SECURITY.md.)
+func TestInvariantsBindTheSuperuser(t *testing.T) {
+	store := vaulttest.New(t)
+	mustPut(t, store, "app1/a")
+	for _, sql := range []string{
+		`UPDATE vault.audit_log SET secret = 'z'`,
+		`SET session_replication_role = replica; DELETE FROM vault.audit_log`,
+		`TRUNCATE vault.audit_log`,
+		`UPDATE vault.secret_versions SET ciphertext = '\x00' || ciphertext`,
+		`UPDATE vault.secret_versions SET version_id = gen_random_uuid()`,
+		`UPDATE vault.secret_versions SET name = 'app1/z', aad = 'app1/z:1'`,
+		`DELETE FROM vault.secret_versions`,
+		`SET session_replication_role = replica; UPDATE vault.secret_versions SET nonce = decode(repeat('01', 24), 'hex')`,
+		`UPDATE vault.secrets SET current_version = 0`,
+		`UPDATE vault.secrets SET name = 'app1/renamed'`,
+		`UPDATE vault.secret_versions SET wrapped_dek = NULL, nonce = NULL, ciphertext = NULL, key_commit = NULL, removed_at = now()`,
+	} {
+		wantCode(t, runSession(t, store.URL(vaulttest.Superuser), []string{sql}), denied)
+	}
+	must(t, runSession(t, store.URL(vaulttest.Superuser), []string{`UPDATE vault.secret_versions SET kms_key_id = 'other', wrapped_dek = '\x02'`})) // rewrap may
+	must(t, runSession(t, store.URL(vaulttest.Superuser), []string{`UPDATE vault.secret_versions SET expires_at = now() + interval '1 hour'`}))
+	wantCode(t, runSession(t, store.URL(vaulttest.Superuser), []string{`UPDATE vault.secret_versions SET expires_at = now() + interval '2 hours'`}), denied)
+}
+
+// The worker's authority is a live claim, fenced by its attempt.
+func TestClaimIsTheWorkersAuthority(t *testing.T) {
+	store := vaulttest.New(t)
+	must(t, runSession(t, store.URL(vaulttest.Operator), []string{"BEGIN", "AUTHORISE", `SELECT vault.put_version('put', 'app1/auto', 1, 1, 'k', '\x01',
+		decode(repeat('00', 24), 'hex'), decode(repeat('11', 32), 'hex'), decode(repeat('22', 32), 'hex'), 'app1/auto:1', gen_random_uuid(), false, 'uuid', '1 day')`, "COMMIT"}))
+	store.MustExec(t, `UPDATE vault.secrets SET next_rotation_at = now() - interval '5 days'`)
+	worker := store.URL(vaulttest.Daemon)
+	wantCode(t, runSession(t, worker, []string{put("app1/auto", 2, 24, 32, uuid.NewString())}), denied)
+	must(t, runSession(t, worker, []string{`SELECT vault.enqueue_due_rotations()`, `SELECT vault.enqueue_due_rotations()`}))
+	if got := store.MustQuery(t, `SELECT count(*) FROM vault.rotation_jobs`); got != "1" {
+		t.Fatalf("got %s jobs for one overdue secret, want 1", got)
+	}
+	must(t, runSession(t, worker, []string{`SELECT vault.claim_rotations('w1', 1, '1 hour')`}))
+	must(t, runSession(t, worker, []string{`SELECT vault.claim_rotations('w2', 1, '0')`}))
+	complete := func(attempt int, request string) string {
+		return fmt.Sprintf(`SELECT vault.complete_rotation((SELECT max(id) FROM vault.rotation_jobs), %d, 1, 'k', '\x01', decode(repeat('03', 24), 'hex'),
+			decode(repeat('14', 32), 'hex'), decode(repeat('22', 32), 'hex'), 'app1/auto:2', '%s')`, attempt, request)
+	}
+	request := uuid.NewString()
+	wantCode(t, runSession(t, worker, []string{complete(1, uuid.NewString())}), "VA002") // the stalled one wakes up
+	must(t, runSession(t, worker, []string{complete(2, request)}))
+	must(t, runSession(t, worker, []string{complete(2, request)}))                       // its replay
+	wantCode(t, runSession(t, worker, []string{complete(2, uuid.NewString())}), "VA002") // another completion
+	wantCode(t, runSession(t, worker, []string{complete(1, uuid.NewString())}), "VA002")
+	if got := store.MustQuery(t, `SELECT current_version FROM vault.secrets`); got != "2" {
+		t.Errorf("got version %s, want 2", got)
+	}
+	if got := store.MustQuery(t, `SELECT string_agg(action || '/' || outcome, ' ' ORDER BY id) FROM vault.audit_log WHERE secret = 'app1/auto'`); got != "put/ok rotate/ok rotate.replay/ok" {
+		t.Errorf("got audit rows %q", got)
+	}
+}
+
+// The surface: no function is PUBLIC's, every definer function pins its search path, every table has row level security.
+func TestSurface(t *testing.T) {
+	store := vaulttest.New(t)
+	for name, query := range map[string]string{
+		"functions that PUBLIC may call": `SELECT string_agg(p.oid::regprocedure::text, ' ') FROM pg_proc p WHERE pronamespace = 'vault'::regnamespace
+			AND EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a WHERE a.grantee = 0)`,
+		"definer functions without a pinned search_path": `SELECT string_agg(p.oid::regprocedure::text, ' ') FROM pg_proc p WHERE pronamespace = 'vault'::regnamespace
+			AND NOT ('search_path=pg_catalog, pg_temp' = ANY (coalesce(proconfig, '{}')))`,
+		"functions of another owner": `SELECT string_agg(p.oid::regprocedure::text, ' ') FROM pg_proc p WHERE pronamespace = 'vault'::regnamespace AND proowner <> 'vault_owner'::regrole`,
+		"tables without row level security": `SELECT string_agg(relname, ' ') FROM pg_class WHERE relnamespace = 'vault'::regnamespace AND relkind IN ('r', 'p')
+			AND NOT relrowsecurity AND relname NOT LIKE 'goose%'`,
+		"tables others may write": `SELECT string_agg(DISTINCT table_name || ' ' || grantee, ', ') FROM information_schema.table_privileges
+			WHERE table_schema = 'vault' AND privilege_type <> 'SELECT' AND grantee <> 'vault_owner'`,
+		"guard triggers that a replica would skip": `SELECT string_agg(tgname, ' ') FROM pg_trigger WHERE NOT tgisinternal AND tgenabled <> 'A'
+			AND tgrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'vault'::regnamespace)`,
+	} {
+		if got := store.MustQuery(t, query); got != "" {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
+}
+
+func TestNothingStaysInTheContext(t *testing.T) {
+	store := vaulttest.New(t)
+	mustPut(t, store, "app1/a")
+	must(t, runSession(t, store.URL(vaulttest.Daemon), []string{`SELECT vault.expire_grace_versions()`}))
+	must(t, runSession(t, store.URL(vaulttest.Operator), []string{"BEGIN", "SELECT vault.challenge()", "COMMIT"}))
+	if got := store.MustQuery(t, `SELECT count(*) FROM vault.tx_context`); got != "0" {
+		t.Errorf("%s context rows were committed", got)
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wantCode(t *testing.T, err error, code string) {
+	t.Helper()
+	var server *pgconn.PgError
+	if !errors.As(err, &server) || server.Code != code {
+		t.Fatalf("got %v, want SQLSTATE %s", err, code)
+	}
+}

@@ -1,0 +1,243 @@
+package db
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgservicefile"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	vaultsql "github.com/hyperiondb/vault/sql"
+)
+
+const (
+	connectTimeout  = 5 * time.Second  // for one host, unless the connection string says otherwise
+	connMaxLifetime = 30 * time.Minute // so that a changed schema or role is noticed
+)
+
+// Options of a pool.
+type Options struct {
+	URL             string // a libpq connection string or URL; "" = libpq's environment and service files
+	ApplicationName string
+	MaxConns        int // 0 = 4
+}
+
+// Config is the one row of vault.config.
+type Config struct {
+	ClusterID     uuid.UUID
+	DefaultKMSKey string // "" if none was set
+	SchemaVersion int
+}
+
+// Reader reads from one node, whether primary or standby.
+type Reader struct{ pool *pgxpool.Pool }
+
+// Writer calls the write API on the primary.
+type Writer struct{ pool *pgxpool.Pool }
+
+// NewReader makes a pool that connects when first used.
+func NewReader(ctx context.Context, o Options) (*Reader, error) {
+	pool, err := newPool(ctx, o, nil)
+	if err != nil {
+		return nil, err
+	}
+	return &Reader{pool: pool}, nil
+}
+
+// NewWriter makes a pool that connects, when first used, to the one host of the connection string that is read-write.
+func NewWriter(ctx context.Context, o Options) (*Writer, error) {
+	pool, err := newPool(ctx, o, pgconn.ValidateConnectTargetSessionAttrsReadWrite)
+	if err != nil {
+		return nil, err
+	}
+	return &Writer{pool: pool}, nil
+}
+
+// Close waits until every connection is back and closed.
+func (r *Reader) Close() { r.pool.Close() }
+
+// Close waits until every connection is back and closed.
+func (w *Writer) Close() { w.pool.Close() }
+
+// Config reads the cluster id and the default KMS key.
+func (r *Reader) Config(ctx context.Context) (Config, error) {
+	return queryConfig(ctx, r.pool)
+}
+
+// Config reads the cluster id and the default KMS key.
+func (w *Writer) Config(ctx context.Context) (Config, error) {
+	return queryConfig(ctx, w.pool)
+}
+
+type querier interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+func queryConfig(ctx context.Context, q querier) (Config, error) {
+	var c Config
+	err := q.QueryRow(ctx, `SELECT cluster_id, coalesce(default_kms_key, ''), schema_version FROM vault.config`).
+		Scan(&c.ClusterID, &c.DefaultKMSKey, &c.SchemaVersion)
+	return c, classify(err)
+}
+
+func newPool(ctx context.Context, o Options, validate pgconn.ValidateConnectFunc) (*pgxpool.Pool, error) {
+	config, err := pgxpool.ParseConfig(o.URL)
+	if err != nil {
+		return nil, newError(ErrInvalid, "reading the connection string: %s", redact(err))
+	}
+	if err := prepare(config.ConnConfig, o); err != nil {
+		return nil, err
+	}
+	if validate != nil {
+		config.ConnConfig.ValidateConnect = validate
+	}
+	config.MaxConns = 4
+	if o.MaxConns > 0 {
+		config.MaxConns = int32(o.MaxConns)
+	}
+	config.MaxConnLifetime = connMaxLifetime
+	config.AfterConnect = checkSchema
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		return nil, newError(ErrInvalid, "reading the connection string: %s", redact(err))
+	}
+	return pool, nil
+}
+
+func prepare(c *pgx.ConnConfig, o Options) error {
+	c.RuntimeParams["application_name"] = o.ApplicationName
+	if c.ConnectTimeout == 0 {
+		c.ConnectTimeout = connectTimeout
+	}
+	given, err := sslmodeGiven(o.URL)
+	if err != nil {
+		return err
+	}
+	if !given {
+		return requireVerifiedTLS(&c.Config, o.URL)
+	}
+	return nil
+}
+
+// requireVerifiedTLS raises libpq's default of sslmode (prefer, which anybody in the middle can talk down to nothing) to
+// verify-full for remote hosts.
+func requireVerifiedTLS(c *pgconn.Config, url string) error {
+	remote := !isLocal(c.Host)
+	for _, f := range c.Fallbacks {
+		remote = remote || !isLocal(f.Host)
+	}
+	if !remote {
+		return nil
+	}
+	strict, err := pgconn.ParseConfig(withVerifyFull(url))
+	if err != nil {
+		return newError(ErrInvalid, "reading the connection string: %s", redact(err))
+	}
+	c.TLSConfig, c.Fallbacks = strict.TLSConfig, strict.Fallbacks
+	return nil
+}
+
+func withVerifyFull(url string) string {
+	switch {
+	case strings.HasPrefix(url, "postgres://"), strings.HasPrefix(url, "postgresql://"):
+		base, fragment, _ := strings.Cut(url, "#")
+		separator := "?"
+		if strings.Contains(base, "?") {
+			separator = "&"
+		}
+		_ = fragment // libpq knows none
+		return base + separator + "sslmode=verify-full"
+	default:
+		return url + " sslmode=verify-full"
+	}
+}
+
+func isLocal(host string) bool {
+	if strings.HasPrefix(host, "/") || host == "localhost" {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}
+
+var sslmodeSetting = regexp.MustCompile(`(^|[?&\s])sslmode\s*=`)
+
+// sslmodeGiven reports whether somebody chose an sslmode: in the string, the environment or the service file.
+func sslmodeGiven(url string) (bool, error) {
+	if sslmodeSetting.MatchString(url) || os.Getenv("PGSSLMODE") != "" {
+		return true, nil
+	}
+	service := os.Getenv("PGSERVICE")
+	if m := regexp.MustCompile(`(?:^|[?&\s])service\s*=\s*([^&\s]+)`).FindStringSubmatch(url); m != nil {
+		service = m[1]
+	}
+	if service == "" {
+		return false, nil
+	}
+	file := os.Getenv("PGSERVICEFILE")
+	if file == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return false, newError(ErrInvalid, "finding the service file of %q: %s", service, err)
+		}
+		file = filepath.Join(home, ".pg_service.conf")
+	}
+	services, err := pgservicefile.ReadServicefile(file)
+	if err != nil {
+		return false, newError(ErrInvalid, "reading the service file of %q: %s", service, err)
+	}
+	entry, err := services.GetService(service)
+	if err != nil {
+		return false, newError(ErrInvalid, "no service %q in %s", service, file)
+	}
+	return entry.Settings["sslmode"] != "", nil
+}
+
+// checkSchema refuses a connection to a database whose schema is not the one this binary was built for.
+func checkSchema(ctx context.Context, conn *pgx.Conn) error {
+	c, err := queryConfig(ctx, conn)
+	if err != nil {
+		return err
+	}
+	return fits(c.SchemaVersion)
+}
+
+func fits(have int) error {
+	want := vaultsql.Version()
+	switch {
+	case have < want:
+		return newError(ErrSchema, "the schema is at version %d, older than this binary's %d", have, want)
+	case have > want:
+		return newError(ErrSchema, "the schema is at version %d, newer than this binary's %d", have, want)
+	}
+	return nil
+}
+
+// A parse error of pgx may quote the connection string; a password in it must not reach a terminal or a log.
+var (
+	urlPassword     = regexp.MustCompile(`(://[^:@/\s]*):[^@\s]*@`)
+	keywordPassword = regexp.MustCompile(`(?i)(password\s*=\s*)('[^']*'|\S+)`)
+)
+
+func redact(err error) string {
+	text := urlPassword.ReplaceAllString(err.Error(), "$1:xxxxx@")
+	return keywordPassword.ReplaceAllString(strings.ReplaceAll(text, "\n", " "), "${1}xxxxx")
+}
+
+// Target names the first host and database of a connection string, for messages: never its password.
+func Target(url string) string {
+	c, err := pgconn.ParseConfig(url)
+	if err != nil {
+		return "the database"
+	}
+	return fmt.Sprintf("%s on %s", c.Database, c.Host)
+}

@@ -1,0 +1,35 @@
+package db
+
+import (
+	"errors"
+	"fmt"
+)
+
+// What callers branch on. Every error of this package wraps at most one of them.
+var (
+	ErrNotFound       = errors.New("not found")
+	ErrConflict       = errors.New("conflict") // somebody else's version came first, or the name is taken
+	ErrDeleted        = errors.New("deleted")  // restorable; a conflict for writers
+	ErrRefused        = errors.New("refused")  // token or database role
+	ErrInvalid        = errors.New("invalid")  // the database's own checks
+	ErrUnavailable    = errors.New("database unavailable")
+	ErrOutcomeUnknown = errors.New("outcome unknown") // COMMIT was sent and its answer never came
+	ErrClaimLost      = errors.New("claim lost")
+	ErrNotInitialised = errors.New("vault is not initialised in this database")
+	ErrSchema         = errors.New("schema version does not fit this binary")
+	ErrIntegrity      = errors.New("row does not have the shape of a sealed version")
+)
+
+// Error is a refusal the database put in words: the text is the vault's own, written in sql/functions, and names no value.
+type Error struct {
+	Kind error  // one of the errors above
+	Text string // one line
+	Code string // SQLSTATE
+}
+
+func (e *Error) Error() string { return e.Text }
+func (e *Error) Unwrap() error { return e.Kind }
+
+func newError(kind error, format string, args ...any) *Error {
+	return &Error{Kind: kind, Text: fmt.Sprintf(format, args...)}
+}

@@ -1,0 +1,264 @@
+package db
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/lock"
+
+	vaultsql "github.com/hyperiondb/vault/sql"
+)
+
+const (
+	oldestServer = 150000
+	versionTable = "vault.goose_db_version"
+	// migrateLock serialises whole migrations, roles and functions included; goose's own lock covers only its tables.
+	migrateLock = 0x68797072 // "hypr"
+)
+
+// MigrateReport says what a migration did.
+type MigrateReport struct {
+	ClusterID     uuid.UUID `json:"cluster_id"`
+	Created       bool      `json:"created"`        // the schema was not there before
+	FromVersion   int       `json:"from_version"`   // 0 before the first migration
+	SchemaVersion int       `json:"schema_version"` // now
+}
+
+// MigrationState compares the database with this binary.
+type MigrationState struct {
+	Have             int  `json:"schema_version"` // 0: not initialised
+	Want             int  `json:"binary_version"`
+	FunctionsCurrent bool `json:"functions_current"`
+}
+
+// Migrate installs or upgrades the schema. It runs as the owner of the database (a superuser, or a role with CREATEROLE
+// where the group roles do not exist yet) and may be run again at any time: every step does only what is missing.
+// defaultKMSKey, if not "", is stored.
+func Migrate(ctx context.Context, url, applicationName, defaultKMSKey string) (MigrateReport, error) {
+	conn, err := connectOwner(ctx, url, applicationName)
+	if err != nil {
+		return MigrateReport{}, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	if err := checkServer(ctx, conn); err != nil {
+		return MigrateReport{}, err
+	}
+	if _, err := conn.Exec(ctx, `SELECT pg_advisory_lock($1)`, migrateLock); err != nil {
+		return MigrateReport{}, classify(err)
+	}
+	before, err := migrationState(ctx, conn)
+	if err != nil {
+		return MigrateReport{}, err
+	}
+	if before.Have > before.Want {
+		return MigrateReport{}, fits(before.Have)
+	}
+	if err := run(ctx, conn, vaultsql.File{Name: "roles.sql", Text: vaultsql.Roles}); err != nil {
+		return MigrateReport{}, err
+	}
+	if err := migrateTables(ctx, url, applicationName); err != nil {
+		return MigrateReport{}, err
+	}
+	if err := installDefinitions(ctx, conn, defaultKMSKey); err != nil {
+		return MigrateReport{}, err
+	}
+	config, err := queryConfig(ctx, conn)
+	return MigrateReport{ClusterID: config.ClusterID, Created: before.Have == 0, FromVersion: before.Have, SchemaVersion: config.SchemaVersion}, err
+}
+
+// State compares the schema of a database with this binary's, without changing anything.
+func State(ctx context.Context, url, applicationName string) (MigrationState, error) {
+	conn, err := connectOwner(ctx, url, applicationName)
+	if err != nil {
+		return MigrationState{}, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	return migrationState(ctx, conn)
+}
+
+func connectOwner(ctx context.Context, url, applicationName string) (*pgx.Conn, error) {
+	config, err := ownerConfig(url, applicationName)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := pgx.ConnectConfig(ctx, config)
+	return conn, classify(err)
+}
+
+func ownerConfig(url, applicationName string) (*pgx.ConnConfig, error) {
+	config, err := pgx.ParseConfig(url)
+	if err != nil {
+		return nil, newError(ErrInvalid, "reading the connection string: %s", redact(err))
+	}
+	config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+	return config, prepare(config, Options{URL: url, ApplicationName: applicationName})
+}
+
+func checkServer(ctx context.Context, conn *pgx.Conn) error {
+	var number int
+	var text string
+	err := conn.QueryRow(ctx, `SELECT current_setting('server_version_num')::int, current_setting('server_version')`).Scan(&number, &text)
+	if err != nil {
+		return classify(err)
+	}
+	if number < oldestServer {
+		return newError(ErrInvalid, "PostgreSQL %s is too old: 15 or newer", text)
+	}
+	return nil
+}
+
+func migrationState(ctx context.Context, conn *pgx.Conn) (MigrationState, error) {
+	state := MigrationState{Want: vaultsql.Version()}
+	want := vaultsql.DefinitionsSum()
+	err := conn.QueryRow(ctx, `SELECT schema_version, functions_sha256 IS NOT DISTINCT FROM $1 FROM vault.config`, want[:]).
+		Scan(&state.Have, &state.FunctionsCurrent)
+	if err = classify(err); errors.Is(err, ErrNotInitialised) || errors.Is(err, ErrNotFound) {
+		return state, nil
+	}
+	return state, err
+}
+
+// migrateTables runs the numbered migrations as vault_owner, each in a transaction of its own.
+func migrateTables(ctx context.Context, url, applicationName string) error {
+	config, err := ownerConfig(url, applicationName)
+	if err != nil {
+		return err
+	}
+	pool := stdlib.OpenDB(*config, stdlib.OptionAfterConnect(becomeOwner))
+	defer pool.Close()
+	return gooseUp(ctx, pool)
+}
+
+func gooseUp(ctx context.Context, pool *sql.DB) error {
+	locker, err := lock.NewPostgresSessionLocker()
+	if err != nil {
+		return fmt.Errorf("making the migration lock: %w", err)
+	}
+	provider, err := goose.NewProvider(goose.DialectPostgres, pool, vaultsql.Migrations(),
+		goose.WithTableName(versionTable), goose.WithSessionLocker(locker), goose.WithDisableGlobalRegistry(true))
+	if err != nil {
+		return fmt.Errorf("reading the migrations: %w", err)
+	}
+	if _, err := provider.Up(ctx); err != nil {
+		var server *pgconn.PgError
+		var partial *goose.PartialError
+		if errors.As(err, &server) && errors.As(err, &partial) {
+			return newError(ErrInvalid, "migration %s: %s (SQLSTATE %s)", partial.Failed.Source.Path, server.Message, server.Code)
+		}
+		return classify(err)
+	}
+	return nil
+}
+
+func becomeOwner(ctx context.Context, conn *pgx.Conn) error {
+	_, err := conn.Exec(ctx, `SET ROLE vault_owner`)
+	return err
+}
+
+// installDefinitions replaces functions, triggers, policies and grants whole, and then says which schema this is: readers
+// see the old definitions and version or the new ones, never a mixture.
+func installDefinitions(ctx context.Context, conn *pgx.Conn, defaultKMSKey string) error {
+	tx, err := conn.Begin(ctx)
+	if err != nil {
+		return classify(err)
+	}
+	defer tx.Rollback(context.WithoutCancel(ctx))
+	for _, file := range definitions() {
+		if err := run(ctx, tx, file); err != nil {
+			return err
+		}
+	}
+	sum := vaultsql.DefinitionsSum()
+	_, err = tx.Exec(ctx, `INSERT INTO vault.config (schema_version, functions_sha256, default_kms_key) VALUES ($1, $2, nullif($3, ''))
+		ON CONFLICT (only_row) DO UPDATE SET schema_version = $1, functions_sha256 = $2,
+			default_kms_key = coalesce(nullif($3, ''), vault.config.default_kms_key)`, vaultsql.Version(), sum[:], defaultKMSKey)
+	if err != nil {
+		return classify(err)
+	}
+	return classify(tx.Commit(ctx))
+}
+
+// definitions are the files of one installation. Function bodies are checked when called: they refer to one another.
+func definitions() []vaultsql.File {
+	return append([]vaultsql.File{{Name: "as owner", Text: "SET LOCAL ROLE vault_owner; SET LOCAL check_function_bodies = off;"}},
+		vaultsql.Definitions()...)
+}
+
+type execer interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+}
+
+// run sends a whole file in the simple protocol; an error names the line.
+func run(ctx context.Context, conn execer, file vaultsql.File) error {
+	_, err := conn.Exec(ctx, file.Text)
+	var server *pgconn.PgError
+	if !errors.As(err, &server) {
+		return classify(err)
+	}
+	where := file.Name
+	if server.Position > 0 {
+		line, caret := position(file.Text, int(server.Position))
+		where = fmt.Sprintf("%s line %d (%s)", file.Name, line, caret)
+	}
+	kind := ErrInvalid
+	if server.Code == "42501" {
+		kind = ErrRefused
+	}
+	text := fmt.Sprintf("%s: %s (SQLSTATE %s)", where, server.Message, server.Code)
+	if server.Hint != "" {
+		text += "; " + server.Hint
+	}
+	return &Error{Kind: kind, Text: text, Code: server.Code}
+}
+
+// position turns a character offset (from 1) into a line number and that line from the offset on.
+func position(text string, offset int) (int, string) {
+	runes := []rune(text)
+	offset = min(offset, len(runes)) - 1
+	before := string(runes[:offset])
+	rest, _, _ := strings.Cut(string(runes[offset:]), "\n")
+	return strings.Count(before, "\n") + 1, strings.TrimSpace(rest)
+}
+
+// PrintSQL writes what Migrate would run on an empty database as one script for psql, for a DBA to review or run. Running
+// it leaves the database as Migrate leaves it.
+func PrintSQL(w io.Writer, defaultKMSKey string) error {
+	var b strings.Builder
+	section := func(file vaultsql.File) { fmt.Fprintf(&b, "\n-- ==== %s\n%s", file.Name, file.Text) }
+	b.WriteString("-- HyperionDB Vault: run as the owner of the database.\nBEGIN;\n")
+	section(vaultsql.File{Name: "roles.sql", Text: vaultsql.Roles})
+	b.WriteString("\nSET LOCAL ROLE vault_owner;\n")
+	fmt.Fprintf(&b, `CREATE TABLE %s (
+  id integer PRIMARY KEY GENERATED BY DEFAULT AS IDENTITY,
+  version_id bigint NOT NULL,
+  is_applied boolean NOT NULL,
+  tstamp timestamp NOT NULL DEFAULT now()
+);
+INSERT INTO %[1]s (version_id, is_applied) VALUES (0, true);
+`, versionTable)
+	for i, file := range vaultsql.MigrationFiles() {
+		up, _, _ := strings.Cut(file.Text, "-- +goose Down")
+		section(vaultsql.File{Name: file.Name, Text: strings.TrimPrefix(up, "-- +goose Up\n")})
+		fmt.Fprintf(&b, "INSERT INTO %s (version_id, is_applied) VALUES (%d, true);\n", versionTable, i+1)
+	}
+	for _, file := range definitions() {
+		section(file)
+	}
+	fmt.Fprintf(&b, "\nINSERT INTO vault.config (schema_version, functions_sha256, default_kms_key)\n  VALUES (%d, '\\x%x', nullif(%s, ''));\nCOMMIT;\n",
+		vaultsql.Version(), vaultsql.DefinitionsSum(), quoteLiteral(defaultKMSKey))
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func quoteLiteral(s string) string {
+	return "'" + strings.ReplaceAll(s, "'", "''") + "'"
+}

@@ -1,0 +1,342 @@
+package db
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+)
+
+// VersionRow is one sealed version and what its secret says, from one statement. Nothing in it has been checked: lengths,
+// AAD and key id are the reader's to verify.
+type VersionRow struct {
+	Name           string
+	Version        int
+	VersionID      uuid.UUID
+	Format         int
+	KMSKeyID       string
+	WrappedDEK     []byte
+	Nonce          []byte
+	Ciphertext     []byte
+	KeyCommit      []byte
+	AAD            string
+	CreatedAt      time.Time
+	ExpiresAt      *time.Time // nil = current
+	RotatedAt      *time.Time
+	NextRotationAt *time.Time
+	Generator      string
+}
+
+const versionColumns = `v.name, v.version, v.version_id, v.fmt, v.kms_key_id, v.wrapped_dek, v.nonce, v.ciphertext, v.key_commit, v.aad,
+	v.created_at, v.expires_at, s.rotated_at, s.next_rotation_at, coalesce(s.generator, '')`
+
+// A version is live while it is current or in grace; that is decided here, when it is read.
+const liveVersions = ` FROM vault.secrets s JOIN vault.secret_versions v ON v.secret_id = s.id
+	WHERE s.name = $1 AND s.deleted_at IS NULL AND v.removed_at IS NULL AND (v.expires_at IS NULL OR v.expires_at > now())`
+
+func scanVersion(row pgx.CollectableRow) (VersionRow, error) {
+	var v VersionRow
+	err := row.Scan(&v.Name, &v.Version, &v.VersionID, &v.Format, &v.KMSKeyID, &v.WrappedDEK, &v.Nonce, &v.Ciphertext, &v.KeyCommit,
+		&v.AAD, &v.CreatedAt, &v.ExpiresAt, &v.RotatedAt, &v.NextRotationAt, &v.Generator)
+	return v, err
+}
+
+// Current reads the current version: the pointer and the version it points to, in one statement. A secret whose pointer
+// leads nowhere is ErrIntegrity, not ErrNotFound: clients act on a 404.
+func (r *Reader) Current(ctx context.Context, name string) (VersionRow, error) {
+	return current(ctx, r.pool, name)
+}
+
+type rowsQuerier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
+func current(ctx context.Context, q rowsQuerier, name string) (VersionRow, error) {
+	rows, err := collect(ctx, q, scanPointer, `SELECT s.current_version, v.secret_id IS NOT NULL, v.name, v.version, v.version_id, v.fmt,
+		v.kms_key_id, v.wrapped_dek, v.nonce, v.ciphertext, v.key_commit, v.aad, v.created_at, v.expires_at, s.rotated_at,
+		s.next_rotation_at, coalesce(s.generator, '')
+		FROM vault.secrets s LEFT JOIN vault.secret_versions v ON v.secret_id = s.id AND v.version = s.current_version
+		WHERE s.name = $1 AND s.deleted_at IS NULL`, name)
+	if err != nil {
+		return VersionRow{}, err
+	}
+	if len(rows) == 0 {
+		return VersionRow{}, ErrNotFound
+	}
+	p := rows[0]
+	if !p.found || p.ExpiresAt != nil {
+		return VersionRow{}, newError(ErrIntegrity, "secret %q points to version %d, which is not a current version", name, p.current)
+	}
+	return p.VersionRow, nil
+}
+
+type pointerRow struct {
+	VersionRow
+	current int
+	found   bool
+}
+
+func scanPointer(row pgx.CollectableRow) (pointerRow, error) {
+	var p pointerRow
+	var name, kmsKeyID, aad *string
+	var version, format *int
+	var versionID *uuid.UUID
+	var createdAt *time.Time
+	err := row.Scan(&p.current, &p.found, &name, &version, &versionID, &format, &kmsKeyID, &p.WrappedDEK, &p.Nonce, &p.Ciphertext,
+		&p.KeyCommit, &aad, &createdAt, &p.ExpiresAt, &p.RotatedAt, &p.NextRotationAt, &p.Generator)
+	if err != nil || !p.found {
+		return p, err
+	}
+	p.Name, p.KMSKeyID, p.AAD = deref(name), deref(kmsKeyID), deref(aad)
+	p.Version, p.Format, p.VersionID, p.CreatedAt = deref(version), deref(format), deref(versionID), deref(createdAt)
+	return p, nil
+}
+
+func deref[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
+	}
+	return v
+}
+
+// Version reads one live version by its number. ErrNotFound also if it has expired.
+func (r *Reader) Version(ctx context.Context, name string, version int) (VersionRow, error) {
+	rows, err := collect(ctx, r.pool, scanVersion, `SELECT `+versionColumns+liveVersions+` AND v.version = $2`, name, version)
+	if err != nil {
+		return VersionRow{}, err
+	}
+	if len(rows) == 0 {
+		return VersionRow{}, ErrNotFound
+	}
+	return rows[0], nil
+}
+
+// LiveVersions reads the current version and those in grace, newest first. ErrNotFound if the secret is absent or deleted.
+func (r *Reader) LiveVersions(ctx context.Context, name string) ([]VersionRow, error) {
+	rows, err := collect(ctx, r.pool, scanVersion, `SELECT `+versionColumns+liveVersions+` ORDER BY v.version DESC`, name)
+	if err == nil && len(rows) == 0 {
+		// Live secrets always have a current version; tell one that lost it from one that is not there.
+		if _, err := r.Current(ctx, name); err != nil {
+			return nil, err
+		}
+		return nil, newError(ErrIntegrity, "secret %q has no live version", name)
+	}
+	return rows, err
+}
+
+// SecretRow is a secret without any value.
+type SecretRow struct {
+	Name           string     `json:"name"`
+	Kind           string     `json:"kind"`
+	CurrentVersion int        `json:"current_version"`
+	Generator      string     `json:"generator,omitempty"`
+	RotateSeconds  int64      `json:"rotation_interval_seconds,omitempty"`
+	GraceSeconds   int64      `json:"grace_period_seconds"`
+	CreatedAt      time.Time  `json:"created_at"`
+	RotatedAt      *time.Time `json:"rotated_at,omitempty"`
+	NextRotationAt *time.Time `json:"next_rotation_at,omitempty"`
+	DeletedAt      *time.Time `json:"deleted_at,omitempty"`
+	RestoreUntil   *time.Time `json:"restore_until,omitempty"`
+	Job            *JobRow    `json:"rotation_job,omitempty"` // the newest, if open or failed
+}
+
+// JobRow is the state of a rotation.
+type JobRow struct {
+	ID        int64     `json:"id"`
+	State     string    `json:"state"`
+	Attempt   int       `json:"attempt"`
+	DueAt     time.Time `json:"due_at"`
+	RunAfter  time.Time `json:"run_after"`
+	ClaimedBy string    `json:"claimed_by,omitempty"`
+	LastError string    `json:"last_error,omitempty"`
+}
+
+const secretColumns = `s.name, s.kind, s.current_version, coalesce(s.generator, ''),
+	coalesce(extract(epoch FROM s.rotation_interval)::bigint, 0), extract(epoch FROM s.grace_period)::bigint,
+	s.created_at, s.rotated_at, s.next_rotation_at, s.deleted_at, s.restore_until`
+
+// The state of a failed job counts until there is a newer version than the one it failed to replace.
+const secretJob = `(SELECT jsonb_build_object('id', j.id, 'state', j.state, 'attempt', j.attempt, 'due_at', j.due_at, 'run_after', j.run_after,
+	'claimed_by', coalesce(j.claimed_by, ''), 'last_error', coalesce(j.last_error, '')) FROM vault.rotation_jobs j
+	WHERE j.secret_id = s.id AND (j.state IN ('queued', 'claimed') OR (j.state = 'failed' AND j.from_version = s.current_version))
+	ORDER BY j.id DESC LIMIT 1)`
+
+func scanSecret(row pgx.CollectableRow) (SecretRow, error) {
+	var s SecretRow
+	var job []byte
+	err := row.Scan(&s.Name, &s.Kind, &s.CurrentVersion, &s.Generator, &s.RotateSeconds, &s.GraceSeconds,
+		&s.CreatedAt, &s.RotatedAt, &s.NextRotationAt, &s.DeletedAt, &s.RestoreUntil, &job)
+	if err == nil && job != nil {
+		err = json.Unmarshal(job, &s.Job)
+	}
+	return s, err
+}
+
+// Secret reads one secret, deleted or not.
+func (r *Reader) Secret(ctx context.Context, name string) (SecretRow, error) {
+	return secret(ctx, r.pool, name)
+}
+
+// Secret reads one secret from the primary, deleted or not: what a change is based on.
+func (w *Writer) Secret(ctx context.Context, name string) (SecretRow, error) {
+	return secret(ctx, w.pool, name)
+}
+
+// Current reads the current version from the primary: what a change is based on.
+func (w *Writer) Current(ctx context.Context, name string) (VersionRow, error) {
+	return current(ctx, w.pool, name)
+}
+
+func secret(ctx context.Context, q rowsQuerier, name string) (SecretRow, error) {
+	rows, err := collect(ctx, q, scanSecret, `SELECT `+secretColumns+`, `+secretJob+` FROM vault.secrets s WHERE s.name = $1`, name)
+	if err != nil {
+		return SecretRow{}, err
+	}
+	if len(rows) == 0 {
+		return SecretRow{}, ErrNotFound
+	}
+	return rows[0], nil
+}
+
+// ListQuery chooses secrets by name. Limit 0 = 1000; the next page begins After the last name of this one.
+type ListQuery struct {
+	Prefix  string
+	After   string
+	Deleted bool // those deleted and restorable, instead of those live
+	Limit   int
+}
+
+// Secrets lists secrets in the order of their names.
+func (r *Reader) Secrets(ctx context.Context, q ListQuery) ([]SecretRow, error) {
+	if q.Limit == 0 {
+		q.Limit = 1000
+	}
+	return collect(ctx, r.pool, scanSecret, `SELECT `+secretColumns+`, `+secretJob+` FROM vault.secrets s
+		WHERE s.name ^@ $1 AND s.name > $2 AND (s.deleted_at IS NOT NULL) = $3
+		  AND (s.restore_until IS NULL OR s.restore_until > now()) ORDER BY s.name LIMIT $4`,
+		q.Prefix, q.After, q.Deleted, q.Limit)
+}
+
+// HistoryRow is a version without its sealed bytes.
+type HistoryRow struct {
+	Version   int        `json:"version"`
+	VersionID uuid.UUID  `json:"version_id"`
+	State     string     `json:"state"` // current, grace or expired
+	CreatedAt time.Time  `json:"created_at"`
+	CreatedBy string     `json:"created_by"`
+	ExpiresAt *time.Time `json:"expires_at,omitempty"`
+	KMSKeyID  string     `json:"kms_key_id"`
+}
+
+// History lists all versions of a secret, newest first.
+func (r *Reader) History(ctx context.Context, name string) ([]HistoryRow, error) {
+	rows, err := collect(ctx, r.pool, func(row pgx.CollectableRow) (HistoryRow, error) {
+		var h HistoryRow
+		err := row.Scan(&h.Version, &h.VersionID, &h.State, &h.CreatedAt, &h.CreatedBy, &h.ExpiresAt, &h.KMSKeyID)
+		return h, err
+	}, `SELECT v.version, v.version_id, CASE WHEN v.expires_at IS NULL THEN 'current'
+			WHEN v.expires_at > now() AND v.removed_at IS NULL THEN 'grace' ELSE 'expired' END,
+			v.created_at, v.created_by, v.expires_at, v.kms_key_id
+		FROM vault.secrets s JOIN vault.secret_versions v ON v.secret_id = s.id WHERE s.name = $1 ORDER BY v.version DESC`, name)
+	if err == nil && len(rows) == 0 {
+		return nil, ErrNotFound
+	}
+	return rows, err
+}
+
+// AuditRow is one event.
+type AuditRow struct {
+	ID        int64           `json:"id"`
+	At        time.Time       `json:"at"`
+	Actor     string          `json:"actor"`
+	DBRole    string          `json:"db_role"`
+	Client    string          `json:"client,omitempty"` // "" over a unix socket
+	Node      string          `json:"node,omitempty"`
+	Action    string          `json:"action"`
+	Secret    string          `json:"secret,omitempty"`
+	Version   int             `json:"version,omitempty"`
+	Outcome   string          `json:"outcome"`
+	RequestID *uuid.UUID      `json:"request_id,omitempty"`
+	Detail    json.RawMessage `json:"detail"`
+}
+
+// AuditQuery chooses events. Zero fields choose all; Limit 0 = 100.
+type AuditQuery struct {
+	Secret string
+	Action string
+	Since  time.Time
+	Before int64 // only events with a smaller id: the next page
+	Limit  int
+}
+
+// Audit lists events, newest first. It takes a role in vault_auditor.
+func (r *Reader) Audit(ctx context.Context, q AuditQuery) ([]AuditRow, error) {
+	if q.Limit == 0 {
+		q.Limit = 100
+	}
+	return collect(ctx, r.pool, func(row pgx.CollectableRow) (AuditRow, error) {
+		var a AuditRow
+		err := row.Scan(&a.ID, &a.At, &a.Actor, &a.DBRole, &a.Client, &a.Node, &a.Action, &a.Secret, &a.Version, &a.Outcome, &a.RequestID, &a.Detail)
+		return a, err
+	}, `SELECT id, at, actor, db_role::text, coalesce(host(client), ''), coalesce(node, ''), action, coalesce(secret, ''),
+			coalesce(version, 0), outcome, request_id, detail
+		FROM vault.audit_log WHERE ($1 = '' OR secret = $1) AND ($2 = '' OR action = $2) AND at >= $3 AND ($4 = 0 OR id < $4)
+		ORDER BY id DESC LIMIT $5`, q.Secret, q.Action, q.Since, q.Before, q.Limit)
+}
+
+// Status is what vault.status() says of the node it was asked on.
+type Status struct {
+	Role             string     `json:"role"` // primary or standby
+	Node             string     `json:"node,omitempty"`
+	ServerVersion    string     `json:"server_version"`
+	ClusterID        string     `json:"cluster_id"`
+	SchemaVersion    int        `json:"schema_version"`
+	Secrets          int64      `json:"secrets"`
+	Deleted          int64      `json:"deleted"`
+	LiveVersions     int64      `json:"live_versions"`
+	Tokens           int64      `json:"tokens"`
+	RotationsQueued  int64      `json:"rotations_queued"`
+	RotationsClaimed int64      `json:"rotations_claimed"`
+	RotationsFailed  int64      `json:"rotations_failed"`
+	RotationsOverdue int64      `json:"rotations_overdue"`
+	NextRotationAt   *time.Time `json:"next_rotation_at,omitempty"`
+	Standbys         *int       `json:"standbys,omitempty"`                  // of a primary: connected now
+	SyncNames        *string    `json:"synchronous_standby_names,omitempty"` // of a primary
+	ReplayedUntil    *time.Time `json:"replayed_until,omitempty"`            // of a standby: commit time of the last change replayed
+	LSN              string     `json:"lsn"`
+}
+
+// Status asks the node for its state.
+func (r *Reader) Status(ctx context.Context) (Status, error) {
+	var s Status
+	err := r.pool.QueryRow(ctx, `SELECT vault.status()`).Scan(&s)
+	return s, classify(err)
+}
+
+// Ping makes sure that the node answers and that its schema fits.
+func (r *Reader) Ping(ctx context.Context) error {
+	_, err := r.pool.Exec(ctx, `SELECT 1`)
+	return classify(err)
+}
+
+// Ping makes sure that there is a primary and that its schema fits.
+func (w *Writer) Ping(ctx context.Context) error {
+	_, err := w.pool.Exec(ctx, `SELECT 1`)
+	return classify(err)
+}
+
+func collect[T any](ctx context.Context, q rowsQuerier, scan pgx.RowToFunc[T], sql string, args ...any) ([]T, error) {
+	rows, err := q.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, classify(err)
+	}
+	all, err := pgx.CollectRows(rows, scan)
+	var scanErr pgx.ScanArgError
+	if errors.As(err, &scanErr) {
+		return nil, newError(ErrIntegrity, "a row has a column of the wrong kind: %s", oneLine(err))
+	}
+	return all, classify(err)
+}

@@ -1,0 +1,314 @@
+package db
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+)
+
+const (
+	// A COMMIT that was sent is not interrupted by Ctrl-C or a client that went away: cutting it off would only trade a
+	// known outcome for an unknown one.
+	commitTimeout = 10 * time.Second
+	// How long an unanswered change is asked again before its outcome is reported as unknown.
+	resolveTimeout = 20 * time.Second
+)
+
+// Credential proves an admin token to the database without showing it.
+type Credential struct {
+	TokenID uuid.UUID
+	Prove   func(nonce []byte) []byte
+}
+
+// SealedVersion is what put_version and complete_rotation store.
+type SealedVersion struct {
+	Version    int
+	Format     int
+	KMSKeyID   string
+	WrappedDEK []byte
+	Nonce      []byte
+	Ciphertext []byte
+	KeyCommit  []byte
+	AAD        string
+}
+
+// Settings of a secret; nil keeps, or at creation takes the default.
+type Settings struct {
+	Generator        *string
+	RotationInterval *time.Duration
+	GracePeriod      *time.Duration
+}
+
+// Result is what a change answered, and the position in the log that has it.
+type Result struct {
+	Name              string     `json:"name"`
+	Version           int        `json:"version"`
+	VersionID         string     `json:"version_id"`
+	CreatedAt         *time.Time `json:"created_at"`
+	PreviousExpiresAt *time.Time `json:"previous_expires_at"`
+	NextRotationAt    *time.Time `json:"next_rotation_at"`
+	RestoreUntil      *time.Time `json:"restore_until"`
+	LSN               string     `json:"-"`
+}
+
+// PutVersion adds a version. action is put (which may create the secret), rotate or rollback.
+func (w *Writer) PutVersion(ctx context.Context, c Credential, request uuid.UUID, action, name string, v SealedVersion, createOnly bool, s Settings) (Result, error) {
+	return change[Result](ctx, w, &c, refusal{action, name, request},
+		`SELECT vault.put_version($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)`,
+		action, name, v.Version, v.Format, v.KMSKeyID, v.WrappedDEK, v.Nonce, v.Ciphertext, v.KeyCommit, v.AAD, request,
+		createOnly, s.Generator, s.RotationInterval, s.GracePeriod)
+}
+
+// UpdateSecret edits settings.
+func (w *Writer) UpdateSecret(ctx context.Context, c Credential, request uuid.UUID, name string, s Settings, manual, noRotation bool) (Result, error) {
+	return change[Result](ctx, w, &c, refusal{"update", name, request}, `SELECT vault.update_secret($1, $2, $3, $4, $5, $6, $7)`,
+		name, request, s.Generator, s.RotationInterval, s.GracePeriod, manual, noRotation)
+}
+
+// DeleteSecret hides a secret until it is restored or its window ends.
+func (w *Writer) DeleteSecret(ctx context.Context, c Credential, request uuid.UUID, name string, window time.Duration) (Result, error) {
+	return change[Result](ctx, w, &c, refusal{"delete", name, request}, `SELECT vault.delete_secret($1, $2, $3)`, name, request, window)
+}
+
+// RestoreSecret undoes a delete.
+func (w *Writer) RestoreSecret(ctx context.Context, c Credential, request uuid.UUID, name string) (Result, error) {
+	return change[Result](ctx, w, &c, refusal{"restore", name, request}, `SELECT vault.restore_secret($1, $2)`, name, request)
+}
+
+// PurgeSecret removes a secret and its versions for good.
+func (w *Writer) PurgeSecret(ctx context.Context, c Credential, request uuid.UUID, name string) (Result, error) {
+	return change[Result](ctx, w, &c, refusal{"purge", name, request}, `SELECT vault.purge_secret($1, $2)`, name, request)
+}
+
+// TokenRow is an admin token without its fingerprint.
+type TokenRow struct {
+	ID         uuid.UUID  `json:"id"`
+	Name       string     `json:"name"`
+	Scope      string     `json:"scope"`
+	CreatedAt  *time.Time `json:"created_at,omitempty"`
+	CreatedBy  string     `json:"created_by,omitempty"`
+	ExpiresAt  *time.Time `json:"expires_at,omitempty"`
+	RevokedAt  *time.Time `json:"revoked_at,omitempty"`
+	LastUsedAt *time.Time `json:"last_used_at,omitempty"`
+}
+
+// NewToken is a token to be stored: its fingerprint, not itself.
+type NewToken struct {
+	ID          uuid.UUID
+	Name        string
+	Fingerprint [32]byte
+	Scope       string     // name prefix; "" = everything
+	ExpiresAt   *time.Time // nil = never
+}
+
+// CreateToken stores a token's fingerprint.
+func (w *Writer) CreateToken(ctx context.Context, c Credential, request uuid.UUID, t NewToken) (TokenRow, error) {
+	return change[TokenRow](ctx, w, &c, refusal{"token.create", "", request}, `SELECT vault.create_token($1, $2, $3, $4, $5, $6)`,
+		t.ID, t.Name, t.Fingerprint[:], t.Scope, t.ExpiresAt, request)
+}
+
+// CreateTokenAsOwner stores a token without another token's leave. It takes membership in vault_owner.
+func (w *Writer) CreateTokenAsOwner(ctx context.Context, request uuid.UUID, t NewToken) (TokenRow, error) {
+	return change[TokenRow](ctx, w, nil, refusal{}, `SELECT vault.create_token_as_owner($1, $2, $3, $4, $5)`,
+		t.ID, t.Name, t.Fingerprint[:], t.ExpiresAt, request)
+}
+
+// RevokeToken ends a token once every transaction it has authorised is over.
+func (w *Writer) RevokeToken(ctx context.Context, c Credential, request uuid.UUID, name string) (TokenRow, error) {
+	return change[TokenRow](ctx, w, &c, refusal{"token.revoke", "", request}, `SELECT vault.revoke_token($1, $2)`, name, request)
+}
+
+// Tokens lists all tokens, revoked ones too.
+func (w *Writer) Tokens(ctx context.Context, c Credential) ([]TokenRow, error) {
+	return change[[]TokenRow](ctx, w, &c, refusal{"token.list", "", uuid.New()},
+		`SELECT coalesce(jsonb_agg(to_jsonb(t)), '[]') FROM vault.list_tokens() t`)
+}
+
+// Grant is a database role's access.
+type Grant struct {
+	Role   string  `json:"role"`
+	Group  string  `json:"group,omitempty"` // vault_service, vault_worker or vault_auditor
+	Prefix *string `json:"prefix,omitempty"`
+}
+
+// GrantServiceRole lets a role read the names under a prefix and call the write API.
+func (w *Writer) GrantServiceRole(ctx context.Context, c Credential, request uuid.UUID, role, prefix string) (Grant, error) {
+	return change[Grant](ctx, w, &c, refusal{"grant", "", request}, `SELECT vault.grant_service_role($1, $2, $3)`, role, prefix, request)
+}
+
+// GrantWorkerRole lets a role run rotations.
+func (w *Writer) GrantWorkerRole(ctx context.Context, c Credential, request uuid.UUID, role string) (Grant, error) {
+	return change[Grant](ctx, w, &c, refusal{"grant", "", request}, `SELECT vault.grant_worker_role($1, $2)`, role, request)
+}
+
+// GrantAuditorRole lets a role read the audit log.
+func (w *Writer) GrantAuditorRole(ctx context.Context, c Credential, request uuid.UUID, role string) (Grant, error) {
+	return change[Grant](ctx, w, &c, refusal{"grant", "", request}, `SELECT vault.grant_auditor_role($1, $2)`, role, request)
+}
+
+// RevokeServiceRole takes one prefix (nil: all access) from a role.
+func (w *Writer) RevokeServiceRole(ctx context.Context, c Credential, request uuid.UUID, role string, prefix *string) (Grant, error) {
+	return change[Grant](ctx, w, &c, refusal{"grant.revoke", "", request}, `SELECT vault.revoke_service_role($1, $2, $3)`, role, prefix, request)
+}
+
+// refusal is what the audit log says when the change is refused.
+type refusal struct {
+	action  string
+	secret  string
+	request uuid.UUID
+}
+
+// change runs one transaction of the write API: {challenge, proof, the call} and COMMIT. A lost connection, a primary that
+// moved and a deadlock lead to the same request once more; the database tells a replay by its id.
+func change[T any](ctx context.Context, w *Writer, c *Credential, r refusal, sql string, args ...any) (T, error) {
+	var result T
+	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), resolveTimeout)
+	defer cancel()
+	commitSent := false
+	attempt := func() (struct{}, error) {
+		// Before COMMIT was ever sent the caller may give up; afterwards we owe an answer.
+		attemptCtx := ctx
+		if commitSent {
+			attemptCtx = deadline
+		}
+		err := w.once(attemptCtx, c, &result, &commitSent, sql, args)
+		return struct{}{}, w.retryable(err, commitSent)
+	}
+	retryCtx := ctx
+	if _, err := attempt(); err != nil {
+		if commitSent {
+			retryCtx = deadline
+		}
+		var permanent *backoff.PermanentError
+		if !errors.As(err, &permanent) {
+			_, err = backoff.Retry(retryCtx, attempt, backoff.WithBackOff(newBackOff()), backoff.WithMaxElapsedTime(resolveTimeout))
+		}
+		if err != nil {
+			return result, w.explain(ctx, c, r, err, commitSent)
+		}
+	}
+	return result, nil
+}
+
+func newBackOff() *backoff.ExponentialBackOff {
+	b := backoff.NewExponentialBackOff()
+	b.InitialInterval, b.MaxInterval = 50*time.Millisecond, 2*time.Second
+	return b
+}
+
+// errConnect: nothing was sent, there is no primary to talk to.
+var errConnect = errors.New("connecting")
+
+// retryable marks what another attempt cannot mend as permanent.
+func (w *Writer) retryable(err error, commitSent bool) error {
+	var known *Error
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, errConnect) && !commitSent:
+		return backoff.Permanent(err) // fail at once: the operator waits at a prompt
+	case errors.Is(err, errConnect):
+		return err
+	case errors.As(classify(err), &known) && known.Code == "25006":
+		w.pool.Reset() // these sessions were made before a failover
+		return err
+	case errors.As(classify(err), &known) && (known.Code == "40001" || known.Code == "40P01"):
+		return err
+	case isDefinite(err), errors.Is(err, context.Canceled), errors.Is(err, ErrSchema), errors.Is(err, ErrNotInitialised):
+		return backoff.Permanent(err)
+	case !commitSent && errors.Is(err, context.DeadlineExceeded):
+		return backoff.Permanent(err)
+	default:
+		return err // the connection broke
+	}
+}
+
+func (w *Writer) explain(ctx context.Context, c *Credential, r refusal, err error, commitSent bool) error {
+	var permanent *backoff.PermanentError
+	if errors.As(err, &permanent) {
+		err = permanent.Unwrap()
+	}
+	if commitSent && !isDefinite(err) {
+		return newError(ErrOutcomeUnknown, "the change was sent, but whether it was made could not be learned (request %s): %s",
+			r.request, oneLine(err))
+	}
+	err = classify(err)
+	if c != nil && errors.Is(err, ErrRefused) {
+		w.recordRefusal(ctx, c.TokenID, r, err)
+	}
+	return err
+}
+
+// once is one attempt. The commit point is tx.Commit: before it nothing has happened, after it the answer is known, and
+// *commitSent says whether there is anything in between.
+func (w *Writer) once(ctx context.Context, c *Credential, result any, commitSent *bool, sql string, args []any) error {
+	conn, err := w.pool.Acquire(ctx)
+	if err != nil {
+		var known *Error
+		if errors.As(err, &known) || ctx.Err() != nil {
+			return err
+		}
+		return errors.Join(errConnect, classify(err))
+	}
+	defer conn.Release()
+	tx, err := conn.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		rollback, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		_ = tx.Rollback(rollback) // a no-op after COMMIT; a failure closes the connection, which rolls back as well
+	}()
+	if err := authorize(ctx, tx, c); err != nil {
+		return err
+	}
+	if err := tx.QueryRow(ctx, sql, args...).Scan(result); err != nil {
+		return err
+	}
+	commit, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
+	defer cancel()
+	if ctx.Err() != nil {
+		return ctx.Err() // the last moment to give up
+	}
+	*commitSent = true
+	if err := tx.Commit(commit); err != nil {
+		if isDefinite(err) {
+			*commitSent = false
+		}
+		return err
+	}
+	if r, ok := result.(*Result); ok {
+		// Behind our own commit record, so an upper bound of its position. Not having it loses nothing.
+		_ = conn.QueryRow(commit, `SELECT pg_current_wal_insert_lsn()::text`).Scan(&r.LSN)
+	}
+	return nil
+}
+
+func authorize(ctx context.Context, tx pgx.Tx, c *Credential) error {
+	batch := &pgx.Batch{}
+	// Waits until a synchronous standby, where there is one, can show the change to its readers.
+	batch.Queue(`SET LOCAL synchronous_commit = remote_apply`)
+	if c == nil {
+		return tx.SendBatch(ctx, batch).Close()
+	}
+	var nonce []byte
+	batch.Queue(`SELECT vault.challenge()`).QueryRow(func(row pgx.Row) error { return row.Scan(&nonce) })
+	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
+		return err
+	}
+	_, err := tx.Exec(ctx, `SELECT vault.authorize_proof($1, $2)`, c.TokenID, c.Prove(nonce))
+	return err
+}
+
+// recordRefusal writes the audit row of a refused change: the refused transaction took its own with it.
+func (w *Writer) recordRefusal(ctx context.Context, token uuid.UUID, r refusal, why error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
+	defer cancel()
+	// Best effort: a role without any right to the vault cannot write here either; the server's log has its line.
+	_, _ = w.pool.Exec(ctx, `SELECT vault.record_refusal($1, $2, $3, $4, $5)`, r.action, r.secret, why.Error(), token, r.request)
+}

@@ -1,0 +1,211 @@
+// Package envelope turns a secret's value into the sealed columns of a version row and back.
+// It is pure: no database, no KMS, no clock, no goroutine, and no randomness but the nonce.
+//
+// # Construction
+//
+// Every version has a data key of its own (a [DataKey], made and wrapped by a [KeyWrapper]).
+// Format 1 seals a value of 1 to 65536 bytes with it as follows:
+//
+//	aad        = name || ":" || version          (decimal, no sign, no leading zero)
+//	nonce      = 24 random bytes
+//	ciphertext = XChaCha20-Poly1305(DEK, nonce, aad, value), the 16 byte tag last
+//	key_commit = HKDF-SHA256(DEK, no salt, info = "hyperiondb-vault/commit/1" || aad), 32 bytes
+//
+// The AEAD is that of draft-irtf-cfrg-xchacha-03, HKDF that of RFC 5869. Files of vectors for
+// implementations in other languages are in testdata, its README.md gives their format.
+//
+// # What it guarantees
+//
+// [Open] returns the value that [Seal] was given for the same name, version and data key, or
+// an error; there is no third outcome, and no input makes it panic. The AAD handed to the AEAD
+// is computed from the name that was asked for, never taken from the row, so a row moved to
+// another secret or renumbered does not open. Poly1305 alone does not bind a ciphertext to one
+// key: whoever knows two keys can make one ciphertext that opens under both. The key commitment
+// closes that, and is compared, in constant time, before the AEAD sees the ciphertext.
+//
+// # What is wiped
+//
+// Once Seal or Open has returned and the caller has wiped the data key and the plaintext, this
+// package has left neither in memory, nor the HChaCha20 subkey, the AEAD's own copy of it, the
+// Poly1305 key, the key stream, or the states of HMAC and SHA-256 through which the key and
+// the values went. The same holds when opening fails. The tests search the process's memory
+// for each of them.
+//
+// What a Go program cannot reach is a call that is interrupted, and is not promised:
+//
+//   - A signal, of which the runtime's own preemption is the commonest, makes the kernel save
+//     the registers to the thread's signal stack, and preemption saves them once more. If it
+//     falls between the first use of a key and the end of the call, the parts of the subkey,
+//     the key stream or the value that were in registers stay there until the next one.
+//   - A garbage collection during the call may shrink the goroutine's stack and leave the old
+//     one uncleared, if an earlier call had grown it to 128 KiB or more.
+//
+// Outside amd64 and arm64 the vector registers are not cleared at the end of a call either.
+//
+// # What the caller must do
+//
+//   - Wipe the data key ([DataKey.Wipe]) and the plaintext ([Plaintext.Wipe]) after use, and
+//     the value given to Seal. A string made of any of them cannot be wiped: do not make one.
+//   - Use a data key for one version only. The random nonce would allow more, the bounds on
+//     damage of a leaked key would not.
+//   - Take the name from the request and the version from the row, not both from the row.
+//   - Keep a DataKey or a Plaintext behind a pointer or in an exported field of whatever holds
+//     it; see [DataKey] for why.
+package envelope
+
+import (
+	"crypto/rand"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+)
+
+// Limits, in bytes except for Format1.
+const (
+	MinValueSize = 1
+	MaxValueSize = 64 << 10
+	MaxNameSize  = 255
+
+	Format1    = 1  // the only format there is
+	NonceSize  = 24 // XChaCha20, draft-irtf-cfrg-xchacha-03 section 2.3
+	Overhead   = 16 // the Poly1305 tag, RFC 8439 section 2.5
+	CommitSize = 32 // one block of HKDF-SHA256
+
+	// MaxWrappedSize is what AWS KMS takes as CiphertextBlob
+	// (https://docs.aws.amazon.com/kms/latest/APIReference/API_Decrypt.html).
+	MaxWrappedSize = 6144
+)
+
+// maxVersion is the largest version a PostgreSQL integer column holds.
+const maxVersion = 1<<31 - 1
+
+// Errors that callers branch on, besides ErrIntegrity.
+var (
+	// ErrName: the name is not one a secret can have.
+	ErrName = errors.New("invalid name")
+	// ErrValueSize: the value is empty or over MaxValueSize.
+	ErrValueSize = errors.New("invalid value size")
+	// ErrFormat: the row's fmt is not one this build knows. It matches ErrIntegrity as well,
+	// because fmt is not authenticated and an altered one looks the same; a caller that can
+	// say "a newer release may have written this" asks for ErrFormat first.
+	ErrFormat = fmt.Errorf("%w: unknown format", ErrIntegrity)
+)
+
+// Sealed is what a version row stores beside the wrapped key. None of it is secret, and none
+// of it is trusted by Open.
+type Sealed struct {
+	Format     int
+	Nonce      []byte // NonceSize bytes
+	Ciphertext []byte // the value's size + Overhead bytes, the tag last
+	KeyCommit  []byte // CommitSize bytes
+	AAD        string // see AAD
+}
+
+// Seal seals value as the given version of the secret called name, under a fresh random nonce:
+// two calls with the same arguments return different bytes. It keeps nothing of value or dk,
+// which stay the caller's to wipe.
+//
+// Errors: ErrName, ErrValueSize (MinValueSize to MaxValueSize bytes), and one that matches no
+// sentinel for a version outside 1 to 2147483647 or a data key that is nil or already wiped.
+func Seal(dk *DataKey, name string, version int, value []byte) (Sealed, error) {
+	nonce := make([]byte, NonceSize)
+	rand.Read(nonce) // never returns an error: without randomness it ends the process
+	return seal(dk, nonce, name, version, value)
+}
+
+// seal is Seal with the nonce given, NonceSize bytes. Reusing one under the same key gives the
+// value away, so only the vectors call it directly.
+func seal(dk *DataKey, nonce []byte, name string, version int, value []byte) (Sealed, error) {
+	if err := CheckName(name); err != nil {
+		return Sealed{}, err
+	}
+	if !validVersion(version) {
+		return Sealed{}, fmt.Errorf("version %d is not between 1 and %d", version, maxVersion)
+	}
+	if len(value) < MinValueSize || len(value) > MaxValueSize {
+		return Sealed{}, fmt.Errorf("%w: %d bytes, want %d to %d", ErrValueSize, len(value), MinValueSize, MaxValueSize)
+	}
+	if err := checkKey(dk); err != nil {
+		return Sealed{}, err
+	}
+	s := Sealed{Format: Format1, Nonce: nonce, AAD: AAD(name, version)}
+	var err error
+	withSecrets(func() {
+		s.Ciphertext, err = sealAEAD(dk, nonce, []byte(s.AAD), value)
+		s.KeyCommit = keyCommit(dk, s.AAD)
+	})
+	if err != nil {
+		return Sealed{}, err
+	}
+	return s, nil
+}
+
+// Open returns the value sealed as the given version of the secret called name. The caller
+// wipes it; dk and s stay the caller's and are not changed.
+//
+// Errors: ErrName if no secret can have that name; ErrFormat (and with it ErrIntegrity) for an
+// unknown s.Format; ErrIntegrity for everything else that is not what Seal returned for this
+// name, version and key, its text naming the part that did not fit and never its content; one
+// that matches no sentinel for a data key that is nil or already wiped.
+func Open(dk *DataKey, name string, version int, s Sealed) (Plaintext, error) {
+	if err := CheckName(name); err != nil {
+		return nil, err
+	}
+	if err := s.checkShape(); err != nil {
+		return nil, err
+	}
+	if !validVersion(version) {
+		return nil, fmt.Errorf("%w: version %d is not between 1 and %d", ErrIntegrity, version, maxVersion)
+	}
+	aad := AAD(name, version)
+	if s.AAD != aad {
+		return nil, fmt.Errorf("%w: the aad is not that of this name and version", ErrIntegrity)
+	}
+	if err := checkKey(dk); err != nil {
+		return nil, err
+	}
+	var (
+		value Plaintext
+		err   error
+	)
+	withSecrets(func() {
+		if subtle.ConstantTimeCompare(s.KeyCommit, keyCommit(dk, aad)) != 1 {
+			err = fmt.Errorf("%w: the key commitment is not that of this data key", ErrIntegrity)
+			return
+		}
+		value, err = openAEAD(dk, s.Nonce, []byte(aad), s.Ciphertext)
+	})
+	return value, err
+}
+
+// checkShape checks what can be checked without a key. The lengths come first of all: x/crypto
+// panics on a nonce of another length.
+func (s Sealed) checkShape() error {
+	if s.Format != Format1 {
+		return fmt.Errorf("%w %d", ErrFormat, s.Format)
+	}
+	if len(s.Nonce) != NonceSize {
+		return fmt.Errorf("%w: the nonce is %d bytes, want %d", ErrIntegrity, len(s.Nonce), NonceSize)
+	}
+	if n := len(s.Ciphertext); n < MinValueSize+Overhead || n > MaxValueSize+Overhead {
+		return fmt.Errorf("%w: the ciphertext is %d bytes, want %d to %d", ErrIntegrity,
+			n, MinValueSize+Overhead, MaxValueSize+Overhead)
+	}
+	if len(s.KeyCommit) != CommitSize {
+		return fmt.Errorf("%w: the key commitment is %d bytes, want %d", ErrIntegrity, len(s.KeyCommit), CommitSize)
+	}
+	return nil
+}
+
+// checkKey refuses a key that is not there. All zero is what a wiped key looks like, and a
+// value sealed under it would be open to everybody.
+func checkKey(dk *DataKey) error {
+	if dk == nil {
+		return errors.New("no data key")
+	}
+	var wiped DataKey
+	if subtle.ConstantTimeCompare(dk[:], wiped[:]) == 1 {
+		return errors.New("the data key is all zero: used after it was wiped")
+	}
+	return nil
+}

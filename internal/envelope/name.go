@@ -1,0 +1,76 @@
+package envelope
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// CheckName returns nil if a secret can have this name: 1 to MaxNameSize bytes of
+//
+//	[A-Za-z0-9_][A-Za-z0-9_-]*([./][A-Za-z0-9_][A-Za-z0-9_-]*)*
+//
+// that is, parts separated by single dots or slashes, none empty and none starting with "-".
+// Otherwise the error matches ErrName and tells the first byte that does not fit, and where it
+// is, counted from 0. It does not repeat the name, which may be a value put in the wrong place.
+//
+// A name holds no ":", which is what makes AAD unambiguous.
+func CheckName(name string) error {
+	if len(name) < 1 || len(name) > MaxNameSize {
+		return fmt.Errorf("%w: %d bytes, want 1 to %d", ErrName, len(name), MaxNameSize)
+	}
+	partStart := true // no byte of the current part has been seen
+	for i := range len(name) {
+		switch c := name[i]; {
+		case isWordByte(c):
+			partStart = false
+		case partStart:
+			return fmt.Errorf(`%w: %q at offset %d, want a letter, a digit or "_"`, ErrName, name[i:i+1], i)
+		case c == '-':
+		case c == '.' || c == '/':
+			partStart = true
+		default:
+			return fmt.Errorf(`%w: %q at offset %d, want a letter, a digit, "_", "-", "." or "/"`, ErrName, name[i:i+1], i)
+		}
+	}
+	if partStart {
+		last := len(name) - 1
+		return fmt.Errorf(`%w: ends with %q at offset %d, want a letter, a digit or "_" after it`, ErrName, name[last:], last)
+	}
+	return nil
+}
+
+func isWordByte(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_'
+}
+
+// AAD returns name ":" version, the version in decimal: what the AEAD, the key commitment and
+// the KMS bind a version to. The name must satisfy CheckName and the version be 1 to 2147483647;
+// AAD does not check, and what it returns for anything else ParseAAD refuses.
+func AAD(name string, version int) string {
+	return name + ":" + strconv.Itoa(version)
+}
+
+// ParseAAD is the strict inverse of AAD: what it accepts, AAD returns byte for byte. A sign, a
+// leading zero, white space, a version outside 1 to 2147483647 or a name that CheckName refuses
+// gives an error that matches ErrIntegrity (and not ErrName: nobody asked for that name).
+func ParseAAD(aad string) (name string, version int, err error) {
+	name, decimal, found := strings.Cut(aad, ":")
+	if !found {
+		return "", 0, fmt.Errorf(`%w: the aad has no ":"`, ErrIntegrity)
+	}
+	if err := CheckName(name); err != nil {
+		return "", 0, fmt.Errorf("%w: the aad has an %v", ErrIntegrity, err) // %v: ErrName must not match
+	}
+	// Atoi takes signs and leading zeros, AAD writes neither: what does not survive the round
+	// trip was not written by AAD.
+	version, err = strconv.Atoi(decimal)
+	if err != nil || !validVersion(version) || strconv.Itoa(version) != decimal {
+		return "", 0, fmt.Errorf("%w: the aad does not end in a version between 1 and %d", ErrIntegrity, maxVersion)
+	}
+	return name, version, nil
+}
+
+func validVersion(version int) bool {
+	return version >= 1 && version <= maxVersion
+}

@@ -1,0 +1,87 @@
+package envelope
+
+import (
+	"crypto/sha256"
+	"reflect"
+	"testing"
+
+	"golang.org/x/crypto/chacha20poly1305"
+)
+
+// zeroState reaches what a state holds by value. If a release of x/crypto or of Go moves the
+// key behind a pointer, this fails, and wiping must find another way.
+func TestForeignStatesAreHeldByValue(t *testing.T) {
+	aead, err := chacha20poly1305.New(make([]byte, KeySize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, state := range map[string]any{"ChaCha20-Poly1305": aead, "SHA-256": sha256.New()} {
+		v := reflect.ValueOf(state)
+		if v.Kind() != reflect.Pointer {
+			t.Errorf("%s: %s is not a pointer: zeroState cannot write to it", what, v.Type())
+			continue
+		}
+		if by := indirection(v.Type().Elem()); by != nil {
+			t.Errorf("%s: %s holds a %s, which zeroState does not follow", what, v.Type(), by)
+		}
+	}
+	if indirection(reflect.TypeFor[struct{ a [2]struct{ key []byte } }]()) == nil {
+		t.Error("the check does not notice a slice inside")
+	}
+}
+
+// indirection returns the first type in typ that refers to memory elsewhere, or nil.
+func indirection(typ reflect.Type) reflect.Type {
+	switch typ.Kind() {
+	case reflect.Struct:
+		for i := range typ.NumField() {
+			if by := indirection(typ.Field(i).Type); by != nil {
+				return by
+			}
+		}
+		return nil
+	case reflect.Array:
+		return indirection(typ.Elem())
+	case reflect.Pointer, reflect.Slice, reflect.String, reflect.Map, reflect.Interface, reflect.Chan, reflect.Func, reflect.UnsafePointer:
+		return typ
+	default:
+		return nil
+	}
+}
+
+func TestZeroStateZeroes(t *testing.T) {
+	key := make([]byte, KeySize)
+	for i := range key {
+		key[i] = 0xa5
+	}
+	aead, err := chacha20poly1305.New(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := sha256.New()
+	h.Write(key)
+	for what, state := range map[string]any{"ChaCha20-Poly1305": aead, "SHA-256": h} {
+		if reflect.ValueOf(state).Elem().IsZero() {
+			t.Fatalf("%s: zero before it is wiped, the test shows nothing", what)
+		}
+		zeroState(state)
+		if !reflect.ValueOf(state).Elem().IsZero() {
+			t.Errorf("%s: not zero", what)
+		}
+	}
+}
+
+func TestWipe(t *testing.T) {
+	dk, p := printable()
+	dk.Wipe()
+	p.Wipe()
+	if *dk != (DataKey{}) {
+		t.Error("the key was not overwritten")
+	}
+	for i, b := range p {
+		if b != 0 {
+			t.Errorf("byte %d of the plaintext was not overwritten", i)
+		}
+	}
+	Plaintext(nil).Wipe() // nothing to do, and no panic
+}

@@ -1,0 +1,83 @@
+package httpapi
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/hyperiondb/vault/internal/vault"
+)
+
+// How long one request may take, its database statements and KMS calls included. A write has longer, because a COMMIT
+// that went unanswered is asked again. What was sent to be committed is settled beyond that, for 20 seconds at most: the
+// WriteTimeout of a server must be longer than both together.
+const (
+	ReadTimeout  = 10 * time.Second
+	WriteTimeout = 25 * time.Second
+)
+
+// Options of an API.
+type Options struct {
+	Vault    *vault.Vault
+	Policy   Policy
+	AdminAPI bool // with the routes that write
+	Version  string
+	Log      *slog.Logger         // nil: discarded
+	Registry *prometheus.Registry // served at /metrics; nil: a new one
+	Checks   []Check              // what /readyz asks
+}
+
+// Check is one part that has to work for the daemon to be ready.
+type Check struct {
+	Name  string
+	Check func(ctx context.Context) error // its error is shown on the health listener, so it holds no password
+}
+
+// API makes the two handlers. It is safe for concurrent use.
+type API struct {
+	log      *slog.Logger
+	registry *prometheus.Registry
+	metrics  metrics
+	started  time.Time
+	guard    atomic.Pointer[guard]
+
+	secrets router
+	health  router
+}
+
+// New connects to nothing.
+func New(o Options) *API {
+	a := &API{log: o.Log, registry: o.Registry, started: time.Now()}
+	if a.log == nil {
+		a.log = slog.New(slog.DiscardHandler)
+	}
+	if a.registry == nil {
+		a.registry = prometheus.NewRegistry()
+	}
+	a.metrics = newMetrics(a.registry, o.Version)
+	a.guard.Store(newGuard(o.Policy, nil))
+	a.secrets = secretRoutes(o.Vault, o.AdminAPI)
+	a.health = a.healthRoutes(o)
+	return a
+}
+
+// SetPolicy replaces the policy for all requests that have not passed the guard yet. Clients keep what is left of their
+// rate unless the rate itself changes.
+func (a *API) SetPolicy(p Policy) {
+	a.guard.Store(newGuard(p, a.guard.Load()))
+}
+
+// Handler serves secrets.
+func (a *API) Handler() http.Handler {
+	return a.serve(a.secrets, func(r *http.Request) (client, error) { return a.guard.Load().admit(r) })
+}
+
+// HealthHandler serves /healthz, /readyz, /metrics and /v1/status, to anybody who can connect: none of them holds a secret
+// or the name of one.
+func (a *API) HealthHandler() http.Handler {
+	return a.serve(a.health, func(r *http.Request) (client, error) { return peer(r) })
+}

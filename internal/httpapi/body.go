@@ -1,0 +1,160 @@
+package httpapi
+
+import (
+	"encoding/base64"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/hyperiondb/vault/internal/envelope"
+)
+
+// maxJSON is the longest body that can hold a value within its limit: every byte of it written as a six character escape,
+// and room for the other fields.
+const maxJSON = 6*envelope.MaxValueSize + 4096
+
+const (
+	typeJSON  = "application/json"
+	typeBytes = "application/octet-stream"
+)
+
+// contentType reads the type of the body, one of the accepted.
+func contentType(h http.Header, accepted ...string) (string, error) {
+	want := "the body must be " + strings.Join(accepted, " or ")
+	if encoding := h.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
+		return "", mediaType(want + ", not compressed")
+	}
+	kind, params, err := mime.ParseMediaType(h.Get("Content-Type"))
+	if err != nil || len(h.Values("Content-Type")) != 1 {
+		return "", mediaType(want)
+	}
+	if charset := params["charset"]; charset != "" && !strings.EqualFold(charset, "utf-8") {
+		return "", mediaType(want + " in UTF-8")
+	}
+	for _, a := range accepted {
+		if kind == a {
+			return kind, nil
+		}
+	}
+	return "", mediaType(want)
+}
+
+// readBody reads at most limit bytes into a buffer that the caller wipes.
+func readBody(r *http.Request, limit int) ([]byte, error) {
+	long := tooLarge("the body is longer than " + strconv.Itoa(limit) + " bytes")
+	if r.ContentLength > int64(limit) {
+		return nil, long
+	}
+	// One byte more than is expected, so that the end is seen without growing.
+	buf := make([]byte, 0, max(r.ContentLength, 4095)+1)
+	for {
+		if len(buf) == cap(buf) {
+			buf = grow(buf)
+		}
+		n, err := r.Body.Read(buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		switch {
+		case len(buf) > limit:
+			wipe(buf)
+			return nil, long
+		case errors.Is(err, io.EOF):
+			return buf, nil
+		case err != nil:
+			wipe(buf)
+			return nil, badRequest("the body ended early")
+		}
+	}
+}
+
+func grow(b []byte) []byte {
+	bigger := append(make([]byte, 0, 2*cap(b)), b...)
+	wipe(b)
+	return bigger
+}
+
+// readJSON reads a body of strict JSON.
+func readJSON(r *http.Request, into fields) error {
+	if _, err := contentType(r.Header, typeJSON); err != nil {
+		return err
+	}
+	return readObject(r, into)
+}
+
+func readObject(r *http.Request, into fields) error {
+	body, err := readBody(r, maxJSON)
+	if err != nil {
+		return err
+	}
+	defer wipe(body)
+	return decodeObject(body, into)
+}
+
+// given is a value as it stands in a JSON body: as text or as base64.
+type given struct {
+	text    []byte
+	encoded []byte
+}
+
+func (g *given) wipe() {
+	wipe(g.text)
+	wipe(g.encoded)
+}
+
+// present counts the forms that were used.
+func (g *given) present() int {
+	n := 0
+	if g.text != nil {
+		n++
+	}
+	if g.encoded != nil {
+		n++
+	}
+	return n
+}
+
+// bytes returns the value in a buffer of its own, which the caller wipes.
+func (g *given) bytes() ([]byte, error) {
+	value := append([]byte(nil), g.text...)
+	if g.encoded != nil {
+		var err error
+		if value, err = decodeBase64(g.encoded); err != nil {
+			return nil, err
+		}
+	}
+	if err := checkValue(value); err != nil {
+		wipe(value)
+		return nil, err
+	}
+	return value, nil
+}
+
+// checkValue keeps a value of an impossible size from the database and the KMS.
+func checkValue(value []byte) error {
+	switch {
+	case len(value) == 0:
+		return badRequest("the value is empty")
+	case len(value) > envelope.MaxValueSize:
+		return tooLarge("the value is longer than " + strconv.Itoa(envelope.MaxValueSize) + " bytes")
+	}
+	return nil
+}
+
+// decodeBase64 takes RFC 4648, section 4, with padding, and nothing near it: the standard decoder would skip line ends.
+func decodeBase64(encoded []byte) ([]byte, error) {
+	wrong := badRequest(`field "value_base64": not base64 with padding (RFC 4648, section 4)`)
+	for _, c := range encoded {
+		if c == '\r' || c == '\n' {
+			return nil, wrong
+		}
+	}
+	value := make([]byte, base64.StdEncoding.DecodedLen(len(encoded)))
+	n, err := base64.StdEncoding.Strict().Decode(value, encoded)
+	if err != nil {
+		wipe(value)
+		return nil, wrong
+	}
+	return value[:n], nil
+}

@@ -1,0 +1,220 @@
+package httpapi
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+	"golang.org/x/time/rate"
+)
+
+// Policy is who may ask, and how often. The zero Policy lets nobody in.
+type Policy struct {
+	Allow          []netip.Prefix // clients
+	TrustedProxies []netip.Prefix // whose X-Forwarded-For counts
+	VerifyRate     float64        // verifies a second from one client; 0 = no limit
+	VerifyBurst    int            // verifies at once, at least 1
+}
+
+// ParseNetwork reads an IPv4 or IPv6 network in CIDR form, or one address. It refuses bits set beyond the prefix, zones,
+// and IPv4 written as IPv6, which would not match what it seems to.
+func ParseNetwork(s string) (netip.Prefix, error) {
+	if addr, err := netip.ParseAddr(s); err == nil {
+		if addr.Is4In6() || addr.Zone() != "" {
+			return netip.Prefix{}, fmt.Errorf("%q: write it as plain IPv4, or without a zone", s)
+		}
+		return netip.PrefixFrom(addr, addr.BitLen()), nil
+	}
+	p, err := netip.ParsePrefix(s)
+	switch {
+	case err != nil:
+		return netip.Prefix{}, fmt.Errorf("%q is not an address or a network in CIDR form", s)
+	case p.Addr().Is4In6():
+		return netip.Prefix{}, fmt.Errorf("%q: write it as a plain IPv4 network", s)
+	case p != p.Masked():
+		return netip.Prefix{}, fmt.Errorf("%q has bits set beyond its prefix, meant is perhaps %q", s, p.Masked())
+	}
+	return p, nil
+}
+
+// client is who a request counts for.
+type client struct {
+	addr netip.Addr // unmapped, without zone; invalid over a unix socket
+	unix bool
+}
+
+func (c client) String() string {
+	switch {
+	case c.unix:
+		return "unix"
+	case !c.addr.IsValid():
+		return ""
+	}
+	return c.addr.String()
+}
+
+// peer is the other end of the connection.
+func peer(r *http.Request) (client, error) {
+	if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok && local.Network() == "unix" {
+		return client{unix: true}, nil
+	}
+	remote, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return client{}, notAllowed("the connection has no address")
+	}
+	return client{addr: plain(remote.Addr())}, nil
+}
+
+func plain(a netip.Addr) netip.Addr { return a.Unmap().WithZone("") }
+
+// guard is a policy in force.
+type guard struct {
+	policy  Policy
+	limiter *limiter // nil = no limit
+}
+
+func newGuard(p Policy, before *guard) *guard {
+	switch {
+	case p.VerifyRate <= 0:
+		return &guard{policy: p}
+	case before != nil && before.limiter != nil && before.policy.VerifyRate == p.VerifyRate && before.policy.VerifyBurst == p.VerifyBurst:
+		return &guard{policy: p, limiter: before.limiter}
+	}
+	return &guard{policy: p, limiter: newLimiter(p.VerifyRate, max(p.VerifyBurst, 1))}
+}
+
+// admit finds the client and lets it in or not.
+func (g *guard) admit(r *http.Request) (client, error) {
+	c, err := peer(r)
+	if err != nil || c.unix {
+		return c, err
+	}
+	if contains(g.policy.TrustedProxies, c.addr) {
+		hop, err := forwardedFor(r.Header.Values("X-Forwarded-For"), c.addr, g.policy.TrustedProxies)
+		if err != nil {
+			return c, notAllowed(err.Error())
+		}
+		c.addr = hop
+	}
+	if !contains(g.policy.Allow, c.addr) {
+		return c, notAllowed(c.addr.String() + " is not in the allowlist")
+	}
+	return c, nil
+}
+
+func contains(networks []netip.Prefix, a netip.Addr) bool {
+	for _, n := range networks {
+		if n.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// forwardedFor walks X-Forwarded-For from its right end, where the nearest proxy wrote, to the first hop that is not a
+// proxy. What lies further left anybody can have written, and it is not even read. Without a header the client is the
+// proxy itself; when every hop is a proxy, it is the leftmost.
+func forwardedFor(headers []string, proxy netip.Addr, proxies []netip.Prefix) (netip.Addr, error) {
+	if len(headers) == 0 {
+		return proxy, nil
+	}
+	rest, more := strings.Join(headers, ","), true
+	hop := proxy
+	for more {
+		var last string
+		if comma := strings.LastIndexByte(rest, ','); comma >= 0 {
+			rest, last = rest[:comma], rest[comma+1:]
+		} else {
+			last, more = rest, false
+		}
+		var err error
+		if hop, err = parseHop(strings.Trim(last, " \t")); err != nil {
+			return netip.Addr{}, err
+		}
+		if !contains(proxies, hop) {
+			break
+		}
+	}
+	return hop, nil
+}
+
+// parseHop takes an address, which some proxies write with its port.
+func parseHop(s string) (netip.Addr, error) {
+	addr, err := netip.ParseAddr(s)
+	if err != nil {
+		var withPort netip.AddrPort
+		withPort, err = netip.ParseAddrPort(s)
+		addr = withPort.Addr()
+	}
+	if err != nil || addr.Zone() != "" {
+		return netip.Addr{}, fmt.Errorf("the proxy sent an X-Forwarded-For that does not hold addresses")
+	}
+	return addr.Unmap(), nil
+}
+
+// spend takes one verify from what the client has left.
+func (g *guard) spend(c client, now time.Time) error {
+	if g.limiter == nil {
+		return nil
+	}
+	if retry := g.limiter.take(c, now); retry > 0 {
+		return tooMany(retry)
+	}
+	return nil
+}
+
+// limitedClients bounds the memory of a limiter. Whoever can ask from more networks than this has his oldest forgotten,
+// which takes an allowlist of that size.
+const limitedClients = 16384
+
+// limiter is a token bucket for each client.
+type limiter struct {
+	rate  rate.Limit
+	burst int
+
+	mu      sync.Mutex
+	buckets *simplelru.LRU[netip.Prefix, *rate.Limiter]
+}
+
+func newLimiter(perSecond float64, burst int) *limiter {
+	buckets, err := simplelru.NewLRU[netip.Prefix, *rate.Limiter](limitedClients, nil)
+	if err != nil {
+		panic(err) // only for a size that is not positive
+	}
+	return &limiter{rate: rate.Limit(perSecond), burst: burst, buckets: buckets}
+}
+
+// take returns 0, or how long the client has to wait. A refused attempt costs nothing.
+func (l *limiter) take(c client, now time.Time) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	key := bucketOf(c)
+	bucket, ok := l.buckets.Get(key)
+	if !ok {
+		bucket = rate.NewLimiter(l.rate, l.burst)
+		l.buckets.Add(key, bucket)
+	}
+	reservation := bucket.ReserveN(now, 1)
+	wait := reservation.DelayFrom(now)
+	if wait > 0 {
+		reservation.CancelAt(now)
+	}
+	return wait
+}
+
+// bucketOf counts an IPv6 client by its /64, because all of it is one subscriber's (RFC 6177). All clients of a unix socket
+// share one bucket: the zero prefix.
+func bucketOf(c client) netip.Prefix {
+	if c.addr.Is6() {
+		return netip.PrefixFrom(c.addr, 64).Masked()
+	}
+	if c.unix {
+		return netip.Prefix{}
+	}
+	return netip.PrefixFrom(c.addr, 32)
+}

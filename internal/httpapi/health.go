@@ -1,0 +1,125 @@
+package httpapi
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// checkTimeout is how long one part may take to say that it works.
+const checkTimeout = 3 * time.Second
+
+func (a *API) healthRoutes(o Options) router {
+	status := func(ctx context.Context) (any, error) { return o.Vault.Status(ctx) }
+	paths := map[string]byMethod{
+		"/healthz":   {http.MethodGet: healthEndpoint()},
+		"/readyz":    {http.MethodGet: readyEndpoint(o.Checks)},
+		"/metrics":   {http.MethodGet: metricsEndpoint(promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{DisableCompression: true}))},
+		"/v1/status": {http.MethodGet: statusEndpoint(status, daemonFacts{Version: o.Version, StartedAt: a.started.UTC(), AdminAPI: o.AdminAPI})},
+	}
+	return func(method, path string) (*endpoint, string, error) {
+		methods, ok := paths[path]
+		if !ok {
+			return nil, "", errNoRoute
+		}
+		e, err := methods.find(method)
+		return e, "", err
+	}
+}
+
+// healthEndpoint says that the process answers, whatever else is broken: what restarts it acts on this.
+func healthEndpoint() *endpoint {
+	return &endpoint{name: "GET /healthz", quiet: true, do: func(context.Context, *request) (answer, error) {
+		return jsonAnswer(http.StatusOK, map[string]bool{"ok": true}), nil
+	}}
+}
+
+type readiness struct {
+	Ready   bool              `json:"ready"`
+	Failing map[string]string `json:"failing"`
+}
+
+// readyEndpoint asks all parts at once; a part that does not answer in time fails.
+func readyEndpoint(checks []Check) *endpoint {
+	return &endpoint{name: "GET /readyz", quiet: true, do: func(ctx context.Context, _ *request) (answer, error) {
+		failing := failingParts(ctx, checks)
+		status := http.StatusOK
+		if len(failing) > 0 {
+			status = http.StatusServiceUnavailable
+		}
+		return jsonAnswer(status, readiness{Ready: len(failing) == 0, Failing: failing}), nil
+	}}
+}
+
+func failingParts(ctx context.Context, checks []Check) map[string]string {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	errs := make([]error, len(checks))
+	var wg sync.WaitGroup
+	for i, c := range checks {
+		wg.Go(func() { errs[i] = c.run(ctx) })
+	}
+	wg.Wait()
+	failing := map[string]string{}
+	for i, c := range checks {
+		if errs[i] != nil {
+			failing[c.Name] = strings.Join(strings.Fields(errs[i].Error()), " ")
+		}
+	}
+	return failing
+}
+
+// run turns a panic into a failure: in a goroutine of its own it would end the process.
+func (c Check) run(ctx context.Context) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("panic with a %T", v)
+		}
+	}()
+	return c.Check(ctx)
+}
+
+type daemonFacts struct {
+	Version       string    `json:"version"`
+	StartedAt     time.Time `json:"started_at"`
+	UptimeSeconds int64     `json:"uptime_seconds"`
+	AdminAPI      bool      `json:"admin_api"`
+}
+
+func statusEndpoint(status func(context.Context) (any, error), facts daemonFacts) *endpoint {
+	return &endpoint{name: "GET /v1/status", do: func(ctx context.Context, _ *request) (answer, error) {
+		s, err := status(ctx)
+		if err != nil {
+			return answer{}, err
+		}
+		now := facts
+		now.UptimeSeconds = int64(time.Since(facts.StartedAt).Seconds())
+		return jsonAnswer(http.StatusOK, map[string]any{"daemon": now, "vault": s}), nil
+	}}
+}
+
+// metricsEndpoint collects what Prometheus' own handler writes, so that the funnel sends it like any other answer.
+func metricsEndpoint(h http.Handler) *endpoint {
+	return &endpoint{name: "GET /metrics", quiet: true, do: func(ctx context.Context, q *request) (answer, error) {
+		page := &page{header: http.Header{}}
+		h.ServeHTTP(page, q.http.WithContext(ctx))
+		return answer{status: page.status, contentType: page.header.Get("Content-Type"), body: page.body.Bytes()}, nil
+	}}
+}
+
+// page is an http.ResponseWriter in memory.
+type page struct {
+	header http.Header
+	status int
+	body   bytes.Buffer
+}
+
+func (p *page) Header() http.Header         { return p.header }
+func (p *page) WriteHeader(status int)      { p.status = status }
+func (p *page) Write(b []byte) (int, error) { return p.body.Write(b) }

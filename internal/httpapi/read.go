@@ -1,0 +1,203 @@
+package httpapi
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"errors"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+
+	"github.com/hyperiondb/vault/internal/envelope"
+	"github.com/hyperiondb/vault/internal/vault"
+)
+
+type getFunc func(ctx context.Context, name string, o vault.GetOptions) (*vault.Secret, error)
+
+func getEndpoint(get getFunc) *endpoint {
+	return &endpoint{
+		name: "GET /v1/secrets/{name}", named: true, query: []string{"version"},
+		do: func(ctx context.Context, q *request) (answer, error) {
+			version, err := versionOf(q.params)
+			if err != nil {
+				return answer{}, err
+			}
+			kind, err := negotiate(q.http.Header)
+			if err != nil {
+				return answer{}, err
+			}
+			held := ifNoneMatch(q.http.Header)
+			s, err := get(ctx, q.secret, vault.GetOptions{Version: version, Unless: held.one()})
+			if errors.Is(err, vault.ErrNotModified) {
+				return notModified(held.one()), nil
+			}
+			if err != nil {
+				return answer{}, err
+			}
+			defer s.Wipe()
+			if held.has(s.VersionID) {
+				return notModified(s.VersionID), nil
+			}
+			return secretAnswer(s, kind), nil
+		},
+	}
+}
+
+// versionOf is 0, the current one, without ?version=.
+func versionOf(params url.Values) (int, error) {
+	if !params.Has("version") {
+		return 0, nil
+	}
+	text := params.Get("version")
+	n, err := strconv.ParseInt(text, 10, 32)
+	if err != nil || n < 1 || strconv.FormatInt(n, 10) != text {
+		return 0, badRequest("version is not a whole number from 1 to 2147483647")
+	}
+	return int(n), nil
+}
+
+func notModified(id uuid.UUID) answer {
+	return answer{status: http.StatusNotModified, header: http.Header{"Etag": {etag(id)}, "Vary": {"Accept"}}}
+}
+
+func secretAnswer(s *vault.Secret, kind string) answer {
+	header := http.Header{"Etag": {etag(s.VersionID)}, "Vary": {"Accept"}}
+	if kind == typeBytes {
+		header.Set("Vault-Version", strconv.Itoa(s.Version))
+		header.Set("Vault-Created-At", timeText(s.CreatedAt))
+		setTime(header, "Vault-Rotated-At", s.RotatedAt)
+		setTime(header, "Vault-Next-Rotation-At", s.NextRotationAt)
+		setTime(header, "Vault-Expires-At", s.ExpiresAt)
+		return answer{contentType: typeBytes, header: header, body: bytes.Clone(s.Value)}
+	}
+	return answer{contentType: typeJSON, header: header, body: secretJSON(s)}
+}
+
+func setTime(h http.Header, name string, t *time.Time) {
+	if t != nil {
+		h.Set(name, timeText(*t))
+	}
+}
+
+// timeText is RFC 3339 in UTC with the database's microseconds.
+func timeText(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }
+
+// isText: U+0000 is legal in JSON and still breaks readers that end a string there, so it counts as binary.
+func isText(value []byte) bool {
+	return utf8.Valid(value) && bytes.IndexByte(value, 0) < 0
+}
+
+// secretJSON writes the answer by hand into one buffer of the right size: encoding/json would leave copies of the value in
+// its pool, and a buffer that grows leaves its old ones.
+func secretJSON(s *vault.Secret) []byte {
+	text := isText(s.Value)
+	size := base64.StdEncoding.EncodedLen(len(s.Value)) + 2
+	if text {
+		size = stringSize(s.Value)
+	}
+	const rest = 512 // field names, version, id and four times
+	b := make([]byte, 0, size+stringSize([]byte(s.Name))+rest)
+	b = append(b, `{"name":`...)
+	b = appendString(b, []byte(s.Name))
+	b = append(b, `,"version":`...)
+	b = strconv.AppendInt(b, int64(s.Version), 10)
+	b = append(b, `,"version_id":"`...)
+	b = append(b, s.VersionID.String()...)
+	b = append(b, `","value":`...)
+	if text {
+		b = appendString(b, s.Value)
+		b = append(b, `,"encoding":"utf8"`...)
+	} else {
+		b = append(b, '"')
+		b = base64.StdEncoding.AppendEncode(b, s.Value)
+		b = append(b, `","encoding":"base64"`...)
+	}
+	b = appendTime(b, "created_at", &s.CreatedAt)
+	b = appendTime(b, "rotated_at", s.RotatedAt)
+	b = appendTime(b, "next_rotation_at", s.NextRotationAt)
+	b = appendTime(b, "expires_at", s.ExpiresAt)
+	return append(b, '}', '\n')
+}
+
+func appendTime(b []byte, name string, t *time.Time) []byte {
+	b = append(b, `,"`...)
+	b = append(b, name...)
+	b = append(b, `":`...)
+	if t == nil {
+		return append(b, "null"...)
+	}
+	b = append(b, '"')
+	b = append(b, timeText(*t)...)
+	return append(b, '"')
+}
+
+type verifyFunc func(ctx context.Context, name string, presented []byte) (vault.Verdict, error)
+
+type invalidBody struct {
+	Valid bool `json:"valid"`
+}
+
+type validBody struct {
+	Valid     bool       `json:"valid"`
+	Version   int        `json:"version"`
+	Match     string     `json:"match"`
+	ExpiresAt *time.Time `json:"expires_at"`
+}
+
+// verifyEndpoint refuses an empty value (400) and one that no secret can have for its length (413) before it asks.
+func verifyEndpoint(verify verifyFunc) *endpoint {
+	return &endpoint{
+		name: "POST /v1/secrets/{name}/verify", named: true, body: true, limited: true,
+		do: func(ctx context.Context, q *request) (answer, error) {
+			presented, err := presentedValue(q.http)
+			if err != nil {
+				return answer{}, err
+			}
+			defer wipe(presented)
+			v, err := verify(ctx, q.secret, presented)
+			if err != nil {
+				return answer{}, err
+			}
+			if !v.Valid {
+				return jsonAnswer(http.StatusOK, invalidBody{}), nil
+			}
+			return jsonAnswer(http.StatusOK, validBody{Valid: true, Version: v.Version, Match: string(v.Match), ExpiresAt: inUTC(v.ExpiresAt)}), nil
+		},
+	}
+}
+
+func inUTC(t *time.Time) *time.Time {
+	if t == nil {
+		return nil
+	}
+	u := t.UTC()
+	return &u
+}
+
+func presentedValue(r *http.Request) ([]byte, error) {
+	kind, err := contentType(r.Header, typeJSON, typeBytes)
+	if err != nil {
+		return nil, err
+	}
+	if kind == typeBytes {
+		value, err := readBody(r, envelope.MaxValueSize)
+		if err != nil {
+			return nil, err
+		}
+		return value, checkValue(value)
+	}
+	var g given
+	defer g.wipe()
+	if err := readObject(r, fields{"value": &g.text, "value_base64": &g.encoded}); err != nil {
+		return nil, err
+	}
+	if g.present() != 1 {
+		return nil, badRequest(`want exactly one of "value" and "value_base64"`)
+	}
+	return g.bytes()
+}

@@ -1,0 +1,75 @@
+package httpapi
+
+import (
+	"context"
+	"net/http"
+	"strings"
+
+	"github.com/hyperiondb/vault/internal/vault"
+)
+
+const secretsPath = "/v1/secrets"
+
+var errNoRoute = badRequest("unknown route")
+
+// byMethod is the endpoints of one path.
+type byMethod map[string]*endpoint
+
+// find also answers HEAD where there is GET (RFC 9110, section 9.3.2).
+func (m byMethod) find(method string) (*endpoint, error) {
+	if method == http.MethodHead {
+		method = http.MethodGet
+	}
+	if e := m[method]; e != nil {
+		return e, nil
+	}
+	return nil, noSuchMethod(m.allow())
+}
+
+func (m byMethod) allow() string {
+	var methods []string
+	for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodDelete} {
+		if m[method] != nil || method == http.MethodHead && m[http.MethodGet] != nil {
+			methods = append(methods, method)
+		}
+	}
+	return strings.Join(methods, ", ")
+}
+
+// secretRoutes routes by hand: http.ServeMux cleans paths and redirects, and a name must reach its grammar as it was sent.
+func secretRoutes(v *vault.Vault, adminAPI bool) router {
+	collection := byMethod{}
+	named := byMethod{http.MethodGet: getEndpoint(v.Get)}
+	actions := map[string]*endpoint{"verify": verifyEndpoint(v.Verify)}
+	if adminAPI {
+		collection[http.MethodPost] = createEndpoint(v.Put)
+		named[http.MethodPut] = putEndpoint(v.Put)
+		named[http.MethodDelete] = deleteEndpoint(v.Delete)
+		actions["rotate"] = rotateEndpoint(v.Rotate, func(ctx context.Context, name string) (string, error) {
+			s, err := v.Describe(ctx, name)
+			return s.Generator, err
+		})
+	}
+	return route(collection, named, actions)
+}
+
+func route(collection, named byMethod, actions map[string]*endpoint) router {
+	return func(method, path string) (*endpoint, string, error) {
+		rest, ok := strings.CutPrefix(path, secretsPath)
+		if !ok || rest != "" && rest[0] != '/' {
+			return nil, "", errNoRoute
+		}
+		if rest == "" {
+			e, err := collection.find(method)
+			return e, "", err
+		}
+		name := rest[1:]
+		if method == http.MethodPost {
+			if slash := strings.LastIndexByte(name, '/'); slash >= 0 && actions[name[slash+1:]] != nil {
+				return actions[name[slash+1:]], name[:slash], nil
+			}
+		}
+		e, err := named.find(method)
+		return e, name, err
+	}
+}

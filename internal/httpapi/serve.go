@@ -1,0 +1,287 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/hyperiondb/vault/internal/envelope"
+	"github.com/hyperiondb/vault/internal/vault"
+)
+
+// endpoint is what differs between requests.
+type endpoint struct {
+	name    string        // in metrics and the access log; never the name of a secret
+	named   bool          // the path holds the name of a secret
+	query   []string      // the parameters it takes, each at most once
+	body    bool          // it takes one
+	admin   bool          // it wants an admin token
+	limited bool          // it counts against the client's rate
+	quiet   bool          // its access log line is for debugging
+	timeout time.Duration // 0 = ReadTimeout
+	do      func(ctx context.Context, q *request) (answer, error)
+}
+
+// router finds the endpoint of a method and a decoded path, and the secret that the path names.
+type router func(method, path string) (e *endpoint, secret string, err error)
+
+// request is what the steps of the funnel have found out.
+type request struct {
+	http   *http.Request
+	id     string
+	client client
+	route  *endpoint // nil until there is one
+	secret string    // has passed the grammar, or is empty
+	params url.Values
+
+	// Of an admin endpoint.
+	token  vault.Token
+	change uuid.UUID // the id under which the write can be repeated
+}
+
+// answer is what an endpoint returns. The funnel overwrites the body after it was written.
+type answer struct {
+	status      int // 0 = 200
+	contentType string
+	header      http.Header
+	body        []byte
+}
+
+// statusGone is for the log alone: the client left before there was an answer.
+const statusGone = 499
+
+// serve is the one way from a request to its answer.
+func (a *API) serve(find router, admit func(*http.Request) (client, error)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		started := time.Now()
+		q := &request{http: r, id: requestID(r)}
+		a.metrics.inFlight.Inc()
+		defer a.metrics.inFlight.Dec()
+
+		ans, err := a.answer(q, find, admit)
+		if err != nil && r.Context().Err() != nil {
+			a.record(q, statusGone, time.Since(started), nil)
+			panic(http.ErrAbortHandler) // closes the connection, and net/http keeps silent about it
+		}
+		if err != nil {
+			ans = errorAnswer(q, err)
+		}
+		status := write(w, q, ans)
+		a.record(q, status, time.Since(started), err)
+	})
+}
+
+// answer takes the steps in the order the package doc names them.
+func (a *API) answer(q *request, find router, admit func(*http.Request) (client, error)) (ans answer, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			if v == http.ErrAbortHandler {
+				panic(v)
+			}
+			err = &panicked{kind: fmt.Sprintf("%T", v), stack: debug.Stack()}
+		}
+	}()
+	if q.client, err = admit(q.http); err != nil {
+		return answer{}, err
+	}
+	if err := q.resolve(find); err != nil {
+		return answer{}, err
+	}
+	if q.route.admin {
+		if err := q.authorise(); err != nil {
+			return answer{}, err
+		}
+	}
+	if q.route.limited {
+		if err := a.guard.Load().spend(q.client, time.Now()); err != nil {
+			return answer{}, err
+		}
+	}
+	timeout := q.route.timeout
+	if timeout == 0 {
+		timeout = ReadTimeout
+	}
+	ctx, cancel := context.WithTimeout(q.http.Context(), timeout)
+	defer cancel()
+	return q.route.do(ctx, q)
+}
+
+// panicked stands for a panic of an endpoint: its type and stack, never its value, which may hold anything.
+type panicked struct {
+	kind  string
+	stack []byte
+}
+
+func (p *panicked) Error() string { return "panic with a " + p.kind }
+
+func (q *request) resolve(find router) error {
+	route, secret, err := find(q.http.Method, q.http.URL.Path)
+	if err != nil {
+		return err
+	}
+	q.route = route
+	if route.named {
+		if err := envelope.CheckName(secret); err != nil {
+			return err
+		}
+		q.secret = secret
+	}
+	if q.params, err = parseQuery(q.http.URL.RawQuery, route.query); err != nil {
+		return err
+	}
+	if !route.body && q.http.ContentLength != 0 {
+		return badRequest("this request takes no body")
+	}
+	return nil
+}
+
+func parseQuery(raw string, known []string) (url.Values, error) {
+	params, err := url.ParseQuery(raw)
+	if err != nil {
+		return nil, badRequest("the query cannot be read") // without err, which quotes it
+	}
+	for name, values := range params {
+		if !slices.Contains(known, name) {
+			return nil, badRequest("unknown query parameter, known here: " + listOr(known, "none"))
+		}
+		if len(values) > 1 {
+			return nil, badRequest(fmt.Sprintf("query parameter %q is given twice", name))
+		}
+	}
+	return params, nil
+}
+
+func listOr(names []string, none string) string {
+	if len(names) == 0 {
+		return none
+	}
+	return strings.Join(names, ", ")
+}
+
+// authorise reads the token and the id of the change. Whether the token is allowed to is the database's to say.
+func (q *request) authorise() error {
+	scheme, text, _ := strings.Cut(q.http.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") || len(q.http.Header.Values("Authorization")) != 1 {
+		return notAllowed("an admin token is needed: Authorization: Bearer hva_...")
+	}
+	token, err := vault.ParseToken(text)
+	if err != nil {
+		return notAllowed(err.Error())
+	}
+	q.token = token
+	q.change, err = idempotencyKey(q.http.Header)
+	return err
+}
+
+func idempotencyKey(h http.Header) (uuid.UUID, error) {
+	keys := h.Values("Idempotency-Key")
+	if len(keys) == 0 {
+		return uuid.New(), nil
+	}
+	// uuid.Parse takes other spellings than the 36 characters of RFC 9562.
+	id, err := uuid.Parse(keys[0])
+	if len(keys) != 1 || err != nil || len(keys[0]) != 36 || id == uuid.Nil {
+		return uuid.Nil, badRequest("Idempotency-Key is not one UUID of 36 characters")
+	}
+	return id, nil
+}
+
+func (q *request) changed() vault.Change {
+	return vault.Change{Token: q.token, RequestID: q.change}
+}
+
+// requestID takes the client's id only where it can do no harm in a log.
+func requestID(r *http.Request) string {
+	id := r.Header.Get("X-Request-Id")
+	if id == "" || len(id) > 64 || strings.ContainsFunc(id, func(c rune) bool { return !isIDChar(c) }) {
+		return uuid.NewString()
+	}
+	return id
+}
+
+func isIDChar(c rune) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '.' || c == '_' || c == '-'
+}
+
+// write sends the answer, wipes its body and returns the status it had.
+func write(w http.ResponseWriter, q *request, ans answer) int {
+	defer wipe(ans.body)
+	if ans.status == 0 {
+		ans.status = http.StatusOK
+	}
+	h := w.Header()
+	for name, values := range ans.header {
+		h[name] = values
+	}
+	h.Set("X-Request-Id", q.id)
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	if q.change != uuid.Nil {
+		h.Set("Idempotency-Key", q.change.String())
+	}
+	if ans.status != http.StatusNotModified {
+		h.Set("Content-Type", ans.contentType)
+		h.Set("Content-Length", strconv.Itoa(len(ans.body)))
+	}
+	w.WriteHeader(ans.status)
+	if q.http.Method != http.MethodHead && len(ans.body) > 0 {
+		_, _ = w.Write(ans.body) // the client is gone, and there is nobody left to tell
+	}
+	return ans.status
+}
+
+// record writes the one line a request has in the log.
+func (a *API) record(q *request, status int, took time.Duration, err error) {
+	route, level := "unknown", slog.LevelInfo
+	if q.route != nil {
+		route = q.route.name
+		if q.route.quiet {
+			level = slog.LevelDebug
+		}
+	}
+	a.metrics.observe(route, status, took)
+	attrs := []slog.Attr{
+		slog.String("method", shortMethod(q.http.Method)), slog.String("route", route), slog.Int("status", status),
+		slog.Duration("took", took), slog.String("client", q.client.String()), slog.String("request_id", q.id),
+	}
+	if q.secret != "" {
+		attrs = append(attrs, slog.String("secret", q.secret))
+	}
+	if !q.token.IsZero() {
+		attrs = append(attrs, slog.String("token_id", q.token.ID().String()), slog.String("change_id", q.change.String()))
+	}
+	if err != nil {
+		attrs = append(attrs, slog.String("error", outcomeOf(err).code))
+	}
+	if err != nil && status >= 500 {
+		level = slog.LevelError
+		attrs = append(attrs, slog.String("detail", err.Error()))
+	}
+	var p *panicked
+	if errors.As(err, &p) {
+		attrs = append(attrs, slog.String("stack", string(p.stack)))
+	}
+	a.log.LogAttrs(context.WithoutCancel(q.http.Context()), level, "request", attrs...)
+}
+
+// shortMethod keeps a method that somebody made up from filling the log.
+func shortMethod(m string) string {
+	return m[:min(len(m), 16)]
+}
+
+// wipe overwrites b; KeepAlive keeps the compiler from dropping writes nobody reads.
+func wipe(b []byte) {
+	clear(b)
+	runtime.KeepAlive(&b)
+}

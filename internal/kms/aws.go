@@ -1,0 +1,468 @@
+package kms
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
+	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/kms/types"
+	"github.com/aws/smithy-go/logging"
+
+	"github.com/hyperiondb/vault/internal/envelope"
+)
+
+// timing is what tests shorten.
+type timing struct {
+	operation   time.Duration // for an operation whose context has no deadline
+	attempt     time.Duration // one HTTP exchange: a dead pooled connection must not eat the whole deadline
+	firstDelay  time.Duration // between attempts, doubling
+	longestWait time.Duration // between attempts at most
+	aliasAge    time.Duration // how old a resolved alias may be when a row names another key
+	now         func() time.Time
+}
+
+func defaultTiming() timing {
+	return timing{
+		operation:   5 * time.Second,
+		attempt:     2 * time.Second,
+		firstDelay:  25 * time.Millisecond,
+		longestWait: 500 * time.Millisecond,
+		aliasAge:    10 * time.Second,
+		now:         time.Now,
+	}
+}
+
+// maxAnswer bounds the body of an answer in bytes; the longest honest one is about 9 KB.
+const maxAnswer = 64 << 10
+
+// awsKey is a symmetric key in AWS KMS.
+type awsKey struct {
+	uri       URI
+	client    *kms.Client
+	transport *http.Transport
+	retryer   *retry.Standard // its retry budget is shared by all operations
+	limits    timing
+
+	// asking holds a token while DescribeKey resolves the key, so that many readers ask once.
+	// A channel, because waiting for it ends with the context.
+	asking chan struct{}
+
+	mu         sync.Mutex // guards what follows
+	keyID      string     // ARN, "" while unknown
+	resolvedAt time.Time
+}
+
+func openAWS(ctx context.Context, u URI, limits timing) (*awsKey, error) {
+	cfg, err := loadAWS(ctx, u)
+	if err != nil {
+		return nil, err
+	}
+	transport := transportFor(cfg)
+	cfg.HTTPClient = &http.Client{
+		Transport: cappedAnswers{transport},
+		Timeout:   limits.attempt,
+		// KMS never redirects; a signed request follows nobody elsewhere.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	client := kms.NewFromConfig(cfg, func(o *kms.Options) {
+		// Set here, at the end: in the configuration AWS_ENDPOINT_URL_KMS would win over the URI.
+		if u.endpoint != "" {
+			o.BaseEndpoint = &u.endpoint
+		}
+	})
+	if err := checkEndpoint(client.Options().BaseEndpoint); err != nil {
+		return nil, refused(u.name, err.Error())
+	}
+	k := &awsKey{
+		uri:       u,
+		client:    client,
+		transport: transport,
+		retryer:   newRetryer(limits),
+		limits:    limits,
+		asking:    make(chan struct{}, 1),
+	}
+	if isKeyARN(u.name) {
+		k.keyID = u.name
+	}
+	return k, nil
+}
+
+// loadAWS reads the AWS configuration the way every AWS tool does: environment, shared files, profile.
+// Credentials are fetched later, by the first operation.
+func loadAWS(ctx context.Context, u URI) (aws.Config, error) {
+	cfg, err := config.LoadDefaultConfig(ctx,
+		config.WithRegion(cmp.Or(u.region, arnRegion(u.name))), // "" leaves it to the configuration
+		config.WithLogger(logging.Nop{}),
+		config.WithClientLogMode(0), // a logged body would be a logged data key
+	)
+	if err != nil {
+		return aws.Config{}, refused(u.name, configReason(err))
+	}
+	if cfg.Region == "" {
+		return aws.Config{}, refused(u.name, "no region (add ?region=REGION to the key uri, or set AWS_REGION)")
+	}
+	cfg.Credentials = markedCredentials{cfg.Credentials}
+	return cfg, nil
+}
+
+// configReason does not repeat what the SDK says, which can quote a line of a credentials file.
+func configReason(err error) string {
+	var profile config.SharedConfigProfileNotExistError
+	if errors.As(err, &profile) {
+		return "the AWS profile does not exist"
+	}
+	return "the AWS configuration cannot be read"
+}
+
+// transportFor keeps the proxy, CA bundle and TLS settings of the AWS configuration.
+func transportFor(cfg aws.Config) *http.Transport {
+	client, ok := cfg.HTTPClient.(*awshttp.BuildableClient)
+	if !ok {
+		client = awshttp.NewBuildableClient()
+	}
+	return client.GetTransport()
+}
+
+// checkEndpoint holds an endpoint out of the AWS configuration to the same rule as one in a URI.
+func checkEndpoint(endpoint *string) error {
+	if endpoint == nil {
+		return nil
+	}
+	u, err := url.Parse(*endpoint)
+	if err != nil {
+		return errors.New("the endpoint in the AWS configuration is not a url")
+	}
+	return plainOnlyToLoopback(u)
+}
+
+// cappedAnswers cuts an endless answer short.
+type cappedAnswers struct{ http.RoundTripper }
+
+func (c cappedAnswers) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := c.RoundTripper.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	resp.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.LimitReader(resp.Body, maxAnswer), resp.Body}
+	return resp, nil
+}
+
+func (k *awsKey) name() string { return k.uri.name }
+func (k *awsKey) URI() string  { return k.uri.String() }
+
+// place is what two keys must share for ReEncrypt between them.
+func (k *awsKey) place() [2]string {
+	o := k.client.Options()
+	return [2]string{o.Region, aws.ToString(o.BaseEndpoint)}
+}
+
+func (k *awsKey) Close() error {
+	k.transport.CloseIdleConnections()
+	return nil
+}
+
+func encryptionContext(kc envelope.KeyContext) map[string]string {
+	return map[string]string{"hyperiondb:aad": kc.AAD, "hyperiondb:cluster": kc.ClusterID}
+}
+
+// check is what every operation starts with.
+func (k *awsKey) check(ctx context.Context, kc envelope.KeyContext) error {
+	if err := ctx.Err(); err != nil {
+		return ended(k.name(), err)
+	}
+	return checkContext(k.name(), kc)
+}
+
+func (k *awsKey) NewDataKey(ctx context.Context, kc envelope.KeyContext) (*envelope.DataKey, envelope.WrappedKey, error) {
+	if err := k.check(ctx, kc); err != nil {
+		return nil, envelope.WrappedKey{}, err
+	}
+	out, err := call(ctx, k, k.client.GenerateDataKey, &kms.GenerateDataKeyInput{
+		KeyId:             &k.uri.name,
+		KeySpec:           types.DataKeySpecAes256,
+		EncryptionContext: encryptionContext(kc),
+	})
+	if err != nil {
+		return nil, envelope.WrappedKey{}, err
+	}
+	defer clear(out.Plaintext)
+	w, err := k.accept(out.KeyId, out.CiphertextBlob)
+	if err != nil {
+		return nil, envelope.WrappedKey{}, err
+	}
+	if len(out.Plaintext) != envelope.KeySize {
+		return nil, envelope.WrappedKey{}, unavailable(k.name(), "the answer holds a data key of the wrong length")
+	}
+	dk := new(envelope.DataKey)
+	copy(dk[:], out.Plaintext)
+	return dk, w, nil
+}
+
+func (k *awsKey) Unwrap(ctx context.Context, w envelope.WrappedKey, kc envelope.KeyContext) (*envelope.DataKey, error) {
+	ctx, cancel := k.bounded(ctx)
+	defer cancel()
+	if err := checkWrapped(ctx, k, w, kc); err != nil {
+		return nil, err
+	}
+	out, err := call(ctx, k, k.client.Decrypt, &kms.DecryptInput{
+		KeyId:               &w.KeyID, // equal to this key's own, see checkWrapped
+		CiphertextBlob:      w.Blob,
+		EncryptionContext:   encryptionContext(kc),
+		EncryptionAlgorithm: types.EncryptionAlgorithmSpecSymmetricDefault,
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer clear(out.Plaintext)
+	if aws.ToString(out.KeyId) == "" || len(out.Plaintext) == 0 {
+		return nil, unavailable(k.name(), incomplete)
+	}
+	if *out.KeyId != w.KeyID {
+		return nil, broken(k.name(), "the data key was opened by another key than the row names")
+	}
+	if len(out.Plaintext) != envelope.KeySize {
+		return nil, broken(k.name(), "what was wrapped is not a data key")
+	}
+	dk := new(envelope.DataKey)
+	copy(dk[:], out.Plaintext)
+	return dk, nil
+}
+
+func (k *awsKey) Rewrap(ctx context.Context, w envelope.WrappedKey, kc envelope.KeyContext) (envelope.WrappedKey, error) {
+	return k.reEncryptFrom(ctx, k, w, kc)
+}
+
+// reEncryptFrom moves the data key of w, which is from's, under k inside KMS.
+func (k *awsKey) reEncryptFrom(ctx context.Context, from *awsKey, w envelope.WrappedKey, kc envelope.KeyContext) (envelope.WrappedKey, error) {
+	ctx, cancel := k.bounded(ctx)
+	defer cancel()
+	if err := checkWrapped(ctx, from, w, kc); err != nil {
+		return envelope.WrappedKey{}, err
+	}
+	out, err := call(ctx, k, k.client.ReEncrypt, &kms.ReEncryptInput{
+		CiphertextBlob:                 w.Blob,
+		SourceKeyId:                    &w.KeyID,
+		SourceEncryptionContext:        encryptionContext(kc),
+		SourceEncryptionAlgorithm:      types.EncryptionAlgorithmSpecSymmetricDefault,
+		DestinationKeyId:               &k.uri.name,
+		DestinationEncryptionContext:   encryptionContext(kc),
+		DestinationEncryptionAlgorithm: types.EncryptionAlgorithmSpecSymmetricDefault,
+	})
+	if err != nil {
+		return envelope.WrappedKey{}, err
+	}
+	rewrapped, err := k.accept(out.KeyId, out.CiphertextBlob)
+	if err != nil {
+		return envelope.WrappedKey{}, err
+	}
+	if aws.ToString(out.SourceKeyId) != w.KeyID {
+		return envelope.WrappedKey{}, broken(k.name(), "the data key was opened by another key than the row names")
+	}
+	return rewrapped, nil
+}
+
+func (k *awsKey) wrap(ctx context.Context, dk *envelope.DataKey, kc envelope.KeyContext) (envelope.WrappedKey, error) {
+	if err := k.check(ctx, kc); err != nil {
+		return envelope.WrappedKey{}, err
+	}
+	out, err := call(ctx, k, k.client.Encrypt, &kms.EncryptInput{
+		KeyId:               &k.uri.name,
+		Plaintext:           dk[:],
+		EncryptionContext:   encryptionContext(kc),
+		EncryptionAlgorithm: types.EncryptionAlgorithmSpecSymmetricDefault,
+	})
+	if err != nil {
+		return envelope.WrappedKey{}, err
+	}
+	return k.accept(out.KeyId, out.CiphertextBlob)
+}
+
+func (k *awsKey) Describe(ctx context.Context) (Description, error) {
+	if err := ctx.Err(); err != nil {
+		return Description{}, ended(k.name(), err)
+	}
+	metadata, err := k.describe(ctx)
+	if err != nil {
+		return Description{}, err
+	}
+	d := Description{URI: k.URI(), KeyID: aws.ToString(metadata.Arn), State: keyState(metadata.KeyState)}
+	if metadata.KeyUsage != types.KeyUsageTypeEncryptDecrypt || metadata.KeySpec != types.KeySpecSymmetricDefault {
+		d.State = "not a symmetric encryption key"
+		return d, nil
+	}
+	d.Usable = metadata.KeyState == types.KeyStateEnabled
+	d.DeletesAt = aws.ToTime(metadata.DeletionDate)
+	return d, nil
+}
+
+// keyState spells out AWS's states; an unknown one is not repeated.
+// https://docs.aws.amazon.com/kms/latest/developerguide/key-state.html
+func keyState(s types.KeyState) string {
+	switch s {
+	case types.KeyStateEnabled:
+		return "enabled"
+	case types.KeyStateDisabled:
+		return "disabled"
+	case types.KeyStateCreating:
+		return "being created"
+	case types.KeyStatePendingDeletion, types.KeyStatePendingReplicaDeletion:
+		return "pending deletion"
+	case types.KeyStatePendingImport:
+		return "pending import"
+	case types.KeyStateUnavailable:
+		return "unavailable"
+	case types.KeyStateUpdating:
+		return "updating"
+	}
+	return "unknown"
+}
+
+// describe asks KMS for the key and remembers its ARN.
+func (k *awsKey) describe(ctx context.Context) (*types.KeyMetadata, error) {
+	out, err := call(ctx, k, k.client.DescribeKey, &kms.DescribeKeyInput{KeyId: &k.uri.name})
+	if err != nil {
+		return nil, err
+	}
+	if out.KeyMetadata == nil {
+		return nil, unavailable(k.name(), incomplete)
+	}
+	if err := k.learn(out.KeyMetadata.Arn); err != nil {
+		return nil, err
+	}
+	return out.KeyMetadata, nil
+}
+
+// accept checks an answer that holds a new blob of this key.
+func (k *awsKey) accept(keyID *string, blob []byte) (envelope.WrappedKey, error) {
+	if len(blob) < 1 || len(blob) > maxBlob {
+		return envelope.WrappedKey{}, unavailable(k.name(), "the answer holds a wrapped data key of impossible length")
+	}
+	if err := k.learn(keyID); err != nil {
+		return envelope.WrappedKey{}, err
+	}
+	return envelope.WrappedKey{KeyID: *keyID, Blob: blob}, nil
+}
+
+// learn remembers the ARN that KMS names for the configured key, if it can be that key.
+func (k *awsKey) learn(keyID *string) error {
+	if aws.ToString(keyID) == "" {
+		return unavailable(k.name(), incomplete)
+	}
+	if !k.couldBe(*keyID) {
+		return unavailable(k.name(), "the answer names another key")
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.keyID, k.resolvedAt = *keyID, k.limits.now()
+	return nil
+}
+
+// couldBe is what the configuration alone says about an ARN.
+func (k *awsKey) couldBe(keyID string) bool {
+	switch {
+	case !isKeyARN(keyID):
+		return false
+	case k.uri.isAlias():
+		return true
+	case isKeyARN(k.uri.name):
+		return keyID == k.uri.name
+	}
+	return strings.HasSuffix(keyID, ":key/"+k.uri.name)
+}
+
+// forget makes the next operation ask again what the alias stands for.
+func (k *awsKey) forget() {
+	if isKeyARN(k.uri.name) {
+		return // it stands for itself
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.keyID = ""
+}
+
+func (k *awsKey) knownID() string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.keyID
+}
+
+// fresh: nothing would be gained by asking again. Only an alias can change its key.
+func (k *awsKey) fresh() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.keyID != "" && (!k.uri.isAlias() || k.limits.now().Sub(k.resolvedAt) < k.limits.aliasAge)
+}
+
+func (k *awsKey) KeyID(ctx context.Context) (string, error) {
+	if id := k.knownID(); id != "" {
+		return id, nil
+	}
+	return k.resolve(ctx)
+}
+
+func (k *awsKey) holds(ctx context.Context, keyID string) (bool, error) {
+	if !k.couldBe(keyID) {
+		return false, nil
+	}
+	if k.knownID() == keyID {
+		return true, nil
+	}
+	id, err := k.resolve(ctx)
+	return id == keyID, err
+}
+
+// resolve asks KMS what the key is, unless somebody did so a moment ago.
+func (k *awsKey) resolve(ctx context.Context) (string, error) {
+	ctx, cancel := k.bounded(ctx)
+	defer cancel()
+	select {
+	case k.asking <- struct{}{}:
+		defer func() { <-k.asking }()
+	case <-ctx.Done():
+		return "", ended(k.name(), ctx.Err())
+	}
+	if k.fresh() {
+		return k.knownID(), nil
+	}
+	metadata, err := k.describe(ctx)
+	if err != nil {
+		return "", err
+	}
+	return *metadata.Arn, nil
+}
+
+func (k *awsKey) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, k.limits.operation)
+}
+
+// call is the one way to KMS: it bounds the time, retries what is worth it and translates the
+// failure.
+func call[In, Out any](ctx context.Context, k *awsKey,
+	do func(context.Context, *In, ...func(*kms.Options)) (*Out, error), in *In,
+) (*Out, error) {
+	ctx, cancel := k.bounded(ctx)
+	defer cancel()
+	attempts := &attempts{Standard: k.retryer}
+	out, err := do(ctx, in, func(o *kms.Options) { o.Retryer = attempts })
+	if err != nil {
+		return nil, k.failure(ctx, err, attempts.last)
+	}
+	return out, nil
+}

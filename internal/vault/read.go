@@ -1,0 +1,146 @@
+package vault
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/google/uuid"
+
+	"github.com/hyperiondb/vault/internal/db"
+	"github.com/hyperiondb/vault/internal/envelope"
+)
+
+// Get opens one version on the local node. ErrNotFound if the secret, or the version asked for, is absent, deleted or
+// expired; ErrNotModified if it is the one the caller has.
+func (v *Vault) Get(ctx context.Context, name string, o GetOptions) (*Secret, error) {
+	if err := envelope.CheckName(name); err != nil {
+		return nil, err
+	}
+	row, err := v.row(ctx, name, o.Version)
+	if err != nil {
+		return nil, fmt.Errorf("reading secret %q: %w", name, err)
+	}
+	if o.Unless != uuid.Nil && o.Unless == row.VersionID {
+		return nil, ErrNotModified
+	}
+	value, err := v.open(ctx, name, row)
+	if err != nil {
+		return nil, err
+	}
+	return &Secret{
+		Name: name, Version: row.Version, VersionID: row.VersionID, Value: value, CreatedAt: row.CreatedAt,
+		RotatedAt: row.RotatedAt, NextRotationAt: row.NextRotationAt, ExpiresAt: row.ExpiresAt,
+	}, nil
+}
+
+func (v *Vault) row(ctx context.Context, name string, version int) (db.VersionRow, error) {
+	if version == 0 {
+		row, err := v.reader.Current(ctx, name)
+		return row, asIntegrity(err)
+	}
+	row, err := v.reader.Version(ctx, name, version)
+	return row, asIntegrity(err)
+}
+
+// Verify compares a presented value with every live version, in constant time and without an early exit. ErrNotFound if
+// the secret is absent or deleted. A version that does not open fails the whole answer: "no" would be a guess.
+func (v *Vault) Verify(ctx context.Context, name string, presented []byte) (Verdict, error) {
+	if err := envelope.CheckName(name); err != nil {
+		return Verdict{}, err
+	}
+	if err := checkValueSize(presented); err != nil {
+		return Verdict{}, err
+	}
+	rows, err := v.reader.LiveVersions(ctx, name)
+	if err != nil {
+		return Verdict{}, fmt.Errorf("reading secret %q: %w", name, asIntegrity(err))
+	}
+	var verdict Verdict
+	for _, row := range rows {
+		value, err := v.open(ctx, name, row)
+		if err != nil {
+			return Verdict{}, err
+		}
+		same := envelope.EqualValues(value, presented)
+		value.Wipe()
+		if same && !verdict.Valid { // newest first: the current version wins
+			verdict = Verdict{Valid: true, Version: row.Version, Match: MatchCurrent, ExpiresAt: row.ExpiresAt}
+			if row.ExpiresAt != nil {
+				verdict.Match = MatchGrace
+			}
+		}
+	}
+	return verdict, nil
+}
+
+// open unwraps the data key of a row and opens its value. The name is the one asked for, never the row's: a row that was
+// moved under another name does not open.
+func (v *Vault) open(ctx context.Context, name string, row db.VersionRow) (envelope.Plaintext, error) {
+	key, err := v.dataKey(ctx, name, row)
+	if err != nil {
+		return nil, fmt.Errorf("unwrapping the data key of %q version %d: %w", name, row.Version, err)
+	}
+	defer key.Wipe()
+	value, err := envelope.Open(key, name, row.Version, envelope.Sealed{
+		Format: row.Format, Nonce: row.Nonce, Ciphertext: row.Ciphertext, KeyCommit: row.KeyCommit, AAD: row.AAD,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("opening %q version %d: %w", name, row.Version, err)
+	}
+	return value, nil
+}
+
+// dataKey returns a copy of the key that the caller wipes.
+func (v *Vault) dataKey(ctx context.Context, name string, row db.VersionRow) (*envelope.DataKey, error) {
+	unwrap := func(ctx context.Context) (*envelope.DataKey, error) { return v.unwrap(ctx, name, row) }
+	if v.cache == nil {
+		return unwrap(ctx)
+	}
+	return v.cache.get(ctx, keyOf(name, row), unwrap)
+}
+
+func (v *Vault) unwrap(ctx context.Context, name string, row db.VersionRow) (*envelope.DataKey, error) {
+	if len(row.WrappedDEK) == 0 || len(row.WrappedDEK) > envelope.MaxWrappedSize {
+		return nil, fmt.Errorf("%w: the wrapped key has %d bytes", ErrIntegrity, len(row.WrappedDEK))
+	}
+	if row.Version < 1 {
+		return nil, fmt.Errorf("%w: there is no version %d", ErrIntegrity, row.Version)
+	}
+	kc, err := v.keyContext(ctx, name, row.Version)
+	if err != nil {
+		return nil, err
+	}
+	return v.keys.Unwrap(ctx, envelope.WrappedKey{KeyID: row.KMSKeyID, Blob: row.WrappedDEK}, kc)
+}
+
+func (v *Vault) keyContext(ctx context.Context, name string, version int) (envelope.KeyContext, error) {
+	cluster, err := v.cluster.get(ctx, v.reader)
+	if err != nil {
+		return envelope.KeyContext{}, fmt.Errorf("reading the cluster id: %w", err)
+	}
+	return envelope.KeyContext{AAD: envelope.AAD(name, version), ClusterID: cluster.String()}, nil
+}
+
+// clusterID is read once: it never changes in the life of a cluster.
+type clusterID struct{ known atomic.Pointer[uuid.UUID] }
+
+func (c *clusterID) get(ctx context.Context, r *db.Reader) (uuid.UUID, error) {
+	if id := c.known.Load(); id != nil {
+		return *id, nil
+	}
+	config, err := r.Config(ctx)
+	if err != nil {
+		return uuid.Nil, err
+	}
+	c.known.Store(&config.ClusterID)
+	return config.ClusterID, nil
+}
+
+// asIntegrity gives the database package's word for a broken row the same sentinel as a broken envelope.
+func asIntegrity(err error) error {
+	if isErr(err, db.ErrIntegrity) {
+		return fmt.Errorf("%w: %s", ErrIntegrity, err)
+	}
+	return err
+}

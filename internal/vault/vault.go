@@ -1,0 +1,106 @@
+package vault
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/hyperiondb/vault/internal/db"
+	"github.com/hyperiondb/vault/internal/envelope"
+)
+
+// Keys wraps new data keys and unwraps stored ones; kms.Ring is it.
+type Keys interface {
+	envelope.KeyWrapper
+	envelope.KeyUnwrapper
+}
+
+// Options are the parts a Vault is made of.
+type Options struct {
+	Reader    *db.Reader    // the node to read from, possibly a standby
+	Writer    *db.Writer    // the primary; nil: every write is ErrUnavailable
+	Keys      Keys          // nil: only what needs no key
+	CacheSize int           // data keys kept at most; 0 = no cache
+	CacheTTL  time.Duration // how long a data key is kept; 0 = no cache
+}
+
+// Vault is safe for concurrent use.
+type Vault struct {
+	reader  *db.Reader
+	writer  *db.Writer
+	keys    Keys
+	cache   *keyCache // nil = off
+	cluster clusterID
+}
+
+// New does not connect to anything.
+func New(o Options) *Vault {
+	v := &Vault{reader: o.Reader, writer: o.Writer, keys: o.Keys}
+	if o.CacheSize > 0 && o.CacheTTL > 0 {
+		v.cache = newKeyCache(o.CacheSize, o.CacheTTL, time.Now)
+	}
+	return v
+}
+
+// Close wipes the cached data keys. The pools and keys belong to the caller.
+func (v *Vault) Close() {
+	if v.cache != nil {
+		v.cache.close()
+	}
+}
+
+// Ping asks the local node for a sign of life and checks that its schema fits.
+func (v *Vault) Ping(ctx context.Context) error { return v.reader.Ping(ctx) }
+
+// Status returns what vault.status() says of the local node.
+func (v *Vault) Status(ctx context.Context) (db.Status, error) { return v.reader.Status(ctx) }
+
+// Describe returns a secret's settings and state, without any value; also of a deleted one.
+func (v *Vault) Describe(ctx context.Context, name string) (db.SecretRow, error) {
+	if err := envelope.CheckName(name); err != nil {
+		return db.SecretRow{}, err
+	}
+	return v.reader.Secret(ctx, name)
+}
+
+// List returns secrets in the order of their names, without values.
+func (v *Vault) List(ctx context.Context, q db.ListQuery) ([]db.SecretRow, error) {
+	return v.reader.Secrets(ctx, q)
+}
+
+// History returns the versions of a secret, newest first, without values; also of a deleted one.
+func (v *Vault) History(ctx context.Context, name string) ([]db.HistoryRow, error) {
+	if err := envelope.CheckName(name); err != nil {
+		return nil, err
+	}
+	return v.reader.History(ctx, name)
+}
+
+// Audit lists recorded events, newest first.
+func (v *Vault) Audit(ctx context.Context, q db.AuditQuery) ([]db.AuditRow, error) {
+	return v.reader.Audit(ctx, q)
+}
+
+func (c Change) requestID() uuid.UUID {
+	if c.RequestID == uuid.Nil {
+		return uuid.New()
+	}
+	return c.RequestID
+}
+
+func (c Change) credential() db.Credential {
+	return db.Credential{TokenID: c.Token.ID(), Prove: c.Token.Prove}
+}
+
+// canWrite tells what is missing before anything is sealed or sent.
+func (v *Vault) canWrite(c Change) error {
+	if v.writer == nil {
+		return fmt.Errorf("%w: no primary is configured", ErrUnavailable)
+	}
+	if c.Token.IsZero() {
+		return fmt.Errorf("%w: no admin token", ErrRefused)
+	}
+	return nil
+}

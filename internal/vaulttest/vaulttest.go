@@ -1,0 +1,294 @@
+// Package vaulttest gives tests a real vault: a PostgreSQL primary with a streaming standby, the schema installed, roles
+// granted and one admin token. Only tests import it.
+//
+// A test program makes one cluster ([Main]); most tests take a fresh database on it ([New]), those that stop or promote
+// servers a cluster of their own ([Own]), copied from the prepared one.
+package vaulttest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/hyperiondb/vault/internal/db"
+	"github.com/hyperiondb/vault/internal/kms"
+	"github.com/hyperiondb/vault/internal/localpg"
+	"github.com/hyperiondb/vault/internal/vault"
+)
+
+// Token is the admin token of every test vault. It is a constant, so that a search through logs can find it.
+const Token = "hva_aaaaaaaaabaabaaaaaaaaagkbjrwc3tboj4sa5dpnnsw4idpmyqhi2dfeb2gk43uebzxk2lumuqdbx6wvzsa"
+
+// TokenSecret is the secret part of [Token]: what must be in no log in any spelling.
+const TokenSecret = "canary token of the test suite 00"
+
+// Database roles of every test vault. None has a password.
+const (
+	Superuser = "postgres"
+	Operator  = "operator"  // service role for all names, auditor; what vaultctl connects as
+	Daemon    = "vaultd"    // service role for all names, worker
+	AppRole   = "app1"      // service role for the names under app1/
+	Stranger  = "stranger"  // may log in, and nothing else
+	Developer = "developer" // service role for app1/ that may create schemas: the realistic attacker
+)
+
+const templateDatabase = "vault_template"
+
+// Program is what one test program shares.
+type Program struct {
+	Dir      string           // of everything; removed by Close
+	KeyFile  string           // the local KMS key of every test vault
+	prepared *localpg.Cluster // stopped; the source of clones
+	Shared   *localpg.Cluster // running
+	counter  atomic.Int64
+}
+
+// Store is one test vault.
+type Store struct {
+	Cluster  *localpg.Cluster
+	Database string
+	KeyFile  string
+}
+
+var program *Program // set once by Main, before any test runs
+
+// Main wraps a TestMain: it makes the cluster, runs the tests and removes it. The environment variable VAULT_TEST_PG
+// chooses the major version; the newest there is otherwise. Without PostgreSQL it fails.
+func Main(m *testing.M) int {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	p, err := Start(ctx)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "making the test cluster:", err)
+		return 1
+	}
+	program = p
+	code := m.Run()
+	if err := p.Close(); err != nil {
+		fmt.Fprintln(os.Stderr, "removing the test cluster:", err)
+		return 1
+	}
+	return code
+}
+
+// Start makes the prepared cluster and starts the shared one.
+func Start(ctx context.Context) (*Program, error) {
+	dir, err := os.MkdirTemp("", "vaulttest")
+	if err != nil {
+		return nil, err
+	}
+	p := &Program{Dir: dir, KeyFile: filepath.Join(dir, "kek")}
+	if err := p.start(ctx); err != nil {
+		return nil, errors.Join(err, p.Close())
+	}
+	return p, nil
+}
+
+func (p *Program) start(ctx context.Context) error {
+	major := 0
+	if text := os.Getenv("VAULT_TEST_PG"); text != "" {
+		var err error
+		if major, err = strconv.Atoi(text); err != nil {
+			return fmt.Errorf("VAULT_TEST_PG: %w", err)
+		}
+	}
+	binaries, err := localpg.Find(major)
+	if err != nil {
+		return err
+	}
+	if _, err := kms.GenerateKeyFile(p.KeyFile); err != nil {
+		return err
+	}
+	p.prepared, err = localpg.Open(ctx, localpg.Options{
+		Dir: filepath.Join(p.Dir, "prepared"), Standbys: 1, Binaries: binaries,
+		// Everything a careless administrator might log is logged, so that a leak shows.
+		Parameters: map[string]string{
+			"log_statement": "all", "log_min_duration_statement": "0", "log_parameter_max_length": "-1",
+			"log_parameter_max_length_on_error": "-1", "log_error_verbosity": "verbose", "max_connections": "200",
+		},
+	})
+	if err != nil {
+		return err
+	}
+	if err := p.installTemplate(ctx); err != nil {
+		return fmt.Errorf("preparing the template database: %w", err)
+	}
+	if err := p.prepared.Stop(ctx, localpg.Fast); err != nil {
+		return err
+	}
+	if p.Shared, err = localpg.Clone(ctx, p.prepared, filepath.Join(p.Dir, "shared")); err != nil {
+		return err
+	}
+	return p.Shared.Start(ctx)
+}
+
+func (p *Program) installTemplate(ctx context.Context) error {
+	primary := p.prepared.Primary()
+	err := exec(ctx, primary.URL("postgres", Superuser),
+		`CREATE DATABASE `+templateDatabase,
+		`CREATE ROLE operator LOGIN; CREATE ROLE vaultd LOGIN; CREATE ROLE app1 LOGIN; CREATE ROLE stranger LOGIN; CREATE ROLE developer LOGIN`)
+	if err != nil {
+		return err
+	}
+	url := primary.URL(templateDatabase, Superuser)
+	if _, err := db.Migrate(ctx, url, "vaulttest", "local://"+p.KeyFile); err != nil {
+		return err
+	}
+	// Not through CreateTokenAsOwner: this token is a constant.
+	token, err := vault.ParseToken(Token)
+	if err != nil {
+		return err
+	}
+	fingerprint := token.Fingerprint()
+	err = exec(ctx, url, fmt.Sprintf(`SELECT vault.create_token_as_owner('%s', 'root', '\x%x', NULL, gen_random_uuid())`, token.ID(), fingerprint))
+	if err != nil {
+		return err
+	}
+	return p.grantRoles(ctx, url, token)
+}
+
+func (p *Program) grantRoles(ctx context.Context, url string, token vault.Token) error {
+	writer, err := db.NewWriter(ctx, db.Options{URL: url, ApplicationName: "vaulttest"})
+	if err != nil {
+		return err
+	}
+	defer writer.Close()
+	v := vault.New(vault.Options{Writer: writer})
+	for _, g := range []struct {
+		role   string
+		group  vault.Group
+		prefix string
+	}{
+		{Operator, vault.GroupService, ""}, {Operator, vault.GroupAuditor, ""},
+		{Daemon, vault.GroupService, ""}, {Daemon, vault.GroupWorker, ""},
+		{AppRole, vault.GroupService, "app1/"}, {Developer, vault.GroupService, "app1/"},
+	} {
+		if _, err := v.Grant(ctx, vault.Change{Token: token, RequestID: uuid.New()}, g.role, g.group, g.prefix); err != nil {
+			return fmt.Errorf("granting %s to %s: %w", g.group, g.role, err)
+		}
+	}
+	return nil
+}
+
+// Close stops and removes everything.
+func (p *Program) Close() error {
+	var errs []error
+	for _, c := range []*localpg.Cluster{p.Shared, p.prepared} {
+		if c != nil {
+			errs = append(errs, c.Remove())
+		}
+	}
+	return errors.Join(append(errs, os.RemoveAll(p.Dir))...)
+}
+
+// NewDatabase makes a fresh vault on the shared cluster.
+func (p *Program) NewDatabase(ctx context.Context) (*Store, error) {
+	name := fmt.Sprintf("vault%d", p.counter.Add(1))
+	err := exec(ctx, p.Shared.Primary().URL("postgres", Superuser), fmt.Sprintf(`CREATE DATABASE %s TEMPLATE %s`, name, templateDatabase))
+	return &Store{Cluster: p.Shared, Database: name, KeyFile: p.KeyFile}, err
+}
+
+// NewCluster makes a vault on a cluster of its own, running. The caller removes the cluster.
+func (p *Program) NewCluster(ctx context.Context, dir string) (*Store, error) {
+	cluster, err := localpg.Clone(ctx, p.prepared, dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := cluster.Start(ctx); err != nil {
+		return nil, errors.Join(err, cluster.Remove())
+	}
+	return &Store{Cluster: cluster, Database: templateDatabase, KeyFile: p.KeyFile}, nil
+}
+
+// New gives a test a fresh vault.
+func New(t testing.TB) *Store {
+	t.Helper()
+	s, err := program.NewDatabase(t.Context())
+	if err != nil {
+		t.Fatalf("making a test vault: %v", err)
+	}
+	return s
+}
+
+// Own gives a test a vault on a cluster of its own, whose servers it may stop, kill and promote.
+func Own(t testing.TB) *Store {
+	t.Helper()
+	s, err := program.NewCluster(t.Context(), filepath.Join(program.Dir, fmt.Sprintf("own%d", program.counter.Add(1))))
+	if err != nil {
+		t.Fatalf("making a test cluster: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := s.Cluster.Remove(); err != nil {
+			t.Errorf("removing a test cluster: %v", err)
+		}
+	})
+	return s
+}
+
+// URL is the primary's, for a role.
+func (s *Store) URL(role string) string { return s.Cluster.Primary().URL(s.Database, role) }
+
+// StandbyURL is the first standby's, for a role.
+func (s *Store) StandbyURL(role string) string {
+	return s.Cluster.Standbys()[0].URL(s.Database, role)
+}
+
+// AdminToken parses [Token].
+func AdminToken(t testing.TB) vault.Token {
+	t.Helper()
+	token, err := vault.ParseToken(Token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token
+}
+
+// MustExec runs statements as the superuser on the primary.
+func (s *Store) MustExec(t testing.TB, statements ...string) {
+	t.Helper()
+	if err := exec(t.Context(), s.URL(Superuser), statements...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// MustQuery returns the one value of a superuser's query on the primary, as text.
+func (s *Store) MustQuery(t testing.TB, sql string, args ...any) string {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), s.URL(Superuser))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.WithoutCancel(t.Context()))
+	var value *string
+	if err := conn.QueryRow(t.Context(), `SELECT (`+sql+`)::text`, args...).Scan(&value); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	if value == nil {
+		return ""
+	}
+	return *value
+}
+
+// exec runs each statement (or semicolon-separated group) in a transaction of its own.
+func exec(ctx context.Context, url string, statements ...string) error {
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	for _, statement := range statements {
+		if _, err := conn.PgConn().Exec(ctx, statement).ReadAll(); err != nil {
+			return fmt.Errorf("%s: %w", statement, err)
+		}
+	}
+	return nil
+}

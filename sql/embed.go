@@ -1,0 +1,89 @@
+// Package sql holds the schema as source: the roles, the tables in numbered migrations, and the functions, triggers,
+// policies and grants as whole files that every migration installs again, so that a diff shows what changed.
+//
+// Installing is: roles.sql as the owner of the database, then as vault_owner the migrations not yet applied, then every
+// file of functions/ and policies/ in the order of their names, in one transaction.
+package sql
+
+import (
+	"crypto/sha256"
+	"embed"
+	"io/fs"
+	"path"
+	"strconv"
+	"strings"
+)
+
+//go:embed roles.sql
+var Roles string
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+//go:embed functions/*.sql policies/*.sql
+var definitions embed.FS
+
+// File is one file of SQL.
+type File struct {
+	Name string // with its folder: "functions/10_context.sql"
+	Text string
+}
+
+// Migrations is the folder of numbered table migrations, in the format of goose.
+func Migrations() fs.FS {
+	sub, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		panic(err) // the folder is embedded above
+	}
+	return sub
+}
+
+// Definitions are the files that are installed whole, in order.
+func Definitions() []File {
+	return read(definitions, "functions", "policies")
+}
+
+// MigrationFiles are the migrations as files, in order.
+func MigrationFiles() []File {
+	return read(migrations, "migrations")
+}
+
+// Version is the schema version this binary was built for: the number of its newest migration.
+func Version() int {
+	files := MigrationFiles()
+	newest := path.Base(files[len(files)-1].Name)
+	number, _, _ := strings.Cut(newest, "_")
+	version, err := strconv.Atoi(number)
+	if err != nil {
+		panic(err) // the names of migrations begin with a number; a test sees to it
+	}
+	return version
+}
+
+// DefinitionsSum is the SHA-256 over all definitions: whether the installed functions are this binary's.
+func DefinitionsSum() [sha256.Size]byte {
+	sum := sha256.New()
+	for _, file := range Definitions() {
+		sum.Write([]byte(file.Name + "\x00" + file.Text + "\x00"))
+	}
+	return [sha256.Size]byte(sum.Sum(nil))
+}
+
+func read(from fs.FS, folders ...string) []File {
+	var files []File
+	for _, folder := range folders {
+		entries, err := fs.ReadDir(from, folder) // sorted by name
+		if err != nil {
+			panic(err)
+		}
+		for _, entry := range entries {
+			name := path.Join(folder, entry.Name())
+			text, err := fs.ReadFile(from, name)
+			if err != nil {
+				panic(err)
+			}
+			files = append(files, File{Name: name, Text: string(text)})
+		}
+	}
+	return files
+}

@@ -1,0 +1,218 @@
+-- The write API of secrets. Each function: is it allowed, was it asked before, do it, audit row, remember the answer.
+-- Errors: VA001 conflict, VA003 request id reused, VA004 not found, VA005 deleted, 42501 not allowed, 22023 bad argument.
+
+-- Up to a tenth earlier than a whole interval, always the same for a name: many secrets made on one day spread out.
+CREATE OR REPLACE FUNCTION vault._next_rotation(p_name text, p_from timestamptz, p_interval interval) RETURNS timestamptz
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT p_from + p_interval * (1 - 0.1 * (get_byte(h, 0) * 256 + get_byte(h, 1)) / 65536.0)
+  FROM sha256(convert_to(p_name, 'UTF8')) AS h
+$$;
+
+CREATE OR REPLACE FUNCTION vault._lock_secret(p_name text) RETURNS vault.secrets
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE s vault.secrets;
+BEGIN
+  SELECT * INTO s FROM vault.secrets WHERE name = p_name FOR UPDATE;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'no secret "%"', left(p_name, 255) USING ERRCODE = 'VA004';
+  END IF;
+  RETURN s;
+END $$;
+
+-- A new value makes an open rotation pointless: whoever holds its claim is refused when it comes back.
+CREATE OR REPLACE FUNCTION vault._supersede_job(p_secret_id bigint, p_version int) RETURNS void
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  UPDATE vault.rotation_jobs SET state = 'superseded', finished_at = clock_timestamp(), to_version = p_version
+  WHERE secret_id = p_secret_id AND state IN ('queued', 'claimed')
+$$;
+
+-- The one place where a version comes to be. The caller holds the lock on the secret's row.
+CREATE OR REPLACE FUNCTION vault._add_version(s vault.secrets, p_version int, p_fmt int, p_kms_key_id text, p_wrapped_dek bytea,
+    p_nonce bytea, p_ciphertext bytea, p_key_commit bytea, p_aad text, p_request uuid) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  v_new vault.secret_versions;
+  v_previous_expires timestamptz;
+  v_next timestamptz;
+BEGIN
+  IF p_version IS DISTINCT FROM s.current_version + 1 THEN
+    RAISE EXCEPTION 'secret "%" is at version %, not at %', s.name, s.current_version, p_version - 1 USING ERRCODE = 'VA001';
+  END IF;
+  UPDATE vault.secret_versions SET expires_at = now() + s.grace_period
+    WHERE secret_id = s.id AND expires_at IS NULL RETURNING expires_at INTO v_previous_expires;
+  INSERT INTO vault.secret_versions (secret_id, name, version, fmt, kms_key_id, wrapped_dek, nonce, ciphertext, key_commit, aad,
+                                     request_id, created_by)
+    VALUES (s.id, s.name, p_version, p_fmt, p_kms_key_id, p_wrapped_dek, p_nonce, p_ciphertext, p_key_commit, p_aad,
+            p_request, vault.tx_actor())
+    RETURNING * INTO v_new;
+  v_next := vault._next_rotation(s.name, now(), s.rotation_interval);
+  UPDATE vault.secrets SET current_version = p_version, rotated_at = now(), next_rotation_at = v_next WHERE id = s.id;
+  RETURN jsonb_build_object('name', s.name, 'version', p_version, 'version_id', v_new.version_id, 'created_at', v_new.created_at,
+    'previous_expires_at', v_previous_expires, 'next_rotation_at', v_next);
+END $$;
+
+-- p_action: put, rotate or rollback, for the audit log. p_create_only: refuse a name that exists. The three settings are
+-- kept (or get their defaults) where null; a generator makes the secret automatic.
+CREATE OR REPLACE FUNCTION vault.put_version(p_action text, p_name text, p_version int, p_fmt int, p_kms_key_id text,
+    p_wrapped_dek bytea, p_nonce bytea, p_ciphertext bytea, p_key_commit bytea, p_aad text, p_request uuid,
+    p_create_only boolean DEFAULT false, p_generator text DEFAULT NULL, p_rotation_interval interval DEFAULT NULL,
+    p_grace_period interval DEFAULT NULL) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  s vault.secrets;
+  v_result jsonb;
+BEGIN
+  PERFORM vault._require_change(p_name);
+  IF p_action IS NULL OR p_action NOT IN ('put', 'rotate', 'rollback') THEN
+    RAISE EXCEPTION 'put_version cannot record the action "%"', left(p_action, 32) USING ERRCODE = '22023';
+  END IF;
+  v_result := vault._replay(p_request, p_action, p_name, sha256(p_nonce || p_ciphertext || p_wrapped_dek) ||
+    convert_to(format('%s %s %L %L %L', p_version, p_create_only, p_generator, p_rotation_interval, p_grace_period), 'UTF8'));
+  IF v_result IS NOT NULL THEN
+    RETURN v_result;
+  END IF;
+
+  IF p_action = 'put' THEN
+    BEGIN
+      INSERT INTO vault.secrets (name) VALUES (p_name) ON CONFLICT (name) DO NOTHING;
+      IF NOT FOUND AND p_create_only THEN
+        RAISE EXCEPTION 'secret "%" exists', p_name USING ERRCODE = 'VA001';
+      END IF;
+    EXCEPTION WHEN unique_violation THEN
+      RAISE EXCEPTION 'a secret named "%" exists: names may not differ by case alone',
+        (SELECT name FROM vault.secrets WHERE lower(name) = lower(p_name)) USING ERRCODE = 'VA001';
+    END;
+  END IF;
+  s := vault._lock_secret(p_name);
+  IF s.deleted_at IS NOT NULL THEN
+    RAISE EXCEPTION 'secret "%" is deleted', p_name USING ERRCODE = 'VA005';
+  END IF;
+  UPDATE vault.secrets SET
+      kind = CASE WHEN coalesce(p_generator, generator) IS NULL THEN 'manual' ELSE 'automatic' END,
+      generator = coalesce(p_generator, generator),
+      rotation_interval = coalesce(p_rotation_interval, rotation_interval),
+      next_rotation_at = CASE WHEN coalesce(p_rotation_interval, rotation_interval) IS NOT NULL THEN now() END,
+      grace_period = coalesce(p_grace_period, grace_period)
+    WHERE id = s.id RETURNING * INTO s;
+  PERFORM vault._supersede_job(s.id, p_version);
+  v_result := vault._add_version(s, p_version, p_fmt, p_kms_key_id, p_wrapped_dek, p_nonce, p_ciphertext, p_key_commit, p_aad, p_request);
+  PERFORM vault._audit(p_action, p_name, p_version, p_request, jsonb_build_object('kms_key_id', p_kms_key_id,
+    'generator', p_generator, 'rotation_interval', p_rotation_interval, 'grace_period', p_grace_period));
+  RETURN vault._done(p_request, v_result);
+END $$;
+
+-- Null keeps a setting. p_manual: the vault stops rotating it and forgets how. p_no_rotation: it keeps the generator, but
+-- rotates only when asked to.
+CREATE OR REPLACE FUNCTION vault.update_secret(p_name text, p_request uuid, p_generator text, p_rotation_interval interval,
+    p_grace_period interval, p_manual boolean DEFAULT false, p_no_rotation boolean DEFAULT false) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  s vault.secrets;
+  v_result jsonb;
+  v_interval interval;
+BEGIN
+  PERFORM vault._require_change(p_name);
+  v_result := vault._replay(p_request, 'update', p_name, convert_to(format('%L %L %L %s %s',
+    p_generator, p_rotation_interval, p_grace_period, p_manual, p_no_rotation), 'UTF8'));
+  IF v_result IS NOT NULL THEN
+    RETURN v_result;
+  END IF;
+  s := vault._lock_secret(p_name);
+  IF s.deleted_at IS NOT NULL THEN
+    RAISE EXCEPTION 'secret "%" is deleted', p_name USING ERRCODE = 'VA005';
+  ELSIF p_manual AND (p_generator IS NOT NULL OR p_rotation_interval IS NOT NULL) THEN
+    RAISE EXCEPTION 'a manual secret has neither a generator nor a rotation interval' USING ERRCODE = '22023';
+  ELSIF p_rotation_interval IS NOT NULL AND coalesce(p_generator, s.generator) IS NULL THEN
+    RAISE EXCEPTION 'secret "%" has no generator, so it cannot rotate by itself', p_name USING ERRCODE = '22023';
+  END IF;
+  v_interval := CASE WHEN NOT p_manual AND NOT p_no_rotation THEN coalesce(p_rotation_interval, s.rotation_interval) END;
+  UPDATE vault.secrets SET
+      kind = CASE WHEN p_manual OR coalesce(p_generator, generator) IS NULL THEN 'manual' ELSE 'automatic' END,
+      generator = CASE WHEN NOT p_manual THEN coalesce(p_generator, generator) END,
+      rotation_interval = v_interval,
+      -- An edited interval counts from the last new value, so a shorter one may be due at once.
+      next_rotation_at = CASE WHEN v_interval IS NOT DISTINCT FROM rotation_interval THEN next_rotation_at
+                              ELSE vault._next_rotation(name, coalesce(rotated_at, now()), v_interval) END,
+      grace_period = coalesce(p_grace_period, grace_period)
+    WHERE id = s.id RETURNING * INTO s;
+  IF s.rotation_interval IS NULL THEN
+    PERFORM vault._supersede_job(s.id, NULL);
+  END IF;
+  PERFORM vault._audit('update', p_name, NULL, p_request, jsonb_build_object('generator', p_generator,
+    'rotation_interval', p_rotation_interval, 'grace_period', p_grace_period, 'manual', nullif(p_manual, false),
+    'no_rotation', nullif(p_no_rotation, false)));
+  RETURN vault._done(p_request, jsonb_build_object('name', s.name, 'version', s.current_version, 'next_rotation_at', s.next_rotation_at));
+END $$;
+
+CREATE OR REPLACE FUNCTION vault.delete_secret(p_name text, p_request uuid, p_window interval) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  s vault.secrets;
+  v_result jsonb;
+BEGIN
+  PERFORM vault._require_change(p_name);
+  v_result := vault._replay(p_request, 'delete', p_name, convert_to(format('%L', p_window), 'UTF8'));
+  IF v_result IS NOT NULL THEN
+    RETURN v_result;
+  END IF;
+  IF p_window IS NULL OR p_window NOT BETWEEN '0' AND '3650 days' THEN
+    RAISE EXCEPTION 'a deleted secret stays restorable for 0 to 3650 days' USING ERRCODE = '22023';
+  END IF;
+  s := vault._lock_secret(p_name);
+  IF s.deleted_at IS NOT NULL THEN
+    RAISE EXCEPTION 'secret "%" is deleted', p_name USING ERRCODE = 'VA005';
+  END IF;
+  UPDATE vault.secrets SET deleted_at = now(), restore_until = now() + p_window WHERE id = s.id RETURNING * INTO s;
+  PERFORM vault._supersede_job(s.id, NULL);
+  PERFORM vault._audit('delete', p_name, s.current_version, p_request, jsonb_build_object('restore_until', s.restore_until));
+  RETURN vault._done(p_request, jsonb_build_object('name', s.name, 'version', s.current_version, 'restore_until', s.restore_until));
+END $$;
+
+CREATE OR REPLACE FUNCTION vault.restore_secret(p_name text, p_request uuid) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  s vault.secrets;
+  v_result jsonb;
+BEGIN
+  PERFORM vault._require_change(p_name);
+  v_result := vault._replay(p_request, 'restore', p_name, '');
+  IF v_result IS NOT NULL THEN
+    RETURN v_result;
+  END IF;
+  s := vault._lock_secret(p_name);
+  IF s.deleted_at IS NULL THEN
+    RAISE EXCEPTION 'secret "%" is not deleted', p_name USING ERRCODE = 'VA001';
+  ELSIF s.restore_until <= now() THEN           -- decided here, whether or not the purge has come by
+    RAISE EXCEPTION 'no secret "%": its time to be restored ended', p_name USING ERRCODE = 'VA004';
+  END IF;
+  UPDATE vault.secrets SET deleted_at = NULL, restore_until = NULL WHERE id = s.id;
+  PERFORM vault._audit('restore', p_name, s.current_version, p_request);
+  RETURN vault._done(p_request, jsonb_build_object('name', s.name, 'version', s.current_version, 'next_rotation_at', s.next_rotation_at));
+END $$;
+
+CREATE OR REPLACE FUNCTION vault._purge(s vault.secrets, p_request uuid) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  UPDATE vault.tx_context SET purging = s.name WHERE xid = pg_current_xact_id();
+  DELETE FROM vault.rotation_jobs WHERE secret_id = s.id;
+  DELETE FROM vault.secret_versions WHERE secret_id = s.id;
+  DELETE FROM vault.secrets WHERE id = s.id;
+  UPDATE vault.tx_context SET purging = NULL WHERE xid = pg_current_xact_id();
+  PERFORM vault._audit('purge', s.name, s.current_version, p_request);
+END $$;
+
+CREATE OR REPLACE FUNCTION vault.purge_secret(p_name text, p_request uuid) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  s vault.secrets;
+  v_result jsonb;
+BEGIN
+  PERFORM vault._require_change(p_name);
+  v_result := vault._replay(p_request, 'purge', p_name, '');
+  IF v_result IS NOT NULL THEN
+    RETURN v_result;
+  END IF;
+  s := vault._lock_secret(p_name);
+  PERFORM vault._purge(s, p_request);
+  RETURN vault._done(p_request, jsonb_build_object('name', s.name, 'version', s.current_version));
+END $$;

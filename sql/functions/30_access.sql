@@ -1,0 +1,160 @@
+-- Admin tokens, and which database roles may use the vault.
+
+CREATE OR REPLACE FUNCTION vault._add_token(p_id uuid, p_name text, p_sha256 bytea, p_scope text, p_expires_at timestamptz, p_request uuid) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE v_result jsonb;
+BEGIN
+  v_result := vault._replay(p_request, 'token.create', p_name, p_sha256 || convert_to(format('%L %L', p_scope, p_expires_at), 'UTF8'));
+  IF v_result IS NOT NULL THEN
+    RETURN v_result;
+  END IF;
+  IF p_expires_at <= now() THEN
+    RAISE EXCEPTION 'a token cannot expire in the past' USING ERRCODE = '22023';
+  END IF;
+  BEGIN
+    INSERT INTO vault.admin_tokens (id, name, token_sha256, scope, created_by, expires_at)
+      VALUES (p_id, p_name, p_sha256, p_scope, vault.tx_actor(), p_expires_at);
+  EXCEPTION WHEN unique_violation THEN
+    RAISE EXCEPTION 'a token named "%" exists', p_name USING ERRCODE = 'VA001';
+  END;
+  PERFORM vault._audit('token.create', NULL, NULL, p_request, jsonb_build_object('token', p_name, 'token_id', p_id,
+    'scope', nullif(p_scope, ''), 'expires_at', p_expires_at));
+  RETURN vault._done(p_request, jsonb_build_object('id', p_id, 'name', p_name, 'scope', p_scope, 'expires_at', p_expires_at));
+END $$;
+
+CREATE OR REPLACE FUNCTION vault.create_token(p_id uuid, p_name text, p_sha256 bytea, p_scope text, p_expires_at timestamptz, p_request uuid) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  PERFORM vault._require_administer();
+  RETURN vault._add_token(p_id, p_name, p_sha256, p_scope, p_expires_at, p_request);
+END $$;
+
+-- The first token, and the way back in when all are lost. EXECUTE stays with vault_owner, whose members own the schema.
+CREATE OR REPLACE FUNCTION vault.create_token_as_owner(p_id uuid, p_name text, p_sha256 bytea, p_expires_at timestamptz, p_request uuid) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE v_result jsonb;
+BEGIN
+  PERFORM vault._enter('owner', 'owner:' || session_user);
+  v_result := vault._add_token(p_id, p_name, p_sha256, '', p_expires_at, p_request);
+  PERFORM vault._leave();
+  RETURN v_result;
+END $$;
+
+CREATE OR REPLACE FUNCTION vault.revoke_token(p_name text, p_request uuid) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  v_result jsonb;
+  v_token vault.admin_tokens;
+BEGIN
+  PERFORM vault._require_administer();
+  v_result := vault._replay(p_request, 'token.revoke', p_name, '');
+  IF v_result IS NOT NULL THEN
+    RETURN v_result;
+  END IF;
+  -- Waits for every transaction this token has authorised to end.
+  UPDATE vault.admin_tokens SET revoked_at = now() WHERE name = p_name AND revoked_at IS NULL RETURNING * INTO v_token;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'no live token named "%"', left(p_name, 64) USING ERRCODE = 'VA004';
+  END IF;
+  PERFORM vault._audit('token.revoke', NULL, NULL, p_request, jsonb_build_object('token', p_name, 'token_id', v_token.id));
+  RETURN vault._done(p_request, jsonb_build_object('id', v_token.id, 'name', p_name, 'revoked_at', v_token.revoked_at));
+END $$;
+
+CREATE OR REPLACE FUNCTION vault.list_tokens() RETURNS TABLE (id uuid, name text, scope text, created_at timestamptz,
+    created_by text, expires_at timestamptz, revoked_at timestamptz, last_used_at timestamptz)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  PERFORM vault._require_administer();
+  RETURN QUERY SELECT t.id, t.name, t.scope, t.created_at, t.created_by, t.expires_at, t.revoked_at, u.last_used_at
+    FROM vault.admin_tokens t LEFT JOIN vault.admin_token_use u ON u.token_id = t.id ORDER BY t.created_at, t.id;
+END $$;
+
+-- Why a role may not use the vault: it could step around row level security or the functions. Null = it may.
+CREATE OR REPLACE FUNCTION vault._too_powerful(p_role name) RETURNS text
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT min(why) FROM (
+    SELECT CASE WHEN r.rolsuper THEN 'SUPERUSER' WHEN r.rolbypassrls THEN 'BYPASSRLS' WHEN r.rolcreaterole THEN 'CREATEROLE'
+                WHEN r.rolreplication THEN 'REPLICATION' END
+           || CASE WHEN r.rolname = p_role THEN '' ELSE format(' through "%s"', r.rolname) END AS why
+      FROM pg_roles r WHERE pg_has_role(p_role, r.oid, 'MEMBER')
+    UNION ALL
+    SELECT format('membership in "%s"', r.rolname) FROM pg_roles r
+      WHERE r.rolname IN ('vault_owner', 'pg_write_all_data', 'pg_read_all_data', 'pg_execute_server_program',
+                          'pg_read_server_files', 'pg_write_server_files', 'pg_create_subscription')
+        AND pg_has_role(p_role, r.oid, 'MEMBER')) AS reasons
+$$;
+
+CREATE OR REPLACE FUNCTION vault._grant_group(p_role name, p_group name, p_prefix text, p_request uuid) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  v_result jsonb;
+  v_why text;
+BEGIN
+  PERFORM vault._require_administer();
+  v_result := vault._replay(p_request, 'grant', NULL, convert_to(format('%L %L %L', p_role, p_group, p_prefix), 'UTF8'));
+  IF v_result IS NOT NULL THEN
+    RETURN v_result;
+  END IF;
+  IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = p_role) THEN
+    RAISE EXCEPTION 'no database role "%"', p_role USING ERRCODE = 'VA004';
+  END IF;
+  v_why := vault._too_powerful(p_role);
+  IF v_why IS NOT NULL THEN
+    RAISE EXCEPTION 'role "%" could bypass the vault: it has %', p_role, v_why USING ERRCODE = '42501';
+  END IF;
+  EXECUTE format('GRANT %I TO %I', p_group, p_role);
+  IF p_prefix IS NOT NULL THEN
+    INSERT INTO vault.service_scope VALUES (p_role, p_prefix) ON CONFLICT DO NOTHING;
+  END IF;
+  PERFORM vault._audit('grant', NULL, NULL, p_request, jsonb_build_object('role', p_role, 'group', p_group, 'prefix', p_prefix));
+  RETURN vault._done(p_request, jsonb_build_object('role', p_role, 'group', p_group, 'prefix', p_prefix));
+END $$;
+
+-- Lets a database role read the secrets whose names begin with p_prefix ('' = all) and call the write API (which wants a
+-- token). May be called again for further prefixes.
+CREATE OR REPLACE FUNCTION vault.grant_service_role(p_role name, p_prefix text DEFAULT '', p_request uuid DEFAULT gen_random_uuid()) RETURNS jsonb
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT vault._grant_group(p_role, 'vault_service', coalesce(p_prefix, ''), p_request)
+$$;
+
+-- Lets a database role claim and complete rotations: vaultd's.
+CREATE OR REPLACE FUNCTION vault.grant_worker_role(p_role name, p_request uuid DEFAULT gen_random_uuid()) RETURNS jsonb
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT vault._grant_group(p_role, 'vault_worker', NULL, p_request)
+$$;
+
+-- Lets a database role read the audit log.
+CREATE OR REPLACE FUNCTION vault.grant_auditor_role(p_role name, p_request uuid DEFAULT gen_random_uuid()) RETURNS jsonb
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT vault._grant_group(p_role, 'vault_auditor', NULL, p_request)
+$$;
+
+-- Takes one prefix away, or with null all of the role's access.
+CREATE OR REPLACE FUNCTION vault.revoke_service_role(p_role name, p_prefix text DEFAULT NULL, p_request uuid DEFAULT gen_random_uuid()) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  v_result jsonb;
+  v_gone int;
+  v_group name;
+BEGIN
+  PERFORM vault._require_administer();
+  v_result := vault._replay(p_request, 'grant.revoke', NULL, convert_to(format('%L %L', p_role, p_prefix), 'UTF8'));
+  IF v_result IS NOT NULL THEN
+    RETURN v_result;
+  END IF;
+  DELETE FROM vault.service_scope WHERE role_name = p_role AND (p_prefix IS NULL OR prefix = p_prefix);
+  GET DIAGNOSTICS v_gone = ROW_COUNT;
+  IF NOT EXISTS (SELECT FROM vault.service_scope WHERE role_name = p_role) THEN
+    FOR v_group IN SELECT g.rolname FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid JOIN pg_roles r ON r.oid = m.member
+        WHERE r.rolname = p_role AND g.rolname = ANY (CASE WHEN p_prefix IS NULL
+          THEN ARRAY['vault_service', 'vault_worker', 'vault_auditor'] ELSE ARRAY['vault_service'] END::name[]) LOOP
+      EXECUTE format('REVOKE %I FROM %I', v_group, p_role);
+      v_gone := v_gone + 1;
+    END LOOP;
+  END IF;
+  IF v_gone = 0 THEN
+    RAISE EXCEPTION 'role "%" has no such grant', p_role USING ERRCODE = 'VA004';
+  END IF;
+  PERFORM vault._audit('grant.revoke', NULL, NULL, p_request, jsonb_build_object('role', p_role, 'prefix', p_prefix));
+  RETURN vault._done(p_request, jsonb_build_object('role', p_role, 'prefix', p_prefix));
+END $$;

@@ -1,0 +1,25 @@
+-- Counts and health, no names. Works on a standby, where it tells how far replay has come.
+CREATE OR REPLACE FUNCTION vault.status() RETURNS jsonb
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT jsonb_build_object(
+    'role', CASE WHEN pg_is_in_recovery() THEN 'standby' ELSE 'primary' END,
+    'node', nullif(current_setting('cluster_name'), ''),
+    'server_version', current_setting('server_version'),
+    'cluster_id', c.cluster_id,
+    'schema_version', c.schema_version,
+    'secrets', (SELECT count(*) FROM vault.secrets WHERE deleted_at IS NULL),
+    'deleted', (SELECT count(*) FROM vault.secrets WHERE deleted_at IS NOT NULL),
+    'live_versions', (SELECT count(*) FROM vault.secret_versions WHERE removed_at IS NULL AND (expires_at IS NULL OR expires_at > now())),
+    'tokens', (SELECT count(*) FROM vault.admin_tokens WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())),
+    'rotations_queued', (SELECT count(*) FROM vault.rotation_jobs WHERE state = 'queued'),
+    'rotations_claimed', (SELECT count(*) FROM vault.rotation_jobs WHERE state = 'claimed'),
+    'rotations_failed', (SELECT count(*) FROM vault.rotation_jobs j JOIN vault.secrets s ON s.id = j.secret_id
+                         WHERE j.state = 'failed' AND j.from_version = s.current_version AND s.deleted_at IS NULL),
+    'rotations_overdue', (SELECT count(*) FROM vault.secrets WHERE deleted_at IS NULL AND next_rotation_at < now() - interval '5 minutes'),
+    'next_rotation_at', (SELECT min(next_rotation_at) FROM vault.secrets WHERE deleted_at IS NULL),
+    'standbys', CASE WHEN NOT pg_is_in_recovery() THEN (SELECT count(*) FROM pg_stat_replication) END,
+    'synchronous_standby_names', CASE WHEN NOT pg_is_in_recovery() THEN current_setting('synchronous_standby_names') END,
+    'replayed_until', CASE WHEN pg_is_in_recovery() THEN pg_last_xact_replay_timestamp() END,
+    'lsn', CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END)
+  FROM vault.config c
+$$;

@@ -1,0 +1,63 @@
+-- What holds for everybody, the owner and (by ENABLE ALWAYS, also under session_replication_role = replica) a careless
+-- superuser included.
+
+CREATE OR REPLACE FUNCTION vault._forbid() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RAISE EXCEPTION '% on %.% is forbidden', TG_OP, TG_TABLE_SCHEMA, TG_TABLE_NAME USING ERRCODE = '42501';
+END $$;
+
+CREATE OR REPLACE FUNCTION vault._sealed_versions() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF TG_OP = 'DELETE' THEN
+    IF NOT vault.tx_is_purging(OLD.name) THEN
+      RAISE EXCEPTION 'versions are deleted by a purge only' USING ERRCODE = '42501';
+    END IF;
+    RETURN OLD;
+  END IF;
+  IF ROW(NEW.secret_id, NEW.name, NEW.version, NEW.version_id, NEW.fmt, NEW.aad, NEW.request_id, NEW.created_at, NEW.created_by)
+     IS DISTINCT FROM ROW(OLD.secret_id, OLD.name, OLD.version, OLD.version_id, OLD.fmt, OLD.aad, OLD.request_id, OLD.created_at, OLD.created_by) THEN
+    RAISE EXCEPTION 'the identity of a version never changes' USING ERRCODE = '42501';
+  END IF;
+  IF NEW.removed_at IS DISTINCT FROM OLD.removed_at THEN
+    -- The sealed bytes may only go, together, and not before their time.
+    IF OLD.removed_at IS NOT NULL OR OLD.expires_at IS NULL OR OLD.expires_at > now() THEN
+      RAISE EXCEPTION 'version % of "%" is not expired', OLD.version, OLD.name USING ERRCODE = '42501';
+    END IF;
+  ELSIF ROW(NEW.nonce, NEW.ciphertext, NEW.key_commit) IS DISTINCT FROM ROW(OLD.nonce, OLD.ciphertext, OLD.key_commit) THEN
+    RAISE EXCEPTION 'sealed columns never change' USING ERRCODE = '42501';      -- kms_key_id and wrapped_dek may: rewrap
+  END IF;
+  IF OLD.expires_at IS NOT NULL AND (NEW.expires_at IS NULL OR NEW.expires_at > OLD.expires_at) THEN
+    RAISE EXCEPTION 'the grace of a version is never prolonged' USING ERRCODE = '42501';
+  END IF;
+  RETURN NEW;
+END $$;
+
+CREATE OR REPLACE FUNCTION vault._secrets_move_forward() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF NEW.current_version < OLD.current_version THEN
+    RAISE EXCEPTION 'current_version never goes down' USING ERRCODE = '42501';
+  ELSIF NEW.name IS DISTINCT FROM OLD.name OR NEW.id IS DISTINCT FROM OLD.id THEN
+    RAISE EXCEPTION 'a secret is never renamed: its name is sealed into every version' USING ERRCODE = '42501';
+  END IF;
+  RETURN NEW;
+END $$;
+
+DROP TRIGGER IF EXISTS tx_context_ends ON vault.tx_context;   -- a constraint trigger cannot be replaced
+CREATE CONSTRAINT TRIGGER tx_context_ends AFTER INSERT ON vault.tx_context DEFERRABLE INITIALLY DEFERRED
+  FOR EACH ROW EXECUTE FUNCTION vault._tx_context_ends();
+
+CREATE OR REPLACE TRIGGER audit_is_append_only BEFORE UPDATE OR DELETE ON vault.audit_log FOR EACH ROW EXECUTE FUNCTION vault._forbid();
+CREATE OR REPLACE TRIGGER audit_is_never_truncated BEFORE TRUNCATE ON vault.audit_log FOR EACH STATEMENT EXECUTE FUNCTION vault._forbid();
+CREATE OR REPLACE TRIGGER versions_are_sealed BEFORE UPDATE OR DELETE ON vault.secret_versions FOR EACH ROW EXECUTE FUNCTION vault._sealed_versions();
+CREATE OR REPLACE TRIGGER versions_are_never_truncated BEFORE TRUNCATE ON vault.secret_versions FOR EACH STATEMENT EXECUTE FUNCTION vault._forbid();
+CREATE OR REPLACE TRIGGER secrets_move_forward BEFORE UPDATE ON vault.secrets FOR EACH ROW EXECUTE FUNCTION vault._secrets_move_forward();
+
+ALTER TABLE vault.tx_context ENABLE ALWAYS TRIGGER tx_context_ends;
+ALTER TABLE vault.audit_log ENABLE ALWAYS TRIGGER audit_is_append_only;
+ALTER TABLE vault.audit_log ENABLE ALWAYS TRIGGER audit_is_never_truncated;
+ALTER TABLE vault.secret_versions ENABLE ALWAYS TRIGGER versions_are_sealed;
+ALTER TABLE vault.secret_versions ENABLE ALWAYS TRIGGER versions_are_never_truncated;
+ALTER TABLE vault.secrets ENABLE ALWAYS TRIGGER secrets_move_forward;
