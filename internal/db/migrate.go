@@ -262,3 +262,26 @@ INSERT INTO %[1]s (version_id, is_applied) VALUES (0, true);
 func quoteLiteral(s string) string {
 	return "'" + strings.ReplaceAll(s, "'", "''") + "'"
 }
+
+// EnsureDatabase makes a database and login roles where they are missing. It takes a superuser's URL of another database.
+func EnsureDatabase(ctx context.Context, url, database string, logins ...string) error {
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return classify(err)
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	ensure := func(exists, create, name string) error {
+		var there bool
+		if err := conn.QueryRow(ctx, exists, name).Scan(&there); err != nil || there {
+			return classify(err)
+		}
+		_, err := conn.Exec(ctx, fmt.Sprintf(create, pgx.Identifier{name}.Sanitize()))
+		return classify(err)
+	}
+	for _, login := range logins {
+		if err := ensure(`SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)`, `CREATE ROLE %s LOGIN`, login); err != nil {
+			return err
+		}
+	}
+	return ensure(`SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)`, `CREATE DATABASE %s`, database)
+}

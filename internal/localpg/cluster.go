@@ -266,9 +266,7 @@ func (c *Cluster) remove() error {
 		return err
 	}
 	for _, n := range c.nodes {
-		if left, err := readPidFile(n.DataDir()); err == nil && left.shm >= 0 {
-			dropSegment(left.shm, c.user)
-		}
+		n.dropSegment()
 	}
 	entries, err := os.ReadDir(c.base())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

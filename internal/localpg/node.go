@@ -227,7 +227,18 @@ func (n *Node) clearStale(ctx context.Context) error {
 		return err
 	}
 	defer root.Close()
-	return root.Remove("postmaster.pid")
+	if err := root.Remove("postmaster.pid"); err != nil {
+		return err
+	}
+	dropSegment(left.shm, n.c.user) // the server would have found it through that file
+	return nil
+}
+
+// dropSegment removes the shared memory a killed server has left, before its data is deleted.
+func (n *Node) dropSegment() {
+	if left, err := readPidFile(n.DataDir()); err == nil {
+		dropSegment(left.shm, n.c.user)
+	}
 }
 
 // Stop stops the server and returns when it has ended. One that is not running is no error.

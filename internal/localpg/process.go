@@ -247,6 +247,9 @@ func segmentAttached(id int) bool {
 // dropSegment removes the System V shared memory segment that a killed server left behind; the
 // server would do so itself at its next start, but there is none when its data is deleted.
 func dropSegment(id int, user serverUser) {
+	if id < 0 {
+		return
+	}
 	var desc unix.SysvShmDesc
 	if _, err := unix.SysvShmCtl(id, unix.IPC_STAT, &desc); err != nil {
 		return // gone already

@@ -148,18 +148,25 @@ func (rec *record) write(dir string) error {
 	return nil
 }
 
-// refuseForeign returns ErrUnusable when dir holds anything but what a cluster folder without a
-// record may hold: a lock file.
+// refuseForeign returns ErrUnusable when dir holds no record and anything but what an attempt to
+// make a cluster leaves before there is one. A folder with a record is for others to judge.
 func refuseForeign(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return fmt.Errorf("%w: reading folder: %w", ErrUnusable, err)
 	}
-	own := []string{lockName, recordName, recordName + ".new"}
+	foreign := ""
 	for _, e := range entries {
-		if !slices.Contains(own, e.Name()) {
-			return fmt.Errorf("%w: %q is not a cluster and not empty: it holds %q", ErrUnusable, dir, e.Name())
+		switch e.Name() {
+		case recordName:
+			return nil
+		case lockName, recordName + ".new":
+		default:
+			foreign = e.Name()
 		}
+	}
+	if foreign != "" {
+		return fmt.Errorf("%w: %q is not a cluster and not empty: it holds %q", ErrUnusable, dir, foreign)
 	}
 	return nil
 }

@@ -137,6 +137,7 @@ func (n *Node) copyPrimary(ctx context.Context, primary *Node) error {
 	if _, err := n.writeData(partial, "standby.signal", nil); err != nil {
 		return err
 	}
+	n.dropSegment()
 	if err := os.RemoveAll(n.DataDir()); err != nil {
 		return err
 	}

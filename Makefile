@@ -1,0 +1,60 @@
+# HyperionDB Vault. `make help` lists what there is.
+#
+# PG=15 .. PG=18 chooses the PostgreSQL that tests run on; without it, the newest installed (18 is installed if none is).
+
+SHELL := /bin/bash
+GO ?= go
+PG ?=
+TIMEOUT ?= 15m
+
+export VAULT_TEST_PG := $(PG)
+
+.DEFAULT_GOAL := help
+.PHONY: help build dev test test-pg check fmt vet staticcheck race bench cover fuzz postgres
+
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## Build vaultctl and vaultd into bin/
+	@mkdir -p bin
+	$(GO) build -o bin/ ./cmd/...
+
+dev: postgres build ## Start a local primary, a standby, a key and a daemon per node (Ctrl-C stops, .dev keeps)
+	@bin/vaultctl dev --dir .dev
+
+test: postgres ## Run every test and every script, on the newest PostgreSQL found (or PG=N)
+	$(GO) test -timeout $(TIMEOUT) ./...
+
+test-pg: ## The same on one version: make test-pg PG=15
+	@test -n "$(PG)" || { echo "test-pg: say which version: make test-pg PG=15" >&2; exit 2; }
+	@$(MAKE) --no-print-directory test PG=$(PG)
+
+check: fmt vet staticcheck race ## All gates: formatting, vet, staticcheck, every test under the race detector
+
+fmt: ## Fail if gofmt would change a file
+	@files="$$(gofmt -l cmd internal sql *.go)"; test -z "$$files" || { echo "gofmt would change:"; echo "$$files"; exit 1; }
+
+vet: ## go vet
+	$(GO) vet ./...
+
+staticcheck: ## staticcheck, at the version go.mod pins
+	$(GO) tool staticcheck ./...
+
+race: postgres ## Every test and script under the race detector, the binaries too
+	$(GO) test -race -timeout $(TIMEOUT) ./...
+
+bench: ## Benchmarks of sealing and opening, with allocations
+	$(GO) test -run '^$$' -bench . -benchmem ./internal/envelope
+
+cover: postgres ## Statement coverage of the packages that hold keys and values
+	@$(GO) test -cover ./internal/envelope ./internal/kms ./internal/vault
+
+FUZZTIME ?= 20s
+fuzz: ## Every fuzz target for FUZZTIME (20s)
+	@for p in envelope kms rotation vault httpapi; do \
+	  for f in $$($(GO) test -list '^Fuzz' ./internal/$$p | grep ^Fuzz); do \
+	    echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) ./internal/$$p || exit 1; \
+	  done; done
+
+postgres: ## Install PostgreSQL's server binaries if they are missing (18, else Debian's 15; or PG=N)
+	@if [ -n "$(PG)" ]; then build/install-postgres $(PG); else build/install-postgres 18 || build/install-postgres 15; fi
