@@ -1,0 +1,296 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"reflect"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/BurntSushi/toml"
+
+	"github.com/hyperiondb/vault/internal/db"
+	"github.com/hyperiondb/vault/internal/httpapi"
+	"github.com/hyperiondb/vault/internal/kms"
+	"github.com/hyperiondb/vault/internal/rotation"
+)
+
+// Config is what vaultd is told: by the TOML file, and over it by VAULTD_<KEY IN UPPER CASE> (lists with commas).
+type Config struct {
+	DatabaseURL        string   `toml:"database_url"`         // the local node; "" = libpq's environment
+	PrimaryDatabaseURL string   `toml:"primary_database_url"` // where writes go; "" = database_url (which may name several hosts)
+	Listen             []string `toml:"listen"`               // host:port, or unix:/path
+	SocketMode         string   `toml:"socket_mode"`          // of unix listeners, octal
+	HealthListen       string   `toml:"health_listen"`        // health, metrics and status; "" = off
+	AddressFile        string   `toml:"address_file"`         // the bound addresses are written here, for port 0
+	Allow              []string `toml:"allow"`                // networks of clients; empty = nobody
+	TrustedProxies     []string `toml:"trusted_proxies"`      // networks whose X-Forwarded-For counts
+	TLSCert            string   `toml:"tls_cert"`
+	TLSKey             string   `toml:"tls_key"`
+	InsecureListen     bool     `toml:"insecure_listen"`  // listen beyond loopback without TLS
+	KMSKeys            []string `toml:"kms_keys"`         // the first wraps; none = the vault's default key
+	DEKCacheTTL        duration `toml:"dek_cache_ttl"`    // 0 = no cache
+	DEKCacheSize       int      `toml:"dek_cache_size"`   // data keys
+	MaxConns           int      `toml:"max_connections"`  // to the local node
+	VerifyRate         float64  `toml:"verify_rate"`      // verifies a second from one address; 0 = no limit
+	VerifyBurst        int      `toml:"verify_burst"`     // verifies at once
+	ScanInterval       duration `toml:"scan_interval"`    // of the supervisor and the worker's polling
+	RotationWorkers    int      `toml:"rotation_workers"` // rotations at once; 0 = none here
+	AdminAPI           bool     `toml:"admin_api"`        // the routes that write
+	LogLevel           string   `toml:"log_level"`
+	LogFormat          string   `toml:"log_format"` // text or json
+	ShutdownGrace      duration `toml:"shutdown_grace"`
+
+	policy httpapi.Policy
+	level  slog.Level
+	mode   os.FileMode
+}
+
+func defaults() Config {
+	return Config{
+		Listen: []string{"127.0.0.1:8400"}, HealthListen: "127.0.0.1:8401", SocketMode: "0660",
+		DEKCacheTTL: duration(5 * time.Minute), DEKCacheSize: 10_000, MaxConns: 16, VerifyRate: 50, VerifyBurst: 100,
+		ScanInterval: duration(10 * time.Second), RotationWorkers: 4, LogLevel: "info", LogFormat: "text",
+		ShutdownGrace: duration(10 * time.Second),
+	}
+}
+
+// duration is written as the rotation intervals are: 10s, 5m, 1d.
+type duration time.Duration
+
+func (d *duration) UnmarshalText(text []byte) error {
+	parsed, err := rotation.ParseInterval(string(text))
+	*d = duration(parsed)
+	return err
+}
+
+func (d duration) MarshalText() ([]byte, error) {
+	return []byte(rotation.FormatInterval(time.Duration(d))), nil
+}
+
+func loadConfig(path string, environ []string) (Config, error) {
+	config := defaults()
+	if path != "" {
+		if err := config.readFile(path); err != nil {
+			return config, fmt.Errorf("%w: %w", errConfig, err)
+		}
+	}
+	if err := config.readEnvironment(environ); err != nil {
+		return config, fmt.Errorf("%w: %w", errConfig, err)
+	}
+	if err := config.check(); err != nil {
+		return config, fmt.Errorf("%w: %w", errConfig, err)
+	}
+	return config, nil
+}
+
+func (c *Config) readFile(path string) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("reading the configuration: %w", err)
+	}
+	meta, err := toml.Decode(string(text), c)
+	var parse toml.ParseError
+	if errors.As(err, &parse) {
+		return fmt.Errorf("%s line %d: %s", path, parse.Position.Line, parse.Message)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if unknown := meta.Undecoded(); len(unknown) > 0 {
+		return fmt.Errorf("%s line %d: unknown key %q", path, lineOf(string(text), unknown[0]), unknown[0].String())
+	}
+	return nil
+}
+
+// lineOf finds where a key stands; the decoder does not say.
+func lineOf(text string, key toml.Key) int {
+	pattern := regexp.MustCompile(`^\s*\[*\s*"?` + regexp.QuoteMeta(key[len(key)-1]) + `"?\s*[=\]]`)
+	for i, line := range strings.Split(text, "\n") {
+		if pattern.MatchString(line) {
+			return i + 1
+		}
+	}
+	return 1
+}
+
+// readEnvironment refuses a VAULTD_ name that is no setting: a misspelt one would be ignored in silence.
+func (c *Config) readEnvironment(environ []string) error {
+	fields := map[string]reflect.Value{}
+	for i, v := 0, reflect.ValueOf(c).Elem(); i < v.NumField(); i++ {
+		if key := v.Type().Field(i).Tag.Get("toml"); key != "" {
+			fields["VAULTD_"+strings.ToUpper(key)] = v.Field(i)
+		}
+	}
+	for _, entry := range environ {
+		name, value, _ := strings.Cut(entry, "=")
+		if !strings.HasPrefix(name, "VAULTD_") || notSettings[name] {
+			continue
+		}
+		field, ok := fields[name]
+		if !ok {
+			return fmt.Errorf("environment: unknown setting %s", name)
+		}
+		if err := setField(field, value); err != nil {
+			return fmt.Errorf("environment: %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// notSettings are names that clients and scripts use.
+var notSettings = map[string]bool{
+	"VAULTD_CONFIG": true, "VAULTD_URL": true, "VAULTD_STANDBY_URL": true, "VAULTD_HEALTH_URL": true,
+}
+
+func setField(field reflect.Value, text string) (err error) {
+	switch p := field.Addr().Interface().(type) {
+	case *string:
+		*p = text
+	case *[]string:
+		*p = nil
+		for item := range strings.SplitSeq(text, ",") {
+			if item = strings.TrimSpace(item); item != "" {
+				*p = append(*p, item)
+			}
+		}
+	case *bool:
+		*p, err = strconv.ParseBool(text)
+	case *int:
+		*p, err = strconv.Atoi(text)
+	case *float64:
+		*p, err = strconv.ParseFloat(text, 64)
+	case *duration:
+		err = p.UnmarshalText([]byte(text))
+	}
+	return err
+}
+
+// check reads every setting as it will be used; the first that does not fit is named.
+func (c *Config) check() error {
+	if err := c.checkListeners(); err != nil {
+		return err
+	}
+	if err := c.checkNumbers(); err != nil {
+		return err
+	}
+	for _, uri := range c.KMSKeys {
+		if _, err := kms.ParseURI(uri); err != nil {
+			return fmt.Errorf("kms_keys: %w", err)
+		}
+	}
+	if err := c.level.UnmarshalText([]byte(c.LogLevel)); err != nil {
+		return fmt.Errorf("log_level %q: debug, info, warn or error", c.LogLevel)
+	}
+	if c.LogFormat != "text" && c.LogFormat != "json" {
+		return fmt.Errorf("log_format %q: text or json", c.LogFormat)
+	}
+	var err error
+	if c.policy.Allow, err = networks("allow", c.Allow); err != nil {
+		return err
+	}
+	if c.policy.TrustedProxies, err = networks("trusted_proxies", c.TrustedProxies); err != nil {
+		return err
+	}
+	c.policy.VerifyRate, c.policy.VerifyBurst = c.VerifyRate, c.VerifyBurst
+	return nil
+}
+
+func (c *Config) checkListeners() error {
+	if len(c.Listen) == 0 {
+		return errors.New("listen: no address")
+	}
+	if (c.TLSCert == "") != (c.TLSKey == "") {
+		return errors.New("tls_cert and tls_key go together")
+	}
+	if c.TLSCert != "" {
+		if _, err := loadCertificate(c.TLSCert, c.TLSKey); err != nil {
+			return err
+		}
+	}
+	for _, address := range c.Listen {
+		if strings.HasPrefix(address, "unix:/") {
+			continue
+		}
+		loopback, err := isLoopback(address)
+		if err != nil {
+			return fmt.Errorf("listen %q: host:port or unix:/path: %w", address, err)
+		}
+		if !loopback && c.TLSCert == "" && !c.InsecureListen {
+			return fmt.Errorf("listen %q: values would cross the network in the clear: set tls_cert and tls_key, or insecure_listen = true behind a proxy", address)
+		}
+	}
+	if c.HealthListen != "" {
+		if _, err := isLoopback(c.HealthListen); err != nil {
+			return fmt.Errorf("health_listen %q: %w", c.HealthListen, err)
+		}
+	}
+	mode, err := strconv.ParseUint(c.SocketMode, 8, 32)
+	if err != nil || mode > 0o777 {
+		return fmt.Errorf("socket_mode %q: an octal file mode such as 0660", c.SocketMode)
+	}
+	c.mode = os.FileMode(mode)
+	return nil
+}
+
+func (c *Config) checkNumbers() error {
+	for _, n := range []struct {
+		key         string
+		value       float64
+		least, most float64
+	}{
+		{"dek_cache_size", float64(c.DEKCacheSize), 0, 10_000_000}, {"max_connections", float64(c.MaxConns), 1, 1000},
+		{"verify_rate", c.VerifyRate, 0, 1e9}, {"verify_burst", float64(c.VerifyBurst), 1, 1e9},
+		{"rotation_workers", float64(c.RotationWorkers), 0, 256},
+		{"scan_interval (seconds)", time.Duration(c.ScanInterval).Seconds(), 0.1, 3600},
+		{"shutdown_grace (seconds)", time.Duration(c.ShutdownGrace).Seconds(), 0, 3600},
+	} {
+		if !(n.value >= n.least && n.value <= n.most) {
+			return fmt.Errorf("%s = %v: from %v to %v", n.key, n.value, n.least, n.most)
+		}
+	}
+	return nil
+}
+
+func isLoopback(address string) (bool, error) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return false, err
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return false, fmt.Errorf("port %q", port)
+	}
+	ip := net.ParseIP(host)
+	return host == "localhost" || (ip != nil && ip.IsLoopback()), nil
+}
+
+func networks(key string, list []string) ([]netip.Prefix, error) {
+	var all []netip.Prefix
+	for _, text := range list {
+		n, err := httpapi.ParseNetwork(text)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", key, err)
+		}
+		all = append(all, n)
+	}
+	return all, nil
+}
+
+// print shows the settings in force; connection strings only by their target.
+func (c Config) print(out io.Writer) error {
+	c.DatabaseURL = db.Target(c.DatabaseURL)
+	if c.PrimaryDatabaseURL != "" {
+		c.PrimaryDatabaseURL = db.Target(c.PrimaryDatabaseURL)
+	}
+	if _, err := fmt.Fprintln(out, "# the configuration is good; in force:"); err != nil {
+		return err
+	}
+	return toml.NewEncoder(out).Encode(c)
+}

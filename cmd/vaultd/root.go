@@ -1,0 +1,99 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime/debug"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hyperiondb/vault/internal/vault"
+	vaultsql "github.com/hyperiondb/vault/sql"
+)
+
+const (
+	exitDone        = 0
+	exitFailed      = 1
+	exitUsage       = 2
+	exitUnavailable = 6
+)
+
+// errConfig is whatever is wrong with what the daemon was told.
+var errConfig = errors.New("configuration")
+
+// execute is the program below signals and exit.
+func execute(ctx context.Context, args []string, out, errOut io.Writer, reload <-chan os.Signal) int {
+	var path string
+	root := &cobra.Command{
+		Use:   "vaultd",
+		Short: "Answer reads and verifies of secrets from the local PostgreSQL node",
+		Long: `Answer reads and verifies of secrets over HTTP, from the local PostgreSQL node: a read-only standby whose primary is gone
+will do. Settings come from a TOML file, then from VAULTD_* in the environment.
+
+SIGHUP reads the file again: allowlist, proxies, limits, log level and TLS certificate change, and a bad file keeps the
+old ones. SIGTERM lets the requests under way finish.`,
+		Args:          cobra.NoArgs,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			config, err := loadConfig(path, os.Environ())
+			if err != nil {
+				return err
+			}
+			return serve(cmd.Context(), config, func() (Config, error) { return loadConfig(path, os.Environ()) }, errOut, reload)
+		},
+	}
+	root.PersistentFlags().StringVar(&path, "config", os.Getenv("VAULTD_CONFIG"), "TOML `file` (env VAULTD_CONFIG)")
+	root.AddCommand(&cobra.Command{
+		Use: "check-config", Short: "Check the settings and show those in force", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			config, err := loadConfig(path, os.Environ())
+			if err != nil {
+				return err
+			}
+			return config.print(out)
+		},
+	}, &cobra.Command{
+		Use: "version", Short: "Show the version", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			_, err := fmt.Fprintf(out, "vaultd %s (schema %d)\n", buildVersion(), vaultsql.Version())
+			return err
+		},
+	})
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %s", errConfig, err) })
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.SetArgs(args)
+	root.SetOut(out)
+	root.SetErr(errOut)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitDone
+	}
+	fmt.Fprintf(errOut, "vaultd: %s\n", strings.ReplaceAll(strings.TrimPrefix(err.Error(), errConfig.Error()+": "), "\n", " "))
+	return exitCode(err, errOut)
+}
+
+func exitCode(err error, errOut io.Writer) int {
+	switch {
+	case errors.Is(err, errConfig), strings.HasPrefix(err.Error(), "unknown command"):
+		return exitUsage
+	case errors.Is(err, vault.ErrNotInitialised):
+		fmt.Fprintln(errOut, "hint: vaultctl init, as the owner of the database")
+	case errors.Is(err, vault.ErrSchema):
+		fmt.Fprintln(errOut, "hint: vaultctl migrate --status; both must be of one version")
+	case errors.Is(err, vault.ErrUnavailable):
+		return exitUnavailable
+	}
+	return exitFailed
+}
+
+func buildVersion() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "devel"
+}

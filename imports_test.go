@@ -1,0 +1,62 @@
+package vault_test
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/hyperiondb/vault/"
+
+// forbidden holds the arrows of the house: imports only go down, and SQL, plaintext and the network keep to their rooms.
+var forbidden = map[string][]string{
+	"internal/envelope":  {module, "github.com/jackc/pgx", "github.com/aws", "net/http"},
+	"internal/kms":       {module + "internal/db", module + "internal/vault", module + "sql", "github.com/jackc/pgx"},
+	"internal/db":        {module + "internal/", "github.com/aws"},
+	"sql":                {module, "github.com/jackc/pgx"},
+	"internal/vault":     {module + "internal/kms", module + "internal/httpapi", module + "internal/rotation", "net/http"},
+	"internal/rotation":  {module + "internal/kms", module + "internal/httpapi", module + "cmd", "github.com/aws"},
+	"internal/httpapi":   {module + "internal/kms", module + "cmd", "github.com/aws"},
+	"internal/localpg":   {module + "internal/", module + "sql"},
+	"internal/vaulttest": nil,
+}
+
+// direct holds what a package may not import itself, though it may reach it through the packages beneath.
+var direct = map[string][]string{
+	"internal/rotation": {module + "internal/db", module + "sql", "github.com/jackc/pgx"},
+	"internal/httpapi":  {"github.com/jackc/pgx", module + "sql"},
+	"cmd/vaultctl":      {"github.com/jackc/pgx", "github.com/aws", module + "internal/vaulttest", module + "internal/kms/kmsfake"},
+	"cmd/vaultd":        {"github.com/jackc/pgx", "github.com/aws", module + "internal/vaulttest", module + "internal/kms/kmsfake"},
+}
+
+func TestImportsOnlyGoDown(t *testing.T) {
+	for pkg, not := range forbidden {
+		check(t, pkg, not, goList(t, `{{join .Deps "\n"}}`, pkg))
+	}
+	for pkg, not := range direct {
+		check(t, pkg, not, goList(t, `{{join .Imports "\n"}}`, pkg))
+	}
+	for _, command := range []string{"cmd/vaultctl", "cmd/vaultd"} {
+		check(t, command, []string{"testing", module + "internal/vaulttest", module + "internal/kms/kmsfake"}, goList(t, `{{join .Deps "\n"}}`, command))
+	}
+}
+
+func check(t *testing.T, pkg string, not, imports []string) {
+	t.Helper()
+	for _, i := range imports {
+		for _, prefix := range not {
+			if strings.HasPrefix(i, prefix) && i != module+pkg && !(prefix == "testing" && i != "testing") {
+				t.Errorf("%s imports %s", pkg, i)
+			}
+		}
+	}
+}
+
+func goList(t *testing.T, format, pkg string) []string {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-f", format, "./"+pkg).Output()
+	if err != nil {
+		t.Fatalf("listing what %s imports: %v", pkg, err)
+	}
+	return strings.Fields(string(out))
+}
