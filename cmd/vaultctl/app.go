@@ -2,12 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
-	"strings"
 
 	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/kms"
@@ -30,6 +26,7 @@ type app struct {
 	tokenFile   string
 	kmsKey      string
 	output      string // table or json
+	parsed      bool   // the command line is understood: errors from here on are not about what was typed
 
 	reader *db.Reader
 	writer *db.Writer
@@ -101,68 +98,4 @@ func defaultKey(c db.Config) (string, error) {
 func (a *app) change() (vault.Change, error) {
 	token, err := a.token()
 	return vault.Change{Token: token}, err
-}
-
-func (a *app) token() (vault.Token, error) {
-	if text := os.Getenv("VAULTCTL_TOKEN"); text != "" {
-		token, err := vault.ParseToken(text)
-		if err != nil {
-			return token, refused(fmt.Errorf("VAULTCTL_TOKEN: %w", err))
-		}
-		return token, nil
-	}
-	path, chosen := a.tokenFile, true
-	if path == "" {
-		var err error
-		if path, err = defaultTokenFile(); err != nil {
-			return vault.Token{}, err
-		}
-		chosen = false
-	}
-	text, err := readPrivateFile(path)
-	if errors.Is(err, fs.ErrNotExist) && !chosen {
-		return vault.Token{}, hint(refused(errors.New("no admin token")), "set VAULTCTL_TOKEN_FILE, or save the token in %s", path)
-	}
-	if err != nil {
-		return vault.Token{}, err
-	}
-	token, err := vault.ParseToken(text)
-	if err != nil {
-		return token, refused(fmt.Errorf("token file %q: %w", path, err))
-	}
-	return token, nil
-}
-
-func defaultTokenFile() (string, error) {
-	dir, err := os.UserConfigDir()
-	if err != nil {
-		return "", fmt.Errorf("finding the token: %w", err)
-	}
-	return filepath.Join(dir, "vaultctl", "token"), nil
-}
-
-// readPrivateFile refuses a file that others can read: what was in it is no longer secret.
-func readPrivateFile(path string) (string, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return "", fmt.Errorf("reading the token file: %w", err)
-	}
-	defer file.Close()
-	info, err := file.Stat()
-	switch {
-	case err != nil:
-		return "", fmt.Errorf("reading the token file: %w", err)
-	case !info.Mode().IsRegular():
-		return "", refused(fmt.Errorf("token file %q is not a regular file", path))
-	case info.Mode().Perm()&0o077 != 0:
-		return "", hint(refused(fmt.Errorf("token file %q can be read by others (mode %04o)", path, info.Mode().Perm())), "chmod 600 %s", path)
-	case info.Size() > 4096:
-		return "", refused(fmt.Errorf("token file %q is too large for a token", path))
-	}
-	text := make([]byte, info.Size())
-	n, err := file.Read(text)
-	if err != nil {
-		return "", fmt.Errorf("reading the token file: %w", err)
-	}
-	return strings.TrimSpace(string(text[:n])), nil
 }

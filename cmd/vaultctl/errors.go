@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"slices"
 	"strings"
 
 	"github.com/hyperiondb/vault/internal/vault"
@@ -27,6 +29,7 @@ var (
 	errUsage     = errors.New("usage")
 	errDeclined  = errors.New("declined")
 	errAttention = errors.New("needs attention") // the command did its work; what it found is not well
+	errNotValid  = errors.New("not valid")       // verify's "no", which is its answer and stands on stdout
 )
 
 // exitCodes is the one table from errors to codes; the first that matches counts.
@@ -48,7 +51,7 @@ var exitCodes = []struct {
 	{vault.ErrValueSize, exitUsage, ""},
 	{vault.ErrInvalid, exitUsage, ""},
 	{vault.ErrRefused, exitRefused, ""},
-	{vault.ErrKeyRefused, exitRefused, ""},
+	{vault.ErrKeyRefused, exitRefused, "the KMS key is that of --kms-key, of VAULTCTL_KMS_KEY, or the vault's default"},
 	{vault.ErrUnavailable, exitUnavailable, ""},
 	{vault.ErrKeyUnavailable, exitUnavailable, ""},
 	{vault.ErrIntegrity, exitFailed, "the row was changed outside the vault: vaultctl history NAME, vaultctl audit list"},
@@ -61,27 +64,44 @@ func (a *app) report(ctx context.Context, err error) int {
 		fmt.Fprintln(a.err, "vaultctl: interrupted")
 		return exitInterrupted
 	}
-	code, fallback := exitFailed, ""
+	if errors.Is(err, errNotValid) {
+		return exitFailed
+	}
+	code, help := exitFailed, ""
 	for _, e := range exitCodes {
 		if errors.Is(err, e.err) {
-			code, fallback = e.code, e.hint
+			code, help = e.code, e.hint
 			break
 		}
 	}
-	fmt.Fprintf(a.err, "vaultctl: %s\n", strings.TrimSuffix(text(err), "\n"))
+	if strings.Contains(err.Error(), "permission denied for") { // PostgreSQL's words; the vault's own refusals have others
+		help = "vaultctl grant ROLE, by somebody with an admin token"
+	}
+	if errors.Is(err, vault.ErrUnavailable) && a.databaseURL == "" && !libpqConfigured() {
+		help = "VAULTCTL_DATABASE_URL or PGHOST says where the database is; neither is set"
+	}
 	var hinted *hintedError
 	if errors.As(err, &hinted) {
-		fallback = hinted.hint
+		help = hinted.hint
 	}
-	if fallback != "" {
-		fmt.Fprintf(a.err, "hint: %s\n", fallback)
+	fmt.Fprintf(a.err, "vaultctl: %s\n", printable(text(err)))
+	if help != "" {
+		fmt.Fprintf(a.err, "hint: %s\n", help)
 	}
 	return code
 }
 
+// libpqConfigured reports whether the environment names a server.
+func libpqConfigured() bool {
+	return slices.ContainsFunc([]string{"PGHOST", "PGSERVICE", "PGPORT"}, func(name string) bool { return os.Getenv(name) != "" })
+}
+
 // text leaves out the sentinel's own words where the rest of the message says the same.
 func text(err error) string {
-	t := strings.ReplaceAll(err.Error(), "\n", "; ")
+	if errors.Is(err, vault.ErrNotInitialised) {
+		return vault.ErrNotInitialised.Error() // what stands around it is the SQL that found out
+	}
+	t := strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; ")
 	for _, tail := range []error{vault.ErrConflict, vault.ErrDeleted, vault.ErrRefused, vault.ErrKeyRefused, vault.ErrUnavailable, errAttention} {
 		if short, ok := strings.CutSuffix(t, ": "+tail.Error()); ok {
 			return short
@@ -107,7 +127,18 @@ func usage(format string, args ...any) error {
 	return &kindError{errUsage, fmt.Sprintf(format, args...)}
 }
 
-func refused(err error) error { return &kindError{vault.ErrRefused, err.Error()} }
+func conflict(format string, args ...any) error {
+	return &kindError{vault.ErrConflict, fmt.Sprintf(format, args...)}
+}
+
+// attention says what a command that did its work found to be wrong.
+func attention(format string, args ...any) error {
+	return &kindError{errAttention, fmt.Sprintf(format, args...)}
+}
+
+func refused(err error) error {
+	return &kindError{errors.Join(vault.ErrRefused, err), err.Error()}
+}
 
 // kindError is a text with an exit code.
 type kindError struct {
@@ -117,3 +148,5 @@ type kindError struct {
 
 func (e *kindError) Error() string { return e.text }
 func (e *kindError) Unwrap() error { return e.kind }
+
+func declined(text string) error { return &kindError{errDeclined, text} }

@@ -20,6 +20,14 @@ func (f *settingsFlags) register(flags *pflag.FlagSet) {
 	flags.Var(durationFlag{&f.grace}, "grace", "how long a superseded version stays valid, e.g. 24h; 0 ends it at once")
 }
 
+// check says at once what the database would refuse later. ParseInterval has refused what is too long.
+func (f *settingsFlags) check() error {
+	if f.rotateEvery != nil && *f.rotateEvery < time.Minute {
+		return usage("--rotate-every is at least 1m")
+	}
+	return nil
+}
+
 // generateFlags are --generate, --length and --charset.
 type generateFlags struct {
 	kind      string
@@ -29,10 +37,10 @@ type generateFlags struct {
 }
 
 func (f *generateFlags) register(flags *pflag.FlagSet) {
-	flags.StringVar(&f.kind, "generate", "", "make the value: chars, hex, base64, uuid or words (`KIND` or a whole spec such as hex:32)")
+	flags.StringVar(&f.kind, "generate", "", "make the value: `KIND` is chars, hex, base64, uuid, words or a whole spec, written --generate=hex:32")
 	flags.Lookup("generate").NoOptDefVal = "chars"
-	flags.IntVar(&f.length, "length", 0, "characters, bytes (hex, base64) or words to generate")
-	flags.StringVar(&f.charset, "charset", "", "alnum, alpha, digits, ascii, url, or =CHARACTERS")
+	flags.IntVar(&f.length, "length", 0, "how many characters, bytes (hex, base64) or words to generate")
+	flags.StringVar(&f.charset, "charset", "", "what to generate from: alnum, alpha, digits, ascii, url, or =CHARACTERS")
 }
 
 // parse is called once the flags are known. Errors of the specs themselves say what is accepted.

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/base64"
+	"fmt"
 	"time"
 	"unicode/utf8"
 
@@ -18,13 +19,15 @@ func newGetCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "get NAME",
 		Short: "Print the value of a secret",
-		Long: `Print the value of a secret, byte for byte. On a terminal a newline is added, and a value that is not text is refused.
+		Long: `Print the value of a secret, byte for byte. On a terminal it ends with a newline in any case, and a value
+that is not text is refused.
 
 Any node will do, a read-only standby included.`,
 		Example: `  vaultctl get prod/db/password
   vaultctl get prod/tls/key > key.pem
   vaultctl get prod/db/password --version 3 -o json`,
-		Args: exactArgs("NAME"),
+		Args:              secretArgs(1, "NAME"),
+		ValidArgsFunction: completeNames(a, names{live: true}),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if cmd.Flags().Changed("version") && version < 1 {
 				return usage("--version takes a version number from 1 up")
@@ -42,8 +45,11 @@ func runGet(ctx context.Context, a *app, name string, version int) error {
 		return err
 	}
 	secret, err := v.Get(ctx, name, vault.GetOptions{Version: version})
-	if err != nil {
-		return err
+	switch {
+	case err != nil && version > 0:
+		return aboutVersion(name, version, err)
+	case err != nil:
+		return about(name, err)
 	}
 	defer secret.Wipe()
 	if a.json() {
@@ -54,10 +60,10 @@ func runGet(ctx context.Context, a *app, name string, version int) error {
 		return hint(usage("the value of %q is not text", name), "vaultctl get %s > FILE, or -o json", name)
 	}
 	if _, err := a.out.Write(secret.Value); err != nil {
-		return usage("writing the value: %s", err)
+		return fmt.Errorf("writing the value: %w", reason(err))
 	}
-	if terminal {
-		a.note("")
+	if terminal && secret.Value[len(secret.Value)-1] != '\n' {
+		fmt.Fprintln(a.out)
 	}
 	return nil
 }

@@ -7,13 +7,13 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hyperiondb/vault/internal/rotation"
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
 type putOptions struct {
 	name     string
-	from     source
-	spaces   spaces
+	input    valueInput
 	generate generateFlags
 	settings settingsFlags
 
@@ -35,7 +35,8 @@ command line. The version before stays valid for the grace period (24h unless --
   vaultctl put prod/tls/key @key.pem
   pass show db | vaultctl put prod/db/password - --trim-space
   vaultctl put prod/api/key --generate --rotate-every 30d --grace 24h`,
-		Args: rangeArgs(1, "NAME", "SOURCE"),
+		Args:              secretArgs(1, "NAME", "SOURCE"),
+		ValidArgsFunction: completeNameAndSource(a),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := o.parse(cmd, args); err != nil {
 				return err
@@ -46,28 +47,32 @@ command line. The version before stays valid for the grace period (24h unless --
 	flags := cmd.Flags()
 	o.generate.register(flags)
 	o.settings.register(flags)
-	flags.BoolVar(&o.spaces.verbatim, "verbatim", false, "keep white space around the value")
-	flags.BoolVar(&o.spaces.trim, "trim-space", false, "remove white space around the value")
+	o.input.spaces.register(flags)
 	flags.BoolVar(&o.createOnly, "create-only", false, "refuse if the secret exists")
 	flags.BoolVar(&o.ifChanged, "if-changed", false, "do nothing if the current value is the same")
-	flags.IntVar(&o.cas, "cas", -1, "refuse unless `N` is the current version (0: unless there is none)")
-	cmd.MarkFlagsMutuallyExclusive("verbatim", "trim-space")
+	flags.IntVar(&o.cas, "cas", -1, "refuse unless `N` is the current version; 0: unless the secret is new")
+	flags.Lookup("cas").DefValue = "0" // not to be shown
 	return cmd
 }
 
 func (o *putOptions) parse(cmd *cobra.Command, args []string) error {
 	o.name = args[0]
-	if len(args) == 2 {
-		var err error
-		if o.from, err = parseSource(args[1]); err != nil {
-			return err
+	if cmd.Flags().Changed("generate") && len(args) == 2 {
+		if _, err := rotation.ParseGenerator(args[1]); err == nil {
+			return hint(usage("%q is taken for SOURCE", args[1]), "--generate=%s, without a space", args[1])
 		}
+	}
+	if err := o.input.parse(cmd, args[1:]); err != nil {
+		return err
 	}
 	if err := o.generate.parse(cmd); err != nil {
 		return err
 	}
+	if err := o.settings.check(); err != nil {
+		return err
+	}
 	switch {
-	case o.generate.chosen() && o.from != "":
+	case o.generate.chosen() && o.input.from != "":
 		return usage("the value comes from SOURCE or from --generate, not from both")
 	case o.generate.chosen() && o.ifChanged:
 		return usage("--if-changed makes no sense with --generate: the value is always new")
@@ -82,15 +87,18 @@ func runPut(ctx context.Context, a *app, o putOptions) error {
 	if err != nil {
 		return err
 	}
+	v, err := a.vault(ctx)
+	if err != nil {
+		return err
+	}
+	if err := v.Ping(ctx); err != nil { // before somebody types a value for nothing
+		return err
+	}
 	value, err := o.value(ctx, a)
 	if err != nil {
 		return err
 	}
 	defer clear(value)
-	v, err := a.vault(ctx)
-	if err != nil {
-		return err
-	}
 	request := vault.PutRequest{
 		Change: change, Name: o.name, Value: value, CreateOnly: o.createOnly, IfChanged: o.ifChanged,
 		Settings: vault.Settings{Generator: o.generate.spec(), RotateEvery: o.settings.rotateEvery, Grace: o.settings.grace},
@@ -99,10 +107,12 @@ func runPut(ctx context.Context, a *app, o putOptions) error {
 		request.CAS = &o.cas
 	}
 	receipt, err := v.Put(ctx, request)
-	if errors.Is(err, vault.ErrUnchanged) {
+	switch {
+	case errors.Is(err, vault.ErrUnchanged):
 		return a.printUnchanged(receipt)
-	}
-	if err != nil {
+	case errors.Is(err, vault.ErrInvalid) && o.settings.rotateEvery != nil && !o.generate.chosen():
+		return hint(err, "--generate: the vault makes the values of a secret that it rotates")
+	case err != nil:
 		return err
 	}
 	return a.printReceipt("stored", receipt)
@@ -112,38 +122,40 @@ func (o putOptions) value(ctx context.Context, a *app) ([]byte, error) {
 	if o.generate.chosen() {
 		return o.generate.generator.Generate(), nil
 	}
-	return a.readValue(ctx, o.from, o.spaces)
+	return a.readValue(ctx, o.input)
 }
 
 func (a *app) printUnchanged(r vault.Receipt) error {
 	if a.json() {
 		return a.printJSON(struct {
-			vault.Receipt
-			Unchanged bool `json:"unchanged"`
-		}{r, true})
+			Name      string `json:"name"`
+			Version   int    `json:"version"`
+			Unchanged bool   `json:"unchanged"`
+		}{r.Name, r.Version, true})
 	}
 	a.note("%q already has this value (version %d); nothing was stored", r.Name, r.Version)
 	return nil
 }
 
-// printReceipt tells what a change did. On a terminal it is talk: the change itself is the result.
+// printReceipt tells what a change did. The change itself is the result, so for people it is talk.
 func (a *app) printReceipt(did string, r vault.Receipt) error {
 	if a.json() {
 		return a.printJSON(r)
 	}
-	if r.Version > 0 && r.VersionID != "" {
+	if r.VersionID != "" {
 		a.note("%s %q version %d", did, r.Name, r.Version)
 	} else {
 		a.note("%s %q", did, r.Name)
 	}
-	if r.PreviousExpiresAt != nil && r.PreviousExpiresAt.After(time.Now()) {
+	now := time.Now()
+	if r.PreviousExpiresAt != nil && r.PreviousExpiresAt.After(now) {
 		a.note("version %d stays valid until %s", r.Version-1, when(r.PreviousExpiresAt))
 	}
 	if r.NextRotationAt != nil {
 		a.note("rotates next at %s", when(r.NextRotationAt))
 	}
-	if r.RestoreUntil != nil {
-		a.note("can be restored until %s", when(r.RestoreUntil))
+	if r.RestoreUntil != nil && r.RestoreUntil.After(now) {
+		a.note("it can be restored until %s: vaultctl restore %s", when(r.RestoreUntil), r.Name)
 	}
 	return nil
 }

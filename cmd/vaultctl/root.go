@@ -2,10 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/hyperiondb/vault/internal/envelope"
 )
 
 // run is the whole program below signals and exit.
@@ -14,10 +17,14 @@ func run(ctx context.Context, args []string, io stdio) int {
 	defer a.close()
 	root := newRootCmd(a)
 	root.SetArgs(args)
-	if err := root.ExecuteContext(ctx); err != nil {
-		return a.report(ctx, err)
+	err := root.ExecuteContext(ctx)
+	switch {
+	case err == nil:
+		return exitDone
+	case !a.parsed && !errors.Is(err, errUsage):
+		err = usage("%s", oneLine(err)) // cobra's own
 	}
-	return exitDone
+	return a.report(ctx, err)
 }
 
 func newRootCmd(a *app) *cobra.Command {
@@ -30,19 +37,22 @@ vaultctl connects as libpq does (PGHOST, PGSERVICE, .pgpass, ...) or with --data
 and a KMS key; reading takes a database role that was granted the names, and the KMS key.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
+		Version:       buildVersion(),
 		PersistentPreRunE: func(*cobra.Command, []string) error {
 			if a.output != "table" && a.output != "json" {
 				return usage("unknown output %q: table or json", a.output)
 			}
+			a.parsed = true
 			return nil
 		},
 	}
+	root.SetVersionTemplate("vaultctl {{.Version}}\n")
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.databaseURL, "database-url", os.Getenv("VAULTCTL_DATABASE_URL"), "connection `string` or URL (env VAULTCTL_DATABASE_URL; default: libpq's environment)")
-	flags.StringVar(&a.tokenFile, "token-file", os.Getenv("VAULTCTL_TOKEN_FILE"), "`file` with the admin token, mode 0600 (env VAULTCTL_TOKEN_FILE, or the token in VAULTCTL_TOKEN)")
+	flags.StringVar(&a.tokenFile, "token-file", "", "`file` with the admin token, mode 0600 (env VAULTCTL_TOKEN_FILE, or the token itself in VAULTCTL_TOKEN)")
 	flags.StringVar(&a.kmsKey, "kms-key", os.Getenv("VAULTCTL_KMS_KEY"), "KMS key `URI`: awskms:///alias/NAME?region=R or local:///PATH (env VAULTCTL_KMS_KEY; default: the vault's)")
-	flags.StringVarP(&a.output, "output", "o", "table", "table or json")
-	for _, name := range []string{"database-url", "token-file", "kms-key"} {
+	flags.StringVarP(&a.output, "output", "o", "table", "`format` of the answer: table or json")
+	for _, name := range []string{"database-url", "kms-key"} {
 		flags.Lookup(name).DefValue = "" // --help must not print a URL with a password in it
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
@@ -55,12 +65,128 @@ and a KMS key; reading takes a database role that was granted the names, and the
 			root.AddCommand(c)
 		}
 	}
-	add("secrets", newPutCmd(a), newGetCmd(a))
+	add("secrets", newPutCmd(a), newGetCmd(a), newListCmd(a), newDescribeCmd(a), newHistoryCmd(a), newUpdateCmd(a), newRotateCmd(a),
+		newRollbackCmd(a), newVerifyCmd(a), newDeleteCmd(a), newRestoreCmd(a), newPurgeCmd(a))
+	add("access", newTokenCmd(a), newGrantCmd(a), newAuditCmd(a))
+	add("vault", newInitCmd(a), newMigrateCmd(a), newDevCmd(a), newKeygenCmd(a), newStatusCmd(a), newVersionCmd(a))
+	holdCommands(root)
+	root.SetUsageTemplate(strings.Replace(root.UsageTemplate(), "{{if .Runnable}}", `{{if and .Runnable (not (index .Annotations "holds"))}}`, 1))
+	root.SetHelpCommand(newHelpCmd())
 	root.SetHelpCommandGroupID("vault")
 	root.SetCompletionCommandGroupID("vault")
 	root.SetOut(a.out)
 	root.SetErr(a.err)
+	registerCompletions(root)
 	return root
+}
+
+// holdCommands makes a command that does nothing itself: alone it shows its help, and what it does not know it refuses.
+func holdCommands(cmd *cobra.Command, children ...*cobra.Command) *cobra.Command {
+	cmd.Args = knownCommand
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	cmd.Annotations = map[string]string{"holds": "commands"} // so that its usage does not show it as one
+	cmd.AddCommand(children...)
+	return cmd
+}
+
+func newHelpCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND]",
+		Short: "Show the help of a command",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			about, rest, err := cmd.Root().Find(args)
+			if err != nil {
+				return err
+			}
+			if about.HasSubCommands() {
+				err = knownCommand(about, rest)
+			}
+			if err != nil {
+				return err
+			}
+			about.InitDefaultHelpFlag() // its own line of help lists it
+			return about.Help()
+		},
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+			about, _, err := cmd.Root().Find(args)
+			if err != nil {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			var found []string
+			for _, c := range about.Commands() {
+				if c.IsAvailableCommand() && strings.HasPrefix(c.Name(), typed) {
+					found = append(found, c.Name()+"\t"+c.Short)
+				}
+			}
+			return found, cobra.ShellCompDirectiveNoFileComp
+		},
+	}
+}
+
+// knownCommand is the Args of a command that only holds others: what it was given is none of them.
+func knownCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	try := cmd.CommandPath() + " --help"
+	if near := nearest(cmd.Commands(), args[0]); near != "" {
+		try = cmd.CommandPath() + " " + near
+	}
+	return hint(usage("unknown command %q", cmd.CommandPath()+" "+printable(args[0])), "%s", try)
+}
+
+// nearest is the command that was probably meant, "" for none: one that begins with what was typed, or is at most two
+// letters away and closer than any other.
+func nearest(commands []*cobra.Command, typed string) string {
+	best, distance := "", 3
+	for _, c := range commands {
+		if !c.IsAvailableCommand() {
+			continue
+		}
+		d := editDistance(c.Name(), typed)
+		if len(typed) > 1 && strings.HasPrefix(c.Name(), typed) {
+			d = 0
+		}
+		if d < distance && d < len(typed) {
+			best, distance = c.Name(), d
+		}
+	}
+	return best
+}
+
+// editDistance is Levenshtein's: how many letters to insert, remove or replace.
+func editDistance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// oneOf refuses flags that contradict each other.
+func oneOf(cmd *cobra.Command, names ...string) error {
+	var given []string
+	for _, name := range names {
+		if cmd.Flags().Changed(name) {
+			given = append(given, "--"+name)
+		}
+	}
+	if len(given) > 1 {
+		return usage("%s and %s exclude each other", given[0], given[1])
+	}
+	return nil
 }
 
 // exactArgs and rangeArgs are cobra's, with the usage exit code and a line that says what was expected.
@@ -75,6 +201,18 @@ func rangeArgs(least int, names ...string) cobra.PositionalArgs {
 			return hint(usage("too many arguments: %d, expected %s", len(args), strings.Join(names, " ")), "%s", cmd.UseLine())
 		}
 		return nil
+	}
+}
+
+// secretArgs is rangeArgs for a command about one secret, whose name comes first. It is looked at before anybody is asked
+// for a value.
+func secretArgs(least int, names ...string) cobra.PositionalArgs {
+	count := rangeArgs(least, names...)
+	return func(cmd *cobra.Command, args []string) error {
+		if err := count(cmd, args); err != nil {
+			return err
+		}
+		return envelope.CheckName(args[0])
 	}
 }
 

@@ -10,12 +10,17 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
 	"github.com/hyperiondb/vault/internal/envelope"
 )
 
-const valueSources = `from a hidden prompt (no SOURCE), - (standard input), @FILE, or --generate`
+// maxLine is what a terminal keeps of one typed line (termios(3), canonical mode): the rest is lost without a word.
+const maxLine = 4095
+
+const valueSources = "the value comes from a hidden prompt (no SOURCE), - (standard input) or @FILE"
 
 // source says where a value comes from: "" = hidden prompt, "-" = standard input, "@file".
 type source string
@@ -26,7 +31,7 @@ func parseSource(arg string) (source, error) {
 	if arg == "-" || (strings.HasPrefix(arg, "@") && len(arg) > 1) {
 		return source(arg), nil
 	}
-	return "", hint(usage("a value is not taken from the command line"), "the value comes %s", valueSources)
+	return "", hint(usage("a value is not taken from the command line"), valueSources)
 }
 
 // spaces says what to do with white space around a one-line text: a newline that was pasted along with a password is the
@@ -36,28 +41,53 @@ type spaces struct {
 	trim     bool
 }
 
+func (s *spaces) register(flags *pflag.FlagSet) {
+	flags.BoolVar(&s.verbatim, "verbatim", false, "keep white space around the value")
+	flags.BoolVar(&s.trim, "trim-space", false, "remove white space around the value")
+}
+
+// valueInput is where a value comes from and how it is taken.
+type valueInput struct {
+	from   source
+	spaces spaces
+	once   bool // do not ask to type it again: a wrong one does no harm
+}
+
+// parse is called with what follows NAME.
+func (in *valueInput) parse(cmd *cobra.Command, args []string) error {
+	if err := oneOf(cmd, "verbatim", "trim-space"); err != nil {
+		return err
+	}
+	if len(args) == 0 {
+		return nil
+	}
+	var err error
+	in.from, err = parseSource(args[0])
+	return err
+}
+
 // readValue reads at most one byte more than a value may have. The caller wipes it.
-func (a *app) readValue(ctx context.Context, from source, s spaces) ([]byte, error) {
+func (a *app) readValue(ctx context.Context, in valueInput) ([]byte, error) {
 	var value []byte
 	var err error
 	switch {
-	case from == "-":
+	case in.from == "-":
 		value, err = readLimited(ctx, a.in, "standard input")
-	case from != "":
-		value, err = readFile(ctx, string(from[1:]))
+	case in.from != "":
+		value, err = readFile(ctx, string(in.from[1:]))
 	default:
-		value, err = a.prompt(ctx)
+		value, err = a.prompt(ctx, in.once)
 	}
 	if err != nil {
 		return nil, err
 	}
-	return s.apply(value)
+	return in.spaces.apply(value)
 }
 
 func readFile(ctx context.Context, path string) ([]byte, error) {
 	file, err := os.Open(path)
 	if err != nil {
-		return nil, fmt.Errorf("reading the value: %w", err)
+		return nil, fmt.Errorf("reading the value from %q: %w", path, reason(err))
 	}
 	defer file.Close()
 	return readLimited(ctx, file, fmt.Sprintf("%q", path))
@@ -88,17 +118,25 @@ func readLimited(ctx context.Context, r io.Reader, what string) ([]byte, error) 
 		case errors.Is(got.err, io.EOF):
 			return nil, fmt.Errorf("%w: %s is empty", envelope.ErrValueSize, what)
 		}
-		return nil, fmt.Errorf("reading %s: %w", what, got.err)
+		return nil, fmt.Errorf("reading the value from %s: %w", what, reason(got.err))
 	}
 }
 
-func (a *app) prompt(ctx context.Context) ([]byte, error) {
+func (a *app) prompt(ctx context.Context, once bool) ([]byte, error) {
 	if !term.IsTerminal(int(a.in.Fd())) {
-		return nil, hint(usage("there is no terminal to ask for the value"), "the value comes %s", valueSources)
+		return nil, hint(usage("there is no terminal to ask for the value"), valueSources)
 	}
 	first, err := a.readHidden(ctx, "Value (hidden): ")
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
+	case len(first) == 0:
+		return nil, fmt.Errorf("%w: the value is empty", envelope.ErrValueSize)
+	case len(first) >= maxLine:
+		clear(first)
+		return nil, hint(usage("the value may be cut: a terminal takes lines of up to %d bytes", maxLine-1), "@FILE, or - for standard input")
+	case once:
+		return first, nil
 	}
 	again, err := a.readHidden(ctx, "Once more: ")
 	if err != nil {
@@ -106,18 +144,18 @@ func (a *app) prompt(ctx context.Context) ([]byte, error) {
 		return nil, err
 	}
 	defer clear(again)
-	switch {
-	case !envelope.EqualValues(first, again):
+	if !envelope.EqualValues(first, again) {
 		clear(first)
 		return nil, usage("the two values are not the same")
-	case len(first) == 0:
-		return nil, fmt.Errorf("%w: the value is empty", envelope.ErrValueSize)
 	}
 	return first, nil
 }
 
 // readHidden gives the terminal its echo back also when it is interrupted in the middle.
 func (a *app) readHidden(ctx context.Context, question string) ([]byte, error) {
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
 	fd := int(a.in.Fd())
 	state, err := term.GetState(fd)
 	if err != nil {
@@ -166,7 +204,7 @@ func (a *app) confirm(ctx context.Context, yes bool, name, question string) erro
 		return nil
 	}
 	if !term.IsTerminal(int(a.in.Fd())) {
-		return hint(&kindError{errDeclined, "not confirmed: there is no terminal to ask on"}, "--yes, if you are sure")
+		return hint(declined("not confirmed: there is no terminal to ask on"), "--yes, if you are sure")
 	}
 	fmt.Fprintf(a.err, "%s\nType %s to go on: ", question, name)
 	typed := make(chan string, 1)
@@ -175,7 +213,11 @@ func (a *app) confirm(ctx context.Context, yes bool, name, question string) erro
 		var one [1]byte
 		for {
 			n, err := a.in.Read(one[:])
-			if n == 0 || err != nil || one[0] == '\n' || len(line) == cap(line) {
+			if n == 0 || err != nil { // Ctrl-D
+				fmt.Fprintln(a.err)
+				break
+			}
+			if one[0] == '\n' || len(line) == cap(line) {
 				break
 			}
 			line = append(line, one[0])
@@ -188,7 +230,7 @@ func (a *app) confirm(ctx context.Context, yes bool, name, question string) erro
 		return ctx.Err()
 	case answer := <-typed:
 		if answer != name {
-			return &kindError{errDeclined, "declined: nothing was changed"}
+			return declined("declined: nothing was changed")
 		}
 		return nil
 	}

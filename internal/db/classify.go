@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -49,7 +50,7 @@ func classify(err error) error {
 	case errors.Is(err, context.DeadlineExceeded):
 		return &Error{Kind: ErrUnavailable, Text: "the database did not answer in time"}
 	case errors.As(err, &connect):
-		return &Error{Kind: ErrUnavailable, Text: "connecting to the database: " + oneLine(connect.Unwrap())}
+		return &Error{Kind: ErrUnavailable, Text: "connecting to the database: " + eachOnce(connect.Unwrap())}
 	default:
 		return &Error{Kind: ErrUnavailable, Text: "talking to the database: " + oneLine(err)}
 	}
@@ -88,6 +89,17 @@ func isDefinite(err error) bool {
 		return !isDisconnect(server)
 	}
 	return errors.Is(err, pgx.ErrTxCommitRollback)
+}
+
+// eachOnce joins the failures of several hosts; with and without TLS the same host fails in the same words.
+func eachOnce(err error) string {
+	var lines []string
+	for line := range strings.Lines(err.Error()) {
+		if line = strings.TrimSpace(line); !slices.Contains(lines, line) {
+			lines = append(lines, line)
+		}
+	}
+	return redact(errors.New(strings.Join(lines, "; ")))
 }
 
 func oneLine(err error) string {

@@ -75,6 +75,7 @@ type Cluster struct {
 	bin   Binaries
 	lock  *os.File
 	nodes []*Node
+	fresh bool // made by the call that returns it
 
 	// mu guards rec.Nodes: who is primary changes with Promote and Rebuild. The rest of rec
 	// is fixed as well.
@@ -92,7 +93,7 @@ func Open(ctx context.Context, o Options) (*Cluster, error) {
 		return nil, err
 	}
 	if err := c.Start(ctx); err != nil {
-		return nil, errors.Join(err, stopAll(started), c.Close())
+		return nil, errors.Join(err, stopAll(started), c.giveUp())
 	}
 	return c, nil
 }
@@ -107,10 +108,18 @@ func Create(ctx context.Context, o Options) (*Cluster, error) {
 	}
 	for _, n := range started {
 		if err := n.Stop(ctx, Fast); err != nil {
-			return nil, errors.Join(err, stopAll(started), c.Close())
+			return nil, errors.Join(err, stopAll(started), c.giveUp())
 		}
 	}
 	return c, nil
+}
+
+// giveUp ends a call that has no cluster to return. One that was made by this call goes again.
+func (c *Cluster) giveUp() error {
+	if c.fresh {
+		return c.Remove()
+	}
+	return c.Close()
 }
 
 // Load opens the cluster in a folder without starting or making anything. It is how another
@@ -495,10 +504,10 @@ func create(ctx context.Context, o Options) (*Cluster, []*Node, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	c.bin = o.Binaries
+	c.bin, c.fresh = o.Binaries, true
 	started, err := c.fill(ctx, o.Standbys)
 	if err != nil {
-		return nil, nil, errors.Join(err, c.Remove())
+		return nil, nil, errors.Join(err, c.giveUp())
 	}
 	return c, started, nil
 }

@@ -504,7 +504,7 @@ func TestDataLivesWhereTheServerUserGets(t *testing.T) {
 	bin := anyVersion(t)
 	t.Run("reachable", func(t *testing.T) {
 		dir := filepath.Join(openFolder(t), "made", "on the way")
-		t.Cleanup(func() { Remove(dir) })
+		removeAtEnd(t, dir)
 		c := mustOpen(t, Options{Dir: dir, Binaries: bin})
 		if got, want := c.Primary().DataDir(), filepath.Join(dir, "primary", "data"); got != want {
 			t.Errorf("data: got %q, want %q", got, want)
@@ -515,9 +515,7 @@ func TestDataLivesWhereTheServerUserGets(t *testing.T) {
 		if err := c.Remove(); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("after Remove: got %v, want the folder gone", err)
-		}
+		mustBeGone(t, dir)
 	})
 	t.Run("private", func(t *testing.T) {
 		dir := newDir(t) // below a folder of mode 0700
@@ -538,16 +536,14 @@ func TestDataLivesWhereTheServerUserGets(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, path := range []string{data, filepath.Dir(filepath.Dir(data)), dir} {
-			if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
-				t.Errorf("%q after Remove: got %v, want it gone", path, err)
-			}
+			mustBeGone(t, path)
 		}
 	})
 }
 
 func TestLongPathGetsAShortSocket(t *testing.T) {
 	dir := filepath.Join(openFolder(t), strings.Repeat("long", 20))
-	t.Cleanup(func() { Remove(dir) })
+	removeAtEnd(t, dir)
 	c := mustOpen(t, Options{Dir: dir, Standbys: 1, Binaries: anyVersion(t)})
 	sockets := filepath.Dir(c.Primary().SocketDir())
 	if !isPrivate(sockets, "/tmp") {
@@ -569,47 +565,36 @@ func TestLongPathGetsAShortSocket(t *testing.T) {
 	if err := c.Remove(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(sockets); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("sockets after Remove: got %v, want them gone", err)
-	}
+	mustBeGone(t, sockets)
 }
 
-func TestFailedStartLeavesNothing(t *testing.T) {
-	dir := newDir(t)
-	_, err := Open(t.Context(), Options{Dir: dir, Binaries: anyVersion(t), Parameters: map[string]string{"shared_buffers": "plenty"}})
-	if err == nil || !strings.Contains(err.Error(), `invalid value for parameter "shared_buffers"`) {
-		t.Errorf("got error %v, want what the server says", err)
-	}
-	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
-		// The cluster itself was made before its start failed, and is kept for the next try.
-		c, err := Load(dir)
-		if err != nil {
-			t.Fatal(err)
-		}
-		closeAtEnd(t, c)
-		if c.Primary().Running() {
-			t.Error("running after a failed Open")
-		}
-	}
-}
-
+// A cluster that nobody ever got is not worth keeping, however far it was.
 func TestFailedMakingLeavesNothing(t *testing.T) {
-	dir := newDir(t)
-	// The standby needs the primary started, so this fails while the cluster is being made.
-	_, err := Open(t.Context(), Options{Dir: dir, Standbys: 1, Binaries: anyVersion(t), Parameters: map[string]string{"shared_buffers": "plenty"}})
-	if err == nil || !strings.Contains(err.Error(), `invalid value for parameter "shared_buffers"`) {
-		t.Errorf("got error %v, want what the server says", err)
+	bad := map[string]string{"shared_buffers": "plenty"}
+	for name, standbys := range map[string]int{"at the start": 0, "at the first standby": 1} {
+		t.Run(name, func(t *testing.T) {
+			dir := newDir(t)
+			_, err := Open(t.Context(), Options{Dir: dir, Standbys: standbys, Binaries: anyVersion(t), Parameters: bad})
+			if err == nil || !strings.Contains(err.Error(), `invalid value for parameter "shared_buffers"`) {
+				t.Errorf("got error %v, want what the server says", err)
+			}
+			mustBeGone(t, dir)
+		})
 	}
-	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("got %v, want the folder gone", err)
-	}
+	t.Run("context ended", func(t *testing.T) {
+		dir := newDir(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		_, err := Open(ctx, Options{Dir: dir, Binaries: anyVersion(t)})
+		wantError(t, err, context.Canceled)
+		mustBeGone(t, dir)
+	})
+}
 
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	_, err = Open(ctx, Options{Dir: dir, Binaries: anyVersion(t)})
-	wantError(t, err, context.Canceled)
-	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("got %v, want the folder gone", err)
+func mustBeGone(t *testing.T, path string) {
+	t.Helper()
+	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%q: got %v, want it gone", path, err)
 	}
 }
 

@@ -52,17 +52,41 @@ func anyVersion(t *testing.T) Binaries {
 	return bin
 }
 
-// newDir returns a path for a cluster that does not exist yet and is removed, whoever holds it
-// and whatever still runs there, at the end.
+// newDir returns a path for a cluster that does not exist yet and is removed at the end.
 func newDir(t *testing.T) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "cluster")
+	removeAtEnd(t, dir)
+	return dir
+}
+
+// removeAtEnd removes a test's cluster, whatever still runs there, and checks that nothing is left.
+func removeAtEnd(t *testing.T, dir string) {
+	t.Helper()
 	t.Cleanup(func() {
-		if err := Remove(dir); err != nil && !errors.Is(err, ErrNoCluster) {
+		c, err := load(dir)
+		if errors.Is(err, ErrNoCluster) {
+			return
+		}
+		if err != nil {
+			t.Errorf("opening the cluster of this test to remove it: %v", err)
+			return
+		}
+		var pids []int
+		for _, n := range c.Nodes() {
+			if pid := n.Pid(); pid != 0 {
+				pids = append(pids, pid)
+			}
+		}
+		if err := c.Remove(); err != nil {
 			t.Errorf("removing the cluster of this test: %v", err)
 		}
+		for _, pid := range pids {
+			if alive(pid) {
+				t.Errorf("server %d is left behind", pid)
+			}
+		}
 	})
-	return dir
 }
 
 func mustOpen(t *testing.T, o Options) *Cluster {

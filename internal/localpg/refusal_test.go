@@ -123,9 +123,7 @@ func TestUnfinishedClusterCanBeRemoved(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, path := range []string{data, c.Dir()} {
-		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("%q: got %v, want it gone", path, err)
-		}
+		mustBeGone(t, path)
 	}
 }
 
@@ -178,7 +176,7 @@ func TestOneHolderAtATime(t *testing.T) {
 
 func TestCopiedFolderDoesNotOwnTheData(t *testing.T) {
 	long := filepath.Join(openFolder(t), strings.Repeat("long", 20)) // so that there is a private folder for any user
-	t.Cleanup(func() { Remove(long) })
+	removeAtEnd(t, long)
 	c := mustOpen(t, Options{Dir: long, Binaries: anyVersion(t)})
 	mustStop(t, c)
 	mustClose(t, c)

@@ -52,7 +52,8 @@ BEGIN
 END $$;
 
 -- p_action: put, rotate or rollback, for the audit log. p_create_only: refuse a name that exists. The three settings are
--- kept (or get their defaults) where null; a generator makes the secret automatic.
+-- kept (or get their defaults) where null; a generator makes the secret automatic. The grace of a rotate holds for that
+-- one time: "end the old value now" must not cut off the clients of every later rotation.
 CREATE OR REPLACE FUNCTION vault.put_version(p_action text, p_name text, p_version int, p_fmt int, p_kms_key_id text,
     p_wrapped_dek bytea, p_nonce bytea, p_ciphertext bytea, p_key_commit bytea, p_aad text, p_request uuid,
     p_create_only boolean DEFAULT false, p_generator text DEFAULT NULL, p_rotation_interval interval DEFAULT NULL,
@@ -86,14 +87,19 @@ BEGIN
   s := vault._lock_secret(p_name);
   IF s.deleted_at IS NOT NULL THEN
     RAISE EXCEPTION 'secret "%" is deleted', p_name USING ERRCODE = 'VA005';
+  ELSIF p_rotation_interval IS NOT NULL AND coalesce(p_generator, s.generator) IS NULL THEN
+    RAISE EXCEPTION 'secret "%" has no generator, so it cannot rotate by itself', p_name USING ERRCODE = '22023';
+  ELSIF p_grace_period NOT BETWEEN '0' AND '3650 days' THEN
+    RAISE EXCEPTION 'a grace period is 0 to 3650 days' USING ERRCODE = '22023';
   END IF;
   UPDATE vault.secrets SET
       kind = CASE WHEN coalesce(p_generator, generator) IS NULL THEN 'manual' ELSE 'automatic' END,
       generator = coalesce(p_generator, generator),
       rotation_interval = coalesce(p_rotation_interval, rotation_interval),
       next_rotation_at = CASE WHEN coalesce(p_rotation_interval, rotation_interval) IS NOT NULL THEN now() END,
-      grace_period = coalesce(p_grace_period, grace_period)
+      grace_period = CASE WHEN p_action = 'put' THEN coalesce(p_grace_period, grace_period) ELSE grace_period END
     WHERE id = s.id RETURNING * INTO s;
+  s.grace_period := coalesce(p_grace_period, s.grace_period);   -- a rotate's own: the next one is back to the setting
   PERFORM vault._supersede_job(s.id, p_version);
   v_result := vault._add_version(s, p_version, p_fmt, p_kms_key_id, p_wrapped_dek, p_nonce, p_ciphertext, p_key_commit, p_aad, p_request);
   PERFORM vault._audit(p_action, p_name, p_version, p_request, jsonb_build_object('kms_key_id', p_kms_key_id,

@@ -1,0 +1,50 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+const deleteWindow = 7 * 24 * time.Hour
+
+func newDeleteCmd(a *app) *cobra.Command {
+	var window *time.Duration
+	cmd := &cobra.Command{
+		Use:   "delete NAME",
+		Short: "Delete a secret; it can be restored for a while",
+		Long: `Delete a secret. Nobody can read or verify it from then on, and its name stays taken. Until the window ends it can be
+restored; after that it is purged.`,
+		Example: `  vaultctl delete prod/old/password
+  vaultctl delete prod/old/password --window 30d
+  vaultctl restore prod/old/password`,
+		Args:              secretArgs(1, "NAME"),
+		ValidArgsFunction: completeNames(a, names{live: true}),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			keep := deleteWindow
+			if window != nil {
+				keep = *window
+			}
+			return runDelete(cmd.Context(), a, args[0], keep)
+		},
+	}
+	cmd.Flags().Var(durationFlag{&window}, "window", "how long it can be restored (default 7d)")
+	return cmd
+}
+
+func runDelete(ctx context.Context, a *app, name string, window time.Duration) error {
+	change, err := a.change()
+	if err != nil {
+		return err
+	}
+	v, err := a.vault(ctx)
+	if err != nil {
+		return err
+	}
+	receipt, err := v.Delete(ctx, change, name, window)
+	if err != nil {
+		return err
+	}
+	return a.printReceipt("deleted", receipt)
+}

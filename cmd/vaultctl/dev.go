@@ -1,0 +1,484 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hyperiondb/vault/internal/db"
+	"github.com/hyperiondb/vault/internal/kms"
+	"github.com/hyperiondb/vault/internal/localpg"
+	"github.com/hyperiondb/vault/internal/vault"
+)
+
+const (
+	devDatabase  = "vault"
+	devSuperuser = "postgres" // owns the database; runs init
+	devOperator  = "operator" // what vaultctl connects as
+	devDaemon    = "vaultd"
+	devReadyIn   = 60 * time.Second
+)
+
+type devOptions struct {
+	dir      string
+	standbys int
+	detach   bool
+}
+
+func newDevCmd(a *app) *cobra.Command {
+	var o devOptions
+	cmd := &cobra.Command{
+		Use:   "dev",
+		Short: "Run a local cluster with a vault in it: NOT FOR PRODUCTION",
+		Long: `Run a local PostgreSQL primary and standbys, a key file and a vaultd per node, to try things out. NOT FOR PRODUCTION: the
+key lies beside the data, and every local connection is trusted.
+
+In the foreground Ctrl-C stops everything and keeps the folder; the same command starts it again.`,
+		Example: `  vaultctl dev --dir .dev
+  . .dev/env.sh
+  vaultctl put demo/password --generate`,
+		Args: exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if o.standbys < 0 || o.standbys > 9 {
+				return usage("--standbys takes 0 to 9")
+			}
+			return runDev(cmd.Context(), a, o)
+		},
+	}
+	cmd.PersistentFlags().StringVar(&o.dir, "dir", ".dev", "`folder` that holds the cluster")
+	cmd.Flags().IntVar(&o.standbys, "standbys", 1, "number of streaming standbys")
+	cmd.Flags().BoolVar(&o.detach, "detach", false, "leave everything running in the background")
+	cmd.AddCommand(newDevStopCmd(a, &o), newDevStatusCmd(a, &o))
+	return cmd
+}
+
+func newDevStopCmd(a *app, o *devOptions) *cobra.Command {
+	return &cobra.Command{
+		Use: "stop", Short: "Stop a detached cluster and keep its folder", Args: exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			d, err := loadDev(o.dir)
+			if err != nil {
+				return err
+			}
+			defer d.cluster.Close()
+			if err := d.stop(cmd.Context()); err != nil {
+				return err
+			}
+			a.note("stopped; vaultctl dev --dir %s starts it again", o.dir)
+			return nil
+		},
+	}
+}
+
+func newDevStatusCmd(a *app, o *devOptions) *cobra.Command {
+	return &cobra.Command{
+		Use: "status", Short: "Show what runs", Args: exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			d, err := loadDev(o.dir)
+			if err != nil {
+				return err
+			}
+			defer d.cluster.Close()
+			return a.printDevStatus(d)
+		},
+	}
+}
+
+// dev is a cluster with a vault in it and a daemon beside each node, all in one folder:
+// cluster/, kek, token, env.sh and, per node, vaultd-NODE.toml, .log, .pid and .addresses.
+type dev struct {
+	dir     string
+	cluster *localpg.Cluster
+}
+
+func (d *dev) file(name string) string { return filepath.Join(d.dir, name) }
+
+func runDev(ctx context.Context, a *app, o devOptions) error {
+	began := time.Now()
+	daemon, err := findDaemon()
+	if err != nil {
+		return err
+	}
+	d, err := openDev(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer d.cluster.Close()
+	started := false
+	defer func() {
+		if !started || !o.detach {
+			stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), devReadyIn)
+			defer cancel()
+			if err := d.stop(stopping); err != nil {
+				a.note("vaultctl: stopping: %s", err)
+			}
+		}
+	}()
+	if err := d.start(ctx, daemon); err != nil {
+		return err
+	}
+	started = true
+	a.note("NOT FOR PRODUCTION: a local vault for trying things out, ready after %.1f s\n\n  . %s\n  vaultctl put demo/password --generate\n  vaultctl get demo/password\n",
+		time.Since(began).Seconds(), d.file("env.sh"))
+	if o.detach {
+		a.note("running in the background; vaultctl dev stop --dir %s ends it", o.dir)
+		return nil
+	}
+	a.note("Ctrl-C stops everything and keeps %s", o.dir)
+	<-ctx.Done()
+	a.note("\nstopping")
+	return nil
+}
+
+func openDev(ctx context.Context, o devOptions) (*dev, error) {
+	dir, err := filepath.Abs(o.dir)
+	if err != nil {
+		return nil, fmt.Errorf("finding the folder: %w", err)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("making the folder: %w", err)
+	}
+	cluster, err := localpg.Open(ctx, localpg.Options{Dir: filepath.Join(dir, "cluster"), Standbys: o.standbys, Durable: true})
+	if errors.Is(err, localpg.ErrInUse) {
+		return nil, hint(err, "vaultctl dev status --dir %s", o.dir)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("starting the cluster: %w", err)
+	}
+	return &dev{dir: dir, cluster: cluster}, nil
+}
+
+func loadDev(dir string) (*dev, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("finding the folder: %w", err)
+	}
+	cluster, err := localpg.Load(filepath.Join(dir, "cluster"))
+	switch {
+	case errors.Is(err, localpg.ErrNoCluster):
+		return nil, hint(&kindError{vault.ErrNotFound, fmt.Sprintf("no local vault in %q", dir)}, "vaultctl dev --dir %s makes one", dir)
+	case errors.Is(err, localpg.ErrInUse):
+		return nil, hint(err, "it runs in the foreground of another terminal: Ctrl-C there stops it")
+	}
+	return &dev{dir: dir, cluster: cluster}, err
+}
+
+// start installs the vault, starts the daemons and writes env.sh last: whoever finds it finds everything ready.
+func (d *dev) start(ctx context.Context, daemon string) error {
+	if err := os.Remove(d.file("env.sh")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("removing the old env.sh: %w", err)
+	}
+	if err := d.install(ctx); err != nil {
+		return fmt.Errorf("installing the vault: %w", err)
+	}
+	for _, node := range d.cluster.Nodes() {
+		if err := d.startDaemon(ctx, daemon, node); err != nil {
+			return fmt.Errorf("starting vaultd beside %s: %w", node.Name(), err)
+		}
+	}
+	return d.writeEnv(filepath.Dir(daemon))
+}
+
+// install makes what is missing: the key, the database and its roles, the schema, the token and the grants.
+func (d *dev) install(ctx context.Context) error {
+	if _, err := kms.GenerateKeyFile(d.file("kek")); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	primary := d.cluster.Primary()
+	if err := db.EnsureDatabase(ctx, primary.URL("postgres", devSuperuser), devDatabase, devOperator, devDaemon); err != nil {
+		return err
+	}
+	owner := primary.URL(devDatabase, devSuperuser)
+	if _, err := db.Migrate(ctx, owner, applicationName, "local://"+d.file("kek")); err != nil {
+		return err
+	}
+	if _, err := os.Stat(d.file("token")); err == nil {
+		return d.waitReplay(ctx)
+	}
+	writer, err := db.NewWriter(ctx, db.Options{URL: owner, ApplicationName: applicationName})
+	if err != nil {
+		return err
+	}
+	defer writer.Close()
+	if err := d.firstToken(ctx, vault.New(vault.Options{Writer: writer})); err != nil {
+		return err
+	}
+	return d.waitReplay(ctx)
+}
+
+// firstToken saves the token last: a run that was cut off before makes another one, under a name of its own.
+func (d *dev) firstToken(ctx context.Context, v *vault.Vault) error {
+	token, _, err := v.CreateTokenAsOwner(ctx, vault.NewTokenRequest{Name: "dev-" + strconv.FormatInt(time.Now().Unix(), 36)})
+	if err != nil {
+		return err
+	}
+	change := vault.Change{Token: token}
+	for _, g := range []struct {
+		role  string
+		group vault.Group
+	}{{devOperator, vault.GroupService}, {devOperator, vault.GroupAuditor}, {devDaemon, vault.GroupService}, {devDaemon, vault.GroupWorker}} {
+		if _, err := v.Grant(ctx, change, g.role, g.group, ""); err != nil {
+			return err
+		}
+	}
+	return os.WriteFile(d.file("token"), []byte(token.Reveal()+"\n"), 0o600)
+}
+
+func (d *dev) waitReplay(ctx context.Context) error {
+	lsn, err := d.cluster.Primary().LSN(ctx)
+	if err != nil {
+		return err
+	}
+	for _, standby := range d.cluster.Standbys() {
+		if err := standby.WaitReplay(ctx, lsn); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// findDaemon looks beside vaultctl, then in PATH.
+func findDaemon() (string, error) {
+	if self, err := os.Executable(); err == nil {
+		beside := filepath.Join(filepath.Dir(self), "vaultd")
+		if _, err := os.Stat(beside); err == nil {
+			return beside, nil
+		}
+	}
+	path, err := exec.LookPath("vaultd")
+	if err != nil {
+		return "", hint(errors.New("vaultd is neither beside vaultctl nor in PATH"), "make build")
+	}
+	return filepath.Abs(path)
+}
+
+// startDaemon runs vaultd in a session of its own, so that it outlives vaultctl and Ctrl-C does not reach it.
+func (d *dev) startDaemon(ctx context.Context, daemon string, node *localpg.Node) error {
+	base := d.file("vaultd-" + node.Name())
+	if d.daemonPid(node) != 0 {
+		return nil
+	}
+	if err := os.WriteFile(base+".toml", []byte(d.daemonConfig(node)), 0o600); err != nil {
+		return err
+	}
+	if err := os.Remove(base + ".addresses"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	log, err := os.OpenFile(base+".log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	cmd := exec.Command(daemon, "--config", base+".toml")
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	exited := make(chan error, 1)
+	go func() { exited <- cmd.Wait() }()
+	if err := os.WriteFile(base+".pid", []byte(strconv.Itoa(cmd.Process.Pid)), 0o600); err != nil {
+		return err
+	}
+	return d.waitDaemon(ctx, node, exited)
+}
+
+func (d *dev) daemonConfig(node *localpg.Node) string {
+	return fmt.Sprintf(`# Written by vaultctl dev. NOT FOR PRODUCTION.
+database_url = %q
+primary_database_url = %q
+listen = ["127.0.0.1:0"]
+health_listen = "127.0.0.1:0"
+address_file = %q
+allow = ["127.0.0.0/8", "::1/128"]
+kms_keys = [%q]
+`, node.URL(devDatabase, devDaemon), d.cluster.Primary().URL(devDatabase, devDaemon),
+		d.file("vaultd-"+node.Name()+".addresses"), "local://"+d.file("kek"))
+}
+
+func (d *dev) waitDaemon(ctx context.Context, node *localpg.Node, exited <-chan error) error {
+	ctx, cancel := context.WithTimeout(ctx, devReadyIn)
+	defer cancel()
+	poll := time.NewTicker(20 * time.Millisecond)
+	defer poll.Stop()
+	for {
+		if addresses, err := d.addresses(node); err == nil && ready(ctx, addresses["VAULTD_HEALTH_URL"]) {
+			return nil
+		}
+		select {
+		case <-exited:
+			return fmt.Errorf("it ended at once: see %s", d.file("vaultd-"+node.Name()+".log"))
+		case <-ctx.Done():
+			return fmt.Errorf("it did not get ready: see %s: %w", d.file("vaultd-"+node.Name()+".log"), ctx.Err())
+		case <-poll.C:
+		}
+	}
+}
+
+func ready(ctx context.Context, url string) bool {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/readyz", nil)
+	if err != nil {
+		return false
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return false
+	}
+	defer response.Body.Close()
+	_, _ = io.Copy(io.Discard, response.Body)
+	return response.StatusCode == http.StatusOK
+}
+
+// addresses reads what vaultd wrote once it listened.
+func (d *dev) addresses(node *localpg.Node) (map[string]string, error) {
+	text, err := os.ReadFile(d.file("vaultd-" + node.Name() + ".addresses"))
+	if err != nil {
+		return nil, err
+	}
+	found := map[string]string{}
+	for line := range strings.Lines(string(text)) {
+		if key, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok {
+			found[key] = value
+		}
+	}
+	return found, nil
+}
+
+func (d *dev) writeEnv(bin string) error {
+	var b strings.Builder
+	export := func(key, value string) {
+		fmt.Fprintf(&b, "export %s='%s'\n", key, strings.ReplaceAll(value, "'", `'\''`))
+	}
+	b.WriteString("# Source this: . env.sh. Written by vaultctl dev. NOT FOR PRODUCTION.\n")
+	export("VAULTCTL_DATABASE_URL", d.cluster.Primary().URL(devDatabase, devOperator))
+	export("VAULTCTL_TOKEN_FILE", d.file("token"))
+	export("VAULTCTL_KMS_KEY", "local://"+d.file("kek"))
+	names := []string{"VAULTD_URL", "VAULTD_STANDBY_URL"}
+	for i, node := range append([]*localpg.Node{d.cluster.Primary()}, d.cluster.Standbys()...) {
+		addresses, err := d.addresses(node)
+		if err != nil {
+			return fmt.Errorf("reading the addresses of vaultd: %w", err)
+		}
+		if i < len(names) {
+			export(names[i], addresses["VAULTD_URL"])
+		}
+	}
+	fmt.Fprintf(&b, "export PATH='%s':\"$PATH\"\n", strings.ReplaceAll(bin, "'", `'\''`))
+	fmt.Fprintf(&b, "# the owner of the database, for init, migrate and CREATE ROLE:\n# %s\n", d.cluster.Primary().URL(devDatabase, devSuperuser))
+	partial := d.file("env.sh.partial")
+	if err := os.WriteFile(partial, []byte(b.String()), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(partial, d.file("env.sh"))
+}
+
+// stop ends the daemons, then the servers, and takes env.sh away.
+func (d *dev) stop(ctx context.Context) error {
+	var errs []error
+	for _, node := range d.cluster.Nodes() {
+		errs = append(errs, d.stopDaemon(ctx, node))
+	}
+	if err := os.Remove(d.file("env.sh")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		errs = append(errs, err)
+	}
+	return errors.Join(append(errs, d.cluster.Stop(ctx, localpg.Fast))...)
+}
+
+func (d *dev) stopDaemon(ctx context.Context, node *localpg.Node) error {
+	pid := d.daemonPid(node)
+	if pid == 0 {
+		return nil
+	}
+	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
+		return fmt.Errorf("stopping vaultd (pid %d): %w", pid, err)
+	}
+	poll := time.NewTicker(20 * time.Millisecond)
+	defer poll.Stop()
+	for d.daemonPid(node) != 0 {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("vaultd (pid %d) did not stop: %w", pid, ctx.Err())
+		case <-poll.C:
+		}
+	}
+	return nil
+}
+
+// daemonPid returns the running daemon of a node, 0 if there is none. A number that now belongs to another program is none.
+func (d *dev) daemonPid(node *localpg.Node) int {
+	base := d.file("vaultd-" + node.Name())
+	text, err := os.ReadFile(base + ".pid")
+	if err != nil {
+		return 0
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil || syscall.Kill(pid, 0) != nil {
+		return 0
+	}
+	if !strings.Contains(commandLine(pid), base+".toml") {
+		return 0
+	}
+	return pid
+}
+
+// commandLine of a process; "" if it has ended, also while nobody has collected it.
+func commandLine(pid int) string {
+	if text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil {
+		return strings.ReplaceAll(string(text), "\x00", " ")
+	}
+	out, err := exec.Command("ps", "-o", "args=", "-p", strconv.Itoa(pid)).Output() // where there is no /proc
+	if err != nil {
+		return ""
+	}
+	return string(out)
+}
+
+func (a *app) printDevStatus(d *dev) error {
+	type nodeStatus struct {
+		Node     string `json:"node"`
+		Postgres bool   `json:"postgres"`
+		Daemon   bool   `json:"vaultd"`
+		URL      string `json:"url,omitempty"`
+	}
+	var all []nodeStatus
+	var rows [][]string
+	running := true
+	for _, node := range d.cluster.Nodes() {
+		s := nodeStatus{Node: node.Name(), Postgres: node.Running(), Daemon: d.daemonPid(node) != 0}
+		if addresses, err := d.addresses(node); err == nil && s.Daemon {
+			s.URL = addresses["VAULTD_URL"]
+		}
+		running = running && s.Postgres && s.Daemon
+		all = append(all, s)
+		rows = append(rows, []string{s.Node, upOrDown(s.Postgres), upOrDown(s.Daemon), s.URL})
+	}
+	var err error
+	if a.json() {
+		err = a.printJSON(all)
+	} else {
+		err = a.printTable([]string{"NODE", "POSTGRES", "VAULTD", "URL"}, rows, "")
+	}
+	if err == nil && !running {
+		return &kindError{errAttention, "not everything is running"}
+	}
+	return err
+}
+
+func upOrDown(up bool) string {
+	if up {
+		return "up"
+	}
+	return "down"
+}

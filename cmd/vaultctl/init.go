@@ -1,0 +1,169 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/hyperiondb/vault/internal/db"
+	"github.com/hyperiondb/vault/internal/kms"
+	"github.com/hyperiondb/vault/internal/vault"
+)
+
+type initOptions struct {
+	tokenName string
+	tokenFile string // "" = the token is printed
+	keyTyped  bool   // --kms-key was given: it replaces the stored one
+}
+
+func newInitCmd(a *app) *cobra.Command {
+	var o initOptions
+	cmd := &cobra.Command{
+		Use:   "init",
+		Short: "Set up the vault in a database and make the first admin token",
+		Long: `Set up the vault in a database and make the first admin token.
+
+Connect as the owner of the database: a superuser, or a role with CREATEROLE. Everything lives in a schema "vault" of
+its own. The KMS key given here becomes the default for everybody who uses the vault.
+
+The token is printed once and cannot be shown again: the database keeps only its fingerprint. Running init again changes
+nothing that is there and makes no second token.`,
+		Example: `  vaultctl init --kms-key 'awskms:///alias/vault?region=eu-west-1'
+  vaultctl init --kms-key "$(vaultctl keygen /etc/vault/kek)" --save-token ~/vault-root-token`,
+		Args: exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if cmd.Flags().Changed("save-token") && o.tokenFile == "" {
+				return usage("--save-token takes a file name")
+			}
+			if err := checkTokenName(o.tokenName); err != nil {
+				return err
+			}
+			o.keyTyped = cmd.Flags().Changed("kms-key")
+			if err := checkDefaultKey(a.kmsKey); err != nil {
+				return err
+			}
+			return runInit(cmd.Context(), a, o)
+		},
+	}
+	cmd.Flags().StringVar(&o.tokenName, "token-name", "root", "`name` of the first admin token")
+	cmd.Flags().StringVar(&o.tokenFile, "save-token", "", "write the token to a new `file`, mode 0600, instead of printing it")
+	return cmd
+}
+
+// checkDefaultKey refuses a key that must not be stored: an endpoint out of the database could send data keys anywhere.
+func checkDefaultKey(uri string) error {
+	if uri == "" {
+		return nil
+	}
+	if _, err := kms.ParseURI(uri); err != nil {
+		return usage("%s", err)
+	}
+	if kms.HasEndpoint(uri) {
+		return hint(usage("a KMS key with an endpoint cannot be the vault's default: the endpoint is for each machine to choose"),
+			"leave it out here; give the whole URI in VAULTCTL_KMS_KEY where it is used")
+	}
+	return nil
+}
+
+// initAnswer is the answer in JSON.
+type initAnswer struct {
+	db.MigrateReport
+	DefaultKMSKey string     `json:"default_kms_key,omitempty"`
+	Token         *tokenJSON `json:"token,omitempty"`
+}
+
+func runInit(ctx context.Context, a *app, o initOptions) error {
+	var file *newTokenFile
+	if o.tokenFile != "" {
+		var err error
+		if file, err = createTokenFile(o.tokenFile); err != nil {
+			return err
+		}
+		defer file.discard()
+	}
+	answer, err := a.setUp(ctx, o)
+	if err != nil {
+		return err
+	}
+	v, err := a.vault(ctx)
+	if err != nil {
+		return err
+	}
+	status, err := v.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if status.Tokens == 0 {
+		token, err := a.firstToken(ctx, v, o.tokenName, file)
+		if err != nil {
+			return err
+		}
+		answer.Token = &token
+	}
+	if a.json() {
+		return a.printJSON(answer)
+	}
+	return a.tellInit(answer)
+}
+
+// setUp installs the schema. A key that only the environment names is a default for a new vault, and no reason to change
+// that of one that has been set up.
+func (a *app) setUp(ctx context.Context, o initOptions) (initAnswer, error) {
+	state, err := db.State(ctx, a.databaseURL, applicationName)
+	if err != nil {
+		return initAnswer{}, err
+	}
+	key := a.kmsKey
+	if state.Have > 0 && !o.keyTyped {
+		key = ""
+	}
+	report, err := db.Migrate(ctx, a.databaseURL, applicationName, key)
+	if err != nil {
+		return initAnswer{}, ownerHint(err)
+	}
+	if _, err := a.vault(ctx); err != nil {
+		return initAnswer{}, err
+	}
+	config, err := a.reader.Config(ctx)
+	return initAnswer{MigrateReport: report, DefaultKMSKey: config.DefaultKMSKey}, err
+}
+
+func ownerHint(err error) error {
+	if errors.Is(err, vault.ErrRefused) {
+		return hint(err, "connect as the owner of the database: a superuser, or a role with CREATEROLE")
+	}
+	return err
+}
+
+func (a *app) firstToken(ctx context.Context, v *vault.Vault, name string, file *newTokenFile) (tokenJSON, error) {
+	request := vault.NewTokenRequest{Change: vault.Change{RequestID: uuid.New()}, Name: name}
+	token, row, err := v.CreateTokenAsOwner(ctx, request)
+	if err != nil {
+		return tokenJSON{}, tokenHint(fmt.Errorf("the schema is in place, but making the first token failed: %w", err))
+	}
+	return deliver(token, row, file)
+}
+
+func (a *app) tellInit(answer initAnswer) error {
+	switch {
+	case answer.Created:
+		a.note("the vault is set up in %s (schema version %d)", db.Target(a.databaseURL), answer.SchemaVersion)
+	case answer.FromVersion < answer.SchemaVersion:
+		a.note("the vault in %s was there; its schema is now at version %d", db.Target(a.databaseURL), answer.SchemaVersion)
+	default:
+		a.note("the vault in %s is set up already (schema version %d)", db.Target(a.databaseURL), answer.SchemaVersion)
+	}
+	if answer.DefaultKMSKey != "" {
+		a.note("default KMS key: %s", printable(answer.DefaultKMSKey))
+	} else {
+		a.note("no default KMS key: give one with --kms-key or VAULTCTL_KMS_KEY, or store it: vaultctl init --kms-key URI")
+	}
+	if answer.Token == nil {
+		a.note("it has an admin token, so none was made; as owner you can make another: vaultctl token create NAME --owner")
+		return nil
+	}
+	return a.printToken(*answer.Token)
+}

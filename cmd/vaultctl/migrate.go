@@ -1,0 +1,121 @@
+package main
+
+import (
+	"context"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hyperiondb/vault/internal/db"
+)
+
+func newMigrateCmd(a *app) *cobra.Command {
+	var print, status bool
+	cmd := &cobra.Command{
+		Use:   "migrate",
+		Short: "Bring the schema to this binary's version",
+		Long: `Bring the schema to this binary's version. Connect as the owner of the database.
+
+It may be run at any time and does only what is missing. --print writes the SQL of a new vault for a DBA to review or run,
+and needs no database. --status compares and changes nothing; it exits with 7 when there is something to do.`,
+		Example: `  vaultctl migrate --status
+  vaultctl migrate
+  vaultctl migrate --print | psql -d app -v ON_ERROR_STOP=1`,
+		Args: exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := oneOf(cmd, "print", "status"); err != nil {
+				return err
+			}
+			if err := checkDefaultKey(a.kmsKey); err != nil && !status {
+				return err
+			}
+			switch {
+			case print:
+				return db.PrintSQL(a.out, a.kmsKey)
+			case status:
+				return runMigrateStatus(cmd.Context(), a)
+			}
+			key := ""
+			if cmd.Flags().Changed("kms-key") { // the environment's is not meant to replace everybody's default
+				key = a.kmsKey
+			}
+			return runMigrate(cmd.Context(), a, key)
+		},
+	}
+	cmd.Flags().BoolVar(&print, "print", false, "write the SQL to standard output and do nothing")
+	cmd.Flags().BoolVar(&status, "status", false, "say whether there is anything to do")
+	return cmd
+}
+
+func runMigrate(ctx context.Context, a *app, defaultKey string) error {
+	report, err := db.Migrate(ctx, a.databaseURL, applicationName, defaultKey)
+	if err != nil {
+		return ownerHint(err)
+	}
+	if a.json() {
+		return a.printJSON(report)
+	}
+	switch {
+	case report.Created:
+		a.note("the schema is installed at version %d; the first admin token comes from: vaultctl init", report.SchemaVersion)
+	case report.FromVersion < report.SchemaVersion:
+		a.note("the schema went from version %d to %d", report.FromVersion, report.SchemaVersion)
+	default:
+		a.note("the schema is at version %d; functions and policies are installed again", report.SchemaVersion)
+	}
+	return nil
+}
+
+// migrationAnswer is the answer in JSON.
+type migrationAnswer struct {
+	db.MigrationState
+	UpToDate bool `json:"up_to_date"`
+}
+
+func runMigrateStatus(ctx context.Context, a *app) error {
+	state, err := db.State(ctx, a.databaseURL, applicationName)
+	if err != nil {
+		return err
+	}
+	verdict := compareSchema(state)
+	if a.json() {
+		err = a.printJSON(migrationAnswer{state, verdict == nil})
+	} else {
+		err = a.printFields("schema version", schemaVersion(state.Have), "this binary's", schemaVersion(state.Want), "functions", installed(state))
+	}
+	if err != nil {
+		return err
+	}
+	return verdict
+}
+
+func compareSchema(s db.MigrationState) error {
+	switch {
+	case s.Have == 0:
+		return hint(attention("the vault is not set up in this database"), "vaultctl init")
+	case s.Have < s.Want:
+		return hint(attention("the schema is older than this binary"), "vaultctl migrate")
+	case s.Have > s.Want:
+		return hint(attention("the schema is newer than this binary"), "a vaultctl made for schema version %d", s.Have)
+	case !s.FunctionsCurrent:
+		return hint(attention("the installed functions are not this binary's"), "vaultctl migrate")
+	}
+	return nil
+}
+
+func schemaVersion(n int) string {
+	if n == 0 {
+		return "none"
+	}
+	return strconv.Itoa(n)
+}
+
+func installed(s db.MigrationState) string {
+	switch {
+	case s.Have == 0:
+		return ""
+	case s.FunctionsCurrent:
+		return "current"
+	}
+	return "not this binary's"
+}

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hyperiondb/vault/internal/db"
+)
+
+func newStatusCmd(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "status",
+		Short: "Show the state of the vault on the node that answers",
+		Long: `Show the state of the vault on the node that answers. It exits with 7 when rotations failed or are overdue, and says so on
+standard error.`,
+		Example: `  vaultctl status
+  PGHOST=db2 vaultctl status -o json`,
+		Args: exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error { return runStatus(cmd.Context(), a) },
+	}
+}
+
+func runStatus(ctx context.Context, a *app) error {
+	v, err := a.vault(ctx)
+	if err != nil {
+		return err
+	}
+	s, err := v.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if a.json() {
+		err = a.printJSON(s)
+	} else {
+		err = a.printStatus(s)
+	}
+	if err != nil {
+		return err
+	}
+	return worries(s)
+}
+
+func (a *app) printStatus(s db.Status) error {
+	return a.printFields(
+		"node", nodeLine(s),
+		"cluster", s.ClusterID,
+		"schema", fmt.Sprintf("version %d", s.SchemaVersion),
+		"standbys", standbys(s),
+		"replayed until", when(s.ReplayedUntil),
+		"secrets", counts(s.Secrets, "", s.LiveVersions, "live versions", s.Deleted, "deleted"),
+		"admin tokens", strconv.FormatInt(s.Tokens, 10),
+		"rotations", counts(s.RotationsQueued, "queued", s.RotationsClaimed, "running", s.RotationsOverdue, "overdue", s.RotationsFailed, "failed"),
+		"next rotation", when(s.NextRotationAt))
+}
+
+func nodeLine(s db.Status) string {
+	line := s.Role + ", PostgreSQL " + s.ServerVersion
+	if s.Node != "" {
+		line = s.Node + ", " + line
+	}
+	return line
+}
+
+func standbys(s db.Status) string {
+	if s.Standbys == nil {
+		return ""
+	}
+	line := strconv.Itoa(*s.Standbys) + " connected"
+	if s.SyncNames != nil && *s.SyncNames != "" {
+		line += ", synchronous: " + *s.SyncNames
+	}
+	return line
+}
+
+// counts joins numbers and what they are of, and leaves out what there is none of, but for the first.
+func counts(pairs ...any) string {
+	var parts []string
+	for i := 0; i < len(pairs); i += 2 {
+		if n := pairs[i].(int64); n > 0 || i == 0 {
+			parts = append(parts, strings.TrimSpace(fmt.Sprintf("%d %s", n, pairs[i+1])))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+// worries is what somebody should look at.
+func worries(s db.Status) error {
+	var wrong []string
+	if s.RotationsFailed > 0 {
+		wrong = append(wrong, fmt.Sprintf("%d failed", s.RotationsFailed))
+	}
+	if s.RotationsOverdue > 0 {
+		wrong = append(wrong, fmt.Sprintf("%d overdue", s.RotationsOverdue))
+	}
+	if wrong == nil {
+		return nil
+	}
+	help := "vaultctl list shows which, vaultctl describe NAME why"
+	if s.RotationsFailed == 0 {
+		help = "vaultctl list shows which; is vaultd running beside the primary?"
+	}
+	return hint(attention("rotations: %s", strings.Join(wrong, ", ")), "%s", help)
+}
