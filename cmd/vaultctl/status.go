@@ -99,7 +99,7 @@ func worries(s db.Status) error {
 	if wrong == nil {
 		return nil
 	}
-	help := "vaultctl list shows which, vaultctl describe NAME why"
+	help := "vaultctl list shows which, vaultctl describe NAME why; vaultctl rotate NAME settles it"
 	if s.RotationsFailed == 0 {
 		help = "vaultctl list shows which; is vaultd running beside the primary?"
 	}

@@ -134,7 +134,7 @@ func attacks() []attack {
 		tx("a request id used for something else", "VA003", "AUTHORISE", put("app1/r", 1, 24, 32, "00000000-0000-4000-8000-000000000001"), "AUTHORISE",
 			put("app1/r", 1, 24, 33, "00000000-0000-4000-8000-000000000001")),
 		tx("a role name with SQL in it", "VA004", "AUTHORISE", `SELECT vault.grant_service_role('app1; DROP TABLE vault.secrets; --')`),
-		tx("a rotation interval without a generator", "23514", "AUTHORISE", `SELECT vault.put_version('put', 'app1/i', 1, 1, 'k', '\x01',
+		tx("a rotation interval without a generator", "22023", "AUTHORISE", `SELECT vault.put_version('put', 'app1/i', 1, 1, 'k', '\x01',
 			decode(repeat('00', 24), 'hex'), decode(repeat('11', 32), 'hex'), decode(repeat('22', 32), 'hex'), 'app1/i:1', gen_random_uuid(), false, NULL, '1 day')`),
 	}
 	for _, role := range []string{"creator", "replicator", "bypasser", "writes_all", "reads_all", "runs_programs", "owner_member", "indirect", "super2"} {
