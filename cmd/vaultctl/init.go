@@ -103,10 +103,14 @@ func runInit(ctx context.Context, a *app, o initOptions) error {
 		}
 		answer.Token = &token
 	}
-	if a.json() {
-		return a.printJSON(answer)
+	if !a.json() {
+		return a.tellInit(answer)
 	}
-	return a.tellInit(answer)
+	err = a.printJSON(answer)
+	if answer.Token != nil {
+		return lost(*answer.Token, err)
+	}
+	return err
 }
 
 // setUp installs the schema. A key that only the environment names is a default for a new vault, and no reason to change

@@ -46,7 +46,9 @@ func runKeygen(a *app, path string) error {
 	if a.json() {
 		return a.printJSON(map[string]string{"uri": uri.String(), "key_id": id, "path": path})
 	}
-	fmt.Fprintln(a.out, uri)
+	if _, err := fmt.Fprintln(a.out, uri); err != nil {
+		return fmt.Errorf("writing the answer: %w", reason(err))
+	}
 	a.note("keep a copy of the key in a safe place: without it no secret opens")
 	return nil
 }

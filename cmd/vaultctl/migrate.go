@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -31,7 +32,10 @@ and needs no database. --status compares and changes nothing; it exits with 7 wh
 			}
 			switch {
 			case print:
-				return db.PrintSQL(a.out, a.kmsKey)
+				if err := db.PrintSQL(a.out, a.kmsKey); err != nil {
+					return fmt.Errorf("writing the SQL: %w", reason(err))
+				}
+				return nil
 			case status:
 				return runMigrateStatus(cmd.Context(), a)
 			}

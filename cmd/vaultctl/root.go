@@ -104,7 +104,8 @@ func newHelpCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			about.InitDefaultHelpFlag() // its own line of help lists it
+			about.InitDefaultHelpFlag() // as --help would have done
+			about.InitDefaultVersionFlag()
 			return about.Help()
 		},
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
@@ -147,7 +148,7 @@ func nearest(commands []*cobra.Command, typed string) string {
 		if len(typed) > 1 && strings.HasPrefix(c.Name(), typed) {
 			d = 0
 		}
-		if d < distance && d < len(typed) {
+		if d < distance {
 			best, distance = c.Name(), d
 		}
 	}

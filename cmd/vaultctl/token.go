@@ -114,9 +114,6 @@ func runTokenCreate(ctx context.Context, a *app, o tokenCreateOptions) error {
 	if err != nil {
 		return err
 	}
-	if a.json() {
-		return a.printJSON(made)
-	}
 	return a.printToken(made)
 }
 
@@ -174,22 +171,33 @@ func deliver(token vault.Token, row db.TokenRow, file *newTokenFile) (tokenJSON,
 
 // printToken prints a new token, the one time that it is shown, and says how to keep it.
 func (a *app) printToken(t tokenJSON) error {
-	if t.File != "" {
+	switch {
+	case a.json():
+		return lost(t, a.printJSON(t))
+	case t.File != "":
 		a.note("admin token %q is in %s", t.Name, t.File)
-	} else {
+	default:
 		path, err := defaultTokenFile()
 		if err != nil {
 			path = "TOKEN_FILE"
 		}
 		a.note("admin token %q, shown this once. To use it by default, paste it into:\n  %s", t.Name, saveCommand(path))
 		if _, err := fmt.Fprintln(a.out, t.Token); err != nil {
-			return hint(fmt.Errorf("printing the token: %w", reason(err)), "it was made but is lost: vaultctl token revoke %s", t.Name)
+			return lost(t, fmt.Errorf("writing the token: %w", reason(err)))
 		}
 	}
 	if t.ExpiresAt != nil {
 		a.note("it expires at %s", when(t.ExpiresAt))
 	}
 	return nil
+}
+
+// lost says what to do about a token that was made and then not shown.
+func lost(t tokenJSON, err error) error {
+	if err == nil || t.Token == "" {
+		return err
+	}
+	return hint(err, "token %q was made but is lost: vaultctl token revoke %s", t.Name, t.Name)
 }
 
 func newTokenListCmd(a *app) *cobra.Command {

@@ -81,6 +81,8 @@ func (a *app) printVerdict(v vault.Verdict) error {
 	case v.Valid:
 		text = fmt.Sprintf("valid: version %d (current)", v.Version)
 	}
-	_, err := fmt.Fprintln(a.out, text)
-	return err
+	if _, err := fmt.Fprintln(a.out, text); err != nil {
+		return fmt.Errorf("writing the answer: %w", reason(err))
+	}
+	return nil
 }

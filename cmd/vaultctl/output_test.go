@@ -1,0 +1,134 @@
+package main
+
+import (
+	"encoding/json"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/hyperiondb/vault/internal/db"
+)
+
+func TestPrintable(t *testing.T) {
+	for in, want := range map[string]string{
+		"plain äöü 日本":     "plain äöü 日本",
+		"\x1b]0;t\x07":     "?]0;t?",
+		"a\nb\tc\rd":       "a?b?c?d",
+		"\x7f\u0080\u009f": "???",
+		"\u00a0":           "\u00a0",
+	} {
+		if got := printable(in); got != want {
+			t.Errorf("%q: got %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestDurationFlag(t *testing.T) {
+	var value *time.Duration
+	flag := durationFlag{&value}
+	if got := flag.String(); got != "" {
+		t.Errorf("before it is given: got %q, want nothing", got)
+	}
+	if got := (durationFlag{}).String(); got != "" {
+		t.Errorf("the zero flag, as pflag makes it: got %q, want nothing", got)
+	}
+	for _, bad := range []string{"", "-1h", "30", "1y", "1.5d", "99999d"} {
+		if err := flag.Set(bad); err == nil || value != nil {
+			t.Errorf("%q: got %v, %v, want an error and no value", bad, value, err)
+		}
+	}
+	for text, want := range map[string]time.Duration{"0": 0, "30d": 720 * time.Hour, "1w2d": 216 * time.Hour, "90m": 90 * time.Minute} {
+		if err := flag.Set(text); err != nil || value == nil || *value != want {
+			t.Errorf("%q: got %v, %v, want %v", text, value, err, want)
+		}
+	}
+	if err := flag.Set("1w2d"); err != nil || flag.String() != "9d" {
+		t.Errorf("got %q, %v, want 9d", flag.String(), err)
+	}
+}
+
+func TestStateOfASecret(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	in := func(d time.Duration) *time.Time { at := now.Add(d); return &at }
+	until := in(time.Hour)
+	for want, s := range map[string]db.SecretRow{
+		"ok":               {NextRotationAt: in(-overdue)},
+		"rotation overdue": {NextRotationAt: in(-overdue - 1)},
+		"rotating":         {NextRotationAt: in(-1), Job: &db.JobRow{State: "claimed"}},
+		"rotation failed":  {NextRotationAt: in(-time.Hour), Job: &db.JobRow{State: "failed"}},
+		"deleted, restorable until " + when(until): {RestoreUntil: until, Job: &db.JobRow{State: "failed"}},
+		"deleted for good, waiting for the purge":  {RestoreUntil: in(0)},
+	} {
+		if got := state(s, now); got != want {
+			t.Errorf("%+v: got %q, want %q", s, got, want)
+		}
+	}
+}
+
+func TestStateOfAToken(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	earlier, later := now.Add(-1), now.Add(1)
+	for _, c := range []struct {
+		row  db.TokenRow
+		want string
+	}{
+		{db.TokenRow{}, "good"},
+		{db.TokenRow{ExpiresAt: &later}, "good"},
+		{db.TokenRow{ExpiresAt: &now}, "expired"},
+		{db.TokenRow{ExpiresAt: &earlier}, "expired"},
+		{db.TokenRow{ExpiresAt: &later, RevokedAt: &earlier}, "revoked"},
+	} {
+		if got := tokenState(c.row, now); got != c.want {
+			t.Errorf("%+v: got %q, want %q", c.row, got, c.want)
+		}
+	}
+}
+
+func TestDetailOfAnEvent(t *testing.T) {
+	for in, want := range map[string]string{
+		`{}`: "",
+		`{"reason":"a \"b\" c","attempt":2,"given_up":true}`: `attempt=2 given_up=true reason="a \"b\" c"`,
+		`not json`: "not json",
+	} {
+		if got := detail(json.RawMessage(in)); got != want {
+			t.Errorf("%s: got %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestWorriesOfAStatus(t *testing.T) {
+	for _, c := range []struct {
+		status db.Status
+		want   string
+	}{
+		{db.Status{RotationsQueued: 3, RotationsClaimed: 2}, ""},
+		{db.Status{RotationsFailed: 1}, "rotations: 1 failed"},
+		{db.Status{RotationsOverdue: 4}, "rotations: 4 overdue"},
+		{db.Status{RotationsFailed: 1, RotationsOverdue: 4}, "rotations: 1 failed, 4 overdue"},
+	} {
+		got := ""
+		if err := worries(c.status); err != nil {
+			got = err.Error()
+		}
+		if diff := cmp.Diff(c.want, got); diff != "" {
+			t.Errorf("%+v (-want +got):\n%s", c.status, diff)
+		}
+	}
+}
+
+func TestSchemaVerdicts(t *testing.T) {
+	for want, s := range map[string]db.MigrationState{
+		"the vault is not set up in this database":      {Have: 0, Want: 2},
+		"the schema is older than this binary":          {Have: 1, Want: 2},
+		"the schema is newer than this binary":          {Have: 3, Want: 2, FunctionsCurrent: true},
+		"the installed functions are not this binary's": {Have: 2, Want: 2},
+	} {
+		if err := compareSchema(s); err == nil || err.Error() != want {
+			t.Errorf("%+v: got %v, want %q", s, err, want)
+		}
+	}
+	if err := compareSchema(db.MigrationState{Have: 2, Want: 2, FunctionsCurrent: true}); err != nil {
+		t.Errorf("up to date: got %v", err)
+	}
+}

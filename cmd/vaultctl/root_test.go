@@ -1,0 +1,174 @@
+package main
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/cobra"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+func TestHelpOfTheRoot(t *testing.T) {
+	t.Setenv("VAULTCTL_DATABASE_URL", "postgres://alice:opensesame@db1/app") // help does not show it
+	t.Setenv("VAULTCTL_KMS_KEY", "local:///etc/vault/kek")
+	golden := filepath.Join("testdata", "help.golden")
+	for _, args := range [][]string{{"--help"}, {"-h"}, {"help"}, {}} {
+		got := mustRun(t, args...)
+		if got.code != 0 || got.err != "" {
+			t.Fatalf("%q: got exit code %d and %q on standard error", args, got.code, got.err)
+		}
+		if *update {
+			mustWrite(t, golden, got.out, 0o644)
+		}
+		want, err := os.ReadFile(golden)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(string(want), got.out); diff != "" {
+			t.Errorf("%q (-want +got):\n%s", args, diff)
+		}
+	}
+}
+
+// TestEveryCommandHelpsItself holds what all commands have in common.
+func TestEveryCommandHelpsItself(t *testing.T) {
+	var visit func(cmd *cobra.Command)
+	visit = func(cmd *cobra.Command) {
+		if cmd.Short == "" || strings.HasSuffix(cmd.Short, ".") {
+			t.Errorf("%s: got short text %q, want one without a full stop", cmd.CommandPath(), cmd.Short)
+		}
+		path := strings.Fields(cmd.CommandPath())[1:]
+		if got := mustRun(t, append(path, "--help")...); got.code != 0 || !strings.Contains(got.out, cmd.CommandPath()) || got.err != "" {
+			t.Errorf("%s --help: got exit code %d, %q", cmd.CommandPath(), got.code, got.err)
+		}
+		for _, sub := range cmd.Commands() {
+			visit(sub)
+		}
+	}
+	visit(newRootCmd(&app{stdio: stdio{in: os.Stdin, out: os.Stdout, err: os.Stderr}}))
+}
+
+func TestWhatWasTypedIsRefusedBeforeAnythingOpens(t *testing.T) {
+	for typed, want := range map[string]string{
+		"lst":                                    "unknown command \"vaultctl lst\"\nhint: vaultctl list\n",
+		"descrbie x":                             "unknown command \"vaultctl descrbie\"\nhint: vaultctl describe\n",
+		"xyzzy":                                  "unknown command \"vaultctl xyzzy\"\nhint: vaultctl --help\n",
+		"token lst":                              "unknown command \"vaultctl token lst\"\nhint: vaultctl token list\n",
+		"audit nothing":                          "unknown command \"vaultctl audit nothing\"",
+		"completion tcsh":                        "unknown command \"vaultctl completion tcsh\"",
+		"help lst":                               "unknown command \"vaultctl lst\"\nhint: vaultctl list\n",
+		"list --nope":                            "unknown flag: --nope\nhint: vaultctl list --help\n",
+		"list -o yaml":                           `unknown output "yaml"`,
+		"get":                                    "NAME is missing\nhint: vaultctl get NAME [flags]\n",
+		"get a b":                                "too many arguments: 2, expected NAME",
+		"get a:b":                                "invalid name",
+		"get a --version 0":                      "--version takes a version number",
+		"put a hunter2":                          "a value is not taken from the command line",
+		"put a - --generate":                     "the value comes from SOURCE or from --generate, not from both",
+		"put a --generate hex:32":                "--generate=hex:32, without a space",
+		"put a --generate=chars:3":               "--generate: generator",
+		"put a --length 9":                       "--length and --charset go with --generate",
+		"put a --generate --if-changed":          "--if-changed makes no sense",
+		"put a - --verbatim --trim-space":        "--verbatim and --trim-space exclude each other",
+		"put a --cas -2":                         "--cas takes a version number",
+		"put a - --rotate-every 59s":             "--rotate-every is at least 1m",
+		"put a - --grace 1y":                     `invalid argument "1y" for "--grace" flag`,
+		"update a":                               "nothing to change",
+		"update a --manual --generate":           "--manual and --generate exclude each other",
+		"update a --manual --rotate-every 1d":    "--manual and --rotate-every exclude each other",
+		"update a --no-rotate --rotate-every 1d": "--no-rotate and --rotate-every exclude each other",
+		"rotate a value":                         "a value is not taken from the command line",
+		"rollback a":                             "VERSION is missing",
+		"rollback a 0":                           "VERSION is a version number",
+		"rollback a two":                         "VERSION is a version number",
+		"verify a value":                         "a value is not taken from the command line",
+		"token create -- -x":                     "a token's name is",
+		"token create x --expires 0":             "--expires is more than 0",
+		"token create x --scope=":                "--scope is a prefix of names",
+		"token create x --owner --scope a/":      "--owner and --scope exclude each other",
+		"grant app --as boss":                    `--as takes service, worker or auditor, not "boss"`,
+		"grant app --as worker --prefix a/":      "--prefix is for --as service only",
+		"grant app --revoke --as worker":         "--revoke and --as exclude each other",
+		"audit list --limit 0":                   "--limit is at least 1",
+		"audit list --secret a:b":                "invalid name",
+		"migrate --print --status":               "--print and --status exclude each other",
+		"init --kms-key vault":                   "invalid kms key uri",
+		"init --kms-key awskms:///alias/v?endpoint=http://127.0.0.1:1": "a KMS key with an endpoint cannot be the vault's default",
+		"init --token-name a/b": "a token's name is",
+		"init --save-token=":    "--save-token takes a file name",
+		"keygen /a/../b/.. x":   "too many arguments",
+	} {
+		got := mustRun(t, strings.Fields(typed)...)
+		if got.code != exitUsage || !strings.Contains(got.err, want) || got.out != "" {
+			t.Errorf("%s: got exit code %d, %q and %q, want %d and %q", typed, got.code, got.out, got.err, exitUsage, want)
+		}
+		if strings.Contains(got.err, "hunter2") {
+			t.Errorf("%s: got %q, which repeats what may be a value", typed, got.err)
+		}
+	}
+}
+
+func TestCompletionIsSilentWithoutADatabase(t *testing.T) {
+	t.Setenv("VAULTCTL_DATABASE_URL", "postgres://nobody@127.0.0.1:1/none")
+	if got := mustRun(t, "__completeNoDesc", "get", ""); got.code != 0 || got.out != ":4\n" {
+		t.Errorf("got exit code %d and %q, want no names and no files", got.code, got.out)
+	}
+	for _, shell := range []string{"bash", "zsh", "fish"} {
+		if got := mustRun(t, "completion", shell); got.code != 0 || !strings.Contains(got.out, "__complete") || got.err != "" {
+			t.Errorf("completion %s: got exit code %d and %d bytes", shell, got.code, len(got.out))
+		}
+	}
+}
+
+func TestKeygenMakesAKeyOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "k e k")
+	got := mustRun(t, "keygen", path)
+	if want := "local://" + strings.ReplaceAll(path, " ", "%20") + "\n"; got.code != 0 || got.out != want {
+		t.Fatalf("got %d, %q, want %q", got.code, got.out, want)
+	}
+	key, err := os.ReadFile(path)
+	if err != nil || len(key) != 32 {
+		t.Fatalf("got %d bytes, %v, want 32", len(key), err)
+	}
+	if got := mustRun(t, "keygen", path); got.code != exitConflict || got.out != "" {
+		t.Errorf("again: got %d, %q, want %d", got.code, got.out, exitConflict)
+	}
+	if again, err := os.ReadFile(path); err != nil || string(again) != string(key) {
+		t.Errorf("the key was overwritten: %v", err)
+	}
+	if got := mustRun(t, "keygen", filepath.Join(path, "below")); got.code != exitFailed {
+		t.Errorf("below a file: got %d, want %d", got.code, exitFailed)
+	}
+}
+
+func TestMigratePrintNeedsNoDatabase(t *testing.T) {
+	got := mustRun(t, "migrate", "--print", "--kms-key", "local:///etc/vault/kek")
+	if got.code != 0 || !strings.Contains(got.out, "CREATE SCHEMA vault") || !strings.Contains(got.out, "'local:///etc/vault/kek'") || got.err != "" {
+		t.Errorf("got exit code %d, %d bytes and %q", got.code, len(got.out), got.err)
+	}
+}
+
+func TestNearest(t *testing.T) {
+	commands := newRootCmd(&app{stdio: stdio{in: os.Stdin, out: os.Stdout, err: os.Stderr}}).Commands()
+	for typed, want := range map[string]string{"lst": "list", "ls": "list", "rotat": "rotate", "verfy": "verify", "status!": "status", "x": "", "frobnicate": ""} {
+		if got := nearest(commands, typed); got != want {
+			t.Errorf("%s: got %q, want %q", typed, got, want)
+		}
+	}
+}
+
+func TestEditDistance(t *testing.T) {
+	for _, c := range []struct {
+		a, b string
+		want int
+	}{{"", "", 0}, {"abc", "", 3}, {"", "abc", 3}, {"list", "lst", 1}, {"list", "tsil", 4}, {"kitten", "sitting", 3}} {
+		if got := editDistance(c.a, c.b); got != c.want {
+			t.Errorf("%q, %q: got %d, want %d", c.a, c.b, got, c.want)
+		}
+	}
+}
