@@ -14,8 +14,9 @@ import (
 	"github.com/hyperiondb/vault/internal/envelope"
 )
 
-// unwrapTimeout bounds a KMS call that several readers wait for; none of them may cut it off for the others.
-const unwrapTimeout = 10 * time.Second
+// unwrapTimeout bounds a KMS call that several readers wait for; none of them may cut it off for the others. It is shorter
+// than a request over HTTP may take, so that nobody joins a call that its first reader has already given up.
+const unwrapTimeout = 8 * time.Second
 
 // cacheKey changes with everything that decides whether a wrapped key unwraps, so a hit is never better than a miss: a row
 // whose wrapped key was swapped, or that was moved to another name or version, is not found.

@@ -569,3 +569,78 @@ func FuzzParseToken(f *testing.F) {
 		}
 	})
 }
+
+// The grace of one rotate is its own: the next one is back to the secret's setting.
+func TestGraceOfOneRotate(t *testing.T) {
+	s, ctx := newStory(t, nil), t.Context()
+	s.put("app/x", "one")
+	none := time.Duration(0)
+	_, err := s.Rotate(ctx, vault.RotateRequest{Change: s.as, Name: "app/x", Value: []byte("two"), Grace: &none})
+	must(t, err)
+	_, err = s.Rotate(ctx, vault.RotateRequest{Change: s.as, Name: "app/x", Value: []byte("three")})
+	must(t, err)
+	for value, want := range map[string]bool{"one": false, "two": true, "three": true} {
+		got, err := s.Verify(ctx, "app/x", []byte(value))
+		must(t, err)
+		if got.Valid != want {
+			t.Errorf("verify of %s: got %t, want %t", value, got.Valid, want)
+		}
+	}
+}
+
+func TestStatusOfBothNodes(t *testing.T) {
+	s, ctx := newStory(t, nil), t.Context()
+	s.put("app/x", "one")
+	must(t, s.Ping(ctx))
+	status, err := s.Status(ctx)
+	must(t, err)
+	if status.Role != "primary" || status.Secrets != 1 || status.Standbys == nil || *status.Standbys != 1 {
+		t.Errorf("got %+v, want a primary with one secret and one standby", status)
+	}
+	reader, err := db.NewReader(ctx, db.Options{URL: s.store.StandbyURL(vaulttest.Operator)})
+	must(t, err)
+	defer reader.Close()
+	status, err = vault.New(vault.Options{Reader: reader}).Status(ctx)
+	must(t, err)
+	if status.Role != "standby" || status.Standbys != nil {
+		t.Errorf("got %+v, want a standby", status)
+	}
+}
+
+// A primary that went away: changes fail at once as unavailable, reads from a standby go on, and after a promotion changes
+// work again through the same pool.
+func TestPromotion(t *testing.T) {
+	store := vaulttest.Own(t)
+	ctx := t.Context()
+	ring, err := kms.OpenRing(ctx, []string{"local://" + store.KeyFile})
+	must(t, err)
+	defer ring.Close()
+	primary, standby := store.Cluster.Primary(), store.Cluster.Standbys()[0]
+	reader, err := db.NewReader(ctx, db.Options{URL: store.StandbyURL(vaulttest.Operator)})
+	must(t, err)
+	defer reader.Close()
+	hosts := fmt.Sprintf("user=operator dbname=%s host=%s,%s port=%d,%d", store.Database, primary.SocketDir(), standby.SocketDir(), primary.Port(), standby.Port())
+	writer, err := db.NewWriter(ctx, db.Options{URL: hosts})
+	must(t, err)
+	defer writer.Close()
+	v := vault.New(vault.Options{Reader: reader, Writer: writer, Keys: ring})
+	as := vault.Change{Token: vaulttest.AdminToken(t)}
+	put := func(value string) (vault.Receipt, error) {
+		return v.Put(ctx, vault.PutRequest{Change: as, Name: "app/x", Value: []byte(value)})
+	}
+	receipt, err := put("one")
+	must(t, err)
+	must(t, standby.WaitReplay(ctx, receipt.LSN))
+	must(t, primary.Kill())
+	_, err = put("two")
+	wantErr(t, err, vault.ErrUnavailable)
+	secret, err := v.Get(ctx, "app/x", vault.GetOptions{})
+	must(t, err)
+	secret.Wipe()
+	must(t, standby.Promote(ctx))
+	receipt, err = put("two")
+	must(t, err)
+	if receipt.Version != 2 {
+		t.Errorf("got version %d after the promotion, want 2", receipt.Version)
+	}
+}

@@ -1,0 +1,167 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestTheFileIsReadAndTheEnvironmentWins(t *testing.T) {
+	path := mustWrite(t, filepath.Join(t.TempDir(), "vaultd.toml"), `
+listen = ["127.0.0.1:9000", "unix:/run/vaultd.sock"]
+allow = ["10.0.0.0/8"]
+dek_cache_ttl = "90s"
+dek_cache_size = 7
+verify_rate = 2.5
+admin_api = true
+`)
+	c, err := loadConfig(path, []string{
+		"VAULTD_ALLOW=192.0.2.0/24, ::1", "VAULTD_DEK_CACHE_SIZE=8", "VAULTD_ADMIN_API=false", "PATH=/bin", "VAULTD_SHUTDOWN_GRACE=1m30s",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := []any{c.Listen, c.Allow, time.Duration(c.DEKCacheTTL), c.DEKCacheSize, c.VerifyRate, c.AdminAPI, time.Duration(c.ShutdownGrace), c.HealthListen}
+	want := []any{[]string{"127.0.0.1:9000", "unix:/run/vaultd.sock"}, []string{"192.0.2.0/24", "::1"}, 90 * time.Second, 8, 2.5, false,
+		90 * time.Second, "127.0.0.1:8401"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("the settings differ (-want +got):\n%s", diff)
+	}
+	if len(c.policy.Allow) != 2 || c.policy.VerifyRate != 2.5 {
+		t.Errorf("got policy %+v, want what the settings say", c.policy)
+	}
+}
+
+func TestWithoutAnySettingNobodyIsLetIn(t *testing.T) {
+	c, err := loadConfig("", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(c.policy.Allow) != 0 || c.AdminAPI || c.InsecureListen || c.Listen[0] != "127.0.0.1:8400" {
+		t.Errorf("got %+v, want nobody allowed, reads only, on loopback", c)
+	}
+}
+
+func TestBadSettingsAreNamed(t *testing.T) {
+	for file, want := range map[string]string{
+		"listen = [\"127.0.0.1:1\"]\nalow = []":       `line 2: unknown key "alow"`,
+		"\n[tls]\ncert = \"x\"":                       `line 2: unknown key "tls"`,
+		"allow = [":                                   "line 1",
+		"allow = []\nallow = []":                      "line 2",
+		`admin_api = "yes"`:                           "admin_api",
+		`dek_cache_size = "many"`:                     "dek_cache_size",
+		`dek_cache_size = -1`:                         "dek_cache_size",
+		`max_connections = 0`:                         "max_connections",
+		`verify_rate = nan`:                           "verify_rate",
+		`verify_rate = -1.0`:                          "verify_rate",
+		`verify_burst = 0`:                            "verify_burst",
+		`rotation_workers = 100000`:                   "rotation_workers",
+		`scan_interval = "0"`:                         "scan_interval",
+		`scan_interval = "1 month"`:                   "line 1",
+		`allow = ["10.0.0.1/8"]`:                      "allow",
+		`allow = ["localhost"]`:                       "allow",
+		`trusted_proxies = ["10.0.0.0/33"]`:           "trusted_proxies",
+		`kms_keys = ["local://relative"]`:             "kms_keys",
+		`kms_keys = ["s3:///x"]`:                      "kms_keys",
+		`log_level = "loud"`:                          "log_level",
+		`log_format = "xml"`:                          "log_format",
+		`listen = []`:                                 "listen",
+		`listen = ["127.0.0.1"]`:                      "listen",
+		`listen = ["127.0.0.1:65536"]`:                "listen",
+		`listen = ["unix:relative"]`:                  "listen",
+		`listen = ["0.0.0.0:8400"]`:                   "in the clear",
+		`listen = [":8400"]`:                          "in the clear",
+		`listen = ["[::]:8400"]`:                      "in the clear",
+		`listen = ["vault.example.org:8400"]`:         "in the clear",
+		`health_listen = "8401"`:                      "health_listen",
+		`socket_mode = "0999"`:                        "socket_mode",
+		`socket_mode = "4777"`:                        "socket_mode",
+		`tls_cert = "cert.pem"`:                       "tls_key",
+		`tls_key = "key.pem"`:                         "tls_cert",
+		"tls_cert = \"no.pem\"\ntls_key = \"no.pem\"": "no.pem",
+	} {
+		_, err := loadConfig(mustWrite(t, filepath.Join(t.TempDir(), "vaultd.toml"), file), nil)
+		if !errors.Is(err, errConfig) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want a complaint with %q", file, err, want)
+		}
+	}
+	for _, variable := range []string{"VAULTD_LISTN=x", "VAULTD_=x", "VAULTD_ADMIN_API=yes please", "VAULTD_VERIFY_BURST=", "VAULTD_ALLOW=x", "VAULTD_DEK_CACHE_TTL=5"} {
+		if _, err := loadConfig("", []string{variable}); !errors.Is(err, errConfig) {
+			t.Errorf("%s: got %v, want a complaint", variable, err)
+		}
+	}
+	if _, err := loadConfig(filepath.Join(t.TempDir(), "nowhere.toml"), nil); !errors.Is(err, errConfig) {
+		t.Errorf("a file that is not there: got %v, want a complaint", err)
+	}
+}
+
+func TestListeningBeyondLoopbackHasToBeMeant(t *testing.T) {
+	for _, file := range []string{
+		"listen = [\"0.0.0.0:8400\"]\ninsecure_listen = true",
+		`listen = ["127.8.8.8:8400", "[::1]:8400", "localhost:8400", "unix:/run/vaultd.sock"]`,
+		`health_listen = "0.0.0.0:8401"`, // which has no secrets
+	} {
+		if _, err := loadConfig(mustWrite(t, filepath.Join(t.TempDir(), "vaultd.toml"), file), nil); err != nil {
+			t.Errorf("%s: %v", file, err)
+		}
+	}
+}
+
+func TestNoPasswordIsShown(t *testing.T) {
+	for _, file := range []string{
+		`database_url = "postgres://vaultd:hunter2@localhost/vault"`,
+		`primary_database_url = "host=localhost user=vaultd password=hunter2"`,
+		`database_url = "postgres://vaultd:hunter2@localhost:port/vault"`,
+		`database_url = postgres://vaultd:hunter2@localhost/vault`,
+		"database_url = \"postgres://vaultd:hunter2@localhost/vault\nallow = []",
+		`database_url = ["postgres://vaultd:hunter2@localhost/vault"]`,
+	} {
+		path := mustWrite(t, filepath.Join(t.TempDir(), "vaultd.toml"), file)
+		var out, errOut bytes.Buffer
+		execute(t.Context(), []string{"check-config", "--config", path}, &out, &errOut, nil)
+		if out.Len()+errOut.Len() == 0 {
+			t.Errorf("%s: nothing was printed", file)
+		}
+		if strings.Contains(out.String()+errOut.String(), "hunter2") {
+			t.Errorf("%s: the password is in %s%s", file, &out, &errOut)
+		}
+	}
+}
+
+func TestExitCodes(t *testing.T) {
+	bad := mustWrite(t, filepath.Join(t.TempDir(), "vaultd.toml"), "x = 1")
+	for want, lines := range map[int][][]string{
+		exitDone:  {{"version"}, {"--help"}, {"check-config"}},
+		exitUsage: {{"nonsense"}, {"--nonsense"}, {"check-config", "extra"}, {"check-config", "--config", bad}, {"--config", bad}},
+	} {
+		for _, args := range lines {
+			var out, errOut bytes.Buffer
+			if got := execute(t.Context(), args, &out, &errOut, nil); got != want {
+				t.Errorf("%q: got exit code %d (%s), want %d", args, got, &errOut, want)
+			}
+			if want != exitDone && (!strings.HasPrefix(errOut.String(), "vaultd: ") || out.Len() > 0) {
+				t.Errorf("%q: got %q on stderr and %q on stdout, want one complaint", args, &errOut, &out)
+			}
+		}
+	}
+}
+
+// The example that is shipped is a configuration, and says what the defaults are.
+func TestTheExampleIsGood(t *testing.T) {
+	var out, errOut bytes.Buffer
+	if code := execute(t.Context(), []string{"check-config", "--config", "../../deploy/vaultd.toml"}, &out, &errOut, nil); code != exitDone {
+		t.Fatalf("got exit code %d: %s", code, &errOut)
+	}
+	c, err := loadConfig("../../deploy/vaultd.toml", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(c.policy.Allow) == 0 {
+		t.Error("the example lets nobody in")
+	}
+}

@@ -1,0 +1,243 @@
+package db_test
+
+import (
+	"bytes"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/hyperiondb/vault/internal/db"
+	"github.com/hyperiondb/vault/internal/vaulttest"
+)
+
+// cut says what the proxy does to the next COMMIT it sees.
+type cut int
+
+const (
+	pass      cut = iota
+	failed        // the connection ends before COMMIT arrives
+	replyLost     // COMMIT arrives and its answer does not
+	always        // as replyLost, and nobody can connect any more
+)
+
+// proxy stands between a client and PostgreSQL.
+type proxy struct {
+	listener net.Listener
+	socket   string
+	mu       sync.Mutex
+	next     cut
+	closed   bool
+}
+
+func newProxy(t *testing.T, store *vaulttest.Store) *proxy {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	node := store.Cluster.Primary()
+	sockets, err := filepath.Glob(filepath.Join(node.SocketDir(), ".s.PGSQL.*"))
+	must(t, err)
+	p := &proxy{listener: listener}
+	for _, s := range sockets {
+		if info, err := os.Stat(s); err == nil && info.Mode().Type() == os.ModeSocket {
+			p.socket = s
+		}
+	}
+	var running sync.WaitGroup
+	running.Go(func() { p.accept(&running) })
+	t.Cleanup(func() { listener.Close(); running.Wait() })
+	return p
+}
+
+func (p *proxy) url(store *vaulttest.Store, role string) string {
+	return "postgres://" + role + "@" + p.listener.Addr().String() + "/" + store.Database + "?sslmode=disable"
+}
+
+func (p *proxy) cutNext(c cut) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.next = c
+}
+
+// take returns what to do with a COMMIT, once.
+func (p *proxy) take() cut {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c := p.next
+	p.next = pass
+	p.closed = p.closed || c == always
+	return c
+}
+
+func (p *proxy) accept(running *sync.WaitGroup) {
+	for {
+		client, err := p.listener.Accept()
+		if err != nil {
+			return
+		}
+		p.mu.Lock()
+		refuse := p.closed
+		p.mu.Unlock()
+		server, err := net.Dial("unix", p.socket)
+		if err != nil || refuse {
+			client.Close()
+			if server != nil {
+				server.Close()
+			}
+			continue
+		}
+		running.Go(func() { p.forward(client, server) })
+	}
+}
+
+func (p *proxy) forward(client, server net.Conn) {
+	var mu sync.Mutex
+	muted := false
+	var answers sync.WaitGroup
+	answers.Go(func() {
+		defer client.Close()
+		buffer := make([]byte, 64<<10)
+		for {
+			n, err := server.Read(buffer)
+			mu.Lock()
+			quiet := muted
+			mu.Unlock()
+			if quiet && n > 0 {
+				return // COMMIT was answered, and nobody will hear it
+			}
+			if err != nil {
+				return
+			}
+			if _, err := client.Write(buffer[:n]); err != nil {
+				return
+			}
+		}
+	})
+	defer answers.Wait()
+	defer server.Close()
+	buffer := make([]byte, 256<<10)
+	for {
+		n, err := client.Read(buffer)
+		if err != nil {
+			return
+		}
+		if bytes.Contains(bytes.ToLower(buffer[:n]), []byte("commit\x00")) && buffer[0] == 'Q' {
+			switch p.take() {
+			case failed:
+				client.Close()
+				return
+			case replyLost, always:
+				mu.Lock()
+				muted = true
+				mu.Unlock()
+				_, _ = server.Write(buffer[:n])
+				answers.Wait() // the server has committed by now
+				return
+			}
+		}
+		if _, err := server.Write(buffer[:n]); err != nil {
+			return
+		}
+	}
+}
+
+func sealedPlaceholder(name string) db.SealedVersion {
+	return db.SealedVersion{Version: 1, Format: 1, KMSKeyID: "k", WrappedDEK: []byte{1}, Nonce: make([]byte, 24),
+		Ciphertext: make([]byte, 32), KeyCommit: make([]byte, 32), AAD: name + ":1"}
+}
+
+// The pair of every commit: "failed" and "done, but the reply was lost". Both end in one version, made once, and an answer.
+func TestCommitWithoutAnAnswer(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		cut   cut
+		audit string
+	}{
+		{"failed", failed, "put"},
+		{"done, reply lost", replyLost, "put put.replay"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			store := vaulttest.New(t)
+			p := newProxy(t, store)
+			writer, err := db.NewWriter(t.Context(), db.Options{URL: p.url(store, vaulttest.Operator)})
+			must(t, err)
+			defer writer.Close()
+			token := vaulttest.AdminToken(t)
+			p.cutNext(c.cut)
+			result, err := writer.PutVersion(t.Context(), db.Credential{TokenID: token.ID(), Prove: token.Prove}, uuid.New(), "put", "app/x",
+				sealedPlaceholder("app/x"), false, db.Settings{})
+			must(t, err)
+			if result.Version != 1 || result.VersionID != store.MustQuery(t, `SELECT version_id FROM vault.secret_versions`) {
+				t.Errorf("got %+v, want the one version", result)
+			}
+			if got := store.MustQuery(t, `SELECT string_agg(action, ' ' ORDER BY id) FROM vault.audit_log WHERE secret = 'app/x'`); got != c.audit {
+				t.Errorf("got audit rows %q, want %q", got, c.audit)
+			}
+		})
+	}
+}
+
+// When nobody can be asked any more, the outcome is unknown and said to be, with the request's id.
+func TestOutcomeUnknown(t *testing.T) {
+	t.Parallel()
+	store := vaulttest.New(t)
+	p := newProxy(t, store)
+	writer, err := db.NewWriter(t.Context(), db.Options{URL: p.url(store, vaulttest.Operator)})
+	must(t, err)
+	defer writer.Close()
+	token := vaulttest.AdminToken(t)
+	request := uuid.New()
+	p.cutNext(always)
+	_, err = writer.PutVersion(t.Context(), db.Credential{TokenID: token.ID(), Prove: token.Prove}, request, "put", "app/x",
+		sealedPlaceholder("app/x"), false, db.Settings{})
+	if !errors.Is(err, db.ErrOutcomeUnknown) || !strings.Contains(err.Error(), request.String()) {
+		t.Errorf("got %v, want the outcome to be unknown, and the request's id", err)
+	}
+}
+
+// What a DBA runs with psql leaves the same catalog as what migrate does.
+func TestPrintedSQLIsWhatMigrateDoes(t *testing.T) {
+	store := vaulttest.New(t)
+	printed := store.Database + "_printed"
+	store.MustExec(t, `CREATE DATABASE `+printed)
+	var script strings.Builder
+	must(t, db.PrintSQL(&script, "local:///etc/vault/it's a key"))
+	url := store.Cluster.Primary().URL(printed, vaulttest.Superuser)
+	conn := mustConnect(t, url)
+	_, err := conn.PgConn().Exec(t.Context(), script.String()).ReadAll()
+	must(t, err)
+	if got, want := catalog(t, conn), catalog(t, mustConnect(t, store.URL(vaulttest.Superuser))); got != want {
+		t.Errorf("the catalogs differ:\n%s\n%s", got, want)
+	}
+	report, err := db.Migrate(t.Context(), url, "test", "")
+	must(t, err)
+	if report.Created || report.FromVersion != report.SchemaVersion {
+		t.Errorf("migrate after the printed script did %+v, want nothing", report)
+	}
+	config := mustConnect(t, url)
+	var key string
+	must(t, config.QueryRow(t.Context(), `SELECT default_kms_key FROM vault.config`).Scan(&key))
+	if key != "local:///etc/vault/it's a key" {
+		t.Errorf("got the default key %q", key)
+	}
+}
+
+func catalog(t *testing.T, conn *pgx.Conn) string {
+	t.Helper()
+	var text string
+	must(t, conn.QueryRow(t.Context(), `SELECT jsonb_pretty(jsonb_build_object(
+		'tables', (SELECT jsonb_agg(relname || ' ' || relkind::text || ' ' || coalesce(relacl::text, '') || relrowsecurity || relforcerowsecurity || relowner::regrole ORDER BY relname) FROM pg_class WHERE relnamespace = 'vault'::regnamespace),
+		'columns', (SELECT jsonb_agg(attrelid::regclass || ' ' || attname || ' ' || format_type(atttypid, atttypmod) || attnotnull ORDER BY attrelid::regclass::text, attnum) FROM pg_attribute
+			WHERE attnum > 0 AND attrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'vault'::regnamespace)),
+		'functions', (SELECT jsonb_agg(md5(pg_get_functiondef(oid)) || ' ' || oid::regprocedure || coalesce(proacl::text, '') ORDER BY oid::regprocedure::text) FROM pg_proc WHERE pronamespace = 'vault'::regnamespace),
+		'policies', (SELECT jsonb_agg(p ORDER BY p::text) FROM pg_policies p WHERE schemaname = 'vault'),
+		'constraints', (SELECT jsonb_agg(conrelid::regclass || ' ' || conname || ' ' || pg_get_constraintdef(oid) ORDER BY conrelid::regclass::text, conname) FROM pg_constraint WHERE connamespace = 'vault'::regnamespace),
+		'triggers', (SELECT jsonb_agg(pg_get_triggerdef(oid) || tgenabled::text ORDER BY tgname) FROM pg_trigger WHERE NOT tgisinternal)))`).Scan(&text))
+	return text
+}
