@@ -1,7 +1,9 @@
 // Package rotation decides when a secret rotates and what its next value is.
 //
-// This half of the package is pure: it reads no clock, no database and no key service, and
-// its only source of randomness is crypto/rand.
+// [Supervisor] and [Worker] are its hands: the one enqueues what is due beside the primary, the
+// other claims, makes and completes rotations on every node; what they may do is decided in the
+// database. The rest of the package is pure: it reads no clock, no database and no key service,
+// and its only source of randomness is crypto/rand.
 //
 //   - Intervals ([ParseInterval], [FormatInterval]) are how people write rotation periods and
 //     grace periods: "30d", "1w2d", "36h". A day is exactly 24 hours, in every time zone.

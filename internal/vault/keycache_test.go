@@ -1,0 +1,90 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/hyperiondb/vault/internal/envelope"
+)
+
+func TestKeysAreWipedWhenTheyLeaveTheCache(t *testing.T) {
+	now := time.Unix(1_000_000, 0)
+	c := newKeyCache(2, time.Minute, func() time.Time { return now })
+	defer c.close()
+	key := envelope.DataKey{1, 2, 3}
+	names := []cacheKey{{versionID: uuid.New()}, {versionID: uuid.New()}, {versionID: uuid.New()}}
+	held := func(k cacheKey) *cachedKey { v, _ := c.keys.Peek(k); return v }
+	c.add(names[0], &key)
+	c.add(names[1], &key)
+	first, second := held(names[0]), held(names[1])
+	c.add(names[2], &key) // pushes the first out
+	if first.key != (envelope.DataKey{}) {
+		t.Error("a key that was pushed out was not wiped")
+	}
+	if got := c.lookup(names[1]); got == nil || *got != key {
+		t.Error("a key in the cache was not found")
+	}
+	now = now.Add(time.Minute)
+	if c.lookup(names[1]) != nil {
+		t.Error("a key that is too old was handed out")
+	}
+	c.dropExpired()
+	if second.key != (envelope.DataKey{}) || c.keys.Len() != 0 {
+		t.Error("a key that is too old was not wiped")
+	}
+	c.add(names[0], &key)
+	last := held(names[0])
+	c.close()
+	c.add(names[1], &key)
+	if last.key != (envelope.DataKey{}) || c.keys.Len() != 0 {
+		t.Error("a closed cache holds keys")
+	}
+}
+
+// A thousand readers who miss at once make one call, a reader who gives up does not cut it off, and an error reaches all.
+func TestMissesAreCollapsed(t *testing.T) {
+	c := newKeyCache(10, time.Minute, time.Now)
+	defer c.close()
+	k := cacheKey{versionID: uuid.New()}
+	var calls atomic.Int64
+	called, release := make(chan struct{}), make(chan struct{})
+	unwrap := func(context.Context) (*envelope.DataKey, error) {
+		if calls.Add(1) == 1 {
+			close(called)
+		}
+		<-release
+		return &envelope.DataKey{9}, nil
+	}
+	impatient, giveUp := context.WithCancel(t.Context())
+	gone := make(chan error, 1)
+	go func() { _, err := c.get(impatient, k, unwrap); gone <- err }()
+	<-called
+	giveUp()
+	if err := <-gone; !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want that the reader gave up", err)
+	}
+	var readers sync.WaitGroup
+	for range 1000 {
+		readers.Go(func() {
+			if key, err := c.get(t.Context(), k, unwrap); err != nil || *key != (envelope.DataKey{9}) {
+				t.Errorf("got error %v or another key", err)
+			}
+		})
+	}
+	close(release)
+	readers.Wait()
+	if n := calls.Load(); n != 1 {
+		t.Errorf("the KMS was called %d times, want 1", n)
+	}
+	failed := errors.New("no")
+	_, err := c.get(t.Context(), cacheKey{versionID: uuid.New()}, func(context.Context) (*envelope.DataKey, error) { return nil, failed })
+	if !errors.Is(err, failed) {
+		t.Errorf("got %v, want the KMS's error", err)
+	}
+}
