@@ -125,6 +125,8 @@ func (s *search) find(t *testing.T) []string {
 //
 //go:norace
 func (s *search) findIn(chunk []byte, at uint64, where string, found map[string]bool) {
+	const pageSize = 4096
+	var zeroPage [pageSize]byte
 	own := uint64(uintptr(unsafe.Pointer(unsafe.SliceData(s.chunk))))
 	for i := 0; i+8 <= len(chunk); i++ {
 		if i%pageSize == 0 && i+pageSize <= len(chunk) && bytes.Equal(chunk[i:i+pageSize], zeroPage[:]) {
@@ -142,10 +144,6 @@ func (s *search) findIn(chunk []byte, at uint64, where string, found map[string]
 		}
 	}
 }
-
-const pageSize = 4096
-
-var zeroPage [pageSize]byte
 
 type mapping struct {
 	from, to uint64
