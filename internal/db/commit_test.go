@@ -241,3 +241,36 @@ func catalog(t *testing.T, conn *pgx.Conn) string {
 		'triggers', (SELECT jsonb_agg(pg_get_triggerdef(oid) || tgenabled::text ORDER BY tgname) FROM pg_trigger WHERE NOT tgisinternal)))`).Scan(&text))
 	return text
 }
+
+// On a managed server nobody is a superuser: the owner of the database with CREATEROLE can install, upgrade and administer.
+func TestInitAsOwnerWithoutSuperuser(t *testing.T) {
+	store := vaulttest.Own(t) // roles are the cluster's
+	url := func(database, role string) string { return store.Cluster.Primary().URL(database, role) }
+	conn := mustConnect(t, url("postgres", vaulttest.Superuser))
+	for _, sql := range []string{`DROP DATABASE vault_template`, `DROP ROLE vault_owner, vault_service, vault_worker, vault_auditor`,
+		`CREATE ROLE landlord LOGIN CREATEROLE`, `CREATE DATABASE managed OWNER landlord`} {
+		_, err := conn.Exec(t.Context(), sql)
+		must(t, err)
+	}
+	for range 2 {
+		_, err := db.Migrate(t.Context(), url("managed", "landlord"), "test", "")
+		must(t, err)
+	}
+	writer, err := db.NewWriter(t.Context(), db.Options{URL: url("managed", "landlord")})
+	must(t, err)
+	defer writer.Close()
+	token := vaulttest.AdminToken(t)
+	_, err = writer.CreateTokenAsOwner(t.Context(), uuid.New(), db.NewToken{ID: token.ID(), Name: "root", Fingerprint: token.Fingerprint()})
+	must(t, err)
+	c := db.Credential{TokenID: token.ID(), Prove: token.Prove}
+	_, err = writer.GrantServiceRole(t.Context(), c, uuid.New(), vaulttest.Stranger, "app/")
+	must(t, err)
+	_, err = writer.PutVersion(t.Context(), c, uuid.New(), "put", "app/x", sealedPlaceholder("app/x"), false, db.Settings{})
+	must(t, err)
+	reader, err := db.NewReader(t.Context(), db.Options{URL: url("managed", vaulttest.Stranger)})
+	must(t, err)
+	defer reader.Close()
+	if row, err := reader.Current(t.Context(), "app/x"); err != nil || row.Version != 1 {
+		t.Errorf("the granted role reads %+v, error %v", row, err)
+	}
+}
