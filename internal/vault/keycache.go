@@ -65,6 +65,10 @@ func (c *keyCache) get(ctx context.Context, k cacheKey, unwrap func(context.Cont
 		return key, nil
 	}
 	flight := c.flights.DoChan(string(k.versionID[:])+string(k.wrapped[:]), func() (any, error) {
+		if key := c.lookup(k); key != nil { // an earlier flight landed between our look and this one's start
+			key.Wipe()
+			return nil, nil
+		}
 		call, cancel := context.WithTimeout(context.WithoutCancel(ctx), unwrapTimeout)
 		defer cancel()
 		key, err := unwrap(call)
