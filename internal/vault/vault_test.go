@@ -394,6 +394,7 @@ func TestSuperviseExpiresAndPurges(t *testing.T) {
 	if got := s.store.MustQuery(t, `SELECT version || ' ' || (ciphertext IS NULL) || ' ' || (wrapped_dek IS NULL) FROM vault.secret_versions WHERE removed_at IS NOT NULL`); got != "1 true true" {
 		t.Errorf("got %q, want the bytes of version 1 removed", got)
 	}
+	s.store.MustReplay(t)
 	standby, err := db.NewReader(ctx, db.Options{URL: s.store.StandbyURL(vaulttest.Daemon)})
 	must(t, err)
 	defer standby.Close()
@@ -597,6 +598,7 @@ func TestStatusOfBothNodes(t *testing.T) {
 	if status.Role != "primary" || status.Secrets != 1 || status.Standbys == nil || *status.Standbys != 1 {
 		t.Errorf("got %+v, want a primary with one secret and one standby", status)
 	}
+	s.store.MustReplay(t)
 	reader, err := db.NewReader(ctx, db.Options{URL: s.store.StandbyURL(vaulttest.Operator)})
 	must(t, err)
 	defer reader.Close()

@@ -242,6 +242,20 @@ func (s *Store) StandbyURL(role string) string {
 	return s.Cluster.Standbys()[0].URL(s.Database, role)
 }
 
+// MustReplay waits until every standby has what the primary has now, the database itself included.
+func (s *Store) MustReplay(t testing.TB) {
+	t.Helper()
+	lsn, err := s.Cluster.Primary().LSN(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, standby := range s.Cluster.Standbys() {
+		if err := standby.WaitReplay(t.Context(), lsn); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // AdminToken parses [Token].
 func AdminToken(t testing.TB) vault.Token {
 	t.Helper()
