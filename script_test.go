@@ -61,10 +61,10 @@ func TestScripts(t *testing.T) {
 	h := newHarness(t)
 	t.Run("script", func(t *testing.T) {
 		testscript.Run(t, testscript.Params{
-			Dir: "testdata/script", Setup: h.setup, RequireExplicitExec: true, RequireUniqueNames: true,
+			Dir: "testdata/script", Setup: h.setup, UpdateScripts: os.Getenv("UPDATE_SCRIPTS") != "", RequireExplicitExec: true, RequireUniqueNames: true,
 			Cmds: map[string]func(*testscript.TestScript, bool, []string){
 				"vault": h.cmdVault, "daemon": h.cmdDaemon, "http": h.cmdHTTP, "sql": h.cmdSQL, "pg": h.cmdPG, "kms": h.cmdKMS,
-				"bytes": h.cmdBytes, "until": h.cmdUntil, "vaultctl": h.cmdVaultctl, "capture": h.cmdCapture,
+				"bytes": h.cmdBytes, "until": h.cmdUntil, "vaultctl": h.cmdVaultctl, "capture": h.cmdCapture, "steady": h.cmdSteady,
 			},
 		})
 	})
@@ -222,6 +222,33 @@ func (h *harness) cmdCapture(ts *testscript.TestScript, neg bool, args []string)
 		ts.Fatalf("no match for %s", args[1])
 	}
 	ts.Setenv(args[0], m[1])
+}
+
+// unsteady is what differs between two runs of one script.
+var unsteady = []struct {
+	pattern *regexp.Regexp
+	put     string
+}{
+	{regexp.MustCompile(`[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}`), "UUID"},
+	{regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)`), "TIME"},
+	{regexp.MustCompile(`"lsn": "[0-9A-F]+/[0-9A-F]+"`), `"lsn": "LSN"`},
+	{regexp.MustCompile(`hva_[a-z2-7]{84}`), "TOKEN"},
+	{regexp.MustCompile(`local:[0-9a-f]{32}`), "KEY"},
+	{regexp.MustCompile(`"server_version": "[^"]*"`), `"server_version": "VERSION"`},
+	{regexp.MustCompile(`"id": \d+`), `"id": N`},
+	{regexp.MustCompile(`127\.0\.0\.1:\d+`), "ADDRESS"},
+}
+
+// steady FILE: stdout, with what differs between two runs replaced, for: cmp FILE golden.
+func (h *harness) cmdSteady(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: steady FILE")
+	}
+	text := strings.NewReplacer(ts.Getenv("WORK"), "WORK", ts.Getenv("KEK"), "KEK").Replace(ts.ReadFile("stdout"))
+	for _, u := range unsteady {
+		text = u.pattern.ReplaceAllString(text, u.put)
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
 }
 
 // bytes all|COUNT FILE: all 256 byte values, or COUNT printable bytes.

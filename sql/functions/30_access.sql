@@ -57,7 +57,7 @@ BEGIN
     RAISE EXCEPTION 'no live token named "%"', left(p_name, 64) USING ERRCODE = 'VA004';
   END IF;
   PERFORM vault._audit('token.revoke', NULL, NULL, p_request, jsonb_build_object('token', p_name, 'token_id', v_token.id));
-  RETURN vault._done(p_request, jsonb_build_object('id', v_token.id, 'name', p_name, 'revoked_at', v_token.revoked_at));
+  RETURN vault._done(p_request, jsonb_build_object('id', v_token.id, 'name', p_name, 'scope', v_token.scope, 'revoked_at', v_token.revoked_at));
 END $$;
 
 CREATE OR REPLACE FUNCTION vault.list_tokens() RETURNS TABLE (id uuid, name text, scope text, created_at timestamptz,
