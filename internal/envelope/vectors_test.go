@@ -204,6 +204,9 @@ func TestTamperedVectors(t *testing.T) {
 			if want := ErrIntegrity.Error() + ": " + part[v.Part]; part[v.Part] == "" || !strings.HasPrefix(err.Error(), want) {
 				t.Errorf("got %q, want it to start with %q for part %q", err, want, v.Part)
 			}
+			if len(v.KeyCommit) != CommitSize && !strings.HasSuffix(err.Error(), "bytes, want 32") {
+				t.Errorf("got %q, want the commitment's length refused, not compared", err)
+			}
 		})
 	}
 }

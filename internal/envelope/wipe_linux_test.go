@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"unsafe"
 
@@ -218,50 +219,84 @@ func newStory(t *testing.T, s *search, size int) *story {
 	return st
 }
 
-func (st *story) run(t *testing.T) {
+// steps is how many calls of this package a whole story makes.
+const steps = 5
+
+// run makes the first so many calls of the story, so that each of them is once the last, whose
+// traces nothing covers.
+func (st *story) run(t *testing.T, calls int) {
 	runtime.Gosched() // a fresh time slice: preemption is 10 ms away
+	defer clear(st.value)
+	defer st.dk.Wipe()
+
 	s, err := seal(st.dk, st.nonce, "prod/db", 3, st.value)
 	if err != nil {
 		t.Error(err)
 		return
 	}
-	p, err := Open(st.dk, "prod/db", 3, s)
-	if err != nil {
-		t.Error(err)
-		return
+	var p Plaintext
+	defer func() { p.Wipe() }()
+	for _, call := range []func(){
+		func() {
+			if p, err = Open(st.dk, "prod/db", 3, s); err != nil {
+				t.Error(err)
+			}
+		},
+		func() {
+			if !EqualValues(p, st.value) {
+				t.Error("opened to another value")
+			}
+		},
+		func() {
+			s.Ciphertext[0] ^= 1
+			if _, err := Open(st.dk, "prod/db", 3, s); !errors.Is(err, ErrIntegrity) {
+				t.Errorf("tampered ciphertext: got %v, want %v", err, ErrIntegrity)
+			}
+		},
+		func() {
+			s.KeyCommit[0] ^= 1
+			if _, err := Open(st.dk, "prod/db", 3, s); !errors.Is(err, ErrIntegrity) {
+				t.Errorf("tampered commitment: got %v, want %v", err, ErrIntegrity)
+			}
+		},
+	}[:calls-1] {
+		call()
 	}
-	if !EqualValues(p, st.value) || EqualValues(p[1:], st.value) {
-		t.Error("opened to another value")
-	}
-	p.Wipe()
+}
 
-	s.Ciphertext[0] ^= 1
-	if _, err := Open(st.dk, "prod/db", 3, s); !errors.Is(err, ErrIntegrity) {
-		t.Errorf("tampered ciphertext: got %v, want %v", err, ErrIntegrity)
-	}
-	s.Ciphertext[0] ^= 1
-	s.KeyCommit[0] ^= 1
-	if _, err := Open(st.dk, "prod/db", 3, s); !errors.Is(err, ErrIntegrity) {
-		t.Errorf("tampered commitment: got %v, want %v", err, ErrIntegrity)
-	}
-	st.dk.Wipe()
-	clear(st.value)
+// stacks runs functions on goroutines of their own, which stay afterwards: a stack that were
+// given back would be covered by the next one's frames, and its traces with it.
+type stacks struct {
+	release chan struct{}
+	left    sync.WaitGroup
+}
+
+func (st *stacks) run(f func()) {
+	ran := make(chan struct{})
+	st.left.Go(func() {
+		f()
+		close(ran)
+		<-st.release
+	})
+	<-ran
 }
 
 // assertLeavesNothing fails if anything the stories add to the search is found afterwards. Only
 // an interruption in the middle of a call may leave a piece, as the package documentation says,
 // and does not come three times in a row; what the code leaves, it leaves each time.
-func assertLeavesNothing(t *testing.T, stories func(*search)) {
+func assertLeavesNothing(t *testing.T, stories func(*search, *stacks)) {
 	t.Helper()
 	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // collections come when they are asked for
 	var found []string
 	for range 3 {
-		s := newSearch()
-		stories(s)
+		s, st := newSearch(), &stacks{release: make(chan struct{})}
+		stories(s, st)
 		if found = s.find(t); len(found) == 0 {
 			runtime.GC()
 			found = s.find(t)
 		}
+		close(st.release)
+		st.left.Wait()
 		if len(found) == 0 {
 			return
 		}
@@ -308,44 +343,40 @@ func TestSearchFindsWhatTheLibraryLeaves(t *testing.T) {
 func TestNothingIsLeftInMemory(t *testing.T) {
 	for _, size := range []int{8, 40, 256, 4096, MaxValueSize} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
-			assertLeavesNothing(t, func(s *search) { newStory(t, s, size).run(t) })
+			assertLeavesNothing(t, func(s *search, on *stacks) {
+				for calls := 1; calls <= steps; calls++ {
+					st := newStory(t, s, size)
+					on.run(func() { st.run(t, calls) })
+				}
+			})
 		})
 	}
 }
 
 // However much stack there is left when Seal is called, growing it leaves no copy.
 func TestNothingIsLeftByStackGrowth(t *testing.T) {
-	assertLeavesNothing(t, func(s *search) {
-		for depth := range 200 {
+	assertLeavesNothing(t, func(s *search, on *stacks) {
+		for depth := range 250 {
 			st := newStory(t, s, 64)
-			onFreshStack(func() { descend(depth, func() { st.run(t) }) })
+			on.run(func() { descend(depth, func() { st.run(t, 1+depth%2) }) })
 		}
 	})
 }
 
 // Collections between the calls shrink the stack again and again.
 func TestNothingIsLeftByCollections(t *testing.T) {
-	assertLeavesNothing(t, func(s *search) {
+	assertLeavesNothing(t, func(s *search, on *stacks) {
 		var stories []*story
 		for i := range 40 {
 			stories = append(stories, newStory(t, s, 64+i))
 		}
-		onFreshStack(func() {
+		on.run(func() {
 			for i, st := range stories {
 				descend(8*i, runtime.GC)
-				st.run(t)
+				st.run(t, 1+i%steps)
 			}
 		})
 	})
-}
-
-func onFreshStack(f func()) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		f()
-	}()
-	<-done
 }
 
 //go:noinline

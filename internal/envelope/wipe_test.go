@@ -71,6 +71,19 @@ func TestZeroStateZeroes(t *testing.T) {
 	}
 }
 
+func TestHKDFStateIsWiped(t *testing.T) {
+	k := newHKDFState()
+	k.hmac(k.prk[:], nil, newKey()[:])
+	h := k.hash
+	k.wipe()
+	if !reflect.ValueOf(h).Elem().IsZero() {
+		t.Error("the state of SHA-256 is not zero")
+	}
+	if !reflect.ValueOf(k).Elem().IsZero() {
+		t.Error("the intermediate values are not zero")
+	}
+}
+
 func TestWipe(t *testing.T) {
 	dk, p := printable()
 	dk.Wipe()
