@@ -8,6 +8,8 @@ import (
 	"github.com/cenkalti/backoff/v5"
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+
+	"github.com/hyperiondb/vault/internal/failpoint"
 )
 
 const (
@@ -264,6 +266,7 @@ func (w *Writer) once(ctx context.Context, c *Credential, result any, commitSent
 		defer cancel()
 		_ = tx.Rollback(rollback) // a no-op after COMMIT; a failure closes the connection, which rolls back as well
 	}()
+	failpoint.Hit("write.begun")
 	if err := authorize(ctx, tx, c); err != nil {
 		return err
 	}
@@ -275,6 +278,7 @@ func (w *Writer) once(ctx context.Context, c *Credential, result any, commitSent
 	if ctx.Err() != nil {
 		return ctx.Err() // the last moment to give up
 	}
+	failpoint.Hit("write.before_commit")
 	*commitSent = true
 	if err := tx.Commit(commit); err != nil {
 		if isDefinite(err) {
@@ -282,6 +286,7 @@ func (w *Writer) once(ctx context.Context, c *Credential, result any, commitSent
 		}
 		return err
 	}
+	failpoint.Hit("write.committed")
 	if r, ok := result.(*Result); ok {
 		// Behind our own commit record, so an upper bound of its position. Not having it loses nothing.
 		_ = conn.QueryRow(commit, `SELECT pg_current_wal_insert_lsn()::text`).Scan(&r.LSN)

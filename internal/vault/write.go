@@ -10,6 +10,7 @@ import (
 
 	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/envelope"
+	"github.com/hyperiondb/vault/internal/failpoint"
 )
 
 // Put seals and stores a new version, creating the secret if need be. A version that somebody else stores meanwhile makes
@@ -137,6 +138,7 @@ func (v *Vault) seal(ctx context.Context, name string, version int, value []byte
 	if err != nil {
 		return db.SealedVersion{}, fmt.Errorf("sealing %q: %w", name, err)
 	}
+	failpoint.Hit("seal.done")
 	return db.SealedVersion{
 		Version: version, Format: sealed.Format, KMSKeyID: wrapped.KeyID, WrappedDEK: wrapped.Blob,
 		Nonce: sealed.Nonce, Ciphertext: sealed.Ciphertext, KeyCommit: sealed.KeyCommit, AAD: sealed.AAD,

@@ -1,0 +1,142 @@
+package failpoint_test
+
+import (
+	"bytes"
+	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/hyperiondb/vault/internal/failpoint"
+)
+
+// mustBuild builds both commands and returns their paths.
+func mustBuild(t *testing.T, tags string) []string {
+	t.Helper()
+	dir := t.TempDir()
+	build := exec.Command("go", "build", "-tags", tags, "-o", dir+"/", "./cmd/vaultctl", "./cmd/vaultd")
+	build.Dir = "../.."
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("building with tags %q: %v\n%s", tags, err, out)
+	}
+	return []string{filepath.Join(dir, "vaultctl"), filepath.Join(dir, "vaultd")}
+}
+
+// What is shipped can not be made to kill itself: it holds neither the variable nor a name. The build with the tag shows
+// that the search would have found them.
+func TestShippedBinariesHaveNone(t *testing.T) {
+	words := append(failpoint.Names()[:4], "VAULT_FAILPOINT")
+	for tags, want := range map[string]bool{"": false, "failpoints": true} {
+		for _, path := range mustBuild(t, tags) {
+			binary, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, word := range words {
+				if got := bytes.Contains(binary, []byte(word)); got != want {
+					t.Errorf("tags %q: %s contains %q: got %v, want %v", tags, filepath.Base(path), word, got, want)
+				}
+			}
+		}
+	}
+}
+
+func TestEnvironmentIsChecked(t *testing.T) {
+	vaultctl := mustBuild(t, "failpoints")[0]
+	for _, c := range []struct{ setting, want string }{
+		{"write.comitted", `VAULT_FAILPOINT: no failpoint "write.comitted"`},
+		{"write.committed:0", `VAULT_FAILPOINT: "0" is not a number of hits from 1`},
+		{"write.committed:x", `VAULT_FAILPOINT: "x" is not a number of hits from 1`},
+		{"write.committed:", `VAULT_FAILPOINT: "" is not a number of hits from 1`},
+	} {
+		command := exec.Command(vaultctl, "--version")
+		command.Env = []string{"VAULT_FAILPOINT=" + c.setting}
+		out, err := command.CombinedOutput()
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) || exit.ExitCode() != 2 || !strings.HasPrefix(string(out), c.want) {
+			t.Errorf("%s: got %v %q, want exit code 2 and %q", c.setting, err, out, c.want)
+		}
+	}
+}
+
+// The Nth hit kills, and no earlier one.
+func TestHitKills(t *testing.T) {
+	probe := filepath.Join(t.TempDir(), "probe")
+	build := exec.Command("go", "build", "-tags", "failpoints", "-o", probe, "./testdata/probe")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("building: %v\n%s", err, out)
+	}
+	for _, c := range []struct {
+		setting string
+		lines   int
+		killed  bool
+	}{{"", 4, false}, {"seal.done", 0, true}, {"seal.done:3", 2, true}, {"seal.done:5", 4, false}, {"write.begun", 4, false}} {
+		command := exec.Command(probe)
+		command.Env = []string{"VAULT_FAILPOINT=" + c.setting}
+		out, err := command.Output()
+		killed := false
+		if err != nil {
+			status := command.ProcessState.Sys().(syscall.WaitStatus)
+			killed = status.Signaled() && status.Signal() == syscall.SIGKILL
+		}
+		if lines := bytes.Count(out, []byte("\n")); lines != c.lines || killed != c.killed {
+			t.Errorf("%q: got %d lines, killed %v, error %v; want %d, %v", c.setting, lines, killed, err, c.lines, c.killed)
+		}
+	}
+}
+
+// A name that stands in the code and not in the list could never be chosen.
+func TestEveryHitIsListed(t *testing.T) {
+	found := 0
+	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") {
+			return err
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+		if err != nil {
+			return err
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			name, ok := hit(n)
+			if ok {
+				found++
+				if !slices.Contains(failpoint.Names(), name) {
+					t.Errorf("%s hits %q, which is not in the list", path, name)
+				}
+			}
+			return true
+		})
+		return nil
+	})
+	if err != nil || found < 4 {
+		t.Errorf("found %d hits, error %v; want at least those of a write", found, err)
+	}
+}
+
+// hit returns the name in failpoint.Hit("name"); anything but a literal there counts as "".
+func hit(n ast.Node) (name string, ok bool) {
+	call, ok := n.(*ast.CallExpr)
+	if !ok {
+		return "", false
+	}
+	selector, ok := call.Fun.(*ast.SelectorExpr)
+	if !ok || selector.Sel.Name != "Hit" || len(call.Args) != 1 {
+		return "", false
+	}
+	if pkg, ok := selector.X.(*ast.Ident); !ok || pkg.Name != "failpoint" {
+		return "", false
+	}
+	if literal, ok := call.Args[0].(*ast.BasicLit); ok {
+		name, _ = strconv.Unquote(literal.Value)
+	}
+	return name, true
+}
