@@ -43,6 +43,7 @@ type Config struct {
 	VerifyBurst        int      `toml:"verify_burst"`     // verifies at once
 	ScanInterval       duration `toml:"scan_interval"`    // of the supervisor and the worker's polling
 	RotationWorkers    int      `toml:"rotation_workers"` // rotations at once; 0 = none here
+	ClaimTimeout       duration `toml:"claim_timeout"`    // a rotation claimed this long ago belongs to a worker that is gone
 	AdminAPI           bool     `toml:"admin_api"`        // the routes that write
 	LogLevel           string   `toml:"log_level"`
 	LogFormat          string   `toml:"log_format"` // text or json
@@ -57,7 +58,8 @@ func defaults() Config {
 	return Config{
 		Listen: []string{"127.0.0.1:8400"}, HealthListen: "127.0.0.1:8401", SocketMode: "0660",
 		DEKCacheTTL: duration(5 * time.Minute), DEKCacheSize: 10_000, MaxConns: 16, VerifyRate: 50, VerifyBurst: 100,
-		ScanInterval: duration(10 * time.Second), RotationWorkers: 4, LogLevel: "info", LogFormat: "text",
+		ScanInterval: duration(10 * time.Second), RotationWorkers: 4,
+		ClaimTimeout: duration(rotation.DefaultClaimTimeout), LogLevel: "info", LogFormat: "text",
 		ShutdownGrace: duration(10 * time.Second),
 	}
 }
@@ -250,6 +252,7 @@ func (c *Config) checkNumbers() error {
 		{"verify_rate", c.VerifyRate, 0, 1e9}, {"verify_burst", float64(c.VerifyBurst), 1, 1e9},
 		{"rotation_workers", float64(c.RotationWorkers), 0, 256},
 		{"scan_interval (seconds)", time.Duration(c.ScanInterval).Seconds(), 0.1, 3600},
+		{"claim_timeout (seconds)", time.Duration(c.ClaimTimeout).Seconds(), 3, 86400},
 		{"shutdown_grace (seconds)", time.Duration(c.ShutdownGrace).Seconds(), 0, 3600},
 	} {
 		if !(n.value >= n.least && n.value <= n.most) {

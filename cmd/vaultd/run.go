@@ -15,6 +15,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/httpapi"
 	"github.com/hyperiondb/vault/internal/kms"
@@ -59,8 +61,10 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 	})
 	defer v.Close()
 
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(&stateCollector{vault: v})
 	api := httpapi.New(httpapi.Options{
-		Vault: v, Policy: c.policy, AdminAPI: c.AdminAPI, Version: buildVersion(), Log: log,
+		Vault: v, Policy: c.policy, AdminAPI: c.AdminAPI, Version: buildVersion(), Log: log, Registry: registry,
 		Checks: []httpapi.Check{{Name: "database", Check: bounded(v.Ping)}, {Name: "kms", Check: bounded(keys.check)}},
 	})
 	cert := new(certificate)
@@ -75,7 +79,7 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 
 	working, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
-	work := startRotation(working, c, v, log)
+	work := startRotation(working, c, v, rotation.NewMetrics(registry), log)
 	reloading := &reloader{load: load, api: api, certificate: cert, level: level, log: log}
 
 	for {
@@ -202,13 +206,16 @@ func (k *keyRing) close() {
 }
 
 // startRotation runs the supervisor and, unless there are none here, the workers.
-func startRotation(ctx context.Context, c Config, v *vault.Vault, log *slog.Logger) *sync.WaitGroup {
+func startRotation(ctx context.Context, c Config, v *vault.Vault, metrics *rotation.Metrics, log *slog.Logger) *sync.WaitGroup {
 	var running sync.WaitGroup
 	supervisor := &rotation.Supervisor{Vault: v, Interval: time.Duration(c.ScanInterval), Log: log}
 	running.Go(func() { supervisor.Run(ctx) })
 	if c.RotationWorkers > 0 {
 		host, _ := os.Hostname() // the pid tells workers of one host apart
-		worker := &rotation.Worker{Vault: v, ID: fmt.Sprintf("%s:%d", host, os.Getpid()), Concurrency: c.RotationWorkers, Poll: time.Duration(c.ScanInterval), Log: log}
+		worker := &rotation.Worker{
+			Vault: v, ID: fmt.Sprintf("%s:%d", host, os.Getpid()), Concurrency: c.RotationWorkers, Poll: time.Duration(c.ScanInterval),
+			ClaimTimeout: time.Duration(c.ClaimTimeout), Metrics: metrics, Log: log,
+		}
 		running.Go(func() { worker.Run(ctx) })
 	}
 	return &running

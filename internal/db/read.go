@@ -135,6 +135,9 @@ type SecretRow struct {
 	Generator      string     `json:"generator,omitempty"`
 	RotateSeconds  int64      `json:"rotation_interval_seconds,omitempty"`
 	GraceSeconds   int64      `json:"grace_period_seconds"`
+	Rotator        string     `json:"rotator,omitempty"`
+	Window         string     `json:"rotation_window,omitempty"`
+	PausedAt       *time.Time `json:"rotation_paused_at,omitempty"`
 	CreatedAt      time.Time  `json:"created_at"`
 	RotatedAt      *time.Time `json:"rotated_at,omitempty"`
 	NextRotationAt *time.Time `json:"next_rotation_at,omitempty"`
@@ -156,7 +159,7 @@ type JobRow struct {
 
 const secretColumns = `s.name, s.kind, s.current_version, coalesce(s.generator, ''),
 	coalesce(extract(epoch FROM s.rotation_interval)::bigint, 0), extract(epoch FROM s.grace_period)::bigint,
-	s.created_at, s.rotated_at, s.next_rotation_at, s.deleted_at, s.restore_until`
+	coalesce(s.rotator, ''), coalesce(s.rotation_window, ''), s.rotation_paused_at, s.created_at, s.rotated_at, s.next_rotation_at, s.deleted_at, s.restore_until`
 
 // The state of a failed job counts until there is a newer version than the one it failed to replace.
 const secretJob = `(SELECT jsonb_build_object('id', j.id, 'state', j.state, 'attempt', j.attempt, 'due_at', j.due_at, 'run_after', j.run_after,
@@ -168,7 +171,7 @@ func scanSecret(row pgx.CollectableRow) (SecretRow, error) {
 	var s SecretRow
 	var job []byte
 	err := row.Scan(&s.Name, &s.Kind, &s.CurrentVersion, &s.Generator, &s.RotateSeconds, &s.GraceSeconds,
-		&s.CreatedAt, &s.RotatedAt, &s.NextRotationAt, &s.DeletedAt, &s.RestoreUntil, &job)
+		&s.Rotator, &s.Window, &s.PausedAt, &s.CreatedAt, &s.RotatedAt, &s.NextRotationAt, &s.DeletedAt, &s.RestoreUntil, &job)
 	if err == nil && job != nil {
 		err = json.Unmarshal(job, &s.Job)
 	}
@@ -301,7 +304,9 @@ type Status struct {
 	RotationsQueued  int64      `json:"rotations_queued"`
 	RotationsClaimed int64      `json:"rotations_claimed"`
 	RotationsFailed  int64      `json:"rotations_failed"`
-	RotationsOverdue int64      `json:"rotations_overdue"`
+	RotationsOverdue int64      `json:"rotations_overdue"` // due for more than 5 minutes, neither paused nor outside their window
+	RotationsPaused  int64      `json:"rotations_paused"`
+	MaxRotations     *int       `json:"max_rotations,omitempty"` // the cap on all workers together
 	NextRotationAt   *time.Time `json:"next_rotation_at,omitempty"`
 	Standbys         *int       `json:"standbys,omitempty"`                  // of a primary: connected now
 	SyncNames        *string    `json:"synchronous_standby_names,omitempty"` // of a primary

@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // Job is a claimed rotation. Attempt is its fence.
@@ -13,8 +14,10 @@ type Job struct {
 	ID          int64
 	Name        string
 	Attempt     int
+	Failures    int // attempts that failed or vanished before this one, since it was enqueued or retried by hand
 	FromVersion int
 	Generator   string
+	Rotator     string // "" = nobody but the vault has to hear of the new value
 	DueAt       time.Time
 }
 
@@ -25,26 +28,25 @@ func (r *Reader) IsPrimary(ctx context.Context) (bool, error) {
 	return !recovering, classify(err)
 }
 
-// EnqueueDueRotations makes a job for each secret that is due and returns how many.
-func (w *Writer) EnqueueDueRotations(ctx context.Context) (int, error) {
-	return w.count(ctx, `SELECT vault.enqueue_due_rotations()`)
+// Supervision is what one round of the supervisor did.
+type Supervision struct {
+	Primary  bool `json:"primary"`  // false: the node is a standby, and nothing was done
+	Enqueued int  `json:"enqueued"` // rotations that were due
+	Expired  int  `json:"expired"`  // versions whose grace was over: their bytes are gone
+	Purged   int  `json:"purged"`   // deleted secrets that could no longer be restored
 }
 
-// ExpireGraceVersions removes the sealed bytes of versions whose grace is over and returns how many.
-func (w *Writer) ExpireGraceVersions(ctx context.Context) (int, error) {
-	return w.count(ctx, `SELECT vault.expire_grace_versions()`)
+// Supervise does one round: at most limit of each. A lost answer needs no resolving: the next round finds what is left to do.
+func (w *Writer) Supervise(ctx context.Context, limit int) (Supervision, error) {
+	var s Supervision
+	err := w.pool.QueryRow(ctx, `SELECT vault.supervise($1)`, limit).Scan(&s)
+	return s, w.failedOver(classify(err))
 }
 
-// PurgeDeleted purges what can no longer be restored and returns how many.
-func (w *Writer) PurgeDeleted(ctx context.Context) (int, error) {
-	return w.count(ctx, `SELECT vault.purge_deleted()`)
-}
-
-// count runs a maintenance step. A lost answer needs no resolving: the next step finds what is left to do.
-func (w *Writer) count(ctx context.Context, sql string) (int, error) {
-	var n int
-	err := w.pool.QueryRow(ctx, sql).Scan(&n)
-	return n, w.failedOver(classify(err))
+// Beat renews the primary's heartbeat.
+func (w *Writer) Beat(ctx context.Context) error {
+	_, err := w.pool.Exec(ctx, `SELECT vault.beat()`)
+	return w.failedOver(classify(err))
 }
 
 // ClaimRotations claims up to limit jobs for this worker, and those whose claim is older than stale. A claim whose answer
@@ -52,12 +54,57 @@ func (w *Writer) count(ctx context.Context, sql string) (int, error) {
 func (w *Writer) ClaimRotations(ctx context.Context, worker string, limit int, stale time.Duration) ([]Job, error) {
 	jobs, err := collect(ctx, w.pool, func(row pgx.CollectableRow) (Job, error) {
 		var j Job
-		var generator *string
-		err := row.Scan(&j.ID, &j.Name, &j.Attempt, &j.FromVersion, &generator, &j.DueAt)
-		j.Generator = deref(generator)
+		var generator, rotator *string
+		err := row.Scan(&j.ID, &j.Name, &j.Attempt, &j.Failures, &j.FromVersion, &generator, &rotator, &j.DueAt)
+		j.Generator, j.Rotator = deref(generator), deref(rotator)
 		return j, err
-	}, `SELECT job_id, secret, attempt, from_version, generator, due_at FROM vault.claim_rotations($1, $2, $3)`, worker, limit, stale)
+	}, `SELECT job_id, secret, attempt, failures, from_version, generator, rotator, due_at FROM vault.claim_rotations($1, $2, $3)`, worker, limit, stale)
 	return jobs, w.failedOver(err)
+}
+
+// Candidate reads the sealed candidate of a claimed job. ErrNotFound if it has none, or if the claim is lost.
+func (w *Writer) Candidate(ctx context.Context, job int64, attempt int) (SealedVersion, error) {
+	v, err := candidate(ctx, w.pool, `SELECT `+candidateColumns+` FROM vault.rotation_candidate($1, $2)`, job, attempt)
+	return v, w.failedOver(err)
+}
+
+// StoreCandidate stores a candidate under the claim's fence, unless the job has one, and returns the one it has then: whatever
+// crashed or got lost before, every attempt brings the same bytes to the target. It is as durable as a version: what a target
+// was told must not be lost in a failover. After any error, a lost answer to COMMIT included, the target is to hear nothing;
+// the next attempt finds out whether there is a candidate.
+func (w *Writer) StoreCandidate(ctx context.Context, job int64, attempt int, v SealedVersion) (SealedVersion, error) {
+	var stored SealedVersion
+	err := pgx.BeginFunc(ctx, w.pool, func(tx pgx.Tx) error {
+		err := authorize(ctx, tx, nil)
+		if err == nil {
+			stored, err = candidate(ctx, tx, `SELECT `+candidateColumns+` FROM vault.store_candidate($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+				job, attempt, v.Format, v.KMSKeyID, v.WrappedDEK, v.Nonce, v.Ciphertext, v.KeyCommit, v.AAD)
+		}
+		return err
+	})
+	return stored, w.failedOver(classify(err))
+}
+
+const candidateColumns = `version, fmt, kms_key_id, wrapped_dek, nonce, ciphertext, key_commit, aad`
+
+func candidate(ctx context.Context, q rowsQuerier, sql string, args ...any) (SealedVersion, error) {
+	rows, err := collect(ctx, q, func(row pgx.CollectableRow) (SealedVersion, error) {
+		var v SealedVersion
+		err := row.Scan(&v.Version, &v.Format, &v.KMSKeyID, &v.WrappedDEK, &v.Nonce, &v.Ciphertext, &v.KeyCommit, &v.AAD)
+		return v, err
+	}, sql, args...)
+	if err != nil {
+		return SealedVersion{}, err
+	}
+	if len(rows) == 0 {
+		return SealedVersion{}, ErrNotFound
+	}
+	return rows[0], nil
+}
+
+// FinishRotation makes the stored candidate the new version under the claim's fence.
+func (w *Writer) FinishRotation(ctx context.Context, request uuid.UUID, job int64, attempt int) (Result, error) {
+	return change[Result](ctx, w, nil, refusal{request: request}, `SELECT vault.finish_rotation($1, $2, $3)`, job, attempt, request)
 }
 
 // CompleteRotation stores the new version under the claim's fence: ErrClaimLost if somebody else has the job by now.
@@ -72,8 +119,19 @@ func (w *Writer) FailRotation(ctx context.Context, job int64, attempt int, reaso
 	return w.failedOver(classify(err))
 }
 
-// WaitForRotations blocks until the primary says that jobs were enqueued, on a connection of its own. It is a hint: what
-// is missed while nobody listens is found by polling.
+// ReleaseRotation gives a claim back that was not begun: it is no failure, and may be claimed again at once.
+func (w *Writer) ReleaseRotation(ctx context.Context, job int64, attempt int) error {
+	_, err := w.pool.Exec(ctx, `SELECT vault.release_rotation($1, $2)`, job, attempt)
+	return w.failedOver(classify(err))
+}
+
+const (
+	listenLooks   = 30 * time.Second // how often a quiet listener asks whether its node is there, and still the primary
+	listenTimeout = 5 * time.Second  // for the answer
+)
+
+// WaitForRotations blocks until the primary says that jobs were enqueued, on a connection of its own, and returns when that
+// breaks or its node is no longer the primary. It is a hint: what is missed while nobody listens is found by polling.
 func (w *Writer) WaitForRotations(ctx context.Context, hint func()) error {
 	conn, err := pgx.ConnectConfig(ctx, w.pool.Config().ConnConfig)
 	if err != nil {
@@ -88,11 +146,38 @@ func (w *Writer) WaitForRotations(ctx context.Context, hint func()) error {
 		return classify(err)
 	}
 	for {
-		if _, err := conn.WaitForNotification(ctx); err != nil {
+		switch err := waitAWhile(ctx, conn); {
+		case err == nil:
+			hint()
+		case ctx.Err() != nil || !pgconn.Timeout(err):
 			return classify(err)
+		default:
+			if err := stillPrimary(ctx, conn); err != nil {
+				return err
+			}
 		}
-		hint()
 	}
+}
+
+func waitAWhile(ctx context.Context, conn *pgx.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, listenLooks)
+	defer cancel()
+	_, err := conn.WaitForNotification(ctx)
+	return err
+}
+
+// stillPrimary: nothing is sent to a listener by a server that was frozen, unplugged or demoted.
+func stillPrimary(ctx context.Context, conn *pgx.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, listenTimeout)
+	defer cancel()
+	var recovering bool
+	if err := conn.QueryRow(ctx, `SELECT pg_is_in_recovery()`).Scan(&recovering); err != nil {
+		return classify(err)
+	}
+	if recovering {
+		return newError(ErrUnavailable, "the node listened to is a standby now")
+	}
+	return nil
 }
 
 // failedOver drops every connection when one of them turned out to be read-only.
@@ -101,4 +186,99 @@ func (w *Writer) failedOver(err error) error {
 		w.pool.Reset()
 	}
 	return err
+}
+
+// RequestedRotation is what asking for a rotation, or for another try, answers.
+type RequestedRotation struct {
+	Name    string `json:"name"`
+	Version int    `json:"version"` // the current one, which the rotation will replace
+	Job     int64  `json:"job"`
+	State   string `json:"state"`
+	Joined  bool   `json:"joined"` // a job that was there already
+}
+
+// RequestRotation asks for a rotation now, joining the job that is open.
+func (w *Writer) RequestRotation(ctx context.Context, c Credential, request uuid.UUID, name string) (RequestedRotation, error) {
+	return change[RequestedRotation](ctx, w, &c, refusal{"rotation.request", name, request}, `SELECT vault.request_rotation($1, $2)`, name, request)
+}
+
+// RetryRotation has a failed or waiting rotation tried now.
+func (w *Writer) RetryRotation(ctx context.Context, c Credential, request uuid.UUID, name string) (RequestedRotation, error) {
+	return change[RequestedRotation](ctx, w, &c, refusal{"rotation.retry", name, request}, `SELECT vault.retry_rotation($1, $2)`, name, request)
+}
+
+// PauseRotation stops (or, with false, resumes) the rotation of one secret.
+func (w *Writer) PauseRotation(ctx context.Context, c Credential, request uuid.UUID, name string, pause bool) (Result, error) {
+	action := "rotation.pause"
+	if !pause {
+		action = "rotation.resume"
+	}
+	return change[Result](ctx, w, &c, refusal{action, name, request}, `SELECT vault.pause_rotation($1, $2, $3)`, name, request, pause)
+}
+
+// SetMaxRotations caps the rotations that all workers together have under way; nil = no cap.
+func (w *Writer) SetMaxRotations(ctx context.Context, c Credential, request uuid.UUID, most *int) error {
+	_, err := change[struct{}](ctx, w, &c, refusal{"rotation.limit", "", request}, `SELECT vault.set_max_rotations($1, $2)`, most, request)
+	return err
+}
+
+// RotationRow is one rotation job, and what it waits for.
+type RotationRow struct {
+	ID          int64      `json:"id"`
+	Name        string     `json:"name"`
+	State       string     `json:"state"` // queued, claimed, done, superseded or failed
+	FromVersion int        `json:"from_version"`
+	ToVersion   int        `json:"to_version,omitempty"`
+	Attempt     int        `json:"attempt"`
+	Failures    int        `json:"failures"`
+	DueAt       time.Time  `json:"due_at"`
+	RunAfter    time.Time  `json:"run_after"`
+	ClaimedBy   string     `json:"claimed_by,omitempty"`
+	ClaimedAt   *time.Time `json:"claimed_at,omitempty"`
+	FinishedAt  *time.Time `json:"finished_at,omitempty"`
+	RequestedBy string     `json:"requested_by,omitempty"`
+	LastError   string     `json:"last_error,omitempty"`
+	Rotator     string     `json:"rotator,omitempty"` // of the secret
+	Window      string     `json:"window,omitempty"`  // of the secret
+	Paused      bool       `json:"paused"`            // the secret is
+}
+
+// RotationQuery chooses jobs. The next page begins Before the id of the last row; Limit 0 = 1000.
+type RotationQuery struct {
+	Prefix  string
+	Job     int64 // only this one; 0 = any
+	Settled bool  // those done, superseded and failed before a newer version as well
+	Before  int64
+	Limit   int
+}
+
+const rotationColumns = `j.id, j.name, j.state, j.from_version, coalesce(j.to_version, 0), j.attempt, j.failures, j.due_at, j.run_after,
+	coalesce(j.claimed_by, ''), j.claimed_at, j.finished_at, coalesce(j.requested_by, ''), coalesce(j.last_error, ''),
+	coalesce(s.rotator, ''), coalesce(s.rotation_window, ''), s.rotation_paused_at IS NOT NULL`
+
+// Rotations lists rotation jobs, newest first: those open, and those that failed for good with no newer version since.
+func (r *Reader) Rotations(ctx context.Context, q RotationQuery) ([]RotationRow, error) {
+	return rotations(ctx, r.pool, q)
+}
+
+// Rotations lists rotation jobs as the primary has them.
+func (w *Writer) Rotations(ctx context.Context, q RotationQuery) ([]RotationRow, error) {
+	return rotations(ctx, w.pool, q)
+}
+
+func rotations(ctx context.Context, q rowsQuerier, o RotationQuery) ([]RotationRow, error) {
+	if o.Limit == 0 {
+		o.Limit = 1000
+	}
+	return collect(ctx, q, scanRotation, `SELECT `+rotationColumns+` FROM vault.rotation_jobs j JOIN vault.secrets s ON s.id = j.secret_id
+		WHERE j.name ^@ $1 AND ($2 = 0 OR j.id = $2) AND ($4 = 0 OR j.id < $4) AND s.deleted_at IS NULL
+		  AND ($3 OR j.state IN ('queued', 'claimed') OR (j.state = 'failed' AND j.from_version = s.current_version))
+		ORDER BY j.id DESC LIMIT $5`, o.Prefix, o.Job, o.Settled, o.Before, o.Limit)
+}
+
+func scanRotation(row pgx.CollectableRow) (RotationRow, error) {
+	var j RotationRow
+	err := row.Scan(&j.ID, &j.Name, &j.State, &j.FromVersion, &j.ToVersion, &j.Attempt, &j.Failures, &j.DueAt, &j.RunAfter,
+		&j.ClaimedBy, &j.ClaimedAt, &j.FinishedAt, &j.RequestedBy, &j.LastError, &j.Rotator, &j.Window, &j.Paused)
+	return j, err
 }

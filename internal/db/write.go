@@ -43,6 +43,8 @@ type Settings struct {
 	Generator        *string
 	RotationInterval *time.Duration
 	GracePeriod      *time.Duration
+	Rotator          *string // "" ends it
+	Window           *string // "" ends it
 }
 
 // Result is what a change answered, and the position in the log that has it.
@@ -54,21 +56,23 @@ type Result struct {
 	PreviousExpiresAt *time.Time `json:"previous_expires_at"`
 	NextRotationAt    *time.Time `json:"next_rotation_at"`
 	RestoreUntil      *time.Time `json:"restore_until"`
+	EndedVersions     []int      `json:"ended_versions"` // of the end of a grace
+	PausedAt          *time.Time `json:"paused_at"`      // of a pause
 	LSN               string     `json:"-"`
 }
 
 // PutVersion adds a version. action is put (which may create the secret), rotate or rollback.
 func (w *Writer) PutVersion(ctx context.Context, c Credential, request uuid.UUID, action, name string, v SealedVersion, createOnly bool, s Settings) (Result, error) {
 	return change[Result](ctx, w, &c, refusal{action, name, request},
-		`SELECT vault.put_version($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)`,
+		`SELECT vault.put_version($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)`,
 		action, name, v.Version, v.Format, v.KMSKeyID, v.WrappedDEK, v.Nonce, v.Ciphertext, v.KeyCommit, v.AAD, request,
-		createOnly, s.Generator, s.RotationInterval, s.GracePeriod)
+		createOnly, s.Generator, s.RotationInterval, s.GracePeriod, s.Rotator, s.Window)
 }
 
 // UpdateSecret edits settings.
 func (w *Writer) UpdateSecret(ctx context.Context, c Credential, request uuid.UUID, name string, s Settings, manual, noRotation bool) (Result, error) {
-	return change[Result](ctx, w, &c, refusal{"update", name, request}, `SELECT vault.update_secret($1, $2, $3, $4, $5, $6, $7)`,
-		name, request, s.Generator, s.RotationInterval, s.GracePeriod, manual, noRotation)
+	return change[Result](ctx, w, &c, refusal{"update", name, request}, `SELECT vault.update_secret($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+		name, request, s.Generator, s.RotationInterval, s.GracePeriod, manual, noRotation, s.Rotator, s.Window)
 }
 
 // DeleteSecret hides a secret until it is restored or its window ends.
@@ -84,6 +88,15 @@ func (w *Writer) RestoreSecret(ctx context.Context, c Credential, request uuid.U
 // PurgeSecret removes a secret and its versions for good.
 func (w *Writer) PurgeSecret(ctx context.Context, c Credential, request uuid.UUID, name string) (Result, error) {
 	return change[Result](ctx, w, &c, refusal{"purge", name, request}, `SELECT vault.purge_secret($1, $2)`, name, request)
+}
+
+// EndGrace ends the grace of one superseded version, or (0) of all.
+func (w *Writer) EndGrace(ctx context.Context, c Credential, request uuid.UUID, name string, version int) (Result, error) {
+	var one *int
+	if version != 0 {
+		one = &version
+	}
+	return change[Result](ctx, w, &c, refusal{"grace.end", name, request}, `SELECT vault.end_grace($1, $2, $3)`, name, one, request)
 }
 
 // TokenRow is an admin token without its fingerprint.

@@ -2,44 +2,108 @@ package vault
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/hyperiondb/vault/internal/db"
+	"github.com/hyperiondb/vault/internal/envelope"
 )
 
 // Rotation is a claimed job. It is a worker's whole authority: it covers one secret and one attempt.
 type Rotation = db.Job
 
 // Supervision is what one round of the supervisor did.
-type Supervision struct {
-	Enqueued int // rotations that were due
-	Expired  int // versions whose grace was over: their bytes are gone
-	Purged   int // deleted secrets that could no longer be restored
-}
+type Supervision = db.Supervision
 
-// Supervise does one round if the local node is the primary, and nothing on a standby. Two supervisors on one primary do
-// no harm.
+// supervisionLimit is how much of each kind one round does, so that no transaction grows with the backlog.
+const supervisionLimit = 5000
+
+// Supervise does rounds until nothing more is waiting, if the local node is the primary, and nothing on a standby. Two
+// supervisors on one primary do no harm.
 func (v *Vault) Supervise(ctx context.Context) (Supervision, error) {
-	var s Supervision
+	var total Supervision
 	primary, err := v.reader.IsPrimary(ctx)
 	if err != nil || !primary {
-		return s, err
+		return total, err
 	}
-	if s.Enqueued, err = v.writer.EnqueueDueRotations(ctx); err != nil {
-		return s, err
+	for {
+		s, err := v.writer.Supervise(ctx, supervisionLimit)
+		total.Primary = s.Primary
+		total.Enqueued += s.Enqueued
+		total.Expired += s.Expired
+		total.Purged += s.Purged
+		if err != nil || max(s.Enqueued, s.Expired, s.Purged) < supervisionLimit {
+			return total, err
+		}
 	}
-	if s.Expired, err = v.writer.ExpireGraceVersions(ctx); err != nil {
-		return s, err
-	}
-	s.Purged, err = v.writer.PurgeDeleted(ctx)
-	return s, err
 }
 
 // ClaimRotations claims up to limit jobs, and those whose claim is older than stale.
 func (v *Vault) ClaimRotations(ctx context.Context, worker string, limit int, stale time.Duration) ([]Rotation, error) {
 	return v.writer.ClaimRotations(ctx, worker, limit, stale)
+}
+
+// ReleaseRotation gives a claim back that was not begun.
+func (v *Vault) ReleaseRotation(ctx context.Context, job Rotation) error {
+	return v.writer.ReleaseRotation(ctx, job.ID, job.Attempt)
+}
+
+// RotatingValue opens the value that a claimed job is to replace, as the primary has it.
+func (v *Vault) RotatingValue(ctx context.Context, job Rotation) (envelope.Plaintext, error) {
+	row, err := v.writer.Current(ctx, job.Name)
+	if err != nil {
+		return nil, fmt.Errorf("reading secret %q: %w", job.Name, asIntegrity(err))
+	}
+	if row.Version != job.FromVersion {
+		return nil, fmt.Errorf("secret %q is at version %d, not at %d: %w", job.Name, row.Version, job.FromVersion, ErrClaimLost)
+	}
+	return v.open(ctx, job.Name, row)
+}
+
+// Candidate opens the candidate of a claimed job. ErrNotFound if it has none yet.
+func (v *Vault) Candidate(ctx context.Context, job Rotation) (envelope.Plaintext, error) {
+	stored, err := v.writer.Candidate(ctx, job.ID, job.Attempt)
+	if err != nil {
+		return nil, fmt.Errorf("reading the candidate of %q: %w", job.Name, asIntegrity(err))
+	}
+	return v.openCandidate(ctx, job, stored)
+}
+
+// StoreCandidate seals a value as the candidate of a claimed job and stores it, before any target hears of it. It returns the
+// candidate that the job has then, which the attempt goes on with: after a lost answer that may be an earlier one.
+func (v *Vault) StoreCandidate(ctx context.Context, job Rotation, value []byte) (envelope.Plaintext, error) {
+	if err := checkValueSize(value); err != nil {
+		return nil, err
+	}
+	sealed, err := v.seal(ctx, job.Name, job.FromVersion+1, value)
+	if err != nil {
+		return nil, err
+	}
+	stored, err := v.writer.StoreCandidate(ctx, job.ID, job.Attempt, sealed)
+	if err != nil {
+		return nil, fmt.Errorf("storing the candidate of %q: %w", job.Name, asIntegrity(err))
+	}
+	return v.openCandidate(ctx, job, stored)
+}
+
+// openCandidate opens a candidate as the version it is going to be, and as no other.
+func (v *Vault) openCandidate(ctx context.Context, job Rotation, c db.SealedVersion) (envelope.Plaintext, error) {
+	if c.Version != job.FromVersion+1 {
+		return nil, fmt.Errorf("%w: the candidate of %q is for version %d, not %d", ErrIntegrity, job.Name, c.Version, job.FromVersion+1)
+	}
+	return v.open(ctx, job.Name, db.VersionRow{Version: c.Version, Format: c.Format, KMSKeyID: c.KMSKeyID, WrappedDEK: c.WrappedDEK,
+		Nonce: c.Nonce, Ciphertext: c.Ciphertext, KeyCommit: c.KeyCommit, AAD: c.AAD})
+}
+
+// FinishRotation makes the stored candidate the new version under the claim's fence: [ErrClaimLost] if somebody else has the
+// job, or has put a value, by now.
+func (v *Vault) FinishRotation(ctx context.Context, job Rotation) (Receipt, error) {
+	request := uuid.New()
+	result, err := v.writer.FinishRotation(ctx, request, job.ID, job.Attempt)
+	return receipt(request, result), named("rotate", job.Name, err)
 }
 
 // CompleteRotation seals a new value for a claimed job and stores it under the claim's fence: [ErrClaimLost] if somebody
@@ -65,4 +129,50 @@ func (v *Vault) FailRotation(ctx context.Context, job Rotation, reason error, re
 // WaitForRotations calls hint whenever jobs were enqueued, until the connection to the primary breaks.
 func (v *Vault) WaitForRotations(ctx context.Context, hint func()) error {
 	return v.writer.WaitForRotations(ctx, hint)
+}
+
+// RequestRotation asks for a rotation by the workers now, whether or not the secret is paused or in its window. It joins the
+// job that is open.
+func (v *Vault) RequestRotation(ctx context.Context, c Change, name string) (db.RequestedRotation, error) {
+	if err := errors.Join(envelope.CheckName(name), v.canWrite(c)); err != nil {
+		return db.RequestedRotation{}, firstOf(err)
+	}
+	r, err := v.writer.RequestRotation(ctx, c.credential(), c.requestID(), name)
+	return r, named("rotate", name, err)
+}
+
+// RetryRotation has a rotation that failed, or waits for its next attempt, tried now, with the candidate it has.
+func (v *Vault) RetryRotation(ctx context.Context, c Change, name string) (db.RequestedRotation, error) {
+	if err := errors.Join(envelope.CheckName(name), v.canWrite(c)); err != nil {
+		return db.RequestedRotation{}, firstOf(err)
+	}
+	r, err := v.writer.RetryRotation(ctx, c.credential(), c.requestID(), name)
+	return r, named("retry the rotation of", name, err)
+}
+
+// PauseRotation stops the rotation of a secret, or resumes it. ErrConflict if it is so already.
+func (v *Vault) PauseRotation(ctx context.Context, c Change, name string, pause bool) (Receipt, error) {
+	return v.change(c, name, "pause", func(request uuid.UUID) (db.Result, error) {
+		return v.writer.PauseRotation(ctx, c.credential(), request, name, pause)
+	})
+}
+
+// SetMaxRotations caps the rotations that all workers together have under way; nil = no cap, 0 = none.
+func (v *Vault) SetMaxRotations(ctx context.Context, c Change, most *int) error {
+	if err := v.canWrite(c); err != nil {
+		return err
+	}
+	return v.writer.SetMaxRotations(ctx, c.credential(), c.requestID(), most)
+}
+
+// Rotations lists rotation jobs, newest first.
+func (v *Vault) Rotations(ctx context.Context, q db.RotationQuery) ([]db.RotationRow, error) {
+	return v.reader.Rotations(ctx, q)
+}
+
+// EndGrace ends the grace of one superseded version, or (0) of all, now. ErrNotFound if there is none.
+func (v *Vault) EndGrace(ctx context.Context, c Change, name string, version int) (Receipt, error) {
+	return v.change(c, name, "end the grace of", func(request uuid.UUID) (db.Result, error) {
+		return v.writer.EndGrace(ctx, c.credential(), request, name, version)
+	})
 }

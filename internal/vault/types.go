@@ -79,6 +79,8 @@ type Settings struct {
 	Generator   *string        // a canonical spec of package rotation; makes the secret automatic
 	RotateEvery *time.Duration // 1 minute to 3650 days; only with a generator
 	Grace       *time.Duration // 0 to 3650 days; how long a superseded version still opens and verifies; default 24 h
+	Rotator     *string        // what takes a new value to where it is used, a canonical spec of package target; "" ends it
+	Window      *string        // when it may rotate: "02:00-05:00 Europe/Berlin"; "" = any time
 }
 
 // Change is what every write needs: who asks, and the id under which an unanswered request is asked again.
@@ -124,6 +126,8 @@ type Receipt struct {
 	CreatedAt         *time.Time `json:"created_at,omitempty"`
 	PreviousExpiresAt *time.Time `json:"previous_expires_at,omitempty"` // until when the version before still opens
 	NextRotationAt    *time.Time `json:"next_rotation_at,omitempty"`
-	RestoreUntil      *time.Time `json:"restore_until,omitempty"` // of a delete
-	LSN               string     `json:"lsn,omitempty"`           // a node that has replayed this far has the change
+	RestoreUntil      *time.Time `json:"restore_until,omitempty"`  // of a delete
+	EndedVersions     []int      `json:"ended_versions,omitempty"` // of the end of a grace
+	PausedAt          *time.Time `json:"paused_at,omitempty"`      // of a pause
+	LSN               string     `json:"lsn,omitempty"`            // a node that has replayed this far has the change
 }

@@ -120,7 +120,7 @@ func (v *Vault) store(ctx context.Context, c Change, action, name string, versio
 	}
 	request := c.requestID()
 	result, err := v.writer.PutVersion(ctx, c.credential(), request, action, name, sealed, createOnly,
-		db.Settings{Generator: s.Generator, RotationInterval: s.RotateEvery, GracePeriod: s.Grace})
+		db.Settings{Generator: s.Generator, RotationInterval: s.RotateEvery, GracePeriod: s.Grace, Rotator: s.Rotator, Window: s.Window})
 	return receipt(request, result), named(action, name, err)
 }
 
@@ -152,7 +152,8 @@ func (v *Vault) Update(ctx context.Context, r UpdateRequest) (Receipt, error) {
 	}
 	request := r.requestID()
 	result, err := v.writer.UpdateSecret(ctx, r.credential(), request, r.Name,
-		db.Settings{Generator: r.Settings.Generator, RotationInterval: r.Settings.RotateEvery, GracePeriod: r.Settings.Grace}, r.Manual, r.NoRotation)
+		db.Settings{Generator: r.Settings.Generator, RotationInterval: r.Settings.RotateEvery, GracePeriod: r.Settings.Grace,
+			Rotator: r.Settings.Rotator, Window: r.Settings.Window}, r.Manual, r.NoRotation)
 	return receipt(request, result), named("update", r.Name, err)
 }
 
@@ -189,7 +190,8 @@ func (v *Vault) change(c Change, name, action string, call func(uuid.UUID) (db.R
 func receipt(request uuid.UUID, r db.Result) Receipt {
 	return Receipt{
 		RequestID: request, Name: r.Name, Version: r.Version, VersionID: r.VersionID, CreatedAt: r.CreatedAt,
-		PreviousExpiresAt: r.PreviousExpiresAt, NextRotationAt: r.NextRotationAt, RestoreUntil: r.RestoreUntil, LSN: r.LSN,
+		PreviousExpiresAt: r.PreviousExpiresAt, NextRotationAt: r.NextRotationAt, RestoreUntil: r.RestoreUntil,
+		EndedVersions: r.EndedVersions, PausedAt: r.PausedAt, LSN: r.LSN,
 	}
 }
 

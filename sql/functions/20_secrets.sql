@@ -20,11 +20,36 @@ BEGIN
 END $$;
 
 -- A new value makes an open rotation pointless: whoever holds its claim is refused when it comes back.
+-- Candidates go with it, those of failed jobs too: they were meant to follow the version that is no longer current.
 CREATE OR REPLACE FUNCTION vault._supersede_job(p_secret_id bigint, p_version int) RETURNS void
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  DELETE FROM vault.rotation_candidates WHERE job_id IN (SELECT id FROM vault.rotation_jobs WHERE secret_id = p_secret_id);
   UPDATE vault.rotation_jobs SET state = 'superseded', finished_at = clock_timestamp(), to_version = p_version
   WHERE secret_id = p_secret_id AND state IN ('queued', 'claimed')
 $$;
+
+-- A window is "HH:MM-HH:MM Zone": a time of day in a zone of the tz database, over midnight where it ends before it begins.
+CREATE OR REPLACE FUNCTION vault._in_window(p_window text, p_at timestamptz) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT CASE WHEN w.begins < w.ends THEN w.t >= w.begins AND w.t < w.ends ELSE w.t >= w.begins OR w.t < w.ends END
+  FROM (SELECT substr(p_window, 1, 5)::time AS begins, substr(p_window, 7, 5)::time AS ends,
+               (p_at AT TIME ZONE substr(p_window, 13))::time AS t) AS w
+$$;
+
+CREATE OR REPLACE FUNCTION vault._check_window(p_window text) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF p_window = '' OR p_window IS NULL THEN
+    RETURN;
+  ELSIF p_window !~ '\A([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9] [A-Za-z0-9_+/-]{1,64}\Z'
+      OR substr(p_window, 1, 5) = substr(p_window, 7, 5) THEN
+    RAISE EXCEPTION 'a window is two different times of day and a time zone, as in "02:00-05:00 Europe/Berlin"' USING ERRCODE = '22023';
+  END IF;
+  -- Not any text PostgreSQL takes: "5" and POSIX specifications would be zones too, with signs nobody expects.
+  IF NOT EXISTS (SELECT FROM pg_timezone_names WHERE name = substr(p_window, 13)) THEN
+    RAISE EXCEPTION 'no time zone "%"', substr(p_window, 13) USING ERRCODE = '22023';
+  END IF;
+END $$;
 
 -- The one place where a version comes to be. The caller holds the lock on the secret's row.
 CREATE OR REPLACE FUNCTION vault._add_version(s vault.secrets, p_version int, p_fmt int, p_kms_key_id text, p_wrapped_dek bytea,
@@ -51,24 +76,25 @@ BEGIN
     'previous_expires_at', v_previous_expires, 'next_rotation_at', v_next);
 END $$;
 
--- p_action: put, rotate or rollback, for the audit log. p_create_only: refuse a name that exists. The three settings are
--- kept (or get their defaults) where null; a generator makes the secret automatic. The grace of a rotate holds for that
--- one time: "end the old value now" must not cut off the clients of every later rotation.
+-- p_action: put, rotate or rollback, for the audit log. p_create_only: refuse a name that exists. Settings are kept (or get
+-- their defaults) where null, a rotator and a window end with ''; a generator makes the secret automatic. The grace of a
+-- rotate holds for that one time: "end the old value now" must not cut off the clients of every later rotation.
 CREATE OR REPLACE FUNCTION vault.put_version(p_action text, p_name text, p_version int, p_fmt int, p_kms_key_id text,
     p_wrapped_dek bytea, p_nonce bytea, p_ciphertext bytea, p_key_commit bytea, p_aad text, p_request uuid,
     p_create_only boolean DEFAULT false, p_generator text DEFAULT NULL, p_rotation_interval interval DEFAULT NULL,
-    p_grace_period interval DEFAULT NULL) RETURNS jsonb
+    p_grace_period interval DEFAULT NULL, p_rotator text DEFAULT NULL, p_window text DEFAULT NULL) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   s vault.secrets;
   v_result jsonb;
 BEGIN
   PERFORM vault._require_change(p_name);
+  PERFORM vault._check_window(p_window);
   IF p_action IS NULL OR p_action NOT IN ('put', 'rotate', 'rollback') THEN
     RAISE EXCEPTION 'put_version cannot record the action "%"', left(p_action, 32) USING ERRCODE = '22023';
   END IF;
   v_result := vault._replay(p_request, p_action, p_name, sha256(p_nonce || p_ciphertext || p_wrapped_dek) ||
-    convert_to(format('%s %s %L %L %L', p_version, p_create_only, p_generator, p_rotation_interval, p_grace_period), 'UTF8'));
+    convert_to(format('%s %s %L %L %L %L %L', p_version, p_create_only, p_generator, p_rotation_interval, p_grace_period, p_rotator, p_window), 'UTF8'));
   IF v_result IS NOT NULL THEN
     RETURN v_result;
   END IF;
@@ -89,6 +115,8 @@ BEGIN
     RAISE EXCEPTION 'secret "%" is deleted', p_name USING ERRCODE = 'VA005';
   ELSIF p_rotation_interval IS NOT NULL AND coalesce(p_generator, s.generator) IS NULL THEN
     RAISE EXCEPTION 'secret "%" has no generator, so it cannot rotate by itself', p_name USING ERRCODE = '22023';
+  ELSIF p_rotator <> '' AND coalesce(p_generator, s.generator) IS NULL THEN
+    RAISE EXCEPTION 'secret "%" has no generator, so a rotator would have nothing to set', p_name USING ERRCODE = '22023';
   ELSIF p_grace_period NOT BETWEEN '0' AND '3650 days' THEN
     RAISE EXCEPTION 'a grace period is 0 to 3650 days' USING ERRCODE = '22023';
   END IF;
@@ -97,20 +125,24 @@ BEGIN
       generator = coalesce(p_generator, generator),
       rotation_interval = coalesce(p_rotation_interval, rotation_interval),
       next_rotation_at = CASE WHEN coalesce(p_rotation_interval, rotation_interval) IS NOT NULL THEN now() END,
-      grace_period = CASE WHEN p_action = 'put' THEN coalesce(p_grace_period, grace_period) ELSE grace_period END
+      grace_period = CASE WHEN p_action = 'put' THEN coalesce(p_grace_period, grace_period) ELSE grace_period END,
+      rotator = nullif(coalesce(p_rotator, rotator), ''),
+      rotation_window = nullif(coalesce(p_window, rotation_window), '')
     WHERE id = s.id RETURNING * INTO s;
   s.grace_period := coalesce(p_grace_period, s.grace_period);   -- a rotate's own: the next one is back to the setting
   PERFORM vault._supersede_job(s.id, p_version);
   v_result := vault._add_version(s, p_version, p_fmt, p_kms_key_id, p_wrapped_dek, p_nonce, p_ciphertext, p_key_commit, p_aad, p_request);
   PERFORM vault._audit(p_action, p_name, p_version, p_request, jsonb_build_object('kms_key_id', p_kms_key_id,
-    'generator', p_generator, 'rotation_interval', p_rotation_interval, 'grace_period', p_grace_period));
+    'generator', p_generator, 'rotation_interval', p_rotation_interval, 'grace_period', p_grace_period,
+    'rotator', p_rotator, 'window', p_window));
   RETURN vault._done(p_request, v_result);
 END $$;
 
--- Null keeps a setting. p_manual: the vault stops rotating it and forgets how. p_no_rotation: it keeps the generator, but
+-- Null keeps a setting, '' ends a rotator or a window. p_manual: the vault stops rotating it and forgets how. p_no_rotation: it keeps the generator, but
 -- rotates only when asked to.
 CREATE OR REPLACE FUNCTION vault.update_secret(p_name text, p_request uuid, p_generator text, p_rotation_interval interval,
-    p_grace_period interval, p_manual boolean DEFAULT false, p_no_rotation boolean DEFAULT false) RETURNS jsonb
+    p_grace_period interval, p_manual boolean DEFAULT false, p_no_rotation boolean DEFAULT false, p_rotator text DEFAULT NULL,
+    p_window text DEFAULT NULL) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   s vault.secrets;
@@ -118,18 +150,21 @@ DECLARE
   v_interval interval;
 BEGIN
   PERFORM vault._require_change(p_name);
-  v_result := vault._replay(p_request, 'update', p_name, convert_to(format('%L %L %L %s %s',
-    p_generator, p_rotation_interval, p_grace_period, p_manual, p_no_rotation), 'UTF8'));
+  PERFORM vault._check_window(p_window);
+  v_result := vault._replay(p_request, 'update', p_name, convert_to(format('%L %L %L %s %s %L %L',
+    p_generator, p_rotation_interval, p_grace_period, p_manual, p_no_rotation, p_rotator, p_window), 'UTF8'));
   IF v_result IS NOT NULL THEN
     RETURN v_result;
   END IF;
   s := vault._lock_secret(p_name);
   IF s.deleted_at IS NOT NULL THEN
     RAISE EXCEPTION 'secret "%" is deleted', p_name USING ERRCODE = 'VA005';
-  ELSIF p_manual AND (p_generator IS NOT NULL OR p_rotation_interval IS NOT NULL) THEN
-    RAISE EXCEPTION 'a manual secret has neither a generator nor a rotation interval' USING ERRCODE = '22023';
+  ELSIF p_manual AND (p_generator IS NOT NULL OR p_rotation_interval IS NOT NULL OR p_rotator <> '') THEN
+    RAISE EXCEPTION 'a manual secret has neither a generator nor a rotation interval nor a rotator' USING ERRCODE = '22023';
   ELSIF p_rotation_interval IS NOT NULL AND coalesce(p_generator, s.generator) IS NULL THEN
     RAISE EXCEPTION 'secret "%" has no generator, so it cannot rotate by itself', p_name USING ERRCODE = '22023';
+  ELSIF p_rotator <> '' AND coalesce(p_generator, s.generator) IS NULL THEN
+    RAISE EXCEPTION 'secret "%" has no generator, so a rotator would have nothing to set', p_name USING ERRCODE = '22023';
   END IF;
   v_interval := CASE WHEN NOT p_manual AND NOT p_no_rotation THEN coalesce(p_rotation_interval, s.rotation_interval) END;
   UPDATE vault.secrets SET
@@ -139,14 +174,18 @@ BEGIN
       -- An edited interval counts from the last new value, so a shorter one may be due at once.
       next_rotation_at = CASE WHEN v_interval IS NOT DISTINCT FROM rotation_interval THEN next_rotation_at
                               ELSE vault._next_rotation(name, coalesce(rotated_at, now()), v_interval) END,
-      grace_period = coalesce(p_grace_period, grace_period)
+      grace_period = coalesce(p_grace_period, grace_period),
+      rotator = CASE WHEN NOT p_manual THEN nullif(coalesce(p_rotator, rotator), '') END,
+      rotation_window = nullif(coalesce(p_window, rotation_window), '')
     WHERE id = s.id RETURNING * INTO s;
-  IF s.rotation_interval IS NULL THEN
+  -- A job that somebody asked for by hand goes on, as long as there is something to generate.
+  IF s.generator IS NULL OR (s.rotation_interval IS NULL AND NOT EXISTS (
+      SELECT FROM vault.rotation_jobs WHERE secret_id = s.id AND state IN ('queued', 'claimed') AND requested_by IS NOT NULL)) THEN
     PERFORM vault._supersede_job(s.id, NULL);
   END IF;
   PERFORM vault._audit('update', p_name, NULL, p_request, jsonb_build_object('generator', p_generator,
     'rotation_interval', p_rotation_interval, 'grace_period', p_grace_period, 'manual', nullif(p_manual, false),
-    'no_rotation', nullif(p_no_rotation, false)));
+    'no_rotation', nullif(p_no_rotation, false), 'rotator', p_rotator, 'window', p_window));
   RETURN vault._done(p_request, jsonb_build_object('name', s.name, 'version', s.current_version, 'next_rotation_at', s.next_rotation_at));
 END $$;
 
@@ -221,4 +260,30 @@ BEGIN
   s := vault._lock_secret(p_name);
   PERFORM vault._purge(s, p_request);
   RETURN vault._done(p_request, jsonb_build_object('name', s.name, 'version', s.current_version));
+END $$;
+
+-- Ends the grace of one superseded version (null: of all) now. The versions stay in the history.
+CREATE OR REPLACE FUNCTION vault.end_grace(p_name text, p_version int, p_request uuid) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  s vault.secrets;
+  v_result jsonb;
+  v_ended int[];
+BEGIN
+  PERFORM vault._require_change(p_name);
+  v_result := vault._replay(p_request, 'grace.end', p_name, convert_to(format('%L', p_version), 'UTF8'));
+  IF v_result IS NOT NULL THEN
+    RETURN v_result;
+  END IF;
+  s := vault._lock_secret(p_name);
+  WITH ended AS (
+    UPDATE vault.secret_versions SET expires_at = now()
+      WHERE secret_id = s.id AND expires_at > now() AND (p_version IS NULL OR version = p_version) RETURNING version)
+  SELECT array_agg(version ORDER BY version) INTO v_ended FROM ended;
+  IF v_ended IS NULL THEN
+    RAISE EXCEPTION '%', CASE WHEN p_version IS NULL THEN format('secret "%s" has no version in grace', p_name)
+                              ELSE format('version %s of "%s" is not in grace', p_version, p_name) END USING ERRCODE = 'VA004';
+  END IF;
+  PERFORM vault._audit('grace.end', p_name, v, p_request) FROM unnest(v_ended) AS v;
+  RETURN vault._done(p_request, jsonb_build_object('name', s.name, 'version', s.current_version, 'ended_versions', to_jsonb(v_ended)));
 END $$;

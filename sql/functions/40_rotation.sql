@@ -1,5 +1,16 @@
 -- Rotation: the supervisor enqueues what is due, a worker claims, seals and completes. A worker needs no admin token: its
 -- authority is a live claim, fenced by the attempt, and covers that one secret.
+--
+-- A secret with a rotator goes four steps: its candidate is sealed and stored in the job (store_candidate), set at the
+-- target, tested there, and finished (finish_rotation): the stored bytes become the version. Whoever claims the job after a
+-- crash finds the candidate and goes the same steps with it.
+
+-- May this secret rotate by itself at this time?
+CREATE OR REPLACE FUNCTION vault._may_rotate(s vault.secrets, p_at timestamptz) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT s.deleted_at IS NULL AND s.rotation_paused_at IS NULL
+    AND (s.rotation_window IS NULL OR vault._in_window(s.rotation_window, p_at))
+$$;
 
 CREATE OR REPLACE FUNCTION vault.enqueue_due_rotations(p_limit int DEFAULT 1000) RETURNS int
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -7,13 +18,14 @@ DECLARE v_count int;
 BEGIN
   PERFORM vault._enter('maintenance', 'supervisor');
   -- One job for a secret however many intervals went by; none while one is open, or while the last one failed for good
-  -- and nobody has put a new value since.
+  -- and nobody has put a new value since. A secret that somebody is changing is left for the next round: one stalled
+  -- session must not hold up everybody's rotations.
   INSERT INTO vault.rotation_jobs (secret_id, name, from_version, due_at, run_after)
     SELECT s.id, s.name, s.current_version, s.next_rotation_at, s.next_rotation_at FROM vault.secrets s
-    WHERE s.deleted_at IS NULL AND s.next_rotation_at <= now()
+    WHERE s.deleted_at IS NULL AND s.next_rotation_at <= now() AND vault._may_rotate(s, now())
       AND NOT EXISTS (SELECT FROM vault.rotation_jobs j WHERE j.secret_id = s.id AND j.state IN ('queued', 'claimed'))
       AND NOT EXISTS (SELECT FROM vault.rotation_jobs j WHERE j.secret_id = s.id AND j.state = 'failed' AND j.from_version = s.current_version)
-    ORDER BY s.next_rotation_at LIMIT p_limit
+    ORDER BY s.next_rotation_at LIMIT p_limit FOR KEY SHARE OF s SKIP LOCKED
     ON CONFLICT (secret_id) WHERE state IN ('queued', 'claimed') DO NOTHING;
   GET DIAGNOSTICS v_count = ROW_COUNT;
   IF v_count > 0 THEN
@@ -43,7 +55,8 @@ BEGIN
   RETURN v_count;
 END $$;
 
--- Purges what was deleted and can no longer be restored, and forgets answered requests after a week.
+-- Purges what was deleted and can no longer be restored, and forgets answered requests after a week, settled rotations after
+-- thirty days: the audit log has them.
 CREATE OR REPLACE FUNCTION vault.purge_deleted(p_limit int DEFAULT 1000) RETURNS int
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -57,30 +70,118 @@ BEGIN
     v_count := v_count + 1;
   END LOOP;
   DELETE FROM vault.requests WHERE id IN (SELECT id FROM vault.requests WHERE at < now() - interval '7 days' LIMIT p_limit);
+  DELETE FROM vault.rotation_jobs WHERE id IN (SELECT id FROM vault.rotation_jobs
+    WHERE state IN ('done', 'superseded') AND finished_at < now() - interval '30 days' LIMIT p_limit);
   PERFORM vault._leave();
   RETURN v_count;
 END $$;
 
+-- The primary's sign of life. A timeline that is not the row's means that this node was promoted: an epoch begins.
+CREATE OR REPLACE FUNCTION vault.beat() RETURNS vault.heartbeat
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  v_timeline int := ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int;
+  v_row vault.heartbeat;
+BEGIN
+  PERFORM vault._enter('maintenance', 'supervisor');
+  INSERT INTO vault.heartbeat AS h (at, timeline, began_at) VALUES (clock_timestamp(), v_timeline, clock_timestamp())
+    ON CONFLICT (only_row) DO UPDATE SET at = EXCLUDED.at, timeline = EXCLUDED.timeline,
+      epoch = CASE WHEN h.timeline = EXCLUDED.timeline THEN h.epoch ELSE EXCLUDED.epoch END,
+      began_at = CASE WHEN h.timeline = EXCLUDED.timeline THEN h.began_at ELSE EXCLUDED.began_at END
+    RETURNING * INTO v_row;
+  PERFORM vault._leave();
+  RETURN v_row;
+END $$;
+
+-- One round of the supervisor, for pg_cron as for vaultd. On a standby it does nothing. Two at once do no harm. A count that
+-- equals p_limit says that more may be waiting.
+CREATE OR REPLACE FUNCTION vault.supervise(p_limit int DEFAULT 10000) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF pg_is_in_recovery() THEN
+    RETURN jsonb_build_object('primary', false);
+  END IF;
+  PERFORM vault.beat();
+  RETURN jsonb_build_object('primary', true, 'enqueued', vault.enqueue_due_rotations(p_limit),
+    'expired', vault.expire_grace_versions(p_limit), 'purged', vault.purge_deleted(p_limit));
+END $$;
+
 -- Claims up to p_limit jobs that may run, and jobs whose claim is older than p_stale: their worker is gone or stuck, and
--- the higher attempt shuts it out.
+-- the higher attempt shuts it out. max_rotations caps the claims of all workers together. A job waits while its secret is
+-- paused or outside its window, unless somebody asked for it by hand; one that has a candidate waits for no window, because
+-- its target may have the new value already.
 CREATE OR REPLACE FUNCTION vault.claim_rotations(p_worker text, p_limit int, p_stale interval)
-RETURNS TABLE (job_id bigint, secret text, attempt int, from_version int, generator text, due_at timestamptz)
+RETURNS TABLE (job_id bigint, secret text, attempt int, failures int, from_version int, generator text, rotator text, due_at timestamptz)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
+DECLARE
+  v_cap int := (SELECT max_rotations FROM vault.config);
+  v_limit int := p_limit;
 BEGIN
+  IF v_cap IS NOT NULL THEN
+    PERFORM pg_advisory_xact_lock(1752790130, 1);   -- so that two workers do not both see the same room below the cap
+    v_limit := least(p_limit, v_cap - (SELECT count(*) FROM vault.rotation_jobs
+                                       WHERE state = 'claimed' AND claimed_at >= clock_timestamp() - p_stale)::int);
+  END IF;
+  IF v_limit <= 0 THEN
+    RETURN;
+  END IF;
   PERFORM vault._enter('maintenance', 'worker:' || vault._printable(p_worker, 128));
   RETURN QUERY
     UPDATE vault.rotation_jobs j SET state = 'claimed', attempt = j.attempt + 1, claimed_by = vault._printable(p_worker, 128),
-        claimed_at = clock_timestamp()
-      FROM (SELECT k.id, s.generator FROM vault.rotation_jobs k JOIN vault.secrets s ON s.id = k.secret_id
-              WHERE (k.state = 'queued' AND k.run_after <= now())
-                 OR (k.state = 'claimed' AND k.claimed_at < clock_timestamp() - p_stale)
-              ORDER BY k.run_after, k.id LIMIT p_limit FOR UPDATE OF k SKIP LOCKED) AS picked
+        claimed_at = clock_timestamp(),
+        failures = j.failures + CASE WHEN j.state = 'claimed' THEN 1 ELSE 0 END   -- its worker vanished: that is a failure too
+      FROM (SELECT k.id, s.generator, s.rotator FROM vault.rotation_jobs k JOIN vault.secrets s ON s.id = k.secret_id
+              WHERE k.state IN ('queued', 'claimed') AND k.run_after <= now()
+                AND (k.state = 'queued' OR k.claimed_at < clock_timestamp() - p_stale)
+                AND (k.requested_by IS NOT NULL OR (s.rotation_paused_at IS NULL
+                  AND (s.rotation_window IS NULL OR vault._in_window(s.rotation_window, now())
+                    OR EXISTS (SELECT FROM vault.rotation_candidates c WHERE c.job_id = k.id))))
+              ORDER BY k.run_after, k.id LIMIT v_limit FOR UPDATE OF k SKIP LOCKED) AS picked
       WHERE j.id = picked.id
-      RETURNING j.id, j.name, j.attempt, j.from_version, picked.generator, j.due_at;
+      RETURNING j.id, j.name, j.attempt, j.failures, j.from_version, picked.generator, picked.rotator, j.due_at;
   PERFORM vault._leave();
 END $$;
 
+-- The fence: refuses whoever does not hold this attempt's claim, and keeps the job until the transaction ends. The secret is
+-- locked before the job, as a put locks them.
+CREATE OR REPLACE FUNCTION vault._fence(p_job bigint, p_attempt int) RETURNS vault.secrets
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE s vault.secrets;
+BEGIN
+  SELECT x.* INTO s FROM vault.secrets x JOIN vault.rotation_jobs j ON j.secret_id = x.id WHERE j.id = p_job FOR UPDATE OF x;
+  PERFORM FROM vault.rotation_jobs WHERE id = p_job AND state = 'claimed' AND attempt = p_attempt FOR UPDATE;
+  IF NOT FOUND OR s.deleted_at IS NOT NULL THEN
+    RAISE EXCEPTION 'the claim on rotation job % (attempt %) is lost', p_job, p_attempt USING ERRCODE = 'VA002';
+  END IF;
+  RETURN s;
+END $$;
+
+-- Stores the candidate of a claimed job unless it has one, and returns the one it has then: the same for every attempt, and
+-- for a call whose answer was lost.
+CREATE OR REPLACE FUNCTION vault.store_candidate(p_job bigint, p_attempt int, p_fmt int, p_kms_key_id text, p_wrapped_dek bytea,
+    p_nonce bytea, p_ciphertext bytea, p_key_commit bytea, p_aad text) RETURNS SETOF vault.rotation_candidates
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE j vault.rotation_jobs;
+BEGIN
+  SELECT * INTO j FROM vault.rotation_jobs WHERE id = p_job;
+  PERFORM vault._enter('rotation', 'worker:' || coalesce(j.claimed_by, 'unknown'), p_job);
+  PERFORM vault._fence(p_job, p_attempt);
+  INSERT INTO vault.rotation_candidates (job_id, name, version, fmt, kms_key_id, wrapped_dek, nonce, ciphertext, key_commit, aad)
+    VALUES (p_job, j.name, j.from_version + 1, p_fmt, p_kms_key_id, p_wrapped_dek, p_nonce, p_ciphertext, p_key_commit, p_aad)
+    ON CONFLICT DO NOTHING;
+  PERFORM vault._leave();
+  RETURN QUERY SELECT * FROM vault.rotation_candidates WHERE job_id = p_job;
+END $$;
+
+-- The candidate of a claimed job; no row if it has none yet.
+CREATE OR REPLACE FUNCTION vault.rotation_candidate(p_job bigint, p_attempt int) RETURNS SETOF vault.rotation_candidates
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT c.* FROM vault.rotation_candidates c JOIN vault.rotation_jobs j ON j.id = c.job_id
+  WHERE j.id = p_job AND j.state = 'claimed' AND j.attempt = p_attempt
+$$;
+
+-- The fence, the new version and the audit row in one transaction: a worker that stalled past its claim is refused here.
 CREATE OR REPLACE FUNCTION vault.complete_rotation(p_job bigint, p_attempt int, p_fmt int, p_kms_key_id text, p_wrapped_dek bytea,
     p_nonce bytea, p_ciphertext bytea, p_key_commit bytea, p_aad text, p_request uuid) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -94,22 +195,50 @@ BEGIN
   v_result := vault._replay(p_request, 'rotate', j.name, sha256(p_nonce || p_ciphertext || p_wrapped_dek) ||
     convert_to(format('%s %s', p_job, p_attempt), 'UTF8'));
   IF v_result IS NULL THEN
-    SELECT * INTO s FROM vault.secrets WHERE id = j.secret_id FOR UPDATE;     -- secret before job, as a put locks them
-    -- The fence, in the same transaction as the new version: a worker that stalled past its claim is refused here.
-    UPDATE vault.rotation_jobs SET state = 'done', finished_at = clock_timestamp(), to_version = from_version + 1
-      WHERE id = p_job AND state = 'claimed' AND attempt = p_attempt;
-    IF NOT FOUND OR s.deleted_at IS NOT NULL THEN
-      RAISE EXCEPTION 'the claim on rotation job % (attempt %) is lost', p_job, p_attempt USING ERRCODE = 'VA002';
-    END IF;
+    s := vault._fence(p_job, p_attempt);
+    UPDATE vault.rotation_jobs SET state = 'done', finished_at = clock_timestamp(), to_version = from_version + 1 WHERE id = p_job;
+    DELETE FROM vault.rotation_candidates WHERE job_id = p_job;
     v_result := vault._add_version(s, j.from_version + 1, p_fmt, p_kms_key_id, p_wrapped_dek, p_nonce, p_ciphertext, p_key_commit, p_aad, p_request);
-    PERFORM vault._audit('rotate', j.name, j.from_version + 1, p_request, jsonb_build_object('job', p_job, 'attempt', p_attempt, 'due_at', j.due_at));
+    PERFORM vault._audit('rotate', j.name, j.from_version + 1, p_request, jsonb_build_object('job', p_job, 'attempt', p_attempt,
+      'due_at', j.due_at, 'requested_by', j.requested_by, 'rotator', split_part(s.rotator, ' ', 1)));
     v_result := vault._done(p_request, v_result);
   END IF;
   PERFORM vault._leave();
   RETURN v_result;
 END $$;
 
--- p_retry_in null: enough attempts, the job is failed and stays visible until somebody puts or rotates.
+-- Step four of a rotation with a target: the stored candidate becomes the version. After it, and for a replay, there is no
+-- candidate any more; the replay is told by its id alone.
+CREATE OR REPLACE FUNCTION vault.finish_rotation(p_job bigint, p_attempt int, p_request uuid) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  j vault.rotation_jobs;
+  c vault.rotation_candidates;
+  s vault.secrets;
+  v_result jsonb;
+BEGIN
+  SELECT * INTO j FROM vault.rotation_jobs WHERE id = p_job;
+  PERFORM vault._enter('rotation', 'worker:' || coalesce(j.claimed_by, 'unknown'), p_job);
+  v_result := vault._replay(p_request, 'rotate', j.name, convert_to(format('finish %s %s', p_job, p_attempt), 'UTF8'));
+  IF v_result IS NULL THEN
+    s := vault._fence(p_job, p_attempt);
+    SELECT * INTO c FROM vault.rotation_candidates WHERE job_id = p_job;
+    IF NOT FOUND THEN
+      RAISE EXCEPTION 'rotation job % has no candidate', p_job USING ERRCODE = '22023';
+    END IF;
+    UPDATE vault.rotation_jobs SET state = 'done', finished_at = clock_timestamp(), to_version = c.version WHERE id = p_job;
+    v_result := vault._add_version(s, c.version, c.fmt, c.kms_key_id, c.wrapped_dek, c.nonce, c.ciphertext, c.key_commit, c.aad, p_request);
+    DELETE FROM vault.rotation_candidates WHERE job_id = p_job;
+    PERFORM vault._audit('rotate', j.name, c.version, p_request, jsonb_build_object('job', p_job, 'attempt', p_attempt,
+      'due_at', j.due_at, 'requested_by', j.requested_by, 'rotator', split_part(s.rotator, ' ', 1)));
+    v_result := vault._done(p_request, v_result);
+  END IF;
+  PERFORM vault._leave();
+  RETURN v_result;
+END $$;
+
+-- p_retry_in null: enough attempts, the job is failed and stays visible until somebody retries, puts or rotates. Its candidate
+-- stays with it, as the target may have it.
 CREATE OR REPLACE FUNCTION vault.fail_rotation(p_job bigint, p_attempt int, p_error text, p_retry_in interval) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -118,7 +247,7 @@ DECLARE
 BEGIN
   PERFORM vault._enter('maintenance', 'worker');
   UPDATE vault.rotation_jobs SET
-      state = CASE WHEN p_retry_in IS NULL THEN 'failed' ELSE 'queued' END,
+      state = CASE WHEN p_retry_in IS NULL THEN 'failed' ELSE 'queued' END, failures = failures + 1,
       run_after = clock_timestamp() + coalesce(p_retry_in, '0'), last_error = v_error,
       finished_at = CASE WHEN p_retry_in IS NULL THEN clock_timestamp() END
     WHERE id = p_job AND state = 'claimed' AND attempt = p_attempt RETURNING * INTO j;
@@ -129,4 +258,142 @@ BEGIN
   END IF;
   PERFORM vault._leave();
   RETURN j.id IS NOT NULL;
+END $$;
+
+-- A claim that was never begun goes back: a worker that stops has claimed more than it started.
+CREATE OR REPLACE FUNCTION vault.release_rotation(p_job bigint, p_attempt int) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE v_released boolean;
+BEGIN
+  PERFORM vault._enter('maintenance', 'worker');
+  UPDATE vault.rotation_jobs SET state = 'queued' WHERE id = p_job AND state = 'claimed' AND attempt = p_attempt;
+  v_released := FOUND;
+  IF v_released THEN
+    PERFORM pg_notify('vault_rotation', '');
+  END IF;
+  PERFORM vault._leave();
+  RETURN v_released;
+END $$;
+
+-- ---------- by hand ----------
+
+CREATE OR REPLACE FUNCTION vault._job_json(j vault.rotation_jobs, p_joined boolean) RETURNS jsonb
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT jsonb_build_object('name', j.name, 'version', j.from_version, 'job', j.id, 'state', j.state, 'joined', p_joined)
+$$;
+
+-- Asks for a rotation now: joins the job that is open, or takes up the failed one with its candidate, or makes one. It runs
+-- whether or not the secret is paused or in its window.
+CREATE OR REPLACE FUNCTION vault.request_rotation(p_name text, p_request uuid) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  s vault.secrets;
+  j vault.rotation_jobs;
+  v_result jsonb;
+  v_joined boolean := true;
+BEGIN
+  PERFORM vault._require_change(p_name);
+  v_result := vault._replay(p_request, 'rotation.request', p_name, '');
+  IF v_result IS NOT NULL THEN
+    RETURN v_result;
+  END IF;
+  s := vault._lock_secret(p_name);
+  IF s.deleted_at IS NOT NULL THEN
+    RAISE EXCEPTION 'secret "%" is deleted', p_name USING ERRCODE = 'VA005';
+  ELSIF s.generator IS NULL THEN
+    RAISE EXCEPTION 'secret "%" has no generator, so it cannot rotate by itself', p_name USING ERRCODE = '22023';
+  END IF;
+  UPDATE vault.rotation_jobs SET run_after = least(run_after, now()), requested_by = coalesce(requested_by, vault.tx_actor())
+    WHERE secret_id = s.id AND state IN ('queued', 'claimed') RETURNING * INTO j;
+  IF NOT FOUND THEN
+    j := vault._requeue_failed(s);
+  END IF;
+  IF j.id IS NULL THEN
+    v_joined := false;
+    INSERT INTO vault.rotation_jobs (secret_id, name, from_version, due_at, run_after, requested_by)
+      VALUES (s.id, s.name, s.current_version, now(), now(), vault.tx_actor()) RETURNING * INTO j;
+  END IF;
+  PERFORM pg_notify('vault_rotation', '');
+  PERFORM vault._audit('rotation.request', p_name, s.current_version, p_request, jsonb_build_object('job', j.id, 'joined', v_joined));
+  RETURN vault._done(p_request, vault._job_json(j, v_joined));
+END $$;
+
+-- The failed job of the current version, queued again with a fresh count of failures; null if there is none. Its attempt goes
+-- on counting: a worker of before must stay shut out.
+CREATE OR REPLACE FUNCTION vault._requeue_failed(s vault.secrets) RETURNS vault.rotation_jobs
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  UPDATE vault.rotation_jobs SET state = 'queued', failures = 0, run_after = now(), finished_at = NULL, requested_by = vault.tx_actor()
+  WHERE id = (SELECT max(id) FROM vault.rotation_jobs WHERE secret_id = s.id AND state = 'failed' AND from_version = s.current_version)
+  RETURNING *
+$$;
+
+-- A rotation that failed for good, or that waits for its next attempt, is tried now.
+CREATE OR REPLACE FUNCTION vault.retry_rotation(p_name text, p_request uuid) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  s vault.secrets;
+  j vault.rotation_jobs;
+  v_result jsonb;
+BEGIN
+  PERFORM vault._require_change(p_name);
+  v_result := vault._replay(p_request, 'rotation.retry', p_name, '');
+  IF v_result IS NOT NULL THEN
+    RETURN v_result;
+  END IF;
+  s := vault._lock_secret(p_name);
+  UPDATE vault.rotation_jobs SET run_after = now(), failures = 0, requested_by = vault.tx_actor()
+    WHERE secret_id = s.id AND state = 'queued' RETURNING * INTO j;
+  IF NOT FOUND THEN
+    j := vault._requeue_failed(s);
+  END IF;
+  IF j.id IS NULL THEN
+    RAISE EXCEPTION 'secret "%" has no rotation to retry', p_name USING ERRCODE = 'VA004';
+  END IF;
+  PERFORM pg_notify('vault_rotation', '');
+  PERFORM vault._audit('rotation.retry', p_name, s.current_version, p_request, jsonb_build_object('job', j.id));
+  RETURN vault._done(p_request, vault._job_json(j, true));
+END $$;
+
+-- A paused secret is neither enqueued nor claimed; an attempt that is under way ends as it will. Asking for a rotation by
+-- hand still works.
+CREATE OR REPLACE FUNCTION vault.pause_rotation(p_name text, p_request uuid, p_pause boolean) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  s vault.secrets;
+  v_action text := CASE WHEN p_pause THEN 'rotation.pause' ELSE 'rotation.resume' END;
+  v_result jsonb;
+BEGIN
+  PERFORM vault._require_change(p_name);
+  v_result := vault._replay(p_request, v_action, p_name, '');
+  IF v_result IS NOT NULL THEN
+    RETURN v_result;
+  END IF;
+  s := vault._lock_secret(p_name);
+  IF s.generator IS NULL THEN
+    RAISE EXCEPTION 'secret "%" has no generator, so it does not rotate by itself', p_name USING ERRCODE = '22023';
+  ELSIF p_pause = (s.rotation_paused_at IS NOT NULL) THEN
+    RAISE EXCEPTION 'rotation of "%" is % paused', p_name, CASE WHEN p_pause THEN 'already' ELSE 'not' END USING ERRCODE = 'VA001';
+  END IF;
+  UPDATE vault.secrets SET rotation_paused_at = CASE WHEN p_pause THEN now() END WHERE id = s.id RETURNING * INTO s;
+  IF NOT p_pause THEN
+    PERFORM pg_notify('vault_rotation', '');
+  END IF;
+  PERFORM vault._audit(v_action, p_name, s.current_version, p_request);
+  RETURN vault._done(p_request, jsonb_build_object('name', s.name, 'version', s.current_version,
+    'paused_at', s.rotation_paused_at, 'next_rotation_at', s.next_rotation_at));
+END $$;
+
+-- How many rotations all workers together may have under way; null = no cap, 0 = none.
+CREATE OR REPLACE FUNCTION vault.set_max_rotations(p_max int, p_request uuid) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE v_result jsonb;
+BEGIN
+  PERFORM vault._require_administer();
+  v_result := vault._replay(p_request, 'rotation.limit', NULL, convert_to(format('%L', p_max), 'UTF8'));
+  IF v_result IS NOT NULL THEN
+    RETURN v_result;
+  END IF;
+  UPDATE vault.config SET max_rotations = p_max;
+  PERFORM vault._audit('rotation.limit', NULL, NULL, p_request, jsonb_build_object('max_rotations', p_max));
+  RETURN vault._done(p_request, jsonb_build_object('max_rotations', p_max));
 END $$;

@@ -15,7 +15,10 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     'rotations_claimed', (SELECT count(*) FROM vault.rotation_jobs WHERE state = 'claimed'),
     'rotations_failed', (SELECT count(*) FROM vault.rotation_jobs j JOIN vault.secrets s ON s.id = j.secret_id
                          WHERE j.state = 'failed' AND j.from_version = s.current_version AND s.deleted_at IS NULL),
-    'rotations_overdue', (SELECT count(*) FROM vault.secrets WHERE deleted_at IS NULL AND next_rotation_at < now() - interval '5 minutes'),
+    'rotations_overdue', (SELECT count(*) FROM vault.secrets s WHERE s.deleted_at IS NULL AND s.next_rotation_at < now() - interval '5 minutes'
+                          AND vault._may_rotate(s, now()) AND (s.rotation_window IS NULL OR vault._in_window(s.rotation_window, now() - interval '5 minutes'))),
+    'rotations_paused', (SELECT count(*) FROM vault.secrets WHERE deleted_at IS NULL AND rotation_paused_at IS NOT NULL),
+    'max_rotations', c.max_rotations,
     'next_rotation_at', (SELECT min(next_rotation_at) FROM vault.secrets WHERE deleted_at IS NULL),
     'standbys', CASE WHEN NOT pg_is_in_recovery() THEN (SELECT count(*) FROM pg_stat_replication) END,
     'synchronous_standby_names', CASE WHEN NOT pg_is_in_recovery() THEN current_setting('synchronous_standby_names') END,

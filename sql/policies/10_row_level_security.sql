@@ -27,6 +27,12 @@ CREATE POLICY owner_purges ON vault.secret_versions FOR DELETE TO vault_owner US
 CREATE POLICY owner_inserts ON vault.rotation_jobs FOR INSERT TO vault_owner WITH CHECK (vault.tx_may_change(name));
 CREATE POLICY owner_updates ON vault.rotation_jobs FOR UPDATE TO vault_owner USING (vault.tx_may_change(name));
 CREATE POLICY owner_purges ON vault.rotation_jobs FOR DELETE TO vault_owner USING (vault.tx_is_purging(name));
+CREATE POLICY owner_prunes ON vault.rotation_jobs FOR DELETE TO vault_owner
+  USING (vault.tx_kind() = 'maintenance' AND state IN ('done', 'superseded'));
+CREATE POLICY owner_inserts ON vault.rotation_candidates FOR INSERT TO vault_owner WITH CHECK (vault.tx_may_change(name));
+CREATE POLICY owner_deletes ON vault.rotation_candidates FOR DELETE TO vault_owner USING (vault.tx_may_change(name));   -- no UPDATE: sealed
+CREATE POLICY owner_inserts ON vault.heartbeat FOR INSERT TO vault_owner WITH CHECK (vault.tx_kind() = 'maintenance');
+CREATE POLICY owner_updates ON vault.heartbeat FOR UPDATE TO vault_owner USING (vault.tx_kind() = 'maintenance');
 CREATE POLICY owner_inserts ON vault.admin_tokens FOR INSERT TO vault_owner WITH CHECK (vault.tx_may_administer());
 -- USING (true): SELECT ... FOR SHARE wants an update policy, before anybody is authorised.
 CREATE POLICY owner_updates ON vault.admin_tokens FOR UPDATE TO vault_owner USING (true) WITH CHECK (vault.tx_may_administer());
@@ -41,6 +47,7 @@ CREATE POLICY owner_appends ON vault.audit_log FOR INSERT TO vault_owner WITH CH
 
 -- readers: service roles see the names their prefixes cover. The sub-select is uncorrelated: it runs once a query.
 CREATE POLICY service_reads ON vault.config FOR SELECT TO vault_owner, vault_service, vault_worker, vault_auditor USING (true);
+CREATE POLICY service_reads ON vault.heartbeat FOR SELECT TO vault_service, vault_worker, vault_auditor USING (true);
 CREATE POLICY service_reads_own ON vault.service_scope FOR SELECT TO vault_service USING (role_name = current_user);
 CREATE POLICY service_reads ON vault.secrets FOR SELECT TO vault_service
   USING (name ^@ ANY (ARRAY(SELECT prefix FROM vault.service_scope WHERE role_name = current_user)));

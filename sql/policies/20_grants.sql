@@ -3,23 +3,26 @@ REVOKE ALL ON ALL TABLES IN SCHEMA vault FROM PUBLIC, vault_service, vault_worke
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA vault FROM PUBLIC, vault_service, vault_worker, vault_auditor;
 GRANT USAGE ON SCHEMA vault TO vault_service, vault_worker, vault_auditor;
 
-GRANT SELECT ON vault.config TO vault_service, vault_worker, vault_auditor;
+GRANT SELECT ON vault.config, vault.heartbeat TO vault_service, vault_worker, vault_auditor;
 GRANT SELECT ON vault.secrets, vault.secret_versions, vault.rotation_jobs, vault.service_scope TO vault_service;
 GRANT SELECT ON vault.audit_log TO vault_auditor;
 
 GRANT EXECUTE ON FUNCTION vault.status() TO vault_service, vault_worker, vault_auditor;
 GRANT EXECUTE ON FUNCTION
   vault.challenge(), vault.authorize_proof(uuid, bytea), vault.record_refusal(text, text, text, uuid, uuid),
-  vault.put_version(text, text, int, int, text, bytea, bytea, bytea, bytea, text, uuid, boolean, text, interval, interval),
-  vault.update_secret(text, uuid, text, interval, interval, boolean, boolean),
+  vault.put_version(text, text, int, int, text, bytea, bytea, bytea, bytea, text, uuid, boolean, text, interval, interval, text, text),
+  vault.update_secret(text, uuid, text, interval, interval, boolean, boolean, text, text), vault.end_grace(text, int, uuid),
+  vault.request_rotation(text, uuid), vault.retry_rotation(text, uuid), vault.pause_rotation(text, uuid, boolean), vault.set_max_rotations(int, uuid),
   vault.delete_secret(text, uuid, interval), vault.restore_secret(text, uuid), vault.purge_secret(text, uuid),
   vault.create_token(uuid, text, bytea, text, timestamptz, uuid), vault.revoke_token(text, uuid), vault.list_tokens(),
   vault.grant_service_role(name, text, uuid), vault.grant_worker_role(name, uuid), vault.grant_auditor_role(name, uuid),
   vault.revoke_service_role(name, text, uuid)
   TO vault_service;
 GRANT EXECUTE ON FUNCTION
-  vault.enqueue_due_rotations(int), vault.expire_grace_versions(int), vault.purge_deleted(int),
+  vault.supervise(int), vault.beat(), vault.enqueue_due_rotations(int), vault.expire_grace_versions(int), vault.purge_deleted(int),
   vault.claim_rotations(text, int, interval),
   vault.complete_rotation(bigint, int, int, text, bytea, bytea, bytea, bytea, text, uuid),
+  vault.store_candidate(bigint, int, int, text, bytea, bytea, bytea, bytea, text), vault.rotation_candidate(bigint, int),
+  vault.finish_rotation(bigint, int, uuid), vault.release_rotation(bigint, int),
   vault.fail_rotation(bigint, int, text, interval)
   TO vault_worker;

@@ -1,0 +1,56 @@
+package main
+
+import (
+	"context"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/hyperiondb/vault/internal/db"
+	"github.com/hyperiondb/vault/internal/vault"
+)
+
+// stateCollector asks the local node for the state of the vault at each scrape. Every node reports the same rotations, as far
+// as it has replayed them; a node that is away reports vaultd_database_up 0 and nothing else.
+type stateCollector struct{ vault *vault.Vault }
+
+var (
+	databaseUp = prometheus.NewDesc("vaultd_database_up", "Whether the local node answers.", nil, nil)
+	isPrimary  = prometheus.NewDesc("vaultd_node_is_primary", "Whether the local node takes writes.", nil, nil)
+	rotations  = prometheus.NewDesc("vaultd_rotations", "Rotations by state: queued, claimed, failed for good, overdue; secrets paused.", []string{"state"}, nil)
+)
+
+func (c *stateCollector) Describe(to chan<- *prometheus.Desc) {
+	to <- databaseUp
+	to <- isPrimary
+	to <- rotations
+}
+
+func (c *stateCollector) Collect(to chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
+	defer cancel()
+	gauge := func(desc *prometheus.Desc, value float64, labels ...string) {
+		to <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
+	}
+	s, err := c.vault.Status(ctx)
+	if err != nil {
+		gauge(databaseUp, 0)
+		return
+	}
+	gauge(databaseUp, 1)
+	gauge(isPrimary, oneIf(s.Role == "primary"))
+	for state, n := range rotationsByState(s) {
+		gauge(rotations, float64(n), state)
+	}
+}
+
+func rotationsByState(s db.Status) map[string]int64 {
+	return map[string]int64{"queued": s.RotationsQueued, "claimed": s.RotationsClaimed, "failed": s.RotationsFailed,
+		"overdue": s.RotationsOverdue, "paused": s.RotationsPaused}
+}
+
+func oneIf(yes bool) float64 {
+	if yes {
+		return 1
+	}
+	return 0
+}
