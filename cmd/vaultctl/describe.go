@@ -44,7 +44,10 @@ func runDescribe(ctx context.Context, a *app, name string) error {
 		"kind", s.Kind,
 		"generator", s.Generator,
 		"rotates", rotates(s),
+		"window", s.Window,
+		"rotator", s.Rotator,
 		"next rotation", when(s.NextRotationAt),
+		"rotation paused", when(s.PausedAt),
 		"grace", seconds(s.GraceSeconds),
 		"created", at(s.CreatedAt),
 		"newest version", when(s.RotatedAt),
@@ -60,7 +63,7 @@ func job(j *db.JobRow) string {
 	if j.State == "claimed" {
 		text += ", by " + j.ClaimedBy
 	}
-	if j.State == "queued" && j.Attempt > 0 {
+	if j.State == "queued" && j.LastError != "" {
 		text += ", again at " + at(j.RunAfter)
 	}
 	if j.LastError != "" {

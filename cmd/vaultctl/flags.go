@@ -7,17 +7,44 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/hyperiondb/vault/internal/rotation"
+	"github.com/hyperiondb/vault/internal/target"
+	"github.com/hyperiondb/vault/internal/vault"
 )
 
-// settingsFlags are --rotate-every and --grace.
+// settingsFlags are --rotate-every, --grace, --rotator and --window.
 type settingsFlags struct {
 	rotateEvery *time.Duration
 	grace       *time.Duration
+	rotator     optionalText
+	window      optionalText
+}
+
+// optionalText is a flag whose empty value means something too: it ends a setting.
+type optionalText struct {
+	text  string
+	given bool
+}
+
+func (o *optionalText) String() string        { return o.text }
+func (o *optionalText) Set(text string) error { *o = optionalText{text, true}; return nil }
+func (o *optionalText) Type() string          { return "string" }
+func (o optionalText) value() *string {
+	if !o.given {
+		return nil
+	}
+	return &o.text
 }
 
 func (f *settingsFlags) register(flags *pflag.FlagSet) {
 	flags.Var(durationFlag{&f.rotateEvery}, "rotate-every", "make a new value this often, e.g. 30d (at least 1m; needs a generator)")
 	flags.Var(durationFlag{&f.grace}, "grace", "how long a superseded version stays valid, e.g. 24h; 0 ends it at once")
+	flags.Var(&f.rotator, "rotator", "what brings a new value to where it is used, a `SPEC` such as \"postgres-role role=app via=prod/db/admin\"; empty for nothing")
+	flags.Var(&f.window, "window", "when it may rotate, a `WINDOW` such as \"02:00-05:00 Europe/Berlin\"; empty for any time")
+}
+
+// settings are what was given, nil for what was not.
+func (f settingsFlags) settings(generator *string) vault.Settings {
+	return vault.Settings{Generator: generator, RotateEvery: f.rotateEvery, Grace: f.grace, Rotator: f.rotator.value(), Window: f.window.value()}
 }
 
 // check says at once what the database would refuse later. ParseInterval has refused what is too long.
@@ -25,7 +52,23 @@ func (f *settingsFlags) check() error {
 	if f.rotateEvery != nil && *f.rotateEvery < time.Minute {
 		return usage("--rotate-every is at least 1m")
 	}
+	if f.rotator.text != "" {
+		spec, err := target.Parse(f.rotator.text)
+		if err != nil {
+			return usage("--rotator: %s", err)
+		}
+		f.rotator.text = spec.String()
+	}
 	return nil
+}
+
+// defaultWait is how long --wait waits.
+const defaultWait = time.Minute
+
+// registerWait adds --wait and --wait=DURATION; nil until it is given.
+func registerWait(cmd *cobra.Command, wait **time.Duration) {
+	cmd.Flags().Var(durationFlag{wait}, "wait", "wait until it is done, for 1m or the `DURATION` written --wait=5m")
+	cmd.Flags().Lookup("wait").NoOptDefVal = rotation.FormatInterval(defaultWait)
 }
 
 // generateFlags are --generate, --length and --charset.

@@ -93,7 +93,8 @@ func rotates(s db.SecretRow) string {
 	return ""
 }
 
-// overdue is how late a rotation may be before anybody needs to look; vault.status() counts the same.
+// overdue is how late a rotation may be before anybody needs to look; vault.status() counts the same, and knows more: a secret
+// with a window may be waiting for it.
 const overdue = 5 * time.Minute
 
 func state(s db.SecretRow, now time.Time) string {
@@ -104,7 +105,9 @@ func state(s db.SecretRow, now time.Time) string {
 		return "deleted, restorable until " + when(s.RestoreUntil)
 	case s.Job != nil && s.Job.State == "failed":
 		return "rotation failed"
-	case s.NextRotationAt != nil && now.Sub(*s.NextRotationAt) > overdue:
+	case s.PausedAt != nil && (s.Job == nil || s.Job.State == "queued"):
+		return "rotation paused"
+	case s.NextRotationAt != nil && s.Window == "" && now.Sub(*s.NextRotationAt) > overdue:
 		return "rotation overdue"
 	case s.Job != nil:
 		return "rotating"

@@ -34,7 +34,9 @@ command line. The version before stays valid for the grace period (24h unless --
 		Example: `  vaultctl put prod/db/password
   vaultctl put prod/tls/key @key.pem
   pass show db | vaultctl put prod/db/password - --trim-space
-  vaultctl put prod/api/key --generate --rotate-every 30d --grace 24h`,
+  vaultctl put prod/api/key --generate --rotate-every 30d --grace 24h
+  vaultctl put prod/db/app --generate --rotate-every 30d --window "02:00-05:00 Europe/Berlin" \
+    --rotator "postgres-role role=app via=prod/db/admin"`,
 		Args:              secretArgs(1, "NAME", "SOURCE"),
 		ValidArgsFunction: completeNameAndSource(a),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -101,7 +103,7 @@ func runPut(ctx context.Context, a *app, o putOptions) error {
 	defer clear(value)
 	request := vault.PutRequest{
 		Change: change, Name: o.name, Value: value, CreateOnly: o.createOnly, IfChanged: o.ifChanged,
-		Settings: vault.Settings{Generator: o.generate.spec(), RotateEvery: o.settings.rotateEvery, Grace: o.settings.grace},
+		Settings: o.settings.settings(o.generate.spec()),
 	}
 	if o.cas >= 0 {
 		request.CAS = &o.cas
@@ -110,7 +112,7 @@ func runPut(ctx context.Context, a *app, o putOptions) error {
 	switch {
 	case errors.Is(err, vault.ErrUnchanged):
 		return a.printUnchanged(receipt)
-	case errors.Is(err, vault.ErrInvalid) && o.settings.rotateEvery != nil && !o.generate.chosen():
+	case errors.Is(err, vault.ErrInvalid) && (o.settings.rotateEvery != nil || o.settings.rotator.text != "") && !o.generate.chosen():
 		return hint(err, "--generate: the vault makes the values of a secret that it rotates")
 	case err != nil:
 		return err

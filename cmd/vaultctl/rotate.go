@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"github.com/spf13/cobra"
 
 	"github.com/hyperiondb/vault/internal/db"
@@ -16,6 +18,7 @@ type rotateOptions struct {
 	name  string
 	input valueInput
 	grace *time.Duration
+	wait  *time.Duration
 }
 
 func newRotateCmd(a *app) *cobra.Command {
@@ -26,10 +29,14 @@ func newRotateCmd(a *app) *cobra.Command {
 		Long: `Replace the value of a secret now. The version before stays valid for the grace period.
 
 A secret with a generator makes its new value itself. Another takes it from a hidden prompt or from SOURCE (- is standard
-input, @FILE a file). A rotation that was queued for the secret is settled by this one.`,
+input, @FILE a file). A rotation that was queued for the secret is settled by this one.
+
+A secret with a rotator is rotated by the workers of vaultd, which bring the new value to its target first: this asks for
+it, or joins the rotation that is under way, and with --wait waits for it.`,
 		Example: `  vaultctl rotate prod/api/key
   vaultctl rotate prod/api/key --grace 0     # the old value is known to others: end it at once
-  vaultctl rotate prod/tls/key @new.pem`,
+  vaultctl rotate prod/tls/key @new.pem
+  vaultctl rotate prod/db/app --wait`,
 		Args:              secretArgs(1, "NAME", "SOURCE"),
 		ValidArgsFunction: completeNameAndSource(a),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -42,6 +49,7 @@ input, @FILE a file). A rotation that was queued for the secret is settled by th
 	}
 	o.input.spaces.register(cmd.Flags())
 	cmd.Flags().Var(durationFlag{&o.grace}, "grace", "how long the version before stays valid, this time; 0 ends it at once (default: the secret's own)")
+	registerWait(cmd, &o.wait)
 	return cmd
 }
 
@@ -54,12 +62,14 @@ func runRotate(ctx context.Context, a *app, o rotateOptions) error {
 	if err != nil {
 		return err
 	}
-	secret, err := v.Describe(ctx, o.name)
+	secret, err := v.DescribeForChange(ctx, o.name)
 	switch {
 	case err != nil:
 		return about(o.name, err)
 	case secret.DeletedAt != nil:
 		return fmt.Errorf("secret %q is deleted: %w", o.name, vault.ErrDeleted)
+	case secret.Rotator != "":
+		return o.request(ctx, a, v, change)
 	}
 	value, err := o.value(ctx, a, secret)
 	if err != nil {
@@ -67,6 +77,11 @@ func runRotate(ctx context.Context, a *app, o rotateOptions) error {
 	}
 	defer clear(value)
 	receipt, err := v.Rotate(ctx, vault.RotateRequest{Change: change, Name: o.name, Value: value, Grace: o.grace})
+	if errors.Is(err, vault.ErrConflict) && o.input.from == "" && o.grace == nil {
+		if done, ok := rotatedMeanwhile(ctx, v, secret); ok {
+			return a.printRotation(done)
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -82,4 +97,93 @@ func (o rotateOptions) value(ctx context.Context, a *app, secret db.SecretRow) (
 		return nil, fmt.Errorf("reading the generator of %q: %w", o.name, err)
 	}
 	return generator.Generate(), nil
+}
+
+// rotatedMeanwhile: a worker was faster with the rotation that this one would have settled. Another new value on top of it
+// would be one more than anybody asked for.
+func rotatedMeanwhile(ctx context.Context, v *vault.Vault, secret db.SecretRow) (db.RotationRow, bool) {
+	if secret.Job == nil || secret.Job.State == "failed" {
+		return db.RotationRow{}, false
+	}
+	job, err := v.Rotation(ctx, secret.Job.ID)
+	return job, err == nil && job.State == "done" && job.FromVersion == secret.CurrentVersion
+}
+
+// request leaves the rotation to the workers: only vaultd's configuration says which targets may be reached.
+func (o rotateOptions) request(ctx context.Context, a *app, v *vault.Vault, change vault.Change) error {
+	switch {
+	case o.input.from != "":
+		return hint(usage("secret %q has a rotator, which would have to bring this value to its target", o.name),
+			"vaultctl put %s stores what the target has already", o.name)
+	case o.grace != nil:
+		return hint(usage("--grace is not for a secret with a rotator"), "vaultctl update %s --grace ..., or afterwards vaultctl grace end %s", o.name, o.name)
+	}
+	requested, err := v.RequestRotation(ctx, change, o.name)
+	if err != nil {
+		return err
+	}
+	return a.followRotation(ctx, v, requested, o.wait)
+}
+
+// followRotation tells what was asked of the workers, and with wait what became of it.
+func (a *app) followRotation(ctx context.Context, v *vault.Vault, r db.RequestedRotation, wait *time.Duration) error {
+	if wait != nil {
+		job, err := waitForRotation(ctx, v, r, *wait)
+		if err != nil {
+			return err
+		}
+		return a.printRotation(job)
+	}
+	if a.json() {
+		return a.printJSON(r)
+	}
+	what := "queued the rotation of"
+	if r.State == "claimed" {
+		what = "joined the running rotation of"
+	}
+	a.note("%s %q (job %d); vaultctl rotation list shows how it goes", what, r.Name, r.Job)
+	return nil
+}
+
+func (a *app) printRotation(j db.RotationRow) error {
+	if a.json() {
+		return a.printJSON(j)
+	}
+	a.note("rotated %q version %d (job %d, attempt %d)", j.Name, j.ToVersion, j.ID, j.Attempt)
+	return nil
+}
+
+// errUnderWay: the job is neither done nor given up yet.
+var errUnderWay = errors.New("under way")
+
+// waitForRotation looks at the job on the primary until it is settled. Attempts that fail and will be repeated are waited
+// for too: the bound is the caller's.
+func waitForRotation(ctx context.Context, v *vault.Vault, r db.RequestedRotation, wait time.Duration) (db.RotationRow, error) {
+	pauses := backoff.NewExponentialBackOff()
+	pauses.InitialInterval, pauses.MaxInterval = 50*time.Millisecond, time.Second
+	var last db.RotationRow
+	job, err := backoff.Retry(ctx, func() (db.RotationRow, error) {
+		job, err := v.Rotation(ctx, r.Job)
+		switch {
+		case err != nil:
+			return job, backoff.Permanent(about(r.Name, err))
+		case job.State == "failed":
+			return job, backoff.Permanent(hint(fmt.Errorf("rotating %q failed: %s", r.Name, job.LastError), "vaultctl rotation retry %s", r.Name))
+		case job.State == "superseded":
+			return job, backoff.Permanent(conflict("the rotation of %q was overtaken by another change", r.Name))
+		case job.State == "done":
+			return job, nil
+		}
+		last = job
+		return job, errUnderWay
+	}, backoff.WithBackOff(pauses), backoff.WithMaxElapsedTime(wait))
+	if errors.Is(err, errUnderWay) {
+		why := ""
+		if last.LastError != "" {
+			why = ": " + last.LastError
+		}
+		return job, hint(attention("the rotation of %q (job %d) is not done after %s%s", r.Name, r.Job, rotation.FormatInterval(wait), why),
+			"vaultctl rotation list %s; is a vaultd with rotation_workers running?", r.Name)
+	}
+	return job, err
 }

@@ -76,7 +76,7 @@ func runUpdate(ctx context.Context, a *app, o updateOptions) error {
 	}
 	receipt, err := v.Update(ctx, vault.UpdateRequest{
 		Change: change, Name: o.name, Manual: o.manual, NoRotation: o.noRotate,
-		Settings: vault.Settings{Generator: o.generate.spec(), RotateEvery: o.settings.rotateEvery, Grace: o.settings.grace},
+		Settings: o.settings.settings(o.generate.spec()),
 	})
 	if err != nil {
 		return err

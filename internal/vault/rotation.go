@@ -170,6 +170,18 @@ func (v *Vault) Rotations(ctx context.Context, q db.RotationQuery) ([]db.Rotatio
 	return v.reader.Rotations(ctx, q)
 }
 
+// Rotation reads one job, as the primary has it. ErrNotFound if it, or its secret, is gone.
+func (v *Vault) Rotation(ctx context.Context, job int64) (db.RotationRow, error) {
+	jobs, err := v.writer.Rotations(ctx, db.RotationQuery{Job: job, Settled: true})
+	if err == nil && len(jobs) == 0 {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return db.RotationRow{}, err
+	}
+	return jobs[0], nil
+}
+
 // EndGrace ends the grace of one superseded version, or (0) of all, now. ErrNotFound if there is none.
 func (v *Vault) EndGrace(ctx context.Context, c Change, name string, version int) (Receipt, error) {
 	return v.change(c, name, "end the grace of", func(request uuid.UUID) (db.Result, error) {

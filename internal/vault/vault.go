@@ -65,6 +65,17 @@ func (v *Vault) Describe(ctx context.Context, name string) (db.SecretRow, error)
 	return v.reader.Secret(ctx, name)
 }
 
+// DescribeForChange is Describe on the primary: what a change is to be based on.
+func (v *Vault) DescribeForChange(ctx context.Context, name string) (db.SecretRow, error) {
+	if err := envelope.CheckName(name); err != nil {
+		return db.SecretRow{}, err
+	}
+	if v.writer == nil {
+		return db.SecretRow{}, fmt.Errorf("%w: no primary is configured", ErrUnavailable)
+	}
+	return v.writer.Secret(ctx, name)
+}
+
 // List returns secrets in the order of their names, without values.
 func (v *Vault) List(ctx context.Context, q db.ListQuery) ([]db.SecretRow, error) {
 	return v.reader.Secrets(ctx, q)
