@@ -17,6 +17,7 @@ var forbidden = map[string][]string{
 	"internal/vault":     {module + "internal/kms", module + "internal/httpapi", module + "internal/rotation", "net/http"},
 	"internal/rotation":  {module + "internal/kms", module + "internal/httpapi", module + "cmd", "github.com/aws"},
 	"internal/httpapi":   {module + "internal/kms", module + "cmd", "github.com/aws"},
+	"internal/target":    {module + "internal/kms", module + "internal/httpapi", module + "cmd", "github.com/aws"},
 	"internal/localpg":   {module + "internal/", module + "sql"},
 	"internal/vaulttest": nil,
 }
@@ -25,6 +26,7 @@ var forbidden = map[string][]string{
 var direct = map[string][]string{
 	"internal/rotation": {module + "internal/db", module + "sql", "github.com/jackc/pgx"},
 	"internal/httpapi":  {"github.com/jackc/pgx", module + "sql"},
+	"internal/target":   {module + "internal/db", module + "internal/vault", module + "sql"},
 	"cmd/vaultctl":      {"github.com/jackc/pgx", "github.com/aws", module + "internal/vaulttest", module + "internal/kms/kmsfake"},
 	"cmd/vaultd":        {"github.com/jackc/pgx", "github.com/aws", module + "internal/vaulttest", module + "internal/kms/kmsfake"},
 }

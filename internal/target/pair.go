@@ -1,0 +1,96 @@
+package target
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+)
+
+// shapePassword makes the value of a role's secret. Of a pair, the role that the value in force does not name gets the next
+// password; other fields of that value (a host, a database) are carried over.
+func (s Spec) shapePassword(current, generated []byte) ([]byte, error) {
+	if err := checkPassword(generated); err != nil {
+		return nil, err
+	}
+	if !s.isPair() {
+		return bytes.Clone(generated), nil
+	}
+	if current == nil {
+		return appendLogin(s.roles[0], generated, nil), nil
+	}
+	inForce, err := readLogin(current)
+	defer clear(inForce.password)
+	if err != nil {
+		// Whose password it is cannot be known, and altering that role would end its login.
+		return nil, fmt.Errorf(`the value in force %w; put {"username":%q,"password":"..."} with what is in use now`, err, s.roles[0])
+	}
+	next := s.roles[0]
+	if inForce.user == next {
+		next = s.roles[1]
+	}
+	return appendLogin(next, generated, inForce.others), nil
+}
+
+// appendLogin makes the JSON in one buffer of its own, which never moves.
+func appendLogin(user string, password []byte, others map[string]json.RawMessage) []byte {
+	room := len(`{"username":,"password":}`) + jsonRoom([]byte(user)) + jsonRoom(password)
+	for name, raw := range others {
+		room += len(",:") + jsonRoom([]byte(name)) + len(raw)
+	}
+	value := append(make([]byte, 0, room), `{"username":`...)
+	value = appendJSON(value, []byte(user))
+	value = append(value, `,"password":`...)
+	value = appendJSON(value, password)
+	for _, name := range slices.Sorted(maps.Keys(others)) {
+		value = append(value, ',')
+		value = appendJSON(value, []byte(name))
+		value = append(value, ':')
+		value = append(value, others[name]...)
+	}
+	return append(value, '}')
+}
+
+// login is what a pair's value says.
+type login struct {
+	user     string
+	password []byte
+	others   map[string]json.RawMessage // all other fields
+}
+
+// readLogin reads a pair's value. Errors repeat nothing of it. The caller wipes the password.
+func readLogin(value []byte) (login, error) {
+	var l login
+	if json.Unmarshal(value, &l.others) != nil || l.others == nil {
+		return login{}, errors.New("is not a JSON object")
+	}
+	var password string
+	defer clear(l.others["password"])
+	if json.Unmarshal(l.others["username"], &l.user) != nil || l.user == "" {
+		return login{}, errors.New("names no username")
+	}
+	if json.Unmarshal(l.others["password"], &password) != nil {
+		return login{}, errors.New("has no password")
+	}
+	delete(l.others, "username")
+	delete(l.others, "password")
+	l.password = []byte(password)
+	return l, nil
+}
+
+// takeApart says who logs in with a candidate, and by which password. The caller wipes the password.
+func (s Spec) takeApart(candidate []byte) (role string, password []byte, err error) {
+	if !s.isPair() {
+		return s.roles[0], bytes.Clone(candidate), checkPassword(candidate)
+	}
+	l, err := readLogin(candidate)
+	if err != nil {
+		return "", nil, fmt.Errorf("the candidate %w", err)
+	}
+	if !slices.Contains(s.roles[:], l.user) {
+		return "", l.password, fmt.Errorf("the candidate is for role %q, which the rotator no longer names", l.user)
+	}
+	return l.user, l.password, checkPassword(l.password)
+}
