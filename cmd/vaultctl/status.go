@@ -53,7 +53,8 @@ func (a *app) printStatus(s db.Status) error {
 		"replayed until", when(s.ReplayedUntil),
 		"secrets", counts(s.Secrets, "", s.LiveVersions, "live versions", s.Deleted, "deleted"),
 		"admin tokens", strconv.FormatInt(s.Tokens, 10),
-		"rotations", counts(s.RotationsQueued, "queued", s.RotationsClaimed, "running", s.RotationsOverdue, "overdue", s.RotationsFailed, "failed"),
+		"rotations", counts(s.RotationsQueued, "queued", s.RotationsClaimed, "running", s.RotationsOverdue, "overdue", s.RotationsFailed, "failed",
+			s.RotationsPaused, "paused")+limit(s.MaxRotations),
 		"next rotation", when(s.NextRotationAt))
 }
 
@@ -87,6 +88,13 @@ func counts(pairs ...any) string {
 	return strings.Join(parts, ", ")
 }
 
+func limit(most *int) string {
+	if most == nil {
+		return ""
+	}
+	return fmt.Sprintf("; at most %d at once", *most)
+}
+
 // worries is what somebody should look at.
 func worries(s db.Status) error {
 	var wrong []string
@@ -99,8 +107,11 @@ func worries(s db.Status) error {
 	if wrong == nil {
 		return nil
 	}
-	help := "vaultctl list shows which, vaultctl describe NAME why; vaultctl rotate NAME settles it"
-	if s.RotationsFailed == 0 {
+	help := "vaultctl rotation list shows which and why; vaultctl rotation retry NAME tries again"
+	switch {
+	case s.MaxRotations != nil && *s.MaxRotations == 0:
+		help = "vaultctl rotation limit none"
+	case s.RotationsFailed == 0:
 		help = "vaultctl list shows which; is vaultd running beside the primary?"
 	}
 	return hint(attention("rotations: %s", strings.Join(wrong, ", ")), "%s", help)

@@ -70,7 +70,7 @@ func TestWorkersShareWhatIsDue(t *testing.T) {
 	goleak.VerifyNone(t, before)
 }
 
-func open(t *testing.T, store *vaulttest.Store, role string, keys vault.Keys) (*vault.Vault, func()) {
+func open(t testing.TB, store *vaulttest.Store, role string, keys vault.Keys) (*vault.Vault, func()) {
 	t.Helper()
 	reader, err := db.NewReader(t.Context(), db.Options{URL: store.URL(role)})
 	must(t, err)
@@ -79,7 +79,7 @@ func open(t *testing.T, store *vaulttest.Store, role string, keys vault.Keys) (*
 	return vault.New(vault.Options{Reader: reader, Writer: writer, Keys: keys}), func() { reader.Close(); writer.Close() }
 }
 
-func waitUntil(t *testing.T, store *vaulttest.Store, query, want string) {
+func waitUntil(t testing.TB, store *vaulttest.Store, query, want string) {
 	t.Helper()
 	deadline := time.After(time.Minute)
 	poll := time.NewTicker(20 * time.Millisecond)
@@ -94,7 +94,7 @@ func waitUntil(t *testing.T, store *vaulttest.Store, query, want string) {
 	}
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
