@@ -366,7 +366,7 @@ func TestTheEnvironmentIsNotUsedForATarget(t *testing.T) {
 	mustSet(t, newTargets(Options{}), spec, change("next"))
 	mustTest(t, newTargets(Options{}), spec, change("next"))
 
-	remote, err := parseServer("postgres://u:p@db1.example,127.0.0.1:5433,db2.example/app")
+	remote, err := parseServer("postgres://u:p@db1.example,127.0.0.1:5433,[::1]/app")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -377,7 +377,7 @@ func TestTheEnvironmentIsNotUsedForATarget(t *testing.T) {
 	if c.TLSConfig == nil || c.TLSConfig.InsecureSkipVerify || c.TLSConfig.ServerName != "db1.example" || len(c.Fallbacks) != 2 {
 		t.Errorf("got TLS %+v with %d others, want verify-full for every host", c.TLSConfig, len(c.Fallbacks))
 	}
-	if c.Fallbacks[0].Port != 5433 || c.Fallbacks[1].Host != "db2.example" || c.Fallbacks[1].Port != 5432 || c.Fallbacks[1].TLSConfig == nil {
+	if c.Fallbacks[0].Port != 5433 || c.Fallbacks[1].Host != "::1" || c.Fallbacks[1].Port != 5432 || c.Fallbacks[1].TLSConfig == nil {
 		t.Errorf("got hosts %+v, %+v", c.Fallbacks[0], c.Fallbacks[1])
 	}
 }

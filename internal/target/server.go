@@ -36,8 +36,9 @@ var errServerURL = errors.New("is not of the form postgres://USER:PASSWORD@HOST[
 // libpq's rules would fill what it leaves out from vaultd's own environment: its password would go to whoever the URL names.
 // The error repeats nothing of the text.
 func parseServer(text string) (server, error) {
+	text, hosts := cutHosts(text)
 	u, err := url.Parse(text)
-	if err != nil || (u.Scheme != "postgres" && u.Scheme != "postgresql") || u.Fragment != "" {
+	if err != nil || (u.Scheme != "postgres" && u.Scheme != "postgresql") || u.Host != "" || u.Fragment != "" {
 		return server{}, errServerURL
 	}
 	query, err := url.ParseQuery(u.RawQuery)
@@ -52,10 +53,21 @@ func parseServer(text string) (server, error) {
 			return server{}, errServerURL
 		}
 	}
-	if !s.readHosts(u.Host) || s.database == "" || strings.Contains(text, "\x00") || strings.Contains(text, "%00") {
+	if !s.readHosts(hosts) || s.database == "" || strings.Contains(text, "\x00") || strings.Contains(text, "%00") {
 		return server{}, errServerURL
 	}
 	return s, nil
+}
+
+// cutHosts takes the hosts out of a URL: a list of them is libpq's own invention, which net/url cannot read.
+func cutHosts(text string) (without, hosts string) {
+	scheme, rest, _ := strings.Cut(text, "://")
+	end := strings.IndexAny(rest, "/?#")
+	if end < 0 {
+		return text, ""
+	}
+	start := strings.LastIndexByte(rest[:end], '@') + 1
+	return scheme + "://" + rest[:start] + rest[end:], rest[start:end]
 }
 
 // readHosts takes the hosts from the front of the URL or, for sockets, from its query; not from both.
@@ -69,7 +81,7 @@ func (s *server) readHosts(list string) bool {
 		if list != "" {
 			host, port = cutPort(one)
 		}
-		if n, err := strconv.ParseUint(cmp.Or(port, "5432"), 10, 16); host == "" || err != nil || n == 0 {
+		if n, err := strconv.ParseUint(cmp.Or(port, "5432"), 10, 16); host == "" || strings.Contains(host, "%") || err != nil || n == 0 {
 			return false
 		}
 		s.hosts, s.ports = append(s.hosts, host), append(s.ports, port)

@@ -9,20 +9,20 @@ import (
 
 func TestSpecsAreReadAndWrittenInOneForm(t *testing.T) {
 	for text, want := range map[string]string{
-		"postgres-role role=app via=prod/db/admin":                               "",
-		"  postgres-role\tvia=prod/db/admin\n role=app ":                         "postgres-role role=app via=prod/db/admin",
-		"postgres-role roles=app_a,app_b via=a":                                  "",
+		"postgres-role role=app via=prod/db/admin":                                "",
+		"  postgres-role\tvia=prod/db/admin\n role=app ":                          "postgres-role role=app via=prod/db/admin",
+		"postgres-role roles=app_a,app_b via=a":                                   "",
 		"postgres-role role=app via=a login=postgres://db.example/app timeout=3s": "",
-		"postgres-role role=app timeout=10s via=a":                               "postgres-role role=app via=a",
-		`postgres-role role=My"Role via=a`:                                       "",
-		"postgres-role role=ben=utzer via=a":                                     "",
-		"postgres-role role=bénutzer via=a":                                      "",
-		"postgres-role role=app@corp via=a":                                      "",
-		"webhook url=https://hooks.example.com/rotate?x=1 key=prod/hooks/hmac":   "",
-		"webhook key=k url=http://127.0.0.1:8080/":                               "webhook url=http://127.0.0.1:8080/ key=k",
-		"webhook url=http://[::1]:8080 key=k":                                    "",
-		"exec program=reload-billing timeout=25s":                                "",
-		"exec program=reload-billing timeout=2500ms":                             "exec program=reload-billing timeout=2.5s",
+		"postgres-role role=app timeout=10s via=a":                                "postgres-role role=app via=a",
+		`postgres-role role=My"Role via=a`:                                        "",
+		"postgres-role role=ben=utzer via=a":                                      "",
+		"postgres-role role=bénutzer via=a":                                       "",
+		"postgres-role role=app@corp via=a":                                       "",
+		"webhook url=https://hooks.example.com/rotate?x=1 key=prod/hooks/hmac":    "",
+		"webhook key=k url=http://127.0.0.1:8080/":                                "webhook url=http://127.0.0.1:8080/ key=k",
+		"webhook url=http://[::1]:8080 key=k":                                     "",
+		"exec program=reload-billing timeout=25s":                                 "",
+		"exec program=reload-billing timeout=2500ms":                              "exec program=reload-billing timeout=2.5s",
 	} {
 		spec, err := Parse(text)
 		if err != nil {
@@ -67,31 +67,31 @@ func TestBadSpecsAreRefused(t *testing.T) {
 		"postgres-role role=app via=../a":       "via=: ",
 		"postgres-role role=app via=a:b":        "via=: ",
 		"postgres-role role=app via=a login=db": "login= is not of the form",
-		"postgres-role role=app via=a login=postgres://db.example/app?options=-cx":     "login= is not of the form",
-		"postgres-role role=app via=a login=postgres://db.example":                     "login= is not of the form",
-		"postgres-role role=app via=a login=postgres://db:0/app":                       "login= is not of the form",
-		"postgres-role role=app via=a login=postgres://app:hunter2@db.example/app":     "no user and no password",
-		"postgres-role role=app via=a pass@word=hunter2":                               "unknown key a word",
-		"postgres-role role=app via=a timeout=0":                                       "not from 1s to 25s",
-		"postgres-role role=app via=a timeout=26s":                                     "not from 1s to 25s",
-		"postgres-role role=app via=a timeout=5":                                       "timeout=: ",
-		"webhook url=https://h/":                                                       "key= is missing",
-		"webhook key=a":                                                                "url= is missing",
-		"webhook key=a url=http://hooks.example.com/":                                  "use https",
-		"webhook key=a url=http://127.0.0.1.example.com/":                              "use https",
-		"webhook key=a url=http://10.0.0.1/":                                           "use https",
-		"webhook key=a url=ftp://h/":                                                   "not https",
-		"webhook key=a url=https:///path":                                              "with a host",
-		"webhook key=a url=https:h":                                                    "with a host",
-		"webhook key=a url=https://h:port/":                                            "with a host",
-		"webhook key=a url=https://u:hunter2@h/":                                       "no user and no password",
-		"webhook key=a url=https://h/#f":                                               "no fragment",
-		"exec":                                                                         "program= is missing",
-		"exec program=/bin/sh":                                                         "not a path",
-		"exec program=../x":                                                            "not a path",
-		"exec program=Reload":                                                          "lower-case",
-		"exec program=x args=y":                                                        `unknown key "args"`,
-		"exec program=" + strings.Repeat("x ", 2000):                                   "longer than 2048",
+		"postgres-role role=app via=a login=postgres://db.example/app?options=-cx": "login= is not of the form",
+		"postgres-role role=app via=a login=postgres://db.example":                 "login= is not of the form",
+		"postgres-role role=app via=a login=postgres://db:0/app":                   "login= is not of the form",
+		"postgres-role role=app via=a login=postgres://app:hunter2@db.example/app": "no user and no password",
+		"postgres-role role=app via=a pass@word=hunter2":                           "unknown key a word",
+		"postgres-role role=app via=a timeout=0":                                   "not from 1s to 25s",
+		"postgres-role role=app via=a timeout=26s":                                 "not from 1s to 25s",
+		"postgres-role role=app via=a timeout=5":                                   "timeout=: ",
+		"webhook url=https://h/":                                                   "key= is missing",
+		"webhook key=a":                                                            "url= is missing",
+		"webhook key=a url=http://hooks.example.com/":                              "use https",
+		"webhook key=a url=http://127.0.0.1.example.com/":                          "use https",
+		"webhook key=a url=http://10.0.0.1/":                                       "use https",
+		"webhook key=a url=ftp://h/":                                               "not https",
+		"webhook key=a url=https:///path":                                          "with a host",
+		"webhook key=a url=https:h":                                                "with a host",
+		"webhook key=a url=https://h:port/":                                        "with a host",
+		"webhook key=a url=https://u:hunter2@h/":                                   "no user and no password",
+		"webhook key=a url=https://h/#f":                                           "no fragment",
+		"exec":                                                                     "program= is missing",
+		"exec program=/bin/sh":                                                     "not a path",
+		"exec program=../x":                                                        "not a path",
+		"exec program=Reload":                                                      "lower-case",
+		"exec program=x args=y":                                                    `unknown key "args"`,
+		"exec program=" + strings.Repeat("x ", 2000):                               "longer than 2048",
 	} {
 		_, err := Parse(text)
 		wantRefusal(t, err, says, "hunter2")
@@ -119,8 +119,12 @@ func TestASecretIsNotRotatedWithItsOwnValue(t *testing.T) {
 	c := change("value-of-the-candidate")
 	c.Secret = adminSecret
 	for _, call := range []func() error{
-		func() error { return newTargets(Options{}).Set(t.Context(), "postgres-role role=app via="+adminSecret, c) },
-		func() error { return newTargets(Options{}).Test(t.Context(), "webhook url=https://h key="+adminSecret, c) },
+		func() error {
+			return newTargets(Options{}).Set(t.Context(), "postgres-role role=app via="+adminSecret, c)
+		},
+		func() error {
+			return newTargets(Options{}).Test(t.Context(), "webhook url=https://h key="+adminSecret, c)
+		},
 	} {
 		wantRefusal(t, call(), "its own value", string(c.Candidate))
 	}
