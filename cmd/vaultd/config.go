@@ -20,6 +20,7 @@ import (
 	"github.com/hyperiondb/vault/internal/httpapi"
 	"github.com/hyperiondb/vault/internal/kms"
 	"github.com/hyperiondb/vault/internal/rotation"
+	"github.com/hyperiondb/vault/internal/target"
 )
 
 // Config is what vaultd is told: by the TOML file, and over it by VAULTD_<KEY IN UPPER CASE> (lists with commas).
@@ -48,6 +49,10 @@ type Config struct {
 	LogLevel           string   `toml:"log_level"`
 	LogFormat          string   `toml:"log_format"` // text or json
 	ShutdownGrace      duration `toml:"shutdown_grace"`
+
+	// What a rotator may reach; see docs/ROTATORS.md.
+	WebhookHosts []string            `toml:"webhook_hosts"` // HOST or HOST:PORT; empty = nobody
+	ExecRotators map[string][]string `toml:"exec_rotators"` // a program's name -> its path and arguments
 
 	policy httpapi.Policy
 	level  slog.Level
@@ -171,6 +176,8 @@ func setField(field reflect.Value, text string) (err error) {
 		*p, err = strconv.ParseFloat(text, 64)
 	case *duration:
 		err = p.UnmarshalText([]byte(text))
+	default:
+		err = errors.New("can be set in the file only")
 	}
 	return err
 }
@@ -202,7 +209,7 @@ func (c *Config) check() error {
 		return err
 	}
 	c.policy.VerifyRate, c.policy.VerifyBurst = c.VerifyRate, c.VerifyBurst
-	return nil
+	return target.Check(c.WebhookHosts, c.ExecRotators)
 }
 
 func (c *Config) checkListeners() error {

@@ -100,6 +100,53 @@ func TestBadSettingsAreNamed(t *testing.T) {
 	}
 }
 
+func TestBadRotatorSettingsAreNamed(t *testing.T) {
+	for file, want := range map[string]string{
+		`webhook_hosts = ["https://hooks.example.com/"]`: "webhook_hosts",
+		`webhook_hosts = ["*"]`:                          "webhook_hosts",
+		"[exec_rotators]\nreload = \"/bin/true\"":        "exec_rotators",
+		"[exec_rotators]\nreload = []":                   "exec_rotators: reload",
+		"[exec_rotators]\nreload = [\"true\"]":           "absolute path",
+		"[exec_rotators]\nreload = [\"/bin/nowhere\"]":   "no such file",
+		"[exec_rotators]\nreload = [\"/etc/passwd\"]":    "not an executable file",
+		"[exec_rotators]\nReload = [\"/bin/true\"]":      "not a name",
+		"[exec_rotator]\nreload = [\"/bin/true\"]":       `line 1: unknown key "exec_rotator"`,
+	} {
+		_, err := loadConfig(mustWrite(t, filepath.Join(t.TempDir(), "vaultd.toml"), file), nil)
+		if !errors.Is(err, errConfig) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want a complaint with %q", file, err, want)
+		}
+	}
+	for _, variable := range []string{"VAULTD_EXEC_ROTATORS=a=/bin/true", "VAULTD_WEBHOOK_HOSTS=https://h"} {
+		if _, err := loadConfig("", []string{variable}); !errors.Is(err, errConfig) {
+			t.Errorf("%s: got %v, want a complaint", variable, err)
+		}
+	}
+}
+
+func TestWhatRotatorsMayReachIsReadAndShown(t *testing.T) {
+	path := mustWrite(t, filepath.Join(t.TempDir(), "vaultd.toml"), `
+webhook_hosts = ["hooks.example.com", "hooks.example.com:8443"]
+[exec_rotators]
+reload-billing = ["/bin/true", "an argument"]
+`)
+	c, err := loadConfig(path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string][]string{"reload-billing": {"/bin/true", "an argument"}}, c.ExecRotators); diff != "" || len(c.WebhookHosts) != 2 {
+		t.Errorf("got hosts %q and programs that differ (-want +got):\n%s", c.WebhookHosts, diff)
+	}
+	var out, errOut bytes.Buffer
+	if code := execute(t.Context(), []string{"check-config", "--config", path}, &out, &errOut, nil); code != exitDone {
+		t.Fatalf("got exit code %d: %s", code, &errOut)
+	}
+	again, err := loadConfig(mustWrite(t, filepath.Join(t.TempDir(), "shown.toml"), out.String()), nil)
+	if err != nil || !cmp.Equal(again.ExecRotators, c.ExecRotators) || !cmp.Equal(again.WebhookHosts, c.WebhookHosts) {
+		t.Errorf("what is shown is another configuration (%v):\n%s", err, &out)
+	}
+}
+
 func TestListeningBeyondLoopbackHasToBeMeant(t *testing.T) {
 	for _, file := range []string{
 		"listen = [\"0.0.0.0:8400\"]\ninsecure_listen = true",
