@@ -40,6 +40,8 @@ type harness struct {
 	program *vaulttest.Program
 	bin     string
 
+	fragileVaultd func() (string, error) // vaultd with failpoints, built when first asked for
+
 	mu         sync.Mutex
 	transcript bytes.Buffer        // stderr of everything the scripts ran, and vaultd's logs
 	logs       []string            // PostgreSQL logs of clusters of single scripts, read when they end
@@ -65,6 +67,7 @@ func TestScripts(t *testing.T) {
 			Cmds: map[string]func(*testscript.TestScript, bool, []string){
 				"vault": h.cmdVault, "daemon": h.cmdDaemon, "http": h.cmdHTTP, "sql": h.cmdSQL, "pg": h.cmdPG, "kms": h.cmdKMS,
 				"bytes": h.cmdBytes, "until": h.cmdUntil, "vaultctl": h.cmdVaultctl, "capture": h.cmdCapture, "steady": h.cmdSteady,
+				"target": h.cmdTarget,
 			},
 		})
 	})
@@ -92,7 +95,7 @@ func newHarness(t *testing.T) *harness {
 			t.Errorf("removing the test cluster: %v", err)
 		}
 	})
-	return &harness{program: program, bin: bin, scripts: map[string]*session{}}
+	return &harness{program: program, bin: bin, fragileVaultd: buildFragile(bin), scripts: map[string]*session{}}
 }
 
 func (h *harness) setup(env *testscript.Env) error {
@@ -418,9 +421,9 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-// daemon start NODE [FILE] [flags] | stop NODE | signal NAME NODE | log NODE: a vaultd beside a node ("primary",
-// "standby1"). FILE is TOML that is put behind the standard settings. start sets VAULTD_URL and VAULTD_HEALTH_URL, with
-// the suffix _STANDBY1 for that node.
+// daemon start NODE [FILE] [flags] | stop NODE | signal NAME NODE | log NODE | fragile FAILPOINT NODE [FILE] | dies NODE: a
+// vaultd beside a node ("primary", "standby1"). FILE is TOML that is put behind the standard settings. start sets VAULTD_URL
+// and VAULTD_HEALTH_URL, with the suffix _STANDBY1 for that node. A fragile one kills itself at its failpoint; dies waits for it.
 func (h *harness) cmdDaemon(ts *testscript.TestScript, neg bool, args []string) {
 	s := h.of(ts)
 	if len(args) < 2 {
@@ -428,7 +431,7 @@ func (h *harness) cmdDaemon(ts *testscript.TestScript, neg bool, args []string) 
 	}
 	switch args[0] {
 	case "start":
-		s.startDaemon(ts, args[1], args[2:])
+		s.startDaemon(ts, args[1], args[2:], filepath.Join(h.bin, "vaultd"))
 	case "stop":
 		d := s.daemons[args[1]]
 		d.stop(syscall.SIGTERM)
@@ -442,12 +445,18 @@ func (h *harness) cmdDaemon(ts *testscript.TestScript, neg bool, args []string) 
 		ts.Check(s.daemons[args[2]].cmd.Process.Signal(signals[args[1]]))
 	case "log":
 		fmt.Fprint(ts.Stdout(), s.daemons[args[1]].log())
+	case "fragile":
+		path, err := h.fragileVaultd()
+		ts.Check(err)
+		s.startDaemon(ts, args[2], args[3:], path, "VAULT_FAILPOINT="+args[1])
+	case "dies":
+		s.diesAt(ts, args[1])
 	default:
 		ts.Fatalf("daemon: unknown %q", args[0])
 	}
 }
 
-func (s *session) startDaemon(ts *testscript.TestScript, name string, more []string) {
+func (s *session) startDaemon(ts *testscript.TestScript, name string, more []string, binary string, environ ...string) {
 	node := s.store.Cluster.Primary()
 	for _, n := range s.store.Cluster.Nodes() {
 		if n.Name() == name {
@@ -463,7 +472,7 @@ func (s *session) startDaemon(ts *testscript.TestScript, name string, more []str
 		node.URL(s.store.Database, vaulttest.Daemon), s.store.URL(vaulttest.Daemon), base+".addresses", key)
 	allow := "allow = [\"127.0.0.0/8\"]\n"
 	if len(more) > 0 && !strings.HasPrefix(more[0], "-") {
-		extra := ts.ReadFile(more[0])
+		extra := strings.ReplaceAll(ts.ReadFile(more[0]), "$WORK", ts.Getenv("WORK"))
 		if strings.Contains(extra, "allow =") {
 			allow = ""
 		}
@@ -477,11 +486,12 @@ func (s *session) startDaemon(ts *testscript.TestScript, name string, more []str
 	}
 	ts.Check(os.WriteFile(base+".toml", []byte(settings+allow), 0o600))
 	_ = os.Remove(base + ".addresses")
-	d := &daemon{cmd: exec.Command(filepath.Join(s.h.bin, "vaultd"), append([]string{"--config", base + ".toml"}, more...)...),
+	d := &daemon{cmd: exec.Command(binary, append([]string{"--config", base + ".toml"}, more...)...),
 		output: &lockedBuffer{}, exited: make(chan struct{})}
 	d.cmd.Stdout, d.cmd.Stderr = d.output, d.output
 	d.cmd.Env = []string{"HOME=" + ts.Getenv("HOME"), "TZ=UTC", "AWS_EC2_METADATA_DISABLED=true",
 		"AWS_ACCESS_KEY_ID=" + ts.Getenv("AWS_ACCESS_KEY_ID"), "AWS_SECRET_ACCESS_KEY=" + ts.Getenv("AWS_SECRET_ACCESS_KEY")}
+	d.cmd.Env = append(d.cmd.Env, environ...)
 	ts.Check(d.cmd.Start())
 	go func() { _ = d.cmd.Wait(); close(d.exited) }()
 	s.daemons[name] = d

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hyperiondb/vault/internal/rotation"
+	"github.com/hyperiondb/vault/internal/target"
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
@@ -117,14 +118,25 @@ func runPut(ctx context.Context, a *app, o putOptions) error {
 	case err != nil:
 		return err
 	}
-	return a.printReceipt("stored", receipt)
+	if err := a.printReceipt("stored", receipt); err != nil {
+		return err
+	}
+	if o.generate.chosen() && o.settings.rotator.text != "" {
+		a.note("its target does not know this value; to bring it one: vaultctl rotate %s --wait", o.name)
+	}
+	return nil
 }
 
 func (o putOptions) value(ctx context.Context, a *app) ([]byte, error) {
-	if o.generate.chosen() {
-		return o.generate.generator.Generate(), nil
+	if !o.generate.chosen() {
+		return a.readValue(ctx, o.input)
 	}
-	return a.readValue(ctx, o.input)
+	generated := o.generate.generator.Generate()
+	if o.settings.rotator.text == "" {
+		return generated, nil
+	}
+	defer clear(generated)
+	return target.New(target.Options{}).Shape(o.settings.rotator.text, nil, generated) // reaches nothing outside
 }
 
 func (a *app) printUnchanged(r vault.Receipt) error {

@@ -21,6 +21,7 @@ import (
 	"github.com/hyperiondb/vault/internal/httpapi"
 	"github.com/hyperiondb/vault/internal/kms"
 	"github.com/hyperiondb/vault/internal/rotation"
+	"github.com/hyperiondb/vault/internal/target"
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
@@ -212,13 +213,25 @@ func startRotation(ctx context.Context, c Config, v *vault.Vault, metrics *rotat
 	running.Go(func() { supervisor.Run(ctx) })
 	if c.RotationWorkers > 0 {
 		host, _ := os.Hostname() // the pid tells workers of one host apart
+		targets := target.New(target.Options{Open: openValue(v), Programs: c.ExecRotators, WebhookHosts: c.WebhookHosts, Log: log})
 		worker := &rotation.Worker{
-			Vault: v, ID: fmt.Sprintf("%s:%d", host, os.Getpid()), Concurrency: c.RotationWorkers, Poll: time.Duration(c.ScanInterval),
+			Vault: v, Target: targets, ID: fmt.Sprintf("%s:%d", host, os.Getpid()), Concurrency: c.RotationWorkers, Poll: time.Duration(c.ScanInterval),
 			ClaimTimeout: time.Duration(c.ClaimTimeout), Metrics: metrics, Log: log,
 		}
 		running.Go(func() { worker.Run(ctx) })
 	}
 	return &running
+}
+
+// openValue reads the secrets that rotators need to reach their targets.
+func openValue(v *vault.Vault) func(context.Context, string) ([]byte, error) {
+	return func(ctx context.Context, name string) ([]byte, error) {
+		secret, err := v.Get(ctx, name, vault.GetOptions{})
+		if err != nil {
+			return nil, err
+		}
+		return secret.Value, nil
+	}
 }
 
 // reloader applies what may change while running.
