@@ -24,7 +24,8 @@ const (
 )
 
 // node is the target of every postgres-role test: logins over its socket are checked by SCRAM, the superuser's are not.
-var node *localpg.Node // set once by TestMain, before any test runs
+// standby follows it, and lets everybody in.
+var node, standby *localpg.Node // set once by TestMain, before any test runs
 
 func TestMain(m *testing.M) {
 	os.Exit(run(m))
@@ -40,7 +41,7 @@ func run(m *testing.M) int {
 	if err != nil {
 		return complain(err)
 	}
-	node = cluster.Primary()
+	node, standby = cluster.Primary(), cluster.Standbys()[0]
 	code := m.Run()
 	if err := cluster.Remove(); err != nil {
 		return complain(err)
@@ -71,7 +72,7 @@ func openTarget(dir string) (*localpg.Cluster, error) {
 		return nil, err
 	}
 	c, err := localpg.Open(ctx, localpg.Options{
-		Dir: dir, Binaries: binaries,
+		Dir: dir, Binaries: binaries, Standbys: 1,
 		// Everything a careless administrator might log is logged, so that a leak shows.
 		Parameters: map[string]string{
 			"log_statement": "all", "log_min_duration_statement": "0", "log_parameter_max_length": "-1",

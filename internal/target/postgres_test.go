@@ -64,7 +64,7 @@ func mustDo(t *testing.T, sql string) {
 	}
 	defer conn.Close(context.Background())
 	for _, statement := range []string{"SET log_statement = none", "SET log_min_duration_statement = -1", "SET SESSION AUTHORIZATION admin", sql} {
-		if _, err := conn.Exec(context.Background(), statement); err != nil {
+		if _, err := conn.PgConn().Exec(context.Background(), statement).ReadAll(); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -339,6 +339,37 @@ func TestALoginThatIsNotCheckedProvesNothing(t *testing.T) {
 		mustSet(t, targets, spec, c)
 		wantRefusal(t, targets.Test(t.Context(), spec, c), "must ask this login for scram-sha-256", string(c.Candidate))
 	}
+}
+
+// An administrator as docs/ROTATORS.md grants it, for a role that somebody else made.
+func TestAnAdministratorNeedsNoMoreThanItSays(t *testing.T) {
+	mustRole(t, "theirs", "password-before")
+	mustDo(t, "RESET SESSION AUTHORIZATION; CREATE ROLE second LOGIN CREATEROLE PASSWORD '"+strings.ReplaceAll(adminPassword, "'", "''")+"'")
+	t.Cleanup(func() { mustDo(t, "DROP ROLE second") })
+	targets := newTargets(Options{Open: secrets{adminSecret: adminURL("second", adminPassword)}.open})
+	spec, c := "postgres-role role=theirs via="+adminSecret, change("password-after")
+	if mustAsk(t, "SELECT current_setting('server_version_num')::int >= 160000") {
+		wantRefusal(t, targets.Set(t.Context(), spec, c), "ADMIN OPTION", string(c.Candidate))
+		mustDo(t, "GRANT theirs TO second WITH ADMIN OPTION, INHERIT FALSE, SET FALSE")
+	}
+	mustSet(t, targets, spec, c)
+	mustTest(t, targets, spec, c)
+	wantLogin(t, "theirs", string(c.Candidate), true)
+}
+
+func TestOfSeveralHostsThePrimaryIsFound(t *testing.T) {
+	mustRole(t, "app", "password-before")
+	spec, c := "postgres-role role=app via="+adminSecret, change("password-after")
+	at := func(folders string) *Targets {
+		via := "postgres://admin:" + url.PathEscape(adminPassword) + "@/postgres?host=" + url.QueryEscape(folders)
+		return newTargets(Options{Open: secrets{adminSecret: via}.open})
+	}
+	wantRefusal(t, at(standby.SocketDir()).Set(t.Context(), spec, c), "standby", string(c.Candidate))
+	mustSet(t, at(standby.SocketDir()+","+node.SocketDir()), spec, c)
+	// The standby would let anybody in.
+	wantRefusal(t, at(standby.SocketDir()+","+node.SocketDir()).Test(t.Context(), spec, change("another")), "password authentication failed", "another")
+	mustTest(t, at("/nowhere,"+node.SocketDir()), spec, c)
+	wantLogin(t, "app", "password-after", true)
 }
 
 func TestTheLoginMayBeElsewhere(t *testing.T) {
