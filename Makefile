@@ -11,13 +11,22 @@ export VAULT_TEST_PG := $(PG)
 
 .DEFAULT_GOAL := help
 .PHONY: help build dev test test-pg check fmt vet staticcheck race bench cover fuzz postgres
+.PHONY: extension install-extension pg-cron
 
 help: ## Show this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## Build vaultctl and vaultd into bin/
 	@mkdir -p bin
 	$(GO) build -o bin/ ./cmd/...
+
+EXTENSION ?= bin/extension
+extension: ## Write the schema as a PostgreSQL extension, hyperion_vault, into bin/extension/
+	$(GO) run ./build/extension $(EXTENSION)
+
+PG_CONFIG ?= pg_config
+install-extension: extension ## Copy the extension into a server's share folder (PG_CONFIG=/path/to/pg_config)
+	@dir="$$($(PG_CONFIG) --sharedir)" && install -d "$$dir/extension" && install -m 644 $(EXTENSION)/hyperion_vault* "$$dir/extension/"
 
 dev: postgres build ## Start a local primary, a standby, a key and a daemon per node (Ctrl-C stops, .dev keeps)
 	@bin/vaultctl dev --dir .dev
