@@ -39,6 +39,7 @@ type MigrationState struct {
 	Want             int    `json:"binary_version"`
 	FunctionsCurrent bool   `json:"functions_current"`
 	Extension        string `json:"extension,omitempty"` // its version, where CREATE EXTENSION made the schema
+	SetUp            bool   `json:"-"`                   // by Migrate, which CREATE EXTENSION leaves the default key to
 }
 
 // Migrate installs or upgrades the schema. It runs as the owner of the database (a superuser, or a role with CREATEROLE
@@ -128,8 +129,8 @@ func migrationState(ctx context.Context, conn *pgx.Conn) (MigrationState, error)
 		return state, classify(err)
 	}
 	want := vaultsql.DefinitionsSum()
-	err = conn.QueryRow(ctx, `SELECT schema_version, functions_sha256 IS NOT DISTINCT FROM $1 FROM vault.config`, want[:]).
-		Scan(&state.Have, &state.FunctionsCurrent)
+	err = conn.QueryRow(ctx, `SELECT schema_version, functions_sha256 IS NOT DISTINCT FROM $1, $2 = '' OR default_kms_key IS NOT NULL
+		FROM vault.config`, want[:], state.Extension).Scan(&state.Have, &state.FunctionsCurrent, &state.SetUp)
 	if err = classify(err); errors.Is(err, ErrNotInitialised) || errors.Is(err, ErrNotFound) {
 		return state, nil
 	}
