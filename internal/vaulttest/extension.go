@@ -42,17 +42,39 @@ func (p *Program) openWithExtension(ctx context.Context, s *Store, dir string, m
 		return fmt.Errorf("installing the extension: %w", err)
 	}
 	s.extension = files
-	maps.Copy(settings, parameters())
 	maps.Copy(settings, more)
+	s.Cluster, err = p.openClone(ctx, dir, binaries, settings)
+	return err
+}
+
+// openClone starts a clone of the prepared cluster with other programs or further settings.
+func (p *Program) openClone(ctx context.Context, dir string, b localpg.Binaries, more map[string]string) (*localpg.Cluster, error) {
 	clone, err := localpg.Clone(ctx, p.prepared, dir)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := clone.Close(); err != nil {
-		return err
+		return nil, err
 	}
-	s.Cluster, err = localpg.Open(ctx, localpg.Options{Dir: dir, Standbys: 1, Binaries: binaries, Parameters: settings})
-	return err
+	settings := parameters()
+	maps.Copy(settings, more)
+	return localpg.Open(ctx, localpg.Options{Dir: dir, Standbys: 1, Binaries: b, Parameters: settings})
+}
+
+// OwnWith is Own with further settings on every server.
+func OwnWith(t testing.TB, settings map[string]string) *Store {
+	t.Helper()
+	dir := filepath.Join(program.Dir, fmt.Sprintf("own%d", program.counter.Add(1)))
+	cluster, err := program.openClone(t.Context(), dir, program.prepared.Binaries(), settings)
+	if err != nil {
+		t.Fatalf("making a test cluster: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := cluster.Remove(); err != nil {
+			t.Errorf("removing a test cluster: %v", err)
+		}
+	})
+	return &Store{Cluster: cluster, Database: templateDatabase, KeyFile: program.KeyFile}
 }
 
 // OwnExtension gives a test a cluster of its own that offers the extension and has never had a vault: no roles either.
