@@ -11,23 +11,36 @@ export VAULT_TEST_PG := $(PG)
 
 .DEFAULT_GOAL := help
 .PHONY: help build dev test test-pg check fmt vet staticcheck race bench cover fuzz postgres
+.PHONY: extension install-extension test-cron
 
 help: ## Show this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## Build vaultctl and vaultd into bin/
 	@mkdir -p bin
 	$(GO) build -o bin/ ./cmd/...
 
+EXTENSION ?= bin/extension
+extension: ## Write the schema as a PostgreSQL extension, hyperion_vault, into bin/extension/
+	$(GO) run ./build/extension $(EXTENSION)
+
+PG_CONFIG ?= pg_config
+install-extension: extension ## Copy the extension into a server's share folder (PG_CONFIG=/path/to/pg_config)
+	@dir="$$($(PG_CONFIG) --sharedir)" && install -d "$$dir/extension" && install -m 644 $(EXTENSION)/hyperion_vault* "$$dir/extension/"
+
 dev: postgres build ## Start a local primary, a standby, a key and a daemon per node (Ctrl-C stops, .dev keeps)
 	@bin/vaultctl dev --dir .dev
 
 test: postgres ## Run every test and every script, on the newest PostgreSQL found (or PG=N)
-	$(GO) test -timeout $(TIMEOUT) ./...
+	$(GO) test -count=1 -timeout $(TIMEOUT) ./...
 
 test-pg: ## The same on one version: make test-pg PG=15
 	@test -n "$(PG)" || { echo "test-pg: say which version: make test-pg PG=15" >&2; exit 2; }
 	@$(MAKE) --no-print-directory test PG=$(PG)
+
+test-cron: ## The supervisor run by pg_cron, on Debian's PostgreSQL 15 (installs postgresql-15-cron)
+	@build/install-pg-cron
+	VAULT_TEST_PG=15 $(GO) test -count=1 -tags pgcron -timeout $(TIMEOUT) -run Cron ./internal/rotation
 
 check: fmt vet staticcheck race ## All gates: formatting, vet, staticcheck, every test under the race detector
 
@@ -36,6 +49,7 @@ fmt: ## Fail if gofmt would change a file
 
 vet: ## go vet
 	$(GO) vet ./...
+	$(GO) vet -tags pgcron ./internal/rotation
 
 staticcheck: ## staticcheck, at the version go.mod pins
 	$(GO) tool staticcheck ./...

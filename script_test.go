@@ -120,14 +120,21 @@ func (h *harness) of(ts *testscript.TestScript) *session {
 	return h.scripts[ts.Getenv("WORK")]
 }
 
-// vault [own]: a fresh vault on the shared cluster, or on a cluster of the script's own, and the environment to use it.
+// vault [own|extension]: a fresh vault on the shared cluster, or on a cluster of the script's own (whose server offers the
+// extension), and the environment to use it.
 func (h *harness) cmdVault(ts *testscript.TestScript, neg bool, args []string) {
 	s := h.of(ts)
 	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
 	defer cancel()
 	var err error
+	own := filepath.Join(h.program.Dir, "script-"+filepath.Base(ts.Getenv("WORK")))
 	if slices.Contains(args, "own") {
-		s.store, err = h.program.NewCluster(ctx, filepath.Join(h.program.Dir, "script-"+filepath.Base(ts.Getenv("WORK"))))
+		s.store, err = h.program.NewCluster(ctx, own)
+		if err == nil {
+			s.cleanup = append(s.cleanup, s.removeCluster)
+		}
+	} else if slices.Contains(args, "extension") {
+		s.store, err = h.program.NewExtensionCluster(ctx, own, nil)
 		if err == nil {
 			s.cleanup = append(s.cleanup, s.removeCluster)
 		}
@@ -161,7 +168,7 @@ func (s *session) removeCluster() {
 			s.h.mu.Unlock()
 		}
 	}
-	_ = s.store.Cluster.Remove()
+	_ = s.store.Remove()
 }
 
 // end runs when the script is over, however it ended.
@@ -272,21 +279,24 @@ func (h *harness) cmdBytes(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs(args[1]), content, 0o600))
 }
 
-// sql [as ROLE] [standby] STATEMENT: values of the rows, one row a line, on stdout. The role is the superuser by default.
+// sql [as ROLE] [in DATABASE] [standby] STATEMENT: values of the rows, one row a line, on stdout. The role is the superuser
+// by default, the database the vault's.
 func (h *harness) cmdSQL(ts *testscript.TestScript, neg bool, args []string) {
 	s := h.of(ts)
-	role, node := vaulttest.Superuser, s.store.Cluster.Primary()
+	role, database, node := vaulttest.Superuser, s.store.Database, s.store.Cluster.Primary()
 	for len(args) > 1 {
 		switch args[0] {
 		case "as":
 			role, args = args[1], args[2:]
+		case "in":
+			database, args = args[1], args[2:]
 		case "standby":
 			node, args = s.store.Cluster.Standbys()[0], args[1:]
 		default:
-			ts.Fatalf("usage: sql [as ROLE] [standby] STATEMENT")
+			ts.Fatalf("usage: sql [as ROLE] [in DATABASE] [standby] STATEMENT")
 		}
 	}
-	out, err := query(node.URL(s.store.Database, role), args[0])
+	out, err := query(node.URL(database, role), args[0])
 	if neg != (err != nil) {
 		ts.Fatalf("sql: got error %v", err)
 	}

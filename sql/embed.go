@@ -51,11 +51,15 @@ func MigrationFiles() []File {
 // Version is the schema version this binary was built for: the number of its newest migration.
 func Version() int {
 	files := MigrationFiles()
-	newest := path.Base(files[len(files)-1].Name)
-	number, _, _ := strings.Cut(newest, "_")
+	return files[len(files)-1].Version()
+}
+
+// Version is the schema version that a migration leads to: the number its name begins with.
+func (f File) Version() int {
+	number, _, _ := strings.Cut(path.Base(f.Name), "_")
 	version, err := strconv.Atoi(number)
 	if err != nil {
-		panic(err) // the names of migrations begin with a number; a test sees to it
+		panic(err) // only migrations have one
 	}
 	return version
 }

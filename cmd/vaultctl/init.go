@@ -30,7 +30,10 @@ Connect as the owner of the database: a superuser, or a role with CREATEROLE. Ev
 its own. The KMS key given here becomes the default for everybody who uses the vault.
 
 The token is printed once and cannot be shown again: the database keeps only its fingerprint. Running init again changes
-nothing that is there and makes no second token.`,
+nothing that is there and makes no second token.
+
+Where CREATE EXTENSION hyperion_vault has made the schema, init leaves that as it is: it stores the KMS key and makes the
+token.`,
 		Example: `  vaultctl init --kms-key 'awskms:///alias/vault?region=eu-west-1'
   vaultctl init --kms-key "$(vaultctl keygen /etc/vault/kek)" --save-token ~/vault-root-token`,
 		Args: exactArgs(),
@@ -121,12 +124,12 @@ func (a *app) setUp(ctx context.Context, o initOptions) (initAnswer, error) {
 		return initAnswer{}, err
 	}
 	key := a.kmsKey
-	if state.Have > 0 && !o.keyTyped {
+	if state.SetUp && !o.keyTyped {
 		key = ""
 	}
 	report, err := db.Migrate(ctx, a.databaseURL, applicationName, key)
 	if err != nil {
-		return initAnswer{}, ownerHint(err)
+		return initAnswer{}, migrateHint(err)
 	}
 	if _, err := a.vault(ctx); err != nil {
 		return initAnswer{}, err
@@ -153,6 +156,8 @@ func (a *app) firstToken(ctx context.Context, v *vault.Vault, name string, file 
 
 func (a *app) tellInit(answer initAnswer) error {
 	switch {
+	case answer.Extension != "":
+		a.note("the schema in %s is that of the extension %s (schema version %d)", db.Target(a.databaseURL), db.ExtensionName, answer.SchemaVersion)
 	case answer.Created:
 		a.note("the vault is set up in %s (schema version %d)", db.Target(a.databaseURL), answer.SchemaVersion)
 	case answer.FromVersion < answer.SchemaVersion:

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 
@@ -18,7 +19,9 @@ func newMigrateCmd(a *app) *cobra.Command {
 		Long: `Bring the schema to this binary's version. Connect as the owner of the database.
 
 It may be run at any time and does only what is missing. --print writes the SQL of a new vault for a DBA to review or run,
-and needs no database. --status compares and changes nothing; it exits with 7 when there is something to do.`,
+and needs no database. --status compares and changes nothing; it exits with 7 when there is something to do.
+
+A schema that CREATE EXTENSION made is brought to another version by ALTER EXTENSION alone: migrate says what to type.`,
 		Example: `  vaultctl migrate --status
   vaultctl migrate
   vaultctl migrate --print | psql -d app -v ON_ERROR_STOP=1`,
@@ -54,12 +57,14 @@ and needs no database. --status compares and changes nothing; it exits with 7 wh
 func runMigrate(ctx context.Context, a *app, defaultKey string) error {
 	report, err := db.Migrate(ctx, a.databaseURL, applicationName, defaultKey)
 	if err != nil {
-		return ownerHint(err)
+		return migrateHint(err)
 	}
 	if a.json() {
 		return a.printJSON(report)
 	}
 	switch {
+	case report.Extension != "":
+		a.note("the schema is that of the extension %s, at version %d: nothing to do", db.ExtensionName, report.SchemaVersion)
 	case report.Created:
 		a.note("the schema is installed at version %d; the first admin token comes from: vaultctl init", report.SchemaVersion)
 	case report.FromVersion < report.SchemaVersion:
@@ -85,7 +90,8 @@ func runMigrateStatus(ctx context.Context, a *app) error {
 	if a.json() {
 		err = a.printJSON(migrationAnswer{state, verdict == nil})
 	} else {
-		err = a.printFields("schema version", schemaVersion(state.Have), "this binary's", schemaVersion(state.Want), "functions", installed(state))
+		err = a.printFields("schema version", schemaVersion(state.Have), "this binary's", schemaVersion(state.Want), "functions", installed(state),
+			"installed by", installer(state))
 	}
 	if err != nil {
 		return err
@@ -93,10 +99,26 @@ func runMigrateStatus(ctx context.Context, a *app) error {
 	return verdict
 }
 
+// migrateHint is ownerHint, and for a schema that is the extension's, the SQL that changes it.
+func migrateHint(err error) error {
+	var extension *db.ExtensionError
+	if errors.As(err, &extension) {
+		return hint(err, "%s", updateExtension(extension.State))
+	}
+	return ownerHint(err)
+}
+
+func updateExtension(s db.MigrationState) string {
+	return "make install-extension where the server is, then as a superuser: " + s.UpdateExtension()
+}
+
 func compareSchema(s db.MigrationState) error {
 	switch {
 	case s.Have == 0:
 		return hint(attention("the vault is not set up in this database"), "vaultctl init")
+	case s.Extension != "" && (s.Have < s.Want || s.Have == s.Want && !s.FunctionsCurrent):
+		err := &db.ExtensionError{State: s}
+		return hint(attention("%s", err), "%s", updateExtension(s))
 	case s.Have < s.Want:
 		return hint(attention("the schema is older than this binary"), "vaultctl migrate")
 	case s.Have > s.Want:
@@ -122,4 +144,11 @@ func installed(s db.MigrationState) string {
 		return "current"
 	}
 	return "not this binary's"
+}
+
+func installer(s db.MigrationState) string {
+	if s.Extension == "" {
+		return ""
+	}
+	return "extension " + db.ExtensionName + " " + s.Extension
 }

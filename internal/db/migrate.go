@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 
 	"github.com/google/uuid"
@@ -28,21 +27,25 @@ const (
 // MigrateReport says what a migration did.
 type MigrateReport struct {
 	ClusterID     uuid.UUID `json:"cluster_id"`
-	Created       bool      `json:"created"`        // the schema was not there before
-	FromVersion   int       `json:"from_version"`   // 0 before the first migration
-	SchemaVersion int       `json:"schema_version"` // now
+	Created       bool      `json:"created"`             // the schema was not there before
+	FromVersion   int       `json:"from_version"`        // 0 before the first migration
+	SchemaVersion int       `json:"schema_version"`      // now
+	Extension     string    `json:"extension,omitempty"` // version of the extension that keeps the schema; "" = it was migrated
 }
 
 // MigrationState compares the database with this binary.
 type MigrationState struct {
-	Have             int  `json:"schema_version"` // 0: not initialised
-	Want             int  `json:"binary_version"`
-	FunctionsCurrent bool `json:"functions_current"`
+	Have             int    `json:"schema_version"` // 0: not initialised
+	Want             int    `json:"binary_version"`
+	FunctionsCurrent bool   `json:"functions_current"`
+	Extension        string `json:"extension,omitempty"` // its version, where CREATE EXTENSION made the schema
+	SetUp            bool   `json:"-"`                   // by Migrate, which CREATE EXTENSION leaves the default key to
 }
 
 // Migrate installs or upgrades the schema. It runs as the owner of the database (a superuser, or a role with CREATEROLE
 // where the group roles do not exist yet) and may be run again at any time: every step does only what is missing.
-// defaultKMSKey, if not "", is stored.
+// defaultKMSKey, if not "", is stored. A schema that CREATE EXTENSION made is left to ALTER EXTENSION: [ExtensionError] if
+// that has something to do.
 func Migrate(ctx context.Context, url, applicationName, defaultKMSKey string) (MigrateReport, error) {
 	conn, err := connectOwner(ctx, url, applicationName)
 	if err != nil {
@@ -61,6 +64,9 @@ func Migrate(ctx context.Context, url, applicationName, defaultKMSKey string) (M
 	}
 	if before.Have > before.Want {
 		return MigrateReport{}, fits(before.Have)
+	}
+	if before.Extension != "" {
+		return useExtension(ctx, conn, before, defaultKMSKey)
 	}
 	if err := run(ctx, conn, vaultsql.File{Name: "roles.sql", Text: vaultsql.Roles}); err != nil {
 		return MigrateReport{}, err
@@ -118,9 +124,13 @@ func checkServer(ctx context.Context, conn *pgx.Conn) error {
 
 func migrationState(ctx context.Context, conn *pgx.Conn) (MigrationState, error) {
 	state := MigrationState{Want: vaultsql.Version()}
+	err := conn.QueryRow(ctx, `SELECT coalesce((SELECT extversion FROM pg_extension WHERE extname = $1), '')`, ExtensionName).Scan(&state.Extension)
+	if err != nil {
+		return state, classify(err)
+	}
 	want := vaultsql.DefinitionsSum()
-	err := conn.QueryRow(ctx, `SELECT schema_version, functions_sha256 IS NOT DISTINCT FROM $1 FROM vault.config`, want[:]).
-		Scan(&state.Have, &state.FunctionsCurrent)
+	err = conn.QueryRow(ctx, `SELECT schema_version, functions_sha256 IS NOT DISTINCT FROM $1, $2 = '' OR default_kms_key IS NOT NULL
+		FROM vault.config`, want[:], state.Extension).Scan(&state.Have, &state.FunctionsCurrent, &state.SetUp)
 	if err = classify(err); errors.Is(err, ErrNotInitialised) || errors.Is(err, ErrNotFound) {
 		return state, nil
 	}
@@ -178,9 +188,11 @@ func installDefinitions(ctx context.Context, conn *pgx.Conn, defaultKMSKey strin
 		}
 	}
 	sum := vaultsql.DefinitionsSum()
-	_, err = tx.Exec(ctx, `INSERT INTO vault.config (schema_version, functions_sha256, default_kms_key) VALUES ($1, $2, nullif($3, ''))
-		ON CONFLICT (only_row) DO UPDATE SET schema_version = $1, functions_sha256 = $2,
-			default_kms_key = coalesce(nullif($3, ''), vault.config.default_kms_key)`, vaultsql.Version(), sum[:], defaultKMSKey)
+	// Not ON CONFLICT: an INSERT over a row that is there means a restore (sql/functions/70_restore.sql).
+	_, err = tx.Exec(ctx, `WITH there AS (UPDATE vault.config SET schema_version = $1, functions_sha256 = $2,
+			default_kms_key = coalesce(nullif($3, ''), default_kms_key) RETURNING only_row)
+		INSERT INTO vault.config (schema_version, functions_sha256, default_kms_key)
+		SELECT $1, $2, nullif($3, '') WHERE NOT EXISTS (SELECT FROM there)`, vaultsql.Version(), sum[:], defaultKMSKey)
 	if err != nil {
 		return classify(err)
 	}
@@ -227,40 +239,6 @@ func position(text string, offset int) (int, string) {
 	before := string(runes[:offset])
 	rest, _, _ := strings.Cut(string(runes[offset:]), "\n")
 	return strings.Count(before, "\n") + 1, strings.TrimSpace(rest)
-}
-
-// PrintSQL writes what Migrate would run on an empty database as one script for psql, for a DBA to review or run. Running
-// it leaves the database as Migrate leaves it.
-func PrintSQL(w io.Writer, defaultKMSKey string) error {
-	var b strings.Builder
-	section := func(file vaultsql.File) { fmt.Fprintf(&b, "\n-- ==== %s\n%s", file.Name, file.Text) }
-	b.WriteString("-- HyperionDB Vault: run as the owner of the database.\nBEGIN;\n")
-	section(vaultsql.File{Name: "roles.sql", Text: vaultsql.Roles})
-	b.WriteString("\nSET LOCAL ROLE vault_owner;\n")
-	fmt.Fprintf(&b, `CREATE TABLE %s (
-  id integer PRIMARY KEY GENERATED BY DEFAULT AS IDENTITY,
-  version_id bigint NOT NULL,
-  is_applied boolean NOT NULL,
-  tstamp timestamp NOT NULL DEFAULT now()
-);
-INSERT INTO %[1]s (version_id, is_applied) VALUES (0, true);
-`, versionTable)
-	for i, file := range vaultsql.MigrationFiles() {
-		up, _, _ := strings.Cut(file.Text, "-- +goose Down")
-		section(vaultsql.File{Name: file.Name, Text: strings.TrimPrefix(up, "-- +goose Up\n")})
-		fmt.Fprintf(&b, "INSERT INTO %s (version_id, is_applied) VALUES (%d, true);\n", versionTable, i+1)
-	}
-	for _, file := range definitions() {
-		section(file)
-	}
-	fmt.Fprintf(&b, "\nINSERT INTO vault.config (schema_version, functions_sha256, default_kms_key)\n  VALUES (%d, '\\x%x', nullif(%s, ''));\nCOMMIT;\n",
-		vaultsql.Version(), vaultsql.DefinitionsSum(), quoteLiteral(defaultKMSKey))
-	_, err := io.WriteString(w, b.String())
-	return err
-}
-
-func quoteLiteral(s string) string {
-	return "'" + strings.ReplaceAll(s, "'", "''") + "'"
 }
 
 // EnsureDatabase makes a database and login roles where they are missing. It takes a superuser's URL of another database.

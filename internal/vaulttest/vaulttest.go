@@ -57,6 +57,9 @@ type Store struct {
 	Cluster  *localpg.Cluster
 	Database string
 	KeyFile  string
+
+	server    string // folder of a server of its own; "" = none
+	extension string // where it looks for the extension's files
 }
 
 var program *Program // set once by Main, before any test runs
@@ -109,12 +112,7 @@ func (p *Program) start(ctx context.Context) error {
 		return err
 	}
 	p.prepared, err = localpg.Open(ctx, localpg.Options{
-		Dir: filepath.Join(p.Dir, "prepared"), Standbys: 1, Binaries: binaries,
-		// Everything a careless administrator might log is logged, so that a leak shows.
-		Parameters: map[string]string{
-			"log_statement": "all", "log_min_duration_statement": "0", "log_parameter_max_length": "-1",
-			"log_parameter_max_length_on_error": "-1", "log_error_verbosity": "verbose", "max_connections": "200",
-		},
+		Dir: filepath.Join(p.Dir, "prepared"), Standbys: 1, Binaries: binaries, Parameters: parameters(),
 	})
 	if err != nil {
 		return err
@@ -129,6 +127,14 @@ func (p *Program) start(ctx context.Context) error {
 		return err
 	}
 	return p.Shared.Start(ctx)
+}
+
+// parameters of every cluster: everything a careless administrator might log is logged, so that a leak shows.
+func parameters() map[string]string {
+	return map[string]string{
+		"log_statement": "all", "log_min_duration_statement": "0", "log_parameter_max_length": "-1",
+		"log_parameter_max_length_on_error": "-1", "log_error_verbosity": "verbose", "max_connections": "200",
+	}
 }
 
 func (p *Program) installTemplate(ctx context.Context) error {

@@ -1,0 +1,149 @@
+package db
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	vaultsql "github.com/hyperiondb/vault/sql"
+)
+
+// ExtensionName is the vault's name in CREATE EXTENSION. The extension's version is the schema version.
+const ExtensionName = "hyperion_vault"
+
+// extensionAgain is a version without a script of its own. Going there and back installs the definitions once more, when
+// functions differ and the schema version does not: ALTER EXTENSION does nothing from a version to itself.
+const extensionAgain = "again"
+
+// ExtensionError: the schema belongs to the extension, which is not at this binary's version. Its members are changed by
+// ALTER EXTENSION alone, or the next update would meet a schema it does not know.
+type ExtensionError struct{ State MigrationState }
+
+func (e *ExtensionError) Error() string {
+	if e.State.Have == e.State.Want {
+		return fmt.Sprintf("the extension %s %s installed other functions than this binary's", ExtensionName, e.State.Extension)
+	}
+	return fmt.Sprintf("the schema belongs to the extension %s, which is at version %s; this binary's is %d", ExtensionName, e.State.Extension, e.State.Want)
+}
+
+func (e *ExtensionError) Unwrap() error { return ErrRefused }
+
+// UpdateExtension is the SQL that brings the extension to this binary's version, once its files are installed.
+func (s MigrationState) UpdateExtension() string {
+	update := fmt.Sprintf("ALTER EXTENSION %s UPDATE TO '%d'", ExtensionName, s.Want)
+	if s.Extension == fmt.Sprint(s.Want) {
+		update = fmt.Sprintf("ALTER EXTENSION %s UPDATE TO '%s'; %s", ExtensionName, extensionAgain, update)
+	}
+	return update
+}
+
+// useExtension is Migrate on a schema that CREATE EXTENSION made: the key is all there is to store.
+func useExtension(ctx context.Context, conn *pgx.Conn, state MigrationState, defaultKMSKey string) (MigrateReport, error) {
+	if state.Have != state.Want || !state.FunctionsCurrent {
+		return MigrateReport{}, &ExtensionError{state}
+	}
+	if defaultKMSKey != "" {
+		if err := storeKey(ctx, conn, defaultKMSKey); err != nil {
+			return MigrateReport{}, err
+		}
+	}
+	config, err := queryConfig(ctx, conn)
+	return MigrateReport{ClusterID: config.ClusterID, FromVersion: state.Have, SchemaVersion: config.SchemaVersion, Extension: state.Extension}, err
+}
+
+func storeKey(ctx context.Context, conn *pgx.Conn, key string) error {
+	return classify(pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `SET LOCAL ROLE vault_owner`); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, `UPDATE vault.config SET default_kms_key = $1`, key)
+		return err
+	}))
+}
+
+// ExtensionFiles are the files that CREATE EXTENSION and ALTER EXTENSION read: the same SQL that Migrate runs, and which
+// rows pg_dump is to carry.
+func ExtensionFiles() []vaultsql.File {
+	version := vaultsql.Version()
+	files := []vaultsql.File{
+		{Name: ExtensionName + ".control", Text: fmt.Sprintf(extensionControl, version)},
+		{Name: fmt.Sprintf("%s--%d.sql", ExtensionName, version), Text: extensionScript("CREATE EXTENSION "+ExtensionName, func(s *script) {
+			s.WriteString(schemaIsFree)
+			s.install("")
+		})},
+		{Name: fmt.Sprintf("%s--%d--%s.sql", ExtensionName, version, extensionAgain), Text: extensionScript(updating(extensionAgain), nil)},
+		{Name: fmt.Sprintf("%s--%s--%d.sql", ExtensionName, extensionAgain, version), Text: updateScript(version, version)},
+	}
+	for _, older := range vaultsql.MigrationFiles() {
+		if from := older.Version(); from < version {
+			files = append(files, vaultsql.File{Name: fmt.Sprintf("%s--%d--%d.sql", ExtensionName, from, version), Text: updateScript(from, version)})
+		}
+	}
+	return files
+}
+
+// The schema of the control file is the one that DROP SCHEMA would take the extension along with, and the search_path of
+// its scripts. Nobody drops pg_catalog, and nobody puts a function of his own into it.
+const extensionControl = `# HyperionDB Vault
+comment = 'a secrets vault: sealed values, admin tokens, rotation, audit log'
+default_version = '%d'
+schema = pg_catalog
+relocatable = false
+superuser = true
+trusted = false
+encoding = 'UTF8'
+`
+
+const schemaIsFree = `
+DO $$
+BEGIN
+  IF EXISTS (SELECT FROM pg_namespace WHERE nspname = 'vault') THEN
+    RAISE EXCEPTION 'schema "vault" exists'
+      USING HINT = 'A vault that vaultctl init made stays without the extension: vaultctl migrate keeps it current';
+  END IF;
+END $$;
+`
+
+// Roles are switched for the script only: what follows in the transaction, another script too, runs as whoever installs.
+const (
+	rememberRole = "\nSELECT set_config('hyperion_vault.installer', current_setting('role'), true);\n"
+	returnToRole = "\nSELECT set_config('role', current_setting('hyperion_vault.installer'), true);\n"
+)
+
+// carryRows: without it pg_dump would take an extension's rows for part of its script. goose's table is that; tx_context
+// never has a committed row.
+const carryRows = `
+DO $$
+DECLARE t regclass;
+BEGIN
+  FOR t IN SELECT c.oid FROM pg_class c JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid
+        AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' JOIN pg_extension e ON e.oid = d.refobjid
+      WHERE e.extname = 'hyperion_vault' AND c.relkind IN ('r', 'S') AND c.relpersistence = 'p' AND c.relname NOT LIKE 'goose%'
+      ORDER BY c.oid LOOP
+    PERFORM pg_extension_config_dump(t, '');
+  END LOOP;
+END $$;
+`
+
+func updating(to string) string {
+	return fmt.Sprintf("ALTER EXTENSION %s UPDATE TO '%s'", ExtensionName, to)
+}
+
+func updateScript(from, to int) string {
+	return extensionScript(updating(fmt.Sprint(to)), func(s *script) { s.update(from) })
+}
+
+// extensionScript puts the body (nil = none) into what every script of the extension begins and ends with. psql stops at
+// the \echo line; CREATE EXTENSION reads over it, and is itself the transaction.
+func extensionScript(statement string, body func(*script)) string {
+	var s script
+	fmt.Fprintf(&s, "-- HyperionDB Vault, made by: make extension\n\\echo Use \"%s\" to load this file. \\quit\n", statement)
+	if body != nil {
+		s.WriteString(rememberRole)
+		body(&s)
+		s.WriteString(returnToRole)
+		s.WriteString(carryRows)
+	}
+	return s.String()
+}
