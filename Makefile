@@ -26,7 +26,9 @@ extension: ## Write the schema as a PostgreSQL extension, hyperion_vault, into b
 
 PG_CONFIG ?= pg_config
 install-extension: extension ## Copy the extension into a server's share folder (PG_CONFIG=/path/to/pg_config)
-	@dir="$$($(PG_CONFIG) --sharedir)" && install -d "$$dir/extension" && install -m 644 $(EXTENSION)/hyperion_vault* "$$dir/extension/"
+	@dir="$$($(PG_CONFIG) --sharedir)"; test -d "$$dir" || { \
+	  echo "install-extension: no share folder from $(PG_CONFIG); hint: make install-extension PG_CONFIG=/path/to/pg_config" >&2; exit 1; }; \
+	install -d "$$dir/extension" && install -m 644 $(EXTENSION)/hyperion_vault* "$$dir/extension/"
 
 dev: postgres build ## Start a local primary, a standby, a key and a daemon per node (Ctrl-C stops, .dev keeps)
 	@bin/vaultctl dev --dir .dev
@@ -45,7 +47,7 @@ test-cron: ## The supervisor run by pg_cron, on Debian's PostgreSQL 15 (installs
 check: fmt vet staticcheck race ## All gates: formatting, vet, staticcheck, every test under the race detector
 
 fmt: ## Fail if gofmt would change a file
-	@files="$$(gofmt -l cmd internal sql *.go)"; test -z "$$files" || { echo "gofmt would change:"; echo "$$files"; exit 1; }
+	@files="$$(gofmt -l build cmd internal sql *.go)"; test -z "$$files" || { echo "gofmt would change:"; echo "$$files"; exit 1; }
 
 vet: ## go vet
 	$(GO) vet ./...
@@ -55,7 +57,7 @@ staticcheck: ## staticcheck, at the version go.mod pins
 	$(GO) tool staticcheck ./...
 
 race: postgres ## Every test and script under the race detector, the binaries too
-	$(GO) test -race -timeout $(TIMEOUT) ./...
+	$(GO) test -race -count=1 -timeout $(TIMEOUT) ./...
 
 bench: ## Benchmarks of sealing and opening, with allocations
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/envelope

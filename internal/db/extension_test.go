@@ -111,8 +111,9 @@ func extensionKeepsToItself(t *testing.T, store *vaulttest.Store) {
 		t.Errorf("after CREATE EXTENSION the transaction runs as %q", got)
 	}
 	fails(t, installed, vaulttest.Superuser, "2BP01", "extension hyperion_vault requires it", `DROP TABLE vault.audit_log CASCADE`)
-	if got := installed.MustQuery(t, `SELECT e.extnamespace::regnamespace FROM pg_extension e WHERE extname = 'hyperion_vault'`); got != "pg_catalog" {
-		t.Errorf("DROP SCHEMA %s would take every secret along", got)
+	installed.MustExec(t, `DROP SCHEMA public CASCADE`)
+	if got := installed.MustQuery(t, `SELECT count(*) FROM vault.config`); got != "1" {
+		t.Error("the vault went with the schema public")
 	}
 }
 
@@ -128,10 +129,10 @@ func extensionIsLeftAlone(t *testing.T, store *vaulttest.Store) {
 	if got := store.MustQuery(t, `SELECT default_kms_key FROM vault.config`); got != testKey(store) {
 		t.Errorf("got default key %q", got)
 	}
-	for _, test := range []struct{ older, want string }{
-		{`UPDATE vault.config SET functions_sha256 = '\x00'`, `ALTER EXTENSION hyperion_vault UPDATE TO 'again'; ALTER EXTENSION hyperion_vault UPDATE TO '` + version + `'`},
+	for _, test := range []struct{ older, says, want string }{
+		{`UPDATE vault.config SET functions_sha256 = '\x00'`, "installed other functions than this binary's", `ALTER EXTENSION hyperion_vault UPDATE TO 'again'; ALTER EXTENSION hyperion_vault UPDATE TO '` + version + `'`},
 		{`UPDATE vault.config SET schema_version = 0; UPDATE pg_extension SET extversion = '0' WHERE extname = 'hyperion_vault'`,
-			`ALTER EXTENSION hyperion_vault UPDATE TO '` + version + `'`},
+			"which is at version 0; this binary's is " + version, `ALTER EXTENSION hyperion_vault UPDATE TO '` + version + `'`},
 	} {
 		store.MustExec(t, test.older)
 		before := schemaOf(t, store)
@@ -139,6 +140,9 @@ func extensionIsLeftAlone(t *testing.T, store *vaulttest.Store) {
 		var extension *db.ExtensionError
 		if !errors.As(err, &extension) || !errors.Is(err, db.ErrRefused) {
 			t.Fatalf("got %v, want an ExtensionError", err)
+		}
+		if got := err.Error(); !strings.Contains(got, test.says) {
+			t.Errorf("got %q, want it to say %q", got, test.says)
 		}
 		if got := extension.State.UpdateExtension(); got != test.want {
 			t.Errorf("got %q, want %q", got, test.want)
