@@ -85,6 +85,10 @@ func (a *app) report(ctx context.Context, err error) int {
 		help = hinted.hint
 	}
 	fmt.Fprintf(a.err, "vaultctl: %s\n", printable(text(err)))
+	var pointed *pointedError
+	if errors.As(err, &pointed) {
+		fmt.Fprint(a.err, pointed.pointer())
+	}
 	if help != "" {
 		fmt.Fprintf(a.err, "hint: %s\n", help)
 	}

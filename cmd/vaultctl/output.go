@@ -10,7 +10,11 @@ import (
 	"github.com/hyperiondb/vault/internal/rotation"
 )
 
-func (a *app) json() bool { return a.output == "json" }
+func (a *app) json() bool  { return a.output == "json" }
+func (a *app) jsonl() bool { return a.output == "jsonl" }
+
+// streamsKey marks a command that also writes jsonl: a JSON document a line, for what has no end or is too long for one.
+const streamsKey = "streams"
 
 // printJSON writes one indented document.
 func (a *app) printJSON(v any) error {
