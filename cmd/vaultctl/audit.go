@@ -234,13 +234,17 @@ func from(e db.AuditRow) string {
 
 // detail flattens the JSON of an event to key=value, in the order of the keys.
 func detail(raw json.RawMessage) string {
-	var fields map[string]any
+	var fields map[string]json.RawMessage
 	if json.Unmarshal(raw, &fields) != nil {
 		return string(raw)
 	}
 	parts := make([]string, 0, len(fields))
 	for _, key := range slices.Sorted(maps.Keys(fields)) {
-		text := fmt.Sprint(fields[key])
+		text := string(fields[key])
+		var plain string
+		if json.Unmarshal(fields[key], &plain) == nil {
+			text = plain
+		}
 		if strings.ContainsAny(text, " \"") {
 			text = strconv.Quote(text)
 		}

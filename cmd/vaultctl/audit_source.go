@@ -157,8 +157,8 @@ func (s *auditSource) Values(ctx context.Context, key filter.Key, typed string) 
 	return s.vault.AuditValues(ctx, column, prefixes, valuesShown)
 }
 
-func (s *auditSource) Secrets(ctx context.Context, after string, limit int) ([]tui.Secret, error) {
-	uses, err := s.vault.SecretUses(ctx, db.ListQuery{After: after, Limit: limit})
+func (s *auditSource) Secrets(ctx context.Context, prefix, after string, limit int) ([]tui.Secret, error) {
+	uses, err := s.vault.SecretUses(ctx, db.ListQuery{Prefix: prefix, After: after, Limit: limit})
 	shown := make([]tui.Secret, len(uses))
 	for i, u := range uses {
 		shown[i] = tui.Secret{Name: u.Name, Version: u.CurrentVersion, RotatedAt: u.RotatedAt, NextRotationAt: u.NextRotationAt,

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"github.com/hyperiondb/vault/internal/rotation"
 )
@@ -67,10 +68,10 @@ func (a *app) printFields(pairs ...string) error {
 // note says something that is not data.
 func (a *app) note(format string, args ...any) { fmt.Fprintf(a.err, format+"\n", args...) }
 
-// printable keeps what came from a row from steering the terminal.
+// printable keeps what came from a row from steering the terminal, and from turning the order of letters around.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' || (r >= 0x7f && r <= 0x9f) {
+		if unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp) {
 			return '?'
 		}
 		return r

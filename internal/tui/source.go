@@ -98,8 +98,8 @@ type Source interface {
 	Follow(ctx context.Context, f filter.Filter) (Follower, error)
 	// Values returns values of secret, actor or node that begin with what was typed.
 	Values(ctx context.Context, key filter.Key, typed string) ([]string, error)
-	// Secrets lists secrets whose names come after one, in the order of names.
-	Secrets(ctx context.Context, after string, limit int) ([]Secret, error)
+	// Secrets lists secrets whose names begin with a prefix and come after one, in the order of names.
+	Secrets(ctx context.Context, prefix, after string, limit int) ([]Secret, error)
 	Seal(ctx context.Context, e Event) (Seal, error)
 	Status(ctx context.Context) (Status, error)
 	// Export writes all events of a filter, oldest first, as lines of JSON, and tells how many it has written.

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 )
 
 // Actions returns the actions there are, for completion; an event may have others.
@@ -70,11 +71,13 @@ func beginning(with string, words []string) []string {
 // Asks reports whether the values come from the database.
 func (c Completion) Asks() bool { return c.Key == Secret || c.Key == Actor || c.Key == Node }
 
-// Of makes words of values that the database knows.
+// Of makes words of values that the database knows, but for those that no filter can name.
 func (c Completion) Of(values []string) []string {
-	words := make([]string, len(values))
-	for i, v := range values {
-		words[i] = quote(v)
+	var words []string
+	for _, v := range values {
+		if utf8.ValidString(v) && strings.IndexFunc(v, unicode.IsControl) < 0 {
+			words = append(words, quote(v))
+		}
 	}
 	return words
 }
