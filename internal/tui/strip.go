@@ -14,6 +14,7 @@ import (
 type stripPane struct {
 	asker
 	Counts
+	of    string // the filter that they are of
 	asked time.Time
 	err   error
 }
@@ -22,6 +23,7 @@ const stripMargin = 1
 
 type countsMsg struct {
 	number int
+	of     string
 	Counts
 	err error
 }
@@ -39,15 +41,16 @@ func (m *model) askCounts() tea.Cmd {
 		to = m.now()
 	}
 	f = f.Without(filter.Since, filter.Until)
+	of := m.filter
 	return ask(m, &m.strip.asker, func(ctx context.Context) (Counts, error) { return m.source.Counts(ctx, f, from, to, buckets) },
-		func(n int, c Counts, err error) tea.Msg { return countsMsg{n, c, err} })
+		func(n int, c Counts, err error) tea.Msg { return countsMsg{n, of, c, err} })
 }
 
 func (msg countsMsg) arrive(m *model) tea.Cmd {
 	if !m.strip.take(msg.number) {
 		return nil
 	}
-	m.strip.Counts, m.strip.err = msg.Counts, msg.err
+	m.strip.Counts, m.strip.err, m.strip.of = msg.Counts, msg.err, msg.of
 	if msg.err != nil {
 		m.strip.Counts = Counts{}
 	}
@@ -143,7 +146,7 @@ func (s *stripPane) total(m *model) string {
 	switch {
 	case s.err != nil || len(s.Buckets) == 0 && !s.asking():
 		return ""
-	case len(s.Buckets) == 0:
+	case len(s.Buckets) == 0 || s.of != m.filter:
 		return m.theme.dim.Render("counting ... ")
 	}
 	return m.theme.dim.Render(about + count(rounded(sum, about != ""), "event", "events") + " ")

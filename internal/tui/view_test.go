@@ -14,8 +14,6 @@ import (
 	"github.com/hyperiondb/vault/internal/audit"
 )
 
-var update = flag.Bool("update", false, "write the golden views anew")
-
 var sizes = [][2]int{{60, 15}, {80, 24}, {160, 50}}
 
 // TestViews holds what the screens look like, without colours: what they say is in their words and marks.
@@ -77,7 +75,7 @@ func compare(t *testing.T, name, view string) {
 	}
 	got := strings.Join(lines, "\n") + "\n"
 	golden := filepath.Join("testdata", name+".golden")
-	if *update {
+	if flag.Lookup("update").Value.String() == "true" { // teatest's: go test ./internal/tui -update writes them anew
 		if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
 			t.Fatal(err)
 		}
