@@ -11,7 +11,7 @@ export VAULT_TEST_PG := $(PG)
 
 .DEFAULT_GOAL := help
 .PHONY: help build dev test test-pg check fmt vet staticcheck race bench cover fuzz postgres
-.PHONY: extension install-extension test-cron
+.PHONY: extension install-extension test-cron bench-audit captures
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,15 @@ race: postgres ## Every test and script under the race detector, the binaries to
 
 bench: ## Benchmarks of sealing and opening, with allocations
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/envelope
+
+AUDIT_ROWS ?= 10000000
+bench-audit: postgres build ## The audit log's answers on AUDIT_ROWS rows (ten million) against 10,000, and the browser's memory
+	@build/install-tmux
+	$(GO) run ./build/audit bench -rows $(AUDIT_ROWS)
+
+captures: postgres build ## Take the pictures of the browser in docs/AUDIT.md anew, in a terminal with a vault of its own
+	@build/install-tmux
+	$(GO) run ./build/audit captures docs/AUDIT.md
 
 cover: postgres ## Statement coverage of the packages that hold keys and values
 	@$(GO) test -cover ./internal/envelope ./internal/kms ./internal/vault

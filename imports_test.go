@@ -19,6 +19,7 @@ var forbidden = map[string][]string{
 	"internal/httpapi":   {module + "internal/kms", module + "cmd", "github.com/aws"},
 	"internal/target":    {module + "internal/kms", module + "internal/httpapi", module + "cmd", "github.com/aws"},
 	"internal/localpg":   {module + "internal/", module + "sql"},
+	"internal/tui":       {module + "internal/db", module + "internal/vault", module + "sql", "github.com/jackc/pgx", "github.com/aws"},
 	"internal/vaulttest": nil,
 }
 
