@@ -345,7 +345,7 @@ func TestALoginThatIsNotCheckedProvesNothing(t *testing.T) {
 func TestAnAdministratorNeedsNoMoreThanItSays(t *testing.T) {
 	mustRole(t, "theirs", "password-before")
 	mustDo(t, "RESET SESSION AUTHORIZATION; CREATE ROLE second LOGIN CREATEROLE PASSWORD '"+strings.ReplaceAll(adminPassword, "'", "''")+"'")
-	t.Cleanup(func() { mustDo(t, "DROP ROLE second") })
+	t.Cleanup(func() { mustDo(t, "RESET SESSION AUTHORIZATION; DROP ROLE second") })
 	targets := newTargets(Options{Open: secrets{adminSecret: adminURL("second", adminPassword)}.open})
 	spec, c := "postgres-role role=theirs via="+adminSecret, change("password-after")
 	if mustAsk(t, "SELECT current_setting('server_version_num')::int >= 160000") {
