@@ -54,6 +54,10 @@ type Config struct {
 	WebhookHosts []string            `toml:"webhook_hosts"` // HOST or HOST:PORT; empty = nobody
 	ExecRotators map[string][]string `toml:"exec_rotators"` // a program's name -> its path and arguments
 
+	HeartbeatInterval duration `toml:"heartbeat_interval"` // on the primary's node; 0 = with each supervisor's round only
+	MaxStaleness      duration `toml:"max_staleness"`      // reads refuse on a node further behind than this; 0 = never
+	MinLSNWait        duration `toml:"min_lsn_wait"`       // how long a read waits for the position it asks for
+
 	policy httpapi.Policy
 	level  slog.Level
 	mode   os.FileMode
@@ -66,6 +70,8 @@ func defaults() Config {
 		ScanInterval: duration(10 * time.Second), RotationWorkers: 4,
 		ClaimTimeout: duration(rotation.DefaultClaimTimeout), LogLevel: "info", LogFormat: "text",
 		ShutdownGrace: duration(10 * time.Second),
+
+		HeartbeatInterval: duration(time.Second), MinLSNWait: duration(3 * time.Second),
 	}
 }
 
@@ -260,11 +266,30 @@ func (c *Config) checkNumbers() error {
 		{"rotation_workers", float64(c.RotationWorkers), 0, 256},
 		{"scan_interval (seconds)", time.Duration(c.ScanInterval).Seconds(), 0.1, 3600},
 		{"claim_timeout (seconds)", time.Duration(c.ClaimTimeout).Seconds(), 3, 86400},
+		{"heartbeat_interval (seconds)", time.Duration(c.HeartbeatInterval).Seconds(), 0, 3600},
+		{"max_staleness (seconds)", time.Duration(c.MaxStaleness).Seconds(), 0, 86400},
+		{"min_lsn_wait (seconds)", time.Duration(c.MinLSNWait).Seconds(), 0, 10},
 		{"shutdown_grace (seconds)", time.Duration(c.ShutdownGrace).Seconds(), 0, 3600},
 	} {
 		if !(n.value >= n.least && n.value <= n.most) {
 			return fmt.Errorf("%s = %v: from %v to %v", n.key, n.value, n.least, n.most)
 		}
+	}
+	return c.checkStaleness()
+}
+
+// checkStaleness refuses what would make a healthy node stale between two beats of its primary.
+func (c *Config) checkStaleness() error {
+	beat := c.HeartbeatInterval
+	switch {
+	case beat == 0:
+		beat = c.ScanInterval
+	case beat < duration(100*time.Millisecond):
+		return errors.New("heartbeat_interval: at least 100ms, or 0")
+	}
+	if c.MaxStaleness > 0 && c.MaxStaleness < 2*beat {
+		return fmt.Errorf("max_staleness = %s: at least twice the time between two heartbeats, %s",
+			rotation.FormatInterval(time.Duration(c.MaxStaleness)), rotation.FormatInterval(time.Duration(2*beat)))
 	}
 	return nil
 }

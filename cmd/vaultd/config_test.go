@@ -90,6 +90,17 @@ func TestBadSettingsAreNamed(t *testing.T) {
 			t.Errorf("%s: got %v, want a complaint with %q", file, err, want)
 		}
 	}
+	for file, want := range map[string]string{
+		`heartbeat_interval = "50ms"`: "heartbeat_interval", `heartbeat_interval = "2h"`: "heartbeat_interval",
+		`max_staleness = "1999ms"`: "at least twice the time between two heartbeats, 2s", `max_staleness = "2d"`: "max_staleness",
+		"heartbeat_interval = \"0\"\nmax_staleness = \"19s\"": "at least twice the time between two heartbeats, 20s",
+		`min_lsn_wait = "11s"`:                                "min_lsn_wait", `min_lsn_wait = "-1s"`: "line 1",
+	} {
+		_, err := loadConfig(mustWrite(t, filepath.Join(t.TempDir(), "vaultd.toml"), file), nil)
+		if !errors.Is(err, errConfig) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want a complaint with %q", file, err, want)
+		}
+	}
 	for _, variable := range []string{"VAULTD_LISTN=x", "VAULTD_=x", "VAULTD_ADMIN_API=yes please", "VAULTD_VERIFY_BURST=", "VAULTD_ALLOW=x", "VAULTD_DEK_CACHE_TTL=5"} {
 		if _, err := loadConfig("", []string{variable}); !errors.Is(err, errConfig) {
 			t.Errorf("%s: got %v, want a complaint", variable, err)

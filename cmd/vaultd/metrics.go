@@ -16,12 +16,14 @@ type stateCollector struct{ vault *vault.Vault }
 var (
 	databaseUp = prometheus.NewDesc("vaultd_database_up", "Whether the local node answers.", nil, nil)
 	isPrimary  = prometheus.NewDesc("vaultd_node_is_primary", "Whether the local node takes writes.", nil, nil)
+	lag        = prometheus.NewDesc("vaultd_replication_lag_seconds", "How far the local node is behind the primary, by its clock and the heartbeat it has replayed; 0 on a primary; absent when unknown.", nil, nil)
 	rotations  = prometheus.NewDesc("vaultd_rotations", "Rotations by state: queued, claimed, failed for good, overdue; secrets paused.", []string{"state"}, nil)
 )
 
 func (c *stateCollector) Describe(to chan<- *prometheus.Desc) {
 	to <- databaseUp
 	to <- isPrimary
+	to <- lag
 	to <- rotations
 }
 
@@ -38,6 +40,9 @@ func (c *stateCollector) Collect(to chan<- prometheus.Metric) {
 	}
 	gauge(databaseUp, 1)
 	gauge(isPrimary, oneIf(s.Role == "primary"))
+	if s.LagSeconds != nil {
+		gauge(lag, *s.LagSeconds)
+	}
 	for state, n := range rotationsByState(s) {
 		gauge(rotations, float64(n), state)
 	}

@@ -34,8 +34,8 @@ func execute(ctx context.Context, args []string, out, errOut io.Writer, reload <
 		Long: `Answer reads and verifies of secrets over HTTP, from the local PostgreSQL node: a read-only standby whose primary is gone
 will do. Settings come from a TOML file, then from VAULTD_* in the environment.
 
-SIGHUP reads the file again: allowlist, proxies, limits, log level and TLS certificate change, and a bad file keeps the
-old ones. SIGTERM lets the requests under way finish.`,
+SIGHUP reads the file again: allowlist, proxies, limits, max_staleness, log level and TLS certificate change, and a bad
+file keeps the old ones. SIGTERM lets the requests under way finish.`,
 		Args:          cobra.NoArgs,
 		SilenceErrors: true,
 		SilenceUsage:  true,

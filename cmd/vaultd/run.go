@@ -43,7 +43,7 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 		return err
 	}
 	defer reader.Close()
-	writer, err := db.NewWriter(ctx, db.Options{URL: c.writerURL(), ApplicationName: applicationName, MaxConns: c.RotationWorkers + 2})
+	writer, err := db.NewWriter(ctx, db.Options{URL: c.writerURL(), ApplicationName: applicationName, MaxConns: c.RotationWorkers + 3})
 	if err != nil {
 		return err
 	}
@@ -64,9 +64,12 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(&stateCollector{vault: v})
+	fresh := v.NewFreshness(time.Duration(c.MaxStaleness))
 	api := httpapi.New(httpapi.Options{
+		MinLSNWait: time.Duration(c.MinLSNWait), Fresh: fresh.Check,
 		Vault: v, Policy: c.policy, AdminAPI: c.AdminAPI, Version: buildVersion(), Log: log, Registry: registry,
-		Checks: []httpapi.Check{{Name: "database", Check: bounded(v.Ping)}, {Name: "kms", Check: bounded(keys.check)}},
+		Checks: []httpapi.Check{{Name: "database", Check: bounded(v.Ping)}, {Name: "kms", Check: bounded(keys.check)},
+			{Name: "replication", Check: func(context.Context) error { return fresh.Check() }}},
 	})
 	cert := new(certificate)
 	if err := cert.load(c); err != nil {
@@ -81,7 +84,8 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 	working, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
 	work := startRotation(working, c, v, rotation.NewMetrics(registry), log)
-	reloading := &reloader{load: load, api: api, certificate: cert, level: level, log: log}
+	work.Go(func() { fresh.Run(working) })
+	reloading := &reloader{load: load, api: api, fresh: fresh, certificate: cert, level: level, log: log}
 
 	for {
 		select {
@@ -206,11 +210,15 @@ func (k *keyRing) close() {
 	}
 }
 
-// startRotation runs the supervisor and, unless there are none here, the workers.
+// startRotation runs the supervisor, the heart and, unless there are none here, the workers.
 func startRotation(ctx context.Context, c Config, v *vault.Vault, metrics *rotation.Metrics, log *slog.Logger) *sync.WaitGroup {
 	var running sync.WaitGroup
 	supervisor := &rotation.Supervisor{Vault: v, Interval: time.Duration(c.ScanInterval), Log: log}
 	running.Go(func() { supervisor.Run(ctx) })
+	if c.HeartbeatInterval > 0 {
+		heart := &rotation.Heart{Vault: v, Interval: time.Duration(c.HeartbeatInterval), Log: log}
+		running.Go(func() { heart.Run(ctx) })
+	}
 	if c.RotationWorkers > 0 {
 		host, _ := os.Hostname() // the pid tells workers of one host apart
 		targets := target.New(target.Options{Open: openValue(v), Programs: c.ExecRotators, WebhookHosts: c.WebhookHosts, Log: log})
@@ -238,6 +246,7 @@ func openValue(v *vault.Vault) func(context.Context, string) ([]byte, error) {
 type reloader struct {
 	load        func() (Config, error)
 	api         *httpapi.API
+	fresh       *vault.Freshness
 	certificate *certificate
 	level       *slog.LevelVar
 	log         *slog.Logger
@@ -253,6 +262,7 @@ func (r *reloader) reload() {
 		return
 	}
 	r.api.SetPolicy(c.policy)
+	r.fresh.SetLimit(time.Duration(c.MaxStaleness))
 	r.level.Set(c.level)
 	r.log.Info("reloaded")
 }

@@ -310,6 +310,7 @@ type Status struct {
 	NextRotationAt   *time.Time `json:"next_rotation_at,omitempty"`
 	Standbys         *int       `json:"standbys,omitempty"`                  // of a primary: connected now
 	SyncNames        *string    `json:"synchronous_standby_names,omitempty"` // of a primary
+	LagSeconds       *float64   `json:"lag_seconds,omitempty"`               // behind the primary, by its heartbeat; nil = unknown
 	ReplayedUntil    *time.Time `json:"replayed_until,omitempty"`            // of a standby: commit time of the last change replayed
 	LSN              string     `json:"lsn"`
 }

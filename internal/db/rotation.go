@@ -45,7 +45,8 @@ func (w *Writer) Supervise(ctx context.Context, limit int) (Supervision, error) 
 
 // Beat renews the primary's heartbeat.
 func (w *Writer) Beat(ctx context.Context) error {
-	_, err := w.pool.Exec(ctx, `SELECT vault.beat()`)
+	// It waits for no standby: it is there to tell when one is away.
+	_, err := w.pool.Exec(ctx, `SELECT set_config('synchronous_commit', 'local', true), vault.beat()`)
 	return w.failedOver(classify(err))
 }
 
@@ -195,6 +196,7 @@ type RequestedRotation struct {
 	Job     int64  `json:"job"`
 	State   string `json:"state"`
 	Joined  bool   `json:"joined"` // a job that was there already
+	Committed
 }
 
 // RequestRotation asks for a rotation now, joining the job that is open.
@@ -218,7 +220,7 @@ func (w *Writer) PauseRotation(ctx context.Context, c Credential, request uuid.U
 
 // SetMaxRotations caps the rotations that all workers together have under way; nil = no cap.
 func (w *Writer) SetMaxRotations(ctx context.Context, c Credential, request uuid.UUID, most *int) error {
-	_, err := change[struct{}](ctx, w, &c, refusal{"rotation.limit", "", request}, `SELECT vault.set_max_rotations($1, $2)`, most, request)
+	_, err := change[Committed](ctx, w, &c, refusal{"rotation.limit", "", request}, `SELECT vault.set_max_rotations($1, $2)`, most, request)
 	return err
 }
 

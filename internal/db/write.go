@@ -47,8 +47,23 @@ type Settings struct {
 	Window           *string // "" ends it
 }
 
-// Result is what a change answered, and the position in the log that has it.
+// Committed is a part of what every change answers: a position in the log, as text. A node that has replayed this far has
+// the change. It is an upper bound, and empty if the connection broke right after the commit.
+type Committed struct {
+	LSN string `json:"lsn,omitempty"`
+}
+
+func (c *Committed) committedAt(lsn string) { c.LSN = lsn }
+
+// answer is what a change can scan its result into, and leave the position of its commit with.
+type answer[T any] interface {
+	*T
+	committedAt(lsn string)
+}
+
+// Result is what a change of a secret answered.
 type Result struct {
+	Committed
 	Name              string     `json:"name"`
 	Version           int        `json:"version"`
 	VersionID         string     `json:"version_id"`
@@ -58,7 +73,6 @@ type Result struct {
 	RestoreUntil      *time.Time `json:"restore_until"`
 	EndedVersions     []int      `json:"ended_versions"` // of the end of a grace
 	PausedAt          *time.Time `json:"paused_at"`      // of a pause
-	LSN               string     `json:"-"`
 }
 
 // PutVersion adds a version. action is put (which may create the secret), rotate or rollback.
@@ -109,6 +123,7 @@ type TokenRow struct {
 	ExpiresAt  *time.Time `json:"expires_at,omitempty"`
 	RevokedAt  *time.Time `json:"revoked_at,omitempty"`
 	LastUsedAt *time.Time `json:"last_used_at,omitempty"`
+	Committed
 }
 
 // NewToken is a token to be stored: its fingerprint, not itself.
@@ -139,15 +154,20 @@ func (w *Writer) RevokeToken(ctx context.Context, c Credential, request uuid.UUI
 
 // Tokens lists all tokens, revoked ones too.
 func (w *Writer) Tokens(ctx context.Context, c Credential) ([]TokenRow, error) {
-	return change[[]TokenRow](ctx, w, &c, refusal{"token.list", "", uuid.New()},
+	return change[tokenList](ctx, w, &c, refusal{"token.list", "", uuid.New()},
 		`SELECT coalesce(jsonb_agg(to_jsonb(t)), '[]') FROM vault.list_tokens() t`)
 }
+
+type tokenList []TokenRow
+
+func (tokenList) committedAt(string) {} // a list changes nothing
 
 // Grant is a database role's access.
 type Grant struct {
 	Role   string  `json:"role"`
 	Group  string  `json:"group,omitempty"` // vault_service, vault_worker or vault_auditor
 	Prefix *string `json:"prefix,omitempty"`
+	Committed
 }
 
 // GrantServiceRole lets a role read the names under a prefix and call the write API.
@@ -179,7 +199,7 @@ type refusal struct {
 
 // change runs one transaction of the write API: {challenge, proof, the call} and COMMIT. A lost connection, a primary that
 // moved and a deadlock lead to the same request once more; the database tells a replay by its id.
-func change[T any](ctx context.Context, w *Writer, c *Credential, r refusal, sql string, args ...any) (T, error) {
+func change[T any, A answer[T]](ctx context.Context, w *Writer, c *Credential, r refusal, sql string, args ...any) (T, error) {
 	var result T
 	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), resolveTimeout)
 	defer cancel()
@@ -190,7 +210,7 @@ func change[T any](ctx context.Context, w *Writer, c *Credential, r refusal, sql
 		if commitSent {
 			attemptCtx = deadline
 		}
-		err := w.once(attemptCtx, c, &result, &commitSent, sql, args)
+		err := w.once(attemptCtx, c, &result, A(&result).committedAt, &commitSent, sql, args)
 		return struct{}{}, w.retryable(err, commitSent)
 	}
 	retryCtx := ctx
@@ -260,7 +280,7 @@ func (w *Writer) explain(ctx context.Context, c *Credential, r refusal, err erro
 
 // once is one attempt. The commit point is tx.Commit: before it nothing has happened, after it the answer is known, and
 // *commitSent says whether there is anything in between.
-func (w *Writer) once(ctx context.Context, c *Credential, result any, commitSent *bool, sql string, args []any) error {
+func (w *Writer) once(ctx context.Context, c *Credential, result any, committedAt func(lsn string), commitSent *bool, sql string, args []any) error {
 	conn, err := w.pool.Acquire(ctx)
 	if err != nil {
 		var known *Error
@@ -300,9 +320,10 @@ func (w *Writer) once(ctx context.Context, c *Credential, result any, commitSent
 		return err
 	}
 	failpoint.Hit("write.committed")
-	if r, ok := result.(*Result); ok {
-		// Behind our own commit record, so an upper bound of its position. Not having it loses nothing.
-		_ = conn.QueryRow(commit, `SELECT pg_current_wal_insert_lsn()::text`).Scan(&r.LSN)
+	var lsn string
+	// Behind our own commit record, so an upper bound of its position. Not having it loses nothing.
+	if conn.QueryRow(commit, positionQuery).Scan(&lsn) == nil {
+		committedAt(lsn)
 	}
 	return nil
 }

@@ -29,6 +29,9 @@ type Options struct {
 	Log      *slog.Logger         // nil: discarded
 	Registry *prometheus.Registry // served at /metrics; nil: a new one
 	Checks   []Check              // what /readyz asks
+
+	MinLSNWait time.Duration // how long a read that names a position waits until the node has replayed it
+	Fresh      func() error  // asked before every read of the node; nil: it may be behind as far as it is
 }
 
 // Check is one part that has to work for the daemon to be ready.
@@ -44,6 +47,7 @@ type API struct {
 	metrics  metrics
 	started  time.Time
 	guard    atomic.Pointer[guard]
+	node     node
 
 	secrets router
 	health  router
@@ -60,6 +64,7 @@ func New(o Options) *API {
 	}
 	a.metrics = newMetrics(a.registry, o.Version)
 	a.guard.Store(newGuard(o.Policy, nil))
+	a.node = node{await: o.Vault.AwaitReplay, atMost: o.MinLSNWait, fresh: o.Fresh}
 	a.secrets = secretRoutes(o.Vault, o.AdminAPI)
 	a.health = a.healthRoutes(o)
 	return a

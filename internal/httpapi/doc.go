@@ -28,17 +28,27 @@
 // API is off.
 //
 //	400 bad_request         403 not_allowed        404 not_found       405 method_not_allowed
-//	409 conflict            412 node_behind        413 too_large       415 media_type
+//	409 conflict            412 behind             413 too_large       415 media_type
 //	429 rate_limited        500 integrity          500 internal
 //	503 unavailable         503 outcome_unknown    503 key_refused
+//	503 stale
 //
-// 429 and those 503 that pass by themselves carry Retry-After. key_refused does not: the KMS said no, and that takes an
+// 429, 412 and those 503 that pass by themselves carry Retry-After. key_refused does not: the KMS said no, and that takes an
 // operator, though not the client's. The message of every 5xx is constant; what was behind it is in the log, under the
 // request id.
 //
 // outcome_unknown is a write whose commit went unanswered. Its answer has an idempotency_key; a repeat that carries it as
 // Idempotency-Key is made only if the first one was not. A repeated delete then gets the first answer. A repeated value
 // gets 409, because it would be sealed into other bytes than those that are stored.
+//
+// # A node that is behind
+//
+// A write answers with a position in the log, as "lsn" and as the header Vault-LSN. A read or verify that brings it back as
+// X-Vault-Min-LSN is answered from a node that has the write: it waits a while for the node to replay so far, and is 412
+// behind if that does not come. After a failover that lost writes a position from before says nothing any more.
+//
+// stale is a read or verify on a node that is further behind the primary than the daemon lets it be. Both are asked right
+// before the node is, when a body has been read.
 //
 // # Values
 //

@@ -52,7 +52,10 @@ func tooMany(retry time.Duration) error {
 		message: "too many verifies from this address", retry: retry}}
 }
 
-const retryUnavailable = 2 * time.Second
+const (
+	retryUnavailable = 2 * time.Second
+	retryBehind      = time.Second
+)
 
 // outcomes is the table from what the vault returns to what a client sees. The first match counts.
 var outcomes = []struct {
@@ -70,6 +73,8 @@ var outcomes = []struct {
 	{vault.ErrValueSize, outcome{413, "too_large", "", 0, nil}},
 	{vault.ErrInvalid, outcome{400, "bad_request", "", 0, nil}},
 	{vault.ErrRefused, outcome{403, "not_allowed", "", 0, nil}},
+	{vault.ErrBehind, outcome{412, "behind", "", retryBehind, nil}},
+	{vault.ErrStale, outcome{503, "stale", "this node is too far behind the primary", retryBehind, nil}},
 	{vault.ErrNotInitialised, outcome{503, "unavailable", "the vault is not initialised in this daemon's database", retryUnavailable, nil}},
 	{vault.ErrSchema, outcome{503, "unavailable", "the schema of the database does not fit this daemon", retryUnavailable, nil}},
 	{vault.ErrUnavailable, outcome{503, "unavailable", "the database does not answer", retryUnavailable, nil}},

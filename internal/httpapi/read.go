@@ -21,7 +21,7 @@ type getFunc func(ctx context.Context, name string, o vault.GetOptions) (*vault.
 
 func getEndpoint(get getFunc) *endpoint {
 	return &endpoint{
-		name: "GET /v1/secrets/{name}", named: true, query: []string{"version"},
+		name: "GET /v1/secrets/{name}", named: true, query: []string{"version"}, local: true,
 		do: func(ctx context.Context, q *request) (answer, error) {
 			version, err := versionOf(q.params)
 			if err != nil {
@@ -32,6 +32,9 @@ func getEndpoint(get getFunc) *endpoint {
 				return answer{}, err
 			}
 			held := ifNoneMatch(q.http.Header)
+			if err := q.caughtUp(ctx); err != nil {
+				return answer{}, err
+			}
 			s, err := get(ctx, q.secret, vault.GetOptions{Version: version, Unless: held.one()})
 			if errors.Is(err, vault.ErrNotModified) {
 				return notModified(held.one()), nil
@@ -152,13 +155,16 @@ type validBody struct {
 // verifyEndpoint refuses an empty value (400) and one that no secret can have for its length (413) before it asks.
 func verifyEndpoint(verify verifyFunc) *endpoint {
 	return &endpoint{
-		name: "POST /v1/secrets/{name}/verify", named: true, body: true, limited: true,
+		name: "POST /v1/secrets/{name}/verify", named: true, body: true, limited: true, local: true,
 		do: func(ctx context.Context, q *request) (answer, error) {
 			presented, err := presentedValue(q.http)
 			if err != nil {
 				return answer{}, err
 			}
 			defer wipe(presented)
+			if err := q.caughtUp(ctx); err != nil {
+				return answer{}, err
+			}
 			v, err := verify(ctx, q.secret, presented)
 			if err != nil {
 				return answer{}, err

@@ -27,6 +27,7 @@ type endpoint struct {
 	query   []string      // the parameters it takes, each at most once
 	body    bool          // it takes one
 	admin   bool          // it wants an admin token
+	local   bool          // it reads the local node, which then has to be as far as the request and the daemon want it
 	limited bool          // it counts against the client's rate
 	quiet   bool          // its access log line is for debugging
 	timeout time.Duration // 0 = ReadTimeout
@@ -44,6 +45,10 @@ type request struct {
 	route  *endpoint // nil until there is one
 	secret string    // has passed the grammar, or is empty
 	params url.Values
+
+	// Of a local endpoint.
+	node   *node
+	minLSN vault.LSN // 0 = any
 
 	// Of an admin endpoint.
 	token  vault.Token
@@ -111,6 +116,14 @@ func (a *API) answer(q *request, find router, admit func(*http.Request) (client,
 	timeout := q.route.timeout
 	if timeout == 0 {
 		timeout = ReadTimeout
+	}
+	if q.route.local {
+		if err := q.about(&a.node); err != nil {
+			return answer{}, err
+		}
+		if q.minLSN > 0 {
+			timeout += a.node.atMost
+		}
 	}
 	ctx, cancel := context.WithTimeout(q.http.Context(), timeout)
 	defer cancel()

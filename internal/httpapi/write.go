@@ -210,10 +210,14 @@ func (b *writeBody) nextValue(ctx context.Context, name string, spec specFunc) (
 	return g.Generate(), nil
 }
 
-// receiptAnswer brings the database's times to UTC.
+// receiptAnswer brings the database's times to UTC. The position it repeats as a header is what a read elsewhere can ask for.
 func receiptAnswer(status int, r vault.Receipt) answer {
 	for _, t := range []**time.Time{&r.CreatedAt, &r.PreviousExpiresAt, &r.NextRotationAt, &r.RestoreUntil} {
 		*t = inUTC(*t)
 	}
-	return jsonAnswer(status, r)
+	ans := jsonAnswer(status, r)
+	if r.LSN != "" {
+		ans.header.Set("Vault-LSN", r.LSN)
+	}
+	return ans
 }

@@ -33,11 +33,13 @@ type Vault struct {
 	keys    Keys
 	cache   *keyCache // nil = off
 	cluster clusterID
+
+	progress *progress // of the node that is read from
 }
 
 // New does not connect to anything.
 func New(o Options) *Vault {
-	v := &Vault{reader: o.Reader, writer: o.Writer, keys: o.Keys}
+	v := &Vault{reader: o.Reader, writer: o.Writer, keys: o.Keys, progress: newProgress()}
 	if o.CacheSize > 0 && o.CacheTTL > 0 {
 		v.cache = newKeyCache(o.CacheSize, o.CacheTTL, time.Now)
 	}

@@ -7,6 +7,8 @@ GRANT SELECT ON vault.config, vault.heartbeat TO vault_service, vault_worker, va
 GRANT SELECT ON vault.secrets, vault.secret_versions, vault.rotation_jobs, vault.service_scope TO vault_service;
 GRANT SELECT ON vault.audit_log TO vault_auditor;
 
+GRANT EXECUTE ON FUNCTION vault.replication_lag() TO vault_service, vault_worker, vault_auditor;
+GRANT EXECUTE ON FUNCTION vault.standbys(pg_lsn) TO vault_service;
 GRANT EXECUTE ON FUNCTION vault.status() TO vault_service, vault_worker, vault_auditor;
 GRANT EXECUTE ON FUNCTION
   vault.challenge(), vault.authorize_proof(uuid, bytea), vault.record_refusal(text, text, text, uuid, uuid),
