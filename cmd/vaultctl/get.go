@@ -16,13 +16,15 @@ import (
 
 func newGetCmd(a *app) *cobra.Command {
 	var version int
+	var least atLeast
 	cmd := &cobra.Command{
 		Use:   "get NAME",
 		Short: "Print the value of a secret",
 		Long: `Print the value of a secret, byte for byte. On a terminal it ends with a newline in any case, and a value
 that is not text is refused.
 
-Any node will do, a read-only standby included.`,
+Any node will do, a read-only standby included. --min-lsn takes one that has a certain change: it waits a moment for the
+node to replay that far, and exits with 6 if it has not.`,
 		Example: `  vaultctl get prod/db/password
   vaultctl get prod/tls/key > key.pem
   vaultctl get prod/db/password --version 3 -o json`,
@@ -32,16 +34,23 @@ Any node will do, a read-only standby included.`,
 			if cmd.Flags().Changed("version") && version < 1 {
 				return usage("--version takes a version number from 1 up")
 			}
-			return runGet(cmd.Context(), a, args[0], version)
+			if err := least.parse(cmd); err != nil {
+				return err
+			}
+			return runGet(cmd.Context(), a, args[0], version, least)
 		},
 	}
 	cmd.Flags().IntVar(&version, "version", 0, "an older version, while its grace lasts (default: the current one)")
+	least.register(cmd)
 	return cmd
 }
 
-func runGet(ctx context.Context, a *app, name string, version int) error {
+func runGet(ctx context.Context, a *app, name string, version int, least atLeast) error {
 	v, err := a.vault(ctx)
 	if err != nil {
+		return err
+	}
+	if err := least.reach(ctx, v); err != nil {
 		return err
 	}
 	secret, err := v.Get(ctx, name, vault.GetOptions{Version: version})

@@ -50,6 +50,7 @@ func (a *app) printStatus(s db.Status) error {
 		"cluster", s.ClusterID,
 		"schema", fmt.Sprintf("version %d", s.SchemaVersion),
 		"standbys", standbys(s),
+		"behind", behind(s),
 		"replayed until", when(s.ReplayedUntil),
 		"secrets", counts(s.Secrets, "", s.LiveVersions, "live versions", s.Deleted, "deleted"),
 		"admin tokens", strconv.FormatInt(s.Tokens, 10),
@@ -75,6 +76,19 @@ func standbys(s db.Status) string {
 		line += ", synchronous: " + *s.SyncNames
 	}
 	return line
+}
+
+// behind is how far a standby is, in words.
+func behind(s db.Status) string {
+	switch {
+	case s.Role == "primary":
+		return ""
+	case s.LagSeconds == nil:
+		return "unknown: no heartbeat of the primary was replayed; is vaultd running beside it?"
+	case *s.LagSeconds < 10:
+		return fmt.Sprintf("%.1f s, by the heartbeat of the primary", *s.LagSeconds)
+	}
+	return seconds(int64(*s.LagSeconds)) + ", by the heartbeat of the primary"
 }
 
 // counts joins numbers and what they are of, and leaves out what there is none of, but for the first.

@@ -12,6 +12,7 @@ import (
 
 func newVerifyCmd(a *app) *cobra.Command {
 	input := valueInput{once: true}
+	var least atLeast
 	cmd := &cobra.Command{
 		Use:   "verify NAME [SOURCE]",
 		Short: "Check a value against a secret, without showing it",
@@ -29,10 +30,14 @@ node will do.`,
 			if err := input.parse(cmd, args[1:]); err != nil {
 				return err
 			}
-			return runVerify(cmd.Context(), a, args[0], input)
+			if err := least.parse(cmd); err != nil {
+				return err
+			}
+			return runVerify(cmd.Context(), a, args[0], input, least)
 		},
 	}
 	input.spaces.register(cmd.Flags())
+	least.register(cmd)
 	return cmd
 }
 
@@ -44,7 +49,7 @@ type verdictJSON struct {
 	ExpiresAt *time.Time  `json:"expires_at,omitempty"`
 }
 
-func runVerify(ctx context.Context, a *app, name string, input valueInput) error {
+func runVerify(ctx context.Context, a *app, name string, input valueInput, least atLeast) error {
 	v, err := a.vault(ctx)
 	if err != nil {
 		return err
@@ -57,6 +62,9 @@ func runVerify(ctx context.Context, a *app, name string, input valueInput) error
 		return err
 	}
 	defer clear(value)
+	if err := least.reach(ctx, v); err != nil {
+		return err
+	}
 	verdict, err := v.Verify(ctx, name, value)
 	if err != nil {
 		return about(name, err)
