@@ -588,7 +588,7 @@ func request(ts *testscript.TestScript, args []string) (int, string, string) {
 	return response.StatusCode, string(text), b.String()
 }
 
-// until http STATUS METHOD URL ... [~ REGEXP] | until sql STATEMENT REGEXP | until kms OPERATION CALLS: asks until the answer is as wanted.
+// until http STATUS METHOD URL ... [~ REGEXP] | until sql [standby] STATEMENT REGEXP | until kms OPERATION CALLS: asks until the answer is as wanted.
 func (h *harness) cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 	deadline := time.Now().Add(waitLimit)
 	last := ""
@@ -608,6 +608,10 @@ func (h *harness) cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 			out, err := query(s.store.URL(vaulttest.Superuser), args[1])
 			last = fmt.Sprint(out, err)
 			ok = err == nil && regexp.MustCompile(args[2]).MatchString(out)
+		case len(args) == 4 && args[0] == "sql" && args[1] == "standby":
+			out, err := query(h.of(ts).store.StandbyURL(vaulttest.Superuser), args[2])
+			last = fmt.Sprint(out, err)
+			ok = err == nil && regexp.MustCompile(args[3]).MatchString(out)
 		case len(args) == 3 && args[0] == "kms":
 			n, err := strconv.Atoi(args[2])
 			ts.Check(err)
