@@ -96,6 +96,7 @@ func TestManyWaitForTheirWrite(t *testing.T) {
 	wantErr(t, p.AwaitReplay(ctx, position+1<<40, 50*time.Millisecond), vault.ErrBehind) // what no primary has written yet
 	must(t, p.AwaitReplay(ctx, position, 0))
 
+	looksBefore, began := p.looks(), time.Now()
 	leaving, leave := context.WithCancel(ctx)
 	var waiting sync.WaitGroup
 	var begun atomic.Int64
@@ -123,8 +124,28 @@ func TestManyWaitForTheirWrite(t *testing.T) {
 	}
 	leave()
 	wantErr(t, <-left, context.Canceled)
+	until(t, "they have looked many times", func() bool { return p.looks() > looksBefore+100 })
+	looks, took := p.looks()-looksBefore, time.Since(began)
+	t.Logf("300 readers waited %s and the standby was asked %d times", took.Round(time.Millisecond), looks)
+	if looks == 0 || looks > int(took/(2*time.Millisecond)) {
+		t.Errorf("300 readers asked %d times in %s, want once in 2 ms at the most", looks, took)
+	}
 	p.replay(true)
 	waiting.Wait()
+}
+
+// looks is how often the standby was asked how far it has come, by its log.
+func (p *pair) looks() int {
+	p.t.Helper()
+	log, err := os.ReadFile(p.store.Cluster.Standbys()[0].LogFile())
+	must(p.t, err)
+	n := 0
+	for line := range strings.Lines(string(log)) {
+		if strings.Contains(line, "execute ") && strings.Contains(line, "pg_last_wal_replay_lsn") && !strings.Contains(line, "duration:") {
+			n++
+		}
+	}
+	return n
 }
 
 func (p *pair) read() string {
