@@ -128,7 +128,7 @@ func (s *Shipper) ship(ctx context.Context) (int, error) {
 		return 0, fmt.Errorf("reading the spool: %w", err)
 	}
 	if len(batch.Records) == 0 {
-		return 0, s.Spool.Acknowledge(batch.First) // what was kept for long enough goes
+		return 0, s.ask(ctx) // a primary that was promoted may have less than the one before
 	}
 	at, err := s.Primary.Ship(ctx, batch)
 	if err != nil {
@@ -167,10 +167,7 @@ func (s *Shipper) ask(ctx context.Context) error {
 		return ErrDiverged
 	}
 	if at.Next > 1 {
-		if err := s.Spool.Acknowledge(at.Next - 1); err != nil {
-			return err
-		}
-		last, err := s.Spool.Read(1)
+		last, err := s.Spool.readFrom(at.Next-1, 1)
 		if err != nil {
 			return fmt.Errorf("reading the spool: %w", err)
 		}

@@ -79,6 +79,7 @@ type Spool struct {
 	o      Options
 	node   string
 	boot   uuid.UUID
+	begun  bool // the folder had no past
 	lock   *os.File
 	queue  chan *entry
 	stop   chan struct{} // closed by Close
@@ -89,8 +90,8 @@ type Spool struct {
 	// Of the committer.
 	file        File  // the segment being written, the last of segments; nil: the next record begins one
 	written     int64 // its size
-	link        Hash // of the record before next
-	durableLink Hash // of the record before durable
+	link        Hash  // of the record before next
+	durableLink Hash  // of the record before durable
 	pending     []Record
 	notes       []audit.Event // to be put on record before anything else
 	buffer      []byte
