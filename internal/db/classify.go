@@ -47,10 +47,10 @@ func classify(err error) error {
 		return ErrNotFound
 	case errors.As(err, &server):
 		return classifyServer(server)
-	case errors.Is(err, context.DeadlineExceeded):
-		return &Error{Kind: ErrUnavailable, Text: "the database did not answer in time"}
 	case errors.As(err, &connect):
 		return &Error{Kind: ErrUnavailable, Text: "connecting to the database: " + eachOnce(connect.Unwrap())}
+	case errors.Is(err, context.DeadlineExceeded):
+		return &Error{Kind: ErrUnavailable, Text: "the database did not answer in time"}
 	default:
 		return &Error{Kind: ErrUnavailable, Text: "talking to the database: " + oneLine(err)}
 	}
@@ -71,6 +71,8 @@ func classifyServer(e *pgconn.PgError) error {
 	switch {
 	case e.Code == "42501" && strings.HasPrefix(text, "permission denied for"):
 		text = "the database role is not allowed to use the vault: " + text
+	case e.Code == "55P03":
+		text = "somebody else is changing it and has not finished"
 	case e.Code == "23514":
 		text = fmt.Sprintf("the database refused it: rule %q", e.ConstraintName)
 	}

@@ -39,10 +39,10 @@ type Config struct {
 }
 
 // Reader reads from one node, whether primary or standby.
-type Reader struct{ pool *pgxpool.Pool }
+type Reader struct{ pool *pool }
 
 // Writer calls the write API on the primary.
-type Writer struct{ pool *pgxpool.Pool }
+type Writer struct{ pool *pool }
 
 // NewReader makes a pool that connects when first used.
 func NewReader(ctx context.Context, o Options) (*Reader, error) {
@@ -89,7 +89,7 @@ func queryConfig(ctx context.Context, q querier) (Config, error) {
 	return c, classify(err)
 }
 
-func newPool(ctx context.Context, o Options, validate pgconn.ValidateConnectFunc) (*pgxpool.Pool, error) {
+func newPool(ctx context.Context, o Options, validate pgconn.ValidateConnectFunc) (*pool, error) {
 	config, err := pgxpool.ParseConfig(o.URL)
 	if err != nil {
 		return nil, newError(ErrInvalid, "reading the connection string: %s", redact(err))
@@ -106,15 +106,26 @@ func newPool(ctx context.Context, o Options, validate pgconn.ValidateConnectFunc
 	}
 	config.MaxConnLifetime = connMaxLifetime
 	config.AfterConnect = checkSchema
-	pool, err := pgxpool.NewWithConfig(ctx, config)
+	made, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, newError(ErrInvalid, "reading the connection string: %s", redact(err))
 	}
-	return pool, nil
+	return &pool{Pool: made, limit: statementTimeout + connectLimit(config.ConnConfig)}, nil
+}
+
+// connectLimit is how long it may take to find the host that will do.
+func connectLimit(c *pgx.ConnConfig) time.Duration {
+	hosts := map[string]bool{c.Host: true}
+	for _, f := range c.Fallbacks {
+		hosts[f.Host] = true
+	}
+	return c.ConnectTimeout * time.Duration(len(hosts))
 }
 
 func prepare(c *pgx.ConnConfig, o Options) error {
 	c.RuntimeParams["application_name"] = o.ApplicationName
+	c.DialFunc = dialer().DialContext
+	c.OnNotice = hearWarning
 	if c.ConnectTimeout == 0 {
 		c.ConnectTimeout = connectTimeout
 	}
@@ -204,6 +215,8 @@ func sslmodeGiven(url string) (bool, error) {
 
 // checkSchema refuses a connection to a database whose schema is not the one this binary was built for.
 func checkSchema(ctx context.Context, conn *pgx.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout) // the pool connects in the background, without the caller's deadline
+	defer cancel()
 	c, err := queryConfig(ctx, conn)
 	if err != nil {
 		return err
