@@ -28,6 +28,7 @@ type app struct {
 	output      string // table or json
 	parsed      bool   // the command line is understood: errors from here on are not about what was typed
 
+	fence  *db.Fence
 	reader *db.Reader
 	writer *db.Writer
 	ring   *kms.Ring
@@ -35,8 +36,11 @@ type app struct {
 
 // vault returns the door to the secrets. Pools and keys behind it open when first used.
 func (a *app) vault(ctx context.Context) (*vault.Vault, error) {
-	options := db.Options{URL: a.databaseURL, ApplicationName: applicationName, MaxConns: 2}
-	var err error
+	fence, err := a.openFence()
+	if err != nil {
+		return nil, err
+	}
+	options := db.Options{URL: a.databaseURL, ApplicationName: applicationName, MaxConns: 2, Fence: fence}
 	if a.reader == nil {
 		if a.reader, err = db.NewReader(ctx, options); err != nil {
 			return nil, err

@@ -42,6 +42,8 @@ var exitCodes = []struct {
 	{errDeclined, exitDeclined, ""},
 	{errAttention, exitAttention, ""},
 	{vault.ErrOutcomeUnknown, exitAttention, "vaultctl history NAME shows whether it was made; vaultctl status and vaultctl doctor, what keeps the cluster"},
+	{vault.ErrFenced, exitUnavailable, ""},
+	{vault.ErrState, exitFailed, ""},
 	{vault.ErrBusy, exitUnavailable, "try again; if it stays so, pg_stat_activity shows who holds it"},
 	{vault.ErrNotInitialised, exitFailed, "vaultctl init, as the owner of the database"},
 	{vault.ErrSchema, exitFailed, "vaultctl migrate --status; both must be of one version"},
@@ -80,6 +82,9 @@ func (a *app) report(ctx context.Context, err error) int {
 	}
 	if errors.Is(err, vault.ErrUnavailable) && a.databaseURL == "" && !libpqConfigured() {
 		help = "VAULTCTL_DATABASE_URL or PGHOST says where the database is; neither is set"
+	}
+	if (errors.Is(err, vault.ErrFenced) || errors.Is(err, vault.ErrState)) && a.stateFile() != "" {
+		help = "make sure which primary is the right one; if it is this one: rm " + shellPath(a.stateFile())
 	}
 	var hinted *hintedError
 	if errors.As(err, &hinted) {

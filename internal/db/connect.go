@@ -28,7 +28,8 @@ const (
 type Options struct {
 	URL             string // a libpq connection string or URL; "" = libpq's environment and service files
 	ApplicationName string
-	MaxConns        int // 0 = 4
+	MaxConns        int    // 0 = 4
+	Fence           *Fence // nil: an old primary is not told from a new one
 }
 
 // Config is the one row of vault.config.
@@ -39,10 +40,16 @@ type Config struct {
 }
 
 // Reader reads from one node, whether primary or standby.
-type Reader struct{ pool *pool }
+type Reader struct {
+	pool  *pool
+	fence *Fence
+}
 
 // Writer calls the write API on the primary.
-type Writer struct{ pool *pool }
+type Writer struct {
+	pool  *pool
+	fence *Fence
+}
 
 // NewReader makes a pool that connects when first used.
 func NewReader(ctx context.Context, o Options) (*Reader, error) {
@@ -50,16 +57,17 @@ func NewReader(ctx context.Context, o Options) (*Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Reader{pool: pool}, nil
+	return &Reader{pool: pool, fence: o.Fence}, nil
 }
 
-// NewWriter makes a pool that connects, when first used, to the one host of the connection string that is read-write.
+// NewWriter makes a pool that connects, when first used, to the one host of the connection string that is read-write and
+// not an old primary.
 func NewWriter(ctx context.Context, o Options) (*Writer, error) {
-	pool, err := newPool(ctx, o, pgconn.ValidateConnectTargetSessionAttrsReadWrite)
+	pool, err := newPool(ctx, o, o.Fence.admit)
 	if err != nil {
 		return nil, err
 	}
-	return &Writer{pool: pool}, nil
+	return &Writer{pool: pool, fence: o.Fence}, nil
 }
 
 // Close waits until every connection is back and closed.
@@ -106,6 +114,7 @@ func newPool(ctx context.Context, o Options, validate pgconn.ValidateConnectFunc
 	}
 	config.MaxConnLifetime = connMaxLifetime
 	config.AfterConnect = checkSchema
+	config.PrepareConn = func(_ context.Context, conn *pgx.Conn) (bool, error) { return o.Fence.keeps(conn), nil }
 	made, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, newError(ErrInvalid, "reading the connection string: %s", redact(err))

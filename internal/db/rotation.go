@@ -21,11 +21,14 @@ type Job struct {
 	DueAt       time.Time
 }
 
-// IsPrimary reports whether the node this reader is connected to takes writes.
+// IsPrimary reports whether the node this reader is connected to takes writes, and learns which history it is in: an old
+// primary that came back is none (ErrFenced).
 func (r *Reader) IsPrimary(ctx context.Context) (bool, error) {
-	var recovering bool
-	err := r.pool.QueryRow(ctx, `SELECT pg_is_in_recovery()`).Scan(&recovering)
-	return !recovering, classify(err)
+	l, err := r.lineage(ctx)
+	if err == nil && l.System == "" { // it says nothing of its history
+		err = classify(r.pool.QueryRow(ctx, `SELECT pg_is_in_recovery()`).Scan(&l.recovering))
+	}
+	return !l.recovering && err == nil, err
 }
 
 // Supervision is what one round of the supervisor did.

@@ -31,6 +31,9 @@ const (
 const changeSettings = `SELECT set_config('synchronous_commit', 'remote_apply', true),` + // waits until a synchronous standby, where there is one, can show the change to its readers
 	` set_config('idle_in_transaction_session_timeout', '4000', true), set_config('lock_timeout', '8000', true)`
 
+const changeLineage = `SELECT ` + nodeTimeline + `, coalesce((SELECT timeline FROM vault.heartbeat), 0),
+	coalesce((SELECT epoch FROM vault.heartbeat), '00000000-0000-0000-0000-000000000000')`
+
 // Credential proves an admin token to the database without showing it.
 type Credential struct {
 	TokenID uuid.UUID
@@ -404,12 +407,17 @@ func commit(ctx context.Context, tx pgx.Tx) error {
 func (w *Writer) authorize(ctx context.Context, tx pgx.Tx, c *Credential) error {
 	batch := &pgx.Batch{}
 	batch.Queue(changeSettings)
-	if c == nil {
-		return tx.SendBatch(ctx, batch).Close()
-	}
+	var timeline, beatTimeline int
+	var beatEpoch uuid.UUID
+	batch.Queue(changeLineage).QueryRow(func(row pgx.Row) error { return row.Scan(&timeline, &beatTimeline, &beatEpoch) })
 	var nonce []byte
-	batch.Queue(`SELECT vault.challenge()`).QueryRow(func(row pgx.Row) error { return row.Scan(&nonce) })
+	if c != nil {
+		batch.Queue(`SELECT vault.challenge()`).QueryRow(func(row pgx.Row) error { return row.Scan(&nonce) })
+	}
 	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
+		return err
+	}
+	if err := w.fence.recheck(tx.Conn(), timeline, beatTimeline, beatEpoch); err != nil || c == nil {
 		return err
 	}
 	_, err := tx.Exec(ctx, `SELECT vault.authorize_proof($1, $2)`, c.TokenID, c.Prove(nonce))

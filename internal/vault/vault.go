@@ -54,6 +54,9 @@ func (v *Vault) Close() {
 // Ping asks the local node for a sign of life and checks that its schema fits.
 func (v *Vault) Ping(ctx context.Context) error { return v.reader.Ping(ctx) }
 
+// CheckFence is ErrFenced if the local node is an old primary, and learns of a newer one.
+func (v *Vault) CheckFence(ctx context.Context) error { return v.reader.CheckFence(ctx) }
+
 // Status returns what vault.status() says of the local node.
 func (v *Vault) Status(ctx context.Context) (db.Status, error) { return v.reader.Status(ctx) }
 
