@@ -157,6 +157,11 @@ func (w *Writer) Tokens(ctx context.Context, c Credential) ([]TokenRow, error) {
 		`SELECT coalesce(jsonb_agg(to_jsonb(t)), '[]') FROM vault.list_tokens() t`)
 }
 
+// Token is what the database knows of the token that is presented.
+func (w *Writer) Token(ctx context.Context, c Credential) (TokenRow, error) {
+	return change[TokenRow](ctx, w, &c, refusal{"token.show", "", uuid.New()}, `SELECT vault.my_token()`)
+}
+
 // Grant is a database role's access.
 type Grant struct {
 	Role   string  `json:"role"`
