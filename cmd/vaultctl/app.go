@@ -69,6 +69,9 @@ func (a *app) close() {
 
 // openKeys opens the KMS key that was asked for, else the vault's default one.
 func (a *app) openKeys(ctx context.Context) (vault.Keys, error) {
+	if a.ring != nil {
+		return a.ring, nil
+	}
 	uri := a.kmsKey
 	if uri == "" {
 		config, err := a.reader.Config(ctx)

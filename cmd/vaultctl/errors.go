@@ -70,7 +70,17 @@ func (a *app) report(ctx context.Context, err error) int {
 	if errors.Is(err, errNotValid) {
 		return exitFailed
 	}
-	code, help := exitFailed, ""
+	code, help := a.verdict(err)
+	fmt.Fprintf(a.err, "vaultctl: %s\n", printable(text(err)))
+	if help != "" {
+		fmt.Fprintf(a.err, "hint: %s\n", help)
+	}
+	return code
+}
+
+// verdict is the exit code of an error, and what would help.
+func (a *app) verdict(err error) (code int, help string) {
+	code = exitFailed
 	for _, e := range exitCodes {
 		if errors.Is(err, e.err) {
 			code, help = e.code, e.hint
@@ -90,11 +100,7 @@ func (a *app) report(ctx context.Context, err error) int {
 	if errors.As(err, &hinted) {
 		help = hinted.hint
 	}
-	fmt.Fprintf(a.err, "vaultctl: %s\n", printable(text(err)))
-	if help != "" {
-		fmt.Fprintf(a.err, "hint: %s\n", help)
-	}
-	return code
+	return code, help
 }
 
 // libpqConfigured reports whether the environment names a server.
