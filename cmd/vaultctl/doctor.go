@@ -165,8 +165,8 @@ func checks() []check {
 	return []check{
 		{"node", checkNode},
 		{"primary", checkPrimary},
+		{"state file", checkStateFile}, // before the fence writes it, with its own mode
 		{"fence", checkFence},
-		{"state file", checkStateFile},
 		{"schema", checkSchema},
 		{"server", checkServer},
 		{"tls", checkTLS},

@@ -41,8 +41,8 @@ func checkPrimary(_ context.Context, p *patient) finding {
 	switch {
 	case p.primaryErr != nil && p.nodeErr != nil && text(p.primaryErr) == text(p.nodeErr):
 		return finding{}
-	case p.primaryErr != nil && p.node != nil && p.node.Recovering:
-		return problem("name every node: --database-url 'postgres://db1,db2,db3/...'", "changes are not possible from here: %s", text(p.primaryErr))
+	case p.primaryErr != nil && p.node != nil && p.node.Recovering && p.node.Hosts == 1:
+		return warning("name every node: --database-url 'postgres://db1,db2,db3/...'", "the only host that is named is a standby: reading works, changing does not")
 	case p.primaryErr != nil:
 		return p.a.failure(p.primaryErr)
 	}

@@ -124,11 +124,15 @@ func newPool(ctx context.Context, o Options, validate pgconn.ValidateConnectFunc
 
 // connectLimit is how long it may take to find the host that will do.
 func connectLimit(c *pgx.ConnConfig) time.Duration {
-	hosts := map[string]bool{c.Host: true}
-	for _, f := range c.Fallbacks {
-		hosts[f.Host] = true
+	return c.ConnectTimeout * time.Duration(len(hosts(c)))
+}
+
+func hosts(c *pgx.ConnConfig) map[string]bool {
+	all := map[string]bool{fmt.Sprint(c.Host, c.Port): true}
+	for _, f := range c.Fallbacks { // each host twice with some kinds of sslmode
+		all[fmt.Sprint(f.Host, f.Port)] = true
 	}
-	return c.ConnectTimeout * time.Duration(len(hosts))
+	return all
 }
 
 func prepare(c *pgx.ConnConfig, o Options) error {

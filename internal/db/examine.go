@@ -13,6 +13,7 @@ import (
 // Examination is what one connection tells of itself and of its server. Nothing in it needs a vault to be there.
 type Examination struct {
 	Host       string
+	Hosts      int  // that the connection string names
 	Local      bool // a unix socket or loopback
 	Encrypted  bool
 	Verified   bool // the server's certificate was
@@ -58,7 +59,9 @@ func Examine(ctx context.Context, o Options, primary bool) (Examination, error) 
 		defer cancel()
 		_ = conn.Close(closing) // it has told all it knows
 	}()
-	return examine(ctx, conn)
+	e, err := examine(ctx, conn)
+	e.Hosts = len(hosts(config))
+	return e, err
 }
 
 func examine(ctx context.Context, conn *pgx.Conn) (Examination, error) {
