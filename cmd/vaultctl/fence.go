@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 
@@ -19,6 +20,15 @@ func (a *app) openFence() (*db.Fence, error) {
 		a.fence = fence
 	}
 	return a.fence, nil
+}
+
+// migrate keeps even a migration from an old primary.
+func (a *app) migrate(ctx context.Context, defaultKey string) (db.MigrateReport, error) {
+	fence, err := a.openFence()
+	if err != nil {
+		return db.MigrateReport{}, err
+	}
+	return db.Options{URL: a.databaseURL, ApplicationName: applicationName, Fence: fence}.Migrate(ctx, defaultKey)
 }
 
 // stateFile is in the user's state folder, as the XDG base directory specification has it; "" if there is none.
