@@ -68,6 +68,7 @@ func TestScripts(t *testing.T) {
 				"vault": h.cmdVault, "daemon": h.cmdDaemon, "http": h.cmdHTTP, "sql": h.cmdSQL, "pg": h.cmdPG, "kms": h.cmdKMS,
 				"bytes": h.cmdBytes, "until": h.cmdUntil, "vaultctl": h.cmdVaultctl, "capture": h.cmdCapture, "steady": h.cmdSteady,
 				"target": h.cmdTarget,
+				"node":   h.cmdNode,
 			},
 		})
 	})
@@ -478,8 +479,8 @@ func (s *session) startDaemon(ts *testscript.TestScript, name string, more []str
 	if key == "" {
 		key = "local://" + s.store.KeyFile
 	}
-	settings := fmt.Sprintf("database_url = %q\nprimary_database_url = %q\nlisten = [\"127.0.0.1:0\"]\nhealth_listen = \"127.0.0.1:0\"\naddress_file = %q\nkms_keys = [%q]\n",
-		node.URL(s.store.Database, vaulttest.Daemon), s.store.URL(vaulttest.Daemon), base+".addresses", key)
+	settings := fmt.Sprintf("database_url = %q\nprimary_database_url = %q\nlisten = [\"127.0.0.1:0\"]\nstate_dir = %q\nhealth_listen = \"127.0.0.1:0\"\naddress_file = %q\nkms_keys = [%q]\n",
+		node.URL(s.store.Database, vaulttest.Daemon), s.store.URL(vaulttest.Daemon), base+".state", base+".addresses", key)
 	allow := "allow = [\"127.0.0.0/8\"]\n"
 	if len(more) > 0 && !strings.HasPrefix(more[0], "-") {
 		extra := strings.ReplaceAll(ts.ReadFile(more[0]), "$WORK", ts.Getenv("WORK"))

@@ -49,6 +49,7 @@ type Config struct {
 	LogLevel           string   `toml:"log_level"`
 	LogFormat          string   `toml:"log_format"` // text or json
 	ShutdownGrace      duration `toml:"shutdown_grace"`
+	StateDir           string   `toml:"state_dir"` // remembers the newest primary over restarts; "" = until the next restart
 
 	// What a rotator may reach; see docs/ROTATORS.md.
 	WebhookHosts []string            `toml:"webhook_hosts"` // HOST or HOST:PORT; empty = nobody
@@ -70,6 +71,7 @@ func defaults() Config {
 		ScanInterval: duration(10 * time.Second), RotationWorkers: 4,
 		ClaimTimeout: duration(rotation.DefaultClaimTimeout), LogLevel: "info", LogFormat: "text",
 		ShutdownGrace: duration(10 * time.Second),
+		StateDir:      "/var/lib/vaultd",
 
 		HeartbeatInterval: duration(time.Second), MinLSNWait: duration(3 * time.Second),
 	}

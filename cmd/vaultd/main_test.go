@@ -16,7 +16,10 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	os.Setenv("VAULTD_STATE_DIR", "") // the default is the machine's
+	goleak.VerifyTestMain(m)
+}
 
 // journal is a log that can be read while it is written.
 type journal struct {

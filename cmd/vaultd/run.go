@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -38,12 +39,16 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 	level.Set(c.level)
 	log := newLogger(logTo, c.LogFormat, level)
 
-	reader, err := db.NewReader(ctx, db.Options{URL: c.DatabaseURL, ApplicationName: applicationName, MaxConns: c.MaxConns})
+	fence, err := openFence(c.StateDir, log)
+	if err != nil {
+		return err
+	}
+	reader, err := db.NewReader(ctx, db.Options{URL: c.DatabaseURL, ApplicationName: applicationName, MaxConns: c.MaxConns, Fence: fence})
 	if err != nil {
 		return err
 	}
 	defer reader.Close()
-	writer, err := db.NewWriter(ctx, db.Options{URL: c.writerURL(), ApplicationName: applicationName, MaxConns: c.RotationWorkers + 3})
+	writer, err := db.NewWriter(ctx, db.Options{URL: c.writerURL(), ApplicationName: applicationName, MaxConns: c.RotationWorkers + 3, Fence: fence})
 	if err != nil {
 		return err
 	}
@@ -69,7 +74,8 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 		MinLSNWait: time.Duration(c.MinLSNWait), Fresh: fresh.Check,
 		Vault: v, Policy: c.policy, AdminAPI: c.AdminAPI, Version: buildVersion(), Log: log, Registry: registry,
 		Checks: []httpapi.Check{{Name: "database", Check: bounded(v.Ping)}, {Name: "kms", Check: bounded(keys.check)},
-			{Name: "replication", Check: func(context.Context) error { return fresh.Check() }}},
+			{Name: "replication", Check: func(context.Context) error { return fresh.Check() }},
+			{Name: "fence", Check: bounded(fenceOnly(v.CheckFence))}},
 	})
 	cert := new(certificate)
 	if err := cert.load(c); err != nil {
@@ -104,6 +110,32 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 	work.Wait()
 	log.Info("stopped")
 	return err
+}
+
+// openFence reads what was seen before. A folder that cannot be written costs the memory over restarts and no more, so the
+// daemon starts; a file that cannot be understood may hold what must not be forgotten, so it does not.
+func openFence(dir string, log *slog.Logger) (*db.Fence, error) {
+	if dir == "" {
+		return db.OpenFence("")
+	}
+	fence, err := db.OpenFence(filepath.Join(dir, "primaries.json"))
+	if err != nil {
+		return nil, err
+	}
+	if err := fence.Probe(); err != nil {
+		log.Warn("what is learned of primaries is forgotten at the next restart", "error", err)
+	}
+	return fence, nil
+}
+
+// fenceOnly leaves a database that does not answer to the part of that name.
+func fenceOnly(check func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if err := check(ctx); errors.Is(err, vault.ErrFenced) {
+			return err
+		}
+		return nil
+	}
 }
 
 func (c Config) writerURL() string {

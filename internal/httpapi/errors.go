@@ -75,6 +75,8 @@ var outcomes = []struct {
 	{vault.ErrRefused, outcome{403, "not_allowed", "", 0, nil}},
 	{vault.ErrBehind, outcome{412, "behind", "", retryBehind, nil}},
 	{vault.ErrStale, outcome{503, "stale", "this node is too far behind the primary", retryBehind, nil}},
+	{vault.ErrBusy, outcome{503, "busy", "somebody else is changing it and has not finished", retryUnavailable, nil}},
+	{vault.ErrFenced, outcome{503, "unavailable", "the primary that answers is an old one", retryUnavailable, nil}},
 	{vault.ErrNotInitialised, outcome{503, "unavailable", "the vault is not initialised in this daemon's database", retryUnavailable, nil}},
 	{vault.ErrSchema, outcome{503, "unavailable", "the schema of the database does not fit this daemon", retryUnavailable, nil}},
 	{vault.ErrUnavailable, outcome{503, "unavailable", "the database does not answer", retryUnavailable, nil}},

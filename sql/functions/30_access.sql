@@ -69,6 +69,18 @@ BEGIN
     FROM vault.admin_tokens t LEFT JOIN vault.admin_token_use u ON u.token_id = t.id ORDER BY t.created_at, t.id;
 END $$;
 
+-- The token that has authorised this transaction.
+CREATE OR REPLACE FUNCTION vault.my_token() RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF vault.tx_kind() IS DISTINCT FROM 'admin' THEN
+    RAISE EXCEPTION 'no admin token in this transaction' USING ERRCODE = '42501';
+  END IF;
+  RETURN (SELECT jsonb_build_object('id', t.id, 'name', t.name, 'scope', t.scope, 'created_at', t.created_at, 'expires_at', t.expires_at)
+    FROM vault.tx_context c JOIN vault.admin_tokens t ON t.id = c.token_id
+    WHERE c.xid = pg_current_xact_id_if_assigned() AND c.pid = pg_backend_pid());
+END $$;
+
 -- Why a role may not use the vault: it could step around row level security or the functions. Null = it may.
 CREATE OR REPLACE FUNCTION vault._too_powerful(p_role name) RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

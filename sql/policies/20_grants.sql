@@ -11,6 +11,8 @@ GRANT SELECT ON vault.audit_seals TO vault_service, vault_worker, vault_auditor;
 GRANT EXECUTE ON FUNCTION vault.replication_lag() TO vault_service, vault_worker, vault_auditor;
 GRANT EXECUTE ON FUNCTION vault.standbys(pg_lsn) TO vault_service;
 GRANT EXECUTE ON FUNCTION vault.status() TO vault_service, vault_worker, vault_auditor;
+GRANT EXECUTE ON FUNCTION vault.replication(), vault._too_powerful(name) TO vault_service, vault_worker, vault_auditor;
+GRANT EXECUTE ON FUNCTION vault.my_token() TO vault_service;
 GRANT EXECUTE ON FUNCTION
   vault.challenge(), vault.authorize_proof(uuid, bytea), vault.record_refusal(text, text, text, uuid, uuid),
   vault.put_version(text, text, int, int, text, bytea, bytea, bytea, bytea, text, uuid, boolean, text, interval, interval, text, text),
