@@ -3,8 +3,8 @@
 -- How far one spool's records have arrived. Without records that is all it does, and it works on a standby too.
 CREATE OR REPLACE FUNCTION vault._spool_position(p_node text, p_boot uuid) RETURNS jsonb
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-  SELECT jsonb_build_object('next_seq', coalesce(max(next_seq), 1), 'last_hash', coalesce(encode(max(last_hash), 'hex'), ''), 'gaps', coalesce(max(gaps), 0))
-  FROM vault.audit_spools WHERE node = p_node AND boot = p_boot
+  SELECT jsonb_build_object('next_seq', coalesce(s.next_seq, 1), 'last_hash', coalesce(encode(s.last_hash, 'hex'), ''), 'gaps', coalesce(s.gaps, 0))
+  FROM (SELECT) AS nobody LEFT JOIN vault.audit_spools s ON s.node = p_node AND s.boot = p_boot
 $$;
 
 -- Takes {"lost": bool, "records": [{"previous": hex, "event": text}]} and answers where the spool stands then. What it has
@@ -95,18 +95,18 @@ BEGIN
   RETURN true;
 END $$;
 
--- Who presented which version of which secret that was in its grace then, since some time. For vaultctl grace report.
-CREATE OR REPLACE FUNCTION vault.grace_report(p_prefix text, p_exact boolean, p_since timestamptz) RETURNS TABLE
-  (secret text, version int, expires_at timestamptz, client inet, node text, presented bigint, first_at timestamptz, last_at timestamptz)
+-- Who presented which version of which secret while it was in grace, since some time. For vaultctl grace report; the rows are
+-- those that the caller may read.
+CREATE OR REPLACE FUNCTION vault.grace_report(p_name text, p_exact boolean, p_since timestamptz) RETURNS TABLE
+  (secret text, version int, expires_at timestamptz, actor text, client inet, presented bigint, first_at timestamptz, last_at timestamptz)
 LANGUAGE sql STABLE SECURITY INVOKER SET search_path = pg_catalog, pg_temp AS $$
-  SELECT v.name, v.version, v.expires_at, a.client, a.node, a.presented, a.first_at, a.last_at
+  SELECT v.name, v.version, v.expires_at, a.actor, a.client, a.presented, a.first_at, a.last_at
   FROM vault.secrets s JOIN vault.secret_versions v ON v.secret_id = s.id
   LEFT JOIN LATERAL (
-    SELECT l.client, l.node, count(*) AS presented, min(l.at) AS first_at, max(l.at) AS last_at FROM vault.audit_log l
-    WHERE l.secret = v.name AND l.version = v.version AND l.outcome = 'ok' AND l.at >= greatest(p_since, v.expires_at - s.grace_period)
-      AND (l.action = 'verify' AND l.detail ->> 'match' = 'grace' OR l.action = 'read' AND l.detail ? 'grace')
-    GROUP BY l.client, l.node) AS a ON true
+    SELECT l.actor, l.client, count(*) AS presented, min(l.at) AS first_at, max(l.at) AS last_at FROM vault.audit_log l
+    WHERE l.secret = v.name AND l.at >= p_since AND l.version = v.version AND l.outcome = 'ok' AND l.detail ->> 'match' = 'grace'
+    GROUP BY l.actor, l.client) AS a ON true
   WHERE s.deleted_at IS NULL AND v.removed_at IS NULL AND v.expires_at > now()
-    AND CASE WHEN p_exact THEN v.name = p_prefix ELSE starts_with(v.name, p_prefix) END
+    AND CASE WHEN p_exact THEN v.name = p_name ELSE starts_with(v.name, p_name) END
   ORDER BY v.name, v.version DESC, a.last_at DESC NULLS LAST
 $$;

@@ -41,8 +41,10 @@ func (w *world) small(fs FS) Options {
 	if fs == nil {
 		fs = &faulty{}
 	}
-	return Options{Dir: w.dir, Node: "test", FS: fs, SegmentBytes: 1000, SyncInterval: time.Hour}
+	return Options{Dir: w.dir, Node: named("test"), FS: fs, SegmentBytes: 1000, SyncInterval: time.Hour}
 }
+
+func named(name string) func() string { return func() string { return name } }
 
 func mustOpen(t testing.TB, o Options) *Spool {
 	t.Helper()

@@ -81,7 +81,8 @@ func (s *Spool) identify(found []segment) error {
 			return nil
 		}
 	}
-	s.node, s.boot, s.begun = s.o.Node, uuid.New(), true
+	node := s.o.Node()
+	s.node, s.boot, s.begun = node[:min(len(node), maxNode)], uuid.New(), true
 	s.note(audit.SpoolBegun, audit.OK, map[string]any{"boot": s.boot.String()})
 	return nil
 }

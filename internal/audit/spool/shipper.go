@@ -140,13 +140,14 @@ func (s *Shipper) ship(ctx context.Context) (int, error) {
 		return 0, ErrDiverged
 	case at.Next < end:
 		// Another primary, which has less than the one before acknowledged.
-		return 0, errors.Join(s.Spool.Acknowledge(at.Next), errBehind)
+		return 0, errors.Join(s.Spool.Acknowledge(at.Next), ErrBehind)
 	}
 	s.shipped(batch, at)
 	return len(batch.Records), s.Spool.Acknowledge(end)
 }
 
-var errBehind = errors.New("the primary has fewer records than were acknowledged; they are sent again")
+// ErrBehind is not said twice in a row: the next batch begins where the primary stands.
+var ErrBehind = errors.New("the primary has fewer records than were acknowledged; they are sent again")
 
 // unsure: nothing was shipped yet, or the last attempt failed.
 func (s *Shipper) unsure() bool {

@@ -36,7 +36,7 @@ const (
 // Options of a spool. Zero fields take the defaults.
 type Options struct {
 	Dir          string
-	Node         string // of a folder without a past; one that has it keeps the name it has
+	Node         func() string // asked for a folder without a past; one that has it keeps its name
 	Sync         Sync
 	SyncInterval time.Duration // 200 ms
 	MaxBytes     int64         // of what is not shipped; 1 GiB
@@ -67,7 +67,6 @@ func (o Options) withDefaults() Options {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	o.Node = o.Node[:min(len(o.Node), maxNode)]
 	return o
 }
 

@@ -32,7 +32,7 @@ func until(t *testing.T, what string, condition func() bool) {
 // The real disk, its modes, and the same life after it was closed.
 func TestAFolderHasOneLife(t *testing.T) {
 	w := newWorld(t)
-	o := Options{Dir: w.dir, Node: "db1@host"}
+	o := Options{Dir: w.dir, Node: named("db1@host")}
 	s := mustOpen(t, o)
 	boot := s.Stats().Boot
 	w.mustAppend(s, "a", "b")
@@ -43,7 +43,7 @@ func TestAFolderHasOneLife(t *testing.T) {
 	if err := s.Append(t.Context(), event("late")); !errors.Is(err, ErrClosed) {
 		t.Errorf("an append after the end got %v", err)
 	}
-	o.Node = "renamed"
+	o.Node = named("renamed")
 	s = mustOpen(t, o)
 	if got := s.Stats(); got.Boot != boot || got.Node != "db1@host" || got.Records != 3 || got.Oldest.IsZero() {
 		t.Errorf("opened again it is %+v, want the node and boot from before, two reads and a note", got)
@@ -284,7 +284,7 @@ func TestDamageAnywhere(t *testing.T) {
 
 func checkDamage(t *testing.T, dir, what string, lastOne bool) {
 	t.Helper()
-	s := mustOpen(t, Options{Dir: dir, FS: &faulty{}, SegmentBytes: 1000, SyncInterval: time.Hour})
+	s := mustOpen(t, Options{Dir: dir, Node: named("new"), FS: &faulty{}, SegmentBytes: 1000, SyncInterval: time.Hour})
 	defer mustClose(t, s)
 	if err := s.Append(t.Context(), event("after")); err != nil {
 		t.Fatal(err)
