@@ -105,3 +105,13 @@ func (t *Timeline) mustSucceed(a Attempt) bool {
 		return (w.node == "" || w.node == a.Node) && !w.from.After(a.Returned) && (w.to.IsZero() || !w.to.Before(a.Called))
 	})
 }
+
+// restarted reports whether a node's server may have been started anew in a span: a standby that recovers may be behind
+// what it has shown before.
+func (t *Timeline) restarted(node string, from, to time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.ContainsFunc(t.broken, func(w window) bool {
+		return w.node == node && !w.from.After(to) && (w.to.IsZero() || !w.to.Before(from))
+	})
+}
