@@ -15,6 +15,30 @@ import (
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
+// Settle waits until no rotation is open any more. Retries that a fault has put off are brought forward, as vaultctl
+// rotation retry does. That some are still open at the limit is no error: the oracle sees them.
+func Settle(ctx context.Context, c Cluster, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, c.SuperuserURL)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	for {
+		var open int
+		err := conn.QueryRow(ctx, `WITH hurried AS (UPDATE vault.rotation_jobs SET run_after = now() WHERE state = 'queued' AND run_after > now())
+			SELECT count(*) FROM vault.rotation_jobs WHERE state IN ('queued', 'claimed')`).Scan(&open)
+		if err == nil && open == 0 || ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		wait(ctx, 200*time.Millisecond)
+	}
+}
+
 // Facts are what the surviving primary holds, before anybody has an opinion on it.
 type Facts struct {
 	Secrets  []SecretFact
@@ -123,6 +147,25 @@ func openAll(ctx context.Context, c Cluster, versions []VersionFact) error {
 		})
 	}
 	return group.Wait()
+}
+
+// Conclude settles what is open, gathers the facts and judges them.
+func Conclude(ctx context.Context, c Cluster, l *Ledger, t *Timeline) (Report, error) {
+	if err := Settle(ctx, c, time.Minute); err != nil {
+		return Report{}, fmt.Errorf("waiting for the rotations to settle: %w", err)
+	}
+	facts, err := Gather(ctx, c)
+	if err != nil {
+		return Report{}, fmt.Errorf("gathering the facts: %w", err)
+	}
+	r := Report{Verdict: Judge(facts, l, t, c.Synchronous), Faults: t.Faults(), Failovers: Recoveries(t, l.Writes(), facts.Jobs), Async: !c.Synchronous}
+	if c.Synchronous {
+		v := &r.Verdict
+		var violations []string
+		v.Names, v.Operations, violations = Linearizable(l.Writes(), l.Reads(), 30*time.Second)
+		v.Violations = append(v.Violations, violations...)
+	}
+	return r, nil
 }
 
 // Verdict is what the oracle says. It is good when there are no violations.

@@ -69,7 +69,9 @@ func sooner(best time.Duration, from, at, end time.Time) time.Duration {
 func (r Report) Print(to io.Writer) error {
 	v := r.Verdict
 	out := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
-	line := func(what, format string, args ...any) { fmt.Fprintf(out, "  %s\t%s\n", what, fmt.Sprintf(format, args...)) }
+	line := func(what, format string, args ...any) {
+		fmt.Fprintf(out, "  %s\t%s\n", what, fmt.Sprintf(format, args...))
+	}
 	fmt.Fprintf(out, "\n%s\n", r.Title)
 	line("writes", "%d: acknowledged %d, failed %d, unknown %d (made %d, not made %d)",
 		v.Acked+v.Failed+v.Unknown, v.Acked, v.Failed, v.Unknown, v.Made, v.NotMade)

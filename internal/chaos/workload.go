@@ -243,7 +243,6 @@ func (w *Workload) putCLI(ctx context.Context, next Write, failpoint string, kil
 	}
 	var out, talk bytes.Buffer
 	command.Stdin, command.Stdout, command.Stderr = bytes.NewReader(value), &out, &talk
-	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	err := command.Start()
 	if err == nil {
 		if killAfter > 0 {
