@@ -1,0 +1,179 @@
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// putHits and rotationHits are the failpoints that a put, and a rotation of a generated secret, pass.
+var (
+	putHits      = []string{"seal.done", "write.begun", "write.before_commit", "write.committed"}
+	rotationHits = append([]string{"rotation.claimed", "rotation.completed"}, putHits...)
+)
+
+// TestChaos is the proof. Without anything set it is short: every fault once with synchronous replication, and a few with
+// asynchronous. `make chaos` sets CHAOS_TIME and CHAOS_MODE (sync, the default, or async), and CHAOS_SEED to repeat a
+// schedule of faults.
+func TestChaos(t *testing.T) {
+	seed := uint64(time.Now().UnixNano() % 1_000_000)
+	if text := os.Getenv("CHAOS_SEED"); text != "" {
+		seed = mustParse(t, text)
+	}
+	mode := os.Getenv("CHAOS_MODE")
+	if mode != "" && mode != "sync" && mode != "async" {
+		t.Fatalf("CHAOS_MODE=%q: sync or async", mode)
+	}
+	if text := os.Getenv("CHAOS_TIME"); text != "" {
+		span, err := time.ParseDuration(text)
+		if err != nil || span <= 0 {
+			t.Fatalf("CHAOS_TIME=%q: a time such as 10m", text)
+		}
+		runChaos(t, plan{seed: seed, synchronous: mode != "async", span: span, cards: deck(rotationHits)})
+		return
+	}
+	t.Run("sync", func(t *testing.T) {
+		runChaos(t, plan{seed: seed, synchronous: true, rounds: 1, cards: deck(rotationHits)})
+	})
+	t.Run("async", func(t *testing.T) {
+		runChaos(t, plan{seed: seed, synchronous: false, rounds: 1, cards: named(deck(rotationHits), "promotion", "postmaster killed", "commit done, reply lost, RST")})
+	})
+}
+
+func mustParse(t *testing.T, text string) uint64 {
+	t.Helper()
+	seed, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		t.Fatalf("CHAOS_SEED=%q: a number", text)
+	}
+	return seed
+}
+
+func named(cards []fault, kinds ...string) []fault {
+	var some []fault
+	for _, card := range cards {
+		for _, kind := range kinds {
+			if card.kind == kind {
+				some = append(some, card)
+			}
+		}
+	}
+	return some
+}
+
+// plan is a run: for a span, or for so many rounds of the deck.
+type plan struct {
+	seed        uint64
+	synchronous bool
+	span        time.Duration
+	rounds      int
+	cards       []fault
+}
+
+func (p plan) mode() string {
+	if p.synchronous {
+		return "sync"
+	}
+	return "async"
+}
+
+func runChaos(t *testing.T, p plan) {
+	say := func(format string, args ...any) {
+		fmt.Printf("%s "+format+"\n", append([]any{time.Now().Format("15:04:05.000")}, args...)...)
+	}
+	say("chaos: mode %s, seed %d; CHAOS_MODE=%[1]s CHAOS_SEED=%[2]d repeats the schedule", p.mode(), p.seed)
+	l := mustLocal(t, p.synchronous)
+	ledger, timeline := &Ledger{}, &Timeline{}
+	w := &Workload{Cluster: l.Cluster, Ledger: ledger, Timeline: timeline, Seed: p.seed, Writers: 6, CLIWriters: 2, Crashes: putHits}
+	if err := w.Prepare(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.healthy(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+
+	working, stop := context.WithCancel(t.Context())
+	defer stop()
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := w.Run(working); err != nil {
+			t.Errorf("the workload: %v", err)
+		}
+	})
+	began := time.Now()
+	breaking, enough := context.WithCancel(t.Context())
+	if p.span > 0 {
+		breaking, enough = context.WithTimeout(t.Context(), p.span)
+	}
+	defer enough()
+	n := &nemesis{local: l, timeline: timeline, makeDue: w.MakeDue, log: say}
+	broken := n.run(breaking, p.seed, p.cards, p.rounds)
+	stop()
+	running.Wait()
+	say("the workload has ended; judging")
+	if broken != nil {
+		t.Fatalf("the cluster did not recover: %v", broken)
+	}
+	if err := l.healthy(t.Context()); err != nil {
+		t.Fatalf("at the end: %v", err)
+	}
+
+	report, err := Conclude(t.Context(), l.Cluster, ledger, timeline)
+	if err != nil {
+		t.Fatal(err)
+	}
+	report.Title = fmt.Sprintf("chaos on PostgreSQL %d, %s replication, %s, seed %d: 8 writers, 4 rotation workers, 3 nodes",
+		l.servers.Binaries().Major, map[bool]string{true: "synchronous", false: "asynchronous"}[p.synchronous], time.Since(began).Round(time.Second), p.seed)
+	if l.noDisks != "" {
+		report.Skipped = append(report.Skipped, l.noDisks)
+	}
+	if report.Async {
+		report.Warned = l.durabilityWarning(t)
+	}
+	if err := report.Print(os.Stdout); err != nil {
+		t.Error(err)
+	}
+	if len(report.Verdict.Violations) > 0 {
+		t.Errorf("%d violations; the table shows them", len(report.Verdict.Violations))
+	}
+	if report.Verdict.Acked == 0 || report.Verdict.Rotations == 0 {
+		t.Error("nothing was written or rotated: this proves nothing")
+	}
+	l.checkLogs(t)
+}
+
+// durabilityWarning is what vaultctl status says about acknowledged writes that could be lost.
+func (l *local) durabilityWarning(t *testing.T) string {
+	t.Helper()
+	command := exec.CommandContext(t.Context(), l.Vaultctl, "status")
+	command.Env = l.VaultctlEnv
+	out, _ := command.CombinedOutput() // a warning may be an exit code as well
+	for line := range strings.Lines(string(out)) {
+		if regexp.MustCompile(`(?i)durab|acknowledged|asynchron`).MatchString(line) {
+			return strings.TrimSpace(line)
+		}
+	}
+	return ""
+}
+
+// checkLogs looks for what must be in no log.
+func (l *local) checkLogs(t *testing.T) {
+	t.Helper()
+	for name, d := range l.daemons {
+		text, err := os.ReadFile(d.log)
+		if err != nil {
+			t.Error(err)
+		}
+		if strings.Contains(string(text), "panic") {
+			t.Errorf("%s: vaultd panicked: %s", name, filepath.Base(d.log))
+		}
+	}
+}
