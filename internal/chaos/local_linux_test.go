@@ -70,7 +70,7 @@ func mustLocal(t *testing.T, synchronous bool) *local {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &local{dir: dir, proxies: map[string]*pgproxy.Proxy{}, daemons: map[string]*daemon{}}
+	l := &local{dir: dir, Cluster: Cluster{Synchronous: synchronous}, proxies: map[string]*pgproxy.Proxy{}, daemons: map[string]*daemon{}}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Log(l.lastWords())
@@ -84,11 +84,13 @@ func mustLocal(t *testing.T, synchronous bool) *local {
 		do   func(context.Context) error
 	}{
 		{"building the binaries", l.build},
-		{"making the servers", func(ctx context.Context) error { return l.makeServers(ctx, synchronous) }},
+		{"making the servers", l.makeServers},
 		{"installing the vault", l.install},
 		{"starting the daemons", l.startDaemons},
 		{"waiting until all is well", l.healthy},
 	} {
+		began := time.Now()
+		defer func() { t.Logf("%s took %s", step.what, time.Since(began)) }()
 		if err := step.do(ctx); err != nil {
 			t.Fatalf("%s: %v", step.what, err)
 		}
@@ -104,7 +106,7 @@ func (l *local) build(ctx context.Context) error {
 	return nil
 }
 
-func (l *local) makeServers(ctx context.Context, synchronous bool) error {
+func (l *local) makeServers(ctx context.Context) error {
 	major, _ := strconv.Atoi(os.Getenv("VAULT_TEST_PG")) // none, or nonsense: the newest
 	binaries, err := localpg.Find(major)
 	if err != nil {
@@ -112,7 +114,7 @@ func (l *local) makeServers(ctx context.Context, synchronous bool) error {
 	}
 	parameters := map[string]string{"max_connections": "100", "wal_keep_size": "64MB", "wal_receiver_timeout": "10s", "wal_sender_timeout": "20s",
 		"synchronous_standby_names": ""}
-	if synchronous {
+	if l.Synchronous {
 		// All three: whoever is primary, the other two are standbys. Not "*", which would count a base backup.
 		parameters["synchronous_standby_names"] = `ANY 1 ("primary", "standby1", "standby2")`
 	}

@@ -43,7 +43,8 @@ func deck(hits []string) []fault {
 		{"wait for replication canceled", (*nemesis).cancelWait},
 		{"wait for replication terminated", (*nemesis).terminateWait},
 		{"primary frozen", (*nemesis).freezePrimary},
-		{"promotion of a frozen primary's standby", (*nemesis).failOverFrozen},
+		{"promotion after a freeze", (*nemesis).failOverFrozen},
+		{"promotion after a canceled wait", (*nemesis).failOverUnreplicated},
 		{"vaultd killed", (*nemesis).killDaemon},
 		{"vaultd frozen past its claim", (*nemesis).freezeDaemon},
 		{"replay paused", (*nemesis).pauseReplay},
@@ -60,7 +61,8 @@ func deck(hits []string) []fault {
 				}
 				kind := fmt.Sprintf("%s %s, %s", sql, when, how)
 				cards = append(cards, fault{kind, func(n *nemesis, ctx context.Context, random *rand.Rand) error {
-					return n.cut(ctx, kind, pgproxy.Cut{SQL: sql, When: when, How: how, Times: 1 + random.IntN(3)})
+					return n.cut(ctx, kind, pgproxy.Cut{SQL: sql, When: when, How: how, Times: 1 + random.IntN(3),
+						For: time.Duration(1+random.IntN(12)) * time.Second})
 				}})
 			}
 		}
@@ -156,22 +158,26 @@ func (n *nemesis) endWait(ctx context.Context, how, function string) error {
 	if !n.Synchronous {
 		return nil // nobody waits
 	}
-	release, err := n.holdReceivers(ctx)
+	receivers, err := n.holdReceivers(ctx)
 	if err != nil {
 		return err
 	}
-	defer release()
+	defer receivers.release()
+	if err := n.endWaits(ctx, function); err != nil {
+		return err
+	}
+	n.timeline.Fault("wait for replication " + how)
+	wait(ctx, time.Second)
+	return nil
+}
+
+func (n *nemesis) endWaits(ctx context.Context, function string) error {
 	var ended int
-	err = until(ctx, 10*time.Second, "a COMMIT waits for replication", func() (bool, error) {
+	return until(ctx, 10*time.Second, "a COMMIT waits for replication", func() (bool, error) {
 		err := queryNode(ctx, n.servers.Primary(), &ended, `SELECT count(*) FROM (SELECT `+function+`(pid) FROM pg_stat_activity
 			WHERE wait_event = 'SyncRep' AND application_name IN ('chaos', 'vaultctl', 'vaultd') OFFSET 0) AS ended`)
 		return err == nil && ended > 0, err
 	})
-	if err == nil {
-		n.timeline.Fault("wait for replication " + how)
-		wait(ctx, time.Second)
-	}
-	return err
 }
 
 // processes are a server and its children.
@@ -222,26 +228,49 @@ func (n *nemesis) freezePrimary(ctx context.Context, random *rand.Rand) error {
 }
 
 func (n *nemesis) failOver(ctx context.Context, _ *rand.Rand) error {
-	return n.promote(ctx, "promotion")
+	_ = n.makeDue(ctx, dueNames/2) // so that there is something to rotate afterwards
+	return n.promote(ctx, "promotion", nil)
 }
 
 // failOverFrozen is what a supervisor of servers does with a primary that no longer answers: it ends it and promotes.
 func (n *nemesis) failOverFrozen(ctx context.Context, _ *rand.Rand) error {
+	_ = n.makeDue(ctx, dueNames/2)
 	thaw := freeze(n.servers.Primary())
 	defer thaw()
 	wait(ctx, time.Second)
-	return n.promote(ctx, "promotion after a freeze")
+	return n.promote(ctx, "promotion after a freeze", nil)
+}
+
+// failOverUnreplicated loses what only the primary had: somebody ended the wait of a COMMIT for a standby, and no standby
+// ever gets it.
+func (n *nemesis) failOverUnreplicated(ctx context.Context, _ *rand.Rand) error {
+	if !n.Synchronous {
+		return nil // nobody waits
+	}
+	_ = n.makeDue(ctx, dueNames/2) // now: it would wait as well
+	receivers, err := n.holdReceivers(ctx)
+	if err != nil {
+		return err
+	}
+	defer receivers.release()
+	defer n.timeline.Unsettled(n.servers.Primary().Name())()
+	if err := n.endWaits(ctx, "pg_cancel_backend"); err != nil {
+		return err
+	}
+	return n.promote(ctx, "promotion after a canceled wait", receivers.drop)
 }
 
 // promote ends the primary, promotes the standby that has received most, and rebuilds the old primary as a standby.
-func (n *nemesis) promote(ctx context.Context, kind string) error {
+func (n *nemesis) promote(ctx context.Context, kind string, between func()) error {
 	old := n.servers.Primary()
 	defer n.timeline.Broken(old.Name())()
-	_ = n.makeDue(ctx, dueNames/2) // so that there is something to rotate afterwards
 	n.timeline.Fault(kind)
 	n.timeline.PrimaryDied(old.Name())
 	if err := old.Kill(); err != nil {
 		return err
+	}
+	if between != nil {
+		between()
 	}
 	next, err := n.mostAdvanced(ctx)
 	if err != nil {
@@ -292,24 +321,21 @@ func (n *nemesis) pauseReplay(ctx context.Context, random *rand.Rand) error {
 }
 
 func (n *nemesis) stopReceivers(ctx context.Context, random *rand.Rand) error {
-	release, err := n.holdReceivers(ctx)
+	receivers, err := n.holdReceivers(ctx)
 	if err != nil {
 		return err
 	}
 	n.timeline.Fault("walreceivers stopped")
 	wait(ctx, time.Duration(500+random.IntN(1500))*time.Millisecond)
-	release()
+	receivers.release()
 	return nil
 }
 
-// holdReceivers stops the process on each standby that takes in the log.
-func (n *nemesis) holdReceivers(ctx context.Context) (release func(), err error) {
-	var held []int
-	release = func() {
-		for _, pid := range held {
-			_ = unix.Kill(pid, unix.SIGCONT)
-		}
-	}
+// receivers are the stopped processes of the standbys that take in the log.
+type receivers []int
+
+func (n *nemesis) holdReceivers(ctx context.Context) (receivers, error) {
+	var held receivers
 	for _, node := range n.servers.Standbys() {
 		var pid int
 		err := until(ctx, patience, "a walreceiver runs", func() (bool, error) {
@@ -320,12 +346,26 @@ func (n *nemesis) holdReceivers(ctx context.Context) (release func(), err error)
 			err = unix.Kill(pid, unix.SIGSTOP)
 		}
 		if err != nil {
-			release()
+			held.release()
 			return nil, err
 		}
 		held = append(held, pid)
 	}
-	return release, nil
+	return held, nil
+}
+
+func (r receivers) release() {
+	for _, pid := range r {
+		_ = unix.Kill(pid, unix.SIGCONT)
+	}
+}
+
+// drop ends them before they read what was sent to them while they were stopped.
+func (r receivers) drop() {
+	for _, pid := range r {
+		_ = unix.Kill(pid, unix.SIGTERM)
+	}
+	r.release()
 }
 
 // ---------- vaultd ----------
@@ -464,4 +504,3 @@ func fill(path string) error {
 	}
 	return nil
 }
-

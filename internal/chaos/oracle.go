@@ -162,7 +162,7 @@ func Conclude(ctx context.Context, c Cluster, l *Ledger, t *Timeline) (Report, e
 	if c.Synchronous {
 		v := &r.Verdict
 		var violations []string
-		v.Names, v.Operations, violations = Linearizable(l.Writes(), l.Reads(), 30*time.Second)
+		v.Names, v.Operations, violations = Linearizable(l.Writes(), t.settledReads(l.Reads()), 30*time.Second)
 		v.Violations = append(v.Violations, violations...)
 	}
 	return r, nil
@@ -391,7 +391,7 @@ func (v *Verdict) judgeReads(f Facts, l *Ledger, t *Timeline, synchronous bool) 
 		}
 	}
 	last := map[string]Read{} // by node and name; each node has one reader
-	for _, r := range l.Reads() {
+	for _, r := range t.settledReads(l.Reads()) {
 		if r.Node == "" {
 			continue
 		}

@@ -13,6 +13,7 @@ type Timeline struct {
 	faults    map[string]int // by kind
 	primaries []Failover
 	broken    []window
+	unsettled []window
 }
 
 // Failover is one loss of the primary.
@@ -27,6 +28,10 @@ type Failover struct {
 type window struct {
 	node     string // "" = every node (the KMS was)
 	from, to time.Time
+}
+
+func (w window) overlaps(from, to time.Time) bool {
+	return !w.from.After(to) && (w.to.IsZero() || !w.to.Before(from))
 }
 
 // Fault counts one fault of a kind.
@@ -51,6 +56,31 @@ func (t *Timeline) Broken(node string) (mended func()) {
 		defer t.mu.Unlock()
 		t.broken[i].to = time.Now()
 	}
+}
+
+// Unsettled says that until the answer is called this primary may show what no standby has, because somebody ended a wait
+// for one: PostgreSQL makes such a commit visible. What was read from it then proves nothing.
+func (t *Timeline) Unsettled(primary string) (settled func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	i := len(t.unsettled)
+	t.unsettled = append(t.unsettled, window{node: primary, from: time.Now()})
+	return func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.unsettled[i].to = time.Now()
+	}
+}
+
+// settledReads leaves out what was read in an unsettled span.
+func (t *Timeline) settledReads(all []Read) []Read {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.DeleteFunc(all, func(r Read) bool {
+		return slices.ContainsFunc(t.unsettled, func(w window) bool {
+			return (r.Node == "" || r.Node == w.node) && w.overlaps(r.Called, r.Returned)
+		})
+	})
 }
 
 // PrimaryDied says that the primary is about to be ended: it may still answer now, and is gone soon.
@@ -102,7 +132,7 @@ func (t *Timeline) mustSucceed(a Attempt) bool {
 		return f.Old != a.Node && !a.Called.Before(f.Died) && !f.Back.IsZero() && !a.Returned.After(f.Back)
 	})
 	return dead && !slices.ContainsFunc(t.broken, func(w window) bool {
-		return (w.node == "" || w.node == a.Node) && !w.from.After(a.Returned) && (w.to.IsZero() || !w.to.Before(a.Called))
+		return (w.node == "" || w.node == a.Node) && w.overlaps(a.Called, a.Returned)
 	})
 }
 
@@ -112,6 +142,6 @@ func (t *Timeline) restarted(node string, from, to time.Time) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return slices.ContainsFunc(t.broken, func(w window) bool {
-		return w.node == node && !w.from.After(to) && (w.to.IsZero() || !w.to.Before(from))
+		return w.node == node && w.overlaps(from, to)
 	})
 }

@@ -30,7 +30,7 @@ const (
 	epoch        = 10 * time.Second // then other names are written, so that the history of one stays short enough to check
 	fixedNames   = 4                // written all along, and read on the standbys: they exist from the beginning
 	dueNames     = 12               // automatic secrets
-	callLimit    = 30 * time.Second // of one write or read; more than the product's own deadlines
+	callLimit    = 90 * time.Second // of one write or read; more than the product's own deadlines
 	pause        = 20 * time.Millisecond
 	pauseRefused = 150 * time.Millisecond // after a failure: a client that is told "unavailable" waits a little
 )
@@ -44,7 +44,9 @@ type Workload struct {
 	Writers    int      // in this process
 	CLIWriters int      // running vaultctl
 	Crashes    []string // failpoints at which a vaultctl is killed now and then; none: it is built without
-	begun      time.Time
+
+	begun time.Time
+	due   sync.Mutex // two at once would move one due time twice
 }
 
 // Prepare makes the secrets that are there from the beginning. Whoever runs the cluster then waits until all nodes have them.
@@ -209,7 +211,7 @@ func (w *Workload) writeCLI(ctx context.Context, client int) {
 		}
 		var failpoint string
 		var killAfter time.Duration
-		switch n := random.IntN(12); {
+		switch n := random.IntN(8); {
 		case n == 0 && len(w.Crashes) > 0:
 			failpoint = w.Crashes[crash%len(w.Crashes)]
 			crash++
@@ -370,6 +372,8 @@ func (w *Workload) makeDue(ctx context.Context) {
 
 // MakeDue makes up to n secrets due that are neither due nor being rotated.
 func (w *Workload) MakeDue(ctx context.Context, n int) error {
+	w.due.Lock()
+	defer w.due.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, w.Cluster.SuperuserURL)
@@ -378,7 +382,7 @@ func (w *Workload) MakeDue(ctx context.Context, n int) error {
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	rows, err := conn.Query(ctx, `UPDATE vault.secrets s SET next_rotation_at = clock_timestamp() FROM (
-			SELECT id FROM vault.secrets WHERE next_rotation_at > now() AND name ^@ 'chaos/due/'
+			SELECT id FROM vault.secrets WHERE next_rotation_at > clock_timestamp() AND name ^@ 'chaos/due/'
 			  AND NOT EXISTS (SELECT FROM vault.rotation_jobs j WHERE j.secret_id = secrets.id AND j.state IN ('queued', 'claimed'))
 			ORDER BY rotated_at LIMIT $1 FOR UPDATE SKIP LOCKED) AS picked
 		WHERE s.id = picked.id RETURNING s.name, s.next_rotation_at`, n)

@@ -15,6 +15,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgproto3"
 )
@@ -35,7 +36,7 @@ type How int
 const (
 	FIN  How = iota // the connection ends in order
 	RST             // the connection is reset
-	Hang            // nothing, until the client gives up
+	Hang            // nothing, until the client gives up or Cut.For is over
 )
 
 func (h How) String() string { return [...]string{"FIN", "RST", "hang"}[h] }
@@ -45,7 +46,8 @@ type Cut struct {
 	SQL   string // the request it meets: a part of its text, whatever its case
 	When  When
 	How   How
-	Times int // how many requests it meets
+	Times int           // how many requests it meets
+	For   time.Duration // how long a client hangs that does not give up; 0 = for ever
 }
 
 // Proxy is one listener in front of one server.
@@ -310,6 +312,9 @@ func (s *session) cut(c Cut, request []byte) {
 		_ = s.client.(*net.TCPConn).SetLinger(0)
 	case Hang:
 		// The server's side stays open as well: a network that swallows packets tells neither end.
+		if c.For > 0 {
+			_ = s.client.SetReadDeadline(time.Now().Add(c.For))
+		}
 		_, _ = io.Copy(io.Discard, s.client)
 	}
 	_ = s.client.Close()

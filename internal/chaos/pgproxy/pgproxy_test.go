@@ -149,8 +149,10 @@ func TestCloseEndsEverything(t *testing.T) {
 		_, err := conn.Exec(context.Background(), `SELECT 1`)
 		done <- err
 	}()
-	for p.Made() == 0 {
-		time.Sleep(time.Millisecond) // between two looks; the test's own limit bounds it
+	for deadline := time.Now().Add(20 * time.Second); p.Made() == 0; time.Sleep(time.Millisecond) { // between two looks
+		if time.Now().After(deadline) {
+			t.Fatal("the statement did not reach the proxy")
+		}
 	}
 	p.Close()
 	if err := <-done; err == nil {
