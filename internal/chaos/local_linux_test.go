@@ -188,6 +188,9 @@ func (l *local) install(ctx context.Context) error {
 	}
 	l.Vaultctl = filepath.Join(l.dir, "vaultctl")
 	l.VaultctlEnv = append(l.environment(), "VAULTCTL_DATABASE_URL="+l.WriteURL, "VAULTCTL_TOKEN_FILE="+token, "VAULTCTL_KMS_KEY="+l.KMSKeys[0])
+	if err := l.makeKeeper(); err != nil {
+		return err
+	}
 	for _, node := range l.servers.Nodes() {
 		d, err := l.newDaemon(node, through(vaulttest.Daemon))
 		if err != nil {
@@ -203,6 +206,52 @@ func (l *local) environment() []string {
 	return []string{"HOME=" + l.dir, "PATH=/usr/bin:/bin", "TZ=UTC", "AWS_EC2_METADATA_DISABLED=true", "AWS_ACCESS_KEY_ID=test", "AWS_SECRET_ACCESS_KEY=test"}
 }
 
+// keeper is the program behind the rotator of some secrets: a credential store that keeps one value for each, in a file.
+const keeper = `#!/bin/sh
+set -eu
+file=$1/$(echo "$VAULT_SECRET" | tr / _)
+case $VAULT_STEP in
+set) cat > "$file.$$"; mv "$file.$$" "$file" ;;
+test) cmp -s - "$file" ;;
+esac
+`
+
+func (l *local) makeKeeper() error {
+	if err := os.Mkdir(filepath.Join(l.dir, "targets"), 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(l.dir, "keep"), []byte(keeper), 0o700)
+}
+
+// checkTargets: once no rotation is open, each target accepts the current value of its secret.
+func (l *local) checkTargets(t *testing.T) {
+	t.Helper()
+	v, err := l.openPrimary(t.Context(), 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.close()
+	checked := 0
+	for i := range dueNames {
+		kept, err := os.ReadFile(filepath.Join(l.dir, "targets", strings.ReplaceAll(dueName(i), "/", "_")))
+		if !hasRotator(i) || errors.Is(err, os.ErrNotExist) {
+			continue // it was not rotated yet
+		}
+		secret, err := v.Get(t.Context(), dueName(i), vault.GetOptions{})
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if checked++; string(secret.Value) != string(kept) {
+			t.Errorf("the target of %q does not have its current value", dueName(i))
+		}
+		secret.Wipe()
+	}
+	if checked == 0 {
+		t.Error("no rotation reached its target: this proves nothing")
+	}
+}
+
 // newDaemon writes a configuration with addresses that stay the same over restarts.
 func (l *local) newDaemon(node *localpg.Node, primaryURL string) (*daemon, error) {
 	base := filepath.Join(l.dir, "vaultd-"+node.Name())
@@ -216,8 +265,9 @@ func (l *local) newDaemon(node *localpg.Node, primaryURL string) (*daemon, error
 		defer listener.Close() // all are open at once, so that they differ
 	}
 	config := fmt.Sprintf("database_url = %q\nprimary_database_url = %q\nlisten = [%q]\nhealth_listen = %q\nkms_keys = [%q]\nallow = [\"127.0.0.0/8\"]\n"+
-		"rotation_workers = %d\nscan_interval = \"500ms\"\nclaim_timeout = %q\n",
-		node.URL(database, vaulttest.Daemon), primaryURL, addresses[0], addresses[1], l.KMSKeys[0], workers[node.Name()], claimTimeout)
+		"rotation_workers = %d\nscan_interval = \"500ms\"\nclaim_timeout = %q\n[exec_rotators]\nkeep = [%q, %q]\n",
+		node.URL(database, vaulttest.Daemon), primaryURL, addresses[0], addresses[1], l.KMSKeys[0], workers[node.Name()], claimTimeout,
+		filepath.Join(l.dir, "keep"), filepath.Join(l.dir, "targets"))
 	d := &daemon{binary: filepath.Join(l.dir, "vaultd"), config: base + ".toml", log: base + ".log",
 		url: "http://" + addresses[0], health: "http://" + addresses[1]}
 	return d, os.WriteFile(d.config, []byte(config), 0o600)

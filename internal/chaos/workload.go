@@ -43,6 +43,7 @@ type Workload struct {
 	Seed       uint64
 	Writers    int      // in this process
 	CLIWriters int      // running vaultctl
+	Rotator    string   // a spec that every vaultd can carry out; "" = all new values are the vault's own affair
 	Crashes    []string // failpoints at which a vaultctl is killed now and then; none: it is built without
 
 	begun time.Time
@@ -61,19 +62,32 @@ func (w *Workload) Prepare(ctx context.Context) error {
 			return fmt.Errorf("preparing %q: %s: %s", r.Name, r.Outcome, r.Why)
 		}
 	}
-	generator, interval := "hex:32", time.Minute
 	for i := range dueNames {
-		value := newValue()
-		receipt, err := v.Put(ctx, vault.PutRequest{Change: vault.Change{Token: w.Cluster.Token}, Name: dueName(i), Value: value,
-			Settings: vault.Settings{Generator: &generator, RotateEvery: &interval}})
-		if err != nil {
+		if err := w.prepareDue(ctx, v.Vault, i); err != nil {
 			return fmt.Errorf("preparing %q: %w", dueName(i), err)
 		}
-		w.Ledger.wrote(Write{Action: "put", Name: dueName(i), Hash: sha256.Sum256(value), Outcome: Acked, Request: receipt.RequestID,
-			Version: receipt.Version, Called: time.Now(), Returned: time.Now()})
 	}
 	return nil
 }
+
+// prepareDue makes one automatic secret. Every fourth has the rotator.
+func (w *Workload) prepareDue(ctx context.Context, v *vault.Vault, i int) error {
+	generator, interval, value := "hex:32", time.Minute, newValue()
+	settings := vault.Settings{Generator: &generator, RotateEvery: &interval}
+	if hasRotator(i) && w.Rotator != "" {
+		settings.Rotator = &w.Rotator
+	}
+	made := Write{Action: "put", Name: dueName(i), Hash: sha256.Sum256(value), Outcome: Acked, Called: time.Now()}
+	receipt, err := v.Put(ctx, vault.PutRequest{Change: vault.Change{Token: w.Cluster.Token}, Name: made.Name, Value: value, Settings: settings})
+	if err != nil {
+		return err
+	}
+	made.Request, made.Version, made.Returned = receipt.RequestID, receipt.Version, time.Now()
+	w.Ledger.wrote(made)
+	return nil
+}
+
+func hasRotator(i int) bool { return i%4 == 0 }
 
 func fixedName(i int) string { return fmt.Sprintf("chaos/fixed/n%d", i) }
 func dueName(i int) string   { return fmt.Sprintf("chaos/due/n%d", i) }
