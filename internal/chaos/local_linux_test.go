@@ -28,7 +28,7 @@ import (
 
 const (
 	database     = "chaos"
-	claimTimeout = 3 * time.Second
+	claimTimeout = 6 * time.Second
 	diskSize     = 384 << 20        // of a node, where there is a file system of its own for it
 	patience     = 60 * time.Second // for any one condition; a bound, not a measurement
 )
@@ -89,8 +89,6 @@ func mustLocal(t *testing.T, synchronous bool) *local {
 		{"starting the daemons", l.startDaemons},
 		{"waiting until all is well", l.healthy},
 	} {
-		began := time.Now()
-		defer func() { t.Logf("%s took %s", step.what, time.Since(began)) }()
 		if err := step.do(ctx); err != nil {
 			t.Fatalf("%s: %v", step.what, err)
 		}
@@ -265,7 +263,7 @@ func (l *local) newDaemon(node *localpg.Node, primaryURL string) (*daemon, error
 		defer listener.Close() // all are open at once, so that they differ
 	}
 	config := fmt.Sprintf("database_url = %q\nprimary_database_url = %q\nlisten = [%q]\nhealth_listen = %q\nkms_keys = [%q]\nallow = [\"127.0.0.0/8\"]\n"+
-		"rotation_workers = %d\nscan_interval = \"500ms\"\nclaim_timeout = %q\n[exec_rotators]\nkeep = [%q, %q]\n",
+		"rotation_workers = %d\nscan_interval = \"500ms\"\nlog_level = \"warn\"\nclaim_timeout = %q\n[exec_rotators]\nkeep = [%q, %q]\n",
 		node.URL(database, vaulttest.Daemon), primaryURL, addresses[0], addresses[1], l.KMSKeys[0], workers[node.Name()], claimTimeout,
 		filepath.Join(l.dir, "keep"), filepath.Join(l.dir, "targets"))
 	d := &daemon{binary: filepath.Join(l.dir, "vaultd"), config: base + ".toml", log: base + ".log",

@@ -406,19 +406,26 @@ func (n *nemesis) crashDaemon(ctx context.Context, failpoint string) error {
 	if err := d.start(append(n.environment(), "VAULT_FAILPOINT="+failpoint)); err != nil {
 		return err
 	}
-	err := until(ctx, 20*time.Second, "it dies at "+failpoint, func() (bool, error) {
+	err := until(ctx, patience, "it dies at "+failpoint, func() (bool, error) {
 		select {
 		case <-d.exited:
 			return true, nil
 		default:
 		}
-		return false, n.makeDue(ctx, dueNames)
+		return false, errors.Join(n.makeDue(ctx, dueNames), n.hurry(ctx))
 	})
 	if err == nil {
 		n.timeline.Fault("vaultd dies at " + failpoint)
 	}
 	d.kill() // if it did not
 	return errors.Join(err, d.start(n.environment()))
+}
+
+// hurry brings forward what a failed attempt has put off.
+func (n *nemesis) hurry(ctx context.Context) error {
+	var hurried int
+	return queryNode(ctx, n.servers.Primary(), &hurried, `WITH h AS (UPDATE vault.rotation_jobs SET run_after = now()
+		WHERE state = 'queued' AND run_after > now() RETURNING 1) SELECT count(*) FROM h`)
 }
 
 // ---------- the network, the key service, the disk ----------
