@@ -45,8 +45,10 @@ func (t *Timeline) Fault(kind string) {
 }
 
 // Broken says that a node's server or vaultd ("" = every node's) is being broken until the answer is called.
-func (t *Timeline) Broken(node string) (mended func()) {
-	from := time.Now()
+func (t *Timeline) Broken(node string) (mended func()) { return t.BrokenSince(node, time.Now()) }
+
+// BrokenSince is Broken for what turns out afterwards.
+func (t *Timeline) BrokenSince(node string, from time.Time) (mended func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	i := len(t.broken)

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -43,11 +44,16 @@ func (h How) String() string { return [...]string{"FIN", "RST", "hang"}[h] }
 
 // Cut is a loss to come.
 type Cut struct {
-	SQL   string // the request it meets: a part of its text, whatever its case
+	SQL   string // the request it meets: a regular expression for its text, whatever its case
 	When  When
 	How   How
 	Times int           // how many requests it meets
 	For   time.Duration // how long a client hangs that does not give up; 0 = for ever
+}
+
+type pending struct {
+	Cut
+	pattern *regexp.Regexp
 }
 
 // Proxy is one listener in front of one server.
@@ -57,7 +63,7 @@ type Proxy struct {
 	running          sync.WaitGroup
 
 	mu    sync.Mutex
-	cuts  []*Cut
+	cuts  []*pending
 	made  int
 	conns map[net.Conn]struct{}
 	shut  bool
@@ -82,7 +88,7 @@ func (p *Proxy) Port() int { return p.listener.Addr().(*net.TCPAddr).Port }
 func (p *Proxy) Cut(c Cut) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.cuts = append(p.cuts, &c)
+	p.cuts = append(p.cuts, &pending{c, regexp.MustCompile("(?i)" + c.SQL)})
 }
 
 // Clear forgets the losses that have not happened.
@@ -141,18 +147,17 @@ func (p *Proxy) end(c net.Conn) {
 
 // take returns the cut that meets a request.
 func (p *Proxy) take(text string) (Cut, bool) {
-	text = strings.ToLower(text)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i, c := range p.cuts {
-		if text == "" || !strings.Contains(text, strings.ToLower(c.SQL)) {
+		if text == "" || !c.pattern.MatchString(text) {
 			continue
 		}
 		if c.Times--; c.Times <= 0 {
 			p.cuts = append(p.cuts[:i:i], p.cuts[i+1:]...)
 		}
 		p.made++
-		return *c, true
+		return c.Cut, true
 	}
 	return Cut{}, false
 }

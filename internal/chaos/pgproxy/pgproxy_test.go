@@ -66,7 +66,7 @@ func TestCommit(t *testing.T) {
 			n++
 			t.Run(when.String()+" "+how.String(), func(t *testing.T) {
 				conn := mustConnect(t, store, p)
-				p.Cut(pgproxy.Cut{SQL: "commit", When: when, How: how, Times: 1})
+				p.Cut(pgproxy.Cut{SQL: `^commit$`, When: when, How: how, Times: 1})
 				err := insert(t.Context(), conn, n)
 				if err == nil {
 					t.Fatal("COMMIT was answered")
@@ -99,7 +99,7 @@ func TestPreparedStatement(t *testing.T) {
 	conn := mustConnect(t, store, p)
 	for n := range 3 {
 		if n == 2 {
-			p.Cut(pgproxy.Cut{SQL: "insert INTO cut", When: pgproxy.After, How: pgproxy.RST, Times: 1})
+			p.Cut(pgproxy.Cut{SQL: `insert INTO cut`, When: pgproxy.After, How: pgproxy.RST, Times: 1})
 		}
 		_, err := conn.Exec(t.Context(), `INSERT INTO cut VALUES ($1)`, n)
 		if cut := err != nil; cut != (n == 2) {
@@ -143,7 +143,7 @@ func TestCloseEndsEverything(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	p := mustProxy(t, store)
 	conn := mustConnect(t, store, p)
-	p.Cut(pgproxy.Cut{SQL: "select 1", How: pgproxy.Hang, Times: 1})
+	p.Cut(pgproxy.Cut{SQL: `^select 1$`, How: pgproxy.Hang, Times: 1})
 	done := make(chan error, 1)
 	go func() {
 		_, err := conn.Exec(context.Background(), `SELECT 1`)
