@@ -11,8 +11,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/hyperiondb/vault/internal/failpoint"
 )
 
 // putHits are the failpoints that a put passes; a rotation passes all there are.
@@ -37,16 +35,16 @@ func TestChaos(t *testing.T) {
 		if err != nil || span <= 0 {
 			t.Fatalf("CHAOS_TIME=%q: a time such as 10m", text)
 		}
-		runChaos(t, plan{seed: seed, synchronous: mode != "async", span: span, cards: deck(failpoint.Names())})
+		runChaos(t, plan{seed: seed, synchronous: mode != "async", span: span, cards: deck()})
 		return
 	}
 	t.Run("sync", func(t *testing.T) {
-		runChaos(t, plan{seed: seed, synchronous: true, rounds: 1, cards: named(deck(failpoint.Names()), "promotion", "promotion after a canceled wait",
+		runChaos(t, plan{seed: seed, synchronous: true, rounds: 1, cards: named(deck(), "promotion", "promotion after a canceled wait",
 			"postmaster killed", "disk full", "kms down", "vaultd dies at write.committed", "vaultd frozen past its claim",
-			"vaultd dies at rotation.target_set", "commit failed, FIN", "commit done, reply lost, RST", "commit done, reply lost, hang", "vault.complete_rotation done, reply lost, RST")})
+			"vaultd dies at rotation.target_set", "vaultctl dies at write.begun", "vaultctl dies at write.committed", "commit failed, FIN", "commit done, reply lost, RST", "commit done, reply lost, hang", "vault.complete_rotation done, reply lost, RST")})
 	})
 	t.Run("async", func(t *testing.T) {
-		runChaos(t, plan{seed: seed, synchronous: false, rounds: 1, cards: named(deck(failpoint.Names()), "promotion", "postmaster killed", "commit done, reply lost, RST")})
+		runChaos(t, plan{seed: seed, synchronous: false, rounds: 1, cards: named(deck(), "promotion", "postmaster killed", "commit done, reply lost, RST")})
 	})
 }
 
@@ -117,7 +115,7 @@ func runChaos(t *testing.T, p plan) {
 		breaking, enough = context.WithTimeout(t.Context(), p.span)
 	}
 	defer enough()
-	n := &nemesis{local: l, timeline: timeline, makeDue: w.MakeDue, log: say}
+	n := &nemesis{local: l, timeline: timeline, workload: w, log: say}
 	broken := n.run(breaking, p.seed, p.cards, p.rounds)
 	stop()
 	running.Wait()

@@ -64,7 +64,7 @@ func mustLocal(t *testing.T, synchronous bool) *local {
 	t.Setenv("AWS_ACCESS_KEY_ID", "test")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")
 	t.Setenv("AWS_EC2_METADATA_DISABLED", "true")
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute) // building, on a busy machine
 	defer cancel()
 	dir, err := os.MkdirTemp("", "chaos")
 	if err != nil {

@@ -12,9 +12,11 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"github.com/hyperiondb/vault/internal/chaos/pgproxy"
+	"github.com/hyperiondb/vault/internal/failpoint"
 	"github.com/hyperiondb/vault/internal/kms/kmsfake"
 	"github.com/hyperiondb/vault/internal/localpg"
 )
@@ -24,9 +26,12 @@ import (
 type nemesis struct {
 	*local
 	timeline *Timeline
-	makeDue  func(ctx context.Context, n int) error // so that a rotation is under way
+	workload *Workload
 	log      func(format string, args ...any)
 }
+
+// makeDue sees to it that there is something to rotate. Where that cannot be written just now, there will be later.
+func (n *nemesis) makeDue(ctx context.Context, secrets int) { _ = n.workload.MakeDue(ctx, secrets) }
 
 // fault is one way to break things. It returns when it has put everything right again, apart from what healthy waits for.
 type fault struct {
@@ -34,8 +39,8 @@ type fault struct {
 	make func(n *nemesis, ctx context.Context, random *rand.Rand) error
 }
 
-// deck holds every fault; a round deals each card once. hits are the failpoints that the daemon's code passes.
-func deck(hits []string) []fault {
+// deck holds every fault; a round deals each card once.
+func deck() []fault {
 	cards := []fault{
 		{"promotion", (*nemesis).failOver},
 		{"postmaster killed", (*nemesis).killPostmaster},
@@ -67,7 +72,12 @@ func deck(hits []string) []fault {
 			}
 		}
 	}
-	for _, hit := range hits {
+	for _, hit := range putHits() {
+		cards = append(cards, fault{"vaultctl dies at " + hit, func(n *nemesis, ctx context.Context, _ *rand.Rand) error {
+			return n.crashCLI(ctx, hit)
+		}})
+	}
+	for _, hit := range failpoint.Names() {
 		cards = append(cards, fault{"vaultd dies at " + hit, func(n *nemesis, ctx context.Context, random *rand.Rand) error {
 			return n.crashDaemon(ctx, hit)
 		}})
@@ -228,13 +238,13 @@ func (n *nemesis) freezePrimary(ctx context.Context, random *rand.Rand) error {
 }
 
 func (n *nemesis) failOver(ctx context.Context, _ *rand.Rand) error {
-	_ = n.makeDue(ctx, dueNames/2) // so that there is something to rotate afterwards
+	n.makeDue(ctx, dueNames/2) // so that there is something to rotate afterwards
 	return n.promote(ctx, "promotion", nil)
 }
 
 // failOverFrozen is what a supervisor of servers does with a primary that no longer answers: it ends it and promotes.
 func (n *nemesis) failOverFrozen(ctx context.Context, _ *rand.Rand) error {
-	_ = n.makeDue(ctx, dueNames/2)
+	n.makeDue(ctx, dueNames/2)
 	thaw := freeze(n.servers.Primary())
 	defer thaw()
 	wait(ctx, time.Second)
@@ -247,7 +257,7 @@ func (n *nemesis) failOverUnreplicated(ctx context.Context, _ *rand.Rand) error 
 	if !n.Synchronous {
 		return nil // nobody waits
 	}
-	_ = n.makeDue(ctx, dueNames/2) // now: it would wait as well
+	n.makeDue(ctx, dueNames/2) // now: it would wait as well
 	receivers, err := n.holdReceivers(ctx)
 	if err != nil {
 		return err
@@ -407,7 +417,7 @@ func (n *nemesis) anyDaemon(random *rand.Rand) (string, *daemon) {
 func (n *nemesis) killDaemon(ctx context.Context, random *rand.Rand) error {
 	name, d := n.anyDaemon(random)
 	defer n.timeline.Broken(name)()
-	_ = n.makeDue(ctx, dueNames/2)
+	n.makeDue(ctx, dueNames/2)
 	n.timeline.Fault("vaultd killed")
 	d.kill()
 	return d.start(n.environment())
@@ -418,7 +428,7 @@ func (n *nemesis) killDaemon(ctx context.Context, random *rand.Rand) error {
 func (n *nemesis) freezeDaemon(ctx context.Context, random *rand.Rand) error {
 	name, d := n.anyDaemon(random)
 	defer n.timeline.Broken(name)()
-	_ = n.makeDue(ctx, dueNames)
+	n.makeDue(ctx, dueNames)
 	wait(ctx, time.Duration(random.IntN(600))*time.Millisecond) // into the round that claims them
 	n.timeline.Fault("vaultd frozen past its claim")
 	d.signal(syscall.SIGSTOP)
@@ -441,13 +451,23 @@ func (n *nemesis) crashDaemon(ctx context.Context, failpoint string) error {
 			return true, nil
 		default:
 		}
-		return false, errors.Join(n.makeDue(ctx, dueNames), n.hurry(ctx))
+		n.makeDue(ctx, dueNames)
+		return false, n.hurry(ctx)
 	})
 	if err == nil {
 		n.timeline.Fault("vaultd dies at " + failpoint)
 	}
 	d.kill() // if it did not
 	return errors.Join(err, d.start(n.environment()))
+}
+
+// crashCLI puts a new name, which nothing else can fail, and vaultctl dies in the middle of it.
+func (n *nemesis) crashCLI(ctx context.Context, failpoint string) error {
+	w := n.workload.putCLI(ctx, Write{Action: "put", Name: "chaos/crash/" + uuid.NewString(), Expect: 0}, failpoint, 0)
+	if w.Outcome != Unknown {
+		return fmt.Errorf("vaultctl passed %s: %s: %s", failpoint, w.Outcome, w.Why)
+	}
+	return nil
 }
 
 // hurry brings forward what a failed attempt has put off.
@@ -467,7 +487,7 @@ func (n *nemesis) cut(ctx context.Context, kind string, c pgproxy.Cut) error {
 	defer p.Clear()
 	err := until(ctx, 15*time.Second, "it is cut", func() (bool, error) {
 		if strings.Contains(c.SQL, "rotation") {
-			_ = n.makeDue(ctx, dueNames)
+			n.makeDue(ctx, dueNames)
 		}
 		return p.Made()-before >= c.Times, nil
 	})

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -299,5 +300,32 @@ func TestErrorOfASecondAttemptSaysNothingOfTheFirst(t *testing.T) {
 			}
 			b.mustBeWhole(t)
 		})
+	}
+}
+
+// The oracle reads a real database: what a superuser took out of it is missed.
+func TestOracleSeesWhatWasTakenOut(t *testing.T) {
+	b := mustBench(t)
+	v := b.mustOpen(t)
+	w := &Workload{Cluster: b.Cluster, Ledger: &b.ledger, Timeline: &b.timeline}
+	for version := range 3 {
+		if got := w.put(t.Context(), v, 1, Write{Action: "put", Name: "a", Expect: version}); got.Outcome != Acked {
+			t.Fatalf("%s: %s", got.Outcome, got.Why)
+		}
+	}
+	b.mustBeWhole(t)
+	b.store.MustExec(t, `ALTER TABLE vault.audit_log DISABLE TRIGGER ALL; DELETE FROM vault.audit_log WHERE version = 1`,
+		`ALTER TABLE vault.secret_versions DISABLE TRIGGER ALL; DELETE FROM vault.secret_versions WHERE version = 2;
+		UPDATE vault.secret_versions SET kms_key_id = 'k' WHERE version = 3`)
+	report, err := Conclude(t.Context(), b.Cluster, &b.ledger, &b.timeline)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := strings.Join(report.Verdict.Violations, "\n")
+	for _, want := range []string{`lost: put of "a" was acknowledged as version 2`, `gap: "a" has version 3 where 2 belongs`,
+		`audit: "a" version 1 has 0 rows`, `audit: a row says that "a" version 2 was made`, `sealed for good: "a" version 3 does not open`} {
+		if !strings.Contains(all, want) {
+			t.Errorf("no complaint %q among\n%s", want, all)
+		}
 	}
 }
