@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -39,12 +40,12 @@ func TestChaos(t *testing.T) {
 		return
 	}
 	t.Run("sync", func(t *testing.T) {
-		runChaos(t, plan{seed: seed, synchronous: true, rounds: 1, cards: named(deck(), "promotion", "promotion after a canceled wait",
+		runChaos(t, plan{seed: seed, synchronous: true, cards: named(t, "promotion", "promotion after a canceled wait",
 			"postmaster killed", "disk full", "kms down", "vaultd dies at write.committed", "vaultd frozen past its claim",
 			"vaultd dies at rotation.target_set", "vaultctl dies at write.begun", "vaultctl dies at write.committed", "commit failed, FIN", "commit done, reply lost, RST", "commit done, reply lost, hang", "vault.complete_rotation done, reply lost, RST")})
 	})
 	t.Run("async", func(t *testing.T) {
-		runChaos(t, plan{seed: seed, synchronous: false, rounds: 1, cards: named(deck(), "promotion", "postmaster killed", "commit done, reply lost, RST")})
+		runChaos(t, plan{seed: seed, synchronous: false, cards: named(t, "promotion", "postmaster killed", "commit done, reply lost, RST")})
 	})
 }
 
@@ -57,24 +58,46 @@ func mustParse(t *testing.T, text string) uint64 {
 	return seed
 }
 
-func named(cards []fault, kinds ...string) []fault {
-	var some []fault
-	for _, card := range cards {
-		for _, kind := range kinds {
-			if card.kind == kind {
-				some = append(some, card)
+// A seed says which faults are made, in which order and how.
+func TestSeedRepeatsTheSchedule(t *testing.T) {
+	describe := func(seed uint64) string {
+		var all []string
+		for card, choices := range schedule(seed, deck()) {
+			if len(all) == 3*len(deck()) {
+				break
 			}
+			all = append(all, fmt.Sprint(card.kind, choices.Uint64()))
 		}
+		return strings.Join(all, "\n")
+	}
+	if describe(1) != describe(1) {
+		t.Error("a seed has two schedules")
+	}
+	if describe(1) == describe(2) {
+		t.Error("two seeds have one schedule")
+	}
+}
+
+// named picks cards of the deck; a kind that is not in it is a mistake.
+func named(t *testing.T, kinds ...string) []fault {
+	t.Helper()
+	cards := deck()
+	var some []fault
+	for _, kind := range kinds {
+		i := slices.IndexFunc(cards, func(card fault) bool { return card.kind == kind })
+		if i < 0 {
+			t.Fatalf("no fault %q", kind)
+		}
+		some = append(some, cards[i])
 	}
 	return some
 }
 
-// plan is a run: for a span, or for so many rounds of the deck.
+// plan is a run: for a span, or (0) for each of its faults once.
 type plan struct {
 	seed        uint64
 	synchronous bool
 	span        time.Duration
-	rounds      int
 	cards       []fault
 }
 
@@ -110,13 +133,14 @@ func runChaos(t *testing.T, p plan) {
 		}
 	})
 	began := time.Now()
-	breaking, enough := context.WithCancel(t.Context())
+	breaking, enough, count := t.Context(), func() {}, len(p.cards)
 	if p.span > 0 {
 		breaking, enough = context.WithTimeout(t.Context(), p.span)
+		count = 0
 	}
 	defer enough()
 	n := &nemesis{local: l, timeline: timeline, workload: w, log: say}
-	broken := n.run(breaking, p.seed, p.cards, p.rounds)
+	broken := n.run(breaking, p.seed, p.cards, count)
 	stop()
 	running.Wait()
 	say("the workload has ended; judging")

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -85,26 +87,39 @@ func deck() []fault {
 	return cards
 }
 
-// run deals rounds until ctx ends, or (rounds > 0) so many cards were dealt. An error is a cluster that did not recover.
-func (n *nemesis) run(ctx context.Context, seed uint64, cards []fault, rounds int) error {
-	random := rand.New(rand.NewPCG(seed, 0))
-	for round := 0; rounds == 0 || round < rounds; round++ {
-		random.Shuffle(len(cards), func(i, j int) { cards[i], cards[j] = cards[j], cards[i] })
-		for _, card := range cards {
-			choices := rand.New(rand.NewPCG(seed, random.Uint64())) // its own, so that one card takes no other's
-			if ctx.Err() != nil {
-				return nil
+// schedule is an endless series of faults, each with a source of choices of its own: the same for a seed.
+func schedule(seed uint64, cards []fault) iter.Seq2[fault, *rand.Rand] {
+	return func(yield func(fault, *rand.Rand) bool) {
+		random := rand.New(rand.NewPCG(seed, 0))
+		for {
+			round := slices.Clone(cards)
+			random.Shuffle(len(round), func(i, j int) { round[i], round[j] = round[j], round[i] })
+			for _, card := range round {
+				if !yield(card, rand.New(rand.NewPCG(seed, random.Uint64()))) {
+					return
+				}
 			}
-			began := time.Now()
-			if err := card.make(n, context.WithoutCancel(ctx), choices); err != nil {
-				return fmt.Errorf("%s: %w", card.kind, err)
-			}
-			if err := n.healthy(context.WithoutCancel(ctx)); err != nil {
-				return fmt.Errorf("after %s: %w", card.kind, err)
-			}
-			n.log("%s (%s)", card.kind, time.Since(began).Round(time.Millisecond))
-			wait(ctx, 300*time.Millisecond)
 		}
+	}
+}
+
+// run follows the schedule until ctx ends, or (count > 0) for so many faults. An error is a cluster that did not recover.
+func (n *nemesis) run(ctx context.Context, seed uint64, cards []fault, count int) error {
+	made := 0
+	for card, choices := range schedule(seed, cards) {
+		if ctx.Err() != nil || (count > 0 && made == count) {
+			return nil
+		}
+		began := time.Now()
+		if err := card.make(n, context.WithoutCancel(ctx), choices); err != nil {
+			return fmt.Errorf("%s: %w", card.kind, err)
+		}
+		if err := n.healthy(context.WithoutCancel(ctx)); err != nil {
+			return fmt.Errorf("after %s: %w", card.kind, err)
+		}
+		made++
+		n.log("%s (%s)", card.kind, time.Since(began).Round(time.Millisecond))
+		wait(ctx, 300*time.Millisecond)
 	}
 	return nil
 }

@@ -160,6 +160,26 @@ func TestReadsThatMayFail(t *testing.T) {
 	}
 }
 
+// While a wait for a standby was ended by somebody, what the primary shows proves nothing; what others show does.
+func TestReadsOfAnUnsettledPrimaryAreLeftOut(t *testing.T) {
+	var timeline Timeline
+	timeline.unsettled = []window{{"n1", at(10), at(20)}}
+	kept := timeline.settledReads([]Read{
+		{Name: "through a writer", Called: at(12), Returned: at(13)},
+		{Name: "through its vaultd", Node: "n1", Called: at(9), Returned: at(10)},
+		{Name: "of a standby", Node: "n2", Called: at(12), Returned: at(13)},
+		{Name: "before", Called: at(8), Returned: at(9)},
+		{Name: "after", Node: "n1", Called: at(21), Returned: at(22)},
+	})
+	var names []string
+	for _, r := range kept {
+		names = append(names, r.Name)
+	}
+	if got := strings.Join(names, ", "); got != "of a standby, before, after" {
+		t.Errorf("kept the reads %s", got)
+	}
+}
+
 func TestLinearizable(t *testing.T) {
 	write := func(expect, version int, hash byte, called, returned int) Write {
 		return Write{Name: "a", Expect: expect, Version: version, Hash: Hash{hash}, Outcome: Acked, Called: at(called), Returned: at(returned)}
