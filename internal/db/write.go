@@ -369,13 +369,14 @@ func (w *Writer) once(p *patience, c *Credential, result any, committedAt func(l
 		return err
 	}
 	failpoint.Hit("write.before_commit")
+	inDoubt := p.sent // by an attempt before this one, which may have been done: then this is its replay
 	if err := p.commit(); err != nil {
 		return err
 	}
 	limit, stop := context.WithTimeout(p.ctx, commitTimeout)
 	defer stop()
 	if err := commit(limit, tx); err != nil {
-		if isDefinite(err) {
+		if isDefinite(err) && !inDoubt {
 			p.settled()
 		}
 		return err
