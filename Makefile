@@ -10,7 +10,7 @@ TIMEOUT ?= 15m
 export VAULT_TEST_PG := $(PG)
 
 .DEFAULT_GOAL := help
-.PHONY: help build dev test test-pg check fmt vet staticcheck race bench cover fuzz postgres
+.PHONY: help build dev test test-pg check fmt vet staticcheck race bench cover fuzz chaos postgres
 .PHONY: extension install-extension test-cron
 
 help: ## Show this list
@@ -71,6 +71,11 @@ fuzz: ## Every fuzz target for FUZZTIME (20s)
 	  for f in $$($(GO) test -list '^Fuzz' ./internal/$$p | grep ^Fuzz); do \
 	    echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) ./internal/$$p || exit 1; \
 	  done; done
+
+CHAOS_TIME ?= 10m
+CHAOS_MODE ?= sync
+chaos: postgres ## Break a cluster for CHAOS_TIME (10m), CHAOS_MODE=sync|async, CHAOS_SEED=N repeats; loses nothing, or fails
+	CHAOS_TIME=$(CHAOS_TIME) CHAOS_MODE=$(CHAOS_MODE) CHAOS_SEED=$(CHAOS_SEED) $(GO) test ./internal/chaos -run '^TestChaos$$' -count=1 -v -timeout 0
 
 postgres: ## Install PostgreSQL's server binaries if they are missing (18, else Debian's 15; or PG=N)
 	@if [ -n "$(PG)" ]; then build/install-postgres $(PG); else build/install-postgres 18 || build/install-postgres 15; fi

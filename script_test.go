@@ -67,8 +67,9 @@ func TestScripts(t *testing.T) {
 			Cmds: map[string]func(*testscript.TestScript, bool, []string){
 				"vault": h.cmdVault, "daemon": h.cmdDaemon, "http": h.cmdHTTP, "sql": h.cmdSQL, "pg": h.cmdPG, "kms": h.cmdKMS,
 				"bytes": h.cmdBytes, "until": h.cmdUntil, "vaultctl": h.cmdVaultctl, "capture": h.cmdCapture, "steady": h.cmdSteady,
-				"target": h.cmdTarget,
-				"node":   h.cmdNode,
+				"target":    h.cmdTarget,
+				"node":      h.cmdNode,
+				"pgbouncer": h.cmdPgbouncer, "expand": h.cmdExpand,
 			},
 		})
 	})

@@ -40,7 +40,7 @@ func (a *app) vault(ctx context.Context) (*vault.Vault, error) {
 	if err != nil {
 		return nil, err
 	}
-	options := db.Options{URL: a.databaseURL, ApplicationName: applicationName, MaxConns: 2, Fence: fence}
+	options := db.Options{URL: a.databaseURL, ApplicationName: applicationName, MaxConns: 2, Fence: fence, Brief: true}
 	if a.reader == nil {
 		if a.reader, err = db.NewReader(ctx, options); err != nil {
 			return nil, err

@@ -29,6 +29,7 @@ import (
 type Config struct {
 	DatabaseURL        string   `toml:"database_url"`         // the local node; "" = libpq's environment
 	PrimaryDatabaseURL string   `toml:"primary_database_url"` // where writes go; "" = database_url (which may name several hosts)
+	ListenDatabaseURL  string   `toml:"listen_database_url"`  // of the primary, without a pooler: where LISTEN works; "" = as for writes
 	Listen             []string `toml:"listen"`               // host:port, or unix:/path
 	SocketMode         string   `toml:"socket_mode"`          // of unix listeners, octal
 	HealthListen       string   `toml:"health_listen"`        // health, metrics and status; "" = off
@@ -393,6 +394,9 @@ func (c Config) print(out io.Writer) error {
 	c.DatabaseURL = db.Target(c.DatabaseURL)
 	if c.PrimaryDatabaseURL != "" {
 		c.PrimaryDatabaseURL = db.Target(c.PrimaryDatabaseURL)
+	}
+	if c.ListenDatabaseURL != "" {
+		c.ListenDatabaseURL = db.Target(c.ListenDatabaseURL)
 	}
 	if _, err := fmt.Fprintln(out, "# the configuration is good; in force:"); err != nil {
 		return err

@@ -48,7 +48,8 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 		return err
 	}
 	defer reader.Close()
-	writer, err := db.NewWriter(ctx, db.Options{URL: c.writerURL(), ApplicationName: applicationName, MaxConns: c.RotationWorkers + 4, Fence: fence})
+	writer, err := db.NewWriter(ctx, db.Options{URL: c.writerURL(), ApplicationName: applicationName, MaxConns: c.RotationWorkers + 4, Fence: fence,
+		ListenURL: c.ListenDatabaseURL})
 	if err != nil {
 		return err
 	}

@@ -30,6 +30,8 @@ type Options struct {
 	ApplicationName string
 	MaxConns        int    // 0 = 4
 	Fence           *Fence // nil: an old primary is not told from a new one
+	Brief           bool   // few statements a connection: they are described, as behind a pooler, not prepared
+	ListenURL       string // of a Writer: where WaitForRotations listens; "" = URL. It takes a connection without a pooler
 }
 
 // Config is the one row of vault.config.
@@ -47,8 +49,9 @@ type Reader struct {
 
 // Writer calls the write API on the primary.
 type Writer struct {
-	pool  *pool
-	fence *Fence
+	pool   *pool
+	fence  *Fence
+	listen *pgx.ConnConfig
 }
 
 // NewReader makes a pool that connects when first used.
@@ -67,7 +70,15 @@ func NewWriter(ctx context.Context, o Options) (*Writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Writer{pool: pool, fence: o.Fence}, nil
+	listen := pool.Config().ConnConfig
+	if o.ListenURL != "" {
+		o.URL = o.ListenURL
+		if listen, err = primaryConfig(o); err != nil {
+			pool.Close()
+			return nil, err
+		}
+	}
+	return &Writer{pool: pool, fence: o.Fence, listen: listen}, nil
 }
 
 // Close waits until every connection is back and closed.
@@ -92,7 +103,7 @@ type querier interface {
 
 func queryConfig(ctx context.Context, q querier) (Config, error) {
 	var c Config
-	err := q.QueryRow(ctx, `SELECT cluster_id, coalesce(default_kms_key, ''), schema_version FROM vault.config`).
+	err := q.QueryRow(ctx, `SELECT cluster_id, coalesce(default_kms_key, ''), schema_version FROM vault.config`, pgx.QueryExecModeExec).
 		Scan(&c.ClusterID, &c.DefaultKMSKey, &c.SchemaVersion)
 	return c, classify(err)
 }
@@ -113,8 +124,17 @@ func newPool(ctx context.Context, o Options, validate pgconn.ValidateConnectFunc
 		config.MaxConns = int32(o.MaxConns)
 	}
 	config.MaxConnLifetime = connMaxLifetime
-	config.AfterConnect = checkSchema
-	config.PrepareConn = func(_ context.Context, conn *pgx.Conn) (bool, error) { return o.Fence.keeps(conn), nil }
+	pooler := newPooler(o)
+	config.BeforeConnect = pooler.beforeConnect
+	config.PrepareConn = func(_ context.Context, conn *pgx.Conn) (bool, error) {
+		return o.Fence.keeps(conn) && pooler.keeps(conn), nil
+	}
+	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		if err := checkSchema(ctx, conn); err != nil {
+			return err
+		}
+		return pooler.afterConnect(ctx, conn)
+	}
 	made, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, newError(ErrInvalid, "reading the connection string: %s", redact(err))

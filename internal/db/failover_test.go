@@ -115,6 +115,40 @@ func TestOutcomeIsUnknownWithoutTheStandby(t *testing.T) {
 	}
 }
 
+// What the second attempt is refused for says nothing of the first, whose COMMIT went unanswered: done or not, its outcome
+// is unknown.
+func TestRefusalOfTheSecondAttempt(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name string
+		cut  cut
+		want string
+	}{{"failed", failed, "0"}, {"done, reply lost", replyLost, "1"}} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			store := vaulttest.New(t)
+			p := newProxy(t, store)
+			writer := mustWriter(t, db.Options{URL: p.url(store, vaulttest.Operator)})
+			token, attempts := vaulttest.AdminToken(t), 0
+			prove := func(nonce []byte) []byte {
+				if attempts++; attempts == 2 {
+					store.MustExec(t, `UPDATE vault.admin_tokens SET revoked_at = now()`)
+				}
+				return token.Prove(nonce)
+			}
+			p.cutNext(c.cut)
+			_, err := writer.PutVersion(t.Context(), db.Credential{TokenID: token.ID(), Prove: prove}, uuid.New(), "put", "app/x",
+				sealedPlaceholder("app/x"), false, db.Settings{})
+			if !errors.Is(err, db.ErrOutcomeUnknown) || !strings.Contains(err.Error(), "revoked") {
+				t.Errorf("got %v, want the outcome to be unknown, and why", err)
+			}
+			if got := store.MustQuery(t, `SELECT count(*) FROM vault.secret_versions`); got != c.want {
+				t.Errorf("got %s versions, want %s", got, c.want)
+			}
+		})
+	}
+}
+
 // A primary that was told to be read-only, as a switchover does it, still has our sessions. The first 25006 drops them all,
 // and the same change goes to the node that was promoted.
 func TestReadOnlySessionsAreDropped(t *testing.T) {

@@ -97,15 +97,22 @@ func State(ctx context.Context, url, applicationName string) (MigrationState, er
 }
 
 func connectOwner(ctx context.Context, o Options) (*pgx.Conn, error) {
-	config, err := ownerConfig(o)
+	config, err := primaryConfig(o)
 	if err != nil {
 		return nil, err
 	}
 	conn, err := pgx.ConnectConfig(ctx, config)
-	return conn, classify(err)
+	if err != nil {
+		return nil, classify(err)
+	}
+	if err := refusePooled(ctx, conn, "setting up the schema"); err != nil {
+		conn.Close(context.WithoutCancel(ctx))
+		return nil, err
+	}
+	return conn, nil
 }
 
-func ownerConfig(o Options) (*pgx.ConnConfig, error) {
+func primaryConfig(o Options) (*pgx.ConnConfig, error) {
 	config, err := pgx.ParseConfig(o.URL)
 	if err != nil {
 		return nil, newError(ErrInvalid, "reading the connection string: %s", redact(err))
@@ -144,7 +151,7 @@ func migrationState(ctx context.Context, conn *pgx.Conn) (MigrationState, error)
 
 // migrateTables runs the numbered migrations as vault_owner, each in a transaction of its own.
 func migrateTables(ctx context.Context, o Options) error {
-	config, err := ownerConfig(o)
+	config, err := primaryConfig(o)
 	if err != nil {
 		return err
 	}

@@ -148,7 +148,7 @@ const (
 // WaitForRotations blocks until the primary says that jobs were enqueued, on a connection of its own, and returns when that
 // breaks or its node is no longer the primary. It is a hint: what is missed while nobody listens is found by polling.
 func (w *Writer) WaitForRotations(ctx context.Context, hint func()) error {
-	conn, err := pgx.ConnectConfig(ctx, w.pool.Config().ConnConfig)
+	conn, err := pgx.ConnectConfig(ctx, w.listen)
 	if err != nil {
 		return classify(err)
 	}
@@ -157,6 +157,9 @@ func (w *Writer) WaitForRotations(ctx context.Context, hint func()) error {
 		defer cancel()
 		_ = conn.Close(closing) // nothing is lost with it
 	}()
+	if err := refusePooled(ctx, conn, "listening for rotations"); err != nil {
+		return err
+	}
 	if err := listenOn(ctx, conn); err != nil {
 		return classify(err)
 	}

@@ -242,22 +242,15 @@ func newBackOff() *backoff.ExponentialBackOff {
 
 // patience is the time a change has: until its COMMIT is sent the caller may give up, afterwards nobody may.
 type patience struct {
-	ctx    context.Context // until COMMIT is sent the caller's; then one that ends with resolveTimeout
-	caller context.Context
+	ctx    context.Context // before, or one that ends with resolveTimeout whatever the caller does
+	before context.Context // the caller's, and changeTimeout
 	cancel []context.CancelFunc
 	sent   bool // a COMMIT was sent that has no definite answer
 }
 
 func newPatience(ctx context.Context) *patience {
-	p := &patience{caller: ctx}
-	p.limit(ctx, changeTimeout)
-	return p
-}
-
-func (p *patience) limit(ctx context.Context, most time.Duration) {
-	var cancel context.CancelFunc
-	p.ctx, cancel = context.WithTimeout(ctx, most)
-	p.cancel = append(p.cancel, cancel)
+	before, cancel := context.WithTimeout(ctx, changeTimeout)
+	return &patience{ctx: before, before: before, cancel: []context.CancelFunc{cancel}}
 }
 
 // commit is called before COMMIT is sent: the last moment to give up.
@@ -266,17 +259,14 @@ func (p *patience) commit() error {
 		return err
 	}
 	if !p.sent {
-		p.limit(context.WithoutCancel(p.caller), resolveTimeout)
-		p.sent = true
+		after, cancel := context.WithTimeout(context.WithoutCancel(p.before), resolveTimeout)
+		p.ctx, p.cancel, p.sent = after, append(p.cancel, cancel), true
 	}
 	return nil
 }
 
 // settled is called when the server has said that nothing was changed.
-func (p *patience) settled() {
-	p.limit(p.caller, changeTimeout)
-	p.sent = false
-}
+func (p *patience) settled() { p.ctx, p.sent = p.before, false }
 
 // wait pauses between two attempts, and reports whether there is time for another.
 func (p *patience) wait(pause time.Duration) bool {
@@ -379,13 +369,14 @@ func (w *Writer) once(p *patience, c *Credential, result any, committedAt func(l
 		return err
 	}
 	failpoint.Hit("write.before_commit")
+	inDoubt := p.sent // by an attempt before this one, which may have been done: then this is its replay
 	if err := p.commit(); err != nil {
 		return err
 	}
 	limit, stop := context.WithTimeout(p.ctx, commitTimeout)
 	defer stop()
 	if err := commit(limit, tx); err != nil {
-		if isDefinite(err) {
+		if isDefinite(err) && !inDoubt {
 			p.settled()
 		}
 		return err
