@@ -11,7 +11,7 @@ export VAULT_TEST_PG := $(PG)
 
 .DEFAULT_GOAL := help
 .PHONY: help build dev test test-pg check fmt vet staticcheck race bench cover fuzz chaos postgres
-.PHONY: extension install-extension test-cron
+.PHONY: bench-reads extension install-extension test-cron
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,12 +62,15 @@ race: postgres ## Every test and script under the race detector, the binaries to
 bench: ## Benchmarks of sealing and opening, with allocations
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/envelope
 
+bench-reads: postgres ## Reads a second with the audit off, interval and always, at 1, 16 and 64 connections
+	$(GO) test -run '^$$' -bench 'Reads|Append' -benchtime 3s ./internal/audit/spool
+
 cover: postgres ## Statement coverage of the packages that hold keys and values
 	@$(GO) test -cover ./internal/envelope ./internal/kms ./internal/vault
 
 FUZZTIME ?= 20s
 fuzz: ## Every fuzz target for FUZZTIME (20s)
-	@for p in envelope kms rotation vault httpapi; do \
+	@for p in envelope kms rotation vault httpapi audit/spool; do \
 	  for f in $$($(GO) test -list '^Fuzz' ./internal/$$p | grep ^Fuzz); do \
 	    echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) ./internal/$$p || exit 1; \
 	  done; done
