@@ -6,6 +6,7 @@ SHELL := /bin/bash
 GO ?= go
 PG ?=
 TIMEOUT ?= 15m
+PACKAGES ?= ./...
 
 export VAULT_TEST_PG := $(PG)
 
@@ -34,7 +35,7 @@ dev: postgres build ## Start a local primary, a standby, a key and a daemon per 
 	@bin/vaultctl dev --dir .dev
 
 test: postgres ## Run every test and every script, on the newest PostgreSQL found (or PG=N)
-	$(GO) test -count=1 -timeout $(TIMEOUT) ./...
+	$(GO) test -count=1 -timeout $(TIMEOUT) $(PACKAGES)
 
 test-pg: ## The same on one version: make test-pg PG=15
 	@test -n "$(PG)" || { echo "test-pg: say which version: make test-pg PG=15" >&2; exit 2; }
