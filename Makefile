@@ -60,15 +60,17 @@ staticcheck: ## staticcheck, at the version go.mod pins
 race: postgres ## Every test and script under the race detector, the binaries too
 	$(GO) test -race -count=1 -timeout $(TIMEOUT) ./...
 
-bench: ## Benchmarks of sealing and opening, with allocations
+DUE ?= 10000
+bench: postgres ## Benchmarks: sealing and opening; DUE (10000) rotations due at once against pgbench's ceiling
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/envelope
+	DUE=$(DUE) $(GO) test -run '^$$' -bench DueAtOnce -benchtime 1x -timeout 0 ./internal/rotation
 
 cover: postgres ## Statement coverage of the packages that hold keys and values
 	@$(GO) test -cover ./internal/envelope ./internal/kms ./internal/vault
 
 FUZZTIME ?= 20s
 fuzz: ## Every fuzz target for FUZZTIME (20s)
-	@for p in envelope kms rotation vault httpapi; do \
+	@for p in envelope kms rotation target vault httpapi; do \
 	  for f in $$($(GO) test -list '^Fuzz' ./internal/$$p | grep ^Fuzz); do \
 	    echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) ./internal/$$p || exit 1; \
 	  done; done
