@@ -6,6 +6,7 @@ SHELL := /bin/bash
 GO ?= go
 PG ?=
 TIMEOUT ?= 15m
+PACKAGES ?= ./...
 
 export VAULT_TEST_PG := $(PG)
 
@@ -34,7 +35,7 @@ dev: postgres build ## Start a local primary, a standby, a key and a daemon per 
 	@bin/vaultctl dev --dir .dev
 
 test: postgres ## Run every test and every script, on the newest PostgreSQL found (or PG=N)
-	$(GO) test -count=1 -timeout $(TIMEOUT) ./...
+	$(GO) test -count=1 -timeout $(TIMEOUT) $(PACKAGES)
 
 test-pg: ## The same on one version: make test-pg PG=15
 	@test -n "$(PG)" || { echo "test-pg: say which version: make test-pg PG=15" >&2; exit 2; }
@@ -59,8 +60,10 @@ staticcheck: ## staticcheck, at the version go.mod pins
 race: postgres ## Every test and script under the race detector, the binaries too
 	$(GO) test -race -count=1 -timeout $(TIMEOUT) ./...
 
-bench: ## Benchmarks of sealing and opening, with allocations
+DUE ?= 10000
+bench: postgres ## Benchmarks: sealing and opening; DUE (10000) rotations due at once against pgbench's ceiling
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/envelope
+	DUE=$(DUE) $(GO) test -run '^$$' -bench DueAtOnce -benchtime 1x -timeout 0 ./internal/rotation
 
 bench-reads: postgres ## Reads a second with the audit off, interval and always, at 1, 16 and 64 connections
 	$(GO) test -run '^$$' -bench 'Reads|Append' -benchtime 3s ./internal/audit/spool
@@ -70,7 +73,11 @@ cover: postgres ## Statement coverage of the packages that hold keys and values
 
 FUZZTIME ?= 20s
 fuzz: ## Every fuzz target for FUZZTIME (20s)
+<<<<<<< HEAD
 	@for p in envelope kms rotation vault httpapi audit/spool; do \
+=======
+	@for p in envelope kms rotation target vault httpapi; do \
+>>>>>>> main
 	  for f in $$($(GO) test -list '^Fuzz' ./internal/$$p | grep ^Fuzz); do \
 	    echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) ./internal/$$p || exit 1; \
 	  done; done

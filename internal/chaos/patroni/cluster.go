@@ -192,16 +192,16 @@ func (c *Cluster) WaitReady(ctx context.Context) error {
 	return nil
 }
 
-// Switchover hands leadership to the synchronous standby and waits until the cluster is ready again.
-func (c *Cluster) Switchover(ctx context.Context) error {
+// Switchover hands leadership to the synchronous standby and returns who had it.
+func (c *Cluster) Switchover(ctx context.Context) (*Member, error) {
 	leader := c.Leader(ctx)
 	if leader == nil {
-		return errors.New("no leader to switch over from")
+		return nil, errors.New("no leader to switch over from")
 	}
 	if err := leader.switchover(ctx); err != nil {
-		return err
+		return leader, err
 	}
-	return c.waitOther(ctx, leader)
+	return leader, c.waitOther(ctx, leader)
 }
 
 // KillLeader kills the leader's Patroni and its server, and waits until another member leads. The killed one stays away

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyperiondb/vault/internal/chaos"
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
@@ -69,10 +69,10 @@ func (in *installed) setUp(ctx context.Context) {
 	must(in.t, in.CreateDatabase(ctx, database))
 	must(in.t, in.StartPoolers(ctx, operator, daemon))
 	owner := in.URL(database, Superuser)
-	in.keyURI = strings.TrimSpace(in.mustCtl(ctx, owner, "", "keygen", filepath.Join(in.dir, "kek")))
-	in.mustCtl(ctx, owner, "", "init", "--kms-key", in.keyURI, "--save-token", in.tokenFile())
+	in.keyURI = strings.TrimSpace(in.mustCtl(ctx, owner, "keygen", filepath.Join(in.dir, "kek")))
+	in.mustCtl(ctx, owner, "init", "--kms-key", in.keyURI, "--save-token", in.tokenFile())
 	for _, grant := range [][]string{{operator}, {operator, "--as", "auditor"}, {daemon}, {daemon, "--as", "worker"}} {
-		in.mustCtl(ctx, owner, "", append([]string{"grant"}, grant...)...)
+		in.mustCtl(ctx, owner, append([]string{"grant"}, grant...)...)
 	}
 	text, err := os.ReadFile(in.tokenFile())
 	must(in.t, err)
@@ -87,22 +87,15 @@ func (in *installed) environment(url string) []string {
 	return []string{"HOME=" + in.dir, "TZ=UTC", "VAULTCTL_DATABASE_URL=" + url, "VAULTCTL_TOKEN_FILE=" + in.tokenFile()}
 }
 
-// ctl runs vaultctl and returns its exit code.
-func (in *installed) ctl(ctx context.Context, url, stdin string, args ...string) (code int, stdout, stderr string) {
+func (in *installed) mustCtl(ctx context.Context, url string, args ...string) string {
+	in.t.Helper()
 	var out, talk bytes.Buffer
 	cmd := exec.CommandContext(ctx, filepath.Join(in.dir, "vaultctl"), args...)
-	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = in.environment(url), strings.NewReader(stdin), &out, &talk
-	_ = cmd.Run() // the exit code tells
-	return cmd.ProcessState.ExitCode(), out.String(), talk.String()
-}
-
-func (in *installed) mustCtl(ctx context.Context, url, stdin string, args ...string) string {
-	in.t.Helper()
-	code, out, talk := in.ctl(ctx, url, stdin, args...)
-	if code != 0 {
-		in.t.Fatalf("vaultctl %s: exit code %d\n%s", strings.Join(args, " "), code, talk)
+	cmd.Env, cmd.Stdout, cmd.Stderr = in.environment(url), &out, &talk
+	if err := cmd.Run(); err != nil {
+		in.t.Fatalf("vaultctl %s: %v\n%s", strings.Join(args, " "), err, talk.String())
 	}
-	return out
+	return out.String()
 }
 
 // startDaemon starts a vaultd that reads from its member and writes, for rotations, to whoever leads: node2's through the
@@ -114,8 +107,13 @@ func (in *installed) startDaemon(ctx context.Context, m *Member) {
 		writes = in.PooledURL(database, daemon)
 	}
 	must(in.t, os.WriteFile(base+".toml", fmt.Appendf(nil, "database_url = %q\nprimary_database_url = %q\nlisten_database_url = %q\n"+
+<<<<<<< HEAD
 		"listen = [\"127.0.0.1:0\"]\nhealth_listen = \"127.0.0.1:0\"\naddress_file = %q\nkms_keys = [%q]\nallow = [\"127.0.0.1\"]\nscan_interval = \"500ms\"\naudit_spool = %q\n",
 		local, writes, in.URL(database, daemon), base+".addresses", in.keyURI, base+".spool"), 0o600))
+=======
+		"listen = [\"127.0.0.1:0\"]\nhealth_listen = \"127.0.0.1:0\"\naddress_file = %q\nkms_keys = [%q]\nallow = [\"127.0.0.1\"]\nscan_interval = \"500ms\"\nclaim_timeout = \"10s\"\nlog_level = \"warn\"\n",
+		local, writes, in.URL(database, daemon), base+".addresses", in.keyURI), 0o600))
+>>>>>>> main
 	p, err := runAs{}.startLogged(in.dir, base+".log", filepath.Join(in.dir, "vaultd"), "--config", base+".toml")
 	must(in.t, err)
 	in.t.Cleanup(func() {
@@ -135,23 +133,15 @@ func (in *installed) startDaemon(ctx context.Context, m *Member) {
 	}))
 }
 
-// read is one read through a member's vaultd.
-func (in *installed) read(ctx context.Context, member, name string) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, in.daemons[member]+"/v1/secrets/"+name, nil)
-	if err != nil {
-		return err
+// cluster is what the workload and the oracle need to know. vaultctl goes through the poolers, the writers of this process
+// do not.
+func (in *installed) cluster() chaos.Cluster {
+	c := chaos.Cluster{WriteURL: in.URL(database, operator), SuperuserURL: in.URL(database, Superuser), KMSKeys: []string{in.keyURI}, Token: in.token,
+		Vaultctl: filepath.Join(in.dir, "vaultctl"), VaultctlEnv: in.environment(in.PooledURL(database, operator)), Synchronous: true}
+	for _, m := range in.Members {
+		c.Nodes = append(c.Nodes, chaos.Node{Name: m.Name, DaemonURL: in.daemons[m.Name]})
 	}
-	response, err := http.DefaultClient.Do(r)
-	if err != nil {
-		return err
-	}
-	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("status %s", response.Status)
-	}
-	return nil
+	return c
 }
 
 func must(t *testing.T, err error) {

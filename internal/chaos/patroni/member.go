@@ -138,9 +138,13 @@ func (m *Member) inRecovery(ctx context.Context) (recovering bool, err error) {
 }
 
 func (m *Member) ask(ctx context.Context, sql string, into any) error {
+	return m.askIn(ctx, "postgres", sql, into)
+}
+
+func (m *Member) askIn(ctx context.Context, database, sql string, into any) error {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	conn, err := pgx.Connect(ctx, m.URL("postgres", Superuser))
+	conn, err := pgx.Connect(ctx, m.URL(database, Superuser))
 	if err != nil {
 		return err
 	}
