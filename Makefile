@@ -61,7 +61,7 @@ race: postgres ## Every test and script under the race detector, the binaries to
 	$(GO) test -race -count=1 -timeout $(TIMEOUT) ./...
 
 DUE ?= 10000
-bench: postgres ## Benchmarks: sealing and opening; DUE (10000) rotations due at once against pgbench's ceiling
+bench: postgres bench-reads ## Benchmarks: reads on record; sealing and opening; DUE (10000) rotations due at once against pgbench's ceiling
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/envelope
 	DUE=$(DUE) $(GO) test -run '^$$' -bench DueAtOnce -benchtime 1x -timeout 0 ./internal/rotation
 
@@ -73,11 +73,7 @@ cover: postgres ## Statement coverage of the packages that hold keys and values
 
 FUZZTIME ?= 20s
 fuzz: ## Every fuzz target for FUZZTIME (20s)
-<<<<<<< HEAD
-	@for p in envelope kms rotation vault httpapi audit/spool; do \
-=======
-	@for p in envelope kms rotation target vault httpapi; do \
->>>>>>> main
+	@for p in envelope kms rotation target vault httpapi audit/spool; do \
 	  for f in $$($(GO) test -list '^Fuzz' ./internal/$$p | grep ^Fuzz); do \
 	    echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) ./internal/$$p || exit 1; \
 	  done; done
