@@ -52,6 +52,8 @@ type Writer struct {
 	pool   *pool
 	fence  *Fence
 	listen *pgx.ConnConfig
+
+	recording bool // it only records what happened elsewhere, which is none of the steps that failpoints name
 }
 
 // NewReader makes a pool that connects when first used.

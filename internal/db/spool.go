@@ -49,6 +49,12 @@ func (s ShippedReads) MarshalJSON() ([]byte, error) {
 	}{s.Lost, records})
 }
 
+func (w *Writer) forRecords() *Writer {
+	r := *w
+	r.recording = true
+	return &r
+}
+
 // ShipReads puts records on the audit log, each once, and says how far it has them then. Without records it only says so.
 func (w *Writer) ShipReads(ctx context.Context, s ShippedReads) (SpoolPosition, error) {
 	const sql = `SELECT vault.ship_reads($1, $2, $3, $4)`
@@ -61,7 +67,7 @@ func (w *Writer) ShipReads(ctx context.Context, s ShippedReads) (SpoolPosition, 
 	if err != nil {
 		return SpoolPosition{}, err
 	}
-	return change[SpoolPosition](ctx, w, nil, refusal{}, sql, s.Node, s.Boot, s.First, string(batch))
+	return change[SpoolPosition](ctx, w.forRecords(), nil, refusal{}, sql, s.Node, s.Boot, s.First, string(batch))
 }
 
 // ReadRecord is a read by somebody who connects to the database himself.
@@ -91,7 +97,7 @@ func (w *Writer) RecordRead(ctx context.Context, r ReadRecord) error {
 	if r.Version != 0 {
 		version = &r.Version
 	}
-	_, err = change[recorded](ctx, w, nil, refusal{}, `SELECT vault.record_read($1, $2, $3, $4, $5, $6)`,
+	_, err = change[recorded](ctx, w.forRecords(), nil, refusal{}, `SELECT vault.record_read($1, $2, $3, $4, $5, $6)`,
 		r.Action, r.Secret, version, r.Outcome, r.Request, string(detail))
 	return err
 }

@@ -361,14 +361,18 @@ func (w *Writer) once(p *patience, c *Credential, result any, committedAt func(l
 		return err
 	}
 	defer rollback(ctx, tx)
-	failpoint.Hit("write.begun")
+	if !w.recording {
+		failpoint.Hit("write.begun")
+	}
 	if err := w.authorize(ctx, tx, c); err != nil {
 		return err
 	}
 	if err := tx.QueryRow(ctx, sql, args...).Scan(result); err != nil {
 		return err
 	}
-	failpoint.Hit("write.before_commit")
+	if !w.recording {
+		failpoint.Hit("write.before_commit")
+	}
 	inDoubt := p.sent // by an attempt before this one, which may have been done: then this is its replay
 	if err := p.commit(); err != nil {
 		return err
@@ -381,7 +385,9 @@ func (w *Writer) once(p *patience, c *Credential, result any, committedAt func(l
 		}
 		return err
 	}
-	failpoint.Hit("write.committed")
+	if !w.recording {
+		failpoint.Hit("write.committed")
+	}
 	var lsn string
 	// Behind our own commit record, so an upper bound of its position. Not having it loses nothing.
 	if conn.QueryRow(limit, positionQuery).Scan(&lsn) == nil {
