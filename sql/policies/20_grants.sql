@@ -5,7 +5,8 @@ GRANT USAGE ON SCHEMA vault TO vault_service, vault_worker, vault_auditor;
 
 GRANT SELECT ON vault.config, vault.heartbeat TO vault_service, vault_worker, vault_auditor;
 GRANT SELECT ON vault.secrets, vault.secret_versions, vault.rotation_jobs, vault.service_scope TO vault_service;
-GRANT SELECT ON vault.audit_log TO vault_auditor;
+GRANT SELECT ON vault.audit_log, vault.audit_prunes, vault.audit_leaves, vault.audit_spools TO vault_auditor;
+GRANT SELECT ON vault.audit_seals TO vault_service, vault_worker, vault_auditor;
 
 GRANT EXECUTE ON FUNCTION vault.replication_lag() TO vault_service, vault_worker, vault_auditor;
 GRANT EXECUTE ON FUNCTION vault.standbys(pg_lsn) TO vault_service;
