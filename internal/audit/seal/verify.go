@@ -160,7 +160,7 @@ func (v *verifier) seals(ctx context.Context, source Source) error {
 		v.report.SealedUntil = &s.SealedAt
 	}
 	if len(copies) > 0 && !v.Partial {
-		return &Fault{Seal: copies[0].ID, What: fmt.Sprintf("%s seen before and gone: the log ends at seal %d",
+		return &Fault{Seal: copies[0].ID, What: fmt.Sprintf("%s gone, and had been seen: the log ends at seal %d",
 			several(copies[0].ID, copies[len(copies)-1].ID, "seal"), v.report.Seals)}
 	}
 	for system, until := range v.chain.horizon {
