@@ -18,6 +18,7 @@ var forbidden = map[string][]string{
 	"internal/rotation":  {module + "internal/kms", module + "internal/httpapi", module + "cmd", "github.com/aws"},
 	"internal/httpapi":   {module + "internal/kms", module + "cmd", "github.com/aws"},
 	"internal/target":    {module + "internal/kms", module + "internal/httpapi", module + "cmd", "github.com/aws"},
+	"internal/audit/seal": {module + "internal/db", module + "internal/vault", module + "sql", "github.com/jackc/pgx", "net/http"},
 	"internal/localpg":   {module + "internal/", module + "sql"},
 	"internal/vaulttest": nil,
 }

@@ -155,20 +155,31 @@ func pruneMonth(ctx context.Context, v *vault.Vault, change vault.Change, month 
 	if archive.Rows == 0 {
 		return db.Pruned{}, os.Remove(path)
 	}
+	err = checkArchive(ctx, path)
+	var pruned db.Pruned
+	if err == nil {
+		pruned, err = v.PruneAudit(ctx, change, archive.AuditPruning)
+	}
+	if err != nil && !errors.Is(err, vault.ErrOutcomeUnknown) {
+		os.Remove(path) // every row is where it was
+	}
+	return pruned, err
+}
+
+// checkArchive reads what was written, as whoever will need it once the rows are gone.
+func checkArchive(ctx context.Context, path string) error {
 	file, err := seal.OpenFile(path)
 	if err != nil {
-		return db.Pruned{}, err
+		return err
 	}
-	report, err := seal.Verify(ctx, file, seal.Options{Partial: true})
+	report, err := seal.Verify(ctx, file, seal.Options{Partial: file.Partial()})
 	switch {
 	case errors.Is(err, seal.ErrTampered):
-		return db.Pruned{}, hint(attention("%s; nothing was dropped", err), "vaultctl audit verify")
-	case err != nil:
-		return db.Pruned{}, err
-	case report.Unsealed > 0:
-		return db.Pruned{}, hint(conflict("%d rows are not sealed", report.Unsealed), "the sealer runs in vaultd on the primary: audit_seal_key")
+		return hint(attention("%s; nothing was dropped", err), "vaultctl audit verify")
+	case err == nil && report.Unsealed > 0:
+		return hint(conflict("%d rows are not sealed", report.Unsealed), "the sealer runs in vaultd on the primary: audit_seal_key")
 	}
-	return v.PruneAudit(ctx, change, archive.AuditPruning)
+	return err
 }
 
 func monthName(m time.Time) string { return m.Format("2006-01") }

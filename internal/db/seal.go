@@ -159,13 +159,7 @@ func (r *Reader) AuditParts(ctx context.Context) ([]AuditPart, error) {
 		var p AuditPart
 		err := row.Scan(&p.Month, &p.SystemID)
 		return p, err
-	}, `WITH RECURSIVE
-		months(m) AS (
-			SELECT date_trunc('month', min(at) AT TIME ZONE 'UTC') FROM vault.audit_log
-			UNION ALL
-			SELECT date_trunc('month', (SELECT min(at) FROM vault.audit_log WHERE at >= (m + interval '1 month') AT TIME ZONE 'UTC') AT TIME ZONE 'UTC')
-			FROM months WHERE m IS NOT NULL),
-		systems(s) AS (
+	}, `WITH RECURSIVE `+monthsOfLog+`, systems(s) AS (
 			SELECT min(system_id) FROM vault.audit_log
 			UNION ALL
 			SELECT (SELECT min(system_id) FROM vault.audit_log WHERE system_id > s) FROM systems WHERE s IS NOT NULL)
@@ -174,6 +168,18 @@ func (r *Reader) AuditParts(ctx context.Context) ([]AuditPart, error) {
 		SELECT DISTINCT month, system_id FROM vault.audit_seals
 		ORDER BY 1, 2`)
 }
+
+// AuditMonths are the months that have rows, oldest first.
+func (r *Reader) AuditMonths(ctx context.Context) ([]time.Time, error) {
+	return collect(ctx, r.pool, pgx.RowTo[time.Time], `WITH RECURSIVE `+monthsOfLog+` SELECT m::date FROM months WHERE m IS NOT NULL ORDER BY 1`)
+}
+
+// monthsOfLog hops from month to month along the index by time.
+const monthsOfLog = `months(m) AS (
+	SELECT date_trunc('month', min(at) AT TIME ZONE 'UTC') FROM vault.audit_log
+	UNION ALL
+	SELECT date_trunc('month', (SELECT min(at) FROM vault.audit_log WHERE at >= (m + interval '1 month') AT TIME ZONE 'UTC') AT TIME ZONE 'UTC')
+	FROM months WHERE m IS NOT NULL)`
 
 // RecordCursor is where the next page of a part begins.
 type RecordCursor struct {
@@ -240,6 +246,7 @@ type Pruned struct {
 	Rows     int64  `json:"rows"`
 	LastSeal int64  `json:"last_seal"`
 	SHA256   string `json:"exported_sha256"`
+	Committed
 }
 
 // AuditPruning is a month, or its rows of one action, that was exported and is to go.
@@ -261,6 +268,6 @@ func (w *Writer) PruneAudit(ctx context.Context, c Credential, request uuid.UUID
 
 // PrepareAudit moves rows that have no month's partition into one, so that whole months can be pruned.
 func (w *Writer) PrepareAudit(ctx context.Context, c Credential, request uuid.UUID) error {
-	_, err := change[json.RawMessage](ctx, w, &c, refusal{"audit.prune", "", request}, `SELECT vault.prepare_audit_prune()`)
+	_, err := change[Committed](ctx, w, &c, refusal{"audit.prune", "", request}, `SELECT vault.prepare_audit_prune()`)
 	return err
 }

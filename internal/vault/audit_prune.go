@@ -24,14 +24,7 @@ func (v *Vault) PruneAudit(ctx context.Context, c Change, p db.AuditPruning) (db
 	return v.writer.PruneAudit(ctx, c.credential(), c.requestID(), p)
 }
 
-// AuditMonths are the months that the log has rows or seals of, oldest first.
+// AuditMonths are the months that the log has rows of, oldest first.
 func (v *Vault) AuditMonths(ctx context.Context) ([]time.Time, error) {
-	parts, err := v.reader.AuditParts(ctx)
-	var months []time.Time
-	for _, p := range parts {
-		if len(months) == 0 || !months[len(months)-1].Equal(p.Month) {
-			months = append(months, p.Month)
-		}
-	}
-	return months, err
+	return v.reader.AuditMonths(ctx)
 }
