@@ -62,15 +62,16 @@ race: postgres ## Every test and script under the race detector, the binaries to
 
 DUE ?= 10000
 bench: postgres ## Benchmarks: sealing and opening; DUE (10000) rotations due at once against pgbench's ceiling
-	$(GO) test -run '^$$' -bench . -benchmem ./internal/envelope
+	$(GO) test -run '^$$' -bench . -benchmem ./internal/envelope ./internal/audit/seal
 	DUE=$(DUE) $(GO) test -run '^$$' -bench DueAtOnce -benchtime 1x -timeout 0 ./internal/rotation
+	$(GO) test -run '^$$' -bench 'Sealing|VerifyAudit' -benchtime 1x ./internal/vault
 
 cover: postgres ## Statement coverage of the packages that hold keys and values
 	@$(GO) test -cover ./internal/envelope ./internal/kms ./internal/vault
 
 FUZZTIME ?= 20s
 fuzz: ## Every fuzz target for FUZZTIME (20s)
-	@for p in envelope kms rotation target vault httpapi; do \
+	@for p in envelope kms rotation target vault httpapi audit/seal; do \
 	  for f in $$($(GO) test -list '^Fuzz' ./internal/$$p | grep ^Fuzz); do \
 	    echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) ./internal/$$p || exit 1; \
 	  done; done

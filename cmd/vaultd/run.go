@@ -68,6 +68,12 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 	})
 	defer v.Close()
 
+	sealer, err := openSealer(c, v, log)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errConfig, err)
+	}
+	defer sealer.close()
+
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(&stateCollector{vault: v})
 	fresh := v.NewFreshness(time.Duration(c.MaxStaleness))
@@ -76,8 +82,9 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 		Vault: v, Policy: c.policy, AdminAPI: c.AdminAPI, Version: buildVersion(), Log: log, Registry: registry,
 		Checks: []httpapi.Check{{Name: "database", Check: bounded(v.Ping)}, {Name: "kms", Check: bounded(keys.check)},
 			{Name: "replication", Check: func(context.Context) error { return fresh.Check() }},
-			{Name: "fence", Check: bounded(fenceOnly(v.CheckFence))}},
+			{Name: "fence", Check: bounded(fenceOnly(v.CheckFence))}, {Name: "audit_seals", Check: sealer.Check}},
 	})
+	registry.MustRegister(sealer)
 	cert := new(certificate)
 	if err := cert.load(c); err != nil {
 		return err
@@ -92,6 +99,7 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 	defer stopWork()
 	work := startRotation(working, c, v, rotation.NewMetrics(registry), log)
 	work.Go(func() { fresh.Run(working) })
+	work.Go(func() { sealer.run(working) })
 	reloading := &reloader{load: load, api: api, fresh: fresh, certificate: cert, level: level, log: log}
 
 	for {

@@ -113,10 +113,19 @@ const (
 
 // carryRows: without it pg_dump would take an extension's rows for part of its script. goose's table is that; tx_context
 // never has a committed row.
+//
+// The months of the audit log are made as time goes by. One made by a script (an update that moves old rows) is let go:
+// pg_dump carries it as a table, and CREATE EXTENSION would not make it again.
 const carryRows = `
 DO $$
 DECLARE t regclass;
 BEGIN
+  FOR t IN SELECT d.objid FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
+      WHERE e.extname = 'hyperion_vault' AND d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'
+        AND d.objid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = to_regclass('vault.audit_log'))
+        AND d.objid <> to_regclass('vault.audit_log_default') LOOP
+    EXECUTE format('ALTER EXTENSION hyperion_vault DROP TABLE %s', t);
+  END LOOP;
   FOR t IN SELECT c.oid FROM pg_class c JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid
         AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' JOIN pg_extension e ON e.oid = d.refobjid
       WHERE e.extname = 'hyperion_vault' AND c.relkind IN ('r', 'S') AND c.relpersistence = 'p' AND c.relname NOT LIKE 'goose%'

@@ -288,7 +288,7 @@ const catalogQuery = `
 WITH class AS (SELECT c.* FROM pg_class c WHERE c.relnamespace = 'vault'::regnamespace),
      proc AS (SELECT p.* FROM pg_proc p WHERE p.pronamespace = 'vault'::regnamespace)
 SELECT format('schema %s owner=%s acl=%s', nspname, nspowner::regrole, nspacl) FROM pg_namespace WHERE nspname = 'vault'
-UNION ALL SELECT format('relation %s owner=%s %s', c.oid::regclass, c.relowner::regrole, to_jsonb(c) - ARRAY['oid', 'relname', 'relnamespace',
+UNION ALL SELECT format('relation %s owner=%s partition=%s %s', c.oid::regclass, c.relowner::regrole, pg_get_expr(c.relpartbound, c.oid), to_jsonb(c) - ARRAY['relpartbound', 'oid', 'relname', 'relnamespace',
     'reltype', 'relowner', 'relam', 'relfilenode', 'reltoastrelid', 'relpages', 'reltuples', 'relallvisible', 'relallfrozen', 'relfrozenxid', 'relminmxid'])
   FROM class c
 UNION ALL SELECT format('column %s.%s type=%s collation=%s default=%s %s', c.oid::regclass, a.attname, format_type(a.atttypid, a.atttypmod),

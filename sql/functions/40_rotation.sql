@@ -105,6 +105,7 @@ BEGIN
     RETURN jsonb_build_object('primary', false);
   END IF;
   PERFORM vault.beat();
+  PERFORM vault._audit_partitions();
   RETURN jsonb_build_object('primary', true, 'enqueued', vault.enqueue_due_rotations(p_limit),
     'expired', vault.expire_grace_versions(p_limit), 'purged', vault.purge_deleted(p_limit));
 END $$;

@@ -51,6 +51,12 @@ CREATE CONSTRAINT TRIGGER tx_context_ends AFTER INSERT ON vault.tx_context DEFER
 
 CREATE OR REPLACE TRIGGER audit_is_append_only BEFORE UPDATE OR DELETE ON vault.audit_log FOR EACH ROW EXECUTE FUNCTION vault._forbid();
 CREATE OR REPLACE TRIGGER audit_is_never_truncated BEFORE TRUNCATE ON vault.audit_log FOR EACH STATEMENT EXECUTE FUNCTION vault._forbid();
+CREATE OR REPLACE TRIGGER seals_are_append_only BEFORE UPDATE OR DELETE ON vault.audit_seals FOR EACH ROW EXECUTE FUNCTION vault._forbid();
+CREATE OR REPLACE TRIGGER seals_are_never_truncated BEFORE TRUNCATE ON vault.audit_seals FOR EACH STATEMENT EXECUTE FUNCTION vault._forbid();
+CREATE OR REPLACE TRIGGER prunes_are_append_only BEFORE UPDATE OR DELETE ON vault.audit_prunes FOR EACH ROW EXECUTE FUNCTION vault._forbid();
+CREATE OR REPLACE TRIGGER prunes_are_never_truncated BEFORE TRUNCATE ON vault.audit_prunes FOR EACH STATEMENT EXECUTE FUNCTION vault._forbid();
+CREATE OR REPLACE TRIGGER leaves_are_append_only BEFORE UPDATE OR DELETE ON vault.audit_leaves FOR EACH ROW EXECUTE FUNCTION vault._forbid();
+CREATE OR REPLACE TRIGGER leaves_are_never_truncated BEFORE TRUNCATE ON vault.audit_leaves FOR EACH STATEMENT EXECUTE FUNCTION vault._forbid();
 CREATE OR REPLACE TRIGGER versions_are_sealed BEFORE UPDATE OR DELETE ON vault.secret_versions FOR EACH ROW EXECUTE FUNCTION vault._sealed_versions();
 CREATE OR REPLACE TRIGGER versions_are_never_truncated BEFORE TRUNCATE ON vault.secret_versions FOR EACH STATEMENT EXECUTE FUNCTION vault._forbid();
 CREATE OR REPLACE TRIGGER secrets_move_forward BEFORE UPDATE ON vault.secrets FOR EACH ROW EXECUTE FUNCTION vault._secrets_move_forward();
@@ -58,6 +64,12 @@ CREATE OR REPLACE TRIGGER secrets_move_forward BEFORE UPDATE ON vault.secrets FO
 ALTER TABLE vault.tx_context ENABLE ALWAYS TRIGGER tx_context_ends;
 ALTER TABLE vault.audit_log ENABLE ALWAYS TRIGGER audit_is_append_only;
 ALTER TABLE vault.audit_log ENABLE ALWAYS TRIGGER audit_is_never_truncated;
+ALTER TABLE vault.audit_seals ENABLE ALWAYS TRIGGER seals_are_append_only;
+ALTER TABLE vault.audit_seals ENABLE ALWAYS TRIGGER seals_are_never_truncated;
+ALTER TABLE vault.audit_prunes ENABLE ALWAYS TRIGGER prunes_are_append_only;
+ALTER TABLE vault.audit_prunes ENABLE ALWAYS TRIGGER prunes_are_never_truncated;
+ALTER TABLE vault.audit_leaves ENABLE ALWAYS TRIGGER leaves_are_append_only;
+ALTER TABLE vault.audit_leaves ENABLE ALWAYS TRIGGER leaves_are_never_truncated;
 ALTER TABLE vault.secret_versions ENABLE ALWAYS TRIGGER versions_are_sealed;
 ALTER TABLE vault.secret_versions ENABLE ALWAYS TRIGGER versions_are_never_truncated;
 ALTER TABLE vault.secrets ENABLE ALWAYS TRIGGER secrets_move_forward;

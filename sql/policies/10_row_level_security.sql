@@ -44,6 +44,11 @@ CREATE POLICY owner_inserts ON vault.requests FOR INSERT TO vault_owner WITH CHE
 CREATE POLICY owner_updates ON vault.requests FOR UPDATE TO vault_owner USING (vault.tx_kind() IS NOT NULL);
 CREATE POLICY owner_prunes ON vault.requests FOR DELETE TO vault_owner USING (vault.tx_kind() = 'maintenance');
 CREATE POLICY owner_appends ON vault.audit_log FOR INSERT TO vault_owner WITH CHECK (true);   -- and no UPDATE or DELETE at all
+CREATE POLICY owner_appends ON vault.audit_seals FOR INSERT TO vault_owner WITH CHECK (vault.tx_kind() = 'maintenance');
+CREATE POLICY owner_appends ON vault.audit_prunes FOR INSERT TO vault_owner WITH CHECK (vault.tx_may_administer());
+CREATE POLICY owner_appends ON vault.audit_leaves FOR INSERT TO vault_owner WITH CHECK (vault.tx_may_administer());
+CREATE POLICY owner_inserts ON vault.audit_spools FOR INSERT TO vault_owner WITH CHECK (vault.tx_kind() = 'maintenance');
+CREATE POLICY owner_updates ON vault.audit_spools FOR UPDATE TO vault_owner USING (vault.tx_kind() = 'maintenance');
 
 -- readers: service roles see the names their prefixes cover. The sub-select is uncorrelated: it runs once a query.
 CREATE POLICY service_reads ON vault.config FOR SELECT TO vault_owner, vault_service, vault_worker, vault_auditor USING (true);
@@ -56,3 +61,7 @@ CREATE POLICY service_reads ON vault.secret_versions FOR SELECT TO vault_service
 CREATE POLICY service_reads ON vault.rotation_jobs FOR SELECT TO vault_service
   USING (name ^@ ANY (ARRAY(SELECT prefix FROM vault.service_scope WHERE role_name = current_user)));
 CREATE POLICY auditor_reads ON vault.audit_log FOR SELECT TO vault_auditor USING (true);
+CREATE POLICY all_read ON vault.audit_seals FOR SELECT TO vault_service, vault_worker, vault_auditor USING (true);   -- hashes and counts
+CREATE POLICY auditor_reads ON vault.audit_prunes FOR SELECT TO vault_auditor USING (true);
+CREATE POLICY auditor_reads ON vault.audit_leaves FOR SELECT TO vault_auditor USING (true);
+CREATE POLICY auditor_reads ON vault.audit_spools FOR SELECT TO vault_auditor USING (true);
