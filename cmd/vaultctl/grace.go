@@ -15,10 +15,10 @@ import (
 func newGraceCmd(a *app) *cobra.Command {
 	return holdCommands(&cobra.Command{
 		Use:   "grace",
-		Short: "End the time in which superseded versions still count",
-		Long: `End the time in which superseded versions still count. Every new version leaves the one before it valid for a while, its
+		Short: "The time in which superseded versions still count: who needs it, and its end",
+		Long: `The time in which superseded versions still count. Every new version leaves the one before it valid for a while, its
 grace: clients that still hold the old value go on working, and rollback can bring it back.`,
-	}, newGraceEndCmd(a))
+	}, newGraceEndCmd(a), newGraceReportCmd(a))
 }
 
 type graceEndOptions struct {

@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"strconv"
@@ -64,6 +66,15 @@ type Config struct {
 	AuditSealKey   string `toml:"audit_seal_key"`   // file of the key that seals it, where this node is the primary; "" = no sealing
 	AuditSealsFile string `toml:"audit_seals_file"` // the seals that this node has seen are kept here; "" = nowhere
 
+	// Reads on record; see package spool.
+	Audit             string   `toml:"audit"`               // on, or off: nothing is recorded
+	AuditSpool        string   `toml:"audit_spool"`         // the folder where reads wait for the primary
+	AuditSync         string   `toml:"audit_sync"`          // always: a read is answered when its record is on disk; interval: when the kernel has it
+	AuditSyncInterval duration `toml:"audit_sync_interval"` // what a power cut may cost with interval
+	AuditOnFailure    string   `toml:"audit_on_failure"`    // block: what cannot be recorded is not answered; allow: it is
+	AuditMaxBytes     size     `toml:"audit_max_bytes"`     // of what waits for the primary
+	AuditMaxAge       duration `toml:"audit_max_age"`       // of the oldest record that waits; 0 = any
+
 	policy httpapi.Policy
 	level  slog.Level
 	mode   os.FileMode
@@ -71,6 +82,8 @@ type Config struct {
 
 func defaults() Config {
 	return Config{
+		Audit: "on", AuditSpool: "/var/lib/vaultd/spool", AuditSync: "always", AuditSyncInterval: duration(200 * time.Millisecond),
+		AuditOnFailure: "block", AuditMaxBytes: 1 << 30, AuditMaxAge: duration(7 * 24 * time.Hour),
 		Listen: []string{"127.0.0.1:8400"}, HealthListen: "127.0.0.1:8401", SocketMode: "0660",
 		DEKCacheTTL: duration(5 * time.Minute), DEKCacheSize: 10_000, MaxConns: 16, VerifyRate: 50, VerifyBurst: 100,
 		ScanInterval: duration(10 * time.Second), RotationWorkers: 4,
@@ -93,6 +106,39 @@ func (d *duration) UnmarshalText(text []byte) error {
 
 func (d duration) MarshalText() ([]byte, error) {
 	return []byte(rotation.FormatInterval(time.Duration(d))), nil
+}
+
+// size is a number of bytes, also written with KiB, MiB or GiB.
+type size int64
+
+var sizeUnits = []struct {
+	unit  string
+	bytes int64
+}{{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}, {"", 1}}
+
+func (s *size) UnmarshalText(text []byte) error {
+	for _, u := range sizeUnits {
+		digits, ok := strings.CutSuffix(string(text), u.unit)
+		if !ok {
+			continue
+		}
+		n, err := strconv.ParseInt(strings.TrimSpace(digits), 10, 64)
+		if err != nil || n < 0 || n > math.MaxInt64/u.bytes {
+			break
+		}
+		*s = size(n * u.bytes)
+		return nil
+	}
+	return fmt.Errorf("%q is not a size such as 512MiB", text)
+}
+
+func (s size) MarshalText() ([]byte, error) {
+	for _, u := range sizeUnits {
+		if s > 0 && int64(s)%u.bytes == 0 {
+			return []byte(strconv.FormatInt(int64(s)/u.bytes, 10) + u.unit), nil
+		}
+	}
+	return []byte("0"), nil
 }
 
 func loadConfig(path string, environ []string) (Config, error) {
@@ -189,6 +235,8 @@ func setField(field reflect.Value, text string) (err error) {
 		*p, err = strconv.ParseFloat(text, 64)
 	case *duration:
 		err = p.UnmarshalText([]byte(text))
+	case *size:
+		err = p.UnmarshalText([]byte(text))
 	default:
 		err = errors.New("can be set in the file only")
 	}
@@ -201,6 +249,9 @@ func (c *Config) check() error {
 		return err
 	}
 	if err := c.checkNumbers(); err != nil {
+		return err
+	}
+	if err := c.checkAudit(); err != nil {
 		return err
 	}
 	for _, uri := range c.KMSKeys {
@@ -262,6 +313,20 @@ func (c *Config) checkListeners() error {
 	return nil
 }
 
+func (c *Config) checkAudit() error {
+	for _, choice := range []struct{ key, value, one, other string }{
+		{"audit", c.Audit, "on", "off"}, {"audit_sync", c.AuditSync, "always", "interval"}, {"audit_on_failure", c.AuditOnFailure, "block", "allow"},
+	} {
+		if choice.value != choice.one && choice.value != choice.other {
+			return fmt.Errorf("%s %q: %s or %s", choice.key, choice.value, choice.one, choice.other)
+		}
+	}
+	if c.Audit == "on" && !filepath.IsAbs(c.AuditSpool) {
+		return fmt.Errorf("audit_spool %q: the absolute path of a folder; reads that are not to be on record want audit = \"off\"", c.AuditSpool)
+	}
+	return nil
+}
+
 func (c *Config) checkNumbers() error {
 	for _, n := range []struct {
 		key         string
@@ -276,6 +341,9 @@ func (c *Config) checkNumbers() error {
 		{"heartbeat_interval (seconds)", time.Duration(c.HeartbeatInterval).Seconds(), 0, 3600},
 		{"max_staleness (seconds)", time.Duration(c.MaxStaleness).Seconds(), 0, 86400},
 		{"min_lsn_wait (seconds)", time.Duration(c.MinLSNWait).Seconds(), 0, 10},
+		{"audit_sync_interval (seconds)", time.Duration(c.AuditSyncInterval).Seconds(), 0.001, 60},
+		{"audit_max_bytes", float64(c.AuditMaxBytes), 64 << 10, 1 << 40},
+		{"audit_max_age (seconds)", time.Duration(c.AuditMaxAge).Seconds(), 0, 400 * 86400},
 		{"shutdown_grace (seconds)", time.Duration(c.ShutdownGrace).Seconds(), 0, 3600},
 	} {
 		if !(n.value >= n.least && n.value <= n.most) {

@@ -33,7 +33,7 @@ const (
 )
 
 // serve runs until ctx ends. The order of the end: no new connections, requests under way finish, rotations under way are
-// settled, keys are wiped, pools are closed.
+// settled, reads on record are shipped, keys are wiped, pools are closed.
 func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.Writer, reload <-chan os.Signal) error {
 	level := new(slog.LevelVar)
 	level.Set(c.level)
@@ -48,7 +48,7 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 		return err
 	}
 	defer reader.Close()
-	writer, err := db.NewWriter(ctx, db.Options{URL: c.writerURL(), ApplicationName: applicationName, MaxConns: c.RotationWorkers + 3, Fence: fence,
+	writer, err := db.NewWriter(ctx, db.Options{URL: c.writerURL(), ApplicationName: applicationName, MaxConns: c.RotationWorkers + 4, Fence: fence,
 		ListenURL: c.ListenDatabaseURL})
 	if err != nil {
 		return err
@@ -73,15 +73,23 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 		return fmt.Errorf("%w: %w", errConfig, err)
 	}
 	defer sealer.close()
+	reads, err := openReads(ctx, c, v, log)
+	if err != nil {
+		return err
+	}
+	stopReads := reads.run()
+	defer stopReads()
 
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(&stateCollector{vault: v})
+	registry.MustRegister(&stateCollector{vault: v}, reads)
 	fresh := v.NewFreshness(time.Duration(c.MaxStaleness))
 	api := httpapi.New(httpapi.Options{
+		Recorder: reads.door(), Audit: reads.status,
 		MinLSNWait: time.Duration(c.MinLSNWait), Fresh: fresh.Check,
 		Vault: v, Policy: c.policy, AdminAPI: c.AdminAPI, Version: buildVersion(), Log: log, Registry: registry,
 		Checks: []httpapi.Check{{Name: "database", Check: bounded(v.Ping)}, {Name: "kms", Check: bounded(keys.check)},
 			{Name: "replication", Check: func(context.Context) error { return fresh.Check() }},
+			{Name: "audit", Check: reads.check},
 			{Name: "fence", Check: bounded(fenceOnly(v.CheckFence))}, {Name: "audit_seals", Check: sealer.Check}},
 	})
 	registry.MustRegister(sealer)
@@ -97,7 +105,7 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 
 	working, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
-	work := startRotation(working, c, v, rotation.NewMetrics(registry), log)
+	work := startRotation(working, c, v, reads, rotation.NewMetrics(registry), log)
 	work.Go(func() { fresh.Run(working) })
 	work.Go(func() { sealer.run(working) })
 	reloading := &reloader{load: load, api: api, fresh: fresh, certificate: cert, level: level, log: log}
@@ -252,7 +260,7 @@ func (k *keyRing) close() {
 }
 
 // startRotation runs the supervisor, the heart and, unless there are none here, the workers.
-func startRotation(ctx context.Context, c Config, v *vault.Vault, metrics *rotation.Metrics, log *slog.Logger) *sync.WaitGroup {
+func startRotation(ctx context.Context, c Config, v *vault.Vault, reads *reads, metrics *rotation.Metrics, log *slog.Logger) *sync.WaitGroup {
 	var running sync.WaitGroup
 	supervisor := &rotation.Supervisor{Vault: v, Interval: time.Duration(c.ScanInterval), Log: log}
 	running.Go(func() { supervisor.Run(ctx) })
@@ -262,9 +270,10 @@ func startRotation(ctx context.Context, c Config, v *vault.Vault, metrics *rotat
 	}
 	if c.RotationWorkers > 0 {
 		host, _ := os.Hostname() // the pid tells workers of one host apart
-		targets := target.New(target.Options{Open: openValue(v), Programs: c.ExecRotators, WebhookHosts: c.WebhookHosts, Log: log})
+		id := fmt.Sprintf("%s:%d", host, os.Getpid())
+		targets := target.New(target.Options{Open: openValue(v, reads, id), Programs: c.ExecRotators, WebhookHosts: c.WebhookHosts, Log: log})
 		worker := &rotation.Worker{
-			Vault: v, Target: targets, ID: fmt.Sprintf("%s:%d", host, os.Getpid()), Concurrency: c.RotationWorkers, Poll: time.Duration(c.ScanInterval),
+			Vault: v, Target: targets, ID: id, Concurrency: c.RotationWorkers, Poll: time.Duration(c.ScanInterval),
 			ClaimTimeout: time.Duration(c.ClaimTimeout), Metrics: metrics, Log: log,
 		}
 		running.Go(func() { worker.Run(ctx) })
@@ -272,11 +281,15 @@ func startRotation(ctx context.Context, c Config, v *vault.Vault, metrics *rotat
 	return &running
 }
 
-// openValue reads the secrets that rotators need to reach their targets.
-func openValue(v *vault.Vault) func(context.Context, string) ([]byte, error) {
+// openValue reads the secrets that rotators need to reach their targets. Those reads are on record as any other.
+func openValue(v *vault.Vault, reads *reads, worker string) func(context.Context, string) ([]byte, error) {
 	return func(ctx context.Context, name string) ([]byte, error) {
 		secret, err := v.Get(ctx, name, vault.GetOptions{})
 		if err != nil {
+			return nil, err
+		}
+		if err := reads.byWorker(ctx, worker, vault.AuditedGet(name, secret)); err != nil {
+			secret.Wipe()
 			return nil, err
 		}
 		return secret.Value, nil

@@ -266,8 +266,8 @@ func (l *local) newDaemon(node *localpg.Node, primaryURL string) (*daemon, error
 		defer listener.Close() // all are open at once, so that they differ
 	}
 	config := fmt.Sprintf("database_url = %q\nprimary_database_url = %q\nlisten = [%q]\nhealth_listen = %q\nkms_keys = [%q]\nallow = [\"127.0.0.0/8\"]\n"+
-		"rotation_workers = %d\nscan_interval = \"500ms\"\nlog_level = \"warn\"\nstate_dir = %q\nclaim_timeout = %q\n[exec_rotators]\nkeep = [%q, %q]\n",
-		node.URL(database, vaulttest.Daemon), primaryURL, addresses[0], addresses[1], l.KMSKeys[0], workers[node.Name()], base+".state", claimTimeout,
+		"rotation_workers = %d\nscan_interval = \"500ms\"\nlog_level = \"warn\"\nstate_dir = %q\naudit_spool = %q\nclaim_timeout = %q\n[exec_rotators]\nkeep = [%q, %q]\n",
+		node.URL(database, vaulttest.Daemon), primaryURL, addresses[0], addresses[1], l.KMSKeys[0], workers[node.Name()], base+".state", base+".spool", claimTimeout,
 		filepath.Join(l.dir, "keep"), filepath.Join(l.dir, "targets"))
 	d := &daemon{binary: filepath.Join(l.dir, "vaultd"), config: base + ".toml", log: base + ".log",
 		url: "http://" + addresses[0], health: "http://" + addresses[1]}

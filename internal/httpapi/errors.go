@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/hyperiondb/vault/internal/audit"
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
@@ -62,6 +63,7 @@ var outcomes = []struct {
 	err error
 	outcome
 }{
+	{audit.ErrUnrecorded, outcome{503, "audit_unavailable", "this read cannot be put on record, so it is not answered", retryUnavailable, nil}},
 	{vault.ErrOutcomeUnknown, outcome{503, "outcome_unknown", "the change may or may not have happened: a repeat with this idempotency_key is made at most once", retryUnavailable, nil}},
 	{vault.ErrIntegrity, outcome{500, "integrity", "the stored value failed its integrity check", 0, nil}},
 	{vault.ErrKeyRefused, outcome{503, "key_refused", "the key service refuses this daemon or this key", 0, nil}},

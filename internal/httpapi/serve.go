@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/hyperiondb/vault/internal/audit"
 	"github.com/hyperiondb/vault/internal/envelope"
 	"github.com/hyperiondb/vault/internal/vault"
 )
@@ -23,6 +24,7 @@ import (
 // endpoint is what differs between requests.
 type endpoint struct {
 	name    string        // in metrics and the access log; never the name of a secret
+	action  string        // in the audit log
 	named   bool          // the path holds the name of a secret
 	query   []string      // the parameters it takes, each at most once
 	body    bool          // it takes one
@@ -50,6 +52,9 @@ type request struct {
 	node   *node
 	minLSN vault.LSN // 0 = any
 
+	// Of one that reads: what goes on record if it is answered.
+	event audit.Event
+
 	// Of an admin endpoint.
 	token  vault.Token
 	change uuid.UUID // the id under which the write can be repeated
@@ -67,7 +72,7 @@ type answer struct {
 const statusGone = 499
 
 // serve is the one way from a request to its answer.
-func (a *API) serve(find router, admit func(*http.Request) (client, error)) http.Handler {
+func (a *API) serve(find router, admit func(*http.Request) (client, error), record func(*request, router, error) error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		started := time.Now()
 		q := &request{http: r, id: requestID(r)}
@@ -78,6 +83,10 @@ func (a *API) serve(find router, admit func(*http.Request) (client, error)) http
 		if err != nil && r.Context().Err() != nil {
 			a.record(q, statusGone, time.Since(started), nil)
 			panic(http.ErrAbortHandler) // closes the connection, and net/http keeps silent about it
+		}
+		if unrecorded := record(q, find, err); unrecorded != nil {
+			wipe(ans.body)
+			err = unrecorded
 		}
 		if err != nil {
 			ans = errorAnswer(q, err)

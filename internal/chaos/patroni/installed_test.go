@@ -107,8 +107,8 @@ func (in *installed) startDaemon(ctx context.Context, m *Member) {
 		writes = in.PooledURL(database, daemon)
 	}
 	must(in.t, os.WriteFile(base+".toml", fmt.Appendf(nil, "database_url = %q\nprimary_database_url = %q\nlisten_database_url = %q\n"+
-		"listen = [\"127.0.0.1:0\"]\nhealth_listen = \"127.0.0.1:0\"\naddress_file = %q\nkms_keys = [%q]\nallow = [\"127.0.0.1\"]\nscan_interval = \"500ms\"\nclaim_timeout = \"10s\"\nlog_level = \"warn\"\n",
-		local, writes, in.URL(database, daemon), base+".addresses", in.keyURI), 0o600))
+		"listen = [\"127.0.0.1:0\"]\nhealth_listen = \"127.0.0.1:0\"\naddress_file = %q\nkms_keys = [%q]\nallow = [\"127.0.0.1\"]\nscan_interval = \"500ms\"\nclaim_timeout = \"10s\"\nlog_level = \"warn\"\naudit_spool = %q\n",
+		local, writes, in.URL(database, daemon), base+".addresses", in.keyURI, base+".spool"), 0o600))
 	p, err := runAs{}.startLogged(in.dir, base+".log", filepath.Join(in.dir, "vaultd"), "--config", base+".toml")
 	must(in.t, err)
 	in.t.Cleanup(func() {

@@ -1,0 +1,282 @@
+package spool
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// Batch is records that follow one another, for the primary.
+type Batch struct {
+	Node    string
+	Boot    uuid.UUID
+	First   uint64 // the number of the first record; without records, that of the next
+	Lost    bool   // what came before First, and is not on the primary, is gone
+	Records []Record
+}
+
+// Hash is that of the last record.
+func (b Batch) Hash() Hash { return b.Records[len(b.Records)-1].Hash() }
+
+// readSize is how much of a segment is read at once; more than the longest frame.
+const readSize = 512 << 10
+
+// cursor remembers where a record stands, so that the next batch need not look for it.
+type cursor struct {
+	name string
+	seq  uint64
+	at   int64
+}
+
+// Read returns up to limit durable records that the primary has not acknowledged, none if there are none. A segment that turns
+// out to be damaged is set aside, and what stands behind it is read. Read has one caller at a time.
+func (s *Spool) Read(limit int) (Batch, error) {
+	s.mu.Lock()
+	from := s.acknowledged
+	s.mu.Unlock()
+	return s.readFrom(from, limit)
+}
+
+func (s *Spool) readFrom(wanted uint64, limit int) (Batch, error) {
+	for range 16 { // segments that have to be set aside first; the next call goes on
+		seg, from, end := s.holding(wanted)
+		b := Batch{Node: s.node, Boot: s.boot, First: from}
+		if from == end {
+			return b, nil
+		}
+		b.Lost = from > wanted
+		var err error
+		if b.Records, err = s.load(seg, from, end, limit); err == nil {
+			return b, nil
+		}
+		if err := s.mend(seg.name, err); err != nil {
+			return Batch{}, err
+		}
+	}
+	return Batch{}, errors.New("too many damaged segments at once")
+}
+
+// holding is the first segment with durable records from a number on, and which of them.
+func (s *Spool) holding(wanted uint64) (seg segment, from, end uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, seg := range s.segments {
+		from, end := max(seg.first, wanted), min(seg.next, s.durable)
+		if from < end {
+			return seg, from, end
+		}
+	}
+	return segment{}, s.durable, s.durable
+}
+
+var errDamaged = errors.New("a record does not read")
+
+func (s *Spool) load(seg segment, from, end uint64, limit int) ([]Record, error) {
+	file, err := s.o.FS.Open(s.path(seg.name))
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	at := cursor{name: seg.name, seq: seg.first, at: int64(headerSize + len(s.node))}
+	if s.cursor.name == seg.name && s.cursor.seq <= from {
+		at = s.cursor
+	}
+	var records []Record
+	b := make([]byte, readSize)
+	for at.seq < end && len(records) < limit {
+		n, err := file.ReadAt(b, at.at)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return nil, err
+		}
+		read := 0
+		for at.seq < end && len(records) < limit {
+			r, size, ok := decodeFrame(b[read:n])
+			if !ok {
+				break
+			}
+			if r.Seq != at.seq || len(records) > 0 && r.Previous != records[len(records)-1].Hash() {
+				return nil, fmt.Errorf("%w: %d stands where %d should", errDamaged, r.Seq, at.seq)
+			}
+			if r.Seq >= from {
+				r.Event = bytes.Clone(r.Event)
+				records = append(records, r)
+			}
+			read += size
+			at.seq++
+			at.at += int64(size)
+		}
+		if read == 0 && at.seq < end && len(records) < limit {
+			return nil, fmt.Errorf("%w: %d", errDamaged, at.seq)
+		}
+	}
+	s.cursor = at
+	return records, nil
+}
+
+// mend sets a segment aside that does not read, or forgets one that is gone.
+func (s *Spool) mend(name string, why error) error {
+	var err error
+	performed := s.perform(func() { err = s.replace(name, why) })
+	return errors.Join(performed, err)
+}
+
+// replace runs in the committer.
+func (s *Spool) replace(name string, why error) error {
+	gone := errors.Is(why, fs.ErrNotExist)
+	if !gone && !errors.Is(why, errDamaged) {
+		return why // EIO and the like: what stands there may be read another time
+	}
+	s.giveUp()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before, i := s.segments, 0
+	for i < len(before) && before[i].name != name {
+		i++
+	}
+	if i == len(before) {
+		return nil
+	}
+	next, link, limit := s.next, s.link, min(before[i].next, s.durable)
+	s.segments, s.next = append([]segment(nil), before[:i]...), before[i].first
+	var err error
+	if gone {
+		s.counts.damaged++
+		s.note("audit.damaged", "failed", map[string]any{"segment": name, "reason": "somebody removed it", "saved": 0})
+	} else {
+		err = s.setAside(name, why.Error(), limit)
+	}
+	s.segments = append(s.segments, before[i+1:]...)
+	s.next, s.link = next, link
+	return err
+}
+
+// Acknowledge says up to where the primary has the records: what is below next. It can go back, when a primary was promoted that
+// had not received everything.
+func (s *Spool) Acknowledge(next uint64) error {
+	s.mu.Lock()
+	s.acknowledged = min(next, s.durable)
+	goes := s.shipped()
+	s.mu.Unlock()
+	if len(goes) == 0 {
+		return nil
+	}
+	var err error
+	performed := s.perform(func() { err = s.remove(goes) })
+	return errors.Join(performed, err)
+}
+
+// shipped notes which segments the primary has whole, and returns those that may go: never the last, which says who the folder
+// is.
+func (s *Spool) shipped() []string {
+	var goes []string
+	kept := int64(0)
+	for i := len(s.segments) - 2; i >= 0; i-- {
+		seg := &s.segments[i]
+		switch {
+		case seg.next > s.acknowledged:
+			seg.shipped = time.Time{}
+			continue
+		case seg.shipped.IsZero():
+			seg.shipped = s.o.Now()
+		}
+		if kept += seg.size; kept > s.o.MaxBytes/8 || s.o.Now().Sub(seg.shipped) >= s.o.KeepShipped {
+			goes = append(goes, seg.name)
+		}
+	}
+	return goes
+}
+
+func (s *Spool) remove(names []string) error {
+	for _, name := range names {
+		if err := s.o.FS.Remove(s.path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		s.mu.Lock()
+		for i, seg := range s.segments {
+			if seg.name == name {
+				s.segments = append(s.segments[:i:i], s.segments[i+1:]...)
+				break
+			}
+		}
+		s.mu.Unlock()
+	}
+	return nil
+}
+
+// Stats is what the spool can say of itself.
+type Stats struct {
+	Node     string
+	Boot     uuid.UUID
+	Records  uint64    // durable or not, that the primary has not acknowledged
+	Bytes    int64     // of them
+	Oldest   time.Time // of them; zero: none
+	Appended uint64    // since it was opened, as the following
+	Failures uint64    // appends that were refused, and fsyncs that failed later
+	Damaged  uint64    // segments that were set aside
+	Failing  error     // of the newest append; nil: it was kept
+}
+
+// Stats costs nothing.
+func (s *Spool) Stats() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return Stats{Node: s.node, Boot: s.boot, Records: s.next - s.acknowledged, Bytes: s.unshippedBytes(), Oldest: s.oldest(),
+		Appended: s.counts.appended, Failures: s.counts.failures, Damaged: s.counts.damaged, Failing: s.failing}
+}
+
+// Fresh holds a word whenever there is something durable to read that was not there before.
+func (s *Spool) Fresh() <-chan struct{} { return s.fresh }
+
+// unshippedBytes counts the part of a segment that is shipped by its records.
+func (s *Spool) unshippedBytes() int64 {
+	total := int64(0)
+	for _, seg := range s.segments {
+		if left := seg.next - min(seg.next, max(seg.first, s.acknowledged)); left > 0 {
+			total += seg.size * int64(left) / int64(seg.next-seg.first)
+		}
+	}
+	return total
+}
+
+// Marks lie a second apart, and further when there are more than that.
+const maxMarks = 4096
+
+func (s *Spool) mark(seq uint64, at time.Time) {
+	if n := len(s.marks); n > 0 && at.Sub(s.marks[n-1].at) < time.Second {
+		return
+	}
+	s.marks = append(s.marks, mark{seq, at})
+	if len(s.marks) > maxMarks {
+		kept := s.marks[:0]
+		for i := 0; i < len(s.marks); i += 2 {
+			kept = append(kept, s.marks[i])
+		}
+		s.marks = kept
+	}
+}
+
+// oldest is when the first record that is not shipped happened, or a little before.
+func (s *Spool) oldest() time.Time {
+	if s.next == s.acknowledged || len(s.marks) == 0 {
+		return time.Time{}
+	}
+	at := s.marks[0].at
+	for _, m := range s.marks {
+		if m.seq > s.acknowledged {
+			break
+		}
+		at = m.at
+	}
+	return at
+}
+
+func (s *Spool) identity() (node string, boot uuid.UUID, durable uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.node, s.boot, s.durable
+}

@@ -1,0 +1,486 @@
+package spool
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/hyperiondb/vault/internal/audit"
+)
+
+// What an Append is refused with, all of them also audit.ErrUnrecorded.
+var (
+	ErrFull       = fmt.Errorf("the spool is full: %w", audit.ErrUnrecorded)
+	ErrUnwritable = fmt.Errorf("the spool cannot be written: %w", audit.ErrUnrecorded)
+	ErrClosed     = fmt.Errorf("the spool is closed: %w", audit.ErrUnrecorded)
+)
+
+// ErrInUse: another process writes to the folder.
+var ErrInUse = errors.New("another process uses the spool")
+
+// Sync says when a record counts as kept.
+type Sync int
+
+const (
+	Always   Sync = iota // on disk
+	Interval             // with the kernel, and on disk within SyncInterval
+)
+
+// Options of a spool. Zero fields take the defaults.
+type Options struct {
+	Dir          string
+	Node         func() string // asked for a folder without a past; one that has it keeps its name
+	Sync         Sync
+	SyncInterval time.Duration // 200 ms
+	MaxBytes     int64         // of what is not shipped; 1 GiB
+	MaxAge       time.Duration // of the oldest record not shipped; 0 = any
+	SegmentBytes int64         // after which the next one begins; 4 MiB, at most an eighth of MaxBytes
+	KeepShipped  time.Duration // how long a segment stays when all of it is shipped; 15 min, in at most an eighth of MaxBytes
+	FS           FS
+	Now          func() time.Time
+}
+
+func (o Options) withDefaults() Options {
+	if o.SyncInterval == 0 {
+		o.SyncInterval = 200 * time.Millisecond
+	}
+	if o.MaxBytes == 0 {
+		o.MaxBytes = 1 << 30
+	}
+	if o.SegmentBytes == 0 {
+		o.SegmentBytes = 4 << 20
+	}
+	o.SegmentBytes = min(o.SegmentBytes, o.MaxBytes/8)
+	if o.KeepShipped == 0 {
+		o.KeepShipped = 15 * time.Minute
+	}
+	if o.FS == nil {
+		o.FS = disk{}
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return o
+}
+
+// queued is how many appends wait for the committer at most; also the most that share one fsync.
+const queued = 1024
+
+// Spool is safe for concurrent use.
+type Spool struct {
+	o      Options
+	node   string
+	boot   uuid.UUID
+	begun  bool // the folder had no past
+	lock   *os.File
+	queue  chan *entry
+	stop   chan struct{} // closed by Close
+	done   chan struct{} // closed when the committer has ended
+	closed sync.Once
+	fresh  chan struct{} // holds one: there is something durable that was not before
+
+	// Of the committer.
+	file        File  // the segment being written, the last of segments; nil: the next record begins one
+	written     int64 // its size
+	link        Hash  // of the record before next
+	durableLink Hash  // of the record before durable
+	pending     []Record
+	notes       []audit.Event // to be put on record before anything else
+	buffer      []byte
+
+	cursor cursor // of Read, which has one caller at a time
+
+	mu           sync.Mutex
+	segments     []segment
+	next         uint64 // the number of the next record
+	durable      uint64 // what is below is on disk
+	acknowledged uint64 // what is below is on the primary
+	marks        []mark
+	counts       counts
+	failing      error // of the newest append; nil: it was kept
+}
+
+// counts only go up.
+type counts struct {
+	appended, failures, damaged uint64
+}
+
+type segment struct {
+	name        string
+	first, next uint64
+	size        int64
+	shipped     time.Time // since when all of it is; zero: it is not
+}
+
+// mark tells when a record happened, for some of them.
+type mark struct {
+	seq uint64
+	at  time.Time
+}
+
+// entry is one append, or something else that only the committer may do.
+type entry struct {
+	event []byte
+	at    time.Time
+	do    func()
+	done  chan error // holds one
+}
+
+// Append puts an event on record. See the package for what nil means.
+func (s *Spool) Append(ctx context.Context, e audit.Event) error {
+	if e.At.IsZero() {
+		e.At = s.o.Now()
+	}
+	e.At = e.At.UTC()
+	text, err := json.Marshal(e)
+	if err != nil || len(text) > MaxEvent {
+		return fmt.Errorf("%w: an event of %d bytes: %v", ErrUnwritable, len(text), err)
+	}
+	return s.ask(ctx, &entry{event: text, at: e.At, done: make(chan error, 1)})
+}
+
+func (s *Spool) ask(ctx context.Context, e *entry) error {
+	select {
+	case <-s.stop:
+		return ErrClosed
+	default:
+	}
+	select {
+	case s.queue <- e:
+	case <-s.done:
+		return ErrClosed
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", audit.ErrUnrecorded, ctx.Err())
+	}
+	select {
+	case err := <-e.done:
+		return err
+	case <-s.done:
+		select { // the answer may have come right before the end
+		case err := <-e.done:
+			return err
+		default:
+			return ErrClosed
+		}
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", audit.ErrUnrecorded, ctx.Err())
+	}
+}
+
+// Close makes durable what was accepted and lets go of the folder.
+func (s *Spool) Close() error {
+	s.closed.Do(func() { close(s.stop) })
+	<-s.done
+	return s.lock.Close()
+}
+
+// commit is the committer's loop: whoever appends while it waits for the disk shares the next fsync.
+func (s *Spool) commit() {
+	defer close(s.done)
+	tick := time.NewTicker(s.o.SyncInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case e := <-s.queue:
+			s.take(e)
+		case <-tick.C:
+			s.flush()
+			s.heal()
+		case <-s.stop:
+			s.drain()
+			s.flush()
+			s.giveUp()
+			return
+		}
+	}
+}
+
+func (s *Spool) take(first *entry) {
+	var batch []*entry
+	for e := first; ; {
+		if e.do != nil {
+			s.keep(batch)
+			batch = nil
+			e.do()
+			e.done <- nil
+		} else {
+			batch = append(batch, e)
+		}
+		if len(batch) == queued {
+			break
+		}
+		select {
+		case e = <-s.queue:
+			continue
+		default:
+		}
+		break
+	}
+	s.keep(batch)
+}
+
+func (s *Spool) drain() {
+	for {
+		select {
+		case e := <-s.queue:
+			s.take(e)
+		default:
+			return
+		}
+	}
+}
+
+// keep puts a batch on record as a whole, or refuses it as a whole.
+func (s *Spool) keep(batch []*entry) {
+	if len(batch) == 0 {
+		return
+	}
+	err := s.room(batch)
+	if err == nil {
+		err = s.keepNotes()
+	}
+	if err == nil {
+		err = s.store(s.number(batch), s.o.Sync == Always)
+	}
+	s.mu.Lock()
+	s.failing = err
+	if err == nil {
+		s.counts.appended += uint64(len(batch))
+		s.mark(s.next-uint64(len(batch)), batch[0].at)
+	} else {
+		s.counts.failures += uint64(len(batch))
+	}
+	s.mu.Unlock()
+	for _, e := range batch {
+		e.done <- err
+	}
+}
+
+// number gives the records their places. Numbers that are refused are used again, by what comes instead.
+func (s *Spool) number(batch []*entry) []Record {
+	records := make([]Record, len(batch))
+	seq, link := s.next, s.link
+	for i, e := range batch {
+		records[i] = Record{Seq: seq, Previous: link, Event: e.event}
+		seq, link = seq+1, records[i].Hash()
+	}
+	return records
+}
+
+// keepNotes puts what the spool has to say of itself on record.
+func (s *Spool) keepNotes() error {
+	var batch []*entry
+	for _, e := range s.notes {
+		text, err := json.Marshal(e)
+		if err != nil {
+			panic(err) // of this package's own
+		}
+		batch = append(batch, &entry{event: text})
+	}
+	if len(batch) == 0 {
+		return nil
+	}
+	err := s.store(s.number(batch), s.o.Sync == Always)
+	if err == nil {
+		s.notes = nil
+	}
+	return err
+}
+
+func (s *Spool) note(action string, outcome audit.Outcome, detail map[string]any) {
+	s.notes = append(s.notes, audit.Event{At: s.o.Now().UTC(), Actor: "vaultd", Action: action, Outcome: outcome, Detail: detail})
+}
+
+// room is ErrFull when the batch would go beyond a bound.
+func (s *Spool) room(batch []*entry) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	size := int64(0)
+	for _, e := range batch {
+		size += int64(frameSize + linkedSize + len(e.event))
+	}
+	if have := s.unshippedBytes(); have+size > s.o.MaxBytes {
+		return fmt.Errorf("%w: %d of %d bytes wait for the primary", ErrFull, have, s.o.MaxBytes)
+	}
+	if at := s.oldest(); s.o.MaxAge > 0 && !at.IsZero() && s.o.Now().Sub(at) > s.o.MaxAge {
+		return fmt.Errorf("%w: a record has waited for the primary since %s", ErrFull, at.Format(time.RFC3339))
+	}
+	return nil
+}
+
+// store writes records behind what is pending, and with sync makes all of it durable. When the segment fails, what is not
+// known to be durable is written once more, into a new one; when that fails too, the records are refused and what was
+// accepted before stays pending.
+func (s *Spool) store(records []Record, sync bool) error {
+	if s.file != nil && s.written >= s.o.SegmentBytes {
+		s.endSegment()
+	}
+	all := append(s.pending[:len(s.pending):len(s.pending)], records...)
+	var err error
+	for range 2 {
+		rest := records
+		if s.file == nil {
+			if err = s.begin(); err != nil {
+				break
+			}
+			rest = all
+		}
+		if err = s.write(rest, sync); err == nil {
+			s.accept(all, records, sync)
+			return nil
+		}
+		s.giveUp()
+	}
+	return fmt.Errorf("%w: %w", ErrUnwritable, err)
+}
+
+// endSegment makes room for the next one. What did not become durable is written again there.
+func (s *Spool) endSegment() {
+	if len(s.pending) > 0 && s.file.Sync() == nil {
+		s.accept(nil, nil, true)
+	}
+	s.giveUp()
+}
+
+// begin makes a segment appear whole, its first record still to come: the one that is not known to be durable.
+func (s *Spool) begin() error {
+	h := header{node: s.node, boot: s.boot, first: s.durable, link: s.durableLink}
+	name := segmentName(h.first)
+	file, size, err := s.create(name, h.encode())
+	if err != nil {
+		return err
+	}
+	s.file, s.written = file, size
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := len(s.segments); n > 0 && s.segments[n-1].first == h.first { // nothing of it was durable, and its name is taken over
+		s.segments = s.segments[:n-1]
+	} else if n > 0 {
+		s.segments[n-1].next = min(s.segments[n-1].next, h.first)
+	}
+	s.segments = append(s.segments, segment{name: name, first: h.first, next: h.first, size: size})
+	return nil
+}
+
+// create is the commit point of a segment: the rename, once the folder is fsynced. The file stays open.
+func (s *Spool) create(name string, content []byte) (_ File, size int64, err error) {
+	partial, path := s.path(name+partialSuffix), s.path(name)
+	file, err := s.o.FS.Create(partial)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer func() {
+		if err != nil {
+			_ = file.Close()
+			_ = s.o.FS.Remove(partial) // else the next Open does it
+		}
+	}()
+	if _, err = file.Write(content); err != nil {
+		return nil, 0, err
+	}
+	if err = file.Sync(); err != nil {
+		return nil, 0, err
+	}
+	if err = s.o.FS.Rename(partial, path); err != nil {
+		return nil, 0, err
+	}
+	if err = s.o.FS.SyncDir(s.o.Dir); err != nil {
+		return nil, 0, err
+	}
+	return file, int64(len(content)), nil
+}
+
+func (s *Spool) write(records []Record, sync bool) error {
+	s.buffer = s.buffer[:0]
+	for _, r := range records {
+		s.buffer = appendFrame(s.buffer, r)
+	}
+	if len(s.buffer) > 0 {
+		n, err := s.file.Write(s.buffer)
+		s.written += int64(n)
+		if err != nil {
+			return err
+		}
+	}
+	if sync {
+		if err := s.file.Sync(); err != nil {
+			return err
+		}
+	}
+	if linked, err := s.file.Linked(); err != nil || !linked {
+		return fmt.Errorf("somebody removed the segment (%v)", err)
+	}
+	return nil
+}
+
+// accept moves on behind records that were written; with durable, everything so far is on disk.
+func (s *Spool) accept(all, records []Record, durable bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := len(records); n > 0 {
+		s.next, s.link = records[n-1].Seq+1, records[n-1].Hash()
+	}
+	last := &s.segments[len(s.segments)-1]
+	last.next, last.size = s.next, s.written
+	s.pending = all
+	if durable {
+		s.pending, s.durable, s.durableLink = nil, s.next, s.link
+		signal(s.fresh)
+	}
+}
+
+func signal(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// giveUp never asks the descriptor again. An error of Close says nothing that the fsync did not.
+func (s *Spool) giveUp() {
+	if s.file != nil {
+		_ = s.file.Close()
+		s.file = nil
+	}
+}
+
+// flush makes durable what Interval has only handed to the kernel.
+func (s *Spool) flush() {
+	if len(s.pending) == 0 {
+		return
+	}
+	if err := s.store(nil, true); err != nil {
+		s.mu.Lock()
+		s.failing = err
+		s.counts.failures++
+		s.mu.Unlock()
+	}
+}
+
+// heal finds out whether appends would be kept again. A daemon that is taken out of service because they are not gets none to
+// find out by.
+func (s *Spool) heal() {
+	s.mu.Lock()
+	failing := s.failing
+	s.mu.Unlock()
+	if failing == nil || s.room(nil) != nil || s.file == nil && s.store(nil, true) != nil {
+		return
+	}
+	s.mu.Lock()
+	s.failing = nil
+	s.mu.Unlock()
+}
+
+func (s *Spool) path(name string) string { return filepath.Join(s.o.Dir, name) }
+
+// perform runs something in the committer, which alone changes the folder.
+func (s *Spool) perform(do func()) error {
+	return s.ask(context.Background(), &entry{do: do, done: make(chan error, 1)})
+}
