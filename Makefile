@@ -12,7 +12,7 @@ export VAULT_TEST_PG := $(PG)
 
 .DEFAULT_GOAL := help
 .PHONY: help build dev test test-pg check fmt vet staticcheck race bench cover fuzz chaos postgres
-.PHONY: extension install-extension test-cron
+.PHONY: bench-reads extension install-extension test-cron
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,17 +61,20 @@ race: postgres ## Every test and script under the race detector, the binaries to
 	$(GO) test -race -count=1 -timeout $(TIMEOUT) ./...
 
 DUE ?= 10000
-bench: postgres ## Benchmarks: sealing and opening; DUE (10000) rotations due at once against pgbench's ceiling
+bench: postgres bench-reads ## Benchmarks: reads on record; sealing and opening; DUE (10000) rotations due at once; audit seals
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/envelope ./internal/audit/seal
 	DUE=$(DUE) $(GO) test -run '^$$' -bench DueAtOnce -benchtime 1x -timeout 0 ./internal/rotation
 	$(GO) test -run '^$$' -bench 'Sealing|VerifyAudit' -benchtime 1x ./internal/vault
+
+bench-reads: postgres ## Reads a second with the audit off, interval and always, at 1, 16 and 64 connections
+	$(GO) test -run '^$$' -bench 'Reads|Append' -benchtime 3s ./internal/audit/spool
 
 cover: postgres ## Statement coverage of the packages that hold keys and values
 	@$(GO) test -cover ./internal/envelope ./internal/kms ./internal/vault
 
 FUZZTIME ?= 20s
 fuzz: ## Every fuzz target for FUZZTIME (20s)
-	@for p in envelope kms rotation target vault httpapi audit/seal; do \
+	@for p in envelope kms rotation target vault httpapi audit/seal audit/spool; do \
 	  for f in $$($(GO) test -list '^Fuzz' ./internal/$$p | grep ^Fuzz); do \
 	    echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) ./internal/$$p || exit 1; \
 	  done; done

@@ -47,6 +47,20 @@ func TestWithoutAnySettingNobodyIsLetIn(t *testing.T) {
 	}
 }
 
+func TestSizes(t *testing.T) {
+	for text, want := range map[string]size{"65536": 65536, "64KiB": 65536, "3 MiB": 3 << 20, "2GiB": 2 << 30} {
+		c, err := loadConfig("", []string{"VAULTD_AUDIT_MAX_BYTES=" + text})
+		if err != nil || c.AuditMaxBytes != want {
+			t.Errorf("%s: got %d, error %v", text, c.AuditMaxBytes, err)
+		}
+		written, _ := c.AuditMaxBytes.MarshalText()
+		var again size
+		if err := again.UnmarshalText(written); err != nil || again != want {
+			t.Errorf("%s is written as %s", text, written)
+		}
+	}
+}
+
 func TestBadSettingsAreNamed(t *testing.T) {
 	for file, want := range map[string]string{
 		"listen = [\"127.0.0.1:1\"]\nalow = []":       `line 2: unknown key "alow"`,
@@ -70,6 +84,16 @@ func TestBadSettingsAreNamed(t *testing.T) {
 		`kms_keys = ["s3:///x"]`:                      "kms_keys",
 		`log_level = "loud"`:                          "log_level",
 		`log_format = "xml"`:                          "log_format",
+		`audit = "yes"`:                               "audit",
+		`audit_spool = ""`:                            `audit = "off"`,
+		`audit_spool = "spool"`:                       "absolute path",
+		`audit_sync = "never"`:                        "always or interval",
+		`audit_sync_interval = "0"`:                   "audit_sync_interval",
+		`audit_on_failure = "ignore"`:                 "block or allow",
+		`audit_max_bytes = "1 TB"`:                    "not a size",
+		`audit_max_bytes = 1000`:                      "audit_max_bytes",
+		`audit_max_bytes = "99999999999GiB"`:          "not a size",
+		`audit_max_age = "-1d"`:                       "sign",
 		`listen = []`:                                 "listen",
 		`listen = ["127.0.0.1"]`:                      "listen",
 		`listen = ["127.0.0.1:65536"]`:                "listen",

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -322,7 +323,6 @@ func (s *Spool) store(records []Record, sync bool) error {
 	if s.file != nil && s.written >= s.o.SegmentBytes {
 		s.endSegment()
 	}
-	all := append(s.pending[:len(s.pending):len(s.pending)], records...)
 	var err error
 	for range 2 {
 		rest := records
@@ -330,10 +330,10 @@ func (s *Spool) store(records []Record, sync bool) error {
 			if err = s.begin(); err != nil {
 				break
 			}
-			rest = all
+			rest = slices.Concat(s.pending, records)
 		}
 		if err = s.write(rest, sync); err == nil {
-			s.accept(all, records, sync)
+			s.accept(records, sync)
 			return nil
 		}
 		s.giveUp()
@@ -344,7 +344,7 @@ func (s *Spool) store(records []Record, sync bool) error {
 // endSegment makes room for the next one. What did not become durable is written again there.
 func (s *Spool) endSegment() {
 	if len(s.pending) > 0 && s.file.Sync() == nil {
-		s.accept(nil, nil, true)
+		s.accept(nil, true)
 	}
 	s.giveUp()
 }
@@ -421,7 +421,7 @@ func (s *Spool) write(records []Record, sync bool) error {
 }
 
 // accept moves on behind records that were written; with durable, everything so far is on disk.
-func (s *Spool) accept(all, records []Record, durable bool) {
+func (s *Spool) accept(records []Record, durable bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if n := len(records); n > 0 {
@@ -429,7 +429,7 @@ func (s *Spool) accept(all, records []Record, durable bool) {
 	}
 	last := &s.segments[len(s.segments)-1]
 	last.next, last.size = s.next, s.written
-	s.pending = all
+	s.pending = append(s.pending, records...)
 	if durable {
 		s.pending, s.durable, s.durableLink = nil, s.next, s.link
 		signal(s.fresh)
