@@ -71,10 +71,11 @@ func TestSeedRepeatsTheSchedule(t *testing.T) {
 		}
 		return strings.Join(all, "\n")
 	}
-	if describe(1) != describe(1) {
+	first, again := describe(1), describe(1)
+	if first != again {
 		t.Error("a seed has two schedules")
 	}
-	if describe(1) == describe(2) {
+	if first == describe(2) {
 		t.Error("two seeds have one schedule")
 	}
 }
