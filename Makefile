@@ -81,8 +81,9 @@ fuzz: ## Every fuzz target for FUZZTIME (20s)
 
 CHAOS_TIME ?= 10m
 CHAOS_MODE ?= sync
-chaos: postgres ## Break a cluster for CHAOS_TIME (10m), CHAOS_MODE=sync|async, CHAOS_SEED=N repeats; loses nothing, or fails
-	CHAOS_TIME=$(CHAOS_TIME) CHAOS_MODE=$(CHAOS_MODE) CHAOS_SEED=$(CHAOS_SEED) $(GO) test ./internal/chaos -run '^TestChaos$$' -count=1 -v -timeout 0
+chaos: postgres ## Break a cluster for CHAOS_TIME (10m), CHAOS_MODE=sync|async, CHAOS_SEED=N (repeats), CHAOS_FAULTS=REGEXP (some only)
+	CHAOS_TIME=$(CHAOS_TIME) CHAOS_MODE=$(CHAOS_MODE) CHAOS_SEED=$(CHAOS_SEED) CHAOS_FAULTS='$(CHAOS_FAULTS)' \
+	  $(GO) test ./internal/chaos -run '^TestChaos$$' -count=1 -v -timeout 0
 
 postgres: ## Install PostgreSQL's server binaries if they are missing (18, else Debian's 15; or PG=N)
 	@if [ -n "$(PG)" ]; then build/install-postgres $(PG); else build/install-postgres 18 || build/install-postgres 15; fi
