@@ -61,9 +61,10 @@ race: postgres ## Every test and script under the race detector, the binaries to
 	$(GO) test -race -count=1 -timeout $(TIMEOUT) ./...
 
 DUE ?= 10000
-bench: postgres bench-reads ## Benchmarks: reads on record; sealing and opening; DUE (10000) rotations due at once against pgbench's ceiling
-	$(GO) test -run '^$$' -bench . -benchmem ./internal/envelope
+bench: postgres bench-reads ## Benchmarks: reads on record; sealing and opening; DUE (10000) rotations due at once; audit seals
+	$(GO) test -run '^$$' -bench . -benchmem ./internal/envelope ./internal/audit/seal
 	DUE=$(DUE) $(GO) test -run '^$$' -bench DueAtOnce -benchtime 1x -timeout 0 ./internal/rotation
+	$(GO) test -run '^$$' -bench 'Sealing|VerifyAudit' -benchtime 1x ./internal/vault
 
 bench-reads: postgres ## Reads a second with the audit off, interval and always, at 1, 16 and 64 connections
 	$(GO) test -run '^$$' -bench 'Reads|Append' -benchtime 3s ./internal/audit/spool
@@ -73,15 +74,16 @@ cover: postgres ## Statement coverage of the packages that hold keys and values
 
 FUZZTIME ?= 20s
 fuzz: ## Every fuzz target for FUZZTIME (20s)
-	@for p in envelope kms rotation target vault httpapi audit/spool; do \
+	@for p in envelope kms rotation target vault httpapi audit/seal audit/spool; do \
 	  for f in $$($(GO) test -list '^Fuzz' ./internal/$$p | grep ^Fuzz); do \
 	    echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) ./internal/$$p || exit 1; \
 	  done; done
 
 CHAOS_TIME ?= 10m
 CHAOS_MODE ?= sync
-chaos: postgres ## Break a cluster for CHAOS_TIME (10m), CHAOS_MODE=sync|async, CHAOS_SEED=N repeats; loses nothing, or fails
-	CHAOS_TIME=$(CHAOS_TIME) CHAOS_MODE=$(CHAOS_MODE) CHAOS_SEED=$(CHAOS_SEED) $(GO) test ./internal/chaos -run '^TestChaos$$' -count=1 -v -timeout 0
+chaos: postgres ## Break a cluster for CHAOS_TIME (10m), CHAOS_MODE=sync|async, CHAOS_SEED=N (repeats), CHAOS_FAULTS=REGEXP (some only)
+	CHAOS_TIME=$(CHAOS_TIME) CHAOS_MODE=$(CHAOS_MODE) CHAOS_SEED=$(CHAOS_SEED) CHAOS_FAULTS='$(CHAOS_FAULTS)' \
+	  $(GO) test ./internal/chaos -run '^TestChaos$$' -count=1 -v -timeout 0
 
 postgres: ## Install PostgreSQL's server binaries if they are missing (18, else Debian's 15; or PG=N)
 	@if [ -n "$(PG)" ]; then build/install-postgres $(PG); else build/install-postgres 18 || build/install-postgres 15; fi

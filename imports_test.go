@@ -18,10 +18,11 @@ var forbidden = map[string][]string{
 	"internal/rotation":    {module + "internal/kms", module + "internal/httpapi", module + "cmd", "github.com/aws"},
 	"internal/httpapi":     {module + "internal/kms", module + "cmd", "github.com/aws"},
 	"internal/target":      {module + "internal/kms", module + "internal/httpapi", module + "cmd", "github.com/aws"},
+	"internal/audit/seal":  {module + "internal/db", module + "internal/vault", module + "sql", "github.com/jackc/pgx", "net/http"},
 	"internal/localpg":     {module + "internal/", module + "sql"},
+	"internal/vaulttest":   nil,
 	"internal/audit":       {module, "github.com/jackc/pgx", "github.com/aws"},
 	"internal/audit/spool": {module + "internal/db", module + "internal/vault", module + "internal/httpapi", module + "sql", "github.com/jackc/pgx", "github.com/aws", "net/http"},
-	"internal/vaulttest":   nil,
 }
 
 // direct holds what a package may not import itself, though it may reach it through the packages beneath.

@@ -23,7 +23,7 @@ func newAuditCmd(a *app) *cobra.Command {
 		Use:   "audit",
 		Short: "Read the audit log",
 		Long:  `Read the audit log: who changed what, and who was refused. It takes a database role that was granted it (grant --as auditor).`,
-	}, newAuditListCmd(a))
+	}, newAuditListCmd(a), newAuditVerifyCmd(a), newAuditArchiveCmd(a), newAuditPruneCmd(a))
 }
 
 func newAuditListCmd(a *app) *cobra.Command {

@@ -62,6 +62,10 @@ type Config struct {
 	MaxStaleness      duration `toml:"max_staleness"`      // reads refuse on a node further behind than this; 0 = never
 	MinLSNWait        duration `toml:"min_lsn_wait"`       // how long a read waits for the position it asks for
 
+	// Tamper evidence of the audit log; see docs/SECURITY.md.
+	AuditSealKey   string `toml:"audit_seal_key"`   // file of the key that seals it, where this node is the primary; "" = no sealing
+	AuditSealsFile string `toml:"audit_seals_file"` // the seals that this node has seen are kept here; "" = nowhere
+
 	// Reads on record; see package spool.
 	Audit             string   `toml:"audit"`               // on, or off: nothing is recorded
 	AuditSpool        string   `toml:"audit_spool"`         // the folder where reads wait for the primary

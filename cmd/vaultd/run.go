@@ -68,6 +68,11 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 	})
 	defer v.Close()
 
+	sealer, err := openSealer(c, v, log)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errConfig, err)
+	}
+	defer sealer.close()
 	reads, err := openReads(ctx, c, v, log)
 	if err != nil {
 		return err
@@ -85,8 +90,9 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 		Checks: []httpapi.Check{{Name: "database", Check: bounded(v.Ping)}, {Name: "kms", Check: bounded(keys.check)},
 			{Name: "replication", Check: func(context.Context) error { return fresh.Check() }},
 			{Name: "audit", Check: reads.check},
-			{Name: "fence", Check: bounded(fenceOnly(v.CheckFence))}},
+			{Name: "fence", Check: bounded(fenceOnly(v.CheckFence))}, {Name: "audit_seals", Check: sealer.Check}},
 	})
+	registry.MustRegister(sealer)
 	cert := new(certificate)
 	if err := cert.load(c); err != nil {
 		return err
@@ -101,6 +107,7 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 	defer stopWork()
 	work := startRotation(working, c, v, reads, rotation.NewMetrics(registry), log)
 	work.Go(func() { fresh.Run(working) })
+	work.Go(func() { sealer.run(working) })
 	reloading := &reloader{load: load, api: api, fresh: fresh, certificate: cert, level: level, log: log}
 
 	for {

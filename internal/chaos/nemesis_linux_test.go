@@ -51,6 +51,7 @@ func deck() []fault {
 		{"wait for replication terminated", (*nemesis).terminateWait},
 		{"primary frozen", (*nemesis).freezePrimary},
 		{"promotion after a freeze", (*nemesis).failOverFrozen},
+		{"promotion of a standby that is behind", (*nemesis).failOverBehind},
 		{"promotion after a canceled wait", (*nemesis).failOverUnreplicated},
 		{"vaultd killed", (*nemesis).killDaemon},
 		{"vaultd frozen past its claim", (*nemesis).freezeDaemon},
@@ -264,6 +265,19 @@ func (n *nemesis) failOverFrozen(ctx context.Context, _ *rand.Rand) error {
 	defer thaw()
 	wait(ctx, time.Second)
 	return n.promote(ctx, "promotion after a freeze", nil)
+}
+
+// failOverBehind promotes a standby that has missed the last second. With synchronous replication nobody was told of what is
+// lost with it; without, it is what status warns of.
+func (n *nemesis) failOverBehind(ctx context.Context, _ *rand.Rand) error {
+	n.makeDue(ctx, dueNames/2) // now: it would wait as well
+	receivers, err := n.holdReceivers(ctx)
+	if err != nil {
+		return err
+	}
+	defer receivers.release()
+	wait(ctx, time.Second)
+	return n.promote(ctx, "promotion of a standby that is behind", receivers.drop)
 }
 
 // failOverUnreplicated loses what only the primary had: somebody ended the wait of a COMMIT for a standby, and no standby

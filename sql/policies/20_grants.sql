@@ -23,7 +23,8 @@ GRANT EXECUTE ON FUNCTION
   vault.delete_secret(text, uuid, interval), vault.restore_secret(text, uuid), vault.purge_secret(text, uuid),
   vault.create_token(uuid, text, bytea, text, timestamptz, uuid), vault.revoke_token(text, uuid), vault.list_tokens(),
   vault.grant_service_role(name, text, uuid), vault.grant_worker_role(name, uuid), vault.grant_auditor_role(name, uuid),
-  vault.revoke_service_role(name, text, uuid)
+  vault.revoke_service_role(name, text, uuid),
+  vault.prepare_audit_prune(), vault.prune_audit(date, text, bigint, bigint, bytea, bigint[], bytea[], uuid)
   TO vault_service;
 GRANT EXECUTE ON FUNCTION
   vault.supervise(int), vault.beat(), vault.enqueue_due_rotations(int), vault.expire_grace_versions(int), vault.purge_deleted(int),
@@ -31,5 +32,6 @@ GRANT EXECUTE ON FUNCTION
   vault.complete_rotation(bigint, int, int, text, bytea, bytea, bytea, bytea, text, uuid),
   vault.store_candidate(bigint, int, int, text, bytea, bytea, bytea, bytea, text), vault.rotation_candidate(bigint, int),
   vault.finish_rotation(bigint, int, uuid), vault.release_rotation(bigint, int),
-  vault.fail_rotation(bigint, int, text, interval)
+  vault.fail_rotation(bigint, int, text, interval),
+  vault.next_audit_window(int), vault.audit_window(bigint, xid8, xid8), vault.add_audit_seal(vault.audit_seals)
   TO vault_worker;

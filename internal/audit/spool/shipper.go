@@ -105,6 +105,9 @@ func newBackOff() *backoff.ExponentialBackOff {
 // next round begins by asking.
 func (s *Shipper) round(ctx context.Context, pause *backoff.ExponentialBackOff) time.Duration {
 	n, err := s.ship(ctx)
+	if err != nil && errors.Is(ctx.Err(), context.Canceled) {
+		return 0 // stopped in the middle, which says nothing of the primary: what is left may still be shipped
+	}
 	s.report(err)
 	switch {
 	case err != nil:
