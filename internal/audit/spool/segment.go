@@ -46,8 +46,6 @@ func (r Record) payload(dst []byte) []byte {
 // Hash is what the next record holds as its Previous. The primary computes the same.
 func (r Record) Hash() Hash { return sha256.Sum256(r.payload(nil)) }
 
-func (r Record) size() int { return frameSize + linkedSize + len(r.Event) }
-
 func appendFrame(dst []byte, r Record) []byte {
 	start := len(dst)
 	dst = binary.BigEndian.AppendUint32(dst, uint32(linkedSize+len(r.Event)))
