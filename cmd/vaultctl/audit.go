@@ -11,84 +11,211 @@ import (
 	"strings"
 	"time"
 
+	"github.com/charmbracelet/lipgloss"
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
+	"github.com/hyperiondb/vault/internal/audit/filter"
 	"github.com/hyperiondb/vault/internal/db"
-	"github.com/hyperiondb/vault/internal/envelope"
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
+const filterHelp = `FILTER is words that must all hold:
+
+  actor:ci-deploy action:read secret:prod/* ip:10.0.0.0/8 outcome:denied since:-2h
+
+and request:, node:, version: and until:. Of several words of one key any will do; "-" before a word negates it (the first
+word then comes after "--"); "*" at the end stands for anything. A word alone is the beginning of a secret's name. Times are
+-2h, -7d, 2026-11-25, 2026-11-25T10:00, 10:00, today, yesterday or monday, in the local zone.`
+
 func newAuditCmd(a *app) *cobra.Command {
-	return holdCommands(&cobra.Command{
-		Use:   "audit",
-		Short: "Read the audit log",
-		Long:  `Read the audit log: who changed what, and who was refused. It takes a database role that was granted it (grant --as auditor).`,
-	}, newAuditListCmd(a), newAuditVerifyCmd(a), newAuditArchiveCmd(a), newAuditPruneCmd(a))
-}
-
-func newAuditListCmd(a *app) *cobra.Command {
-	var query db.AuditQuery
-	var since *time.Duration
+	var theme string
 	cmd := &cobra.Command{
-		Use:   "list",
-		Short: "List recorded events, newest first",
-		Long: `List recorded events, newest first.
+		Use:   "audit [FILTER]",
+		Short: "Browse the audit log",
+		Long: `Browse the audit log: who read and changed what, and who was refused. On a terminal it opens a browser ("?" shows its keys);
+elsewhere, audit list and audit export print events.
 
-ACTOR is who was proven to act: token:NAME, worker:ID, supervisor or owner:ROLE; role:ROLE is only the database role of a
-session. FROM is that role and the address it came from, "local" for a socket.`,
-		Example: `  vaultctl audit list
-  vaultctl audit list --secret prod/db/password --limit 20
-  vaultctl audit list --action put --since 2h -o json`,
-		Args: exactArgs(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if query.Limit < 1 {
-				return usage("--limit is at least 1")
+It takes a database role that was granted it (grant --as auditor). A standby will do.
+
+` + filterHelp,
+		Example: `  vaultctl audit
+  vaultctl audit prod/db/password since:friday
+  vaultctl audit outcome:denied since:-7d`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 1 && !strings.ContainsAny(args[0], ":/*") && nearest(cmd.Commands(), args[0]) != "" {
+				return knownCommand(cmd, args) // "vaultctl audit lst" is no filter
 			}
-			if query.Secret != "" {
-				if err := envelope.CheckName(query.Secret); err != nil {
-					return err
+			_, err := parseFilter(args)
+			return err
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if !term.IsTerminal(int(a.in.Fd())) || !term.IsTerminal(int(a.out.Fd())) {
+				if len(args) > 0 {
+					return hint(usage("the browser takes a terminal"), "vaultctl audit list %s", strings.Join(args, " "))
 				}
+				return cmd.Help()
 			}
-			if since != nil {
-				query.Since = time.Now().Add(-*since)
-			}
-			return runAuditList(cmd.Context(), a, query)
+			return runAudit(cmd.Context(), a, strings.Join(args, " "), theme)
 		},
 	}
-	flags := cmd.Flags()
-	flags.StringVar(&query.Secret, "secret", "", "only events of this secret (`NAME`)")
-	flags.StringVar(&query.Action, "action", "", "only this `action`: put, rotate, rollback, update, delete, restore, purge, token.create, ...")
-	flags.Var(durationFlag{&since}, "since", "only events of the last 2h, 7d, ...")
-	flags.IntVar(&query.Limit, "limit", 100, "at most `N` events")
-	_ = cmd.RegisterFlagCompletionFunc("secret", func(cmd *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
-		return a.namesWith(cmd.Context(), typed, names{live: true, deleted: true}), cobra.ShellCompDirectiveNoFileComp
-	})
+	cmd.Flags().StringVar(&theme, "theme", "auto", "`colours` of the browser: auto, dark, light or none (NO_COLOR=1 is none)")
+	_ = cmd.RegisterFlagCompletionFunc("theme", cobra.FixedCompletions([]string{"auto", "dark", "light", "none"}, cobra.ShellCompDirectiveNoFileComp))
+	cmd.ValidArgsFunction = completeFilter(a)
+	cmd.AddCommand(newAuditListCmd(a), newAuditTailCmd(a), newAuditExportCmd(a), newAuditVerifyCmd(a), newAuditArchiveCmd(a), newAuditPruneCmd(a))
+	for _, c := range append(cmd.Commands(), cmd) {
+		c.SetFlagErrorFunc(negatedFirst)
+	}
 	return cmd
 }
 
-func runAuditList(ctx context.Context, a *app, query db.AuditQuery) error {
-	v, err := a.vault(ctx)
-	if err != nil {
-		return err
+// negatedFirst explains what became of "-action:read".
+func negatedFirst(cmd *cobra.Command, err error) error {
+	if strings.HasPrefix(err.Error(), "unknown shorthand flag") {
+		return hint(usage("%s", oneLine(err)), `%s -- -KEY:VALUE: a filter that begins with "-" comes after "--"`, cmd.CommandPath())
 	}
-	events, err := v.Audit(ctx, query)
-	switch {
-	case errors.Is(err, vault.ErrRefused):
-		return hint(err, "vaultctl grant ROLE --as auditor, by somebody with an admin token")
-	case err != nil:
-		return err
+	return cmd.Root().FlagErrorFunc()(cmd, err)
+}
+
+// parseFilter reads the words of a command line, as one line.
+func parseFilter(args []string) (filter.Filter, error) {
+	line := strings.Join(args, " ")
+	f, err := filter.Parse(line, time.Now())
+	var wrong *filter.Error
+	if errors.As(err, &wrong) {
+		return f, &pointedError{usage("%s", wrong), line, wrong.Column}
 	}
-	if a.json() {
-		if events == nil {
-			events = []db.AuditRow{}
+	return f, err
+}
+
+// pointedError shows the input under the message, and a caret at the place.
+type pointedError struct {
+	error
+	input  string
+	column int // in characters
+}
+
+func (p *pointedError) Unwrap() error { return p.error }
+
+func (p *pointedError) pointer() string {
+	before := printable(string([]rune(p.input)[:min(p.column, len([]rune(p.input)))]))
+	return fmt.Sprintf("  %s\n  %s^\n", printable(p.input), strings.Repeat(" ", lipgloss.Width(before)))
+}
+
+// completeFilter completes the word at the cursor.
+func completeFilter(a *app) completer {
+	return func(cmd *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
+		c := filter.Complete(typed)
+		words := c.Words
+		if c.Asks() {
+			ctx, cancel := context.WithTimeout(cmd.Context(), completionTimeout)
+			defer cancel()
+			source, err := a.auditSource(ctx)
+			if err != nil {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			values, err := source.Values(ctx, c.Key, c.Typed)
+			if err != nil {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			words = c.Of(values)
 		}
+		found := make([]string, len(words))
+		for i, w := range words {
+			found[i] = c.Keep + w
+		}
+		if c.Key == "" {
+			return found, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
+		}
+		return found, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+func newAuditListCmd(a *app) *cobra.Command {
+	var limit int
+	cmd := &cobra.Command{
+		Use:   "list [FILTER]",
+		Short: "List recorded events, newest first",
+		Long: `List recorded events, newest first.
+
+ACTOR is who was proven to act: token:NAME, worker:ID, client:ADDRESS, supervisor or owner:ROLE; role:ROLE is only the database
+role of a session. FROM is that role and the address it came from, "local" for a socket.
+
+` + filterHelp,
+		Example: `  vaultctl audit list
+  vaultctl audit list prod/db/password --limit 20
+  vaultctl audit list action:put action:rotate since:-2h -o jsonl`,
+		Args:              filterArgs,
+		ValidArgsFunction: completeFilter(a),
+		Annotations:       map[string]string{streamsKey: "jsonl"},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if limit < 1 {
+				return usage("--limit is at least 1")
+			}
+			return runAuditList(cmd.Context(), a, args, limit)
+		},
+	}
+	cmd.Flags().IntVarP(&limit, "limit", "n", 100, "at most `N` events")
+	return cmd
+}
+
+func filterArgs(_ *cobra.Command, args []string) error {
+	_, err := parseFilter(args)
+	return err
+}
+
+// listAtOnce is how many events one statement brings.
+const listAtOnce = 1000
+
+func runAuditList(ctx context.Context, a *app, args []string, limit int) error {
+	events, err := listEvents(ctx, a, args, limit)
+	if err != nil {
+		return asAuditor(err)
+	}
+	switch {
+	case a.json():
 		return a.printJSON(events)
+	case a.jsonl():
+		return a.printLines(events)
 	}
 	rows := make([][]string, len(events))
 	for i, e := range events {
 		rows[i] = []string{at(e.At), e.Actor, e.Action, e.Secret, versionOf(e), e.Outcome, from(e), detail(e.Detail)}
 	}
 	return a.printTable([]string{"TIME", "ACTOR", "ACTION", "SECRET", "VERSION", "OUTCOME", "FROM", "DETAIL"}, rows, "no events")
+}
+
+// listEvents searches until it has as many as wanted; never nil, so that JSON says [].
+func listEvents(ctx context.Context, a *app, args []string, limit int) ([]db.AuditRow, error) {
+	f, err := parseFilter(args)
+	if err != nil {
+		return nil, err
+	}
+	v, err := a.vault(ctx)
+	if err != nil {
+		return nil, err
+	}
+	events := []db.AuditRow{}
+	q := db.AuditQuery{Filter: auditFilter(f)}
+	for {
+		q.Limit = min(listAtOnce, limit-len(events))
+		page, err := v.Audit(ctx, q)
+		if err != nil {
+			return nil, err
+		}
+		events = append(events, page.Rows...)
+		if q.From = page.Next; page.Next == nil || len(events) == limit {
+			return events, nil
+		}
+	}
+}
+
+// asAuditor says what a refused role lacks.
+func asAuditor(err error) error {
+	if errors.Is(err, vault.ErrRefused) {
+		return hint(err, "vaultctl grant ROLE --as auditor, by somebody with an admin token")
+	}
+	return err
 }
 
 func versionOf(e db.AuditRow) string {
@@ -107,13 +234,17 @@ func from(e db.AuditRow) string {
 
 // detail flattens the JSON of an event to key=value, in the order of the keys.
 func detail(raw json.RawMessage) string {
-	var fields map[string]any
+	var fields map[string]json.RawMessage
 	if json.Unmarshal(raw, &fields) != nil {
 		return string(raw)
 	}
 	parts := make([]string, 0, len(fields))
 	for _, key := range slices.Sorted(maps.Keys(fields)) {
-		text := fmt.Sprint(fields[key])
+		text := string(fields[key])
+		var plain string
+		if json.Unmarshal(fields[key], &plain) == nil {
+			text = plain
+		}
 		if strings.ContainsAny(text, " \"") {
 			text = strconv.Quote(text)
 		}

@@ -73,6 +73,10 @@ func (a *app) report(ctx context.Context, err error) int {
 	}
 	code, help := a.verdict(err)
 	fmt.Fprintf(a.err, "vaultctl: %s\n", printable(text(err)))
+	var pointed *pointedError
+	if errors.As(err, &pointed) {
+		fmt.Fprint(a.err, pointed.pointer())
+	}
 	if help != "" {
 		fmt.Fprintf(a.err, "hint: %s\n", help)
 	}

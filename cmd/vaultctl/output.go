@@ -6,11 +6,16 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"github.com/hyperiondb/vault/internal/rotation"
 )
 
-func (a *app) json() bool { return a.output == "json" }
+func (a *app) json() bool  { return a.output == "json" }
+func (a *app) jsonl() bool { return a.output == "jsonl" }
+
+// streamsKey marks a command that also writes jsonl: a JSON document a line, for what has no end or is too long for one.
+const streamsKey = "streams"
 
 // printJSON writes one indented document.
 func (a *app) printJSON(v any) error {
@@ -63,10 +68,10 @@ func (a *app) printFields(pairs ...string) error {
 // note says something that is not data.
 func (a *app) note(format string, args ...any) { fmt.Fprintf(a.err, format+"\n", args...) }
 
-// printable keeps what came from a row from steering the terminal.
+// printable keeps what came from a row from steering the terminal, and from turning the order of letters around.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' || (r >= 0x7f && r <= 0x9f) {
+		if unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp) {
 			return '?'
 		}
 		return r

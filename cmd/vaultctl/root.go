@@ -38,8 +38,11 @@ and a KMS key; reading takes a database role that was granted the names, and the
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Version:       buildVersion(),
-		PersistentPreRunE: func(*cobra.Command, []string) error {
-			if a.output != "table" && a.output != "json" {
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if a.output == "jsonl" && cmd.Annotations[streamsKey] == "" {
+				return usage("%s does not write jsonl: table or json", cmd.CommandPath())
+			}
+			if a.output != "table" && a.output != "json" && a.output != "jsonl" {
 				return usage("unknown output %q: table or json", a.output)
 			}
 			a.parsed = true

@@ -1,6 +1,16 @@
 package db
 
-import "fmt"
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
 
 // OlderExtension is the name and text of the install script that a build of an older schema version would have made, as far
 // as its tables go.
@@ -11,3 +21,66 @@ func OlderExtension(version int) (name, text string) {
 		fmt.Fprintf(s, "INSERT INTO vault.config (schema_version) VALUES (%d);\n", version)
 	})
 }
+
+// Plan is what EXPLAIN says of one statement.
+type Plan struct {
+	Text string
+	Rows int // that left a scan or were removed there by a filter
+}
+
+// ExplainAudit runs the statements of a page under EXPLAIN ANALYZE.
+func ExplainAudit(ctx context.Context, url string, q AuditQuery) ([]Plan, error) {
+	recorder := &explainer{}
+	config, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, err
+	}
+	config.ConnConfig.Tracer = recorder
+	connections, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	defer connections.Close()
+	r := &Reader{pool: &pool{connections, time.Minute}}
+	if _, err := r.Audit(ctx, q); err != nil {
+		return nil, err
+	}
+	var plans []Plan
+	for _, s := range recorder.statements {
+		if !strings.Contains(s.SQL, "vault.audit_log") {
+			continue
+		}
+		err := r.readAudit(ctx, func(tx pgx.Tx) error {
+			lines, err := collect(ctx, tx, pgx.RowTo[string], `EXPLAIN (ANALYZE, TIMING OFF) `+s.SQL, s.Args...)
+			plans = append(plans, planOf(s.SQL, lines))
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return plans, nil
+}
+
+var planNumbers = regexp.MustCompile(`Scan.* \(actual rows=([0-9]+)(?:\.[0-9]+)? loops=([0-9]+)\)|Rows Removed by Filter: ([0-9]+)`)
+
+func planOf(sql string, lines []string) Plan {
+	p := Plan{Text: sql + "\n" + strings.Join(lines, "\n")}
+	for _, line := range lines {
+		if m := planNumbers.FindStringSubmatch(line); m != nil {
+			number := func(i int) int { n, _ := strconv.Atoi(m[i]); return n }
+			p.Rows += number(1)*number(2) + number(3)
+		}
+	}
+	return p
+}
+
+// explainer remembers what was asked.
+type explainer struct{ statements []pgx.TraceQueryStartData }
+
+func (e *explainer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+	e.statements = append(e.statements, data)
+	return ctx
+}
+
+func (*explainer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}

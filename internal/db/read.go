@@ -250,46 +250,6 @@ func (r *Reader) History(ctx context.Context, name string) ([]HistoryRow, error)
 	return rows, err
 }
 
-// AuditRow is one event.
-type AuditRow struct {
-	ID        int64           `json:"id"`
-	At        time.Time       `json:"at"`
-	Actor     string          `json:"actor"`
-	DBRole    string          `json:"db_role"`
-	Client    string          `json:"client,omitempty"` // "" over a unix socket
-	Node      string          `json:"node,omitempty"`
-	Action    string          `json:"action"`
-	Secret    string          `json:"secret,omitempty"`
-	Version   int             `json:"version,omitempty"`
-	Outcome   string          `json:"outcome"`
-	RequestID *uuid.UUID      `json:"request_id,omitempty"`
-	Detail    json.RawMessage `json:"detail"`
-}
-
-// AuditQuery chooses events. Zero fields choose all; Limit 0 = 100.
-type AuditQuery struct {
-	Secret string
-	Action string
-	Since  time.Time
-	Before int64 // only events with a smaller id: the next page
-	Limit  int
-}
-
-// Audit lists events, newest first. It takes a role in vault_auditor.
-func (r *Reader) Audit(ctx context.Context, q AuditQuery) ([]AuditRow, error) {
-	if q.Limit == 0 {
-		q.Limit = 100
-	}
-	return collect(ctx, r.pool, func(row pgx.CollectableRow) (AuditRow, error) {
-		var a AuditRow
-		err := row.Scan(&a.ID, &a.At, &a.Actor, &a.DBRole, &a.Client, &a.Node, &a.Action, &a.Secret, &a.Version, &a.Outcome, &a.RequestID, &a.Detail)
-		return a, err
-	}, `SELECT id, at, actor, db_role::text, coalesce(host(client), ''), coalesce(node, ''), action, coalesce(secret, ''),
-			coalesce(version, 0), outcome, request_id, detail
-		FROM vault.audit_log WHERE ($1 = '' OR secret = $1) AND ($2 = '' OR action = $2) AND at >= $3 AND ($4 = 0 OR id < $4)
-		ORDER BY id DESC LIMIT $5`, q.Secret, q.Action, q.Since, q.Before, q.Limit)
-}
-
 // Status is what vault.status() says of the node it was asked on.
 type Status struct {
 	Role             string      `json:"role"` // primary or standby

@@ -112,11 +112,6 @@ func (v *Vault) History(ctx context.Context, name string) ([]db.HistoryRow, erro
 	return v.reader.History(ctx, name)
 }
 
-// Audit lists recorded events, newest first.
-func (v *Vault) Audit(ctx context.Context, q db.AuditQuery) ([]db.AuditRow, error) {
-	return v.reader.Audit(ctx, q)
-}
-
 func (c Change) requestID() uuid.UUID {
 	if c.RequestID == uuid.Nil {
 		return uuid.New()

@@ -479,9 +479,9 @@ func TestTokensAndGrants(t *testing.T) {
 	prefix := "no/such/"
 	_, err = s.Revoke(ctx, s.as, vaulttest.Operator, &prefix)
 	wantErr(t, err, vault.ErrNotFound)
-	events, err := s.Audit(ctx, db.AuditQuery{Action: "token.revoke"})
+	events, err := s.Audit(ctx, db.AuditQuery{Filter: db.AuditFilter{Conditions: []db.AuditCondition{{Column: db.AuditAction, Equal: []string{"token.revoke"}}}}})
 	must(t, err)
-	if len(events) != 1 || events[0].Actor != "token:root" || !strings.Contains(string(events[0].Detail), "ci") {
+	if len(events.Rows) != 1 || events.Rows[0].Actor != "token:root" || !strings.Contains(string(events.Rows[0].Detail), "ci") {
 		t.Errorf("got events %+v", events)
 	}
 }

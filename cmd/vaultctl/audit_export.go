@@ -1,0 +1,176 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/hyperiondb/vault/internal/audit/filter"
+	"github.com/hyperiondb/vault/internal/db"
+)
+
+func newAuditExportCmd(a *app) *cobra.Command {
+	var output string
+	cmd := &cobra.Command{
+		Use:   "export [FILTER]",
+		Short: "Write all events of a filter as lines of JSON, oldest first",
+		Long: `Write all events of a filter as lines of JSON, oldest first, to standard output or to a new file. It reads in short
+transactions, so that a long export holds up neither vacuum nor a standby, and ends with what was recorded when it began.
+
+` + filterHelp,
+		Example: `  vaultctl audit export since:2026-11-01 until:2026-11-30 --output november.jsonl
+  vaultctl audit export secret:prod/* | jq -r .actor | sort | uniq -c`,
+		Args:              filterArgs,
+		ValidArgsFunction: completeFilter(a),
+		Annotations:       map[string]string{streamsKey: "jsonl"},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if a.output != "jsonl" && cmd.Flags().Changed("output") {
+				return usage("audit export writes jsonl only")
+			}
+			return asAuditor(runAuditExport(cmd.Context(), a, args, output))
+		},
+	}
+	cmd.Flags().StringVar(&output, "to", "", "write to a new `FILE`, complete or not at all")
+	return cmd
+}
+
+func runAuditExport(ctx context.Context, a *app, args []string, output string) error {
+	f, err := parseFilter(args)
+	if err != nil {
+		return err
+	}
+	source, err := a.auditSource(ctx)
+	if err != nil {
+		return err
+	}
+	bar := a.newBar(output != "", func() (int64, error) { return source.estimate(ctx, f) })
+	defer bar.clear()
+	if output == "" {
+		return source.Export(ctx, f, a.out, bar.show)
+	}
+	var events int64
+	err = writeWhole(output, func(w io.Writer) error {
+		return source.Export(ctx, f, w, func(n int64) { events = n; bar.show(n) })
+	})
+	if err == nil {
+		bar.clear()
+		a.note("%d events in %s", events, output)
+	}
+	return err
+}
+
+// writeWhole writes a new file that is there complete or not at all.
+func writeWhole(path string, write func(io.Writer) error) error {
+	if _, err := os.Lstat(path); err == nil {
+		return hint(conflict("%q is there already", path), "choose another name, or remove it")
+	}
+	file, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	if err != nil {
+		return fmt.Errorf("making %q: %w", path, reason(err))
+	}
+	defer os.Remove(file.Name()) // the link is what stays
+	defer file.Close()
+	buffered := bufio.NewWriterSize(file, 1<<16)
+	err = write(buffered)
+	if err == nil {
+		err = errors.Join(buffered.Flush(), file.Sync())
+	}
+	if err != nil {
+		return fmt.Errorf("writing %q: %w", path, err)
+	}
+	if err := os.Link(file.Name(), path); errors.Is(err, fs.ErrExist) { // never over another file
+		return conflict("%q is there already", path)
+	} else if err != nil {
+		return fmt.Errorf("naming %q: %w", path, reason(err))
+	}
+	return nil
+}
+
+// exportAtOnce is how many events one transaction reads.
+const exportAtOnce = 2000
+
+// Export writes in the order of time, page by page.
+func (s *auditSource) Export(ctx context.Context, f filter.Filter, w io.Writer, progress func(int64)) error {
+	q := db.AuditQuery{Filter: auditFilter(f), Newer: true, Limit: exportAtOnce}
+	if q.Filter.Until.IsZero() {
+		q.Filter.Until = time.Now()
+	}
+	var written int64
+	for {
+		page, err := s.vault.Audit(ctx, q)
+		if err != nil {
+			return err
+		}
+		if err := writeLines(w, oldestFirst(page.Rows)); err != nil {
+			return fmt.Errorf("writing the answer: %w", reason(err))
+		}
+		written += int64(len(page.Rows))
+		progress(written)
+		if q.From = page.Next; page.Next == nil {
+			return nil
+		}
+	}
+}
+
+// estimate is about how many events there are.
+func (s *auditSource) estimate(ctx context.Context, f filter.Filter) (int64, error) {
+	to := f.Until()
+	if to.IsZero() {
+		to = time.Now()
+	}
+	counts, err := s.Counts(ctx, f, f.Since(), to, 60)
+	var sum int64
+	for _, c := range counts.Buckets {
+		sum += c.Events
+	}
+	return sum, err
+}
+
+// bar shows progress on a terminal, and nothing elsewhere.
+type bar struct {
+	a     *app
+	on    bool
+	of    int64
+	shown time.Time
+}
+
+const barEvery = 100 * time.Millisecond
+
+// newBar asks how much there is only if somebody sees it.
+func (a *app) newBar(toFile bool, estimate func() (int64, error)) *bar {
+	b := &bar{a: a, on: term.IsTerminal(int(a.err.Fd())) && (toFile || !term.IsTerminal(int(a.out.Fd())))}
+	if b.on {
+		b.of, _ = estimate() // what is wrong shows at the first page
+	}
+	return b
+}
+
+func (b *bar) show(n int64) {
+	if !b.on || time.Since(b.shown) < barEvery {
+		return
+	}
+	b.shown = time.Now()
+	share := 0.0
+	if b.of > 0 {
+		share = min(float64(n)/float64(b.of), 0.99) // the total is an estimate
+	}
+	done := int(share * 30)
+	fmt.Fprintf(b.a.err, "\r[%s%s] %3.0f%%  %d events\x1b[K", strings.Repeat("#", done), strings.Repeat(".", 30-done), share*100, n)
+}
+
+func (b *bar) clear() {
+	if b.on {
+		fmt.Fprint(b.a.err, "\r\x1b[K")
+	}
+	b.on = false
+}

@@ -1,0 +1,177 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/spf13/cobra"
+
+	"github.com/hyperiondb/vault/internal/db"
+	"github.com/hyperiondb/vault/internal/vault"
+)
+
+const followEvery = time.Second
+
+func newAuditTailCmd(a *app) *cobra.Command {
+	var o tailOptions
+	cmd := &cobra.Command{
+		Use:   "tail [FILTER]",
+		Short: "Print the newest events, oldest first, and go on with those to come",
+		Long: `Print the newest events, oldest first, and with --follow go on with those to come. Reads of other nodes come when they are
+shipped: each event once, in the order of arrival. While the database is away it waits.
+
+` + filterHelp,
+		Example: `  vaultctl audit tail
+  vaultctl audit tail -f outcome:denied
+  vaultctl audit tail -f -n 0 -o jsonl | siem-agent`,
+		Args:              filterArgs,
+		ValidArgsFunction: completeFilter(a),
+		Annotations:       map[string]string{streamsKey: "jsonl"},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case o.lines < 0:
+				return usage("--lines is at least 0")
+			case o.follow && a.json():
+				return hint(usage("-o json has an end, and --follow has none"), "-o jsonl")
+			}
+			o.filter = args
+			return asAuditor(runAuditTail(cmd.Context(), a, o))
+		},
+	}
+	cmd.Flags().BoolVarP(&o.follow, "follow", "f", false, "go on with events to come, until Ctrl-C")
+	cmd.Flags().IntVarP(&o.lines, "lines", "n", 20, "begin with the newest `N` events")
+	return cmd
+}
+
+type tailOptions struct {
+	filter []string
+	follow bool
+	lines  int
+}
+
+// runAuditTail begins to follow before it asks for the newest: an event that comes in between is in both, and told once.
+func runAuditTail(ctx context.Context, a *app, o tailOptions) error {
+	f, err := parseFilter(o.filter)
+	if err != nil {
+		return err
+	}
+	v, err := a.vault(ctx)
+	if err != nil {
+		return err
+	}
+	var follower *db.AuditFollower
+	if o.follow {
+		if follower, err = v.FollowAudit(ctx, auditFilter(f)); err != nil {
+			return err
+		}
+	}
+	events := []db.AuditRow{}
+	if o.lines > 0 {
+		if events, err = listEvents(ctx, a, o.filter, o.lines); err != nil {
+			return err
+		}
+	}
+	slices.Reverse(events)
+	if a.json() {
+		return a.printJSON(events)
+	}
+	if err := a.printTail(events); err != nil || !o.follow {
+		return err
+	}
+	seen := map[int64]bool{}
+	for _, e := range events {
+		seen[e.ID] = true
+	}
+	return follow(ctx, a, follower, seen)
+}
+
+// follow prints what comes, until it is interrupted, which is its proper end.
+func follow(ctx context.Context, a *app, follower *db.AuditFollower, seen map[int64]bool) error {
+	wait := backoff.NewExponentialBackOff()
+	wait.InitialInterval, wait.MaxInterval = followEvery, 10*time.Second
+	away := false
+	for {
+		fresh, more, err := follower.Next(ctx)
+		pause := followEvery
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, vault.ErrUnavailable):
+			if !away {
+				a.note("vaultctl: %s; trying again", printable(text(err)))
+			}
+			away, pause = true, wait.NextBackOff()
+		case err != nil:
+			return err
+		case more:
+			away, pause = false, 0
+		default:
+			away = false
+			wait.Reset()
+		}
+		fresh = slices.DeleteFunc(fresh, func(e db.AuditRow) bool { return seen[e.ID] })
+		if err := a.printTail(fresh); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause):
+		}
+	}
+}
+
+// printTail writes events as they come: columns of a fixed width, as nobody knows the widest yet.
+func (a *app) printTail(events []db.AuditRow) error {
+	if a.jsonl() {
+		return a.printLines(events)
+	}
+	var b strings.Builder
+	for _, e := range events {
+		version := "-"
+		if e.Version > 0 {
+			version = "v" + versionOf(e)
+		}
+		line := fmt.Sprintf("%s  %-8s %-20s %-12s %-28s %-4s %-24s %s", at(e.At), e.Outcome, e.Actor, e.Action, dash(e.Secret), version, from(e), detail(e.Detail))
+		b.WriteString(strings.TrimRight(printable(line), " ") + "\n")
+	}
+	if _, err := io.WriteString(a.out, b.String()); err != nil {
+		return fmt.Errorf("writing the answer: %w", reason(err))
+	}
+	return nil
+}
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+// printLines writes one JSON document a line.
+func (a *app) printLines(events []db.AuditRow) error {
+	if err := writeLines(a.out, events); err != nil {
+		return fmt.Errorf("writing the answer: %w", reason(err))
+	}
+	return nil
+}
+
+func writeLines(w io.Writer, events []db.AuditRow) error {
+	var lines strings.Builder
+	encoder := json.NewEncoder(&lines)
+	encoder.SetEscapeHTML(false)
+	for _, e := range events {
+		if err := encoder.Encode(e); err != nil {
+			return err
+		}
+	}
+	_, err := io.WriteString(w, lines.String())
+	return err
+}

@@ -1,0 +1,83 @@
+package filter
+
+import (
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Actions returns the actions there are, for completion; an event may have others.
+func Actions() []string {
+	return []string{"read", "verify", "put", "rotate", "rollback", "update", "delete", "restore", "purge", "rewrap", "expire", "grace.end",
+		"token.create", "token.revoke", "grant", "grant.revoke", "rotation.request", "rotation.retry", "rotation.limit", "audit.gap",
+		"audit.prune", "audit.refused", "audit.seal_key", "audit.spool", "audit.torn_tail", "audit.unrecorded"}
+}
+
+// Completion says what could stand at the end of an unfinished filter.
+type Completion struct {
+	Keep  string   // what stays of the text
+	Key   Key      // whose values are wanted; "" = keys
+	Typed string   // what is there of the value, or of the key
+	Words []string // what is known without asking anybody, to be put after Keep
+}
+
+// Complete looks at the last word of a text. Values of secret, actor and node are somebody else's to know: Key and Typed say
+// which, and [Completion.Of] makes words of them.
+func Complete(text string) Completion {
+	start := 0
+	if i := strings.LastIndexFunc(text, unicode.IsSpace); i >= 0 {
+		start = i + 1 // spaces are one byte, or the odd one completes badly
+	}
+	c := Completion{Keep: text[:start], Typed: text[start:]}
+	if rest := strings.TrimLeft(c.Typed, "-!"); len(c.Typed)-len(rest) == 1 {
+		c.Keep, c.Typed = c.Keep+c.Typed[:1], rest
+	}
+	if key, value, found := strings.Cut(c.Typed, ":"); found && slices.Contains(Keys(), Key(strings.ToLower(key))) {
+		c.Keep, c.Key, c.Typed = c.Keep+key+":", Key(strings.ToLower(key)), value
+		c.Words = beginning(value, known(c.Key))
+		return c
+	}
+	for _, k := range Keys() {
+		if word := string(k) + ":"; strings.HasPrefix(word, strings.ToLower(c.Typed)) {
+			c.Words = append(c.Words, word)
+		}
+	}
+	return c
+}
+
+func known(key Key) []string {
+	switch key {
+	case Action:
+		return Actions()
+	case Outcome:
+		return Outcomes()
+	case Since, Until:
+		return Moments()
+	}
+	return nil
+}
+
+func beginning(with string, words []string) []string {
+	var found []string
+	for _, w := range words {
+		if strings.HasPrefix(w, strings.ToLower(with)) {
+			found = append(found, w)
+		}
+	}
+	return found
+}
+
+// Asks reports whether the values come from the database.
+func (c Completion) Asks() bool { return c.Key == Secret || c.Key == Actor || c.Key == Node }
+
+// Of makes words of values that the database knows, but for those that no filter can name.
+func (c Completion) Of(values []string) []string {
+	var words []string
+	for _, v := range values {
+		if utf8.ValidString(v) && strings.IndexFunc(v, unicode.IsControl) < 0 {
+			words = append(words, quote(v))
+		}
+	}
+	return words
+}

@@ -1,0 +1,147 @@
+package db
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+)
+
+// AuditRow is one event.
+type AuditRow struct {
+	ID         int64           `json:"id"`
+	At         time.Time       `json:"at"`          // when it happened
+	RecordedAt time.Time       `json:"recorded_at"` // when it arrived: reads are shipped afterwards
+	Actor      string          `json:"actor"`
+	DBRole     string          `json:"db_role"`
+	Client     string          `json:"client,omitempty"` // "" over a unix socket
+	Node       string          `json:"node,omitempty"`
+	Action     string          `json:"action"`
+	Secret     string          `json:"secret,omitempty"`
+	Version    int             `json:"version,omitempty"`
+	Outcome    string          `json:"outcome"`
+	RequestID  *uuid.UUID      `json:"request_id,omitempty"`
+	Detail     json.RawMessage `json:"detail"`
+}
+
+const auditColumns = `id, at, recorded_at, actor, db_role::text, coalesce(host(client), ''), coalesce(node, ''), action, coalesce(secret, ''),
+	coalesce(version, 0), outcome, request_id, detail`
+
+func scanAudit(row pgx.CollectableRow) (AuditRow, error) {
+	var a AuditRow
+	err := row.Scan(&a.ID, &a.At, &a.RecordedAt, &a.Actor, &a.DBRole, &a.Client, &a.Node, &a.Action, &a.Secret, &a.Version, &a.Outcome,
+		&a.RequestID, &a.Detail)
+	return a, err
+}
+
+// AuditColumn is what a condition can be about.
+type AuditColumn string
+
+const (
+	AuditActor   AuditColumn = "actor"
+	AuditAction  AuditColumn = "action"
+	AuditSecret  AuditColumn = "secret"
+	AuditNode    AuditColumn = "node"
+	AuditOutcome AuditColumn = "outcome"
+	AuditRequest AuditColumn = "request_id"
+	AuditVersion AuditColumn = "version"
+	AuditClient  AuditColumn = "client"
+)
+
+// AuditCondition holds if the column has any of the values, or with Not none of them.
+type AuditCondition struct {
+	Column   AuditColumn
+	Not      bool
+	Equal    []string // of every column but version and client
+	Prefixes []string // of actor, action, secret and node
+	Numbers  []int    // of version
+	Networks []netip.Prefix
+}
+
+// AuditFilter chooses events: all conditions hold. The zero value chooses all.
+type AuditFilter struct {
+	Since, Until time.Time // zero = open; Until is not included
+	Conditions   []AuditCondition
+}
+
+// AuditCursor is a place in the order of (at, id), between two events.
+type AuditCursor struct {
+	At time.Time
+	ID int64
+}
+
+// Cursor is the place of an event.
+func (a AuditRow) Cursor() AuditCursor { return AuditCursor{a.At, a.ID} }
+
+// AuditQuery asks for a page: the events on one side of a cursor, those next to it first.
+type AuditQuery struct {
+	Filter AuditFilter
+	From   *AuditCursor // nil = the newest event of all, or the oldest with Newer
+	Newer  bool         // those after the cursor instead of those before
+	Limit  int          // 0 = 100
+}
+
+// AuditPage is an answer, newest first whichever way it was asked for. A page with fewer events than asked for and a Next is
+// an unfinished search: it has looked as far as Next and goes on from there.
+type AuditPage struct {
+	Rows []AuditRow
+	Next *AuditCursor // nil = there is nothing further
+}
+
+const (
+	auditTimeout = 30 * time.Second // of a statement, if the caller has no deadline
+	searchFor    = 100 * time.Millisecond
+)
+
+// Audit returns a page of events. It takes a role in vault_auditor. However large the log and however rare the events are, it
+// answers soon: a search that no index answers is done in slices (see [Reader.searchAudit]).
+func (r *Reader) Audit(ctx context.Context, q AuditQuery) (AuditPage, error) {
+	if q.Limit == 0 {
+		q.Limit = 100
+	}
+	var page AuditPage
+	err := r.readAudit(ctx, func(tx pgx.Tx) error {
+		search, err := planAudit(ctx, tx, q.Filter)
+		if err == nil {
+			page, err = search.page(ctx, tx, q)
+		}
+		return err
+	})
+	if !q.Newer {
+		return page, err
+	}
+	slices.Reverse(page.Rows)
+	return page, err
+}
+
+// readAudit runs a read-only transaction that sees one moment, whose statements end before the caller stops waiting. Plans
+// are made for the values at hand (a prefix of "prod/" and one of "" want different ones) and are not compiled: that
+// takes longer than they run. Rows are taken one after the other from an index that has them
+// in order: whatever gathers first and sorts then has no bound.
+func (r *Reader) readAudit(ctx context.Context, f func(pgx.Tx) error) error {
+	timeout := auditTimeout
+	if deadline, ok := ctx.Deadline(); ok {
+		timeout = min(timeout, max(time.Until(deadline), time.Millisecond))
+	}
+	err := pgx.BeginTxFunc(ctx, r.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, `SELECT set_config('statement_timeout', $1, true), set_config('plan_cache_mode', 'force_custom_plan', true),
+			set_config('jit', 'off', true), set_config('enable_seqscan', 'off', true),
+			set_config('enable_bitmapscan', 'off', true)`, fmt.Sprintf("%dms", max(1, timeout.Milliseconds())))
+		if err != nil {
+			return err
+		}
+		return f(tx)
+	})
+	err = classify(err)
+	var known *Error
+	if errors.As(err, &known) && known.Code == "57014" {
+		return &Error{Kind: ErrUnavailable, Text: "the query took too long", Code: known.Code}
+	}
+	return err
+}

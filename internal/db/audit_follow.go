@@ -1,0 +1,170 @@
+package db
+
+import (
+	"cmp"
+	"context"
+	"maps"
+	"slices"
+	"strconv"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// AuditFollower finds the events that were committed since it began, each once, in whatever order their transactions ended and
+// however late reads arrive: it goes by what snapshots see, not by times or ids. It is not safe for concurrent use.
+type AuditFollower struct {
+	reader *Reader
+	filter AuditFilter
+
+	since  *snapshot        // whatever had ended then has been told
+	now    *snapshot        // of a look that is not through yet: what it began with
+	resume txRow            // how far it is
+	told   map[int64]uint64 // events told whose transactions since does not know as ended, with those
+}
+
+// txRow is a place in the order in which transactions began.
+type txRow struct {
+	tx uint64
+	id int64
+}
+
+// followRows bounds one look.
+const followRows = 5000
+
+// FollowAudit begins with what is committed after it returns. The filter's range of time does not count.
+func (r *Reader) FollowAudit(ctx context.Context, f AuditFilter) (*AuditFollower, error) {
+	for _, c := range f.Conditions {
+		if err := c.check(); err != nil {
+			return nil, err
+		}
+	}
+	follower := &AuditFollower{reader: r, filter: f, told: map[int64]uint64{}}
+	for {
+		if _, more, err := follower.Next(ctx); err != nil || !more {
+			return follower, err
+		}
+	}
+}
+
+// Next returns what is new, oldest first; more says that there is more to be had at once. After an error the same is asked
+// again, and nothing is skipped.
+func (f *AuditFollower) Next(ctx context.Context) (fresh []AuditRow, more bool, err error) {
+	var rows []followed
+	err = f.reader.readAudit(ctx, func(tx pgx.Tx) error {
+		now, err := takeSnapshot(ctx, tx)
+		if err != nil {
+			return err
+		}
+		if f.since == nil || f.since.system != now.system { // the beginning, or a cluster restored elsewhere, whose ids begin anew
+			f.since, f.now, f.resume = &now, nil, txRow{}
+			clear(f.told)
+		}
+		if f.now == nil {
+			f.now = &now
+		}
+		rows, err = f.notEnded(ctx, tx)
+		return err
+	})
+	if err != nil {
+		return nil, false, err
+	}
+	return f.tell(rows), len(rows) == followRows, nil
+}
+
+func (f *AuditFollower) tell(rows []followed) (fresh []AuditRow) {
+	for _, r := range rows {
+		if _, known := f.told[r.ID]; !known {
+			fresh = append(fresh, r.AuditRow)
+			f.told[r.ID] = r.tx
+		}
+		f.resume = txRow{r.tx, r.ID}
+	}
+	if len(rows) < followRows {
+		f.since, f.now, f.resume = f.now, nil, txRow{}
+		maps.DeleteFunc(f.told, func(_ int64, tx uint64) bool { return f.since.ended(tx) })
+	}
+	slices.SortFunc(fresh, func(a, b AuditRow) int { return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.ID, b.ID)) })
+	return fresh
+}
+
+type followed struct {
+	AuditRow
+	tx uint64
+}
+
+// notEnded reads the events of transactions that had not ended at f.since, as far as they are to be seen by now.
+func (f *AuditFollower) notEnded(ctx context.Context, tx pgx.Tx) ([]followed, error) {
+	begin, open := f.since.notEnded()
+	s := statement{args: []any{f.since.system, number(begin), numbers(open), number(f.resume.tx), f.resume.id, followRows}}
+	check := "(tx, id) > ($4::text::xid8, $5)"
+	for _, c := range f.filter.Conditions {
+		check += " AND " + c.sql(&s)
+	}
+	part := func(of string) string {
+		return `(SELECT * FROM vault.audit_log WHERE system_id = $1 AND ` + of + ` AND ` + check + ` ORDER BY system_id, tx, id LIMIT $6)`
+	}
+	return collect(ctx, tx, func(row pgx.CollectableRow) (followed, error) {
+		var r followed
+		var id string
+		a := &r.AuditRow
+		err := row.Scan(&a.ID, &a.At, &a.RecordedAt, &a.Actor, &a.DBRole, &a.Client, &a.Node, &a.Action, &a.Secret, &a.Version, &a.Outcome,
+			&a.RequestID, &a.Detail, &id)
+		if err == nil {
+			r.tx, err = strconv.ParseUint(id, 10, 64)
+		}
+		return r, err
+	}, `SELECT `+auditColumns+`, tx::text FROM (`+part(`tx >= $2::text::xid8`)+` UNION ALL `+part(`tx = ANY ($3::text[]::xid8[])`)+`) s
+		ORDER BY tx, id LIMIT $6`, s.args...)
+}
+
+// snapshot says which transactions had ended, as pg_snapshot does.
+type snapshot struct {
+	system    int64 // whose transaction ids they are
+	standby   bool  // whose snapshots do not list the open transactions
+	low, high uint64
+	open      []uint64 // between low and high
+}
+
+func takeSnapshot(ctx context.Context, tx pgx.Tx) (snapshot, error) {
+	var s snapshot
+	var low, high string
+	var open []string
+	err := tx.QueryRow(ctx, `SELECT (SELECT system_identifier FROM pg_control_system()), pg_is_in_recovery(), pg_snapshot_xmin(seen)::text,
+			pg_snapshot_xmax(seen)::text, ARRAY(SELECT pg_snapshot_xip(seen)::text)
+		FROM pg_current_snapshot() seen`).Scan(&s.system, &s.standby, &low, &high, &open)
+	if err != nil {
+		return s, err
+	}
+	for _, text := range append([]string{low, high}, open...) {
+		n, err := strconv.ParseUint(text, 10, 64)
+		if err != nil {
+			return s, err
+		}
+		s.open = append(s.open, n)
+	}
+	s.low, s.high, s.open = s.open[0], s.open[1], s.open[2:]
+	return s, nil
+}
+
+// notEnded are the transactions that had not, or may not have: all from begin on, and the open ones.
+func (s *snapshot) notEnded() (begin uint64, open []uint64) {
+	if s.standby {
+		return s.low, nil
+	}
+	return s.high, s.open
+}
+
+func (s *snapshot) ended(tx uint64) bool {
+	begin, open := s.notEnded()
+	return tx < begin && !slices.Contains(open, tx)
+}
+
+func number(n uint64) string { return strconv.FormatUint(n, 10) }
+
+func numbers(ns []uint64) []string {
+	texts := make([]string, len(ns))
+	for i, n := range ns {
+		texts[i] = number(n)
+	}
+	return texts
+}

@@ -1,0 +1,186 @@
+package tui
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	tea "github.com/charmbracelet/bubbletea"
+	"github.com/charmbracelet/x/exp/teatest"
+)
+
+const waitFor = 20 * time.Second // a bound, not a measurement
+
+// running is a browser with its event loop, in an emulated terminal.
+func running(t *testing.T, source Source) (*teatest.TestModel, *model) {
+	t.Helper()
+	plain, err := newTheme("none", io.Discard, func(string) string { return "" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := newModel(t.Context(), source, time.Now, plain, "")
+	m.now = clock
+	return teatest.NewTestModel(t, m, teatest.WithInitialTermSize(80, 24)), m
+}
+
+func wantOutput(t *testing.T, tm *teatest.TestModel, text string) {
+	t.Helper()
+	teatest.WaitFor(t, tm.Output(), func(out []byte) bool { return bytes.Contains(out, []byte(text)) }, teatest.WithDuration(waitFor))
+}
+
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(waitFor); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within %s", what, waitFor)
+		}
+	}
+}
+
+// TestLateAnswersAreDropped: the answer to an older question comes after that to the newer one.
+func TestLateAnswersAreDropped(t *testing.T) {
+	l := sampleLog(300)
+	slow := make(chan struct{})
+	l.slow = map[string]chan struct{}{"action:verify": slow}
+	tm, _ := running(t, l)
+	wantOutput(t, tm, "300 events")
+	tm.Type("/action:verify")
+	tm.Send(tea.KeyMsg{Type: tea.KeyEnter})
+	until(t, "the slow question", func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return slices.Contains(l.asked, "action:verify")
+	})
+	tm.Send(tea.KeyMsg{Type: tea.KeyBackspace})
+	tm.Type("/action:put")
+	tm.Send(tea.KeyMsg{Type: tea.KeyEnter})
+	wantOutput(t, tm, "58 events")
+	close(slow)
+	tm.Type("q")
+	m := tm.FinalModel(t, teatest.WithFinalTimeout(waitFor)).(*model)
+	if m.filter != "action:put" || m.events.of != "action:put" {
+		t.Errorf("got filter %q and events of %q", m.filter, m.events.of)
+	}
+	for _, e := range m.events.events {
+		if e.Action != "put" {
+			t.Fatalf("an event of another filter is shown: %s", e.Action)
+		}
+	}
+}
+
+// TestAnAnswerThatNeverComes: Esc gives up, and the browser can be left.
+func TestAnAnswerThatNeverComes(t *testing.T) {
+	l := sampleLog(300)
+	slow := make(chan struct{})
+	t.Cleanup(func() { close(slow) })
+	l.slow = map[string]chan struct{}{"": slow}
+	tm, m := running(t, l)
+	began := clock()
+	m.now = func() time.Time { began = began.Add(100 * time.Millisecond); return began }
+	wantOutput(t, tm, "asking for ")
+	tm.Send(tea.KeyMsg{Type: tea.KeyEsc})
+	tm.Type("q")
+	tm.WaitFinished(t, teatest.WithFinalTimeout(waitFor))
+}
+
+// brittle panics when it is asked for secrets.
+type brittle struct{ *log }
+
+func (brittle) Secrets(context.Context, string, string, int) ([]Secret, error) {
+	panic("no such thing")
+}
+
+func TestAPanicBesideTheLoopEndsItInOrder(t *testing.T) {
+	tm, _ := running(t, brittle{sampleLog(10)})
+	tm.Send(tea.KeyMsg{Type: tea.KeyTab})
+	m := tm.FinalModel(t, teatest.WithFinalTimeout(waitFor)).(*model)
+	if m.broken == nil || !strings.Contains(m.broken.Error(), "no such thing") {
+		t.Errorf("got %v", m.broken)
+	}
+}
+
+// brittleClock stops after a second, when the loop asks it.
+func brittleClock() func() time.Time {
+	began := time.Now()
+	return func() time.Time {
+		if time.Since(began) > time.Second {
+			panic("the clock stops")
+		}
+		return time.Now()
+	}
+}
+
+// TestRunLeavesTheTerminalAsItWas: also after a panic in the loop itself, and when ctx ends.
+func TestRunLeavesTheTerminalAsItWas(t *testing.T) {
+	for name, c := range map[string]struct {
+		source Source
+		typed  string
+		clock  func() time.Time
+		cancel bool
+		want   string // of the error; "" = none
+	}{
+		"left":            {sampleLog(10), "q", time.Now, false, ""},
+		"panic beside":    {brittle{sampleLog(10)}, "\t", time.Now, false, "no such thing"},
+		"panic in a loop": {sampleLog(10), "", brittleClock(), false, "panic"},
+		"ended":           {sampleLog(10), "", time.Now, true, "context canceled"},
+	} {
+		t.Run(strings.ReplaceAll(name, " ", "_"), func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			in, keys, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			out, err := os.Create(filepath.Join(t.TempDir(), "out"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			done := make(chan error, 1)
+			go func() { done <- Run(ctx, Options{Source: c.source, Theme: "dark", In: in, Out: out, Now: c.clock}) }()
+			if c.cancel {
+				until(t, "the alternate screen", func() bool { return strings.Contains(read(t, out.Name()), "\x1b[?1049h") })
+				cancel()
+			}
+			_, _ = keys.WriteString(c.typed)
+			select {
+			case err = <-done:
+			case <-time.After(waitFor):
+				t.Fatal("it does not end")
+			}
+			if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+				t.Errorf("got %v, want %q", err, c.want)
+			}
+			text := read(t, out.Name())
+			for on, off := range map[string]string{"\x1b[?1049h": "\x1b[?1049l", "\x1b[?25l": "\x1b[?25h", "\x1b[?1002h": "\x1b[?1002l"} {
+				if strings.LastIndex(text, off) < strings.LastIndex(text, on) {
+					t.Errorf("%q is not undone by %q", on, off)
+				}
+			}
+		})
+	}
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+func TestRunRefuses(t *testing.T) {
+	if err := Run(t.Context(), Options{Filter: "secert:x", Now: time.Now}); err == nil || !strings.Contains(err.Error(), "secert") {
+		t.Errorf("a filter that is none: got %v", err)
+	}
+	if err := Run(t.Context(), Options{Theme: "pink", Out: os.Stdout, Now: time.Now}); !errors.Is(err, ErrTheme) {
+		t.Errorf("a theme that is none: got %v", err)
+	}
+}

@@ -1,0 +1,158 @@
+package tui
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	tea "github.com/charmbracelet/bubbletea"
+	"github.com/charmbracelet/lipgloss"
+	"github.com/charmbracelet/x/ansi"
+)
+
+// detailPane shows all of the selected event, under the table or beside it.
+type detailPane struct {
+	asker
+	open   bool
+	top    int
+	sealOf int64 // the event that seal is about
+	seal   Seal
+}
+
+type sealMsg struct {
+	number int
+	event  int64
+	Seal
+	err error
+}
+
+// askSeal asks once for every event whose details are shown.
+func (m *model) askSeal() tea.Cmd {
+	e, ok := m.events.current()
+	if !ok || !m.detail.open || m.detail.sealOf == e.ID {
+		return nil
+	}
+	m.detail.sealOf, m.detail.seal = e.ID, Seal{}
+	return ask(m, &m.detail.asker, func(ctx context.Context) (Seal, error) { return m.source.Seal(ctx, e) },
+		func(n int, s Seal, err error) tea.Msg { return sealMsg{n, e.ID, s, err} })
+}
+
+func (msg sealMsg) arrive(m *model) tea.Cmd {
+	if m.detail.take(msg.number) && msg.err == nil && msg.event == m.detail.sealOf {
+		m.detail.seal = msg.Seal
+	}
+	return nil
+}
+
+func (m *model) beside() bool { return m.width >= 120 }
+
+func (m *model) detailWidth() int { return max(48, m.width*2/5) }
+
+func (m *model) detailHeight() int {
+	return max(5, (m.height-2-1-m.stripHeight()-2)*3/5)
+}
+
+func (m *model) detailDown() tea.Cmd { m.detail.top++; return nil }
+func (m *model) detailUp() tea.Cmd   { m.detail.top = max(0, m.detail.top-1); return nil }
+
+func (m *model) detailLines(width, height int) []string {
+	e, ok := m.events.current()
+	if !ok {
+		return make([]string, height)
+	}
+	lines := m.describe(e, width-2)
+	m.detail.top = max(0, min(m.detail.top, len(lines)-height))
+	more := len(lines) - m.detail.top - height
+	lines = lines[m.detail.top:]
+	if more > 0 {
+		lines = append(lines[:height-1:height-1], m.theme.dim.Render(fmt.Sprintf("%d more lines: J and K scroll", more+1)))
+	}
+	out := make([]string, height)
+	for i := range out {
+		out[i] = fit(" "+at(lines, i), width)
+	}
+	return out
+}
+
+// describe writes an event out, wrapped to a width.
+func (m *model) describe(e Event, width int) []string {
+	zone := m.now().Location()
+	lines := []string{m.theme.title.Render(clean(strings.TrimSpace(e.Action+" "+e.Secret))) + " " + m.theme.outcome(string(e.Outcome)).Render(clean(word(string(e.Outcome))))}
+	field := func(name, text string) {
+		if text != "" {
+			lines = append(lines, m.field(name, clean(text), width)...)
+		}
+	}
+	field("when", e.At.In(zone).Format("2006-01-02 15:04:05.000000 MST")+", "+span(m.now().Sub(e.At))+" ago")
+	if late := e.RecordedAt.Sub(e.At); late >= time.Second {
+		field("arrived", span(late)+" later")
+	}
+	field("actor", e.Actor)
+	field("from", cmp.Or(e.Client, "a local socket")+" as "+e.DBRole)
+	field("node", e.Node)
+	field("secret", e.Secret)
+	field("version", versionText(e.Version))
+	field("request", e.RequestID)
+	field("event", fmt.Sprintf("%d", e.ID))
+	field("seal", m.detail.text(e, zone))
+	for _, key := range slices.Sorted(maps.Keys(e.Detail)) {
+		field(key, pretty(e.Detail[key]))
+	}
+	return lines
+}
+
+func (d *detailPane) text(e Event, zone *time.Location) string {
+	switch {
+	case d.sealOf != e.ID || !d.seal.Known:
+		return ""
+	case d.seal.ID == 0:
+		return "not sealed yet"
+	}
+	return fmt.Sprintf("sealed in #%d at %s", d.seal.ID, d.seal.SealedAt.In(zone).Format("15:04:05"))
+}
+
+const fieldName = 13
+
+// field is a name and its text, which goes on beneath itself.
+func (m *model) field(name, text string, width int) []string {
+	room := max(8, width-fieldName-1)
+	var lines []string
+	for _, part := range strings.Split(ansi.Hardwrap(text, room, true), "\n") {
+		label := ""
+		if lines == nil {
+			label = clean(name)
+		}
+		if lipgloss.Width(label) > fieldName {
+			lines = append(lines, m.theme.dim.Render(label))
+			label = ""
+		}
+		lines = append(lines, m.theme.dim.Render(fit(label, fieldName))+" "+part)
+	}
+	return lines
+}
+
+// pretty writes a value of the detail: text as it is, anything else as JSON.
+func pretty(v any) string {
+	if text, ok := v.(string); ok {
+		return text
+	}
+	text, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Sprint(v)
+	}
+	return string(text)
+}
+
+// detailText is the detail in one line, for the table.
+func detailText(e Event) string {
+	var parts []string
+	for _, key := range slices.Sorted(maps.Keys(e.Detail)) {
+		parts = append(parts, key+"="+pretty(e.Detail[key]))
+	}
+	return strings.Join(parts, " ")
+}

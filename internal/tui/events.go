@@ -1,0 +1,424 @@
+package tui
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	tea "github.com/charmbracelet/bubbletea"
+
+	"github.com/hyperiondb/vault/internal/audit"
+	"github.com/hyperiondb/vault/internal/audit/filter"
+)
+
+// eventsPane is the table of events and what is being asked for it.
+type eventsPane struct {
+	window
+	asker
+	loaded   bool    // there was an answer
+	of       string  // the filter that the events belong to
+	searched *Cursor // how far a search has come that is not through
+	halted   bool    // it was stopped, and goes on when somebody moves
+	err      error
+}
+
+// halt stops asking until somebody moves.
+func (p *eventsPane) halt() {
+	p.stop()
+	p.halted = true
+}
+
+// place is where a page goes.
+type place int
+
+const (
+	afresh place = iota // instead of what there is, the eye at its top
+	atEnd               // the same, the eye at its end
+	below
+	above
+)
+
+type pageMsg struct {
+	number int
+	place  place
+	of     string
+	from   *Cursor
+	Page
+	err error
+}
+
+func (m *model) askPage(q Query, where place) tea.Cmd {
+	f, err := m.parse()
+	if err != nil {
+		m.events.stop()
+		m.events.err = err
+		return nil
+	}
+	q.Filter, q.Limit = f, pageSize
+	of := m.filter
+	m.events.halted = false
+	return ask(m, &m.events.asker, func(ctx context.Context) (Page, error) { return m.source.Events(ctx, q) },
+		func(n int, p Page, err error) tea.Msg { return pageMsg{n, where, of, q.From, p, err} })
+}
+
+func (m *model) loadNewest() tea.Cmd {
+	m.events.err = nil
+	return tea.Batch(m.askPage(Query{}, afresh), m.askCounts())
+}
+
+func (m *model) loadOldest() tea.Cmd { return m.askPage(Query{Newer: true}, atEnd) }
+
+// loadAt puts the last event before a cursor on top.
+func (m *model) loadAt(c Cursor) tea.Cmd { return m.askPage(Query{From: &c}, afresh) }
+
+// justAfter is the place behind everything that happened at a time.
+func justAfter(t time.Time) Cursor { return Cursor{At: t.Add(time.Microsecond)} }
+
+// askMore asks for the next page when the eye comes near an end.
+func (m *model) askMore() tea.Cmd {
+	p := &m.events
+	switch {
+	case p.asking() || p.halted || p.err != nil || !p.loaded:
+		return nil
+	case p.wantsOlder(m.rows()):
+		return m.askPage(Query{From: p.older}, below)
+	case p.wantsNewer(m.rows()):
+		return m.askPage(Query{From: p.newer, Newer: true}, above)
+	}
+	return nil
+}
+
+func (msg pageMsg) arrive(m *model) tea.Cmd {
+	p := &m.events
+	if !p.take(msg.number) {
+		return nil
+	}
+	if p.err = msg.err; msg.err != nil {
+		if p.of != m.filter { // they would seem to be an answer
+			p.window, p.of = window{}, m.filter
+		}
+		return nil
+	}
+	p.loaded, p.searched, p.of = true, nil, msg.of
+	if msg.Next != nil && len(msg.Events) < pageSize {
+		p.searched = msg.Next
+	}
+	switch msg.place {
+	case below:
+		p.addOlder(msg.Page)
+	case above:
+		p.addNewer(msg.Page)
+	case afresh:
+		p.window = window{events: msg.Events, older: msg.Next, newer: msg.from}
+	case atEnd:
+		p.window = window{events: msg.Events, newer: msg.Next}
+		p.choose(len(p.events) - 1)
+	}
+	if msg.place == afresh && msg.from == nil {
+		p.insert(m.follow.recent)
+		m.follow.waiting = 0
+	}
+	p.show(m.rows())
+	return tea.Batch(m.askMore(), m.askSeal())
+}
+
+// seekMsg is a refusal that was looked for beyond what is held.
+type seekMsg struct {
+	number int
+	newer  bool
+	Page
+	err error
+}
+
+func (m *model) nextRefusal() tea.Cmd     { return m.seek(1) }
+func (m *model) previousRefusal() tea.Cmd { return m.seek(-1) }
+
+// seek looks among the events that are held, then asks for the first one beyond.
+func (m *model) seek(step int) tea.Cmd {
+	p := &m.events
+	for i := p.selected + step; i >= 0 && i < len(p.events); i += step {
+		if p.events[i].Outcome != audit.OK {
+			p.choose(i)
+			return nil
+		}
+	}
+	from := p.older
+	if step < 0 {
+		from = p.newer
+	}
+	if from == nil {
+		m.notice = "no further refusal or failure"
+		return nil
+	}
+	return m.seekFrom(from, step < 0)
+}
+
+func (m *model) seekFrom(from *Cursor, newer bool) tea.Cmd {
+	f, err := m.parse()
+	if err != nil {
+		m.notice = err.Error()
+		return nil
+	}
+	q := Query{Filter: f.With(filter.Term{Key: filter.Outcome, Not: true, Text: "ok"}), From: from, Newer: newer, Limit: 1}
+	return ask(m, &m.events.asker, func(ctx context.Context) (Page, error) { return m.source.Events(ctx, q) },
+		func(n int, p Page, err error) tea.Msg { return seekMsg{n, newer, p, err} })
+}
+
+func (msg seekMsg) arrive(m *model) tea.Cmd {
+	p := &m.events
+	if !p.take(msg.number) {
+		return nil
+	}
+	switch p.err = msg.err; {
+	case msg.err != nil:
+		return nil
+	case len(msg.Events) > 0:
+		return m.loadAt(justAfter(msg.Events[0].At))
+	case msg.Next != nil:
+		p.searched = msg.Next
+		return m.seekFrom(msg.Next, msg.newer)
+	}
+	p.searched = nil
+	m.notice = "no further refusal or failure"
+	return nil
+}
+
+// column of the table. What is too long loses its end, or with end set its beginning.
+type column struct {
+	title string
+	width int // 0 = a share of what is left
+	share int
+	end   bool
+	text  func(Event) string
+}
+
+// columns are chosen by the width alone: they stand still while the events go by.
+func (m *model) columns(width int) []column {
+	layout, timeWidth := "01-02 15:04", 11
+	switch {
+	case width >= 100:
+		layout, timeWidth = "2006-01-02 15:04:05", 19
+	case width >= 76:
+		layout, timeWidth = "01-02 15:04:05", 14
+	}
+	zone := m.now().Location()
+	cs := []column{
+		{"TIME", timeWidth, 0, false, func(e Event) string { return e.At.In(zone).Format(layout) }},
+		{"OUTCOME", 7, 0, false, func(e Event) string { return word(string(e.Outcome)) }},
+		{"ACTION", 12, 0, false, func(e Event) string { return e.Action }},
+		{"ACTOR", 0, 2, true, func(e Event) string { return e.Actor }},
+	}
+	switch {
+	case width < 76:
+		cs[1].title, cs[1].width, cs[2].width = "OUT", 4, 10
+		cs[1].text = func(e Event) string {
+			return strings.NewReplacer("DENIED", "DENY", "FAILED", "FAIL").Replace(word(string(e.Outcome)))
+		}
+	case width >= 100:
+		cs[2].width = 16
+	}
+	secret := column{"SECRET", 0, 3, true, func(e Event) string { return e.Secret }}
+	version := column{"VER", 4, 0, false, func(e Event) string { return versionText(e.Version) }}
+	from := column{"FROM", 18, 0, false, fromText}
+	detail := column{"DETAIL", 0, 4, false, detailText}
+	switch {
+	case width >= 140:
+		cs = append(cs, secret, version, from, detail)
+	case width >= 110:
+		cs = append(cs, secret, version, from)
+	case width >= 76:
+		cs = append(cs, secret, version)
+	default:
+		cs = append(cs, secret)
+	}
+	return share(cs, width-2) // the mark of the selected one
+}
+
+// share gives the columns without a width what is left.
+func share(cs []column, width int) []column {
+	shares := 0
+	for _, c := range cs {
+		width -= c.width + 1
+		shares += c.share
+	}
+	width++ // there is no gap behind the last
+	for i := range cs {
+		if c := &cs[i]; c.share > 0 {
+			c.width = max(1, width*c.share/shares)
+			width, shares = width-c.width, shares-c.share
+		}
+	}
+	return cs
+}
+
+func versionText(n int) string {
+	if n == 0 {
+		return ""
+	}
+	return strconv.Itoa(n)
+}
+
+// word is an outcome as it is shown: what is not ok is written large.
+func word(outcome string) string {
+	if outcome != "ok" {
+		return strings.ToUpper(outcome)
+	}
+	return outcome
+}
+
+func fromText(e Event) string {
+	if e.Client == "" {
+		return e.DBRole + "@local"
+	}
+	return e.Client
+}
+
+func (m *model) tableHeader(width int) string {
+	var titles []string
+	for _, c := range m.columns(width) {
+		titles = append(titles, fit(c.title, c.width))
+	}
+	return m.theme.header.Render(fit("  "+strings.Join(titles, " "), width))
+}
+
+func (m *model) tableRow(e Event, width int, selected bool) string {
+	cells := make([]string, 0, 8)
+	for _, c := range m.columns(width) {
+		text := fit(clean(c.text(e)), c.width)
+		if c.end {
+			text = fitEnd(clean(c.text(e)), c.width)
+		}
+		if strings.HasPrefix(c.title, "OUT") && !selected { // one style a line: a selected one has its own
+			text = m.theme.outcome(string(e.Outcome)).Render(text)
+		}
+		cells = append(cells, text)
+	}
+	line := strings.Join(cells, " ")
+	if selected {
+		return m.theme.selected.Render(fit(m.theme.cursor+" "+line, width))
+	}
+	return fit("  "+line, width)
+}
+
+func (m *model) tableLines(width, rows int) []string {
+	p := &m.events
+	lines := []string{m.tableHeader(width)}
+	for i := p.top; i < len(p.events) && i < p.top+rows; i++ {
+		lines = append(lines, m.tableRow(p.events[i], width, i == p.selected))
+	}
+	if len(p.events) == 0 {
+		lines = append(lines, "", "  "+m.emptyText())
+	}
+	for len(lines) < rows+1 {
+		lines = append(lines, "")
+	}
+	return lines[:rows+1]
+}
+
+func (m *model) emptyText() string {
+	p := &m.events
+	switch {
+	case p.err != nil:
+		return ""
+	case p.asking() || !p.loaded:
+		return m.theme.dim.Render("asking ...")
+	case m.filter == "":
+		return "nothing is on record yet"
+	}
+	return "no events match; Backspace returns to the filter before, 0 asks for all times"
+}
+
+// eventsLines are the filter, the strip, the table with its details, and what there is to say.
+func (m *model) eventsLines(width, height int) []string {
+	lines := append([]string{m.filterLine(width)}, m.stripLines(width)...)
+	rows := m.rows()
+	switch {
+	case !m.detail.open:
+		lines = append(lines, m.tableLines(width, rows)...)
+	case m.beside():
+		side := m.detailWidth()
+		details := m.detailLines(side, rows+1)
+		for i, line := range m.tableLines(width-side-1, rows) {
+			lines = append(lines, fit(line, width-side-1)+m.theme.dim.Render(m.theme.side)+details[i])
+		}
+	default:
+		lines = append(lines, m.tableLines(width, rows)...)
+		lines = append(lines, m.theme.dim.Render(strings.Repeat(m.theme.rule, width)))
+		lines = append(lines, m.detailLines(width, m.detailHeight())...)
+	}
+	return append(lines, m.stateLine(width))
+}
+
+// rows is how many events the screen has room for.
+func (m *model) rows() int {
+	room := m.height - 2 - 1 - m.stripHeight() - 1 - 1 // title and hints, filter, strip, heading, state
+	if m.detail.open && !m.beside() {
+		room -= m.detailHeight() + 1
+	}
+	return max(room, 1)
+}
+
+func (m *model) filterLine(width int) string {
+	text := clean(m.filter)
+	if text == "" {
+		text = m.theme.dim.Render("all events")
+	}
+	return spread(" "+m.theme.accent.Render("/")+" "+text, m.strip.total(m), width)
+}
+
+// stateLine says what goes on: an error, a search, following, or else where the eye is.
+func (m *model) stateLine(width int) string {
+	p := &m.events
+	right := ""
+	if len(p.events) > 0 {
+		right = m.theme.dim.Render(p.position() + " ")
+	}
+	if f := m.follow.text(m); f != "" {
+		right = f + "  " + right
+	}
+	return spread(" "+m.stateText(), right, width)
+}
+
+func (m *model) stateText() string {
+	p := &m.events
+	switch {
+	case p.err != nil:
+		return m.theme.failed.Render("ERROR ") + m.theme.dim.Render("(r asks again) ") + clean(p.err.Error())
+	case m.notice != "":
+		return clean(m.notice)
+	case m.export.state != "":
+		return clean(m.export.state)
+	case p.asking() && p.of != m.filter && p.loaded && m.now().Sub(p.began) < time.Second:
+		return m.theme.dim.Render("asking ...")
+	case p.asking() && p.searched != nil:
+		return m.theme.accent.Render("searching ") + "back to " + m.momentText(p.searched.At) + m.theme.dim.Render(" (Esc stops)")
+	case p.asking() && m.now().Sub(p.began) >= time.Second:
+		return "asking for " + span(m.now().Sub(p.began)) + m.theme.dim.Render(" (Esc stops)")
+	case p.halted && p.searched != nil:
+		return "searched back to " + m.momentText(p.searched.At) + m.theme.dim.Render(" (moving goes on)")
+	case m.follow.err != nil:
+		return m.theme.failed.Render("ERROR ") + m.theme.dim.Render("(following goes on) ") + clean(m.follow.err.Error())
+	}
+	return ""
+}
+
+func (m *model) momentText(t time.Time) string {
+	return t.In(m.now().Location()).Format("2006-01-02 15:04")
+}
+
+// position of the eye: a number where the newest event is held.
+func (p *eventsPane) position() string {
+	more := ""
+	if p.older != nil {
+		more = "+"
+	}
+	switch {
+	case p.newer == nil:
+		return fmt.Sprintf("%d of %d%s", p.selected+1, len(p.events), more)
+	case p.older == nil && p.selected == len(p.events)-1:
+		return "the oldest"
+	}
+	return ""
+}

@@ -1,0 +1,364 @@
+package tui
+
+import (
+	"context"
+	"io"
+	"strings"
+	"time"
+
+	tea "github.com/charmbracelet/bubbletea"
+
+	"github.com/hyperiondb/vault/internal/audit/filter"
+)
+
+type page int
+
+const (
+	anyPage page = iota
+	eventsPage
+	secretsPage
+)
+
+// Below this there is no room for a table with its frame.
+const (
+	leastWidth  = 60
+	leastHeight = 15
+)
+
+// model is the browser. Its parts are the panes; what they have in common is here.
+type model struct {
+	ctx       context.Context // of every query
+	source    Source
+	now       func() time.Time
+	theme     theme
+	keys      []command
+	clipboard io.Writer // the terminal; nil = there is none
+	after     func(time.Duration, tea.Msg) tea.Cmd
+
+	width, height int
+	page          page
+	help          bool
+	helpTop       int
+	broken        error  // a panic beside the event loop
+	notice        string // what the last key did, until the next one
+
+	filter  string   // as it is asked for; relative times in it are resolved whenever it is asked
+	before  []string // filters that Backspace returns to
+	status  statusLine
+	events  eventsPane
+	strip   stripPane
+	follow  followPane
+	detail  detailPane
+	secrets secretsPane
+	prompt  promptPane
+	export  exportPane
+}
+
+func newModel(ctx context.Context, source Source, now func() time.Time, t theme, line string) *model {
+	return &model{ctx: ctx, source: source, now: now, theme: t, keys: keymap(), page: eventsPage, filter: line, prompt: newPrompt(), after: after}
+}
+
+// after brings a message in a while.
+func after(d time.Duration, msg tea.Msg) tea.Cmd {
+	return tea.Tick(d, func(time.Time) tea.Msg { return msg })
+}
+
+// tickMsg comes once a second: what is shown in "3 s ago" goes on, and following looks.
+type tickMsg struct{}
+
+func (m *model) tick() tea.Cmd { return m.after(time.Second, tickMsg{}) }
+
+// Init asks for the first screen.
+func (m *model) Init() tea.Cmd { return tea.Batch(m.loadNewest(), m.askStatus(), m.tick()) }
+
+// Update hands a message to the pane it is for.
+func (m *model) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
+	switch msg := msg.(type) {
+	case tea.WindowSizeMsg:
+		return m, m.resize(msg)
+	case tea.KeyMsg:
+		return m, m.pressed(msg)
+	case tea.MouseMsg:
+		return m, m.mouse(msg)
+	case tickMsg:
+		return m, tea.Batch(m.tick(), m.ticked())
+	case brokenMsg:
+		m.broken = msg.err
+		return m, tea.Quit
+	case answer:
+		return m, msg.arrive(m)
+	}
+	return m, nil
+}
+
+// answer is what a query brings.
+type answer interface{ arrive(m *model) tea.Cmd }
+
+func (m *model) resize(size tea.WindowSizeMsg) tea.Cmd {
+	wider := size.Width != m.width
+	m.width, m.height = size.Width, size.Height
+	m.events.show(m.rows())
+	if wider {
+		return tea.Batch(m.askCounts(), m.askMore())
+	}
+	return m.askMore()
+}
+
+func (m *model) pressed(msg tea.KeyMsg) tea.Cmd {
+	switch {
+	case msg.Type == tea.KeyCtrlC:
+		return m.quit()
+	case m.prompt.open():
+		return m.typed(msg)
+	case m.help:
+		return m.helpKey(msg)
+	}
+	m.notice = ""
+	m.export.seen()
+	cmd := m.key(msg)
+	m.events.show(m.rows())
+	return tea.Batch(cmd, m.askMore(), m.askSeal())
+}
+
+func (m *model) helpKey(msg tea.KeyMsg) tea.Cmd {
+	switch msg.String() {
+	case "down", "j":
+		m.helpTop++
+	case "up", "k":
+		m.helpTop--
+	case "pgdown", " ":
+		m.helpTop += 10
+	case "pgup", "b":
+		m.helpTop -= 10
+	default:
+		m.help = false
+	}
+	return nil
+}
+
+func (m *model) ticked() tea.Cmd {
+	m.export.tick()
+	return tea.Batch(m.look(), m.keepStatus())
+}
+
+func (m *model) quit() tea.Cmd {
+	m.export.abort()
+	return tea.Quit
+}
+
+// parse reads the filter with the clock as it is now. It has been parsed before, so it is right but for what time changes:
+// since:10:00 until:now ends up the wrong way round before ten.
+func (m *model) parse() (filter.Filter, error) { return filter.Parse(m.filter, m.now()) }
+
+// setFilter asks for the events of another filter; the one before can be returned to.
+func (m *model) setFilter(line string) tea.Cmd {
+	if line != m.filter {
+		m.before = append(m.before, m.filter)
+	}
+	m.filter = line
+	return m.refresh()
+}
+
+func (m *model) refresh() tea.Cmd {
+	m.page = eventsPage
+	return tea.Batch(m.loadNewest(), m.refollow())
+}
+
+func (m *model) back() tea.Cmd {
+	if len(m.before) == 0 {
+		m.notice = "there is no filter before this one"
+		return nil
+	}
+	last := len(m.before) - 1
+	m.filter, m.before = m.before[last], m.before[:last]
+	return m.refresh()
+}
+
+// edit replaces terms of the filter.
+func (m *model) edit(change func(filter.Filter) filter.Filter) tea.Cmd {
+	f, err := m.parse()
+	if err != nil {
+		m.notice = err.Error()
+		return nil
+	}
+	return m.setFilter(change(f).String())
+}
+
+func rangeOf(since string) func(*model) tea.Cmd {
+	return func(m *model) tea.Cmd {
+		return m.edit(func(f filter.Filter) filter.Filter {
+			f = f.Without(filter.Since, filter.Until)
+			if since != "" {
+				f = f.With(filter.Term{Key: filter.Since, Text: since})
+			}
+			return f
+		})
+	}
+}
+
+// only is all events of one thing, whatever the filter was, within its times.
+func (m *model) only(key filter.Key, text string) tea.Cmd {
+	return m.edit(func(f filter.Filter) filter.Filter {
+		times := filter.Filter{}
+		for _, t := range f.Terms {
+			if key != filter.Request && (t.Key == filter.Since || t.Key == filter.Until) {
+				times = times.With(t)
+			}
+		}
+		return times.With(filter.Term{Key: key, Text: text})
+	})
+}
+
+func (m *model) sameRequest() tea.Cmd {
+	e, ok := m.events.current()
+	request := filter.Filter{}.With(filter.Term{Key: filter.Request, Text: e.RequestID}).String()
+	switch {
+	case !ok:
+		return nil
+	case e.RequestID == "" || m.filter == request:
+		return m.sameActor()
+	}
+	return m.only(filter.Request, e.RequestID)
+}
+
+func (m *model) sameActor() tea.Cmd {
+	if e, ok := m.events.current(); ok {
+		return m.only(filter.Actor, e.Actor)
+	}
+	return nil
+}
+
+func (m *model) sameSecret() tea.Cmd {
+	e, ok := m.events.current()
+	if ok && e.Secret == "" {
+		m.notice = "this event is about no secret"
+	}
+	if !ok || e.Secret == "" {
+		return nil
+	}
+	return m.only(filter.Secret, e.Secret)
+}
+
+func (m *model) otherPage() tea.Cmd {
+	if m.page == secretsPage {
+		m.page = eventsPage
+		return nil
+	}
+	m.page = secretsPage
+	return m.openSecrets()
+}
+
+func (m *model) reload() tea.Cmd {
+	if m.page == secretsPage {
+		return m.loadSecrets()
+	}
+	return tea.Batch(m.loadNewest(), m.askStatus())
+}
+
+func (m *model) escape() tea.Cmd {
+	switch {
+	case m.export.running():
+		m.export.abort()
+	case m.events.asking():
+		m.events.halt()
+	case m.detail.open:
+		m.detail.open = false
+	case m.page == secretsPage:
+		m.page = eventsPage
+	}
+	return nil
+}
+
+func (m *model) enter() tea.Cmd {
+	if m.page == secretsPage {
+		return m.eventsOfSecret()
+	}
+	m.detail.open, m.detail.top = !m.detail.open, 0
+	return nil
+}
+
+// Moving is the same on both pages.
+func (m *model) up() tea.Cmd       { return m.move(-1) }
+func (m *model) down() tea.Cmd     { return m.move(1) }
+func (m *model) pageUp() tea.Cmd   { return m.move(-max(1, m.rows()-1)) }
+func (m *model) pageDown() tea.Cmd { return m.move(max(1, m.rows()-1)) }
+
+func (m *model) move(by int) tea.Cmd {
+	if m.page == secretsPage {
+		return m.moveSecret(by)
+	}
+	m.detail.top = 0
+	m.events.halted = false
+	m.events.move(by)
+	return nil
+}
+
+func (m *model) home() tea.Cmd {
+	if m.page == secretsPage {
+		return m.loadSecrets()
+	}
+	if m.events.newer != nil || m.follow.waiting > 0 {
+		return m.loadNewest()
+	}
+	m.events.choose(0)
+	return nil
+}
+
+func (m *model) end() tea.Cmd {
+	if m.page == secretsPage {
+		return m.moveSecret(len(m.secrets.rows))
+	}
+	if m.events.older != nil {
+		return m.loadOldest()
+	}
+	m.events.choose(len(m.events.events) - 1)
+	return nil
+}
+
+// View is exactly as wide and high as the terminal.
+func (m *model) View() string {
+	if m.width < leastWidth || m.height < leastHeight {
+		return m.tooSmall()
+	}
+	lines := m.lines()
+	for i := range lines {
+		lines[i] = fit(lines[i], m.width)
+	}
+	return strings.Join(lines, "\n")
+}
+
+func (m *model) tooSmall() string {
+	lines := make([]string, max(m.height, 1))
+	if m.height > 0 {
+		lines[m.height/2] = fit("the browser takes 60x15; this is "+sizeText(m.width, m.height), m.width)
+	}
+	return strings.Join(lines, "\n")
+}
+
+func (m *model) lines() []string {
+	body := m.height - 2 // title and hints
+	lines := []string{m.titleLine()}
+	switch {
+	case m.help:
+		lines = append(lines, m.helpLines(m.width, body)...)
+	case m.page == secretsPage:
+		lines = append(lines, m.secretsLines(m.width, body)...)
+	default:
+		lines = append(lines, m.eventsLines(m.width, body)...)
+	}
+	if m.prompt.open() {
+		m.prompt.over(lines, m)
+	}
+	for len(lines) < m.height-1 {
+		lines = append(lines, "")
+	}
+	return append(lines[:m.height-1], m.hints(m.width))
+}
+
+func (m *model) titleLine() string {
+	tabs := m.theme.title.Render(" [Events]") + m.theme.dim.Render("  Secrets")
+	if m.page == secretsPage {
+		tabs = m.theme.dim.Render("  Events ") + m.theme.title.Render(" [Secrets]")
+	}
+	return spread(tabs, m.status.text(m), m.width)
+}

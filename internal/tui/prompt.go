@@ -1,0 +1,332 @@
+package tui
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/charmbracelet/bubbles/textinput"
+	tea "github.com/charmbracelet/bubbletea"
+	"github.com/charmbracelet/lipgloss"
+
+	"github.com/hyperiondb/vault/internal/audit/filter"
+)
+
+// promptPane is the line that is typed in. What it is for decides what Enter does with it.
+type promptPane struct {
+	asker
+	input   textinput.Model
+	purpose *purpose // nil = closed
+	before  string   // the filter, to return to
+	edits   int
+	wrong   error // what is wrong with the text, shown beneath it
+
+	completion filter.Completion
+	words      []string // what could be there instead of the word at the cursor
+	chosen     int      // -1 = none
+}
+
+// purpose is one use of the prompt.
+type purpose struct {
+	label     string
+	live      func(m *model, text string) tea.Cmd          // while typing; nil = nothing happens then
+	accept    func(m *model, text string) (tea.Cmd, error) // an error keeps the prompt open
+	abandon   func(m *model) tea.Cmd
+	completes bool
+}
+
+const (
+	typingPause  = 250 * time.Millisecond // after which a filter is tried
+	mostWords    = 6
+	mostTyped    = 4096
+	promptIndent = 1
+)
+
+func newPrompt() promptPane {
+	input := textinput.New()
+	input.Prompt = ""
+	input.CharLimit = mostTyped
+	input.KeyMap.Paste.SetEnabled(false) // it would run another program; what a terminal pastes comes as keys
+	return promptPane{input: input, chosen: -1}
+}
+
+func (p *promptPane) open() bool { return p.purpose != nil }
+
+func (m *model) openPrompt(use purpose, text string) tea.Cmd {
+	p := &m.prompt
+	p.purpose, p.before, p.wrong = &use, m.filter, nil
+	p.input.SetValue(text)
+	p.input.CursorEnd()
+	p.input.Focus()
+	return m.suggest()
+}
+
+func (m *model) closePrompt() {
+	m.prompt.stop()
+	m.prompt.edits++
+	m.prompt.purpose, m.prompt.words, m.prompt.wrong = nil, nil, nil
+	m.prompt.input.Blur()
+}
+
+// typed is every key while the prompt is open.
+func (m *model) typed(msg tea.KeyMsg) tea.Cmd {
+	p := &m.prompt
+	switch msg.Type {
+	case tea.KeyEsc:
+		abandon := p.purpose.abandon
+		m.closePrompt()
+		if abandon != nil {
+			return abandon(m)
+		}
+		return nil
+	case tea.KeyEnter:
+		return m.accepted()
+	case tea.KeyTab:
+		return m.completed()
+	case tea.KeyUp, tea.KeyDown:
+		p.choose(map[bool]int{true: 1, false: -1}[msg.Type == tea.KeyDown])
+		return nil
+	}
+	was := p.input.Value()
+	p.input, _ = p.input.Update(msg)
+	if p.input.Value() == was {
+		return nil
+	}
+	return m.edited()
+}
+
+func (m *model) accepted() tea.Cmd {
+	cmd, err := m.prompt.purpose.accept(m, m.prompt.input.Value())
+	if err != nil {
+		m.prompt.wrong = err
+		return nil
+	}
+	m.closePrompt()
+	return cmd
+}
+
+func (m *model) edited() tea.Cmd {
+	p := &m.prompt
+	p.edits++
+	p.wrong = nil
+	return tea.Batch(m.suggest(), m.after(typingPause, pauseMsg(p.edits)))
+}
+
+// pauseMsg comes when nothing has been typed for a while since an edit.
+type pauseMsg int
+
+func (msg pauseMsg) arrive(m *model) tea.Cmd {
+	p := &m.prompt
+	if int(msg) != p.edits || !p.open() || p.purpose.live == nil {
+		return nil
+	}
+	return p.purpose.live(m, p.input.Value())
+}
+
+// Suggestions.
+
+type valuesMsg struct {
+	number int
+	values []string
+	err    error
+}
+
+func (m *model) suggest() tea.Cmd {
+	p := &m.prompt
+	p.stop()
+	p.words, p.chosen = nil, -1
+	if !p.open() || !p.purpose.completes || p.input.Position() != len([]rune(p.input.Value())) {
+		return nil
+	}
+	p.completion = filter.Complete(p.input.Value())
+	p.words = p.completion.Words
+	if p.completion.Key == "" && p.completion.Typed == "" && p.input.Value() != "" { // a word is finished: what it found is to be seen
+		p.words = nil
+	}
+	if !p.completion.Asks() {
+		return nil
+	}
+	c := p.completion
+	return ask(m, &p.asker, func(ctx context.Context) ([]string, error) { return m.source.Values(ctx, c.Key, c.Typed) },
+		func(n int, values []string, err error) tea.Msg { return valuesMsg{n, values, err} })
+}
+
+func (msg valuesMsg) arrive(m *model) tea.Cmd {
+	p := &m.prompt
+	if p.take(msg.number) && msg.err == nil { // without suggestions one can still type
+		p.words = p.completion.Of(msg.values)
+	}
+	return nil
+}
+
+func (p *promptPane) choose(step int) {
+	if len(p.words) > 0 {
+		p.chosen = (max(p.chosen, -1) + step + len(p.words)) % len(p.words)
+	}
+}
+
+// completed puts the chosen word in, or the first.
+func (m *model) completed() tea.Cmd {
+	p := &m.prompt
+	if len(p.words) == 0 {
+		return nil
+	}
+	word := p.words[max(p.chosen, 0)]
+	if p.completion.Key != "" {
+		word += " "
+	}
+	p.input.SetValue(p.completion.Keep + word)
+	p.input.CursorEnd()
+	return m.edited()
+}
+
+// over lays the prompt over the lines of the page: its own line, and beneath it what is wrong or what could be typed.
+func (p *promptPane) over(lines []string, m *model) {
+	lines[1] = strings.Repeat(" ", promptIndent) + m.theme.accent.Render(p.purpose.label) + " " + p.withCursor(m)
+	if p.wrong != nil {
+		lines[2] = p.complaint(m)
+		return
+	}
+	first := max(0, p.chosen-mostWords+1)
+	for i := first; i < len(p.words) && i < first+mostWords; i++ {
+		mark, text := "   ", clean(p.words[i])
+		if i == p.chosen {
+			mark, text = " "+m.theme.cursor+" ", m.theme.selected.Render(text)
+		}
+		lines[2+i-first] = strings.Repeat(" ", promptIndent) + mark + text
+	}
+}
+
+// complaint says what is wrong, with a caret under the place if it is known and leaves room.
+func (p *promptPane) complaint(m *model) string {
+	text := clean(p.wrong.Error())
+	var wrong *filter.Error
+	if !errors.As(p.wrong, &wrong) || lipgloss.Width(p.input.Value()) > m.width-10 {
+		return "   " + m.theme.failed.Render("! ") + text
+	}
+	text = clean(wrong.Text)
+	typed := []rune(p.input.Value())
+	column := promptIndent + lipgloss.Width(p.purpose.label) + 1 + lipgloss.Width(clean(string(typed[:min(wrong.Column, len(typed))])))
+	caret := m.theme.failed.Render("^ ")
+	if column+2+lipgloss.Width(text) <= m.width || column < m.width/2 {
+		return fit("", column) + caret + text
+	}
+	return fit(text, column-1) + " " + caret
+}
+
+// withCursor shows the end of a long text, and the cursor as an underlined cell that has a mark of its own at the end.
+func (p *promptPane) withCursor(m *model) string {
+	value := []rune(p.input.Value())
+	before, after := string(value[:p.input.Position()]), string(value[p.input.Position():])
+	room := m.width - lipgloss.Width(p.purpose.label) - 4
+	if over := lipgloss.Width(clean(before)) - room; over > 0 {
+		before = strings.TrimRight(fitEnd(clean(before), room), " ")
+	}
+	return clean(before) + m.theme.title.Render("▏") + clean(after)
+}
+
+// The uses of the prompt.
+
+func (m *model) askFilter() tea.Cmd {
+	if m.page == secretsPage {
+		return m.openPrompt(purpose{label: "find", live: (*model).findSecrets,
+			accept:  func(m *model, text string) (tea.Cmd, error) { return m.findSecrets(text), nil },
+			abandon: func(m *model) tea.Cmd { return m.findSecrets("") }}, m.secrets.prefix)
+	}
+	text := m.filter
+	if text != "" {
+		text += " "
+	}
+	return m.openPrompt(purpose{label: "/", live: (*model).tryFilter, accept: (*model).acceptFilter, abandon: (*model).abandonFilter, completes: true}, text)
+}
+
+// tryFilter shows what a filter would find, as soon as it is one.
+func (m *model) tryFilter(text string) tea.Cmd {
+	f, err := filter.Parse(text, m.now())
+	if err != nil {
+		m.prompt.wrong = err
+		if len(m.prompt.words) > 0 { // it is not finished
+			m.prompt.wrong = nil
+		}
+		return nil
+	}
+	if f.String() == m.filter {
+		return nil
+	}
+	m.filter = f.String()
+	return m.refresh()
+}
+
+func (m *model) acceptFilter(text string) (tea.Cmd, error) {
+	f, err := filter.Parse(text, m.now())
+	if err != nil {
+		return nil, err
+	}
+	before := m.prompt.before
+	if f.String() == m.filter { // it has been tried
+		if m.filter != before {
+			m.before = append(m.before, before)
+		}
+		return nil, nil
+	}
+	m.filter = before
+	return m.setFilter(f.String()), nil
+}
+
+func (m *model) abandonFilter() tea.Cmd {
+	if m.filter == m.prompt.before {
+		return nil
+	}
+	m.filter = m.prompt.before
+	return m.refresh()
+}
+
+func (m *model) askTime() tea.Cmd {
+	var times []string
+	if f, err := m.parse(); err == nil {
+		for _, key := range []filter.Key{filter.Since, filter.Until} {
+			if any, _ := f.Of(key); len(any) > 0 {
+				times = append(times, any[0].String())
+			}
+		}
+	}
+	return m.openPrompt(purpose{label: "time, such as -2h or yesterday, or two:", accept: (*model).acceptTime}, strings.Join(times, " "))
+}
+
+// acceptTime takes "-2h", "monday tuesday" or what a filter says.
+func (m *model) acceptTime(text string) (tea.Cmd, error) {
+	words := strings.Fields(text)
+	if len(words) > 2 {
+		return nil, errors.New("a beginning, or a beginning and an end")
+	}
+	for i, key := range []filter.Key{filter.Since, filter.Until}[:len(words)] {
+		if !strings.Contains(words[i], "since:") && !strings.Contains(words[i], "until:") {
+			words[i] = string(key) + ":" + words[i]
+		}
+	}
+	times, err := filter.Parse(strings.Join(words, " "), m.now())
+	var wrong *filter.Error
+	if errors.As(err, &wrong) { // its column is of another text
+		return nil, errors.New(wrong.Text)
+	} else if err != nil {
+		return nil, err
+	}
+	return m.edit(func(f filter.Filter) filter.Filter {
+		f = f.Without(filter.Since, filter.Until)
+		for _, t := range times.Terms {
+			f = f.With(t)
+		}
+		return f
+	}), nil
+}
+
+func (m *model) askMoment() tea.Cmd {
+	return m.openPrompt(purpose{label: "go to a time:", accept: func(m *model, text string) (tea.Cmd, error) {
+		at, err := filter.Moment(strings.TrimSpace(text), m.now())
+		if err != nil {
+			return nil, errors.New(strings.TrimPrefix(err.Error(), "since: "))
+		}
+		return m.loadAt(justAfter(at)), nil
+	}}, "")
+}

@@ -1,0 +1,222 @@
+package tui
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	tea "github.com/charmbracelet/bubbletea"
+
+	"github.com/hyperiondb/vault/internal/audit/filter"
+)
+
+// secretsPane is the page of secrets: their state, never a value.
+type secretsPane struct {
+	asker
+	prefix        string // of the names
+	rows          []Secret
+	more          bool // there are secrets behind the last
+	loaded        bool
+	selected, top int
+	err           error
+}
+
+const (
+	secretsAtOnce = 100
+	maxSecrets    = 2000
+)
+
+type secretsMsg struct {
+	number int
+	after  string // "" = the first page
+	rows   []Secret
+	err    error
+}
+
+func (m *model) openSecrets() tea.Cmd {
+	if m.secrets.loaded {
+		return nil
+	}
+	return m.loadSecrets()
+}
+
+func (m *model) loadSecrets() tea.Cmd {
+	m.secrets = secretsPane{asker: m.secrets.asker, prefix: m.secrets.prefix, rows: m.secrets.rows}
+	return m.askSecrets("")
+}
+
+// findSecrets shows those whose names begin with a text.
+func (m *model) findSecrets(prefix string) tea.Cmd {
+	if strings.TrimSpace(prefix) == m.secrets.prefix {
+		return nil
+	}
+	m.secrets.prefix = strings.TrimSpace(prefix)
+	return m.loadSecrets()
+}
+
+func (m *model) askSecrets(after string) tea.Cmd {
+	prefix := m.secrets.prefix
+	return ask(m, &m.secrets.asker, func(ctx context.Context) ([]Secret, error) {
+		return m.source.Secrets(ctx, prefix, after, secretsAtOnce)
+	},
+		func(n int, rows []Secret, err error) tea.Msg { return secretsMsg{n, after, rows, err} })
+}
+
+func (msg secretsMsg) arrive(m *model) tea.Cmd {
+	p := &m.secrets
+	if !p.take(msg.number) {
+		return nil
+	}
+	p.loaded = true
+	if p.err = msg.err; msg.err != nil {
+		return nil
+	}
+	if msg.after == "" {
+		p.rows, p.selected, p.top = nil, 0, 0
+	}
+	p.rows, p.more = append(p.rows, msg.rows...), len(msg.rows) == secretsAtOnce
+	if over := len(p.rows) - maxSecrets; over > 0 {
+		p.rows = slices.Clone(p.rows[over:])
+		p.selected, p.top = max(0, p.selected-over), max(0, p.top-over)
+	}
+	return nil
+}
+
+func (m *model) moveSecret(by int) tea.Cmd {
+	p := &m.secrets
+	p.selected = max(0, min(p.selected+by, len(p.rows)-1))
+	if p.more && !p.asking() && len(p.rows)-p.selected <= lookahead {
+		return m.askSecrets(p.rows[len(p.rows)-1].Name)
+	}
+	return nil
+}
+
+func (m *model) eventsOfSecret() tea.Cmd {
+	p := &m.secrets
+	if p.selected >= len(p.rows) {
+		return nil
+	}
+	m.page = eventsPage
+	return m.setFilter(filter.Filter{}.With(filter.Term{Key: filter.Secret, Text: p.rows[p.selected].Name}).String())
+}
+
+// secretsLines are the table and what there is to say.
+func (m *model) secretsLines(width, height int) []string {
+	p := &m.secrets
+	rows := max(1, height-3)
+	p.top = min(max(p.top, p.selected-rows+1), p.selected)
+	what := "all secrets"
+	if p.prefix != "" {
+		what = "secrets under " + clean(p.prefix)
+	}
+	lines := []string{" " + m.theme.dim.Render(what), m.secretHeader(width)}
+	for i := p.top; i < len(p.rows) && i < p.top+rows; i++ {
+		lines = append(lines, m.secretRow(p.rows[i], width, i == p.selected))
+	}
+	if len(p.rows) == 0 && p.err == nil {
+		empty := "  there are none"
+		if p.asking() {
+			empty = m.theme.dim.Render("  asking ...")
+		}
+		lines = append(lines, "", empty)
+	}
+	for len(lines) < height-1 {
+		lines = append(lines, "")
+	}
+	return append(lines[:height-1], m.secretState(width))
+}
+
+func (m *model) secretState(width int) string {
+	p := &m.secrets
+	left := ""
+	switch {
+	case p.err != nil:
+		left = m.theme.failed.Render("ERROR ") + m.theme.dim.Render("(r asks again) ") + clean(p.err.Error())
+	case m.notice != "":
+		left = clean(m.notice)
+	case p.selected < len(p.rows) && p.rows[p.selected].JobError != "":
+		left = m.theme.failed.Render("the rotation: ") + clean(p.rows[p.selected].JobError)
+	}
+	more := ""
+	if p.more {
+		more = "+"
+	}
+	right := ""
+	if len(p.rows) > 0 {
+		right = m.theme.dim.Render(fmt.Sprintf("%d of %d%s ", p.selected+1, len(p.rows), more))
+	}
+	return spread(" "+left, right, width)
+}
+
+// secretColumns: name, version, last read, last rotated, next rotation, state.
+func secretColumns(width int) []int {
+	if width < 90 {
+		return []int{max(10, width-2-4-11-11-14-4), 4, 11, 0, 11, 14}
+	}
+	return []int{min(64, width-2-5-14-14-14-22-5), 5, 14, 14, 14, 22}
+}
+
+func (m *model) secretHeader(width int) string {
+	titles := []string{"NAME", "VER", "LAST READ", "ROTATED", "NEXT", "STATE"}
+	return m.theme.header.Render(fit("  "+cells(titles, secretColumns(width)), width))
+}
+
+func cells(texts []string, widths []int) string {
+	var parts []string
+	for i, text := range texts {
+		switch {
+		case widths[i] == 0:
+		case i == 0:
+			parts = append(parts, fitEnd(text, widths[i]))
+		default:
+			parts = append(parts, fit(text, widths[i]))
+		}
+	}
+	return strings.Join(parts, " ")
+}
+
+func (m *model) secretRow(s Secret, width int, selected bool) string {
+	state := s.state(m.now())
+	line := cells([]string{clean(s.Name), versionText(s.Version), m.ago(s.LastReadAt), m.ago(s.RotatedAt), m.until(s.NextRotationAt), clean(state)}, secretColumns(width))
+	switch {
+	case selected:
+		return m.theme.selected.Render(fit(m.theme.cursor+" "+line, width))
+	case state == strings.ToUpper(state) && state != "":
+		return m.theme.failed.Render(fit("! "+line, width))
+	}
+	return fit("  "+line, width)
+}
+
+// state is written large where somebody has to do something.
+func (s Secret) state(now time.Time) string {
+	switch {
+	case s.JobState == "failed":
+		return "FAILED"
+	case s.Paused:
+		return "paused"
+	case s.NextRotationAt != nil && now.Sub(*s.NextRotationAt) > 5*time.Minute:
+		return "OVERDUE"
+	case s.JobState != "":
+		return "rotating"
+	}
+	return "ok"
+}
+
+func (m *model) ago(t *time.Time) string {
+	if t == nil {
+		return "-"
+	}
+	return briefly(m.now().Sub(*t)) + " ago"
+}
+
+func (m *model) until(t *time.Time) string {
+	switch {
+	case t == nil:
+		return "-"
+	case t.Before(m.now()):
+		return m.ago(t)
+	}
+	return "in " + briefly(t.Sub(m.now()))
+}

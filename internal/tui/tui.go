@@ -1,0 +1,55 @@
+package tui
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	tea "github.com/charmbracelet/bubbletea"
+
+	"github.com/hyperiondb/vault/internal/audit/filter"
+)
+
+// Deadline is how long any one query may take.
+const Deadline = 15 * time.Second
+
+// ErrTheme is the refusal of a theme there is not.
+var ErrTheme = errors.New("no such theme")
+
+// Options of a browser.
+type Options struct {
+	Source  Source
+	Filter  string // as it is typed
+	Theme   string // auto, dark, light or none
+	In, Out *os.File
+	Now     func() time.Time // in the zone that times are shown in
+}
+
+// Run shows the browser until it is left or ctx ends. Afterwards the terminal is as it was, after a panic as well.
+func Run(ctx context.Context, o Options) error {
+	if _, err := filter.Parse(o.Filter, o.Now()); err != nil {
+		return err
+	}
+	theme, err := newTheme(o.Theme, o.Out, os.Getenv)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // of whatever is still being asked
+	m := newModel(ctx, o.Source, o.Now, theme, o.Filter)
+	m.clipboard = o.Out
+	program := tea.NewProgram(m, tea.WithContext(ctx), tea.WithInput(o.In), tea.WithOutput(o.Out), tea.WithAltScreen(),
+		tea.WithMouseCellMotion(), tea.WithoutSignalHandler()) // signals end ctx
+	if _, err := program.Run(); err != nil {
+		if ctx.Err() != nil && !errors.Is(err, tea.ErrProgramPanic) {
+			return ctx.Err()
+		}
+		return fmt.Errorf("running the browser: %w", err)
+	}
+	if m.broken != nil {
+		return fmt.Errorf("running the browser: %w", m.broken)
+	}
+	return nil
+}
