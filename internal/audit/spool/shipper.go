@@ -84,15 +84,9 @@ func (s *Shipper) Run(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleLimit)
 	defer cancel()
-	for s.mayGoOn() && s.Spool.Stats().Records > 0 && ctx.Err() == nil {
+	for s.State().Failing == nil && s.Spool.Stats().Records > 0 && ctx.Err() == nil {
 		s.round(ctx, pause)
 	}
-}
-
-// mayGoOn: the last attempt went well, or was only cut off by the end.
-func (s *Shipper) mayGoOn() bool {
-	err := s.State().Failing
-	return err == nil || errors.Is(err, context.Canceled)
 }
 
 func newBackOff() *backoff.ExponentialBackOff {
