@@ -68,6 +68,7 @@ func TestScripts(t *testing.T) {
 				"vault": h.cmdVault, "daemon": h.cmdDaemon, "http": h.cmdHTTP, "sql": h.cmdSQL, "pg": h.cmdPG, "kms": h.cmdKMS,
 				"bytes": h.cmdBytes, "until": h.cmdUntil, "vaultctl": h.cmdVaultctl, "capture": h.cmdCapture, "steady": h.cmdSteady,
 				"target":    h.cmdTarget,
+				"terminal":  h.cmdTerminal,
 				"node":      h.cmdNode,
 				"pgbouncer": h.cmdPgbouncer, "expand": h.cmdExpand,
 			},

@@ -292,6 +292,24 @@ func TestSecretsPage(t *testing.T) {
 	}
 }
 
+// TestFastTyping: what comes in one piece is still several keys; what is pasted is none outside of a prompt.
+func TestFastTyping(t *testing.T) {
+	s := newScreen(t, sampleLog(100), "", 80, 24)
+	s.send(tea.KeyMsg{Type: tea.KeyRunes, Runes: []rune("jjj")})
+	if s.events.selected != 3 {
+		t.Errorf("jjj: got row %d, want 3", s.events.selected)
+	}
+	s.send(tea.KeyMsg{Type: tea.KeyRunes, Runes: []rune("q jq"), Paste: true})
+	if s.events.selected != 3 {
+		t.Errorf("a paste: got row %d, want 3", s.events.selected)
+	}
+	s.send(tea.KeyMsg{Type: tea.KeyRunes, Runes: []rune("/action:put")})
+	s.send(tea.KeyMsg{Type: tea.KeyRunes, Runes: []rune(" prod/\nx"), Paste: true})
+	if got := s.prompt.input.Value(); got != "action:put prod/ x" {
+		t.Errorf("in the prompt: got %q", got)
+	}
+}
+
 func TestMouse(t *testing.T) {
 	l := sampleLog(400)
 	s := newScreen(t, l, "", 80, 24)

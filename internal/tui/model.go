@@ -77,7 +77,11 @@ func (m *model) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	case tea.WindowSizeMsg:
 		return m, m.resize(msg)
 	case tea.KeyMsg:
-		return m, m.pressed(msg)
+		var cmds []tea.Cmd
+		for _, one := range oneByOne(msg) {
+			cmds = append(cmds, m.pressed(one))
+		}
+		return m, tea.Batch(cmds...)
 	case tea.MouseMsg:
 		return m, m.mouse(msg)
 	case tickMsg:
@@ -102,6 +106,21 @@ func (m *model) resize(size tea.WindowSizeMsg) tea.Cmd {
 		return tea.Batch(m.askCounts(), m.askMore())
 	}
 	return m.askMore()
+}
+
+// oneByOne takes apart what was typed so fast that it came at once: "jj" is twice j, and "/put" opens the filter. What was
+// pasted stays together, and means nothing outside of a prompt.
+func oneByOne(msg tea.KeyMsg) []tea.KeyMsg {
+	if msg.Type != tea.KeyRunes || msg.Paste || len(msg.Runes) < 2 {
+		return []tea.KeyMsg{msg}
+	}
+	var each []tea.KeyMsg
+	for _, r := range msg.Runes {
+		one := msg
+		one.Runes = []rune{r}
+		each = append(each, one)
+	}
+	return each
 }
 
 func (m *model) pressed(msg tea.KeyMsg) tea.Cmd {
