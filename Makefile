@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 GO ?= go
 PG ?=
-TIMEOUT ?= 15m
+TIMEOUT ?= 25m
 PACKAGES ?= ./...
 
 export VAULT_TEST_PG := $(PG)
