@@ -5,13 +5,14 @@
 SHELL := /bin/bash
 GO ?= go
 PG ?=
-TIMEOUT ?= 15m
+TIMEOUT ?= 25m
+PACKAGES ?= ./...
 
 export VAULT_TEST_PG := $(PG)
 
 .DEFAULT_GOAL := help
-.PHONY: help build dev test test-pg check fmt vet staticcheck race bench cover fuzz postgres
-.PHONY: extension install-extension test-cron bench-audit captures
+.PHONY: help build dev test test-pg check fmt vet staticcheck race bench cover fuzz chaos postgres
+.PHONY: bench-reads extension install-extension test-cron bench-audit captures
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,7 +35,7 @@ dev: postgres build ## Start a local primary, a standby, a key and a daemon per 
 	@bin/vaultctl dev --dir .dev
 
 test: postgres ## Run every test and every script, on the newest PostgreSQL found (or PG=N)
-	$(GO) test -count=1 -timeout $(TIMEOUT) ./...
+	$(GO) test -count=1 -timeout $(TIMEOUT) $(PACKAGES)
 
 test-pg: ## The same on one version: make test-pg PG=15
 	@test -n "$(PG)" || { echo "test-pg: say which version: make test-pg PG=15" >&2; exit 2; }
@@ -59,8 +60,14 @@ staticcheck: ## staticcheck, at the version go.mod pins
 race: postgres ## Every test and script under the race detector, the binaries too
 	$(GO) test -race -count=1 -timeout $(TIMEOUT) ./...
 
-bench: ## Benchmarks of sealing and opening, with allocations
-	$(GO) test -run '^$$' -bench . -benchmem ./internal/envelope
+DUE ?= 10000
+bench: postgres bench-reads ## Benchmarks: reads on record; sealing and opening; DUE (10000) rotations due at once; audit seals
+	$(GO) test -run '^$$' -bench . -benchmem ./internal/envelope ./internal/audit/seal
+	DUE=$(DUE) $(GO) test -run '^$$' -bench DueAtOnce -benchtime 1x -timeout 0 ./internal/rotation
+	$(GO) test -run '^$$' -bench 'Sealing|VerifyAudit' -benchtime 1x ./internal/vault
+
+bench-reads: postgres ## Reads a second with the audit off, interval and always, at 1, 16 and 64 connections
+	$(GO) test -run '^$$' -bench 'Reads|Append' -benchtime 3s ./internal/audit/spool
 
 AUDIT_ROWS ?= 10000000
 bench-audit: postgres build ## The audit log's answers on AUDIT_ROWS rows (ten million) against 10,000, and the browser's memory
@@ -76,10 +83,16 @@ cover: postgres ## Statement coverage of the packages that hold keys and values
 
 FUZZTIME ?= 20s
 fuzz: ## Every fuzz target for FUZZTIME (20s)
-	@for p in envelope kms rotation vault httpapi audit/filter; do \
+	@for p in envelope kms rotation target vault httpapi audit/filter audit/seal audit/spool; do \
 	  for f in $$($(GO) test -list '^Fuzz' ./internal/$$p | grep ^Fuzz); do \
 	    echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) ./internal/$$p || exit 1; \
 	  done; done
+
+CHAOS_TIME ?= 10m
+CHAOS_MODE ?= sync
+chaos: postgres ## Break a cluster for CHAOS_TIME (10m), CHAOS_MODE=sync|async, CHAOS_SEED=N (repeats), CHAOS_FAULTS=REGEXP (some only)
+	CHAOS_TIME=$(CHAOS_TIME) CHAOS_MODE=$(CHAOS_MODE) CHAOS_SEED=$(CHAOS_SEED) CHAOS_FAULTS='$(CHAOS_FAULTS)' \
+	  $(GO) test ./internal/chaos -run '^TestChaos$$' -count=1 -v -timeout 0
 
 postgres: ## Install PostgreSQL's server binaries if they are missing (18, else Debian's 15; or PG=N)
 	@if [ -n "$(PG)" ]; then build/install-postgres $(PG); else build/install-postgres 18 || build/install-postgres 15; fi

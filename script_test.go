@@ -67,7 +67,10 @@ func TestScripts(t *testing.T) {
 			Cmds: map[string]func(*testscript.TestScript, bool, []string){
 				"vault": h.cmdVault, "daemon": h.cmdDaemon, "http": h.cmdHTTP, "sql": h.cmdSQL, "pg": h.cmdPG, "kms": h.cmdKMS,
 				"bytes": h.cmdBytes, "until": h.cmdUntil, "vaultctl": h.cmdVaultctl, "capture": h.cmdCapture, "steady": h.cmdSteady,
-				"target": h.cmdTarget, "terminal": h.cmdTerminal,
+				"target":    h.cmdTarget,
+				"terminal":  h.cmdTerminal,
+				"node":      h.cmdNode,
+				"pgbouncer": h.cmdPgbouncer, "expand": h.cmdExpand,
 			},
 		})
 	})
@@ -478,8 +481,8 @@ func (s *session) startDaemon(ts *testscript.TestScript, name string, more []str
 	if key == "" {
 		key = "local://" + s.store.KeyFile
 	}
-	settings := fmt.Sprintf("database_url = %q\nprimary_database_url = %q\nlisten = [\"127.0.0.1:0\"]\nhealth_listen = \"127.0.0.1:0\"\naddress_file = %q\nkms_keys = [%q]\n",
-		node.URL(s.store.Database, vaulttest.Daemon), s.store.URL(vaulttest.Daemon), base+".addresses", key)
+	settings := fmt.Sprintf("database_url = %q\nprimary_database_url = %q\nlisten = [\"127.0.0.1:0\"]\nstate_dir = %q\naudit_spool = %q\nhealth_listen = \"127.0.0.1:0\"\naddress_file = %q\nkms_keys = [%q]\n",
+		node.URL(s.store.Database, vaulttest.Daemon), s.store.URL(vaulttest.Daemon), base+".state", base+".spool", base+".addresses", key)
 	allow := "allow = [\"127.0.0.0/8\"]\n"
 	if len(more) > 0 && !strings.HasPrefix(more[0], "-") {
 		extra := strings.ReplaceAll(ts.ReadFile(more[0]), "$WORK", ts.Getenv("WORK"))
@@ -588,7 +591,7 @@ func request(ts *testscript.TestScript, args []string) (int, string, string) {
 	return response.StatusCode, string(text), b.String()
 }
 
-// until http STATUS METHOD URL ... [~ REGEXP] | until sql STATEMENT REGEXP | until kms OPERATION CALLS: asks until the answer is as wanted.
+// until http STATUS METHOD URL ... [~ REGEXP] | until sql [standby] STATEMENT REGEXP | until kms OPERATION CALLS: asks until the answer is as wanted.
 func (h *harness) cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 	deadline := time.Now().Add(waitLimit)
 	last := ""
@@ -608,6 +611,10 @@ func (h *harness) cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 			out, err := query(s.store.URL(vaulttest.Superuser), args[1])
 			last = fmt.Sprint(out, err)
 			ok = err == nil && regexp.MustCompile(args[2]).MatchString(out)
+		case len(args) == 4 && args[0] == "sql" && args[1] == "standby":
+			out, err := query(h.of(ts).store.StandbyURL(vaulttest.Superuser), args[2])
+			last = fmt.Sprint(out, err)
+			ok = err == nil && regexp.MustCompile(args[3]).MatchString(out)
 		case len(args) == 3 && args[0] == "kms":
 			n, err := strconv.Atoi(args[2])
 			ts.Check(err)

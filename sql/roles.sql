@@ -29,3 +29,14 @@ BEGIN
       USING HINT = 'HyperionDB Vault wants a schema "vault" of its own';
   END IF;
 END $$;
+-- vault.standbys() tells how far the standbys are, which takes the right to see what other roles' connections do. Without it
+-- everything else works.
+DO $$
+BEGIN
+  IF NOT pg_has_role('vault_owner', 'pg_read_all_stats', 'USAGE') THEN
+    GRANT pg_read_all_stats TO vault_owner;
+  END IF;
+EXCEPTION WHEN insufficient_privilege THEN
+  RAISE NOTICE 'role "%" may not grant pg_read_all_stats: waiting for standbys (--wait) takes it', current_user
+    USING HINT = 'as a superuser: GRANT pg_read_all_stats TO vault_owner';
+END $$;

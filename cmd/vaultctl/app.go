@@ -28,6 +28,7 @@ type app struct {
 	output      string // table or json
 	parsed      bool   // the command line is understood: errors from here on are not about what was typed
 
+	fence  *db.Fence
 	reader *db.Reader
 	writer *db.Writer
 	ring   *kms.Ring
@@ -35,8 +36,11 @@ type app struct {
 
 // vault returns the door to the secrets. Pools and keys behind it open when first used.
 func (a *app) vault(ctx context.Context) (*vault.Vault, error) {
-	options := db.Options{URL: a.databaseURL, ApplicationName: applicationName, MaxConns: 2}
-	var err error
+	fence, err := a.openFence()
+	if err != nil {
+		return nil, err
+	}
+	options := db.Options{URL: a.databaseURL, ApplicationName: applicationName, MaxConns: 2, Fence: fence, Brief: true}
 	if a.reader == nil {
 		if a.reader, err = db.NewReader(ctx, options); err != nil {
 			return nil, err
@@ -65,6 +69,9 @@ func (a *app) close() {
 
 // openKeys opens the KMS key that was asked for, else the vault's default one.
 func (a *app) openKeys(ctx context.Context) (vault.Keys, error) {
+	if a.ring != nil {
+		return a.ring, nil
+	}
 	uri := a.kmsKey
 	if uri == "" {
 		config, err := a.reader.Config(ctx)

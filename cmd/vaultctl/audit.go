@@ -62,7 +62,7 @@ It takes a database role that was granted it (grant --as auditor). A standby wil
 	cmd.Flags().StringVar(&theme, "theme", "auto", "`colours` of the browser: auto, dark, light or none (NO_COLOR=1 is none)")
 	_ = cmd.RegisterFlagCompletionFunc("theme", cobra.FixedCompletions([]string{"auto", "dark", "light", "none"}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.ValidArgsFunction = completeFilter(a)
-	cmd.AddCommand(newAuditListCmd(a), newAuditTailCmd(a), newAuditExportCmd(a))
+	cmd.AddCommand(newAuditListCmd(a), newAuditTailCmd(a), newAuditExportCmd(a), newAuditVerifyCmd(a), newAuditArchiveCmd(a), newAuditPruneCmd(a))
 	for _, c := range append(cmd.Commands(), cmd) {
 		c.SetFlagErrorFunc(negatedFirst)
 	}

@@ -301,11 +301,13 @@ database_url = %q
 primary_database_url = %q
 listen = ["127.0.0.1:0"]
 health_listen = "127.0.0.1:0"
+state_dir = %q
+audit_spool = %q
 address_file = %q
 allow = ["127.0.0.0/8", "::1/128"]
 kms_keys = [%q]
 `, node.URL(devDatabase, devDaemon), d.cluster.Primary().URL(devDatabase, devDaemon),
-		d.file("vaultd-"+node.Name()+".addresses"), "local://"+d.file("kek"))
+		d.file("vaultd-"+node.Name()+".state"), d.file("vaultd-"+node.Name()+".spool"), d.file("vaultd-"+node.Name()+".addresses"), "local://"+d.file("kek"))
 }
 
 func (d *dev) waitDaemon(ctx context.Context, node *localpg.Node, exited <-chan error) error {

@@ -41,7 +41,10 @@ var exitCodes = []struct {
 	{errUsage, exitUsage, ""},
 	{errDeclined, exitDeclined, ""},
 	{errAttention, exitAttention, ""},
-	{vault.ErrOutcomeUnknown, exitAttention, "vaultctl history NAME shows whether it was made"},
+	{vault.ErrOutcomeUnknown, exitAttention, "vaultctl history NAME shows whether it was made; vaultctl status and vaultctl doctor, what keeps the cluster"},
+	{vault.ErrFenced, exitUnavailable, ""},
+	{vault.ErrState, exitFailed, ""},
+	{vault.ErrBusy, exitUnavailable, "try again; if it stays so, pg_stat_activity shows who holds it"},
 	{vault.ErrNotInitialised, exitFailed, "vaultctl init, as the owner of the database"},
 	{vault.ErrSchema, exitFailed, "vaultctl migrate --status; both must be of one version"},
 	{vault.ErrNotFound, exitNotFound, ""},
@@ -54,6 +57,7 @@ var exitCodes = []struct {
 	{vault.ErrKeyRefused, exitRefused, "the KMS key is that of --kms-key, of VAULTCTL_KMS_KEY, or the vault's default"},
 	{vault.ErrUnavailable, exitUnavailable, ""},
 	{vault.ErrKeyUnavailable, exitUnavailable, ""},
+	{vault.ErrBehind, exitUnavailable, "another node may have it; --wait gives this one more time"},
 	{vault.ErrIntegrity, exitFailed, "the row was changed outside the vault: vaultctl history NAME, vaultctl audit list"},
 	{context.Canceled, exitInterrupted, ""},
 }
@@ -67,7 +71,21 @@ func (a *app) report(ctx context.Context, err error) int {
 	if errors.Is(err, errNotValid) {
 		return exitFailed
 	}
-	code, help := exitFailed, ""
+	code, help := a.verdict(err)
+	fmt.Fprintf(a.err, "vaultctl: %s\n", printable(text(err)))
+	var pointed *pointedError
+	if errors.As(err, &pointed) {
+		fmt.Fprint(a.err, pointed.pointer())
+	}
+	if help != "" {
+		fmt.Fprintf(a.err, "hint: %s\n", help)
+	}
+	return code
+}
+
+// verdict is the exit code of an error, and what would help.
+func (a *app) verdict(err error) (code int, help string) {
+	code = exitFailed
 	for _, e := range exitCodes {
 		if errors.Is(err, e.err) {
 			code, help = e.code, e.hint
@@ -80,19 +98,14 @@ func (a *app) report(ctx context.Context, err error) int {
 	if errors.Is(err, vault.ErrUnavailable) && a.databaseURL == "" && !libpqConfigured() {
 		help = "VAULTCTL_DATABASE_URL or PGHOST says where the database is; neither is set"
 	}
+	if (errors.Is(err, vault.ErrFenced) || errors.Is(err, vault.ErrState)) && a.stateFile() != "" {
+		help = "make sure which primary is the right one; if it is this one: rm " + shellPath(a.stateFile())
+	}
 	var hinted *hintedError
 	if errors.As(err, &hinted) {
 		help = hinted.hint
 	}
-	fmt.Fprintf(a.err, "vaultctl: %s\n", printable(text(err)))
-	var pointed *pointedError
-	if errors.As(err, &pointed) {
-		fmt.Fprint(a.err, pointed.pointer())
-	}
-	if help != "" {
-		fmt.Fprintf(a.err, "hint: %s\n", help)
-	}
-	return code
+	return code, help
 }
 
 // libpqConfigured reports whether the environment names a server.

@@ -11,18 +11,23 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/hyperiondb/vault/internal/audit"
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
 func newGetCmd(a *app) *cobra.Command {
 	var version int
+	var least atLeast
+	var record onRecord
 	cmd := &cobra.Command{
 		Use:   "get NAME",
 		Short: "Print the value of a secret",
 		Long: `Print the value of a secret, byte for byte. On a terminal it ends with a newline in any case, and a value
 that is not text is refused.
 
-Any node will do, a read-only standby included.`,
+Any node will do, a read-only standby included; that the value was read is put on record at the primary before it is shown.
+With the primary away that takes --unaudited. --min-lsn takes one that has a certain change: it waits a moment for the
+node to replay that far, and exits with 6 if it has not.`,
 		Example: `  vaultctl get prod/db/password
   vaultctl get prod/tls/key > key.pem
   vaultctl get prod/db/password --version 3 -o json`,
@@ -32,19 +37,30 @@ Any node will do, a read-only standby included.`,
 			if cmd.Flags().Changed("version") && version < 1 {
 				return usage("--version takes a version number from 1 up")
 			}
-			return runGet(cmd.Context(), a, args[0], version)
+			if err := least.parse(cmd); err != nil {
+				return err
+			}
+			return runGet(cmd.Context(), a, args[0], version, least, record)
 		},
 	}
 	cmd.Flags().IntVar(&version, "version", 0, "an older version, while its grace lasts (default: the current one)")
+	least.register(cmd)
+	record.register(cmd)
 	return cmd
 }
 
-func runGet(ctx context.Context, a *app, name string, version int) error {
+func runGet(ctx context.Context, a *app, name string, version int, least atLeast, record onRecord) error {
 	v, err := a.vault(ctx)
 	if err != nil {
 		return err
 	}
+	if err := least.reach(ctx, v); err != nil {
+		return err
+	}
 	secret, err := v.Get(ctx, name, vault.GetOptions{Version: version})
+	if err != nil {
+		record.refused(ctx, v, audit.Read, name, version, err)
+	}
 	switch {
 	case err != nil && version > 0:
 		return aboutVersion(name, version, err)
@@ -52,6 +68,9 @@ func runGet(ctx context.Context, a *app, name string, version int) error {
 		return about(name, err)
 	}
 	defer secret.Wipe()
+	if err := record.answered(ctx, a, v, vault.AuditedGet(name, secret)); err != nil {
+		return err
+	}
 	if a.json() {
 		return a.printJSON(jsonSecret(secret))
 	}

@@ -127,7 +127,7 @@ func (a *app) setUp(ctx context.Context, o initOptions) (initAnswer, error) {
 	if state.SetUp && !o.keyTyped {
 		key = ""
 	}
-	report, err := db.Migrate(ctx, a.databaseURL, applicationName, key)
+	report, err := a.migrate(ctx, key)
 	if err != nil {
 		return initAnswer{}, migrateHint(err)
 	}

@@ -55,7 +55,7 @@ A schema that CREATE EXTENSION made is brought to another version by ALTER EXTEN
 }
 
 func runMigrate(ctx context.Context, a *app, defaultKey string) error {
-	report, err := db.Migrate(ctx, a.databaseURL, applicationName, defaultKey)
+	report, err := a.migrate(ctx, defaultKey)
 	if err != nil {
 		return migrateHint(err)
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hyperiondb/vault/internal/audit"
 	"github.com/hyperiondb/vault/internal/rotation"
 	"github.com/hyperiondb/vault/internal/target"
 	"github.com/hyperiondb/vault/internal/vault"
@@ -111,7 +112,12 @@ func runPut(ctx context.Context, a *app, o putOptions) error {
 	}
 	receipt, err := v.Put(ctx, request)
 	switch {
-	case errors.Is(err, vault.ErrUnchanged):
+	case errors.Is(err, vault.ErrUnchanged): // which says what the current value is
+		e := audit.Event{Action: audit.Verify, Secret: o.name, Version: receipt.Version, Outcome: audit.OK,
+			Detail: map[string]any{"valid": true, "match": vault.MatchCurrent, "for": "put"}}
+		if err := (onRecord{}).answered(ctx, a, v, e); err != nil {
+			return err
+		}
 		return a.printUnchanged(receipt)
 	case errors.Is(err, vault.ErrInvalid) && (o.settings.rotateEvery != nil || o.settings.rotator.text != "") && !o.generate.chosen():
 		return hint(err, "--generate: the vault makes the values of a secret that it rotates")

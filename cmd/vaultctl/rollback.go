@@ -6,6 +6,8 @@ import (
 	"strconv"
 
 	"github.com/spf13/cobra"
+
+	"github.com/hyperiondb/vault/internal/audit"
 )
 
 func newRollbackCmd(a *app) *cobra.Command {
@@ -40,6 +42,10 @@ func runRollback(ctx context.Context, a *app, name string, version int) error {
 	}
 	if _, err := v.Describe(ctx, name); err != nil {
 		return about(name, err)
+	}
+	opened := audit.Event{Action: audit.Read, Secret: name, Version: version, Outcome: audit.OK, Detail: map[string]any{"for": "rollback"}}
+	if err := (onRecord{}).answered(ctx, a, v, opened); err != nil {
+		return err
 	}
 	receipt, err := v.Rollback(ctx, change, name, version)
 	if err != nil {

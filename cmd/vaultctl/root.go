@@ -70,9 +70,11 @@ and a KMS key; reading takes a database role that was granted the names, and the
 	}
 	add("secrets", newPutCmd(a), newGetCmd(a), newListCmd(a), newDescribeCmd(a), newHistoryCmd(a), newUpdateCmd(a), newRotateCmd(a),
 		newRollbackCmd(a), newVerifyCmd(a), newDeleteCmd(a), newRestoreCmd(a), newPurgeCmd(a))
+	add("secrets", newGraceCmd(a))
 	add("secrets", newRotationCmd(a))
 	add("access", newTokenCmd(a), newGrantCmd(a), newAuditCmd(a))
 	add("vault", newInitCmd(a), newMigrateCmd(a), newDevCmd(a), newKeygenCmd(a), newStatusCmd(a), newVersionCmd(a))
+	add("vault", newDoctorCmd(a))
 	holdCommands(root)
 	root.SetUsageTemplate(strings.Replace(root.UsageTemplate(), "{{if .Runnable}}", `{{if and .Runnable (not (index .Annotations "holds"))}}`, 1))
 	root.SetHelpCommand(newHelpCmd())

@@ -15,8 +15,8 @@ func newStatusCmd(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "status",
 		Short: "Show the state of the vault on the node that answers",
-		Long: `Show the state of the vault on the node that answers. It exits with 7 when rotations failed or are overdue, and says so on
-standard error.`,
+		Long: `Show the state of the vault on the node that answers. It exits with 7 when rotations failed or are overdue, or when writes
+wait for a standby that is not there, and says so on standard error. Where an acknowledged write could be lost it warns.`,
 		Example: `  vaultctl status
   PGHOST=db2 vaultctl status -o json`,
 		Args: exactArgs(),
@@ -41,6 +41,9 @@ func runStatus(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
+	for _, w := range durabilityWarnings(s) {
+		a.note("warning: %s", w)
+	}
 	return worries(s)
 }
 
@@ -50,6 +53,8 @@ func (a *app) printStatus(s db.Status) error {
 		"cluster", s.ClusterID,
 		"schema", fmt.Sprintf("version %d", s.SchemaVersion),
 		"standbys", standbys(s),
+		"behind", behind(s),
+		"durability", durabilityLine(s),
 		"replayed until", when(s.ReplayedUntil),
 		"secrets", counts(s.Secrets, "", s.LiveVersions, "live versions", s.Deleted, "deleted"),
 		"admin tokens", strconv.FormatInt(s.Tokens, 10),
@@ -77,6 +82,19 @@ func standbys(s db.Status) string {
 	return line
 }
 
+// behind is how far a standby is, in words.
+func behind(s db.Status) string {
+	switch {
+	case s.Role == "primary":
+		return ""
+	case s.LagSeconds == nil:
+		return "unknown: no heartbeat of the primary was replayed; is vaultd running beside it?"
+	case *s.LagSeconds < 10:
+		return fmt.Sprintf("%.1f s, by the heartbeat of the primary", *s.LagSeconds)
+	}
+	return seconds(int64(*s.LagSeconds)) + ", by the heartbeat of the primary"
+}
+
 // counts joins numbers and what they are of, and leaves out what there is none of, but for the first.
 func counts(pairs ...any) string {
 	var parts []string
@@ -97,6 +115,9 @@ func limit(most *int) string {
 
 // worries is what somebody should look at.
 func worries(s db.Status) error {
+	if problem := durabilityProblem(s); problem != "" {
+		return hint(attention("%s", problem), "vaultctl doctor; start the standby, or take it out of synchronous_standby_names")
+	}
 	var wrong []string
 	if s.RotationsFailed > 0 {
 		wrong = append(wrong, fmt.Sprintf("%d failed", s.RotationsFailed))

@@ -153,11 +153,12 @@ type tokenJSON struct {
 	ExpiresAt *time.Time `json:"expires_at,omitempty"`
 	Token     string     `json:"token,omitempty"`
 	File      string     `json:"token_file,omitempty"`
+	LSN       string     `json:"lsn,omitempty"`
 }
 
 // deliver hands a new token over, in the file if there is one.
 func deliver(token vault.Token, row db.TokenRow, file *newTokenFile) (tokenJSON, error) {
-	made := tokenJSON{Name: row.Name, ID: row.ID.String(), Scope: row.Scope, ExpiresAt: row.ExpiresAt}
+	made := tokenJSON{Name: row.Name, ID: row.ID.String(), Scope: row.Scope, ExpiresAt: row.ExpiresAt, LSN: row.LSN}
 	if file == nil {
 		made.Token = token.Reveal()
 		return made, nil
@@ -253,18 +254,31 @@ func scopeOf(t db.TokenRow) string {
 }
 
 func newTokenRevokeCmd(a *app) *cobra.Command {
-	return &cobra.Command{
+	var wait *time.Duration
+	cmd := &cobra.Command{
 		Use:   "revoke NAME",
 		Short: "End an admin token",
 		Long: `End an admin token. Once this returns, nothing can be changed with it any more: changes under way are waited for. There is
-no way to undo it, other than to make a new token.`,
-		Example: `  vaultctl token revoke ci`,
-		Args:    exactArgs("NAME"),
-		RunE:    func(cmd *cobra.Command, args []string) error { return runTokenRevoke(cmd.Context(), a, args[0]) },
+no way to undo it, other than to make a new token.
+
+A standby knows of it when it has replayed it, and should it be promoted before that, the token is good again: --wait waits
+for all standbys that are connected, and exits with 7 if one has not come that far in time.`,
+		Example: `  vaultctl token revoke ci
+  vaultctl token revoke ci --wait`,
+		Args: exactArgs("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error { return runTokenRevoke(cmd.Context(), a, args[0], wait) },
 	}
+	registerStandbyWait(cmd, &wait)
+	return cmd
 }
 
-func runTokenRevoke(ctx context.Context, a *app, name string) error {
+// revokedJSON is a revoked token, and with --wait the standbys.
+type revokedJSON struct {
+	db.TokenRow
+	Standbys *[]db.Standby `json:"standbys,omitempty"`
+}
+
+func runTokenRevoke(ctx context.Context, a *app, name string, wait *time.Duration) error {
 	change, err := a.change()
 	if err != nil {
 		return err
@@ -277,9 +291,6 @@ func runTokenRevoke(ctx context.Context, a *app, name string) error {
 	if err != nil {
 		return err
 	}
-	if a.json() {
-		return a.printJSON(row)
-	}
-	a.note("revoked token %q", row.Name)
-	return nil
+	return a.settle(ctx, v, row.LSN, wait, fmt.Sprintf("revoked token %q", row.Name),
+		func(standbys *[]db.Standby) any { return revokedJSON{row, standbys} })
 }

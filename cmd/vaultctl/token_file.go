@@ -16,6 +16,8 @@ import (
 // maxTokenFile is far more than a token and its newline, and little enough to read before looking.
 const maxTokenFile = 4096
 
+var errNoToken = errors.New("no admin token")
+
 // token finds the admin token: what was typed counts before the environment, a file that was named before the usual one.
 func (a *app) token() (vault.Token, error) {
 	if a.tokenFile != "" {
@@ -37,7 +39,7 @@ func (a *app) token() (vault.Token, error) {
 	}
 	token, err := readTokenFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return token, hint(refused(errors.New("no admin token")), "--token-file, VAULTCTL_TOKEN_FILE or VAULTCTL_TOKEN, or save it: %s", saveCommand(path))
+		return token, hint(refused(errNoToken), "--token-file, VAULTCTL_TOKEN_FILE or VAULTCTL_TOKEN, or save it: %s", saveCommand(path))
 	}
 	return token, err
 }

@@ -7,11 +7,14 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hyperiondb/vault/internal/audit"
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
 func newVerifyCmd(a *app) *cobra.Command {
 	input := valueInput{once: true}
+	var least atLeast
+	var record onRecord
 	cmd := &cobra.Command{
 		Use:   "verify NAME [SOURCE]",
 		Short: "Check a value against a secret, without showing it",
@@ -19,7 +22,7 @@ func newVerifyCmd(a *app) *cobra.Command {
 
 The value comes from a hidden prompt or from SOURCE (- is standard input, @FILE a file). It is "valid" and exit code 0, or
 "not valid" and exit code 1; a check that could not be made has an error on standard error and mostly another code. Any
-node will do.`,
+node will do; that it was checked is put on record at the primary first, which --unaudited does without.`,
 		Example: `  vaultctl verify prod/db/password
   vaultctl verify prod/tls/key @key.pem
   printf %s "$candidate" | vaultctl verify prod/api/key - -o json`,
@@ -29,10 +32,15 @@ node will do.`,
 			if err := input.parse(cmd, args[1:]); err != nil {
 				return err
 			}
-			return runVerify(cmd.Context(), a, args[0], input)
+			if err := least.parse(cmd); err != nil {
+				return err
+			}
+			return runVerify(cmd.Context(), a, args[0], input, least, record)
 		},
 	}
 	input.spaces.register(cmd.Flags())
+	least.register(cmd)
+	record.register(cmd)
 	return cmd
 }
 
@@ -44,7 +52,7 @@ type verdictJSON struct {
 	ExpiresAt *time.Time  `json:"expires_at,omitempty"`
 }
 
-func runVerify(ctx context.Context, a *app, name string, input valueInput) error {
+func runVerify(ctx context.Context, a *app, name string, input valueInput, least atLeast, record onRecord) error {
 	v, err := a.vault(ctx)
 	if err != nil {
 		return err
@@ -57,9 +65,16 @@ func runVerify(ctx context.Context, a *app, name string, input valueInput) error
 		return err
 	}
 	defer clear(value)
+	if err := least.reach(ctx, v); err != nil {
+		return err
+	}
 	verdict, err := v.Verify(ctx, name, value)
 	if err != nil {
+		record.refused(ctx, v, audit.Verify, name, 0, err)
 		return about(name, err)
+	}
+	if err := record.answered(ctx, a, v, vault.AuditedVerify(name, verdict)); err != nil {
+		return err
 	}
 	if err := a.printVerdict(verdict); err != nil {
 		return err

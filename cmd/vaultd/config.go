@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"strconv"
@@ -27,6 +29,7 @@ import (
 type Config struct {
 	DatabaseURL        string   `toml:"database_url"`         // the local node; "" = libpq's environment
 	PrimaryDatabaseURL string   `toml:"primary_database_url"` // where writes go; "" = database_url (which may name several hosts)
+	ListenDatabaseURL  string   `toml:"listen_database_url"`  // of the primary, without a pooler: where LISTEN works; "" = as for writes
 	Listen             []string `toml:"listen"`               // host:port, or unix:/path
 	SocketMode         string   `toml:"socket_mode"`          // of unix listeners, octal
 	HealthListen       string   `toml:"health_listen"`        // health, metrics and status; "" = off
@@ -49,10 +52,28 @@ type Config struct {
 	LogLevel           string   `toml:"log_level"`
 	LogFormat          string   `toml:"log_format"` // text or json
 	ShutdownGrace      duration `toml:"shutdown_grace"`
+	StateDir           string   `toml:"state_dir"` // remembers the newest primary over restarts; "" = until the next restart
 
 	// What a rotator may reach; see docs/ROTATORS.md.
 	WebhookHosts []string            `toml:"webhook_hosts"` // HOST or HOST:PORT; empty = nobody
 	ExecRotators map[string][]string `toml:"exec_rotators"` // a program's name -> its path and arguments
+
+	HeartbeatInterval duration `toml:"heartbeat_interval"` // on the primary's node; 0 = with each supervisor's round only
+	MaxStaleness      duration `toml:"max_staleness"`      // reads refuse on a node further behind than this; 0 = never
+	MinLSNWait        duration `toml:"min_lsn_wait"`       // how long a read waits for the position it asks for
+
+	// Tamper evidence of the audit log; see docs/SECURITY.md.
+	AuditSealKey   string `toml:"audit_seal_key"`   // file of the key that seals it, where this node is the primary; "" = no sealing
+	AuditSealsFile string `toml:"audit_seals_file"` // the seals that this node has seen are kept here; "" = nowhere
+
+	// Reads on record; see package spool.
+	Audit             string   `toml:"audit"`               // on, or off: nothing is recorded
+	AuditSpool        string   `toml:"audit_spool"`         // the folder where reads wait for the primary
+	AuditSync         string   `toml:"audit_sync"`          // always: a read is answered when its record is on disk; interval: when the kernel has it
+	AuditSyncInterval duration `toml:"audit_sync_interval"` // what a power cut may cost with interval
+	AuditOnFailure    string   `toml:"audit_on_failure"`    // block: what cannot be recorded is not answered; allow: it is
+	AuditMaxBytes     size     `toml:"audit_max_bytes"`     // of what waits for the primary
+	AuditMaxAge       duration `toml:"audit_max_age"`       // of the oldest record that waits; 0 = any
 
 	policy httpapi.Policy
 	level  slog.Level
@@ -61,11 +82,16 @@ type Config struct {
 
 func defaults() Config {
 	return Config{
+		Audit: "on", AuditSpool: "/var/lib/vaultd/spool", AuditSync: "always", AuditSyncInterval: duration(200 * time.Millisecond),
+		AuditOnFailure: "block", AuditMaxBytes: 1 << 30, AuditMaxAge: duration(7 * 24 * time.Hour),
 		Listen: []string{"127.0.0.1:8400"}, HealthListen: "127.0.0.1:8401", SocketMode: "0660",
 		DEKCacheTTL: duration(5 * time.Minute), DEKCacheSize: 10_000, MaxConns: 16, VerifyRate: 50, VerifyBurst: 100,
 		ScanInterval: duration(10 * time.Second), RotationWorkers: 4,
 		ClaimTimeout: duration(rotation.DefaultClaimTimeout), LogLevel: "info", LogFormat: "text",
 		ShutdownGrace: duration(10 * time.Second),
+		StateDir:      "/var/lib/vaultd",
+
+		HeartbeatInterval: duration(time.Second), MinLSNWait: duration(3 * time.Second),
 	}
 }
 
@@ -80,6 +106,39 @@ func (d *duration) UnmarshalText(text []byte) error {
 
 func (d duration) MarshalText() ([]byte, error) {
 	return []byte(rotation.FormatInterval(time.Duration(d))), nil
+}
+
+// size is a number of bytes, also written with KiB, MiB or GiB.
+type size int64
+
+var sizeUnits = []struct {
+	unit  string
+	bytes int64
+}{{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}, {"", 1}}
+
+func (s *size) UnmarshalText(text []byte) error {
+	for _, u := range sizeUnits {
+		digits, ok := strings.CutSuffix(string(text), u.unit)
+		if !ok {
+			continue
+		}
+		n, err := strconv.ParseInt(strings.TrimSpace(digits), 10, 64)
+		if err != nil || n < 0 || n > math.MaxInt64/u.bytes {
+			break
+		}
+		*s = size(n * u.bytes)
+		return nil
+	}
+	return fmt.Errorf("%q is not a size such as 512MiB", text)
+}
+
+func (s size) MarshalText() ([]byte, error) {
+	for _, u := range sizeUnits {
+		if s > 0 && int64(s)%u.bytes == 0 {
+			return []byte(strconv.FormatInt(int64(s)/u.bytes, 10) + u.unit), nil
+		}
+	}
+	return []byte("0"), nil
 }
 
 func loadConfig(path string, environ []string) (Config, error) {
@@ -176,6 +235,8 @@ func setField(field reflect.Value, text string) (err error) {
 		*p, err = strconv.ParseFloat(text, 64)
 	case *duration:
 		err = p.UnmarshalText([]byte(text))
+	case *size:
+		err = p.UnmarshalText([]byte(text))
 	default:
 		err = errors.New("can be set in the file only")
 	}
@@ -188,6 +249,9 @@ func (c *Config) check() error {
 		return err
 	}
 	if err := c.checkNumbers(); err != nil {
+		return err
+	}
+	if err := c.checkAudit(); err != nil {
 		return err
 	}
 	for _, uri := range c.KMSKeys {
@@ -249,6 +313,20 @@ func (c *Config) checkListeners() error {
 	return nil
 }
 
+func (c *Config) checkAudit() error {
+	for _, choice := range []struct{ key, value, one, other string }{
+		{"audit", c.Audit, "on", "off"}, {"audit_sync", c.AuditSync, "always", "interval"}, {"audit_on_failure", c.AuditOnFailure, "block", "allow"},
+	} {
+		if choice.value != choice.one && choice.value != choice.other {
+			return fmt.Errorf("%s %q: %s or %s", choice.key, choice.value, choice.one, choice.other)
+		}
+	}
+	if c.Audit == "on" && !filepath.IsAbs(c.AuditSpool) {
+		return fmt.Errorf("audit_spool %q: the absolute path of a folder; reads that are not to be on record want audit = \"off\"", c.AuditSpool)
+	}
+	return nil
+}
+
 func (c *Config) checkNumbers() error {
 	for _, n := range []struct {
 		key         string
@@ -260,11 +338,33 @@ func (c *Config) checkNumbers() error {
 		{"rotation_workers", float64(c.RotationWorkers), 0, 256},
 		{"scan_interval (seconds)", time.Duration(c.ScanInterval).Seconds(), 0.1, 3600},
 		{"claim_timeout (seconds)", time.Duration(c.ClaimTimeout).Seconds(), 3, 86400},
+		{"heartbeat_interval (seconds)", time.Duration(c.HeartbeatInterval).Seconds(), 0, 3600},
+		{"max_staleness (seconds)", time.Duration(c.MaxStaleness).Seconds(), 0, 86400},
+		{"min_lsn_wait (seconds)", time.Duration(c.MinLSNWait).Seconds(), 0, 10},
+		{"audit_sync_interval (seconds)", time.Duration(c.AuditSyncInterval).Seconds(), 0.001, 60},
+		{"audit_max_bytes", float64(c.AuditMaxBytes), 64 << 10, 1 << 40},
+		{"audit_max_age (seconds)", time.Duration(c.AuditMaxAge).Seconds(), 0, 400 * 86400},
 		{"shutdown_grace (seconds)", time.Duration(c.ShutdownGrace).Seconds(), 0, 3600},
 	} {
 		if !(n.value >= n.least && n.value <= n.most) {
 			return fmt.Errorf("%s = %v: from %v to %v", n.key, n.value, n.least, n.most)
 		}
+	}
+	return c.checkStaleness()
+}
+
+// checkStaleness refuses what would make a healthy node stale between two beats of its primary.
+func (c *Config) checkStaleness() error {
+	beat := c.HeartbeatInterval
+	switch {
+	case beat == 0:
+		beat = c.ScanInterval
+	case beat < duration(100*time.Millisecond):
+		return errors.New("heartbeat_interval: at least 100ms, or 0")
+	}
+	if c.MaxStaleness > 0 && c.MaxStaleness < 2*beat {
+		return fmt.Errorf("max_staleness = %s: at least twice the time between two heartbeats, %s",
+			rotation.FormatInterval(time.Duration(c.MaxStaleness)), rotation.FormatInterval(time.Duration(2*beat)))
 	}
 	return nil
 }
@@ -298,6 +398,9 @@ func (c Config) print(out io.Writer) error {
 	c.DatabaseURL = db.Target(c.DatabaseURL)
 	if c.PrimaryDatabaseURL != "" {
 		c.PrimaryDatabaseURL = db.Target(c.PrimaryDatabaseURL)
+	}
+	if c.ListenDatabaseURL != "" {
+		c.ListenDatabaseURL = db.Target(c.ListenDatabaseURL)
 	}
 	if _, err := fmt.Fprintln(out, "# the configuration is good; in force:"); err != nil {
 		return err

@@ -47,6 +47,20 @@ func TestWithoutAnySettingNobodyIsLetIn(t *testing.T) {
 	}
 }
 
+func TestSizes(t *testing.T) {
+	for text, want := range map[string]size{"65536": 65536, "64KiB": 65536, "3 MiB": 3 << 20, "2GiB": 2 << 30} {
+		c, err := loadConfig("", []string{"VAULTD_AUDIT_MAX_BYTES=" + text})
+		if err != nil || c.AuditMaxBytes != want {
+			t.Errorf("%s: got %d, error %v", text, c.AuditMaxBytes, err)
+		}
+		written, _ := c.AuditMaxBytes.MarshalText()
+		var again size
+		if err := again.UnmarshalText(written); err != nil || again != want {
+			t.Errorf("%s is written as %s", text, written)
+		}
+	}
+}
+
 func TestBadSettingsAreNamed(t *testing.T) {
 	for file, want := range map[string]string{
 		"listen = [\"127.0.0.1:1\"]\nalow = []":       `line 2: unknown key "alow"`,
@@ -70,6 +84,16 @@ func TestBadSettingsAreNamed(t *testing.T) {
 		`kms_keys = ["s3:///x"]`:                      "kms_keys",
 		`log_level = "loud"`:                          "log_level",
 		`log_format = "xml"`:                          "log_format",
+		`audit = "yes"`:                               "audit",
+		`audit_spool = ""`:                            `audit = "off"`,
+		`audit_spool = "spool"`:                       "absolute path",
+		`audit_sync = "never"`:                        "always or interval",
+		`audit_sync_interval = "0"`:                   "audit_sync_interval",
+		`audit_on_failure = "ignore"`:                 "block or allow",
+		`audit_max_bytes = "1 TB"`:                    "not a size",
+		`audit_max_bytes = 1000`:                      "audit_max_bytes",
+		`audit_max_bytes = "99999999999GiB"`:          "not a size",
+		`audit_max_age = "-1d"`:                       "sign",
 		`listen = []`:                                 "listen",
 		`listen = ["127.0.0.1"]`:                      "listen",
 		`listen = ["127.0.0.1:65536"]`:                "listen",
@@ -84,6 +108,17 @@ func TestBadSettingsAreNamed(t *testing.T) {
 		`tls_cert = "cert.pem"`:                       "tls_key",
 		`tls_key = "key.pem"`:                         "tls_cert",
 		"tls_cert = \"no.pem\"\ntls_key = \"no.pem\"": "no.pem",
+	} {
+		_, err := loadConfig(mustWrite(t, filepath.Join(t.TempDir(), "vaultd.toml"), file), nil)
+		if !errors.Is(err, errConfig) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want a complaint with %q", file, err, want)
+		}
+	}
+	for file, want := range map[string]string{
+		`heartbeat_interval = "50ms"`: "heartbeat_interval", `heartbeat_interval = "2h"`: "heartbeat_interval",
+		`max_staleness = "1999ms"`: "at least twice the time between two heartbeats, 2s", `max_staleness = "2d"`: "max_staleness",
+		"heartbeat_interval = \"0\"\nmax_staleness = \"19s\"": "at least twice the time between two heartbeats, 20s",
+		`min_lsn_wait = "11s"`:                                "min_lsn_wait", `min_lsn_wait = "-1s"`: "line 1",
 	} {
 		_, err := loadConfig(mustWrite(t, filepath.Join(t.TempDir(), "vaultd.toml"), file), nil)
 		if !errors.Is(err, errConfig) || !strings.Contains(err.Error(), want) {

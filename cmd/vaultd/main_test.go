@@ -16,7 +16,10 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	os.Setenv("VAULTD_STATE_DIR", "") // the default is the machine's
+	goleak.VerifyTestMain(m)
+}
 
 // journal is a log that can be read while it is written.
 type journal struct {
@@ -146,6 +149,7 @@ func startDaemon(t *testing.T, settings string) *daemon {
 	t.Setenv("VAULTD_DATABASE_URL", d.database.url())
 	t.Setenv("VAULTD_HEALTH_LISTEN", "127.0.0.1:0")
 	t.Setenv("VAULTD_ADDRESS_FILE", addresses)
+	t.Setenv("VAULTD_AUDIT_SPOOL", filepath.Join(dir, "spool"))
 	t.Setenv("VAULTD_ROTATION_WORKERS", "0")
 	mustWrite(t, d.config, settings)
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -16,12 +17,16 @@ type stateCollector struct{ vault *vault.Vault }
 var (
 	databaseUp = prometheus.NewDesc("vaultd_database_up", "Whether the local node answers.", nil, nil)
 	isPrimary  = prometheus.NewDesc("vaultd_node_is_primary", "Whether the local node takes writes.", nil, nil)
+	lag        = prometheus.NewDesc("vaultd_replication_lag_seconds", "How far the local node is behind the primary, by its clock and the heartbeat it has replayed; 0 on a primary; absent when unknown.", nil, nil)
+	nodeFenced = prometheus.NewDesc("vaultd_node_fenced", "Whether the local node is an old primary, or follows one.", nil, nil)
 	rotations  = prometheus.NewDesc("vaultd_rotations", "Rotations by state: queued, claimed, failed for good, overdue; secrets paused.", []string{"state"}, nil)
 )
 
 func (c *stateCollector) Describe(to chan<- *prometheus.Desc) {
 	to <- databaseUp
 	to <- isPrimary
+	to <- lag
+	to <- nodeFenced
 	to <- rotations
 }
 
@@ -38,6 +43,10 @@ func (c *stateCollector) Collect(to chan<- prometheus.Metric) {
 	}
 	gauge(databaseUp, 1)
 	gauge(isPrimary, oneIf(s.Role == "primary"))
+	if s.LagSeconds != nil {
+		gauge(lag, *s.LagSeconds)
+	}
+	gauge(nodeFenced, oneIf(errors.Is(c.vault.CheckFence(ctx), vault.ErrFenced)))
 	for state, n := range rotationsByState(s) {
 		gauge(rotations, float64(n), state)
 	}

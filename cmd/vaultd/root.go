@@ -34,8 +34,8 @@ func execute(ctx context.Context, args []string, out, errOut io.Writer, reload <
 		Long: `Answer reads and verifies of secrets over HTTP, from the local PostgreSQL node: a read-only standby whose primary is gone
 will do. Settings come from a TOML file, then from VAULTD_* in the environment.
 
-SIGHUP reads the file again: allowlist, proxies, limits, log level and TLS certificate change, and a bad file keeps the
-old ones. SIGTERM lets the requests under way finish.`,
+SIGHUP reads the file again: allowlist, proxies, limits, max_staleness, log level and TLS certificate change, and a bad
+file keeps the old ones. SIGTERM lets the requests under way finish.`,
 		Args:          cobra.NoArgs,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -85,6 +85,8 @@ func exitCode(err error, errOut io.Writer) int {
 		fmt.Fprintln(errOut, "hint: vaultctl init, as the owner of the database")
 	case errors.Is(err, vault.ErrSchema):
 		fmt.Fprintln(errOut, "hint: vaultctl migrate --status; both must be of one version")
+	case errors.Is(err, vault.ErrState):
+		fmt.Fprintln(errOut, "hint: make sure which primary is the right one, then remove the file")
 	case errors.Is(err, vault.ErrUnavailable):
 		return exitUnavailable
 	}

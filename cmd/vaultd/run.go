@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -32,18 +33,23 @@ const (
 )
 
 // serve runs until ctx ends. The order of the end: no new connections, requests under way finish, rotations under way are
-// settled, keys are wiped, pools are closed.
+// settled, reads on record are shipped, keys are wiped, pools are closed.
 func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.Writer, reload <-chan os.Signal) error {
 	level := new(slog.LevelVar)
 	level.Set(c.level)
 	log := newLogger(logTo, c.LogFormat, level)
 
-	reader, err := db.NewReader(ctx, db.Options{URL: c.DatabaseURL, ApplicationName: applicationName, MaxConns: c.MaxConns})
+	fence, err := openFence(c.StateDir, log)
+	if err != nil {
+		return err
+	}
+	reader, err := db.NewReader(ctx, db.Options{URL: c.DatabaseURL, ApplicationName: applicationName, MaxConns: c.MaxConns, Fence: fence})
 	if err != nil {
 		return err
 	}
 	defer reader.Close()
-	writer, err := db.NewWriter(ctx, db.Options{URL: c.writerURL(), ApplicationName: applicationName, MaxConns: c.RotationWorkers + 2})
+	writer, err := db.NewWriter(ctx, db.Options{URL: c.writerURL(), ApplicationName: applicationName, MaxConns: c.RotationWorkers + 4, Fence: fence,
+		ListenURL: c.ListenDatabaseURL})
 	if err != nil {
 		return err
 	}
@@ -62,12 +68,31 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 	})
 	defer v.Close()
 
+	sealer, err := openSealer(c, v, log)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errConfig, err)
+	}
+	defer sealer.close()
+	reads, err := openReads(ctx, c, v, log)
+	if err != nil {
+		return err
+	}
+	stopReads := reads.run()
+	defer stopReads()
+
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(&stateCollector{vault: v})
+	registry.MustRegister(&stateCollector{vault: v}, reads)
+	fresh := v.NewFreshness(time.Duration(c.MaxStaleness))
 	api := httpapi.New(httpapi.Options{
+		Recorder: reads.door(), Audit: reads.status,
+		MinLSNWait: time.Duration(c.MinLSNWait), Fresh: fresh.Check,
 		Vault: v, Policy: c.policy, AdminAPI: c.AdminAPI, Version: buildVersion(), Log: log, Registry: registry,
-		Checks: []httpapi.Check{{Name: "database", Check: bounded(v.Ping)}, {Name: "kms", Check: bounded(keys.check)}},
+		Checks: []httpapi.Check{{Name: "database", Check: bounded(v.Ping)}, {Name: "kms", Check: bounded(keys.check)},
+			{Name: "replication", Check: func(context.Context) error { return fresh.Check() }},
+			{Name: "audit", Check: reads.check},
+			{Name: "fence", Check: bounded(fenceOnly(v.CheckFence))}, {Name: "audit_seals", Check: sealer.Check}},
 	})
+	registry.MustRegister(sealer)
 	cert := new(certificate)
 	if err := cert.load(c); err != nil {
 		return err
@@ -80,8 +105,10 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 
 	working, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
-	work := startRotation(working, c, v, rotation.NewMetrics(registry), log)
-	reloading := &reloader{load: load, api: api, certificate: cert, level: level, log: log}
+	work := startRotation(working, c, v, reads, rotation.NewMetrics(registry), log)
+	work.Go(func() { fresh.Run(working) })
+	work.Go(func() { sealer.run(working) })
+	reloading := &reloader{load: load, api: api, fresh: fresh, certificate: cert, level: level, log: log}
 
 	for {
 		select {
@@ -100,6 +127,32 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 	work.Wait()
 	log.Info("stopped")
 	return err
+}
+
+// openFence reads what was seen before. A folder that cannot be written costs the memory over restarts and no more, so the
+// daemon starts; a file that cannot be understood may hold what must not be forgotten, so it does not.
+func openFence(dir string, log *slog.Logger) (*db.Fence, error) {
+	if dir == "" {
+		return db.OpenFence("")
+	}
+	fence, err := db.OpenFence(filepath.Join(dir, "primaries.json"))
+	if err != nil {
+		return nil, err
+	}
+	if err := fence.Probe(); err != nil {
+		log.Warn("what is learned of primaries is forgotten at the next restart", "error", err)
+	}
+	return fence, nil
+}
+
+// fenceOnly leaves a database that does not answer to the part of that name.
+func fenceOnly(check func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if err := check(ctx); errors.Is(err, vault.ErrFenced) {
+			return err
+		}
+		return nil
+	}
 }
 
 func (c Config) writerURL() string {
@@ -206,16 +259,21 @@ func (k *keyRing) close() {
 	}
 }
 
-// startRotation runs the supervisor and, unless there are none here, the workers.
-func startRotation(ctx context.Context, c Config, v *vault.Vault, metrics *rotation.Metrics, log *slog.Logger) *sync.WaitGroup {
+// startRotation runs the supervisor, the heart and, unless there are none here, the workers.
+func startRotation(ctx context.Context, c Config, v *vault.Vault, reads *reads, metrics *rotation.Metrics, log *slog.Logger) *sync.WaitGroup {
 	var running sync.WaitGroup
 	supervisor := &rotation.Supervisor{Vault: v, Interval: time.Duration(c.ScanInterval), Log: log}
 	running.Go(func() { supervisor.Run(ctx) })
+	if c.HeartbeatInterval > 0 {
+		heart := &rotation.Heart{Vault: v, Interval: time.Duration(c.HeartbeatInterval), Log: log}
+		running.Go(func() { heart.Run(ctx) })
+	}
 	if c.RotationWorkers > 0 {
 		host, _ := os.Hostname() // the pid tells workers of one host apart
-		targets := target.New(target.Options{Open: openValue(v), Programs: c.ExecRotators, WebhookHosts: c.WebhookHosts, Log: log})
+		id := fmt.Sprintf("%s:%d", host, os.Getpid())
+		targets := target.New(target.Options{Open: openValue(v, reads, id), Programs: c.ExecRotators, WebhookHosts: c.WebhookHosts, Log: log})
 		worker := &rotation.Worker{
-			Vault: v, Target: targets, ID: fmt.Sprintf("%s:%d", host, os.Getpid()), Concurrency: c.RotationWorkers, Poll: time.Duration(c.ScanInterval),
+			Vault: v, Target: targets, ID: id, Concurrency: c.RotationWorkers, Poll: time.Duration(c.ScanInterval),
 			ClaimTimeout: time.Duration(c.ClaimTimeout), Metrics: metrics, Log: log,
 		}
 		running.Go(func() { worker.Run(ctx) })
@@ -223,11 +281,15 @@ func startRotation(ctx context.Context, c Config, v *vault.Vault, metrics *rotat
 	return &running
 }
 
-// openValue reads the secrets that rotators need to reach their targets.
-func openValue(v *vault.Vault) func(context.Context, string) ([]byte, error) {
+// openValue reads the secrets that rotators need to reach their targets. Those reads are on record as any other.
+func openValue(v *vault.Vault, reads *reads, worker string) func(context.Context, string) ([]byte, error) {
 	return func(ctx context.Context, name string) ([]byte, error) {
 		secret, err := v.Get(ctx, name, vault.GetOptions{})
 		if err != nil {
+			return nil, err
+		}
+		if err := reads.byWorker(ctx, worker, vault.AuditedGet(name, secret)); err != nil {
+			secret.Wipe()
 			return nil, err
 		}
 		return secret.Value, nil
@@ -238,6 +300,7 @@ func openValue(v *vault.Vault) func(context.Context, string) ([]byte, error) {
 type reloader struct {
 	load        func() (Config, error)
 	api         *httpapi.API
+	fresh       *vault.Freshness
 	certificate *certificate
 	level       *slog.LevelVar
 	log         *slog.Logger
@@ -253,6 +316,7 @@ func (r *reloader) reload() {
 		return
 	}
 	r.api.SetPolicy(c.policy)
+	r.fresh.SetLimit(time.Duration(c.MaxStaleness))
 	r.level.Set(c.level)
 	r.log.Info("reloaded")
 }

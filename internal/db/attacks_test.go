@@ -97,6 +97,30 @@ func attacks() []attack {
 		one("a stranger sees nothing", stranger, denied, `SELECT * FROM vault.secrets`),
 		one("a stranger calls nothing", stranger, denied, `SELECT vault.challenge()`),
 
+		// the seals
+		one("seal one's own rows", dev, denied, `SELECT vault.add_audit_seal(NULL)`),
+		one("look at what is to be sealed", dev, denied, `SELECT * FROM vault.next_audit_window(1000)`),
+		one("read the log as if to seal it", dev, denied, `SELECT * FROM vault.audit_window(0, '0', '1000000')`),
+		one("write a seal", dev, denied, `INSERT INTO vault.audit_seals SELECT * FROM vault.audit_seals`),
+		one("drop the newest seals", dev, denied, `DELETE FROM vault.audit_seals`),
+		one("truncate the seals", dev, denied, `TRUNCATE vault.audit_seals CASCADE`),
+		one("see what was pruned", dev, denied, `SELECT * FROM vault.audit_prunes`),
+		one("prune without a token", dev, denied, `SELECT vault.prune_audit('2020-01-01', NULL, 1, 1, sha256(''), NULL, NULL, gen_random_uuid())`),
+		one("move partitions without a token", dev, denied, `SELECT vault.prepare_audit_prune()`),
+		one("forge a prune", dev, denied, `INSERT INTO vault.audit_prunes VALUES (1, '2020-01-01', NULL, 1, 1, sha256(''))`),
+		one("a partition behind the log's back", dev, denied, `SELECT * FROM vault.audit_log_default`),
+		one("a row into a partition", dev, denied, `INSERT INTO vault.audit_log_default (actor, action) VALUES ('token:root', 'forged')`),
+		one("internal: make a partition", dev, denied, `SELECT vault._audit_partition('2020-01-01')`),
+		one("internal: empty the default partition", dev, denied, `SELECT vault._audit_empty_default()`),
+		one("a worker forges a seal", vaulttest.Daemon, "VA001", `SELECT vault.add_audit_seal(ROW(99, 0, '2026-01-01', '0', '1', 1, 1, 1, sha256(''), sha256(''), sha256('x'),
+			'k', '\x00', now(), '\x00000000')::vault.audit_seals)`),
+		one("a worker seals over transactions to come", vaulttest.Daemon, "VA001", `SELECT vault.add_audit_seal(ROW(1, audit_log.system_id, '2026-01-01', '0', '99999999999', 1, 1, 1, sha256(''),
+			sha256(convert_to('hyperiondb-vault/audit-chain/1', 'UTF8') || '\x00'::bytea || uuid_send((SELECT cluster_id FROM vault.config))), sha256('x'), 'k', '\x00', now(), '\x00000000')::vault.audit_seals)
+			FROM (SELECT (SELECT system_identifier FROM pg_control_system()) AS system_id) AS audit_log`),
+		tx("prune this month", "22023", "AUTHORISE", `SELECT vault.prune_audit(date_trunc('month', now())::date, NULL, 1, 1, sha256(''), NULL, NULL, gen_random_uuid())`),
+		tx("prune what the log says of itself", "22023", "AUTHORISE", `SELECT vault.prune_audit('2020-01-01', 'audit.prune', 1, 1, sha256(''), NULL, NULL, gen_random_uuid())`),
+		tx("prune a month that is not there", "VA004", "AUTHORISE", `SELECT vault.prune_audit('2020-01-01', NULL, 1, 1, sha256(''), NULL, NULL, gen_random_uuid())`),
+
 		// challenge and proof
 		one("proof without a challenge", dev, badToken, `SELECT vault.authorize_proof(`+id+`, `+zeros(32)+`)`),
 		tx("proof of zeros", badToken, `SELECT vault.challenge()`, `SELECT vault.authorize_proof(`+id+`, `+zeros(32)+`)`),
@@ -246,7 +270,7 @@ func snapshot(t *testing.T, store *vaulttest.Store) string {
 	return store.MustQuery(t, `SELECT jsonb_build_object(
 		'secrets', (SELECT jsonb_agg(s ORDER BY id) FROM vault.secrets s), 'versions', (SELECT jsonb_agg(v ORDER BY secret_id, version) FROM vault.secret_versions v),
 		'tokens', (SELECT jsonb_agg(t ORDER BY id) FROM vault.admin_tokens t), 'scope', (SELECT jsonb_agg(s ORDER BY s) FROM vault.service_scope s),
-		'audit', (SELECT count(*) FROM vault.audit_log), 'context', (SELECT count(*) FROM vault.tx_context), 'config', (SELECT jsonb_agg(c) FROM vault.config c))`)
+		'audit', (SELECT count(*) FROM vault.audit_log), 'seals', (SELECT count(*) FROM vault.audit_seals), 'prunes', (SELECT count(*) FROM vault.audit_prunes), 'context', (SELECT count(*) FROM vault.tx_context), 'config', (SELECT jsonb_agg(c) FROM vault.config c))`)
 }
 
 // Not even the fingerprint, which every backup holds, proves a token.
@@ -370,6 +394,9 @@ func TestRowSecurityBindsThePowerful(t *testing.T) {
 		{"rw_all", `UPDATE vault.admin_tokens SET revoked_at = NULL`},
 		{"as_owner", `UPDATE vault.audit_log SET secret = 'z'`},
 		{"as_owner", `DELETE FROM vault.audit_log`},
+		{"as_owner", `DELETE FROM vault.audit_log_default`},
+		{"as_owner", `DELETE FROM vault.audit_seals`},
+		{"as_owner", `UPDATE vault.audit_prunes SET rows = 1`},
 		{"as_owner", `UPDATE vault.secret_versions SET expires_at = now()`},
 		{"as_owner", `DELETE FROM vault.secrets`},
 	} {
@@ -395,6 +422,9 @@ func TestInvariantsBindTheSuperuser(t *testing.T) {
 		`UPDATE vault.audit_log SET secret = 'z'`,
 		`SET session_replication_role = replica; DELETE FROM vault.audit_log`,
 		`TRUNCATE vault.audit_log`,
+		`TRUNCATE vault.audit_log_default`,
+		`UPDATE vault.audit_log_default SET secret = 'z'`,
+		`TRUNCATE vault.audit_seals CASCADE`,
 		`UPDATE vault.secret_versions SET ciphertext = '\x00' || ciphertext`,
 		`UPDATE vault.secret_versions SET version_id = gen_random_uuid()`,
 		`UPDATE vault.secret_versions SET name = 'app1/z', aad = 'app1/z:1'`,

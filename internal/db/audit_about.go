@@ -80,13 +80,7 @@ func scanUse(row pgx.CollectableRow) (SecretUse, error) {
 	return u, err
 }
 
-// AuditSeal says which seal covers an event.
-type AuditSeal struct {
-	ID       int64 // 0 = none yet
-	SealedAt time.Time
-}
-
-// SealOf finds the seal of an event. ErrNotFound if there are no seals at all: then nothing is to be said.
+// SealOf finds the seal of an event: its number, 0 for none yet, and its time. ErrNotFound if there are no seals at all: then nothing is to be said.
 func (r *Reader) SealOf(ctx context.Context, event AuditCursor) (AuditSeal, error) {
 	var seal AuditSeal
 	var any bool

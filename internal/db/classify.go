@@ -28,7 +28,7 @@ var kinds = map[string]error{
 	"42P01": ErrNotInitialised, // undefined_table
 	"42883": ErrSchema,         // undefined_function
 	"25006": ErrUnavailable,    // read_only_sql_transaction: not the primary (any more)
-	"55P03": ErrUnavailable,    // lock_not_available
+	"55P03": ErrBusy,           // lock_not_available
 	"57014": ErrUnavailable,    // query_canceled: a timeout of the server's
 	"40001": ErrUnavailable,    // serialization_failure, also "due to conflict with recovery" on a standby
 	"40P01": ErrUnavailable,    // deadlock_detected
@@ -41,16 +41,18 @@ func classify(err error) error {
 	var server *pgconn.PgError
 	var connect *pgconn.ConnectError
 	switch {
+	case errors.Is(err, ErrFenced) && errors.As(err, &connect):
+		return &Error{Kind: ErrFenced, Text: "connecting to the primary: " + eachOnce(connect.Unwrap())}
 	case err == nil, errors.As(err, &known), errors.Is(err, context.Canceled):
 		return err
 	case errors.Is(err, pgx.ErrNoRows):
 		return ErrNotFound
 	case errors.As(err, &server):
 		return classifyServer(server)
-	case errors.Is(err, context.DeadlineExceeded):
-		return &Error{Kind: ErrUnavailable, Text: "the database did not answer in time"}
 	case errors.As(err, &connect):
 		return &Error{Kind: ErrUnavailable, Text: "connecting to the database: " + eachOnce(connect.Unwrap())}
+	case errors.Is(err, context.DeadlineExceeded):
+		return &Error{Kind: ErrUnavailable, Text: "the database did not answer in time"}
 	default:
 		return &Error{Kind: ErrUnavailable, Text: "talking to the database: " + oneLine(err)}
 	}
@@ -71,6 +73,8 @@ func classifyServer(e *pgconn.PgError) error {
 	switch {
 	case e.Code == "42501" && strings.HasPrefix(text, "permission denied for"):
 		text = "the database role is not allowed to use the vault: " + text
+	case e.Code == "55P03":
+		text = "somebody else is changing it and has not finished"
 	case e.Code == "23514":
 		text = fmt.Sprintf("the database refused it: rule %q", e.ConstraintName)
 	}

@@ -28,7 +28,10 @@ const (
 type Options struct {
 	URL             string // a libpq connection string or URL; "" = libpq's environment and service files
 	ApplicationName string
-	MaxConns        int // 0 = 4
+	MaxConns        int    // 0 = 4
+	Fence           *Fence // nil: an old primary is not told from a new one
+	Brief           bool   // few statements a connection: they are described, as behind a pooler, not prepared
+	ListenURL       string // of a Writer: where WaitForRotations listens; "" = URL. It takes a connection without a pooler
 }
 
 // Config is the one row of vault.config.
@@ -39,10 +42,19 @@ type Config struct {
 }
 
 // Reader reads from one node, whether primary or standby.
-type Reader struct{ pool *pgxpool.Pool }
+type Reader struct {
+	pool  *pool
+	fence *Fence
+}
 
 // Writer calls the write API on the primary.
-type Writer struct{ pool *pgxpool.Pool }
+type Writer struct {
+	pool   *pool
+	fence  *Fence
+	listen *pgx.ConnConfig
+
+	recording bool // it only records what happened elsewhere, which is none of the steps that failpoints name
+}
 
 // NewReader makes a pool that connects when first used.
 func NewReader(ctx context.Context, o Options) (*Reader, error) {
@@ -50,16 +62,25 @@ func NewReader(ctx context.Context, o Options) (*Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Reader{pool: pool}, nil
+	return &Reader{pool: pool, fence: o.Fence}, nil
 }
 
-// NewWriter makes a pool that connects, when first used, to the one host of the connection string that is read-write.
+// NewWriter makes a pool that connects, when first used, to the one host of the connection string that is read-write and
+// not an old primary.
 func NewWriter(ctx context.Context, o Options) (*Writer, error) {
-	pool, err := newPool(ctx, o, pgconn.ValidateConnectTargetSessionAttrsReadWrite)
+	pool, err := newPool(ctx, o, o.Fence.admit)
 	if err != nil {
 		return nil, err
 	}
-	return &Writer{pool: pool}, nil
+	listen := pool.Config().ConnConfig
+	if o.ListenURL != "" {
+		o.URL = o.ListenURL
+		if listen, err = primaryConfig(o); err != nil {
+			pool.Close()
+			return nil, err
+		}
+	}
+	return &Writer{pool: pool, fence: o.Fence, listen: listen}, nil
 }
 
 // Close waits until every connection is back and closed.
@@ -84,12 +105,12 @@ type querier interface {
 
 func queryConfig(ctx context.Context, q querier) (Config, error) {
 	var c Config
-	err := q.QueryRow(ctx, `SELECT cluster_id, coalesce(default_kms_key, ''), schema_version FROM vault.config`).
+	err := q.QueryRow(ctx, `SELECT cluster_id, coalesce(default_kms_key, ''), schema_version FROM vault.config`, pgx.QueryExecModeExec).
 		Scan(&c.ClusterID, &c.DefaultKMSKey, &c.SchemaVersion)
 	return c, classify(err)
 }
 
-func newPool(ctx context.Context, o Options, validate pgconn.ValidateConnectFunc) (*pgxpool.Pool, error) {
+func newPool(ctx context.Context, o Options, validate pgconn.ValidateConnectFunc) (*pool, error) {
 	config, err := pgxpool.ParseConfig(o.URL)
 	if err != nil {
 		return nil, newError(ErrInvalid, "reading the connection string: %s", redact(err))
@@ -105,16 +126,41 @@ func newPool(ctx context.Context, o Options, validate pgconn.ValidateConnectFunc
 		config.MaxConns = int32(o.MaxConns)
 	}
 	config.MaxConnLifetime = connMaxLifetime
-	config.AfterConnect = checkSchema
-	pool, err := pgxpool.NewWithConfig(ctx, config)
+	pooler := newPooler(o)
+	config.BeforeConnect = pooler.beforeConnect
+	config.PrepareConn = func(_ context.Context, conn *pgx.Conn) (bool, error) {
+		return o.Fence.keeps(conn) && pooler.keeps(conn), nil
+	}
+	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		if err := checkSchema(ctx, conn); err != nil {
+			return err
+		}
+		return pooler.afterConnect(ctx, conn)
+	}
+	made, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, newError(ErrInvalid, "reading the connection string: %s", redact(err))
 	}
-	return pool, nil
+	return &pool{Pool: made, limit: statementTimeout + connectLimit(config.ConnConfig)}, nil
+}
+
+// connectLimit is how long it may take to find the host that will do.
+func connectLimit(c *pgx.ConnConfig) time.Duration {
+	return c.ConnectTimeout * time.Duration(len(hosts(c)))
+}
+
+func hosts(c *pgx.ConnConfig) map[string]bool {
+	all := map[string]bool{fmt.Sprint(c.Host, c.Port): true}
+	for _, f := range c.Fallbacks { // each host twice with some kinds of sslmode
+		all[fmt.Sprint(f.Host, f.Port)] = true
+	}
+	return all
 }
 
 func prepare(c *pgx.ConnConfig, o Options) error {
 	c.RuntimeParams["application_name"] = o.ApplicationName
+	c.DialFunc = dialer().DialContext
+	c.OnNotice = hearWarning
 	if c.ConnectTimeout == 0 {
 		c.ConnectTimeout = connectTimeout
 	}
@@ -204,6 +250,8 @@ func sslmodeGiven(url string) (bool, error) {
 
 // checkSchema refuses a connection to a database whose schema is not the one this binary was built for.
 func checkSchema(ctx context.Context, conn *pgx.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout) // the pool connects in the background, without the caller's deadline
+	defer cancel()
 	c, err := queryConfig(ctx, conn)
 	if err != nil {
 		return err

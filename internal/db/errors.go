@@ -13,6 +13,9 @@ var (
 	ErrRefused        = errors.New("refused")  // token or database role
 	ErrInvalid        = errors.New("invalid")  // the database's own checks
 	ErrUnavailable    = errors.New("database unavailable")
+	ErrBusy           = errors.New("busy")            // somebody else holds the row; trying again helps
+	ErrFenced         = errors.New("an old primary")  // a later one was seen; nothing is written to this one
+	ErrState          = errors.New("state file")      // it cannot be read, or not be understood
 	ErrOutcomeUnknown = errors.New("outcome unknown") // COMMIT was sent and its answer never came
 	ErrClaimLost      = errors.New("claim lost")
 	ErrNotInitialised = errors.New("vault is not initialised in this database")

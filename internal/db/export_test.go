@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -35,12 +36,12 @@ func ExplainAudit(ctx context.Context, url string, q AuditQuery) ([]Plan, error)
 		return nil, err
 	}
 	config.ConnConfig.Tracer = recorder
-	pool, err := pgxpool.NewWithConfig(ctx, config)
+	connections, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, err
 	}
-	defer pool.Close()
-	r := &Reader{pool: pool}
+	defer connections.Close()
+	r := &Reader{pool: &pool{connections, time.Minute}}
 	if _, err := r.Audit(ctx, q); err != nil {
 		return nil, err
 	}

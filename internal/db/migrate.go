@@ -47,7 +47,12 @@ type MigrationState struct {
 // defaultKMSKey, if not "", is stored. A schema that CREATE EXTENSION made is left to ALTER EXTENSION: [ExtensionError] if
 // that has something to do.
 func Migrate(ctx context.Context, url, applicationName, defaultKMSKey string) (MigrateReport, error) {
-	conn, err := connectOwner(ctx, url, applicationName)
+	return Options{URL: url, ApplicationName: applicationName}.Migrate(ctx, defaultKMSKey)
+}
+
+// Migrate is the function of that name, kept from an old primary by the fence.
+func (o Options) Migrate(ctx context.Context, defaultKMSKey string) (MigrateReport, error) {
+	conn, err := connectOwner(ctx, o)
 	if err != nil {
 		return MigrateReport{}, err
 	}
@@ -71,7 +76,7 @@ func Migrate(ctx context.Context, url, applicationName, defaultKMSKey string) (M
 	if err := run(ctx, conn, vaultsql.File{Name: "roles.sql", Text: vaultsql.Roles}); err != nil {
 		return MigrateReport{}, err
 	}
-	if err := migrateTables(ctx, url, applicationName); err != nil {
+	if err := migrateTables(ctx, o); err != nil {
 		return MigrateReport{}, err
 	}
 	if err := installDefinitions(ctx, conn, defaultKMSKey); err != nil {
@@ -83,7 +88,7 @@ func Migrate(ctx context.Context, url, applicationName, defaultKMSKey string) (M
 
 // State compares the schema of a database with this binary's, without changing anything.
 func State(ctx context.Context, url, applicationName string) (MigrationState, error) {
-	conn, err := connectOwner(ctx, url, applicationName)
+	conn, err := connectOwner(ctx, Options{URL: url, ApplicationName: applicationName})
 	if err != nil {
 		return MigrationState{}, err
 	}
@@ -91,22 +96,29 @@ func State(ctx context.Context, url, applicationName string) (MigrationState, er
 	return migrationState(ctx, conn)
 }
 
-func connectOwner(ctx context.Context, url, applicationName string) (*pgx.Conn, error) {
-	config, err := ownerConfig(url, applicationName)
+func connectOwner(ctx context.Context, o Options) (*pgx.Conn, error) {
+	config, err := primaryConfig(o)
 	if err != nil {
 		return nil, err
 	}
 	conn, err := pgx.ConnectConfig(ctx, config)
-	return conn, classify(err)
+	if err != nil {
+		return nil, classify(err)
+	}
+	if err := refusePooled(ctx, conn, "setting up the schema"); err != nil {
+		conn.Close(context.WithoutCancel(ctx))
+		return nil, err
+	}
+	return conn, nil
 }
 
-func ownerConfig(url, applicationName string) (*pgx.ConnConfig, error) {
-	config, err := pgx.ParseConfig(url)
+func primaryConfig(o Options) (*pgx.ConnConfig, error) {
+	config, err := pgx.ParseConfig(o.URL)
 	if err != nil {
 		return nil, newError(ErrInvalid, "reading the connection string: %s", redact(err))
 	}
-	config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
-	return config, prepare(config, Options{URL: url, ApplicationName: applicationName})
+	config.ValidateConnect = o.Fence.admit
+	return config, prepare(config, o)
 }
 
 func checkServer(ctx context.Context, conn *pgx.Conn) error {
@@ -138,8 +150,8 @@ func migrationState(ctx context.Context, conn *pgx.Conn) (MigrationState, error)
 }
 
 // migrateTables runs the numbered migrations as vault_owner, each in a transaction of its own.
-func migrateTables(ctx context.Context, url, applicationName string) error {
-	config, err := ownerConfig(url, applicationName)
+func migrateTables(ctx context.Context, o Options) error {
+	config, err := primaryConfig(o)
 	if err != nil {
 		return err
 	}

@@ -252,26 +252,38 @@ func (r *Reader) History(ctx context.Context, name string) ([]HistoryRow, error)
 
 // Status is what vault.status() says of the node it was asked on.
 type Status struct {
-	Role             string     `json:"role"` // primary or standby
-	Node             string     `json:"node,omitempty"`
-	ServerVersion    string     `json:"server_version"`
-	ClusterID        string     `json:"cluster_id"`
-	SchemaVersion    int        `json:"schema_version"`
-	Secrets          int64      `json:"secrets"`
-	Deleted          int64      `json:"deleted"`
-	LiveVersions     int64      `json:"live_versions"`
-	Tokens           int64      `json:"tokens"`
-	RotationsQueued  int64      `json:"rotations_queued"`
-	RotationsClaimed int64      `json:"rotations_claimed"`
-	RotationsFailed  int64      `json:"rotations_failed"`
-	RotationsOverdue int64      `json:"rotations_overdue"` // due for more than 5 minutes, neither paused nor outside their window
-	RotationsPaused  int64      `json:"rotations_paused"`
-	MaxRotations     *int       `json:"max_rotations,omitempty"` // the cap on all workers together
-	NextRotationAt   *time.Time `json:"next_rotation_at,omitempty"`
-	Standbys         *int       `json:"standbys,omitempty"`                  // of a primary: connected now
-	SyncNames        *string    `json:"synchronous_standby_names,omitempty"` // of a primary
-	ReplayedUntil    *time.Time `json:"replayed_until,omitempty"`            // of a standby: commit time of the last change replayed
-	LSN              string     `json:"lsn"`
+	Role             string      `json:"role"` // primary or standby
+	Node             string      `json:"node,omitempty"`
+	ServerVersion    string      `json:"server_version"`
+	ClusterID        string      `json:"cluster_id"`
+	SchemaVersion    int         `json:"schema_version"`
+	Secrets          int64       `json:"secrets"`
+	Deleted          int64       `json:"deleted"`
+	LiveVersions     int64       `json:"live_versions"`
+	Tokens           int64       `json:"tokens"`
+	RotationsQueued  int64       `json:"rotations_queued"`
+	RotationsClaimed int64       `json:"rotations_claimed"`
+	RotationsFailed  int64       `json:"rotations_failed"`
+	RotationsOverdue int64       `json:"rotations_overdue"` // due for more than 5 minutes, neither paused nor outside their window
+	RotationsPaused  int64       `json:"rotations_paused"`
+	MaxRotations     *int        `json:"max_rotations,omitempty"` // the cap on all workers together
+	NextRotationAt   *time.Time  `json:"next_rotation_at,omitempty"`
+	Standbys         *int        `json:"standbys,omitempty"`                  // of a primary: connected now
+	SyncNames        *string     `json:"synchronous_standby_names,omitempty"` // of a primary
+	Durability       *Durability `json:"durability,omitempty"`                // of a primary
+	LagSeconds       *float64    `json:"lag_seconds,omitempty"`               // behind the primary, by its heartbeat; nil = unknown
+	ReplayedUntil    *time.Time  `json:"replayed_until,omitempty"`            // of a standby: commit time of the last change replayed
+	LSN              string      `json:"lsn"`
+}
+
+// Durability is what an acknowledged write is worth.
+type Durability struct {
+	// asynchronous: a failover can lose it; synchronous: another node has it; blocked: fewer synchronous standbys are connected
+	// than a write waits for; unknown: the vault may not see which standbys are connected.
+	Replication string   `json:"replication"`
+	Needed      int      `json:"needed"`      // synchronous standbys that a write waits for
+	Synchronous []string `json:"synchronous"` // such standbys that are connected
+	WeakenedBy  []string `json:"weakened_by"` // settings that let a crash of the machine take it
 }
 
 // Status asks the node for its state.

@@ -21,11 +21,14 @@ type Job struct {
 	DueAt       time.Time
 }
 
-// IsPrimary reports whether the node this reader is connected to takes writes.
+// IsPrimary reports whether the node this reader is connected to takes writes, and learns which history it is in: an old
+// primary that came back is none (ErrFenced).
 func (r *Reader) IsPrimary(ctx context.Context) (bool, error) {
-	var recovering bool
-	err := r.pool.QueryRow(ctx, `SELECT pg_is_in_recovery()`).Scan(&recovering)
-	return !recovering, classify(err)
+	l, err := r.lineage(ctx)
+	if err == nil && l.System == "" { // it says nothing of its history
+		err = classify(r.pool.QueryRow(ctx, `SELECT pg_is_in_recovery()`).Scan(&l.recovering))
+	}
+	return !l.recovering && err == nil, err
 }
 
 // Supervision is what one round of the supervisor did.
@@ -36,16 +39,22 @@ type Supervision struct {
 	Purged   int  `json:"purged"`   // deleted secrets that could no longer be restored
 }
 
+// supervisionTimeout is for a round with a backlog, which is more than a statement elsewhere.
+const supervisionTimeout = time.Minute
+
 // Supervise does one round: at most limit of each. A lost answer needs no resolving: the next round finds what is left to do.
 func (w *Writer) Supervise(ctx context.Context, limit int) (Supervision, error) {
+	ctx, cancel := context.WithTimeout(ctx, supervisionTimeout)
+	defer cancel()
 	var s Supervision
-	err := w.pool.QueryRow(ctx, `SELECT vault.supervise($1)`, limit).Scan(&s)
+	err := w.pool.Pool.QueryRow(ctx, `SELECT vault.supervise($1)`, limit).Scan(&s)
 	return s, w.failedOver(classify(err))
 }
 
 // Beat renews the primary's heartbeat.
 func (w *Writer) Beat(ctx context.Context) error {
-	_, err := w.pool.Exec(ctx, `SELECT vault.beat()`)
+	// It waits for no standby: it is there to tell when one is away.
+	_, err := w.pool.Exec(ctx, `SELECT set_config('synchronous_commit', 'local', true), vault.beat()`)
 	return w.failedOver(classify(err))
 }
 
@@ -73,15 +82,21 @@ func (w *Writer) Candidate(ctx context.Context, job int64, attempt int) (SealedV
 // was told must not be lost in a failover. After any error, a lost answer to COMMIT included, the target is to hear nothing;
 // the next attempt finds out whether there is a candidate.
 func (w *Writer) StoreCandidate(ctx context.Context, job int64, attempt int, v SealedVersion) (SealedVersion, error) {
-	var stored SealedVersion
-	err := pgx.BeginFunc(ctx, w.pool, func(tx pgx.Tx) error {
-		err := authorize(ctx, tx, nil)
-		if err == nil {
-			stored, err = candidate(ctx, tx, `SELECT `+candidateColumns+` FROM vault.store_candidate($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
-				job, attempt, v.Format, v.KMSKeyID, v.WrappedDEK, v.Nonce, v.Ciphertext, v.KeyCommit, v.AAD)
-		}
-		return err
-	})
+	ctx, cancel := context.WithTimeout(ctx, w.pool.limit+commitTimeout)
+	defer cancel()
+	tx, err := w.pool.Begin(ctx)
+	if err != nil {
+		return SealedVersion{}, w.failedOver(classify(err))
+	}
+	defer rollback(ctx, tx)
+	if err := w.authorize(ctx, tx, nil); err != nil {
+		return SealedVersion{}, w.failedOver(classify(err))
+	}
+	stored, err := candidate(ctx, tx, `SELECT `+candidateColumns+` FROM vault.store_candidate($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+		job, attempt, v.Format, v.KMSKeyID, v.WrappedDEK, v.Nonce, v.Ciphertext, v.KeyCommit, v.AAD)
+	if err == nil {
+		err = commit(ctx, tx)
+	}
 	return stored, w.failedOver(classify(err))
 }
 
@@ -133,7 +148,7 @@ const (
 // WaitForRotations blocks until the primary says that jobs were enqueued, on a connection of its own, and returns when that
 // breaks or its node is no longer the primary. It is a hint: what is missed while nobody listens is found by polling.
 func (w *Writer) WaitForRotations(ctx context.Context, hint func()) error {
-	conn, err := pgx.ConnectConfig(ctx, w.pool.Config().ConnConfig)
+	conn, err := pgx.ConnectConfig(ctx, w.listen)
 	if err != nil {
 		return classify(err)
 	}
@@ -142,7 +157,10 @@ func (w *Writer) WaitForRotations(ctx context.Context, hint func()) error {
 		defer cancel()
 		_ = conn.Close(closing) // nothing is lost with it
 	}()
-	if _, err := conn.Exec(ctx, `LISTEN vault_rotation`); err != nil {
+	if err := refusePooled(ctx, conn, "listening for rotations"); err != nil {
+		return err
+	}
+	if err := listenOn(ctx, conn); err != nil {
 		return classify(err)
 	}
 	for {
@@ -157,6 +175,13 @@ func (w *Writer) WaitForRotations(ctx context.Context, hint func()) error {
 			}
 		}
 	}
+}
+
+func listenOn(ctx context.Context, conn *pgx.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, listenTimeout)
+	defer cancel()
+	_, err := conn.Exec(ctx, `LISTEN vault_rotation`)
+	return err
 }
 
 func waitAWhile(ctx context.Context, conn *pgx.Conn) error {
@@ -195,6 +220,7 @@ type RequestedRotation struct {
 	Job     int64  `json:"job"`
 	State   string `json:"state"`
 	Joined  bool   `json:"joined"` // a job that was there already
+	Committed
 }
 
 // RequestRotation asks for a rotation now, joining the job that is open.
@@ -218,7 +244,7 @@ func (w *Writer) PauseRotation(ctx context.Context, c Credential, request uuid.U
 
 // SetMaxRotations caps the rotations that all workers together have under way; nil = no cap.
 func (w *Writer) SetMaxRotations(ctx context.Context, c Credential, request uuid.UUID, most *int) error {
-	_, err := change[struct{}](ctx, w, &c, refusal{"rotation.limit", "", request}, `SELECT vault.set_max_rotations($1, $2)`, most, request)
+	_, err := change[Committed](ctx, w, &c, refusal{"rotation.limit", "", request}, `SELECT vault.set_max_rotations($1, $2)`, most, request)
 	return err
 }
 

@@ -3,22 +3,36 @@ package db
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/hyperiondb/vault/internal/failpoint"
 )
 
+// How long a change may take. Before COMMIT is sent, giving up is safe, and the failure definite. Afterwards we owe an answer.
 const (
+	changeTimeout  = 30 * time.Second // until COMMIT is sent, over all attempts; the caller's context may be shorter
+	attemptTimeout = 10 * time.Second // one attempt until COMMIT: a frozen primary does not hang up, so we do, and look for another
 	// A COMMIT that was sent is not interrupted by Ctrl-C or a client that went away: cutting it off would only trade a
 	// known outcome for an unknown one.
 	commitTimeout = 10 * time.Second
-	// How long an unanswered change is asked again before its outcome is reported as unknown.
+	// How long an unanswered change is asked again, counted from the first COMMIT, before its outcome is reported as unknown.
 	resolveTimeout = 20 * time.Second
 )
+
+// What the server is told for the transaction of a change. A client that is frozen in the middle of one loses it, and its
+// locks, before whoever waits for these gives up; and that is before the attempt ends. Times are milliseconds.
+const changeSettings = `SELECT set_config('synchronous_commit', 'remote_apply', true),` + // waits until a synchronous standby, where there is one, can show the change to its readers
+	` set_config('idle_in_transaction_session_timeout', '4000', true), set_config('lock_timeout', '8000', true)`
+
+const changeLineage = `SELECT ` + nodeTimeline + `, coalesce((SELECT timeline FROM vault.heartbeat), 0),
+	coalesce((SELECT epoch FROM vault.heartbeat), '00000000-0000-0000-0000-000000000000')`
 
 // Credential proves an admin token to the database without showing it.
 type Credential struct {
@@ -47,8 +61,23 @@ type Settings struct {
 	Window           *string // "" ends it
 }
 
-// Result is what a change answered, and the position in the log that has it.
+// Committed is a part of what every change answers: a position in the log, as text. A node that has replayed this far has
+// the change. It is an upper bound, and empty if the connection broke right after the commit.
+type Committed struct {
+	LSN string `json:"lsn,omitempty"`
+}
+
+func (c *Committed) committedAt(lsn string) { c.LSN = lsn }
+
+// answer is what a change can scan its result into, and leave the position of its commit with.
+type answer[T any] interface {
+	*T
+	committedAt(lsn string)
+}
+
+// Result is what a change of a secret answered.
 type Result struct {
+	Committed
 	Name              string     `json:"name"`
 	Version           int        `json:"version"`
 	VersionID         string     `json:"version_id"`
@@ -58,7 +87,6 @@ type Result struct {
 	RestoreUntil      *time.Time `json:"restore_until"`
 	EndedVersions     []int      `json:"ended_versions"` // of the end of a grace
 	PausedAt          *time.Time `json:"paused_at"`      // of a pause
-	LSN               string     `json:"-"`
 }
 
 // PutVersion adds a version. action is put (which may create the secret), rotate or rollback.
@@ -109,6 +137,7 @@ type TokenRow struct {
 	ExpiresAt  *time.Time `json:"expires_at,omitempty"`
 	RevokedAt  *time.Time `json:"revoked_at,omitempty"`
 	LastUsedAt *time.Time `json:"last_used_at,omitempty"`
+	Committed
 }
 
 // NewToken is a token to be stored: its fingerprint, not itself.
@@ -139,15 +168,25 @@ func (w *Writer) RevokeToken(ctx context.Context, c Credential, request uuid.UUI
 
 // Tokens lists all tokens, revoked ones too.
 func (w *Writer) Tokens(ctx context.Context, c Credential) ([]TokenRow, error) {
-	return change[[]TokenRow](ctx, w, &c, refusal{"token.list", "", uuid.New()},
+	return change[tokenList](ctx, w, &c, refusal{"token.list", "", uuid.New()},
 		`SELECT coalesce(jsonb_agg(to_jsonb(t)), '[]') FROM vault.list_tokens() t`)
 }
+
+// Token is what the database knows of the token that is presented.
+func (w *Writer) Token(ctx context.Context, c Credential) (TokenRow, error) {
+	return change[TokenRow](ctx, w, &c, refusal{"token.show", "", uuid.New()}, `SELECT vault.my_token()`)
+}
+
+type tokenList []TokenRow
+
+func (tokenList) committedAt(string) {} // a list changes nothing
 
 // Grant is a database role's access.
 type Grant struct {
 	Role   string  `json:"role"`
 	Group  string  `json:"group,omitempty"` // vault_service, vault_worker or vault_auditor
 	Prefix *string `json:"prefix,omitempty"`
+	Committed
 }
 
 // GrantServiceRole lets a role read the names under a prefix and call the write API.
@@ -179,34 +218,20 @@ type refusal struct {
 
 // change runs one transaction of the write API: {challenge, proof, the call} and COMMIT. A lost connection, a primary that
 // moved and a deadlock lead to the same request once more; the database tells a replay by its id.
-func change[T any](ctx context.Context, w *Writer, c *Credential, r refusal, sql string, args ...any) (T, error) {
+func change[T any, A answer[T]](ctx context.Context, w *Writer, c *Credential, r refusal, sql string, args ...any) (T, error) {
 	var result T
-	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), resolveTimeout)
-	defer cancel()
-	commitSent := false
-	attempt := func() (struct{}, error) {
-		// Before COMMIT was ever sent the caller may give up; afterwards we owe an answer.
-		attemptCtx := ctx
-		if commitSent {
-			attemptCtx = deadline
+	p := newPatience(ctx)
+	defer p.end()
+	pause := newBackOff()
+	for {
+		err := w.once(p, c, &result, A(&result).committedAt, sql, args)
+		if err == nil {
+			return result, nil
 		}
-		err := w.once(attemptCtx, c, &result, &commitSent, sql, args)
-		return struct{}{}, w.retryable(err, commitSent)
-	}
-	retryCtx := ctx
-	if _, err := attempt(); err != nil {
-		if commitSent {
-			retryCtx = deadline
-		}
-		var permanent *backoff.PermanentError
-		if !errors.As(err, &permanent) {
-			_, err = backoff.Retry(retryCtx, attempt, backoff.WithBackOff(newBackOff()), backoff.WithMaxElapsedTime(resolveTimeout))
-		}
-		if err != nil {
-			return result, w.explain(ctx, c, r, err, commitSent)
+		if !w.worthRepeating(err, p) || !p.wait(pause.NextBackOff()) {
+			return result, w.explain(ctx, c, r, err, p)
 		}
 	}
-	return result, nil
 }
 
 func newBackOff() *backoff.ExponentialBackOff {
@@ -215,41 +240,104 @@ func newBackOff() *backoff.ExponentialBackOff {
 	return b
 }
 
-// errConnect: nothing was sent, there is no primary to talk to.
-var errConnect = errors.New("connecting")
+// patience is the time a change has: until its COMMIT is sent the caller may give up, afterwards nobody may.
+type patience struct {
+	ctx    context.Context // before, or one that ends with resolveTimeout whatever the caller does
+	before context.Context // the caller's, and changeTimeout
+	cancel []context.CancelFunc
+	sent   bool // a COMMIT was sent that has no definite answer
+}
 
-// retryable marks what another attempt cannot mend as permanent.
-func (w *Writer) retryable(err error, commitSent bool) error {
-	var known *Error
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, errConnect) && !commitSent:
-		return backoff.Permanent(err) // fail at once: the operator waits at a prompt
-	case errors.Is(err, errConnect):
+func newPatience(ctx context.Context) *patience {
+	before, cancel := context.WithTimeout(ctx, changeTimeout)
+	return &patience{ctx: before, before: before, cancel: []context.CancelFunc{cancel}}
+}
+
+// commit is called before COMMIT is sent: the last moment to give up.
+func (p *patience) commit() error {
+	if err := p.ctx.Err(); err != nil {
 		return err
-	case errors.As(classify(err), &known) && known.Code == "25006":
-		w.pool.Reset() // these sessions were made before a failover
-		return err
-	case errors.As(classify(err), &known) && (known.Code == "40001" || known.Code == "40P01"):
-		return err
-	case isDefinite(err), errors.Is(err, context.Canceled), errors.Is(err, ErrSchema), errors.Is(err, ErrNotInitialised):
-		return backoff.Permanent(err)
-	case !commitSent && errors.Is(err, context.DeadlineExceeded):
-		return backoff.Permanent(err)
-	default:
-		return err // the connection broke
+	}
+	if !p.sent {
+		after, cancel := context.WithTimeout(context.WithoutCancel(p.before), resolveTimeout)
+		p.ctx, p.cancel, p.sent = after, append(p.cancel, cancel), true
+	}
+	return nil
+}
+
+// settled is called when the server has said that nothing was changed.
+func (p *patience) settled() { p.ctx, p.sent = p.before, false }
+
+// wait pauses between two attempts, and reports whether there is time for another.
+func (p *patience) wait(pause time.Duration) bool {
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-p.ctx.Done():
+		return false
 	}
 }
 
-func (w *Writer) explain(ctx context.Context, c *Credential, r refusal, err error, commitSent bool) error {
-	var permanent *backoff.PermanentError
-	if errors.As(err, &permanent) {
-		err = permanent.Unwrap()
+func (p *patience) end() {
+	for _, cancel := range p.cancel {
+		cancel()
 	}
-	if commitSent && !isDefinite(err) {
+}
+
+// errConnect: nothing was sent, there is no primary to talk to.
+var errConnect = errors.New("connecting")
+
+// errUnreplicated: the server has committed, and gave up waiting for the standby that was to have the change too.
+var errUnreplicated = errors.New("the server did not wait for its synchronous standby")
+
+// worthRepeating reports whether another attempt may end otherwise, and lets go of connections that will not do for it.
+func (w *Writer) worthRepeating(err error, p *patience) bool {
+	var known *Error
+	errors.As(classify(err), &known)
+	code := ""
+	if known != nil {
+		code = known.Code
+	}
+	switch {
+	case errors.Is(err, errConnect):
+		return p.sent // else fail at once: the operator waits at a prompt
+	case code == "25006", errors.Is(err, ErrFenced):
+		w.pool.Reset() // these sessions were made before a failover
+		return true
+	case errors.Is(err, context.DeadlineExceeded):
+		w.pool.Reset() // the others lead to the same frozen server
+		return true
+	case code == "40001", code == "40P01":
+		return true
+	case errors.Is(err, ErrSchema), errors.Is(err, ErrNotInitialised):
+		return false
+	case errors.Is(err, context.Canceled):
+		return false
+	case isDefinite(err):
+		return p.sent && !tellsOfBefore(code) // about this attempt only; what the one before did is still open
+	default:
+		return true // the connection broke
+	}
+}
+
+// tellsOfBefore: the functions of the write API look for the request before anything else they could refuse in these words,
+// and that look waits for the transaction of an earlier attempt. So the earlier attempt has not committed, and will not.
+func tellsOfBefore(code string) bool {
+	return strings.HasPrefix(code, "VA") || strings.HasPrefix(code, "22") || strings.HasPrefix(code, "23")
+}
+
+func (w *Writer) explain(ctx context.Context, c *Credential, r refusal, err error, p *patience) error {
+	var server *pgconn.PgError
+	settled := errors.As(err, &server) && tellsOfBefore(server.Code)
+	if p.sent && !settled {
 		return newError(ErrOutcomeUnknown, "the change was sent, but whether it was made could not be learned (request %s): %s",
 			r.request, oneLine(err))
+	}
+	var known *Error
+	if errors.As(err, &known) {
+		err = known // without errConnect, whose word the text begins with
 	}
 	err = classify(err)
 	if c != nil && errors.Is(err, ErrRefused) {
@@ -258,65 +346,101 @@ func (w *Writer) explain(ctx context.Context, c *Credential, r refusal, err erro
 	return err
 }
 
-// once is one attempt. The commit point is tx.Commit: before it nothing has happened, after it the answer is known, and
-// *commitSent says whether there is anything in between.
-func (w *Writer) once(ctx context.Context, c *Credential, result any, commitSent *bool, sql string, args []any) error {
-	conn, err := w.pool.Acquire(ctx)
+// once is one attempt. The commit point is commit: before it nothing has happened, after it the answer is known, and
+// p.sent says whether there is anything in between.
+func (w *Writer) once(p *patience, c *Credential, result any, committedAt func(lsn string), sql string, args []any) error {
+	conn, err := w.pool.Acquire(p.ctx)
 	if err != nil {
-		var known *Error
-		if errors.As(err, &known) || ctx.Err() != nil {
-			return err
-		}
-		return errors.Join(errConnect, classify(err))
+		return notConnected(p.ctx, err)
 	}
 	defer conn.Release()
+	ctx, cancel := context.WithTimeout(p.ctx, attemptTimeout)
+	defer cancel()
 	tx, err := conn.Begin(ctx)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		rollback, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-		_ = tx.Rollback(rollback) // a no-op after COMMIT; a failure closes the connection, which rolls back as well
-	}()
-	failpoint.Hit("write.begun")
-	if err := authorize(ctx, tx, c); err != nil {
+	defer rollback(ctx, tx)
+	if !w.recording {
+		failpoint.Hit("write.begun")
+	}
+	if err := w.authorize(ctx, tx, c); err != nil {
 		return err
 	}
 	if err := tx.QueryRow(ctx, sql, args...).Scan(result); err != nil {
 		return err
 	}
-	commit, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
-	defer cancel()
-	if ctx.Err() != nil {
-		return ctx.Err() // the last moment to give up
+	if !w.recording {
+		failpoint.Hit("write.before_commit")
 	}
-	failpoint.Hit("write.before_commit")
-	*commitSent = true
-	if err := tx.Commit(commit); err != nil {
-		if isDefinite(err) {
-			*commitSent = false
+	inDoubt := p.sent // by an attempt before this one, which may have been done: then this is its replay
+	if err := p.commit(); err != nil {
+		return err
+	}
+	limit, stop := context.WithTimeout(p.ctx, commitTimeout)
+	defer stop()
+	if err := commit(limit, tx); err != nil {
+		if isDefinite(err) && !inDoubt {
+			p.settled()
 		}
 		return err
 	}
-	failpoint.Hit("write.committed")
-	if r, ok := result.(*Result); ok {
-		// Behind our own commit record, so an upper bound of its position. Not having it loses nothing.
-		_ = conn.QueryRow(commit, `SELECT pg_current_wal_insert_lsn()::text`).Scan(&r.LSN)
+	if !w.recording {
+		failpoint.Hit("write.committed")
+	}
+	var lsn string
+	// Behind our own commit record, so an upper bound of its position. Not having it loses nothing.
+	if conn.QueryRow(limit, positionQuery).Scan(&lsn) == nil {
+		committedAt(lsn)
 	}
 	return nil
 }
 
-func authorize(ctx context.Context, tx pgx.Tx, c *Credential) error {
-	batch := &pgx.Batch{}
-	// Waits until a synchronous standby, where there is one, can show the change to its readers.
-	batch.Queue(`SET LOCAL synchronous_commit = remote_apply`)
-	if c == nil {
-		return tx.SendBatch(ctx, batch).Close()
+// rollback does nothing after COMMIT. A failure closes the connection, which rolls back as well.
+func rollback(ctx context.Context, tx pgx.Tx) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	_ = tx.Rollback(ctx)
+}
+
+// notConnected keeps what a connection was refused for, and tells a primary that could not be found from a caller who left.
+func notConnected(ctx context.Context, err error) error {
+	if errors.Is(err, ErrSchema) || errors.Is(err, ErrNotInitialised) || errors.Is(ctx.Err(), context.Canceled) {
+		return err
 	}
+	return errors.Join(errConnect, classify(err))
+}
+
+// commit sends COMMIT. A success with a warning is none: when the wait for a synchronous standby is cancelled, by hand or by
+// statement_timeout, the server answers that it has committed, and mentions in a warning that nobody else has.
+func commit(ctx context.Context, tx pgx.Tx) error {
+	conn := tx.Conn()
+	forgetWarning(conn)
+	if err := tx.Commit(ctx); err != nil {
+		return err
+	}
+	if text := warningHeard(conn); text != "" {
+		return fmt.Errorf("%w: %s", errUnreplicated, text)
+	}
+	return nil
+}
+
+// authorize opens the transaction of a change: what the server is to wait for, whether this is still the primary to write
+// to (a pooler may have led us to another than the connection was made to), and who we are.
+func (w *Writer) authorize(ctx context.Context, tx pgx.Tx, c *Credential) error {
+	batch := &pgx.Batch{}
+	batch.Queue(changeSettings)
+	var timeline, beatTimeline int
+	var beatEpoch uuid.UUID
+	batch.Queue(changeLineage).QueryRow(func(row pgx.Row) error { return row.Scan(&timeline, &beatTimeline, &beatEpoch) })
 	var nonce []byte
-	batch.Queue(`SELECT vault.challenge()`).QueryRow(func(row pgx.Row) error { return row.Scan(&nonce) })
+	if c != nil {
+		batch.Queue(`SELECT vault.challenge()`).QueryRow(func(row pgx.Row) error { return row.Scan(&nonce) })
+	}
 	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
+		return err
+	}
+	if err := w.fence.recheck(tx.Conn(), timeline, beatTimeline, beatEpoch); err != nil || c == nil {
 		return err
 	}
 	_, err := tx.Exec(ctx, `SELECT vault.authorize_proof($1, $2)`, c.TokenID, c.Prove(nonce))

@@ -29,6 +29,12 @@ type Options struct {
 	Log      *slog.Logger         // nil: discarded
 	Registry *prometheus.Registry // served at /metrics; nil: a new one
 	Checks   []Check              // what /readyz asks
+
+	Recorder Recorder   // of reads, verifies and refusals; nil: the audit is off
+	Audit    func() any // what /v1/status says of it; nil: nothing
+
+	MinLSNWait time.Duration // how long a read that names a position waits until the node has replayed it
+	Fresh      func() error  // asked before every read of the node; nil: it may be behind as far as it is
 }
 
 // Check is one part that has to work for the daemon to be ready.
@@ -44,6 +50,8 @@ type API struct {
 	metrics  metrics
 	started  time.Time
 	guard    atomic.Pointer[guard]
+	node     node
+	recorder Recorder
 
 	secrets router
 	health  router
@@ -51,7 +59,7 @@ type API struct {
 
 // New connects to nothing.
 func New(o Options) *API {
-	a := &API{log: o.Log, registry: o.Registry, started: time.Now()}
+	a := &API{log: o.Log, registry: o.Registry, recorder: o.Recorder, started: time.Now()}
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
 	}
@@ -60,6 +68,7 @@ func New(o Options) *API {
 	}
 	a.metrics = newMetrics(a.registry, o.Version)
 	a.guard.Store(newGuard(o.Policy, nil))
+	a.node = node{await: o.Vault.AwaitReplay, atMost: o.MinLSNWait, fresh: o.Fresh}
 	a.secrets = secretRoutes(o.Vault, o.AdminAPI)
 	a.health = a.healthRoutes(o)
 	return a
@@ -73,11 +82,11 @@ func (a *API) SetPolicy(p Policy) {
 
 // Handler serves secrets.
 func (a *API) Handler() http.Handler {
-	return a.serve(a.secrets, func(r *http.Request) (client, error) { return a.guard.Load().admit(r) })
+	return a.serve(a.secrets, func(r *http.Request) (client, error) { return a.guard.Load().admit(r) }, a.audited)
 }
 
 // HealthHandler serves /healthz, /readyz, /metrics and /v1/status, to anybody who can connect: none of them holds a secret
 // or the name of one.
 func (a *API) HealthHandler() http.Handler {
-	return a.serve(a.health, func(r *http.Request) (client, error) { return peer(r) })
+	return a.serve(a.health, func(r *http.Request) (client, error) { return peer(r) }, func(*request, router, error) error { return nil })
 }

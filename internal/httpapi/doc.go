@@ -3,7 +3,7 @@
 // # One funnel
 //
 // Every request takes the same steps, and an endpoint is only what differs: a request id, the guard (who is asking), the
-// route, the query, the token, the rate limit, the call, errors to a status, the answer. What the earlier steps refuse
+// route, the query, the token, the rate limit, the call, errors to a status, the record, the answer. What the earlier steps refuse
 // never reaches a later one: a refused client causes no read of a body, no statement and no call to a KMS.
 //
 // # Who gets in
@@ -28,17 +28,33 @@
 // API is off.
 //
 //	400 bad_request         403 not_allowed        404 not_found       405 method_not_allowed
-//	409 conflict            412 node_behind        413 too_large       415 media_type
+//	409 conflict            412 behind             413 too_large       415 media_type
 //	429 rate_limited        500 integrity          500 internal
 //	503 unavailable         503 outcome_unknown    503 key_refused
+//	503 stale               503 audit_unavailable
 //
-// 429 and those 503 that pass by themselves carry Retry-After. key_refused does not: the KMS said no, and that takes an
+// 429, 412 and those 503 that pass by themselves carry Retry-After. key_refused does not: the KMS said no, and that takes an
 // operator, though not the client's. The message of every 5xx is constant; what was behind it is in the log, under the
 // request id.
 //
 // outcome_unknown is a write whose commit went unanswered. Its answer has an idempotency_key; a repeat that carries it as
 // Idempotency-Key is made only if the first one was not. A repeated delete then gets the first answer. A repeated value
 // gets 409, because it would be sealed into other bytes than those that are stored.
+//
+// # A node that is behind
+//
+// A write answers with a position in the log, as "lsn" and as the header Vault-LSN. A read or verify that brings it back as
+// X-Vault-Min-LSN is answered from a node that has the write: it waits a while for the node to replay so far, and is 412
+// behind if that does not come. After a failover that lost writes a position from before says nothing any more.
+//
+// stale is a read or verify on a node that is further behind the primary than the daemon lets it be. Both are asked right
+// before the node is, when a body has been read.
+//
+// # On record
+//
+// Every read, verify and refusal is put on record when its answer is known and before a byte of it leaves, in one place. What
+// cannot be put on record is not answered: 503 audit_unavailable (package spool says when, and what the daemon can be told to do
+// instead). A change has its row from the database.
 //
 // # Values
 //

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/hyperiondb/vault/internal/audit"
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
@@ -52,13 +53,17 @@ func tooMany(retry time.Duration) error {
 		message: "too many verifies from this address", retry: retry}}
 }
 
-const retryUnavailable = 2 * time.Second
+const (
+	retryUnavailable = 2 * time.Second
+	retryBehind      = time.Second
+)
 
 // outcomes is the table from what the vault returns to what a client sees. The first match counts.
 var outcomes = []struct {
 	err error
 	outcome
 }{
+	{audit.ErrUnrecorded, outcome{503, "audit_unavailable", "this read cannot be put on record, so it is not answered", retryUnavailable, nil}},
 	{vault.ErrOutcomeUnknown, outcome{503, "outcome_unknown", "the change may or may not have happened: a repeat with this idempotency_key is made at most once", retryUnavailable, nil}},
 	{vault.ErrIntegrity, outcome{500, "integrity", "the stored value failed its integrity check", 0, nil}},
 	{vault.ErrKeyRefused, outcome{503, "key_refused", "the key service refuses this daemon or this key", 0, nil}},
@@ -70,6 +75,10 @@ var outcomes = []struct {
 	{vault.ErrValueSize, outcome{413, "too_large", "", 0, nil}},
 	{vault.ErrInvalid, outcome{400, "bad_request", "", 0, nil}},
 	{vault.ErrRefused, outcome{403, "not_allowed", "", 0, nil}},
+	{vault.ErrBehind, outcome{412, "behind", "", retryBehind, nil}},
+	{vault.ErrStale, outcome{503, "stale", "this node is too far behind the primary", retryBehind, nil}},
+	{vault.ErrBusy, outcome{503, "busy", "somebody else is changing it and has not finished", retryUnavailable, nil}},
+	{vault.ErrFenced, outcome{503, "unavailable", "the primary that answers is an old one", retryUnavailable, nil}},
 	{vault.ErrNotInitialised, outcome{503, "unavailable", "the vault is not initialised in this daemon's database", retryUnavailable, nil}},
 	{vault.ErrSchema, outcome{503, "unavailable", "the schema of the database does not fit this daemon", retryUnavailable, nil}},
 	{vault.ErrUnavailable, outcome{503, "unavailable", "the database does not answer", retryUnavailable, nil}},

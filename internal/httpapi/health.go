@@ -21,7 +21,7 @@ func (a *API) healthRoutes(o Options) router {
 		"/healthz":   {http.MethodGet: healthEndpoint()},
 		"/readyz":    {http.MethodGet: readyEndpoint(o.Checks)},
 		"/metrics":   {http.MethodGet: metricsEndpoint(promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{DisableCompression: true}))},
-		"/v1/status": {http.MethodGet: statusEndpoint(status, daemonFacts{Version: o.Version, StartedAt: a.started.UTC(), AdminAPI: o.AdminAPI})},
+		"/v1/status": {http.MethodGet: statusEndpoint(status, daemonFacts{Version: o.Version, StartedAt: a.started.UTC(), AdminAPI: o.AdminAPI, audit: o.Audit})},
 	}
 	return func(method, path string) (*endpoint, string, error) {
 		methods, ok := paths[path]
@@ -90,6 +90,7 @@ type daemonFacts struct {
 	StartedAt     time.Time `json:"started_at"`
 	UptimeSeconds int64     `json:"uptime_seconds"`
 	AdminAPI      bool      `json:"admin_api"`
+	audit         func() any
 }
 
 func statusEndpoint(status func(context.Context) (any, error), facts daemonFacts) *endpoint {
@@ -100,7 +101,11 @@ func statusEndpoint(status func(context.Context) (any, error), facts daemonFacts
 		}
 		now := facts
 		now.UptimeSeconds = int64(time.Since(facts.StartedAt).Seconds())
-		return jsonAnswer(http.StatusOK, map[string]any{"daemon": now, "vault": s}), nil
+		body := map[string]any{"daemon": now, "vault": s}
+		if facts.audit != nil {
+			body["audit"] = facts.audit()
+		}
+		return jsonAnswer(http.StatusOK, body), nil
 	}}
 }
 

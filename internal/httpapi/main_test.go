@@ -41,7 +41,7 @@ func (w *world) serve(e *endpoint) http.Handler {
 	m := byMethod{method: e}
 	return w.api.serve(route(m, m, map[string]*endpoint{"verify": e, "rotate": e}), func(r *http.Request) (client, error) {
 		return w.api.guard.Load().admit(r)
-	})
+	}, w.api.audited)
 }
 
 func mustNetworks(t *testing.T, texts ...string) []netip.Prefix {

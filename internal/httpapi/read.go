@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/hyperiondb/vault/internal/audit"
 	"github.com/hyperiondb/vault/internal/envelope"
 	"github.com/hyperiondb/vault/internal/vault"
 )
@@ -21,7 +22,7 @@ type getFunc func(ctx context.Context, name string, o vault.GetOptions) (*vault.
 
 func getEndpoint(get getFunc) *endpoint {
 	return &endpoint{
-		name: "GET /v1/secrets/{name}", named: true, query: []string{"version"},
+		name: "GET /v1/secrets/{name}", action: audit.Read, named: true, query: []string{"version"}, local: true,
 		do: func(ctx context.Context, q *request) (answer, error) {
 			version, err := versionOf(q.params)
 			if err != nil {
@@ -32,8 +33,12 @@ func getEndpoint(get getFunc) *endpoint {
 				return answer{}, err
 			}
 			held := ifNoneMatch(q.http.Header)
+			if err := q.caughtUp(ctx); err != nil {
+				return answer{}, err
+			}
 			s, err := get(ctx, q.secret, vault.GetOptions{Version: version, Unless: held.one()})
 			if errors.Is(err, vault.ErrNotModified) {
+				q.event = unchanged(q.secret, held.one())
 				return notModified(held.one()), nil
 			}
 			if err != nil {
@@ -41,8 +46,10 @@ func getEndpoint(get getFunc) *endpoint {
 			}
 			defer s.Wipe()
 			if held.has(s.VersionID) {
+				q.event = unchanged(q.secret, s.VersionID)
 				return notModified(s.VersionID), nil
 			}
+			q.event = vault.AuditedGet(q.secret, s)
 			return secretAnswer(s, kind), nil
 		},
 	}
@@ -59,6 +66,11 @@ func versionOf(params url.Values) (int, error) {
 		return 0, badRequest("version is not a whole number from 1 to 2147483647")
 	}
 	return int(n), nil
+}
+
+// unchanged: the client learnt that what it holds is still the version it asked for.
+func unchanged(name string, id uuid.UUID) audit.Event {
+	return audit.Event{Action: audit.Read, Secret: name, Outcome: audit.OK, Detail: map[string]any{"not_modified": true, "version_id": id}}
 }
 
 func notModified(id uuid.UUID) answer {
@@ -152,17 +164,21 @@ type validBody struct {
 // verifyEndpoint refuses an empty value (400) and one that no secret can have for its length (413) before it asks.
 func verifyEndpoint(verify verifyFunc) *endpoint {
 	return &endpoint{
-		name: "POST /v1/secrets/{name}/verify", named: true, body: true, limited: true,
+		name: "POST /v1/secrets/{name}/verify", action: audit.Verify, named: true, body: true, limited: true, local: true,
 		do: func(ctx context.Context, q *request) (answer, error) {
 			presented, err := presentedValue(q.http)
 			if err != nil {
 				return answer{}, err
 			}
 			defer wipe(presented)
+			if err := q.caughtUp(ctx); err != nil {
+				return answer{}, err
+			}
 			v, err := verify(ctx, q.secret, presented)
 			if err != nil {
 				return answer{}, err
 			}
+			q.event = vault.AuditedVerify(q.secret, v)
 			if !v.Valid {
 				return jsonAnswer(http.StatusOK, invalidBody{}), nil
 			}

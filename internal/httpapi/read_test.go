@@ -369,7 +369,7 @@ func TestOverARealConnection(t *testing.T) {
 	m := byMethod{"GET": echo("GET /x")}
 	h := w.api.serve(route(m, m, map[string]*endpoint{"verify": verifyEndpoint((&presentation{}).verify)}), func(r *http.Request) (client, error) {
 		return w.api.guard.Load().admit(r)
-	})
+	}, w.api.audited)
 	server := httptest.NewServer(h)
 	defer server.Close()
 	for request, want := range map[string]string{

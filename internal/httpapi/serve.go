@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/hyperiondb/vault/internal/audit"
 	"github.com/hyperiondb/vault/internal/envelope"
 	"github.com/hyperiondb/vault/internal/vault"
 )
@@ -23,10 +24,12 @@ import (
 // endpoint is what differs between requests.
 type endpoint struct {
 	name    string        // in metrics and the access log; never the name of a secret
+	action  string        // in the audit log
 	named   bool          // the path holds the name of a secret
 	query   []string      // the parameters it takes, each at most once
 	body    bool          // it takes one
 	admin   bool          // it wants an admin token
+	local   bool          // it reads the local node, which then has to be as far as the request and the daemon want it
 	limited bool          // it counts against the client's rate
 	quiet   bool          // its access log line is for debugging
 	timeout time.Duration // 0 = ReadTimeout
@@ -45,6 +48,13 @@ type request struct {
 	secret string    // has passed the grammar, or is empty
 	params url.Values
 
+	// Of a local endpoint.
+	node   *node
+	minLSN vault.LSN // 0 = any
+
+	// Of one that reads: what goes on record if it is answered.
+	event audit.Event
+
 	// Of an admin endpoint.
 	token  vault.Token
 	change uuid.UUID // the id under which the write can be repeated
@@ -62,7 +72,7 @@ type answer struct {
 const statusGone = 499
 
 // serve is the one way from a request to its answer.
-func (a *API) serve(find router, admit func(*http.Request) (client, error)) http.Handler {
+func (a *API) serve(find router, admit func(*http.Request) (client, error), record func(*request, router, error) error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		started := time.Now()
 		q := &request{http: r, id: requestID(r)}
@@ -73,6 +83,10 @@ func (a *API) serve(find router, admit func(*http.Request) (client, error)) http
 		if err != nil && r.Context().Err() != nil {
 			a.record(q, statusGone, time.Since(started), nil)
 			panic(http.ErrAbortHandler) // closes the connection, and net/http keeps silent about it
+		}
+		if unrecorded := record(q, find, err); unrecorded != nil {
+			wipe(ans.body)
+			err = unrecorded
 		}
 		if err != nil {
 			ans = errorAnswer(q, err)
@@ -111,6 +125,14 @@ func (a *API) answer(q *request, find router, admit func(*http.Request) (client,
 	timeout := q.route.timeout
 	if timeout == 0 {
 		timeout = ReadTimeout
+	}
+	if q.route.local {
+		if err := q.about(&a.node); err != nil {
+			return answer{}, err
+		}
+		if q.minLSN > 0 {
+			timeout += a.node.atMost
+		}
 	}
 	ctx, cancel := context.WithTimeout(q.http.Context(), timeout)
 	defer cancel()

@@ -36,7 +36,7 @@ type writeBody struct {
 // createEndpoint stores a secret that must not exist yet.
 func createEndpoint(put putFunc) *endpoint {
 	return &endpoint{
-		name: "POST /v1/secrets", body: true, admin: true, timeout: WriteTimeout,
+		name: "POST /v1/secrets", action: "put", body: true, admin: true, timeout: WriteTimeout,
 		do: func(ctx context.Context, q *request) (answer, error) {
 			var b writeBody
 			defer b.wipe()
@@ -58,7 +58,7 @@ func createEndpoint(put putFunc) *endpoint {
 // putEndpoint stores a new version of a secret, or its first.
 func putEndpoint(put putFunc) *endpoint {
 	return &endpoint{
-		name: "PUT /v1/secrets/{name}", named: true, body: true, admin: true, timeout: WriteTimeout,
+		name: "PUT /v1/secrets/{name}", action: "put", named: true, body: true, admin: true, timeout: WriteTimeout,
 		do: func(ctx context.Context, q *request) (answer, error) {
 			var b writeBody
 			defer b.wipe()
@@ -133,7 +133,7 @@ func interval(field string, text *string) (*time.Duration, error) {
 
 func deleteEndpoint(remove deleteFunc) *endpoint {
 	return &endpoint{
-		name: "DELETE /v1/secrets/{name}", named: true, query: []string{"window"}, admin: true, timeout: WriteTimeout,
+		name: "DELETE /v1/secrets/{name}", action: "delete", named: true, query: []string{"window"}, admin: true, timeout: WriteTimeout,
 		do: func(ctx context.Context, q *request) (answer, error) {
 			window, err := windowOf(q.params)
 			if err != nil {
@@ -162,7 +162,7 @@ func windowOf(params url.Values) (time.Duration, error) {
 // rotateEndpoint replaces the value by the one given, else by one from the secret's generator.
 func rotateEndpoint(rotate rotateFunc, spec specFunc) *endpoint {
 	return &endpoint{
-		name: "POST /v1/secrets/{name}/rotate", named: true, body: true, admin: true, timeout: WriteTimeout,
+		name: "POST /v1/secrets/{name}/rotate", action: "rotate", named: true, body: true, admin: true, timeout: WriteTimeout,
 		do: func(ctx context.Context, q *request) (answer, error) {
 			var b writeBody
 			defer b.wipe()
@@ -210,10 +210,14 @@ func (b *writeBody) nextValue(ctx context.Context, name string, spec specFunc) (
 	return g.Generate(), nil
 }
 
-// receiptAnswer brings the database's times to UTC.
+// receiptAnswer brings the database's times to UTC. The position it repeats as a header is what a read elsewhere can ask for.
 func receiptAnswer(status int, r vault.Receipt) answer {
 	for _, t := range []**time.Time{&r.CreatedAt, &r.PreviousExpiresAt, &r.NextRotationAt, &r.RestoreUntil} {
 		*t = inUTC(*t)
 	}
-	return jsonAnswer(status, r)
+	ans := jsonAnswer(status, r)
+	if r.LSN != "" {
+		ans.header.Set("Vault-LSN", r.LSN)
+	}
+	return ans
 }

@@ -345,7 +345,7 @@ func TestALoginThatIsNotCheckedProvesNothing(t *testing.T) {
 func TestAnAdministratorNeedsNoMoreThanItSays(t *testing.T) {
 	mustRole(t, "theirs", "password-before")
 	mustDo(t, "RESET SESSION AUTHORIZATION; CREATE ROLE second LOGIN CREATEROLE PASSWORD '"+strings.ReplaceAll(adminPassword, "'", "''")+"'")
-	t.Cleanup(func() { mustDo(t, "DROP ROLE second") })
+	t.Cleanup(func() { mustDo(t, "RESET SESSION AUTHORIZATION; DROP ROLE second") })
 	targets := newTargets(Options{Open: secrets{adminSecret: adminURL("second", adminPassword)}.open})
 	spec, c := "postgres-role role=theirs via="+adminSecret, change("password-after")
 	if mustAsk(t, "SELECT current_setting('server_version_num')::int >= 160000") {
@@ -461,7 +461,7 @@ func TestAnAttemptThatWakesLateChangesNothing(t *testing.T) {
 		<-ctx.Done() // and answers all the same
 		return []byte(adminURL("admin", adminPassword)), nil
 	}
-	spec := "postgres-role role=late timeout=1s via=" + adminSecret
+	spec := "postgres-role role=late via=" + adminSecret + " timeout=1s"
 	wantRefusal(t, newTargets(Options{Open: slow}).Set(t.Context(), spec, change("password-after")), "not done in time", "password-after")
 	wantLogin(t, "late", "password-before", true)
 
@@ -480,7 +480,7 @@ func TestAHangingServerEndsWithTheDeadline(t *testing.T) {
 	}
 	defer listener.Close()
 	via := fmt.Sprintf("postgres://admin:%s@%s/postgres", url.PathEscape(adminPassword), listener.Addr())
-	spec := "postgres-role role=app timeout=1s via=" + adminSecret
+	spec := "postgres-role role=app via=" + adminSecret + " timeout=1s"
 	started := time.Now()
 	err = newTargets(Options{Open: secrets{adminSecret: via}.open}).Set(t.Context(), spec, change("next"))
 	wantRefusal(t, err, "not done in time", "next")

@@ -60,6 +60,16 @@ func Parse(text string) (Spec, error) {
 	return s, nil
 }
 
+// parseStored takes the canonical form only. The database has looked for the secrets that a spec opens in that form, and somebody
+// who calls it by hand must not hide one behind white space that it does not know.
+func parseStored(text string) (Spec, error) {
+	s, err := Parse(text)
+	if err == nil && s.String() != text {
+		return Spec{}, fmt.Errorf("rotator%s is not in its canonical form, %q", quoted(text), s)
+	}
+	return s, err
+}
+
 // quoted leaves out a spec that may hold a password (user:password@host).
 func quoted(text string) string {
 	if strings.Contains(text, "@") || strings.Contains(text, "%40") {

@@ -139,6 +139,22 @@ func TestBadSpecsReachNothing(t *testing.T) {
 	wantRefusal(t, targets.Test(t.Context(), "nonsense", rotation.Change{}), "unknown kind")
 }
 
+// What is stored has passed the database's look for the secrets it opens, which knows one form.
+func TestOnlyTheCanonicalFormIsCarriedOut(t *testing.T) {
+	for _, spec := range []string{
+		"postgres-role via=" + adminSecret + " role=app", "postgres-role role=app\u2003via=" + adminSecret, "postgres-role role=app  via=" + adminSecret,
+		"exec program=p ", "exec program=p timeout=10s",
+	} {
+		if _, err := Parse(spec); err != nil {
+			t.Fatal(err)
+		}
+		wantRefusal(t, newTargets(Options{}).Set(t.Context(), spec, change("value")), "canonical")
+		wantRefusal(t, newTargets(Options{}).Test(t.Context(), spec, change("value")), "canonical")
+		_, err := newTargets(Options{}).Shape(spec, nil, []byte("value"))
+		wantRefusal(t, err, "canonical")
+	}
+}
+
 func FuzzSpecsSurviveTheirForm(f *testing.F) {
 	for _, text := range []string{
 		"postgres-role role=app via=prod/db/admin login=postgres://h:1,[::1]/d?sslmode=require timeout=1s",

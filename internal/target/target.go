@@ -66,7 +66,7 @@ func Check(webhookHosts []string, programs map[string][]string) error {
 
 // Shape makes the value that is stored: the generated one itself or, for a pair of roles, JSON that names the role.
 func (t *Targets) Shape(spec string, current, generated []byte) ([]byte, error) {
-	s, err := Parse(spec)
+	s, err := parseStored(spec)
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +87,7 @@ func (t *Targets) Test(ctx context.Context, spec string, c rotation.Change) erro
 }
 
 func (t *Targets) step(ctx context.Context, step, spec string, c rotation.Change) error {
-	s, err := Parse(spec)
+	s, err := parseStored(spec)
 	if err != nil {
 		return err
 	}

@@ -99,7 +99,7 @@ func (r *receiver) targets(allowed ...string) *Targets {
 }
 
 func (r *receiver) spec(path string) string {
-	return "webhook timeout=1s key=" + hookSecret + " url=" + r.URL + path
+	return "webhook url=" + r.URL + path + " key=" + hookSecret + " timeout=1s"
 }
 
 func (r *receiver) mustBeCalled(t *testing.T, times int) []call {
@@ -218,7 +218,7 @@ func TestAHostIsComparedWithItsPort(t *testing.T) {
 	} {
 		targets := newTargets(Options{WebhookHosts: []string{allowed}, Open: secrets{}.open})
 		// As far as the key, which is not there: past the host's check.
-		wantRefusal(t, targets.Set(t.Context(), "webhook key=k url="+url, change("value")), "does not exist")
+		wantRefusal(t, targets.Set(t.Context(), "webhook url="+url+" key=k", change("value")), "does not exist")
 	}
 	for _, bad := range []string{"", "https://h", "h/path", "u@h", "*.example.com", "h:port", "a b", "h,i", "h?x", "h#x"} {
 		if err := Check([]string{bad}, nil); err == nil || !strings.Contains(err.Error(), "webhook_hosts") {
@@ -281,7 +281,7 @@ func TestAPlainWebhookOnThisMachineIsAllowed(t *testing.T) {
 	plain := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { calls++ }))
 	defer plain.Close()
 	targets := newTargets(Options{WebhookHosts: []string{plain.Listener.Addr().String()}})
-	mustSet(t, targets, "webhook key="+hookSecret+" url="+plain.URL, change("value"))
+	mustSet(t, targets, "webhook url="+plain.URL+" key="+hookSecret, change("value"))
 	if calls != 1 {
 		t.Errorf("got %d calls, want 1", calls)
 	}

@@ -51,6 +51,14 @@ func (v *Vault) Tokens(ctx context.Context, c Change) ([]db.TokenRow, error) {
 	return v.writer.Tokens(ctx, c.credential())
 }
 
+// OwnToken proves a token and returns what the database knows of it.
+func (v *Vault) OwnToken(ctx context.Context, c Change) (db.TokenRow, error) {
+	if err := v.canWrite(c); err != nil {
+		return db.TokenRow{}, err
+	}
+	return v.writer.Token(ctx, c.credential())
+}
+
 // RevokeToken ends a token once every transaction it has authorised is over.
 func (v *Vault) RevokeToken(ctx context.Context, c Change, name string) (db.TokenRow, error) {
 	if err := v.canWrite(c); err != nil {

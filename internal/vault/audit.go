@@ -2,37 +2,54 @@ package vault
 
 import (
 	"context"
+	"fmt"
 	"time"
 
+	"github.com/google/uuid"
+
+	"github.com/hyperiondb/vault/internal/audit"
 	"github.com/hyperiondb/vault/internal/db"
 )
 
-// Audit returns a page of recorded events.
-func (v *Vault) Audit(ctx context.Context, q db.AuditQuery) (db.AuditPage, error) {
-	return v.reader.Audit(ctx, q)
+// ShipReads puts what a spool holds on the primary's audit log, each record once.
+func (v *Vault) ShipReads(ctx context.Context, s db.ShippedReads) (db.SpoolPosition, error) {
+	if v.writer == nil {
+		return db.SpoolPosition{}, fmt.Errorf("%w: no primary is configured", ErrUnavailable)
+	}
+	return v.writer.ShipReads(ctx, s)
 }
 
-// AuditCounts counts events in equal spans of time.
-func (v *Vault) AuditCounts(ctx context.Context, f db.AuditFilter, from, to time.Time, buckets int) (db.AuditCounts, error) {
-	return v.reader.AuditCounts(ctx, f, from, to, buckets)
+// RecordRead puts a read by somebody at a terminal on the primary's audit log. It is called before the value is shown.
+func (v *Vault) RecordRead(ctx context.Context, e audit.Event) error {
+	if v.writer == nil {
+		return fmt.Errorf("%w: no primary is configured", ErrUnavailable)
+	}
+	return v.writer.RecordRead(ctx, db.ReadRecord{Action: e.Action, Secret: e.Secret, Version: e.Version, Outcome: string(e.Outcome),
+		Request: uuid.New(), Detail: e.Detail})
 }
 
-// FollowAudit begins to wait for new events.
-func (v *Vault) FollowAudit(ctx context.Context, f db.AuditFilter) (*db.AuditFollower, error) {
-	return v.reader.FollowAudit(ctx, f)
+// GraceReport says who has presented the versions in grace since some time; of one secret, or of those under a prefix.
+func (v *Vault) GraceReport(ctx context.Context, name string, exact bool, since time.Time) ([]db.GraceUse, error) {
+	return v.reader.GraceReport(ctx, name, exact, since)
 }
 
-// AuditValues returns values of a column that begin with one of the prefixes.
-func (v *Vault) AuditValues(ctx context.Context, column db.AuditColumn, prefixes []string, limit int) ([]string, error) {
-	return v.reader.AuditValues(ctx, column, prefixes, limit)
+// NodeName is what the local node calls itself; "" if it does not.
+func (v *Vault) NodeName(ctx context.Context) (string, error) { return v.reader.NodeName(ctx) }
+
+// AuditedGet is how [Vault.Get] ended, for the record.
+func AuditedGet(name string, s *Secret) audit.Event {
+	e := audit.Event{Action: audit.Read, Secret: name, Version: s.Version, Outcome: audit.OK}
+	if s.ExpiresAt != nil {
+		e.Detail = map[string]any{"match": MatchGrace}
+	}
+	return e
 }
 
-// SecretUses lists secrets with what the log says of them, without any value.
-func (v *Vault) SecretUses(ctx context.Context, q db.ListQuery) ([]db.SecretUse, error) {
-	return v.reader.SecretUses(ctx, q)
-}
-
-// SealOf finds the seal of an event.
-func (v *Vault) SealOf(ctx context.Context, event db.AuditCursor) (db.AuditSeal, error) {
-	return v.reader.SealOf(ctx, event)
+// AuditedVerify is how [Vault.Verify] ended, for the record. What did not match is an answer too.
+func AuditedVerify(name string, d Verdict) audit.Event {
+	e := audit.Event{Action: audit.Verify, Secret: name, Version: d.Version, Outcome: audit.OK, Detail: map[string]any{"valid": d.Valid}}
+	if d.Valid {
+		e.Detail["match"] = d.Match
+	}
+	return e
 }

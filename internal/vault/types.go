@@ -19,6 +19,9 @@ var (
 	ErrInvalid        = db.ErrInvalid        // an argument the caller can mend
 	ErrUnavailable    = db.ErrUnavailable    // the database is away
 	ErrOutcomeUnknown = db.ErrOutcomeUnknown // a change may or may not have happened
+	ErrBusy           = db.ErrBusy           // somebody else is changing it just now: try again
+	ErrFenced         = db.ErrFenced         // the primary that answers is an old one
+	ErrState          = db.ErrState          // the fence's file cannot be read or understood
 	ErrClaimLost      = db.ErrClaimLost      // a rotation that somebody else has, or has settled, by now
 	ErrNotInitialised = db.ErrNotInitialised
 	ErrSchema         = db.ErrSchema

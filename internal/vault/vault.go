@@ -33,11 +33,13 @@ type Vault struct {
 	keys    Keys
 	cache   *keyCache // nil = off
 	cluster clusterID
+
+	progress *progress // of the node that is read from
 }
 
 // New does not connect to anything.
 func New(o Options) *Vault {
-	v := &Vault{reader: o.Reader, writer: o.Writer, keys: o.Keys}
+	v := &Vault{reader: o.Reader, writer: o.Writer, keys: o.Keys, progress: newProgress()}
 	if o.CacheSize > 0 && o.CacheTTL > 0 {
 		v.cache = newKeyCache(o.CacheSize, o.CacheTTL, time.Now)
 	}
@@ -54,8 +56,29 @@ func (v *Vault) Close() {
 // Ping asks the local node for a sign of life and checks that its schema fits.
 func (v *Vault) Ping(ctx context.Context) error { return v.reader.Ping(ctx) }
 
+// CheckFence is ErrFenced if the local node is an old primary, and learns of a newer one.
+func (v *Vault) CheckFence(ctx context.Context) error { return v.reader.CheckFence(ctx) }
+
 // Status returns what vault.status() says of the local node.
 func (v *Vault) Status(ctx context.Context) (db.Status, error) { return v.reader.Status(ctx) }
+
+// PrimaryStatus returns what vault.status() says of the primary.
+func (v *Vault) PrimaryStatus(ctx context.Context) (db.Status, error) { return v.writer.Status(ctx) }
+
+// Replicas lists the standbys that stream from the primary.
+func (v *Vault) Replicas(ctx context.Context) ([]db.Replica, error) { return v.writer.Replicas(ctx) }
+
+// TryNewest opens the newest value this role may read and wipes it, to see that the keys fit. It returns the name, "" if there
+// is none.
+func (v *Vault) TryNewest(ctx context.Context) (string, error) {
+	name, err := v.reader.NewestName(ctx)
+	if err != nil || name == "" {
+		return "", err
+	}
+	secret, err := v.Get(ctx, name, GetOptions{})
+	secret.Wipe()
+	return name, err
+}
 
 // Describe returns a secret's settings and state, without any value; also of a deleted one.
 func (v *Vault) Describe(ctx context.Context, name string) (db.SecretRow, error) {

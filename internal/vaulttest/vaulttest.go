@@ -138,15 +138,19 @@ func parameters() map[string]string {
 }
 
 func (p *Program) installTemplate(ctx context.Context) error {
-	primary := p.prepared.Primary()
+	return Install(ctx, p.prepared.Primary(), templateDatabase, "local://"+p.KeyFile)
+}
+
+// Install makes a database with a test vault in it on a cluster that has none, and the roles. The KMS key may be "".
+func Install(ctx context.Context, primary *localpg.Node, database, kmsKey string) error {
 	err := exec(ctx, primary.URL("postgres", Superuser),
-		`CREATE DATABASE `+templateDatabase,
+		`CREATE DATABASE `+database,
 		`CREATE ROLE operator LOGIN; CREATE ROLE vaultd LOGIN; CREATE ROLE app1 LOGIN; CREATE ROLE stranger LOGIN; CREATE ROLE developer LOGIN`)
 	if err != nil {
 		return err
 	}
-	url := primary.URL(templateDatabase, Superuser)
-	if _, err := db.Migrate(ctx, url, "vaulttest", "local://"+p.KeyFile); err != nil {
+	url := primary.URL(database, Superuser)
+	if _, err := db.Migrate(ctx, url, "vaulttest", kmsKey); err != nil {
 		return err
 	}
 	// Not through CreateTokenAsOwner: this token is a constant.
@@ -159,10 +163,10 @@ func (p *Program) installTemplate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return p.grantRoles(ctx, url, token)
+	return grantRoles(ctx, url, token)
 }
 
-func (p *Program) grantRoles(ctx context.Context, url string, token vault.Token) error {
+func grantRoles(ctx context.Context, url string, token vault.Token) error {
 	writer, err := db.NewWriter(ctx, db.Options{URL: url, ApplicationName: "vaulttest"})
 	if err != nil {
 		return err

@@ -76,6 +76,14 @@ BEGIN
     'previous_expires_at', v_previous_expires, 'next_rotation_at', v_next);
 END $$;
 
+-- A worker opens the secret that a rotator names by via= or key= with rights of its own, so the author must be one who may
+-- change that secret too. Workers take nothing but the canonical form, words with one space between, so this sees every name.
+CREATE OR REPLACE FUNCTION vault._check_rotator(p_rotator text) RETURNS void
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  PERFORM vault._require_change(opened[1]) FROM regexp_matches(p_rotator, '(?:^| )(?:via|key)=([^ ]*)', 'g') AS opened;
+END $$;
+
 -- p_action: put, rotate or rollback, for the audit log. p_create_only: refuse a name that exists. Settings are kept (or get
 -- their defaults) where null, a rotator and a window end with ''; a generator makes the secret automatic. The grace of a
 -- rotate holds for that one time: "end the old value now" must not cut off the clients of every later rotation.
@@ -90,6 +98,7 @@ DECLARE
 BEGIN
   PERFORM vault._require_change(p_name);
   PERFORM vault._check_window(p_window);
+  PERFORM vault._check_rotator(p_rotator);
   IF p_action IS NULL OR p_action NOT IN ('put', 'rotate', 'rollback') THEN
     RAISE EXCEPTION 'put_version cannot record the action "%"', left(p_action, 32) USING ERRCODE = '22023';
   END IF;
@@ -151,6 +160,7 @@ DECLARE
 BEGIN
   PERFORM vault._require_change(p_name);
   PERFORM vault._check_window(p_window);
+  PERFORM vault._check_rotator(p_rotator);
   v_result := vault._replay(p_request, 'update', p_name, convert_to(format('%L %L %L %s %s %L %L',
     p_generator, p_rotation_interval, p_grace_period, p_manual, p_no_rotation, p_rotator, p_window), 'UTF8'));
   IF v_result IS NOT NULL THEN

@@ -69,19 +69,32 @@ BEGIN
     FROM vault.admin_tokens t LEFT JOIN vault.admin_token_use u ON u.token_id = t.id ORDER BY t.created_at, t.id;
 END $$;
 
+-- The token that has authorised this transaction.
+CREATE OR REPLACE FUNCTION vault.my_token() RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF vault.tx_kind() IS DISTINCT FROM 'admin' THEN
+    RAISE EXCEPTION 'no admin token in this transaction' USING ERRCODE = '42501';
+  END IF;
+  RETURN (SELECT jsonb_build_object('id', t.id, 'name', t.name, 'scope', t.scope, 'created_at', t.created_at, 'expires_at', t.expires_at)
+    FROM vault.tx_context c JOIN vault.admin_tokens t ON t.id = c.token_id
+    WHERE c.xid = pg_current_xact_id_if_assigned() AND c.pid = pg_backend_pid());
+END $$;
+
 -- Why a role may not use the vault: it could step around row level security or the functions. Null = it may.
 CREATE OR REPLACE FUNCTION vault._too_powerful(p_role name) RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-  SELECT min(why) FROM (
-    SELECT CASE WHEN r.rolsuper THEN 'SUPERUSER' WHEN r.rolbypassrls THEN 'BYPASSRLS' WHEN r.rolcreaterole THEN 'CREATEROLE'
+  SELECT why FROM (
+    SELECT r.rolname <> p_role AS through, CASE WHEN r.rolsuper THEN 'SUPERUSER' WHEN r.rolbypassrls THEN 'BYPASSRLS' WHEN r.rolcreaterole THEN 'CREATEROLE'
                 WHEN r.rolreplication THEN 'REPLICATION' END
            || CASE WHEN r.rolname = p_role THEN '' ELSE format(' through "%s"', r.rolname) END AS why
       FROM pg_roles r WHERE pg_has_role(p_role, r.oid, 'MEMBER')
     UNION ALL
-    SELECT format('membership in "%s"', r.rolname) FROM pg_roles r
+    SELECT true, format('membership in "%s"', r.rolname) FROM pg_roles r
       WHERE r.rolname IN ('vault_owner', 'pg_write_all_data', 'pg_read_all_data', 'pg_execute_server_program',
                           'pg_read_server_files', 'pg_write_server_files', 'pg_create_subscription')
         AND pg_has_role(p_role, r.oid, 'MEMBER')) AS reasons
+  WHERE why IS NOT NULL ORDER BY through, why LIMIT 1   -- its own attributes first: a superuser is a member of everything
 $$;
 
 CREATE OR REPLACE FUNCTION vault._grant_group(p_role name, p_group name, p_prefix text, p_request uuid) RETURNS jsonb

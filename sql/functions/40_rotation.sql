@@ -83,6 +83,9 @@ DECLARE
   v_timeline int := ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int;
   v_row vault.heartbeat;
 BEGIN
+  IF current_setting('synchronous_commit') = 'off' THEN
+    PERFORM set_config('synchronous_commit', 'local', true);   -- an epoch that was seen must not be lost in a crash, to be followed by another
+  END IF;
   PERFORM vault._enter('maintenance', 'supervisor');
   INSERT INTO vault.heartbeat AS h (at, timeline, began_at) VALUES (clock_timestamp(), v_timeline, clock_timestamp())
     ON CONFLICT (only_row) DO UPDATE SET at = EXCLUDED.at, timeline = EXCLUDED.timeline,

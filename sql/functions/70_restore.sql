@@ -15,3 +15,5 @@ BEGIN
 END $$;
 
 CREATE OR REPLACE TRIGGER config_is_restored BEFORE INSERT ON vault.config FOR EACH ROW EXECUTE FUNCTION vault._config_is_restored();
+
+ALTER TABLE vault.config ENABLE ALWAYS TRIGGER config_is_restored;

@@ -68,4 +68,170 @@ EXCEPTION WHEN OTHERS THEN
   RETURN 0;
 END $$;
 
+-- ---------- seals ----------
+
+-- What the first seal follows.
+CREATE OR REPLACE FUNCTION vault._audit_genesis() RETURNS bytea
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT sha256(convert_to('hyperiondb-vault/audit-chain/1', 'UTF8') || '\x00'::bytea || uuid_send(cluster_id)) FROM vault.config
+$$;
+
+-- The next window of transaction ids that has closed, at most p_limit rows unless one transaction wrote more; no row on a
+-- standby, beside another sealer, or if nothing waits. Two rules make it complete. Below the snapshot's xmin nobody writes
+-- any more, so the window never closes over a transaction that still runs. And the lock keeps rows from moving between
+-- partitions until the end of this transaction, or a snapshot taken before the move would find them in neither.
+CREATE OR REPLACE FUNCTION vault.next_audit_window(p_limit int)
+RETURNS TABLE (system_id bigint, from_tx xid8, to_tx xid8, last_id bigint, last_hash bytea, sealed_at timestamptz)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+  v_here bigint := vault._system_id();
+  v_horizon xid8;
+  v_first xid8;
+  v_cut xid8;
+BEGIN
+  IF pg_is_in_recovery() OR NOT pg_try_advisory_xact_lock(1752790130, 2) THEN
+    RETURN;
+  END IF;
+  LOCK TABLE vault.audit_log IN ACCESS SHARE MODE;
+  v_horizon := pg_snapshot_xmin(pg_current_snapshot());
+  system_id := (SELECT min(l.system_id) FROM vault.audit_log l);
+  WHILE system_id IS NOT NULL LOOP
+    from_tx := coalesce((SELECT s.to_tx FROM vault.audit_seals s WHERE s.system_id = system_id ORDER BY s.to_tx DESC LIMIT 1), '0');
+    -- Of another system nobody runs here: all that a dump brought along has closed.
+    v_first := (SELECT l.tx FROM vault.audit_log l WHERE l.system_id = system_id AND l.tx >= from_tx
+                  AND (system_id <> v_here OR l.tx < v_horizon) ORDER BY l.tx LIMIT 1);
+    IF v_first IS NOT NULL THEN
+      v_cut := (SELECT l.tx FROM vault.audit_log l WHERE l.system_id = system_id AND l.tx >= from_tx
+                  AND (system_id <> v_here OR l.tx < v_horizon) ORDER BY l.tx, l.id OFFSET p_limit LIMIT 1);
+      to_tx := CASE
+        WHEN v_cut > v_first THEN v_cut
+        WHEN v_cut = v_first THEN vault._next_tx(v_first)
+        WHEN system_id = v_here THEN v_horizon
+        ELSE vault._next_tx((SELECT l.tx FROM vault.audit_log l WHERE l.system_id = system_id ORDER BY l.tx DESC LIMIT 1))
+      END;
+      SELECT s.id, s.hash INTO last_id, last_hash FROM vault.audit_seals s ORDER BY s.id DESC LIMIT 1;
+      IF NOT FOUND THEN
+        last_id := 0;
+        last_hash := vault._audit_genesis();
+      END IF;
+      sealed_at := clock_timestamp();
+      RETURN NEXT;
+      RETURN;
+    END IF;
+    system_id := (SELECT min(l.system_id) FROM vault.audit_log l WHERE l.system_id > system_id);
+  END LOOP;
+END $$;
+
+CREATE OR REPLACE FUNCTION vault._next_tx(p_tx xid8) RETURNS xid8
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$ SELECT (p_tx::text::numeric + 1)::text::xid8 $$;
+
+-- The rows of a window, for the transaction that asked for it.
+CREATE OR REPLACE FUNCTION vault.audit_window(p_system bigint, p_from xid8, p_to xid8) RETURNS SETOF vault.audit_log
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT * FROM vault.audit_log WHERE system_id = p_system AND tx >= p_from AND tx < p_to
+  ORDER BY date_trunc('month', at AT TIME ZONE 'UTC'), tx, id
+$$;
+
+-- Appends a seal: the next of the chain, over a window that has closed and begins where its system's last one ended. The
+-- signature is for the verifier to check, who has the key.
+CREATE OR REPLACE FUNCTION vault.add_audit_seal(p_seal vault.audit_seals) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  v_last vault.audit_seals;
+  v_until xid8;
+  v_same boolean;
+  v_rows record;
+BEGIN
+  PERFORM pg_advisory_xact_lock(1752790130, 2);
+  LOCK TABLE vault.audit_log IN ACCESS SHARE MODE;
+  SELECT * INTO v_last FROM vault.audit_seals ORDER BY id DESC LIMIT 1;
+  v_until := coalesce((SELECT to_tx FROM vault.audit_seals WHERE system_id = p_seal.system_id ORDER BY to_tx DESC LIMIT 1), '0');
+  v_same := v_last.id IS NOT NULL AND v_last.system_id = p_seal.system_id AND v_last.from_tx = p_seal.from_tx AND v_last.to_tx = p_seal.to_tx
+    AND v_last.month < p_seal.month;
+  SELECT count(*) AS n, min(id) AS first_id, max(id) AS last_id INTO v_rows FROM vault.audit_log
+    WHERE system_id = p_seal.system_id AND tx >= p_seal.from_tx AND tx < p_seal.to_tx
+      AND at >= p_seal.month::timestamp AT TIME ZONE 'UTC' AND at < (p_seal.month + interval '1 month') AT TIME ZONE 'UTC';
+  IF p_seal.id IS DISTINCT FROM coalesce(v_last.id, 0) + 1 OR p_seal.previous IS DISTINCT FROM coalesce(v_last.hash, vault._audit_genesis()) THEN
+    RAISE EXCEPTION 'seal % is not the next of the chain', p_seal.id USING ERRCODE = 'VA001';
+  ELSIF NOT v_same AND p_seal.from_tx IS DISTINCT FROM v_until
+      OR p_seal.system_id = vault._system_id() AND p_seal.to_tx > pg_snapshot_xmin(pg_current_snapshot()) THEN
+    RAISE EXCEPTION 'seal % is not over the next window', p_seal.id USING ERRCODE = 'VA001';
+  ELSIF ROW(p_seal.rows, p_seal.first_id, p_seal.last_id) IS DISTINCT FROM ROW(v_rows.n, v_rows.first_id, v_rows.last_id) THEN
+    RAISE EXCEPTION 'seal % is not over the rows of its window', p_seal.id USING ERRCODE = 'VA001';
+  END IF;
+  PERFORM vault._enter('maintenance', 'sealer');
+  INSERT INTO vault.audit_seals SELECT p_seal.*;
+  PERFORM vault._leave();
+END $$;
+
+-- ---------- growth ----------
+
+-- What lies in the default partition goes where it belongs before a month is exported and dropped.
+CREATE OR REPLACE FUNCTION vault.prepare_audit_prune() RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  PERFORM vault._require_administer();
+  IF EXISTS (SELECT FROM vault.audit_log_default) THEN
+    PERFORM vault._audit_empty_default();
+  END IF;
+  RETURN '{}';
+END $$;
+
+-- Drops a past month of the log (p_action null: its partition), or its rows of one action: all of it sealed, all that goes in
+-- the file whose SHA-256 this is. The seals stay, and of single rows their leaf hashes, seal by seal.
+CREATE OR REPLACE FUNCTION vault.prune_audit(p_month date, p_action text, p_rows bigint, p_last_seal bigint, p_exported_sha256 bytea,
+    p_seals bigint[], p_leaves bytea[], p_request uuid) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '10s' AS $$
+DECLARE
+  v_result jsonb;
+  v_month text := to_char(p_month, 'YYYY-MM');
+  v_name text := 'audit_log_' || to_char(p_month, 'YYYY_MM');
+  v_partition regclass := (SELECT inhrelid FROM pg_inherits WHERE inhparent = 'vault.audit_log'::regclass AND inhrelid = to_regclass('vault.' || v_name));
+  v_found record;
+  v_last bigint;
+  v_prune bigint;
+BEGIN
+  PERFORM vault._require_administer();
+  v_result := vault._replay(p_request, 'audit.prune', NULL, convert_to(format('%s %L %s %s ', p_month, p_action, p_rows, p_last_seal), 'UTF8') || p_exported_sha256);
+  IF v_result IS NOT NULL THEN
+    RETURN v_result;
+  END IF;
+  IF p_month >= date_trunc('month', now() AT TIME ZONE 'UTC') OR extract(day FROM p_month) <> 1 THEN
+    RAISE EXCEPTION '% is not a month that has passed', p_month USING ERRCODE = '22023';
+  ELSIF p_action LIKE 'audit.%' THEN
+    RAISE EXCEPTION 'what the log says about itself goes with its whole month only' USING ERRCODE = '22023';
+  ELSIF v_partition IS NULL THEN
+    RAISE EXCEPTION 'there is no audit log of %', v_month USING ERRCODE = 'VA004';
+  END IF;
+  PERFORM pg_advisory_xact_lock(1752790130, 2);            -- no sealing meanwhile
+  LOCK TABLE vault.audit_log IN ACCESS EXCLUSIVE MODE;
+  EXECUTE format('SELECT count(*) FILTER (WHERE $1 IS NULL OR action = $1) AS n, coalesce(bool_or(tx >= coalesce((SELECT to_tx FROM vault.audit_seals s
+      WHERE s.system_id = l.system_id ORDER BY to_tx DESC LIMIT 1), ''0'')), false) AS unsealed FROM %s l', v_partition) INTO v_found USING p_action;
+  v_last := (SELECT max(id) FROM vault.audit_seals WHERE month = p_month);
+  IF v_found.unsealed THEN
+    RAISE EXCEPTION 'the audit log of % has rows that are not sealed', v_month USING ERRCODE = 'VA001';
+  ELSIF v_found.n IS DISTINCT FROM p_rows OR v_last IS DISTINCT FROM p_last_seal THEN
+    RAISE EXCEPTION 'the audit log of % has % rows to prune and was exported with %', v_month, v_found.n, p_rows USING ERRCODE = 'VA001';
+  ELSIF p_action IS NOT NULL AND p_rows * 48 IS DISTINCT FROM (SELECT sum(octet_length(x)) FROM unnest(p_leaves) AS x) THEN
+    RAISE EXCEPTION 'there is not one leaf hash for each of the % rows', p_rows USING ERRCODE = '22023';
+  END IF;
+  v_prune := coalesce((SELECT max(id) FROM vault.audit_prunes), 0) + 1;
+  v_result := jsonb_strip_nulls(jsonb_build_object('id', v_prune, 'month', v_month, 'action', p_action, 'rows', p_rows, 'last_seal', p_last_seal,
+    'exported_sha256', encode(p_exported_sha256, 'hex')));
+  INSERT INTO vault.audit_prunes (id, month, action, rows, last_seal, exported_sha256, pruned_by)
+    VALUES (v_prune, p_month, p_action, p_rows, p_last_seal, p_exported_sha256, vault.tx_actor());
+  EXECUTE format('ALTER TABLE vault.audit_log DETACH PARTITION %s', v_partition);
+  IF p_action IS NOT NULL THEN
+    INSERT INTO vault.audit_leaves SELECT s, v_prune, l FROM unnest(p_seals, p_leaves) AS u (s, l);
+    EXECUTE format('ALTER TABLE vault.%I RENAME TO audit_log_pruned', v_name);
+    PERFORM vault._audit_partition(p_month);
+    INSERT INTO vault.audit_log SELECT * FROM vault.audit_log_pruned WHERE action <> p_action;
+    v_name := 'audit_log_pruned';
+  END IF;
+  EXECUTE format('DROP TABLE vault.%I', v_name);
+  PERFORM vault._audit('audit.prune', NULL, NULL, p_request, v_result);
+  RETURN vault._done(p_request, v_result);
+END $$;
+
 SELECT vault._protect_audit_partition(inhrelid::regclass) FROM pg_inherits WHERE inhparent = 'vault.audit_log'::regclass;

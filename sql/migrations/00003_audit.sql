@@ -74,7 +74,9 @@ CREATE TABLE vault.audit_seals (
   hash       bytea NOT NULL UNIQUE CONSTRAINT seal_hash_length CHECK (octet_length(hash) = 32),
   key_id     text COLLATE "C" NOT NULL CONSTRAINT seal_key_id_length CHECK (octet_length(key_id) BETWEEN 1 AND 255),
   signature  bytea NOT NULL CONSTRAINT seal_signature_length CHECK (octet_length(signature) BETWEEN 1 AND 512),
-  sealed_at  timestamptz NOT NULL
+  sealed_at  timestamptz NOT NULL,
+  marks      bytea NOT NULL                                  -- four bytes of each leaf hash: which row of a broken seal it was
+             CONSTRAINT seal_marks_length CHECK (octet_length(marks) = 4 * rows)
 );
 CREATE INDEX audit_seals_by_window ON vault.audit_seals (system_id, to_tx);
 CREATE INDEX audit_seals_by_month ON vault.audit_seals (month, id);
@@ -91,16 +93,13 @@ CREATE TABLE vault.audit_prunes (
   pruned_by        text NOT NULL
 );
 
--- The leaf hashes of rows that were pruned by their action, a seal's in the order of (tx, id): with them the root of the
--- seal is still computed from the rows that stayed.
+-- The leaf hashes of rows that were pruned by their action, those of one seal in the order of (tx, id), 48 bytes each (tx, id,
+-- hash): with them the root of the seal is still computed from the rows that stayed.
 CREATE TABLE vault.audit_leaves (
   seal    bigint NOT NULL REFERENCES vault.audit_seals,
-  prune   bigint NOT NULL REFERENCES vault.audit_prunes,
-  txs     xid8[] NOT NULL,
-  ids     bigint[] NOT NULL,
-  leaves  bytea NOT NULL,
-  PRIMARY KEY (seal, prune),
-  CONSTRAINT leaves_of_equal_number CHECK (cardinality(txs) = cardinality(ids) AND octet_length(leaves) = 32 * cardinality(ids))
+  prune   bigint NOT NULL,                                   -- of audit_prunes, which comes after in a dump
+  leaves  bytea NOT NULL CONSTRAINT leaves_length CHECK (octet_length(leaves) > 0 AND octet_length(leaves) % 48 = 0),
+  PRIMARY KEY (seal, prune)
 );
 
 -- How far the reads that a node recorded in its own spool have arrived.

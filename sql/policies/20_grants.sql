@@ -8,7 +8,13 @@ GRANT SELECT ON vault.secrets, vault.secret_versions, vault.rotation_jobs, vault
 GRANT SELECT ON vault.audit_log, vault.audit_prunes, vault.audit_leaves, vault.audit_spools TO vault_auditor;
 GRANT SELECT ON vault.audit_seals TO vault_service, vault_worker, vault_auditor;
 
+GRANT EXECUTE ON FUNCTION vault.replication_lag() TO vault_service, vault_worker, vault_auditor;
+GRANT EXECUTE ON FUNCTION vault.standbys(pg_lsn) TO vault_service;
+GRANT EXECUTE ON FUNCTION vault.ship_reads(text, uuid, bigint, jsonb), vault.record_read(text, text, int, text, uuid, jsonb) TO vault_service;
+GRANT EXECUTE ON FUNCTION vault.grace_report(text, boolean, timestamptz) TO vault_auditor;
 GRANT EXECUTE ON FUNCTION vault.status() TO vault_service, vault_worker, vault_auditor;
+GRANT EXECUTE ON FUNCTION vault.replication(), vault._too_powerful(name) TO vault_service, vault_worker, vault_auditor;
+GRANT EXECUTE ON FUNCTION vault.my_token() TO vault_service;
 GRANT EXECUTE ON FUNCTION
   vault.challenge(), vault.authorize_proof(uuid, bytea), vault.record_refusal(text, text, text, uuid, uuid),
   vault.put_version(text, text, int, int, text, bytea, bytea, bytea, bytea, text, uuid, boolean, text, interval, interval, text, text),
@@ -17,7 +23,8 @@ GRANT EXECUTE ON FUNCTION
   vault.delete_secret(text, uuid, interval), vault.restore_secret(text, uuid), vault.purge_secret(text, uuid),
   vault.create_token(uuid, text, bytea, text, timestamptz, uuid), vault.revoke_token(text, uuid), vault.list_tokens(),
   vault.grant_service_role(name, text, uuid), vault.grant_worker_role(name, uuid), vault.grant_auditor_role(name, uuid),
-  vault.revoke_service_role(name, text, uuid)
+  vault.revoke_service_role(name, text, uuid),
+  vault.prepare_audit_prune(), vault.prune_audit(date, text, bigint, bigint, bytea, bigint[], bytea[], uuid)
   TO vault_service;
 GRANT EXECUTE ON FUNCTION
   vault.supervise(int), vault.beat(), vault.enqueue_due_rotations(int), vault.expire_grace_versions(int), vault.purge_deleted(int),
@@ -25,5 +32,6 @@ GRANT EXECUTE ON FUNCTION
   vault.complete_rotation(bigint, int, int, text, bytea, bytea, bytea, bytea, text, uuid),
   vault.store_candidate(bigint, int, int, text, bytea, bytea, bytea, bytea, text), vault.rotation_candidate(bigint, int),
   vault.finish_rotation(bigint, int, uuid), vault.release_rotation(bigint, int),
-  vault.fail_rotation(bigint, int, text, interval)
+  vault.fail_rotation(bigint, int, text, interval),
+  vault.next_audit_window(int), vault.audit_window(bigint, xid8, xid8), vault.add_audit_seal(vault.audit_seals)
   TO vault_worker;

@@ -36,13 +36,20 @@ type cursor struct {
 // Read returns up to limit durable records that the primary has not acknowledged, none if there are none. A segment that turns
 // out to be damaged is set aside, and what stands behind it is read. Read has one caller at a time.
 func (s *Spool) Read(limit int) (Batch, error) {
+	s.mu.Lock()
+	from := s.acknowledged
+	s.mu.Unlock()
+	return s.readFrom(from, limit)
+}
+
+func (s *Spool) readFrom(wanted uint64, limit int) (Batch, error) {
 	for range 16 { // segments that have to be set aside first; the next call goes on
-		seg, from, end := s.unshipped()
+		seg, from, end := s.holding(wanted)
 		b := Batch{Node: s.node, Boot: s.boot, First: from}
 		if from == end {
 			return b, nil
 		}
-		b.Lost = from > s.position()
+		b.Lost = from > wanted
 		var err error
 		if b.Records, err = s.load(seg, from, end, limit); err == nil {
 			return b, nil
@@ -54,18 +61,12 @@ func (s *Spool) Read(limit int) (Batch, error) {
 	return Batch{}, errors.New("too many damaged segments at once")
 }
 
-func (s *Spool) position() uint64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.acknowledged
-}
-
-// unshipped is the first segment with records for the primary, and which of them.
-func (s *Spool) unshipped() (seg segment, from, end uint64) {
+// holding is the first segment with durable records from a number on, and which of them.
+func (s *Spool) holding(wanted uint64) (seg segment, from, end uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, seg := range s.segments {
-		from, end := max(seg.first, s.acknowledged), min(seg.next, s.durable)
+		from, end := max(seg.first, wanted), min(seg.next, s.durable)
 		if from < end {
 			return seg, from, end
 		}

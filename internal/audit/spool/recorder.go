@@ -69,7 +69,7 @@ func (r *Recorder) listed(e audit.Event) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.refused.listed == nil {
-		r.refused = refusals{since: e.At, listed: map[refusal]bool{}}
+		r.refused.since, r.refused.listed = e.At, map[refusal]bool{}
 	}
 	key := refusal{e.Client, e.Action, e.Secret}
 	if r.refused.listed[key] || len(r.refused.listed) == refusalRows {

@@ -81,7 +81,8 @@ func (s *Spool) identify(found []segment) error {
 			return nil
 		}
 	}
-	s.node, s.boot = s.o.Node, uuid.New()
+	node := s.o.Node()
+	s.node, s.boot, s.begun = node[:min(len(node), maxNode)], uuid.New(), true
 	s.note(audit.SpoolBegun, audit.OK, map[string]any{"boot": s.boot.String()})
 	return nil
 }
@@ -116,19 +117,15 @@ func (s *Spool) adopt(seg segment, i int, all []segment) error {
 
 // wrong says why a segment cannot stay as it is.
 func (s *Spool) wrong(seg segment, c scanned, limit uint64) string {
-	end := seg.first
-	if len(c.runs) > 0 {
-		end = c.runs[0].next()
-	}
 	switch {
 	case c.header.boot != s.boot || c.header.first != seg.first:
 		return cmp.Or(c.reason, "it belongs to another spool")
-	case end >= limit: // what is wrong with it lies where the next segment counts
+	case c.end >= limit: // what is wrong with it lies where the next segment counts
 		return ""
 	case c.reason != "":
 		return c.reason
 	case limit != ^uint64(0):
-		return fmt.Sprintf("it ends before record %d, the next segment begins with %d", end, limit)
+		return fmt.Sprintf("it ends before record %d, the next segment begins with %d", c.end, limit)
 	}
 	return ""
 }
@@ -173,7 +170,8 @@ func (s *Spool) setAside(name, why string, limit uint64) error {
 	}
 	c := scan(b)
 	saved := 0
-	if c.header.boot == s.boot {
+	headless := c.header.boot == uuid.Nil && !s.begun // whose it is, the segments around it say
+	if c.header.boot == s.boot || headless {
 		for _, r := range c.runs {
 			if r[0].Seq < s.next || r[0].Seq >= limit {
 				continue

@@ -46,8 +46,6 @@ func (r Record) payload(dst []byte) []byte {
 // Hash is what the next record holds as its Previous. The primary computes the same.
 func (r Record) Hash() Hash { return sha256.Sum256(r.payload(nil)) }
 
-func (r Record) size() int { return frameSize + linkedSize + len(r.Event) }
-
 func appendFrame(dst []byte, r Record) []byte {
 	start := len(dst)
 	dst = binary.BigEndian.AppendUint32(dst, uint32(linkedSize+len(r.Event)))
@@ -136,12 +134,11 @@ func segmentFirst(name string) (uint64, bool) {
 // run is records of a segment that follow one another.
 type run []Record
 
-func (r run) next() uint64 { return r[len(r)-1].Seq + 1 }
-
 // scanned is what a segment's bytes hold.
 type scanned struct {
 	header header
 	runs   []run
+	end    uint64 // the number up to which it reads as it was written
 	whole  int    // the bytes up to the end of the last record
 	tail   int    // the bytes behind it
 	reason string // why it is damaged; "" if it is not, whatever its tail
@@ -158,8 +155,8 @@ func scan(b []byte) scanned {
 	}
 	s.header = h
 	link, next := h.link, h.first
-	broken := err != nil
-	s.whole = at
+	broken, ever := err != nil, err != nil
+	s.whole, s.end = at, h.first
 	for at < len(b) {
 		r, size, ok := decodeFrame(b[at:])
 		if !ok {
@@ -171,7 +168,7 @@ func scan(b []byte) scanned {
 			if s.reason == "" {
 				s.reason = fmt.Sprintf("record %d does not follow record %d", r.Seq, next-1)
 			}
-			s.runs = append(s.runs, nil)
+			s.runs, ever = append(s.runs, nil), true
 		} else if len(s.runs) == 0 {
 			s.runs = append(s.runs, nil)
 		}
@@ -180,6 +177,9 @@ func scan(b []byte) scanned {
 		link, next, broken = r.Hash(), r.Seq+1, false
 		at += size
 		s.whole = at
+		if !ever {
+			s.end = next
+		}
 	}
 	s.tail = len(b) - s.whole
 	return s

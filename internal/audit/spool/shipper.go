@@ -84,7 +84,8 @@ func (s *Shipper) Run(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleLimit)
 	defer cancel()
-	for s.State().Failing == nil && s.Spool.Stats().Records > 0 && s.round(ctx, pause) < shipPoll && ctx.Err() == nil {
+	for s.State().Failing == nil && s.Spool.Stats().Records > 0 && ctx.Err() == nil {
+		s.round(ctx, pause)
 	}
 }
 
@@ -98,6 +99,9 @@ func newBackOff() *backoff.ExponentialBackOff {
 // next round begins by asking.
 func (s *Shipper) round(ctx context.Context, pause *backoff.ExponentialBackOff) time.Duration {
 	n, err := s.ship(ctx)
+	if err != nil && errors.Is(ctx.Err(), context.Canceled) {
+		return 0 // stopped in the middle, which says nothing of the primary: what is left may still be shipped
+	}
 	s.report(err)
 	switch {
 	case err != nil:
@@ -128,7 +132,7 @@ func (s *Shipper) ship(ctx context.Context) (int, error) {
 		return 0, fmt.Errorf("reading the spool: %w", err)
 	}
 	if len(batch.Records) == 0 {
-		return 0, s.Spool.Acknowledge(batch.First) // what was kept for long enough goes
+		return 0, s.ask(ctx) // a primary that was promoted may have less than the one before
 	}
 	at, err := s.Primary.Ship(ctx, batch)
 	if err != nil {
@@ -140,13 +144,14 @@ func (s *Shipper) ship(ctx context.Context) (int, error) {
 		return 0, ErrDiverged
 	case at.Next < end:
 		// Another primary, which has less than the one before acknowledged.
-		return 0, errors.Join(s.Spool.Acknowledge(at.Next), errBehind)
+		return 0, errors.Join(s.Spool.Acknowledge(at.Next), ErrBehind)
 	}
 	s.shipped(batch, at)
 	return len(batch.Records), s.Spool.Acknowledge(end)
 }
 
-var errBehind = errors.New("the primary has fewer records than were acknowledged; they are sent again")
+// ErrBehind is not said twice in a row: the next batch begins where the primary stands.
+var ErrBehind = errors.New("the primary has fewer records than were acknowledged; they are sent again")
 
 // unsure: nothing was shipped yet, or the last attempt failed.
 func (s *Shipper) unsure() bool {
@@ -167,10 +172,7 @@ func (s *Shipper) ask(ctx context.Context) error {
 		return ErrDiverged
 	}
 	if at.Next > 1 {
-		if err := s.Spool.Acknowledge(at.Next - 1); err != nil {
-			return err
-		}
-		last, err := s.Spool.Read(1)
+		last, err := s.Spool.readFrom(at.Next-1, 1)
 		if err != nil {
 			return fmt.Errorf("reading the spool: %w", err)
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -36,7 +37,7 @@ const (
 // Options of a spool. Zero fields take the defaults.
 type Options struct {
 	Dir          string
-	Node         string // of a folder without a past; one that has it keeps the name it has
+	Node         func() string // asked for a folder without a past; one that has it keeps its name
 	Sync         Sync
 	SyncInterval time.Duration // 200 ms
 	MaxBytes     int64         // of what is not shipped; 1 GiB
@@ -67,7 +68,6 @@ func (o Options) withDefaults() Options {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	o.Node = o.Node[:min(len(o.Node), maxNode)]
 	return o
 }
 
@@ -79,6 +79,7 @@ type Spool struct {
 	o      Options
 	node   string
 	boot   uuid.UUID
+	begun  bool // the folder had no past
 	lock   *os.File
 	queue  chan *entry
 	stop   chan struct{} // closed by Close
@@ -89,8 +90,8 @@ type Spool struct {
 	// Of the committer.
 	file        File  // the segment being written, the last of segments; nil: the next record begins one
 	written     int64 // its size
-	link        Hash // of the record before next
-	durableLink Hash // of the record before durable
+	link        Hash  // of the record before next
+	durableLink Hash  // of the record before durable
 	pending     []Record
 	notes       []audit.Event // to be put on record before anything else
 	buffer      []byte
@@ -322,7 +323,6 @@ func (s *Spool) store(records []Record, sync bool) error {
 	if s.file != nil && s.written >= s.o.SegmentBytes {
 		s.endSegment()
 	}
-	all := append(s.pending[:len(s.pending):len(s.pending)], records...)
 	var err error
 	for range 2 {
 		rest := records
@@ -330,10 +330,10 @@ func (s *Spool) store(records []Record, sync bool) error {
 			if err = s.begin(); err != nil {
 				break
 			}
-			rest = all
+			rest = slices.Concat(s.pending, records)
 		}
 		if err = s.write(rest, sync); err == nil {
-			s.accept(all, records, sync)
+			s.accept(records, sync)
 			return nil
 		}
 		s.giveUp()
@@ -344,7 +344,7 @@ func (s *Spool) store(records []Record, sync bool) error {
 // endSegment makes room for the next one. What did not become durable is written again there.
 func (s *Spool) endSegment() {
 	if len(s.pending) > 0 && s.file.Sync() == nil {
-		s.accept(nil, nil, true)
+		s.accept(nil, true)
 	}
 	s.giveUp()
 }
@@ -421,7 +421,7 @@ func (s *Spool) write(records []Record, sync bool) error {
 }
 
 // accept moves on behind records that were written; with durable, everything so far is on disk.
-func (s *Spool) accept(all, records []Record, durable bool) {
+func (s *Spool) accept(records []Record, durable bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if n := len(records); n > 0 {
@@ -429,7 +429,7 @@ func (s *Spool) accept(all, records []Record, durable bool) {
 	}
 	last := &s.segments[len(s.segments)-1]
 	last.next, last.size = s.next, s.written
-	s.pending = all
+	s.pending = append(s.pending, records...)
 	if durable {
 		s.pending, s.durable, s.durableLink = nil, s.next, s.link
 		signal(s.fresh)

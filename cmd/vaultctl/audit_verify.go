@@ -1,0 +1,196 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/hyperiondb/vault/internal/audit/seal"
+	"github.com/hyperiondb/vault/internal/vault"
+)
+
+type auditVerifyOptions struct {
+	since  *time.Duration
+	copies string   // a node's file of seals
+	keys   []string // public keys
+	export string   // a file instead of the database
+}
+
+func newAuditVerifyCmd(a *app) *cobra.Command {
+	var o auditVerifyOptions
+	cmd := &cobra.Command{
+		Use:   "verify",
+		Short: "Check the audit log against its seals",
+		Long: `Check the audit log against its seals: every row is hashed again, every seal and its place in the chain checked. The first
+row or seal that does not fit is named, with exit code 7.
+
+Without --key anybody may have sealed, whoever rewrote the log included; the key is what vaultctl keygen --audit printed.
+Without --seals the newest seals may have gone together with their rows; the file is a node's audit_seals_file, best one
+that the database's administrator cannot reach. --export checks a file of audit archive or audit prune, without a database.`,
+		Example: `  vaultctl audit verify --key ed25519:q3Kx...
+  vaultctl audit verify --since 7d --seals /var/lib/vaultd/seals
+  vaultctl audit verify --export audit-2026-10.jsonl --key ed25519:q3Kx...`,
+		Args: exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error { return runAuditVerify(cmd.Context(), a, o) },
+	}
+	flags := cmd.Flags()
+	flags.Var(durationFlag{&o.since}, "since", "recompute only what was sealed in the last 2h, 7d, ... (the chain of seals is checked from its beginning)")
+	flags.StringVar(&o.copies, "seals", "", "a node's `file` of the seals it has seen (audit_seals_file of vaultd)")
+	flags.StringArrayVar(&o.keys, "key", nil, "public `key` that may have sealed: ed25519:... (again for another)")
+	flags.StringVar(&o.export, "export", "", "check this `file` instead of the database")
+	return cmd
+}
+
+type auditVerdict struct {
+	OK    bool   `json:"ok"`
+	Fault string `json:"fault,omitempty"`
+	Seal  int64  `json:"seal,omitempty"`
+	Row   int64  `json:"row,omitempty"`
+	seal.Report
+}
+
+func runAuditVerify(ctx context.Context, a *app, o auditVerifyOptions) error {
+	options, err := o.options()
+	if err != nil {
+		return err
+	}
+	source, rows, err := o.source(ctx, a, &options)
+	if err != nil {
+		return err
+	}
+	done := a.progress("rows", rows, &options.Progress)
+	report, err := seal.Verify(ctx, source, options)
+	done()
+	verdict := auditVerdict{OK: err == nil, Report: report}
+	var fault *seal.Fault
+	switch {
+	case errors.As(err, &fault):
+		verdict.Fault, verdict.Seal, verdict.Row = fault.What, fault.Seal, fault.Row
+	case errors.Is(err, vault.ErrRefused):
+		return hint(err, "vaultctl grant ROLE --as auditor, by somebody with an admin token")
+	case err != nil:
+		return err
+	}
+	if err := a.printVerdictOfAudit(verdict); err != nil {
+		return err
+	}
+	if fault != nil {
+		return hint(attention("%s", fault.What), "compare with what other nodes have seen: vaultctl audit verify --seals FILE, or with an archive: --export FILE")
+	}
+	return nil
+}
+
+func (o auditVerifyOptions) options() (seal.Options, error) {
+	var options seal.Options
+	for _, text := range o.keys {
+		key, err := seal.ParsePublicKey(text)
+		if err != nil {
+			return options, usage("--key: %s", err)
+		}
+		options.Keys = append(options.Keys, key)
+	}
+	if o.since != nil {
+		options.Since = time.Now().Add(-*o.since)
+	}
+	if o.copies != "" {
+		var err error
+		if options.Copies, err = seal.ReadCopies(o.copies); err != nil {
+			return options, fmt.Errorf("--seals: %w", err)
+		}
+		if len(options.Copies) == 0 {
+			return options, fmt.Errorf("--seals: %q has no seal", o.copies)
+		}
+	}
+	return options, nil
+}
+
+// source is the database or the file, and about how many rows it has.
+func (o auditVerifyOptions) source(ctx context.Context, a *app, options *seal.Options) (seal.Source, int64, error) {
+	if o.export != "" {
+		file, err := seal.OpenFile(o.export)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, 0, fmt.Errorf("--export: no file %q", o.export)
+		} else if err != nil {
+			return nil, 0, fmt.Errorf("--export: %w", err)
+		}
+		options.Partial = file.Partial()
+		return file, 0, nil
+	}
+	v, err := a.vault(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	rows, err := v.AuditEstimate(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	return v.AuditSource(time.Time{}), rows, nil
+}
+
+func (a *app) printVerdictOfAudit(v auditVerdict) error {
+	if a.json() {
+		return a.printJSON(v)
+	}
+	if v.OK && v.Seals == 0 {
+		a.note("nothing is sealed yet: audit_seal_key of vaultd says with which key")
+	} else if v.OK && !v.Trusted {
+		a.note("the signatures are those of the keys named above, and nobody has said whose these are: --key")
+	}
+	answer := "fits its seals"
+	switch {
+	case !v.OK:
+		answer = "DOES NOT FIT: " + v.Fault
+	case v.Seals == 0:
+		answer = "has no seals"
+	}
+	fields := []string{"audit log", answer, "seals", strconv.FormatInt(v.Seals, 10), "rows recomputed", strconv.FormatInt(v.Rows, 10)}
+	if v.Pruned > 0 {
+		fields = append(fields, "rows pruned", strconv.FormatInt(v.Pruned, 10))
+	}
+	unsealed := strconv.FormatInt(v.Unsealed, 10)
+	if v.UnsealedFrom != nil {
+		unsealed += ", the oldest of " + at(*v.UnsealedFrom)
+	}
+	fields = append(fields, "rows not sealed yet", unsealed)
+	if v.SealedUntil != nil {
+		fields = append(fields, "last seal", at(*v.SealedUntil))
+	}
+	if v.Copies > 0 {
+		fields = append(fields, "seals seen before", strconv.FormatInt(v.Copies, 10))
+	}
+	return a.printFields(append(fields, "signed by", strings.Join(v.Keys, ", "))...)
+}
+
+// progress shows on a terminal how far a long command has come, once that is a moment; of 0 rows, without a share. What it
+// returns removes it.
+func (a *app) progress(what string, of int64, tick *func(int64)) (done func()) {
+	if a.json() || !term.IsTerminal(int(a.err.Fd())) {
+		return func() {}
+	}
+	began, shown := time.Now(), time.Now()
+	drawn := false
+	*tick = func(n int64) {
+		if time.Since(shown) < 200*time.Millisecond {
+			return
+		}
+		shown, drawn = time.Now(), true
+		bar := ""
+		if of > 0 {
+			share := min(float64(n)/float64(of), 1)
+			bar = fmt.Sprintf("[%-30s] %3.0f%%  ", strings.Repeat("=", int(30*share)), 100*share)
+		}
+		fmt.Fprintf(a.err, "\r\x1b[K%s%d %s, %.0f a second", bar, n, what, float64(n)/time.Since(began).Seconds())
+	}
+	return func() {
+		if drawn {
+			fmt.Fprint(a.err, "\r\x1b[K")
+		}
+	}
+}

@@ -1,0 +1,192 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hyperiondb/vault/internal/db"
+	"github.com/hyperiondb/vault/internal/vault"
+)
+
+func newDoctorCmd(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "doctor",
+		Short: "Look for what is wrong, or soon will be",
+		Long: `Look for what is wrong, or soon will be: connections, schema, KMS key, admin token, durability, replication, rotations and the
+files of this machine. It changes nothing and shows no value.
+
+Each check is ok, a warning or a problem, with something to type. It exits with 7 when there are problems. A check whose
+ground is missing, such as one of the primary when there is none, is left out.`,
+		Example: `  vaultctl doctor
+  PGHOST=db2 vaultctl doctor -o json`,
+		Args: exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error { return runDoctor(cmd.Context(), a) },
+	}
+}
+
+const (
+	resultOK      = "ok"
+	resultWarning = "warning"
+	resultProblem = "problem"
+)
+
+// finding is the result of one check. The zero value leaves it out.
+type finding struct {
+	Check  string `json:"check"`
+	Result string `json:"result"`
+	Detail string `json:"detail"`
+	Hint   string `json:"hint,omitempty"`
+}
+
+func fine(format string, args ...any) finding {
+	return finding{Result: resultOK, Detail: fmt.Sprintf(format, args...)}
+}
+
+func warning(hint, format string, args ...any) finding {
+	return finding{Result: resultWarning, Detail: fmt.Sprintf(format, args...), Hint: hint}
+}
+
+func problem(hint, format string, args ...any) finding {
+	return finding{Result: resultProblem, Detail: fmt.Sprintf(format, args...), Hint: hint}
+}
+
+// failure is the problem that an error is, with the hint the command line would give.
+func (a *app) failure(err error) finding {
+	_, help := a.verdict(err)
+	return problem(help, "%s", text(err))
+}
+
+// patient is what the checks look at. What could not be learned is nil.
+type patient struct {
+	a          *app
+	v          *vault.Vault
+	node       *db.Examination
+	nodeErr    error
+	primary    *db.Examination
+	primaryErr error
+	status     *db.Status // of the primary, else of the node
+}
+
+func (a *app) examine(ctx context.Context) (*patient, error) {
+	v, err := a.vault(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p := &patient{a: a, v: v}
+	options := db.Options{URL: a.databaseURL, ApplicationName: applicationName, Fence: a.fence}
+	look := func(primary bool) (*db.Examination, error) {
+		e, err := db.Examine(ctx, options, primary)
+		if err != nil {
+			return nil, err
+		}
+		return &e, nil
+	}
+	p.node, p.nodeErr = look(false)
+	p.primary, p.primaryErr = look(true)
+	for _, from := range []struct {
+		e   *db.Examination
+		ask func(context.Context) (db.Status, error)
+	}{{p.primary, v.PrimaryStatus}, {p.node, v.Status}} {
+		if from.e == nil || p.status != nil {
+			continue // asking a frozen node again would only take its time again
+		}
+		if s, err := from.ask(ctx); err == nil {
+			p.status = &s
+		}
+	}
+	return p, ctx.Err()
+}
+
+// diagnosis is the answer in JSON.
+type diagnosis struct {
+	Checks   []finding `json:"checks"`
+	Warnings int       `json:"warnings"`
+	Problems int       `json:"problems"`
+}
+
+func runDoctor(ctx context.Context, a *app) error {
+	p, err := a.examine(ctx)
+	if err != nil {
+		return err
+	}
+	d := diagnosis{Checks: []finding{}}
+	for _, c := range checks() {
+		f := c.look(ctx, p)
+		f.Check = c.name
+		switch f.Result {
+		case "":
+			continue
+		case resultWarning:
+			d.Warnings++
+		case resultProblem:
+			d.Problems++
+		}
+		d.Checks = append(d.Checks, f)
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if a.json() {
+		err = a.printJSON(d)
+	} else {
+		err = a.printDiagnosis(d)
+	}
+	if err == nil && d.Problems > 0 {
+		err = attention("%s", plural(d.Problems, "problem", "problems"))
+	}
+	return err
+}
+
+func (a *app) printDiagnosis(d diagnosis) error {
+	var b strings.Builder
+	for _, f := range d.Checks {
+		fmt.Fprintf(&b, "%-8s %-13s %s\n", f.Result, f.Check, printable(f.Detail))
+		if f.Hint != "" {
+			fmt.Fprintf(&b, "%-22s hint: %s\n", "", printable(f.Hint))
+		}
+	}
+	if _, err := fmt.Fprint(a.out, b.String()); err != nil {
+		return fmt.Errorf("writing the answer: %w", reason(err))
+	}
+	return nil
+}
+
+type check struct {
+	name string
+	look func(ctx context.Context, p *patient) finding
+}
+
+// checks is what the doctor looks at, in the order in which one builds on the other.
+func checks() []check {
+	return []check{
+		{"node", checkNode},
+		{"primary", checkPrimary},
+		{"state file", checkStateFile}, // before the fence writes it, with its own mode
+		{"fence", checkFence},
+		{"schema", checkSchema},
+		{"server", checkServer},
+		{"tls", checkTLS},
+		{"pooler", checkPooler},
+		{"clock", checkClock},
+		{"role", checkRole},
+		{"kms key", checkKey},
+		{"newest value", checkNewest},
+		{"admin token", checkToken},
+		{"durability", checkDurability},
+		{"standbys", checkStandbys},
+		{"replay", checkReplay},
+		{"heartbeat", checkHeartbeat},
+		{"rotations", checkRotations},
+		{"deleted", checkDeleted},
+	}
+}
+
+// unavailable reports whether an error says no more than that there is no connection, which another check has said.
+func unavailable(err error) bool {
+	return errors.Is(err, vault.ErrUnavailable) || errors.Is(err, vault.ErrFenced) || errors.Is(err, vault.ErrSchema) ||
+		errors.Is(err, vault.ErrNotInitialised) || errors.Is(err, context.Canceled)
+}

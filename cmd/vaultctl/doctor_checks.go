@@ -1,0 +1,366 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/hyperiondb/vault/internal/db"
+	"github.com/hyperiondb/vault/internal/vault"
+)
+
+const (
+	skewWarning   = 2 * time.Second // short graces and claims count in seconds
+	skewProblem   = 4 * time.Minute // KMS refuses requests signed 5 minutes off
+	tokenWarning  = 14 * 24 * time.Hour
+	beatLate      = time.Minute // a supervisor beats every 10 seconds, unless told otherwise
+	replayLate    = 30 * time.Second
+	standbyLate   = 256 << 20 // bytes
+	claimStuck    = 10 * time.Minute
+	purgeSoon     = 24 * time.Hour
+	newestTested  = db.NewestServer
+	oldestAllowed = db.OldestServer
+)
+
+func checkNode(_ context.Context, p *patient) finding {
+	if p.nodeErr != nil {
+		return p.a.failure(p.nodeErr)
+	}
+	kind := "a primary"
+	if p.node.Recovering {
+		kind = "a standby"
+	}
+	return fine("%s, %s, as role %q", p.node.Host, kind, p.node.Role)
+}
+
+func checkPrimary(_ context.Context, p *patient) finding {
+	switch {
+	case p.primaryErr != nil && p.nodeErr != nil && text(p.primaryErr) == text(p.nodeErr):
+		return finding{}
+	case p.primaryErr != nil && p.node != nil && p.node.Recovering && p.node.Hosts == 1:
+		return warning("name every node: --database-url 'postgres://db1,db2,db3/...'", "the only host that is named is a standby: reading works, changing does not")
+	case p.primaryErr != nil:
+		return p.a.failure(p.primaryErr)
+	}
+	return fine("%s", p.primary.Host)
+}
+
+func checkFence(ctx context.Context, p *patient) finding {
+	var err error
+	if p.node != nil {
+		err = p.v.CheckFence(ctx)
+	}
+	switch {
+	case errors.Is(err, vault.ErrFenced):
+		return p.a.failure(fmt.Errorf("the node is %w", err))
+	case err != nil:
+		return finding{}
+	case p.a.fence.Path() == "":
+		return warning("export XDG_STATE_HOME=FOLDER", "nothing is remembered of primaries: there is no home folder to keep it in")
+	}
+	if err := p.a.fence.Probe(); err != nil {
+		return warning("mkdir -p "+shellPath(strings.TrimSuffix(p.a.stateFile(), "/primaries.json")), "nothing is remembered of primaries: %s", text(err))
+	}
+	if p.node == nil {
+		return finding{}
+	}
+	return fine("the node is in the newest history seen from here")
+}
+
+func checkStateFile(_ context.Context, p *patient) finding {
+	path := p.a.fence.Path()
+	info, err := os.Stat(path)
+	switch {
+	case path == "" || errors.Is(err, fs.ErrNotExist):
+		return finding{}
+	case err != nil:
+		return p.a.failure(fmt.Errorf("state file %q: %w", path, reason(err)))
+	case info.Mode().Perm()&0o022 != 0:
+		return problem("chmod 600 "+shellPath(path), "others can write %q (mode %04o)", path, info.Mode().Perm())
+	}
+	return fine("%s", path)
+}
+
+func checkSchema(_ context.Context, p *patient) finding {
+	if p.node == nil {
+		return finding{}
+	}
+	switch s := p.node.Schema; {
+	case s.Have == 0:
+		return problem("vaultctl init, as the owner of the database", "there is no vault in this database")
+	case s.Have < s.Want:
+		return problem("vaultctl migrate, as the owner of the database", "version %d, and this binary wants %d", s.Have, s.Want)
+	case s.Have > s.Want:
+		return problem("install the vaultctl that migrated it", "version %d, and this binary knows %d", s.Have, s.Want)
+	case !s.FunctionsCurrent:
+		return problem("vaultctl migrate, as the owner of the database", "version %d, with functions or policies of another release", s.Have)
+	default:
+		return fine("version %d, functions and policies of this release", s.Have)
+	}
+}
+
+func checkServer(_ context.Context, p *patient) finding {
+	if p.node == nil {
+		return finding{}
+	}
+	switch major := p.node.Version / 10000; {
+	case major < oldestAllowed:
+		return problem(fmt.Sprintf("upgrade to PostgreSQL %d or newer", oldestAllowed), "PostgreSQL %d is too old", major)
+	case major > newestTested:
+		return warning("look for a newer release of the vault", "PostgreSQL %d is newer than the newest tested, %d", major, newestTested)
+	default:
+		return fine("PostgreSQL %d.%d", major, p.node.Version%10000)
+	}
+}
+
+func checkTLS(_ context.Context, p *patient) finding {
+	for _, e := range []*db.Examination{p.node, p.primary} {
+		switch {
+		case e == nil || e.Local:
+		case !e.Encrypted:
+			return problem("sslmode=verify-full", "the connection to %s is not encrypted", e.Host)
+		case !e.Verified:
+			return warning("sslmode=verify-full, with sslrootcert=FILE", "the certificate of %s is not verified", e.Host)
+		default:
+			return fine("encrypted, and the certificate is verified")
+		}
+	}
+	if p.node == nil {
+		return finding{}
+	}
+	return fine("not needed: the connection stays on this machine")
+}
+
+func checkPooler(_ context.Context, p *patient) finding {
+	switch {
+	case p.node == nil:
+		return finding{}
+	case p.node.Pooled || p.primary != nil && p.primary.Pooled:
+		return warning("connect straight to PostgreSQL for init and migrate, and for listening in vaultd",
+			"a pooler is in the way: it hands out its sessions by transaction")
+	}
+	return fine("none in the way")
+}
+
+func checkClock(_ context.Context, p *patient) finding {
+	if p.node == nil {
+		return finding{}
+	}
+	switch skew := p.node.Skew.Abs(); {
+	case skew > skewProblem:
+		return problem("timedatectl, here and on the server", "this clock and the server's differ by %s", skew.Round(time.Second))
+	case skew > skewWarning:
+		return warning("timedatectl, here and on the server", "this clock and the server's differ by %s", skew.Round(100*time.Millisecond))
+	}
+	return fine("agrees with the server's within %s", skewWarning)
+}
+
+func checkRole(_ context.Context, p *patient) finding {
+	switch {
+	case p.node == nil || p.node.Schema.Have != p.node.Schema.Want:
+		return finding{}
+	case p.node.TooPowerful != "":
+		return warning("connect as a role that was granted access: vaultctl grant ROLE", "role %q could bypass the vault: it has %s", p.node.Role, p.node.TooPowerful)
+	}
+	return fine("%q cannot bypass the vault", p.node.Role)
+}
+
+func checkKey(ctx context.Context, p *patient) finding {
+	if p.a.kmsKey == "" && p.status == nil {
+		return finding{}
+	}
+	if _, err := p.a.openKeys(ctx); err != nil {
+		return p.a.failure(err)
+	}
+	for _, key := range p.a.ring.Keys() {
+		d, err := key.Describe(ctx)
+		switch {
+		case err != nil:
+			return p.a.failure(err)
+		case !d.Usable:
+			return problem("enable the key in the KMS, or give another: --kms-key URI", "%s is %s", d.URI, d.State)
+		}
+	}
+	return fine("usable")
+}
+
+func checkNewest(ctx context.Context, p *patient) finding {
+	if p.a.ring == nil || p.node == nil {
+		return finding{}
+	}
+	name, err := p.v.TryNewest(ctx)
+	switch {
+	case unavailable(err) || errors.Is(err, vault.ErrNotFound): // gone in between
+		return finding{}
+	case err != nil:
+		return p.a.failure(err)
+	case name == "":
+		return fine("there is none that this role may read")
+	}
+	return fine("opens with this key")
+}
+
+func checkToken(ctx context.Context, p *patient) finding {
+	change, err := p.a.change()
+	if errors.Is(err, errNoToken) {
+		f := p.a.failure(err)
+		f.Result, f.Detail = resultWarning, "none here: reading works, changing does not"
+		return f
+	}
+	if err != nil {
+		return p.a.failure(err)
+	}
+	if p.primary == nil {
+		return finding{} // that is where it would be proven
+	}
+	token, err := p.v.OwnToken(ctx, change)
+	switch {
+	case unavailable(err):
+		return finding{} // it takes a primary
+	case err != nil:
+		return p.a.failure(err)
+	case token.ExpiresAt != nil && time.Until(*token.ExpiresAt) < tokenWarning:
+		return warning("vaultctl token create NAME, with this one while it lasts", "%q expires %s", token.Name, when(token.ExpiresAt))
+	}
+	scope := "everything"
+	if token.Scope != "" {
+		scope = fmt.Sprintf("names under %q", token.Scope)
+	}
+	return fine("%q is good for %s", token.Name, scope)
+}
+
+func checkDurability(_ context.Context, p *patient) finding {
+	if p.status == nil || p.status.Durability == nil {
+		return finding{}
+	}
+	if text := durabilityProblem(*p.status); text != "" {
+		return problem("start the standby, or take it out of synchronous_standby_names", "%s", strings.TrimPrefix(text, "durability: "))
+	}
+	if all := durabilityWarnings(*p.status); len(all) > 0 {
+		return warning("synchronous_standby_names, fsync and full_page_writes decide: SHOW ALL", "%s", strings.Join(all, "; "))
+	}
+	return fine("%s", durabilityLine(*p.status))
+}
+
+func checkStandbys(ctx context.Context, p *patient) finding {
+	if p.primary == nil {
+		return finding{}
+	}
+	replicas, err := p.v.Replicas(ctx)
+	if err != nil || len(replicas) == 0 {
+		return finding{} // the durability says what that means
+	}
+	var late []string
+	for _, r := range replicas {
+		switch {
+		case r.State == nil:
+			return warning("GRANT pg_read_all_stats TO vault_owner, as a superuser", "how far the standbys are cannot be seen")
+		case *r.State != "streaming":
+			late = append(late, fmt.Sprintf("%q is in state %s", *r.Name, *r.State))
+		case r.LagBytes != nil && *r.LagBytes > standbyLate, r.LagSeconds != nil && *r.LagSeconds > replayLate.Seconds():
+			late = append(late, fmt.Sprintf("%q is behind", *r.Name))
+		}
+	}
+	if late != nil {
+		return warning("SELECT * FROM pg_stat_replication, on the primary", "%s", strings.Join(late, ", "))
+	}
+	return fine("%d, and none is far behind", len(replicas))
+}
+
+// checkReplay tells how late a standby is from two copies of one row: the primary's, and what was replayed of it here.
+func checkReplay(_ context.Context, p *patient) finding {
+	if p.node == nil || !p.node.Recovering || p.primary == nil || p.node.BeatAt == nil || p.primary.BeatAt == nil {
+		return finding{}
+	}
+	if behind := p.primary.BeatAt.Sub(*p.node.BeatAt); behind > replayLate {
+		return problem("SELECT * FROM pg_stat_wal_receiver, on the standby", "this standby is %s behind its primary", behind.Round(time.Second))
+	}
+	return fine("this standby keeps up")
+}
+
+func checkHeartbeat(_ context.Context, p *patient) finding {
+	e := p.primary
+	if e == nil {
+		e = p.node
+	}
+	if e == nil || e.Schema.Have != e.Schema.Want {
+		return finding{}
+	}
+	const help = "systemctl status vaultd, beside the primary"
+	detail := ""
+	switch {
+	case e.BeatAt == nil:
+		detail = "no supervisor has run yet: nothing rotates, expires or is purged"
+	case e.BeatAge > beatLate:
+		detail = fmt.Sprintf("no supervisor has run for %s: nothing rotates, expires or is purged", e.BeatAge.Round(time.Second))
+	default:
+		return fine("a supervisor is at work")
+	}
+	if p.status != nil && p.status.NextRotationAt != nil {
+		return problem(help, "%s", detail)
+	}
+	return warning(help, "%s", detail)
+}
+
+func checkRotations(ctx context.Context, p *patient) finding {
+	if p.status == nil {
+		return finding{}
+	}
+	var wrong []string
+	add := func(n int64, what string) {
+		if n > 0 {
+			wrong = append(wrong, fmt.Sprintf("%d %s", n, what))
+		}
+	}
+	add(p.status.RotationsFailed, "failed")
+	add(p.status.RotationsOverdue, "overdue")
+	add(stuckRotations(ctx, p), "stuck")
+	switch {
+	case wrong != nil:
+		return problem("vaultctl rotation list; vaultctl rotation retry NAME", "%s", strings.Join(wrong, ", "))
+	case p.status.MaxRotations != nil && *p.status.MaxRotations == 0:
+		return warning("vaultctl rotation limit none", "all are stopped: at most 0 at once")
+	case p.status.RotationsPaused > 0:
+		return warning("vaultctl rotation list; vaultctl rotation resume NAME", "%d paused", p.status.RotationsPaused)
+	}
+	return fine("none failed, overdue or stuck")
+}
+
+// stuckRotations counts claims that no worker has given back for long. A role that may not see them sees none.
+func stuckRotations(ctx context.Context, p *patient) int64 {
+	jobs, err := p.v.Rotations(ctx, db.RotationQuery{})
+	if err != nil || p.node == nil {
+		return 0
+	}
+	var n int64
+	for _, j := range jobs {
+		if j.State == "claimed" && j.ClaimedAt != nil && time.Now().Add(p.node.Skew).Sub(*j.ClaimedAt) > claimStuck {
+			n++
+		}
+	}
+	return n
+}
+
+func checkDeleted(ctx context.Context, p *patient) finding {
+	if p.status == nil || p.node == nil {
+		return finding{}
+	}
+	rows, err := p.v.List(ctx, db.ListQuery{Deleted: true})
+	if err != nil {
+		return finding{}
+	}
+	soon := 0
+	for _, s := range rows {
+		if s.RestoreUntil != nil && s.RestoreUntil.Sub(time.Now().Add(p.node.Skew)) < purgeSoon {
+			soon++
+		}
+	}
+	if soon > 0 {
+		return warning("vaultctl list --deleted; vaultctl restore NAME", "%s purged within a day", plural(soon, "secret is", "secrets are"))
+	}
+	return fine("%s restorable", plural(len(rows), "secret is", "secrets are"))
+}

@@ -1,0 +1,45 @@
+package main
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+
+	"github.com/hyperiondb/vault/internal/db"
+)
+
+// openFence reads which primaries this user has met. Where nothing can be kept (no home, a read-only file system) vaultctl
+// goes on all the same and in silence: such a place has no memory to lose, and every run in a container would say so. The
+// doctor tells.
+func (a *app) openFence() (*db.Fence, error) {
+	if a.fence == nil {
+		fence, err := db.OpenFence(a.stateFile())
+		if err != nil {
+			return nil, err
+		}
+		a.fence = fence
+	}
+	return a.fence, nil
+}
+
+// migrate keeps even a migration from an old primary.
+func (a *app) migrate(ctx context.Context, defaultKey string) (db.MigrateReport, error) {
+	fence, err := a.openFence()
+	if err != nil {
+		return db.MigrateReport{}, err
+	}
+	return db.Options{URL: a.databaseURL, ApplicationName: applicationName, Fence: fence}.Migrate(ctx, defaultKey)
+}
+
+// stateFile is in the user's state folder, as the XDG base directory specification has it; "" if there is none.
+func (a *app) stateFile() string {
+	dir := os.Getenv("XDG_STATE_HOME")
+	if !filepath.IsAbs(dir) { // the specification: a relative path is to be ignored
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return ""
+		}
+		dir = filepath.Join(home, ".local", "state")
+	}
+	return filepath.Join(dir, "vaultctl", "primaries.json")
+}

@@ -1,0 +1,225 @@
+package main
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/hyperiondb/vault/internal/audit"
+	"github.com/hyperiondb/vault/internal/audit/spool"
+	"github.com/hyperiondb/vault/internal/db"
+	"github.com/hyperiondb/vault/internal/httpapi"
+	"github.com/hyperiondb/vault/internal/vault"
+)
+
+// gapAlarm is how long readiness fails for reads that are missing. The count of them stays.
+const gapAlarm = 15 * time.Minute
+
+// reads puts reads on record. A nil one is the audit that is off.
+type reads struct {
+	config   Config
+	spool    *spool.Spool
+	shipper  *spool.Shipper
+	recorder *spool.Recorder
+}
+
+func openReads(ctx context.Context, c Config, v *vault.Vault, log *slog.Logger) (*reads, error) {
+	if c.Audit == "off" {
+		log.Warn("the audit is off: reads and verifies are not put on record")
+		return nil, nil
+	}
+	s, err := spool.Open(spool.Options{
+		Dir: c.AuditSpool, Node: func() string { return nodeName(ctx, v) }, Sync: syncs[c.AuditSync], SyncInterval: time.Duration(c.AuditSyncInterval),
+		MaxBytes: int64(c.AuditMaxBytes), MaxAge: time.Duration(c.AuditMaxAge),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("audit_spool: %w", err)
+	}
+	r := &reads{config: c, spool: s, shipper: &spool.Shipper{Spool: s, Primary: primary{v}, Log: log}}
+	r.recorder = &spool.Recorder{Spool: s, Allow: c.AuditOnFailure == "allow", Log: log}
+	return r, nil
+}
+
+var syncs = map[string]spool.Sync{"always": spool.Always, "interval": spool.Interval}
+
+// nodeName names a spool for good: by the server beside it and the host, or the host alone while the server does not answer.
+func nodeName(ctx context.Context, v *vault.Vault) string {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	host, _ := os.Hostname() // without one, the boot tells nodes apart
+	if name, err := v.NodeName(ctx); err == nil && name != "" {
+		return name + "@" + host
+	}
+	return host
+}
+
+// run starts what works beside the requests. What it returns stops it, and is called when nothing is recorded any more: what was
+// counted is written, what is written is shipped, the folder is let go of.
+func (r *reads) run() (stop func()) {
+	if r == nil {
+		return func() {}
+	}
+	start := func(run func(context.Context)) func() {
+		ctx, cancel := context.WithCancel(context.Background())
+		var running sync.WaitGroup
+		running.Go(func() { run(ctx) })
+		return func() { cancel(); running.Wait() }
+	}
+	stopRecorder, stopShipper := start(r.recorder.Run), start(r.shipper.Run)
+	return func() {
+		stopRecorder()
+		stopShipper()
+		if err := r.spool.Close(); err != nil {
+			r.shipper.Log.Error("closing the spool", "error", err)
+		}
+	}
+}
+
+// door is what requests go through: nothing at all when the audit is off.
+func (r *reads) door() httpapi.Recorder {
+	if r == nil {
+		return nil
+	}
+	return r.recorder
+}
+
+// byWorker records a read of a rotation.
+func (r *reads) byWorker(ctx context.Context, worker string, e audit.Event) error {
+	if r == nil {
+		return nil
+	}
+	e.Actor = "worker:" + worker
+	return r.recorder.Record(ctx, e)
+}
+
+// check is the readiness part "audit": reads that cannot be recorded, that the primary will not take, or that are missing. A
+// primary that is away is none of them: the spool is for that.
+func (r *reads) check(context.Context) error {
+	if r == nil {
+		return nil
+	}
+	if err := r.spool.Stats().Failing; err != nil {
+		return err
+	}
+	s := r.shipper.State()
+	switch {
+	case s.Failing != nil && !errors.Is(s.Failing, vault.ErrUnavailable) && !errors.Is(s.Failing, vault.ErrOutcomeUnknown) && !errors.Is(s.Failing, spool.ErrBehind):
+		return fmt.Errorf("shipping reads: %w", s.Failing)
+	case !s.GapAt.IsZero() && time.Since(s.GapAt) < gapAlarm:
+		return fmt.Errorf("reads are missing since %s: vaultctl audit list --action audit.gap", s.GapAt.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
+// auditStatus is what /v1/status says.
+type auditStatus struct {
+	Mode       string     `json:"mode"` // on or off
+	Sync       string     `json:"sync,omitempty"`
+	OnFailure  string     `json:"on_failure,omitempty"`
+	Node       string     `json:"node,omitempty"`
+	Boot       *uuid.UUID `json:"boot,omitempty"`
+	Waiting    uint64     `json:"waiting"` // records that the primary has not acknowledged
+	Bytes      int64      `json:"bytes"`
+	OldestAt   *time.Time `json:"oldest_at,omitempty"`
+	Shipped    uint64     `json:"shipped"`
+	Gaps       uint64     `json:"gaps"`
+	Damaged    uint64     `json:"damaged_segments"`
+	Failures   uint64     `json:"failures"`
+	Unrecorded uint64     `json:"unrecorded"` // reads answered without a record
+	Failing    string     `json:"failing,omitempty"`
+	Shipping   string     `json:"shipping_fails,omitempty"`
+}
+
+func (r *reads) status() any {
+	if r == nil {
+		return map[string]string{"mode": "off"}
+	}
+	s, p := r.spool.Stats(), r.shipper.State()
+	status := auditStatus{
+		Mode: "on", Sync: r.config.AuditSync, OnFailure: r.config.AuditOnFailure, Node: s.Node, Boot: &s.Boot, Waiting: s.Records, Bytes: s.Bytes,
+		Shipped: p.Shipped, Gaps: p.Gaps, Damaged: s.Damaged, Failures: s.Failures, Unrecorded: r.recorder.Unrecorded(),
+		Failing: text(s.Failing), Shipping: text(p.Failing),
+	}
+	if !s.Oldest.IsZero() {
+		oldest := s.Oldest.UTC()
+		status.OldestAt = &oldest
+	}
+	return status
+}
+
+func text(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+// primary sends records to where they are kept.
+type primary struct{ vault *vault.Vault }
+
+func (p primary) Ship(ctx context.Context, b spool.Batch) (spool.Position, error) {
+	shipped := db.ShippedReads{Node: b.Node, Boot: b.Boot, First: b.First, Lost: b.Lost}
+	for _, r := range b.Records {
+		shipped.Records = append(shipped.Records, db.ShippedRead{Previous: r.Previous, Event: r.Event})
+	}
+	at, err := p.vault.ShipReads(ctx, shipped)
+	if err != nil {
+		return spool.Position{}, err
+	}
+	position := spool.Position{Next: at.Next, Gaps: at.Gaps}
+	if at.Last != "" {
+		if n, err := hex.Decode(position.Last[:], []byte(at.Last)); err != nil || n != len(position.Last) {
+			return spool.Position{}, fmt.Errorf("%w: the primary's position is no hash", vault.ErrIntegrity)
+		}
+	}
+	return position, nil
+}
+
+var (
+	spoolBytes   = prometheus.NewDesc("vaultd_audit_spool_bytes", "Bytes of reads that wait in the spool for the primary.", nil, nil)
+	spoolRecords = prometheus.NewDesc("vaultd_audit_spool_records", "Reads that wait in the spool for the primary.", nil, nil)
+	spoolOldest  = prometheus.NewDesc("vaultd_audit_spool_oldest_seconds", "Age of the oldest read that waits for the primary; 0: none does.", nil, nil)
+	shipped      = prometheus.NewDesc("vaultd_audit_shipped_total", "Reads that the primary has acknowledged.", nil, nil)
+	gaps         = prometheus.NewDesc("vaultd_audit_gaps_total", "How often reads of this node were found to be missing, in the life of its spool.", nil, nil)
+	damaged      = prometheus.NewDesc("vaultd_audit_damaged_segments_total", "Segments of the spool that did not read whole and were set aside.", nil, nil)
+	failures     = prometheus.NewDesc("vaultd_audit_failures_total", "Records that the spool could not take.", nil, nil)
+	unrecorded   = prometheus.NewDesc("vaultd_audit_unrecorded_total", "Reads that were answered without a record (audit_on_failure = allow).", nil, nil)
+)
+
+func (r *reads) Describe(to chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{spoolBytes, spoolRecords, spoolOldest, shipped, gaps, damaged, failures, unrecorded} {
+		to <- d
+	}
+}
+
+// Collect reports nothing when the audit is off.
+func (r *reads) Collect(to chan<- prometheus.Metric) {
+	if r == nil {
+		return
+	}
+	s, p := r.spool.Stats(), r.shipper.State()
+	oldest := 0.0
+	if !s.Oldest.IsZero() {
+		oldest = time.Since(s.Oldest).Seconds()
+	}
+	gauge := func(d *prometheus.Desc, v float64) { to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v) }
+	count := func(d *prometheus.Desc, n uint64) {
+		to <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n))
+	}
+	gauge(spoolBytes, float64(s.Bytes))
+	gauge(spoolRecords, float64(s.Records))
+	gauge(spoolOldest, oldest)
+	count(shipped, p.Shipped)
+	count(gaps, p.Gaps)
+	count(damaged, s.Damaged)
+	count(failures, s.Failures)
+	count(unrecorded, r.recorder.Unrecorded())
+}

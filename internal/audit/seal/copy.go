@@ -1,0 +1,147 @@
+package seal
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// Copies is a file of the seals that a node has seen, one JSON document a line: what a primary that lost its newest seals, or
+// made them anew, is held against. It only ever grows.
+type Copies struct {
+	path string
+	file *os.File
+	last Seal // ID 0 = none
+}
+
+// ErrCopies is a file of seals that cannot be read or is open to others.
+var ErrCopies = errors.New("not a file of seals")
+
+// OpenCopies opens the file, or makes it, mode 0600. A line that a crash left unfinished is cut off: its seal is seen again.
+func OpenCopies(path string) (*Copies, error) {
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("opening the file of seals: %w", err)
+	}
+	c := &Copies{path: path, file: file}
+	if err := c.read(); err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return c, nil
+}
+
+func (c *Copies) read() error {
+	info, err := c.file.Stat()
+	if err != nil {
+		return fmt.Errorf("opening the file of seals: %w", err)
+	}
+	if !info.Mode().IsRegular() || info.Mode().Perm()&0o077 != 0 {
+		return fmt.Errorf("%q: %w: it is open to others (chmod 600)", c.path, ErrCopies)
+	}
+	whole, err := readCopies(c.path, c.file, func(s Seal) { c.last = s })
+	if err != nil {
+		return err
+	}
+	if whole < info.Size() {
+		if err := errors.Join(c.file.Truncate(whole), c.file.Sync()); err != nil {
+			return fmt.Errorf("cutting an unfinished line off %q: %w", c.path, err)
+		}
+	}
+	return syncFolder(filepath.Dir(c.path))
+}
+
+// Last is the newest seal seen; its ID is 0 if there is none.
+func (c *Copies) Last() Seal { return c.last }
+
+// Add appends seals that follow the last, and has them on disk when it returns.
+func (c *Copies) Add(seals []Seal) error {
+	var lines []byte
+	last := c.last
+	for _, s := range seals {
+		if err := follows(&last, &s); err != nil {
+			return err
+		}
+		s.Marks = nil
+		line, err := json.Marshal(s)
+		if err != nil {
+			return err
+		}
+		lines, last = append(append(lines, line...), '\n'), s
+	}
+	if _, err := c.file.Write(lines); err != nil {
+		return fmt.Errorf("writing %q: %w", c.path, err)
+	}
+	if err := c.file.Sync(); err != nil {
+		return fmt.Errorf("writing %q: %w", c.path, err)
+	}
+	c.last = last
+	return nil
+}
+
+// follows: the file may begin anywhere, and then has no gap.
+func follows(last, s *Seal) error {
+	switch {
+	case s.ComputeHash() != s.Hash:
+		return changed(s)
+	case !s.Signed():
+		return &Fault{Seal: s.ID, What: fmt.Sprintf("the signature of seal %d is not by the key that it names", s.ID)}
+	case last.ID != 0 && (s.ID != last.ID+1 || s.Previous != last.Hash):
+		return &Fault{Seal: s.ID, What: fmt.Sprintf("seal %d does not follow seal %d, the last that was seen here", s.ID, last.ID)}
+	}
+	return nil
+}
+
+// Close closes the file.
+func (c *Copies) Close() error { return c.file.Close() }
+
+// ReadCopies reads the seals of a file that [Copies] wrote, on whatever node.
+func ReadCopies(path string) ([]Seal, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("opening the file of seals: %w", err)
+	}
+	defer file.Close()
+	var all []Seal
+	_, err = readCopies(path, file, func(s Seal) { all = append(all, s) })
+	return all, err
+}
+
+// readCopies returns how far the file consists of whole lines.
+func readCopies(path string, r io.Reader, add func(Seal)) (whole int64, err error) {
+	lines := bufio.NewReaderSize(r, 1<<16)
+	var last Seal
+	for number := 1; ; number++ {
+		line, err := lines.ReadBytes('\n')
+		if err == io.EOF {
+			return whole, nil
+		}
+		if err != nil {
+			return whole, fmt.Errorf("reading %q: %w", path, err)
+		}
+		var s Seal
+		if err := decodeStrictly(line, &s); err != nil {
+			return whole, fmt.Errorf("%q line %d: %w: %w", path, number, ErrCopies, err)
+		}
+		if err := follows(&last, &s); err != nil {
+			return whole, fmt.Errorf("%q line %d: %w: %s", path, number, ErrCopies, err)
+		}
+		add(s)
+		last, whole = s, whole+int64(len(line))
+	}
+}
+
+func syncFolder(path string) error {
+	d, err := os.Open(path)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil // a folder one may write to and not read
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

@@ -1,0 +1,146 @@
+package seal
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+const rowFormat = "hyperiondb-vault/audit-row/1\x00"
+
+// Hash is a SHA-256.
+type Hash = [sha256.Size]byte
+
+// Row is a row of the audit log with every column. Its JSON is that of `vaultctl audit export`, and more.
+type Row struct {
+	ID         int64           `json:"id"`
+	SystemID   int64           `json:"system_id,string"` // beyond what JavaScript can count
+	Tx         uint64          `json:"tx,string"`
+	At         time.Time       `json:"at"`
+	RecordedAt time.Time       `json:"recorded_at"`
+	Actor      string          `json:"actor"`
+	DBRole     string          `json:"db_role"`
+	Client     *Client         `json:"client,omitempty"`
+	Node       *string         `json:"node,omitempty"`
+	Action     string          `json:"action"`
+	Secret     *string         `json:"secret,omitempty"`
+	Version    *int32          `json:"version,omitempty"`
+	Outcome    string          `json:"outcome"`
+	RequestID  *uuid.UUID      `json:"request_id,omitempty"`
+	Detail     json.RawMessage `json:"detail"`
+}
+
+// Client is PostgreSQL's inet: an address that may have a prefix length, and is written without one that says nothing.
+type Client struct{ netip.Prefix }
+
+// MarshalText writes 10.0.0.1 or 10.0.0.1/24.
+func (c Client) MarshalText() ([]byte, error) {
+	if c.IsSingleIP() {
+		return c.Addr().MarshalText()
+	}
+	return c.Prefix.MarshalText()
+}
+
+// UnmarshalText reads what MarshalText wrote.
+func (c *Client) UnmarshalText(text []byte) (err error) {
+	if strings.Contains(string(text), "/") {
+		c.Prefix, err = netip.ParsePrefix(string(text))
+		return err
+	}
+	addr, err := netip.ParseAddr(string(text))
+	c.Prefix = netip.PrefixFrom(addr, addr.BitLen())
+	return err
+}
+
+// Month is the first day of the month a time lies in, in UTC.
+func Month(t time.Time) time.Time {
+	y, m, _ := t.UTC().Date()
+	return time.Date(y, m, 1, 0, 0, 0, 0, time.UTC)
+}
+
+// Leaf is the hash of the row as a leaf of the tree.
+func (r *Row) Leaf() (Hash, error) {
+	detail, err := canonical(r.Detail)
+	if err != nil {
+		return Hash{}, fmt.Errorf("row %d: detail: %w", r.ID, err)
+	}
+	b := make([]byte, 1, 512) // 0x00: a leaf
+	b = append(b, rowFormat...)
+	b = number(b, uint64(r.ID))
+	b = number(b, uint64(r.SystemID))
+	b = number(b, r.Tx)
+	b = number(b, uint64(r.At.UnixMicro()))
+	b = number(b, uint64(r.RecordedAt.UnixMicro()))
+	b = text(b, &r.Actor)
+	b = text(b, &r.DBRole)
+	b = address(b, r.Client)
+	b = text(b, r.Node)
+	b = text(b, &r.Action)
+	b = text(b, r.Secret)
+	if r.Version == nil {
+		b = append(b, 0)
+	} else {
+		b = number(b, uint64(int64(*r.Version)))
+	}
+	b = text(b, &r.Outcome)
+	if r.RequestID == nil {
+		b = append(b, 0)
+	} else {
+		b = value(b, r.RequestID[:])
+	}
+	b = value(b, detail)
+	return sha256.Sum256(b), nil
+}
+
+func value(b, v []byte) []byte {
+	b = append(b, 1)
+	b = binary.BigEndian.AppendUint32(b, uint32(len(v)))
+	return append(b, v...)
+}
+
+func number(b []byte, n uint64) []byte {
+	return value(b, binary.BigEndian.AppendUint64(nil, n))
+}
+
+func text(b []byte, s *string) []byte {
+	if s == nil {
+		return append(b, 0)
+	}
+	b = append(b, 1)
+	b = binary.BigEndian.AppendUint32(b, uint32(len(*s)))
+	return append(b, *s...)
+}
+
+func address(b []byte, c *Client) []byte {
+	if c == nil {
+		return append(b, 0)
+	}
+	return value(b, append(c.Addr().AsSlice(), byte(c.Bits())))
+}
+
+// canonical writes JSON the one way that is hashed: PostgreSQL's output, Go's and jq's of one document come out the same.
+func canonical(doc json.RawMessage) ([]byte, error) {
+	if string(doc) == "{}" {
+		return doc, nil
+	}
+	decoder := json.NewDecoder(bytes.NewReader(doc))
+	decoder.UseNumber()
+	var v any
+	if err := decoder.Decode(&v); err != nil {
+		return nil, err
+	}
+	var out bytes.Buffer
+	encoder := json.NewEncoder(&out)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(v); err != nil { // sorts keys
+		return nil, err
+	}
+	return bytes.TrimSuffix(out.Bytes(), []byte("\n")), nil
+}

@@ -1,0 +1,310 @@
+package spool
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hyperiondb/vault/internal/audit"
+)
+
+const storyLength = 14 // appends, which is some four segments
+
+// tell appends the story's records, draining what is there in the middle of it so that segments go.
+func (w *world) tell(s *Spool) {
+	for i := range storyLength {
+		_ = w.append(s, fmt.Sprintf("r%02d", i))
+	}
+}
+
+// storyCalls is how many calls that change something the story takes.
+func storyCalls(t *testing.T) int {
+	fs := &faulty{}
+	w := newWorld(t)
+	s := mustOpen(t, w.small(fs))
+	w.tell(s)
+	mustClose(t, s)
+	if len(w.accepted) != storyLength {
+		t.Fatalf("the story alone had %d of its records accepted", len(w.accepted))
+	}
+	w.check()
+	if names, _ := list(w.dir); len(names) < 5 {
+		t.Fatalf("the story ends in %v, want several segments", names)
+	}
+	return fs.calls
+}
+
+// Each call fails once, in every way a disk has. What was accepted is there; after the failure appends are accepted again.
+func TestAnyCallMayFail(t *testing.T) {
+	for call := range storyCalls(t) {
+		for _, errno := range []syscall.Errno{syscall.ENOSPC, syscall.EIO} {
+			fs := &faulty{before: func(n int, _ string) error {
+				if n == call+1 {
+					return errno
+				}
+				return nil
+			}}
+			w := newWorld(t)
+			s := mustOpen(t, w.small(fs))
+			w.tell(s)
+			w.mustAppend(s, "after")
+			mustClose(t, s)
+			fs.check(t)
+			if len(w.refused) > 1 {
+				t.Errorf("call %d: %s: %d appends were refused for one failure", call+1, errno, len(w.refused))
+			}
+			w.check()
+		}
+	}
+}
+
+// The disk fails from some call on, and is mended later.
+func TestTheDiskStaysBroken(t *testing.T) {
+	for call := range storyCalls(t) {
+		broken := true
+		fs := &faulty{before: func(n int, _ string) error {
+			if n > call && broken {
+				return syscall.EIO
+			}
+			return nil
+		}}
+		w := newWorld(t)
+		s := mustOpen(t, w.small(fs))
+		w.tell(s)
+		err := w.append(s, "while broken")
+		if !errors.Is(err, ErrUnwritable) || !errors.Is(err, syscall.EIO) || s.Stats().Failing == nil || s.Stats().Failures == 0 {
+			t.Fatalf("call %d: got %v and %+v, want the refusal and its reason", call, err, s.Stats())
+		}
+		fs.before = nil
+		w.mustAppend(s, "after")
+		mustClose(t, s)
+		fs.check(t)
+		w.check()
+	}
+}
+
+// crashed is how a power cut leaves a file: what was fsynced, and as much of the rest as happened to be written.
+func TestPowerCut(t *testing.T) {
+	for call := range storyCalls(t) {
+		for _, kept := range []float64{0, 0.5, 1} {
+			dead := false
+			fs := &cutting{durable: map[string]int64{}, faulty: faulty{before: func(n int, _ string) error {
+				if dead = dead || n > call; dead {
+					return errors.New("no power")
+				}
+				return nil
+			}}}
+			w := newWorld(t)
+			s := mustOpen(t, w.small(fs))
+			w.tell(s)
+			mustClose(t, s)
+			fs.cut(t, w.dir, kept)
+			w.check()
+		}
+	}
+}
+
+// cutting knows what of each file is durable.
+type cutting struct {
+	faulty
+	durable map[string]int64 // by path; sizes
+	renamed []string         // since the folder was fsynced
+}
+
+type cuttingFile struct {
+	File
+	fs   *cutting
+	path *string
+	size int64
+}
+
+func (c *cutting) Create(path string) (File, error) {
+	f, err := c.faulty.Create(path)
+	return &cuttingFile{File: f, fs: c, path: &path}, err
+}
+
+func (f *cuttingFile) Write(b []byte) (int, error) {
+	n, err := f.File.Write(b)
+	f.size += int64(n)
+	return n, err
+}
+
+func (f *cuttingFile) Sync() error {
+	err := f.File.Sync()
+	if err == nil {
+		f.fs.durable[strings.TrimSuffix(*f.path, partialSuffix)] = f.size
+	}
+	return err
+}
+
+func (c *cutting) Rename(from, to string) error {
+	err := c.faulty.Rename(from, to)
+	if err == nil {
+		c.renamed = append(c.renamed, to)
+	}
+	return err
+}
+
+func (c *cutting) SyncDir(dir string) error {
+	err := c.faulty.SyncDir(dir)
+	if err == nil {
+		c.renamed = nil
+	}
+	return err
+}
+
+func (c *cutting) cut(t *testing.T, dir string, kept float64) {
+	t.Helper()
+	names, err := list(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		path := filepath.Join(dir, name)
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.HasSuffix(name, segmentSuffix) {
+			continue
+		}
+		durable := c.durable[path]
+		if err := os.Truncate(path, durable+int64(kept*float64(info.Size()-durable))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, path := range c.renamed {
+		if kept == 0 {
+			if err := os.Rename(path, path+partialSuffix); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// child is the program that kills itself at a call. It says what was accepted.
+func child(dir string) {
+	at, _ := strconv.Atoi(os.Getenv("SPOOL_TEST_CALL"))
+	kill := func(n int) {
+		if n == at {
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			time.Sleep(time.Hour)
+		}
+	}
+	fs := &faulty{after: func(n int, _ string) { kill(n) }}
+	if os.Getenv("SPOOL_TEST_WHEN") == "before" {
+		fs = &faulty{before: func(n int, _ string) error { kill(n); return nil }}
+	}
+	sync := Always
+	if os.Getenv("SPOOL_TEST_SYNC") == "interval" {
+		sync = Interval
+	}
+	s, err := Open(Options{Dir: dir, Node: named("test"), FS: fs, SegmentBytes: 1000, SyncInterval: time.Hour, Sync: sync})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	for i := range storyLength {
+		id := fmt.Sprintf("r%02d", i)
+		fmt.Println("append", id)
+		if err := s.Append(context.Background(), event(id)); err == nil {
+			fmt.Println("accepted", id)
+		}
+	}
+	os.Exit(0)
+}
+
+// A real process is killed at each call, before it and after it. Whatever it was told was accepted is there; so it is with
+// Interval, as the kernel survives.
+func TestKilledAtEachCall(t *testing.T) {
+	calls := storyCalls(t)
+	for _, sync := range []string{"always", "interval"} {
+		for _, when := range []string{"before", "after"} {
+			died := 0
+			for call := 1; call <= calls; call++ {
+				w := newWorld(t)
+				command := exec.Command(os.Args[0])
+				command.Env = []string{"SPOOL_TEST_CHILD=" + w.dir, "SPOOL_TEST_CALL=" + strconv.Itoa(call), "SPOOL_TEST_WHEN=" + when, "SPOOL_TEST_SYNC=" + sync}
+				out, err := command.Output()
+				if err != nil {
+					died++
+				}
+				lines := bufio.NewScanner(bytes.NewReader(out))
+				for lines.Scan() {
+					word, id, _ := strings.Cut(lines.Text(), " ")
+					if word == "append" {
+						w.refused[id] = true
+					} else {
+						w.accepted = append(w.accepted, id)
+					}
+				}
+				w.check()
+			}
+			if least := map[string]int{"always": calls, "interval": calls / 3}[sync]; died < least {
+				t.Errorf("%s, %s: only %d of %d runs were killed", sync, when, died, calls)
+			}
+		}
+	}
+}
+
+// The tail is torn at every byte of the last segment: the records before it are there, the cut is on record, and it goes on.
+func TestTornTailAtEveryByte(t *testing.T) {
+	w := newWorld(t)
+	o := w.small(nil)
+	o.SegmentBytes = 1 << 20
+	s := mustOpen(t, o)
+	w.mustAppend(s, "a", "b", "c")
+	mustClose(t, s)
+	path := filepath.Join(w.dir, segmentName(1))
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, at, err := decodeHeader(whole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ends := []int{at}
+	for at < len(whole) {
+		_, size, ok := decodeFrame(whole[at:])
+		if !ok {
+			t.Fatal("the segment does not read")
+		}
+		at += size
+		ends = append(ends, at)
+	}
+	for cut := ends[0]; cut <= len(whole); cut++ {
+		for _, rest := range [][]byte{nil, make([]byte, 100)} { // a file can also have grown by zeros
+			v := newWorld(t)
+			if err := os.MkdirAll(v.dir, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(v.dir, segmentName(1)), append(whole[:cut:cut], rest...), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			complete, end := 0, ends[0]
+			for i, e := range ends {
+				if e <= cut {
+					complete, end = i, e
+				}
+			}
+			v.accepted = slices.Clone(w.accepted[:max(complete-1, 0)]) // the first is the spool's own note
+			d := v.check()
+			torn, noted := d.note(audit.TornTail)
+			if bytes := cut + len(rest) - end; noted != (bytes > 0) || noted && torn.Detail["bytes"] != float64(bytes) {
+				t.Fatalf("cut at %d: got the note %v, want %d bytes", cut, torn.Detail, bytes)
+			}
+		}
+	}
+}

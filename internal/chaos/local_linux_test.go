@@ -1,0 +1,431 @@
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sys/unix"
+
+	"github.com/hyperiondb/vault/internal/chaos/pgproxy"
+	"github.com/hyperiondb/vault/internal/kms/kmsfake"
+	"github.com/hyperiondb/vault/internal/localpg"
+	"github.com/hyperiondb/vault/internal/vault"
+	"github.com/hyperiondb/vault/internal/vaulttest"
+)
+
+const (
+	database     = "chaos"
+	claimTimeout = 9 * time.Second
+	diskSize     = 384 << 20        // of a node, where there is a file system of its own for it
+	patience     = 60 * time.Second // for any one condition; a bound, not a measurement
+)
+
+// workers are 4 in all.
+var workers = map[string]int{"primary": 2, "standby1": 1, "standby2": 1}
+
+// local is a vault on this machine, every process of it real: a primary and two standbys, each with its vaultd, and a
+// proxy in front of each server that all writing goes through.
+type local struct {
+	Cluster
+	dir     string
+	servers *localpg.Cluster
+	proxies map[string]*pgproxy.Proxy
+	daemons map[string]*daemon
+	fake    *kmsfake.Fake
+	disks   []string // mounted
+	noDisks string   // why there are none
+}
+
+type daemon struct {
+	binary, config, log string
+	url, health         string
+	mu                  sync.Mutex
+	command             *exec.Cmd
+	exited              chan struct{}
+}
+
+// mustLocal makes the cluster and removes it with the test.
+func mustLocal(t *testing.T, synchronous bool) *local {
+	t.Helper()
+	// AWS's client wants credentials; the fake takes any.
+	t.Setenv("AWS_ACCESS_KEY_ID", "test")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")
+	t.Setenv("AWS_EC2_METADATA_DISABLED", "true")
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute) // building, on a busy machine
+	defer cancel()
+	dir, err := os.MkdirTemp("", "chaos")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &local{dir: dir, Cluster: Cluster{Synchronous: synchronous}, proxies: map[string]*pgproxy.Proxy{}, daemons: map[string]*daemon{}}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(l.lastWords())
+		}
+		if err := l.remove(); err != nil {
+			t.Errorf("removing the cluster: %v", err)
+		}
+	})
+	for _, step := range []struct {
+		what string
+		do   func(context.Context) error
+	}{
+		{"building the binaries", l.build},
+		{"making the servers", l.makeServers},
+		{"installing the vault", l.install},
+		{"starting the daemons", l.startDaemons},
+		{"waiting until all is well", l.healthy},
+	} {
+		if err := step.do(ctx); err != nil {
+			t.Fatalf("%s: %v", step.what, err)
+		}
+	}
+	return l
+}
+
+func (l *local) build(ctx context.Context) error {
+	build := exec.CommandContext(ctx, "go", "build", "-tags", "failpoints", "-o", l.dir+"/", "../../cmd/vaultctl", "../../cmd/vaultd")
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w\n%s", err, out)
+	}
+	return nil
+}
+
+func (l *local) makeServers(ctx context.Context) error {
+	major, _ := strconv.Atoi(os.Getenv("VAULT_TEST_PG")) // none, or nonsense: the newest
+	binaries, err := localpg.Find(major)
+	if err != nil {
+		return err
+	}
+	parameters := map[string]string{"max_connections": "100", "wal_keep_size": "64MB", "wal_receiver_timeout": "10s", "wal_sender_timeout": "20s",
+		"synchronous_standby_names": ""}
+	if l.Synchronous {
+		// All three: whoever is primary, the other two are standbys. Not "*", which would count a base backup.
+		parameters["synchronous_standby_names"] = `ANY 1 ("primary", "standby1", "standby2")`
+	}
+	l.servers, err = localpg.Create(ctx, localpg.Options{Dir: filepath.Join(l.dir, "pg"), Standbys: 2, Binaries: binaries, Parameters: parameters})
+	if err != nil {
+		return err
+	}
+	l.mountDisks(ctx)
+	return l.servers.Start(ctx)
+}
+
+// mountDisks gives each node a small file system of its own, so that its disk can be full. Where that is not allowed, the
+// one fault that needs it is reported as not made.
+func (l *local) mountDisks(ctx context.Context) {
+	for _, node := range l.servers.Nodes() {
+		folder := filepath.Dir(node.DataDir())
+		aside := folder + ".aside"
+		if err := errors.Join(os.Rename(folder, aside), os.Mkdir(folder, 0o711)); err != nil {
+			l.noDisks = err.Error()
+			return
+		}
+		err := unix.Mount("tmpfs", folder, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, fmt.Sprintf("size=%d,mode=0711", diskSize))
+		if err != nil {
+			l.noDisks = fmt.Sprintf("disk full: mounting a tmpfs is not allowed here (%v)", err)
+			_ = os.Remove(folder)
+			_ = os.Rename(aside, folder)
+			return
+		}
+		l.disks = append(l.disks, folder)
+		if out, err := exec.CommandContext(ctx, "cp", "-a", aside+"/.", folder).CombinedOutput(); err != nil {
+			l.noDisks = fmt.Sprintf("disk full: %v: %s", err, out)
+			return
+		}
+		_ = os.RemoveAll(aside)
+	}
+}
+
+func (l *local) install(ctx context.Context) error {
+	if err := vaulttest.Install(ctx, l.servers.Primary(), database, ""); err != nil {
+		return err
+	}
+	l.fake = kmsfake.New("eu-west-1", "vault")
+	kmsURL, err := l.fake.Serve()
+	if err != nil {
+		return err
+	}
+	l.KMSKeys = []string{"awskms:///alias/vault?region=eu-west-1&endpoint=" + kmsURL}
+	var ports, sockets []string
+	for _, node := range l.servers.Nodes() {
+		p, err := pgproxy.New("unix", filepath.Join(node.SocketDir(), ".s.PGSQL."+strconv.Itoa(node.Port())))
+		if err != nil {
+			return err
+		}
+		l.proxies[node.Name()] = p
+		ports = append(ports, strconv.Itoa(p.Port()))
+		sockets = append(sockets, node.SocketDir())
+	}
+	through := func(role string) string {
+		return fmt.Sprintf("host=127.0.0.1,127.0.0.1,127.0.0.1 port=%s user=%s dbname=%s sslmode=disable target_session_attrs=read-write connect_timeout=2",
+			strings.Join(ports, ","), role, database)
+	}
+	l.WriteURL = through(vaulttest.Operator)
+	l.SuperuserURL = fmt.Sprintf("host=%s port=%d user=%s dbname=%s target_session_attrs=read-write connect_timeout=2 application_name=oracle",
+		strings.Join(sockets, ","), l.servers.Primary().Port(), vaulttest.Superuser, database)
+	if l.Token, err = vault.ParseToken(vaulttest.Token); err != nil {
+		return err
+	}
+	token := filepath.Join(l.dir, "token")
+	if err := os.WriteFile(token, []byte(vaulttest.Token+"\n"), 0o600); err != nil {
+		return err
+	}
+	l.Vaultctl = filepath.Join(l.dir, "vaultctl")
+	l.VaultctlEnv = append(l.environment(), "VAULTCTL_DATABASE_URL="+l.WriteURL, "VAULTCTL_TOKEN_FILE="+token, "VAULTCTL_KMS_KEY="+l.KMSKeys[0])
+	if err := l.makeKeeper(); err != nil {
+		return err
+	}
+	for _, node := range l.servers.Nodes() {
+		d, err := l.newDaemon(node, through(vaulttest.Daemon))
+		if err != nil {
+			return err
+		}
+		l.daemons[node.Name()] = d
+		l.Nodes = append(l.Nodes, Node{Name: node.Name(), DaemonURL: d.url})
+	}
+	return nil
+}
+
+func (l *local) environment() []string {
+	return []string{"HOME=" + l.dir, "PATH=/usr/bin:/bin", "TZ=UTC", "AWS_EC2_METADATA_DISABLED=true", "AWS_ACCESS_KEY_ID=test", "AWS_SECRET_ACCESS_KEY=test"}
+}
+
+// keeper is the program behind the rotator of some secrets: a credential store that keeps one value for each, in a file. It
+// starts no other program, so that it is quick on a busy machine.
+const keeper = `#!/bin/sh
+file=$1/${VAULT_SECRET##*/}
+value= kept=
+IFS= read -r value
+case $VAULT_STEP in
+set) printf %s "$value" > "$file" ;;
+test) IFS= read -r kept < "$file"; [ "$value" = "$kept" ] ;;
+esac
+`
+
+func (l *local) makeKeeper() error {
+	if err := os.Mkdir(filepath.Join(l.dir, "targets"), 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(l.dir, "keep"), []byte(keeper), 0o700)
+}
+
+// checkTargets: once no rotation is open, each target accepts the current value of its secret.
+func (l *local) checkTargets(t *testing.T) {
+	t.Helper()
+	v, err := l.openPrimary(t.Context(), 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.close()
+	checked := 0
+	for i := range dueNames {
+		kept, err := os.ReadFile(filepath.Join(l.dir, "targets", path.Base(dueName(i))))
+		if !hasRotator(i) || errors.Is(err, os.ErrNotExist) {
+			continue // it was not rotated yet
+		}
+		secret, err := v.Get(t.Context(), dueName(i), vault.GetOptions{})
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if checked++; string(secret.Value) != string(kept) {
+			t.Errorf("the target of %q does not have its current value", dueName(i))
+		}
+		secret.Wipe()
+	}
+	if checked == 0 {
+		t.Error("no rotation reached its target: this proves nothing")
+	}
+}
+
+// newDaemon writes a configuration with addresses that stay the same over restarts.
+func (l *local) newDaemon(node *localpg.Node, primaryURL string) (*daemon, error) {
+	base := filepath.Join(l.dir, "vaultd-"+node.Name())
+	var addresses [2]string
+	for i := range addresses {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		addresses[i] = listener.Addr().String()
+		defer listener.Close() // all are open at once, so that they differ
+	}
+	config := fmt.Sprintf("database_url = %q\nprimary_database_url = %q\nlisten = [%q]\nhealth_listen = %q\nkms_keys = [%q]\nallow = [\"127.0.0.0/8\"]\n"+
+		"rotation_workers = %d\nscan_interval = \"500ms\"\nlog_level = \"warn\"\nstate_dir = %q\naudit_spool = %q\nclaim_timeout = %q\n[exec_rotators]\nkeep = [%q, %q]\n",
+		node.URL(database, vaulttest.Daemon), primaryURL, addresses[0], addresses[1], l.KMSKeys[0], workers[node.Name()], base+".state", base+".spool", claimTimeout,
+		filepath.Join(l.dir, "keep"), filepath.Join(l.dir, "targets"))
+	d := &daemon{binary: filepath.Join(l.dir, "vaultd"), config: base + ".toml", log: base + ".log",
+		url: "http://" + addresses[0], health: "http://" + addresses[1]}
+	return d, os.WriteFile(d.config, []byte(config), 0o600)
+}
+
+func (l *local) startDaemons(ctx context.Context) error {
+	for _, d := range l.daemons {
+		if err := d.start(l.environment()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *daemon) start(environment []string) error {
+	log, err := os.OpenFile(d.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.command = exec.Command(d.binary, "--config", d.config)
+	d.command.Stdout, d.command.Stderr, d.command.Env = log, log, environment
+	if err := d.command.Start(); err != nil {
+		return err
+	}
+	exited, command := make(chan struct{}), d.command
+	d.exited = exited
+	go func() { _ = command.Wait(); close(exited) }()
+	return nil
+}
+
+func (d *daemon) signal(s syscall.Signal) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.command != nil {
+		_ = d.command.Process.Signal(s)
+	}
+}
+
+// kill ends it as a crash would and waits until it is gone.
+func (d *daemon) kill() {
+	d.signal(syscall.SIGKILL)
+	if d.command != nil {
+		<-d.exited
+	}
+}
+
+func (d *daemon) ready(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, d.health+"/readyz", nil)
+	if err != nil {
+		return false
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return false
+	}
+	response.Body.Close()
+	return response.StatusCode == http.StatusOK
+}
+
+// until asks until the answer is yes.
+func until(ctx context.Context, limit time.Duration, what string, yes func() (bool, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for {
+		ok, err := yes()
+		switch {
+		case ok:
+			return nil
+		case ctx.Err() != nil:
+			return fmt.Errorf("%s: not within %s: %w", what, limit, errors.Join(ctx.Err(), err))
+		}
+		wait(ctx, 25*time.Millisecond)
+	}
+}
+
+// healthy waits until the primary takes writes, both standbys have replayed all it has now, and every vaultd is ready.
+func (l *local) healthy(ctx context.Context) error {
+	err := until(ctx, patience, "the standbys follow", func() (bool, error) {
+		var behind bool
+		err := queryNode(ctx, l.servers.Primary(), &behind, `SELECT count(*) FILTER (WHERE state = 'streaming') < 2 FROM pg_stat_replication`)
+		return err == nil && !behind, err
+	})
+	if err != nil {
+		return err
+	}
+	lsn, err := l.servers.Primary().LSN(ctx)
+	if err != nil {
+		return err
+	}
+	for _, standby := range l.servers.Standbys() {
+		if err := standby.WaitReplay(ctx, lsn); err != nil {
+			return err
+		}
+	}
+	for name, d := range l.daemons {
+		if err := until(ctx, patience, "vaultd of "+name+" is ready", func() (bool, error) { return d.ready(ctx), nil }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// queryNode asks one node, as the superuser, over a connection of its own. The answer is one value.
+func queryNode(ctx context.Context, node *localpg.Node, into any, sql string, args ...any) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, node.URL(database, vaulttest.Superuser))
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	return conn.QueryRow(ctx, sql, args...).Scan(into)
+}
+
+func (l *local) remove() error {
+	for _, d := range l.daemons {
+		d.kill()
+	}
+	for _, p := range l.proxies {
+		p.Close()
+	}
+	if l.fake != nil {
+		l.fake.Close()
+	}
+	var errs []error
+	if l.servers != nil {
+		for _, node := range l.servers.Nodes() {
+			errs = append(errs, node.Kill())
+		}
+		for _, disk := range l.disks {
+			errs = append(errs, unix.Unmount(disk, 0))
+		}
+		errs = append(errs, l.servers.Remove())
+	}
+	return errors.Join(append(errs, os.RemoveAll(l.dir))...)
+}
+
+// lastWords are the ends of the logs.
+func (l *local) lastWords() string {
+	var b strings.Builder
+	show := func(file string) {
+		text, _ := os.ReadFile(file)
+		lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+		fmt.Fprintf(&b, "end of %s:\n%s\n", filepath.Base(file), strings.Join(lines[max(0, len(lines)-15):], "\n"))
+	}
+	for _, d := range l.daemons {
+		show(d.log)
+	}
+	if l.servers != nil {
+		for _, node := range l.servers.Nodes() {
+			show(node.LogFile())
+		}
+	}
+	return b.String()
+}

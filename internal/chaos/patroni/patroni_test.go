@@ -1,0 +1,136 @@
+package patroni
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hyperiondb/vault/internal/chaos"
+)
+
+// A switchover, the death of a leader and its return, while people and commands write, rotations fall due and clients
+// read: nothing acknowledged is lost, and the standbys answer throughout. Patroni decides who leads; nobody here helps it.
+func TestFailover(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // a bound; on a machine that has time it takes about one
+	defer cancel()
+	in := install(t, ctx)
+	s := &story{t: t, installed: in, ledger: &chaos.Ledger{}, timeline: &chaos.Timeline{}, start: time.Now()}
+	w := &chaos.Workload{Cluster: in.cluster(), Ledger: s.ledger, Timeline: s.timeline, Seed: 1, Writers: 3, CLIWriters: 1}
+	must(t, w.Prepare(ctx))
+	must(t, in.WaitReady(ctx))
+	working, stop := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := w.Run(working); err != nil {
+			t.Errorf("the workload: %v", err)
+		}
+	})
+	defer running.Wait()
+	defer stop()
+
+	s.goOn(ctx)
+	s.loseLeader(ctx, "switchover", in.Switchover)
+	s.goOn(ctx)
+	old := s.loseLeader(ctx, "leader and its Patroni killed", in.KillLeader)
+	s.goOn(ctx)
+	mended := s.timeline.Broken(old.Name)
+	must(t, old.Start())
+	s.step("the old leader is back", in.WaitReady(ctx))
+	mended()
+	s.goOn(ctx)
+
+	stop()
+	running.Wait()
+	s.judge(ctx, w.Cluster)
+}
+
+// story tells what happens, with the time at which it did.
+type story struct {
+	*installed
+	t        *testing.T
+	ledger   *chaos.Ledger
+	timeline *chaos.Timeline
+	start    time.Time
+}
+
+func (s *story) step(what string, err error) {
+	s.t.Helper()
+	if err != nil {
+		s.t.Fatalf("%s: %v", what, err)
+	}
+	s.t.Logf("%5.1f s: %s", time.Since(s.start).Seconds(), what)
+}
+
+// loseLeader has another member lead, and tells the timeline. The members left follow the new leader, for which Patroni may
+// start one anew, so what they show is judged again once all is well.
+func (s *story) loseLeader(ctx context.Context, kind string, lose func(context.Context) (old *Member, err error)) *Member {
+	s.t.Helper()
+	leader := s.Leader(ctx)
+	s.timeline.Fault(kind)
+	s.timeline.PrimaryDied(leader.Name)
+	old, err := lose(ctx)
+	s.step(kind, err)
+	if old != leader {
+		s.t.Fatalf("%s lost its leadership, not %s", old.Name, leader.Name)
+	}
+	s.timeline.Promoting(s.Leader(ctx).Name)
+	s.timeline.PrimaryBack()
+	for _, m := range s.Members {
+		defer s.timeline.Broken(m.Name)()
+	}
+	if s.running(old) {
+		s.step("ready", s.WaitReady(ctx))
+	}
+	return old
+}
+
+func (s *story) running(m *Member) bool { return m.patroni.running() }
+
+// goOn waits until writers of both kinds have been acknowledged and rotations completed, since now.
+func (s *story) goOn(ctx context.Context) {
+	s.t.Helper()
+	since, rotated := time.Now(), -1
+	s.step("writes and rotations go on", until(ctx, "writes and rotations go on", func() (bool, string) {
+		direct, byCommand := 0, 0
+		for _, w := range s.ledger.Writes() {
+			switch {
+			case w.Outcome != chaos.Acked || w.Called.Before(since):
+			case w.Client <= 3:
+				direct++
+			default:
+				byCommand++
+			}
+		}
+		leader := s.Leader(ctx)
+		if leader == nil {
+			return false, "no leader"
+		}
+		var done int
+		if err := leader.askIn(ctx, database, `SELECT count(*) FROM vault.rotation_jobs WHERE state = 'done'`, &done); err != nil {
+			return false, err.Error()
+		}
+		if rotated < 0 {
+			rotated = done
+		}
+		return direct >= 10 && byCommand >= 3 && done-rotated >= 2,
+			fmt.Sprintf("%d writes, %d by vaultctl through pgbouncer, %d rotations", direct, byCommand, done-rotated)
+	}))
+}
+
+func (s *story) judge(ctx context.Context, c chaos.Cluster) {
+	s.t.Helper()
+	report, err := chaos.Conclude(ctx, c, s.ledger, s.timeline)
+	must(s.t, err)
+	report.Title = fmt.Sprintf("Patroni, %s: 3 writers, 1 running vaultctl through pgbouncer, rotation workers beside 3 members", time.Since(s.start).Round(time.Second))
+	must(s.t, report.Print(os.Stdout))
+	v := report.Verdict
+	if len(v.Violations) > 0 {
+		s.t.Errorf("%d violations; the table shows them", len(v.Violations))
+	}
+	if v.Acked < 50 || v.Rotations < 5 || v.ReadsAll < 20 || len(report.Failovers) != 2 {
+		s.t.Error("too little was written, rotated or read, or leadership did not change twice: this proves nothing")
+	}
+}

@@ -1,0 +1,421 @@
+package chaos
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/hyperiondb/vault/internal/vault"
+)
+
+const (
+	namesAtOnce  = 3                // written in one epoch: fewer than writers, so that they meet
+	epoch        = 10 * time.Second // then other names are written, so that the history of one stays short enough to check
+	fixedNames   = 4                // written all along, and read on the standbys: they exist from the beginning
+	dueNames     = 12               // automatic secrets
+	callLimit    = 90 * time.Second // of one write or read; more than the product's own deadlines
+	pause        = 20 * time.Millisecond
+	pauseRefused = 150 * time.Millisecond // after a failure: a client that is told "unavailable" waits a little
+)
+
+// Workload keeps a vault busy.
+type Workload struct {
+	Cluster    Cluster
+	Ledger     *Ledger
+	Timeline   *Timeline
+	Seed       uint64
+	Writers    int      // in this process
+	CLIWriters int      // running vaultctl
+	Rotator    string   // a spec that every vaultd can carry out; "" = all new values are the vault's own affair
+	Crashes    []string // failpoints at which a vaultctl is killed now and then; none: it is built without
+
+	begun time.Time
+	due   sync.Mutex // two at once would move one due time twice
+}
+
+// Prepare makes the secrets that are there from the beginning. Whoever runs the cluster then waits until all nodes have them.
+func (w *Workload) Prepare(ctx context.Context) error {
+	v, err := w.Cluster.openPrimary(ctx, 2)
+	if err != nil {
+		return err
+	}
+	defer v.close()
+	for i := range fixedNames {
+		if r := w.put(ctx, v.Vault, 0, Write{Action: "put", Name: fixedName(i), Expect: 0}); r.Outcome != Acked {
+			return fmt.Errorf("preparing %q: %s: %s", r.Name, r.Outcome, r.Why)
+		}
+	}
+	for i := range dueNames {
+		if err := w.prepareDue(ctx, v.Vault, i); err != nil {
+			return fmt.Errorf("preparing %q: %w", dueName(i), err)
+		}
+	}
+	return nil
+}
+
+// prepareDue makes one automatic secret. Every fourth has the rotator.
+func (w *Workload) prepareDue(ctx context.Context, v *vault.Vault, i int) error {
+	generator, interval, value := "hex:32", time.Minute, newValue()
+	settings := vault.Settings{Generator: &generator, RotateEvery: &interval}
+	if hasRotator(i) && w.Rotator != "" {
+		settings.Rotator = &w.Rotator
+	}
+	made := Write{Action: "put", Name: dueName(i), Hash: sha256.Sum256(value), Outcome: Acked, Called: time.Now()}
+	receipt, err := v.Put(ctx, vault.PutRequest{Change: vault.Change{Token: w.Cluster.Token}, Name: made.Name, Value: value, Settings: settings})
+	if err != nil {
+		return err
+	}
+	made.Request, made.Version, made.Returned = receipt.RequestID, receipt.Version, time.Now()
+	w.Ledger.wrote(made)
+	return nil
+}
+
+func hasRotator(i int) bool { return i%4 == 0 }
+
+func fixedName(i int) string { return fmt.Sprintf("chaos/fixed/n%d", i) }
+func dueName(i int) string   { return fmt.Sprintf("chaos/due/n%d", i) }
+
+// epochName is one of the names written now.
+func (w *Workload) epochName(i int) string {
+	return fmt.Sprintf("chaos/epoch%d/n%d", time.Since(w.begun)/epoch, i)
+}
+
+// Run works until ctx ends, and returns when every call under way is over.
+func (w *Workload) Run(ctx context.Context) error {
+	w.begun = time.Now()
+	v, err := w.Cluster.openPrimary(ctx, 2*w.Writers)
+	if err != nil {
+		return err
+	}
+	defer v.close()
+	var running sync.WaitGroup
+	for i := range w.Writers {
+		running.Go(func() { w.write(ctx, i+1, v.Vault) })
+	}
+	for i := range w.CLIWriters {
+		running.Go(func() { w.writeCLI(ctx, w.Writers+i+1) })
+	}
+	for i, node := range w.Cluster.Nodes {
+		running.Go(func() { w.readNode(ctx, w.Writers+w.CLIWriters+i+1, node) })
+	}
+	running.Go(func() { w.makeDue(ctx) })
+	running.Wait()
+	return nil
+}
+
+// random gives each client its own choices, the same for a seed.
+func (w *Workload) random(client int) *rand.Rand {
+	return rand.New(rand.NewPCG(w.Seed, uint64(client)))
+}
+
+func wait(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+// write is one writer of this process: it reads a name on the primary, and puts after the version it saw, or whatever
+// there is, or rotates.
+func (w *Workload) write(ctx context.Context, client int, v *vault.Vault) {
+	random := w.random(client)
+	for ctx.Err() == nil {
+		next := Write{Action: "put", Name: w.epochName(random.IntN(namesAtOnce)), Expect: -1}
+		switch n := random.IntN(20); {
+		case n < 3:
+			next.Name = fixedName(random.IntN(fixedNames))
+		case n < 15:
+			version, ok := w.readPrimary(ctx, client, v, next.Name)
+			if !ok {
+				wait(ctx, pauseRefused)
+				continue
+			}
+			next.Expect = version
+		case n < 17:
+			next.Action = "rotate"
+		}
+		done := w.put(ctx, v, client, next)
+		if done.Outcome == Acked {
+			wait(ctx, pause)
+		} else {
+			wait(ctx, pauseRefused)
+		}
+	}
+}
+
+// put makes one write with a value that was never used before, and writes down what became of it. It is not given up when
+// ctx ends: the ledger wants an outcome.
+func (w *Workload) put(ctx context.Context, v *vault.Vault, client int, next Write) Write {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callLimit)
+	defer cancel()
+	value := newValue()
+	next.Client, next.Hash, next.Request, next.Called = client, sha256.Sum256(value), uuid.New(), time.Now()
+	change := vault.Change{Token: w.Cluster.Token, RequestID: next.Request}
+	var receipt vault.Receipt
+	var err error
+	if next.Action == "rotate" {
+		receipt, err = v.Rotate(ctx, vault.RotateRequest{Change: change, Name: next.Name, Value: value})
+	} else {
+		request := vault.PutRequest{Change: change, Name: next.Name, Value: value}
+		if next.Expect >= 0 {
+			request.CAS = &next.Expect
+		}
+		receipt, err = v.Put(ctx, request)
+	}
+	next.Returned = time.Now()
+	switch {
+	case err == nil:
+		next.Outcome, next.Version = Acked, receipt.Version
+	case errors.Is(err, vault.ErrOutcomeUnknown):
+		next.Outcome, next.Why = Unknown, err.Error()
+	default:
+		next.Outcome, next.Why = Failed, err.Error()
+	}
+	w.Ledger.wrote(next)
+	return next
+}
+
+// newValue is a value nobody else writes.
+func newValue() []byte { return []byte("chaos-" + uuid.NewString()) }
+
+// readPrimary reads the current version and writes the answer down.
+func (w *Workload) readPrimary(ctx context.Context, client int, v *vault.Vault, name string) (version int, ok bool) {
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	read := Read{Name: name, Client: client, Called: time.Now()}
+	secret, err := v.Get(ctx, name, vault.GetOptions{})
+	read.Returned = time.Now()
+	switch {
+	case errors.Is(err, vault.ErrNotFound):
+	case err != nil:
+		return 0, false // no answer says nothing
+	default:
+		defer secret.Wipe()
+		read.Version, read.Hash = secret.Version, sha256.Sum256(secret.Value)
+	}
+	w.Ledger.read(read)
+	return read.Version, true
+}
+
+// writeCLI is one writer that runs vaultctl. Some of them are killed: at a failpoint, or at any time.
+func (w *Workload) writeCLI(ctx context.Context, client int) {
+	random := w.random(client)
+	known := map[string]int{} // versions that vaultctl has named
+	for crash := 0; ctx.Err() == nil; {
+		next := Write{Action: "put", Client: client, Name: w.epochName(random.IntN(namesAtOnce)), Expect: -1}
+		if version, ok := known[next.Name]; ok && random.IntN(2) == 0 {
+			next.Expect = version
+		}
+		var failpoint string
+		var killAfter time.Duration
+		switch n := random.IntN(8); {
+		case n == 0 && len(w.Crashes) > 0:
+			failpoint = w.Crashes[crash%len(w.Crashes)]
+			crash++
+		case n == 1:
+			killAfter = time.Duration(10+random.IntN(60)) * time.Millisecond
+		}
+		done := w.putCLI(ctx, next, failpoint, killAfter)
+		if done.Outcome == Acked {
+			known[done.Name] = done.Version
+			wait(ctx, pause)
+		} else {
+			wait(ctx, pauseRefused)
+		}
+	}
+}
+
+// putCLI runs one vaultctl put and writes down what its exit code says.
+func (w *Workload) putCLI(ctx context.Context, next Write, failpoint string, killAfter time.Duration) Write {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*callLimit)
+	defer cancel()
+	value := newValue()
+	next.Hash, next.Called = sha256.Sum256(value), time.Now()
+	args := []string{"put", next.Name, "-", "-o", "json"}
+	if next.Expect >= 0 {
+		args = append(args, "--cas", strconv.Itoa(next.Expect))
+	}
+	command := exec.CommandContext(ctx, w.Cluster.Vaultctl, args...)
+	command.Env = slices.Clone(w.Cluster.VaultctlEnv)
+	if failpoint != "" {
+		command.Env = append(command.Env, "VAULT_FAILPOINT="+failpoint)
+	}
+	var out, talk bytes.Buffer
+	command.Stdin, command.Stdout, command.Stderr = bytes.NewReader(value), &out, &talk
+	err := command.Start()
+	if err == nil {
+		if killAfter > 0 {
+			timer := time.AfterFunc(killAfter, func() { _ = command.Process.Kill() })
+			defer timer.Stop()
+		}
+		err = command.Wait()
+	}
+	next.Returned = time.Now()
+	next.Outcome = cliOutcome(command, err)
+	switch {
+	case next.Outcome == Acked:
+		var receipt vault.Receipt
+		if err := json.Unmarshal(out.Bytes(), &receipt); err != nil {
+			next.Outcome, next.Why = Unknown, "vaultctl said it was done and did not say what"
+			break
+		}
+		next.Version, next.Request = receipt.Version, receipt.RequestID
+	case killed(command) && failpoint != "":
+		w.Timeline.Fault("vaultctl dies at " + failpoint)
+	case killed(command):
+		w.Timeline.Fault("vaultctl killed")
+	}
+	if next.Outcome != Acked && next.Why == "" {
+		next.Why = strings.TrimSpace(talk.String())
+	}
+	w.Ledger.wrote(next)
+	return next
+}
+
+// cliOutcome reads the exit code as its users do: 0 done, 7 unknown, all others not done. A vaultctl that was killed, or
+// never began, told nobody anything.
+func cliOutcome(command *exec.Cmd, err error) Outcome {
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return Acked
+	case !errors.As(err, &exit) || killed(command) || exit.ExitCode() == 7:
+		return Unknown
+	default:
+		return Failed
+	}
+}
+
+func killed(command *exec.Cmd) bool {
+	if command.ProcessState == nil {
+		return false
+	}
+	status, ok := command.ProcessState.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled()
+}
+
+// readNode reads through one node's vaultd, whatever the node is just now, all the time.
+func (w *Workload) readNode(ctx context.Context, client int, node Node) {
+	random := w.random(client)
+	browser := &http.Client{Timeout: callLimit}
+	defer browser.CloseIdleConnections()
+	for ctx.Err() == nil {
+		name := dueName(random.IntN(dueNames))
+		if random.IntN(2) == 0 {
+			name = fixedName(random.IntN(fixedNames))
+		}
+		read := Read{Node: node.Name, Name: name, Client: client, Called: time.Now()}
+		err := ask(ctx, browser, node.DaemonURL+"/v1/secrets/"+name, &read)
+		read.Returned = time.Now()
+		if ctx.Err() != nil {
+			return // cut off by ourselves
+		}
+		attempt := Attempt{Node: node.Name, Called: read.Called, Returned: read.Returned}
+		if err != nil {
+			attempt.Err = err.Error()
+		} else {
+			w.Ledger.read(read)
+		}
+		w.Ledger.attempted(attempt)
+		wait(ctx, pause)
+	}
+}
+
+// ask does one GET and fills in what was read.
+func ask(ctx context.Context, browser *http.Client, url string, into *Read) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	response, err := browser.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
+	if err != nil {
+		return err
+	}
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("status %d: %s", response.StatusCode, bytes.TrimSpace(body))
+	}
+	var secret struct {
+		Version         int
+		Value, Encoding string
+	}
+	if err := json.Unmarshal(body, &secret); err != nil {
+		return err
+	}
+	value := []byte(secret.Value)
+	if secret.Encoding == "base64" {
+		if value, err = base64.StdEncoding.DecodeString(secret.Value); err != nil {
+			return err
+		}
+	}
+	into.Version, into.Hash = secret.Version, sha256.Sum256(value)
+	return nil
+}
+
+// makeDue moves the due time of automatic secrets that are not due to now, as the minute that an interval takes at least
+// would. What the database has acknowledged is a due time the oracle knows.
+func (w *Workload) makeDue(ctx context.Context) {
+	for ctx.Err() == nil {
+		if err := w.MakeDue(ctx, 2); err != nil {
+			wait(ctx, pauseRefused)
+		}
+		wait(ctx, 300*time.Millisecond)
+	}
+}
+
+// MakeDue makes up to n secrets due that are neither due nor being rotated.
+func (w *Workload) MakeDue(ctx context.Context, n int) error {
+	w.due.Lock()
+	defer w.due.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, w.Cluster.SuperuserURL)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	rows, err := conn.Query(ctx, `UPDATE vault.secrets s SET next_rotation_at = clock_timestamp() FROM (
+			SELECT id FROM vault.secrets WHERE next_rotation_at > clock_timestamp() AND name ^@ 'chaos/due/'
+			  AND NOT EXISTS (SELECT FROM vault.rotation_jobs j WHERE j.secret_id = secrets.id AND j.state IN ('queued', 'claimed'))
+			ORDER BY rotated_at LIMIT $1 FOR UPDATE SKIP LOCKED) AS picked
+		WHERE s.id = picked.id RETURNING s.name, s.next_rotation_at`, n)
+	if err != nil {
+		return err
+	}
+	var moved []Due
+	for rows.Next() {
+		var d Due
+		if err := rows.Scan(&d.Name, &d.At); err != nil {
+			return err
+		}
+		moved = append(moved, d)
+	}
+	if err := rows.Err(); err != nil {
+		return err
+	}
+	for _, d := range moved {
+		w.Ledger.due(d)
+	}
+	return nil
+}

@@ -1,0 +1,19 @@
+package db
+
+import (
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// setUserTimeout bounds how long sent bytes may go unacknowledged; by itself Linux repeats them for a quarter of an hour.
+func setUserTimeout(network, _ string, conn syscall.RawConn) error {
+	if !strings.HasPrefix(network, "tcp") {
+		return nil
+	}
+	return conn.Control(func(fd uintptr) {
+		// A kernel that refuses leaves us with the keepalive and the deadlines.
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout.Milliseconds()))
+	})
+}

@@ -1,0 +1,156 @@
+package db
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"net"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Examination is what one connection tells of itself and of its server. Nothing in it needs a vault to be there.
+type Examination struct {
+	Host       string
+	Hosts      int  // that the connection string names
+	Local      bool // a unix socket or loopback
+	Encrypted  bool
+	Verified   bool // the server's certificate was
+	Pooled     bool // something between us and the server hands out its sessions
+	Role       string
+	Version    int // 180001
+	Recovering bool
+	Skew       time.Duration // the server's clock less ours, less half of the time it took to ask
+	Schema     MigrationState
+
+	// Of a vault whose schema fits.
+	TooPowerful string // why the role could step around the vault; "" = it cannot
+	BeatAt      *time.Time
+	BeatAge     time.Duration // by the server's clock
+}
+
+// Oldest and newest PostgreSQL that the vault is tested with.
+const (
+	OldestServer = oldestServer / 10000
+	NewestServer = 18
+)
+
+// Examine connects to a node, or to the primary, by itself: what is wrong is often what keeps a pool from connecting.
+func Examine(ctx context.Context, o Options, primary bool) (Examination, error) {
+	config, err := pgx.ParseConfig(o.URL)
+	if err != nil {
+		return Examination{}, newError(ErrInvalid, "reading the connection string: %s", redact(err))
+	}
+	if err := prepare(config, o); err != nil {
+		return Examination{}, err
+	}
+	if primary {
+		config.ValidateConnect = o.Fence.admit
+	}
+	ctx, cancel := context.WithTimeout(ctx, connectLimit(config)+statementTimeout)
+	defer cancel()
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return Examination{}, classify(err)
+	}
+	defer func() {
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		_ = conn.Close(closing) // it has told all it knows
+	}()
+	e, err := examine(ctx, conn)
+	e.Hosts = len(hosts(config))
+	return e, err
+}
+
+func examine(ctx context.Context, conn *pgx.Conn) (Examination, error) {
+	var e Examination
+	e.examineLine(conn)
+	asked := time.Now()
+	var clock time.Time
+	var pid uint32
+	err := conn.QueryRow(ctx, `SELECT clock_timestamp(), pg_backend_pid(), session_user::text, current_setting('server_version_num')::int, pg_is_in_recovery()`,
+		pgx.QueryExecModeExec).Scan(&clock, &pid, &e.Role, &e.Version, &e.Recovering)
+	if err != nil {
+		return e, classify(err)
+	}
+	e.Skew = clock.Sub(asked.Add(time.Since(asked) / 2))
+	e.Pooled = pid != conn.PgConn().PID()
+	if e.Schema, err = migrationState(ctx, conn); err != nil || e.Schema.Have != e.Schema.Want {
+		return e, err
+	}
+	var tooPowerful *string
+	if err := conn.QueryRow(ctx, `SELECT vault._too_powerful(session_user)`, pgx.QueryExecModeExec).Scan(&tooPowerful); err != nil {
+		return e, classify(err)
+	}
+	e.TooPowerful = deref(tooPowerful)
+	var age *float64
+	err = conn.QueryRow(ctx, `SELECT max(at), extract(epoch FROM clock_timestamp() - max(at))::float8 FROM vault.heartbeat`, pgx.QueryExecModeExec).
+		Scan(&e.BeatAt, &age)
+	e.BeatAge = time.Duration(deref(age) * float64(time.Second))
+	return e, classify(err)
+}
+
+// examineLine looks at the way to the server.
+func (e *Examination) examineLine(conn *pgx.Conn) {
+	line := conn.PgConn().Conn()
+	e.Host = line.RemoteAddr().String()
+	if e.Host == "" || e.Host == "@" {
+		e.Host = conn.Config().Host
+	}
+	e.Local = line.RemoteAddr().Network() == "unix"
+	if host, _, err := net.SplitHostPort(e.Host); err == nil {
+		e.Local = net.ParseIP(host).IsLoopback()
+	}
+	secured, ok := line.(*tls.Conn)
+	e.Encrypted = ok
+	if ok {
+		e.Verified = len(secured.ConnectionState().VerifiedChains) > 0 || verifiesItself(conn.Config())
+	}
+}
+
+// verifiesItself: sslmode=verify-ca checks the chain by a function of its own, as no name is to be compared.
+func verifiesItself(c *pgx.ConnConfig) bool {
+	var check func([][]byte, [][]*x509.Certificate) error
+	if c.TLSConfig != nil {
+		check = c.TLSConfig.VerifyPeerCertificate
+	}
+	return check != nil
+}
+
+// Replica is a standby as its primary sees it. Without pg_read_all_stats for vault_owner all but the fact is nil.
+type Replica struct {
+	Name       *string
+	State      *string
+	SyncState  *string
+	LagBytes   *int64
+	LagSeconds *float64 // nil also when it has nothing to replay
+}
+
+// Replicas lists the standbys that stream from the primary.
+func (w *Writer) Replicas(ctx context.Context) ([]Replica, error) {
+	return collect(ctx, w.pool, func(row pgx.CollectableRow) (Replica, error) {
+		var r Replica
+		err := row.Scan(&r.Name, &r.State, &r.SyncState, &r.LagBytes, &r.LagSeconds)
+		return r, err
+	}, `SELECT standby, state, sync_state, lag_bytes, lag_seconds FROM vault.replication()`)
+}
+
+// Status asks the primary for its state.
+func (w *Writer) Status(ctx context.Context) (Status, error) {
+	var s Status
+	err := w.pool.QueryRow(ctx, `SELECT vault.status()`).Scan(&s)
+	return s, classify(err)
+}
+
+// NewestName is the live secret with the newest current version; "" if this role sees none.
+func (r *Reader) NewestName(ctx context.Context) (string, error) {
+	names, err := collect(ctx, r.pool, pgx.RowTo[string], `SELECT s.name FROM vault.secrets s
+		JOIN vault.secret_versions v ON v.secret_id = s.id AND v.version = s.current_version
+		WHERE s.deleted_at IS NULL ORDER BY v.created_at DESC LIMIT 1`)
+	if err != nil || len(names) == 0 {
+		return "", err
+	}
+	return names[0], nil
+}

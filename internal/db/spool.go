@@ -1,0 +1,133 @@
+package db
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+)
+
+// ShippedReads are records of one spool that follow one another.
+type ShippedReads struct {
+	Node    string
+	Boot    uuid.UUID
+	First   uint64
+	Lost    bool // what is between the primary's next number and First
+	Records []ShippedRead
+}
+
+// ShippedRead is an event as JSON, and the hash of the record before.
+type ShippedRead struct {
+	Previous [32]byte
+	Event    []byte
+}
+
+// SpoolPosition is how far the primary has a spool's records.
+type SpoolPosition struct {
+	Committed
+	Next uint64 `json:"next_seq"`
+	Last string `json:"last_hash"` // hex; "" before the first
+	Gaps uint64 `json:"gaps"`
+}
+
+// MarshalJSON spells a batch as vault.ship_reads wants it. The event travels as text: its hash is over the bytes.
+func (s ShippedReads) MarshalJSON() ([]byte, error) {
+	type record struct {
+		Previous string `json:"previous"`
+		Event    string `json:"event"`
+	}
+	records := make([]record, len(s.Records))
+	for i, r := range s.Records {
+		records[i] = record{hex.EncodeToString(r.Previous[:]), string(r.Event)}
+	}
+	return json.Marshal(struct {
+		Lost    bool     `json:"lost"`
+		Records []record `json:"records"`
+	}{s.Lost, records})
+}
+
+func (w *Writer) forRecords() *Writer {
+	r := *w
+	r.recording = true
+	return &r
+}
+
+// ShipReads puts records on the audit log, each once, and says how far it has them then. Without records it only says so.
+func (w *Writer) ShipReads(ctx context.Context, s ShippedReads) (SpoolPosition, error) {
+	const sql = `SELECT vault.ship_reads($1, $2, $3, $4)`
+	if len(s.Records) == 0 {
+		var p SpoolPosition
+		err := w.pool.QueryRow(ctx, sql, s.Node, s.Boot, 0, "{}").Scan(&p)
+		return p, classify(err)
+	}
+	batch, err := json.Marshal(s)
+	if err != nil {
+		return SpoolPosition{}, err
+	}
+	return change[SpoolPosition](ctx, w.forRecords(), nil, refusal{}, sql, s.Node, s.Boot, s.First, string(batch))
+}
+
+// ReadRecord is a read by somebody who connects to the database himself.
+type ReadRecord struct {
+	Action  string // read or verify
+	Secret  string
+	Version int // 0 = none
+	Outcome string
+	Request uuid.UUID
+	Detail  map[string]any
+}
+
+type recorded bool
+
+func (*recorded) committedAt(string) {}
+
+// RecordRead puts a read on the audit log.
+func (w *Writer) RecordRead(ctx context.Context, r ReadRecord) error {
+	detail, err := json.Marshal(r.Detail)
+	if err != nil {
+		return err
+	}
+	if r.Detail == nil {
+		detail = []byte("{}")
+	}
+	var version *int
+	if r.Version != 0 {
+		version = &r.Version
+	}
+	_, err = change[recorded](ctx, w.forRecords(), nil, refusal{}, `SELECT vault.record_read($1, $2, $3, $4, $5, $6)`,
+		r.Action, r.Secret, version, r.Outcome, r.Request, string(detail))
+	return err
+}
+
+// GraceUse is one who presented a version in its grace; without an Actor, that nobody did.
+type GraceUse struct {
+	Secret    string
+	Version   int
+	ExpiresAt time.Time
+	Actor     string
+	Client    string
+	Presented int64
+	FirstAt   *time.Time
+	LastAt    *time.Time
+}
+
+// GraceReport lists the versions in grace of one secret, or of those under a prefix, and who has presented them since some
+// time. It takes a role in vault_service and vault_auditor.
+func (r *Reader) GraceReport(ctx context.Context, name string, exact bool, since time.Time) ([]GraceUse, error) {
+	return collect(ctx, r.pool, func(row pgx.CollectableRow) (GraceUse, error) {
+		var g GraceUse
+		err := row.Scan(&g.Secret, &g.Version, &g.ExpiresAt, &g.Actor, &g.Client, &g.Presented, &g.FirstAt, &g.LastAt)
+		return g, err
+	}, `SELECT secret, version, expires_at, coalesce(actor, ''), coalesce(host(client), ''), coalesce(presented, 0), first_at, last_at
+		FROM vault.grace_report($1, $2, $3)`, name, exact, since)
+}
+
+// NodeName is what the node calls itself (cluster_name); "" if it does not.
+func (r *Reader) NodeName(ctx context.Context) (string, error) {
+	var name string
+	err := r.pool.QueryRow(ctx, `SELECT current_setting('cluster_name')`).Scan(&name)
+	return name, classify(err)
+}

@@ -1,0 +1,48 @@
+package httpapi
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/hyperiondb/vault/internal/vault"
+)
+
+const minLSNHeader = "X-Vault-Min-LSN"
+
+// node is what the local node has to be before it is read.
+type node struct {
+	await  func(ctx context.Context, position vault.LSN, atMost time.Duration) error
+	atMost time.Duration
+	fresh  func() error // nil: however far it is behind
+}
+
+// about reads how far the request wants the node to be.
+func (q *request) about(n *node) error {
+	q.node = n
+	headers := q.http.Header.Values(minLSNHeader)
+	if len(headers) == 0 {
+		return nil
+	}
+	if len(headers) > 1 {
+		return badRequest(minLSNHeader + " is given twice")
+	}
+	var err error
+	if q.minLSN, err = vault.ParseLSN(headers[0]); err != nil {
+		return badRequest(fmt.Sprintf("%s: %s", minLSNHeader, err))
+	}
+	return nil
+}
+
+// caughtUp is called right before the node is read. Without the header it asks nobody.
+func (q *request) caughtUp(ctx context.Context) error {
+	if q.minLSN > 0 {
+		if err := q.node.await(ctx, q.minLSN, q.node.atMost); err != nil {
+			return err
+		}
+	}
+	if q.node != nil && q.node.fresh != nil {
+		return q.node.fresh()
+	}
+	return nil
+}

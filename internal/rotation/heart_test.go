@@ -1,0 +1,105 @@
+package rotation_test
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/hyperiondb/vault/internal/db"
+	"github.com/hyperiondb/vault/internal/rotation"
+	"github.com/hyperiondb/vault/internal/vault"
+	"github.com/hyperiondb/vault/internal/vaulttest"
+)
+
+// journal is a log that can be read while it is written.
+type journal struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (j *journal) Write(p []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.Write(p)
+}
+
+func (j *journal) String() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.String()
+}
+
+// A heart beside each node: the primary's beats, the standby's is still. When its database refuses it, it says so once, and
+// once that it is back; when it stops, nothing of it stays behind.
+func TestHeart(t *testing.T) {
+	before := goleak.IgnoreCurrent()
+	store := vaulttest.New(t)
+	store.MustReplay(t)
+	reader, err := db.NewReader(t.Context(), db.Options{URL: store.StandbyURL(vaulttest.Daemon)})
+	must(t, err)
+	writer, err := db.NewWriter(t.Context(), db.Options{URL: store.URL(vaulttest.Daemon)})
+	must(t, err)
+	standby := vault.New(vault.Options{Reader: reader, Writer: writer})
+	if primary, err := standby.Beat(t.Context()); primary || err != nil {
+		t.Fatalf("beside a standby: got %v, %v, want nothing done", primary, err)
+	}
+	if got := store.MustQuery(t, `SELECT count(*) FROM vault.heartbeat`); got != "0" {
+		t.Fatalf("got %s heartbeats from beside a standby, want none", got)
+	}
+	reader.Close()
+	writer.Close()
+
+	v, closeVault := open(t, store, vaulttest.Daemon, nil)
+	ctx, stop := context.WithCancel(t.Context())
+	var log journal
+	heart := &rotation.Heart{Vault: v, Interval: 20 * time.Millisecond, Log: slog.New(slog.NewTextHandler(&log, nil))}
+	var running sync.WaitGroup
+	running.Go(func() { heart.Run(ctx) })
+	waitUntil(t, store, `SELECT count(*) FROM vault.heartbeat WHERE at > clock_timestamp() - interval '10 seconds'`, "1")
+	at := store.MustQuery(t, `SELECT at FROM vault.heartbeat`)
+	waitUntil(t, store, `SELECT at > '`+at+`' FROM vault.heartbeat`, "true")
+
+	store.MustExec(t, `REVOKE EXECUTE ON FUNCTION vault.beat() FROM vault_worker`)
+	logged := func(what string) {
+		t.Helper()
+		deadline := time.Now().Add(time.Minute)
+		for !strings.Contains(log.String(), what) {
+			if time.Now().After(deadline) {
+				t.Fatalf("the log never says %q: %s", what, &log)
+			}
+			time.Sleep(5 * time.Millisecond) // between two looks
+		}
+	}
+	logged("the heartbeat fails")
+	store.MustExec(t, `GRANT EXECUTE ON FUNCTION vault.beat() TO vault_worker`)
+	logged("the heartbeat is back")
+	if n := strings.Count(log.String(), "\n"); n != 2 {
+		t.Errorf("got %d lines in the log, want 2:\n%s", n, &log)
+	}
+	stop()
+	running.Wait()
+	closeVault()
+	goleak.VerifyNone(t, before)
+}
+
+// A beat waits for no standby: with the synchronous one away it still tells that the primary is there.
+func TestHeartWithoutItsSynchronousStandby(t *testing.T) {
+	store := vaulttest.Own(t)
+	store.MustExec(t, `ALTER SYSTEM SET synchronous_standby_names = 'nobody'`, `SELECT pg_reload_conf()`)
+	waitUntil(t, store, `SELECT current_setting('synchronous_standby_names')`, "nobody")
+	v, closeVault := open(t, store, vaulttest.Daemon, nil)
+	defer closeVault()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	primary, err := v.Beat(ctx)
+	must(t, err)
+	if !primary {
+		t.Error("the primary did not beat")
+	}
+}

@@ -1,0 +1,275 @@
+package vault_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/hyperiondb/vault/internal/audit/seal"
+	"github.com/hyperiondb/vault/internal/db"
+	"github.com/hyperiondb/vault/internal/vault"
+	"github.com/hyperiondb/vault/internal/vaulttest"
+)
+
+// sealing is a vault with its sealer, and an auditor who verifies.
+type sealing struct {
+	t       testing.TB
+	store   *vaulttest.Store
+	key     *seal.Key
+	daemon  *vault.Vault
+	auditor *vault.Vault
+}
+
+func newSealing(t testing.TB, store *vaulttest.Store) *sealing {
+	t.Helper()
+	key, err := seal.NewKey([]byte("a seed of the test suite, 32 B.."))
+	must(t, err)
+	return &sealing{t: t, store: store, key: key, daemon: openAs(t, store, vaulttest.Daemon), auditor: openAs(t, store, vaulttest.Operator)}
+}
+
+func openAs(t testing.TB, store *vaulttest.Store, role string) *vault.Vault {
+	t.Helper()
+	reader, err := db.NewReader(t.Context(), db.Options{URL: store.URL(role)})
+	must(t, err)
+	writer, err := db.NewWriter(t.Context(), db.Options{URL: store.URL(role)})
+	must(t, err)
+	t.Cleanup(func() { reader.Close(); writer.Close() })
+	return vault.New(vault.Options{Reader: reader, Writer: writer})
+}
+
+// write puts rows into the log, each in a transaction of its own.
+func (s *sealing) write(n int) {
+	s.t.Helper()
+	for range n {
+		s.store.MustExec(s.t, `INSERT INTO vault.audit_log (actor, action, secret, version, client, request_id, detail)
+			VALUES ('token:root', 'put', 'app/x', 1, '10.0.0.1', gen_random_uuid(), '{"b": 1.50, "a": "<é>", "c": [true, null]}')`)
+	}
+}
+
+// seal seals everything that has closed and returns the number of rows.
+func (s *sealing) seal() int {
+	s.t.Helper()
+	total := 0
+	for {
+		n, err := s.daemon.SealAudit(s.t.Context(), 1000, func(w seal.Window) ([]seal.Seal, error) { return w.Seal(s.key) })
+		must(s.t, err)
+		if n == 0 {
+			return total
+		}
+		total += n
+	}
+}
+
+func (s *sealing) verify(o seal.Options) (seal.Report, error) {
+	if o.Keys == nil {
+		o.Keys = []seal.PublicKey{s.key.Public()}
+	}
+	return seal.Verify(s.t.Context(), s.auditor.AuditSource(time.Time{}), o)
+}
+
+func (s *sealing) mustVerify(o seal.Options) seal.Report {
+	s.t.Helper()
+	report, err := s.verify(o)
+	must(s.t, err)
+	return report
+}
+
+// wantFault: the words name the row or seal.
+func wantFault(t testing.TB, what string, err error, words string) {
+	t.Helper()
+	if !errors.Is(err, seal.ErrTampered) || !strings.Contains(err.Error(), words) {
+		t.Errorf("%s: got %v, want a fault: %s", what, err, words)
+	}
+}
+
+func (s *sealing) mustInt(sql string) int64 {
+	s.t.Helper()
+	var n int64
+	_, err := fmt.Sscan(s.store.MustQuery(s.t, sql), &n)
+	must(s.t, err)
+	return n
+}
+
+// unlock lets the superuser at the log: what he can always do.
+const unlock = `ALTER TABLE vault.audit_log DISABLE TRIGGER ALL; ALTER TABLE vault.audit_seals DISABLE TRIGGER ALL; ALTER TABLE vault.audit_prunes DISABLE TRIGGER ALL`
+
+// Everything a superuser may do to the sealed log is found and named.
+func TestTamperingIsFound(t *testing.T) {
+	s := newSealing(t, vaulttest.New(t))
+	s.write(3)
+	s.store.MustExec(t, `SELECT vault.supervise()`) // the rows move into their month
+	if got := s.store.MustQuery(t, `SELECT count(*) FROM vault.audit_log_default`); got != "0" {
+		t.Fatalf("%s rows are in no month", got)
+	}
+	s.seal()
+	s.write(4)
+	s.seal()
+	s.write(5)
+	s.seal()
+	s.write(2)
+	report := s.mustVerify(seal.Options{})
+	if report.Seals != 3 || report.Unsealed != 2 || report.Rows < 12 || !report.Trusted {
+		t.Fatalf("got %+v", report)
+	}
+	var copies []seal.Seal
+	for c, err := range s.auditor.AuditSource(time.Time{}).Seals(t.Context()) {
+		must(t, err)
+		copies = append(copies, c)
+	}
+	s.mustVerify(seal.Options{Copies: copies})
+	s.store.MustExec(t, unlock, `CREATE TABLE public.log AS SELECT * FROM vault.audit_log; CREATE TABLE public.seals AS SELECT * FROM vault.audit_seals`)
+	heal := `DELETE FROM vault.audit_log; INSERT INTO vault.audit_log SELECT * FROM public.log; DELETE FROM vault.audit_seals; INSERT INTO vault.audit_seals SELECT * FROM public.seals`
+
+	first, last := s.mustInt(`SELECT first_id FROM vault.audit_seals WHERE id = 2`), s.mustInt(`SELECT last_id FROM vault.audit_seals WHERE id = 2`)
+	row := first + 1
+	changed := fmt.Sprintf("row %d was changed after it was sealed (seal 2,", row)
+	edit := func(set string) string { return fmt.Sprintf(`UPDATE vault.audit_log SET %s WHERE id = %d`, set, row) }
+	for _, test := range []struct{ what, sql, words string }{
+		{"at", edit(`at = at + interval '1 microsecond'`), changed},
+		{"recorded_at", edit(`recorded_at = recorded_at - interval '1 microsecond'`), changed},
+		{"actor", edit(`actor = 'token:somebody'`), changed},
+		{"db_role", edit(`db_role = 'other'`), changed},
+		{"client", edit(`client = '10.0.0.2'`), changed},
+		{"client's prefix", edit(`client = '10.0.0.1/24'`), changed},
+		{"no client", edit(`client = NULL`), changed},
+		{"node", edit(`node = coalesce(node, '') || 'x'`), changed},
+		{"action", edit(`action = 'verify'`), changed},
+		{"secret", edit(`secret = 'app/y'`), changed},
+		{"an empty secret", edit(`secret = ''`), changed},
+		{"no secret", edit(`secret = NULL`), changed},
+		{"version", edit(`version = 2`), changed},
+		{"outcome", edit(`outcome = 'denied'`), changed},
+		{"request_id", edit(`request_id = gen_random_uuid()`), changed},
+		{"detail", edit(`detail = detail || '{"d": 1}'`), changed},
+		{"a number in detail", edit(`detail = jsonb_set(detail, '{b}', '1.5')`), changed},
+		{"a text moved from one column to the next", edit(`action = 'pu', secret = 'tapp/x'`), changed},
+		{"id", edit(`id = 1000000`), "row 1000000 was changed after it was sealed (seal 2,"},
+		{"tx", edit(`tx = (SELECT to_tx FROM vault.audit_seals WHERE id = 3)`), "rows of seal 2"},
+		{"system_id", edit(`system_id = 7`), "rows of seal 2"},
+		{"moved to another month", edit(`at = at - interval '70 days'`), fmt.Sprintf("row %d is in no seal", row)},
+		{"deleted", fmt.Sprintf(`DELETE FROM vault.audit_log WHERE id = %d`, row), fmt.Sprintf("1 of the 4 rows of seal 2, month %s, rows %d to %d are gone: the first of them after row %d",
+			time.Now().UTC().Format("2006-01"), first, last, first)},
+		{"the first deleted", fmt.Sprintf(`DELETE FROM vault.audit_log WHERE id = %d`, first), fmt.Sprintf("are gone: the first, row %d", first)},
+		{"the last deleted", fmt.Sprintf(`DELETE FROM vault.audit_log WHERE id = %d`, last), fmt.Sprintf("1 of the 4 rows of seal 2, month %s, rows %d to %d are gone", time.Now().UTC().Format("2006-01"), first, last)},
+		{"a seal's rows deleted", fmt.Sprintf(`DELETE FROM vault.audit_log WHERE id BETWEEN %d AND %d`, first, last), "4 of the 4 rows of seal 2"},
+		{"inserted", fmt.Sprintf(`INSERT INTO vault.audit_log (id, tx, actor, action) SELECT 1000000, tx, 'token:root', 'put' FROM vault.audit_log WHERE id = %d`, row),
+			"row 1000000 was not there when its time was sealed (seal 2,"},
+		{"inserted twice", fmt.Sprintf(`INSERT INTO vault.audit_log (id, tx, at, recorded_at, actor, action) SELECT id, tx, at - interval '1 second', recorded_at, actor, action FROM vault.audit_log WHERE id = %d`, row),
+			fmt.Sprintf("row %d", row)},
+		{"inserted into a month without seals", fmt.Sprintf(`INSERT INTO vault.audit_log (id, tx, at, actor, action) SELECT 1000000, tx, '2020-02-02', 'token:root', 'put' FROM vault.audit_log WHERE id = %d`, row),
+			"row 1000000 is in no seal"},
+		{"reordered", fmt.Sprintf(`UPDATE vault.audit_log l SET tx = o.tx FROM vault.audit_log o WHERE l.id IN (%[1]d, %[2]d) AND o.id IN (%[1]d, %[2]d) AND o.id <> l.id`, first+1, first+2),
+			"was changed after it was sealed (seal 2,"},
+		{"contents exchanged", fmt.Sprintf(`UPDATE vault.audit_log l SET request_id = o.request_id FROM vault.audit_log o WHERE l.id IN (%[1]d, %[2]d) AND o.id IN (%[1]d, %[2]d) AND o.id <> l.id`, first+1, first+2), changed},
+
+		{"a seal's count", `UPDATE vault.audit_seals SET rows = 3, marks = substr(marks, 1, 12) WHERE id = 2`, "seal 2 was changed"},
+		{"a seal's root", `UPDATE vault.audit_seals SET root = sha256('') WHERE id = 2`, "seal 2 was changed"},
+		{"a seal's time", `UPDATE vault.audit_seals SET sealed_at = sealed_at + interval '1 day' WHERE id = 2`, "seal 2 was changed"},
+		{"a seal's key", `UPDATE vault.audit_seals SET key_id = 'ed25519:' || repeat('A', 43) WHERE id = 2`, "seal 2 was changed"},
+		{"a seal's hash", `UPDATE vault.audit_seals SET hash = sha256('x') WHERE id = 2`, "seal 2 was changed"},
+		{"a seal's signature", `UPDATE vault.audit_seals SET signature = decode(repeat('00', 64), 'hex') WHERE id = 2`, "the signature of seal 2 is not by the key"},
+		{"a seal's signature of another", `UPDATE vault.audit_seals SET signature = (SELECT signature FROM vault.audit_seals WHERE id = 1) WHERE id = 2`, "the signature of seal 2"},
+		{"a seal's window", `UPDATE vault.audit_seals SET to_tx = (SELECT to_tx FROM vault.audit_seals WHERE id = 3) WHERE id = 2`, "seal 2 was changed"},
+		{"a seal and its rows", fmt.Sprintf(`DELETE FROM vault.audit_seals WHERE id = 2; DELETE FROM vault.audit_log WHERE id BETWEEN %d AND %d`, first, last), "seal 2 is missing"},
+		{"the first seal", `DELETE FROM vault.audit_seals WHERE id = 1`, "seal 1 is missing"},
+		{"seals exchanged", `UPDATE vault.audit_seals SET id = 5 - id + 100 WHERE id IN (2, 3); UPDATE vault.audit_seals SET id = id - 100 WHERE id > 100`, "seal 2 was changed"},
+		{"another vault's chain", `UPDATE vault.config SET cluster_id = gen_random_uuid()`, "another vault's seal"},
+	} {
+		id := s.store.MustQuery(t, `SELECT cluster_id FROM vault.config`)
+		s.store.MustExec(t, test.sql)
+		_, err := s.verify(seal.Options{})
+		wantFault(t, test.what, err, test.words)
+		s.store.MustExec(t, heal, fmt.Sprintf(`UPDATE vault.config SET cluster_id = '%s'`, id))
+	}
+	s.mustVerify(seal.Options{})
+
+	// Marks are no evidence: with them spoilt the seal is still named.
+	s.store.MustExec(t, edit(`actor = 'token:somebody'`), `UPDATE vault.audit_seals SET marks = decode(repeat('00', 4 * rows::int), 'hex')`)
+	_, err := s.verify(seal.Options{})
+	wantFault(t, "spoilt marks", err, "seal 2")
+	s.store.MustExec(t, heal)
+
+	other, err := seal.NewKey(make([]byte, 32))
+	must(t, err)
+	_, err = s.verify(seal.Options{Keys: []seal.PublicKey{other.Public()}})
+	wantFault(t, "another key", err, "seal 1 is signed by "+s.key.Public().String())
+
+	// Whoever drops the newest seals and their rows leaves a log that fits; only who saw them knows.
+	s.store.MustExec(t, `DELETE FROM vault.audit_log WHERE tx >= (SELECT from_tx FROM vault.audit_seals WHERE id = 3); DELETE FROM vault.audit_seals WHERE id = 3`)
+	s.mustVerify(seal.Options{})
+	_, err = s.verify(seal.Options{Copies: copies})
+	wantFault(t, "the newest seals dropped", err, "seal 3 is gone, and had been seen: the log ends at seal 2")
+
+	// And with the key one could make them anew.
+	s.write(1)
+	s.seal()
+	s.mustVerify(seal.Options{})
+	_, err = s.verify(seal.Options{Copies: copies})
+	wantFault(t, "made anew", err, "seal 3 is not the one that was seen before")
+}
+
+// A transaction that runs long holds sealing back, and its row is in a seal in the end, however late it commits.
+func TestLongTransactionDelaysSealing(t *testing.T) {
+	s := newSealing(t, vaulttest.New(t))
+	s.write(2)
+	s.seal()
+	long, err := pgx.Connect(t.Context(), s.store.URL(vaulttest.Superuser))
+	must(t, err)
+	defer long.Close(context.WithoutCancel(t.Context()))
+	_, err = long.Exec(t.Context(), `BEGIN; INSERT INTO vault.audit_log (actor, action) VALUES ('token:slow', 'put')`)
+	must(t, err)
+	s.write(3) // later ids and transactions, committed earlier
+	if n := s.seal(); n != 0 {
+		t.Errorf("%d rows were sealed over a transaction that still runs", n)
+	}
+	if report := s.mustVerify(seal.Options{}); report.Unsealed != 3 {
+		t.Errorf("got %d unsealed rows, want 3", report.Unsealed)
+	}
+	_, err = long.Exec(t.Context(), `COMMIT`)
+	must(t, err)
+	if n := s.seal(); n != 4 {
+		t.Errorf("%d rows were sealed, want 4", n)
+	}
+	if report := s.mustVerify(seal.Options{}); report.Unsealed != 0 {
+		t.Errorf("got %+v", report)
+	}
+}
+
+// --since recomputes only what was sealed since, and finds what was changed there.
+func TestVerifySince(t *testing.T) {
+	s := newSealing(t, vaulttest.New(t))
+	s.write(3)
+	s.seal()
+	var since time.Time
+	s.write(1)
+	since = time.Now()
+	s.write(2)
+	s.seal()
+	all, newer := s.mustVerify(seal.Options{}), s.mustVerify(seal.Options{Since: since})
+	if newer.Rows != 3 || all.Rows <= newer.Rows {
+		t.Errorf("recomputed %d rows, %d since, want 3", all.Rows, newer.Rows)
+	}
+	s.store.MustExec(t, unlock, `UPDATE vault.audit_log SET actor = 'x' WHERE id = (SELECT max(id) FROM vault.audit_log)`)
+	_, err := s.verify(seal.Options{Since: since})
+	wantFault(t, "since", err, "seal 2")
+}
+
+// Many rows are sealed a thousand at a time, one transaction whole, whatever its size.
+func TestSealsAreBounded(t *testing.T) {
+	s := newSealing(t, vaulttest.New(t))
+	s.seal()
+	before := s.mustInt(`SELECT coalesce(max(id), 0) FROM vault.audit_seals`)
+	s.store.MustExec(t, `INSERT INTO vault.audit_log (actor, action) SELECT 'token:bulk', 'put' FROM generate_series(1, 2500)`)
+	s.store.MustExec(t, `DO $$ BEGIN FOR i IN 1..1500 LOOP INSERT INTO vault.audit_log (actor, action) VALUES ('token:loop', 'put'); COMMIT; END LOOP; END $$`)
+	s.seal()
+	got := s.store.MustQuery(t, `SELECT string_agg(rows::text, ' ' ORDER BY id) FROM vault.audit_seals WHERE id > $1`, before)
+	if got != "2500 1000 500" {
+		t.Errorf("got seals of %s rows", got)
+	}
+	s.mustVerify(seal.Options{})
+}

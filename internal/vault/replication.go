@@ -1,0 +1,234 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+
+	"github.com/hyperiondb/vault/internal/db"
+)
+
+var (
+	ErrBehind = errors.New("the node is behind")                     // it has not replayed the position asked for
+	ErrStale  = errors.New("the node is too far behind the primary") // or it is not known how far
+)
+
+// LSN is a position in the log, as [Receipt] has it.
+type LSN = db.LSN
+
+// ParseLSN reads a position: 0/16B3748.
+func ParseLSN(text string) (LSN, error) { return db.ParseLSN(text) }
+
+// Beat renews the heartbeat if the local node is the primary, and reports whether it is.
+func (v *Vault) Beat(ctx context.Context) (bool, error) {
+	primary, err := v.reader.IsPrimary(ctx)
+	if err != nil || !primary {
+		return false, err
+	}
+	return true, v.writer.Beat(ctx)
+}
+
+// AwaitReplay returns once the local node has replayed (or, a primary, written) the log up to a position, and [ErrBehind]
+// when it has not after atMost. Nobody who waits holds a connection, and however many wait, one at a time looks for all.
+func (v *Vault) AwaitReplay(ctx context.Context, position LSN, atMost time.Duration) error {
+	waiting, stop := context.WithTimeout(ctx, atMost)
+	defer stop()
+	pause := newPause()
+	for {
+		reached, err := v.progress.look(ctx, v.reader.Position)
+		switch {
+		case err != nil:
+			return err
+		case reached >= position:
+			return nil
+		case ctx.Err() == nil && waiting.Err() != nil: // after the last look, so that no wait ends without one
+			return fmt.Errorf("%w: it has come to %s, not yet to %s", ErrBehind, reached, position)
+		}
+		sleep(waiting, pause.NextBackOff())
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+}
+
+func newPause() *backoff.ExponentialBackOff {
+	b := backoff.NewExponentialBackOff()
+	b.InitialInterval, b.MaxInterval = 2*time.Millisecond, 100*time.Millisecond
+	return b
+}
+
+func sleep(ctx context.Context, pause time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(pause):
+	}
+}
+
+// lookEvery is the least time between two looks at one node's position.
+const lookEvery = 2 * time.Millisecond
+
+// progress lets many wait for one node: whose turn it is looks, and the others share what was seen.
+type progress struct {
+	turn chan struct{} // holds one
+
+	// Of whoever has the turn.
+	seen   LSN
+	seenAt time.Time // before the look: it counts for everybody who asked by then
+}
+
+func newProgress() *progress { return &progress{turn: make(chan struct{}, 1)} }
+
+func (p *progress) look(ctx context.Context, position func(context.Context) (LSN, error)) (LSN, error) {
+	asked := time.Now()
+	select {
+	case p.turn <- struct{}{}:
+		defer func() { <-p.turn }()
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+	if p.seenAt.After(asked.Add(-lookEvery)) {
+		return p.seen, nil
+	}
+	now := time.Now()
+	seen, err := position(ctx)
+	if err == nil {
+		p.seen, p.seenAt = seen, now
+	}
+	return seen, err
+}
+
+// AwaitStandbys returns once every standby connected to the primary has replayed the log up to a position ("" = up to now),
+// at the latest after atMost, and says of each whether it has. One that was seen and went away has not.
+func (v *Vault) AwaitStandbys(ctx context.Context, lsn string, atMost time.Duration) ([]db.Standby, error) {
+	waiting, stop := context.WithTimeout(ctx, atMost)
+	defer stop()
+	pause := newPause()
+	replayed := map[string]bool{}
+	for {
+		now, err := v.writer.Standbys(ctx, lsn)
+		if err != nil {
+			return nil, fmt.Errorf("asking for the standbys: %w", err)
+		}
+		all := note(replayed, now)
+		if all || waiting.Err() != nil {
+			return list(replayed), nil
+		}
+		sleep(waiting, pause.NextBackOff())
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// note brings what is known up to date. Standbys that share a name have replayed when all of them have.
+func note(replayed map[string]bool, now []db.Standby) (all bool) {
+	looked := map[string]bool{}
+	for _, s := range now {
+		before, twice := looked[s.Name]
+		looked[s.Name] = s.Replayed && (before || !twice)
+	}
+	for name, has := range looked {
+		replayed[name] = has
+	}
+	all = true
+	for _, has := range replayed {
+		all = all && has
+	}
+	return all
+}
+
+func list(replayed map[string]bool) []db.Standby {
+	standbys := []db.Standby{}
+	for name, has := range replayed {
+		standbys = append(standbys, db.Standby{Name: name, Replayed: has})
+	}
+	slices.SortFunc(standbys, func(a, b db.Standby) int { return strings.Compare(a.Name, b.Name) })
+	return standbys
+}
+
+// Freshness knows how far the local node is behind without asking it for every read: it takes samples, and lets each grow
+// older. What it lets through is never further behind than the limit, as exactly as the clocks of node and primary agree;
+// what it refuses is behind by the limit less, at most, the time between two samples.
+type Freshness struct {
+	lag     func(context.Context) (*time.Duration, error)
+	limit   atomic.Int64 // 0 = none
+	last    atomic.Pointer[sample]
+	changed chan struct{} // holds one
+}
+
+type sample struct {
+	lag *time.Duration // nil: no heartbeat
+	at  time.Time      // before it was asked
+}
+
+const (
+	sampleEvery   = time.Second     // at most; and four times within the limit
+	sampleTimeout = 2 * time.Second // of one; a node that does not answer goes stale
+)
+
+// NewFreshness begins with a limit; 0 = none, and then nothing is asked.
+func (v *Vault) NewFreshness(limit time.Duration) *Freshness {
+	f := &Freshness{lag: v.reader.Lag, changed: make(chan struct{}, 1)}
+	f.limit.Store(int64(limit))
+	return f
+}
+
+// SetLimit changes the limit while it runs.
+func (f *Freshness) SetLimit(limit time.Duration) {
+	if f.limit.Swap(int64(limit)) != int64(limit) {
+		select {
+		case f.changed <- struct{}{}:
+		default: // there is a word of a change already
+		}
+	}
+}
+
+// Run takes samples until ctx ends.
+func (f *Freshness) Run(ctx context.Context) {
+	for ctx.Err() == nil {
+		var next <-chan time.Time
+		if limit := time.Duration(f.limit.Load()); limit > 0 {
+			f.sample(ctx)
+			next = time.After(min(limit/4, sampleEvery))
+		}
+		select {
+		case <-ctx.Done():
+		case <-f.changed:
+		case <-next:
+		}
+	}
+}
+
+// sample keeps the one before if the node does not answer: it grows older by itself.
+func (f *Freshness) sample(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, sampleTimeout)
+	defer cancel()
+	at := time.Now()
+	if lag, err := f.lag(ctx); err == nil {
+		f.last.Store(&sample{lag: lag, at: at})
+	}
+}
+
+// Check is [ErrStale] when the node is, or may be, further behind than the limit.
+func (f *Freshness) Check() error {
+	limit := time.Duration(f.limit.Load())
+	if limit == 0 {
+		return nil
+	}
+	last := f.last.Load()
+	switch {
+	case last == nil:
+		return fmt.Errorf("%w: the node has not said yet how far it is", ErrStale)
+	case last.lag == nil:
+		return fmt.Errorf("%w: no heartbeat of the primary has been replayed", ErrStale)
+	case *last.lag+time.Since(last.at) > limit:
+		return fmt.Errorf("%w: the last heartbeat seen is %s old", ErrStale, (*last.lag + time.Since(last.at)).Round(time.Millisecond))
+	}
+	return nil
+}
