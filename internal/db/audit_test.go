@@ -374,8 +374,9 @@ func TestSealOf(t *testing.T) {
 	if _, err := r.SealOf(t.Context(), page.Rows[0].Cursor()); !errors.Is(err, db.ErrNotFound) {
 		t.Errorf("no seals: got %v, want %v", err, db.ErrNotFound)
 	}
-	s.MustExec(t, fmt.Sprintf(`INSERT INTO vault.audit_seals SELECT 7, system_id, date_trunc('month', at AT TIME ZONE 'UTC')::date, tx, (tx::text::bigint + 1)::text::xid8, 1, id, id,
-		sha256('a'), sha256('b'), sha256('c'), 'key', 'signature', now() FROM vault.audit_log WHERE id = %d`, page.Rows[1].ID))
+	s.MustExec(t, fmt.Sprintf(`INSERT INTO vault.audit_seals (id, system_id, month, from_tx, to_tx, rows, first_id, last_id, root, previous, hash, key_id, signature, sealed_at, marks)
+		SELECT 7, system_id, date_trunc('month', at AT TIME ZONE 'UTC')::date, tx, (tx::text::bigint + 1)::text::xid8, 1, id, id,
+			sha256('a'), sha256('b'), sha256('c'), 'key', 'signature', now(), 'mark' FROM vault.audit_log WHERE id = %d`, page.Rows[1].ID))
 	for i, want := range []int64{0, 7} {
 		if seal, err := r.SealOf(t.Context(), page.Rows[i].Cursor()); err != nil || seal.ID != want {
 			t.Errorf("row %d: got seal %d, %v, want %d", i, seal.ID, err, want)
