@@ -121,10 +121,13 @@ func (m *model) axis(width int) string {
 	}
 }
 
-// bucket is the place of a time in the strip; -1 = it is not there.
+// bucket is the place of a time in the strip; -1 = it is not there. What came since it was counted is in the last.
 func (s *stripPane) bucket(t time.Time) int {
-	if len(s.Buckets) == 0 || t.Before(s.From) || t.After(s.To) || !s.From.Before(s.To) {
+	switch {
+	case len(s.Buckets) == 0 || t.Before(s.From) || !s.From.Before(s.To):
 		return -1
+	case t.After(s.To):
+		return len(s.Buckets) - 1
 	}
 	return min(int(int64(len(s.Buckets))*int64(t.Sub(s.From)/time.Microsecond)/max(1, int64(s.To.Sub(s.From)/time.Microsecond))), len(s.Buckets)-1)
 }
