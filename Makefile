@@ -12,7 +12,7 @@ export VAULT_TEST_PG := $(PG)
 
 .DEFAULT_GOAL := help
 .PHONY: help build dev test test-pg check fmt vet staticcheck race bench cover fuzz chaos postgres
-.PHONY: bench-reads extension install-extension test-cron
+.PHONY: bench-reads extension install-extension test-cron bench-audit captures
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,15 @@ bench: postgres bench-reads ## Benchmarks: reads on record; sealing and opening;
 
 bench-reads: postgres ## Reads a second with the audit off, interval and always, at 1, 16 and 64 connections
 	$(GO) test -run '^$$' -bench 'Reads|Append' -benchtime 3s ./internal/audit/spool
+
+AUDIT_ROWS ?= 10000000
+bench-audit: postgres build ## The audit log's answers on AUDIT_ROWS rows (ten million) against 10,000, and the browser's memory
+	@build/install-tmux
+	$(GO) run ./build/audit bench -rows $(AUDIT_ROWS)
+
+captures: postgres build ## Take the pictures of the browser in docs/AUDIT.md anew, in a terminal with a vault of its own
+	@build/install-tmux
+	$(GO) run ./build/audit captures docs/AUDIT.md
 
 cover: postgres ## Statement coverage of the packages that hold keys and values
 	@$(GO) test -cover ./internal/envelope ./internal/kms ./internal/vault

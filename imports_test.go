@@ -10,19 +10,21 @@ const module = "github.com/hyperiondb/vault/"
 
 // forbidden holds the arrows of the house: imports only go down, and SQL, plaintext and the network keep to their rooms.
 var forbidden = map[string][]string{
-	"internal/envelope":    {module, "github.com/jackc/pgx", "github.com/aws", "net/http"},
-	"internal/kms":         {module + "internal/db", module + "internal/vault", module + "sql", "github.com/jackc/pgx"},
-	"internal/db":          {module + "internal/", "github.com/aws"},
-	"sql":                  {module, "github.com/jackc/pgx"},
-	"internal/vault":       {module + "internal/kms", module + "internal/httpapi", module + "internal/rotation", "net/http"},
-	"internal/rotation":    {module + "internal/kms", module + "internal/httpapi", module + "cmd", "github.com/aws"},
-	"internal/httpapi":     {module + "internal/kms", module + "cmd", "github.com/aws"},
-	"internal/target":      {module + "internal/kms", module + "internal/httpapi", module + "cmd", "github.com/aws"},
-	"internal/audit/seal":  {module + "internal/db", module + "internal/vault", module + "sql", "github.com/jackc/pgx", "net/http"},
-	"internal/localpg":     {module + "internal/", module + "sql"},
-	"internal/vaulttest":   nil,
-	"internal/audit":       {module, "github.com/jackc/pgx", "github.com/aws"},
-	"internal/audit/spool": {module + "internal/db", module + "internal/vault", module + "internal/httpapi", module + "sql", "github.com/jackc/pgx", "github.com/aws", "net/http"},
+	"internal/envelope":     {module, "github.com/jackc/pgx", "github.com/aws", "net/http"},
+	"internal/kms":          {module + "internal/db", module + "internal/vault", module + "sql", "github.com/jackc/pgx"},
+	"internal/db":           {module + "internal/", "github.com/aws"},
+	"sql":                   {module, "github.com/jackc/pgx"},
+	"internal/vault":        {module + "internal/kms", module + "internal/httpapi", module + "internal/rotation", "net/http"},
+	"internal/rotation":     {module + "internal/kms", module + "internal/httpapi", module + "cmd", "github.com/aws"},
+	"internal/httpapi":      {module + "internal/kms", module + "cmd", "github.com/aws"},
+	"internal/target":       {module + "internal/kms", module + "internal/httpapi", module + "cmd", "github.com/aws"},
+	"internal/audit/seal":   {module + "internal/db", module + "internal/vault", module + "sql", "github.com/jackc/pgx", "net/http"},
+	"internal/localpg":      {module + "internal/", module + "sql"},
+	"internal/vaulttest":    nil,
+	"internal/audit":        {module, "github.com/jackc/pgx", "github.com/aws"},
+	"internal/audit/spool":  {module + "internal/db", module + "internal/vault", module + "internal/httpapi", module + "sql", "github.com/jackc/pgx", "github.com/aws", "net/http"},
+	"internal/audit/filter": {module, "github.com/jackc/pgx", "github.com/aws", "net/http"},
+	"internal/tui":          {module + "internal/db", module + "internal/vault", module + "sql", "github.com/jackc/pgx", "github.com/aws"},
 }
 
 // direct holds what a package may not import itself, though it may reach it through the packages beneath.

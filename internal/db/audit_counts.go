@@ -21,7 +21,7 @@ type AuditCount struct {
 
 const (
 	samples    = 4   // places in a bucket that are looked at
-	sampleRows = 250 // rows of each; a bucket with fewer is counted
+	sampleRows = 128 // rows of each; a bucket with fewer is counted
 )
 
 // AuditCounts counts the events of a filter in equal spans between two times; a zero from is the time of the oldest event.

@@ -122,7 +122,7 @@ const fieldName = 13
 func (m *model) field(name, text string, width int) []string {
 	room := max(8, width-fieldName-1)
 	var lines []string
-	for _, part := range strings.Split(ansi.Hardwrap(text, room, true), "\n") {
+	for _, part := range strings.Split(ansi.Wrap(text, room, ""), "\n") {
 		label := ""
 		if lines == nil {
 			label = clean(name)

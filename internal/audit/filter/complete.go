@@ -43,6 +43,9 @@ func Complete(text string) Completion {
 			c.Words = append(c.Words, word)
 		}
 	}
+	if len(c.Words) == 0 && !strings.ContainsAny(c.Typed, `:"*`) { // a word alone begins a secret's name
+		c.Key = Secret
+	}
 	return c
 }
 

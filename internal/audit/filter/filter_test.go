@@ -178,6 +178,7 @@ func TestComplete(t *testing.T) {
 		"prod/ outcome:D":        {"prod/ outcome:", "D", "denied", false},
 		"until:-2":               {"until:", "-2", "-2h -24h", false},
 		"-secret:prod/":          {"-secret:", "prod/", "", true},
+		"action:read prod/":      {"action:read ", "prod/", "", true},
 		"nothing:x":              {"", "nothing:x", "", false},
 		"action:read  actor:tok": {"action:read  actor:", "tok", "", true},
 	} {
