@@ -80,7 +80,7 @@ func rotateAll(b *testing.B, store *vaulttest.Store, due int) time.Duration {
 		running.Go(func() { supervisor.Run(ctx) })
 		running.Go(func() { worker.Run(ctx) })
 	}
-	waitUntil(b, store, `SELECT count(*) FROM vault.secrets WHERE current_version >= 2`, strconv.Itoa(due))
+	waitFor(b, time.Minute+time.Duration(due)*20*time.Millisecond, store, `SELECT count(*) FROM vault.secrets WHERE current_version >= 2`, strconv.Itoa(due))
 	took := time.Since(start)
 	stop()
 	running.Wait()

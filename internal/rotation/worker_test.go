@@ -81,7 +81,12 @@ func open(t testing.TB, store *vaulttest.Store, role string, keys vault.Keys) (*
 
 func waitUntil(t testing.TB, store *vaulttest.Store, query, want string) {
 	t.Helper()
-	deadline := time.After(time.Minute)
+	waitFor(t, time.Minute, store, query, want)
+}
+
+func waitFor(t testing.TB, limit time.Duration, store *vaulttest.Store, query, want string) {
+	t.Helper()
+	deadline := time.After(limit)
 	poll := time.NewTicker(20 * time.Millisecond)
 	defer poll.Stop()
 	for got := ""; got != want; {

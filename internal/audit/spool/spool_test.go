@@ -87,32 +87,39 @@ func TestAFolderThatOthersCanRead(t *testing.T) {
 // Whoever appends while an fsync is under way shares the next one.
 func TestAppendsShareAnFsync(t *testing.T) {
 	const appenders = 100
-	waiting := make(chan struct{})
-	var once sync.Once
+	reached, gate := make(chan struct{}), make(chan struct{})
+	var reach, open sync.Once
 	fs := &faulty{}
 	w := newWorld(t)
 	o := w.small(fs)
 	o.SegmentBytes = 1 << 20
 	s := mustOpen(t, o)
 	defer mustClose(t, s)
+	defer open.Do(func() { close(gate) }) // however this ends, so that the spool can be closed
 	w.mustAppend(s, "first")
 	before := fs.syncs
 	fs.before = func(_ int, op string) error {
 		if op == "fsync" {
-			once.Do(func() { <-waiting })
+			reach.Do(func() { close(reached) })
+			<-gate
 		}
 		return nil
 	}
 	var done sync.WaitGroup
-	for i := range appenders {
+	appendOne := func(i int) {
 		done.Go(func() {
 			if err := s.Append(context.Background(), event(fmt.Sprint(i))); err != nil {
 				t.Error(err)
 			}
 		})
 	}
-	until(t, "all the others wait", func() bool { return len(s.queue) >= appenders-queuedAtOnce(s) })
-	close(waiting)
+	appendOne(0)
+	<-reached
+	for i := 1; i < appenders; i++ {
+		appendOne(i)
+	}
+	until(t, "all the others wait", func() bool { return len(s.queue) == appenders-1 })
+	open.Do(func() { close(gate) })
 	done.Wait()
 	if shared := fs.syncs - before; shared > 3 {
 		t.Errorf("%d appends took %d fsyncs, want 2 or 3", appenders, shared)
@@ -121,9 +128,6 @@ func TestAppendsShareAnFsync(t *testing.T) {
 		t.Errorf("got %d records, want %d", len(d.ids), appenders+1)
 	}
 }
-
-// queuedAtOnce is how many the committer may have taken before the gate closed.
-func queuedAtOnce(*Spool) int { return 20 }
 
 // With Interval an append does not wait for the disk, only what is fsynced is shipped, and what an fsync lost is written again.
 func TestInterval(t *testing.T) {
