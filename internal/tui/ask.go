@@ -51,11 +51,13 @@ func (a *asker) take(number int) bool {
 
 func (a *asker) asking() bool { return !a.began.IsZero() }
 
-// brokenMsg is a panic beside the event loop. The loop ends in order, and the terminal is put right before anything is printed.
+// brokenMsg is a panic of a query. Nothing but the loop may end the loop: the terminal is put right before anything is printed.
 type brokenMsg struct{ err error }
 
 func recoverInto(msg *tea.Msg) {
 	if r := recover(); r != nil {
-		*msg = brokenMsg{fmt.Errorf("panic: %v\n%s", r, debug.Stack())}
+		*msg = brokenMsg{panicked(r)}
 	}
 }
+
+func panicked(by any) error { return fmt.Errorf("panic: %v\n%s", by, debug.Stack()) }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
@@ -18,16 +19,17 @@ import (
 
 const waitFor = 20 * time.Second // a bound, not a measurement
 
-// running is a browser with its event loop, in an emulated terminal.
-func running(t *testing.T, source Source) (*teatest.TestModel, *model) {
+// running is a browser with its event loop, in an emulated terminal. The loop owns its model from here on: a test sees it
+// again when the loop has ended.
+func running(t *testing.T, source Source, now func() time.Time) *teatest.TestModel {
 	t.Helper()
 	plain, err := newTheme("none", io.Discard, func(string) string { return "" })
 	if err != nil {
 		t.Fatal(err)
 	}
 	m := newModel(t.Context(), source, time.Now, plain, "")
-	m.now = clock
-	return teatest.NewTestModel(t, m, teatest.WithInitialTermSize(80, 24)), m
+	m.now = now
+	return teatest.NewTestModel(t, m, teatest.WithInitialTermSize(80, 24))
 }
 
 func wantOutput(t *testing.T, tm *teatest.TestModel, text string) {
@@ -49,7 +51,7 @@ func TestLateAnswersAreDropped(t *testing.T) {
 	l := sampleLog(300)
 	slow := make(chan struct{})
 	l.slow = map[string]chan struct{}{"action:verify": slow}
-	tm, _ := running(t, l)
+	tm := running(t, l, clock)
 	wantOutput(t, tm, "300 events")
 	tm.Type("/action:verify")
 	tm.Send(tea.KeyMsg{Type: tea.KeyEnter})
@@ -81,9 +83,8 @@ func TestAnAnswerThatNeverComes(t *testing.T) {
 	slow := make(chan struct{})
 	t.Cleanup(func() { close(slow) })
 	l.slow = map[string]chan struct{}{"": slow}
-	tm, m := running(t, l)
 	began := clock()
-	m.now = func() time.Time { began = began.Add(100 * time.Millisecond); return began }
+	tm := running(t, l, func() time.Time { began = began.Add(100 * time.Millisecond); return began })
 	wantOutput(t, tm, "asking for ")
 	tm.Send(tea.KeyMsg{Type: tea.KeyEsc})
 	tm.Type("q")
@@ -97,21 +98,26 @@ func (brittle) Secrets(context.Context, string, string, int) ([]Secret, error) {
 	panic("no such thing")
 }
 
-func TestAPanicBesideTheLoopEndsItInOrder(t *testing.T) {
-	tm, _ := running(t, brittle{sampleLog(10)})
-	tm.Send(tea.KeyMsg{Type: tea.KeyTab})
-	m := tm.FinalModel(t, teatest.WithFinalTimeout(waitFor)).(*model)
-	if m.broken == nil || !strings.Contains(m.broken.Error(), "no such thing") {
-		t.Errorf("got %v", m.broken)
+func TestAPanicEndsTheBrowserInOrder(t *testing.T) {
+	for where, tm := range map[string]*teatest.TestModel{
+		"no such thing":            running(t, brittle{sampleLog(10)}, clock), // of a query
+		"(*model).Update stops it": running(t, sampleLog(10), brittleClock("(*model).Update")),
+		"(*model).View stops it":   running(t, sampleLog(10), brittleClock("(*model).View")),
+	} {
+		tm.Send(tea.KeyMsg{Type: tea.KeyTab})
+		m := tm.FinalModel(t, teatest.WithFinalTimeout(waitFor)).(*model)
+		if m.broken == nil || !strings.Contains(m.broken.Error(), where) {
+			t.Errorf("got %v, want %q", m.broken, where)
+		}
 	}
 }
 
-// brittleClock stops after a second, when the loop asks it.
-func brittleClock() func() time.Time {
+// brittleClock panics after a second, when that function asks it.
+func brittleClock(function string) func() time.Time {
 	began := time.Now()
 	return func() time.Time {
-		if time.Since(began) > time.Second {
-			panic("the clock stops")
+		if time.Since(began) > time.Second && bytes.Contains(debug.Stack(), []byte(function+"(")) {
+			panic(function + " stops it")
 		}
 		return time.Now()
 	}
@@ -128,7 +134,7 @@ func TestRunLeavesTheTerminalAsItWas(t *testing.T) {
 	}{
 		"left":            {sampleLog(10), "q", time.Now, false, ""},
 		"panic beside":    {brittle{sampleLog(10)}, "\t", time.Now, false, "no such thing"},
-		"panic in a loop": {sampleLog(10), "", brittleClock(), false, "panic"},
+		"panic in a loop": {sampleLog(10), "", brittleClock("(*model).Update"), false, "stops it"},
 		"ended":           {sampleLog(10), "", time.Now, true, "context canceled"},
 	} {
 		t.Run(strings.ReplaceAll(name, " ", "_"), func(t *testing.T) {

@@ -39,7 +39,7 @@ type model struct {
 	page          page
 	help          bool
 	helpTop       int
-	broken        error  // a panic beside the event loop
+	broken        error  // a panic: the browser ends with it
 	notice        string // what the last key did, until the next one
 
 	filter  string   // as it is asked for; relative times in it are resolved whenever it is asked
@@ -71,28 +71,40 @@ func (m *model) tick() tea.Cmd { return m.after(time.Second, tickMsg{}) }
 // Init asks for the first screen.
 func (m *model) Init() tea.Cmd { return tea.Batch(m.loadNewest(), m.askStatus(), m.tick()) }
 
-// Update hands a message to the pane it is for.
-func (m *model) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
+// Update hands a message to the pane it is for. After a panic, here or in View, the browser ends as if it had been left: what
+// bubbletea does with one closes the keyboard while it is still read.
+func (m *model) Update(msg tea.Msg) (next tea.Model, cmd tea.Cmd) {
+	defer func() {
+		if r := recover(); r != nil {
+			m.broken = panicked(r)
+		}
+		if m.broken != nil {
+			next, cmd = m, tea.Quit
+		}
+	}()
+	return m, m.handle(msg)
+}
+
+func (m *model) handle(msg tea.Msg) tea.Cmd {
 	switch msg := msg.(type) {
 	case tea.WindowSizeMsg:
-		return m, m.resize(msg)
+		return m.resize(msg)
 	case tea.KeyMsg:
 		var cmds []tea.Cmd
 		for _, one := range oneByOne(msg) {
 			cmds = append(cmds, m.pressed(one))
 		}
-		return m, tea.Batch(cmds...)
+		return tea.Batch(cmds...)
 	case tea.MouseMsg:
-		return m, m.mouse(msg)
+		return m.mouse(msg)
 	case tickMsg:
-		return m, tea.Batch(m.tick(), m.ticked())
+		return tea.Batch(m.tick(), m.ticked())
 	case brokenMsg:
 		m.broken = msg.err
-		return m, tea.Quit
 	case answer:
-		return m, msg.arrive(m)
+		return msg.arrive(m)
 	}
-	return m, nil
+	return nil
 }
 
 // answer is what a query brings.
@@ -335,7 +347,12 @@ func (m *model) end() tea.Cmd {
 }
 
 // View is exactly as wide and high as the terminal.
-func (m *model) View() string {
+func (m *model) View() (screen string) {
+	defer func() {
+		if r := recover(); r != nil && m.broken == nil {
+			m.broken = panicked(r) // the next message ends the browser; the clock sends one every second
+		}
+	}()
 	if m.width < leastWidth || m.height < leastHeight {
 		return m.tooSmall()
 	}

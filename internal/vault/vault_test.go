@@ -34,12 +34,17 @@ type countingKeys struct {
 	vault.Keys
 	made, unwrapped atomic.Int64
 	fail            atomic.Pointer[error]
+	hold            atomic.Pointer[chan struct{}] // the next data key is given when this is closed
 }
 
 func (k *countingKeys) NewDataKey(ctx context.Context, kc envelope.KeyContext) (*envelope.DataKey, envelope.WrappedKey, error) {
+	hold := k.hold.Swap(nil)
 	k.made.Add(1)
 	if err := k.fail.Load(); err != nil {
 		return nil, envelope.WrappedKey{}, *err
+	}
+	if hold != nil {
+		<-*hold
 	}
 	return k.Keys.NewDataKey(ctx, kc)
 }
@@ -314,6 +319,27 @@ func TestConcurrentPutsMakeDenseVersions(t *testing.T) {
 	if _, err := s.Get(t.Context(), "app/x", vault.GetOptions{}); err != nil {
 		t.Error(err)
 	}
+}
+
+// A put whose KMS answers late loses to one that saw the same version: its data key was made for a number that is taken by
+// now, so it cannot slip in behind.
+func TestPutThatIsOvertaken(t *testing.T) {
+	s := newStory(t, nil)
+	s.put("app/x", "one")
+	made, answer := s.keys.made.Load(), make(chan struct{})
+	s.keys.hold.Store(&answer)
+	slow := make(chan error, 1)
+	go func() {
+		_, err := s.Put(context.WithoutCancel(t.Context()), vault.PutRequest{Change: s.as, Name: "app/x", Value: []byte("two")})
+		slow <- err
+	}()
+	until(t, "the slow put asks for its key", func() bool { return s.keys.made.Load() > made })
+	if r := s.put("app/x", "three"); r.Version != 2 {
+		t.Errorf("got version %d for the put that overtakes, want 2", r.Version)
+	}
+	close(answer)
+	wantErr(t, <-slow, vault.ErrConflict)
+	s.wantValue("app/x", "three")
 }
 
 func TestRotationByClaim(t *testing.T) {
