@@ -114,6 +114,7 @@ func (h *harness) setup(env *testscript.Env) error {
 	env.Setenv("CANARY", canary)
 	env.Setenv("TZ", "UTC")
 	env.Setenv("AWS_EC2_METADATA_DISABLED", "true")
+	env.Setenv("GORACE", os.Getenv("GORACE"))
 	return nil
 }
 
@@ -502,7 +503,7 @@ func (s *session) startDaemon(ts *testscript.TestScript, name string, more []str
 	d := &daemon{cmd: exec.Command(binary, append([]string{"--config", base + ".toml"}, more...)...),
 		output: &lockedBuffer{}, exited: make(chan struct{})}
 	d.cmd.Stdout, d.cmd.Stderr = d.output, d.output
-	d.cmd.Env = []string{"HOME=" + ts.Getenv("HOME"), "TZ=UTC", "AWS_EC2_METADATA_DISABLED=true",
+	d.cmd.Env = []string{"HOME=" + ts.Getenv("HOME"), "TZ=UTC", "AWS_EC2_METADATA_DISABLED=true", "GORACE=" + ts.Getenv("GORACE"),
 		"AWS_ACCESS_KEY_ID=" + ts.Getenv("AWS_ACCESS_KEY_ID"), "AWS_SECRET_ACCESS_KEY=" + ts.Getenv("AWS_SECRET_ACCESS_KEY")}
 	d.cmd.Env = append(d.cmd.Env, environ...)
 	ts.Check(d.cmd.Start())

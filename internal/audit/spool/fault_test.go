@@ -235,7 +235,7 @@ func TestKilledAtEachCall(t *testing.T) {
 			for call := 1; call <= calls; call++ {
 				w := newWorld(t)
 				command := exec.Command(os.Args[0])
-				command.Env = []string{"SPOOL_TEST_CHILD=" + w.dir, "SPOOL_TEST_CALL=" + strconv.Itoa(call), "SPOOL_TEST_WHEN=" + when, "SPOOL_TEST_SYNC=" + sync}
+				command.Env = []string{"SPOOL_TEST_CHILD=" + w.dir, "SPOOL_TEST_CALL=" + strconv.Itoa(call), "SPOOL_TEST_WHEN=" + when, "SPOOL_TEST_SYNC=" + sync, "GORACE=" + os.Getenv("GORACE")}
 				out, err := command.Output()
 				if err != nil {
 					died++
