@@ -368,7 +368,8 @@ func (h *harness) cmdPG(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// kms start | kms fault KIND [TIMES] | kms clear | kms calls: an AWS KMS of the script's own. start sets VAULTCTL_KMS_KEY.
+// kms start | kms fault KIND [TIMES [OPERATION]] | kms clear | kms calls: an AWS KMS of the script's own. start sets
+// VAULTCTL_KMS_KEY, and SEAL_KEY to an Ed25519 key.
 func (h *harness) cmdKMS(ts *testscript.TestScript, neg bool, args []string) {
 	s := h.of(ts)
 	switch {
@@ -377,17 +378,22 @@ func (h *harness) cmdKMS(ts *testscript.TestScript, neg bool, args []string) {
 		url, err := s.fake.Serve()
 		ts.Check(err)
 		s.cleanup = append(s.cleanup, s.fake.Close)
+		s.fake.AddSigningKey("seals")
 		ts.Setenv("VAULTCTL_KMS_KEY", "awskms:///alias/vault?region=eu-west-1&endpoint="+url)
+		ts.Setenv("SEAL_KEY", "awskms:///alias/seals?region=eu-west-1&endpoint="+url)
 		ts.Setenv("AWS_ACCESS_KEY_ID", "test")
 		ts.Setenv("AWS_SECRET_ACCESS_KEY", "test")
 	case len(args) >= 2 && args[0] == "fault":
-		times := 0
-		if len(args) == 3 {
+		fault := kmsfake.Fault{Kind: kmsfake.Kind(args[1])}
+		if len(args) > 2 {
 			var err error
-			times, err = strconv.Atoi(args[2])
+			fault.Times, err = strconv.Atoi(args[2])
 			ts.Check(err)
 		}
-		ts.Check(s.fake.Inject(kmsfake.Fault{Kind: kmsfake.Kind(args[1]), Times: times}))
+		if len(args) > 3 {
+			fault.Op = args[3]
+		}
+		ts.Check(s.fake.Inject(fault))
 	case len(args) == 1 && args[0] == "clear":
 		s.fake.Clear()
 	case len(args) == 1 && args[0] == "calls":
@@ -395,7 +401,7 @@ func (h *harness) cmdKMS(ts *testscript.TestScript, neg bool, args []string) {
 			fmt.Fprintf(ts.Stdout(), "%s %d\n", op, n)
 		}
 	default:
-		ts.Fatalf("usage: kms start | fault KIND [TIMES] | clear | calls")
+		ts.Fatalf("usage: kms start | fault KIND [TIMES [OPERATION]] | clear | calls")
 	}
 }
 
@@ -486,7 +492,7 @@ func (s *session) startDaemon(ts *testscript.TestScript, name string, more []str
 		node.URL(s.store.Database, vaulttest.Daemon), s.store.URL(vaulttest.Daemon), base+".state", base+".spool", base+".addresses", key)
 	allow := "allow = [\"127.0.0.0/8\"]\n"
 	if len(more) > 0 && !strings.HasPrefix(more[0], "-") {
-		extra := strings.ReplaceAll(ts.ReadFile(more[0]), "$WORK", ts.Getenv("WORK"))
+		extra := strings.NewReplacer("$WORK", ts.Getenv("WORK"), "$SEAL_KEY", ts.Getenv("SEAL_KEY")).Replace(ts.ReadFile(more[0]))
 		if strings.Contains(extra, "allow =") {
 			allow = ""
 		}

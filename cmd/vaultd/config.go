@@ -63,7 +63,7 @@ type Config struct {
 	MinLSNWait        duration `toml:"min_lsn_wait"`       // how long a read waits for the position it asks for
 
 	// Tamper evidence of the audit log; see docs/SECURITY.md.
-	AuditSealKey   string `toml:"audit_seal_key"`   // file of the key that seals it, where this node is the primary; "" = no sealing
+	AuditSealKey   string `toml:"audit_seal_key"`   // the key that seals it, where this node is the primary: a file or awskms:///...; "" = no sealing
 	AuditSealsFile string `toml:"audit_seals_file"` // the seals that this node has seen are kept here; "" = nowhere
 
 	// Reads on record; see package spool.
@@ -323,6 +323,9 @@ func (c *Config) checkAudit() error {
 	}
 	if c.Audit == "on" && !filepath.IsAbs(c.AuditSpool) {
 		return fmt.Errorf("audit_spool %q: the absolute path of a folder; reads that are not to be on record want audit = \"off\"", c.AuditSpool)
+	}
+	if _, err := kms.ParseSigner(c.AuditSealKey); err != nil {
+		return fmt.Errorf("audit_seal_key: %w", err)
 	}
 	return nil
 }

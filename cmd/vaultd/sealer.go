@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -13,40 +14,37 @@ import (
 )
 
 // auditSealer is the sealer of the audit log and its metrics.
-type auditSealer struct{ *seal.Sealer }
+type auditSealer struct {
+	*seal.Sealer
+	open []any // what is closed at the end, as far as it can be
+}
 
-// openSealer reads the key and the seals seen before; neither has to be there.
-func openSealer(c Config, v *vault.Vault, log *slog.Logger) (*auditSealer, error) {
-	s := &auditSealer{&seal.Sealer{Store: v, Log: log}}
+// openSealer opens the key and the places of the seals seen before; none of them has to be there.
+func openSealer(ctx context.Context, c Config, v *vault.Vault, log *slog.Logger) (*auditSealer, error) {
+	s := &auditSealer{Sealer: &seal.Sealer{Store: v, Log: log}}
 	if c.AuditSealKey != "" {
-		seed, err := kms.ReadSeed(c.AuditSealKey)
-		if err != nil {
+		var err error
+		if s.Key, err = kms.OpenSigner(ctx, c.AuditSealKey); err != nil {
 			return nil, fmt.Errorf("audit_seal_key: %w (vaultctl keygen --audit makes one)", err)
 		}
-		defer clear(seed)
-		if s.Key, err = seal.NewKey(seed); err != nil {
-			return nil, fmt.Errorf("audit_seal_key: %w", err)
-		}
-		log.Info("sealing the audit log", "key", s.Key.Public().String())
+		s.open = append(s.open, s.Key)
 	}
 	if c.AuditSealsFile != "" {
-		var err error
-		if s.Copies, err = seal.OpenCopies(c.AuditSealsFile); err != nil {
+		file, err := seal.OpenCopies(c.AuditSealsFile)
+		if err != nil {
 			return nil, fmt.Errorf("audit_seals_file: %w", err)
 		}
+		s.Places = append(s.Places, &seal.Place{Keeper: file, Where: "here"})
+		s.open = append(s.open, file)
 	}
 	return s, nil
 }
 
-func (s *auditSealer) run(ctx context.Context) {
-	if s.Key != nil || s.Copies != nil {
-		s.Run(ctx)
-	}
-}
-
 func (s *auditSealer) close() {
-	if s.Copies != nil {
-		_ = s.Copies.Close() // every line is on disk already
+	for _, o := range s.open {
+		if closer, ok := o.(io.Closer); ok {
+			_ = closer.Close() // every seal is durable already
+		}
 	}
 }
 
@@ -65,8 +63,8 @@ func (s *auditSealer) Describe(to chan<- *prometheus.Desc) {
 
 // Collect is prometheus.Collector's.
 func (s *auditSealer) Collect(to chan<- prometheus.Metric) {
-	sealed, failing, alarm := s.State()
-	to <- prometheus.MustNewConstMetric(rowsSealed, prometheus.CounterValue, float64(sealed))
-	to <- prometheus.MustNewConstMetric(sealFailing, prometheus.GaugeValue, oneIf(failing))
-	to <- prometheus.MustNewConstMetric(sealAlarm, prometheus.GaugeValue, oneIf(alarm))
+	state := s.State()
+	to <- prometheus.MustNewConstMetric(rowsSealed, prometheus.CounterValue, float64(state.Sealed))
+	to <- prometheus.MustNewConstMetric(sealFailing, prometheus.GaugeValue, oneIf(state.Failing))
+	to <- prometheus.MustNewConstMetric(sealAlarm, prometheus.GaugeValue, oneIf(state.Alarm))
 }

@@ -295,7 +295,7 @@ func (k *awsKey) learn(keyID *string) error {
 		return unavailable(k.name(), incomplete)
 	}
 	if !k.couldBe(*keyID) {
-		return unavailable(k.name(), "the answer names another key")
+		return unavailable(k.name(), otherKey)
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -20,7 +20,10 @@ import (
 	"github.com/hyperiondb/vault/internal/envelope"
 )
 
-const incomplete = "the answer is incomplete"
+const (
+	incomplete = "the answer is incomplete"
+	otherKey   = "the answer names another key"
+)
 
 // attempts is the retryer of one operation. It remembers why the last attempt failed, because
 // a deadline that passes between two attempts otherwise hides the reason.
