@@ -6,7 +6,10 @@ import (
 	"testing"
 )
 
-const module = "github.com/hyperiondb/vault/"
+const (
+	module     = "github.com/hyperiondb/vault/"
+	fakeBucket = module + "internal/audit/bucket/s3fake"
+)
 
 // forbidden holds the arrows of the house: imports only go down, and SQL, plaintext and the network keep to their rooms.
 var forbidden = map[string][]string{
@@ -22,6 +25,8 @@ var forbidden = map[string][]string{
 	"internal/localpg":      {module + "internal/", module + "sql"},
 	"internal/vaulttest":    nil,
 	"internal/audit":        {module, "github.com/jackc/pgx", "github.com/aws"},
+	"internal/audit/bucket": {module + "internal/db", module + "internal/vault", module + "internal/kms", module + "sql", "github.com/jackc/pgx"},
+	"internal/awsclient":    {module, "github.com/jackc/pgx"},
 	"internal/audit/spool":  {module + "internal/db", module + "internal/vault", module + "internal/httpapi", module + "sql", "github.com/jackc/pgx", "github.com/aws", "net/http"},
 	"internal/audit/filter": {module, "github.com/jackc/pgx", "github.com/aws", "net/http"},
 	"internal/tui":          {module + "internal/db", module + "internal/vault", module + "sql", "github.com/jackc/pgx", "github.com/aws"},
@@ -32,8 +37,8 @@ var direct = map[string][]string{
 	"internal/rotation": {module + "internal/db", module + "sql", "github.com/jackc/pgx"},
 	"internal/httpapi":  {"github.com/jackc/pgx", module + "sql"},
 	"internal/target":   {module + "internal/db", module + "internal/vault", module + "sql"},
-	"cmd/vaultctl":      {"github.com/jackc/pgx", "github.com/aws", module + "internal/vaulttest", module + "internal/kms/kmsfake"},
-	"cmd/vaultd":        {"github.com/jackc/pgx", "github.com/aws", module + "internal/vaulttest", module + "internal/kms/kmsfake"},
+	"cmd/vaultctl":      {"github.com/jackc/pgx", "github.com/aws", module + "internal/vaulttest", module + "internal/kms/kmsfake", fakeBucket},
+	"cmd/vaultd":        {"github.com/jackc/pgx", "github.com/aws", module + "internal/vaulttest", module + "internal/kms/kmsfake", fakeBucket},
 }
 
 func TestImportsOnlyGoDown(t *testing.T) {
@@ -44,7 +49,7 @@ func TestImportsOnlyGoDown(t *testing.T) {
 		check(t, pkg, not, goList(t, `{{join .Imports "\n"}}`, pkg))
 	}
 	for _, command := range []string{"cmd/vaultctl", "cmd/vaultd"} {
-		check(t, command, []string{"testing", module + "internal/vaulttest", module + "internal/kms/kmsfake"}, goList(t, `{{join .Deps "\n"}}`, command))
+		check(t, command, []string{"testing", module + "internal/vaulttest", module + "internal/kms/kmsfake", fakeBucket}, goList(t, `{{join .Deps "\n"}}`, command))
 	}
 }
 

@@ -25,6 +25,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/hyperiondb/vault/internal/audit/bucket/s3fake"
 	"github.com/hyperiondb/vault/internal/kms/kmsfake"
 	"github.com/hyperiondb/vault/internal/localpg"
 	"github.com/hyperiondb/vault/internal/vaulttest"
@@ -56,6 +57,7 @@ type session struct {
 	store   *vaulttest.Store
 	daemons map[string]*daemon
 	fake    *kmsfake.Fake
+	bucket  *s3fake.Fake
 	cleanup []func()
 }
 
@@ -65,7 +67,7 @@ func TestScripts(t *testing.T) {
 		testscript.Run(t, testscript.Params{
 			Dir: "testdata/script", Setup: h.setup, UpdateScripts: os.Getenv("UPDATE_SCRIPTS") != "", RequireExplicitExec: true, RequireUniqueNames: true,
 			Cmds: map[string]func(*testscript.TestScript, bool, []string){
-				"vault": h.cmdVault, "daemon": h.cmdDaemon, "http": h.cmdHTTP, "sql": h.cmdSQL, "pg": h.cmdPG, "kms": h.cmdKMS,
+				"vault": h.cmdVault, "daemon": h.cmdDaemon, "http": h.cmdHTTP, "sql": h.cmdSQL, "pg": h.cmdPG, "kms": h.cmdKMS, "s3": h.cmdS3,
 				"bytes": h.cmdBytes, "until": h.cmdUntil, "vaultctl": h.cmdVaultctl, "capture": h.cmdCapture, "steady": h.cmdSteady,
 				"target":    h.cmdTarget,
 				"terminal":  h.cmdTerminal,
@@ -368,7 +370,8 @@ func (h *harness) cmdPG(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// kms start | kms fault KIND [TIMES] | kms clear | kms calls: an AWS KMS of the script's own. start sets VAULTCTL_KMS_KEY.
+// kms start | kms fault KIND [TIMES [OPERATION]] | kms clear | kms calls: an AWS KMS of the script's own. start sets
+// VAULTCTL_KMS_KEY, and SEAL_KEY to an Ed25519 key.
 func (h *harness) cmdKMS(ts *testscript.TestScript, neg bool, args []string) {
 	s := h.of(ts)
 	switch {
@@ -377,17 +380,22 @@ func (h *harness) cmdKMS(ts *testscript.TestScript, neg bool, args []string) {
 		url, err := s.fake.Serve()
 		ts.Check(err)
 		s.cleanup = append(s.cleanup, s.fake.Close)
+		s.fake.AddSigningKey("seals")
 		ts.Setenv("VAULTCTL_KMS_KEY", "awskms:///alias/vault?region=eu-west-1&endpoint="+url)
+		ts.Setenv("SEAL_KEY", "awskms:///alias/seals?region=eu-west-1&endpoint="+url)
 		ts.Setenv("AWS_ACCESS_KEY_ID", "test")
 		ts.Setenv("AWS_SECRET_ACCESS_KEY", "test")
 	case len(args) >= 2 && args[0] == "fault":
-		times := 0
-		if len(args) == 3 {
+		fault := kmsfake.Fault{Kind: kmsfake.Kind(args[1])}
+		if len(args) > 2 {
 			var err error
-			times, err = strconv.Atoi(args[2])
+			fault.Times, err = strconv.Atoi(args[2])
 			ts.Check(err)
 		}
-		ts.Check(s.fake.Inject(kmsfake.Fault{Kind: kmsfake.Kind(args[1]), Times: times}))
+		if len(args) > 3 {
+			fault.Op = args[3]
+		}
+		ts.Check(s.fake.Inject(fault))
 	case len(args) == 1 && args[0] == "clear":
 		s.fake.Clear()
 	case len(args) == 1 && args[0] == "calls":
@@ -395,7 +403,41 @@ func (h *harness) cmdKMS(ts *testscript.TestScript, neg bool, args []string) {
 			fmt.Fprintf(ts.Stdout(), "%s %d\n", op, n)
 		}
 	default:
-		ts.Fatalf("usage: kms start | fault KIND [TIMES] | clear | calls")
+		ts.Fatalf("usage: kms start | fault KIND [TIMES [OPERATION]] | clear | calls")
+	}
+}
+
+// s3 start | s3 fault KIND | s3 clear | s3 list | s3 edit REGEXP NEW (in the last object): a bucket of the script's own. start
+// sets S3_URL.
+func (h *harness) cmdS3(ts *testscript.TestScript, neg bool, args []string) {
+	s := h.of(ts)
+	switch {
+	case len(args) == 1 && args[0] == "start":
+		s.bucket = s3fake.New("eu-west-1", "seals")
+		url, err := s.bucket.Serve()
+		ts.Check(err)
+		s.cleanup = append(s.cleanup, s.bucket.Close)
+		ts.Setenv("S3_URL", "s3://seals/audit?region=eu-west-1&endpoint="+url)
+		ts.Setenv("AWS_ACCESS_KEY_ID", "test")
+		ts.Setenv("AWS_SECRET_ACCESS_KEY", "test")
+	case len(args) == 2 && args[0] == "fault":
+		ts.Check(s.bucket.Inject(s3fake.Fault{Kind: s3fake.Kind(args[1])}))
+	case len(args) == 1 && args[0] == "clear":
+		s.bucket.Clear()
+	case len(args) == 1 && args[0] == "list":
+		for _, key := range s.bucket.Keys() {
+			fmt.Fprintln(ts.Stdout(), key)
+		}
+	case len(args) == 3 && args[0] == "edit":
+		keys := s.bucket.Keys()
+		last := keys[len(keys)-1]
+		edited := regexp.MustCompile(args[1]).ReplaceAll(s.bucket.Object(last), []byte(args[2]))
+		if bytes.Equal(edited, s.bucket.Object(last)) {
+			ts.Fatalf("%q is not in %s", args[1], last)
+		}
+		s.bucket.Set(last, edited)
+	default:
+		ts.Fatalf("usage: s3 start | fault KIND | clear | list | edit REGEXP NEW")
 	}
 }
 
@@ -486,7 +528,7 @@ func (s *session) startDaemon(ts *testscript.TestScript, name string, more []str
 		node.URL(s.store.Database, vaulttest.Daemon), s.store.URL(vaulttest.Daemon), base+".state", base+".spool", base+".addresses", key)
 	allow := "allow = [\"127.0.0.0/8\"]\n"
 	if len(more) > 0 && !strings.HasPrefix(more[0], "-") {
-		extra := strings.ReplaceAll(ts.ReadFile(more[0]), "$WORK", ts.Getenv("WORK"))
+		extra := strings.NewReplacer("$WORK", ts.Getenv("WORK"), "$SEAL_KEY", ts.Getenv("SEAL_KEY"), "$S3_URL", ts.Getenv("S3_URL")).Replace(ts.ReadFile(more[0]))
 		if strings.Contains(extra, "allow =") {
 			allow = ""
 		}
@@ -592,7 +634,7 @@ func request(ts *testscript.TestScript, args []string) (int, string, string) {
 	return response.StatusCode, string(text), b.String()
 }
 
-// until http STATUS METHOD URL ... [~ REGEXP] | until sql [standby] STATEMENT REGEXP | until kms OPERATION CALLS: asks until the answer is as wanted.
+// until http STATUS METHOD URL ... [~ REGEXP] | until sql [standby] STATEMENT REGEXP | until kms OPERATION CALLS | until s3 OBJECTS: asks until the answer is as wanted.
 func (h *harness) cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 	deadline := time.Now().Add(waitLimit)
 	last := ""
@@ -620,6 +662,10 @@ func (h *harness) cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 			n, err := strconv.Atoi(args[2])
 			ts.Check(err)
 			ok = h.of(ts).fake.Calls()[args[1]] >= n
+		case len(args) == 2 && args[0] == "s3":
+			n, err := strconv.Atoi(args[1])
+			ts.Check(err)
+			ok = len(h.of(ts).bucket.Keys()) >= n
 		default:
 			ts.Fatalf("usage: until http STATUS METHOD URL ... [~ REGEXP] | until sql STATEMENT REGEXP")
 		}

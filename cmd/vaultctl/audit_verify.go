@@ -9,9 +9,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/hyperiondb/vault/internal/audit/bucket"
 	"github.com/hyperiondb/vault/internal/audit/seal"
 	"github.com/hyperiondb/vault/internal/vault"
 )
@@ -32,17 +34,18 @@ func newAuditVerifyCmd(a *app) *cobra.Command {
 row or seal that does not fit is named, with exit code 7.
 
 Without --key anybody may have sealed, whoever rewrote the log included; the key is what vaultctl keygen --audit printed.
-Without --seals the newest seals may have gone together with their rows; the file is a node's audit_seals_file, best one
-that the database's administrator cannot reach. --export checks a file of audit archive or audit prune, without a database.`,
+Without --seals the newest seals may have gone together with their rows; it is a node's audit_seals_file or the bucket of
+audit_seals_bucket, best one that the database's administrator cannot reach. --export checks a file of audit archive or audit prune, without a database.`,
 		Example: `  vaultctl audit verify --key ed25519:q3Kx...
   vaultctl audit verify --since 7d --seals /var/lib/vaultd/seals
+  vaultctl audit verify --key ed25519:q3Kx... --seals 's3://example-seals/vault?region=eu-west-1'
   vaultctl audit verify --export audit-2026-10.jsonl --key ed25519:q3Kx...`,
 		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return runAuditVerify(cmd.Context(), a, o) },
 	}
 	flags := cmd.Flags()
 	flags.Var(durationFlag{&o.since}, "since", "recompute only what was sealed in the last 2h, 7d, ... (the chain of seals is checked from its beginning)")
-	flags.StringVar(&o.copies, "seals", "", "a node's `file` of the seals it has seen (audit_seals_file of vaultd)")
+	flags.StringVar(&o.copies, "seals", "", "the seals seen before: a node's `file`, or s3://... (audit_seals_file and audit_seals_bucket of vaultd)")
 	flags.StringArrayVar(&o.keys, "key", nil, "public `key` that may have sealed: ed25519:... (again for another)")
 	flags.StringVar(&o.export, "export", "", "check this `file` instead of the database")
 	return cmd
@@ -63,6 +66,9 @@ func runAuditVerify(ctx context.Context, a *app, o auditVerifyOptions) error {
 	}
 	source, rows, err := o.source(ctx, a, &options)
 	if err != nil {
+		return err
+	}
+	if options.Copies, err = o.seals(ctx, source.Cluster); err != nil {
 		return err
 	}
 	done := a.progress("rows", rows, &options.Progress)
@@ -99,16 +105,37 @@ func (o auditVerifyOptions) options() (seal.Options, error) {
 	if o.since != nil {
 		options.Since = time.Now().Add(-*o.since)
 	}
-	if o.copies != "" {
-		var err error
-		if options.Copies, err = seal.ReadCopies(o.copies); err != nil {
-			return options, fmt.Errorf("--seals: %w", err)
-		}
-		if len(options.Copies) == 0 {
-			return options, fmt.Errorf("--seals: %q has no seal", o.copies)
-		}
-	}
 	return options, nil
+}
+
+// seals are those seen before: none, those of a file, or of this vault's place in a bucket.
+func (o auditVerifyOptions) seals(ctx context.Context, cluster func(context.Context) (uuid.UUID, error)) (seals []seal.Seal, err error) {
+	switch {
+	case o.copies == "":
+		return nil, nil
+	case strings.HasPrefix(o.copies, bucket.Scheme):
+		seals, err = o.bucketSeals(ctx, cluster)
+	default:
+		seals, err = seal.ReadCopies(o.copies)
+	}
+	switch {
+	case errors.Is(err, bucket.ErrURI):
+		return nil, usage("--seals: %s", err)
+	case err != nil:
+		return nil, fmt.Errorf("--seals: %w", err)
+	case len(seals) == 0:
+		return nil, fmt.Errorf("--seals: %q has no seal", o.copies)
+	}
+	return seals, nil
+}
+
+func (o auditVerifyOptions) bucketSeals(ctx context.Context, cluster func(context.Context) (uuid.UUID, error)) ([]seal.Seal, error) {
+	b, err := bucket.Open(ctx, o.copies, cluster)
+	if err != nil {
+		return nil, err
+	}
+	defer b.Close()
+	return b.Seals(ctx)
 }
 
 // source is the database or the file, and about how many rows it has.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/hyperiondb/vault/internal/audit/seal"
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
@@ -57,6 +58,7 @@ var exitCodes = []struct {
 	{vault.ErrKeyRefused, exitRefused, "the KMS key is that of --kms-key, of VAULTCTL_KMS_KEY, or the vault's default"},
 	{vault.ErrUnavailable, exitUnavailable, ""},
 	{vault.ErrKeyUnavailable, exitUnavailable, ""},
+	{seal.ErrAway, exitUnavailable, ""},
 	{vault.ErrBehind, exitUnavailable, "another node may have it; --wait gives this one more time"},
 	{vault.ErrIntegrity, exitFailed, "the row was changed outside the vault: vaultctl history NAME, vaultctl audit list"},
 	{context.Canceled, exitInterrupted, ""},

@@ -1,20 +1,22 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/url"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
-	"github.com/hyperiondb/vault/internal/audit/seal"
 	"github.com/hyperiondb/vault/internal/kms"
 )
 
 func newKeygenCmd(a *app) *cobra.Command {
-	var audit bool
+	var audit, show bool
 	cmd := &cobra.Command{
 		Use:   "keygen PATH",
 		Short: "Make a local key file, for a vault without AWS KMS",
@@ -24,46 +26,69 @@ Everybody who opens secrets needs this file, vaultd on each node included. Whoev
 the secrets, and without it nobody has: keep a copy of it, and not beside the database's backups.
 
 With --audit it is the key that vaultd seals the audit log with (audit_seal_key), and the public key is printed, which
-vaultctl audit verify takes. Keep it from whoever administers the database.`,
+vaultctl audit verify takes. Keep it from whoever administers the database. With --show none is made: the public key of one
+that exists is printed, a file's or that of an Ed25519 key in AWS KMS (key spec ECC_NIST_EDWARDS25519, usage SIGN_VERIFY).`,
 		Example: `  vaultctl keygen /etc/vault/kek
   vaultctl init --kms-key local:///etc/vault/kek
-  vaultctl keygen --audit /etc/vault/audit.key`,
+  vaultctl keygen --audit /etc/vault/audit.key
+  vaultctl keygen --audit --show awskms:///alias/vault-seals?region=eu-west-1`,
 		Args: exactArgs("PATH"),
-		RunE: func(_ *cobra.Command, args []string) error {
-			if audit {
-				return runAuditKeygen(a, args[0])
+		RunE: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case show && !audit:
+				return usage("--show is for --audit: a key that wraps data keys has no public half")
+			case show:
+				return showAuditKey(cmd.Context(), a, args[0])
+			case audit:
+				return runAuditKeygen(cmd.Context(), a, args[0])
 			}
 			return runKeygen(a, args[0])
 		},
 	}
 	cmd.Flags().BoolVar(&audit, "audit", false, "the key of the audit log's seals")
+	cmd.Flags().BoolVar(&show, "show", false, "make none: print the public key of the one at PATH, or awskms:///...")
 	return cmd
 }
 
-func runAuditKeygen(a *app, path string) error {
+func runAuditKeygen(ctx context.Context, a *app, path string) error {
+	if strings.Contains(path, "://") {
+		return hint(usage("a key is made in a file, and %q is none", path), "vaultctl keygen --audit --show URI prints the public key of one that exists")
+	}
 	_, err := kms.GenerateKeyFile(path)
 	switch {
 	case errors.Is(err, fs.ErrExist):
-		return hint(conflict("key file %q exists", path), "another path: a key is never overwritten")
+		return hint(conflict("key file %q exists", path), "another path: a key is never overwritten; --show prints its public key")
 	case err != nil:
 		return errors.New(err.Error())
 	}
-	seed, err := kms.ReadSeed(path)
-	if err != nil {
+	if err := showAuditKey(ctx, a, path); err != nil || a.json() {
 		return err
 	}
-	defer clear(seed)
-	key, err := seal.NewKey(seed)
+	a.note("keep this public key where the database's administrator cannot change it: vaultctl audit verify --key takes it")
+	return nil
+}
+
+// showAuditKey prints the public half of a key that signs.
+func showAuditKey(ctx context.Context, a *app, key string) error {
+	signer, err := kms.OpenSigner(ctx, key)
+	if errors.Is(err, kms.ErrURI) {
+		return usage("%s", err)
+	} else if err != nil {
+		return err
+	}
+	if closer, ok := signer.(io.Closer); ok {
+		defer closer.Close()
+	}
+	public, err := signer.Public(ctx)
 	if err != nil {
 		return err
 	}
 	if a.json() {
-		return a.printJSON(map[string]string{"public_key": key.Public().String(), "path": path})
+		return a.printJSON(map[string]string{"public_key": public.String(), "path": key})
 	}
-	if _, err := fmt.Fprintln(a.out, key.Public()); err != nil {
+	if _, err := fmt.Fprintln(a.out, public); err != nil {
 		return fmt.Errorf("writing the answer: %w", reason(err))
 	}
-	a.note("keep this public key where the database's administrator cannot change it: vaultctl audit verify --key takes it")
 	return nil
 }
 

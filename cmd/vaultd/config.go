@@ -18,6 +18,7 @@ import (
 
 	"github.com/BurntSushi/toml"
 
+	"github.com/hyperiondb/vault/internal/audit/bucket"
 	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/httpapi"
 	"github.com/hyperiondb/vault/internal/kms"
@@ -63,8 +64,11 @@ type Config struct {
 	MinLSNWait        duration `toml:"min_lsn_wait"`       // how long a read waits for the position it asks for
 
 	// Tamper evidence of the audit log; see docs/SECURITY.md.
-	AuditSealKey   string `toml:"audit_seal_key"`   // file of the key that seals it, where this node is the primary; "" = no sealing
+	AuditSealKey   string `toml:"audit_seal_key"`   // the key that seals it, where this node is the primary: a file or awskms:///...; "" = no sealing
 	AuditSealsFile string `toml:"audit_seals_file"` // the seals that this node has seen are kept here; "" = nowhere
+	// And in a bucket of all nodes, by the primary's: s3://...; "" = in none.
+	AuditSealsBucket         string   `toml:"audit_seals_bucket"`
+	AuditSealsBucketInterval duration `toml:"audit_seals_bucket_interval"`
 
 	// Reads on record; see package spool.
 	Audit             string   `toml:"audit"`               // on, or off: nothing is recorded
@@ -83,7 +87,8 @@ type Config struct {
 func defaults() Config {
 	return Config{
 		Audit: "on", AuditSpool: "/var/lib/vaultd/spool", AuditSync: "always", AuditSyncInterval: duration(200 * time.Millisecond),
-		AuditOnFailure: "block", AuditMaxBytes: 1 << 30, AuditMaxAge: duration(7 * 24 * time.Hour),
+		AuditSealsBucketInterval: duration(time.Minute),
+		AuditOnFailure:           "block", AuditMaxBytes: 1 << 30, AuditMaxAge: duration(7 * 24 * time.Hour),
 		Listen: []string{"127.0.0.1:8400"}, HealthListen: "127.0.0.1:8401", SocketMode: "0660",
 		DEKCacheTTL: duration(5 * time.Minute), DEKCacheSize: 10_000, MaxConns: 16, VerifyRate: 50, VerifyBurst: 100,
 		ScanInterval: duration(10 * time.Second), RotationWorkers: 4,
@@ -324,6 +329,14 @@ func (c *Config) checkAudit() error {
 	if c.Audit == "on" && !filepath.IsAbs(c.AuditSpool) {
 		return fmt.Errorf("audit_spool %q: the absolute path of a folder; reads that are not to be on record want audit = \"off\"", c.AuditSpool)
 	}
+	if _, err := kms.ParseSigner(c.AuditSealKey); err != nil {
+		return fmt.Errorf("audit_seal_key: %w", err)
+	}
+	if c.AuditSealsBucket != "" {
+		if _, err := bucket.ParseURI(c.AuditSealsBucket); err != nil {
+			return fmt.Errorf("audit_seals_bucket: %w", err)
+		}
+	}
 	return nil
 }
 
@@ -342,6 +355,7 @@ func (c *Config) checkNumbers() error {
 		{"max_staleness (seconds)", time.Duration(c.MaxStaleness).Seconds(), 0, 86400},
 		{"min_lsn_wait (seconds)", time.Duration(c.MinLSNWait).Seconds(), 0, 10},
 		{"audit_sync_interval (seconds)", time.Duration(c.AuditSyncInterval).Seconds(), 0.001, 60},
+		{"audit_seals_bucket_interval (seconds)", time.Duration(c.AuditSealsBucketInterval).Seconds(), 1, 86400},
 		{"audit_max_bytes", float64(c.AuditMaxBytes), 64 << 10, 1 << 40},
 		{"audit_max_age (seconds)", time.Duration(c.AuditMaxAge).Seconds(), 0, 400 * 86400},
 		{"shutdown_grace (seconds)", time.Duration(c.ShutdownGrace).Seconds(), 0, 3600},

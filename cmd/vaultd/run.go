@@ -68,7 +68,7 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 	})
 	defer v.Close()
 
-	sealer, err := openSealer(c, v, log)
+	sealer, err := openSealer(ctx, c, v, log)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errConfig, err)
 	}
@@ -107,7 +107,7 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 	defer stopWork()
 	work := startRotation(working, c, v, reads, rotation.NewMetrics(registry), log)
 	work.Go(func() { fresh.Run(working) })
-	work.Go(func() { sealer.run(working) })
+	work.Go(func() { sealer.Run(working) })
 	reloading := &reloader{load: load, api: api, fresh: fresh, certificate: cert, level: level, log: log}
 
 	for {

@@ -3,50 +3,59 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/hyperiondb/vault/internal/audit/bucket"
 	"github.com/hyperiondb/vault/internal/audit/seal"
 	"github.com/hyperiondb/vault/internal/kms"
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
 // auditSealer is the sealer of the audit log and its metrics.
-type auditSealer struct{ *seal.Sealer }
+type auditSealer struct {
+	*seal.Sealer
+	open   []any // what is closed at the end, as far as it can be
+	bucket bool  // there is one
+}
 
-// openSealer reads the key and the seals seen before; neither has to be there.
-func openSealer(c Config, v *vault.Vault, log *slog.Logger) (*auditSealer, error) {
-	s := &auditSealer{&seal.Sealer{Store: v, Log: log}}
+// openSealer opens the key and the places of the seals seen before; none of them has to be there.
+func openSealer(ctx context.Context, c Config, v *vault.Vault, log *slog.Logger) (*auditSealer, error) {
+	s := &auditSealer{Sealer: &seal.Sealer{Store: v, Log: log}}
 	if c.AuditSealKey != "" {
-		seed, err := kms.ReadSeed(c.AuditSealKey)
-		if err != nil {
+		var err error
+		if s.Key, err = kms.OpenSigner(ctx, c.AuditSealKey); err != nil {
 			return nil, fmt.Errorf("audit_seal_key: %w (vaultctl keygen --audit makes one)", err)
 		}
-		defer clear(seed)
-		if s.Key, err = seal.NewKey(seed); err != nil {
-			return nil, fmt.Errorf("audit_seal_key: %w", err)
-		}
-		log.Info("sealing the audit log", "key", s.Key.Public().String())
+		s.open = append(s.open, s.Key)
 	}
 	if c.AuditSealsFile != "" {
-		var err error
-		if s.Copies, err = seal.OpenCopies(c.AuditSealsFile); err != nil {
+		file, err := seal.OpenCopies(c.AuditSealsFile)
+		if err != nil {
 			return nil, fmt.Errorf("audit_seals_file: %w", err)
 		}
+		s.Places = append(s.Places, &seal.Place{Keeper: file, Where: "here"})
+		s.open = append(s.open, file)
+	}
+	if c.AuditSealsBucket != "" {
+		b, err := bucket.Open(ctx, c.AuditSealsBucket, v.ClusterID)
+		if err != nil {
+			return nil, fmt.Errorf("audit_seals_bucket: %w", err)
+		}
+		s.Places = append(s.Places, &seal.Place{Keeper: b, Where: "in the bucket", Every: time.Duration(c.AuditSealsBucketInterval), Shared: true})
+		s.open, s.bucket = append(s.open, b), true
 	}
 	return s, nil
 }
 
-func (s *auditSealer) run(ctx context.Context) {
-	if s.Key != nil || s.Copies != nil {
-		s.Run(ctx)
-	}
-}
-
 func (s *auditSealer) close() {
-	if s.Copies != nil {
-		_ = s.Copies.Close() // every line is on disk already
+	for _, o := range s.open {
+		if closer, ok := o.(io.Closer); ok {
+			_ = closer.Close() // every seal is durable already
+		}
 	}
 }
 
@@ -54,6 +63,9 @@ var (
 	rowsSealed  = prometheus.NewDesc("vaultd_audit_rows_sealed_total", "Rows of the audit log that this daemon has sealed.", nil, nil)
 	sealFailing = prometheus.NewDesc("vaultd_audit_sealing_failing", "Whether the last attempt to seal failed.", nil, nil)
 	sealAlarm   = prometheus.NewDesc("vaultd_audit_seals_alarm", "Whether the node's seals do not go on from those seen before.", nil, nil)
+
+	bucketFailing = prometheus.NewDesc("vaultd_audit_bucket_failing", "Whether the last attempt to keep seals in the bucket failed.", nil, nil)
+	bucketBehind  = prometheus.NewDesc("vaultd_audit_bucket_behind_seconds", "How long ago the bucket last had all seals of this primary; 0 while it is kept.", nil, nil)
 )
 
 // Describe is prometheus.Collector's.
@@ -61,12 +73,20 @@ func (s *auditSealer) Describe(to chan<- *prometheus.Desc) {
 	to <- rowsSealed
 	to <- sealFailing
 	to <- sealAlarm
+	if s.bucket {
+		to <- bucketFailing
+		to <- bucketBehind
+	}
 }
 
 // Collect is prometheus.Collector's.
 func (s *auditSealer) Collect(to chan<- prometheus.Metric) {
-	sealed, failing, alarm := s.State()
-	to <- prometheus.MustNewConstMetric(rowsSealed, prometheus.CounterValue, float64(sealed))
-	to <- prometheus.MustNewConstMetric(sealFailing, prometheus.GaugeValue, oneIf(failing))
-	to <- prometheus.MustNewConstMetric(sealAlarm, prometheus.GaugeValue, oneIf(alarm))
+	state := s.State()
+	to <- prometheus.MustNewConstMetric(rowsSealed, prometheus.CounterValue, float64(state.Sealed))
+	to <- prometheus.MustNewConstMetric(sealFailing, prometheus.GaugeValue, oneIf(state.Failing))
+	to <- prometheus.MustNewConstMetric(sealAlarm, prometheus.GaugeValue, oneIf(state.Alarm))
+	if s.bucket {
+		to <- prometheus.MustNewConstMetric(bucketFailing, prometheus.GaugeValue, oneIf(state.Away))
+		to <- prometheus.MustNewConstMetric(bucketBehind, prometheus.GaugeValue, state.Behind.Seconds())
+	}
 }

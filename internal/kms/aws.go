@@ -3,22 +3,17 @@ package kms
 import (
 	"cmp"
 	"context"
-	"errors"
-	"io"
 	"net/http"
-	"net/url"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
-	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
-	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
-	"github.com/aws/smithy-go/logging"
 
+	"github.com/hyperiondb/vault/internal/awsclient"
 	"github.com/hyperiondb/vault/internal/envelope"
 )
 
@@ -46,9 +41,12 @@ func defaultTiming() timing {
 // maxAnswer bounds the body of an answer in bytes; the longest honest one is about 9 KB.
 const maxAnswer = 64 << 10
 
-// awsKey is a symmetric key in AWS KMS.
+const symmetricKey = "a symmetric encryption key"
+
+// awsKey is a key in AWS KMS; of its operations those are of use that its kind allows.
 type awsKey struct {
 	uri       URI
+	kind      string // what it has to be, for error texts
 	client    *kms.Client
 	transport *http.Transport
 	retryer   *retry.Standard // its retry budget is shared by all operations
@@ -64,28 +62,25 @@ type awsKey struct {
 }
 
 func openAWS(ctx context.Context, u URI, limits timing) (*awsKey, error) {
-	cfg, err := loadAWS(ctx, u)
+	// Without a region in the URI or the ARN it is the configuration's.
+	cfg, err := awsclient.Load(ctx, cmp.Or(u.place.Region, arnRegion(u.name)))
 	if err != nil {
-		return nil, err
+		return nil, refused(u.name, err.Error())
 	}
-	transport := transportFor(cfg)
-	cfg.HTTPClient = &http.Client{
-		Transport: cappedAnswers{transport},
-		Timeout:   limits.attempt,
-		// KMS never redirects; a signed request follows nobody elsewhere.
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
+	var transport *http.Transport
+	cfg.HTTPClient, transport = awsclient.HTTPClient(cfg, limits.attempt, maxAnswer)
 	client := kms.NewFromConfig(cfg, func(o *kms.Options) {
 		// Set here, at the end: in the configuration AWS_ENDPOINT_URL_KMS would win over the URI.
-		if u.endpoint != "" {
-			o.BaseEndpoint = &u.endpoint
+		if u.place.Endpoint != "" {
+			o.BaseEndpoint = &u.place.Endpoint
 		}
 	})
-	if err := checkEndpoint(client.Options().BaseEndpoint); err != nil {
+	if err := awsclient.CheckEndpoint(client.Options().BaseEndpoint); err != nil {
 		return nil, refused(u.name, err.Error())
 	}
 	k := &awsKey{
 		uri:       u,
+		kind:      symmetricKey,
 		client:    client,
 		transport: transport,
 		retryer:   newRetryer(limits),
@@ -96,69 +91,6 @@ func openAWS(ctx context.Context, u URI, limits timing) (*awsKey, error) {
 		k.keyID = u.name
 	}
 	return k, nil
-}
-
-// loadAWS reads the AWS configuration the way every AWS tool does: environment, shared files, profile.
-// Credentials are fetched later, by the first operation.
-func loadAWS(ctx context.Context, u URI) (aws.Config, error) {
-	cfg, err := config.LoadDefaultConfig(ctx,
-		config.WithRegion(cmp.Or(u.region, arnRegion(u.name))), // "" leaves it to the configuration
-		config.WithLogger(logging.Nop{}),
-		config.WithClientLogMode(0), // a logged body would be a logged data key
-	)
-	if err != nil {
-		return aws.Config{}, refused(u.name, configReason(err))
-	}
-	if cfg.Region == "" {
-		return aws.Config{}, refused(u.name, "no region (add ?region=REGION to the key uri, or set AWS_REGION)")
-	}
-	cfg.Credentials = markedCredentials{cfg.Credentials}
-	return cfg, nil
-}
-
-// configReason does not repeat what the SDK says, which can quote a line of a credentials file.
-func configReason(err error) string {
-	var profile config.SharedConfigProfileNotExistError
-	if errors.As(err, &profile) {
-		return "the AWS profile does not exist"
-	}
-	return "the AWS configuration cannot be read"
-}
-
-// transportFor keeps the proxy, CA bundle and TLS settings of the AWS configuration.
-func transportFor(cfg aws.Config) *http.Transport {
-	client, ok := cfg.HTTPClient.(*awshttp.BuildableClient)
-	if !ok {
-		client = awshttp.NewBuildableClient()
-	}
-	return client.GetTransport()
-}
-
-// checkEndpoint holds an endpoint out of the AWS configuration to the same rule as one in a URI.
-func checkEndpoint(endpoint *string) error {
-	if endpoint == nil {
-		return nil
-	}
-	u, err := url.Parse(*endpoint)
-	if err != nil {
-		return errors.New("the endpoint in the AWS configuration is not a url")
-	}
-	return plainOnlyToLoopback(u)
-}
-
-// cappedAnswers cuts an endless answer short.
-type cappedAnswers struct{ http.RoundTripper }
-
-func (c cappedAnswers) RoundTrip(r *http.Request) (*http.Response, error) {
-	resp, err := c.RoundTripper.RoundTrip(r)
-	if err != nil {
-		return nil, err
-	}
-	resp.Body = struct {
-		io.Reader
-		io.Closer
-	}{io.LimitReader(resp.Body, maxAnswer), resp.Body}
-	return resp, nil
 }
 
 func (k *awsKey) name() string { return k.uri.name }
@@ -301,7 +233,7 @@ func (k *awsKey) Describe(ctx context.Context) (Description, error) {
 	}
 	d := Description{URI: k.URI(), KeyID: aws.ToString(metadata.Arn), State: keyState(metadata.KeyState)}
 	if metadata.KeyUsage != types.KeyUsageTypeEncryptDecrypt || metadata.KeySpec != types.KeySpecSymmetricDefault {
-		d.State = "not a symmetric encryption key"
+		d.State = "not " + symmetricKey
 		return d, nil
 	}
 	d.Usable = metadata.KeyState == types.KeyStateEnabled
@@ -363,7 +295,7 @@ func (k *awsKey) learn(keyID *string) error {
 		return unavailable(k.name(), incomplete)
 	}
 	if !k.couldBe(*keyID) {
-		return unavailable(k.name(), "the answer names another key")
+		return unavailable(k.name(), otherKey)
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/pem"
 	"errors"
-	"fmt"
 	"io"
 	"log"
 	"net"
@@ -24,6 +23,7 @@ import (
 	"github.com/aws/smithy-go/middleware"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/hyperiondb/vault/internal/awsclient"
 	"github.com/hyperiondb/vault/internal/envelope"
 	"github.com/hyperiondb/vault/internal/kms/kmsfake"
 )
@@ -683,18 +683,6 @@ func TestAWSDown(t *testing.T) {
 	}
 }
 
-func TestNetworkReason(t *testing.T) {
-	for want, err := range map[string]error{
-		"the host of the key service does not resolve": &net.DNSError{Err: "no such host", Name: "kms.invalid", IsNotFound: true},
-		"no answer in time":                            os.ErrDeadlineExceeded,
-		"the connection broke":                         errors.New("malformed HTTP response \"\x00\x01\""),
-	} {
-		if got := networkReason(fmt.Errorf("sending: %w", err)); got != want {
-			t.Errorf("got %q, want %q", got, want)
-		}
-	}
-}
-
 func TestOpenCallsNobody(t *testing.T) {
 	f, endpoint := startFake(t)
 	mustOpen(t, awsURI("alias/vault", endpoint), quick())
@@ -806,7 +794,7 @@ func TestAWSCredentials(t *testing.T) {
 		"ThrottlingException": envelope.ErrKeyUnavailable, "InternalFailure": envelope.ErrKeyUnavailable,
 		"AccessDenied": envelope.ErrKeyRefused, "InvalidIdentityToken": envelope.ErrKeyRefused,
 	} {
-		err := errors.Join(errNoCredentials, &smithy.GenericAPIError{Code: code})
+		err := errors.Join(awsclient.ErrNoCredentials, &smithy.GenericAPIError{Code: code})
 		if _, got := reasonOf(err); got != want {
 			t.Errorf("%s: got %v, want %v", code, got, want)
 		}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"regexp"
 	"strings"
@@ -15,27 +14,16 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
-	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/smithy-go"
 
+	"github.com/hyperiondb/vault/internal/awsclient"
 	"github.com/hyperiondb/vault/internal/envelope"
 )
 
-const incomplete = "the answer is incomplete"
-
-// errNoCredentials marks a failure of the credential chain, which the SDK otherwise hands on
-// as just another error before the request.
-var errNoCredentials = errors.New("no AWS credentials")
-
-type markedCredentials struct{ aws.CredentialsProvider }
-
-func (m markedCredentials) Retrieve(ctx context.Context) (aws.Credentials, error) {
-	c, err := m.CredentialsProvider.Retrieve(ctx)
-	if err != nil {
-		return aws.Credentials{}, errors.Join(errNoCredentials, err)
-	}
-	return c, nil
-}
+const (
+	incomplete = "the answer is incomplete"
+	otherKey   = "the answer names another key"
+)
 
 // attempts is the retryer of one operation. It remembers why the last attempt failed, because
 // a deadline that passes between two attempts otherwise hides the reason.
@@ -76,7 +64,7 @@ func retryable(err error) aws.Ternary {
 	var certificate *tls.CertificateVerificationError
 	var answer smithy.APIError
 	switch {
-	case errors.Is(err, errNoCredentials): // the chain has retried inside already
+	case errors.Is(err, awsclient.ErrNoCredentials): // the chain has retried inside already
 		return aws.FalseTernary
 	case errors.As(err, &certificate):
 		return aws.FalseTernary
@@ -118,14 +106,17 @@ func (k *awsKey) failure(ctx context.Context, err, last error) error {
 
 func (k *awsKey) explain(err error) *keyError {
 	reason, kind := reasonOf(err)
-	return &keyError{key: k.name(), reason: reason, requestID: requestIDOf(err), kinds: []error{kind}}
+	if reason == wrongKind {
+		reason = "not " + k.kind
+	}
+	return &keyError{key: k.name(), reason: reason, requestID: awsclient.RequestIDOf(err), kinds: []error{kind}}
 }
 
 func reasonOf(err error) (reason string, kind error) {
 	var answer smithy.APIError
 	var operation *smithy.OperationError
 	switch {
-	case errors.Is(err, errNoCredentials):
+	case errors.Is(err, awsclient.ErrNoCredentials):
 		if transient(err) {
 			return "AWS credentials could not be fetched", envelope.ErrKeyUnavailable
 		}
@@ -139,10 +130,10 @@ func reasonOf(err error) (reason string, kind error) {
 			reason += " to " + operation.Operation()
 		}
 		return reason, kind
-	case statusOf(err) != 0:
+	case awsclient.StatusOf(err) != 0:
 		return unknownAnswer(err)
 	}
-	return networkReason(err), envelope.ErrKeyUnavailable
+	return awsclient.NetworkReason(err, "the key service"), envelope.ErrKeyUnavailable
 }
 
 // transient: a credential service that was reached and failed, not one that is absent.
@@ -150,12 +141,15 @@ func transient(err error) bool {
 	var answer smithy.APIError
 	if errors.As(err, &answer) {
 		_, kind := meaning(answer)
-		return kind == envelope.ErrKeyUnavailable || statusOf(err) >= http.StatusInternalServerError
+		return kind == envelope.ErrKeyUnavailable || awsclient.StatusOf(err) >= http.StatusInternalServerError
 	}
 	return false
 }
 
-const accessDenied = "access denied"
+const (
+	accessDenied = "access denied"
+	wrongKind    = "not a key of this kind" // replaced by what was wanted
+)
 
 // meaning says in this package's words what an error code says; kind is nil for an unknown one.
 // https://docs.aws.amazon.com/kms/latest/APIReference/CommonErrors.html and the errors listed with
@@ -178,7 +172,7 @@ func meaning(answer smithy.APIError) (reason string, kind error) {
 	case "AccessDeniedException", "AccessDenied", "NotAuthorized":
 		return accessDenied, envelope.ErrKeyRefused
 	case "InvalidKeyUsageException", "UnsupportedOperationException":
-		return "not a symmetric encryption key", envelope.ErrKeyRefused
+		return wrongKind, envelope.ErrKeyRefused
 	case "ExpiredTokenException", "ExpiredToken":
 		return "the AWS credentials have expired", envelope.ErrKeyRefused
 	case "UnrecognizedClientException", "InvalidClientTokenId", "InvalidSignatureException", "SignatureDoesNotMatch",
@@ -208,60 +202,16 @@ var ownCode = regexp.MustCompile(`^[A-Z][A-Za-z]{2,60}Exception$`)
 // spoke, but something on the way to it, which says nothing about the key.
 func unknownAnswer(err error) (reason string, kind error) {
 	var answer smithy.APIError
-	status := statusOf(err)
+	status := awsclient.StatusOf(err)
 	isClientError := status >= http.StatusBadRequest && status < http.StatusInternalServerError
 	if errors.As(err, &answer) && isClientError && ownCode.MatchString(answer.ErrorCode()) {
 		return "refused (" + answer.ErrorCode() + ")", envelope.ErrKeyRefused
 	}
-	if brokenRead(err) {
+	if awsclient.BrokenRead(err) {
 		return "the answer was cut short", envelope.ErrKeyUnavailable
 	}
 	if status >= http.StatusInternalServerError {
 		return fmt.Sprintf("the key service failed (http status %d)", status), envelope.ErrKeyUnavailable
 	}
 	return fmt.Sprintf("the answer is not one of KMS (http status %d)", status), envelope.ErrKeyUnavailable
-}
-
-// brokenRead: the connection, not the text it carried, is why an answer could not be read.
-func brokenRead(err error) bool {
-	var network net.Error
-	return errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &network)
-}
-
-// networkReason repeats only errors that quote nothing a server sent.
-func networkReason(err error) string {
-	var dns *net.DNSError
-	var op *net.OpError
-	var certificate *tls.CertificateVerificationError
-	var timeout interface{ Timeout() bool }
-	switch {
-	case errors.As(err, &certificate):
-		return "the certificate of the key service is not trusted"
-	case errors.As(err, &dns):
-		return "the host of the key service does not resolve"
-	case errors.As(err, &timeout) && timeout.Timeout():
-		return "no answer in time"
-	case errors.As(err, &op) && op.Op == "dial":
-		return "no connection (" + op.Err.Error() + ")"
-	}
-	return "the connection broke"
-}
-
-// statusOf is 0 when no answer came at all.
-func statusOf(err error) int {
-	var response interface{ HTTPStatusCode() int }
-	if errors.As(err, &response) {
-		return response.HTTPStatusCode()
-	}
-	return 0
-}
-
-var requestIDShape = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`)
-
-func requestIDOf(err error) string {
-	var response *awshttp.ResponseError
-	if errors.As(err, &response) && requestIDShape.MatchString(response.RequestID) {
-		return response.RequestID
-	}
-	return ""
 }

@@ -1,5 +1,6 @@
 // Package kms wraps and unwraps data keys under a key-encryption key that lives somewhere
-// else: AWS KMS, or a key file on this machine.
+// else: AWS KMS, or a key file on this machine. It also opens the key that signs the audit log's
+// seals, which lives in the same places.
 //
 // # Keys are URIs
 //
@@ -19,6 +20,11 @@
 // An AWS key needs kms:GenerateDataKey and kms:Decrypt, kms:DescribeKey unless it is opened by its
 // ARN, kms:ReEncryptFrom and kms:ReEncryptTo for rewrapping, and kms:Encrypt to take over the data
 // keys of a local key, or of another region.
+//
+// [OpenSigner] takes the same URIs, or the plain path of a file. In AWS KMS the key is of the spec
+// ECC_NIST_EDWARDS25519 and the usage SIGN_VERIFY, and needs kms:Sign and kms:GetPublicKey. KMS signs the message
+// itself (ED25519_SHA_512 over RAW), so that what verifies is plain Ed25519; a signature that does not verify is
+// [envelope.ErrKeyUnavailable] and is not handed on.
 //
 // # What a row holds
 //

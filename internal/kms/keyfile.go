@@ -46,15 +46,6 @@ func readKeyFile(path string) (*kek, error) {
 	return readKEK(path, f)
 }
 
-// ReadSeed reads the 32 bytes of a key file whose key is not this package's: that of the audit log's seals. The caller wipes it.
-func ReadSeed(path string) ([]byte, error) {
-	k, err := readKeyFile(path)
-	if err != nil {
-		return nil, err
-	}
-	return k[:], nil
-}
-
 func readKEK(path string, f io.Reader) (*kek, error) {
 	// One byte more than the key, to notice a file that grew after the look at its size.
 	var buf [kekSize + 1]byte

@@ -3,8 +3,6 @@ package kms
 import (
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
 	"net/url"
 	"path"
 	"regexp"
@@ -12,6 +10,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/hyperiondb/vault/internal/awsclient"
 )
 
 // ErrURI is wrapped by every refusal of a key URI.
@@ -28,11 +28,9 @@ const (
 // Key identifiers as AWS prints them:
 // https://docs.aws.amazon.com/kms/latest/developerguide/concepts.html#key-id
 var (
-	awsKeyID  = regexp.MustCompile(`^(?:[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|mrk-[0-9a-f]{32})$`)
-	awsAlias  = regexp.MustCompile(`^alias/[A-Za-z0-9/_-]{1,250}$`)
-	awsARN    = regexp.MustCompile(`^arn:aws[a-z-]{0,20}:kms:([^:]*):[0-9]{12}:(.*)$`)
-	awsRegion = regexp.MustCompile(`^[a-z][a-z0-9-]{0,61}[a-z0-9]$`)
-	hostName  = regexp.MustCompile(`^[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?$`)
+	awsKeyID = regexp.MustCompile(`^(?:[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|mrk-[0-9a-f]{32})$`)
+	awsAlias = regexp.MustCompile(`^alias/[A-Za-z0-9/_-]{1,250}$`)
+	awsARN   = regexp.MustCompile(`^arn:aws[a-z-]{0,20}:kms:([^:]*):[0-9]{12}:(.*)$`)
 )
 
 // URI is a parsed key URI. Two URIs that say the same are equal with ==.
@@ -41,9 +39,7 @@ type URI struct {
 	scheme string
 	name   string // awskms: alias/NAME, ARN or key id. local: clean absolute path
 
-	// awskms only, each "" when the URI leaves it to the AWS configuration.
-	region   string
-	endpoint string
+	place awsclient.Place // awskms only
 }
 
 // ParseURI accepts the forms in the package doc and nothing near them: no host part, no
@@ -121,32 +117,19 @@ func parseAWS(name string, query url.Values) (URI, error) {
 	if !awsKeyID.MatchString(name) && !awsAlias.MatchString(name) && !validARN(name) {
 		return URI{}, errors.New("not an alias, a key ARN or a key id")
 	}
-	for parameter, values := range query {
-		if len(values) != 1 {
-			return URI{}, fmt.Errorf("query parameter %q is repeated", parameter)
-		}
-		var err error
-		switch parameter {
-		case "region":
-			u.region, err = parseRegion(values[0])
-		case "endpoint":
-			u.endpoint, err = parseEndpoint(values[0])
-		default:
-			err = fmt.Errorf("unknown query parameter %s", strconv.QuoteToASCII(parameter))
-		}
-		if err != nil {
-			return URI{}, err
-		}
+	var err error
+	if u.place, err = awsclient.ParsePlace(query); err != nil {
+		return URI{}, err
 	}
-	if inARN := arnRegion(name); inARN != "" && u.region != "" && inARN != u.region {
-		return URI{}, fmt.Errorf("region %q differs from %q in the ARN", u.region, inARN)
+	if inARN := arnRegion(name); inARN != "" && u.place.Region != "" && inARN != u.place.Region {
+		return URI{}, fmt.Errorf("region %q differs from %q in the ARN", u.place.Region, inARN)
 	}
 	return u, nil
 }
 
 func validARN(s string) bool {
 	m := awsARN.FindStringSubmatch(s)
-	if m == nil || !awsRegion.MatchString(m[1]) {
+	if m == nil || !awsclient.RegionName(m[1]) {
 		return false
 	}
 	id, isKey := strings.CutPrefix(m[2], "key/")
@@ -167,95 +150,19 @@ func arnRegion(s string) string {
 	return m[1]
 }
 
-// parseRegion refuses what is not a DNS label, because the region becomes part of a host name.
-func parseRegion(s string) (string, error) {
-	if !awsRegion.MatchString(s) {
-		return "", fmt.Errorf("region %s is not a region name", strconv.QuoteToASCII(s))
-	}
-	return s, nil
-}
-
-func parseEndpoint(s string) (string, error) {
-	u, err := url.Parse(s)
-	if err != nil || u.Opaque != "" || u.User != nil || u.Host == "" || strings.Trim(u.Path, "/") != "" ||
-		u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
-		return "", errors.New("endpoint is not http://HOST:PORT or https://HOST[:PORT]")
-	}
-	host, err := canonicalHost(u)
-	if err != nil {
-		return "", err
-	}
-	if err := plainOnlyToLoopback(u); err != nil {
-		return "", err
-	}
-	return u.Scheme + "://" + host, nil
-}
-
-func canonicalHost(u *url.URL) (string, error) {
-	host := strings.ToLower(u.Hostname())
-	if strings.HasPrefix(u.Host, "[") {
-		addr, err := netip.ParseAddr(host)
-		if err != nil || addr.Zone() != "" {
-			return "", errors.New("endpoint has a bad IPv6 address")
-		}
-		host = addr.String()
-	} else if !hostName.MatchString(host) {
-		return "", errors.New("endpoint has a bad host name")
-	}
-	bracketed := host
-	if strings.Contains(host, ":") {
-		bracketed = "[" + host + "]"
-	}
-	if u.Port() == "" {
-		return bracketed, nil
-	}
-	port, err := strconv.ParseUint(u.Port(), 10, 16)
-	if err != nil || port == 0 {
-		return "", errors.New("endpoint has a bad port")
-	}
-	return net.JoinHostPort(host, strconv.FormatUint(port, 10)), nil
-}
-
-// plainOnlyToLoopback keeps plain data keys off the network.
-func plainOnlyToLoopback(u *url.URL) error {
-	switch u.Scheme {
-	case "https":
-		return nil
-	case "http":
-		addr, err := netip.ParseAddr(u.Hostname())
-		if strings.EqualFold(u.Hostname(), "localhost") || err == nil && addr.IsLoopback() {
-			return nil
-		}
-		return errors.New("endpoint is plain http to another machine, use https")
-	}
-	return errors.New("endpoint is neither http nor https")
-}
-
 // String is the canonical form: ParseURI(u.String()) == u.
 func (u URI) String() string {
 	switch u.scheme {
 	case schemeLocal:
 		return schemeLocal + "://" + (&url.URL{Path: u.name}).EscapedPath()
 	case schemeAWS:
-		var query []string
-		if u.region != "" {
-			query = append(query, "region="+u.region)
-		}
-		if u.endpoint != "" {
-			// Needs no escaping: parseEndpoint lets through letters, digits and .-:/[]
-			query = append(query, "endpoint="+u.endpoint)
-		}
-		s := schemeAWS + ":///" + u.name
-		if len(query) > 0 {
-			s += "?" + strings.Join(query, "&")
-		}
-		return s
+		return schemeAWS + ":///" + u.name + u.place.Query()
 	}
 	return ""
 }
 
 // HasEndpoint tells whether the URI chooses the server that is asked.
-func (u URI) HasEndpoint() bool { return u.endpoint != "" }
+func (u URI) HasEndpoint() bool { return u.place.Endpoint != "" }
 
 // isAlias: the key behind the name can change.
 func (u URI) isAlias() bool {

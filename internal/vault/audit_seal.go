@@ -22,6 +22,15 @@ var (
 	_ seal.Source = (*AuditSource)(nil)
 )
 
+// IsPrimary reports whether the local node is the primary; an old one that came back is none (ErrFenced).
+func (v *Vault) IsPrimary(ctx context.Context) (bool, error) { return v.reader.IsPrimary(ctx) }
+
+// ClusterID is the vault's id, which every copy of it has.
+func (v *Vault) ClusterID(ctx context.Context) (uuid.UUID, error) {
+	config, err := v.reader.Config(ctx)
+	return config.ClusterID, err
+}
+
 // SealAudit seals the next closed window of the audit log, if the local node is the primary.
 func (v *Vault) SealAudit(ctx context.Context, limit int, make func(seal.Window) ([]seal.Seal, error)) (int, error) {
 	primary, err := v.reader.IsPrimary(ctx)

@@ -42,6 +42,13 @@ func openAs(t testing.TB, store *vaulttest.Store, role string) *vault.Vault {
 	return vault.New(vault.Options{Reader: reader, Writer: writer})
 }
 
+func mustPublic(t testing.TB, by seal.Signer) seal.PublicKey {
+	t.Helper()
+	key, err := by.Public(t.Context())
+	must(t, err)
+	return key
+}
+
 // write puts rows into the log, each in a transaction of its own.
 func (s *sealing) write(n int) {
 	s.t.Helper()
@@ -56,7 +63,7 @@ func (s *sealing) seal() int {
 	s.t.Helper()
 	total := 0
 	for {
-		n, err := s.daemon.SealAudit(s.t.Context(), 1000, func(w seal.Window) ([]seal.Seal, error) { return w.Seal(s.key) })
+		n, err := s.daemon.SealAudit(s.t.Context(), 1000, func(w seal.Window) ([]seal.Seal, error) { return w.Seal(s.t.Context(), s.key) })
 		must(s.t, err)
 		if n == 0 {
 			return total
@@ -67,7 +74,7 @@ func (s *sealing) seal() int {
 
 func (s *sealing) verify(o seal.Options) (seal.Report, error) {
 	if o.Keys == nil {
-		o.Keys = []seal.PublicKey{s.key.Public()}
+		o.Keys = []seal.PublicKey{mustPublic(s.t, s.key)}
 	}
 	return seal.Verify(s.t.Context(), s.auditor.AuditSource(time.Time{}), o)
 }
@@ -196,8 +203,8 @@ func TestTamperingIsFound(t *testing.T) {
 
 	other, err := seal.NewKey(make([]byte, 32))
 	must(t, err)
-	_, err = s.verify(seal.Options{Keys: []seal.PublicKey{other.Public()}})
-	wantFault(t, "another key", err, "seal 1 is signed by "+s.key.Public().String())
+	_, err = s.verify(seal.Options{Keys: []seal.PublicKey{mustPublic(t, other)}})
+	wantFault(t, "another key", err, "seal 1 is signed by "+mustPublic(t, s.key).String())
 
 	// Whoever drops the newest seals and their rows leaves a log that fits; only who saw them knows.
 	s.store.MustExec(t, `DELETE FROM vault.audit_log WHERE tx >= (SELECT from_tx FROM vault.audit_seals WHERE id = 3); DELETE FROM vault.audit_seals WHERE id = 3`)

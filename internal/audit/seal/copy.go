@@ -2,6 +2,7 @@ package seal
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,13 +12,14 @@ import (
 	"path/filepath"
 )
 
-// Copies is a file of the seals that a node has seen, one JSON document a line: what a primary that lost its newest seals, or
-// made them anew, is held against. It only ever grows.
+// Copies is a [Keeper] in a file of the node: the seals that it has seen, one JSON document a line.
 type Copies struct {
 	path string
 	file *os.File
 	last Seal // ID 0 = none
 }
+
+var _ Keeper = (*Copies)(nil)
 
 // ErrCopies is a file of seals that cannot be read or is open to others.
 var ErrCopies = errors.New("not a file of seals")
@@ -43,7 +45,7 @@ func (c *Copies) read() error {
 	if !info.Mode().IsRegular() || info.Mode().Perm()&0o077 != 0 {
 		return fmt.Errorf("%q: %w: it is open to others (chmod 600)", c.path, ErrCopies)
 	}
-	whole, err := readCopies(c.path, c.file, func(s Seal) { c.last = s })
+	whole, err := ReadLines(c.path, c.file, Seal{}, func(s Seal) { c.last = s })
 	if err != nil {
 		return err
 	}
@@ -56,22 +58,14 @@ func (c *Copies) read() error {
 }
 
 // Last is the newest seal seen; its ID is 0 if there is none.
-func (c *Copies) Last() Seal { return c.last }
+func (c *Copies) Last(context.Context) (Seal, error) { return c.last, nil }
 
 // Add appends seals that follow the last, and has them on disk when it returns.
-func (c *Copies) Add(seals []Seal) error {
-	var lines []byte
+func (c *Copies) Add(_ context.Context, seals []Seal) error {
 	last := c.last
-	for _, s := range seals {
-		if err := follows(&last, &s); err != nil {
-			return err
-		}
-		s.Marks = nil
-		line, err := json.Marshal(s)
-		if err != nil {
-			return err
-		}
-		lines, last = append(append(lines, line...), '\n'), s
+	lines, err := AppendLines(nil, &last, seals)
+	if err != nil {
+		return err
 	}
 	if _, err := c.file.Write(lines); err != nil {
 		return fmt.Errorf("writing %q: %w", c.path, err)
@@ -81,6 +75,22 @@ func (c *Copies) Add(seals []Seal) error {
 	}
 	c.last = last
 	return nil
+}
+
+// AppendLines writes seals as a keeper keeps them, one JSON document a line, if they follow last; last is the last of them then.
+func AppendLines(lines []byte, last *Seal, seals []Seal) ([]byte, error) {
+	for _, s := range seals {
+		if err := follows(last, &s); err != nil {
+			return nil, err
+		}
+		s.Marks = nil
+		line, err := json.Marshal(s)
+		if err != nil {
+			return nil, err
+		}
+		lines, *last = append(append(lines, line...), '\n'), s
+	}
+	return lines, nil
 }
 
 // follows: the file may begin anywhere, and then has no gap.
@@ -107,28 +117,28 @@ func ReadCopies(path string) ([]Seal, error) {
 	}
 	defer file.Close()
 	var all []Seal
-	_, err = readCopies(path, file, func(s Seal) { all = append(all, s) })
+	_, err = ReadLines(path, file, Seal{}, func(s Seal) { all = append(all, s) })
 	return all, err
 }
 
-// readCopies returns how far the file consists of whole lines.
-func readCopies(path string, r io.Reader, add func(Seal)) (whole int64, err error) {
+// ReadLines hands on the seals that [AppendLines] wrote, which follow last, and returns how far the text consists of whole
+// lines. Its errors wrap ErrCopies and name the text as in %q.
+func ReadLines(name string, r io.Reader, last Seal, add func(Seal)) (whole int64, err error) {
 	lines := bufio.NewReaderSize(r, 1<<16)
-	var last Seal
 	for number := 1; ; number++ {
 		line, err := lines.ReadBytes('\n')
 		if err == io.EOF {
 			return whole, nil
 		}
 		if err != nil {
-			return whole, fmt.Errorf("reading %q: %w", path, err)
+			return whole, fmt.Errorf("reading %q: %w", name, err)
 		}
 		var s Seal
 		if err := decodeStrictly(line, &s); err != nil {
-			return whole, fmt.Errorf("%q line %d: %w: %w", path, number, ErrCopies, err)
+			return whole, fmt.Errorf("%q line %d: %w: %w", name, number, ErrCopies, err)
 		}
 		if err := follows(&last, &s); err != nil {
-			return whole, fmt.Errorf("%q line %d: %w: %s", path, number, ErrCopies, err)
+			return whole, fmt.Errorf("%q line %d: %w: %s", name, number, ErrCopies, err)
 		}
 		add(s)
 		last, whole = s, whole+int64(len(line))

@@ -2,6 +2,7 @@ package seal
 
 import (
 	"bytes"
+	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/base64"
@@ -69,8 +70,38 @@ func (s *Seal) covers(r *Row) bool {
 	return r.SystemID == s.SystemID && r.Tx >= s.FromTx && r.Tx < s.ToTx && Month(r.At).Equal(s.Month)
 }
 
-// Key signs seals.
+// Signer signs seals with a key that PostgreSQL never sees: a file's, which is [Key], or one that a key service keeps.
+type Signer interface {
+	// Public is what the signatures verify against. A key service may have to be asked.
+	Public(ctx context.Context) (PublicKey, error)
+	// Sign returns the Ed25519 signature of message.
+	Sign(ctx context.Context, message []byte) ([]byte, error)
+}
+
+// Sign completes the seal: its key, hash and signature.
+func (s *Seal) Sign(ctx context.Context, by Signer) error {
+	key, err := by.Public(ctx)
+	if err != nil {
+		return err
+	}
+	s.KeyID = key.String()
+	s.Hash = s.ComputeHash()
+	if s.Signature, err = by.Sign(ctx, s.message()); err != nil {
+		return err
+	}
+	if !s.Signed() {
+		return fmt.Errorf("seal %d would have a signature that is not by %s", s.ID, s.KeyID)
+	}
+	return nil
+}
+
+// message is what is signed.
+func (s *Seal) message() []byte { return append([]byte(signatureFormat), s.Hash[:]...) }
+
+// Key is a key whose private half this process holds.
 type Key struct{ private ed25519.PrivateKey }
+
+var _ Signer = (*Key)(nil)
 
 // NewKey makes the key of a seed of 32 bytes.
 func NewKey(seed []byte) (*Key, error) {
@@ -81,22 +112,27 @@ func NewKey(seed []byte) (*Key, error) {
 }
 
 // Format keeps the key out of every log.
-func (k *Key) Format(f fmt.State, _ rune) { fmt.Fprint(f, k.Public()) }
+func (k *Key) Format(f fmt.State, _ rune) { fmt.Fprint(f, k.public()) }
 
-// Public is what verifiers need.
-func (k *Key) Public() PublicKey { return PublicKey(k.private.Public().(ed25519.PublicKey)) }
+func (k *Key) public() PublicKey { return PublicKey(k.private.Public().(ed25519.PublicKey)) }
 
-// Sign completes a seal: its key, hash and signature.
-func (k *Key) Sign(s *Seal) {
-	s.KeyID = k.Public().String()
-	s.Hash = s.ComputeHash()
-	s.Signature = ed25519.Sign(k.private, append([]byte(signatureFormat), s.Hash[:]...))
+// Public asks nobody.
+func (k *Key) Public(context.Context) (PublicKey, error) { return k.public(), nil }
+
+// Sign asks nobody.
+func (k *Key) Sign(_ context.Context, message []byte) ([]byte, error) {
+	return ed25519.Sign(k.private, message), nil
 }
 
 // PublicKey is a public key; its text is the key_id of the seals that it verifies.
 type PublicKey ed25519.PublicKey
 
 func (p PublicKey) String() string { return keyPrefix + base64.RawURLEncoding.EncodeToString(p) }
+
+// Verifies reports whether signature is by this key over message.
+func (p PublicKey) Verifies(message, signature []byte) bool {
+	return ed25519.Verify(ed25519.PublicKey(p), message, signature)
+}
 
 // ErrPublicKey is a text that is none.
 var ErrPublicKey = errors.New(`not a public key: "ed25519:" and 43 characters, as vaultctl keygen --audit prints it`)
@@ -114,7 +150,7 @@ func ParsePublicKey(text string) (PublicKey, error) {
 // Signed reports whether the seal's signature is by the key that it names and over the hash that it has.
 func (s *Seal) Signed() bool {
 	key, err := ParsePublicKey(s.KeyID)
-	return err == nil && ed25519.Verify(ed25519.PublicKey(key), append([]byte(signatureFormat), s.Hash[:]...), s.Signature)
+	return err == nil && key.Verifies(s.message(), s.Signature)
 }
 
 // New gathers the rows of one month and window, in the order of (tx, id), into the seal that follows previous; the caller

@@ -62,7 +62,7 @@ func sealed(t testing.TB, rows []Row, last Seal) Seal {
 	if last.ID == 0 {
 		w.LastHash = Genesis(cluster)
 	}
-	seals, err := w.Seal(testKey(t, 7))
+	seals, err := w.Seal(t.Context(), testKey(t, 7))
 	must(t, err)
 	return seals[0]
 }
@@ -183,17 +183,17 @@ func TestDetailIsCanonical(t *testing.T) {
 
 func TestKeys(t *testing.T) {
 	key := testKey(t, 7)
-	parsed, err := ParsePublicKey(key.Public().String())
+	parsed, err := ParsePublicKey(key.public().String())
 	must(t, err)
-	if !bytes.Equal(parsed, key.Public()) {
+	if !bytes.Equal(parsed, key.public()) {
 		t.Error("another key")
 	}
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x"} {
-		if got := fmt.Sprintf(verb, key); got != key.Public().String() {
+		if got := fmt.Sprintf(verb, key); got != key.public().String() {
 			t.Errorf("%s shows %q", verb, got)
 		}
 	}
-	for _, bad := range []string{"", "ed25519:", "ed25519:AAAA", "rsa:" + strings.Repeat("A", 43), key.Public().String() + "A", key.Public().String() + "=", " " + key.Public().String()} {
+	for _, bad := range []string{"", "ed25519:", "ed25519:AAAA", "rsa:" + strings.Repeat("A", 43), key.public().String() + "A", key.public().String() + "=", " " + key.public().String()} {
 		if _, err := ParsePublicKey(bad); !errors.Is(err, ErrPublicKey) {
 			t.Errorf("%q: got %v", bad, err)
 		}
@@ -236,7 +236,7 @@ func TestExportIsVerified(t *testing.T) {
 		if err != nil {
 			return Report{}, err
 		}
-		return Verify(t.Context(), file, Options{Keys: []PublicKey{testKey(t, 7).Public()}})
+		return Verify(t.Context(), file, Options{Keys: []PublicKey{testKey(t, 7).public()}})
 	}
 	report, err := verify(path)
 	must(t, err)
@@ -276,14 +276,14 @@ func TestCopies(t *testing.T) {
 	second := sealed(t, someRows(3, 5), first)
 	other := second
 	other.SealedAt = other.SealedAt.Add(time.Second)
-	testKey(t, 7).Sign(&other)
+	must(t, other.Sign(t.Context(), testKey(t, 7)))
 	third := sealed(t, someRows(2, 8), other)
 
 	c, err := OpenCopies(path)
 	must(t, err)
-	must(t, c.Add([]Seal{first, second}))
+	must(t, c.Add(t.Context(), []Seal{first, second}))
 	for what, s := range map[string]Seal{"its successor's fork": third, "itself again": second} {
-		if err := c.Add([]Seal{s}); !errors.Is(err, ErrTampered) {
+		if err := c.Add(t.Context(), []Seal{s}); !errors.Is(err, ErrTampered) {
 			t.Errorf("%s: got %v", what, err)
 		}
 	}
@@ -294,10 +294,10 @@ func TestCopies(t *testing.T) {
 		must(t, os.WriteFile(path, whole[:cut], 0o600))
 		c, err := OpenCopies(path)
 		must(t, err)
-		if c.Last().ID != 1 {
-			t.Fatalf("cut at %d: the last is seal %d", cut, c.Last().ID)
+		if c.last.ID != 1 {
+			t.Fatalf("cut at %d: the last is seal %d", cut, c.last.ID)
 		}
-		must(t, c.Add([]Seal{second}))
+		must(t, c.Add(t.Context(), []Seal{second}))
 		must(t, c.Close())
 		if again, _ := os.ReadFile(path); !bytes.Equal(again, whole) {
 			t.Fatalf("cut at %d: the file is another", cut)

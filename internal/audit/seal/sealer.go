@@ -2,7 +2,7 @@ package seal
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -12,6 +12,9 @@ import (
 const (
 	MaxRows  = 1000        // unless one transaction wrote more
 	Interval = time.Second // after which fewer are sealed too
+
+	// SignLimit is for all signatures of a window: its transaction is open meanwhile.
+	SignLimit = 4 * time.Second
 )
 
 // Store is the primary, as the sealer sees it.
@@ -21,6 +24,8 @@ type Store interface {
 	SealAudit(ctx context.Context, limit int, make func(Window) ([]Seal, error)) (int, error)
 	// SealsAfter reads seals from the local node, in order; of the one with that id its hash besides.
 	SealsAfter(ctx context.Context, id int64, limit int) (seals []Seal, at *Hash, err error)
+	// IsPrimary reports whether the local node is the primary.
+	IsPrimary(ctx context.Context) (bool, error)
 }
 
 // Window is the rows of one window of transaction ids, in the order of (month, tx, id), and the seal they come after.
@@ -34,7 +39,7 @@ type Window struct {
 }
 
 // Seal makes the seals of a window, one a month.
-func (w *Window) Seal(key *Key) ([]Seal, error) {
+func (w *Window) Seal(ctx context.Context, by Signer) ([]Seal, error) {
 	var seals []Seal
 	id, previous := w.LastID, w.LastHash
 	for from := 0; from < len(w.Rows); {
@@ -48,7 +53,9 @@ func (w *Window) Seal(key *Key) ([]Seal, error) {
 		}
 		id++
 		s.ID, s.SystemID, s.Month, s.FromTx, s.ToTx, s.Previous, s.SealedAt = id, w.SystemID, month, w.FromTx, w.ToTx, previous, w.Now
-		key.Sign(&s)
+		if err := s.Sign(ctx, by); err != nil {
+			return nil, err
+		}
 		seals, previous, from = append(seals, s), s.Hash, to
 	}
 	return seals, nil
@@ -58,22 +65,34 @@ func (w *Window) Seal(key *Key) ([]Seal, error) {
 // beside every node.
 type Sealer struct {
 	Store  Store
-	Key    *Key    // nil: it keeps copies only
-	Copies *Copies // nil: it seals only
+	Key    Signer // nil: it keeps copies only
+	Places []*Place
 	Log    *slog.Logger
 
-	mu     sync.Mutex
-	alarm  error // the copies do not fit the node's seals
-	failed error // the last attempt to seal failed
-	sealed int64 // rows, by this daemon
+	mu     sync.Mutex // guards what follows, and that of the places
+	sealed int64      // rows, by this daemon
+	failed trouble    // the last attempt to seal failed
+	key    string     // the last that was sealed with
 }
 
-// Run goes round once an interval until ctx ends.
+// Run seals and keeps until ctx ends. What keeps at a pace of its own is no hindrance to the rest.
 func (s *Sealer) Run(ctx context.Context) {
-	ticks := time.NewTicker(Interval)
+	var running sync.WaitGroup
+	running.Go(func() { every(ctx, Interval, s.round) })
+	for _, p := range s.Places {
+		if p.Every > 0 {
+			running.Go(func() { s.runPlace(ctx, p) })
+		}
+	}
+	running.Wait()
+}
+
+// every goes round at once and then once an interval.
+func every(ctx context.Context, interval time.Duration, round func(context.Context)) {
+	ticks := time.NewTicker(interval)
 	defer ticks.Stop()
 	for ctx.Err() == nil {
-		s.round(ctx)
+		round(ctx)
 		select {
 		case <-ctx.Done():
 		case <-ticks.C:
@@ -83,30 +102,35 @@ func (s *Sealer) Run(ctx context.Context) {
 
 func (s *Sealer) round(ctx context.Context) {
 	if s.Key != nil {
-		s.settle(ctx, &s.failed, "sealing the audit log failed", s.seal(ctx))
+		s.settleSealing(ctx, s.seal(ctx))
 	}
-	if s.Copies != nil {
-		s.settle(ctx, &s.alarm, "the seals of the audit log do not fit those seen before", s.copy(ctx))
+	for _, p := range s.Places {
+		if p.Every == 0 {
+			s.visit(ctx, p)
+		}
 	}
 }
 
-// settle keeps an error for readiness, and logs it when it is a new one.
-func (s *Sealer) settle(ctx context.Context, kept *error, what string, err error) {
+func (s *Sealer) settleSealing(ctx context.Context, err error) {
 	if ctx.Err() != nil {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err != nil && (*kept == nil || (*kept).Error() != err.Error()) {
-		s.Log.Error(what, "error", err)
-	}
-	*kept = err
+	s.failed.settle(s.Log, "sealing the audit log failed", err)
 }
 
-// seal goes on while windows are full.
+// seal goes on while windows are full. The key service is asked for the public key before a transaction is open.
 func (s *Sealer) seal(ctx context.Context) error {
+	if err := s.meetKey(ctx); err != nil {
+		return err
+	}
 	for ctx.Err() == nil {
-		n, err := s.Store.SealAudit(ctx, MaxRows, func(w Window) ([]Seal, error) { return w.Seal(s.Key) })
+		n, err := s.Store.SealAudit(ctx, MaxRows, func(w Window) ([]Seal, error) {
+			ctx, cancel := context.WithTimeout(ctx, SignLimit)
+			defer cancel()
+			return w.Seal(ctx, s.Key)
+		})
 		if err != nil {
 			return err
 		}
@@ -120,42 +144,74 @@ func (s *Sealer) seal(ctx context.Context) error {
 	return nil
 }
 
-const copyLimit = 1000
+// meetKey says in the log which key seals: at the beginning, and when a key service has another one under the same name.
+func (s *Sealer) meetKey(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, SignLimit)
+	defer cancel()
+	public, err := s.Key.Public(ctx)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if key := public.String(); key != s.key {
+		s.key = key
+		s.Log.Info("sealing the audit log", "key", key)
+	}
+	return nil
+}
 
-// copy appends what the node has and the file does not, once the node still has the file's last.
-func (s *Sealer) copy(ctx context.Context) error {
-	for ctx.Err() == nil {
-		last := s.Copies.Last()
-		seals, at, err := s.Store.SealsAfter(ctx, last.ID, copyLimit)
-		switch {
-		case err != nil:
-			return nil // the node is away, which readiness says already
-		case last.ID != 0 && at == nil:
-			return &Fault{Seal: last.ID, What: fmt.Sprintf("seal %d was seen here and the node does not have it: the newest seals are gone", last.ID)}
-		case last.ID != 0 && *at != last.Hash:
-			return &Fault{Seal: last.ID, What: fmt.Sprintf("seal %d is not the one that was seen here: the chain was made anew", last.ID)}
-		}
-		if err := s.Copies.Add(seals); err != nil {
-			return err
-		}
-		if len(seals) < copyLimit {
-			return nil
+// Check is for readiness: the node's seals go on from those seen before. That sealing or a bucket fails is for [Sealer.State]
+// alone: no node must stop answering because of its primary, or of a copy.
+func (s *Sealer) Check(context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.Places {
+		if p.alarm.err != nil {
+			return p.alarm.err
 		}
 	}
 	return nil
 }
 
-// Check is for readiness: the node's seals go on from those seen before. That sealing fails is for [Sealer.State] alone: no
-// node must stop answering because of its primary.
-func (s *Sealer) Check(context.Context) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.alarm
+// State is for metrics.
+type State struct {
+	Sealed  int64         // rows, by this daemon
+	Failing bool          // the last attempt to seal failed
+	Alarm   bool          // some place's seals do not fit the node's
+	Away    bool          // some place could not be reached
+	Behind  time.Duration // how long ago every place had what the node had; 0 while they do
 }
 
-// State is for metrics: the rows this daemon has sealed, whether the last attempt failed, and whether there is an alarm.
-func (s *Sealer) State() (sealed int64, failing, alarm bool) {
+// State is how it goes.
+func (s *Sealer) State() State {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.sealed, s.failed != nil, s.alarm != nil
+	state := State{Sealed: s.sealed, Failing: s.failed.err != nil}
+	for _, p := range s.Places {
+		state.Alarm = state.Alarm || p.alarm.err != nil
+		state.Away = state.Away || p.away.err != nil
+		if p.alarm.err != nil || p.away.err != nil {
+			state.Behind = max(state.Behind, time.Since(p.whole))
+		}
+	}
+	return state
+}
+
+// trouble is an error that may last.
+type trouble struct {
+	err    error
+	logged time.Time
+}
+
+// settle keeps an error, and logs it when it begins, or is another fault. Others are the same trouble in other words (a request
+// id, a port): their news can wait a minute.
+func (t *trouble) settle(log *slog.Logger, what string, err error) {
+	before := t.err
+	t.err = err
+	if err == nil || before != nil && (before.Error() == err.Error() || !errors.Is(err, ErrTampered) && time.Since(t.logged) < time.Minute) {
+		return
+	}
+	t.logged = time.Now()
+	log.Error(what, "error", err)
 }

@@ -16,15 +16,32 @@ import (
 
 // chainNode is a store whose chain a test rewrites. (The real one is tested in internal/vault and by the scripts.)
 type chainNode struct {
-	mu    sync.Mutex
-	seals []Seal
-	err   error
+	mu      sync.Mutex
+	seals   []Seal
+	rows    []Row // what waits to be sealed
+	err     error
+	standby bool
 }
 
-func (n *chainNode) SealAudit(context.Context, int, func(Window) ([]Seal, error)) (int, error) {
+func (n *chainNode) IsPrimary(context.Context) (bool, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return 0, n.err
+	return !n.standby, nil
+}
+
+func (n *chainNode) SealAudit(_ context.Context, _ int, make func(Window) ([]Seal, error)) (int, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.err != nil || len(n.rows) == 0 {
+		return 0, n.err
+	}
+	seals, err := make(Window{FromTx: 1, ToTx: 9, LastHash: Genesis(cluster), Rows: n.rows})
+	if err != nil {
+		return 0, err
+	}
+	sealed := len(n.rows)
+	n.seals, n.rows = append(n.seals, seals...), nil
+	return sealed, nil
 }
 
 func (n *chainNode) SealsAfter(_ context.Context, id int64, limit int) (seals []Seal, at *Hash, err error) {
@@ -51,10 +68,11 @@ func TestSealerKeepsCopies(t *testing.T) {
 	second := sealed(t, someRows(3, 5), first)
 	fork := second
 	fork.SealedAt = fork.SealedAt.Add(time.Second)
-	testKey(t, 7).Sign(&fork)
+	must(t, fork.Sign(t.Context(), testKey(t, 7)))
 	store := &chainNode{}
 	var log bytes.Buffer
-	s := &Sealer{Store: store, Key: testKey(t, 7), Copies: copies, Log: slog.New(slog.NewTextHandler(&log, nil))}
+	here := &Place{Keeper: copies, Where: "here"}
+	s := &Sealer{Store: store, Key: testKey(t, 7), Places: []*Place{here}, Log: slog.New(slog.NewTextHandler(&log, nil))}
 	for _, step := range []struct {
 		what  string
 		seals []Seal
@@ -79,8 +97,8 @@ func TestSealerKeepsCopies(t *testing.T) {
 	}
 	store.err = errors.New("the primary is away")
 	s.round(t.Context())
-	if _, failing, alarm := s.State(); !failing || alarm || s.Check(t.Context()) != nil {
-		t.Errorf("failing %v, alarm %v, check %v", failing, alarm, s.Check(t.Context()))
+	if got := s.State(); !got.Failing || got.Alarm || s.Check(t.Context()) != nil {
+		t.Errorf("got %+v, check %v", got, s.Check(t.Context()))
 	}
 
 	ctx, cancel := context.WithCancel(t.Context())
@@ -88,4 +106,59 @@ func TestSealerKeepsCopies(t *testing.T) {
 	go func() { s.Run(ctx); close(done) }()
 	cancel()
 	<-done
+}
+
+// keyService is a signer that a test makes fail.
+type keyService struct {
+	Signer
+	away    error
+	wrong   bool
+	allowed time.Duration // that it was given for the last signature
+}
+
+func (k *keyService) Sign(ctx context.Context, message []byte) ([]byte, error) {
+	if until, ok := ctx.Deadline(); ok {
+		k.allowed = time.Until(until)
+	}
+	if k.wrong {
+		message = []byte("something else")
+	}
+	signature, err := k.Signer.Sign(ctx, message)
+	return signature, errors.Join(err, k.away)
+}
+
+// A key service that is away, or signs something else, costs time and nothing more: nothing is sealed, the next round tries
+// again, and the transaction is never open for longer than the limit.
+func TestSealerWithAKeyService(t *testing.T) {
+	store, key := &chainNode{rows: someRows(3, 1)}, &keyService{Signer: testKey(t, 7)}
+	var log bytes.Buffer
+	s := &Sealer{Store: store, Key: key, Log: slog.New(slog.NewTextHandler(&log, nil))}
+	for _, step := range []struct {
+		what  string
+		away  error
+		wrong bool
+	}{
+		{"away", errors.New("throttled (aws request id 1)"), false}, {"away", errors.New("throttled (aws request id 2)"), false},
+		{"another signature", nil, true},
+	} {
+		key.away, key.wrong, key.allowed = step.away, step.wrong, 0
+		s.round(t.Context())
+		if got := s.State(); !got.Failing || got.Alarm || got.Sealed != 0 || len(store.seals) != 0 || s.Check(t.Context()) != nil {
+			t.Errorf("%s: got %+v and %d seals", step.what, got, len(store.seals))
+		}
+		if key.allowed <= 0 || key.allowed > SignLimit {
+			t.Errorf("%s: the signature was given %v", step.what, key.allowed)
+		}
+	}
+	if n := strings.Count(log.String(), "sealing the audit log failed"); n != 1 {
+		t.Errorf("one trouble was logged %d times:\n%s", n, log.String())
+	}
+	key.away, key.wrong = nil, false
+	s.round(t.Context())
+	if got := s.State(); got.Failing || got.Sealed != 3 || len(store.seals) != 1 || !store.seals[0].Signed() {
+		t.Errorf("got %+v and %d seals", got, len(store.seals))
+	}
+	if n := strings.Count(log.String(), "key="+testKey(t, 7).public().String()); n != 1 {
+		t.Errorf("the key was named %d times:\n%s", n, log.String())
+	}
 }

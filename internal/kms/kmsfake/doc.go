@@ -3,10 +3,10 @@
 // endpoint asks nobody for a name.
 //
 // It speaks the part of the protocol that the vault uses (GenerateDataKey, Encrypt, Decrypt,
-// ReEncrypt and DescribeKey in application/x-amz-json-1.1) and keeps the promises that the vault
-// builds on: blobs are AES-256-GCM with the encryption context as additional data, a blob opens only
-// under its own key, an alias can be pointed elsewhere, a key that is disabled or pending deletion
-// refuses. It is stricter than KMS in one way: an unknown field in a request is an error. It looks
+// ReEncrypt, DescribeKey, GetPublicKey and Sign in application/x-amz-json-1.1) and keeps the promises
+// that the vault builds on: blobs are AES-256-GCM with the encryption context as additional data, a
+// blob opens only under its own key, signatures are Ed25519, an alias can be pointed elsewhere, a key
+// that is disabled or pending deletion, or is not of the kind that an operation needs, refuses. It is stricter than KMS in one way: an unknown field in a request is an error. It looks
 // for a SigV4 Authorization header of the right region and service, but does not recompute
 // the signature.
 //

@@ -3,6 +3,7 @@ package kmsfake
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
@@ -129,12 +130,16 @@ const (
 	opDecrypt  = "Decrypt"
 	opReEnc    = "ReEncrypt"
 	opDescribe = "DescribeKey"
+	opPublic   = "GetPublicKey"
+	opSign     = "Sign"
 
 	service     = "TrentService."
 	contentType = "application/x-amz-json-1.1"
 )
 
-func operations() []string { return []string{opGenerate, opEncrypt, opDecrypt, opReEnc, opDescribe} }
+func operations() []string {
+	return []string{opGenerate, opEncrypt, opDecrypt, opReEnc, opDescribe, opPublic, opSign}
+}
 
 // input is every field of every operation.
 type input struct {
@@ -147,6 +152,8 @@ type input struct {
 	EncryptionAlgorithm                  string
 	SourceEncryptionAlgorithm            string
 	DestinationEncryptionAlgorithm       string
+	Message                              []byte
+	MessageType, SigningAlgorithm        string
 }
 
 // output is every field of every answer.
@@ -156,6 +163,12 @@ type output struct {
 	Plaintext      []byte    `json:",omitempty"`
 	CiphertextBlob []byte    `json:",omitempty"`
 	KeyMetadata    *metadata `json:",omitempty"`
+
+	Signature         []byte   `json:",omitempty"`
+	SigningAlgorithm  string   `json:",omitempty"`
+	PublicKey         []byte   `json:",omitempty"` // DER SubjectPublicKeyInfo
+	KeySpec, KeyUsage string   `json:",omitempty"`
+	SigningAlgorithms []string `json:",omitempty"`
 }
 
 type metadata struct {
@@ -255,7 +268,7 @@ func (f *Fake) operate(op string, in input) (output, error) {
 	case opGenerate:
 		return f.generateDataKey(in)
 	case opEncrypt:
-		k, err := f.usable(in.KeyId)
+		k, err := f.wrapping(in.KeyId)
 		if err != nil {
 			return output{}, err
 		}
@@ -268,6 +281,10 @@ func (f *Fake) operate(op string, in input) (output, error) {
 		return output{KeyId: k.arn, Plaintext: plaintext}, nil
 	case opReEnc:
 		return f.reEncrypt(in)
+	case opPublic:
+		return f.getPublicKey(in)
+	case opSign:
+		return f.sign(in)
 	}
 	return f.describeKey(in)
 }
@@ -276,7 +293,7 @@ func (f *Fake) generateDataKey(in input) (output, error) {
 	if in.KeySpec != "AES_256" {
 		return output{}, failure{http.StatusBadRequest, "ValidationException", "KeySpec"}
 	}
-	k, err := f.usable(in.KeyId)
+	k, err := f.wrapping(in.KeyId)
 	if err != nil {
 		return output{}, err
 	}
@@ -290,7 +307,7 @@ func (f *Fake) reEncrypt(in input) (output, error) {
 	if err != nil {
 		return output{}, err
 	}
-	to, err := f.usable(in.DestinationKeyId)
+	to, err := f.wrapping(in.DestinationKeyId)
 	if err != nil {
 		return output{}, err
 	}
@@ -387,6 +404,12 @@ func spoil(w http.ResponseWriter, ctx context.Context, fault Fault, out output) 
 		out.CiphertextBlob = nil
 	case HugeBlob:
 		out.CiphertextBlob = make([]byte, 6145)
+	case ShortSignature:
+		out.Signature = make([]byte, ed25519.SignatureSize-1)
+	case WrongSignature:
+		out.Signature = make([]byte, ed25519.SignatureSize)
+	case OtherPublicKey:
+		out.PublicKey = anotherPublicKey()
 	}
 	body, err := json.Marshal(out)
 	if err != nil {

@@ -2,6 +2,8 @@ package kmsfake
 
 import (
 	"bytes"
+	"crypto/ed25519"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -280,4 +282,50 @@ func TestHangUntilClear(t *testing.T) {
 
 func TestCloseWithoutServe(t *testing.T) {
 	New(region).Close()
+}
+
+func TestSignAndGetPublicKey(t *testing.T) {
+	f, c := start(t, "vault")
+	arn := f.AddSigningKey("seals")
+	got := c.do(opPublic, fields{"KeyId": "alias/seals"})
+	parsed, err := x509.ParsePKIXPublicKey(got.PublicKey)
+	public, ok := parsed.(ed25519.PublicKey)
+	if err != nil || !ok || got.KeyId != arn || got.KeySpec != "ECC_NIST_EDWARDS25519" || got.KeyUsage != "SIGN_VERIFY" {
+		t.Fatalf("got %d %q, %T, %v", got.status, got.code, parsed, err)
+	}
+	message := []byte("as it is")
+	signing := func(change string, to any) fields {
+		in := fields{"KeyId": arn, "Message": message, "MessageType": "RAW", "SigningAlgorithm": "ED25519_SHA_512"}
+		in[change] = to
+		return in
+	}
+	signed := c.do(opSign, signing("KeyId", "alias/seals"))
+	if !ed25519.Verify(public, message, signed.Signature) || signed.KeyId != arn || signed.SigningAlgorithm != "ED25519_SHA_512" {
+		t.Errorf("got %d %q, a signature of %d bytes by %q", signed.status, signed.code, len(signed.Signature), signed.KeyId)
+	}
+	for _, refusal := range []struct {
+		op   string
+		in   fields
+		code string
+	}{
+		{opPublic, fields{"KeyId": "alias/vault"}, "UnsupportedOperationException"},
+		{opPublic, fields{"KeyId": "alias/nobody"}, "NotFoundException"},
+		{opSign, signing("KeyId", "alias/vault"), "InvalidKeyUsageException"},
+		{opSign, signing("KeyId", "alias/nobody"), "NotFoundException"},
+		{opSign, signing("SigningAlgorithm", "ECDSA_SHA_256"), "InvalidKeyUsageException"},
+		{opSign, signing("MessageType", "DIGEST"), "ValidationException"},
+		{opSign, signing("Message", make([]byte, 4097)), "ValidationException"},
+		{opGenerate, fields{"KeyId": arn, "KeySpec": "AES_256"}, "InvalidKeyUsageException"},
+		{opEncrypt, fields{"KeyId": arn}, "InvalidKeyUsageException"},
+	} {
+		if got := c.do(refusal.op, refusal.in); got.status != 400 || got.code != refusal.code || got.Signature != nil {
+			t.Errorf("%s %v: got %d %q, want %q", refusal.op, refusal.in, got.status, got.code, refusal.code)
+		}
+	}
+	if err := f.SetState(arn, StateDisabled); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.do(opSign, signing("KeyId", arn)); got.code != "DisabledException" {
+		t.Errorf("a disabled key: got %d %q", got.status, got.code)
+	}
 }

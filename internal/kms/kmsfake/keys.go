@@ -33,16 +33,26 @@ type key struct {
 	material [32]byte
 }
 
+const (
+	wrapUsage = "ENCRYPT_DECRYPT"
+	signUsage = "SIGN_VERIFY"
+)
+
 // AddKey makes a key and points alias/NAME at it. It returns the key ARN, which is the same for the
 // same alias and region every time; the key material is not.
-func (f *Fake) AddKey(alias string) (arn string) {
+func (f *Fake) AddKey(alias string) (arn string) { return f.add(alias, wrapUsage, "SYMMETRIC_DEFAULT") }
+
+// AddSigningKey does the same with an Ed25519 key.
+func (f *Fake) AddSigningKey(alias string) (arn string) { return f.add(alias, signUsage, ed25519Spec) }
+
+func (f *Fake) add(alias, usage, spec string) (arn string) {
 	id := sha256.Sum256([]byte("key id of " + alias))
 	k := &key{
 		arn: fmt.Sprintf("arn:aws:kms:%s:%s:key/%x-%x-%x-%x-%x",
 			f.region, account, id[:4], id[4:6], id[6:8], id[8:10], id[10:16]),
 		state: Enabled,
-		usage: "ENCRYPT_DECRYPT",
-		spec:  "SYMMETRIC_DEFAULT",
+		usage: usage,
+		spec:  spec,
 	}
 	rand.Read(k.material[:])
 	f.mu.Lock()
@@ -86,7 +96,7 @@ func (f *Fake) MakeAsymmetric(id string) error {
 	if k == nil {
 		return fmt.Errorf("no key %q", id)
 	}
-	k.usage, k.spec = "SIGN_VERIFY", "RSA_2048"
+	k.usage, k.spec = signUsage, "RSA_2048"
 	return nil
 }
 
@@ -113,10 +123,17 @@ func (f *Fake) usable(id string) (*key, error) {
 		return nil, failure{http.StatusBadRequest, "KMSInvalidStateException", k.arn + " is pending deletion."}
 	case k.state != Enabled:
 		return nil, failure{http.StatusBadRequest, "KMSInvalidStateException", k.arn + " is pending import."}
-	case k.usage != "ENCRYPT_DECRYPT":
-		return nil, failure{http.StatusBadRequest, "InvalidKeyUsageException", k.arn + " key usage is " + k.usage + "."}
 	}
 	return k, nil
+}
+
+// wrapping finds a key that can wrap data keys now.
+func (f *Fake) wrapping(id string) (*key, error) {
+	k, err := f.usable(id)
+	if err == nil && k.usage != wrapUsage {
+		return nil, failure{http.StatusBadRequest, "InvalidKeyUsageException", k.arn + " key usage is " + k.usage + "."}
+	}
+	return k, err
 }
 
 // A blob is: version 1, the length of the ARN (one byte), the ARN, a nonce, the sealed bytes.
@@ -156,7 +173,7 @@ func (f *Fake) open(id string, blob []byte, context map[string]string) (*key, []
 	if id == "" {
 		id = arn // KMS allows it; that the vault never asks so is for its tests to see
 	}
-	k, err := f.usable(id)
+	k, err := f.wrapping(id)
 	if err != nil {
 		return nil, nil, err
 	}

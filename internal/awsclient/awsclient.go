@@ -1,0 +1,105 @@
+// Package awsclient is what a client of an AWS service is made of here, whichever service it is: the AWS configuration of this
+// machine, an HTTP client that follows nobody and reads no endless answer, the grammar of region= and endpoint= in a URI, and
+// what may be said about a failure. Nothing that a server sent is repeated in a text of this package.
+package awsclient
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
+	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/smithy-go/logging"
+)
+
+// ErrNoCredentials marks a failure of the credential chain, which the SDK otherwise hands on
+// as just another error before the request.
+var ErrNoCredentials = errors.New("no AWS credentials")
+
+type markedCredentials struct{ aws.CredentialsProvider }
+
+func (m markedCredentials) Retrieve(ctx context.Context) (aws.Credentials, error) {
+	c, err := m.CredentialsProvider.Retrieve(ctx)
+	if err != nil {
+		return aws.Credentials{}, errors.Join(ErrNoCredentials, err)
+	}
+	return c, nil
+}
+
+// Load reads the AWS configuration the way every AWS tool does: environment, shared files, profile. Credentials are fetched
+// later, by the first operation. Region "" leaves it to the configuration.
+func Load(ctx context.Context, region string) (aws.Config, error) {
+	cfg, err := config.LoadDefaultConfig(ctx,
+		config.WithRegion(region),
+		config.WithLogger(logging.Nop{}),
+		config.WithClientLogMode(0), // a logged body would be a logged data key
+	)
+	if err != nil {
+		return aws.Config{}, configReason(err)
+	}
+	if cfg.Region == "" {
+		return aws.Config{}, errors.New("no region (add ?region=REGION to the uri, or set AWS_REGION)")
+	}
+	cfg.Credentials = markedCredentials{cfg.Credentials}
+	return cfg, nil
+}
+
+// configReason does not repeat what the SDK says, which can quote a line of a credentials file.
+func configReason(err error) error {
+	var profile config.SharedConfigProfileNotExistError
+	if errors.As(err, &profile) {
+		return errors.New("the AWS profile does not exist")
+	}
+	return errors.New("the AWS configuration cannot be read")
+}
+
+// HTTPClient keeps the proxy, CA bundle and TLS settings of the AWS configuration. One exchange takes at most as long as
+// attempt, and of an answer no more than maxAnswer bytes are read. The transport is for closing idle connections.
+func HTTPClient(cfg aws.Config, attempt time.Duration, maxAnswer int64) (*http.Client, *http.Transport) {
+	buildable, ok := cfg.HTTPClient.(*awshttp.BuildableClient)
+	if !ok {
+		buildable = awshttp.NewBuildableClient()
+	}
+	transport := buildable.GetTransport()
+	return &http.Client{
+		Transport: cappedAnswers{transport, maxAnswer},
+		Timeout:   attempt,
+		// A signed request follows nobody elsewhere.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}, transport
+}
+
+// cappedAnswers cuts an endless answer short.
+type cappedAnswers struct {
+	http.RoundTripper
+	most int64
+}
+
+func (c cappedAnswers) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := c.RoundTripper.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	resp.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.LimitReader(resp.Body, c.most), resp.Body}
+	return resp, nil
+}
+
+// CheckEndpoint holds an endpoint out of the AWS configuration to the same rule as one in a URI.
+func CheckEndpoint(endpoint *string) error {
+	if endpoint == nil {
+		return nil
+	}
+	u, err := url.Parse(*endpoint)
+	if err != nil {
+		return errors.New("the endpoint in the AWS configuration is not a url")
+	}
+	return plainOnlyToLoopback(u)
+}

@@ -1,0 +1,57 @@
+package awsclient
+
+import (
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"regexp"
+
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
+)
+
+// BrokenRead: the connection, not the text it carried, is why an answer could not be read.
+func BrokenRead(err error) bool {
+	var network net.Error
+	return errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &network)
+}
+
+// NetworkReason says why no answer came from service, which is named as "the key service" is. It repeats only errors that
+// quote nothing a server sent.
+func NetworkReason(err error, service string) string {
+	var dns *net.DNSError
+	var op *net.OpError
+	var certificate *tls.CertificateVerificationError
+	var timeout interface{ Timeout() bool }
+	switch {
+	case errors.As(err, &certificate):
+		return "the certificate of " + service + " is not trusted"
+	case errors.As(err, &dns):
+		return "the host of " + service + " does not resolve"
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return "no answer in time"
+	case errors.As(err, &op) && op.Op == "dial":
+		return "no connection (" + op.Err.Error() + ")"
+	}
+	return "the connection broke"
+}
+
+// StatusOf is 0 when no answer came at all.
+func StatusOf(err error) int {
+	var response interface{ HTTPStatusCode() int }
+	if errors.As(err, &response) {
+		return response.HTTPStatusCode()
+	}
+	return 0
+}
+
+var requestIDShape = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`)
+
+// RequestIDOf is "" when AWS gave none.
+func RequestIDOf(err error) string {
+	var response *awshttp.ResponseError
+	if errors.As(err, &response) && requestIDShape.MatchString(response.RequestID) {
+		return response.RequestID
+	}
+	return ""
+}
