@@ -2,6 +2,7 @@ package vault_test
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 	"testing"
 	"time"
@@ -21,7 +22,7 @@ type moving struct {
 	to   string    // its key id
 }
 
-func newMoving(t *testing.T, change func(*vault.Options)) *moving {
+func newMoving(t testing.TB, change func(*vault.Options)) *moving {
 	t.Helper()
 	s := newStory(t, change)
 	path := filepath.Join(t.TempDir(), "new.kek")
@@ -237,4 +238,32 @@ func TestRewrapOfACandidate(t *testing.T) {
 	if left, _ := m.page("", false); len(left) != 0 {
 		t.Errorf("%d data keys are left under the old key", len(left))
 	}
+}
+
+// BenchmarkRewrap moves data keys between two key files, one after the other as vaultctl does: what is left is the database.
+func BenchmarkRewrap(b *testing.B) {
+	m := newMoving(b, nil)
+	for i := range 500 {
+		m.put(fmt.Sprintf("app/%03d", i), "value")
+	}
+	rings := []*kms.Ring{m.ring}
+	back, err := kms.OpenRing(b.Context(), []string{"local://" + m.store.KeyFile, m.ring.Default().URI()})
+	must(b, err)
+	defer back.Close()
+	rings = append(rings, back)
+	moved := 0
+	for b.Loop() {
+		ring := rings[0]
+		rings[0], rings[1] = rings[1], rings[0]
+		to, err := ring.Default().KeyID(b.Context())
+		must(b, err)
+		page, err := m.WrappedKeys(b.Context(), m.as, db.WrappedQuery{KMSKeyID: to, Limit: 1000})
+		must(b, err)
+		for _, key := range page.Keys {
+			_, err := m.Rewrap(b.Context(), m.as, ring, key)
+			must(b, err)
+			moved++
+		}
+	}
+	b.ReportMetric(float64(moved)/b.Elapsed().Seconds(), "keys/s")
 }
