@@ -46,7 +46,7 @@ func TestTwoSealersOnOnePrimary(t *testing.T) {
 		daemon := openAs(t, s.store, vaulttest.Daemon)
 		work.Go(func() {
 			for ctx.Err() == nil {
-				n, err := daemon.SealAudit(ctx, 3, func(w seal.Window) ([]seal.Seal, error) { return w.Seal(s.key) })
+				n, err := daemon.SealAudit(ctx, 3, func(w seal.Window) ([]seal.Seal, error) { return w.Seal(ctx, s.key) })
 				counted.Lock()
 				did[i] += n
 				if err != nil && ctx.Err() == nil {
@@ -99,7 +99,7 @@ func TestSealingAcrossAPromotion(t *testing.T) {
 		sealers[name] = sealer
 		work.Go(func() { sealer.Run(running) })
 	}
-	sealed := func(name string) int64 { n, _, _ := sealers[name].State(); return n }
+	sealed := func(name string) int64 { return sealers[name].State().Sealed }
 
 	s.write(20)
 	until(t, "the old primary's sealer has sealed them", func() bool { return sealed("old") >= 20 })
