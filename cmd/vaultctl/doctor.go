@@ -180,6 +180,7 @@ func checks() []check {
 		{"standbys", checkStandbys},
 		{"replay", checkReplay},
 		{"heartbeat", checkHeartbeat},
+		{"sealing", checkSealing},
 		{"rotations", checkRotations},
 		{"deleted", checkDeleted},
 	}

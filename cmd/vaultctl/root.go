@@ -72,6 +72,7 @@ and a KMS key; reading takes a database role that was granted the names, and the
 		newRollbackCmd(a), newVerifyCmd(a), newDeleteCmd(a), newRestoreCmd(a), newPurgeCmd(a))
 	add("secrets", newGraceCmd(a))
 	add("secrets", newRotationCmd(a))
+	add("vault", newRewrapCmd(a))
 	add("access", newTokenCmd(a), newGrantCmd(a), newAuditCmd(a))
 	add("vault", newInitCmd(a), newMigrateCmd(a), newDevCmd(a), newKeygenCmd(a), newStatusCmd(a), newVersionCmd(a))
 	add("vault", newDoctorCmd(a))

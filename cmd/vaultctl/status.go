@@ -44,6 +44,11 @@ func runStatus(ctx context.Context, a *app) error {
 	for _, w := range durabilityWarnings(s) {
 		a.note("warning: %s", w)
 	}
+	if sealingIsLate(s) {
+		if lag, err := v.SealingLag(ctx); err == nil && lag != nil {
+			a.note("warning: %s", printable(sealingProblem(*lag)))
+		}
+	}
 	return worries(s)
 }
 
@@ -60,7 +65,8 @@ func (a *app) printStatus(s db.Status) error {
 		"admin tokens", strconv.FormatInt(s.Tokens, 10),
 		"rotations", counts(s.RotationsQueued, "queued", s.RotationsClaimed, "running", s.RotationsOverdue, "overdue", s.RotationsFailed, "failed",
 			s.RotationsPaused, "paused")+limit(s.MaxRotations),
-		"next rotation", when(s.NextRotationAt))
+		"next rotation", when(s.NextRotationAt),
+		"sealing", sealingLine(s))
 }
 
 func nodeLine(s db.Status) string {

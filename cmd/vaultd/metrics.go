@@ -18,6 +18,7 @@ var (
 	databaseUp = prometheus.NewDesc("vaultd_database_up", "Whether the local node answers.", nil, nil)
 	isPrimary  = prometheus.NewDesc("vaultd_node_is_primary", "Whether the local node takes writes.", nil, nil)
 	lag        = prometheus.NewDesc("vaultd_replication_lag_seconds", "How far the local node is behind the primary, by its clock and the heartbeat it has replayed; 0 on a primary; absent when unknown.", nil, nil)
+	unsealed   = prometheus.NewDesc("vaultd_audit_unsealed_seconds", "How long the oldest row of the audit log has waited for its seal; 0 = none waits; absent on a standby, and where nothing was ever sealed.", nil, nil)
 	nodeFenced = prometheus.NewDesc("vaultd_node_fenced", "Whether the local node is an old primary, or follows one.", nil, nil)
 	rotations  = prometheus.NewDesc("vaultd_rotations", "Rotations by state: queued, claimed, failed for good, overdue; secrets paused.", []string{"state"}, nil)
 )
@@ -26,6 +27,7 @@ func (c *stateCollector) Describe(to chan<- *prometheus.Desc) {
 	to <- databaseUp
 	to <- isPrimary
 	to <- lag
+	to <- unsealed
 	to <- nodeFenced
 	to <- rotations
 }
@@ -45,6 +47,9 @@ func (c *stateCollector) Collect(to chan<- prometheus.Metric) {
 	gauge(isPrimary, oneIf(s.Role == "primary"))
 	if s.LagSeconds != nil {
 		gauge(lag, *s.LagSeconds)
+	}
+	if s.UnsealedSeconds != nil {
+		gauge(unsealed, *s.UnsealedSeconds)
 	}
 	gauge(nodeFenced, oneIf(errors.Is(c.vault.CheckFence(ctx), vault.ErrFenced)))
 	for state, n := range rotationsByState(s) {

@@ -31,6 +31,11 @@ func put(name string, version int, nonceBytes, ciphertextBytes int, request stri
 		decode(repeat('11', %[4]d), 'hex'), decode(repeat('22', 32), 'hex'), '%[1]s:%[2]d', '%[5]s')`, name, version, nonceBytes, ciphertextBytes, request)
 }
 
+// rewrap is of what put has stored.
+func rewrap(name string, version int) string {
+	return fmt.Sprintf(`SELECT vault.rewrap('%s', %d, NULL, '\x01', 'new', '\x03', gen_random_uuid())`, name, version)
+}
+
 func anyPut() string { return put("app1/new", 1, 24, 32, uuid.NewString()) }
 
 // attack is a session of statements. "AUTHORISE" proves the admin token as vaultctl does; the last statement must fail.
@@ -93,6 +98,18 @@ func attacks() []attack {
 		one("pause without a token", dev, denied, `SELECT vault.pause_rotation('app1/a', gen_random_uuid(), true)`),
 		one("lift the cap without a token", dev, denied, `SELECT vault.set_max_rotations(NULL, gen_random_uuid())`),
 		one("end a grace without a token", dev, denied, `SELECT vault.end_grace('app1/a', NULL, gen_random_uuid())`),
+		one("list wrapped keys without a token", dev, denied, `SELECT vault.wrapped_keys('app1/', false, 'k', '', 10)`),
+		one("rewrap without a token", dev, denied, rewrap("app1/a", 1)),
+		one("rewrap as a worker", vaulttest.Daemon, denied, rewrap("app1/a", 1)),
+		one("rewrap as a stranger", stranger, denied, rewrap("app1/a", 1)),
+		tx("rewrap what has another data key", "VA001", "AUTHORISE", strings.Replace(rewrap("app1/a", 1), `'\x01'`, `'\x02'`, 1)),
+		tx("rewrap a version that is not there", "VA001", "AUTHORISE", rewrap("app1/a", 2)),
+		tx("rewrap a secret that is not there", "VA004", "AUTHORISE", rewrap("app1/none", 1)),
+		tx("rewrap another secret's version through a job", "VA001", "AUTHORISE", strings.Replace(rewrap("app1/a", 1), "NULL", "1", 1)),
+		tx("rewrap to nothing", "23514", "AUTHORISE", strings.Replace(rewrap("app1/a", 1), `'\x03'`, `''`, 1)),
+		tx("rewrap to null", "23502", "AUTHORISE", strings.Replace(rewrap("app1/a", 1), `'new'`, `NULL`, 1)),
+		tx("rewrap under a request id used for something else", "VA003", "AUTHORISE", put("app1/r2", 1, 24, 32, "00000000-0000-4000-8000-000000000002"),
+			strings.Replace(rewrap("app1/r2", 1), "gen_random_uuid()", "'00000000-0000-4000-8000-000000000002'", 1)),
 		one("the supervisor's API", dev, denied, `SELECT vault.expire_grace_versions()`),
 		one("a stranger sees nothing", stranger, denied, `SELECT * FROM vault.secrets`),
 		one("a stranger calls nothing", stranger, denied, `SELECT vault.challenge()`),
@@ -348,6 +365,13 @@ func TestScopedToken(t *testing.T) {
 	must(t, try(put("app1/mine", 1, 24, 32, uuid.NewString())))
 	wantCode(t, try(put("app2/other", 1, 24, 32, uuid.NewString())), denied)
 	wantCode(t, try(put("app1", 1, 24, 32, uuid.NewString())), denied)
+	mustPut(t, store, "app2/b")
+	must(t, try(rewrap("app1/mine", 1)))
+	wantCode(t, try(rewrap("app2/b", 1)), denied)
+	must(t, try(`SELECT vault.wrapped_keys('app1/', false, 'k', '', 10)`))
+	wantCode(t, try(`SELECT vault.wrapped_keys('app', false, 'k', '', 10)`), denied)
+	wantCode(t, try(`SELECT vault.wrapped_keys('', false, 'k', '', 10)`), denied)
+	wantCode(t, try(`SELECT vault.wrapped_keys('app2/b', true, 'k', '', 10)`), denied)
 	wantCode(t, try(`SELECT vault.create_token(gen_random_uuid(), 'more', sha256('x'), '', NULL, gen_random_uuid())`), denied)
 	wantCode(t, try(`SELECT vault.revoke_token('root', gen_random_uuid())`), denied)
 	wantCode(t, try(`SELECT vault.grant_service_role('stranger')`), denied)
@@ -438,6 +462,13 @@ func TestInvariantsBindTheSuperuser(t *testing.T) {
 	}
 	must(t, runSession(t, store.URL(vaulttest.Superuser), []string{`UPDATE vault.secret_versions SET kms_key_id = 'other', wrapped_dek = '\x02'`})) // rewrap may
 	must(t, runSession(t, store.URL(vaulttest.Superuser), []string{`UPDATE vault.secret_versions SET expires_at = now() + interval '1 hour'`}))
+	store.MustExec(t, `INSERT INTO vault.rotation_jobs (secret_id, name, from_version, due_at, run_after) SELECT id, name, 1, now(), now() FROM vault.secrets`,
+		`INSERT INTO vault.rotation_candidates (job_id, name, version, fmt, kms_key_id, wrapped_dek, nonce, ciphertext, key_commit, aad)
+			SELECT j.id, j.name, 2, 1, 'k', '\x01', nonce, ciphertext, key_commit, j.name || ':2' FROM vault.rotation_jobs j, vault.secret_versions v`)
+	for _, set := range []string{`ciphertext = '\x00' || ciphertext`, `nonce = sha256('')`, `version = 3, aad = name || ':3'`, `stored_at = now()`, `job_id = 77`} {
+		wantCode(t, runSession(t, store.URL(vaulttest.Superuser), []string{`SET session_replication_role = replica; UPDATE vault.rotation_candidates SET ` + set}), denied)
+	}
+	must(t, runSession(t, store.URL(vaulttest.Superuser), []string{`UPDATE vault.rotation_candidates SET kms_key_id = 'other', wrapped_dek = '\x02'`}))
 	wantCode(t, runSession(t, store.URL(vaulttest.Superuser), []string{`UPDATE vault.secret_versions SET expires_at = now() + interval '2 hours'`}), denied)
 }
 

@@ -57,8 +57,10 @@ func storeKey(ctx context.Context, conn *pgx.Conn, key string) error {
 		if _, err := tx.Exec(ctx, `SET LOCAL ROLE vault_owner`); err != nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, `UPDATE vault.config SET default_kms_key = $1`, key)
-		return err
+		return onRecord(ctx, tx, func() error {
+			_, err := tx.Exec(ctx, `UPDATE vault.config SET default_kms_key = $1`, key)
+			return err
+		})
 	}))
 }
 

@@ -199,16 +199,32 @@ func installDefinitions(ctx context.Context, conn *pgx.Conn, defaultKMSKey strin
 			return err
 		}
 	}
-	sum := vaultsql.DefinitionsSum()
-	// Not ON CONFLICT: an INSERT over a row that is there means a restore (sql/functions/70_restore.sql).
-	_, err = tx.Exec(ctx, `WITH there AS (UPDATE vault.config SET schema_version = $1, functions_sha256 = $2,
-			default_kms_key = coalesce(nullif($3, ''), default_kms_key) RETURNING only_row)
-		INSERT INTO vault.config (schema_version, functions_sha256, default_kms_key)
-		SELECT $1, $2, nullif($3, '') WHERE NOT EXISTS (SELECT FROM there)`, vaultsql.Version(), sum[:], defaultKMSKey)
+	err = onRecord(ctx, tx, func() error {
+		sum := vaultsql.DefinitionsSum()
+		// Not ON CONFLICT: an INSERT over a row that is there means a restore (sql/functions/70_restore.sql).
+		_, err := tx.Exec(ctx, `WITH there AS (UPDATE vault.config SET schema_version = $1, functions_sha256 = $2,
+				default_kms_key = coalesce(nullif($3, ''), default_kms_key) RETURNING only_row)
+			INSERT INTO vault.config (schema_version, functions_sha256, default_kms_key)
+			SELECT $1, $2, nullif($3, '') WHERE NOT EXISTS (SELECT FROM there)`, vaultsql.Version(), sum[:], defaultKMSKey)
+		return err
+	})
 	if err != nil {
 		return classify(err)
 	}
 	return classify(tx.Commit(ctx))
+}
+
+// onRecord has an audit row written of what change does to the configuration, in the same transaction.
+func onRecord(ctx context.Context, tx pgx.Tx, change func() error) error {
+	var before string
+	if err := tx.QueryRow(ctx, `SELECT vault._config_json()::text`).Scan(&before); err != nil {
+		return err
+	}
+	if err := change(); err != nil {
+		return err
+	}
+	_, err := tx.Exec(ctx, `SELECT vault._record_config($1::jsonb)`, before)
+	return err
 }
 
 // definitions are the files of one installation. Function bodies are checked when called: they refer to one another.

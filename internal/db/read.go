@@ -272,6 +272,7 @@ type Status struct {
 	SyncNames        *string     `json:"synchronous_standby_names,omitempty"` // of a primary
 	Durability       *Durability `json:"durability,omitempty"`                // of a primary
 	LagSeconds       *float64    `json:"lag_seconds,omitempty"`               // behind the primary, by its heartbeat; nil = unknown
+	UnsealedSeconds  *float64    `json:"audit_unsealed_seconds,omitempty"`    // of a primary: how long the oldest audit row has waited for its seal; nil = nothing was ever sealed
 	ReplayedUntil    *time.Time  `json:"replayed_until,omitempty"`            // of a standby: commit time of the last change replayed
 	LSN              string      `json:"lsn"`
 }

@@ -238,6 +238,37 @@ func (r *Reader) AuditEstimate(ctx context.Context) (int64, error) {
 	return n, classify(err)
 }
 
+// SealingLag is how far sealing is behind on a primary, and what holds it back.
+type SealingLag struct {
+	Seconds float64      `json:"seconds"` // that the oldest row has waited; 0 = none waits
+	Held    bool         `json:"held"`    // by a transaction that still runs; else by a sealer that does not
+	Holder  *Transaction `json:"holder"`
+}
+
+// Transaction is one that still runs, or is prepared.
+type Transaction struct {
+	PID         int        `json:"pid"`
+	Prepared    string     `json:"prepared"` // its name, if it is one
+	Application string     `json:"application"`
+	Role        string     `json:"role"`
+	Database    string     `json:"database"`
+	State       string     `json:"state"` // "" without pg_read_all_stats for vault_owner
+	WaitsFor    string     `json:"waits_for"`
+	Since       *time.Time `json:"since"` // nil without it
+}
+
+// SealingLag asks the node; nil on a standby, and where nothing was ever sealed.
+func (r *Reader) SealingLag(ctx context.Context) (*SealingLag, error) { return sealingLag(ctx, r.pool) }
+
+// SealingLag asks the primary.
+func (w *Writer) SealingLag(ctx context.Context) (*SealingLag, error) { return sealingLag(ctx, w.pool) }
+
+func sealingLag(ctx context.Context, p *pool) (*SealingLag, error) {
+	var lag *SealingLag
+	err := p.QueryRow(ctx, `SELECT vault.sealing_lag()`).Scan(&lag)
+	return lag, classify(err)
+}
+
 // Pruned is what a prune answers.
 type Pruned struct {
 	ID       int64  `json:"id"`

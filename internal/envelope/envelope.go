@@ -180,6 +180,29 @@ func Open(dk *DataKey, name string, version int, s Sealed) (Plaintext, error) {
 	return value, err
 }
 
+// CheckKey tells whether dk is the data key that the given version was sealed with, by its key
+// commitment alone: no value is opened. dk stays the caller's.
+//
+// Errors: ErrName, ErrIntegrity if it is another key or there can be no such version, and one
+// that matches no sentinel for a data key that is nil or already wiped.
+func CheckKey(dk *DataKey, name string, version int, commit []byte) error {
+	if err := CheckName(name); err != nil {
+		return err
+	}
+	if !validVersion(version) {
+		return fmt.Errorf("%w: version %d is not between 1 and %d", ErrIntegrity, version, maxVersion)
+	}
+	if err := checkKey(dk); err != nil {
+		return err
+	}
+	same := 0
+	withSecrets(func() { same = subtle.ConstantTimeCompare(commit, keyCommit(dk, AAD(name, version))) })
+	if same != 1 {
+		return fmt.Errorf("%w: the key commitment is not that of this data key", ErrIntegrity)
+	}
+	return nil
+}
+
 // checkShape checks what can be checked without a key. The lengths come first of all: x/crypto
 // panics on a nonce of another length.
 func (s Sealed) checkShape() error {

@@ -244,6 +244,35 @@ func TestKeyCommitmentIsCheckedBeforeTheAEAD(t *testing.T) {
 	}
 }
 
+// CheckKey says yes to the one key of the one version, and to nothing else.
+func TestCheckKey(t *testing.T) {
+	dk := newKey()
+	s := mustSeal(t, dk, "prod/db", 3, []byte("value"))
+	if err := CheckKey(dk, "prod/db", 3, s.KeyCommit); err != nil {
+		t.Errorf("its own key: %v", err)
+	}
+	for what, err := range map[string]error{
+		"another key":        CheckKey(newKey(), "prod/db", 3, s.KeyCommit),
+		"another name":       CheckKey(dk, "prod/dc", 3, s.KeyCommit),
+		"another version":    CheckKey(dk, "prod/db", 4, s.KeyCommit),
+		"version 0":          CheckKey(dk, "prod/db", 0, s.KeyCommit),
+		"a short commitment": CheckKey(dk, "prod/db", 3, s.KeyCommit[:31]),
+		"no commitment":      CheckKey(dk, "prod/db", 3, nil),
+	} {
+		if !errors.Is(err, ErrIntegrity) {
+			t.Errorf("%s: got %v, want ErrIntegrity", what, err)
+		}
+	}
+	if err := CheckKey(dk, "prod//db", 3, s.KeyCommit); !errors.Is(err, ErrName) {
+		t.Errorf("got %v, want ErrName", err)
+	}
+	for _, none := range []*DataKey{nil, new(DataKey)} {
+		if err := CheckKey(none, "prod/db", 3, s.KeyCommit); err == nil || errors.Is(err, ErrIntegrity) {
+			t.Errorf("a missing key: got %v", err)
+		}
+	}
+}
+
 func TestErrorsShowNoData(t *testing.T) {
 	dk, value := newKey(), bytes.Repeat([]byte("hunter2!"), 4)
 	good := mustSeal(t, dk, "prod/db", 3, value)

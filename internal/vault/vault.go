@@ -65,6 +65,16 @@ func (v *Vault) Status(ctx context.Context) (db.Status, error) { return v.reader
 // PrimaryStatus returns what vault.status() says of the primary.
 func (v *Vault) PrimaryStatus(ctx context.Context) (db.Status, error) { return v.writer.Status(ctx) }
 
+// SealingLag is how far sealing is behind on the local node, if that is the primary.
+func (v *Vault) SealingLag(ctx context.Context) (*db.SealingLag, error) {
+	return v.reader.SealingLag(ctx)
+}
+
+// PrimarySealingLag is how far sealing is behind on the primary.
+func (v *Vault) PrimarySealingLag(ctx context.Context) (*db.SealingLag, error) {
+	return v.writer.SealingLag(ctx)
+}
+
 // Replicas lists the standbys that stream from the primary.
 func (v *Vault) Replicas(ctx context.Context) ([]db.Replica, error) { return v.writer.Replicas(ctx) }
 

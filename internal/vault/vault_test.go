@@ -23,7 +23,7 @@ import (
 // story is a vault with the test's admin token at hand.
 type story struct {
 	*vault.Vault
-	t     *testing.T
+	t     testing.TB
 	store *vaulttest.Store
 	as    vault.Change
 	keys  *countingKeys
@@ -57,7 +57,7 @@ func (k *countingKeys) Unwrap(ctx context.Context, w envelope.WrappedKey, kc env
 	return k.Keys.Unwrap(ctx, w, kc)
 }
 
-func newStory(t *testing.T, change func(*vault.Options)) *story {
+func newStory(t testing.TB, change func(*vault.Options)) *story {
 	t.Helper()
 	store := vaulttest.New(t)
 	ring, err := kms.OpenRing(t.Context(), []string{"local://" + store.KeyFile})

@@ -171,3 +171,27 @@ BEGIN
   PERFORM vault._audit('grant.revoke', NULL, NULL, p_request, jsonb_build_object('role', p_role, 'prefix', p_prefix));
   RETURN vault._done(p_request, jsonb_build_object('role', p_role, 'prefix', p_prefix));
 END $$;
+
+-- ---------- the configuration ----------
+
+-- What migrate and init change, as it is on record.
+CREATE OR REPLACE FUNCTION vault._config_json() RETURNS jsonb
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT coalesce((SELECT jsonb_build_object('default_kms_key', default_kms_key, 'schema_version', schema_version,
+    'functions_sha256', encode(functions_sha256, 'hex')) FROM vault.config), '{}')
+$$;
+
+-- The audit row of a changed configuration: each setting with what it was and is. EXECUTE stays with vault_owner, whose
+-- members own the schema.
+CREATE OR REPLACE FUNCTION vault._record_config(p_before jsonb) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE v_changed jsonb := (
+  SELECT jsonb_object_agg(key, jsonb_build_object('from', p_before -> key, 'to', value)) FROM jsonb_each(vault._config_json())
+    WHERE value IS DISTINCT FROM coalesce(p_before -> key, 'null'));
+BEGIN
+  IF v_changed IS NOT NULL THEN
+    PERFORM vault._enter('owner', 'owner:' || session_user);
+    PERFORM vault._audit('config', NULL, NULL, NULL, v_changed);
+    PERFORM vault._leave();
+  END IF;
+END $$;

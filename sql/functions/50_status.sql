@@ -23,6 +23,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     'standbys', CASE WHEN NOT pg_is_in_recovery() THEN (SELECT count(*) FROM pg_stat_replication) END,
     'synchronous_standby_names', CASE WHEN NOT pg_is_in_recovery() THEN current_setting('synchronous_standby_names') END,
     'lag_seconds', vault.replication_lag(),
+    'audit_unsealed_seconds', vault.sealing_lag() -> 'seconds',
     'durability', CASE WHEN NOT pg_is_in_recovery() THEN vault._durability() END,
     'replayed_until', CASE WHEN pg_is_in_recovery() THEN pg_last_xact_replay_timestamp() END,
     'lsn', CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END)

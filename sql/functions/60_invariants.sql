@@ -34,6 +34,16 @@ BEGIN
   RETURN NEW;
 END $$;
 
+-- A candidate is on its way to a target, or there already: it becomes the version as it is, or goes.
+CREATE OR REPLACE FUNCTION vault._sealed_candidates() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF to_jsonb(NEW) - ARRAY['kms_key_id', 'wrapped_dek'] IS DISTINCT FROM to_jsonb(OLD) - ARRAY['kms_key_id', 'wrapped_dek'] THEN
+    RAISE EXCEPTION 'a candidate never changes' USING ERRCODE = '42501';        -- kms_key_id and wrapped_dek may: rewrap
+  END IF;
+  RETURN NEW;
+END $$;
+
 CREATE OR REPLACE FUNCTION vault._secrets_move_forward() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -59,6 +69,7 @@ CREATE OR REPLACE TRIGGER leaves_are_append_only BEFORE UPDATE OR DELETE ON vaul
 CREATE OR REPLACE TRIGGER leaves_are_never_truncated BEFORE TRUNCATE ON vault.audit_leaves FOR EACH STATEMENT EXECUTE FUNCTION vault._forbid();
 CREATE OR REPLACE TRIGGER versions_are_sealed BEFORE UPDATE OR DELETE ON vault.secret_versions FOR EACH ROW EXECUTE FUNCTION vault._sealed_versions();
 CREATE OR REPLACE TRIGGER versions_are_never_truncated BEFORE TRUNCATE ON vault.secret_versions FOR EACH STATEMENT EXECUTE FUNCTION vault._forbid();
+CREATE OR REPLACE TRIGGER candidates_are_sealed BEFORE UPDATE ON vault.rotation_candidates FOR EACH ROW EXECUTE FUNCTION vault._sealed_candidates();
 CREATE OR REPLACE TRIGGER secrets_move_forward BEFORE UPDATE ON vault.secrets FOR EACH ROW EXECUTE FUNCTION vault._secrets_move_forward();
 
 ALTER TABLE vault.tx_context ENABLE ALWAYS TRIGGER tx_context_ends;
@@ -72,4 +83,5 @@ ALTER TABLE vault.audit_leaves ENABLE ALWAYS TRIGGER leaves_are_append_only;
 ALTER TABLE vault.audit_leaves ENABLE ALWAYS TRIGGER leaves_are_never_truncated;
 ALTER TABLE vault.secret_versions ENABLE ALWAYS TRIGGER versions_are_sealed;
 ALTER TABLE vault.secret_versions ENABLE ALWAYS TRIGGER versions_are_never_truncated;
+ALTER TABLE vault.rotation_candidates ENABLE ALWAYS TRIGGER candidates_are_sealed;
 ALTER TABLE vault.secrets ENABLE ALWAYS TRIGGER secrets_move_forward;

@@ -30,7 +30,8 @@ CREATE POLICY owner_purges ON vault.rotation_jobs FOR DELETE TO vault_owner USIN
 CREATE POLICY owner_prunes ON vault.rotation_jobs FOR DELETE TO vault_owner
   USING (vault.tx_kind() = 'maintenance' AND state IN ('done', 'superseded'));
 CREATE POLICY owner_inserts ON vault.rotation_candidates FOR INSERT TO vault_owner WITH CHECK (vault.tx_may_change(name));
-CREATE POLICY owner_deletes ON vault.rotation_candidates FOR DELETE TO vault_owner USING (vault.tx_may_change(name));   -- no UPDATE: sealed
+CREATE POLICY owner_deletes ON vault.rotation_candidates FOR DELETE TO vault_owner USING (vault.tx_may_change(name));
+CREATE POLICY owner_updates ON vault.rotation_candidates FOR UPDATE TO vault_owner USING (vault.tx_kind() = 'admin' AND vault.tx_may_change(name));   -- rewrap
 CREATE POLICY owner_inserts ON vault.heartbeat FOR INSERT TO vault_owner WITH CHECK (vault.tx_kind() = 'maintenance');
 CREATE POLICY owner_updates ON vault.heartbeat FOR UPDATE TO vault_owner USING (vault.tx_kind() = 'maintenance');
 CREATE POLICY owner_inserts ON vault.admin_tokens FOR INSERT TO vault_owner WITH CHECK (vault.tx_may_administer());

@@ -9,6 +9,7 @@ GRANT SELECT ON vault.audit_log, vault.audit_prunes, vault.audit_leaves, vault.a
 GRANT SELECT ON vault.audit_seals TO vault_service, vault_worker, vault_auditor;
 
 GRANT EXECUTE ON FUNCTION vault.replication_lag() TO vault_service, vault_worker, vault_auditor;
+GRANT EXECUTE ON FUNCTION vault.sealing_lag() TO vault_service, vault_worker, vault_auditor;
 GRANT EXECUTE ON FUNCTION vault.standbys(pg_lsn) TO vault_service;
 GRANT EXECUTE ON FUNCTION vault.ship_reads(text, uuid, bigint, jsonb), vault.record_read(text, text, int, text, uuid, jsonb) TO vault_service;
 GRANT EXECUTE ON FUNCTION vault.grace_report(text, boolean, timestamptz) TO vault_auditor;
@@ -21,6 +22,7 @@ GRANT EXECUTE ON FUNCTION
   vault.update_secret(text, uuid, text, interval, interval, boolean, boolean, text, text), vault.end_grace(text, int, uuid),
   vault.request_rotation(text, uuid), vault.retry_rotation(text, uuid), vault.pause_rotation(text, uuid, boolean), vault.set_max_rotations(int, uuid),
   vault.delete_secret(text, uuid, interval), vault.restore_secret(text, uuid), vault.purge_secret(text, uuid),
+  vault.wrapped_keys(text, boolean, text, text, int), vault.rewrap(text, int, bigint, bytea, text, bytea, uuid),
   vault.create_token(uuid, text, bytea, text, timestamptz, uuid), vault.revoke_token(text, uuid), vault.list_tokens(),
   vault.grant_service_role(name, text, uuid), vault.grant_worker_role(name, uuid), vault.grant_auditor_role(name, uuid),
   vault.revoke_service_role(name, text, uuid),

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/hyperiondb/vault/internal/db"
+)
+
+// sealingLate is when rows of the audit log have waited too long for their seal, which takes a second or two.
+const sealingLate = time.Minute
+
+// sealingIsLate is false as well where nothing was ever sealed.
+func sealingIsLate(s db.Status) bool {
+	return s.UnsealedSeconds != nil && *s.UnsealedSeconds > sealingLate.Seconds()
+}
+
+func sealingLine(s db.Status) string {
+	switch {
+	case s.UnsealedSeconds == nil:
+		return ""
+	case sealingIsLate(s):
+		return "behind by " + seconds(int64(*s.UnsealedSeconds))
+	}
+	return "keeps up"
+}
+
+// sealingProblem says what the rows wait for.
+func sealingProblem(lag db.SealingLag) string {
+	late := fmt.Sprintf("rows of the audit log have waited %s for their seal", seconds(int64(lag.Seconds)))
+	switch h := lag.Holder; {
+	case !lag.Held:
+		return late + ": no sealer is at work"
+	case h == nil: // it has just ended
+		return late
+	case h.Prepared != "":
+		return fmt.Sprintf("%s, for the prepared transaction %q (role %q, database %q), of %s", late, h.Prepared, h.Role, h.Database, when(h.Since))
+	case h.Since == nil:
+		return fmt.Sprintf("%s, for the transaction of pid %d (%q, role %q, database %q); what it does takes GRANT pg_read_all_stats TO vault_owner",
+			late, h.PID, h.Application, h.Role, h.Database)
+	default:
+		return fmt.Sprintf("%s, for the transaction of pid %d (%q, role %q, database %q, %s), of %s", late, h.PID, h.Application, h.Role, h.Database,
+			h.State, when(h.Since))
+	}
+}
+
+func sealingHelp(lag db.SealingLag) string {
+	switch h := lag.Holder; {
+	case !lag.Held:
+		return "systemctl status vaultd, beside the primary, with audit_seal_key"
+	case h == nil:
+		return "vaultctl doctor, once more"
+	case h.Prepared != "":
+		return "COMMIT PREPARED or ROLLBACK PREPARED, in that database"
+	case h.WaitsFor == "SyncRep":
+		return "it waits for a synchronous standby: start that"
+	default:
+		return fmt.Sprintf("SELECT pg_terminate_backend(%d), if it is not to end by itself", h.PID)
+	}
+}
+
+func checkSealing(ctx context.Context, p *patient) finding {
+	if p.status == nil || p.status.UnsealedSeconds == nil {
+		return finding{}
+	}
+	if !sealingIsLate(*p.status) {
+		return fine("the seals of the audit log keep up")
+	}
+	ask := p.v.SealingLag
+	if p.primary != nil {
+		ask = p.v.PrimarySealingLag
+	}
+	lag, err := ask(ctx)
+	if err != nil || lag == nil || lag.Seconds <= sealingLate.Seconds() { // it caught up
+		return finding{}
+	}
+	return warning(sealingHelp(*lag), "%s", sealingProblem(*lag))
+}

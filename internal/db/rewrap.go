@@ -1,0 +1,46 @@
+package db
+
+import (
+	"context"
+
+	"github.com/google/uuid"
+)
+
+// WrappedKey is the wrapped data key of a version, or of the candidate of a rotation job. Nothing in it has been checked.
+type WrappedKey struct {
+	Name      string `json:"name"`
+	Version   int    `json:"version"`
+	Job       *int64 `json:"job"` // nil = the version itself
+	KMSKeyID  string `json:"kms_key_id"`
+	Blob      []byte `json:"wrapped_dek"`
+	KeyCommit []byte `json:"key_commit"`
+}
+
+// WrappedQuery chooses data keys: those of one secret (Exact), or of all whose names begin with Prefix, that KMSKeyID has not
+// wrapped.
+type WrappedQuery struct {
+	Prefix   string
+	Exact    bool
+	KMSKeyID string
+	After    string // the Next of the page before
+	Limit    int    // secrets a page, whatever they have
+}
+
+// WrappedPage is what a page of secrets has. It may be empty with others still to come.
+type WrappedPage struct {
+	Keys []WrappedKey `json:"keys"`
+	Next string       `json:"next"` // "" = the last page
+	Committed
+}
+
+// WrappedKeys reads one page, of what the token may change.
+func (w *Writer) WrappedKeys(ctx context.Context, c Credential, q WrappedQuery) (WrappedPage, error) {
+	return change[WrappedPage](ctx, w, &c, refusal{"rewrap", q.Prefix, uuid.New()}, `SELECT vault.wrapped_keys($1, $2, $3, $4, $5)`,
+		q.Prefix, q.Exact, q.KMSKeyID, q.After, q.Limit)
+}
+
+// Rewrap puts another wrapping of the same data key in the place of old: ErrConflict if old is not there any more.
+func (w *Writer) Rewrap(ctx context.Context, c Credential, request uuid.UUID, old WrappedKey, kmsKeyID string, blob []byte) (Result, error) {
+	return change[Result](ctx, w, &c, refusal{"rewrap", old.Name, request}, `SELECT vault.rewrap($1, $2, $3, $4, $5, $6, $7)`,
+		old.Name, old.Version, old.Job, old.Blob, kmsKeyID, blob, request)
+}

@@ -1,0 +1,61 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/hyperiondb/vault/internal/db"
+	"github.com/hyperiondb/vault/internal/envelope"
+)
+
+// Rewrapper unwraps data keys and moves them under another KMS key; kms.Ring is it.
+type Rewrapper interface {
+	envelope.KeyUnwrapper
+	Rewrap(ctx context.Context, w envelope.WrappedKey, kc envelope.KeyContext) (envelope.WrappedKey, error)
+}
+
+// WrappedKeys reads one page of the data keys that a KMS key has not wrapped, from the primary.
+func (v *Vault) WrappedKeys(ctx context.Context, c Change, q db.WrappedQuery) (db.WrappedPage, error) {
+	if err := v.canWrite(c); err != nil {
+		return db.WrappedPage{}, err
+	}
+	page, err := v.writer.WrappedKeys(ctx, c.credential(), q)
+	return page, asIntegrity(err)
+}
+
+// Rewrap moves one data key under the KMS key that keys moves to. It stores nothing that it has not unwrapped again and found
+// to be the key the version was sealed with: until COMMIT the old wrapping is there, after it a proven one. ErrConflict if
+// somebody else has changed, or ended, the version meanwhile.
+func (v *Vault) Rewrap(ctx context.Context, c Change, keys Rewrapper, old db.WrappedKey) (Receipt, error) {
+	if err := errors.Join(envelope.CheckName(old.Name), v.canWrite(c)); err != nil {
+		return Receipt{}, firstOf(err)
+	}
+	if old.Version < 1 || len(old.Blob) == 0 || len(old.Blob) > envelope.MaxWrappedSize {
+		return Receipt{}, fmt.Errorf("rewrapping %q version %d: %w: a wrapped key of %d bytes", old.Name, old.Version, ErrIntegrity, len(old.Blob))
+	}
+	kc, err := v.keyContext(ctx, old.Name, old.Version)
+	if err != nil {
+		return Receipt{}, err
+	}
+	rewrapped, err := keys.Rewrap(ctx, envelope.WrappedKey{KeyID: old.KMSKeyID, Blob: old.Blob}, kc)
+	if err == nil {
+		err = proveKey(ctx, keys, rewrapped, kc, old)
+	}
+	if err != nil {
+		return Receipt{}, fmt.Errorf("rewrapping %q version %d: %w", old.Name, old.Version, err)
+	}
+	request := c.requestID()
+	result, err := v.writer.Rewrap(ctx, c.credential(), request, old, rewrapped.KeyID, rewrapped.Blob)
+	return receipt(request, result), named("rewrap", old.Name, err)
+}
+
+// proveKey asks the KMS for the data key it has just wrapped: an answer that was wrong must not replace the one that was right.
+func proveKey(ctx context.Context, keys envelope.KeyUnwrapper, w envelope.WrappedKey, kc envelope.KeyContext, of db.WrappedKey) error {
+	key, err := keys.Unwrap(ctx, w, kc)
+	if err != nil {
+		return fmt.Errorf("unwrapping it again: %w", err)
+	}
+	defer key.Wipe()
+	return envelope.CheckKey(key, of.Name, of.Version, of.KeyCommit)
+}
