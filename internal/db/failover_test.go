@@ -196,7 +196,7 @@ func TestFrozenPrimary(t *testing.T) {
 			"get":       func() error { _, err := reader.Current(ctx, "app/x"); return err },
 			"status":    func() error { _, err := reader.Status(ctx); return err },
 			"beat":      func() error { return worker.Beat(ctx) },
-			"claim":     func() error { _, err := worker.ClaimRotations(ctx, "w", 1, time.Minute); return err },
+			"claim":     func() error { _, err := worker.ClaimRotations(ctx, "w", 1, 0, time.Minute); return err },
 			"fail":      func() error { return worker.FailRotation(ctx, 1, 1, "x", nil) },
 			"release":   func() error { return worker.ReleaseRotation(ctx, 1, 1) },
 			"candidate": func() error { _, err := worker.Candidate(ctx, 1, 1); return err },

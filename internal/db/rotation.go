@@ -60,14 +60,14 @@ func (w *Writer) Beat(ctx context.Context) error {
 
 // ClaimRotations claims up to limit jobs for this worker, and those whose claim is older than stale. A claim whose answer
 // is lost goes stale.
-func (w *Writer) ClaimRotations(ctx context.Context, worker string, limit int, stale time.Duration) ([]Job, error) {
+func (w *Writer) ClaimRotations(ctx context.Context, worker string, limit, ahead int, stale time.Duration) ([]Job, error) {
 	jobs, err := collect(ctx, w.pool, func(row pgx.CollectableRow) (Job, error) {
 		var j Job
 		var generator, rotator *string
 		err := row.Scan(&j.ID, &j.Name, &j.Attempt, &j.Failures, &j.FromVersion, &generator, &rotator, &j.DueAt)
 		j.Generator, j.Rotator = deref(generator), deref(rotator)
 		return j, err
-	}, `SELECT job_id, secret, attempt, failures, from_version, generator, rotator, due_at FROM vault.claim_rotations($1, $2, $3)`, worker, limit, stale)
+	}, `SELECT job_id, secret, attempt, failures, from_version, generator, rotator, due_at FROM vault.claim_rotations($1, $2, $3, $4)`, worker, limit, stale, ahead)
 	return jobs, w.failedOver(err)
 }
 

@@ -21,7 +21,8 @@ const (
 	attemptTimeout = time.Minute      // for one attempt: KMS, target and database
 	listenPause    = 5 * time.Second  // before listening again on a primary that went away
 	settlingTime   = 10 * time.Second // to give a claim back
-	// claimsPerSlot is how many jobs are claimed for each that runs, so that a claim is one statement for many jobs.
+	// claimsPerSlot is how many jobs are claimed for each that runs, so that a claim is one statement for many jobs. Under a cap
+	// on rotations it is one.
 	claimsPerSlot = 4
 )
 
@@ -58,11 +59,12 @@ func (w *Worker) Run(ctx context.Context) {
 	var pending atomic.Int64 // claimed and not settled
 	slots := make(chan struct{}, w.Concurrency)
 	every(ctx, w.Poll, hints, func() {
-		room := w.Concurrency*claimsPerSlot - int(pending.Load())
+		held := int(pending.Load())
+		free, room := max(w.Concurrency-held, 0), w.Concurrency*claimsPerSlot-held
 		if room < w.Concurrency {
 			return // a rotation that ends hints again
 		}
-		jobs, err := w.Vault.ClaimRotations(ctx, w.ID, room, w.claimTimeout())
+		jobs, err := w.Vault.ClaimRotations(ctx, w.ID, free, room-free, w.claimTimeout())
 		if err != nil && ctx.Err() == nil {
 			w.Log.Warn("claiming rotations failed", "error", err)
 		}

@@ -179,7 +179,7 @@ func (r *recorded) wantTogether(request uuid.UUID) {
 func (r *recorded) rotations() {
 	claim := func() vault.Rotation {
 		r.t.Helper()
-		jobs, err := r.daemon.ClaimRotations(r.ctx, "w", 1, time.Hour)
+		jobs, err := r.daemon.ClaimRotations(r.ctx, "w", 1, 0, time.Hour)
 		must(r.t, err)
 		if len(jobs) != 1 {
 			r.t.Fatalf("got %d jobs, want 1", len(jobs))

@@ -200,7 +200,7 @@ func TestRewrapOfACandidate(t *testing.T) {
 	daemon := m.daemon(t)
 	claim := func() vault.Rotation {
 		t.Helper()
-		jobs, err := daemon.ClaimRotations(ctx, "w", 1, time.Hour)
+		jobs, err := daemon.ClaimRotations(ctx, "w", 1, 0, time.Hour)
 		must(t, err)
 		if len(jobs) != 1 {
 			t.Fatalf("got %d jobs, want 1", len(jobs))

@@ -41,9 +41,10 @@ func (v *Vault) Supervise(ctx context.Context) (Supervision, error) {
 	}
 }
 
-// ClaimRotations claims up to limit jobs, and those whose claim is older than stale.
-func (v *Vault) ClaimRotations(ctx context.Context, worker string, limit int, stale time.Duration) ([]Rotation, error) {
-	return v.writer.ClaimRotations(ctx, worker, limit, stale)
+// ClaimRotations claims up to limit jobs, among them those whose claim is older than stale, and, while the vault caps no
+// rotations, ahead more.
+func (v *Vault) ClaimRotations(ctx context.Context, worker string, limit, ahead int, stale time.Duration) ([]Rotation, error) {
+	return v.writer.ClaimRotations(ctx, worker, limit, ahead, stale)
 }
 
 // ReleaseRotation gives a claim back that was not begun.

@@ -355,7 +355,7 @@ func TestRotationByClaim(t *testing.T) {
 		t.Fatalf("got %+v, want one rotation enqueued", did)
 	}
 	claim := func() vault.Rotation {
-		jobs, err := daemon.ClaimRotations(ctx, "w", 5, 0)
+		jobs, err := daemon.ClaimRotations(ctx, "w", 5, 0, 0)
 		must(t, err)
 		if len(jobs) != 1 || jobs[0].Generator != "uuid" || jobs[0].FromVersion != 1 {
 			t.Fatalf("got jobs %+v, want the one", jobs)
@@ -382,7 +382,7 @@ func TestRotationByClaim(t *testing.T) {
 	s.store.MustExec(t, `UPDATE vault.secrets SET next_rotation_at = now() - interval '1 s'`)
 	_, err = daemon.Supervise(ctx)
 	must(t, err)
-	jobs, err := daemon.ClaimRotations(ctx, "w", 1, time.Hour)
+	jobs, err := daemon.ClaimRotations(ctx, "w", 1, 0, time.Hour)
 	must(t, err)
 	s.put("app/auto", "by hand")
 	_, err = daemon.CompleteRotation(ctx, jobs[0], []byte("too late"))

@@ -111,16 +111,20 @@ BEGIN
 END $$;
 
 -- Claims up to p_limit jobs that may run, and jobs whose claim is older than p_stale: their worker is gone or stuck, and
--- the higher attempt shuts it out. max_rotations caps the claims of all workers together. A job waits while its secret is
+-- the higher attempt shuts it out. max_rotations caps the claims of all workers together; without it p_ahead more are claimed,
+-- for later (under a cap they would take the place of what another worker could run). A job waits while its secret is
 -- paused or outside its window, unless somebody asked for it by hand; one that has a candidate waits for no window, because
 -- its target may have the new value already.
-CREATE OR REPLACE FUNCTION vault.claim_rotations(p_worker text, p_limit int, p_stale interval)
+CREATE OR REPLACE FUNCTION vault.claim_rotations(p_worker text, p_limit int, p_stale interval, p_ahead int DEFAULT 0)
 RETURNS TABLE (job_id bigint, secret text, attempt int, failures int, from_version int, generator text, rotator text, due_at timestamptz)
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+-- Along the index of the queue and no further than the limit, whatever the statistics of a table that was empty a moment ago
+-- say: with a backlog of 3,000, sorting all of it took 90 ms a claim.
+SET enable_sort = off SET enable_bitmapscan = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 #variable_conflict use_column
 DECLARE
   v_cap int := (SELECT max_rotations FROM vault.config);
-  v_limit int := p_limit;
+  v_limit int := p_limit + p_ahead;
 BEGIN
   IF v_cap IS NOT NULL THEN
     PERFORM pg_advisory_xact_lock(1752790130, 1);   -- so that two workers do not both see the same room below the cap

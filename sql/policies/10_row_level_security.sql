@@ -17,15 +17,16 @@ BEGIN
   END LOOP;
 END $$;
 
--- writers: the owner, in a transaction that says who it is
-CREATE POLICY owner_inserts ON vault.secrets FOR INSERT TO vault_owner WITH CHECK (vault.tx_may_change(name));
-CREATE POLICY owner_updates ON vault.secrets FOR UPDATE TO vault_owner USING (vault.tx_may_change(name));
+-- writers: the owner, in a transaction that says who it is. Maintenance goes through many rows and may change any: the
+-- sub-select answers once a query, tx_may_change (30 microseconds) once a row.
+CREATE POLICY owner_inserts ON vault.secrets FOR INSERT TO vault_owner WITH CHECK ((SELECT vault.tx_kind()) = 'maintenance' OR vault.tx_may_change(name));
+CREATE POLICY owner_updates ON vault.secrets FOR UPDATE TO vault_owner USING ((SELECT vault.tx_kind()) = 'maintenance' OR vault.tx_may_change(name));
 CREATE POLICY owner_purges ON vault.secrets FOR DELETE TO vault_owner USING (vault.tx_is_purging(name));
-CREATE POLICY owner_inserts ON vault.secret_versions FOR INSERT TO vault_owner WITH CHECK (vault.tx_may_change(name));
-CREATE POLICY owner_updates ON vault.secret_versions FOR UPDATE TO vault_owner USING (vault.tx_may_change(name));
+CREATE POLICY owner_inserts ON vault.secret_versions FOR INSERT TO vault_owner WITH CHECK ((SELECT vault.tx_kind()) = 'maintenance' OR vault.tx_may_change(name));
+CREATE POLICY owner_updates ON vault.secret_versions FOR UPDATE TO vault_owner USING ((SELECT vault.tx_kind()) = 'maintenance' OR vault.tx_may_change(name));
 CREATE POLICY owner_purges ON vault.secret_versions FOR DELETE TO vault_owner USING (vault.tx_is_purging(name));
-CREATE POLICY owner_inserts ON vault.rotation_jobs FOR INSERT TO vault_owner WITH CHECK (vault.tx_may_change(name));
-CREATE POLICY owner_updates ON vault.rotation_jobs FOR UPDATE TO vault_owner USING (vault.tx_may_change(name));
+CREATE POLICY owner_inserts ON vault.rotation_jobs FOR INSERT TO vault_owner WITH CHECK ((SELECT vault.tx_kind()) = 'maintenance' OR vault.tx_may_change(name));
+CREATE POLICY owner_updates ON vault.rotation_jobs FOR UPDATE TO vault_owner USING ((SELECT vault.tx_kind()) = 'maintenance' OR vault.tx_may_change(name));
 CREATE POLICY owner_purges ON vault.rotation_jobs FOR DELETE TO vault_owner USING (vault.tx_is_purging(name));
 CREATE POLICY owner_prunes ON vault.rotation_jobs FOR DELETE TO vault_owner
   USING (vault.tx_kind() = 'maintenance' AND state IN ('done', 'superseded'));
