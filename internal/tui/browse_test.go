@@ -164,6 +164,21 @@ func TestFiltersByKeys(t *testing.T) {
 	s.keys("esc")
 }
 
+// TestEndBeforeTheAnswer: the events of the filter before are still on the screen, all of them held, when End is pressed.
+func TestEndBeforeTheAnswer(t *testing.T) {
+	l := sampleLog(300)
+	s := newScreen(t, l, "", 80, 24)
+	s.keys("G")
+	want := s.selected().ID
+	s.keys("/", "action:put", "enter")
+	_, late := s.Update(tea.KeyMsg{Type: tea.KeyBackspace})
+	s.keys("G")
+	s.settle(late)
+	if got := s.selected().ID; got != want {
+		t.Errorf("event %d is selected, want the oldest, %d", got, want)
+	}
+}
+
 func TestTheFilterIsLiveWhileTyping(t *testing.T) {
 	s := newScreen(t, sampleLog(300), "action:read", 80, 24)
 	s.keys("/", "'outcome:denied'")

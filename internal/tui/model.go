@@ -339,7 +339,7 @@ func (m *model) end() tea.Cmd {
 	if m.page == secretsPage {
 		return m.moveSecret(len(m.secrets.rows))
 	}
-	if m.events.older != nil {
+	if m.events.older != nil || m.events.asking() { // the answer to come would begin anew, at the newest
 		return m.loadOldest()
 	}
 	m.events.choose(len(m.events.events) - 1)
