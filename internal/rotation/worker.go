@@ -64,7 +64,8 @@ func (w *Worker) Run(ctx context.Context) {
 		if room < w.Concurrency {
 			return // a rotation that ends hints again
 		}
-		jobs, err := w.Vault.ClaimRotations(ctx, w.ID, free, room-free, w.claimTimeout())
+		// Not given up when the worker stops: a claim whose answer nobody heard could not be given back.
+		jobs, err := w.Vault.ClaimRotations(context.WithoutCancel(ctx), w.ID, free, room-free, w.claimTimeout())
 		if err != nil && ctx.Err() == nil {
 			w.Log.Warn("claiming rotations failed", "error", err)
 		}
