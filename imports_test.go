@@ -9,6 +9,7 @@ import (
 const (
 	module     = "github.com/hyperiondb/vault/"
 	fakeBucket = module + "internal/audit/bucket/s3fake"
+	fakes      = module + "internal/awsclient/awsfake"
 )
 
 // forbidden holds the arrows of the house: imports only go down, and SQL, plaintext and the network keep to their rooms.
@@ -37,8 +38,8 @@ var direct = map[string][]string{
 	"internal/rotation": {module + "internal/db", module + "sql", "github.com/jackc/pgx"},
 	"internal/httpapi":  {"github.com/jackc/pgx", module + "sql"},
 	"internal/target":   {module + "internal/db", module + "internal/vault", module + "sql"},
-	"cmd/vaultctl":      {"github.com/jackc/pgx", "github.com/aws", module + "internal/vaulttest", module + "internal/kms/kmsfake", fakeBucket},
-	"cmd/vaultd":        {"github.com/jackc/pgx", "github.com/aws", module + "internal/vaulttest", module + "internal/kms/kmsfake", fakeBucket},
+	"cmd/vaultctl":      {"github.com/jackc/pgx", "github.com/aws", module + "internal/vaulttest", module + "internal/kms/kmsfake", fakeBucket, fakes},
+	"cmd/vaultd":        {"github.com/jackc/pgx", "github.com/aws", module + "internal/vaulttest", module + "internal/kms/kmsfake", fakeBucket, fakes},
 }
 
 func TestImportsOnlyGoDown(t *testing.T) {
@@ -49,7 +50,7 @@ func TestImportsOnlyGoDown(t *testing.T) {
 		check(t, pkg, not, goList(t, `{{join .Imports "\n"}}`, pkg))
 	}
 	for _, command := range []string{"cmd/vaultctl", "cmd/vaultd"} {
-		check(t, command, []string{"testing", module + "internal/vaulttest", module + "internal/kms/kmsfake", fakeBucket}, goList(t, `{{join .Deps "\n"}}`, command))
+		check(t, command, []string{"testing", module + "internal/vaulttest", module + "internal/kms/kmsfake", fakeBucket, fakes}, goList(t, `{{join .Deps "\n"}}`, command))
 	}
 }
 

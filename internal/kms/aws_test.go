@@ -24,6 +24,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/hyperiondb/vault/internal/awsclient"
+	"github.com/hyperiondb/vault/internal/awsclient/awsfake"
 	"github.com/hyperiondb/vault/internal/envelope"
 	"github.com/hyperiondb/vault/internal/kms/kmsfake"
 )
@@ -623,7 +624,7 @@ func TestAWSUnknownCodes(t *testing.T) {
 // mustServe runs a server that is not KMS.
 func mustServe(t *testing.T, handler http.HandlerFunc) (endpoint string) {
 	t.Helper()
-	isolateAWS(t)
+	awsfake.Isolate(t)
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
 	return server.URL
@@ -645,7 +646,7 @@ func TestAWSRedirectIsNotFollowed(t *testing.T) {
 }
 
 func TestAWSUntrustedCertificate(t *testing.T) {
-	isolateAWS(t)
+	awsfake.Isolate(t)
 	server := httptest.NewUnstartedServer(http.NotFoundHandler())
 	server.Config.ErrorLog = log.New(io.Discard, "", 0)
 	connections := 0
@@ -666,7 +667,7 @@ func TestAWSUntrustedCertificate(t *testing.T) {
 
 // Nobody listens: opening works, the operation says why.
 func TestAWSDown(t *testing.T) {
-	isolateAWS(t)
+	awsfake.Isolate(t)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -708,11 +709,11 @@ func TestAWSConfiguration(t *testing.T) {
 		}
 	})
 	t.Run("no region", func(t *testing.T) {
-		isolateAWS(t)
+		awsfake.Isolate(t)
 		refusedWith(t, "awskms:///alias/vault", "set AWS_REGION")
 	})
 	t.Run("region of the environment and of the ARN", func(t *testing.T) {
-		isolateAWS(t)
+		awsfake.Isolate(t)
 		t.Setenv("AWS_REGION", "us-east-2")
 		for uri, want := range map[string]string{
 			"awskms:///alias/vault":                  "us-east-2",
@@ -742,24 +743,24 @@ func TestAWSConfiguration(t *testing.T) {
 		}
 	})
 	t.Run("plain http to another machine", func(t *testing.T) {
-		isolateAWS(t)
+		awsfake.Isolate(t)
 		t.Setenv("AWS_ENDPOINT_URL_KMS", "http://kms.invalid")
 		refusedWith(t, "awskms:///alias/vault?region="+region, "plain http to another machine")
 		t.Setenv("AWS_ENDPOINT_URL_KMS", "http://kms.invalid:bad%zz")
 		refusedWith(t, "awskms:///alias/vault?region="+region, "is not a url")
 	})
 	t.Run("unknown profile", func(t *testing.T) {
-		isolateAWS(t)
+		awsfake.Isolate(t)
 		t.Setenv("AWS_PROFILE", "hush")
 		refusedWith(t, "awskms:///alias/vault?region="+region, "the AWS profile does not exist")
 	})
 	t.Run("bad configuration", func(t *testing.T) {
-		isolateAWS(t)
+		awsfake.Isolate(t)
 		t.Setenv("AWS_MAX_ATTEMPTS", "hush")
 		refusedWith(t, "awskms:///alias/vault?region="+region, "the AWS configuration cannot be read")
 	})
 	t.Run("ca bundle", func(t *testing.T) {
-		isolateAWS(t)
+		awsfake.Isolate(t)
 		server := httptest.NewTLSServer(http.NotFoundHandler())
 		defer server.Close()
 		bundle := t.TempDir() + "/ca.pem"
@@ -780,7 +781,7 @@ func TestAWSConfiguration(t *testing.T) {
 
 func TestAWSCredentials(t *testing.T) {
 	f, endpoint := startFake(t)
-	os.Unsetenv("AWS_ACCESS_KEY_ID") // isolateAWS puts it back
+	os.Unsetenv("AWS_ACCESS_KEY_ID") // awsfake.Isolate puts it back
 	os.Unsetenv("AWS_SECRET_ACCESS_KEY")
 	k := mustOpenAWS(t, awsURI("alias/vault", endpoint), quick())
 	err := newDataKey.run(t.Context(), k, envelope.WrappedKey{})

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -12,6 +11,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/hyperiondb/vault/internal/awsclient/awsfake"
 	"github.com/hyperiondb/vault/internal/envelope"
 	"github.com/hyperiondb/vault/internal/kms/kmsfake"
 )
@@ -29,27 +29,10 @@ func quick() timing {
 	return t
 }
 
-// isolateAWS leaves nothing of this machine's AWS configuration, and no metadata service to ask.
-func isolateAWS(t *testing.T) {
-	t.Helper()
-	for _, variable := range os.Environ() {
-		name, value, _ := strings.Cut(variable, "=")
-		if strings.HasPrefix(name, "AWS_") {
-			t.Setenv(name, value) // puts it back after the test
-			os.Unsetenv(name)
-		}
-	}
-	t.Setenv("AWS_EC2_METADATA_DISABLED", "true")
-	t.Setenv("AWS_CONFIG_FILE", filepath.Join(t.TempDir(), "config"))
-	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", filepath.Join(t.TempDir(), "credentials"))
-	t.Setenv("AWS_ACCESS_KEY_ID", "AKIATEST")
-	t.Setenv("AWS_SECRET_ACCESS_KEY", "not-a-secret")
-}
-
 // startFake serves a fake with the aliases "vault" and "other".
 func startFake(t *testing.T) (f *kmsfake.Fake, endpoint string) {
 	t.Helper()
-	isolateAWS(t)
+	awsfake.Isolate(t)
 	f = kmsfake.New(region, "vault", "other")
 	endpoint, err := f.Serve()
 	if err != nil {

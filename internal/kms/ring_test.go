@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyperiondb/vault/internal/awsclient/awsfake"
 	"github.com/hyperiondb/vault/internal/envelope"
 	"github.com/hyperiondb/vault/internal/kms/kmsfake"
 )
@@ -170,7 +171,7 @@ func TestRingWithOneKeyServiceAway(t *testing.T) {
 }
 
 func TestOpenRingRefuses(t *testing.T) {
-	isolateAWS(t)
+	awsfake.Isolate(t)
 	path := mustKeyFile(t)
 	content, err := os.ReadFile(path)
 	if err != nil {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/hyperiondb/vault/internal/audit/bucket/s3fake"
 	"github.com/hyperiondb/vault/internal/audit/seal"
+	"github.com/hyperiondb/vault/internal/awsclient/awsfake"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -36,23 +37,6 @@ func must(t testing.TB, err error) {
 	}
 }
 
-// isolateAWS leaves nothing of this machine's AWS configuration, and no metadata service to ask.
-func isolateAWS(t *testing.T) {
-	t.Helper()
-	for _, variable := range os.Environ() {
-		name, value, _ := strings.Cut(variable, "=")
-		if strings.HasPrefix(name, "AWS_") {
-			t.Setenv(name, value) // puts it back after the test
-			os.Unsetenv(name)
-		}
-	}
-	t.Setenv("AWS_EC2_METADATA_DISABLED", "true")
-	t.Setenv("AWS_CONFIG_FILE", filepath.Join(t.TempDir(), "config"))
-	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", filepath.Join(t.TempDir(), "credentials"))
-	t.Setenv("AWS_ACCESS_KEY_ID", "AKIATEST")
-	t.Setenv("AWS_SECRET_ACCESS_KEY", "not-a-secret")
-}
-
 // store is a bucket of a test and where it is.
 type store struct {
 	*s3fake.Fake
@@ -62,7 +46,7 @@ type store struct {
 
 func newStore(t *testing.T) *store {
 	t.Helper()
-	isolateAWS(t)
+	awsfake.Isolate(t)
 	f := s3fake.New(region, "seals")
 	endpoint, err := f.Serve()
 	must(t, err)
@@ -316,7 +300,7 @@ func TestABucketThatIsAway(t *testing.T) {
 	if _, err := unknown.Last(t.Context()); !errors.Is(err, seal.ErrAway) || !strings.Contains(err.Error(), "no database") {
 		t.Errorf("without a database: got %v", err)
 	}
-	os.Unsetenv("AWS_ACCESS_KEY_ID") // isolateAWS puts it back
+	os.Unsetenv("AWS_ACCESS_KEY_ID") // awsfake.Isolate puts it back
 	os.Unsetenv("AWS_SECRET_ACCESS_KEY")
 	if _, err := s.open().Last(t.Context()); !errors.Is(err, seal.ErrAway) || !strings.Contains(err.Error(), "no usable AWS credentials") {
 		t.Errorf("without credentials: got %v", err)
@@ -450,7 +434,7 @@ func TestURIs(t *testing.T) {
 			t.Errorf("%q: got %v, want one line with %q and no password", in, err, want)
 		}
 	}
-	isolateAWS(t)
+	awsfake.Isolate(t)
 	for uri, want := range map[string]string{"s3://seals": "no region", "s3://seals?region=x y": "region"} {
 		if _, err := Open(t.Context(), uri, nil); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("opening %s: got %v, want %q", uri, err, want)

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"net/http"
 	"regexp"
 	"slices"
@@ -17,24 +16,23 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/hyperiondb/vault/internal/awsclient/awsfake"
 )
 
 // Fake is one region of AWS KMS. Its zero value is not usable.
 type Fake struct {
+	*awsfake.Faults
+	server awsfake.Server
 	region string
 
 	mu       sync.Mutex // guards what follows
 	keys     map[string]*key
 	aliases  map[string]string // alias/NAME -> ARN
-	faults   []*Fault
-	released chan struct{} // closed and replaced by Clear
 	calls    map[string]int
 	done     map[string]int
 	requests []Request
 	serial   int
-
-	server *http.Server // set by Serve
-	served chan struct{}
 }
 
 // Request is one request that arrived, as the fake understood it.
@@ -51,12 +49,12 @@ type Request struct {
 // New makes a fake of one region with one key for each alias (without "alias/").
 func New(region string, aliases ...string) *Fake {
 	f := &Fake{
-		region:   region,
-		keys:     map[string]*key{},
-		aliases:  map[string]string{},
-		released: make(chan struct{}),
-		calls:    map[string]int{},
-		done:     map[string]int{},
+		Faults:  awsfake.NewFaults(kinds(), operations()),
+		region:  region,
+		keys:    map[string]*key{},
+		aliases: map[string]string{},
+		calls:   map[string]int{},
+		done:    map[string]int{},
 	}
 	for _, alias := range aliases {
 		f.AddKey(alias)
@@ -67,32 +65,18 @@ func New(region string, aliases ...string) *Fake {
 // Serve listens on a free port of 127.0.0.1, KMS and control endpoint on one listener, and returns
 // the URL. Close ends it.
 func (f *Fake) Serve() (url string, err error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
 	mux := http.NewServeMux()
 	mux.Handle("/", f)
 	for _, path := range []string{"/_fault", "/_state", "/_clear", "/_calls"} {
 		mux.Handle(path, f.ControlHandler())
 	}
-	f.server = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
-	f.served = make(chan struct{})
-	go func() {
-		defer close(f.served)
-		f.server.Serve(listener) // always an error, ErrServerClosed after Close
-	}()
-	return "http://" + listener.Addr().String(), nil
+	return f.server.Serve(mux)
 }
 
 // Close ends Serve: hanging requests are let go and connections closed.
 func (f *Fake) Close() {
 	f.Clear()
-	if f.server == nil {
-		return
-	}
 	f.server.Close()
-	<-f.served
 }
 
 // Calls counts the requests that arrived, by operation.
@@ -200,7 +184,7 @@ func (f *Fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (f *Fake) answer(w http.ResponseWriter, r *http.Request, op string, in input) {
-	fault, released := f.take(op)
+	fault, released := f.Take(op)
 	if refuse(w, r.Context(), fault, released) {
 		return
 	}
@@ -363,7 +347,7 @@ func refuse(w http.ResponseWriter, ctx context.Context, fault Fault, released <-
 	case Forbidden:
 		writePage(w, http.StatusForbidden)
 	case Reset:
-		reset(w)
+		awsfake.Reset(w)
 	default:
 		return false
 	}
@@ -382,7 +366,7 @@ func spoil(w http.ResponseWriter, ctx context.Context, fault Fault, out output) 
 			return
 		}
 	case LostReply:
-		reset(w)
+		awsfake.Reset(w)
 		return
 	case Garbage:
 		writePage(w, http.StatusOK)
@@ -440,19 +424,7 @@ func writeFailure(w http.ResponseWriter, e failure) {
 func writePage(w http.ResponseWriter, status int) {
 	w.Header().Set("Content-Type", "text/html")
 	w.WriteHeader(status)
-	w.Write([]byte("<html>\nnot what you asked for\n</html>\n"))
-}
-
-// reset ends the connection with a TCP reset instead of an answer.
-func reset(w http.ResponseWriter) {
-	conn, _, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		panic(http.ErrAbortHandler)
-	}
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		tcp.SetLinger(0)
-	}
-	conn.Close()
+	w.Write([]byte(awsfake.Page))
 }
 
 // ControlHandler is the control endpoint of the package doc, for tests in another process.

@@ -259,14 +259,9 @@ func TestHangUntilClear(t *testing.T) {
 		defer close(answered)
 		answered <- c.do(opDescribe, fields{"KeyId": "alias/vault"}).KeyMetadata.KeyState
 	}()
-	met := func() bool {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		return len(f.faults) == 0
-	}
 	ticker := time.NewTicker(time.Millisecond)
 	defer ticker.Stop()
-	for !met() {
+	for f.Pending() > 0 {
 		<-ticker.C
 	}
 	select {

@@ -1,13 +1,12 @@
 package kmsfake
 
-import (
-	"fmt"
-	"slices"
-	"time"
-)
+import "github.com/hyperiondb/vault/internal/awsclient/awsfake"
 
 // Kind is a way to fail. Its text is what the control endpoint takes.
-type Kind string
+type Kind = awsfake.Kind
+
+// Fault is a failure to come.
+type Fault = awsfake.Fault
 
 // The first group is answered before anything is done, the second does the work and spoils the answer.
 const (
@@ -47,52 +46,4 @@ func kinds() []Kind {
 		NotFound, InvalidCiphertext, IncorrectKey, InvalidKeyUsage, ExpiredToken, Reset,
 		Slow, LostReply, Garbage, Truncated, OtherKey, NoKey, ShortPlaintext, LongPlaintext, EmptyBlob, HugeBlob, Endless,
 		ShortSignature, WrongSignature, OtherPublicKey}
-}
-
-// Fault is a failure to come.
-type Fault struct {
-	Kind  Kind
-	Op    string        // the operation it meets, "" for all
-	Times int           // how often it happens, 0 for until Clear
-	Delay time.Duration // for Slow
-}
-
-// Inject adds a fault. Of several that fit a request the oldest happens.
-func (f *Fake) Inject(fault Fault) error {
-	if !slices.Contains(kinds(), fault.Kind) {
-		return fmt.Errorf("unknown fault %q", fault.Kind)
-	}
-	if fault.Op != "" && !slices.Contains(operations(), fault.Op) {
-		return fmt.Errorf("unknown operation %q", fault.Op)
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.faults = append(f.faults, &fault)
-	return nil
-}
-
-// Clear removes every fault and lets hanging requests go: they are answered rightly.
-func (f *Fake) Clear() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.faults = nil
-	close(f.released)
-	f.released = make(chan struct{})
-}
-
-// take returns the fault that meets a request, and what ends its hanging.
-func (f *Fake) take(op string) (Fault, <-chan struct{}) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	i := slices.IndexFunc(f.faults, func(fault *Fault) bool { return fault.Op == "" || fault.Op == op })
-	if i < 0 {
-		return Fault{}, f.released
-	}
-	fault := *f.faults[i]
-	if fault.Times > 0 {
-		if f.faults[i].Times--; f.faults[i].Times == 0 {
-			f.faults = slices.Delete(f.faults, i, i+1)
-		}
-	}
-	return fault, f.released
 }

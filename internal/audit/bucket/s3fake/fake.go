@@ -8,14 +8,14 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"net/http"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"time"
+
+	"github.com/hyperiondb/vault/internal/awsclient/awsfake"
 )
 
 // The operations.
@@ -32,48 +32,30 @@ const longestPage = 1000
 
 // Fake is one bucket in one region. Its zero value is not usable.
 type Fake struct {
+	*awsfake.Faults
+	server         awsfake.Server
 	region, bucket string
 
-	mu       sync.Mutex // guards what follows
-	objects  map[string][]byte
-	faults   []*Fault
-	released chan struct{} // closed and replaced by Clear
-	calls    map[string]int
-	page     int
-	serial   int
-
-	server *http.Server // set by Serve
-	served chan struct{}
+	mu      sync.Mutex // guards what follows
+	objects map[string][]byte
+	calls   map[string]int
+	page    int
+	serial  int
 }
 
 // New makes an empty bucket.
 func New(region, bucket string) *Fake {
-	return &Fake{region: region, bucket: bucket, objects: map[string][]byte{}, released: make(chan struct{}), calls: map[string]int{}, page: longestPage}
+	return &Fake{Faults: awsfake.NewFaults(kinds(), operations()), region: region, bucket: bucket, objects: map[string][]byte{}, calls: map[string]int{},
+		page: longestPage}
 }
 
 // Serve listens on a free port of 127.0.0.1 and returns the URL. Close ends it.
-func (f *Fake) Serve() (url string, err error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	f.server = &http.Server{Handler: f, ReadHeaderTimeout: 10 * time.Second}
-	f.served = make(chan struct{})
-	go func() {
-		defer close(f.served)
-		f.server.Serve(listener) // always an error, ErrServerClosed after Close
-	}()
-	return "http://" + listener.Addr().String(), nil
-}
+func (f *Fake) Serve() (url string, err error) { return f.server.Serve(f) }
 
 // Close ends Serve: hanging requests are let go and connections closed.
 func (f *Fake) Close() {
 	f.Clear()
-	if f.server == nil {
-		return
-	}
 	f.server.Close()
-	<-f.served
 }
 
 // SetPage makes listings come in pages of n names.
@@ -151,7 +133,7 @@ func (f *Fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refusal(http.StatusForbidden, "AccessDenied").write(w)
 		return
 	}
-	fault, released := f.take(op)
+	fault, released := f.Take(op)
 	if early(w, r, fault, released) {
 		return
 	}
@@ -281,7 +263,7 @@ func early(w http.ResponseWriter, r *http.Request, fault Fault, released <-chan 
 	}
 	switch fault.Kind {
 	case Reset:
-		reset(w)
+		awsfake.Reset(w)
 		return true
 	case Hang:
 		select {
@@ -297,7 +279,7 @@ func early(w http.ResponseWriter, r *http.Request, fault Fault, released <-chan 
 func spoil(w http.ResponseWriter, fault Fault, a answer) {
 	switch fault.Kind {
 	case LostReply:
-		reset(w)
+		awsfake.Reset(w)
 		return
 	case Garbage:
 		a = page(http.StatusOK)
@@ -327,17 +309,5 @@ func (a answer) write(w http.ResponseWriter) {
 
 // page is what something between the vault and S3 might say.
 func page(status int) answer {
-	return answer{status, "text/html", []byte("<html>\nnot what you asked for\n</html>\n")}
-}
-
-// reset ends the connection with a TCP reset instead of an answer.
-func reset(w http.ResponseWriter) {
-	conn, _, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		panic(http.ErrAbortHandler)
-	}
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		tcp.SetLinger(0)
-	}
-	conn.Close()
+	return answer{status, "text/html", []byte(awsfake.Page)}
 }
