@@ -34,8 +34,9 @@ func newAuditVerifyCmd(a *app) *cobra.Command {
 row or seal that does not fit is named, with exit code 7.
 
 Without --key anybody may have sealed, whoever rewrote the log included; the key is what vaultctl keygen --audit printed.
-Without --seals the newest seals may have gone together with their rows; it is a node's audit_seals_file or the bucket of
-audit_seals_bucket, best one that the database's administrator cannot reach. --export checks a file of audit archive or audit prune, without a database.`,
+Without --seals the newest seals may have gone together with their rows. It takes the seals seen before: a node's audit_seals_file
+or the audit_seals_bucket, best one that the database's administrator cannot reach. --export checks a file of audit archive or
+audit prune, without a database.`,
 		Example: `  vaultctl audit verify --key ed25519:q3Kx...
   vaultctl audit verify --since 7d --seals /var/lib/vaultd/seals
   vaultctl audit verify --key ed25519:q3Kx... --seals 's3://example-seals/vault?region=eu-west-1'

@@ -31,7 +31,7 @@ that exists is printed, a file's or that of an Ed25519 key in AWS KMS (key spec 
 		Example: `  vaultctl keygen /etc/vault/kek
   vaultctl init --kms-key local:///etc/vault/kek
   vaultctl keygen --audit /etc/vault/audit.key
-  vaultctl keygen --audit --show awskms:///alias/vault-seals?region=eu-west-1`,
+  vaultctl keygen --audit --show 'awskms:///alias/vault-seals?region=eu-west-1'`,
 		Args: exactArgs("PATH"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
@@ -68,20 +68,22 @@ func runAuditKeygen(ctx context.Context, a *app, path string) error {
 	return nil
 }
 
+const signingKeys = "PATH is a file that vaultctl keygen --audit made, or an Ed25519 key in AWS KMS"
+
 // showAuditKey prints the public half of a key that signs.
 func showAuditKey(ctx context.Context, a *app, key string) error {
 	signer, err := kms.OpenSigner(ctx, key)
 	if errors.Is(err, kms.ErrURI) {
 		return usage("%s", err)
 	} else if err != nil {
-		return err
+		return hint(err, signingKeys)
 	}
 	if closer, ok := signer.(io.Closer); ok {
 		defer closer.Close()
 	}
 	public, err := signer.Public(ctx)
 	if err != nil {
-		return err
+		return hint(err, signingKeys)
 	}
 	if a.json() {
 		return a.printJSON(map[string]string{"public_key": public.String(), "path": key})

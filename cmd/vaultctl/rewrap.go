@@ -179,7 +179,11 @@ func (a *app) rewrapRing(ctx context.Context, o rewrapOptions) (*kms.Ring, error
 			uris = append(uris, uri)
 		}
 	}
-	return kms.OpenRing(ctx, uris)
+	ring, err := kms.OpenRing(ctx, uris)
+	if err != nil {
+		return nil, hint(err, "the KMS keys are those of --to and --from, and the one that put uses")
+	}
+	return ring, nil
 }
 
 // eachKey goes through the data keys that the new KMS key has not wrapped, page by page.

@@ -18,8 +18,8 @@ import (
 // auditSealer is the sealer of the audit log and its metrics.
 type auditSealer struct {
 	*seal.Sealer
-	open   []any // what is closed at the end, as far as it can be
-	bucket bool  // there is one
+	open   []io.Closer
+	bucket bool // there is one
 }
 
 // openSealer opens the key and the places of the seals seen before; none of them has to be there.
@@ -30,7 +30,9 @@ func openSealer(ctx context.Context, c Config, v *vault.Vault, log *slog.Logger)
 		if s.Key, err = kms.OpenSigner(ctx, c.AuditSealKey); err != nil {
 			return nil, fmt.Errorf("audit_seal_key: %w (vaultctl keygen --audit makes one)", err)
 		}
-		s.open = append(s.open, s.Key)
+		if closer, ok := s.Key.(io.Closer); ok {
+			s.open = append(s.open, closer)
+		}
 	}
 	if c.AuditSealsFile != "" {
 		file, err := seal.OpenCopies(c.AuditSealsFile)
@@ -53,9 +55,7 @@ func openSealer(ctx context.Context, c Config, v *vault.Vault, log *slog.Logger)
 
 func (s *auditSealer) close() {
 	for _, o := range s.open {
-		if closer, ok := o.(io.Closer); ok {
-			_ = closer.Close() // every seal is durable already
-		}
+		_ = o.Close() // every seal is durable already
 	}
 }
 
