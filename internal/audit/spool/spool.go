@@ -94,6 +94,7 @@ type Spool struct {
 	durableLink Hash  // of the record before durable
 	pending     []Record
 	notes       []audit.Event // to be put on record before anything else
+	refused     int64         // bytes that the newest append to be refused wanted
 	buffer      []byte
 
 	cursor cursor // of Read, which has one caller at a time
@@ -243,12 +244,15 @@ func (s *Spool) keep(batch []*entry) {
 	if len(batch) == 0 {
 		return
 	}
-	err := s.room(batch)
+	err := s.room(size(batch))
 	if err == nil {
 		err = s.keepNotes()
 	}
 	if err == nil {
 		err = s.store(s.number(batch), s.o.Sync == Always)
+	}
+	if err != nil {
+		s.refused = size(batch[:1])
 	}
 	s.mu.Lock()
 	s.failing = err
@@ -299,14 +303,18 @@ func (s *Spool) note(action string, outcome audit.Outcome, detail map[string]any
 	s.notes = append(s.notes, audit.Event{At: s.o.Now().UTC(), Actor: "vaultd", Action: action, Outcome: outcome, Detail: detail})
 }
 
-// room is ErrFull when the batch would go beyond a bound.
-func (s *Spool) room(batch []*entry) error {
+func size(batch []*entry) int64 {
+	bytes := 0
+	for _, e := range batch {
+		bytes += frameSize + linkedSize + len(e.event)
+	}
+	return int64(bytes)
+}
+
+// room is ErrFull when so many bytes more would go beyond a bound.
+func (s *Spool) room(size int64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	size := int64(0)
-	for _, e := range batch {
-		size += int64(frameSize + linkedSize + len(e.event))
-	}
 	if have := s.unshippedBytes(); have+size > s.o.MaxBytes {
 		return fmt.Errorf("%w: %d of %d bytes wait for the primary", ErrFull, have, s.o.MaxBytes)
 	}
@@ -464,13 +472,13 @@ func (s *Spool) flush() {
 	}
 }
 
-// heal finds out whether appends would be kept again. A daemon that is taken out of service because they are not gets none to
+// heal finds out whether the append that was refused would be kept now. A daemon that is taken out of service because they are not gets none to
 // find out by.
 func (s *Spool) heal() {
 	s.mu.Lock()
 	failing := s.failing
 	s.mu.Unlock()
-	if failing == nil || s.room(nil) != nil || s.file == nil && s.store(nil, true) != nil {
+	if failing == nil || s.room(s.refused) != nil || s.file == nil && s.store(nil, true) != nil {
 		return
 	}
 	s.mu.Lock()

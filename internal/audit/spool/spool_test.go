@@ -186,6 +186,9 @@ func TestFullByBytes(t *testing.T) {
 	if err := w.append(s, "more"); !errors.Is(err, ErrFull) || n < 15 || s.Stats().Bytes > 8000 || s.Stats().Bytes < 7000 {
 		t.Fatalf("got %v after %d records and %d bytes, want it to be full just below 8000", err, n, s.Stats().Bytes)
 	}
+	if err := s.perform(s.heal); err != nil || !errors.Is(s.Stats().Failing, ErrFull) {
+		t.Errorf("got %v, and %v fails, though there is no room for the record that was refused", err, s.Stats().Failing)
+	}
 	if d := drain(t, s); len(d.ids) != n {
 		t.Errorf("got %d records, want %d", len(d.ids), n)
 	}
