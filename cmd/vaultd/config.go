@@ -53,7 +53,8 @@ type Config struct {
 	LogLevel           string   `toml:"log_level"`
 	LogFormat          string   `toml:"log_format"` // text or json
 	ShutdownGrace      duration `toml:"shutdown_grace"`
-	StateDir           string   `toml:"state_dir"` // remembers the newest primary over restarts; "" = until the next restart
+	CPUProfile         string   `toml:"cpu_profile"` // a profile of the whole run, for go tool pprof, is written here at its end; "" = none
+	StateDir           string   `toml:"state_dir"`   // remembers the newest primary over restarts; "" = until the next restart
 
 	// What a rotator may reach; see docs/ROTATORS.md.
 	WebhookHosts []string            `toml:"webhook_hosts"` // HOST or HOST:PORT; empty = nobody

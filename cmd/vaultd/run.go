@@ -39,11 +39,17 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 	level.Set(c.level)
 	log := newLogger(logTo, c.LogFormat, level)
 
+	stopProfile, err := profile(c.CPUProfile)
+	if err != nil {
+		return err
+	}
+	defer stopProfile()
 	fence, err := openFence(c.StateDir, log)
 	if err != nil {
 		return err
 	}
-	reader, err := db.NewReader(ctx, db.Options{URL: c.DatabaseURL, ApplicationName: applicationName, MaxConns: c.MaxConns, Fence: fence})
+	reader, err := db.NewReader(ctx, db.Options{URL: c.DatabaseURL, ApplicationName: applicationName, MaxConns: c.MaxConns, Fence: fence,
+		PlanOnce: true})
 	if err != nil {
 		return err
 	}

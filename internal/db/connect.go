@@ -31,6 +31,7 @@ type Options struct {
 	MaxConns        int    // 0 = 4
 	Fence           *Fence // nil: an old primary is not told from a new one
 	Brief           bool   // few statements a connection: they are described, as behind a pooler, not prepared
+	PlanOnce        bool   // the same statements for a long time: each is planned once for any arguments, not for each set of them
 	ListenURL       string // of a Writer: where WaitForRotations listens; "" = URL. It takes a connection without a pooler
 }
 
@@ -43,8 +44,10 @@ type Config struct {
 
 // Reader reads from one node, whether primary or standby.
 type Reader struct {
-	pool  *pool
-	fence *Fence
+	pool    *pool
+	fence   *Fence
+	current *coalescer[sealed]
+	live    *coalescer[sealed]
 }
 
 // Writer calls the write API on the primary.
@@ -62,7 +65,7 @@ func NewReader(ctx context.Context, o Options) (*Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Reader{pool: pool, fence: o.Fence}, nil
+	return &Reader{pool: pool, fence: o.Fence, current: newCoalescer(pool, currentQuery), live: newCoalescer(pool, liveQuery)}, nil
 }
 
 // NewWriter makes a pool that connects, when first used, to the one host of the connection string that is read-write and

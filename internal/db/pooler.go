@@ -16,6 +16,7 @@ import (
 type pooler struct {
 	describe atomic.Bool // set once a pooler is noticed, or from the start
 	fixed    bool        // the connection string chooses default_query_exec_mode, and is obeyed
+	planOnce bool        // on sessions of our own
 }
 
 const unfit = "hyperiondb-vault: prepares statements behind a pooler" // in a connection's CustomData
@@ -23,7 +24,7 @@ const unfit = "hyperiondb-vault: prepares statements behind a pooler" // in a co
 var execModeSetting = regexp.MustCompile(`(^|[?&\s])default_query_exec_mode\s*=`)
 
 func newPooler(o Options) *pooler {
-	p := &pooler{fixed: execModeSetting.MatchString(o.URL)}
+	p := &pooler{fixed: execModeSetting.MatchString(o.URL), planOnce: o.PlanOnce}
 	p.describe.Store(o.Brief)
 	return p
 }
@@ -42,12 +43,24 @@ func (p *pooler) afterConnect(ctx context.Context, conn *pgx.Conn) error {
 		return nil
 	}
 	pooled, err := isPooled(ctx, conn)
-	if err != nil || !pooled {
+	if err != nil {
 		return err
+	}
+	if !pooled {
+		return p.settle(ctx, conn)
 	}
 	p.describe.Store(true)
 	conn.PgConn().CustomData()[unfit] = true
 	return nil
+}
+
+// settle: with an array as its argument a statement is planned anew every time, unless the server is told not to.
+func (p *pooler) settle(ctx context.Context, conn *pgx.Conn) error {
+	if !p.planOnce {
+		return nil
+	}
+	_, err := conn.Exec(ctx, `SET plan_cache_mode = force_generic_plan`, pgx.QueryExecModeExec)
+	return classify(err)
 }
 
 func (p *pooler) keeps(conn *pgx.Conn) bool { return conn.PgConn().CustomData()[unfit] == nil }

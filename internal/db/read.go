@@ -11,9 +11,8 @@ import (
 )
 
 // VersionRow is one sealed version and what its secret says, from one statement. Nothing in it has been checked: lengths,
-// AAD and key id are the reader's to verify.
+// AAD and key id are the reader's to verify. Readers who ask at the same time may share its bytes: nobody changes them.
 type VersionRow struct {
-	Name           string
 	Version        int
 	VersionID      uuid.UUID
 	Format         int
@@ -27,104 +26,31 @@ type VersionRow struct {
 	ExpiresAt      *time.Time // nil = current
 	RotatedAt      *time.Time
 	NextRotationAt *time.Time
-	Generator      string
-}
-
-const versionColumns = `v.name, v.version, v.version_id, v.fmt, v.kms_key_id, v.wrapped_dek, v.nonce, v.ciphertext, v.key_commit, v.aad,
-	v.created_at, v.expires_at, s.rotated_at, s.next_rotation_at, coalesce(s.generator, '')`
-
-// A version is live while it is current or in grace; that is decided here, when it is read.
-const liveVersions = ` FROM vault.secrets s JOIN vault.secret_versions v ON v.secret_id = s.id
-	WHERE s.name = $1 AND s.deleted_at IS NULL AND v.removed_at IS NULL AND (v.expires_at IS NULL OR v.expires_at > now())`
-
-func scanVersion(row pgx.CollectableRow) (VersionRow, error) {
-	var v VersionRow
-	err := row.Scan(&v.Name, &v.Version, &v.VersionID, &v.Format, &v.KMSKeyID, &v.WrappedDEK, &v.Nonce, &v.Ciphertext, &v.KeyCommit,
-		&v.AAD, &v.CreatedAt, &v.ExpiresAt, &v.RotatedAt, &v.NextRotationAt, &v.Generator)
-	return v, err
 }
 
 // Current reads the current version: the pointer and the version it points to, in one statement. A secret whose pointer
 // leads nowhere is ErrIntegrity, not ErrNotFound: clients act on a 404.
 func (r *Reader) Current(ctx context.Context, name string) (VersionRow, error) {
-	return current(ctx, r.pool, name)
+	s, err := r.current.get(ctx, name)
+	return s.current(name, err)
 }
 
-type rowsQuerier interface {
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-}
-
-func current(ctx context.Context, q rowsQuerier, name string) (VersionRow, error) {
-	rows, err := collect(ctx, q, scanPointer, `SELECT s.current_version, v.secret_id IS NOT NULL, v.name, v.version, v.version_id, v.fmt,
-		v.kms_key_id, v.wrapped_dek, v.nonce, v.ciphertext, v.key_commit, v.aad, v.created_at, v.expires_at, s.rotated_at,
-		s.next_rotation_at, coalesce(s.generator, '')
-		FROM vault.secrets s LEFT JOIN vault.secret_versions v ON v.secret_id = s.id AND v.version = s.current_version
-		WHERE s.name = $1 AND s.deleted_at IS NULL`, name)
-	if err != nil {
-		return VersionRow{}, err
-	}
-	if len(rows) == 0 {
-		return VersionRow{}, ErrNotFound
-	}
-	p := rows[0]
-	if !p.found || p.ExpiresAt != nil {
-		return VersionRow{}, newError(ErrIntegrity, "secret %q points to version %d, which is not a current version", name, p.current)
-	}
-	return p.VersionRow, nil
-}
-
-type pointerRow struct {
-	VersionRow
-	current int
-	found   bool
-}
-
-func scanPointer(row pgx.CollectableRow) (pointerRow, error) {
-	var p pointerRow
-	var name, kmsKeyID, aad *string
-	var version, format *int
-	var versionID *uuid.UUID
-	var createdAt *time.Time
-	err := row.Scan(&p.current, &p.found, &name, &version, &versionID, &format, &kmsKeyID, &p.WrappedDEK, &p.Nonce, &p.Ciphertext,
-		&p.KeyCommit, &aad, &createdAt, &p.ExpiresAt, &p.RotatedAt, &p.NextRotationAt, &p.Generator)
-	if err != nil || !p.found {
-		return p, err
-	}
-	p.Name, p.KMSKeyID, p.AAD = deref(name), deref(kmsKeyID), deref(aad)
-	p.Version, p.Format, p.VersionID, p.CreatedAt = deref(version), deref(format), deref(versionID), deref(createdAt)
-	return p, nil
-}
-
-func deref[T any](p *T) (v T) {
-	if p != nil {
-		v = *p
-	}
-	return v
-}
-
-// Version reads one live version by its number. ErrNotFound also if it has expired.
-func (r *Reader) Version(ctx context.Context, name string, version int) (VersionRow, error) {
-	rows, err := collect(ctx, r.pool, scanVersion, `SELECT `+versionColumns+liveVersions+` AND v.version = $2`, name, version)
-	if err != nil {
-		return VersionRow{}, err
-	}
-	if len(rows) == 0 {
-		return VersionRow{}, ErrNotFound
-	}
-	return rows[0], nil
+// Current reads the current version from the primary: what a change is based on.
+func (w *Writer) Current(ctx context.Context, name string) (VersionRow, error) {
+	found, err := querySealed(ctx, w.pool, currentQuery, []string{name})
+	return found[name].current(name, err)
 }
 
 // LiveVersions reads the current version and those in grace, newest first. ErrNotFound if the secret is absent or deleted.
 func (r *Reader) LiveVersions(ctx context.Context, name string) ([]VersionRow, error) {
-	rows, err := collect(ctx, r.pool, scanVersion, `SELECT `+versionColumns+liveVersions+` ORDER BY v.version DESC`, name)
-	if err == nil && len(rows) == 0 {
-		// Live secrets always have a current version; tell one that lost it from one that is not there.
-		if _, err := r.Current(ctx, name); err != nil {
-			return nil, err
-		}
-		return nil, newError(ErrIntegrity, "secret %q has no live version", name)
-	}
-	return rows, err
+	s, err := r.live.get(ctx, name)
+	return s.live(name, err)
+}
+
+// Version reads one live version by its number. ErrNotFound also if it has expired.
+func (r *Reader) Version(ctx context.Context, name string, version int) (VersionRow, error) {
+	s, err := r.live.get(ctx, name)
+	return s.version(version, err)
 }
 
 // SecretRow is a secret without any value.
@@ -186,11 +112,6 @@ func (r *Reader) Secret(ctx context.Context, name string) (SecretRow, error) {
 // Secret reads one secret from the primary, deleted or not: what a change is based on.
 func (w *Writer) Secret(ctx context.Context, name string) (SecretRow, error) {
 	return secret(ctx, w.pool, name)
-}
-
-// Current reads the current version from the primary: what a change is based on.
-func (w *Writer) Current(ctx context.Context, name string) (VersionRow, error) {
-	return current(ctx, w.pool, name)
 }
 
 func secret(ctx context.Context, q rowsQuerier, name string) (SecretRow, error) {
@@ -306,6 +227,10 @@ func (w *Writer) Ping(ctx context.Context) error {
 	return classify(err)
 }
 
+type rowsQuerier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
 func collect[T any](ctx context.Context, q rowsQuerier, scan pgx.RowToFunc[T], sql string, args ...any) ([]T, error) {
 	rows, err := q.Query(ctx, sql, args...)
 	if err != nil {
@@ -317,4 +242,11 @@ func collect[T any](ctx context.Context, q rowsQuerier, scan pgx.RowToFunc[T], s
 		return nil, newError(ErrIntegrity, "a row has a column of the wrong kind: %s", oneLine(err))
 	}
 	return all, classify(err)
+}
+
+func deref[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
+	}
+	return v
 }

@@ -169,6 +169,9 @@ func (q *request) resolve(find router) error {
 }
 
 func parseQuery(raw string, known []string) (url.Values, error) {
+	if raw == "" {
+		return nil, nil
+	}
 	params, err := url.ParseQuery(raw)
 	if err != nil {
 		return nil, badRequest("the query cannot be read") // without err, which quotes it
@@ -246,15 +249,15 @@ func write(w http.ResponseWriter, q *request, ans answer) int {
 	for name, values := range ans.header {
 		h[name] = values
 	}
-	h.Set("X-Request-Id", q.id)
-	h.Set("Cache-Control", "no-store")
-	h.Set("X-Content-Type-Options", "nosniff")
+	h["X-Request-Id"] = []string{q.id}
+	h["Cache-Control"] = []string{"no-store"}
+	h["X-Content-Type-Options"] = []string{"nosniff"}
 	if q.change != uuid.Nil {
-		h.Set("Idempotency-Key", q.change.String())
+		h["Idempotency-Key"] = []string{q.change.String()}
 	}
 	if ans.status != http.StatusNotModified {
-		h.Set("Content-Type", ans.contentType)
-		h.Set("Content-Length", strconv.Itoa(len(ans.body)))
+		h["Content-Type"] = []string{ans.contentType}
+		h["Content-Length"] = []string{strconv.Itoa(len(ans.body))}
 	}
 	w.WriteHeader(ans.status)
 	if q.http.Method != http.MethodHead && len(ans.body) > 0 {
@@ -263,16 +266,21 @@ func write(w http.ResponseWriter, q *request, ans answer) int {
 	return ans.status
 }
 
-// record writes the one line a request has in the log.
+// record writes the one line a request has in the log. A read or verify that was answered is on record already: it has its
+// line for debugging.
 func (a *API) record(q *request, status int, took time.Duration, err error) {
 	route, level := "unknown", slog.LevelInfo
 	if q.route != nil {
 		route = q.route.name
-		if q.route.quiet {
+		if q.route.quiet || q.route.local && err == nil {
 			level = slog.LevelDebug
 		}
 	}
 	a.metrics.observe(route, status, took)
+	ctx := context.WithoutCancel(q.http.Context())
+	if err == nil && !a.log.Enabled(ctx, level) {
+		return
+	}
 	attrs := []slog.Attr{
 		slog.String("method", shortMethod(q.http.Method)), slog.String("route", route), slog.Int("status", status),
 		slog.Duration("took", took), slog.String("client", q.client.String()), slog.String("request_id", q.id),
@@ -294,7 +302,7 @@ func (a *API) record(q *request, status int, took time.Duration, err error) {
 	if errors.As(err, &p) {
 		attrs = append(attrs, slog.String("stack", string(p.stack)))
 	}
-	a.log.LogAttrs(context.WithoutCancel(q.http.Context()), level, "request", attrs...)
+	a.log.LogAttrs(ctx, level, "request", attrs...)
 }
 
 // shortMethod keeps a method that somebody made up from filling the log.

@@ -2,7 +2,7 @@ package spool
 
 import (
 	"context"
-	"encoding/json"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -70,6 +70,9 @@ func (o Options) withDefaults() Options {
 	}
 	return o
 }
+
+// usualEvent is more than what most events have.
+const usualEvent = 256
 
 // queued is how many appends wait for the committer at most; also the most that share one fsync.
 const queued = 1024
@@ -141,7 +144,7 @@ func (s *Spool) Append(ctx context.Context, e audit.Event) error {
 		e.At = s.o.Now()
 	}
 	e.At = e.At.UTC()
-	text, err := json.Marshal(e)
+	text, err := e.AppendJSON(make([]byte, 0, usualEvent))
 	if err != nil || len(text) > MaxEvent {
 		return fmt.Errorf("%w: an event of %d bytes: %v", ErrUnwritable, len(text), err)
 	}
@@ -274,7 +277,8 @@ func (s *Spool) number(batch []*entry) []Record {
 	seq, link := s.next, s.link
 	for i, e := range batch {
 		records[i] = Record{Seq: seq, Previous: link, Event: e.event}
-		seq, link = seq+1, records[i].Hash()
+		s.buffer = records[i].payload(s.buffer[:0])
+		seq, link = seq+1, sha256.Sum256(s.buffer)
 	}
 	return records
 }
@@ -283,7 +287,7 @@ func (s *Spool) number(batch []*entry) []Record {
 func (s *Spool) keepNotes() error {
 	var batch []*entry
 	for _, e := range s.notes {
-		text, err := json.Marshal(e)
+		text, err := e.AppendJSON(nil)
 		if err != nil {
 			panic(err) // of this package's own
 		}

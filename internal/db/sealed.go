@@ -1,0 +1,197 @@
+package db
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
+)
+
+// The two statements of the read path. Both ask for any number of names at once and are planned once, for any of them. A
+// secret that lost its versions still has a row, with nothing behind it.
+const (
+	currentQuery = sealedColumns + ` ON v.secret_id = s.id AND v.version = s.current_version` + sealedSecrets
+
+	// A version is live while it is current or in grace; that is decided here, when it is read.
+	liveQuery = sealedColumns + ` ON v.secret_id = s.id AND v.removed_at IS NULL AND (v.expires_at IS NULL OR v.expires_at > now())` + sealedSecrets
+
+	sealedColumns = `SELECT s.name, s.current_version, s.rotated_at, s.next_rotation_at,
+		v.version, v.version_id, v.fmt, v.kms_key_id, v.wrapped_dek, v.nonce, v.ciphertext, v.key_commit, v.aad, v.created_at, v.expires_at
+		FROM vault.secrets s LEFT JOIN vault.secret_versions v`
+	sealedSecrets = ` WHERE s.name = ANY ($1) AND s.deleted_at IS NULL`
+)
+
+// sealed is what a statement found of one secret; the zero value is a secret that is not there.
+type sealed struct {
+	found   bool
+	pointer int // the current version, says the secret
+	rows    []VersionRow
+	bad     error // of a row that could not be read
+}
+
+func (s sealed) current(name string, err error) (VersionRow, error) {
+	if err := s.check(err); err != nil {
+		return VersionRow{}, err
+	}
+	if len(s.rows) == 0 || s.rows[0].ExpiresAt != nil {
+		return VersionRow{}, newError(ErrIntegrity, "secret %q points to version %d, which is not a current version", name, s.pointer)
+	}
+	return s.rows[0], nil
+}
+
+func (s sealed) live(name string, err error) ([]VersionRow, error) {
+	if err := s.check(err); err != nil {
+		return nil, err
+	}
+	if len(s.rows) == 0 {
+		return nil, newError(ErrIntegrity, "secret %q has no live version", name)
+	}
+	return s.rows, nil
+}
+
+func (s sealed) version(version int, err error) (VersionRow, error) {
+	for _, row := range s.rows {
+		if row.Version == version {
+			return row, err
+		}
+	}
+	if err := s.check(err); err != nil {
+		return VersionRow{}, err
+	}
+	return VersionRow{}, ErrNotFound
+}
+
+func (s sealed) check(err error) error {
+	switch {
+	case err != nil:
+		return err
+	case s.bad != nil:
+		return s.bad
+	case !s.found:
+		return ErrNotFound
+	}
+	return nil
+}
+
+// newCoalescer asks a pool.
+func newCoalescer(p *pool, sql string) *coalescer[sealed] {
+	return &coalescer[sealed]{limit: p.limit, query: func(ctx context.Context, names []string) (map[string]sealed, error) {
+		found, err := querySealed(ctx, p, sql, names)
+		if len(names) > 1 && ofOneRow(err) {
+			return queryApart(ctx, p, sql, names), nil
+		}
+		return found, err
+	}}
+}
+
+// ofOneRow: the server could not read something that one of the names led to (classes 22, 58 and XX of appendix A of its
+// manual: data exception, system error, internal error or corrupted data).
+func ofOneRow(err error) bool {
+	var e *Error
+	if !errors.As(err, &e) || len(e.Code) != 5 {
+		return false
+	}
+	class := e.Code[:2]
+	return class == "22" || class == "58" || class == "XX"
+}
+
+// queryApart finds out which names they are: the others are answered.
+func queryApart(ctx context.Context, q rowsQuerier, sql string, names []string) map[string]sealed {
+	all := make(map[string]sealed, len(names))
+	for _, name := range names {
+		one, err := querySealed(ctx, q, sql, []string{name})
+		if err != nil {
+			all[name] = sealed{bad: err}
+		} else {
+			all[name] = one[name]
+		}
+	}
+	return all
+}
+
+func querySealed(ctx context.Context, q rowsQuerier, sql string, names []string) (map[string]sealed, error) {
+	rows, err := q.Query(ctx, sql, names)
+	if err != nil {
+		return nil, classify(err)
+	}
+	defer rows.Close()
+	all := make(map[string]sealed, len(names))
+	var s scanner
+	for rows.Next() {
+		name := s.begin(rows)
+		secret := all[name]
+		s.secret(&secret)
+		all[name] = secret
+	}
+	return all, classify(rows.Err())
+}
+
+// scanner reads rows column by column, so that one that does not read spoils no other: pgx ends the whole answer then.
+type scanner struct {
+	plans []pgtype.ScanPlan
+	types *pgtype.Map
+	kinds []pgconn.FieldDescription
+	raw   [][]byte
+}
+
+func (s *scanner) begin(rows pgx.Rows) (name string) {
+	s.raw = rows.RawValues()
+	if s.kinds == nil {
+		s.kinds, s.types = rows.FieldDescriptions(), rows.Conn().TypeMap()
+		s.plans = make([]pgtype.ScanPlan, len(s.kinds))
+	}
+	return string(s.raw[0]) // text is the same bytes in both formats
+}
+
+func (s *scanner) secret(into *sealed) {
+	into.found = true
+	var v VersionRow
+	err := errors.Join(s.scan(1, &into.pointer), s.time(2, &v.RotatedAt), s.time(3, &v.NextRotationAt))
+	if err == nil && s.raw[4] != nil {
+		err = s.version(&v)
+		into.insert(v)
+	}
+	if err != nil {
+		into.bad = newError(ErrIntegrity, "a row has a column of the wrong kind: %s", oneLine(err))
+	}
+}
+
+func (s *scanner) version(v *VersionRow) error {
+	for i, target := range []any{&v.Version, (*[16]byte)(&v.VersionID), &v.Format, &v.KMSKeyID, &v.WrappedDEK, &v.Nonce, &v.Ciphertext,
+		&v.KeyCommit, &v.AAD, &v.CreatedAt} {
+		if err := s.scan(4+i, target); err != nil {
+			return err
+		}
+	}
+	return s.time(14, &v.ExpiresAt)
+}
+
+func (s *scanner) scan(column int, target any) error {
+	if s.plans[column] == nil {
+		s.plans[column] = s.types.PlanScan(s.kinds[column].DataTypeOID, s.kinds[column].Format, target)
+	}
+	return s.plans[column].Scan(s.raw[column], target)
+}
+
+func (s *scanner) time(column int, into **time.Time) error {
+	if s.raw[column] == nil {
+		return nil
+	}
+	at := new(time.Time)
+	*into = at
+	return s.scan(column, at)
+}
+
+// insert keeps the newest first. There are few, and asking the server to sort cost more than it does.
+func (s *sealed) insert(v VersionRow) {
+	at := len(s.rows)
+	for at > 0 && s.rows[at-1].Version < v.Version {
+		at--
+	}
+	s.rows = append(s.rows, v)
+	copy(s.rows[at+1:], s.rows[at:])
+	s.rows[at] = v
+}
