@@ -2,7 +2,6 @@ package db
 
 import (
 	"context"
-	"encoding/hex"
 	"encoding/json"
 	"time"
 
@@ -33,22 +32,6 @@ type SpoolPosition struct {
 	Gaps uint64 `json:"gaps"`
 }
 
-// MarshalJSON spells a batch as vault.ship_reads wants it. The event travels as text: its hash is over the bytes.
-func (s ShippedReads) MarshalJSON() ([]byte, error) {
-	type record struct {
-		Previous string `json:"previous"`
-		Event    string `json:"event"`
-	}
-	records := make([]record, len(s.Records))
-	for i, r := range s.Records {
-		records[i] = record{hex.EncodeToString(r.Previous[:]), string(r.Event)}
-	}
-	return json.Marshal(struct {
-		Lost    bool     `json:"lost"`
-		Records []record `json:"records"`
-	}{s.Lost, records})
-}
-
 func (w *Writer) forRecords() *Writer {
 	r := *w
 	r.recording = true
@@ -57,17 +40,17 @@ func (w *Writer) forRecords() *Writer {
 
 // ShipReads puts records on the audit log, each once, and says how far it has them then. Without records it only says so.
 func (w *Writer) ShipReads(ctx context.Context, s ShippedReads) (SpoolPosition, error) {
-	const sql = `SELECT vault.ship_reads($1, $2, $3, $4)`
+	const sql = `SELECT vault.ship_reads($1, $2, $3, $4, $5, $6)`
 	if len(s.Records) == 0 {
 		var p SpoolPosition
-		err := w.pool.QueryRow(ctx, sql, s.Node, s.Boot, 0, "{}").Scan(&p)
+		err := w.pool.QueryRow(ctx, sql, s.Node, s.Boot, 0, false, [][]byte{}, []string{}).Scan(&p)
 		return p, classify(err)
 	}
-	batch, err := json.Marshal(s)
-	if err != nil {
-		return SpoolPosition{}, err
+	previous, events := make([][]byte, len(s.Records)), make([]string, len(s.Records))
+	for i, r := range s.Records {
+		previous[i], events[i] = s.Records[i].Previous[:], string(r.Event)
 	}
-	return change[SpoolPosition](ctx, w.forRecords(), nil, refusal{}, sql, s.Node, s.Boot, s.First, string(batch))
+	return change[SpoolPosition](ctx, w.forRecords(), nil, refusal{}, sql, s.Node, s.Boot, s.First, s.Lost, previous, events)
 }
 
 // ReadRecord is a read by somebody who connects to the database himself.

@@ -232,6 +232,14 @@ func (s *Spool) Stats() Stats {
 // Fresh holds a word whenever there is something durable to read that was not there before.
 func (s *Spool) Fresh() <-chan struct{} { return s.fresh }
 
+// pressing: what waits for the primary has waited long, or takes up much of the room.
+func (s *Spool) pressing() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at := s.oldest()
+	return s.unshippedBytes() > s.o.MaxBytes/crowdedPart || !at.IsZero() && s.o.Now().Sub(at) > lateAfter
+}
+
 // unshippedBytes counts the part of a segment that is shipped by its records.
 func (s *Spool) unshippedBytes() int64 {
 	total := int64(0)

@@ -30,11 +30,18 @@ type Primary interface {
 var ErrDiverged = errors.New("the primary has other records of this spool: its folder was put back to an earlier state; move it away and start again")
 
 const (
-	shipBatch   = 500
+	shipBatch   = 1000
 	shipTimeout = 30 * time.Second
 	shipPause   = 100 * time.Millisecond // between two batches that are not full
 	shipPoll    = 5 * time.Second        // without anything fresh: what is kept goes, and a promotion shows
 	settleLimit = 5 * time.Second        // of the last batches, when the daemon stops
+
+	// A record costs the primary more than its read cost this node, so a burst of reads is shipped rather after it than during
+	// it: with a backlog, a batch is followed by a pause of so many times as long as it took. It goes without when the backlog
+	// is a minute old, or has an eighth of the room there is.
+	pauseFactor = 3
+	lateAfter   = time.Minute
+	crowdedPart = 8
 )
 
 // Shipper sends a spool's records to the primary, for as long as it runs.
@@ -98,6 +105,7 @@ func newBackOff() *backoff.ExponentialBackOff {
 // round ships one batch and says how long to wait then. After a failure nothing is known of where the primary stands, so the
 // next round begins by asking.
 func (s *Shipper) round(ctx context.Context, pause *backoff.ExponentialBackOff) time.Duration {
+	began := time.Now()
 	n, err := s.ship(ctx)
 	if err != nil && errors.Is(ctx.Err(), context.Canceled) {
 		return 0 // stopped in the middle, which says nothing of the primary: what is left may still be shipped
@@ -108,7 +116,10 @@ func (s *Shipper) round(ctx context.Context, pause *backoff.ExponentialBackOff) 
 		return pause.NextBackOff()
 	case n == shipBatch:
 		pause.Reset()
-		return 0
+		if s.Spool.pressing() {
+			return 0
+		}
+		return pauseFactor * time.Since(began)
 	case n > 0:
 		pause.Reset()
 		return shipPause
