@@ -3,19 +3,16 @@ package httpapi
 import (
 	"context"
 	"net/http"
-	"time"
 
 	"github.com/hyperiondb/vault/internal/audit"
 	"github.com/hyperiondb/vault/internal/envelope"
 )
 
-// Recorder puts an event on record. While it returns an error, nothing may be answered that it stands for.
+// Recorder puts an event on record, or says within a few seconds that it could not. While it returns an error, nothing may be
+// answered that the event stands for.
 type Recorder interface {
 	Record(ctx context.Context, e audit.Event) error
 }
-
-// recordTimeout is how long an answer waits for its record.
-const recordTimeout = 5 * time.Second
 
 // audited is called once for every request, when its answer is known and before a byte of it leaves. Its error replaces the
 // answer: what is not on record is not given. A refusal stays the refusal it is, as it gives nothing.
@@ -28,9 +25,7 @@ func (a *API) audited(q *request, find router, err error) error {
 		return nil
 	}
 	// The client may have left: the record is kept all the same.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(q.http.Context()), recordTimeout)
-	defer cancel()
-	unrecorded := a.recorder.Record(ctx, e)
+	unrecorded := a.recorder.Record(context.WithoutCancel(q.http.Context()), e)
 	if unrecorded != nil && (err == nil || outcomeOf(err).status != http.StatusForbidden) {
 		return unrecorded
 	}

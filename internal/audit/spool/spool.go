@@ -43,6 +43,7 @@ type Options struct {
 	MaxBytes     int64         // of what is not shipped; 1 GiB
 	MaxAge       time.Duration // of the oldest record not shipped; 0 = any
 	SegmentBytes int64         // after which the next one begins; 4 MiB, at most an eighth of MaxBytes
+	Patience     time.Duration // how long an append waits for its place on record; 5 s
 	KeepShipped  time.Duration // how long a segment stays when all of it is shipped; 15 min, in at most an eighth of MaxBytes
 	FS           FS
 	Now          func() time.Time
@@ -61,6 +62,9 @@ func (o Options) withDefaults() Options {
 	o.SegmentBytes = min(o.SegmentBytes, o.MaxBytes/8)
 	if o.KeepShipped == 0 {
 		o.KeepShipped = 15 * time.Minute
+	}
+	if o.Patience == 0 {
+		o.Patience = 5 * time.Second
 	}
 	if o.FS == nil {
 		o.FS = disk{}
@@ -148,10 +152,12 @@ func (s *Spool) Append(ctx context.Context, e audit.Event) error {
 	if err != nil || len(text) > MaxEvent {
 		return fmt.Errorf("%w: an event of %d bytes: %v", ErrUnwritable, len(text), err)
 	}
-	return s.ask(ctx, &entry{event: text, at: e.At, done: make(chan error, 1)})
+	late := time.NewTimer(s.o.Patience)
+	defer late.Stop()
+	return s.ask(ctx, &entry{event: text, at: e.At, done: make(chan error, 1)}, late.C)
 }
 
-func (s *Spool) ask(ctx context.Context, e *entry) error {
+func (s *Spool) ask(ctx context.Context, e *entry, late <-chan time.Time) error {
 	select {
 	case <-s.stop:
 		return ErrClosed
@@ -163,10 +169,14 @@ func (s *Spool) ask(ctx context.Context, e *entry) error {
 		return ErrClosed
 	case <-ctx.Done():
 		return fmt.Errorf("%w: %w", audit.ErrUnrecorded, ctx.Err())
+	case <-late:
+		return fmt.Errorf("%w: %w", audit.ErrUnrecorded, context.DeadlineExceeded)
 	}
 	select {
 	case err := <-e.done:
 		return err
+	case <-late:
+		return fmt.Errorf("%w: %w", audit.ErrUnrecorded, context.DeadlineExceeded)
 	case <-s.done:
 		select { // the answer may have come right before the end
 		case err := <-e.done:
@@ -494,5 +504,5 @@ func (s *Spool) path(name string) string { return filepath.Join(s.o.Dir, name) }
 
 // perform runs something in the committer, which alone changes the folder.
 func (s *Spool) perform(do func()) error {
-	return s.ask(context.Background(), &entry{do: do, done: make(chan error, 1)})
+	return s.ask(context.Background(), &entry{do: do, done: make(chan error, 1)}, nil)
 }

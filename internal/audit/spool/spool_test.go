@@ -430,3 +430,27 @@ func FuzzScan(f *testing.F) {
 		}
 	})
 }
+
+// A disk that hangs keeps nobody longer than his patience; what it writes at last is on record, and may be.
+func TestADiskThatHangs(t *testing.T) {
+	gate := make(chan struct{})
+	fs := &faulty{}
+	w := newWorld(t)
+	o := w.small(fs)
+	o.Patience = 10 * time.Millisecond
+	s := mustOpen(t, o)
+	w.mustAppend(s, "before")
+	fs.before = func(_ int, op string) error {
+		if op == "fsync" {
+			<-gate
+		}
+		return nil
+	}
+	for range 2 { // the one that is being written, and one that waits for it
+		if err := w.append(s, "late"); !errors.Is(err, audit.ErrUnrecorded) || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v, want that it is not on record in time", err)
+		}
+	}
+	close(gate)
+	mustClose(t, s)
+}
