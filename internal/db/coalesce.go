@@ -43,6 +43,9 @@ type flight[T any] struct {
 
 // get asks for one name. It gives up when ctx ends, and then leaves no work behind that has not begun.
 func (c *coalescer[T]) get(ctx context.Context, name string) (T, error) {
+	if c.alone() {
+		return c.solo(ctx, name)
+	}
 	f := c.board(name)
 	select {
 	case <-f.done:
@@ -52,6 +55,35 @@ func (c *coalescer[T]) get(ctx context.Context, name string) (T, error) {
 		var none T
 		return none, classify(ctx.Err())
 	}
+}
+
+// alone reports whether nobody flies, and if so takes a place.
+func (c *coalescer[T]) alone() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.flying > 0 || len(c.queue) > 0 {
+		return false
+	}
+	c.flying++
+	return true
+}
+
+// solo asks in the caller's own goroutine: with nobody to share with, handing it over would cost more than the rest of this. The
+// client may leave: a query that is cut off costs its connection.
+func (c *coalescer[T]) solo(ctx context.Context, name string) (T, error) {
+	overdue := time.AfterFunc(overdueAfter, c.ground)
+	limit := time.Now().Add(c.limit)
+	if deadline, ok := ctx.Deadline(); ok && deadline.Before(limit) {
+		limit = deadline
+	}
+	answers, err := c.ask(limit, []string{name})
+	if overdue.Stop() {
+		c.mu.Lock()
+		c.flying--
+		c.launch()
+		c.mu.Unlock()
+	}
+	return answers[name], err
 }
 
 func (c *coalescer[T]) board(name string) *flight[T] {
@@ -93,7 +125,7 @@ func (c *coalescer[T]) fly() {
 			return
 		}
 		overdue := time.AfterFunc(overdueAfter, c.ground)
-		f.land(c.ask(names))
+		f.land(c.ask(time.Now().Add(c.limit), names))
 		if !overdue.Stop() {
 			return // it was replaced
 		}
@@ -129,14 +161,14 @@ func (c *coalescer[T]) ground() {
 	c.launch()
 }
 
-func (c *coalescer[T]) ask(names []string) (answers map[string]T, err error) {
+func (c *coalescer[T]) ask(limit time.Time, names []string) (answers map[string]T, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic with a %T", p) // its text may hold anything
 		}
 	}()
 	// Nobody's own context: whoever leaves must not cut off the others.
-	ctx, cancel := context.WithTimeout(context.Background(), c.limit)
+	ctx, cancel := context.WithDeadline(context.Background(), limit)
 	defer cancel()
 	return c.query(ctx, names)
 }

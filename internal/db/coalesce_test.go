@@ -38,7 +38,7 @@ func inHangar(t *testing.T, test func(h *hangar)) {
 			select {
 			case <-land:
 			case <-ctx.Done():
-				return nil, ctx.Err()
+				return nil, classify(ctx.Err())
 			}
 			if slices.Contains(names, "panic") {
 				panic("canary-value-in-a-panic")

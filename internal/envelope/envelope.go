@@ -150,34 +150,51 @@ func seal(dk *DataKey, nonce []byte, name string, version int, value []byte) (Se
 // name, version and key, its text naming the part that did not fit and never its content; one
 // that matches no sentinel for a data key that is nil or already wiped.
 func Open(dk *DataKey, name string, version int, s Sealed) (Plaintext, error) {
+	var value Plaintext
+	err := s.opened(dk, name, version, func(p Plaintext) { value = p })
+	return value, err
+}
+
+// Matches opens a value as Open does and reports whether it is the presented one, compared as by EqualValues. What was opened
+// is wiped and never leaves. Its errors are those of Open.
+func Matches(dk *DataKey, name string, version int, s Sealed, presented []byte) (same bool, err error) {
+	err = s.opened(dk, name, version, func(p Plaintext) {
+		same = equalDigests(p, presented)
+		p.Wipe()
+	})
+	return same, err
+}
+
+// opened gives the value to use, which owns it, on the stack that is swept afterwards.
+func (s Sealed) opened(dk *DataKey, name string, version int, use func(Plaintext)) error {
 	if err := CheckName(name); err != nil {
-		return nil, err
+		return err
 	}
 	if err := s.checkShape(); err != nil {
-		return nil, err
+		return err
 	}
 	if !validVersion(version) {
-		return nil, fmt.Errorf("%w: version %d is not between 1 and %d", ErrIntegrity, version, maxVersion)
+		return fmt.Errorf("%w: version %d is not between 1 and %d", ErrIntegrity, version, maxVersion)
 	}
 	aad := AAD(name, version)
 	if s.AAD != aad {
-		return nil, fmt.Errorf("%w: the aad is not that of this name and version", ErrIntegrity)
+		return fmt.Errorf("%w: the aad is not that of this name and version", ErrIntegrity)
 	}
 	if err := checkKey(dk); err != nil {
-		return nil, err
+		return err
 	}
-	var (
-		value Plaintext
-		err   error
-	)
+	var err error
 	withSecrets(func() {
 		if subtle.ConstantTimeCompare(s.KeyCommit, keyCommit(dk, aad)) != 1 {
 			err = fmt.Errorf("%w: the key commitment is not that of this data key", ErrIntegrity)
 			return
 		}
-		value, err = openAEAD(dk, s.Nonce, []byte(aad), s.Ciphertext)
+		var value Plaintext
+		if value, err = openAEAD(dk, s.Nonce, []byte(aad), s.Ciphertext); err == nil {
+			use(value)
+		}
 	})
-	return value, err
+	return err
 }
 
 // CheckKey tells whether dk is the data key that the given version was sealed with, by its key

@@ -220,6 +220,28 @@ func TestEveryFlippedBitIsRefused(t *testing.T) {
 	mustOpen(t, dk, "prod/db", 3, s) // all bits were put back: it was the flips
 }
 
+func TestMatches(t *testing.T) {
+	dk := newKey()
+	s := mustSeal(t, dk, "prod/db", 3, []byte("the value"))
+	for presented, want := range map[string]bool{"the value": true, "the valuE": false, "the valu": false, "the value ": false, "": false} {
+		if same, err := Matches(dk, "prod/db", 3, s, []byte(presented)); same != want || err != nil {
+			t.Errorf("%q: got %t and %v, want %t", presented, same, err, want)
+		}
+	}
+	for what, wrong := range map[string]struct {
+		name    string
+		version int
+	}{"another name": {"prod/dc", 3}, "another version": {"prod/db", 4}} {
+		if same, err := Matches(dk, wrong.name, wrong.version, s, []byte("the value")); same || !errors.Is(err, ErrIntegrity) {
+			t.Errorf("%s: got %t and %v, want %v", what, same, err, ErrIntegrity)
+		}
+	}
+	s.Ciphertext[0] ^= 1
+	if same, err := Matches(dk, "prod/db", 3, s, []byte("the value")); same || !errors.Is(err, ErrIntegrity) {
+		t.Errorf("tampered: got %t and %v, want %v", same, err, ErrIntegrity)
+	}
+}
+
 // The attack that key commitment is for: a ciphertext that the AEAD accepts under the key in
 // hand, stored with the commitment of the key it was supposed to be under.
 func TestKeyCommitmentIsCheckedBeforeTheAEAD(t *testing.T) {
@@ -381,5 +403,16 @@ func BenchmarkOpen(b *testing.B) {
 				mustOpen(b, dk, "prod/db", 3, s).Wipe()
 			}
 		})
+	}
+}
+
+func BenchmarkMatches(b *testing.B) {
+	dk, value := newKey(), make([]byte, 256)
+	s := mustSeal(b, dk, "prod/db", 3, value)
+	b.ReportAllocs()
+	for b.Loop() {
+		if same, err := Matches(dk, "prod/db", 3, s, value); !same || err != nil {
+			b.Fatal(err)
+		}
 	}
 }

@@ -220,7 +220,7 @@ func newStory(t *testing.T, s *search, size int) *story {
 }
 
 // steps is how many calls of this package a whole story makes.
-const steps = 5
+const steps = 6
 
 // run makes the first so many calls of the story, so that each of them is once the last, whose
 // traces nothing covers.
@@ -245,6 +245,11 @@ func (st *story) run(t *testing.T, calls int) {
 		func() {
 			if !EqualValues(p, st.value) {
 				t.Error("opened to another value")
+			}
+		},
+		func() {
+			if same, err := Matches(st.dk, "prod/db", 3, s, st.value); !same || err != nil {
+				t.Errorf("its own value does not match: %v", err)
 			}
 		},
 		func() {

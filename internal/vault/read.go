@@ -58,12 +58,10 @@ func (v *Vault) Verify(ctx context.Context, name string, presented []byte) (Verd
 	}
 	var verdict Verdict
 	for _, row := range rows {
-		value, err := v.open(ctx, name, row)
+		same, err := v.matches(ctx, name, row, presented)
 		if err != nil {
 			return Verdict{}, err
 		}
-		same := envelope.EqualValues(value, presented)
-		value.Wipe()
 		if same && !verdict.Valid { // newest first: the current version wins
 			verdict = Verdict{Valid: true, Version: row.Version, Match: MatchCurrent, ExpiresAt: row.ExpiresAt}
 			if row.ExpiresAt != nil {
@@ -82,13 +80,29 @@ func (v *Vault) open(ctx context.Context, name string, row db.VersionRow) (envel
 		return nil, fmt.Errorf("unwrapping the data key of %q version %d: %w", name, row.Version, err)
 	}
 	defer key.Wipe()
-	value, err := envelope.Open(key, name, row.Version, envelope.Sealed{
-		Format: row.Format, Nonce: row.Nonce, Ciphertext: row.Ciphertext, KeyCommit: row.KeyCommit, AAD: row.AAD,
-	})
+	value, err := envelope.Open(key, name, row.Version, sealedOf(row))
 	if err != nil {
 		return nil, fmt.Errorf("opening %q version %d: %w", name, row.Version, err)
 	}
 	return value, nil
+}
+
+// matches opens a row to compare it with what was presented.
+func (v *Vault) matches(ctx context.Context, name string, row db.VersionRow, presented []byte) (bool, error) {
+	key, err := v.dataKey(ctx, name, row)
+	if err != nil {
+		return false, fmt.Errorf("unwrapping the data key of %q version %d: %w", name, row.Version, err)
+	}
+	defer key.Wipe()
+	same, err := envelope.Matches(key, name, row.Version, sealedOf(row), presented)
+	if err != nil {
+		return false, fmt.Errorf("opening %q version %d: %w", name, row.Version, err)
+	}
+	return same, nil
+}
+
+func sealedOf(row db.VersionRow) envelope.Sealed {
+	return envelope.Sealed{Format: row.Format, Nonce: row.Nonce, Ciphertext: row.Ciphertext, KeyCommit: row.KeyCommit, AAD: row.AAD}
 }
 
 // dataKey returns a copy of the key that the caller wipes.
