@@ -16,6 +16,8 @@ const (
 	// overdueAfter is how long a query keeps others on the ground. A server or a connection that hangs holds up those who wait
 	// for it, and nobody else while the pool has connections.
 	overdueAfter = 500 * time.Millisecond
+	// hasty is who has less time left than a server may well take: he shares a query, which he can leave.
+	hasty = 2 * overdueAfter
 )
 
 // coalescer answers many requests with few queries: those that come while a query is under way share the next one. A query is
@@ -43,8 +45,12 @@ type flight[T any] struct {
 
 // get asks for one name. It gives up when ctx ends, and then leaves no work behind that has not begun.
 func (c *coalescer[T]) get(ctx context.Context, name string) (T, error) {
-	if c.alone() {
-		return c.solo(ctx, name)
+	deadline := time.Now().Add(c.limit)
+	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
+		deadline = d
+	}
+	if time.Until(deadline) > hasty && c.alone() {
+		return c.solo(deadline, name)
 	}
 	f := c.board(name)
 	select {
@@ -69,14 +75,10 @@ func (c *coalescer[T]) alone() bool {
 }
 
 // solo asks in the caller's own goroutine: with nobody to share with, handing it over would cost more than the rest of this. The
-// client may leave: a query that is cut off costs its connection.
-func (c *coalescer[T]) solo(ctx context.Context, name string) (T, error) {
+// client may leave, and its answer comes all the same: a query that is cut off costs its connection.
+func (c *coalescer[T]) solo(deadline time.Time, name string) (T, error) {
 	overdue := time.AfterFunc(overdueAfter, c.ground)
-	limit := time.Now().Add(c.limit)
-	if deadline, ok := ctx.Deadline(); ok && deadline.Before(limit) {
-		limit = deadline
-	}
-	answers, err := c.ask(limit, []string{name})
+	answers, err := c.ask(deadline, []string{name})
 	if overdue.Stop() {
 		c.mu.Lock()
 		c.flying--
