@@ -37,7 +37,9 @@ func (l load) figures() figures {
 }
 
 // each is what one of so many requests cost.
-func each(total time.Duration, requests int) float64 { return micros(total) / float64(max(requests, 1)) }
+func each(total time.Duration, requests int) float64 {
+	return micros(total) / float64(max(requests, 1))
+}
 
 // cell is a subject at a number of connections: a row of the table.
 type cell struct {

@@ -32,17 +32,18 @@ func peerFrom(environ []string) (*peer, error) {
 	if strings.ContainsAny(token, "\r\n ") {
 		return nil, errors.New("BENCH_PEER_TOKEN: not a token")
 	}
-	u, err := url.Parse(strings.TrimSuffix(base, "/") + "/" + strings.TrimPrefix(path, "/"))
+	u, err := url.Parse(strings.TrimSuffix(base, "/") + "/")
 	if err != nil || u.Scheme != "http" || u.Hostname() == "" || u.User != nil {
 		return nil, errors.New("BENCH_PEER_URL: want http://HOST:PORT, without TLS as the others are driven")
 	}
+	u = u.JoinPath(path)
 	port := u.Port()
 	if port == "" {
 		port = "80"
 	}
 	return &peer{
 		address: net.JoinHostPort(u.Hostname(), port),
-		ask: exchange{request: fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: %s\r\nX-Vault-Token: %s\r\n\r\n", u.RequestURI(), u.Host, token)},
+		ask:     exchange{request: fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: %s\r\nX-Vault-Token: %s\r\n\r\n", u.RequestURI(), u.Host, token)},
 	}, nil
 }
 

@@ -189,16 +189,16 @@ func (r *rotations) byPgbench(ctx context.Context, clients int) (figures, error)
 	if err := os.WriteFile(script, []byte(rotateScript), 0o600); err != nil {
 		return nil, err
 	}
-	f, err := r.pgbench(ctx, daemon, script, clients, "-t", strconv.Itoa(r.due/clients))
+	l, err := r.pgbench(ctx, daemon, script, clients, 0, "-t", strconv.Itoa(r.due/clients))
 	if err != nil {
 		return nil, err
 	}
 	if left := r.due % clients; left > 0 {
-		if _, err := r.pgbench(ctx, daemon, script, left, "-t", "1"); err != nil {
+		if _, err := r.pgbench(ctx, daemon, script, left, 0, "-t", "1"); err != nil {
 			return nil, err
 		}
 	}
-	return f, r.eachOnce(ctx)
+	return l.figures(), r.eachOnce(ctx)
 }
 
 const rotateScript = `SELECT nextval('next_claimed') AS n \gset

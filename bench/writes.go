@@ -1,13 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
-	"regexp"
+	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -15,7 +18,7 @@ import (
 
 // putting is puts through package vault, as vaultctl does them, and by pgbench: the same statements with bytes that are ready.
 func (s *stage) putting(ctx context.Context, o options) ([]subject, error) {
-	const each = 100 // names of a writer: nobody meets another at one of them
+	const each = 25 // names of a writer: nobody meets another at one of them
 	for _, who := range []string{"put", "pgbench"} {
 		for writer := range writers {
 			if err := s.fill(ctx, namesUnder(fmt.Sprintf("%s/%d/", who, writer), each), 1, o.bytes); err != nil {
@@ -40,8 +43,10 @@ func (s *stage) putting(ctx context.Context, o options) ([]subject, error) {
 			return f.with(l), nil
 		}},
 		{putPgbench, []int{writers}, func(ctx context.Context, n int, slice time.Duration) (figures, error) {
-			seconds := int((slice + time.Second - 1) / time.Second)
-			return s.pgbench(ctx, operator, script, n, "-T", strconv.Itoa(seconds))
+			const warm = time.Second // a backend's first statements are planned and its functions compiled; the writers' were before
+			seconds := int((slice + warm + time.Second - 1) / time.Second)
+			l, err := s.pgbench(ctx, operator, script, n, warm, "-T", strconv.Itoa(seconds))
+			return l.figures(), err
 		}},
 	}, nil
 }
@@ -120,37 +125,71 @@ SELECT pg_current_wal_flush_lsn();
 	return s.file("put.sql"), os.WriteFile(s.file("put.sql"), []byte(text), 0o600)
 }
 
-var pgbenchRate = regexp.MustCompile(`tps = ([0-9.]+)`)
-var pgbenchDone = regexp.MustCompile(`number of transactions actually processed: ([0-9]+)`)
-
-// pgbench runs a script on connections that are made beforehand.
-func (s *stage) pgbench(ctx context.Context, role, script string, connections int, length ...string) (figures, error) {
+// pgbench runs a script on connections of its own, and counts what ended after a while.
+func (s *stage) pgbench(ctx context.Context, role, script string, connections int, warm time.Duration, length ...string) (load, error) {
 	program, err := exec.LookPath("pgbench")
 	if err != nil {
-		return nil, errors.New("pgbench is not installed: it comes with Debian's postgresql-15")
+		return load{}, errors.New("pgbench is not installed: it comes with Debian's postgresql-15")
+	}
+	logs, err := os.MkdirTemp(s.dir, "pgbench")
+	if err != nil {
+		return load{}, err
 	}
 	node := s.cluster.Primary()
 	args := append([]string{"-n", "-M", "prepared", "-h", node.SocketDir(), "-p", strconv.Itoa(node.Port()), "-U", role,
-		"-c", strconv.Itoa(connections), "-j", "2", "-f", script}, length...)
-	var out []byte
-	f, err := s.cost(nil, func() (int, error) {
-		if out, err = exec.CommandContext(ctx, program, append(args, database)...).CombinedOutput(); err != nil {
-			return 0, fmt.Errorf("pgbench: %w\n%s", err, out)
-		}
-		m := pgbenchDone.FindSubmatch(out)
-		if m == nil {
-			return 0, fmt.Errorf("pgbench said nothing of its transactions:\n%s", out)
-		}
-		return strconv.Atoi(string(m[1]))
-	})
+		"-c", strconv.Itoa(connections), "-j", "2", "-f", script, "-l", "--log-prefix", filepath.Join(logs, "log")}, length...)
+	if out, err := exec.CommandContext(ctx, program, append(args, database)...).CombinedOutput(); err != nil {
+		return load{}, fmt.Errorf("pgbench: %w\n%s", err, out)
+	}
+	return readTransactions(logs, warm)
+}
+
+// transaction is a line of pgbench's log.
+type transaction struct {
+	took  time.Duration
+	ended time.Duration // since 1970
+}
+
+func readTransactions(dir string, warm time.Duration) (load, error) {
+	files, err := filepath.Glob(filepath.Join(dir, "*")) // one of each thread
 	if err != nil {
-		return nil, err
+		return load{}, err
 	}
-	m := pgbenchRate.FindSubmatch(out)
-	if m == nil {
-		return nil, fmt.Errorf("pgbench printed no rate:\n%s", out)
+	var all []transaction
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return load{}, err
+		}
+		for line := range strings.Lines(string(text)) {
+			var client, number, took, script, seconds, micros int64
+			if _, err := fmt.Sscan(line, &client, &number, &took, &script, &seconds, &micros); err != nil {
+				return load{}, fmt.Errorf("pgbench's log: %q: %w", line, err)
+			}
+			all = append(all, transaction{time.Duration(took) * time.Microsecond, time.Duration(seconds)*time.Second + time.Duration(micros)*time.Microsecond})
+		}
 	}
-	delete(f, daemonCPU)
-	f[perSecond], err = strconv.ParseFloat(string(m[1]), 64)
-	return f, err
+	return loadOf(all, warm)
+}
+
+func loadOf(all []transaction, warm time.Duration) (load, error) {
+	if len(all) == 0 {
+		return load{}, errors.New("pgbench did nothing")
+	}
+	slices.SortFunc(all, func(a, b transaction) int { return cmp.Compare(a.ended, b.ended) })
+	from := all[0].ended - all[0].took + warm
+	l := load{took: all[len(all)-1].ended - from, latency: newHistogram()}
+	for _, t := range all {
+		if t.ended <= from {
+			continue
+		}
+		l.requests++
+		if err := l.latency.RecordValue(int64(t.took)); err != nil {
+			return load{}, err
+		}
+	}
+	if l.requests == 0 {
+		return load{}, fmt.Errorf("pgbench did nothing after its first %s", warm)
+	}
+	return l, nil
 }
