@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// startVaultd runs a daemon beside the primary, on the primary's socket, with further lines of configuration.
-func (s *stage) startVaultd(ctx context.Context, name string, lines ...string) (*process, error) {
+// startVaultd runs a daemon beside the primary, on its socket, with further lines of configuration.
+func (s *stage) startVaultd(ctx context.Context, name, url string, lines ...string) (*process, error) {
 	base := s.file(name)
 	config := fmt.Sprintf(`database_url = %q
 listen = ["127.0.0.1:0"]
@@ -28,7 +28,7 @@ allow = ["127.0.0.0/8"]
 kms_keys = [%q]
 verify_rate = 0
 %s
-`, s.url(daemon), base+".addresses", base+".state", base+".spool", s.key(), strings.Join(lines, "\n"))
+`, url, base+".addresses", base+".state", base+".spool", s.key(), strings.Join(lines, "\n"))
 	if err := os.WriteFile(base+".toml", []byte(config), 0o600); err != nil {
 		return nil, err
 	}

@@ -61,7 +61,7 @@ func TestDriveTakesAnswersInPieces(t *testing.T) {
 		w.(http.Flusher).Flush()
 		fmt.Fprint(w, long[7:])
 	})
-	got, err := driveFor(t.Context(), 50*time.Millisecond, address, 2, random([]exchange{{getRequest("a"), []byte(long)}}))
+	got, err := driveFor(t.Context(), 50*time.Millisecond, address, 2, random([]exchange{{request: getRequest("a"), body: []byte(long)}}))
 	if err != nil || got.requests == 0 {
 		t.Errorf("got %d requests, %v", got.requests, err)
 	}

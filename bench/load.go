@@ -10,6 +10,7 @@ import (
 type exchange struct {
 	request []byte
 	body    []byte // nil: any
+	part    []byte // occurs in the body; nil: anything does
 }
 
 // load is what a slice of requests came to.

@@ -63,6 +63,12 @@ func run(ctx context.Context, args []string, out, talk io.Writer) error {
 			return err
 		}
 		return runRounds(ctx, o, out, talk)
+	case "scale":
+		o, err := parseScale(args, talk)
+		if err != nil {
+			return err
+		}
+		return runScale(ctx, o, out, talk)
 	case "serve": // a baseline, started by rounds
 		return serveBaseline(ctx, args, out, talk)
 	}

@@ -113,7 +113,7 @@ func (r *rotations) startRotators(ctx context.Context) (stop func() error, pids 
 		return err
 	}
 	for _, name := range []string{"rotator one", "rotator two"} {
-		p, err := r.startVaultd(ctx, name, `audit = "off"`, fmt.Sprintf("rotation_workers = %d", rotationsAtOnce/2), `scan_interval = "1s"`)
+		p, err := r.startVaultd(ctx, name, r.url(daemon), `audit = "off"`, fmt.Sprintf("rotation_workers = %d", rotationsAtOnce/2), `scan_interval = "1s"`)
 		if err != nil {
 			return nil, nil, errors.Join(err, stop())
 		}

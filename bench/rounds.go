@@ -37,12 +37,12 @@ type subject struct {
 
 func runRounds(ctx context.Context, o options, out, talk io.Writer) (err error) {
 	r := &report{Began: time.Now().UTC(), CPUs: runtime.NumCPU(), Go: goVersion(), Rounds: o.rounds, Slice: o.slice.Seconds(), Secrets: o.secrets, Bytes: o.bytes}
-	s, err := newStage(ctx)
+	s, err := newStage(ctx, 1)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
-	if r.Postgres, err = s.ask(ctx, `current_setting('server_version')`); err != nil {
+	if r.Postgres, err = s.ask(ctx, `SELECT current_setting('server_version')`); err != nil {
 		return err
 	}
 	fmt.Fprintf(talk, "bench: filling %d secrets\n", o.secrets)
@@ -59,11 +59,7 @@ func runRounds(ctx context.Context, o options, out, talk io.Writer) (err error) 
 	if err != nil {
 		return err
 	}
-	var cells []cell
-	for _, p := range plan {
-		cells = append(cells, p.cell)
-	}
-	r.Rows, r.Aims = got.rows(cells), got.verdicts()
+	r.Rows, r.Aims = got.rows(cellsOf(plan)), got.verdicts()
 	return errors.Join(r.print(out), r.save(o.jsonFile))
 }
 
@@ -173,7 +169,7 @@ func (s *stage) readers(ctx context.Context, o options, reads, verifies []string
 	add(bareHTTP, bare, false, same)
 	add(oneQuery, query, false, learnt)
 	for _, mode := range []struct{ subject, audit string }{{readOff, `audit = "off"`}, {readInterval, `audit_sync = "interval"`}, {readAlways, `audit_sync = "always"`}} {
-		p, err := s.startVaultd(ctx, mode.subject, append(quiet, mode.audit)...)
+		p, err := s.startVaultd(ctx, mode.subject, s.url(daemon), append(quiet, mode.audit)...)
 		if err != nil {
 			return nil, err
 		}

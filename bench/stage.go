@@ -44,19 +44,20 @@ type stage struct {
 	processes []*process
 }
 
-func newStage(ctx context.Context) (*stage, error) {
+// newStage makes it with so many standbys.
+func newStage(ctx context.Context, standbys int) (*stage, error) {
 	dir, err := os.MkdirTemp("", "vaultbench")
 	if err != nil {
 		return nil, err
 	}
 	s := &stage{dir: dir}
-	if err := s.set(ctx); err != nil {
+	if err := s.set(ctx, standbys); err != nil {
 		return nil, errors.Join(err, s.close())
 	}
 	return s, nil
 }
 
-func (s *stage) set(ctx context.Context) error {
+func (s *stage) set(ctx context.Context, standbys int) error {
 	build := exec.CommandContext(ctx, "go", "build", "-o", s.file("vaultd"), "github.com/hyperiondb/vault/cmd/vaultd")
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("building vaultd: %w\n%s", err, out)
@@ -64,17 +65,18 @@ func (s *stage) set(ctx context.Context) error {
 	if _, err := kms.GenerateKeyFile(s.file("kek")); err != nil {
 		return err
 	}
-	if err := s.startCluster(ctx); err != nil {
+	if err := s.startCluster(ctx, standbys); err != nil {
 		return fmt.Errorf("starting PostgreSQL: %w", err)
 	}
-	if err := s.install(ctx); err != nil {
+	var err error
+	if s.token, err = s.install(ctx, database, operator, daemon); err != nil {
 		return fmt.Errorf("installing the vault: %w", err)
 	}
 	return s.openVault(ctx)
 }
 
 // startCluster: fsync is on, and a checkpoint comes when it is told to, not in the middle of somebody's slice.
-func (s *stage) startCluster(ctx context.Context) error {
+func (s *stage) startCluster(ctx context.Context, standbys int) error {
 	major := 0
 	if text := os.Getenv("VAULT_TEST_PG"); text != "" {
 		var err error
@@ -87,7 +89,7 @@ func (s *stage) startCluster(ctx context.Context) error {
 		return err
 	}
 	s.cluster, err = localpg.Open(ctx, localpg.Options{
-		Dir: s.file("cluster"), Standbys: 1, Durable: true, Binaries: binaries,
+		Dir: s.file("cluster"), Standbys: standbys, Durable: true, Binaries: binaries,
 		Parameters: map[string]string{
 			"max_connections": "200", "shared_buffers": "1GB", "max_wal_size": "8GB", "checkpoint_timeout": "1h", "maintenance_work_mem": "256MB",
 		},
@@ -95,31 +97,34 @@ func (s *stage) startCluster(ctx context.Context) error {
 	return err
 }
 
-func (s *stage) install(ctx context.Context) error {
+// install makes a vault in a database of the cluster, and lets logins read, put and rotate.
+func (s *stage) install(ctx context.Context, database string, logins ...string) (vault.Token, error) {
 	primary := s.cluster.Primary()
-	if err := db.EnsureDatabase(ctx, primary.URL("postgres", superuser), database, operator, daemon); err != nil {
-		return err
+	url := primary.URL(database, superuser)
+	if err := db.EnsureDatabase(ctx, primary.URL("postgres", superuser), database, logins...); err != nil {
+		return vault.Token{}, err
 	}
-	if _, err := db.Migrate(ctx, s.url(superuser), "bench", s.key()); err != nil {
-		return err
+	if _, err := db.Migrate(ctx, url, "bench", s.key()); err != nil {
+		return vault.Token{}, err
 	}
-	owner, err := db.NewWriter(ctx, db.Options{URL: s.url(superuser), ApplicationName: "bench"})
+	owner, err := db.NewWriter(ctx, db.Options{URL: url, ApplicationName: "bench"})
 	if err != nil {
-		return err
+		return vault.Token{}, err
 	}
 	defer owner.Close()
 	v := vault.New(vault.Options{Writer: owner})
-	if s.token, _, err = v.CreateTokenAsOwner(ctx, vault.NewTokenRequest{Name: "bench"}); err != nil {
-		return err
+	token, _, err := v.CreateTokenAsOwner(ctx, vault.NewTokenRequest{Name: "bench"})
+	if err != nil {
+		return vault.Token{}, err
 	}
-	for role, groups := range map[string][]vault.Group{operator: {vault.GroupService}, daemon: {vault.GroupService, vault.GroupWorker}} {
-		for _, group := range groups {
-			if _, err := v.Grant(ctx, vault.Change{Token: s.token}, role, group, ""); err != nil {
-				return err
+	for _, login := range logins {
+		for _, group := range []vault.Group{vault.GroupService, vault.GroupWorker} {
+			if _, err := v.Grant(ctx, vault.Change{Token: token}, login, group, ""); err != nil {
+				return vault.Token{}, err
 			}
 		}
 	}
-	return nil
+	return token, nil
 }
 
 func (s *stage) openVault(ctx context.Context) (err error) {
@@ -165,9 +170,19 @@ func (s *stage) file(name string) string { return filepath.Join(s.dir, name) }
 func (s *stage) key() string             { return "local://" + s.file("kek") }
 func (s *stage) url(role string) string  { return s.cluster.Primary().URL(database, role) }
 
-// exec runs statements as the superuser, each in a transaction of its own.
+// exec runs statements as the superuser.
 func (s *stage) exec(ctx context.Context, statements ...string) error {
-	conn, err := pgx.Connect(ctx, s.url(superuser))
+	return execute(ctx, s.url(superuser), statements...)
+}
+
+// ask returns the one value of a superuser's query, as text.
+func (s *stage) ask(ctx context.Context, sql string) (string, error) {
+	return ask(ctx, s.url(superuser), sql)
+}
+
+// execute runs statements, each in a transaction of its own.
+func execute(ctx context.Context, url string, statements ...string) error {
+	conn, err := pgx.Connect(ctx, url)
 	if err != nil {
 		return err
 	}
@@ -180,9 +195,8 @@ func (s *stage) exec(ctx context.Context, statements ...string) error {
 	return nil
 }
 
-// ask returns the one value of a superuser's query, as text.
-func (s *stage) ask(ctx context.Context, sql string) (answer string, err error) {
-	conn, err := pgx.Connect(ctx, s.url(superuser))
+func ask(ctx context.Context, url, sql string) (answer string, err error) {
+	conn, err := pgx.Connect(ctx, url)
 	if err != nil {
 		return "", err
 	}
