@@ -48,7 +48,8 @@ type operation struct {
 	name    string
 	things  int                                       // that it is about: its cost is shown for each
 	touched float64                                   // rows of one table that it may look at; 0: a few for each thing
-	before  func(ctx context.Context, s *store) error // as the superuser, unmeasured; nil: nothing
+	once    func(ctx context.Context, s *store) error // as the superuser, before all of them; nil: nothing
+	before  func(ctx context.Context, s *store) error // the same, before each
 	do      func(ctx context.Context, c *client) error
 }
 
@@ -119,9 +120,9 @@ func operations(s *store) []operation {
 				fmt.Sprintf(`UPDATE vault.secrets SET next_rotation_at = now() - interval '1 hour' WHERE id IN (SELECT id FROM vault.secrets
 					WHERE kind = 'automatic' ORDER BY next_rotation_at LIMIT %d)`, due))
 		}, do: supervise(due, 0)},
-		{name: "claim 50 of the backlog", things: claimed, before: queue(backlog), do: claim},
-		{name: "claim 50, at the end of the backlog", things: claimed, before: drainTo(2*claimed, backlog), do: claim},
-		{name: "complete a rotation", things: 1, before: queue(claimed), do: complete},
+		{name: "claim 50 of the backlog", things: claimed, once: queue(backlog), do: claim},
+		{name: "claim 50, at the end of the backlog", things: claimed, once: drainTo(min(backlog, 20*claimed), backlog), do: claim},
+		{name: "complete a rotation", things: 1, once: queue(claimed), do: complete},
 		{name: "expire what grace has ended", things: ended, before: func(ctx context.Context, s *store) error {
 			return s.exec(ctx, `UPDATE vault.secrets SET next_rotation_at = now() + interval '30 days' WHERE next_rotation_at <= now()`, fmt.Sprintf(`UPDATE vault.secret_versions SET expires_at = now() - interval '1 hour' WHERE (secret_id, version) IN (
 				SELECT secret_id, version FROM vault.secret_versions WHERE removed_at IS NULL AND expires_at > now() ORDER BY expires_at LIMIT %d)`, ended))
