@@ -6,8 +6,10 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/hyperiondb/vault/internal/db"
-	"github.com/hyperiondb/vault/internal/kms"
+	"github.com/hyperiondb/vault/internal/envelope"
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
@@ -17,13 +19,13 @@ type client struct {
 	*store
 	reader *db.Reader
 	writer *db.Writer
-	ring   *kms.Ring
+	conn   *pgx.Conn
 	vault  *vault.Vault
 	dice   *rand.Rand
 }
 
 func (s *store) client(ctx context.Context, role string) (c *client, err error) {
-	c = &client{store: s, ring: s.ring, dice: rand.New(rand.NewPCG(3, 4))}
+	c = &client{store: s, dice: rand.New(rand.NewPCG(3, 4))}
 	options := db.Options{URL: s.url(role), ApplicationName: "bench", MaxConns: 1}
 	if c.reader, err = db.NewReader(ctx, options); err != nil {
 		return nil, err
@@ -31,11 +33,13 @@ func (s *store) client(ctx context.Context, role string) (c *client, err error) 
 	if c.writer, err = db.NewWriter(ctx, options); err != nil {
 		return nil, err
 	}
-	c.vault = vault.New(vault.Options{Reader: c.reader, Writer: c.writer, Keys: c.ring})
-	return c, nil
+	c.vault = vault.New(vault.Options{Reader: c.reader, Writer: c.writer, Keys: s.ring})
+	c.conn, err = pgx.Connect(ctx, s.url(role))
+	return c, err
 }
 
-func (c *client) close() {
+func (c *client) close(ctx context.Context) {
+	_ = c.conn.Close(context.WithoutCancel(ctx)) // nothing is under way
 	c.vault.Close()
 	c.writer.Close()
 	c.reader.Close()
@@ -197,6 +201,7 @@ func claim(ctx context.Context, c *client) error {
 	return err
 }
 
+// complete is one rotation's transaction, with bytes that are ready.
 func complete(ctx context.Context, c *client) error {
 	jobs, err := c.writer.ClaimRotations(ctx, "bench", 1, 0, time.Hour)
 	if err != nil {
@@ -205,6 +210,7 @@ func complete(ctx context.Context, c *client) error {
 	if len(jobs) != 1 {
 		return fmt.Errorf("got %d jobs, want 1", len(jobs))
 	}
-	_, err = c.vault.CompleteRotation(ctx, jobs[0], valueOf(jobs[0].Name, 9, scaleBytes))
+	_, err = c.conn.Exec(ctx, `SELECT vault.complete_rotation($1, $2, 1, 'k', '\x01', decode(repeat('00', 24), 'hex'), decode(repeat('11', 48), 'hex'),
+		decode(repeat('22', 32), 'hex'), $3, gen_random_uuid())`, jobs[0].ID, jobs[0].Attempt, envelope.AAD(jobs[0].Name, jobs[0].FromVersion+1))
 	return err
 }

@@ -276,7 +276,7 @@ func (s *store) repeat(ctx context.Context, role string, o operation, times int,
 	if err != nil {
 		return nil, err
 	}
-	defer c.close()
+	defer c.close(ctx)
 	if o.once != nil {
 		if err := o.once(ctx, s); err != nil {
 			return nil, fmt.Errorf("%s: before: %w", o.name, err)

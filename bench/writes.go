@@ -98,29 +98,35 @@ func (s *stage) putMany(ctx, until context.Context, names []string, size int) (l
 	return l, nil
 }
 
-// putScript writes what one put sends. pgbench cannot answer a challenge; so here every challenge is the same, for everybody,
-// and its proof can be in the script.
+// putScript writes what one put sends, in the same trips. pgbench cannot answer a challenge; so here every challenge is the
+// same, for everybody, and its proof can be in the script.
 func (s *stage) putScript(ctx context.Context, names, size int) (string, error) {
 	nonce := make([]byte, 32)
 	if err := s.exec(ctx, fmt.Sprintf(`ALTER TABLE vault.tx_context ALTER COLUMN nonce SET DEFAULT '\x%x'`, nonce)); err != nil {
 		return "", err
 	}
 	text := fmt.Sprintf(`\set n random(0, %d)
-SELECT s.current_version + 1 AS version, s.kind, s.generator, s.deleted_at, (SELECT to_jsonb(j) FROM vault.rotation_jobs j
+SELECT s.name, s.current_version + 1 AS version, s.kind, s.generator, s.deleted_at, (SELECT to_jsonb(j) FROM vault.rotation_jobs j
   WHERE j.secret_id = s.id AND (j.state IN ('queued', 'claimed') OR (j.state = 'failed' AND j.from_version = s.current_version))
   ORDER BY j.id DESC LIMIT 1) AS job
   FROM vault.secrets s WHERE s.name = concat('pgbench/', :client_id::text, '/', :n::text) \gset
+\startpipeline
 BEGIN;
 SELECT set_config('synchronous_commit', 'remote_apply', true), set_config('idle_in_transaction_session_timeout', '4000', true),
   set_config('lock_timeout', '8000', true);
-SELECT (SELECT timeline_id FROM pg_control_checkpoint()), coalesce((SELECT timeline FROM vault.heartbeat), 0), (SELECT epoch FROM vault.heartbeat);
+SELECT ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int, coalesce((SELECT timeline FROM vault.heartbeat), 0),
+  (SELECT epoch FROM vault.heartbeat);
 SELECT vault.challenge();
+\endpipeline
+\startpipeline
 SELECT vault.authorize_proof('%s', '\x%x');
-SELECT vault.put_version('put', concat('pgbench/', :client_id::text, '/', :n::text), :version::int, 1, 'k', decode(repeat('01', 73), 'hex'),
-  decode(repeat('00', 24), 'hex'), decode(repeat('11', %d), 'hex'), decode(repeat('22', 32), 'hex'),
-  concat('pgbench/', :client_id::text, '/', :n::text, ':', :version::text), gen_random_uuid());
+SELECT vault.put_version('put', :name, :version::int, 1, 'k', decode(repeat('01', 73), 'hex'), decode(repeat('00', 24), 'hex'),
+  decode(repeat('11', %d), 'hex'), decode(repeat('22', 32), 'hex'), concat(:name::text, ':', :version::text), gen_random_uuid());
+\endpipeline
+\startpipeline
 COMMIT;
 SELECT pg_current_wal_flush_lsn();
+\endpipeline
 `, names-1, s.token.ID(), s.token.Prove(nonce), size+16)
 	return s.file("put.sql"), os.WriteFile(s.file("put.sql"), []byte(text), 0o600)
 }
