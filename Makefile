@@ -12,7 +12,7 @@ export VAULT_TEST_PG := $(PG)
 
 .DEFAULT_GOAL := help
 .PHONY: help build dev test test-pg check fmt vet staticcheck race bench cover fuzz chaos postgres
-.PHONY: bench-go bench-reads extension install-extension test-cron bench-audit captures
+.PHONY: bench-go bench-scale bench-reads extension install-extension test-cron bench-audit captures
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,10 @@ ROUNDS ?= 5
 DUE ?= 10000
 bench: postgres bench-go ## vaultd against bare HTTP and one query a request, puts and rotations against pgbench: a table, and bin/bench.json
 	$(GO) run ./bench -rounds $(ROUNDS) -due $(DUE)
+
+SECRETS ?= 1000000
+bench-scale: postgres ## SECRETS (a million) of three versions against a thousand: reads, operations and their plans, sizes; bin/scale.json
+	$(GO) run ./bench scale -secrets $(SECRETS)
 
 bench-go: postgres bench-reads ## Go benchmarks: sealing and opening, the allowlist, audit seals, reads on record
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/envelope ./internal/audit/seal ./internal/httpapi

@@ -8,9 +8,10 @@ import (
 	"io"
 	"math/rand/v2"
 	"runtime"
-	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 const (
@@ -36,7 +37,7 @@ func parseScale(args []string, talk io.Writer) (scaleOptions, error) {
 	flags.IntVar(&o.rounds, "rounds", 5, "how often reads run")
 	flags.DurationVar(&o.slice, "slice", 2*time.Second, "how long each time")
 	flags.IntVar(&o.times, "times", 9, "how often each operation runs")
-	flags.StringVar(&o.with, "with", "", "`sql` for both vaults once they are filled: to try a setting")
+	flags.StringVar(&o.with, "with", "", "`sql` for both vaults before they are filled: to try a setting")
 	flags.StringVar(&o.jsonFile, "json", "bin/scale.json", "`file` for the figures; \"\" = none")
 	if err := flags.Parse(args); err != nil {
 		return o, err
@@ -64,6 +65,7 @@ type scaleReport struct {
 	Reads      []row             `json:"reads"`
 	Operations []operationReport `json:"operations"`
 	Sizes      []sizeReport      `json:"sizes"`
+	Tables     []tableReport     `json:"tables"`
 	Aims       []verdict         `json:"aims"`
 }
 
@@ -83,6 +85,16 @@ type sizeReport struct {
 	Name string  `json:"name"`
 	Kind string  `json:"kind"`
 	MB   float64 `json:"mb"`
+}
+
+// tableReport is what became of a table of the large vault in the operations. An update that is hot touches no index; what is
+// dead waits for a vacuum.
+type tableReport struct {
+	Name    string `json:"name"`
+	Updates int    `json:"updates"`
+	Hot     int    `json:"hot_updates"`
+	Dead    int    `json:"dead_rows"`
+	Vacuums int    `json:"autovacuums"`
 }
 
 // runScale measures the same in a vault of a thousand secrets and in a large one, side by side in one cluster, and fails
@@ -120,6 +132,9 @@ func runScale(ctx context.Context, o scaleOptions, out, talk io.Writer) (err err
 	}
 	refused, err := r.operations(ctx, o, small, large, talk)
 	if err != nil {
+		return err
+	}
+	if r.Tables, err = large.tables(ctx); err != nil {
 		return err
 	}
 	return errors.Join(r.print(out), r.save(o.jsonFile), refused)
@@ -301,27 +316,31 @@ func (s *store) repeat(ctx context.Context, role string, o operation, times int,
 }
 
 func (s *store) sizes(ctx context.Context) ([]sizeReport, error) {
-	text, err := s.ask(ctx, `SELECT string_agg(concat_ws('|', relname, kind, pg_relation_size(oid) / 1048576.0), E'\n' ORDER BY top, kind DESC, relname) FROM (
+	return rowsOf[sizeReport](ctx, s.url(superuser), `SELECT relname AS name, kind, round(pg_relation_size(oid) / 1048576.0, 1)::float8 AS mb FROM (
 		SELECT c.oid, c.relname, CASE c.relkind WHEN 'i' THEN 'index' WHEN 't' THEN 'toast' ELSE 'table' END AS kind,
 			coalesce(t.relname, o.relname, c.relname) AS top
 		FROM pg_class c LEFT JOIN pg_index i ON i.indexrelid = c.oid LEFT JOIN pg_class t ON t.oid = i.indrelid
 		LEFT JOIN pg_class o ON o.reltoastrelid = coalesce(i.indrelid, c.oid)
 		WHERE c.relkind IN ('r', 'i', 't') AND coalesce(o.relnamespace, t.relnamespace, c.relnamespace) = 'vault'::regnamespace
-			AND pg_relation_size(c.oid) > 1048576) big`)
-	var sizes []sizeReport
-	for line := range strings.Lines(text) {
-		var s sizeReport
-		parts := strings.Split(strings.TrimSpace(line), "|")
-		if len(parts) != 3 {
-			return nil, fmt.Errorf("a size is %q", line)
-		}
-		s.Name, s.Kind = parts[0], parts[1]
-		if _, err := fmt.Sscan(parts[2], &s.MB); err != nil {
-			return nil, err
-		}
-		sizes = append(sizes, s)
+			AND pg_relation_size(c.oid) > 1048576) big ORDER BY top, kind DESC, relname`)
+}
+
+func (s *store) tables(ctx context.Context) ([]tableReport, error) {
+	return rowsOf[tableReport](ctx, s.url(superuser), `SELECT relname AS name, n_tup_upd AS updates, n_tup_hot_upd AS hot, n_dead_tup AS dead, autovacuum_count AS vacuums
+		FROM pg_stat_user_tables WHERE schemaname = 'vault' AND n_tup_upd + n_dead_tup > 0 ORDER BY relname`)
+}
+
+func rowsOf[T any](ctx context.Context, url, sql string) ([]T, error) {
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return nil, err
 	}
-	return sizes, err
+	defer conn.Close(context.WithoutCancel(ctx))
+	rows, err := conn.Query(ctx, sql)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByName[T])
 }
 
 func (r *scaleReport) print(out io.Writer) error {
@@ -349,6 +368,10 @@ func (r *scaleReport) print(out io.Writer) error {
 	fmt.Fprintln(t, "\non disk\t\tMB")
 	for _, s := range r.Sizes {
 		fmt.Fprintf(t, "%s\t%s\t%.0f\n", s.Name, s.Kind, s.MB)
+	}
+	fmt.Fprintln(t, "\nin the operations\tupdates\thot\tdead rows\tautovacuums")
+	for _, s := range r.Tables {
+		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\n", s.Name, s.Updates, s.Hot, s.Dead, s.Vacuums)
 	}
 	if err := t.Flush(); err != nil {
 		return err
