@@ -12,7 +12,7 @@ export VAULT_TEST_PG := $(PG)
 
 .DEFAULT_GOAL := help
 .PHONY: help build dev test test-pg check fmt vet staticcheck race bench cover fuzz chaos postgres
-.PHONY: bench-reads extension install-extension test-cron bench-audit captures
+.PHONY: bench-go bench-scale bench-reads extension install-extension test-cron bench-audit captures
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,7 +48,7 @@ test-cron: ## The supervisor run by pg_cron, on Debian's PostgreSQL 15 (installs
 check: fmt vet staticcheck race ## All gates: formatting, vet, staticcheck, every test under the race detector
 
 fmt: ## Fail if gofmt would change a file
-	@files="$$(gofmt -l build cmd internal sql *.go)"; test -z "$$files" || { echo "gofmt would change:"; echo "$$files"; exit 1; }
+	@files="$$(gofmt -l bench build cmd internal sql *.go)"; test -z "$$files" || { echo "gofmt would change:"; echo "$$files"; exit 1; }
 
 vet: ## go vet
 	$(GO) vet ./...
@@ -61,10 +61,17 @@ staticcheck: ## staticcheck, at the version go.mod pins
 race: postgres ## Every test and script under the race detector, the binaries too
 	GORACE=atexit_sleep_ms=0 $(GO) test -race -count=1 -timeout $(TIMEOUT) ./...
 
+ROUNDS ?= 5
 DUE ?= 10000
-bench: postgres bench-reads ## Benchmarks: reads on record; sealing and opening; DUE (10000) rotations due at once; audit seals
-	$(GO) test -run '^$$' -bench . -benchmem ./internal/envelope ./internal/audit/seal
-	DUE=$(DUE) $(GO) test -run '^$$' -bench DueAtOnce -benchtime 1x -timeout 0 ./internal/rotation
+bench: postgres bench-go ## vaultd against bare HTTP and one query a request, puts and rotations against pgbench: a table, and bin/bench.json
+	$(GO) run ./bench -rounds $(ROUNDS) -due $(DUE)
+
+SECRETS ?= 1000000
+bench-scale: postgres ## SECRETS (a million) of three versions against a thousand: reads, operations and their plans, sizes; bin/scale.json
+	$(GO) run ./bench scale -secrets $(SECRETS)
+
+bench-go: postgres bench-reads ## Go benchmarks: sealing and opening, the allowlist, audit seals, reads on record
+	$(GO) test -run '^$$' -bench . -benchmem ./internal/envelope ./internal/audit/seal ./internal/httpapi
 	$(GO) test -run '^$$' -bench 'Sealing|VerifyAudit' -benchtime 1x ./internal/vault
 
 bench-reads: postgres ## Reads a second with the audit off, interval and always, at 1, 16 and 64 connections

@@ -95,7 +95,7 @@ type AuditPage struct {
 }
 
 const (
-	auditTimeout = 30 * time.Second // of a statement, if the caller has no deadline
+	orderTimeout = 30 * time.Second // of a statement, if the caller has no deadline
 	searchFor    = 100 * time.Millisecond
 )
 
@@ -106,7 +106,7 @@ func (r *Reader) Audit(ctx context.Context, q AuditQuery) (AuditPage, error) {
 		q.Limit = 100
 	}
 	var page AuditPage
-	err := r.readAudit(ctx, func(tx pgx.Tx) error {
+	err := r.readInOrder(ctx, func(tx pgx.Tx) error {
 		search, err := planAudit(ctx, tx, q.Filter)
 		if err == nil {
 			page, err = search.page(ctx, tx, q)
@@ -120,12 +120,12 @@ func (r *Reader) Audit(ctx context.Context, q AuditQuery) (AuditPage, error) {
 	return page, err
 }
 
-// readAudit runs a read-only transaction that sees one moment, whose statements end before the caller stops waiting. Plans
+// readInOrder runs a read-only transaction that sees one moment, whose statements end before the caller stops waiting. Plans
 // are made for the values at hand (a prefix of "prod/" and one of "" want different ones) and are not compiled: that
 // takes longer than they run. Rows are taken one after the other from an index that has them
 // in order: whatever gathers first and sorts then has no bound.
-func (r *Reader) readAudit(ctx context.Context, f func(pgx.Tx) error) error {
-	timeout := auditTimeout
+func (r *Reader) readInOrder(ctx context.Context, f func(pgx.Tx) error) error {
+	timeout := orderTimeout
 	if deadline, ok := ctx.Deadline(); ok {
 		timeout = min(timeout, max(time.Until(deadline), time.Millisecond))
 	}

@@ -29,7 +29,7 @@ func (r *Reader) AuditValues(ctx context.Context, column AuditColumn, prefixes [
 		return nil, newError(ErrInvalid, "no values of %q", column)
 	}
 	var found []string
-	err := r.readAudit(ctx, func(tx pgx.Tx) error {
+	err := r.readInOrder(ctx, func(tx pgx.Tx) error {
 		for _, p := range prefixes {
 			values, err := collect(ctx, tx, pgx.RowTo[string], text, p, limit)
 			if err != nil {
@@ -58,7 +58,7 @@ func (r *Reader) SecretUses(ctx context.Context, q ListQuery) ([]SecretUse, erro
 		q.Limit = 100
 	}
 	var uses []SecretUse
-	err := r.readAudit(ctx, func(tx pgx.Tx) error {
+	err := r.readInOrder(ctx, func(tx pgx.Tx) error {
 		var err error
 		uses, err = collect(ctx, tx, scanUse, `SELECT `+secretColumns+`, `+secretJob+`, (SELECT max(at) FILTER (WHERE action = 'read' AND outcome = 'ok') FROM
 				(SELECT at, action, outcome FROM vault.audit_log a WHERE a.secret = s.name ORDER BY at DESC, id DESC LIMIT `+strconv.Itoa(usedRows)+`) newest)
@@ -84,7 +84,7 @@ func scanUse(row pgx.CollectableRow) (SecretUse, error) {
 func (r *Reader) SealOf(ctx context.Context, event AuditCursor) (AuditSeal, error) {
 	var seal AuditSeal
 	var any bool
-	err := r.readAudit(ctx, func(tx pgx.Tx) error {
+	err := r.readInOrder(ctx, func(tx pgx.Tx) error {
 		return tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM vault.audit_seals), coalesce(seal.id, 0), coalesce(seal.sealed_at, now())
 			FROM (SELECT) one LEFT JOIN (SELECT s.id, s.sealed_at FROM vault.audit_log a JOIN vault.audit_seals s ON s.system_id = a.system_id
 				AND s.to_tx > a.tx AND s.from_tx <= a.tx AND s.month = date_trunc('month', a.at AT TIME ZONE 'UTC')::date

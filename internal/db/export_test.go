@@ -50,7 +50,7 @@ func ExplainAudit(ctx context.Context, url string, q AuditQuery) ([]Plan, error)
 		if !strings.Contains(s.SQL, "vault.audit_log") {
 			continue
 		}
-		err := r.readAudit(ctx, func(tx pgx.Tx) error {
+		err := r.readInOrder(ctx, func(tx pgx.Tx) error {
 			lines, err := collect(ctx, tx, pgx.RowTo[string], `EXPLAIN (ANALYZE, TIMING OFF) `+s.SQL, s.Args...)
 			plans = append(plans, planOf(s.SQL, lines))
 			return err

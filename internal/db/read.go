@@ -133,15 +133,25 @@ type ListQuery struct {
 	Limit   int
 }
 
+// underPrefix holds for the names that begin with $1, along the index of names also when the plan knows no prefix: '~' is above
+// every character of a name.
+const underPrefix = `s.name >= $1 AND s.name < $1 || '~'`
+
 // Secrets lists secrets in the order of their names.
-func (r *Reader) Secrets(ctx context.Context, q ListQuery) ([]SecretRow, error) {
+func (r *Reader) Secrets(ctx context.Context, q ListQuery) (page []SecretRow, err error) {
 	if q.Limit == 0 {
 		q.Limit = 1000
 	}
-	return collect(ctx, r.pool, scanSecret, `SELECT `+secretColumns+`, `+secretJob+` FROM vault.secrets s
-		WHERE s.name ^@ $1 AND s.name > $2 AND (s.deleted_at IS NOT NULL) = $3
-		  AND (s.restore_until IS NULL OR s.restore_until > now()) ORDER BY s.name LIMIT $4`,
-		q.Prefix, q.After, q.Deleted, q.Limit)
+	which := `s.deleted_at IS NULL`
+	if q.Deleted {
+		which = `s.deleted_at IS NOT NULL AND s.restore_until > now()`
+	}
+	err = r.readInOrder(ctx, func(tx pgx.Tx) (err error) {
+		page, err = collect(ctx, tx, scanSecret, `SELECT `+secretColumns+`, `+secretJob+` FROM vault.secrets s
+			WHERE `+underPrefix+` AND s.name > $2 AND `+which+` ORDER BY s.name LIMIT $3`, q.Prefix, q.After, q.Limit)
+		return err
+	})
+	return page, err
 }
 
 // HistoryRow is a version without its sealed bytes.

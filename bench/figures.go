@@ -1,0 +1,93 @@
+package main
+
+import (
+	"slices"
+	"time"
+)
+
+// figure names what is measured of a slice. Times are microseconds.
+type figure string
+
+const (
+	perSecond   figure = "per_second"
+	p50         figure = "p50_us"
+	p99         figure = "p99_us"
+	longest     figure = "longest_us"
+	daemonCPU   figure = "daemon_cpu_us"   // of the process that answers, a request
+	postgresCPU figure = "postgres_cpu_us" // of both nodes, a request
+	shippingCPU figure = "shipping_cpu_us" // of all of these, a request, when its record goes to the primary after the slice
+	shippingS   figure = "shipping_seconds"
+	residentMB  figure = "resident_mb" // of the process that answers, at the end of the slice
+	peakMB      figure = "peak_mb"     // the most it has had so far
+)
+
+// figures of one slice; what was not measured is not in it.
+type figures map[figure]float64
+
+func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
+
+func (l load) figures() figures {
+	f := figures{perSecond: float64(l.requests) / l.took.Seconds()}
+	if l.latency != nil {
+		f[p50] = micros(time.Duration(l.latency.ValueAtQuantile(50)))
+		f[p99] = micros(time.Duration(l.latency.ValueAtQuantile(99)))
+		f[longest] = micros(time.Duration(l.latency.Max()))
+	}
+	return f
+}
+
+// each is what one of so many requests cost.
+func each(total time.Duration, requests int) float64 {
+	return micros(total) / float64(max(requests, 1))
+}
+
+// cell is a subject at a number of connections: a row of the table.
+type cell struct {
+	Subject     string `json:"subject"`
+	Connections int    `json:"connections"`
+}
+
+// spread is a figure over the rounds.
+type spread struct {
+	Median  float64   `json:"median"`
+	Lowest  float64   `json:"lowest"`
+	Highest float64   `json:"highest"`
+	Rounds  []float64 `json:"rounds,omitempty"`
+}
+
+func spreadOf(values []float64) spread {
+	sorted := slices.Sorted(slices.Values(values))
+	n := len(sorted)
+	return spread{Median: (sorted[(n-1)/2] + sorted[n/2]) / 2, Lowest: sorted[0], Highest: sorted[n-1], Rounds: values}
+}
+
+// results are the figures of every cell in every round, in order.
+type results map[cell][]figures
+
+func (r results) spread(c cell, f figure) (spread, bool) {
+	return r.ratio(c, cell{}, f)
+}
+
+// ratio is one cell's figure in terms of another's, or the figure itself against the zero cell. Each round's is taken within
+// that round; a round in which either is missing, or the other is zero, has none.
+func (r results) ratio(of, to cell, f figure) (spread, bool) {
+	var values []float64
+	for round, these := range r[of] {
+		value, known := these[f]
+		if known && to != (cell{}) {
+			base := 0.0
+			if others := r[to]; round < len(others) {
+				base = others[round][f]
+			}
+			known = base > 0
+			value /= base
+		}
+		if known {
+			values = append(values, value)
+		}
+	}
+	if len(values) == 0 {
+		return spread{}, false
+	}
+	return spreadOf(values), true
+}

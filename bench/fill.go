@@ -1,0 +1,143 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/hyperiondb/vault/internal/envelope"
+	"github.com/hyperiondb/vault/internal/vault"
+)
+
+// store is a vault with so many secrets of three versions, in a database of the stage's cluster.
+type store struct {
+	*stage
+	database string
+	secrets  int
+	token    vault.Token
+}
+
+const versionsEach = 3
+
+func (s *store) url(role string) string { return s.cluster.Primary().URL(s.database, role) }
+
+func (s *store) exec(ctx context.Context, statements ...string) error {
+	return execute(ctx, s.url(superuser), statements...)
+}
+
+func (s *store) ask(ctx context.Context, sql string) (string, error) {
+	return ask(ctx, s.url(superuser), sql)
+}
+
+// nameAt is the name of a secret, as an organisation of fifty teams would have it.
+func nameAt(i int) string {
+	return fmt.Sprintf("%s/team-%02d/svc-%03d/key-%07d", [...]string{"prod", "test"}[i%2], i/2%50, i/100%400, i)
+}
+
+const filled = 10_000 // secrets in one COPY
+
+// fill writes real rows, sealed by the cluster's key, with COPY and without what checks rows of others: it is a superuser's.
+// Half of the secrets rotate every thirty days, and have a rotation behind them; the versions before the current one are in
+// grace for some days.
+func (s *store) fill(ctx context.Context) error {
+	cluster, err := s.ask(ctx, `SELECT cluster_id FROM vault.config`)
+	if err != nil {
+		return err
+	}
+	group, copying := errgroup.WithContext(ctx)
+	group.SetLimit(2)
+	for from := 0; from < s.secrets; from += filled {
+		group.Go(func() error { return s.copyIn(copying, cluster, from, min(from+filled, s.secrets)) })
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	return s.exec(ctx,
+		`SELECT setval(pg_get_serial_sequence('vault.secrets', 'id'), max(id)) FROM vault.secrets`,
+		`INSERT INTO vault.rotation_jobs (secret_id, name, from_version, state, attempt, due_at, run_after, finished_at, to_version, created_at)
+			SELECT id, name, current_version - 1, 'done', 1, rotated_at, rotated_at, rotated_at, current_version, rotated_at FROM vault.secrets WHERE kind = 'automatic'`,
+		`INSERT INTO vault.requests (id, at, action, digest, result)
+			SELECT gen_random_uuid(), rotated_at, 'rotate', sha256(convert_to(name, 'UTF8')), jsonb_build_object('name', name, 'version', current_version)
+			FROM vault.secrets WHERE kind = 'automatic' AND rotated_at > now() - interval '7 days'`,
+		`VACUUM ANALYZE`, `CHECKPOINT`)
+}
+
+func (s *store) copyIn(ctx context.Context, cluster string, from, to int) error {
+	conn, err := pgx.Connect(ctx, s.url(superuser))
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	if _, err := conn.Exec(ctx, `SET session_replication_role = replica`); err != nil {
+		return err
+	}
+	if _, err := conn.Exec(ctx, `SET synchronous_commit = off`); err != nil {
+		return err
+	}
+	if err := copySecrets(ctx, conn, from, to); err != nil {
+		return err
+	}
+	return s.copyVersions(ctx, conn, cluster, from, to)
+}
+
+func copySecrets(ctx context.Context, conn *pgx.Conn, from, to int) error {
+	now, dice := time.Now(), rand.New(rand.NewPCG(2, uint64(from)))
+	i := from
+	_, err := conn.CopyFrom(ctx, pgx.Identifier{"vault", "secrets"},
+		[]string{"id", "name", "kind", "generator", "rotation_interval", "current_version", "created_at", "rotated_at", "next_rotation_at"},
+		pgx.CopyFromFunc(func() ([]any, error) {
+			if i == to {
+				return nil, nil
+			}
+			rotated := now.Add(-time.Duration(dice.Int64N(int64(29 * 24 * time.Hour))))
+			row := []any{i + 1, nameAt(i), "manual", nil, nil, versionsEach, now.AddDate(-1, 0, 0), rotated, nil}
+			if i%4 < 2 {
+				row[2], row[3], row[4], row[8] = "automatic", "hex:32", 30*24*time.Hour, rotated.AddDate(0, 0, 30)
+			}
+			i++
+			return row, nil
+		}))
+	return err
+}
+
+func (s *store) copyVersions(ctx context.Context, conn *pgx.Conn, cluster string, from, to int) error {
+	now := time.Now()
+	i, version := from, 1
+	_, err := conn.CopyFrom(ctx, pgx.Identifier{"vault", "secret_versions"},
+		[]string{"secret_id", "name", "version", "fmt", "kms_key_id", "wrapped_dek", "nonce", "ciphertext", "key_commit", "aad", "request_id", "created_at", "created_by", "expires_at"},
+		pgx.CopyFromFunc(func() ([]any, error) {
+			if i == to {
+				return nil, nil
+			}
+			row, err := s.sealedRow(ctx, cluster, i, version, now)
+			if version++; version > versionsEach {
+				i, version = i+1, 1
+			}
+			return row, err
+		}))
+	return err
+}
+
+func (s *store) sealedRow(ctx context.Context, cluster string, i, version int, now time.Time) ([]any, error) {
+	name := nameAt(i)
+	key, wrapped, err := s.ring.NewDataKey(ctx, envelope.KeyContext{AAD: envelope.AAD(name, version), ClusterID: cluster})
+	if err != nil {
+		return nil, err
+	}
+	defer key.Wipe()
+	sealed, err := envelope.Seal(key, name, version, valueOf(name, version, scaleBytes))
+	if err != nil {
+		return nil, err
+	}
+	var expires any
+	if version < versionsEach {
+		expires = now.Add(time.Duration(version)*24*time.Hour + time.Duration(i)*time.Millisecond)
+	}
+	return []any{i + 1, name, version, sealed.Format, wrapped.KeyID, wrapped.Blob, sealed.Nonce, sealed.Ciphertext, sealed.KeyCommit, sealed.AAD,
+		uuid.New(), now.AddDate(0, 0, version-versionsEach), "worker:bench", expires}, nil
+}

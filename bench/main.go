@@ -1,0 +1,122 @@
+// Command bench measures the vault as its users meet it: real vaultd processes beside a PostgreSQL primary with a standby,
+// all made in a temporary folder and removed, driven over loopback.
+//
+//	go run ./bench              reads, verifies, puts and rotations against baselines: one table, and JSON for machines
+//	go run ./bench -quick       the same once and short: that it works, not how fast
+//	go run ./bench scale        what a million secrets cost against a thousand, every plan checked
+//
+// # What a figure is worth
+//
+// The machine is shared by the load generator, the daemon and PostgreSQL, so a number of requests a second says little; a
+// ratio says more. Every subject therefore runs in every round, for a short slice, and no two rounds in the same order; each
+// round's ratio is taken against the baselines of that round, and the table shows the median with the lowest and highest
+// beside it. The baselines are processes like the daemon:
+//
+//	bare    net/http that answers a body of our size
+//	query   net/http, the allowlist, one pgx query, XChaCha20-Poly1305, encoding/json: what one would write in an afternoon
+//
+// The generator ([drive]) is one thread that waits for all connections at once and costs little more than their system
+// calls; a dear one would flatter whoever is slower than bare. It compares each answer, byte for byte, with what was asked
+// for beforehand and checked: a wrong answer ends the run.
+//
+// What a read on record costs afterwards, shipping it to the primary, happens between the slices and is told apart.
+//
+// BENCH_PEER_URL, BENCH_PEER_TOKEN and BENCH_PEER_PATH name a running Vault-compatible server that is driven in the same
+// rounds: GET URL+PATH with the token in X-Vault-Token.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"regexp"
+	"syscall"
+	"time"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		os.Exit(2)
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string, out, talk io.Writer) error {
+	command := "rounds"
+	if len(args) > 0 && args[0] != "" && args[0][0] != '-' {
+		command, args = args[0], args[1:]
+	}
+	switch command {
+	case "rounds":
+		o, err := parseRounds(args, os.Environ(), talk)
+		if err != nil {
+			return err
+		}
+		return runRounds(ctx, o, out, talk)
+	case "scale":
+		o, err := parseScale(args, talk)
+		if err != nil {
+			return err
+		}
+		return runScale(ctx, o, out, talk)
+	case "serve": // a baseline, started by rounds
+		return serveBaseline(ctx, args, out, talk)
+	}
+	return fmt.Errorf("no command %q: scale, or none", command)
+}
+
+// options of the rounds.
+type options struct {
+	rounds   int
+	slice    time.Duration
+	secrets  int
+	bytes    int // of a value
+	due      int
+	only     *regexp.Regexp
+	jsonFile string
+	peer     *peer // nil: none
+}
+
+func parseRounds(args, environ []string, talk io.Writer) (options, error) {
+	var o options
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	flags.SetOutput(talk)
+	flags.IntVar(&o.rounds, "rounds", 5, "how often each subject runs")
+	flags.DurationVar(&o.slice, "slice", 2*time.Second, "how long each time")
+	flags.IntVar(&o.secrets, "secrets", 1000, "names to read at random")
+	flags.IntVar(&o.bytes, "bytes", 32, "length of a value")
+	flags.IntVar(&o.due, "due", 10_000, "rotations that become due at once")
+	only := flags.String("only", "", "`regexp` of the subjects to run; a baseline left out leaves its ratios out")
+	flags.StringVar(&o.jsonFile, "json", "bin/bench.json", "`file` for the figures; \"\" = none")
+	quick := flags.Bool("quick", false, "one round of short slices: to see that it works")
+	if err := flags.Parse(args); err != nil {
+		return o, err
+	}
+	if *quick {
+		o.rounds, o.slice, o.secrets, o.due = 1, 500*time.Millisecond, 100, 320
+	}
+	var err error
+	if o.only, err = regexp.Compile(*only); err != nil {
+		return o, fmt.Errorf("-only: %w", err)
+	}
+	switch {
+	case flags.NArg() > 0:
+		return o, fmt.Errorf("unexpected %q", flags.Arg(0))
+	case o.rounds < 1, o.slice < 50*time.Millisecond, o.secrets < 1, o.due < rotationsAtOnce:
+		return o, fmt.Errorf("at least one round, 50ms a slice, one secret and %d due rotations", rotationsAtOnce)
+	case o.bytes < 1 || o.bytes > 32<<10:
+		return o, errors.New("-bytes: from 1 to 32768")
+	}
+	o.peer, err = peerFrom(environ)
+	return o, err
+}

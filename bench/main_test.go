@@ -1,0 +1,100 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestMain lets the test program be the baselines too: they are this program, started again.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "serve" {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// What a developer runs: a short round of everything but what takes pgbench, with a peer, to the table and the file.
+func TestRoundsFromEndToEnd(t *testing.T) {
+	peer := newStandIn(t, "s.peer-token")
+	t.Setenv("BENCH_PEER_URL", peer.URL)
+	t.Setenv("BENCH_PEER_TOKEN", "s.peer-token")
+	t.Setenv("BENCH_PEER_PATH", "/v1/secret/data/bench")
+	file := filepath.Join(t.TempDir(), "figures", "bench.json")
+	var out, talk strings.Builder
+	err := run(t.Context(), []string{"-rounds", "1", "-slice", "100ms", "-secrets", "8", "-due", "32", "-json", file,
+		"-only", "^(bare|query|read .*|verify|peer|put|rotate|read, rotating)$"}, &out, &talk)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, &talk)
+	}
+	if strings.Contains(out.String()+talk.String(), "s.peer-token") {
+		t.Error("the peer's token is shown")
+	}
+	if !strings.Contains(talk.String(), "round 1 of 1") || !strings.Contains(out.String(), "reads at 64 connections, of bare") {
+		t.Errorf("got\n%s\n%s", &talk, &out)
+	}
+	var got report
+	mustReadJSON(t, file, &got)
+	rows := map[cell]row{}
+	for _, r := range got.Rows {
+		if r.Figures[perSecond].Median <= 0 {
+			t.Errorf("%v did nothing: %+v", r.cell, r.Figures)
+		}
+		rows[r.cell] = r
+	}
+	for _, subject := range []string{bareHTTP, oneQuery, readOff, readInterval, readAlways, verify, peerRead} {
+		for _, n := range connectionCounts {
+			if _, found := rows[cell{subject, n}]; !found {
+				t.Errorf("no row of %s at %d connections", subject, n)
+			}
+		}
+	}
+	always := rows[cell{readAlways, 64}]
+	for _, f := range []figure{p50, p99, daemonCPU, postgresCPU, shippingCPU, peakMB} {
+		if always.Figures[f].Median <= 0 {
+			t.Errorf("%s of %v is %+v", f, always.cell, always.Figures[f])
+		}
+	}
+	if always.Against["bare"].Median <= 0 || always.Against["query"].Median <= 0 {
+		t.Errorf("%v stands against nothing: %+v", always.cell, always.Against)
+	}
+	// What takes pgbench has no verdict; the others have.
+	if got, want := len(got.Aims), len(aims())-2; got != want {
+		t.Errorf("got %d verdicts, want %d", got, want)
+	}
+}
+
+func mustReadJSON(t *testing.T, file string, into any) {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(text, into); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestUsageIsRefused(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"race"}, `no command "race"`},
+		{[]string{"-rounds", "0"}, "at least one round"},
+		{[]string{"-due", "3"}, "32 due rotations"},
+		{[]string{"-only", "("}, "-only: "},
+		{[]string{"-bytes", "0"}, "-bytes: "},
+		{[]string{"-quick", "more"}, `unexpected "more"`},
+		{[]string{"serve"}, "serve bare, or serve query"},
+		{[]string{"serve", "other"}, `no baseline "other"`},
+	} {
+		var out strings.Builder
+		if err := run(t.Context(), c.args, &out, &out); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%q: got %v, want %q", c.args, err, c.want)
+		}
+	}
+}

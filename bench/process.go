@@ -1,0 +1,106 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const (
+	readyIn = 20 * time.Second
+	goneIn  = 20 * time.Second
+)
+
+// process is a server that was started.
+type process struct {
+	name    string
+	address string // host:port of what is measured
+	health  string // URL of vaultd's other listener
+	log     string
+	cmd     *exec.Cmd
+	exited  chan error
+}
+
+// start runs a program until ready says that it is. Its environment holds nothing of ours: a setting would change what is
+// measured, and a token is none of its business.
+func start(ctx context.Context, name, log string, cmd *exec.Cmd, ready func(p *process) (bool, error)) (*process, error) {
+	to, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer to.Close()
+	cmd.Stdout, cmd.Stderr = to, to
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is ours to hear first
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("starting %s: %w", name, err)
+	}
+	p := &process{name: name, log: log, cmd: cmd, exited: make(chan error, 1)}
+	go func() { p.exited <- cmd.Wait() }()
+	if err := p.await(ctx, ready); err != nil {
+		return nil, errors.Join(fmt.Errorf("starting %s: %w\n%s", name, err, p.tail()), p.stop())
+	}
+	return p, nil
+}
+
+func (p *process) pid() int { return p.cmd.Process.Pid }
+
+func (p *process) await(ctx context.Context, ready func(p *process) (bool, error)) error {
+	return poll(ctx, readyIn, func() (bool, error) {
+		select {
+		case err := <-p.exited:
+			p.exited <- err
+			return false, errors.New("it ended at once")
+		default:
+			return ready(p)
+		}
+	})
+}
+
+// poll looks until there is an answer, at most so long.
+func poll(ctx context.Context, limit time.Duration, look func() (done bool, err error)) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	pause := time.NewTicker(10 * time.Millisecond)
+	defer pause.Stop()
+	for {
+		if done, err := look(); done || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waited for %s: %w", limit, ctx.Err())
+		case <-pause.C:
+		}
+	}
+}
+
+// stop asks, waits, and at last kills. Whoever is measured has to end well too.
+func (p *process) stop() error {
+	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended already; Wait tells
+	select {
+	case err := <-p.exited:
+		p.exited <- err
+		if err != nil {
+			return fmt.Errorf("%s: %w\n%s", p.name, err, p.tail())
+		}
+		return nil
+	case <-time.After(goneIn):
+		return errors.Join(fmt.Errorf("%s does not end within %s", p.name, goneIn), p.cmd.Process.Kill())
+	}
+}
+
+func (p *process) tail() string {
+	text, err := os.ReadFile(p.log)
+	if err != nil {
+		return err.Error()
+	}
+	lines := bytes.Split(bytes.TrimSpace(text), []byte("\n"))
+	return strings.TrimSpace(string(bytes.Join(lines[max(0, len(lines)-10):], []byte("\n"))))
+}

@@ -1,0 +1,212 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+const rotationsAtOnce = 32 // over two daemons, and pgbench's clients
+
+// rotating is secrets that all become due at one moment, as after a long downtime, and two daemons that rotate them; by
+// pgbench, as many jobs claimed beforehand, completed by the same statements with bytes that are ready: what PostgreSQL takes
+// when claiming and sealing cost nothing; and reads meanwhile.
+func (s *stage) rotating(ctx context.Context, o options, reads []string) ([]subject, error) {
+	r := &rotations{stage: s, due: o.due}
+	if err := r.fill(ctx); err != nil {
+		return nil, fmt.Errorf("filling: %w", err)
+	}
+	i := slices.IndexFunc(s.processes, func(p *process) bool { return p.name == readInterval })
+	reader := s.processes[i]
+	learnt, err := learnReads(ctx, reader.address, reads, 1, o.bytes)
+	if err != nil {
+		return nil, err
+	}
+	return []subject{
+		{rotate, []int{rotationsAtOnce}, func(ctx context.Context, _ int, _ time.Duration) (figures, error) { return r.rotateAll(ctx) }},
+		{rotatePgbench, []int{rotationsAtOnce}, func(ctx context.Context, n int, _ time.Duration) (figures, error) { return r.byPgbench(ctx, n) }},
+		{readRotating, []int{16}, func(ctx context.Context, n int, _ time.Duration) (figures, error) {
+			return r.whileReading(ctx, reader, n, random(learnt))
+		}},
+	}, nil
+}
+
+type rotations struct {
+	*stage
+	due     int
+	version int // that all of them have
+}
+
+// fill writes as a superuser can: these values are never opened, rotation replaces them.
+func (r *rotations) fill(ctx context.Context) error {
+	r.version = 1
+	return r.exec(ctx,
+		fmt.Sprintf(`INSERT INTO vault.secrets (name, kind, generator, rotation_interval, current_version, rotated_at, next_rotation_at)
+			SELECT 'rotate/' || n, 'automatic', 'hex:32', '30 days', 1, now(), now() + interval '30 days' FROM generate_series(1, %d) n`, r.due),
+		`INSERT INTO vault.secret_versions (secret_id, name, version, fmt, kms_key_id, wrapped_dek, nonce, ciphertext, key_commit, aad, request_id, created_by)
+			SELECT id, name, 1, 1, 'k', '\x01', decode(repeat('00', 24), 'hex'), decode(repeat('11', 80), 'hex'), decode(repeat('22', 32), 'hex'), name || ':1',
+				gen_random_uuid(), 'bench' FROM vault.secrets WHERE name ^@ 'rotate/'`,
+		fmt.Sprintf(`UPDATE vault.config SET max_rotations = %d`, rotationsAtOnce), `ANALYZE`)
+}
+
+// enqueue makes all of them due and queues them in one transaction, before a daemon's own supervisor can. It returns when
+// they became due.
+func (r *rotations) enqueue(ctx context.Context) (due time.Time, err error) {
+	conn, err := pgx.Connect(ctx, r.url(superuser))
+	if err != nil {
+		return due, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `UPDATE vault.secrets SET next_rotation_at = now() - interval '1 hour' WHERE name ^@ 'rotate/'`); err != nil {
+			return err
+		}
+		due = time.Now()
+		var got int
+		if err := tx.QueryRow(ctx, `SELECT (vault.supervise($1) ->> 'enqueued')::int`, r.due).Scan(&got); err != nil {
+			return err
+		}
+		if got != r.due {
+			return fmt.Errorf("%d rotations were enqueued, want %d", got, r.due)
+		}
+		return nil
+	})
+	return due, err
+}
+
+// rotateAll is the time from when they are due to when all are done, by two daemons that are there and wait.
+func (r *rotations) rotateAll(ctx context.Context) (f figures, err error) {
+	stop, pids, err := r.startRotators(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, stop()) }()
+	l := load{requests: r.due}
+	f, err = r.cost(pids, func() (int, error) {
+		began, err := r.enqueue(ctx)
+		if err != nil {
+			return 0, err
+		}
+		err = r.drained(ctx)
+		l.took = time.Since(began)
+		return r.due, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return f.with(l), r.eachOnce(ctx)
+}
+
+func (r *rotations) startRotators(ctx context.Context) (stop func() error, pids []int, err error) {
+	var started []*process
+	stop = func() (err error) {
+		for _, p := range started {
+			err = errors.Join(err, p.stop())
+			r.processes = slices.DeleteFunc(r.processes, func(other *process) bool { return other == p })
+		}
+		return err
+	}
+	for _, name := range []string{"rotator one", "rotator two"} {
+		p, err := r.startVaultd(ctx, name, r.url(daemon), `audit = "off"`, fmt.Sprintf("rotation_workers = %d", rotationsAtOnce/2), `scan_interval = "1s"`)
+		if err != nil {
+			return nil, nil, errors.Join(err, stop())
+		}
+		started, pids = append(started, p), append(pids, p.pid())
+	}
+	return stop, pids, nil
+}
+
+// drained waits until none is open, along the index of the open ones: to count them would be a load of its own.
+func (r *rotations) drained(ctx context.Context) error {
+	conn, err := pgx.Connect(ctx, r.url(superuser))
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	return poll(ctx, time.Minute+time.Duration(r.due)*20*time.Millisecond, func() (bool, error) {
+		var open bool
+		err := conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM vault.rotation_jobs WHERE state IN ('queued', 'claimed'))`).Scan(&open)
+		return !open, err
+	})
+}
+
+// eachOnce: every secret has been rotated, and none twice.
+func (r *rotations) eachOnce(ctx context.Context) error {
+	r.version++
+	got, err := r.ask(ctx, `SELECT concat_ws(' ', count(*), min(current_version), max(current_version)) FROM vault.secrets WHERE name ^@ 'rotate/'`)
+	if want := fmt.Sprintf("%d %d %d", r.due, r.version, r.version); err == nil && got != want {
+		err = fmt.Errorf("got secrets and their lowest and highest version %q, want %q: each rotates once", got, want)
+	}
+	return err
+}
+
+func (r *rotations) whileReading(ctx context.Context, reader *process, connections int, next func() *exchange) (f figures, err error) {
+	stop, _, err := r.startRotators(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, stop()) }()
+	until, done := context.WithCancel(ctx)
+	defer done()
+	var l load
+	reading := make(chan error, 1)
+	go func() {
+		var err error
+		l, err = drive(ctx, until, reader.address, connections, next)
+		reading <- err
+	}()
+	if _, err = r.enqueue(ctx); err == nil {
+		err = r.drained(ctx)
+	}
+	done()
+	err = errors.Join(err, <-reading)
+	if err != nil {
+		return nil, err
+	}
+	return l.figures(), errors.Join(r.eachOnce(ctx), shipped(ctx, reader))
+}
+
+// byPgbench measures as many as divide evenly among the clients, and completes the rest.
+func (r *rotations) byPgbench(ctx context.Context, clients int) (figures, error) {
+	if _, err := r.enqueue(ctx); err != nil {
+		return nil, err
+	}
+	err := r.exec(ctx, `UPDATE vault.rotation_jobs SET state = 'claimed', attempt = 1, claimed_by = 'pgbench', claimed_at = now() WHERE state = 'queued'`,
+		`DROP TABLE IF EXISTS claimed; DROP SEQUENCE IF EXISTS next_claimed`,
+		`CREATE TABLE claimed AS SELECT row_number() OVER () AS n, id, name, from_version + 1 AS version FROM vault.rotation_jobs WHERE state = 'claimed'`,
+		`ALTER TABLE claimed ADD PRIMARY KEY (n)`, `CREATE SEQUENCE next_claimed`, `GRANT SELECT ON claimed TO vaultd; GRANT USAGE ON next_claimed TO vaultd`,
+		`VACUUM ANALYZE claimed`, `CHECKPOINT`)
+	if err != nil {
+		return nil, err
+	}
+	script := r.file("rotate.sql")
+	if err := os.WriteFile(script, []byte(rotateScript), 0o600); err != nil {
+		return nil, err
+	}
+	l, err := r.pgbench(ctx, daemon, script, clients, 0, "-t", strconv.Itoa(r.due/clients))
+	if err != nil {
+		return nil, err
+	}
+	if left := r.due % clients; left > 0 {
+		if _, err := r.pgbench(ctx, daemon, script, left, 0, "-t", "1"); err != nil {
+			return nil, err
+		}
+	}
+	return l.figures(), r.eachOnce(ctx)
+}
+
+const rotateScript = `SELECT nextval('next_claimed') AS n \gset
+SELECT id, name, version FROM claimed WHERE n = :n \gset
+BEGIN;
+SET LOCAL synchronous_commit = remote_apply;
+SELECT vault.complete_rotation(:id, 1, 1, 'k', '\x01', decode(repeat('00', 24), 'hex'), decode(repeat('11', 80), 'hex'), decode(repeat('22', 32), 'hex'),
+  concat(:name::text, ':', :version::text), gen_random_uuid());
+COMMIT;
+SELECT pg_current_wal_insert_lsn();
+`

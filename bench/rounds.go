@@ -1,0 +1,260 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"time"
+)
+
+// The subjects, as the table calls them.
+const (
+	bareHTTP      = "bare"
+	oneQuery      = "query"
+	readOff       = "read off"
+	readInterval  = "read interval"
+	readAlways    = "read always"
+	verify        = "verify"
+	peerRead      = "peer"
+	put           = "put"
+	putPgbench    = "put, pgbench"
+	rotate        = "rotate"
+	rotatePgbench = "rotate, pgbench"
+	readRotating  = "read, rotating"
+)
+
+// subject is one thing to measure, for a slice at a time.
+type subject struct {
+	name        string
+	connections []int
+	measure     func(ctx context.Context, connections int, slice time.Duration) (figures, error)
+}
+
+func runRounds(ctx context.Context, o options, out, talk io.Writer) (err error) {
+	r := &report{Began: time.Now().UTC(), CPUs: runtime.NumCPU(), Go: goVersion(), Rounds: o.rounds, Slice: o.slice.Seconds(), Secrets: o.secrets, Bytes: o.bytes}
+	s, err := newStage(ctx, 1)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	if r.Postgres, err = s.ask(ctx, `SELECT current_setting('server_version')`); err != nil {
+		return err
+	}
+	fmt.Fprintf(talk, "bench: filling %d secrets\n", o.secrets)
+	subjects, err := s.subjects(ctx, o)
+	if err != nil {
+		return err
+	}
+	subjects = slices.DeleteFunc(subjects, func(s subject) bool { return !o.only.MatchString(s.name) })
+	if len(subjects) == 0 {
+		return fmt.Errorf("no subject matches %q", o.only)
+	}
+	plan := plan(subjects)
+	got, err := s.rounds(ctx, o, plan, talk)
+	if err != nil {
+		return err
+	}
+	r.Rows, r.Aims = got.rows(cellsOf(plan)), got.verdicts()
+	return errors.Join(r.print(out), r.save(o.jsonFile))
+}
+
+// step is a cell to be measured.
+type step struct {
+	cell
+	subject subject
+}
+
+func plan(subjects []subject) []step {
+	var steps []step
+	for _, s := range subjects {
+		for _, n := range s.connections {
+			steps = append(steps, step{cell{s.name, n}, s})
+		}
+	}
+	return steps
+}
+
+// rounds measures every step in every round, each round beginning somewhere else: whoever disturbs the machine for a while
+// does not always disturb the same subject. A round before the first fills caches and counts for nothing.
+func (s *stage) rounds(ctx context.Context, o options, steps []step, talk io.Writer) (results, error) {
+	got := results{}
+	for round := range o.rounds + 1 {
+		began, slice := time.Now(), o.slice
+		if round == 0 {
+			slice = min(o.slice, 200*time.Millisecond)
+		}
+		if err := s.exec(ctx, `CHECKPOINT`); err != nil {
+			return nil, err
+		}
+		for i := range steps {
+			step := steps[(i+max(round-1, 0)*len(steps)/o.rounds)%len(steps)]
+			if round == 0 && step.subject.name != bareHTTP && len(step.subject.connections) == 1 {
+				continue // writes have no cache to fill
+			}
+			f, err := step.subject.measure(ctx, step.Connections, slice)
+			if err != nil {
+				return nil, fmt.Errorf("%s at %d: %w", step.Subject, step.Connections, err)
+			}
+			if round > 0 {
+				got[step.cell] = append(got[step.cell], f)
+			}
+		}
+		if round > 0 {
+			fmt.Fprintf(talk, "bench: round %d of %d took %s\n", round, o.rounds, time.Since(began).Round(time.Second))
+		}
+	}
+	return got, nil
+}
+
+// subjects fills the vault, starts everything, and learns what every answer has to be.
+func (s *stage) subjects(ctx context.Context, o options) ([]subject, error) {
+	reads, verifies := namesUnder("read/", o.secrets), namesUnder("verify/", o.secrets)
+	if err := errors.Join(s.fill(ctx, reads, 1, o.bytes), s.fill(ctx, verifies, 2, o.bytes)); err != nil {
+		return nil, fmt.Errorf("filling: %w", err)
+	}
+	if err := s.exec(ctx, `VACUUM ANALYZE`); err != nil {
+		return nil, err
+	}
+	all, err := s.readers(ctx, o, reads, verifies)
+	if err != nil {
+		return nil, err
+	}
+	if o.peer != nil {
+		all = append(all, subject{peerRead, connectionCounts, func(ctx context.Context, n int, slice time.Duration) (figures, error) {
+			l, err := driveFor(ctx, slice, o.peer.address, n, o.peer.next)
+			return l.figures(), err
+		}})
+	}
+	puts, err := s.putting(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	rotations, err := s.rotating(ctx, o, reads)
+	return append(append(all, puts...), rotations...), err
+}
+
+var connectionCounts = []int{1, 16, 64}
+
+// quiet: what a daemon does by itself it does not do in somebody else's slice.
+var quiet = []string{`rotation_workers = 0`, `scan_interval = "1h"`, `heartbeat_interval = "0s"`}
+
+func (s *stage) readers(ctx context.Context, o options, reads, verifies []string) ([]subject, error) {
+	var all []subject
+	add := func(name string, p *process, audited bool, exchanges []exchange) {
+		all = append(all, subject{name, connectionCounts, func(ctx context.Context, n int, slice time.Duration) (figures, error) {
+			return s.drive(ctx, slice, p, audited, n, random(exchanges))
+		}})
+	}
+	query, err := s.startBaseline(ctx, "query", "-database", s.url(daemon), "-key", s.key())
+	if err != nil {
+		return nil, err
+	}
+	learnt, err := learnReads(ctx, query.address, reads, 1, o.bytes)
+	if err != nil {
+		return nil, err
+	}
+	bare, err := s.startBaseline(ctx, "bare", "-size", strconv.Itoa(len(learnt[0].body)))
+	if err != nil {
+		return nil, err
+	}
+	same, err := learnBare(ctx, bare.address, reads)
+	if err != nil {
+		return nil, err
+	}
+	add(bareHTTP, bare, false, same)
+	add(oneQuery, query, false, learnt)
+	for _, mode := range []struct{ subject, audit string }{{readOff, `audit = "off"`}, {readInterval, `audit_sync = "interval"`}, {readAlways, `audit_sync = "always"`}} {
+		p, err := s.startVaultd(ctx, mode.subject, s.url(daemon), append(quiet, mode.audit)...)
+		if err != nil {
+			return nil, err
+		}
+		learnt, err := learnReads(ctx, p.address, reads, 1, o.bytes)
+		if err != nil {
+			return nil, err
+		}
+		add(mode.subject, p, mode.subject != readOff, learnt)
+		if mode.subject != readInterval {
+			continue
+		}
+		if learnt, err = learnVerifies(ctx, p.address, verifies, o.bytes); err != nil {
+			return nil, err
+		}
+		add(verify, p, true, learnt)
+	}
+	return all, nil
+}
+
+// drive measures a server for a slice, and what its records cost when they are shipped afterwards.
+func (s *stage) drive(ctx context.Context, slice time.Duration, p *process, audited bool, connections int, next func() *exchange) (figures, error) {
+	var l load
+	f, err := s.cost([]int{p.pid()}, func() (int, error) {
+		var err error
+		l, err = driveFor(ctx, slice, p.address, connections, next)
+		return l.requests, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	m, err := memoryOf(p.pid())
+	if err != nil {
+		return nil, err
+	}
+	for name, value := range l.figures() {
+		f[name] = value
+	}
+	f[residentMB], f[peakMB] = m.Resident, m.Peak
+	if !audited {
+		return f, nil
+	}
+	began := time.Now()
+	after, err := s.cost([]int{p.pid()}, func() (int, error) { return l.requests, shipped(ctx, p) })
+	if err != nil {
+		return nil, err
+	}
+	f[shippingCPU], f[shippingS] = after[daemonCPU]+after[postgresCPU], time.Since(began).Seconds()
+	return f, nil
+}
+
+func driveFor(ctx context.Context, slice time.Duration, address string, connections int, next func() *exchange) (load, error) {
+	until, cancel := context.WithTimeout(ctx, slice)
+	defer cancel()
+	return drive(ctx, until, address, connections, next)
+}
+
+// cost is the processor time of processes and of PostgreSQL for what work did, shared among its requests.
+func (s *stage) cost(pids []int, work func() (requests int, err error)) (figures, error) {
+	own, err := cpuOfAll(pids...)
+	if err != nil {
+		return nil, err
+	}
+	servers, err := s.cpu()
+	if err != nil {
+		return nil, err
+	}
+	requests, err := work()
+	if err != nil {
+		return nil, err
+	}
+	ownAfter, err := cpuOfAll(pids...)
+	if err != nil {
+		return nil, err
+	}
+	serversAfter, err := s.cpu()
+	return figures{daemonCPU: each(ownAfter-own, requests), postgresCPU: each(serversAfter-servers, requests)}, err
+}
+
+func learnBare(ctx context.Context, address string, names []string) ([]exchange, error) {
+	body, err := fetch(ctx, "GET", "http://"+address+"/", nil)
+	var learnt []exchange
+	for _, name := range names {
+		learnt = append(learnt, exchange{request: getRequest(name), body: body})
+	}
+	return learnt, err
+}
+
+func self() int { return os.Getpid() }
