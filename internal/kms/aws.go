@@ -150,8 +150,9 @@ func (k *awsKey) Unwrap(ctx context.Context, w envelope.WrappedKey, kc envelope.
 	if err := checkWrapped(ctx, k, w, kc); err != nil {
 		return nil, err
 	}
+	keyID := k.nameFor(w.KeyID)
 	out, err := call(ctx, k, k.client.Decrypt, &kms.DecryptInput{
-		KeyId:               &w.KeyID, // equal to this key's own, see checkWrapped
+		KeyId:               &keyID,
 		CiphertextBlob:      w.Blob,
 		EncryptionContext:   encryptionContext(kc),
 		EncryptionAlgorithm: types.EncryptionAlgorithmSpecSymmetricDefault,
@@ -163,7 +164,7 @@ func (k *awsKey) Unwrap(ctx context.Context, w envelope.WrappedKey, kc envelope.
 	if aws.ToString(out.KeyId) == "" || len(out.Plaintext) == 0 {
 		return nil, unavailable(k.name(), incomplete)
 	}
-	if *out.KeyId != w.KeyID {
+	if *out.KeyId != keyID {
 		return nil, broken(k.name(), "the data key was opened by another key than the row names")
 	}
 	if len(out.Plaintext) != envelope.KeySize {
@@ -185,9 +186,10 @@ func (k *awsKey) reEncryptFrom(ctx context.Context, from *awsKey, w envelope.Wra
 	if err := checkWrapped(ctx, from, w, kc); err != nil {
 		return envelope.WrappedKey{}, err
 	}
+	source := from.nameFor(w.KeyID)
 	out, err := call(ctx, k, k.client.ReEncrypt, &kms.ReEncryptInput{
 		CiphertextBlob:                 w.Blob,
-		SourceKeyId:                    &w.KeyID,
+		SourceKeyId:                    &source,
 		SourceEncryptionContext:        encryptionContext(kc),
 		SourceEncryptionAlgorithm:      types.EncryptionAlgorithmSpecSymmetricDefault,
 		DestinationKeyId:               &k.uri.name,
@@ -201,7 +203,7 @@ func (k *awsKey) reEncryptFrom(ctx context.Context, from *awsKey, w envelope.Wra
 	if err != nil {
 		return envelope.WrappedKey{}, err
 	}
-	if aws.ToString(out.SourceKeyId) != w.KeyID {
+	if aws.ToString(out.SourceKeyId) != source {
 		return envelope.WrappedKey{}, broken(k.name(), "the data key was opened by another key than the row names")
 	}
 	return rewrapped, nil
@@ -346,15 +348,24 @@ func (k *awsKey) KeyID(ctx context.Context) (string, error) {
 	return k.resolve(ctx)
 }
 
+// holds says yes to a multi-region key under the ARN of another region as well.
 func (k *awsKey) holds(ctx context.Context, keyID string) (bool, error) {
-	if !k.couldBe(keyID) {
+	if !k.couldBe(keyID) && (!isMultiRegion(keyID) || isKeyARN(k.uri.name) && !sameKey(k.uri.name, keyID)) {
 		return false, nil
 	}
-	if k.knownID() == keyID {
+	if sameKey(k.knownID(), keyID) {
 		return true, nil
 	}
 	id, err := k.resolve(ctx)
-	return id == keyID, err
+	return sameKey(id, keyID), err
+}
+
+// nameFor is what KMS in this key's region calls the key of a row that this key holds: its own ARN.
+func (k *awsKey) nameFor(keyID string) string {
+	if id := k.knownID(); sameKey(id, keyID) {
+		return id
+	}
+	return keyID
 }
 
 // resolve asks KMS what the key is, unless somebody did so a moment ago.

@@ -132,6 +132,46 @@ func TestRingRefusesAForeignRow(t *testing.T) {
 	}
 }
 
+// A multi-region key: what one region wrapped, the key of another region opens, and moves under itself. A key of the same name
+// that is not its replica does not, and no other region is asked.
+func TestRingInAnotherRegion(t *testing.T) {
+	f, endpoint := startFake(t)
+	far := kmsfake.New("us-east-1", "vault")
+	farEndpoint, err := far.Serve()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(far.Close)
+	first := f.AddMultiRegionKey("shared")
+	replica := f.Replicate("shared", far)
+	dk, w := mustWrap(t, mustOpenRing(t, awsURI("alias/shared", endpoint)), here)
+	if w.KeyID != first || first == replica {
+		t.Fatalf("the row names %q, want %q and not the replica %q", w.KeyID, first, replica)
+	}
+	before := f.Calls()
+	at := "?region=us-east-1&endpoint=" + farEndpoint
+	for _, name := range []string{"alias/shared", replica, replica[strings.LastIndex(replica, "/")+1:]} {
+		ring := mustOpenRing(t, "awskms:///"+name+at)
+		if got := mustUnwrap(t, ring, w, here); *got != *dk {
+			t.Errorf("%s: another data key came back", name)
+		}
+		moved, err := ring.Rewrap(t.Context(), w, here)
+		if err != nil || moved.KeyID != replica {
+			t.Fatalf("%s: rewrapped under %q (%v), want %q", name, moved.KeyID, err, replica)
+		}
+		if got := mustUnwrap(t, ring, moved, here); *got != *dk {
+			t.Errorf("%s: another data key came back after a rewrap", name)
+		}
+	}
+	for _, other := range []string{"alias/vault", far.AddMultiRegionKey("mine")} {
+		_, err := mustOpenRing(t, "awskms:///"+other+at).Unwrap(t.Context(), w, here)
+		checkError(t, err, envelope.ErrKeyRefused, w)
+	}
+	if got := f.Calls(); !maps.Equal(got, before) {
+		t.Errorf("the first region was called: %v, want %v as before", got, before)
+	}
+}
+
 // A row of one key is not kept waiting for the key service of another.
 func TestRingWithOneKeyServiceAway(t *testing.T) {
 	f, endpoint := startFake(t)

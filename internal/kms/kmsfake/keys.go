@@ -62,6 +62,39 @@ func (f *Fake) add(alias, usage, spec string) (arn string) {
 	return k.arn
 }
 
+// AddMultiRegionKey makes a key that other regions may have as well, and points alias/NAME at it.
+func (f *Fake) AddMultiRegionKey(alias string) (arn string) {
+	id := sha256.Sum256([]byte("multi-region key id of " + alias))
+	k := &key{arn: fmt.Sprintf("arn:aws:kms:%s:%s:key/mrk-%x", f.region, account, id[:16]), state: Enabled, usage: wrapUsage, spec: "SYMMETRIC_DEFAULT"}
+	rand.Read(k.material[:])
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.keys[k.arn], f.aliases["alias/"+alias] = k, k.arn
+	return k.arn
+}
+
+// Replicate gives another region the multi-region key that alias/NAME stands for: the same id and material under its own ARN,
+// with a state of its own.
+func (f *Fake) Replicate(alias string, to *Fake) (arn string) {
+	f.mu.Lock()
+	replica := *f.lookup("alias/" + alias)
+	f.mu.Unlock()
+	to.mu.Lock()
+	defer to.mu.Unlock()
+	replica.arn = to.ownARN(replica.arn)
+	to.keys[replica.arn], to.aliases["alias/"+alias] = &replica, replica.arn
+	return replica.arn
+}
+
+// ownARN is what this region calls a key: a multi-region key has the same id everywhere.
+func (f *Fake) ownARN(arn string) string {
+	_, id, _ := strings.Cut(arn, ":key/")
+	if strings.HasPrefix(id, "mrk-") {
+		return "arn:aws:kms:" + f.region + ":" + account + ":key/" + id
+	}
+	return arn
+}
+
 // PointAlias makes alias/NAME stand for another key.
 func (f *Fake) PointAlias(alias, arn string) error {
 	f.mu.Lock()
@@ -167,6 +200,7 @@ func (k *key) gcm() cipher.AEAD {
 func (f *Fake) open(id string, blob []byte, context map[string]string) (*key, []byte, error) {
 	invalid := failure{http.StatusBadRequest, "InvalidCiphertextException", ""}
 	arn, header, sealed, ok := split(blob)
+	arn = f.ownARN(arn)
 	if !ok || f.keys[arn] == nil {
 		return nil, nil, invalid
 	}
