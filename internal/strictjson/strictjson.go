@@ -7,6 +7,8 @@
 package strictjson
 
 import (
+	"bytes"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"runtime"
@@ -278,6 +280,21 @@ func (d *decoder) whole() (int, error) {
 		return 0, d.wrong("want a whole number from 0 to 2147483647")
 	}
 	return int(n), nil
+}
+
+// Base64 reads RFC 4648, section 4, with padding, and nothing near it: the standard decoder would skip line ends.
+func Base64(encoded []byte) ([]byte, error) {
+	wrong := errors.New("not base64 with padding (RFC 4648, section 4)")
+	if bytes.ContainsAny(encoded, "\r\n") {
+		return nil, wrong
+	}
+	value := make([]byte, base64.StdEncoding.DecodedLen(len(encoded)))
+	n, err := base64.StdEncoding.Strict().Decode(value, encoded)
+	if err != nil {
+		wipe(value)
+		return nil, wrong
+	}
+	return value[:n], nil
 }
 
 const hexDigits = "0123456789abcdef"
