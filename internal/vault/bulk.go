@@ -331,19 +331,24 @@ func (v *Vault) each(ctx context.Context, n int, do func(context.Context, int) e
 	return errs, group.Wait()
 }
 
+// recordsAtOnce is how many reads one transaction puts on record.
+const recordsAtOnce = 1000
+
 // RecordReads puts reads by somebody at a terminal on the primary's audit log together, before the values are shown.
 func (v *Vault) RecordReads(ctx context.Context, events []audit.Event) error {
-	switch {
-	case len(events) == 0:
-		return nil
-	case v.writer == nil:
+	if v.writer == nil {
 		return fmt.Errorf("%w: no primary is configured", ErrUnavailable)
 	}
-	reads := make([]db.ReadRecord, len(events))
-	for i, e := range events {
-		reads[i] = db.ReadRecord{Action: e.Action, Secret: e.Secret, Version: e.Version, Outcome: string(e.Outcome), Request: uuid.New(), Detail: e.Detail}
+	for some := range slices.Chunk(events, recordsAtOnce) {
+		reads := make([]db.ReadRecord, len(some))
+		for i, e := range some {
+			reads[i] = db.ReadRecord{Action: e.Action, Secret: e.Secret, Version: e.Version, Outcome: string(e.Outcome), Request: uuid.New(), Detail: e.Detail}
+		}
+		if err := v.writer.RecordReads(ctx, reads); err != nil {
+			return err
+		}
 	}
-	return v.writer.RecordReads(ctx, reads)
+	return nil
 }
 
 // Exported is one secret of an export, or why there is none.
