@@ -280,7 +280,7 @@ func (r *importing) read(ctx, reading context.Context, batches chan<- []entry) e
 			}
 		}
 		switch {
-		case errors.Is(err, io.EOF):
+		case errors.Is(err, io.EOF), errors.Is(err, errStopped):
 			return nil
 		case reading.Err() != nil:
 			return ctx.Err() // nil if it was a writer who stopped us: he says why
@@ -290,26 +290,32 @@ func (r *importing) read(ctx, reading context.Context, batches chan<- []entry) e
 	}
 }
 
+// errStopped ends the reading at a line that failed, where that was asked for.
+var errStopped = errors.New("stopped at a line that failed")
+
 // batch reads the next entries. With an error, what was read before it is good.
 func (r *importing) batch(reading context.Context) (batch []entry, err error) {
 	size := 0
 	for len(batch) < importBatch && size < importBatchBytes && reading.Err() == nil {
 		e, err := r.input.next()
 		var ofLine *lineError
-		switch {
-		case errors.As(err, &ofLine):
-			r.fail(ofLine.line, "", ofLine.err)
-			continue
-		case err != nil:
+		if err != nil && !errors.As(err, &ofLine) {
 			return batch, err
 		}
-		e.Name = r.o.prefix + e.Name
-		if err := r.admit(e); err != nil {
-			clear(e.Value)
-			r.fail(e.line, "", err)
+		if err == nil {
+			e.Name = r.o.prefix + e.Name
+			if err := r.admit(e); err != nil {
+				clear(e.Value)
+				ofLine = &lineError{e.line, err}
+			}
+		}
+		if ofLine == nil {
+			batch, size = append(batch, e), size+len(e.Value)
 			continue
 		}
-		batch, size = append(batch, e), size+len(e.Value)
+		if r.fail(ofLine.line, "", ofLine.err); r.o.stopOnError {
+			return batch, errStopped
+		}
 	}
 	return batch, nil
 }
@@ -338,6 +344,9 @@ func (r *importing) store(ctx context.Context, batch []entry) error {
 	for i, result := range results {
 		if result.Err != nil {
 			r.fail(batch[i].line, batch[i].Name, result.Err)
+			if r.o.stopOnError {
+				r.stop()
+			}
 		} else {
 			r.count(result.Did)
 		}
@@ -383,9 +392,6 @@ func (r *importing) fail(line int, name string, err error) {
 		r.a.note("failed: line %d: %s", line, printable(text(err)))
 	}
 	r.tally()
-	if r.o.stopOnError {
-		r.stop()
-	}
 }
 
 func (r *importing) tally() {
