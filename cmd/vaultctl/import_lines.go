@@ -211,7 +211,7 @@ func inField(name string, err error) error {
 type settingsText struct{ generator, rotateEvery, grace, rotator, window *string }
 
 func (t settingsText) parse() (s vault.Settings, err error) {
-	s.Window = t.window
+	s.Rotator, s.Window = t.rotator, t.window // "" ends what is there
 	if t.generator != nil {
 		generator, failure := rotation.ParseGenerator(*t.generator)
 		spec := generator.String()

@@ -124,6 +124,8 @@ func (b *importing) sort(ctx context.Context) (fresh, existing []item, err error
 		state, exists := states[it.Name]
 		switch {
 		case b.results[i].Err != nil:
+		case !exists && it.Settings.lacksGenerator():
+			b.results[i].Err = fmt.Errorf("%w: secret %q has no generator, so it cannot rotate by itself", ErrInvalid, it.Name)
 		case !exists:
 			if fresh = append(fresh, item{i, 1}); b.DryRun {
 				b.results[i].Did = Created
@@ -139,6 +141,10 @@ func (b *importing) sort(ctx context.Context) (fresh, existing []item, err error
 		}
 	}
 	return fresh, existing, nil
+}
+
+func (s Settings) lacksGenerator() bool {
+	return s.Generator == nil && (s.RotateEvery != nil || s.Rotator != nil && *s.Rotator != "")
 }
 
 // compare opens the current values and returns the items that differ and are to be stored. That they were compared is on
