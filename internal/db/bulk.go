@@ -33,7 +33,7 @@ func (w *Writer) States(ctx context.Context, names []string) (map[string]SecretS
 // columns say nothing.
 type CurrentRow struct {
 	VersionRow
-	Of            string // the secret's name
+	Name          string // the secret's name
 	Whole         bool
 	Points        int
 	Generator     string
@@ -49,11 +49,11 @@ const currentRows = `SELECT s.name, s.current_version, v.secret_id IS NOT NULL A
 		coalesce(extract(epoch FROM s.rotation_interval)::bigint, 0), extract(epoch FROM s.grace_period)::bigint,
 		coalesce(s.rotator, ''), coalesce(s.rotation_window, '')
 	FROM vault.secrets s LEFT JOIN vault.secret_versions v ON v.secret_id = s.id AND v.version = s.current_version
-	WHERE s.deleted_at IS NULL AND `
+	WHERE s.deleted_at IS NULL AND s.name ^@ $1 AND s.name > $2 ORDER BY s.name LIMIT $3`
 
 func scanCurrent(row pgx.CollectableRow) (CurrentRow, error) {
 	var c CurrentRow
-	err := row.Scan(&c.Of, &c.Points, &c.Whole, &c.Version, &c.VersionID, &c.Format, &c.KMSKeyID, &c.WrappedDEK, &c.Nonce, &c.Ciphertext,
+	err := row.Scan(&c.Name, &c.Points, &c.Whole, &c.Version, &c.VersionID, &c.Format, &c.KMSKeyID, &c.WrappedDEK, &c.Nonce, &c.Ciphertext,
 		&c.KeyCommit, &c.AAD, &c.Generator, &c.RotateSeconds, &c.GraceSeconds, &c.Rotator, &c.Window)
 	return c, err
 }
@@ -61,20 +61,35 @@ func scanCurrent(row pgx.CollectableRow) (CurrentRow, error) {
 // Check is ErrIntegrity for a secret that lost its current version.
 func (c CurrentRow) Check() error {
 	if !c.Whole {
-		return newError(ErrIntegrity, "secret %q points to version %d, which is not a current version", c.Of, c.Points)
+		return newError(ErrIntegrity, "secret %q points to version %d, which is not a current version", c.Name, c.Points)
 	}
 	return nil
 }
 
+// CurrentVersion is what a name leads to, or why to nothing.
+type CurrentVersion struct {
+	VersionRow
+	Err error
+}
+
 // Currents reads the current versions of those of the names that are live, from the primary.
-func (w *Writer) Currents(ctx context.Context, names []string) ([]CurrentRow, error) {
-	return collect(ctx, w.pool, scanCurrent, currentRows+`s.name = ANY ($1)`, names)
+func (w *Writer) Currents(ctx context.Context, names []string) (map[string]CurrentVersion, error) {
+	found, err := querySealed(ctx, w.pool, currentQuery, names)
+	if err != nil {
+		return nil, err
+	}
+	all := make(map[string]CurrentVersion, len(found))
+	for name, s := range found {
+		row, err := s.current(name, nil)
+		all[name] = CurrentVersion{row, err}
+	}
+	return all, nil
 }
 
 // CurrentPage reads current versions in the order of the names: of at most limit live secrets whose names begin with prefix and
 // come after the given one.
 func (r *Reader) CurrentPage(ctx context.Context, prefix, after string, limit int) ([]CurrentRow, error) {
-	return collect(ctx, r.pool, scanCurrent, currentRows+`s.name ^@ $1 AND s.name > $2 ORDER BY s.name LIMIT $3`, prefix, after, limit)
+	return collect(ctx, r.pool, scanCurrent, currentRows, prefix, after, limit)
 }
 
 // CountLive counts the live secrets whose names begin with prefix.

@@ -89,12 +89,12 @@ func TestCurrentPage(t *testing.T) {
 	defer reader.Close()
 	page, err := reader.CurrentPage(t.Context(), "b/", "", 2)
 	must(t, err)
-	if len(page) != 2 || page[0].Of != "b/1" || page[0].Check() != nil || page[1].Of != "b/2" || page[1].Check() == nil {
+	if len(page) != 2 || page[0].Name != "b/1" || page[0].Check() != nil || page[1].Name != "b/2" || page[1].Check() == nil {
 		t.Errorf("got %+v, want b/1, and b/2 that points nowhere", page)
 	}
 	page, err = reader.CurrentPage(t.Context(), "b/", "b/2", 2)
 	must(t, err)
-	if len(page) != 1 || page[0].Of != "b/3" {
+	if len(page) != 1 || page[0].Name != "b/3" {
 		t.Errorf("got %+v, want b/3", page)
 	}
 	if n, err := reader.CountLive(t.Context(), "b/"); err != nil || n != 3 {

@@ -157,13 +157,9 @@ func (b *importing) compare(ctx context.Context, items []item) ([]item, error) {
 	for _, it := range items {
 		names = append(names, b.Items[it.at].Name)
 	}
-	rows, err := b.writer.Currents(ctx, names)
+	current, err := b.writer.Currents(ctx, names)
 	if err != nil {
-		return nil, fmt.Errorf("reading current values: %w", asIntegrity(err))
-	}
-	current := make(map[string]db.CurrentRow, len(rows))
-	for _, row := range rows {
-		current[row.Of] = row
+		return nil, fmt.Errorf("reading current values: %w", err)
 	}
 	same := make([]bool, len(items))
 	errs, err := b.each(ctx, len(items), func(ctx context.Context, i int) (err error) {
@@ -171,7 +167,7 @@ func (b *importing) compare(ctx context.Context, items []item) ([]item, error) {
 		if !live {
 			return fmt.Errorf("secret %q was deleted meanwhile: %w", names[i], ErrConflict)
 		}
-		same[i], err = b.equals(ctx, row, b.Items[items[i].at].Value)
+		same[i], err = b.equals(ctx, names[i], row, b.Items[items[i].at].Value)
 		return err
 	})
 	if err != nil {
@@ -196,11 +192,11 @@ func (b *importing) compare(ctx context.Context, items []item) ([]item, error) {
 	return changed, nil
 }
 
-func (v *Vault) equals(ctx context.Context, row db.CurrentRow, value []byte) (bool, error) {
-	if err := row.Check(); err != nil {
-		return false, asIntegrity(err)
+func (v *Vault) equals(ctx context.Context, name string, row db.CurrentVersion, value []byte) (bool, error) {
+	if row.Err != nil {
+		return false, asIntegrity(row.Err)
 	}
-	current, err := v.open(ctx, row.Of, row.VersionRow)
+	current, err := v.open(ctx, name, row.VersionRow)
 	if err != nil {
 		return false, err
 	}
@@ -208,7 +204,7 @@ func (v *Vault) equals(ctx context.Context, row db.CurrentRow, value []byte) (bo
 	return envelope.EqualValues(current, value), nil
 }
 
-func compared(names []string, current map[string]db.CurrentRow, same []bool, errs []error) []audit.Event {
+func compared(names []string, current map[string]db.CurrentVersion, same []bool, errs []error) []audit.Event {
 	var events []audit.Event
 	for i, name := range names {
 		if errs[i] != nil {
@@ -387,12 +383,12 @@ func (v *Vault) Export(ctx context.Context, prefix, after string, limit int) ([]
 }
 
 func (v *Vault) exported(ctx context.Context, row db.CurrentRow) (Exported, error) {
-	e := Exported{Secret: Secret{Name: row.Of, Version: row.Version, VersionID: row.VersionID}, Settings: settingsOf(row)}
+	e := Exported{Secret: Secret{Name: row.Name, Version: row.Version, VersionID: row.VersionID}, Settings: settingsOf(row)}
 	if err := row.Check(); err != nil {
 		return e, asIntegrity(err)
 	}
 	var err error
-	e.Value, err = v.open(ctx, row.Of, row.VersionRow)
+	e.Value, err = v.open(ctx, row.Name, row.VersionRow)
 	return e, err
 }
 
