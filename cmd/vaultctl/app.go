@@ -26,6 +26,7 @@ type app struct {
 	tokenFile   string
 	kmsKey      string
 	output      string // table or json
+	conns       int    // of each pool; 0 = 2
 	parsed      bool   // the command line is understood: errors from here on are not about what was typed
 
 	fence  *db.Fence
@@ -40,7 +41,7 @@ func (a *app) vault(ctx context.Context) (*vault.Vault, error) {
 	if err != nil {
 		return nil, err
 	}
-	options := db.Options{URL: a.databaseURL, ApplicationName: applicationName, MaxConns: 2, Fence: fence, Brief: true}
+	options := db.Options{URL: a.databaseURL, ApplicationName: applicationName, MaxConns: max(a.conns, 2), Fence: fence, Brief: true}
 	if a.reader == nil {
 		if a.reader, err = db.NewReader(ctx, options); err != nil {
 			return nil, err

@@ -59,7 +59,7 @@ func runAuditExport(ctx context.Context, a *app, args []string, output string) e
 		return source.Export(ctx, f, a.out, bar.show)
 	}
 	var events int64
-	err = writeWhole(output, func(w io.Writer) error {
+	err = writeWhole(output, false, func(w io.Writer) error {
 		return source.Export(ctx, f, w, func(n int64) { events = n; bar.show(n) })
 	})
 	if err == nil {
@@ -69,16 +69,20 @@ func runAuditExport(ctx context.Context, a *app, args []string, output string) e
 	return err
 }
 
-// writeWhole writes a new file that is there complete or not at all.
-func writeWhole(path string, write func(io.Writer) error) error {
-	if _, err := os.Lstat(path); err == nil {
+// writeWhole writes a file that is there complete or not at all, and readable by its owner alone. Unless it is to replace what
+// has the name, that stays.
+func writeWhole(path string, replace bool, write func(io.Writer) error) error {
+	switch info, err := os.Lstat(path); {
+	case err == nil && !replace:
 		return hint(conflict("%q is there already", path), "choose another name, or remove it")
+	case err == nil && !info.Mode().IsRegular():
+		return conflict("%q is not a regular file", path)
 	}
 	file, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
 	if err != nil {
 		return fmt.Errorf("making %q: %w", path, reason(err))
 	}
-	defer os.Remove(file.Name()) // the link is what stays
+	defer os.Remove(file.Name()) // it has another name by then
 	defer file.Close()
 	buffered := bufio.NewWriterSize(file, 1<<16)
 	err = write(buffered)
@@ -88,9 +92,12 @@ func writeWhole(path string, write func(io.Writer) error) error {
 	if err != nil {
 		return fmt.Errorf("writing %q: %w", path, err)
 	}
-	if err := os.Link(file.Name(), path); errors.Is(err, fs.ErrExist) { // never over another file
+	if replace {
+		err = os.Rename(file.Name(), path)
+	} else if err = os.Link(file.Name(), path); errors.Is(err, fs.ErrExist) { // never over another file
 		return conflict("%q is there already", path)
-	} else if err != nil {
+	}
+	if err != nil {
 		return fmt.Errorf("naming %q: %w", path, reason(err))
 	}
 	return nil

@@ -199,6 +199,15 @@ func (a *app) printVerdictOfAudit(v auditVerdict) error {
 // progress shows on a terminal how far a long command has come, once that is a moment; of 0 rows, without a share. What it
 // returns removes it.
 func (a *app) progress(what string, of int64, tick *func(int64)) (done func()) {
+	var share func(n int64) float64
+	if of > 0 {
+		share = func(n int64) float64 { return float64(n) / float64(of) }
+	}
+	return a.progressBy(what, share, tick)
+}
+
+// progressBy is progress towards an end that is not counted: share, if it is not nil, says how near it is.
+func (a *app) progressBy(what string, share func(n int64) float64, tick *func(int64)) (done func()) {
 	if a.json() || !term.IsTerminal(int(a.err.Fd())) {
 		return func() {}
 	}
@@ -210,9 +219,9 @@ func (a *app) progress(what string, of int64, tick *func(int64)) (done func()) {
 		}
 		shown, drawn = time.Now(), true
 		bar := ""
-		if of > 0 {
-			share := min(float64(n)/float64(of), 1)
-			bar = fmt.Sprintf("[%-30s] %3.0f%%  ", strings.Repeat("=", int(30*share)), 100*share)
+		if share != nil {
+			done := min(share(n), 1)
+			bar = fmt.Sprintf("[%-30s] %3.0f%%  ", strings.Repeat("=", int(30*done)), 100*done)
 		}
 		fmt.Fprintf(a.err, "\r\x1b[K%s%d %s, %.0f a second", bar, n, what, float64(n)/time.Since(began).Seconds())
 	}

@@ -23,7 +23,19 @@ func (o onRecord) answered(ctx context.Context, a *app, v *vault.Vault, e audit.
 		a.note("vaultctl: not on record (--unaudited)")
 		return nil
 	}
-	err := v.RecordRead(ctx, e)
+	return shown(v.RecordRead(ctx, e))
+}
+
+// recorded is answered for several reads together.
+func (o onRecord) recorded(ctx context.Context, v *vault.Vault, events []audit.Event) error {
+	if o.unaudited {
+		return nil
+	}
+	return shown(v.RecordReads(ctx, events))
+}
+
+// shown is whether what was read may be: not if it could not be put on record.
+func shown(err error) error {
 	if errors.Is(err, vault.ErrUnavailable) || errors.Is(err, vault.ErrOutcomeUnknown) {
 		return hint(&kindError{vault.ErrUnavailable, "this cannot be put on record, so it is not shown: " + text(err)},
 			"the primary has to be reachable too; --unaudited does without")

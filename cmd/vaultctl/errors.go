@@ -23,6 +23,8 @@ const (
 	exitUnavailable = 6
 	exitAttention   = 7
 	exitDeclined    = 8
+	exitNotRun      = 126 // exec: the program is there and cannot be run
+	exitNoProgram   = 127 // exec: there is none; both as a shell says it
 	exitInterrupted = 130
 )
 
@@ -30,7 +32,9 @@ var (
 	errUsage     = errors.New("usage")
 	errDeclined  = errors.New("declined")
 	errAttention = errors.New("needs attention") // the command did its work; what it found is not well
-	errNotValid  = errors.New("not valid")       // verify's "no", which is its answer and stands on stdout
+	errNotRun    = errors.New("cannot be run")
+	errNoProgram = errors.New("no such program")
+	errNotValid  = errors.New("not valid") // verify's "no", which is its answer and stands on stdout
 )
 
 // exitCodes is the one table from errors to codes; the first that matches counts.
@@ -42,6 +46,8 @@ var exitCodes = []struct {
 	{errUsage, exitUsage, ""},
 	{errDeclined, exitDeclined, ""},
 	{errAttention, exitAttention, ""},
+	{errNotRun, exitNotRun, ""},
+	{errNoProgram, exitNoProgram, ""},
 	{vault.ErrOutcomeUnknown, exitAttention, "vaultctl history NAME shows whether it was made; vaultctl status and vaultctl doctor, what keeps the cluster"},
 	{vault.ErrFenced, exitUnavailable, ""},
 	{vault.ErrState, exitFailed, ""},

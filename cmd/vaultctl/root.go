@@ -71,6 +71,7 @@ and a KMS key; reading takes a database role that was granted the names, and the
 	add("secrets", newPutCmd(a), newGetCmd(a), newListCmd(a), newDescribeCmd(a), newHistoryCmd(a), newUpdateCmd(a), newRotateCmd(a),
 		newRollbackCmd(a), newVerifyCmd(a), newDeleteCmd(a), newRestoreCmd(a), newPurgeCmd(a))
 	add("secrets", newGraceCmd(a))
+	add("secrets", newImportCmd(a), newExportCmd(a), newExecCmd(a))
 	add("secrets", newRotationCmd(a))
 	add("vault", newRewrapCmd(a))
 	add("access", newTokenCmd(a), newGrantCmd(a), newAuditCmd(a))

@@ -66,6 +66,7 @@ func HTTPClient(cfg aws.Config, attempt time.Duration, maxAnswer int64) (*http.C
 		buildable = awshttp.NewBuildableClient()
 	}
 	transport := buildable.GetTransport()
+	transport.MaxIdleConnsPerHost = transport.MaxIdleConns // there is one host, and an import asks it for many keys at once
 	return &http.Client{
 		Transport: cappedAnswers{transport, maxAnswer},
 		Timeout:   attempt,

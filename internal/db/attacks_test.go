@@ -3,6 +3,7 @@ package db_test
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"strings"
@@ -34,6 +35,15 @@ func put(name string, version int, nonceBytes, ciphertextBytes int, request stri
 // rewrap is of what put has stored.
 func rewrap(name string, version int) string {
 	return fmt.Sprintf(`SELECT vault.rewrap('%s', %d, NULL, '\x01', 'new', '\x03', gen_random_uuid())`, name, version)
+}
+
+func putMany(names ...string) string {
+	var puts []string
+	for _, name := range names {
+		puts = append(puts, fmt.Sprintf(`{"name":"%s","version":1,"fmt":1,"kms_key_id":"k","wrapped_dek":"AQ==","nonce":"%s","ciphertext":"%s","key_commit":"%[3]s","request_id":"%s"}`,
+			name, base64.StdEncoding.EncodeToString(make([]byte, 24)), base64.StdEncoding.EncodeToString(make([]byte, 32)), uuid.NewString()))
+	}
+	return `SELECT vault.put_versions('[` + strings.Join(puts, ",") + `]')`
 }
 
 func anyPut() string { return put("app1/new", 1, 24, 32, uuid.NewString()) }
@@ -99,6 +109,14 @@ func attacks() []attack {
 		one("lift the cap without a token", dev, denied, `SELECT vault.set_max_rotations(NULL, gen_random_uuid())`),
 		one("end a grace without a token", dev, denied, `SELECT vault.end_grace('app1/a', NULL, gen_random_uuid())`),
 		one("list wrapped keys without a token", dev, denied, `SELECT vault.wrapped_keys('app1/', false, 'k', '', 10)`),
+		one("put many without a token", dev, denied, putMany("app1/new")),
+		one("put many as a worker", vaulttest.Daemon, denied, putMany("app1/new")),
+		tx("put many, one over a name that exists", "VA001", "AUTHORISE", putMany("app1/new", "app1/a")),
+		tx("put nothing of many", "22023", "AUTHORISE", `SELECT vault.put_versions('[]')`),
+		tx("put what is no list", "22023", "AUTHORISE", `SELECT vault.put_versions('{}')`),
+		tx("put null of many", "23502", "AUTHORISE", `SELECT vault.put_versions('[{"name":"app1/new","version":1,"fmt":1}]')`),
+		one("record many reads as a stranger", stranger, denied, `SELECT vault.record_reads('[]')`),
+		one("record many changes as reads", dev, "22023", `SELECT vault.record_reads('[{"action":"purge","secret":"app1/a","outcome":"ok"}]')`),
 		one("rewrap without a token", dev, denied, rewrap("app1/a", 1)),
 		one("rewrap as a worker", vaulttest.Daemon, denied, rewrap("app1/a", 1)),
 		one("rewrap as a stranger", stranger, denied, rewrap("app1/a", 1)),

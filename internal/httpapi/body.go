@@ -1,7 +1,6 @@
 package httpapi
 
 import (
-	"encoding/base64"
 	"errors"
 	"io"
 	"mime"
@@ -10,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/hyperiondb/vault/internal/envelope"
+	"github.com/hyperiondb/vault/internal/strictjson"
 )
 
 // maxJSON is the longest body that can hold a value within its limit: every byte of it written as a six character escape,
@@ -142,19 +142,10 @@ func checkValue(value []byte) error {
 	return nil
 }
 
-// decodeBase64 takes RFC 4648, section 4, with padding, and nothing near it: the standard decoder would skip line ends.
 func decodeBase64(encoded []byte) ([]byte, error) {
-	wrong := badRequest(`field "value_base64": not base64 with padding (RFC 4648, section 4)`)
-	for _, c := range encoded {
-		if c == '\r' || c == '\n' {
-			return nil, wrong
-		}
-	}
-	value := make([]byte, base64.StdEncoding.DecodedLen(len(encoded)))
-	n, err := base64.StdEncoding.Strict().Decode(value, encoded)
+	value, err := strictjson.Base64(encoded)
 	if err != nil {
-		wipe(value)
-		return nil, wrong
+		return nil, fieldError("value_base64", err)
 	}
-	return value[:n], nil
+	return value, nil
 }

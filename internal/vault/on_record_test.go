@@ -62,6 +62,7 @@ func TestEveryChangeIsOnRecord(t *testing.T) {
 	for _, s := range r.access() {
 		r.byToken(s)
 	}
+	r.bulk()
 	r.rotations()
 	r.supervision()
 	r.prune()
@@ -172,6 +173,33 @@ func (r *recorded) wantTogether(request uuid.UUID) {
 	r.t.Helper()
 	if got := r.store.MustQuery(r.t, `SELECT l.tx::text = q.xmin::text FROM vault.audit_log l JOIN vault.requests q ON q.id = l.request_id WHERE q.id = $1`, request); got != "true" {
 		r.t.Errorf("request %s has its row in another transaction", request)
+	}
+}
+
+// bulk: each of many has its own row, in the transaction they share; so has each that was refused, and each that was compared.
+func (r *recorded) bulk() {
+	r.covered = append(r.covered, "put_versions", "record_reads")
+	many := func(c vault.Change) []vault.ImportResult {
+		results, err := r.Import(r.ctx, vault.ImportRequest{Change: c, OnConflict: vault.FailOnConflict,
+			Items: []vault.ImportItem{{Name: "app/many1", Value: []byte("one")}, {Name: "app/many2", Value: []byte("two")}}})
+		must(r.t, err)
+		return results
+	}
+	for _, result := range many(r.scoped) {
+		wantErr(r.t, result.Err, vault.ErrRefused)
+	}
+	for _, result := range append(many(r.as), many(r.as)...) {
+		must(r.t, result.Err)
+	}
+	got := r.store.MustQuery(r.t, `SELECT string_agg(format('%s %s %s %s %s', actor, action, secret, version, outcome), ', ' ORDER BY id) FROM vault.audit_log WHERE secret ^@ 'app/many'`)
+	want := "role:operator put app/many1  denied, role:operator put app/many2  denied, token:root put app/many1 1 ok, token:root put app/many2 1 ok, " +
+		"role:operator verify app/many1 1 ok, role:operator verify app/many2 1 ok"
+	if got != want {
+		r.t.Errorf("the log says\n\t%s\nwant\n\t%s", got, want)
+	}
+	if got := r.store.MustQuery(r.t, `SELECT count(DISTINCT l.tx::text) || ' ' || bool_and(l.tx::text = q.xmin::text) FROM vault.audit_log l JOIN vault.requests q ON q.id = l.request_id
+		WHERE l.secret ^@ 'app/many' AND l.outcome = 'ok' AND l.action = 'put'`); got != "1 true" {
+		r.t.Errorf("got %s, want the rows in the one transaction of the puts", got)
 	}
 }
 

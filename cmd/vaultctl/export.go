@@ -1,0 +1,221 @@
+package main
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/hyperiondb/vault/internal/audit"
+	"github.com/hyperiondb/vault/internal/rotation"
+	"github.com/hyperiondb/vault/internal/strictjson"
+	"github.com/hyperiondb/vault/internal/vault"
+)
+
+// exportPage is how many secrets are read, put on record and written together.
+const exportPage = 100
+
+type exportOptions struct {
+	file     string
+	prefix   string
+	settings bool
+	force    bool
+	yes      bool
+	record   onRecord
+}
+
+func newExportCmd(a *app) *cobra.Command {
+	var o exportOptions
+	cmd := &cobra.Command{
+		Use:   "export FILE",
+		Short: "Write the values of many secrets as lines of JSON, in the clear",
+		Long: `Write the current values of many secrets to FILE, or to standard output (-): a JSON object a line, in the order of the names,
+which import reads. What is not text is in "value_base64".
+
+FILE is readable by its owner alone, there complete or not at all, and never takes the place of another one without --force.
+Whoever has it has the secrets: pipe it into something that encrypts, or remove it soon.
+
+That each value was read is put on record at the primary before it is written, as with get; --unaudited does without. Any node
+will do. Secrets that are changed meanwhile come with either value. One that cannot be opened is named, the others go on, and
+the exit code is 7.
+
+--settings adds what else import can set. Leave it out for a second vault beside this one: both would rotate the same targets.`,
+		Example: `  vaultctl export --prefix prod/ - | age -r age1... > prod.jsonl.age
+  vaultctl export --settings all.jsonl
+  vaultctl export - --database-url postgres://old/vault | vaultctl import - --format jsonl`,
+		Args:              exactArgs("FILE"),
+		ValidArgsFunction: completeFile,
+		Annotations:       map[string]string{streamsKey: "jsonl"},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if o.file = args[0]; a.output != "jsonl" && cmd.Flags().Changed("output") {
+				return usage("export writes jsonl only")
+			}
+			return runExport(cmd.Context(), a, o)
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&o.prefix, "prefix", "", "only secrets whose names begin with `PREFIX`")
+	flags.BoolVar(&o.settings, "settings", false, "add generator, rotate_every, grace, rotator and window")
+	flags.BoolVar(&o.force, "force", false, "replace FILE if it is there")
+	flags.BoolVar(&o.yes, "yes", false, "write values to a terminal all the same")
+	o.record.register(cmd)
+	return cmd
+}
+
+func runExport(ctx context.Context, a *app, o exportOptions) error {
+	if o.file == "-" && !o.yes && term.IsTerminal(int(a.out.Fd())) {
+		return hint(declined("the values would be on the screen"), "vaultctl export FILE, or --yes")
+	}
+	v, err := a.vault(ctx)
+	if err != nil {
+		return err
+	}
+	x := &exporting{a: a, vault: v, o: o, buffer: make([]byte, 0, longestLine)}
+	defer func() { clear(x.buffer[:cap(x.buffer)]) }()
+	if x.done, err = x.progress(ctx); err != nil {
+		return err
+	}
+	if o.record.unaudited {
+		a.note("vaultctl: not on record (--unaudited)")
+	}
+	if o.file == "-" {
+		err = x.run(ctx, a.out)
+	} else {
+		err = writeWhole(o.file, o.force, func(w io.Writer) error { return x.run(ctx, w) })
+	}
+	x.done()
+	if err != nil {
+		return err
+	}
+	if o.file != "-" {
+		a.note("%s in %s", plural(x.written, "secret", "secrets"), o.file)
+	}
+	if x.failed > 0 {
+		return attention("%s missing from the export", plural(x.failed, "secret is", "secrets are"))
+	}
+	return nil
+}
+
+// exporting is one run.
+type exporting struct {
+	a     *app
+	vault *vault.Vault
+	o     exportOptions
+
+	buffer          []byte // of one line, wiped at the end
+	written, failed int
+	tick            func(int64)
+	done            func()
+}
+
+func (x *exporting) progress(ctx context.Context) (done func(), err error) {
+	if !term.IsTerminal(int(x.a.err.Fd())) {
+		return func() {}, nil
+	}
+	total, err := x.vault.CountLive(ctx, x.o.prefix)
+	return x.a.progress("secrets", total, &x.tick), err
+}
+
+func (x *exporting) run(ctx context.Context, w io.Writer) error {
+	after := ""
+	for {
+		page, err := x.vault.Export(ctx, x.o.prefix, after, exportPage)
+		if err != nil {
+			return err
+		}
+		err = x.page(ctx, w, page)
+		vault.WipeAll(page)
+		if err != nil {
+			return err
+		}
+		if len(page) < exportPage {
+			return nil
+		}
+		after = page[len(page)-1].Name
+	}
+}
+
+func (x *exporting) page(ctx context.Context, w io.Writer, page []vault.Exported) error {
+	var events []audit.Event
+	for _, e := range page {
+		events = append(events, eventOf(e))
+	}
+	if err := x.o.record.recorded(ctx, x.vault, events); err != nil {
+		return err
+	}
+	for _, e := range page {
+		if e.Err != nil {
+			x.failed++
+			x.done()
+			x.a.note("failed: %q: %s", e.Name, printable(text(e.Err)))
+			continue
+		}
+		x.buffer = appendExported(x.buffer[:0], e, x.o.settings)
+		if _, err := w.Write(x.buffer); err != nil {
+			return fmt.Errorf("writing the values: %w", reason(err))
+		}
+		if x.written++; x.tick != nil {
+			x.tick(int64(x.written))
+		}
+	}
+	return nil
+}
+
+// eventOf is how a read in bulk ended, for the record.
+func eventOf(e vault.Exported) audit.Event {
+	if e.Err == nil {
+		return vault.AuditedGet(e.Name, &e.Secret)
+	}
+	return audit.Event{Action: audit.Read, Secret: e.Name, Version: e.Version, Outcome: audit.Failed, Detail: map[string]any{"reason": whyNot(e.Err)}}
+}
+
+func whyNot(err error) string {
+	switch {
+	case errors.Is(err, vault.ErrIntegrity):
+		return "integrity"
+	case errors.Is(err, vault.ErrKeyRefused):
+		return "key_refused"
+	}
+	return "unavailable"
+}
+
+// appendExported writes a line that import reads. The buffer is as long as any line, so no copy of a value stays behind.
+func appendExported(line []byte, e vault.Exported, settings bool) []byte {
+	line = strictjson.AppendString(append(line, `{"name":`...), []byte(e.Name))
+	if utf8.Valid(e.Value) {
+		line = strictjson.AppendString(append(line, `,"value":`...), e.Value)
+	} else {
+		line = append(line, `,"value_base64":"`...)
+		line = append(base64.StdEncoding.AppendEncode(line, e.Value), '"')
+	}
+	if settings {
+		line = appendSettings(line, e.Settings)
+	}
+	return append(line, "}\n"...)
+}
+
+func appendSettings(line []byte, s vault.Settings) []byte {
+	interval := func(d *time.Duration) *string {
+		if d == nil {
+			return nil
+		}
+		text := rotation.FormatInterval(*d)
+		return &text
+	}
+	for _, field := range []struct {
+		name string
+		text *string
+	}{{"generator", s.Generator}, {"rotate_every", interval(s.RotateEvery)}, {"grace", interval(s.Grace)}, {"rotator", s.Rotator}, {"window", s.Window}} {
+		if field.text != nil {
+			line = append(line, `,"`+field.name+`":`...)
+			line = strictjson.AppendString(line, []byte(*field.text))
+		}
+	}
+	return line
+}

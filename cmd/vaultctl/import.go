@@ -1,0 +1,435 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/term"
+
+	"github.com/hyperiondb/vault/internal/db"
+	"github.com/hyperiondb/vault/internal/envelope"
+	"github.com/hyperiondb/vault/internal/vault"
+)
+
+const (
+	// A batch is one transaction: so many secrets at most, and so many bytes of values, whichever comes first.
+	importBatch      = 100
+	importBatchBytes = 512 << 10
+	// listedFailures is how many failures the JSON answer lists; it counts all of them.
+	listedFailures = 1000
+)
+
+type importOptions struct {
+	file        string
+	format      string // jsonl or env
+	prefix      string
+	onConflict  string
+	dryRun      bool
+	stopOnError bool
+	concurrency int
+}
+
+func newImportCmd(a *app) *cobra.Command {
+	var o importOptions
+	cmd := &cobra.Command{
+		Use:   "import FILE",
+		Short: "Store many secrets from a file",
+		Long: `Store many secrets from a file, or from standard input (-). It is read as a stream, however long it is, and stored in batches
+by several writers.
+
+  jsonl   a JSON object a line: {"name": ..., "value": ...}, or "value_base64" for what is not text. Settings may follow, in
+          the notation of put's flags: "generator", "rotate_every", "grace", "rotator", "window". export writes this.
+  env     NAME=value lines, as in a .env file. What programs read differently ($NAME, " #", unknown escapes) is refused:
+          NAME='value' takes everything as it stands.
+
+The format goes by the file's name, or --format says it. Values are taken byte for byte.
+
+A name that exists with the same value is left as it is; with another one the line fails, unless --on-conflict says skip
+(whatever exists is left, and not compared) or update (it gets a new version). A line that fails is named by its number, the
+others go on, and the exit code is 7. So whatever ends an import, the same command goes on with what is left. --dry-run checks
+every line and tells what exists.`,
+		Example: `  vaultctl import secrets.jsonl
+  vaultctl import .env --prefix prod/app/ --dry-run
+  vaultctl export --prefix prod/ - --database-url postgres://old/vault | vaultctl import - --format jsonl`,
+		Args:              exactArgs("FILE"),
+		ValidArgsFunction: completeFile,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := o.parse(args[0]); err != nil {
+				return err
+			}
+			return runImport(cmd.Context(), a, o)
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&o.format, "format", "", "jsonl or env (default: by the file's name)")
+	flags.StringVar(&o.prefix, "prefix", "", "put `PREFIX` before every name, e.g. prod/app/")
+	flags.StringVar(&o.onConflict, "on-conflict", string(vault.FailOnConflict), "what to do with names that exist: fail, skip or update")
+	flags.BoolVar(&o.dryRun, "dry-run", false, "check every line and tell what exists; store nothing")
+	flags.BoolVar(&o.stopOnError, "stop-on-error", false, "read no further after a line that fails")
+	flags.IntVar(&o.concurrency, "concurrency", 8, "how many batches are stored at the same time, 1 to 64")
+	completeWords(cmd, "format", "jsonl", "env")
+	completeWords(cmd, "on-conflict", "fail", "skip", "update")
+	return cmd
+}
+
+func (o *importOptions) parse(file string) error {
+	o.file = file
+	if o.format == "" {
+		o.format = formatOf(file)
+	}
+	switch o.format {
+	case "jsonl", "env":
+	case "":
+		return hint(usage("the format of %q is not known by its name", file), "--format jsonl or --format env")
+	default:
+		return usage("--format takes jsonl or env, not %q", o.format)
+	}
+	switch vault.OnConflict(o.onConflict) {
+	case vault.FailOnConflict, vault.SkipOnConflict, vault.UpdateOnConflict:
+	default:
+		return usage("--on-conflict takes fail, skip or update, not %q", o.onConflict)
+	}
+	if o.concurrency < 1 || o.concurrency > 64 {
+		return usage("--concurrency is 1 to 64")
+	}
+	if o.prefix != "" && envelope.CheckName(o.prefix+"x") != nil {
+		return usage("--prefix is what names begin with, such as prod/app/, not %q", o.prefix)
+	}
+	return nil
+}
+
+func formatOf(file string) string {
+	switch base := filepath.Base(file); {
+	case file == "-":
+		return ""
+	case strings.HasSuffix(base, ".jsonl"), strings.HasSuffix(base, ".ndjson"):
+		return "jsonl"
+	case strings.HasSuffix(base, ".env"), strings.HasPrefix(base, ".env."):
+		return "env"
+	}
+	return ""
+}
+
+func completeFile(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	return nil, cobra.ShellCompDirectiveDefault
+}
+
+// completeWords offers the words that a flag takes.
+func completeWords(cmd *cobra.Command, flag string, words ...string) {
+	// The error would be for a flag that does not exist.
+	_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// importing is one run and its answer in JSON.
+type importing struct {
+	DryRun    bool            `json:"dry_run"`
+	Entries   int64           `json:"entries"` // read, whatever became of them
+	Created   int64           `json:"created"`
+	Updated   int64           `json:"updated"`
+	Unchanged int64           `json:"unchanged"`
+	Skipped   int64           `json:"skipped"`
+	Existing  int64           `json:"existing"` // of a dry run: not compared
+	Failed    int64           `json:"failed"`
+	Failures  []importFailure `json:"failures"` // the first of them
+
+	a      *app
+	vault  *vault.Vault
+	change vault.Change
+	token  db.TokenRow
+	o      importOptions
+	input  *importInput
+
+	mu   sync.Mutex // of all counts, and of the terminal
+	tick func(int64)
+	done func()     // removes what tick shows
+	stop func()     // nothing more is read
+	seen *seenNames // the reader's alone
+}
+
+type importFailure struct {
+	Line  int    `json:"line"`
+	Name  string `json:"name,omitempty"`
+	Error string `json:"error"`
+}
+
+func runImport(ctx context.Context, a *app, o importOptions) error {
+	change, err := a.change()
+	if err != nil {
+		return err
+	}
+	a.conns = o.concurrency
+	v, err := a.vault(ctx)
+	if err != nil {
+		return err
+	}
+	token, err := v.OwnToken(ctx, change) // its scope, and before a long file is read for nothing
+	if err != nil {
+		return err
+	}
+	input, err := o.open(ctx, a)
+	if err != nil {
+		return err
+	}
+	defer input.close()
+	r := &importing{DryRun: o.dryRun, Failures: []importFailure{}, a: a, vault: v, change: change, token: token, o: o, input: input, seen: newSeenNames()}
+	r.done = a.progressBy("secrets", input.share(), &r.tick)
+	err = r.run(ctx)
+	r.done()
+	return errors.Join(r.print(), r.outcome(err))
+}
+
+// importInput is what an import reads.
+type importInput struct {
+	entries
+	lines *lines
+	file  *os.File
+	size  int64 // 0 if it is not known
+}
+
+func (o importOptions) open(ctx context.Context, a *app) (*importInput, error) {
+	in := &importInput{file: a.in}
+	if o.file == "-" {
+		if term.IsTerminal(int(a.in.Fd())) {
+			return nil, usage("standard input is the terminal: what is typed there can be seen")
+		}
+	} else if err := in.openFile(a, o.file); err != nil {
+		return nil, err
+	}
+	in.lines = newLines(newInterruptible(ctx, in.file))
+	if o.format == "env" {
+		in.entries = dotenv{in.lines}
+	} else {
+		in.entries = jsonLines{in.lines}
+	}
+	return in, nil
+}
+
+func (in *importInput) openFile(a *app, path string) (err error) {
+	if in.file, err = os.Open(path); err != nil {
+		return fmt.Errorf("reading %q: %w", path, reason(err))
+	}
+	info, err := in.file.Stat()
+	switch {
+	case err != nil:
+		return fmt.Errorf("reading %q: %w", path, reason(err))
+	case info.IsDir():
+		return usage("%q is a folder", path)
+	case info.Mode().IsRegular():
+		if in.size = info.Size(); info.Mode().Perm()&0o077 != 0 {
+			a.note("warning: others can read %q (mode %04o): chmod 600 %s", path, info.Mode().Perm(), shellPath(path))
+		}
+	}
+	return nil
+}
+
+func (in *importInput) close() {
+	in.lines.wipe()
+	in.file.Close()
+}
+
+// share is how much of the file has been read; nil if nobody knows how much there is.
+func (in *importInput) share() func(int64) float64 {
+	if in.size == 0 {
+		return nil
+	}
+	return func(int64) float64 { return float64(in.lines.read.Load()) / float64(in.size) }
+}
+
+// run reads until the end, the first error that would meet all the rest, or, if that was asked for, the first line that fails.
+// What has begun by then is brought to its end. Memory is bounded by the batches under way.
+func (r *importing) run(ctx context.Context) error {
+	reading, stop := context.WithCancel(ctx)
+	defer stop()
+	r.stop = stop
+	batches := make(chan []entry)
+	var group errgroup.Group
+	group.Go(func() error {
+		defer close(batches)
+		return r.read(ctx, reading, batches)
+	})
+	for range r.o.concurrency {
+		group.Go(func() error {
+			for batch := range batches {
+				if err := r.store(ctx, batch); err != nil {
+					stop()
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+func (r *importing) read(ctx, reading context.Context, batches chan<- []entry) error {
+	for {
+		batch, err := r.batch(reading)
+		if len(batch) > 0 {
+			select {
+			case batches <- batch:
+			case <-reading.Done():
+				wipeEntries(batch)
+			}
+		}
+		switch {
+		case errors.Is(err, io.EOF), errors.Is(err, errStopped):
+			return nil
+		case reading.Err() != nil:
+			return ctx.Err() // nil if it was a writer who stopped us: he says why
+		case err != nil:
+			return fmt.Errorf("reading %q: %w", r.o.file, reason(err))
+		}
+	}
+}
+
+// errStopped ends the reading at a line that failed, where that was asked for.
+var errStopped = errors.New("stopped at a line that failed")
+
+// batch reads the next entries. With an error, what was read before it is good.
+func (r *importing) batch(reading context.Context) (batch []entry, err error) {
+	size := 0
+	for len(batch) < importBatch && size < importBatchBytes && reading.Err() == nil {
+		e, err := r.input.next()
+		var ofLine *lineError
+		if err != nil && !errors.As(err, &ofLine) {
+			return batch, err
+		}
+		if err == nil {
+			e.Name = r.o.prefix + e.Name
+			if err := r.admit(e); err != nil {
+				clear(e.Value)
+				ofLine = &lineError{e.line, err}
+			}
+		}
+		if ofLine == nil {
+			batch, size = append(batch, e), size+len(e.Value)
+			continue
+		}
+		if r.fail(ofLine.line, "", ofLine.err); r.o.stopOnError {
+			return batch, errStopped
+		}
+	}
+	return batch, nil
+}
+
+// admit refuses what the vault would refuse in any case, before a key is asked for.
+func (r *importing) admit(e entry) error {
+	if err := envelope.CheckName(e.Name); err != nil {
+		return err
+	}
+	if !strings.HasPrefix(e.Name, r.token.Scope) {
+		return fmt.Errorf("%q is outside of the token's scope %q", e.Name, r.token.Scope)
+	}
+	if first := r.seen.again(e.Name, e.line); first > 0 {
+		return fmt.Errorf("%q is on line %d already", e.Name, first)
+	}
+	return nil
+}
+
+func (r *importing) store(ctx context.Context, batch []entry) error {
+	defer wipeEntries(batch)
+	request := vault.ImportRequest{Change: r.change, OnConflict: vault.OnConflict(r.o.onConflict), DryRun: r.o.dryRun}
+	for _, e := range batch {
+		request.Items = append(request.Items, e.ImportItem)
+	}
+	results, err := r.vault.Import(ctx, request)
+	for i, result := range results {
+		if result.Err != nil {
+			r.fail(batch[i].line, batch[i].Name, result.Err)
+			if r.o.stopOnError {
+				r.stop()
+			}
+		} else {
+			r.count(result.Did)
+		}
+	}
+	return err
+}
+
+func wipeEntries(batch []entry) {
+	for _, e := range batch {
+		clear(e.Value)
+	}
+}
+
+func (r *importing) count(did vault.ImportDid) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch did {
+	case vault.Created:
+		r.Created++
+	case vault.Updated:
+		r.Updated++
+	case vault.Unchanged:
+		r.Unchanged++
+	case vault.Skipped:
+		r.Skipped++
+	case vault.Existing:
+		r.Existing++
+	default:
+		return // it was not come to
+	}
+	r.tally()
+}
+
+func (r *importing) fail(line int, name string, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.Failed++
+	if len(r.Failures) < listedFailures {
+		r.Failures = append(r.Failures, importFailure{line, name, text(err)})
+	}
+	if !r.a.json() {
+		r.done()
+		r.a.note("failed: line %d: %s", line, printable(text(err)))
+	}
+	r.tally()
+}
+
+func (r *importing) tally() {
+	if r.Entries++; r.tick != nil {
+		r.tick(r.Entries)
+	}
+}
+
+// outcome is how the run ended.
+func (r *importing) outcome(err error) error {
+	switch {
+	case err != nil:
+		return hint(fmt.Errorf("the import ended early: %w", err), "the same command goes on with what is left")
+	case r.Failed > 0 && r.o.stopOnError:
+		return hint(attention("the import stopped at a line that failed"), "mend it; the same command goes on with what is left")
+	case r.Failed > 0:
+		return hint(attention("%s not imported", plural(int(r.Failed), "line was", "lines were")), "mend them; the same command leaves what is there already")
+	}
+	return nil
+}
+
+func (r *importing) print() error {
+	if r.a.json() {
+		return r.a.printJSON(r)
+	}
+	if r.DryRun {
+		r.a.note("%s would be created, %d exist, %d failed; nothing was stored", plural(int(r.Created), "secret", "secrets"), r.Existing+r.Skipped, r.Failed)
+		return nil
+	}
+	line := fmt.Sprintf("%s created", plural(int(r.Created), "secret", "secrets"))
+	for _, part := range []struct {
+		n    int64
+		what string
+	}{{r.Updated, "updated"}, {r.Unchanged, "unchanged"}, {r.Skipped, "skipped"}, {r.Failed, "failed"}} {
+		if part.n > 0 {
+			line += fmt.Sprintf(", %d %s", part.n, part.what)
+		}
+	}
+	r.a.note("%s", line)
+	return nil
+}

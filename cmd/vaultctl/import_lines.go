@@ -1,0 +1,265 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"io"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/hyperiondb/vault/internal/envelope"
+	"github.com/hyperiondb/vault/internal/rotation"
+	"github.com/hyperiondb/vault/internal/strictjson"
+	"github.com/hyperiondb/vault/internal/target"
+	"github.com/hyperiondb/vault/internal/vault"
+)
+
+// longestLine can hold a value within its limit: every byte of it written as a six character escape, and room for the rest.
+const longestLine = 6*envelope.MaxValueSize + 8192
+
+// entry is one secret of an import's input.
+type entry struct {
+	line int
+	vault.ImportItem
+}
+
+// entries reads an import's input one by one. A *lineError is about one entry, and the next one follows; the end is io.EOF.
+type entries interface{ next() (entry, error) }
+
+// lineError says what is wrong with an entry. It repeats nothing of it but names of fields: a value can be in the wrong place.
+type lineError struct {
+	line int
+	err  error
+}
+
+func (e *lineError) Error() string { return fmt.Sprintf("line %d: %s", e.line, e.err) }
+func (e *lineError) Unwrap() error { return e.err }
+
+var (
+	errLongLine = fmt.Errorf("longer than the %d bytes a line may have", longestLine)
+	errNotUTF8  = errors.New("not valid UTF-8")
+)
+
+// lines reads line by line into one buffer that never grows, so that no copy of a value stays behind.
+type lines struct {
+	from       io.Reader
+	buffer     []byte
+	start, end int          // of what was read and not yet returned
+	number     int          // of the line returned last, from 1
+	ended      error        // what the reader ended with
+	read       atomic.Int64 // bytes, for whoever shows the progress
+}
+
+func newLines(from io.Reader) *lines { return &lines{from: from, buffer: make([]byte, longestLine+1)} }
+
+func (l *lines) wipe() { clear(l.buffer) }
+
+// next returns a line without its "\n". It is good until the next call. errLongLine is about that line alone.
+func (l *lines) next() ([]byte, error) {
+	l.number++
+	for searched := 0; ; {
+		if i := bytes.IndexByte(l.buffer[l.start+searched:l.end], '\n'); i >= 0 {
+			return l.take(searched+i, 1)
+		}
+		searched = l.end - l.start
+		switch {
+		case searched == len(l.buffer):
+			return nil, l.skip()
+		case l.ended == nil:
+			l.fill()
+		case errors.Is(l.ended, io.EOF) && searched > 0:
+			return l.take(searched, 0)
+		default:
+			return nil, l.ended
+		}
+	}
+}
+
+func (l *lines) take(n, newline int) ([]byte, error) {
+	line := l.buffer[l.start : l.start+n]
+	l.start += n + newline
+	if l.number > 1 {
+		return line, nil
+	}
+	if bytes.HasPrefix(line, []byte("\xff\xfe")) || bytes.HasPrefix(line, []byte("\xfe\xff")) {
+		return nil, usage("the input is UTF-16; it has to be UTF-8")
+	}
+	return bytes.TrimPrefix(line, []byte("\xef\xbb\xbf")), nil // a mark that some editors put before UTF-8
+}
+
+func (l *lines) fill() {
+	copy(l.buffer, l.buffer[l.start:l.end])
+	l.start, l.end = 0, l.end-l.start
+	n, err := l.from.Read(l.buffer[l.end:])
+	l.end, l.ended = l.end+n, err
+	l.read.Add(int64(n))
+}
+
+// skip drops the rest of a line that is too long.
+func (l *lines) skip() error {
+	for {
+		l.start, l.end = 0, 0
+		l.fill()
+		if i := bytes.IndexByte(l.buffer[:l.end], '\n'); i >= 0 {
+			l.start = i + 1
+			return errLongLine
+		}
+		if l.ended != nil {
+			l.start = l.end
+			return errLongLine
+		}
+	}
+}
+
+// interruptible lets Ctrl-C end a wait for input: a read of standard input may block for ever.
+type interruptible struct {
+	ctx   context.Context
+	from  io.Reader
+	chunk []byte
+}
+
+func newInterruptible(ctx context.Context, from io.Reader) *interruptible {
+	return &interruptible{ctx, from, make([]byte, 64<<10)}
+}
+
+func (r *interruptible) Read(into []byte) (int, error) {
+	type result struct {
+		n   int
+		err error
+	}
+	read := make(chan result, 1)
+	go func() {
+		n, err := r.from.Read(r.chunk[:min(len(r.chunk), len(into))])
+		read <- result{n, err}
+	}()
+	select {
+	case <-r.ctx.Done():
+		return 0, r.ctx.Err()
+	case got := <-read:
+		copy(into, r.chunk[:got.n])
+		clear(r.chunk[:got.n])
+		return got.n, got.err
+	}
+}
+
+// jsonLines reads a JSON object a line: {"name", "value" or "value_base64", and, where they are to be set, "generator",
+// "rotate_every", "grace", "rotator" and "window", in the notation of put's flags}.
+type jsonLines struct{ lines *lines }
+
+func (j jsonLines) next() (entry, error) {
+	for {
+		line, err := j.lines.next()
+		switch {
+		case errors.Is(err, errLongLine):
+			return entry{}, &lineError{j.lines.number, err}
+		case err != nil:
+			return entry{}, err
+		case len(bytes.TrimSpace(line)) == 0:
+			continue
+		}
+		item, err := decodeItem(line)
+		if err != nil {
+			return entry{}, &lineError{j.lines.number, err}
+		}
+		return entry{j.lines.number, item}, nil
+	}
+}
+
+func decodeItem(line []byte) (vault.ImportItem, error) {
+	var text, encoded []byte
+	var name *string
+	var s settingsText
+	err := strictjson.Decode(line, strictjson.Fields{"name": &name, "value": &text, "value_base64": &encoded,
+		"generator": &s.generator, "rotate_every": &s.rotateEvery, "grace": &s.grace, "rotator": &s.rotator, "window": &s.window})
+	defer clear(encoded)
+	item := vault.ImportItem{Value: text}
+	switch {
+	case err != nil:
+	case name == nil:
+		err = errors.New(`field "name" is missing`)
+	case text == nil && encoded == nil:
+		err = errors.New(`field "value" is missing, or "value_base64"`)
+	case text != nil && encoded != nil:
+		err = errors.New(`fields "value" and "value_base64" exclude each other`)
+	case encoded != nil:
+		item.Value, err = strictjson.Base64(encoded)
+		err = inField("value_base64", err)
+	}
+	if err == nil {
+		item.Name = *name
+		item.Settings, err = s.parse()
+	}
+	if err != nil {
+		clear(text)
+		clear(item.Value)
+	}
+	return item, err
+}
+
+func inField(name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("field %q: %w", name, err)
+}
+
+// settingsText is a secret's settings as an import spells them; nil for what is not given.
+type settingsText struct{ generator, rotateEvery, grace, rotator, window *string }
+
+func (t settingsText) parse() (s vault.Settings, err error) {
+	s.Rotator, s.Window = t.rotator, t.window // "" ends what is there
+	if t.generator != nil {
+		generator, failure := rotation.ParseGenerator(*t.generator)
+		spec := generator.String()
+		s.Generator, err = &spec, inField("generator", failure)
+	}
+	if t.rotator != nil && err == nil && *t.rotator != "" {
+		spec, failure := target.Parse(*t.rotator)
+		canonical := spec.String()
+		s.Rotator, err = &canonical, inField("rotator", failure)
+	}
+	if t.grace != nil && err == nil {
+		s.Grace, err = parseField("grace", *t.grace)
+	}
+	if t.rotateEvery != nil && err == nil {
+		if s.RotateEvery, err = parseField("rotate_every", *t.rotateEvery); err == nil && *s.RotateEvery < time.Minute {
+			err = errors.New(`field "rotate_every" is at least 1m`)
+		}
+	}
+	return s, err
+}
+
+func parseField(name, text string) (*time.Duration, error) {
+	d, err := rotation.ParseInterval(text)
+	return &d, inField(name, err)
+}
+
+// seenNames tells a name that comes twice in one input, as far as its memory reaches: rememberedNames back at least. A name
+// that was there before that meets itself in the vault, and is what --on-conflict says of names that exist.
+type seenNames struct {
+	seed        maphash.Seed
+	now, before map[uint64]int // the line of a name's hash
+}
+
+const rememberedNames = 1 << 18
+
+func newSeenNames() *seenNames { return &seenNames{seed: maphash.MakeSeed(), now: map[uint64]int{}} }
+
+// again returns the line that has the name already, 0 for none. Names do not differ by case alone.
+func (s *seenNames) again(name string, line int) int {
+	hash := maphash.String(s.seed, strings.ToLower(name))
+	for _, half := range []map[uint64]int{s.now, s.before} {
+		if first, seen := half[hash]; seen {
+			return first
+		}
+	}
+	if len(s.now) == rememberedNames {
+		s.now, s.before = map[uint64]int{}, s.now
+	}
+	s.now[hash] = line
+	return 0
+}

@@ -1,0 +1,185 @@
+package db
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+)
+
+// SecretState is what a bulk change is based on.
+type SecretState struct {
+	CurrentVersion int
+	Deleted        bool
+}
+
+// States reads the states of those of the names that exist, from the primary.
+func (w *Writer) States(ctx context.Context, names []string) (map[string]SecretState, error) {
+	states := make(map[string]SecretState, len(names))
+	_, err := collect(ctx, w.pool, func(row pgx.CollectableRow) (struct{}, error) {
+		var name string
+		var s SecretState
+		err := row.Scan(&name, &s.CurrentVersion, &s.Deleted)
+		states[name] = s
+		return struct{}{}, err
+	}, `SELECT name, current_version, deleted_at IS NOT NULL FROM vault.secrets WHERE name = ANY ($1)`, names)
+	return states, err
+}
+
+// CurrentRow is a live secret with its current version. Whole is false if its pointer leads to none: then the version's
+// columns say nothing.
+type CurrentRow struct {
+	VersionRow
+	Name          string // the secret's name
+	Whole         bool
+	Points        int
+	Generator     string
+	RotateSeconds int64
+	GraceSeconds  int64
+	Rotator       string
+	Window        string
+}
+
+const currentRows = `SELECT s.name, s.current_version, v.secret_id IS NOT NULL AND v.removed_at IS NULL AND v.expires_at IS NULL,
+		coalesce(v.version, 0), coalesce(v.version_id, '00000000-0000-0000-0000-000000000000'), coalesce(v.fmt, 0), coalesce(v.kms_key_id, ''),
+		v.wrapped_dek, v.nonce, v.ciphertext, v.key_commit, coalesce(v.aad, ''), coalesce(s.generator, ''),
+		coalesce(extract(epoch FROM s.rotation_interval)::bigint, 0), extract(epoch FROM s.grace_period)::bigint,
+		coalesce(s.rotator, ''), coalesce(s.rotation_window, '')
+	FROM vault.secrets s LEFT JOIN vault.secret_versions v ON v.secret_id = s.id AND v.version = s.current_version
+	WHERE s.deleted_at IS NULL AND s.name ^@ $1 AND s.name > $2 ORDER BY s.name LIMIT $3`
+
+func scanCurrent(row pgx.CollectableRow) (CurrentRow, error) {
+	var c CurrentRow
+	err := row.Scan(&c.Name, &c.Points, &c.Whole, &c.Version, &c.VersionID, &c.Format, &c.KMSKeyID, &c.WrappedDEK, &c.Nonce, &c.Ciphertext,
+		&c.KeyCommit, &c.AAD, &c.Generator, &c.RotateSeconds, &c.GraceSeconds, &c.Rotator, &c.Window)
+	return c, err
+}
+
+// Check is ErrIntegrity for a secret that lost its current version.
+func (c CurrentRow) Check() error {
+	if !c.Whole {
+		return newError(ErrIntegrity, "secret %q points to version %d, which is not a current version", c.Name, c.Points)
+	}
+	return nil
+}
+
+// CurrentVersion is what a name leads to, or why to nothing.
+type CurrentVersion struct {
+	VersionRow
+	Err error
+}
+
+// Currents reads the current versions of those of the names that are live, from the primary.
+func (w *Writer) Currents(ctx context.Context, names []string) (map[string]CurrentVersion, error) {
+	found, err := querySealed(ctx, w.pool, currentQuery, names)
+	if err != nil {
+		return nil, err
+	}
+	all := make(map[string]CurrentVersion, len(found))
+	for name, s := range found {
+		row, err := s.current(name, nil)
+		all[name] = CurrentVersion{row, err}
+	}
+	return all, nil
+}
+
+// CurrentPage reads current versions in the order of the names: of at most limit live secrets whose names begin with prefix and
+// come after the given one.
+func (r *Reader) CurrentPage(ctx context.Context, prefix, after string, limit int) ([]CurrentRow, error) {
+	return collect(ctx, r.pool, scanCurrent, currentRows, prefix, after, limit)
+}
+
+// CountLive counts the live secrets whose names begin with prefix.
+func (r *Reader) CountLive(ctx context.Context, prefix string) (n int64, err error) {
+	err = r.pool.QueryRow(ctx, `SELECT count(*) FROM vault.secrets WHERE deleted_at IS NULL AND name ^@ $1`, prefix).Scan(&n)
+	return n, classify(err)
+}
+
+// Put is one of several versions that are stored together.
+type Put struct {
+	Request    uuid.UUID
+	Name       string
+	Sealed     SealedVersion
+	CreateOnly bool
+	Settings   Settings
+}
+
+// MarshalJSON spells a put as vault.put_versions wants it.
+func (p Put) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		Name             string    `json:"name"`
+		Version          int       `json:"version"`
+		Format           int       `json:"fmt"`
+		KMSKeyID         string    `json:"kms_key_id"`
+		WrappedDEK       []byte    `json:"wrapped_dek"`
+		Nonce            []byte    `json:"nonce"`
+		Ciphertext       []byte    `json:"ciphertext"`
+		KeyCommit        []byte    `json:"key_commit"`
+		Request          uuid.UUID `json:"request_id"`
+		CreateOnly       bool      `json:"create_only,omitempty"`
+		Generator        *string   `json:"generator,omitempty"`
+		RotationInterval *string   `json:"rotation_interval,omitempty"`
+		GracePeriod      *string   `json:"grace_period,omitempty"`
+		Rotator          *string   `json:"rotator,omitempty"`
+		Window           *string   `json:"window,omitempty"`
+	}{
+		p.Name, p.Sealed.Version, p.Sealed.Format, p.Sealed.KMSKeyID, p.Sealed.WrappedDEK, p.Sealed.Nonce, p.Sealed.Ciphertext, p.Sealed.KeyCommit,
+		p.Request, p.CreateOnly, p.Settings.Generator, interval(p.Settings.RotationInterval), interval(p.Settings.GracePeriod),
+		p.Settings.Rotator, p.Settings.Window,
+	})
+}
+
+// interval spells a duration as PostgreSQL reads it.
+func interval(d *time.Duration) *string {
+	if d == nil {
+		return nil
+	}
+	text := fmt.Sprintf("%d microseconds", d.Microseconds())
+	return &text
+}
+
+type results []Result
+
+func (all results) committedAt(lsn string) {
+	for i := range all {
+		all[i].committedAt(lsn)
+	}
+}
+
+// PutVersions stores all of the versions in one transaction, or none, and answers in their order. Puts come in the order of their
+// names, so that two who store the same ones never wait for each other.
+func (w *Writer) PutVersions(ctx context.Context, c Credential, puts []Put) ([]Result, error) {
+	spelled, err := json.Marshal(puts)
+	if err != nil {
+		return nil, err
+	}
+	return change[results](ctx, w, &c, refusal{"put", "", puts[0].Request}, `SELECT vault.put_versions($1)`, string(spelled))
+}
+
+// RecordReads puts several reads on the audit log together.
+func (w *Writer) RecordReads(ctx context.Context, reads []ReadRecord) error {
+	type read struct {
+		Action  string         `json:"action"`
+		Secret  string         `json:"secret"`
+		Version int            `json:"version,omitempty"`
+		Outcome string         `json:"outcome"`
+		Request uuid.UUID      `json:"request_id"`
+		Detail  map[string]any `json:"detail"`
+	}
+	rows := make([]read, len(reads))
+	for i, r := range reads {
+		if r.Detail == nil {
+			r.Detail = map[string]any{}
+		}
+		rows[i] = read(r)
+	}
+	spelled, err := json.Marshal(rows)
+	if err != nil {
+		return err
+	}
+	_, err = change[recorded](ctx, w.forRecords(), nil, refusal{}, `SELECT vault.record_reads($1)`, string(spelled))
+	return err
+}

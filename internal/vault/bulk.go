@@ -1,0 +1,421 @@
+package vault
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/hyperiondb/vault/internal/audit"
+	"github.com/hyperiondb/vault/internal/db"
+	"github.com/hyperiondb/vault/internal/envelope"
+)
+
+const (
+	// keysAtOnce is how many data keys of one batch are asked for at the same time.
+	keysAtOnce = 8
+	// keyFailures in a batch are the key service's, not an item's: they would meet all that follow.
+	keyFailures = 3
+)
+
+// OnConflict says what an import does with a name that exists.
+type OnConflict string
+
+const (
+	FailOnConflict   OnConflict = "fail"   // ErrConflict, unless the current value is the same
+	SkipOnConflict   OnConflict = "skip"   // left as it is, whatever its value
+	UpdateOnConflict OnConflict = "update" // a new version, unless the current value is the same
+)
+
+// ImportRequest is a batch of an import. No two items have the same name.
+type ImportRequest struct {
+	Change
+	Items      []ImportItem
+	OnConflict OnConflict
+	DryRun     bool // nothing is stored, and no key is asked for
+}
+
+// ImportItem is one secret to be. Its settings count only if its value is stored.
+type ImportItem struct {
+	Name     string
+	Value    []byte // the caller's to wipe
+	Settings Settings
+}
+
+// ImportResult is what became of an item. Of those that a batch did not come to it is zero.
+type ImportResult struct {
+	Did ImportDid
+	Err error // of this item alone: Did is "" then
+}
+
+// ImportDid is what an import did for an item.
+type ImportDid string
+
+const (
+	Created   ImportDid = "created"
+	Updated   ImportDid = "updated"
+	Unchanged ImportDid = "unchanged" // the current value is the same
+	Skipped   ImportDid = "skipped"
+	Existing  ImportDid = "existing" // of a dry run: what exists was not compared
+)
+
+// Import stores a batch of secrets, in the order of the items: what is refused for one of them is that item's error, what would
+// meet the others as well is returned. All that can be stored is stored in one transaction; if that is refused, each item gets a
+// transaction of its own, and its own answer. Asking again with the same items ends in the same state: what was stored is
+// unchanged then.
+func (v *Vault) Import(ctx context.Context, r ImportRequest) ([]ImportResult, error) {
+	b := &importing{Vault: v, ImportRequest: r, results: make([]ImportResult, len(r.Items))}
+	if err := v.canWrite(r.Change); err != nil {
+		return b.results, err
+	}
+	return b.results, b.run(ctx)
+}
+
+type importing struct {
+	*Vault
+	ImportRequest
+	results []ImportResult
+}
+
+func (b *importing) run(ctx context.Context) error {
+	fresh, existing, err := b.sort(ctx)
+	if err != nil {
+		return err
+	}
+	changed, err := b.compare(ctx, existing)
+	if err != nil || b.DryRun {
+		return err
+	}
+	puts, err := b.seal(ctx, append(fresh, changed...))
+	if err != nil || len(puts) == 0 {
+		return err
+	}
+	return b.store(ctx, puts)
+}
+
+// item is one of a batch on its way.
+type item struct {
+	at      int // in Items and results
+	version int // to be
+}
+
+// sort tells what is new from what exists and has to be looked at, and settles the others.
+func (b *importing) sort(ctx context.Context) (fresh, existing []item, err error) {
+	var names []string
+	for i, it := range b.Items {
+		if err := errors.Join(envelope.CheckName(it.Name), checkValueSize(it.Value)); err != nil {
+			b.results[i].Err = firstOf(err)
+			continue
+		}
+		names = append(names, it.Name)
+	}
+	states, err := b.writer.States(ctx, names)
+	if err != nil {
+		return nil, nil, fmt.Errorf("reading what exists: %w", err)
+	}
+	for i, it := range b.Items {
+		state, exists := states[it.Name]
+		switch {
+		case b.results[i].Err != nil:
+		case !exists && it.Settings.lacksGenerator():
+			b.results[i].Err = fmt.Errorf("%w: secret %q has no generator, so it cannot rotate by itself", ErrInvalid, it.Name)
+		case !exists:
+			if fresh = append(fresh, item{i, 1}); b.DryRun {
+				b.results[i].Did = Created
+			}
+		case state.Deleted:
+			b.results[i].Err = fmt.Errorf("secret %q is deleted: %w", it.Name, ErrDeleted)
+		case b.OnConflict == SkipOnConflict:
+			b.results[i].Did = Skipped
+		case b.DryRun:
+			b.results[i].Did = Existing
+		default:
+			existing = append(existing, item{i, state.CurrentVersion + 1})
+		}
+	}
+	return fresh, existing, nil
+}
+
+func (s Settings) lacksGenerator() bool {
+	return s.Generator == nil && (s.RotateEvery != nil || s.Rotator != nil && *s.Rotator != "")
+}
+
+// compare opens the current values and returns the items that differ and are to be stored. That they were compared is on
+// record before anybody learns how that ended.
+func (b *importing) compare(ctx context.Context, items []item) ([]item, error) {
+	if len(items) == 0 || b.DryRun {
+		return nil, nil
+	}
+	var names []string
+	for _, it := range items {
+		names = append(names, b.Items[it.at].Name)
+	}
+	current, err := b.writer.Currents(ctx, names)
+	if err != nil {
+		return nil, fmt.Errorf("reading current values: %w", err)
+	}
+	same := make([]bool, len(items))
+	errs, err := b.each(ctx, len(items), func(ctx context.Context, i int) (err error) {
+		row, live := current[names[i]]
+		if !live {
+			return fmt.Errorf("secret %q was deleted meanwhile: %w", names[i], ErrConflict)
+		}
+		same[i], err = b.equals(ctx, names[i], row, b.Items[items[i].at].Value)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := b.RecordReads(ctx, compared(names, current, same, errs)); err != nil {
+		return nil, fmt.Errorf("putting on record what was compared: %w", err)
+	}
+	var changed []item
+	for i, it := range items {
+		switch result := &b.results[it.at]; {
+		case errs[i] != nil:
+			result.Err = errs[i]
+		case same[i]:
+			result.Did = Unchanged
+		case b.OnConflict == UpdateOnConflict:
+			changed = append(changed, it)
+		default:
+			result.Err = fmt.Errorf("secret %q exists with another value (version %d): %w", names[i], it.version-1, ErrConflict)
+		}
+	}
+	return changed, nil
+}
+
+func (v *Vault) equals(ctx context.Context, name string, row db.CurrentVersion, value []byte) (bool, error) {
+	if row.Err != nil {
+		return false, asIntegrity(row.Err)
+	}
+	current, err := v.open(ctx, name, row.VersionRow)
+	if err != nil {
+		return false, err
+	}
+	defer current.Wipe()
+	return envelope.EqualValues(current, value), nil
+}
+
+func compared(names []string, current map[string]db.CurrentVersion, same []bool, errs []error) []audit.Event {
+	var events []audit.Event
+	for i, name := range names {
+		if errs[i] != nil {
+			continue
+		}
+		e := AuditedVerify(name, Verdict{})
+		if same[i] {
+			e = AuditedVerify(name, Verdict{Valid: true, Version: current[name].Version, Match: MatchCurrent})
+		}
+		e.Detail["for"] = "import"
+		events = append(events, e)
+	}
+	return events
+}
+
+// seal makes a put of every item, each under a data key of its own, in the order of their names.
+func (b *importing) seal(ctx context.Context, items []item) ([]put, error) {
+	puts := make([]put, len(items))
+	errs, err := b.each(ctx, len(items), func(ctx context.Context, i int) error {
+		it := b.Items[items[i].at]
+		sealed, err := b.Vault.seal(ctx, it.Name, items[i].version, it.Value)
+		puts[i] = put{items[i], db.Put{
+			Request: uuid.New(), Name: it.Name, Sealed: sealed, CreateOnly: items[i].version == 1, Settings: stored(it.Settings),
+		}}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	for i, err := range errs {
+		if err != nil {
+			b.results[items[i].at].Err = err
+			puts[i].Name = ""
+		}
+	}
+	puts = slices.DeleteFunc(puts, func(p put) bool { return p.Name == "" })
+	// Names are unique without regard to case, so that is how one waits for another.
+	slices.SortFunc(puts, func(x, y put) int { return cmp.Compare(strings.ToLower(x.Name), strings.ToLower(y.Name)) })
+	return puts, nil
+}
+
+type put struct {
+	item
+	db.Put
+}
+
+func stored(s Settings) db.Settings {
+	return db.Settings{Generator: s.Generator, RotationInterval: s.RotateEvery, GracePeriod: s.Grace, Rotator: s.Rotator, Window: s.Window}
+}
+
+// store writes the puts together, or, if that is refused, one by one.
+func (b *importing) store(ctx context.Context, puts []put) error {
+	all := make([]db.Put, len(puts))
+	for i, p := range puts {
+		all[i] = p.Put
+	}
+	_, err := b.writer.PutVersions(ctx, b.credential(), all)
+	if err == nil {
+		for _, p := range puts {
+			b.settle(p)
+		}
+		return nil
+	}
+	if !ofOneItem(err) {
+		return fmt.Errorf("storing %d secrets: %w", len(puts), err)
+	}
+	for _, p := range puts {
+		_, err := b.writer.PutVersion(ctx, b.credential(), p.Request, "put", p.Name, p.Sealed, p.CreateOnly, p.Settings)
+		switch {
+		case err == nil:
+			b.settle(p)
+		case ofOneItem(err):
+			b.results[p.at].Err = named("put", p.Name, err)
+		default:
+			return named("put", p.Name, err)
+		}
+	}
+	return nil
+}
+
+func (b *importing) settle(p put) {
+	b.results[p.at].Did = Updated
+	if p.version == 1 {
+		b.results[p.at].Did = Created
+	}
+}
+
+// ofOneItem: the refusal is about one secret, and may not meet the next.
+func ofOneItem(err error) bool {
+	for _, kind := range []error{ErrConflict, ErrDeleted, ErrNotFound, ErrInvalid, ErrBusy} {
+		if errors.Is(err, kind) {
+			return true
+		}
+	}
+	return errors.Is(err, ErrRefused) && strings.Contains(err.Error(), "does not cover") // a scope, in sql/functions
+}
+
+// each does something for n items, some at a time, and returns what went wrong with each. What is no item's own ends it all.
+func (v *Vault) each(ctx context.Context, n int, do func(context.Context, int) error) ([]error, error) {
+	errs := make([]error, n)
+	var mu sync.Mutex
+	failures := 0
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(keysAtOnce)
+	for i := range n {
+		group.Go(func() error {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			errs[i] = do(ctx, i)
+			switch err := errs[i]; {
+			case err == nil, errors.Is(err, ErrIntegrity), ofOneItem(err):
+				return nil
+			case errors.Is(err, ErrKeyUnavailable), errors.Is(err, ErrKeyRefused):
+				mu.Lock()
+				defer mu.Unlock()
+				if failures++; failures < min(keyFailures, n) {
+					return nil
+				}
+				return err
+			default:
+				return err
+			}
+		})
+	}
+	return errs, group.Wait()
+}
+
+// recordsAtOnce is how many reads one transaction puts on record.
+const recordsAtOnce = 1000
+
+// RecordReads puts reads by somebody at a terminal on the primary's audit log together, before the values are shown.
+func (v *Vault) RecordReads(ctx context.Context, events []audit.Event) error {
+	if v.writer == nil {
+		return fmt.Errorf("%w: no primary is configured", ErrUnavailable)
+	}
+	for some := range slices.Chunk(events, recordsAtOnce) {
+		reads := make([]db.ReadRecord, len(some))
+		for i, e := range some {
+			reads[i] = db.ReadRecord{Action: e.Action, Secret: e.Secret, Version: e.Version, Outcome: string(e.Outcome), Request: uuid.New(), Detail: e.Detail}
+		}
+		if err := v.writer.RecordReads(ctx, reads); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Exported is one secret of an export, or why there is none.
+type Exported struct {
+	Secret
+	Settings Settings // nil for what is not set
+	Err      error
+}
+
+// Export opens a page of current values on the local node: of at most limit secrets whose names begin with prefix and come
+// after the given one. The caller puts on record what it shows, and wipes it.
+func (v *Vault) Export(ctx context.Context, prefix, after string, limit int) ([]Exported, error) {
+	rows, err := v.reader.CurrentPage(ctx, prefix, after, limit)
+	if err != nil {
+		return nil, fmt.Errorf("reading secrets: %w", asIntegrity(err))
+	}
+	page := make([]Exported, len(rows))
+	errs, err := v.each(ctx, len(rows), func(ctx context.Context, i int) (err error) {
+		page[i], err = v.exported(ctx, rows[i])
+		return err
+	})
+	for i := range page {
+		page[i].Err = errs[i]
+	}
+	if err != nil {
+		WipeAll(page)
+		return nil, err
+	}
+	return page, nil
+}
+
+func (v *Vault) exported(ctx context.Context, row db.CurrentRow) (Exported, error) {
+	e := Exported{Secret: Secret{Name: row.Name, Version: row.Version, VersionID: row.VersionID}, Settings: settingsOf(row)}
+	if err := row.Check(); err != nil {
+		return e, asIntegrity(err)
+	}
+	var err error
+	e.Value, err = v.open(ctx, row.Name, row.VersionRow)
+	return e, err
+}
+
+func settingsOf(row db.CurrentRow) (s Settings) {
+	text := func(t string) *string {
+		if t == "" {
+			return nil
+		}
+		return &t
+	}
+	s.Generator, s.Rotator, s.Window = text(row.Generator), text(row.Rotator), text(row.Window)
+	grace := time.Duration(row.GraceSeconds) * time.Second
+	if s.Grace = &grace; row.RotateSeconds > 0 {
+		every := time.Duration(row.RotateSeconds) * time.Second
+		s.RotateEvery = &every
+	}
+	return s
+}
+
+// WipeAll wipes the values of a page.
+func WipeAll(page []Exported) {
+	for i := range page {
+		page[i].Wipe()
+	}
+}
+
+// CountLive is how many secrets an export of a prefix comes to.
+func (v *Vault) CountLive(ctx context.Context, prefix string) (int64, error) {
+	return v.reader.CountLive(ctx, prefix)
+}
