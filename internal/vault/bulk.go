@@ -196,12 +196,7 @@ func (v *Vault) equals(ctx context.Context, name string, row db.CurrentVersion, 
 	if row.Err != nil {
 		return false, asIntegrity(row.Err)
 	}
-	current, err := v.open(ctx, name, row.VersionRow)
-	if err != nil {
-		return false, err
-	}
-	defer current.Wipe()
-	return envelope.EqualValues(current, value), nil
+	return v.matches(ctx, name, row.VersionRow, value)
 }
 
 func compared(names []string, current map[string]db.CurrentVersion, same []bool, errs []error) []audit.Event {

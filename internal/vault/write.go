@@ -60,12 +60,7 @@ func (v *Vault) isCurrentValue(ctx context.Context, name string, value []byte) (
 	if err != nil {
 		return false, fmt.Errorf("reading secret %q: %w", name, asIntegrity(err))
 	}
-	current, err := v.open(ctx, name, row)
-	if err != nil {
-		return false, err
-	}
-	defer current.Wipe()
-	return envelope.EqualValues(current, value), nil
+	return v.matches(ctx, name, row, value)
 }
 
 // Rotate replaces the value of an existing secret; the version before stays valid for its grace. It settles a rotation
