@@ -84,18 +84,20 @@ func (w *Writer) Candidate(ctx context.Context, job int64, attempt int) (SealedV
 func (w *Writer) StoreCandidate(ctx context.Context, job int64, attempt int, v SealedVersion) (SealedVersion, error) {
 	ctx, cancel := context.WithTimeout(ctx, w.pool.limit+commitTimeout)
 	defer cancel()
-	tx, err := w.pool.Begin(ctx)
+	pooled, err := w.pool.Acquire(ctx)
 	if err != nil {
 		return SealedVersion{}, w.failedOver(classify(err))
 	}
-	defer rollback(ctx, tx)
-	if err := w.authorize(ctx, tx, nil); err != nil {
+	defer pooled.Release()
+	conn := pooled.Conn()
+	defer rollback(ctx, conn)
+	if _, err := w.begin(ctx, conn, nil); err != nil {
 		return SealedVersion{}, w.failedOver(classify(err))
 	}
-	stored, err := candidate(ctx, tx, `SELECT `+candidateColumns+` FROM vault.store_candidate($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+	stored, err := candidate(ctx, conn, `SELECT `+candidateColumns+` FROM vault.store_candidate($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
 		job, attempt, v.Format, v.KMSKeyID, v.WrappedDEK, v.Nonce, v.Ciphertext, v.KeyCommit, v.AAD)
 	if err == nil {
-		err = commit(ctx, tx)
+		_, err = commit(ctx, conn)
 	}
 	return stored, w.failedOver(classify(err))
 }
