@@ -90,6 +90,7 @@ func attacks() []attack {
 		one("the worker's API", dev, denied, `SELECT * FROM vault.claim_rotations('me', 1, '1s')`),
 		one("read a candidate", dev, denied, `SELECT * FROM vault.rotation_candidates`),
 		one("the worker's way to a candidate", dev, denied, `SELECT vault.rotation_candidate(1, 1)`),
+		one("the worker's way to many versions", dev, denied, `SELECT vault.complete_rotations('{1}', '{1}', '{1}', '{k}', '{x}', '{x}', '{x}', '{x}', '{x}', ARRAY[gen_random_uuid()])`),
 		one("a claim given back", dev, denied, `SELECT vault.release_rotation(1, 1)`),
 		one("a heartbeat", dev, denied, `SELECT vault.beat()`),
 		one("a round of the supervisor", dev, denied, `SELECT vault.supervise()`),

@@ -206,13 +206,19 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 
 $$;
 
 -- ---------- replay ----------
+CREATE OR REPLACE FUNCTION vault._digest(p_action text, p_secret text, p_asked bytea) RETURNS bytea
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN sha256(convert_to(p_action || ' ' || coalesce(p_secret, '') || ' ', 'UTF8') || p_asked);
+END $$;
+
 -- Returns null for a request seen for the first time, else the result it had. A request that is being committed by a
 -- connection we lost makes the INSERT wait until that is decided. The replay writes an audit row, so its own commit is
 -- as durable as the first one's.
 CREATE OR REPLACE FUNCTION vault._replay(p_request uuid, p_action text, p_secret text, p_asked bytea) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  v_digest bytea := sha256(convert_to(p_action || ' ' || coalesce(p_secret, '') || ' ', 'UTF8') || p_asked);
+  v_digest bytea := vault._digest(p_action, p_secret, p_asked);
   v_seen vault.requests;
 BEGIN
   INSERT INTO vault.requests (id, action, digest) VALUES (p_request, p_action, v_digest) ON CONFLICT DO NOTHING;
