@@ -83,6 +83,8 @@ func (c *completions) batch() {
 	receipts, err = c.vault.CompleteRotations(ctx, sealed)
 }
 
+func (c *completions) underWay() bool { return len(c.turn) > 0 }
+
 // take returns the next batch. Who is out of time would end it for the others, and is settled by himself.
 func (c *completions) take() (batch []*completion) {
 	c.mu.Lock()

@@ -22,7 +22,7 @@ import (
 func TestRotationsAreCompletedTogether(t *testing.T) {
 	store := vaulttest.New(t)
 	makeDue(t, store, 100)
-	store.MustExec(t, `UPDATE vault.config SET max_rotations = NULL`, `UPDATE vault.secrets SET generator = 'nonsense' WHERE name = 'bench/7'`,
+	store.MustExec(t, `UPDATE vault.secrets SET generator = 'nonsense' WHERE name = 'bench/7'`,
 		`SELECT vault.supervise()`)
 	holding, err := pgx.Connect(t.Context(), store.URL(vaulttest.Superuser))
 	must(t, err)

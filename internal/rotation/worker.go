@@ -65,6 +65,9 @@ func (w *Worker) Run(ctx context.Context) {
 		if room < w.Concurrency {
 			return // a rotation that ends hints again
 		}
+		if 2*free < w.Concurrency && completions.underWay() {
+			return // so does a batch that ends, and then there is more to claim at once
+		}
 		// Not given up when the worker stops: a claim whose answer nobody heard could not be given back.
 		jobs, err := w.Vault.ClaimRotations(context.WithoutCancel(ctx), w.ID, free, room-free, w.claimTimeout())
 		if err != nil && ctx.Err() == nil {

@@ -13,7 +13,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 
 CREATE OR REPLACE FUNCTION vault.enqueue_due_rotations(p_limit int DEFAULT 1000) RETURNS int
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+-- Along the index of what is due, with a look into the queue's for each, whatever the statistics of a queue that was empty a
+-- moment ago say: the third 5,000 of a backlog took 18 s.
+SET enable_sort = off SET enable_bitmapscan = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_material = off AS $$
 DECLARE v_count int;
 BEGIN
   PERFORM vault._enter('maintenance', 'supervisor');
@@ -22,7 +25,8 @@ BEGIN
   -- session must not hold up everybody's rotations.
   INSERT INTO vault.rotation_jobs (secret_id, name, from_version, due_at, run_after)
     SELECT s.id, s.name, s.current_version, s.next_rotation_at, s.next_rotation_at FROM vault.secrets s
-    WHERE s.deleted_at IS NULL AND s.next_rotation_at <= now() AND vault._may_rotate(s, now())
+    WHERE s.deleted_at IS NULL AND s.next_rotation_at <= now() AND s.rotation_paused_at IS NULL
+      AND (s.rotation_window IS NULL OR vault._in_window(s.rotation_window, now()))   -- as _may_rotate, which is a call a row
       AND NOT EXISTS (SELECT FROM vault.rotation_jobs j WHERE j.secret_id = s.id AND j.state IN ('queued', 'claimed'))
       AND NOT EXISTS (SELECT FROM vault.rotation_jobs j WHERE j.secret_id = s.id AND j.state = 'failed' AND j.from_version = s.current_version)
     ORDER BY s.next_rotation_at LIMIT p_limit FOR KEY SHARE OF s SKIP LOCKED
@@ -39,18 +43,18 @@ END $$;
 -- opens never depends on this having run.
 CREATE OR REPLACE FUNCTION vault.expire_grace_versions(p_limit int DEFAULT 1000) RETURNS int
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-  v record;
-  v_count int := 0;
+DECLARE v_count int;
 BEGIN
   PERFORM vault._enter('maintenance', 'supervisor');
-  FOR v IN SELECT secret_id, name, version FROM vault.secret_versions
-      WHERE expires_at <= now() AND removed_at IS NULL ORDER BY expires_at LIMIT p_limit FOR UPDATE SKIP LOCKED LOOP
-    UPDATE vault.secret_versions SET wrapped_dek = NULL, nonce = NULL, ciphertext = NULL, key_commit = NULL, removed_at = now()
-      WHERE secret_id = v.secret_id AND version = v.version;
-    PERFORM vault._audit('expire', v.name, v.version, NULL);
-    v_count := v_count + 1;
-  END LOOP;
+  WITH picked AS (
+    SELECT secret_id, version FROM vault.secret_versions
+      WHERE expires_at <= now() AND removed_at IS NULL ORDER BY expires_at LIMIT p_limit FOR UPDATE SKIP LOCKED),
+  removed AS (
+    UPDATE vault.secret_versions v SET wrapped_dek = NULL, nonce = NULL, ciphertext = NULL, key_commit = NULL, removed_at = now()
+      FROM picked p WHERE v.secret_id = p.secret_id AND v.version = p.version RETURNING v.name, v.version)
+  INSERT INTO vault.audit_log (system_id, actor, action, secret, version)
+    SELECT (SELECT vault._system_id()), (SELECT vault.tx_actor()), 'expire', name, version FROM removed;
+  GET DIAGNOSTICS v_count = ROW_COUNT;
   PERFORM vault._leave();
   RETURN v_count;
 END $$;
@@ -268,8 +272,8 @@ BEGIN
       JOIN vault.rotation_jobs j ON j.id = g.job WHERE j.id = ANY (v_done);
   UPDATE vault.secrets s SET current_version = j.to_version, rotated_at = now(), next_rotation_at = vault._next_rotation(s.name, now(), s.rotation_interval)
     FROM vault.rotation_jobs j WHERE j.id = ANY (v_done) AND s.id = j.secret_id;
-  INSERT INTO vault.audit_log (actor, action, secret, version, request_id, detail)
-    SELECT 'worker:' || j.claimed_by, 'rotate', j.name, j.to_version, g.request, jsonb_strip_nulls(jsonb_build_object('job', j.id, 'attempt', j.attempt,
+  INSERT INTO vault.audit_log (system_id, actor, action, secret, version, request_id, detail)
+    SELECT (SELECT vault._system_id()), 'worker:' || j.claimed_by, 'rotate', j.name, j.to_version, g.request, jsonb_strip_nulls(jsonb_build_object('job', j.id, 'attempt', j.attempt,
         'due_at', j.due_at, 'requested_by', j.requested_by, 'rotator', split_part(s.rotator, ' ', 1)))
       FROM unnest(p_jobs, p_requests) AS g (job, request) JOIN vault.rotation_jobs j ON j.id = g.job JOIN vault.secrets s ON s.id = j.secret_id
       WHERE j.id = ANY (v_done);
