@@ -86,7 +86,7 @@ func TestEveryStepOfAPut(t *testing.T) {
 		sql  string
 		want Outcome
 	}{
-		{"FROM vault.secrets s", Failed}, // which version it is to be: nothing was begun
+		{"deleted_at FROM vault.secrets", Failed}, // which version it is to be: nothing was begun
 		{`^begin(?s:.*)vault.challenge`, Acked},
 		{"vault.authorize_proof(?s:.*)vault.put_version", Acked},
 		{`^commit`, Acked},

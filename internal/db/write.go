@@ -89,6 +89,19 @@ type Result struct {
 	PausedAt          *time.Time `json:"paused_at"`      // of a pause
 }
 
+// Standing is what a change of a secret is based on.
+type Standing struct {
+	CurrentVersion int
+	DeletedAt      *time.Time
+}
+
+// Standing reads it from the primary; ErrNotFound if there is no such secret.
+func (w *Writer) Standing(ctx context.Context, name string) (Standing, error) {
+	var s Standing
+	err := w.pool.QueryRow(ctx, `SELECT current_version, deleted_at FROM vault.secrets WHERE name = $1`, name).Scan(&s.CurrentVersion, &s.DeletedAt)
+	return s, classify(err)
+}
+
 // PutVersion adds a version. action is put (which may create the secret), rotate or rollback.
 func (w *Writer) PutVersion(ctx context.Context, c Credential, request uuid.UUID, action, name string, v SealedVersion, createOnly bool, s Settings) (Result, error) {
 	return change[Result](ctx, w, &c, refusal{action, name, request},

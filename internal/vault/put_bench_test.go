@@ -23,7 +23,7 @@ const benchNames = 200 // for each writer, so that no two meet
 // putScript is a put by pgbench: the statements of one, in the same trips, with bytes that are ready. Its nonce is a constant, as
 // pgbench can compute no proof; see [constantNonce].
 const putScript = `\set n random(1, %[1]d)
-SELECT s.name, current_version + 1 AS version FROM vault.secrets s WHERE s.name = concat('bench/', :client_id::text, '/', :n::text) \gset
+SELECT name, current_version + 1 AS version, deleted_at FROM vault.secrets WHERE name = concat('bench/', :client_id::text, '/', :n::text) \gset
 \startpipeline
 BEGIN;
 SELECT set_config('synchronous_commit', 'remote_apply', true), set_config('idle_in_transaction_session_timeout', '4000', true), set_config('lock_timeout', '8000', true);
