@@ -22,12 +22,12 @@ import (
 func TestRotationsAreCompletedTogether(t *testing.T) {
 	store := vaulttest.New(t)
 	makeDue(t, store, 100)
-	store.MustExec(t, `UPDATE vault.secrets SET generator = 'nonsense' WHERE name = 'bench/7'`,
+	store.MustExec(t, `UPDATE vault.secrets SET generator = 'nonsense' WHERE name = 'due/7'`,
 		`SELECT vault.supervise()`)
 	holding, err := pgx.Connect(t.Context(), store.URL(vaulttest.Superuser))
 	must(t, err)
 	defer holding.Close(context.WithoutCancel(t.Context()))
-	_, err = holding.Exec(t.Context(), `BEGIN; SELECT FROM vault.secrets WHERE name = 'bench/8' FOR UPDATE`)
+	_, err = holding.Exec(t.Context(), `BEGIN; SELECT FROM vault.secrets WHERE name = 'due/8' FOR UPDATE`)
 	must(t, err)
 
 	ring, err := kms.OpenRing(t.Context(), []string{"local://" + store.KeyFile})
@@ -50,14 +50,25 @@ func TestRotationsAreCompletedTogether(t *testing.T) {
 	}
 	_, err = holding.Exec(t.Context(), `ROLLBACK`)
 	must(t, err)
-	store.MustExec(t, `UPDATE vault.rotation_jobs SET run_after = now() WHERE name = 'bench/8' AND state = 'queued'`) // if it took so long
-	waitUntil(t, store, `SELECT current_version FROM vault.secrets WHERE name = 'bench/8'`, "2")
+	store.MustExec(t, `UPDATE vault.rotation_jobs SET run_after = now() WHERE name = 'due/8' AND state = 'queued'`) // if it took so long
+	waitUntil(t, store, `SELECT current_version FROM vault.secrets WHERE name = 'due/8'`, "2")
 	stop()
 	running.Wait()
 	failed := store.MustQuery(t, `SELECT sum(failures) FROM vault.rotation_jobs`)
 	if got, want := outcomes(t, registry), fmt.Sprintf("done=99 failed=%s", failed); got != want {
 		t.Errorf("got attempts %q, want %q", got, want)
 	}
+}
+
+// makeDue writes secrets as a superuser can: their values are never opened, rotation replaces them.
+func makeDue(t *testing.T, store *vaulttest.Store, due int) {
+	t.Helper()
+	store.MustExec(t,
+		fmt.Sprintf(`INSERT INTO vault.secrets (name, kind, generator, rotation_interval, current_version, rotated_at, next_rotation_at)
+			SELECT 'due/' || n, 'automatic', 'hex:32', '1 day', 1, now() - interval '3 days', now() - interval '1 hour' FROM generate_series(1, %d) n`, due),
+		`INSERT INTO vault.secret_versions (secret_id, name, version, fmt, kms_key_id, wrapped_dek, nonce, ciphertext, key_commit, aad, request_id, created_by)
+			SELECT id, name, 1, 1, 'k', '\x01', decode(repeat('00', 24), 'hex'), decode(repeat('11', 80), 'hex'), decode(repeat('22', 32), 'hex'), name || ':1',
+				gen_random_uuid(), 'test' FROM vault.secrets`)
 }
 
 // outcomes are the counts that are not zero.
