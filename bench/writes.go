@@ -106,10 +106,7 @@ func (s *stage) putScript(ctx context.Context, names, size int) (string, error) 
 		return "", err
 	}
 	text := fmt.Sprintf(`\set n random(0, %d)
-SELECT s.name, s.current_version + 1 AS version, s.kind, s.generator, s.deleted_at, (SELECT to_jsonb(j) FROM vault.rotation_jobs j
-  WHERE j.secret_id = s.id AND (j.state IN ('queued', 'claimed') OR (j.state = 'failed' AND j.from_version = s.current_version))
-  ORDER BY j.id DESC LIMIT 1) AS job
-  FROM vault.secrets s WHERE s.name = concat('pgbench/', :client_id::text, '/', :n::text) \gset
+SELECT name, current_version + 1 AS version, deleted_at FROM vault.secrets WHERE name = concat('pgbench/', :client_id::text, '/', :n::text) \gset
 \startpipeline
 BEGIN;
 SELECT set_config('synchronous_commit', 'remote_apply', true), set_config('idle_in_transaction_session_timeout', '4000', true),

@@ -18,6 +18,9 @@ import (
 // rewrapPage is how many secrets one statement looks at.
 const rewrapPage = 500
 
+// listedFailures is how many failures are kept; of the others their number.
+const listedFailures = 1000
+
 // keyFailures in a row are the key service's, not a version's: the run ends.
 const keyFailures = 3
 
@@ -99,6 +102,7 @@ type rewrapping struct {
 	Rewrapped int             `json:"rewrapped"`
 	Skipped   int             `json:"skipped"` // replaced or removed meanwhile
 	Failed    []rewrapFailure `json:"failed"`
+	Unlisted  int             `json:"failed_unlisted,omitempty"` // failed as well
 
 	inARow int // failures of the key service
 }
@@ -293,7 +297,7 @@ func (r *rewrapping) run(ctx context.Context, v *vault.Vault, change vault.Chang
 		}
 		_, err := v.Rewrap(ctx, change, ring, key)
 		if tick != nil {
-			tick(int64(r.Rewrapped + r.Skipped + len(r.Failed)))
+			tick(int64(r.Rewrapped + r.Skipped + r.failures()))
 		}
 		return r.settle(ctx, key, err)
 	})
@@ -325,7 +329,13 @@ func (r *rewrapping) settle(ctx context.Context, key db.WrappedKey, err error) e
 	return nil
 }
 
+func (r *rewrapping) failures() int { return len(r.Failed) + r.Unlisted }
+
 func (r *rewrapping) fail(key db.WrappedKey, err error) {
+	if len(r.Failed) == listedFailures {
+		r.Unlisted++
+		return
+	}
 	r.Failed = append(r.Failed, rewrapFailure{Name: key.Name, Version: key.Version, Job: key.Job, Error: text(err)})
 }
 
@@ -335,7 +345,7 @@ func (r *rewrapping) outcome(err error) error {
 	case err != nil:
 		return hint(fmt.Errorf("the run ended early: %w", err), "the same command goes on with what is left")
 	case len(r.Failed) > 0:
-		return hint(attention("%s could not be rewrapped", plural(len(r.Failed), "data key", "data keys")), "the same command tries them again")
+		return hint(attention("%s could not be rewrapped", plural(r.failures(), "data key", "data keys")), "the same command tries them again")
 	}
 	return nil
 }
@@ -365,6 +375,9 @@ func (a *app) printRewrapping(r *rewrapping) error {
 			what = fmt.Sprintf("candidate of job %d", *f.Job)
 		}
 		a.note("failed: %q %s: %s", f.Name, what, printable(f.Error))
+	}
+	if r.Unlisted > 0 {
+		a.note("and %d more", r.Unlisted)
 	}
 	line := fmt.Sprintf("rewrapped %s under %s", plural(r.Rewrapped, "data key", "data keys"), printable(r.KMSKeyID))
 	if r.Skipped > 0 {

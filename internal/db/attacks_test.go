@@ -100,6 +100,7 @@ func attacks() []attack {
 		one("the worker's API", dev, denied, `SELECT * FROM vault.claim_rotations('me', 1, '1s')`),
 		one("read a candidate", dev, denied, `SELECT * FROM vault.rotation_candidates`),
 		one("the worker's way to a candidate", dev, denied, `SELECT vault.rotation_candidate(1, 1)`),
+		one("the worker's way to many versions", dev, denied, `SELECT vault.complete_rotations('{1}', '{1}', '{1}', '{k}', '{x}', '{x}', '{x}', '{x}', '{x}', ARRAY[gen_random_uuid()])`),
 		one("a claim given back", dev, denied, `SELECT vault.release_rotation(1, 1)`),
 		one("a heartbeat", dev, denied, `SELECT vault.beat()`),
 		one("a round of the supervisor", dev, denied, `SELECT vault.supervise()`),
@@ -188,6 +189,10 @@ func attacks() []attack {
 		tx("shadow sha256 in a schema of one's own", badToken, `CREATE SCHEMA mine`,
 			`CREATE FUNCTION mine.sha256(bytea) RETURNS bytea LANGUAGE sql AS $$ SELECT '\x00'::bytea $$`, `SET LOCAL search_path = mine, pg_catalog`,
 			`SELECT vault.challenge()`, `SELECT vault.authorize_proof(`+id+`, `+zeros(32)+`)`),
+
+		one("prove a token to a snapshot that may be of before its revoke", dev, "0A000", `BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT vault.challenge(); SELECT vault.authorize_proof(`+id+`, `+zeros(32)+`)`),
+		one("the same, serializable", dev, "0A000", `BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT vault.challenge(); SELECT vault.authorize_proof(`+id+`, `+zeros(32)+`)`),
+		one("lock the tokens for ever", dev, denied, `BEGIN; LOCK TABLE vault.admin_tokens IN ROW SHARE MODE`),
 
 		// an authorised writer and bad input
 		tx("a version that skips", "VA001", "AUTHORISE", put("app1/a", 9, 24, 32, uuid.NewString())),
@@ -362,6 +367,30 @@ func TestTokenStates(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A revoke waits for the transactions that were authorised before it, and has the last word from then on.
+func TestRevokeWaitsForWhoIsAuthorised(t *testing.T) {
+	store := vaulttest.New(t)
+	other := vault.NewToken()
+	fingerprint := other.Fingerprint()
+	mustAdmin(t, store, fmt.Sprintf(`SELECT vault.create_token('%s', 'other', '\x%x', '', NULL, gen_random_uuid())`, other.ID(), fingerprint))
+	writing := mustConnect(t, store.URL(vaulttest.Operator))
+	for _, step := range []string{"BEGIN", "AUTHORISE"} {
+		must(t, runStep(t.Context(), writing, step))
+	}
+	revoking := mustConnect(t, store.URL(vaulttest.Operator))
+	must(t, runStep(t.Context(), revoking, "BEGIN"))
+	must(t, authorise(t.Context(), revoking, other.Reveal()))
+	revoked := make(chan error, 1)
+	go func() {
+		revoked <- errors.Join(runStep(t.Context(), revoking, `SELECT vault.revoke_token('root', gen_random_uuid())`), runStep(t.Context(), revoking, "COMMIT"))
+	}()
+	until(t, store, `SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'vault.admin_tokens'::regclass AND NOT granted)`)
+	must(t, runStep(t.Context(), writing, put("app1/late", 1, 24, 32, uuid.NewString())))
+	must(t, runStep(t.Context(), writing, "COMMIT"))
+	must(t, <-revoked)
+	wantCode(t, runSession(t, store.URL(vaulttest.Operator), []string{"BEGIN", "AUTHORISE"}), badToken)
 }
 
 // A token with a scope changes the names it covers and administers nothing.

@@ -1,150 +1,37 @@
 package db_test
 
 import (
-	"bytes"
 	"errors"
-	"net"
-	"os"
+	"fmt"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/hyperiondb/vault/internal/chaos/pgproxy"
 	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// cut says what the proxy does to the next COMMIT it sees.
-type cut int
-
-const (
-	pass      cut = iota
-	failed        // the connection ends before COMMIT arrives
-	replyLost     // COMMIT arrives and its answer does not
-	always        // as replyLost, and nobody can connect any more
-)
-
-// proxy stands between a client and PostgreSQL.
-type proxy struct {
-	listener net.Listener
-	socket   string
-	mu       sync.Mutex
-	next     cut
-	closed   bool
-}
-
-func newProxy(t *testing.T, store *vaulttest.Store) *proxy {
+// newProxy stands between a client and the store's primary.
+func newProxy(t *testing.T, store *vaulttest.Store) *pgproxy.Proxy {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
 	node := store.Cluster.Primary()
-	sockets, err := filepath.Glob(filepath.Join(node.SocketDir(), ".s.PGSQL.*"))
+	p, err := pgproxy.New("unix", filepath.Join(node.SocketDir(), fmt.Sprintf(".s.PGSQL.%d", node.Port())))
 	must(t, err)
-	p := &proxy{listener: listener}
-	for _, s := range sockets {
-		if info, err := os.Stat(s); err == nil && info.Mode().Type() == os.ModeSocket {
-			p.socket = s
-		}
-	}
-	var running sync.WaitGroup
-	running.Go(func() { p.accept(&running) })
-	t.Cleanup(func() { listener.Close(); running.Wait() })
+	t.Cleanup(p.Close)
 	return p
 }
 
-func (p *proxy) url(store *vaulttest.Store, role string) string {
-	return "postgres://" + role + "@" + p.listener.Addr().String() + "/" + store.Database + "?sslmode=disable"
+func through(p *pgproxy.Proxy, store *vaulttest.Store, role string) string {
+	return fmt.Sprintf("postgres://%s@127.0.0.1:%d/%s?sslmode=disable", role, p.Port(), store.Database)
 }
 
-func (p *proxy) cutNext(c cut) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.next = c
-}
-
-// take returns what to do with a COMMIT, once.
-func (p *proxy) take() cut {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	c := p.next
-	p.next = pass
-	p.closed = p.closed || c == always
-	return c
-}
-
-func (p *proxy) accept(running *sync.WaitGroup) {
-	for {
-		client, err := p.listener.Accept()
-		if err != nil {
-			return
-		}
-		p.mu.Lock()
-		refuse := p.closed
-		p.mu.Unlock()
-		server, err := net.Dial("unix", p.socket)
-		if err != nil || refuse {
-			client.Close()
-			if server != nil {
-				server.Close()
-			}
-			continue
-		}
-		running.Go(func() { p.forward(client, server) })
-	}
-}
-
-func (p *proxy) forward(client, server net.Conn) {
-	var mu sync.Mutex
-	muted := false
-	var answers sync.WaitGroup
-	answers.Go(func() {
-		defer client.Close()
-		buffer := make([]byte, 64<<10)
-		for {
-			n, err := server.Read(buffer)
-			mu.Lock()
-			quiet := muted
-			mu.Unlock()
-			if quiet && n > 0 {
-				return // COMMIT was answered, and nobody will hear it
-			}
-			if err != nil {
-				return
-			}
-			if _, err := client.Write(buffer[:n]); err != nil {
-				return
-			}
-		}
-	})
-	defer answers.Wait()
-	defer server.Close()
-	buffer := make([]byte, 256<<10)
-	for {
-		n, err := client.Read(buffer)
-		if err != nil {
-			return
-		}
-		if bytes.Contains(bytes.ToLower(buffer[:n]), []byte("commit\x00")) && buffer[0] == 'Q' {
-			switch p.take() {
-			case failed:
-				client.Close()
-				return
-			case replyLost, always:
-				mu.Lock()
-				muted = true
-				mu.Unlock()
-				_, _ = server.Write(buffer[:n])
-				answers.Wait() // the server has committed by now
-				return
-			}
-		}
-		if _, err := server.Write(buffer[:n]); err != nil {
-			return
-		}
-	}
+// lose has the next COMMIT never arrive, or its answer.
+func lose(p *pgproxy.Proxy, when pgproxy.When) {
+	p.Cut(pgproxy.Cut{SQL: "^commit", When: when, Times: 1})
 }
 
 func sealedPlaceholder(name string) db.SealedVersion {
@@ -156,20 +43,20 @@ func sealedPlaceholder(name string) db.SealedVersion {
 func TestCommitWithoutAnAnswer(t *testing.T) {
 	for _, c := range []struct {
 		name  string
-		cut   cut
+		when  pgproxy.When
 		audit string
 	}{
-		{"failed", failed, "put"},
-		{"done, reply lost", replyLost, "put put.replay"},
+		{"failed", pgproxy.Before, "put"},
+		{"done, reply lost", pgproxy.After, "put put.replay"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			store := vaulttest.New(t)
 			p := newProxy(t, store)
-			writer, err := db.NewWriter(t.Context(), db.Options{URL: p.url(store, vaulttest.Operator)})
+			writer, err := db.NewWriter(t.Context(), db.Options{URL: through(p, store, vaulttest.Operator)})
 			must(t, err)
 			defer writer.Close()
 			token := vaulttest.AdminToken(t)
-			p.cutNext(c.cut)
+			lose(p, c.when)
 			result, err := writer.PutVersion(t.Context(), db.Credential{TokenID: token.ID(), Prove: token.Prove}, uuid.New(), "put", "app/x",
 				sealedPlaceholder("app/x"), false, db.Settings{})
 			must(t, err)
@@ -183,17 +70,17 @@ func TestCommitWithoutAnAnswer(t *testing.T) {
 	}
 }
 
-// When nobody can be asked any more, the outcome is unknown and said to be, with the request's id.
+// When no answer arrives, however often it is asked, the outcome is unknown and said to be, with the request's id.
 func TestOutcomeUnknown(t *testing.T) {
 	t.Parallel()
 	store := vaulttest.New(t)
 	p := newProxy(t, store)
-	writer, err := db.NewWriter(t.Context(), db.Options{URL: p.url(store, vaulttest.Operator)})
+	writer, err := db.NewWriter(t.Context(), db.Options{URL: through(p, store, vaulttest.Operator)})
 	must(t, err)
 	defer writer.Close()
 	token := vaulttest.AdminToken(t)
 	request := uuid.New()
-	p.cutNext(always)
+	p.Cut(pgproxy.Cut{SQL: "^commit", When: pgproxy.After, Times: 1000})
 	_, err = writer.PutVersion(t.Context(), db.Credential{TokenID: token.ID(), Prove: token.Prove}, request, "put", "app/x",
 		sealedPlaceholder("app/x"), false, db.Settings{})
 	if !errors.Is(err, db.ErrOutcomeUnknown) || !strings.Contains(err.Error(), request.String()) {

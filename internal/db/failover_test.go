@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/hyperiondb/vault/internal/chaos/pgproxy"
 	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/localpg"
 	"github.com/hyperiondb/vault/internal/vaulttest"
@@ -122,14 +123,14 @@ func TestRefusalOfTheSecondAttempt(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name string
-		cut  cut
+		when pgproxy.When
 		want string
-	}{{"failed", failed, "0"}, {"done, reply lost", replyLost, "1"}} {
+	}{{"failed", pgproxy.Before, "0"}, {"done, reply lost", pgproxy.After, "1"}} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			store := vaulttest.New(t)
 			p := newProxy(t, store)
-			writer := mustWriter(t, db.Options{URL: p.url(store, vaulttest.Operator)})
+			writer := mustWriter(t, db.Options{URL: through(p, store, vaulttest.Operator)})
 			token, attempts := vaulttest.AdminToken(t), 0
 			prove := func(nonce []byte) []byte {
 				if attempts++; attempts == 2 {
@@ -137,7 +138,7 @@ func TestRefusalOfTheSecondAttempt(t *testing.T) {
 				}
 				return token.Prove(nonce)
 			}
-			p.cutNext(c.cut)
+			lose(p, c.when)
 			_, err := writer.PutVersion(t.Context(), db.Credential{TokenID: token.ID(), Prove: prove}, uuid.New(), "put", "app/x",
 				sealedPlaceholder("app/x"), false, db.Settings{})
 			if !errors.Is(err, db.ErrOutcomeUnknown) || !strings.Contains(err.Error(), "revoked") {

@@ -84,18 +84,20 @@ func (w *Writer) Candidate(ctx context.Context, job int64, attempt int) (SealedV
 func (w *Writer) StoreCandidate(ctx context.Context, job int64, attempt int, v SealedVersion) (SealedVersion, error) {
 	ctx, cancel := context.WithTimeout(ctx, w.pool.limit+commitTimeout)
 	defer cancel()
-	tx, err := w.pool.Begin(ctx)
+	pooled, err := w.pool.Acquire(ctx)
 	if err != nil {
 		return SealedVersion{}, w.failedOver(classify(err))
 	}
-	defer rollback(ctx, tx)
-	if err := w.authorize(ctx, tx, nil); err != nil {
+	defer pooled.Release()
+	conn := pooled.Conn()
+	defer rollback(ctx, conn)
+	if _, err := w.begin(ctx, conn, nil); err != nil {
 		return SealedVersion{}, w.failedOver(classify(err))
 	}
-	stored, err := candidate(ctx, tx, `SELECT `+candidateColumns+` FROM vault.store_candidate($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+	stored, err := candidate(ctx, conn, `SELECT `+candidateColumns+` FROM vault.store_candidate($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
 		job, attempt, v.Format, v.KMSKeyID, v.WrappedDEK, v.Nonce, v.Ciphertext, v.KeyCommit, v.AAD)
 	if err == nil {
-		err = commit(ctx, tx)
+		_, err = commit(ctx, conn)
 	}
 	return stored, w.failedOver(classify(err))
 }
@@ -126,6 +128,46 @@ func (w *Writer) FinishRotation(ctx context.Context, request uuid.UUID, job int6
 func (w *Writer) CompleteRotation(ctx context.Context, request uuid.UUID, job int64, attempt int, v SealedVersion) (Result, error) {
 	return change[Result](ctx, w, nil, refusal{request: request}, `SELECT vault.complete_rotation($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
 		job, attempt, v.Format, v.KMSKeyID, v.WrappedDEK, v.Nonce, v.Ciphertext, v.KeyCommit, v.AAD, request)
+}
+
+// Completion is a claimed rotation and its new version. Request tells its replay, alone or in whatever batch.
+type Completion struct {
+	Request uuid.UUID
+	Job     int64
+	Attempt int
+	SealedVersion
+}
+
+// completed is what became of the requests of a batch; those missing were left as they are.
+type completed struct {
+	Done map[uuid.UUID]Result `json:"done"`
+	Committed
+}
+
+// CompleteRotations completes many in one transaction, and returns the results of those it has completed, or had before, by
+// request. What it leaves out is as it was: CompleteRotation says why. An error other than ErrOutcomeUnknown says that nothing
+// was completed, for whatever reason, one bad value among them included.
+func (w *Writer) CompleteRotations(ctx context.Context, batch []Completion) (map[uuid.UUID]Result, error) {
+	var c struct {
+		jobs                                         []int64
+		attempts, formats                            []int
+		keyIDs, aads                                 []string
+		wrappedDEKs, nonces, ciphertexts, keyCommits [][]byte
+		requests                                     []uuid.UUID
+	}
+	for _, b := range batch {
+		c.jobs, c.attempts, c.formats = append(c.jobs, b.Job), append(c.attempts, b.Attempt), append(c.formats, b.Format)
+		c.keyIDs, c.aads, c.requests = append(c.keyIDs, b.KMSKeyID), append(c.aads, b.AAD), append(c.requests, b.Request)
+		c.wrappedDEKs, c.nonces = append(c.wrappedDEKs, b.WrappedDEK), append(c.nonces, b.Nonce)
+		c.ciphertexts, c.keyCommits = append(c.ciphertexts, b.Ciphertext), append(c.keyCommits, b.KeyCommit)
+	}
+	answer, err := change[completed](ctx, w, nil, refusal{request: batch[0].Request}, `SELECT vault.complete_rotations($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
+		c.jobs, c.attempts, c.formats, c.keyIDs, c.wrappedDEKs, c.nonces, c.ciphertexts, c.keyCommits, c.aads, c.requests)
+	for request, result := range answer.Done {
+		result.Committed = answer.Committed
+		answer.Done[request] = result
+	}
+	return answer.Done, err
 }
 
 // FailRotation gives a claim back, to be tried again after retryIn, or (nil) never.

@@ -1,14 +1,20 @@
 package db_test
 
 import (
+	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/hyperiondb/vault/internal/chaos/pgproxy"
+	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
@@ -103,6 +109,182 @@ func TestCandidateIsFenced(t *testing.T) {
 		FROM vault.secrets s JOIN vault.secret_versions v ON v.secret_id = s.id AND v.version = s.current_version`)
 	if want := "2 " + strings.Repeat("33", 32) + " 0"; got != want {
 		t.Errorf("got version, bytes and candidates %q, want %q", got, want)
+	}
+}
+
+// claimed is a vault whose secrets of these names have been claimed for rotation, and what a worker would complete them with.
+type claimed struct {
+	t      *testing.T
+	store  *vaulttest.Store
+	writer *db.Writer
+	batch  map[string]db.Completion
+}
+
+func mustClaim(t *testing.T, url func(*vaulttest.Store) string, names ...string) *claimed {
+	t.Helper()
+	c := &claimed{t: t, store: vaulttest.New(t), batch: map[string]db.Completion{}}
+	mustPutAutomatic(t, c.store, names...)
+	must(t, runSession(t, c.store.URL(vaulttest.Daemon), []string{supervise}))
+	c.writer = mustWriter(t, db.Options{URL: url(c.store)})
+	jobs, err := c.writer.ClaimRotations(t.Context(), "w", 100, 0, time.Hour)
+	must(t, err)
+	for _, j := range jobs {
+		v := sealedPlaceholder(j.Name)
+		v.Version, v.AAD = 2, j.Name+":2"
+		c.batch[j.Name] = db.Completion{Request: uuid.New(), Job: j.ID, Attempt: j.Attempt, SealedVersion: v}
+	}
+	if len(c.batch) != len(names) {
+		t.Fatalf("got %d claims of %d", len(c.batch), len(names))
+	}
+	return c
+}
+
+func daemonURL(store *vaulttest.Store) string { return store.URL(vaulttest.Daemon) }
+
+// complete completes these together, and returns the names of those that were.
+func (c *claimed) complete(names ...string) (string, error) {
+	c.t.Helper()
+	var batch []db.Completion
+	for _, name := range names {
+		batch = append(batch, c.batch[name])
+	}
+	results, err := c.writer.CompleteRotations(c.t.Context(), batch)
+	var done []string
+	for request, result := range results {
+		if result.Version != 2 || request != c.batch[result.Name].Request ||
+			result.VersionID != c.store.MustQuery(c.t, `SELECT version_id FROM vault.secret_versions WHERE name = $1 AND version = 2`, result.Name) {
+			c.t.Errorf("got %+v for request %s, want what is stored", result, request)
+		}
+		done = append(done, result.Name)
+	}
+	slices.Sort(done)
+	return strings.Join(done, " "), err
+}
+
+func (c *claimed) alone(name string) error {
+	c.t.Helper()
+	b := c.batch[name]
+	_, err := c.writer.CompleteRotation(c.t.Context(), b.Request, b.Job, b.Attempt, b.SealedVersion)
+	return err
+}
+
+func (c *claimed) want(query, want string) {
+	c.t.Helper()
+	if got := c.store.MustQuery(c.t, query); got != want {
+		c.t.Errorf("%s: got %q, want %q", query, got, want)
+	}
+}
+
+const (
+	rotated   = `SELECT string_agg(name, ' ' ORDER BY name) FROM vault.secrets WHERE current_version = 2`
+	rotations = `SELECT string_agg(secret || ' ' || action || ' ' || actor, ', ' ORDER BY secret, id) FROM vault.audit_log WHERE action LIKE 'rotate%'`
+	asked     = `SELECT count(*) FROM vault.requests WHERE action = 'rotate'`
+)
+
+// A batch completes what its worker still has, in one transaction, and leaves the rest as it was, to be told why alone.
+func TestBatchLeavesOutWhatIsLost(t *testing.T) {
+	c := mustClaim(t, daemonURL, "app1/a", "app1/b", "app1/deleted", "app1/edited", "app1/held", "app1/old", "app1/reclaimed")
+	mustAdmin(t, c.store, `SELECT vault.delete_secret('app1/deleted', gen_random_uuid(), '1 day')`)
+	c.store.MustExec(t, `UPDATE vault.rotation_jobs SET claimed_at = now() - interval '2 hours' WHERE name = 'app1/reclaimed'`,
+		`UPDATE vault.secrets SET current_version = 7 WHERE name = 'app1/edited'`)
+	_, err := c.writer.ClaimRotations(t.Context(), "another", 1, 0, time.Hour)
+	must(t, err)
+	old := c.batch["app1/old"]
+	old.Attempt--
+	c.batch["app1/old"] = old
+	holding := mustConnect(t, c.store.URL(vaulttest.Operator))
+	for _, step := range []string{"BEGIN", "AUTHORISE", `SELECT vault.update_secret('app1/held', gen_random_uuid(), NULL, NULL, '1 hour')`} {
+		must(t, runStep(t.Context(), holding, step))
+	}
+
+	all := slices.Sorted(maps.Keys(c.batch))
+	done, err := c.complete(all...)
+	must(t, err)
+	if done != "app1/a app1/b" {
+		t.Errorf("completed %q, want those whose claims hold", done)
+	}
+	c.want(rotated, "app1/a app1/b")
+	c.want(rotations, "app1/a rotate worker:w, app1/b rotate worker:w")
+	c.want(asked, "2")
+	c.want(`SELECT count(DISTINCT tx) FROM vault.audit_log WHERE action = 'rotate'`, "1")
+	c.want(`SELECT string_agg(concat_ws(' ', name, version, expires_at > now()), ', ' ORDER BY name, version) FROM vault.secret_versions WHERE name IN ('app1/a', 'app1/b')`,
+		"app1/a 1 t, app1/a 2, app1/b 1 t, app1/b 2")
+	c.want(`SELECT bool_and(next_rotation_at BETWEEN now() + interval '21 hours' AND now() + interval '1 day' AND rotated_at > now() - interval '1 minute')
+		FROM vault.secrets WHERE current_version = 2`, "true")
+	for _, name := range []string{"app1/deleted", "app1/old", "app1/reclaimed"} {
+		if err := c.alone(name); !errors.Is(err, db.ErrClaimLost) {
+			t.Errorf("%s alone: got %v, want the claim to be lost", name, err)
+		}
+	}
+	if err := c.alone("app1/edited"); !errors.Is(err, db.ErrConflict) {
+		t.Errorf("app1/edited alone: got %v, want a conflict", err)
+	}
+	must(t, runStep(t.Context(), holding, "ROLLBACK"))
+	must(t, c.alone("app1/held"))
+	c.want(rotated, "app1/a app1/b app1/held")
+}
+
+// One value that breaks a rule takes the batch with it, and nothing else.
+func TestBatchWithABadRow(t *testing.T) {
+	c := mustClaim(t, daemonURL, "app1/a", "app1/bad", "app1/c")
+	for name, spoil := range map[string]func(*db.Completion){
+		"a nonce of 12 bytes":  func(b *db.Completion) { b.Nonce = make([]byte, 12) },
+		"no nonce":             func(b *db.Completion) { b.Nonce = nil },
+		"another secret's AAD": func(b *db.Completion) { b.AAD = "app1/a:2" },
+		"another's request":    func(b *db.Completion) { b.Request = c.batch["app1/a"].Request },
+		"another's job":        func(b *db.Completion) { b.Job, b.AAD = c.batch["app1/a"].Job, "app1/a:2" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			good := c.batch["app1/bad"]
+			defer func() { c.batch["app1/bad"] = good }()
+			bad := good
+			spoil(&bad)
+			c.batch["app1/bad"] = bad
+			if done, err := c.complete("app1/a", "app1/bad", "app1/c"); !errors.Is(err, db.ErrInvalid) || done != "" {
+				t.Errorf("completed %q, error %v, want the rule", done, err)
+			}
+			c.want(asked, "0")
+			c.want(rotated, "")
+		})
+	}
+	must(t, c.alone("app1/a"))
+	must(t, c.alone("app1/c"))
+	c.want(rotated, "app1/a app1/c")
+}
+
+// A batch whose COMMIT failed, or went unanswered, is asked again: each of its requests is a replay, in whatever company.
+func TestBatchIsReplayed(t *testing.T) {
+	for when, audit := range map[pgproxy.When]string{
+		pgproxy.Before: "app1/a rotate worker:w, app1/b rotate worker:w",
+		pgproxy.After:  "app1/a rotate worker:w, app1/a rotate.replay worker:w, app1/b rotate worker:w, app1/b rotate.replay worker:w",
+	} {
+		t.Run(when.String(), func(t *testing.T) {
+			var p *pgproxy.Proxy
+			c := mustClaim(t, func(store *vaulttest.Store) string {
+				p = newProxy(t, store)
+				return through(p, store, vaulttest.Daemon)
+			}, "app1/a", "app1/b", "app1/c", "app1/d")
+			lose(p, when)
+			done, err := c.complete("app1/a", "app1/b")
+			must(t, err)
+			if done != "app1/a app1/b" {
+				t.Errorf("completed %q, want both", done)
+			}
+			c.want(rotations, audit)
+			must(t, c.alone("app1/c"))
+			other := c.batch["app1/a"]
+			other.Ciphertext = make([]byte, 33)
+			c.batch["app1/a"] = other
+			done, err = c.complete("app1/d", "app1/c", "app1/a")
+			must(t, err)
+			if done != "app1/c app1/d" {
+				t.Errorf("completed %q, want the new one and the replay, and not what has another value by now", done)
+			}
+			if err := c.alone("app1/a"); !errors.Is(err, db.ErrConflict) {
+				t.Errorf("the same request with another value: got %v, want a conflict", err)
+			}
+			c.want(`SELECT count(*) || ' ' || max(version) FROM vault.secret_versions`, "8 2")
+		})
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/hyperiondb/vault/internal/audit"
 	"github.com/hyperiondb/vault/internal/audit/spool"
+	"github.com/hyperiondb/vault/internal/chaos/pgproxy"
 	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/localpg"
 	"github.com/hyperiondb/vault/internal/vaulttest"
@@ -93,16 +94,16 @@ func (s *shipping) arrived(store *vaulttest.Store, n int) {
 
 // The pair of every commit, "failed" and "done, but the reply was lost", and a primary that cannot be reached for a while.
 func TestShippedExactlyOnce(t *testing.T) {
-	for name, c := range map[string]cut{"failed": failed, "done, reply lost": replyLost} {
-		t.Run(name, func(t *testing.T) {
+	for _, when := range []pgproxy.When{pgproxy.Before, pgproxy.After} {
+		t.Run(when.String(), func(t *testing.T) {
 			store := vaulttest.New(t)
 			p := newProxy(t, store)
-			s := newShipping(t, p.url(store, vaulttest.Daemon))
+			s := newShipping(t, through(p, store, vaulttest.Daemon))
 			s.append(1, 2, 3)
-			p.cutNext(c)
+			lose(p, when)
 			s.run(drained)
 			s.append(4)
-			p.cutNext(c)
+			lose(p, when)
 			s.run(drained)
 			s.arrived(store, 4)
 			if got := store.MustQuery(t, `SELECT string_agg(next_seq || ' ' || gaps, ',') FROM vault.audit_spools`); got != "6 0" {

@@ -89,6 +89,19 @@ type Result struct {
 	PausedAt          *time.Time `json:"paused_at"`      // of a pause
 }
 
+// Standing is what a change of a secret is based on.
+type Standing struct {
+	CurrentVersion int
+	DeletedAt      *time.Time
+}
+
+// Standing reads it from the primary; ErrNotFound if there is no such secret.
+func (w *Writer) Standing(ctx context.Context, name string) (Standing, error) {
+	var s Standing
+	err := w.pool.QueryRow(ctx, `SELECT current_version, deleted_at FROM vault.secrets WHERE name = $1`, name).Scan(&s.CurrentVersion, &s.DeletedAt)
+	return s, classify(err)
+}
+
 // PutVersion adds a version. action is put (which may create the secret), rotate or rollback.
 func (w *Writer) PutVersion(ctx context.Context, c Credential, request uuid.UUID, action, name string, v SealedVersion, createOnly bool, s Settings) (Result, error) {
 	return change[Result](ctx, w, &c, refusal{action, name, request},
@@ -346,28 +359,26 @@ func (w *Writer) explain(ctx context.Context, c *Credential, r refusal, err erro
 	return err
 }
 
-// once is one attempt. The commit point is commit: before it nothing has happened, after it the answer is known, and
-// p.sent says whether there is anything in between.
+// once is one attempt, in three trips to the server and back: begin, call, commit. The commit point is commit: before it
+// nothing has happened, after it the answer is known, and p.sent says whether there is anything in between.
 func (w *Writer) once(p *patience, c *Credential, result any, committedAt func(lsn string), sql string, args []any) error {
-	conn, err := w.pool.Acquire(p.ctx)
+	pooled, err := w.pool.Acquire(p.ctx)
 	if err != nil {
 		return notConnected(p.ctx, err)
 	}
-	defer conn.Release()
+	defer pooled.Release()
+	conn := pooled.Conn()
 	ctx, cancel := context.WithTimeout(p.ctx, attemptTimeout)
 	defer cancel()
-	tx, err := conn.Begin(ctx)
+	defer rollback(ctx, conn)
+	nonce, err := w.begin(ctx, conn, c)
 	if err != nil {
 		return err
 	}
-	defer rollback(ctx, tx)
 	if !w.recording {
 		failpoint.Hit("write.begun")
 	}
-	if err := w.authorize(ctx, tx, c); err != nil {
-		return err
-	}
-	if err := tx.QueryRow(ctx, sql, args...).Scan(result); err != nil {
+	if err := call(ctx, conn, c, nonce, result, sql, args); err != nil {
 		return err
 	}
 	if !w.recording {
@@ -379,7 +390,8 @@ func (w *Writer) once(p *patience, c *Credential, result any, committedAt func(l
 	}
 	limit, stop := context.WithTimeout(p.ctx, commitTimeout)
 	defer stop()
-	if err := commit(limit, tx); err != nil {
+	lsn, err := commit(limit, conn)
+	if err != nil {
 		if isDefinite(err) && !inDoubt {
 			p.settled()
 		}
@@ -388,19 +400,20 @@ func (w *Writer) once(p *patience, c *Credential, result any, committedAt func(l
 	if !w.recording {
 		failpoint.Hit("write.committed")
 	}
-	var lsn string
-	// Behind our own commit record, so an upper bound of its position. Not having it loses nothing.
-	if conn.QueryRow(limit, positionQuery).Scan(&lsn) == nil {
+	if lsn != "" {
 		committedAt(lsn)
 	}
 	return nil
 }
 
-// rollback does nothing after COMMIT. A failure closes the connection, which rolls back as well.
-func rollback(ctx context.Context, tx pgx.Tx) {
+// rollback does nothing after COMMIT. If it fails, the connection ends with its transaction: the pool keeps none that has one.
+func rollback(ctx context.Context, conn *pgx.Conn) {
+	if conn.IsClosed() || conn.PgConn().TxStatus() == 'I' {
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
-	_ = tx.Rollback(ctx)
+	_, _ = conn.Exec(ctx, `ROLLBACK`)
 }
 
 // notConnected keeps what a connection was refused for, and tells a primary that could not be found from a caller who left.
@@ -411,40 +424,58 @@ func notConnected(ctx context.Context, err error) error {
 	return errors.Join(errConnect, classify(err))
 }
 
-// commit sends COMMIT. A success with a warning is none: when the wait for a synchronous standby is cancelled, by hand or by
-// statement_timeout, the server answers that it has committed, and mentions in a warning that nobody else has.
-func commit(ctx context.Context, tx pgx.Tx) error {
-	conn := tx.Conn()
-	forgetWarning(conn)
-	if err := tx.Commit(ctx); err != nil {
-		return err
-	}
-	if text := warningHeard(conn); text != "" {
-		return fmt.Errorf("%w: %s", errUnreplicated, text)
-	}
-	return nil
-}
-
-// authorize opens the transaction of a change: what the server is to wait for, whether this is still the primary to write
-// to (a pooler may have led us to another than the connection was made to), and who we are.
-func (w *Writer) authorize(ctx context.Context, tx pgx.Tx, c *Credential) error {
+// begin opens the transaction of a change: what the server is to wait for, whether this is still the primary to write to (a
+// pooler may have led us to another than the connection was made to), and the challenge for who we are.
+func (w *Writer) begin(ctx context.Context, conn *pgx.Conn, c *Credential) (nonce []byte, err error) {
 	batch := &pgx.Batch{}
+	batch.Queue(`BEGIN ISOLATION LEVEL READ COMMITTED`)
 	batch.Queue(changeSettings)
 	var timeline, beatTimeline int
 	var beatEpoch uuid.UUID
 	batch.Queue(changeLineage).QueryRow(func(row pgx.Row) error { return row.Scan(&timeline, &beatTimeline, &beatEpoch) })
-	var nonce []byte
 	if c != nil {
 		batch.Queue(`SELECT vault.challenge()`).QueryRow(func(row pgx.Row) error { return row.Scan(&nonce) })
 	}
-	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
-		return err
+	if err := conn.SendBatch(ctx, batch).Close(); err != nil {
+		return nil, err
 	}
-	if err := w.fence.recheck(tx.Conn(), timeline, beatTimeline, beatEpoch); err != nil || c == nil {
-		return err
+	return nonce, w.fence.recheck(conn, timeline, beatTimeline, beatEpoch)
+}
+
+// call proves who we are, if anybody in particular, and calls the function. The server skips the call if it refuses the proof.
+func call(ctx context.Context, conn *pgx.Conn, c *Credential, nonce []byte, result any, sql string, args []any) error {
+	batch := &pgx.Batch{}
+	if c != nil {
+		batch.Queue(`SELECT vault.authorize_proof($1, $2)`, c.TokenID, c.Prove(nonce))
 	}
-	_, err := tx.Exec(ctx, `SELECT vault.authorize_proof($1, $2)`, c.TokenID, c.Prove(nonce))
-	return err
+	batch.Queue(sql, args...).QueryRow(func(row pgx.Row) error { return row.Scan(result) })
+	return conn.SendBatch(ctx, batch).Close()
+}
+
+// commit sends COMMIT, and behind it the question how far the log has come: behind our own commit record, so an upper bound of
+// its position. What becomes of the question says nothing about COMMIT, which was answered before; "" loses nothing.
+//
+// A success with a warning is none: when the wait for a synchronous standby is cancelled, by hand or by statement_timeout, the
+// server answers that it has committed, and mentions in a warning that nobody else has.
+func commit(ctx context.Context, conn *pgx.Conn) (lsn string, err error) {
+	forgetWarning(conn)
+	batch := &pgx.Batch{}
+	batch.Queue(`COMMIT`)
+	batch.Queue(positionQuery)
+	answers := conn.SendBatch(ctx, batch)
+	defer answers.Close()
+	tag, err := answers.Exec()
+	switch {
+	case err != nil:
+		return "", err
+	case tag.String() == "ROLLBACK":
+		return "", pgx.ErrTxCommitRollback
+	}
+	if text := warningHeard(conn); text != "" {
+		return "", fmt.Errorf("%w: %s", errUnreplicated, text)
+	}
+	_ = answers.QueryRow().Scan(&lsn)
+	return lsn, nil
 }
 
 // recordRefusal writes the audit row of a refused change: the refused transaction took its own with it.

@@ -13,7 +13,7 @@ package failpoint
 func Names() []string {
 	return []string{
 		"seal.done",                 // sealed under a new data key; the database knows nothing yet
-		"write.begun",               // the transaction is open and has done nothing
+		"write.begun",               // the transaction is open and has changed nothing
 		"write.before_commit",       // all is written, COMMIT is not sent
 		"write.committed",           // the answer to COMMIT is here, and nobody has been told
 		"rotation.claimed",          // a job is ours and nothing was done for it

@@ -58,11 +58,15 @@ func (w *Worker) Run(ctx context.Context) {
 	running.Go(func() { w.listen(ctx, hint) })
 	var pending atomic.Int64 // claimed and not settled
 	slots := make(chan struct{}, w.Concurrency)
+	completions := newCompletions(w.Vault)
 	every(ctx, w.Poll, hints, func() {
 		held := int(pending.Load())
 		free, room := max(w.Concurrency-held, 0), w.Concurrency*claimsPerSlot-held
 		if room < w.Concurrency {
 			return // a rotation that ends hints again
+		}
+		if 2*free < w.Concurrency && completions.underWay() {
+			return // so does a batch that ends, and then there is more to claim at once
 		}
 		// Not given up when the worker stops: a claim whose answer nobody heard could not be given back.
 		jobs, err := w.Vault.ClaimRotations(context.WithoutCancel(ctx), w.ID, free, room-free, w.claimTimeout())
@@ -81,9 +85,13 @@ func (w *Worker) Run(ctx context.Context) {
 					w.release(ctx, job)
 					return
 				}
-				defer func() { <-slots }()
+				freeSlot := sync.OnceFunc(func() { <-slots })
+				defer freeSlot()
 				if time.Since(claimed) < w.claimTimeout()/2 { // else it is about to go stale: whoever claims it then has the time for it
-					w.work(context.WithoutCancel(ctx), job)
+					w.work(context.WithoutCancel(ctx), job, func(ctx context.Context, sealed vault.SealedRotation) (vault.Receipt, error) {
+						freeSlot() // waiting for a transaction is no work
+						return completions.complete(ctx, sealed)
+					})
 				}
 			})
 		}
@@ -107,14 +115,17 @@ func (w *Worker) listen(ctx context.Context, hint func()) {
 	})
 }
 
-// work is one attempt. The commit point is CompleteRotation or FinishRotation; whatever fails before it gives the claim back.
-func (w *Worker) work(ctx context.Context, job vault.Rotation) {
+// complete stores what is sealed, with others if there are any.
+type complete func(context.Context, vault.SealedRotation) (vault.Receipt, error)
+
+// work is one attempt. The commit point is complete or FinishRotation; whatever fails before it gives the claim back.
+func (w *Worker) work(ctx context.Context, job vault.Rotation, complete complete) {
 	attempt, cancel := context.WithTimeout(ctx, min(attemptTimeout, w.claimTimeout()/3))
 	defer cancel()
 	defer w.Metrics.running()()
 	log := w.Log.With("secret", job.Name, "job", job.ID, "attempt", job.Attempt)
 	failpoint.Hit("rotation.claimed")
-	receipt, err := w.rotate(attempt, job)
+	receipt, err := w.rotate(attempt, job, complete)
 	switch {
 	case err == nil:
 		failpoint.Hit("rotation.completed")
@@ -131,7 +142,7 @@ func (w *Worker) work(ctx context.Context, job vault.Rotation) {
 	}
 }
 
-func (w *Worker) rotate(ctx context.Context, job vault.Rotation) (receipt vault.Receipt, err error) {
+func (w *Worker) rotate(ctx context.Context, job vault.Rotation, complete complete) (receipt vault.Receipt, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic of type %T", p) // its text may hold anything
@@ -143,12 +154,20 @@ func (w *Worker) rotate(ctx context.Context, job vault.Rotation) (receipt vault.
 	if job.Rotator != "" {
 		return w.fourSteps(ctx, job)
 	}
-	value, err := generate(job)
+	sealed, err := w.seal(ctx, job)
 	if err != nil {
 		return receipt, err
 	}
+	return complete(ctx, sealed)
+}
+
+func (w *Worker) seal(ctx context.Context, job vault.Rotation) (vault.SealedRotation, error) {
+	value, err := generate(job)
+	if err != nil {
+		return vault.SealedRotation{}, err
+	}
 	defer clear(value)
-	return w.Vault.CompleteRotation(ctx, job, value)
+	return w.Vault.SealRotation(ctx, job, value)
 }
 
 func generate(job vault.Rotation) ([]byte, error) {

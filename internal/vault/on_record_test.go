@@ -220,18 +220,28 @@ func (r *recorded) rotations() {
 	if got := r.store.MustQuery(r.t, `SELECT l.tx::text = j.xmin::text FROM vault.audit_log l JOIN vault.rotation_jobs j ON j.name = l.secret WHERE l.outcome = 'failed'`); got != "true" {
 		r.t.Error("the row of a failed attempt is of another transaction")
 	}
-	receipt, err := r.daemon.CompleteRotation(r.ctx, claim(), []byte("two"))
+	sealed, err := r.daemon.SealRotation(r.ctx, claim(), []byte("two"))
+	must(r.t, err)
+	receipt, err := r.daemon.CompleteRotation(r.ctx, sealed)
 	must(r.t, err)
 	r.wantRow(receipt.RequestID, `worker:w vaultd rotate "app/auto" 2 ok `)
 	r.wantTogether(receipt.RequestID)
 	must(r.t, second(r.RequestRotation(r.ctx, r.as, "app/auto")))
 	job := claim()
-	must(r.t, second(r.daemon.StoreCandidate(r.ctx, job, []byte("three"))))
+	sealed, err = r.daemon.SealRotation(r.ctx, job, []byte("three"))
+	must(r.t, err)
+	receipts, err := r.daemon.CompleteRotations(r.ctx, []vault.SealedRotation{sealed})
+	must(r.t, err)
+	r.wantRow(receipts[job.ID].RequestID, `worker:w vaultd rotate "app/auto" 3 ok `)
+	r.wantTogether(receipts[job.ID].RequestID)
+	must(r.t, second(r.RequestRotation(r.ctx, r.as, "app/auto")))
+	job = claim()
+	must(r.t, second(r.daemon.StoreCandidate(r.ctx, job, []byte("four"))))
 	receipt, err = r.daemon.FinishRotation(r.ctx, job)
 	must(r.t, err)
-	r.wantRow(receipt.RequestID, `worker:w vaultd rotate "app/auto" 3 ok `)
+	r.wantRow(receipt.RequestID, `worker:w vaultd rotate "app/auto" 4 ok `)
 	r.wantTogether(receipt.RequestID)
-	r.covered = append(r.covered, "fail_rotation", "complete_rotation", "finish_rotation")
+	r.covered = append(r.covered, "fail_rotation", "complete_rotation", "complete_rotations", "finish_rotation")
 }
 
 // supervision: versions that end and secrets that are purged by themselves. Version 1 of app/x has ended above.
@@ -284,8 +294,8 @@ func (r *recorded) prune() {
 // reads are their own records; vault.ship_reads has its tests in internal/db.
 func (r *recorded) reads() {
 	r.covered = append(r.covered, "record_read", "ship_reads")
-	must(r.t, r.RecordRead(r.ctx, audit.Event{Action: audit.Read, Secret: "app/auto", Version: 3, Outcome: audit.OK}))
-	r.wantNewest(`role:operator operator read "app/auto" 3 ok`)
+	must(r.t, r.RecordRead(r.ctx, audit.Event{Action: audit.Read, Secret: "app/auto", Version: 4, Outcome: audit.OK}))
+	r.wantNewest(`role:operator operator read "app/auto" 4 ok`)
 }
 
 // owner: the owner of the schema needs no token, and is on record by his login.

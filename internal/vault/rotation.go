@@ -107,19 +107,44 @@ func (v *Vault) FinishRotation(ctx context.Context, job Rotation) (Receipt, erro
 	return receipt(request, result), named("rotate", job.Name, err)
 }
 
-// CompleteRotation seals a new value for a claimed job and stores it under the claim's fence: [ErrClaimLost] if somebody
-// else has the job, or has put a value, by now.
-func (v *Vault) CompleteRotation(ctx context.Context, job Rotation, value []byte) (Receipt, error) {
+// SealedRotation is a claimed job whose new value is sealed: all that is left is a transaction.
+type SealedRotation struct {
+	Job     Rotation
+	request uuid.UUID
+	sealed  db.SealedVersion
+}
+
+// SealRotation seals a new value for a claimed job.
+func (v *Vault) SealRotation(ctx context.Context, job Rotation, value []byte) (SealedRotation, error) {
 	if err := checkValueSize(value); err != nil {
-		return Receipt{}, err
+		return SealedRotation{}, err
 	}
 	sealed, err := v.seal(ctx, job.Name, job.FromVersion+1, value)
-	if err != nil {
-		return Receipt{}, err
+	return SealedRotation{job, uuid.New(), sealed}, err
+}
+
+// CompleteRotation stores the new value under the claim's fence: [ErrClaimLost] if somebody else has the job, or has put a
+// value, by now.
+func (v *Vault) CompleteRotation(ctx context.Context, r SealedRotation) (Receipt, error) {
+	result, err := v.writer.CompleteRotation(ctx, r.request, r.Job.ID, r.Job.Attempt, r.sealed)
+	return receipt(r.request, result), named("rotate", r.Job.Name, err)
+}
+
+// CompleteRotations does so for many in one transaction, and returns the receipts of those that are completed, by job. The
+// others are to be completed alone, which says what is in the way, unless the error is [ErrOutcomeUnknown].
+func (v *Vault) CompleteRotations(ctx context.Context, batch []SealedRotation) (map[int64]Receipt, error) {
+	completions := make([]db.Completion, len(batch))
+	for i, r := range batch {
+		completions[i] = db.Completion{Request: r.request, Job: r.Job.ID, Attempt: r.Job.Attempt, SealedVersion: r.sealed}
 	}
-	request := uuid.New()
-	result, err := v.writer.CompleteRotation(ctx, request, job.ID, job.Attempt, sealed)
-	return receipt(request, result), named("rotate", job.Name, err)
+	results, err := v.writer.CompleteRotations(ctx, completions)
+	receipts := make(map[int64]Receipt, len(results))
+	for _, r := range batch {
+		if result, done := results[r.request]; done && err == nil {
+			receipts[r.Job.ID] = receipt(r.request, result)
+		}
+	}
+	return receipts, err
 }
 
 // FailRotation gives a claim back, to be tried again after retryIn, or (nil) never.

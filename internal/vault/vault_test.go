@@ -362,8 +362,15 @@ func TestRotationByClaim(t *testing.T) {
 		}
 		return jobs[0]
 	}
+	complete := func(job vault.Rotation, value []byte) error {
+		sealed, err := daemon.SealRotation(ctx, job, value)
+		if err != nil {
+			return err
+		}
+		return second(daemon.CompleteRotation(ctx, sealed))
+	}
 	stalled, job := claim(), claim()
-	_, err = daemon.CompleteRotation(ctx, stalled, []byte("late"))
+	err = complete(stalled, []byte("late"))
 	wantErr(t, err, vault.ErrClaimLost)
 	retry := time.Duration(0)
 	must(t, daemon.FailRotation(ctx, job, errors.New("the target is away"), &retry))
@@ -372,10 +379,9 @@ func TestRotationByClaim(t *testing.T) {
 	if row.Job == nil || row.Job.State != "queued" || row.Job.LastError != "the target is away" {
 		t.Errorf("got job %+v, want it queued with its error", row.Job)
 	}
-	_, err = daemon.CompleteRotation(ctx, claim(), nil)
+	err = complete(claim(), nil)
 	wantErr(t, err, vault.ErrValueSize)
-	_, err = daemon.CompleteRotation(ctx, claim(), []byte("two"))
-	must(t, err)
+	must(t, complete(claim(), []byte("two")))
 	s.wantValue("app/auto", "two")
 
 	// A put settles a rotation that is claimed.
@@ -385,7 +391,7 @@ func TestRotationByClaim(t *testing.T) {
 	jobs, err := daemon.ClaimRotations(ctx, "w", 1, 0, time.Hour)
 	must(t, err)
 	s.put("app/auto", "by hand")
-	_, err = daemon.CompleteRotation(ctx, jobs[0], []byte("too late"))
+	err = complete(jobs[0], []byte("too late"))
 	wantErr(t, err, vault.ErrClaimLost)
 	s.wantValue("app/auto", "by hand")
 }

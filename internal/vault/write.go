@@ -19,7 +19,7 @@ func (v *Vault) Put(ctx context.Context, r PutRequest) (Receipt, error) {
 	if err := errors.Join(envelope.CheckName(r.Name), checkValueSize(r.Value), v.canWrite(r.Change)); err != nil {
 		return Receipt{}, firstOf(err)
 	}
-	state, err := v.writer.Secret(ctx, r.Name)
+	state, err := v.writer.Standing(ctx, r.Name)
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return Receipt{}, fmt.Errorf("reading secret %q: %w", r.Name, err)
 	}
@@ -36,7 +36,7 @@ func (v *Vault) Put(ctx context.Context, r PutRequest) (Receipt, error) {
 }
 
 // fits checks what the caller expects of the secret before the KMS is asked; the database checks again.
-func (r PutRequest) fits(state db.SecretRow, exists bool) error {
+func (r PutRequest) fits(state db.Standing, exists bool) error {
 	switch {
 	case exists && r.CreateOnly:
 		return fmt.Errorf("secret %q exists: %w", r.Name, ErrConflict)
@@ -96,8 +96,8 @@ func (v *Vault) Rollback(ctx context.Context, c Change, name string, version int
 	return v.store(ctx, c, "rollback", name, state.CurrentVersion+1, old.Value, false, Settings{})
 }
 
-func (v *Vault) existing(ctx context.Context, name string) (db.SecretRow, error) {
-	state, err := v.writer.Secret(ctx, name)
+func (v *Vault) existing(ctx context.Context, name string) (db.Standing, error) {
+	state, err := v.writer.Standing(ctx, name)
 	switch {
 	case err != nil:
 		return state, fmt.Errorf("reading secret %q: %w", name, err)

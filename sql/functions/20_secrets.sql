@@ -3,10 +3,11 @@
 
 -- Up to a tenth earlier than a whole interval, always the same for a name: many secrets made on one day spread out.
 CREATE OR REPLACE FUNCTION vault._next_rotation(p_name text, p_from timestamptz, p_interval interval) RETURNS timestamptz
-LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT p_from + p_interval * (1 - 0.1 * (get_byte(h, 0) * 256 + get_byte(h, 1)) / 65536.0)
-  FROM sha256(convert_to(p_name, 'UTF8')) AS h
-$$;
+LANGUAGE plpgsql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
+DECLARE h bytea := sha256(convert_to(p_name, 'UTF8'));
+BEGIN
+  RETURN p_from + p_interval * (1 - 0.1 * (get_byte(h, 0) * 256 + get_byte(h, 1)) / 65536.0);
+END $$;
 
 CREATE OR REPLACE FUNCTION vault._lock_secret(p_name text) RETURNS vault.secrets
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -22,11 +23,14 @@ END $$;
 -- A new value makes an open rotation pointless: whoever holds its claim is refused when it comes back.
 -- Candidates go with it, those of failed jobs too: they were meant to follow the version that is no longer current.
 CREATE OR REPLACE FUNCTION vault._supersede_job(p_secret_id bigint, p_version int) RETURNS void
-LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-  DELETE FROM vault.rotation_candidates WHERE job_id IN (SELECT id FROM vault.rotation_jobs WHERE secret_id = p_secret_id);
-  UPDATE vault.rotation_jobs SET state = 'superseded', finished_at = clock_timestamp(), to_version = p_version
-  WHERE secret_id = p_secret_id AND state IN ('queued', 'claimed')
-$$;
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF EXISTS (SELECT FROM vault.rotation_jobs WHERE secret_id = p_secret_id) THEN
+    DELETE FROM vault.rotation_candidates WHERE job_id IN (SELECT id FROM vault.rotation_jobs WHERE secret_id = p_secret_id);
+    UPDATE vault.rotation_jobs SET state = 'superseded', finished_at = clock_timestamp(), to_version = p_version
+      WHERE secret_id = p_secret_id AND state IN ('queued', 'claimed');
+  END IF;
+END $$;
 
 -- A window is "HH:MM-HH:MM Zone": a time of day in a zone of the tz database, over midnight where it ends before it begins.
 CREATE OR REPLACE FUNCTION vault._in_window(p_window text, p_at timestamptz) RETURNS boolean
@@ -84,6 +88,17 @@ BEGIN
   PERFORM vault._require_change(opened[1]) FROM regexp_matches(p_rotator, '(?:^| )(?:via|key)=([^ ]*)', 'g') AS opened;
 END $$;
 
+-- False: somebody else has just made it.
+CREATE OR REPLACE FUNCTION vault._create_secret(p_name text) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  INSERT INTO vault.secrets (name) VALUES (p_name) ON CONFLICT (name) DO NOTHING;
+  RETURN FOUND;
+EXCEPTION WHEN unique_violation THEN
+  RAISE EXCEPTION 'a secret named "%" exists: names may not differ by case alone',
+    (SELECT name FROM vault.secrets WHERE lower(name) = lower(p_name)) USING ERRCODE = 'VA001';
+END $$;
+
 -- p_action: put, rotate or rollback, for the audit log. p_create_only: refuse a name that exists. Settings are kept (or get
 -- their defaults) where null, a rotator and a window end with ''; a generator makes the secret automatic. The grace of a
 -- rotate holds for that one time: "end the old value now" must not cut off the clients of every later rotation.
@@ -95,6 +110,7 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 DECLARE
   s vault.secrets;
   v_result jsonb;
+  v_created boolean := false;
 BEGIN
   PERFORM vault._require_change(p_name);
   PERFORM vault._check_window(p_window);
@@ -108,19 +124,16 @@ BEGIN
     RETURN v_result;
   END IF;
 
-  IF p_action = 'put' THEN
-    BEGIN
-      INSERT INTO vault.secrets (name) VALUES (p_name) ON CONFLICT (name) DO NOTHING;
-      IF NOT FOUND AND p_create_only THEN
-        RAISE EXCEPTION 'secret "%" exists', p_name USING ERRCODE = 'VA001';
-      END IF;
-    EXCEPTION WHEN unique_violation THEN
-      RAISE EXCEPTION 'a secret named "%" exists: names may not differ by case alone',
-        (SELECT name FROM vault.secrets WHERE lower(name) = lower(p_name)) USING ERRCODE = 'VA001';
-    END;
+  SELECT * INTO s FROM vault.secrets WHERE name = p_name FOR UPDATE;
+  IF NOT FOUND THEN
+    IF p_action = 'put' THEN
+      v_created := vault._create_secret(p_name);
+    END IF;
+    s := vault._lock_secret(p_name);
   END IF;
-  s := vault._lock_secret(p_name);
-  IF s.deleted_at IS NOT NULL THEN
+  IF p_create_only AND NOT v_created THEN
+    RAISE EXCEPTION 'secret "%" exists', p_name USING ERRCODE = 'VA001';
+  ELSIF s.deleted_at IS NOT NULL THEN
     RAISE EXCEPTION 'secret "%" is deleted', p_name USING ERRCODE = 'VA005';
   ELSIF p_rotation_interval IS NOT NULL AND coalesce(p_generator, s.generator) IS NULL THEN
     RAISE EXCEPTION 'secret "%" has no generator, so it cannot rotate by itself', p_name USING ERRCODE = '22023';
@@ -129,15 +142,17 @@ BEGIN
   ELSIF p_grace_period NOT BETWEEN '0' AND '3650 days' THEN
     RAISE EXCEPTION 'a grace period is 0 to 3650 days' USING ERRCODE = '22023';
   END IF;
-  UPDATE vault.secrets SET
-      kind = CASE WHEN coalesce(p_generator, generator) IS NULL THEN 'manual' ELSE 'automatic' END,
-      generator = coalesce(p_generator, generator),
-      rotation_interval = coalesce(p_rotation_interval, rotation_interval),
-      next_rotation_at = CASE WHEN coalesce(p_rotation_interval, rotation_interval) IS NOT NULL THEN now() END,
-      grace_period = CASE WHEN p_action = 'put' THEN coalesce(p_grace_period, grace_period) ELSE grace_period END,
-      rotator = nullif(coalesce(p_rotator, rotator), ''),
-      rotation_window = nullif(coalesce(p_window, rotation_window), '')
-    WHERE id = s.id RETURNING * INTO s;
+  IF num_nonnulls(p_generator, p_rotation_interval, p_grace_period, p_rotator, p_window) > 0 THEN
+    UPDATE vault.secrets SET
+        kind = CASE WHEN coalesce(p_generator, generator) IS NULL THEN 'manual' ELSE 'automatic' END,
+        generator = coalesce(p_generator, generator),
+        rotation_interval = coalesce(p_rotation_interval, rotation_interval),
+        next_rotation_at = CASE WHEN coalesce(p_rotation_interval, rotation_interval) IS NOT NULL THEN now() END,
+        grace_period = CASE WHEN p_action = 'put' THEN coalesce(p_grace_period, grace_period) ELSE grace_period END,
+        rotator = nullif(coalesce(p_rotator, rotator), ''),
+        rotation_window = nullif(coalesce(p_window, rotation_window), '')
+      WHERE id = s.id RETURNING * INTO s;
+  END IF;
   s.grace_period := coalesce(p_grace_period, s.grace_period);   -- a rotate's own: the next one is back to the setting
   PERFORM vault._supersede_job(s.id, p_version);
   v_result := vault._add_version(s, p_version, p_fmt, p_kms_key_id, p_wrapped_dek, p_nonce, p_ciphertext, p_key_commit, p_aad, p_request);

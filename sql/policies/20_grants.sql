@@ -33,6 +33,7 @@ GRANT EXECUTE ON FUNCTION
   vault.supervise(int), vault.beat(), vault.enqueue_due_rotations(int), vault.expire_grace_versions(int), vault.purge_deleted(int),
   vault.claim_rotations(text, int, interval, int),
   vault.complete_rotation(bigint, int, int, text, bytea, bytea, bytea, bytea, text, uuid),
+  vault.complete_rotations(bigint[], int[], int[], text[], bytea[], bytea[], bytea[], bytea[], text[], uuid[]),
   vault.store_candidate(bigint, int, int, text, bytea, bytea, bytea, bytea, text), vault.rotation_candidate(bigint, int),
   vault.finish_rotation(bigint, int, uuid), vault.release_rotation(bigint, int),
   vault.fail_rotation(bigint, int, text, interval),
