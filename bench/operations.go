@@ -67,18 +67,20 @@ func (o operation) limit() float64 {
 const (
 	pageSize = 100
 	claimed  = 50
+	mostRuns = few / 2 / claimed // of an operation: so many claims are in the small vault's backlog
 )
 
 // operations on a store; what it does for many things at once, a small store does for fewer.
 func operations(s *store) []operation {
-	due, backlog, ended := min(10_000, s.secrets/4), min(100_000, s.secrets/4), min(1000, s.secrets/20)
+	due, backlog, ended := min(10_000, s.secrets/4), min(100_000, s.secrets/2), min(1000, s.secrets/20)
 	list := func(q db.ListQuery, want int) func(context.Context, *client) error {
 		return func(ctx context.Context, c *client) error {
 			q.Limit = pageSize
 			return counted(want)(c.vault.List(ctx, q))
 		}
 	}
-	team := s.secrets / 100 // names under prod/team-07/
+	inFlight := float64(mostRuns+4) * claimed // stand at the front of the queue that a claim goes along
+	team := s.secrets / 100                   // names under prod/team-07/
 	rest := min(pageSize, team) / 2
 	return []operation{
 		{name: "read", things: 1, do: func(ctx context.Context, c *client) error {
@@ -124,8 +126,8 @@ func operations(s *store) []operation {
 				fmt.Sprintf(`UPDATE vault.secrets SET next_rotation_at = now() - interval '1 hour' WHERE id IN (SELECT id FROM vault.secrets
 					WHERE kind = 'automatic' ORDER BY next_rotation_at LIMIT %d)`, due))
 		}, do: supervise(due, 0)},
-		{name: "claim 50 of the backlog", things: claimed, once: queue(backlog), do: claim},
-		{name: "claim 50, at the end of the backlog", things: claimed, once: drainTo(min(backlog, 20*claimed), backlog), do: claim},
+		{name: "claim 50 of the backlog", things: claimed, touched: inFlight, once: queue(backlog), do: claim},
+		{name: "claim 50, at the end of the backlog", things: claimed, touched: inFlight, once: drainTo(mostRuns*claimed, backlog), do: claim},
 		{name: "complete a rotation", things: 1, once: queue(claimed), do: complete},
 		{name: "expire what grace has ended", things: ended, before: func(ctx context.Context, s *store) error {
 			return s.exec(ctx, `UPDATE vault.secrets SET next_rotation_at = now() + interval '30 days' WHERE next_rotation_at <= now()`, fmt.Sprintf(`UPDATE vault.secret_versions SET expires_at = now() - interval '1 hour' WHERE (secret_id, version) IN (

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -63,6 +65,45 @@ func TestScaleUsageIsRefused(t *testing.T) {
 		var talk strings.Builder
 		if _, err := parseScale(args, &talk); err == nil {
 			t.Errorf("%q was taken", args)
+		}
+	}
+}
+
+// A small vault and one twenty times as large, through all of it: what a user asks for at a prompt has plans that do not grow,
+// and whatever has one that does is in the table, in the file and in the error.
+func TestScaleFromEndToEnd(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "scale.json")
+	var out, talk strings.Builder
+	err := run(t.Context(), []string{"scale", "-secrets", "20000", "-rounds", "1", "-slice", "100ms", "-times", "1", "-json", file}, &out, &talk)
+	if out.Len() == 0 {
+		t.Fatalf("no table: %v\n%s", err, &talk)
+	}
+	var got scaleReport
+	mustReadJSON(t, file, &got)
+	if len(got.Reads) != 10 || len(got.Aims) != len(scaleAims()) || len(got.Sizes) == 0 || len(got.Tables) == 0 {
+		t.Errorf("got %d rows of reads, %d verdicts, %d sizes and %d tables\n%s", len(got.Reads), len(got.Aims), len(got.Sizes), len(got.Tables), &talk)
+	}
+	var refused []string
+	for _, o := range got.Operations {
+		if o.Micros.Median <= 0 || o.FewMicros.Median <= 0 || o.ManyBuffers <= 0 {
+			t.Errorf("%s cost nothing: %+v", o.Name, o)
+		}
+		if o.Refused != "" {
+			refused = append(refused, o.Name)
+		}
+	}
+	for _, name := range []string{"read", "verify, 3 live versions", "describe", "history", "list, first page", "list, a page in the middle",
+		"list a prefix, first page", "list a prefix, last page", "claim 50 of the backlog", "status"} {
+		if !slices.ContainsFunc(got.Operations, func(o operationReport) bool { return o.Name == name && o.Refused == "" }) {
+			t.Errorf("%s: it did not run, or its plan grows: %v", name, err)
+		}
+	}
+	if (err == nil) != (len(refused) == 0) {
+		t.Fatalf("got %v, and %q have plans that grow", err, refused)
+	}
+	for _, name := range refused {
+		if !strings.Contains(err.Error(), name+": ") || !strings.Contains(out.String(), "PLAN") {
+			t.Errorf("%s has a plan that grows, which is not said: %v", name, err)
 		}
 	}
 }

@@ -47,8 +47,8 @@ func parseScale(args []string, talk io.Writer) (scaleOptions, error) {
 		return o, fmt.Errorf("unexpected %q", flags.Arg(0))
 	case o.secrets < few:
 		return o, fmt.Errorf("-secrets: at least %d", few)
-	case o.rounds < 1 || o.times < 1 || o.slice < 50*time.Millisecond:
-		return o, errors.New("at least one round, one time and 50ms a slice")
+	case o.rounds < 1 || o.times < 1 || o.times >= mostRuns || o.slice < 50*time.Millisecond:
+		return o, fmt.Errorf("at least one round, 1 to %d times and 50ms a slice", mostRuns-1)
 	}
 	return o, nil
 }
@@ -130,14 +130,11 @@ func runScale(ctx context.Context, o scaleOptions, out, talk io.Writer) (err err
 			r.Aims = append(r.Aims, v)
 		}
 	}
-	refused, err := r.operations(ctx, o, small, large, talk)
-	if err != nil {
-		return err
-	}
+	failed := r.operations(ctx, o, small, large, talk)
 	if r.Tables, err = large.tables(ctx); err != nil {
-		return err
+		return errors.Join(failed, err)
 	}
-	return errors.Join(r.print(out), r.save(o.jsonFile), refused)
+	return errors.Join(r.print(out), r.save(o.jsonFile), failed)
 }
 
 func (s *stage) fillStores(ctx context.Context, with string, stores ...*store) (err error) {
@@ -244,27 +241,29 @@ func readAll(ctx context.Context, p *process, names int) error {
 	return err
 }
 
-// operations times them as the daemon, and then looks at their plans, which takes another login.
-func (r *scaleReport) operations(ctx context.Context, o scaleOptions, small, large *store, talk io.Writer) (refused, err error) {
-	var bad []error
+// operations times them as the daemon, and then looks at their plans, which takes another login. A plan that grows does not
+// keep the others from being looked at.
+func (r *scaleReport) operations(ctx context.Context, o scaleOptions, small, large *store, talk io.Writer) error {
+	var refused []error
 	inFew, inMany := operations(small), operations(large)
 	for i, op := range inMany {
 		report := operationReport{Name: op.name, FewThings: inFew[i].things, Things: op.things}
+		var err error
 		if report.FewMicros, report.FewBuffers, _, err = small.measure(ctx, inFew[i], o.times); err != nil {
-			return nil, err
+			return errors.Join(append(refused, err)...)
 		}
 		var plans []planned
 		if report.Micros, report.ManyBuffers, plans, err = large.measure(ctx, op, o.times); err != nil {
-			return nil, err
+			return errors.Join(append(refused, err)...)
 		}
 		if err := checkPlans(plans, op.limit()); err != nil {
 			report.Refused = err.Error()
-			bad = append(bad, fmt.Errorf("%s: %w", op.name, err))
+			refused = append(refused, fmt.Errorf("%s: %w", op.name, err))
 		}
 		r.Operations = append(r.Operations, report)
 		fmt.Fprintf(talk, "bench: %s\n", op.name)
 	}
-	return errors.Join(bad...), nil
+	return errors.Join(refused...)
 }
 
 // measure returns microseconds and pages for each of an operation's things, and all its plans.
