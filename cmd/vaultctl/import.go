@@ -23,8 +23,6 @@ const (
 	// A batch is one transaction: so many secrets at most, and so many bytes of values, whichever comes first.
 	importBatch      = 100
 	importBatchBytes = 512 << 10
-	// listedFailures is how many failures the JSON answer lists; it counts all of them.
-	listedFailures = 1000
 )
 
 type importOptions struct {

@@ -11,6 +11,9 @@ import (
 	"github.com/hyperiondb/vault/internal/rotation"
 )
 
+// listedFailures is how many failures the JSON answer of a bulk command lists; it counts all of them.
+const listedFailures = 1000
+
 func (a *app) json() bool  { return a.output == "json" }
 func (a *app) jsonl() bool { return a.output == "jsonl" }
 

@@ -18,9 +18,6 @@ import (
 // rewrapPage is how many secrets one statement looks at.
 const rewrapPage = 500
 
-// listedFailures is how many failures are kept; of the others their number.
-const listedFailures = 1000
-
 // keyFailures in a row are the key service's, not a version's: the run ends.
 const keyFailures = 3
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/hyperiondb/vault/internal/chaos/pgproxy"
 	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
@@ -24,23 +25,23 @@ func manyPuts(n int) []db.Put {
 func TestCommitOfManyWithoutAnAnswer(t *testing.T) {
 	for _, c := range []struct {
 		name  string
-		cut   cut
+		when  pgproxy.When
 		audit string
 	}{
-		{"failed", failed, "put"},
-		{"done, reply lost", replyLost, "put put.replay"},
+		{"failed", pgproxy.Before, "put"},
+		{"done, reply lost", pgproxy.After, "put put.replay"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			store := vaulttest.New(t)
 			p := newProxy(t, store)
-			writer, err := db.NewWriter(t.Context(), db.Options{URL: p.url(store, vaulttest.Operator)})
+			writer, err := db.NewWriter(t.Context(), db.Options{URL: through(p, store, vaulttest.Operator)})
 			must(t, err)
 			defer writer.Close()
 			token := vaulttest.AdminToken(t)
 			generator, every, grace := "hex:32", 36*time.Hour, 90*time.Second
 			puts := manyPuts(20)
 			puts[7].Settings = db.Settings{Generator: &generator, RotationInterval: &every, GracePeriod: &grace}
-			p.cutNext(c.cut)
+			lose(p, c.when)
 			results, err := writer.PutVersions(t.Context(), db.Credential{TokenID: token.ID(), Prove: token.Prove}, puts)
 			must(t, err)
 			for i, r := range results {
