@@ -62,7 +62,7 @@ func (r *Reader) SecretUses(ctx context.Context, q ListQuery) ([]SecretUse, erro
 		var err error
 		uses, err = collect(ctx, tx, scanUse, `SELECT `+secretColumns+`, `+secretJob+`, (SELECT max(at) FILTER (WHERE action = 'read' AND outcome = 'ok') FROM
 				(SELECT at, action, outcome FROM vault.audit_log a WHERE a.secret = s.name ORDER BY at DESC, id DESC LIMIT `+strconv.Itoa(usedRows)+`) newest)
-			FROM vault.secrets s WHERE s.name ^@ $1 AND s.name > $2 AND s.deleted_at IS NULL ORDER BY s.name LIMIT $3`, q.Prefix, q.After, q.Limit)
+			FROM vault.secrets s WHERE `+underPrefix+` AND s.name > $2 AND s.deleted_at IS NULL ORDER BY s.name LIMIT $3`, q.Prefix, q.After, q.Limit)
 		return err
 	})
 	return uses, err

@@ -49,7 +49,7 @@ const currentRows = `SELECT s.name, s.current_version, v.secret_id IS NOT NULL A
 		coalesce(extract(epoch FROM s.rotation_interval)::bigint, 0), extract(epoch FROM s.grace_period)::bigint,
 		coalesce(s.rotator, ''), coalesce(s.rotation_window, '')
 	FROM vault.secrets s LEFT JOIN vault.secret_versions v ON v.secret_id = s.id AND v.version = s.current_version
-	WHERE s.deleted_at IS NULL AND s.name ^@ $1 AND s.name > $2 ORDER BY s.name LIMIT $3`
+	WHERE s.deleted_at IS NULL AND ` + underPrefix + ` AND s.name > $2 ORDER BY s.name LIMIT $3`
 
 func scanCurrent(row pgx.CollectableRow) (CurrentRow, error) {
 	var c CurrentRow
@@ -94,7 +94,7 @@ func (r *Reader) CurrentPage(ctx context.Context, prefix, after string, limit in
 
 // CountLive counts the live secrets whose names begin with prefix.
 func (r *Reader) CountLive(ctx context.Context, prefix string) (n int64, err error) {
-	err = r.pool.QueryRow(ctx, `SELECT count(*) FROM vault.secrets WHERE deleted_at IS NULL AND name ^@ $1`, prefix).Scan(&n)
+	err = r.pool.QueryRow(ctx, `SELECT count(*) FROM vault.secrets s WHERE s.deleted_at IS NULL AND `+underPrefix, prefix).Scan(&n)
 	return n, classify(err)
 }
 
