@@ -37,7 +37,7 @@ type subject struct {
 
 func runRounds(ctx context.Context, o options, out, talk io.Writer) (err error) {
 	r := &report{Began: time.Now().UTC(), CPUs: runtime.NumCPU(), Go: goVersion(), Rounds: o.rounds, Slice: o.slice.Seconds(), Secrets: o.secrets, Bytes: o.bytes}
-	s, err := newStage(ctx, 1)
+	s, err := newStage(ctx, 1, "1GB")
 	if err != nil {
 		return err
 	}

@@ -25,6 +25,7 @@ type scaleOptions struct {
 	slice    time.Duration
 	secrets  int
 	times    int
+	buffers  string
 	with     string
 	jsonFile string
 }
@@ -37,6 +38,7 @@ func parseScale(args []string, talk io.Writer) (scaleOptions, error) {
 	flags.IntVar(&o.rounds, "rounds", 5, "how often reads run")
 	flags.DurationVar(&o.slice, "slice", 2*time.Second, "how long each time")
 	flags.IntVar(&o.times, "times", 9, "how often each operation runs")
+	flags.StringVar(&o.buffers, "shared-buffers", "4GB", "PostgreSQL's; a million secrets of three versions take 2.2 GB")
 	flags.StringVar(&o.with, "with", "", "`sql` for both vaults before they are filled: to try a setting")
 	flags.StringVar(&o.jsonFile, "json", "bin/scale.json", "`file` for the figures; \"\" = none")
 	if err := flags.Parse(args); err != nil {
@@ -60,6 +62,7 @@ type scaleReport struct {
 	Go         string            `json:"go"`
 	Postgres   string            `json:"postgres"`
 	Secrets    int               `json:"secrets"`
+	Buffers    string            `json:"shared_buffers"`
 	With       string            `json:"with,omitempty"`
 	Filled     float64           `json:"fill_seconds"`
 	Reads      []row             `json:"reads"`
@@ -100,8 +103,8 @@ type tableReport struct {
 // runScale measures the same in a vault of a thousand secrets and in a large one, side by side in one cluster, and fails
 // when a plan in the large one is not what it has to be.
 func runScale(ctx context.Context, o scaleOptions, out, talk io.Writer) (err error) {
-	r := &scaleReport{Began: time.Now().UTC(), CPUs: runtime.NumCPU(), Go: goVersion(), Secrets: o.secrets, With: o.with}
-	s, err := newStage(ctx, 0)
+	r := &scaleReport{Began: time.Now().UTC(), CPUs: runtime.NumCPU(), Go: goVersion(), Secrets: o.secrets, Buffers: o.buffers, With: o.with}
+	s, err := newStage(ctx, 0, o.buffers)
 	if err != nil {
 		return err
 	}
@@ -256,7 +259,7 @@ func (r *scaleReport) operations(ctx context.Context, o scaleOptions, small, lar
 		if report.Micros, report.ManyBuffers, plans, err = large.measure(ctx, op, o.times); err != nil {
 			return errors.Join(append(refused, err)...)
 		}
-		if err := checkPlans(plans, op.limit()); err != nil {
+		if err := checkPlans(plans, op); err != nil {
 			report.Refused = err.Error()
 			refused = append(refused, fmt.Errorf("%s: %w", op.name, err))
 		}

@@ -44,20 +44,20 @@ type stage struct {
 	processes []*process
 }
 
-// newStage makes it with so many standbys.
-func newStage(ctx context.Context, standbys int) (*stage, error) {
+// newStage makes it with so many standbys, whose shared_buffers hold what is read.
+func newStage(ctx context.Context, standbys int, sharedBuffers string) (*stage, error) {
 	dir, err := os.MkdirTemp("", "vaultbench")
 	if err != nil {
 		return nil, err
 	}
 	s := &stage{dir: dir}
-	if err := s.set(ctx, standbys); err != nil {
+	if err := s.set(ctx, standbys, sharedBuffers); err != nil {
 		return nil, errors.Join(err, s.close())
 	}
 	return s, nil
 }
 
-func (s *stage) set(ctx context.Context, standbys int) error {
+func (s *stage) set(ctx context.Context, standbys int, sharedBuffers string) error {
 	build := exec.CommandContext(ctx, "go", "build", "-o", s.file("vaultd"), "github.com/hyperiondb/vault/cmd/vaultd")
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("building vaultd: %w\n%s", err, out)
@@ -65,7 +65,7 @@ func (s *stage) set(ctx context.Context, standbys int) error {
 	if _, err := kms.GenerateKeyFile(s.file("kek")); err != nil {
 		return err
 	}
-	if err := s.startCluster(ctx, standbys); err != nil {
+	if err := s.startCluster(ctx, standbys, sharedBuffers); err != nil {
 		return fmt.Errorf("starting PostgreSQL: %w", err)
 	}
 	var err error
@@ -76,7 +76,7 @@ func (s *stage) set(ctx context.Context, standbys int) error {
 }
 
 // startCluster: fsync is on, and a checkpoint comes when it is told to, not in the middle of somebody's slice.
-func (s *stage) startCluster(ctx context.Context, standbys int) error {
+func (s *stage) startCluster(ctx context.Context, standbys int, sharedBuffers string) error {
 	major := 0
 	if text := os.Getenv("VAULT_TEST_PG"); text != "" {
 		var err error
@@ -91,7 +91,7 @@ func (s *stage) startCluster(ctx context.Context, standbys int) error {
 	s.cluster, err = localpg.Open(ctx, localpg.Options{
 		Dir: s.file("cluster"), Standbys: standbys, Durable: true, Binaries: binaries,
 		Parameters: map[string]string{
-			"max_connections": "200", "shared_buffers": "1GB", "max_wal_size": "8GB", "checkpoint_timeout": "1h", "maintenance_work_mem": "256MB",
+			"max_connections": "200", "shared_buffers": sharedBuffers, "max_wal_size": "8GB", "checkpoint_timeout": "1h", "maintenance_work_mem": "256MB",
 		},
 	})
 	return err

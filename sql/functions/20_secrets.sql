@@ -21,9 +21,11 @@ BEGIN
 END $$;
 
 -- A new value makes an open rotation pointless: whoever holds its claim is refused when it comes back.
--- Candidates go with it, those of failed jobs too: they were meant to follow the version that is no longer current.
+-- Candidates go with it, those of failed jobs too: they were meant to follow the version that is no longer current. They are looked
+-- for in their index: their table is empty when its statistics are taken, and has the dead rows of every rotation since.
 CREATE OR REPLACE FUNCTION vault._supersede_job(p_secret_id bigint, p_version int) RETURNS void
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off AS $$
 BEGIN
   IF EXISTS (SELECT FROM vault.rotation_jobs WHERE secret_id = p_secret_id) THEN
     DELETE FROM vault.rotation_candidates WHERE job_id IN (SELECT id FROM vault.rotation_jobs WHERE secret_id = p_secret_id);

@@ -159,11 +159,14 @@ END $$;
 -- locked before the job, as a put locks them.
 CREATE OR REPLACE FUNCTION vault._fence(p_job bigint, p_attempt int) RETURNS vault.secrets
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE s vault.secrets;
+DECLARE
+  s vault.secrets;
+  v_held boolean;
 BEGIN
   SELECT x.* INTO s FROM vault.secrets x JOIN vault.rotation_jobs j ON j.secret_id = x.id WHERE j.id = p_job FOR UPDATE OF x;
-  PERFORM FROM vault.rotation_jobs WHERE id = p_job AND state = 'claimed' AND attempt = p_attempt FOR UPDATE;
-  IF NOT FOUND OR s.deleted_at IS NOT NULL THEN
+  -- By its id alone: with the state among the conditions all jobs that are claimed would be gone through, along their index.
+  SELECT state = 'claimed' AND attempt = p_attempt INTO v_held FROM vault.rotation_jobs WHERE id = p_job FOR UPDATE;
+  IF v_held IS NOT TRUE OR s.deleted_at IS NOT NULL THEN
     RAISE EXCEPTION 'the claim on rotation job % (attempt %) is lost', p_job, p_attempt USING ERRCODE = 'VA002';
   END IF;
   RETURN s;
@@ -196,7 +199,7 @@ $$;
 -- The fence, the new version and the audit row in one transaction: a worker that stalled past its claim is refused here.
 CREATE OR REPLACE FUNCTION vault.complete_rotation(p_job bigint, p_attempt int, p_fmt int, p_kms_key_id text, p_wrapped_dek bytea,
     p_nonce bytea, p_ciphertext bytea, p_key_commit bytea, p_aad text, p_request uuid) RETURNS jsonb
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
   j vault.rotation_jobs;
   s vault.secrets;
@@ -299,7 +302,7 @@ END $$;
 -- Step four of a rotation with a target: the stored candidate becomes the version. After it, and for a replay, there is no
 -- candidate any more; the replay is told by its id alone.
 CREATE OR REPLACE FUNCTION vault.finish_rotation(p_job bigint, p_attempt int, p_request uuid) RETURNS jsonb
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
   j vault.rotation_jobs;
   c vault.rotation_candidates;
