@@ -428,7 +428,7 @@ func notConnected(ctx context.Context, err error) error {
 // pooler may have led us to another than the connection was made to), and the challenge for who we are.
 func (w *Writer) begin(ctx context.Context, conn *pgx.Conn, c *Credential) (nonce []byte, err error) {
 	batch := &pgx.Batch{}
-	batch.Queue(`BEGIN ISOLATION LEVEL READ COMMITTED`)
+	batch.Queue(`BEGIN`)
 	batch.Queue(changeSettings)
 	var timeline, beatTimeline int
 	var beatEpoch uuid.UUID

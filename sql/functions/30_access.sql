@@ -51,8 +51,7 @@ BEGIN
   IF v_result IS NOT NULL THEN
     RETURN v_result;
   END IF;
-  -- Waits for every transaction that a token has authorised to end, and keeps others from being authorised meanwhile.
-  LOCK TABLE vault.admin_tokens IN EXCLUSIVE MODE;
+  -- Waits for every transaction this token has authorised to end.
   UPDATE vault.admin_tokens SET revoked_at = now() WHERE name = p_name AND revoked_at IS NULL RETURNING * INTO v_token;
   IF NOT FOUND THEN
     RAISE EXCEPTION 'no live token named "%"', left(p_name, 64) USING ERRCODE = 'VA004';
