@@ -3,6 +3,7 @@ package db
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"sync"
 	"time"
 )
@@ -122,6 +123,7 @@ func (c *coalescer[T]) leave(f *flight[T], name string) {
 // fly sends what is queued, one flight after the other, until nothing is.
 func (c *coalescer[T]) fly() {
 	for {
+		runtime.Gosched() // requests that have been read already get on
 		f, names := c.takeOff()
 		if f == nil {
 			return

@@ -39,7 +39,7 @@ const (
 	// A record costs the primary more than its read cost this node, so a burst of reads is shipped rather after it than during
 	// it: with a backlog, a batch is followed by a pause of so many times as long as it took. It goes without when the backlog
 	// is a minute old, or has an eighth of the room there is.
-	pauseFactor = 3
+	pauseFactor = 9
 	lateAfter   = time.Minute
 	crowdedPart = 8
 )

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -218,6 +219,7 @@ func (s *Spool) commit() {
 }
 
 func (s *Spool) take(first *entry) {
+	runtime.Gosched() // whoever is about to append, as those are who shared a query, shares the write
 	var batch []*entry
 	for e := first; ; {
 		if e.do != nil {
