@@ -70,8 +70,9 @@ SECRETS ?= 1000000
 bench-scale: postgres ## SECRETS (a million) of three versions against a thousand: reads, operations and their plans, sizes; bin/scale.json
 	$(GO) run ./bench scale -secrets $(SECRETS)
 
-bench-go: postgres bench-reads ## Go benchmarks: sealing and opening, the allowlist, audit seals, puts, reads on record
-	$(GO) test -run '^$$' -bench . -benchmem ./internal/envelope ./internal/audit/seal ./internal/httpapi
+bench-go: postgres bench-reads ## Go benchmarks: sealing and opening, sharing a query, the allowlist, audit seals, puts, reads on record
+	$(GO) test -run '^$$' -bench . -benchmem ./internal/envelope ./internal/audit ./internal/audit/seal ./internal/httpapi
+	$(GO) test -run '^$$' -bench Coalescer -benchmem ./internal/db
 	$(GO) test -run '^$$' -bench 'Sealing|VerifyAudit|Puts' -benchtime 1x ./internal/vault
 
 bench-reads: postgres ## Reads a second with the audit off, interval and always, at 1, 16 and 64 connections
