@@ -16,6 +16,7 @@ func profile(path string) (stop func(), err error) {
 		return nil, fmt.Errorf("%w: cpu_profile: %w", errConfig, err)
 	}
 	if err := pprof.StartCPUProfile(file); err != nil {
+		_ = file.Close() // nothing was written
 		return nil, fmt.Errorf("%w: cpu_profile: %w", errConfig, err)
 	}
 	return func() {
