@@ -149,7 +149,9 @@ BEGIN
                 AND (k.requested_by IS NOT NULL OR (s.rotation_paused_at IS NULL
                   AND (s.rotation_window IS NULL OR vault._in_window(s.rotation_window, now())
                     OR EXISTS (SELECT FROM vault.rotation_candidates c WHERE c.job_id = k.id))))
-              ORDER BY k.run_after, k.id LIMIT v_limit FOR UPDATE OF k SKIP LOCKED) AS picked
+              -- The cap once more, by the snapshot that sees the job: it may have been set since it was read.
+              ORDER BY k.run_after, k.id LIMIT CASE WHEN (SELECT c.max_rotations FROM vault.config c) IS NOT DISTINCT FROM v_cap THEN v_limit ELSE 0 END
+              FOR UPDATE OF k SKIP LOCKED) AS picked
       WHERE j.id = picked.id
       RETURNING j.id, j.name, j.attempt, j.failures, j.from_version, picked.generator, picked.rotator, j.due_at;
   PERFORM vault._leave();
