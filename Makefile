@@ -70,13 +70,13 @@ SECRETS ?= 1000000
 bench-scale: postgres ## SECRETS (a million) of three versions against a thousand: reads, operations and their plans, sizes; bin/scale.json
 	$(GO) run ./bench scale -secrets $(SECRETS)
 
-bench-go: postgres bench-reads ## Go benchmarks: sealing and opening, sharing a query, the allowlist, audit seals, puts, reads on record
+bench-go: postgres bench-reads ## Go benchmarks: sealing and opening, sharing a query, the allowlist, audit seals, reads on record
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/envelope ./internal/audit ./internal/audit/seal ./internal/httpapi
-	$(GO) test -run '^$$' -bench Coalescer -benchmem ./internal/db
-	$(GO) test -run '^$$' -bench 'Sealing|VerifyAudit|Puts' -benchtime 1x ./internal/vault
+	$(GO) test -run '^$$' -bench 'Coalescer|ShipReads' -benchmem ./internal/db
+	$(GO) test -run '^$$' -bench 'Sealing|VerifyAudit' -benchtime 1x ./internal/vault
 
 bench-reads: postgres ## Reads a second with the audit off, interval and always, at 1, 16 and 64 connections
-	$(GO) test -run '^$$' -bench 'Reads|Append' -benchtime 3s ./internal/audit/spool
+	$(GO) test -run '^$$' -bench 'Reads|Append' -benchmem -benchtime 3s ./internal/audit/spool
 
 AUDIT_ROWS ?= 10000000
 bench-audit: postgres build ## The audit log's answers on AUDIT_ROWS rows (ten million) against 10,000, and the browser's memory
@@ -92,7 +92,7 @@ cover: postgres ## Statement coverage of the packages that hold keys and values
 
 FUZZTIME ?= 20s
 fuzz: ## Every fuzz target for FUZZTIME (20s)
-	@for p in envelope kms rotation target vault httpapi audit/filter audit/seal audit/spool; do \
+	@for p in envelope kms rotation target vault httpapi strictjson audit audit/filter audit/seal audit/spool; do \
 	  for f in $$($(GO) test -list '^Fuzz' ./internal/$$p | grep ^Fuzz); do \
 	    echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) ./internal/$$p || exit 1; \
 	  done; done

@@ -25,6 +25,17 @@ func (h *harness) cmdTerminal(ts *testscript.TestScript, neg bool, args []string
 		ts.Check(ts.Exec("tmux", append([]string{"-S", filepath.Join(ts.Getenv("WORK"), ".tmux"), "-f", "/dev/null"}, args...)...))
 		return ts.ReadFile("stdout")
 	}
+	sees := func(want *regexp.Regexp) {
+		for deadline := time.Now().Add(waitLimit); ; time.Sleep(20 * time.Millisecond) {
+			screen := tmux("capture-pane", "-p")
+			if want.MatchString(screen) {
+				return
+			}
+			if time.Now().After(deadline) {
+				ts.Fatalf("the terminal does not show %s:\n%s", want, screen)
+			}
+		}
+	}
 	switch rest := args[1:]; args[0] {
 	case "start":
 		width, height, _ := strings.Cut(rest[0], "x")
@@ -33,6 +44,7 @@ func (h *harness) cmdTerminal(ts *testscript.TestScript, neg bool, args []string
 		socket := filepath.Join(ts.Getenv("WORK"), ".tmux")
 		s.cleanup = append(s.cleanup, func() { _ = exec.Command("tmux", "-S", socket, "kill-server").Run() }) // a script may have ended it
 		tmux("new-session", "-d", "-x", width, "-y", height, "sh")
+		sees(regexp.MustCompile(`(?m)^[$#]`)) // what is typed before the prompt is shown twice, and moves it
 	case "type":
 		tmux("send-keys", "-l", "--", rest[0])
 		tmux("send-keys", "Enter")
@@ -42,16 +54,7 @@ func (h *harness) cmdTerminal(ts *testscript.TestScript, neg bool, args []string
 		width, height, _ := strings.Cut(rest[0], "x")
 		tmux("resize-window", "-x", width, "-y", height)
 	case "sees":
-		want := regexp.MustCompile("(?m)" + rest[0])
-		for deadline := time.Now().Add(waitLimit); ; time.Sleep(20 * time.Millisecond) {
-			screen := tmux("capture-pane", "-p")
-			if want.MatchString(screen) {
-				return
-			}
-			if time.Now().After(deadline) {
-				ts.Fatalf("the terminal does not show %s:\n%s", rest[0], screen)
-			}
-		}
+		sees(regexp.MustCompile("(?m)" + rest[0]))
 	case "screen":
 		fmt.Fprint(ts.Stdout(), tmux("capture-pane", "-p"))
 	default:

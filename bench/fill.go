@@ -27,7 +27,7 @@ const versionsEach = 3
 func (s *store) url(role string) string { return s.cluster.Primary().URL(s.database, role) }
 
 func (s *store) exec(ctx context.Context, statements ...string) error {
-	return execute(ctx, s.url(superuser), statements...)
+	return s.cluster.Primary().Exec(ctx, s.database, statements...)
 }
 
 func (s *store) ask(ctx context.Context, sql string) (string, error) {

@@ -30,7 +30,10 @@ const (
 	database  = "vault"
 )
 
-const writers = 8 // puts at once
+const (
+	writers     = 8  // puts at once
+	mostWriters = 64 // of a subject
+)
 
 // stage is what is measured: a cluster with a vault in it, in a folder of its own, and the servers beside it.
 type stage struct {
@@ -77,14 +80,7 @@ func (s *stage) set(ctx context.Context, standbys int, sharedBuffers string) err
 
 // startCluster: fsync is on, and a checkpoint comes when it is told to, not in the middle of somebody's slice.
 func (s *stage) startCluster(ctx context.Context, standbys int, sharedBuffers string) error {
-	major := 0
-	if text := os.Getenv("VAULT_TEST_PG"); text != "" {
-		var err error
-		if major, err = strconv.Atoi(text); err != nil {
-			return fmt.Errorf("VAULT_TEST_PG: %w", err)
-		}
-	}
-	binaries, err := localpg.Find(major)
+	binaries, err := localpg.FindVersion(os.Getenv("VAULT_TEST_PG"))
 	if err != nil {
 		return err
 	}
@@ -128,7 +124,7 @@ func (s *stage) install(ctx context.Context, database string, logins ...string) 
 }
 
 func (s *stage) openVault(ctx context.Context) (err error) {
-	options := db.Options{URL: s.url(operator), ApplicationName: "bench", MaxConns: writers}
+	options := db.Options{URL: s.url(operator), ApplicationName: "bench", MaxConns: mostWriters}
 	if s.reader, err = db.NewReader(ctx, options); err != nil {
 		return err
 	}
@@ -172,27 +168,12 @@ func (s *stage) url(role string) string  { return s.cluster.Primary().URL(databa
 
 // exec runs statements as the superuser.
 func (s *stage) exec(ctx context.Context, statements ...string) error {
-	return execute(ctx, s.url(superuser), statements...)
+	return s.cluster.Primary().Exec(ctx, database, statements...)
 }
 
 // ask returns the one value of a superuser's query, as text.
 func (s *stage) ask(ctx context.Context, sql string) (string, error) {
 	return ask(ctx, s.url(superuser), sql)
-}
-
-// execute runs statements, each in a transaction of its own.
-func execute(ctx context.Context, url string, statements ...string) error {
-	conn, err := pgx.Connect(ctx, url)
-	if err != nil {
-		return err
-	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	for _, statement := range statements {
-		if _, err := conn.PgConn().Exec(ctx, statement).ReadAll(); err != nil {
-			return fmt.Errorf("%s: %w", statement, err)
-		}
-	}
-	return nil
 }
 
 func ask(ctx context.Context, url, sql string) (answer string, err error) {

@@ -18,9 +18,9 @@ import (
 
 // putting is puts through package vault, as vaultctl does them, and by pgbench: the same statements with bytes that are ready.
 func (s *stage) putting(ctx context.Context, o options) ([]subject, error) {
-	const each = 25 // names of a writer: nobody meets another at one of them
+	const each = 10 // names of a writer: nobody meets another at one of them
 	for _, who := range []string{"put", "pgbench"} {
-		for writer := range writers {
+		for writer := range mostWriters {
 			if err := s.fill(ctx, namesUnder(fmt.Sprintf("%s/%d/", who, writer), each), 1, o.bytes); err != nil {
 				return nil, fmt.Errorf("filling: %w", err)
 			}
@@ -30,8 +30,9 @@ func (s *stage) putting(ctx context.Context, o options) ([]subject, error) {
 	if err != nil {
 		return nil, err
 	}
+	counts := []int{1, writers, mostWriters}
 	return []subject{
-		{put, []int{writers}, func(ctx context.Context, n int, slice time.Duration) (figures, error) {
+		{put, counts, func(ctx context.Context, n int, slice time.Duration) (figures, error) {
 			var l load
 			f, err := s.cost([]int{self()}, func() (requests int, err error) {
 				l, err = s.putFor(ctx, slice, n, each, o.bytes)
@@ -42,8 +43,9 @@ func (s *stage) putting(ctx context.Context, o options) ([]subject, error) {
 			}
 			return f.with(l), nil
 		}},
-		{putPgbench, []int{writers}, func(ctx context.Context, n int, slice time.Duration) (figures, error) {
-			const warm = time.Second // a backend's first statements are planned and its functions compiled; the writers' were before
+		{putPgbench, counts, func(ctx context.Context, n int, slice time.Duration) (figures, error) {
+			// A backend's first statements are planned and its functions compiled, which takes it 0.1 s; the writers' were before.
+			warm := time.Second + time.Duration(n)*60*time.Millisecond
 			seconds := int((slice + warm + time.Second - 1) / time.Second)
 			l, err := s.pgbench(ctx, operator, script, n, warm, "-T", strconv.Itoa(seconds))
 			return l.figures(), err

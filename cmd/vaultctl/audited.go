@@ -19,11 +19,18 @@ func (o *onRecord) register(cmd *cobra.Command) {
 
 // answered is called when the answer is known and before a byte of it is shown; with its error nothing is.
 func (o onRecord) answered(ctx context.Context, a *app, v *vault.Vault, e audit.Event) error {
+	o.confess(a)
 	if o.unaudited {
-		a.note("vaultctl: not on record (--unaudited)")
 		return nil
 	}
 	return shown(v.RecordRead(ctx, e))
+}
+
+// confess says that nothing will be on record, if that was asked for.
+func (o onRecord) confess(a *app) {
+	if o.unaudited {
+		a.note("vaultctl: not on record (--unaudited)")
+	}
 }
 
 // recorded is answered for several reads together.

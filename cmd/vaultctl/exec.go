@@ -109,9 +109,7 @@ func runExec(ctx context.Context, a *app, o execOptions) error {
 	if err := e.fill(ctx, v, o); err != nil {
 		return err
 	}
-	if o.record.unaudited {
-		a.note("vaultctl: not on record (--unaudited)")
-	}
+	o.record.confess(a)
 	if err := o.record.recorded(ctx, v, e.events()); err != nil {
 		return err
 	}

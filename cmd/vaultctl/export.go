@@ -81,9 +81,7 @@ func runExport(ctx context.Context, a *app, o exportOptions) error {
 	if x.done, err = x.progress(ctx); err != nil {
 		return err
 	}
-	if o.record.unaudited {
-		a.note("vaultctl: not on record (--unaudited)")
-	}
+	o.record.confess(a)
 	if o.file == "-" {
 		err = x.run(ctx, a.out)
 	} else {

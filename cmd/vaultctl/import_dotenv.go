@@ -25,17 +25,17 @@ func (d dotenv) next() (entry, error) {
 	for {
 		line, err := d.lines.next()
 		start := d.lines.number
-		if err != nil && !errors.Is(err, errLongLine) {
+		switch {
+		case errors.Is(err, errLongLine): // it may have opened a quote, and the next line may be anything
+			return entry{}, fmt.Errorf("line %d is %w, so it cannot be told where the next entry begins", start, err)
+		case err != nil:
 			return entry{}, err
 		}
 		line = bytes.TrimLeft(line, " \t\r")
-		if err == nil && (len(line) == 0 || line[0] == '#') {
+		if len(line) == 0 || line[0] == '#' {
 			continue
 		}
-		var item vault.ImportItem
-		if err == nil {
-			item, err = d.assignment(line)
-		}
+		item, err := d.assignment(line)
 		if err != nil {
 			clear(item.Value)
 			return entry{}, &lineError{start, err}

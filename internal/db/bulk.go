@@ -10,60 +10,17 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// SecretState is what a bulk change is based on.
-type SecretState struct {
-	CurrentVersion int
-	Deleted        bool
-}
-
-// States reads the states of those of the names that exist, from the primary.
-func (w *Writer) States(ctx context.Context, names []string) (map[string]SecretState, error) {
-	states := make(map[string]SecretState, len(names))
+// Standings reads those of the names that exist, from the primary.
+func (w *Writer) Standings(ctx context.Context, names []string) (map[string]Standing, error) {
+	found := make(map[string]Standing, len(names))
 	_, err := collect(ctx, w.pool, func(row pgx.CollectableRow) (struct{}, error) {
 		var name string
-		var s SecretState
-		err := row.Scan(&name, &s.CurrentVersion, &s.Deleted)
-		states[name] = s
+		var s Standing
+		err := row.Scan(&name, &s.CurrentVersion, &s.DeletedAt)
+		found[name] = s
 		return struct{}{}, err
-	}, `SELECT name, current_version, deleted_at IS NOT NULL FROM vault.secrets WHERE name = ANY ($1)`, names)
-	return states, err
-}
-
-// CurrentRow is a live secret with its current version. Whole is false if its pointer leads to none: then the version's
-// columns say nothing.
-type CurrentRow struct {
-	VersionRow
-	Name          string // the secret's name
-	Whole         bool
-	Points        int
-	Generator     string
-	RotateSeconds int64
-	GraceSeconds  int64
-	Rotator       string
-	Window        string
-}
-
-const currentRows = `SELECT s.name, s.current_version, v.secret_id IS NOT NULL AND v.removed_at IS NULL AND v.expires_at IS NULL,
-		coalesce(v.version, 0), coalesce(v.version_id, '00000000-0000-0000-0000-000000000000'), coalesce(v.fmt, 0), coalesce(v.kms_key_id, ''),
-		v.wrapped_dek, v.nonce, v.ciphertext, v.key_commit, coalesce(v.aad, ''), coalesce(s.generator, ''),
-		coalesce(extract(epoch FROM s.rotation_interval)::bigint, 0), extract(epoch FROM s.grace_period)::bigint,
-		coalesce(s.rotator, ''), coalesce(s.rotation_window, '')
-	FROM vault.secrets s LEFT JOIN vault.secret_versions v ON v.secret_id = s.id AND v.version = s.current_version
-	WHERE s.deleted_at IS NULL AND ` + underPrefix + ` AND s.name > $2 ORDER BY s.name LIMIT $3`
-
-func scanCurrent(row pgx.CollectableRow) (CurrentRow, error) {
-	var c CurrentRow
-	err := row.Scan(&c.Name, &c.Points, &c.Whole, &c.Version, &c.VersionID, &c.Format, &c.KMSKeyID, &c.WrappedDEK, &c.Nonce, &c.Ciphertext,
-		&c.KeyCommit, &c.AAD, &c.Generator, &c.RotateSeconds, &c.GraceSeconds, &c.Rotator, &c.Window)
-	return c, err
-}
-
-// Check is ErrIntegrity for a secret that lost its current version.
-func (c CurrentRow) Check() error {
-	if !c.Whole {
-		return newError(ErrIntegrity, "secret %q points to version %d, which is not a current version", c.Name, c.Points)
-	}
-	return nil
+	}, `SELECT name, current_version, deleted_at FROM vault.secrets WHERE name = ANY ($1)`, names)
+	return found, err
 }
 
 // CurrentVersion is what a name leads to, or why to nothing.
@@ -74,7 +31,16 @@ type CurrentVersion struct {
 
 // Currents reads the current versions of those of the names that are live, from the primary.
 func (w *Writer) Currents(ctx context.Context, names []string) (map[string]CurrentVersion, error) {
-	found, err := querySealed(ctx, w.pool, currentQuery, names)
+	return currents(ctx, w.pool, names)
+}
+
+// Currents reads the current versions of those of the names that are live, in one statement.
+func (r *Reader) Currents(ctx context.Context, names []string) (map[string]CurrentVersion, error) {
+	return currents(ctx, r.pool, names)
+}
+
+func currents(ctx context.Context, q rowsQuerier, names []string) (map[string]CurrentVersion, error) {
+	found, err := sealedByName(ctx, q, currentQuery, names)
 	if err != nil {
 		return nil, err
 	}
@@ -84,12 +50,6 @@ func (w *Writer) Currents(ctx context.Context, names []string) (map[string]Curre
 		all[name] = CurrentVersion{row, err}
 	}
 	return all, nil
-}
-
-// CurrentPage reads current versions in the order of the names: of at most limit live secrets whose names begin with prefix and
-// come after the given one.
-func (r *Reader) CurrentPage(ctx context.Context, prefix, after string, limit int) ([]CurrentRow, error) {
-	return collect(ctx, r.pool, scanCurrent, currentRows, prefix, after, limit)
 }
 
 // CountLive counts the live secrets whose names begin with prefix.

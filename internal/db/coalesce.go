@@ -46,6 +46,10 @@ type flight[T any] struct {
 
 // get asks for one name. It gives up when ctx ends, and then leaves no work behind that has not begun.
 func (c *coalescer[T]) get(ctx context.Context, name string) (T, error) {
+	if err := ctx.Err(); err != nil {
+		var none T
+		return none, classify(err)
+	}
 	deadline := time.Now().Add(c.limit)
 	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
 		deadline = d

@@ -39,35 +39,35 @@ func sealedPlaceholder(name string) db.SealedVersion {
 		Ciphertext: make([]byte, 32), KeyCommit: make([]byte, 32), AAD: name + ":1"}
 }
 
-// The pair of every commit: "failed" and "done, but the reply was lost". Both end in one version, made once, and an answer.
-func TestCommitWithoutAnAnswer(t *testing.T) {
-	for _, c := range []struct {
-		name  string
-		when  pgproxy.When
-		audit string
-	}{
-		{"failed", pgproxy.Before, "put"},
-		{"done, reply lost", pgproxy.After, "put put.replay"},
-	} {
-		t.Run(c.name, func(t *testing.T) {
+// losingCommits runs a test for the pair of every commit: "failed" and "done, but the reply was lost". The next COMMIT is the
+// one; audit is what is on record of a put then.
+func losingCommits(t *testing.T, test func(t *testing.T, store *vaulttest.Store, writer *db.Writer, c db.Credential, audit string)) {
+	for when, audit := range map[pgproxy.When]string{pgproxy.Before: "put", pgproxy.After: "put put.replay"} {
+		t.Run(when.String(), func(t *testing.T) {
 			store := vaulttest.New(t)
 			p := newProxy(t, store)
 			writer, err := db.NewWriter(t.Context(), db.Options{URL: through(p, store, vaulttest.Operator)})
 			must(t, err)
 			defer writer.Close()
 			token := vaulttest.AdminToken(t)
-			lose(p, c.when)
-			result, err := writer.PutVersion(t.Context(), db.Credential{TokenID: token.ID(), Prove: token.Prove}, uuid.New(), "put", "app/x",
-				sealedPlaceholder("app/x"), false, db.Settings{})
-			must(t, err)
-			if result.Version != 1 || result.VersionID != store.MustQuery(t, `SELECT version_id FROM vault.secret_versions`) {
-				t.Errorf("got %+v, want the one version", result)
-			}
-			if got := store.MustQuery(t, `SELECT string_agg(action, ' ' ORDER BY id) FROM vault.audit_log WHERE secret = 'app/x'`); got != c.audit {
-				t.Errorf("got audit rows %q, want %q", got, c.audit)
-			}
+			lose(p, when)
+			test(t, store, writer, db.Credential{TokenID: token.ID(), Prove: token.Prove}, audit)
 		})
 	}
+}
+
+// Both ends of the pair: one version, made once, and an answer.
+func TestCommitWithoutAnAnswer(t *testing.T) {
+	losingCommits(t, func(t *testing.T, store *vaulttest.Store, writer *db.Writer, c db.Credential, audit string) {
+		result, err := writer.PutVersion(t.Context(), c, uuid.New(), "put", "app/x", sealedPlaceholder("app/x"), false, db.Settings{})
+		must(t, err)
+		if result.Version != 1 || result.VersionID != store.MustQuery(t, `SELECT version_id FROM vault.secret_versions`) {
+			t.Errorf("got %+v, want the one version", result)
+		}
+		if got := store.MustQuery(t, `SELECT string_agg(action, ' ' ORDER BY id) FROM vault.audit_log WHERE secret = 'app/x'`); got != audit {
+			t.Errorf("got audit rows %q, want %q", got, audit)
+		}
+	})
 }
 
 // When no answer arrives, however often it is asked, the outcome is unknown and said to be, with the request's id.

@@ -3,6 +3,7 @@ package db
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -79,37 +80,44 @@ func (s sealed) check(err error) error {
 // newCoalescer asks a pool.
 func newCoalescer(p *pool, sql string) *coalescer[sealed] {
 	return &coalescer[sealed]{limit: p.limit, query: func(ctx context.Context, names []string) (map[string]sealed, error) {
-		found, err := querySealed(ctx, p, sql, names)
-		if len(names) > 1 && ofOneRow(err) {
-			return queryApart(ctx, p, sql, names), nil
-		}
-		return found, err
+		return sealedByName(ctx, p, sql, names)
 	}}
 }
 
-// ofOneRow: the server could not read something that one of the names led to (classes 22, 58 and XX of appendix A of its
-// manual: data exception, system error, internal error or corrupted data).
-func ofOneRow(err error) bool {
-	var e *Error
-	if !errors.As(err, &e) || len(e.Code) != 5 {
-		return false
+// sealedByName asks for all names at once. When the server itself fails on something that one of them leads to, they are asked
+// for one by one, and the others are answered.
+func sealedByName(ctx context.Context, q rowsQuerier, sql string, names []string) (map[string]sealed, error) {
+	found, err := querySealed(ctx, q, sql, names)
+	if len(names) == 1 || !ofOneRow(err) {
+		return found, err
 	}
-	class := e.Code[:2]
-	return class == "22" || class == "58" || class == "XX"
-}
-
-// queryApart finds out which names they are: the others are answered.
-func queryApart(ctx context.Context, q rowsQuerier, sql string, names []string) map[string]sealed {
 	all := make(map[string]sealed, len(names))
 	for _, name := range names {
 		one, err := querySealed(ctx, q, sql, []string{name})
 		if err != nil {
-			all[name] = sealed{bad: err}
-		} else {
-			all[name] = one[name]
+			all[name] = sealed{found: true, bad: err}
+		} else if s, found := one[name]; found {
+			all[name] = s
 		}
 	}
-	return all
+	return all, nil
+}
+
+// ofOneRow: the server could not read something (classes 22, 58 and XX of appendix A of its manual: data exception, system
+// error, internal error or corrupted data).
+func ofOneRow(err error) bool { return isClass(err, "22", "58", "XX") }
+
+// unreadable: what a name leads to is broken, and no argument of the caller's, who gave nothing but a name.
+func unreadable(err error) error {
+	if isClass(err, "22", "XX") {
+		return &Error{Kind: ErrIntegrity, Code: err.(*Error).Code, Text: "the server cannot read a row: " + err.Error()}
+	}
+	return err
+}
+
+func isClass(err error, classes ...string) bool {
+	e, ok := err.(*Error)
+	return ok && len(e.Code) == 5 && slices.Contains(classes, e.Code[:2])
 }
 
 func querySealed(ctx context.Context, q rowsQuerier, sql string, names []string) (map[string]sealed, error) {
@@ -126,7 +134,7 @@ func querySealed(ctx context.Context, q rowsQuerier, sql string, names []string)
 		s.secret(&secret)
 		all[name] = secret
 	}
-	return all, classify(rows.Err())
+	return all, unreadable(classify(rows.Err()))
 }
 
 // scanner reads rows column by column, so that one that does not read spoils no other: pgx ends the whole answer then.

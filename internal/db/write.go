@@ -95,7 +95,7 @@ type Standing struct {
 	DeletedAt      *time.Time
 }
 
-// Standing reads it from the primary; ErrNotFound if there is no such secret.
+// Standing reads how a secret stands, from the primary; ErrNotFound if there is none.
 func (w *Writer) Standing(ctx context.Context, name string) (Standing, error) {
 	var s Standing
 	err := w.pool.QueryRow(ctx, `SELECT current_version, deleted_at FROM vault.secrets WHERE name = $1`, name).Scan(&s.CurrentVersion, &s.DeletedAt)

@@ -24,7 +24,3 @@ func decodeObject(data []byte, into fields) error {
 func fieldError(name string, err error) error {
 	return badRequest(fmt.Sprintf("field %q: %s", name, err))
 }
-
-func appendString(dst, s []byte) []byte { return strictjson.AppendString(dst, s) }
-
-func stringSize(s []byte) int { return strictjson.StringSize(s) }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/hyperiondb/vault/internal/audit"
 	"github.com/hyperiondb/vault/internal/envelope"
+	"github.com/hyperiondb/vault/internal/strictjson"
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
@@ -110,19 +111,19 @@ func secretJSON(s *vault.Secret) []byte {
 	text := isText(s.Value)
 	size := base64.StdEncoding.EncodedLen(len(s.Value)) + 2
 	if text {
-		size = stringSize(s.Value)
+		size = strictjson.StringSize(s.Value)
 	}
 	const rest = 512 // field names, version, id and four times
-	b := make([]byte, 0, size+stringSize([]byte(s.Name))+rest)
+	b := make([]byte, 0, size+strictjson.StringSize([]byte(s.Name))+rest)
 	b = append(b, `{"name":`...)
-	b = appendString(b, []byte(s.Name))
+	b = strictjson.AppendString(b, []byte(s.Name))
 	b = append(b, `,"version":`...)
 	b = strconv.AppendInt(b, int64(s.Version), 10)
 	b = append(b, `,"version_id":"`...)
 	b = append(b, s.VersionID.String()...)
 	b = append(b, `","value":`...)
 	if text {
-		b = appendString(b, s.Value)
+		b = strictjson.AppendString(b, s.Value)
 		b = append(b, `,"encoding":"utf8"`...)
 	} else {
 		b = append(b, '"')

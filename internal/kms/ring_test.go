@@ -55,14 +55,21 @@ func TestRing(t *testing.T) {
 	}
 }
 
-func TestRingRewrap(t *testing.T) {
-	f, endpoint := startFake(t)
-	far := kmsfake.New("us-east-1", "vault")
-	farEndpoint, err := far.Serve()
+// startFar serves a fake of another region with the alias "vault".
+func startFar(t *testing.T) (f *kmsfake.Fake, endpoint string) {
+	t.Helper()
+	f = kmsfake.New("us-east-1", "vault")
+	endpoint, err := f.Serve()
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(far.Close)
+	t.Cleanup(f.Close)
+	return f, endpoint
+}
+
+func TestRingRewrap(t *testing.T) {
+	f, endpoint := startFake(t)
+	far, farEndpoint := startFar(t)
 	uris := map[string]string{
 		"local":   "local://" + mustKeyFile(t),
 		"local 2": "local://" + mustKeyFile(t),
@@ -136,12 +143,7 @@ func TestRingRefusesAForeignRow(t *testing.T) {
 // that is not its replica does not, and no other region is asked.
 func TestRingInAnotherRegion(t *testing.T) {
 	f, endpoint := startFake(t)
-	far := kmsfake.New("us-east-1", "vault")
-	farEndpoint, err := far.Serve()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(far.Close)
+	far, farEndpoint := startFar(t)
 	first := f.AddMultiRegionKey("shared")
 	replica := f.Replicate("shared", far)
 	dk, w := mustWrap(t, mustOpenRing(t, awsURI("alias/shared", endpoint)), here)

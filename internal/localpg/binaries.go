@@ -48,6 +48,18 @@ func Find(major int) (Binaries, error) {
 	return newFinder().find(major)
 }
 
+// FindVersion is Find for a major version as text, as an environment variable has it; "" is 0.
+func FindVersion(text string) (Binaries, error) {
+	if text == "" {
+		return Find(0)
+	}
+	major, err := strconv.Atoi(text)
+	if err != nil {
+		return Binaries{}, fmt.Errorf("%w: %q is no version", ErrNoBinaries, text)
+	}
+	return Find(major)
+}
+
 // finder is Find with its surroundings as fields.
 type finder struct {
 	named     string // VAULTCTL_PG_BIN

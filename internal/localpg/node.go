@@ -412,8 +412,26 @@ func (n *Node) reload() error {
 	return nil
 }
 
-func (n *Node) connect(ctx context.Context) (*pgx.Conn, error) {
-	cfg, err := pgx.ParseConfig(n.URL(superuser, superuser))
+// Exec runs statements, or groups of them with semicolons between, as the superuser in a database: each in a transaction of its
+// own.
+func (n *Node) Exec(ctx context.Context, database string, statements ...string) error {
+	conn, err := n.connectTo(ctx, database)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	for _, statement := range statements {
+		if _, err := conn.PgConn().Exec(ctx, statement).ReadAll(); err != nil {
+			return fmt.Errorf("%s: %w", statement, err)
+		}
+	}
+	return nil
+}
+
+func (n *Node) connect(ctx context.Context) (*pgx.Conn, error) { return n.connectTo(ctx, superuser) }
+
+func (n *Node) connectTo(ctx context.Context, database string) (*pgx.Conn, error) {
+	cfg, err := pgx.ParseConfig(n.URL(database, superuser))
 	if err != nil {
 		return nil, err
 	}

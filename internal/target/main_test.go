@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -60,14 +59,7 @@ func complain(err error) int {
 func openTarget(dir string) (*localpg.Cluster, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	major := 0
-	if text := os.Getenv("VAULT_TEST_PG"); text != "" {
-		var err error
-		if major, err = strconv.Atoi(text); err != nil {
-			return nil, fmt.Errorf("VAULT_TEST_PG: %w", err)
-		}
-	}
-	binaries, err := localpg.Find(major)
+	binaries, err := localpg.FindVersion(os.Getenv("VAULT_TEST_PG"))
 	if err != nil {
 		return nil, err
 	}

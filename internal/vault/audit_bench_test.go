@@ -54,12 +54,13 @@ func BenchmarkSealing(b *testing.B) {
 
 const benchWriters = 8
 
-func putting(b testing.TB, store *vaulttest.Store) func(context.Context, int) error {
+// putter puts as vaultctl does, from so many connections.
+func putter(b testing.TB, store *vaulttest.Store, conns int) func(ctx context.Context, name string) error {
 	ring, err := kms.OpenRing(b.Context(), []string{"local://" + store.KeyFile})
 	must(b, err)
 	reader, err := db.NewReader(b.Context(), db.Options{URL: store.URL(vaulttest.Operator)})
 	must(b, err)
-	writer, err := db.NewWriter(b.Context(), db.Options{URL: store.URL(vaulttest.Operator), MaxConns: benchWriters})
+	writer, err := db.NewWriter(b.Context(), db.Options{URL: store.URL(vaulttest.Operator), MaxConns: conns})
 	must(b, err)
 	v := vault.New(vault.Options{Reader: reader, Writer: writer, Keys: ring})
 	b.Cleanup(func() {
@@ -69,10 +70,15 @@ func putting(b testing.TB, store *vaulttest.Store) func(context.Context, int) er
 		must(b, ring.Close())
 	})
 	change := vault.Change{Token: vaulttest.AdminToken(b)}
-	return func(ctx context.Context, n int) error {
-		_, err := v.Put(ctx, vault.PutRequest{Change: change, Name: fmt.Sprint("app/", n), Value: []byte("a value of the benchmark")})
+	return func(ctx context.Context, name string) error {
+		_, err := v.Put(ctx, vault.PutRequest{Change: change, Name: name, Value: []byte("a value of the benchmark")})
 		return err
 	}
+}
+
+func putting(b testing.TB, store *vaulttest.Store) func(context.Context, int) error {
+	put := putter(b, store, benchWriters)
+	return func(ctx context.Context, n int) error { return put(ctx, fmt.Sprint("app/", n)) }
 }
 
 func addingRows(b testing.TB, store *vaulttest.Store) func(context.Context, int) error {

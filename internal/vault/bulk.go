@@ -116,7 +116,7 @@ func (b *importing) sort(ctx context.Context) (fresh, existing []item, err error
 		}
 		names = append(names, it.Name)
 	}
-	states, err := b.writer.States(ctx, names)
+	states, err := b.writer.Standings(ctx, names)
 	if err != nil {
 		return nil, nil, fmt.Errorf("reading what exists: %w", err)
 	}
@@ -130,7 +130,7 @@ func (b *importing) sort(ctx context.Context) (fresh, existing []item, err error
 			if fresh = append(fresh, item{i, 1}); b.DryRun {
 				b.results[i].Did = Created
 			}
-		case state.Deleted:
+		case state.DeletedAt != nil:
 			b.results[i].Err = fmt.Errorf("secret %q is deleted: %w", it.Name, ErrDeleted)
 		case b.OnConflict == SkipOnConflict:
 			b.results[i].Did = Skipped
@@ -222,7 +222,7 @@ func (b *importing) seal(ctx context.Context, items []item) ([]put, error) {
 		it := b.Items[items[i].at]
 		sealed, err := b.Vault.seal(ctx, it.Name, items[i].version, it.Value)
 		puts[i] = put{items[i], db.Put{
-			Request: uuid.New(), Name: it.Name, Sealed: sealed, CreateOnly: items[i].version == 1, Settings: stored(it.Settings),
+			Request: uuid.New(), Name: it.Name, Sealed: sealed, CreateOnly: items[i].version == 1, Settings: it.Settings.stored(),
 		}}
 		return err
 	})
@@ -244,10 +244,6 @@ func (b *importing) seal(ctx context.Context, items []item) ([]put, error) {
 type put struct {
 	item
 	db.Put
-}
-
-func stored(s Settings) db.Settings {
-	return db.Settings{Generator: s.Generator, RotationInterval: s.RotateEvery, GracePeriod: s.Grace, Rotator: s.Rotator, Window: s.Window}
 }
 
 // store writes the puts together, or, if that is refused, one by one.
@@ -358,13 +354,31 @@ type Exported struct {
 // Export opens a page of current values on the local node: of at most limit secrets whose names begin with prefix and come
 // after the given one. The caller puts on record what it shows, and wipes it.
 func (v *Vault) Export(ctx context.Context, prefix, after string, limit int) ([]Exported, error) {
-	rows, err := v.reader.CurrentPage(ctx, prefix, after, limit)
+	rows, err := v.reader.Secrets(ctx, db.ListQuery{Prefix: prefix, After: after, Limit: limit})
 	if err != nil {
-		return nil, fmt.Errorf("reading secrets: %w", asIntegrity(err))
+		return nil, fmt.Errorf("reading secrets: %w", err)
+	}
+	names := make([]string, len(rows))
+	for i, row := range rows {
+		names[i] = row.Name
+	}
+	current, err := v.reader.Currents(ctx, names)
+	if err != nil {
+		return nil, fmt.Errorf("reading current values: %w", err)
 	}
 	page := make([]Exported, len(rows))
-	errs, err := v.each(ctx, len(rows), func(ctx context.Context, i int) (err error) {
-		page[i], err = v.exported(ctx, rows[i])
+	errs, err := v.each(ctx, len(rows), func(ctx context.Context, i int) error {
+		page[i] = Exported{Secret: Secret{Name: names[i]}, Settings: settingsOf(rows[i])}
+		c, live := current[names[i]]
+		if !live {
+			return fmt.Errorf("secret %q was deleted meanwhile: %w", names[i], ErrNotFound)
+		}
+		page[i].Version, page[i].VersionID = c.Version, c.VersionID
+		if c.Err != nil {
+			return asIntegrity(c.Err)
+		}
+		var err error
+		page[i].Value, err = v.open(ctx, names[i], c.VersionRow)
 		return err
 	})
 	for i := range page {
@@ -377,17 +391,7 @@ func (v *Vault) Export(ctx context.Context, prefix, after string, limit int) ([]
 	return page, nil
 }
 
-func (v *Vault) exported(ctx context.Context, row db.CurrentRow) (Exported, error) {
-	e := Exported{Secret: Secret{Name: row.Name, Version: row.Version, VersionID: row.VersionID}, Settings: settingsOf(row)}
-	if err := row.Check(); err != nil {
-		return e, asIntegrity(err)
-	}
-	var err error
-	e.Value, err = v.open(ctx, row.Name, row.VersionRow)
-	return e, err
-}
-
-func settingsOf(row db.CurrentRow) (s Settings) {
+func settingsOf(row db.SecretRow) (s Settings) {
 	text := func(t string) *string {
 		if t == "" {
 			return nil

@@ -114,9 +114,12 @@ func (v *Vault) store(ctx context.Context, c Change, action, name string, versio
 		return Receipt{}, err
 	}
 	request := c.requestID()
-	result, err := v.writer.PutVersion(ctx, c.credential(), request, action, name, sealed, createOnly,
-		db.Settings{Generator: s.Generator, RotationInterval: s.RotateEvery, GracePeriod: s.Grace, Rotator: s.Rotator, Window: s.Window})
+	result, err := v.writer.PutVersion(ctx, c.credential(), request, action, name, sealed, createOnly, s.stored())
 	return receipt(request, result), named(action, name, err)
+}
+
+func (s Settings) stored() db.Settings {
+	return db.Settings{Generator: s.Generator, RotationInterval: s.RotateEvery, GracePeriod: s.Grace, Rotator: s.Rotator, Window: s.Window}
 }
 
 func (v *Vault) seal(ctx context.Context, name string, version int, value []byte) (db.SealedVersion, error) {
@@ -146,9 +149,7 @@ func (v *Vault) Update(ctx context.Context, r UpdateRequest) (Receipt, error) {
 		return Receipt{}, firstOf(err)
 	}
 	request := r.requestID()
-	result, err := v.writer.UpdateSecret(ctx, r.credential(), request, r.Name,
-		db.Settings{Generator: r.Settings.Generator, RotationInterval: r.Settings.RotateEvery, GracePeriod: r.Settings.Grace,
-			Rotator: r.Settings.Rotator, Window: r.Settings.Window}, r.Manual, r.NoRotation)
+	result, err := v.writer.UpdateSecret(ctx, r.credential(), request, r.Name, r.Settings.stored(), r.Manual, r.NoRotation)
 	return receipt(request, result), named("update", r.Name, err)
 }
 

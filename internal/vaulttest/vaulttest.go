@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -97,14 +96,7 @@ func Start(ctx context.Context) (*Program, error) {
 }
 
 func (p *Program) start(ctx context.Context) error {
-	major := 0
-	if text := os.Getenv("VAULT_TEST_PG"); text != "" {
-		var err error
-		if major, err = strconv.Atoi(text); err != nil {
-			return fmt.Errorf("VAULT_TEST_PG: %w", err)
-		}
-	}
-	binaries, err := localpg.Find(major)
+	binaries, err := localpg.FindVersion(os.Getenv("VAULT_TEST_PG"))
 	if err != nil {
 		return err
 	}
@@ -143,7 +135,7 @@ func (p *Program) installTemplate(ctx context.Context) error {
 
 // Install makes a database with a test vault in it on a cluster that has none, and the roles. The KMS key may be "".
 func Install(ctx context.Context, primary *localpg.Node, database, kmsKey string) error {
-	err := exec(ctx, primary.URL("postgres", Superuser),
+	err := primary.Exec(ctx, "postgres",
 		`CREATE DATABASE `+database,
 		`CREATE ROLE operator LOGIN; CREATE ROLE vaultd LOGIN; CREATE ROLE app1 LOGIN; CREATE ROLE stranger LOGIN; CREATE ROLE developer LOGIN`)
 	if err != nil {
@@ -159,7 +151,7 @@ func Install(ctx context.Context, primary *localpg.Node, database, kmsKey string
 		return err
 	}
 	fingerprint := token.Fingerprint()
-	err = exec(ctx, url, fmt.Sprintf(`SELECT vault.create_token_as_owner('%s', 'root', '\x%x', NULL, gen_random_uuid())`, token.ID(), fingerprint))
+	err = primary.Exec(ctx, database, fmt.Sprintf(`SELECT vault.create_token_as_owner('%s', 'root', '\x%x', NULL, gen_random_uuid())`, token.ID(), fingerprint))
 	if err != nil {
 		return err
 	}
@@ -203,7 +195,7 @@ func (p *Program) Close() error {
 // NewDatabase makes a fresh vault on the shared cluster.
 func (p *Program) NewDatabase(ctx context.Context) (*Store, error) {
 	name := fmt.Sprintf("vault%d", p.counter.Add(1))
-	err := exec(ctx, p.Shared.Primary().URL("postgres", Superuser), fmt.Sprintf(`CREATE DATABASE %s TEMPLATE %s`, name, templateDatabase))
+	err := p.Shared.Primary().Exec(ctx, "postgres", fmt.Sprintf(`CREATE DATABASE %s TEMPLATE %s`, name, templateDatabase))
 	return &Store{Cluster: p.Shared, Database: name, KeyFile: p.KeyFile}, err
 }
 
@@ -279,7 +271,7 @@ func AdminToken(t testing.TB) vault.Token {
 // MustExec runs statements as the superuser on the primary.
 func (s *Store) MustExec(t testing.TB, statements ...string) {
 	t.Helper()
-	if err := exec(t.Context(), s.URL(Superuser), statements...); err != nil {
+	if err := s.Cluster.Primary().Exec(t.Context(), s.Database, statements...); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -300,19 +292,4 @@ func (s *Store) MustQuery(t testing.TB, sql string, args ...any) string {
 		return ""
 	}
 	return *value
-}
-
-// exec runs each statement (or semicolon-separated group) in a transaction of its own.
-func exec(ctx context.Context, url string, statements ...string) error {
-	conn, err := pgx.Connect(ctx, url)
-	if err != nil {
-		return err
-	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	for _, statement := range statements {
-		if _, err := conn.PgConn().Exec(ctx, statement).ReadAll(); err != nil {
-			return fmt.Errorf("%s: %w", statement, err)
-		}
-	}
-	return nil
 }
