@@ -76,7 +76,7 @@ bench-go: postgres bench-reads ## Go benchmarks: sealing and opening, sharing a 
 	$(GO) test -run '^$$' -bench 'Sealing|VerifyAudit' -benchtime 1x ./internal/vault
 
 bench-reads: postgres ## Reads a second with the audit off, interval and always, at 1, 16 and 64 connections
-	$(GO) test -run '^$$' -bench 'Reads|Append' -benchmem -benchtime 3s ./internal/audit/spool
+	$(GO) test -run '^$$' -bench 'Reads|Handler|Append' -benchmem -benchtime 3s ./internal/audit/spool
 
 AUDIT_ROWS ?= 10000000
 bench-audit: postgres build ## The audit log's answers on AUDIT_ROWS rows (ten million) against 10,000, and the browser's memory

@@ -94,7 +94,7 @@ func (s *stage) start(ctx context.Context, name string, cmd *exec.Cmd, ready fun
 
 // shipped waits until everything that a daemon has on record is with the primary.
 func shipped(ctx context.Context, p *process) error {
-	return poll(ctx, 10*time.Minute, func() (bool, error) {
+	return poll(ctx, 10*time.Minute, seldom, func() (bool, error) {
 		answer, err := get(ctx, p.health+"/v1/status")
 		if err != nil {
 			return false, err

@@ -34,6 +34,9 @@ import (
 	"os"
 	"os/signal"
 	"regexp"
+	"slices"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -83,6 +86,8 @@ type options struct {
 	bytes    int // of a value
 	due      int
 	only     *regexp.Regexp
+	at       []int  // connections of what is read
+	profiles string // folder for a CPU profile of each vaultd; "": none
 	jsonFile string
 	peer     *peer // nil: none
 }
@@ -97,6 +102,8 @@ func parseRounds(args, environ []string, talk io.Writer) (options, error) {
 	flags.IntVar(&o.bytes, "bytes", 32, "length of a value")
 	flags.IntVar(&o.due, "due", 10_000, "rotations that become due at once")
 	only := flags.String("only", "", "`regexp` of the subjects to run; a baseline left out leaves its ratios out")
+	at := flags.String("conns", "1,16,64", "`connections` to read by")
+	flags.StringVar(&o.profiles, "profile", "", "`folder` for a CPU profile of each vaultd, for go tool pprof")
 	flags.StringVar(&o.jsonFile, "json", "bin/bench.json", "`file` for the figures; \"\" = none")
 	quick := flags.Bool("quick", false, "one round of short slices: to see that it works")
 	if err := flags.Parse(args); err != nil {
@@ -109,6 +116,9 @@ func parseRounds(args, environ []string, talk io.Writer) (options, error) {
 	if o.only, err = regexp.Compile(*only); err != nil {
 		return o, fmt.Errorf("-only: %w", err)
 	}
+	if o.at, err = parseConnections(*at); err != nil {
+		return o, err
+	}
 	switch {
 	case flags.NArg() > 0:
 		return o, fmt.Errorf("unexpected %q", flags.Arg(0))
@@ -119,4 +129,16 @@ func parseRounds(args, environ []string, talk io.Writer) (options, error) {
 	}
 	o.peer, err = peerFrom(environ)
 	return o, err
+}
+
+func parseConnections(list string) ([]int, error) {
+	var all []int
+	for text := range strings.SplitSeq(list, ",") {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 || n > 1024 || slices.Contains(all, n) {
+			return nil, fmt.Errorf("-conns: %q is not a list of different numbers from 1 to 1024", list)
+		}
+		all = append(all, n)
+	}
+	return all, nil
 }

@@ -46,7 +46,7 @@ func TestRoundsFromEndToEnd(t *testing.T) {
 		rows[r.cell] = r
 	}
 	for _, subject := range []string{bareHTTP, oneQuery, readOff, readInterval, readAlways, verify, peerRead} {
-		for _, n := range connectionCounts {
+		for _, n := range []int{1, 16, 64} {
 			if _, found := rows[cell{subject, n}]; !found {
 				t.Errorf("no row of %s at %d connections", subject, n)
 			}

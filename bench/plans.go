@@ -99,7 +99,7 @@ func (s *stage) plansOf(ctx context.Context, work func() error) ([]planned, erro
 		return nil, err
 	}
 	var text []byte
-	err = poll(ctx, readyIn, func() (bool, error) {
+	err = poll(ctx, readyIn, often, func() (bool, error) {
 		text, err = readFrom(path, before.Size())
 		return bytes.Contains(text, []byte(mark)), err
 	})

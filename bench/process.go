@@ -52,7 +52,7 @@ func start(ctx context.Context, name, log string, cmd *exec.Cmd, ready func(p *p
 func (p *process) pid() int { return p.cmd.Process.Pid }
 
 func (p *process) await(ctx context.Context, ready func(p *process) (bool, error)) error {
-	return poll(ctx, readyIn, func() (bool, error) {
+	return poll(ctx, readyIn, often, func() (bool, error) {
 		select {
 		case err := <-p.exited:
 			p.exited <- err
@@ -63,12 +63,17 @@ func (p *process) await(ctx context.Context, ready func(p *process) (bool, error
 	})
 }
 
+const (
+	often  = 10 * time.Millisecond
+	seldom = 250 * time.Millisecond // where looking costs something that is being measured
+)
+
 // poll looks until there is an answer, at most so long.
-func poll(ctx context.Context, limit time.Duration, look func() (done bool, err error)) error {
+func poll(ctx context.Context, limit, pause time.Duration, look func() (done bool, err error)) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	pause := time.NewTicker(10 * time.Millisecond)
-	defer pause.Stop()
+	again := time.NewTicker(pause)
+	defer again.Stop()
 	for {
 		if done, err := look(); done || err != nil {
 			return err
@@ -76,7 +81,7 @@ func poll(ctx context.Context, limit time.Duration, look func() (done bool, err 
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("waited for %s: %w", limit, ctx.Err())
-		case <-pause.C:
+		case <-again.C:
 		}
 	}
 }

@@ -129,7 +129,7 @@ func (r *rotations) drained(ctx context.Context) error {
 		return err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	return poll(ctx, time.Minute+time.Duration(r.due)*20*time.Millisecond, func() (bool, error) {
+	return poll(ctx, time.Minute+time.Duration(r.due)*20*time.Millisecond, often, func() (bool, error) {
 		var open bool
 		err := conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM vault.rotation_jobs WHERE state IN ('queued', 'claimed'))`).Scan(&open)
 		return !open, err

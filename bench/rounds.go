@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -125,7 +126,7 @@ func (s *stage) subjects(ctx context.Context, o options) ([]subject, error) {
 		return nil, err
 	}
 	if o.peer != nil {
-		all = append(all, subject{peerRead, connectionCounts, func(ctx context.Context, n int, slice time.Duration) (figures, error) {
+		all = append(all, subject{peerRead, o.at, func(ctx context.Context, n int, slice time.Duration) (figures, error) {
 			l, err := driveFor(ctx, slice, o.peer.address, n, o.peer.next)
 			return l.figures(), err
 		}})
@@ -138,15 +139,13 @@ func (s *stage) subjects(ctx context.Context, o options) ([]subject, error) {
 	return append(append(all, puts...), rotations...), err
 }
 
-var connectionCounts = []int{1, 16, 64}
-
 // quiet: what a daemon does by itself it does not do in somebody else's slice.
 var quiet = []string{`rotation_workers = 0`, `scan_interval = "1h"`, `heartbeat_interval = "0s"`}
 
 func (s *stage) readers(ctx context.Context, o options, reads, verifies []string) ([]subject, error) {
 	var all []subject
 	add := func(name string, p *process, audited bool, exchanges []exchange) {
-		all = append(all, subject{name, connectionCounts, func(ctx context.Context, n int, slice time.Duration) (figures, error) {
+		all = append(all, subject{name, o.at, func(ctx context.Context, n int, slice time.Duration) (figures, error) {
 			return s.drive(ctx, slice, p, audited, n, random(exchanges))
 		}})
 	}
@@ -166,10 +165,19 @@ func (s *stage) readers(ctx context.Context, o options, reads, verifies []string
 	if err != nil {
 		return nil, err
 	}
+	if o.profiles != "" {
+		if err := os.MkdirAll(o.profiles, 0o755); err != nil {
+			return nil, err
+		}
+	}
 	add(bareHTTP, bare, false, same)
 	add(oneQuery, query, false, learnt)
 	for _, mode := range []struct{ subject, audit string }{{readOff, `audit = "off"`}, {readInterval, `audit_sync = "interval"`}, {readAlways, `audit_sync = "always"`}} {
-		p, err := s.startVaultd(ctx, mode.subject, s.url(daemon), append(quiet, mode.audit)...)
+		settings := append(quiet, mode.audit)
+		if o.profiles != "" {
+			settings = append(settings, fmt.Sprintf(`cpu_profile = %q`, filepath.Join(o.profiles, mode.subject+".pprof")))
+		}
+		p, err := s.startVaultd(ctx, mode.subject, s.url(daemon), settings...)
 		if err != nil {
 			return nil, err
 		}

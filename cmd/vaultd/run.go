@@ -49,7 +49,7 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 		return err
 	}
 	reader, err := db.NewReader(ctx, db.Options{URL: c.DatabaseURL, ApplicationName: applicationName, MaxConns: c.MaxConns, Fence: fence,
-		PlanOnce: true})
+		ReadTimeout: httpapi.ReadTimeout, PlanOnce: true})
 	if err != nil {
 		return err
 	}
@@ -71,6 +71,7 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 	}
 	v := vault.New(vault.Options{
 		Reader: reader, Writer: writer, Keys: vault.DeferKeys(keys.open), CacheSize: c.DEKCacheSize, CacheTTL: time.Duration(c.DEKCacheTTL),
+		ReadTimeout: httpapi.ReadTimeout,
 	})
 	defer v.Close()
 

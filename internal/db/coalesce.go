@@ -9,11 +9,11 @@ import (
 )
 
 const (
-	// flights is how many queries of one kind are under way at once. While one waits for the server the other is made or read;
-	// more of them are smaller, and cost the server more for each row.
-	flights = 2
 	// namesPerFlight bounds what one query asks for. Whoever comes when it is full has the next one.
 	namesPerFlight = 256
+	// boardingCalls is how often a flight gives way before it is sent. With one call queries were a fifth smaller; more than these
+	// made no difference.
+	boardingCalls = 4
 	// overdueAfter is how long a query keeps others on the ground. A server or a connection that hangs holds up those who wait
 	// for it, and nobody else while the pool has connections.
 	overdueAfter = 500 * time.Millisecond
@@ -21,40 +21,43 @@ const (
 	hasty = 2 * overdueAfter
 )
 
-// coalescer answers many requests with few queries: those that come while a query is under way share the next one. A query is
-// closed before it is sent, so its snapshot is never older than the arrival of anybody who shares it.
+// coalescer answers many requests with few queries: those that come while one is under way share the next. A query is closed
+// before it is sent, so its snapshot is never older than the arrival of anybody who shares it.
 //
-// Nobody waits for others to come: a request that finds a flight free is sent at once.
+// Nobody waits for others to come: a request that finds none under way is sent at once. There is one at a time, unless it is
+// overdue: two would be half as large, and a query costs more than its rows.
 type coalescer[T any] struct {
 	// query asks for distinct names. What it leaves out has the zero answer; an error of one name is in its answer.
 	query func(ctx context.Context, names []string) (map[string]T, error)
-	limit time.Duration // of a query
+	limit time.Duration // of a request, its wait for a query included
 
 	mu     sync.Mutex
 	queue  []*flight[T] // not sent yet, oldest first; only the last may have room
-	flying int          // without those that are overdue
+	flying bool         // not true of those that are overdue
 }
 
 // flight is one query and who shares it.
 type flight[T any] struct {
 	waiting map[string]int // how many, by name; guarded by the coalescer's mu
+	until   time.Time      // no later than the limit of anybody who shares it
 	done    chan struct{}
 	// Of the one that flies, until done is closed; then nobody's to change.
 	answers map[string]T
 	err     error
 }
 
-// get asks for one name. It gives up when ctx ends, and then leaves no work behind that has not begun.
+// get asks for one name. It gives up when ctx ends or at the limit, and leaves no work behind that has not begun.
 func (c *coalescer[T]) get(ctx context.Context, name string) (T, error) {
 	if err := ctx.Err(); err != nil {
 		var none T
 		return none, classify(err)
 	}
-	deadline := time.Now().Add(c.limit)
-	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
-		deadline = d
-	}
-	if time.Until(deadline) > hasty && c.alone() {
+	own, bounded := ctx.Deadline()
+	if hurried := bounded && time.Until(own) < hasty; !hurried && c.alone() {
+		deadline := time.Now().Add(c.limit)
+		if bounded && own.Before(deadline) {
+			deadline = own
+		}
 		return c.solo(deadline, name)
 	}
 	f := c.board(name)
@@ -72,23 +75,20 @@ func (c *coalescer[T]) get(ctx context.Context, name string) (T, error) {
 func (c *coalescer[T]) alone() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.flying > 0 || len(c.queue) > 0 {
+	if c.flying || len(c.queue) > 0 {
 		return false
 	}
-	c.flying++
+	c.flying = true
 	return true
 }
 
 // solo asks in the caller's own goroutine: with nobody to share with, handing it over would cost more than the rest of this. The
 // client may leave, and its answer comes all the same: a query that is cut off costs its connection.
 func (c *coalescer[T]) solo(deadline time.Time, name string) (T, error) {
-	overdue := time.AfterFunc(overdueAfter, c.ground)
+	overdue := time.AfterFunc(overdueAfter, c.next)
 	answers, err := c.ask(deadline, []string{name})
 	if overdue.Stop() {
-		c.mu.Lock()
-		c.flying--
-		c.launch()
-		c.mu.Unlock()
+		c.next()
 	}
 	return answers[name], err
 }
@@ -100,7 +100,7 @@ func (c *coalescer[T]) board(name string) *flight[T] {
 	if n := len(c.queue); n > 0 && len(c.queue[n-1].waiting) < namesPerFlight {
 		f = c.queue[n-1]
 	} else {
-		f = &flight[T]{waiting: make(map[string]int, 1), done: make(chan struct{})}
+		f = &flight[T]{waiting: make(map[string]int, 1), until: time.Now().Add(c.limit), done: make(chan struct{})}
 		c.queue = append(c.queue, f)
 	}
 	f.waiting[name]++
@@ -110,10 +110,18 @@ func (c *coalescer[T]) board(name string) *flight[T] {
 
 // launch is called with mu held.
 func (c *coalescer[T]) launch() {
-	if c.flying < flights && len(c.queue) > 0 {
-		c.flying++
+	if !c.flying && len(c.queue) > 0 {
+		c.flying = true
 		go c.fly()
 	}
+}
+
+// next lets another fly in the place of one that has landed, or is overdue.
+func (c *coalescer[T]) next() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.flying = false
+	c.launch()
 }
 
 func (c *coalescer[T]) leave(f *flight[T], name string) {
@@ -127,16 +135,24 @@ func (c *coalescer[T]) leave(f *flight[T], name string) {
 // fly sends what is queued, one flight after the other, until nothing is.
 func (c *coalescer[T]) fly() {
 	for {
-		runtime.Gosched() // requests that have been read already get on
+		boarding()
 		f, names := c.takeOff()
 		if f == nil {
 			return
 		}
-		overdue := time.AfterFunc(overdueAfter, c.ground)
-		f.land(c.ask(time.Now().Add(c.limit), names))
+		overdue := time.AfterFunc(overdueAfter, c.next)
+		f.land(c.ask(f.until, names))
 		if !overdue.Stop() {
 			return // it was replaced
 		}
+	}
+}
+
+// boarding gives way to requests that have been read already. On a machine with nothing else to do that costs nothing, and on a
+// busy one it is half-empty queries that cost.
+func boarding() {
+	for range boardingCalls {
+		runtime.Gosched()
 	}
 }
 
@@ -157,16 +173,8 @@ func (c *coalescer[T]) takeOff() (*flight[T], []string) {
 		}
 		return f, names
 	}
-	c.flying--
+	c.flying = false
 	return nil, nil
-}
-
-// ground lets another fly in the place of one that is overdue.
-func (c *coalescer[T]) ground() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.flying--
-	c.launch()
 }
 
 func (c *coalescer[T]) ask(limit time.Time, names []string) (answers map[string]T, err error) {

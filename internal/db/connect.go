@@ -28,11 +28,12 @@ const (
 type Options struct {
 	URL             string // a libpq connection string or URL; "" = libpq's environment and service files
 	ApplicationName string
-	MaxConns        int    // 0 = 4
-	Fence           *Fence // nil: an old primary is not told from a new one
-	Brief           bool   // few statements a connection: they are described, as behind a pooler, not prepared
-	PlanOnce        bool   // the same statements for a long time: each is planned once for any arguments, not for each set of them
-	ListenURL       string // of a Writer: where WaitForRotations listens; "" = URL. It takes a connection without a pooler
+	MaxConns        int           // 0 = 4
+	Fence           *Fence        // nil: an old primary is not told from a new one
+	Brief           bool          // few statements a connection: they are described, as behind a pooler, not prepared
+	ReadTimeout     time.Duration // of a Reader's Current, LiveVersions and Version, waiting for others included; 0 = a statement's
+	PlanOnce        bool          // the same statements for a long time: each is planned once for any arguments, not for each set of them
+	ListenURL       string        // of a Writer: where WaitForRotations listens; "" = URL. It takes a connection without a pooler
 }
 
 // Config is the one row of vault.config.
@@ -65,7 +66,11 @@ func NewReader(ctx context.Context, o Options) (*Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Reader{pool: pool, fence: o.Fence, current: newCoalescer(pool, currentQuery), live: newCoalescer(pool, liveQuery)}, nil
+	limit := o.ReadTimeout
+	if limit == 0 {
+		limit = pool.limit
+	}
+	return &Reader{pool: pool, fence: o.Fence, current: newCoalescer(pool, limit, currentQuery), live: newCoalescer(pool, limit, liveQuery)}, nil
 }
 
 // NewWriter makes a pool that connects, when first used, to the one host of the connection string that is read-write and

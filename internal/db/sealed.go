@@ -77,10 +77,10 @@ func (s sealed) check(err error) error {
 	return nil
 }
 
-// newCoalescer asks a pool.
-func newCoalescer(p *pool, sql string) *coalescer[sealed] {
-	return &coalescer[sealed]{limit: p.limit, query: func(ctx context.Context, names []string) (map[string]sealed, error) {
-		return sealedByName(ctx, p, sql, names)
+// newCoalescer asks a pool, past the limit of that: it has its own.
+func newCoalescer(p *pool, limit time.Duration, sql string) *coalescer[sealed] {
+	return &coalescer[sealed]{limit: limit, query: func(ctx context.Context, names []string) (map[string]sealed, error) {
+		return sealedByName(ctx, p.Pool, sql, names)
 	}}
 }
 

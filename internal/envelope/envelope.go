@@ -151,22 +151,26 @@ func seal(dk *DataKey, nonce []byte, name string, version int, value []byte) (Se
 // that matches no sentinel for a data key that is nil or already wiped.
 func Open(dk *DataKey, name string, version int, s Sealed) (Plaintext, error) {
 	var value Plaintext
-	err := s.opened(dk, name, version, func(p Plaintext) { value = p })
+	err := s.opened(dk, nil, name, version, func(p Plaintext) { value = p })
 	return value, err
 }
 
 // Matches opens a value as Open does and reports whether it is the presented one, compared as by EqualValues. What was opened
 // is wiped and never leaves. Its errors are those of Open.
 func Matches(dk *DataKey, name string, version int, s Sealed, presented []byte) (same bool, err error) {
-	err = s.opened(dk, name, version, func(p Plaintext) {
-		same = equalDigests(p, presented)
-		p.Wipe()
-	})
+	err = s.opened(dk, nil, name, version, matching(presented, &same))
 	return same, err
 }
 
-// opened gives the value to use, which owns it, on the stack that is swept afterwards.
-func (s Sealed) opened(dk *DataKey, name string, version int, use func(Plaintext)) error {
+func matching(presented []byte, same *bool) func(Plaintext) {
+	return func(p Plaintext) {
+		*same = equalDigests(p, presented)
+		p.Wipe()
+	}
+}
+
+// opened gives the value to use, which owns it, on the stack that is swept afterwards. Without a commitment it derives it.
+func (s Sealed) opened(dk *DataKey, commit *[CommitSize]byte, name string, version int, use func(Plaintext)) error {
 	if err := CheckName(name); err != nil {
 		return err
 	}
@@ -185,7 +189,13 @@ func (s Sealed) opened(dk *DataKey, name string, version int, use func(Plaintext
 	}
 	var err error
 	withSecrets(func() {
-		if subtle.ConstantTimeCompare(s.KeyCommit, keyCommit(dk, aad)) != 1 {
+		var own []byte
+		if commit != nil {
+			own = commit[:]
+		} else {
+			own = keyCommit(dk, aad)
+		}
+		if subtle.ConstantTimeCompare(s.KeyCommit, own) != 1 {
 			err = fmt.Errorf("%w: the key commitment is not that of this data key", ErrIntegrity)
 			return
 		}

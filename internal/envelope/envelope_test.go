@@ -295,6 +295,62 @@ func TestCheckKey(t *testing.T) {
 	}
 }
 
+// A VersionKey opens what its data key opens, of its own version, and refuses what Open refuses.
+func TestVersionKey(t *testing.T) {
+	dk, value := newKey(), []byte("value")
+	s := mustSeal(t, dk, "prod/db", 3, value)
+	of := func(dk *DataKey, name string, version int) *VersionKey {
+		t.Helper()
+		k, err := NewVersionKey(dk, name, version)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k
+	}
+	k := of(dk, "prod/db", 3)
+	if got, err := k.Open("prod/db", 3, s); err != nil || !bytes.Equal(got, value) {
+		t.Errorf("got %d bytes and %v, want the value", len(got), err)
+	}
+	if same, err := k.Matches("prod/db", 3, s, value); !same || err != nil {
+		t.Errorf("the value itself: got %t, %v", same, err)
+	}
+	if same, err := k.Matches("prod/db", 3, s, []byte("other")); same || err != nil {
+		t.Errorf("another value: got %t, %v", same, err)
+	}
+	other := newKey()
+	forged := mustSeal(t, other, "prod/db", 3, value)
+	forged.KeyCommit = s.KeyCommit
+	for what, try := range map[string]func() (Plaintext, error){
+		"another data key":      func() (Plaintext, error) { return of(other, "prod/db", 3).Open("prod/db", 3, s) },
+		"another's commitment":  func() (Plaintext, error) { return of(other, "prod/db", 3).Open("prod/db", 3, forged) },
+		"bound to another name": func() (Plaintext, error) { return of(dk, "prod/dc", 3).Open("prod/db", 3, s) },
+		"bound to another":      func() (Plaintext, error) { return of(dk, "prod/db", 4).Open("prod/db", 3, s) },
+		"asked for another":     func() (Plaintext, error) { return k.Open("prod/db", 4, s) },
+	} {
+		if got, err := try(); got != nil || !errors.Is(err, ErrIntegrity) {
+			t.Errorf("%s: got %d bytes and %v, want ErrIntegrity", what, len(got), err)
+		}
+	}
+	if _, err := NewVersionKey(dk, "prod//db", 3); !errors.Is(err, ErrName) {
+		t.Errorf("got %v, want ErrName", err)
+	}
+	if _, err := NewVersionKey(dk, "prod/db", 0); !errors.Is(err, ErrIntegrity) {
+		t.Errorf("got %v, want ErrIntegrity", err)
+	}
+	k.Wipe()
+	for _, none := range []*DataKey{nil, &k.Key} {
+		if _, err := NewVersionKey(none, "prod/db", 3); err == nil || errors.Is(err, ErrIntegrity) {
+			t.Errorf("a missing key: got %v", err)
+		}
+	}
+	if _, err := k.Open("prod/db", 3, s); err == nil {
+		t.Error("a wiped key opened something")
+	}
+	if text := fmt.Sprintf("%v %+v %#v %s", of(dk, "prod/db", 3), of(dk, "prod/db", 3), of(dk, "prod/db", 3), *of(dk, "prod/db", 3)); strings.Contains(text, fmt.Sprint(dk[0], " ", dk[1])) || !strings.Contains(text, redactedKey) {
+		t.Errorf("it prints as %s", text)
+	}
+}
+
 func TestErrorsShowNoData(t *testing.T) {
 	dk, value := newKey(), bytes.Repeat([]byte("hunter2!"), 4)
 	good := mustSeal(t, dk, "prod/db", 3, value)
@@ -403,6 +459,25 @@ func BenchmarkOpen(b *testing.B) {
 				mustOpen(b, dk, "prod/db", 3, s).Wipe()
 			}
 		})
+	}
+}
+
+// BenchmarkOpenKnown is a read that found its key in the cache.
+func BenchmarkOpenKnown(b *testing.B) {
+	dk := newKey()
+	s := mustSeal(b, dk, "prod/db", 3, make([]byte, 256))
+	k, err := NewVersionKey(dk, "prod/db", 3)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.SetBytes(256)
+	b.ReportAllocs()
+	for b.Loop() {
+		value, err := k.Open("prod/db", 3, s)
+		if err != nil {
+			b.Fatal(err)
+		}
+		value.Wipe()
 	}
 }
 

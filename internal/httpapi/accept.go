@@ -83,7 +83,11 @@ type heldVersions struct {
 
 func ifNoneMatch(h http.Header) heldVersions {
 	var held heldVersions
-	for _, tag := range splitList(strings.Join(h.Values("If-None-Match"), ",")) {
+	tags := h["If-None-Match"]
+	if len(tags) == 0 {
+		return held
+	}
+	for _, tag := range splitList(strings.Join(tags, ",")) {
 		if tag == "*" {
 			held.any = true
 		}

@@ -25,7 +25,7 @@ func (a *API) audited(q *request, find router, err error) error {
 		return nil
 	}
 	// The client may have left: the record is kept all the same.
-	unrecorded := a.recorder.Record(context.WithoutCancel(q.http.Context()), e)
+	unrecorded := a.recorder.Record(context.Background(), e)
 	if unrecorded != nil && (err == nil || outcomeOf(err).status != http.StatusForbidden) {
 		return unrecorded
 	}
@@ -38,9 +38,10 @@ func (q *request) happened(find router, err error) (audit.Event, bool) {
 	if err != nil {
 		e = q.refused(find, err)
 	}
-	e.Actor, e.RequestID = "client:"+q.client.String(), q.id
+	e.RequestID = q.id
+	e.Actor = q.client.actor()
 	if q.client.addr.IsValid() {
-		e.Client = q.client.addr.String()
+		e.Client = e.Actor[len(actorPrefix):]
 	}
 	return e, e.Action != "" && (err == nil || q.token.IsZero())
 }

@@ -58,6 +58,17 @@ func (c client) String() string {
 	return c.addr.String()
 }
 
+const actorPrefix = "client:"
+
+// actor is the client as the audit log names it. Every read has one, so that it is made in one piece.
+func (c client) actor() string {
+	if c.unix || !c.addr.IsValid() {
+		return actorPrefix + c.String()
+	}
+	var text [64]byte
+	return string(c.addr.AppendTo(append(text[:0], actorPrefix...)))
+}
+
 // peer is the other end of the connection.
 func peer(r *http.Request) (client, error) {
 	if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok && local.Network() == "unix" {

@@ -3,12 +3,15 @@ package httpapi
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"time"
 
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
 const minLSNHeader = "X-Vault-Min-LSN"
+
+var minLSNKey = http.CanonicalHeaderKey(minLSNHeader)
 
 // node is what the local node has to be before it is read.
 type node struct {
@@ -20,7 +23,7 @@ type node struct {
 // about reads how far the request wants the node to be.
 func (q *request) about(n *node) error {
 	q.node = n
-	headers := q.http.Header.Values(minLSNHeader)
+	headers := q.http.Header[minLSNKey]
 	if len(headers) == 0 {
 		return nil
 	}

@@ -75,20 +75,21 @@ func unchanged(name string, id uuid.UUID) audit.Event {
 }
 
 func notModified(id uuid.UUID) answer {
-	return answer{status: http.StatusNotModified, header: http.Header{"Etag": {etag(id)}, "Vary": {"Accept"}}}
+	return answer{status: http.StatusNotModified, etag: etag(id)}
 }
 
 func secretAnswer(s *vault.Secret, kind string) answer {
-	header := http.Header{"Etag": {etag(s.VersionID)}, "Vary": {"Accept"}}
+	tag := etag(s.VersionID)
 	if kind == typeBytes {
+		header := http.Header{}
 		header.Set("Vault-Version", strconv.Itoa(s.Version))
 		header.Set("Vault-Created-At", timeText(s.CreatedAt))
 		setTime(header, "Vault-Rotated-At", s.RotatedAt)
 		setTime(header, "Vault-Next-Rotation-At", s.NextRotationAt)
 		setTime(header, "Vault-Expires-At", s.ExpiresAt)
-		return answer{contentType: typeBytes, header: header, body: bytes.Clone(s.Value)}
+		return answer{contentType: typeBytes, etag: tag, header: header, body: bytes.Clone(s.Value)}
 	}
-	return answer{contentType: typeJSON, header: header, body: secretJSON(s)}
+	return answer{contentType: typeJSON, etag: tag, body: secretJSON(s, tag[1:len(tag)-1])}
 }
 
 func setTime(h http.Header, name string, t *time.Time) {
@@ -97,8 +98,10 @@ func setTime(h http.Header, name string, t *time.Time) {
 	}
 }
 
-// timeText is RFC 3339 in UTC with the database's microseconds.
-func timeText(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }
+// timeFormat is that of RFC 3339, with the database's microseconds. All times are in UTC.
+const timeFormat = time.RFC3339Nano
+
+func timeText(t time.Time) string { return t.UTC().Format(timeFormat) }
 
 // isText: U+0000 is legal in JSON and still breaks readers that end a string there, so it counts as binary.
 func isText(value []byte) bool {
@@ -107,20 +110,20 @@ func isText(value []byte) bool {
 
 // secretJSON writes the answer by hand into one buffer of the right size: encoding/json would leave copies of the value in
 // its pool, and a buffer that grows leaves its old ones.
-func secretJSON(s *vault.Secret) []byte {
+func secretJSON(s *vault.Secret, versionID string) []byte {
 	text := isText(s.Value)
 	size := base64.StdEncoding.EncodedLen(len(s.Value)) + 2
 	if text {
 		size = strictjson.StringSize(s.Value)
 	}
-	const rest = 512 // field names, version, id and four times
+	const rest = 384 // field names, version, id and four times
 	b := make([]byte, 0, size+strictjson.StringSize([]byte(s.Name))+rest)
 	b = append(b, `{"name":`...)
 	b = strictjson.AppendString(b, []byte(s.Name))
 	b = append(b, `,"version":`...)
 	b = strconv.AppendInt(b, int64(s.Version), 10)
 	b = append(b, `,"version_id":"`...)
-	b = append(b, s.VersionID.String()...)
+	b = append(b, versionID...)
 	b = append(b, `","value":`...)
 	if text {
 		b = strictjson.AppendString(b, s.Value)
@@ -145,7 +148,7 @@ func appendTime(b []byte, name string, t *time.Time) []byte {
 		return append(b, "null"...)
 	}
 	b = append(b, '"')
-	b = append(b, timeText(*t)...)
+	b = t.UTC().AppendFormat(b, timeFormat)
 	return append(b, '"')
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/url"
 	"runtime"
@@ -29,7 +30,7 @@ type endpoint struct {
 	query   []string      // the parameters it takes, each at most once
 	body    bool          // it takes one
 	admin   bool          // it wants an admin token
-	local   bool          // it reads the local node, which then has to be as far as the request and the daemon want it
+	local   bool          // it reads the local node, which then has to be as far as the request and the daemon want it; the vault keeps it to ReadTimeout
 	limited bool          // it counts against the client's rate
 	quiet   bool          // its access log line is for debugging
 	timeout time.Duration // 0 = ReadTimeout
@@ -64,7 +65,8 @@ type request struct {
 type answer struct {
 	status      int // 0 = 200
 	contentType string
-	header      http.Header
+	etag        string      // "": what is answered is no version
+	header      http.Header // what else there is
 	body        []byte
 }
 
@@ -130,9 +132,10 @@ func (a *API) answer(q *request, find router, admit func(*http.Request) (client,
 		if err := q.about(&a.node); err != nil {
 			return answer{}, err
 		}
-		if q.minLSN > 0 {
-			timeout += a.node.atMost
+		if q.minLSN == 0 {
+			return q.route.do(q.http.Context(), q) // a context with a timer would cost a read as much as opening its value
 		}
+		timeout += a.node.atMost
 	}
 	ctx, cancel := context.WithTimeout(q.http.Context(), timeout)
 	defer cancel()
@@ -240,6 +243,13 @@ func isIDChar(c rune) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '.' || c == '_' || c == '-'
 }
 
+// What every answer says, or every version. Nobody changes them.
+var (
+	noStore    = []string{"no-store"}
+	noSniff    = []string{"nosniff"}
+	varyAccept = []string{"Accept"}
+)
+
 // write sends the answer, wipes its body and returns the status it had.
 func write(w http.ResponseWriter, q *request, ans answer) int {
 	defer wipe(ans.body)
@@ -247,18 +257,21 @@ func write(w http.ResponseWriter, q *request, ans answer) int {
 		ans.status = http.StatusOK
 	}
 	h := w.Header()
-	for name, values := range ans.header {
-		h[name] = values
+	maps.Copy(h, ans.header)
+	own := &[...]string{q.id, ans.etag, ans.contentType, strconv.Itoa(len(ans.body))}
+	h["X-Request-Id"] = own[0:1:1]
+	h["Cache-Control"] = noStore
+	h["X-Content-Type-Options"] = noSniff
+	if ans.etag != "" {
+		h["Etag"] = own[1:2:2]
+		h["Vary"] = varyAccept
 	}
-	h["X-Request-Id"] = []string{q.id}
-	h["Cache-Control"] = []string{"no-store"}
-	h["X-Content-Type-Options"] = []string{"nosniff"}
 	if q.change != uuid.Nil {
 		h["Idempotency-Key"] = []string{q.change.String()}
 	}
 	if ans.status != http.StatusNotModified {
-		h["Content-Type"] = []string{ans.contentType}
-		h["Content-Length"] = []string{strconv.Itoa(len(ans.body))}
+		h["Content-Type"] = own[2:3:3]
+		h["Content-Length"] = own[3:4:4]
 	}
 	w.WriteHeader(ans.status)
 	if q.http.Method != http.MethodHead && len(ans.body) > 0 {
@@ -278,8 +291,7 @@ func (a *API) record(q *request, status int, took time.Duration, err error) {
 		}
 	}
 	a.metrics.observe(route, status, took)
-	ctx := context.WithoutCancel(q.http.Context())
-	if err == nil && !a.log.Enabled(ctx, level) {
+	if err == nil && !a.log.Enabled(q.http.Context(), level) {
 		return
 	}
 	attrs := []slog.Attr{
@@ -303,7 +315,7 @@ func (a *API) record(q *request, status int, took time.Duration, err error) {
 	if errors.As(err, &p) {
 		attrs = append(attrs, slog.String("stack", string(p.stack)))
 	}
-	a.log.LogAttrs(ctx, level, "request", attrs...)
+	a.log.LogAttrs(context.WithoutCancel(q.http.Context()), level, "request", attrs...)
 }
 
 // shortMethod keeps a method that somebody made up from filling the log.

@@ -196,7 +196,7 @@ func (v *Vault) equals(ctx context.Context, name string, row db.CurrentVersion, 
 	if row.Err != nil {
 		return false, asIntegrity(row.Err)
 	}
-	return v.matches(ctx, name, row.VersionRow, value)
+	return v.matches(ctx, noLimit, name, &row.VersionRow, value)
 }
 
 func compared(names []string, current map[string]db.CurrentVersion, same []bool, errs []error) []audit.Event {
@@ -378,7 +378,7 @@ func (v *Vault) Export(ctx context.Context, prefix, after string, limit int) ([]
 			return asIntegrity(c.Err)
 		}
 		var err error
-		page[i].Value, err = v.open(ctx, names[i], c.VersionRow)
+		page[i].Value, err = v.open(ctx, noLimit, names[i], &c.VersionRow)
 		return err
 	})
 	for i := range page {

@@ -26,7 +26,7 @@ type cacheKey struct {
 	wrapped   [sha256.Size]byte // of the wrapped key, its key id and the AAD
 }
 
-func keyOf(name string, row db.VersionRow) cacheKey {
+func keyOf(name string, row *db.VersionRow) cacheKey {
 	text := make([]byte, 0, 512) // more than a local key's or KMS' usual, so that it stays on the stack
 	text = strconv.AppendInt(append(append(text, name...), ':'), int64(row.Version), 10)
 	text = append(append(append(text, 0), row.KMSKeyID...), 0)
@@ -49,7 +49,7 @@ type keyCache struct {
 }
 
 type cachedKey struct {
-	key   envelope.DataKey
+	key   envelope.VersionKey
 	until time.Time
 }
 
@@ -61,11 +61,8 @@ func newKeyCache(size int, ttl time.Duration, now func() time.Time) *keyCache {
 	return &keyCache{ttl: ttl, now: now, keys: keys}
 }
 
-// get returns a copy, which the caller wipes.
-func (c *keyCache) get(ctx context.Context, k cacheKey, unwrap func(context.Context) (*envelope.DataKey, error)) (*envelope.DataKey, error) {
-	if key := c.lookup(k); key != nil {
-		return key, nil
-	}
+// fetch is for a key that was not found: those who miss it together make one call. The caller wipes its copy.
+func (c *keyCache) fetch(ctx context.Context, k cacheKey, unwrap func(context.Context) (*envelope.VersionKey, error)) (*envelope.VersionKey, error) {
 	flight := c.flights.DoChan(string(k.versionID[:])+string(k.wrapped[:]), func() (any, error) {
 		if key := c.lookup(k); key != nil { // an earlier flight landed between our look and this one's start
 			key.Wipe()
@@ -95,7 +92,8 @@ func (c *keyCache) get(ctx context.Context, k cacheKey, unwrap func(context.Cont
 	return unwrap(ctx) // pushed out between the two: a cache smaller than the number of readers
 }
 
-func (c *keyCache) lookup(k cacheKey) *envelope.DataKey {
+// lookup returns a copy, which the caller wipes; nil if there is none.
+func (c *keyCache) lookup(k cacheKey) *envelope.VersionKey {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	cached, ok := c.keys.Get(k)
@@ -106,7 +104,7 @@ func (c *keyCache) lookup(k cacheKey) *envelope.DataKey {
 	return &key
 }
 
-func (c *keyCache) add(k cacheKey, key *envelope.DataKey) {
+func (c *keyCache) add(k cacheKey, key *envelope.VersionKey) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -17,6 +18,7 @@ func (v *Vault) Get(ctx context.Context, name string, o GetOptions) (*Secret, er
 	if err := envelope.CheckName(name); err != nil {
 		return nil, err
 	}
+	until := v.readUntil()
 	row, err := v.row(ctx, name, o.Version)
 	if err != nil {
 		return nil, fmt.Errorf("reading secret %q: %w", name, err)
@@ -24,7 +26,7 @@ func (v *Vault) Get(ctx context.Context, name string, o GetOptions) (*Secret, er
 	if o.Unless != uuid.Nil && o.Unless == row.VersionID {
 		return nil, ErrNotModified
 	}
-	value, err := v.open(ctx, name, row)
+	value, err := v.open(ctx, until, name, &row)
 	if err != nil {
 		return nil, err
 	}
@@ -52,13 +54,15 @@ func (v *Vault) Verify(ctx context.Context, name string, presented []byte) (Verd
 	if err := checkValueSize(presented); err != nil {
 		return Verdict{}, err
 	}
+	until := v.readUntil()
 	rows, err := v.reader.LiveVersions(ctx, name)
 	if err != nil {
 		return Verdict{}, fmt.Errorf("reading secret %q: %w", name, asIntegrity(err))
 	}
 	var verdict Verdict
-	for _, row := range rows {
-		same, err := v.matches(ctx, name, row, presented)
+	for i := range rows {
+		row := &rows[i]
+		same, err := v.matches(ctx, until, name, row, presented)
 		if err != nil {
 			return Verdict{}, err
 		}
@@ -74,13 +78,13 @@ func (v *Vault) Verify(ctx context.Context, name string, presented []byte) (Verd
 
 // open unwraps the data key of a row and opens its value. The name is the one asked for, never the row's: a row that was
 // moved under another name does not open.
-func (v *Vault) open(ctx context.Context, name string, row db.VersionRow) (envelope.Plaintext, error) {
-	key, err := v.dataKey(ctx, name, row)
+func (v *Vault) open(ctx context.Context, until time.Time, name string, row *db.VersionRow) (envelope.Plaintext, error) {
+	key, err := v.dataKey(ctx, until, name, row)
 	if err != nil {
 		return nil, fmt.Errorf("unwrapping the data key of %q version %d: %w", name, row.Version, err)
 	}
 	defer key.Wipe()
-	value, err := envelope.Open(key, name, row.Version, sealedOf(row))
+	value, err := key.Open(name, row.Version, sealedOf(row))
 	if err != nil {
 		return nil, fmt.Errorf("opening %q version %d: %w", name, row.Version, err)
 	}
@@ -88,30 +92,65 @@ func (v *Vault) open(ctx context.Context, name string, row db.VersionRow) (envel
 }
 
 // matches opens a row to compare it with what was presented.
-func (v *Vault) matches(ctx context.Context, name string, row db.VersionRow, presented []byte) (bool, error) {
-	key, err := v.dataKey(ctx, name, row)
+func (v *Vault) matches(ctx context.Context, until time.Time, name string, row *db.VersionRow, presented []byte) (bool, error) {
+	key, err := v.dataKey(ctx, until, name, row)
 	if err != nil {
 		return false, fmt.Errorf("unwrapping the data key of %q version %d: %w", name, row.Version, err)
 	}
 	defer key.Wipe()
-	same, err := envelope.Matches(key, name, row.Version, sealedOf(row), presented)
+	same, err := key.Matches(name, row.Version, sealedOf(row), presented)
 	if err != nil {
 		return false, fmt.Errorf("opening %q version %d: %w", name, row.Version, err)
 	}
 	return same, nil
 }
 
-func sealedOf(row db.VersionRow) envelope.Sealed {
+func sealedOf(row *db.VersionRow) envelope.Sealed {
 	return envelope.Sealed{Format: row.Format, Nonce: row.Nonce, Ciphertext: row.Ciphertext, KeyCommit: row.KeyCommit, AAD: row.AAD}
 }
 
 // dataKey returns a copy of the key that the caller wipes.
-func (v *Vault) dataKey(ctx context.Context, name string, row db.VersionRow) (*envelope.DataKey, error) {
-	unwrap := func(ctx context.Context) (*envelope.DataKey, error) { return v.unwrap(ctx, name, row) }
+func (v *Vault) dataKey(ctx context.Context, until time.Time, name string, row *db.VersionRow) (*envelope.VersionKey, error) {
+	if v.cache == nil {
+		return v.missing(ctx, until, name, *row, cacheKey{})
+	}
+	k := keyOf(name, row)
+	if key := v.cache.lookup(k); key != nil {
+		return key, nil
+	}
+	return v.missing(ctx, until, name, *row, k)
+}
+
+// noLimit leaves it to the context.
+var noLimit time.Time
+
+// readUntil is when a read that begins now has to end.
+func (v *Vault) readUntil() time.Time {
+	if v.readTimeout == 0 {
+		return noLimit
+	}
+	return time.Now().Add(v.readTimeout)
+}
+
+// missing asks for the key. The deadline becomes a timer only here: a read that finds its key needs none.
+func (v *Vault) missing(ctx context.Context, until time.Time, name string, row db.VersionRow, k cacheKey) (*envelope.VersionKey, error) {
+	if !until.IsZero() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, until)
+		defer cancel()
+	}
+	unwrap := func(ctx context.Context) (*envelope.VersionKey, error) {
+		key, err := v.unwrap(ctx, name, row)
+		if err != nil {
+			return nil, err
+		}
+		defer key.Wipe()
+		return envelope.NewVersionKey(key, name, row.Version)
+	}
 	if v.cache == nil {
 		return unwrap(ctx)
 	}
-	return v.cache.get(ctx, keyOf(name, row), unwrap)
+	return v.cache.fetch(ctx, k, unwrap)
 }
 
 func (v *Vault) unwrap(ctx context.Context, name string, row db.VersionRow) (*envelope.DataKey, error) {

@@ -61,7 +61,7 @@ func (v *Vault) RotatingValue(ctx context.Context, job Rotation) (envelope.Plain
 	if row.Version != job.FromVersion {
 		return nil, fmt.Errorf("secret %q is at version %d, not at %d: %w", job.Name, row.Version, job.FromVersion, ErrClaimLost)
 	}
-	return v.open(ctx, job.Name, row)
+	return v.open(ctx, noLimit, job.Name, &row)
 }
 
 // Candidate opens the candidate of a claimed job. ErrNotFound if it has none yet.
@@ -95,7 +95,7 @@ func (v *Vault) openCandidate(ctx context.Context, job Rotation, c db.SealedVers
 	if c.Version != job.FromVersion+1 {
 		return nil, fmt.Errorf("%w: the candidate of %q is for version %d, not %d", ErrIntegrity, job.Name, c.Version, job.FromVersion+1)
 	}
-	return v.open(ctx, job.Name, db.VersionRow{Version: c.Version, Format: c.Format, KMSKeyID: c.KMSKeyID, WrappedDEK: c.WrappedDEK,
+	return v.open(ctx, noLimit, job.Name, &db.VersionRow{Version: c.Version, Format: c.Format, KMSKeyID: c.KMSKeyID, WrappedDEK: c.WrappedDEK,
 		Nonce: c.Nonce, Ciphertext: c.Ciphertext, KeyCommit: c.KeyCommit, AAD: c.AAD})
 }
 

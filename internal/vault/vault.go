@@ -24,6 +24,8 @@ type Options struct {
 	Keys      Keys          // nil: only what needs no key
 	CacheSize int           // data keys kept at most; 0 = no cache
 	CacheTTL  time.Duration // how long a data key is kept; 0 = no cache
+
+	ReadTimeout time.Duration // of Get and Verify: no call to the KMS goes beyond it; 0 = whatever the caller's context has
 }
 
 // Vault is safe for concurrent use.
@@ -34,12 +36,14 @@ type Vault struct {
 	cache   *keyCache // nil = off
 	cluster clusterID
 
+	readTimeout time.Duration
+
 	progress *progress // of the node that is read from
 }
 
 // New does not connect to anything.
 func New(o Options) *Vault {
-	v := &Vault{reader: o.Reader, writer: o.Writer, keys: o.Keys, progress: newProgress()}
+	v := &Vault{reader: o.Reader, writer: o.Writer, keys: o.Keys, readTimeout: o.ReadTimeout, progress: newProgress()}
 	if o.CacheSize > 0 && o.CacheTTL > 0 {
 		v.cache = newKeyCache(o.CacheSize, o.CacheTTL, time.Now)
 	}

@@ -544,6 +544,38 @@ func TestKeyCache(t *testing.T) {
 	wantErr(t, err, vault.ErrKeyUnavailable)
 }
 
+// hangingKeys give no key back before the test is over.
+type hangingKeys struct {
+	vault.Keys
+	over <-chan struct{}
+}
+
+func (k hangingKeys) Unwrap(ctx context.Context, _ envelope.WrappedKey, _ envelope.KeyContext) (*envelope.DataKey, error) {
+	select {
+	case <-ctx.Done():
+	case <-k.over:
+	}
+	return nil, fmt.Errorf("%w: %w", envelope.ErrKeyUnavailable, context.DeadlineExceeded)
+}
+
+// A KMS that hangs keeps nobody beyond the time a read may take, with the cache or without, though his context has no end.
+func TestAKeyServiceThatHangs(t *testing.T) {
+	for _, size := range []int{0, 10} {
+		s := newStory(t, func(o *vault.Options) {
+			o.Keys, o.ReadTimeout = hangingKeys{o.Keys, t.Context().Done()}, 50*time.Millisecond
+			o.CacheSize, o.CacheTTL = size, time.Hour
+		})
+		s.put("app/x", "one")
+		_, err := s.Get(t.Context(), "app/x", vault.GetOptions{})
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a read with a cache of %d got %v, want that its time is over", size, err)
+		}
+		if _, err := s.Verify(t.Context(), "app/x", []byte("one")); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a verify with a cache of %d got %v, want that its time is over", size, err)
+		}
+	}
+}
+
 func (s *story) put1Fails(t *testing.T) {
 	t.Helper()
 	_, err := s.Put(t.Context(), vault.PutRequest{Change: s.as, Name: "app/new", Value: []byte("v")})

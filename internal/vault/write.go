@@ -60,7 +60,7 @@ func (v *Vault) isCurrentValue(ctx context.Context, name string, value []byte) (
 	if err != nil {
 		return false, fmt.Errorf("reading secret %q: %w", name, asIntegrity(err))
 	}
-	return v.matches(ctx, name, row, value)
+	return v.matches(ctx, noLimit, name, &row, value)
 }
 
 // Rotate replaces the value of an existing secret; the version before stays valid for its grace. It settles a rotation

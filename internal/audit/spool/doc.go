@@ -23,8 +23,9 @@
 // # When the disk fails
 //
 // After a failed write or fsync nobody knows what of the segment is on disk, and asking again would be answered with a yes
-// that means nothing. So that descriptor is never used again: a new segment begins at the first record that is not known to be
-// durable, and those records are written once more, or refused. Where two segments overlap, the later one counts.
+// that means nothing. So that descriptor is never asked again: a new segment begins at the first record that is not known to be
+// durable, and those records are written once more, or refused. That holds too for what was written while [Interval]'s fsync was
+// under way. Where two segments overlap, the later one counts.
 //
 // [Open] cuts the torn tail of the last segment and puts that on record. A segment that is damaged elsewhere is set aside under
 // another name; what can be read of it goes on under its own numbers, and what cannot is a gap: counted, on record, never

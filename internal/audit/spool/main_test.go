@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -209,7 +210,7 @@ func (f *faulty) hit(op string, do func() error) error {
 type faultyFile struct {
 	File
 	fs     *faulty
-	failed bool
+	failed atomic.Bool
 }
 
 func (f *faulty) Create(path string) (file File, err error) {
@@ -231,7 +232,7 @@ func (f *faulty) Truncate(path string, n int64) error {
 }
 
 func (f *faultyFile) misused(op string) {
-	if f.failed {
+	if f.failed.Load() {
 		f.fs.mu.Lock()
 		f.fs.bad = append(f.fs.bad, op+" after a failure")
 		f.fs.mu.Unlock()
@@ -243,7 +244,7 @@ func (f *faultyFile) Write(b []byte) (n int, err error) {
 	f.misused("write")
 	err = f.fs.hit("write", func() error { n, err = f.File.Write(b); return err })
 	if err != nil {
-		f.failed = true
+		f.failed.Store(true)
 		n, _ = f.File.Write(b[:len(b)/2])
 	}
 	return n, err
@@ -255,7 +256,9 @@ func (f *faultyFile) Sync() error {
 	f.fs.syncs++
 	f.fs.mu.Unlock()
 	err := f.fs.hit("fsync", func() error { return nil })
-	f.failed = f.failed || err != nil
+	if err != nil {
+		f.failed.Store(true)
+	}
 	return err
 }
 

@@ -1,7 +1,7 @@
 package spool
 
 import (
-	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -87,8 +87,9 @@ func (s *Spool) load(seg segment, from, end uint64, limit int) ([]Record, error)
 		at = s.cursor
 	}
 	var records []Record
-	b := make([]byte, readSize)
+	var before Hash // of the last of them
 	for at.seq < end && len(records) < limit {
+		b := make([]byte, min(readSize, max(seg.size-at.at, 0))) // the events stay a part of it
 		n, err := file.ReadAt(b, at.at)
 		if err != nil && !errors.Is(err, io.EOF) {
 			return nil, err
@@ -99,12 +100,12 @@ func (s *Spool) load(seg segment, from, end uint64, limit int) ([]Record, error)
 			if !ok {
 				break
 			}
-			if r.Seq != at.seq || len(records) > 0 && r.Previous != records[len(records)-1].Hash() {
+			if r.Seq != at.seq || len(records) > 0 && r.Previous != before {
 				return nil, fmt.Errorf("%w: %d stands where %d should", errDamaged, r.Seq, at.seq)
 			}
 			if r.Seq >= from {
-				r.Event = bytes.Clone(r.Event)
 				records = append(records, r)
+				before = sha256.Sum256(b[read+frameSize : read+size])
 			}
 			read += size
 			at.seq++

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"net/url"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -48,6 +49,45 @@ func BenchmarkReads(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkHandler is 64 reads at a time without HTTP around them: what vaultd and PostgreSQL add to it.
+func BenchmarkHandler(b *testing.B) {
+	v := newVault(b)
+	for _, mode := range []string{"off", "interval"} {
+		b.Run("audit="+mode, func(b *testing.B) {
+			h := newAPI(b, v, mode).Handler()
+			b.ReportAllocs()
+			b.ResetTimer()
+			var left atomic.Int64
+			left.Store(int64(b.N))
+			var clients sync.WaitGroup
+			for range 64 {
+				clients.Go(func() {
+					ctx, leave := context.WithCancel(b.Context())
+					defer leave()
+					r := (&http.Request{Method: http.MethodGet, URL: &url.URL{Path: "/v1/secrets/bench/x"}, RemoteAddr: "127.0.0.1:4000"}).WithContext(ctx)
+					for left.Add(-1) >= 0 {
+						w := &statusOnly{header: http.Header{}}
+						if h.ServeHTTP(w, r); w.status != http.StatusOK {
+							b.Errorf("got status %d", w.status)
+						}
+					}
+				})
+			}
+			clients.Wait()
+		})
+	}
+}
+
+// statusOnly is an answer of which nothing else is kept.
+type statusOnly struct {
+	header http.Header
+	status int
+}
+
+func (w *statusOnly) Header() http.Header         { return w.header }
+func (w *statusOnly) Write(b []byte) (int, error) { return len(b), nil }
+func (w *statusOnly) WriteHeader(status int)      { w.status = status }
 
 func read(b *testing.B, client *http.Client, url string) {
 	answer, err := client.Get(url + "/v1/secrets/bench/x")

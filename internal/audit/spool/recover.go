@@ -24,8 +24,8 @@ func Open(o Options) (*Spool, error) {
 		return nil, fmt.Errorf("locking %s: %w", o.Dir, err)
 	}
 	s := &Spool{
-		o: o, lock: lock, queue: make(chan *entry, queued), stop: make(chan struct{}), done: make(chan struct{}), fresh: make(chan struct{}, 1),
-		next: 1, durable: 1, acknowledged: 1,
+		o: o, lock: lock, call: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}), fresh: make(chan struct{}, 1),
+		next: 1, durable: 1, acknowledged: 1, late: alarm{patience: o.Patience},
 	}
 	if err := s.recover(); err != nil {
 		lock.Close()

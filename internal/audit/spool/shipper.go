@@ -37,9 +37,10 @@ const (
 	settleLimit = 5 * time.Second        // of the last batches, when the daemon stops
 
 	// A record costs the primary more than its read cost this node, so a burst of reads is shipped rather after it than during
-	// it: with a backlog, a batch is followed by a pause of so many times as long as it took. It goes without when the backlog
-	// is a minute old, or has an eighth of the room there is.
-	pauseFactor = 9
+	// it: with a backlog, a batch is followed by a pause of so many times as long as it took. The pause ends when there are fewer
+	// than quietReads in a shipPause, and there is none when the backlog is a minute old, or has an eighth of the room there is.
+	pauseFactor = 39
+	quietReads  = shipBatch / 10
 	lateAfter   = time.Minute
 	crowdedPart = 8
 )
@@ -75,8 +76,9 @@ func (s *Shipper) State() Shipping {
 func (s *Shipper) Run(ctx context.Context) {
 	pause := newBackOff()
 	for ctx.Err() == nil {
-		wait := s.round(ctx, pause)
-		if wait == 0 {
+		wait, burst := s.round(ctx, pause)
+		if burst {
+			s.rest(ctx, wait)
 			continue
 		}
 		fresh := s.Spool.Fresh()
@@ -102,30 +104,51 @@ func newBackOff() *backoff.ExponentialBackOff {
 	return b
 }
 
-// round ships one batch and says how long to wait then. After a failure nothing is known of where the primary stands, so the
-// next round begins by asking.
-func (s *Shipper) round(ctx context.Context, pause *backoff.ExponentialBackOff) time.Duration {
+// rest waits, at most until nobody reads much any more.
+func (s *Shipper) rest(ctx context.Context, atMost time.Duration) {
+	over := time.After(atMost)
+	look := time.NewTicker(shipPause)
+	defer look.Stop()
+	for before := s.Spool.Stats().Appended; ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-over:
+			return
+		case <-look.C:
+		}
+		now := s.Spool.Stats().Appended
+		if now-before < quietReads {
+			return
+		}
+		before = now
+	}
+}
+
+// round ships one batch and says how long to wait then, and whether that is for a burst of reads to go by. After a failure nothing
+// is known of where the primary stands, so the next round begins by asking.
+func (s *Shipper) round(ctx context.Context, pause *backoff.ExponentialBackOff) (wait time.Duration, burst bool) {
 	began := time.Now()
 	n, err := s.ship(ctx)
 	if err != nil && errors.Is(ctx.Err(), context.Canceled) {
-		return 0 // stopped in the middle, which says nothing of the primary: what is left may still be shipped
+		return 0, false // stopped in the middle, which says nothing of the primary: what is left may still be shipped
 	}
 	s.report(err)
 	switch {
 	case err != nil:
-		return pause.NextBackOff()
+		return pause.NextBackOff(), false
 	case n == shipBatch:
 		pause.Reset()
 		if s.Spool.pressing() {
-			return 0
+			return 0, false
 		}
-		return pauseFactor * time.Since(began)
+		return pauseFactor * time.Since(began), true
 	case n > 0:
 		pause.Reset()
-		return shipPause
+		return shipPause, false
 	}
 	pause.Reset()
-	return shipPoll
+	return shipPoll, false
 }
 
 // ship sends one batch. It is the same whether the last one arrived, was lost or was half answered: the primary says where it

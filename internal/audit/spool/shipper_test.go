@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync"
 	"testing"
 	"time"
 )
@@ -42,15 +43,16 @@ func TestShippingLeavesRoomForReads(t *testing.T) {
 			for i := range 3 * shipBatch {
 				w.mustAppend(s, fmt.Sprint(i))
 			}
-			if err := s.perform(func() { s.flush(); late = test.age }); err != nil {
+			s.flush()
+			if err := s.perform(func() { late = test.age }); err != nil {
 				t.Fatal(err)
 			}
 			shipper := &Shipper{Spool: s, Primary: &taker{}, Log: slog.New(slog.DiscardHandler)}
-			wait := shipper.round(t.Context(), newBackOff())
+			wait, burst := shipper.round(t.Context(), newBackOff())
 			if shipper.State().Shipped != shipBatch {
 				t.Fatalf("a round shipped %d records, want %d", shipper.State().Shipped, shipBatch)
 			}
-			if (wait > 0) != test.pausing {
+			if burst != test.pausing || (wait > 0) != test.pausing {
 				t.Errorf("with %+v it waits %s, want a pause: %t", s.Stats(), wait, test.pausing)
 			}
 			for range 10 {
@@ -61,4 +63,33 @@ func TestShippingLeavesRoomForReads(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The pause is for the readers there are: without any it ends.
+func TestAPauseEndsWithTheBurst(t *testing.T) {
+	w := newWorld(t)
+	o := w.small(nil)
+	o.SegmentBytes, o.Sync = 64<<20, Interval
+	s := mustOpen(t, o)
+	defer mustClose(t, s)
+	shipper := &Shipper{Spool: s, Primary: &taker{}, Log: slog.New(slog.DiscardHandler)}
+	shipper.rest(t.Context(), time.Hour) // the test would time out
+
+	reading, stop := context.WithCancel(t.Context())
+	var reader sync.WaitGroup
+	reader.Go(func() {
+		for reading.Err() == nil {
+			if err := s.Append(t.Context(), event("read")); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	began, pause := time.Now(), 3*shipPause
+	shipper.rest(t.Context(), pause)
+	if took := time.Since(began); took < pause {
+		t.Errorf("the pause ended after %s of %s, with %d reads", took, pause, s.Stats().Appended)
+	}
+	stop()
+	reader.Wait()
 }

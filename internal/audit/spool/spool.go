@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -79,9 +78,6 @@ func (o Options) withDefaults() Options {
 // usualEvent is more than what most events have.
 const usualEvent = 256
 
-// queued is how many appends wait for the committer at most; also the most that share one fsync.
-const queued = 1024
-
 // Spool is safe for concurrent use.
 type Spool struct {
 	o      Options
@@ -89,13 +85,18 @@ type Spool struct {
 	boot   uuid.UUID
 	begun  bool // the folder had no past
 	lock   *os.File
-	queue  chan *entry
+	line   line
+	late   alarm
+	call   chan struct{} // holds one, for the committer: somebody waits in the line
 	stop   chan struct{} // closed by Close
 	done   chan struct{} // closed when the committer has ended
 	closed sync.Once
 	fresh  chan struct{} // holds one: there is something durable that was not before
 
-	// Of the committer.
+	turn sync.Mutex // of whoever changes the folder; guards what follows, and is taken before mu
+
+	ended       bool
+	syncing     File  // what is being fsynced without the turn; nil: nothing
 	file        File  // the segment being written, the last of segments; nil: the next record begins one
 	written     int64 // its size
 	link        Hash  // of the record before next
@@ -107,7 +108,7 @@ type Spool struct {
 
 	cursor cursor // of Read, which has one caller at a time
 
-	mu           sync.Mutex
+	mu           sync.Mutex // guards what follows, of which next and segments change only with the turn
 	segments     []segment
 	next         uint64 // the number of the next record
 	durable      uint64 // what is below is on disk
@@ -135,14 +136,6 @@ type mark struct {
 	at  time.Time
 }
 
-// entry is one append, or something else that only the committer may do.
-type entry struct {
-	event []byte
-	at    time.Time
-	do    func()
-	done  chan error // holds one
-}
-
 // Append puts an event on record. See the package for what nil means.
 func (s *Spool) Append(ctx context.Context, e audit.Event) error {
 	if e.At.IsZero() {
@@ -153,105 +146,17 @@ func (s *Spool) Append(ctx context.Context, e audit.Event) error {
 	if err != nil || len(text) > MaxEvent {
 		return fmt.Errorf("%w: an event of %d bytes: %v", ErrUnwritable, len(text), err)
 	}
-	late := time.NewTimer(s.o.Patience)
-	defer late.Stop()
-	return s.ask(ctx, &entry{event: text, at: e.At, done: make(chan error, 1)}, late.C)
-}
-
-func (s *Spool) ask(ctx context.Context, e *entry, late <-chan time.Time) error {
-	select {
-	case <-s.stop:
-		return ErrClosed
-	default:
-	}
-	select {
-	case s.queue <- e:
-	case <-s.done:
-		return ErrClosed
-	case <-ctx.Done():
-		return fmt.Errorf("%w: %w", audit.ErrUnrecorded, ctx.Err())
-	case <-late:
-		return fmt.Errorf("%w: %w", audit.ErrUnrecorded, context.DeadlineExceeded)
-	}
-	select {
-	case err := <-e.done:
-		return err
-	case <-late:
-		return fmt.Errorf("%w: %w", audit.ErrUnrecorded, context.DeadlineExceeded)
-	case <-s.done:
-		select { // the answer may have come right before the end
-		case err := <-e.done:
-			return err
-		default:
-			return ErrClosed
-		}
-	case <-ctx.Done():
-		return fmt.Errorf("%w: %w", audit.ErrUnrecorded, ctx.Err())
-	}
+	return s.append(ctx, text, e.At)
 }
 
 // Close makes durable what was accepted and lets go of the folder.
 func (s *Spool) Close() error {
-	s.closed.Do(func() { close(s.stop) })
+	s.closed.Do(func() {
+		s.line.close()
+		close(s.stop)
+	})
 	<-s.done
 	return s.lock.Close()
-}
-
-// commit is the committer's loop: whoever appends while it waits for the disk shares the next fsync.
-func (s *Spool) commit() {
-	defer close(s.done)
-	tick := time.NewTicker(s.o.SyncInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case e := <-s.queue:
-			s.take(e)
-		case <-tick.C:
-			s.flush()
-			s.heal()
-		case <-s.stop:
-			s.drain()
-			s.flush()
-			s.giveUp()
-			return
-		}
-	}
-}
-
-func (s *Spool) take(first *entry) {
-	runtime.Gosched() // whoever is about to append, as those are who shared a query, shares the write
-	var batch []*entry
-	for e := first; ; {
-		if e.do != nil {
-			s.keep(batch)
-			batch = nil
-			e.do()
-			e.done <- nil
-		} else {
-			batch = append(batch, e)
-		}
-		if len(batch) == queued {
-			break
-		}
-		select {
-		case e = <-s.queue:
-			continue
-		default:
-		}
-		break
-	}
-	s.keep(batch)
-}
-
-func (s *Spool) drain() {
-	for {
-		select {
-		case e := <-s.queue:
-			s.take(e)
-		default:
-			return
-		}
-	}
 }
 
 // keep puts a batch on record as a whole, or refuses it as a whole.
@@ -283,16 +188,24 @@ func (s *Spool) keep(batch []*entry) {
 	}
 }
 
+// numbered is records that follow one another, and how they are written.
+type numbered struct {
+	records []Record
+	frames  []byte // in the spool's buffer
+	last    Hash
+}
+
 // number gives the records their places. Numbers that are refused are used again, by what comes instead.
-func (s *Spool) number(batch []*entry) []Record {
-	records := make([]Record, len(batch))
-	seq, link := s.next, s.link
+func (s *Spool) number(batch []*entry) numbered {
+	n := numbered{records: make([]Record, len(batch)), frames: s.buffer[:0], last: s.link}
 	for i, e := range batch {
-		records[i] = Record{Seq: seq, Previous: link, Event: e.event}
-		s.buffer = records[i].payload(s.buffer[:0])
-		seq, link = seq+1, sha256.Sum256(s.buffer)
+		n.records[i] = Record{Seq: s.next + uint64(i), Previous: n.last, Event: e.event}
+		at := len(n.frames)
+		n.frames = appendFrame(n.frames, n.records[i])
+		n.last = sha256.Sum256(n.frames[at+frameSize:])
 	}
-	return records
+	s.buffer = n.frames
+	return n
 }
 
 // keepNotes puts what the spool has to say of itself on record.
@@ -343,21 +256,21 @@ func (s *Spool) room(size int64) error {
 // store writes records behind what is pending, and with sync makes all of it durable. When the segment fails, what is not
 // known to be durable is written once more, into a new one; when that fails too, the records are refused and what was
 // accepted before stays pending.
-func (s *Spool) store(records []Record, sync bool) error {
-	if s.file != nil && s.written >= s.o.SegmentBytes {
+func (s *Spool) store(n numbered, sync bool) error {
+	if s.file != nil && s.segmentEnds() {
 		s.endSegment()
 	}
 	var err error
 	for range 2 {
-		rest := records
+		frames := n.frames
 		if s.file == nil {
 			if err = s.begin(); err != nil {
 				break
 			}
-			rest = slices.Concat(s.pending, records)
+			frames = append(appendFrames(nil, s.pending), n.frames...)
 		}
-		if err = s.write(rest, sync); err == nil {
-			s.accept(records, sync)
+		if err = s.put(frames, sync); err == nil {
+			s.accept(n, sync)
 			return nil
 		}
 		s.giveUp()
@@ -365,10 +278,14 @@ func (s *Spool) store(records []Record, sync bool) error {
 	return fmt.Errorf("%w: %w", ErrUnwritable, err)
 }
 
+// segmentEnds when it is full; but not while it is being fsynced: of two at once, either may be told of a failure and the other
+// not.
+func (s *Spool) segmentEnds() bool { return s.written >= s.o.SegmentBytes && s.file != s.syncing }
+
 // endSegment makes room for the next one. What did not become durable is written again there.
 func (s *Spool) endSegment() {
 	if len(s.pending) > 0 && s.file.Sync() == nil {
-		s.accept(nil, true)
+		s.accept(numbered{}, true)
 	}
 	s.giveUp()
 }
@@ -421,43 +338,54 @@ func (s *Spool) create(name string, content []byte) (_ File, size int64, err err
 	return file, int64(len(content)), nil
 }
 
-func (s *Spool) write(records []Record, sync bool) error {
-	s.buffer = s.buffer[:0]
-	for _, r := range records {
-		s.buffer = appendFrame(s.buffer, r)
-	}
-	if len(s.buffer) > 0 {
-		n, err := s.file.Write(s.buffer)
+func (s *Spool) put(frames []byte, sync bool) error {
+	if len(frames) > 0 {
+		n, err := s.file.Write(frames)
 		s.written += int64(n)
 		if err != nil {
 			return err
 		}
 	}
 	if sync {
-		if err := s.file.Sync(); err != nil {
-			return err
-		}
+		return synced(s.file)
 	}
-	if linked, err := s.file.Linked(); err != nil || !linked {
+	return linked(s.file)
+}
+
+func synced(file File) error {
+	if err := file.Sync(); err != nil {
+		return err
+	}
+	return linked(file)
+}
+
+func linked(file File) error {
+	if there, err := file.Linked(); err != nil || !there {
 		return fmt.Errorf("somebody removed the segment (%v)", err)
 	}
 	return nil
 }
 
 // accept moves on behind records that were written; with durable, everything so far is on disk.
-func (s *Spool) accept(records []Record, durable bool) {
+func (s *Spool) accept(n numbered, durable bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if n := len(records); n > 0 {
-		s.next, s.link = records[n-1].Seq+1, records[n-1].Hash()
+	if len(n.records) > 0 {
+		s.next, s.link = s.next+uint64(len(n.records)), n.last
 	}
 	last := &s.segments[len(s.segments)-1]
 	last.next, last.size = s.next, s.written
-	s.pending = append(s.pending, records...)
+	s.pending = append(s.pending, n.records...)
 	if durable {
-		s.pending, s.durable, s.durableLink = nil, s.next, s.link
-		signal(s.fresh)
+		s.settle(len(s.pending), s.next, s.link)
 	}
+}
+
+// settle: so many of what is pending are on disk, which is everything below next. It is called with mu held.
+func (s *Spool) settle(pending int, next uint64, link Hash) {
+	s.pending = slices.Delete(s.pending, 0, pending)
+	s.durable, s.durableLink = next, link
+	signal(s.fresh)
 }
 
 func signal(c chan<- struct{}) {
@@ -469,18 +397,39 @@ func signal(c chan<- struct{}) {
 
 // giveUp never asks the descriptor again. An error of Close says nothing that the fsync did not.
 func (s *Spool) giveUp() {
-	if s.file != nil {
+	if s.file != nil && s.file != s.syncing { // that one is closed when the fsync is over
 		_ = s.file.Close()
-		s.file = nil
 	}
+	s.file = nil
 }
 
-// flush makes durable what Interval has only handed to the kernel.
+// flush makes durable what Interval has only handed to the kernel. Appends go on while the disk is asked.
 func (s *Spool) flush() {
+	s.turn.Lock()
+	defer s.turn.Unlock()
 	if len(s.pending) == 0 {
 		return
 	}
-	if err := s.store(nil, true); err != nil {
+	if file := s.file; file != nil {
+		pending, next, link := len(s.pending), s.next, s.link
+		s.syncing = file
+		s.turn.Unlock()
+		err := synced(file)
+		s.turn.Lock()
+		s.syncing = nil
+		switch {
+		case s.file != file: // a write failed, and what is pending was written again
+			_ = file.Close()
+			return
+		case err == nil:
+			s.mu.Lock()
+			s.settle(pending, next, link)
+			s.mu.Unlock()
+			return
+		}
+		s.giveUp()
+	}
+	if err := s.store(numbered{}, true); err != nil {
 		s.mu.Lock()
 		s.failing = err
 		s.counts.failures++
@@ -488,13 +437,15 @@ func (s *Spool) flush() {
 	}
 }
 
-// heal finds out whether the append that was refused would be kept now. A daemon that is taken out of service because they are not gets none to
-// find out by.
+// heal finds out whether the append that was refused would be kept now. A daemon that is taken out of service because they are
+// not gets none to find out by.
 func (s *Spool) heal() {
+	s.turn.Lock()
+	defer s.turn.Unlock()
 	s.mu.Lock()
 	failing := s.failing
 	s.mu.Unlock()
-	if failing == nil || s.room(s.refused) != nil || s.file == nil && s.store(nil, true) != nil {
+	if failing == nil || s.room(s.refused) != nil || s.file == nil && s.store(numbered{}, true) != nil {
 		return
 	}
 	s.mu.Lock()
@@ -504,7 +455,13 @@ func (s *Spool) heal() {
 
 func (s *Spool) path(name string) string { return filepath.Join(s.o.Dir, name) }
 
-// perform runs something in the committer, which alone changes the folder.
+// perform changes the folder while nobody else does.
 func (s *Spool) perform(do func()) error {
-	return s.ask(context.Background(), &entry{do: do, done: make(chan error, 1)}, nil)
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	if s.ended {
+		return ErrClosed
+	}
+	do()
+	return nil
 }

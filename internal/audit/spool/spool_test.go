@@ -118,7 +118,7 @@ func TestAppendsShareAnFsync(t *testing.T) {
 	for i := 1; i < appenders; i++ {
 		appendOne(i)
 	}
-	until(t, "all the others wait", func() bool { return len(s.queue) == appenders-1 })
+	until(t, "all the others wait", func() bool { return s.line.length() == appenders-1 })
 	open.Do(func() { close(gate) })
 	done.Wait()
 	if shared := fs.syncs - before; shared > 3 {
@@ -153,9 +153,7 @@ func TestInterval(t *testing.T) {
 		}
 		return nil
 	}
-	if err := s.perform(s.flush); err != nil {
-		t.Fatal(err)
-	}
+	s.flush()
 	if d := drain(t, s); len(d.ids) != 3 || !failed {
 		t.Errorf("got %v after an fsync that failed, want all three", d.ids)
 	}
@@ -186,8 +184,8 @@ func TestFullByBytes(t *testing.T) {
 	if err := w.append(s, "more"); !errors.Is(err, ErrFull) || n < 15 || s.Stats().Bytes > 8000 || s.Stats().Bytes < 7000 {
 		t.Fatalf("got %v after %d records and %d bytes, want it to be full just below 8000", err, n, s.Stats().Bytes)
 	}
-	if err := s.perform(s.heal); err != nil || !errors.Is(s.Stats().Failing, ErrFull) {
-		t.Errorf("got %v, and %v fails, though there is no room for the record that was refused", err, s.Stats().Failing)
+	if s.heal(); !errors.Is(s.Stats().Failing, ErrFull) {
+		t.Errorf("%v fails, though there is no room for the record that was refused", s.Stats().Failing)
 	}
 	if d := drain(t, s); len(d.ids) != n {
 		t.Errorf("got %d records, want %d", len(d.ids), n)

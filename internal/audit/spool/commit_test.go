@@ -1,0 +1,154 @@
+package spool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hyperiondb/vault/internal/audit"
+)
+
+func (l *line) length() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.waiting)
+}
+
+// gated stops the first call of a kind until the gate opens.
+func gated(fs *faulty, kind string) (reached, gate chan struct{}) {
+	reached, gate = make(chan struct{}), make(chan struct{})
+	var first sync.Once
+	fs.before = func(_ int, op string) error {
+		if op == kind {
+			first.Do(func() {
+				close(reached)
+				<-gate
+			})
+		}
+		return nil
+	}
+	return reached, gate
+}
+
+// With Interval nobody waits for the disk while it makes durable what came before.
+func TestAppendsGoOnDuringAnFsync(t *testing.T) {
+	fs := &faulty{}
+	w := newWorld(t)
+	o := w.small(fs)
+	o.Sync, o.SegmentBytes = Interval, 1<<20
+	s := mustOpen(t, o)
+	w.mustAppend(s, "before")
+	reached, gate := gated(fs, "fsync")
+	var flush sync.WaitGroup
+	flush.Go(s.flush)
+	<-reached
+	w.mustAppend(s, "during", "it")
+	close(gate)
+	flush.Wait()
+	if d := drain(t, s); fmt.Sprint(d.ids) != "[before]" {
+		t.Errorf("%v is shipped, of which the fsync was asked for the first alone", d.ids)
+	}
+	s.flush()
+	if d := drain(t, s); fmt.Sprint(d.ids) != "[during it]" {
+		t.Errorf("the next fsync left %v to be shipped", d.ids)
+	}
+	mustClose(t, s)
+	fs.check(t)
+	w.check()
+}
+
+// A kernel that does not take a write keeps the one who wrote. Whoever comes then has his answer in time.
+func TestAWriteThatHangs(t *testing.T) {
+	fs := &faulty{}
+	w := newWorld(t)
+	o := w.small(fs)
+	o.Sync, o.Patience, o.SegmentBytes = Interval, 10*time.Millisecond, 1<<20
+	s := mustOpen(t, o)
+	w.mustAppend(s, "before")
+	reached, gate := gated(fs, "write")
+	kept := make(chan error, 1)
+	go func() { kept <- s.Append(context.Background(), event("the one who wrote")) }()
+	<-reached
+	for range 2 {
+		if err := w.append(s, "late"); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v, want that it is not on record in time", err)
+		}
+	}
+	close(gate)
+	if err := <-kept; err != nil {
+		t.Errorf("the one who wrote got %v", err)
+	}
+	mustClose(t, s)
+}
+
+// Many append while segments end, fsyncs come and both fail now and then: whoever was told yes is on record, once and in one
+// chain.
+func TestManyAppendToAFailingDisk(t *testing.T) {
+	for _, sync := range []Sync{Interval, Always} {
+		manyAppend(t, sync)
+	}
+}
+
+func manyAppend(t *testing.T, mode Sync) {
+	const appenders, each = 16, 200
+	var calls, failed atomic.Int64
+	var mended atomic.Bool
+	fs := &faulty{before: func(_ int, op string) error {
+		if !mended.Load() && (op == "fsync" || op == "write") && calls.Add(1)%17 == 0 {
+			failed.Add(1)
+			return syscall.EIO
+		}
+		return nil
+	}}
+	w := newWorld(t)
+	o := w.small(fs)
+	o.Sync, o.SyncInterval, o.SegmentBytes = mode, time.Millisecond, 20_000
+	s := mustOpen(t, o)
+	var mu sync.Mutex
+	accepted := map[string]bool{}
+	var all sync.WaitGroup
+	for i := range appenders {
+		all.Go(func() {
+			for j := range each {
+				id := fmt.Sprintf("%d/%d", i, j)
+				err := s.Append(context.Background(), event(id))
+				if err != nil && !errors.Is(err, audit.ErrUnrecorded) {
+					t.Errorf("got %v, want it to be a refusal", err)
+				}
+				mu.Lock()
+				accepted[id] = err == nil
+				mu.Unlock()
+			}
+		})
+	}
+	all.Wait()
+	mended.Store(true)
+	mustClose(t, s)
+	again := mustOpen(t, w.small(nil))
+	defer mustClose(t, again)
+	seen := map[string]bool{}
+	d := drain(t, again)
+	for _, id := range d.ids {
+		if seen[id] {
+			t.Errorf("%s is there twice", id)
+		}
+		seen[id] = true
+	}
+	yes := 0
+	for id, told := range accepted {
+		if told {
+			yes++
+			if !seen[id] {
+				t.Errorf("%s was accepted and is not there", id)
+			}
+		}
+	}
+	if d.lost > 0 || yes < appenders*each/2 || failed.Load() < 5 {
+		t.Errorf("%d of %d were accepted, %d calls failed, %d gaps", yes, appenders*each, failed.Load(), d.lost)
+	}
+}
