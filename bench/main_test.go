@@ -23,9 +23,9 @@ func TestRoundsFromEndToEnd(t *testing.T) {
 	t.Setenv("BENCH_PEER_URL", peer.URL)
 	t.Setenv("BENCH_PEER_TOKEN", "s.peer-token")
 	t.Setenv("BENCH_PEER_PATH", "/v1/secret/data/bench")
-	file := filepath.Join(t.TempDir(), "figures", "bench.json")
+	file, profiles := filepath.Join(t.TempDir(), "figures", "bench.json"), filepath.Join(t.TempDir(), "profiles")
 	var out, talk strings.Builder
-	err := run(t.Context(), []string{"-rounds", "1", "-slice", "100ms", "-secrets", "8", "-due", "32", "-json", file,
+	err := run(t.Context(), []string{"-rounds", "1", "-slice", "100ms", "-secrets", "8", "-due", "32", "-json", file, "-profile", profiles,
 		"-only", "^(bare|query|read .*|verify|peer|put|rotate|read, rotating)$"}, &out, &talk)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, &talk)
@@ -35,6 +35,9 @@ func TestRoundsFromEndToEnd(t *testing.T) {
 	}
 	if !strings.Contains(talk.String(), "round 1 of 1") || !strings.Contains(out.String(), "reads at 64 connections, of bare") {
 		t.Errorf("got\n%s\n%s", &talk, &out)
+	}
+	if p, err := os.ReadFile(filepath.Join(profiles, readInterval+".pprof")); err != nil || len(p) == 0 {
+		t.Errorf("got a profile of %d bytes, %v", len(p), err)
 	}
 	var got report
 	mustReadJSON(t, file, &got)
@@ -88,6 +91,9 @@ func TestUsageIsRefused(t *testing.T) {
 		{[]string{"-due", "3"}, "32 due rotations"},
 		{[]string{"-only", "("}, "-only: "},
 		{[]string{"-bytes", "0"}, "-bytes: "},
+		{[]string{"-conns", "16,0"}, "-conns: "},
+		{[]string{"-conns", "16,16"}, "-conns: "},
+		{[]string{"-conns", ""}, "-conns: "},
 		{[]string{"-quick", "more"}, `unexpected "more"`},
 		{[]string{"serve"}, "serve bare, or serve query"},
 		{[]string{"serve", "other"}, `no baseline "other"`},

@@ -205,7 +205,7 @@ func (s *stage) scaleReads(ctx context.Context, o scaleOptions, small, large *st
 		if err != nil {
 			return nil, nil, err
 		}
-		if reading.name == readManyMost {
+		if reading.names > few {
 			if err := readAll(ctx, p, reading.names); err != nil {
 				return nil, nil, err
 			}
@@ -229,7 +229,8 @@ func reading(name string) *exchange {
 	return &exchange{request: getRequest(name), part: fmt.Appendf(nil, `"value":"%s"`, valueOf(name, versionsEach, scaleBytes))}
 }
 
-// readAll asks for every secret once, so that a daemon has all their data keys.
+// readAll asks for every secret once: a daemon then has as many data keys as it keeps, and its PostgreSQL backend has mapped the pages
+// of shared memory, each of which is a fault the first time.
 func readAll(ctx context.Context, p *process, names int) error {
 	until, done := context.WithCancel(ctx)
 	defer done()

@@ -11,8 +11,8 @@ import (
 const (
 	// namesPerFlight bounds what one query asks for. Whoever comes when it is full has the next one.
 	namesPerFlight = 256
-	// boardingCalls is how often a flight gives way before it is sent. With one call queries were a fifth smaller; more than these
-	// made no difference.
+	// boardingCalls is how often a flight gives way before it is sent: 64 connections had a sixth more answers than with one call,
+	// and no more with fifteen.
 	boardingCalls = 4
 	// overdueAfter is how long a query keeps others on the ground. A server or a connection that hangs holds up those who wait
 	// for it, and nobody else while the pool has connections.

@@ -30,7 +30,7 @@ type endpoint struct {
 	query   []string      // the parameters it takes, each at most once
 	body    bool          // it takes one
 	admin   bool          // it wants an admin token
-	local   bool          // it reads the local node, which then has to be as far as the request and the daemon want it; the vault keeps it to ReadTimeout
+	local   bool          // it reads the local node, which has to be as far as the request and the daemon want it, and keeps to ReadTimeout itself
 	limited bool          // it counts against the client's rate
 	quiet   bool          // its access log line is for debugging
 	timeout time.Duration // 0 = ReadTimeout
