@@ -3,6 +3,7 @@
 //
 //	go run ./bench              reads, verifies, puts and rotations against baselines: one table, and JSON for machines
 //	go run ./bench -quick       the same once and short: that it works, not how fast
+//	go run ./bench -conns 64 -only '^read' -profile FOLDER   some of it, with a CPU profile of each vaultd
 //	go run ./bench scale        what a million secrets cost against a thousand, every plan checked
 //
 // # What a figure is worth

@@ -94,6 +94,7 @@ func TestUsageIsRefused(t *testing.T) {
 		{[]string{"-conns", "16,0"}, "-conns: "},
 		{[]string{"-conns", "16,16"}, "-conns: "},
 		{[]string{"-conns", ""}, "-conns: "},
+		{[]string{"-profile", "/dev/null/x"}, "-profile: "},
 		{[]string{"-quick", "more"}, `unexpected "more"`},
 		{[]string{"serve"}, "serve bare, or serve query"},
 		{[]string{"serve", "other"}, `no baseline "other"`},

@@ -38,6 +38,11 @@ type subject struct {
 
 func runRounds(ctx context.Context, o options, out, talk io.Writer) (err error) {
 	r := &report{Began: time.Now().UTC(), CPUs: runtime.NumCPU(), Go: goVersion(), Rounds: o.rounds, Slice: o.slice.Seconds(), Secrets: o.secrets, Bytes: o.bytes}
+	if o.profiles != "" {
+		if err := os.MkdirAll(o.profiles, 0o755); err != nil {
+			return fmt.Errorf("-profile: %w", err)
+		}
+	}
 	s, err := newStage(ctx, 1, "1GB")
 	if err != nil {
 		return err
@@ -164,11 +169,6 @@ func (s *stage) readers(ctx context.Context, o options, reads, verifies []string
 	same, err := learnBare(ctx, bare.address, reads)
 	if err != nil {
 		return nil, err
-	}
-	if o.profiles != "" {
-		if err := os.MkdirAll(o.profiles, 0o755); err != nil {
-			return nil, err
-		}
 	}
 	add(bareHTTP, bare, false, same)
 	add(oneQuery, query, false, learnt)

@@ -148,8 +148,8 @@ func (c *coalescer[T]) fly() {
 	}
 }
 
-// boarding gives way to requests that have been read already. On a machine with nothing else to do that costs nothing, and on a
-// busy one it is half-empty queries that cost.
+// boarding gives way to requests that have been read already: on a busy machine it is half-empty queries that cost. A request that
+// finds nobody flying never comes here.
 func boarding() {
 	for range boardingCalls {
 		runtime.Gosched()

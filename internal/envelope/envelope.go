@@ -155,20 +155,6 @@ func Open(dk *DataKey, name string, version int, s Sealed) (Plaintext, error) {
 	return value, err
 }
 
-// Matches opens a value as Open does and reports whether it is the presented one, compared as by EqualValues. What was opened
-// is wiped and never leaves. Its errors are those of Open.
-func Matches(dk *DataKey, name string, version int, s Sealed, presented []byte) (same bool, err error) {
-	err = s.opened(dk, nil, name, version, matching(presented, &same))
-	return same, err
-}
-
-func matching(presented []byte, same *bool) func(Plaintext) {
-	return func(p Plaintext) {
-		*same = equalDigests(p, presented)
-		p.Wipe()
-	}
-}
-
 // opened gives the value to use, which owns it, on the stack that is swept afterwards. Without a commitment it derives it.
 func (s Sealed) opened(dk *DataKey, commit *[CommitSize]byte, name string, version int, use func(Plaintext)) error {
 	if err := CheckName(name); err != nil {

@@ -222,9 +222,10 @@ func TestEveryFlippedBitIsRefused(t *testing.T) {
 
 func TestMatches(t *testing.T) {
 	dk := newKey()
+	k := mustBind(t, dk, "prod/db", 3)
 	s := mustSeal(t, dk, "prod/db", 3, []byte("the value"))
 	for presented, want := range map[string]bool{"the value": true, "the valuE": false, "the valu": false, "the value ": false, "": false} {
-		if same, err := Matches(dk, "prod/db", 3, s, []byte(presented)); same != want || err != nil {
+		if same, err := k.Matches("prod/db", 3, s, []byte(presented)); same != want || err != nil {
 			t.Errorf("%q: got %t and %v, want %t", presented, same, err, want)
 		}
 	}
@@ -232,12 +233,12 @@ func TestMatches(t *testing.T) {
 		name    string
 		version int
 	}{"another name": {"prod/dc", 3}, "another version": {"prod/db", 4}} {
-		if same, err := Matches(dk, wrong.name, wrong.version, s, []byte("the value")); same || !errors.Is(err, ErrIntegrity) {
+		if same, err := mustBind(t, dk, wrong.name, wrong.version).Matches(wrong.name, wrong.version, s, []byte("the value")); same || !errors.Is(err, ErrIntegrity) {
 			t.Errorf("%s: got %t and %v, want %v", what, same, err, ErrIntegrity)
 		}
 	}
 	s.Ciphertext[0] ^= 1
-	if same, err := Matches(dk, "prod/db", 3, s, []byte("the value")); same || !errors.Is(err, ErrIntegrity) {
+	if same, err := k.Matches("prod/db", 3, s, []byte("the value")); same || !errors.Is(err, ErrIntegrity) {
 		t.Errorf("tampered: got %t and %v, want %v", same, err, ErrIntegrity)
 	}
 }
@@ -299,14 +300,7 @@ func TestCheckKey(t *testing.T) {
 func TestVersionKey(t *testing.T) {
 	dk, value := newKey(), []byte("value")
 	s := mustSeal(t, dk, "prod/db", 3, value)
-	of := func(dk *DataKey, name string, version int) *VersionKey {
-		t.Helper()
-		k, err := NewVersionKey(dk, name, version)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return k
-	}
+	of := func(dk *DataKey, name string, version int) *VersionKey { return mustBind(t, dk, name, version) }
 	k := of(dk, "prod/db", 3)
 	if got, err := k.Open("prod/db", 3, s); err != nil || !bytes.Equal(got, value) {
 		t.Errorf("got %d bytes and %v, want the value", len(got), err)
@@ -346,9 +340,20 @@ func TestVersionKey(t *testing.T) {
 	if _, err := k.Open("prod/db", 3, s); err == nil {
 		t.Error("a wiped key opened something")
 	}
-	if text := fmt.Sprintf("%v %+v %#v %s", of(dk, "prod/db", 3), of(dk, "prod/db", 3), of(dk, "prod/db", 3), *of(dk, "prod/db", 3)); strings.Contains(text, fmt.Sprint(dk[0], " ", dk[1])) || !strings.Contains(text, redactedKey) {
-		t.Errorf("it prints as %s", text)
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x", "%d"} {
+		if text := fmt.Sprintf(verb, of(dk, "prod/db", 3)); strings.Count(text, redactedKey) != 1 {
+			t.Errorf("by %s it prints as %s", verb, text)
+		}
 	}
+}
+
+func mustBind(t testing.TB, dk *DataKey, name string, version int) *VersionKey {
+	t.Helper()
+	k, err := NewVersionKey(dk, name, version)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
 }
 
 func TestErrorsShowNoData(t *testing.T) {
@@ -466,10 +471,7 @@ func BenchmarkOpen(b *testing.B) {
 func BenchmarkOpenKnown(b *testing.B) {
 	dk := newKey()
 	s := mustSeal(b, dk, "prod/db", 3, make([]byte, 256))
-	k, err := NewVersionKey(dk, "prod/db", 3)
-	if err != nil {
-		b.Fatal(err)
-	}
+	k := mustBind(b, dk, "prod/db", 3)
 	b.SetBytes(256)
 	b.ReportAllocs()
 	for b.Loop() {
@@ -483,10 +485,10 @@ func BenchmarkOpenKnown(b *testing.B) {
 
 func BenchmarkMatches(b *testing.B) {
 	dk, value := newKey(), make([]byte, 256)
-	s := mustSeal(b, dk, "prod/db", 3, value)
+	s, k := mustSeal(b, dk, "prod/db", 3, value), mustBind(b, dk, "prod/db", 3)
 	b.ReportAllocs()
 	for b.Loop() {
-		if same, err := Matches(dk, "prod/db", 3, s, value); !same || err != nil {
+		if same, err := k.Matches("prod/db", 3, s, value); !same || err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -35,9 +35,13 @@ func (k *VersionKey) Open(name string, version int, s Sealed) (Plaintext, error)
 	return value, err
 }
 
-// Matches is the package's Matches with this key.
+// Matches opens a value as Open does and reports whether it is the presented one, compared as by EqualValues. What was opened
+// is wiped and never leaves. Its errors are those of Open.
 func (k *VersionKey) Matches(name string, version int, s Sealed, presented []byte) (same bool, err error) {
-	err = s.opened(&k.Key, &k.commit, name, version, matching(presented, &same))
+	err = s.opened(&k.Key, &k.commit, name, version, func(p Plaintext) {
+		same = equalDigests(p, presented)
+		p.Wipe()
+	})
 	return same, err
 }
 

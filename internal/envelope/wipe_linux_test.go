@@ -220,7 +220,7 @@ func newStory(t *testing.T, s *search, size int) *story {
 }
 
 // steps is how many calls of this package a whole story makes.
-const steps = 6
+const steps = 8
 
 // run makes the first so many calls of the story, so that each of them is once the last, whose
 // traces nothing covers.
@@ -235,7 +235,13 @@ func (st *story) run(t *testing.T, calls int) {
 		return
 	}
 	var p Plaintext
-	defer func() { p.Wipe() }()
+	var k *VersionKey
+	defer func() {
+		p.Wipe()
+		if k != nil {
+			k.Wipe()
+		}
+	}()
 	for _, call := range []func(){
 		func() {
 			if p, err = Open(st.dk, "prod/db", 3, s); err != nil {
@@ -248,9 +254,21 @@ func (st *story) run(t *testing.T, calls int) {
 			}
 		},
 		func() {
-			if same, err := Matches(st.dk, "prod/db", 3, s, st.value); !same || err != nil {
+			if k, err = NewVersionKey(st.dk, "prod/db", 3); err != nil {
+				t.Error(err)
+			}
+		},
+		func() {
+			if same, err := k.Matches("prod/db", 3, s, st.value); !same || err != nil {
 				t.Errorf("its own value does not match: %v", err)
 			}
+		},
+		func() {
+			again, err := k.Open("prod/db", 3, s)
+			if err != nil {
+				t.Error(err)
+			}
+			again.Wipe()
 		},
 		func() {
 			s.Ciphertext[0] ^= 1

@@ -379,7 +379,7 @@ func TestTheEndIsFound(t *testing.T) {
 	s := newStore(t)
 	b := s.open()
 	next, n := int64(1), 0
-	for _, size := range []int{0, 1, 2, 999, 1000, 1001, 5000, 12_000} {
+	for _, size := range []int{0, 1, 2, 999, 1000, 1001, 5000, 30_000} {
 		for ; n < size; n++ {
 			s.Set(s.key(next), nil)
 			next += int64(1 + n%97)

@@ -20,9 +20,6 @@ type entry struct {
 	done  chan error // holds one
 }
 
-// entries are those of appends that have had their answer.
-var entries = sync.Pool{New: func() any { return &entry{done: make(chan error, 1)} }}
-
 // line is who waits to be put on record.
 type line struct {
 	mu      sync.Mutex
@@ -70,7 +67,10 @@ func (l *line) close() {
 // append puts one event in the line. Whoever finds nobody on the way writes himself, for all who wait by then: to hand a write over
 // costs more than the write. What takes an fsync he leaves to the committer, as nobody can be called back from one.
 func (s *Spool) append(ctx context.Context, event []byte, at time.Time) error {
-	e := entries.Get().(*entry)
+	e, again := s.entries.Get().(*entry)
+	if !again {
+		e = &entry{done: make(chan error, 1)}
+	}
 	e.event, e.at = event, at
 	serve, err := s.line.join(e)
 	if err != nil {
@@ -81,12 +81,12 @@ func (s *Spool) append(ctx context.Context, event []byte, at time.Time) error {
 	}
 	select {
 	case err = <-e.done: // as is usual for the one who wrote, whose patience does not count then
-		return e.answered(err)
+		return s.answered(e, err)
 	default:
 	}
 	select {
 	case err = <-e.done:
-		return e.answered(err)
+		return s.answered(e, err)
 	case <-s.late.rings():
 		err = context.DeadlineExceeded
 	case <-ctx.Done():
@@ -95,9 +95,9 @@ func (s *Spool) append(ctx context.Context, event []byte, at time.Time) error {
 	return fmt.Errorf("%w: %w", audit.ErrUnrecorded, err) // it may be kept all the same
 }
 
-func (e *entry) answered(err error) error {
+func (s *Spool) answered(e *entry, err error) error {
 	e.event = nil
-	entries.Put(e)
+	s.entries.Put(e)
 	return err
 }
 

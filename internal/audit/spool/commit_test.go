@@ -67,9 +67,10 @@ func TestAWriteThatHangs(t *testing.T) {
 	fs := &faulty{}
 	w := newWorld(t)
 	o := w.small(fs)
-	o.Sync, o.Patience, o.SegmentBytes = Interval, 10*time.Millisecond, 1<<20
+	o.Sync, o.SegmentBytes = Interval, 1<<20
 	s := mustOpen(t, o)
 	w.mustAppend(s, "before")
+	s.late = alarm{patience: 10 * time.Millisecond}
 	reached, gate := gated(fs, "write")
 	kept := make(chan error, 1)
 	go func() { kept <- s.Append(context.Background(), event("the one who wrote")) }()

@@ -104,7 +104,7 @@ func newBackOff() *backoff.ExponentialBackOff {
 	return b
 }
 
-// rest waits, at most until nobody reads much any more.
+// rest waits, at most until nobody reads much any more or the backlog presses: a primary that is slow makes for long pauses.
 func (s *Shipper) rest(ctx context.Context, atMost time.Duration) {
 	over := time.After(atMost)
 	look := time.NewTicker(shipPause)
@@ -118,7 +118,7 @@ func (s *Shipper) rest(ctx context.Context, atMost time.Duration) {
 		case <-look.C:
 		}
 		now := s.Spool.Stats().Appended
-		if now-before < quietReads {
+		if now-before < quietReads || s.Spool.pressing() {
 			return
 		}
 		before = now

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -65,31 +66,47 @@ func TestShippingLeavesRoomForReads(t *testing.T) {
 	}
 }
 
-// The pause is for the readers there are: without any it ends.
-func TestAPauseEndsWithTheBurst(t *testing.T) {
-	w := newWorld(t)
-	o := w.small(nil)
-	o.SegmentBytes, o.Sync = 64<<20, Interval
-	s := mustOpen(t, o)
-	defer mustClose(t, s)
-	shipper := &Shipper{Spool: s, Primary: &taker{}, Log: slog.New(slog.DiscardHandler)}
-	shipper.rest(t.Context(), time.Hour) // the test would time out
-
-	reading, stop := context.WithCancel(t.Context())
-	var reader sync.WaitGroup
-	reader.Go(func() {
-		for reading.Err() == nil {
-			if err := s.Append(t.Context(), event("read")); err != nil {
-				t.Error(err)
-				return
-			}
-		}
-	})
-	began, pause := time.Now(), 3*shipPause
-	shipper.rest(t.Context(), pause)
-	if took := time.Since(began); took < pause {
-		t.Errorf("the pause ended after %s of %s, with %d reads", took, pause, s.Stats().Appended)
+// The pause is for the readers there are: it ends without them, and when the backlog presses, which a slow primary's long pauses
+// would let fill the spool.
+func TestAPauseEnds(t *testing.T) {
+	for name, test := range map[string]struct {
+		room int64
+		each int // reads in a tenth of a shipPause
+		want time.Duration
+	}{
+		"nobody reads":        {room: 1 << 30, want: shipPause},
+		"few read":            {room: 1 << 30, each: quietReads/10 - 1, want: shipPause},
+		"many read":           {room: 1 << 30, each: quietReads / 10, want: 3 * shipPause},
+		"the backlog presses": {room: 128 << 10, each: quietReads / 10, want: shipPause},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			synctest.Test(t, func(t *testing.T) {
+				o := w.small(nil)
+				o.Sync, o.MaxBytes, o.SegmentBytes = Interval, test.room, 64<<20
+				s := mustOpen(t, o)
+				defer mustClose(t, s)
+				w.mustAppend(s, "before")
+				shipper := &Shipper{Spool: s, Primary: &taker{}, Log: slog.New(slog.DiscardHandler)}
+				reading, stop := context.WithCancel(t.Context())
+				var reader sync.WaitGroup
+				reader.Go(func() {
+					time.Sleep(shipPause / 20)
+					for reading.Err() == nil {
+						for range test.each {
+							w.mustAppend(s, "read")
+						}
+						time.Sleep(shipPause / 10)
+					}
+				})
+				began := time.Now()
+				shipper.rest(t.Context(), 3*shipPause)
+				if took := time.Since(began); took != test.want {
+					t.Errorf("it ended after %s with %+v, want %s", took, s.Stats(), test.want)
+				}
+				stop()
+				reader.Wait()
+			})
+		})
 	}
-	stop()
-	reader.Wait()
 }

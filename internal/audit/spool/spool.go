@@ -80,18 +80,19 @@ const usualEvent = 256
 
 // Spool is safe for concurrent use.
 type Spool struct {
-	o      Options
-	node   string
-	boot   uuid.UUID
-	begun  bool // the folder had no past
-	lock   *os.File
-	line   line
-	late   alarm
-	call   chan struct{} // holds one, for the committer: somebody waits in the line
-	stop   chan struct{} // closed by Close
-	done   chan struct{} // closed when the committer has ended
-	closed sync.Once
-	fresh  chan struct{} // holds one: there is something durable that was not before
+	o       Options
+	node    string
+	boot    uuid.UUID
+	begun   bool // the folder had no past
+	lock    *os.File
+	line    line
+	entries sync.Pool // of appends that have had their answer
+	late    alarm
+	call    chan struct{} // holds one, for the committer: somebody waits in the line
+	stop    chan struct{} // closed by Close
+	done    chan struct{} // closed when the committer has ended
+	closed  sync.Once
+	fresh   chan struct{} // holds one: there is something durable that was not before
 
 	turn sync.Mutex // of whoever changes the folder; guards what follows, and is taken before mu
 

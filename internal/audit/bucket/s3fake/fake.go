@@ -227,10 +227,14 @@ type listed struct {
 // list is called with f.mu held.
 func (f *Fake) list(prefix, after string) answer {
 	l := listing{Name: f.bucket, Prefix: prefix, StartAfter: after, MaxKeys: f.page}
-	for _, key := range slices.Sorted(maps.Keys(f.objects)) {
-		if !strings.HasPrefix(key, prefix) || key <= after {
-			continue
+	var found []string
+	for key := range f.objects {
+		if strings.HasPrefix(key, prefix) && key > after {
+			found = append(found, key)
 		}
+	}
+	slices.Sort(found) // few, in a listing near the end of many
+	for _, key := range found {
 		if len(l.Contents) == f.page {
 			l.IsTruncated = true
 			break
