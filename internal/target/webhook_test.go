@@ -260,6 +260,21 @@ func TestAReceiverThatHangsEndsWithTheDeadline(t *testing.T) {
 	r.mustBeCalled(t, 1)
 }
 
+// Many servers send a 200 for a handler that returns without a word, as one does whose client is gone.
+func TestAnAnswerAfterTheDeadlineIsNoSuccess(t *testing.T) {
+	targets := newTargets(Options{WebhookHosts: []string{"receiver.example"}})
+	targets.hooks.client.Transport = transport(func(request *http.Request) (*http.Response, error) {
+		<-request.Context().Done()
+		return &http.Response{StatusCode: http.StatusOK, Body: http.NoBody, Request: request}, nil
+	})
+	err := targets.Set(t.Context(), "webhook url=https://receiver.example/ key="+hookSecret+" timeout=1s", change("the-candidate-itself"))
+	wantRefusal(t, err, "not done in time", "the-candidate-itself")
+}
+
+type transport func(*http.Request) (*http.Response, error)
+
+func (t transport) RoundTrip(request *http.Request) (*http.Response, error) { return t(request) }
+
 // A reply that is lost is an error; the next attempt carries the same key, by which the receiver knows it.
 func TestAReplyThatIsLostIsAskedForAgain(t *testing.T) {
 	var lost sync.Once
