@@ -34,6 +34,10 @@ type coalescer[T any] struct {
 	mu     sync.Mutex
 	queue  []*flight[T] // not sent yet, oldest first; only the last may have room
 	flying bool         // not true of those that are overdue
+	turn   uint64       // of who flies; another number when he is replaced
+	sent   departure    // what flies
+	watch  *time.Timer  // one for all: a timer for each query would wake a thread for each
+	armed  bool
 }
 
 // flight is one query and who shares it.
@@ -46,19 +50,34 @@ type flight[T any] struct {
 	err     error
 }
 
+// departure is a query that was sent. Its context is nobody's own: whoever leaves must not cut off the others.
+type departure struct {
+	ctx       context.Context
+	cancel    context.CancelFunc
+	at, until time.Time
+}
+
+func depart(until time.Time) departure {
+	d := departure{at: time.Now(), until: until}
+	if until.Sub(d.at) < overdueAfter {
+		d.ctx, d.cancel = context.WithDeadline(context.Background(), until)
+	} else {
+		d.ctx, d.cancel = context.WithCancel(context.Background()) // the watch limits it, once it is overdue
+	}
+	return d
+}
+
 // get asks for one name. It gives up when ctx ends or at the limit, and leaves no work behind that has not begun.
 func (c *coalescer[T]) get(ctx context.Context, name string) (T, error) {
+	var none T
 	if err := ctx.Err(); err != nil {
-		var none T
 		return none, classify(err)
 	}
 	own, bounded := ctx.Deadline()
-	if hurried := bounded && time.Until(own) < hasty; !hurried && c.alone() {
-		deadline := time.Now().Add(c.limit)
-		if bounded && own.Before(deadline) {
-			deadline = own
+	if hurried := bounded && time.Until(own) < hasty; !hurried {
+		if turn, d, ok := c.alone(own); ok {
+			return c.solo(turn, d, name)
 		}
-		return c.solo(deadline, name)
 	}
 	f := c.board(name)
 	select {
@@ -66,28 +85,33 @@ func (c *coalescer[T]) get(ctx context.Context, name string) (T, error) {
 		return f.answers[name], f.err
 	case <-ctx.Done():
 		c.leave(f, name)
-		var none T
 		return none, classify(ctx.Err())
 	}
 }
 
-// alone reports whether nobody flies, and if so takes a place.
-func (c *coalescer[T]) alone() bool {
+// alone takes off if nobody flies. The zero time is no deadline.
+func (c *coalescer[T]) alone(own time.Time) (turn uint64, d departure, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.flying || len(c.queue) > 0 {
-		return false
+		return 0, departure{}, false
+	}
+	until := time.Now().Add(c.limit)
+	if !own.IsZero() && own.Before(until) {
+		until = own
 	}
 	c.flying = true
-	return true
+	d = depart(until)
+	return c.leaves(d), d, true
 }
 
 // solo asks in the caller's own goroutine: with nobody to share with, handing it over would cost more than the rest of this. The
 // client may leave, and its answer comes all the same: a query that is cut off costs its connection.
-func (c *coalescer[T]) solo(deadline time.Time, name string) (T, error) {
-	overdue := time.AfterFunc(overdueAfter, c.next)
-	answers, err := c.ask(deadline, []string{name})
-	if overdue.Stop() {
+func (c *coalescer[T]) solo(turn uint64, d departure, name string) (T, error) {
+	answers, err := c.ask(d, []string{name})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.turn == turn {
 		c.next()
 	}
 	return answers[name], err
@@ -104,24 +128,19 @@ func (c *coalescer[T]) board(name string) *flight[T] {
 		c.queue = append(c.queue, f)
 	}
 	f.waiting[name]++
-	c.launch()
+	if !c.flying {
+		c.next()
+	}
 	return f
 }
 
-// launch is called with mu held.
-func (c *coalescer[T]) launch() {
-	if !c.flying && len(c.queue) > 0 {
-		c.flying = true
-		go c.fly()
-	}
-}
-
-// next lets another fly in the place of one that has landed, or is overdue.
+// next, called with mu held, lets another fly in the place of one that has landed, or is overdue.
 func (c *coalescer[T]) next() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.flying = false
-	c.launch()
+	c.turn++
+	if c.flying = len(c.queue) > 0; c.flying {
+		c.sent = departure{at: time.Now()} // on its way to the runway
+		go c.fly(c.turn)
+	}
 }
 
 func (c *coalescer[T]) leave(f *flight[T], name string) {
@@ -132,20 +151,49 @@ func (c *coalescer[T]) leave(f *flight[T], name string) {
 	}
 }
 
-// fly sends what is queued, one flight after the other, until nothing is.
-func (c *coalescer[T]) fly() {
+// fly sends what is queued, one flight after the other, until nothing is, or it is replaced.
+func (c *coalescer[T]) fly(turn uint64) {
 	for {
 		boarding()
-		f, names := c.takeOff()
+		f, d, names := c.takeOff(turn)
 		if f == nil {
 			return
 		}
-		overdue := time.AfterFunc(overdueAfter, c.next)
-		f.land(c.ask(f.until, names))
-		if !overdue.Stop() {
-			return // it was replaced
+		f.land(c.ask(d, names))
+	}
+}
+
+// leaves notes, with mu held, what flies now, and has it watched.
+func (c *coalescer[T]) leaves(d departure) (turn uint64) {
+	c.sent = d
+	if !c.armed {
+		c.armed = true
+		if c.watch == nil {
+			c.watch = time.AfterFunc(overdueAfter, c.look)
+		} else {
+			c.watch.Reset(overdueAfter)
 		}
 	}
+	return c.turn
+}
+
+// look runs when the query that was sent last may be overdue, and rests when none flies.
+func (c *coalescer[T]) look() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.armed = c.flying
+	if !c.flying {
+		return
+	}
+	left := overdueAfter - time.Since(c.sent.at)
+	if left <= 0 {
+		if d := c.sent; d.cancel != nil {
+			time.AfterFunc(time.Until(d.until), d.cancel)
+		}
+		left = overdueAfter
+		c.next()
+	}
+	c.watch.Reset(left)
 }
 
 // boarding gives way to requests that have been read already: on a busy machine it is half-empty queries that cost. A request that
@@ -156,10 +204,13 @@ func boarding() {
 	}
 }
 
-// takeOff closes the oldest flight. Without one, the caller is not flying any more.
-func (c *coalescer[T]) takeOff() (*flight[T], []string) {
+// takeOff closes the oldest flight. Without one, or out of turn, the caller is not flying any more.
+func (c *coalescer[T]) takeOff(turn uint64) (*flight[T], departure, []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.turn != turn {
+		return nil, departure{}, nil
+	}
 	for len(c.queue) > 0 {
 		f := c.queue[0]
 		c.queue[0] = nil
@@ -171,22 +222,25 @@ func (c *coalescer[T]) takeOff() (*flight[T], []string) {
 		for name := range f.waiting {
 			names = append(names, name)
 		}
-		return f, names
+		d := depart(f.until)
+		c.leaves(d)
+		return f, d, names
 	}
 	c.flying = false
-	return nil, nil
+	return nil, departure{}, nil
 }
 
-func (c *coalescer[T]) ask(limit time.Time, names []string) (answers map[string]T, err error) {
+func (c *coalescer[T]) ask(d departure, names []string) (answers map[string]T, err error) {
+	defer d.cancel()
 	defer func() {
-		if p := recover(); p != nil {
+		switch p := recover(); {
+		case p != nil:
 			err = fmt.Errorf("panic with a %T", p) // its text may hold anything
+		case err != nil && d.ctx.Err() != nil:
+			err = classify(context.DeadlineExceeded) // nothing else ends it
 		}
 	}()
-	// Nobody's own context: whoever leaves must not cut off the others.
-	ctx, cancel := context.WithDeadline(context.Background(), limit)
-	defer cancel()
-	return c.query(ctx, names)
+	return c.query(d.ctx, names)
 }
 
 func (f *flight[T]) land(answers map[string]T, err error) {

@@ -40,16 +40,15 @@ func Run(ctx context.Context, o Options) error {
 	defer cancel() // of whatever is still being asked
 	m := newModel(ctx, o.Source, o.Now, theme, o.Filter)
 	m.clipboard = o.Out
-	program := tea.NewProgram(m, tea.WithContext(ctx), tea.WithInput(o.In), tea.WithOutput(o.Out), tea.WithAltScreen(),
-		tea.WithMouseCellMotion(), tea.WithoutSignalHandler()) // signals end ctx
+	program := tea.NewProgram(m, tea.WithInput(o.In), tea.WithOutput(o.Out), tea.WithAltScreen(), tea.WithMouseCellMotion(),
+		tea.WithoutSignalHandler()) // signals end ctx
+	// Not tea.WithContext: a program that is killed closes its input while it still reads from it.
+	defer context.AfterFunc(ctx, program.Quit)()
 	if _, err := program.Run(); err != nil {
-		if ctx.Err() != nil && !errors.Is(err, tea.ErrProgramPanic) {
-			return ctx.Err()
-		}
 		return fmt.Errorf("running the browser: %w", err)
 	}
 	if m.broken != nil {
 		return fmt.Errorf("running the browser: %w", m.broken)
 	}
-	return nil
+	return ctx.Err()
 }

@@ -64,8 +64,8 @@ BEGIN
     RAISE EXCEPTION 'record % of the spool does not continue the one before', v_broken USING ERRCODE = 'VA003';
   END IF;
 
-  INSERT INTO vault.audit_log (at, actor, client, node, action, secret, version, outcome, request_id, detail)
-    SELECT least(at, clock_timestamp() + interval '1 minute'),
+  INSERT INTO vault.audit_log (system_id, at, actor, client, node, action, secret, version, outcome, request_id, detail)
+    SELECT (SELECT vault._system_id()), least(at, clock_timestamp() + interval '1 minute'),
            CASE WHEN actor !~ '^(client|worker):' AND actor <> 'vaultd' OR actor IS NULL THEN 'role:' || session_user
                 WHEN plain THEN left(actor, 255) ELSE vault._printable(actor, 255) END,
            client, v_node, CASE WHEN plain THEN left(action, 32) ELSE vault._printable(action, 32) END,

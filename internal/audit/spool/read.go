@@ -23,8 +23,10 @@ type Batch struct {
 // Hash is that of the last record.
 func (b Batch) Hash() Hash { return b.Records[len(b.Records)-1].Hash() }
 
-// readSize is how much of a segment is read at once; more than the longest frame.
-const readSize = 512 << 10
+const (
+	longestFrame = frameSize + linkedSize + MaxEvent
+	usualFrame   = 512 // a little more than a read of a long name takes
+)
 
 // cursor remembers where a record stands, so that the next batch need not look for it.
 type cursor struct {
@@ -82,14 +84,13 @@ func (s *Spool) load(seg segment, from, end uint64, limit int) ([]Record, error)
 		return nil, err
 	}
 	defer file.Close()
-	at := cursor{name: seg.name, seq: seg.first, at: int64(headerSize + len(s.node))}
-	if s.cursor.name == seg.name && s.cursor.seq <= from {
-		at = s.cursor
-	}
+	at := s.near(seg, from)
+	last := at
 	var records []Record
 	var before Hash // of the last of them
 	for at.seq < end && len(records) < limit {
-		b := make([]byte, min(readSize, max(seg.size-at.at, 0))) // the events stay a part of it
+		room := max(longestFrame, usualFrame*(min(end-at.seq, uint64(limit))))
+		b := make([]byte, min(int64(room), max(seg.size-at.at, 0))) // the events stay a part of it
 		n, err := file.ReadAt(b, at.at)
 		if err != nil && !errors.Is(err, io.EOF) {
 			return nil, err
@@ -108,6 +109,7 @@ func (s *Spool) load(seg segment, from, end uint64, limit int) ([]Record, error)
 				before = sha256.Sum256(b[read+frameSize : read+size])
 			}
 			read += size
+			last = at
 			at.seq++
 			at.at += int64(size)
 		}
@@ -115,8 +117,19 @@ func (s *Spool) load(seg segment, from, end uint64, limit int) ([]Record, error)
 			return nil, fmt.Errorf("%w: %d", errDamaged, at.seq)
 		}
 	}
-	s.cursor = at
+	s.cursors = [...]cursor{last, at}
 	return records, nil
+}
+
+// near is where to look for a record: where the last Read ended, or at its last record, which a shipper compares with the primary's.
+func (s *Spool) near(seg segment, seq uint64) cursor {
+	at := cursor{name: seg.name, seq: seg.first, at: int64(headerSize + len(s.node))}
+	for _, known := range s.cursors {
+		if known.name == seg.name && known.seq <= seq && known.seq > at.seq {
+			at = known
+		}
+	}
+	return at
 }
 
 // mend sets a segment aside that does not read, or forgets one that is gone.

@@ -32,13 +32,13 @@ var ErrDiverged = errors.New("the primary has other records of this spool: its f
 const (
 	shipBatch   = 1000
 	shipTimeout = 30 * time.Second
-	shipPause   = 100 * time.Millisecond // between two batches that are not full
+	shipPause   = 100 * time.Millisecond // between two batches, at least
 	shipPoll    = 5 * time.Second        // without anything fresh: what is kept goes, and a promotion shows
 	settleLimit = 5 * time.Second        // of the last batches, when the daemon stops
 
 	// A record costs the primary more than its read cost this node, so a burst of reads is shipped rather after it than during
-	// it: with a backlog, a batch is followed by a pause of so many times as long as it took. The pause ends when there are fewer
-	// than quietReads in a shipPause, and there is none when the backlog is a minute old, or has an eighth of the room there is.
+	// it: a batch is followed by a pause of so many times as long as it took. The pause ends when there are fewer than quietReads
+	// in a shipPause, and there is none when the backlog is a minute old, or has an eighth of the room there is.
 	pauseFactor = 39
 	quietReads  = shipBatch / 10
 	lateAfter   = time.Minute
@@ -76,14 +76,14 @@ func (s *Shipper) State() Shipping {
 func (s *Shipper) Run(ctx context.Context) {
 	pause := newBackOff()
 	for ctx.Err() == nil {
-		wait, burst := s.round(ctx, pause)
-		if burst {
+		wait, shipped := s.round(ctx, pause)
+		if shipped {
 			s.rest(ctx, wait)
 			continue
 		}
 		fresh := s.Spool.Fresh()
 		if wait != shipPoll {
-			fresh = nil // failing, or leaving room for more in one batch
+			fresh = nil // failing
 		}
 		select {
 		case <-ctx.Done():
@@ -106,6 +106,9 @@ func newBackOff() *backoff.ExponentialBackOff {
 
 // rest waits, at most until nobody reads much any more or the backlog presses: a primary that is slow makes for long pauses.
 func (s *Shipper) rest(ctx context.Context, atMost time.Duration) {
+	if atMost == 0 {
+		return
+	}
 	over := time.After(atMost)
 	look := time.NewTicker(shipPause)
 	defer look.Stop()
@@ -125,30 +128,26 @@ func (s *Shipper) rest(ctx context.Context, atMost time.Duration) {
 	}
 }
 
-// round ships one batch and says how long to wait then, and whether that is for a burst of reads to go by. After a failure nothing
-// is known of where the primary stands, so the next round begins by asking.
-func (s *Shipper) round(ctx context.Context, pause *backoff.ExponentialBackOff) (wait time.Duration, burst bool) {
+// round ships one batch, if there is any, and says how long to wait then. After a failure nothing is known of where the primary
+// stands, so the next round begins by asking.
+func (s *Shipper) round(ctx context.Context, pause *backoff.ExponentialBackOff) (wait time.Duration, shipped bool) {
 	began := time.Now()
 	n, err := s.ship(ctx)
 	if err != nil && errors.Is(ctx.Err(), context.Canceled) {
 		return 0, false // stopped in the middle, which says nothing of the primary: what is left may still be shipped
 	}
 	s.report(err)
-	switch {
-	case err != nil:
+	if err != nil {
 		return pause.NextBackOff(), false
-	case n == shipBatch:
-		pause.Reset()
-		if s.Spool.pressing() {
-			return 0, false
-		}
-		return pauseFactor * time.Since(began), true
-	case n > 0:
-		pause.Reset()
-		return shipPause, false
 	}
 	pause.Reset()
-	return shipPoll, false
+	switch {
+	case n == 0:
+		return shipPoll, false
+	case n == shipBatch && s.Spool.pressing():
+		return 0, true
+	}
+	return max(shipPause, pauseFactor*time.Since(began)), true
 }
 
 // ship sends one batch. It is the same whether the last one arrived, was lost or was half answered: the primary says where it

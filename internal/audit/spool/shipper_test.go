@@ -49,11 +49,11 @@ func TestShippingLeavesRoomForReads(t *testing.T) {
 				t.Fatal(err)
 			}
 			shipper := &Shipper{Spool: s, Primary: &taker{}, Log: slog.New(slog.DiscardHandler)}
-			wait, burst := shipper.round(t.Context(), newBackOff())
+			wait, shipped := shipper.round(t.Context(), newBackOff())
 			if shipper.State().Shipped != shipBatch {
 				t.Fatalf("a round shipped %d records, want %d", shipper.State().Shipped, shipBatch)
 			}
-			if burst != test.pausing || (wait > 0) != test.pausing {
+			if !shipped || (wait > 0) != test.pausing {
 				t.Errorf("with %+v it waits %s, want a pause: %t", s.Stats(), wait, test.pausing)
 			}
 			for range 10 {
@@ -108,5 +108,55 @@ func TestAPauseEnds(t *testing.T) {
 				reader.Wait()
 			})
 		})
+	}
+}
+
+// metered counts what is read.
+type metered struct {
+	FS
+	read int
+}
+
+type meteredFile struct {
+	Opened
+	of *metered
+}
+
+func (m *metered) Open(path string) (Opened, error) {
+	file, err := m.FS.Open(path)
+	return meteredFile{file, m}, err
+}
+
+func (f meteredFile) ReadAt(b []byte, at int64) (int, error) {
+	n, err := f.Opened.ReadAt(b, at)
+	f.of.read += n
+	return n, err
+}
+
+// Once a batch is shipped the shipper asks for the primary's last record and compares it with its own: it looks at that, and not at
+// the segment from its beginning.
+func TestAskingReadsOneRecord(t *testing.T) {
+	w := newWorld(t)
+	fs := &metered{FS: &faulty{}}
+	o := w.small(fs)
+	o.SegmentBytes, o.Sync = 64<<20, Interval
+	s := mustOpen(t, o)
+	defer mustClose(t, s)
+	shipper := &Shipper{Spool: s, Primary: &taker{}, Log: slog.New(slog.DiscardHandler)}
+	for batch := range 3 {
+		for i := range shipBatch / 2 {
+			w.mustAppend(s, fmt.Sprint(batch, i))
+		}
+		s.flush()
+		if n, err := shipper.ship(t.Context()); n < shipBatch/2 || err != nil {
+			t.Fatalf("it shipped %d records: %v", n, err)
+		}
+		fs.read = 0
+		if n, err := shipper.ship(t.Context()); n != 0 || err != nil {
+			t.Fatalf("with nothing left it shipped %d records: %v", n, err)
+		}
+		if fs.read == 0 || fs.read > longestFrame {
+			t.Errorf("asking after batch %d read %d bytes, want at most %d", batch, fs.read, longestFrame)
+		}
 	}
 }

@@ -107,7 +107,7 @@ type Spool struct {
 	refused     int64         // bytes that the newest append to be refused wanted
 	buffer      []byte
 
-	cursor cursor // of Read, which has one caller at a time
+	cursors [2]cursor // of Read, which has one caller at a time
 
 	mu           sync.Mutex // guards what follows, of which next and segments change only with the turn
 	segments     []segment
