@@ -10,8 +10,15 @@ import (
 	"github.com/hyperiondb/vault/internal/audit"
 )
 
-// mostAtOnce bounds who shares one write and one fsync.
-const mostAtOnce = 1024
+const (
+	mostAtOnce = 1024 // who share one write and one fsync
+	// giveWay is how often a write, and an fsync, gives way to those who are about to append, while there are such: to yield costs
+	// a lone reader as much as his record, as the runtime wakes a thread each time. They are taken to be there until so many
+	// writes in a row had nobody to share with.
+	giveWayToWrite = 1
+	giveWayToSync  = 4
+	lonelyWrites   = 16
+)
 
 // entry is one append.
 type entry struct {
@@ -106,7 +113,7 @@ func (s *Spool) write() bool {
 	if s.o.Sync == Always {
 		return false
 	}
-	runtime.Gosched() // whoever is about to append, as those are who shared a query, shares the write
+	s.giveWay(giveWayToWrite)
 	if !s.turn.TryLock() {
 		return false
 	}
@@ -118,9 +125,26 @@ func (s *Spool) write() bool {
 	return true
 }
 
+// giveWay yields while there is company: those who shared a query append one right after the other.
+func (s *Spool) giveWay(times int) {
+	if s.company.Load() == 0 {
+		return
+	}
+	for range times {
+		runtime.Gosched()
+	}
+}
+
 // serve is called with the turn and lets go of it. Whoever comes meanwhile shares the committer's next write.
 func (s *Spool) serve() {
-	s.keep(s.line.take())
+	batch := s.line.take()
+	switch {
+	case len(batch) > 1:
+		s.company.Store(lonelyWrites)
+	case s.company.Load() > 0:
+		s.company.Add(-1)
+	}
+	s.keep(batch)
 	s.turn.Unlock()
 	if s.line.left() {
 		signal(s.call)
@@ -135,7 +159,11 @@ func (s *Spool) commit() {
 	for {
 		select {
 		case <-s.call:
-			runtime.Gosched() // as above
+			if s.o.Sync == Always {
+				s.giveWay(giveWayToSync)
+			} else {
+				s.giveWay(giveWayToWrite)
+			}
 			s.turn.Lock()
 			s.serve()
 		case <-tick.C:

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -93,6 +94,8 @@ type Spool struct {
 	done    chan struct{} // closed when the committer has ended
 	closed  sync.Once
 	fresh   chan struct{} // holds one: there is something durable that was not before
+
+	company atomic.Int32 // above zero: appends come in company; changes with the turn
 
 	turn sync.Mutex // of whoever changes the folder; guards what follows, and is taken before mu
 
