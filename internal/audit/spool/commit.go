@@ -12,12 +12,10 @@ import (
 
 const (
 	mostAtOnce = 1024 // who share one write and one fsync
-	// giveWay is how often a write, and an fsync, gives way to those who are about to append, while there are such: to yield costs
-	// a lone reader as much as his record, as the runtime wakes a thread each time. They are taken to be there until so many
-	// writes in a row had nobody to share with.
-	giveWayToWrite = 1
-	giveWayToSync  = 4
-	lonelyWrites   = 16
+	// A write gives way once to those who are about to append, while there are such: yielding costs a lone reader as much as his
+	// record, as the runtime wakes a thread for it. They are taken to be there until so many writes in a row had nobody to share
+	// with.
+	lonelyWrites = 16
 )
 
 // entry is one append.
@@ -113,7 +111,7 @@ func (s *Spool) write() bool {
 	if s.o.Sync == Always {
 		return false
 	}
-	s.giveWay(giveWayToWrite)
+	s.giveWay()
 	if !s.turn.TryLock() {
 		return false
 	}
@@ -126,11 +124,8 @@ func (s *Spool) write() bool {
 }
 
 // giveWay yields while there is company: those who shared a query append one right after the other.
-func (s *Spool) giveWay(times int) {
-	if s.company.Load() == 0 {
-		return
-	}
-	for range times {
+func (s *Spool) giveWay() {
+	if s.company.Load() > 0 {
 		runtime.Gosched()
 	}
 }
@@ -159,11 +154,7 @@ func (s *Spool) commit() {
 	for {
 		select {
 		case <-s.call:
-			if s.o.Sync == Always {
-				s.giveWay(giveWayToSync)
-			} else {
-				s.giveWay(giveWayToWrite)
-			}
+			s.giveWay()
 			s.turn.Lock()
 			s.serve()
 		case <-tick.C:
