@@ -35,7 +35,7 @@ type coalescer[T any] struct {
 	queue  []*flight[T] // not sent yet, oldest first; only the last may have room
 	flying bool         // not true of those that are overdue
 	turn   uint64       // of who flies; another number when he is replaced
-	sent   departure    // what flies
+	sent   departure    // what flies, or is about to
 	watch  *time.Timer  // one for all: a timer for each query would wake a thread for each
 	armed  bool
 }
@@ -52,19 +52,10 @@ type flight[T any] struct {
 
 // departure is a query that was sent. Its context is nobody's own: whoever leaves must not cut off the others.
 type departure struct {
+	turn      uint64
 	ctx       context.Context
 	cancel    context.CancelFunc
 	at, until time.Time
-}
-
-func depart(until time.Time) departure {
-	d := departure{at: time.Now(), until: until}
-	if until.Sub(d.at) < overdueAfter {
-		d.ctx, d.cancel = context.WithDeadline(context.Background(), until)
-	} else {
-		d.ctx, d.cancel = context.WithCancel(context.Background()) // the watch limits it, once it is overdue
-	}
-	return d
 }
 
 // get asks for one name. It gives up when ctx ends or at the limit, and leaves no work behind that has not begun.
@@ -75,8 +66,8 @@ func (c *coalescer[T]) get(ctx context.Context, name string) (T, error) {
 	}
 	own, bounded := ctx.Deadline()
 	if hurried := bounded && time.Until(own) < hasty; !hurried {
-		if turn, d, ok := c.alone(own); ok {
-			return c.solo(turn, d, name)
+		if d, ok := c.alone(own); ok {
+			return c.solo(d, name)
 		}
 	}
 	f := c.board(name)
@@ -90,28 +81,27 @@ func (c *coalescer[T]) get(ctx context.Context, name string) (T, error) {
 }
 
 // alone takes off if nobody flies. The zero time is no deadline.
-func (c *coalescer[T]) alone(own time.Time) (turn uint64, d departure, ok bool) {
+func (c *coalescer[T]) alone(own time.Time) (d departure, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.flying || len(c.queue) > 0 {
-		return 0, departure{}, false
+		return departure{}, false
 	}
 	until := time.Now().Add(c.limit)
 	if !own.IsZero() && own.Before(until) {
 		until = own
 	}
 	c.flying = true
-	d = depart(until)
-	return c.leaves(d), d, true
+	return c.depart(until), true
 }
 
 // solo asks in the caller's own goroutine: with nobody to share with, handing it over would cost more than the rest of this. The
 // client may leave, and its answer comes all the same: a query that is cut off costs its connection.
-func (c *coalescer[T]) solo(turn uint64, d departure, name string) (T, error) {
+func (c *coalescer[T]) solo(d departure, name string) (T, error) {
 	answers, err := c.ask(d, []string{name})
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.turn == turn {
+	if c.turn == d.turn {
 		c.next()
 	}
 	return answers[name], err
@@ -163,8 +153,14 @@ func (c *coalescer[T]) fly(turn uint64) {
 	}
 }
 
-// leaves notes, with mu held, what flies now, and has it watched.
-func (c *coalescer[T]) leaves(d departure) (turn uint64) {
+// depart, called with mu held, says what flies now, and has it watched.
+func (c *coalescer[T]) depart(until time.Time) departure {
+	d := departure{turn: c.turn, at: time.Now(), until: until}
+	if until.Sub(d.at) < overdueAfter {
+		d.ctx, d.cancel = context.WithDeadline(context.Background(), until)
+	} else {
+		d.ctx, d.cancel = context.WithCancel(context.Background()) // the watch limits it, once it is overdue
+	}
 	c.sent = d
 	if !c.armed {
 		c.armed = true
@@ -174,7 +170,7 @@ func (c *coalescer[T]) leaves(d departure) (turn uint64) {
 			c.watch.Reset(overdueAfter)
 		}
 	}
-	return c.turn
+	return d
 }
 
 // look runs when the query that was sent last may be overdue, and rests when none flies.
@@ -222,9 +218,7 @@ func (c *coalescer[T]) takeOff(turn uint64) (*flight[T], departure, []string) {
 		for name := range f.waiting {
 			names = append(names, name)
 		}
-		d := depart(f.until)
-		c.leaves(d)
-		return f, d, names
+		return f, c.depart(f.until), names
 	}
 	c.flying = false
 	return nil, departure{}, nil

@@ -234,6 +234,34 @@ func TestAQueryThatHangs(t *testing.T) {
 	})
 }
 
+// There is one watch for all: it was set for a query that has landed, and looks at the one that flies now.
+func TestTheWatchLooksAtWhatFliesNow(t *testing.T) {
+	inHangar(t, func(h *hangar) {
+		h.ask(h.t.Context(), "soon back", "a")
+		time.Sleep(overdueAfter / 4)
+		h.land(0)
+		time.Sleep(overdueAfter / 4)
+		h.ask(h.t.Context(), "hangs", "b")
+		h.ask(h.t.Context(), "waits", "c")
+		time.Sleep(overdueAfter - time.Nanosecond)
+		synctest.Wait()
+		h.wantSent("a", "b")
+		time.Sleep(time.Nanosecond)
+		synctest.Wait()
+		h.wantSent("a", "b", "c")
+		h.land(2)
+		h.land(1)
+		time.Sleep(2 * overdueAfter) // it rests meanwhile
+		h.ask(h.t.Context(), "hangs too", "d")
+		h.ask(h.t.Context(), "waits too", "e")
+		time.Sleep(overdueAfter)
+		synctest.Wait()
+		h.wantSent("a", "b", "c", "d", "e")
+		h.land(4)
+		h.land(3)
+	})
+}
+
 // When nothing comes back at all, whoever waits is told so at the limit, with or without a deadline of his own.
 func TestNothingComesBack(t *testing.T) {
 	inHangar(t, func(h *hangar) {

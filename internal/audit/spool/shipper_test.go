@@ -111,6 +111,39 @@ func TestAPauseEnds(t *testing.T) {
 	}
 }
 
+// slow is a primary that takes its time.
+type slow struct {
+	taker
+	each time.Duration
+}
+
+func (p *slow) Ship(ctx context.Context, b Batch) (Position, error) {
+	time.Sleep(p.each)
+	return p.taker.Ship(ctx, b)
+}
+
+// The pause is so many times what the batch took, whether it was full or not: a lone reader's batches never are.
+func TestAPauseIsForWhatTheBatchTook(t *testing.T) {
+	for _, records := range []int{10, shipBatch} {
+		w := newWorld(t)
+		synctest.Test(t, func(t *testing.T) {
+			o := w.small(nil)
+			o.Sync, o.SegmentBytes = Interval, 64<<20
+			s := mustOpen(t, o)
+			defer mustClose(t, s)
+			for i := range records {
+				w.mustAppend(s, fmt.Sprint(i))
+			}
+			s.flush()
+			shipper := &Shipper{Spool: s, Primary: &slow{each: 10 * time.Millisecond}, Log: slog.New(slog.DiscardHandler)}
+			shipper.state.Shipped = 1 // it need not ask first
+			if wait, shipped := shipper.round(t.Context(), newBackOff()); !shipped || wait != pauseFactor*10*time.Millisecond {
+				t.Errorf("after %d records it waits %s (shipped: %t), want %s", records, wait, shipped, pauseFactor*10*time.Millisecond)
+			}
+		})
+	}
+}
+
 // metered counts what is read.
 type metered struct {
 	FS
