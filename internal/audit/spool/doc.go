@@ -18,7 +18,8 @@
 //	length uint32 | CRC-32C of length and payload | payload: number uint64, SHA-256 of the payload before, JSON of the event
 //
 // A segment appears whole: header written and fsynced under another name, renamed, folder fsynced. The commit point of a
-// record is the fsync of its segment.
+// record is the fsync of its segment. With [Always] the segment is laid out with zeros before: to make a file longer is the
+// larger part of an fsync.
 //
 // # When the disk fails
 //
@@ -27,9 +28,10 @@
 // durable, and those records are written once more, or refused. That holds too for what was written while [Interval]'s fsync was
 // under way. Where two segments overlap, the later one counts.
 //
-// [Open] cuts the torn tail of the last segment and puts that on record. A segment that is damaged elsewhere is set aside under
-// another name; what can be read of it goes on under its own numbers, and what cannot is a gap: counted, on record, never
-// filled.
+// [Open] cuts the torn tail of the last segment and puts that on record. Where a segment is laid out, a power cut can leave
+// any sector of the last batch unwritten: zeros with at most one batch behind them are a torn tail too. A segment that is
+// damaged elsewhere is set aside under another name; what can be read of it goes on under its own numbers, and what cannot is
+// a gap: counted, on record, never filled.
 //
 // # Towards the primary
 //

@@ -9,9 +9,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -25,6 +27,28 @@ const storyLength = 14 // appends, which is some four segments
 func (w *world) tell(s *Spool) {
 	for i := range storyLength {
 		_ = w.append(s, fmt.Sprintf("r%02d", i))
+	}
+}
+
+// tellTogether has records share one write.
+func (w *world) tellTogether(s *Spool) {
+	const together = 8
+	ids, answers := make([]string, together), make([]error, together)
+	var all sync.WaitGroup
+	s.turn.Lock()
+	for i := range together {
+		ids[i] = fmt.Sprintf("t%02d", i)
+		all.Go(func() { answers[i] = s.Append(context.Background(), event(ids[i])) })
+		for waiting := 0; waiting <= i; runtime.Gosched() { // so that they stand in line in this order
+			s.line.mu.Lock()
+			waiting = len(s.line.waiting)
+			s.line.mu.Unlock()
+		}
+	}
+	s.turn.Unlock()
+	all.Wait()
+	for i, err := range answers {
+		w.answered(ids[i], err)
 	}
 }
 
@@ -94,23 +118,35 @@ func TestTheDiskStaysBroken(t *testing.T) {
 	}
 }
 
-// crashed is how a power cut leaves a file: what was fsynced, and as much of the rest as happened to be written.
+// A power cut leaves of a file what was fsynced, and any of the sectors written since. That takes no record away which somebody was
+// told of, and looks like no damage.
 func TestPowerCut(t *testing.T) {
-	for call := range storyCalls(t) {
-		for _, kept := range []float64{0, 0.5, 1} {
-			dead := false
-			fs := &cutting{durable: map[string]int64{}, faulty: faulty{before: func(n int, _ string) error {
-				if dead = dead || n > call; dead {
+	kept := map[string]func(sector int64) bool{
+		"nothing":      func(int64) bool { return false },
+		"everything":   func(int64) bool { return true },
+		"even sectors": func(n int64) bool { return n%2 == 0 },
+		"odd sectors":  func(n int64) bool { return n%2 == 1 },
+	}
+	for call := range storyCalls(t) + 3 {
+		for what, kept := range kept {
+			fs := &cutting{files: map[string]*cutFile{}}
+			fs.before = func(n int, _ string) error {
+				if fs.dead = fs.dead || n > call; fs.dead {
 					return errors.New("no power")
 				}
 				return nil
-			}}}
+			}
 			w := newWorld(t)
-			s := mustOpen(t, w.small(fs))
+			o := w.small(fs)
+			o.SegmentBytes = 5 * sector
+			s := mustOpen(t, o)
 			w.tell(s)
+			w.tellTogether(s)
 			mustClose(t, s)
-			fs.cut(t, w.dir, kept)
-			w.check()
+			fs.cut(t, kept)
+			if d := w.check(); d.damaged() {
+				t.Fatalf("call %d, kept %s: %v", call, what, d.notes)
+			}
 		}
 	}
 }
@@ -118,32 +154,38 @@ func TestPowerCut(t *testing.T) {
 // cutting knows what of each file is durable.
 type cutting struct {
 	faulty
-	durable map[string]int64 // by path; sizes
-	renamed []string         // since the folder was fsynced
+	dead    bool
+	files   map[string]*cutFile // by path
+	renamed []string            // since the folder was fsynced
 }
 
-type cuttingFile struct {
+type cutFile struct {
 	File
-	fs   *cutting
-	path *string
-	size int64
+	fs      *cutting
+	durable []byte
+	written []byte // all of it
 }
 
 func (c *cutting) Create(path string) (File, error) {
 	f, err := c.faulty.Create(path)
-	return &cuttingFile{File: f, fs: c, path: &path}, err
+	file := &cutFile{File: f, fs: c}
+	if err == nil {
+		c.files[path] = file
+	}
+	return file, err
 }
 
-func (f *cuttingFile) Write(b []byte) (int, error) {
-	n, err := f.File.Write(b)
-	f.size += int64(n)
+func (f *cutFile) WriteAt(b []byte, at int64) (int, error) {
+	n, err := f.File.WriteAt(b, at)
+	f.written = append(f.written, make([]byte, max(0, at+int64(n)-int64(len(f.written))))...)
+	copy(f.written[at:], b[:n])
 	return n, err
 }
 
-func (f *cuttingFile) Sync() error {
+func (f *cutFile) Sync() error {
 	err := f.File.Sync()
 	if err == nil {
-		f.fs.durable[strings.TrimSuffix(*f.path, partialSuffix)] = f.size
+		f.durable = bytes.Clone(f.written)
 	}
 	return err
 }
@@ -151,6 +193,7 @@ func (f *cuttingFile) Sync() error {
 func (c *cutting) Rename(from, to string) error {
 	err := c.faulty.Rename(from, to)
 	if err == nil {
+		c.files[to] = c.files[from]
 		c.renamed = append(c.renamed, to)
 	}
 	return err
@@ -164,28 +207,25 @@ func (c *cutting) SyncDir(dir string) error {
 	return err
 }
 
-func (c *cutting) cut(t *testing.T, dir string, kept float64) {
+func (c *cutting) cut(t *testing.T, kept func(sector int64) bool) {
 	t.Helper()
-	names, err := list(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range names {
-		path := filepath.Join(dir, name)
-		info, err := os.Stat(path)
-		if err != nil {
-			t.Fatal(err)
+	for path, f := range c.files {
+		if _, err := os.Stat(path); err != nil {
+			continue // renamed, or removed
 		}
-		if !strings.HasSuffix(name, segmentSuffix) {
-			continue
+		left := make([]byte, len(f.written))
+		copy(left, f.durable)
+		for at := 0; at < len(left); at += sector {
+			if end := min(at+sector, len(left)); kept(int64(at / sector)) {
+				copy(left[at:end], f.written[at:end])
+			}
 		}
-		durable := c.durable[path]
-		if err := os.Truncate(path, durable+int64(kept*float64(info.Size()-durable))); err != nil {
+		if err := os.WriteFile(path, left, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for _, path := range c.renamed {
-		if kept == 0 {
+		if !kept(0) {
 			if err := os.Rename(path, path+partialSuffix); err != nil {
 				t.Fatal(err)
 			}
@@ -276,16 +316,16 @@ func TestTornTailAtEveryByte(t *testing.T) {
 		t.Fatal(err)
 	}
 	ends := []int{at}
-	for at < len(whole) {
-		_, size, ok := decodeFrame(whole[at:])
-		if !ok {
-			t.Fatal("the segment does not read")
-		}
+	for _, size, ok := decodeFrame(whole[at:]); ok; _, size, ok = decodeFrame(whole[at:]) {
 		at += size
 		ends = append(ends, at)
 	}
+	if len(ends) != 5 {
+		t.Fatalf("the segment has %d records", len(ends)-1)
+	}
+	whole = whole[:at]
 	for cut := ends[0]; cut <= len(whole); cut++ {
-		for _, rest := range [][]byte{nil, make([]byte, 100)} { // a file can also have grown by zeros
+		for _, rest := range [][]byte{nil, make([]byte, 100)} { // as it is laid out, or has grown
 			v := newWorld(t)
 			if err := os.MkdirAll(v.dir, 0o700); err != nil {
 				t.Fatal(err)
@@ -302,7 +342,7 @@ func TestTornTailAtEveryByte(t *testing.T) {
 			v.accepted = slices.Clone(w.accepted[:max(complete-1, 0)]) // the first is the spool's own note
 			d := v.check()
 			torn, noted := d.note(audit.TornTail)
-			if bytes := cut + len(rest) - end; noted != (bytes > 0) || noted && torn.Detail["bytes"] != float64(bytes) {
+			if bytes := len(bytes.TrimRight(whole[end:cut], "\x00")); noted != (bytes > 0) || noted && torn.Detail["bytes"] != float64(bytes) {
 				t.Fatalf("cut at %d: got the note %v, want %d bytes", cut, torn.Detail, bytes)
 			}
 		}

@@ -22,8 +22,9 @@ type FS interface {
 
 // File is a segment being written.
 type File interface {
-	io.WriteCloser
-	Sync() error
+	io.WriterAt
+	io.Closer
+	Sync() error           // of the content, and of what it takes to find it
 	Linked() (bool, error) // false: somebody removed it, and what is written goes nowhere
 }
 
@@ -45,6 +46,8 @@ func (disk) Create(path string) (File, error) {
 	}
 	return diskFile{f}, nil
 }
+
+func (f diskFile) Sync() error { return datasync(f.File) }
 
 func (f diskFile) Linked() (bool, error) {
 	var s unix.Stat_t

@@ -70,6 +70,11 @@ func event(id string) audit.Event {
 // append says how it went, and keeps it.
 func (w *world) append(s *Spool, id string) error {
 	err := s.Append(context.Background(), event(id))
+	w.answered(id, err)
+	return err
+}
+
+func (w *world) answered(id string, err error) {
 	if err == nil {
 		w.accepted = append(w.accepted, id)
 	} else {
@@ -78,7 +83,6 @@ func (w *world) append(s *Spool, id string) error {
 			w.t.Errorf("appending %s: got %v, want it to be a refusal", id, err)
 		}
 	}
-	return err
 }
 
 func (w *world) mustAppend(s *Spool, ids ...string) {
@@ -143,6 +147,11 @@ func (d drained) note(action string) (audit.Event, bool) {
 		}
 	}
 	return audit.Event{}, false
+}
+
+func (d drained) damaged() bool {
+	_, noted := d.note(audit.Damaged)
+	return noted
 }
 
 // check is the invariant: opened again, the spool holds every accepted record once, in order, in one chain, and else only
@@ -239,13 +248,13 @@ func (f *faultyFile) misused(op string) {
 	}
 }
 
-// Write leaves half of what it was given when it fails, as a full disk does.
-func (f *faultyFile) Write(b []byte) (n int, err error) {
+// WriteAt leaves half of what it was given when it fails, as a full disk does.
+func (f *faultyFile) WriteAt(b []byte, at int64) (n int, err error) {
 	f.misused("write")
-	err = f.fs.hit("write", func() error { n, err = f.File.Write(b); return err })
+	err = f.fs.hit("write", func() error { n, err = f.File.WriteAt(b, at); return err })
 	if err != nil {
 		f.failed.Store(true)
-		n, _ = f.File.Write(b[:len(b)/2])
+		n, _ = f.File.WriteAt(b[:len(b)/2], at)
 	}
 	return n, err
 }

@@ -93,11 +93,11 @@ func (s *Spool) adopt(seg segment, i int, all []segment) error {
 	if err != nil {
 		return err
 	}
-	c := scan(b)
 	limit := ^uint64(0)
 	if i+1 < len(all) {
 		limit = all[i+1].first
 	}
+	c := scan(b, limit == ^uint64(0))
 	if why := s.wrong(seg, c, limit); why != "" {
 		return s.setAside(seg.name, why, limit)
 	}
@@ -168,7 +168,7 @@ func (s *Spool) setAside(name, why string, limit uint64) error {
 	if err := s.o.FS.Rename(s.path(name), s.path(aside)); err != nil {
 		return err
 	}
-	c := scan(b)
+	c := scan(b, false)
 	saved := 0
 	headless := c.header.boot == uuid.Nil && !s.begun // whose it is, the segments around it say
 	if c.header.boot == s.boot || headless {
@@ -205,7 +205,7 @@ func (s *Spool) rewrite(r run, limit uint64) error {
 		content = appendFrame(content, record)
 	}
 	name := segmentName(h.first)
-	file, size, err := s.create(name, content)
+	file, size, err := s.create(name, content, 0)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -147,19 +148,23 @@ type scanned struct {
 	runs   []run
 	end    uint64 // the number up to which it reads as it was written
 	whole  int    // the bytes up to the end of the last record
-	tail   int    // the bytes behind it
+	tail   int    // the bytes behind it, without the zeros that it was laid out with
 	reason string // why it is damaged; "" if it is not, whatever its tail
 }
 
 // scan reads a segment and never fails: behind what does not read it looks for the next frame that does. Records that stand
-// behind such a place, or do not continue the chain, begin a run of their own.
-func scan(b []byte) scanned {
+// behind such a place, or do not continue the chain, begin a run of their own; but if the last batch of all was torn there, they
+// are a part of the tail.
+func scan(b []byte, newest bool) scanned {
 	var s scanned
 	h, at, err := decodeHeader(b)
 	if err != nil {
 		s.reason = err.Error()
 		at = 0
 	}
+	laidOut := len(b)
+	b = b[:max(at, len(bytes.TrimRight(b, "\x00")))]
+	laidOut -= len(b)
 	s.header = h
 	link, next := h.link, h.first
 	broken, ever := err != nil, err != nil
@@ -172,6 +177,9 @@ func scan(b []byte) scanned {
 			continue
 		}
 		if broken || r.Seq != next || r.Previous != link {
+			if newest && !ever && laidOut > 0 && torn(b, s.whole, at) {
+				break
+			}
 			if s.reason == "" {
 				s.reason = fmt.Sprintf("record %d does not follow record %d", r.Seq, next-1)
 			}
@@ -191,3 +199,32 @@ func scan(b []byte) scanned {
 	s.tail = len(b) - s.whole
 	return s
 }
+
+// sector is what a disk writes whole or not at all.
+const sector = 512
+
+// torn reports whether what stands behind a hole is the rest of the last batch written to a segment that was laid out: a power cut
+// leaves any of its sectors as they were, which is zero, and nobody has had an answer that counts on it. No record holds so many
+// zeros, and a batch has so many records at most.
+func torn(b []byte, hole, after int) bool {
+	zero := false
+	for at, end := hole, 0; ; at = end {
+		if end = (at/sector + 1) * sector; end > after {
+			break
+		}
+		zero = zero || end-at >= 4 && allZero(b[at:end]) // a frame begins with its length, in four bytes
+	}
+	behind := 0
+	for at := after; at < len(b) && zero; {
+		_, size, ok := decodeFrame(b[at:])
+		if !ok {
+			at++
+			continue
+		}
+		behind++
+		at += size
+	}
+	return zero && behind <= mostAtOnce
+}
+
+func allZero(b []byte) bool { return len(bytes.TrimLeft(b, "\x00")) == 0 }

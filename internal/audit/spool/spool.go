@@ -298,7 +298,11 @@ func (s *Spool) endSegment() {
 func (s *Spool) begin() error {
 	h := header{node: s.node, boot: s.boot, first: s.durable, link: s.durableLink}
 	name := segmentName(h.first)
-	file, size, err := s.create(name, h.encode())
+	layOut := int64(0)
+	if s.o.Sync == Always {
+		layOut = s.o.SegmentBytes
+	}
+	file, size, err := s.create(name, h.encode(), layOut)
 	if err != nil {
 		return err
 	}
@@ -314,8 +318,9 @@ func (s *Spool) begin() error {
 	return nil
 }
 
-// create is the commit point of a segment: the rename, once the folder is fsynced. The file stays open.
-func (s *Spool) create(name string, content []byte) (_ File, size int64, err error) {
+// create is the commit point of a segment: the rename, once the folder is fsynced. The file stays open. It is laid out with zeros
+// up to so many bytes: an fsync that need not make a file longer takes two thirds of the time.
+func (s *Spool) create(name string, content []byte, layOut int64) (_ File, size int64, err error) {
 	partial, path := s.path(name+partialSuffix), s.path(name)
 	file, err := s.o.FS.Create(partial)
 	if err != nil {
@@ -327,8 +332,13 @@ func (s *Spool) create(name string, content []byte) (_ File, size int64, err err
 			_ = s.o.FS.Remove(partial) // else the next Open does it
 		}
 	}()
-	if _, err = file.Write(content); err != nil {
+	if _, err = file.WriteAt(content, 0); err != nil {
 		return nil, 0, err
+	}
+	for at := int64(len(content)); at < layOut; at += int64(len(zeros)) {
+		if _, err = file.WriteAt(zeros[:min(int64(len(zeros)), layOut-at)], at); err != nil {
+			return nil, 0, err
+		}
 	}
 	if err = file.Sync(); err != nil {
 		return nil, 0, err
@@ -342,9 +352,11 @@ func (s *Spool) create(name string, content []byte) (_ File, size int64, err err
 	return file, int64(len(content)), nil
 }
 
+var zeros [64 << 10]byte
+
 func (s *Spool) put(frames []byte, sync bool) error {
 	if len(frames) > 0 {
-		n, err := s.file.Write(frames)
+		n, err := s.file.WriteAt(frames, s.written)
 		s.written += int64(n)
 		if err != nil {
 			return err
