@@ -20,8 +20,11 @@ import (
 )
 
 const (
-	connectTimeout  = 5 * time.Second  // for one host, unless the connection string says otherwise
-	connMaxLifetime = 30 * time.Minute // so that a changed schema or role is noticed
+	connectTimeout = 5 * time.Second // for one host, unless the connection string says otherwise
+	// So that a changed schema or role is noticed. It is noticed when a connection is used, too, so the pool looks at idle ones as
+	// rarely: for each look it takes all of them, so that whoever asks meanwhile opens another, and then it hands out those that
+	// were used least, whose backends have yet to map what is read.
+	connMaxLifetime = 30 * time.Minute
 )
 
 // Options of a pool.
@@ -133,7 +136,7 @@ func newPool(ctx context.Context, o Options, validate pgconn.ValidateConnectFunc
 	if o.MaxConns > 0 {
 		config.MaxConns = int32(o.MaxConns)
 	}
-	config.MaxConnLifetime = connMaxLifetime
+	config.MaxConnLifetime, config.HealthCheckPeriod = connMaxLifetime, connMaxLifetime
 	pooler := newPooler(o)
 	config.BeforeConnect = pooler.beforeConnect
 	config.PrepareConn = func(_ context.Context, conn *pgx.Conn) (bool, error) {

@@ -288,7 +288,7 @@ func (s *Spool) segmentEnds() bool { return s.written >= s.o.SegmentBytes && s.f
 
 // endSegment makes room for the next one. What did not become durable is written again there.
 func (s *Spool) endSegment() {
-	if len(s.pending) > 0 && s.file.Sync() == nil {
+	if len(s.pending) > 0 && synced(s.file) == nil {
 		s.accept(numbered{}, true)
 	}
 	s.giveUp()
@@ -365,7 +365,7 @@ func (s *Spool) put(frames []byte, sync bool) error {
 	if sync {
 		return synced(s.file)
 	}
-	return linked(s.file)
+	return nil // whether somebody removed the file shows at the next fsync; what is pending is written again then
 }
 
 func synced(file File) error {

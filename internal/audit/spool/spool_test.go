@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -160,6 +161,26 @@ func TestInterval(t *testing.T) {
 	mustClose(t, s)
 	fs.check(t)
 	w.check()
+}
+
+// With Interval a segment that somebody removed is missed at its fsync, or when it is full: what was pending is written again.
+func TestIntervalInARemovedSegment(t *testing.T) {
+	for what, size := range map[string]int64{"at the fsync": 1 << 20, "when it is full": 500} {
+		w := newWorld(t)
+		o := w.small(nil)
+		o.Sync, o.SegmentBytes = Interval, size
+		s := mustOpen(t, o)
+		w.mustAppend(s, "a", "b")
+		if err := os.Remove(filepath.Join(w.dir, segmentName(1))); err != nil {
+			t.Fatal(err)
+		}
+		w.mustAppend(s, "c")
+		s.flush()
+		if d := drain(t, s); d.lost > 0 || !slices.Equal(d.ids, w.accepted) {
+			t.Errorf("%s: got %v with %d gaps, want %v", what, d.ids, d.lost, w.accepted)
+		}
+		mustClose(t, s)
+	}
 }
 
 func TestIntervalComesByItself(t *testing.T) {
