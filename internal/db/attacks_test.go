@@ -430,7 +430,7 @@ func TestScopedRead(t *testing.T) {
 	conn := mustConnect(t, store.URL(vaulttest.Developer))
 	must(t, runStep(t.Context(), conn, `CREATE SCHEMA mine; CREATE FUNCTION mine.leak(t text) RETURNS boolean LANGUAGE plpgsql COST 0.0000001 AS
 		$$ BEGIN IF t !~ '^app1/' THEN RAISE EXCEPTION 'leaked'; END IF; RETURN true; END $$`))
-	for _, table := range []string{"secrets", "secret_versions"} {
+	for _, table := range []string{"secrets", "secret_versions", "sealed_current", "sealed_live"} {
 		var names string
 		must(t, conn.QueryRow(t.Context(), `SELECT string_agg(name, ' ') FROM vault.`+table+` WHERE mine.leak(name)`).Scan(&names))
 		if names != "app1/a" {

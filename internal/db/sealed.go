@@ -11,18 +11,15 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// The two statements of the read path. Both ask for any number of names at once and are planned once, for any of them. A
-// secret that lost its versions still has a row, with nothing behind it.
+// The two statements of the read path, over views that cut what is read to the caller's prefixes. Both ask for any number of names
+// at once and are planned once, for any of them.
 const (
-	currentQuery = sealedColumns + ` ON v.secret_id = s.id AND v.version = s.current_version` + sealedSecrets
+	currentQuery = sealedColumns + ` FROM vault.sealed_current` + sealedNames
+	liveQuery    = sealedColumns + ` FROM vault.sealed_live` + sealedNames
 
-	// A version is live while it is current or in grace; that is decided here, when it is read.
-	liveQuery = sealedColumns + ` ON v.secret_id = s.id AND v.removed_at IS NULL AND (v.expires_at IS NULL OR v.expires_at > now())` + sealedSecrets
-
-	sealedColumns = `SELECT s.name, s.current_version, s.rotated_at, s.next_rotation_at,
-		v.version, v.version_id, v.fmt, v.kms_key_id, v.wrapped_dek, v.nonce, v.ciphertext, v.key_commit, v.aad, v.created_at, v.expires_at
-		FROM vault.secrets s LEFT JOIN vault.secret_versions v`
-	sealedSecrets = ` WHERE s.name = ANY ($1) AND s.deleted_at IS NULL`
+	sealedColumns = `SELECT name, current_version, rotated_at, next_rotation_at,
+		version, version_id, fmt, kms_key_id, wrapped_dek, nonce, ciphertext, key_commit, aad, created_at, expires_at`
+	sealedNames = ` WHERE name = ANY ($1)`
 )
 
 // sealed is what a statement found of one secret; the zero value is a secret that is not there.
