@@ -72,7 +72,7 @@ const (
 
 // operations on a store; what it does for many things at once, a small store does for fewer.
 func operations(s *store) []operation {
-	due, backlog, ended := min(10_000, s.secrets/4), min(100_000, s.secrets/2), min(1000, s.secrets/20)
+	due, backlog, ended := min(10_000, max(few/4, s.secrets/20)), min(100_000, s.secrets/2), min(1000, s.secrets/20)
 	list := func(q db.ListQuery, want int) func(context.Context, *client) error {
 		return func(ctx context.Context, c *client) error {
 			q.Limit = pageSize

@@ -19,7 +19,10 @@ import (
 // putting is puts through package vault, as vaultctl does them, and by pgbench: the same statements with bytes that are ready.
 func (s *stage) putting(ctx context.Context, o options) ([]subject, error) {
 	const each = 10 // names of a writer: nobody meets another at one of them
-	for _, who := range []string{"put", "pgbench"} {
+	for who, subject := range map[string]string{"put": put, "pgbench": putPgbench} {
+		if !o.only.MatchString(subject) {
+			continue // hundreds of puts that nobody would go on from
+		}
 		for writer := range mostWriters {
 			if err := s.fill(ctx, namesUnder(fmt.Sprintf("%s/%d/", who, writer), each), 1, o.bytes); err != nil {
 				return nil, fmt.Errorf("filling: %w", err)

@@ -32,21 +32,22 @@ func TestChaos(t *testing.T) {
 	if mode != "" && mode != "sync" && mode != "async" {
 		t.Fatalf("CHAOS_MODE=%q: sync or async", mode)
 	}
+	built := mustBuild(t)
 	if text := os.Getenv("CHAOS_TIME"); text != "" {
 		span, err := time.ParseDuration(text)
 		if err != nil || span <= 0 {
 			t.Fatalf("CHAOS_TIME=%q: a time such as 10m", text)
 		}
-		runChaos(t, plan{seed: seed, synchronous: mode != "async", span: span, cards: matching(t, os.Getenv("CHAOS_FAULTS"))})
+		runChaos(t, built, plan{seed: seed, synchronous: mode != "async", span: span, cards: matching(t, os.Getenv("CHAOS_FAULTS"))})
 		return
 	}
 	t.Run("sync", func(t *testing.T) {
-		runChaos(t, plan{seed: seed, synchronous: true, cards: named(t, "promotion", "promotion after a canceled wait",
+		runChaos(t, built, plan{seed: seed, synchronous: true, cards: named(t, "promotion", "promotion after a canceled wait",
 			"postmaster killed", "disk full", "kms down", "vaultd dies at write.committed", "vaultd frozen past its claim",
 			"vaultd dies at rotation.target_set", "vaultctl dies at write.begun", "vaultctl dies at write.committed", "commit failed, FIN", "commit done, reply lost, RST", "commit done, reply lost, hang", "vault.complete_rotation done, reply lost, RST")})
 	})
 	t.Run("async", func(t *testing.T) {
-		runChaos(t, plan{seed: seed, synchronous: false, cards: named(t, "promotion of a standby that is behind", "postmaster killed", "commit done, reply lost, RST")})
+		runChaos(t, built, plan{seed: seed, synchronous: false, cards: named(t, "promotion of a standby that is behind", "postmaster killed", "commit done, reply lost, RST")})
 	})
 }
 
@@ -124,12 +125,12 @@ func (p plan) mode() string {
 	return "async"
 }
 
-func runChaos(t *testing.T, p plan) {
+func runChaos(t *testing.T, built string, p plan) {
 	say := func(format string, args ...any) {
 		fmt.Println(time.Now().Format("15:04:05.000"), fmt.Sprintf(format, args...))
 	}
 	say("chaos: mode %s, seed %d; CHAOS_MODE=%[1]s CHAOS_SEED=%[2]d repeats the schedule", p.mode(), p.seed)
-	l := mustLocal(t, p.synchronous)
+	l := mustLocal(t, built, p.synchronous)
 	say("the cluster is up")
 	ledger, timeline := &Ledger{}, &Timeline{}
 	w := &Workload{Cluster: l.Cluster, Ledger: ledger, Timeline: timeline, Seed: p.seed, Writers: 6, CLIWriters: 2, Crashes: putHits(), Rotator: "exec program=keep"}

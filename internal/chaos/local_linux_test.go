@@ -46,6 +46,7 @@ type local struct {
 	proxies map[string]*pgproxy.Proxy
 	daemons map[string]*daemon
 	fake    *kmsfake.Fake
+	built   string   // folder of the binaries
 	disks   []string // mounted
 	noDisks string   // why there are none
 }
@@ -58,20 +59,31 @@ type daemon struct {
 	exited              chan struct{}
 }
 
+// mustBuild returns a folder with the binaries.
+func mustBuild(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	build := exec.CommandContext(t.Context(), "go", "build", "-tags", "failpoints", "-o", dir+"/", "../../cmd/vaultctl", "../../cmd/vaultd")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("building the binaries: %v\n%s", err, out)
+	}
+	return dir
+}
+
 // mustLocal makes the cluster and removes it with the test.
-func mustLocal(t *testing.T, synchronous bool) *local {
+func mustLocal(t *testing.T, built string, synchronous bool) *local {
 	t.Helper()
 	// AWS's client wants credentials; the fake takes any.
 	t.Setenv("AWS_ACCESS_KEY_ID", "test")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")
 	t.Setenv("AWS_EC2_METADATA_DISABLED", "true")
-	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute) // building, on a busy machine
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute) // on a busy machine
 	defer cancel()
 	dir, err := os.MkdirTemp("", "chaos")
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &local{dir: dir, Cluster: Cluster{Synchronous: synchronous}, proxies: map[string]*pgproxy.Proxy{}, daemons: map[string]*daemon{}}
+	l := &local{dir: dir, built: built, Cluster: Cluster{Synchronous: synchronous}, proxies: map[string]*pgproxy.Proxy{}, daemons: map[string]*daemon{}}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Log(l.lastWords())
@@ -84,7 +96,6 @@ func mustLocal(t *testing.T, synchronous bool) *local {
 		what string
 		do   func(context.Context) error
 	}{
-		{"building the binaries", l.build},
 		{"making the servers", l.makeServers},
 		{"installing the vault", l.install},
 		{"starting the daemons", l.startDaemons},
@@ -95,14 +106,6 @@ func mustLocal(t *testing.T, synchronous bool) *local {
 		}
 	}
 	return l
-}
-
-func (l *local) build(ctx context.Context) error {
-	build := exec.CommandContext(ctx, "go", "build", "-tags", "failpoints", "-o", l.dir+"/", "../../cmd/vaultctl", "../../cmd/vaultd")
-	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("%w\n%s", err, out)
-	}
-	return nil
 }
 
 func (l *local) makeServers(ctx context.Context) error {
@@ -185,7 +188,7 @@ func (l *local) install(ctx context.Context) error {
 	if err := os.WriteFile(token, []byte(vaulttest.Token+"\n"), 0o600); err != nil {
 		return err
 	}
-	l.Vaultctl = filepath.Join(l.dir, "vaultctl")
+	l.Vaultctl = filepath.Join(l.built, "vaultctl")
 	l.VaultctlEnv = append(l.environment(), "VAULTCTL_DATABASE_URL="+l.WriteURL, "VAULTCTL_TOKEN_FILE="+token, "VAULTCTL_KMS_KEY="+l.KMSKeys[0])
 	if err := l.makeKeeper(); err != nil {
 		return err
@@ -269,7 +272,7 @@ func (l *local) newDaemon(node *localpg.Node, primaryURL string) (*daemon, error
 		"rotation_workers = %d\nscan_interval = \"500ms\"\nlog_level = \"warn\"\nstate_dir = %q\naudit_spool = %q\nclaim_timeout = %q\n[exec_rotators]\nkeep = [%q, %q]\n",
 		node.URL(database, vaulttest.Daemon), primaryURL, addresses[0], addresses[1], l.KMSKeys[0], workers[node.Name()], base+".state", base+".spool", claimTimeout,
 		filepath.Join(l.dir, "keep"), filepath.Join(l.dir, "targets"))
-	d := &daemon{binary: filepath.Join(l.dir, "vaultd"), config: base + ".toml", log: base + ".log",
+	d := &daemon{binary: filepath.Join(l.built, "vaultd"), config: base + ".toml", log: base + ".log",
 		url: "http://" + addresses[0], health: "http://" + addresses[1]}
 	return d, os.WriteFile(d.config, []byte(config), 0o600)
 }

@@ -32,6 +32,7 @@ const (
 	dueNames     = 12               // automatic secrets
 	callLimit    = 90 * time.Second // of one write or read; more than the product's own deadlines
 	pause        = 20 * time.Millisecond
+	pauseCLI     = 100 * time.Millisecond // a process for each write would leave the others little of the machine
 	pauseRefused = 150 * time.Millisecond // after a failure: a client that is told "unavailable" waits a little
 )
 
@@ -235,7 +236,7 @@ func (w *Workload) writeCLI(ctx context.Context, client int) {
 		done := w.putCLI(ctx, next, failpoint, killAfter)
 		if done.Outcome == Acked {
 			known[done.Name] = done.Version
-			wait(ctx, pause)
+			wait(ctx, pauseCLI)
 		} else {
 			wait(ctx, pauseRefused)
 		}

@@ -1,10 +1,14 @@
 package db_test
 
 import (
+	"flag"
 	"os"
 	"testing"
 
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-func TestMain(m *testing.M) { os.Exit(vaulttest.Main(m)) }
+func TestMain(m *testing.M) {
+	_ = flag.Set("test.parallel", "6") // what is parallel here waits for time limits, and not for a processor; -parallel wins
+	os.Exit(vaulttest.Main(m))
+}

@@ -19,16 +19,20 @@ import (
 	"github.com/hyperiondb/vault/internal/failpoint"
 )
 
-// mustBuild builds both commands and returns their paths.
-func mustBuild(t *testing.T, tags string) []string {
+// mustBuild builds commands and returns their paths.
+func mustBuild(t *testing.T, tags string, commands ...string) (paths []string) {
 	t.Helper()
 	dir := t.TempDir()
-	build := exec.Command("go", "build", "-tags", tags, "-o", dir+"/", "./cmd/vaultctl", "./cmd/vaultd")
+	args := []string{"build", "-tags", tags, "-o", dir + "/"}
+	for _, name := range commands {
+		args, paths = append(args, "./cmd/"+name), append(paths, filepath.Join(dir, name))
+	}
+	build := exec.Command("go", args...)
 	build.Dir = "../.."
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building with tags %q: %v\n%s", tags, err, out)
 	}
-	return []string{filepath.Join(dir, "vaultctl"), filepath.Join(dir, "vaultd")}
+	return paths
 }
 
 // What is shipped can not be made to kill itself: it holds neither the variable nor a name. The build with the tag shows
@@ -36,7 +40,7 @@ func mustBuild(t *testing.T, tags string) []string {
 func TestShippedBinariesHaveNone(t *testing.T) {
 	words := append(failpoint.Names()[:4], "VAULT_FAILPOINT")
 	for tags, want := range map[string]bool{"": false, "failpoints": true} {
-		for _, path := range mustBuild(t, tags) {
+		for _, path := range mustBuild(t, tags, "vaultctl", "vaultd") {
 			binary, err := os.ReadFile(path)
 			if err != nil {
 				t.Fatal(err)
@@ -51,7 +55,7 @@ func TestShippedBinariesHaveNone(t *testing.T) {
 }
 
 func TestEnvironmentIsChecked(t *testing.T) {
-	vaultctl := mustBuild(t, "failpoints")[0]
+	vaultctl := mustBuild(t, "failpoints", "vaultctl")[0]
 	for _, c := range []struct{ setting, want string }{
 		{"write.comitted", `VAULT_FAILPOINT: no failpoint "write.comitted"`},
 		{"write.committed:0", `VAULT_FAILPOINT: "0" is not a number of hits from 1`},

@@ -192,10 +192,11 @@ func (p *Program) Close() error {
 	return errors.Join(append(errs, os.RemoveAll(p.Dir))...)
 }
 
-// NewDatabase makes a fresh vault on the shared cluster.
+// NewDatabase makes a fresh vault on the shared cluster. Its files are copied, by the standby too, which takes half of the
+// time that writing each page to the log and reading it there does.
 func (p *Program) NewDatabase(ctx context.Context) (*Store, error) {
 	name := fmt.Sprintf("vault%d", p.counter.Add(1))
-	err := p.Shared.Primary().Exec(ctx, "postgres", fmt.Sprintf(`CREATE DATABASE %s TEMPLATE %s`, name, templateDatabase))
+	err := p.Shared.Primary().Exec(ctx, "postgres", fmt.Sprintf(`CREATE DATABASE %s TEMPLATE %s STRATEGY file_copy`, name, templateDatabase))
 	return &Store{Cluster: p.Shared, Database: name, KeyFile: p.KeyFile}, err
 }
 
