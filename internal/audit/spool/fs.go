@@ -50,9 +50,8 @@ func (disk) Create(path string) (File, error) {
 func (f diskFile) Sync() error { return datasync(f.File) }
 
 func (f diskFile) Linked() (bool, error) {
-	var s unix.Stat_t
-	err := unix.Fstat(int(f.Fd()), &s)
-	return s.Nlink > 0, err
+	n, err := links(f.File)
+	return n > 0, err
 }
 
 func (disk) Open(path string) (Opened, error)    { return os.Open(path) }
