@@ -72,6 +72,9 @@ func (l *line) close() {
 // append puts one event in the line. Whoever finds nobody on the way writes himself, for all who wait by then: to hand a write over
 // costs more than the write. What takes an fsync he leaves to the committer, as nobody can be called back from one.
 func (s *Spool) append(ctx context.Context, event []byte, at time.Time) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("%w: %w", audit.ErrUnrecorded, err)
+	}
 	e, again := s.entries.Get().(*entry)
 	if !again {
 		e = &entry{done: make(chan error, 1)}
