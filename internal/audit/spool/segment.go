@@ -204,8 +204,8 @@ func scan(b []byte, newest bool) scanned {
 const sector = 512
 
 // torn reports whether what stands behind a hole is the rest of the last batch written to a segment that was laid out: a power cut
-// leaves any of its sectors as they were, which is zero, and nobody has had an answer that counts on it. No record holds so many
-// zeros, and a batch has so many records at most.
+// leaves any of its sectors as they were, which is zero, and nobody has had an answer that counts on it. No record holds such
+// zeros, and no batch more than mostAtOnce records.
 func torn(b []byte, hole, after int) bool {
 	zero := false
 	for at, end := hole, 0; ; at = end {
