@@ -7,7 +7,6 @@ GO ?= go
 PG ?=
 TIMEOUT ?= 25m
 PACKAGES ?= ./...
-RUN ?=
 
 export VAULT_TEST_PG := $(PG)
 
@@ -36,7 +35,7 @@ dev: postgres build ## Start a local primary, a standby, a key and a daemon per 
 	@bin/vaultctl dev --dir .dev
 
 test: postgres ## Run every test and every script, on the newest PostgreSQL found (or PG=N)
-	$(GO) test -count=1 -timeout $(TIMEOUT) $(if $(RUN),-run '$(RUN)') $(PACKAGES)
+	$(GO) test -count=1 -timeout $(TIMEOUT) $(PACKAGES)
 
 test-pg: ## The same on one version: make test-pg PG=15
 	@test -n "$(PG)" || { echo "test-pg: say which version: make test-pg PG=15" >&2; exit 2; }

@@ -54,6 +54,12 @@ func (f diskFile) Linked() (bool, error) {
 	return n > 0, err
 }
 
+func statLinks(f *os.File) (uint64, error) {
+	var s unix.Stat_t
+	err := unix.Fstat(int(f.Fd()), &s)
+	return uint64(s.Nlink), err
+}
+
 func (disk) Open(path string) (Opened, error)    { return os.Open(path) }
 func (disk) Rename(from, to string) error        { return os.Rename(from, to) }
 func (disk) Remove(path string) error            { return os.Remove(path) }

@@ -318,6 +318,8 @@ func (s *Spool) begin() error {
 	return nil
 }
 
+var zeros [64 << 10]byte // to lay a segment out with
+
 // create is the commit point of a segment: the rename, once the folder is fsynced. The file stays open. It is laid out with zeros
 // up to so many bytes: an fsync that need not make a file longer takes two thirds of the time.
 func (s *Spool) create(name string, content []byte, layOut int64) (_ File, size int64, err error) {
@@ -351,8 +353,6 @@ func (s *Spool) create(name string, content []byte, layOut int64) (_ File, size 
 	}
 	return file, int64(len(content)), nil
 }
-
-var zeros [64 << 10]byte
 
 func (s *Spool) put(frames []byte, sync bool) error {
 	if len(frames) > 0 {

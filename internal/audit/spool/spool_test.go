@@ -427,23 +427,26 @@ func TestTornOrDamaged(t *testing.T) {
 	first := len(few) - 19*size // where it ends
 	flipped := bytes.Clone(few)
 	flipped[first+60] ^= 1
+	inFirst := (sector - len(few) + 20*size) / size // whole records
 	for _, c := range []struct {
 		what    string
 		b       []byte
 		damaged bool
+		kept    int // records before what is missing
 	}{
-		{"a sector", laidOut(zeroed(bytes.Clone(few), sector, 2*sector)), false},
-		{"two", laidOut(zeroed(bytes.Clone(few), sector, 3*sector)), false},
-		{"the rest of one in which an earlier batch ends", laidOut(zeroed(bytes.Clone(few), first, sector)), false},
-		{"nothing", laidOut(bytes.Clone(few)), false},
-		{"a bit", laidOut(flipped), true},
-		{"half a sector", laidOut(zeroed(bytes.Clone(few), sector, sector+sector/2)), true},
-		{"a sector before more than a batch", laidOut(zeroed(bytes.Clone(many), sector, 2*sector)), true},
-		{"a sector of what was not laid out", zeroed(bytes.Clone(few), sector, 2*sector), true},
+		{"a sector", laidOut(zeroed(bytes.Clone(few), sector, 2*sector)), false, inFirst},
+		{"two", laidOut(zeroed(bytes.Clone(few), sector, 3*sector)), false, inFirst},
+		{"the rest of one in which an earlier batch ends", laidOut(zeroed(bytes.Clone(few), first, sector)), false, 1},
+		{"nothing", laidOut(bytes.Clone(few)), false, 20},
+		{"a bit", laidOut(flipped), true, 1},
+		{"half a sector", laidOut(zeroed(bytes.Clone(few), sector, sector+sector/2)), true, inFirst},
+		{"a sector before more than a batch", laidOut(zeroed(bytes.Clone(many), sector, 2*sector)), true, inFirst},
+		{"a sector of what was not laid out", zeroed(bytes.Clone(few), sector, 2*sector), true, inFirst},
 	} {
 		got := scan(c.b, true)
-		if damaged := got.reason != ""; damaged != c.damaged || !damaged && len(got.runs) != 1 {
-			t.Errorf("%s missing: got %q with %d runs, want damage: %v", c.what, got.reason, len(got.runs), c.damaged)
+		if damaged := got.reason != ""; damaged != c.damaged || len(got.runs[0]) != c.kept || !damaged && len(got.runs) != 1 {
+			t.Errorf("%s missing: got %q with %d runs, the first of %d records; want damage: %v, %d records",
+				c.what, got.reason, len(got.runs), len(got.runs[0]), c.damaged, c.kept)
 		}
 		older := scan(c.b, false)
 		if damaged := older.reason != ""; damaged != (c.what != "nothing") {
@@ -463,30 +466,32 @@ func FuzzScan(f *testing.F) {
 	f.Add(append(bytes.Clone(good[:len(good)-30]), good...))
 	f.Add([]byte(magic))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		c := scan(b, true)
-		if end := c.whole + c.tail; c.whole < 0 || c.tail < 0 || end > len(b) || !allZero(b[end:]) {
-			t.Fatalf("%d bytes whole and %d behind, of %d", c.whole, c.tail, len(b))
-		}
-		for _, records := range c.runs {
-			if len(records) == 0 {
-				t.Fatal("a run without records")
+		for _, newest := range []bool{false, true} {
+			c := scan(b, newest)
+			if end := c.whole + c.tail; c.whole < 0 || c.tail < 0 || end > len(b) || !allZero(b[end:]) {
+				t.Fatalf("%d bytes whole and %d behind, of %d", c.whole, c.tail, len(b))
 			}
-			for i, r := range records {
-				if !bytes.Contains(b, appendFrame(nil, r)) {
-					t.Fatalf("record %d is not what the bytes hold", r.Seq)
+			for _, records := range c.runs {
+				if len(records) == 0 {
+					t.Fatal("a run without records")
 				}
-				if i > 0 && (r.Seq != records[i-1].Seq+1 || r.Previous != records[i-1].Hash()) {
-					t.Fatalf("record %d does not follow", r.Seq)
+				for i, r := range records {
+					if !bytes.Contains(b, appendFrame(nil, r)) {
+						t.Fatalf("record %d is not what the bytes hold", r.Seq)
+					}
+					if i > 0 && (r.Seq != records[i-1].Seq+1 || r.Previous != records[i-1].Hash()) {
+						t.Fatalf("record %d does not follow", r.Seq)
+					}
 				}
 			}
-		}
-		if c.reason == "" && len(c.runs) > 0 {
-			again := c.header.encode()
-			for _, r := range c.runs[0] {
-				again = appendFrame(again, r)
-			}
-			if len(c.runs) != 1 || !bytes.Equal(again, b[:c.whole]) {
-				t.Fatal("an undamaged segment is not what it would be written as")
+			if c.reason == "" && len(c.runs) > 0 {
+				again := c.header.encode()
+				for _, r := range c.runs[0] {
+					again = appendFrame(again, r)
+				}
+				if len(c.runs) != 1 || !bytes.Equal(again, b[:c.whole]) {
+					t.Fatal("an undamaged segment is not what it would be written as")
+				}
 			}
 		}
 	})
