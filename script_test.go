@@ -635,9 +635,10 @@ func request(ts *testscript.TestScript, args []string) (int, string, string) {
 }
 
 // until http STATUS METHOD URL ... [~ REGEXP] | until sql [standby] STATEMENT REGEXP | until kms OPERATION CALLS | until s3 OBJECTS: asks until the answer is as wanted.
+// What http was answered then is on stdout and stderr, as with http.
 func (h *harness) cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 	deadline := time.Now().Add(waitLimit)
-	last := ""
+	last, body, headers := "", "", ""
 	for {
 		var ok bool
 		switch {
@@ -646,7 +647,8 @@ func (h *harness) cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 			if n := len(call); n > 2 && call[n-2] == "~" {
 				call, want = call[:n-2], call[n-1]
 			}
-			status, body, _ := request(ts, call)
+			var status int
+			status, body, headers = request(ts, call)
 			last = fmt.Sprintf("%d %s", status, body)
 			ok = strconv.Itoa(status) == args[1] && regexp.MustCompile(want).MatchString(body)
 		case len(args) == 3 && args[0] == "sql":
@@ -670,6 +672,8 @@ func (h *harness) cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("usage: until http STATUS METHOD URL ... [~ REGEXP] | until sql STATEMENT REGEXP")
 		}
 		if ok {
+			fmt.Fprint(ts.Stderr(), headers)
+			fmt.Fprint(ts.Stdout(), body)
 			return
 		}
 		if time.Now().After(deadline) {
