@@ -702,6 +702,13 @@ func (h *harness) checkCanary(t *testing.T) {
 			t.Fatal(err)
 		}
 		places["audit rows of "+name] = rows
+		untold, err := query(h.program.Shared.Primary().URL(name, vaulttest.Superuser), vaulttest.Untold)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if untold = strings.TrimSpace(untold); untold != "" && untold != "app/lost" {
+			t.Errorf("%s: versions say something else than their secrets: %s", name, untold)
+		}
 	}
 	if !strings.Contains(places["PostgreSQL log of primary"], "vault.authorize_proof") {
 		t.Error("PostgreSQL does not log the statements this check looks through")

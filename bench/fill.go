@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"time"
 
 	"github.com/google/uuid"
@@ -79,14 +78,25 @@ func (s *store) copyIn(ctx context.Context, cluster string, from, to int) error 
 	if _, err := conn.Exec(ctx, `SET synchronous_commit = off`); err != nil {
 		return err
 	}
-	if err := copySecrets(ctx, conn, from, to); err != nil {
+	now := time.Now()
+	if err := copySecrets(ctx, conn, from, to, now); err != nil {
 		return err
 	}
-	return s.copyVersions(ctx, conn, cluster, from, to)
+	return s.copyVersions(ctx, conn, cluster, from, to, now)
 }
 
-func copySecrets(ctx context.Context, conn *pgx.Conn, from, to int) error {
-	now, dice := time.Now(), rand.New(rand.NewPCG(2, uint64(from)))
+// rotation is when a secret was rotated last, some time within 29 days, and when it is next, if it rotates.
+func rotation(i int, now time.Time) (last time.Time, next any) {
+	last = now.Add(-time.Duration(i*7919%(29*24*60)) * time.Minute)
+	if automatic(i) {
+		next = last.AddDate(0, 0, 30)
+	}
+	return last, next
+}
+
+func automatic(i int) bool { return i%4 < 2 }
+
+func copySecrets(ctx context.Context, conn *pgx.Conn, from, to int, now time.Time) error {
 	i := from
 	_, err := conn.CopyFrom(ctx, pgx.Identifier{"vault", "secrets"},
 		[]string{"id", "name", "kind", "generator", "rotation_interval", "current_version", "created_at", "rotated_at", "next_rotation_at"},
@@ -94,10 +104,10 @@ func copySecrets(ctx context.Context, conn *pgx.Conn, from, to int) error {
 			if i == to {
 				return nil, nil
 			}
-			rotated := now.Add(-time.Duration(dice.Int64N(int64(29 * 24 * time.Hour))))
-			row := []any{i + 1, nameAt(i), "manual", nil, nil, versionsEach, now.AddDate(-1, 0, 0), rotated, nil}
-			if i%4 < 2 {
-				row[2], row[3], row[4], row[8] = "automatic", "hex:32", 30*24*time.Hour, rotated.AddDate(0, 0, 30)
+			last, next := rotation(i, now)
+			row := []any{i + 1, nameAt(i), "manual", nil, nil, versionsEach, now.AddDate(-1, 0, 0), last, next}
+			if automatic(i) {
+				row[2], row[3], row[4] = "automatic", "hex:32", 30*24*time.Hour
 			}
 			i++
 			return row, nil
@@ -105,11 +115,10 @@ func copySecrets(ctx context.Context, conn *pgx.Conn, from, to int) error {
 	return err
 }
 
-func (s *store) copyVersions(ctx context.Context, conn *pgx.Conn, cluster string, from, to int) error {
-	now := time.Now()
+func (s *store) copyVersions(ctx context.Context, conn *pgx.Conn, cluster string, from, to int, now time.Time) error {
 	i, version := from, 1
 	_, err := conn.CopyFrom(ctx, pgx.Identifier{"vault", "secret_versions"},
-		[]string{"secret_id", "name", "version", "fmt", "kms_key_id", "wrapped_dek", "nonce", "ciphertext", "key_commit", "aad", "request_id", "created_at", "created_by", "expires_at"},
+		[]string{"secret_id", "name", "version", "fmt", "kms_key_id", "wrapped_dek", "nonce", "ciphertext", "key_commit", "aad", "request_id", "created_at", "created_by", "expires_at", "next_rotation_at"},
 		pgx.CopyFromFunc(func() ([]any, error) {
 			if i == to {
 				return nil, nil
@@ -134,10 +143,12 @@ func (s *store) sealedRow(ctx context.Context, cluster string, i, version int, n
 	if err != nil {
 		return nil, err
 	}
-	var expires any
+	var expires, next any
 	if version < versionsEach {
 		expires = now.Add(time.Duration(version)*24*time.Hour + time.Duration(i)*time.Millisecond)
+	} else {
+		_, next = rotation(i, now)
 	}
 	return []any{i + 1, name, version, sealed.Format, wrapped.KeyID, wrapped.Blob, sealed.Nonce, sealed.Ciphertext, sealed.KeyCommit, sealed.AAD,
-		uuid.New(), now.AddDate(0, 0, version-versionsEach), "worker:bench", expires}, nil
+		uuid.New(), now.AddDate(0, 0, version-versionsEach), "worker:bench", expires, next}, nil
 }

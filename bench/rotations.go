@@ -49,9 +49,9 @@ func (r *rotations) fill(ctx context.Context) error {
 	return r.exec(ctx,
 		fmt.Sprintf(`INSERT INTO vault.secrets (name, kind, generator, rotation_interval, current_version, rotated_at, next_rotation_at)
 			SELECT 'rotate/' || n, 'automatic', 'hex:32', '30 days', 1, now(), now() + interval '30 days' FROM generate_series(1, %d) n`, r.due),
-		`INSERT INTO vault.secret_versions (secret_id, name, version, fmt, kms_key_id, wrapped_dek, nonce, ciphertext, key_commit, aad, request_id, created_by)
+		`INSERT INTO vault.secret_versions (secret_id, name, version, fmt, kms_key_id, wrapped_dek, nonce, ciphertext, key_commit, aad, request_id, created_by, next_rotation_at)
 			SELECT id, name, 1, 1, 'k', '\x01', decode(repeat('00', 24), 'hex'), decode(repeat('11', 80), 'hex'), decode(repeat('22', 32), 'hex'), name || ':1',
-				gen_random_uuid(), 'bench' FROM vault.secrets WHERE name ^@ 'rotate/'`,
+				gen_random_uuid(), 'bench', next_rotation_at FROM vault.secrets WHERE name ^@ 'rotate/'`,
 		fmt.Sprintf(`UPDATE vault.config SET max_rotations = %d`, rotationsAtOnce), `ANALYZE`)
 }
 

@@ -40,13 +40,13 @@ func (r *Reader) Currents(ctx context.Context, names []string) (map[string]Curre
 }
 
 func currents(ctx context.Context, q rowsQuerier, names []string) (map[string]CurrentVersion, error) {
-	found, err := sealedByName(ctx, q, currentQuery, names)
+	found, err := current.withLost(ctx, q, names)
 	if err != nil {
 		return nil, err
 	}
 	all := make(map[string]CurrentVersion, len(found))
 	for name, s := range found {
-		row, err := s.current(name, nil)
+		row, err := s.current(nil)
 		all[name] = CurrentVersion{row, err}
 	}
 	return all, nil

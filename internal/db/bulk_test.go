@@ -68,7 +68,7 @@ func TestPutVersionsIsOneTransaction(t *testing.T) {
 func TestCurrents(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPut(t, store, "a/1", "b/1", "b/2", "b/3", "c/1")
-	store.MustExec(t, `SET session_replication_role = replica; UPDATE vault.secrets SET current_version = 7 WHERE name = 'b/2';
+	store.MustExec(t, `UPDATE vault.secret_versions SET expires_at = now() + interval '1 day' WHERE name = 'b/2';
 		UPDATE vault.secrets SET deleted_at = now(), restore_until = now() + interval '1 day' WHERE name = 'b/3'`)
 	reader, err := db.NewReader(t.Context(), db.Options{URL: store.URL(vaulttest.Operator)})
 	must(t, err)
@@ -76,7 +76,7 @@ func TestCurrents(t *testing.T) {
 	found, err := reader.Currents(t.Context(), []string{"b/1", "b/2", "b/3", "b/4"})
 	must(t, err)
 	if len(found) != 2 || found["b/1"].Err != nil || found["b/1"].Version != 1 || !errors.Is(found["b/2"].Err, db.ErrIntegrity) {
-		t.Errorf("got %+v, want b/1, and b/2 that points nowhere", found)
+		t.Errorf("got %+v, want b/1, and b/2 that has no current version", found)
 	}
 	if n, err := reader.CountLive(t.Context(), "b/"); err != nil || n != 2 {
 		t.Errorf("counted %d, %v, want 2", n, err)

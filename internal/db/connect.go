@@ -52,6 +52,7 @@ type Reader struct {
 	fence   *Fence
 	current *coalescer[sealed]
 	live    *coalescer[sealed]
+	lost    *coalescer[sealed] // of names of which the others found nothing
 }
 
 // Writer calls the write API on the primary.
@@ -73,7 +74,7 @@ func NewReader(ctx context.Context, o Options) (*Reader, error) {
 	if limit == 0 {
 		limit = pool.limit
 	}
-	return &Reader{pool: pool, fence: o.Fence, current: newCoalescer(pool, limit, currentQuery), live: newCoalescer(pool, limit, liveQuery)}, nil
+	return &Reader{pool: pool, fence: o.Fence, current: shared(pool, limit, current), live: shared(pool, limit, live), lost: shared(pool, limit, lost)}, nil
 }
 
 // NewWriter makes a pool that connects, when first used, to the one host of the connection string that is read-write and

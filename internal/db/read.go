@@ -24,32 +24,45 @@ type VersionRow struct {
 	AAD            string
 	CreatedAt      time.Time
 	ExpiresAt      *time.Time // nil = current
-	RotatedAt      *time.Time
-	NextRotationAt *time.Time
+	RotatedAt      *time.Time // of the secret: since when its current version is. LiveVersions leaves it out
+	NextRotationAt *time.Time // of the secret. LiveVersions leaves it out
 }
 
-// Current reads the current version: the pointer and the version it points to, in one statement. A secret whose pointer
-// leads nowhere is ErrIntegrity, not ErrNotFound: clients act on a 404.
+// Current reads the current version. A secret that has none is ErrIntegrity, not ErrNotFound: clients act on a 404.
 func (r *Reader) Current(ctx context.Context, name string) (VersionRow, error) {
-	s, err := r.current.get(ctx, name)
-	return s.current(name, err)
+	s, err := r.sealed(ctx, r.current, name)
+	return s.current(err)
+}
+
+// sealed asks for one name, together with others. What is not found is looked into, without the others having to wait for it.
+func (r *Reader) sealed(ctx context.Context, query *coalescer[sealed], name string) (sealed, error) {
+	for {
+		s, err := query.get(ctx, name)
+		if err != nil || s.found {
+			return s, err
+		}
+		l, err := r.lost.get(ctx, name)
+		if err != nil || !l.found || l.bad != nil {
+			return l, err
+		} // else it came to be in between
+	}
 }
 
 // Current reads the current version from the primary: what a change is based on.
 func (w *Writer) Current(ctx context.Context, name string) (VersionRow, error) {
-	found, err := querySealed(ctx, w.pool, currentQuery, []string{name})
-	return found[name].current(name, err)
+	found, err := current.withLost(ctx, w.pool, []string{name})
+	return found[name].current(err)
 }
 
 // LiveVersions reads the current version and those in grace, newest first. ErrNotFound if the secret is absent or deleted.
 func (r *Reader) LiveVersions(ctx context.Context, name string) ([]VersionRow, error) {
-	s, err := r.live.get(ctx, name)
-	return s.live(name, err)
+	s, err := r.sealed(ctx, r.live, name)
+	return s.rows, s.check(err)
 }
 
 // Version reads one live version by its number. ErrNotFound also if it has expired.
 func (r *Reader) Version(ctx context.Context, name string, version int) (VersionRow, error) {
-	s, err := r.live.get(ctx, name)
+	s, err := r.sealed(ctx, r.live, name)
 	return s.version(version, err)
 }
 

@@ -186,6 +186,7 @@ func TestBatchLeavesOutWhatIsLost(t *testing.T) {
 	c := mustClaim(t, daemonURL, "app1/a", "app1/b", "app1/deleted", "app1/edited", "app1/held", "app1/old", "app1/reclaimed")
 	mustAdmin(t, c.store, `SELECT vault.delete_secret('app1/deleted', gen_random_uuid(), '1 day')`)
 	c.store.MustExec(t, `UPDATE vault.rotation_jobs SET claimed_at = now() - interval '2 hours' WHERE name = 'app1/reclaimed'`,
+		`ALTER TABLE vault.secrets DISABLE TRIGGER secrets_move_forward`,
 		`UPDATE vault.secrets SET current_version = 7 WHERE name = 'app1/edited'`)
 	_, err := c.writer.ClaimRotations(t.Context(), "another", 1, 0, time.Hour)
 	must(t, err)

@@ -3,6 +3,7 @@ package db
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"time"
 
@@ -11,55 +12,53 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// The two statements of the read path, over views that cut what is read to the caller's prefixes. Both ask for any number of names
-// at once and are planned once, for any of them.
+// The two statements of the read path, over a view that cuts what is read to the caller's prefixes. Both ask for any number of names
+// at once and are planned once, for any of them. The current version is the one without an end, of which a name has one.
 const (
-	currentQuery = sealedColumns + ` FROM vault.sealed_current` + sealedNames
-	liveQuery    = sealedColumns + ` FROM vault.sealed_live` + sealedNames
+	currentQuery = sealedColumns + ` AND expires_at IS NULL`
+	liveQuery    = sealedColumns + ` AND (expires_at IS NULL OR expires_at > now())`
 
-	sealedColumns = `SELECT name, current_version, rotated_at, next_rotation_at,
-		version, version_id, fmt, kms_key_id, wrapped_dek, nonce, ciphertext, key_commit, aad, created_at, expires_at`
-	sealedNames = ` WHERE name = ANY ($1)`
+	sealedColumns = `SELECT name, version, version_id, fmt, kms_key_id, wrapped_dek, nonce, ciphertext, key_commit, aad, created_at,
+		expires_at, next_rotation_at FROM vault.sealed_versions WHERE name = ANY ($1)`
+
+	// lostQuery asks for names of which nothing was found: whether the secret is there, and whether its current version is by now.
+	lostQuery = `SELECT s.name, v.version FROM vault.secrets s LEFT JOIN vault.sealed_versions v ON v.name = s.name AND v.expires_at IS NULL
+		WHERE s.name = ANY ($1) AND s.deleted_at IS NULL`
 )
 
 // sealed is what a statement found of one secret; the zero value is a secret that is not there.
 type sealed struct {
-	found   bool
-	pointer int // the current version, says the secret
-	rows    []VersionRow
-	bad     error // of a row that could not be read
+	found bool
+	rows  []VersionRow // newest first
+	bad   error        // of a row that could not be read, or is missing
 }
 
-func (s sealed) current(name string, err error) (VersionRow, error) {
+func (s sealed) current(err error) (VersionRow, error) {
 	if err := s.check(err); err != nil {
 		return VersionRow{}, err
 	}
-	if len(s.rows) == 0 || s.rows[0].ExpiresAt != nil {
-		return VersionRow{}, newError(ErrIntegrity, "secret %q points to version %d, which is not a current version", name, s.pointer)
-	}
-	return s.rows[0], nil
-}
-
-func (s sealed) live(name string, err error) ([]VersionRow, error) {
-	if err := s.check(err); err != nil {
-		return nil, err
-	}
-	if len(s.rows) == 0 {
-		return nil, newError(ErrIntegrity, "secret %q has no live version", name)
-	}
-	return s.rows, nil
+	return s.told(s.rows[0]), nil
 }
 
 func (s sealed) version(version int, err error) (VersionRow, error) {
 	for _, row := range s.rows {
 		if row.Version == version {
-			return row, err
+			return s.told(row), err
 		}
 	}
 	if err := s.check(err); err != nil {
 		return VersionRow{}, err
 	}
 	return VersionRow{}, ErrNotFound
+}
+
+// told adds what the current version's row says of the secret.
+func (s sealed) told(row VersionRow) VersionRow {
+	row.RotatedAt, row.NextRotationAt = nil, nil
+	if current := &s.rows[0]; current.ExpiresAt == nil {
+		row.RotatedAt, row.NextRotationAt = &current.CreatedAt, current.NextRotationAt
+	}
+	return row
 }
 
 func (s sealed) check(err error) error {
@@ -74,23 +73,35 @@ func (s sealed) check(err error) error {
 	return nil
 }
 
-// newCoalescer asks a pool, past the limit of that: it has its own.
-func newCoalescer(p *pool, limit time.Duration, sql string) *coalescer[sealed] {
+// shared is a query that requests share. It goes past the pool's limit, having its own.
+func shared(p *pool, limit time.Duration, query sealedQuery) *coalescer[sealed] {
 	return &coalescer[sealed]{limit: limit, query: func(ctx context.Context, names []string) (map[string]sealed, error) {
-		return sealedByName(ctx, p.Pool, sql, names)
+		return query.byName(ctx, p.Pool, names)
 	}}
 }
 
-// sealedByName asks for all names at once. When the server itself fails on something that one of them leads to, they are asked
-// for one by one, and the others are answered.
-func sealedByName(ctx context.Context, q rowsQuerier, sql string, names []string) (map[string]sealed, error) {
-	found, err := querySealed(ctx, q, sql, names)
+// sealedQuery is one of the statements, with what reads its rows.
+type sealedQuery struct {
+	sql  string
+	scan func(s *scanner, into *sealed)
+}
+
+var (
+	current = sealedQuery{currentQuery, (*scanner).secret}
+	live    = sealedQuery{liveQuery, (*scanner).secret}
+	lost    = sealedQuery{lostQuery, (*scanner).lost}
+)
+
+// byName asks for all names at once. When the server itself fails on something that one of them leads to, they are asked for one by
+// one, and the others are answered.
+func (s sealedQuery) byName(ctx context.Context, q rowsQuerier, names []string) (map[string]sealed, error) {
+	found, err := s.ask(ctx, q, names)
 	if len(names) == 1 || !ofOneRow(err) {
 		return found, err
 	}
 	all := make(map[string]sealed, len(names))
 	for _, name := range names {
-		one, err := querySealed(ctx, q, sql, []string{name})
+		one, err := s.ask(ctx, q, []string{name})
 		if err != nil {
 			all[name] = sealed{found: true, bad: err}
 		} else if s, found := one[name]; found {
@@ -117,18 +128,47 @@ func isClass(err error, classes ...string) bool {
 	return ok && len(e.Code) == 5 && slices.Contains(classes, e.Code[:2])
 }
 
-func querySealed(ctx context.Context, q rowsQuerier, sql string, names []string) (map[string]sealed, error) {
-	rows, err := q.Query(ctx, sql, names)
+// withLost is byName for a caller who shares it with nobody: what is not found is looked into.
+func (s sealedQuery) withLost(ctx context.Context, q rowsQuerier, names []string) (map[string]sealed, error) {
+	found, err := s.byName(ctx, q, names)
+	if err != nil || len(found) == len(names) {
+		return found, err
+	}
+	missing := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return found[name].found })
+	there, err := lost.byName(ctx, q, missing)
+	if err != nil {
+		return nil, err
+	}
+	var again []string
+	for name, l := range there {
+		if l.bad != nil {
+			found[name] = l
+		} else { // it came to be in between
+			again = append(again, name)
+		}
+	}
+	if len(again) > 0 {
+		late, err := s.withLost(ctx, q, again)
+		if err != nil {
+			return nil, err
+		}
+		maps.Copy(found, late)
+	}
+	return found, nil
+}
+
+func (s sealedQuery) ask(ctx context.Context, q rowsQuerier, names []string) (map[string]sealed, error) {
+	rows, err := q.Query(ctx, s.sql, names)
 	if err != nil {
 		return nil, classify(err)
 	}
 	defer rows.Close()
 	all := make(map[string]sealed, len(names))
-	var s scanner
+	var row scanner
 	for rows.Next() {
-		name := s.begin(rows)
+		name := row.begin(rows)
 		secret := all[name]
-		s.secret(&secret)
+		s.scan(&row, &secret)
 		all[name] = secret
 	}
 	return all, unreadable(classify(rows.Err()))
@@ -154,24 +194,28 @@ func (s *scanner) begin(rows pgx.Rows) (name string) {
 func (s *scanner) secret(into *sealed) {
 	into.found = true
 	var v VersionRow
-	err := errors.Join(s.scan(1, &into.pointer), s.time(2, &v.RotatedAt), s.time(3, &v.NextRotationAt))
-	if err == nil && s.raw[4] != nil {
-		err = s.version(&v)
-		into.insert(v)
-	}
-	if err != nil {
+	if err := s.version(&v); err != nil {
 		into.bad = newError(ErrIntegrity, "a row has a column of the wrong kind: %s", oneLine(err))
+		return
+	}
+	into.insert(v)
+}
+
+func (s *scanner) lost(into *sealed) {
+	into.found = true
+	if s.raw[1] == nil {
+		into.bad = newError(ErrIntegrity, "the secret has no current version")
 	}
 }
 
 func (s *scanner) version(v *VersionRow) error {
 	for i, target := range []any{&v.Version, (*[16]byte)(&v.VersionID), &v.Format, &v.KMSKeyID, &v.WrappedDEK, &v.Nonce, &v.Ciphertext,
 		&v.KeyCommit, &v.AAD, &v.CreatedAt} {
-		if err := s.scan(4+i, target); err != nil {
+		if err := s.scan(1+i, target); err != nil {
 			return err
 		}
 	}
-	return s.time(14, &v.ExpiresAt)
+	return errors.Join(s.time(11, &v.ExpiresAt), s.time(12, &v.NextRotationAt))
 }
 
 func (s *scanner) scan(column int, target any) error {

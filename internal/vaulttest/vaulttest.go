@@ -40,6 +40,13 @@ const (
 	Developer = "developer" // service role for app1/ that may create schemas: the realistic attacker
 )
 
+// Untold is the query for the names of secrets of which their versions say something else, with a space between: "" if there are none.
+const Untold = `SELECT coalesce(string_agg(DISTINCT s.name, ' '), '') FROM vault.secrets s
+	LEFT JOIN vault.secret_versions c ON c.secret_id = s.id AND c.version = s.current_version
+	LEFT JOIN vault.secret_versions v ON v.secret_id = s.id AND v.removed_at IS NULL
+	WHERE s.current_version > 0 AND (c.expires_at IS NOT NULL OR c.created_at IS DISTINCT FROM s.rotated_at
+	   OR c.next_rotation_at IS DISTINCT FROM s.next_rotation_at OR v.deleted_at IS DISTINCT FROM s.deleted_at)`
+
 const templateDatabase = "vault_template"
 
 // Program is what one test program shares.

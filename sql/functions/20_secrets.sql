@@ -69,14 +69,14 @@ BEGIN
   IF p_version IS DISTINCT FROM s.current_version + 1 THEN
     RAISE EXCEPTION 'secret "%" is at version %, not at %', s.name, s.current_version, p_version - 1 USING ERRCODE = 'VA001';
   END IF;
-  UPDATE vault.secret_versions SET expires_at = now() + s.grace_period
-    WHERE secret_id = s.id AND expires_at IS NULL RETURNING expires_at INTO v_previous_expires;
-  INSERT INTO vault.secret_versions (secret_id, name, version, fmt, kms_key_id, wrapped_dek, nonce, ciphertext, key_commit, aad,
-                                     request_id, created_by)
-    VALUES (s.id, s.name, p_version, p_fmt, p_kms_key_id, p_wrapped_dek, p_nonce, p_ciphertext, p_key_commit, p_aad,
-            p_request, vault.tx_actor())
-    RETURNING * INTO v_new;
+  UPDATE vault.secret_versions SET expires_at = now() + s.grace_period, next_rotation_at = NULL
+    WHERE name = s.name AND expires_at IS NULL RETURNING expires_at INTO v_previous_expires;
   v_next := vault._next_rotation(s.name, now(), s.rotation_interval);
+  INSERT INTO vault.secret_versions (secret_id, name, version, fmt, kms_key_id, wrapped_dek, nonce, ciphertext, key_commit, aad,
+                                     request_id, created_by, next_rotation_at)
+    VALUES (s.id, s.name, p_version, p_fmt, p_kms_key_id, p_wrapped_dek, p_nonce, p_ciphertext, p_key_commit, p_aad,
+            p_request, vault.tx_actor(), v_next)
+    RETURNING * INTO v_new;
   UPDATE vault.secrets SET current_version = p_version, rotated_at = now(), next_rotation_at = v_next WHERE id = s.id;
   RETURN jsonb_build_object('name', s.name, 'version', p_version, 'version_id', v_new.version_id, 'created_at', v_new.created_at,
     'previous_expires_at', v_previous_expires, 'next_rotation_at', v_next);

@@ -268,15 +268,18 @@ BEGIN
   SELECT array_agg(id) INTO v_done FROM done;
 
   DELETE FROM vault.rotation_candidates WHERE job_id = ANY (v_done);
-  UPDATE vault.secret_versions v SET expires_at = now() + s.grace_period FROM vault.rotation_jobs j, vault.secrets s
-    WHERE j.id = ANY (v_done) AND s.id = j.secret_id AND v.secret_id = s.id AND v.expires_at IS NULL;
-  INSERT INTO vault.secret_versions (secret_id, name, version, fmt, kms_key_id, wrapped_dek, nonce, ciphertext, key_commit, aad, request_id, created_by)
-    SELECT j.secret_id, j.name, j.to_version, g.fmt, g.kms_key_id, g.wrapped_dek, g.nonce, g.ciphertext, g.key_commit, g.aad, g.request, 'worker:' || j.claimed_by
+  UPDATE vault.secret_versions v SET expires_at = now() + s.grace_period, next_rotation_at = NULL FROM vault.rotation_jobs j, vault.secrets s
+    WHERE j.id = ANY (v_done) AND s.id = j.secret_id AND v.name = s.name AND v.expires_at IS NULL;
+  INSERT INTO vault.secret_versions (secret_id, name, version, fmt, kms_key_id, wrapped_dek, nonce, ciphertext, key_commit, aad, request_id, created_by,
+                                     next_rotation_at)
+    SELECT s.id, s.name, j.to_version, g.fmt, g.kms_key_id, g.wrapped_dek, g.nonce, g.ciphertext, g.key_commit, g.aad, g.request, 'worker:' || j.claimed_by,
+           vault._next_rotation(s.name, now(), s.rotation_interval)
       FROM unnest(p_jobs, p_fmts, p_kms_key_ids, p_wrapped_deks, p_nonces, p_ciphertexts, p_key_commits, p_aads, p_requests)
         AS g (job, fmt, kms_key_id, wrapped_dek, nonce, ciphertext, key_commit, aad, request)
-      JOIN vault.rotation_jobs j ON j.id = g.job WHERE j.id = ANY (v_done);
-  UPDATE vault.secrets s SET current_version = j.to_version, rotated_at = now(), next_rotation_at = vault._next_rotation(s.name, now(), s.rotation_interval)
-    FROM vault.rotation_jobs j WHERE j.id = ANY (v_done) AND s.id = j.secret_id;
+      JOIN vault.rotation_jobs j ON j.id = g.job JOIN vault.secrets s ON s.id = j.secret_id WHERE j.id = ANY (v_done);
+  UPDATE vault.secrets s SET current_version = v.version, rotated_at = now(), next_rotation_at = v.next_rotation_at
+    FROM vault.rotation_jobs j JOIN vault.secret_versions v ON v.secret_id = j.secret_id AND v.version = j.to_version
+    WHERE j.id = ANY (v_done) AND s.id = j.secret_id;
   INSERT INTO vault.audit_log (system_id, actor, action, secret, version, request_id, detail)
     SELECT (SELECT vault._system_id()), 'worker:' || j.claimed_by, 'rotate', j.name, j.to_version, g.request, jsonb_strip_nulls(jsonb_build_object('job', j.id, 'attempt', j.attempt,
         'due_at', j.due_at, 'requested_by', j.requested_by, 'rotator', split_part(s.rotator, ' ', 1)))

@@ -51,8 +51,23 @@ BEGIN
     RAISE EXCEPTION 'current_version never goes down' USING ERRCODE = '42501';
   ELSIF NEW.name IS DISTINCT FROM OLD.name OR NEW.id IS DISTINCT FROM OLD.id THEN
     RAISE EXCEPTION 'a secret is never renamed: its name is sealed into every version' USING ERRCODE = '42501';
+  ELSIF NEW.current_version > OLD.current_version AND NOT EXISTS (
+      SELECT FROM vault.secret_versions WHERE name = NEW.name AND version = NEW.current_version AND expires_at IS NULL) THEN
+    RAISE EXCEPTION 'version % of "%" is not its current version', NEW.current_version, NEW.name USING ERRCODE = '42501';
   END IF;
   RETURN NEW;
+END $$;
+
+-- What a read tells of a secret stands beside its versions. A new one brings it along; all other changes are told here, by hand or not.
+CREATE OR REPLACE FUNCTION vault._tell_versions() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  UPDATE vault.secret_versions SET next_rotation_at = NEW.next_rotation_at
+    WHERE name = NEW.name AND expires_at IS NULL AND next_rotation_at IS DISTINCT FROM NEW.next_rotation_at;
+  IF NEW.deleted_at IS DISTINCT FROM OLD.deleted_at THEN
+    UPDATE vault.secret_versions SET deleted_at = NEW.deleted_at WHERE name = NEW.name AND removed_at IS NULL;
+  END IF;
+  RETURN NULL;
 END $$;
 
 DROP TRIGGER IF EXISTS tx_context_ends ON vault.tx_context;   -- a constraint trigger cannot be replaced
@@ -71,6 +86,9 @@ CREATE OR REPLACE TRIGGER versions_are_sealed BEFORE UPDATE OR DELETE ON vault.s
 CREATE OR REPLACE TRIGGER versions_are_never_truncated BEFORE TRUNCATE ON vault.secret_versions FOR EACH STATEMENT EXECUTE FUNCTION vault._forbid();
 CREATE OR REPLACE TRIGGER candidates_are_sealed BEFORE UPDATE ON vault.rotation_candidates FOR EACH ROW EXECUTE FUNCTION vault._sealed_candidates();
 CREATE OR REPLACE TRIGGER secrets_move_forward BEFORE UPDATE ON vault.secrets FOR EACH ROW EXECUTE FUNCTION vault._secrets_move_forward();
+CREATE OR REPLACE TRIGGER versions_are_told AFTER UPDATE ON vault.secrets FOR EACH ROW
+  WHEN (NEW.next_rotation_at IS DISTINCT FROM OLD.next_rotation_at OR NEW.deleted_at IS DISTINCT FROM OLD.deleted_at)
+  EXECUTE FUNCTION vault._tell_versions();
 
 ALTER TABLE vault.tx_context ENABLE ALWAYS TRIGGER tx_context_ends;
 ALTER TABLE vault.audit_log ENABLE ALWAYS TRIGGER audit_is_append_only;
@@ -85,3 +103,4 @@ ALTER TABLE vault.secret_versions ENABLE ALWAYS TRIGGER versions_are_sealed;
 ALTER TABLE vault.secret_versions ENABLE ALWAYS TRIGGER versions_are_never_truncated;
 ALTER TABLE vault.rotation_candidates ENABLE ALWAYS TRIGGER candidates_are_sealed;
 ALTER TABLE vault.secrets ENABLE ALWAYS TRIGGER secrets_move_forward;
+ALTER TABLE vault.secrets ENABLE ALWAYS TRIGGER versions_are_told;
