@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
 )
 
 const rotationsAtOnce = 32 // over two daemons, and pgbench's clients
@@ -52,32 +53,34 @@ func (r *rotations) fill(ctx context.Context) error {
 		`INSERT INTO vault.secret_versions (secret_id, name, version, fmt, kms_key_id, wrapped_dek, nonce, ciphertext, key_commit, aad, request_id, created_by, next_rotation_at)
 			SELECT id, name, 1, 1, 'k', '\x01', decode(repeat('00', 24), 'hex'), decode(repeat('11', 80), 'hex'), decode(repeat('22', 32), 'hex'), name || ':1',
 				gen_random_uuid(), 'bench', next_rotation_at FROM vault.secrets WHERE name ^@ 'rotate/'`,
-		fmt.Sprintf(`UPDATE vault.config SET max_rotations = %d`, rotationsAtOnce), `ANALYZE`)
+		`ANALYZE`)
 }
 
-// enqueue makes all of them due and queues them in one transaction, before a daemon's own supervisor can. It returns when
-// they became due.
-func (r *rotations) enqueue(ctx context.Context) (due time.Time, err error) {
+// makeDue returns what queues them all at the moment when, but for this, time alone would have made them due: one transaction, before a
+// daemon's own supervisor can.
+func (r *rotations) makeDue(ctx context.Context) (enqueue func() error, err error) {
 	conn, err := pgx.Connect(ctx, r.url(superuser))
 	if err != nil {
-		return due, err
+		return nil, err
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `UPDATE vault.secrets SET next_rotation_at = now() - interval '1 hour' WHERE name ^@ 'rotate/'`); err != nil {
-			return err
-		}
-		due = time.Now()
+	if _, err = conn.Exec(ctx, `BEGIN`); err == nil {
+		_, err = conn.Exec(ctx, `UPDATE vault.secrets SET next_rotation_at = now() - interval '1 hour' WHERE name ^@ 'rotate/'`)
+	}
+	if err != nil {
+		return nil, errors.Join(err, conn.Close(context.WithoutCancel(ctx)))
+	}
+	return func() error {
+		defer conn.Close(context.WithoutCancel(ctx))
 		var got int
-		if err := tx.QueryRow(ctx, `SELECT (vault.supervise($1) ->> 'enqueued')::int`, r.due).Scan(&got); err != nil {
+		if err := conn.QueryRow(ctx, `SELECT (vault.supervise($1) ->> 'enqueued')::int`, r.due).Scan(&got); err != nil {
 			return err
 		}
 		if got != r.due {
 			return fmt.Errorf("%d rotations were enqueued, want %d", got, r.due)
 		}
-		return nil
-	})
-	return due, err
+		_, err := conn.Exec(ctx, `COMMIT`)
+		return err
+	}, nil
 }
 
 // rotateAll is the time from when they are due to when all are done, by two daemons that are there and wait.
@@ -87,13 +90,17 @@ func (r *rotations) rotateAll(ctx context.Context) (f figures, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, stop()) }()
+	enqueue, err := r.makeDue(ctx)
+	if err != nil {
+		return nil, err
+	}
 	l := load{requests: r.due}
 	f, err = r.cost(pids, func() (int, error) {
-		began, err := r.enqueue(ctx)
-		if err != nil {
-			return 0, err
+		began := time.Now()
+		err := enqueue()
+		if err == nil {
+			err = r.drained(ctx)
 		}
-		err = r.drained(ctx)
 		l.took = time.Since(began)
 		return r.due, err
 	})
@@ -152,21 +159,23 @@ func (r *rotations) whileReading(ctx context.Context, reader *process, connectio
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, stop()) }()
+	enqueue, err := r.makeDue(ctx)
+	if err != nil {
+		return nil, err
+	}
 	until, done := context.WithCancel(ctx)
 	defer done()
 	var l load
-	reading := make(chan error, 1)
-	go func() {
-		var err error
+	var reads errgroup.Group
+	reads.Go(func() (err error) {
 		l, err = drive(ctx, until, reader.address, connections, next)
-		reading <- err
-	}()
-	if _, err = r.enqueue(ctx); err == nil {
+		return err
+	})
+	if err = enqueue(); err == nil {
 		err = r.drained(ctx)
 	}
 	done()
-	err = errors.Join(err, <-reading)
-	if err != nil {
+	if err = errors.Join(err, reads.Wait()); err != nil {
 		return nil, err
 	}
 	return l.figures(), errors.Join(r.eachOnce(ctx), shipped(ctx, reader))
@@ -174,10 +183,14 @@ func (r *rotations) whileReading(ctx context.Context, reader *process, connectio
 
 // byPgbench measures as many as divide evenly among the clients, and completes the rest.
 func (r *rotations) byPgbench(ctx context.Context, clients int) (figures, error) {
-	if _, err := r.enqueue(ctx); err != nil {
+	enqueue, err := r.makeDue(ctx)
+	if err == nil {
+		err = enqueue()
+	}
+	if err != nil {
 		return nil, err
 	}
-	err := r.exec(ctx, `UPDATE vault.rotation_jobs SET state = 'claimed', attempt = 1, claimed_by = 'pgbench', claimed_at = now() WHERE state = 'queued'`,
+	err = r.exec(ctx, `UPDATE vault.rotation_jobs SET state = 'claimed', attempt = 1, claimed_by = 'pgbench', claimed_at = now() WHERE state = 'queued'`,
 		`DROP TABLE IF EXISTS claimed; DROP SEQUENCE IF EXISTS next_claimed`,
 		`CREATE TABLE claimed AS SELECT row_number() OVER () AS n, id, name, from_version + 1 AS version FROM vault.rotation_jobs WHERE state = 'claimed'`,
 		`ALTER TABLE claimed ADD PRIMARY KEY (n)`, `CREATE SEQUENCE next_claimed`, `GRANT SELECT ON claimed TO vaultd; GRANT USAGE ON next_claimed TO vaultd`,

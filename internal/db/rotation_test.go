@@ -448,3 +448,20 @@ func TestHeartbeat(t *testing.T) {
 	}
 	wantCode(t, runSession(t, store.URL(vaulttest.Operator), []string{`UPDATE vault.heartbeat SET at = now()`}), denied)
 }
+
+// Statistics that are right when they are taken, of a queue that nothing is in yet, do not make the enqueueing of n cost n times n.
+func TestEnqueueIntoAnEmptyQueue(t *testing.T) {
+	const due = 500
+	store := vaulttest.New(t)
+	store.MustExec(t, fmt.Sprintf(`INSERT INTO vault.secrets (name, kind, generator, rotation_interval, current_version, rotated_at, next_rotation_at)
+			SELECT 'app1/' || n, 'automatic', 'uuid', '30 days', 1, now(), now() + interval '30 days' FROM generate_series(1, %d) n`, due),
+		`ANALYZE`, `UPDATE vault.secrets SET next_rotation_at = now() - interval '1 hour'`)
+	conn := mustConnect(t, store.URL(vaulttest.Daemon))
+	var enqueued, read int
+	must(t, conn.QueryRow(t.Context(), `SELECT vault.supervise() -> 'enqueued'`).Scan(&enqueued))
+	must(t, runStep(t.Context(), conn, `SELECT pg_stat_force_next_flush()`))
+	must(t, conn.QueryRow(t.Context(), `SELECT sum(idx_tup_read) FROM pg_stat_all_indexes WHERE relid = 'vault.rotation_jobs'::regclass`).Scan(&read))
+	if enqueued != due || read > 10*due {
+		t.Errorf("%d rotations were enqueued by reading %d entries of indexes, want %d by a few each", enqueued, read, due)
+	}
+}

@@ -44,7 +44,9 @@ func wantTold(t *testing.T, after string, store *vaulttest.Store, reader *db.Rea
 	}
 }
 
-func sameTime(a, b *time.Time) bool { return a == nil && b == nil || a != nil && b != nil && a.Equal(*b) }
+func sameTime(a, b *time.Time) bool {
+	return a == nil && b == nil || a != nil && b != nil && a.Equal(*b)
+}
 
 func TestReadsTellOfTheSecret(t *testing.T) {
 	store := vaulttest.New(t)

@@ -4,20 +4,31 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
-// batchSize is how many rotations one transaction completes at most. At fifty nearly all of a transaction's own cost is shared.
-const batchSize = 50
+const (
+	// batchSize is how many rotations one transaction completes at most. At fifty nearly all of a transaction's own cost is shared.
+	batchSize = 50
+	// longestRest bounds the rest after a batch that was held up by something else.
+	longestRest = time.Second
+)
 
 // completions complete sealed rotations together, as a group commit does: what is ready while a transaction is under way waits
 // for its end and goes with the next. Nobody waits for company, so a rotation alone is completed at once.
 //
+// After a batch they rest for as long as it took. Nobody waits for a rotation as somebody does for a read, and the two share
+// PostgreSQL: while a backlog drains, reads have half of the time to themselves.
+//
 // Each rotation has its own deadline, and its own attempt alone if the batch did not complete it, whatever the reason.
 type completions struct {
-	vault *vault.Vault
-	turn  chan struct{} // held by whoever completes a batch
+	send func(context.Context, []vault.SealedRotation) (map[int64]vault.Receipt, error)
+	one  func(context.Context, vault.SealedRotation) (vault.Receipt, error)
+	turn chan struct{} // held by whoever completes a batch, and during the rest
+	busy atomic.Bool   // a batch is under way
 
 	mu      sync.Mutex
 	waiting []*completion
@@ -34,7 +45,7 @@ type completion struct {
 }
 
 func newCompletions(v *vault.Vault) *completions {
-	return &completions{vault: v, turn: make(chan struct{}, 1)}
+	return &completions{send: v.CompleteRotations, one: v.CompleteRotation, turn: make(chan struct{}, 1)}
 }
 
 // complete returns when the rotation is completed, or cannot be.
@@ -49,16 +60,21 @@ func (c *completions) complete(ctx context.Context, sealed vault.SealedRotation)
 			if one.done || one.err != nil {
 				return one.receipt, one.err
 			}
-			return c.vault.CompleteRotation(ctx, sealed)
+			return c.one(ctx, sealed)
 		case c.turn <- struct{}{}:
 			c.batch()
 		}
 	}
 }
 
-// batch completes what waits. Whoever has the turn gives it back before it looks whether its own is among them.
+// batch completes what waits. Whoever has the turn does not keep it through the rest: his own may be among them.
 func (c *completions) batch() {
-	defer func() { <-c.turn }()
+	began := time.Now()
+	c.settle()
+	time.AfterFunc(min(time.Since(began), longestRest), func() { <-c.turn })
+}
+
+func (c *completions) settle() {
 	batch := c.take()
 	if len(batch) == 0 {
 		return // another batch had taken it along
@@ -80,10 +96,12 @@ func (c *completions) batch() {
 	for i, one := range batch {
 		sealed[i] = one.sealed
 	}
-	receipts, err = c.vault.CompleteRotations(ctx, sealed)
+	c.busy.Store(true)
+	receipts, err = c.send(ctx, sealed)
+	c.busy.Store(false)
 }
 
-func (c *completions) underWay() bool { return len(c.turn) > 0 }
+func (c *completions) underWay() bool { return c.busy.Load() }
 
 // take returns the next batch. Who is out of time would end it for the others, and is settled by himself.
 func (c *completions) take() (batch []*completion) {

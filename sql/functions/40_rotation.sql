@@ -15,7 +15,7 @@ $$;
 CREATE OR REPLACE FUNCTION vault.enqueue_due_rotations(p_limit int DEFAULT 1000) RETURNS int
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 -- Along the index of what is due, with a look into the queue's for each, whatever the statistics of a queue that was empty a
--- moment ago say: the third 5,000 of a backlog took 18 s.
+-- moment ago say: the third 5,000 of a backlog took 18 s. The looks are sub-selects, as a join may read a whole index for each.
 SET enable_sort = off SET enable_bitmapscan = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_material = off AS $$
 DECLARE v_count int;
 BEGIN
@@ -27,8 +27,8 @@ BEGIN
     SELECT s.id, s.name, s.current_version, s.next_rotation_at, s.next_rotation_at FROM vault.secrets s
     WHERE s.deleted_at IS NULL AND s.next_rotation_at <= now() AND s.rotation_paused_at IS NULL
       AND (s.rotation_window IS NULL OR vault._in_window(s.rotation_window, now()))   -- as _may_rotate, which is a call a row
-      AND NOT EXISTS (SELECT FROM vault.rotation_jobs j WHERE j.secret_id = s.id AND j.state IN ('queued', 'claimed'))
-      AND NOT EXISTS (SELECT FROM vault.rotation_jobs j WHERE j.secret_id = s.id AND j.state = 'failed' AND j.from_version = s.current_version)
+      AND (SELECT count(*) FROM vault.rotation_jobs j WHERE j.secret_id = s.id AND j.state IN ('queued', 'claimed')) = 0
+      AND (SELECT count(*) FROM vault.rotation_jobs j WHERE j.secret_id = s.id AND j.state = 'failed' AND j.from_version = s.current_version) = 0
     ORDER BY s.next_rotation_at LIMIT p_limit FOR KEY SHARE OF s SKIP LOCKED
     ON CONFLICT (secret_id) WHERE state IN ('queued', 'claimed') DO NOTHING;
   GET DIAGNOSTICS v_count = ROW_COUNT;

@@ -87,7 +87,8 @@ CREATE OR REPLACE TRIGGER versions_are_never_truncated BEFORE TRUNCATE ON vault.
 CREATE OR REPLACE TRIGGER candidates_are_sealed BEFORE UPDATE ON vault.rotation_candidates FOR EACH ROW EXECUTE FUNCTION vault._sealed_candidates();
 CREATE OR REPLACE TRIGGER secrets_move_forward BEFORE UPDATE ON vault.secrets FOR EACH ROW EXECUTE FUNCTION vault._secrets_move_forward();
 CREATE OR REPLACE TRIGGER versions_are_told AFTER UPDATE ON vault.secrets FOR EACH ROW
-  WHEN (NEW.next_rotation_at IS DISTINCT FROM OLD.next_rotation_at OR NEW.deleted_at IS DISTINCT FROM OLD.deleted_at)
+  WHEN (NEW.deleted_at IS DISTINCT FROM OLD.deleted_at
+        OR NEW.next_rotation_at IS DISTINCT FROM OLD.next_rotation_at AND NEW.current_version = OLD.current_version)
   EXECUTE FUNCTION vault._tell_versions();
 
 ALTER TABLE vault.tx_context ENABLE ALWAYS TRIGGER tx_context_ends;

@@ -1,7 +1,7 @@
 -- +goose Up
 -- What a read tells of a secret stands beside its versions, so that it is one look into one table: when it is next rotated, beside
 -- the current one, and that it is deleted. When a version came to be says when the secret was rotated. Whatever changes a secret says
--- it there; the functions, installed behind the migrations, replace this one with the same.
+-- it there. The functions, installed behind the migrations, have new versions bring it along, and a trigger that leaves these out.
 -- +goose StatementBegin
 CREATE FUNCTION vault._tell_versions() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
