@@ -107,7 +107,12 @@ func (r *rotations) rotateAll(ctx context.Context) (f figures, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return f.with(l), r.eachOnce(ctx)
+	return f.with(l), errors.Join(r.eachOnce(ctx), r.tidyUp(ctx))
+}
+
+// tidyUp does at once what a drain leaves to autovacuum, and the next checkpoint: else it would fall to whoever is measured next.
+func (r *rotations) tidyUp(ctx context.Context) error {
+	return r.exec(ctx, `VACUUM ANALYZE`, `CHECKPOINT`)
 }
 
 func (r *rotations) startRotators(ctx context.Context) (stop func() error, pids []int, err error) {
@@ -178,7 +183,7 @@ func (r *rotations) whileReading(ctx context.Context, reader *process, connectio
 	if err = errors.Join(err, reads.Wait()); err != nil {
 		return nil, err
 	}
-	return l.figures(), errors.Join(r.eachOnce(ctx), shipped(ctx, reader))
+	return l.figures(), errors.Join(r.eachOnce(ctx), shipped(ctx, reader), r.tidyUp(ctx))
 }
 
 // byPgbench measures as many as divide evenly among the clients, and completes the rest.
@@ -211,7 +216,7 @@ func (r *rotations) byPgbench(ctx context.Context, clients int) (figures, error)
 			return nil, err
 		}
 	}
-	return l.figures(), r.eachOnce(ctx)
+	return l.figures(), errors.Join(r.eachOnce(ctx), r.tidyUp(ctx))
 }
 
 const rotateScript = `SELECT nextval('next_claimed') AS n \gset
