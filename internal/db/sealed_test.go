@@ -88,7 +88,7 @@ func TestLostOrNew(t *testing.T) {
 			}
 		}
 	}
-	done := make(chan error)
+	done := make(chan error, 1)
 	go func() {
 		for i := range 40 {
 			if err := runSession(t, store.URL(vaulttest.Operator), []string{"BEGIN", "AUTHORISE", put(fmt.Sprintf("app1/new-%d", i), 1, 24, 32, uuid.NewString()), "COMMIT"}); err != nil {
@@ -106,6 +106,11 @@ func TestLostOrNew(t *testing.T) {
 			}
 			if !errors.Is(err, db.ErrNotFound) {
 				t.Fatalf("%s: got %v", name, err)
+			}
+			select {
+			case err := <-done:
+				must(t, err)
+			default:
 			}
 		}
 	}
@@ -131,7 +136,7 @@ func TestMigrationToSealedVersions(t *testing.T) {
 	held := mustConnect(t, store.URL(vaulttest.Superuser))
 	_, err := held.PgConn().Exec(t.Context(), `BEGIN; UPDATE vault.secrets SET deleted_at = now(), restore_until = now() + interval '1 day' WHERE name = 'app1/idle'`).ReadAll()
 	must(t, err)
-	migrated := make(chan error)
+	migrated := make(chan error, 1)
 	go func() {
 		_, err := db.Migrate(t.Context(), store.URL(vaulttest.Superuser), "test", "")
 		migrated <- err
