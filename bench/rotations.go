@@ -63,8 +63,9 @@ func (r *rotations) makeDue(ctx context.Context) (enqueue func() error, err erro
 	if err != nil {
 		return nil, err
 	}
-	if _, err = conn.Exec(ctx, `BEGIN`); err == nil {
-		_, err = conn.Exec(ctx, `UPDATE vault.secrets SET next_rotation_at = now() - interval '1 hour' WHERE name ^@ 'rotate/'`)
+	tx, err := conn.Begin(ctx)
+	if err == nil {
+		_, err = tx.Exec(ctx, `UPDATE vault.secrets SET next_rotation_at = now() - interval '1 hour' WHERE name ^@ 'rotate/'`)
 	}
 	if err != nil {
 		return nil, errors.Join(err, conn.Close(context.WithoutCancel(ctx)))
@@ -72,14 +73,13 @@ func (r *rotations) makeDue(ctx context.Context) (enqueue func() error, err erro
 	return func() error {
 		defer conn.Close(context.WithoutCancel(ctx))
 		var got int
-		if err := conn.QueryRow(ctx, `SELECT (vault.supervise($1) ->> 'enqueued')::int`, r.due).Scan(&got); err != nil {
+		if err := tx.QueryRow(ctx, `SELECT (vault.supervise($1) ->> 'enqueued')::int`, r.due).Scan(&got); err != nil {
 			return err
 		}
 		if got != r.due {
 			return fmt.Errorf("%d rotations were enqueued, want %d", got, r.due)
 		}
-		_, err := conn.Exec(ctx, `COMMIT`)
-		return err
+		return tx.Commit(ctx)
 	}, nil
 }
 

@@ -36,15 +36,21 @@ func (r *Reader) Current(ctx context.Context, name string) (VersionRow, error) {
 
 // sealed asks for one name, together with others. What is not found is looked into, without the others having to wait for it.
 func (r *Reader) sealed(ctx context.Context, query *coalescer[sealed], name string) (sealed, error) {
+	s, err := query.get(ctx, name)
+	if err != nil || s.found {
+		return s, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, query.limit)
+	defer cancel()
 	for {
-		s, err := query.get(ctx, name)
-		if err != nil || s.found {
-			return s, err
-		}
 		l, err := r.lost.get(ctx, name)
 		if err != nil || !l.found || l.bad != nil {
 			return l, err
-		} // else it came to be in between
+		}
+		s, err := query.get(ctx, name) // it came to be in between
+		if err != nil || s.found {
+			return s, err
+		}
 	}
 }
 

@@ -23,7 +23,7 @@ const (
 // for its end and goes with the next. Nobody waits for company, so a rotation alone is completed at once.
 //
 // After a batch they rest, for twice as long as it took. Nobody waits for a rotation as somebody does for a read, and the two share
-// PostgreSQL: while a backlog drains, reads have two thirds of the time to themselves.
+// PostgreSQL: while one daemon drains a backlog, reads have two thirds of the time to themselves.
 //
 // Each rotation has its own deadline, and its own attempt alone if the batch did not complete it, whatever the reason.
 type completions struct {

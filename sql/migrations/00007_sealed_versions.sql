@@ -1,6 +1,7 @@
 -- +goose Up
--- What was there before the trigger of migration 6 is told here. Reads go on meanwhile; whoever changes a secret waits for the end of
--- this, or this for him: secrets are locked before versions, as everywhere. An empty database has no functions yet.
+-- What was there before the trigger of migration 6 is told here. Reads go on until the moment at the end when an index is replaced;
+-- whoever changes a secret waits for the end of this, or this for him: secrets are locked before versions, as everywhere. An empty
+-- database has no functions yet.
 -- +goose StatementBegin
 DO $$
 BEGIN
