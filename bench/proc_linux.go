@@ -8,36 +8,51 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // tick is the unit of the times in /proc: USER_HZ is 100 wherever Go runs on Linux.
 const tick = 10 * time.Millisecond
 
-// cpuOf is the processor time that a process has had, and that of its children that have ended.
-func cpuOf(pid int) (own, ended time.Duration, err error) {
+// cpuOf is the processor time that a process has had, all its threads, to the nanosecond: a backend may have worked for less than a
+// tick. Its clock is numbered as clock_getcpuclockid(3) does on Linux.
+func cpuOf(pid int) (time.Duration, error) {
+	const sched, limit = 2, 1 << 22 // beyond which there is no pid, see proc(5), nor room for it in the number
+	if pid <= 0 || pid > limit {
+		return 0, fmt.Errorf("there is no process %d", pid)
+	}
+	var at unix.Timespec
+	if err := unix.ClockGettime(int32(^pid<<3|sched), &at); err != nil {
+		return 0, fmt.Errorf("the processor time of process %d: %w", pid, err)
+	}
+	return time.Duration(at.Nano()), nil
+}
+
+// cpuOfEnded is that of a process's children that have ended, in ticks: fields 16 and 17 of proc(5).
+func cpuOfEnded(pid int) (total time.Duration, err error) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return 0, 0, err
+		return 0, err
 	}
 	_, rest, found := bytes.Cut(stat, []byte(") ")) // the program's name is the one field with spaces
 	fields := strings.Fields(string(rest))
 	if !found || len(fields) < 15 {
-		return 0, 0, fmt.Errorf("/proc/%d/stat has %d fields", pid, len(fields))
+		return 0, fmt.Errorf("/proc/%d/stat has %d fields", pid, len(fields))
 	}
-	var ticks [4]time.Duration // user, system, and both of children: fields 14 to 17 of proc(5)
-	for i := range ticks {
-		n, err := strconv.ParseInt(fields[11+i], 10, 64)
+	for _, field := range fields[13:15] {
+		n, err := strconv.ParseInt(field, 10, 64)
 		if err != nil {
-			return 0, 0, fmt.Errorf("/proc/%d/stat: %w", pid, err)
+			return 0, fmt.Errorf("/proc/%d/stat: %w", pid, err)
 		}
-		ticks[i] = time.Duration(n) * tick
+		total += time.Duration(n) * tick
 	}
-	return ticks[0] + ticks[1], ticks[2] + ticks[3], nil
+	return total, nil
 }
 
 func cpuOfAll(pids ...int) (total time.Duration, err error) {
 	for _, pid := range pids {
-		own, _, err := cpuOf(pid)
+		own, err := cpuOf(pid)
 		if err != nil {
 			return 0, err
 		}
@@ -49,7 +64,11 @@ func cpuOfAll(pids ...int) (total time.Duration, err error) {
 // cpuOfServers adds up what PostgreSQL servers have used: postmasters, their processes, and those that have ended.
 func cpuOfServers(postmasters ...int) (total time.Duration, err error) {
 	for _, postmaster := range postmasters {
-		own, ended, err := cpuOf(postmaster)
+		own, err := cpuOf(postmaster)
+		if err != nil {
+			return 0, err
+		}
+		ended, err := cpuOfEnded(postmaster)
 		if err != nil {
 			return 0, err
 		}
@@ -63,7 +82,7 @@ func cpuOfServers(postmasters ...int) (total time.Duration, err error) {
 			if err != nil {
 				return 0, err
 			}
-			if own, _, err := cpuOf(pid); err == nil { // else it has just ended
+			if own, err := cpuOf(pid); err == nil { // else it has just ended
 				total += own
 			}
 		}
