@@ -48,7 +48,7 @@ test-cron: ## The supervisor run by pg_cron, on Debian's PostgreSQL 15 (installs
 check: fmt vet staticcheck race ## All gates: formatting, vet, staticcheck, every test under the race detector
 
 fmt: ## Fail if gofmt would change a file
-	@files="$$(gofmt -l bench build cmd internal sql *.go)"; test -z "$$files" || { echo "gofmt would change:"; echo "$$files"; exit 1; }
+	@files="$$(gofmt -l bench build cmd internal sql tools *.go)"; test -z "$$files" || { echo "gofmt would change:"; echo "$$files"; exit 1; }
 
 vet: ## go vet
 	$(GO) vet ./...
