@@ -23,7 +23,7 @@ build: ## Build vaultctl and vaultd into bin/
 
 EXTENSION ?= bin/extension
 extension: ## Write the schema as a PostgreSQL extension, hyperion_vault, into bin/extension/
-	$(GO) run ./build/extension $(EXTENSION)
+	$(GO) run ./tools/extension $(EXTENSION)
 
 PG_CONFIG ?= pg_config
 install-extension: extension ## Copy the extension into a server's share folder (PG_CONFIG=/path/to/pg_config)
@@ -42,13 +42,13 @@ test-pg: ## The same on one version: make test-pg PG=15
 	@$(MAKE) --no-print-directory test PG=$(PG)
 
 test-cron: ## The supervisor run by pg_cron, on Debian's PostgreSQL 15 (installs postgresql-15-cron)
-	@build/install-pg-cron
+	@tools/install-pg-cron
 	VAULT_TEST_PG=15 $(GO) test -count=1 -tags pgcron -timeout $(TIMEOUT) -run Cron ./internal/rotation
 
 check: fmt vet staticcheck race ## All gates: formatting, vet, staticcheck, every test under the race detector
 
 fmt: ## Fail if gofmt would change a file
-	@files="$$(gofmt -l bench build cmd internal sql tools *.go)"; test -z "$$files" || { echo "gofmt would change:"; echo "$$files"; exit 1; }
+	@files="$$(gofmt -l cmd internal sql test tools *.go)"; test -z "$$files" || { echo "gofmt would change:"; echo "$$files"; exit 1; }
 
 vet: ## go vet
 	$(GO) vet ./...
@@ -65,11 +65,11 @@ race: postgres ## Every test and script under the race detector, the binaries to
 ROUNDS ?= 5
 DUE ?= 10000
 bench: postgres bench-go ## vaultd against bare HTTP and one query a request, puts and rotations against pgbench: a table, and bin/bench.json
-	$(GO) run ./bench -rounds $(ROUNDS) -due $(DUE)
+	$(GO) run ./test/bench -rounds $(ROUNDS) -due $(DUE)
 
 SECRETS ?= 1000000
 bench-scale: postgres ## SECRETS (a million) of three versions against a thousand: reads, operations and their plans, sizes; bin/scale.json
-	$(GO) run ./bench scale -secrets $(SECRETS)
+	$(GO) run ./test/bench scale -secrets $(SECRETS)
 
 bench-go: postgres bench-reads ## Go benchmarks: sealing and opening, sharing a query, the allowlist, audit seals, reads on record
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/envelope ./internal/audit ./internal/audit/seal ./internal/httpapi
@@ -81,12 +81,12 @@ bench-reads: postgres ## Reads a second with the audit off, interval and always,
 
 AUDIT_ROWS ?= 10000000
 bench-audit: postgres build ## The audit log's answers on AUDIT_ROWS rows (ten million) against 10,000, and the browser's memory
-	@build/install-tmux
-	$(GO) run ./build/audit bench -rows $(AUDIT_ROWS)
+	@tools/install-tmux
+	$(GO) run ./tools/audit bench -rows $(AUDIT_ROWS)
 
 captures: postgres build ## Take the pictures of the browser in docs/AUDIT.md anew, in a terminal with a vault of its own
-	@build/install-tmux
-	$(GO) run ./build/audit captures docs/AUDIT.md
+	@tools/install-tmux
+	$(GO) run ./tools/audit captures docs/AUDIT.md
 
 cover: postgres ## Statement coverage of the packages that hold keys and values
 	@$(GO) test -cover ./internal/envelope ./internal/kms ./internal/vault
@@ -102,7 +102,7 @@ CHAOS_TIME ?= 10m
 CHAOS_MODE ?= sync
 chaos: postgres ## Break a cluster for CHAOS_TIME (10m), CHAOS_MODE=sync|async, CHAOS_SEED=N (repeats), CHAOS_FAULTS=REGEXP (some only)
 	CHAOS_TIME=$(CHAOS_TIME) CHAOS_MODE=$(CHAOS_MODE) CHAOS_SEED=$(CHAOS_SEED) CHAOS_FAULTS='$(CHAOS_FAULTS)' \
-	  $(GO) test ./internal/chaos -run '^TestChaos$$' -count=1 -v -timeout 0
+	  $(GO) test ./test/chaos -run '^TestChaos$$' -count=1 -v -timeout 0
 
 postgres: ## Install PostgreSQL's server binaries if they are missing (18, else Debian's 15; or PG=N)
-	@if [ -n "$(PG)" ]; then build/install-postgres $(PG); else build/install-postgres 18 || build/install-postgres 15; fi
+	@if [ -n "$(PG)" ]; then tools/install-postgres $(PG); else tools/install-postgres 18 || tools/install-postgres 15; fi

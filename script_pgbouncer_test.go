@@ -17,7 +17,7 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// pgbouncerProgram is where Debian has it; build/install-patroni installs it.
+// pgbouncerProgram is where Debian has it; tools/install-patroni installs it.
 const pgbouncerProgram = "/usr/sbin/pgbouncer"
 
 // Every transaction gets another server connection than the one before, so that nothing works because a session happened
@@ -91,7 +91,7 @@ func (s *session) runPgbouncer(dir string, owner *syscall.Stat_t) error {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: owner.Uid, Gid: owner.Gid}}
 	}
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("starting pgbouncer (build/install-patroni installs it): %w", err)
+		return fmt.Errorf("starting pgbouncer (tools/install-patroni installs it): %w", err)
 	}
 	exited := make(chan struct{})
 	go func() { _ = cmd.Wait(); close(exited) }()

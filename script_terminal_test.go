@@ -15,7 +15,7 @@ import (
 // is a command line that is entered; sees waits until the screen shows it; screen is what it shows, on stdout.
 func (h *harness) cmdTerminal(ts *testscript.TestScript, neg bool, args []string) {
 	if _, err := exec.LookPath("tmux"); err != nil {
-		ts.Fatalf("no tmux in PATH\nhint: build/install-tmux")
+		ts.Fatalf("no tmux in PATH\nhint: tools/install-tmux")
 	}
 	if len(args) == 0 {
 		ts.Fatalf("usage: terminal start WxH | type TEXT | keys KEY ... | size WxH | sees REGEXP | screen")

@@ -10,7 +10,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
-	"github.com/hyperiondb/vault/internal/chaos/pgproxy"
+	"github.com/hyperiondb/vault/test/chaos/pgproxy"
 	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )

@@ -15,7 +15,7 @@ import (
 
 	"github.com/hyperiondb/vault/internal/audit"
 	"github.com/hyperiondb/vault/internal/audit/spool"
-	"github.com/hyperiondb/vault/internal/chaos/pgproxy"
+	"github.com/hyperiondb/vault/test/chaos/pgproxy"
 	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/localpg"
 	"github.com/hyperiondb/vault/internal/vaulttest"

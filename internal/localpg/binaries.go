@@ -39,7 +39,7 @@ type Binaries struct {
 // Find returns the binaries of one major version (15 to 18), or with major 0 the newest there
 // are. It looks, in this order, at the folders in VAULTCTL_PG_BIN (separated by colons), at PATH,
 // and at the well-known folders: Debian, RPM, Homebrew, and the cache folders that
-// build/install-postgres fills. A folder counts when it holds initdb, pg_ctl and postgres and the
+// tools/install-postgres fills. A folder counts when it holds initdb, pg_ctl and postgres and the
 // server user can run them; symlinks are followed to where the programs really are.
 //
 // VAULTCTL_PG_BIN decides alone when major is 0. Set without any usable folder in it, it is an
@@ -119,7 +119,7 @@ func (f finder) notFound(major int) error {
 	hint := "make postgres"
 	if major != 0 {
 		want = strconv.Itoa(major)
-		hint = fmt.Sprintf("make postgres, or build/install-postgres %d", major)
+		hint = fmt.Sprintf("make postgres, or tools/install-postgres %d", major)
 	}
 	var looked []string
 	if f.named != "" {

@@ -208,7 +208,7 @@ func copyServer(ctx context.Context, b localpg.Binaries, dir string) (private lo
 // folders are the share folder and that of the loadable libraries.
 func folders(ctx context.Context, b localpg.Binaries) (share, lib string, err error) {
 	config := filepath.Join(b.Dir, "pg_config")
-	if _, err := os.Stat(config); errors.Is(err, fs.ErrNotExist) { // as build/install-postgres unpacks them
+	if _, err := os.Stat(config); errors.Is(err, fs.ErrNotExist) { // as tools/install-postgres unpacks them
 		root := filepath.Dir(b.Dir)
 		return filepath.Join(root, "share", "postgresql"), filepath.Join(root, "lib"), nil
 	}

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hyperiondb/vault/internal/chaos"
+	"github.com/hyperiondb/vault/test/chaos"
 	"github.com/hyperiondb/vault/internal/vault"
 )
 

@@ -48,7 +48,7 @@ func Start(ctx context.Context) (*Cluster, error) {
 func (c *Cluster) start(ctx context.Context) (err error) {
 	for _, program := range []string{etcdProgram, patroniProgram, pgbouncerProgram, filepath.Join(binaries, "postgres")} {
 		if _, err := os.Stat(program); err != nil {
-			return fmt.Errorf("%w\nhint: build/install-patroni; build/install-postgres 15", err)
+			return fmt.Errorf("%w\nhint: tools/install-patroni; tools/install-postgres 15", err)
 		}
 	}
 	if c.user, err = chooseUser(); err != nil {

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hyperiondb/vault/internal/chaos"
+	"github.com/hyperiondb/vault/test/chaos"
 )
 
 // A switchover, the death of a leader and its return, while people and commands write, rotations fall due and clients

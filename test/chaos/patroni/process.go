@@ -74,7 +74,7 @@ func (u runAs) startLogged(dir, path, name string, args ...string) (*process, er
 		p.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(u.uid), Gid: uint32(u.gid)}}
 	}
 	if err := p.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("starting %s (build/install-patroni installs it): %w", name, err)
+		return nil, fmt.Errorf("starting %s (tools/install-patroni installs it): %w", name, err)
 	}
 	go func() { _ = p.cmd.Wait(); close(p.exited) }()
 	return p, nil

@@ -12,7 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/goleak"
 
-	"github.com/hyperiondb/vault/internal/chaos/pgproxy"
+	"github.com/hyperiondb/vault/test/chaos/pgproxy"
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 

@@ -1,10 +1,10 @@
 // Command bench measures the vault as its users meet it: real vaultd processes beside a PostgreSQL primary with a standby,
 // all made in a temporary folder and removed, driven over loopback.
 //
-//	go run ./bench              reads, verifies, puts and rotations against baselines: one table, and JSON for machines
-//	go run ./bench -quick       the same once and short: that it works, not how fast
-//	go run ./bench -conns 64 -only '^read' -profile FOLDER   some of it, with a CPU profile of each vaultd
-//	go run ./bench scale        what a million secrets cost against a thousand, every plan checked
+//	go run ./test/bench              reads, verifies, puts and rotations against baselines: one table, and JSON for machines
+//	go run ./test/bench -quick       the same once and short: that it works, not how fast
+//	go run ./test/bench -conns 64 -only '^read' -profile FOLDER   some of it, with a CPU profile of each vaultd
+//	go run ./test/bench scale        what a million secrets cost against a thousand, every plan checked
 //
 // # What a figure is worth
 //

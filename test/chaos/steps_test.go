@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hyperiondb/vault/internal/chaos/pgproxy"
+	"github.com/hyperiondb/vault/test/chaos/pgproxy"
 	"github.com/hyperiondb/vault/internal/kms/kmsfake"
 	"github.com/hyperiondb/vault/internal/rotation"
 	"github.com/hyperiondb/vault/internal/vault"

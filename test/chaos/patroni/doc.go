@@ -1,5 +1,5 @@
 // Package patroni runs a cluster that somebody else fails over: Debian's Patroni with three members, on PostgreSQL 15 and
-// one etcd, all on this machine. Only tests import it. build/install-patroni installs the programs; without them [Start]
+// one etcd, all on this machine. Only tests import it. tools/install-patroni installs the programs; without them [Start]
 // fails and says so.
 //
 // # What it guarantees

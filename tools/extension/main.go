@@ -1,4 +1,4 @@
-// Command extension writes the vault's schema as a PostgreSQL extension: go run ./build/extension FOLDER.
+// Command extension writes the vault's schema as a PostgreSQL extension: go run ./tools/extension FOLDER.
 package main
 
 import (
@@ -11,7 +11,7 @@ import (
 
 func main() {
 	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "usage: go run ./build/extension FOLDER")
+		fmt.Fprintln(os.Stderr, "usage: go run ./tools/extension FOLDER")
 		os.Exit(2)
 	}
 	if err := write(os.Args[1]); err != nil {

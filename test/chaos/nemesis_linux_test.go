@@ -17,7 +17,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
-	"github.com/hyperiondb/vault/internal/chaos/pgproxy"
+	"github.com/hyperiondb/vault/test/chaos/pgproxy"
 	"github.com/hyperiondb/vault/internal/failpoint"
 	"github.com/hyperiondb/vault/internal/kms/kmsfake"
 	"github.com/hyperiondb/vault/internal/localpg"
