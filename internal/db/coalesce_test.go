@@ -13,30 +13,30 @@ import (
 	"time"
 )
 
-// hangar is a coalescer whose queries take as long as the test wants.
-type hangar struct {
-	t    *testing.T
-	c    *coalescer[string]
-	crew sync.WaitGroup
+// stub is a coalescer whose queries return when the test says so.
+type stub struct {
+	t       *testing.T
+	c       *coalescer[string]
+	callers sync.WaitGroup
 
 	mu       sync.Mutex
 	sent     [][]string        // what each query asked for, in the order they were sent
-	lands    []chan struct{}   // closed by the test: the query answers
-	answered map[string]string // by what the test called the request
+	returns  []chan struct{}   // closed by the test: the query returns
+	answered map[string]string // by the test's name of the request
 }
 
-// inHangar runs a test in a bubble: what is not blocked has run when settled returns.
-func inHangar(t *testing.T, test func(h *hangar)) {
+// withStub runs a test in a bubble: goroutines that are not blocked have run when synctest.Wait returns.
+func withStub(t *testing.T, test func(s *stub)) {
 	synctest.Test(t, func(t *testing.T) {
-		h := &hangar{t: t, answered: map[string]string{}}
-		h.c = &coalescer[string]{limit: 10 * time.Second, query: func(ctx context.Context, names []string) (map[string]string, error) {
-			land := make(chan struct{})
-			h.mu.Lock()
-			n := len(h.sent)
-			h.sent, h.lands = append(h.sent, slices.Sorted(slices.Values(names))), append(h.lands, land)
-			h.mu.Unlock()
+		s := &stub{t: t, answered: map[string]string{}}
+		s.c = &coalescer[string]{limit: 10 * time.Second, query: func(ctx context.Context, names []string) (map[string]string, error) {
+			done := make(chan struct{})
+			s.mu.Lock()
+			n := len(s.sent)
+			s.sent, s.returns = append(s.sent, slices.Sorted(slices.Values(names))), append(s.returns, done)
+			s.mu.Unlock()
 			select {
-			case <-land:
+			case <-done:
 			case <-ctx.Done():
 				return nil, classify(ctx.Err())
 			}
@@ -52,257 +52,257 @@ func inHangar(t *testing.T, test func(h *hangar)) {
 			}
 			return answers, nil
 		}}
-		test(h)
-		h.crew.Wait()
-		h.c.mu.Lock()
-		defer h.c.mu.Unlock()
-		if h.c.flying || len(h.c.queue) != 0 {
-			t.Errorf("at the end one flies (%v) and %d wait, want none", h.c.flying, len(h.c.queue))
+		test(s)
+		s.callers.Wait()
+		s.c.mu.Lock()
+		defer s.c.mu.Unlock()
+		if s.c.busy || len(s.c.queue) != 0 {
+			t.Errorf("at the end a leader is busy (%v) and %d batches wait, want none", s.c.busy, len(s.c.queue))
 		}
 	})
 }
 
-func (h *hangar) ask(ctx context.Context, request, name string) {
-	h.start(ctx, request, name)
+func (s *stub) ask(ctx context.Context, request, name string) {
+	s.start(ctx, request, name)
 	synctest.Wait()
 }
 
-func (h *hangar) start(ctx context.Context, request, name string) {
-	h.crew.Go(func() {
-		answer, err := h.c.get(ctx, name)
+func (s *stub) start(ctx context.Context, request, name string) {
+	s.callers.Go(func() {
+		answer, err := s.c.get(ctx, name)
 		if err != nil {
 			answer = "error: " + err.Error()
 		}
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		h.answered[request] = answer
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.answered[request] = answer
 	})
 }
 
-func (h *hangar) land(query int) {
-	h.mu.Lock()
-	close(h.lands[query])
-	h.mu.Unlock()
+func (s *stub) finish(query int) {
+	s.mu.Lock()
+	close(s.returns[query])
+	s.mu.Unlock()
 	synctest.Wait()
 }
 
-func (h *hangar) wantSent(want ...string) {
-	h.t.Helper()
-	h.mu.Lock()
-	defer h.mu.Unlock()
+func (s *stub) wantSent(want ...string) {
+	s.t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	var got []string
-	for _, names := range h.sent {
+	for _, names := range s.sent {
 		got = append(got, strings.Join(names, " "))
 	}
 	if !slices.Equal(got, want) {
-		h.t.Errorf("sent %q, want %q", got, want)
+		s.t.Errorf("sent %q, want %q", got, want)
 	}
 }
 
-func (h *hangar) answer(request string) string {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.answered[request]
+func (s *stub) answer(request string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.answered[request]
 }
 
-func (h *hangar) wantAnswered(want map[string]string) {
-	h.t.Helper()
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if !maps.Equal(h.answered, want) {
-		h.t.Errorf("got the answers %q, want %q", h.answered, want)
+func (s *stub) wantAnswered(want map[string]string) {
+	s.t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !maps.Equal(s.answered, want) {
+		s.t.Errorf("got the answers %q, want %q", s.answered, want)
 	}
 }
 
-// Whoever comes while a query is under way waits for one that is sent afterwards, also for the same name.
+// A request that arrives while a query is in flight waits for one that is sent afterwards, also for the same name.
 func TestArrivalsShareTheNextQuery(t *testing.T) {
-	inHangar(t, func(h *hangar) {
-		ctx := h.t.Context()
-		h.ask(ctx, "first", "a")
-		h.wantSent("a") // nobody waits while none is under way
-		h.ask(ctx, "late", "a")
-		h.ask(ctx, "later", "a")
-		h.ask(ctx, "latest", "c")
-		h.wantSent("a")
-		h.land(0)
-		h.wantSent("a", "a c")
-		h.wantAnswered(map[string]string{"first": "a by query 0"})
-		h.ask(ctx, "last", "c")
-		h.wantSent("a", "a c")
-		h.land(1)
-		h.wantSent("a", "a c", "c")
-		h.wantAnswered(map[string]string{"first": "a by query 0", "late": "a by query 1", "later": "a by query 1", "latest": "c by query 1"})
-		h.land(2)
-		h.ask(ctx, "alone again", "d")
-		h.wantSent("a", "a c", "c", "d")
-		h.land(3)
+	withStub(t, func(s *stub) {
+		ctx := s.t.Context()
+		s.ask(ctx, "first", "a")
+		s.wantSent("a") // a request does not wait while none is in flight
+		s.ask(ctx, "late", "a")
+		s.ask(ctx, "later", "a")
+		s.ask(ctx, "latest", "c")
+		s.wantSent("a")
+		s.finish(0)
+		s.wantSent("a", "a c")
+		s.wantAnswered(map[string]string{"first": "a by query 0"})
+		s.ask(ctx, "last", "c")
+		s.wantSent("a", "a c")
+		s.finish(1)
+		s.wantSent("a", "a c", "c")
+		s.wantAnswered(map[string]string{"first": "a by query 0", "late": "a by query 1", "later": "a by query 1", "latest": "c by query 1"})
+		s.finish(2)
+		s.ask(ctx, "alone again", "d")
+		s.wantSent("a", "a c", "c", "d")
+		s.finish(3)
 	})
 }
 
-// Whoever leaves is not asked for any more, and nobody else notices.
-func TestLeavingBeforeTakeOff(t *testing.T) {
-	inHangar(t, func(h *hangar) {
-		ctx := h.t.Context()
-		h.ask(ctx, "first", "a")
+// The name of a request that leaves is not asked for, and the other requests are unaffected.
+func TestLeavingBeforeTheQueryIsSent(t *testing.T) {
+	withStub(t, func(s *stub) {
+		ctx := s.t.Context()
+		s.ask(ctx, "first", "a")
 		leaving, leave := context.WithCancel(ctx)
-		h.ask(leaving, "gone", "c")
-		h.ask(leaving, "one of two", "d")
-		h.ask(ctx, "the other", "d")
+		s.ask(leaving, "gone", "c")
+		s.ask(leaving, "one of two", "d")
+		s.ask(ctx, "the other", "d")
 		leave()
 		synctest.Wait()
-		h.land(0)
-		h.wantSent("a", "d")
-		h.land(1)
-		h.wantAnswered(map[string]string{"first": "a by query 0", "the other": "d by query 1",
+		s.finish(0)
+		s.wantSent("a", "d")
+		s.finish(1)
+		s.wantAnswered(map[string]string{"first": "a by query 0", "the other": "d by query 1",
 			"gone": "error: context canceled", "one of two": "error: context canceled"})
 	})
-	inHangar(t, func(h *hangar) {
-		h.ask(h.t.Context(), "first", "a")
-		leaving, leave := context.WithCancel(h.t.Context())
-		h.ask(leaving, "gone", "c")
+	withStub(t, func(s *stub) {
+		s.ask(s.t.Context(), "first", "a")
+		leaving, leave := context.WithCancel(s.t.Context())
+		s.ask(leaving, "gone", "c")
 		leave()
 		synctest.Wait()
-		h.land(0)
-		h.wantSent("a") // a flight that everybody left is not sent
+		s.finish(0)
+		s.wantSent("a") // an empty batch is not sent
 	})
 }
 
-// Whoever shares a query that is under way may leave it: the others have their answer.
+// A request may leave a query that is in flight: the others get their answer.
 func TestLeavingInFlight(t *testing.T) {
-	inHangar(t, func(h *hangar) {
-		h.ask(h.t.Context(), "before", "before")
-		leaving, leave := context.WithCancel(h.t.Context())
-		h.ask(leaving, "gone", "a")
-		h.ask(h.t.Context(), "stays", "b")
-		h.land(0)
-		h.wantSent("before", "a b")
+	withStub(t, func(s *stub) {
+		s.ask(s.t.Context(), "before", "before")
+		leaving, leave := context.WithCancel(s.t.Context())
+		s.ask(leaving, "gone", "a")
+		s.ask(s.t.Context(), "stays", "b")
+		s.finish(0)
+		s.wantSent("before", "a b")
 		leave()
 		synctest.Wait()
-		if got := h.answer("gone"); got != "error: context canceled" {
-			t.Errorf("who left got %q", got)
+		if got := s.answer("gone"); got != "error: context canceled" {
+			t.Errorf("the request that left got %q", got)
 		}
-		h.land(1)
-		if got := h.answer("stays"); got != "b by query 1" {
-			t.Errorf("who stayed got %q", got)
+		s.finish(1)
+		if got := s.answer("stays"); got != "b by query 1" {
+			t.Errorf("the request that stayed got %q", got)
 		}
 	})
 }
 
-func TestAFlightIsFull(t *testing.T) {
-	inHangar(t, func(h *hangar) {
-		h.ask(h.t.Context(), "before", "before")
-		for i := range namesPerFlight + 1 {
-			h.ask(h.t.Context(), fmt.Sprint(i), fmt.Sprintf("name%04d", i))
+func TestABatchIsFull(t *testing.T) {
+	withStub(t, func(s *stub) {
+		s.ask(s.t.Context(), "before", "before")
+		for i := range namesPerBatch + 1 {
+			s.ask(s.t.Context(), fmt.Sprint(i), fmt.Sprintf("name%04d", i))
 		}
-		h.land(0)
-		h.land(1)
-		h.mu.Lock()
-		if len(h.sent) != 3 || len(h.sent[1]) != namesPerFlight || !slices.Equal(h.sent[2], []string{fmt.Sprintf("name%04d", namesPerFlight)}) {
-			t.Errorf("%d queries were sent, the last for %q, want one that is full and one for the last name", len(h.sent), h.sent[len(h.sent)-1])
+		s.finish(0)
+		s.finish(1)
+		s.mu.Lock()
+		if len(s.sent) != 3 || len(s.sent[1]) != namesPerBatch || !slices.Equal(s.sent[2], []string{fmt.Sprintf("name%04d", namesPerBatch)}) {
+			t.Errorf("%d queries were sent, the last for %q, want one that is full and one for the last name", len(s.sent), s.sent[len(s.sent)-1])
 		}
-		h.mu.Unlock()
-		h.land(2)
+		s.mu.Unlock()
+		s.finish(2)
 	})
 }
 
-// A query that does not come back holds up those who share it, until their own deadlines, and nobody else.
+// A query that does not return delays the requests of its batch, until their own deadlines, and no others.
 func TestAQueryThatHangs(t *testing.T) {
-	inHangar(t, func(h *hangar) {
-		hasty, cancel := context.WithTimeout(h.t.Context(), time.Second)
+	withStub(t, func(s *stub) {
+		short, cancel := context.WithTimeout(s.t.Context(), time.Second)
 		defer cancel()
-		h.ask(hasty, "hasty", "a")
-		h.ask(h.t.Context(), "patient", "b")
-		h.wantSent("a")
+		s.ask(short, "short", "a")
+		s.ask(s.t.Context(), "unbounded", "b")
+		s.wantSent("a")
 		time.Sleep(overdueAfter)
 		synctest.Wait()
-		h.wantSent("a", "b")
-		h.ask(h.t.Context(), "next", "c")
+		s.wantSent("a", "b")
+		s.ask(s.t.Context(), "next", "c")
 		time.Sleep(overdueAfter)
 		synctest.Wait()
-		h.wantSent("a", "b", "c")
-		h.land(2)
-		h.ask(h.t.Context(), "after", "d")
-		h.land(3)
-		h.wantAnswered(map[string]string{"next": "c by query 2", "after": "d by query 3", "hasty": "error: the database did not answer in time"})
-		h.land(1)
-		h.ask(h.t.Context(), "at last", "e")
-		h.land(4)
-		if got := h.answer("patient"); got != "b by query 1" {
-			t.Errorf("the patient got %q", got)
+		s.wantSent("a", "b", "c")
+		s.finish(2)
+		s.ask(s.t.Context(), "after", "d")
+		s.finish(3)
+		s.wantAnswered(map[string]string{"next": "c by query 2", "after": "d by query 3", "short": "error: the database did not answer in time"})
+		s.finish(1)
+		s.ask(s.t.Context(), "at last", "e")
+		s.finish(4)
+		if got := s.answer("unbounded"); got != "b by query 1" {
+			t.Errorf("the request without a deadline got %q", got)
 		}
-		time.Sleep(h.c.limit) // the one that nobody waits for ends by itself
+		time.Sleep(s.c.limit) // the abandoned query ends at its limit
 	})
 }
 
-// There is one watch for all: it was set for a query that has landed, and looks at the one that flies now.
-func TestTheWatchLooksAtWhatFliesNow(t *testing.T) {
-	inHangar(t, func(h *hangar) {
-		h.ask(h.t.Context(), "soon back", "a")
+// One timer watches all queries: it was set for one that has returned, and checks the one now in flight.
+func TestTheTimerChecksTheQueryInFlight(t *testing.T) {
+	withStub(t, func(s *stub) {
+		s.ask(s.t.Context(), "soon back", "a")
 		time.Sleep(overdueAfter / 4)
-		h.land(0)
+		s.finish(0)
 		time.Sleep(overdueAfter / 4)
-		h.ask(h.t.Context(), "hangs", "b")
-		h.ask(h.t.Context(), "waits", "c")
+		s.ask(s.t.Context(), "hangs", "b")
+		s.ask(s.t.Context(), "waits", "c")
 		time.Sleep(overdueAfter - time.Nanosecond)
 		synctest.Wait()
-		h.wantSent("a", "b")
+		s.wantSent("a", "b")
 		time.Sleep(time.Nanosecond)
 		synctest.Wait()
-		h.wantSent("a", "b", "c")
-		h.land(2)
-		h.land(1)
-		time.Sleep(2 * overdueAfter) // it rests meanwhile
-		h.ask(h.t.Context(), "hangs too", "d")
-		h.ask(h.t.Context(), "waits too", "e")
+		s.wantSent("a", "b", "c")
+		s.finish(2)
+		s.finish(1)
+		time.Sleep(2 * overdueAfter) // the timer stops meanwhile
+		s.ask(s.t.Context(), "hangs too", "d")
+		s.ask(s.t.Context(), "waits too", "e")
 		time.Sleep(overdueAfter)
 		synctest.Wait()
-		h.wantSent("a", "b", "c", "d", "e")
-		h.land(4)
-		h.land(3)
+		s.wantSent("a", "b", "c", "d", "e")
+		s.finish(4)
+		s.finish(3)
 	})
 }
 
-// When nothing comes back at all, whoever waits is told so at the limit, with or without a deadline of his own.
-func TestNothingComesBack(t *testing.T) {
-	inHangar(t, func(h *hangar) {
+// When no query returns, every request fails at the limit, with or without a deadline of its own.
+func TestNoQueryReturns(t *testing.T) {
+	withStub(t, func(s *stub) {
 		began := time.Now()
 		want := map[string]string{}
-		for i := range 24 * namesPerFlight {
+		for i := range 24 * namesPerBatch {
 			name := fmt.Sprintf("name%04d", i)
 			want[name] = "error: the database did not answer in time"
-			h.start(h.t.Context(), name, name)
+			s.start(s.t.Context(), name, name)
 		}
-		h.crew.Wait()
-		if took := time.Since(began); took > h.c.limit {
-			t.Errorf("the last was told after %s, want %s at most", took, h.c.limit)
+		s.callers.Wait()
+		if took := time.Since(began); took > s.c.limit {
+			t.Errorf("the last request failed after %s, want %s at most", took, s.c.limit)
 		}
-		h.wantAnswered(want)
+		s.wantAnswered(want)
 	})
 }
 
 func TestAQueryThatFails(t *testing.T) {
-	inHangar(t, func(h *hangar) {
-		h.ask(h.t.Context(), "before", "before")
-		h.ask(h.t.Context(), "a", "a")
-		h.ask(h.t.Context(), "error", "error")
-		h.land(0)
-		h.ask(h.t.Context(), "b", "b")
-		h.ask(h.t.Context(), "panic", "panic")
-		h.land(1)
-		h.land(2)
+	withStub(t, func(s *stub) {
+		s.ask(s.t.Context(), "before", "before")
+		s.ask(s.t.Context(), "a", "a")
+		s.ask(s.t.Context(), "error", "error")
+		s.finish(0)
+		s.ask(s.t.Context(), "b", "b")
+		s.ask(s.t.Context(), "panic", "panic")
+		s.finish(1)
+		s.finish(2)
 		for request, want := range map[string]string{"a": "the query failed", "error": "the query failed", "b": "panic with a string", "panic": "panic with a string"} {
-			if got := h.answer(request); got != "error: "+want {
+			if got := s.answer(request); got != "error: "+want {
 				t.Errorf("%s got %q, want %q", request, got, want)
 			}
 		}
-		h.ask(h.t.Context(), "panic", "panic")
-		h.land(3)
-		if got := h.answer("panic"); got != "error: panic with a string" {
-			t.Errorf("who asked alone got %q", got)
+		s.ask(s.t.Context(), "panic", "panic")
+		s.finish(3)
+		if got := s.answer("panic"); got != "error: panic with a string" {
+			t.Errorf("the request that was alone got %q", got)
 		}
-		h.ask(h.t.Context(), "after", "a")
-		h.land(4)
-		if got := h.answer("after"); got != "a by query 4" {
+		s.ask(s.t.Context(), "after", "a")
+		s.finish(4)
+		if got := s.answer("after"); got != "a by query 4" {
 			t.Errorf("the next query answered %q", got)
 		}
 	})

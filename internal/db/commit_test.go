@@ -10,9 +10,9 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
-	"github.com/hyperiondb/vault/test/chaos/pgproxy"
 	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/vaulttest"
+	"github.com/hyperiondb/vault/test/chaos/pgproxy"
 )
 
 // newProxy stands between a client and the store's primary.

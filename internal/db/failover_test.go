@@ -11,10 +11,10 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/hyperiondb/vault/test/chaos/pgproxy"
 	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/localpg"
 	"github.com/hyperiondb/vault/internal/vaulttest"
+	"github.com/hyperiondb/vault/test/chaos/pgproxy"
 )
 
 func credential(t *testing.T) db.Credential {

@@ -13,9 +13,9 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/hyperiondb/vault/test/chaos/pgproxy"
 	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/vaulttest"
+	"github.com/hyperiondb/vault/test/chaos/pgproxy"
 )
 
 // A window is a time of day in its zone, whatever the clock there does.

@@ -20,11 +20,11 @@ import (
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sys/unix"
 
-	"github.com/hyperiondb/vault/test/chaos/pgproxy"
 	"github.com/hyperiondb/vault/internal/kms/kmsfake"
 	"github.com/hyperiondb/vault/internal/localpg"
 	"github.com/hyperiondb/vault/internal/vault"
 	"github.com/hyperiondb/vault/internal/vaulttest"
+	"github.com/hyperiondb/vault/test/chaos/pgproxy"
 )
 
 const (

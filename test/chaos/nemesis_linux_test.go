@@ -17,10 +17,10 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
-	"github.com/hyperiondb/vault/test/chaos/pgproxy"
 	"github.com/hyperiondb/vault/internal/failpoint"
 	"github.com/hyperiondb/vault/internal/kms/kmsfake"
 	"github.com/hyperiondb/vault/internal/localpg"
+	"github.com/hyperiondb/vault/test/chaos/pgproxy"
 )
 
 // nemesis breaks a local cluster, one fault at a time, and mends it. What it does, and in which order, depends on the seed

@@ -13,11 +13,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hyperiondb/vault/test/chaos/pgproxy"
 	"github.com/hyperiondb/vault/internal/kms/kmsfake"
 	"github.com/hyperiondb/vault/internal/rotation"
 	"github.com/hyperiondb/vault/internal/vault"
 	"github.com/hyperiondb/vault/internal/vaulttest"
+	"github.com/hyperiondb/vault/test/chaos/pgproxy"
 )
 
 func TestMain(m *testing.M) { os.Exit(vaulttest.Main(m)) }

@@ -12,8 +12,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hyperiondb/vault/test/chaos"
 	"github.com/hyperiondb/vault/internal/vault"
+	"github.com/hyperiondb/vault/test/chaos"
 )
 
 const (

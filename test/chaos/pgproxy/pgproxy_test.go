@@ -12,8 +12,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/goleak"
 
-	"github.com/hyperiondb/vault/test/chaos/pgproxy"
 	"github.com/hyperiondb/vault/internal/vaulttest"
+	"github.com/hyperiondb/vault/test/chaos/pgproxy"
 )
 
 func TestMain(m *testing.M) { os.Exit(vaulttest.Main(m)) }
