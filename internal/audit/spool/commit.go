@@ -2,207 +2,341 @@ package spool
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"runtime"
-	"sync"
+	"slices"
 	"time"
 
 	"github.com/hyperiondb/vault/internal/audit"
 )
 
-const (
-	mostAtOnce = 1024 // who share one write and one fsync
-	// A write gives way once to those who are about to append, while there are such: yielding costs a lone reader as much as his
-	// record, as the runtime wakes a thread for it. They are taken to be there until so many writes in a row had nobody to share
-	// with.
-	lonelyWrites = 16
-)
+// This file is the path of a record, top to bottom: append joins the queue; the leader of the queue takes a batch, numbers
+// and frames it, writes it to the segment in one write, and with Always fsyncs the segment. That fsync is the commit point
+// (syncSegment). With Interval the commit point of an answer is the write, and flush makes it durable later.
 
-// entry is one append.
-type entry struct {
-	event []byte
-	at    time.Time
-	done  chan error // holds one
-}
+// unsharedWrites: a leader yields to other appends until so many writes in a row had one record. To yield costs a lone
+// reader as much as its record, since the runtime wakes a thread for it.
+const unsharedWrites = 16
 
-// line is who waits to be put on record.
-type line struct {
-	mu      sync.Mutex
-	waiting []*entry
-	served  bool // somebody is on the way to those who wait
-	closed  bool
-}
-
-// join reports whether the one who joins has to see to it that the line is served.
-func (l *line) join(e *entry) (serve bool, err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.closed {
-		return false, ErrClosed
-	}
-	l.waiting = append(l.waiting, e)
-	serve = !l.served
-	l.served = true
-	return serve, nil
-}
-
-func (l *line) take() []*entry {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	n := min(len(l.waiting), mostAtOnce)
-	batch := l.waiting[:n:n]
-	l.waiting = l.waiting[n:]
-	return batch
-}
-
-// left reports whether somebody waits. Otherwise the next who joins serves.
-func (l *line) left() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.served = len(l.waiting) > 0
-	return l.served
-}
-
-func (l *line) close() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.closed = true
-}
-
-// append puts one event in the line. Whoever finds nobody on the way writes himself, for all who wait by then: to hand a write over
-// costs more than the write. What takes an fsync he leaves to the committer, as nobody can be called back from one.
+// append queues one event and waits for its record. If no write is in progress, the caller writes the whole queue: a
+// handover costs more than the write. A batch that takes an fsync is left to the committer, since an fsync cannot be
+// interrupted when the caller's context ends.
 func (s *Spool) append(ctx context.Context, event []byte, at time.Time) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("%w: %w", audit.ErrUnrecorded, err)
 	}
-	e, again := s.entries.Get().(*entry)
-	if !again {
+	e, reused := s.entries.Get().(*entry)
+	if !reused {
 		e = &entry{done: make(chan error, 1)}
 	}
 	e.event, e.at = event, at
-	serve, err := s.line.join(e)
+	lead, err := s.queue.join(e)
 	if err != nil {
 		return err
 	}
-	if serve && !s.write() {
-		signal(s.call)
+	if lead && !s.writeNow() {
+		signal(s.wake)
 	}
 	select {
-	case err = <-e.done: // as is usual for the one who wrote, whose patience does not count then
-		return s.answered(e, err)
+	case err = <-e.done: // usual for the leader; its deadline does not count then
+		return s.release(e, err)
 	default:
 	}
 	select {
 	case err = <-e.done:
-		return s.answered(e, err)
-	case <-s.late.rings():
+		return s.release(e, err)
+	case <-s.deadline.channel():
 		err = context.DeadlineExceeded
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
-	return fmt.Errorf("%w: %w", audit.ErrUnrecorded, err) // it may be kept all the same
+	return fmt.Errorf("%w: %w", audit.ErrUnrecorded, err) // the record may be written all the same
 }
 
-func (s *Spool) answered(e *entry, err error) error {
+// release returns an answered entry to the pool.
+func (s *Spool) release(e *entry, err error) error {
 	e.event = nil
 	s.entries.Put(e)
 	return err
 }
 
-// write puts on record who waits, if that takes no more than a write.
-func (s *Spool) write() bool {
+// writeNow leads in the caller's goroutine, if the batch takes no more than a write.
+func (s *Spool) writeNow() bool {
 	if s.o.Sync == Always {
 		return false
 	}
-	s.giveWay()
-	if !s.turn.TryLock() {
+	s.yield()
+	if !s.writeMu.TryLock() {
 		return false
 	}
-	if s.file == nil || s.segmentEnds() {
-		s.turn.Unlock()
+	if s.file == nil || s.segmentFull() {
+		s.writeMu.Unlock()
 		return false
 	}
-	s.serve()
+	s.lead()
 	return true
 }
 
-// giveWay yields while there is company: those who shared a query append one right after the other.
-func (s *Spool) giveWay() {
-	if s.company.Load() > 0 {
+// yield lets other appends join, while recent batches were shared: requests that shared a query append one right after
+// the other.
+func (s *Spool) yield() {
+	if s.shared.Load() > 0 {
 		runtime.Gosched()
 	}
 }
 
-// serve is called with the turn and lets go of it. Whoever comes meanwhile shares the committer's next write.
-func (s *Spool) serve() {
-	batch := s.line.take()
+// lead writes one batch. It is called with writeMu held and releases it. Entries that arrive meanwhile go with the
+// committer's next write.
+func (s *Spool) lead() {
+	batch := s.queue.take()
 	switch {
 	case len(batch) > 1:
-		s.company.Store(lonelyWrites)
-	case s.company.Load() > 0:
-		s.company.Add(-1)
+		s.shared.Store(unsharedWrites)
+	case s.shared.Load() > 0:
+		s.shared.Add(-1)
 	}
-	s.keep(batch)
-	s.turn.Unlock()
-	if s.line.left() {
-		signal(s.call)
+	s.commit(batch)
+	s.writeMu.Unlock()
+	if s.queue.resign() {
+		signal(s.wake)
 	}
 }
 
-// commit is the committer's loop.
-func (s *Spool) commit() {
+// run is the committer's loop.
+func (s *Spool) run() {
 	defer close(s.done)
 	tick := time.NewTicker(s.o.SyncInterval)
 	defer tick.Stop()
 	for {
 		select {
-		case <-s.call:
-			s.giveWay()
-			s.turn.Lock()
-			s.serve()
+		case <-s.wake:
+			s.yield()
+			s.writeMu.Lock()
+			s.lead()
 		case <-tick.C:
 			s.flush()
-			s.heal()
+			s.recheck()
 		case <-s.stop:
-			s.end()
+			s.finish()
 			return
 		}
 	}
 }
 
-// end keeps who is in the line, which nobody joins any more.
-func (s *Spool) end() {
-	s.turn.Lock()
-	for batch := s.line.take(); len(batch) > 0; batch = s.line.take() {
-		s.keep(batch)
+// finish commits what is left in the queue, which is closed.
+func (s *Spool) finish() {
+	s.writeMu.Lock()
+	for batch := s.queue.take(); len(batch) > 0; batch = s.queue.take() {
+		s.commit(batch)
 	}
-	s.turn.Unlock()
+	s.writeMu.Unlock()
 	s.flush()
-	s.turn.Lock()
-	defer s.turn.Unlock()
-	s.giveUp()
+	s.writeMu.Lock()
+	defer s.writeMu.Unlock()
+	s.abandonSegment()
 	s.ended = true
 }
 
-// alarm ends the patience of many: a timer of its own for each append would cost as much as its record.
-type alarm struct {
-	patience time.Duration
-
-	mu    sync.Mutex
-	until time.Time // who comes by then shares it
-	bell  chan struct{}
+// commit records a batch as a whole, or refuses it as a whole, and answers its entries.
+func (s *Spool) commit(batch []*entry) {
+	if len(batch) == 0 {
+		return
+	}
+	err := s.room(size(batch))
+	if err == nil {
+		err = s.commitNotes()
+	}
+	if err == nil {
+		err = s.store(s.number(batch), s.o.Sync == Always)
+	}
+	if err != nil {
+		s.refused = size(batch[:1])
+	}
+	s.mu.Lock()
+	s.failing = err
+	if err == nil {
+		s.counts.appended += uint64(len(batch))
+		s.mark(s.next-uint64(len(batch)), batch[0].at)
+	} else {
+		s.counts.failures += uint64(len(batch))
+	}
+	s.mu.Unlock()
+	for _, e := range batch {
+		e.done <- err
+	}
 }
 
-// rings closes when the patience of one who waits from now is at its end, or a sixteenth later.
-func (a *alarm) rings() <-chan struct{} {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	now := time.Now()
-	if now.After(a.until) {
-		bell := make(chan struct{})
-		share := a.patience / 16
-		a.until, a.bell = now.Add(share), bell
-		time.AfterFunc(a.patience+share, func() { close(bell) })
+// commitNotes records the spool's own events before anything else.
+func (s *Spool) commitNotes() error {
+	var batch []*entry
+	for _, e := range s.notes {
+		text, err := e.AppendJSON(nil)
+		if err != nil {
+			panic(err) // of this package's own
+		}
+		batch = append(batch, &entry{event: text})
 	}
-	return a.bell
+	if len(batch) == 0 {
+		return nil
+	}
+	err := s.store(s.number(batch), s.o.Sync == Always)
+	if err == nil {
+		s.notes = nil
+	}
+	return err
+}
+
+// numbered is consecutive records and their frames.
+type numbered struct {
+	records []Record
+	frames  []byte // in the spool's buffer
+	last    Hash
+}
+
+// number assigns consecutive numbers to the entries of a batch. The numbers of a refused batch are used again.
+func (s *Spool) number(batch []*entry) numbered {
+	n := numbered{records: make([]Record, len(batch)), frames: s.buffer[:0], last: s.link}
+	for i, e := range batch {
+		n.records[i] = Record{Seq: s.next + uint64(i), Previous: n.last, Event: e.event}
+		at := len(n.frames)
+		n.frames = appendFrame(n.frames, n.records[i])
+		n.last = sha256.Sum256(n.frames[at+frameSize:])
+	}
+	s.buffer = n.frames
+	return n
+}
+
+// store writes records behind those that are pending, and with sync makes all of them durable. When the segment fails, the
+// records that are not known to be durable are written once more, into a new segment. When that fails too, the new records
+// are refused, and those accepted before stay pending.
+func (s *Spool) store(n numbered, sync bool) error {
+	if s.file != nil && s.segmentFull() {
+		s.endSegment()
+	}
+	var err error
+	for range 2 {
+		frames := n.frames
+		if s.file == nil {
+			if err = s.beginSegment(); err != nil {
+				break
+			}
+			frames = append(appendFrames(nil, s.pending), n.frames...)
+		}
+		if err = s.write(frames, sync); err == nil {
+			s.advance(n, sync)
+			return nil
+		}
+		s.abandonSegment()
+	}
+	return fmt.Errorf("%w: %w", ErrUnwritable, err)
+}
+
+func (s *Spool) write(frames []byte, sync bool) error {
+	if len(frames) > 0 {
+		n, err := s.file.WriteAt(frames, s.written)
+		s.written += int64(n)
+		if err != nil {
+			return err
+		}
+	}
+	if sync {
+		return syncSegment(s.file)
+	}
+	return nil // a removed file is noticed at the next fsync; the pending records are written again then
+}
+
+// syncSegment is the commit point: when it returns nil, the records written so far survive a power cut.
+func syncSegment(file File) error {
+	if err := file.Sync(); err != nil {
+		return err
+	}
+	return checkLinked(file)
+}
+
+// checkLinked fails if another process removed the segment.
+func checkLinked(file File) error {
+	if linked, err := file.Linked(); err != nil || !linked {
+		return fmt.Errorf("the segment was removed (%v)", err)
+	}
+	return nil
+}
+
+// advance moves past records that were written. With durable, every record so far is on disk.
+func (s *Spool) advance(n numbered, durable bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(n.records) > 0 {
+		s.next, s.link = s.next+uint64(len(n.records)), n.last
+	}
+	last := &s.segments[len(s.segments)-1]
+	last.next, last.size = s.next, s.written
+	s.pending = append(s.pending, n.records...)
+	if durable {
+		s.markDurable(len(s.pending), s.next, s.link)
+	}
+}
+
+// markDurable removes the first pending records: everything below next is on disk. It is called with mu held.
+func (s *Spool) markDurable(pending int, next uint64, link Hash) {
+	s.pending = slices.Delete(s.pending, 0, pending)
+	s.durable, s.durableLink = next, link
+	signal(s.fresh)
+}
+
+// flush makes durable what Interval has only handed to the kernel. It releases writeMu during the fsync, so appends go on.
+func (s *Spool) flush() {
+	s.writeMu.Lock()
+	defer s.writeMu.Unlock()
+	if len(s.pending) == 0 {
+		return
+	}
+	if file := s.file; file != nil {
+		pending, next, link := len(s.pending), s.next, s.link
+		s.syncing = file
+		s.writeMu.Unlock()
+		err := syncSegment(file)
+		s.writeMu.Lock()
+		s.syncing = nil
+		switch {
+		case s.file != file: // a write failed, and the pending records were written again
+			_ = file.Close()
+			return
+		case err == nil:
+			s.mu.Lock()
+			s.markDurable(pending, next, link)
+			s.mu.Unlock()
+			return
+		}
+		s.abandonSegment()
+	}
+	if err := s.store(numbered{}, true); err != nil {
+		s.mu.Lock()
+		s.failing = err
+		s.counts.failures++
+		s.mu.Unlock()
+	}
+}
+
+// recheck finds out whether the append that was refused would succeed now. A daemon that is taken out of service because
+// appends fail gets no more appends to find out by.
+func (s *Spool) recheck() {
+	s.writeMu.Lock()
+	defer s.writeMu.Unlock()
+	s.mu.Lock()
+	failing := s.failing
+	s.mu.Unlock()
+	if failing == nil || s.room(s.refused) != nil || s.file == nil && s.store(numbered{}, true) != nil {
+		return
+	}
+	s.mu.Lock()
+	s.failing = nil
+	s.mu.Unlock()
+}
+
+func signal(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
 }

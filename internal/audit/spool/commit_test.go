@@ -13,7 +13,7 @@ import (
 	"github.com/hyperiondb/vault/internal/audit"
 )
 
-func (l *line) length() int {
+func (l *queue) length() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return len(l.waiting)
@@ -70,7 +70,7 @@ func TestAWriteThatHangs(t *testing.T) {
 	o.Sync, o.SegmentBytes = Interval, 1<<20
 	s := mustOpen(t, o)
 	w.mustAppend(s, "before")
-	s.late = alarm{patience: 10 * time.Millisecond}
+	s.deadline = deadline{limit: 10 * time.Millisecond}
 	reached, gate := gated(fs, "write")
 	kept := make(chan error, 1)
 	go func() { kept <- s.Append(context.Background(), event("the one who wrote")) }()

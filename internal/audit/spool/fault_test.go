@@ -35,17 +35,17 @@ func (w *world) tellTogether(s *Spool) {
 	const together = 8
 	ids, answers := make([]string, together), make([]error, together)
 	var all sync.WaitGroup
-	s.turn.Lock()
+	s.writeMu.Lock()
 	for i := range together {
 		ids[i] = fmt.Sprintf("t%02d", i)
 		all.Go(func() { answers[i] = s.Append(context.Background(), event(ids[i])) })
 		for waiting := 0; waiting <= i; runtime.Gosched() { // so that they stand in line in this order
-			s.line.mu.Lock()
-			waiting = len(s.line.waiting)
-			s.line.mu.Unlock()
+			s.queue.mu.Lock()
+			waiting = len(s.queue.waiting)
+			s.queue.mu.Unlock()
 		}
 	}
-	s.turn.Unlock()
+	s.writeMu.Unlock()
 	all.Wait()
 	for i, err := range answers {
 		w.answered(ids[i], err)

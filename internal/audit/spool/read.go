@@ -135,7 +135,7 @@ func (s *Spool) near(seg segment, seq uint64) cursor {
 // mend sets a segment aside that does not read, or forgets one that is gone.
 func (s *Spool) mend(name string, why error) error {
 	var err error
-	performed := s.perform(func() { err = s.replace(name, why) })
+	performed := s.exclusively(func() { err = s.replace(name, why) })
 	return errors.Join(performed, err)
 }
 
@@ -145,7 +145,7 @@ func (s *Spool) replace(name string, why error) error {
 	if !gone && !errors.Is(why, errDamaged) {
 		return why // EIO and the like: what stands there may be read another time
 	}
-	s.giveUp()
+	s.abandonSegment()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	before, i := s.segments, 0
@@ -160,7 +160,7 @@ func (s *Spool) replace(name string, why error) error {
 	var err error
 	if gone {
 		s.counts.damaged++
-		s.note("audit.damaged", "failed", map[string]any{"segment": name, "reason": "somebody removed it", "saved": 0})
+		s.note("audit.damaged", "failed", map[string]any{"segment": name, "reason": "it was removed", "saved": 0})
 	} else {
 		err = s.setAside(name, why.Error(), limit)
 	}
@@ -180,7 +180,7 @@ func (s *Spool) Acknowledge(next uint64) error {
 		return nil
 	}
 	var err error
-	performed := s.perform(func() { err = s.remove(goes) })
+	performed := s.exclusively(func() { err = s.remove(goes) })
 	return errors.Join(performed, err)
 }
 

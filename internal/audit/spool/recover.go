@@ -24,14 +24,14 @@ func Open(o Options) (*Spool, error) {
 		return nil, fmt.Errorf("locking %s: %w", o.Dir, err)
 	}
 	s := &Spool{
-		o: o, lock: lock, call: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}), fresh: make(chan struct{}, 1),
-		next: 1, durable: 1, acknowledged: 1, late: alarm{patience: o.Patience},
+		o: o, lock: lock, wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}), fresh: make(chan struct{}, 1),
+		next: 1, durable: 1, acknowledged: 1, deadline: deadline{limit: o.Timeout},
 	}
 	if err := s.recover(); err != nil {
 		lock.Close()
 		return nil, fmt.Errorf("reading the spool: %w", err)
 	}
-	go s.commit()
+	go s.run()
 	return s, nil
 }
 

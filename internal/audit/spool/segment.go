@@ -205,7 +205,7 @@ const sector = 512
 
 // torn reports whether what stands behind a hole is the rest of the last batch written to a segment that was laid out: a power cut
 // leaves any of its sectors as they were, which is zero, and nobody has had an answer that counts on it. No record holds such
-// zeros, and no batch more than mostAtOnce records.
+// zeros, and no batch more than maxBatch records.
 func torn(b []byte, hole, after int) bool {
 	zero := false
 	for at, end := hole, 0; ; at = end {
@@ -224,7 +224,7 @@ func torn(b []byte, hole, after int) bool {
 		behind++
 		at += size
 	}
-	return zero && behind <= mostAtOnce
+	return zero && behind <= maxBatch
 }
 
 func allZero(b []byte) bool { return len(bytes.TrimLeft(b, "\x00")) == 0 }

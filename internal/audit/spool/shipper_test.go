@@ -45,7 +45,7 @@ func TestShippingLeavesRoomForReads(t *testing.T) {
 				w.mustAppend(s, fmt.Sprint(i))
 			}
 			s.flush()
-			if err := s.perform(func() { late = test.age }); err != nil {
+			if err := s.exclusively(func() { late = test.age }); err != nil {
 				t.Fatal(err)
 			}
 			shipper := &Shipper{Spool: s, Primary: &taker{}, Log: slog.New(slog.DiscardHandler)}

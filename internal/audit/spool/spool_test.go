@@ -119,7 +119,7 @@ func TestAppendsShareAnFsync(t *testing.T) {
 	for i := 1; i < appenders; i++ {
 		appendOne(i)
 	}
-	until(t, "all the others wait", func() bool { return s.line.length() == appenders-1 })
+	until(t, "all the others wait", func() bool { return s.queue.length() == appenders-1 })
 	open.Do(func() { close(gate) })
 	done.Wait()
 	if shared := fs.syncs - before; shared > 3 {
@@ -205,7 +205,7 @@ func TestFullByBytes(t *testing.T) {
 	if err := w.append(s, "more"); !errors.Is(err, ErrFull) || n < 15 || s.Stats().Bytes > 8000 || s.Stats().Bytes < 7000 {
 		t.Fatalf("got %v after %d records and %d bytes, want it to be full just below 8000", err, n, s.Stats().Bytes)
 	}
-	if s.heal(); !errors.Is(s.Stats().Failing, ErrFull) {
+	if s.recheck(); !errors.Is(s.Stats().Failing, ErrFull) {
 		t.Errorf("%v fails, though there is no room for the record that was refused", s.Stats().Failing)
 	}
 	if d := drain(t, s); len(d.ids) != n {
@@ -423,7 +423,7 @@ func TestTornOrDamaged(t *testing.T) {
 	}
 	zeroed := func(b []byte, from, to int) []byte { clear(b[from:to]); return b }
 	laidOut := func(b []byte) []byte { return append(b, make([]byte, 1000)...) }
-	few, many := segment(20), segment(mostAtOnce+20)
+	few, many := segment(20), segment(maxBatch+20)
 	first := len(few) - 19*size // where it ends
 	flipped := bytes.Clone(few)
 	flipped[first+60] ^= 1
@@ -503,7 +503,7 @@ func TestADiskThatHangs(t *testing.T) {
 	fs := &faulty{}
 	w := newWorld(t)
 	o := w.small(fs)
-	o.Patience = 10 * time.Millisecond
+	o.Timeout = 10 * time.Millisecond
 	s := mustOpen(t, o)
 	w.mustAppend(s, "before")
 	fs.before = func(_ int, op string) error {
