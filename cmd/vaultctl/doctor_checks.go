@@ -195,9 +195,11 @@ func oddRole(r db.OddRole) (detail, help string) {
 	case "gone":
 		return fmt.Sprintf("role %q is gone and still has prefixes", r.Role), grant + " --revoke"
 	case "renamed":
-		return fmt.Sprintf("role %q was renamed: a restored dump would not know its prefixes", r.Role), grant + " --prefix PREFIX, with one that it has"
+		return fmt.Sprintf("role %q was renamed: a restored dump would not know its prefixes", r.Role),
+			grant + " --prefix PREFIX, with one that it has"
 	case "maintains":
-		return fmt.Sprintf("role %q has pg_maintain: it can lock every table", r.Role), fmt.Sprintf("REVOKE pg_maintain FROM %q", r.Role)
+		return fmt.Sprintf("role %q has pg_maintain: it can lock every table", r.Role),
+			fmt.Sprintf("REVOKE pg_maintain FROM %q", r.Role)
 	}
 	return fmt.Sprintf("role %q could bypass the vault: it has %s", r.Role, r.Problem), grant + " --revoke"
 }

@@ -107,7 +107,8 @@ func refusals(s db.Status) string {
 	if s.WrongProofs == 0 && s.RefusedLastHour == 0 {
 		return ""
 	}
-	return fmt.Sprintf("%d in the last hour; %s ever", s.RefusedLastHour, plural(int(s.WrongProofs), "wrong admin token", "wrong admin tokens"))
+	wrong := plural(int(s.WrongProofs), "wrong admin token", "wrong admin tokens")
+	return fmt.Sprintf("%d in the last hour; %s ever", s.RefusedLastHour, wrong)
 }
 
 // counts joins numbers and what they are of, and leaves out what there is none of, but for the first.

@@ -258,8 +258,8 @@ func newTokenRevokeCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "revoke NAME",
 		Short: "End an admin token",
-		Long: `End an admin token. Nothing is waited for: what it has not changed by then it cannot change any more, and a change under way
-is refused when it commits. There is no way to undo it, other than to make a new token.
+		Long: `End an admin token. Nothing is waited for: what it has not changed by then it cannot change any more, and a
+change under way is refused when it commits. There is no way to undo it, other than to make a new token.
 
 A session that has had a change open since before is named, and the exit code is 7. It can no longer change anything; what it
 changed before may be committed if it was held back on purpose. End it with pg_terminate_backend.
@@ -315,7 +315,8 @@ func stillOpen(changes []db.OpenChange) error {
 	if changes[0].Prepared != "" {
 		end = "ROLLBACK PREPARED '" + strings.ReplaceAll(changes[0].Prepared, "'", "''") + "'"
 	}
-	return hint(attention("the token is revoked, but a change from before it is open: %s", strings.Join(words, ", ")), "%s", printable(end))
+	text := strings.Join(words, ", ")
+	return hint(attention("the token is revoked, but a change from before it is open: %s", text), "%s", printable(end))
 }
 
 func openChange(c db.OpenChange) string {

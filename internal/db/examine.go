@@ -31,8 +31,8 @@ type Examination struct {
 	BeatAge     time.Duration // by the server's clock
 }
 
-// OddRole is a database role that the vault should be told about: "gone" and "renamed" have prefixes, "maintains" may lock every
-// table, and any other problem is why a role with access could step around the vault.
+// OddRole is a database role that an operator should look at: "gone" and "renamed" have prefixes, "maintains" may lock
+// every table, and any other problem is why a role with access could step around the vault.
 type OddRole struct{ Role, Problem string }
 
 // Oldest and newest PostgreSQL that the vault is tested with.

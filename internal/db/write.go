@@ -185,18 +185,21 @@ type OpenChange struct {
 	Since    *time.Time `json:"since,omitempty"`
 }
 
-// openChangesLimit is how long transactions that were under way at a revocation have to end. Those of our own take milliseconds.
+// openChangesLimit is how long transactions that were under way at a revocation have to end. Our own take
+// milliseconds.
 const openChangesLimit = 2 * time.Second
 
-// RevokeToken ends a token at once: what it has authorised is refused when it commits. The row has the transactions that were open
-// before and still are.
+// RevokeToken ends a token at once: what it has authorised is refused when it commits. The row has the transactions
+// that were open before and still are.
 func (w *Writer) RevokeToken(ctx context.Context, c Credential, request uuid.UUID, name string) (TokenRow, error) {
-	row, err := change[TokenRow](ctx, w, &c, refusal{"token.revoke", "", request}, `SELECT vault.revoke_token($1, $2)`, name, request)
+	row, err := change[TokenRow](ctx, w, &c, refusal{"token.revoke", "", request},
+		`SELECT vault.revoke_token($1, $2)`, name, request)
 	if err != nil {
 		return row, err
 	}
 	if row.OpenChanges, err = w.openChanges(ctx); err != nil {
-		return row, newError(ErrOutcomeUnknown, "token %q is revoked on the primary; whether its standbys know could not be learned: %s", name, oneLine(err))
+		return row, newError(ErrOutcomeUnknown,
+			"token %q is revoked on the primary; whether its standbys know could not be learned: %s", name, oneLine(err))
 	}
 	return row, nil
 }

@@ -96,15 +96,17 @@ BEGIN
   RETURN sha256(vault._xor(p_key, outer_pad) || outer_pad || sha256(vault._xor(p_key, inner_pad) || inner_pad || p_message));
 END $$;
 
--- Role and address are known before anything is proven. Where so many proofs have just been wrong, no transaction id is spent on
--- another; the token is good from any other role or address.
+-- Role and address are known before anything is proven. Where so many proofs have just been wrong, no transaction id is
+-- spent on another; the token is good from any other role or address.
 CREATE OR REPLACE FUNCTION vault.challenge() RETURNS bytea
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE v_nonce bytea;
 BEGIN
-  IF EXISTS (SELECT FROM vault.refusals WHERE minute = date_trunc('minute', clock_timestamp()) AND db_role = session_user
-      AND client = coalesce(host(inet_client_addr()), '') AND guesses >= 600) THEN
-    RAISE EXCEPTION 'too many wrong admin tokens from role "%" at this address: wait a minute', session_user USING ERRCODE = '53400';
+  IF EXISTS (SELECT FROM vault.refusals
+      WHERE minute = date_trunc('minute', clock_timestamp()) AND db_role = session_user
+        AND client = coalesce(host(inet_client_addr()), '') AND guesses >= 600) THEN
+    RAISE EXCEPTION 'too many wrong admin tokens from role "%" at this address: wait a minute', session_user
+      USING ERRCODE = '53400';
   END IF;
   INSERT INTO vault.tx_context AS c (xid, pid) VALUES (pg_current_xact_id(), pg_backend_pid())
     ON CONFLICT (xid) DO UPDATE SET pid = EXCLUDED.pid, nonce = DEFAULT, kind = NULL, token_id = NULL, scope = NULL,
@@ -113,8 +115,8 @@ BEGIN
   RETURN v_nonce;
 END $$;
 
--- Why a token is good no longer; null = it is. Without a lock on its row, so that a revocation waits for nobody. p_committing: the
--- transaction that revokes its own token may end.
+-- Why a token is good no longer; null = it is. Without a lock on its row, so that a revocation waits for nobody.
+-- p_committing: the transaction that revokes its own token may end.
 CREATE OR REPLACE FUNCTION vault._token_ended(t vault.admin_tokens, p_committing boolean) RETURNS text
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE v_mine boolean;
@@ -132,12 +134,13 @@ END $$;
 CREATE OR REPLACE FUNCTION vault._refuse_token(p_why text) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  RAISE LOG 'vault: admin token refused: % role=% client=%', p_why, session_user, inet_client_addr();  -- outlives the rollback
+  -- This outlives the rollback.
+  RAISE LOG 'vault: admin token refused: % role=% client=%', p_why, session_user, inet_client_addr();
   RAISE EXCEPTION 'admin token refused: %', p_why USING ERRCODE = '28000';
 END $$;
 
--- Counts a wrong proof in sequences, which no rollback takes back. From 600 in a minute on, in all, each takes a second of the session
--- that asks. A right proof never comes here.
+-- Counts a wrong proof in sequences, which no rollback takes back. From 600 in a minute on, in all, each takes a second
+-- of the session that asks. A right proof never comes here.
 CREATE OR REPLACE FUNCTION vault._count_wrong_proof() RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE v_minute bigint := extract(epoch FROM clock_timestamp())::bigint / 60;
@@ -161,8 +164,8 @@ DECLARE
 BEGIN
   -- Any other level keeps its first snapshot to the end, and would not see at COMMIT that the token was revoked.
   IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
-    RAISE EXCEPTION 'an admin token takes a transaction of isolation level read committed, not %', current_setting('transaction_isolation')
-      USING ERRCODE = '25001';
+    RAISE EXCEPTION 'an admin token takes a transaction of isolation level read committed, not %',
+      current_setting('transaction_isolation') USING ERRCODE = '25001';
   END IF;
   SELECT nonce INTO v_nonce FROM vault.tx_context
     WHERE xid = pg_current_xact_id_if_assigned() AND pid = pg_backend_pid() AND kind IS NULL;
@@ -180,7 +183,8 @@ BEGIN
   IF v_why IS NOT NULL THEN
     PERFORM vault._refuse_token(v_why);
   END IF;
-  -- A prepared transaction could be committed after the token has ended. PostgreSQL prepares none that has exported a snapshot.
+  -- A prepared transaction could be committed after the token has ended. PostgreSQL prepares none that has exported a
+  -- snapshot.
   IF current_setting('max_prepared_transactions')::int > 0 THEN
     PERFORM pg_export_snapshot();
   END IF;
@@ -212,9 +216,9 @@ BEGIN
   DELETE FROM vault.tx_context WHERE xid = pg_current_xact_id_if_assigned();
 END $$;
 
--- Deferred: runs at commit, so that no context row is ever committed. And a token that has authorised something is asked for once
--- more: one that was revoked or has expired in between commits nothing. The trigger's event keeps the token's id: what became of
--- the row after it (another challenge, a maintenance function) does not matter.
+-- Deferred: runs at commit, so that no context row is ever committed. And a token that has authorised something is
+-- asked for once more: one that was revoked or has expired in between commits nothing. The trigger's event keeps the
+-- token's id: what became of the row after it (another challenge, a maintenance function) does not matter.
 CREATE OR REPLACE FUNCTION vault._tx_context_ends() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
@@ -254,8 +258,8 @@ END $$;
 -- The row of a refused attempt rolls back with it; the client therefore reports the refusal in a transaction of its own.
 -- Nothing here is proven: the actor is the database role, what the client claimed stands in detail.
 --
--- In a minute a role has 20 such rows from one address. Further refusals are counted, with a row when they are 100 and 1000, and beyond
--- 1000 not any more: whatever a client sends, it writes little.
+-- In a minute a role has 60 such rows from one address. Further refusals are counted, with a row when they are 100 and
+-- 1000, and beyond 1000 not any more: whatever a client sends, it writes little.
 CREATE OR REPLACE FUNCTION vault.record_refusal(p_action text, p_secret text, p_reason text, p_token_id uuid, p_request uuid) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s' AS $$
 DECLARE
@@ -263,21 +267,23 @@ DECLARE
   v_client text := coalesce(host(inet_client_addr()), '');
   v_count int;
 BEGIN
-  IF EXISTS (SELECT FROM vault.refusals WHERE minute = v_minute AND db_role = session_user AND client = v_client AND refused >= 1000) THEN
+  IF EXISTS (SELECT FROM vault.refusals
+      WHERE minute = v_minute AND db_role = session_user AND client = v_client AND refused >= 1000) THEN
     RETURN;
   END IF;
   INSERT INTO vault.refusals AS r (minute, db_role, client, refused, guesses)
-    VALUES (v_minute, session_user, v_client, 1, (p_reason IS NOT DISTINCT FROM 'admin token refused: unknown token')::int)
+    VALUES (v_minute, session_user, v_client, 1,
+      (p_reason IS NOT DISTINCT FROM 'admin token refused: unknown token')::int)
     ON CONFLICT (minute, db_role, client) DO UPDATE SET refused = r.refused + 1, guesses = r.guesses + EXCLUDED.guesses
     RETURNING refused INTO v_count;
   IF v_count = 1 THEN
     DELETE FROM vault.refusals WHERE minute < now() - interval '1 day';
   END IF;
-  IF v_count <= 20 OR v_count IN (100, 1000) THEN
+  IF v_count <= 60 OR v_count IN (100, 1000) THEN
     PERFORM vault._audit(vault._printable(p_action, 32), vault._printable(p_secret, 255), NULL, p_request,
       jsonb_build_object('reason', vault._printable(p_reason, 200), 'claimed_token_id', p_token_id,
         'claimed_token', (SELECT name FROM vault.admin_tokens WHERE id = p_token_id),
-        'refused_this_minute', CASE WHEN v_count >= 20 THEN v_count END), 'denied');
+        'refused_this_minute', CASE WHEN v_count >= 60 THEN v_count END), 'denied');
   END IF;
 END $$;
 

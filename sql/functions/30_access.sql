@@ -59,19 +59,21 @@ BEGIN
   END IF;
   -- Waits for nothing. Transactions that the token has authorised are refused when they commit.
   INSERT INTO vault.token_revocations (token_id) VALUES (v_token.id);
-  -- The token's row is another holder's for as long as that one pleases, if it revokes the same token and does not commit.
+  -- The token's row is another holder's for as long as that one pleases, if it revokes the same token and does not
+  -- commit.
   UPDATE vault.admin_tokens SET revoked_at = now()
     WHERE id = (SELECT t.id FROM vault.admin_tokens t WHERE t.id = v_token.id FOR NO KEY UPDATE SKIP LOCKED);
   -- It counts from COMMIT on, also while a standby keeps the server waiting: vault.revocation_holds() waits for that.
   PERFORM set_config('synchronous_commit', 'local', true);
   PERFORM vault._audit('token.revoke', NULL, NULL, p_request, jsonb_build_object('token', p_name, 'token_id', v_token.id));
-  RETURN vault._done(p_request, jsonb_build_object('id', v_token.id, 'name', p_name, 'scope', v_token.scope, 'revoked_at', now()));
+  RETURN vault._done(p_request,
+    jsonb_build_object('id', v_token.id, 'name', p_name, 'scope', v_token.scope, 'revoked_at', now()));
 END $$;
 
--- Called after a revocation has committed: its own COMMIT waits for the standbys that a change waits for, and therefore has something
--- in the log. Returns the transactions on this server that may change the vault and began before p_since (null: this one): what a token has authorised
--- is refused when it commits, unless the session had its deferred checks run before the revocation (SET CONSTRAINTS). No token is
--- asked for: the one that was revoked may have been the last.
+-- Called after a revocation has committed: its own COMMIT waits for the standbys that a change waits for, and therefore
+-- has something in the log. Returns the transactions on this server that may change the vault and began before p_since
+-- (null: this one): what a token has authorised is refused when it commits, unless the session had its deferred checks
+-- run before the revocation (SET CONSTRAINTS). No token is asked for: the one that was revoked may have been the last.
 CREATE OR REPLACE FUNCTION vault.revocation_holds(p_since timestamptz) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -79,9 +81,14 @@ DECLARE
   v_since timestamptz := coalesce(p_since, now());
 BEGIN
   PERFORM pg_logical_emit_message(true, 'vault', '');
+  -- Whose sessions these are, and from where, is nothing to ask for without a reason.
+  IF NOT EXISTS (SELECT FROM vault.token_revocations WHERE revoked_at > now() - interval '1 minute') THEN
+    RETURN jsonb_build_object('since', v_since, 'open', '[]'::jsonb);
+  END IF;
   RETURN (
     WITH l AS (SELECT pid, virtualtransaction FROM pg_locks WHERE locktype = 'relation' AND database = v_database
-      AND relation = 'vault.tx_context'::regclass AND mode = 'RowExclusiveLock' AND granted AND pid IS DISTINCT FROM pg_backend_pid())
+      AND relation = 'vault.tx_context'::regclass AND mode = 'RowExclusiveLock' AND granted
+      AND pid IS DISTINCT FROM pg_backend_pid())
     SELECT jsonb_build_object('since', v_since, 'open', coalesce(jsonb_agg(o), '[]')) FROM (
       SELECT a.pid, a.usename AS role, host(a.client_addr) AS client, NULL AS prepared, a.xact_start AS since
         FROM l JOIN pg_stat_activity a ON a.pid = l.pid WHERE a.xact_start < v_since OR a.xact_start IS NULL
@@ -96,7 +103,8 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN
   PERFORM vault._require_administer();
   RETURN QUERY SELECT t.id, t.name, t.scope, t.created_at, t.created_by, t.expires_at,
-      coalesce(t.revoked_at, (SELECT min(r.revoked_at) FROM vault.token_revocations r WHERE r.token_id = t.id)), u.last_used_at
+      coalesce(t.revoked_at, (SELECT min(r.revoked_at) FROM vault.token_revocations r WHERE r.token_id = t.id)),
+      u.last_used_at
     FROM vault.admin_tokens t LEFT JOIN vault.admin_token_use u ON u.token_id = t.id ORDER BY t.created_at, t.id;
 END $$;
 
@@ -129,16 +137,19 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   WHERE why IS NOT NULL ORDER BY through, why LIMIT 1   -- its own attributes first: a superuser is a member of everything
 $$;
 
--- Forgets the prefixes of roles that are gone, and follows renamed ones: what pg_dump writes has the name twice, and a restore takes
--- only what agrees. Returns what was forgotten.
+-- Forgets the prefixes of roles that are gone, and follows renamed ones: what pg_dump writes has the name twice, and a
+-- restore takes only what agrees. Returns what was forgotten.
 CREATE OR REPLACE FUNCTION vault._settle_scopes() RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE v_gone jsonb;
 BEGIN
   WITH gone AS (
-    DELETE FROM vault.service_scope s WHERE NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = s.role_id) RETURNING s.role_name, s.prefix)
-  SELECT jsonb_agg(jsonb_build_object('role', role_name, 'prefix', prefix) ORDER BY role_name, prefix) INTO v_gone FROM gone;
-  UPDATE vault.service_scope s SET role_name = r.rolname FROM pg_roles r WHERE r.oid = s.role_id AND r.rolname <> s.role_name;
+    DELETE FROM vault.service_scope s WHERE NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = s.role_id)
+      RETURNING s.role_name, s.prefix)
+  SELECT jsonb_agg(jsonb_build_object('role', role_name, 'prefix', prefix) ORDER BY role_name, prefix) INTO v_gone
+    FROM gone;
+  UPDATE vault.service_scope s SET role_name = r.rolname FROM pg_roles r
+    WHERE r.oid = s.role_id AND r.rolname <> s.role_name;
   IF v_gone IS NOT NULL THEN
     PERFORM vault._audit('grant.gone', NULL, NULL, NULL, jsonb_build_object('prefixes', v_gone));
   END IF;
@@ -150,16 +161,21 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT coalesce(jsonb_agg(prefix ORDER BY prefix), '[]') FROM vault.service_scope WHERE role_id = p_role
 $$;
 
--- What is odd about roles and the vault: those that are gone and have prefixes, those that have become too powerful since they were
--- granted access, and those that may lock every table. Names of roles, which every role can see, and no prefixes.
+-- What is odd about roles and the vault: those that are gone and have prefixes, those that have become too powerful
+-- since they were granted access, and those that may lock every table. Names of roles, which every role can see, and no
+-- prefixes.
 CREATE OR REPLACE FUNCTION vault.odd_roles() RETURNS TABLE (role text, problem text)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-  SELECT DISTINCT role_name::text, 'gone' FROM vault.service_scope s WHERE NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = s.role_id)
+  SELECT DISTINCT role_name::text, 'gone' FROM vault.service_scope s
+    WHERE NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = s.role_id)
   UNION ALL
-  SELECT DISTINCT r.rolname::text, 'renamed' FROM vault.service_scope s JOIN pg_roles r ON r.oid = s.role_id WHERE r.rolname <> s.role_name
+  SELECT DISTINCT r.rolname::text, 'renamed' FROM vault.service_scope s JOIN pg_roles r ON r.oid = s.role_id
+    WHERE r.rolname <> s.role_name
   UNION ALL
-  SELECT DISTINCT r.rolname::text, vault._too_powerful(r.rolname) FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.member
-    WHERE m.roleid IN ('vault_service'::regrole, 'vault_worker'::regrole, 'vault_auditor'::regrole) AND NOT m.admin_option
+  SELECT DISTINCT r.rolname::text, vault._too_powerful(r.rolname)
+    FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.member
+    WHERE m.roleid IN ('vault_service'::regrole, 'vault_worker'::regrole, 'vault_auditor'::regrole)
+      AND NOT m.admin_option
       AND vault._too_powerful(r.rolname) IS NOT NULL
   UNION ALL
   SELECT r.rolname::text, 'maintains' FROM pg_roles r JOIN pg_roles m ON m.rolname = 'pg_maintain'
@@ -191,7 +207,8 @@ BEGIN
   PERFORM vault._settle_scopes();
   EXECUTE format('GRANT %I TO %I', p_group, p_role);
   IF p_prefix IS NOT NULL THEN
-    INSERT INTO vault.service_scope (role_name, prefix, role_id) VALUES (p_role, p_prefix, v_role) ON CONFLICT DO NOTHING;
+    INSERT INTO vault.service_scope (role_name, prefix, role_id) VALUES (p_role, p_prefix, v_role)
+      ON CONFLICT DO NOTHING;
   END IF;
   PERFORM vault._audit('grant', NULL, NULL, p_request,
     jsonb_build_object('role', p_role, 'group', p_group, 'prefix', p_prefix));
@@ -251,7 +268,8 @@ BEGIN
     RAISE EXCEPTION 'role "%" has no such grant', p_role USING ERRCODE = 'VA004';
   END IF;
   PERFORM vault._audit('grant.revoke', NULL, NULL, p_request, jsonb_build_object('role', p_role, 'prefix', p_prefix));
-  RETURN vault._done(p_request, jsonb_build_object('role', p_role, 'prefix', p_prefix, 'prefixes', vault._prefixes_of(v_role)));
+  RETURN vault._done(p_request,
+    jsonb_build_object('role', p_role, 'prefix', p_prefix, 'prefixes', vault._prefixes_of(v_role)));
 END $$;
 
 -- ---------- the configuration ----------
