@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/hyperiondb/vault/internal/db"
+	"github.com/hyperiondb/vault/internal/localpg"
 	"github.com/hyperiondb/vault/internal/vault"
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
@@ -113,6 +115,22 @@ func TestMembershipIsNoPrefix(t *testing.T) {
 		if names != "" {
 			t.Errorf("a member of %s sees %q as itself", through, names)
 		}
+	}
+}
+
+// What ANALYZE has gathered of the tables holds names of all prefixes; PostgreSQL keeps it from roles that a policy holds back.
+func TestStatisticsShowNoNames(t *testing.T) {
+	s := vaulttest.New(t)
+	mustPut(t, s, "app1/a", "team/b")
+	s.MustExec(t, `ANALYZE vault.secrets, vault.secret_versions`)
+	if got := s.MustQuery(t, `SELECT count(*) FROM pg_stats WHERE schemaname = 'vault' AND tablename = 'secrets' AND attname = 'name'`); got != "1" {
+		t.Fatal("there are no statistics to hide")
+	}
+	var n int
+	must(t, mustConnect(t, s.URL(vaulttest.Developer)).QueryRow(t.Context(), `SELECT count(*) FROM pg_stats
+		WHERE schemaname = 'vault' AND tablename IN ('secrets', 'secret_versions', 'rotation_jobs', 'service_scope')`).Scan(&n))
+	if n != 0 {
+		t.Errorf("a service role sees the statistics of %d columns", n)
 	}
 }
 
@@ -310,6 +328,26 @@ func TestTokenRevokesItself(t *testing.T) {
 	if got := s.MustQuery(t, `SELECT vault.status() ->> 'tokens'`); got != "0" {
 		t.Errorf("status counts %s tokens", got)
 	}
+}
+
+// While the standby that changes wait for is away, a revocation counts on the primary all the same.
+func TestRevocationWaitsForNoStandby(t *testing.T) {
+	s := vaulttest.Own(t)
+	token := stolen(t, s)
+	for _, standby := range s.Cluster.Standbys() {
+		must(t, standby.Stop(t.Context(), localpg.Fast))
+	}
+	reload(t, s, `synchronous_standby_names = '*'`)
+	until(t, s, `SELECT current_setting('synchronous_standby_names') = '*'`)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // it would wait for ever
+	defer cancel()
+	conn := mustConnect(t, s.URL(vaulttest.Operator))
+	for _, step := range []string{"BEGIN", `SET LOCAL synchronous_commit = remote_apply`, "AUTHORISE",
+		`SELECT vault.revoke_token('stolen', gen_random_uuid())`, "COMMIT"} {
+		must(t, runStep(ctx, conn, step))
+	}
+	must(t, runStep(ctx, conn, "BEGIN"))
+	wantCode(t, authorise(ctx, conn, token.Reveal()), badToken)
 }
 
 // A session that has let its deferred checks run early keeps what it did before; it is named, and has no authority any more.
