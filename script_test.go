@@ -58,6 +58,7 @@ type session struct {
 	daemons map[string]*daemon
 	fake    *kmsfake.Fake
 	bucket  *s3fake.Fake
+	held    *pgx.Conn
 	cleanup []func()
 }
 
@@ -72,7 +73,7 @@ func TestScripts(t *testing.T) {
 				"target":    h.cmdTarget,
 				"terminal":  h.cmdTerminal,
 				"node":      h.cmdNode,
-				"pgbouncer": h.cmdPgbouncer, "expand": h.cmdExpand,
+				"pgbouncer": h.cmdPgbouncer, "expand": h.cmdExpand, "hold": h.cmdHold,
 			},
 		})
 	})

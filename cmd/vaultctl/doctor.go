@@ -173,6 +173,7 @@ func checks() []check {
 		{"pooler", checkPooler},
 		{"clock", checkClock},
 		{"role", checkRole},
+		{"roles", checkRoles},
 		{"kms key", checkKey},
 		{"newest value", checkNewest},
 		{"admin token", checkToken},

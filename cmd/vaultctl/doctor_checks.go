@@ -169,6 +169,41 @@ func checkRole(_ context.Context, p *patient) finding {
 	return fine("%q cannot bypass the vault", p.node.Role)
 }
 
+// checkRoles looks at the roles of others.
+func checkRoles(_ context.Context, p *patient) finding {
+	if p.node == nil || p.node.Schema.Have != p.node.Schema.Want {
+		return finding{}
+	}
+	var words []string
+	var help string
+	for _, odd := range p.node.OddRoles {
+		word, hint := oddRole(odd)
+		words = append(words, word)
+		if help == "" {
+			help = hint
+		}
+	}
+	if words == nil {
+		return fine("none is gone, renamed or too powerful")
+	}
+	return warning(help, "%s", strings.Join(words, "; "))
+}
+
+func oddRole(r db.OddRole) (detail, help string) {
+	grant := "vaultctl grant " + shellPath(r.Role)
+	switch r.Problem {
+	case "gone":
+		return fmt.Sprintf("role %q is gone and still has prefixes", r.Role), grant + " --revoke"
+	case "renamed":
+		return fmt.Sprintf("role %q was renamed: a restored dump would not know its prefixes", r.Role),
+			grant + " --prefix PREFIX, with one that it has"
+	case "maintains":
+		return fmt.Sprintf("role %q has pg_maintain: it can lock every table", r.Role),
+			fmt.Sprintf("REVOKE pg_maintain FROM %q", r.Role)
+	}
+	return fmt.Sprintf("role %q could bypass the vault: it has %s", r.Role, r.Problem), grant + " --revoke"
+}
+
 func checkKey(ctx context.Context, p *patient) finding {
 	if p.a.kmsKey == "" && p.status == nil {
 		return finding{}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -31,7 +32,8 @@ vault's rules is refused: a superuser, for instance.
   worker    run rotations: for vaultd on the primary
   auditor   read the audit log
 
-A role may have several, and several prefixes. --revoke takes all of it away, or one --prefix.`,
+A role may have several, and several prefixes; all that it has are printed. They belong to the role itself: they stay when it is
+renamed, and a new role of the same name does not have them. --revoke takes all of it away, or one --prefix.`,
 		Example: `  vaultctl grant app --prefix prod/app/
   vaultctl grant vaultd
   vaultctl grant vaultd --as worker
@@ -87,7 +89,21 @@ func runGrant(ctx context.Context, a *app, o grantOptions) error {
 		return a.printJSON(grant)
 	}
 	a.note("%s", o.told())
+	if len(grant.Prefixes) > 1 || o.revoke && len(grant.Prefixes) > 0 {
+		a.note("its prefixes now: %s", prefixes(grant.Prefixes))
+	}
 	return nil
+}
+
+func prefixes(all []string) string {
+	words := make([]string, len(all))
+	for i, prefix := range all {
+		words[i] = fmt.Sprintf("%q", prefix)
+		if prefix == "" {
+			words[i] = "all names"
+		}
+	}
+	return strings.Join(words, ", ")
 }
 
 func (o grantOptions) apply(ctx context.Context, v *vault.Vault, change vault.Change) (db.Grant, error) {

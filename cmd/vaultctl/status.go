@@ -63,6 +63,7 @@ func (a *app) printStatus(s db.Status) error {
 		"replayed until", when(s.ReplayedUntil),
 		"secrets", counts(s.Secrets, "", s.LiveVersions, "live versions", s.Deleted, "deleted"),
 		"admin tokens", strconv.FormatInt(s.Tokens, 10),
+		"refused", refusals(s),
 		"rotations", counts(s.RotationsQueued, "queued", s.RotationsClaimed, "running", s.RotationsOverdue, "overdue", s.RotationsFailed, "failed",
 			s.RotationsPaused, "paused")+limit(s.MaxRotations),
 		"next rotation", when(s.NextRotationAt),
@@ -99,6 +100,15 @@ func behind(s db.Status) string {
 		return fmt.Sprintf("%.1f s, by the heartbeat of the primary", *s.LagSeconds)
 	}
 	return seconds(int64(*s.LagSeconds)) + ", by the heartbeat of the primary"
+}
+
+// refusals is "" where nothing was refused.
+func refusals(s db.Status) string {
+	if s.WrongProofs == 0 && s.RefusedLastHour == 0 {
+		return ""
+	}
+	wrong := plural(int(s.WrongProofs), "wrong admin token", "wrong admin tokens")
+	return fmt.Sprintf("%d in the last hour; %s ever", s.RefusedLastHour, wrong)
 }
 
 // counts joins numbers and what they are of, and leaves out what there is none of, but for the first.

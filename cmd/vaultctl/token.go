@@ -258,8 +258,11 @@ func newTokenRevokeCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "revoke NAME",
 		Short: "End an admin token",
-		Long: `End an admin token. Once this returns, nothing can be changed with it any more: changes under way are waited for. There is
-no way to undo it, other than to make a new token.
+		Long: `End an admin token. Nothing is waited for: what it has not changed by then it cannot change any more, and a
+change under way is refused when it commits. There is no way to undo it, other than to make a new token.
+
+A session that has had a change open since before is named, and the exit code is 7. It can no longer change anything; what it
+changed before may be committed if it was held back on purpose. End it with pg_terminate_backend.
 
 A standby knows of it when it has replayed it, and should it be promoted before that, the token is good again: --wait waits
 for all standbys that are connected, and exits with 7 if one has not come that far in time.`,
@@ -291,6 +294,42 @@ func runTokenRevoke(ctx context.Context, a *app, name string, wait *time.Duratio
 	if err != nil {
 		return err
 	}
-	return a.settle(ctx, v, row.LSN, wait, fmt.Sprintf("revoked token %q", row.Name),
+	err = a.settle(ctx, v, row.LSN, wait, fmt.Sprintf("revoked token %q", row.Name),
 		func(standbys *[]db.Standby) any { return revokedJSON{row, standbys} })
+	if err != nil {
+		return err
+	}
+	return stillOpen(row.OpenChanges)
+}
+
+// stillOpen names the sessions that may hold a change which a revoked token has authorised.
+func stillOpen(changes []db.OpenChange) error {
+	if len(changes) == 0 {
+		return nil
+	}
+	words := make([]string, len(changes))
+	for i, c := range changes {
+		words[i] = openChange(c)
+	}
+	end := fmt.Sprintf("SELECT pg_terminate_backend(%d)", changes[0].PID)
+	if changes[0].Prepared != "" {
+		end = "ROLLBACK PREPARED '" + strings.ReplaceAll(changes[0].Prepared, "'", "''") + "'"
+	}
+	text := strings.Join(words, ", ")
+	return hint(attention("the token is revoked, but a change from before it is open: %s", text), "%s", printable(end))
+}
+
+func openChange(c db.OpenChange) string {
+	what := fmt.Sprintf("session %d", c.PID)
+	if c.Prepared != "" {
+		what = fmt.Sprintf("prepared transaction %q", c.Prepared)
+	}
+	what += fmt.Sprintf(" of role %q", c.Role)
+	if c.Client != "" {
+		what += " from " + c.Client
+	}
+	if c.Since != nil {
+		what += " since " + when(c.Since)
+	}
+	return what
 }

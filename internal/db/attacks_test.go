@@ -80,6 +80,17 @@ func attacks() []attack {
 		one("forge a context row", dev, denied, `INSERT INTO vault.tx_context (xid, pid, kind, token_id, actor)
 			VALUES (pg_current_xact_id(), pg_backend_pid(), 'admin', gen_random_uuid(), 'token:root')`),
 		one("widen one's own scope", dev, denied, `INSERT INTO vault.service_scope VALUES ('developer', '')`),
+		one("move a scope to oneself", dev, denied, `UPDATE vault.service_scope SET role_id = 'developer'::regrole`),
+		one("see which tokens have ended", dev, denied, `SELECT * FROM vault.token_revocations`),
+		one("end another's token by hand", dev, denied, `INSERT INTO vault.token_revocations VALUES (`+id+`)`),
+		one("undo a revocation", dev, denied, `DELETE FROM vault.token_revocations`),
+		one("forget what was refused", dev, denied, `DELETE FROM vault.refusals`),
+		one("lock another out", dev, denied, `INSERT INTO vault.refusals VALUES (date_trunc('minute', now()), 'operator', '', 1000, 1000)`),
+		one("count wrong proofs anew", dev, denied, `SELECT setval('vault.wrong_proofs', 1)`),
+		one("lose count of wrong proofs", dev, denied, `SELECT nextval('vault.wrong_proofs_minute')`),
+		one("internal: count a wrong proof", dev, denied, `SELECT vault._count_wrong_proof()`),
+		one("internal: forget scopes", dev, denied, `SELECT vault._settle_scopes()`),
+		one("internal: ask for another's prefixes", dev, denied, `SELECT vault._prefixes_of('operator')`),
 		one("point the vault at another KMS key", dev, denied, `UPDATE vault.config SET default_kms_key = 'local:///tmp/mine'`),
 		one("lock a token row for ever", dev, denied, `SELECT * FROM vault.admin_tokens FOR UPDATE`),
 
@@ -208,6 +219,12 @@ func attacks() []attack {
 		tx("a role name with SQL in it", "VA004", "AUTHORISE", `SELECT vault.grant_service_role('app1; DROP TABLE vault.secrets; --')`),
 		tx("a rotation interval without a generator", "22023", "AUTHORISE", `SELECT vault.put_version('put', 'app1/i', 1, 1, 'k', '\x01',
 			decode(repeat('00', 24), 'hex'), decode(repeat('11', 32), 'hex'), decode(repeat('22', 32), 'hex'), 'app1/i:1', gen_random_uuid(), false, NULL, '1 day')`),
+	}
+	for _, level := range []string{"REPEATABLE READ", "SERIALIZABLE"} {
+		list = append(list, attack{"a token in a transaction that would not see its end: " + level, dev, []string{"BEGIN ISOLATION LEVEL " + level, "AUTHORISE"}, "25001"})
+	}
+	for _, role := range []string{"vault_service", "vault_worker", "vault_auditor", "vault_owner"} {
+		list = append(list, tx("grant to the vault's own "+role, denied, "AUTHORISE", fmt.Sprintf(`SELECT vault.grant_service_role('%s')`, role)))
 	}
 	for _, role := range []string{"creator", "replicator", "bypasser", "writes_all", "reads_all", "runs_programs", "owner_member", "indirect", "super2"} {
 		list = append(list, tx("grant to "+role, denied, "AUTHORISE", fmt.Sprintf(`SELECT vault.grant_service_role('%s')`, role)))
@@ -365,30 +382,6 @@ func TestTokenStates(t *testing.T) {
 			}
 		})
 	}
-}
-
-// A revoke waits for the transactions that were authorised before it, and has the last word from then on.
-func TestRevokeWaitsForWhoIsAuthorised(t *testing.T) {
-	store := vaulttest.New(t)
-	other := vault.NewToken()
-	fingerprint := other.Fingerprint()
-	mustAdmin(t, store, fmt.Sprintf(`SELECT vault.create_token('%s', 'other', '\x%x', '', NULL, gen_random_uuid())`, other.ID(), fingerprint))
-	writing := mustConnect(t, store.URL(vaulttest.Operator))
-	for _, step := range []string{"BEGIN", "AUTHORISE"} {
-		must(t, runStep(t.Context(), writing, step))
-	}
-	revoking := mustConnect(t, store.URL(vaulttest.Operator))
-	must(t, runStep(t.Context(), revoking, "BEGIN"))
-	must(t, authorise(t.Context(), revoking, other.Reveal()))
-	revoked := make(chan error, 1)
-	go func() {
-		revoked <- errors.Join(runStep(t.Context(), revoking, `SELECT vault.revoke_token('root', gen_random_uuid())`), runStep(t.Context(), revoking, "COMMIT"))
-	}()
-	until(t, store, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')`)
-	must(t, runStep(t.Context(), writing, put("app1/late", 1, 24, 32, uuid.NewString())))
-	must(t, runStep(t.Context(), writing, "COMMIT"))
-	must(t, <-revoked)
-	wantCode(t, runSession(t, store.URL(vaulttest.Operator), []string{"BEGIN", "AUTHORISE"}), badToken)
 }
 
 // A token with a scope changes the names it covers and administers nothing.

@@ -26,9 +26,14 @@ type Examination struct {
 
 	// Of a vault whose schema fits.
 	TooPowerful string // why the role could step around the vault; "" = it cannot
+	OddRoles    []OddRole
 	BeatAt      *time.Time
 	BeatAge     time.Duration // by the server's clock
 }
+
+// OddRole is a database role that an operator should look at: "gone" and "renamed" have prefixes, "maintains" may lock
+// every table, and any other problem is why a role with access could step around the vault.
+type OddRole struct{ Role, Problem string }
 
 // Oldest and newest PostgreSQL that the vault is tested with.
 const (
@@ -85,11 +90,18 @@ func examine(ctx context.Context, conn *pgx.Conn) (Examination, error) {
 		return e, classify(err)
 	}
 	e.TooPowerful = deref(tooPowerful)
+	if e.OddRoles, err = oddRoles(ctx, conn); err != nil {
+		return e, err
+	}
 	var age *float64
 	err = conn.QueryRow(ctx, `SELECT max(at), extract(epoch FROM clock_timestamp() - max(at))::float8 FROM vault.heartbeat`, pgx.QueryExecModeExec).
 		Scan(&e.BeatAt, &age)
 	e.BeatAge = time.Duration(deref(age) * float64(time.Second))
 	return e, classify(err)
+}
+
+func oddRoles(ctx context.Context, conn *pgx.Conn) ([]OddRole, error) {
+	return collect(ctx, conn, pgx.RowToStructByPos[OddRole], `SELECT role, problem FROM vault.odd_roles()`, pgx.QueryExecModeExec)
 }
 
 // examineLine looks at the way to the server.

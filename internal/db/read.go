@@ -211,6 +211,8 @@ type Status struct {
 	Deleted          int64       `json:"deleted"`
 	LiveVersions     int64       `json:"live_versions"`
 	Tokens           int64       `json:"tokens"`
+	WrongProofs      int64       `json:"wrong_proofs"`      // of admin tokens, ever; up to 32 too many after a crash and on a standby
+	RefusedLastHour  int64       `json:"refused_last_hour"` // changes that clients have reported as refused
 	RotationsQueued  int64       `json:"rotations_queued"`
 	RotationsClaimed int64       `json:"rotations_claimed"`
 	RotationsFailed  int64       `json:"rotations_failed"`

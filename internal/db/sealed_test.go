@@ -132,6 +132,7 @@ func TestMigrationToSealedVersions(t *testing.T) {
 		`DROP INDEX vault.one_current_version, vault.versions_live`,
 		`ALTER TABLE vault.secret_versions DROP COLUMN next_rotation_at, DROP COLUMN deleted_at`,
 		`CREATE UNIQUE INDEX one_current_version ON vault.secret_versions (secret_id) WHERE expires_at IS NULL`,
+		beforeRightsOfRoles,
 		`DELETE FROM vault.goose_db_version WHERE version_id > 5`, `UPDATE vault.config SET schema_version = 5`)
 
 	// Somebody is deleting a secret: what he does is told, too.

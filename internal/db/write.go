@@ -150,6 +150,8 @@ type TokenRow struct {
 	ExpiresAt  *time.Time `json:"expires_at,omitempty"`
 	RevokedAt  *time.Time `json:"revoked_at,omitempty"`
 	LastUsedAt *time.Time `json:"last_used_at,omitempty"`
+	// Of a token just revoked: transactions that began before, and may have been authorised by it.
+	OpenChanges []OpenChange `json:"open_changes,omitempty"`
 	Committed
 }
 
@@ -174,9 +176,56 @@ func (w *Writer) CreateTokenAsOwner(ctx context.Context, request uuid.UUID, t Ne
 		t.ID, t.Name, t.Fingerprint[:], t.ExpiresAt, request)
 }
 
-// RevokeToken ends a token once every transaction it has authorised is over.
+// OpenChange is a transaction that may change the vault and has not ended: of a session, or prepared.
+type OpenChange struct {
+	PID      int        `json:"pid,omitempty"`
+	Role     string     `json:"role"`
+	Client   string     `json:"client,omitempty"` // "" over a unix socket
+	Prepared string     `json:"prepared,omitempty"`
+	Since    *time.Time `json:"since,omitempty"`
+}
+
+// openChangesLimit is how long transactions that were under way at a revocation have to end. Our own take
+// milliseconds.
+const openChangesLimit = 2 * time.Second
+
+// RevokeToken ends a token at once: what it has authorised is refused when it commits. The row has the transactions
+// that were open before and still are.
 func (w *Writer) RevokeToken(ctx context.Context, c Credential, request uuid.UUID, name string) (TokenRow, error) {
-	return change[TokenRow](ctx, w, &c, refusal{"token.revoke", "", request}, `SELECT vault.revoke_token($1, $2)`, name, request)
+	row, err := change[TokenRow](ctx, w, &c, refusal{"token.revoke", "", request},
+		`SELECT vault.revoke_token($1, $2)`, name, request)
+	if err != nil {
+		return row, err
+	}
+	if row.OpenChanges, err = w.openChanges(ctx); err != nil {
+		return row, newError(ErrOutcomeUnknown,
+			"token %q is revoked on the primary; whether its standbys know could not be learned: %s", name, oneLine(err))
+	}
+	return row, nil
+}
+
+type openChanges struct {
+	Since *time.Time   `json:"since"`
+	Open  []OpenChange `json:"open"`
+	Committed
+}
+
+// openChanges waits for the transactions of before to end, and returns those that do not.
+func (w *Writer) openChanges(ctx context.Context) ([]OpenChange, error) {
+	var found openChanges
+	pause := newBackOff()
+	for end := time.Now().Add(openChangesLimit); ; {
+		var err error
+		found, err = change[openChanges](ctx, w, nil, refusal{}, `SELECT vault.revocation_holds($1)`, found.Since)
+		if err != nil || len(found.Open) == 0 || time.Now().After(end) {
+			return found.Open, err
+		}
+		select {
+		case <-ctx.Done():
+			return found.Open, nil
+		case <-time.After(pause.NextBackOff()):
+		}
+	}
 }
 
 // Tokens lists all tokens, revoked ones too.
@@ -196,9 +245,10 @@ func (tokenList) committedAt(string) {} // a list changes nothing
 
 // Grant is a database role's access.
 type Grant struct {
-	Role   string  `json:"role"`
-	Group  string  `json:"group,omitempty"` // vault_service, vault_worker or vault_auditor
-	Prefix *string `json:"prefix,omitempty"`
+	Role     string   `json:"role"`
+	Group    string   `json:"group,omitempty"` // vault_service, vault_worker or vault_auditor
+	Prefix   *string  `json:"prefix,omitempty"`
+	Prefixes []string `json:"prefixes,omitempty"` // all that the role has now
 	Committed
 }
 
@@ -428,7 +478,7 @@ func notConnected(ctx context.Context, err error) error {
 // pooler may have led us to another than the connection was made to), and the challenge for who we are.
 func (w *Writer) begin(ctx context.Context, conn *pgx.Conn, c *Credential) (nonce []byte, err error) {
 	batch := &pgx.Batch{}
-	batch.Queue(`BEGIN`)
+	batch.Queue(`BEGIN ISOLATION LEVEL READ COMMITTED`) // authorize_proof takes no other
 	batch.Queue(changeSettings)
 	var timeline, beatTimeline int
 	var beatEpoch uuid.UUID

@@ -59,7 +59,7 @@ func (v *Vault) OwnToken(ctx context.Context, c Change) (db.TokenRow, error) {
 	return v.writer.Token(ctx, c.credential())
 }
 
-// RevokeToken ends a token once every transaction it has authorised is over.
+// RevokeToken ends a token at once. The row names the transactions that began before, and have not ended.
 func (v *Vault) RevokeToken(ctx context.Context, c Change, name string) (db.TokenRow, error) {
 	if err := v.canWrite(c); err != nil {
 		return db.TokenRow{}, err

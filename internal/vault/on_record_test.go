@@ -21,7 +21,7 @@ import (
 // nothingToRecord are the functions of the write API that leave no row, and why none is missed.
 var nothingToRecord = map[string]string{
 	"challenge": "begins a proof", "authorize_proof": "is part of each change; a refused one is recorded by record_refusal",
-	"list_tokens": "reads", "my_token": "reads", "wrapped_keys": "reads", "grace_report": "reads", "status": "reads", "replication": "reads",
+	"list_tokens": "reads", "odd_roles": "reads", "revocation_holds": "reads", "my_token": "reads", "wrapped_keys": "reads", "grace_report": "reads", "status": "reads", "replication": "reads",
 	"replication_lag": "reads", "standbys": "reads", "sealing_lag": "reads", "_too_powerful": "reads", "rotation_candidate": "reads",
 	"next_audit_window": "reads", "audit_window": "reads",
 	"add_audit_seal":        "is itself the evidence",

@@ -96,15 +96,62 @@ BEGIN
   RETURN sha256(vault._xor(p_key, outer_pad) || outer_pad || sha256(vault._xor(p_key, inner_pad) || inner_pad || p_message));
 END $$;
 
+-- Role and address are known before anything is proven. Where so many proofs have just been wrong, no transaction id is
+-- spent on another; the token is good from any other role or address.
 CREATE OR REPLACE FUNCTION vault.challenge() RETURNS bytea
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE v_nonce bytea;
 BEGIN
+  IF EXISTS (SELECT FROM vault.refusals
+      WHERE minute = date_trunc('minute', clock_timestamp()) AND db_role = session_user
+        AND client = coalesce(host(inet_client_addr()), '') AND guesses >= 600) THEN
+    RAISE EXCEPTION 'too many wrong admin tokens from role "%" at this address: wait a minute', session_user
+      USING ERRCODE = '53400';
+  END IF;
   INSERT INTO vault.tx_context AS c (xid, pid) VALUES (pg_current_xact_id(), pg_backend_pid())
     ON CONFLICT (xid) DO UPDATE SET pid = EXCLUDED.pid, nonce = DEFAULT, kind = NULL, token_id = NULL, scope = NULL,
                                     job_id = NULL, actor = NULL, purging = NULL
     RETURNING c.nonce INTO v_nonce;
   RETURN v_nonce;
+END $$;
+
+-- Why a token is good no longer; null = it is. Without a lock on its row, so that a revocation waits for nobody.
+-- p_committing: the transaction that revokes its own token may end.
+CREATE OR REPLACE FUNCTION vault._token_ended(t vault.admin_tokens, p_committing boolean) RETURNS text
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE v_mine boolean;
+BEGIN
+  -- Two revocations of one token may be under way: another's counts, whatever this transaction has done.
+  SELECT bool_and(tx = pg_current_xact_id()) INTO v_mine FROM vault.token_revocations WHERE token_id = t.id;
+  IF NOT v_mine OR NOT p_committing AND v_mine OR v_mine IS NULL AND t.revoked_at IS NOT NULL THEN
+    RETURN 'revoked';
+  ELSIF t.expires_at <= clock_timestamp() THEN
+    RETURN 'expired';
+  END IF;
+  RETURN NULL;
+END $$;
+
+CREATE OR REPLACE FUNCTION vault._refuse_token(p_why text) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  -- This outlives the rollback.
+  RAISE LOG 'vault: admin token refused: % role=% client=%', p_why, session_user, inet_client_addr();
+  RAISE EXCEPTION 'admin token refused: %', p_why USING ERRCODE = '28000';
+END $$;
+
+-- Counts a wrong proof in sequences, which no rollback takes back. From 600 in a minute on, in all, each takes a second
+-- of the session that asks. A right proof never comes here.
+CREATE OR REPLACE FUNCTION vault._count_wrong_proof() RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE v_minute bigint := extract(epoch FROM clock_timestamp())::bigint / 60;
+BEGIN
+  PERFORM nextval('vault.wrong_proofs');
+  IF (SELECT last_value / 1000000 < v_minute FROM vault.wrong_proofs_minute) THEN
+    PERFORM setval('vault.wrong_proofs_minute', v_minute * 1000000);
+  END IF;
+  IF nextval('vault.wrong_proofs_minute') % 1000000 > 600 THEN
+    PERFORM pg_sleep(1);
+  END IF;
 END $$;
 
 CREATE OR REPLACE FUNCTION vault.authorize_proof(p_token_id uuid, p_proof bytea) RETURNS text
@@ -113,37 +160,42 @@ DECLARE
   v_nonce bytea;
   v_token vault.admin_tokens;
   v_pad bytea;
-  v_secret bytea;
   v_why text;
 BEGIN
+  -- Any other level keeps its first snapshot to the end, and would not see at COMMIT that the token was revoked.
+  IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+    RAISE EXCEPTION 'an admin token takes a transaction of isolation level read committed, not %',
+      current_setting('transaction_isolation') USING ERRCODE = '25001';
+  END IF;
   SELECT nonce INTO v_nonce FROM vault.tx_context
     WHERE xid = pg_current_xact_id_if_assigned() AND pid = pg_backend_pid() AND kind IS NULL;
-  -- FOR SHARE: a revoke waits for us to end, we wait for a revoke that came first.
-  SELECT * INTO v_token FROM vault.admin_tokens WHERE id = p_token_id FOR SHARE;
+  SELECT * INTO v_token FROM vault.admin_tokens WHERE id = p_token_id;
   IF v_nonce IS NOT NULL AND v_token.id IS NOT NULL AND octet_length(p_proof) = 32 THEN
     v_pad := vault._hmac_sha256(v_token.token_sha256, v_nonce);
-    v_secret := vault._xor(p_proof, v_pad);
   END IF;
-  -- Why it is refused is said only to somebody who has proven the token.
-  v_why := CASE
-    WHEN v_pad IS NULL OR sha256(v_secret) IS DISTINCT FROM v_token.token_sha256 THEN 'unknown token'
-    WHEN v_token.revoked_at IS NOT NULL THEN 'revoked'
-    WHEN v_token.expires_at <= clock_timestamp() THEN 'expired'
-  END;
+  -- Why it is refused is said only to a client that has proven the token.
+  IF v_pad IS NULL OR sha256(vault._xor(p_proof, v_pad)) IS DISTINCT FROM v_token.token_sha256 THEN
+    PERFORM vault._count_wrong_proof();
+    v_why := 'unknown token';
+  ELSE
+    v_why := vault._token_ended(v_token, false);
+  END IF;
   IF v_why IS NOT NULL THEN
-    RAISE LOG 'vault: admin token refused: % role=% client=%', v_why, session_user, inet_client_addr();  -- outlives the rollback
-    RAISE EXCEPTION 'admin token refused: %', v_why USING ERRCODE = '28000';
+    PERFORM vault._refuse_token(v_why);
+  END IF;
+  -- A prepared transaction could be committed after the token has ended. PostgreSQL prepares none that has exported a
+  -- snapshot.
+  IF current_setting('max_prepared_transactions')::int > 0 THEN
+    PERFORM pg_export_snapshot();
   END IF;
   UPDATE vault.tx_context SET nonce = NULL, kind = 'admin', token_id = v_token.id, scope = v_token.scope,
                               actor = 'token:' || v_token.name
     WHERE xid = pg_current_xact_id();
-  -- Asked first: even an INSERT that does nothing waits for a sibling that is just touching the row.
-  IF NOT EXISTS (SELECT FROM vault.admin_token_use WHERE token_id = v_token.id) THEN
-    INSERT INTO vault.admin_token_use VALUES (v_token.id, now()) ON CONFLICT DO NOTHING;
-  ELSIF EXISTS (SELECT FROM vault.admin_token_use WHERE token_id = v_token.id AND last_used_at < now() - interval '1 minute') THEN
+  -- Only where it is more than a minute old, and never waiting for a sibling that is just touching the row.
+  IF EXISTS (SELECT FROM vault.admin_token_use WHERE token_id = v_token.id
+      AND (last_used_at IS NULL OR last_used_at < now() - interval '1 minute')) THEN
     UPDATE vault.admin_token_use SET last_used_at = now() WHERE token_id = (
-      SELECT u.token_id FROM vault.admin_token_use u
-      WHERE u.token_id = v_token.id AND u.last_used_at < now() - interval '1 minute' FOR UPDATE SKIP LOCKED);
+      SELECT u.token_id FROM vault.admin_token_use u WHERE u.token_id = v_token.id FOR UPDATE SKIP LOCKED);
   END IF;
   RETURN 'token:' || v_token.name;
 END $$;
@@ -164,11 +216,23 @@ BEGIN
   DELETE FROM vault.tx_context WHERE xid = pg_current_xact_id_if_assigned();
 END $$;
 
--- Deferred: runs at commit, so that no context row is ever committed.
+-- Deferred: runs at commit, so that no context row is ever committed. And a token that has authorised something is
+-- asked for once more: one that was revoked or has expired in between commits nothing. The trigger's event keeps the
+-- token's id: what became of the row after it (another challenge, a maintenance function) does not matter.
 CREATE OR REPLACE FUNCTION vault._tx_context_ends() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+  v_token vault.admin_tokens;
+  v_why text;
 BEGIN
   DELETE FROM vault.tx_context WHERE xid = NEW.xid;
+  IF NEW.token_id IS NOT NULL THEN
+    SELECT * INTO v_token FROM vault.admin_tokens WHERE id = NEW.token_id;
+    v_why := CASE WHEN NOT FOUND THEN 'unknown token' ELSE vault._token_ended(v_token, true) END;
+    IF v_why IS NOT NULL THEN
+      PERFORM vault._refuse_token(v_why);
+    END IF;
+  END IF;
   RETURN NULL;
 END $$;
 
@@ -193,12 +257,35 @@ END $$;
 
 -- The row of a refused attempt rolls back with it; the client therefore reports the refusal in a transaction of its own.
 -- Nothing here is proven: the actor is the database role, what the client claimed stands in detail.
+--
+-- In a minute a role has 60 such rows from one address. Further refusals are counted, with a row when they are 100 and
+-- 1000, and beyond 1000 not any more: whatever a client sends, it writes little.
 CREATE OR REPLACE FUNCTION vault.record_refusal(p_action text, p_secret text, p_reason text, p_token_id uuid, p_request uuid) RETURNS void
-LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-  SELECT vault._audit(vault._printable(p_action, 32), vault._printable(p_secret, 255), NULL, p_request,
-    jsonb_build_object('reason', vault._printable(p_reason, 200), 'claimed_token_id', p_token_id,
-                       'claimed_token', (SELECT name FROM vault.admin_tokens WHERE id = p_token_id)), 'denied')
-$$;
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s' AS $$
+DECLARE
+  v_minute timestamptz := date_trunc('minute', clock_timestamp());
+  v_client text := coalesce(host(inet_client_addr()), '');
+  v_count int;
+BEGIN
+  IF EXISTS (SELECT FROM vault.refusals
+      WHERE minute = v_minute AND db_role = session_user AND client = v_client AND refused >= 1000) THEN
+    RETURN;
+  END IF;
+  INSERT INTO vault.refusals AS r (minute, db_role, client, refused, guesses)
+    VALUES (v_minute, session_user, v_client, 1,
+      (p_reason IS NOT DISTINCT FROM 'admin token refused: unknown token')::int)
+    ON CONFLICT (minute, db_role, client) DO UPDATE SET refused = r.refused + 1, guesses = r.guesses + EXCLUDED.guesses
+    RETURNING refused INTO v_count;
+  IF v_count = 1 THEN
+    DELETE FROM vault.refusals WHERE minute < now() - interval '1 day';
+  END IF;
+  IF v_count <= 60 OR v_count IN (100, 1000) THEN
+    PERFORM vault._audit(vault._printable(p_action, 32), vault._printable(p_secret, 255), NULL, p_request,
+      jsonb_build_object('reason', vault._printable(p_reason, 200), 'claimed_token_id', p_token_id,
+        'claimed_token', (SELECT name FROM vault.admin_tokens WHERE id = p_token_id),
+        'refused_this_minute', CASE WHEN v_count >= 60 THEN v_count END), 'denied');
+  END IF;
+END $$;
 
 -- ---------- replay ----------
 CREATE OR REPLACE FUNCTION vault._digest(p_action text, p_secret text, p_asked bytea) RETURNS bytea

@@ -17,6 +17,7 @@ BEGIN
   EXCEPTION WHEN unique_violation THEN
     RAISE EXCEPTION 'a token named "%" exists', p_name USING ERRCODE = 'VA001';
   END;
+  INSERT INTO vault.admin_token_use (token_id) VALUES (p_id);
   PERFORM vault._audit('token.create', NULL, NULL, p_request, jsonb_build_object('token', p_name, 'token_id', p_id,
     'scope', nullif(p_scope, ''), 'expires_at', p_expires_at));
   RETURN vault._done(p_request, jsonb_build_object('id', p_id, 'name', p_name, 'scope', p_scope, 'expires_at', p_expires_at));
@@ -51,13 +52,49 @@ BEGIN
   IF v_result IS NOT NULL THEN
     RETURN v_result;
   END IF;
-  -- Waits for every transaction this token has authorised to end.
-  UPDATE vault.admin_tokens SET revoked_at = now() WHERE name = p_name AND revoked_at IS NULL RETURNING * INTO v_token;
+  SELECT * INTO v_token FROM vault.admin_tokens t WHERE t.name = p_name AND t.revoked_at IS NULL
+    AND NOT EXISTS (SELECT FROM vault.token_revocations r WHERE r.token_id = t.id);
   IF NOT FOUND THEN
     RAISE EXCEPTION 'no live token named "%"', left(p_name, 64) USING ERRCODE = 'VA004';
   END IF;
+  -- Waits for nothing. Transactions that the token has authorised are refused when they commit.
+  INSERT INTO vault.token_revocations (token_id) VALUES (v_token.id);
+  -- The token's row is another holder's for as long as that one pleases, if it revokes the same token and does not
+  -- commit.
+  UPDATE vault.admin_tokens SET revoked_at = now()
+    WHERE id = (SELECT t.id FROM vault.admin_tokens t WHERE t.id = v_token.id FOR NO KEY UPDATE SKIP LOCKED);
+  -- It counts from COMMIT on, also while a standby keeps the server waiting: vault.revocation_holds() waits for that.
+  PERFORM set_config('synchronous_commit', 'local', true);
   PERFORM vault._audit('token.revoke', NULL, NULL, p_request, jsonb_build_object('token', p_name, 'token_id', v_token.id));
-  RETURN vault._done(p_request, jsonb_build_object('id', v_token.id, 'name', p_name, 'scope', v_token.scope, 'revoked_at', v_token.revoked_at));
+  RETURN vault._done(p_request,
+    jsonb_build_object('id', v_token.id, 'name', p_name, 'scope', v_token.scope, 'revoked_at', now()));
+END $$;
+
+-- Called after a revocation has committed: its own COMMIT waits for the standbys that a change waits for, and therefore
+-- has something in the log. Returns the transactions on this server that may change the vault and began before p_since
+-- (null: this one): what a token has authorised is refused when it commits, unless the session had its deferred checks
+-- run before the revocation (SET CONSTRAINTS). No token is asked for: the one that was revoked may have been the last.
+CREATE OR REPLACE FUNCTION vault.revocation_holds(p_since timestamptz) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  v_database oid := (SELECT oid FROM pg_database WHERE datname = current_database());
+  v_since timestamptz := coalesce(p_since, now());
+BEGIN
+  PERFORM pg_logical_emit_message(true, 'vault', '');
+  -- Whose sessions these are, and from where, is nothing to ask for without a reason.
+  IF NOT EXISTS (SELECT FROM vault.token_revocations WHERE revoked_at > now() - interval '1 minute') THEN
+    RETURN jsonb_build_object('since', v_since, 'open', '[]'::jsonb);
+  END IF;
+  RETURN (
+    WITH l AS (SELECT pid, virtualtransaction FROM pg_locks WHERE locktype = 'relation' AND database = v_database
+      AND relation = 'vault.tx_context'::regclass AND mode = 'RowExclusiveLock' AND granted
+      AND pid IS DISTINCT FROM pg_backend_pid())
+    SELECT jsonb_build_object('since', v_since, 'open', coalesce(jsonb_agg(o), '[]')) FROM (
+      SELECT a.pid, a.usename AS role, host(a.client_addr) AS client, NULL AS prepared, a.xact_start AS since
+        FROM l JOIN pg_stat_activity a ON a.pid = l.pid WHERE a.xact_start < v_since OR a.xact_start IS NULL
+      UNION ALL
+      SELECT NULL, p.owner, NULL, p.gid, p.prepared
+        FROM l JOIN pg_prepared_xacts p ON l.virtualtransaction = '-1/' || p.transaction WHERE l.pid IS NULL) AS o);
 END $$;
 
 CREATE OR REPLACE FUNCTION vault.list_tokens() RETURNS TABLE (id uuid, name text, scope text, created_at timestamptz,
@@ -65,7 +102,9 @@ CREATE OR REPLACE FUNCTION vault.list_tokens() RETURNS TABLE (id uuid, name text
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   PERFORM vault._require_administer();
-  RETURN QUERY SELECT t.id, t.name, t.scope, t.created_at, t.created_by, t.expires_at, t.revoked_at, u.last_used_at
+  RETURN QUERY SELECT t.id, t.name, t.scope, t.created_at, t.created_by, t.expires_at,
+      coalesce(t.revoked_at, (SELECT min(r.revoked_at) FROM vault.token_revocations r WHERE r.token_id = t.id)),
+      u.last_used_at
     FROM vault.admin_tokens t LEFT JOIN vault.admin_token_use u ON u.token_id = t.id ORDER BY t.created_at, t.id;
 END $$;
 
@@ -92,14 +131,62 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     UNION ALL
     SELECT true, format('membership in "%s"', r.rolname) FROM pg_roles r
       WHERE r.rolname IN ('vault_owner', 'pg_write_all_data', 'pg_read_all_data', 'pg_execute_server_program',
-                          'pg_read_server_files', 'pg_write_server_files', 'pg_create_subscription')
+                          'pg_read_server_files', 'pg_write_server_files', 'pg_create_subscription',
+                          'pg_maintain')   -- locks, empties of dead rows and rewrites any table: reads and changes wait
         AND pg_has_role(p_role, r.oid, 'MEMBER')) AS reasons
   WHERE why IS NOT NULL ORDER BY through, why LIMIT 1   -- its own attributes first: a superuser is a member of everything
+$$;
+
+-- Forgets the prefixes of roles that are gone, and follows renamed ones: what pg_dump writes has the name twice, and a
+-- restore takes only what agrees. Returns what was forgotten.
+CREATE OR REPLACE FUNCTION vault._settle_scopes() RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE v_gone jsonb;
+BEGIN
+  WITH gone AS (
+    DELETE FROM vault.service_scope s WHERE NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = s.role_id)
+      RETURNING s.role_name, s.prefix)
+  SELECT jsonb_agg(jsonb_build_object('role', role_name, 'prefix', prefix) ORDER BY role_name, prefix) INTO v_gone
+    FROM gone;
+  UPDATE vault.service_scope s SET role_name = r.rolname FROM pg_roles r
+    WHERE r.oid = s.role_id AND r.rolname <> s.role_name;
+  IF v_gone IS NOT NULL THEN
+    PERFORM vault._audit('grant.gone', NULL, NULL, NULL, jsonb_build_object('prefixes', v_gone));
+  END IF;
+  RETURN v_gone;
+END $$;
+
+CREATE OR REPLACE FUNCTION vault._prefixes_of(p_role regrole) RETURNS jsonb
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT coalesce(jsonb_agg(prefix ORDER BY prefix), '[]') FROM vault.service_scope WHERE role_id = p_role
+$$;
+
+-- What is odd about roles and the vault: those that are gone and have prefixes, those that have become too powerful
+-- since they were granted access, and those that may lock every table. Names of roles, which every role can see, and no
+-- prefixes.
+CREATE OR REPLACE FUNCTION vault.odd_roles() RETURNS TABLE (role text, problem text)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT DISTINCT role_name::text, 'gone' FROM vault.service_scope s
+    WHERE NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = s.role_id)
+  UNION ALL
+  SELECT DISTINCT r.rolname::text, 'renamed' FROM vault.service_scope s JOIN pg_roles r ON r.oid = s.role_id
+    WHERE r.rolname <> s.role_name
+  UNION ALL
+  SELECT DISTINCT r.rolname::text, vault._too_powerful(r.rolname)
+    FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.member
+    WHERE m.roleid IN ('vault_service'::regrole, 'vault_worker'::regrole, 'vault_auditor'::regrole)
+      AND NOT m.admin_option
+      AND vault._too_powerful(r.rolname) IS NOT NULL
+  UNION ALL
+  SELECT r.rolname::text, 'maintains' FROM pg_roles r JOIN pg_roles m ON m.rolname = 'pg_maintain'
+    WHERE r.rolcanlogin AND NOT r.rolsuper AND pg_has_role(r.oid, m.oid, 'MEMBER')
+  ORDER BY 2, 1
 $$;
 
 CREATE OR REPLACE FUNCTION vault._grant_group(p_role name, p_group name, p_prefix text, p_request uuid) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+  v_role regrole := to_regrole(quote_ident(p_role));
   v_result jsonb;
   v_why text;
 BEGIN
@@ -108,19 +195,25 @@ BEGIN
   IF v_result IS NOT NULL THEN
     RETURN v_result;
   END IF;
-  IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = p_role) THEN
+  IF v_role IS NULL THEN
     RAISE EXCEPTION 'no database role "%"', p_role USING ERRCODE = 'VA004';
+  ELSIF p_role IN ('vault_owner', 'vault_service', 'vault_worker', 'vault_auditor') THEN
+    RAISE EXCEPTION 'role "%" is one of the vault''s own', p_role USING ERRCODE = '42501';
   END IF;
   v_why := vault._too_powerful(p_role);
   IF v_why IS NOT NULL THEN
     RAISE EXCEPTION 'role "%" could bypass the vault: it has %', p_role, v_why USING ERRCODE = '42501';
   END IF;
+  PERFORM vault._settle_scopes();
   EXECUTE format('GRANT %I TO %I', p_group, p_role);
   IF p_prefix IS NOT NULL THEN
-    INSERT INTO vault.service_scope VALUES (p_role, p_prefix) ON CONFLICT DO NOTHING;
+    INSERT INTO vault.service_scope (role_name, prefix, role_id) VALUES (p_role, p_prefix, v_role)
+      ON CONFLICT DO NOTHING;
   END IF;
-  PERFORM vault._audit('grant', NULL, NULL, p_request, jsonb_build_object('role', p_role, 'group', p_group, 'prefix', p_prefix));
-  RETURN vault._done(p_request, jsonb_build_object('role', p_role, 'group', p_group, 'prefix', p_prefix));
+  PERFORM vault._audit('grant', NULL, NULL, p_request,
+    jsonb_build_object('role', p_role, 'group', p_group, 'prefix', p_prefix));
+  RETURN vault._done(p_request, jsonb_build_object('role', p_role, 'group', p_group, 'prefix', p_prefix,
+    'prefixes', vault._prefixes_of(v_role)));
 END $$;
 
 -- Lets a database role read the secrets whose names begin with p_prefix ('' = all) and call the write API (which wants a
@@ -142,12 +235,14 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 
   SELECT vault._grant_group(p_role, 'vault_auditor', NULL, p_request)
 $$;
 
--- Takes one prefix away, or with null all of the role's access.
+-- Takes one prefix away, or with null all of the role's access. Of a role that is gone, what is left of it.
 CREATE OR REPLACE FUNCTION vault.revoke_service_role(p_role name, p_prefix text DEFAULT NULL, p_request uuid DEFAULT gen_random_uuid()) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+  v_role regrole := to_regrole(quote_ident(p_role));
   v_result jsonb;
-  v_gone int;
+  v_gone jsonb;
+  v_count int;
   v_group name;
 BEGIN
   PERFORM vault._require_administer();
@@ -155,21 +250,26 @@ BEGIN
   IF v_result IS NOT NULL THEN
     RETURN v_result;
   END IF;
-  DELETE FROM vault.service_scope WHERE role_name = p_role AND (p_prefix IS NULL OR prefix = p_prefix);
-  GET DIAGNOSTICS v_gone = ROW_COUNT;
-  IF NOT EXISTS (SELECT FROM vault.service_scope WHERE role_name = p_role) THEN
-    FOR v_group IN SELECT g.rolname FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid JOIN pg_roles r ON r.oid = m.member
-        WHERE r.rolname = p_role AND g.rolname = ANY (CASE WHEN p_prefix IS NULL
+  v_gone := vault._settle_scopes();
+  DELETE FROM vault.service_scope WHERE role_id = v_role AND (p_prefix IS NULL OR prefix = p_prefix);
+  GET DIAGNOSTICS v_count = ROW_COUNT;
+  IF v_role IS NULL AND v_gone @> jsonb_build_array(jsonb_build_object('role', p_role)) THEN
+    v_count := 1;
+  END IF;
+  IF NOT EXISTS (SELECT FROM vault.service_scope WHERE role_id = v_role) THEN
+    FOR v_group IN SELECT g.rolname FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid
+        WHERE m.member = v_role AND g.rolname = ANY (CASE WHEN p_prefix IS NULL
           THEN ARRAY['vault_service', 'vault_worker', 'vault_auditor'] ELSE ARRAY['vault_service'] END::name[]) LOOP
       EXECUTE format('REVOKE %I FROM %I', v_group, p_role);
-      v_gone := v_gone + 1;
+      v_count := v_count + 1;
     END LOOP;
   END IF;
-  IF v_gone = 0 THEN
+  IF v_count = 0 THEN
     RAISE EXCEPTION 'role "%" has no such grant', p_role USING ERRCODE = 'VA004';
   END IF;
   PERFORM vault._audit('grant.revoke', NULL, NULL, p_request, jsonb_build_object('role', p_role, 'prefix', p_prefix));
-  RETURN vault._done(p_request, jsonb_build_object('role', p_role, 'prefix', p_prefix));
+  RETURN vault._done(p_request,
+    jsonb_build_object('role', p_role, 'prefix', p_prefix, 'prefixes', vault._prefixes_of(v_role)));
 END $$;
 
 -- ---------- the configuration ----------

@@ -60,7 +60,7 @@ BEGIN
 END $$;
 
 -- Purges what was deleted and can no longer be restored, and forgets answered requests after a week, settled rotations after
--- thirty days: the audit log has them.
+-- thirty days: the audit log has them. And the prefixes of roles that are gone.
 CREATE OR REPLACE FUNCTION vault.purge_deleted(p_limit int DEFAULT 1000) RETURNS int
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -76,6 +76,7 @@ BEGIN
   DELETE FROM vault.requests WHERE id IN (SELECT id FROM vault.requests WHERE at < now() - interval '7 days' LIMIT p_limit);
   DELETE FROM vault.rotation_jobs WHERE id IN (SELECT id FROM vault.rotation_jobs
     WHERE state IN ('done', 'superseded') AND finished_at < now() - interval '30 days' LIMIT p_limit);
+  PERFORM vault._settle_scopes();
   PERFORM vault._leave();
   RETURN v_count;
 END $$;

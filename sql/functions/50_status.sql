@@ -12,7 +12,10 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     'deleted', (SELECT count(*) FROM vault.secrets WHERE deleted_at IS NOT NULL),
     'live_versions', (SELECT count(*) FROM vault.secret_versions WHERE expires_at IS NULL)
                      + (SELECT count(*) FROM vault.secret_versions WHERE removed_at IS NULL AND expires_at > now()),
-    'tokens', (SELECT count(*) FROM vault.admin_tokens WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())),
+    'tokens', (SELECT count(*) FROM vault.admin_tokens t WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+      AND NOT EXISTS (SELECT FROM vault.token_revocations r WHERE r.token_id = t.id)),
+    'wrong_proofs', (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM vault.wrong_proofs),
+    'refused_last_hour', (SELECT coalesce(sum(refused), 0) FROM vault.refusals WHERE minute > now() - interval '1 hour'),
     'rotations_queued', (SELECT count(*) FROM vault.rotation_jobs WHERE state = 'queued'),
     'rotations_claimed', (SELECT count(*) FROM vault.rotation_jobs WHERE state = 'claimed'),
     'rotations_failed', (SELECT count(*) FROM vault.rotation_jobs j JOIN vault.secrets s ON s.id = j.secret_id

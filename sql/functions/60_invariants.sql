@@ -71,7 +71,7 @@ BEGIN
 END $$;
 
 DROP TRIGGER IF EXISTS tx_context_ends ON vault.tx_context;   -- a constraint trigger cannot be replaced
-CREATE CONSTRAINT TRIGGER tx_context_ends AFTER INSERT ON vault.tx_context DEFERRABLE INITIALLY DEFERRED
+CREATE CONSTRAINT TRIGGER tx_context_ends AFTER INSERT OR UPDATE OF token_id ON vault.tx_context DEFERRABLE INITIALLY DEFERRED
   FOR EACH ROW EXECUTE FUNCTION vault._tx_context_ends();
 
 CREATE OR REPLACE TRIGGER audit_is_append_only BEFORE UPDATE OR DELETE ON vault.audit_log FOR EACH ROW EXECUTE FUNCTION vault._forbid();

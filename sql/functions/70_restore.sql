@@ -17,3 +17,23 @@ END $$;
 CREATE OR REPLACE TRIGGER config_is_restored BEFORE INSERT ON vault.config FOR EACH ROW EXECUTE FUNCTION vault._config_is_restored();
 
 ALTER TABLE vault.config ENABLE ALWAYS TRIGGER config_is_restored;
+
+-- A dump has a role's name in both columns, and what regrole has no name for as a number, which some role of the new
+-- cluster may have. A row of an older schema has the name alone. What does not agree is of a role that was gone or
+-- renamed: the prefix is left out.
+CREATE OR REPLACE FUNCTION vault._scope_is_bound() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  NEW.role_id := coalesce(NEW.role_id, to_regrole(quote_ident(NEW.role_name)));
+  IF NOT EXISTS (SELECT FROM pg_roles WHERE oid = NEW.role_id AND rolname = NEW.role_name) THEN
+    RAISE WARNING 'the prefix "%" was of a role "%" that is gone or has another name: it is left out',
+      NEW.prefix, NEW.role_name USING HINT = 'vaultctl grant ROLE --prefix PREFIX';
+    RETURN NULL;
+  END IF;
+  RETURN NEW;
+END $$;
+
+CREATE OR REPLACE TRIGGER scope_is_bound BEFORE INSERT ON vault.service_scope
+  FOR EACH ROW EXECUTE FUNCTION vault._scope_is_bound();
+
+ALTER TABLE vault.service_scope ENABLE ALWAYS TRIGGER scope_is_bound;

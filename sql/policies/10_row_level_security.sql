@@ -37,12 +37,20 @@ CREATE POLICY owner_updates ON vault.rotation_candidates FOR UPDATE TO vault_own
 CREATE POLICY owner_inserts ON vault.heartbeat FOR INSERT TO vault_owner WITH CHECK (vault.tx_kind() = 'maintenance');
 CREATE POLICY owner_updates ON vault.heartbeat FOR UPDATE TO vault_owner USING (vault.tx_kind() = 'maintenance');
 CREATE POLICY owner_inserts ON vault.admin_tokens FOR INSERT TO vault_owner WITH CHECK (vault.tx_may_administer());
--- USING (true): SELECT ... FOR SHARE wants an update policy, before anybody is authorised.
-CREATE POLICY owner_updates ON vault.admin_tokens FOR UPDATE TO vault_owner USING (true) WITH CHECK (vault.tx_may_administer());
-CREATE POLICY owner_inserts ON vault.admin_token_use FOR INSERT TO vault_owner WITH CHECK (vault.tx_kind() = 'admin');
+CREATE POLICY owner_updates ON vault.admin_tokens FOR UPDATE TO vault_owner USING (vault.tx_may_administer());
+-- Nothing takes a revocation back.
+CREATE POLICY owner_inserts ON vault.token_revocations FOR INSERT TO vault_owner
+  WITH CHECK (vault.tx_may_administer());
+CREATE POLICY owner_inserts ON vault.admin_token_use FOR INSERT TO vault_owner WITH CHECK (vault.tx_may_administer());
 CREATE POLICY owner_updates ON vault.admin_token_use FOR UPDATE TO vault_owner USING (vault.tx_kind() = 'admin');
 CREATE POLICY owner_inserts ON vault.service_scope FOR INSERT TO vault_owner WITH CHECK (vault.tx_may_administer());
-CREATE POLICY owner_deletes ON vault.service_scope FOR DELETE TO vault_owner USING (vault.tx_may_administer());
+CREATE POLICY owner_updates ON vault.service_scope FOR UPDATE TO vault_owner   -- a role's new name
+  USING (vault.tx_kind() = 'maintenance' OR vault.tx_may_administer());
+CREATE POLICY owner_deletes ON vault.service_scope FOR DELETE TO vault_owner
+  USING (vault.tx_kind() = 'maintenance' OR vault.tx_may_administer());
+CREATE POLICY owner_inserts ON vault.refusals FOR INSERT TO vault_owner WITH CHECK (true);
+CREATE POLICY owner_updates ON vault.refusals FOR UPDATE TO vault_owner USING (true);
+CREATE POLICY owner_prunes ON vault.refusals FOR DELETE TO vault_owner USING (minute < now() - interval '1 day');
 CREATE POLICY owner_inserts ON vault.requests FOR INSERT TO vault_owner WITH CHECK ((SELECT vault.tx_kind()) IS NOT NULL);
 CREATE POLICY owner_updates ON vault.requests FOR UPDATE TO vault_owner USING ((SELECT vault.tx_kind()) IS NOT NULL) WITH CHECK (true);
 CREATE POLICY owner_prunes ON vault.requests FOR DELETE TO vault_owner USING ((SELECT vault.tx_kind()) = 'maintenance');
@@ -53,16 +61,21 @@ CREATE POLICY owner_appends ON vault.audit_leaves FOR INSERT TO vault_owner WITH
 CREATE POLICY owner_inserts ON vault.audit_spools FOR INSERT TO vault_owner WITH CHECK (vault.tx_kind() = 'maintenance');
 CREATE POLICY owner_updates ON vault.audit_spools FOR UPDATE TO vault_owner USING (vault.tx_kind() = 'maintenance');
 
--- readers: service roles see the names their prefixes cover. The sub-select is uncorrelated: it runs once a query.
+-- readers: service roles see the names their prefixes cover. The sub-selects are uncorrelated: each runs once a query.
+-- quote_ident, since a cast to regrole reads its text as SQL does: "App" would be app, and a role named 16384 that oid.
 CREATE POLICY service_reads ON vault.config FOR SELECT TO vault_owner, vault_service, vault_worker, vault_auditor USING (true);
 CREATE POLICY service_reads ON vault.heartbeat FOR SELECT TO vault_service, vault_worker, vault_auditor USING (true);
-CREATE POLICY service_reads_own ON vault.service_scope FOR SELECT TO vault_service USING (role_name = current_user);
+CREATE POLICY service_reads_own ON vault.service_scope FOR SELECT TO vault_service
+  USING (role_id = (SELECT quote_ident(current_user)::regrole));
 CREATE POLICY service_reads ON vault.secrets FOR SELECT TO vault_service
-  USING (name ^@ ANY (ARRAY(SELECT prefix FROM vault.service_scope WHERE role_name = current_user)));
+  USING (name ^@ ANY (ARRAY(SELECT prefix FROM vault.service_scope
+                            WHERE role_id = (SELECT quote_ident(current_user)::regrole))));
 CREATE POLICY service_reads ON vault.secret_versions FOR SELECT TO vault_service
-  USING (name ^@ ANY (ARRAY(SELECT prefix FROM vault.service_scope WHERE role_name = current_user)));
+  USING (name ^@ ANY (ARRAY(SELECT prefix FROM vault.service_scope
+                            WHERE role_id = (SELECT quote_ident(current_user)::regrole))));
 CREATE POLICY service_reads ON vault.rotation_jobs FOR SELECT TO vault_service
-  USING (name ^@ ANY (ARRAY(SELECT prefix FROM vault.service_scope WHERE role_name = current_user)));
+  USING (name ^@ ANY (ARRAY(SELECT prefix FROM vault.service_scope
+                            WHERE role_id = (SELECT quote_ident(current_user)::regrole))));
 CREATE POLICY auditor_reads ON vault.audit_log FOR SELECT TO vault_auditor USING (true);
 CREATE POLICY all_read ON vault.audit_seals FOR SELECT TO vault_service, vault_worker, vault_auditor USING (true);   -- hashes and counts
 CREATE POLICY auditor_reads ON vault.audit_prunes FOR SELECT TO vault_auditor USING (true);
