@@ -76,14 +76,17 @@ func lockMigration(ctx context.Context, conn *pgx.Conn) (pgx.Tx, error) {
 	return tx, nil
 }
 
-// stateWithin asks for the state where a table that is missing must not end the transaction.
+// stateWithin asks for the state where a table that is missing would end the transaction. No savepoint: the configuration is to
+// have the transaction's own id, as its audit row has.
 func stateWithin(ctx context.Context, tx pgx.Tx) (MigrationState, error) {
-	inner, err := tx.Begin(ctx)
-	if err != nil {
+	var there bool
+	if err := tx.QueryRow(ctx, `SELECT to_regclass('vault.config') IS NOT NULL`).Scan(&there); err != nil {
 		return MigrationState{}, classify(err)
 	}
-	defer inner.Rollback(ctx)
-	return migrationState(ctx, inner)
+	if !there {
+		return MigrationState{Want: vaultsql.Version()}, nil
+	}
+	return migrationState(ctx, tx)
 }
 
 // whatWaits commits, or, after an error, rolls back; of one that says that a lock was not to be had, it finds out who holds it.
