@@ -182,6 +182,7 @@ func checks() []check {
 		{"replay", checkReplay},
 		{"heartbeat", checkHeartbeat},
 		{"sealing", checkSealing},
+		{"locks", checkLocks},
 		{"rotations", checkRotations},
 		{"deleted", checkDeleted},
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/hyperiondb/vault/internal/db"
@@ -29,28 +30,51 @@ func sealingLine(s db.Status) string {
 // sealingProblem says what the rows wait for.
 func sealingProblem(lag db.SealingLag) string {
 	late := fmt.Sprintf("rows of the audit log have waited %s for their seal", seconds(int64(lag.Seconds)))
-	switch h := lag.Holder; {
-	case !lag.Held:
+	switch h := waitedFor(lag); {
+	case h == nil && !lag.Held:
 		return late + ": no sealer is at work"
 	case h == nil: // it has just ended
 		return late
-	case h.Prepared != "":
-		return fmt.Sprintf("%s, for the prepared transaction %q (role %q, database %q), of %s", late, h.Prepared, h.Role, h.Database, when(h.Since))
-	case h.Since == nil:
-		return fmt.Sprintf("%s, for the transaction of pid %d (%q, role %q, database %q); what it does takes GRANT pg_read_all_stats TO vault_owner",
-			late, h.PID, h.Application, h.Role, h.Database)
 	default:
-		return fmt.Sprintf("%s, for the transaction of pid %d (%q, role %q, database %q, %s), of %s", late, h.PID, h.Application, h.Role, h.Database,
+		return late + ", for " + transactionText(*h)
+	}
+}
+
+// waitedFor is the transaction that sealing waits for: one that may still write rows, or the one that has the sealers' lock.
+func waitedFor(lag db.SealingLag) *db.Transaction {
+	if lag.Held {
+		return lag.Holder
+	}
+	return lag.Sealer
+}
+
+func transactionText(h db.Transaction) string {
+	switch {
+	case h.Prepared != "":
+		return fmt.Sprintf("the prepared transaction %q (role %q, database %q), of %s", h.Prepared, h.Role, h.Database, when(h.Since))
+	case h.Since == nil:
+		return fmt.Sprintf("the transaction of pid %d (%q, role %q, database %q); what it does takes GRANT pg_read_all_stats TO vault_owner",
+			h.PID, h.Application, h.Role, h.Database)
+	default:
+		return fmt.Sprintf("the transaction of pid %d (%q, role %q, database %q, %s), of %s", h.PID, h.Application, h.Role, h.Database,
 			h.State, when(h.Since))
 	}
 }
 
 func sealingHelp(lag db.SealingLag) string {
-	switch h := lag.Holder; {
-	case !lag.Held:
+	switch h := waitedFor(lag); {
+	case h == nil && !lag.Held:
 		return "systemctl status vaultd, beside the primary, with audit_seal_key"
 	case h == nil:
 		return "vaultctl doctor, once more"
+	default:
+		return transactionHelp(*h)
+	}
+}
+
+// transactionHelp is how a transaction is ended that others wait for.
+func transactionHelp(h db.Transaction) string {
+	switch {
 	case h.Prepared != "":
 		return "COMMIT PREPARED or ROLLBACK PREPARED, in that database"
 	case h.WaitsFor == "SyncRep":
@@ -58,6 +82,22 @@ func sealingHelp(lag db.SealingLag) string {
 	default:
 		return fmt.Sprintf("SELECT pg_terminate_backend(%d), if it is not to end by itself", h.PID)
 	}
+}
+
+// lockProblems are what is wrong with the vault's locks, one line each.
+func lockProblems(s db.Status) []string {
+	var problems []string
+	for _, l := range s.HeldLocks {
+		problems = append(problems, printable(fmt.Sprintf("%s: others wait for %s", l.Lock, transactionText(l.Holder))))
+	}
+	return problems
+}
+
+func checkLocks(_ context.Context, p *patient) finding {
+	if p.status == nil || p.status.HeldLocks == nil {
+		return finding{}
+	}
+	return warning(transactionHelp(p.status.HeldLocks[0].Holder), "%s", strings.Join(lockProblems(*p.status), "; "))
 }
 
 func checkSealing(ctx context.Context, p *patient) finding {

@@ -49,6 +49,9 @@ func runStatus(ctx context.Context, a *app) error {
 			a.note("warning: %s", printable(sealingProblem(*lag)))
 		}
 	}
+	for _, problem := range lockProblems(s) {
+		a.note("warning: %s", problem)
+	}
 	return worries(s)
 }
 

@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -31,13 +32,46 @@ func (e Event) AppendJSON(dst []byte) ([]byte, error) {
 	separator := byte('{')
 	for _, name := range slices.Sorted(maps.Keys(e.Detail)) {
 		dst = append(appendText(append(dst, separator), name), ':')
-		value, err := json.Marshal(e.Detail[name])
+		value, err := marshalDetail(e.Detail[name])
 		if err != nil {
 			return nil, fmt.Errorf("writing the detail %q of an event: %w", name, err)
 		}
 		dst, separator = append(dst, value...), ','
 	}
 	return append(dst, "}}"...), nil
+}
+
+// marshalDetail is encoding/json, with text as [Printable] has it.
+func marshalDetail(value any) ([]byte, error) {
+	text, err := json.Marshal(value)
+	if err != nil || !bytes.ContainsRune(text, '\\') && !bytes.ContainsFunc(text, hidden) {
+		return text, err
+	}
+	var plain any
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.UseNumber()
+	if err := decoder.Decode(&plain); err != nil {
+		return nil, err
+	}
+	return json.Marshal(printable(plain))
+}
+
+func printable(value any) any {
+	switch v := value.(type) {
+	case string:
+		return Printable(v)
+	case []any:
+		for i := range v {
+			v[i] = printable(v[i])
+		}
+	case map[string]any:
+		shown := make(map[string]any, len(v))
+		for name, inner := range v {
+			shown[Printable(name)] = printable(inner)
+		}
+		return shown
+	}
+	return value
 }
 
 func appendField(dst []byte, name, value string, always bool) []byte {
@@ -52,7 +86,7 @@ func appendField(dst []byte, name, value string, always bool) []byte {
 func appendText(dst []byte, text string) []byte {
 	for i := range len(text) {
 		if c := text[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
-			quoted, _ := json.Marshal(text) // of a string it never fails
+			quoted, _ := json.Marshal(Printable(text)) // of a string it never fails
 			return append(dst, quoted...)
 		}
 	}

@@ -23,6 +23,10 @@ func FuzzAppendJSON(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		e.Actor, e.Client, e.Secret, e.RequestID = Printable(e.Actor), Printable(e.Client), Printable(e.Secret), Printable(e.RequestID)
+		if valid {
+			e.Detail = printable(e.Detail).(map[string]any)
+		}
 		want, err := json.Marshal(e)
 		if err != nil {
 			t.Fatal(err)

@@ -13,25 +13,26 @@ import (
 
 // SQLSTATEs of the vault's own functions and of PostgreSQL (appendix A of its manual) that have a meaning here.
 var kinds = map[string]error{
-	"VA001": ErrConflict,
-	"VA002": ErrClaimLost,
-	"VA003": ErrConflict,
-	"VA004": ErrNotFound,
-	"VA005": ErrDeleted,
-	"28000": ErrRefused, // invalid_authorization_specification: the token; or pg_hba.conf
-	"28P01": ErrRefused, // invalid_password
-	"42501": ErrRefused, // insufficient_privilege
-	"22023": ErrInvalid, // invalid_parameter_value
-	"23514": ErrInvalid, // check_violation
-	"3D000": ErrUnavailable,
-	"3F000": ErrNotInitialised, // invalid_schema_name
-	"42P01": ErrNotInitialised, // undefined_table
-	"42883": ErrSchema,         // undefined_function
-	"25006": ErrUnavailable,    // read_only_sql_transaction: not the primary (any more)
-	"55P03": ErrBusy,           // lock_not_available
-	"57014": ErrUnavailable,    // query_canceled: a timeout of the server's
-	"40001": ErrUnavailable,    // serialization_failure, also "due to conflict with recovery" on a standby
-	"40P01": ErrUnavailable,    // deadlock_detected
+	"VA001":          ErrConflict,
+	"VA002":          ErrClaimLost,
+	"VA003":          ErrConflict,
+	"VA004":          ErrNotFound,
+	"VA005":          ErrDeleted,
+	"VA006":          ErrBusy,    // a lock of the vault's is held: the text says by whom
+	"28000":          ErrRefused, // invalid_authorization_specification: the token; or pg_hba.conf
+	"28P01":          ErrRefused, // invalid_password
+	"42501":          ErrRefused, // insufficient_privilege
+	"22023":          ErrInvalid, // invalid_parameter_value
+	"23514":          ErrInvalid, // check_violation
+	"3D000":          ErrUnavailable,
+	"3F000":          ErrNotInitialised, // invalid_schema_name
+	"42P01":          ErrNotInitialised, // undefined_table
+	"42883":          ErrSchema,         // undefined_function
+	"25006":          ErrUnavailable,    // read_only_sql_transaction: not the primary (any more)
+	lockNotAvailable: ErrBusy,
+	"57014":          ErrUnavailable, // query_canceled: a timeout of the server's
+	"40001":          ErrUnavailable, // serialization_failure, also "due to conflict with recovery" on a standby
+	"40P01":          ErrUnavailable, // deadlock_detected
 }
 
 // classify turns an error of pgx into one of this package. It keeps the server's message, which in class VA is the vault's
@@ -73,7 +74,7 @@ func classifyServer(e *pgconn.PgError) error {
 	switch {
 	case e.Code == "42501" && strings.HasPrefix(text, "permission denied for"):
 		text = "the database role is not allowed to use the vault: " + text
-	case e.Code == "55P03":
+	case e.Code == lockNotAvailable:
 		text = "somebody else is changing it and has not finished"
 	case e.Code == "23514":
 		text = fmt.Sprintf("the database refused it: rule %q", e.ConstraintName)

@@ -22,6 +22,13 @@ func OlderExtension(version int) (name, text string) {
 	})
 }
 
+// ShortPatience has migrations give up soon what they wait for, until restore.
+func ShortPatience() (restore func()) {
+	statement, other := migrationPatience, otherPatience
+	migrationPatience, otherPatience = "1s", "1s"
+	return func() { migrationPatience, otherPatience = statement, other }
+}
+
 // Plan is what EXPLAIN says of one statement.
 type Plan struct {
 	Text string

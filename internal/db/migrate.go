@@ -12,7 +12,6 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
-	"github.com/pressly/goose/v3/lock"
 
 	vaultsql "github.com/hyperiondb/vault/sql"
 )
@@ -20,8 +19,6 @@ import (
 const (
 	oldestServer = 150000
 	versionTable = "vault.goose_db_version"
-	// migrateLock serialises whole migrations, roles and functions included; goose's own lock covers only its tables.
-	migrateLock = 0x68797072 // "hypr"
 )
 
 // MigrateReport says what a migration did.
@@ -60,9 +57,6 @@ func (o Options) Migrate(ctx context.Context, defaultKMSKey string) (MigrateRepo
 	if err := checkServer(ctx, conn); err != nil {
 		return MigrateReport{}, err
 	}
-	if _, err := conn.Exec(ctx, `SELECT pg_advisory_lock($1)`, migrateLock); err != nil {
-		return MigrateReport{}, classify(err)
-	}
 	before, err := migrationState(ctx, conn)
 	if err != nil {
 		return MigrateReport{}, err
@@ -73,13 +67,11 @@ func (o Options) Migrate(ctx context.Context, defaultKMSKey string) (MigrateRepo
 	if before.Extension != "" {
 		return useExtension(ctx, conn, before, defaultKMSKey)
 	}
-	if err := run(ctx, conn, vaultsql.File{Name: "roles.sql", Text: vaultsql.Roles}); err != nil {
+	if err := prepareSchema(ctx, conn); err != nil {
 		return MigrateReport{}, err
 	}
-	if err := migrateTables(ctx, o); err != nil {
-		return MigrateReport{}, err
-	}
-	if err := installDefinitions(ctx, conn, defaultKMSKey); err != nil {
+	before, err = migrateLocked(ctx, conn, o, defaultKMSKey)
+	if err != nil {
 		return MigrateReport{}, err
 	}
 	config, err := queryConfig(ctx, conn)
@@ -134,7 +126,7 @@ func checkServer(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
-func migrationState(ctx context.Context, conn *pgx.Conn) (MigrationState, error) {
+func migrationState(ctx context.Context, conn querier) (MigrationState, error) {
 	state := MigrationState{Want: vaultsql.Version()}
 	err := conn.QueryRow(ctx, `SELECT coalesce((SELECT extversion FROM pg_extension WHERE extname = $1), '')`, ExtensionName).Scan(&state.Extension)
 	if err != nil {
@@ -149,6 +141,27 @@ func migrationState(ctx context.Context, conn *pgx.Conn) (MigrationState, error)
 	return state, err
 }
 
+// migrateLocked does everything but the roles while no other migration does. The transaction that holds the lock is the one that
+// installs the definitions, so that both end together.
+func migrateLocked(ctx context.Context, conn *pgx.Conn, o Options, defaultKMSKey string) (before MigrationState, err error) {
+	tx, err := lockMigration(ctx, conn)
+	if err != nil {
+		return before, err
+	}
+	defer tx.Rollback(context.WithoutCancel(ctx))
+	before, err = stateWithin(ctx, tx) // another migration may have ended meanwhile
+	if err == nil && before.Have > before.Want {
+		err = fits(before.Have)
+	}
+	if err == nil {
+		err = migrateTables(ctx, o)
+	}
+	if err == nil {
+		err = installDefinitions(ctx, tx, defaultKMSKey)
+	}
+	return before, whatWaits(ctx, conn, tx, err)
+}
+
 // migrateTables runs the numbered migrations as vault_owner, each in a transaction of its own.
 func migrateTables(ctx context.Context, o Options) error {
 	config, err := primaryConfig(o)
@@ -161,18 +174,17 @@ func migrateTables(ctx context.Context, o Options) error {
 }
 
 func gooseUp(ctx context.Context, pool *sql.DB) error {
-	locker, err := lock.NewPostgresSessionLocker()
-	if err != nil {
-		return fmt.Errorf("making the migration lock: %w", err)
-	}
 	provider, err := goose.NewProvider(goose.DialectPostgres, pool, vaultsql.Migrations(),
-		goose.WithTableName(versionTable), goose.WithSessionLocker(locker), goose.WithDisableGlobalRegistry(true))
+		goose.WithTableName(versionTable), goose.WithDisableGlobalRegistry(true))
 	if err != nil {
 		return fmt.Errorf("reading the migrations: %w", err)
 	}
 	if _, err := provider.Up(ctx); err != nil {
 		var server *pgconn.PgError
 		var partial *goose.PartialError
+		if errors.As(err, &server) && server.Code == lockNotAvailable {
+			return classify(server)
+		}
 		if errors.As(err, &server) && errors.As(err, &partial) {
 			return newError(ErrInvalid, "migration %s: %s (SQLSTATE %s)", partial.Failed.Source.Path, server.Message, server.Code)
 		}
@@ -182,24 +194,19 @@ func gooseUp(ctx context.Context, pool *sql.DB) error {
 }
 
 func becomeOwner(ctx context.Context, conn *pgx.Conn) error {
-	_, err := conn.Exec(ctx, `SET ROLE vault_owner`)
+	_, err := conn.Exec(ctx, `SET ROLE vault_owner; SET lock_timeout = '`+migrationPatience+`'`)
 	return err
 }
 
 // installDefinitions replaces functions, triggers, policies and grants whole, and then says which schema this is: readers
 // see the old definitions and version or the new ones, never a mixture.
-func installDefinitions(ctx context.Context, conn *pgx.Conn, defaultKMSKey string) error {
-	tx, err := conn.Begin(ctx)
-	if err != nil {
-		return classify(err)
-	}
-	defer tx.Rollback(context.WithoutCancel(ctx))
+func installDefinitions(ctx context.Context, tx pgx.Tx, defaultKMSKey string) error {
 	for _, file := range definitions() {
 		if err := run(ctx, tx, file); err != nil {
 			return err
 		}
 	}
-	err = onRecord(ctx, tx, func() error {
+	err := onRecord(ctx, tx, func() error {
 		sum := vaultsql.DefinitionsSum()
 		// Not ON CONFLICT: an INSERT over a row that is there means a restore (sql/functions/70_restore.sql).
 		_, err := tx.Exec(ctx, `WITH there AS (UPDATE vault.config SET schema_version = $1, functions_sha256 = $2,
@@ -208,10 +215,7 @@ func installDefinitions(ctx context.Context, conn *pgx.Conn, defaultKMSKey strin
 			SELECT $1, $2, nullif($3, '') WHERE NOT EXISTS (SELECT FROM there)`, vaultsql.Version(), sum[:], defaultKMSKey)
 		return err
 	})
-	if err != nil {
-		return classify(err)
-	}
-	return classify(tx.Commit(ctx))
+	return classify(err)
 }
 
 // onRecord has an audit row written of what change does to the configuration, in the same transaction.

@@ -225,8 +225,15 @@ type Status struct {
 	Durability       *Durability `json:"durability,omitempty"`                // of a primary
 	LagSeconds       *float64    `json:"lag_seconds,omitempty"`               // behind the primary, by its heartbeat; nil = unknown
 	UnsealedSeconds  *float64    `json:"audit_unsealed_seconds,omitempty"`    // of a primary: how long the oldest audit row has waited for its seal; nil = nothing was ever sealed
+	HeldLocks        []HeldLock  `json:"held_locks,omitempty"`                // of a primary: what one transaction keeps others waiting for
 	ReplayedUntil    *time.Time  `json:"replayed_until,omitempty"`            // of a standby: commit time of the last change replayed
 	LSN              string      `json:"lsn"`
+}
+
+// HeldLock is a lock of the vault's that one transaction has held for longer than any of the vault's own does.
+type HeldLock struct {
+	Lock   string      `json:"lock"` // what waits: "claims of rotations", "sealing", "the heartbeat", "migrations"
+	Holder Transaction `json:"holder"`
 }
 
 // Durability is what an acknowledged write is worth.

@@ -70,7 +70,7 @@ func mustAdmin(t *testing.T, store *vaulttest.Store, statement string) {
 const (
 	supervise = `SELECT vault.supervise()`
 	claimOne  = `SELECT vault.claim_rotations('w', 1, '1 hour')`
-	claimLate = `SELECT vault.claim_rotations('w', 1, '0')`
+	claimLate = `SELECT vault.claim_rotations('w', 1, '3 s')` // once the claim is old: [ageClaims]
 )
 
 // storeCandidate is a call for the newest job; fill tells one candidate from another.
@@ -91,7 +91,9 @@ func TestCandidateIsFenced(t *testing.T) {
 	must(t, runSession(t, worker, []string{supervise, claimOne}))
 	wantCode(t, runSession(t, worker, []string{finish(1, uuid.NewString())}), "22023") // nothing to finish yet
 	wantCode(t, runSession(t, worker, []string{storeCandidate(1, "app1/other", "33")}), "23514")
-	must(t, runSession(t, worker, []string{storeCandidate(1, "app1/auto", "33"), claimLate}))
+	must(t, runSession(t, worker, []string{storeCandidate(1, "app1/auto", "33")}))
+	ageClaims(t, store)
+	must(t, runSession(t, worker, []string{claimLate}))
 
 	wantCode(t, runSession(t, worker, []string{storeCandidate(1, "app1/auto", "44")}), "VA002") // the first one wakes up
 	wantCode(t, runSession(t, worker, []string{finish(1, uuid.NewString())}), "VA002")
@@ -406,7 +408,11 @@ func TestRetryTakesUpTheFailedJob(t *testing.T) {
 func TestVanishedWorkersCount(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPutAutomatic(t, store, "app1/auto")
-	must(t, runSession(t, store.URL(vaulttest.Daemon), []string{supervise, claimOne, claimLate, claimLate}))
+	must(t, runSession(t, store.URL(vaulttest.Daemon), []string{supervise, claimOne}))
+	for range 2 {
+		ageClaims(t, store)
+		must(t, runSession(t, store.URL(vaulttest.Daemon), []string{claimLate}))
+	}
 	if got := store.MustQuery(t, `SELECT attempt || ' ' || failures FROM vault.rotation_jobs`); got != "3 2" {
 		t.Errorf("got attempt and failures %q, want 3 and 2", got)
 	}

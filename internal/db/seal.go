@@ -243,6 +243,7 @@ type SealingLag struct {
 	Seconds float64      `json:"seconds"` // that the oldest row has waited; 0 = none waits
 	Held    bool         `json:"held"`    // by a transaction that still runs; else by a sealer that does not
 	Holder  *Transaction `json:"holder"`
+	Sealer  *Transaction `json:"sealer"` // that has the lock of sealing
 }
 
 // Transaction is one that still runs, or is prepared.

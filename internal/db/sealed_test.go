@@ -127,6 +127,8 @@ func TestMigrationToSealedVersions(t *testing.T) {
 	mustAdmin(t, store, put("app1/a", 2, 24, 32, uuid.NewString()))
 	mustAdmin(t, store, `SELECT vault.update_secret('app1/idle', gen_random_uuid(), NULL, NULL, NULL, true)`)
 	mustAdmin(t, store, `SELECT vault.delete_secret('app1/deleted', gen_random_uuid(), '1 day')`)
+	store.MustExec(t, `DROP TABLE vault.lock_claims, vault.lock_sealing`,
+		`ALTER TABLE vault.audit_spools DROP COLUMN role_name, DROP COLUMN role_oid, DROP COLUMN system_id`)
 	store.MustExec(t, `DROP VIEW vault.sealed_versions`, `DROP TRIGGER versions_are_told ON vault.secrets`, `DROP FUNCTION vault._tell_versions()`,
 		`ALTER TABLE vault.secrets DISABLE TRIGGER secrets_move_forward`, // which looks into the versions by now
 		`DROP INDEX vault.one_current_version, vault.versions_live`,

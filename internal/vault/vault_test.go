@@ -355,7 +355,8 @@ func TestRotationByClaim(t *testing.T) {
 		t.Fatalf("got %+v, want one rotation enqueued", did)
 	}
 	claim := func() vault.Rotation {
-		jobs, err := daemon.ClaimRotations(ctx, "w", 5, 0, 0)
+		s.store.MustExec(t, `UPDATE vault.rotation_jobs SET claimed_at = claimed_at - interval '1 hour'`) // its worker is gone
+		jobs, err := daemon.ClaimRotations(ctx, "w", 5, 0, time.Minute)
 		must(t, err)
 		if len(jobs) != 1 || jobs[0].Generator != "uuid" || jobs[0].FromVersion != 1 {
 			t.Fatalf("got jobs %+v, want the one", jobs)

@@ -242,8 +242,18 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$ BEGIN RETURN
 
 CREATE OR REPLACE FUNCTION vault._printable(p_text text, p_max int) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-  -- Control characters (C0, DEL, C1) would reach a terminal that shows the log.
-  SELECT regexp_replace(left(p_text, p_max), '[\u0001-\u001f\u007f-\u009f]', '?', 'g')
+  -- Control characters (C0, DEL, C1) would reach a terminal that shows the log; what turns the direction of writing or takes no
+  -- room would show another name than is there.
+  SELECT regexp_replace(left(p_text, p_max),
+    '[\u0001-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]', '?', 'g')
+$$;
+
+-- The same for all text in a detail. In JSON a control character is an escape, behind an even number of other backslashes, or
+-- stands inside a string.
+CREATE OR REPLACE FUNCTION vault._printable_detail(p_detail jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT vault._printable(
+    regexp_replace(p_detail::text, '(?<!\\)((?:\\\\)*)\\(?:[bfnrt]|u00[01][0-9a-f])', '\1?', 'g'), 2147483647)::jsonb
 $$;
 
 CREATE OR REPLACE FUNCTION vault._audit(p_action text, p_secret text, p_version int, p_request uuid,
@@ -267,6 +277,7 @@ DECLARE
   v_client text := coalesce(host(inet_client_addr()), '');
   v_count int;
 BEGIN
+  PERFORM vault._bound_length('p_action', octet_length(p_action), 1, 1024);
   IF EXISTS (SELECT FROM vault.refusals
       WHERE minute = v_minute AND db_role = session_user AND client = v_client AND refused >= 1000) THEN
     RETURN;
@@ -303,6 +314,11 @@ DECLARE
   v_digest bytea := vault._digest(p_action, p_secret, p_asked);
   v_seen vault.requests;
 BEGIN
+  IF p_request IS NULL THEN
+    RAISE EXCEPTION 'p_request is null: a change has a request id' USING ERRCODE = '22023';
+  ELSIF v_digest IS NULL THEN
+    RAISE EXCEPTION 'an argument of % is null that has to have a value', p_action USING ERRCODE = '22023';
+  END IF;
   INSERT INTO vault.requests (id, action, digest) VALUES (p_request, p_action, v_digest) ON CONFLICT DO NOTHING;
   IF FOUND THEN
     RETURN NULL;

@@ -120,6 +120,8 @@ BEGIN
   IF p_action IS NULL OR p_action NOT IN ('put', 'rotate', 'rollback') THEN
     RAISE EXCEPTION 'put_version cannot record the action "%"', left(p_action, 32) USING ERRCODE = '22023';
   END IF;
+  PERFORM vault._bound('p_version', p_version, 1, 2147483647);
+  PERFORM vault._bound('p_fmt', p_fmt, 1, 32767);
   v_result := vault._replay(p_request, p_action, p_name, sha256(p_nonce || p_ciphertext || p_wrapped_dek) ||
     convert_to(format('%s %s %L %L %L %L %L', p_version, p_create_only, p_generator, p_rotation_interval, p_grace_period, p_rotator, p_window), 'UTF8'));
   IF v_result IS NOT NULL THEN
@@ -178,6 +180,8 @@ BEGIN
   PERFORM vault._require_change(p_name);
   PERFORM vault._check_window(p_window);
   PERFORM vault._check_rotator(p_rotator);
+  PERFORM vault._bound('p_manual', p_manual, false, true);
+  PERFORM vault._bound('p_no_rotation', p_no_rotation, false, true);
   v_result := vault._replay(p_request, 'update', p_name, convert_to(format('%L %L %L %s %s %L %L',
     p_generator, p_rotation_interval, p_grace_period, p_manual, p_no_rotation, p_rotator, p_window), 'UTF8'));
   IF v_result IS NOT NULL THEN

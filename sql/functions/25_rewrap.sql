@@ -10,6 +10,11 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 BEGIN
   PERFORM vault._require_change(p_prefix);
+  -- Null would compare with no row, and the answer be that no key is left.
+  PERFORM vault._bound('p_exact', p_exact, false, true);
+  PERFORM vault._bound_length('p_kms_key_id', octet_length(p_kms_key_id), 1, 2048);
+  PERFORM vault._bound_length('p_after', octet_length(p_after), 0, 255);
+  PERFORM vault._bound('p_limit', p_limit, 1, 10000);
   IF p_exact AND NOT EXISTS (SELECT FROM vault.secrets WHERE name = p_prefix) THEN
     RAISE EXCEPTION 'no secret "%"', left(p_prefix, 255) USING ERRCODE = 'VA004';
   END IF;

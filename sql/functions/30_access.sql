@@ -10,6 +10,8 @@ BEGIN
   END IF;
   IF p_expires_at <= now() THEN
     RAISE EXCEPTION 'a token cannot expire in the past' USING ERRCODE = '22023';
+  ELSIF p_expires_at >= '9999-01-01' THEN       -- infinity too, which clients cannot read
+    RAISE EXCEPTION 'p_expires_at is %: a token expires before the year 9999, or never (null)', p_expires_at USING ERRCODE = '22023';
   END IF;
   BEGIN
     INSERT INTO vault.admin_tokens (id, name, token_sha256, scope, created_by, expires_at)

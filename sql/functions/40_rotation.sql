@@ -19,6 +19,7 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET enable_sort = off SET enable_bitmapscan = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_material = off AS $$
 DECLARE v_count int;
 BEGIN
+  PERFORM vault._bound('p_limit', p_limit, 0, 1000000);
   PERFORM vault._enter('maintenance', 'supervisor');
   -- One job for a secret however many intervals went by; none while one is open, or while the last one failed for good
   -- and nobody has put a new value since. A secret that somebody is changing is left for the next round: one stalled
@@ -45,6 +46,7 @@ CREATE OR REPLACE FUNCTION vault.expire_grace_versions(p_limit int DEFAULT 1000)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE v_count int;
 BEGIN
+  PERFORM vault._bound('p_limit', p_limit, 0, 1000000);
   PERFORM vault._enter('maintenance', 'supervisor');
   WITH picked AS (
     SELECT secret_id, version FROM vault.secret_versions
@@ -67,6 +69,7 @@ DECLARE
   s vault.secrets;
   v_count int := 0;
 BEGIN
+  PERFORM vault._bound('p_limit', p_limit, 0, 1000000);
   PERFORM vault._enter('maintenance', 'supervisor');
   FOR s IN SELECT * FROM vault.secrets WHERE deleted_at IS NOT NULL AND restore_until <= now()
       ORDER BY restore_until LIMIT p_limit FOR UPDATE SKIP LOCKED LOOP
@@ -81,6 +84,15 @@ BEGIN
   RETURN v_count;
 END $$;
 
+-- Waits for a session that holds the heartbeat's row, and not for ever.
+CREATE OR REPLACE FUNCTION vault._await_heartbeat() RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' AS $$
+BEGIN
+  PERFORM FROM vault.heartbeat FOR UPDATE;
+EXCEPTION WHEN lock_not_available THEN
+  RAISE EXCEPTION 'the heartbeat waits for %', vault._lock_holder_text('vault.heartbeat') USING ERRCODE = 'VA006';
+END $$;
+
 -- The primary's sign of life. A timeline that is not the row's means that this node was promoted: an epoch begins.
 CREATE OR REPLACE FUNCTION vault.beat() RETURNS vault.heartbeat
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -92,6 +104,10 @@ BEGIN
     PERFORM set_config('synchronous_commit', 'local', true);   -- an epoch that was seen must not be lost in a crash, to be followed by another
   END IF;
   PERFORM vault._enter('maintenance', 'supervisor');
+  PERFORM FROM vault.heartbeat FOR UPDATE SKIP LOCKED;
+  IF NOT FOUND AND EXISTS (SELECT FROM vault.heartbeat) THEN
+    PERFORM vault._await_heartbeat();
+  END IF;
   INSERT INTO vault.heartbeat AS h (at, timeline, began_at) VALUES (clock_timestamp(), v_timeline, clock_timestamp())
     ON CONFLICT (only_row) DO UPDATE SET at = EXCLUDED.at, timeline = EXCLUDED.timeline,
       epoch = CASE WHEN h.timeline = EXCLUDED.timeline THEN h.epoch ELSE EXCLUDED.epoch END,
@@ -106,6 +122,7 @@ END $$;
 CREATE OR REPLACE FUNCTION vault.supervise(p_limit int DEFAULT 10000) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+  PERFORM vault._bound('p_limit', p_limit, 0, 1000000);
   IF pg_is_in_recovery() THEN
     RETURN jsonb_build_object('primary', false);
   END IF;
@@ -119,7 +136,8 @@ END $$;
 -- the higher attempt shuts it out. max_rotations caps the claims of all workers together; without it p_ahead more are claimed,
 -- for later (under a cap they would take the place of what another worker could run). A job waits while its secret is
 -- paused or outside its window, unless somebody asked for it by hand; one that has a candidate waits for no window, because
--- its target may have the new value already.
+-- its target may have the new value already. p_stale has the bounds of vaultd's claim_timeout: with less, a worker would take
+-- over what another has just begun.
 CREATE OR REPLACE FUNCTION vault.claim_rotations(p_worker text, p_limit int, p_stale interval, p_ahead int DEFAULT 0)
 RETURNS TABLE (job_id bigint, secret text, attempt int, failures int, from_version int, generator text, rotator text, due_at timestamptz)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -129,10 +147,15 @@ SET enable_sort = off SET enable_bitmapscan = off SET enable_seqscan = off SET e
 #variable_conflict use_column
 DECLARE
   v_cap int := (SELECT max_rotations FROM vault.config);
-  v_limit int := p_limit + p_ahead;
+  v_limit bigint := p_limit::bigint + p_ahead;
 BEGIN
+  PERFORM vault._bound_length('p_worker', octet_length(p_worker), 1, 1024);
+  PERFORM vault._bound('p_limit', p_limit, 0, 100000);
+  PERFORM vault._bound('p_ahead', p_ahead, 0, 100000);
+  PERFORM vault._bound('p_stale', p_stale, '3 seconds', '1 day');
+  p_stale := make_interval(secs => extract(epoch FROM p_stale)::float8);   -- months and days of mixed signs may add up to less
   IF v_cap IS NOT NULL THEN
-    PERFORM pg_advisory_xact_lock(1752790130, 1);   -- so that two workers do not both see the same room below the cap
+    PERFORM vault._await_lock('vault.lock_claims', 'claiming waits');   -- two workers may not both see the same room below the cap
     v_limit := least(p_limit, v_cap - (SELECT count(*) FROM vault.rotation_jobs
                                        WHERE state = 'claimed' AND claimed_at >= clock_timestamp() - p_stale)::int);
   END IF;
@@ -245,6 +268,12 @@ DECLARE
   v_done bigint[];    -- jobs
   v_result jsonb;
 BEGIN
+  PERFORM vault._bound('the number of p_jobs', cardinality(p_jobs), 1, 10000);
+  IF (cardinality(p_jobs) = ALL (ARRAY[cardinality(p_attempts), cardinality(p_fmts), cardinality(p_kms_key_ids),
+      cardinality(p_wrapped_deks), cardinality(p_nonces), cardinality(p_ciphertexts), cardinality(p_key_commits),
+      cardinality(p_aads), cardinality(p_requests)])) IS NOT TRUE OR array_position(p_requests, NULL) IS NOT NULL THEN
+    RAISE EXCEPTION 'each of p_jobs has one of everything else, and a request id' USING ERRCODE = '22023';
+  END IF;
   PERFORM vault._enter('maintenance', 'worker:' || coalesce((SELECT claimed_by FROM vault.rotation_jobs WHERE id = p_jobs[1]), 'unknown'));
   SELECT array_agg(vault._digest('rotate', j.name, sha256(g.nonce || g.ciphertext || g.wrapped_dek) ||
       convert_to(format('%s %s', g.job, g.attempt), 'UTF8')) ORDER BY g.n) INTO v_digests
@@ -343,6 +372,7 @@ DECLARE
   j vault.rotation_jobs;
   v_error text := vault._printable(p_error, 500);
 BEGIN
+  PERFORM vault._bound('p_retry_in', coalesce(p_retry_in, '0'), '0', '30 days');
   PERFORM vault._enter('maintenance', 'worker');
   UPDATE vault.rotation_jobs SET
       state = CASE WHEN p_retry_in IS NULL THEN 'failed' ELSE 'queued' END, failures = failures + 1,
@@ -462,6 +492,7 @@ DECLARE
   v_result jsonb;
 BEGIN
   PERFORM vault._require_change(p_name);
+  PERFORM vault._bound('p_pause', p_pause, false, true);
   v_result := vault._replay(p_request, v_action, p_name, '');
   IF v_result IS NOT NULL THEN
     RETURN v_result;

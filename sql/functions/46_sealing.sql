@@ -2,8 +2,9 @@
 
 -- Null on a standby, and where nothing was ever sealed. "seconds": how long the oldest row has waited, 0 = none waits. "held":
 -- it waits for a transaction that still runs, prepared ones and those of other databases too, and "holder" is the oldest of
--- these; else it waits for the sealer. (Snapshots of readers and replication slots hold back vacuum, not this.) Its state and age
--- are for members of pg_read_all_stats, which roles.sql makes vault_owner where it may; else they are null.
+-- these; else it waits for the sealer, and "sealer" is the transaction that has the lock of sealing. (Snapshots of readers and
+-- replication slots hold back vacuum, not this.) Their state and age are for members of pg_read_all_stats, which roles.sql makes
+-- vault_owner where it may; else they are null.
 CREATE OR REPLACE FUNCTION vault.sealing_lag() RETURNS jsonb
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -28,7 +29,7 @@ BEGIN
     RETURN jsonb_build_object('seconds', 0);
   END IF;
   RETURN jsonb_build_object('seconds', greatest(extract(epoch FROM clock_timestamp() - v_oldest), 0)::float8, 'held', v_held,
-    'holder', CASE WHEN v_held THEN vault._oldest_writer() END);
+    'holder', CASE WHEN v_held THEN vault._oldest_writer() END, 'sealer', vault._lock_holder('vault.lock_sealing'));
 END $$;
 
 -- The transaction with the oldest id of those that still run; null if none can be seen.

@@ -2,10 +2,65 @@
 
 -- How far one spool's records have arrived. Without records that is all it does, and it works on a standby too.
 CREATE OR REPLACE FUNCTION vault._spool_position(p_node text, p_boot uuid) RETURNS jsonb
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-  SELECT jsonb_build_object('next_seq', coalesce(s.next_seq, 1), 'last_hash', coalesce(encode(s.last_hash, 'hex'), ''), 'gaps', coalesce(s.gaps, 0))
-  FROM (SELECT) AS nobody LEFT JOIN vault.audit_spools s ON s.node = p_node AND s.boot = p_boot
-$$;
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE v_spool vault.audit_spools;
+BEGIN
+  SELECT * INTO v_spool FROM vault.audit_spools WHERE node = p_node AND boot = p_boot;
+  PERFORM vault._check_spool(v_spool);
+  RETURN jsonb_build_object('next_seq', coalesce(v_spool.next_seq, 1), 'last_hash', coalesce(encode(v_spool.last_hash, 'hex'), ''),
+    'gaps', coalesce(v_spool.gaps, 0));
+END $$;
+
+-- A spool is continued by the role that began it, and by its members: after a change of the daemon's role, GRANT of the old one to
+-- the new one lets it go on, once. The oid says who that is; where the role is gone, or the spool came with a dump from another
+-- cluster, the name does. A spool of before this was kept is the first one's that goes on with it.
+CREATE OR REPLACE FUNCTION vault._check_spool(s vault.audit_spools) RETURNS void
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  v_role name := coalesce((SELECT rolname FROM pg_roles WHERE oid = s.role_oid AND s.system_id = vault._system_id()), s.role_name);
+BEGIN
+  IF v_role <> session_user
+      AND NOT EXISTS (SELECT FROM pg_roles WHERE rolname = v_role AND pg_has_role(session_user, oid, 'MEMBER')) THEN
+    RAISE EXCEPTION 'role "%" cannot go on with the spool of node "%" (boot %), which role "%" began: connect as that role, or GRANT % TO %',
+      session_user, s.node, s.boot, v_role, quote_ident(v_role), quote_ident(session_user) USING ERRCODE = '42501';
+  END IF;
+END $$;
+
+-- A role has 10,000 spools at most, daemons in containers begin one at every start. The one that has been silent longest makes way
+-- for the next, after a day.
+CREATE OR REPLACE FUNCTION vault._begin_spool(p_node text, p_boot uuid) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF (SELECT count(*) FROM vault.audit_spools WHERE role_name = session_user) >= 10000 THEN
+    DELETE FROM vault.audit_spools WHERE (node, boot) IN (SELECT node, boot FROM vault.audit_spools
+      WHERE role_name = session_user AND shipped_at < now() - interval '1 day' ORDER BY shipped_at LIMIT 1);
+    IF NOT FOUND THEN
+      RAISE EXCEPTION 'role "%" has 10000 spools that were shipped within a day: it cannot begin another', session_user
+        USING ERRCODE = '53400';
+    END IF;
+  END IF;
+  INSERT INTO vault.audit_spools (node, boot, next_seq, role_name, role_oid, system_id)
+    SELECT p_node, p_boot, 1, rolname, oid, vault._system_id() FROM pg_roles WHERE rolname = session_user
+    ON CONFLICT DO NOTHING;
+END $$;
+
+-- The event, or what stands in its place on record if it cannot be read: one that no row can be made of must not keep those
+-- behind it from the log.
+CREATE OR REPLACE FUNCTION vault._readable_event(p_event text) RETURNS text
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE e record;
+BEGIN
+  SELECT * INTO e FROM json_to_record(p_event::json) AS e (at timestamptz, actor text, client inet, action text, secret text,
+    version int, outcome text, request_id text, detail jsonb);
+  IF e.action IS NULL THEN
+    RAISE EXCEPTION 'it has no action' USING ERRCODE = '22023';
+  END IF;
+  RETURN p_event;
+EXCEPTION WHEN data_exception OR statement_too_complex OR program_limit_exceeded THEN
+  RETURN jsonb_build_object('at', clock_timestamp(), 'actor', 'vaultd', 'action', 'audit.unreadable', 'outcome', 'failed',
+    'detail', jsonb_build_object('reason', vault._printable(SQLERRM, 200), 'bytes', octet_length(p_event),
+                                 'begins', vault._printable(p_event, 200)));
+END $$;
 
 -- Takes records from p_first_seq on, each with the hash of the one before, and answers where the spool stands then. What it has
 -- already it does not take again, so a batch whose answer was lost can be sent once more. What begins behind the next number
@@ -15,35 +70,53 @@ $$;
 -- Nothing in an event is proven; what is, is db_role. An event cannot claim to be somebody who holds a token.
 --
 -- Every read passes here, so it counts what one costs: the event is taken apart once, and _printable, which is a regular
--- expression for each column, is asked only where JSON has an escape or the text a control character.
+-- expression for each column, is asked only where JSON has an escape or the text a control character. The bounds are those of
+-- a spool: an event has at most 16 KiB there (spool.MaxEvent).
 CREATE OR REPLACE FUNCTION vault.ship_reads(p_node text, p_boot uuid, p_first_seq bigint, p_lost boolean, p_previous bytea[], p_events text[]) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   v_count int := cardinality(p_events);
   v_node text := vault._printable(p_node, 255);
+  v_events text[] := p_events;
   v_spool vault.audit_spools;
   v_hashes bytea[];
   v_last bytea;
   v_broken bigint;
 BEGIN
   IF coalesce(v_count, 0) = 0 THEN
-    RETURN vault._spool_position(p_node, p_boot);
-  ELSIF p_first_seq < 1 OR v_count > 10000 OR cardinality(p_previous) IS DISTINCT FROM v_count THEN
-    RAISE EXCEPTION 'a batch begins with record 1 or later, and has at most 10000, each with the hash of the one before' USING ERRCODE = '22023';
+    RETURN vault._spool_position(v_node, p_boot);
+  ELSIF p_boot IS NULL THEN
+    RAISE EXCEPTION 'p_boot is null' USING ERRCODE = '22023';
+  ELSIF v_count > 10000 OR cardinality(p_previous) IS DISTINCT FROM v_count THEN
+    RAISE EXCEPTION 'a batch has at most 10000 records, each with the hash of the one before' USING ERRCODE = '22023';
   END IF;
+  PERFORM vault._bound_length('p_node', octet_length(p_node), 1, 255);
+  PERFORM vault._bound('p_first_seq', p_first_seq, 1, 4611686018427387904);
+  PERFORM vault._bound_length('an event of p_events', max(octet_length(event)), 2, 16384),
+          vault._bound('the bytes of p_events', sum(octet_length(event)), 2, 16777216),
+          vault._bound_length('a hash of p_previous', min(octet_length(previous)), 32, 32),
+          vault._bound_length('a hash of p_previous', max(octet_length(previous)), 32, 32)
+    FROM unnest(p_previous, p_events) AS r (previous, event);
   SELECT array_agg(sha256(int8send(p_first_seq + n - 1) || previous || convert_to(event, 'UTF8')) ORDER BY n) INTO v_hashes
     FROM unnest(p_previous, p_events) WITH ORDINALITY AS r (previous, event, n);
   IF array_position(v_hashes, NULL) IS NOT NULL THEN
     RAISE EXCEPTION 'a batch has an event and a hash for each record' USING ERRCODE = '22023';
   END IF;
   PERFORM vault._enter('maintenance', 'vaultd');
-  INSERT INTO vault.audit_spools (node, boot, next_seq) VALUES (p_node, p_boot, 1) ON CONFLICT DO NOTHING;
-  SELECT * INTO v_spool FROM vault.audit_spools WHERE node = p_node AND boot = p_boot FOR UPDATE;   -- an earlier try may still be committing
+  IF NOT EXISTS (SELECT FROM vault.audit_spools WHERE node = v_node AND boot = p_boot) THEN
+    PERFORM vault._begin_spool(v_node, p_boot);
+  END IF;
+  SELECT * INTO v_spool FROM vault.audit_spools WHERE node = v_node AND boot = p_boot FOR UPDATE;   -- an earlier try may still be committing
+  PERFORM vault._check_spool(v_spool);   -- an error lets go of the row
+  IF v_spool.role_name IS DISTINCT FROM session_user THEN
+    INSERT INTO vault.audit_log (actor, node, action, detail) VALUES ('role:' || session_user, v_node, 'audit.spool',
+      jsonb_strip_nulls(jsonb_build_object('boot', p_boot, 'from_role', v_spool.role_name, 'to_role', session_user)));
+  END IF;
 
   IF p_first_seq > v_spool.next_seq THEN
     IF NOT coalesce(p_lost, false) THEN
       PERFORM vault._leave();
-      RETURN vault._spool_position(p_node, p_boot);
+      RETURN vault._spool_position(v_node, p_boot);
     END IF;
     INSERT INTO vault.audit_log (actor, node, action, outcome, detail)
       VALUES ('vaultd', v_node, 'audit.gap', 'failed',
@@ -64,6 +137,8 @@ BEGIN
     RAISE EXCEPTION 'record % of the spool does not continue the one before', v_broken USING ERRCODE = 'VA003';
   END IF;
 
+  LOOP
+    BEGIN
   INSERT INTO vault.audit_log (system_id, at, actor, client, node, action, secret, version, outcome, request_id, detail)
     SELECT (SELECT vault._system_id()), least(at, clock_timestamp() + interval '1 minute'),
            CASE WHEN actor !~ '^(client|worker):' AND actor <> 'vaultd' OR actor IS NULL THEN 'role:' || session_user
@@ -72,21 +147,35 @@ BEGIN
            CASE WHEN plain THEN left(secret, 255) ELSE vault._printable(secret, 255) END, version,
            CASE WHEN outcome IN ('ok', 'denied') THEN outcome ELSE 'failed' END,
            CASE WHEN uuid THEN request_id::uuid END,
-           coalesce(detail, '{}') || jsonb_build_object('boot', p_boot, 'seq', seq)
+           CASE WHEN plain AND jsonb_typeof(detail) = 'object' THEN detail WHEN jsonb_typeof(detail) = 'object' THEN vault._printable_detail(detail)
+                WHEN detail IS NULL THEN '{}' ELSE jsonb_build_object('detail', vault._printable_detail(detail)) END
+             || jsonb_build_object('boot', p_boot, 'seq', seq)
              || CASE WHEN uuid OR request_id IS NULL THEN '{}' ELSE jsonb_build_object('request', vault._printable(request_id, 64)) END
              || CASE WHEN at > clock_timestamp() + interval '1 minute' THEN jsonb_build_object('claimed_at', at) ELSE '{}' END
-    FROM (SELECT p_first_seq + n - 1 AS seq, event, event !~ '[\u007f-\u009f]|\\[^"\\/]' AS plain FROM unnest(p_events) WITH ORDINALITY AS r (event, n)) AS r,
+    FROM (SELECT p_first_seq + n - 1 AS seq, event, event !~ '[\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]|\\[^"\\/]' AS plain FROM unnest(v_events) WITH ORDINALITY AS r (event, n)) AS r,
       LATERAL json_to_record(event::json) AS e (at timestamptz, actor text, client inet, action text, secret text, version int, outcome text,
                                                 request_id text, detail jsonb),
       LATERAL (SELECT coalesce(translate(request_id, '0123456789abcdef', '0000000000000000') = '00000000-0000-0000-0000-000000000000', false) AS uuid) AS u
     WHERE seq >= v_spool.next_seq ORDER BY seq;
+      EXIT;
+    EXCEPTION WHEN data_exception OR not_null_violation OR statement_too_complex OR program_limit_exceeded THEN
+      IF v_events IS DISTINCT FROM p_events THEN
+        RAISE;
+      END IF;
+      v_events := ARRAY(SELECT vault._readable_event(event) FROM unnest(p_events) WITH ORDINALITY AS r (event, n) ORDER BY n);
+      IF v_events = p_events THEN
+        RAISE;
+      END IF;
+    END;
+  END LOOP;
 
   IF p_first_seq + v_count > v_spool.next_seq THEN
     v_spool.next_seq := p_first_seq + v_count;
     v_spool.last_hash := v_hashes[v_count];
   END IF;
-  UPDATE vault.audit_spools SET next_seq = v_spool.next_seq, last_hash = v_spool.last_hash, gaps = v_spool.gaps, shipped_at = clock_timestamp()
-    WHERE node = p_node AND boot = p_boot;
+  UPDATE vault.audit_spools SET next_seq = v_spool.next_seq, last_hash = v_spool.last_hash, gaps = v_spool.gaps, shipped_at = clock_timestamp(),
+      (role_name, role_oid, system_id) = (SELECT rolname, oid, vault._system_id() FROM pg_roles WHERE rolname = session_user)
+    WHERE node = v_node AND boot = p_boot;
   PERFORM vault._leave();
   RETURN jsonb_build_object('next_seq', v_spool.next_seq, 'last_hash', encode(v_spool.last_hash, 'hex'), 'gaps', v_spool.gaps);
 END $$;
@@ -95,10 +184,15 @@ END $$;
 CREATE OR REPLACE FUNCTION vault.record_read(p_action text, p_secret text, p_version int, p_outcome text, p_request uuid, p_detail jsonb) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  IF p_action NOT IN ('read', 'verify') OR octet_length(p_detail::text) > 4096 THEN
-    RAISE EXCEPTION 'record_read takes read and verify, and a short detail' USING ERRCODE = '22023';
+  IF (p_action IN ('read', 'verify')) IS NOT TRUE THEN
+    RAISE EXCEPTION 'p_action is "%": record_read takes read and verify', left(p_action, 32) USING ERRCODE = '22023';
+  ELSIF (p_outcome IN ('ok', 'denied', 'failed')) IS NOT TRUE THEN
+    RAISE EXCEPTION 'p_outcome is "%": it is ok, denied or failed', left(p_outcome, 32) USING ERRCODE = '22023';
   END IF;
-  PERFORM vault._audit(p_action, vault._printable(p_secret, 255), p_version, p_request, p_detail, p_outcome);
+  PERFORM vault._bound_length('p_secret', octet_length(p_secret), 1, 4096);
+  PERFORM vault._bound('p_version', coalesce(p_version, 1), 1, 2147483647);
+  PERFORM vault._bound_length('p_detail', octet_length(p_detail::text), 2, 4096);
+  PERFORM vault._audit(p_action, vault._printable(p_secret, 255), p_version, p_request, vault._printable_detail(p_detail), p_outcome);
   RETURN true;
 END $$;
 
@@ -111,7 +205,7 @@ LANGUAGE sql STABLE SECURITY INVOKER SET search_path = pg_catalog, pg_temp AS $$
   FROM vault.secrets s JOIN vault.secret_versions v ON v.secret_id = s.id
   LEFT JOIN LATERAL (
     SELECT l.actor, l.client, count(*) AS presented, min(l.at) AS first_at, max(l.at) AS last_at FROM vault.audit_log l
-    WHERE l.secret = v.name AND l.at >= p_since AND l.version = v.version AND l.outcome = 'ok' AND l.detail ->> 'match' = 'grace'
+    WHERE l.secret = v.name AND l.at >= coalesce(p_since, '-infinity') AND l.version = v.version AND l.outcome = 'ok' AND l.detail ->> 'match' = 'grace'
     GROUP BY l.actor, l.client) AS a ON true
   WHERE s.deleted_at IS NULL AND v.removed_at IS NULL AND v.expires_at > now()
     AND CASE WHEN p_exact THEN v.name = p_name ELSE starts_with(v.name, p_name) END

@@ -90,7 +90,15 @@ DECLARE
   v_first xid8;
   v_cut xid8;
 BEGIN
-  IF pg_is_in_recovery() OR NOT pg_try_advisory_xact_lock(1752790130, 2) THEN
+  PERFORM vault._bound('p_limit', p_limit, 1, 100000);
+  IF pg_is_in_recovery() THEN
+    RETURN;
+  ELSIF NOT vault._try_lock('vault.lock_sealing') THEN
+    -- A sealer is done in a few seconds.
+    IF (vault.sealing_lag() ->> 'seconds')::float8 > 60
+        OR (vault._lock_holder('vault.lock_sealing') ->> 'since')::timestamptz < clock_timestamp() - interval '1 minute' THEN
+      RAISE EXCEPTION 'sealing waits for %', vault._lock_holder_text('vault.lock_sealing') USING ERRCODE = 'VA006';
+    END IF;
     RETURN;
   END IF;
   LOCK TABLE vault.audit_log IN ACCESS SHARE MODE;
@@ -143,7 +151,7 @@ DECLARE
   v_same boolean;
   v_rows record;
 BEGIN
-  PERFORM pg_advisory_xact_lock(1752790130, 2);
+  PERFORM vault._await_lock('vault.lock_sealing', 'a seal waits');
   LOCK TABLE vault.audit_log IN ACCESS SHARE MODE;
   SELECT * INTO v_last FROM vault.audit_seals ORDER BY id DESC LIMIT 1;
   v_until := coalesce((SELECT to_tx FROM vault.audit_seals WHERE system_id = p_seal.system_id ORDER BY to_tx DESC LIMIT 1), '0');
@@ -159,6 +167,11 @@ BEGIN
     RAISE EXCEPTION 'seal % is not over the next window', p_seal.id USING ERRCODE = 'VA001';
   ELSIF ROW(p_seal.rows, p_seal.first_id, p_seal.last_id) IS DISTINCT FROM ROW(v_rows.n, v_rows.first_id, v_rows.last_id) THEN
     RAISE EXCEPTION 'seal % is not over the rows of its window', p_seal.id USING ERRCODE = 'VA001';
+  END IF;
+  -- What a verifier could not read would stand in the chain for ever.
+  PERFORM vault._bound('sealed_at', p_seal.sealed_at, now() - interval '1 hour', clock_timestamp() + interval '1 minute');
+  IF p_seal.key_id <> vault._printable(p_seal.key_id, 2147483647) THEN
+    RAISE EXCEPTION 'the key_id of seal % has control characters', p_seal.id USING ERRCODE = '22023';
   END IF;
   PERFORM vault._enter('maintenance', 'sealer');
   INSERT INTO vault.audit_seals SELECT p_seal.*;
@@ -197,6 +210,7 @@ BEGIN
   IF v_result IS NOT NULL THEN
     RETURN v_result;
   END IF;
+  PERFORM vault._bound('p_month', p_month, '0001-01-01', '9998-12-31');   -- partitions are named without an era
   IF p_month >= date_trunc('month', now() AT TIME ZONE 'UTC') OR extract(day FROM p_month) <> 1 THEN
     RAISE EXCEPTION '% is not a month that has passed', p_month USING ERRCODE = '22023';
   ELSIF p_action LIKE 'audit.%' THEN
@@ -204,7 +218,7 @@ BEGIN
   ELSIF v_partition IS NULL THEN
     RAISE EXCEPTION 'there is no audit log of %', v_month USING ERRCODE = 'VA004';
   END IF;
-  PERFORM pg_advisory_xact_lock(1752790130, 2);            -- no sealing meanwhile
+  PERFORM vault._await_lock('vault.lock_sealing', 'pruning waits');   -- no sealing meanwhile
   LOCK TABLE vault.audit_log IN ACCESS EXCLUSIVE MODE;
   EXECUTE format('SELECT count(*) FILTER (WHERE $1 IS NULL OR action = $1) AS n, coalesce(bool_or(tx >= coalesce((SELECT to_tx FROM vault.audit_seals s
       WHERE s.system_id = l.system_id ORDER BY to_tx DESC LIMIT 1), ''0'')), false) AS unsealed FROM %s l', v_partition) INTO v_found USING p_action;

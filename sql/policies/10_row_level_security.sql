@@ -59,6 +59,7 @@ CREATE POLICY owner_appends ON vault.audit_seals FOR INSERT TO vault_owner WITH 
 CREATE POLICY owner_appends ON vault.audit_prunes FOR INSERT TO vault_owner WITH CHECK (vault.tx_may_administer());
 CREATE POLICY owner_appends ON vault.audit_leaves FOR INSERT TO vault_owner WITH CHECK (vault.tx_may_administer());
 CREATE POLICY owner_inserts ON vault.audit_spools FOR INSERT TO vault_owner WITH CHECK (vault.tx_kind() = 'maintenance');
+CREATE POLICY owner_deletes ON vault.audit_spools FOR DELETE TO vault_owner USING (vault.tx_kind() = 'maintenance');
 CREATE POLICY owner_updates ON vault.audit_spools FOR UPDATE TO vault_owner USING (vault.tx_kind() = 'maintenance');
 
 -- readers: service roles see the names their prefixes cover. The sub-selects are uncorrelated: each runs once a query.

@@ -17,7 +17,16 @@ type Batch struct {
 	Boot    uuid.UUID
 	First   uint64 // the number of the first record; without records, that of the next
 	Lost    bool   // what came before First, and is not on the primary, is gone
+	Full    bool   // there may be more than the bounds of a batch let through
 	Records []Record
+}
+
+func (b Batch) bytes() int {
+	bytes := 0
+	for _, r := range b.Records {
+		bytes += len(r.Event)
+	}
+	return bytes
 }
 
 // Hash is that of the last record.
@@ -26,6 +35,9 @@ func (b Batch) Hash() Hash { return b.Records[len(b.Records)-1].Hash() }
 const (
 	longestFrame = frameSize + linkedSize + MaxEvent
 	usualFrame   = 512 // a little more than a read of a long name takes
+
+	// batchBytes ends a batch, which the primary takes apart in one transaction. It refuses 16 MiB.
+	batchBytes = 2 << 20
 )
 
 // cursor remembers where a record stands, so that the next batch need not look for it.
@@ -47,13 +59,14 @@ func (s *Spool) Read(limit int) (Batch, error) {
 func (s *Spool) readFrom(wanted uint64, limit int) (Batch, error) {
 	for range 16 { // segments that have to be set aside first; the next call goes on
 		seg, from, end := s.holding(wanted)
-		b := Batch{Node: s.node, Boot: s.boot, First: from}
+		b := Batch{Node: nodeName(s.node), Boot: s.boot, First: from}
 		if from == end {
 			return b, nil
 		}
 		b.Lost = from > wanted
 		var err error
 		if b.Records, err = s.load(seg, from, end, limit); err == nil {
+			b.Full = len(b.Records) == limit || b.bytes() >= batchBytes
 			return b, nil
 		}
 		if err := s.mend(seg.name, err); err != nil {
@@ -88,7 +101,8 @@ func (s *Spool) load(seg segment, from, end uint64, limit int) ([]Record, error)
 	last := at
 	var records []Record
 	var before Hash // of the last of them
-	for at.seq < end && len(records) < limit {
+	bytes := 0
+	for at.seq < end && len(records) < limit && bytes < batchBytes {
 		room := max(longestFrame, usualFrame*(min(end-at.seq, uint64(limit))))
 		b := make([]byte, min(int64(room), max(seg.size-at.at, 0))) // the events stay a part of it
 		n, err := file.ReadAt(b, at.at)
@@ -96,7 +110,7 @@ func (s *Spool) load(seg segment, from, end uint64, limit int) ([]Record, error)
 			return nil, err
 		}
 		read := 0
-		for at.seq < end && len(records) < limit {
+		for at.seq < end && len(records) < limit && bytes < batchBytes {
 			r, size, ok := decodeFrame(b[read:n])
 			if !ok {
 				break
@@ -106,6 +120,7 @@ func (s *Spool) load(seg segment, from, end uint64, limit int) ([]Record, error)
 			}
 			if r.Seq >= from {
 				records = append(records, r)
+				bytes += len(r.Event)
 				before = sha256.Sum256(b[read+frameSize : read+size])
 			}
 			read += size
@@ -113,7 +128,7 @@ func (s *Spool) load(seg segment, from, end uint64, limit int) ([]Record, error)
 			at.seq++
 			at.at += int64(size)
 		}
-		if read == 0 && at.seq < end && len(records) < limit {
+		if read == 0 && at.seq < end && len(records) < limit && bytes < batchBytes {
 			return nil, fmt.Errorf("%w: %d", errDamaged, at.seq)
 		}
 	}
@@ -300,5 +315,5 @@ func (s *Spool) oldest() time.Time {
 func (s *Spool) identity() (node string, boot uuid.UUID, durable uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.node, s.boot, s.durable
+	return nodeName(s.node), s.boot, s.durable
 }

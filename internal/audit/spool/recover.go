@@ -81,10 +81,14 @@ func (s *Spool) identify(found []segment) error {
 			return nil
 		}
 	}
-	node := s.o.Node()
-	s.node, s.boot, s.begun = node[:min(len(node), maxNode)], uuid.New(), true
+	s.node, s.boot, s.begun = nodeName(s.o.Node()), uuid.New(), true
 	s.note(audit.SpoolBegun, audit.OK, map[string]any{"boot": s.boot.String()})
 	return nil
+}
+
+// nodeName is a name as the primary takes it, also of a folder that was begun with another: of 1 to 255 bytes, to be shown.
+func nodeName(name string) string {
+	return cmp.Or(audit.Cut(audit.Printable(strings.ToValidUTF8(name, "")), maxNode), "unnamed")
 }
 
 // adopt takes one segment over, cutting its tail or setting it aside. Where the next one begins, this one ends.

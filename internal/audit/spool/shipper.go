@@ -132,7 +132,7 @@ func (s *Shipper) rest(ctx context.Context, atMost time.Duration) {
 // stands, so the next round begins by asking.
 func (s *Shipper) round(ctx context.Context, pause *backoff.ExponentialBackOff) (wait time.Duration, shipped bool) {
 	began := time.Now()
-	n, err := s.ship(ctx)
+	n, full, err := s.ship(ctx)
 	if err != nil && errors.Is(ctx.Err(), context.Canceled) {
 		return 0, false // stopped in the middle, which says nothing of the primary: what is left may still be shipped
 	}
@@ -144,7 +144,7 @@ func (s *Shipper) round(ctx context.Context, pause *backoff.ExponentialBackOff) 
 	switch {
 	case n == 0:
 		return shipPoll, false
-	case n == shipBatch && s.Spool.pressing():
+	case full && s.Spool.pressing():
 		return 0, true
 	}
 	return max(shipPause, pauseFactor*time.Since(began)), true
@@ -152,35 +152,35 @@ func (s *Shipper) round(ctx context.Context, pause *backoff.ExponentialBackOff) 
 
 // ship sends one batch. It is the same whether the last one arrived, was lost or was half answered: the primary says where it
 // stands, and what it has is taken from here or set against it.
-func (s *Shipper) ship(ctx context.Context) (int, error) {
+func (s *Shipper) ship(ctx context.Context) (n int, full bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, shipTimeout)
 	defer cancel()
 	if s.unsure() {
 		if err := s.ask(ctx); err != nil {
-			return 0, err
+			return 0, false, err
 		}
 	}
 	batch, err := s.Spool.Read(shipBatch)
 	if err != nil {
-		return 0, fmt.Errorf("reading the spool: %w", err)
+		return 0, false, fmt.Errorf("reading the spool: %w", err)
 	}
 	if len(batch.Records) == 0 {
-		return 0, s.ask(ctx) // a primary that was promoted may have less than the one before
+		return 0, false, s.ask(ctx) // a primary that was promoted may have less than the one before
 	}
 	at, err := s.Primary.Ship(ctx, batch)
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	end := batch.First + uint64(len(batch.Records))
 	switch {
 	case at.Next > end, at.Next == end && at.Last != batch.Hash():
-		return 0, ErrDiverged
+		return 0, false, ErrDiverged
 	case at.Next < end:
 		// Another primary, which has less than the one before acknowledged.
-		return 0, errors.Join(s.Spool.Acknowledge(at.Next), ErrBehind)
+		return 0, false, errors.Join(s.Spool.Acknowledge(at.Next), ErrBehind)
 	}
 	s.shipped(batch, at)
-	return len(batch.Records), s.Spool.Acknowledge(end)
+	return len(batch.Records), batch.Full, s.Spool.Acknowledge(end)
 }
 
 // ErrBehind is not said twice in a row: the next batch begins where the primary stands.

@@ -181,11 +181,11 @@ func TestAskingReadsOneRecord(t *testing.T) {
 			w.mustAppend(s, fmt.Sprint(batch, i))
 		}
 		s.flush()
-		if n, err := shipper.ship(t.Context()); n < shipBatch/2 || err != nil {
+		if n, _, err := shipper.ship(t.Context()); n < shipBatch/2 || err != nil {
 			t.Fatalf("it shipped %d records: %v", n, err)
 		}
 		fs.read = 0
-		if n, err := shipper.ship(t.Context()); n != 0 || err != nil {
+		if n, _, err := shipper.ship(t.Context()); n != 0 || err != nil {
 			t.Fatalf("with nothing left it shipped %d records: %v", n, err)
 		}
 		if fs.read == 0 || fs.read > longestFrame {

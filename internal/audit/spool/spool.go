@@ -146,6 +146,9 @@ func (s *Spool) Append(ctx context.Context, e audit.Event) error {
 	}
 	e.At = e.At.UTC()
 	text, err := e.AppendJSON(make([]byte, 0, usualEvent))
+	if err == nil && len(text) > MaxEvent {
+		text, err = e.Shortened().AppendJSON(nil)
+	}
 	if err != nil || len(text) > MaxEvent {
 		return fmt.Errorf("%w: an event of %d bytes: %v", ErrUnwritable, len(text), err)
 	}

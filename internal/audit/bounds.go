@@ -1,0 +1,75 @@
+package audit
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"unicode/utf8"
+)
+
+// Printable replaces by "?" what a terminal would act on, what turns the direction of writing, and what takes no room: the log is
+// shown by many programs. The primary does the same (vault._printable).
+func Printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if hidden(r) {
+			return '?'
+		}
+		return r
+	}, text)
+}
+
+func hidden(r rune) bool {
+	switch {
+	case r < ' ', r >= 0x7f && r <= 0x9f, r == 0x061c, r >= 0x200b && r <= 0x200f, r >= 0x2028 && r <= 0x202e, r >= 0x2060 && r <= 0x2069, r == 0xfeff:
+		return true
+	}
+	return false
+}
+
+// Cut is the beginning of a text, at most so many bytes of whole characters.
+func Cut(text string, bytes int) string {
+	if len(text) <= bytes {
+		return text
+	}
+	for bytes > 0 && !utf8.RuneStart(text[bytes]) {
+		bytes--
+	}
+	return text[:bytes]
+}
+
+const (
+	longestText   = 255 // bytes of a column that is cut; the log keeps no more characters
+	longestDetail = 256 // bytes of a detail that stays, as JSON
+	mostDetails   = 8
+)
+
+// Shortened is the event in less than 16 KiB, whatever it was. What was cut says so, with the length it had: an event that is too
+// long to be kept would refuse the read that it stands for.
+func (e Event) Shortened() Event {
+	detail := map[string]any{}
+	for _, text := range []struct {
+		name  string
+		value *string
+	}{{"actor", &e.Actor}, {"client", &e.Client}, {"node", &e.Node}, {"action", &e.Action}, {"secret", &e.Secret}, {"request_id", &e.RequestID}} {
+		if len(*text.value) > longestText {
+			detail["truncated_"+text.name] = len(*text.value)
+			*text.value = Cut(*text.value, longestText)
+		}
+	}
+	left := 0
+	for _, name := range slices.Sorted(maps.Keys(e.Detail)) {
+		value, err := marshalDetail(e.Detail[name])
+		switch {
+		case left == mostDetails || len(name) > 64:
+			detail["truncated_details"] = len(e.Detail)
+			continue
+		case err != nil || len(value) > longestDetail:
+			detail[name] = map[string]int{"truncated": len(value)}
+		default:
+			detail[name] = e.Detail[name]
+		}
+		left++
+	}
+	e.Detail = detail
+	return e
+}

@@ -1,0 +1,391 @@
+package db_test
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/hyperiondb/vault/internal/vaulttest"
+)
+
+// argument is what a parameter takes: a good value, and those that are refused, null and the enormous among them. "any" says
+// why each value that its type has will do, or what becomes of it.
+type argument struct {
+	good string
+	bad  []refused
+	any  string
+}
+
+// refused is a value, in SQL, and the SQLSTATE that it gets.
+type refused struct{ value, code string }
+
+// bounded is a function that a granted role may call, with all of its parameters.
+type bounded struct {
+	as     string // a role that may; with a token where admin
+	admin  bool
+	good   string // SQLSTATE of a call with good values, where there is nothing for it to find
+	params map[string]argument
+}
+
+func takes(good string, bad ...refused) argument { return argument{good: good, bad: bad} }
+
+func takesAny(good, why string) argument { return argument{good: good, any: why} }
+
+// not are values that get 22023.
+func not(values ...string) (list []refused) {
+	for _, v := range values {
+		list = append(list, refused{v, "22023"})
+	}
+	return list
+}
+
+func code(code string, values ...string) (list []refused) {
+	for _, v := range values {
+		list = append(list, refused{v, code})
+	}
+	return list
+}
+
+// bytes is a bytea, and text a text, of so many bytes.
+func bytesOf(n int) string { return fmt.Sprintf(`decode(repeat('00', %d), 'hex')`, n) }
+func textOf(n int) string  { return fmt.Sprintf(`repeat('x', %d)`, n) }
+
+const (
+	most   = "2147483647"
+	least  = "-2147483648"
+	newID  = "gen_random_uuid()"
+	longer = "interval '170000000 years'"
+)
+
+// surfaceOfFunctions is every function that vault_service, vault_worker, vault_auditor or PUBLIC may execute. A function or a
+// parameter that is not here fails the test: say what its bounds are, and have it refuse the rest.
+func surfaceOfFunctions() map[string]bounded {
+	service, worker, auditor := vaulttest.Operator, vaulttest.Daemon, vaulttest.Operator
+	request := takes(newID, not("NULL")...)
+	name := takes("'app1/a'", code(denied, "NULL")...)
+	limit := takes("10", not("NULL", "-1", least, most)...)
+	job := takesAny("99", "a job that is not there is a lost claim (VA002), or nothing")
+	attempt := takesAny("1", "another attempt than the claim's is a lost claim (VA002), or nothing")
+	return map[string]bounded{
+		"replication_lag": {as: service}, "sealing_lag": {as: service}, "status": {as: service}, "replication": {as: service},
+		"challenge": {as: service}, "my_token": {as: service, admin: true}, "list_tokens": {as: service, admin: true},
+		"prepare_audit_prune": {as: service, admin: true}, "beat": {as: worker},
+		"standbys":      {as: service, params: map[string]argument{"p_lsn": takesAny("'0/0'", "it is compared")}},
+		"_too_powerful": {as: service, params: map[string]argument{"p_role": takesAny("'app1'", "a role that is not there is none too powerful; a grant looks for it first")}},
+		"ship_reads": {as: worker, params: map[string]argument{
+			"p_node":      takes("'n'", not("NULL", "''", textOf(256))...),
+			"p_boot":      takes(newID, not("NULL")...),
+			"p_first_seq": takes("1", not("NULL", "0", "-1", "-9223372036854775808", "9223372036854775807")...),
+			"p_lost":      takesAny("false", "null is false"),
+			"p_previous": takes("ARRAY["+bytesOf(32)+"]", not("NULL", "'{}'", "ARRAY[NULL::bytea]", "ARRAY["+bytesOf(31)+"]", "ARRAY["+bytesOf(1<<20)+"]",
+				"array_fill("+bytesOf(32)+", ARRAY[2])")...),
+			"p_events": takes(`ARRAY['{"action":"read","outcome":"ok","at":"2026-01-01T00:00:00Z"}']`, not("ARRAY[NULL::text]", "ARRAY['']", "ARRAY["+textOf(16385)+"]",
+				"ARRAY["+textOf(40<<20)+"]", "array_fill('{}'::text, ARRAY[10001])")...),
+		}},
+		"record_read": {as: service, params: map[string]argument{
+			"p_action":  takes("'read'", not("NULL", "'put'", textOf(1<<20))...),
+			"p_secret":  takes("'app1/a'", not("NULL", "''", textOf(1<<20))...),
+			"p_version": takes("1", not("0", "-1", least)...),
+			"p_outcome": takes("'ok'", not("NULL", "'maybe'", textOf(1<<20))...),
+			"p_request": takesAny(newID, "null: it has none"),
+			"p_detail":  takes("'{}'", not("NULL", "jsonb_build_object('x', "+textOf(1<<20)+")")...),
+		}},
+		"record_reads": {as: service, params: map[string]argument{"p_reads": takes(`'[{"action":"read","secret":"x","outcome":"ok","detail":{}}]'`,
+			not("NULL", "'[]'", "'{}'", "'null'", "(SELECT jsonb_agg(n) FROM generate_series(1, 1001) AS n)", `'[null]'`, `'[{}]'`)...)}},
+		"grace_report": {as: auditor, params: map[string]argument{
+			"p_name":  takesAny("''", "a name that is not there has no versions, nor has null"),
+			"p_exact": takesAny("false", "null is false; the rows are those that the caller may read"),
+			"p_since": takesAny("'-infinity'", "null is from the beginning"),
+		}},
+		"authorize_proof": {as: service, good: badToken, params: map[string]argument{
+			"p_token_id": takes(newID, code(badToken, "NULL")...),
+			"p_proof":    takes(bytesOf(32), code(badToken, "NULL", "''", bytesOf(33), bytesOf(16<<20))...),
+		}},
+		"record_refusal": {as: service, params: map[string]argument{
+			"p_action":   takes("'put'", not("NULL", "''", textOf(1<<20))...),
+			"p_secret":   takesAny(textOf(1<<20), "cut to 255 characters; null: of none"),
+			"p_reason":   takesAny(textOf(1<<20), "cut to 200 characters; null: of none"),
+			"p_token_id": takesAny(newID, "a claim, null: none"),
+			"p_request":  takesAny(newID, "null: it has none"),
+		}},
+		"put_version": {as: service, admin: true, params: map[string]argument{
+			"p_action":            takes("'put'", not("NULL", "'purge'", textOf(1<<20))...),
+			"p_name":              takes("'app1/new'", slices.Concat(code(denied, "NULL"), code("23514", "''", textOf(256), textOf(1<<20)))...),
+			"p_version":           takes("1", slices.Concat(not("NULL", "0", "-1", least), code("VA001", "2", most))...),
+			"p_fmt":               takes("1", not("NULL", "0", "-1", "32768", most)...),
+			"p_kms_key_id":        takes("'k'", slices.Concat(code("23502", "NULL"), code("23514", "''", textOf(1<<20)))...),
+			"p_wrapped_dek":       takes(bytesOf(1), slices.Concat(not("NULL"), code("23514", "''", bytesOf(1<<20)))...),
+			"p_nonce":             takes(bytesOf(24), slices.Concat(not("NULL"), code("23514", "''", bytesOf(1<<20)))...),
+			"p_ciphertext":        takes(bytesOf(32), slices.Concat(not("NULL"), code("23514", "''", bytesOf(1<<20)))...),
+			"p_key_commit":        takes(bytesOf(32), code("23514", "NULL", "''", bytesOf(1<<20))...),
+			"p_aad":               takes("'app1/new:1'", slices.Concat(code("23502", "NULL"), code("23514", "''", textOf(1<<20)))...),
+			"p_request":           request,
+			"p_create_only":       takesAny("false", "null is false"),
+			"p_generator":         takes("'uuid'", code("23514", "''", textOf(1<<20))...),
+			"p_rotation_interval": takes("'1 day'", code("23514", "'0'", "'-1 day'", longer)...),
+			"p_grace_period":      takes("'1 day'", not("'-1 day'", longer)...),
+			"p_rotator":           takes("''", code("23514", textOf(1<<20))...),
+			"p_window":            takes("''", not("'x'", textOf(1<<20))...),
+		}},
+		"put_versions": {as: service, admin: true, params: map[string]argument{"p_puts": takes(`jsonb_build_array(jsonb_build_object('name', 'app1/m', 'version', 1, 'fmt', 1,
+				'kms_key_id', 'k', 'wrapped_dek', 'AQ==', 'nonce', encode(`+bytesOf(24)+`, 'base64'), 'ciphertext', encode(`+bytesOf(32)+`, 'base64'),
+				'key_commit', encode(`+bytesOf(32)+`, 'base64'), 'request_id', `+newID+`))`,
+			slices.Concat(not("NULL", "'[]'", "'{}'", "'null'", "(SELECT jsonb_agg(n) FROM generate_series(1, 1001) AS n)"), code(denied, `'[{}]'`))...)}},
+		"update_secret": {as: service, admin: true, params: map[string]argument{
+			"p_name": name, "p_request": request,
+			"p_generator":         takes("'uuid'", code("23514", "''", textOf(1<<20))...),
+			"p_rotation_interval": takes("'1 day'", slices.Concat(code("23514", "'0'", "'-1 day'"), code("22008", longer))...),
+			"p_grace_period":      takes("'1 day'", code("23514", "'-1 day'", longer)...),
+			"p_manual":            takes("false", not("NULL")...),
+			"p_no_rotation":       takes("false", not("NULL")...),
+			"p_rotator":           takes("''", code("23514", textOf(1<<20))...),
+			"p_window":            takes("''", not("'x'", textOf(1<<20))...),
+		}},
+		"end_grace": {as: service, admin: true, good: "VA004", params: map[string]argument{"p_name": name, "p_request": request,
+			"p_version": takesAny("NULL", "null is all; one that is not in grace is not found")}},
+		"request_rotation": {as: service, admin: true, params: map[string]argument{"p_name": takes("'app1/auto'", code(denied, "NULL")...), "p_request": request}},
+		"retry_rotation":   {as: service, admin: true, good: "VA004", params: map[string]argument{"p_name": name, "p_request": request}},
+		"pause_rotation": {as: service, admin: true, params: map[string]argument{"p_name": takes("'app1/auto'", code(denied, "NULL")...), "p_request": request,
+			"p_pause": takes("true", not("NULL")...)}},
+		"set_max_rotations": {as: service, admin: true, params: map[string]argument{"p_request": request,
+			"p_max": takes("NULL", code("23514", "-1", least, most)...)}},
+		"delete_secret": {as: service, admin: true, params: map[string]argument{"p_name": name, "p_request": request,
+			"p_window": takes("'1 day'", not("NULL", "'-1 day'", longer)...)}},
+		"restore_secret": {as: service, admin: true, good: "VA001", params: map[string]argument{"p_name": name, "p_request": request}},
+		"purge_secret":   {as: service, admin: true, params: map[string]argument{"p_name": name, "p_request": request}},
+		"wrapped_keys": {as: service, admin: true, params: map[string]argument{
+			"p_prefix":     takes("''", code(denied, "NULL")...),
+			"p_exact":      takes("false", not("NULL")...),
+			"p_kms_key_id": takes("'k'", not("NULL", "''", textOf(1<<20))...),
+			"p_after":      takes("''", not("NULL", textOf(1<<20))...),
+			"p_limit":      takes("10", not("NULL", "0", "-1", least, most)...),
+		}},
+		"rewrap": {as: service, admin: true, params: map[string]argument{"p_name": name, "p_request": request,
+			"p_version":     takes("1", code("VA001", "NULL", "0", "-1", most)...),
+			"p_job":         takes("NULL", code("VA001", "-1", "9223372036854775807")...),
+			"p_old":         takes(`'\x01'`, slices.Concat(not("NULL"), code("VA001", "''", bytesOf(1<<20)))...),
+			"p_kms_key_id":  takes("'new'", slices.Concat(code("23502", "NULL"), code("23514", "''", textOf(1<<20)))...),
+			"p_wrapped_dek": takes(`'\x03'`, slices.Concat(not("NULL"), code("23514", "''", bytesOf(1<<20)))...),
+		}},
+		"create_token": {as: service, admin: true, params: map[string]argument{"p_request": request,
+			"p_id":         takes(newID, code("23502", "NULL")...),
+			"p_name":       takes("'t'", slices.Concat(code("23502", "NULL"), code("23514", "''", textOf(65), textOf(1<<20)))...),
+			"p_sha256":     takes("sha256('x')", slices.Concat(not("NULL"), code("23514", "''", bytesOf(1<<20)))...),
+			"p_scope":      takes("''", slices.Concat(code("23502", "NULL"), code("23514", textOf(1<<20)))...),
+			"p_expires_at": takes("NULL", not("'infinity'", "'-infinity'", "'2000-01-01'", "'10000-01-01'")...),
+		}},
+		"revoke_token": {as: service, admin: true, good: "VA004", params: map[string]argument{"p_request": request,
+			"p_name": takes("'none'", code("VA004", "NULL", textOf(1<<20))...)}},
+		"grant_service_role": {as: service, admin: true, params: map[string]argument{"p_request": request,
+			"p_role":   takes("'app1'", code("VA004", "NULL", "''", textOf(1<<20))...),
+			"p_prefix": takes("'app1/'", code("23514", textOf(1<<20))...)}},
+		"grant_worker_role": {as: service, admin: true, params: map[string]argument{"p_request": request,
+			"p_role": takes("'app1'", code("VA004", "NULL", "''", textOf(1<<20))...)}},
+		"grant_auditor_role": {as: service, admin: true, params: map[string]argument{"p_request": request,
+			"p_role": takes("'app1'", code("VA004", "NULL", "''", textOf(1<<20))...)}},
+		"revoke_service_role": {as: service, admin: true, params: map[string]argument{"p_request": request,
+			"p_role":   takes("'app1'", code("VA004", "NULL", "''", textOf(1<<20))...),
+			"p_prefix": takes("'app1/'", code("VA004", textOf(1<<20))...)}},
+		"prune_audit": {as: service, admin: true, good: "VA004", params: map[string]argument{"p_request": request,
+			"p_month":           takes("'2020-01-01'", slices.Concat(not("NULL", "'infinity'", "'-infinity'", "'0044-03-01 BC'", "'2020-01-02'"), code("22008", "'5874897-01-01'"))...),
+			"p_action":          takes("NULL", not("'audit.prune'")...),
+			"p_rows":            takesAny("1", "it has to be the number of rows that are there"),
+			"p_last_seal":       takesAny("1", "it has to be the last seal of the month"),
+			"p_exported_sha256": takes("sha256('')", not("NULL")...),
+			"p_seals":           takesAny("NULL", "there has to be one for each of the leaves"),
+			"p_leaves":          takesAny("NULL", "they have to be 48 bytes for each of the rows"),
+		}},
+
+		"supervise":             {as: worker, params: map[string]argument{"p_limit": limit}},
+		"enqueue_due_rotations": {as: worker, params: map[string]argument{"p_limit": limit}},
+		"expire_grace_versions": {as: worker, params: map[string]argument{"p_limit": limit}},
+		"purge_deleted":         {as: worker, params: map[string]argument{"p_limit": limit}},
+		"claim_rotations": {as: worker, params: map[string]argument{
+			"p_worker": takes("'w'", not("NULL", "''", textOf(1<<20))...),
+			"p_limit":  limit, "p_ahead": limit,
+			"p_stale": takes("'1 hour'", not("NULL", "'0'", "'1 microsecond'", "'2.9 seconds'", "'-1 hour'", "'-1 mon'", "'1 mon -31 days'", "'25 hours'", longer)...),
+		}},
+		"complete_rotation": {as: worker, good: "VA002", params: map[string]argument{"p_job": job, "p_attempt": attempt, "p_request": request,
+			"p_fmt":         takesAny("1", "a claim has to be held first; then as put_version"),
+			"p_kms_key_id":  takesAny("'k'", "as p_fmt"),
+			"p_wrapped_dek": takes(bytesOf(1), not("NULL")...),
+			"p_nonce":       takes(bytesOf(24), not("NULL")...),
+			"p_ciphertext":  takes(bytesOf(32), not("NULL")...),
+			"p_key_commit":  takesAny(bytesOf(32), "as p_fmt"),
+			"p_aad":         takesAny("'app1/a:2'", "as p_fmt"),
+		}},
+		"complete_rotations": {as: worker, params: map[string]argument{
+			"p_jobs":         takes("'{99}'", not("NULL", "'{}'", "'{99,98}'", "array_fill(99::bigint, ARRAY[10001])")...),
+			"p_attempts":     takes("'{1}'", not("NULL", "'{}'", "'{1,2}'")...),
+			"p_fmts":         takes("'{1}'", not("NULL", "'{}'", "'{1,2}'")...),
+			"p_kms_key_ids":  takes("'{k}'", not("NULL", "'{}'", "'{k,l}'")...),
+			"p_wrapped_deks": takes("'{x}'", not("NULL", "'{}'", "'{x,y}'")...),
+			"p_nonces":       takes("'{x}'", not("NULL", "'{}'", "'{x,y}'")...),
+			"p_ciphertexts":  takes("'{x}'", not("NULL", "'{}'", "'{x,y}'")...),
+			"p_key_commits":  takes("'{x}'", not("NULL", "'{}'", "'{x,y}'")...),
+			"p_aads":         takes("'{x}'", not("NULL", "'{}'", "'{x,y}'")...),
+			"p_requests":     takes("ARRAY["+newID+"]", not("NULL", "'{}'", "ARRAY[NULL::uuid]")...),
+		}},
+		"store_candidate": {as: worker, good: "VA002", params: map[string]argument{"p_job": job, "p_attempt": attempt,
+			"p_fmt":         takesAny("1", "a claim has to be held first; then the rules of the table"),
+			"p_kms_key_id":  takesAny("'k'", "as p_fmt"),
+			"p_wrapped_dek": takesAny(bytesOf(1), "as p_fmt"),
+			"p_nonce":       takesAny(bytesOf(24), "as p_fmt"),
+			"p_ciphertext":  takesAny(bytesOf(32), "as p_fmt"),
+			"p_key_commit":  takesAny(bytesOf(32), "as p_fmt"),
+			"p_aad":         takesAny("'app1/a:2'", "as p_fmt"),
+		}},
+		"rotation_candidate": {as: worker, params: map[string]argument{"p_job": job, "p_attempt": attempt}},
+		"finish_rotation":    {as: worker, good: "VA002", params: map[string]argument{"p_job": job, "p_attempt": attempt, "p_request": request}},
+		"release_rotation":   {as: worker, params: map[string]argument{"p_job": job, "p_attempt": attempt}},
+		"fail_rotation": {as: worker, params: map[string]argument{"p_job": job, "p_attempt": attempt,
+			"p_error":    takesAny(textOf(1<<20), "cut to 500 characters"),
+			"p_retry_in": takes("NULL", not("'-1 second'", "'31 days'", longer)...),
+		}},
+		"next_audit_window": {as: worker, params: map[string]argument{"p_limit": takes("1000", not("NULL", "0", "-1", least, most)...)}},
+		"audit_window": {as: worker, params: map[string]argument{
+			"p_system": takesAny("0", "of another system there are no rows, nor of null"),
+			"p_from":   takesAny("'0'", "it is compared"),
+			"p_to":     takesAny("'1'", "it is compared"),
+		}},
+		"add_audit_seal": {as: worker, params: map[string]argument{"p_seal": takes(seal("now()", "'k'"), slices.Concat(code("VA001", "NULL"),
+			not(seal("'infinity'", "'k'"), seal("'-infinity'", "'k'"), seal("now() - interval '2 hours'", "'k'"), seal("now() + interval '2 minutes'", "'k'"),
+				seal("NULL", "'k'"), seal("now()", "E'k\\x1b[2J'")), code("23514", seal("now()", textOf(1<<20))))...)}},
+	}
+}
+
+// seal is of all that can be sealed now.
+func seal(sealedAt, keyID string) string {
+	return `(SELECT ROW(1, min(system_id), date_trunc('month', now() AT TIME ZONE 'UTC')::date, '0'::xid8, to_tx, count(*), min(id), max(id), sha256(''),
+		sha256(convert_to('hyperiondb-vault/audit-chain/1', 'UTF8') || '\x00'::bytea || uuid_send((SELECT cluster_id FROM vault.config))), sha256('x'),
+		` + keyID + `, '\x00'::bytea, (` + sealedAt + `)::timestamptz, decode(repeat('00', 4 * count(*)::int), 'hex'))::vault.audit_seals
+		FROM (SELECT pg_snapshot_xmin(pg_current_snapshot()) AS to_tx) AS w,
+		LATERAL vault.audit_window((SELECT system_identifier FROM pg_control_system()), '0', w.to_tx) AS l GROUP BY to_tx)`
+}
+
+// call is the function with good values, but for one.
+func (b bounded) call(function, param, value string) string {
+	var args []string
+	for _, name := range slices.Sorted(maps.Keys(b.params)) {
+		good := b.params[name].good
+		if name == param {
+			good = value
+		}
+		args = append(args, name+" => "+good)
+	}
+	return "SELECT vault." + function + "(" + strings.Join(args, ", ") + ")"
+}
+
+// Every parameter of every function that a granted role may call has bounds. With a negative lease, claim_rotations took over
+// what others had just claimed; an expiry that no client can read hid every token; a null switched rotation off.
+func TestEveryParameterHasBounds(t *testing.T) {
+	store := vaulttest.New(t)
+	mustPut(t, store, "app1/a")
+	mustPutAutomatic(t, store, "app1/auto")
+	store.MustExec(t, `SELECT vault.supervise()`) // a month for the audit log
+	surface := surfaceOfFunctions()
+	checkListed(t, store, surface)
+	conns := map[string]*pgx.Conn{}
+	try := func(b bounded, sql string) (string, string) {
+		conn := conns[b.as]
+		if conn == nil {
+			conn = mustConnect(t, store.URL(b.as))
+			conns[b.as] = conn
+		}
+		must(t, runStep(t.Context(), conn, "BEGIN"))
+		defer func() { must(t, runStep(t.Context(), conn, "ROLLBACK")) }()
+		if b.admin {
+			must(t, runStep(t.Context(), conn, "AUTHORISE"))
+		}
+		err := runStep(t.Context(), conn, sql)
+		var server *pgconn.PgError
+		if err != nil && !errors.As(err, &server) {
+			t.Fatalf("%s: %v", sql, err)
+		}
+		if err == nil {
+			return "", ""
+		}
+		return server.Code, server.Message
+	}
+	for function, b := range surface {
+		if got, text := try(b, b.call(function, "", "")); got != b.good {
+			t.Errorf("%s with good values: got %q %s, want %q", function, got, text, b.good)
+		}
+		for name, a := range b.params {
+			for _, r := range a.bad {
+				got, text := try(b, b.call(function, name, r.value))
+				if got != r.code {
+					t.Errorf("%s with %s = %.80s: got %q %s, want %s", function, name, r.value, got, text, r.code)
+				}
+			}
+		}
+	}
+}
+
+// checkListed compares the table with what the server says may be called.
+func checkListed(t *testing.T, store *vaulttest.Store, surface map[string]bounded) {
+	t.Helper()
+	rows, err := mustConnect(t, store.URL(vaulttest.Superuser)).Query(t.Context(), `SELECT p.proname::text,
+			coalesce((SELECT array_agg(p.proargnames[n] ORDER BY n) FROM generate_subscripts(p.proargnames, 1) AS n
+				WHERE p.proargmodes IS NULL OR p.proargmodes[n] IN ('i', 'b', 'v')), '{}')::text[]
+		FROM pg_proc p WHERE p.pronamespace = 'vault'::regnamespace AND (
+			EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a WHERE a.grantee = 0)
+			OR EXISTS (SELECT FROM unnest(ARRAY['vault_service', 'vault_worker', 'vault_auditor']) AS r WHERE has_function_privilege(r, p.oid, 'EXECUTE')))`)
+	must(t, err)
+	seen := map[string]bool{}
+	for rows.Next() {
+		var function string
+		var params []string
+		must(t, rows.Scan(&function, &params))
+		b, listed := surface[function]
+		if !listed || seen[function] {
+			t.Errorf("%s(%s) may be called and is not in the table, once", function, strings.Join(params, ", "))
+		}
+		seen[function] = true
+		for _, p := range params {
+			if a, listed := b.params[p]; !listed || (len(a.bad) > 0) == (a.any != "") {
+				t.Errorf("%s: there is neither a value that parameter %s refuses, nor a reason why it takes any", function, p)
+			}
+		}
+		if len(params) != len(b.params) {
+			t.Errorf("%s takes %v, the table has %v", function, params, slices.Sorted(maps.Keys(b.params)))
+		}
+	}
+	must(t, rows.Err())
+	for function := range surface {
+		if !seen[function] {
+			t.Errorf("%s is in the table and may not be called", function)
+		}
+	}
+}
+
+// A worker's claim stays its own whatever another one passes, and is taken over when its time is up.
+func TestALiveClaimIsNotTakenOver(t *testing.T) {
+	store := vaulttest.New(t)
+	mustPutAutomatic(t, store, "app1/auto")
+	worker := store.URL(vaulttest.Daemon)
+	must(t, runSession(t, worker, []string{supervise, claimOne}))
+	for _, stale := range []string{"-1 hour", "0", "-infinity", "1 mon -30 days 3 seconds", "-3 mons 91 days"} {
+		_ = runSession(t, worker, []string{`SELECT vault.claim_rotations('thief', 1, '` + stale + `')`}) // refused, or of no effect
+	}
+	if got := store.MustQuery(t, `SELECT attempt || ' ' || claimed_by FROM vault.rotation_jobs`); got != "1 w" {
+		t.Fatalf("got the claim %q, want the first one's", got)
+	}
+	ageClaims(t, store)
+	must(t, runSession(t, worker, []string{claimLate}))
+	if got := store.MustQuery(t, `SELECT attempt FROM vault.rotation_jobs`); got != "2" {
+		t.Errorf("got attempt %s, want 2", got)
+	}
+}
+
+// ageClaims has an hour go by for those who hold a claim.
+func ageClaims(t *testing.T, store *vaulttest.Store) {
+	t.Helper()
+	store.MustExec(t, `UPDATE vault.rotation_jobs SET claimed_at = claimed_at - interval '1 hour' WHERE state = 'claimed'`)
+}

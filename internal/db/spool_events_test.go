@@ -1,0 +1,176 @@
+package db_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/hyperiondb/vault/internal/vaulttest"
+)
+
+const shipOne = `SELECT vault.ship_reads($1, $2, 1, false, ARRAY[decode(repeat('00', 32), 'hex')], ARRAY[$3])::text`
+
+// takenEvents are events that have to arrive, each with what the log has of it then: action, secret and outcome.
+var takenEvents = map[string]string{
+	`{"action":"read","actor":"client:192.0.2.7","client":"192.0.2.7","secret":"app/x","outcome":"ok","at":"2026-01-01T00:00:00Z"}`: "read app/x ok",
+	`{"action":"read","secret":"a\u001b[2Jb\u009bc\u202ed\u0007","outcome":"ok"}`:                                                   "read a?[2Jb?c?d? ok",
+	"{\"action\":\"read\",\"secret\":\"a\u009bb\u202ec\u2066d\u200be\x7f\",\"outcome\":\"ok\"}":                                     "read a?b?c?d?e? ok",
+	`{"action":"read","secret":"` + strings.Repeat("x", 5000) + `","outcome":"ok"}`:                                                 "read " + strings.Repeat("x", 255) + " ok",
+	`{"action":"read","outcome":"maybe"}`:                                                                                           "read failed",
+	`{"action":"read","outcome":"ok","detail":[1]}`:                                                                                 "read ok",
+	`{"action":"read","outcome":"ok","detail":"x"}`:                                                                                 "read ok",
+	`{"action":"read","outcome":"ok","detail":null}`:                                                                                "read ok",
+	`{"action":"read","outcome":"ok","detail":{"a\u202eb":"c\u001b\\u001b"}}`:                                                       "read ok",
+
+	// what no row can be made of
+	`{}`:                                    "audit.unreadable failed",
+	`[]`:                                    "audit.unreadable failed",
+	`77`:                                    "audit.unreadable failed",
+	`null`:                                  "audit.unreadable failed",
+	`not JSON`:                              "audit.unreadable failed",
+	`{"action":"read","secret":"a\u0000b"}`: "audit.unreadable failed",
+	`{"action":"read","detail":{"a":"\u0000"}}`:                                           "audit.unreadable failed",
+	`{"action":"read","secret":"\ud800"}`:                                                 "audit.unreadable failed",
+	`{"action":"read","version":99999999999}`:                                             "audit.unreadable failed",
+	`{"action":"read","version":"one"}`:                                                   "audit.unreadable failed",
+	`{"action":"read","client":"fe80::1%eth0"}`:                                           "audit.unreadable failed",
+	`{"action":"read","at":"yesterday or so"}`:                                            "audit.unreadable failed",
+	`{"action":"read","at":"294277-01-01T00:00:00Z"}`:                                     "audit.unreadable failed",
+	`{"action":"read","detail":{"n":1e999999}}`:                                           "audit.unreadable failed",
+	`{"action":"read","x":` + strings.Repeat("[", 8000) + strings.Repeat("]", 8000) + `}`: "read failed",
+}
+
+// An event is recorded whatever it is; what no row can be made of is on record as such, and keeps nothing behind it from the log.
+func TestOneEventKeepsNoOtherFromTheLog(t *testing.T) {
+	store := vaulttest.New(t)
+	conn := mustConnect(t, store.URL(vaulttest.Daemon))
+	for event, want := range takenEvents {
+		boot := uuid.New()
+		_, err := conn.Exec(t.Context(), shipOne, "n", boot, event)
+		if err != nil {
+			t.Errorf("%.200s: %v", event, err)
+			continue
+		}
+		got := store.MustQuery(t, `SELECT concat_ws(' ', action, secret, outcome) FROM vault.audit_log WHERE detail->>'boot' = $1 AND action <> 'audit.spool'`, boot.String())
+		if got != want {
+			t.Errorf("%.200s: got %.300q on record, want %.300q", event, got, want)
+		}
+	}
+	var events []string
+	for event := range takenEvents {
+		events = append(events, `{"action":"read","outcome":"ok","secret":"before"}`, event)
+	}
+	boot := uuid.New()
+	must(t, shipAll(t.Context(), conn, boot, events))
+	if got, want := store.MustQuery(t, `SELECT count(*) || ' ' || count(*) FILTER (WHERE secret = 'before') || ' ' || count(DISTINCT detail->'seq') FROM vault.audit_log WHERE detail->>'boot' = $1`,
+		boot.String()), fmt.Sprintf("%d %d %[1]d", len(events), len(takenEvents)); got != want {
+		t.Errorf("got rows, good ones and numbers %q of one batch, want %q", got, want)
+	}
+	checkShown(t, store)
+}
+
+// shipAll ships events as one batch, in a chain as a spool's.
+func shipAll(ctx context.Context, conn *pgx.Conn, boot uuid.UUID, events []string) error {
+	var hash [32]byte
+	previous := make([][]byte, len(events))
+	for i, event := range events {
+		before := hash
+		previous[i] = before[:]
+		record := binary.BigEndian.AppendUint64(nil, uint64(i+1))
+		hash = sha256.Sum256(append(append(record, before[:]...), event...))
+	}
+	_, err := conn.Exec(ctx, `SELECT vault.ship_reads('n', $1, 1, false, $2, $3)`, boot, previous, events)
+	return err
+}
+
+// checkShown: nothing in the log or of the spools would act on a terminal that shows it.
+func checkShown(t *testing.T, store *vaulttest.Store) {
+	t.Helper()
+	rows, err := mustConnect(t, store.URL(vaulttest.Superuser)).Query(t.Context(), `SELECT to_jsonb(l)::text FROM vault.audit_log l
+		UNION ALL SELECT to_jsonb(s)::text FROM vault.audit_spools s`)
+	must(t, err)
+	for rows.Next() {
+		var text string
+		must(t, rows.Scan(&text))
+		var row any
+		must(t, json.Unmarshal([]byte(text), &row))
+		walk(row, func(shown string) {
+			if strings.ContainsFunc(shown, acts) {
+				t.Errorf("the log has %.200q", shown)
+			}
+		})
+	}
+	must(t, rows.Err())
+}
+
+// acts reports whether a terminal acts on a character, or shows nothing of it.
+func acts(r rune) bool {
+	return unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) || r >= 0x200b && r <= 0x200f || r == '\u2028' || r == '\u2029' || r == '\ufeff'
+}
+
+func walk(value any, see func(string)) {
+	switch v := value.(type) {
+	case string:
+		see(v)
+	case []any:
+		for _, inner := range v {
+			walk(inner, see)
+		}
+	case map[string]any:
+		for name, inner := range v {
+			see(name)
+			walk(inner, see)
+		}
+	}
+}
+
+// FuzzShipReads ships one event of a spool: if it is within the bounds it is on record once, as text that can be shown; else it is
+// refused. Each fuzzing process has a database.
+func FuzzShipReads(f *testing.F) {
+	for event := range takenEvents {
+		f.Add("db2@host", event)
+	}
+	f.Add("n\x1b[2J\u202e", `{"action":"\u001b","actor":"worker:\u009b","secret":"\\u001b\n","request_id":"\u2066","detail":{"a\\":"\\\n"}}`)
+	f.Add(strings.Repeat("x", 256), strings.Repeat(" ", 17<<10))
+	store := vaulttest.New(f)
+	conn, super := mustConnect(f, store.URL(vaulttest.Daemon)), mustConnect(f, store.URL(vaulttest.Superuser))
+	f.Fuzz(func(t *testing.T, node, event string) {
+		boot := uuid.New()
+		var at string
+		err := conn.QueryRow(t.Context(), shipOne, node, boot, event).Scan(&at)
+		fits := node != "" && len(node) <= 255 && len(event) >= 2 && len(event) <= 16<<10
+		text := utf8.ValidString(node+event) && !strings.ContainsRune(node+event, 0)
+		if (err == nil) != (fits && text) {
+			t.Fatalf("node %q, event %q: %v", node, event, err)
+		}
+		if err != nil {
+			if code, message := sqlState(err); text && code != "22023" {
+				t.Fatalf("node %q, event %q: got %s %s, want 22023", node, event, code, message)
+			}
+			return
+		}
+		var rows int
+		var row string
+		must(t, super.QueryRow(t.Context(), `SELECT count(*), min(to_jsonb(l)::text) FROM vault.audit_log l WHERE detail->>'boot' = $1 AND detail->>'seq' = '1'`,
+			boot.String()).Scan(&rows, &row))
+		if rows != 1 || !strings.Contains(at, `"next_seq": 2`) {
+			t.Fatalf("node %q, event %q: got %d rows and the position %s", node, event, rows, at)
+		}
+		var v any
+		must(t, json.Unmarshal([]byte(row), &v))
+		walk(v, func(shown string) {
+			if strings.ContainsFunc(shown, acts) {
+				t.Errorf("node %q, event %q: the log has %q", node, event, shown)
+			}
+		})
+	})
+}

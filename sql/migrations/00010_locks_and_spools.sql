@@ -1,0 +1,30 @@
+-- +goose Up
+-- What sessions wait for is a table on which no other role has a privilege: an advisory lock is anybody's who may connect. Each is
+-- locked IN EXCLUSIVE MODE, which pg_dump does not wait for, and pg_locks then names the holder. There are never rows in them.
+-- Migrate makes its own before the first migration.
+CREATE TABLE IF NOT EXISTS vault.lock_migration (unused boolean);
+CREATE TABLE vault.lock_claims (unused boolean);
+CREATE TABLE vault.lock_sealing (unused boolean);
+
+-- A spool is continued by the role that began it. The oid tells a role from another of the same name, but only in the cluster
+-- that gave it: a dump is restored where other roles have the oids. Null: begun before this was kept.
+ALTER TABLE vault.audit_spools
+  ADD COLUMN role_name  name,
+  ADD COLUMN role_oid   oid,
+  ADD COLUMN system_id  bigint;
+-- Counted when a role begins another.
+CREATE INDEX audit_spools_by_role ON vault.audit_spools (role_name, shipped_at);
+
+-- The name is printed by everything that shows the log. An empty database has no functions yet, and no spools.
+-- +goose StatementBegin
+DO $$
+BEGIN
+  IF to_regproc('vault._enter') IS NOT NULL THEN
+    PERFORM vault._enter('maintenance', 'migrate');
+    UPDATE vault.audit_spools SET node = regexp_replace(node,
+        '[\u0001-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]', '?', 'g')
+      WHERE node ~ '[\u0001-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]';
+    PERFORM vault._leave();
+  END IF;
+END $$;
+-- +goose StatementEnd
