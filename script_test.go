@@ -621,7 +621,7 @@ func request(ts *testscript.TestScript, args []string) (int, string, string) {
 	}
 	r, err := http.NewRequest(method, url, bytes.NewReader(body))
 	ts.Check(err)
-	r.Header = header
+	r.Header, r.Host = header, header.Get("Host") // "" = that of the url
 	response, err := client.Do(r)
 	if err != nil {
 		return 0, err.Error(), ""

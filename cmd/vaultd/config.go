@@ -37,6 +37,7 @@ type Config struct {
 	AddressFile        string   `toml:"address_file"`         // the bound addresses are written here, for port 0
 	Allow              []string `toml:"allow"`                // networks of clients; empty = nobody
 	TrustedProxies     []string `toml:"trusted_proxies"`      // networks whose X-Forwarded-For counts
+	Hosts              []string `toml:"hosts"`                // names and addresses that clients ask for, besides the daemon's own
 	TLSCert            string   `toml:"tls_cert"`
 	TLSKey             string   `toml:"tls_key"`
 	InsecureListen     bool     `toml:"insecure_listen"`  // listen beyond loopback without TLS
@@ -276,6 +277,9 @@ func (c *Config) check() error {
 		return err
 	}
 	if c.policy.TrustedProxies, err = networks("trusted_proxies", c.TrustedProxies); err != nil {
+		return err
+	}
+	if c.policy.Hosts, err = c.ownHosts(); err != nil {
 		return err
 	}
 	c.policy.VerifyRate, c.policy.VerifyBurst = c.VerifyRate, c.VerifyBurst

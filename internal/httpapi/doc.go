@@ -13,6 +13,10 @@
 // rightmost hop that is not a proxy, and a header that does not parse up to there is a refusal. A connection over a unix
 // socket is let in: the file mode of the socket is its guard, and a proxy that connects there answers for its clients.
 //
+// An address does not tell a client from a browser beside it. So the Host of a request has to be the daemon's own: localhost, the
+// address that the connection came to, or one of Policy.Hosts; and a request with an Origin, or with fetch metadata of another
+// site, is refused. That holds for every path of both handlers. Over a unix socket any Host will do: no name leads there.
+//
 // An admin token is checked by the database. Here it is only parsed; a missing or broken one is 403, as a wrong one is.
 //
 // # Paths
