@@ -72,6 +72,7 @@ func TestScripts(t *testing.T) {
 				"target":    h.cmdTarget,
 				"terminal":  h.cmdTerminal,
 				"node":      h.cmdNode,
+				"hold":      h.cmdHold,
 				"pgbouncer": h.cmdPgbouncer, "expand": h.cmdExpand,
 			},
 		})
@@ -479,7 +480,7 @@ func (l *lockedBuffer) String() string {
 
 // daemon start NODE [FILE] [flags] | stop NODE | signal NAME NODE | log NODE | fragile FAILPOINT NODE [FILE] | dies NODE: a
 // vaultd beside a node ("primary", "standby1"). FILE is TOML that is put behind the standard settings. start sets VAULTD_URL
-// and VAULTD_HEALTH_URL, with the suffix _STANDBY1 for that node. A fragile one kills itself at its failpoint; dies waits for it.
+// and VAULTD_HEALTH_URL, with the suffix _STANDBY1 for that node. $DAEMON_NOFILE is its limit of open files. A fragile one kills itself at its failpoint; dies waits for it.
 func (h *harness) cmdDaemon(ts *testscript.TestScript, neg bool, args []string) {
 	s := h.of(ts)
 	if len(args) < 2 {
@@ -542,7 +543,11 @@ func (s *session) startDaemon(ts *testscript.TestScript, name string, more []str
 	}
 	ts.Check(os.WriteFile(base+".toml", []byte(settings+allow), 0o600))
 	_ = os.Remove(base + ".addresses")
-	d := &daemon{cmd: exec.Command(binary, append([]string{"--config", base + ".toml"}, more...)...),
+	argv := append([]string{binary, "--config", base + ".toml"}, more...)
+	if files := ts.Getenv("DAEMON_NOFILE"); files != "" {
+		argv = append([]string{"prlimit", "--nofile=" + files, "--"}, argv...) // which becomes the daemon
+	}
+	d := &daemon{cmd: exec.Command(argv[0], argv[1:]...),
 		output: &lockedBuffer{}, exited: make(chan struct{})}
 	d.cmd.Stdout, d.cmd.Stderr = d.output, d.output
 	d.cmd.Env = []string{"HOME=" + ts.Getenv("HOME"), "TZ=UTC", "AWS_EC2_METADATA_DISABLED=true", "GORACE=" + ts.Getenv("GORACE"),
@@ -632,6 +637,23 @@ func request(ts *testscript.TestScript, args []string) (int, string, string) {
 	var b strings.Builder
 	_ = response.Header.Write(&b)
 	return response.StatusCode, string(text), b.String()
+}
+
+// hold COUNT ADDRESS URL: that many connections from a loopback address that ask for nothing, until the script ends. Those that the
+// daemon closes meanwhile are held all the same.
+func (h *harness) cmdHold(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 3 {
+		ts.Fatalf("usage: hold COUNT ADDRESS URL")
+	}
+	count, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(args[1])}, Timeout: waitLimit}
+	for range count {
+		conn, err := dialer.Dial("tcp", strings.TrimPrefix(args[2], "http://"))
+		ts.Check(err)
+		s := h.of(ts)
+		s.cleanup = append(s.cleanup, func() { conn.Close() })
+	}
 }
 
 // until http STATUS METHOD URL ... [~ REGEXP] | until sql [standby] STATEMENT REGEXP | until kms OPERATION CALLS | until s3 OBJECTS: asks until the answer is as wanted.

@@ -122,6 +122,27 @@ func (g *guard) admit(r *http.Request) (client, error) {
 	return c, g.hosts.addressed(r, c)
 }
 
+// Admission is what an address is let in as, before it has asked for anything.
+type Admission int
+
+const (
+	AdmitNone Admission = iota
+	AdmitClient
+	AdmitProxy
+)
+
+// Admits says what the policy in force makes of a connection from this address.
+func (a *API) Admits(addr netip.Addr) Admission {
+	policy := a.guard.Load().policy
+	switch addr = plain(addr); {
+	case contains(policy.TrustedProxies, addr):
+		return AdmitProxy
+	case contains(policy.Allow, addr):
+		return AdmitClient
+	}
+	return AdmitNone
+}
+
 // admitAnyone is the guard of what holds no secret: any address, and no page of another site.
 func (g *guard) admitAnyone(r *http.Request) (client, error) {
 	c, err := peer(r)
@@ -171,9 +192,13 @@ func forwardedFor(headers []string, proxy netip.Addr, proxies []netip.Prefix) (n
 	return hop, nil
 }
 
-// parseHop takes an address, which some proxies write with its port.
+// parseHop takes an address, which some proxies write with its port, and an IPv6 address in brackets with or without one.
 func parseHop(s string) (netip.Addr, error) {
-	addr, err := netip.ParseAddr(s)
+	inside := s
+	if strings.HasPrefix(s, "[") && strings.HasSuffix(s, "]") && strings.Contains(s, ":") {
+		inside = s[1 : len(s)-1]
+	}
+	addr, err := netip.ParseAddr(inside)
 	if err != nil {
 		var withPort netip.AddrPort
 		withPort, err = netip.ParseAddrPort(s)
