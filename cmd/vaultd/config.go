@@ -85,6 +85,9 @@ type Config struct {
 	AuditMaxBytes     size     `toml:"audit_max_bytes"`     // of what waits for the primary
 	AuditMaxAge       duration `toml:"audit_max_age"`       // of the oldest record that waits; 0 = any
 
+	path            string // of the file; "" = there is none
+	fileHasPassword bool
+
 	policy httpapi.Policy
 	level  slog.Level
 	mode   os.FileMode
@@ -181,6 +184,7 @@ func (c *Config) readFile(path string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
+	c.path, c.fileHasPassword = path, c.hasPassword()
 	if unknown := meta.Undecoded(); len(unknown) > 0 {
 		return fmt.Errorf("%s line %d: unknown key %q", path, lineOf(string(text), unknown[0]), unknown[0].String())
 	}

@@ -39,6 +39,10 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 		return err
 	}
 	defer stopProfile()
+	cert := new(certificate)
+	if err := cert.load(c); err != nil {
+		return err
+	}
 	fence, err := openFence(c.StateDir, log)
 	if err != nil {
 		return err
@@ -92,13 +96,11 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 		Checks: []httpapi.Check{{Name: "database", Check: bounded(v.Ping)}, {Name: "kms", Check: bounded(keys.check)},
 			{Name: "replication", Check: func(context.Context) error { return fresh.Check() }},
 			{Name: "audit", Check: reads.check},
-			{Name: "fence", Check: bounded(fenceOnly(v.CheckFence))}, {Name: "audit_seals", Check: sealer.Check}},
+			{Name: "fence", Check: bounded(fenceOnly(v.CheckFence))}, {Name: "audit_seals", Check: sealer.Check}, {Name: "tls", Check: cert.check}},
 	})
 	registry.MustRegister(sealer)
-	cert := new(certificate)
-	if err := cert.load(c); err != nil {
-		return err
-	}
+	registry.MustRegister(cert)
+	c.warn(log)
 	servers, err := openServers(c, api, cert, log)
 	if err != nil {
 		return err
@@ -111,7 +113,7 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 	work := startRotation(working, c, v, reads, rotation.NewMetrics(registry), log)
 	work.Go(func() { fresh.Run(working) })
 	work.Go(func() { sealer.Run(working) })
-	reloading := &reloader{load: load, api: api, fresh: fresh, certificate: cert, level: level, log: log}
+	reloading := &reloader{running: c, load: load, api: api, fresh: fresh, certificate: cert, level: level, log: log}
 
 	for {
 		select {
@@ -297,29 +299,4 @@ func openValue(v *vault.Vault, reads *reads, worker string) func(context.Context
 		}
 		return secret.Value, nil
 	}
-}
-
-// reloader applies what may change while running.
-type reloader struct {
-	load        func() (Config, error)
-	api         *httpapi.API
-	fresh       *vault.Freshness
-	certificate *certificate
-	level       *slog.LevelVar
-	log         *slog.Logger
-}
-
-func (r *reloader) reload() {
-	c, err := r.load()
-	if err == nil {
-		err = r.certificate.load(c)
-	}
-	if err != nil {
-		r.log.Error("reloading failed; the old settings stay", "error", err)
-		return
-	}
-	r.api.SetPolicy(c.policy)
-	r.fresh.SetLimit(time.Duration(c.MaxStaleness))
-	r.level.Set(c.level)
-	r.log.Info("reloaded")
 }
