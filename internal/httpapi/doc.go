@@ -63,8 +63,9 @@
 // # Values
 //
 // A value is "utf8" if it is valid UTF-8 without U+0000, which many JSON readers cannot hold, else "base64" (RFC 4648,
-// section 4, padded). Both give the bytes back exactly. The buffers of this package that held a value (body, decoded
-// value, answer) are overwritten; the ones of net/http are out of reach. No value, token, query or header is ever logged.
+// section 4, padded). Both give the bytes back exactly, and what takes a value takes it so: "value" with "encoding", or
+// "value_base64". The buffers of this package that held a value (body, decoded value, answer) are overwritten; the ones of
+// net/http are out of reach. No value, token, query or header is ever logged.
 //
 // Bodies are strict JSON: one flat object, names compared exactly, no name twice, no unknown name, no null, valid UTF-8, no
 // half surrogate pair, nothing after it.
