@@ -73,6 +73,7 @@ func TestScripts(t *testing.T) {
 				"terminal":  h.cmdTerminal,
 				"node":      h.cmdNode,
 				"hold":      h.cmdHold,
+				"relay":     h.cmdRelay,
 				"pgbouncer": h.cmdPgbouncer, "expand": h.cmdExpand,
 			},
 		})
@@ -478,9 +479,11 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-// daemon start NODE [FILE] [flags] | stop NODE | signal NAME NODE | log NODE | fragile FAILPOINT NODE [FILE] | dies NODE: a
+// daemon start NODE [FILE] [flags] | stop NODE | signal NAME NODE | log NODE | fragile FAILPOINT NODE [FILE] | dies NODE | reaps NODE: a
 // vaultd beside a node ("primary", "standby1"). FILE is TOML that is put behind the standard settings. start sets VAULTD_URL
-// and VAULTD_HEALTH_URL, with the suffix _STANDBY1 for that node. $DAEMON_NOFILE is its limit of open files. A fragile one kills itself at its failpoint; dies waits for it.
+// and VAULTD_HEALTH_URL, with the suffix _STANDBY1 for that node. $DAEMON_THROUGH is a command that becomes it, with
+// $DAEMON_PID1 it is process 1 of a namespace. A fragile one kills itself at its failpoint; dies waits for it; reaps
+// waits until process 1 has no child but the daemon.
 func (h *harness) cmdDaemon(ts *testscript.TestScript, neg bool, args []string) {
 	s := h.of(ts)
 	if len(args) < 2 {
@@ -508,6 +511,8 @@ func (h *harness) cmdDaemon(ts *testscript.TestScript, neg bool, args []string) 
 		s.startDaemon(ts, args[2], args[3:], path, "VAULT_FAILPOINT="+args[1])
 	case "dies":
 		s.diesAt(ts, args[1])
+	case "reaps":
+		ts.Check(onlyChild(s.daemons[args[1]].cmd.Process.Pid))
 	default:
 		ts.Fatalf("daemon: unknown %q", args[0])
 	}
@@ -529,7 +534,8 @@ func (s *session) startDaemon(ts *testscript.TestScript, name string, more []str
 		node.URL(s.store.Database, vaulttest.Daemon), s.store.URL(vaulttest.Daemon), base+".state", base+".spool", base+".addresses", key)
 	allow := "allow = [\"127.0.0.0/8\"]\n"
 	if len(more) > 0 && !strings.HasPrefix(more[0], "-") {
-		extra := strings.NewReplacer("$WORK", ts.Getenv("WORK"), "$SEAL_KEY", ts.Getenv("SEAL_KEY"), "$S3_URL", ts.Getenv("S3_URL")).Replace(ts.ReadFile(more[0]))
+		extra := strings.NewReplacer("$WORK", ts.Getenv("WORK"), "$SEAL_KEY", ts.Getenv("SEAL_KEY"), "$S3_URL", ts.Getenv("S3_URL"),
+			"$DAEMON_URL", ts.Getenv("DAEMON_URL")).Replace(ts.ReadFile(more[0]))
 		if strings.Contains(extra, "allow =") {
 			allow = ""
 		}
@@ -544,12 +550,13 @@ func (s *session) startDaemon(ts *testscript.TestScript, name string, more []str
 	ts.Check(os.WriteFile(base+".toml", []byte(settings+allow), 0o600))
 	_ = os.Remove(base + ".addresses")
 	argv := append([]string{binary, "--config", base + ".toml"}, more...)
-	if files := ts.Getenv("DAEMON_NOFILE"); files != "" {
-		argv = append([]string{"prlimit", "--nofile=" + files, "--"}, argv...) // which becomes the daemon
-	}
+	argv = append(strings.Fields(ts.Getenv("DAEMON_THROUGH")), argv...)
 	d := &daemon{cmd: exec.Command(argv[0], argv[1:]...),
 		output: &lockedBuffer{}, exited: make(chan struct{})}
 	d.cmd.Stdout, d.cmd.Stderr = d.output, d.output
+	if ts.Getenv("DAEMON_PID1") != "" {
+		d.cmd.SysProcAttr = firstProcess()
+	}
 	d.cmd.Env = []string{"HOME=" + ts.Getenv("HOME"), "TZ=UTC", "AWS_EC2_METADATA_DISABLED=true", "GORACE=" + ts.Getenv("GORACE"),
 		"AWS_ACCESS_KEY_ID=" + ts.Getenv("AWS_ACCESS_KEY_ID"), "AWS_SECRET_ACCESS_KEY=" + ts.Getenv("AWS_SECRET_ACCESS_KEY")}
 	d.cmd.Env = append(d.cmd.Env, environ...)

@@ -134,7 +134,7 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 	return err
 }
 
-// openFence reads what was seen before. A folder that cannot be written costs the memory over restarts and no more, so the
+// openFence reads what was seen before. A folder that cannot be written, or entered, costs the memory over restarts and no more, so the
 // daemon starts; a file that cannot be understood may hold what must not be forgotten, so it does not.
 func openFence(dir string, log *slog.Logger) (*db.Fence, error) {
 	if dir == "" {
