@@ -21,6 +21,7 @@ var forbidden = map[string][]string{
 	"internal/vault":        {module + "internal/kms", module + "internal/httpapi", module + "internal/rotation", "net/http"},
 	"internal/rotation":     {module + "internal/kms", module + "internal/httpapi", module + "cmd", "github.com/aws"},
 	"internal/httpapi":      {module + "internal/kms", module + "cmd", "github.com/aws"},
+	"internal/listen":       {module, "github.com/jackc/pgx", "github.com/aws"},
 	"internal/strictjson":   {module, "github.com/jackc/pgx", "github.com/aws", "net/http"},
 	"internal/target":       {module + "internal/kms", module + "internal/httpapi", module + "cmd", "github.com/aws"},
 	"internal/audit/seal":   {module + "internal/db", module + "internal/vault", module + "sql", "github.com/jackc/pgx", "net/http"},

@@ -73,7 +73,8 @@ func TestScripts(t *testing.T) {
 				"target":    h.cmdTarget,
 				"terminal":  h.cmdTerminal,
 				"node":      h.cmdNode,
-				"pgbouncer": h.cmdPgbouncer, "expand": h.cmdExpand, "hold": h.cmdHold,
+				"pgbouncer": h.cmdPgbouncer, "expand": h.cmdExpand, "hold": h.cmdHold, "idle": h.cmdIdle,
+				"relay": h.cmdRelay,
 			},
 		})
 	})
@@ -478,9 +479,11 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-// daemon start NODE [FILE] [flags] | stop NODE | signal NAME NODE | log NODE | fragile FAILPOINT NODE [FILE] | dies NODE: a
+// daemon start NODE [FILE] [flags] | stop NODE | signal NAME NODE | log NODE | fragile FAILPOINT NODE [FILE] | dies NODE | reaps NODE: a
 // vaultd beside a node ("primary", "standby1"). FILE is TOML that is put behind the standard settings. start sets VAULTD_URL
-// and VAULTD_HEALTH_URL, with the suffix _STANDBY1 for that node. A fragile one kills itself at its failpoint; dies waits for it.
+// and VAULTD_HEALTH_URL, with the suffix _STANDBY1 for that node. $DAEMON_THROUGH is a command that becomes it, with
+// $DAEMON_PID1 it is process 1 of a namespace. A fragile one kills itself at its failpoint; dies waits for it; reaps
+// waits until process 1 has no child but the daemon.
 func (h *harness) cmdDaemon(ts *testscript.TestScript, neg bool, args []string) {
 	s := h.of(ts)
 	if len(args) < 2 {
@@ -508,6 +511,8 @@ func (h *harness) cmdDaemon(ts *testscript.TestScript, neg bool, args []string) 
 		s.startDaemon(ts, args[2], args[3:], path, "VAULT_FAILPOINT="+args[1])
 	case "dies":
 		s.diesAt(ts, args[1])
+	case "reaps":
+		ts.Check(onlyChild(s.daemons[args[1]].cmd.Process.Pid))
 	default:
 		ts.Fatalf("daemon: unknown %q", args[0])
 	}
@@ -529,7 +534,8 @@ func (s *session) startDaemon(ts *testscript.TestScript, name string, more []str
 		node.URL(s.store.Database, vaulttest.Daemon), s.store.URL(vaulttest.Daemon), base+".state", base+".spool", base+".addresses", key)
 	allow := "allow = [\"127.0.0.0/8\"]\n"
 	if len(more) > 0 && !strings.HasPrefix(more[0], "-") {
-		extra := strings.NewReplacer("$WORK", ts.Getenv("WORK"), "$SEAL_KEY", ts.Getenv("SEAL_KEY"), "$S3_URL", ts.Getenv("S3_URL")).Replace(ts.ReadFile(more[0]))
+		extra := strings.NewReplacer("$WORK", ts.Getenv("WORK"), "$SEAL_KEY", ts.Getenv("SEAL_KEY"), "$S3_URL", ts.Getenv("S3_URL"),
+			"$DAEMON_URL", ts.Getenv("DAEMON_URL")).Replace(ts.ReadFile(more[0]))
 		if strings.Contains(extra, "allow =") {
 			allow = ""
 		}
@@ -543,9 +549,14 @@ func (s *session) startDaemon(ts *testscript.TestScript, name string, more []str
 	}
 	ts.Check(os.WriteFile(base+".toml", []byte(settings+allow), 0o600))
 	_ = os.Remove(base + ".addresses")
-	d := &daemon{cmd: exec.Command(binary, append([]string{"--config", base + ".toml"}, more...)...),
+	argv := append([]string{binary, "--config", base + ".toml"}, more...)
+	argv = append(strings.Fields(ts.Getenv("DAEMON_THROUGH")), argv...)
+	d := &daemon{cmd: exec.Command(argv[0], argv[1:]...),
 		output: &lockedBuffer{}, exited: make(chan struct{})}
 	d.cmd.Stdout, d.cmd.Stderr = d.output, d.output
+	if ts.Getenv("DAEMON_PID1") != "" {
+		d.cmd.SysProcAttr = firstProcess()
+	}
 	d.cmd.Env = []string{"HOME=" + ts.Getenv("HOME"), "TZ=UTC", "AWS_EC2_METADATA_DISABLED=true", "GORACE=" + ts.Getenv("GORACE"),
 		"AWS_ACCESS_KEY_ID=" + ts.Getenv("AWS_ACCESS_KEY_ID"), "AWS_SECRET_ACCESS_KEY=" + ts.Getenv("AWS_SECRET_ACCESS_KEY")}
 	d.cmd.Env = append(d.cmd.Env, environ...)
@@ -622,7 +633,7 @@ func request(ts *testscript.TestScript, args []string) (int, string, string) {
 	}
 	r, err := http.NewRequest(method, url, bytes.NewReader(body))
 	ts.Check(err)
-	r.Header = header
+	r.Header, r.Host = header, header.Get("Host") // "" = that of the url
 	response, err := client.Do(r)
 	if err != nil {
 		return 0, err.Error(), ""
@@ -633,6 +644,23 @@ func request(ts *testscript.TestScript, args []string) (int, string, string) {
 	var b strings.Builder
 	_ = response.Header.Write(&b)
 	return response.StatusCode, string(text), b.String()
+}
+
+// idle COUNT ADDRESS URL: that many connections from a loopback address that ask for nothing, until the script ends. Those that the
+// daemon closes meanwhile are held all the same.
+func (h *harness) cmdIdle(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 3 {
+		ts.Fatalf("usage: idle COUNT ADDRESS URL")
+	}
+	count, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(args[1])}, Timeout: waitLimit}
+	for range count {
+		conn, err := dialer.Dial("tcp", strings.TrimPrefix(args[2], "http://"))
+		ts.Check(err)
+		s := h.of(ts)
+		s.cleanup = append(s.cleanup, func() { conn.Close() })
+	}
 }
 
 // until http STATUS METHOD URL ... [~ REGEXP] | until sql [standby] STATEMENT REGEXP | until kms OPERATION CALLS | until s3 OBJECTS: asks until the answer is as wanted.

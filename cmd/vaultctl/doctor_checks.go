@@ -62,6 +62,9 @@ func checkFence(ctx context.Context, p *patient) finding {
 	case p.a.fence.Path() == "":
 		return warning("export XDG_STATE_HOME=FOLDER", "nothing is remembered of primaries: there is no home folder to keep it in")
 	}
+	if err := db.Unreachable(p.a.fence.Path()); err != nil {
+		return warning("export XDG_STATE_HOME=FOLDER", "nothing is remembered of primaries: state file %q: %s", p.a.fence.Path(), reason(err))
+	}
 	if err := p.a.fence.Probe(); err != nil {
 		return warning("mkdir -p "+shellPath(strings.TrimSuffix(p.a.stateFile(), "/primaries.json")), "nothing is remembered of primaries: %s", text(err))
 	}
@@ -75,7 +78,7 @@ func checkStateFile(_ context.Context, p *patient) finding {
 	path := p.a.fence.Path()
 	info, err := os.Stat(path)
 	switch {
-	case path == "" || errors.Is(err, fs.ErrNotExist):
+	case path == "" || errors.Is(err, fs.ErrNotExist) || db.Unreachable(path) != nil: // which the fence's check says
 		return finding{}
 	case err != nil:
 		return p.a.failure(fmt.Errorf("state file %q: %w", path, reason(err)))

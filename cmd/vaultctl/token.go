@@ -178,8 +178,8 @@ func (a *app) printToken(t tokenJSON) error {
 	case t.File != "":
 		a.note("admin token %q is in %s", t.Name, t.File)
 	default:
-		path, err := defaultTokenFile()
-		if err != nil {
+		path := defaultTokenFile()
+		if path == "" || db.Unreachable(path) != nil {
 			path = "TOKEN_FILE"
 		}
 		a.note("admin token %q, shown this once. To use it by default, paste it into:\n  %s", t.Name, saveCommand(path))

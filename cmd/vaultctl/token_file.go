@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
@@ -33,9 +34,9 @@ func (a *app) token() (vault.Token, error) {
 	if path := os.Getenv("VAULTCTL_TOKEN_FILE"); path != "" {
 		return readTokenFile(path)
 	}
-	path, err := defaultTokenFile()
-	if err != nil {
-		return vault.Token{}, err
+	path := defaultTokenFile()
+	if path == "" || db.Unreachable(path) != nil {
+		return vault.Token{}, hint(refused(errNoToken), "--token-file, VAULTCTL_TOKEN_FILE or VAULTCTL_TOKEN: this user has no folder to keep it in")
 	}
 	token, err := readTokenFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -44,12 +45,13 @@ func (a *app) token() (vault.Token, error) {
 	return token, err
 }
 
-func defaultTokenFile() (string, error) {
+// defaultTokenFile is in the user's configuration folder; "" if there is none.
+func defaultTokenFile() string {
 	dir, err := os.UserConfigDir()
-	if err != nil {
-		return "", fmt.Errorf("finding the token: %w", err)
+	if err != nil || !filepath.IsAbs(dir) {
+		return ""
 	}
-	return filepath.Join(dir, "vaultctl", "token"), nil
+	return filepath.Join(dir, "vaultctl", "token")
 }
 
 // saveCommand is what to type to save a token that is about to be pasted.

@@ -60,10 +60,7 @@ func TestTokenOfWhatWasTypedCountsFirst(t *testing.T) {
 	t.Setenv("XDG_CONFIG_HOME", filepath.Join(dir, "config"))
 	t.Setenv("VAULTCTL_TOKEN", "")
 	t.Setenv("VAULTCTL_TOKEN_FILE", "")
-	usual, err := defaultTokenFile()
-	if err != nil {
-		t.Fatal(err)
-	}
+	usual := defaultTokenFile()
 
 	a := &app{}
 	if _, err := a.token(); !errors.Is(err, vault.ErrRefused) || err.Error() != "no admin token" {
@@ -161,6 +158,22 @@ func TestShellPathCanBeTyped(t *testing.T) {
 	} {
 		if got := shellPath(path); got != want {
 			t.Errorf("%s: got %s, want %s", path, got, want)
+		}
+	}
+}
+
+// No place to keep a token is no token: no folder, one that is no folder, a relative one.
+func TestWithoutAHomeThereIsNoToken(t *testing.T) {
+	t.Setenv("VAULTCTL_TOKEN", "")
+	t.Setenv("VAULTCTL_TOKEN_FILE", "")
+	file := filepath.Join(t.TempDir(), "file")
+	mustWrite(t, file, "", 0o600)
+	for _, place := range [][2]string{{"", ""}, {file, ""}, {"", file}, {"relative", ""}, {"", "relative"}, {"/nowhere", ""}, {"/dev/null", ""}} {
+		t.Setenv("HOME", place[0])
+		t.Setenv("XDG_CONFIG_HOME", place[1])
+		a := &app{}
+		if _, err := a.token(); !errors.Is(err, vault.ErrRefused) || err.Error() != "no admin token" {
+			t.Errorf("HOME=%s XDG_CONFIG_HOME=%s: got %v, want that there is no token", place[0], place[1], err)
 		}
 	}
 }

@@ -37,24 +37,29 @@ type Config struct {
 	AddressFile        string   `toml:"address_file"`         // the bound addresses are written here, for port 0
 	Allow              []string `toml:"allow"`                // networks of clients; empty = nobody
 	TrustedProxies     []string `toml:"trusted_proxies"`      // networks whose X-Forwarded-For counts
+	Hosts              []string `toml:"hosts"`                // names and addresses that clients ask for, besides the daemon's own
 	TLSCert            string   `toml:"tls_cert"`
 	TLSKey             string   `toml:"tls_key"`
-	InsecureListen     bool     `toml:"insecure_listen"`  // listen beyond loopback without TLS
-	KMSKeys            []string `toml:"kms_keys"`         // the first wraps; none = the vault's default key
-	DEKCacheTTL        duration `toml:"dek_cache_ttl"`    // 0 = no cache
-	DEKCacheSize       int      `toml:"dek_cache_size"`   // data keys
-	MaxConns           int      `toml:"max_connections"`  // to the local node
-	VerifyRate         float64  `toml:"verify_rate"`      // verifies a second from one address; 0 = no limit
-	VerifyBurst        int      `toml:"verify_burst"`     // verifies at once
-	ScanInterval       duration `toml:"scan_interval"`    // of the supervisor and the worker's polling
-	RotationWorkers    int      `toml:"rotation_workers"` // rotations at once; 0 = none here
-	ClaimTimeout       duration `toml:"claim_timeout"`    // a rotation claimed this long ago belongs to a worker that is gone
-	AdminAPI           bool     `toml:"admin_api"`        // the routes that write
-	LogLevel           string   `toml:"log_level"`
-	LogFormat          string   `toml:"log_format"` // text or json
-	ShutdownGrace      duration `toml:"shutdown_grace"`
-	CPUProfile         string   `toml:"cpu_profile"` // a profile of the whole run, for go tool pprof, is written here at its end; "" = none
-	StateDir           string   `toml:"state_dir"`   // remembers the newest primary over restarts; "" = until the next restart
+	InsecureListen     bool     `toml:"insecure_listen"` // listen beyond loopback without TLS
+	KMSKeys            []string `toml:"kms_keys"`        // the first wraps; none = the vault's default key
+	DEKCacheTTL        duration `toml:"dek_cache_ttl"`   // 0 = no cache
+	DEKCacheSize       int      `toml:"dek_cache_size"`  // data keys
+	MaxConns           int      `toml:"max_connections"` // to the local node
+
+	HTTPMaxConns           int `toml:"http_max_connections"`             // of clients; 0 = as many as open files allow, at most 4096
+	HTTPMaxConnsPerAddress int `toml:"http_max_connections_per_address"` // 0 = a quarter of them
+
+	VerifyRate      float64  `toml:"verify_rate"`      // verifies a second from one address; 0 = no limit
+	VerifyBurst     int      `toml:"verify_burst"`     // verifies at once
+	ScanInterval    duration `toml:"scan_interval"`    // of the supervisor and the worker's polling
+	RotationWorkers int      `toml:"rotation_workers"` // rotations at once; 0 = none here
+	ClaimTimeout    duration `toml:"claim_timeout"`    // a rotation claimed this long ago belongs to a worker that is gone
+	AdminAPI        bool     `toml:"admin_api"`        // the routes that write
+	LogLevel        string   `toml:"log_level"`
+	LogFormat       string   `toml:"log_format"` // text or json
+	ShutdownGrace   duration `toml:"shutdown_grace"`
+	CPUProfile      string   `toml:"cpu_profile"` // a profile of the whole run, for go tool pprof, is written here at its end; "" = none
+	StateDir        string   `toml:"state_dir"`   // remembers the newest primary over restarts; "" = until the next restart
 
 	// What a rotator may reach; see docs/ROTATORS.md.
 	WebhookHosts []string            `toml:"webhook_hosts"` // HOST or HOST:PORT; empty = nobody
@@ -79,6 +84,9 @@ type Config struct {
 	AuditOnFailure    string   `toml:"audit_on_failure"`    // block: what cannot be recorded is not answered; allow: it is
 	AuditMaxBytes     size     `toml:"audit_max_bytes"`     // of what waits for the primary
 	AuditMaxAge       duration `toml:"audit_max_age"`       // of the oldest record that waits; 0 = any
+
+	path            string // of the file; "" = there is none
+	fileHasPassword bool
 
 	policy httpapi.Policy
 	level  slog.Level
@@ -176,6 +184,7 @@ func (c *Config) readFile(path string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
+	c.path, c.fileHasPassword = path, c.hasPassword()
 	if unknown := meta.Undecoded(); len(unknown) > 0 {
 		return fmt.Errorf("%s line %d: unknown key %q", path, lineOf(string(text), unknown[0]), unknown[0].String())
 	}
@@ -278,6 +287,9 @@ func (c *Config) check() error {
 	if c.policy.TrustedProxies, err = networks("trusted_proxies", c.TrustedProxies); err != nil {
 		return err
 	}
+	if c.policy.Hosts, err = c.ownHosts(); err != nil {
+		return err
+	}
 	c.policy.VerifyRate, c.policy.VerifyBurst = c.VerifyRate, c.VerifyBurst
 	return target.Check(c.WebhookHosts, c.ExecRotators)
 }
@@ -348,6 +360,8 @@ func (c *Config) checkNumbers() error {
 		least, most float64
 	}{
 		{"dek_cache_size", float64(c.DEKCacheSize), 0, 10_000_000}, {"max_connections", float64(c.MaxConns), 1, 1000},
+		{"http_max_connections", float64(c.HTTPMaxConns), 0, 1_000_000},
+		{"http_max_connections_per_address", float64(c.HTTPMaxConnsPerAddress), 0, 1_000_000},
 		{"verify_rate", c.VerifyRate, 0, 1e9}, {"verify_burst", float64(c.VerifyBurst), 1, 1e9},
 		{"rotation_workers", float64(c.RotationWorkers), 0, 256},
 		{"scan_interval (seconds)", time.Duration(c.ScanInterval).Seconds(), 0.1, 3600},

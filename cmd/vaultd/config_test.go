@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -80,6 +81,9 @@ func TestBadSettingsAreNamed(t *testing.T) {
 		`allow = ["10.0.0.1/8"]`:                      "allow",
 		`allow = ["localhost"]`:                       "allow",
 		`trusted_proxies = ["10.0.0.0/33"]`:           "trusted_proxies",
+		`hosts = ["vault.example.org:8400"]`:          "hosts",
+		`hosts = ["*"]`:                               "hosts",
+		`hosts = ["https://vault.example.org"]`:       "hosts",
 		`kms_keys = ["local://relative"]`:             "kms_keys",
 		`kms_keys = ["s3:///x"]`:                      "kms_keys",
 		`log_level = "loud"`:                          "log_level",
@@ -199,6 +203,31 @@ func TestListeningBeyondLoopbackHasToBeMeant(t *testing.T) {
 		if _, err := loadConfig(mustWrite(t, filepath.Join(t.TempDir(), "vaultd.toml"), file), nil); err != nil {
 			t.Errorf("%s: %v", file, err)
 		}
+	}
+}
+
+func TestTheDaemonKnowsItsHosts(t *testing.T) {
+	dir := t.TempDir()
+	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	mustCertificate(t, cert, key, 1)
+	c, err := loadConfig(mustWrite(t, filepath.Join(dir, "vaultd.toml"), `
+hosts = ["LB.example.org.", "198.51.100.7"]
+listen = ["127.0.0.9:1", "db1.internal:2", "0.0.0.0:3", "[::]:4", ":5", "unix:/run/x.sock"]
+health_listen = "10.0.0.4:6"
+tls_cert = "`+cert+`"
+tls_key = "`+key+`"
+`), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	machine, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"lb.example.org", "198.51.100.7", "10.0.0.4", "127.0.0.9", "db1.internal", strings.ToLower(machine),
+		"vault.example.org", "*.wild.example.org", "127.0.0.1"}
+	if diff := cmp.Diff(want, c.policy.Hosts); diff != "" {
+		t.Errorf("the hosts differ (-want +got):\n%s", diff)
 	}
 }
 

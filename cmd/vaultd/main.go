@@ -12,6 +12,9 @@ import (
 )
 
 func main() {
+	if os.Getpid() == 1 {
+		os.Exit(asInit(os.Args))
+	}
 	if err := vault.DisableCoreDumps(); err != nil {
 		fmt.Fprintln(os.Stderr, "vaultd:", err)
 		os.Exit(exitFailed)

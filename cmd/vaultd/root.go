@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -34,8 +35,8 @@ func execute(ctx context.Context, args []string, out, errOut io.Writer, reload <
 		Long: `Answer reads and verifies of secrets over HTTP, from the local PostgreSQL node: a read-only standby whose primary is gone
 will do. Settings come from a TOML file, then from VAULTD_* in the environment.
 
-SIGHUP reads the file again: allowlist, proxies, limits, max_staleness, log level and TLS certificate change, and a bad
-file keeps the old ones. SIGTERM lets the requests under way finish.`,
+SIGHUP reads the file again: allow, trusted_proxies, hosts, verify limits, max_staleness, log level and the TLS certificate
+change, and a bad file keeps the old ones; the log names what else was changed and takes a restart. SIGTERM lets the requests under way finish.`,
 		Args:          cobra.NoArgs,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -48,16 +49,7 @@ file keeps the old ones. SIGTERM lets the requests under way finish.`,
 		},
 	}
 	root.PersistentFlags().StringVar(&path, "config", os.Getenv("VAULTD_CONFIG"), "TOML `file` (env VAULTD_CONFIG)")
-	root.AddCommand(&cobra.Command{
-		Use: "check-config", Short: "Check the settings and show those in force", Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			config, err := loadConfig(path, os.Environ())
-			if err != nil {
-				return err
-			}
-			return config.print(out)
-		},
-	}, &cobra.Command{
+	root.AddCommand(newCheckConfigCmd(&path, out, errOut), &cobra.Command{
 		Use: "version", Short: "Show the version", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			_, err := fmt.Fprintf(out, "vaultd %s (schema %d)\n", buildVersion(), vaultsql.Version())
@@ -75,6 +67,36 @@ file keeps the old ones. SIGTERM lets the requests under way finish.`,
 	}
 	fmt.Fprintf(errOut, "vaultd: %s\n", strings.ReplaceAll(strings.TrimPrefix(err.Error(), errConfig.Error()+": "), "\n", " "))
 	return exitCode(err, errOut)
+}
+
+func newCheckConfigCmd(path *string, out, errOut io.Writer) *cobra.Command {
+	var strict bool
+	cmd := &cobra.Command{
+		Use: "check-config", Short: "Check the settings and show those in force", Args: cobra.NoArgs,
+		Long: `Check the settings and show those in force. What works and is likely a mistake (networks that hold much of the internet, modes
+of files, a certificate that ends soon, values in the clear) is a warning on stderr; vaultd logs the same when it starts.
+With --strict a warning is an error: exit code 2.`,
+		RunE: func(*cobra.Command, []string) error { return checkConfig(*path, strict, out, errOut) },
+	}
+	cmd.Flags().BoolVar(&strict, "strict", false, "refuse what is warned of")
+	return cmd
+}
+
+func checkConfig(path string, strict bool, out, errOut io.Writer) error {
+	config, err := loadConfig(path, os.Environ())
+	if err != nil {
+		return err
+	}
+	warnings := config.warnings(time.Now())
+	for _, w := range warnings {
+		if _, err := fmt.Fprintf(errOut, "vaultd: warning: %s\n", w); err != nil {
+			return err
+		}
+	}
+	if strict && len(warnings) > 0 {
+		return fmt.Errorf("%w: --strict refuses what is warned of", errConfig)
+	}
+	return config.print(out)
 }
 
 func exitCode(err error, errOut io.Writer) int {

@@ -2,18 +2,13 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
-	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -44,6 +39,10 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 		return err
 	}
 	defer stopProfile()
+	cert := new(certificate)
+	if err := cert.load(c); err != nil {
+		return err
+	}
 	fence, err := openFence(c.StateDir, log)
 	if err != nil {
 		return err
@@ -97,17 +96,16 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 		Checks: []httpapi.Check{{Name: "database", Check: bounded(v.Ping)}, {Name: "kms", Check: bounded(keys.check)},
 			{Name: "replication", Check: func(context.Context) error { return fresh.Check() }},
 			{Name: "audit", Check: reads.check},
-			{Name: "fence", Check: bounded(fenceOnly(v.CheckFence))}, {Name: "audit_seals", Check: sealer.Check}},
+			{Name: "fence", Check: bounded(fenceOnly(v.CheckFence))}, {Name: "audit_seals", Check: sealer.Check}, {Name: "tls", Check: cert.check}},
 	})
 	registry.MustRegister(sealer)
-	cert := new(certificate)
-	if err := cert.load(c); err != nil {
-		return err
-	}
-	servers, err := listen(c, api, cert, log)
+	registry.MustRegister(cert)
+	c.warn(log)
+	servers, err := openServers(c, api, cert, log)
 	if err != nil {
 		return err
 	}
+	registry.MustRegister(servers)
 	failed := servers.serve()
 
 	working, stopWork := context.WithCancel(context.WithoutCancel(ctx))
@@ -115,7 +113,7 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 	work := startRotation(working, c, v, reads, rotation.NewMetrics(registry), log)
 	work.Go(func() { fresh.Run(working) })
 	work.Go(func() { sealer.Run(working) })
-	reloading := &reloader{load: load, api: api, fresh: fresh, certificate: cert, level: level, log: log}
+	reloading := &reloader{running: c, load: load, api: api, fresh: fresh, certificate: cert, level: level, log: log}
 
 	for {
 		select {
@@ -136,7 +134,7 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 	return err
 }
 
-// openFence reads what was seen before. A folder that cannot be written costs the memory over restarts and no more, so the
+// openFence reads what was seen before. A folder that cannot be written, or entered, costs the memory over restarts and no more, so the
 // daemon starts; a file that cannot be understood may hold what must not be forgotten, so it does not.
 func openFence(dir string, log *slog.Logger) (*db.Fence, error) {
 	if dir == "" {
@@ -300,186 +298,5 @@ func openValue(v *vault.Vault, reads *reads, worker string) func(context.Context
 			return nil, err
 		}
 		return secret.Value, nil
-	}
-}
-
-// reloader applies what may change while running.
-type reloader struct {
-	load        func() (Config, error)
-	api         *httpapi.API
-	fresh       *vault.Freshness
-	certificate *certificate
-	level       *slog.LevelVar
-	log         *slog.Logger
-}
-
-func (r *reloader) reload() {
-	c, err := r.load()
-	if err == nil {
-		err = r.certificate.load(c)
-	}
-	if err != nil {
-		r.log.Error("reloading failed; the old settings stay", "error", err)
-		return
-	}
-	r.api.SetPolicy(c.policy)
-	r.fresh.SetLimit(time.Duration(c.MaxStaleness))
-	r.level.Set(c.level)
-	r.log.Info("reloaded")
-}
-
-// certificate is the TLS certificate in force.
-type certificate struct {
-	current atomic.Pointer[tls.Certificate]
-}
-
-func (c *certificate) load(config Config) error {
-	if config.TLSCert == "" {
-		return nil
-	}
-	loaded, err := loadCertificate(config.TLSCert, config.TLSKey)
-	if err != nil {
-		return err
-	}
-	c.current.Store(loaded)
-	return nil
-}
-
-func loadCertificate(cert, key string) (*tls.Certificate, error) {
-	loaded, err := tls.LoadX509KeyPair(cert, key)
-	if err != nil {
-		return nil, fmt.Errorf("tls_cert %q with tls_key %q: %w", cert, key, err)
-	}
-	return &loaded, nil
-}
-
-// servers are the listeners and what serves them.
-type servers struct {
-	all []*server
-}
-
-type server struct {
-	http     *http.Server
-	listener net.Listener
-}
-
-func listen(c Config, api *httpapi.API, cert *certificate, log *slog.Logger) (*servers, error) {
-	s := &servers{}
-	var urls []string
-	open := func(key, address string, handler http.Handler, secure bool) error {
-		listener, err := listenOn(address, c.mode)
-		if err != nil {
-			return fmt.Errorf("listening on %q: %w", address, err)
-		}
-		scheme := "http"
-		if secure && listener.Addr().Network() != "unix" {
-			scheme = "https"
-			listener = tls.NewListener(listener, &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"},
-				GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return cert.current.Load(), nil }})
-		}
-		url := scheme + "://" + listener.Addr().String()
-		if listener.Addr().Network() == "unix" {
-			url = "unix:" + listener.Addr().String()
-		}
-		urls = append(urls, key+"="+url)
-		log.Info("listening", "for", strings.ToLower(strings.TrimPrefix(key, "VAULTD_")), "address", url)
-		s.all = append(s.all, &server{listener: listener, http: &http.Server{
-			Handler: handler, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-			ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: httpapi.WriteTimeout + 25*time.Second,
-			IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
-		}})
-		return nil
-	}
-	for i, address := range c.Listen {
-		key := "VAULTD_URL"
-		if i > 0 {
-			key = fmt.Sprintf("VAULTD_URL_%d", i+1)
-		}
-		if err := open(key, address, api.Handler(), c.TLSCert != ""); err != nil {
-			s.close()
-			return nil, err
-		}
-	}
-	if c.HealthListen != "" {
-		if err := open("VAULTD_HEALTH_URL", c.HealthListen, api.HealthHandler(), false); err != nil {
-			s.close()
-			return nil, err
-		}
-	}
-	if c.AddressFile != "" {
-		if err := writeWhole(c.AddressFile, strings.Join(urls, "\n")+"\n"); err != nil {
-			s.close()
-			return nil, fmt.Errorf("writing address_file: %w", err)
-		}
-	}
-	return s, nil
-}
-
-// listenOn replaces the socket that a killed daemon left behind, but not one that somebody listens on.
-func listenOn(address string, mode os.FileMode) (net.Listener, error) {
-	path, unix := strings.CutPrefix(address, "unix:")
-	if !unix {
-		return net.Listen("tcp", address)
-	}
-	if conn, err := net.Dial("unix", path); err == nil {
-		conn.Close()
-		return nil, errors.New("somebody listens there already")
-	}
-	if info, err := os.Lstat(path); err == nil && info.Mode().Type() == os.ModeSocket {
-		if err := os.Remove(path); err != nil {
-			return nil, err
-		}
-	}
-	listener, err := net.Listen("unix", path)
-	if err != nil {
-		return nil, err
-	}
-	if err := os.Chmod(path, mode); err != nil {
-		listener.Close()
-		return nil, err
-	}
-	return listener, nil
-}
-
-// writeWhole makes a file appear with all that is in it.
-func writeWhole(path, text string) error {
-	partial := path + ".partial"
-	if err := os.WriteFile(partial, []byte(text), 0o600); err != nil {
-		return err
-	}
-	return os.Rename(partial, path)
-}
-
-func (s *servers) serve() <-chan error {
-	failed := make(chan error, len(s.all))
-	for _, server := range s.all {
-		go func() {
-			if err := server.http.Serve(server.listener); !errors.Is(err, http.ErrServerClosed) {
-				failed <- fmt.Errorf("serving on %s: %w", server.listener.Addr(), err)
-			}
-		}()
-	}
-	return failed
-}
-
-// shutdown lets requests under way finish for the grace, then cuts them off.
-func (s *servers) shutdown(grace time.Duration, log *slog.Logger) {
-	ctx, cancel := context.WithTimeout(context.Background(), grace)
-	defer cancel()
-	var ending sync.WaitGroup
-	for _, server := range s.all {
-		ending.Go(func() {
-			if err := server.http.Shutdown(ctx); err != nil {
-				log.Warn("requests were cut off", "address", server.listener.Addr().String())
-				_ = server.http.Close()
-			}
-		})
-	}
-	ending.Wait()
-}
-
-func (s *servers) close() {
-	for _, server := range s.all {
-		_ = server.listener.Close()
 	}
 }

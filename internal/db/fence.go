@@ -64,10 +64,15 @@ type seenEntry struct {
 }
 
 // OpenFence reads what was seen before. A file that is there and cannot be read or understood is an error that names it:
-// to go on without it would be to forget. A file that is not there yet is made when there is something to keep.
+// to go on without it would be to forget. A file that is not there yet is made when there is something to keep. Where the
+// folder may not be entered there is no memory to lose: that is as without a path, and Unsaved says why.
 func OpenFence(path string) (*Fence, error) {
 	f := &Fence{path: path, seen: map[cluster]Seen{}}
 	if path == "" {
+		return f, nil
+	}
+	if err := Unreachable(path); err != nil {
+		f.unsave = newError(ErrState, "state file %q: %s", path, reasonOf(err))
 		return f, nil
 	}
 	seen, err := readFence(path)
@@ -121,6 +126,15 @@ func readFence(path string) (map[cluster]Seen, error) {
 		seen[cluster{e.ClusterID, e.SystemIdentifier}] = e.Seen
 	}
 	return seen, nil
+}
+
+// Unreachable is why a file cannot be looked for: a folder above it may not be entered, as when a container runs under
+// another user with HOME=/root, or is no folder. A file that is there, or is missing, is none of that.
+func Unreachable(path string) error {
+	if _, err := os.Lstat(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 func reasonOf(err error) error {

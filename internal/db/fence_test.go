@@ -262,12 +262,6 @@ func TestDamagedStateFile(t *testing.T) {
 
 // A folder that cannot be made leaves the fence working, in memory, and it says why.
 func TestStateThatCannotBeWritten(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "file")
-	must(t, os.WriteFile(file, nil, 0o600))
-	_, err := db.OpenFence(filepath.Join(file, "primaries.json"))
-	if !errors.Is(err, db.ErrState) {
-		t.Fatalf("got %v", err)
-	}
 	readOnly := filepath.Join("/proc", "primaries.json")
 	f := mustFence(t, readOnly)
 	if f.Probe() == nil {
@@ -284,4 +278,31 @@ func TestStateThatCannotBeWritten(t *testing.T) {
 func chownLike(path string, info fs.FileInfo) error {
 	owner := info.Sys().(*syscall.Stat_t)
 	return os.Chown(path, int(owner.Uid), int(owner.Gid))
+}
+
+// A folder that cannot be looked into is as none, and said; what is in one that can be stays an error.
+func TestAFenceWithoutAFolder(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{filepath.Join(file, "primaries.json"), filepath.Join(file, "deeper", "primaries.json"), "/dev/null/primaries.json"} {
+		f, err := db.OpenFence(path)
+		if err != nil {
+			t.Errorf("%s: got %v, want a fence without a memory", path, err)
+			continue
+		}
+		if f.Unsaved() == nil || f.Probe() == nil || !strings.Contains(f.Probe().Error(), "not a directory") {
+			t.Errorf("%s: got %v, then %v, want to be told why nothing is kept", path, f.Unsaved(), f.Probe())
+		}
+	}
+	if f, err := db.OpenFence(filepath.Join(dir, "none", "primaries.json")); err != nil || f.Unsaved() != nil || f.Probe() != nil {
+		t.Errorf("a folder that is not there yet: got %v", err)
+	}
+	for _, path := range []string{file, dir} {
+		if _, err := db.OpenFence(path); !errors.Is(err, db.ErrState) {
+			t.Errorf("%s: got %v, want an error", path, err)
+		}
+	}
 }

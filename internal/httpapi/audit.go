@@ -51,6 +51,9 @@ func (q *request) happened(find router, err error) (audit.Event, bool) {
 func (q *request) refused(find router, err error) audit.Event {
 	o := outcomeOf(err)
 	e := audit.Event{Action: audit.Read, Secret: q.secret, Outcome: audit.Failed, Detail: map[string]any{"reason": o.code}}
+	if o.reason != "" && o.reason != "allowlist" {
+		e.Detail["refused_for"] = o.reason
+	}
 	if o.status == http.StatusForbidden || o.status == http.StatusTooManyRequests {
 		e.Outcome = audit.Denied
 	}

@@ -92,10 +92,25 @@ func readObject(r *http.Request, into fields) error {
 	return decodeObject(body, into)
 }
 
-// given is a value as it stands in a JSON body: as text or as base64.
+// given is a value as it stands in a JSON body: as text or as base64, or as a GET answers it, with its encoding.
 type given struct {
-	text    []byte
-	encoded []byte
+	text     []byte
+	encoded  []byte
+	encoding *string // of text: utf8 or base64
+}
+
+// into adds the fields of a value to those of a body.
+func (g *given) into(others fields) fields {
+	others["value"], others["value_base64"], others["encoding"] = &g.text, &g.encoded, &g.encoding
+	return others
+}
+
+// misplaced refuses an encoding that has no "value" to be the encoding of.
+func (g *given) misplaced() error {
+	if g.encoding != nil && (g.text == nil || g.encoded != nil) {
+		return badRequest(`"encoding" says how "value" is written, and goes with nothing else`)
+	}
+	return nil
 }
 
 func (g *given) wipe() {
@@ -117,18 +132,27 @@ func (g *given) present() int {
 
 // bytes returns the value in a buffer of its own, which the caller wipes.
 func (g *given) bytes() ([]byte, error) {
-	value := append([]byte(nil), g.text...)
-	if g.encoded != nil {
-		var err error
-		if value, err = decodeBase64(g.encoded); err != nil {
-			return nil, err
-		}
+	value, err := g.decode()
+	if err != nil {
+		return nil, err
 	}
 	if err := checkValue(value); err != nil {
 		wipe(value)
 		return nil, err
 	}
 	return value, nil
+}
+
+func (g *given) decode() ([]byte, error) {
+	switch {
+	case g.encoded != nil:
+		return decodeBase64("value_base64", g.encoded)
+	case g.encoding == nil || *g.encoding == "utf8":
+		return append([]byte(nil), g.text...), nil
+	case *g.encoding == "base64":
+		return decodeBase64("value", g.text)
+	}
+	return nil, badRequest(`field "encoding": utf8 or base64`)
 }
 
 // checkValue keeps a value of an impossible size from the database and the KMS.
@@ -142,10 +166,10 @@ func checkValue(value []byte) error {
 	return nil
 }
 
-func decodeBase64(encoded []byte) ([]byte, error) {
+func decodeBase64(field string, encoded []byte) ([]byte, error) {
 	value, err := strictjson.Base64(encoded)
 	if err != nil {
-		return nil, fieldError("value_base64", err)
+		return nil, fieldError(field, err)
 	}
 	return value, nil
 }

@@ -13,6 +13,10 @@
 // rightmost hop that is not a proxy, and a header that does not parse up to there is a refusal. A connection over a unix
 // socket is let in: the file mode of the socket is its guard, and a proxy that connects there answers for its clients.
 //
+// An address does not tell a client from a browser beside it. So the Host of a request has to be the daemon's own: localhost, the
+// address that the connection came to, or one of Policy.Hosts; and a request with an Origin, or with fetch metadata of another
+// site, is refused. That holds for every path of both handlers. Over a unix socket any Host will do: no name leads there.
+//
 // An admin token is checked by the database. Here it is only parsed; a missing or broken one is 403, as a wrong one is.
 //
 // # Paths
@@ -59,8 +63,9 @@
 // # Values
 //
 // A value is "utf8" if it is valid UTF-8 without U+0000, which many JSON readers cannot hold, else "base64" (RFC 4648,
-// section 4, padded). Both give the bytes back exactly. The buffers of this package that held a value (body, decoded
-// value, answer) are overwritten; the ones of net/http are out of reach. No value, token, query or header is ever logged.
+// section 4, padded). Both give the bytes back exactly, and what takes a value takes it so: "value" with "encoding", or
+// "value_base64". The buffers of this package that held a value (body, decoded value, answer) are overwritten; the ones of
+// net/http are out of reach. No value, token, query or header is ever logged.
 //
 // Bodies are strict JSON: one flat object, names compared exactly, no name twice, no unknown name, no null, valid UTF-8, no
 // half surrogate pair, nothing after it.

@@ -20,6 +20,7 @@ type outcome struct {
 	message string        // "" = the text of the error itself, which for a 4xx is written for the caller
 	retry   time.Duration // Retry-After; 0 = none
 	allow   *string       // of a 405
+	reason  string        // what the guard refused: a label of a metric
 }
 
 // refusal is an error this package makes itself.
@@ -63,27 +64,27 @@ var outcomes = []struct {
 	err error
 	outcome
 }{
-	{audit.ErrUnrecorded, outcome{503, "audit_unavailable", "this read cannot be put on record, so it is not answered", retryUnavailable, nil}},
-	{vault.ErrOutcomeUnknown, outcome{503, "outcome_unknown", "the change may or may not have happened: a repeat with this idempotency_key is made at most once", retryUnavailable, nil}},
-	{vault.ErrIntegrity, outcome{500, "integrity", "the stored value failed its integrity check", 0, nil}},
-	{vault.ErrKeyRefused, outcome{503, "key_refused", "the key service refuses this daemon or this key", 0, nil}},
-	{vault.ErrKeyUnavailable, outcome{503, "unavailable", "the key service does not answer", retryUnavailable, nil}},
-	{vault.ErrNotFound, outcome{404, "not_found", "no such secret or version", 0, nil}},
-	{vault.ErrDeleted, outcome{409, "conflict", "the secret is deleted: restore or purge it first", 0, nil}},
-	{vault.ErrConflict, outcome{409, "conflict", "", 0, nil}},
-	{vault.ErrName, outcome{400, "bad_request", "", 0, nil}},
-	{vault.ErrValueSize, outcome{413, "too_large", "", 0, nil}},
-	{vault.ErrInvalid, outcome{400, "bad_request", "", 0, nil}},
-	{vault.ErrRefused, outcome{403, "not_allowed", "", 0, nil}},
-	{vault.ErrBehind, outcome{412, "behind", "", retryBehind, nil}},
-	{vault.ErrStale, outcome{503, "stale", "this node is too far behind the primary", retryBehind, nil}},
-	{vault.ErrBusy, outcome{503, "busy", "somebody else is changing it and has not finished", retryUnavailable, nil}},
-	{vault.ErrFenced, outcome{503, "unavailable", "the primary that answers is an old one", retryUnavailable, nil}},
-	{vault.ErrNotInitialised, outcome{503, "unavailable", "the vault is not initialised in this daemon's database", retryUnavailable, nil}},
-	{vault.ErrSchema, outcome{503, "unavailable", "the schema of the database does not fit this daemon", retryUnavailable, nil}},
-	{vault.ErrUnavailable, outcome{503, "unavailable", "the database does not answer", retryUnavailable, nil}},
-	{context.DeadlineExceeded, outcome{503, "unavailable", "no answer in time", retryUnavailable, nil}},
-	{context.Canceled, outcome{503, "unavailable", "the daemon gave up on this request", retryUnavailable, nil}},
+	{audit.ErrUnrecorded, outcome{503, "audit_unavailable", "this read cannot be put on record, so it is not answered", retryUnavailable, nil, ""}},
+	{vault.ErrOutcomeUnknown, outcome{503, "outcome_unknown", "the change may or may not have happened: a repeat with this idempotency_key is made at most once", retryUnavailable, nil, ""}},
+	{vault.ErrIntegrity, outcome{500, "integrity", "the stored value failed its integrity check", 0, nil, ""}},
+	{vault.ErrKeyRefused, outcome{503, "key_refused", "the key service refuses this daemon or this key", 0, nil, ""}},
+	{vault.ErrKeyUnavailable, outcome{503, "unavailable", "the key service does not answer", retryUnavailable, nil, ""}},
+	{vault.ErrNotFound, outcome{404, "not_found", "no such secret or version", 0, nil, ""}},
+	{vault.ErrDeleted, outcome{409, "conflict", "the secret is deleted: restore or purge it first", 0, nil, ""}},
+	{vault.ErrConflict, outcome{409, "conflict", "", 0, nil, ""}},
+	{vault.ErrName, outcome{400, "bad_request", "", 0, nil, ""}},
+	{vault.ErrValueSize, outcome{413, "too_large", "", 0, nil, ""}},
+	{vault.ErrInvalid, outcome{400, "bad_request", "", 0, nil, ""}},
+	{vault.ErrRefused, outcome{403, "not_allowed", "", 0, nil, ""}},
+	{vault.ErrBehind, outcome{412, "behind", "", retryBehind, nil, ""}},
+	{vault.ErrStale, outcome{503, "stale", "this node is too far behind the primary", retryBehind, nil, ""}},
+	{vault.ErrBusy, outcome{503, "busy", "somebody else is changing it and has not finished", retryUnavailable, nil, ""}},
+	{vault.ErrFenced, outcome{503, "unavailable", "the primary that answers is an old one", retryUnavailable, nil, ""}},
+	{vault.ErrNotInitialised, outcome{503, "unavailable", "the vault is not initialised in this daemon's database", retryUnavailable, nil, ""}},
+	{vault.ErrSchema, outcome{503, "unavailable", "the schema of the database does not fit this daemon", retryUnavailable, nil, ""}},
+	{vault.ErrUnavailable, outcome{503, "unavailable", "the database does not answer", retryUnavailable, nil, ""}},
+	{context.DeadlineExceeded, outcome{503, "unavailable", "no answer in time", retryUnavailable, nil, ""}},
+	{context.Canceled, outcome{503, "unavailable", "the daemon gave up on this request", retryUnavailable, nil, ""}},
 }
 
 func outcomeOf(err error) outcome {

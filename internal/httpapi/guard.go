@@ -17,6 +17,7 @@ import (
 type Policy struct {
 	Allow          []netip.Prefix // clients
 	TrustedProxies []netip.Prefix // whose X-Forwarded-For counts
+	Hosts          []string       // under which clients may ask, besides localhost and the address they connect to; see ParseHost
 	VerifyRate     float64        // verifies a second from one client; 0 = no limit
 	VerifyBurst    int            // verifies at once, at least 1
 }
@@ -76,7 +77,7 @@ func peer(r *http.Request) (client, error) {
 	}
 	remote, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {
-		return client{}, notAllowed("the connection has no address")
+		return client{}, notAdmitted("allowlist", "the connection has no address")
 	}
 	return client{addr: plain(remote.Addr())}, nil
 }
@@ -86,36 +87,73 @@ func plain(a netip.Addr) netip.Addr { return a.Unmap().WithZone("") }
 // guard is a policy in force.
 type guard struct {
 	policy  Policy
+	hosts   hosts
 	limiter *limiter // nil = no limit
 }
 
 func newGuard(p Policy, before *guard) *guard {
+	g := &guard{policy: p, hosts: newHosts(p.Hosts)}
 	switch {
 	case p.VerifyRate <= 0:
-		return &guard{policy: p}
 	case before != nil && before.limiter != nil && before.policy.VerifyRate == p.VerifyRate && before.policy.VerifyBurst == p.VerifyBurst:
-		return &guard{policy: p, limiter: before.limiter}
+		g.limiter = before.limiter
+	default:
+		g.limiter = newLimiter(p.VerifyRate, max(p.VerifyBurst, 1))
 	}
-	return &guard{policy: p, limiter: newLimiter(p.VerifyRate, max(p.VerifyBurst, 1))}
+	return g
 }
 
 // admit finds the client and lets it in or not.
 func (g *guard) admit(r *http.Request) (client, error) {
 	c, err := peer(r)
-	if err != nil || c.unix {
+	if err != nil {
 		return c, err
 	}
 	if contains(g.policy.TrustedProxies, c.addr) {
 		hop, err := forwardedFor(r.Header.Values("X-Forwarded-For"), c.addr, g.policy.TrustedProxies)
 		if err != nil {
-			return c, notAllowed(err.Error())
+			return c, notAdmitted("forwarded_for", err.Error())
 		}
 		c.addr = hop
 	}
-	if !contains(g.policy.Allow, c.addr) {
-		return c, notAllowed(c.addr.String() + " is not in the allowlist")
+	if !c.unix && !contains(g.policy.Allow, c.addr) {
+		return c, notAdmitted("allowlist", c.addr.String()+" is not in the allowlist")
 	}
-	return c, nil
+	return c, g.hosts.addressed(r, c)
+}
+
+// Admission is what an address is let in as, before it has asked for anything.
+type Admission int
+
+const (
+	AdmitNone Admission = iota
+	AdmitClient
+	AdmitProxy
+)
+
+// Admits says what the policy in force makes of a connection from this address.
+func (a *API) Admits(addr netip.Addr) Admission {
+	policy := a.guard.Load().policy
+	switch addr = plain(addr); {
+	case contains(policy.TrustedProxies, addr):
+		return AdmitProxy
+	case contains(policy.Allow, addr):
+		return AdmitClient
+	}
+	return AdmitNone
+}
+
+// admitAnyone is the guard of what holds no secret: any address, and no page of another site.
+func (g *guard) admitAnyone(r *http.Request) (client, error) {
+	c, err := peer(r)
+	if err != nil {
+		return c, err
+	}
+	return c, g.hosts.addressed(r, c)
+}
+
+func notAdmitted(reason, message string) error {
+	return &refusal{outcome{status: http.StatusForbidden, code: "not_allowed", reason: reason, message: message}}
 }
 
 func contains(networks []netip.Prefix, a netip.Addr) bool {
@@ -154,9 +192,13 @@ func forwardedFor(headers []string, proxy netip.Addr, proxies []netip.Prefix) (n
 	return hop, nil
 }
 
-// parseHop takes an address, which some proxies write with its port.
+// parseHop takes an address, which some proxies write with its port, and an IPv6 address in brackets with or without one.
 func parseHop(s string) (netip.Addr, error) {
-	addr, err := netip.ParseAddr(s)
+	inside := s
+	if strings.HasPrefix(s, "[") && strings.HasSuffix(s, "]") && strings.Contains(s, ":") {
+		inside = s[1 : len(s)-1]
+	}
+	addr, err := netip.ParseAddr(inside)
 	if err != nil {
 		var withPort netip.AddrPort
 		withPort, err = netip.ParseAddrPort(s)

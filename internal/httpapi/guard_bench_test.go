@@ -26,7 +26,7 @@ func BenchmarkAdmit(b *testing.B) {
 			{"proxy", "192.0.2.7:4711", "198.51.100.3, " + last, true},
 		} {
 			b.Run(fmt.Sprintf("networks=%d/%s", networks, c.name), func(b *testing.B) {
-				r := &http.Request{RemoteAddr: c.remote, Header: http.Header{}}
+				r := &http.Request{Host: "127.0.0.1:8400", RemoteAddr: c.remote, Header: http.Header{}}
 				if c.forwarded != "" {
 					r.Header.Set("X-Forwarded-For", c.forwarded)
 				}

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -175,7 +176,8 @@ func TestTheLimiterIsBounded(t *testing.T) {
 }
 
 func FuzzForwardedFor(f *testing.F) {
-	for _, s := range []string{"", "192.0.2.1", "junk, 192.0.2.1, 10.0.0.2", "[::1]:80,10.0.0.1", ",,,", "10.0.0.1"} {
+	for _, s := range []string{"", "192.0.2.1", "junk, 192.0.2.1, 10.0.0.2", "[::1]:80,10.0.0.1", ",,,", "10.0.0.1", "[2001:db8::1]",
+		"[2001:db8::1]:80", "[::ffff:10.0.0.1], 10.0.0.2", "[10.0.0.1]", "[fe80::1%lo]"} {
 		f.Add(s)
 	}
 	proxies := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
@@ -191,9 +193,45 @@ func FuzzForwardedFor(f *testing.F) {
 		if !hop.IsValid() || hop.Is4In6() || hop.Zone() != "" {
 			t.Errorf("%q: got hop %v, which no network would match", s, hop)
 		}
+		// Written by another proxy, in brackets or with a port, it is the same address.
+		for _, spelling := range []string{"%s", "[%s]:80", "[%s]"} {
+			if hop.Is4() && spelling[0] == '[' {
+				spelling = "[::ffff:%s]"
+			}
+			if again, err := forwardedFor([]string{fmt.Sprintf(spelling, hop)}, proxy, proxies); err != nil || again != hop {
+				t.Errorf("%q: %s is read as %v, %v", s, fmt.Sprintf(spelling, hop), again, err)
+			}
+		}
 		// What stands to the left of an untrusted hop must not matter.
 		if again, err := forwardedFor([]string{"203.0.113.66, " + s}, proxy, proxies); !contains(proxies, hop) && (err != nil || again != hop) {
 			t.Errorf("%q: a forged hop changed %v to %v, %v", s, hop, again, err)
 		}
 	})
+}
+
+// Every way in which proxies write an address.
+func TestSpellingsOfAHop(t *testing.T) {
+	for text, want := range map[string]string{
+		"192.0.2.5": "192.0.2.5", "192.0.2.5:4711": "192.0.2.5", "192.0.2.5:0": "192.0.2.5",
+		"::ffff:192.0.2.5": "192.0.2.5", "[::ffff:192.0.2.5]": "192.0.2.5", "[::ffff:192.0.2.5]:4711": "192.0.2.5", "::ffff:c000:205": "192.0.2.5",
+		"2001:db8::1": "2001:db8::1", "[2001:db8::1]": "2001:db8::1", "[2001:db8::1]:4711": "2001:db8::1",
+		"2001:DB8:0:0::1": "2001:db8::1", "[2001:0DB8::0001]": "2001:db8::1", "[2001:db8::1]:65535": "2001:db8::1", "::1": "::1", "[::1]": "::1",
+	} {
+		for _, header := range []string{text, " " + text + "\t", "junk," + text, "203.0.113.66, " + text} {
+			got, err := forwardedFor([]string{header}, netip.MustParseAddr("10.0.0.1"), mustNetworks(t, "10.0.0.0/8"))
+			if err != nil || got.String() != want {
+				t.Errorf("%q: got %v, %v, want %s", header, got, err, want)
+			}
+		}
+	}
+	for _, text := range []string{
+		"", " ", "[]", "[]:80", "[192.0.2.5]", "[192.0.2.5]:80", "[[2001:db8::1]]", "[2001:db8::1", "2001:db8::1]", "[2001:db8::1]:", "[2001:db8::1]80",
+		"[2001:db8::1]:65536", "[2001:db8::1]:-1", "[2001:db8::1]:http", "[2001:db8::1%eth0]", "[2001:db8::1%25eth0]:80", "fe80::1%1", "192.0.2.5:",
+		"192.0.2.5:65536", "192.0.2.256", "192.0.2", "0xc0.0.2.5", "192.0.2.5/32", "[2001:db8::/32]", "\"192.0.2.5\"", "\"[2001:db8::1]\"", "for=192.0.2.5",
+		"unknown", "_hidden", "localhost", "[ 2001:db8::1 ]", "192.0.2.5 192.0.2.6", "192.0.2.5;192.0.2.6", "１９２.0.2.5",
+	} {
+		if got, err := forwardedFor([]string{text}, netip.MustParseAddr("10.0.0.1"), mustNetworks(t, "10.0.0.0/8")); err == nil {
+			t.Errorf("%q: got %v, want a refusal", text, got)
+		}
+	}
 }

@@ -29,7 +29,7 @@ func newWorld(t *testing.T) *world {
 	w := &world{log: &bytes.Buffer{}}
 	w.api = New(Options{
 		Log:     slog.New(slog.NewJSONHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-		Policy:  Policy{Allow: mustNetworks(t, "192.0.2.0/24", "2001:db8::/32")},
+		Policy:  Policy{Allow: mustNetworks(t, "192.0.2.0/24", "2001:db8::/32"), Hosts: []string{"example.com", "x"}}, // of httptest
 		Version: "v1.2.3",
 	})
 	return w
@@ -80,7 +80,7 @@ func ask(t *testing.T, h http.Handler, method, target, body string, options ...o
 		r = httptest.NewRequestWithContext(t.Context(), method, target, strings.NewReader(body))
 		r.Header.Set("Content-Type", typeJSON)
 	}
-	r.RemoteAddr = "192.0.2.1:40000"
+	r.RemoteAddr, r.Host = "192.0.2.1:40000", "localhost"
 	for _, o := range options {
 		o(r)
 	}

@@ -13,6 +13,7 @@ type metrics struct {
 	requests *prometheus.CounterVec
 	duration *prometheus.HistogramVec
 	inFlight prometheus.Gauge
+	refused  *prometheus.CounterVec
 }
 
 func newMetrics(r prometheus.Registerer, version string) metrics {
@@ -31,13 +32,17 @@ func newMetrics(r prometheus.Registerer, version string) metrics {
 			Help: "Requests being answered now.",
 		}),
 	}
+	m.refused = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "vaultd_http_refused_total",
+		Help: "Requests that the guard refused, by what it refused: allowlist, forwarded_for, host, cross_site.",
+	}, []string{"reason"})
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        "vaultd_build_info",
 		Help:        "Always 1.",
 		ConstLabels: prometheus.Labels{"version": version, "go_version": runtime.Version()},
 	})
 	info.Set(1)
-	r.MustRegister(m.requests, m.duration, m.inFlight, info)
+	r.MustRegister(m.requests, m.duration, m.inFlight, m.refused, info)
 	return m
 }
 

@@ -213,7 +213,10 @@ func presentedValue(r *http.Request) ([]byte, error) {
 	}
 	var g given
 	defer g.wipe()
-	if err := readObject(r, fields{"value": &g.text, "value_base64": &g.encoded}); err != nil {
+	if err := readObject(r, g.into(fields{})); err != nil {
+		return nil, err
+	}
+	if err := g.misplaced(); err != nil {
 		return nil, err
 	}
 	if g.present() != 1 {

@@ -365,7 +365,7 @@ func (c *counter) Close() error               { return nil }
 // Over a real connection: net/http neither cleans the path nor redirects, and a body that breaks off is a 400.
 func TestOverARealConnection(t *testing.T) {
 	w := newWorld(t)
-	w.api.SetPolicy(Policy{Allow: mustNetworks(t, "127.0.0.1")})
+	w.api.SetPolicy(Policy{Hosts: []string{"x"}, Allow: mustNetworks(t, "127.0.0.1")})
 	m := byMethod{"GET": echo("GET /x")}
 	h := w.api.serve(route(m, m, map[string]*endpoint{"verify": verifyEndpoint((&presentation{}).verify)}), func(r *http.Request) (client, error) {
 		return w.api.guard.Load().admit(r)

@@ -109,6 +109,7 @@ func (a *API) answer(q *request, find router, admit func(*http.Request) (client,
 		}
 	}()
 	if q.client, err = admit(q.http); err != nil {
+		a.metrics.refused.WithLabelValues(outcomeOf(err).reason).Inc()
 		return answer{}, err
 	}
 	if err := q.resolve(find); err != nil {
@@ -305,7 +306,11 @@ func (a *API) record(q *request, status int, took time.Duration, err error) {
 		attrs = append(attrs, slog.String("token_id", q.token.ID().String()), slog.String("change_id", q.change.String()))
 	}
 	if err != nil {
-		attrs = append(attrs, slog.String("error", outcomeOf(err).code))
+		o := outcomeOf(err)
+		attrs = append(attrs, slog.String("error", o.code))
+		if o.reason != "" {
+			attrs = append(attrs, slog.String("refused_for", o.reason))
+		}
 	}
 	if err != nil && status >= 500 {
 		level = slog.LevelError

@@ -72,10 +72,7 @@ func putEndpoint(put putFunc) *endpoint {
 
 // fields are those both routes take, and one of its own.
 func (b *writeBody) fields(own string) fields {
-	into := fields{
-		"value": &b.text, "value_base64": &b.encoded, "generate": &b.generate,
-		"rotate_every": &b.every, "grace": &b.grace,
-	}
+	into := b.into(fields{"generate": &b.generate, "rotate_every": &b.every, "grace": &b.grace})
 	into[own] = map[string]any{"name": &b.name, "cas": &b.cas}[own]
 	return into
 }
@@ -86,6 +83,9 @@ func (b *writeBody) put(ctx context.Context, put putFunc, r vault.PutRequest) (a
 		return answer{}, err
 	}
 	if r.Settings.Grace, err = interval("grace", b.grace); err != nil {
+		return answer{}, err
+	}
+	if err := b.misplaced(); err != nil {
 		return answer{}, err
 	}
 	if r.Value, r.Settings.Generator, err = b.value(); err != nil {
@@ -167,7 +167,7 @@ func rotateEndpoint(rotate rotateFunc, spec specFunc) *endpoint {
 			var b writeBody
 			defer b.wipe()
 			if q.http.ContentLength != 0 {
-				if err := readJSON(q.http, fields{"value": &b.text, "value_base64": &b.encoded, "grace": &b.grace}); err != nil {
+				if err := readJSON(q.http, b.into(fields{"grace": &b.grace})); err != nil {
 					return answer{}, err
 				}
 			}
@@ -190,6 +190,9 @@ func rotateEndpoint(rotate rotateFunc, spec specFunc) *endpoint {
 }
 
 func (b *writeBody) nextValue(ctx context.Context, name string, spec specFunc) ([]byte, error) {
+	if err := b.misplaced(); err != nil {
+		return nil, err
+	}
 	switch b.present() {
 	case 1:
 		return b.bytes()

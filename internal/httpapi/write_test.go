@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 
+	"github.com/hyperiondb/vault/internal/envelope"
 	"github.com/hyperiondb/vault/internal/rotation"
 	"github.com/hyperiondb/vault/internal/vault"
 )
@@ -260,4 +262,51 @@ func TestTheBodyLimitLeavesRoomForTheOtherFields(t *testing.T) {
 	}
 	p := &primary{version: 1}
 	wantStatus(t, ask(t, newWorld(t).serve(createEndpoint(p.put)), "POST", "/v1/secrets", body, bearer()), 201, "")
+}
+
+// What a GET answers as "value" and "encoding" is what every route that takes a value takes.
+func TestAValueIsTakenAsItIsAnswered(t *testing.T) {
+	for _, value := range []string{"a", "päss \"\\\n", "\x00\xff", "a\x00b", "YQ==", strings.Repeat("x", envelope.MaxValueSize)} {
+		var answered struct {
+			Value    json.RawMessage `json:"value"`
+			Encoding json.RawMessage `json:"encoding"`
+		}
+		if err := json.Unmarshal(secretJSON(&vault.Secret{Name: "a", Value: []byte(value)}, "id"), &answered); err != nil {
+			t.Fatal(err)
+		}
+		body := fmt.Sprintf(`{"value":%s,"encoding":%s}`, answered.Value, answered.Encoding)
+		w, put, created, rotated, presented := newWorld(t), &primary{}, &primary{}, &primary{}, &presentation{}
+		wantStatus(t, ask(t, w.serve(putEndpoint(put.put)), "PUT", "/v1/secrets/a", body, bearer()), 200, "")
+		wantStatus(t, ask(t, w.serve(createEndpoint(created.put)), "POST", "/v1/secrets", `{"name":"a",`+body[1:], bearer()), 200, "")
+		wantStatus(t, ask(t, w.serve(rotateEndpoint(rotated.rotate, specIs(""))), "POST", "/v1/secrets/a/rotate", body, bearer()), 200, "")
+		wantStatus(t, ask(t, w.serve(verifyEndpoint(presented.verify)), "POST", "/v1/secrets/a/verify", body), 200, "")
+		for route, got := range map[string]string{"put": put.value, "create": created.value, "rotate": rotated.value, "verify": presented.value} {
+			if got != value {
+				t.Errorf("%s of %.20q: got %.20q", route, value, got)
+			}
+		}
+	}
+}
+
+func TestAnEncodingIsOfAValue(t *testing.T) {
+	for _, members := range []string{
+		`"encoding":"utf8"`, `"encoding":"base64"`, `"value_base64":"YQ==","encoding":"base64"`, `"value":"YQ==","value_base64":"YQ==","encoding":"base64"`,
+		`"value":"a","encoding":""`, `"value":"a","encoding":"UTF8"`, `"value":"a","encoding":"utf-8"`, `"value":"a","encoding":"hex"`, `"value":"a","encoding":null`,
+		`"value":"a","encoding":7`, `"value":"YQ","encoding":"base64"`, `"value":"Y Q==","encoding":"base64"`, `"value":"YR==","encoding":"base64"`,
+		`"value":"_-8=","encoding":"base64"`, `"value":"","encoding":"base64"`, `"value":"","encoding":"utf8"`, `"value":"a","Encoding":"utf8"`,
+		`"value":"a","encoding":"utf8","encoding":"utf8"`, `"value":"a","encoding":"utf8","version":1`, `"value":"a","value_base64":"YQ==","encoding":"utf8"`,
+	} {
+		w, p, presented := newWorld(t), &primary{}, &presentation{}
+		body := "{" + members + "}"
+		wantStatus(t, ask(t, w.serve(putEndpoint(p.put)), "PUT", "/v1/secrets/a", body, bearer()), 400, "bad_request")
+		wantStatus(t, ask(t, w.serve(createEndpoint(p.put)), "POST", "/v1/secrets", `{"name":"a",`+members+"}", bearer()), 400, "bad_request")
+		wantStatus(t, ask(t, w.serve(rotateEndpoint(p.rotate, specIs("hex:32"))), "POST", "/v1/secrets/a/rotate", body, bearer()), 400, "bad_request")
+		wantStatus(t, ask(t, w.serve(verifyEndpoint(presented.verify)), "POST", "/v1/secrets/a/verify", body), 400, "bad_request")
+		if p.calls() != 0 || presented.value != "" {
+			t.Errorf("%s: something was asked for", members)
+		}
+	}
+	// Nor does a generator have one.
+	w, p := newWorld(t), &primary{}
+	wantStatus(t, ask(t, w.serve(putEndpoint(p.put)), "PUT", "/v1/secrets/a", `{"generate":"hex:32","encoding":"utf8"}`, bearer()), 400, "bad_request")
 }

@@ -271,7 +271,7 @@ func TestReadsWithoutAPositionAskNothingMore(t *testing.T) {
 	stop()
 	running.Wait()
 	handler := httpapi.New(httpapi.Options{Vault: v, Fresh: fresh.Check, MinLSNWait: time.Second,
-		Policy: httpapi.Policy{Allow: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}}}).Handler()
+		Policy: httpapi.Policy{Hosts: []string{"example.com"}, Allow: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}}}).Handler()
 	ask := func(times int, position string) int {
 		before := s.statements()
 		for range times {

@@ -1,0 +1,85 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// certificate is the TLS certificate in force.
+type certificate struct {
+	current atomic.Pointer[tls.Certificate]
+}
+
+func (c *certificate) load(config Config) error {
+	if config.TLSCert == "" {
+		return nil
+	}
+	loaded, err := loadCertificate(config.TLSCert, config.TLSKey)
+	if err != nil {
+		return err
+	}
+	c.current.Store(loaded)
+	return nil
+}
+
+func loadCertificate(cert, key string) (*tls.Certificate, error) {
+	loaded, err := tls.LoadX509KeyPair(cert, key)
+	if err != nil {
+		return nil, fmt.Errorf("tls_cert %q with tls_key %q: %w", cert, key, err)
+	}
+	return &loaded, nil
+}
+
+// validity is that of the whole chain: a client needs every part of it.
+func validity(c *tls.Certificate) (from, until time.Time, err error) {
+	for i, der := range c.Certificate {
+		parsed, err := x509.ParseCertificate(der)
+		if err != nil {
+			return from, until, fmt.Errorf("certificate %d of the file cannot be read", i+1)
+		}
+		if parsed.NotBefore.After(from) {
+			from = parsed.NotBefore
+		}
+		if until.IsZero() || parsed.NotAfter.Before(until) {
+			until = parsed.NotAfter
+		}
+	}
+	return from, until, nil
+}
+
+// check is the readiness part "tls": no client that verifies takes a certificate that is out of date.
+func (c *certificate) check(context.Context) error {
+	loaded := c.current.Load()
+	if loaded == nil {
+		return nil
+	}
+	from, until, err := validity(loaded)
+	switch now := time.Now(); {
+	case err != nil:
+		return err
+	case !now.Before(until):
+		return fmt.Errorf("the certificate expired at %s", until.UTC().Format(time.RFC3339))
+	case now.Before(from):
+		return fmt.Errorf("the certificate is not valid before %s", from.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
+var notAfter = prometheus.NewDesc("vaultd_tls_cert_not_after_timestamp_seconds",
+	"When the first certificate of the chain in force ends; absent without TLS.", nil, nil)
+
+func (c *certificate) Describe(to chan<- *prometheus.Desc) { to <- notAfter }
+
+func (c *certificate) Collect(to chan<- prometheus.Metric) {
+	if loaded := c.current.Load(); loaded != nil {
+		if _, until, err := validity(loaded); err == nil {
+			to <- prometheus.MustNewConstMetric(notAfter, prometheus.GaugeValue, float64(until.Unix()))
+		}
+	}
+}

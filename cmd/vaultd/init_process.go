@@ -1,0 +1,63 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// asInit is what vaultd does as process 1, as in a container without an init: it runs the daemon as a child, passes signals on to
+// it, and collects every process that ends. What a rotation's program leaves running becomes a child of process 1, and would stay
+// a zombie for ever. It is a process of its own because a daemon that waits for any child would take the exit codes
+// that os/exec waits for.
+func asInit(args []string) int {
+	signals := make(chan os.Signal, 128)
+	signal.Notify(signals)
+	child, err := os.StartProcess(ownPath(), args, &os.ProcAttr{
+		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr},
+		Sys:   &syscall.SysProcAttr{Setpgid: true}, // a terminal's Ctrl-C comes from here alone, once
+	})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "vaultd: starting as a child of process 1:", err)
+		return exitFailed
+	}
+	for s := range signals {
+		switch s {
+		case syscall.SIGCHLD:
+			if code, ended := reap(child.Pid); ended {
+				return code
+			}
+		case syscall.SIGURG, syscall.SIGPIPE: // the Go runtime's own, and a log that is gone
+		default:
+			_ = child.Signal(s) // one that has ended is reaped next
+		}
+	}
+	return exitFailed // signals is never closed
+}
+
+// ownPath is this very file, also when another was put in its place since.
+func ownPath() string {
+	const self = "/proc/self/exe"
+	if _, err := os.Stat(self); err == nil {
+		return self
+	}
+	return os.Args[0]
+}
+
+// reap collects all processes that have ended, and reports whether the daemon is among them.
+func reap(daemon int) (code int, ended bool) {
+	for {
+		var status syscall.WaitStatus
+		pid, err := syscall.Wait4(-1, &status, syscall.WNOHANG, nil)
+		switch {
+		case err == syscall.EINTR:
+		case err != nil || pid <= 0:
+			return code, ended
+		case pid == daemon && status.Signaled():
+			code, ended = 128+int(status.Signal()), true
+		case pid == daemon && status.Exited():
+			code, ended = status.ExitStatus(), true
+		}
+	}
+}

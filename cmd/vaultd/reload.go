@@ -1,0 +1,66 @@
+package main
+
+import (
+	"log/slog"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/hyperiondb/vault/internal/httpapi"
+	"github.com/hyperiondb/vault/internal/vault"
+)
+
+// reloaded are the settings that SIGHUP applies. All others are read at the start only.
+var reloaded = map[string]bool{
+	"allow": true, "trusted_proxies": true, "hosts": true, "verify_rate": true, "verify_burst": true,
+	"max_staleness": true, "log_level": true, "tls_cert": true, "tls_key": true,
+}
+
+// reloader applies what may change while running.
+type reloader struct {
+	running     Config // what the daemon was started with
+	load        func() (Config, error)
+	api         *httpapi.API
+	fresh       *vault.Freshness
+	certificate *certificate
+	level       *slog.LevelVar
+	log         *slog.Logger
+}
+
+func (r *reloader) reload() {
+	c, err := r.load()
+	if err == nil {
+		err = r.certificate.load(c)
+	}
+	if err != nil {
+		r.log.Error("reloading failed; the old settings stay", "error", err)
+		return
+	}
+	r.api.SetPolicy(c.policy)
+	r.fresh.SetLimit(time.Duration(c.MaxStaleness))
+	r.level.Set(c.level)
+	c.warn(r.log)
+	if waiting := needRestart(r.running, c); len(waiting) > 0 {
+		r.log.Warn("reloaded, but for settings that take a restart", "unchanged", strings.Join(waiting, ", "))
+		return
+	}
+	r.log.Info("reloaded")
+}
+
+// needRestart names the settings that differ from those the daemon was started with and that a reload does not change.
+func needRestart(running, now Config) []string {
+	var names []string
+	// Whether a listener speaks TLS is settled when it is opened; a reload exchanges the certificate.
+	switched := (running.TLSCert == "") != (now.TLSCert == "")
+	a, b := reflect.ValueOf(running), reflect.ValueOf(now)
+	for i := range a.NumField() {
+		key := a.Type().Field(i).Tag.Get("toml")
+		if key == "" || reloaded[key] && !(switched && strings.HasPrefix(key, "tls_")) {
+			continue
+		}
+		if !reflect.DeepEqual(a.Field(i).Interface(), b.Field(i).Interface()) {
+			names = append(names, key)
+		}
+	}
+	return names
+}

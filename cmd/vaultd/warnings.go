@@ -1,0 +1,180 @@
+package main
+
+import (
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"math"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/hyperiondb/vault/internal/db"
+)
+
+// warning is a setting that works, and lets in or shows more than an operator is likely to mean.
+type warning struct{ key, text string }
+
+func (w warning) String() string { return w.key + ": " + w.text }
+
+// warnings are looked for when the configuration is checked, at the start, and at each reload.
+func (c *Config) warnings(now time.Time) []warning {
+	var all []warning
+	add := func(key, format string, args ...any) { all = append(all, warning{key, fmt.Sprintf(format, args...)}) }
+	c.warnOfNetworks(add)
+	c.warnOfListeners(add)
+	c.warnOfFiles(add)
+	c.warnOfCertificate(now, add)
+	return all
+}
+
+type addWarning func(key, format string, args ...any)
+
+func (c *Config) warnOfNetworks(add addWarning) {
+	for _, list := range []struct {
+		key, means string
+		networks   []netip.Prefix
+	}{
+		{"allow", "every host there can read secrets", c.policy.Allow},
+		{"trusted_proxies", "every host there can claim any client's address", c.policy.TrustedProxies},
+	} {
+		var share float64 // of all IPv4 addresses
+		wide := false
+		for _, n := range list.networks {
+			if n.Addr().Is4() {
+				share += math.Exp2(-float64(n.Bits()))
+			}
+			if isWide(n) {
+				wide = true
+				add(list.key, "%s is a large part of the internet: %s", n, list.means)
+			}
+		}
+		if !wide && share >= 0.25 {
+			add(list.key, "its networks are %.0f%% of all IPv4 addresses: %s", 100*share, list.means)
+		}
+	}
+	if c.VerifyRate == 0 {
+		add("verify_rate", "0 lets an address try values without a limit")
+	}
+}
+
+var uniqueLocal = netip.MustParsePrefix("fc00::/7")
+
+// isWide takes 10.0.0.0/8 and the private networks of IPv6 for a site's own.
+func isWide(n netip.Prefix) bool {
+	if n.Addr().Is4() {
+		return n.Bits() < 8
+	}
+	return n.Bits() < 16 && (n.Bits() < uniqueLocal.Bits() || !uniqueLocal.Contains(n.Addr()))
+}
+
+func (c *Config) warnOfListeners(add addWarning) {
+	if host, _, err := net.SplitHostPort(c.HealthListen); err == nil && isUnspecified(host) {
+		add("health_listen", "%s is every address of this machine: whatever reaches one of them can read status and metrics", c.HealthListen)
+	}
+	if c.mode&0o007 != 0 {
+		add("socket_mode", "%s lets every user of this machine in: the mode of the socket is its only guard", c.SocketMode)
+	}
+	if c.TLSCert != "" {
+		return
+	}
+	for _, address := range c.Listen {
+		if loopback, err := isLoopback(address); err == nil && !loopback && !strings.HasPrefix(address, "unix:") {
+			carried := "values cross"
+			if c.AdminAPI {
+				carried = "values and admin tokens (admin_api) cross"
+			}
+			add("insecure_listen", "%s the network in the clear to %s", carried, address)
+		}
+	}
+}
+
+func isUnspecified(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "" || ip != nil && ip.IsUnspecified()
+}
+
+func (c *Config) warnOfFiles(add addWarning) {
+	if c.path != "" {
+		if mode := modeOf(c.path); mode&0o004 != 0 && c.fileHasPassword {
+			add("config", "%q has a password and can be read by every user (mode %04o)", c.path, mode)
+		}
+		if mode := modeOf(c.path); mode&0o022 != 0 {
+			add("config", "%q can be written by others (mode %04o): it names what may be read and run", c.path, mode)
+		}
+	}
+	if mode := modeOf(c.TLSKey); mode&0o006 != 0 {
+		add("tls_key", "%q can be read by every user (mode %04o)", c.TLSKey, mode)
+	}
+	for _, uri := range c.KMSKeys {
+		path, _ := strings.CutPrefix(uri, "local://")
+		warnOfKey("kms_keys", path, add)
+	}
+	warnOfKey("audit_seal_key", c.AuditSealKey, add)
+	c.warnOfState(add)
+}
+
+func warnOfKey(key, path string, add addWarning) {
+	if mode := modeOf(path); mode&0o077 != 0 {
+		add(key, "%q is not its owner's alone (mode %04o)", path, mode)
+	}
+}
+
+func (c *Config) warnOfState(add addWarning) {
+	if mode := modeOf(c.AuditSpool); c.Audit == "on" && mode&0o077 != 0 {
+		add("audit_spool", "%q is not its owner's alone (mode %04o): it holds who read what", c.AuditSpool, mode)
+	}
+	if mode := modeOf(c.StateDir); mode&0o022 != 0 {
+		add("state_dir", "%q can be written by others (mode %04o), who can make this node forget the newest primary", c.StateDir, mode)
+	}
+	if mode := modeOf(c.AuditSealsFile); mode&0o022 != 0 {
+		add("audit_seals_file", "%q can be written by others (mode %04o), who can undo what it proves", c.AuditSealsFile, mode)
+	}
+}
+
+// modeOf is 0 for what is not there, or is no path: nothing of it can be read.
+func modeOf(path string) fs.FileMode {
+	info, err := os.Stat(path)
+	if err != nil {
+		return 0
+	}
+	return info.Mode().Perm()
+}
+
+// renewalLate is how long before its end a certificate should have been renewed, or a third of its life if that is less.
+const renewalLate = 14 * 24 * time.Hour
+
+func (c *Config) warnOfCertificate(now time.Time, add addWarning) {
+	if c.TLSCert == "" {
+		return
+	}
+	loaded, err := loadCertificate(c.TLSCert, c.TLSKey)
+	if err != nil {
+		return // which is an error, and said elsewhere
+	}
+	from, until, err := validity(loaded)
+	switch left := until.Sub(now); {
+	case err != nil:
+		add("tls_cert", "%q: %s", c.TLSCert, err)
+	case left <= 0:
+		add("tls_cert", "%q expired at %s", c.TLSCert, until.UTC().Format(time.RFC3339))
+	case now.Before(from):
+		add("tls_cert", "%q is not valid before %s", c.TLSCert, from.UTC().Format(time.RFC3339))
+	case left < min(renewalLate, until.Sub(from)/3):
+		add("tls_cert", "%q expires at %s", c.TLSCert, until.UTC().Format(time.RFC3339))
+	}
+}
+
+// hasPassword looks at what the file says, before the environment is put over it.
+func (c *Config) hasPassword() bool {
+	return db.HasPassword(c.DatabaseURL) || db.HasPassword(c.PrimaryDatabaseURL) || db.HasPassword(c.ListenDatabaseURL)
+}
+
+// warn puts the warnings into the log.
+func (c *Config) warn(log *slog.Logger) {
+	for _, w := range c.warnings(time.Now()) {
+		log.Warn(w.text, "setting", w.key)
+	}
+}
