@@ -251,6 +251,9 @@ func setField(field reflect.Value, text string) (err error) {
 
 // check reads every setting as it will be used; the first that does not fit is named.
 func (c *Config) check() error {
+	if err := c.checkConnections(); err != nil {
+		return err
+	}
 	if err := c.checkListeners(); err != nil {
 		return err
 	}
@@ -280,6 +283,17 @@ func (c *Config) check() error {
 	}
 	c.policy.VerifyRate, c.policy.VerifyBurst = c.VerifyRate, c.VerifyBurst
 	return target.Check(c.WebhookHosts, c.ExecRotators)
+}
+
+func (c *Config) checkConnections() error {
+	for _, s := range []struct{ key, text string }{
+		{"database_url", c.DatabaseURL}, {"primary_database_url", c.PrimaryDatabaseURL}, {"listen_database_url", c.ListenDatabaseURL},
+	} {
+		if err := db.CheckConnectionString(s.text); err != nil {
+			return fmt.Errorf("%s: %w", s.key, err)
+		}
+	}
+	return nil
 }
 
 func (c *Config) checkListeners() error {

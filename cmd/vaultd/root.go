@@ -79,7 +79,7 @@ file keeps the old ones. SIGTERM lets the requests under way finish.`,
 
 func exitCode(err error, errOut io.Writer) int {
 	switch {
-	case errors.Is(err, errConfig), strings.HasPrefix(err.Error(), "unknown command"):
+	case errors.Is(err, errConfig), errors.Is(err, vault.ErrInvalid), strings.HasPrefix(err.Error(), "unknown command"):
 		return exitUsage
 	case errors.Is(err, vault.ErrNotInitialised):
 		fmt.Fprintln(errOut, "hint: vaultctl init, as the owner of the database")

@@ -12,6 +12,11 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
+// ConnConfig is what a connection string, the environment and a service come to.
+func ConnConfig(url string) (*pgx.ConnConfig, error) {
+	return Options{URL: url, ApplicationName: "test"}.config()
+}
+
 // OlderExtension is the name and text of the install script that a build of an older schema version would have made, as far
 // as its tables go.
 func OlderExtension(version int) (name, text string) {
