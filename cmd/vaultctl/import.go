@@ -75,6 +75,7 @@ every line and tells what exists.`,
 	flags.IntVar(&o.concurrency, "concurrency", 8, "how many batches are stored at the same time, 1 to 64")
 	completeWords(cmd, "format", "jsonl", "env")
 	completeWords(cmd, "on-conflict", "fail", "skip", "update")
+	completeNameFlag(a, cmd, "prefix")
 	return cmd
 }
 
