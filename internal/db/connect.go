@@ -32,6 +32,7 @@ type Options struct {
 	Brief           bool          // few statements a connection: they are described, as behind a pooler, not prepared
 	ReadTimeout     time.Duration // of a Reader's Current, LiveVersions and Version, waiting for others included; 0 = a statement's
 	PlanOnce        bool          // the same statements for a long time: each is planned once for any arguments, not for each set of them
+	Siblings        *Siblings     // the other pools of this process that give way; nil = none does
 	ListenURL       string        // of a Writer: where WaitForRotations listens; "" = URL. It takes a connection without a pooler
 }
 
@@ -152,7 +153,8 @@ func newPool(ctx context.Context, o Options, validate pgconn.ValidateConnectFunc
 	if err != nil {
 		return nil, fmt.Errorf("making a pool: %w", err)
 	}
-	return &pool{Pool: made, limit: statementTimeout + connectLimit(config.ConnConfig)}, nil
+	o.Siblings.join(made)
+	return &pool{Pool: made, limit: statementTimeout + connectLimit(config.ConnConfig), siblings: o.Siblings}, nil
 }
 
 // connectLimit is how long it may take to find the host that will do.
