@@ -11,8 +11,8 @@ import (
 
 const (
 	completionTimeout = 2 * time.Second // an operator waits with a finger on Tab
-	// completionLimit is how many branches are shown. A shell takes what it gets for all there is and inserts what they have
-	// in common, so where there are more, it gets what they begin with instead.
+	// completionLimit is how many branches are shown. A shell takes what it gets for all there is and inserts what they
+	// have in common, so where there are more, it gets what they begin with instead.
 	completionLimit = 500
 )
 
@@ -21,8 +21,8 @@ type completer = func(*cobra.Command, []string, string) ([]string, cobra.ShellCo
 // names says which secrets a command can be about.
 type names struct{ live, deleted bool }
 
-// completeNames offers the names of secrets for the first argument, as a shell does paths: up to the next slash. It says
-// nothing when the database does not answer: an error in the middle of a command line helps no operator.
+// completeNames offers the names of secrets for the first argument, as a shell does paths: up to the next slash. It
+// says nothing when the database does not answer: an error in the middle of a command line helps no operator.
 func completeNames(a *app, which names) completer {
 	return func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
 		if len(args) > 0 {
@@ -34,10 +34,10 @@ func completeNames(a *app, which names) completer {
 
 // completeNameFlag is the same for a flag that takes a name or what names begin with.
 func completeNameFlag(a *app, cmd *cobra.Command, flag string) {
-	// The error would be for a flag that does not exist.
-	_ = cmd.RegisterFlagCompletionFunc(flag, func(cmd *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
+	var complete completer = func(cmd *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
 		return a.branches(cmd.Context(), typed, names{live: true})
-	})
+	}
+	_ = cmd.RegisterFlagCompletionFunc(flag, complete) // the error would be for a flag that does not exist
 }
 
 // completeNameAndSource offers for the second argument what a value can come from.

@@ -75,7 +75,8 @@ every line and tells what exists.`,
 	flags.StringVar(&o.onConflict, "on-conflict", string(vault.FailOnConflict), "what to do with names that exist: fail, skip or update")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "check every line and tell what exists; store nothing")
 	flags.BoolVar(&o.stopOnError, "stop-on-error", false, "read no further after a line that fails")
-	flags.IntVar(&o.concurrency, "concurrency", 8, "how many batches are stored at the same time, 1 to 64, each over one connection; there are no others")
+	flags.IntVar(&o.concurrency, "concurrency", 8,
+		"how many batches are stored at the same time, 1 to 64, each over one connection; there are no others")
 	completeWords(cmd, "format", "jsonl", "env")
 	completeWords(cmd, "on-conflict", "fail", "skip", "update")
 	completeNameFlag(a, cmd, "prefix")
@@ -325,7 +326,8 @@ func (r *importing) leave(batch []entry) bool {
 	return true
 }
 
-// takeLeft is nil, and the writer ends, when there is nothing left. Who leaves a batch later is not the last writer then.
+// takeLeft is nil, and the writer ends, when there is nothing left. A writer that leaves a batch later is not the last
+// one, or does not leave.
 func (r *importing) takeLeft() []entry {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -287,7 +287,8 @@ func (c *Config) check() error {
 
 func (c *Config) checkConnections() error {
 	for _, s := range []struct{ key, text string }{
-		{"database_url", c.DatabaseURL}, {"primary_database_url", c.PrimaryDatabaseURL}, {"listen_database_url", c.ListenDatabaseURL},
+		{"database_url", c.DatabaseURL}, {"primary_database_url", c.PrimaryDatabaseURL},
+		{"listen_database_url", c.ListenDatabaseURL},
 	} {
 		if err := db.CheckConnectionString(s.text); err != nil {
 			return fmt.Errorf("%s: %w", s.key, err)
@@ -424,12 +425,12 @@ func networks(key string, list []string) ([]netip.Prefix, error) {
 
 // print shows the settings in force; connection strings only by their target.
 func (c Config) print(out io.Writer) error {
-	c.DatabaseURL = db.Target(c.DatabaseURL)
+	c.DatabaseURL = db.TargetString(c.DatabaseURL)
 	if c.PrimaryDatabaseURL != "" {
-		c.PrimaryDatabaseURL = db.Target(c.PrimaryDatabaseURL)
+		c.PrimaryDatabaseURL = db.TargetString(c.PrimaryDatabaseURL)
 	}
 	if c.ListenDatabaseURL != "" {
-		c.ListenDatabaseURL = db.Target(c.ListenDatabaseURL)
+		c.ListenDatabaseURL = db.TargetString(c.ListenDatabaseURL)
 	}
 	if _, err := fmt.Fprintln(out, "# the configuration is good; in force:"); err != nil {
 		return err

@@ -20,9 +20,9 @@ type BranchQuery struct {
 	Limit         int
 }
 
-// branchesQuery hops from branch to branch along the index of names: what is below a branch is not read. '~' is above every
-// character of a name. The bound of the next hop is a column: to compare with an expression of functions that are not
-// leakproof, row level security would have every name read first.
+// branchesQuery hops from branch to branch along the index of names: what is below a branch is not read. '~' is above
+// every character of a name. The bound of the next hop is a column: to compare with an expression of functions that are
+// not leakproof, row level security would have every name read first.
 const branchesQuery = `
 WITH RECURSIVE hop (branch, whole, bound) AS (
 	SELECT one.* FROM (VALUES ('' COLLATE "C")) h (bound) CROSS JOIN LATERAL (` + nextBranch + `) one

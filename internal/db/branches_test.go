@@ -20,9 +20,12 @@ func mustName(t testing.TB, store *vaulttest.Store, names string, args ...any) {
 
 func TestBranches(t *testing.T) {
 	store := vaulttest.New(t)
-	mustName(t, store, `SELECT unnest(ARRAY['prod/app', 'prod/app/a', 'prod/app/b', 'prod/app-x', 'prod/app.y', 'prod/z', 'app1/x', 'Prod', 'top'])`)
-	store.MustExec(t, `UPDATE vault.secrets SET deleted_at = now(), restore_until = now() + '1 hour' WHERE name IN ('prod/z', 'top')`,
-		`INSERT INTO vault.secrets (name, deleted_at, restore_until) VALUES ('gone/x', now() - interval '2 hours', now() - interval '1 hour')`)
+	mustName(t, store, `SELECT unnest(ARRAY['prod/app', 'prod/app/a', 'prod/app/b', 'prod/app-x', 'prod/app.y', 'prod/z',
+		'app1/x', 'Prod', 'top'])`)
+	store.MustExec(t, `UPDATE vault.secrets SET deleted_at = now(), restore_until = now() + '1 hour'
+			WHERE name IN ('prod/z', 'top')`,
+		`INSERT INTO vault.secrets (name, deleted_at, restore_until)
+			VALUES ('gone/x', now() - interval '2 hours', now() - interval '1 hour')`)
 	for _, c := range []struct {
 		query db.BranchQuery
 		role  string
@@ -68,7 +71,8 @@ func TestBranchesHop(t *testing.T) {
 	must(t, err)
 	defer conn.Close(t.Context())
 	var explained string
-	must(t, conn.QueryRow(t.Context(), `EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) `+db.BranchesQuery, "", true, false, 0, 501).Scan(&explained))
+	must(t, conn.QueryRow(t.Context(), `EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) `+db.BranchesQuery,
+		"", true, false, 0, 501).Scan(&explained))
 	if rows := rowsRead(t, explained); rows > 100 {
 		t.Errorf("%d rows are read for 20 branches:\n%s", rows, explained)
 	}

@@ -216,3 +216,12 @@ func Target(url string) string {
 	}
 	return fmt.Sprintf("%s on %s", c.Database, c.Host)
 }
+
+// TargetString is the same as a connection string, for settings that are shown and can be read again.
+func TargetString(url string) string {
+	c, err := Options{URL: url}.config()
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf("host='%s' dbname='%s'", quoting.Replace(c.Host), quoting.Replace(c.Database))
+}

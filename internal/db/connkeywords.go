@@ -17,8 +17,8 @@ const (
 	refused            // what it asks for is not there, and leaving it out would be less than was asked for
 )
 
-// keyword is one that libpq (or, without a variable, pgx) knows. Errors name keywords out of this table alone: what stands
-// in a connection string, also as a keyword, can be a part of a password.
+// keyword is one that libpq (or, without a variable, pgx) knows. Errors name keywords out of this table alone: what
+// stands in a connection string, also as a keyword, can be a part of a password.
 type keyword struct {
 	name string
 	env  string // libpq's variable for it
@@ -58,7 +58,8 @@ var keywords = []keyword{
 	{name: "keepalives_count", use: kept, takes: wholeNumber},
 	{name: "tcp_user_timeout", use: kept, takes: wholeNumber},
 
-	{name: "sslmode", env: "PGSSLMODE", values: []string{"prefer", "disable", "allow", "require", "verify-ca", "verify-full"}},
+	{name: "sslmode", env: "PGSSLMODE",
+		values: []string{"prefer", "disable", "allow", "require", "verify-ca", "verify-full"}},
 	{name: "requiressl", env: "PGREQUIRESSL", use: refused, values: []string{"0"}},
 	{name: "sslrootcert", env: "PGSSLROOTCERT"},
 	{name: "sslcert", env: "PGSSLCERT"},
@@ -168,7 +169,8 @@ func addressList(value string) string {
 	return ""
 }
 
-// databaseName refuses a whole connection string, which psql takes there: a server repeats the name that it does not know.
+// databaseName refuses a whole connection string, which psql takes there: a server repeats the name that it does not
+// know.
 func databaseName(value string) string {
 	if strings.Contains(value, "://") || strings.Contains(value, "=") {
 		return "takes the name of a database, not a connection string"

@@ -21,9 +21,10 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// A connection string is read here by libpq's own rules, and pgx gets one that is written anew. pgx takes any keyword that
-// it does not know for a parameter of the server, so a string it misreads carries the password to another server; and its
-// errors repeat the string. Here every keyword is one of the table's, and an error says nothing but the keyword.
+// A connection string is read here by libpq's own rules, and pgx gets one that is written anew. pgx takes any keyword
+// that it does not know for a parameter of the server, so a string it misreads carries the password to another server;
+// and its errors repeat the string. Here every keyword is one of the table's, and an error says nothing but the
+// keyword.
 
 // connSettings are the values of the keywords that are given, "" too: that hides what the environment says.
 type connSettings map[string]string
@@ -97,9 +98,11 @@ func (s connSettings) set(name, value string, place int) error {
 	k, known := findKeyword(name)
 	switch {
 	case !known && strings.HasPrefix(name, poolSettings):
-		return badString("parameter %d is of pgx's pool; vaultctl has --concurrency for that, vaultd max_connections", place)
+		return badString("parameter %d is of pgx's pool; vaultctl has --concurrency for that, vaultd max_connections",
+			place)
 	case !known:
-		return badString("parameter %d is none that libpq has; the server's own go into \"options\", as -c NAME=VALUE", place)
+		return badString("parameter %d is none that libpq has; the server's own go into \"options\", as -c NAME=VALUE",
+			place)
 	}
 	if wrong := k.check(value); wrong != "" {
 		return badString("%q %s", k.name, wrong)
@@ -159,11 +162,12 @@ func cutValue(text string) (value, rest string, ok bool) {
 	return b.String(), "", !quoted
 }
 
-// parseURL reads what follows "postgres://", as libpq's conninfo_uri_parse does. It refuses an @ or # that libpq would take
-// for a part of a host, a database or a value: most likely that is the second half of a password.
+// parseURL reads what follows "postgres://", as libpq's conninfo_uri_parse does. It refuses an @ or # that libpq would
+// take for a part of a host, a database or a value: most likely that is the second half of a password.
 func parseURL(text string) (connSettings, error) {
 	if strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
-		return nil, badString("the URL holds a blank, a tab or a line's end; in a name or a password it is written %%20, %%09 or %%0A")
+		return nil, badString("the URL holds a blank, a tab or a line's end; " +
+			"in a name or a password it is written %%20, %%09 or %%0A")
 	}
 	s := connSettings{}
 	text, err := s.readCredentials(text)
@@ -172,7 +176,8 @@ func parseURL(text string) (connSettings, error) {
 	}
 	switch {
 	case strings.Contains(text, "@"):
-		return nil, badString("an @ within the user, the password or what follows them is written %%40, and a / before it %%2F")
+		return nil, badString("an @ within the user, the password or what follows them is written %%40, " +
+			"and a / before it %%2F")
 	case strings.Contains(text, "#"):
 		return nil, badString("a # is written %%23, and a / in the user or the password %%2F")
 	}
@@ -272,7 +277,8 @@ func (s connSettings) readParameters(text string) error {
 		case !ok || strings.Contains(right, "="):
 			return badString("parameter %d of the URL is not NAME=VALUE; a further = is written %%3D", place+1)
 		case !good || !alsoGood:
-			return badString("in parameter %d of the URL a %% does not begin a byte in hexadecimal; a %% itself is written %%25", place+1)
+			return badString("in parameter %d of the URL a %% does not begin a byte in hexadecimal; "+
+				"a %% itself is written %%25", place+1)
 		case name == "ssl" && value == "true": // JDBC's, which libpq takes too
 			name, value = "sslmode", "require"
 		}
@@ -347,7 +353,7 @@ func checkService(settings map[string]string) (connSettings, error) {
 	for name, value := range settings {
 		k, known := findKeyword(name)
 		if !known || strings.HasPrefix(k.name, "service") {
-			return nil, newError(ErrInvalid, "the service file: a setting of the service is none that libpq takes there")
+			return nil, newError(ErrInvalid, "the service file: the service has a setting that libpq does not take there")
 		}
 		if wrong := k.check(value); wrong != "" {
 			return nil, newError(ErrInvalid, "the service file: %q %s", k.name, wrong)
@@ -418,10 +424,11 @@ func (s connSettings) join(name string, servers [][3]string, column int) {
 	s[name] = strings.Join(list, ",")
 }
 
+var quoting = strings.NewReplacer(`\`, `\\`, `'`, `\'`)
+
 // text is the connection string for pgx, with nothing in it but what pgx honours.
 func (s connSettings) text() string {
 	var b strings.Builder
-	quote := strings.NewReplacer(`\`, `\\`, `'`, `\'`)
 	for _, k := range keywords {
 		value, given := s[k.name]
 		switch {
@@ -430,12 +437,12 @@ func (s connSettings) text() string {
 		case value == "" && len(k.values) > 0:
 			value = k.values[0]
 		case k.name == "connect_timeout":
-			seconds, _ := strconv.Atoi(strings.TrimSpace(value)) // checked; without a number, or below 0, there is no limit
+			seconds, _ := strconv.Atoi(strings.TrimSpace(value)) // checked; without one, or below 0, there is no limit
 			value = strconv.Itoa(max(seconds, 0))
 		case value == "" && strings.HasSuffix(k.name, "_capacity"):
 			continue
 		}
-		fmt.Fprintf(&b, "%s='%s' ", k.name, quote.Replace(value))
+		fmt.Fprintf(&b, "%s='%s' ", k.name, quoting.Replace(value))
 	}
 	return b.String()
 }

@@ -100,7 +100,7 @@ func TestKeywordsOfLibpq(t *testing.T) {
 		"oauth_issuer": "i", "oauth_client_id": "c", "oauth_client_secret": "s", "oauth_scope": "s",
 	} {
 		want := fmt.Sprintf("the connection string: %q is not supported", name)
-		for _, text := range []string{name + "='" + value + "'", "postgres://localhost/db?" + name + "=" + url.QueryEscape(value)} {
+		for _, text := range bothForms(name, value) {
 			if _, err := db.ConnConfig(text); err == nil || err.Error() != want {
 				t.Errorf("%s: got %v, want %s", text, err, want)
 			}
@@ -116,16 +116,21 @@ func TestKeywordsOfLibpq(t *testing.T) {
 		"min_protocol_version": "3.0", "max_protocol_version": "3.2", "default_query_exec_mode": "exec",
 		"statement_cache_capacity": "1", "description_cache_capacity": "1", "sslpassword": "x", "sslmode": "require",
 	} {
-		for _, text := range []string{name + "='" + value + "'", "postgres://localhost/db?" + name + "=" + url.QueryEscape(value)} {
+		for _, text := range bothForms(name, value) {
 			c := mustConfig(t, text)
 			if diff := cmp.Diff(map[string]string{"application_name": "test"}, c.RuntimeParams); diff != "" {
 				t.Errorf("%s: sent to the server (-want +got):\n%s", text, diff)
 			}
 		}
 	}
-	if got := mustConfig(t, "options='-c statement_timeout=5s'").RuntimeParams["options"]; got != "-c statement_timeout=5s" {
+	got := mustConfig(t, "options='-c statement_timeout=5s'").RuntimeParams["options"]
+	if got != "-c statement_timeout=5s" {
 		t.Errorf("options: got %q", got)
 	}
+}
+
+func bothForms(name, value string) []string {
+	return []string{name + "='" + value + "'", "postgres://localhost/db?" + name + "=" + url.QueryEscape(value)}
 }
 
 func mustConfig(t *testing.T, text string) *pgx.ConnConfig {
@@ -222,7 +227,8 @@ func TestEnvironmentOfLibpq(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv(name, value)
 			_, err := db.ConnConfig("")
-			if err == nil || !strings.HasPrefix(err.Error(), "the environment: "+name+" ") || strings.Contains(err.Error(), secret) {
+			if err == nil || !strings.HasPrefix(err.Error(), "the environment: "+name+" ") ||
+				strings.Contains(err.Error(), secret) {
 				t.Errorf("got %v", err)
 			}
 		})
@@ -235,7 +241,8 @@ func TestEnvironmentOfLibpq(t *testing.T) {
 	}
 	t.Setenv("PGOPTIONS", "-c statement_timeout=5s")
 	c := mustConfig(t, "")
-	if diff := cmp.Diff(map[string]string{"application_name": "test", "options": "-c statement_timeout=5s"}, c.RuntimeParams); diff != "" {
+	want := map[string]string{"application_name": "test", "options": "-c statement_timeout=5s"}
+	if diff := cmp.Diff(want, c.RuntimeParams); diff != "" {
 		t.Errorf("sent to the server (-want +got):\n%s", diff)
 	}
 	if c.Host != "192.0.2.1" || c.TLSConfig.InsecureSkipVerify {
@@ -246,7 +253,8 @@ func TestEnvironmentOfLibpq(t *testing.T) {
 	}
 }
 
-// A service is looked for in the user's file and then in the system's; what stands there is read as in a connection string.
+// A service is looked for in the user's file and then in the system's; what stands there is read as in a connection
+// string.
 func TestServiceFiles(t *testing.T) {
 	home, system := t.TempDir(), t.TempDir()
 	write := func(path, text string) { must(t, os.WriteFile(path, []byte(text), 0o600)) }
@@ -255,7 +263,9 @@ func TestServiceFiles(t *testing.T) {
 	write(filepath.Join(system, "pg_service.conf"), "[ours]\nhost=ours\nuser=a\n[mine]\nhost=never\n")
 	t.Setenv("HOME", home)
 	t.Setenv("PGSYSCONFDIR", system)
-	for text, want := range map[string]string{"service=mine": "mine", "service=ours": "ours", "service=ours host=other": "other"} {
+	for text, want := range map[string]string{
+		"service=mine": "mine", "service=ours": "ours", "service=ours host=other": "other",
+	} {
 		if c := mustConfig(t, text); c.Host != want {
 			t.Errorf("%s: got %q, want %q", text, c.Host, want)
 		}
@@ -280,7 +290,8 @@ func TestServiceFiles(t *testing.T) {
 func FuzzConnectionString(f *testing.F) {
 	for _, text := range []string{
 		"jdbc:postgresql://u:PASSWORD@h/db?x=y", "\nPOSTGRES://u:PASSWORD@h/db?x=y", "postgres://u:PASSWORD@h/db?x=y",
-		"host=h password='a PASSWORD ", "host=h password=PASSWORD=1 user=x", "service=PASSWORD", "postgres://u:p@h/db?PASSWORD",
+		"host=h password='a PASSWORD ", "host=h password=PASSWORD=1 user=x", "service=PASSWORD",
+		"postgres://u:p@h/db?PASSWORD",
 		"postgres://[PASSWORD", "host=PASSWORD,b port=1,2 options='-c x=y'",
 	} {
 		f.Add(text, "p@ss/w?rd#1:2%41&=")
@@ -296,13 +307,16 @@ func FuzzConnectionString(f *testing.F) {
 		if err == nil {
 			checkSent(t, text, c, marked)
 		}
-		for _, form := range []string{"postgres://u:%s@h/db", "postgresql://u:%s@h/db?sslmode=disable", "postgres://u:%s@h:1,i:2/db?user=u"} {
+		for _, form := range []string{
+			"postgres://u:%s@h/db", "postgresql://u:%s@h/db?sslmode=disable", "postgres://u:%s@h:1,i:2/db?user=u",
+		} {
 			c, err := db.ConnConfig(fmt.Sprintf(form, marked+password))
 			switch decoded, _ := url.PathUnescape(marked + password); {
 			case err != nil && strings.Contains(err.Error(), marked):
 				t.Fatalf("%q: the error repeats the password: %s", password, err)
 			case err == nil && (c.Host != "h" || c.User != "u" || c.Database != "db" || c.Password != decoded):
-				t.Fatalf("%q: taken apart as host %q, user %q, database %q, password %q", password, c.Host, c.User, c.Database, c.Password)
+				t.Fatalf("%q: taken apart as host %q, user %q, database %q, password %q",
+					password, c.Host, c.User, c.Database, c.Password)
 			}
 		}
 		if strings.ContainsRune(password, 0) {

@@ -18,8 +18,8 @@ const (
 	fullCode = "53300"
 )
 
-// Siblings are the pools of one process that share what connections the server gives. When it gives none to one of them,
-// the others close those that they do not use, and it asks again. The zero value is ready to use.
+// Siblings are the pools of one process that share what connections the server gives. When it gives none to one of
+// them, the others close those that they do not use, and it asks again. The zero value is ready to use.
 type Siblings struct {
 	mu    sync.Mutex
 	pools []*pgxpool.Pool

@@ -116,7 +116,9 @@ func TestImportLosesARace(t *testing.T) {
 			s := newStory(t, func(o *vault.Options) { keys.Keys, o.Keys = o.Keys, keys })
 			keys.ran.Store(true)
 			s.put("app/there", "old")
-			keys.rival = func() { s.mustImport(vault.UpdateOnConflict, "app/same", "x", "app/other", "y", "app/there", "new") }
+			keys.rival = func() {
+				s.mustImport(vault.UpdateOnConflict, "app/same", "x", "app/other", "y", "app/there", "new")
+			}
 			keys.ran.Store(false)
 			wantWords(t, s.mustImport(on, "app/same", "x", "app/other", "x", "app/mine", "x", "app/there", "new"), want)
 			if got := s.puts("app/same"); got != "1/1" {
