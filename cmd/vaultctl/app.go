@@ -26,10 +26,10 @@ type app struct {
 	tokenFile   string
 	kmsKey      string
 	output      string // table or json
-	conns       int    // of each pool; 0 = 2
 	parsed      bool   // the command line is understood: errors from here on are not about what was typed
 
 	fence  *db.Fence
+	pools  db.Siblings // what connections the server gives, both share
 	reader *db.Reader
 	writer *db.Writer
 	ring   *kms.Ring
@@ -37,11 +37,10 @@ type app struct {
 
 // vault returns the door to the secrets. Pools and keys behind it open when first used.
 func (a *app) vault(ctx context.Context) (*vault.Vault, error) {
-	fence, err := a.openFence()
+	options, err := a.pool(2)
 	if err != nil {
 		return nil, err
 	}
-	options := db.Options{URL: a.databaseURL, ApplicationName: applicationName, MaxConns: max(a.conns, 2), Fence: fence, Brief: true}
 	if a.reader == nil {
 		if a.reader, err = db.NewReader(ctx, options); err != nil {
 			return nil, err
@@ -53,6 +52,32 @@ func (a *app) vault(ctx context.Context) (*vault.Vault, error) {
 		}
 	}
 	return vault.New(vault.Options{Reader: a.reader, Writer: a.writer, Keys: vault.DeferKeys(a.openKeys)}), nil
+}
+
+// primary is the same for what asks the primary alone, with this many connections in all.
+func (a *app) primary(ctx context.Context, conns int) (*vault.Vault, error) {
+	options, err := a.pool(conns)
+	if err != nil {
+		return nil, err
+	}
+	if a.writer, err = db.NewWriter(ctx, options); err != nil {
+		return nil, err
+	}
+	return vault.New(vault.Options{Writer: a.writer, Keys: vault.DeferKeys(a.openKeys)}), nil
+}
+
+func (a *app) pool(conns int) (db.Options, error) {
+	fence, err := a.openFence()
+	return db.Options{URL: a.databaseURL, ApplicationName: applicationName, MaxConns: conns, Fence: fence, Brief: true,
+		Siblings: &a.pools}, err
+}
+
+// config is read from the node that the command reads from.
+func (a *app) config(ctx context.Context) (db.Config, error) {
+	if a.reader == nil {
+		return a.writer.Config(ctx)
+	}
+	return a.reader.Config(ctx)
 }
 
 // close is run once, at the end.
@@ -75,7 +100,7 @@ func (a *app) openKeys(ctx context.Context) (vault.Keys, error) {
 	}
 	uri := a.kmsKey
 	if uri == "" {
-		config, err := a.reader.Config(ctx)
+		config, err := a.config(ctx)
 		if err != nil {
 			return nil, err
 		}

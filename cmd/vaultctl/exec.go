@@ -66,9 +66,8 @@ do not reach it, so restart it after a rotation, or read from vaultd.`,
 	flags.StringArrayVar(&o.secrets, "secret", nil, "set a variable called as the last part of `NAME`; may be given several times")
 	flags.StringVar(&o.prefix, "prefix", "", "set a variable for each secret whose name begins with `PREFIX`")
 	o.record.register(cmd)
-	_ = cmd.RegisterFlagCompletionFunc("secret", func(cmd *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
-		return a.namesWith(cmd.Context(), typed, names{live: true}), cobra.ShellCompDirectiveNoFileComp
-	})
+	completeNameFlag(a, cmd, "secret")
+	completeNameFlag(a, cmd, "prefix")
 	return cmd
 }
 

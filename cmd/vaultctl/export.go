@@ -65,6 +65,7 @@ the exit code is 7.
 	flags.BoolVar(&o.force, "force", false, "replace FILE if it is there")
 	flags.BoolVar(&o.yes, "yes", false, "write values to a terminal all the same")
 	o.record.register(cmd)
+	completeNameFlag(a, cmd, "prefix")
 	return cmd
 }
 

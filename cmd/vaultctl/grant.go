@@ -54,6 +54,7 @@ renamed, and a new role of the same name does not have them. --revoke takes all 
 	flags.StringVar(&prefix, "prefix", "", "only secrets whose names begin with this, e.g. prod/app/ (default: all)")
 	flags.StringVar(&o.group, "as", string(vault.GroupService), "service, worker or auditor")
 	flags.BoolVar(&o.revoke, "revoke", false, "take access away")
+	completeNameFlag(a, cmd, "prefix")
 	_ = cmd.RegisterFlagCompletionFunc("as", cobra.FixedCompletions(groups(), cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/envelope"
+	"github.com/hyperiondb/vault/internal/strictjson"
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
@@ -23,6 +24,8 @@ const (
 	// A batch is one transaction: so many secrets at most, and so many bytes of values, whichever comes first.
 	importBatch      = 100
 	importBatchBytes = 512 << 10
+	// connectionTries of the last writer take half a minute where the server has no connection at all.
+	connectionTries = 6
 )
 
 type importOptions struct {
@@ -41,7 +44,7 @@ func newImportCmd(a *app) *cobra.Command {
 		Use:   "import FILE",
 		Short: "Store many secrets from a file",
 		Long: `Store many secrets from a file, or from standard input (-). It is read as a stream, however long it is, and stored in batches
-by several writers.
+by several writers. Where the server gives fewer connections than --concurrency asks for, fewer write.
 
   jsonl   a JSON object a line: {"name": ..., "value": ...}, or "value_base64" for what is not text. Settings may follow, in
           the notation of put's flags: "generator", "rotate_every", "grace", "rotator", "window". export writes this.
@@ -72,9 +75,11 @@ every line and tells what exists.`,
 	flags.StringVar(&o.onConflict, "on-conflict", string(vault.FailOnConflict), "what to do with names that exist: fail, skip or update")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "check every line and tell what exists; store nothing")
 	flags.BoolVar(&o.stopOnError, "stop-on-error", false, "read no further after a line that fails")
-	flags.IntVar(&o.concurrency, "concurrency", 8, "how many batches are stored at the same time, 1 to 64")
+	flags.IntVar(&o.concurrency, "concurrency", 8,
+		"how many batches are stored at the same time, 1 to 64, each over one connection; there are no others")
 	completeWords(cmd, "format", "jsonl", "env")
 	completeWords(cmd, "on-conflict", "fail", "skip", "update")
+	completeNameFlag(a, cmd, "prefix")
 	return cmd
 }
 
@@ -145,7 +150,11 @@ type importing struct {
 	o      importOptions
 	input  *importInput
 
-	mu   sync.Mutex // of all counts, and of the terminal
+	mu      sync.Mutex // of all counts, of the terminal, and of what writers leave
+	writers int
+	left    [][]entry
+	fields  bool // that were unknown were met: the known ones are told once
+
 	tick func(int64)
 	done func()     // removes what tick shows
 	stop func()     // nothing more is read
@@ -163,8 +172,7 @@ func runImport(ctx context.Context, a *app, o importOptions) error {
 	if err != nil {
 		return err
 	}
-	a.conns = o.concurrency
-	v, err := a.vault(ctx)
+	v, err := a.primary(ctx, o.concurrency)
 	if err != nil {
 		return err
 	}
@@ -253,18 +261,83 @@ func (r *importing) run(ctx context.Context) error {
 		defer close(batches)
 		return r.read(ctx, reading, batches)
 	})
+	r.writers = r.o.concurrency
 	for range r.o.concurrency {
 		group.Go(func() error {
-			for batch := range batches {
-				if err := r.store(ctx, batch); err != nil {
-					stop()
-					return err
-				}
+			err := r.write(ctx, batches)
+			if err != nil {
+				stop()
 			}
-			return nil
+			return err
 		})
 	}
-	return group.Wait()
+	err := group.Wait()
+	for _, batch := range r.left { // by an error's
+		wipeEntries(batch)
+	}
+	return err
+}
+
+// write stores batches, and at the end those that another writer left.
+func (r *importing) write(ctx context.Context, batches <-chan []entry) error {
+	for batch := range batches {
+		if goesOn, err := r.storeAll(ctx, batch); err != nil || !goesOn {
+			return err
+		}
+	}
+	for {
+		batch := r.takeLeft()
+		if batch == nil {
+			return nil
+		}
+		if goesOn, err := r.storeAll(ctx, batch); err != nil || !goesOn {
+			return err
+		}
+	}
+}
+
+// storeAll stores a batch. A server that has no connection for this writer has it leave the rest to the others; the last
+// one asks again, as often as connectionTries says.
+func (r *importing) storeAll(ctx context.Context, batch []entry) (goesOn bool, err error) {
+	for try := 1; ; try++ {
+		batch, err = r.store(ctx, batch)
+		switch {
+		case !db.IsFull(err) || ctx.Err() != nil:
+			wipeEntries(batch)
+			return true, err
+		case r.leave(batch):
+			return false, nil
+		case try == connectionTries:
+			wipeEntries(batch)
+			return false, err
+		}
+	}
+}
+
+// leave ends a writer unless it is the last one.
+func (r *importing) leave(batch []entry) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.writers == 1 {
+		return false
+	}
+	r.writers--
+	r.left = append(r.left, batch)
+	return true
+}
+
+// takeLeft is nil, and the writer ends, when there is nothing left. A writer that leaves a batch later is not the last
+// one, or does not leave.
+func (r *importing) takeLeft() []entry {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.left) == 0 {
+		r.writers--
+		return nil
+	}
+	batch := r.left[0]
+	r.left = r.left[1:]
+	return batch
 }
 
 func (r *importing) read(ctx, reading context.Context, batches chan<- []entry) error {
@@ -332,24 +405,29 @@ func (r *importing) admit(e entry) error {
 	return nil
 }
 
-func (r *importing) store(ctx context.Context, batch []entry) error {
-	defer wipeEntries(batch)
+// store returns, with an error, what of the batch it did not come to. The rest is wiped.
+func (r *importing) store(ctx context.Context, batch []entry) (rest []entry, err error) {
 	request := vault.ImportRequest{Change: r.change, OnConflict: vault.OnConflict(r.o.onConflict), DryRun: r.o.dryRun}
 	for _, e := range batch {
 		request.Items = append(request.Items, e.ImportItem)
 	}
 	results, err := r.vault.Import(ctx, request)
 	for i, result := range results {
-		if result.Err != nil {
-			r.fail(batch[i].line, batch[i].Name, result.Err)
-			if r.o.stopOnError {
-				r.stop()
-			}
-		} else {
+		if result == (vault.ImportResult{}) {
+			rest = append(rest, batch[i])
+			continue
+		}
+		clear(batch[i].Value)
+		if result.Err == nil {
 			r.count(result.Did)
+			continue
+		}
+		r.fail(batch[i].line, batch[i].Name, result.Err)
+		if r.o.stopOnError {
+			r.stop()
 		}
 	}
-	return err
+	return rest, err
 }
 
 func wipeEntries(batch []entry) {
@@ -372,8 +450,6 @@ func (r *importing) count(did vault.ImportDid) {
 		r.Skipped++
 	case vault.Existing:
 		r.Existing++
-	default:
-		return // it was not come to
 	}
 	r.tally()
 }
@@ -388,6 +464,10 @@ func (r *importing) fail(line int, name string, err error) {
 	if !r.a.json() {
 		r.done()
 		r.a.note("failed: line %d: %s", line, printable(text(err)))
+		if errors.Is(err, strictjson.ErrUnknownField) && !r.fields {
+			r.fields = true
+			r.a.note("the fields are %s", strings.Join(itemFields, ", "))
+		}
 	}
 	r.tally()
 }

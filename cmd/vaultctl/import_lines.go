@@ -169,6 +169,9 @@ func (j jsonLines) next() (entry, error) {
 	}
 }
 
+// itemFields are those that decodeItem knows.
+var itemFields = []string{"name", "value", "value_base64", "generator", "rotate_every", "grace", "rotator", "window"}
+
 func decodeItem(line []byte) (vault.ImportItem, error) {
 	var text, encoded []byte
 	var name *string

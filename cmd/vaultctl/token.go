@@ -56,6 +56,7 @@ func newTokenCreateCmd(a *app) *cobra.Command {
 	flags.Var(durationFlag{&o.expires}, "expires", "how long it is good for, e.g. 90d (default: until it is revoked)")
 	flags.StringVar(&o.file, "save", "", "write the token to a new `file`, mode 0600, instead of printing it")
 	flags.BoolVar(&o.asOwner, "owner", false, "make it as the owner of the database, without a token")
+	completeNameFlag(a, cmd, "scope")
 	return cmd
 }
 

@@ -260,6 +260,9 @@ func setField(field reflect.Value, text string) (err error) {
 
 // check reads every setting as it will be used; the first that does not fit is named.
 func (c *Config) check() error {
+	if err := c.checkConnections(); err != nil {
+		return err
+	}
 	if err := c.checkListeners(); err != nil {
 		return err
 	}
@@ -292,6 +295,18 @@ func (c *Config) check() error {
 	}
 	c.policy.VerifyRate, c.policy.VerifyBurst = c.VerifyRate, c.VerifyBurst
 	return target.Check(c.WebhookHosts, c.ExecRotators)
+}
+
+func (c *Config) checkConnections() error {
+	for _, s := range []struct{ key, text string }{
+		{"database_url", c.DatabaseURL}, {"primary_database_url", c.PrimaryDatabaseURL},
+		{"listen_database_url", c.ListenDatabaseURL},
+	} {
+		if err := db.CheckConnectionString(s.text); err != nil {
+			return fmt.Errorf("%s: %w", s.key, err)
+		}
+	}
+	return nil
 }
 
 func (c *Config) checkListeners() error {
@@ -424,12 +439,12 @@ func networks(key string, list []string) ([]netip.Prefix, error) {
 
 // print shows the settings in force; connection strings only by their target.
 func (c Config) print(out io.Writer) error {
-	c.DatabaseURL = db.Target(c.DatabaseURL)
+	c.DatabaseURL = db.TargetString(c.DatabaseURL)
 	if c.PrimaryDatabaseURL != "" {
-		c.PrimaryDatabaseURL = db.Target(c.PrimaryDatabaseURL)
+		c.PrimaryDatabaseURL = db.TargetString(c.PrimaryDatabaseURL)
 	}
 	if c.ListenDatabaseURL != "" {
-		c.ListenDatabaseURL = db.Target(c.ListenDatabaseURL)
+		c.ListenDatabaseURL = db.TargetString(c.ListenDatabaseURL)
 	}
 	if _, err := fmt.Fprintln(out, "# the configuration is good; in force:"); err != nil {
 		return err

@@ -101,7 +101,7 @@ func checkConfig(path string, strict bool, out, errOut io.Writer) error {
 
 func exitCode(err error, errOut io.Writer) int {
 	switch {
-	case errors.Is(err, errConfig), strings.HasPrefix(err.Error(), "unknown command"):
+	case errors.Is(err, errConfig), errors.Is(err, vault.ErrInvalid), strings.HasPrefix(err.Error(), "unknown command"):
 		return exitUsage
 	case errors.Is(err, vault.ErrNotInitialised):
 		fmt.Fprintln(errOut, "hint: vaultctl init, as the owner of the database")

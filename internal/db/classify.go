@@ -104,9 +104,9 @@ func eachOnce(err error) string {
 			lines = append(lines, line)
 		}
 	}
-	return redact(errors.New(strings.Join(lines, "; ")))
+	return strings.Join(lines, "; ")
 }
 
 func oneLine(err error) string {
-	return strings.Join(strings.Fields(redact(err)), " ")
+	return strings.Join(strings.Fields(err.Error()), " ")
 }

@@ -4,14 +4,10 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"os"
-	"path/filepath"
-	"regexp"
 	"strings"
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgservicefile"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -36,6 +32,7 @@ type Options struct {
 	Brief           bool          // few statements a connection: they are described, as behind a pooler, not prepared
 	ReadTimeout     time.Duration // of a Reader's Current, LiveVersions and Version, waiting for others included; 0 = a statement's
 	PlanOnce        bool          // the same statements for a long time: each is planned once for any arguments, not for each set of them
+	Siblings        *Siblings     // the other pools of this process that give way; nil = none does
 	ListenURL       string        // of a Writer: where WaitForRotations listens; "" = URL. It takes a connection without a pooler
 }
 
@@ -123,13 +120,16 @@ func queryConfig(ctx context.Context, q querier) (Config, error) {
 }
 
 func newPool(ctx context.Context, o Options, validate pgconn.ValidateConnectFunc) (*pool, error) {
-	config, err := pgxpool.ParseConfig(o.URL)
+	settings, err := o.settings()
 	if err != nil {
-		return nil, newError(ErrInvalid, "reading the connection string: %s", redact(err))
-	}
-	if err := prepare(config.ConnConfig, o); err != nil {
 		return nil, err
 	}
+	config, err := pgxpool.ParseConfig(settings.text())
+	if err != nil {
+		return nil, settings.explain(err)
+	}
+	settings.apply(config.ConnConfig)
+	prepare(config.ConnConfig, o)
 	if validate != nil {
 		config.ConnConfig.ValidateConnect = validate
 	}
@@ -138,7 +138,7 @@ func newPool(ctx context.Context, o Options, validate pgconn.ValidateConnectFunc
 		config.MaxConns = int32(o.MaxConns)
 	}
 	config.MaxConnLifetime, config.HealthCheckPeriod = connMaxLifetime, connMaxLifetime
-	pooler := newPooler(o)
+	pooler := newPooler(o, settings["default_query_exec_mode"] != "")
 	config.BeforeConnect = pooler.beforeConnect
 	config.PrepareConn = func(_ context.Context, conn *pgx.Conn) (bool, error) {
 		return o.Fence.keeps(conn) && pooler.keeps(conn), nil
@@ -151,9 +151,10 @@ func newPool(ctx context.Context, o Options, validate pgconn.ValidateConnectFunc
 	}
 	made, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
-		return nil, newError(ErrInvalid, "reading the connection string: %s", redact(err))
+		return nil, fmt.Errorf("making a pool: %w", err)
 	}
-	return &pool{Pool: made, limit: statementTimeout + connectLimit(config.ConnConfig)}, nil
+	o.Siblings.join(made)
+	return &pool{Pool: made, limit: statementTimeout + connectLimit(config.ConnConfig), siblings: o.Siblings}, nil
 }
 
 // connectLimit is how long it may take to find the host that will do.
@@ -169,53 +170,11 @@ func hosts(c *pgx.ConnConfig) map[string]bool {
 	return all
 }
 
-func prepare(c *pgx.ConnConfig, o Options) error {
+func prepare(c *pgx.ConnConfig, o Options) {
 	c.RuntimeParams["application_name"] = o.ApplicationName
-	c.DialFunc = dialer().DialContext
 	c.OnNotice = hearWarning
 	if c.ConnectTimeout == 0 {
 		c.ConnectTimeout = connectTimeout
-	}
-	given, err := sslmodeGiven(o.URL)
-	if err != nil {
-		return err
-	}
-	if !given {
-		return requireVerifiedTLS(&c.Config, o.URL)
-	}
-	return nil
-}
-
-// requireVerifiedTLS raises libpq's default of sslmode (prefer, which anybody in the middle can talk down to nothing) to
-// verify-full for remote hosts.
-func requireVerifiedTLS(c *pgconn.Config, url string) error {
-	remote := !isLocal(c.Host)
-	for _, f := range c.Fallbacks {
-		remote = remote || !isLocal(f.Host)
-	}
-	if !remote {
-		return nil
-	}
-	strict, err := pgconn.ParseConfig(withVerifyFull(url))
-	if err != nil {
-		return newError(ErrInvalid, "reading the connection string: %s", redact(err))
-	}
-	c.TLSConfig, c.Fallbacks = strict.TLSConfig, strict.Fallbacks
-	return nil
-}
-
-func withVerifyFull(url string) string {
-	switch {
-	case strings.HasPrefix(url, "postgres://"), strings.HasPrefix(url, "postgresql://"):
-		base, fragment, _ := strings.Cut(url, "#")
-		separator := "?"
-		if strings.Contains(base, "?") {
-			separator = "&"
-		}
-		_ = fragment // libpq knows none
-		return base + separator + "sslmode=verify-full"
-	default:
-		return url + " sslmode=verify-full"
 	}
 }
 
@@ -225,39 +184,6 @@ func isLocal(host string) bool {
 	}
 	ip := net.ParseIP(host)
 	return ip != nil && ip.IsLoopback()
-}
-
-var sslmodeSetting = regexp.MustCompile(`(^|[?&\s])sslmode\s*=`)
-
-// sslmodeGiven reports whether somebody chose an sslmode: in the string, the environment or the service file.
-func sslmodeGiven(url string) (bool, error) {
-	if sslmodeSetting.MatchString(url) || os.Getenv("PGSSLMODE") != "" {
-		return true, nil
-	}
-	service := os.Getenv("PGSERVICE")
-	if m := regexp.MustCompile(`(?:^|[?&\s])service\s*=\s*([^&\s]+)`).FindStringSubmatch(url); m != nil {
-		service = m[1]
-	}
-	if service == "" {
-		return false, nil
-	}
-	file := os.Getenv("PGSERVICEFILE")
-	if file == "" {
-		home, err := os.UserHomeDir()
-		if err != nil {
-			return false, newError(ErrInvalid, "finding the service file of %q: %s", service, err)
-		}
-		file = filepath.Join(home, ".pg_service.conf")
-	}
-	services, err := pgservicefile.ReadServicefile(file)
-	if err != nil {
-		return false, newError(ErrInvalid, "reading the service file of %q: %s", service, err)
-	}
-	entry, err := services.GetService(service)
-	if err != nil {
-		return false, newError(ErrInvalid, "no service %q in %s", service, file)
-	}
-	return entry.Settings["sslmode"] != "", nil
 }
 
 // checkSchema refuses a connection to a database whose schema is not the one this binary was built for.
@@ -282,22 +208,20 @@ func fits(have int) error {
 	return nil
 }
 
-// A parse error of pgx may quote the connection string; a password in it must not reach a terminal or a log.
-var (
-	urlPassword     = regexp.MustCompile(`(://[^:@/\s]*):[^@\s]*@`)
-	keywordPassword = regexp.MustCompile(`(?i)(password\s*=\s*)('[^']*'|\S+)`)
-)
-
-func redact(err error) string {
-	text := urlPassword.ReplaceAllString(err.Error(), "$1:xxxxx@")
-	return keywordPassword.ReplaceAllString(strings.ReplaceAll(text, "\n", " "), "${1}xxxxx")
-}
-
 // Target names the first host and database of a connection string, for messages: never its password.
 func Target(url string) string {
-	c, err := pgconn.ParseConfig(url)
+	c, err := Options{URL: url}.config()
 	if err != nil {
 		return "the database"
 	}
 	return fmt.Sprintf("%s on %s", c.Database, c.Host)
+}
+
+// TargetString is the same as a connection string, for settings that are shown and can be read again.
+func TargetString(url string) string {
+	c, err := Options{URL: url}.config()
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf("host='%s' dbname='%s'", quoting.Replace(c.Host), quoting.Replace(c.Database))
 }

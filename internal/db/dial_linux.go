@@ -3,17 +3,20 @@ package db
 import (
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// setUserTimeout bounds how long sent bytes may go unacknowledged; by itself Linux repeats them for a quarter of an hour.
-func setUserTimeout(network, _ string, conn syscall.RawConn) error {
-	if !strings.HasPrefix(network, "tcp") {
-		return nil
+// userTimeoutOf bounds how long sent bytes may go unacknowledged; by itself Linux repeats them for a quarter of an hour.
+func userTimeoutOf(limit time.Duration) func(string, string, syscall.RawConn) error {
+	return func(network, _ string, conn syscall.RawConn) error {
+		if !strings.HasPrefix(network, "tcp") {
+			return nil
+		}
+		return conn.Control(func(fd uintptr) {
+			// A kernel that refuses leaves us with the keepalive and the deadlines.
+			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(limit.Milliseconds()))
+		})
 	}
-	return conn.Control(func(fd uintptr) {
-		// A kernel that refuses leaves us with the keepalive and the deadlines.
-		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout.Milliseconds()))
-	})
 }

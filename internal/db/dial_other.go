@@ -2,6 +2,9 @@
 
 package db
 
-import "syscall"
+import (
+	"syscall"
+	"time"
+)
 
-func setUserTimeout(_, _ string, _ syscall.RawConn) error { return nil }
+func userTimeoutOf(time.Duration) func(string, string, syscall.RawConn) error { return nil }

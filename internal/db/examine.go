@@ -43,11 +43,8 @@ const (
 
 // Examine connects to a node, or to the primary, by itself: what is wrong is often what keeps a pool from connecting.
 func Examine(ctx context.Context, o Options, primary bool) (Examination, error) {
-	config, err := pgx.ParseConfig(o.URL)
+	config, err := o.config()
 	if err != nil {
-		return Examination{}, newError(ErrInvalid, "reading the connection string: %s", redact(err))
-	}
-	if err := prepare(config, o); err != nil {
 		return Examination{}, err
 	}
 	if primary {

@@ -12,6 +12,14 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
+// BranchesQuery is the statement of Branches.
+const BranchesQuery = branchesQuery
+
+// ConnConfig is what a connection string, the environment and a service come to.
+func ConnConfig(url string) (*pgx.ConnConfig, error) {
+	return Options{URL: url, ApplicationName: "test"}.config()
+}
+
 // OlderExtension is the name and text of the install script that a build of an older schema version would have made, as far
 // as its tables go.
 func OlderExtension(version int) (name, text string) {
@@ -48,7 +56,7 @@ func ExplainAudit(ctx context.Context, url string, q AuditQuery) ([]Plan, error)
 		return nil, err
 	}
 	defer connections.Close()
-	r := &Reader{pool: &pool{connections, time.Minute}}
+	r := &Reader{pool: &pool{Pool: connections, limit: time.Minute}}
 	if _, err := r.Audit(ctx, q); err != nil {
 		return nil, err
 	}

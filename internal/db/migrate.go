@@ -105,12 +105,12 @@ func connectOwner(ctx context.Context, o Options) (*pgx.Conn, error) {
 }
 
 func primaryConfig(o Options) (*pgx.ConnConfig, error) {
-	config, err := pgx.ParseConfig(o.URL)
+	config, err := o.config()
 	if err != nil {
-		return nil, newError(ErrInvalid, "reading the connection string: %s", redact(err))
+		return nil, err
 	}
 	config.ValidateConnect = o.Fence.admit
-	return config, prepare(config, o)
+	return config, nil
 }
 
 func checkServer(ctx context.Context, conn *pgx.Conn) error {

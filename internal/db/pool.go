@@ -21,22 +21,35 @@ const (
 type pool struct {
 	*pgxpool.Pool
 	limit time.Duration // of a statement, connecting included
+
+	siblings *Siblings // nil: a server without a connection for us is an error at once
 }
 
 func (p *pool) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.limit)
 	defer cancel()
-	return p.Pool.Exec(ctx, sql, args...)
+	var tag pgconn.CommandTag
+	err := p.whileFull(ctx, func() (err error) {
+		tag, err = p.Pool.Exec(ctx, sql, args...)
+		return err
+	})
+	return tag, err
 }
 
 func (p *pool) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 	ctx, cancel := context.WithTimeout(ctx, p.limit)
-	return &boundedRow{p.Pool.QueryRow(ctx, sql, args...), cancel}
+	return &boundedRow{p, ctx, sql, args, cancel}
 }
 
 func (p *pool) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.limit)
 	rows, err := p.Pool.Query(ctx, sql, args...)
+	if p.siblings != nil && IsFull(err) {
+		err = p.whileFull(ctx, func() (err error) {
+			rows, err = p.Pool.Query(ctx, sql, args...)
+			return err
+		})
+	}
 	if err != nil {
 		cancel()
 		return nil, err
@@ -60,14 +73,18 @@ func (p *pool) Close() {
 	}
 }
 
+// boundedRow asks when it is scanned, as only then is it known whether there was a connection.
 type boundedRow struct {
-	pgx.Row
+	pool   *pool
+	ctx    context.Context
+	sql    string
+	args   []any
 	cancel context.CancelFunc
 }
 
 func (r *boundedRow) Scan(dest ...any) error {
 	defer r.cancel()
-	return r.Row.Scan(dest...)
+	return r.pool.whileFull(r.ctx, func() error { return r.pool.Pool.QueryRow(r.ctx, r.sql, r.args...).Scan(dest...) })
 }
 
 // boundedRows must be closed, as pgx.CollectRows does.

@@ -2,7 +2,6 @@ package db
 
 import (
 	"context"
-	"regexp"
 	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
@@ -21,10 +20,8 @@ type pooler struct {
 
 const unfit = "hyperiondb-vault: prepares statements behind a pooler" // in a connection's CustomData
 
-var execModeSetting = regexp.MustCompile(`(^|[?&\s])default_query_exec_mode\s*=`)
-
-func newPooler(o Options) *pooler {
-	p := &pooler{fixed: execModeSetting.MatchString(o.URL), planOnce: o.PlanOnce}
+func newPooler(o Options, fixed bool) *pooler {
+	p := &pooler{fixed: fixed, planOnce: o.PlanOnce}
 	p.describe.Store(o.Brief)
 	return p
 }

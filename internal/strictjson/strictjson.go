@@ -20,6 +20,9 @@ import (
 // ErrUTF8: what was given is not UTF-8, so it is no JSON.
 var ErrUTF8 = errors.New("not valid UTF-8")
 
+// ErrUnknownField: a member has a name that is none of the fields'.
+var ErrUnknownField = errors.New("unknown field")
+
 // Fields says where the members of an object go, by their exact names: *[]byte takes a string as bytes in a buffer of its
 // own, **string a string, **int a whole number from 0 to 2147483647. What is absent stays nil.
 type Fields map[string]any
@@ -99,7 +102,7 @@ func (d *decoder) member(into Fields, seen map[string]bool) error {
 	target, known := into[string(raw)]
 	if !known {
 		d.at = start
-		return d.wrong("unknown field")
+		return fmt.Errorf("json at offset %d: %w", d.at, ErrUnknownField)
 	}
 	name := string(raw)
 	if seen[name] {

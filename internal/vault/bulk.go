@@ -84,20 +84,40 @@ type importing struct {
 	results []ImportResult
 }
 
+// importRounds is how often items are looked at that another writer came first with.
+const importRounds = 3
+
 func (b *importing) run(ctx context.Context) error {
-	fresh, existing, err := b.sort(ctx)
+	all := make([]int, len(b.Items))
+	for i := range all {
+		all[i] = i
+	}
+	for round := 1; len(all) > 0; round++ {
+		lost, err := b.round(ctx, all, round)
+		if err != nil {
+			return err
+		}
+		all = lost
+	}
+	return nil
+}
+
+// round returns the items that another writer came first with: how they stand has to be looked at once more. Their values
+// may be the same.
+func (b *importing) round(ctx context.Context, at []int, round int) (lost []int, err error) {
+	fresh, existing, err := b.sort(ctx, at)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	changed, err := b.compare(ctx, existing)
 	if err != nil || b.DryRun {
-		return err
+		return nil, err
 	}
 	puts, err := b.seal(ctx, append(fresh, changed...))
 	if err != nil || len(puts) == 0 {
-		return err
+		return nil, err
 	}
-	return b.store(ctx, puts)
+	return b.store(ctx, puts, round)
 }
 
 // item is one of a batch on its way.
@@ -107,9 +127,10 @@ type item struct {
 }
 
 // sort tells what is new from what exists and has to be looked at, and settles the others.
-func (b *importing) sort(ctx context.Context) (fresh, existing []item, err error) {
+func (b *importing) sort(ctx context.Context, at []int) (fresh, existing []item, err error) {
 	var names []string
-	for i, it := range b.Items {
+	for _, i := range at {
+		it := b.Items[i]
 		if err := errors.Join(envelope.CheckName(it.Name), checkValueSize(it.Value)); err != nil {
 			b.results[i].Err = firstOf(err)
 			continue
@@ -120,7 +141,8 @@ func (b *importing) sort(ctx context.Context) (fresh, existing []item, err error
 	if err != nil {
 		return nil, nil, fmt.Errorf("reading what exists: %w", err)
 	}
-	for i, it := range b.Items {
+	for _, i := range at {
+		it := b.Items[i]
 		state, exists := states[it.Name]
 		switch {
 		case b.results[i].Err != nil:
@@ -246,34 +268,42 @@ type put struct {
 	db.Put
 }
 
-// store writes the puts together, or, if that is refused, one by one.
-func (b *importing) store(ctx context.Context, puts []put) error {
+// store writes the puts together, or, if that is refused, one by one. It returns the items that another writer came first
+// with: in the first round all, as the refusal does not say which. In the last there are none, and the refusal is theirs.
+func (b *importing) store(ctx context.Context, puts []put, round int) (lost []int, err error) {
 	all := make([]db.Put, len(puts))
 	for i, p := range puts {
 		all[i] = p.Put
 	}
-	_, err := b.writer.PutVersions(ctx, b.credential(), all)
-	if err == nil {
+	_, err = b.writer.PutVersions(ctx, b.credential(), all)
+	switch {
+	case err == nil:
 		for _, p := range puts {
 			b.settle(p)
 		}
-		return nil
-	}
-	if !ofOneItem(err) {
-		return fmt.Errorf("storing %d secrets: %w", len(puts), err)
+		return nil, nil
+	case !ofOneItem(err):
+		return nil, fmt.Errorf("storing %d secrets: %w", len(puts), err)
+	case errors.Is(err, ErrConflict) && round == 1:
+		for _, p := range puts {
+			lost = append(lost, p.at)
+		}
+		return lost, nil
 	}
 	for _, p := range puts {
 		_, err := b.writer.PutVersion(ctx, b.credential(), p.Request, "put", p.Name, p.Sealed, p.CreateOnly, p.Settings)
 		switch {
 		case err == nil:
 			b.settle(p)
+		case errors.Is(err, ErrConflict) && round < importRounds:
+			lost = append(lost, p.at)
 		case ofOneItem(err):
 			b.results[p.at].Err = named("put", p.Name, err)
 		default:
-			return named("put", p.Name, err)
+			return nil, named("put", p.Name, err)
 		}
 	}
-	return nil
+	return lost, nil
 }
 
 func (b *importing) settle(p put) {

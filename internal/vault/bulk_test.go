@@ -3,6 +3,7 @@ package vault_test
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyperiondb/vault/internal/envelope"
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
@@ -85,6 +87,44 @@ func TestImport(t *testing.T) {
 		WHERE action = 'verify' AND detail ->> 'for' = 'import' AND secret = 'app/other'`)
 	if want := "app/other false, app/other false, app/other true"; got != want {
 		t.Errorf("got %q on record, want %q", got, want)
+	}
+}
+
+// rivalKeys runs the rival once, between an import's look at what exists and its storing.
+type rivalKeys struct {
+	vault.Keys
+	rival func()
+	ran   atomic.Bool
+}
+
+func (k *rivalKeys) NewDataKey(ctx context.Context, kc envelope.KeyContext) (*envelope.DataKey, envelope.WrappedKey, error) {
+	if k.ran.CompareAndSwap(false, true) {
+		k.rival()
+	}
+	return k.Keys.NewDataKey(ctx, kc)
+}
+
+// Another writer that comes first with some of a batch leads to another look: what has the same value by then is unchanged.
+func TestImportLosesARace(t *testing.T) {
+	for on, want := range map[vault.OnConflict]string{
+		vault.FailOnConflict:   "unchanged conflict created conflict", // the last differed at the first look
+		vault.SkipOnConflict:   "skipped skipped created skipped",
+		vault.UpdateOnConflict: "unchanged updated created unchanged",
+	} {
+		t.Run(string(on), func(t *testing.T) {
+			keys := &rivalKeys{}
+			s := newStory(t, func(o *vault.Options) { keys.Keys, o.Keys = o.Keys, keys })
+			keys.ran.Store(true)
+			s.put("app/there", "old")
+			keys.rival = func() {
+				s.mustImport(vault.UpdateOnConflict, "app/same", "x", "app/other", "y", "app/there", "new")
+			}
+			keys.ran.Store(false)
+			wantWords(t, s.mustImport(on, "app/same", "x", "app/other", "x", "app/mine", "x", "app/there", "new"), want)
+			if got := s.puts("app/same"); got != "1/1" {
+				t.Errorf("got %s audited puts and versions of the same value", got)
+			}
+		})
 	}
 }
 

@@ -168,21 +168,28 @@ func (v *Vault) unwrap(ctx context.Context, name string, row db.VersionRow) (*en
 }
 
 func (v *Vault) keyContext(ctx context.Context, name string, version int) (envelope.KeyContext, error) {
-	cluster, err := v.cluster.get(ctx, v.reader)
+	cluster, err := v.cluster.get(ctx, v.config)
 	if err != nil {
 		return envelope.KeyContext{}, fmt.Errorf("reading the cluster id: %w", err)
 	}
 	return envelope.KeyContext{AAD: envelope.AAD(name, version), ClusterID: cluster.String()}, nil
 }
 
+func (v *Vault) config(ctx context.Context) (db.Config, error) {
+	if v.reader == nil {
+		return v.writer.Config(ctx)
+	}
+	return v.reader.Config(ctx)
+}
+
 // clusterID is read once: it never changes in the life of a cluster.
 type clusterID struct{ known atomic.Pointer[uuid.UUID] }
 
-func (c *clusterID) get(ctx context.Context, r *db.Reader) (uuid.UUID, error) {
+func (c *clusterID) get(ctx context.Context, read func(context.Context) (db.Config, error)) (uuid.UUID, error) {
 	if id := c.known.Load(); id != nil {
 		return *id, nil
 	}
-	config, err := r.Config(ctx)
+	config, err := read(ctx)
 	if err != nil {
 		return uuid.Nil, err
 	}

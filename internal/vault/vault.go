@@ -19,7 +19,7 @@ type Keys interface {
 
 // Options are the parts a Vault is made of.
 type Options struct {
-	Reader    *db.Reader    // the node to read from, possibly a standby
+	Reader    *db.Reader    // the node to read from, possibly a standby; nil: only what asks the primary
 	Writer    *db.Writer    // the primary; nil: every write is ErrUnavailable
 	Keys      Keys          // nil: only what needs no key
 	CacheSize int           // data keys kept at most; 0 = no cache
@@ -116,6 +116,11 @@ func (v *Vault) DescribeForChange(ctx context.Context, name string) (db.SecretRo
 // List returns secrets in the order of their names, without values.
 func (v *Vault) List(ctx context.Context, q db.ListQuery) ([]db.SecretRow, error) {
 	return v.reader.Secrets(ctx, q)
+}
+
+// Branches lists how names go on after a prefix, in their order.
+func (v *Vault) Branches(ctx context.Context, q db.BranchQuery) ([]db.Branch, error) {
+	return v.reader.Branches(ctx, q)
 }
 
 // History returns the versions of a secret, newest first, without values; also of a deleted one.

@@ -1,0 +1,52 @@
+package db
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Branch is what a name may go on with: up to its next slash, or to its end.
+type Branch struct {
+	Text  string // begins with the prefix that was asked for
+	Whole bool   // it is a secret's name; with a width it may be what others begin with, too
+}
+
+// BranchQuery chooses the names that branches are made of.
+type BranchQuery struct {
+	Prefix        string
+	Live, Deleted bool // which secrets; the deleted ones are those that can be restored
+	Width         int  // characters after the prefix that make a branch; 0 = up to a slash
+	Limit         int
+}
+
+// branchesQuery hops from branch to branch along the index of names: what is below a branch is not read. '~' is above
+// every character of a name. The bound of the next hop is a column: to compare with an expression of functions that are
+// not leakproof, row level security would have every name read first.
+const branchesQuery = `
+WITH RECURSIVE hop (branch, whole, bound) AS (
+	SELECT one.* FROM (VALUES ('' COLLATE "C")) h (bound) CROSS JOIN LATERAL (` + nextBranch + `) one
+	UNION ALL
+	SELECT one.* FROM hop h CROSS JOIN LATERAL (` + nextBranch + `) one
+)
+SELECT branch, whole FROM hop LIMIT $5`
+
+const nextBranch = `SELECT b.branch, b.branch = b.name, CASE
+			WHEN b.branch = b.name AND ($4::int = 0 OR length(b.name) < length($1) + $4::int) THEN b.name
+			ELSE b.branch || '~' END COLLATE "C"
+	FROM (SELECT s.name, CASE
+			WHEN $4::int > 0 THEN left(s.name, length($1) + $4::int)
+			WHEN strpos(substr(s.name, length($1) + 1), '/') = 0 THEN s.name
+			ELSE left(s.name, length($1) + strpos(substr(s.name, length($1) + 1), '/')) END COLLATE "C" AS branch
+		FROM vault.secrets s
+		WHERE ` + underPrefix + ` AND s.name > h.bound
+			AND ($2 AND s.deleted_at IS NULL OR $3 AND s.deleted_at IS NOT NULL AND s.restore_until > now())
+		ORDER BY s.name LIMIT 1) b`
+
+// Branches lists how names go on after a prefix, in their order, each once.
+func (r *Reader) Branches(ctx context.Context, q BranchQuery) ([]Branch, error) {
+	return collect(ctx, r.pool, func(row pgx.CollectableRow) (b Branch, err error) {
+		err = row.Scan(&b.Text, &b.Whole)
+		return b, err
+	}, branchesQuery, q.Prefix, q.Live, q.Deleted, q.Width, q.Limit)
+}

@@ -1,0 +1,98 @@
+package db
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+const (
+	// fullTimeout is how long a pool waits for a connection that a server at its limit may let go of.
+	fullTimeout = 5 * time.Second
+	// fullCode is SQLSTATE too_many_connections: of the server, the database or the role.
+	fullCode = "53300"
+)
+
+// Siblings are the pools of one process that share what connections the server gives. When it gives none to one of
+// them, the others close those that they do not use, and it asks again. The zero value is ready to use.
+type Siblings struct {
+	mu    sync.Mutex
+	pools []*pgxpool.Pool
+}
+
+func (s *Siblings) join(p *pgxpool.Pool) {
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pools = append(s.pools, p)
+}
+
+// giveWay closes the idle connections of all pools but one.
+func (s *Siblings) giveWay(to *pgxpool.Pool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.pools {
+		if p != to {
+			p.Reset()
+		}
+	}
+}
+
+// IsFull reports whether the server had no connection for us. Nothing was sent then.
+func IsFull(err error) bool {
+	var known *Error
+	if errors.As(err, &known) && known.Code == fullCode {
+		return true
+	}
+	var server *pgconn.PgError
+	return errors.As(err, &server) && server.Code == fullCode
+}
+
+// whileFull does something that takes a connection, again for a while if the server has none.
+func (p *pool) whileFull(ctx context.Context, do func() error) error {
+	err := do()
+	if p.siblings == nil || !IsFull(err) {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, fullTimeout)
+	defer cancel()
+	pause := newBackOff()
+	for IsFull(err) {
+		p.siblings.giveWay(p.Pool)
+		select {
+		case <-time.After(pause.NextBackOff()):
+			err = do()
+		case <-ctx.Done():
+			return err
+		}
+	}
+	return err
+}
+
+// Acquire is the pool's.
+func (p *pool) Acquire(ctx context.Context) (conn *pgxpool.Conn, err error) {
+	err = p.whileFull(ctx, func() (err error) {
+		conn, err = p.Pool.Acquire(ctx)
+		return err
+	})
+	return conn, err
+}
+
+// Begin is the pool's.
+func (p *pool) Begin(ctx context.Context) (pgx.Tx, error) { return p.BeginTx(ctx, pgx.TxOptions{}) }
+
+// BeginTx is the pool's.
+func (p *pool) BeginTx(ctx context.Context, o pgx.TxOptions) (tx pgx.Tx, err error) {
+	err = p.whileFull(ctx, func() (err error) {
+		tx, err = p.Pool.BeginTx(ctx, o)
+		return err
+	})
+	return tx, err
+}
