@@ -46,7 +46,7 @@ by several writers.
   jsonl   a JSON object a line: {"name": ..., "value": ...}, or "value_base64" for what is not text. Settings may follow, in
           the notation of put's flags: "generator", "rotate_every", "grace", "rotator", "window". export writes this.
   env     NAME=value lines, as in a .env file. What programs read differently ($, #, escapes, blanks) is refused:
-          NAME='value' takes everything as it stands.
+          NAME='value' takes all but a quote, "${", a carriage return and two backslashes as it stands.
 
 The format goes by the file's name, or --format says it. Values are taken byte for byte.
 
