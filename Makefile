@@ -12,7 +12,7 @@ export VAULT_TEST_PG := $(PG)
 
 .DEFAULT_GOAL := help
 .PHONY: help build dev test test-pg check fmt vet staticcheck race bench cover fuzz chaos postgres
-.PHONY: bench-go bench-scale bench-reads extension install-extension test-cron bench-audit captures
+.PHONY: dotenv-table bench-go bench-scale bench-reads extension install-extension test-cron bench-audit captures
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -93,10 +93,17 @@ cover: postgres ## Statement coverage of the packages that hold keys and values
 
 FUZZTIME ?= 20s
 fuzz: ## Every fuzz target for FUZZTIME (20s)
-	@for p in envelope kms rotation target vault httpapi strictjson audit audit/filter audit/seal audit/spool db; do \
-	  for f in $$($(GO) test -list '^Fuzz' ./internal/$$p | grep ^Fuzz); do \
-	    echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) ./internal/$$p || exit 1; \
+	@for p in internal/{envelope,kms,rotation,target,vault,httpapi,strictjson,audit,audit/filter,audit/seal,audit/spool,db} cmd/vaultctl; do \
+	  for f in $$($(GO) test -list '^Fuzz' ./$$p | grep ^Fuzz); do \
+	    echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) ./$$p || exit 1; \
 	  done; done
+
+DOTENV_NPM ?= 17.4.2
+dotenv-table: ## Ask node, npm's and Python's dotenv, dash, bash and docker compose anew what they read from .env files
+	@dir="$$(mktemp -d)"; trap 'rm -rf "$$dir"' EXIT; \
+	  npm install --silent --prefix "$$dir" dotenv@$(DOTENV_NPM) && \
+	  { /usr/bin/python3 -c 'import dotenv' 2>/dev/null || apt-get install -y -qq --no-install-recommends python3-dotenv; } && \
+	  NODE_PATH="$$dir/node_modules" $(GO) run ./tools/dotenv cmd/vaultctl/testdata/dotenv.jsonl
 
 CHAOS_TIME ?= 10m
 CHAOS_MODE ?= sync

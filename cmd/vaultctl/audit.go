@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -34,7 +36,10 @@ func newAuditCmd(a *app) *cobra.Command {
 		Use:   "audit [FILTER]",
 		Short: "Browse the audit log",
 		Long: `Browse the audit log: who read and changed what, and who was refused. On a terminal it opens a browser ("?" shows its keys);
-elsewhere, audit list and audit export print events.
+elsewhere, audit list and audit export print events. A terminal that cannot move its cursor (TERM=dumb) gets what audit list prints.
+
+The browser asks the terminal whether its background is dark, and goes on meanwhile. --theme, VAULTCTL_THEME or COLORFGBG says it
+without a question.
 
 It takes a database role that was granted it (grant --as auditor). A standby will do.
 
@@ -56,10 +61,15 @@ It takes a database role that was granted it (grant --as auditor). A standby wil
 				}
 				return cmd.Help()
 			}
+			if isDumb(os.Getenv("TERM")) {
+				return runAuditList(cmd.Context(), a, args, listedAtFirst)
+			}
 			return runAudit(cmd.Context(), a, strings.Join(args, " "), theme)
 		},
 	}
-	cmd.Flags().StringVar(&theme, "theme", "auto", "`colours` of the browser: auto, dark, light or none (NO_COLOR=1 is none)")
+	cmd.Flags().StringVar(&theme, "theme", cmp.Or(os.Getenv("VAULTCTL_THEME"), "auto"),
+		"`colours` of the browser: auto, dark, light or none (env VAULTCTL_THEME; NO_COLOR=1 is none)")
+	cmd.Flags().Lookup("theme").DefValue = "auto"
 	_ = cmd.RegisterFlagCompletionFunc("theme", cobra.FixedCompletions([]string{"auto", "dark", "light", "none"}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.ValidArgsFunction = completeFilter(a)
 	cmd.AddCommand(newAuditListCmd(a), newAuditTailCmd(a), newAuditExportCmd(a), newAuditVerifyCmd(a), newAuditArchiveCmd(a), newAuditPruneCmd(a))
@@ -68,6 +78,9 @@ It takes a database role that was granted it (grant --as auditor). A standby wil
 	}
 	return cmd
 }
+
+// isDumb is whether a terminal has no cursor to move: the browser would fill it with escape sequences.
+func isDumb(term string) bool { return term == "" || term == "dumb" || term == "unknown" }
 
 // negatedFirst explains what became of "-action:read".
 func negatedFirst(cmd *cobra.Command, err error) error {
@@ -155,7 +168,7 @@ role of a session. FROM is that role and the address it came from, "local" for a
 			return runAuditList(cmd.Context(), a, args, limit)
 		},
 	}
-	cmd.Flags().IntVarP(&limit, "limit", "n", 100, "at most `N` events")
+	cmd.Flags().IntVarP(&limit, "limit", "n", listedAtFirst, "at most `N` events")
 	return cmd
 }
 
@@ -163,6 +176,9 @@ func filterArgs(_ *cobra.Command, args []string) error {
 	_, err := parseFilter(args)
 	return err
 }
+
+// listedAtFirst is how many events are listed without --limit.
+const listedAtFirst = 100
 
 // listAtOnce is how many events one statement brings.
 const listAtOnce = 1000

@@ -28,7 +28,7 @@ func newAuditExportCmd(a *app) *cobra.Command {
 transactions, so that a long export holds up neither vacuum nor a standby, and ends with what was recorded when it began.
 
 ` + filterHelp,
-		Example: `  vaultctl audit export since:2026-11-01 until:2026-11-30 --output november.jsonl
+		Example: `  vaultctl audit export since:2026-11-01 until:2026-11-30 --to november.jsonl
   vaultctl audit export secret:prod/* | jq -r .actor | sort | uniq -c`,
 		Args:              filterArgs,
 		ValidArgsFunction: completeFilter(a),
@@ -56,7 +56,7 @@ func runAuditExport(ctx context.Context, a *app, args []string, output string) e
 	bar := a.newBar(output != "", func() (int64, error) { return source.estimate(ctx, f) })
 	defer bar.clear()
 	if output == "" {
-		return source.Export(ctx, f, a.out, bar.show)
+		return source.Export(ctx, f, a.shown(), bar.show)
 	}
 	var events int64
 	err = writeWhole(output, false, func(w io.Writer) error {

@@ -157,7 +157,7 @@ func dash(s string) string {
 
 // printLines writes one JSON document a line.
 func (a *app) printLines(events []db.AuditRow) error {
-	if err := writeLines(a.out, events); err != nil {
+	if err := writeLines(a.shown(), events); err != nil {
 		return fmt.Errorf("writing the answer: %w", reason(err))
 	}
 	return nil

@@ -76,7 +76,7 @@ func newDevStopCmd(a *app, o *devOptions) *cobra.Command {
 			if err := d.stop(cmd.Context()); err != nil {
 				return err
 			}
-			a.note("stopped; vaultctl dev --dir %s starts it again", o.dir)
+			a.note("stopped; vaultctl dev --dir %s starts it again", shellPath(o.dir))
 			return nil
 		},
 	}
@@ -131,9 +131,9 @@ func runDev(ctx context.Context, a *app, o devOptions) error {
 	}
 	started = true
 	a.note("NOT FOR PRODUCTION: a local vault for trying things out, ready after %.1f s\n\n  . %s\n  vaultctl put demo/password --generate\n  vaultctl get demo/password\n",
-		time.Since(began).Seconds(), d.file("env.sh"))
+		time.Since(began).Seconds(), shellPath(d.file("env.sh")))
 	if o.detach {
-		a.note("running in the background; vaultctl dev stop --dir %s ends it", o.dir)
+		a.note("running in the background; vaultctl dev stop --dir %s ends it", shellPath(o.dir))
 		return nil
 	}
 	a.note("Ctrl-C stops everything and keeps %s", o.dir)
@@ -152,7 +152,7 @@ func openDev(ctx context.Context, o devOptions) (*dev, error) {
 	}
 	cluster, err := localpg.Open(ctx, localpg.Options{Dir: filepath.Join(dir, "cluster"), Standbys: o.standbys, Durable: true})
 	if errors.Is(err, localpg.ErrInUse) {
-		return nil, hint(err, "vaultctl dev status --dir %s", o.dir)
+		return nil, hint(err, "vaultctl dev status --dir %s", shellPath(o.dir))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("starting the cluster: %w", err)
@@ -168,7 +168,7 @@ func loadDev(dir string) (*dev, error) {
 	cluster, err := localpg.Load(filepath.Join(dir, "cluster"))
 	switch {
 	case errors.Is(err, localpg.ErrNoCluster):
-		return nil, hint(&kindError{vault.ErrNotFound, fmt.Sprintf("no local vault in %q", dir)}, "vaultctl dev --dir %s makes one", dir)
+		return nil, hint(&kindError{vault.ErrNotFound, fmt.Sprintf("no local vault in %q", dir)}, "vaultctl dev --dir %s makes one", shellPath(dir))
 	case errors.Is(err, localpg.ErrInUse):
 		return nil, hint(err, "it runs in the foreground of another terminal: Ctrl-C there stops it")
 	}
@@ -201,7 +201,7 @@ func (d *dev) install(ctx context.Context) error {
 		return err
 	}
 	owner := primary.URL(devDatabase, devSuperuser)
-	if _, err := db.Migrate(ctx, owner, applicationName, "local://"+d.file("kek")); err != nil {
+	if _, err := db.Migrate(ctx, owner, applicationName, kms.LocalURI(d.file("kek"))); err != nil {
 		return err
 	}
 	if _, err := os.Stat(d.file("token")); err == nil {
@@ -307,7 +307,7 @@ address_file = %q
 allow = ["127.0.0.0/8", "::1/128"]
 kms_keys = [%q]
 `, node.URL(devDatabase, devDaemon), d.cluster.Primary().URL(devDatabase, devDaemon),
-		d.file("vaultd-"+node.Name()+".state"), d.file("vaultd-"+node.Name()+".spool"), d.file("vaultd-"+node.Name()+".addresses"), "local://"+d.file("kek"))
+		d.file("vaultd-"+node.Name()+".state"), d.file("vaultd-"+node.Name()+".spool"), d.file("vaultd-"+node.Name()+".addresses"), kms.LocalURI(d.file("kek")))
 }
 
 func (d *dev) waitDaemon(ctx context.Context, node *localpg.Node, exited <-chan error) error {
@@ -366,7 +366,7 @@ func (d *dev) writeEnv(bin string) error {
 	b.WriteString("# Source this: . env.sh. Written by vaultctl dev. NOT FOR PRODUCTION.\n")
 	export("VAULTCTL_DATABASE_URL", d.cluster.Primary().URL(devDatabase, devOperator))
 	export("VAULTCTL_TOKEN_FILE", d.file("token"))
-	export("VAULTCTL_KMS_KEY", "local://"+d.file("kek"))
+	export("VAULTCTL_KMS_KEY", kms.LocalURI(d.file("kek")))
 	names := []string{"VAULTD_URL", "VAULTD_STANDBY_URL"}
 	for i, node := range append([]*localpg.Node{d.cluster.Primary()}, d.cluster.Standbys()...) {
 		addresses, err := d.addresses(node)

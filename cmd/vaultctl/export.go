@@ -84,7 +84,7 @@ func runExport(ctx context.Context, a *app, o exportOptions) error {
 	}
 	o.record.confess(a)
 	if o.file == "-" {
-		err = x.run(ctx, a.out)
+		err = x.run(ctx, a.shown())
 	} else {
 		err = writeWhole(o.file, o.force, func(w io.Writer) error { return x.run(ctx, w) })
 	}

@@ -48,8 +48,8 @@ by several writers. Where the server gives fewer connections than --concurrency 
 
   jsonl   a JSON object a line: {"name": ..., "value": ...}, or "value_base64" for what is not text. Settings may follow, in
           the notation of put's flags: "generator", "rotate_every", "grace", "rotator", "window". export writes this.
-  env     NAME=value lines, as in a .env file. What programs read differently ($NAME, " #", unknown escapes) is refused:
-          NAME='value' takes everything as it stands.
+  env     NAME=value lines, as in a .env file. What programs read differently ($, #, escapes, blanks) is refused:
+          NAME='value' takes all but a quote, "${", a carriage return and two backslashes as it stands.
 
 The format goes by the file's name, or --format says it. Values are taken byte for byte.
 

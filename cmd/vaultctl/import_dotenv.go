@@ -5,20 +5,24 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/hyperiondb/vault/internal/envelope"
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
-// dotenv reads NAME=VALUE lines. There is no standard for them, and programs differ in what they make of a "#", a "$" or a
-// backslash: what they read differently is refused, with a way to write it that all read alike. A wrong password that was
-// imported without a word costs more than a quote.
+// dotenv reads NAME=VALUE lines. There is no standard for them. What docker compose, Node's --env-file, npm's and Python's
+// dotenv and a shell read differently is refused, with a spelling that all read alike; testdata/dotenv.jsonl has what each
+// makes of many texts. A wrong password that was imported without a word costs more than a quote.
 //
 //	# a comment                     NAME=value                  export NAME=value
-//	NAME='byte for byte'            NAME="with \n \r \t \\ \" and \$"
+//	NAME='byte for byte'            NAME="it's"                 NAME='two
+//	                                                            lines'
 //
-// Values in quotes may have several lines; those without end at the end of the line, without the white space before it.
+// What costs a program the name of a variable is taken, as that shows at once: CR LF at the ends of lines, a byte order mark,
+// blanks before a name or a comment, and names that are none to a shell.
 type dotenv struct{ lines *lines }
 
 func (d dotenv) next() (entry, error) {
@@ -31,8 +35,8 @@ func (d dotenv) next() (entry, error) {
 		case err != nil:
 			return entry{}, err
 		}
-		line = bytes.TrimLeft(line, " \t\r")
-		if len(line) == 0 || line[0] == '#' {
+		line = bytes.TrimLeft(line, " \t")
+		if len(line) == 0 || line[0] == '#' || line[0] == '\r' && len(line) == 1 {
 			continue
 		}
 		item, err := d.assignment(line)
@@ -44,40 +48,120 @@ func (d dotenv) next() (entry, error) {
 	}
 }
 
-var (
-	beginsComment = regexp.MustCompile(`\s#`)
-	expands       = regexp.MustCompile(`\$[A-Za-z_{(]`) // to a variable's value, by some
-)
-
+// assignment reads also of a name that is refused the value, which may have several lines.
 func (d dotenv) assignment(line []byte) (item vault.ImportItem, err error) {
-	line = bytes.TrimPrefix(line, []byte("export "))
 	name, value, found := bytes.Cut(line, []byte("="))
 	if !found {
 		return item, errors.New("want NAME=VALUE")
 	}
-	item.Name = string(bytes.TrimSpace(name))
-	value = bytes.TrimLeft(value, " \t\r")
+	name, spaced := exported(name)
+	item.Name = string(name)
+	if unspaced := bytes.TrimLeft(value, " \t"); len(unspaced) > 0 && len(unspaced) < len(value) {
+		value, spaced = unspaced, true
+	}
 	if len(value) > 0 && (value[0] == '\'' || value[0] == '"') {
 		item.Value, err = d.quoted(value[1:], value[0])
 	} else {
-		item.Value, err = unquoted(bytes.TrimRight(value, " \t\r"))
+		item.Value, err = unquoted(bytes.TrimRight(bytes.TrimSuffix(value, []byte("\r")), " "))
 	}
-	if err == nil && !utf8.Valid(item.Value) {
+	switch {
+	case err != nil:
+	case spaced:
+		err = errors.New(`blanks beside a name are read differently: want NAME=VALUE, or export NAME=VALUE`)
+	case !utf8.Valid(item.Value):
 		err = errNotUTF8
 	}
 	return item, err
 }
 
-func unquoted(value []byte) ([]byte, error) {
+// exported takes the name from "export NAME", and whether there are more blanks than that.
+func exported(left []byte) (name []byte, spaced bool) {
+	name = bytes.TrimPrefix(left, []byte("export "))
+	trimmed := bytes.TrimSpace(name)
+	if rest, found := bytes.CutPrefix(trimmed, []byte("export")); found && bytes.IndexAny(rest, " \t") == 0 {
+		trimmed = bytes.TrimSpace(rest)
+	}
+	return trimmed, len(trimmed) < len(name)
+}
+
+// A spelling is read differently where one of these is found in it. The patterns err on the side of refusing.
+type difference struct {
+	where *regexp.Regexp
+	what  string
+}
+
+var (
+	expands = difference{regexp.MustCompile(`(?s)\$[^%./:= ]`), `"$" and what follows it are replaced by some programs`}
+	escapes = difference{regexp.MustCompile(`\\`), "a backslash is kept by some programs and removed by others"}
+	returns = difference{regexp.MustCompile(`\r`), "a carriage return is removed or replaced by some programs"}
+	zero    = difference{regexp.MustCompile(`\x00`), "a zero byte ends the value to some programs"}
+	runs    = difference{regexp.MustCompile("`"), "what stands in ` is run by some programs"}
+
+	inNoQuotes = []difference{expands, escapes, returns, zero, runs,
+		{regexp.MustCompile(`#`), `"#" begins a comment to some programs`},
+		{regexp.MustCompile(`['"]`), "quotes inside a value are removed by some programs"},
+		{regexp.MustCompile(`[;&|<>()]`), "; & | < > ( and ) end the value in a shell"},
+		{regexp.MustCompile(`(^|:)~`), `"~" is the home folder to some programs`},
+		{regexp.MustCompile(`\{.*(,|\.\.).*\}`), "braces with , or .. in them become several words in some shells"},
+		{regexp.MustCompile(`^[\pZ\x{85}\v\f\x{feff}]|[\pZ\x{85}\v\f\x{feff}]$`), "white space around a value is removed by some programs"},
+		{regexp.MustCompile(`[ \t]`), "the value ends at a blank in a shell"},
+	}
+	inSingleQuotes = []difference{returns, zero,
+		{regexp.MustCompile(`\\\\|\\$`), "two backslashes, or one before the closing quote, are read differently"},
+		{regexp.MustCompile(`\$\{`), `"${" begins the name of a variable to some programs, also in '...'`},
+	}
+	inDoubleQuotes = []difference{escapes, expands, returns, zero, runs}
+)
+
+// alike is nil if all programs read the value as it stands.
+func alike(value []byte, differences []difference) error {
+	for _, d := range differences {
+		if d.where.Match(value) {
+			return fmt.Errorf("%s: %s", d.what, spelling(value))
+		}
+	}
+	return nil
+}
+
+// spelling is how to write a value so that all programs read it alike.
+func spelling(value []byte) string {
+	fits := func(quote string, differences []difference) bool {
+		return !bytes.Contains(value, []byte(quote)) && !slices.ContainsFunc(differences, func(d difference) bool { return d.where.Match(value) })
+	}
 	switch {
-	case len(value) == 0:
+	case fits("'", inSingleQuotes):
+		return "write the value in '...'"
+	case fits(`"`, inDoubleQuotes):
+		return `write the value in "..."`
+	}
+	return "no spelling is read alike: import a line of JSON, or vaultctl put NAME"
+}
+
+// escaped refuses a value in "..." with a way to write what its escapes stand for.
+func escaped(value []byte) error {
+	plain := newWiped(nil)
+	defer plain.wipe()
+	for i := 0; i < len(value); i++ {
+		if value[i] != '\\' || i+1 == len(value) {
+			plain.add(value[i])
+			continue
+		}
+		i++
+		if at := strings.IndexByte(`nrt`, value[i]); at >= 0 {
+			plain.add("\n\r\t"[at])
+		} else {
+			plain.add(value[i])
+		}
+	}
+	return fmt.Errorf(`escapes in "..." are read differently, so put what they stand for in their place: %s`, spelling(plain.bytes))
+}
+
+func unquoted(value []byte) ([]byte, error) {
+	if len(value) == 0 {
 		return nil, nil
-	case value[0] == '`':
-		return nil, errors.New("a value that begins with ` is a quoted one to some programs: write it in '...'")
-	case beginsComment.Match(value):
-		return nil, errors.New(`" #" begins a comment to some programs: write the value in '...'`)
-	case expands.Match(value):
-		return nil, errors.New(`"$" and a name are replaced by some programs: write the value in '...'`)
+	}
+	if err := alike(value, inNoQuotes); err != nil {
+		return nil, err
 	}
 	return bytes.Clone(value), nil
 }
@@ -104,16 +188,24 @@ func (d dotenv) quoted(rest []byte, quote byte) (value []byte, err error) {
 		raw.add(line...)
 		end = closing(raw.bytes, quote, from)
 	}
-	after := bytes.TrimSpace(raw.bytes[end+1:])
+	value, after := raw.bytes[:end], bytes.TrimSuffix(raw.bytes[end+1:], []byte("\r"))
+	comment := bytes.TrimLeft(after, " \t")
 	switch {
 	case err != nil:
 		return nil, err
-	case len(after) > 0 && after[0] != '#':
-		return nil, errors.New("something follows the closing quote")
+	case len(comment) > 0 && (comment[0] != '#' || len(comment) == len(after)):
+		return nil, errors.New(`something follows the closing quote: a comment takes a blank before "#"`)
 	case quote == '\'':
-		return bytes.Clone(raw.bytes[:end]), nil
+		err = alike(value, inSingleQuotes)
+	case escapes.where.Match(value):
+		err = escaped(value)
+	default:
+		err = alike(value, inDoubleQuotes)
 	}
-	return unescape(raw.bytes[:end])
+	if err != nil {
+		return nil, err
+	}
+	return bytes.Clone(value), nil
 }
 
 // closing is where the quote ends that is open at from; -1 if it does not.
@@ -127,31 +219,6 @@ func closing(raw []byte, quote byte, from int) int {
 		}
 	}
 	return -1
-}
-
-var doubleQuoted = map[byte]byte{'n': '\n', 'r': '\r', 't': '\t', '\\': '\\', '"': '"', '$': '$'}
-
-// unescape reads what stands in double quotes into a buffer that does not grow.
-func unescape(raw []byte) ([]byte, error) {
-	value := make([]byte, 0, len(raw))
-	for i := 0; i < len(raw); i++ {
-		if raw[i] != '\\' {
-			if expands.Match(raw[i:min(i+2, len(raw))]) {
-				clear(value)
-				return nil, errors.New(`"$" and a name are replaced by some programs: write \$, or the value in '...'`)
-			}
-			value = append(value, raw[i])
-			continue
-		}
-		i++
-		plain, known := doubleQuoted[raw[min(i, len(raw)-1)]]
-		if !known {
-			clear(value)
-			return nil, errors.New(`an unknown escape in "...": write the value in '...'`)
-		}
-		value = append(value, plain)
-	}
-	return value, nil
 }
 
 // wiped is a buffer that leaves nothing behind when it grows.

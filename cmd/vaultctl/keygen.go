@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net/url"
 	"path/filepath"
 	"strings"
 
@@ -99,7 +98,7 @@ func runKeygen(a *app, path string) error {
 	if err != nil {
 		return fmt.Errorf("making a key: %w", err)
 	}
-	uri, err := kms.ParseURI("local://" + (&url.URL{Path: path}).EscapedPath())
+	uri, err := kms.ParseURI(kms.LocalURI(path))
 	if err != nil {
 		return usage("%s", err)
 	}

@@ -1,12 +1,18 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"strings"
 	"text/tabwriter"
 	"time"
 	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
+
+	"golang.org/x/term"
 
 	"github.com/hyperiondb/vault/internal/rotation"
 )
@@ -22,7 +28,7 @@ const streamsKey = "streams"
 
 // printJSON writes one indented document.
 func (a *app) printJSON(v any) error {
-	encoder := json.NewEncoder(a.out)
+	encoder := json.NewEncoder(a.shown())
 	encoder.SetEscapeHTML(false)
 	encoder.SetIndent("", "  ")
 	if err := encoder.Encode(v); err != nil {
@@ -69,16 +75,64 @@ func (a *app) printFields(pairs ...string) error {
 }
 
 // note says something that is not data.
-func (a *app) note(format string, args ...any) { fmt.Fprintf(a.err, format+"\n", args...) }
+func (a *app) note(format string, args ...any) {
+	for line := range strings.SplitSeq(fmt.Sprintf(format, args...), "\n") {
+		fmt.Fprintln(a.err, printable(line))
+	}
+}
+
+// shown is standard output for JSON. On a terminal what would steer it, or turn the order of letters around, is written as
+// \u escapes, which mean the same in JSON; elsewhere every byte stays as it is.
+func (a *app) shown() io.Writer {
+	if term.IsTerminal(int(a.out.Fd())) {
+		return &escapedJSON{to: a.out}
+	}
+	return a.out
+}
+
+// escapedJSON writes JSON on. A character may come in two pieces.
+type escapedJSON struct {
+	to   io.Writer
+	rest []byte
+}
+
+func (e *escapedJSON) Write(text []byte) (int, error) {
+	all := append(e.rest, text...)
+	defer clear(all)
+	var out []byte
+	defer func() { clear(out) }()
+	for len(all) > 0 && utf8.FullRune(all) {
+		r, size := utf8.DecodeRune(all)
+		switch {
+		case r == '\n' || r == '\t' || printableRune(r):
+			out = append(out, all[:size]...)
+		case r > 0xffff:
+			high, low := utf16.EncodeRune(r)
+			out = fmt.Appendf(out, `\u%04x\u%04x`, high, low)
+		default:
+			out = fmt.Appendf(out, `\u%04x`, r)
+		}
+		all = all[size:]
+	}
+	e.rest = bytes.Clone(all)
+	if _, err := e.to.Write(out); err != nil {
+		return 0, err
+	}
+	return len(text), nil
+}
 
 // printable keeps what came from a row from steering the terminal, and from turning the order of letters around.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp) {
+		if !printableRune(r) {
 			return '?'
 		}
 		return r
 	}, s)
+}
+
+func printableRune(r rune) bool {
+	return !unicode.IsControl(r) && !unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp)
 }
 
 // when prints a moment in the local zone; "" for none.

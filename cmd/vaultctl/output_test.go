@@ -1,7 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -130,5 +133,37 @@ func TestSchemaVerdicts(t *testing.T) {
 	}
 	if err := compareSchema(db.MigrationState{Have: 2, Want: 2, FunctionsCurrent: true}); err != nil {
 		t.Errorf("up to date: got %v", err)
+	}
+}
+
+// TestEscapedJSON: what steers a terminal is an escape there, in as many pieces as it is written; the JSON means the same.
+func TestEscapedJSON(t *testing.T) {
+	const text = "csi \u009b31m, osc \u009d, del \u007f, nel \u0085, override \u202e, isolate \u2066, mark \u200f, zero width \u200b\u200d\ufeff, " +
+		"soft hyphen \u00ad, line \u2028\u2029, tag \U000e0041, plain ä 語 😀 \\ \" \x1b \n"
+	var document bytes.Buffer
+	encoder := json.NewEncoder(&document)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(map[string]string{"v": text}); err != nil {
+		t.Fatal(err)
+	}
+	for _, piece := range []int{1, 2, 3, 5, 1000} {
+		var shown bytes.Buffer
+		e := &escapedJSON{to: &shown}
+		for part := range slices.Chunk(document.Bytes(), piece) {
+			if n, err := e.Write(part); n != len(part) || err != nil {
+				t.Fatalf("got %d, %v", n, err)
+			}
+		}
+		got := strings.TrimSuffix(shown.String(), "\n")
+		if printable(got) != got {
+			t.Errorf("in pieces of %d: %q steers a terminal", piece, got)
+		}
+		if !strings.Contains(got, "plain ä 語 😀") {
+			t.Errorf("in pieces of %d: plain letters are escaped: %q", piece, got)
+		}
+		var back map[string]string
+		if err := json.Unmarshal([]byte(got), &back); err != nil || back["v"] != text {
+			t.Errorf("in pieces of %d: reads back as %q, %v", piece, back["v"], err)
+		}
 	}
 }

@@ -88,7 +88,8 @@ func readTokenFile(path string) (vault.Token, error) {
 	return token, nil
 }
 
-// readPrivateFile refuses a file that others can read: what was in it is no longer secret.
+// readPrivateFile refuses a file that others can read, also as its owner: what was in it is no longer secret. It looks at the
+// file that was opened, so a symbolic link is as good as what it leads to.
 func readPrivateFile(path string) (string, error) {
 	// O_NONBLOCK: opening a fifo must not wait for a writer.
 	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
@@ -104,6 +105,8 @@ func readPrivateFile(path string) (string, error) {
 		return "", refused(fmt.Errorf("token file %q is not a regular file", path))
 	case info.Mode().Perm()&0o077 != 0:
 		return "", hint(refused(fmt.Errorf("token file %q can be read by others (mode %04o)", path, info.Mode().Perm())), "chmod 600 %s", shellPath(path))
+	case !ownedByCallerOrRoot(info):
+		return "", refused(fmt.Errorf("token file %q belongs to another user, who can read it and choose what it holds", path))
 	case info.Size() > maxTokenFile:
 		return "", refused(fmt.Errorf("token file %q is too large for a token", path))
 	}

@@ -177,3 +177,38 @@ func TestWithoutAHomeThereIsNoToken(t *testing.T) {
 		}
 	}
 }
+
+type fileOf struct {
+	os.FileInfo
+	uid int
+}
+
+func (f fileOf) Sys() any { return &syscall.Stat_t{Uid: uint32(f.uid)} }
+
+// TestFileOwners: a file of another user was chosen, and can be read, by that user.
+func TestFileOwners(t *testing.T) {
+	for uid, want := range map[int]bool{os.Geteuid(): true, 0: true, os.Geteuid() + 1: false, 65534: false} {
+		if got := ownedByCallerOrRoot(fileOf{uid: uid}); got != want {
+			t.Errorf("user %d: got %v, want %v", uid, got, want)
+		}
+	}
+	path := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if os.Geteuid() != 0 {
+		return // only root can give a file away
+	}
+	if err := os.Chown(path, 12345, 12345); err != nil {
+		t.Fatal(err)
+	}
+	link := path + "-link"
+	if err := os.Symlink(path, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{path, link} {
+		if _, err := readPrivateFile(name); err == nil || !strings.Contains(err.Error(), "belongs to another user") {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}

@@ -61,6 +61,9 @@ func quoted(s string) string {
 	return " " + strconv.QuoteToASCII(s)
 }
 
+// LocalURI is the URI of a key file: an absolute path, with what a URI takes for itself written as %23 and the like.
+func LocalURI(path string) string { return schemeLocal + "://" + (&url.URL{Path: path}).EscapedPath() }
+
 func parseURI(s string) (URI, error) {
 	if len(s) > maxURI {
 		return URI{}, fmt.Errorf("longer than %d bytes", maxURI)

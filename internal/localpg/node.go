@@ -83,11 +83,12 @@ func (n *Node) Port() int { return port }
 // URL returns a connection string for pgx. No password is needed for any role there is; the
 // superuser is "postgres" and so is its database.
 func (n *Node) URL(database, user string) string {
+	query := url.Values{"host": {n.SocketDir()}, "port": {strconv.Itoa(port)}}.Encode()
 	u := url.URL{
 		Scheme:   "postgres",
 		User:     url.User(user),
 		Path:     "/" + database,
-		RawQuery: url.Values{"host": {n.SocketDir()}, "port": {strconv.Itoa(port)}}.Encode(),
+		RawQuery: strings.ReplaceAll(query, "+", "%20"), // libpq takes a + for itself
 	}
 	return u.String()
 }

@@ -3,6 +3,7 @@ package tui
 import (
 	"context"
 	"io"
+	"os"
 	"strings"
 	"time"
 
@@ -33,6 +34,7 @@ type model struct {
 	theme     theme
 	keys      []command
 	clipboard io.Writer // the terminal; nil = there is none
+	asks      *os.File  // the terminal, if it is asked for its background
 	after     func(time.Duration, tea.Msg) tea.Cmd
 
 	width, height int
@@ -69,7 +71,7 @@ type tickMsg struct{}
 func (m *model) tick() tea.Cmd { return m.after(time.Second, tickMsg{}) }
 
 // Init asks for the first screen.
-func (m *model) Init() tea.Cmd { return tea.Batch(m.loadNewest(), m.askStatus(), m.tick()) }
+func (m *model) Init() tea.Cmd { return tea.Batch(m.ask(), m.loadNewest(), m.askStatus(), m.tick()) }
 
 // Update hands a message to the pane it is for. After a panic, here or in View, the browser ends as if it had been left: what
 // bubbletea does with one closes the keyboard while it is still read.
@@ -97,6 +99,8 @@ func (m *model) handle(msg tea.Msg) tea.Cmd {
 		return tea.Batch(cmds...)
 	case tea.MouseMsg:
 		return m.mouse(msg)
+	case backgroundMsg:
+		m.theme.renderer.SetHasDarkBackground(msg.dark)
 	case tickMsg:
 		return tea.Batch(m.tick(), m.ticked())
 	case brokenMsg:
@@ -192,7 +196,7 @@ func (m *model) setFilter(line string) tea.Cmd {
 
 func (m *model) refresh() tea.Cmd {
 	m.page = eventsPage
-	return tea.Batch(m.loadNewest(), m.refollow())
+	return tea.Batch(m.ask(), m.loadNewest(), m.refollow())
 }
 
 func (m *model) back() tea.Cmd {
@@ -283,7 +287,7 @@ func (m *model) reload() tea.Cmd {
 	if m.page == secretsPage {
 		return m.loadSecrets()
 	}
-	return tea.Batch(m.loadNewest(), m.askStatus())
+	return tea.Batch(m.ask(), m.loadNewest(), m.askStatus())
 }
 
 func (m *model) escape() tea.Cmd {

@@ -40,8 +40,13 @@ func Run(ctx context.Context, o Options) error {
 	defer cancel() // of whatever is still being asked
 	m := newModel(ctx, o.Source, o.Now, theme, o.Filter)
 	m.clipboard = o.Out
-	program := tea.NewProgram(m, tea.WithInput(o.In), tea.WithOutput(o.Out), tea.WithAltScreen(), tea.WithMouseCellMotion(),
+	if theme.ask {
+		m.asks = o.Out
+	}
+	input := &keyboard{File: o.In}
+	program := tea.NewProgram(m, tea.WithInput(input), tea.WithOutput(o.Out), tea.WithAltScreen(), tea.WithMouseCellMotion(),
 		tea.WithoutSignalHandler()) // signals end ctx
+	input.answered = func(answer backgroundMsg) { go program.Send(answer) } // the reader of keys must not wait for the model
 	// Not tea.WithContext: a program that is killed closes its input while it still reads from it.
 	defer context.AfterFunc(ctx, program.Quit)()
 	if _, err := program.Run(); err != nil {

@@ -222,3 +222,23 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// TestCapitalUnits: M is months elsewhere; -1M would show a minute of what was asked for.
+func TestCapitalUnits(t *testing.T) {
+	now := time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
+	for _, text := range []string{"-1M", "-2H", "-7D", "-1W", "-1h30M", "-1H30m"} {
+		for _, key := range []string{"since", "until"} {
+			if _, err := filter.Parse(key+":"+text, now); err == nil || !strings.Contains(err.Error(), "small letters") {
+				t.Errorf("%s:%s: got %v, want it refused", key, text, err)
+			}
+		}
+		if _, err := filter.Moment(text, now); err == nil {
+			t.Errorf("%s is a moment, want it refused", text)
+		}
+	}
+	for _, text := range []string{"-1m", "Today", "YESTERDAY", "Monday", "2026-11-25T10:00Z"} {
+		if _, err := filter.Moment(text, now); err != nil {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}

@@ -30,9 +30,15 @@ func Moment(text string, now time.Time) (time.Time, error) {
 	return t.Time, err
 }
 
+// capitalUnit is refused: M is months elsewhere, and minutes would show next to nothing of what was asked for.
+var capitalUnit = regexp.MustCompile(`^-[0-9a-zA-Z]*[0-9][a-z]*[A-Z]`)
+
 // moment resolves a border in time. Whole days end, for until:, where the next one begins.
 func (t Term) moment(now time.Time) (Term, error) {
-	if !strings.Contains(t.Text, "T") { // 2026-11-25T10:00Z keeps its case
+	if capitalUnit.MatchString(t.Text) {
+		return t, fmt.Errorf("%s: takes units in small letters (-30m is minutes; there is none for months), not %q", t.Key, t.Text)
+	}
+	if t.Text == "" || t.Text[0] < '0' || t.Text[0] > '9' { // 2026-11-25T10:00Z keeps its case
 		t.Text = strings.ToLower(t.Text)
 	}
 	at, whole, ok := resolve(t.Text, now)
