@@ -33,7 +33,7 @@ var refusedAnyway = map[string]string{
 	"A='${'\n": "no ${ in '...'", "A='x${'\n": "the same", "A=~x\n": "a user's home folder",
 }
 
-// TestDotenvTable: what vaultctl takes from a .env file is what every program reads there. build/dotenv made the table.
+// TestDotenvTable: what vaultctl takes from a .env file is what every program reads there. tools/dotenv made the table.
 func TestDotenvTable(t *testing.T) {
 	table, err := os.ReadFile("testdata/dotenv.jsonl")
 	if err != nil {

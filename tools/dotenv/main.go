@@ -1,6 +1,6 @@
 // Command dotenv asks the programs that read .env files what they make of each text in a table, and writes the table anew:
 //
-//	go run ./build/dotenv cmd/vaultctl/testdata/dotenv.jsonl
+//	go run ./tools/dotenv cmd/vaultctl/testdata/dotenv.jsonl
 //
 // It takes node, npm's dotenv (NODE_PATH), Debian's python3-dotenv, dash and bash; docker compose's reader is linked. A test holds
 // vaultctl's reader to the table.
