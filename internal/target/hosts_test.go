@@ -5,8 +5,11 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // What is listed and what a rotator names are compared as addresses: the table has the spellings of each. A number that only
@@ -219,4 +222,46 @@ func TestVaultdsOwnFilesAreNotUsedForATarget(t *testing.T) {
 	}
 	wantRefusal(t, Check(Options{PostgresCA: "/nowhere/ca.pem"}), "postgres_ca: open /nowhere/ca.pem")
 	wantRefusal(t, Check(Options{PostgresCA: "/etc/hostname"}), "postgres_ca")
+}
+
+// Whatever a connection string says: it is refused without repeating it, or its places have one form each, and pgx opens no file
+// for it and connects to nothing but them.
+func FuzzConnectionStringsNameListedPlacesOnly(f *testing.F) {
+	for _, text := range []string{
+		"postgres://u:p@h:1,[::1],127.0.0.1/d?sslmode=require", "postgres://u@/d?host=/var/run/postgresql&port=5433", "postgresql://u:p@[::ffff:7f00:1]/d",
+		"postgres://u:p@h/d?sslkey=/etc/shadow&sslcert=/x", "postgres://u:p'\\@h/d", "postgres://u:p@H./d?host=x", "postgres://u@/d?host=@a,C:\\x", "postgres://u@h/d?sslmode=verify-ca",
+	} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		s, err := parseServer(text)
+		if err != nil {
+			if len(text) > 20 && strings.Contains(err.Error(), text) {
+				t.Errorf("the error %q repeats the text", err)
+			}
+			return
+		}
+		listed := hosts{setting: "postgres_hosts", listed: map[string]bool{}}
+		for i := range s.hosts {
+			at, ok := place(s.hosts[i], s.ports[i], postgresPort)
+			if !ok {
+				t.Fatalf("%q has no form", s.hosts[i])
+			}
+			listed.listed[at] = true
+		}
+		c, err := postgres{}.config(s)
+		if err != nil {
+			return
+		}
+		places := []*pgconn.FallbackConfig{{Host: c.Host, Port: c.Port, TLSConfig: c.TLSConfig}}
+		for _, p := range append(places, c.Fallbacks...) {
+			at, _ := place(p.Host, strconv.Itoa(int(p.Port)), "")
+			if err := listed.allow(at); err != nil {
+				t.Errorf("%q: pgx would connect elsewhere: %v", text, err)
+			}
+			if p.TLSConfig != nil && (len(p.TLSConfig.Certificates) > 0 || p.TLSConfig.RootCAs != nil) {
+				t.Errorf("%q: pgx has opened a file", text)
+			}
+		}
+	})
 }
