@@ -25,10 +25,11 @@ local all all trust
 local replication all trust
 `
 
-// target prepare | target admin FILE | [!] target login USER FILE | target user FILE | target hold USER FILE: a database whose roles rotate, on the
-// script's own cluster (after: vault own). admin writes the administrator's URL into FILE. login uses the value in FILE, a password or the
-// JSON of a pair of roles; user prints the role that such JSON names; hold keeps a
-// login open until the script ends. prepare sets TARGET_HOST, for postgres_hosts, and TARGET_SOCKET, for login=.
+// target prepare | target admin FILE | [!] target login USER FILE | target user FILE | target hold USER FILE: a
+// database whose roles rotate, on the script's own cluster (after: vault own). admin writes the administrator's URL
+// into FILE. login uses the value in FILE, a password or the JSON of a pair of roles; user prints the role that such
+// JSON names; hold keeps a login open until the script ends. prepare sets TARGET_HOST, for postgres_hosts, and
+// TARGET_SOCKET, for login=.
 func (h *harness) cmdTarget(ts *testscript.TestScript, neg bool, args []string) {
 	s := h.of(ts)
 	switch {
@@ -94,7 +95,8 @@ func (s *session) login(user, value string) error {
 func (s *session) loggedIn(user, value string) (*pgx.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
 	defer cancel()
-	return pgx.Connect(ctx, withPassword(s.store.Cluster.Primary().URL("postgres", user), user, pairOf(strings.TrimSuffix(value, "\n")).Password))
+	return pgx.Connect(ctx, withPassword(s.store.Cluster.Primary().URL("postgres", user), user,
+		pairOf(strings.TrimSuffix(value, "\n")).Password))
 }
 
 // buildFragile builds vaultd with failpoints, for the first script that asks.

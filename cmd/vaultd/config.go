@@ -58,8 +58,8 @@ type Config struct {
 
 	// What a rotator may reach; see docs/ROTATORS.md.
 	WebhookHosts  []string            `toml:"webhook_hosts"`  // HOST or HOST:PORT; empty = none
-	PostgresHosts []string            `toml:"postgres_hosts"` // HOST, HOST:PORT, or a socket's /FOLDER[:PORT]; empty = none
-	PostgresCA    string              `toml:"postgres_ca"`    // certificates that verify those servers; "" = the system's
+	PostgresHosts []string            `toml:"postgres_hosts"` // HOST[:PORT] or a socket's /FOLDER[:PORT]; empty = none
+	PostgresCA    string              `toml:"postgres_ca"`    // what verifies those servers; "" = the system's
 	ExecRotators  map[string][]string `toml:"exec_rotators"`  // a program's name -> its path and arguments
 
 	HeartbeatInterval duration `toml:"heartbeat_interval"` // on the primary's node; 0 = with each supervisor's round only
@@ -286,7 +286,8 @@ func (c *Config) check() error {
 
 // targets is what rotators may reach, without what makes them work.
 func (c *Config) targets() target.Options {
-	return target.Options{WebhookHosts: c.WebhookHosts, PostgresHosts: c.PostgresHosts, PostgresCA: c.PostgresCA, Programs: c.ExecRotators}
+	return target.Options{WebhookHosts: c.WebhookHosts, PostgresHosts: c.PostgresHosts, PostgresCA: c.PostgresCA,
+		Programs: c.ExecRotators}
 }
 
 func (c *Config) checkListeners() error {

@@ -281,7 +281,8 @@ func startRotation(ctx context.Context, c Config, v *vault.Vault, reads *reads, 
 		reach := c.targets()
 		reach.Open, reach.Log = openValue(v, reads, id), log
 		worker := &rotation.Worker{
-			Vault: v, Target: target.New(reach), ID: id, Concurrency: c.RotationWorkers, Poll: time.Duration(c.ScanInterval),
+			Vault: v, Target: target.New(reach), ID: id, Concurrency: c.RotationWorkers,
+			Poll:         time.Duration(c.ScanInterval),
 			ClaimTimeout: time.Duration(c.ClaimTimeout), Metrics: metrics, Log: log,
 		}
 		running.Go(func() { worker.Run(ctx) })

@@ -100,10 +100,12 @@ func TestEveryAttemptBringsTheSameCandidate(t *testing.T) {
 	_, err = admin.RequestRotation(t.Context(), as, "app/door")
 	must(t, err)
 	state := `SELECT concat_ws(' ', state, attempt, last_error) FROM vault.rotation_jobs`
-	waitUntil(t, store, state, "queued 1 setting the new value at its target: nobody at the door; the value in force is in place")
+	waitUntil(t, store, state,
+		"queued 1 setting the new value at its target: nobody at the door; the value in force is in place")
 	_, err = admin.RetryRotation(t.Context(), as, "app/door")
 	must(t, err)
-	waitUntil(t, store, state, "queued 2 setting the new value at its target: panic of type string; the value in force is in place")
+	waitUntil(t, store, state,
+		"queued 2 setting the new value at its target: panic of type string; the value in force is in place")
 	if s, err := admin.Get(t.Context(), "app/door", vault.GetOptions{}); err != nil || string(s.Value) != "one" {
 		t.Fatalf("got error %v, want the old version valid while attempts fail", err)
 	}

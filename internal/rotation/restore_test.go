@@ -16,8 +16,8 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// lock is a target that a test can break: each fault is asked when its step begins (early) and when it is done (late), which is
-// a step that failed, and one whose reply was lost.
+// lock is a target that a test can break: each fault is asked when its step begins (early) and when it is done (late),
+// which is a step that failed, and one whose reply was lost.
 type lock struct {
 	door
 	fault func(step, when string) error
@@ -75,8 +75,9 @@ func and(faults ...func(string, string) error) func(string, string) error {
 	}
 }
 
-// For every step of an attempt the pair "failed" and "done, but the reply was lost". Whatever happens, the target has the value that
-// readers get afterwards, or the job says that it may not; and a later attempt without the fault ends with both on the candidate.
+// For every step of an attempt the pair "failed" and "done, but the reply was lost". Whatever happens, the target has
+// the value that readers get afterwards, or the job says that it may not; and a later attempt without the fault ends
+// with both on the candidate.
 func TestAnAttemptThatFailsLeavesReadersWithWhatWorks(t *testing.T) {
 	store := vaulttest.New(t)
 	ring, err := kms.OpenRing(t.Context(), []string{"local://" + store.KeyFile})
@@ -102,16 +103,26 @@ func TestAnAttemptThatFailsLeavesReadersWithWhatWorks(t *testing.T) {
 		stored   bool   // the candidate is in the job
 		inTheEnd string // the steps of the attempt after it
 	}{
-		"check failed":   {fault: at("check", "early", broken), says: "checking the target, before any change: broken", steps: "check", inTheEnd: "check set test"},
-		"check lost":     {fault: at("check", "late", broken), says: "checking the target, before any change: broken", steps: "check", inTheEnd: "check set test"},
-		"set untouched":  {fault: at("set", "early", untouched), says: "setting the new value at its target: refused", steps: "check set", stored: true, inTheEnd: "check set test"},
-		"set failed":     {fault: at("set", "early", broken), says: "broken; the value in force is in place", steps: "check set restore", stored: true, inTheEnd: "check set test"},
-		"set lost":       {fault: at("set", "late", broken), says: "broken; the value in force is in place", steps: "check set restore", stored: true, inTheEnd: "check set test"},
-		"test failed":    {fault: at("test", "early", broken), says: "testing the new value at its target: broken; the value in force is in place", steps: "check set test restore", stored: true, inTheEnd: "check set test"},
-		"test lost":      {fault: at("test", "late", broken), says: "broken; the value in force is in place", steps: "check set test restore", stored: true, inTheEnd: "check set test"},
-		"test panics":    {fault: panics, says: "panic of type string; the value in force is in place", steps: "check set test restore", stored: true, inTheEnd: "check set test"},
-		"restore failed": {fault: and(at("test", "early", broken), at("restore", "early", broken)), says: "the target may have the new value, which readers get only when a rotation succeeds (vaultctl rotation retry app/", steps: "check set test restore", stored: true, astray: true, inTheEnd: "check set test"},
-		"restore lost":   {fault: and(at("set", "late", broken), at("restore", "late", broken)), says: "the target may have the new value", steps: "check set restore", stored: true, inTheEnd: "check set test"},
+		"check failed": {fault: at("check", "early", broken), says: "checking the target, before any change: broken",
+			steps: "check", inTheEnd: "check set test"},
+		"check lost": {fault: at("check", "late", broken), says: "checking the target, before any change: broken",
+			steps: "check", inTheEnd: "check set test"},
+		"set untouched": {fault: at("set", "early", untouched), says: "setting the new value at its target: refused",
+			steps: "check set", stored: true, inTheEnd: "check set test"},
+		"set failed": {fault: at("set", "early", broken), says: "broken; the value in force is in place",
+			steps: "check set restore", stored: true, inTheEnd: "check set test"},
+		"set lost": {fault: at("set", "late", broken), says: "broken; the value in force is in place",
+			steps: "check set restore", stored: true, inTheEnd: "check set test"},
+		"test failed": {fault: at("test", "early", broken),
+			says: "testing the new value at its target: broken; the value in force is in place", steps: "check set test restore", stored: true, inTheEnd: "check set test"},
+		"test lost": {fault: at("test", "late", broken), says: "broken; the value in force is in place",
+			steps: "check set test restore", stored: true, inTheEnd: "check set test"},
+		"test panics": {fault: panics, says: "panic of type string; the value in force is in place",
+			steps: "check set test restore", stored: true, inTheEnd: "check set test"},
+		"restore failed": {fault: and(at("test", "early", broken), at("restore", "early", broken)),
+			says: "the target may have the new value, which readers get only when a rotation succeeds (vaultctl rotation retry app/", steps: "check set test restore", stored: true, astray: true, inTheEnd: "check set test"},
+		"restore lost": {fault: and(at("set", "late", broken), at("restore", "late", broken)),
+			says: "the target may have the new value", steps: "check set restore", stored: true, inTheEnd: "check set test"},
 		"taken over early": {fault: func(step, when string) error {
 			if step == "test" && when == "early" {
 				takeOver()
@@ -123,7 +134,8 @@ func TestAnAttemptThatFailsLeavesReadersWithWhatWorks(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			secret := "app/" + strings.ReplaceAll(name, " ", "-")
 			generator, rotator := "hex:32", "door"
-			_, err = admin.Put(t.Context(), vault.PutRequest{Change: as, Name: secret, Value: []byte("one"), Settings: vault.Settings{Generator: &generator, Rotator: &rotator}})
+			_, err = admin.Put(t.Context(), vault.PutRequest{Change: as, Name: secret, Value: []byte("one"),
+				Settings: vault.Settings{Generator: &generator, Rotator: &rotator}})
 			must(t, err)
 			l := &lock{door: door{key: []byte("one")}, fault: c.fault}
 			takeOver = func() {
@@ -131,7 +143,8 @@ func TestAnAttemptThatFailsLeavesReadersWithWhatWorks(t *testing.T) {
 			}
 			ctx, stop := context.WithCancel(t.Context())
 			var running sync.WaitGroup
-			worker := &rotation.Worker{Vault: daemon, Target: l, ID: "w", Concurrency: 1, Poll: 20 * time.Millisecond, Log: slog.New(slog.DiscardHandler)}
+			worker := &rotation.Worker{Vault: daemon, Target: l, ID: "w", Concurrency: 1, Poll: 20 * time.Millisecond,
+				Log: slog.New(slog.DiscardHandler)}
 			running.Go(func() { worker.Run(ctx) })
 			_, err = admin.RequestRotation(t.Context(), as, secret)
 			must(t, err)
@@ -180,8 +193,8 @@ func TestAnAttemptThatFailsLeavesReadersWithWhatWorks(t *testing.T) {
 	}
 }
 
-// An earlier attempt has brought the candidate to the target and crashed, and the target can no longer be set: it is tested and
-// finished all the same, as readers have a value that does not work.
+// An earlier attempt has brought the candidate to the target and crashed, and the target can no longer be set: it is
+// tested and finished all the same, as readers have a value that does not work.
 func TestWhatATargetHasAlreadyIsFinishedThoughItCannotBeSet(t *testing.T) {
 	store := vaulttest.New(t)
 	ring, err := kms.OpenRing(t.Context(), []string{"local://" + store.KeyFile})
@@ -191,13 +204,15 @@ func TestWhatATargetHasAlreadyIsFinishedThoughItCannotBeSet(t *testing.T) {
 	defer func() { closeAdmin(); closeDaemon(); must(t, ring.Close()) }()
 	as := vault.Change{Token: vaulttest.AdminToken(t)}
 	generator, rotator := "hex:32", "door"
-	_, err = admin.Put(t.Context(), vault.PutRequest{Change: as, Name: "app/door", Value: []byte("one"), Settings: vault.Settings{Generator: &generator, Rotator: &rotator}})
+	_, err = admin.Put(t.Context(), vault.PutRequest{Change: as, Name: "app/door", Value: []byte("one"),
+		Settings: vault.Settings{Generator: &generator, Rotator: &rotator}})
 	must(t, err)
 	broken := errors.New("broken")
 	l := &lock{door: door{key: []byte("one")}, fault: and(at("set", "late", broken), at("restore", "early", broken))}
 	ctx, stop := context.WithCancel(t.Context())
 	var running sync.WaitGroup
-	worker := &rotation.Worker{Vault: daemon, Target: l, ID: "w", Concurrency: 1, Poll: 20 * time.Millisecond, Log: slog.New(slog.DiscardHandler)}
+	worker := &rotation.Worker{Vault: daemon, Target: l, ID: "w", Concurrency: 1, Poll: 20 * time.Millisecond,
+		Log: slog.New(slog.DiscardHandler)}
 	running.Go(func() { worker.Run(ctx) })
 	_, err = admin.RequestRotation(t.Context(), as, "app/door")
 	must(t, err)

@@ -109,8 +109,8 @@ func (w *Worker) claimTimeout() time.Duration {
 	return w.ClaimTimeout
 }
 
-// attemptTimeout is longer for a rotator, which has three steps of up to 25 s at the target. One that outlives its claim is
-// refused by the fence, and asks for it before it takes a change back.
+// attemptTimeout is longer for a rotator, which has three steps of up to 25 s at the target. One that outlives its
+// claim is refused by the fence, and asks for it before it takes a change back.
 func (w *Worker) attemptTimeout(job vault.Rotation) time.Duration {
 	if job.Rotator != "" {
 		return min(targetTimeout, w.claimTimeout()/2)
@@ -162,7 +162,8 @@ func (w *Worker) rotate(ctx context.Context, job vault.Rotation, complete comple
 	return receipt, err
 }
 
-func (w *Worker) attempt(ctx context.Context, job vault.Rotation, complete complete) (receipt vault.Receipt, err error) {
+func (w *Worker) attempt(ctx context.Context, job vault.Rotation, complete complete) (receipt vault.Receipt,
+	err error) {
 	if job.Failures >= MaxAttempts {
 		return receipt, errVanished
 	}
@@ -193,9 +194,10 @@ func generate(job vault.Rotation) ([]byte, error) {
 	return generator.Generate(), nil
 }
 
-// fourSteps runs the same way for a first attempt and for one after a crash at any point: a step that was done before is
-// done again with the same candidate. The target is asked first whether it accepts what readers have, in the way that the test
-// of the candidate will go: else a test that cannot pass would leave readers with a value that no longer works.
+// fourSteps runs the same way for a first attempt and for one after a crash at any point: a step that was done before
+// is done again with the same candidate. The target is asked first whether it accepts what readers have, in the way
+// that the test of the candidate will go: else a test that cannot pass would leave readers with a value that no longer
+// works.
 func (w *Worker) fourSteps(ctx context.Context, job vault.Rotation) (receipt vault.Receipt, err error) {
 	if w.Target == nil {
 		return receipt, errors.New("this daemon has no rotators")
@@ -211,7 +213,8 @@ func (w *Worker) fourSteps(ctx context.Context, job vault.Rotation) (receipt vau
 	}
 	defer func() { candidate.Wipe() }()
 	change := Change{
-		Secret: job.Name, Version: job.FromVersion + 1, Job: job.ID, Attempt: job.Attempt, Current: current, Candidate: candidate,
+		Secret: job.Name, Version: job.FromVersion + 1, Job: job.ID, Attempt: job.Attempt,
+		Current: current, Candidate: candidate,
 		Held: func(ctx context.Context) error { return w.Vault.HoldsRotation(ctx, job) },
 	}
 	if change.Found, err = w.Target.Check(ctx, job.Rotator, change); err != nil {
@@ -264,8 +267,8 @@ func (w *Worker) apply(ctx context.Context, job vault.Rotation, c Change) error 
 	return nil
 }
 
-// restore brings the value in force back, so that readers' logins work until the next attempt, and says why it had to. It has
-// time of its own, as the attempt's may be what ran out, and ends before the claim can count as stale.
+// restore brings the value in force back, so that readers' logins work until the next attempt, and says why it had to.
+// It has time of its own, as the attempt's may be what ran out, and ends before the claim can count as stale.
 func (w *Worker) restore(ctx context.Context, job vault.Rotation, c Change, why error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(restoreTimeout, w.claimTimeout()/4))
 	defer cancel()
@@ -277,7 +280,8 @@ func (w *Worker) restore(ctx context.Context, job vault.Rotation, c Change, why 
 		err = recovered(func() error { return w.Target.Restore(ctx, job.Rotator, c) })
 	}
 	if err != nil {
-		return fmt.Errorf("the target may have the new value, which readers get only when a rotation succeeds (vaultctl rotation retry %s): "+
+		return fmt.Errorf("the target may have the new value, which readers get only when a rotation succeeds "+
+			"(vaultctl rotation retry %s): "+
 			"%w; putting the value in force back: %w", job.Name, why, err)
 	}
 	return fmt.Errorf("%w; the value in force is in place", why)

@@ -43,7 +43,8 @@ func mustRun(t *testing.T, statements ...string) {
 		t.Fatal(err)
 	}
 	defer conn.Close(context.Background())
-	for _, sql := range append([]string{"SET log_statement = none", "SET log_min_duration_statement = -1"}, statements...) {
+	for _, sql := range append([]string{"SET log_statement = none", "SET log_min_duration_statement = -1"},
+		statements...) {
 		if _, err := conn.PgConn().Exec(context.Background(), sql).ReadAll(); err != nil {
 			t.Fatalf("%s: %v", sql, err)
 		}
@@ -60,22 +61,28 @@ func hold(t *testing.T, role, password string) (release func()) {
 	return func() { _ = conn.Close(context.Background()) }
 }
 
-// The scenario of every case: a role whose rotation cannot be tested. The check says why, and what readers have goes on to log in.
-// Siblings: the place of the login (database, server, pg_hba.conf, TLS), the role (NOLOGIN, VALID UNTIL, superuser, renamed, another
-// password), the administrator (password, rights, a standby).
+// The scenario of every case: a role whose rotation cannot be tested. The check says why, and what readers have goes on
+// to log in. Siblings: the place of the login (database, server, pg_hba.conf, TLS), the role (NOLOGIN, VALID UNTIL,
+// superuser, renamed, another password), the administrator (password, rights, a standby).
 func TestARotationThatCannotBeTestedChangesNothing(t *testing.T) {
 	const current, candidate = "the-value-in-force", "the-candidate-itself"
 	via := "role=blocked via=" + adminSecret
 	for says, c := range map[string]struct{ spec, before, after, open string }{
-		"does not exist (SQLSTATE 3D000)": {spec: via + " login=postgres:///nowhere?host=" + node.SocketDir() + "&port=" + fmt.Sprint(node.Port())},
-		"no such file":                    {spec: via + " login=postgres:///postgres?host=/nowhere"},
-		"refused":                         {spec: via + " login=postgres://127.0.0.1:1/postgres"},
-		"not among postgres_hosts":        {spec: via + " login=postgres://db.example/postgres"},
-		"may not log in (NOLOGIN)":        {spec: via, before: "ALTER ROLE blocked NOLOGIN", after: "ALTER ROLE blocked LOGIN"},
-		"has expired (VALID UNTIL":        {spec: via, before: "ALTER ROLE blocked VALID UNTIL '2001-01-01'", after: "ALTER ROLE blocked VALID UNTIL 'infinity'"},
-		"it is a superuser":               {spec: via, before: "ALTER ROLE blocked SUPERUSER", after: "ALTER ROLE blocked NOSUPERUSER"},
-		"there is no such role":           {spec: via, before: "ALTER ROLE blocked RENAME TO renamed", after: "ALTER ROLE renamed RENAME TO blocked"},
-		"no value that the vault has":     {spec: via, before: "ALTER ROLE blocked PASSWORD 'another'", after: "ALTER ROLE blocked PASSWORD '" + current + "'"},
+		"does not exist (SQLSTATE 3D000)": {spec: via + " login=postgres:///nowhere?host=" + node.SocketDir() +
+			"&port=" + fmt.Sprint(node.Port())},
+		"no such file":             {spec: via + " login=postgres:///postgres?host=/nowhere"},
+		"refused":                  {spec: via + " login=postgres://127.0.0.1:1/postgres"},
+		"not among postgres_hosts": {spec: via + " login=postgres://db.example/postgres"},
+		"may not log in (NOLOGIN)": {spec: via, before: "ALTER ROLE blocked NOLOGIN",
+			after: "ALTER ROLE blocked LOGIN"},
+		"has expired (VALID UNTIL": {spec: via, before: "ALTER ROLE blocked VALID UNTIL '2001-01-01'",
+			after: "ALTER ROLE blocked VALID UNTIL 'infinity'"},
+		"it is a superuser": {spec: via, before: "ALTER ROLE blocked SUPERUSER",
+			after: "ALTER ROLE blocked NOSUPERUSER"},
+		"there is no such role": {spec: via, before: "ALTER ROLE blocked RENAME TO renamed",
+			after: "ALTER ROLE renamed RENAME TO blocked"},
+		"no value that the vault has": {spec: via, before: "ALTER ROLE blocked PASSWORD 'another'",
+			after: "ALTER ROLE blocked PASSWORD '" + current + "'"},
 		"connecting as the administrator": {spec: via, open: adminURL("admin", "not-the-password")},
 		"the server is a standby":         {spec: via, open: urlOf(standby.URL("postgres", "admin"), adminPassword)},
 		"must ask this login for scram":   {spec: "role=trusted via=" + adminSecret},
@@ -105,14 +112,18 @@ func TestARotationThatCannotBeTestedChangesNothing(t *testing.T) {
 	}
 }
 
-// What the server says after it has accepted the password is no reason to keep readers from it, neither before nor after the set:
-// the application itself uses up the role's connections. Siblings: those of the database, and the right to connect.
+// What the server says after it has accepted the password is no reason to keep readers from it, neither before nor
+// after the set: the application itself uses up the role's connections. Siblings: those of the database, and the right
+// to connect.
 func TestARefusalAfterThePasswordProvesIt(t *testing.T) {
 	for name, c := range map[string]struct{ before, after, database string }{
-		"CONNECTION LIMIT of the role":     {before: "ALTER ROLE busy CONNECTION LIMIT 1", database: "postgres"},
-		"CONNECTION LIMIT of the database": {before: "CREATE DATABASE busydb CONNECTION LIMIT 0", after: "DROP DATABASE busydb", database: "busydb"},
-		"CONNECT":                          {before: "CREATE DATABASE shut", after: "DROP DATABASE shut", database: "shut"},
-		"ALLOW_CONNECTIONS":                {before: "CREATE DATABASE closed ALLOW_CONNECTIONS false", after: "DROP DATABASE closed", database: "closed"},
+		"CONNECTION LIMIT of the role": {before: "ALTER ROLE busy CONNECTION LIMIT 1", database: "postgres"},
+		"CONNECTION LIMIT of the database": {before: "CREATE DATABASE busydb CONNECTION LIMIT 0",
+			after: "DROP DATABASE busydb", database: "busydb"},
+		"CONNECT": {before: "CREATE DATABASE shut", after: "DROP DATABASE shut",
+			database: "shut"},
+		"ALLOW_CONNECTIONS": {before: "CREATE DATABASE closed ALLOW_CONNECTIONS false",
+			after: "DROP DATABASE closed", database: "closed"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			mustRole(t, "busy", "password-before")
@@ -154,11 +165,13 @@ func TestARefusalBeforeThePasswordProvesNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			address := mustAnswer(t, answer)
 			mustRole(t, "fooled", "password-before")
-			targets := newTargets(Options{PostgresHosts: []string{address, fmt.Sprintf("%s:%d", node.SocketDir(), node.Port())}})
+			targets := newTargets(Options{PostgresHosts: []string{address, fmt.Sprintf("%s:%d", node.SocketDir(),
+				node.Port())}})
 			spec := "postgres-role role=fooled via=" + adminSecret + " login=postgres://" + address + "/postgres?sslmode=disable timeout=2s"
 			_, err := targets.Check(t.Context(), spec, inForce("password-before"))
 			wantRefusal(t, err, "postgres-role: check", "password-before")
-			wantRefusal(t, targets.Test(t.Context(), spec, change("password-after")), "postgres-role: test", "password-after")
+			wantRefusal(t, targets.Test(t.Context(), spec, change("password-after")), "postgres-role: test",
+				"password-after")
 		})
 	}
 }
@@ -212,7 +225,8 @@ func TestAnUnknownPasswordIsReplacedOnlyByAdoption(t *testing.T) {
 	wantRefusal(t, err, "adopt=yes", "never-set")
 	wantFound(t, targets, "postgres-role role=adopted via="+adminSecret+" adopt=yes", c, rotation.FoundNeither)
 	// It is no excuse for a login that cannot be made at all.
-	_, err = targets.Check(t.Context(), "postgres-role role=adopted via="+adminSecret+" login=postgres://127.0.0.1:1/postgres adopt=yes", c)
+	_, err = targets.Check(t.Context(),
+		"postgres-role role=adopted via="+adminSecret+" login=postgres://127.0.0.1:1/postgres adopt=yes", c)
 	wantRefusal(t, err, "refused", "never-set")
 }
 
@@ -244,7 +258,8 @@ func TestAChangeThatIsNotConfirmedIsTakenBack(t *testing.T) {
 	}
 }
 
-// The login of the test is at a server that has not heard of the new password: the value in force, which logs in there, comes back.
+// The login of the test is at a server that has not heard of the new password: the value in force, which logs in there,
+// comes back.
 func TestATestThatFailsAfterTheCheckPassedIsTakenBack(t *testing.T) {
 	hba := filepath.Join(standby.DataDir(), "pg_hba.conf")
 	before := []byte(mustRead(t, hba))
@@ -255,7 +270,8 @@ func TestATestThatFailsAfterTheCheckPassedIsTakenBack(t *testing.T) {
 		mustStandby(t, "SELECT pg_reload_conf()")
 	})
 	mustRole(t, "lagging", "password-before")
-	spec := fmt.Sprintf("postgres-role role=lagging via=%s login=postgres:///postgres?host=%s&port=%d", adminSecret, standby.SocketDir(), standby.Port())
+	spec := fmt.Sprintf("postgres-role role=lagging via=%s login=postgres:///postgres?host=%s&port=%d", adminSecret,
+		standby.SocketDir(), standby.Port())
 	targets, c := newTargets(Options{}), change("password-after")
 	c.Current = []byte("password-before")
 	eventually(t, "the standby knows the role, and asks for its password", func() bool {
@@ -285,7 +301,8 @@ func mustStandby(t *testing.T, sql string) {
 	}
 }
 
-// An attempt that lost its claim while its statement was on the way commits nothing: another worker may have finished the job.
+// An attempt that lost its claim while its statement was on the way commits nothing: another worker may have finished
+// the job.
 func TestALostClaimCommitsNothing(t *testing.T) {
 	mustRole(t, "fenced", "password-before")
 	spec, targets := "postgres-role role=fenced via="+adminSecret, newTargets(Options{})
@@ -308,33 +325,43 @@ func TestASetSaysWhetherTheTargetIsUntouched(t *testing.T) {
 	spec, c := "postgres-role role=certain via="+adminSecret, change("password-after")
 	for name, mark := range map[string]string{"before": "ALTER ROLE\x00", "after": "COMMIT\x00"} {
 		cut := mustCutAfter(t, []byte(mark))
-		through := strings.Replace(adminURL("admin", adminPassword), url.QueryEscape(node.SocketDir()), url.QueryEscape(cut), 1)
-		targets := newTargets(Options{Open: secrets{adminSecret: through}.open, PostgresHosts: []string{fmt.Sprintf("%s:%d", cut, node.Port())}})
+		through := strings.Replace(adminURL("admin", adminPassword), url.QueryEscape(node.SocketDir()),
+			url.QueryEscape(cut), 1)
+		targets := newTargets(Options{Open: secrets{adminSecret: through}.open,
+			PostgresHosts: []string{fmt.Sprintf("%s:%d", cut, node.Port())}})
 		err := targets.Set(t.Context(), spec, c)
 		wantRefusal(t, err, "altering role", "password-after")
 		if got, want := errors.Is(err, rotation.ErrUntouched), name == "before"; got != want {
 			t.Errorf("the answer was lost %s the commit: got untouched %v, want %v (%v)", name, got, want, err)
 		}
 	}
-	wantRefusal(t, newTargets(Options{}).Set(t.Context(), "postgres-role role=missing via="+adminSecret, c), "no such role")
+	wantRefusal(t, newTargets(Options{}).Set(t.Context(), "postgres-role role=missing via="+adminSecret, c),
+		"no such role")
 }
 
-// Of a pair readers keep the role that they have. What would make the next one useless to them is found before its password goes.
+// Of a pair readers keep the role that they have. What would make the next one useless to them is found before its
+// password goes.
 func TestOfAPairTheNextRoleIsLookedAtFirst(t *testing.T) {
 	mustRole(t, "pair_a", "first-a")
 	mustRole(t, "pair_b", "first-b")
 	mustRun(t, "CREATE DATABASE pairdb")
 	t.Cleanup(func() { mustRun(t, "DROP DATABASE pairdb") })
-	spec := fmt.Sprintf("postgres-role roles=pair_a,pair_b via=%s login=postgres:///pairdb?host=%s&port=%d", adminSecret, node.SocketDir(), node.Port())
+	spec := fmt.Sprintf("postgres-role roles=pair_a,pair_b via=%s login=postgres:///pairdb?host=%s&port=%d",
+		adminSecret, node.SocketDir(), node.Port())
 	targets, c := newTargets(Options{}), inForce(`{"username":"pair_a","password":"first-a"}`)
 	wantFound(t, targets, spec, c, rotation.FoundCurrent)
 	for says, statements := range map[string][2]string{
-		"may not log in":              {"ALTER ROLE pair_b NOLOGIN", "ALTER ROLE pair_b LOGIN"},
-		"has expired":                 {"ALTER ROLE pair_b VALID UNTIL '2001-01-01'", "ALTER ROLE pair_b VALID UNTIL 'infinity'"},
-		"CONNECTION LIMIT 0":          {"ALTER ROLE pair_b CONNECTION LIMIT 0", "ALTER ROLE pair_b CONNECTION LIMIT -1"},
-		"no CONNECT on database":      {"REVOKE CONNECT ON DATABASE pairdb FROM PUBLIC", "GRANT CONNECT ON DATABASE pairdb TO PUBLIC"},
-		"there is no such role":       {"ALTER ROLE pair_b RENAME TO pair_c", "ALTER ROLE pair_c RENAME TO pair_b; ALTER ROLE pair_b PASSWORD 'first-b'"},
-		"does not exist (SQLSTATE 3D": {"ALTER DATABASE pairdb RENAME TO pairdb2", "ALTER DATABASE pairdb2 RENAME TO pairdb"},
+		"may not log in": {"ALTER ROLE pair_b NOLOGIN", "ALTER ROLE pair_b LOGIN"},
+		"has expired": {"ALTER ROLE pair_b VALID UNTIL '2001-01-01'",
+			"ALTER ROLE pair_b VALID UNTIL 'infinity'"},
+		"CONNECTION LIMIT 0": {"ALTER ROLE pair_b CONNECTION LIMIT 0",
+			"ALTER ROLE pair_b CONNECTION LIMIT -1"},
+		"no CONNECT on database": {"REVOKE CONNECT ON DATABASE pairdb FROM PUBLIC",
+			"GRANT CONNECT ON DATABASE pairdb TO PUBLIC"},
+		"there is no such role": {"ALTER ROLE pair_b RENAME TO pair_c",
+			"ALTER ROLE pair_c RENAME TO pair_b; ALTER ROLE pair_b PASSWORD 'first-b'"},
+		"does not exist (SQLSTATE 3D": {"ALTER DATABASE pairdb RENAME TO pairdb2",
+			"ALTER DATABASE pairdb2 RENAME TO pairdb"},
 	} {
 		mustRun(t, statements[0])
 		_, err := targets.Check(t.Context(), spec, c)
@@ -406,8 +433,10 @@ func TestAWebhookIsAskedBeforeAndGivenTheOldValueBack(t *testing.T) {
 	o.value = "unknown"
 	_, err := o.targets().Check(t.Context(), o.spec("/"), c)
 	wantRefusal(t, err, "adopt=yes", "value-")
-	wantFound(t, o.targets(), strings.Replace(o.spec("/"), " timeout", " adopt=yes timeout", 1), c, rotation.FoundNeither)
-	_, err = newTargets(Options{WebhookHosts: []string{"127.0.0.1:1"}}).Check(t.Context(), "webhook url=https://127.0.0.1:1 key="+hookSecret+" adopt=yes", c)
+	wantFound(t, o.targets(), strings.Replace(o.spec("/"), " timeout", " adopt=yes timeout", 1), c,
+		rotation.FoundNeither)
+	_, err = newTargets(Options{WebhookHosts: []string{"127.0.0.1:1"}}).Check(t.Context(),
+		"webhook url=https://127.0.0.1:1 key="+hookSecret+" adopt=yes", c)
 	wantRefusal(t, err, "calling", "value-old")
 }
 
@@ -453,7 +482,8 @@ if [ "$VAULT_STEP" = set ]; then cat > "$1/value"; else cmp -s - "$1/value"; fi`
 	if got := mustRead(t, dir+"/value"); !bytes.Equal([]byte(got), c.Current) {
 		t.Error("the program does not have the old value again")
 	}
-	if got := strings.ReplaceAll(mustRead(t, dir+"/steps"), "\n", ","); got != "test 6,test 6,set 7,test 6,test 7,set 6,test 6,test 6," {
+	if got := strings.ReplaceAll(mustRead(t, dir+"/steps"), "\n",
+		","); got != "test 6,test 6,set 7,test 6,test 7,set 6,test 6,test 6," {
 		t.Errorf("got steps %q", got)
 	}
 }

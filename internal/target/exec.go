@@ -40,8 +40,8 @@ func checkProgram(name string, argv []string) error {
 	return checkFile(name, argv[0])
 }
 
-// checkFile refuses a program that somebody other than root and vaultd's user could replace: by its own mode and owner, by those
-// of every folder on its way, and of every link on it.
+// checkFile refuses a program that somebody other than root and vaultd's user could replace: by its own mode and owner,
+// by those of every folder on its way, and of every link on it.
 func checkFile(name, path string) error {
 	info, err := os.Stat(path)
 	switch {
@@ -158,7 +158,8 @@ func outcome(ctx context.Context, cmd *exec.Cmd, err error, printed int64) error
 	case cmd.ProcessState.Success():
 		return errors.New("handing over the value failed")
 	}
-	err = fmt.Errorf("%s: %s (it printed %d bytes, which are not shown as they may hold the value)", cmd.Path, cmd.ProcessState, printed)
+	err = fmt.Errorf("%s: %s (it printed %d bytes, which are not shown as they may hold the value)", cmd.Path,
+		cmd.ProcessState, printed)
 	if cmd.ProcessState.Exited() {
 		return notAccepted{err}
 	}

@@ -141,7 +141,8 @@ func TestOnlyConfiguredProgramsRun(t *testing.T) {
 	targets := mustScript(t, "exit 0")
 	wantRefusal(t, targets.Set(t.Context(), "exec program=other", change("value")), `no program "other" under [exec_rotators]`)
 	targets = newTargets(Options{Programs: map[string][]string{"gone": {"/nowhere/program"}}})
-	wantRefusal(t, targets.Set(t.Context(), "exec program=gone", change("the-candidate-itself")), "no such file", "the-candidate-itself")
+	wantRefusal(t, targets.Set(t.Context(), "exec program=gone", change("the-candidate-itself")), "no such file",
+		"the-candidate-itself")
 }
 
 func TestProgramsThatWouldFailAtNightAreRefused(t *testing.T) {
@@ -177,15 +178,30 @@ func TestProgramsThatWouldFailAtNightAreRefused(t *testing.T) {
 	}
 }
 
-// The scenario: another user of the machine puts a program of his own where the configured one was. Siblings: the file, each folder
-// on its way, the target of a link, the folders on the way there and of the link itself, groups, owners.
+// The scenario: another user of the machine puts a program of his own where the configured one was. Siblings: the file,
+// each folder on its way, the target of a link, the folders on the way there and of the link itself, groups, owners.
 func TestAProgramThatOthersCouldReplaceIsRefused(t *testing.T) {
 	for says, spoil := range map[string]func(t *testing.T, root string) (program string){
-		"program can be written by everybody": func(t *testing.T, root string) string { return mustMode(t, root, "a/b/program", 0o757) },
-		"program can be written by its group": func(t *testing.T, root string) string { return mustGroup(t, root, "a/b/program", 0o775) },
-		"b can be written by everybody":       func(t *testing.T, root string) string { return mustMode(t, root, "a/b", 0o777) },
-		"a can be written by everybody":       func(t *testing.T, root string) string { return mustMode(t, root, "a", 0o777) },
-		"a can be written by its group":       func(t *testing.T, root string) string { return mustGroup(t, root, "a", 0o2775) },
+		"program can be written by everybody": func(t *testing.T, root string) string {
+			return mustMode(t, root,
+				"a/b/program", 0o757)
+		},
+		"program can be written by its group": func(t *testing.T, root string) string {
+			return mustGroup(t, root,
+				"a/b/program", 0o775)
+		},
+		"b can be written by everybody": func(t *testing.T, root string) string {
+			return mustMode(t, root, "a/b",
+				0o777)
+		},
+		"a can be written by everybody": func(t *testing.T, root string) string {
+			return mustMode(t, root, "a",
+				0o777)
+		},
+		"a can be written by its group": func(t *testing.T, root string) string {
+			return mustGroup(t, root, "a",
+				0o2775)
+		},
 		"other can be written by everybody": func(t *testing.T, root string) string {
 			return mustLink(t, root, "a/b/link", root+"/other/program", "other", 0o777)
 		},
@@ -199,7 +215,10 @@ func TestAProgramThatOthersCouldReplaceIsRefused(t *testing.T) {
 		"the path it leads to has a .. in it": func(t *testing.T, root string) string {
 			return mustLink(t, root, "a/b/link", root+"/a/../a/b/program", "a", 0o755)
 		},
-		"too many links": func(t *testing.T, root string) string { return mustLink(t, root, "a/b/link", "link", "a", 0o755) },
+		"too many links": func(t *testing.T, root string) string {
+			return mustLink(t, root, "a/b/link", "link", "a",
+				0o755)
+		},
 	} {
 		t.Run(says, func(t *testing.T) {
 			root := t.TempDir()
@@ -214,7 +233,8 @@ func TestAProgramThatOthersCouldReplaceIsRefused(t *testing.T) {
 			}
 			wantRefusal(t, Check(Options{Programs: map[string][]string{"p": {program}}}), says)
 			// Also where it was changed after the start.
-			err := newTargets(Options{Programs: map[string][]string{"p": {program}}}).Set(t.Context(), "exec program=p", change("the-candidate-itself"))
+			err := newTargets(Options{Programs: map[string][]string{"p": {program}}}).Set(t.Context(), "exec program=p",
+				change("the-candidate-itself"))
 			wantRefusal(t, err, says, "the-candidate-itself")
 		})
 	}
@@ -235,7 +255,8 @@ func TestAProgramThatOthersCouldReplaceIsRefused(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if err := checkOwned("theirs", owned{uid: 12345, mode: 0o755}); err == nil || !strings.Contains(err.Error(), "belongs to another user (12345)") {
+	if err := checkOwned("theirs", owned{uid: 12345, mode: 0o755}); err == nil || !strings.Contains(err.Error(),
+		"belongs to another user (12345)") {
 		t.Errorf("got %v, want a complaint about the owner", err)
 	}
 	if err := checkOwned("root's", owned{mode: 0o775}); err != nil {

@@ -12,8 +12,8 @@ import (
 	"syscall"
 )
 
-// hosts are the places that one setting of vaultd's configuration names. Names and addresses are compared by what they mean:
-// case, a trailing dot, the spellings of an IPv6 address and IPv4-mapped addresses make no difference.
+// hosts are the places that one setting of vaultd's configuration names. Names and addresses are compared by what they
+// mean: case, a trailing dot, the spellings of an IPv6 address and IPv4-mapped addresses make no difference.
 type hosts struct {
 	setting string
 	listed  map[string]bool // what place returns
@@ -58,8 +58,8 @@ func readFolder(text string) (string, error) {
 	return at, nil
 }
 
-// place is the one form of a host and its port, false if the port is none. Two texts of the same place have the same form; a
-// number such as 2130706433 or 0x7f.1, which only some resolvers take for an address, is a name.
+// place is the one form of a host and its port, false if the port is none. Two texts of the same place have the same
+// form; a number such as 2130706433 or 0x7f.1, which only some resolvers take for an address, is a name.
 func place(host, port, defaultPort string) (string, bool) {
 	if port == "" {
 		port = defaultPort
@@ -85,8 +85,8 @@ func (h hosts) allow(at string) error {
 	return fmt.Errorf("%q is not among %s in vaultd's configuration", at, h.setting)
 }
 
-// dial connects to what allow has let through, and looks at the address that the name led to: an address of this machine is
-// reached only if it is listed as such, as local servers trust whom they hear from there.
+// dial connects to what allow has let through, and looks at the address that the name led to: an address of this
+// machine is reached only if it is listed as such, as local servers trust whom they hear from there.
 func (h hosts) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	d := net.Dialer{Control: func(_, address string, _ syscall.RawConn) error { return h.allowDialled(address) }}
 	if network == "unix" {
@@ -111,10 +111,12 @@ func (h hosts) allowDialled(address string) error {
 	if to.Addr().Unmap().IsLoopback() && h.listed[net.JoinHostPort("localhost", port)] {
 		return nil
 	}
-	return fmt.Errorf("it leads to %s, an address of this machine, which is reached only if %s lists that address", to, h.setting)
+	return fmt.Errorf("it leads to %s, an address of this machine, which is reached only if %s lists that address", to,
+		h.setting)
 }
 
-// isOwn: this machine answers at the address, or only machines on the same wire do (the metadata of a cloud's instance).
+// isOwn: this machine answers at the address, or only machines on the same wire do (the metadata of a cloud's
+// instance).
 func isOwn(address netip.Addr) (bool, error) {
 	if address.IsLoopback() || address.IsUnspecified() || address.IsLinkLocalUnicast() {
 		return true, nil

@@ -12,8 +12,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// What is listed and what a rotator names are compared as addresses: the table has the spellings of each. A number that only
-// some resolvers take for an address is a name, and is not listed by it.
+// What is listed and what a rotator names are compared as addresses: the table has the spellings of each. A number that
+// only some resolvers take for an address is a name, and is not listed by it.
 func TestHostsAreComparedByWhatTheyMean(t *testing.T) {
 	for _, c := range []struct {
 		listed, named string
@@ -111,15 +111,17 @@ func TestPlacesOfPostgresAreListedToo(t *testing.T) {
 			}
 		}
 	}
-	for _, bad := range []string{"", "postgres://h", "h/path", "u@h", "*.example.com", "h:port", "h:0", "h:65536", "a b", "h,i", "/var/../run:", "/run/", "/run/..", "/run:x", "@abstract"} {
-		if err := Check(Options{PostgresHosts: []string{bad}}); err == nil || !strings.Contains(err.Error(), "postgres_hosts") {
+	for _, bad := range []string{"", "postgres://h", "h/path", "u@h", "*.example.com", "h:port", "h:0", "h:65536",
+		"a b", "h,i", "/var/../run:", "/run/", "/run/..", "/run:x", "@abstract"} {
+		if err := Check(Options{PostgresHosts: []string{bad}}); err == nil || !strings.Contains(err.Error(),
+			"postgres_hosts") {
 			t.Errorf("%q: got %v, want a complaint about postgres_hosts", bad, err)
 		}
 	}
 }
 
-// The scenario: a listed name leads to this machine, where the local PostgreSQL trusts what comes. Each of its addresses, by
-// whatever name, is reached only if that address is listed.
+// The scenario: a listed name leads to this machine, where the local PostgreSQL trusts what comes. Each of its
+// addresses, by whatever name, is reached only if that address is listed.
 func TestANameThatLeadsToThisMachineIsNotFollowed(t *testing.T) {
 	own := []string{"127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1", "0.0.0.0", "::", "169.254.169.254", "fe80::1"}
 	interfaces, err := net.InterfaceAddrs()
@@ -131,13 +133,16 @@ func TestANameThatLeadsToThisMachineIsNotFollowed(t *testing.T) {
 	}
 	for _, address := range own {
 		dialled := net.JoinHostPort(address, "5432")
-		wantRefusal(t, newHosts("postgres_hosts", postgresPort, []string{"db.example"}).allowDialled(dialled), "an address of this machine")
+		wantRefusal(t, newHosts("postgres_hosts", postgresPort, []string{"db.example"}).allowDialled(dialled),
+			"an address of this machine")
 		if err := newHosts("postgres_hosts", postgresPort, []string{dialled}).allowDialled(dialled); err != nil {
 			t.Errorf("%s is listed: %v", dialled, err)
 		}
-		wantRefusal(t, newHosts("postgres_hosts", postgresPort, []string{net.JoinHostPort(address, "5433")}).allowDialled(dialled), "an address of this machine")
+		wantRefusal(t, newHosts("postgres_hosts", postgresPort, []string{net.JoinHostPort(address,
+			"5433")}).allowDialled(dialled), "an address of this machine")
 		loopback := netip.MustParseAddr(address).Unmap().IsLoopback()
-		if err := newHosts("postgres_hosts", postgresPort, []string{"localhost"}).allowDialled(dialled); (err == nil) != loopback {
+		if err := newHosts("postgres_hosts", postgresPort,
+			[]string{"localhost"}).allowDialled(dialled); (err == nil) != loopback {
 			t.Errorf("localhost is listed: %s: got %v", dialled, err)
 		}
 	}
@@ -153,7 +158,8 @@ func TestANameThatLeadsToThisMachineIsNotFollowed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, h := range []hosts{newHosts("postgres_hosts", postgresPort, []string{"db.example:" + port}), r.targets("hooks.example:" + port).hooks.hosts} {
+	for _, h := range []hosts{newHosts("postgres_hosts", postgresPort, []string{"db.example:" + port}),
+		r.targets("hooks.example:" + port).hooks.hosts} {
 		conn, err := h.dial(t.Context(), "tcp", "localhost:"+port)
 		if err == nil {
 			_ = conn.Close()
@@ -164,7 +170,8 @@ func TestANameThatLeadsToThisMachineIsNotFollowed(t *testing.T) {
 
 // Plain http is for this machine alone, wherever the name "localhost" leads.
 func TestPlainHTTPStaysOnThisMachine(t *testing.T) {
-	for _, text := range []string{"http://hooks.example/", "http://0.0.0.0/", "http://localhost.example/", "http://[::]/", "http://2130706433/", "http://127.1/"} {
+	for _, text := range []string{"http://hooks.example/", "http://0.0.0.0/", "http://localhost.example/",
+		"http://[::]/", "http://2130706433/", "http://127.1/"} {
 		if checkURL(text) == nil {
 			t.Errorf("%s is accepted", text)
 		}
@@ -192,7 +199,8 @@ func (r remote) RemoteAddr() net.Addr { return r.to }
 // The scenario: a connection string, which is a secret's value, has vaultd read and present files that vaultd can read.
 func TestAConnectionStringNamesNoFile(t *testing.T) {
 	for _, setting := range fileSettings {
-		for _, prefix := range []string{"postgres://admin:" + url.PathEscape(adminPassword) + "@db.example/d?", "postgres://admin@/d?host=/var/run/postgresql&"} {
+		for _, prefix := range []string{"postgres://admin:" + url.PathEscape(adminPassword) + "@db.example/d?",
+			"postgres://admin@/d?host=/var/run/postgresql&"} {
 			targets := newTargets(Options{Open: secrets{adminSecret: prefix + setting + "=/etc/vault/kek"}.open})
 			err := targets.Set(t.Context(), "postgres-role role=app via="+adminSecret, change("the-candidate-itself"))
 			wantRefusal(t, err, "has the setting "+setting, "/etc/vault/kek", "the-candidate-itself")
@@ -200,7 +208,8 @@ func TestAConnectionStringNamesNoFile(t *testing.T) {
 		_, err := Parse("postgres-role role=app via=a login=postgres://db.example/d?" + setting + "=/etc/vault/kek")
 		wantRefusal(t, err, "has the setting "+setting)
 	}
-	for _, other := range []string{"options=-cx", "target_session_attrs=any", "sslmode=require&sslmode=disable", "hostaddr=127.0.0.1", "SSLKEY=/x", "user=x", "dbname=x", "password=x", "min_protocol_version=3.0"} {
+	for _, other := range []string{"options=-cx", "target_session_attrs=any", "sslmode=require&sslmode=disable",
+		"hostaddr=127.0.0.1", "SSLKEY=/x", "user=x", "dbname=x", "password=x", "min_protocol_version=3.0"} {
 		if _, err := parseServer("postgres://u:p@db.example/d?" + other); err == nil {
 			t.Errorf("%s is accepted", other)
 		}
@@ -224,8 +233,8 @@ func TestVaultdsOwnFilesAreNotUsedForATarget(t *testing.T) {
 	wantRefusal(t, Check(Options{PostgresCA: "/etc/hostname"}), "postgres_ca")
 }
 
-// Whatever a connection string says: it is refused without repeating it, or its places have one form each, and pgx opens no file
-// for it and connects to nothing but them.
+// Whatever a connection string says: it is refused without repeating it, or its places have one form each, and pgx
+// opens no file for it and connects to nothing but them.
 func FuzzConnectionStringsNameListedPlacesOnly(f *testing.F) {
 	for _, text := range []string{
 		"postgres://u:p@h:1,[::1],127.0.0.1/d?sslmode=require", "postgres://u@/d?host=/var/run/postgresql&port=5433", "postgresql://u:p@[::ffff:7f00:1]/d",

@@ -99,7 +99,8 @@ func newTargets(o Options) *Targets {
 	if o.PostgresHosts == nil {
 		at := fmt.Sprintf(":%d", node.Port())
 		o.PostgresHosts = []string{
-			node.SocketDir() + at, standby.SocketDir() + fmt.Sprintf(":%d", standby.Port()), standby.SocketDir() + at, "/nowhere" + at, "/nowhere", "127.0.0.1:1", "127.0.0.1",
+			node.SocketDir() + at, standby.SocketDir() + fmt.Sprintf(":%d",
+				standby.Port()), standby.SocketDir() + at, "/nowhere" + at, "/nowhere", "127.0.0.1:1", "127.0.0.1",
 		}
 	}
 	o.Log = slog.New(slog.DiscardHandler)

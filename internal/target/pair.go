@@ -61,7 +61,8 @@ func (s Spec) next(c rotation.Change) (string, error) {
 
 // unknownOwner: whose password the value in force is cannot be known, and altering that role would end its login.
 func (s Spec) unknownOwner(err error) error {
-	return fmt.Errorf(`the value in force %w; put {"username":%q,"password":"..."} with what is in use now`, err, s.roles[0])
+	return fmt.Errorf(`the value in force %w; put {"username":%q,"password":"..."} with what is in use now`,
+		err, s.roles[0])
 }
 
 // appendLogin makes the JSON in one buffer of its own, which never moves.

@@ -98,8 +98,8 @@ func (s Spec) lookAt(ctx context.Context, tx pgx.Tx, role, database string) erro
 	return checkConnects(ctx, tx, role, database)
 }
 
-// checkPair asks whether readers can log in where the next role is to be tested. The password of that role is not known, and one
-// in force that is refused is no hindrance: the pair moves on to the other role.
+// checkPair asks whether readers can log in where the next role is to be tested. The password of that role is not
+// known, and one in force that is refused is no hindrance: the pair moves on to the other role.
 func (t *Targets) checkPair(ctx context.Context, primary server, s Spec, c rotation.Change) (rotation.Found, error) {
 	if c.Current == nil {
 		return rotation.FoundNeither, nil
@@ -119,9 +119,9 @@ func (t *Targets) checkPair(ctx context.Context, primary server, s Spec, c rotat
 	return rotation.FoundCurrent, nil
 }
 
-// proves logs in with a password that readers have, or that an earlier attempt has set. A server that takes the password and
-// then refuses the session for another reason has proven it; only a database that is not there says that login= is wrong. MD5 is
-// good enough for what is about to be replaced.
+// proves logs in with a password that readers have, or that an earlier attempt has set. A server that takes the
+// password and then refuses the session for another reason has proven it; only a database that is not there says that
+// login= is wrong. MD5 is good enough for what is about to be replaced.
 func (t *Targets) proves(ctx context.Context, primary server, s Spec, role string, password []byte) error {
 	err := t.logIn(ctx, primary, s, role, password, scramOrMD5)
 	var r *refusal
@@ -159,9 +159,9 @@ func inUse(role string, c rotation.Change) bool {
 	return err == nil && inForce.user == role && !bytes.Equal(c.Current, c.Candidate)
 }
 
-// testRole proves the candidate. The one role was let in before with the value in force, so that it now has no connection left,
-// or no right to connect, is no reason to keep its new password from readers. Of a pair the next role has not been seen to log
-// in, and readers have one that does: here the login has to succeed.
+// testRole proves the candidate. The one role was let in before with the value in force, so that it now has no
+// connection left, or no right to connect, is no reason to keep its new password from readers. Of a pair the next role
+// has not been seen to log in, and readers have one that does: here the login has to succeed.
 func (t *Targets) testRole(ctx context.Context, admin server, s Spec, c rotation.Change) error {
 	role, password, err := s.takeApart(c.Candidate)
 	defer clear(password)
@@ -206,8 +206,8 @@ func (s Spec) loginAt(admin server) (server, pgconn.ValidateConnectFunc, error) 
 	return at, nil, nil
 }
 
-// logIn proves that the password works, and by SCRAM only where it is new: a server that lets everybody in proves nothing, and
-// one that asks for the password itself is not told.
+// logIn proves that the password works, and by SCRAM only where it is new: a server that lets everybody in proves
+// nothing, and one that asks for the password itself is not told.
 func (t *Targets) logIn(ctx context.Context, admin server, s Spec, role string, password []byte, methods string) error {
 	at, validate, err := s.loginAt(admin)
 	if err != nil {
@@ -225,8 +225,9 @@ func (t *Targets) logIn(ctx context.Context, admin server, s Spec, role string, 
 	return fmt.Errorf("logging in as %q: %w", role, err)
 }
 
-// alterRole gives the role its password, in one short transaction. Its commit is the commit point of Set, and of Restore: the
-// claim is asked for when the change is made and not yet committed, so that no other attempt can alter the role in between.
+// alterRole gives the role its password, in one short transaction. Its commit is the commit point of Set, and of
+// Restore: the claim is asked for when the change is made and not yet committed, so that no other attempt can alter the
+// role in between.
 func (t *Targets) alterRole(ctx context.Context, admin server, role string, password []byte, c rotation.Change) error {
 	verifier, err := newVerifier(password)
 	if err != nil {
@@ -266,7 +267,8 @@ func prepareAlter(ctx context.Context, tx pgx.Tx, role, verifier string, c rotat
 		return err
 	}
 	// ALTER ROLE takes no parameters; a verifier holds letters, digits and $+/=: only.
-	if _, err := tx.Exec(ctx, fmt.Sprintf("ALTER ROLE %s PASSWORD '%s'", pgx.Identifier{role}.Sanitize(), verifier)); err != nil {
+	if _, err := tx.Exec(ctx, fmt.Sprintf("ALTER ROLE %s PASSWORD '%s'", pgx.Identifier{role}.Sanitize(),
+		verifier)); err != nil {
 		return err
 	}
 	if c.Held != nil {
@@ -287,23 +289,26 @@ func (s server) aboutAltering(role string, err error) error {
 	return fmt.Errorf("altering role %q: %w", role, s.explain(err, false))
 }
 
-// limitSession bounds the transaction on the server's side, and takes it away from what the target's database has in its
-// search_path: its owner may have put operators there for an administrator to run. With remote_apply the change is where the vault's own writes are:
-// on every synchronous standby; with asynchronous commit it could be lost after we were told that it was done.
+// limitSession bounds the transaction on the server's side, and takes it away from what the target's database has in
+// its search_path: its owner may have put operators there for an administrator to run. With remote_apply the change is
+// where the vault's own writes are: on every synchronous standby; with asynchronous commit it could be lost after we
+// were told that it was done.
 func limitSession(ctx context.Context, tx pgx.Tx, limit time.Duration) error {
 	_, err := tx.Exec(ctx, `SELECT pg_catalog.set_config('idle_in_transaction_session_timeout', $1, true),
 		pg_catalog.set_config('statement_timeout', $1, true), pg_catalog.set_config('lock_timeout', $1, true),
-		pg_catalog.set_config('synchronous_commit', 'remote_apply', true), pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true)`, fmt.Sprintf("%dms", limit.Milliseconds()))
+		pg_catalog.set_config('synchronous_commit', 'remote_apply', true),
+		pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true)`, fmt.Sprintf("%dms", limit.Milliseconds()))
 	return err
 }
 
-// checkAlterable refuses the roles that nobody means: a superuser's login is not to hang on a rotation, and an administrator who
-// changes his own password locks the next attempt out, as the connection string still has the old one. A role whose password
-// has expired cannot log in with any: PostgreSQL answers as for a wrong one.
+// checkAlterable refuses the roles that nobody means: a superuser's login is not to hang on a rotation, and an
+// administrator who changes his own password locks the next attempt out, as the connection string still has the old
+// one. A role whose password has expired cannot log in with any: PostgreSQL answers as for a wrong one.
 func checkAlterable(ctx context.Context, tx pgx.Tx, role string) error {
 	var super, login, self, expired bool
 	var until string
-	err := tx.QueryRow(ctx, `SELECT rolsuper, rolcanlogin, rolname IN (session_user, current_user), coalesce(rolvaliduntil <= pg_catalog.now(), false),
+	err := tx.QueryRow(ctx, `SELECT rolsuper, rolcanlogin, rolname IN (session_user, current_user),
+		coalesce(rolvaliduntil <= pg_catalog.now(), false),
 		coalesce(rolvaliduntil::pg_catalog.text, '') FROM pg_catalog.pg_roles WHERE rolname = $1`, role).
 		Scan(&super, &login, &self, &expired, &until)
 	switch {
@@ -327,8 +332,9 @@ func checkAlterable(ctx context.Context, tx pgx.Tx, role string) error {
 func checkConnects(ctx context.Context, tx pgx.Tx, role, database string) error {
 	var may bool
 	var limit int
-	err := tx.QueryRow(ctx, `SELECT r.rolconnlimit, coalesce((SELECT pg_catalog.has_database_privilege(r.oid, d.oid, 'CONNECT')
-		FROM pg_catalog.pg_database d WHERE d.datname = $2), true) FROM pg_catalog.pg_roles r WHERE r.rolname = $1`, role, database).Scan(&limit, &may)
+	err := tx.QueryRow(ctx, `SELECT r.rolconnlimit, coalesce((
+		SELECT pg_catalog.has_database_privilege(r.oid, d.oid, 'CONNECT') FROM pg_catalog.pg_database d WHERE d.datname = $2), true)
+		FROM pg_catalog.pg_roles r WHERE r.rolname = $1`, role, database).Scan(&limit, &may)
 	switch {
 	case err != nil:
 		return err

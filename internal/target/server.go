@@ -36,11 +36,11 @@ type server struct {
 var errServerURL = errors.New("is not of the form postgres://USER:PASSWORD@HOST[:PORT]/DATABASE[?sslmode=...] " +
 	"(a socket: postgres://USER@/DATABASE?host=/FOLDER)")
 
-// fileSettings are the settings of libpq and of pgx that name a file of this machine, or what opens one. A connection string is
-// a secret's value, so its author would have vaultd read, and present, any file that vaultd can read.
+// fileSettings are the settings of libpq and of pgx that name a file of this machine, or what opens one. A connection
+// string is a secret's value, so its author would have vaultd read, and present, any file that vaultd can read.
 var fileSettings = []string{
-	"sslrootcert", "sslcert", "sslkey", "sslpassword", "sslcrl", "sslcrldir", "sslkeylogfile", "passfile", "service", "servicefile",
-	"krbsrvname", "gsslib", "oauth_ca_file",
+	"sslrootcert", "sslcert", "sslkey", "sslpassword", "sslcrl", "sslcrldir", "sslkeylogfile", "passfile", "service",
+	"servicefile", "krbsrvname", "gsslib", "oauth_ca_file",
 }
 
 // parseServer reads a connection string out of a secret or a spec. Only a URL that says everything itself is accepted, as
@@ -67,7 +67,8 @@ func parseServer(text string) (server, error) {
 			return server{}, errServerURL
 		}
 	}
-	if !s.readHosts(hosts, query.Get("host"), query.Get("port")) || s.database == "" || strings.Contains(text, "\x00") || strings.Contains(text, "%00") {
+	if !s.readHosts(hosts, query.Get("host"), query.Get("port")) || s.database == "" || strings.Contains(text,
+		"\x00") || strings.Contains(text, "%00") {
 		return server{}, errServerURL
 	}
 	return s, nil
@@ -139,7 +140,8 @@ func (p postgres) config(s server) (*pgx.ConnConfig, error) {
 		{"host", strings.Join(s.hosts, ",")}, {"port", strings.Join(s.ports, ",")},
 		{"dbname", s.database}, {"user", s.user}, {"password", s.password}, {"passfile", ""},
 		{"sslmode", s.sslmode()}, {"sslrootcert", p.ca}, {"sslcert", ""}, {"sslkey", ""},
-		{"sslcertmode", "disable"}, {"sslnegotiation", "postgres"}, {"sslsni", "1"}, {"channel_binding", "prefer"}, {"require_auth", ""},
+		{"sslcertmode", "disable"}, {"sslnegotiation", "postgres"}, {"sslsni", "1"}, {"channel_binding",
+			"prefer"}, {"require_auth", ""},
 		{"target_session_attrs", "any"}, {"connect_timeout", fmt.Sprint(int(connectTimeout.Seconds()))},
 	} {
 		fmt.Fprintf(&text, "%s='%s' ", setting[0], quote.Replace(setting[1]))
@@ -149,7 +151,8 @@ func (p postgres) config(s server) (*pgx.ConnConfig, error) {
 		return nil, fmt.Errorf("postgres_ca: %w", file)
 	}
 	if err != nil {
-		return nil, errors.New("sslmode, or postgres_ca in vaultd's configuration, is not usable") // pgx's own text may repeat the password
+		// pgx's own text may repeat the password.
+		return nil, errors.New("sslmode, or postgres_ca in vaultd's configuration, is not usable")
 	}
 	c.RuntimeParams = map[string]string{"application_name": "hyperiondb-vault"}
 	c.DefaultQueryExecMode = pgx.QueryExecModeExec // nothing prepared: the session may be a pooler's
@@ -168,7 +171,8 @@ const (
 )
 
 // connect logs in as the server's user, at the first of its hosts that validate accepts. Its errors are a *refusal.
-func (p postgres) connect(ctx context.Context, s server, methods string, validate pgconn.ValidateConnectFunc) (*pgx.Conn, error) {
+func (p postgres) connect(ctx context.Context, s server, methods string,
+	validate pgconn.ValidateConnectFunc) (*pgx.Conn, error) {
 	for i := range s.hosts {
 		at, _ := place(s.hosts[i], s.ports[i], postgresPort)
 		if err := p.hosts.allow(at); err != nil {
@@ -189,8 +193,8 @@ func (p postgres) connect(ctx context.Context, s server, methods string, validat
 	return conn, nil
 }
 
-// primary connects to the one of the hosts that takes writes, and returns where it is: of a name with many addresses the same
-// server is to be asked again.
+// primary connects to the one of the hosts that takes writes, and returns where it is: of a name with many addresses
+// the same server is to be asked again.
 func (p postgres) primary(ctx context.Context, s server) (*pgx.Conn, server, error) {
 	var why error
 	for i := range s.hosts {
@@ -227,8 +231,8 @@ func isPrimary(ctx context.Context, conn *pgconn.PgConn) error {
 
 var errStandby = errors.New("the server is a standby")
 
-// witness follows a login: the server has accepted the password once pgx has read its answer to a proof. A refusal after that
-// (too many connections, no such database, no right to connect) says nothing against the password.
+// witness follows a login: the server has accepted the password once pgx has read its answer to a proof. A refusal
+// after that (too many connections, no such database, no right to connect) says nothing against the password.
 type witness struct{ proven, accepted bool }
 
 func (w *witness) frontend(r io.Reader, to io.Writer) *pgproto3.Frontend {
@@ -238,11 +242,13 @@ func (w *witness) frontend(r io.Reader, to io.Writer) *pgproto3.Frontend {
 	return f
 }
 
-// Write gets a line for each message that pgx sends or has taken in: who sent it, its name, and what else is not looked at.
+// Write gets a line for each message that pgx sends or has taken in: who sent it, its name, and what else is not looked
+// at.
 func (w *witness) Write(line []byte) (int, error) {
 	switch {
 	case w.accepted:
-	case bytes.HasPrefix(line, []byte("B\tAuthenticationSASLFinal\t")), bytes.HasPrefix(line, []byte("B\tAuthenticationMD5Password\t")):
+	case bytes.HasPrefix(line, []byte("B\tAuthenticationSASLFinal\t")), bytes.HasPrefix(line,
+		[]byte("B\tAuthenticationMD5Password\t")):
 		w.proven = true
 	case w.proven && bytes.HasPrefix(line, []byte("B\tAuthenticationOk\t")):
 		w.accepted = true

@@ -44,16 +44,16 @@ type Spec struct {
 	timeout time.Duration
 }
 
-// Parse reads a spec, as stored or as typed: a kind and words of the form key=value, in any order, separated by white space.
+// Parse reads a spec, as stored or as typed: a kind and words of the form key=value, in any order, separated by white
+// space.
 //
 //	postgres-role role=NAME via=SECRET [login=postgres://HOST[:PORT]/DATABASE]
 //	postgres-role roles=A,B via=SECRET [login=...]
 //	webhook url=URL key=SECRET
 //	exec program=NAME
 //
-// Each takes timeout=, from 1s to 25s for a step (default 10s), and adopt=yes: a value at the target that the vault does not know
-// is replaced. Anything else is refused, in one line that says what would be
-// accepted.
+// Each takes timeout=, from 1s to 25s for a step (default 10s), and adopt=yes: a value at the target that the vault
+// does not know is replaced. Anything else is refused, in one line that says what would be accepted.
 func Parse(text string) (Spec, error) {
 	s, err := parse(text)
 	if err != nil {
@@ -121,7 +121,8 @@ func (f form) keys() (keys []string) {
 func (s *Spec) form() (form, bool) {
 	switch s.kind {
 	case kindPostgresRole:
-		return "postgres-role role=NAME|roles=A,B via=SECRET [login=postgres://HOST/DATABASE] [adopt=yes] [timeout=10s]", true
+		return "postgres-role role=NAME|roles=A,B via=SECRET [login=postgres://HOST/DATABASE] [adopt=yes] " +
+			"[timeout=10s]", true
 	case kindWebhook:
 		return "webhook url=https://HOST/PATH key=SECRET [adopt=yes] [timeout=10s]", true
 	case kindExec:
@@ -319,8 +320,8 @@ func (s Spec) String() string {
 // Opens names the other secret that this rotator reads, or is "".
 func (s Spec) Opens() string { return s.via + s.key } // each kind has one of them at most
 
-// ReplacesUnknown says that a rotation goes on where the target has a value that the vault does not. Of a pair the role that
-// readers use is not touched.
+// ReplacesUnknown says that a rotation goes on where the target has a value that the vault does not. Of a pair the role
+// that readers use is not touched.
 func (s Spec) ReplacesUnknown() bool { return s.adopt || s.isPair() }
 
 func (s Spec) isPair() bool { return s.roles[1] != "" }

@@ -35,7 +35,8 @@ type Options struct {
 	Programs map[string][]string
 	// WebhookHosts are what a webhook rotator may call: HOST or HOST:PORT. None means no webhooks.
 	WebhookHosts []string
-	// PostgresHosts are where a postgres-role rotator may connect: HOST, HOST:PORT or a socket's /FOLDER. None means nowhere.
+	// PostgresHosts are where a postgres-role rotator may connect: HOST, HOST:PORT or a socket's /FOLDER. None means
+	// nowhere.
 	PostgresHosts []string
 	// PostgresCA is a file of certificates that verify those servers; "" means the system's.
 	PostgresCA string
@@ -126,7 +127,8 @@ func (t *Targets) step(ctx context.Context, step, spec string, c rotation.Change
 	if s.Opens() == c.Secret {
 		return 0, untouched{fmt.Errorf("%s: %q cannot be rotated with its own value", s.kind, c.Secret)}
 	}
-	do, ok := map[string]doer{kindPostgresRole: t.postgresRole, kindWebhook: called(t.webhook), kindExec: called(t.exec)}[s.kind]
+	do, ok := map[string]doer{kindPostgresRole: t.postgresRole, kindWebhook: called(t.webhook),
+		kindExec: called(t.exec)}[s.kind]
 	if !ok {
 		panic("target: a spec of a kind that nothing does was parsed")
 	}
@@ -187,8 +189,9 @@ func with(c rotation.Change, value []byte) rotation.Change {
 	return c
 }
 
-// accepted asks which value the target accepts: the one in force or, after an attempt that ended between set and finish, the
-// candidate. A target that accepts neither has one that the vault does not know, and an application may be using it.
+// accepted asks which value the target accepts: the one in force or, after an attempt that ended between set and
+// finish, the candidate. A target that accepts neither has one that the vault does not know, and an application may be
+// using it.
 func (s Spec) accepted(c rotation.Change, use func(value []byte) error) (rotation.Found, error) {
 	why := error(notAccepted{errors.New("there is no value in force")})
 	if c.Current != nil {
@@ -212,7 +215,8 @@ func (s Spec) accepted(c rotation.Change, use func(value []byte) error) (rotatio
 	if s.adopt {
 		return rotation.FoundNeither, nil
 	}
-	return 0, fmt.Errorf("the target accepts no value that the vault has: %w; put the one that works there, or let the rotator replace it (adopt=yes)", why)
+	return 0, fmt.Errorf("the target accepts no value that the vault has: %w; "+
+		"put the one that works there, or let the rotator replace it (adopt=yes)", why)
 }
 
 // notAccepted is a target's definite answer that a value is not the one it has.

@@ -91,11 +91,13 @@ func (t *Targets) webhook(ctx context.Context, step string, s Spec, c rotation.C
 	if err := t.hooks.call(request); err != nil {
 		return err
 	}
-	// An answer that crosses the deadline says nothing: a receiver that gives up when the connection closes may send a 200.
+	// An answer that crosses the deadline says nothing: a receiver that gives up when the connection closes may send a
+	// 200.
 	return inTime(ctx)
 }
 
-func (t *Targets) hookRequest(ctx context.Context, step string, s Spec, c rotation.Change, body []byte) (*http.Request, error) {
+func (t *Targets) hookRequest(ctx context.Context, step string, s Spec, c rotation.Change, body []byte) (*http.Request,
+	error) {
 	u, err := url.Parse(s.url)
 	if err != nil {
 		return nil, errors.New("url= is not a URL with a host")
@@ -172,10 +174,10 @@ func signature(key []byte, at time.Time, body []byte) string {
 	return "t=" + t + ",v1=" + hex.EncodeToString(mac.Sum(nil))
 }
 
-// onceKey is the same for every attempt of one job's set with the candidate, until it was tested in vain: then the target was given
-// the value in force again, so that the candidate has to be set anew. It depends on the candidate as well, because after a
-// failover that lost the last transactions another job can get the same number: a receiver must not take it for done. A test is
-// about the time it is made at, and has a key for each attempt.
+// onceKey is the same for every attempt of one job's set with the candidate, until it was tested in vain: then the
+// target was given the value in force again, so that the candidate has to be set anew. It depends on the candidate as
+// well, because after a failover that lost the last transactions another job can get the same number: a receiver must
+// not take it for done. A test is about the time it is made at, and has a key for each attempt.
 func onceKey(key []byte, step string, c rotation.Change) string {
 	mac := hmac.New(sha256.New, key)
 	fmt.Fprintf(mac, "idempotency\n%s\n%d\n%d\n%s\n", c.Secret, c.Version, c.Job, step)
@@ -188,5 +190,6 @@ func onceKey(key []byte, step string, c rotation.Change) string {
 
 // goesOn: the call does what an earlier attempt may have finished.
 func goesOn(step string, c rotation.Change) bool {
-	return step == stepSet && (c.Attempt == 1 || c.Found == rotation.FoundCandidate) && !bytes.Equal(c.Candidate, c.Current)
+	return step == stepSet && (c.Attempt == 1 || c.Found == rotation.FoundCandidate) && !bytes.Equal(c.Candidate,
+		c.Current)
 }

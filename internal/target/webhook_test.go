@@ -221,7 +221,8 @@ func TestAHostIsComparedWithItsPort(t *testing.T) {
 		wantRefusal(t, targets.Set(t.Context(), "webhook url="+url+" key=k", change("value")), "does not exist")
 	}
 	for _, bad := range []string{"", "https://h", "h/path", "u@h", "*.example.com", "h:port", "a b", "h,i", "h?x", "h#x"} {
-		if err := Check(Options{WebhookHosts: []string{bad}}); err == nil || !strings.Contains(err.Error(), "webhook_hosts") {
+		if err := Check(Options{WebhookHosts: []string{bad}}); err == nil || !strings.Contains(err.Error(),
+			"webhook_hosts") {
 			t.Errorf("%q: got %v, want a complaint about webhook_hosts", bad, err)
 		}
 	}
