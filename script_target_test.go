@@ -25,9 +25,11 @@ local all all trust
 local replication all trust
 `
 
-// target prepare | target admin FILE | [!] target login USER FILE | target user FILE: a database whose roles rotate, on the
-// script's own cluster (after: vault own). admin writes the administrator's URL into FILE. login uses the value in FILE, a password or the
-// JSON of a pair of roles; user prints the role that such JSON names.
+// target prepare | target admin FILE | [!] target login USER FILE | target user FILE | target hold USER FILE: a
+// database whose roles rotate, on the script's own cluster (after: vault own). admin writes the administrator's URL
+// into FILE. login uses the value in FILE, a password or the JSON of a pair of roles; user prints the role that such
+// JSON names; hold keeps a login open until the script ends. prepare sets TARGET_HOST, for postgres_hosts, and
+// TARGET_SOCKET, for login=.
 func (h *harness) cmdTarget(ts *testscript.TestScript, neg bool, args []string) {
 	s := h.of(ts)
 	switch {
@@ -39,10 +41,14 @@ func (h *harness) cmdTarget(ts *testscript.TestScript, neg bool, args []string) 
 		if err := s.login(args[1], ts.ReadFile(args[2])); (err == nil) == neg {
 			ts.Fatalf("logging in as %s: got error %v, want it to fail: %v", args[1], err, neg)
 		}
+	case len(args) == 3 && args[0] == "hold":
+		conn, err := s.loggedIn(args[1], ts.ReadFile(args[2]))
+		ts.Check(err)
+		ts.Defer(func() { _ = conn.Close(context.Background()) })
 	case len(args) == 2 && args[0] == "user":
 		fmt.Fprintln(ts.Stdout(), pairOf(ts.ReadFile(args[1])).Username)
 	default:
-		ts.Fatalf("usage: target prepare | target admin FILE | [!] target login USER FILE | target user FILE")
+		ts.Fatalf("usage: target prepare | target admin FILE | [!] target login USER FILE | target user FILE | target hold USER FILE")
 	}
 }
 
@@ -54,6 +60,8 @@ func (s *session) prepareTarget(ts *testscript.TestScript) {
 	// A CREATEROLE of PostgreSQL 16 may alter only the roles it made.
 	_, err = query(primary.URL("postgres", vaulttest.Superuser), `SET ROLE dba; CREATE ROLE app LOGIN; CREATE ROLE app_a LOGIN; CREATE ROLE app_b LOGIN`)
 	ts.Check(err)
+	ts.Setenv("TARGET_HOST", fmt.Sprintf("%s:%d", primary.SocketDir(), primary.Port()))
+	ts.Setenv("TARGET_SOCKET", fmt.Sprintf("host=%s&port=%d", primary.SocketDir(), primary.Port()))
 	ts.Setenv("TARGET_ADMIN", withPassword(primary.URL("postgres", "dba"), "dba", "of the administrator"))
 }
 
@@ -77,13 +85,18 @@ func pairOf(value string) pair {
 }
 
 func (s *session) login(user, value string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
-	defer cancel()
-	conn, err := pgx.Connect(ctx, withPassword(s.store.Cluster.Primary().URL("postgres", user), user, pairOf(strings.TrimSuffix(value, "\n")).Password))
+	conn, err := s.loggedIn(user, value)
 	if err != nil {
 		return err
 	}
-	return conn.Close(ctx)
+	return conn.Close(context.Background())
+}
+
+func (s *session) loggedIn(user, value string) (*pgx.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
+	defer cancel()
+	return pgx.Connect(ctx, withPassword(s.store.Cluster.Primary().URL("postgres", user), user,
+		pairOf(strings.TrimSuffix(value, "\n")).Password))
 }
 
 // buildFragile builds vaultd with failpoints, for the first script that asks.

@@ -128,9 +128,20 @@ func runPut(ctx context.Context, a *app, o putOptions) error {
 		return err
 	}
 	if o.generate.chosen() && o.settings.rotator.text != "" {
-		a.note("its target does not know this value; to bring it one: vaultctl rotate %s --wait", o.name)
+		a.noteUnknownToTarget(o.name, o.settings.rotator.text)
 	}
 	return nil
+}
+
+// noteUnknownToTarget says how the two come to have one value. What a target has is replaced only where the rotator
+// says so.
+func (a *app) noteUnknownToTarget(name, rotator string) {
+	if spec, err := target.Parse(rotator); err == nil && !spec.ReplacesUnknown() {
+		a.note("its target does not know this value; put the one that it has, " +
+			"or let the rotator replace that one: adopt=yes")
+		return
+	}
+	a.note("its target does not know this value; to bring it one: vaultctl rotate %s --wait", name)
 }
 
 func (o putOptions) value(ctx context.Context, a *app) ([]byte, error) {

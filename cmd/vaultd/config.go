@@ -62,8 +62,10 @@ type Config struct {
 	StateDir        string   `toml:"state_dir"`   // remembers the newest primary over restarts; "" = until the next restart
 
 	// What a rotator may reach; see docs/ROTATORS.md.
-	WebhookHosts []string            `toml:"webhook_hosts"` // HOST or HOST:PORT; empty = nobody
-	ExecRotators map[string][]string `toml:"exec_rotators"` // a program's name -> its path and arguments
+	WebhookHosts  []string            `toml:"webhook_hosts"`  // HOST or HOST:PORT; empty = none
+	PostgresHosts []string            `toml:"postgres_hosts"` // HOST[:PORT] or a socket's /FOLDER[:PORT]; empty = none
+	PostgresCA    string              `toml:"postgres_ca"`    // what verifies those servers; "" = the system's
+	ExecRotators  map[string][]string `toml:"exec_rotators"`  // a program's name -> its path and arguments
 
 	HeartbeatInterval duration `toml:"heartbeat_interval"` // on the primary's node; 0 = with each supervisor's round only
 	MaxStaleness      duration `toml:"max_staleness"`      // reads refuse on a node further behind than this; 0 = never
@@ -294,7 +296,13 @@ func (c *Config) check() error {
 		return err
 	}
 	c.policy.VerifyRate, c.policy.VerifyBurst = c.VerifyRate, c.VerifyBurst
-	return target.Check(c.WebhookHosts, c.ExecRotators)
+	return target.Check(c.targets())
+}
+
+// targets is what rotators may reach, without what makes them work.
+func (c *Config) targets() target.Options {
+	return target.Options{WebhookHosts: c.WebhookHosts, PostgresHosts: c.PostgresHosts, PostgresCA: c.PostgresCA,
+		Programs: c.ExecRotators}
 }
 
 func (c *Config) checkConnections() error {

@@ -164,7 +164,8 @@ func TestBadRotatorSettingsAreNamed(t *testing.T) {
 			t.Errorf("%s: got %v, want a complaint with %q", file, err, want)
 		}
 	}
-	for _, variable := range []string{"VAULTD_EXEC_ROTATORS=a=/bin/true", "VAULTD_WEBHOOK_HOSTS=https://h"} {
+	for _, variable := range []string{"VAULTD_EXEC_ROTATORS=a=/bin/true", "VAULTD_WEBHOOK_HOSTS=https://h",
+		"VAULTD_POSTGRES_HOSTS=db/path", "VAULTD_POSTGRES_CA=/nowhere/ca.pem"} {
 		if _, err := loadConfig("", []string{variable}); !errors.Is(err, errConfig) {
 			t.Errorf("%s: got %v, want a complaint", variable, err)
 		}
@@ -174,6 +175,7 @@ func TestBadRotatorSettingsAreNamed(t *testing.T) {
 func TestWhatRotatorsMayReachIsReadAndShown(t *testing.T) {
 	path := mustWrite(t, filepath.Join(t.TempDir(), "vaultd.toml"), `
 webhook_hosts = ["hooks.example.com", "hooks.example.com:8443"]
+postgres_hosts = ["db.example.com", "/var/run/postgresql:5433"]
 [exec_rotators]
 reload-billing = ["/bin/true", "an argument"]
 `)
@@ -181,7 +183,8 @@ reload-billing = ["/bin/true", "an argument"]
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(map[string][]string{"reload-billing": {"/bin/true", "an argument"}}, c.ExecRotators); diff != "" || len(c.WebhookHosts) != 2 {
+	if diff := cmp.Diff(map[string][]string{"reload-billing": {"/bin/true", "an argument"}},
+		c.ExecRotators); diff != "" || len(c.WebhookHosts) != 2 || len(c.PostgresHosts) != 2 {
 		t.Errorf("got hosts %q and programs that differ (-want +got):\n%s", c.WebhookHosts, diff)
 	}
 	var out, errOut bytes.Buffer
@@ -189,7 +192,8 @@ reload-billing = ["/bin/true", "an argument"]
 		t.Fatalf("got exit code %d: %s", code, &errOut)
 	}
 	again, err := loadConfig(mustWrite(t, filepath.Join(t.TempDir(), "shown.toml"), out.String()), nil)
-	if err != nil || !cmp.Equal(again.ExecRotators, c.ExecRotators) || !cmp.Equal(again.WebhookHosts, c.WebhookHosts) {
+	if err != nil || !cmp.Equal(again.ExecRotators, c.ExecRotators) || !cmp.Equal(again.WebhookHosts, c.WebhookHosts) ||
+		!cmp.Equal(again.PostgresHosts, c.PostgresHosts) {
 		t.Errorf("what is shown is another configuration (%v):\n%s", err, &out)
 	}
 }

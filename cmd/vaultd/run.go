@@ -276,9 +276,11 @@ func startRotation(ctx context.Context, c Config, v *vault.Vault, reads *reads, 
 	if c.RotationWorkers > 0 {
 		host, _ := os.Hostname() // the pid tells workers of one host apart
 		id := fmt.Sprintf("%s:%d", host, os.Getpid())
-		targets := target.New(target.Options{Open: openValue(v, reads, id), Programs: c.ExecRotators, WebhookHosts: c.WebhookHosts, Log: log})
+		reach := c.targets()
+		reach.Open, reach.Log = openValue(v, reads, id), log
 		worker := &rotation.Worker{
-			Vault: v, Target: targets, ID: id, Concurrency: c.RotationWorkers, Poll: time.Duration(c.ScanInterval),
+			Vault: v, Target: target.New(reach), ID: id, Concurrency: c.RotationWorkers,
+			Poll:         time.Duration(c.ScanInterval),
 			ClaimTimeout: time.Duration(c.ClaimTimeout), Metrics: metrics, Log: log,
 		}
 		running.Go(func() { worker.Run(ctx) })

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hyperiondb/vault/internal/envelope"
 	"github.com/hyperiondb/vault/internal/failpoint"
 	"github.com/hyperiondb/vault/internal/vault"
 )
@@ -18,9 +19,11 @@ const (
 	// DefaultClaimTimeout is how old a claim is when its worker counts as gone: three whole attempts.
 	DefaultClaimTimeout = 3 * attemptTimeout
 
-	attemptTimeout = time.Minute      // for one attempt: KMS, target and database
+	attemptTimeout = time.Minute      // for one attempt: KMS and database
+	targetTimeout  = 90 * time.Second // for one that has a target
 	listenPause    = 5 * time.Second  // before listening again on a primary that went away
 	settlingTime   = 10 * time.Second // to give a claim back
+	restoreTimeout = 25 * time.Second // to take back a change that was not confirmed: the longest timeout= of a step
 	// claimsPerSlot is how many jobs are claimed for each that runs, so that a claim is one statement for many jobs. Under a cap
 	// on rotations it is one.
 	claimsPerSlot = 4
@@ -106,6 +109,15 @@ func (w *Worker) claimTimeout() time.Duration {
 	return w.ClaimTimeout
 }
 
+// attemptTimeout is longer for a rotator, which has three steps of up to 25 s at the target. One that outlives its
+// claim is refused by the fence, and asks for it before it takes a change back.
+func (w *Worker) attemptTimeout(job vault.Rotation) time.Duration {
+	if job.Rotator != "" {
+		return min(targetTimeout, w.claimTimeout()/2)
+	}
+	return min(attemptTimeout, w.claimTimeout()/3)
+}
+
 // listen passes on the primary's notifications. The connection is its own: it may break at any time, and polling goes on.
 func (w *Worker) listen(ctx context.Context, hint func()) {
 	every(ctx, listenPause, nil, func() {
@@ -120,7 +132,7 @@ type complete func(context.Context, vault.SealedRotation) (vault.Receipt, error)
 
 // work is one attempt. The commit point is complete or FinishRotation; whatever fails before it gives the claim back.
 func (w *Worker) work(ctx context.Context, job vault.Rotation, complete complete) {
-	attempt, cancel := context.WithTimeout(ctx, min(attemptTimeout, w.claimTimeout()/3))
+	attempt, cancel := context.WithTimeout(ctx, w.attemptTimeout(job))
 	defer cancel()
 	defer w.Metrics.running()()
 	log := w.Log.With("secret", job.Name, "job", job.ID, "attempt", job.Attempt)
@@ -143,11 +155,15 @@ func (w *Worker) work(ctx context.Context, job vault.Rotation, complete complete
 }
 
 func (w *Worker) rotate(ctx context.Context, job vault.Rotation, complete complete) (receipt vault.Receipt, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("panic of type %T", p) // its text may hold anything
-		}
-	}()
+	err = recovered(func() (err error) {
+		receipt, err = w.attempt(ctx, job, complete)
+		return err
+	})
+	return receipt, err
+}
+
+func (w *Worker) attempt(ctx context.Context, job vault.Rotation, complete complete) (receipt vault.Receipt,
+	err error) {
 	if job.Failures >= MaxAttempts {
 		return receipt, errVanished
 	}
@@ -178,8 +194,10 @@ func generate(job vault.Rotation) ([]byte, error) {
 	return generator.Generate(), nil
 }
 
-// fourSteps runs the same way for a first attempt and for one after a crash at any point: a step that was done before is
-// done again with the same candidate.
+// fourSteps runs the same way for a first attempt and for one after a crash at any point: a step that was done before
+// is done again with the same candidate. The target is asked first whether it accepts what readers have, in the way
+// that the test of the candidate will go: else a test that cannot pass would leave readers with a value that no longer
+// works.
 func (w *Worker) fourSteps(ctx context.Context, job vault.Rotation) (receipt vault.Receipt, err error) {
 	if w.Target == nil {
 		return receipt, errors.New("this daemon has no rotators")
@@ -189,30 +207,35 @@ func (w *Worker) fourSteps(ctx context.Context, job vault.Rotation) (receipt vau
 		return receipt, err
 	}
 	defer current.Wipe()
-	candidate, err := w.candidate(ctx, job, current)
-	if err != nil {
+	candidate, err := w.Vault.Candidate(ctx, job)
+	if err != nil && !errors.Is(err, vault.ErrNotFound) {
 		return receipt, err
 	}
-	defer clear(candidate)
-	failpoint.Hit("rotation.candidate_stored")
-	change := Change{Secret: job.Name, Version: job.FromVersion + 1, Job: job.ID, Attempt: job.Attempt, Current: current, Candidate: candidate}
-	if err := w.Target.Set(ctx, job.Rotator, change); err != nil {
-		return receipt, fmt.Errorf("setting the new value at its target: %w", err)
+	defer func() { candidate.Wipe() }()
+	change := Change{
+		Secret: job.Name, Version: job.FromVersion + 1, Job: job.ID, Attempt: job.Attempt,
+		Current: current, Candidate: candidate,
+		Held: func(ctx context.Context) error { return w.Vault.HoldsRotation(ctx, job) },
 	}
-	failpoint.Hit("rotation.target_set")
-	if err := w.Target.Test(ctx, job.Rotator, change); err != nil {
-		return receipt, fmt.Errorf("testing the new value at its target: %w", err)
+	if change.Found, err = w.Target.Check(ctx, job.Rotator, change); err != nil {
+		return receipt, fmt.Errorf("checking the target, before any change: %w", err)
+	}
+	if candidate == nil { // only now: a job that has one waits for no window
+		if candidate, err = w.create(ctx, job, current); err != nil {
+			return receipt, err
+		}
+		change.Candidate = candidate
+	}
+	failpoint.Hit("rotation.candidate_stored")
+	if err := w.apply(ctx, job, change); err != nil {
+		return receipt, err
 	}
 	failpoint.Hit("rotation.target_tested")
 	return w.Vault.FinishRotation(ctx, job)
 }
 
-// candidate is the one an earlier attempt stored, else a new one that is stored before it is returned.
-func (w *Worker) candidate(ctx context.Context, job vault.Rotation, current []byte) ([]byte, error) {
-	stored, err := w.Vault.Candidate(ctx, job)
-	if !errors.Is(err, vault.ErrNotFound) {
-		return stored, err
-	}
+// create generates a candidate and stores it before it is returned.
+func (w *Worker) create(ctx context.Context, job vault.Rotation, current []byte) (envelope.Plaintext, error) {
 	generated, err := generate(job)
 	if err != nil {
 		return nil, err
@@ -224,6 +247,53 @@ func (w *Worker) candidate(ctx context.Context, job vault.Rotation, current []by
 	}
 	defer clear(shaped)
 	return w.Vault.StoreCandidate(ctx, job, shaped)
+}
+
+// apply sets and tests the candidate. What it cannot confirm it takes back.
+func (w *Worker) apply(ctx context.Context, job vault.Rotation, c Change) error {
+	err := recovered(func() error { return w.Target.Set(ctx, job.Rotator, c) })
+	untouched := errors.Is(err, ErrUntouched)
+	switch {
+	case untouched && c.Found != FoundCandidate:
+		return fmt.Errorf("setting the new value at its target: %w", err)
+	case err != nil && !untouched:
+		return w.restore(ctx, job, c, fmt.Errorf("setting the new value at its target: %w", err))
+	}
+	// Untouched, the target has the candidate from an earlier attempt, as Check has found: it is good to finish.
+	failpoint.Hit("rotation.target_set")
+	if err := recovered(func() error { return w.Target.Test(ctx, job.Rotator, c) }); err != nil {
+		return w.restore(ctx, job, c, fmt.Errorf("testing the new value at its target: %w", err))
+	}
+	return nil
+}
+
+// restore brings the value in force back, so that readers' logins work until the next attempt, and says why it had to.
+// It has time of its own, as the attempt's may be what ran out, and ends before the claim can count as stale.
+func (w *Worker) restore(ctx context.Context, job vault.Rotation, c Change, why error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(restoreTimeout, w.claimTimeout()/4))
+	defer cancel()
+	err := c.Held(ctx)
+	if errors.Is(err, vault.ErrClaimLost) {
+		return err // another attempt, or another value, decides what the target has
+	}
+	if err == nil {
+		err = recovered(func() error { return w.Target.Restore(ctx, job.Rotator, c) })
+	}
+	if err != nil {
+		return fmt.Errorf("the target may have the new value, which readers get only when a rotation succeeds "+
+			"(vaultctl rotation retry %s): "+
+			"%w; putting the value in force back: %w", job.Name, why, err)
+	}
+	return fmt.Errorf("%w; the value in force is in place", why)
+}
+
+func recovered(f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic of type %T", p) // its text may hold anything
+		}
+	}()
+	return f()
 }
 
 func (w *Worker) giveBack(ctx context.Context, log *slog.Logger, job vault.Rotation, reason error) {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -36,14 +37,80 @@ func checkProgram(name string, argv []string) error {
 			return fmt.Errorf("%s: an argument has a zero byte", name)
 		}
 	}
-	info, err := os.Stat(argv[0])
+	return checkFile(name, argv[0])
+}
+
+// checkFile refuses a program that somebody other than root and vaultd's user could replace: by its own mode and owner,
+// by those of every folder on its way, and of every link on it.
+func checkFile(name, path string) error {
+	info, err := os.Stat(path)
 	switch {
 	case err != nil:
 		return fmt.Errorf("%s: %w", name, err)
 	case !info.Mode().IsRegular() || info.Mode()&0o111 == 0:
-		return fmt.Errorf("%s: %s is not an executable file", name, argv[0])
-	case info.Mode()&0o002 != 0:
-		return fmt.Errorf("%s: %s can be written by everybody", name, argv[0])
+		return fmt.Errorf("%s: %s is not an executable file", name, path)
+	}
+	if err := checkWay(path, maxLinks); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
+}
+
+const maxLinks = 40 // as many as Linux follows
+
+// checkWay looks at each part of an absolute path, and of those that its links lead to.
+func checkWay(path string, links int) error {
+	at := "/"
+	parts := strings.Split(strings.Trim(path, "/"), "/")
+	for i, part := range append([]string{""}, parts...) {
+		if part == ".." {
+			return fmt.Errorf("%s: its path has a .. in it", path) // after a link it leads elsewhere than it reads
+		}
+		at = filepath.Join(at, part)
+		info, err := os.Lstat(at)
+		if err != nil {
+			return err
+		}
+		if err := checkOwned(at, info); err != nil {
+			return err
+		}
+		if info.Mode()&os.ModeSymlink == 0 {
+			continue
+		}
+		if links == 0 {
+			return fmt.Errorf("%s: too many links", at)
+		}
+		to, err := os.Readlink(at)
+		if err != nil {
+			return err
+		}
+		if back := strings.TrimLeft(to, "./"); slices.Contains(strings.Split(back, "/"), "..") {
+			return fmt.Errorf("%s: the path it leads to has a .. in it", at) // which may follow another link
+		}
+		if !filepath.IsAbs(to) {
+			to = filepath.Join(filepath.Dir(at), to) // no part of that is a link
+		}
+		return checkWay(filepath.Join(append([]string{to}, parts[i:]...)...), links-1)
+	}
+	return nil
+}
+
+// checkOwned: in a folder with the sticky bit (/tmp) only its owner and a file's own may replace that file.
+func checkOwned(path string, info os.FileInfo) error {
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return fmt.Errorf("%s: its owner is not known", path)
+	}
+	mode := info.Mode()
+	switch {
+	case stat.Uid != 0 && int64(stat.Uid) != int64(os.Geteuid()):
+		return fmt.Errorf("%s belongs to another user (%d), who could put another program there", path, stat.Uid)
+	case mode&os.ModeSymlink != 0, mode.IsDir() && mode&os.ModeSticky != 0:
+		return nil
+	case mode&0o002 != 0:
+		return fmt.Errorf("%s can be written by everybody", path)
+	case mode&0o020 != 0 && stat.Gid != 0:
+		return fmt.Errorf("%s can be written by its group (%d)", path, stat.Gid)
 	}
 	return nil
 }
@@ -53,10 +120,14 @@ func checkProgram(name string, argv []string) error {
 func (t *Targets) exec(ctx context.Context, step string, s Spec, c rotation.Change) error {
 	argv, ok := t.programs[s.program]
 	if !ok {
-		return fmt.Errorf("no program %q under [exec_rotators] in vaultd's configuration", s.program)
+		return untouched{fmt.Errorf("no program %q under [exec_rotators] in vaultd's configuration", s.program)}
 	}
-	if err := inTime(ctx); err != nil {
-		return err
+	err := checkFile(s.program, argv[0]) // it may have been changed since vaultd started
+	if err == nil {
+		err = inTime(ctx)
+	}
+	if err != nil {
+		return untouched{err}
 	}
 	var printed counter
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
@@ -69,7 +140,7 @@ func (t *Targets) exec(ctx context.Context, step string, s Spec, c rotation.Chan
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) } // the group: its children too
 	cmd.WaitDelay = pipeGrace
-	err := cmd.Run()
+	err = cmd.Run()
 	t.log.Debug("a rotation's program ended", "program", s.program, "secret", c.Secret, "step", step,
 		"state", cmd.ProcessState.String(), "printed_bytes", printed.n.Load())
 	return outcome(ctx, cmd, err, printed.n.Load())
@@ -79,7 +150,7 @@ func (t *Targets) exec(ctx context.Context, step string, s Spec, c rotation.Chan
 func outcome(ctx context.Context, cmd *exec.Cmd, err error, printed int64) error {
 	switch {
 	case cmd.ProcessState == nil:
-		return fmt.Errorf("starting %s: %w", cmd.Path, err)
+		return untouched{fmt.Errorf("starting %s: %w", cmd.Path, err)}
 	case err == nil, errors.Is(err, exec.ErrWaitDelay):
 		return nil
 	case ctx.Err() != nil:
@@ -87,7 +158,12 @@ func outcome(ctx context.Context, cmd *exec.Cmd, err error, printed int64) error
 	case cmd.ProcessState.Success():
 		return errors.New("handing over the value failed")
 	}
-	return fmt.Errorf("%s: %s (it printed %d bytes, which are not shown as they may hold the value)", cmd.Path, cmd.ProcessState, printed)
+	err = fmt.Errorf("%s: %s (it printed %d bytes, which are not shown as they may hold the value)", cmd.Path,
+		cmd.ProcessState, printed)
+	if cmd.ProcessState.Exited() {
+		return notAccepted{err}
+	}
+	return err
 }
 
 // counter counts what is written to it.

@@ -21,7 +21,7 @@ func mustScript(t *testing.T, text string, arguments ...string) *Targets {
 		t.Fatal(err)
 	}
 	programs := map[string][]string{"program": append([]string{path}, arguments...)}
-	if err := Check(nil, programs); err != nil {
+	if err := Check(Options{Programs: programs}); err != nil {
 		t.Fatal(err)
 	}
 	return newTargets(Options{Programs: programs})
@@ -141,7 +141,8 @@ func TestOnlyConfiguredProgramsRun(t *testing.T) {
 	targets := mustScript(t, "exit 0")
 	wantRefusal(t, targets.Set(t.Context(), "exec program=other", change("value")), `no program "other" under [exec_rotators]`)
 	targets = newTargets(Options{Programs: map[string][]string{"gone": {"/nowhere/program"}}})
-	wantRefusal(t, targets.Set(t.Context(), "exec program=gone", change("the-candidate-itself")), "starting /nowhere/program", "the-candidate-itself")
+	wantRefusal(t, targets.Set(t.Context(), "exec program=gone", change("the-candidate-itself")), "no such file",
+		"the-candidate-itself")
 }
 
 func TestProgramsThatWouldFailAtNightAreRefused(t *testing.T) {
@@ -170,9 +171,136 @@ func TestProgramsThatWouldFailAtNightAreRefused(t *testing.T) {
 		"written by everybody":   {"p", []string{mustFile("open", 0o757)}},
 		"zero byte":              {"p", []string{good, "a\x00b"}},
 	} {
-		wantRefusal(t, Check(nil, map[string][]string{program.name: program.argv}), says)
+		wantRefusal(t, Check(Options{Programs: map[string][]string{program.name: program.argv}}), says)
 	}
-	if err := Check(nil, map[string][]string{"p-1_x": {good, "argument"}}); err != nil {
+	if err := Check(Options{Programs: map[string][]string{"p-1_x": {good, "argument"}}}); err != nil {
 		t.Error(err)
 	}
 }
+
+// The scenario: another user of the machine puts a program of his own where the configured one was. Siblings: the file,
+// each folder on its way, the target of a link, the folders on the way there and of the link itself, groups, owners.
+func TestAProgramThatOthersCouldReplaceIsRefused(t *testing.T) {
+	for says, spoil := range map[string]func(t *testing.T, root string) (program string){
+		"program can be written by everybody": func(t *testing.T, root string) string {
+			return mustMode(t, root,
+				"a/b/program", 0o757)
+		},
+		"program can be written by its group": func(t *testing.T, root string) string {
+			return mustGroup(t, root,
+				"a/b/program", 0o775)
+		},
+		"b can be written by everybody": func(t *testing.T, root string) string {
+			return mustMode(t, root, "a/b",
+				0o777)
+		},
+		"a can be written by everybody": func(t *testing.T, root string) string {
+			return mustMode(t, root, "a",
+				0o777)
+		},
+		"a can be written by its group": func(t *testing.T, root string) string {
+			return mustGroup(t, root, "a",
+				0o2775)
+		},
+		"other can be written by everybody": func(t *testing.T, root string) string {
+			return mustLink(t, root, "a/b/link", root+"/other/program", "other", 0o777)
+		},
+		"links can be written by everybody": func(t *testing.T, root string) string {
+			return mustLink(t, root, "links/link", root+"/a/b/program", "links", 0o777)
+		},
+		"loose can be written by everybody": func(t *testing.T, root string) string {
+			return mustLink(t, root, "a/b/link", "../../loose/program", "loose", 0o777)
+		},
+		"its path has a .. in it": func(t *testing.T, root string) string { return root + "/a/../a/b/program" },
+		"the path it leads to has a .. in it": func(t *testing.T, root string) string {
+			return mustLink(t, root, "a/b/link", root+"/a/../a/b/program", "a", 0o755)
+		},
+		"too many links": func(t *testing.T, root string) string {
+			return mustLink(t, root, "a/b/link", "link", "a",
+				0o755)
+		},
+	} {
+		t.Run(says, func(t *testing.T) {
+			root := t.TempDir()
+			for _, folder := range []string{"a/b", "other", "links", "loose"} {
+				mustDoFile(t, os.MkdirAll(filepath.Join(root, folder), 0o755))
+				mustDoFile(t, os.WriteFile(filepath.Join(root, folder, "program"), []byte("#!/bin/sh\n"), 0o755))
+			}
+			program := spoil(t, root)
+			if says == "too many links" {
+				wantRefusal(t, checkWay(program, maxLinks), says)
+				return
+			}
+			wantRefusal(t, Check(Options{Programs: map[string][]string{"p": {program}}}), says)
+			// Also where it was changed after the start.
+			err := newTargets(Options{Programs: map[string][]string{"p": {program}}}).Set(t.Context(), "exec program=p",
+				change("the-candidate-itself"))
+			wantRefusal(t, err, says, "the-candidate-itself")
+		})
+	}
+	for name, program := range map[string]func(t *testing.T, root string) string{
+		"a sticky folder": func(t *testing.T, root string) string {
+			mustDoFile(t, os.Chmod(filepath.Join(root, "a"), 0o777|os.ModeSticky))
+			return filepath.Join(root, "a/b/program")
+		},
+		"links": func(t *testing.T, root string) string {
+			mustLink(t, root, "way", "a", "a", 0o755)
+			return mustLink(t, root, "a/b/link", "../b/program", "a", 0o755)
+		},
+	} {
+		root := t.TempDir()
+		mustDoFile(t, os.MkdirAll(filepath.Join(root, "a/b"), 0o755))
+		mustDoFile(t, os.WriteFile(filepath.Join(root, "a/b/program"), []byte("#!/bin/sh\n"), 0o755))
+		if err := Check(Options{Programs: map[string][]string{"p": {program(t, root)}}}); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := checkOwned("theirs", owned{uid: 12345, mode: 0o755}); err == nil || !strings.Contains(err.Error(),
+		"belongs to another user (12345)") {
+		t.Errorf("got %v, want a complaint about the owner", err)
+	}
+	if err := checkOwned("root's", owned{mode: 0o775}); err != nil {
+		t.Errorf("the group of root: %v", err)
+	}
+}
+
+func mustDoFile(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func mustMode(t *testing.T, root, name string, mode os.FileMode) string {
+	t.Helper()
+	mustDoFile(t, os.Chmod(filepath.Join(root, name), mode))
+	return filepath.Join(root, "a/b/program")
+}
+
+// mustGroup gives a file to a group that is not root's.
+func mustGroup(t *testing.T, root, name string, mode os.FileMode) string {
+	t.Helper()
+	group := os.Getegid()
+	if group == 0 {
+		group = 12345
+	}
+	mustDoFile(t, os.Chown(filepath.Join(root, name), -1, group))
+	return mustMode(t, root, name, mode)
+}
+
+func mustLink(t *testing.T, root, link, to, folder string, mode os.FileMode) string {
+	t.Helper()
+	mustDoFile(t, os.Symlink(to, filepath.Join(root, link)))
+	mustMode(t, root, folder, mode)
+	return filepath.Join(root, link)
+}
+
+// owned is a file of another user, whom a test without root cannot make.
+type owned struct {
+	os.FileInfo
+	uid  uint32
+	mode os.FileMode
+}
+
+func (o owned) Mode() os.FileMode { return o.mode }
+func (o owned) Sys() any          { return &syscall.Stat_t{Uid: o.uid} }

@@ -74,7 +74,7 @@ func openTarget(dir string) (*localpg.Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	hba := "local all postgres trust\nlocal all trusted trust\nlocal all cleartext password\nlocal all all scram-sha-256\n"
+	hba := "local all postgres trust\nlocal all trusted trust\nlocal all cleartext password\nlocal all hashed_md5 md5\nlocal all all scram-sha-256\n"
 	if err := os.WriteFile(filepath.Join(c.Primary().DataDir(), "pg_hba.conf"), []byte(hba), 0o600); err != nil {
 		return nil, err
 	}
@@ -95,6 +95,13 @@ func (s secrets) open(_ context.Context, name string) ([]byte, error) {
 func newTargets(o Options) *Targets {
 	if o.Open == nil {
 		o.Open = secrets{adminSecret: adminURL("admin", adminPassword), hookSecret: hookKey}.open
+	}
+	if o.PostgresHosts == nil {
+		at := fmt.Sprintf(":%d", node.Port())
+		o.PostgresHosts = []string{
+			node.SocketDir() + at, standby.SocketDir() + fmt.Sprintf(":%d",
+				standby.Port()), standby.SocketDir() + at, "/nowhere" + at, "/nowhere", "127.0.0.1:1", "127.0.0.1",
+		}
 	}
 	o.Log = slog.New(slog.DiscardHandler)
 	return New(o)

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+
+	"github.com/hyperiondb/vault/internal/rotation"
 )
 
 // shapePassword makes the value of a role's secret. Of a pair, the role that the value in force does not name gets the next
@@ -24,14 +26,43 @@ func (s Spec) shapePassword(current, generated []byte) ([]byte, error) {
 	inForce, err := readLogin(current)
 	defer clear(inForce.password)
 	if err != nil {
-		// Whose password it is cannot be known, and altering that role would end its login.
-		return nil, fmt.Errorf(`the value in force %w; put {"username":%q,"password":"..."} with what is in use now`, err, s.roles[0])
+		return nil, s.unknownOwner(err)
 	}
-	next := s.roles[0]
-	if inForce.user == next {
-		next = s.roles[1]
+	return appendLogin(s.other(inForce.user), generated, inForce.others), nil
+}
+
+// other is the role of a pair that readers do not use.
+func (s Spec) other(inUse string) string {
+	if inUse == s.roles[0] {
+		return s.roles[1]
 	}
-	return appendLogin(next, generated, inForce.others), nil
+	return s.roles[0]
+}
+
+// next is the role that Set will alter.
+func (s Spec) next(c rotation.Change) (string, error) {
+	switch {
+	case !s.isPair():
+		return s.roles[0], nil
+	case c.Candidate != nil:
+		role, password, err := s.takeApart(c.Candidate)
+		clear(password)
+		return role, err
+	case c.Current == nil:
+		return s.roles[0], nil
+	}
+	inForce, err := readLogin(c.Current)
+	clear(inForce.password)
+	if err != nil {
+		return "", s.unknownOwner(err)
+	}
+	return s.other(inForce.user), nil
+}
+
+// unknownOwner: whose password the value in force is cannot be known, and altering that role would end its login.
+func (s Spec) unknownOwner(err error) error {
+	return fmt.Errorf(`the value in force %w; put {"username":%q,"password":"..."} with what is in use now`,
+		err, s.roles[0])
 }
 
 // appendLogin makes the JSON in one buffer of its own, which never moves.

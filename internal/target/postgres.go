@@ -18,31 +18,139 @@ import (
 // and sending ALTER ROLE finds its session gone when it wakes, however late.
 const idleLimit = 5 * time.Second
 
-func (t *Targets) postgresRole(ctx context.Context, step string, s Spec, c rotation.Change) error {
-	role, password, err := s.takeApart(c.Candidate)
-	defer clear(password)
+// postgresRole does one step at a role, or at a pair of them.
+func (t *Targets) postgresRole(ctx context.Context, step string, s Spec, c rotation.Change) (rotation.Found, error) {
+	admin, err := t.administrator(ctx, s, c)
 	if err != nil {
-		return err
+		return 0, untouched{err}
+	}
+	switch step {
+	case stepCheck:
+		return t.checkRole(ctx, admin, s, c)
+	case stepSet:
+		return 0, t.setRole(ctx, admin, s, c)
+	case stepTest:
+		return 0, t.testRole(ctx, admin, s, c)
+	}
+	return 0, t.restoreRole(ctx, admin, s, c)
+}
+
+// administrator reads what via= opens, once there is something to use it for.
+func (t *Targets) administrator(ctx context.Context, s Spec, c rotation.Change) (server, error) {
+	if c.Candidate != nil {
+		_, password, err := s.takeApart(c.Candidate)
+		clear(password)
+		if err != nil {
+			return server{}, err
+		}
 	}
 	text, err := t.openSecret(ctx, s.via)
 	if err != nil {
-		return err
+		return server{}, err
 	}
 	defer clear(text)
 	admin, err := parseServer(string(text))
 	if err != nil {
-		return fmt.Errorf("the value of %q %w", s.via, err)
+		return server{}, fmt.Errorf("the value of %q %w", s.via, err)
 	}
 	if admin.user == "" {
-		return fmt.Errorf("the value of %q names no user", s.via)
+		return server{}, fmt.Errorf("the value of %q names no user", s.via)
 	}
-	if step == stepTest {
-		return s.logIn(ctx, admin, role, password)
+	return admin, nil
+}
+
+// checkRole looks at the role that Set would alter, and logs in with the value in force.
+func (t *Targets) checkRole(ctx context.Context, admin server, s Spec, c rotation.Change) (rotation.Found, error) {
+	role, err := s.next(c)
+	if err != nil {
+		return 0, err
 	}
-	if s.isPair() && inUse(role, c) {
-		return fmt.Errorf("role %q is the one in use: somebody changed the value since this rotation began", role)
+	conn, primary, err := t.postgres.primary(ctx, admin)
+	if err != nil {
+		return 0, fmt.Errorf("connecting as the administrator: %w", err)
 	}
-	return alterRole(ctx, admin, role, password)
+	defer closing(ctx, conn)
+	at, _, err := s.loginAt(primary)
+	if err == nil {
+		err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error { return s.lookAt(ctx, tx, role, at.database) })
+	}
+	if err != nil {
+		return 0, fmt.Errorf("role %q: %w", role, primary.explain(err, false))
+	}
+	if s.isPair() {
+		return t.checkPair(ctx, primary, s, c)
+	}
+	return s.accepted(c, func(value []byte) error {
+		if err := checkPassword(value); err != nil {
+			return notAccepted{err}
+		}
+		return t.proves(ctx, primary, s, role, value)
+	})
+}
+
+func (s Spec) lookAt(ctx context.Context, tx pgx.Tx, role, database string) error {
+	if err := limitSession(ctx, tx, idleLimit); err != nil {
+		return err
+	}
+	if err := checkAlterable(ctx, tx, role); err != nil || !s.isPair() {
+		return err
+	}
+	return checkConnects(ctx, tx, role, database)
+}
+
+// checkPair asks whether readers can log in where the next role is to be tested. The password of that role is not
+// known, and one in force that is refused is no hindrance: the pair moves on to the other role.
+func (t *Targets) checkPair(ctx context.Context, primary server, s Spec, c rotation.Change) (rotation.Found, error) {
+	if c.Current == nil {
+		return rotation.FoundNeither, nil
+	}
+	inForce, err := readLogin(c.Current)
+	defer clear(inForce.password)
+	if err != nil {
+		return 0, fmt.Errorf("the value in force %w", err)
+	}
+	err = t.proves(ctx, primary, s, inForce.user, inForce.password)
+	if errors.As(err, new(notAccepted)) {
+		return rotation.FoundNeither, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("the value in force: %w", err)
+	}
+	return rotation.FoundCurrent, nil
+}
+
+// proves logs in with a password that readers have, or that an earlier attempt has set. A server that takes the
+// password and then refuses the session for another reason has proven it; only a database that is not there says that
+// login= is wrong. MD5 is good enough for what is about to be replaced.
+func (t *Targets) proves(ctx context.Context, primary server, s Spec, role string, password []byte) error {
+	err := t.logIn(ctx, primary, s, role, password, scramOrMD5)
+	var r *refusal
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &r) && r.proven && r.code != noDatabase:
+		return nil
+	case errors.As(err, &r) && r.code == wrongPassword:
+		return notAccepted{err}
+	}
+	return err
+}
+
+const (
+	wrongPassword = "28P01" // invalid_password
+	noDatabase    = "3D000" // invalid_catalog_name
+)
+
+func (t *Targets) setRole(ctx context.Context, admin server, s Spec, c rotation.Change) error {
+	role, password, err := s.takeApart(c.Candidate)
+	defer clear(password)
+	if err == nil && s.isPair() && inUse(role, c) {
+		err = fmt.Errorf("role %q is the one in use: somebody changed the value since this rotation began", role)
+	}
+	if err != nil {
+		return untouched{err}
+	}
+	return t.alterRole(ctx, admin, role, password, c)
 }
 
 func inUse(role string, c rotation.Change) bool {
@@ -51,19 +159,62 @@ func inUse(role string, c rotation.Change) bool {
 	return err == nil && inForce.user == role && !bytes.Equal(c.Current, c.Candidate)
 }
 
-// logIn proves that the password works, and by SCRAM only: a server that lets everybody in proves nothing, and one that asks
-// for the password itself is not told.
-func (s Spec) logIn(ctx context.Context, at server, role string, password []byte) error {
-	validate := pgconn.ValidateConnectTargetSessionAttrsPrimary // a standby may not know the new password yet
-	if s.login != "" {
-		var err error
-		if at, err = parseServer(s.login); err != nil {
-			return fmt.Errorf("login= %w", err)
+// testRole proves the candidate. The one role was let in before with the value in force, so that it now has no
+// connection left, or no right to connect, is no reason to keep its new password from readers. Of a pair the next role
+// has not been seen to log in, and readers have one that does: here the login has to succeed.
+func (t *Targets) testRole(ctx context.Context, admin server, s Spec, c rotation.Change) error {
+	role, password, err := s.takeApart(c.Candidate)
+	defer clear(password)
+	if err != nil {
+		return err
+	}
+	if s.login == "" && len(admin.hosts) > 1 {
+		conn, primary, err := t.postgres.primary(ctx, admin)
+		if err != nil {
+			return fmt.Errorf("connecting as the administrator: %w", err)
 		}
-		validate = nil
+		closing(ctx, conn)
+		admin = primary
+	}
+	err = t.logIn(ctx, admin, s, role, password, scram)
+	if r := new(refusal); errors.As(err, &r) && r.proven && !s.isPair() {
+		return nil
+	}
+	return err
+}
+
+// restoreRole gives the role the password again that readers have. Of a pair theirs was not touched.
+func (t *Targets) restoreRole(ctx context.Context, admin server, s Spec, c rotation.Change) error {
+	if s.isPair() {
+		return nil
+	}
+	if err := checkPassword(c.Current); err != nil {
+		return fmt.Errorf("the value in force: %w", err)
+	}
+	return t.alterRole(ctx, admin, s.roles[0], c.Current, c)
+}
+
+// loginAt is where Test logs in, and which of several servers there will do.
+func (s Spec) loginAt(admin server) (server, pgconn.ValidateConnectFunc, error) {
+	if s.login == "" {
+		return admin, isPrimary, nil // a standby may not know the new password yet
+	}
+	at, err := parseServer(s.login)
+	if err != nil {
+		return server{}, nil, fmt.Errorf("login= %w", err)
+	}
+	return at, nil, nil
+}
+
+// logIn proves that the password works, and by SCRAM only where it is new: a server that lets everybody in proves
+// nothing, and one that asks for the password itself is not told.
+func (t *Targets) logIn(ctx context.Context, admin server, s Spec, role string, password []byte, methods string) error {
+	at, validate, err := s.loginAt(admin)
+	if err != nil {
+		return err
 	}
 	at.user, at.password = role, string(password)
-	conn, err := at.connect(ctx, "scram-sha-256", validate)
+	conn, err := t.postgres.connect(ctx, at, methods, validate)
 	if err == nil {
 		closing(ctx, conn)
 		return nil
@@ -74,57 +225,92 @@ func (s Spec) logIn(ctx context.Context, at server, role string, password []byte
 	return fmt.Errorf("logging in as %q: %w", role, err)
 }
 
-// alterRole gives the role its password, in one short transaction whose commit is the commit point of Set.
-func alterRole(ctx context.Context, admin server, role string, password []byte) error {
+// alterRole gives the role its password, in one short transaction. Its commit is the commit point of Set, and of
+// Restore: the claim is asked for when the change is made and not yet committed, so that no other attempt can alter the
+// role in between.
+func (t *Targets) alterRole(ctx context.Context, admin server, role string, password []byte, c rotation.Change) error {
 	verifier, err := newVerifier(password)
 	if err != nil {
-		return err
+		return untouched{err}
 	}
-	conn, err := admin.connect(ctx, "", pgconn.ValidateConnectTargetSessionAttrsPrimary)
+	conn, _, err := t.postgres.primary(ctx, admin)
 	if err != nil {
-		return fmt.Errorf("connecting as the administrator: %w", err)
+		return untouched{fmt.Errorf("connecting as the administrator: %w", err)}
 	}
 	defer closing(ctx, conn)
-	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		if err := limitSession(ctx, tx, idleLimit); err != nil {
-			return err
-		}
-		if err := checkAlterable(ctx, tx, role); err != nil {
-			return err
-		}
-		if err := inTime(ctx); err != nil {
-			return err
-		}
-		// ALTER ROLE takes no parameters; a verifier holds letters, digits and $+/=: only.
-		_, err := tx.Exec(ctx, fmt.Sprintf("ALTER ROLE %s PASSWORD '%s'", pgx.Identifier{role}.Sanitize(), verifier))
-		return err
-	})
-	var refused *pgconn.PgError
+	tx, err := conn.Begin(ctx)
+	if err == nil {
+		defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // nothing, after a commit
+		err = prepareAlter(ctx, tx, role, verifier, c)
+	}
+	if err != nil {
+		return untouched{admin.aboutAltering(role, err)}
+	}
+	err = tx.Commit(ctx)
 	switch {
-	case errors.As(err, &refused) && refused.Code == "42501":
-		return fmt.Errorf("altering role %q: %w; the administrator needs CREATEROLE and, from PostgreSQL 16, ADMIN OPTION on the role",
-			role, admin.explain(err))
-	case err != nil:
-		return fmt.Errorf("altering role %q: %w", role, admin.explain(err))
+	case err == nil:
+		return nil
+	case errors.As(err, new(*pgconn.PgError)):
+		return untouched{admin.aboutAltering(role, err)}
+	}
+	return admin.aboutAltering(role, err) // it may have been committed
+}
+
+func prepareAlter(ctx context.Context, tx pgx.Tx, role, verifier string, c rotation.Change) error {
+	if err := limitSession(ctx, tx, idleLimit); err != nil {
+		return err
+	}
+	if err := checkAlterable(ctx, tx, role); err != nil {
+		return err
+	}
+	if err := inTime(ctx); err != nil {
+		return err
+	}
+	// ALTER ROLE takes no parameters; a verifier holds letters, digits and $+/=: only.
+	if _, err := tx.Exec(ctx, fmt.Sprintf("ALTER ROLE %s PASSWORD '%s'", pgx.Identifier{role}.Sanitize(),
+		verifier)); err != nil {
+		return err
+	}
+	if c.Held != nil {
+		return c.Held(ctx)
 	}
 	return nil
 }
 
-// limitSession bounds the transaction on the server's side. With remote_apply the change is where the vault's own writes are:
-// on every synchronous standby; with asynchronous commit it could be lost after we were told that it was done.
+func (s server) aboutAltering(role string, err error) error {
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return fmt.Errorf("altering role %q: %w", role, err)
+	}
+	var refused *pgconn.PgError
+	if errors.As(err, &refused) && refused.Code == "42501" {
+		return fmt.Errorf("altering role %q: %w; the administrator needs CREATEROLE and, from PostgreSQL 16, ADMIN OPTION on the role",
+			role, s.explain(err, false))
+	}
+	return fmt.Errorf("altering role %q: %w", role, s.explain(err, false))
+}
+
+// limitSession bounds the transaction on the server's side, and takes it away from what the target's database has in
+// its search_path: its owner may have put operators there for an administrator to run. With remote_apply the change is
+// where the vault's own writes are: on every synchronous standby; with asynchronous commit it could be lost after we
+// were told that it was done.
 func limitSession(ctx context.Context, tx pgx.Tx, limit time.Duration) error {
 	_, err := tx.Exec(ctx, `SELECT pg_catalog.set_config('idle_in_transaction_session_timeout', $1, true),
 		pg_catalog.set_config('statement_timeout', $1, true), pg_catalog.set_config('lock_timeout', $1, true),
-		pg_catalog.set_config('synchronous_commit', 'remote_apply', true)`, fmt.Sprintf("%dms", limit.Milliseconds()))
+		pg_catalog.set_config('synchronous_commit', 'remote_apply', true),
+		pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true)`, fmt.Sprintf("%dms", limit.Milliseconds()))
 	return err
 }
 
-// checkAlterable refuses the roles that nobody means: a superuser's login is not to hang on a rotation, and an administrator who
-// changes his own password locks the next attempt out, as the connection string still has the old one.
+// checkAlterable refuses the roles that nobody means: a superuser's login is not to hang on a rotation, and an
+// administrator who changes his own password locks the next attempt out, as the connection string still has the old
+// one. A role whose password has expired cannot log in with any: PostgreSQL answers as for a wrong one.
 func checkAlterable(ctx context.Context, tx pgx.Tx, role string) error {
-	var super, login, self bool
-	err := tx.QueryRow(ctx, `SELECT rolsuper, rolcanlogin, rolname IN (session_user, current_user) FROM pg_catalog.pg_roles WHERE rolname = $1`, role).
-		Scan(&super, &login, &self)
+	var super, login, self, expired bool
+	var until string
+	err := tx.QueryRow(ctx, `SELECT rolsuper, rolcanlogin, rolname IN (session_user, current_user),
+		coalesce(rolvaliduntil <= pg_catalog.now(), false),
+		coalesce(rolvaliduntil::pg_catalog.text, '') FROM pg_catalog.pg_roles WHERE rolname = $1`, role).
+		Scan(&super, &login, &self, &expired, &until)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return errors.New("there is no such role")
@@ -136,6 +322,26 @@ func checkAlterable(ctx context.Context, tx pgx.Tx, role string) error {
 		return errors.New("it is a superuser")
 	case !login:
 		return errors.New("it may not log in (NOLOGIN)")
+	case expired:
+		return fmt.Errorf("its password has expired (VALID UNTIL %s)", until)
+	}
+	return nil
+}
+
+// checkConnects refuses a role of a pair that could not connect once readers have it.
+func checkConnects(ctx context.Context, tx pgx.Tx, role, database string) error {
+	var may bool
+	var limit int
+	err := tx.QueryRow(ctx, `SELECT r.rolconnlimit, coalesce((
+		SELECT pg_catalog.has_database_privilege(r.oid, d.oid, 'CONNECT') FROM pg_catalog.pg_database d WHERE d.datname = $2), true)
+		FROM pg_catalog.pg_roles r WHERE r.rolname = $1`, role, database).Scan(&limit, &may)
+	switch {
+	case err != nil:
+		return err
+	case limit == 0:
+		return errors.New("it may have no connection (CONNECTION LIMIT 0)")
+	case !may:
+		return fmt.Errorf("it has no CONNECT on database %q", database)
 	}
 	return nil
 }

@@ -1,36 +1,47 @@
 package target
 
 import (
-	"cmp"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/url"
+	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 )
 
-const connectTimeout = 5 * time.Second // for one host
+const (
+	connectTimeout = 5 * time.Second // for one host
+	postgresPort   = "5432"
+)
 
 // server is where a target's PostgreSQL is and who logs in.
 type server struct {
 	hosts, ports   []string
 	database       string
 	user, password string
-	settings       map[string]string // sslmode and the certificates' files
+	mode           string // sslmode, "" = not chosen
+	found          string // the address at which the primary was found; "" = look hosts up
 }
 
-var serverSettings = []string{"host", "port", "sslmode", "sslrootcert", "sslcert", "sslkey"}
-
-var errServerURL = errors.New("is not of the form postgres://USER:PASSWORD@HOST[:PORT]/DATABASE[?sslmode=...&sslrootcert=...&sslcert=...&sslkey=...] " +
+var errServerURL = errors.New("is not of the form postgres://USER:PASSWORD@HOST[:PORT]/DATABASE[?sslmode=...] " +
 	"(a socket: postgres://USER@/DATABASE?host=/FOLDER)")
+
+// fileSettings are the settings of libpq and of pgx that name a file of this machine, or what opens one. A connection
+// string is a secret's value, so its author would have vaultd read, and present, any file that vaultd can read.
+var fileSettings = []string{
+	"sslrootcert", "sslcert", "sslkey", "sslpassword", "sslcrl", "sslcrldir", "sslkeylogfile", "passfile", "service",
+	"servicefile", "krbsrvname", "gsslib", "oauth_ca_file",
+}
 
 // parseServer reads a connection string out of a secret or a spec. Only a URL that says everything itself is accepted, as
 // libpq's rules would fill what it leaves out from vaultd's own environment: its password would go to whoever the URL names.
@@ -45,15 +56,19 @@ func parseServer(text string) (server, error) {
 	if err != nil {
 		return server{}, errServerURL
 	}
-	s := server{database: strings.TrimPrefix(u.Path, "/"), user: u.User.Username(), settings: map[string]string{}}
+	if named := slices.IndexFunc(fileSettings, query.Has); named >= 0 {
+		return server{}, fmt.Errorf("has the setting %s: a connection string of a rotator names no files; "+
+			"postgres_ca in vaultd's configuration has the certificates that it trusts", fileSettings[named])
+	}
+	s := server{database: strings.TrimPrefix(u.Path, "/"), user: u.User.Username(), mode: query.Get("sslmode")}
 	s.password, _ = u.User.Password()
 	for key, values := range query {
-		s.settings[key] = values[0]
-		if !slices.Contains(serverSettings, key) || len(values) != 1 {
+		if !slices.Contains([]string{"host", "port", "sslmode"}, key) || len(values) != 1 {
 			return server{}, errServerURL
 		}
 	}
-	if !s.readHosts(hosts) || s.database == "" || strings.Contains(text, "\x00") || strings.Contains(text, "%00") {
+	if !s.readHosts(hosts, query.Get("host"), query.Get("port")) || s.database == "" || strings.Contains(text,
+		"\x00") || strings.Contains(text, "%00") {
 		return server{}, errServerURL
 	}
 	return s, nil
@@ -71,18 +86,20 @@ func cutHosts(text string) (without, hosts string) {
 }
 
 // readHosts takes the hosts from the front of the URL or, for sockets, from its query; not from both.
-func (s *server) readHosts(list string) bool {
-	inQuery := s.settings["host"]
-	if (list == "") == (inQuery == "") || (list != "" && s.settings["port"] != "") {
+func (s *server) readHosts(list, inQuery, portInQuery string) bool {
+	if (list == "") == (inQuery == "") || (list != "" && portInQuery != "") {
 		return false
 	}
 	for one := range strings.SplitSeq(list+inQuery, ",") {
-		host, port := one, s.settings["port"]
+		host, port := one, portInQuery
 		if list != "" {
 			host, port = cutPort(one)
 		}
-		if n, err := strconv.ParseUint(cmp.Or(port, "5432"), 10, 16); host == "" || strings.Contains(host, "%") || err != nil || n == 0 {
+		if _, ok := place(host, port, postgresPort); !ok || strings.ContainsAny(host, `%@\`) {
 			return false
+		}
+		if strings.HasPrefix(host, "/") && filepath.Clean(host) != host {
+			return false // what is compared is what is opened
 		}
 		s.hosts, s.ports = append(s.hosts, host), append(s.ports, port)
 	}
@@ -98,8 +115,8 @@ func cutPort(address string) (host, port string) {
 
 // sslmode is verify-full to another machine unless the URL chooses: libpq's default can be talked down to nothing.
 func (s server) sslmode() string {
-	if mode := s.settings["sslmode"]; mode != "" {
-		return mode
+	if s.mode != "" {
+		return s.mode
 	}
 	for _, host := range s.hosts {
 		if !strings.HasPrefix(host, "/") && !isLoopback(host) {
@@ -109,62 +126,163 @@ func (s server) sslmode() string {
 	return "prefer"
 }
 
+// postgres reaches the servers that the configuration names.
+type postgres struct {
+	hosts hosts
+	ca    string // a file of certificates that verify servers, "" = the system's
+}
+
 // config says every setting that libpq's environment could say otherwise.
-func (s server) config() (*pgx.ConnConfig, error) {
+func (p postgres) config(s server) (*pgx.ConnConfig, error) {
 	var text strings.Builder
 	quote := strings.NewReplacer(`\`, `\\`, `'`, `\'`)
 	for _, setting := range [][2]string{
 		{"host", strings.Join(s.hosts, ",")}, {"port", strings.Join(s.ports, ",")},
 		{"dbname", s.database}, {"user", s.user}, {"password", s.password}, {"passfile", ""},
-		{"sslmode", s.sslmode()}, {"sslrootcert", s.settings["sslrootcert"]}, {"sslcert", s.settings["sslcert"]}, {"sslkey", s.settings["sslkey"]},
-		{"sslcertmode", "allow"}, {"sslnegotiation", "postgres"}, {"sslsni", "1"}, {"channel_binding", "prefer"}, {"require_auth", ""},
+		{"sslmode", s.sslmode()}, {"sslrootcert", p.ca}, {"sslcert", ""}, {"sslkey", ""},
+		{"sslcertmode", "disable"}, {"sslnegotiation", "postgres"}, {"sslsni", "1"}, {"channel_binding",
+			"prefer"}, {"require_auth", ""},
 		{"target_session_attrs", "any"}, {"connect_timeout", fmt.Sprint(int(connectTimeout.Seconds()))},
 	} {
 		fmt.Fprintf(&text, "%s='%s' ", setting[0], quote.Replace(setting[1]))
 	}
 	c, err := pgx.ParseConfig(text.String())
+	if file := new(fs.PathError); errors.As(err, &file) {
+		return nil, fmt.Errorf("postgres_ca: %w", file)
+	}
 	if err != nil {
-		return nil, err
+		// pgx's own text may repeat the password.
+		return nil, errors.New("sslmode, or postgres_ca in vaultd's configuration, is not usable")
 	}
 	c.RuntimeParams = map[string]string{"application_name": "hyperiondb-vault"}
 	c.DefaultQueryExecMode = pgx.QueryExecModeExec // nothing prepared: the session may be a pooler's
+	c.DialFunc = p.hosts.dial
+	if s.found != "" {
+		c.LookupFunc = func(context.Context, string) ([]string, error) { return []string{s.found}, nil }
+	}
 	return c, nil
 }
 
-// connect logs in as the server's user. Method is the one way to prove the password, "" = any.
-func (s server) connect(ctx context.Context, method string, validate pgconn.ValidateConnectFunc) (*pgx.Conn, error) {
-	c, err := s.config()
-	if file := new(fs.PathError); errors.As(err, &file) {
-		return nil, file // a certificate's
+// methods are the ways in which a login may prove the password.
+const (
+	anyMethod  = ""
+	scram      = "scram-sha-256"
+	scramOrMD5 = "scram-sha-256,md5"
+)
+
+// connect logs in as the server's user, at the first of its hosts that validate accepts. Its errors are a *refusal.
+func (p postgres) connect(ctx context.Context, s server, methods string,
+	validate pgconn.ValidateConnectFunc) (*pgx.Conn, error) {
+	for i := range s.hosts {
+		at, _ := place(s.hosts[i], s.ports[i], postgresPort)
+		if err := p.hosts.allow(at); err != nil {
+			return nil, &refusal{text: err.Error()}
+		}
 	}
+	c, err := p.config(s)
 	if err != nil {
-		return nil, errors.New("sslmode or a certificate's file is not usable") // pgx's own text may repeat the password
+		return nil, &refusal{text: err.Error()}
 	}
-	c.RequireAuth, c.ValidateConnect = method, validate
+	seen := &witness{}
+	c.BuildFrontend = seen.frontend
+	c.RequireAuth, c.ValidateConnect = methods, validate
 	conn, err := pgx.ConnectConfig(ctx, c)
 	if err != nil {
-		return nil, s.explain(err)
+		return nil, s.explain(err, seen.accepted)
 	}
 	return conn, nil
 }
 
+// primary connects to the one of the hosts that takes writes, and returns where it is: of a name with many addresses
+// the same server is to be asked again.
+func (p postgres) primary(ctx context.Context, s server) (*pgx.Conn, server, error) {
+	var why error
+	for i := range s.hosts {
+		one := s
+		one.hosts, one.ports = s.hosts[i:i+1], s.ports[i:i+1]
+		one.mode = s.sslmode()
+		conn, err := p.connect(ctx, one, anyMethod, isPrimary)
+		if err == nil {
+			if tcp, ok := conn.PgConn().Conn().RemoteAddr().(*net.TCPAddr); ok {
+				one.found = tcp.String()
+			}
+			return conn, one, nil
+		}
+		why = errors.Join(why, err)
+	}
+	return nil, s, oneLine(why)
+}
+
+func oneLine(err error) error {
+	return errors.New(strings.NewReplacer("\n", "; ", "\r", " ").Replace(err.Error()))
+}
+
+// isPrimary calls by the full name: a database's owner may have put a function of that name into its search_path.
+func isPrimary(ctx context.Context, conn *pgconn.PgConn) error {
+	results, err := conn.Exec(ctx, "SELECT pg_catalog.pg_is_in_recovery()").ReadAll()
+	if err != nil {
+		return err
+	}
+	if string(results[0].Rows[0][0]) == "t" {
+		return errStandby
+	}
+	return nil
+}
+
+var errStandby = errors.New("the server is a standby")
+
+// witness follows a login: the server has accepted the password once pgx has read its answer to a proof. A refusal
+// after that (too many connections, no such database, no right to connect) says nothing against the password.
+type witness struct{ proven, accepted bool }
+
+func (w *witness) frontend(r io.Reader, to io.Writer) *pgproto3.Frontend {
+	w.proven = false // another connection; a login that was accepted before it stays so
+	f := pgproto3.NewFrontend(r, to)
+	f.Trace(w, pgproto3.TracerOptions{SuppressTimestamps: true})
+	return f
+}
+
+// Write gets a line for each message that pgx sends or has taken in: who sent it, its name, and what else is not looked
+// at.
+func (w *witness) Write(line []byte) (int, error) {
+	switch {
+	case w.accepted:
+	case bytes.HasPrefix(line, []byte("B\tAuthenticationSASLFinal\t")), bytes.HasPrefix(line,
+		[]byte("B\tAuthenticationMD5Password\t")):
+		w.proven = true
+	case w.proven && bytes.HasPrefix(line, []byte("B\tAuthenticationOk\t")):
+		w.accepted = true
+	}
+	return len(line), nil
+}
+
+// refusal is a login that was not let in. Code is the server's, "" if the reason is another.
+type refusal struct {
+	text   string
+	code   string
+	proven bool // the server had accepted the password
+}
+
+func (r *refusal) Error() string { return r.text }
+
 // explain keeps what helps and nothing of the connection string but the address. A server is not trusted with what it says:
 // one that repeats the password it was given is cut short.
-func (s server) explain(err error) error {
-	text := err.Error()
+func (s server) explain(err error, accepted bool) *refusal {
+	r := &refusal{text: err.Error()}
 	var refused *pgconn.PgError
 	var connecting *pgconn.ConnectError
 	switch {
 	case errors.As(err, &refused):
-		text = fmt.Sprintf("%.200s (SQLSTATE %.5s)", refused.Message, refused.Code)
+		r.code, r.proven = refused.Code, accepted
+		r.text = fmt.Sprintf("%.200s (SQLSTATE %.5s)", refused.Message, refused.Code)
 	case errors.As(err, &connecting):
-		text = connecting.Unwrap().Error()
+		r.text = connecting.Unwrap().Error()
 	}
-	text = strings.NewReplacer("\n", "; ", "\r", " ").Replace(text)
+	r.text = oneLine(errors.New(r.text)).Error()
 	if s.password != "" {
-		text = strings.ReplaceAll(text, s.password, "xxxxx")
+		r.text = strings.ReplaceAll(r.text, s.password, "xxxxx")
 	}
-	return errors.New(text)
+	return r
 }
 
 // closing does not wait for a server that is gone.
@@ -172,4 +290,13 @@ func closing(ctx context.Context, conn *pgx.Conn) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	_ = conn.Close(ctx) // the outcome was decided before
+}
+
+// checkCA reads the file as it will be read for each connection, so that a new one needs no restart.
+func checkCA(path string) error {
+	if path == "" {
+		return nil
+	}
+	_, err := postgres{ca: path}.config(server{hosts: []string{"h"}, ports: []string{postgresPort}, database: "d"})
+	return err
 }

@@ -40,18 +40,20 @@ type Spec struct {
 	url     string    // webhook
 	key     string    // webhook: the secret that signs
 	program string    // exec: a name out of vaultd's configuration
+	adopt   bool      // a value at the target that the vault does not know is replaced
 	timeout time.Duration
 }
 
-// Parse reads a spec, as stored or as typed: a kind and words of the form key=value, in any order, separated by white space.
+// Parse reads a spec, as stored or as typed: a kind and words of the form key=value, in any order, separated by white
+// space.
 //
 //	postgres-role role=NAME via=SECRET [login=postgres://HOST[:PORT]/DATABASE]
 //	postgres-role roles=A,B via=SECRET [login=...]
 //	webhook url=URL key=SECRET
 //	exec program=NAME
 //
-// Each takes timeout=, from 1s to 25s for a step (default 10s). Anything else is refused, in one line that says what would be
-// accepted.
+// Each takes timeout=, from 1s to 25s for a step (default 10s), and adopt=yes: a value at the target that the vault
+// does not know is replaced. Anything else is refused, in one line that says what would be accepted.
 func Parse(text string) (Spec, error) {
 	s, err := parse(text)
 	if err != nil {
@@ -119,11 +121,12 @@ func (f form) keys() (keys []string) {
 func (s *Spec) form() (form, bool) {
 	switch s.kind {
 	case kindPostgresRole:
-		return "postgres-role role=NAME|roles=A,B via=SECRET [login=postgres://HOST/DATABASE] [timeout=10s]", true
+		return "postgres-role role=NAME|roles=A,B via=SECRET [login=postgres://HOST/DATABASE] [adopt=yes] " +
+			"[timeout=10s]", true
 	case kindWebhook:
-		return "webhook url=https://HOST/PATH key=SECRET [timeout=10s]", true
+		return "webhook url=https://HOST/PATH key=SECRET [adopt=yes] [timeout=10s]", true
 	case kindExec:
-		return "exec program=NAME [timeout=10s]", true
+		return "exec program=NAME [adopt=yes] [timeout=10s]", true
 	}
 	return "", false
 }
@@ -162,6 +165,9 @@ func (s *Spec) read(given map[string]string) (err error) {
 			return err
 		}
 	}
+	if s.adopt = given["adopt"] == "yes"; !s.adopt && given["adopt"] != "" {
+		return errors.New("adopt= is yes, or not there")
+	}
 	switch s.kind {
 	case kindPostgresRole:
 		return s.readPostgresRole(given)
@@ -191,6 +197,9 @@ func (s *Spec) readPostgresRole(given map[string]string) error {
 		s.roles = [2]string{a, b}
 		if err := checkRole("roles", b); err != nil {
 			return err
+		}
+		if s.adopt {
+			return errors.New("adopt= is for role=: of a pair the next role's password is replaced in any case")
 		}
 	}
 	if err := checkRole("role", s.roles[0]); err != nil {
@@ -299,6 +308,9 @@ func (s Spec) String() string {
 	add("url", s.url)
 	add("key", s.key)
 	add("program", s.program)
+	if s.adopt {
+		add("adopt", "yes")
+	}
 	if s.timeout != 0 && s.timeout != defaultTimeout {
 		add("timeout", rotation.FormatInterval(s.timeout))
 	}
@@ -307,5 +319,9 @@ func (s Spec) String() string {
 
 // Opens names the other secret that this rotator reads, or is "".
 func (s Spec) Opens() string { return s.via + s.key } // each kind has one of them at most
+
+// ReplacesUnknown says that a rotation goes on where the target has a value that the vault does not. Of a pair the role
+// that readers use is not touched.
+func (s Spec) ReplacesUnknown() bool { return s.adopt || s.isPair() }
 
 func (s Spec) isPair() bool { return s.roles[1] != "" }

@@ -22,6 +22,9 @@ func TestSpecsAreReadAndWrittenInOneForm(t *testing.T) {
 		"webhook key=k url=http://127.0.0.1:8080/":                                "webhook url=http://127.0.0.1:8080/ key=k",
 		"webhook url=http://[::1]:8080 key=k":                                     "",
 		"exec program=reload-billing timeout=25s":                                 "",
+		"exec adopt=yes program=reload-billing timeout=25s":                       "exec program=reload-billing adopt=yes timeout=25s",
+		"webhook adopt=yes url=https://h key=k":                                   "webhook url=https://h key=k adopt=yes",
+		"postgres-role role=app adopt=yes via=a login=postgres://h/d":             "postgres-role role=app via=a login=postgres://h/d adopt=yes",
 		"exec program=reload-billing timeout=2500ms":                              "exec program=reload-billing timeout=2.5s",
 	} {
 		spec, err := Parse(text)
@@ -86,6 +89,9 @@ func TestBadSpecsAreRefused(t *testing.T) {
 		"webhook key=a url=https://h:port/":                                        "with a host",
 		"webhook key=a url=https://u:hunter2@h/":                                   "no user and no password",
 		"webhook key=a url=https://h/#f":                                           "no fragment",
+		"postgres-role role=app via=a adopt=no":                                    "adopt= is yes",
+		"postgres-role roles=a,b via=a adopt=yes":                                  "adopt= is for role=",
+		"webhook url=https://h key=k adopt=":                                       "adopt= is empty",
 		"exec":                                                                     "program= is missing",
 		"exec program=/bin/sh":                                                     "not a path",
 		"exec program=../x":                                                        "not a path",

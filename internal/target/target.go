@@ -21,14 +21,25 @@ const (
 	stepTest = "test"
 )
 
+// The others: what receivers and programs get are tests and sets of the value in force.
+const (
+	stepCheck   = "check"
+	stepRestore = "restore"
+)
+
 // Options of New.
 type Options struct {
 	// Open reads another secret's value in force. The caller wipes it.
 	Open func(ctx context.Context, name string) ([]byte, error)
 	// Programs are what an exec rotator may run: a name, and the arguments beginning with an absolute path.
 	Programs map[string][]string
-	// WebhookHosts are who a webhook rotator may call: HOST or HOST:PORT. None means nobody.
+	// WebhookHosts are what a webhook rotator may call: HOST or HOST:PORT. None means no webhooks.
 	WebhookHosts []string
+	// PostgresHosts are where a postgres-role rotator may connect: HOST, HOST:PORT or a socket's /FOLDER. None means
+	// nowhere.
+	PostgresHosts []string
+	// PostgresCA is a file of certificates that verify those servers; "" means the system's.
+	PostgresCA string
 	// RootCAs verify webhooks; nil means the system's.
 	RootCAs *x509.CertPool
 	Log     *slog.Logger
@@ -39,6 +50,7 @@ type Targets struct {
 	open     func(ctx context.Context, name string) ([]byte, error)
 	programs map[string][]string
 	hooks    *hooks
+	postgres postgres
 	log      *slog.Logger
 }
 
@@ -46,22 +58,30 @@ var _ rotation.Target = (*Targets)(nil)
 
 // New makes Targets of options that Check has accepted.
 func New(o Options) *Targets {
-	return &Targets{open: o.Open, programs: o.Programs, hooks: newHooks(o.WebhookHosts, o.RootCAs), log: o.Log}
+	return &Targets{
+		open: o.Open, programs: o.Programs, hooks: newHooks(o.WebhookHosts, o.RootCAs), log: o.Log,
+		postgres: postgres{hosts: newHosts("postgres_hosts", postgresPort, o.PostgresHosts), ca: o.PostgresCA},
+	}
 }
 
 // Check refuses a configuration that New is not made for; the error names the host or program.
-func Check(webhookHosts []string, programs map[string][]string) error {
-	for _, host := range webhookHosts {
-		if _, err := parseHost(host); err != nil {
-			return fmt.Errorf("webhook_hosts: %w", err)
+func Check(o Options) error {
+	for _, list := range []struct {
+		setting, port string
+		hosts         []string
+	}{{"webhook_hosts", hookPort, o.WebhookHosts}, {"postgres_hosts", postgresPort, o.PostgresHosts}} {
+		for _, host := range list.hosts {
+			if _, err := readPlace(host, list.port); err != nil {
+				return fmt.Errorf("%s: %w", list.setting, err)
+			}
 		}
 	}
-	for name, argv := range programs {
+	for name, argv := range o.Programs {
 		if err := checkProgram(name, argv); err != nil {
 			return fmt.Errorf("exec_rotators: %w", err)
 		}
 	}
-	return nil
+	return checkCA(o.PostgresCA)
 }
 
 // Shape makes the value that is stored: the generated one itself or, for a pair of roles, JSON that names the role.
@@ -76,36 +96,138 @@ func (t *Targets) Shape(spec string, current, generated []byte) ([]byte, error) 
 	return s.shapePassword(current, generated)
 }
 
+// Check uses the value in force, and where it is not accepted the candidate, at the target.
+func (t *Targets) Check(ctx context.Context, spec string, c rotation.Change) (rotation.Found, error) {
+	return t.step(ctx, stepCheck, spec, c)
+}
+
 // Set makes the target accept the candidate.
 func (t *Targets) Set(ctx context.Context, spec string, c rotation.Change) error {
-	return t.step(ctx, stepSet, spec, c)
+	_, err := t.step(ctx, stepSet, spec, c)
+	return err
 }
 
 // Test fails unless the target accepts the candidate.
 func (t *Targets) Test(ctx context.Context, spec string, c rotation.Change) error {
-	return t.step(ctx, stepTest, spec, c)
+	_, err := t.step(ctx, stepTest, spec, c)
+	return err
 }
 
-func (t *Targets) step(ctx context.Context, step, spec string, c rotation.Change) error {
+// Restore makes the target accept the value in force again.
+func (t *Targets) Restore(ctx context.Context, spec string, c rotation.Change) error {
+	_, err := t.step(ctx, stepRestore, spec, c)
+	return err
+}
+
+func (t *Targets) step(ctx context.Context, step, spec string, c rotation.Change) (found rotation.Found, err error) {
 	s, err := parseStored(spec)
 	if err != nil {
-		return err
+		return 0, untouched{err}
 	}
 	if s.Opens() == c.Secret {
-		return fmt.Errorf("%s: %q cannot be rotated with its own value", s.kind, c.Secret)
+		return 0, untouched{fmt.Errorf("%s: %q cannot be rotated with its own value", s.kind, c.Secret)}
 	}
-	do, ok := map[string]func(context.Context, string, Spec, rotation.Change) error{
-		kindPostgresRole: t.postgresRole, kindWebhook: t.webhook, kindExec: t.exec,
-	}[s.kind]
+	do, ok := map[string]doer{kindPostgresRole: t.postgresRole, kindWebhook: called(t.webhook),
+		kindExec: called(t.exec)}[s.kind]
 	if !ok {
 		panic("target: a spec of a kind that nothing does was parsed")
 	}
-	err = bounded(ctx, s.timeout, c, func(ctx context.Context, c rotation.Change) error { return do(ctx, step, s, c) })
-	if err != nil {
-		return fmt.Errorf("%s: %s: %w", s.kind, step, err)
+	limit := s.timeout
+	if step == stepCheck || step == stepRestore {
+		limit *= 2 // two uses of the target, at most
 	}
-	return nil
+	// Given back by the call, not shared with it: one that is left behind may still write its own.
+	results := make(chan rotation.Found, 1)
+	err = bounded(ctx, limit, c, func(ctx context.Context, c rotation.Change) error {
+		found, err := do(ctx, step, s, c)
+		results <- found
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("%s: %s: %w", s.kind, step, err)
+	}
+	return <-results, nil
 }
+
+// doer does one step at a target of its kind.
+type doer func(ctx context.Context, step string, s Spec, c rotation.Change) (rotation.Found, error)
+
+// called makes the steps of a target that is only called: all that it knows is set and test, with a value.
+func called(call func(ctx context.Context, step string, s Spec, c rotation.Change) error) doer {
+	return func(ctx context.Context, step string, s Spec, c rotation.Change) (rotation.Found, error) {
+		switch step {
+		case stepCheck:
+			return s.accepted(c, func(value []byte) error { return call(ctx, stepTest, s, with(c, value)) })
+		case stepTest:
+			return 0, call(ctx, stepTest, s, c)
+		}
+		if c.Held != nil {
+			if err := c.Held(ctx); err != nil {
+				return 0, untouched{err}
+			}
+		}
+		if step == stepSet {
+			return 0, call(ctx, stepSet, s, c)
+		}
+		if c.Current == nil {
+			return 0, errors.New("there is no value in force")
+		}
+		inForce := with(c, c.Current)
+		if err := call(ctx, stepSet, s, inForce); err != nil {
+			return 0, err
+		}
+		return 0, call(ctx, stepTest, s, inForce)
+	}
+}
+
+// with is the change as a receiver is told it, for one of its two values.
+func with(c rotation.Change, value []byte) rotation.Change {
+	if bytes.Equal(value, c.Current) {
+		c.Version--
+	}
+	c.Candidate = value
+	return c
+}
+
+// accepted asks which value the target accepts: the one in force or, after an attempt that ended between set and
+// finish, the candidate. A target that accepts neither has one that the vault does not know, and an application may be
+// using it.
+func (s Spec) accepted(c rotation.Change, use func(value []byte) error) (rotation.Found, error) {
+	why := error(notAccepted{errors.New("there is no value in force")})
+	if c.Current != nil {
+		why = use(c.Current)
+	}
+	if why == nil {
+		return rotation.FoundCurrent, nil
+	}
+	if !errors.As(why, new(notAccepted)) {
+		return 0, fmt.Errorf("the value in force: %w", why)
+	}
+	if c.Candidate != nil {
+		err := use(c.Candidate)
+		if err == nil {
+			return rotation.FoundCandidate, nil
+		}
+		if !errors.As(err, new(notAccepted)) {
+			return 0, fmt.Errorf("the new value: %w", err)
+		}
+	}
+	if s.adopt {
+		return rotation.FoundNeither, nil
+	}
+	return 0, fmt.Errorf("the target accepts no value that the vault has: %w; "+
+		"put the one that works there, or let the rotator replace it (adopt=yes)", why)
+}
+
+// notAccepted is a target's definite answer that a value is not the one it has.
+type notAccepted struct{ error }
+
+func (n notAccepted) Unwrap() error { return n.error }
+
+// untouched is the error of a Set that changed nothing.
+type untouched struct{ error }
+
+func (u untouched) Unwrap() []error { return []error{u.error, rotation.ErrUntouched} }
 
 // bounded runs f until the timeout, in a goroutine of its own and on copies of the values: if it cannot be stopped (a disk that
 // hangs, a server that asks for a billion hash rounds) it is left behind, and the worker goes on.

@@ -15,13 +15,13 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/hyperiondb/vault/internal/rotation"
 )
 
 const (
+	hookPort    = "443"
 	minHookKey  = 16       // bytes
 	maxAnswer   = 16 << 10 // bytes of header; nothing else of an answer is read
 	headerSign  = "Vault-Signature"
@@ -31,85 +31,109 @@ const (
 
 // hooks calls the hosts that vaultd's configuration names, directly: no proxy out of the environment sees a value.
 type hooks struct {
-	allowed map[string]bool // host:port
-	client  *http.Client
+	hosts  hosts
+	client *http.Client
+	plain  *http.Client // of http, which is for this machine alone
 }
 
-func newHooks(hosts []string, roots *x509.CertPool) *hooks {
-	h := &hooks{allowed: map[string]bool{}}
-	for _, text := range hosts {
-		if address, err := parseHost(text); err == nil {
-			h.allowed[address] = true
-		}
-	}
-	h.client = &http.Client{
-		// An answer 3xx is an error: whoever answers would choose who gets the value.
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		Transport: &http.Transport{
-			DisableKeepAlives: true, DisableCompression: true, MaxResponseHeaderBytes: maxAnswer,
-			TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
-		},
-	}
+func newHooks(list []string, roots *x509.CertPool) *hooks {
+	h := &hooks{hosts: newHosts("webhook_hosts", hookPort, list)}
+	h.client = newHookClient(roots, h.hosts.dial)
+	h.plain = newHookClient(nil, loopbackOnly(h.hosts.dial))
 	return h
 }
 
-// parseHost reads HOST or HOST:PORT and returns it with its port, in lower case.
-func parseHost(text string) (string, error) {
-	u, err := url.Parse("https://" + text)
-	if err != nil || u.Host != text || u.Hostname() == "" || strings.ContainsAny(text, "*,") {
-		return "", fmt.Errorf("%q is not HOST or HOST:PORT", text)
+type dialer func(ctx context.Context, network, address string) (net.Conn, error)
+
+// loopbackOnly is for plain http: the name localhost may lead elsewhere.
+func loopbackOnly(dial dialer) dialer {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		if to, ok := conn.RemoteAddr().(*net.TCPAddr); !ok || !to.IP.IsLoopback() {
+			_ = conn.Close() // nothing was sent
+			return nil, errors.New("plain http leads to another machine, use https")
+		}
+		return conn, nil
 	}
-	return addressOf(u), nil
 }
 
-func addressOf(u *url.URL) string {
-	port := u.Port()
-	if port == "" {
-		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
+func newHookClient(roots *x509.CertPool, dial dialer) *http.Client {
+	return &http.Client{
+		// An answer 3xx is an error: whoever answers would choose who gets the value.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Transport: &http.Transport{
+			DialContext: dial, DisableKeepAlives: true, DisableCompression: true, MaxResponseHeaderBytes: maxAnswer,
+			TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
+		},
 	}
-	return net.JoinHostPort(strings.ToLower(u.Hostname()), port)
+}
+
+// placeOf is where a URL leads, in the form that hosts compares.
+func placeOf(u *url.URL) (string, bool) {
+	return place(u.Hostname(), u.Port(), map[string]string{"http": "80", "https": hookPort}[u.Scheme])
 }
 
 // webhook is one signed call. What it promises the receiver: the same Idempotency-Key means the same candidate and step, and
 // the signature covers the whole body and the time.
 func (t *Targets) webhook(ctx context.Context, step string, s Spec, c rotation.Change) error {
+	body := hookBody(step, c)
+	defer clear(body)
+	request, err := t.hookRequest(ctx, step, s, c, body)
+	if err == nil {
+		err = inTime(ctx)
+	}
+	if err != nil {
+		return untouched{err}
+	}
+	if err := t.hooks.call(request); err != nil {
+		return err
+	}
+	// An answer that crosses the deadline says nothing: a receiver that gives up when the connection closes may send a
+	// 200.
+	return inTime(ctx)
+}
+
+func (t *Targets) hookRequest(ctx context.Context, step string, s Spec, c rotation.Change, body []byte) (*http.Request,
+	error) {
 	u, err := url.Parse(s.url)
 	if err != nil {
-		return errors.New("url= is not a URL with a host")
+		return nil, errors.New("url= is not a URL with a host")
 	}
-	if !t.hooks.allowed[addressOf(u)] {
-		return fmt.Errorf("%q is not among webhook_hosts in vaultd's configuration", addressOf(u))
+	at, ok := placeOf(u)
+	if !ok {
+		return nil, errors.New("url= is not a URL with a host")
+	}
+	if err := t.hooks.hosts.allow(at); err != nil {
+		return nil, err
 	}
 	key, err := t.openSecret(ctx, s.key)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer clear(key)
 	if len(key) < minHookKey {
-		return fmt.Errorf("the value of %q is too short to sign with: want %d bytes at least", s.key, minHookKey)
+		return nil, fmt.Errorf("the value of %q is too short to sign with: want %d bytes at least", s.key, minHookKey)
 	}
-	body := hookBody(step, c)
-	defer clear(body)
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url, bytes.NewReader(body))
 	if err != nil {
-		return errors.New("url= is not a URL with a host")
+		return nil, errors.New("url= is not a URL with a host")
 	}
 	request.Header.Set("Content-Type", contentType)
 	request.Header.Set("User-Agent", "hyperiondb-vault")
 	request.Header.Set(headerSign, signature(key, time.Now(), body))
 	request.Header.Set(headerOnce, onceKey(key, step, c))
-	if err := inTime(ctx); err != nil {
-		return err
-	}
-	if err := t.hooks.call(request); err != nil {
-		return err
-	}
-	// An answer that crosses the deadline says nothing: a receiver that gives up when the connection closes may send a 200.
-	return inTime(ctx)
+	return request, nil
 }
 
 func (h *hooks) call(request *http.Request) error {
-	answer, err := h.client.Do(request)
+	client := h.client
+	if request.URL.Scheme == "http" {
+		client = h.plain
+	}
+	answer, err := client.Do(request)
 	if err != nil {
 		var wrapped *url.Error
 		if errors.As(err, &wrapped) {
@@ -124,7 +148,7 @@ func (h *hooks) call(request *http.Request) error {
 	case answer.StatusCode >= 300 && answer.StatusCode < 400:
 		return fmt.Errorf("%s answered %d: redirects are not followed", request.URL.Host, answer.StatusCode)
 	}
-	return fmt.Errorf("%s answered %d", request.URL.Host, answer.StatusCode)
+	return notAccepted{fmt.Errorf("%s answered %d", request.URL.Host, answer.StatusCode)}
 }
 
 // hookBody makes the JSON in one buffer of its own, which never moves. Names of secrets need no escaping.
@@ -150,11 +174,22 @@ func signature(key []byte, at time.Time, body []byte) string {
 	return "t=" + t + ",v1=" + hex.EncodeToString(mac.Sum(nil))
 }
 
-// onceKey is the same for every attempt of one job's step. It depends on the candidate as well, because after a failover that
-// lost the last transactions another job can get the same number: a receiver must not take it for done.
+// onceKey is the same for every attempt of one job's set with the candidate, until it was tested in vain: then the
+// target was given the value in force again, so that the candidate has to be set anew. It depends on the candidate as
+// well, because after a failover that lost the last transactions another job can get the same number: a receiver must
+// not take it for done. A test is about the time it is made at, and has a key for each attempt.
 func onceKey(key []byte, step string, c rotation.Change) string {
 	mac := hmac.New(sha256.New, key)
 	fmt.Fprintf(mac, "idempotency\n%s\n%d\n%d\n%s\n", c.Secret, c.Version, c.Job, step)
+	if !goesOn(step, c) {
+		fmt.Fprintf(mac, "attempt %d\n", c.Attempt)
+	}
 	mac.Write(c.Candidate)
 	return hex.EncodeToString(mac.Sum(nil)[:16])
+}
+
+// goesOn: the call does what an earlier attempt may have finished.
+func goesOn(step string, c rotation.Change) bool {
+	return step == stepSet && (c.Attempt == 1 || c.Found == rotation.FoundCandidate) && !bytes.Equal(c.Candidate,
+		c.Current)
 }

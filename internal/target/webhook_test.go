@@ -142,7 +142,7 @@ func TestTheIdempotencyKeyStandsForTheJobsStepAndItsCandidate(t *testing.T) {
 	r := newReceiver(t, done)
 	first := change("value-1")
 	again, otherJob, otherValue := first, first, change("value-2")
-	again.Attempt = 5
+	again.Attempt, again.Found = 5, rotation.FoundCandidate
 	otherJob.Job = 43
 	for _, c := range []rotation.Change{first, again, otherJob, otherValue} {
 		mustSet(t, r.targets(), r.spec("/"), c)
@@ -221,7 +221,8 @@ func TestAHostIsComparedWithItsPort(t *testing.T) {
 		wantRefusal(t, targets.Set(t.Context(), "webhook url="+url+" key=k", change("value")), "does not exist")
 	}
 	for _, bad := range []string{"", "https://h", "h/path", "u@h", "*.example.com", "h:port", "a b", "h,i", "h?x", "h#x"} {
-		if err := Check([]string{bad}, nil); err == nil || !strings.Contains(err.Error(), "webhook_hosts") {
+		if err := Check(Options{WebhookHosts: []string{bad}}); err == nil || !strings.Contains(err.Error(),
+			"webhook_hosts") {
 			t.Errorf("%q: got %v, want a complaint about webhook_hosts", bad, err)
 		}
 	}
@@ -284,7 +285,7 @@ func TestAReplyThatIsLostIsAskedForAgain(t *testing.T) {
 	})
 	c := change("the-candidate-itself")
 	wantRefusal(t, r.targets().Set(t.Context(), r.spec("/"), c), "calling", "the-candidate-itself")
-	c.Attempt++
+	c.Attempt, c.Found = c.Attempt+1, rotation.FoundCandidate // as its check would say
 	mustSet(t, r.targets(), r.spec("/"), c)
 	if calls := r.mustBeCalled(t, 2); calls[0].Once != calls[1].Once {
 		t.Error("the second attempt cannot be known by its key")

@@ -73,6 +73,18 @@ func (v *Vault) Candidate(ctx context.Context, job Rotation) (envelope.Plaintext
 	return v.openCandidate(ctx, job, stored)
 }
 
+// HoldsRotation is nil while the claim on a job that has a candidate is this attempt's, and [ErrClaimLost] afterwards.
+func (v *Vault) HoldsRotation(ctx context.Context, job Rotation) error {
+	_, err := v.writer.Candidate(ctx, job.ID, job.Attempt)
+	switch {
+	case errors.Is(err, db.ErrNotFound):
+		return fmt.Errorf("the claim on the rotation of %q is lost: %w", job.Name, ErrClaimLost)
+	case err != nil:
+		return fmt.Errorf("looking after the claim on the rotation of %q: %w", job.Name, err)
+	}
+	return nil
+}
+
 // StoreCandidate seals a value as the candidate of a claimed job and stores it, before any target hears of it. It returns the
 // candidate that the job has then, which the attempt goes on with: after a lost answer that may be an earlier one.
 func (v *Vault) StoreCandidate(ctx context.Context, job Rotation, value []byte) (envelope.Plaintext, error) {

@@ -133,7 +133,8 @@ func runChaos(t *testing.T, built string, p plan) {
 	l := mustLocal(t, built, p.synchronous)
 	say("the cluster is up")
 	ledger, timeline := &Ledger{}, &Timeline{}
-	w := &Workload{Cluster: l.Cluster, Ledger: ledger, Timeline: timeline, Seed: p.seed, Writers: 6, CLIWriters: 2, Crashes: putHits(), Rotator: "exec program=keep"}
+	w := &Workload{Cluster: l.Cluster, Ledger: ledger, Timeline: timeline, Seed: p.seed, Writers: 6, CLIWriters: 2,
+		Crashes: putHits(), Rotator: "exec program=keep adopt=yes"}
 	if err := w.Prepare(t.Context()); err != nil {
 		t.Fatal(err)
 	}

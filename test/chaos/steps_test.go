@@ -162,6 +162,19 @@ type memory struct {
 
 var _ rotation.Target = (*memory)(nil)
 
+func (m *memory) Check(_ context.Context, _ string, c rotation.Change) (rotation.Found, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.now != "" && m.now == string(c.Candidate) {
+		return rotation.FoundCandidate, nil
+	}
+	return rotation.FoundCurrent, nil
+}
+
+func (m *memory) Restore(context.Context, string, rotation.Change) error {
+	return errors.New("it was given a value that it does not have")
+}
+
 func (m *memory) Shape(_ string, _, generated []byte) ([]byte, error) {
 	return append([]byte("shaped-"), generated...), nil
 }

@@ -1,0 +1,236 @@
+package rotation_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hyperiondb/vault/internal/kms"
+	"github.com/hyperiondb/vault/internal/rotation"
+	"github.com/hyperiondb/vault/internal/vault"
+	"github.com/hyperiondb/vault/internal/vaulttest"
+)
+
+// lock is a target that a test can break: each fault is asked when its step begins (early) and when it is done (late),
+// which is a step that failed, and one whose reply was lost.
+type lock struct {
+	door
+	fault func(step, when string) error
+	steps []string
+}
+
+func (l *lock) step(name string, do func() error) error {
+	l.mu.Lock()
+	l.steps = append(l.steps, name)
+	l.mu.Unlock()
+	if err := l.fault(name, "early"); err != nil {
+		return err
+	}
+	if err := do(); err != nil {
+		return err
+	}
+	return l.fault(name, "late")
+}
+
+func (l *lock) Check(ctx context.Context, spec string, c rotation.Change) (found rotation.Found, err error) {
+	err = l.step("check", func() (err error) { found, err = l.door.Check(ctx, spec, c); return err })
+	return found, err
+}
+
+func (l *lock) Set(ctx context.Context, spec string, c rotation.Change) error {
+	return l.step("set", func() error { return l.door.Set(ctx, spec, c) })
+}
+
+func (l *lock) Test(ctx context.Context, spec string, c rotation.Change) error {
+	return l.step("test", func() error { return l.door.Test(ctx, spec, c) })
+}
+
+func (l *lock) Restore(ctx context.Context, spec string, c rotation.Change) error {
+	return l.step("restore", func() error { return l.door.Restore(ctx, spec, c) })
+}
+
+// at fails one step, at one of its two times.
+func at(step, when string, err error) func(string, string) error {
+	return func(s, w string) error {
+		if s == step && w == when {
+			return err
+		}
+		return nil
+	}
+}
+
+func and(faults ...func(string, string) error) func(string, string) error {
+	return func(step, when string) error {
+		for _, f := range faults {
+			if err := f(step, when); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// For every step of an attempt the pair "failed" and "done, but the reply was lost". Whatever happens, the target has
+// the value that readers get afterwards, or the job says that it may not; and a later attempt without the fault ends
+// with both on the candidate.
+func TestAnAttemptThatFailsLeavesReadersWithWhatWorks(t *testing.T) {
+	store := vaulttest.New(t)
+	ring, err := kms.OpenRing(t.Context(), []string{"local://" + store.KeyFile})
+	must(t, err)
+	admin, closeAdmin := open(t, store, vaulttest.Operator, ring)
+	daemon, closeDaemon := open(t, store, vaulttest.Daemon, ring)
+	defer func() { closeAdmin(); closeDaemon(); must(t, ring.Close()) }()
+	as := vault.Change{Token: vaulttest.AdminToken(t)}
+
+	broken, untouched := errors.New("broken"), errors.Join(errors.New("refused"), rotation.ErrUntouched)
+	panics := func(step, _ string) error {
+		if step == "test" {
+			panic("the lock fell out")
+		}
+		return nil
+	}
+	var takeOver func()
+	for name, c := range map[string]struct {
+		fault    func(string, string) error
+		says     string
+		steps    string // of the attempt with the fault
+		astray   bool   // the target has the candidate, readers do not
+		stored   bool   // the candidate is in the job
+		inTheEnd string // the steps of the attempt after it
+	}{
+		"check failed": {fault: at("check", "early", broken), says: "checking the target, before any change: broken",
+			steps: "check", inTheEnd: "check set test"},
+		"check lost": {fault: at("check", "late", broken), says: "checking the target, before any change: broken",
+			steps: "check", inTheEnd: "check set test"},
+		"set untouched": {fault: at("set", "early", untouched), says: "setting the new value at its target: refused",
+			steps: "check set", stored: true, inTheEnd: "check set test"},
+		"set failed": {fault: at("set", "early", broken), says: "broken; the value in force is in place",
+			steps: "check set restore", stored: true, inTheEnd: "check set test"},
+		"set lost": {fault: at("set", "late", broken), says: "broken; the value in force is in place",
+			steps: "check set restore", stored: true, inTheEnd: "check set test"},
+		"test failed": {fault: at("test", "early", broken),
+			says: "testing the new value at its target: broken; the value in force is in place", steps: "check set test restore", stored: true, inTheEnd: "check set test"},
+		"test lost": {fault: at("test", "late", broken), says: "broken; the value in force is in place",
+			steps: "check set test restore", stored: true, inTheEnd: "check set test"},
+		"test panics": {fault: panics, says: "panic of type string; the value in force is in place",
+			steps: "check set test restore", stored: true, inTheEnd: "check set test"},
+		"restore failed": {fault: and(at("test", "early", broken), at("restore", "early", broken)),
+			says: "the target may have the new value, which readers get only when a rotation succeeds (vaultctl rotation retry app/", steps: "check set test restore", stored: true, astray: true, inTheEnd: "check set test"},
+		"restore lost": {fault: and(at("set", "late", broken), at("restore", "late", broken)),
+			says: "the target may have the new value", steps: "check set restore", stored: true, inTheEnd: "check set test"},
+		"taken over early": {fault: func(step, when string) error {
+			if step == "test" && when == "early" {
+				takeOver()
+				return broken
+			}
+			return nil
+		}, steps: "check set test", astray: true, stored: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			secret := "app/" + strings.ReplaceAll(name, " ", "-")
+			generator, rotator := "hex:32", "door"
+			_, err = admin.Put(t.Context(), vault.PutRequest{Change: as, Name: secret, Value: []byte("one"),
+				Settings: vault.Settings{Generator: &generator, Rotator: &rotator}})
+			must(t, err)
+			l := &lock{door: door{key: []byte("one")}, fault: c.fault}
+			takeOver = func() {
+				store.MustExec(t, `UPDATE vault.rotation_jobs SET attempt = attempt + 1 WHERE name = '`+secret+`'`)
+			}
+			ctx, stop := context.WithCancel(t.Context())
+			var running sync.WaitGroup
+			worker := &rotation.Worker{Vault: daemon, Target: l, ID: "w", Concurrency: 1, Poll: 20 * time.Millisecond,
+				Log: slog.New(slog.DiscardHandler)}
+			running.Go(func() { worker.Run(ctx) })
+			_, err = admin.RequestRotation(t.Context(), as, secret)
+			must(t, err)
+			if c.says != "" {
+				waitUntil(t, store, `SELECT count(*) FROM vault.rotation_jobs WHERE name = '`+secret+`' AND state = 'queued' AND last_error IS NOT NULL`, "1")
+			} else {
+				waitUntil(t, store, `SELECT attempt FROM vault.rotation_jobs WHERE name = '`+secret+`'`, "2")
+			}
+			stop()
+			running.Wait()
+
+			if said := store.MustQuery(t, `SELECT coalesce(last_error, '') FROM vault.rotation_jobs WHERE name = '`+secret+`'`); !strings.Contains(said, c.says) {
+				t.Errorf("got %q, want it to say %q", said, c.says)
+			}
+			if got := strings.Join(l.steps, " "); got != c.steps {
+				t.Errorf("got steps %q, want %q", got, c.steps)
+			}
+			want := map[bool]string{true: "1", false: "0"}[c.stored]
+			if got := store.MustQuery(t, `SELECT count(*) FROM vault.rotation_candidates WHERE name = '`+secret+`'`); got != want {
+				t.Errorf("got %s candidates stored, want %s", got, want)
+			}
+			if opens := string(l.key) == "one"; opens == c.astray {
+				t.Errorf("what readers have opens the target: got %v, want %v", opens, !c.astray)
+			}
+			if c.says == "" {
+				return
+			}
+			l.fault, l.steps = func(string, string) error { return nil }, nil
+			ctx, stop = context.WithCancel(t.Context())
+			defer running.Wait()
+			defer stop()
+			running.Go(func() { worker.Run(ctx) })
+			_, err = admin.RetryRotation(t.Context(), as, secret)
+			must(t, err)
+			waitUntil(t, store, `SELECT state FROM vault.rotation_jobs WHERE name = '`+secret+`'`, "done")
+			s, err := admin.Get(t.Context(), secret, vault.GetOptions{})
+			must(t, err)
+			defer s.Wipe()
+			if !bytes.Equal(s.Value, l.key) || !bytes.HasPrefix(s.Value, []byte("shaped ")) {
+				t.Error("readers get another value than the one that opens the target")
+			}
+			if got := strings.Join(l.steps, " "); got != c.inTheEnd {
+				t.Errorf("in the end: got steps %q, want %q", got, c.inTheEnd)
+			}
+		})
+	}
+}
+
+// An earlier attempt has brought the candidate to the target and crashed, and the target can no longer be set: it is
+// tested and finished all the same, as readers have a value that does not work.
+func TestWhatATargetHasAlreadyIsFinishedThoughItCannotBeSet(t *testing.T) {
+	store := vaulttest.New(t)
+	ring, err := kms.OpenRing(t.Context(), []string{"local://" + store.KeyFile})
+	must(t, err)
+	admin, closeAdmin := open(t, store, vaulttest.Operator, ring)
+	daemon, closeDaemon := open(t, store, vaulttest.Daemon, ring)
+	defer func() { closeAdmin(); closeDaemon(); must(t, ring.Close()) }()
+	as := vault.Change{Token: vaulttest.AdminToken(t)}
+	generator, rotator := "hex:32", "door"
+	_, err = admin.Put(t.Context(), vault.PutRequest{Change: as, Name: "app/door", Value: []byte("one"),
+		Settings: vault.Settings{Generator: &generator, Rotator: &rotator}})
+	must(t, err)
+	broken := errors.New("broken")
+	l := &lock{door: door{key: []byte("one")}, fault: and(at("set", "late", broken), at("restore", "early", broken))}
+	ctx, stop := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	worker := &rotation.Worker{Vault: daemon, Target: l, ID: "w", Concurrency: 1, Poll: 20 * time.Millisecond,
+		Log: slog.New(slog.DiscardHandler)}
+	running.Go(func() { worker.Run(ctx) })
+	_, err = admin.RequestRotation(t.Context(), as, "app/door")
+	must(t, err)
+	waitUntil(t, store, `SELECT count(*) FROM vault.rotation_jobs WHERE state = 'queued' AND last_error IS NOT NULL`, "1")
+	stop()
+	running.Wait()
+	l.fault = at("set", "early", errors.Join(broken, rotation.ErrUntouched))
+	ctx, stop = context.WithCancel(t.Context())
+	defer running.Wait()
+	defer stop()
+	running.Go(func() { worker.Run(ctx) })
+	_, err = admin.RetryRotation(t.Context(), as, "app/door")
+	must(t, err)
+	waitUntil(t, store, `SELECT state FROM vault.rotation_jobs`, "done")
+	s, err := admin.Get(t.Context(), "app/door", vault.GetOptions{})
+	must(t, err)
+	defer s.Wipe()
+	if !bytes.Equal(s.Value, l.key) {
+		t.Error("readers get another value than the one that opens the target")
+	}
+}
