@@ -7,8 +7,8 @@ import (
 	"unicode/utf8"
 )
 
-// Printable replaces by "?" what a terminal would act on, what turns the direction of writing, and what takes no room: the log is
-// shown by many programs. The primary does the same (vault._printable).
+// Printable replaces by "?" what a terminal would act on, what turns the direction of writing, and what takes no
+// room: the log is shown by many programs. The primary does the same (vault._printable).
 func Printable(text string) string {
 	return strings.Map(func(r rune) rune {
 		if hidden(r) {
@@ -20,7 +20,8 @@ func Printable(text string) string {
 
 func hidden(r rune) bool {
 	switch {
-	case r < ' ', r >= 0x7f && r <= 0x9f, r == 0x061c, r >= 0x200b && r <= 0x200f, r >= 0x2028 && r <= 0x202e, r >= 0x2060 && r <= 0x2069, r == 0xfeff:
+	case r < ' ', r >= 0x7f && r <= 0x9f, r == 0x061c, r >= 0x200b && r <= 0x200f, r >= 0x2028 && r <= 0x202e,
+		r >= 0x2060 && r <= 0x2069, r == 0xfeff:
 		return true
 	}
 	return false
@@ -43,14 +44,17 @@ const (
 	mostDetails   = 8
 )
 
-// Shortened is the event in less than 16 KiB, whatever it was. What was cut says so, with the length it had: an event that is too
-// long to be kept would refuse the read that it stands for.
+// Shortened is the event in less than 16 KiB, whatever it was. What was cut says so, with the length it had: an event
+// that is too long to be kept would refuse the read that it stands for.
 func (e Event) Shortened() Event {
 	detail := map[string]any{}
 	for _, text := range []struct {
 		name  string
 		value *string
-	}{{"actor", &e.Actor}, {"client", &e.Client}, {"node", &e.Node}, {"action", &e.Action}, {"secret", &e.Secret}, {"request_id", &e.RequestID}} {
+	}{
+		{"actor", &e.Actor}, {"client", &e.Client}, {"node", &e.Node}, {"action", &e.Action}, {"secret", &e.Secret},
+		{"request_id", &e.RequestID},
+	} {
 		if len(*text.value) > longestText {
 			detail["truncated_"+text.name] = len(*text.value)
 			*text.value = Cut(*text.value, longestText)

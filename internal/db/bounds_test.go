@@ -371,7 +371,7 @@ func TestALiveClaimIsNotTakenOver(t *testing.T) {
 	mustPutAutomatic(t, store, "app1/auto")
 	worker := store.URL(vaulttest.Daemon)
 	must(t, runSession(t, worker, []string{supervise, claimOne}))
-	for _, stale := range []string{"-1 hour", "0", "-infinity", "1 mon -30 days 3 seconds", "-3 mons 91 days"} {
+	for _, stale := range []string{"-1 hour", "0", "-infinity", "3 mons -89 days", "-3 mons 91 days"} {
 		_ = runSession(t, worker, []string{`SELECT vault.claim_rotations('thief', 1, '` + stale + `')`}) // refused, or of no effect
 	}
 	if got := store.MustQuery(t, `SELECT attempt || ' ' || claimed_by FROM vault.rotation_jobs`); got != "1 w" {

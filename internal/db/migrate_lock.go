@@ -19,14 +19,16 @@ const (
 
 // Tests shorten these.
 var (
-	// migrationPatience is how long a statement of a migration waits for a lock: every read of that table waits behind it.
+	// migrationPatience is how long a statement of a migration waits for a lock: every read of that table waits
+	// behind it.
 	migrationPatience = "10s"
 	// otherPatience is how long a migration waits for another one, which may have much to do.
 	otherPatience = "60s"
 )
 
-// prepareSchema makes the roles, the schema, and in it the table whose lock serialises migrations: on an empty database there is
-// nothing to lock that a stranger could not. Two at once do no harm; the one that loses finds everything there.
+// prepareSchema makes the roles, the schema, and in it the table whose lock serialises migrations: on an empty
+// database there is nothing to lock that a stranger could not. Two at once do no harm; the one that loses finds
+// everything there.
 func prepareSchema(ctx context.Context, conn *pgx.Conn) error {
 	// Within DO, as IF NOT EXISTS would be a notice at every migration.
 	const makeLock = `DO $$
@@ -76,8 +78,8 @@ func lockMigration(ctx context.Context, conn *pgx.Conn) (pgx.Tx, error) {
 	return tx, nil
 }
 
-// stateWithin asks for the state where a table that is missing would end the transaction. No savepoint: the configuration is to
-// have the transaction's own id, as its audit row has.
+// stateWithin asks for the state where a table that is missing would end the transaction. No savepoint: the
+// configuration is to have the transaction's own id, as its audit row has.
 func stateWithin(ctx context.Context, tx pgx.Tx) (MigrationState, error) {
 	var there bool
 	if err := tx.QueryRow(ctx, `SELECT to_regclass('vault.config') IS NOT NULL`).Scan(&there); err != nil {
@@ -89,7 +91,8 @@ func stateWithin(ctx context.Context, tx pgx.Tx) (MigrationState, error) {
 	return migrationState(ctx, tx)
 }
 
-// whatWaits commits, or, after an error, rolls back; of one that says that a lock was not to be had, it finds out who holds it.
+// whatWaits commits, or, after an error, rolls back; of one that says that a lock was not to be had, it finds out who
+// holds it.
 func whatWaits(ctx context.Context, conn *pgx.Conn, tx pgx.Tx, err error) error {
 	if err == nil {
 		return classify(tx.Commit(ctx))
@@ -111,10 +114,12 @@ func oldestUser(ctx context.Context, conn *pgx.Conn) (text string, found bool) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	err := conn.QueryRow(ctx, `SELECT format('%s, which uses %s', CASE WHEN l.pid IS NULL THEN 'a prepared transaction'
-			ELSE format('the transaction of pid %s (%L, role %L%s)', l.pid, a.application_name, a.usename, ', since ' || a.xact_start) END, l.relation::regclass)
+			ELSE format('the transaction of pid %s (%L, role %L%s)', l.pid, a.application_name, a.usename, ', since ' || a.xact_start) END,
+			l.relation::regclass)
 		FROM pg_locks l JOIN pg_class c ON c.oid = l.relation LEFT JOIN pg_stat_activity a ON a.pid = l.pid
 		WHERE l.locktype = 'relation' AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid() AND c.relkind IN ('r', 'p')
-		  AND c.relnamespace = to_regnamespace('vault') AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+		  AND c.relnamespace = to_regnamespace('vault')
+		  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 		ORDER BY l.mode = 'ExclusiveLock' AND c.relname = 'lock_migration' DESC, a.xact_start, l.pid LIMIT 1`).Scan(&text)
 	return text, err == nil
 }

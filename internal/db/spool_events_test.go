@@ -148,7 +148,7 @@ func FuzzShipReads(f *testing.F) {
 		var at string
 		err := conn.QueryRow(t.Context(), shipOne, node, boot, event).Scan(&at)
 		fits := node != "" && len(node) <= 255 && len(event) >= 2 && len(event) <= 16<<10
-		text := utf8.ValidString(node+event) && !strings.ContainsRune(node+event, 0)
+		text := utf8.ValidString(node) && utf8.ValidString(event) && !strings.ContainsRune(node+event, 0)
 		if (err == nil) != (fits && text) {
 			t.Fatalf("node %q, event %q: %v", node, event, err)
 		}

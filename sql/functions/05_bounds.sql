@@ -1,5 +1,6 @@
--- What the arguments of a function that a granted role may call have to be. The role may be any program's: an argument that
--- is null, negative, infinite or enormous gets an error that names it, before anything is locked or written.
+-- What the arguments of a function that a granted role may call have to be. The role may be any program's: an
+-- argument that is null, negative, infinite or enormous gets an error that names it, before anything is locked or
+-- written.
 
 -- Also for two booleans, where it refuses null alone.
 CREATE OR REPLACE FUNCTION vault._bound(p_name text, p_value anycompatible, p_least anycompatible, p_most anycompatible)

@@ -1,23 +1,25 @@
--- Locks that sessions of several roles wait for: tables of the vault's own, which no other role may lock. Nothing waits for ever, and
--- what waits names the session that it waits for. VA006: it is held.
+-- Locks that sessions of several roles wait for: tables of the vault's own, which no other role may lock. Nothing
+-- waits for ever, and what waits names the session that it waits for. VA006: it is held.
 
--- The session that holds a lock on a table, beyond that of a reader, or the prepared transaction; null if there is none but
--- this one. Its state and age are for members of pg_read_all_stats, which roles.sql makes vault_owner where it may.
+-- The session that holds a lock on a table, beyond that of a reader, or the prepared transaction; null if there is
+-- none but this one. Its state and age are for members of pg_read_all_stats, which roles.sql makes vault_owner where
+-- it may.
 CREATE OR REPLACE FUNCTION vault._lock_holder(p_table regclass) RETURNS jsonb
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT CASE WHEN p.gid IS NOT NULL
-      THEN jsonb_build_object('prepared', vault._printable(p.gid, 200), 'role', vault._printable(p.owner, 64), 'database', p.database,
-             'since', p.prepared)
+      THEN jsonb_build_object('prepared', vault._printable(p.gid, 200), 'role', vault._printable(p.owner, 64), 
+             'database', p.database, 'since', p.prepared)
       ELSE jsonb_build_object('pid', l.pid, 'application', vault._printable(a.application_name, 64),
-             'role', vault._printable(a.usename, 64), 'database', a.datname, 'state', a.state, 'waits_for', a.wait_event,
-             'since', a.xact_start) END
+             'role', vault._printable(a.usename, 64), 'database', a.datname, 'state', a.state,
+             'waits_for', a.wait_event, 'since', a.xact_start) END
     FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
     -- A prepared transaction has no pid; the lock on its own id says which it is.
     LEFT JOIN pg_locks x ON l.pid IS NULL AND x.pid IS NULL AND x.virtualtransaction = l.virtualtransaction
       AND x.locktype = 'transactionid' AND x.granted AND x.mode = 'ExclusiveLock'
     LEFT JOIN pg_prepared_xacts p ON p.transaction = x.transactionid
     WHERE l.locktype = 'relation' AND l.relation = p_table AND l.granted AND l.mode <> 'AccessShareLock'
-      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND l.pid IS DISTINCT FROM pg_backend_pid()
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND l.pid IS DISTINCT FROM pg_backend_pid()
     ORDER BY coalesce(p.prepared, a.xact_start), l.pid LIMIT 1
 $$;
 
@@ -31,7 +33,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 $$;
 
 -- Takes a lock until the transaction ends.
-CREATE OR REPLACE FUNCTION vault._await_lock(p_table regclass, p_waiting text, p_mode text DEFAULT 'EXCLUSIVE') RETURNS void
+CREATE OR REPLACE FUNCTION vault._await_lock(p_table regclass, p_waiting text, p_mode text DEFAULT 'EXCLUSIVE')
+RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' AS $$
 BEGIN
   EXECUTE format('LOCK TABLE %s IN %s MODE', p_table, p_mode);
@@ -49,8 +52,8 @@ EXCEPTION WHEN lock_not_available THEN
   RETURN false;
 END $$;
 
--- The locks that one transaction has held for fifteen seconds, or another has awaited for two; none of the vault's own keeps one
--- so long, but for a migration.
+-- The locks that one transaction has held for fifteen seconds, or another has awaited for two; none of the vault's
+-- own keeps one so long, but for a migration.
 CREATE OR REPLACE FUNCTION vault._held_locks() RETURNS jsonb
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT jsonb_agg(jsonb_build_object('lock', what, 'holder', holder))

@@ -242,14 +242,14 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$ BEGIN RETURN
 
 CREATE OR REPLACE FUNCTION vault._printable(p_text text, p_max int) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-  -- Control characters (C0, DEL, C1) would reach a terminal that shows the log; what turns the direction of writing or takes no
-  -- room would show another name than is there.
+  -- Control characters (C0, DEL, C1) would reach a terminal that shows the log; what turns the direction of writing
+  -- or takes no room would show another name than is there.
   SELECT regexp_replace(left(p_text, p_max),
     '[\u0001-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]', '?', 'g')
 $$;
 
--- The same for all text in a detail. In JSON a control character is an escape, behind an even number of other backslashes, or
--- stands inside a string.
+-- The same for all text in a detail. In JSON a control character is an escape, behind an even number of other
+-- backslashes, or stands inside a string.
 CREATE OR REPLACE FUNCTION vault._printable_detail(p_detail jsonb) RETURNS jsonb
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT vault._printable(

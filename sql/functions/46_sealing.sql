@@ -1,10 +1,10 @@
 -- How far sealing is behind, and what holds it back.
 
--- Null on a standby, and where nothing was ever sealed. "seconds": how long the oldest row has waited, 0 = none waits. "held":
--- it waits for a transaction that still runs, prepared ones and those of other databases too, and "holder" is the oldest of
--- these; else it waits for the sealer, and "sealer" is the transaction that has the lock of sealing. (Snapshots of readers and
--- replication slots hold back vacuum, not this.) Their state and age are for members of pg_read_all_stats, which roles.sql makes
--- vault_owner where it may; else they are null.
+-- Null on a standby, and where nothing was ever sealed. "seconds": how long the oldest row has waited, 0 = none
+-- waits. "held": it waits for a transaction that still runs, prepared ones and those of other databases too, and
+-- "holder" is the oldest of these; else it waits for the sealer, and "sealer" is the transaction that has the lock of
+-- sealing. (Snapshots of readers and replication slots hold back vacuum, not this.) Their state and age are for
+-- members of pg_read_all_stats, which roles.sql makes vault_owner where it may; else they are null.
 CREATE OR REPLACE FUNCTION vault.sealing_lag() RETURNS jsonb
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

@@ -7,27 +7,30 @@ DECLARE v_spool vault.audit_spools;
 BEGIN
   SELECT * INTO v_spool FROM vault.audit_spools WHERE node = p_node AND boot = p_boot;
   PERFORM vault._check_spool(v_spool);
-  RETURN jsonb_build_object('next_seq', coalesce(v_spool.next_seq, 1), 'last_hash', coalesce(encode(v_spool.last_hash, 'hex'), ''),
-    'gaps', coalesce(v_spool.gaps, 0));
+  RETURN jsonb_build_object('next_seq', coalesce(v_spool.next_seq, 1),
+    'last_hash', coalesce(encode(v_spool.last_hash, 'hex'), ''), 'gaps', coalesce(v_spool.gaps, 0));
 END $$;
 
--- A spool is continued by the role that began it, and by its members: after a change of the daemon's role, GRANT of the old one to
--- the new one lets it go on, once. The oid says who that is; where the role is gone, or the spool came with a dump from another
--- cluster, the name does. A spool of before this was kept is the first one's that goes on with it.
+-- A spool is continued by the role that began it, and by its members: after a change of the daemon's role, GRANT of
+-- the old one to the new one lets it go on, once. The oid says who that is; where the role is gone, or the spool came
+-- with a dump from another cluster, the name does. A spool of before this was kept is the first one's that goes on
+-- with it.
 CREATE OR REPLACE FUNCTION vault._check_spool(s vault.audit_spools) RETURNS void
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  v_role name := coalesce((SELECT rolname FROM pg_roles WHERE oid = s.role_oid AND s.system_id = vault._system_id()), s.role_name);
+  v_role name := coalesce(
+    (SELECT rolname FROM pg_roles WHERE oid = s.role_oid AND s.system_id = vault._system_id()), s.role_name);
 BEGIN
   IF v_role <> session_user
       AND NOT EXISTS (SELECT FROM pg_roles WHERE rolname = v_role AND pg_has_role(session_user, oid, 'MEMBER')) THEN
-    RAISE EXCEPTION 'role "%" cannot go on with the spool of node "%" (boot %), which role "%" began: connect as that role, or GRANT % TO %',
-      session_user, s.node, s.boot, v_role, quote_ident(v_role), quote_ident(session_user) USING ERRCODE = '42501';
+    RAISE EXCEPTION '%', format('role "%s" cannot go on with the spool of node "%s" (boot %s), which role "%s" began: '
+      'connect as that role, or GRANT %I TO %I', session_user, s.node, s.boot, v_role, v_role, session_user)
+      USING ERRCODE = '42501';
   END IF;
 END $$;
 
--- A role has 10,000 spools at most, daemons in containers begin one at every start. The one that has been silent longest makes way
--- for the next, after a day.
+-- A role has 10,000 spools at most, daemons in containers begin one at every start. The one that has been silent
+-- longest makes way for the next, after a day.
 CREATE OR REPLACE FUNCTION vault._begin_spool(p_node text, p_boot uuid) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -44,21 +47,21 @@ BEGIN
     ON CONFLICT DO NOTHING;
 END $$;
 
--- The event, or what stands in its place on record if it cannot be read: one that no row can be made of must not keep those
--- behind it from the log.
+-- The event, or what stands in its place on record if it cannot be read: one that no row can be made of must not keep
+-- those behind it from the log.
 CREATE OR REPLACE FUNCTION vault._readable_event(p_event text) RETURNS text
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE e record;
 BEGIN
-  SELECT * INTO e FROM json_to_record(p_event::json) AS e (at timestamptz, actor text, client inet, action text, secret text,
-    version int, outcome text, request_id text, detail jsonb);
+  SELECT * INTO e FROM json_to_record(p_event::json) AS e (at timestamptz, actor text, client inet, action text,
+    secret text, version int, outcome text, request_id text, detail jsonb);
   IF e.action IS NULL THEN
     RAISE EXCEPTION 'it has no action' USING ERRCODE = '22023';
   END IF;
   RETURN p_event;
 EXCEPTION WHEN data_exception OR statement_too_complex OR program_limit_exceeded THEN
-  RETURN jsonb_build_object('at', clock_timestamp(), 'actor', 'vaultd', 'action', 'audit.unreadable', 'outcome', 'failed',
-    'detail', jsonb_build_object('reason', vault._printable(SQLERRM, 200), 'bytes', octet_length(p_event),
+  RETURN jsonb_build_object('at', clock_timestamp(), 'actor', 'vaultd', 'action', 'audit.unreadable',
+    'outcome', 'failed', 'detail', jsonb_build_object('reason', vault._printable(SQLERRM, 200), 'bytes', octet_length(p_event),
                                  'begins', vault._printable(p_event, 200)));
 END $$;
 

@@ -1,13 +1,13 @@
 -- +goose Up
--- What sessions wait for is a table on which no other role has a privilege: an advisory lock is anybody's who may connect. Each is
--- locked IN EXCLUSIVE MODE, which pg_dump does not wait for, and pg_locks then names the holder. There are never rows in them.
--- Migrate makes its own before the first migration.
+-- What sessions wait for is a table on which no other role has a privilege: an advisory lock is anybody's who may
+-- connect. Each is locked IN EXCLUSIVE MODE, which pg_dump does not wait for, and pg_locks then names the holder. There
+-- are never rows in them. Migrate makes its own before the first migration.
 CREATE TABLE IF NOT EXISTS vault.lock_migration (unused boolean);
 CREATE TABLE vault.lock_claims (unused boolean);
 CREATE TABLE vault.lock_sealing (unused boolean);
 
--- A spool is continued by the role that began it. The oid tells a role from another of the same name, but only in the cluster
--- that gave it: a dump is restored where other roles have the oids. Null: begun before this was kept.
+-- A spool is continued by the role that began it. The oid tells a role from another of the same name, but only in the
+-- cluster that gave it: a dump is restored where other roles have the oids. Null: begun before this was kept.
 ALTER TABLE vault.audit_spools
   ADD COLUMN role_name  name,
   ADD COLUMN role_oid   oid,
