@@ -7,10 +7,10 @@ import (
 	"syscall"
 )
 
-// asInit is what vaultd does as process 1, as in a container without an init: it runs the daemon as a child, passes signals on to
-// it, and collects every process that ends. What a rotation's program leaves running becomes a child of process 1, and would stay
-// a zombie for ever. It is a process of its own because a daemon that waits for any child would take the exit codes
-// that os/exec waits for.
+// asInit is what vaultd does as process 1, as in a container without an init: it runs the daemon as a child, passes
+// signals on to it, and collects every process that ends. What a rotation's program leaves running becomes a child
+// of process 1, and would stay a zombie for ever. It is a process of its own because a daemon that waits for any
+// child would take the exit codes that os/exec waits for.
 func asInit(args []string) int {
 	signals := make(chan os.Signal, 128)
 	signal.Notify(signals)

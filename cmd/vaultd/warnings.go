@@ -72,7 +72,8 @@ func isWide(n netip.Prefix) bool {
 
 func (c *Config) warnOfListeners(add addWarning) {
 	if host, _, err := net.SplitHostPort(c.HealthListen); err == nil && isUnspecified(host) {
-		add("health_listen", "%s is every address of this machine: whatever reaches one of them can read status and metrics", c.HealthListen)
+		add("health_listen",
+			"%s is every address of this machine: whatever reaches one of them can read status and metrics", c.HealthListen)
 	}
 	if c.mode&0o007 != 0 {
 		add("socket_mode", "%s lets every user of this machine in: the mode of the socket is its only guard", c.SocketMode)
@@ -124,10 +125,12 @@ func warnOfKey(key, path string, add addWarning) {
 
 func (c *Config) warnOfState(add addWarning) {
 	if mode := modeOf(c.AuditSpool); c.Audit == "on" && mode&0o077 != 0 {
-		add("audit_spool", "%q is not its owner's alone (mode %04o): it holds who read what", c.AuditSpool, mode)
+		add("audit_spool",
+			"%q is not its owner's alone (mode %04o): it holds who read what", c.AuditSpool, mode)
 	}
 	if mode := modeOf(c.StateDir); mode&0o022 != 0 {
-		add("state_dir", "%q can be written by others (mode %04o), who can make this node forget the newest primary", c.StateDir, mode)
+		add("state_dir",
+			"%q can be written by others (mode %04o), who can make this node forget the newest primary", c.StateDir, mode)
 	}
 	if mode := modeOf(c.AuditSealsFile); mode&0o022 != 0 {
 		add("audit_seals_file", "%q can be written by others (mode %04o), who can undo what it proves", c.AuditSealsFile, mode)
@@ -143,7 +146,8 @@ func modeOf(path string) fs.FileMode {
 	return info.Mode().Perm()
 }
 
-// renewalLate is how long before its end a certificate should have been renewed, or a third of its life if that is less.
+// renewalLate is how long before its end a certificate should have been renewed, or a third of its life if that is
+// less.
 const renewalLate = 14 * 24 * time.Hour
 
 func (c *Config) warnOfCertificate(now time.Time, add addWarning) {

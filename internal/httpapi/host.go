@@ -8,9 +8,9 @@ import (
 	"strings"
 )
 
-// A browser on an allowed host is inside the allowlist, whatever page runs in it. Three things tell such a page's request
-// from a client's: the Host of a name that was pointed at this daemon (DNS rebinding), an Origin, and fetch metadata. No
-// client of this API sends the last two.
+// A browser on an allowed host is inside the allowlist, whatever page runs in it. Three things tell such a page's
+// request from a client's: the Host of a name that was pointed at this daemon (DNS rebinding), an Origin, and fetch
+// metadata. No client of this API sends the last two.
 
 var (
 	errForeignHost = &refusal{outcome{status: http.StatusForbidden, code: "not_allowed", reason: "host",
@@ -55,8 +55,8 @@ func newHosts(list []string) hosts {
 	return h
 }
 
-// has reports whether a host is one of the daemon's own: a name from the list, the address that the connection came to, or
-// a loopback address, which no page of another site can have as its own.
+// has reports whether a host is one of the daemon's own: a name from the list, the address that the connection came
+// to, or a loopback address, which no page of another site can have as its own.
 func (h hosts) has(host string, local net.Addr) bool {
 	if addr, err := netip.ParseAddr(host); err == nil && addr.Zone() == "" {
 		addr = addr.Unmap()
@@ -79,7 +79,8 @@ func addressOf(a net.Addr) netip.Addr {
 	return netip.Addr{}
 }
 
-// hostOf is the host of a Host header, in lower case, without port, brackets and the dot of the root; false if it is none.
+// hostOf is the host of a Host header, in lower case, without port, brackets and the dot of the root; false if it is
+// none.
 func hostOf(header string) (string, bool) {
 	host, port := header, ""
 	if inside, ok := strings.CutPrefix(header, "["); ok {
@@ -99,8 +100,8 @@ func hostOf(header string) (string, bool) {
 	return host, host != ""
 }
 
-// addressed refuses a request that came under another name than the daemon's, or that a page of another site made. Over a
-// unix socket the name is the client's affair: no name leads there.
+// addressed refuses a request that came under another name than the daemon's, or that a page of another site made.
+// Over a unix socket the name is the client's affair: no name leads there.
 func (h hosts) addressed(r *http.Request, c client) error {
 	if !c.unix && !h.named(r) {
 		return errForeignHost
@@ -121,8 +122,8 @@ func (h hosts) named(r *http.Request) bool {
 	return ok && h.has(host, local)
 }
 
-// crossSite takes a request without metadata, as clients send it, and those that the browser's user made (none) or a page
-// of this daemon would (same-origin). A page of another port of this host is another site's.
+// crossSite takes a request without metadata, as clients send it, and those that the browser's user made (none) or a
+// page of this daemon would (same-origin). A page of another port of this host is another site's.
 func crossSite(r *http.Request) bool {
 	for _, site := range r.Header["Sec-Fetch-Site"] {
 		if site != "none" && site != "same-origin" {

@@ -10,8 +10,8 @@ import (
 	"syscall"
 )
 
-// Open listens on host:port or unix:/path. mode is that of a unix socket. "localhost" is both loopback addresses, without
-// asking a resolver, where the machine has both.
+// Open listens on host:port or unix:/path. mode is that of a unix socket. "localhost" is both loopback addresses,
+// without asking a resolver, where the machine has both.
 func Open(address string, mode os.FileMode) ([]net.Listener, error) {
 	if path, ok := strings.CutPrefix(address, "unix:"); ok {
 		return one(openUnix(path, mode))
