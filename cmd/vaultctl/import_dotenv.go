@@ -13,16 +13,17 @@ import (
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
-// dotenv reads NAME=VALUE lines. There is no standard for them. What docker compose, Node's --env-file, npm's and Python's
-// dotenv and a shell read differently is refused, with a spelling that all read alike; testdata/dotenv.jsonl has what each
-// makes of many texts. A wrong password that was imported without a word costs more than a quote.
+// dotenv reads NAME=VALUE lines. There is no standard for them. What docker compose, Node's --env-file, npm's and
+// Python's dotenv and a shell read differently is refused, with a spelling that all read alike;
+// testdata/dotenv.jsonl has what each makes of many texts. A wrong password that was imported without a word costs
+// more than a quote.
 //
 //	# a comment                     NAME=value                  export NAME=value
 //	NAME='byte for byte'            NAME="it's"                 NAME='two
 //	                                                            lines'
 //
-// What costs a program the name of a variable is taken, as that shows at once: CR LF at the ends of lines, a byte order mark,
-// blanks before a name or a comment, and names that are none to a shell.
+// What costs a program the name of a variable is taken, as that shows at once: CR LF at the ends of lines, a byte
+// order mark, blanks before a name or a comment, and names that are none to a shell.
 type dotenv struct{ lines *lines }
 
 func (d dotenv) next() (entry, error) {
@@ -103,7 +104,8 @@ var (
 		{regexp.MustCompile(`[;&|<>()]`), "; & | < > ( and ) end the value in a shell"},
 		{regexp.MustCompile(`(^|:)~`), `"~" is the home folder to some programs`},
 		{regexp.MustCompile(`\{.*(,|\.\.).*\}`), "braces with , or .. in them become several words in some shells"},
-		{regexp.MustCompile(`^[\pZ\x{85}\v\f\x{feff}]|[\pZ\x{85}\v\f\x{feff}]$`), "white space around a value is removed by some programs"},
+		{regexp.MustCompile(`^[\pZ\x{85}\v\f\x{feff}]|[\pZ\x{85}\v\f\x{feff}]$`),
+			"white space around a value is removed by some programs"},
 		{regexp.MustCompile(`[ \t]`), "the value ends at a blank in a shell"},
 	}
 	inSingleQuotes = []difference{returns, zero,
@@ -126,7 +128,8 @@ func alike(value []byte, differences []difference) error {
 // spelling is how to write a value so that all programs read it alike.
 func spelling(value []byte) string {
 	fits := func(quote string, differences []difference) bool {
-		return !bytes.Contains(value, []byte(quote)) && !slices.ContainsFunc(differences, func(d difference) bool { return d.where.Match(value) })
+		differs := func(d difference) bool { return d.where.Match(value) }
+		return !bytes.Contains(value, []byte(quote)) && !slices.ContainsFunc(differences, differs)
 	}
 	switch {
 	case fits("'", inSingleQuotes):
@@ -153,7 +156,8 @@ func escaped(value []byte) error {
 			plain.add(value[i])
 		}
 	}
-	return fmt.Errorf(`escapes in "..." are read differently, so put what they stand for in their place: %s`, spelling(plain.bytes))
+	return fmt.Errorf(`escapes in "..." are read differently, so put what they stand for in their place: %s`,
+		spelling(plain.bytes))
 }
 
 func unquoted(value []byte) ([]byte, error) {
@@ -166,8 +170,8 @@ func unquoted(value []byte) ([]byte, error) {
 	return bytes.Clone(value), nil
 }
 
-// quoted reads up to the closing quote, over as many lines as it takes. Also of a value that is refused it reads all: what
-// follows is not taken for entries.
+// quoted reads up to the closing quote, over as many lines as it takes. Also of a value that is refused it reads
+// all: what follows is not taken for entries.
 func (d dotenv) quoted(rest []byte, quote byte) (value []byte, err error) {
 	raw := newWiped(rest)
 	defer raw.wipe()

@@ -15,7 +15,8 @@ import (
 	compose "github.com/compose-spec/compose-go/v2/dotenv"
 )
 
-// takenAnyway are texts of which a program reads something else, and that are taken: the name gets lost there, not the value.
+// takenAnyway are texts of which a program reads something else, and that are taken: the name gets lost there, not
+// the value.
 var takenAnyway = map[string]string{
 	"a.b=x\n": "no name to a shell", "a-b=x\n": "no name to a shell", "1A=x\n": "no name to a shell",
 	"\tA=x\n": "node takes the tab for a part of the name", "A=x\n  # c\nB=y\n": "node takes the comment for a part of the name",
@@ -24,7 +25,8 @@ var takenAnyway = map[string]string{
 	"\r\nA=x\r\n": "CR LF", "# c\r\nA=x\r\n": "CR LF", "A=x\r": "CR LF", "\ufeffA=x\n": "a byte order mark",
 }
 
-// refusedAnyway are texts that all programs read alike and that are refused: the rule is simpler, or what was meant is open.
+// refusedAnyway are texts that all programs read alike and that are refused: the rule is simpler, or what was meant
+// is open.
 var refusedAnyway = map[string]string{
 	"A=x #y\n": "a comment, or a part of the value", "A=x # it's\nB='y'\n": "the same",
 	"A=x$~y\n": "a list of what may follow $", "A=x$^y\n": "the same", "A=x$}y\n": "the same", "A=x$,y\n": "the same", "A=x$+y\n": "the same",

@@ -26,8 +26,8 @@ var (
 // backgroundMsg is a terminal's answer.
 type backgroundMsg struct{ dark bool }
 
-// keyboard is the terminal's input without its answers about the background, which come among the keys whenever the terminal gets to
-// it. So nothing waits for an answer, none is taken for keys, and no key is lost.
+// keyboard is the terminal's input without its answers about the background, which come among the keys whenever the
+// terminal gets to it. So nothing waits for an answer, none is taken for keys, and no key is lost.
 type keyboard struct {
 	*os.File
 	answered func(backgroundMsg)
@@ -72,7 +72,8 @@ func backgroundFrom(env func(string) string) (dark, known bool) {
 	return colour < 7 || colour == 8, found && err == nil
 }
 
-// ask writes to the terminal once it is raw, so that no answer is echoed. The frames go through the same file, a write each.
+// ask writes to the terminal once it is raw, so that no answer is echoed. The frames go through the same file, a
+// write each.
 func (m *model) ask() tea.Cmd {
 	if m.asks == nil {
 		return nil

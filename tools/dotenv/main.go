@@ -1,9 +1,10 @@
-// Command dotenv asks the programs that read .env files what they make of each text in a table, and writes the table anew:
+// Command dotenv asks the programs that read .env files what they make of each text in a table, and writes the table
+// anew:
 //
 //	go run ./tools/dotenv cmd/vaultctl/testdata/dotenv.jsonl
 //
-// It takes node, npm's dotenv (NODE_PATH), Debian's python3-dotenv, dash and bash; docker compose's reader is linked. A test holds
-// vaultctl's reader to the table.
+// It takes node, npm's dotenv (NODE_PATH), Debian's python3-dotenv, dash and bash; docker compose's reader is
+// linked. A test holds vaultctl's reader to the table.
 package main
 
 import (
@@ -25,8 +26,8 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// row is a text and the variables that each program reads from it; null if it refuses the text. "all" stands for every program
-// that is not named.
+// row is a text and the variables that each program reads from it; null if it refuses the text. "all" stands for
+// every program that is not named.
 type row struct {
 	Text string                       `json:"text"`
 	Read map[string]map[string]string `json:"read"`
