@@ -17,7 +17,7 @@ var restarted = []string{
 	"database_url", "primary_database_url", "listen_database_url", "listen", "socket_mode", "health_listen", "address_file", "insecure_listen",
 	"kms_keys", "dek_cache_ttl", "dek_cache_size", "max_connections", "http_max_connections", "http_max_connections_per_address",
 	"scan_interval", "rotation_workers", "claim_timeout", "admin_api", "log_format", "shutdown_grace", "cpu_profile", "state_dir",
-	"webhook_hosts", "exec_rotators", "heartbeat_interval", "min_lsn_wait", "audit_seal_key", "audit_seals_file", "audit_seals_bucket",
+	"webhook_hosts", "postgres_hosts", "postgres_ca", "exec_rotators", "heartbeat_interval", "min_lsn_wait", "audit_seal_key", "audit_seals_file", "audit_seals_bucket",
 	"audit_seals_bucket_interval", "audit", "audit_spool", "audit_sync", "audit_sync_interval", "audit_on_failure", "audit_max_bytes", "audit_max_age",
 }
 
