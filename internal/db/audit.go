@@ -30,6 +30,18 @@ type AuditRow struct {
 	Detail     json.RawMessage `json:"detail"`
 }
 
+// MarshalJSON writes every time that PostgreSQL has, also before the year 0 and after 9999.
+func (a AuditRow) MarshalJSON() ([]byte, error) {
+	type row AuditRow
+	if y := a.At.Year(); y >= 0 && y <= 9999 {
+		return json.Marshal(row(a))
+	}
+	return json.Marshal(struct {
+		row
+		At string `json:"at"`
+	}{row(a), a.At.Format(time.RFC3339Nano)})
+}
+
 const auditColumns = `id, at, recorded_at, actor, db_role::text, coalesce(host(client), ''), coalesce(node, ''), action, coalesce(secret, ''),
 	coalesce(version, 0), outcome, request_id, detail`
 

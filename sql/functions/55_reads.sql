@@ -7,15 +7,78 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   FROM (SELECT) AS nobody LEFT JOIN vault.audit_spools s ON s.node = p_node AND s.boot = p_boot
 $$;
 
+-- Inserts the events of a spool, of which p_first is the number of the first. A time that cannot be (none at all, not finite, older than a
+-- spool keeps a record, later than a minute from now) becomes that of arrival, and what was claimed stands in detail. An event that
+-- cannot be read is recorded as that, so that it keeps none of the others.
+--
+-- Every read passes here, so it counts what one costs: the event is taken apart once, and _printable, which is a regular
+-- expression for each column, is asked only where JSON has an escape or the text a control character.
+CREATE OR REPLACE FUNCTION vault._insert_shipped(p_node text, p_boot uuid, p_first bigint, p_events text[]) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  v_now timestamptz := clock_timestamp();
+  v_least timestamptz := v_now - interval '401 days';        -- the greatest audit_max_age, and a day
+  v_most timestamptz := v_now + interval '1 minute';
+BEGIN
+  INSERT INTO vault.audit_log (system_id, at, actor, client, node, action, secret, version, outcome, request_id, detail)
+    SELECT (SELECT vault._system_id()), CASE WHEN at BETWEEN v_least AND v_most THEN at ELSE v_now END,
+           CASE WHEN actor !~ '^(client|worker):' AND actor <> 'vaultd' OR actor IS NULL THEN 'role:' || session_user
+                WHEN plain THEN left(actor, 255) ELSE vault._printable(actor, 255) END,
+           client, p_node, CASE WHEN plain THEN left(action, 32) ELSE vault._printable(action, 32) END,
+           CASE WHEN plain THEN left(secret, 255) ELSE vault._printable(secret, 255) END, version,
+           CASE WHEN outcome IN ('ok', 'denied') THEN outcome ELSE 'failed' END,
+           CASE WHEN uuid THEN request_id::uuid END,
+           coalesce(detail, '{}') || jsonb_build_object('boot', p_boot, 'seq', seq)
+             || CASE WHEN uuid OR request_id IS NULL THEN '{}' ELSE jsonb_build_object('request', vault._printable(request_id, 64)) END
+             || CASE WHEN at NOT BETWEEN v_least AND v_most THEN jsonb_build_object('claimed_at', at) ELSE '{}' END
+    FROM (SELECT p_first + n - 1 AS seq, event, event !~ '[\u007f-\u009f]|\\[^"\\/]' AS plain FROM unnest(p_events) WITH ORDINALITY AS r (event, n)) AS r,
+      LATERAL json_to_record(event::json) AS e (at timestamptz, actor text, client inet, action text, secret text, version int, outcome text,
+                                                request_id text, detail jsonb),
+      LATERAL (SELECT coalesce(translate(request_id, '0123456789abcdef', '0000000000000000') = '00000000-0000-0000-0000-000000000000', false) AS uuid) AS u
+    ORDER BY seq;
+END $$;
+
+-- The nesting that those can read who check the log, far deeper than any event of ours.
+CREATE OR REPLACE FUNCTION vault._too_deep(p_event text) RETURNS boolean
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT length(p_event) > 4000 AND length(p_event) - length(translate(p_event, '[{', '')) > 1000
+$$;
+
+CREATE OR REPLACE FUNCTION vault._record_shipped(p_node text, p_boot uuid, p_first bigint, p_events text[]) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE v_event text;
+BEGIN
+  IF EXISTS (SELECT FROM unnest(p_events) AS event WHERE length(event) > 4000 AND vault._too_deep(event)) THEN
+    RAISE data_exception;
+  END IF;
+  PERFORM vault._insert_shipped(p_node, p_boot, p_first, p_events);
+EXCEPTION WHEN data_exception OR integrity_constraint_violation OR program_limit_exceeded THEN
+  FOR i IN 1..cardinality(p_events) LOOP
+    v_event := p_events[i];
+    BEGIN
+      IF vault._too_deep(v_event) THEN
+        RAISE data_exception USING MESSAGE = 'it is nested too deep';
+      END IF;
+      BEGIN
+        PERFORM vault._insert_shipped(p_node, p_boot, p_first + i - 1, ARRAY[v_event]);
+      EXCEPTION WHEN invalid_datetime_format OR datetime_field_overflow OR invalid_parameter_value THEN   -- its time alone, most likely
+        PERFORM vault._insert_shipped(p_node, p_boot, p_first + i - 1, ARRAY[(v_event::jsonb - 'at' || jsonb_build_object('detail',
+          coalesce(nullif(v_event::jsonb -> 'detail', 'null'), '{}') || jsonb_build_object('claimed_at', left(v_event::jsonb ->> 'at', 64))))::text]);
+      END;
+    EXCEPTION WHEN data_exception OR integrity_constraint_violation OR program_limit_exceeded THEN
+      INSERT INTO vault.audit_log (actor, node, action, outcome, detail)
+        VALUES ('role:' || session_user, p_node, 'audit.unreadable', 'failed', jsonb_build_object('boot', p_boot, 'seq', p_first + i - 1,
+          'reason', vault._printable(SQLERRM, 200), 'event', vault._printable(v_event, 1000)));
+    END;
+  END LOOP;
+END $$;
+
 -- Takes records from p_first_seq on, each with the hash of the one before, and answers where the spool stands then. What it has
 -- already it does not take again, so a batch whose answer was lost can be sent once more. What begins behind the next number
 -- it takes only from a spool that says that what is between is lost: a primary that was promoted may have less than the one
 -- before acknowledged, and the spool may still have it. The chain is checked over the very bytes that the node hashed.
 --
 -- Nothing in an event is proven; what is, is db_role. An event cannot claim to be somebody who holds a token.
---
--- Every read passes here, so it counts what one costs: the event is taken apart once, and _printable, which is a regular
--- expression for each column, is asked only where JSON has an escape or the text a control character.
 CREATE OR REPLACE FUNCTION vault.ship_reads(p_node text, p_boot uuid, p_first_seq bigint, p_lost boolean, p_previous bytea[], p_events text[]) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -64,22 +127,7 @@ BEGIN
     RAISE EXCEPTION 'record % of the spool does not continue the one before', v_broken USING ERRCODE = 'VA003';
   END IF;
 
-  INSERT INTO vault.audit_log (system_id, at, actor, client, node, action, secret, version, outcome, request_id, detail)
-    SELECT (SELECT vault._system_id()), least(at, clock_timestamp() + interval '1 minute'),
-           CASE WHEN actor !~ '^(client|worker):' AND actor <> 'vaultd' OR actor IS NULL THEN 'role:' || session_user
-                WHEN plain THEN left(actor, 255) ELSE vault._printable(actor, 255) END,
-           client, v_node, CASE WHEN plain THEN left(action, 32) ELSE vault._printable(action, 32) END,
-           CASE WHEN plain THEN left(secret, 255) ELSE vault._printable(secret, 255) END, version,
-           CASE WHEN outcome IN ('ok', 'denied') THEN outcome ELSE 'failed' END,
-           CASE WHEN uuid THEN request_id::uuid END,
-           coalesce(detail, '{}') || jsonb_build_object('boot', p_boot, 'seq', seq)
-             || CASE WHEN uuid OR request_id IS NULL THEN '{}' ELSE jsonb_build_object('request', vault._printable(request_id, 64)) END
-             || CASE WHEN at > clock_timestamp() + interval '1 minute' THEN jsonb_build_object('claimed_at', at) ELSE '{}' END
-    FROM (SELECT p_first_seq + n - 1 AS seq, event, event !~ '[\u007f-\u009f]|\\[^"\\/]' AS plain FROM unnest(p_events) WITH ORDINALITY AS r (event, n)) AS r,
-      LATERAL json_to_record(event::json) AS e (at timestamptz, actor text, client inet, action text, secret text, version int, outcome text,
-                                                request_id text, detail jsonb),
-      LATERAL (SELECT coalesce(translate(request_id, '0123456789abcdef', '0000000000000000') = '00000000-0000-0000-0000-000000000000', false) AS uuid) AS u
-    WHERE seq >= v_spool.next_seq ORDER BY seq;
+  PERFORM vault._record_shipped(v_node, p_boot, greatest(v_spool.next_seq, p_first_seq), p_events[greatest(v_spool.next_seq - p_first_seq, 0) + 1:]);
 
   IF p_first_seq + v_count > v_spool.next_seq THEN
     v_spool.next_seq := p_first_seq + v_count;

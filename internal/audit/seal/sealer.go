@@ -43,8 +43,8 @@ func (w *Window) Seal(ctx context.Context, by Signer) ([]Seal, error) {
 	var seals []Seal
 	id, previous := w.LastID, w.LastHash
 	for from := 0; from < len(w.Rows); {
-		to, month := from, Month(w.Rows[from].At)
-		for to < len(w.Rows) && Month(w.Rows[to].At).Equal(month) {
+		to, month := from, Month(w.Rows[from].At.Time)
+		for to < len(w.Rows) && Month(w.Rows[to].At.Time).Equal(month) {
 			to++
 		}
 		s, err := New(w.Rows[from:to])
@@ -68,6 +68,7 @@ type Sealer struct {
 	Key    Signer // nil: it keeps copies only
 	Places []*Place
 	Log    *slog.Logger
+	Report func(context.Context, error) // after each attempt to seal; nil: none is reported
 
 	mu     sync.Mutex // guards what follows, and that of the places
 	sealed int64      // rows, by this daemon
@@ -114,6 +115,9 @@ func (s *Sealer) round(ctx context.Context) {
 func (s *Sealer) settleSealing(ctx context.Context, err error) {
 	if ctx.Err() != nil {
 		return
+	}
+	if s.Report != nil {
+		s.Report(ctx, err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -162,7 +166,7 @@ func (s *Sealer) meetKey(ctx context.Context) error {
 }
 
 // Check is for readiness: the node's seals go on from those seen before. That sealing or a bucket fails is for [Sealer.State]
-// alone: no node must stop answering because of its primary, or of a copy.
+// and for [Sealer.Sealing] alone: no node must stop answering because of its primary, or of a copy.
 func (s *Sealer) Check(context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -172,6 +176,13 @@ func (s *Sealer) Check(context.Context) error {
 		}
 	}
 	return nil
+}
+
+// Sealing is why the last attempt to seal failed; nil if it did not.
+func (s *Sealer) Sealing(context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.failed.err
 }
 
 // State is for metrics.
