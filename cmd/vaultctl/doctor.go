@@ -74,8 +74,13 @@ type patient struct {
 
 // said reports whether another check says already what err says. What else keeps a check from being made is a problem.
 func (p *patient) said(err error) bool {
-	return p.node == nil && p.primary == nil || errors.Is(err, vault.ErrFenced) || errors.Is(err, vault.ErrSchema) ||
-		errors.Is(err, vault.ErrNotInitialised) || errors.Is(err, context.Canceled)
+	switch {
+	case p.node == nil && p.primary == nil, errors.Is(err, vault.ErrFenced), errors.Is(err, context.Canceled):
+		return true
+	case errors.Is(err, vault.ErrSchema), errors.Is(err, vault.ErrNotInitialised):
+		return p.node == nil || p.node.Schema.Have != p.node.Schema.Want || !p.node.Schema.FunctionsCurrent
+	}
+	return false
 }
 
 // unless is the problem that a check could not be made.

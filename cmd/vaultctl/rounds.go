@@ -12,10 +12,13 @@ import (
 // unsupervisedProblem is longer than a supervisor may be told to wait between two rounds.
 const unsupervisedProblem = 2 * time.Hour
 
+// namedFailures fit into a line that is read; all are in vault.round_failures.
+const namedFailures = 10
+
 // roundProblems names what the rounds cannot do, as far as this role may see it.
 func roundProblems(failures []db.RoundFailure, all int64) string {
 	var parts []string
-	for _, f := range failures[:min(len(failures), 10)] {
+	for _, f := range failures[:min(len(failures), namedFailures)] {
 		what := f.Part
 		switch {
 		case f.Part == "window" && f.Subject != "":
@@ -26,7 +29,7 @@ func roundProblems(failures []db.RoundFailure, all int64) string {
 		parts = append(parts, fmt.Sprintf("%s: %s", what, f.Error))
 	}
 	if hidden := all - int64(len(parts)); hidden > 0 {
-		parts = append(parts, fmt.Sprintf("%d more", hidden))
+		parts = append(parts, fmt.Sprintf("%d that are not shown to this role, or work again by now", hidden))
 	}
 	return strings.Join(parts, "; ")
 }

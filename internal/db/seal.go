@@ -29,12 +29,12 @@ type AuditRecord struct {
 	Detail     json.RawMessage
 }
 
-const recordColumns = `id, system_id, tx, at, recorded_at, actor, db_role::text, client, node, action, secret, version, outcome, request_id, detail`
+const recordColumns = `id, system_id, tx, at, recorded_at, actor, db_role::text, client, node, action, secret, version, outcome, request_id, detail::text`
 
 func scanRecord(row pgx.CollectableRow) (AuditRecord, error) {
 	var r AuditRecord
 	err := row.Scan(&r.ID, &r.SystemID, &r.Tx, &r.At, &r.RecordedAt, &r.Actor, &r.DBRole, &r.Client, &r.Node, &r.Action, &r.Secret,
-		&r.Version, &r.Outcome, &r.RequestID, &r.Detail)
+		&r.Version, &r.Outcome, &r.RequestID, (*verbatim)(&r.Detail))
 	return r, err
 }
 

@@ -63,7 +63,7 @@ func newReference(t *testing.T, window, zone string, around time.Time) reference
 	return r
 }
 
-// Windows by SQL are windows by Go, minute by minute, on days with a gap, an overlap and neither; and what opens next is the first minute
+// Windows by SQL are windows by Go, every five minutes, on days with a gap, an overlap and neither; and what opens next is the first minute
 // that is open.
 func TestWindowsWhereClocksChange(t *testing.T) {
 	store := vaulttest.New(t)
@@ -78,18 +78,18 @@ func TestWindowsWhereClocksChange(t *testing.T) {
 				r := newReference(t, window, c.zone, day)
 				from := day.Add(-24 * time.Hour)
 				got := store.MustQuery(t, `SELECT string_agg(CASE vault._in_window($1, m) WHEN true THEN '1' WHEN false THEN '0' ELSE '?' END, '' ORDER BY m)
-					FROM generate_series($2::timestamptz, $2::timestamptz + interval '2879 minutes', '1 minute') m`, window+" "+c.zone, from)
+					FROM generate_series($2::timestamptz, $2::timestamptz + interval '2879 minutes', '5 minutes') m`, window+" "+c.zone, from)
 				var want strings.Builder
-				for i := range 2880 {
-					want.WriteByte("01"[map[bool]int{true: 1}[r.open[from.Add(time.Duration(i)*time.Minute).Unix()]]])
+				for i := range 2880 / 5 {
+					want.WriteByte("01"[map[bool]int{true: 1}[r.open[from.Add(time.Duration(5*i)*time.Minute).Unix()]]])
 				}
 				if i := differ(got, want.String()); i >= 0 {
-					t.Errorf("%s %s at %s: got %c, want %c", window, c.zone, from.Add(time.Duration(i)*time.Minute), got[i], want.String()[i])
+					t.Errorf("%s %s at %s: got %c, want %c", window, c.zone, from.Add(time.Duration(5*i)*time.Minute), got[i], want.String()[i])
 				}
 				opens := store.MustQuery(t, `SELECT string_agg(extract(epoch FROM vault._window_opens($1, m))::bigint::text, ' ' ORDER BY m)
-					FROM generate_series($2::timestamptz, $2::timestamptz + interval '1 day', '97 minutes') m`, window+" "+c.zone, from)
+					FROM generate_series($2::timestamptz, $2::timestamptz + interval '1 day', '395 minutes') m`, window+" "+c.zone, from)
 				for i, got := range strings.Fields(opens) {
-					m := from.Add(time.Duration(97*i) * time.Minute)
+					m := from.Add(time.Duration(395*i) * time.Minute)
 					first := m
 					for !r.open[first.Unix()] && first.Before(m.Add(72*time.Hour)) {
 						first = first.Add(time.Minute)

@@ -61,7 +61,7 @@ EXCEPTION WHEN data_exception OR integrity_constraint_violation OR program_limit
       END IF;
       BEGIN
         PERFORM vault._insert_shipped(p_node, p_boot, p_first + i - 1, ARRAY[v_event]);
-      EXCEPTION WHEN invalid_datetime_format OR datetime_field_overflow OR invalid_parameter_value THEN   -- its time alone, most likely
+      EXCEPTION WHEN data_exception THEN   -- its time, most likely
         PERFORM vault._insert_shipped(p_node, p_boot, p_first + i - 1, ARRAY[(v_event::jsonb - 'at' || jsonb_build_object('detail',
           coalesce(nullif(v_event::jsonb -> 'detail', 'null'), '{}') || jsonb_build_object('claimed_at', left(v_event::jsonb ->> 'at', 64))))::text]);
       END;
