@@ -50,29 +50,31 @@ CREATE OR REPLACE FUNCTION vault._do_each(p_part text, p_ids text[], p_names tex
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   v_before text[] := (SELECT coalesce(array_agg(subject), '{}') FROM vault.round_failures WHERE part = p_part AND subject <> '');
-  v_together text[] := (SELECT coalesce(array_agg(id), '{}') FROM unnest(p_ids, p_names) AS u (id, name) WHERE name <> ALL (v_before));
+  v_alone text[];
+  v_names text[];
   v_n int := 0;
   v_count int;
 BEGIN
-  IF v_before <> '{}' THEN
-    DELETE FROM vault.round_failures WHERE part = p_part AND subject = ANY (v_before) AND subject <> ALL (coalesce(p_names, '{}'));   -- waits no more
+  IF v_before <> '{}' THEN   -- what waits no more is no failure
+    DELETE FROM vault.round_failures WHERE part = p_part AND subject = ANY (v_before) AND subject <> ALL (coalesce(p_names, '{}'));
   END IF;
   BEGIN
-    EXECUTE p_do USING v_together;
+    EXECUTE p_do USING (SELECT coalesce(array_agg(id), '{}') FROM unnest(p_ids, p_names) AS u (id, name) WHERE name <> ALL (v_before));
     GET DIAGNOSTICS v_n = ROW_COUNT;
+    SELECT array_agg(id), array_agg(name) INTO v_alone, v_names FROM unnest(p_ids, p_names) AS u (id, name) WHERE name = ANY (v_before);
   EXCEPTION WHEN OTHERS THEN
     v_n := 0;
-    v_together := '{}';
+    v_alone := p_ids;
+    v_names := p_names;
   END;
-  FOR i IN 1..coalesce(cardinality(p_ids), 0) LOOP
-    CONTINUE WHEN p_ids[i] = ANY (v_together);
+  FOR i IN 1..coalesce(cardinality(v_alone), 0) LOOP
     BEGIN
-      EXECUTE p_do USING ARRAY[p_ids[i]];
+      EXECUTE p_do USING ARRAY[v_alone[i]];
       GET DIAGNOSTICS v_count = ROW_COUNT;
       v_n := v_n + v_count;
-      PERFORM vault._note_round(p_part, p_names[i], '', NULL);
+      PERFORM vault._note_round(p_part, v_names[i], '', NULL);
     EXCEPTION WHEN OTHERS THEN
-      PERFORM vault._note_round(p_part, p_names[i], SQLSTATE, SQLERRM);
+      PERFORM vault._note_round(p_part, v_names[i], SQLSTATE, SQLERRM);
     END;
   END LOOP;
   RETURN v_n;

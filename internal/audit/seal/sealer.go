@@ -13,7 +13,8 @@ const (
 	MaxRows  = 1000        // unless one transaction wrote more
 	Interval = time.Second // after which fewer are sealed too
 
-	// SignLimit is for all signatures of a window: its transaction is open meanwhile.
+	// SignLimit is for the signatures of a window of up to a year: its transaction is open meanwhile. Only rows of one transaction
+	// bring a window of more.
 	SignLimit = 4 * time.Second
 )
 
@@ -36,6 +37,17 @@ type Window struct {
 	LastHash     Hash
 	Rows         []Row
 	Now          time.Time // of the primary
+}
+
+// signLimit grows with the years, or a transaction that wrote rows of many would never be sealed by a slow key service.
+func (w *Window) signLimit() time.Duration {
+	months := 0
+	for i := range w.Rows {
+		if i == 0 || !Month(w.Rows[i].At.Time).Equal(Month(w.Rows[i-1].At.Time)) {
+			months++
+		}
+	}
+	return SignLimit * time.Duration(1+months/13)
 }
 
 // Seal makes the seals of a window, one a month.
@@ -131,7 +143,7 @@ func (s *Sealer) seal(ctx context.Context) error {
 	}
 	for ctx.Err() == nil {
 		n, err := s.Store.SealAudit(ctx, MaxRows, func(w Window) ([]Seal, error) {
-			ctx, cancel := context.WithTimeout(ctx, SignLimit)
+			ctx, cancel := context.WithTimeout(ctx, w.signLimit())
 			defer cancel()
 			return w.Seal(ctx, s.Key)
 		})
