@@ -128,6 +128,15 @@ func TestReportRound(t *testing.T) {
 	}
 }
 
+// A token's end is a time that answers and logs can have.
+func TestTokenLifetimes(t *testing.T) {
+	store := vaulttest.New(t)
+	for _, at := range []string{"infinity", "-infinity", "0044-03-15 BC", "20000-01-01"} {
+		wantCode(t, runSession(t, store.URL(vaulttest.Operator), []string{"BEGIN", "AUTHORISE",
+			`SELECT vault.create_token(gen_random_uuid(), 'x', sha256('x'), '', ` + literal(at) + `, gen_random_uuid())`}), "22023")
+	}
+}
+
 // Intervals that are not positive whatever date they are added to, of every kind that the write API takes.
 func TestIntervalsOfMixedSigns(t *testing.T) {
 	store := vaulttest.New(t)
