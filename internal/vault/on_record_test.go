@@ -283,7 +283,7 @@ func (r *recorded) wantNewest(want string) {
 
 func (r *recorded) prune() {
 	s := newSealing(r.t, r.store)
-	r.store.MustExec(r.t, `INSERT INTO vault.audit_log (at, actor, action) VALUES ('2020-01-10', 'client:10.0.0.1', 'read')`, `SELECT vault.supervise()`)
+	r.store.MustExec(r.t, `INSERT INTO vault.audit_log (at, actor, action) VALUES ('2020-01-10', 'client:10.0.0.1', 'read')`, `SELECT vault._audit_empty_default('2020-01-01 UTC', '2020-02-01 UTC')`)
 	s.seal()
 	sum := sha256.Sum256(nil)
 	january := db.AuditPruning{Month: time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC), Rows: 1, SHA256: sum[:],

@@ -227,12 +227,17 @@ END $$;
 -- up to ten years of them.
 CREATE OR REPLACE FUNCTION vault.prepare_audit_prune() RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  v_first timestamptz;
+  v_until timestamptz;
+  v_oldest timestamp;
 BEGIN
   PERFORM vault._require_administer();
-  PERFORM vault._audit_empty_default(n.first, n.until) FROM vault._audit_near() AS n;
-  PERFORM vault._audit_empty_default(date_trunc('month', min(at) AT TIME ZONE 'UTC') AT TIME ZONE 'UTC',
-      least((date_trunc('month', min(at) AT TIME ZONE 'UTC') + interval '10 years') AT TIME ZONE 'UTC', (SELECT first FROM vault._audit_near())))
-    FROM vault.audit_log_default WHERE at >= timestamptz '1970-01-01 UTC' AND at < (SELECT first FROM vault._audit_near());
+  SELECT first, until INTO v_first, v_until FROM vault._audit_near();
+  PERFORM vault._audit_empty_default(v_first, v_until);
+  v_oldest := (SELECT date_trunc('month', min(at) AT TIME ZONE 'UTC') FROM vault.audit_log_default
+               WHERE at >= timestamptz '1970-01-01 UTC' AND at < v_first);
+  PERFORM vault._audit_empty_default(v_oldest AT TIME ZONE 'UTC', least((v_oldest + interval '10 years') AT TIME ZONE 'UTC', v_first));
   RETURN '{}';
 END $$;
 
