@@ -27,6 +27,7 @@ var nothingToRecord = map[string]string{
 	"add_audit_seal":        "is itself the evidence",
 	"prepare_audit_prune":   "moves rows into their month, unchanged",
 	"supervise":             "calls the others",
+	"report_round":          "says that rounds fail, or work again",
 	"beat":                  "says that the primary is there",
 	"enqueue_due_rotations": "plans; what becomes of it is recorded", "claim_rotations": "as above", "release_rotation": "as above",
 	"store_candidate": "a step of a rotation, which is recorded when it is done or has failed",
