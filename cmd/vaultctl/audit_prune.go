@@ -277,7 +277,7 @@ func (x *archive) add(w *seal.Writer, e seal.Entry, o archiving) error {
 		if err != nil {
 			return err
 		}
-		e = seal.Entry{Leaf: &seal.Leaf{SystemID: e.Row.SystemID, Month: seal.Month(e.Row.At), Tx: e.Row.Tx, ID: e.Row.ID, Hash: leaf}}
+		e = seal.Entry{Leaf: &seal.Leaf{SystemID: e.Row.SystemID, Month: seal.Month(e.Row.At.Time), Tx: e.Row.Tx, ID: e.Row.ID, Hash: leaf}}
 	case e.Row != nil && len(x.Leaves) > 0:
 		last := &x.Leaves[len(x.Leaves)-1]
 		*last, err = vault.PackLeaf(*last, e.Row)

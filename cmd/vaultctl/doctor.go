@@ -20,7 +20,7 @@ func newDoctorCmd(a *app) *cobra.Command {
 files of this machine. It changes nothing and shows no value.
 
 Each check is ok, a warning or a problem, with something to type. It exits with 7 when there are problems. A check whose
-ground is missing, such as one of the primary when there is none, is left out.`,
+ground is missing, such as one of the primary when there is none, is left out; one that cannot be made is a problem.`,
 		Example: `  vaultctl doctor
   PGHOST=db2 vaultctl doctor -o json`,
 		Args: exactArgs(),
@@ -69,7 +69,32 @@ type patient struct {
 	primary    *db.Examination
 	primaryErr error
 	status     *db.Status // of the primary, else of the node
+	statusErr  error
 }
+
+// said reports whether another check says already what err says. What else keeps a check from being made is a problem.
+func (p *patient) said(err error) bool {
+	switch {
+	case p.node == nil && p.primary == nil, errors.Is(err, vault.ErrFenced), errors.Is(err, context.Canceled):
+		return true
+	case errors.Is(err, vault.ErrSchema), errors.Is(err, vault.ErrNotInitialised):
+		return p.node == nil || p.node.Schema.Have != p.node.Schema.Want || !p.node.Schema.FunctionsCurrent
+	}
+	return false
+}
+
+// unless is the problem that a check could not be made.
+func (p *patient) unless(err error) finding {
+	if err == nil || p.said(err) {
+		return finding{}
+	}
+	f := p.a.failure(err)
+	f.Detail = "it cannot be checked: " + f.Detail
+	return f
+}
+
+// noStatus is for the checks that look at the status and have none.
+func (p *patient) noStatus() finding { return p.unless(p.statusErr) }
 
 func (a *app) examine(ctx context.Context) (*patient, error) {
 	v, err := a.vault(ctx)
@@ -94,7 +119,8 @@ func (a *app) examine(ctx context.Context) (*patient, error) {
 		if from.e == nil || p.status != nil {
 			continue // asking a frozen node again would only take its time again
 		}
-		if s, err := from.ask(ctx); err == nil {
+		s, err := from.ask(ctx)
+		if p.statusErr = err; err == nil {
 			p.status = &s
 		}
 	}
@@ -184,12 +210,7 @@ func checks() []check {
 		{"sealing", checkSealing},
 		{"locks", checkLocks},
 		{"rotations", checkRotations},
+		{"rounds", checkRounds},
 		{"deleted", checkDeleted},
 	}
-}
-
-// unavailable reports whether an error says no more than that there is no connection, which another check has said.
-func unavailable(err error) bool {
-	return errors.Is(err, vault.ErrUnavailable) || errors.Is(err, vault.ErrFenced) || errors.Is(err, vault.ErrSchema) ||
-		errors.Is(err, vault.ErrNotInitialised) || errors.Is(err, context.Canceled)
 }

@@ -58,7 +58,7 @@ func checkFence(ctx context.Context, p *patient) finding {
 	case errors.Is(err, vault.ErrFenced):
 		return p.a.failure(fmt.Errorf("the node is %w", err))
 	case err != nil:
-		return finding{}
+		return p.unless(err)
 	case p.a.fence.Path() == "":
 		return warning("export XDG_STATE_HOME=FOLDER", "nothing is remembered of primaries: there is no home folder to keep it in")
 	}
@@ -208,10 +208,13 @@ func oddRole(r db.OddRole) (detail, help string) {
 }
 
 func checkKey(ctx context.Context, p *patient) finding {
-	if p.a.kmsKey == "" && p.status == nil {
+	if p.a.kmsKey == "" && p.node == nil {
 		return finding{}
 	}
 	if _, err := p.a.openKeys(ctx); err != nil {
+		if p.a.kmsKey == "" && p.said(err) {
+			return finding{}
+		}
 		return p.a.failure(err)
 	}
 	for _, key := range p.a.ring.Keys() {
@@ -232,10 +235,10 @@ func checkNewest(ctx context.Context, p *patient) finding {
 	}
 	name, err := p.v.TryNewest(ctx)
 	switch {
-	case unavailable(err) || errors.Is(err, vault.ErrNotFound): // gone in between
+	case errors.Is(err, vault.ErrNotFound): // gone in between
 		return finding{}
 	case err != nil:
-		return p.a.failure(err)
+		return p.unless(err)
 	case name == "":
 		return fine("there is none that this role may read")
 	}
@@ -257,8 +260,8 @@ func checkToken(ctx context.Context, p *patient) finding {
 	}
 	token, err := p.v.OwnToken(ctx, change)
 	switch {
-	case unavailable(err):
-		return finding{} // it takes a primary
+	case err != nil && p.said(err):
+		return finding{}
 	case err != nil:
 		return p.a.failure(err)
 	case token.ExpiresAt != nil && time.Until(*token.ExpiresAt) < tokenWarning:
@@ -273,7 +276,7 @@ func checkToken(ctx context.Context, p *patient) finding {
 
 func checkDurability(_ context.Context, p *patient) finding {
 	if p.status == nil || p.status.Durability == nil {
-		return finding{}
+		return p.noStatus()
 	}
 	if text := durabilityProblem(*p.status); text != "" {
 		return problem("start the standby, or take it out of synchronous_standby_names", "%s", strings.TrimPrefix(text, "durability: "))
@@ -289,7 +292,10 @@ func checkStandbys(ctx context.Context, p *patient) finding {
 		return finding{}
 	}
 	replicas, err := p.v.Replicas(ctx)
-	if err != nil || len(replicas) == 0 {
+	if err != nil {
+		return p.unless(err)
+	}
+	if len(replicas) == 0 {
 		return finding{} // the durability says what that means
 	}
 	var late []string
@@ -346,7 +352,11 @@ func checkHeartbeat(_ context.Context, p *patient) finding {
 
 func checkRotations(ctx context.Context, p *patient) finding {
 	if p.status == nil {
-		return finding{}
+		return p.noStatus()
+	}
+	stuck, err := stuckRotations(ctx, p)
+	if err != nil {
+		return p.unless(err)
 	}
 	var wrong []string
 	add := func(n int64, what string) {
@@ -356,7 +366,7 @@ func checkRotations(ctx context.Context, p *patient) finding {
 	}
 	add(p.status.RotationsFailed, "failed")
 	add(p.status.RotationsOverdue, "overdue")
-	add(stuckRotations(ctx, p), "stuck")
+	add(stuck, "stuck")
 	switch {
 	case wrong != nil:
 		return problem("vaultctl rotation list; vaultctl rotation retry NAME", "%s", strings.Join(wrong, ", "))
@@ -369,10 +379,13 @@ func checkRotations(ctx context.Context, p *patient) finding {
 }
 
 // stuckRotations counts claims that no worker has given back for long. A role that may not see them sees none.
-func stuckRotations(ctx context.Context, p *patient) int64 {
+func stuckRotations(ctx context.Context, p *patient) (int64, error) {
+	if p.node == nil {
+		return 0, nil
+	}
 	jobs, err := p.v.Rotations(ctx, db.RotationQuery{})
-	if err != nil || p.node == nil {
-		return 0
+	if errors.Is(err, vault.ErrRefused) {
+		return 0, nil
 	}
 	var n int64
 	for _, j := range jobs {
@@ -380,16 +393,19 @@ func stuckRotations(ctx context.Context, p *patient) int64 {
 			n++
 		}
 	}
-	return n
+	return n, err
 }
 
 func checkDeleted(ctx context.Context, p *patient) finding {
-	if p.status == nil || p.node == nil {
+	if p.node == nil {
 		return finding{}
 	}
 	rows, err := p.v.List(ctx, db.ListQuery{Deleted: true})
-	if err != nil {
+	if errors.Is(err, vault.ErrRefused) { // the role sees none
 		return finding{}
+	}
+	if err != nil {
+		return p.unless(err)
 	}
 	soon := 0
 	for _, s := range rows {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/hyperiondb/vault/internal/db"
+	"github.com/hyperiondb/vault/internal/vault"
 )
 
 // sealingLate is when rows of the audit log have waited too long for their seal, which takes a second or two.
@@ -17,14 +18,26 @@ func sealingIsLate(s db.Status) bool {
 	return s.UnsealedSeconds != nil && *s.UnsealedSeconds > sealingLate.Seconds()
 }
 
-func sealingLine(s db.Status) string {
+func sealingLine(s db.Status, failures []db.RoundFailure) string {
 	switch {
+	case sealingFailure(failures) != nil:
+		return "failing"
 	case s.UnsealedSeconds == nil:
 		return ""
 	case sealingIsLate(s):
 		return "behind by " + seconds(int64(*s.UnsealedSeconds))
 	}
 	return "keeps up"
+}
+
+// sealingFailure is what the sealer reports; nil while it works.
+func sealingFailure(failures []db.RoundFailure) *db.RoundFailure {
+	for i := range failures {
+		if failures[i].Part == vault.RoundSeal {
+			return &failures[i]
+		}
+	}
+	return nil
 }
 
 // sealingProblem says what the rows wait for.
@@ -101,7 +114,16 @@ func checkLocks(_ context.Context, p *patient) finding {
 }
 
 func checkSealing(ctx context.Context, p *patient) finding {
-	if p.status == nil || p.status.UnsealedSeconds == nil {
+	if p.status == nil {
+		return p.noStatus()
+	}
+	failures, err := p.roundFailures(ctx)
+	switch failed := sealingFailure(failures); {
+	case err != nil:
+		return p.unless(err)
+	case failed != nil:
+		return problem("the log of vaultd on the primary", "rows of the audit log cannot be sealed: %s", failed.Error)
+	case p.status.UnsealedSeconds == nil:
 		return finding{}
 	}
 	if !sealingIsLate(*p.status) {
@@ -112,7 +134,10 @@ func checkSealing(ctx context.Context, p *patient) finding {
 		ask = p.v.PrimarySealingLag
 	}
 	lag, err := ask(ctx)
-	if err != nil || lag == nil || lag.Seconds <= sealingLate.Seconds() { // it caught up
+	if err != nil {
+		return p.unless(err)
+	}
+	if lag == nil || lag.Seconds <= sealingLate.Seconds() { // it caught up
 		return finding{}
 	}
 	return warning(sealingHelp(*lag), "%s", sealingProblem(*lag))

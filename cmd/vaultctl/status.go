@@ -15,8 +15,9 @@ func newStatusCmd(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "status",
 		Short: "Show the state of the vault on the node that answers",
-		Long: `Show the state of the vault on the node that answers. It exits with 7 when rotations failed or are overdue, or when writes
-wait for a standby that is not there, and says so on standard error. Where an acknowledged write could be lost it warns.`,
+		Long: `Show the state of the vault on the node that answers. It exits with 7 when rotations failed or are overdue, when the rounds of
+supervisor, workers or sealer cannot handle something, which it names, or when writes wait for a standby that is not there,
+and says so on standard error. Where an acknowledged write could be lost it warns.`,
 		Example: `  vaultctl status
   PGHOST=db2 vaultctl status -o json`,
 		Args: exactArgs(),
@@ -33,10 +34,16 @@ func runStatus(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
+	var failures []db.RoundFailure
+	if s.RoundFailures > 0 {
+		if failures, err = v.RoundFailures(ctx); err != nil {
+			return err
+		}
+	}
 	if a.json() {
 		err = a.printJSON(s)
 	} else {
-		err = a.printStatus(s)
+		err = a.printStatus(s, failures)
 	}
 	if err != nil {
 		return err
@@ -52,10 +59,10 @@ func runStatus(ctx context.Context, a *app) error {
 	for _, problem := range lockProblems(s) {
 		a.note("warning: %s", problem)
 	}
-	return worries(s)
+	return worries(s, failures)
 }
 
-func (a *app) printStatus(s db.Status) error {
+func (a *app) printStatus(s db.Status, failures []db.RoundFailure) error {
 	return a.printFields(
 		"node", nodeLine(s),
 		"cluster", s.ClusterID,
@@ -70,7 +77,8 @@ func (a *app) printStatus(s db.Status) error {
 		"rotations", counts(s.RotationsQueued, "queued", s.RotationsClaimed, "running", s.RotationsOverdue, "overdue", s.RotationsFailed, "failed",
 			s.RotationsPaused, "paused")+limit(s.MaxRotations),
 		"next rotation", when(s.NextRotationAt),
-		"sealing", sealingLine(s))
+		"sealing", sealingLine(s, failures),
+		"rounds", roundsLine(s))
 }
 
 func nodeLine(s db.Status) string {
@@ -132,8 +140,15 @@ func limit(most *int) string {
 	return fmt.Sprintf("; at most %d at once", *most)
 }
 
-// worries is what somebody should look at.
-func worries(s db.Status) error {
+func roundsLine(s db.Status) string {
+	if s.RoundFailures == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d failing", s.RoundFailures)
+}
+
+// worries is what an operator should look at.
+func worries(s db.Status, failures []db.RoundFailure) error {
 	if problem := durabilityProblem(s); problem != "" {
 		return hint(attention("%s", problem), "vaultctl doctor; start the standby, or take it out of synchronous_standby_names")
 	}
@@ -143,6 +158,13 @@ func worries(s db.Status) error {
 	}
 	if s.RotationsOverdue > 0 {
 		wrong = append(wrong, fmt.Sprintf("%d overdue", s.RotationsOverdue))
+	}
+	if s.RoundFailures > 0 {
+		text := "rounds: " + printable(roundProblems(failures, s.RoundFailures))
+		if wrong != nil {
+			text = fmt.Sprintf("rotations: %s; %s", strings.Join(wrong, ", "), text)
+		}
+		return hint(attention("%s", text), "%s", roundHelp(failures))
 	}
 	if wrong == nil {
 		return nil

@@ -20,6 +20,7 @@ var (
 	lag        = prometheus.NewDesc("vaultd_replication_lag_seconds", "How far the local node is behind the primary, by its clock and the heartbeat it has replayed; 0 on a primary; absent when unknown.", nil, nil)
 	unsealed   = prometheus.NewDesc("vaultd_audit_unsealed_seconds", "How long the oldest row of the audit log has waited for its seal; 0 = none waits; absent on a standby, and where nothing was ever sealed.", nil, nil)
 	nodeFenced = prometheus.NewDesc("vaultd_node_fenced", "Whether the local node is an old primary, or follows one.", nil, nil)
+	rounds     = prometheus.NewDesc("vaultd_round_failures", "Parts, secrets and months that the rounds of supervisor, workers and sealer cannot handle; vaultctl doctor names them.", nil, nil)
 	rotations  = prometheus.NewDesc("vaultd_rotations", "Rotations by state: queued, claimed, failed for good, overdue; secrets paused.", []string{"state"}, nil)
 )
 
@@ -29,6 +30,7 @@ func (c *stateCollector) Describe(to chan<- *prometheus.Desc) {
 	to <- lag
 	to <- unsealed
 	to <- nodeFenced
+	to <- rounds
 	to <- rotations
 }
 
@@ -51,6 +53,7 @@ func (c *stateCollector) Collect(to chan<- prometheus.Metric) {
 	if s.UnsealedSeconds != nil {
 		gauge(unsealed, *s.UnsealedSeconds)
 	}
+	gauge(rounds, float64(s.RoundFailures))
 	gauge(nodeFenced, oneIf(errors.Is(c.vault.CheckFence(ctx), vault.ErrFenced)))
 	for state, n := range rotationsByState(s) {
 		gauge(rotations, float64(n), state)

@@ -97,6 +97,7 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 			{Name: "replication", Check: func(context.Context) error { return fresh.Check() }},
 			{Name: "audit", Check: reads.check},
 			{Name: "fence", Check: bounded(fenceOnly(v.CheckFence))}, {Name: "audit_seals", Check: sealer.Check}, {Name: "tls", Check: cert.check}},
+		Notices: []httpapi.Check{{Name: "rounds", Check: bounded(roundsWork(v))}, {Name: "sealing", Check: sealer.Sealing}},
 	})
 	registry.MustRegister(sealer)
 	registry.MustRegister(cert)
@@ -157,6 +158,17 @@ func fenceOnly(check func(context.Context) error) func(context.Context) error {
 			return err
 		}
 		return nil
+	}
+}
+
+// roundsWork counts what the rounds cannot do. It names nothing: the health listener answers everybody.
+func roundsWork(v *vault.Vault) func(context.Context) error {
+	return func(ctx context.Context) error {
+		s, err := v.Status(ctx)
+		if err == nil && s.RoundFailures > 0 {
+			err = fmt.Errorf("%d parts, secrets or months cannot be handled; vaultctl doctor names them", s.RoundFailures)
+		}
+		return err
 	}
 }
 

@@ -24,7 +24,8 @@ type auditSealer struct {
 
 // openSealer opens the key and the places of the seals seen before; none of them has to be there.
 func openSealer(ctx context.Context, c Config, v *vault.Vault, log *slog.Logger) (*auditSealer, error) {
-	s := &auditSealer{Sealer: &seal.Sealer{Store: v, Log: log}}
+	rounds := &vault.Rounds{Vault: v, Part: vault.RoundSeal, Here: true}
+	s := &auditSealer{Sealer: &seal.Sealer{Store: v, Log: log, Report: rounds.Settle}}
 	if c.AuditSealKey != "" {
 		var err error
 		if s.Key, err = kms.OpenSigner(ctx, c.AuditSealKey); err != nil {

@@ -23,6 +23,7 @@ const (
 	Verify = "verify" // detail: valid, match (current or grace)
 
 	Gap        = "audit.gap"        // reads of a node that are lost; detail: from, to
+	Unreadable = "audit.unreadable" // an event of a node that the database cannot read; detail: boot, seq, reason, event
 	SpoolBegun = "audit.spool"      // a spool with no past: a new node, or a folder somebody emptied
 	TornTail   = "audit.torn_tail"  // what a crash left half written was cut off; detail: segment, bytes
 	Damaged    = "audit.damaged"    // a segment that does not read whole was set aside; detail: segment, reason

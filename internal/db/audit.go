@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
 // AuditRow is one event.
@@ -30,13 +31,36 @@ type AuditRow struct {
 	Detail     json.RawMessage `json:"detail"`
 }
 
+// verbatim takes JSON as it is: what is nested deeper than encoding/json reads must not keep other rows from being read.
+type verbatim json.RawMessage
+
+func (v *verbatim) ScanText(t pgtype.Text) error {
+	*v = verbatim(t.String)
+	return nil
+}
+
+// MarshalJSON writes every time that PostgreSQL has, also before the year 0 and after 9999, and as a text what encoding/json cannot read.
+func (a AuditRow) MarshalJSON() ([]byte, error) {
+	type row AuditRow
+	if !json.Valid(a.Detail) {
+		a.Detail, _ = json.Marshal(string(a.Detail)) // of a string it never fails
+	}
+	if y := a.At.Year(); y >= 0 && y <= 9999 {
+		return json.Marshal(row(a))
+	}
+	return json.Marshal(struct {
+		row
+		At string `json:"at"`
+	}{row(a), a.At.Format(time.RFC3339Nano)})
+}
+
 const auditColumns = `id, at, recorded_at, actor, db_role::text, coalesce(host(client), ''), coalesce(node, ''), action, coalesce(secret, ''),
-	coalesce(version, 0), outcome, request_id, detail`
+	coalesce(version, 0), outcome, request_id, detail::text`
 
 func scanAudit(row pgx.CollectableRow) (AuditRow, error) {
 	var a AuditRow
 	err := row.Scan(&a.ID, &a.At, &a.RecordedAt, &a.Actor, &a.DBRole, &a.Client, &a.Node, &a.Action, &a.Secret, &a.Version, &a.Outcome,
-		&a.RequestID, &a.Detail)
+		&a.RequestID, (*verbatim)(&a.Detail))
 	return a, err
 }
 

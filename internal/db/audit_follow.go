@@ -108,7 +108,7 @@ func (f *AuditFollower) notEnded(ctx context.Context, tx pgx.Tx) ([]followed, er
 		var id string
 		a := &r.AuditRow
 		err := row.Scan(&a.ID, &a.At, &a.RecordedAt, &a.Actor, &a.DBRole, &a.Client, &a.Node, &a.Action, &a.Secret, &a.Version, &a.Outcome,
-			&a.RequestID, &a.Detail, &id)
+			&a.RequestID, (*verbatim)(&a.Detail), &id)
 		if err == nil {
 			r.tx, err = strconv.ParseUint(id, 10, 64)
 		}

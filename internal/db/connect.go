@@ -144,6 +144,7 @@ func newPool(ctx context.Context, o Options, validate pgconn.ValidateConnectFunc
 		return o.Fence.keeps(conn) && pooler.keeps(conn), nil
 	}
 	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		knowInfinity(conn)
 		if err := checkSchema(ctx, conn); err != nil {
 			return err
 		}

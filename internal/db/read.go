@@ -218,12 +218,14 @@ type Status struct {
 	RotationsFailed  int64       `json:"rotations_failed"`
 	RotationsOverdue int64       `json:"rotations_overdue"` // due for more than 5 minutes, neither paused nor outside their window
 	RotationsPaused  int64       `json:"rotations_paused"`
+	RoundFailures    int64       `json:"round_failures"`          // parts, secrets and months that the rounds of supervisor, workers and sealer cannot handle
 	MaxRotations     *int        `json:"max_rotations,omitempty"` // the cap on all workers together
 	NextRotationAt   *time.Time  `json:"next_rotation_at,omitempty"`
 	Standbys         *int        `json:"standbys,omitempty"`                  // of a primary: connected now
 	SyncNames        *string     `json:"synchronous_standby_names,omitempty"` // of a primary
 	Durability       *Durability `json:"durability,omitempty"`                // of a primary
 	LagSeconds       *float64    `json:"lag_seconds,omitempty"`               // behind the primary, by its heartbeat; nil = unknown
+	Unsupervised     *float64    `json:"unsupervised_seconds,omitempty"`      // that the newest heartbeat is younger than the newest round of a supervisor; nil = there was none
 	UnsealedSeconds  *float64    `json:"audit_unsealed_seconds,omitempty"`    // of a primary: how long the oldest audit row has waited for its seal; nil = nothing was ever sealed
 	HeldLocks        []HeldLock  `json:"held_locks,omitempty"`                // of a primary: what one transaction keeps others waiting for
 	ReplayedUntil    *time.Time  `json:"replayed_until,omitempty"`            // of a standby: commit time of the last change replayed

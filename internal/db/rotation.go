@@ -37,6 +37,8 @@ type Supervision struct {
 	Enqueued int  `json:"enqueued"` // rotations that were due
 	Expired  int  `json:"expired"`  // versions whose grace was over: their bytes are gone
 	Purged   int  `json:"purged"`   // deleted secrets that could no longer be restored
+
+	Failed map[string]string `json:"failed"` // by part: why it was not done, while the others were
 }
 
 // supervisionTimeout is for a round with a backlog, which is more than a statement elsewhere.
@@ -49,6 +51,42 @@ func (w *Writer) Supervise(ctx context.Context, limit int) (Supervision, error) 
 	var s Supervision
 	err := w.pool.Pool.QueryRow(ctx, `SELECT vault.supervise($1)`, limit).Scan(&s)
 	return s, w.failedOver(classify(err))
+}
+
+// RoundFailure is what the rounds could not do, and cannot do yet: a part as a whole (Subject ""), or one secret or month of it.
+type RoundFailure struct {
+	Part    string    `json:"part"`
+	Subject string    `json:"subject,omitempty"`
+	Since   time.Time `json:"since"`
+	LastAt  time.Time `json:"last_at"`
+	Times   int64     `json:"times"`
+	Error   string    `json:"error"`
+}
+
+// RoundFailures lists the first hundred that count and that this role may see, as the node has replayed them.
+func (r *Reader) RoundFailures(ctx context.Context) ([]RoundFailure, error) {
+	return roundFailures(ctx, r.pool)
+}
+
+// RoundFailures lists them as the primary has them.
+func (w *Writer) RoundFailures(ctx context.Context) ([]RoundFailure, error) {
+	return roundFailures(ctx, w.pool)
+}
+
+// In the words of vault.status(): what two sessions do to each other counts when it lasts.
+func roundFailures(ctx context.Context, q rowsQuerier) ([]RoundFailure, error) {
+	return collect(ctx, q, func(row pgx.CollectableRow) (RoundFailure, error) {
+		var f RoundFailure
+		err := row.Scan(&f.Part, &f.Subject, &f.Since, &f.LastAt, &f.Times, &f.Error)
+		return f, err
+	}, `SELECT part, subject, since, last_at, times, error FROM vault.round_failures
+		WHERE code NOT IN ('40001', '40P01', '55P03') OR times > 3 ORDER BY subject <> '', part, subject LIMIT 100`)
+}
+
+// ReportRound says that the rounds of a daemon fail, or (nil) that they work again.
+func (w *Writer) ReportRound(ctx context.Context, part string, why *string) error {
+	_, err := w.pool.Exec(ctx, `SELECT vault.report_round($1, $2)`, part, why)
+	return w.failedOver(classify(err))
 }
 
 // Beat renews the primary's heartbeat.

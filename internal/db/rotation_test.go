@@ -34,8 +34,10 @@ func TestWindows(t *testing.T) {
 		{"02:00-05:00 Europe/Berlin", "2026-01-15 01:30:00Z", true}, // winter: UTC+1
 		{"02:00-05:00 Europe/Berlin", "2026-07-15 01:30:00Z", true}, // summer: UTC+2
 		{"02:00-05:00 Europe/Berlin", "2026-07-15 03:30:00Z", false},
-		{"02:00-03:00 Europe/Berlin", "2026-03-29 00:59:59Z", false}, // the hour that does not exist: 01:59:59 and then 03:00
-		{"02:00-03:00 Europe/Berlin", "2026-03-29 01:00:00Z", false},
+		{"02:00-03:00 Europe/Berlin", "2026-03-29 00:59:59Z", false}, // the hour that does not exist: 01:59:59 and then 03:00,
+		{"02:00-03:00 Europe/Berlin", "2026-03-29 01:00:00Z", true},  // so it is an hour later
+		{"02:00-03:00 Europe/Berlin", "2026-03-29 01:59:59Z", true},
+		{"02:00-03:00 Europe/Berlin", "2026-03-29 02:00:00Z", false},
 		{"02:00-03:00 Europe/Berlin", "2026-10-25 00:30:00Z", true}, // the hour that comes twice
 		{"02:00-03:00 Europe/Berlin", "2026-10-25 01:30:00Z", true},
 		{"02:00-05:00 Asia/Kolkata", "2026-03-01 20:31:00Z", true}, // UTC+5:30

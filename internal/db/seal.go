@@ -29,12 +29,12 @@ type AuditRecord struct {
 	Detail     json.RawMessage
 }
 
-const recordColumns = `id, system_id, tx, at, recorded_at, actor, db_role::text, client, node, action, secret, version, outcome, request_id, detail`
+const recordColumns = `id, system_id, tx, at, recorded_at, actor, db_role::text, client, node, action, secret, version, outcome, request_id, detail::text`
 
 func scanRecord(row pgx.CollectableRow) (AuditRecord, error) {
 	var r AuditRecord
 	err := row.Scan(&r.ID, &r.SystemID, &r.Tx, &r.At, &r.RecordedAt, &r.Actor, &r.DBRole, &r.Client, &r.Node, &r.Action, &r.Secret,
-		&r.Version, &r.Outcome, &r.RequestID, &r.Detail)
+		&r.Version, &r.Outcome, &r.RequestID, (*verbatim)(&r.Detail))
 	return r, err
 }
 
@@ -169,17 +169,19 @@ func (r *Reader) AuditParts(ctx context.Context) ([]AuditPart, error) {
 		ORDER BY 1, 2`)
 }
 
-// AuditMonths are the months that have rows, oldest first.
+// AuditMonths are the months that have rows and a partition, which can be dropped, oldest first.
 func (r *Reader) AuditMonths(ctx context.Context) ([]time.Time, error) {
-	return collect(ctx, r.pool, pgx.RowTo[time.Time], `WITH RECURSIVE `+monthsOfLog+` SELECT m::date FROM months WHERE m IS NOT NULL ORDER BY 1`)
+	return collect(ctx, r.pool, pgx.RowTo[time.Time], `WITH RECURSIVE `+monthsOfLog+` SELECT m::date FROM months
+		WHERE m IS NOT NULL AND to_regclass('vault.audit_log_' || to_char(m, 'YYYY_MM')) IS NOT NULL ORDER BY 1`)
 }
 
-// monthsOfLog hops from month to month along the index by time.
+// monthsOfLog hops from month to month along the index by time, from 0001-01 to 9999-12, as vault._audit_month counts them.
 const monthsOfLog = `months(m) AS (
-	SELECT date_trunc('month', min(at) AT TIME ZONE 'UTC') FROM vault.audit_log
+	SELECT date_trunc('month', greatest(least(min(at) AT TIME ZONE 'UTC', timestamp '9999-12-31'), timestamp '0001-01-01')) FROM vault.audit_log WHERE EXISTS (SELECT FROM vault.audit_log)
 	UNION ALL
-	SELECT date_trunc('month', (SELECT min(at) FROM vault.audit_log WHERE at >= (m + interval '1 month') AT TIME ZONE 'UTC') AT TIME ZONE 'UTC')
-	FROM months WHERE m IS NOT NULL)`
+	SELECT date_trunc('month', (SELECT least(min(at) AT TIME ZONE 'UTC', timestamp '9999-12-31') FROM vault.audit_log
+		WHERE at >= (m + interval '1 month') AT TIME ZONE 'UTC'))
+	FROM months WHERE m < timestamp '9999-12-01')`
 
 // RecordCursor is where the next page of a part begins.
 type RecordCursor struct {
@@ -190,9 +192,21 @@ type RecordCursor struct {
 
 // AuditRecords reads the rows of a part in the order of (tx, id).
 func (r *Reader) AuditRecords(ctx context.Context, c RecordCursor, limit int) ([]AuditRecord, error) {
+	first, last := monthSpan(c.Month)
 	return collect(ctx, r.pool, scanRecord, `SELECT `+recordColumns+` FROM vault.audit_log
-		WHERE at >= $1::date::timestamp AT TIME ZONE 'UTC' AND at < ($1::date + interval '1 month') AT TIME ZONE 'UTC'
-		  AND system_id = $2 AND (tx, id) > ($3, $4) ORDER BY tx, id LIMIT $5`, c.Month, c.SystemID, c.Tx, c.ID, limit)
+		WHERE at BETWEEN $1 AND $2 AND system_id = $3 AND (tx, id) > ($4, $5) ORDER BY tx, id LIMIT $6`, first, last, c.SystemID, c.Tx, c.ID, limit)
+}
+
+// monthSpan is the first and the last moment that are sealed under a month: the first and the last month have what is before and after.
+func monthSpan(month time.Time) (first, last time.Time) {
+	first, last = month, month.AddDate(0, 1, 0).Add(-time.Microsecond)
+	if month.Year() <= 1 && month.Month() == time.January {
+		first = MinusInfinity
+	}
+	if month.Year() >= 9999 && month.Month() == time.December {
+		last = Infinity
+	}
+	return first, last
 }
 
 // PartSeals reads the seals of a part, with their marks, in the order of their windows: those that end after the cursor's Tx

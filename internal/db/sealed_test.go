@@ -131,7 +131,9 @@ func TestMigrationToSealedVersions(t *testing.T) {
 		`ALTER TABLE vault.audit_spools DROP COLUMN role_name, DROP COLUMN role_oid, DROP COLUMN system_id`)
 	store.MustExec(t, `DROP VIEW vault.sealed_versions`, `DROP TRIGGER versions_are_told ON vault.secrets`, `DROP FUNCTION vault._tell_versions()`,
 		`ALTER TABLE vault.secrets DISABLE TRIGGER secrets_move_forward`, // which looks into the versions by now
-		`DROP INDEX vault.one_current_version, vault.versions_live`,
+		`DROP INDEX vault.one_current_version, vault.versions_live, vault.secrets_windows`, `DROP TABLE vault.round_failures`,
+		`ALTER TABLE vault.heartbeat DROP COLUMN supervised_at`, `ALTER TABLE vault.rotation_jobs DROP CONSTRAINT job_times`,
+		`ALTER TABLE vault.secrets DROP CONSTRAINT rotation_interval_plain, DROP CONSTRAINT grace_period_plain, DROP CONSTRAINT secret_times`,
 		`ALTER TABLE vault.secret_versions DROP COLUMN next_rotation_at, DROP COLUMN deleted_at`,
 		`CREATE UNIQUE INDEX one_current_version ON vault.secret_versions (secret_id) WHERE expires_at IS NULL`,
 		beforeRightsOfRoles,

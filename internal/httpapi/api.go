@@ -29,6 +29,7 @@ type Options struct {
 	Log      *slog.Logger         // nil: discarded
 	Registry *prometheus.Registry // served at /metrics; nil: a new one
 	Checks   []Check              // what /readyz asks
+	Notices  []Check              // what /readyz asks besides: it is shown, and the daemon is ready all the same
 
 	Recorder Recorder   // of reads, verifies and refusals; nil: the audit is off
 	Audit    func() any // what /v1/status says of it; nil: nothing

@@ -19,7 +19,7 @@ func (a *API) healthRoutes(o Options) router {
 	status := func(ctx context.Context) (any, error) { return o.Vault.Status(ctx) }
 	paths := map[string]byMethod{
 		"/healthz":   {http.MethodGet: healthEndpoint()},
-		"/readyz":    {http.MethodGet: readyEndpoint(o.Checks)},
+		"/readyz":    {http.MethodGet: readyEndpoint(o.Checks, o.Notices)},
 		"/metrics":   {http.MethodGet: metricsEndpoint(promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{DisableCompression: true}))},
 		"/v1/status": {http.MethodGet: statusEndpoint(status, daemonFacts{Version: o.Version, StartedAt: a.started.UTC(), AdminAPI: o.AdminAPI, audit: o.Audit})},
 	}
@@ -43,17 +43,20 @@ func healthEndpoint() *endpoint {
 type readiness struct {
 	Ready   bool              `json:"ready"`
 	Failing map[string]string `json:"failing"`
+	Notices map[string]string `json:"notices,omitempty"` // what fails and keeps no reads from being answered
 }
 
 // readyEndpoint asks all parts at once; a part that does not answer in time fails.
-func readyEndpoint(checks []Check) *endpoint {
+func readyEndpoint(checks, notices []Check) *endpoint {
 	return &endpoint{name: "GET /readyz", quiet: true, do: func(ctx context.Context, _ *request) (answer, error) {
+		noticed := make(chan map[string]string, 1)
+		go func() { noticed <- failingParts(ctx, notices) }()
 		failing := failingParts(ctx, checks)
 		status := http.StatusOK
 		if len(failing) > 0 {
 			status = http.StatusServiceUnavailable
 		}
-		return jsonAnswer(status, readiness{Ready: len(failing) == 0, Failing: failing}), nil
+		return jsonAnswer(status, readiness{Ready: len(failing) == 0, Failing: failing, Notices: <-noticed}), nil
 	}}
 }
 

@@ -2,7 +2,11 @@ package rotation
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/hyperiondb/vault/internal/vault"
@@ -14,20 +18,39 @@ type Supervisor struct {
 	Vault    *vault.Vault
 	Interval time.Duration // between two rounds
 	Log      *slog.Logger
+
+	failed string // what was logged of parts that fail
 }
 
 // Run makes a round at once and then one an interval, until ctx ends.
 func (s *Supervisor) Run(ctx context.Context) {
+	rounds := &vault.Rounds{Vault: s.Vault, Part: vault.RoundSupervise, Here: true}
 	every(ctx, s.Interval, nil, func() {
 		did, err := s.Vault.Supervise(ctx)
+		rounds.Settle(ctx, err)
 		switch {
 		case ctx.Err() != nil:
 		case err != nil:
 			s.Log.Warn("supervising failed", "error", err)
-		case did != vault.Supervision{}:
-			s.Log.Info("supervised", "enqueued", did.Enqueued, "expired", did.Expired, "purged", did.Purged)
+		default:
+			s.tell(did)
 		}
 	})
+}
+
+// tell logs what a round did, and what it could not do when that changes.
+func (s *Supervisor) tell(did vault.Supervision) {
+	if did.Enqueued+did.Expired+did.Purged > 0 {
+		s.Log.Info("supervised", "enqueued", did.Enqueued, "expired", did.Expired, "purged", did.Purged)
+	}
+	failed := ""
+	for _, part := range slices.Sorted(maps.Keys(did.Failed)) {
+		failed += fmt.Sprintf("%s: %s; ", part, did.Failed[part])
+	}
+	if failed != s.failed && failed != "" {
+		s.Log.Error("parts of the supervisor's round fail; the others were done", "failed", strings.TrimSuffix(failed, "; "))
+	}
+	s.failed = failed
 }
 
 // every calls step now, after each interval and after each hint, one at a time, until ctx ends.

@@ -62,6 +62,7 @@ func (w *Worker) Run(ctx context.Context) {
 	var pending atomic.Int64 // claimed and not settled
 	slots := make(chan struct{}, w.Concurrency)
 	completions := newCompletions(w.Vault)
+	rounds := &vault.Rounds{Vault: w.Vault, Part: vault.RoundClaim}
 	every(ctx, w.Poll, hints, func() {
 		held := int(pending.Load())
 		free, room := max(w.Concurrency-held, 0), w.Concurrency*claimsPerSlot-held
@@ -73,6 +74,7 @@ func (w *Worker) Run(ctx context.Context) {
 		}
 		// Not given up when the worker stops: a claim whose answer nobody heard could not be given back.
 		jobs, err := w.Vault.ClaimRotations(context.WithoutCancel(ctx), w.ID, free, room-free, w.claimTimeout())
+		rounds.Settle(ctx, err)
 		if err != nil && ctx.Err() == nil {
 			w.Log.Warn("claiming rotations failed", "error", err)
 		}

@@ -89,7 +89,7 @@ func sealRows(records []db.AuditRecord) []seal.Row {
 }
 
 func sealRow(r *db.AuditRecord) seal.Row {
-	row := seal.Row{ID: r.ID, SystemID: r.SystemID, Tx: r.Tx, At: r.At.UTC(), RecordedAt: r.RecordedAt.UTC(), Actor: r.Actor, DBRole: r.DBRole,
+	row := seal.Row{ID: r.ID, SystemID: r.SystemID, Tx: r.Tx, At: seal.Moment{Time: r.At.UTC()}, RecordedAt: seal.Moment{Time: r.RecordedAt.UTC()}, Actor: r.Actor, DBRole: r.DBRole,
 		Node: r.Node, Action: r.Action, Secret: r.Secret, Version: r.Version, Outcome: r.Outcome, RequestID: r.RequestID, Detail: r.Detail}
 	if r.Client != nil {
 		row.Client = &seal.Client{Prefix: *r.Client}

@@ -35,10 +35,27 @@ func (v *Vault) Supervise(ctx context.Context) (Supervision, error) {
 		total.Enqueued += s.Enqueued
 		total.Expired += s.Expired
 		total.Purged += s.Purged
+		total.Failed = s.Failed
 		if err != nil || max(s.Enqueued, s.Expired, s.Purged) < supervisionLimit {
 			return total, err
 		}
 	}
+}
+
+// The rounds that daemons report on.
+const (
+	RoundSupervise = "supervise"
+	RoundClaim     = "claim"
+	RoundSeal      = "seal"
+)
+
+// ReportRound has vault.status() say that rounds fail, or (nil) that they work again.
+func (v *Vault) ReportRound(ctx context.Context, part string, why error) error {
+	if why == nil {
+		return v.writer.ReportRound(ctx, part, nil)
+	}
+	text := why.Error()
+	return v.writer.ReportRound(ctx, part, &text)
 }
 
 // ClaimRotations claims up to limit jobs, among them those whose claim is older than stale, and, while the vault caps no

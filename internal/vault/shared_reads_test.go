@@ -65,7 +65,8 @@ func TestSharedReadsAreNeverOld(t *testing.T) {
 		put(name, []byte("canary-value"))
 	}
 	store.MustExec(t, `ALTER TABLE vault.secret_versions DISABLE TRIGGER versions_are_sealed`,
-		`UPDATE vault.secret_versions SET created_at = 'infinity' WHERE name = 'bad/row'`,
+		`ALTER TABLE vault.secret_versions ALTER COLUMN fmt DROP NOT NULL`,
+		`UPDATE vault.secret_versions SET fmt = NULL WHERE name = 'bad/row'`,
 		`CREATE POLICY broken ON vault.secret_versions AS RESTRICTIVE FOR SELECT TO vault_service USING (CASE WHEN name = 'bad/query' THEN 1 / (version - 1) > 0 ELSE true END)`)
 
 	done := make(chan struct{})

@@ -69,6 +69,16 @@ func (v *Vault) Status(ctx context.Context) (db.Status, error) { return v.reader
 // PrimaryStatus returns what vault.status() says of the primary.
 func (v *Vault) PrimaryStatus(ctx context.Context) (db.Status, error) { return v.writer.Status(ctx) }
 
+// RoundFailures is what the rounds of supervisor, workers and sealer cannot do, as far as the caller may see it.
+func (v *Vault) RoundFailures(ctx context.Context) ([]db.RoundFailure, error) {
+	return v.reader.RoundFailures(ctx)
+}
+
+// PrimaryRoundFailures is what the primary has of them.
+func (v *Vault) PrimaryRoundFailures(ctx context.Context) ([]db.RoundFailure, error) {
+	return v.writer.RoundFailures(ctx)
+}
+
 // SealingLag is how far sealing is behind on the local node, if that is the primary.
 func (v *Vault) SealingLag(ctx context.Context) (*db.SealingLag, error) {
 	return v.reader.SealingLag(ctx)

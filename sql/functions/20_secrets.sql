@@ -1,12 +1,35 @@
 -- The write API of secrets. Each function: is it allowed, was it asked before, do it, audit row, remember the answer.
 -- Errors: VA001 conflict, VA003 request id reused, VA004 not found, VA005 deleted, 42501 not allowed, 22023 bad argument.
 
--- Up to a tenth earlier than a whole interval, always the same for a name: many secrets made on one day spread out.
-CREATE OR REPLACE FUNCTION vault._next_rotation(p_name text, p_from timestamptz, p_interval interval) RETURNS timestamptz
-LANGUAGE plpgsql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
-DECLARE h bytea := sha256(convert_to(p_name, 'UTF8'));
+-- Up to a tenth earlier than a whole interval, always the same for a name: many secrets made on one day spread out. With a window it
+-- is the first minute from then on at which that is open. A window that cannot be read moves nothing: the secret waits, and the
+-- supervisor says so.
+CREATE OR REPLACE FUNCTION vault._next_rotation(p_name text, p_from timestamptz, p_interval interval, p_window text) RETURNS timestamptz
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  h bytea := sha256(convert_to(p_name, 'UTF8'));
+  v_due timestamptz := p_from + p_interval * (1 - 0.1 * (get_byte(h, 0) * 256 + get_byte(h, 1)) / 65536.0);
 BEGIN
-  RETURN p_from + p_interval * (1 - 0.1 * (get_byte(h, 0) * 256 + get_byte(h, 1)) / 65536.0);
+  RETURN CASE WHEN p_window IS NULL OR v_due IS NULL THEN v_due ELSE coalesce(vault._window_opens(p_window, v_due), v_due) END;
+END $$;
+
+DROP FUNCTION IF EXISTS vault._next_rotation(text, timestamptz, interval);   -- of releases whose rotations were due outside windows
+
+-- An interval that is positive whatever date it is added to, and bounded: '-120 months 3651 days' compares as 51 days, and is in the past.
+CREATE OR REPLACE FUNCTION vault._plain_interval(p_interval interval, p_least interval) RETURNS boolean
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT p_interval BETWEEN p_least AND interval '3650 days' AND least(extract(year FROM p_interval), extract(month FROM p_interval),
+    extract(day FROM p_interval), extract(hour FROM p_interval), extract(minute FROM p_interval), extract(second FROM p_interval)) >= 0
+$$;
+
+CREATE OR REPLACE FUNCTION vault._check_intervals(p_rotation interval, p_grace interval) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF NOT vault._plain_interval(p_rotation, '1 minute') THEN
+    RAISE EXCEPTION 'a rotation interval is 1 minute to 3650 days, with no part of it negative' USING ERRCODE = '22023';
+  ELSIF NOT vault._plain_interval(p_grace, '0') THEN
+    RAISE EXCEPTION 'a grace period is 0 to 3650 days, with no part of it negative' USING ERRCODE = '22023';
+  END IF;
 END $$;
 
 CREATE OR REPLACE FUNCTION vault._lock_secret(p_name text) RETURNS vault.secrets
@@ -34,13 +57,78 @@ BEGIN
   END IF;
 END $$;
 
--- A window is "HH:MM-HH:MM Zone": a time of day in a zone of the tz database, over midnight where it ends before it begins.
+-- A window is "HH:MM-HH:MM Zone": a time of day in a zone of the tz database, over midnight where it ends before it begins. It is
+-- open while the clock there shows a time within it. Where the clock is put forward over all of it, it is later by as much: else
+-- it would be closed all day. Null: the window cannot be read, as its zone is gone from the server.
+--
+-- A day's window is skipped if neither its first nor its last minute is there on that day; PostgreSQL reads such a time by the clock
+-- from before, which is as much later.
 CREATE OR REPLACE FUNCTION vault._in_window(p_window text, p_at timestamptz) RETURNS boolean
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT CASE WHEN w.begins < w.ends THEN w.t >= w.begins AND w.t < w.ends ELSE w.t >= w.begins OR w.t < w.ends END
-  FROM (SELECT substr(p_window, 1, 5)::time AS begins, substr(p_window, 7, 5)::time AS ends,
-               (p_at AT TIME ZONE substr(p_window, 13))::time AS t) AS w
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  v_zone text;
+  v_begins time;
+  v_length interval;   -- less than a day
+  v_local timestamp;
+  v_begin timestamp;
+  v_last timestamp;
+BEGIN
+  IF p_window IS NULL OR p_at IS NULL THEN
+    RETURN NULL;
+  END IF;
+  v_zone := substr(p_window, 13);
+  v_begins := substr(p_window, 1, 5)::time;
+  v_length := vault._later(v_begins, substr(p_window, 7, 5)::time);
+  v_local := p_at AT TIME ZONE v_zone;
+  IF vault._later(v_begins, v_local::time) < v_length THEN
+    RETURN true;
+  END IF;
+  FOR d IN 0..1 LOOP
+    v_begin := date_trunc('day', v_local) - make_interval(days => d) + v_begins;
+    v_last := v_begin + v_length - interval '1 minute';
+    IF v_begin AT TIME ZONE v_zone AT TIME ZONE v_zone <> v_begin AND v_last AT TIME ZONE v_zone AT TIME ZONE v_zone <> v_last
+        AND p_at >= v_begin AT TIME ZONE v_zone AND p_at < v_begin AT TIME ZONE v_zone + v_length THEN
+      RETURN true;
+    END IF;
+  END LOOP;
+  RETURN false;
+EXCEPTION WHEN data_exception THEN   -- the reads above stand in the body, as an error in DECLARE is not caught here
+  RETURN NULL;
+END $$;
+
+-- How much later than one time of day the next other one is.
+CREATE OR REPLACE FUNCTION vault._later(p_from time, p_to time) RETURNS interval
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT p_to - p_from + CASE WHEN p_to < p_from THEN interval '24 hours' ELSE interval '0' END
 $$;
+
+-- The first moment from p_at on at which a window is open: p_at itself, or the first of a minute. Null if the window cannot be read.
+-- Between p_at and the next time that its beginning comes round, the clock may be put on or back into the window: then every minute is
+-- looked at.
+CREATE OR REPLACE FUNCTION vault._window_opens(p_window text, p_at timestamptz) RETURNS timestamptz
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  v_zone text;
+  v_day timestamp;
+  v_opens timestamptz;
+BEGIN
+  IF vault._in_window(p_window, p_at) IS NOT FALSE THEN
+    RETURN CASE WHEN vault._in_window(p_window, p_at) THEN p_at END;
+  END IF;
+  v_zone := substr(p_window, 13);
+  v_day := date_trunc('day', p_at AT TIME ZONE v_zone) + substr(p_window, 1, 5)::interval;
+  FOR d IN -1..3 LOOP
+    v_opens := (v_day + make_interval(days => d)) AT TIME ZONE v_zone;
+    EXIT WHEN v_opens > p_at AND vault._in_window(p_window, v_opens);
+  END LOOP;
+  IF v_opens - p_at <> v_opens AT TIME ZONE v_zone - p_at AT TIME ZONE v_zone THEN
+    v_opens := (SELECT m FROM generate_series(date_trunc('minute', p_at) + interval '1 minute', v_opens, interval '1 minute') AS m
+                WHERE vault._in_window(p_window, m) LIMIT 1);
+  END IF;
+  RETURN v_opens;
+EXCEPTION WHEN data_exception THEN
+  RETURN NULL;
+END $$;
 
 CREATE OR REPLACE FUNCTION vault._check_window(p_window text) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -71,7 +159,7 @@ BEGIN
   END IF;
   UPDATE vault.secret_versions SET expires_at = now() + s.grace_period, next_rotation_at = NULL
     WHERE name = s.name AND expires_at IS NULL RETURNING expires_at INTO v_previous_expires;
-  v_next := vault._next_rotation(s.name, now(), s.rotation_interval);
+  v_next := vault._next_rotation(s.name, now(), s.rotation_interval, s.rotation_window);
   INSERT INTO vault.secret_versions (secret_id, name, version, fmt, kms_key_id, wrapped_dek, nonce, ciphertext, key_commit, aad,
                                      request_id, created_by, next_rotation_at)
     VALUES (s.id, s.name, p_version, p_fmt, p_kms_key_id, p_wrapped_dek, p_nonce, p_ciphertext, p_key_commit, p_aad,
@@ -115,6 +203,7 @@ DECLARE
   v_created boolean := false;
 BEGIN
   PERFORM vault._require_change(p_name);
+  PERFORM vault._check_intervals(p_rotation_interval, p_grace_period);
   PERFORM vault._check_window(p_window);
   PERFORM vault._check_rotator(p_rotator);
   IF p_action IS NULL OR p_action NOT IN ('put', 'rotate', 'rollback') THEN
@@ -143,8 +232,6 @@ BEGIN
     RAISE EXCEPTION 'secret "%" has no generator, so it cannot rotate by itself', p_name USING ERRCODE = '22023';
   ELSIF p_rotator <> '' AND coalesce(p_generator, s.generator) IS NULL THEN
     RAISE EXCEPTION 'secret "%" has no generator, so a rotator would have nothing to set', p_name USING ERRCODE = '22023';
-  ELSIF p_grace_period NOT BETWEEN '0' AND '3650 days' THEN
-    RAISE EXCEPTION 'a grace period is 0 to 3650 days' USING ERRCODE = '22023';
   END IF;
   IF num_nonnulls(p_generator, p_rotation_interval, p_grace_period, p_rotator, p_window) > 0 THEN
     UPDATE vault.secrets SET
@@ -178,6 +265,7 @@ DECLARE
   v_interval interval;
 BEGIN
   PERFORM vault._require_change(p_name);
+  PERFORM vault._check_intervals(p_rotation_interval, p_grace_period);
   PERFORM vault._check_window(p_window);
   PERFORM vault._check_rotator(p_rotator);
   PERFORM vault._bound('p_manual', p_manual, false, true);
@@ -203,8 +291,9 @@ BEGIN
       generator = CASE WHEN NOT p_manual THEN coalesce(p_generator, generator) END,
       rotation_interval = v_interval,
       -- An edited interval counts from the last new value, so a shorter one may be due at once.
-      next_rotation_at = CASE WHEN v_interval IS NOT DISTINCT FROM rotation_interval THEN next_rotation_at
-                              ELSE vault._next_rotation(name, coalesce(rotated_at, now()), v_interval) END,
+      next_rotation_at = CASE WHEN v_interval IS NOT DISTINCT FROM rotation_interval
+                                AND coalesce(p_window, rotation_window, '') = coalesce(rotation_window, '') THEN next_rotation_at
+                              ELSE vault._next_rotation(name, coalesce(rotated_at, now()), v_interval, nullif(coalesce(p_window, rotation_window), '')) END,
       grace_period = coalesce(p_grace_period, grace_period),
       rotator = CASE WHEN NOT p_manual THEN nullif(coalesce(p_rotator, rotator), '') END,
       rotation_window = nullif(coalesce(p_window, rotation_window), '')
@@ -231,7 +320,7 @@ BEGIN
   IF v_result IS NOT NULL THEN
     RETURN v_result;
   END IF;
-  IF p_window IS NULL OR p_window NOT BETWEEN '0' AND '3650 days' THEN
+  IF vault._plain_interval(p_window, '0') IS NOT TRUE THEN
     RAISE EXCEPTION 'a deleted secret stays restorable for 0 to 3650 days' USING ERRCODE = '22023';
   END IF;
   s := vault._lock_secret(p_name);
@@ -317,4 +406,16 @@ BEGIN
   END IF;
   PERFORM vault._audit('grace.end', p_name, v, p_request) FROM unnest(v_ended) AS v;
   RETURN vault._done(p_request, jsonb_build_object('name', s.name, 'version', s.current_version, 'ended_versions', to_jsonb(v_ended)));
+END $$;
+
+-- Rotations that an earlier release had due outside their windows.
+DO $$
+BEGIN
+  PERFORM vault._enter('maintenance', 'migrate');
+  UPDATE vault.secrets SET next_rotation_at = vault._window_opens(rotation_window, next_rotation_at) WHERE id IN (
+    SELECT id FROM vault.secrets WHERE rotation_window IS NOT NULL AND next_rotation_at > now()
+      AND vault._in_window(rotation_window, next_rotation_at) IS FALSE FOR UPDATE SKIP LOCKED);
+  PERFORM vault._leave();
+  SET CONSTRAINTS ALL IMMEDIATE;   -- or tx_context has an event that waits, and cannot be altered
+  SET CONSTRAINTS ALL DEFERRED;
 END $$;

@@ -8,7 +8,9 @@ BEGIN
   IF v_result IS NOT NULL THEN
     RETURN v_result;
   END IF;
-  IF p_expires_at <= now() THEN
+  IF p_expires_at > timestamptz '9999-12-31 UTC' THEN
+    RAISE EXCEPTION 'a token expires by the year 9999, or never' USING ERRCODE = '22023';
+  ELSIF p_expires_at <= now() THEN
     RAISE EXCEPTION 'a token cannot expire in the past' USING ERRCODE = '22023';
   ELSIF p_expires_at >= '9999-01-01' THEN       -- infinity too, which clients cannot read
     RAISE EXCEPTION 'p_expires_at is %: a token expires before the year 9999, or never (null)', p_expires_at USING ERRCODE = '22023';

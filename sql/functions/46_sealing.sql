@@ -20,7 +20,7 @@ BEGIN
   WHILE v_system IS NOT NULL AND v_oldest IS NULL LOOP
     v_from := coalesce((SELECT to_tx FROM vault.audit_seals WHERE system_id = v_system ORDER BY to_tx DESC LIMIT 1), '0');
     -- The first in the order of sealing are not always the oldest: who began first may have written last. A thousand will do.
-    SELECT min(recorded_at), v_system = vault._system_id() AND min(tx::text::numeric) >= pg_snapshot_xmin(pg_current_snapshot())::text::numeric
+    SELECT min(least(greatest(recorded_at, timestamptz '1970-01-01 UTC'), clock_timestamp())), v_system = vault._system_id() AND min(tx::text::numeric) >= pg_snapshot_xmin(pg_current_snapshot())::text::numeric
       INTO v_oldest, v_held
       FROM (SELECT recorded_at, tx FROM vault.audit_log WHERE system_id = v_system AND tx >= v_from ORDER BY tx, id LIMIT 1000) AS waiting;
     v_system := (SELECT min(system_id) FROM vault.audit_log WHERE system_id > v_system);

@@ -25,6 +25,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     'rotations_paused', (SELECT count(*) FROM vault.secrets WHERE rotation_paused_at IS NOT NULL AND deleted_at IS NULL),
     'max_rotations', c.max_rotations,
     'held_locks', CASE WHEN NOT pg_is_in_recovery() THEN vault._held_locks() END,
+    'round_failures', (SELECT count(*) FROM vault.round_failures WHERE code NOT IN ('40001', '40P01', '55P03') OR times > 3),   -- or it lasts
+    'unsupervised_seconds', (SELECT greatest(extract(epoch FROM h.at - h.supervised_at), 0)::float8 FROM vault.heartbeat h),
     'next_rotation_at', (SELECT min(next_rotation_at) FROM vault.secrets WHERE deleted_at IS NULL),
     'standbys', CASE WHEN NOT pg_is_in_recovery() THEN (SELECT count(*) FROM pg_stat_replication) END,
     'synchronous_standby_names', CASE WHEN NOT pg_is_in_recovery() THEN current_setting('synchronous_standby_names') END,

@@ -47,22 +47,74 @@ BEGIN
     ON CONFLICT DO NOTHING;
 END $$;
 
--- The event, or what stands in its place on record if it cannot be read: one that no row can be made of must not keep
--- those behind it from the log.
-CREATE OR REPLACE FUNCTION vault._readable_event(p_event text) RETURNS text
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE e record;
+-- Inserts the events of a spool, of which p_first is the number of the first. A time that cannot be (none at all, not finite, older than a
+-- spool keeps a record, later than a minute from now) becomes that of arrival, and what was claimed stands in detail. An event that
+-- cannot be read is recorded as that, so that it keeps none of the others.
+--
+-- Every read passes here, so it counts what one costs: the event is taken apart once, and _printable, which is a regular
+-- expression for each column, is asked only where JSON has an escape or the text a control character.
+CREATE OR REPLACE FUNCTION vault._insert_shipped(p_node text, p_boot uuid, p_first bigint, p_events text[]) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  v_now timestamptz := clock_timestamp();
+  v_least timestamptz := v_now - interval '401 days';        -- the greatest audit_max_age, and a day
+  v_most timestamptz := v_now + interval '1 minute';
 BEGIN
-  SELECT * INTO e FROM json_to_record(p_event::json) AS e (at timestamptz, actor text, client inet, action text,
-    secret text, version int, outcome text, request_id text, detail jsonb);
-  IF e.action IS NULL THEN
-    RAISE EXCEPTION 'it has no action' USING ERRCODE = '22023';
+  INSERT INTO vault.audit_log (system_id, at, actor, client, node, action, secret, version, outcome, request_id, detail)
+    SELECT (SELECT vault._system_id()), CASE WHEN at BETWEEN v_least AND v_most THEN at ELSE v_now END,
+           CASE WHEN actor !~ '^(client|worker):' AND actor <> 'vaultd' OR actor IS NULL THEN 'role:' || session_user
+                WHEN plain THEN left(actor, 255) ELSE vault._printable(actor, 255) END,
+           client, p_node, CASE WHEN plain THEN left(action, 32) ELSE vault._printable(action, 32) END,
+           CASE WHEN plain THEN left(secret, 255) ELSE vault._printable(secret, 255) END, version,
+           CASE WHEN outcome IN ('ok', 'denied') THEN outcome ELSE 'failed' END,
+           CASE WHEN uuid THEN request_id::uuid END,
+           CASE WHEN detail IS NULL THEN '{}'
+                WHEN jsonb_typeof(detail) <> 'object' THEN jsonb_build_object('detail', vault._printable_detail(detail))
+                WHEN plain THEN detail ELSE vault._printable_detail(detail) END
+             || jsonb_build_object('boot', p_boot, 'seq', seq)
+             || CASE WHEN uuid OR request_id IS NULL THEN '{}' ELSE jsonb_build_object('request', vault._printable(request_id, 64)) END
+             || CASE WHEN at NOT BETWEEN v_least AND v_most THEN jsonb_build_object('claimed_at', at) ELSE '{}' END
+    FROM (SELECT p_first + n - 1 AS seq, event,
+            event !~ '[\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]|\\[^"\\/]' AS plain FROM unnest(p_events) WITH ORDINALITY AS r (event, n)) AS r,
+      LATERAL json_to_record(event::json) AS e (at timestamptz, actor text, client inet, action text, secret text, version int, outcome text,
+                                                request_id text, detail jsonb),
+      LATERAL (SELECT coalesce(translate(request_id, '0123456789abcdef', '0000000000000000') = '00000000-0000-0000-0000-000000000000', false) AS uuid) AS u
+    ORDER BY seq;
+END $$;
+
+-- The nesting that those can read who check the log, far deeper than any event of ours.
+CREATE OR REPLACE FUNCTION vault._too_deep(p_event text) RETURNS boolean
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT length(p_event) > 4000 AND length(p_event) - length(translate(p_event, '[{', '')) > 1000
+$$;
+
+CREATE OR REPLACE FUNCTION vault._record_shipped(p_node text, p_boot uuid, p_first bigint, p_events text[]) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE v_event text;
+BEGIN
+  IF EXISTS (SELECT FROM unnest(p_events) AS event WHERE length(event) > 4000 AND vault._too_deep(event)) THEN
+    RAISE data_exception;
   END IF;
-  RETURN p_event;
-EXCEPTION WHEN data_exception OR statement_too_complex OR program_limit_exceeded THEN
-  RETURN jsonb_build_object('at', clock_timestamp(), 'actor', 'vaultd', 'action', 'audit.unreadable',
-    'outcome', 'failed', 'detail', jsonb_build_object('reason', vault._printable(SQLERRM, 200), 'bytes', octet_length(p_event),
-                                 'begins', vault._printable(p_event, 200)));
+  PERFORM vault._insert_shipped(p_node, p_boot, p_first, p_events);
+EXCEPTION WHEN data_exception OR integrity_constraint_violation OR program_limit_exceeded THEN
+  FOR i IN 1..cardinality(p_events) LOOP
+    v_event := p_events[i];
+    BEGIN
+      IF vault._too_deep(v_event) THEN
+        RAISE data_exception USING MESSAGE = 'it is nested too deep';
+      END IF;
+      BEGIN
+        PERFORM vault._insert_shipped(p_node, p_boot, p_first + i - 1, ARRAY[v_event]);
+      EXCEPTION WHEN data_exception THEN   -- its time, most likely
+        PERFORM vault._insert_shipped(p_node, p_boot, p_first + i - 1, ARRAY[(v_event::jsonb - 'at' || jsonb_build_object('detail',
+          coalesce(nullif(v_event::jsonb -> 'detail', 'null'), '{}') || jsonb_build_object('claimed_at', left(v_event::jsonb ->> 'at', 64))))::text]);
+      END;
+    EXCEPTION WHEN data_exception OR integrity_constraint_violation OR program_limit_exceeded THEN
+      INSERT INTO vault.audit_log (actor, node, action, outcome, detail)
+        VALUES ('role:' || session_user, p_node, 'audit.unreadable', 'failed', jsonb_build_object('boot', p_boot, 'seq', p_first + i - 1,
+          'reason', vault._printable(SQLERRM, 200), 'event', vault._printable(v_event, 1000)));
+    END;
+  END LOOP;
 END $$;
 
 -- Takes records from p_first_seq on, each with the hash of the one before, and answers where the spool stands then. What it has
@@ -71,16 +123,12 @@ END $$;
 -- before acknowledged, and the spool may still have it. The chain is checked over the very bytes that the node hashed.
 --
 -- Nothing in an event is proven; what is, is db_role. An event cannot claim to be somebody who holds a token.
---
--- Every read passes here, so it counts what one costs: the event is taken apart once, and _printable, which is a regular
--- expression for each column, is asked only where JSON has an escape or the text a control character. The bounds are those of
--- a spool: an event has at most 16 KiB there (spool.MaxEvent).
+-- The bounds are those of a spool: an event has at most 16 KiB there (spool.MaxEvent).
 CREATE OR REPLACE FUNCTION vault.ship_reads(p_node text, p_boot uuid, p_first_seq bigint, p_lost boolean, p_previous bytea[], p_events text[]) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   v_count int := cardinality(p_events);
   v_node text := vault._printable(p_node, 255);
-  v_events text[] := p_events;
   v_spool vault.audit_spools;
   v_hashes bytea[];
   v_last bytea;
@@ -140,37 +188,7 @@ BEGIN
     RAISE EXCEPTION 'record % of the spool does not continue the one before', v_broken USING ERRCODE = 'VA003';
   END IF;
 
-  LOOP
-    BEGIN
-  INSERT INTO vault.audit_log (system_id, at, actor, client, node, action, secret, version, outcome, request_id, detail)
-    SELECT (SELECT vault._system_id()), least(at, clock_timestamp() + interval '1 minute'),
-           CASE WHEN actor !~ '^(client|worker):' AND actor <> 'vaultd' OR actor IS NULL THEN 'role:' || session_user
-                WHEN plain THEN left(actor, 255) ELSE vault._printable(actor, 255) END,
-           client, v_node, CASE WHEN plain THEN left(action, 32) ELSE vault._printable(action, 32) END,
-           CASE WHEN plain THEN left(secret, 255) ELSE vault._printable(secret, 255) END, version,
-           CASE WHEN outcome IN ('ok', 'denied') THEN outcome ELSE 'failed' END,
-           CASE WHEN uuid THEN request_id::uuid END,
-           CASE WHEN plain AND jsonb_typeof(detail) = 'object' THEN detail WHEN jsonb_typeof(detail) = 'object' THEN vault._printable_detail(detail)
-                WHEN detail IS NULL THEN '{}' ELSE jsonb_build_object('detail', vault._printable_detail(detail)) END
-             || jsonb_build_object('boot', p_boot, 'seq', seq)
-             || CASE WHEN uuid OR request_id IS NULL THEN '{}' ELSE jsonb_build_object('request', vault._printable(request_id, 64)) END
-             || CASE WHEN at > clock_timestamp() + interval '1 minute' THEN jsonb_build_object('claimed_at', at) ELSE '{}' END
-    FROM (SELECT p_first_seq + n - 1 AS seq, event, event !~ '[\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]|\\[^"\\/]' AS plain FROM unnest(v_events) WITH ORDINALITY AS r (event, n)) AS r,
-      LATERAL json_to_record(event::json) AS e (at timestamptz, actor text, client inet, action text, secret text, version int, outcome text,
-                                                request_id text, detail jsonb),
-      LATERAL (SELECT coalesce(translate(request_id, '0123456789abcdef', '0000000000000000') = '00000000-0000-0000-0000-000000000000', false) AS uuid) AS u
-    WHERE seq >= v_spool.next_seq ORDER BY seq;
-      EXIT;
-    EXCEPTION WHEN data_exception OR not_null_violation OR statement_too_complex OR program_limit_exceeded THEN
-      IF v_events IS DISTINCT FROM p_events THEN
-        RAISE;
-      END IF;
-      v_events := ARRAY(SELECT vault._readable_event(event) FROM unnest(p_events) WITH ORDINALITY AS r (event, n) ORDER BY n);
-      IF v_events = p_events THEN
-        RAISE;
-      END IF;
-    END;
-  END LOOP;
+  PERFORM vault._record_shipped(v_node, p_boot, greatest(v_spool.next_seq, p_first_seq), p_events[greatest(v_spool.next_seq - p_first_seq, 0) + 1:]);
 
   IF p_first_seq + v_count > v_spool.next_seq THEN
     v_spool.next_seq := p_first_seq + v_count;

@@ -22,7 +22,7 @@ DECLARE
   v_month timestamp := date_trunc('month', p_month::timestamp);
   v_name text := 'audit_log_' || to_char(v_month, 'YYYY_MM');
 BEGIN
-  IF to_regclass('vault.' || v_name) IS NOT NULL THEN
+  IF EXISTS (SELECT FROM pg_inherits WHERE inhparent = 'vault.audit_log'::regclass AND inhrelid = to_regclass('vault.' || v_name)) THEN
     RETURN false;
   END IF;
   EXECUTE format('CREATE TABLE vault.%I (LIKE vault.audit_log INCLUDING ALL)', v_name);
@@ -32,41 +32,91 @@ BEGIN
   RETURN true;
 END $$;
 
--- Rows that came before their month's partition move into it, unchanged.
-CREATE OR REPLACE FUNCTION vault._audit_empty_default() RETURNS void
+-- Rows that came before their month's partition move into it, unchanged: those of the months from p_from to p_until. Others stay, as a
+-- row can claim any time, and a partition for each month that some row is of would have no end.
+CREATE OR REPLACE FUNCTION vault._audit_empty_default(p_from timestamptz, p_until timestamptz) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
-DECLARE m timestamp;
+DECLARE
+  m timestamp;
+  v_others boolean;
 BEGIN
+  IF NOT EXISTS (SELECT FROM vault.audit_log_default WHERE at >= p_from AND at < p_until) THEN
+    RETURN;
+  END IF;
   ALTER TABLE vault.audit_log DETACH PARTITION vault.audit_log_default;
-  FOR m IN SELECT DISTINCT date_trunc('month', at AT TIME ZONE 'UTC') FROM vault.audit_log_default LOOP
+  FOR m IN SELECT DISTINCT date_trunc('month', at AT TIME ZONE 'UTC') FROM vault.audit_log_default WHERE at >= p_from AND at < p_until LOOP
     PERFORM vault._audit_partition(m::date);
   END LOOP;
-  INSERT INTO vault.audit_log SELECT * FROM vault.audit_log_default;
+  INSERT INTO vault.audit_log SELECT * FROM vault.audit_log_default WHERE at >= p_from AND at < p_until;
+  v_others := EXISTS (SELECT FROM vault.audit_log_default WHERE at < p_from OR at >= p_until);
+  IF v_others THEN
+    CREATE TABLE vault.audit_log_others (LIKE vault.audit_log_default);
+    INSERT INTO vault.audit_log_others SELECT * FROM vault.audit_log_default WHERE at < p_from OR at >= p_until;
+  END IF;
   ALTER TABLE vault.audit_log_default DISABLE TRIGGER audit_is_never_truncated;
   TRUNCATE vault.audit_log_default;
   ALTER TABLE vault.audit_log_default ENABLE ALWAYS TRIGGER audit_is_never_truncated;
   ALTER TABLE vault.audit_log ATTACH PARTITION vault.audit_log_default DEFAULT;
+  IF v_others THEN
+    INSERT INTO vault.audit_log SELECT * FROM vault.audit_log_others;
+    DROP TABLE vault.audit_log_others;
+  END IF;
 END $$;
 
--- The partitions of this month and the next two. What goes wrong (a long reader that keeps its lock, most likely) is the
--- next round's: until then the default partition takes the rows.
+DROP FUNCTION IF EXISTS vault._audit_empty_default();        -- of releases that made a month for every row
+
+-- The months around this one: those of the reads that may still be shipped, and the next two.
+CREATE OR REPLACE FUNCTION vault._audit_near(OUT first timestamptz, OUT until timestamptz)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT (m - interval '14 months') AT TIME ZONE 'UTC', (m + interval '3 months') AT TIME ZONE 'UTC' FROM date_trunc('month', now() AT TIME ZONE 'UTC') AS m
+$$;
+
+-- The partitions of this month and the next two. What goes wrong (a long reader that keeps its lock, most likely) is noted for its
+-- month, and the next round's: until then the default partition takes the rows.
 CREATE OR REPLACE FUNCTION vault._audit_partitions() RETURNS int
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   v_month timestamp := date_trunc('month', now() AT TIME ZONE 'UTC');
+  v_subjects text[] := '{default}';
   v_made int := 0;
 BEGIN
-  IF EXISTS (SELECT FROM vault.audit_log_default) THEN
-    PERFORM vault._audit_empty_default();
-  END IF;
-  FOR i IN 0..2 LOOP
-    v_made := v_made + vault._audit_partition((v_month + make_interval(months => i))::date)::int;
+  PERFORM vault._enter('maintenance', 'supervisor');
+  FOR i IN 0..3 LOOP
+    BEGIN
+      IF i = 0 THEN
+        PERFORM vault._audit_empty_default(n.first, n.until) FROM vault._audit_near() AS n;
+      ELSE
+        v_subjects[i + 1] := to_char(v_month + make_interval(months => i - 1), 'YYYY-MM');
+        v_made := v_made + vault._audit_partition((v_month + make_interval(months => i - 1))::date)::int;
+      END IF;
+      PERFORM vault._note_round('partitions', v_subjects[i + 1], '', NULL);
+    EXCEPTION WHEN OTHERS THEN
+      RAISE WARNING 'vault: making partitions of the audit log: %', SQLERRM;
+      PERFORM vault._note_round('partitions', v_subjects[i + 1], SQLSTATE, SQLERRM);
+    END;
   END LOOP;
+  DELETE FROM vault.round_failures WHERE part = 'partitions' AND subject NOT IN ('', 'default') AND subject <> ALL (v_subjects);
+  PERFORM vault._leave();
   RETURN v_made;
-EXCEPTION WHEN OTHERS THEN
-  RAISE WARNING 'vault: making partitions of the audit log: %', SQLERRM;
-  RETURN 0;
 END $$;
+
+-- The month under which a row is sealed, from 0001-01 to 9999-12: whatever is earlier or later, -infinity and infinity too, counts as of
+-- the first or the last.
+CREATE OR REPLACE FUNCTION vault._audit_month(p_at timestamptz) RETURNS date
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT date_trunc('month', greatest(least(p_at AT TIME ZONE 'UTC', timestamp '9999-12-31'), timestamp '0001-01-01'))::date
+$$;
+
+-- The first moment of such a month and the last.
+CREATE OR REPLACE FUNCTION vault._audit_month_from(p_month date) RETURNS timestamptz
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT CASE WHEN p_month > date '0001-01-01' THEN p_month::timestamp AT TIME ZONE 'UTC' ELSE timestamptz '-infinity' END
+$$;
+
+CREATE OR REPLACE FUNCTION vault._audit_month_to(p_month date) RETURNS timestamptz
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT CASE WHEN p_month < date '9999-12-01' THEN (p_month + interval '1 month') AT TIME ZONE 'UTC' - interval '1 microsecond' ELSE timestamptz 'infinity' END
+$$;
 
 -- ---------- seals ----------
 
@@ -118,6 +168,12 @@ BEGIN
         WHEN system_id = v_here THEN v_horizon
         ELSE vault._next_tx((SELECT l.tx FROM vault.audit_log l WHERE l.system_id = system_id ORDER BY l.tx DESC LIMIT 1))
       END;
+      -- A seal is of one month, and each is signed: a window whose rows are of many ends before the transaction that brings the next.
+      v_cut := (SELECT min(r.tx) FILTER (WHERE r.months > 12 AND r.tx > v_first) FROM (
+        SELECT x.tx, count(*) OVER (ORDER BY x.tx) AS months FROM (
+          SELECT min(l.tx::text::numeric)::text::xid8 AS tx FROM vault.audit_log l WHERE l.system_id = system_id AND l.tx >= v_first AND l.tx < to_tx
+            GROUP BY vault._audit_month(l.at)) AS x) AS r);
+      to_tx := coalesce(v_cut, to_tx);
       SELECT s.id, s.hash INTO last_id, last_hash FROM vault.audit_seals s ORDER BY s.id DESC LIMIT 1;
       IF NOT FOUND THEN
         last_id := 0;
@@ -138,7 +194,7 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$ SELECT (p_tx:
 CREATE OR REPLACE FUNCTION vault.audit_window(p_system bigint, p_from xid8, p_to xid8) RETURNS SETOF vault.audit_log
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT * FROM vault.audit_log WHERE system_id = p_system AND tx >= p_from AND tx < p_to
-  ORDER BY date_trunc('month', at AT TIME ZONE 'UTC'), tx, id
+  ORDER BY vault._audit_month(at), tx, id
 $$;
 
 -- Appends a seal: the next of the chain, over a window that has closed and begins where its system's last one ended. The
@@ -159,7 +215,7 @@ BEGIN
     AND v_last.month < p_seal.month;
   SELECT count(*) AS n, min(id) AS first_id, max(id) AS last_id INTO v_rows FROM vault.audit_log
     WHERE system_id = p_seal.system_id AND tx >= p_seal.from_tx AND tx < p_seal.to_tx
-      AND at >= p_seal.month::timestamp AT TIME ZONE 'UTC' AND at < (p_seal.month + interval '1 month') AT TIME ZONE 'UTC';
+      AND at BETWEEN vault._audit_month_from(p_seal.month) AND vault._audit_month_to(p_seal.month);
   IF p_seal.id IS DISTINCT FROM coalesce(v_last.id, 0) + 1 OR p_seal.previous IS DISTINCT FROM coalesce(v_last.hash, vault._audit_genesis()) THEN
     RAISE EXCEPTION 'seal % is not the next of the chain', p_seal.id USING ERRCODE = 'VA001';
   ELSIF NOT v_same AND p_seal.from_tx IS DISTINCT FROM v_until
@@ -180,14 +236,21 @@ END $$;
 
 -- ---------- growth ----------
 
--- What lies in the default partition goes where it belongs before a month is exported and dropped.
+-- What lies in the default partition goes where it belongs before a month is exported and dropped: those near, and the oldest after 1970
+-- up to ten years of them.
 CREATE OR REPLACE FUNCTION vault.prepare_audit_prune() RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  v_first timestamptz;
+  v_until timestamptz;
+  v_oldest timestamp;
 BEGIN
   PERFORM vault._require_administer();
-  IF EXISTS (SELECT FROM vault.audit_log_default) THEN
-    PERFORM vault._audit_empty_default();
-  END IF;
+  SELECT first, until INTO v_first, v_until FROM vault._audit_near();
+  PERFORM vault._audit_empty_default(v_first, v_until);
+  v_oldest := (SELECT date_trunc('month', min(at) AT TIME ZONE 'UTC') FROM vault.audit_log_default
+               WHERE at >= timestamptz '1970-01-01 UTC' AND at < v_first);
+  PERFORM vault._audit_empty_default(v_oldest AT TIME ZONE 'UTC', least((v_oldest + interval '10 years') AT TIME ZONE 'UTC', v_first));
   RETURN '{}';
 END $$;
 

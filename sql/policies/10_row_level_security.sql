@@ -36,6 +36,9 @@ CREATE POLICY owner_deletes ON vault.rotation_candidates FOR DELETE TO vault_own
 CREATE POLICY owner_updates ON vault.rotation_candidates FOR UPDATE TO vault_owner USING (vault.tx_kind() = 'admin' AND vault.tx_may_change(name));   -- rewrap
 CREATE POLICY owner_inserts ON vault.heartbeat FOR INSERT TO vault_owner WITH CHECK (vault.tx_kind() = 'maintenance');
 CREATE POLICY owner_updates ON vault.heartbeat FOR UPDATE TO vault_owner USING (vault.tx_kind() = 'maintenance');
+CREATE POLICY owner_inserts ON vault.round_failures FOR INSERT TO vault_owner WITH CHECK (vault.tx_kind() = 'maintenance');
+CREATE POLICY owner_updates ON vault.round_failures FOR UPDATE TO vault_owner USING (vault.tx_kind() = 'maintenance');
+CREATE POLICY owner_deletes ON vault.round_failures FOR DELETE TO vault_owner USING (vault.tx_kind() = 'maintenance');
 CREATE POLICY owner_inserts ON vault.admin_tokens FOR INSERT TO vault_owner WITH CHECK (vault.tx_may_administer());
 CREATE POLICY owner_updates ON vault.admin_tokens FOR UPDATE TO vault_owner USING (vault.tx_may_administer());
 -- Nothing takes a revocation back.
@@ -77,6 +80,12 @@ CREATE POLICY service_reads ON vault.secret_versions FOR SELECT TO vault_service
 CREATE POLICY service_reads ON vault.rotation_jobs FOR SELECT TO vault_service
   USING (name ^@ ANY (ARRAY(SELECT prefix FROM vault.service_scope
                             WHERE role_id = (SELECT quote_ident(current_user)::regrole))));
+CREATE POLICY service_reads ON vault.round_failures FOR SELECT TO vault_service
+  USING (subject = '' OR part = 'partitions'
+    OR subject ^@ ANY (ARRAY(SELECT prefix FROM vault.service_scope
+                             WHERE role_id = (SELECT quote_ident(current_user)::regrole))));
+CREATE POLICY all_read ON vault.round_failures FOR SELECT TO vault_worker, vault_auditor
+  USING (subject = '' OR part = 'partitions');
 CREATE POLICY auditor_reads ON vault.audit_log FOR SELECT TO vault_auditor USING (true);
 CREATE POLICY all_read ON vault.audit_seals FOR SELECT TO vault_service, vault_worker, vault_auditor USING (true);   -- hashes and counts
 CREATE POLICY auditor_reads ON vault.audit_prunes FOR SELECT TO vault_auditor USING (true);

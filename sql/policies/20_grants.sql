@@ -3,7 +3,7 @@ REVOKE ALL ON ALL TABLES IN SCHEMA vault FROM PUBLIC, vault_service, vault_worke
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA vault FROM PUBLIC, vault_service, vault_worker, vault_auditor;
 GRANT USAGE ON SCHEMA vault TO vault_service, vault_worker, vault_auditor;
 
-GRANT SELECT ON vault.config, vault.heartbeat TO vault_service, vault_worker, vault_auditor;
+GRANT SELECT ON vault.config, vault.heartbeat, vault.round_failures TO vault_service, vault_worker, vault_auditor;
 GRANT SELECT ON vault.secrets, vault.secret_versions, vault.sealed_versions, vault.rotation_jobs, vault.service_scope TO vault_service;
 GRANT SELECT ON vault.audit_log, vault.audit_prunes, vault.audit_leaves, vault.audit_spools TO vault_auditor;
 GRANT SELECT ON vault.audit_seals TO vault_service, vault_worker, vault_auditor;
@@ -32,7 +32,7 @@ GRANT EXECUTE ON FUNCTION
   TO vault_service;
 GRANT EXECUTE ON FUNCTION
   vault.supervise(int), vault.beat(), vault.enqueue_due_rotations(int), vault.expire_grace_versions(int), vault.purge_deleted(int),
-  vault.claim_rotations(text, int, interval, int),
+  vault.claim_rotations(text, int, interval, int), vault.report_round(text, text),
   vault.complete_rotation(bigint, int, int, text, bytea, bytea, bytea, bytea, text, uuid),
   vault.complete_rotations(bigint[], int[], int[], text[], bytea[], bytea[], bytea[], bytea[], text[], uuid[]),
   vault.store_candidate(bigint, int, int, text, bytea, bytea, bytea, bytea, text), vault.rotation_candidate(bigint, int),

@@ -114,7 +114,7 @@ func grow(t testing.TB, last seal.Seal, n int, salt byte) []seal.Seal {
 	var chain []seal.Seal
 	for i := range n {
 		at := time.Date(2026, 11, 25, 10, 0, i, int(salt)*1000, time.UTC)
-		row := seal.Row{ID: last.ID + 1, Tx: last.ToTx, At: at, RecordedAt: at, Actor: "token:root", DBRole: "operator", Action: "put", Outcome: "ok", Detail: json.RawMessage(`{}`)}
+		row := seal.Row{ID: last.ID + 1, Tx: last.ToTx, At: seal.Moment{Time: at}, RecordedAt: seal.Moment{Time: at}, Actor: "token:root", DBRole: "operator", Action: "put", Outcome: "ok", Detail: json.RawMessage(`{}`)}
 		w := seal.Window{FromTx: last.ToTx, ToTx: last.ToTx + 1, LastID: last.ID, LastHash: hash, Rows: []seal.Row{row}, Now: at}
 		seals, err := w.Seal(t.Context(), key)
 		must(t, err)

@@ -11,7 +11,7 @@
 // in this order, each as one byte (0 = null, 1 = value) and, for a value, its length in four bytes and the bytes:
 //
 //	id, system_id, tx      8 bytes
-//	at, recorded_at        8 bytes, microseconds since 1970
+//	at, recorded_at        8 bytes, microseconds since 1970; the least and the greatest number for -infinity and infinity
 //	actor, db_role         UTF-8
 //	client                 the address in 4 or 16 bytes and one byte of prefix length
 //	node, action, secret   UTF-8
@@ -19,7 +19,8 @@
 //	outcome                UTF-8
 //	request_id             16 bytes
 //	detail                 JSON without white space, keys in the order of their bytes, strings as encoding/json writes them
-//	                       with HTML escaping off, numbers as PostgreSQL writes them
+//	                       with HTML escaping off, numbers as PostgreSQL writes them; what is nested too deep for encoding/json
+//	                       as PostgreSQL writes it
 //
 // All numbers are big-endian.
 //
@@ -38,7 +39,7 @@
 // "hyperiondb-vault/audit-seal/1" and a zero byte, then
 //
 //	id, system_id          8 bytes each; ids count from 1 without a gap
-//	month                  7 bytes, "2026-11"
+//	month                  7 bytes, "2026-11", from "0001-01", which has what is earlier, to "9999-12", which has what is later
 //	from_tx, to_tx         8 bytes each
 //	rows, first_id, last_id 8 bytes each
 //	sealed_at              8 bytes, microseconds since 1970

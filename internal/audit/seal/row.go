@@ -6,7 +6,9 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/netip"
+	"strconv"
 	"strings"
 	"time"
 
@@ -23,8 +25,8 @@ type Row struct {
 	ID         int64           `json:"id"`
 	SystemID   int64           `json:"system_id,string"` // beyond what JavaScript can count
 	Tx         uint64          `json:"tx,string"`
-	At         time.Time       `json:"at"`
-	RecordedAt time.Time       `json:"recorded_at"`
+	At         Moment          `json:"at"`
+	RecordedAt Moment          `json:"recorded_at"`
 	Actor      string          `json:"actor"`
 	DBRole     string          `json:"db_role"`
 	Client     *Client         `json:"client,omitempty"`
@@ -59,25 +61,70 @@ func (c *Client) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-// Month is the first day of the month a time lies in, in UTC.
+// Moment is any time that PostgreSQL has. Its JSON is that of a time where that can be written, else "@" and the microseconds since 1970.
+type Moment struct{ time.Time }
+
+// MinusInfinity and Infinity stand for PostgreSQL's times of these names, which has no times between whole microseconds.
+var (
+	MinusInfinity = time.Date(0, 1, 1, 0, 0, 0, 1, time.UTC)
+	Infinity      = time.Date(9999, 12, 31, 23, 59, 59, 999_999_999, time.UTC)
+)
+
+// MarshalJSON is of the kind that [time.Time] has.
+func (m Moment) MarshalJSON() ([]byte, error) {
+	if y := m.Year(); y < 0 || y > 9999 {
+		return fmt.Appendf(nil, `"@%d"`, m.UnixMicro()), nil
+	}
+	return m.Time.MarshalJSON()
+}
+
+// UnmarshalJSON reads what MarshalJSON wrote.
+func (m *Moment) UnmarshalJSON(text []byte) error {
+	if number, ok := bytes.CutPrefix(text, []byte(`"@`)); ok {
+		micro, err := strconv.ParseInt(string(bytes.TrimSuffix(number, []byte(`"`))), 10, 64)
+		m.Time = time.UnixMicro(micro).UTC()
+		return err
+	}
+	return m.Time.UnmarshalJSON(text)
+}
+
+// micro is what is hashed: PostgreSQL's own numbers for the infinite ones.
+func (m Moment) micro() uint64 {
+	switch {
+	case m.Equal(Infinity):
+		return math.MaxInt64
+	case m.Equal(MinusInfinity):
+		return 1 << 63 // the least
+	}
+	return uint64(m.UnixMicro())
+}
+
+// Month is the first day of the month a time is sealed under, in UTC: from 0001-01, which has what is earlier, to 9999-12, which has
+// what is later.
 func Month(t time.Time) time.Time {
 	y, m, _ := t.UTC().Date()
+	switch {
+	case y < 1:
+		y, m = 1, time.January
+	case y > 9999:
+		y, m = 9999, time.December
+	}
 	return time.Date(y, m, 1, 0, 0, 0, 0, time.UTC)
 }
 
 // Leaf is the hash of the row as a leaf of the tree.
 func (r *Row) Leaf() (Hash, error) {
 	detail, err := canonical(r.Detail)
-	if err != nil {
-		return Hash{}, fmt.Errorf("row %d: detail: %w", r.ID, err)
+	if err != nil { // nested deeper than encoding/json reads: as PostgreSQL writes it, so that one row does not stop the sealing
+		detail = r.Detail
 	}
 	b := make([]byte, 1, 512) // 0x00: a leaf
 	b = append(b, rowFormat...)
 	b = number(b, uint64(r.ID))
 	b = number(b, uint64(r.SystemID))
 	b = number(b, r.Tx)
-	b = number(b, uint64(r.At.UnixMicro()))
-	b = number(b, uint64(r.RecordedAt.UnixMicro()))
+	b = number(b, r.At.micro())
+	b = number(b, r.RecordedAt.micro())
 	b = text(b, &r.Actor)
 	b = text(b, &r.DBRole)
 	b = address(b, r.Client)

@@ -67,7 +67,7 @@ func (s *Seal) ComputeHash() Hash {
 
 // covers reports whether a row written by this transaction belongs to the seal.
 func (s *Seal) covers(r *Row) bool {
-	return r.SystemID == s.SystemID && r.Tx >= s.FromTx && r.Tx < s.ToTx && Month(r.At).Equal(s.Month)
+	return r.SystemID == s.SystemID && r.Tx >= s.FromTx && r.Tx < s.ToTx && Month(r.At.Time).Equal(s.Month)
 }
 
 // Signer signs seals with a key that PostgreSQL never sees: a file's, which is [Key], or one that a key service keeps.

@@ -44,7 +44,7 @@ func someRows(n int, from int64) []Row {
 	rows := make([]Row, n)
 	for i := range rows {
 		at := time.Date(2026, 11, 25, 10, 0, i, 123456000, time.UTC)
-		rows[i] = Row{ID: from + int64(i), SystemID: 7000000000000000001, Tx: uint64(1000 + from + int64(i)), At: at, RecordedAt: at.Add(time.Second),
+		rows[i] = Row{ID: from + int64(i), SystemID: 7000000000000000001, Tx: uint64(1000 + from + int64(i)), At: Moment{at}, RecordedAt: Moment{at.Add(time.Second)},
 			Actor: "token:root", DBRole: "operator", Action: "put", Outcome: "ok", Detail: json.RawMessage(`{}`)}
 		if i%2 == 1 {
 			id := uuid.NewSHA1(cluster, []byte{byte(i)})

@@ -13,7 +13,8 @@ const (
 	MaxRows  = 1000        // unless one transaction wrote more
 	Interval = time.Second // after which fewer are sealed too
 
-	// SignLimit is for all signatures of a window: its transaction is open meanwhile.
+	// SignLimit is for the signatures of a window of up to a year: its transaction is open meanwhile. Only rows of one transaction
+	// bring a window of more.
 	SignLimit = 4 * time.Second
 )
 
@@ -38,13 +39,24 @@ type Window struct {
 	Now          time.Time // of the primary
 }
 
+// signLimit grows with the years, or a transaction that wrote rows of many would never be sealed by a slow key service.
+func (w *Window) signLimit() time.Duration {
+	months := 0
+	for i := range w.Rows {
+		if i == 0 || !Month(w.Rows[i].At.Time).Equal(Month(w.Rows[i-1].At.Time)) {
+			months++
+		}
+	}
+	return SignLimit * time.Duration(1+months/13)
+}
+
 // Seal makes the seals of a window, one a month.
 func (w *Window) Seal(ctx context.Context, by Signer) ([]Seal, error) {
 	var seals []Seal
 	id, previous := w.LastID, w.LastHash
 	for from := 0; from < len(w.Rows); {
-		to, month := from, Month(w.Rows[from].At)
-		for to < len(w.Rows) && Month(w.Rows[to].At).Equal(month) {
+		to, month := from, Month(w.Rows[from].At.Time)
+		for to < len(w.Rows) && Month(w.Rows[to].At.Time).Equal(month) {
 			to++
 		}
 		s, err := New(w.Rows[from:to])
@@ -68,6 +80,7 @@ type Sealer struct {
 	Key    Signer // nil: it keeps copies only
 	Places []*Place
 	Log    *slog.Logger
+	Report func(context.Context, error) // after each attempt to seal; nil: none is reported
 
 	mu     sync.Mutex // guards what follows, and that of the places
 	sealed int64      // rows, by this daemon
@@ -115,6 +128,9 @@ func (s *Sealer) settleSealing(ctx context.Context, err error) {
 	if ctx.Err() != nil {
 		return
 	}
+	if s.Report != nil {
+		s.Report(ctx, err)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.failed.settle(s.Log, "sealing the audit log failed", err)
@@ -127,7 +143,7 @@ func (s *Sealer) seal(ctx context.Context) error {
 	}
 	for ctx.Err() == nil {
 		n, err := s.Store.SealAudit(ctx, MaxRows, func(w Window) ([]Seal, error) {
-			ctx, cancel := context.WithTimeout(ctx, SignLimit)
+			ctx, cancel := context.WithTimeout(ctx, w.signLimit())
 			defer cancel()
 			return w.Seal(ctx, s.Key)
 		})
@@ -162,7 +178,7 @@ func (s *Sealer) meetKey(ctx context.Context) error {
 }
 
 // Check is for readiness: the node's seals go on from those seen before. That sealing or a bucket fails is for [Sealer.State]
-// alone: no node must stop answering because of its primary, or of a copy.
+// and for [Sealer.Sealing] alone: no node must stop answering because of its primary, or of a copy.
 func (s *Sealer) Check(context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -172,6 +188,13 @@ func (s *Sealer) Check(context.Context) error {
 		}
 	}
 	return nil
+}
+
+// Sealing is why the last attempt to seal failed; nil if it did not.
+func (s *Sealer) Sealing(context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.failed.err
 }
 
 // State is for metrics.

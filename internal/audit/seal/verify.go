@@ -246,7 +246,7 @@ func (v *verifier) row(r *Row) error {
 	v.report.Rows--
 	v.report.Unsealed++
 	if v.report.UnsealedFrom == nil || r.RecordedAt.Before(*v.report.UnsealedFrom) {
-		v.report.UnsealedFrom = &r.RecordedAt
+		v.report.UnsealedFrom = &r.RecordedAt.Time
 	}
 	return nil
 }
