@@ -73,6 +73,7 @@ func TestScripts(t *testing.T) {
 				"terminal":  h.cmdTerminal,
 				"node":      h.cmdNode,
 				"pgbouncer": h.cmdPgbouncer, "expand": h.cmdExpand,
+				"everycommand": h.cmdEveryCommand, "hostile": h.cmdHostile,
 			},
 		})
 	})

@@ -127,11 +127,11 @@ func newPool(ctx context.Context, o Options, validate pgconn.ValidateConnectFunc
 	if err != nil {
 		return nil, newError(ErrInvalid, "reading the connection string: %s", redact(err))
 	}
-	if err := prepare(config.ConnConfig, o); err != nil {
-		return nil, err
-	}
 	if validate != nil {
 		config.ConnConfig.ValidateConnect = validate
+	}
+	if err := prepare(config.ConnConfig, o); err != nil {
+		return nil, err
 	}
 	config.MaxConns = 4
 	if o.MaxConns > 0 {
@@ -144,16 +144,14 @@ func newPool(ctx context.Context, o Options, validate pgconn.ValidateConnectFunc
 		return o.Fence.keeps(conn) && pooler.keeps(conn), nil
 	}
 	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
-		if err := checkSchema(ctx, conn); err != nil {
-			return err
-		}
-		return pooler.afterConnect(ctx, conn)
+		pooler.afterConnect(conn)
+		return checkSchema(ctx, session{conn})
 	}
 	made, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, newError(ErrInvalid, "reading the connection string: %s", redact(err))
 	}
-	return &pool{Pool: made, limit: statementTimeout + connectLimit(config.ConnConfig)}, nil
+	return &pool{sessions: sessions{made}, limit: statementTimeout + connectLimit(config.ConnConfig)}, nil
 }
 
 // connectLimit is how long it may take to find the host that will do.
@@ -169,7 +167,9 @@ func hosts(c *pgx.ConnConfig) map[string]bool {
 	return all
 }
 
+// prepare is called when ValidateConnect is what it is to be: the session's settings go before it.
 func prepare(c *pgx.ConnConfig, o Options) error {
+	c.ValidateConnect = newSessionPlan(c, o).validating(c.ValidateConnect)
 	c.RuntimeParams["application_name"] = o.ApplicationName
 	c.DialFunc = dialer().DialContext
 	c.OnNotice = hearWarning
@@ -261,10 +261,10 @@ func sslmodeGiven(url string) (bool, error) {
 }
 
 // checkSchema refuses a connection to a database whose schema is not the one this binary was built for.
-func checkSchema(ctx context.Context, conn *pgx.Conn) error {
+func checkSchema(ctx context.Context, s session) error {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout) // the pool connects in the background, without the caller's deadline
 	defer cancel()
-	c, err := queryConfig(ctx, conn)
+	c, err := queryConfig(ctx, s)
 	if err != nil {
 		return err
 	}

@@ -42,11 +42,11 @@ func Examine(ctx context.Context, o Options, primary bool) (Examination, error) 
 	if err != nil {
 		return Examination{}, newError(ErrInvalid, "reading the connection string: %s", redact(err))
 	}
-	if err := prepare(config, o); err != nil {
-		return Examination{}, err
-	}
 	if primary {
 		config.ValidateConnect = o.Fence.admit
+	}
+	if err := prepare(config, o); err != nil {
+		return Examination{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, connectLimit(config)+statementTimeout)
 	defer cancel()
@@ -59,24 +59,23 @@ func Examine(ctx context.Context, o Options, primary bool) (Examination, error) 
 		defer cancel()
 		_ = conn.Close(closing) // it has told all it knows
 	}()
-	e, err := examine(ctx, conn)
+	e, err := examine(ctx, session{conn})
 	e.Hosts = len(hosts(config))
 	return e, err
 }
 
-func examine(ctx context.Context, conn *pgx.Conn) (Examination, error) {
+func examine(ctx context.Context, conn session) (Examination, error) {
 	var e Examination
-	e.examineLine(conn)
+	e.examineLine(conn.Conn)
+	_, e.Pooled = behindPooler(conn.PgConn())
 	asked := time.Now()
 	var clock time.Time
-	var pid uint32
-	err := conn.QueryRow(ctx, `SELECT clock_timestamp(), pg_backend_pid(), session_user::text, current_setting('server_version_num')::int, pg_is_in_recovery()`,
-		pgx.QueryExecModeExec).Scan(&clock, &pid, &e.Role, &e.Version, &e.Recovering)
+	err := conn.QueryRow(ctx, `SELECT clock_timestamp(), session_user::text, current_setting('server_version_num')::int, pg_is_in_recovery()`,
+		pgx.QueryExecModeExec).Scan(&clock, &e.Role, &e.Version, &e.Recovering)
 	if err != nil {
 		return e, classify(err)
 	}
 	e.Skew = clock.Sub(asked.Add(time.Since(asked) / 2))
-	e.Pooled = pid != conn.PgConn().PID()
 	if e.Schema, err = migrationState(ctx, conn); err != nil || e.Schema.Have != e.Schema.Want {
 		return e, err
 	}

@@ -31,6 +31,16 @@ type MigrateReport struct {
 	FromVersion   int       `json:"from_version"`        // 0 before the first migration
 	SchemaVersion int       `json:"schema_version"`      // now
 	Extension     string    `json:"extension,omitempty"` // version of the extension that keeps the schema; "" = it was migrated
+
+	Mended []MendedRule `json:"mended,omitempty"`
+}
+
+// MendedRule is a CHECK constraint that was not this release's.
+type MendedRule struct {
+	Table string `json:"table"`
+	Rule  string `json:"rule"`
+	Was   string `json:"was,omitempty"` // "": it was missing
+	Holds bool   `json:"holds"`         // false: for what is written from now on, as there are rows that break it
 }
 
 // MigrationState compares the database with this binary.
@@ -79,11 +89,13 @@ func (o Options) Migrate(ctx context.Context, defaultKMSKey string) (MigrateRepo
 	if err := migrateTables(ctx, o); err != nil {
 		return MigrateReport{}, err
 	}
-	if err := installDefinitions(ctx, conn, defaultKMSKey); err != nil {
+	mended, err := installDefinitions(ctx, conn, defaultKMSKey)
+	if err != nil {
 		return MigrateReport{}, err
 	}
 	config, err := queryConfig(ctx, conn)
-	return MigrateReport{ClusterID: config.ClusterID, Created: before.Have == 0, FromVersion: before.Have, SchemaVersion: config.SchemaVersion}, err
+	return MigrateReport{ClusterID: config.ClusterID, Created: before.Have == 0, FromVersion: before.Have, SchemaVersion: config.SchemaVersion,
+		Mended: mended}, err
 }
 
 // State compares the schema of a database with this binary's, without changing anything.
@@ -105,7 +117,7 @@ func connectOwner(ctx context.Context, o Options) (*pgx.Conn, error) {
 	if err != nil {
 		return nil, classify(err)
 	}
-	if err := refusePooled(ctx, conn, "setting up the schema"); err != nil {
+	if err := refusePooled(conn, "setting up the schema"); err != nil {
 		conn.Close(context.WithoutCancel(ctx))
 		return nil, err
 	}
@@ -134,15 +146,16 @@ func checkServer(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
-func migrationState(ctx context.Context, conn *pgx.Conn) (MigrationState, error) {
+func migrationState(ctx context.Context, conn querier) (MigrationState, error) {
 	state := MigrationState{Want: vaultsql.Version()}
-	err := conn.QueryRow(ctx, `SELECT coalesce((SELECT extversion FROM pg_extension WHERE extname = $1), '')`, ExtensionName).Scan(&state.Extension)
+	err := conn.QueryRow(ctx, `SELECT coalesce((SELECT extversion FROM pg_extension WHERE extname = $1), '')`,
+		pgx.QueryExecModeExec, ExtensionName).Scan(&state.Extension)
 	if err != nil {
 		return state, classify(err)
 	}
 	want := vaultsql.DefinitionsSum()
 	err = conn.QueryRow(ctx, `SELECT schema_version, functions_sha256 IS NOT DISTINCT FROM $1, $2 = '' OR default_kms_key IS NOT NULL
-		FROM vault.config`, want[:], state.Extension).Scan(&state.Have, &state.FunctionsCurrent, &state.SetUp)
+		FROM vault.config`, pgx.QueryExecModeExec, want[:], state.Extension).Scan(&state.Have, &state.FunctionsCurrent, &state.SetUp)
 	if err = classify(err); errors.Is(err, ErrNotInitialised) || errors.Is(err, ErrNotFound) {
 		return state, nil
 	}
@@ -188,16 +201,19 @@ func becomeOwner(ctx context.Context, conn *pgx.Conn) error {
 
 // installDefinitions replaces functions, triggers, policies and grants whole, and then says which schema this is: readers
 // see the old definitions and version or the new ones, never a mixture.
-func installDefinitions(ctx context.Context, conn *pgx.Conn, defaultKMSKey string) error {
+func installDefinitions(ctx context.Context, conn *pgx.Conn, defaultKMSKey string) (mended []MendedRule, err error) {
 	tx, err := conn.Begin(ctx)
 	if err != nil {
-		return classify(err)
+		return nil, classify(err)
 	}
 	defer tx.Rollback(context.WithoutCancel(ctx))
 	for _, file := range definitions() {
 		if err := run(ctx, tx, file); err != nil {
-			return err
+			return nil, err
 		}
+	}
+	if err := tx.QueryRow(ctx, `SELECT vault._mend_checks()`).Scan(&mended); err != nil {
+		return nil, classify(err)
 	}
 	err = onRecord(ctx, tx, func() error {
 		sum := vaultsql.DefinitionsSum()
@@ -209,9 +225,9 @@ func installDefinitions(ctx context.Context, conn *pgx.Conn, defaultKMSKey strin
 		return err
 	})
 	if err != nil {
-		return classify(err)
+		return nil, classify(err)
 	}
-	return classify(tx.Commit(ctx))
+	return mended, classify(tx.Commit(ctx))
 }
 
 // onRecord has an audit row written of what change does to the configuration, in the same transaction.

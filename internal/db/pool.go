@@ -6,7 +6,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 const (
@@ -19,24 +18,24 @@ const (
 
 // pool bounds every statement, so that no caller has to remember to.
 type pool struct {
-	*pgxpool.Pool
+	sessions
 	limit time.Duration // of a statement, connecting included
 }
 
 func (p *pool) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.limit)
 	defer cancel()
-	return p.Pool.Exec(ctx, sql, args...)
+	return p.sessions.Exec(ctx, sql, args...)
 }
 
 func (p *pool) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 	ctx, cancel := context.WithTimeout(ctx, p.limit)
-	return &boundedRow{p.Pool.QueryRow(ctx, sql, args...), cancel}
+	return &boundedRow{p.sessions.QueryRow(ctx, sql, args...), cancel}
 }
 
 func (p *pool) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.limit)
-	rows, err := p.Pool.Query(ctx, sql, args...)
+	rows, err := p.sessions.Query(ctx, sql, args...)
 	if err != nil {
 		cancel()
 		return nil, err

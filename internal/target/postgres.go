@@ -54,7 +54,7 @@ func inUse(role string, c rotation.Change) bool {
 // logIn proves that the password works, and by SCRAM only: a server that lets everybody in proves nothing, and one that asks
 // for the password itself is not told.
 func (s Spec) logIn(ctx context.Context, at server, role string, password []byte) error {
-	validate := pgconn.ValidateConnectTargetSessionAttrsPrimary // a standby may not know the new password yet
+	validate := pgconn.ValidateConnectFunc(isPrimary) // a standby may not know the new password yet
 	if s.login != "" {
 		var err error
 		if at, err = parseServer(s.login); err != nil {
@@ -80,12 +80,12 @@ func alterRole(ctx context.Context, admin server, role string, password []byte) 
 	if err != nil {
 		return err
 	}
-	conn, err := admin.connect(ctx, "", pgconn.ValidateConnectTargetSessionAttrsPrimary)
+	conn, err := admin.connect(ctx, "", isPrimary)
 	if err != nil {
 		return fmt.Errorf("connecting as the administrator: %w", err)
 	}
 	defer closing(ctx, conn)
-	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+	err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
 		if err := limitSession(ctx, tx, idleLimit); err != nil {
 			return err
 		}
@@ -110,10 +110,21 @@ func alterRole(ctx context.Context, admin server, role string, password []byte) 
 	return nil
 }
 
-// limitSession bounds the transaction on the server's side. With remote_apply the change is where the vault's own writes are:
+// isPrimary names the schema of what it calls: in the administrator's session the target's owner chooses the search_path, and with
+// it what a bare name means.
+func isPrimary(ctx context.Context, conn *pgconn.PgConn) error {
+	results, err := conn.Exec(ctx, `SELECT pg_catalog.pg_is_in_recovery()`).ReadAll()
+	if err == nil && string(results[0].Rows[0][0]) == "t" {
+		return errors.New("server is in standby mode")
+	}
+	return err
+}
+
+// limitSession bounds the transaction on the server's side, and gives it the schemas that the statements after it mean. With remote_apply the change is where the vault's own writes are:
 // on every synchronous standby; with asynchronous commit it could be lost after we were told that it was done.
 func limitSession(ctx context.Context, tx pgx.Tx, limit time.Duration) error {
-	_, err := tx.Exec(ctx, `SELECT pg_catalog.set_config('idle_in_transaction_session_timeout', $1, true),
+	_, err := tx.Exec(ctx, `SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true),
+		pg_catalog.set_config('idle_in_transaction_session_timeout', $1, true),
 		pg_catalog.set_config('statement_timeout', $1, true), pg_catalog.set_config('lock_timeout', $1, true),
 		pg_catalog.set_config('synchronous_commit', 'remote_apply', true)`, fmt.Sprintf("%dms", limit.Milliseconds()))
 	return err

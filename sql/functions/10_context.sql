@@ -179,7 +179,7 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$ BEGIN RETURN
 CREATE OR REPLACE FUNCTION vault._printable(p_text text, p_max int) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
   -- Control characters (C0, DEL, C1) would reach a terminal that shows the log.
-  SELECT regexp_replace(left(p_text, p_max), '[\u0001-\u001f\u007f-\u009f]', '?', 'g')
+  SELECT regexp_replace(left(p_text, p_max), E'[\\u0001-\\u001f\\u007f-\\u009f]', '?', 'g')
 $$;
 
 CREATE OR REPLACE FUNCTION vault._audit(p_action text, p_secret text, p_version int, p_request uuid,

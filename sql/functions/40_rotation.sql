@@ -103,7 +103,8 @@ END $$;
 -- One round of the supervisor, for pg_cron as for vaultd. On a standby it does nothing. Two at once do no harm. A count that
 -- equals p_limit says that more may be waiting.
 CREATE OR REPLACE FUNCTION vault.supervise(p_limit int DEFAULT 10000) RETURNS jsonb
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+-- pg_cron calls it in a session of its own, where row_security = off would be an error.
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = on AS $$
 BEGIN
   IF pg_is_in_recovery() THEN
     RETURN jsonb_build_object('primary', false);
