@@ -55,6 +55,9 @@ file keeps the old ones. SIGTERM lets the requests under way finish.`,
 			if err != nil {
 				return err
 			}
+			if err := vault.CheckTimeZone(); err != nil {
+				fmt.Fprintln(errOut, "vaultd: warning:", err)
+			}
 			return config.print(out)
 		},
 	}, &cobra.Command{
