@@ -101,7 +101,7 @@ func TestMigrateMendsConstraints(t *testing.T) {
 	store := vaulttest.New(t)
 	_, err := putOne(t.Context(), t, mustWriter(t, db.Options{URL: store.URL(vaulttest.Operator)}), "app/x")
 	must(t, err)
-	checks := `SELECT string_agg(conrelid::regclass || ' ' || conname || ' ' || pg_get_constraintdef(oid), E'\n' ORDER BY 1) FROM pg_constraint
+	checks := `SELECT string_agg(conrelid::regclass || ' ' || conname || ' ' || pg_get_constraintdef(oid), E'\n' ORDER BY conrelid::regclass::text, conname) FROM pg_constraint
 		WHERE contype = 'c' AND connamespace = 'vault'::regnamespace`
 	fresh := store.MustQuery(t, checks)
 	if report := mustMigrateStore(t, store); len(report.Mended) != 0 {
