@@ -29,21 +29,25 @@ listen_addr =
 unix_socket_dir = %s
 auth_type = trust
 auth_file = users.txt
-pool_mode = transaction
+pool_mode = %s
 server_round_robin = 1
 min_pool_size = 3
 default_pool_size = 3
 verbose = 0
 `
 
-// pgbouncer start: Debian's pgbouncer, pooling by transaction, in front of the script's primary. Sets POOLED_URL (for
+// pgbouncer start [session]: Debian's pgbouncer, pooling by transaction or by session, in front of the script's primary. Sets POOLED_URL (for
 // vaultctl), POOLED_DAEMON_URL, POOLED_APP_URL and POOLED_OWNER_URL.
 func (h *harness) cmdPgbouncer(ts *testscript.TestScript, neg bool, args []string) {
 	s := h.of(ts)
-	if len(args) != 1 || args[0] != "start" || s.store == nil {
-		ts.Fatalf("usage: pgbouncer start, after: vault")
+	mode := "transaction"
+	if len(args) == 2 {
+		mode = args[1]
 	}
-	dir, err := s.startPgbouncer()
+	if len(args) < 1 || args[0] != "start" || s.store == nil {
+		ts.Fatalf("usage: pgbouncer start [session], after: vault")
+	}
+	dir, err := s.startPgbouncer(mode)
 	ts.Check(err)
 	for name, role := range map[string]string{"POOLED_URL": vaulttest.Operator, "POOLED_DAEMON_URL": vaulttest.Daemon,
 		"POOLED_APP_URL": vaulttest.AppRole, "POOLED_OWNER_URL": vaulttest.Superuser} {
@@ -57,7 +61,7 @@ func pooledURL(store *vaulttest.Store, dir, role string) string {
 }
 
 // startPgbouncer returns the folder of its socket. It runs as the user PostgreSQL runs as, who alone may reach the server.
-func (s *session) startPgbouncer() (dir string, err error) {
+func (s *session) startPgbouncer(mode string) (dir string, err error) {
 	node := s.store.Cluster.Primary()
 	info, err := os.Stat(node.SocketDir())
 	if err != nil {
@@ -72,7 +76,7 @@ func (s *session) startPgbouncer() (dir string, err error) {
 	for _, role := range []string{vaulttest.Operator, vaulttest.Daemon, vaulttest.AppRole, vaulttest.Superuser} {
 		users += fmt.Sprintf("%q \"\"\n", role)
 	}
-	for name, text := range map[string]string{"users.txt": users, "pgbouncer.ini": fmt.Sprintf(pgbouncerSettings, node.SocketDir(), node.Port(), dir)} {
+	for name, text := range map[string]string{"users.txt": users, "pgbouncer.ini": fmt.Sprintf(pgbouncerSettings, node.SocketDir(), node.Port(), dir, mode)} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 			return "", err
 		}

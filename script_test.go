@@ -75,6 +75,7 @@ func TestScripts(t *testing.T) {
 				"node":      h.cmdNode,
 				"pgbouncer": h.cmdPgbouncer, "expand": h.cmdExpand, "hold": h.cmdHold, "idle": h.cmdIdle,
 				"relay": h.cmdRelay,
+				"everycommand": h.cmdEveryCommand, "hostile": h.cmdHostile,
 			},
 		})
 	})

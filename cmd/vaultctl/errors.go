@@ -100,7 +100,7 @@ func (a *app) verdict(err error) (code int, help string) {
 			break
 		}
 	}
-	if strings.Contains(err.Error(), "permission denied for") { // PostgreSQL's words; the vault's own refusals have others
+	if strings.Contains(err.Error(), "is not allowed to use the vault: ") { // internal/db's words for PostgreSQL's refusal
 		help = "vaultctl grant ROLE, by somebody with an admin token"
 	}
 	if errors.Is(err, vault.ErrUnavailable) && a.databaseURL == "" && !libpqConfigured() {

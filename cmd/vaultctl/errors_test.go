@@ -80,7 +80,7 @@ func TestErrorsAreOneLineAndAHint(t *testing.T) {
 		{errors.Join(errors.New("one"), errors.New("two")), "vaultctl: one; two\n"},
 		{errors.New("red \x1b[31m and \u009b[2J"), "vaultctl: red ?[31m and ?[2J\n"},
 		{&db.Error{Kind: db.ErrNotInitialised, Text: `relation "vault.config" does not exist`}, "vaultctl: vault is not initialised in this database\nhint: vaultctl init, as the owner of the database\n"},
-		{&db.Error{Kind: db.ErrRefused, Text: "permission denied for schema vault"}, "vaultctl: permission denied for schema vault\nhint: vaultctl grant ROLE, by somebody with an admin token\n"},
+		{&db.Error{Kind: db.ErrRefused, Text: "the database role is not allowed to use the vault: permission denied for schema vault"}, "vaultctl: the database role is not allowed to use the vault: permission denied for schema vault\nhint: vaultctl grant ROLE, by somebody with an admin token\n"},
 	} {
 		if got := mustReport(t, t.Context(), &app{}, c.err); got.err != c.want {
 			t.Errorf("got %q, want %q", got.err, c.want)

@@ -131,6 +131,7 @@ func (a *app) setUp(ctx context.Context, o initOptions) (initAnswer, error) {
 	if err != nil {
 		return initAnswer{}, migrateHint(err)
 	}
+	a.noteMended(report.Mended)
 	if _, err := a.vault(ctx); err != nil {
 		return initAnswer{}, err
 	}

@@ -59,6 +59,7 @@ func runMigrate(ctx context.Context, a *app, defaultKey string) error {
 	if err != nil {
 		return migrateHint(err)
 	}
+	a.noteMended(report.Mended)
 	if a.json() {
 		return a.printJSON(report)
 	}
@@ -73,6 +74,18 @@ func runMigrate(ctx context.Context, a *app, defaultKey string) error {
 		a.note("the schema is at version %d; functions and policies are installed again", report.SchemaVersion)
 	}
 	return nil
+}
+
+// noteMended says which rules of the tables are this release's again.
+func (a *app) noteMended(rules []db.MendedRule) {
+	for _, r := range rules {
+		if r.Holds {
+			a.note("rule %q of table vault.%s was not this release's, and is now", r.Rule, r.Table)
+		} else {
+			a.note("rule %q of table vault.%s is this release's for what is written from now on, but there are rows that break it",
+				r.Rule, r.Table)
+		}
+	}
 }
 
 // migrationAnswer is the answer in JSON.

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hyperiondb/vault/internal/envelope"
+	"github.com/hyperiondb/vault/internal/vault"
 )
 
 // run is the whole program below signals and exit.
@@ -46,6 +47,9 @@ and a KMS key; reading takes a database role that was granted the names, and the
 				return usage("unknown output %q: table or json", a.output)
 			}
 			a.parsed = true
+			if err := vault.CheckTimeZone(); err != nil {
+				a.note("warning: %s", err)
+			}
 			return nil
 		},
 	}

@@ -153,7 +153,7 @@ func (r *Reader) readInOrder(ctx context.Context, f func(pgx.Tx) error) error {
 	if deadline, ok := ctx.Deadline(); ok {
 		timeout = min(timeout, max(time.Until(deadline), time.Millisecond))
 	}
-	err := pgx.BeginTxFunc(ctx, r.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+	err := r.pool.inTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, `SELECT set_config('statement_timeout', $1, true), set_config('plan_cache_mode', 'force_custom_plan', true),
 			set_config('jit', 'off', true), set_config('enable_seqscan', 'off', true),
 			set_config('enable_bitmapscan', 'off', true)`, fmt.Sprintf("%dms", max(1, timeout.Milliseconds())))

@@ -44,6 +44,8 @@ func classify(err error) error {
 	switch {
 	case errors.Is(err, ErrFenced) && errors.As(err, &connect):
 		return &Error{Kind: ErrFenced, Text: "connecting to the primary: " + eachOnce(connect.Unwrap())}
+	case errors.As(err, &known) && errors.As(err, &connect):
+		return &Error{Kind: known.Kind, Text: "connecting to the database: " + eachOnce(connect.Unwrap()), Code: known.Code}
 	case err == nil, errors.As(err, &known), errors.Is(err, context.Canceled):
 		return err
 	case errors.Is(err, pgx.ErrNoRows):
@@ -72,7 +74,7 @@ func classifyServer(e *pgconn.PgError) error {
 	}
 	text := e.Message
 	switch {
-	case e.Code == "42501" && strings.HasPrefix(text, "permission denied for"):
+	case e.Code == "42501" && e.Routine == "aclcheck_error": // its words are in the server's language
 		text = "the database role is not allowed to use the vault: " + text
 	case e.Code == lockNotAvailable:
 		text = "somebody else is changing it and has not finished"

@@ -129,10 +129,10 @@ func newPool(ctx context.Context, o Options, validate pgconn.ValidateConnectFunc
 		return nil, settings.explain(err)
 	}
 	settings.apply(config.ConnConfig)
-	prepare(config.ConnConfig, o)
 	if validate != nil {
 		config.ConnConfig.ValidateConnect = validate
 	}
+	prepare(config.ConnConfig, o)
 	config.MaxConns = 4
 	if o.MaxConns > 0 {
 		config.MaxConns = int32(o.MaxConns)
@@ -145,17 +145,15 @@ func newPool(ctx context.Context, o Options, validate pgconn.ValidateConnectFunc
 	}
 	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
 		knowInfinity(conn)
-		if err := checkSchema(ctx, conn); err != nil {
-			return err
-		}
-		return pooler.afterConnect(ctx, conn)
+		pooler.afterConnect(conn)
+		return checkSchema(ctx, session{conn})
 	}
 	made, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("making a pool: %w", err)
 	}
 	o.Siblings.join(made)
-	return &pool{Pool: made, limit: statementTimeout + connectLimit(config.ConnConfig), siblings: o.Siblings}, nil
+	return &pool{sessions: sessions{made}, limit: statementTimeout + connectLimit(config.ConnConfig), siblings: o.Siblings}, nil
 }
 
 // connectLimit is how long it may take to find the host that will do.
@@ -171,7 +169,9 @@ func hosts(c *pgx.ConnConfig) map[string]bool {
 	return all
 }
 
+// prepare is called when ValidateConnect is what it is to be: the session's settings go before it.
 func prepare(c *pgx.ConnConfig, o Options) {
+	c.ValidateConnect = newSessionPlan(c, o).validating(c.ValidateConnect)
 	c.RuntimeParams["application_name"] = o.ApplicationName
 	c.OnNotice = hearWarning
 	if c.ConnectTimeout == 0 {
@@ -188,10 +188,10 @@ func isLocal(host string) bool {
 }
 
 // checkSchema refuses a connection to a database whose schema is not the one this binary was built for.
-func checkSchema(ctx context.Context, conn *pgx.Conn) error {
+func checkSchema(ctx context.Context, s session) error {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout) // the pool connects in the background, without the caller's deadline
 	defer cancel()
-	c, err := queryConfig(ctx, conn)
+	c, err := queryConfig(ctx, s)
 	if err != nil {
 		return err
 	}
@@ -211,7 +211,7 @@ func fits(have int) error {
 
 // Target names the first host and database of a connection string, for messages: never its password.
 func Target(url string) string {
-	c, err := Options{URL: url}.config()
+	c, err := Options{URL: url}.config(nil)
 	if err != nil {
 		return "the database"
 	}
@@ -220,7 +220,7 @@ func Target(url string) string {
 
 // TargetString is the same as a connection string, for settings that are shown and can be read again.
 func TargetString(url string) string {
-	c, err := Options{URL: url}.config()
+	c, err := Options{URL: url}.config(nil)
 	if err != nil {
 		return ""
 	}

@@ -447,8 +447,8 @@ func (s connSettings) text() string {
 	return b.String()
 }
 
-// config is for one connection, or each of a pool.
-func (o Options) config() (*pgx.ConnConfig, error) {
+// config is for one connection, or each of a pool. validate, if not nil, runs when the session has its settings.
+func (o Options) config(validate pgconn.ValidateConnectFunc) (*pgx.ConnConfig, error) {
 	s, err := o.settings()
 	if err != nil {
 		return nil, err
@@ -458,6 +458,9 @@ func (o Options) config() (*pgx.ConnConfig, error) {
 		return nil, s.explain(err)
 	}
 	s.apply(c)
+	if validate != nil {
+		c.ValidateConnect = validate
+	}
 	prepare(c, o)
 	return c, nil
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // Examination is what one connection tells of itself and of its server. Nothing in it needs a vault to be there.
@@ -43,12 +44,13 @@ const (
 
 // Examine connects to a node, or to the primary, by itself: what is wrong is often what keeps a pool from connecting.
 func Examine(ctx context.Context, o Options, primary bool) (Examination, error) {
-	config, err := o.config()
+	var validate pgconn.ValidateConnectFunc
+	if primary {
+		validate = o.Fence.admit
+	}
+	config, err := o.config(validate)
 	if err != nil {
 		return Examination{}, err
-	}
-	if primary {
-		config.ValidateConnect = o.Fence.admit
 	}
 	ctx, cancel := context.WithTimeout(ctx, connectLimit(config)+statementTimeout)
 	defer cancel()
@@ -61,24 +63,23 @@ func Examine(ctx context.Context, o Options, primary bool) (Examination, error) 
 		defer cancel()
 		_ = conn.Close(closing) // it has told all it knows
 	}()
-	e, err := examine(ctx, conn)
+	e, err := examine(ctx, session{conn})
 	e.Hosts = len(hosts(config))
 	return e, err
 }
 
-func examine(ctx context.Context, conn *pgx.Conn) (Examination, error) {
+func examine(ctx context.Context, conn session) (Examination, error) {
 	var e Examination
-	e.examineLine(conn)
+	e.examineLine(conn.Conn)
+	_, e.Pooled = behindPooler(conn.PgConn())
 	asked := time.Now()
 	var clock time.Time
-	var pid uint32
-	err := conn.QueryRow(ctx, `SELECT clock_timestamp(), pg_backend_pid(), session_user::text, current_setting('server_version_num')::int, pg_is_in_recovery()`,
-		pgx.QueryExecModeExec).Scan(&clock, &pid, &e.Role, &e.Version, &e.Recovering)
+	err := conn.QueryRow(ctx, `SELECT clock_timestamp(), session_user::text, current_setting('server_version_num')::int, pg_is_in_recovery()`,
+		pgx.QueryExecModeExec).Scan(&clock, &e.Role, &e.Version, &e.Recovering)
 	if err != nil {
 		return e, classify(err)
 	}
 	e.Skew = clock.Sub(asked.Add(time.Since(asked) / 2))
-	e.Pooled = pid != conn.PgConn().PID()
 	if e.Schema, err = migrationState(ctx, conn); err != nil || e.Schema.Have != e.Schema.Want {
 		return e, err
 	}
@@ -97,7 +98,7 @@ func examine(ctx context.Context, conn *pgx.Conn) (Examination, error) {
 	return e, classify(err)
 }
 
-func oddRoles(ctx context.Context, conn *pgx.Conn) ([]OddRole, error) {
+func oddRoles(ctx context.Context, conn session) ([]OddRole, error) {
 	return collect(ctx, conn, pgx.RowToStructByPos[OddRole], `SELECT role, problem FROM vault.odd_roles()`, pgx.QueryExecModeExec)
 }
 

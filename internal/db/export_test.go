@@ -10,6 +10,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	vaultsql "github.com/hyperiondb/vault/sql"
 )
 
 // BranchesQuery is the statement of Branches.
@@ -17,7 +19,7 @@ const BranchesQuery = branchesQuery
 
 // ConnConfig is what a connection string, the environment and a service come to.
 func ConnConfig(url string) (*pgx.ConnConfig, error) {
-	return Options{URL: url, ApplicationName: "test"}.config()
+	return Options{URL: url, ApplicationName: "test"}.config(nil)
 }
 
 // OlderExtension is the name and text of the install script that a build of an older schema version would have made, as far
@@ -56,7 +58,7 @@ func ExplainAudit(ctx context.Context, url string, q AuditQuery) ([]Plan, error)
 		return nil, err
 	}
 	defer connections.Close()
-	r := &Reader{pool: &pool{Pool: connections, limit: time.Minute}}
+	r := &Reader{pool: &pool{sessions: sessions{connections}, limit: time.Minute}}
 	if _, err := r.Audit(ctx, q); err != nil {
 		return nil, err
 	}
@@ -99,3 +101,32 @@ func (e *explainer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.T
 }
 
 func (*explainer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+// SessionSettings are the names that a session of a server's version sets.
+func SessionSettings(serverVersion string) (names []string) {
+	number, _ := strconv.Atoi(serverVersion)
+	for _, s := range sessionSettings {
+		if s.since <= number/10000 {
+			names = append(names, s.name)
+		}
+	}
+	return names
+}
+
+// ReadSettings reads settings as a pool's statement has them.
+func ReadSettings(ctx context.Context, url string, names []string) (map[string]string, error) {
+	r, err := NewReader(ctx, Options{URL: url})
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	values, err := collect(ctx, r.pool, pgx.RowTo[string], `SELECT current_setting(n) FROM unnest($1::text[]) WITH ORDINALITY u (n, i) ORDER BY i`, names)
+	settings := map[string]string{}
+	for i, value := range values {
+		settings[names[i]] = value
+	}
+	return settings, err
+}
+
+// InstalledAgain are the files that every migrate installs.
+func InstalledAgain() []vaultsql.File { return vaultsql.Definitions() }

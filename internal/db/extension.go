@@ -107,6 +107,17 @@ BEGIN
 END $$;
 `
 
+// The server reads the whole script before it runs the first statement, so a SET in it would be too late.
+const stringsConform = `
+DO $$
+BEGIN
+  IF current_setting('standard_conforming_strings') <> 'on' THEN
+    RAISE EXCEPTION 'standard_conforming_strings is off, so the rules of the vault would lose their backslashes'
+      USING HINT = 'SET standard_conforming_strings = on';
+  END IF;
+END $$;
+`
+
 // Roles are switched for the script only: what follows in the transaction, another script too, runs as whoever installs.
 const (
 	rememberRole = "\nSELECT set_config('hyperion_vault.installer', current_setting('role'), true);\n"
@@ -151,6 +162,7 @@ func extensionScript(statement string, body func(*script)) string {
 	var s script
 	fmt.Fprintf(&s, "-- HyperionDB Vault, made by: make extension\n\\echo Use \"%s\" to load this file. \\quit\n", statement)
 	if body != nil {
+		s.WriteString(stringsConform)
 		s.WriteString(rememberRole)
 		body(&s)
 		s.WriteString(returnToRole)

@@ -104,10 +104,10 @@ func TestCancelledWaitIsNoAcknowledgement(t *testing.T) {
 func TestOutcomeIsUnknownWithoutTheStandby(t *testing.T) {
 	t.Parallel()
 	store := vaulttest.Own(t)
-	writer := mustWriter(t, db.Options{URL: store.URL(vaulttest.Operator)})
+	writer := mustWriter(t, db.Options{URL: store.URL(vaulttest.Operator) + "&options=-c%20statement_timeout%3D2s"})
 	must(t, store.Cluster.Standbys()[0].Stop(t.Context(), localpg.Fast))
-	reload(t, store, `synchronous_standby_names = '*'`, `statement_timeout = '2s'`)
-	until(t, store, `SELECT current_setting('statement_timeout') = '2s'`)
+	reload(t, store, `synchronous_standby_names = '*'`)
+	until(t, store, `SELECT current_setting('synchronous_standby_names') = '*'`)
 	err := within(t, 25*time.Second, "the put", func() error { _, err := putOne(t.Context(), t, writer, "app/x"); return err })
 	if !errors.Is(err, db.ErrOutcomeUnknown) {
 		t.Errorf("got %v, want the outcome to be unknown", err)

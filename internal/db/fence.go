@@ -331,7 +331,7 @@ const lineageKey = "hyperiondb-vault: lineage" // in a connection's CustomData
 // admit is the ValidateConnect of connections that write: where several hosts are named, a refused one is passed over.
 func (f *Fence) admit(ctx context.Context, conn *pgconn.PgConn) error {
 	if err := pgconn.ValidateConnectTargetSessionAttrsReadWrite(ctx, conn); err != nil {
-		return err
+		return errors.Join(readOnlyByDefault(ctx, conn), err)
 	}
 	if f == nil {
 		return nil
@@ -342,6 +342,17 @@ func (f *Fence) admit(ctx context.Context, conn *pgconn.PgConn) error {
 	}
 	conn.CustomData()[lineageKey] = l
 	return f.meet(l)
+}
+
+// readOnlyByDefault names the setting that keeps a primary from being changed. It is left in force: some tools hold writes back
+// with it while they move a database.
+func readOnlyByDefault(ctx context.Context, conn *pgconn.PgConn) error {
+	results, err := conn.Exec(ctx, `SELECT source FROM pg_settings WHERE name = 'default_transaction_read_only' AND setting = 'on'
+		AND NOT pg_is_in_recovery()`).ReadAll()
+	if err != nil || len(results[0].Rows) == 0 {
+		return err
+	}
+	return newError(ErrUnavailable, "default_transaction_read_only is on (set by: %s), so nothing can be changed here", results[0].Rows[0][0])
 }
 
 // keeps reports whether a connection that was admitted once would be again.
@@ -375,7 +386,11 @@ func (r *Reader) lineage(ctx context.Context) (lineage, error) {
 		return lineage{}, classify(err)
 	}
 	defer conn.Release()
-	l, err := askLineage(ctx, conn.Conn().PgConn())
+	var l lineage
+	err = pinned(ctx, conn.Conn().PgConn(), func() (err error) {
+		l, err = askLineage(ctx, conn.Conn().PgConn())
+		return err
+	})
 	if err != nil {
 		return l, classify(err)
 	}

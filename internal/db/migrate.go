@@ -28,6 +28,16 @@ type MigrateReport struct {
 	FromVersion   int       `json:"from_version"`        // 0 before the first migration
 	SchemaVersion int       `json:"schema_version"`      // now
 	Extension     string    `json:"extension,omitempty"` // version of the extension that keeps the schema; "" = it was migrated
+
+	Mended []MendedRule `json:"mended,omitempty"`
+}
+
+// MendedRule is a CHECK constraint that was not this release's.
+type MendedRule struct {
+	Table string `json:"table"`
+	Rule  string `json:"rule"`
+	Was   string `json:"was,omitempty"` // "": it was missing
+	Holds bool   `json:"holds"`         // false: for what is written from now on, as there are rows that break it
 }
 
 // MigrationState compares the database with this binary.
@@ -70,12 +80,13 @@ func (o Options) Migrate(ctx context.Context, defaultKMSKey string) (MigrateRepo
 	if err := prepareSchema(ctx, conn); err != nil {
 		return MigrateReport{}, err
 	}
-	before, err = migrateLocked(ctx, conn, o, defaultKMSKey)
+	before, mended, err := migrateLocked(ctx, conn, o, defaultKMSKey)
 	if err != nil {
 		return MigrateReport{}, err
 	}
 	config, err := queryConfig(ctx, conn)
-	return MigrateReport{ClusterID: config.ClusterID, Created: before.Have == 0, FromVersion: before.Have, SchemaVersion: config.SchemaVersion}, err
+	return MigrateReport{ClusterID: config.ClusterID, Created: before.Have == 0, FromVersion: before.Have, SchemaVersion: config.SchemaVersion,
+		Mended: mended}, err
 }
 
 // State compares the schema of a database with this binary's, without changing anything.
@@ -97,7 +108,7 @@ func connectOwner(ctx context.Context, o Options) (*pgx.Conn, error) {
 	if err != nil {
 		return nil, classify(err)
 	}
-	if err := refusePooled(ctx, conn, "setting up the schema"); err != nil {
+	if err := refusePooled(conn, "setting up the schema"); err != nil {
 		conn.Close(context.WithoutCancel(ctx))
 		return nil, err
 	}
@@ -105,12 +116,7 @@ func connectOwner(ctx context.Context, o Options) (*pgx.Conn, error) {
 }
 
 func primaryConfig(o Options) (*pgx.ConnConfig, error) {
-	config, err := o.config()
-	if err != nil {
-		return nil, err
-	}
-	config.ValidateConnect = o.Fence.admit
-	return config, nil
+	return o.config(o.Fence.admit)
 }
 
 func checkServer(ctx context.Context, conn *pgx.Conn) error {
@@ -128,13 +134,14 @@ func checkServer(ctx context.Context, conn *pgx.Conn) error {
 
 func migrationState(ctx context.Context, conn querier) (MigrationState, error) {
 	state := MigrationState{Want: vaultsql.Version()}
-	err := conn.QueryRow(ctx, `SELECT coalesce((SELECT extversion FROM pg_extension WHERE extname = $1), '')`, ExtensionName).Scan(&state.Extension)
+	err := conn.QueryRow(ctx, `SELECT coalesce((SELECT extversion FROM pg_extension WHERE extname = $1), '')`,
+		pgx.QueryExecModeExec, ExtensionName).Scan(&state.Extension)
 	if err != nil {
 		return state, classify(err)
 	}
 	want := vaultsql.DefinitionsSum()
 	err = conn.QueryRow(ctx, `SELECT schema_version, functions_sha256 IS NOT DISTINCT FROM $1, $2 = '' OR default_kms_key IS NOT NULL
-		FROM vault.config`, want[:], state.Extension).Scan(&state.Have, &state.FunctionsCurrent, &state.SetUp)
+		FROM vault.config`, pgx.QueryExecModeExec, want[:], state.Extension).Scan(&state.Have, &state.FunctionsCurrent, &state.SetUp)
 	if err = classify(err); errors.Is(err, ErrNotInitialised) || errors.Is(err, ErrNotFound) {
 		return state, nil
 	}
@@ -143,10 +150,11 @@ func migrationState(ctx context.Context, conn querier) (MigrationState, error) {
 
 // migrateLocked does everything but the roles while no other migration does. The transaction that holds the lock is the one that
 // installs the definitions, so that both end together.
-func migrateLocked(ctx context.Context, conn *pgx.Conn, o Options, defaultKMSKey string) (before MigrationState, err error) {
+func migrateLocked(ctx context.Context, conn *pgx.Conn, o Options, defaultKMSKey string) (before MigrationState, mended []MendedRule,
+	err error) {
 	tx, err := lockMigration(ctx, conn)
 	if err != nil {
-		return before, err
+		return before, nil, err
 	}
 	defer tx.Rollback(context.WithoutCancel(ctx))
 	before, err = stateWithin(ctx, tx) // another migration may have ended meanwhile
@@ -157,9 +165,9 @@ func migrateLocked(ctx context.Context, conn *pgx.Conn, o Options, defaultKMSKey
 		err = migrateTables(ctx, o)
 	}
 	if err == nil {
-		err = installDefinitions(ctx, tx, defaultKMSKey)
+		mended, err = installDefinitions(ctx, tx, defaultKMSKey)
 	}
-	return before, whatWaits(ctx, conn, tx, err)
+	return before, mended, whatWaits(ctx, conn, tx, err)
 }
 
 // migrateTables runs the numbered migrations as vault_owner, each in a transaction of its own.
@@ -200,13 +208,16 @@ func becomeOwner(ctx context.Context, conn *pgx.Conn) error {
 
 // installDefinitions replaces functions, triggers, policies and grants whole, and then says which schema this is: readers
 // see the old definitions and version or the new ones, never a mixture.
-func installDefinitions(ctx context.Context, tx pgx.Tx, defaultKMSKey string) error {
+func installDefinitions(ctx context.Context, tx pgx.Tx, defaultKMSKey string) (mended []MendedRule, err error) {
 	for _, file := range definitions() {
 		if err := run(ctx, tx, file); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	err := onRecord(ctx, tx, func() error {
+	if err := tx.QueryRow(ctx, `SELECT vault._mend_checks()`).Scan(&mended); err != nil {
+		return nil, classify(err)
+	}
+	err = onRecord(ctx, tx, func() error {
 		sum := vaultsql.DefinitionsSum()
 		// Not ON CONFLICT: an INSERT over a row that is there means a restore (sql/functions/70_restore.sql).
 		_, err := tx.Exec(ctx, `WITH there AS (UPDATE vault.config SET schema_version = $1, functions_sha256 = $2,
@@ -215,7 +226,7 @@ func installDefinitions(ctx context.Context, tx pgx.Tx, defaultKMSKey string) er
 			SELECT $1, $2, nullif($3, '') WHERE NOT EXISTS (SELECT FROM there)`, vaultsql.Version(), sum[:], defaultKMSKey)
 		return err
 	})
-	return classify(err)
+	return mended, classify(err)
 }
 
 // onRecord has an audit row written of what change does to the configuration, in the same transaction.

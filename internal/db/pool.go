@@ -6,7 +6,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 const (
@@ -19,7 +18,7 @@ const (
 
 // pool bounds every statement, so that no caller has to remember to.
 type pool struct {
-	*pgxpool.Pool
+	sessions
 	limit time.Duration // of a statement, connecting included
 
 	siblings *Siblings // nil: a server without a connection for us is an error at once
@@ -30,7 +29,7 @@ func (p *pool) Exec(ctx context.Context, sql string, args ...any) (pgconn.Comman
 	defer cancel()
 	var tag pgconn.CommandTag
 	err := p.whileFull(ctx, func() (err error) {
-		tag, err = p.Pool.Exec(ctx, sql, args...)
+		tag, err = p.sessions.Exec(ctx, sql, args...)
 		return err
 	})
 	return tag, err
@@ -43,10 +42,10 @@ func (p *pool) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 
 func (p *pool) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.limit)
-	rows, err := p.Pool.Query(ctx, sql, args...)
+	rows, err := p.sessions.Query(ctx, sql, args...)
 	if p.siblings != nil && IsFull(err) {
 		err = p.whileFull(ctx, func() (err error) {
-			rows, err = p.Pool.Query(ctx, sql, args...)
+			rows, err = p.sessions.Query(ctx, sql, args...)
 			return err
 		})
 	}
@@ -84,7 +83,7 @@ type boundedRow struct {
 
 func (r *boundedRow) Scan(dest ...any) error {
 	defer r.cancel()
-	return r.pool.whileFull(r.ctx, func() error { return r.pool.Pool.QueryRow(r.ctx, r.sql, r.args...).Scan(dest...) })
+	return r.pool.whileFull(r.ctx, func() error { return r.pool.sessions.QueryRow(r.ctx, r.sql, r.args...).Scan(dest...) })
 }
 
 // boundedRows must be closed, as pgx.CollectRows does.

@@ -15,13 +15,12 @@ import (
 type pooler struct {
 	describe atomic.Bool // set once a pooler is noticed, or from the start
 	fixed    bool        // the connection string chooses default_query_exec_mode, and is obeyed
-	planOnce bool        // on sessions of our own
 }
 
 const unfit = "hyperiondb-vault: prepares statements behind a pooler" // in a connection's CustomData
 
 func newPooler(o Options, fixed bool) *pooler {
-	p := &pooler{fixed: fixed, planOnce: o.PlanOnce}
+	p := &pooler{fixed: fixed}
 	p.describe.Store(o.Brief)
 	return p
 }
@@ -35,46 +34,20 @@ func (p *pooler) beforeConnect(_ context.Context, c *pgx.ConnConfig) error {
 	return nil
 }
 
-func (p *pooler) afterConnect(ctx context.Context, conn *pgx.Conn) error {
-	if p.fixed || conn.Config().DefaultQueryExecMode != pgx.QueryExecModeCacheStatement {
-		return nil
-	}
-	pooled, err := isPooled(ctx, conn)
-	if err != nil {
-		return err
-	}
-	if !pooled {
-		return p.settle(ctx, conn)
+func (p *pooler) afterConnect(conn *pgx.Conn) {
+	_, pooled := behindPooler(conn.PgConn())
+	if p.fixed || !pooled || conn.Config().DefaultQueryExecMode != pgx.QueryExecModeCacheStatement {
+		return
 	}
 	p.describe.Store(true)
 	conn.PgConn().CustomData()[unfit] = true
-	return nil
-}
-
-// settle: with an array as its argument a statement is planned anew every time, unless the server is told not to.
-func (p *pooler) settle(ctx context.Context, conn *pgx.Conn) error {
-	if !p.planOnce {
-		return nil
-	}
-	_, err := conn.Exec(ctx, `SET plan_cache_mode = force_generic_plan`, pgx.QueryExecModeExec)
-	return classify(err)
 }
 
 func (p *pooler) keeps(conn *pgx.Conn) bool { return conn.PgConn().CustomData()[unfit] == nil }
 
-func isPooled(ctx context.Context, conn *pgx.Conn) (bool, error) {
-	var pid uint32
-	err := conn.QueryRow(ctx, `SELECT pg_backend_pid()`, pgx.QueryExecModeExec).Scan(&pid)
-	return pid != conn.PgConn().PID(), classify(err)
-}
-
 // refusePooled is for what needs a session: LISTEN, SET ROLE, a lock held over several transactions.
-func refusePooled(ctx context.Context, conn *pgx.Conn, what string) error {
-	pooled, err := isPooled(ctx, conn)
-	if err != nil {
-		return err
-	}
-	if pooled {
+func refusePooled(conn *pgx.Conn, what string) error {
+	if _, pooled := behindPooler(conn.PgConn()); pooled {
 		return newError(ErrInvalid, "%s takes a connection straight to PostgreSQL, and this one goes through a pooler", what)
 	}
 	return nil

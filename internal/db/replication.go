@@ -30,7 +30,9 @@ func (l LSN) String() string { return fmt.Sprintf("%X/%X", uint64(l)>>32, uint64
 // How far a node has come. On a primary that is what it has flushed: after a failover that lost writes, less than an old
 // receipt says. Flushed, not inserted: the insert position can lie behind the header of a page that nothing is on yet, where
 // no standby gets before the next record.
-const positionQuery = `SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END::text`
+// It is asked behind a COMMIT, outside of the transaction that a pooler's session has its settings in, and so names every schema.
+const positionQuery = `SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
+	ELSE pg_catalog.pg_current_wal_flush_lsn() END::pg_catalog.text`
 
 // Position is how far the node has replayed, or on a primary flushed: whoever asks afterwards sees what was committed before it.
 func (r *Reader) Position(ctx context.Context) (LSN, error) {

@@ -49,7 +49,7 @@ func (w *Writer) Supervise(ctx context.Context, limit int) (Supervision, error) 
 	ctx, cancel := context.WithTimeout(ctx, supervisionTimeout)
 	defer cancel()
 	var s Supervision
-	err := w.pool.Pool.QueryRow(ctx, `SELECT vault.supervise($1)`, limit).Scan(&s)
+	err := w.pool.sessions.QueryRow(ctx, `SELECT vault.supervise($1)`, limit).Scan(&s)
 	return s, w.failedOver(classify(err))
 }
 
@@ -237,7 +237,7 @@ func (w *Writer) WaitForRotations(ctx context.Context, hint func()) error {
 		defer cancel()
 		_ = conn.Close(closing) // nothing is lost with it
 	}()
-	if err := refusePooled(ctx, conn, "listening for rotations"); err != nil {
+	if err := refusePooled(conn, "listening for rotations"); err != nil {
 		return err
 	}
 	if err := listenOn(ctx, conn); err != nil {

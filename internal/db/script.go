@@ -15,19 +15,27 @@ type script struct{ strings.Builder }
 // it leaves the database as Migrate leaves it.
 func PrintSQL(w io.Writer, defaultKMSKey string) error {
 	var s script
-	s.WriteString("-- HyperionDB Vault: run as the owner of the database.\nBEGIN;\n")
+	s.WriteString("-- HyperionDB Vault: run as the owner of the database.\nBEGIN;\n" + scriptSettings)
 	s.install(defaultKMSKey)
 	s.WriteString("COMMIT;\n")
 	_, err := io.WriteString(w, s.String())
 	return err
 }
 
+// scriptSettings are those of a session of the vault's that the text of the script depends on.
+const scriptSettings = `SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL standard_conforming_strings = on;
+SET LOCAL client_encoding = 'UTF8';
+SET LOCAL row_security = on;
+SET LOCAL transform_null_equals = off;
+`
+
 // install makes a vault; as vault_owner from the first table on.
 func (s *script) install(defaultKMSKey string) {
 	s.roles()
 	s.tables(0, vaultsql.Version())
 	s.definitions()
-	fmt.Fprintf(s, "\nINSERT INTO vault.config (schema_version, functions_sha256, default_kms_key)\n  VALUES (%d, '\\x%x', nullif(%s, ''));\n",
+	fmt.Fprintf(s, "\nINSERT INTO vault.config (schema_version, functions_sha256, default_kms_key)\n  VALUES (%d, decode('%x', 'hex'), nullif(%s, ''));\n",
 		vaultsql.Version(), vaultsql.DefinitionsSum(), quoteLiteral(defaultKMSKey))
 }
 
@@ -36,7 +44,7 @@ func (s *script) update(from int) {
 	s.roles()
 	s.tables(from, vaultsql.Version())
 	s.definitions()
-	fmt.Fprintf(s, "\nUPDATE vault.config SET schema_version = %d, functions_sha256 = '\\x%x';\n", vaultsql.Version(), vaultsql.DefinitionsSum())
+	fmt.Fprintf(s, "\nUPDATE vault.config SET schema_version = %d, functions_sha256 = decode('%x', 'hex');\nSELECT vault._mend_checks();\n", vaultsql.Version(), vaultsql.DefinitionsSum())
 }
 
 func (s *script) section(file vaultsql.File) {

@@ -86,7 +86,7 @@ type AuditWindow struct {
 // point: after a lost answer the window is either sealed or handed out again. It returns the number of rows sealed.
 func (w *Writer) SealAudit(ctx context.Context, limit int, seal func(AuditWindow) ([]AuditSeal, error)) (int, error) {
 	sealed := 0
-	err := pgx.BeginFunc(ctx, w.pool, func(tx pgx.Tx) error {
+	err := w.pool.inTx(ctx, pgx.TxOptions{}, func(tx pgx.Tx) error {
 		windows, err := collect(ctx, tx, func(row pgx.CollectableRow) (AuditWindow, error) {
 			var x AuditWindow
 			err := row.Scan(&x.SystemID, &x.FromTx, &x.ToTx, &x.LastID, &x.LastHash, &x.Now)

@@ -76,7 +76,7 @@ func (s sealed) check(err error) error {
 // shared is a query that requests share. It goes past the pool's limit, having its own.
 func shared(p *pool, limit time.Duration, query sealedQuery) *coalescer[sealed] {
 	return &coalescer[sealed]{limit: limit, query: func(ctx context.Context, names []string) (map[string]sealed, error) {
-		return query.byName(ctx, p.Pool, names)
+		return query.byName(ctx, p.sessions, names)
 	}}
 }
 

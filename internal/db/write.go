@@ -477,8 +477,20 @@ func notConnected(ctx context.Context, err error) error {
 // begin opens the transaction of a change: what the server is to wait for, whether this is still the primary to write to (a
 // pooler may have led us to another than the connection was made to), and the challenge for who we are.
 func (w *Writer) begin(ctx context.Context, conn *pgx.Conn, c *Credential) (nonce []byte, err error) {
+	s, kind := session{conn}, fmt.Sprintf("a change, with a credential: %t", c != nil)
 	batch := &pgx.Batch{}
-	batch.Queue(`BEGIN ISOLATION LEVEL READ COMMITTED`) // authorize_proof takes no other
+	switch pin, pooled := behindPooler(conn.PgConn()); {
+	case !pooled:
+		batch.Queue(beginPlain)
+	case s.described(kind, nil):
+		batch.Queue(beginPlain)
+		batch.Queue(pin)
+	default:
+		if err := s.open(ctx, pin, true); err != nil {
+			return nil, err
+		}
+		defer func() { conn.PgConn().CustomData()[describedKey].(map[string]bool)[kind] = err == nil }()
+	}
 	batch.Queue(changeSettings)
 	var timeline, beatTimeline int
 	var beatEpoch uuid.UUID

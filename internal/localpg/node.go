@@ -438,7 +438,7 @@ func (n *Node) connectTo(ctx context.Context, database string) (*pgx.Conn, error
 	}
 	// pgx has filled in the environment's PGOPTIONS, PGTARGETSESSIONATTRS and such, which are
 	// about some other server.
-	cfg.RuntimeParams = map[string]string{"application_name": "localpg"}
+	cfg.RuntimeParams = map[string]string{"application_name": "localpg", "search_path": "pg_catalog, pg_temp"}
 	cfg.ValidateConnect = nil
 	cfg.AfterConnect = nil
 	cfg.Fallbacks = nil

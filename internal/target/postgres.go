@@ -294,10 +294,10 @@ func (s server) aboutAltering(role string, err error) error {
 // where the vault's own writes are: on every synchronous standby; with asynchronous commit it could be lost after we
 // were told that it was done.
 func limitSession(ctx context.Context, tx pgx.Tx, limit time.Duration) error {
-	_, err := tx.Exec(ctx, `SELECT pg_catalog.set_config('idle_in_transaction_session_timeout', $1, true),
+	_, err := tx.Exec(ctx, `SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true),
+		pg_catalog.set_config('idle_in_transaction_session_timeout', $1, true),
 		pg_catalog.set_config('statement_timeout', $1, true), pg_catalog.set_config('lock_timeout', $1, true),
-		pg_catalog.set_config('synchronous_commit', 'remote_apply', true),
-		pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true)`, fmt.Sprintf("%dms", limit.Milliseconds()))
+		pg_catalog.set_config('synchronous_commit', 'remote_apply', true)`, fmt.Sprintf("%dms", limit.Milliseconds()))
 	return err
 }
 

@@ -245,15 +245,15 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
   -- Control characters (C0, DEL, C1) would reach a terminal that shows the log; what turns the direction of writing
   -- or takes no room would show another name than is there.
   SELECT regexp_replace(left(p_text, p_max),
-    '[\u0001-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]', '?', 'g')
+    E'[\\u0001-\\u001f\\u007f-\\u009f\\u061c\\u200b-\\u200f\\u2028-\\u202e\\u2060-\\u2069\\ufeff]', '?', 'g')
 $$;
 
 -- The same for all text in a detail. In JSON a control character is an escape, behind an even number of other
 -- backslashes, or stands inside a string.
 CREATE OR REPLACE FUNCTION vault._printable_detail(p_detail jsonb) RETURNS jsonb
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT vault._printable(
-    regexp_replace(p_detail::text, '(?<!\\)((?:\\\\)*)\\(?:[bfnrt]|u00[01][0-9a-f])', '\1?', 'g'), 2147483647)::jsonb
+  SELECT vault._printable(regexp_replace(p_detail::text,
+    E'(?<!\\\\)((?:\\\\\\\\)*)\\\\(?:[bfnrt]|u00[01][0-9a-f])', E'\\1?', 'g'), 2147483647)::jsonb
 $$;
 
 CREATE OR REPLACE FUNCTION vault._audit(p_action text, p_secret text, p_version int, p_request uuid,

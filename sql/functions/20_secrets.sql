@@ -135,7 +135,7 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   IF p_window = '' OR p_window IS NULL THEN
     RETURN;
-  ELSIF p_window !~ '\A([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9] [A-Za-z0-9_+/-]{1,64}\Z'
+  ELSIF p_window !~ E'\\A([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9] [A-Za-z0-9_+/-]{1,64}\\Z'
       OR substr(p_window, 1, 5) = substr(p_window, 7, 5) THEN
     RAISE EXCEPTION 'a window is two different times of day and a time zone, as in "02:00-05:00 Europe/Berlin"' USING ERRCODE = '22023';
   END IF;

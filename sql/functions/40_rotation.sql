@@ -234,7 +234,8 @@ END $$;
 -- equals p_limit says that more may be waiting. A part that fails keeps none of the others: it is noted, for vault.status() and
 -- whoever called.
 CREATE OR REPLACE FUNCTION vault.supervise(p_limit int DEFAULT 10000) RETURNS jsonb
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+-- pg_cron calls it in a session of its own, where row_security = off would be an error.
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = on AS $$
 DECLARE
   v_done jsonb := '{"primary": true, "enqueued": 0, "expired": 0, "purged": 0, "failed": {}}';
   v_part text;

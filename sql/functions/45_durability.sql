@@ -15,7 +15,7 @@ CREATE OR REPLACE FUNCTION vault._durability() RETURNS jsonb
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   WITH asked AS (
     SELECT CASE WHEN btrim(names) = '' THEN 0
-                ELSE coalesce(substring(names FROM '(?i)^\s*(?:first\s+|any\s+)?(\d{1,4})\s*\(')::int, 1) END AS needed
+                ELSE coalesce(substring(names FROM E'(?i)^\\s*(?:first\\s+|any\\s+)?(\\d{1,4})\\s*\\(')::int, 1) END AS needed
     FROM current_setting('synchronous_standby_names') AS names
   ), connected AS (
     SELECT bool_or(state IS NULL) AS hidden,

@@ -1,7 +1,7 @@
 -- Counts and health, no names. Works on a standby, where it tells how far replay has come. It is asked by every scrape, so it
 -- counts in indexes: a table is read whole by nothing here.
 CREATE OR REPLACE FUNCTION vault.status() RETURNS jsonb
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = on AS $$
   SELECT jsonb_build_object(
     'role', CASE WHEN pg_is_in_recovery() THEN 'standby' ELSE 'primary' END,
     'node', nullif(current_setting('cluster_name'), ''),

@@ -75,7 +75,7 @@ BEGIN
              || CASE WHEN uuid OR request_id IS NULL THEN '{}' ELSE jsonb_build_object('request', vault._printable(request_id, 64)) END
              || CASE WHEN at NOT BETWEEN v_least AND v_most THEN jsonb_build_object('claimed_at', at) ELSE '{}' END
     FROM (SELECT p_first + n - 1 AS seq, event,
-            event !~ '[\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]|\\[^"\\/]' AS plain FROM unnest(p_events) WITH ORDINALITY AS r (event, n)) AS r,
+            event !~ E'[\\u007f-\\u009f\\u061c\\u200b-\\u200f\\u2028-\\u202e\\u2060-\\u2069\\ufeff]|\\\\[^"\\\\/]' AS plain FROM unnest(p_events) WITH ORDINALITY AS r (event, n)) AS r,
       LATERAL json_to_record(event::json) AS e (at timestamptz, actor text, client inet, action text, secret text, version int, outcome text,
                                                 request_id text, detail jsonb),
       LATERAL (SELECT coalesce(translate(request_id, '0123456789abcdef', '0000000000000000') = '00000000-0000-0000-0000-000000000000', false) AS uuid) AS u

@@ -123,7 +123,7 @@ $$;
 -- What the first seal follows.
 CREATE OR REPLACE FUNCTION vault._audit_genesis() RETURNS bytea
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-  SELECT sha256(convert_to('hyperiondb-vault/audit-chain/1', 'UTF8') || '\x00'::bytea || uuid_send(cluster_id)) FROM vault.config
+  SELECT sha256(convert_to('hyperiondb-vault/audit-chain/1', 'UTF8') || E'\\x00'::bytea || uuid_send(cluster_id)) FROM vault.config
 $$;
 
 -- The next window of transaction ids that has closed, at most p_limit rows unless one transaction wrote more; no row on a

@@ -1,0 +1,406 @@
+package db
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// setting is one that ALTER DATABASE and ALTER ROLE can give a session, and what the vault's statements need.
+type setting struct {
+	name, value string
+	since       int  // the major version that has it; 0 = all
+	yields      bool // to what the connection string says
+}
+
+// sessionSettings are set before a connection sends anything else. With another search_path, a database's owner chooses which
+// functions, operators and types a superuser's statement means (CVE-2018-1058). The others change what a literal says, what
+// a policy does, how a value is spelled, which messages arrive, or how long a statement may take.
+var sessionSettings = []setting{
+	{name: "search_path", value: "pg_catalog, pg_temp"},
+	{name: "standard_conforming_strings", value: "on"},
+	{name: "default_transaction_isolation", value: "read committed"}, // a standby knows no serializable
+	{name: "default_transaction_deferrable", value: "off"},
+	{name: "row_security", value: "on"}, // off: an error, where a policy hides a row
+	{name: "client_encoding", value: "UTF8"},
+	{name: "TimeZone", value: "UTC"},
+	{name: "DateStyle", value: "ISO, MDY"},
+	{name: "IntervalStyle", value: "postgres"},
+	{name: "bytea_output", value: "hex"},
+	{name: "extra_float_digits", value: "1"},
+	{name: "client_min_messages", value: "notice"}, // that a commit waited for no standby is a warning
+	{name: "array_nulls", value: "on"},
+	{name: "transform_null_equals", value: "off"},
+	{name: "quote_all_identifiers", value: "off"},
+	{name: "check_function_bodies", value: "on"},
+	{name: "exit_on_error", value: "off"},
+	{name: "jit", value: "off"}, // compiling takes longer than any statement here
+	{name: "plan_cache_mode", value: "auto"},
+	{name: "idle_session_timeout", value: "0", yields: true},
+	{name: "idle_in_transaction_session_timeout", value: "0", yields: true},
+	{name: "statement_timeout", value: "0", yields: true}, // what waits has a limit of the client's
+	{name: "lock_timeout", value: "0", yields: true},
+	{name: "transaction_timeout", value: "0", since: 17, yields: true},
+}
+
+// sessionPlan is how the connections of one Options are set up.
+type sessionPlan struct {
+	given    map[string]bool // timeouts that the connection string sets
+	planOnce bool
+}
+
+func newSessionPlan(c *pgx.ConnConfig, o Options) sessionPlan {
+	p := sessionPlan{given: map[string]bool{}, planOnce: o.PlanOnce && !o.Brief && c.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement}
+	for _, s := range sessionSettings {
+		_, set := c.RuntimeParams[s.name]
+		p.given[s.name] = s.yields && (set || strings.Contains(c.RuntimeParams["options"], s.name))
+	}
+	return p
+}
+
+// settings are calls of set_config, for the session or for a transaction. Every name in it is qualified, as it is what makes
+// other names safe.
+func (p sessionPlan) settings(server int, transaction bool) []string {
+	var calls []string
+	for _, s := range sessionSettings {
+		if s.since > server || p.given[s.name] {
+			continue
+		}
+		if s.name == "plan_cache_mode" && p.planOnce && !transaction {
+			// With an array as its argument a statement is planned anew every time, unless the server is told not to.
+			s.value = "force_generic_plan"
+		}
+		calls = append(calls, fmt.Sprintf("pg_catalog.set_config('%s', '%s', %t)", s.name, s.value, transaction))
+	}
+	return calls
+}
+
+// Keys of a connection's CustomData.
+const (
+	pinKey       = "hyperiondb-vault: settings of a transaction" // there behind a pooler only
+	describedKey = "hyperiondb-vault: described"
+)
+
+const beginPlain = `BEGIN ISOLATION LEVEL READ COMMITTED` // in words: the default may be what a standby refuses
+
+// begin is the first statement of a connection, and finds out whether a pooler hands out its sessions (see [pooler]). A
+// session of our own gets its settings for good. One of a pooler's is left as it is: its next user may be another program, and
+// ours the next server; there every transaction has settings of its own.
+func (p sessionPlan) begin(ctx context.Context, conn *pgconn.PgConn) error {
+	server := majorVersion(conn)
+	pid := fmt.Sprintf("pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) %d", conn.PID())
+	calls := p.settings(server, false)
+	for i, call := range calls {
+		calls[i] = fmt.Sprintf("CASE WHEN %s THEN %s END", pid, call)
+	}
+	results, err := conn.Exec(ctx, fmt.Sprintf("%s; SELECT %s, pg_catalog.current_setting('session_replication_role'), %s; COMMIT",
+		beginPlain, pid, strings.Join(calls, ", "))).ReadAll()
+	if err != nil {
+		return fmt.Errorf("setting up the session: %w", err)
+	}
+	row := results[1].Rows[0]
+	if role := string(row[1]); role != "origin" { // only a superuser can set it back
+		return newError(ErrInvalid, "the setting session_replication_role is %q for this role or database, and triggers would not run", role)
+	}
+	if string(row[0]) != "t" {
+		conn.CustomData()[pinKey] = "SELECT " + strings.Join(p.settings(server, true), ", ")
+		conn.CustomData()[describedKey] = map[string]bool{}
+	}
+	return nil
+}
+
+func majorVersion(conn *pgconn.PgConn) int {
+	text := conn.ParameterStatus("server_version")
+	end := strings.IndexFunc(text, func(r rune) bool { return r < '0' || r > '9' })
+	if end < 0 {
+		end = len(text)
+	}
+	major, _ := strconv.Atoi(text[:end])
+	return major
+}
+
+// behindPooler returns the settings of a transaction on a connection whose sessions are a pooler's.
+func behindPooler(conn *pgconn.PgConn) (pin string, pooled bool) {
+	pin, pooled = conn.CustomData()[pinKey].(string)
+	return pin, pooled
+}
+
+// pinned runs f with the session's settings: behind a pooler in a transaction, which f only reads in.
+func pinned(ctx context.Context, conn *pgconn.PgConn, f func() error) error {
+	pin, pooled := behindPooler(conn)
+	if !pooled {
+		return f()
+	}
+	if _, err := conn.Exec(ctx, beginPlain+"; "+pin).ReadAll(); err != nil {
+		return err
+	}
+	err := f()
+	if conn.IsClosed() {
+		return err
+	}
+	_, ended := conn.Exec(ctx, `ROLLBACK`).ReadAll()
+	return errors.Join(err, ended)
+}
+
+// validating is the ValidateConnect of every connection: the settings first, then what there was to validate.
+func (p sessionPlan) validating(validate pgconn.ValidateConnectFunc) pgconn.ValidateConnectFunc {
+	return func(ctx context.Context, conn *pgconn.PgConn) error {
+		if err := p.begin(ctx, conn); err != nil || validate == nil {
+			return err
+		}
+		return pinned(ctx, conn, func() error { return validate(ctx, conn) })
+	}
+}
+
+// session is a connection whose statements find the settings they need. It is the only way to a single statement outside of a
+// transaction.
+type session struct{ *pgx.Conn }
+
+func (s session) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	pin, pooled := behindPooler(s.PgConn())
+	if !pooled {
+		return s.Conn.Query(ctx, sql, args...)
+	}
+	if !s.described(sql, args) {
+		return s.describe(ctx, pin, sql, args)
+	}
+	batch := &pgx.Batch{}
+	batch.Queue(beginPlain)
+	batch.Queue(pin)
+	batch.Queue(sql, args...)
+	batch.Queue(`COMMIT`)
+	answers := s.SendBatch(ctx, batch)
+	for range 2 {
+		if _, err := answers.Exec(); err != nil {
+			return nil, s.ended(ctx, sql, errors.Join(err, answers.Close()))
+		}
+	}
+	rows, err := answers.Query()
+	end := func(failed error) error {
+		if failed == nil {
+			_, failed = answers.Exec()
+		}
+		if err := answers.Close(); failed == nil {
+			failed = err
+		}
+		return s.ended(ctx, sql, failed)
+	}
+	if err != nil {
+		return nil, end(err)
+	}
+	return &pinnedRows{Rows: rows, end: end}, nil
+}
+
+// described: pgx asks the server for the types of a statement the first time, and before anything else in a batch. That is
+// to have our settings as well, as a type can be somebody else's, with a check that runs when a parameter is read.
+func (s session) described(sql string, args []any) bool {
+	return !choosesMode(args) && s.PgConn().CustomData()[describedKey].(map[string]bool)[sql]
+}
+
+// choosesMode: a batch takes no mode, and what chooses one is sent before it is known whether the connection's is fit for the pooler.
+func choosesMode(args []any) bool {
+	if len(args) == 0 {
+		return false
+	}
+	_, chosen := args[0].(pgx.QueryExecMode)
+	return chosen
+}
+
+// describe sends one statement in a transaction of several trips.
+func (s session) describe(ctx context.Context, pin, sql string, args []any) (pgx.Rows, error) {
+	if err := s.open(ctx, pin, !choosesMode(args)); err != nil {
+		return nil, s.ended(ctx, sql, err)
+	}
+	rows, err := s.Conn.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, s.ended(ctx, sql, err)
+	}
+	return &pinnedRows{Rows: rows, end: func(failed error) error {
+		if failed == nil {
+			_, failed = s.PgConn().Exec(ctx, `COMMIT`).ReadAll()
+		}
+		if failed == nil {
+			s.PgConn().CustomData()[describedKey].(map[string]bool)[sql] = true
+		}
+		return s.ended(ctx, sql, failed)
+	}}, nil
+}
+
+// open begins a transaction in a trip of its own. For the batches to come the settings are described in it: on a standby whose
+// sessions are serializable, no statement can be described outside.
+func (s session) open(ctx context.Context, pin string, describe bool) error {
+	if _, err := s.PgConn().Exec(ctx, beginPlain+"; "+pin).ReadAll(); err != nil || !describe || s.described(pin, nil) {
+		return err
+	}
+	rows, err := s.Conn.Query(ctx, pin)
+	if err != nil {
+		return err
+	}
+	rows.Close()
+	s.PgConn().CustomData()[describedKey].(map[string]bool)[pin] = rows.Err() == nil
+	return rows.Err()
+}
+
+// ended leaves no failed transaction behind, and forgets what pgx forgets after an error.
+func (s session) ended(ctx context.Context, sql string, err error) error {
+	if err != nil {
+		delete(s.PgConn().CustomData()[describedKey].(map[string]bool), sql)
+		rollback(ctx, s.Conn)
+	}
+	return err
+}
+
+func (s session) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	if _, pooled := behindPooler(s.PgConn()); !pooled {
+		return s.Conn.QueryRow(ctx, sql, args...)
+	}
+	rows, err := s.Query(ctx, sql, args...)
+	return oneRow{rows, err}
+}
+
+func (s session) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	if _, pooled := behindPooler(s.PgConn()); !pooled {
+		return s.Conn.Exec(ctx, sql, args...)
+	}
+	rows, err := s.Query(ctx, sql, args...)
+	if err != nil {
+		return pgconn.CommandTag{}, err
+	}
+	rows.Close()
+	return rows.CommandTag(), rows.Err()
+}
+
+// beginQuery is the first query of a transaction with these options.
+func (s session) beginQuery(o pgx.TxOptions) pgx.TxOptions {
+	pin, pooled := behindPooler(s.PgConn())
+	if !pooled {
+		return o
+	}
+	level := o.IsoLevel
+	if level == "" {
+		level = pgx.ReadCommitted
+	}
+	return pgx.TxOptions{BeginQuery: fmt.Sprintf("BEGIN ISOLATION LEVEL %s %s; %s", level, o.AccessMode, pin)}
+}
+
+// pinnedRows ends its transaction when the rows are read, or closed before.
+type pinnedRows struct {
+	pgx.Rows
+	end  func(failed error) error
+	done bool
+	err  error
+}
+
+func (r *pinnedRows) Next() bool {
+	if r.Rows.Next() {
+		return true
+	}
+	r.Close()
+	return false
+}
+
+func (r *pinnedRows) Close() {
+	r.Rows.Close()
+	if !r.done {
+		r.done, r.err = true, r.end(r.Rows.Err())
+	}
+}
+
+func (r *pinnedRows) Err() error {
+	if r.done {
+		return r.err
+	}
+	return r.Rows.Err()
+}
+
+type oneRow struct {
+	rows pgx.Rows
+	err  error
+}
+
+func (r oneRow) Scan(dest ...any) error {
+	if r.err != nil {
+		return r.err
+	}
+	defer r.rows.Close()
+	if !r.rows.Next() {
+		if err := r.rows.Err(); err != nil {
+			return err
+		}
+		return pgx.ErrNoRows
+	}
+	if err := r.rows.Scan(dest...); err != nil {
+		return err
+	}
+	r.rows.Close()
+	return r.rows.Err()
+}
+
+// sessions are those of a pool.
+type sessions struct{ *pgxpool.Pool }
+
+func (s sessions) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	conn, err := s.Acquire(ctx)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := session{conn.Conn()}.Query(ctx, sql, args...)
+	if err != nil {
+		conn.Release()
+		return nil, err
+	}
+	return &releasedRows{Rows: rows, conn: conn}, nil
+}
+
+func (s sessions) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	rows, err := s.Query(ctx, sql, args...)
+	return oneRow{rows, err}
+}
+
+func (s sessions) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	conn, err := s.Acquire(ctx)
+	if err != nil {
+		return pgconn.CommandTag{}, err
+	}
+	defer conn.Release()
+	return session{conn.Conn()}.Exec(ctx, sql, args...)
+}
+
+// inTx runs f in a transaction, as pgx.BeginTxFunc does.
+func (s sessions) inTx(ctx context.Context, o pgx.TxOptions, f func(pgx.Tx) error) error {
+	return s.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
+		return pgx.BeginTxFunc(ctx, conn, session{conn.Conn()}.beginQuery(o), f)
+	})
+}
+
+// Begin and BeginTx of pgxpool know nothing of settings.
+func (sessions) Begin(context.Context) (pgx.Tx, error)                  { panic("use inTx") }
+func (sessions) BeginTx(context.Context, pgx.TxOptions) (pgx.Tx, error) { panic("use inTx") }
+
+// releasedRows gives its connection back when the rows are read, or closed before.
+type releasedRows struct {
+	pgx.Rows
+	conn *pgxpool.Conn
+}
+
+func (r *releasedRows) Next() bool {
+	if r.Rows.Next() {
+		return true
+	}
+	r.Close()
+	return false
+}
+
+func (r *releasedRows) Close() {
+	r.Rows.Close()
+	if r.conn != nil {
+		r.conn.Release()
+		r.conn = nil
+	}
+}
