@@ -128,7 +128,7 @@ func surfaceOfFunctions() map[string]bounded {
 			"p_request":           request,
 			"p_create_only":       takesAny("false", "null is false"),
 			"p_generator":         takes("'uuid'", code("23514", "''", textOf(1<<20))...),
-			"p_rotation_interval": takes("'1 day'", code("23514", "'0'", "'-1 day'", longer)...),
+			"p_rotation_interval": takes("'1 day'", not("'0'", "'-1 day'", longer)...),
 			"p_grace_period":      takes("'1 day'", not("'-1 day'", longer)...),
 			"p_rotator":           takes("''", code("23514", textOf(1<<20))...),
 			"p_window":            takes("''", not("'x'", textOf(1<<20))...),
@@ -140,8 +140,8 @@ func surfaceOfFunctions() map[string]bounded {
 		"update_secret": {as: service, admin: true, params: map[string]argument{
 			"p_name": name, "p_request": request,
 			"p_generator":         takes("'uuid'", code("23514", "''", textOf(1<<20))...),
-			"p_rotation_interval": takes("'1 day'", slices.Concat(code("23514", "'0'", "'-1 day'"), code("22008", longer))...),
-			"p_grace_period":      takes("'1 day'", code("23514", "'-1 day'", longer)...),
+			"p_rotation_interval": takes("'1 day'", not("'0'", "'-1 day'", longer)...),
+			"p_grace_period":      takes("'1 day'", not("'-1 day'", longer)...),
 			"p_manual":            takes("false", not("NULL")...),
 			"p_no_rotation":       takes("false", not("NULL")...),
 			"p_rotator":           takes("''", code("23514", textOf(1<<20))...),
@@ -203,6 +203,12 @@ func surfaceOfFunctions() map[string]bounded {
 		}},
 
 		"supervise":             {as: worker, params: map[string]argument{"p_limit": limit}},
+		"report_round": {as: worker, params: map[string]argument{
+			"p_part":  takes("'claim'", not("NULL", "''", "'purge'", textOf(1<<20))...),
+			"p_error": takesAny(textOf(1<<20), "cut to 500 characters; null: the part works"),
+		}},
+		"odd_roles":        {as: service},
+		"revocation_holds": {as: service, params: map[string]argument{"p_since": takesAny("now()", "null is now; it only chooses which open transactions are named")}},
 		"enqueue_due_rotations": {as: worker, params: map[string]argument{"p_limit": limit}},
 		"expire_grace_versions": {as: worker, params: map[string]argument{"p_limit": limit}},
 		"purge_deleted":         {as: worker, params: map[string]argument{"p_limit": limit}},

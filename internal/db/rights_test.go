@@ -183,22 +183,15 @@ func TestRestoredPrefixesAgree(t *testing.T) {
 	}
 }
 
-// beforeRightsOfRoles takes migration 12 back.
-const beforeRightsOfRoles = `ALTER TABLE vault.service_scope DROP COLUMN role_id CASCADE;
-	ALTER TABLE vault.service_scope ADD CONSTRAINT service_scope_pkey PRIMARY KEY (role_name, prefix); ALTER TABLE vault.service_scope DISABLE TRIGGER scope_is_bound;
-	DROP TABLE vault.token_revocations, vault.refusals; DROP SEQUENCE vault.wrong_proofs, vault.wrong_proofs_minute`
-
 // What was granted to a name is the role's that has it at the time of the migration, and nothing is left for the next of that name.
 func TestMigrationBindsPrefixes(t *testing.T) {
 	s := vaulttest.New(t)
 	mustPut(t, s, "app1/a", "team/b")
 	role, gone := roleName("Mixed Case"), roleName("gone")
 	mustRole(t, s, role)
-	s.MustExec(t, `DROP VIEW vault.sealed_versions`, beforeRightsOfRoles,
-		`CREATE VIEW vault.sealed_versions WITH (security_barrier) AS SELECT name, version, version_id, fmt, kms_key_id, wrapped_dek, nonce, ciphertext, key_commit, aad,
-			created_at, expires_at, next_rotation_at FROM vault.secret_versions`, `ALTER VIEW vault.sealed_versions OWNER TO vault_owner`,
-		`INSERT INTO vault.service_scope (role_name, prefix) VALUES ('`+role+`', 'app1/'), ('`+gone+`', 'app1/'), ('`+gone+`2', 'app1/')`,
-		`DELETE FROM vault.goose_db_version WHERE version_id = 12`, `UPDATE vault.config SET schema_version = 8`, `GRANT vault_service TO `+quoted(role))
+	takeBack(t, s, 10)
+	s.MustExec(t, `INSERT INTO vault.service_scope (role_name, prefix) VALUES ('`+role+`', 'app1/'), ('`+gone+`', 'app1/'), ('`+gone+`2', 'app1/')`,
+		`GRANT vault_service TO `+quoted(role))
 	_, err := db.Migrate(t.Context(), s.URL(vaulttest.Superuser), "test", "")
 	must(t, err)
 	mustRole(t, s, gone)
@@ -280,6 +273,9 @@ func TestRevokedTokenCommitsNothing(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			s := vaulttest.New(t)
 			s.MustExec(t, `GRANT vaultd TO operator`)
+			t.Cleanup(func() { // roles are the whole cluster's
+				must(t, s.Cluster.Primary().Exec(context.Background(), s.Database, `REVOKE vaultd FROM operator`))
+			})
 			token := stolen(t, s)
 			holder := mustConnect(t, s.URL(vaulttest.Operator))
 			must(t, runStep(t.Context(), holder, "BEGIN"))

@@ -86,8 +86,8 @@ func TestClaimsGoOn(t *testing.T) {
 			t.Errorf("%s: claimed %q, want the other", what, got)
 		}
 	}
-	store.MustExec(t, `UPDATE vault.rotation_jobs SET failures = 2147483647, attempt = 7 WHERE name = 'app1/good'`)
-	if got := store.MustQuery(t, `SELECT failures FROM vault.claim_rotations('w', 10, '0')`); got != "2147483647" {
+	store.MustExec(t, `UPDATE vault.rotation_jobs SET failures = 2147483647, attempt = 7, claimed_at = now() - interval '1 hour' WHERE name = 'app1/good'`)
+	if got := store.MustQuery(t, `SELECT failures FROM vault.claim_rotations('w', 10, '3 seconds')`); got != "2147483647" {
 		t.Errorf("got %s failures", got)
 	}
 }
@@ -180,12 +180,10 @@ func putAutomatic(name, request string) string {
 func TestMigrateMendsIntervals(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPutAutomatic(t, store, "app1/a", "app1/fine")
-	store.MustExec(t, `DROP INDEX vault.secrets_windows`, `DROP TABLE vault.round_failures`,
-		`ALTER TABLE vault.heartbeat DROP COLUMN supervised_at`, `ALTER TABLE vault.rotation_jobs DROP CONSTRAINT job_times`,
-		`ALTER TABLE vault.secrets DROP CONSTRAINT rotation_interval_plain, DROP CONSTRAINT grace_period_plain, DROP CONSTRAINT secret_times`,
+	takeBack(t, store, 8)
+	store.MustExec(t,
 		`UPDATE vault.secrets SET rotation_interval = '-120 months 3651 days', grace_period = '-1 day 26 hours', next_rotation_at = 'infinity' WHERE name = 'app1/a'`,
-		`INSERT INTO vault.rotation_jobs (secret_id, name, from_version, due_at, run_after) SELECT id, name, 1, '-infinity', 'infinity' FROM vault.secrets`,
-		`DELETE FROM vault.goose_db_version WHERE version_id > 8`, `UPDATE vault.config SET schema_version = 8`)
+		`INSERT INTO vault.rotation_jobs (secret_id, name, from_version, due_at, run_after) SELECT id, name, 1, '-infinity', 'infinity' FROM vault.secrets`)
 	_, err := db.Migrate(t.Context(), store.URL(vaulttest.Superuser), "test", "")
 	must(t, err)
 	if got := store.MustQuery(t, `SELECT concat_ws(' ', rotation_interval, grace_period, next_rotation_at = rotated_at + rotation_interval) FROM vault.secrets WHERE name = 'app1/a'`); got != "51 days 02:00:00 t" {

@@ -127,16 +127,12 @@ func TestMigrationToSealedVersions(t *testing.T) {
 	mustAdmin(t, store, put("app1/a", 2, 24, 32, uuid.NewString()))
 	mustAdmin(t, store, `SELECT vault.update_secret('app1/idle', gen_random_uuid(), NULL, NULL, NULL, true)`)
 	mustAdmin(t, store, `SELECT vault.delete_secret('app1/deleted', gen_random_uuid(), '1 day')`)
-	store.MustExec(t, `DROP TABLE vault.lock_claims, vault.lock_sealing`,
-		`ALTER TABLE vault.audit_spools DROP COLUMN role_name, DROP COLUMN role_oid, DROP COLUMN system_id`)
+	takeBack(t, store, 8)
 	store.MustExec(t, `DROP VIEW vault.sealed_versions`, `DROP TRIGGER versions_are_told ON vault.secrets`, `DROP FUNCTION vault._tell_versions()`,
 		`ALTER TABLE vault.secrets DISABLE TRIGGER secrets_move_forward`, // which looks into the versions by now
-		`DROP INDEX vault.one_current_version, vault.versions_live, vault.secrets_windows`, `DROP TABLE vault.round_failures`,
-		`ALTER TABLE vault.heartbeat DROP COLUMN supervised_at`, `ALTER TABLE vault.rotation_jobs DROP CONSTRAINT job_times`,
-		`ALTER TABLE vault.secrets DROP CONSTRAINT rotation_interval_plain, DROP CONSTRAINT grace_period_plain, DROP CONSTRAINT secret_times`,
+		`DROP INDEX vault.one_current_version, vault.versions_live`,
 		`ALTER TABLE vault.secret_versions DROP COLUMN next_rotation_at, DROP COLUMN deleted_at`,
 		`CREATE UNIQUE INDEX one_current_version ON vault.secret_versions (secret_id) WHERE expires_at IS NULL`,
-		beforeRightsOfRoles,
 		`DELETE FROM vault.goose_db_version WHERE version_id > 5`, `UPDATE vault.config SET schema_version = 5`)
 
 	// Somebody is deleting a secret: what he does is told, too.

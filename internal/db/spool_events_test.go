@@ -43,10 +43,10 @@ var takenEvents = map[string]string{
 	`{"action":"read","version":99999999999}`:                                             "audit.unreadable failed",
 	`{"action":"read","version":"one"}`:                                                   "audit.unreadable failed",
 	`{"action":"read","client":"fe80::1%eth0"}`:                                           "audit.unreadable failed",
-	`{"action":"read","at":"yesterday or so"}`:                                            "audit.unreadable failed",
-	`{"action":"read","at":"294277-01-01T00:00:00Z"}`:                                     "audit.unreadable failed",
+	`{"action":"read","at":"yesterday or so"}`:                                            "read failed", // and the time claimed
+	`{"action":"read","at":"294277-01-01T00:00:00Z"}`:                                     "read failed",
 	`{"action":"read","detail":{"n":1e999999}}`:                                           "audit.unreadable failed",
-	`{"action":"read","x":` + strings.Repeat("[", 8000) + strings.Repeat("]", 8000) + `}`: "read failed",
+	`{"action":"read","x":` + strings.Repeat("[", 8000) + strings.Repeat("]", 8000) + `}`: "audit.unreadable failed",
 }
 
 // An event is recorded whatever it is; what no row can be made of is on record as such, and keeps nothing behind it from the log.

@@ -65,7 +65,7 @@ func TestASpoolPassesToANewRole(t *testing.T) {
 	s.writer = mustWriter(t, db.Options{URL: store.URL(vaulttest.Operator)})
 	s.append(3)
 	state := s.run(func(_ spool.Stats, p spool.Shipping) bool { return p.Failing != nil })
-	if !strings.Contains(state.Failing.Error(), "GRANT vaultd TO operator") {
+	if state.Failing == nil || !strings.Contains(state.Failing.Error(), "GRANT vaultd TO operator") {
 		t.Errorf("got %v, want the way forward", state.Failing)
 	}
 	store.MustExec(t, `GRANT vaultd TO operator`)

@@ -42,6 +42,11 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     ('rotation_jobs', 'job_state',
       $c$(state = ANY (ARRAY['queued'::text, 'claimed'::text, 'done'::text, 'superseded'::text,
         'failed'::text]))$c$),
+    ('rotation_jobs', 'job_times', $c$due_at BETWEEN '1970-01-01 UTC' AND '9999-12-31 UTC'
+        AND run_after BETWEEN '1970-01-01 UTC' AND '9999-12-31 UTC'
+        AND coalesce(claimed_at BETWEEN '1970-01-01 UTC' AND '9999-12-31 UTC', true)$c$),
+    ('round_failures', 'round_part_length', $c$octet_length(part) BETWEEN 1 AND 64$c$),
+    ('round_failures', 'round_subject_length', $c$octet_length(subject) <= 255$c$),
     ('secret_versions', 'aad_is_name_and_version', $c$(aad = ((name || ':'::text) || version))$c$),
     ('secret_versions', 'ciphertext_length',
       $c$((octet_length(ciphertext) >= (1 + 16)) AND (octet_length(ciphertext) <= (65536 + 16)))$c$),
@@ -61,9 +66,15 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     ('secrets', 'automatic_has_generator', $c$((kind = 'automatic'::text) = (generator IS NOT NULL))$c$),
     ('secrets', 'deleted_is_restorable', $c$((deleted_at IS NULL) = (restore_until IS NULL))$c$),
     ('secrets', 'due_only_with_interval', $c$((rotation_interval IS NULL) = (next_rotation_at IS NULL))$c$),
+    ('secrets', 'grace_period_plain', $c$least(extract(year FROM grace_period), extract(month FROM grace_period),
+        extract(day FROM grace_period), extract(hour FROM grace_period), extract(minute FROM grace_period),
+        extract(second FROM grace_period)) >= 0$c$),
     ('secrets', 'grace_period_range',
       $c$((grace_period >= '00:00:00'::interval) AND (grace_period <= '3650 days'::interval))$c$),
     ('secrets', 'manual_has_no_interval', $c$((kind = 'automatic'::text) OR (rotation_interval IS NULL))$c$),
+    ('secrets', 'rotation_interval_plain', $c$least(extract(year FROM rotation_interval), extract(month FROM rotation_interval),
+        extract(day FROM rotation_interval), extract(hour FROM rotation_interval), extract(minute FROM rotation_interval),
+        extract(second FROM rotation_interval)) >= 0$c$),
     ('secrets', 'rotation_interval_range',
       $c$((rotation_interval >= '00:01:00'::interval) AND (rotation_interval <= '3650 days'::interval))$c$),
     ('secrets', 'rotation_window_grammar', $c$rotation_window ~
@@ -76,6 +87,9 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
       $c$octet_length(name) BETWEEN 1 AND 255
         AND name ~ E'\\A[A-Za-z0-9_][A-Za-z0-9_-]*([./][A-Za-z0-9_][A-Za-z0-9_-]*)*\\Z'$c$),
     ('secrets', 'secret_rotator_length', $c$((octet_length(rotator) >= 1) AND (octet_length(rotator) <= 2048))$c$),
+    ('secrets', 'secret_times', $c$next_rotation_at BETWEEN '1970-01-01 UTC' AND '9999-12-31 UTC'
+        AND coalesce(restore_until BETWEEN '1970-01-01 UTC' AND '9999-12-31 UTC'
+          AND deleted_at BETWEEN '1970-01-01 UTC' AND '9999-12-31 UTC', true)$c$),
     ('service_scope', 'scope_prefix_length', $c$(octet_length(prefix) <= 255)$c$),
     ('tx_context', 'tx_context_kind',
       $c$(kind = ANY (ARRAY['admin'::text, 'owner'::text, 'rotation'::text, 'maintenance'::text]))$c$),
