@@ -1,4 +1,4 @@
-package vault_test
+package scripttest
 
 import (
 	"context"
@@ -103,7 +103,7 @@ func (s *session) loggedIn(user, value string) (*pgx.Conn, error) {
 func buildFragile(dir string) func() (string, error) {
 	return sync.OnceValues(func() (string, error) {
 		path := filepath.Join(dir, "fragile-vaultd")
-		out, err := exec.Command("go", "build", "-tags", "failpoints", "-o", path, "./cmd/vaultd").CombinedOutput()
+		out, err := exec.Command("go", "build", "-tags", "failpoints", "-o", path, "github.com/hyperiondb/vault/cmd/vaultd").CombinedOutput()
 		if err != nil {
 			return "", fmt.Errorf("building vaultd with failpoints: %w\n%s", err, out)
 		}

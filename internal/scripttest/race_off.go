@@ -1,5 +1,5 @@
 //go:build !race
 
-package vault_test
+package scripttest
 
 const raceEnabled = false

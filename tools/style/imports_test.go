@@ -1,4 +1,4 @@
-package vault_test
+package main
 
 import (
 	"os/exec"
@@ -46,17 +46,17 @@ var direct = map[string][]string{
 
 func TestImportsOnlyGoDown(t *testing.T) {
 	for pkg, not := range forbidden {
-		check(t, pkg, not, goList(t, `{{join .Deps "\n"}}`, pkg))
+		checkImports(t, pkg, not, goList(t, `{{join .Deps "\n"}}`, pkg))
 	}
 	for pkg, not := range direct {
-		check(t, pkg, not, goList(t, `{{join .Imports "\n"}}`, pkg))
+		checkImports(t, pkg, not, goList(t, `{{join .Imports "\n"}}`, pkg))
 	}
 	for _, command := range []string{"cmd/vaultctl", "cmd/vaultd"} {
-		check(t, command, []string{"testing", module + "internal/vaulttest", module + "internal/kms/kmsfake", fakeBucket, fakes}, goList(t, `{{join .Deps "\n"}}`, command))
+		checkImports(t, command, []string{"testing", module + "internal/vaulttest", module + "internal/kms/kmsfake", fakeBucket, fakes}, goList(t, `{{join .Deps "\n"}}`, command))
 	}
 }
 
-func check(t *testing.T, pkg string, not, imports []string) {
+func checkImports(t *testing.T, pkg string, not, imports []string) {
 	t.Helper()
 	for _, i := range imports {
 		if i == module+"internal/failpoint" { // nothing at all in a shipped binary
@@ -72,7 +72,7 @@ func check(t *testing.T, pkg string, not, imports []string) {
 
 func goList(t *testing.T, format, pkg string) []string {
 	t.Helper()
-	out, err := exec.Command("go", "list", "-f", format, "./"+pkg).Output()
+	out, err := exec.Command("go", "list", "-f", format, module+pkg).Output()
 	if err != nil {
 		t.Fatalf("listing what %s imports: %v", pkg, err)
 	}

@@ -1,6 +1,6 @@
 //go:build !linux
 
-package vault_test
+package scripttest
 
 import (
 	"errors"

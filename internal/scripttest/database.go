@@ -1,0 +1,99 @@
+package scripttest
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/hyperiondb/vault/internal/localpg"
+	"github.com/hyperiondb/vault/internal/vaulttest"
+)
+
+// sql [as ROLE] [in DATABASE] [standby] STATEMENT: values of the rows, one row a line, on stdout. The role is the superuser
+// by default, the database the vault's.
+func (h *harness) cmdSQL(ts *testscript.TestScript, neg bool, args []string) {
+	s := h.of(ts)
+	role, database, node := vaulttest.Superuser, s.store.Database, s.store.Cluster.Primary()
+	for len(args) > 1 {
+		switch args[0] {
+		case "as":
+			role, args = args[1], args[2:]
+		case "in":
+			database, args = args[1], args[2:]
+		case "standby":
+			node, args = s.store.Cluster.Standbys()[0], args[1:]
+		default:
+			ts.Fatalf("usage: sql [as ROLE] [in DATABASE] [standby] STATEMENT")
+		}
+	}
+	out, err := query(node.URL(database, role), args[0])
+	if neg != (err != nil) {
+		ts.Fatalf("sql: got error %v", err)
+	}
+	if err != nil {
+		fmt.Fprintln(ts.Stderr(), err)
+	}
+	fmt.Fprint(ts.Stdout(), out)
+}
+
+func query(url, statement string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close(ctx)
+	results, err := conn.PgConn().Exec(ctx, statement).ReadAll()
+	var out strings.Builder
+	for _, r := range results {
+		for _, row := range r.Rows {
+			out.Write(bytes.Join(row, []byte("\t")))
+			out.WriteString("\n")
+		}
+	}
+	return out.String(), err
+}
+
+// pg stop|start|kill|promote NODE, pg replay: the servers of a script that has its own cluster ("vault own").
+func (h *harness) cmdPG(ts *testscript.TestScript, neg bool, args []string) {
+	s := h.of(ts)
+	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
+	defer cancel()
+	if len(args) == 1 && args[0] == "replay" {
+		lsn, err := s.store.Cluster.Primary().LSN(ctx)
+		ts.Check(err)
+		for _, standby := range s.store.Cluster.Standbys() {
+			ts.Check(standby.WaitReplay(ctx, lsn))
+		}
+		return
+	}
+	if len(args) != 2 || s.store.Cluster == h.program.Shared {
+		ts.Fatalf("usage: pg stop|start|kill|promote NODE, after: vault own")
+	}
+	var node *localpg.Node
+	for _, n := range s.store.Cluster.Nodes() {
+		if n.Name() == args[1] {
+			node = n
+		}
+	}
+	if node == nil {
+		ts.Fatalf("no node %q", args[1])
+	}
+	switch args[0] {
+	case "stop":
+		ts.Check(node.Stop(ctx, localpg.Fast))
+	case "start":
+		ts.Check(node.Start(ctx))
+	case "kill":
+		ts.Check(node.Kill())
+	case "promote":
+		ts.Check(node.Promote(ctx))
+	default:
+		ts.Fatalf("pg: unknown %q", args[0])
+	}
+}

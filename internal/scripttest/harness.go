@@ -1,0 +1,208 @@
+// Package scripttest runs the scripts of testdata/script with the real binaries against real PostgreSQL clusters. Only
+// the test in the module's root imports it; testdata/script/README.md lists the commands that scripts have.
+package scripttest
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/hyperiondb/vault/internal/audit/bucket/s3fake"
+	"github.com/hyperiondb/vault/internal/kms/kmsfake"
+	"github.com/hyperiondb/vault/internal/vaulttest"
+)
+
+const waitLimit = 2 * time.Minute // for any one condition; a bound, not a measurement
+
+// harness is what the scripts share.
+type harness struct {
+	program *vaulttest.Program
+	bin     string
+
+	fragileVaultd func() (string, error) // vaultd with failpoints, built when first asked for
+
+	mu         sync.Mutex
+	transcript bytes.Buffer        // stderr of everything the scripts ran, and vaultd's logs
+	logs       []string            // PostgreSQL logs of clusters of single scripts, read when they end
+	databases  []string            // on the shared cluster
+	scripts    map[string]*session // by work folder
+}
+
+// session is one script's.
+type session struct {
+	h       *harness
+	env     *testscript.Env
+	store   *vaulttest.Store
+	daemons map[string]*daemon
+	fake    *kmsfake.Fake
+	bucket  *s3fake.Fake
+	held    *pgx.Conn
+	cleanup []func()
+}
+
+// Run builds both binaries, runs every script of a folder on one shared cluster, and then looks for their values and
+// tokens in everything that was logged.
+func Run(t *testing.T, dir string) {
+	h := newHarness(t)
+	t.Run("script", func(t *testing.T) {
+		testscript.Run(t, testscript.Params{
+			Dir: dir, Setup: h.setup, UpdateScripts: os.Getenv("UPDATE_SCRIPTS") != "", RequireExplicitExec: true, RequireUniqueNames: true,
+			Cmds: map[string]func(*testscript.TestScript, bool, []string){
+				"vault": h.cmdVault, "daemon": h.cmdDaemon, "http": h.cmdHTTP, "sql": h.cmdSQL, "pg": h.cmdPG, "kms": h.cmdKMS, "s3": h.cmdS3,
+				"bytes": h.cmdBytes, "until": h.cmdUntil, "vaultctl": h.cmdVaultctl, "capture": h.cmdCapture, "steady": h.cmdSteady,
+				"target":    h.cmdTarget,
+				"terminal":  h.cmdTerminal,
+				"node":      h.cmdNode,
+				"pgbouncer": h.cmdPgbouncer, "expand": h.cmdExpand, "hold": h.cmdHold, "idle": h.cmdIdle,
+				"relay":        h.cmdRelay,
+				"everycommand": h.cmdEveryCommand, "hostile": h.cmdHostile,
+			},
+		})
+	})
+	h.checkCanary(t)
+}
+
+func newHarness(t *testing.T) *harness {
+	bin := t.TempDir()
+	args := []string{"build", "-o", bin + "/"}
+	if raceEnabled {
+		args = append(args, "-race")
+	}
+	build := exec.Command("go", append(args, "github.com/hyperiondb/vault/cmd/...")...)
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("building the binaries: %v\n%s", err, out)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	program, err := vaulttest.Start(ctx)
+	if err != nil {
+		t.Fatalf("making the test cluster: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := program.Close(); err != nil {
+			t.Errorf("removing the test cluster: %v", err)
+		}
+	})
+	return &harness{program: program, bin: bin, fragileVaultd: buildFragile(bin), scripts: map[string]*session{}}
+}
+
+func (h *harness) setup(env *testscript.Env) error {
+	s := &session{h: h, env: env, daemons: map[string]*daemon{}}
+	h.mu.Lock()
+	h.scripts[env.WorkDir] = s
+	h.mu.Unlock()
+	env.Defer(s.end)
+	env.Setenv("PATH", h.bin+string(os.PathListSeparator)+env.Getenv("PATH"))
+	env.Setenv("HOME", env.WorkDir)
+	env.Setenv("XDG_CONFIG_HOME", filepath.Join(env.WorkDir, "config"))
+	env.Setenv("XDG_CACHE_HOME", filepath.Join(env.WorkDir, "cache"))
+	env.Setenv("CANARY", canary)
+	env.Setenv("TZ", "UTC")
+	env.Setenv("AWS_EC2_METADATA_DISABLED", "true")
+	env.Setenv("GORACE", os.Getenv("GORACE"))
+	return nil
+}
+
+func (h *harness) of(ts *testscript.TestScript) *session {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.scripts[ts.Getenv("WORK")]
+}
+
+// vault [own|extension]: a fresh vault on the shared cluster, or on a cluster of the script's own (whose server offers the
+// extension), and the environment to use it.
+func (h *harness) cmdVault(ts *testscript.TestScript, neg bool, args []string) {
+	s := h.of(ts)
+	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
+	defer cancel()
+	var err error
+	own := filepath.Join(h.program.Dir, "script-"+filepath.Base(ts.Getenv("WORK")))
+	if slices.Contains(args, "own") {
+		s.store, err = h.program.NewCluster(ctx, own)
+		if err == nil {
+			s.cleanup = append(s.cleanup, s.removeCluster)
+		}
+	} else if slices.Contains(args, "extension") {
+		s.store, err = h.program.NewExtensionCluster(ctx, own, nil)
+		if err == nil {
+			s.cleanup = append(s.cleanup, s.removeCluster)
+		}
+	} else {
+		s.store, err = h.program.NewDatabase(ctx)
+		if err == nil {
+			h.mu.Lock()
+			h.databases = append(h.databases, s.store.Database)
+			h.mu.Unlock()
+		}
+	}
+	ts.Check(err)
+	token := filepath.Join(ts.Getenv("WORK"), ".token")
+	ts.Check(os.WriteFile(token, []byte(vaulttest.Token+"\n"), 0o600))
+	ts.Setenv("VAULTCTL_DATABASE_URL", s.store.URL(vaulttest.Operator))
+	ts.Setenv("VAULTCTL_TOKEN_FILE", token)
+	ts.Setenv("KEK", s.store.KeyFile)
+	ts.Setenv("OWNER_URL", s.store.URL(vaulttest.Superuser))
+	ts.Setenv("APP_URL", s.store.URL(vaulttest.AppRole))
+	ts.Setenv("STRANGER_URL", s.store.URL(vaulttest.Stranger))
+	ts.Setenv("STANDBY_URL", s.store.StandbyURL(vaulttest.Operator))
+	ts.Setenv("DAEMON_URL", s.store.URL(vaulttest.Daemon))
+	ts.Setenv("EMPTY_URL", s.store.Cluster.Primary().URL("postgres", vaulttest.Superuser))
+}
+
+func (s *session) removeCluster() {
+	for _, node := range s.store.Cluster.Nodes() {
+		if text, err := os.ReadFile(node.LogFile()); err == nil {
+			s.h.mu.Lock()
+			s.h.logs = append(s.h.logs, string(text))
+			s.h.mu.Unlock()
+		}
+	}
+	_ = s.store.Remove()
+}
+
+// end runs when the script is over, however it ended.
+func (s *session) end() {
+	for _, d := range s.daemons {
+		d.stop(syscall.SIGTERM)
+		s.record(d.log())
+	}
+	for _, f := range slices.Backward(s.cleanup) {
+		f()
+	}
+}
+
+func (s *session) record(text string) {
+	s.h.mu.Lock()
+	defer s.h.mu.Unlock()
+	s.h.transcript.WriteString(text)
+}
+
+// idle COUNT ADDRESS URL: that many connections from a loopback address that ask for nothing, until the script ends. Those that the
+// daemon closes meanwhile are held all the same.
+func (h *harness) cmdIdle(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 3 {
+		ts.Fatalf("usage: idle COUNT ADDRESS URL")
+	}
+	count, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(args[1])}, Timeout: waitLimit}
+	for range count {
+		conn, err := dialer.Dial("tcp", strings.TrimPrefix(args[2], "http://"))
+		ts.Check(err)
+		s := h.of(ts)
+		s.cleanup = append(s.cleanup, func() { conn.Close() })
+	}
+}

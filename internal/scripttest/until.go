@@ -1,0 +1,61 @@
+package scripttest
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/hyperiondb/vault/internal/vaulttest"
+)
+
+// until http STATUS METHOD URL ... [~ REGEXP] | until sql [standby] STATEMENT REGEXP | until kms OPERATION CALLS | until s3 OBJECTS: asks until the answer is as wanted.
+// What http was answered then is on stdout and stderr, as with http.
+func (h *harness) cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
+	deadline := time.Now().Add(waitLimit)
+	last, body, headers := "", "", ""
+	for {
+		var ok bool
+		switch {
+		case len(args) >= 4 && args[0] == "http":
+			call, want := args[2:], ""
+			if n := len(call); n > 2 && call[n-2] == "~" {
+				call, want = call[:n-2], call[n-1]
+			}
+			var status int
+			status, body, headers = request(ts, call)
+			last = fmt.Sprintf("%d %s", status, body)
+			ok = strconv.Itoa(status) == args[1] && regexp.MustCompile(want).MatchString(body)
+		case len(args) == 3 && args[0] == "sql":
+			s := h.of(ts)
+			out, err := query(s.store.URL(vaulttest.Superuser), args[1])
+			last = fmt.Sprint(out, err)
+			ok = err == nil && regexp.MustCompile(args[2]).MatchString(out)
+		case len(args) == 4 && args[0] == "sql" && args[1] == "standby":
+			out, err := query(h.of(ts).store.StandbyURL(vaulttest.Superuser), args[2])
+			last = fmt.Sprint(out, err)
+			ok = err == nil && regexp.MustCompile(args[3]).MatchString(out)
+		case len(args) == 3 && args[0] == "kms":
+			n, err := strconv.Atoi(args[2])
+			ts.Check(err)
+			ok = h.of(ts).fake.Calls()[args[1]] >= n
+		case len(args) == 2 && args[0] == "s3":
+			n, err := strconv.Atoi(args[1])
+			ts.Check(err)
+			ok = len(h.of(ts).bucket.Keys()) >= n
+		default:
+			ts.Fatalf("usage: until http STATUS METHOD URL ... [~ REGEXP] | until sql STATEMENT REGEXP")
+		}
+		if ok {
+			fmt.Fprint(ts.Stderr(), headers)
+			fmt.Fprint(ts.Stdout(), body)
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("never became so: %s", last)
+		}
+		time.Sleep(20 * time.Millisecond) // between two looks at the condition
+	}
+}
