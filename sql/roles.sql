@@ -6,7 +6,8 @@ BEGIN
   FOREACH r IN ARRAY ARRAY['vault_owner', 'vault_service', 'vault_worker', 'vault_auditor'] LOOP
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = r) THEN
       EXECUTE format('CREATE ROLE %I NOLOGIN NOSUPERUSER NOBYPASSRLS NOCREATEROLE NOCREATEDB NOREPLICATION', r);
-    ELSIF (SELECT rolsuper OR rolbypassrls OR rolcreaterole OR rolreplication OR rolcanlogin FROM pg_roles WHERE rolname = r) THEN
+    ELSIF (SELECT rolsuper OR rolbypassrls OR rolcreaterole OR rolreplication OR rolcanlogin FROM pg_roles
+        WHERE rolname = r) THEN
       -- A role of that name which can log in or bypass row level security is not ours to build on.
       RAISE EXCEPTION 'role "%" exists and is a login role or has SUPERUSER, BYPASSRLS, CREATEROLE or REPLICATION', r
         USING HINT = format('ALTER ROLE %I NOLOGIN NOSUPERUSER NOBYPASSRLS NOCREATEROLE NOREPLICATION', r);
@@ -18,19 +19,21 @@ BEGIN
   END IF;
   -- ADMIN lets the definer functions hand out membership.
   FOREACH r IN ARRAY ARRAY['vault_service', 'vault_worker', 'vault_auditor'] LOOP
-    IF NOT EXISTS (SELECT FROM pg_auth_members WHERE roleid = r::regrole AND member = 'vault_owner'::regrole AND admin_option) THEN
+    IF NOT EXISTS (SELECT FROM pg_auth_members WHERE roleid = r::regrole AND member = 'vault_owner'::regrole
+        AND admin_option) THEN
       EXECUTE format('GRANT %I TO vault_owner WITH ADMIN OPTION', r);
     END IF;
   END LOOP;
   IF NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'vault') THEN
     CREATE SCHEMA vault AUTHORIZATION vault_owner;
   ELSIF (SELECT nspowner <> 'vault_owner'::regrole FROM pg_namespace WHERE nspname = 'vault') THEN
-    RAISE EXCEPTION 'schema "vault" exists and belongs to role "%"', (SELECT nspowner::regrole FROM pg_namespace WHERE nspname = 'vault')
+    RAISE EXCEPTION 'schema "vault" exists and belongs to role "%"',
+        (SELECT nspowner::regrole FROM pg_namespace WHERE nspname = 'vault')
       USING HINT = 'HyperionDB Vault wants a schema "vault" of its own';
   END IF;
 END $$;
--- vault.standbys() tells how far the standbys are, which takes the right to see what other roles' connections do. Without it
--- everything else works.
+-- vault.standbys() tells how far the standbys are, which takes the right to see what other roles' connections do.
+-- Without it everything else works.
 DO $$
 BEGIN
   IF NOT pg_has_role('vault_owner', 'pg_read_all_stats', 'USAGE') THEN

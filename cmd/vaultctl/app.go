@@ -120,9 +120,11 @@ func (a *app) openKeys(ctx context.Context) (vault.Keys, error) {
 func defaultKey(c db.Config) (string, error) {
 	switch {
 	case c.DefaultKMSKey == "":
-		return "", hint(fmt.Errorf("no KMS key is set: %w", vault.ErrKeyRefused), "give one with --kms-key or VAULTCTL_KMS_KEY")
+		return "", hint(fmt.Errorf("no KMS key is set: %w", vault.ErrKeyRefused),
+			"give one with --kms-key or VAULTCTL_KMS_KEY")
 	case kms.HasEndpoint(c.DefaultKMSKey):
-		return "", hint(fmt.Errorf("the vault's default KMS key names an endpoint: %w", vault.ErrKeyRefused), "give the key with --kms-key or VAULTCTL_KMS_KEY")
+		return "", hint(fmt.Errorf("the vault's default KMS key names an endpoint: %w", vault.ErrKeyRefused),
+			"give the key with --kms-key or VAULTCTL_KMS_KEY")
 	}
 	return c.DefaultKMSKey, nil
 }

@@ -70,9 +70,11 @@ It takes a database role that was granted it (grant --as auditor). A standby wil
 	cmd.Flags().StringVar(&theme, "theme", cmp.Or(os.Getenv("VAULTCTL_THEME"), "auto"),
 		"`colours` of the browser: auto, dark, light or none (env VAULTCTL_THEME; NO_COLOR=1 is none)")
 	cmd.Flags().Lookup("theme").DefValue = "auto"
-	_ = cmd.RegisterFlagCompletionFunc("theme", cobra.FixedCompletions([]string{"auto", "dark", "light", "none"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("theme", cobra.FixedCompletions([]string{"auto", "dark", "light", "none"},
+		cobra.ShellCompDirectiveNoFileComp))
 	cmd.ValidArgsFunction = completeFilter(a)
-	cmd.AddCommand(newAuditListCmd(a), newAuditTailCmd(a), newAuditExportCmd(a), newAuditVerifyCmd(a), newAuditArchiveCmd(a), newAuditPruneCmd(a))
+	cmd.AddCommand(newAuditListCmd(a), newAuditTailCmd(a), newAuditExportCmd(a), newAuditVerifyCmd(a),
+		newAuditArchiveCmd(a), newAuditPruneCmd(a))
 	for _, c := range append(cmd.Commands(), cmd) {
 		c.SetFlagErrorFunc(negatedFirst)
 	}
@@ -85,7 +87,8 @@ func isDumb(term string) bool { return term == "" || term == "dumb" || term == "
 // negatedFirst explains what became of "-action:read".
 func negatedFirst(cmd *cobra.Command, err error) error {
 	if strings.HasPrefix(err.Error(), "unknown shorthand flag") {
-		return hint(usage("%s", oneLine(err)), `%s -- -KEY:VALUE: a filter that begins with "-" comes after "--"`, cmd.CommandPath())
+		return hint(usage("%s", oneLine(err)), `%s -- -KEY:VALUE: a filter that begins with "-" comes after "--"`,
+			cmd.CommandPath())
 	}
 	return cmd.Root().FlagErrorFunc()(cmd, err)
 }
@@ -198,7 +201,8 @@ func runAuditList(ctx context.Context, a *app, args []string, limit int) error {
 	for i, e := range events {
 		rows[i] = []string{at(e.At), e.Actor, e.Action, e.Secret, versionOf(e), e.Outcome, from(e), detail(e.Detail)}
 	}
-	return a.printTable([]string{"TIME", "ACTOR", "ACTION", "SECRET", "VERSION", "OUTCOME", "FROM", "DETAIL"}, rows, "no events")
+	return a.printTable([]string{"TIME", "ACTOR", "ACTION", "SECRET", "VERSION", "OUTCOME", "FROM", "DETAIL"}, rows,
+		"no events")
 }
 
 // listEvents searches until it has as many as wanted; never nil, so that JSON says [].

@@ -69,8 +69,8 @@ func runAuditExport(ctx context.Context, a *app, args []string, output string) e
 	return err
 }
 
-// writeWhole writes a file that is there complete or not at all, and readable by its owner alone. Unless it is to replace what
-// has the name, that stays.
+// writeWhole writes a file that is there complete or not at all, and readable by its owner alone. Unless it is to
+// replace what has the name, that stays.
 func writeWhole(path string, replace bool, write func(io.Writer) error) error {
 	switch info, err := os.Lstat(path); {
 	case err == nil && !replace:
@@ -172,7 +172,8 @@ func (b *bar) show(n int64) {
 		share = min(float64(n)/float64(b.of), 0.99) // the total is an estimate
 	}
 	done := int(share * 30)
-	fmt.Fprintf(b.a.err, "\r[%s%s] %3.0f%%  %d events\x1b[K", strings.Repeat("#", done), strings.Repeat(".", 30-done), share*100, n)
+	fmt.Fprintf(b.a.err, "\r[%s%s] %3.0f%%  %d events\x1b[K", strings.Repeat("#", done), strings.Repeat(".", 30-done),
+		share*100, n)
 }
 
 func (b *bar) clear() {

@@ -146,7 +146,8 @@ func runAuditPrune(ctx context.Context, a *app, o auditPruneOptions) error {
 }
 
 // pruneMonth exports and drops. The commit point is the database's: a crash before it leaves a file and every row.
-func pruneMonth(ctx context.Context, v *vault.Vault, change vault.Change, month time.Time, o auditPruneOptions) (db.Pruned, error) {
+func pruneMonth(ctx context.Context, v *vault.Vault, change vault.Change, month time.Time,
+	o auditPruneOptions) (db.Pruned, error) {
 	path := fmt.Sprintf("%s-%s.jsonl", o.export, monthName(month))
 	archive, err := writeArchive(ctx, v, path, archiving{month: month, action: o.action})
 	if err != nil {
@@ -177,7 +178,8 @@ func checkArchive(ctx context.Context, path string) error {
 	case errors.Is(err, seal.ErrTampered):
 		return hint(attention("%s; nothing was dropped", err), "vaultctl audit verify")
 	case err == nil && report.Unsealed > 0:
-		return hint(conflict("%d rows are not sealed", report.Unsealed), "the sealer runs in vaultd on the primary: audit_seal_key")
+		return hint(conflict("%d rows are not sealed", report.Unsealed),
+			"the sealer runs in vaultd on the primary: audit_seal_key")
 	}
 	return err
 }
@@ -194,7 +196,8 @@ func (a *app) printPruned(pruned []db.Pruned) error {
 	return nil
 }
 
-// archiving says what is written: all, a month, or of a month the rows of one action with the leaf hashes of the others.
+// archiving says what is written: all, a month, or of a month the rows of one action with the leaf hashes of the
+// others.
 type archiving struct {
 	month    time.Time
 	action   string
@@ -277,7 +280,8 @@ func (x *archive) add(w *seal.Writer, e seal.Entry, o archiving) error {
 		if err != nil {
 			return err
 		}
-		e = seal.Entry{Leaf: &seal.Leaf{SystemID: e.Row.SystemID, Month: seal.Month(e.Row.At.Time), Tx: e.Row.Tx, ID: e.Row.ID, Hash: leaf}}
+		e = seal.Entry{Leaf: &seal.Leaf{SystemID: e.Row.SystemID, Month: seal.Month(e.Row.At.Time), Tx: e.Row.Tx,
+			ID: e.Row.ID, Hash: leaf}}
 	case e.Row != nil && len(x.Leaves) > 0:
 		last := &x.Leaves[len(x.Leaves)-1]
 		*last, err = vault.PackLeaf(*last, e.Row)

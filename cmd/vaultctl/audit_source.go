@@ -51,8 +51,10 @@ func auditFilter(f filter.Filter) db.AuditFilter {
 		name db.AuditColumn
 	}{
 		// The order in which a search looks for few rows.
-		{filter.Request, db.AuditRequest}, {filter.Secret, db.AuditSecret}, {filter.Outcome, db.AuditOutcome}, {filter.Actor, db.AuditActor},
-		{filter.IP, db.AuditClient}, {filter.Action, db.AuditAction}, {filter.Node, db.AuditNode}, {filter.Version, db.AuditVersion},
+		{filter.Request, db.AuditRequest}, {filter.Secret, db.AuditSecret}, {filter.Outcome, db.AuditOutcome},
+		{filter.Actor, db.AuditActor},
+		{filter.IP, db.AuditClient}, {filter.Action, db.AuditAction}, {filter.Node, db.AuditNode},
+		{filter.Version, db.AuditVersion},
 	} {
 		any, none := f.Of(column.key)
 		for _, terms := range [][]filter.Term{any, none} {
@@ -109,8 +111,8 @@ func shownEvents(rows []db.AuditRow) []tui.Event {
 func shownEvent(r db.AuditRow) tui.Event {
 	e := tui.Event{
 		ID: r.ID, RecordedAt: r.RecordedAt, DBRole: r.DBRole,
-		Event: audit.Event{At: r.At, Actor: r.Actor, Client: r.Client, Node: r.Node, Action: r.Action, Secret: r.Secret, Version: r.Version,
-			Outcome: audit.Outcome(r.Outcome)},
+		Event: audit.Event{At: r.At, Actor: r.Actor, Client: r.Client, Node: r.Node, Action: r.Action, Secret: r.Secret,
+			Version: r.Version, Outcome: audit.Outcome(r.Outcome)},
 	}
 	if r.RequestID != nil {
 		e.RequestID = r.RequestID.String()
@@ -124,7 +126,8 @@ func shownEvent(r db.AuditRow) tui.Event {
 	return e
 }
 
-func (s *auditSource) Counts(ctx context.Context, f filter.Filter, from, to time.Time, buckets int) (tui.Counts, error) {
+func (s *auditSource) Counts(ctx context.Context, f filter.Filter, from, to time.Time,
+	buckets int) (tui.Counts, error) {
 	counts, err := s.vault.AuditCounts(ctx, auditFilter(f), from, to, buckets)
 	shown := tui.Counts{From: counts.From, To: counts.To}
 	for _, c := range counts.Buckets {
@@ -161,8 +164,8 @@ func (s *auditSource) Secrets(ctx context.Context, prefix, after string, limit i
 	uses, err := s.vault.SecretUses(ctx, db.ListQuery{Prefix: prefix, After: after, Limit: limit})
 	shown := make([]tui.Secret, len(uses))
 	for i, u := range uses {
-		shown[i] = tui.Secret{Name: u.Name, Version: u.CurrentVersion, RotatedAt: u.RotatedAt, NextRotationAt: u.NextRotationAt,
-			Paused: u.PausedAt != nil, LastReadAt: u.LastReadAt}
+		shown[i] = tui.Secret{Name: u.Name, Version: u.CurrentVersion, RotatedAt: u.RotatedAt,
+			NextRotationAt: u.NextRotationAt, Paused: u.PausedAt != nil, LastReadAt: u.LastReadAt}
 		if u.Job != nil {
 			shown[i].JobState, shown[i].JobError = u.Job.State, u.Job.LastError
 		}

@@ -56,7 +56,8 @@ type tailOptions struct {
 	lines  int
 }
 
-// runAuditTail begins to follow before it asks for the newest: an event that comes in between is in both, and told once.
+// runAuditTail begins to follow before it asks for the newest: an event that comes in between is in both, and told
+// once.
 func runAuditTail(ctx context.Context, a *app, o tailOptions) error {
 	f, err := parseFilter(o.filter)
 	if err != nil {
@@ -139,7 +140,8 @@ func (a *app) printTail(events []db.AuditRow) error {
 		if e.Version > 0 {
 			version = "v" + versionOf(e)
 		}
-		line := fmt.Sprintf("%s  %-8s %-20s %-12s %-28s %-4s %-24s %s", at(e.At), e.Outcome, e.Actor, e.Action, dash(e.Secret), version, from(e), detail(e.Detail))
+		line := fmt.Sprintf("%s  %-8s %-20s %-12s %-28s %-4s %-24s %s", at(e.At), e.Outcome, e.Actor, e.Action,
+			dash(e.Secret), version, from(e), detail(e.Detail))
 		b.WriteString(strings.TrimRight(printable(line), " ") + "\n")
 	}
 	if _, err := io.WriteString(a.out, b.String()); err != nil {

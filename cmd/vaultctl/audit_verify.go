@@ -45,8 +45,10 @@ audit prune, without a database.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runAuditVerify(cmd.Context(), a, o) },
 	}
 	flags := cmd.Flags()
-	flags.Var(durationFlag{&o.since}, "since", "recompute only what was sealed in the last 2h, 7d, ... (the chain of seals is checked from its beginning)")
-	flags.StringVar(&o.copies, "seals", "", "the seals seen before: a node's `file`, or s3://... (audit_seals_file and audit_seals_bucket of vaultd)")
+	flags.Var(durationFlag{&o.since}, "since",
+		"recompute only what was sealed in the last 2h, 7d, ... (the chain of seals is checked from its beginning)")
+	flags.StringVar(&o.copies, "seals", "",
+		"the seals seen before: a node's `file`, or s3://... (audit_seals_file and audit_seals_bucket of vaultd)")
 	flags.StringArrayVar(&o.keys, "key", nil, "public `key` that may have sealed: ed25519:... (again for another)")
 	flags.StringVar(&o.export, "export", "", "check this `file` instead of the database")
 	return cmd
@@ -89,7 +91,8 @@ func runAuditVerify(ctx context.Context, a *app, o auditVerifyOptions) error {
 		return err
 	}
 	if fault != nil {
-		return hint(attention("%s", fault.What), "compare with what other nodes have seen: vaultctl audit verify --seals FILE, or with an archive: --export FILE")
+		return hint(attention("%s", fault.What),
+			"compare with what other nodes have seen: vaultctl audit verify --seals FILE, or with an archive: --export FILE")
 	}
 	return nil
 }
@@ -110,7 +113,8 @@ func (o auditVerifyOptions) options() (seal.Options, error) {
 }
 
 // seals are those seen before: none, those of a file, or of this vault's place in a bucket.
-func (o auditVerifyOptions) seals(ctx context.Context, cluster func(context.Context) (uuid.UUID, error)) (seals []seal.Seal, err error) {
+func (o auditVerifyOptions) seals(ctx context.Context,
+	cluster func(context.Context) (uuid.UUID, error)) (seals []seal.Seal, err error) {
 	switch {
 	case o.copies == "":
 		return nil, nil
@@ -130,7 +134,8 @@ func (o auditVerifyOptions) seals(ctx context.Context, cluster func(context.Cont
 	return seals, nil
 }
 
-func (o auditVerifyOptions) bucketSeals(ctx context.Context, cluster func(context.Context) (uuid.UUID, error)) ([]seal.Seal, error) {
+func (o auditVerifyOptions) bucketSeals(ctx context.Context,
+	cluster func(context.Context) (uuid.UUID, error)) ([]seal.Seal, error) {
 	b, err := bucket.Open(ctx, o.copies, cluster)
 	if err != nil {
 		return nil, err
@@ -178,7 +183,8 @@ func (a *app) printVerdictOfAudit(v auditVerdict) error {
 	case v.Seals == 0:
 		answer = "has no seals"
 	}
-	fields := []string{"audit log", answer, "seals", strconv.FormatInt(v.Seals, 10), "rows recomputed", strconv.FormatInt(v.Rows, 10)}
+	fields := []string{"audit log", answer, "seals", strconv.FormatInt(v.Seals, 10), "rows recomputed",
+		strconv.FormatInt(v.Rows, 10)}
 	if v.Pruned > 0 {
 		fields = append(fields, "rows pruned", strconv.FormatInt(v.Pruned, 10))
 	}
@@ -196,8 +202,8 @@ func (a *app) printVerdictOfAudit(v auditVerdict) error {
 	return a.printFields(append(fields, "signed by", strings.Join(v.Keys, ", "))...)
 }
 
-// progress shows on a terminal how far a long command has come, once that is a moment; of 0 rows, without a share. What it
-// returns removes it.
+// progress shows on a terminal how far a long command has come, once that is a moment; of 0 rows, without a share. What
+// it returns removes it.
 func (a *app) progress(what string, of int64, tick *func(int64)) (done func()) {
 	var share func(n int64) float64
 	if of > 0 {

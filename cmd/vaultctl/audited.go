@@ -14,7 +14,8 @@ import (
 type onRecord struct{ unaudited bool }
 
 func (o *onRecord) register(cmd *cobra.Command) {
-	cmd.Flags().BoolVar(&o.unaudited, "unaudited", false, "do without a row in the audit log: what is left when the primary is away")
+	cmd.Flags().BoolVar(&o.unaudited, "unaudited", false,
+		"do without a row in the audit log: what is left when the primary is away")
 }
 
 // answered is called when the answer is known and before a byte of it is shown; with its error nothing is.
@@ -53,7 +54,8 @@ func shown(err error) error {
 // refused records, where that can be done, that somebody asked and why he got nothing.
 func (o onRecord) refused(ctx context.Context, v *vault.Vault, action, name string, version int, why error) {
 	reason := ""
-	for kind, word := range map[error]string{vault.ErrNotFound: "not_found", vault.ErrRefused: "not_allowed", vault.ErrIntegrity: "integrity", vault.ErrKeyRefused: "key_refused"} {
+	for kind, word := range map[error]string{vault.ErrNotFound: "not_found", vault.ErrRefused: "not_allowed",
+		vault.ErrIntegrity: "integrity", vault.ErrKeyRefused: "key_refused"} {
 		if errors.Is(why, kind) {
 			reason = word
 		}
@@ -61,7 +63,8 @@ func (o onRecord) refused(ctx context.Context, v *vault.Vault, action, name stri
 	if reason == "" || o.unaudited {
 		return
 	}
-	e := audit.Event{Action: action, Secret: name, Version: version, Outcome: audit.Failed, Detail: map[string]any{"reason": reason}}
+	e := audit.Event{Action: action, Secret: name, Version: version, Outcome: audit.Failed,
+		Detail: map[string]any{"reason": reason}}
 	if reason == "not_allowed" {
 		e.Outcome = audit.Denied
 	}

@@ -47,7 +47,8 @@ func completeNameAndSource(a *app) completer {
 		if len(args) != 1 {
 			return complete(cmd, args, typed)
 		}
-		return []string{"-\tstandard input", "@\ta file"}, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
+		return []string{"-\tstandard input", "@\ta file"},
+			cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
 	}
 }
 
@@ -92,7 +93,8 @@ func (a *app) findBranches(ctx context.Context, q db.BranchQuery) ([]db.Branch, 
 // registerCompletions comes last: cobra makes its completion command for the commands that are there.
 func registerCompletions(root *cobra.Command) {
 	// The error would be for a flag that does not exist.
-	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"},
+		cobra.ShellCompDirectiveNoFileComp))
 	root.InitDefaultCompletionCmd()
 	if c, _, err := root.Find([]string{"completion"}); err == nil {
 		holdCommands(c)

@@ -72,7 +72,8 @@ func job(j *db.JobRow) string {
 	return text
 }
 
-// about words an answer that only says "not found". A role sees the names it was granted, and to it any other is absent.
+// about words an answer that only says "not found". A role sees the names it was granted, and to it any other is
+// absent.
 func about(name string, err error) error {
 	if errors.Is(err, vault.ErrNotFound) {
 		return hint(&kindError{vault.ErrNotFound, fmt.Sprintf("no secret %q", name)},
@@ -84,7 +85,8 @@ func about(name string, err error) error {
 // aboutVersion is about, for one version.
 func aboutVersion(name string, version int, err error) error {
 	if errors.Is(err, vault.ErrNotFound) {
-		return hint(&kindError{vault.ErrNotFound, fmt.Sprintf("no version %d of %q that is still valid", version, name)}, "vaultctl history %s", name)
+		return hint(&kindError{vault.ErrNotFound, fmt.Sprintf("no version %d of %q that is still valid", version, name)},
+			"vaultctl history %s", name)
 	}
 	return err
 }

@@ -150,7 +150,8 @@ func openDev(ctx context.Context, o devOptions) (*dev, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the folder: %w", err)
 	}
-	cluster, err := localpg.Open(ctx, localpg.Options{Dir: filepath.Join(dir, "cluster"), Standbys: o.standbys, Durable: true})
+	cluster, err := localpg.Open(ctx, localpg.Options{Dir: filepath.Join(dir, "cluster"), Standbys: o.standbys,
+		Durable: true})
 	if errors.Is(err, localpg.ErrInUse) {
 		return nil, hint(err, "vaultctl dev status --dir %s", shellPath(o.dir))
 	}
@@ -168,7 +169,8 @@ func loadDev(dir string) (*dev, error) {
 	cluster, err := localpg.Load(filepath.Join(dir, "cluster"))
 	switch {
 	case errors.Is(err, localpg.ErrNoCluster):
-		return nil, hint(&kindError{vault.ErrNotFound, fmt.Sprintf("no local vault in %q", dir)}, "vaultctl dev --dir %s makes one", shellPath(dir))
+		return nil, hint(&kindError{vault.ErrNotFound, fmt.Sprintf("no local vault in %q", dir)},
+			"vaultctl dev --dir %s makes one", shellPath(dir))
 	case errors.Is(err, localpg.ErrInUse):
 		return nil, hint(err, "it runs in the foreground of another terminal: Ctrl-C there stops it")
 	}
@@ -197,7 +199,8 @@ func (d *dev) install(ctx context.Context) error {
 		return err
 	}
 	primary := d.cluster.Primary()
-	if err := db.EnsureDatabase(ctx, primary.URL("postgres", devSuperuser), devDatabase, devOperator, devDaemon); err != nil {
+	if err := db.EnsureDatabase(ctx, primary.URL("postgres", devSuperuser), devDatabase, devOperator,
+		devDaemon); err != nil {
 		return err
 	}
 	owner := primary.URL(devDatabase, devSuperuser)
@@ -220,7 +223,8 @@ func (d *dev) install(ctx context.Context) error {
 
 // firstToken saves the token last: a run that was cut off before makes another one, under a name of its own.
 func (d *dev) firstToken(ctx context.Context, v *vault.Vault) error {
-	token, _, err := v.CreateTokenAsOwner(ctx, vault.NewTokenRequest{Name: "dev-" + strconv.FormatInt(time.Now().Unix(), 36)})
+	token, _, err := v.CreateTokenAsOwner(ctx,
+		vault.NewTokenRequest{Name: "dev-" + strconv.FormatInt(time.Now().Unix(), 36)})
 	if err != nil {
 		return err
 	}
@@ -228,7 +232,8 @@ func (d *dev) firstToken(ctx context.Context, v *vault.Vault) error {
 	for _, g := range []struct {
 		role  string
 		group vault.Group
-	}{{devOperator, vault.GroupService}, {devOperator, vault.GroupAuditor}, {devDaemon, vault.GroupService}, {devDaemon, vault.GroupWorker}} {
+	}{{devOperator, vault.GroupService}, {devOperator, vault.GroupAuditor}, {devDaemon, vault.GroupService},
+		{devDaemon, vault.GroupWorker}} {
 		if _, err := v.Grant(ctx, change, g.role, g.group, ""); err != nil {
 			return err
 		}
@@ -307,7 +312,8 @@ address_file = %q
 allow = ["127.0.0.0/8", "::1/128"]
 kms_keys = [%q]
 `, node.URL(devDatabase, devDaemon), d.cluster.Primary().URL(devDatabase, devDaemon),
-		d.file("vaultd-"+node.Name()+".state"), d.file("vaultd-"+node.Name()+".spool"), d.file("vaultd-"+node.Name()+".addresses"), kms.LocalURI(d.file("kek")))
+		d.file("vaultd-"+node.Name()+".state"), d.file("vaultd-"+node.Name()+".spool"),
+		d.file("vaultd-"+node.Name()+".addresses"), kms.LocalURI(d.file("kek")))
 }
 
 func (d *dev) waitDaemon(ctx context.Context, node *localpg.Node, exited <-chan error) error {
@@ -378,7 +384,8 @@ func (d *dev) writeEnv(bin string) error {
 		}
 	}
 	fmt.Fprintf(&b, "export PATH='%s':\"$PATH\"\n", strings.ReplaceAll(bin, "'", `'\''`))
-	fmt.Fprintf(&b, "# the owner of the database, for init, migrate and CREATE ROLE:\n# %s\n", d.cluster.Primary().URL(devDatabase, devSuperuser))
+	fmt.Fprintf(&b, "# the owner of the database, for init, migrate and CREATE ROLE:\n# %s\n",
+		d.cluster.Primary().URL(devDatabase, devSuperuser))
 	partial := d.file("env.sh.partial")
 	if err := os.WriteFile(partial, []byte(b.String()), 0o600); err != nil {
 		return err
@@ -418,7 +425,8 @@ func (d *dev) stopDaemon(ctx context.Context, node *localpg.Node) error {
 	return nil
 }
 
-// daemonPid returns the running daemon of a node, 0 if there is none. A number that now belongs to another program is none.
+// daemonPid returns the running daemon of a node, 0 if there is none. A number that now belongs to another program is
+// none.
 func (d *dev) daemonPid(node *localpg.Node) int {
 	base := d.file("vaultd-" + node.Name())
 	text, err := os.ReadFile(base + ".pid")

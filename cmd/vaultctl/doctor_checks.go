@@ -42,7 +42,8 @@ func checkPrimary(_ context.Context, p *patient) finding {
 	case p.primaryErr != nil && p.nodeErr != nil && text(p.primaryErr) == text(p.nodeErr):
 		return finding{}
 	case p.primaryErr != nil && p.node != nil && p.node.Recovering && p.node.Hosts == 1:
-		return warning("name every node: --database-url 'postgres://db1,db2,db3/...'", "the only host that is named is a standby: reading works, changing does not")
+		return warning("name every node: --database-url 'postgres://db1,db2,db3/...'",
+			"the only host that is named is a standby: reading works, changing does not")
 	case p.primaryErr != nil:
 		return p.a.failure(p.primaryErr)
 	}
@@ -60,13 +61,16 @@ func checkFence(ctx context.Context, p *patient) finding {
 	case err != nil:
 		return p.unless(err)
 	case p.a.fence.Path() == "":
-		return warning("export XDG_STATE_HOME=FOLDER", "nothing is remembered of primaries: there is no home folder to keep it in")
+		return warning("export XDG_STATE_HOME=FOLDER",
+			"nothing is remembered of primaries: there is no home folder to keep it in")
 	}
 	if err := db.Unreachable(p.a.fence.Path()); err != nil {
-		return warning("export XDG_STATE_HOME=FOLDER", "nothing is remembered of primaries: state file %q: %s", p.a.fence.Path(), reason(err))
+		return warning("export XDG_STATE_HOME=FOLDER", "nothing is remembered of primaries: state file %q: %s",
+			p.a.fence.Path(), reason(err))
 	}
 	if err := p.a.fence.Probe(); err != nil {
-		return warning("mkdir -p "+shellPath(strings.TrimSuffix(p.a.stateFile(), "/primaries.json")), "nothing is remembered of primaries: %s", text(err))
+		return warning("mkdir -p "+shellPath(strings.TrimSuffix(p.a.stateFile(), "/primaries.json")),
+			"nothing is remembered of primaries: %s", text(err))
 	}
 	if p.node == nil {
 		return finding{}
@@ -96,11 +100,13 @@ func checkSchema(_ context.Context, p *patient) finding {
 	case s.Have == 0:
 		return problem("vaultctl init, as the owner of the database", "there is no vault in this database")
 	case s.Have < s.Want:
-		return problem("vaultctl migrate, as the owner of the database", "version %d, and this binary wants %d", s.Have, s.Want)
+		return problem("vaultctl migrate, as the owner of the database", "version %d, and this binary wants %d", s.Have,
+			s.Want)
 	case s.Have > s.Want:
 		return problem("install the vaultctl that migrated it", "version %d, and this binary knows %d", s.Have, s.Want)
 	case !s.FunctionsCurrent:
-		return problem("vaultctl migrate, as the owner of the database", "version %d, with functions or policies of another release", s.Have)
+		return problem("vaultctl migrate, as the owner of the database",
+			"version %d, with functions or policies of another release", s.Have)
 	default:
 		return fine("version %d, functions and policies of this release", s.Have)
 	}
@@ -114,7 +120,8 @@ func checkServer(_ context.Context, p *patient) finding {
 	case major < oldestAllowed:
 		return problem(fmt.Sprintf("upgrade to PostgreSQL %d or newer", oldestAllowed), "PostgreSQL %d is too old", major)
 	case major > newestTested:
-		return warning("look for a newer release of the vault", "PostgreSQL %d is newer than the newest tested, %d", major, newestTested)
+		return warning("look for a newer release of the vault", "PostgreSQL %d is newer than the newest tested, %d", major,
+			newestTested)
 	default:
 		return fine("PostgreSQL %d.%d", major, p.node.Version%10000)
 	}
@@ -155,9 +162,11 @@ func checkClock(_ context.Context, p *patient) finding {
 	}
 	switch skew := p.node.Skew.Abs(); {
 	case skew > skewProblem:
-		return problem("timedatectl, here and on the server", "this clock and the server's differ by %s", skew.Round(time.Second))
+		return problem("timedatectl, here and on the server", "this clock and the server's differ by %s",
+			skew.Round(time.Second))
 	case skew > skewWarning:
-		return warning("timedatectl, here and on the server", "this clock and the server's differ by %s", skew.Round(100*time.Millisecond))
+		return warning("timedatectl, here and on the server", "this clock and the server's differ by %s",
+			skew.Round(100*time.Millisecond))
 	}
 	return fine("agrees with the server's within %s", skewWarning)
 }
@@ -167,7 +176,8 @@ func checkRole(_ context.Context, p *patient) finding {
 	case p.node == nil || p.node.Schema.Have != p.node.Schema.Want:
 		return finding{}
 	case p.node.TooPowerful != "":
-		return warning("connect as a role that was granted access: vaultctl grant ROLE", "role %q could bypass the vault: it has %s", p.node.Role, p.node.TooPowerful)
+		return warning("connect as a role that was granted access: vaultctl grant ROLE",
+			"role %q could bypass the vault: it has %s", p.node.Role, p.node.TooPowerful)
 	}
 	return fine("%q cannot bypass the vault", p.node.Role)
 }
@@ -265,7 +275,8 @@ func checkToken(ctx context.Context, p *patient) finding {
 	case err != nil:
 		return p.a.failure(err)
 	case token.ExpiresAt != nil && time.Until(*token.ExpiresAt) < tokenWarning:
-		return warning("vaultctl token create NAME, with this one while it lasts", "%q expires %s", token.Name, when(token.ExpiresAt))
+		return warning("vaultctl token create NAME, with this one while it lasts", "%q expires %s", token.Name,
+			when(token.ExpiresAt))
 	}
 	scope := "everything"
 	if token.Scope != "" {
@@ -279,10 +290,12 @@ func checkDurability(_ context.Context, p *patient) finding {
 		return p.noStatus()
 	}
 	if text := durabilityProblem(*p.status); text != "" {
-		return problem("start the standby, or take it out of synchronous_standby_names", "%s", strings.TrimPrefix(text, "durability: "))
+		return problem("start the standby, or take it out of synchronous_standby_names", "%s",
+			strings.TrimPrefix(text, "durability: "))
 	}
 	if all := durabilityWarnings(*p.status); len(all) > 0 {
-		return warning("synchronous_standby_names, fsync and full_page_writes decide: SHOW ALL", "%s", strings.Join(all, "; "))
+		return warning("synchronous_standby_names, fsync and full_page_writes decide: SHOW ALL", "%s",
+			strings.Join(all, "; "))
 	}
 	return fine("%s", durabilityLine(*p.status))
 }
@@ -321,7 +334,8 @@ func checkReplay(_ context.Context, p *patient) finding {
 		return finding{}
 	}
 	if behind := p.primary.BeatAt.Sub(*p.node.BeatAt); behind > replayLate {
-		return problem("SELECT * FROM pg_stat_wal_receiver, on the standby", "this standby is %s behind its primary", behind.Round(time.Second))
+		return problem("SELECT * FROM pg_stat_wal_receiver, on the standby", "this standby is %s behind its primary",
+			behind.Round(time.Second))
 	}
 	return fine("this standby keeps up")
 }
@@ -340,7 +354,8 @@ func checkHeartbeat(_ context.Context, p *patient) finding {
 	case e.BeatAt == nil:
 		detail = "no supervisor has run yet: nothing rotates, expires or is purged"
 	case e.BeatAge > beatLate:
-		detail = fmt.Sprintf("no supervisor has run for %s: nothing rotates, expires or is purged", e.BeatAge.Round(time.Second))
+		detail = fmt.Sprintf("no supervisor has run for %s: nothing rotates, expires or is purged",
+			e.BeatAge.Round(time.Second))
 	default:
 		return fine("a supervisor is at work")
 	}
@@ -414,7 +429,8 @@ func checkDeleted(ctx context.Context, p *patient) finding {
 		}
 	}
 	if soon > 0 {
-		return warning("vaultctl list --deleted; vaultctl restore NAME", "%s purged within a day", plural(soon, "secret is", "secrets are"))
+		return warning("vaultctl list --deleted; vaultctl restore NAME", "%s purged within a day",
+			plural(soon, "secret is", "secrets are"))
 	}
 	return fine("%s restorable", plural(len(rows), "secret is", "secrets are"))
 }

@@ -26,7 +26,8 @@ func durabilityLine(s db.Status) string {
 // durabilityProblem is what keeps writes from being acknowledged; "" for nothing.
 func durabilityProblem(s db.Status) string {
 	if d := s.Durability; d != nil && d.Replication == "blocked" {
-		return fmt.Sprintf("durability: writes wait for %s, and %d connected", plural(d.Needed, "synchronous standby", "synchronous standbys"), len(d.Synchronous))
+		return fmt.Sprintf("durability: writes wait for %s, and %d connected",
+			plural(d.Needed, "synchronous standby", "synchronous standbys"), len(d.Synchronous))
 	}
 	return ""
 }

@@ -48,7 +48,8 @@ var exitCodes = []struct {
 	{errAttention, exitAttention, ""},
 	{errNotRun, exitNotRun, ""},
 	{errNoProgram, exitNoProgram, ""},
-	{vault.ErrOutcomeUnknown, exitAttention, "vaultctl history NAME shows whether it was made; vaultctl status and vaultctl doctor, what keeps the cluster"},
+	{vault.ErrOutcomeUnknown, exitAttention,
+		"vaultctl history NAME shows whether it was made; vaultctl status and vaultctl doctor, what keeps the cluster"},
 	{vault.ErrFenced, exitUnavailable, ""},
 	{vault.ErrState, exitFailed, ""},
 	{vault.ErrBusy, exitUnavailable, "try again; if it stays so, pg_stat_activity shows who holds it"},
@@ -118,7 +119,8 @@ func (a *app) verdict(err error) (code int, help string) {
 
 // libpqConfigured reports whether the environment names a server.
 func libpqConfigured() bool {
-	return slices.ContainsFunc([]string{"PGHOST", "PGSERVICE", "PGPORT"}, func(name string) bool { return os.Getenv(name) != "" })
+	return slices.ContainsFunc([]string{"PGHOST", "PGSERVICE", "PGPORT"},
+		func(name string) bool { return os.Getenv(name) != "" })
 }
 
 // text leaves out the sentinel's own words where the rest of the message says the same.
@@ -127,7 +129,8 @@ func text(err error) string {
 		return vault.ErrNotInitialised.Error() // what stands around it is the SQL that found out
 	}
 	t := strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; ")
-	for _, tail := range []error{vault.ErrConflict, vault.ErrDeleted, vault.ErrRefused, vault.ErrKeyRefused, vault.ErrUnavailable, errAttention} {
+	for _, tail := range []error{vault.ErrConflict, vault.ErrDeleted, vault.ErrRefused, vault.ErrKeyRefused,
+		vault.ErrUnavailable, errAttention} {
 		if short, ok := strings.CutSuffix(t, ": "+tail.Error()); ok {
 			return short
 		}

@@ -76,11 +76,15 @@ func TestErrorsAreOneLineAndAHint(t *testing.T) {
 	}{
 		{hint(usage("bad"), "good %d", 1), "vaultctl: bad\nhint: good 1\n"},
 		{fmt.Errorf("outer: %w", hint(usage("bad"), "good")), "vaultctl: outer: bad\nhint: good\n"},
-		{fmt.Errorf("put %q: %w", "a", vault.ErrDeleted), "vaultctl: put \"a\"\nhint: vaultctl restore NAME, or vaultctl purge NAME\n"},
+		{fmt.Errorf("put %q: %w", "a", vault.ErrDeleted),
+			"vaultctl: put \"a\"\nhint: vaultctl restore NAME, or vaultctl purge NAME\n"},
 		{errors.Join(errors.New("one"), errors.New("two")), "vaultctl: one; two\n"},
 		{errors.New("red \x1b[31m and \u009b[2J"), "vaultctl: red ?[31m and ?[2J\n"},
-		{&db.Error{Kind: db.ErrNotInitialised, Text: `relation "vault.config" does not exist`}, "vaultctl: vault is not initialised in this database\nhint: vaultctl init, as the owner of the database\n"},
-		{&db.Error{Kind: db.ErrRefused, Text: "the database role is not allowed to use the vault: permission denied for schema vault"}, "vaultctl: the database role is not allowed to use the vault: permission denied for schema vault\nhint: vaultctl grant ROLE, by somebody with an admin token\n"},
+		{&db.Error{Kind: db.ErrNotInitialised, Text: `relation "vault.config" does not exist`},
+			"vaultctl: vault is not initialised in this database\nhint: vaultctl init, as the owner of the database\n"},
+		{&db.Error{Kind: db.ErrRefused,
+			Text: "the database role is not allowed to use the vault: permission denied for schema vault"},
+			"vaultctl: the database role is not allowed to use the vault: permission denied for schema vault\nhint: vaultctl grant ROLE, by somebody with an admin token\n"},
 	} {
 		if got := mustReport(t, t.Context(), &app{}, c.err); got.err != c.want {
 			t.Errorf("got %q, want %q", got.err, c.want)
@@ -93,7 +97,8 @@ func TestNoDatabaseNamedIsHinted(t *testing.T) {
 	if got := mustReport(t, t.Context(), &app{}, vault.ErrUnavailable); !strings.Contains(got.err, want) {
 		t.Errorf("got %q, want a hint about %s", got.err, want)
 	}
-	if got := mustReport(t, t.Context(), &app{databaseURL: "postgres://db1/app"}, vault.ErrUnavailable); strings.Contains(got.err, want) {
+	if got := mustReport(t, t.Context(), &app{databaseURL: "postgres://db1/app"},
+		vault.ErrUnavailable); strings.Contains(got.err, want) {
 		t.Errorf("with a URL: got %q, want no such hint", got.err)
 	}
 	t.Setenv("PGHOST", "db1")

@@ -49,7 +49,8 @@ func TestPrefixVariables(t *testing.T) {
 
 func TestInherited(t *testing.T) {
 	environ := []string{"PATH=/bin", "VAULTCTL_TOKEN=t", "VAULTCTL_TOKEN_FILE=f", "VAULTCTL_DATABASE_URL=u",
-		"VAULTCTL_KMS_KEY=k", "VAULTD_DATABASE_URL=u", "PGPASSWORD=p", "PGPASSFILE=f", "PGSSLPASSWORD=p", "PGSERVICEFILE=f", "PGHOST=h", "A=b=c"}
+		"VAULTCTL_KMS_KEY=k", "VAULTD_DATABASE_URL=u", "PGPASSWORD=p", "PGPASSFILE=f", "PGSSLPASSWORD=p", "PGSERVICEFILE=f",
+		"PGHOST=h", "A=b=c"}
 	for _, c := range []struct {
 		options execOptions
 		want    []string

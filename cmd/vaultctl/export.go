@@ -171,7 +171,8 @@ func eventOf(e vault.Exported) audit.Event {
 	if e.Err == nil {
 		return vault.AuditedGet(e.Name, &e.Secret)
 	}
-	return audit.Event{Action: audit.Read, Secret: e.Name, Version: e.Version, Outcome: audit.Failed, Detail: map[string]any{"reason": whyNot(e.Err)}}
+	return audit.Event{Action: audit.Read, Secret: e.Name, Version: e.Version, Outcome: audit.Failed,
+		Detail: map[string]any{"reason": whyNot(e.Err)}}
 }
 
 func whyNot(err error) string {
@@ -184,7 +185,8 @@ func whyNot(err error) string {
 	return "unavailable"
 }
 
-// appendExported writes a line that import reads. The buffer is as long as any line, so no copy of a value stays behind.
+// appendExported writes a line that import reads. The buffer is as long as any line, so no copy of a value stays
+// behind.
 func appendExported(line []byte, e vault.Exported, settings bool) []byte {
 	line = strictjson.AppendString(append(line, `{"name":`...), []byte(e.Name))
 	if utf8.Valid(e.Value) {
@@ -210,7 +212,8 @@ func appendSettings(line []byte, s vault.Settings) []byte {
 	for _, field := range []struct {
 		name string
 		text *string
-	}{{"generator", s.Generator}, {"rotate_every", interval(s.RotateEvery)}, {"grace", interval(s.Grace)}, {"rotator", s.Rotator}, {"window", s.Window}} {
+	}{{"generator", s.Generator}, {"rotate_every", interval(s.RotateEvery)}, {"grace", interval(s.Grace)},
+		{"rotator", s.Rotator}, {"window", s.Window}} {
 		if field.text != nil {
 			line = append(line, `,"`+field.name+`":`...)
 			line = strictjson.AppendString(line, []byte(*field.text))

@@ -8,9 +8,9 @@ import (
 	"github.com/hyperiondb/vault/internal/db"
 )
 
-// openFence reads which primaries this user has met. Where nothing can be kept (no home, a home that may not be entered, a
-// read-only file system) vaultctl goes on all the same and in silence: such a place has no memory to lose, and every run in
-// a container would say so. The doctor tells.
+// openFence reads which primaries this user has met. Where nothing can be kept (no home, a home that may not be
+// entered, a read-only file system) vaultctl goes on all the same and in silence: such a place has no memory to lose,
+// and every run in a container would say so. The doctor tells.
 func (a *app) openFence() (*db.Fence, error) {
 	if a.fence == nil {
 		fence, err := db.OpenFence(a.stateFile())

@@ -36,15 +36,19 @@ func (o optionalText) value() *string {
 }
 
 func (f *settingsFlags) register(flags *pflag.FlagSet) {
-	flags.Var(durationFlag{&f.rotateEvery}, "rotate-every", "make a new value this often, e.g. 30d (at least 1m; needs a generator)")
+	flags.Var(durationFlag{&f.rotateEvery}, "rotate-every",
+		"make a new value this often, e.g. 30d (at least 1m; needs a generator)")
 	flags.Var(durationFlag{&f.grace}, "grace", "how long a superseded version stays valid, e.g. 24h; 0 ends it at once")
-	flags.Var(&f.rotator, "rotator", "what brings a new value to where it is used, a `SPEC` such as \"postgres-role role=app via=prod/db/admin\"; empty for nothing")
-	flags.Var(&f.window, "window", "when it may rotate, a `WINDOW` such as \"02:00-05:00 Europe/Berlin\"; empty for any time")
+	flags.Var(&f.rotator, "rotator",
+		"what brings a new value to where it is used, a `SPEC` such as \"postgres-role role=app via=prod/db/admin\"; empty for nothing")
+	flags.Var(&f.window, "window",
+		"when it may rotate, a `WINDOW` such as \"02:00-05:00 Europe/Berlin\"; empty for any time")
 }
 
 // settings are what was given, nil for what was not.
 func (f settingsFlags) settings(generator *string) vault.Settings {
-	return vault.Settings{Generator: generator, RotateEvery: f.rotateEvery, Grace: f.grace, Rotator: f.rotator.value(), Window: f.window.value()}
+	return vault.Settings{Generator: generator, RotateEvery: f.rotateEvery, Grace: f.grace, Rotator: f.rotator.value(),
+		Window: f.window.value()}
 }
 
 // check says at once what the database would refuse later. ParseInterval has refused what is too long.
@@ -80,7 +84,8 @@ type generateFlags struct {
 }
 
 func (f *generateFlags) register(flags *pflag.FlagSet) {
-	flags.StringVar(&f.kind, "generate", "", "make the value: `KIND` is chars, hex, base64, uuid, words or a whole spec, written --generate=hex:32")
+	flags.StringVar(&f.kind, "generate", "",
+		"make the value: `KIND` is chars, hex, base64, uuid, words or a whole spec, written --generate=hex:32")
 	flags.Lookup("generate").NoOptDefVal = "chars"
 	flags.IntVar(&f.length, "length", 0, "how many characters, bytes (hex, base64) or words to generate")
 	flags.StringVar(&f.charset, "charset", "", "what to generate from: alnum, alpha, digits, ascii, url, or =CHARACTERS")

@@ -76,7 +76,8 @@ func runGraceEnd(ctx context.Context, a *app, o graceEndOptions) error {
 	}
 	told := fmt.Sprintf("ended the grace of %s of %q: over on the primary, and on a standby when it has replayed this",
 		numbered(receipt.EndedVersions), o.name)
-	return a.settle(ctx, v, receipt.LSN, o.wait, told, func(standbys *[]db.Standby) any { return receiptJSON{receipt, standbys} })
+	return a.settle(ctx, v, receipt.LSN, o.wait, told,
+		func(standbys *[]db.Standby) any { return receiptJSON{receipt, standbys} })
 }
 
 func numbered(versions []int) string {

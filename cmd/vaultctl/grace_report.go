@@ -105,7 +105,8 @@ func graceReport(uses []db.GraceUse, since time.Time) []graceJSON {
 	report := []graceJSON{}
 	for _, u := range uses {
 		if n := len(report); n == 0 || report[n-1].Secret != u.Secret || report[n-1].Version != u.Version {
-			report = append(report, graceJSON{Secret: u.Secret, Version: u.Version, ExpiresAt: u.ExpiresAt, MayEnd: true, Presented: []graceUseJSON{}})
+			report = append(report, graceJSON{Secret: u.Secret, Version: u.Version, ExpiresAt: u.ExpiresAt, MayEnd: true,
+				Presented: []graceUseJSON{}})
 		}
 		g := &report[len(report)-1]
 		if u.LastAt == nil {
@@ -132,5 +133,6 @@ func (a *app) printGrace(report []graceJSON) error {
 			rows = append(rows, append(row[:4:4], u.Actor, fmt.Sprint(u.Times), when(u.LastAt)))
 		}
 	}
-	return a.printTable([]string{"NAME", "VERSION", "GRACE UNTIL", "GRACE", "PRESENTED BY", "TIMES", "LAST"}, rows, "no version is in grace")
+	return a.printTable([]string{"NAME", "VERSION", "GRACE UNTIL", "GRACE", "PRESENTED BY", "TIMES", "LAST"}, rows,
+		"no version is in grace")
 }

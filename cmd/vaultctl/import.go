@@ -72,7 +72,8 @@ every line and tells what exists.`,
 	flags := cmd.Flags()
 	flags.StringVar(&o.format, "format", "", "jsonl or env (default: by the file's name)")
 	flags.StringVar(&o.prefix, "prefix", "", "put `PREFIX` before every name, e.g. prod/app/")
-	flags.StringVar(&o.onConflict, "on-conflict", string(vault.FailOnConflict), "what to do with names that exist: fail, skip or update")
+	flags.StringVar(&o.onConflict, "on-conflict", string(vault.FailOnConflict),
+		"what to do with names that exist: fail, skip or update")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "check every line and tell what exists; store nothing")
 	flags.BoolVar(&o.stopOnError, "stop-on-error", false, "read no further after a line that fails")
 	flags.IntVar(&o.concurrency, "concurrency", 8,
@@ -185,7 +186,8 @@ func runImport(ctx context.Context, a *app, o importOptions) error {
 		return err
 	}
 	defer input.close()
-	r := &importing{DryRun: o.dryRun, Failures: []importFailure{}, a: a, vault: v, change: change, token: token, o: o, input: input, seen: newSeenNames()}
+	r := &importing{DryRun: o.dryRun, Failures: []importFailure{}, a: a, vault: v, change: change, token: token, o: o,
+		input: input, seen: newSeenNames()}
 	r.done = a.progressBy("secrets", input.share(), &r.tick)
 	err = r.run(ctx)
 	r.done()
@@ -249,8 +251,8 @@ func (in *importInput) share() func(int64) float64 {
 	return func(int64) float64 { return float64(in.lines.read.Load()) / float64(in.size) }
 }
 
-// run reads until the end, the first error that would meet all the rest, or, if that was asked for, the first line that fails.
-// What has begun by then is brought to its end. Memory is bounded by the batches under way.
+// run reads until the end, the first error that would meet all the rest, or, if that was asked for, the first line that
+// fails. What has begun by then is brought to its end. Memory is bounded by the batches under way.
 func (r *importing) run(ctx context.Context) error {
 	reading, stop := context.WithCancel(ctx)
 	defer stop()
@@ -296,8 +298,8 @@ func (r *importing) write(ctx context.Context, batches <-chan []entry) error {
 	}
 }
 
-// storeAll stores a batch. A server that has no connection for this writer has it leave the rest to the others; the last
-// one asks again, as often as connectionTries says.
+// storeAll stores a batch. A server that has no connection for this writer has it leave the rest to the others; the
+// last one asks again, as often as connectionTries says.
 func (r *importing) storeAll(ctx context.Context, batch []entry) (goesOn bool, err error) {
 	for try := 1; ; try++ {
 		batch, err = r.store(ctx, batch)
@@ -484,9 +486,11 @@ func (r *importing) outcome(err error) error {
 	case err != nil:
 		return hint(fmt.Errorf("the import ended early: %w", err), "the same command goes on with what is left")
 	case r.Failed > 0 && r.o.stopOnError:
-		return hint(attention("the import stopped at a line that failed"), "mend it; the same command goes on with what is left")
+		return hint(attention("the import stopped at a line that failed"),
+			"mend it; the same command goes on with what is left")
 	case r.Failed > 0:
-		return hint(attention("%s not imported", plural(int(r.Failed), "line was", "lines were")), "mend them; the same command leaves what is there already")
+		return hint(attention("%s not imported", plural(int(r.Failed), "line was", "lines were")),
+			"mend them; the same command leaves what is there already")
 	}
 	return nil
 }
@@ -496,7 +500,8 @@ func (r *importing) print() error {
 		return r.a.printJSON(r)
 	}
 	if r.DryRun {
-		r.a.note("%s would be created, %d exist, %d failed; nothing was stored", plural(int(r.Created), "secret", "secrets"), r.Existing+r.Skipped, r.Failed)
+		r.a.note("%s would be created, %d exist, %d failed; nothing was stored", plural(int(r.Created), "secret", "secrets"),
+			r.Existing+r.Skipped, r.Failed)
 		return nil
 	}
 	line := fmt.Sprintf("%s created", plural(int(r.Created), "secret", "secrets"))

@@ -19,20 +19,25 @@ import (
 // the value.
 var takenAnyway = map[string]string{
 	"a.b=x\n": "no name to a shell", "a-b=x\n": "no name to a shell", "1A=x\n": "no name to a shell",
-	"\tA=x\n": "node takes the tab for a part of the name", "A=x\n  # c\nB=y\n": "node takes the comment for a part of the name",
-	"\t\nA=x\n": "node takes the blanks for a part of the name", "A=x\n\n  \nB=y\n": "node takes the blanks for a part of the name",
-	"A=x\r\nB=y\r\n": "CR LF", "A='x'\r\nB=y\r\n": "CR LF", "A=\"x\"\r\nB=y\r\n": "CR LF", "A='x' \t\r\nB=y\r\n": "CR LF",
-	"\r\nA=x\r\n": "CR LF", "# c\r\nA=x\r\n": "CR LF", "A=x\r": "CR LF", "\ufeffA=x\n": "a byte order mark",
+	"\tA=x\n":           "node takes the tab for a part of the name",
+	"A=x\n  # c\nB=y\n": "node takes the comment for a part of the name",
+	"\t\nA=x\n":         "node takes the blanks for a part of the name",
+	"A=x\n\n  \nB=y\n":  "node takes the blanks for a part of the name",
+	"A=x\r\nB=y\r\n":    "CR LF", "A='x'\r\nB=y\r\n": "CR LF", "A=\"x\"\r\nB=y\r\n": "CR LF",
+	"A='x' \t\r\nB=y\r\n": "CR LF",
+	"\r\nA=x\r\n":         "CR LF", "# c\r\nA=x\r\n": "CR LF", "A=x\r": "CR LF", "\ufeffA=x\n": "a byte order mark",
 }
 
 // refusedAnyway are texts that all programs read alike and that are refused: the rule is simpler, or what was meant
 // is open.
 var refusedAnyway = map[string]string{
 	"A=x #y\n": "a comment, or a part of the value", "A=x # it's\nB='y'\n": "the same",
-	"A=x$~y\n": "a list of what may follow $", "A=x$^y\n": "the same", "A=x$}y\n": "the same", "A=x$,y\n": "the same", "A=x$+y\n": "the same",
+	"A=x$~y\n": "a list of what may follow $", "A=x$^y\n": "the same", "A=x$}y\n": "the same", "A=x$,y\n": "the same",
+	"A=x$+y\n":     "the same",
 	"A=\"x$,y\"\n": "the same", "A=\"x$+y\"\n": "the same", "A=x$äy\n": "the same", "A=\"x$'y\"\n": "the same",
-	"A=\"a\\xb\"\n": "no escapes", "A={x,y}\n": "bash expands it after export", "A=x{y,z}\n": "the same", "A={1..3}\n": "the same",
-	"A='${'\n": "no ${ in '...'", "A='x${'\n": "the same", "A=~x\n": "a user's home folder",
+	"A=\"a\\xb\"\n": "no escapes", "A={x,y}\n": "bash expands it after export", "A=x{y,z}\n": "the same",
+	"A={1..3}\n": "the same",
+	"A='${'\n":   "no ${ in '...'", "A='x${'\n": "the same", "A=~x\n": "a user's home folder",
 }
 
 // TestDotenvTable: what vaultctl takes from a .env file is what every program reads there. tools/dotenv made the table.

@@ -18,7 +18,8 @@ import (
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
-// longestLine can hold a value within its limit: every byte of it written as a six character escape, and room for the rest.
+// longestLine can hold a value within its limit: every byte of it written as a six character escape, and room for the
+// rest.
 const longestLine = 6*envelope.MaxValueSize + 8192
 
 // entry is one secret of an import's input.
@@ -27,10 +28,12 @@ type entry struct {
 	vault.ImportItem
 }
 
-// entries reads an import's input one by one. A *lineError is about one entry, and the next one follows; the end is io.EOF.
+// entries reads an import's input one by one. A *lineError is about one entry, and the next one follows; the end is
+// io.EOF.
 type entries interface{ next() (entry, error) }
 
-// lineError says what is wrong with an entry. It repeats nothing of it but names of fields: a value can be in the wrong place.
+// lineError says what is wrong with an entry. It repeats nothing of it but names of fields: a value can be in the wrong
+// place.
 type lineError struct {
 	line int
 	err  error
@@ -177,7 +180,8 @@ func decodeItem(line []byte) (vault.ImportItem, error) {
 	var name *string
 	var s settingsText
 	err := strictjson.Decode(line, strictjson.Fields{"name": &name, "value": &text, "value_base64": &encoded,
-		"generator": &s.generator, "rotate_every": &s.rotateEvery, "grace": &s.grace, "rotator": &s.rotator, "window": &s.window})
+		"generator": &s.generator, "rotate_every": &s.rotateEvery, "grace": &s.grace, "rotator": &s.rotator,
+		"window": &s.window})
 	defer clear(encoded)
 	item := vault.ImportItem{Value: text}
 	switch {
@@ -241,8 +245,8 @@ func parseField(name, text string) (*time.Duration, error) {
 	return &d, inField(name, err)
 }
 
-// seenNames tells a name that comes twice in one input, as far as its memory reaches: rememberedNames back at least. A name
-// that was there before that meets itself in the vault, and is what --on-conflict says of names that exist.
+// seenNames tells a name that comes twice in one input, as far as its memory reaches: rememberedNames back at least. A
+// name that was there before that meets itself in the vault, and is what --on-conflict says of names that exist.
 type seenNames struct {
 	seed        maphash.Seed
 	now, before map[uint64]int // the line of a name's hash

@@ -41,7 +41,8 @@ func wantEntries(t *testing.T, what string, got []string, want ...string) {
 		return
 	}
 	for i := range got {
-		if got[i] != want[i] && !(strings.HasSuffix(want[i], "...") && strings.HasPrefix(got[i], strings.TrimSuffix(want[i], "..."))) {
+		if got[i] != want[i] && !(strings.HasSuffix(want[i], "...") &&
+			strings.HasPrefix(got[i], strings.TrimSuffix(want[i], "..."))) {
 			t.Errorf("%s: got %q, want %q", what, got[i], want[i])
 		}
 	}

@@ -52,7 +52,8 @@ token.`,
 		},
 	}
 	cmd.Flags().StringVar(&o.tokenName, "token-name", "root", "`name` of the first admin token")
-	cmd.Flags().StringVar(&o.tokenFile, "save-token", "", "write the token to a new `file`, mode 0600, instead of printing it")
+	cmd.Flags().StringVar(&o.tokenFile, "save-token", "",
+		"write the token to a new `file`, mode 0600, instead of printing it")
 	return cmd
 }
 
@@ -116,8 +117,8 @@ func runInit(ctx context.Context, a *app, o initOptions) error {
 	return err
 }
 
-// setUp installs the schema. A key that only the environment names is a default for a new vault, and no reason to change
-// that of one that has been set up.
+// setUp installs the schema. A key that only the environment names is a default for a new vault, and no reason to
+// change that of one that has been set up.
 func (a *app) setUp(ctx context.Context, o initOptions) (initAnswer, error) {
 	state, err := db.State(ctx, a.databaseURL, applicationName)
 	if err != nil {
@@ -158,7 +159,8 @@ func (a *app) firstToken(ctx context.Context, v *vault.Vault, name string, file 
 func (a *app) tellInit(answer initAnswer) error {
 	switch {
 	case answer.Extension != "":
-		a.note("the schema in %s is that of the extension %s (schema version %d)", db.Target(a.databaseURL), db.ExtensionName, answer.SchemaVersion)
+		a.note("the schema in %s is that of the extension %s (schema version %d)", db.Target(a.databaseURL), db.ExtensionName,
+			answer.SchemaVersion)
 	case answer.Created:
 		a.note("the vault is set up in %s (schema version %d)", db.Target(a.databaseURL), answer.SchemaVersion)
 	case answer.FromVersion < answer.SchemaVersion:

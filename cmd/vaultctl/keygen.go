@@ -51,12 +51,14 @@ that exists is printed, a file's or that of an Ed25519 key in AWS KMS (key spec 
 
 func runAuditKeygen(ctx context.Context, a *app, path string) error {
 	if strings.Contains(path, "://") {
-		return hint(usage("a key is made in a file, and %q is none", path), "vaultctl keygen --audit --show URI prints the public key of one that exists")
+		return hint(usage("a key is made in a file, and %q is none", path),
+			"vaultctl keygen --audit --show URI prints the public key of one that exists")
 	}
 	_, err := kms.GenerateKeyFile(path)
 	switch {
 	case errors.Is(err, fs.ErrExist):
-		return hint(conflict("key file %q exists", path), "another path: a key is never overwritten; --show prints its public key")
+		return hint(conflict("key file %q exists", path),
+			"another path: a key is never overwritten; --show prints its public key")
 	case err != nil:
 		return errors.New(err.Error())
 	}

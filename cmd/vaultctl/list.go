@@ -93,8 +93,8 @@ func rotates(s db.SecretRow) string {
 	return ""
 }
 
-// overdue is how late a rotation may be before anybody needs to look; vault.status() counts the same, and knows more: a secret
-// with a window may be waiting for it.
+// overdue is how late a rotation may be before anybody needs to look; vault.status() counts the same, and knows more: a
+// secret with a window may be waiting for it.
 const overdue = 5 * time.Minute
 
 func state(s db.SecretRow, now time.Time) string {

@@ -103,8 +103,8 @@ func runMigrateStatus(ctx context.Context, a *app) error {
 	if a.json() {
 		err = a.printJSON(migrationAnswer{state, verdict == nil})
 	} else {
-		err = a.printFields("schema version", schemaVersion(state.Have), "this binary's", schemaVersion(state.Want), "functions", installed(state),
-			"installed by", installer(state))
+		err = a.printFields("schema version", schemaVersion(state.Have), "this binary's", schemaVersion(state.Want),
+			"functions", installed(state), "installed by", installer(state))
 	}
 	if err != nil {
 		return err

@@ -23,7 +23,8 @@ const listedFailures = 1000
 func (a *app) json() bool  { return a.output == "json" }
 func (a *app) jsonl() bool { return a.output == "jsonl" }
 
-// streamsKey marks a command that also writes jsonl: a JSON document a line, for what has no end or is too long for one.
+// streamsKey marks a command that also writes jsonl: a JSON document a line, for what has no end or is too long for
+// one.
 const streamsKey = "streams"
 
 // printJSON writes one indented document.
@@ -81,8 +82,8 @@ func (a *app) note(format string, args ...any) {
 	}
 }
 
-// shown is standard output for JSON. On a terminal what would steer it, or turn the order of letters around, is written as
-// \u escapes, which mean the same in JSON; elsewhere every byte stays as it is.
+// shown is standard output for JSON. On a terminal what would steer it, or turn the order of letters around, is written
+// as \u escapes, which mean the same in JSON; elsewhere every byte stays as it is.
 func (a *app) shown() io.Writer {
 	if term.IsTerminal(int(a.out.Fd())) {
 		return &escapedJSON{to: a.out}

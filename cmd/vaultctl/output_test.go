@@ -41,7 +41,8 @@ func TestDurationFlag(t *testing.T) {
 			t.Errorf("%q: got %v, %v, want an error and no value", bad, value, err)
 		}
 	}
-	for text, want := range map[string]time.Duration{"0": 0, "30d": 720 * time.Hour, "1w2d": 216 * time.Hour, "90m": 90 * time.Minute} {
+	for text, want := range map[string]time.Duration{"0": 0, "30d": 720 * time.Hour, "1w2d": 216 * time.Hour,
+		"90m": 90 * time.Minute} {
 		if err := flag.Set(text); err != nil || value == nil || *value != want {
 			t.Errorf("%q: got %v, %v, want %v", text, value, err, want)
 		}
@@ -136,7 +137,8 @@ func TestSchemaVerdicts(t *testing.T) {
 	}
 }
 
-// TestEscapedJSON: what steers a terminal is an escape there, in as many pieces as it is written; the JSON means the same.
+// TestEscapedJSON: what steers a terminal is an escape there, in as many pieces as it is written; the JSON means the
+// same.
 func TestEscapedJSON(t *testing.T) {
 	const text = "csi \u009b31m, osc \u009d, del \u007f, nel \u0085, override \u202e, isolate \u2066, mark \u200f, zero width \u200b\u200d\ufeff, " +
 		"soft hyphen \u00ad, line \u2028\u2029, tag \U000e0041, plain ä 語 😀 \\ \" \x1b \n"

@@ -37,7 +37,8 @@ func runPurge(ctx context.Context, a *app, name string, yes bool) error {
 	if err != nil {
 		return about(name, err)
 	}
-	if err := a.confirm(ctx, yes, name, fmt.Sprintf("%q has %s. Nothing can bring it back after a purge.", name, versions(secret.CurrentVersion))); err != nil {
+	if err := a.confirm(ctx, yes, name, fmt.Sprintf("%q has %s. Nothing can bring it back after a purge.", name,
+		versions(secret.CurrentVersion))); err != nil {
 		return err
 	}
 	receipt, err := v.Purge(ctx, change, name)

@@ -119,7 +119,8 @@ func runPut(ctx context.Context, a *app, o putOptions) error {
 			return err
 		}
 		return a.printUnchanged(receipt)
-	case errors.Is(err, vault.ErrInvalid) && (o.settings.rotateEvery != nil || o.settings.rotator.text != "") && !o.generate.chosen():
+	case errors.Is(err, vault.ErrInvalid) && (o.settings.rotateEvery != nil || o.settings.rotator.text != "") &&
+		!o.generate.chosen():
 		return hint(err, "--generate: the vault makes the values of a secret that it rotates")
 	case err != nil:
 		return err

@@ -27,8 +27,10 @@ type atLeast struct {
 }
 
 func (l *atLeast) register(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&l.text, "min-lsn", "", "read from a node that has replayed this `POSITION`: the lsn that a change answered with -o json")
-	cmd.Flags().Var(durationFlag{&l.wait}, "wait", "how long to wait for the node to get there; 0 = not at all (default 3s)")
+	cmd.Flags().StringVar(&l.text, "min-lsn", "",
+		"read from a node that has replayed this `POSITION`: the lsn that a change answered with -o json")
+	cmd.Flags().Var(durationFlag{&l.wait}, "wait",
+		"how long to wait for the node to get there; 0 = not at all (default 3s)")
 }
 
 func (l *atLeast) parse(cmd *cobra.Command) error {
@@ -59,13 +61,15 @@ func (l *atLeast) reach(ctx context.Context, v *vault.Vault) error {
 
 // registerStandbyWait adds --wait of a change.
 func registerStandbyWait(cmd *cobra.Command, wait **time.Duration) {
-	cmd.Flags().Var(durationFlag{wait}, "wait", "return when every standby connected to the primary has replayed it, after 30s or the `DURATION` written --wait=5m at the latest")
+	cmd.Flags().Var(durationFlag{wait}, "wait",
+		"return when every standby connected to the primary has replayed it, after 30s or the `DURATION` written --wait=5m at the latest")
 	cmd.Flags().Lookup("wait").NoOptDefVal = rotation.FormatInterval(standbyWait)
 }
 
-// settle tells of a change that is made, waits for the standbys if that was asked for, and tells of them. As JSON it is one
-// answer, at the end.
-func (a *app) settle(ctx context.Context, v *vault.Vault, lsn string, wait *time.Duration, told string, answer func(*[]db.Standby) any) error {
+// settle tells of a change that is made, waits for the standbys if that was asked for, and tells of them. As JSON it is
+// one answer, at the end.
+func (a *app) settle(ctx context.Context, v *vault.Vault, lsn string, wait *time.Duration, told string,
+	answer func(*[]db.Standby) any) error {
 	if !a.json() {
 		a.note("%s", told)
 	}

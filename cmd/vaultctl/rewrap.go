@@ -188,7 +188,8 @@ func (a *app) rewrapRing(ctx context.Context, o rewrapOptions) (*kms.Ring, error
 }
 
 // eachKey goes through the data keys that the new KMS key has not wrapped, page by page.
-func eachKey(ctx context.Context, v *vault.Vault, change vault.Change, q db.WrappedQuery, do func(db.WrappedKey) error) error {
+func eachKey(ctx context.Context, v *vault.Vault, change vault.Change, q db.WrappedQuery,
+	do func(db.WrappedKey) error) error {
 	for {
 		page, err := v.WrappedKeys(ctx, change, q)
 		if err != nil {
@@ -207,12 +208,14 @@ func eachKey(ctx context.Context, v *vault.Vault, change vault.Change, q db.Wrap
 
 func scopeHint(q db.WrappedQuery, err error) error {
 	if q.Prefix == "" && errors.Is(err, vault.ErrRefused) && strings.Contains(err.Error(), "does not cover") {
-		return hint(refused(errors.New("--all takes a token without a scope")), "vaultctl rewrap PREFIX/, with the token's scope")
+		return hint(refused(errors.New("--all takes a token without a scope")),
+			"vaultctl rewrap PREFIX/, with the token's scope")
 	}
 	return err
 }
 
-func (r *rewrapping) survey(ctx context.Context, v *vault.Vault, change vault.Change, q db.WrappedQuery, ring *kms.Ring) error {
+func (r *rewrapping) survey(ctx context.Context, v *vault.Vault, change vault.Change, q db.WrappedQuery,
+	ring *kms.Ring) error {
 	err := eachKey(ctx, v, change, q, func(key db.WrappedKey) error {
 		i := slices.IndexFunc(r.Found, func(w wrappedBy) bool { return w.KMSKeyID == key.KMSKeyID })
 		if i < 0 {
@@ -247,7 +250,8 @@ func (r *rewrapping) unreachable() error {
 	if slices.ContainsFunc(r.Found, func(w wrappedBy) bool { return w.AtHand }) {
 		return nil
 	}
-	return hint(refused(fmt.Errorf("%s wrapped by %q, which is not at hand", counted(r.Found[:1]), r.Found[0].KMSKeyID)), "--from URI, of that key")
+	return hint(refused(fmt.Errorf("%s wrapped by %q, which is not at hand", counted(r.Found[:1]), r.Found[0].KMSKeyID)),
+		"--from URI, of that key")
 }
 
 func (r *rewrapping) total() (n int) {
@@ -286,7 +290,8 @@ func (r *rewrapping) question(o rewrapOptions) string {
 	return fmt.Sprintf("The data keys of %s%s move under %s.", counted(r.Found), where, r.To)
 }
 
-func (r *rewrapping) run(ctx context.Context, v *vault.Vault, change vault.Change, q db.WrappedQuery, ring *kms.Ring, tick func(int64)) error {
+func (r *rewrapping) run(ctx context.Context, v *vault.Vault, change vault.Change, q db.WrappedQuery, ring *kms.Ring,
+	tick func(int64)) error {
 	return eachKey(ctx, v, change, q, func(key db.WrappedKey) error {
 		if !slices.ContainsFunc(r.Found, func(w wrappedBy) bool { return w.KMSKeyID == key.KMSKeyID && w.AtHand }) {
 			r.fail(key, fmt.Errorf("its KMS key %q is not at hand", key.KMSKeyID))
@@ -318,7 +323,8 @@ func (r *rewrapping) settle(ctx context.Context, key db.WrappedKey, err error) e
 		if r.inARow++; r.inARow == keyFailures {
 			return err
 		}
-	case errors.Is(err, vault.ErrIntegrity), errors.Is(err, vault.ErrBusy), errors.Is(err, vault.ErrInvalid), errors.Is(err, vault.ErrName):
+	case errors.Is(err, vault.ErrIntegrity), errors.Is(err, vault.ErrBusy), errors.Is(err, vault.ErrInvalid),
+		errors.Is(err, vault.ErrName):
 		r.fail(key, err)
 	default: // the database is away, the token is refused, the outcome unknown
 		return err
@@ -342,7 +348,8 @@ func (r *rewrapping) outcome(err error) error {
 	case err != nil:
 		return hint(fmt.Errorf("the run ended early: %w", err), "the same command goes on with what is left")
 	case len(r.Failed) > 0:
-		return hint(attention("%s could not be rewrapped", plural(r.failures(), "data key", "data keys")), "the same command tries them again")
+		return hint(attention("%s could not be rewrapped", plural(r.failures(), "data key", "data keys")),
+			"the same command tries them again")
 	}
 	return nil
 }
@@ -359,7 +366,8 @@ func (a *app) printSurvey(r *rewrapping) error {
 		}
 		rows = append(rows, []string{w.KMSKeyID, fmt.Sprint(w.Versions), fmt.Sprint(w.Candidates), atHand})
 	}
-	return a.printTable([]string{"KMS KEY", "VERSIONS", "CANDIDATES", "AT HAND"}, rows, "nothing is wrapped by another key than "+printable(r.KMSKeyID))
+	return a.printTable([]string{"KMS KEY", "VERSIONS", "CANDIDATES", "AT HAND"}, rows,
+		"nothing is wrapped by another key than "+printable(r.KMSKeyID))
 }
 
 func (a *app) printRewrapping(r *rewrapping) error {

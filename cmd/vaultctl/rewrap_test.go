@@ -15,7 +15,8 @@ func TestRewrapKeepsSoManyFailures(t *testing.T) {
 		r.fail(db.WrappedKey{Name: "app/x", Version: version + 1}, errors.New("its KMS key is not at hand"))
 	}
 	if len(r.Failed) != listedFailures || r.Failed[0].Version != 1 || r.failures() != 2500 {
-		t.Errorf("got %d listed, the first of version %d, and %d failures, want 1000, 1 and 2500", len(r.Failed), r.Failed[0].Version, r.failures())
+		t.Errorf("got %d listed, the first of version %d, and %d failures, want 1000, 1 and 2500", len(r.Failed),
+			r.Failed[0].Version, r.failures())
 	}
 	if err := r.outcome(nil); err == nil || !strings.Contains(err.Error(), "2500 data keys could not be rewrapped") {
 		t.Errorf("got %v, want all of them counted", err)

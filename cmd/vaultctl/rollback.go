@@ -43,7 +43,8 @@ func runRollback(ctx context.Context, a *app, name string, version int) error {
 	if _, err := v.Describe(ctx, name); err != nil {
 		return about(name, err)
 	}
-	opened := audit.Event{Action: audit.Read, Secret: name, Version: version, Outcome: audit.OK, Detail: map[string]any{"for": "rollback"}}
+	opened := audit.Event{Action: audit.Read, Secret: name, Version: version, Outcome: audit.OK,
+		Detail: map[string]any{"for": "rollback"}}
 	if err := (onRecord{}).answered(ctx, a, v, opened); err != nil {
 		return err
 	}

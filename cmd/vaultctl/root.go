@@ -55,9 +55,12 @@ and a KMS key; reading takes a database role that was granted the names, and the
 	}
 	root.SetVersionTemplate("vaultctl {{.Version}}\n")
 	flags := root.PersistentFlags()
-	flags.StringVar(&a.databaseURL, "database-url", os.Getenv("VAULTCTL_DATABASE_URL"), "connection `string` or URL (env VAULTCTL_DATABASE_URL; default: libpq's environment)")
-	flags.StringVar(&a.tokenFile, "token-file", "", "`file` with the admin token, mode 0600 (env VAULTCTL_TOKEN_FILE, or the token itself in VAULTCTL_TOKEN)")
-	flags.StringVar(&a.kmsKey, "kms-key", os.Getenv("VAULTCTL_KMS_KEY"), "KMS key `URI`: awskms:///alias/NAME?region=R or local:///PATH (env VAULTCTL_KMS_KEY; default: the vault's)")
+	flags.StringVar(&a.databaseURL, "database-url", os.Getenv("VAULTCTL_DATABASE_URL"),
+		"connection `string` or URL (env VAULTCTL_DATABASE_URL; default: libpq's environment)")
+	flags.StringVar(&a.tokenFile, "token-file", "",
+		"`file` with the admin token, mode 0600 (env VAULTCTL_TOKEN_FILE, or the token itself in VAULTCTL_TOKEN)")
+	flags.StringVar(&a.kmsKey, "kms-key", os.Getenv("VAULTCTL_KMS_KEY"),
+		"KMS key `URI`: awskms:///alias/NAME?region=R or local:///PATH (env VAULTCTL_KMS_KEY; default: the vault's)")
 	flags.StringVarP(&a.output, "output", "o", "table", "`format` of the answer: table or json")
 	for _, name := range []string{"database-url", "kms-key"} {
 		flags.Lookup(name).DefValue = "" // --help must not print a URL with a password in it
@@ -65,15 +68,16 @@ and a KMS key; reading takes a database role that was granted the names, and the
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return hint(usage("%s", oneLine(err)), "%s --help", cmd.CommandPath())
 	})
-	root.AddGroup(&cobra.Group{ID: "secrets", Title: "Secrets:"}, &cobra.Group{ID: "access", Title: "Access:"}, &cobra.Group{ID: "vault", Title: "The vault:"})
+	root.AddGroup(&cobra.Group{ID: "secrets", Title: "Secrets:"}, &cobra.Group{ID: "access", Title: "Access:"},
+		&cobra.Group{ID: "vault", Title: "The vault:"})
 	add := func(group string, commands ...*cobra.Command) {
 		for _, c := range commands {
 			c.GroupID = group
 			root.AddCommand(c)
 		}
 	}
-	add("secrets", newPutCmd(a), newGetCmd(a), newListCmd(a), newDescribeCmd(a), newHistoryCmd(a), newUpdateCmd(a), newRotateCmd(a),
-		newRollbackCmd(a), newVerifyCmd(a), newDeleteCmd(a), newRestoreCmd(a), newPurgeCmd(a))
+	add("secrets", newPutCmd(a), newGetCmd(a), newListCmd(a), newDescribeCmd(a), newHistoryCmd(a), newUpdateCmd(a),
+		newRotateCmd(a), newRollbackCmd(a), newVerifyCmd(a), newDeleteCmd(a), newRestoreCmd(a), newPurgeCmd(a))
 	add("secrets", newGraceCmd(a))
 	add("secrets", newImportCmd(a), newExportCmd(a), newExecCmd(a))
 	add("secrets", newRotationCmd(a))
@@ -82,7 +86,8 @@ and a KMS key; reading takes a database role that was granted the names, and the
 	add("vault", newInitCmd(a), newMigrateCmd(a), newDevCmd(a), newKeygenCmd(a), newStatusCmd(a), newVersionCmd(a))
 	add("vault", newDoctorCmd(a))
 	holdCommands(root)
-	root.SetUsageTemplate(strings.Replace(root.UsageTemplate(), "{{if .Runnable}}", `{{if and .Runnable (not (index .Annotations "holds"))}}`, 1))
+	root.SetUsageTemplate(strings.Replace(root.UsageTemplate(), "{{if .Runnable}}",
+		`{{if and .Runnable (not (index .Annotations "holds"))}}`, 1))
 	root.SetHelpCommand(newHelpCmd())
 	root.SetHelpCommandGroupID("vault")
 	root.SetCompletionCommandGroupID("vault")
@@ -217,8 +222,8 @@ func rangeArgs(least int, names ...string) cobra.PositionalArgs {
 	}
 }
 
-// secretArgs is rangeArgs for a command about one secret, whose name comes first. It is looked at before anybody is asked
-// for a value.
+// secretArgs is rangeArgs for a command about one secret, whose name comes first. It is looked at before anybody is
+// asked for a value.
 func secretArgs(least int, names ...string) cobra.PositionalArgs {
 	count := rangeArgs(least, names...)
 	return func(cmd *cobra.Command, args []string) error {

@@ -43,7 +43,8 @@ func TestEveryCommandHelpsItself(t *testing.T) {
 			t.Errorf("%s: got short text %q, want one without a full stop", cmd.CommandPath(), cmd.Short)
 		}
 		path := strings.Fields(cmd.CommandPath())[1:]
-		if got := mustRun(t, append(path, "--help")...); got.code != 0 || !strings.Contains(got.out, cmd.CommandPath()) || got.err != "" {
+		if got := mustRun(t, append(path, "--help")...); got.code != 0 || !strings.Contains(got.out, cmd.CommandPath()) ||
+			got.err != "" {
 			t.Errorf("%s --help: got exit code %d, %q", cmd.CommandPath(), got.code, got.err)
 		}
 		for _, sub := range cmd.Commands() {
@@ -151,7 +152,8 @@ func TestCompletionIsSilentWithoutADatabase(t *testing.T) {
 		t.Errorf("got exit code %d and %q, want no names and no files", got.code, got.out)
 	}
 	for _, shell := range []string{"bash", "zsh", "fish"} {
-		if got := mustRun(t, "completion", shell); got.code != 0 || !strings.Contains(got.out, "__complete") || got.err != "" {
+		if got := mustRun(t, "completion", shell); got.code != 0 || !strings.Contains(got.out, "__complete") ||
+			got.err != "" {
 			t.Errorf("completion %s: got exit code %d and %d bytes", shell, got.code, len(got.out))
 		}
 	}
@@ -180,14 +182,16 @@ func TestKeygenMakesAKeyOnce(t *testing.T) {
 
 func TestMigratePrintNeedsNoDatabase(t *testing.T) {
 	got := mustRun(t, "migrate", "--print", "--kms-key", "local:///etc/vault/kek")
-	if got.code != 0 || !strings.Contains(got.out, "CREATE SCHEMA vault") || !strings.Contains(got.out, "'local:///etc/vault/kek'") || got.err != "" {
+	if got.code != 0 || !strings.Contains(got.out, "CREATE SCHEMA vault") ||
+		!strings.Contains(got.out, "'local:///etc/vault/kek'") || got.err != "" {
 		t.Errorf("got exit code %d, %d bytes and %q", got.code, len(got.out), got.err)
 	}
 }
 
 func TestNearest(t *testing.T) {
 	commands := newRootCmd(&app{stdio: stdio{in: os.Stdin, out: os.Stdout, err: os.Stderr}}).Commands()
-	for typed, want := range map[string]string{"lst": "list", "ls": "list", "rotat": "rotate", "verfy": "verify", "status!": "status", "x": "", "frobnicate": ""} {
+	for typed, want := range map[string]string{"lst": "list", "ls": "list", "rotat": "rotate", "verfy": "verify",
+		"status!": "status", "x": "", "frobnicate": ""} {
 		if got := nearest(commands, typed); got != want {
 			t.Errorf("%s: got %q, want %q", typed, got, want)
 		}

@@ -48,7 +48,8 @@ it, or joins the rotation that is under way, and with --wait waits for it.`,
 		},
 	}
 	o.input.spaces.register(cmd.Flags())
-	cmd.Flags().Var(durationFlag{&o.grace}, "grace", "how long the version before stays valid, this time; 0 ends it at once (default: the secret's own)")
+	cmd.Flags().Var(durationFlag{&o.grace}, "grace",
+		"how long the version before stays valid, this time; 0 ends it at once (default: the secret's own)")
 	registerWait(cmd, &o.wait)
 	return cmd
 }
@@ -99,8 +100,8 @@ func (o rotateOptions) value(ctx context.Context, a *app, secret db.SecretRow) (
 	return generator.Generate(), nil
 }
 
-// rotatedMeanwhile: a worker was faster with the rotation that this one would have settled. Another new value on top of it
-// would be one more than anybody asked for.
+// rotatedMeanwhile: a worker was faster with the rotation that this one would have settled. Another new value on top of
+// it would be one more than anybody asked for.
 func rotatedMeanwhile(ctx context.Context, v *vault.Vault, secret db.SecretRow) (db.RotationRow, bool) {
 	if secret.Job == nil || secret.Job.State == "failed" {
 		return db.RotationRow{}, false
@@ -116,7 +117,8 @@ func (o rotateOptions) request(ctx context.Context, a *app, v *vault.Vault, chan
 		return hint(usage("secret %q has a rotator, which would have to bring this value to its target", o.name),
 			"vaultctl put %s stores what the target has already", o.name)
 	case o.grace != nil:
-		return hint(usage("--grace is not for a secret with a rotator"), "vaultctl update %s --grace ..., or afterwards vaultctl grace end %s", o.name, o.name)
+		return hint(usage("--grace is not for a secret with a rotator"),
+			"vaultctl update %s --grace ..., or afterwards vaultctl grace end %s", o.name, o.name)
 	}
 	requested, err := v.RequestRotation(ctx, change, o.name)
 	if err != nil {
@@ -156,9 +158,10 @@ func (a *app) printRotation(j db.RotationRow) error {
 // errUnderWay: the job is neither done nor given up yet.
 var errUnderWay = errors.New("under way")
 
-// waitForRotation looks at the job on the primary until it is settled. Attempts that fail and will be repeated are waited
-// for too: the bound is the caller's.
-func waitForRotation(ctx context.Context, v *vault.Vault, r db.RequestedRotation, wait time.Duration) (db.RotationRow, error) {
+// waitForRotation looks at the job on the primary until it is settled. Attempts that fail and will be repeated are
+// waited for too: the bound is the caller's.
+func waitForRotation(ctx context.Context, v *vault.Vault, r db.RequestedRotation,
+	wait time.Duration) (db.RotationRow, error) {
 	pauses := backoff.NewExponentialBackOff()
 	pauses.InitialInterval, pauses.MaxInterval = 50*time.Millisecond, time.Second
 	var last db.RotationRow
@@ -168,7 +171,9 @@ func waitForRotation(ctx context.Context, v *vault.Vault, r db.RequestedRotation
 		case err != nil:
 			return job, backoff.Permanent(about(r.Name, err))
 		case job.State == "failed":
-			return job, backoff.Permanent(hint(fmt.Errorf("rotating %q failed: %s", r.Name, job.LastError), "vaultctl rotation retry %s", r.Name))
+			return job,
+				backoff.Permanent(hint(fmt.Errorf("rotating %q failed: %s", r.Name, job.LastError), "vaultctl rotation retry %s",
+					r.Name))
 		case job.State == "superseded":
 			return job, backoff.Permanent(conflict("the rotation of %q was overtaken by another change", r.Name))
 		case job.State == "done":
@@ -182,8 +187,9 @@ func waitForRotation(ctx context.Context, v *vault.Vault, r db.RequestedRotation
 		if last.LastError != "" {
 			why = ": " + last.LastError
 		}
-		return job, hint(attention("the rotation of %q (job %d) is not done after %s%s", r.Name, r.Job, rotation.FormatInterval(wait), why),
-			"vaultctl rotation list %s; is a vaultd with rotation_workers running?", r.Name)
+		return job,
+			hint(attention("the rotation of %q (job %d) is not done after %s%s", r.Name, r.Job, rotation.FormatInterval(wait),
+				why), "vaultctl rotation list %s; is a vaultd with rotation_workers running?", r.Name)
 	}
 	return job, err
 }

@@ -19,7 +19,8 @@ func newRotationCmd(a *app) *cobra.Command {
 		Long: `See and steer the rotations that the workers of vaultd make. When a secret rotates, and how, is set by put and update;
 "vaultctl rotate" replaces a value now.`,
 	}
-	return holdCommands(cmd, newRotationListCmd(a), newRotationRetryCmd(a), newRotationPauseCmd(a), newRotationResumeCmd(a), newRotationLimitCmd(a))
+	return holdCommands(cmd, newRotationListCmd(a), newRotationRetryCmd(a), newRotationPauseCmd(a),
+		newRotationResumeCmd(a), newRotationLimitCmd(a))
 }
 
 func newRotationListCmd(a *app) *cobra.Command {
@@ -62,7 +63,8 @@ func runRotationList(ctx context.Context, a *app, query db.RotationQuery) error 
 	}
 	rows := make([][]string, len(jobs))
 	for i, j := range jobs {
-		rows[i] = []string{j.Name, strconv.FormatInt(j.ID, 10), rotationState(j), strconv.Itoa(j.Attempt), at(j.DueAt), rotationNews(j)}
+		rows[i] = []string{j.Name, strconv.FormatInt(j.ID, 10), rotationState(j), strconv.Itoa(j.Attempt), at(j.DueAt),
+			rotationNews(j)}
 	}
 	nothing := "no rotations under way, waiting or failed"
 	if query.Settled {

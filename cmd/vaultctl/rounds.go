@@ -64,7 +64,8 @@ func checkRounds(ctx context.Context, p *patient) finding {
 		return p.noStatus()
 	}
 	if late := p.status.Unsupervised; late != nil && *late > unsupervisedProblem.Seconds() {
-		return problem("the log of vaultd on the primary", "the primary has a heartbeat, and no round of a supervisor has ended for %s", seconds(int64(*late)))
+		return problem("the log of vaultd on the primary",
+			"the primary has a heartbeat, and no round of a supervisor has ended for %s", seconds(int64(*late)))
 	}
 	if p.status.RoundFailures == 0 {
 		return fine("supervisor, workers and sealer do what they find")

@@ -53,7 +53,8 @@ func sealingProblem(lag db.SealingLag) string {
 	}
 }
 
-// waitedFor is the transaction that sealing waits for: one that may still write rows, or the one that has the sealers' lock.
+// waitedFor is the transaction that sealing waits for: one that may still write rows, or the one that has the sealers'
+// lock.
 func waitedFor(lag db.SealingLag) *db.Transaction {
 	if lag.Held {
 		return lag.Holder
@@ -64,13 +65,14 @@ func waitedFor(lag db.SealingLag) *db.Transaction {
 func transactionText(h db.Transaction) string {
 	switch {
 	case h.Prepared != "":
-		return fmt.Sprintf("the prepared transaction %q (role %q, database %q), of %s", h.Prepared, h.Role, h.Database, when(h.Since))
+		return fmt.Sprintf("the prepared transaction %q (role %q, database %q), of %s", h.Prepared, h.Role, h.Database,
+			when(h.Since))
 	case h.Since == nil:
 		return fmt.Sprintf("the transaction of pid %d (%q, role %q, database %q); what it does takes GRANT pg_read_all_stats TO vault_owner",
 			h.PID, h.Application, h.Role, h.Database)
 	default:
-		return fmt.Sprintf("the transaction of pid %d (%q, role %q, database %q, %s), of %s", h.PID, h.Application, h.Role, h.Database,
-			h.State, when(h.Since))
+		return fmt.Sprintf("the transaction of pid %d (%q, role %q, database %q, %s), of %s", h.PID, h.Application, h.Role,
+			h.Database, h.State, when(h.Since))
 	}
 }
 

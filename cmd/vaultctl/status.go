@@ -74,8 +74,8 @@ func (a *app) printStatus(s db.Status, failures []db.RoundFailure) error {
 		"secrets", counts(s.Secrets, "", s.LiveVersions, "live versions", s.Deleted, "deleted"),
 		"admin tokens", strconv.FormatInt(s.Tokens, 10),
 		"refused", refusals(s),
-		"rotations", counts(s.RotationsQueued, "queued", s.RotationsClaimed, "running", s.RotationsOverdue, "overdue", s.RotationsFailed, "failed",
-			s.RotationsPaused, "paused")+limit(s.MaxRotations),
+		"rotations", counts(s.RotationsQueued, "queued", s.RotationsClaimed, "running", s.RotationsOverdue, "overdue",
+			s.RotationsFailed, "failed", s.RotationsPaused, "paused")+limit(s.MaxRotations),
 		"next rotation", when(s.NextRotationAt),
 		"sealing", sealingLine(s, failures),
 		"rounds", roundsLine(s))
@@ -150,7 +150,8 @@ func roundsLine(s db.Status) string {
 // worries is what an operator should look at.
 func worries(s db.Status, failures []db.RoundFailure) error {
 	if problem := durabilityProblem(s); problem != "" {
-		return hint(attention("%s", problem), "vaultctl doctor; start the standby, or take it out of synchronous_standby_names")
+		return hint(attention("%s", problem),
+			"vaultctl doctor; start the standby, or take it out of synchronous_standby_names")
 	}
 	var wrong []string
 	if s.RotationsFailed > 0 {

@@ -52,7 +52,8 @@ func newTokenCreateCmd(a *app) *cobra.Command {
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&o.scope, "scope", "", "name `prefix` it may change, e.g. staging/ (default: everything, tokens and grants included)")
+	flags.StringVar(&o.scope, "scope", "",
+		"name `prefix` it may change, e.g. staging/ (default: everything, tokens and grants included)")
 	flags.Var(durationFlag{&o.expires}, "expires", "how long it is good for, e.g. 90d (default: until it is revoked)")
 	flags.StringVar(&o.file, "save", "", "write the token to a new `file`, mode 0600, instead of printing it")
 	flags.BoolVar(&o.asOwner, "owner", false, "make it as the owner of the database, without a token")
@@ -139,7 +140,8 @@ func (a *app) tokenMaker(ctx context.Context, asOwner bool) (makeToken, error) {
 func tokenHint(err error) error {
 	switch {
 	case errors.Is(err, vault.ErrOutcomeUnknown):
-		return hint(err, "make one under another name; if the first was made, vaultctl token list shows it and nobody has it: revoke it")
+		return hint(err,
+			"make one under another name; if the first was made, vaultctl token list shows it and nobody has it: revoke it")
 	case errors.Is(err, vault.ErrConflict):
 		return hint(err, "another name, or vaultctl token revoke NAME first")
 	}
@@ -232,7 +234,8 @@ func runTokenList(ctx context.Context, a *app) error {
 	now := time.Now()
 	rows := make([][]string, len(tokens))
 	for i, t := range tokens {
-		rows[i] = []string{t.Name, tokenState(t, now), scopeOf(t), when(t.CreatedAt), t.CreatedBy, when(t.ExpiresAt), when(t.LastUsedAt)}
+		rows[i] = []string{t.Name, tokenState(t, now), scopeOf(t), when(t.CreatedAt), t.CreatedBy, when(t.ExpiresAt),
+			when(t.LastUsedAt)}
 	}
 	return a.printTable([]string{"NAME", "STATE", "SCOPE", "CREATED", "BY", "EXPIRES", "LAST USED"}, rows, "no tokens")
 }

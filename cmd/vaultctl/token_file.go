@@ -19,7 +19,8 @@ const maxTokenFile = 4096
 
 var errNoToken = errors.New("no admin token")
 
-// token finds the admin token: what was typed counts before the environment, a file that was named before the usual one.
+// token finds the admin token: what was typed counts before the environment, a file that was named before the usual
+// one.
 func (a *app) token() (vault.Token, error) {
 	if a.tokenFile != "" {
 		return readTokenFile(a.tokenFile)
@@ -36,11 +37,14 @@ func (a *app) token() (vault.Token, error) {
 	}
 	path := defaultTokenFile()
 	if path == "" || db.Unreachable(path) != nil {
-		return vault.Token{}, hint(refused(errNoToken), "--token-file, VAULTCTL_TOKEN_FILE or VAULTCTL_TOKEN: this user has no folder to keep it in")
+		return vault.Token{},
+			hint(refused(errNoToken),
+				"--token-file, VAULTCTL_TOKEN_FILE or VAULTCTL_TOKEN: this user has no folder to keep it in")
 	}
 	token, err := readTokenFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return token, hint(refused(errNoToken), "--token-file, VAULTCTL_TOKEN_FILE or VAULTCTL_TOKEN, or save it: %s", saveCommand(path))
+		return token, hint(refused(errNoToken), "--token-file, VAULTCTL_TOKEN_FILE or VAULTCTL_TOKEN, or save it: %s",
+			saveCommand(path))
 	}
 	return token, err
 }
@@ -88,8 +92,8 @@ func readTokenFile(path string) (vault.Token, error) {
 	return token, nil
 }
 
-// readPrivateFile refuses a file that others can read, also as its owner: what was in it is no longer secret. It looks at the
-// file that was opened, so a symbolic link is as good as what it leads to.
+// readPrivateFile refuses a file that others can read, also as its owner: what was in it is no longer secret. It looks
+// at the file that was opened, so a symbolic link is as good as what it leads to.
 func readPrivateFile(path string) (string, error) {
 	// O_NONBLOCK: opening a fifo must not wait for a writer.
 	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
@@ -104,9 +108,11 @@ func readPrivateFile(path string) (string, error) {
 	case !info.Mode().IsRegular():
 		return "", refused(fmt.Errorf("token file %q is not a regular file", path))
 	case info.Mode().Perm()&0o077 != 0:
-		return "", hint(refused(fmt.Errorf("token file %q can be read by others (mode %04o)", path, info.Mode().Perm())), "chmod 600 %s", shellPath(path))
+		return "", hint(refused(fmt.Errorf("token file %q can be read by others (mode %04o)", path, info.Mode().Perm())),
+			"chmod 600 %s", shellPath(path))
 	case !ownedByCallerOrRoot(info):
-		return "", refused(fmt.Errorf("token file %q belongs to another user, who can read it and choose what it holds", path))
+		return "", refused(fmt.Errorf("token file %q belongs to another user, who can read it and choose what it holds",
+			path))
 	case info.Size() > maxTokenFile:
 		return "", refused(fmt.Errorf("token file %q is too large for a token", path))
 	}

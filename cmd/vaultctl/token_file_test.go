@@ -168,7 +168,8 @@ func TestWithoutAHomeThereIsNoToken(t *testing.T) {
 	t.Setenv("VAULTCTL_TOKEN_FILE", "")
 	file := filepath.Join(t.TempDir(), "file")
 	mustWrite(t, file, "", 0o600)
-	for _, place := range [][2]string{{"", ""}, {file, ""}, {"", file}, {"relative", ""}, {"", "relative"}, {"/nowhere", ""}, {"/dev/null", ""}} {
+	for _, place := range [][2]string{{"", ""}, {file, ""}, {"", file}, {"relative", ""}, {"", "relative"},
+		{"/nowhere", ""}, {"/dev/null", ""}} {
 		t.Setenv("HOME", place[0])
 		t.Setenv("XDG_CONFIG_HOME", place[1])
 		a := &app{}

@@ -48,7 +48,8 @@ superseded from now on.`,
 }
 
 func (o *updateOptions) parse(cmd *cobra.Command) error {
-	for _, pair := range [][]string{{"manual", "generate"}, {"manual", "rotate-every"}, {"manual", "no-rotate"}, {"no-rotate", "rotate-every"}} {
+	for _, pair := range [][]string{{"manual", "generate"}, {"manual", "rotate-every"}, {"manual", "no-rotate"},
+		{"no-rotate", "rotate-every"}} {
 		if err := oneOf(cmd, pair...); err != nil {
 			return err
 		}

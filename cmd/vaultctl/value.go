@@ -34,8 +34,8 @@ func parseSource(arg string) (source, error) {
 	return "", hint(usage("a value is not taken from the command line"), valueSources)
 }
 
-// spaces says what to do with white space around a one-line text: a newline that was pasted along with a password is the
-// commonest wrong password. A text of several lines (a PEM file, a JSON document) is kept byte for byte.
+// spaces says what to do with white space around a one-line text: a newline that was pasted along with a password is
+// the commonest wrong password. A text of several lines (a PEM file, a JSON document) is kept byte for byte.
 type spaces struct {
 	verbatim bool
 	trim     bool
@@ -112,7 +112,8 @@ func readLimited(ctx context.Context, r io.Reader, what string) ([]byte, error) 
 		switch {
 		case got.err == nil:
 			clear(buffer)
-			return nil, fmt.Errorf("%w: %s has more than the %d bytes a value may have", envelope.ErrValueSize, what, envelope.MaxValueSize)
+			return nil, fmt.Errorf("%w: %s has more than the %d bytes a value may have", envelope.ErrValueSize, what,
+				envelope.MaxValueSize)
 		case errors.Is(got.err, io.ErrUnexpectedEOF):
 			return buffer[:got.n], nil
 		case errors.Is(got.err, io.EOF):
@@ -134,7 +135,8 @@ func (a *app) prompt(ctx context.Context, once bool) ([]byte, error) {
 		return nil, fmt.Errorf("%w: the value is empty", envelope.ErrValueSize)
 	case len(first) >= maxLine:
 		clear(first)
-		return nil, hint(usage("the value may be cut: a terminal takes lines of up to %d bytes", maxLine-1), "@FILE, or - for standard input")
+		return nil, hint(usage("the value may be cut: a terminal takes lines of up to %d bytes", maxLine-1),
+			"@FILE, or - for standard input")
 	case once:
 		return first, nil
 	}

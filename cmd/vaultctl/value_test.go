@@ -73,7 +73,8 @@ func TestReadLimitedTakesWhatAValueMayHave(t *testing.T) {
 		}
 	}
 	for _, size := range []int{0, envelope.MaxValueSize + 1, 2 * envelope.MaxValueSize} {
-		if got, err := readLimited(t.Context(), bytes.NewReader(make([]byte, size)), "it"); !errors.Is(err, vault.ErrValueSize) || got != nil {
+		if got, err := readLimited(t.Context(), bytes.NewReader(make([]byte, size)), "it"); !errors.Is(err,
+			vault.ErrValueSize) || got != nil {
 			t.Errorf("%d bytes: got %d bytes, %v, want %v", size, len(got), err, vault.ErrValueSize)
 		}
 	}

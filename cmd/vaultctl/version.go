@@ -28,11 +28,13 @@ type versionAnswer struct {
 }
 
 func runVersion(a *app) error {
-	answer := versionAnswer{Version: buildVersion(), Commit: buildCommit(), Schema: vaultsql.Version(), Go: runtime.Version()}
+	answer := versionAnswer{Version: buildVersion(), Commit: buildCommit(), Schema: vaultsql.Version(),
+		Go: runtime.Version()}
 	if a.json() {
 		return a.printJSON(answer)
 	}
-	return a.printFields("vaultctl", answer.Version, "commit", answer.Commit, "schema version", strconv.Itoa(answer.Schema), "go", answer.Go)
+	return a.printFields("vaultctl", answer.Version, "commit", answer.Commit, "schema version",
+		strconv.Itoa(answer.Schema), "go", answer.Go)
 }
 
 // buildVersion is the module's version as the go command stamped it: a tag, or made up of the commit.

@@ -37,8 +37,9 @@ func openReads(ctx context.Context, c Config, v *vault.Vault, log *slog.Logger) 
 		return nil, nil
 	}
 	s, err := spool.Open(spool.Options{
-		Dir: c.AuditSpool, Node: func() string { return nodeName(ctx, v) }, Sync: syncs[c.AuditSync], SyncInterval: time.Duration(c.AuditSyncInterval),
-		MaxBytes: int64(c.AuditMaxBytes), MaxAge: time.Duration(c.AuditMaxAge),
+		Dir: c.AuditSpool, Node: func() string { return nodeName(ctx, v) }, Sync: syncs[c.AuditSync],
+		SyncInterval: time.Duration(c.AuditSyncInterval),
+		MaxBytes:     int64(c.AuditMaxBytes), MaxAge: time.Duration(c.AuditMaxAge),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("audit_spool: %w", err)
@@ -50,7 +51,8 @@ func openReads(ctx context.Context, c Config, v *vault.Vault, log *slog.Logger) 
 
 var syncs = map[string]spool.Sync{"always": spool.Always, "interval": spool.Interval}
 
-// nodeName names a spool for good: by the server beside it and the host, or the host alone while the server does not answer.
+// nodeName names a spool for good: by the server beside it and the host, or the host alone while the server does not
+// answer.
 func nodeName(ctx context.Context, v *vault.Vault) string {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -61,8 +63,8 @@ func nodeName(ctx context.Context, v *vault.Vault) string {
 	return host
 }
 
-// run starts what works beside the requests. What it returns stops it, and is called when nothing is recorded any more: what was
-// counted is written, what is written is shipped, the folder is let go of.
+// run starts what works beside the requests. What it returns stops it, and is called when nothing is recorded any more:
+// what was counted is written, what is written is shipped, the folder is let go of.
 func (r *reads) run() (stop func()) {
 	if r == nil {
 		return func() {}
@@ -100,8 +102,8 @@ func (r *reads) byWorker(ctx context.Context, worker string, e audit.Event) erro
 	return r.recorder.Record(ctx, e)
 }
 
-// check is the readiness part "audit": reads that cannot be recorded, that the primary will not take, or that are missing. A
-// primary that is away is none of them: the spool is for that.
+// check is the readiness part "audit": reads that cannot be recorded, that the primary will not take, or that are
+// missing. A primary that is away is none of them: the spool is for that.
 func (r *reads) check(context.Context) error {
 	if r == nil {
 		return nil
@@ -111,10 +113,12 @@ func (r *reads) check(context.Context) error {
 	}
 	s := r.shipper.State()
 	switch {
-	case s.Failing != nil && !errors.Is(s.Failing, vault.ErrUnavailable) && !errors.Is(s.Failing, vault.ErrOutcomeUnknown) && !errors.Is(s.Failing, spool.ErrBehind):
+	case s.Failing != nil && !errors.Is(s.Failing, vault.ErrUnavailable) &&
+		!errors.Is(s.Failing, vault.ErrOutcomeUnknown) && !errors.Is(s.Failing, spool.ErrBehind):
 		return fmt.Errorf("shipping reads: %w", s.Failing)
 	case !s.GapAt.IsZero() && time.Since(s.GapAt) < gapAlarm:
-		return fmt.Errorf("reads are missing since %s: vaultctl audit list --action audit.gap", s.GapAt.UTC().Format(time.RFC3339))
+		return fmt.Errorf("reads are missing since %s: vaultctl audit list --action audit.gap",
+			s.GapAt.UTC().Format(time.RFC3339))
 	}
 	return nil
 }
@@ -144,7 +148,8 @@ func (r *reads) status() any {
 	}
 	s, p := r.spool.Stats(), r.shipper.State()
 	status := auditStatus{
-		Mode: "on", Sync: r.config.AuditSync, OnFailure: r.config.AuditOnFailure, Node: s.Node, Boot: &s.Boot, Waiting: s.Records, Bytes: s.Bytes,
+		Mode: "on", Sync: r.config.AuditSync, OnFailure: r.config.AuditOnFailure, Node: s.Node, Boot: &s.Boot,
+		Waiting: s.Records, Bytes: s.Bytes,
 		Shipped: p.Shipped, Gaps: p.Gaps, Damaged: s.Damaged, Failures: s.Failures, Unrecorded: r.recorder.Unrecorded(),
 		Failing: text(s.Failing), Shipping: text(p.Failing),
 	}
@@ -184,18 +189,25 @@ func (p primary) Ship(ctx context.Context, b spool.Batch) (spool.Position, error
 }
 
 var (
-	spoolBytes   = prometheus.NewDesc("vaultd_audit_spool_bytes", "Bytes of reads that wait in the spool for the primary.", nil, nil)
-	spoolRecords = prometheus.NewDesc("vaultd_audit_spool_records", "Reads that wait in the spool for the primary.", nil, nil)
-	spoolOldest  = prometheus.NewDesc("vaultd_audit_spool_oldest_seconds", "Age of the oldest read that waits for the primary; 0: none does.", nil, nil)
-	shipped      = prometheus.NewDesc("vaultd_audit_shipped_total", "Reads that the primary has acknowledged.", nil, nil)
-	gaps         = prometheus.NewDesc("vaultd_audit_gaps_total", "How often reads of this node were found to be missing, in the life of its spool.", nil, nil)
-	damaged      = prometheus.NewDesc("vaultd_audit_damaged_segments_total", "Segments of the spool that did not read whole and were set aside.", nil, nil)
-	failures     = prometheus.NewDesc("vaultd_audit_failures_total", "Records that the spool could not take.", nil, nil)
-	unrecorded   = prometheus.NewDesc("vaultd_audit_unrecorded_total", "Reads that were answered without a record (audit_on_failure = allow).", nil, nil)
+	spoolBytes = prometheus.NewDesc("vaultd_audit_spool_bytes", "Bytes of reads that wait in the spool for the primary.",
+		nil, nil)
+	spoolRecords = prometheus.NewDesc("vaultd_audit_spool_records", "Reads that wait in the spool for the primary.", nil,
+		nil)
+	spoolOldest = prometheus.NewDesc("vaultd_audit_spool_oldest_seconds",
+		"Age of the oldest read that waits for the primary; 0: none does.", nil, nil)
+	shipped = prometheus.NewDesc("vaultd_audit_shipped_total", "Reads that the primary has acknowledged.", nil, nil)
+	gaps    = prometheus.NewDesc("vaultd_audit_gaps_total",
+		"How often reads of this node were found to be missing, in the life of its spool.", nil, nil)
+	damaged = prometheus.NewDesc("vaultd_audit_damaged_segments_total",
+		"Segments of the spool that did not read whole and were set aside.", nil, nil)
+	failures   = prometheus.NewDesc("vaultd_audit_failures_total", "Records that the spool could not take.", nil, nil)
+	unrecorded = prometheus.NewDesc("vaultd_audit_unrecorded_total",
+		"Reads that were answered without a record (audit_on_failure = allow).", nil, nil)
 )
 
 func (r *reads) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{spoolBytes, spoolRecords, spoolOldest, shipped, gaps, damaged, failures, unrecorded} {
+	for _, d := range []*prometheus.Desc{spoolBytes, spoolRecords, spoolOldest, shipped, gaps, damaged, failures,
+		unrecorded} {
 		to <- d
 	}
 }

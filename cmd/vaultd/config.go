@@ -28,25 +28,29 @@ import (
 
 // Config is what vaultd is told: by the TOML file, and over it by VAULTD_<KEY IN UPPER CASE> (lists with commas).
 type Config struct {
-	DatabaseURL        string   `toml:"database_url"`         // the local node; "" = libpq's environment
-	PrimaryDatabaseURL string   `toml:"primary_database_url"` // where writes go; "" = database_url (which may name several hosts)
-	ListenDatabaseURL  string   `toml:"listen_database_url"`  // of the primary, without a pooler: where LISTEN works; "" = as for writes
-	Listen             []string `toml:"listen"`               // host:port, or unix:/path
-	SocketMode         string   `toml:"socket_mode"`          // of unix listeners, octal
-	HealthListen       string   `toml:"health_listen"`        // health, metrics and status; "" = off
-	AddressFile        string   `toml:"address_file"`         // the bound addresses are written here, for port 0
-	Allow              []string `toml:"allow"`                // networks of clients; empty = nobody
-	TrustedProxies     []string `toml:"trusted_proxies"`      // networks whose X-Forwarded-For counts
-	Hosts              []string `toml:"hosts"`                // names and addresses that clients ask for, besides the daemon's own
-	TLSCert            string   `toml:"tls_cert"`
-	TLSKey             string   `toml:"tls_key"`
-	InsecureListen     bool     `toml:"insecure_listen"` // listen beyond loopback without TLS
-	KMSKeys            []string `toml:"kms_keys"`        // the first wraps; none = the vault's default key
-	DEKCacheTTL        duration `toml:"dek_cache_ttl"`   // 0 = no cache
-	DEKCacheSize       int      `toml:"dek_cache_size"`  // data keys
-	MaxConns           int      `toml:"max_connections"` // to the local node
+	DatabaseURL string `toml:"database_url"` // the local node; "" = libpq's environment
+	// where writes go; "" = database_url (which may name several hosts)
+	PrimaryDatabaseURL string `toml:"primary_database_url"`
+	// of the primary, without a pooler: where LISTEN works; "" = as for writes
+	ListenDatabaseURL string   `toml:"listen_database_url"`
+	Listen            []string `toml:"listen"`          // host:port, or unix:/path
+	SocketMode        string   `toml:"socket_mode"`     // of unix listeners, octal
+	HealthListen      string   `toml:"health_listen"`   // health, metrics and status; "" = off
+	AddressFile       string   `toml:"address_file"`    // the bound addresses are written here, for port 0
+	Allow             []string `toml:"allow"`           // networks of clients; empty = nobody
+	TrustedProxies    []string `toml:"trusted_proxies"` // networks whose X-Forwarded-For counts
+	// names and addresses that clients ask for, besides the daemon's own
+	Hosts          []string `toml:"hosts"`
+	TLSCert        string   `toml:"tls_cert"`
+	TLSKey         string   `toml:"tls_key"`
+	InsecureListen bool     `toml:"insecure_listen"` // listen beyond loopback without TLS
+	KMSKeys        []string `toml:"kms_keys"`        // the first wraps; none = the vault's default key
+	DEKCacheTTL    duration `toml:"dek_cache_ttl"`   // 0 = no cache
+	DEKCacheSize   int      `toml:"dek_cache_size"`  // data keys
+	MaxConns       int      `toml:"max_connections"` // to the local node
 
-	HTTPMaxConns           int `toml:"http_max_connections"`             // of clients; 0 = as many as open files allow, at most 4096
+	// of clients; 0 = as many as open files allow, at most 4096
+	HTTPMaxConns           int `toml:"http_max_connections"`
 	HTTPMaxConnsPerAddress int `toml:"http_max_connections_per_address"` // 0 = a quarter of them
 
 	VerifyRate      float64  `toml:"verify_rate"`      // verifies a second from one address; 0 = no limit
@@ -58,8 +62,10 @@ type Config struct {
 	LogLevel        string   `toml:"log_level"`
 	LogFormat       string   `toml:"log_format"` // text or json
 	ShutdownGrace   duration `toml:"shutdown_grace"`
-	CPUProfile      string   `toml:"cpu_profile"` // a profile of the whole run, for go tool pprof, is written here at its end; "" = none
-	StateDir        string   `toml:"state_dir"`   // remembers the newest primary over restarts; "" = until the next restart
+	// a profile of the whole run, for go tool pprof, is written here at its end; "" = none
+	CPUProfile string `toml:"cpu_profile"`
+	// remembers the newest primary over restarts; "" = until the next restart
+	StateDir string `toml:"state_dir"`
 
 	// What a rotator may reach; see docs/ROTATORS.md.
 	WebhookHosts  []string            `toml:"webhook_hosts"`  // HOST or HOST:PORT; empty = none
@@ -72,16 +78,18 @@ type Config struct {
 	MinLSNWait        duration `toml:"min_lsn_wait"`       // how long a read waits for the position it asks for
 
 	// Tamper evidence of the audit log; see docs/SECURITY.md.
-	AuditSealKey   string `toml:"audit_seal_key"`   // the key that seals it, where this node is the primary: a file or awskms:///...; "" = no sealing
+	// the key that seals it, where this node is the primary: a file or awskms:///...; "" = no sealing
+	AuditSealKey   string `toml:"audit_seal_key"`
 	AuditSealsFile string `toml:"audit_seals_file"` // the seals that this node has seen are kept here; "" = nowhere
 	// And in a bucket of all nodes, by the primary's: s3://...; "" = in none.
 	AuditSealsBucket         string   `toml:"audit_seals_bucket"`
 	AuditSealsBucketInterval duration `toml:"audit_seals_bucket_interval"`
 
 	// Reads on record; see package spool.
-	Audit             string   `toml:"audit"`               // on, or off: nothing is recorded
-	AuditSpool        string   `toml:"audit_spool"`         // the folder where reads wait for the primary
-	AuditSync         string   `toml:"audit_sync"`          // always: a read is answered when its record is on disk; interval: when the kernel has it
+	Audit      string `toml:"audit"`       // on, or off: nothing is recorded
+	AuditSpool string `toml:"audit_spool"` // the folder where reads wait for the primary
+	// always: a read is answered when its record is on disk; interval: when the kernel has it
+	AuditSync         string   `toml:"audit_sync"`
 	AuditSyncInterval duration `toml:"audit_sync_interval"` // what a power cut may cost with interval
 	AuditOnFailure    string   `toml:"audit_on_failure"`    // block: what cannot be recorded is not answered; allow: it is
 	AuditMaxBytes     size     `toml:"audit_max_bytes"`     // of what waits for the primary
@@ -97,7 +105,8 @@ type Config struct {
 
 func defaults() Config {
 	return Config{
-		Audit: "on", AuditSpool: "/var/lib/vaultd/spool", AuditSync: "always", AuditSyncInterval: duration(200 * time.Millisecond),
+		Audit: "on", AuditSpool: "/var/lib/vaultd/spool", AuditSync: "always",
+		AuditSyncInterval:        duration(200 * time.Millisecond),
 		AuditSealsBucketInterval: duration(time.Minute),
 		AuditOnFailure:           "block", AuditMaxBytes: 1 << 30, AuditMaxAge: duration(7 * 24 * time.Hour),
 		Listen: []string{"127.0.0.1:8400"}, HealthListen: "127.0.0.1:8401", SocketMode: "0660",
@@ -356,7 +365,8 @@ func (c *Config) checkListeners() error {
 
 func (c *Config) checkAudit() error {
 	for _, choice := range []struct{ key, value, one, other string }{
-		{"audit", c.Audit, "on", "off"}, {"audit_sync", c.AuditSync, "always", "interval"}, {"audit_on_failure", c.AuditOnFailure, "block", "allow"},
+		{"audit", c.Audit, "on", "off"}, {"audit_sync", c.AuditSync, "always", "interval"},
+		{"audit_on_failure", c.AuditOnFailure, "block", "allow"},
 	} {
 		if choice.value != choice.one && choice.value != choice.other {
 			return fmt.Errorf("%s %q: %s or %s", choice.key, choice.value, choice.one, choice.other)

@@ -22,14 +22,16 @@ verify_rate = 2.5
 admin_api = true
 `)
 	c, err := loadConfig(path, []string{
-		"VAULTD_ALLOW=192.0.2.0/24, ::1", "VAULTD_DEK_CACHE_SIZE=8", "VAULTD_ADMIN_API=false", "PATH=/bin", "VAULTD_SHUTDOWN_GRACE=1m30s",
+		"VAULTD_ALLOW=192.0.2.0/24, ::1", "VAULTD_DEK_CACHE_SIZE=8", "VAULTD_ADMIN_API=false", "PATH=/bin",
+		"VAULTD_SHUTDOWN_GRACE=1m30s",
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := []any{c.Listen, c.Allow, time.Duration(c.DEKCacheTTL), c.DEKCacheSize, c.VerifyRate, c.AdminAPI, time.Duration(c.ShutdownGrace), c.HealthListen}
-	want := []any{[]string{"127.0.0.1:9000", "unix:/run/vaultd.sock"}, []string{"192.0.2.0/24", "::1"}, 90 * time.Second, 8, 2.5, false,
-		90 * time.Second, "127.0.0.1:8401"}
+	got := []any{c.Listen, c.Allow, time.Duration(c.DEKCacheTTL), c.DEKCacheSize, c.VerifyRate, c.AdminAPI,
+		time.Duration(c.ShutdownGrace), c.HealthListen}
+	want := []any{[]string{"127.0.0.1:9000", "unix:/run/vaultd.sock"}, []string{"192.0.2.0/24", "::1"}, 90 * time.Second,
+		8, 2.5, false, 90 * time.Second, "127.0.0.1:8401"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("the settings differ (-want +got):\n%s", diff)
 	}
@@ -128,7 +130,8 @@ func TestBadSettingsAreNamed(t *testing.T) {
 	}
 	for file, want := range map[string]string{
 		`heartbeat_interval = "50ms"`: "heartbeat_interval", `heartbeat_interval = "2h"`: "heartbeat_interval",
-		`max_staleness = "1999ms"`: "at least twice the time between two heartbeats, 2s", `max_staleness = "2d"`: "max_staleness",
+		`max_staleness = "1999ms"`:                            "at least twice the time between two heartbeats, 2s",
+		`max_staleness = "2d"`:                                "max_staleness",
 		"heartbeat_interval = \"0\"\nmax_staleness = \"19s\"": "at least twice the time between two heartbeats, 20s",
 		`min_lsn_wait = "11s"`:                                "min_lsn_wait", `min_lsn_wait = "-1s"`: "line 1",
 	} {
@@ -137,7 +140,8 @@ func TestBadSettingsAreNamed(t *testing.T) {
 			t.Errorf("%s: got %v, want a complaint with %q", file, err, want)
 		}
 	}
-	for _, variable := range []string{"VAULTD_LISTN=x", "VAULTD_=x", "VAULTD_ADMIN_API=yes please", "VAULTD_VERIFY_BURST=", "VAULTD_ALLOW=x", "VAULTD_DEK_CACHE_TTL=5"} {
+	for _, variable := range []string{"VAULTD_LISTN=x", "VAULTD_=x", "VAULTD_ADMIN_API=yes please", "VAULTD_VERIFY_BURST=",
+		"VAULTD_ALLOW=x", "VAULTD_DEK_CACHE_TTL=5"} {
 		if _, err := loadConfig("", []string{variable}); !errors.Is(err, errConfig) {
 			t.Errorf("%s: got %v, want a complaint", variable, err)
 		}
@@ -259,8 +263,9 @@ func TestNoPasswordIsShown(t *testing.T) {
 func TestExitCodes(t *testing.T) {
 	bad := mustWrite(t, filepath.Join(t.TempDir(), "vaultd.toml"), "x = 1")
 	for want, lines := range map[int][][]string{
-		exitDone:  {{"version"}, {"--help"}, {"check-config"}},
-		exitUsage: {{"nonsense"}, {"--nonsense"}, {"check-config", "extra"}, {"check-config", "--config", bad}, {"--config", bad}},
+		exitDone: {{"version"}, {"--help"}, {"check-config"}},
+		exitUsage: {{"nonsense"}, {"--nonsense"}, {"check-config", "extra"}, {"check-config", "--config", bad},
+			{"--config", bad}},
 	} {
 		for _, args := range lines {
 			var out, errOut bytes.Buffer
@@ -277,7 +282,8 @@ func TestExitCodes(t *testing.T) {
 // The example that is shipped is a configuration, and says what the defaults are.
 func TestTheExampleIsGood(t *testing.T) {
 	var out, errOut bytes.Buffer
-	if code := execute(t.Context(), []string{"check-config", "--config", "../../deploy/vaultd.toml"}, &out, &errOut, nil); code != exitDone {
+	if code := execute(t.Context(), []string{"check-config", "--config", "../../deploy/vaultd.toml"}, &out, &errOut,
+		nil); code != exitDone {
 		t.Fatalf("got exit code %d: %s", code, &errOut)
 	}
 	c, err := loadConfig("../../deploy/vaultd.toml", nil)

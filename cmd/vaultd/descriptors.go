@@ -12,17 +12,19 @@ import (
 
 const (
 	// mostConnections is the default where descriptors are plenty: what an idle one costs in memory is the bound then.
-	mostConnections  = 4096
-	fewestWorth      = 8 // connections, below which the daemon says that it has too few descriptors
-	maxStrangers     = 16
-	otherDescriptors = 64 // listeners, the log, the spool and its segments, files being read, the KMS, a bucket, a resolver
-	perRotation      = 8  // pipes of a program, connections to a target
+	mostConnections = 4096
+	fewestWorth     = 8 // connections, below which the daemon says that it has too few descriptors
+	maxStrangers    = 16
+	// listeners, the log, the spool and its segments, files being read, the KMS, a bucket, a resolver
+	otherDescriptors = 64
+	perRotation      = 8 // pipes of a program, connections to a target
 )
 
 // healthBounds keep the health listener answering while others hold connections to it.
 var healthBounds = listen.Bounds{Total: 32, PerAddress: 16}
 
-// reserved are the descriptors that HTTP connections leave to the database, the spool, rotations and the health listener.
+// reserved are the descriptors that HTTP connections leave to the database, the spool, rotations and the health
+// listener.
 func (c *Config) reserved() int {
 	reader, writer, listening := c.MaxConns, c.RotationWorkers+4, 1
 	return reader + writer + listening + c.RotationWorkers*perRotation + healthBounds.Total + otherDescriptors
@@ -47,9 +49,12 @@ func (c *Config) boundsWithin(room int) (b listen.Bounds, complaint string) {
 	b = listen.Bounds{Total: c.HTTPMaxConns, PerAddress: c.HTTPMaxConnsPerAddress, Strangers: maxStrangers}
 	switch {
 	case room < fewestWorth:
-		b.Total, complaint = fewestWorth, "too few open files: connections may use up what the database and the spool need; raise LimitNOFILE"
+		b.Total, complaint = fewestWorth,
+			"too few open files: connections may use up what the database and the spool need; raise LimitNOFILE"
 	case b.Total > room:
-		b.Total, complaint = room, fmt.Sprintf("http_max_connections = %d is more than the limit of open files leaves room for; raise LimitNOFILE", c.HTTPMaxConns)
+		b.Total, complaint = room,
+			fmt.Sprintf("http_max_connections = %d is more than the limit of open files leaves room for; raise LimitNOFILE",
+				c.HTTPMaxConns)
 	case b.Total == 0:
 		b.Total = min(room, mostConnections)
 	}
@@ -61,7 +66,8 @@ func (c *Config) boundsWithin(room int) (b listen.Bounds, complaint string) {
 }
 
 var (
-	connectionsOpen   = prometheus.NewDesc("vaultd_http_connections", "Connections that are open.", []string{"listener"}, nil)
+	connectionsOpen = prometheus.NewDesc("vaultd_http_connections", "Connections that are open.", []string{"listener"},
+		nil)
 	connectionsClosed = prometheus.NewDesc("vaultd_http_connections_closed_total",
 		"Connections closed for the bounds: idle ones to make room, and new ones where none was idle (total, address, stranger).",
 		[]string{"listener", "reason"}, nil)

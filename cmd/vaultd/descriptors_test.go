@@ -30,7 +30,8 @@ func TestConnectionsLeaveDescriptorsToTheRest(t *testing.T) {
 	} {
 		c.HTTPMaxConns, c.HTTPMaxConnsPerAddress = of.total, of.perAddress
 		b, complaint := c.boundsWithin(of.room)
-		if b.Total != of.wantTotal || b.PerAddress != of.wantAddress || (complaint != "") != of.complains || b.Strangers < 1 || b.Strangers > maxStrangers {
+		if b.Total != of.wantTotal || b.PerAddress != of.wantAddress || (complaint != "") != of.complains ||
+			b.Strangers < 1 || b.Strangers > maxStrangers {
 			t.Errorf("%s: got %+v with %q, want %+v", name, b, complaint, of)
 		}
 	}
@@ -52,8 +53,8 @@ func exchange(t *testing.T, url, request string) string {
 	return string(text)
 }
 
-// OPTIONS * has a handler of its own in net/http, and a request that cannot be parsed an answer: neither may get past the
-// allowlist. A refusal ends the connection.
+// OPTIONS * has a handler of its own in net/http, and a request that cannot be parsed an answer: neither may get past
+// the allowlist. A refusal ends the connection.
 func TestNothingIsAnsweredPastTheAllowlist(t *testing.T) {
 	d := startDaemon(t, "listen = [\"127.0.0.1:0\"]\nallow = []\n")
 	for request, want := range map[string]string{
@@ -72,7 +73,8 @@ func TestNothingIsAnsweredPastTheAllowlist(t *testing.T) {
 			t.Errorf("%q: got %.300q, want %q, once", request, got, want)
 		}
 	}
-	if got := exchange(t, d.urls["VAULTD_HEALTH_URL"], "OPTIONS * HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.1 400") {
+	if got := exchange(t, d.urls["VAULTD_HEALTH_URL"],
+		"OPTIONS * HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.1 400") {
 		t.Errorf("the health listener answers OPTIONS * with %.100q, want 400: it has no such route", got)
 	}
 	if got := d.status(t); got != http.StatusForbidden {

@@ -6,7 +6,8 @@ import (
 	"runtime/pprof"
 )
 
-// profile writes where this process spends its time, until stop. A profile holds the names of functions and nothing else.
+// profile writes where this process spends its time, until stop. A profile holds the names of functions and nothing
+// else.
 func profile(path string) (stop func(), err error) {
 	if path == "" {
 		return func() {}, nil

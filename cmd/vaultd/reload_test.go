@@ -11,14 +11,19 @@ import (
 	"time"
 )
 
-// restarted are the settings that are read at the start. A new setting belongs here or into reloaded; if it can be reloaded,
-// reload has to apply it.
+// restarted are the settings that are read at the start. A new setting belongs here or into reloaded; if it can be
+// reloaded, reload has to apply it.
 var restarted = []string{
-	"database_url", "primary_database_url", "listen_database_url", "listen", "socket_mode", "health_listen", "address_file", "insecure_listen",
-	"kms_keys", "dek_cache_ttl", "dek_cache_size", "max_connections", "http_max_connections", "http_max_connections_per_address",
-	"scan_interval", "rotation_workers", "claim_timeout", "admin_api", "log_format", "shutdown_grace", "cpu_profile", "state_dir",
-	"webhook_hosts", "postgres_hosts", "postgres_ca", "exec_rotators", "heartbeat_interval", "min_lsn_wait", "audit_seal_key", "audit_seals_file", "audit_seals_bucket",
-	"audit_seals_bucket_interval", "audit", "audit_spool", "audit_sync", "audit_sync_interval", "audit_on_failure", "audit_max_bytes", "audit_max_age",
+	"database_url", "primary_database_url", "listen_database_url", "listen", "socket_mode", "health_listen",
+	"address_file", "insecure_listen",
+	"kms_keys", "dek_cache_ttl", "dek_cache_size", "max_connections", "http_max_connections",
+	"http_max_connections_per_address",
+	"scan_interval", "rotation_workers", "claim_timeout", "admin_api", "log_format", "shutdown_grace", "cpu_profile",
+	"state_dir",
+	"webhook_hosts", "postgres_hosts", "postgres_ca", "exec_rotators", "heartbeat_interval", "min_lsn_wait",
+	"audit_seal_key", "audit_seals_file", "audit_seals_bucket",
+	"audit_seals_bucket_interval", "audit", "audit_spool", "audit_sync", "audit_sync_interval", "audit_on_failure",
+	"audit_max_bytes", "audit_max_age",
 }
 
 func TestEverySettingIsReloadedOrNamed(t *testing.T) {
@@ -94,7 +99,8 @@ func TestReloadNamesWhatItLeaves(t *testing.T) {
 		mustWrite(t, d.config, settings)
 		before := len(d.log.String())
 		d.hup(t)
-		if got := d.log.String()[before:]; !strings.Contains(got, want) || strings.Contains(want, "unchanged") == strings.Contains(got, "msg=reloaded\n") {
+		if got := d.log.String()[before:]; !strings.Contains(got, want) ||
+			strings.Contains(want, "unchanged") == strings.Contains(got, "msg=reloaded\n") {
 			t.Errorf("%s: got %s, want %s", settings, got, want)
 		}
 		if got := d.status(t); got != http.StatusServiceUnavailable {
@@ -133,7 +139,8 @@ func health(t *testing.T, d *daemon, path string) string {
 	return string(text)
 }
 
-// A certificate that ended is named at the start, at the reload that brings it, by readiness and, with the time, by metrics.
+// A certificate that ended is named at the start, at the reload that brings it, by readiness and, with the time, by
+// metrics.
 func TestAnExpiredCertificateIsNamedEverywhere(t *testing.T) {
 	dir := t.TempDir()
 	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")

@@ -65,7 +65,8 @@ change, and a bad file keeps the old ones; the log names what else was changed a
 	if err == nil {
 		return exitDone
 	}
-	fmt.Fprintf(errOut, "vaultd: %s\n", strings.ReplaceAll(strings.TrimPrefix(err.Error(), errConfig.Error()+": "), "\n", " "))
+	fmt.Fprintf(errOut, "vaultd: %s\n", strings.ReplaceAll(strings.TrimPrefix(err.Error(), errConfig.Error()+": "), "\n",
+		" "))
 	return exitCode(err, errOut)
 }
 

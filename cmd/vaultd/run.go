@@ -23,12 +23,13 @@ import (
 
 const (
 	applicationName = "vaultd"
-	startTimeout    = 3 * time.Second // to learn whether the schema fits; a database that is away does not keep us from starting
-	checkTimeout    = 2 * time.Second // of one part that readiness asks
+	// to learn whether the schema fits; a database that is away does not keep us from starting
+	startTimeout = 3 * time.Second
+	checkTimeout = 2 * time.Second // of one part that readiness asks
 )
 
-// serve runs until ctx ends. The order of the end: no new connections, requests under way finish, rotations under way are
-// settled, reads on record are shipped, keys are wiped, pools are closed.
+// serve runs until ctx ends. The order of the end: no new connections, requests under way finish, rotations under way
+// are settled, reads on record are shipped, keys are wiped, pools are closed.
 func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.Writer, reload <-chan os.Signal) error {
 	level := new(slog.LevelVar)
 	level.Set(c.level)
@@ -50,14 +51,14 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 	if err != nil {
 		return err
 	}
-	reader, err := db.NewReader(ctx, db.Options{URL: c.DatabaseURL, ApplicationName: applicationName, MaxConns: c.MaxConns, Fence: fence,
-		ReadTimeout: httpapi.ReadTimeout, PlanOnce: true})
+	reader, err := db.NewReader(ctx, db.Options{URL: c.DatabaseURL, ApplicationName: applicationName, MaxConns: c.MaxConns,
+		Fence: fence, ReadTimeout: httpapi.ReadTimeout, PlanOnce: true})
 	if err != nil {
 		return err
 	}
 	defer reader.Close()
-	writer, err := db.NewWriter(ctx, db.Options{URL: c.writerURL(), ApplicationName: applicationName, MaxConns: c.RotationWorkers + 4, Fence: fence,
-		ListenURL: c.ListenDatabaseURL})
+	writer, err := db.NewWriter(ctx, db.Options{URL: c.writerURL(), ApplicationName: applicationName,
+		MaxConns: c.RotationWorkers + 4, Fence: fence, ListenURL: c.ListenDatabaseURL})
 	if err != nil {
 		return err
 	}
@@ -72,7 +73,8 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 		return fmt.Errorf("%w: kms_keys: %w", errConfig, err)
 	}
 	v := vault.New(vault.Options{
-		Reader: reader, Writer: writer, Keys: vault.DeferKeys(keys.open), CacheSize: c.DEKCacheSize, CacheTTL: time.Duration(c.DEKCacheTTL),
+		Reader: reader, Writer: writer, Keys: vault.DeferKeys(keys.open), CacheSize: c.DEKCacheSize,
+		CacheTTL:    time.Duration(c.DEKCacheTTL),
 		ReadTimeout: httpapi.ReadTimeout,
 	})
 	defer v.Close()
@@ -99,7 +101,8 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 		Checks: []httpapi.Check{{Name: "database", Check: bounded(v.Ping)}, {Name: "kms", Check: bounded(keys.check)},
 			{Name: "replication", Check: func(context.Context) error { return fresh.Check() }},
 			{Name: "audit", Check: reads.check},
-			{Name: "fence", Check: bounded(fenceOnly(v.CheckFence))}, {Name: "audit_seals", Check: sealer.Check}, {Name: "tls", Check: cert.check}},
+			{Name: "fence", Check: bounded(fenceOnly(v.CheckFence))}, {Name: "audit_seals", Check: sealer.Check},
+			{Name: "tls", Check: cert.check}},
 		Notices: []httpapi.Check{{Name: "rounds", Check: bounded(roundsWork(v))}, {Name: "sealing", Check: sealer.Sealing}},
 	})
 	registry.MustRegister(sealer)
@@ -138,8 +141,8 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 	return err
 }
 
-// openFence reads what was seen before. A folder that cannot be written, or entered, costs the memory over restarts and no more, so the
-// daemon starts; a file that cannot be understood may hold what must not be forgotten, so it does not.
+// openFence reads what was seen before. A folder that cannot be written, or entered, costs the memory over restarts and
+// no more, so the daemon starts; a file that cannot be understood may hold what must not be forgotten, so it does not.
 func openFence(dir string, log *slog.Logger) (*db.Fence, error) {
 	if dir == "" {
 		return db.OpenFence("")
@@ -280,7 +283,8 @@ func (k *keyRing) close() {
 }
 
 // startRotation runs the supervisor, the heart and, unless there are none here, the workers.
-func startRotation(ctx context.Context, c Config, v *vault.Vault, reads *reads, metrics *rotation.Metrics, log *slog.Logger) *sync.WaitGroup {
+func startRotation(ctx context.Context, c Config, v *vault.Vault, reads *reads, metrics *rotation.Metrics,
+	log *slog.Logger) *sync.WaitGroup {
 	var running sync.WaitGroup
 	supervisor := &rotation.Supervisor{Vault: v, Interval: time.Duration(c.ScanInterval), Log: log}
 	running.Go(func() { supervisor.Run(ctx) })

@@ -124,7 +124,8 @@ func TestReloadChangesThePolicyAndABadFileKeepsIt(t *testing.T) {
 	if got := d.status(t); got != http.StatusForbidden {
 		t.Fatalf("got status %d, want 403 under the new allowlist", got)
 	}
-	for i, bad := range []string{"allow = [", `alow = ["127.0.0.1"]`, `allow = ["127.0.0.1/8"]`, open + `log_level = "loud"`} {
+	for i, bad := range []string{"allow = [", `alow = ["127.0.0.1"]`, `allow = ["127.0.0.1/8"]`,
+		open + `log_level = "loud"`} {
 		mustWrite(t, d.config, bad)
 		d.hup(t)
 		if got := strings.Count(d.log.String(), "reloading failed"); got != i+1 {
@@ -173,7 +174,8 @@ func mustCertificateFor(t *testing.T, cert, key string, serial int64, from, unti
 // serial is that of the certificate a new connection is shown.
 func serial(t *testing.T, d *daemon) int64 {
 	t.Helper()
-	conn, err := tls.Dial("tcp", strings.TrimPrefix(d.urls["VAULTD_URL"], "https://"), &tls.Config{InsecureSkipVerify: true})
+	conn, err := tls.Dial("tcp", strings.TrimPrefix(d.urls["VAULTD_URL"], "https://"),
+		&tls.Config{InsecureSkipVerify: true})
 	if err != nil {
 		t.Fatal(err)
 	}

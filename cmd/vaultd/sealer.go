@@ -48,7 +48,8 @@ func openSealer(ctx context.Context, c Config, v *vault.Vault, log *slog.Logger)
 		if err != nil {
 			return nil, fmt.Errorf("audit_seals_bucket: %w", err)
 		}
-		s.Places = append(s.Places, &seal.Place{Keeper: b, Where: "in the bucket", Every: time.Duration(c.AuditSealsBucketInterval), Shared: true})
+		s.Places = append(s.Places, &seal.Place{Keeper: b, Where: "in the bucket",
+			Every: time.Duration(c.AuditSealsBucketInterval), Shared: true})
 		s.open, s.bucket = append(s.open, b), true
 	}
 	return s, nil
@@ -61,12 +62,16 @@ func (s *auditSealer) close() {
 }
 
 var (
-	rowsSealed  = prometheus.NewDesc("vaultd_audit_rows_sealed_total", "Rows of the audit log that this daemon has sealed.", nil, nil)
+	rowsSealed = prometheus.NewDesc("vaultd_audit_rows_sealed_total",
+		"Rows of the audit log that this daemon has sealed.", nil, nil)
 	sealFailing = prometheus.NewDesc("vaultd_audit_sealing_failing", "Whether the last attempt to seal failed.", nil, nil)
-	sealAlarm   = prometheus.NewDesc("vaultd_audit_seals_alarm", "Whether the node's seals do not go on from those seen before.", nil, nil)
+	sealAlarm   = prometheus.NewDesc("vaultd_audit_seals_alarm",
+		"Whether the node's seals do not go on from those seen before.", nil, nil)
 
-	bucketFailing = prometheus.NewDesc("vaultd_audit_bucket_failing", "Whether the last attempt to keep seals in the bucket failed.", nil, nil)
-	bucketBehind  = prometheus.NewDesc("vaultd_audit_bucket_behind_seconds", "How long ago the bucket last had all seals of this primary; 0 while it is kept.", nil, nil)
+	bucketFailing = prometheus.NewDesc("vaultd_audit_bucket_failing",
+		"Whether the last attempt to keep seals in the bucket failed.", nil, nil)
+	bucketBehind = prometheus.NewDesc("vaultd_audit_bucket_behind_seconds",
+		"How long ago the bucket last had all seals of this primary; 0 while it is kept.", nil, nil)
 )
 
 // Describe is prometheus.Collector's.

@@ -74,7 +74,8 @@ func (s *servers) openAll(c Config, api *httpapi.API, cert *certificate) error {
 }
 
 // open serves one setting, which may be several listeners: the address file has the first of them.
-func (s *servers) open(key, address string, mode os.FileMode, h http.Handler, l *listen.Limiter, config *tls.Config) error {
+func (s *servers) open(key, address string, mode os.FileMode, h http.Handler, l *listen.Limiter,
+	config *tls.Config) error {
 	listeners, err := listen.Open(address, mode)
 	if err != nil {
 		return fmt.Errorf("listening on %q: %w", address, err)
@@ -105,8 +106,9 @@ func newServer(h http.Handler, l *listen.Limiter, log *slog.Logger) *http.Server
 	return &http.Server{
 		Handler: l.Handler(h), ConnState: l.ConnState, ConnContext: l.ConnContext, DisableGeneralOptionsHandler: true,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: httpapi.WriteTimeout + 25*time.Second,
-		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
+		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second,
+		WriteTimeout: httpapi.WriteTimeout + 25*time.Second,
+		IdleTimeout:  2 * time.Minute, MaxHeaderBytes: 16 << 10,
 	}
 }
 

@@ -133,7 +133,8 @@ func (c *Config) warnOfState(add addWarning) {
 			"%q can be written by others (mode %04o), who can make this node forget the newest primary", c.StateDir, mode)
 	}
 	if mode := modeOf(c.AuditSealsFile); mode&0o022 != 0 {
-		add("audit_seals_file", "%q can be written by others (mode %04o), who can undo what it proves", c.AuditSealsFile, mode)
+		add("audit_seals_file", "%q can be written by others (mode %04o), who can undo what it proves", c.AuditSealsFile,
+			mode)
 	}
 }
 

@@ -22,7 +22,8 @@ func place(t *testing.T) string {
 	for _, name := range []string{"kek", "seals.key", "seals"} {
 		mustWrite(t, filepath.Join(dir, name), "x")
 	}
-	mustCertificateFor(t, filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"), 1, time.Now().Add(-time.Hour), time.Now().Add(90*24*time.Hour))
+	mustCertificateFor(t, filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"), 1, time.Now().Add(-time.Hour),
+		time.Now().Add(90*24*time.Hour))
 	return dir
 }
 
@@ -39,8 +40,9 @@ func checked(t *testing.T, dir, settings string, flags ...string) (code int, out
 	base := map[string]string{
 		"allow": `["10.0.0.0/8", "fc00::/7", "::1"]`, "audit_spool": fmt.Sprintf("%q", dir+"/spool"),
 		"audit_seal_key": fmt.Sprintf("%q", dir+"/seals.key"), "audit_seals_file": fmt.Sprintf("%q", dir+"/seals"),
-		"kms_keys": fmt.Sprintf("[%q]", "local://"+dir+"/kek"), "tls_cert": fmt.Sprintf("%q", dir+"/cert.pem"), "tls_key": fmt.Sprintf("%q", dir+"/key.pem"),
-		"listen": `["0.0.0.0:8400", "unix:/run/vaultd.sock"]`, "health_listen": `"10.0.0.4:8401"`,
+		"kms_keys": fmt.Sprintf("[%q]", "local://"+dir+"/kek"), "tls_cert": fmt.Sprintf("%q", dir+"/cert.pem"),
+		"tls_key": fmt.Sprintf("%q", dir+"/key.pem"),
+		"listen":  `["0.0.0.0:8400", "unix:/run/vaultd.sock"]`, "health_listen": `"10.0.0.4:8401"`,
 	}
 	for line := range strings.Lines(settings) {
 		key, value, _ := strings.Cut(strings.TrimSpace(line), " = ")
@@ -52,7 +54,8 @@ func checked(t *testing.T, dir, settings string, flags ...string) (code int, out
 	}
 	t.Setenv("VAULTD_STATE_DIR", filepath.Join(dir, "state")) // which TestMain sets for the other tests
 	path := filepath.Join(dir, "vaultd.toml")
-	if err := os.WriteFile(path, []byte(file.String()), 0o600); err != nil { // which keeps the mode of a file that is there
+	// which keeps the mode of a file that is there
+	if err := os.WriteFile(path, []byte(file.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	var stdout, stderr bytes.Buffer
@@ -70,7 +73,8 @@ func TestCheckConfigWarns(t *testing.T) {
 	}
 	certificate := func(from, until time.Duration) func(string) {
 		return func(dir string) {
-			mustCertificateFor(t, filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"), 1, time.Now().Add(from), time.Now().Add(until))
+			mustCertificateFor(t, filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"), 1, time.Now().Add(from),
+				time.Now().Add(until))
 		}
 	}
 	const day = 24 * time.Hour
@@ -80,31 +84,33 @@ func TestCheckConfigWarns(t *testing.T) {
 		settings string
 		want     string // the setting, and a part of the text; "" = nothing is said
 	}{
-		"a good one":                    {nothing, "", ""},
-		"all of IPv4":                   {nothing, `allow = ["0.0.0.0/0"]`, "allow: 0.0.0.0/0"},
-		"all of IPv6":                   {nothing, `allow = ["::/0"]`, "allow: ::/0"},
-		"a half":                        {nothing, `allow = ["0.0.0.0/1"]`, "allow: 0.0.0.0/1"},
-		"two halves":                    {nothing, `allow = ["0.0.0.0/1", "128.0.0.0/1"]`, "allow: 128.0.0.0/1"},
-		"halves of IPv6":                {nothing, `allow = ["::/1", "8000::/1"]`, "allow: 8000::/1"},
-		"all unicast IPv6":              {nothing, `allow = ["2000::/3"]`, "allow: 2000::/3"},
-		"many networks":                 {nothing, "allow = [" + slashEights(64) + "]", "allow: its networks are 25%"},
-		"few networks":                  {nothing, "allow = [" + slashEights(63) + "]", ""},
-		"all proxies":                   {nothing, `trusted_proxies = ["0.0.0.0/0"]`, "trusted_proxies: 0.0.0.0/0"},
-		"all proxies of IPv6":           {nothing, `trusted_proxies = ["::/0"]`, "trusted_proxies: ::/0"},
-		"some proxies":                  {nothing, `trusted_proxies = ["10.0.0.0/8", "fd00::/8"]`, ""},
-		"no limit":                      {nothing, `verify_rate = 0.0`, "verify_rate: "},
-		"health everywhere":             {nothing, `health_listen = "0.0.0.0:8401"`, "health_listen: 0.0.0.0:8401"},
-		"health everywhere, IPv6":       {nothing, `health_listen = "[::]:8401"`, "health_listen: [::]:8401"},
-		"health everywhere, unsaid":     {nothing, `health_listen = ":8401"`, "health_listen: :8401"},
-		"a socket for everybody":        {nothing, `socket_mode = "0777"`, "socket_mode: 0777"},
-		"a socket others can write":     {nothing, `socket_mode = "0662"`, "socket_mode: 0662"},
-		"a socket of a group":           {nothing, `socket_mode = "0660"`, ""},
-		"values in the clear":           {nothing, plain, "insecure_listen: values cross"},
-		"tokens in the clear":           {nothing, plain + "admin_api = true", "admin tokens (admin_api) cross"},
-		"in the clear on loopback":      {nothing, plain + "admin_api = true\nlisten = [\"127.0.0.1:8400\", \"[::1]:8400\", \"localhost:1\"]", ""},
-		"a password others can read":    {config(0o644), `database_url = "postgres://u:hunter2@h/app"`, "config: "},
-		"a password, as a keyword":      {config(0o604), `primary_database_url = "host=h password=hunter2"`, "config: "},
-		"a password for listening":      {config(0o644), `listen_database_url = "postgres://h/app?user=u&password=hunter2"`, "config: "},
+		"a good one":                {nothing, "", ""},
+		"all of IPv4":               {nothing, `allow = ["0.0.0.0/0"]`, "allow: 0.0.0.0/0"},
+		"all of IPv6":               {nothing, `allow = ["::/0"]`, "allow: ::/0"},
+		"a half":                    {nothing, `allow = ["0.0.0.0/1"]`, "allow: 0.0.0.0/1"},
+		"two halves":                {nothing, `allow = ["0.0.0.0/1", "128.0.0.0/1"]`, "allow: 128.0.0.0/1"},
+		"halves of IPv6":            {nothing, `allow = ["::/1", "8000::/1"]`, "allow: 8000::/1"},
+		"all unicast IPv6":          {nothing, `allow = ["2000::/3"]`, "allow: 2000::/3"},
+		"many networks":             {nothing, "allow = [" + slashEights(64) + "]", "allow: its networks are 25%"},
+		"few networks":              {nothing, "allow = [" + slashEights(63) + "]", ""},
+		"all proxies":               {nothing, `trusted_proxies = ["0.0.0.0/0"]`, "trusted_proxies: 0.0.0.0/0"},
+		"all proxies of IPv6":       {nothing, `trusted_proxies = ["::/0"]`, "trusted_proxies: ::/0"},
+		"some proxies":              {nothing, `trusted_proxies = ["10.0.0.0/8", "fd00::/8"]`, ""},
+		"no limit":                  {nothing, `verify_rate = 0.0`, "verify_rate: "},
+		"health everywhere":         {nothing, `health_listen = "0.0.0.0:8401"`, "health_listen: 0.0.0.0:8401"},
+		"health everywhere, IPv6":   {nothing, `health_listen = "[::]:8401"`, "health_listen: [::]:8401"},
+		"health everywhere, unsaid": {nothing, `health_listen = ":8401"`, "health_listen: :8401"},
+		"a socket for everybody":    {nothing, `socket_mode = "0777"`, "socket_mode: 0777"},
+		"a socket others can write": {nothing, `socket_mode = "0662"`, "socket_mode: 0662"},
+		"a socket of a group":       {nothing, `socket_mode = "0660"`, ""},
+		"values in the clear":       {nothing, plain, "insecure_listen: values cross"},
+		"tokens in the clear":       {nothing, plain + "admin_api = true", "admin tokens (admin_api) cross"},
+		"in the clear on loopback": {nothing, plain +
+			"admin_api = true\nlisten = [\"127.0.0.1:8400\", \"[::1]:8400\", \"localhost:1\"]", ""},
+		"a password others can read": {config(0o644), `database_url = "postgres://u:hunter2@h/app"`, "config: "},
+		"a password, as a keyword":   {config(0o604), `primary_database_url = "host=h password=hunter2"`, "config: "},
+		"a password for listening": {config(0o644), `listen_database_url = "postgres://h/app?user=u&password=hunter2"`,
+			"config: "},
 		"a password of a group":         {config(0o640), `database_url = "postgres://u:hunter2@h/app"`, ""},
 		"no password":                   {config(0o644), `database_url = "postgres://u@h/app"`, ""},
 		"a file others can write":       {config(0o602), "", "config: "},
@@ -142,7 +148,8 @@ func TestCheckConfigWarns(t *testing.T) {
 			}
 		}
 		strict, out, errOut := checked(t, dir, c.settings, "--strict")
-		if want := map[bool]int{true: exitDone, false: exitUsage}[c.want == ""]; strict != want || strict != exitDone && out != "" {
+		if want := map[bool]int{true: exitDone, false: exitUsage}[c.want == ""]; strict != want || strict != exitDone &&
+			out != "" {
 			t.Errorf("%s: --strict got exit code %d (%s), want %d", name, strict, errOut, want)
 		}
 	}
@@ -158,7 +165,8 @@ func slashEights(count int) string {
 
 func TestTheExampleHasNothingToWarnOf(t *testing.T) {
 	var out, errOut bytes.Buffer
-	if code := execute(t.Context(), []string{"check-config", "--strict", "--config", "../../deploy/vaultd.toml"}, &out, &errOut, nil); code != exitDone {
+	if code := execute(t.Context(), []string{"check-config", "--strict", "--config", "../../deploy/vaultd.toml"}, &out,
+		&errOut, nil); code != exitDone {
 		t.Errorf("got exit code %d: %s", code, &errOut)
 	}
 }
@@ -167,7 +175,8 @@ func TestTheExampleHasNothingToWarnOf(t *testing.T) {
 func TestAnIntermediateThatExpiredIsNamed(t *testing.T) {
 	dir := place(t)
 	old := filepath.Join(t.TempDir(), "old.pem")
-	mustCertificateFor(t, old, filepath.Join(t.TempDir(), "old.key"), 2, time.Now().Add(-48*time.Hour), time.Now().Add(-24*time.Hour))
+	mustCertificateFor(t, old, filepath.Join(t.TempDir(), "old.key"), 2, time.Now().Add(-48*time.Hour),
+		time.Now().Add(-24*time.Hour))
 	leaf, err := os.ReadFile(filepath.Join(dir, "cert.pem"))
 	if err != nil {
 		t.Fatal(err)

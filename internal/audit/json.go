@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// AppendJSON appends what encoding/json makes of the event, up to the spelling of escapes. Every read writes one, and by
-// reflection that costs as much as opening its value.
+// AppendJSON appends what encoding/json makes of the event, up to the spelling of escapes. Every read writes one, and
+// by reflection that costs as much as opening its value.
 func (e Event) AppendJSON(dst []byte) ([]byte, error) {
 	dst = append(dst, `{"at":"`...)
 	dst = e.At.AppendFormat(dst, time.RFC3339Nano)

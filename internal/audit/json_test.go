@@ -14,8 +14,8 @@ func FuzzAppendJSON(f *testing.F) {
 	f.Add("", "", "", 0, "", "", false)
 	f.Add("role:\x1b[31m\"\\<>&\u2028", "::1", "\xff\x00", -1, "not-a-uuid", "\u00e9", true)
 	f.Fuzz(func(t *testing.T, actor, client, secret string, version int, request, match string, valid bool) {
-		e := Event{At: time.Date(2026, 11, 26, 3, 4, 5, 678900000, time.UTC), Actor: actor, Client: client, Action: Verify, Secret: secret,
-			Version: version, Outcome: OK, RequestID: request}
+		e := Event{At: time.Date(2026, 11, 26, 3, 4, 5, 678900000, time.UTC), Actor: actor, Client: client, Action: Verify,
+			Secret: secret, Version: version, Outcome: OK, RequestID: request}
 		if valid {
 			e.Detail = map[string]any{"match": match, "valid": valid, "version_id": uuid.UUID{1, 2, 3}, match: version}
 		}
@@ -23,7 +23,8 @@ func FuzzAppendJSON(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		e.Actor, e.Client, e.Secret, e.RequestID = Printable(e.Actor), Printable(e.Client), Printable(e.Secret), Printable(e.RequestID)
+		e.Actor, e.Client, e.Secret, e.RequestID = Printable(e.Actor), Printable(e.Client), Printable(e.Secret),
+			Printable(e.RequestID)
 		if valid {
 			e.Detail = printable(e.Detail).(map[string]any)
 		}
@@ -52,8 +53,8 @@ func TestAppendJSONOfWhatHasNone(t *testing.T) {
 }
 
 func BenchmarkAppendJSON(b *testing.B) {
-	e := Event{At: time.Now(), Actor: "client:127.0.0.1", Client: "127.0.0.1", Action: Read, Secret: "prod/db/password", Version: 3, Outcome: OK,
-		RequestID: uuid.NewString()}
+	e := Event{At: time.Now(), Actor: "client:127.0.0.1", Client: "127.0.0.1", Action: Read, Secret: "prod/db/password",
+		Version: 3, Outcome: OK, RequestID: uuid.NewString()}
 	b.ReportAllocs()
 	var dst []byte
 	for b.Loop() {

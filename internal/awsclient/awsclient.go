@@ -1,6 +1,6 @@
-// Package awsclient is what a client of an AWS service is made of here, whichever service it is: the AWS configuration of this
-// machine, an HTTP client that follows nobody and reads no endless answer, the grammar of region= and endpoint= in a URI, and
-// what may be said about a failure. Nothing that a server sent is repeated in a text of this package.
+// Package awsclient is what a client of an AWS service is made of here, whichever service it is: the AWS configuration
+// of this machine, an HTTP client that follows nobody and reads no endless answer, the grammar of region= and endpoint=
+// in a URI, and what may be said about a failure. Nothing that a server sent is repeated in a text of this package.
 package awsclient
 
 import (
@@ -31,8 +31,8 @@ func (m markedCredentials) Retrieve(ctx context.Context) (aws.Credentials, error
 	return c, nil
 }
 
-// Load reads the AWS configuration the way every AWS tool does: environment, shared files, profile. Credentials are fetched
-// later, by the first operation. Region "" leaves it to the configuration.
+// Load reads the AWS configuration the way every AWS tool does: environment, shared files, profile. Credentials are
+// fetched later, by the first operation. Region "" leaves it to the configuration.
 func Load(ctx context.Context, region string) (aws.Config, error) {
 	cfg, err := config.LoadDefaultConfig(ctx,
 		config.WithRegion(region),
@@ -58,15 +58,16 @@ func configReason(err error) error {
 	return errors.New("the AWS configuration cannot be read")
 }
 
-// HTTPClient keeps the proxy, CA bundle and TLS settings of the AWS configuration. One exchange takes at most as long as
-// attempt, and of an answer no more than maxAnswer bytes are read. The transport is for closing idle connections.
+// HTTPClient keeps the proxy, CA bundle and TLS settings of the AWS configuration. One exchange takes at most as long
+// as attempt, and of an answer no more than maxAnswer bytes are read. The transport is for closing idle connections.
 func HTTPClient(cfg aws.Config, attempt time.Duration, maxAnswer int64) (*http.Client, *http.Transport) {
 	buildable, ok := cfg.HTTPClient.(*awshttp.BuildableClient)
 	if !ok {
 		buildable = awshttp.NewBuildableClient()
 	}
 	transport := buildable.GetTransport()
-	transport.MaxIdleConnsPerHost = transport.MaxIdleConns // there is one host, and an import asks it for many keys at once
+	// there is one host, and an import asks it for many keys at once
+	transport.MaxIdleConnsPerHost = transport.MaxIdleConns
 	return &http.Client{
 		Transport: cappedAnswers{transport, maxAnswer},
 		Timeout:   attempt,

@@ -16,8 +16,8 @@ func BrokenRead(err error) bool {
 	return errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &network)
 }
 
-// NetworkReason says why no answer came from service, which is named as "the key service" is. It repeats only errors that
-// quote nothing a server sent.
+// NetworkReason says why no answer came from service, which is named as "the key service" is. It repeats only errors
+// that quote nothing a server sent.
 func NetworkReason(err error, service string) string {
 	var dns *net.DNSError
 	var op *net.OpError

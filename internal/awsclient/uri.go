@@ -40,8 +40,8 @@ func ParsePlace(query url.Values) (p Place, err error) {
 	return p, nil
 }
 
-// Query is what ParsePlace reads as the same place: "" or "?...". It needs no escaping: an endpoint that was let through has
-// letters, digits and .-:/[] only.
+// Query is what ParsePlace reads as the same place: "" or "?...". It needs no escaping: an endpoint that was let
+// through has letters, digits and .-:/[] only.
 func (p Place) Query() string {
 	var query []string
 	if p.Region != "" {

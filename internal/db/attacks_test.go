@@ -17,9 +17,9 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// The attempts of somebody who has a database login, may create schemas and functions, knows the fingerprints or holds an
-// old token, and wants to read or change what he may not. Each must fail with the SQLSTATE given, and afterwards the vault
-// must be as it was ([checkUntouched]).
+// The attempts of somebody who has a database login, may create schemas and functions, knows the fingerprints or holds
+// an old token, and wants to read or change what he may not. Each must fail with the SQLSTATE given, and afterwards the
+// vault must be as it was ([checkUntouched]).
 
 const (
 	denied   = "42501"
@@ -40,8 +40,10 @@ func rewrap(name string, version int) string {
 func putMany(names ...string) string {
 	var puts []string
 	for _, name := range names {
-		puts = append(puts, fmt.Sprintf(`{"name":"%s","version":1,"fmt":1,"kms_key_id":"k","wrapped_dek":"AQ==","nonce":"%s","ciphertext":"%s","key_commit":"%[3]s","request_id":"%s"}`,
-			name, base64.StdEncoding.EncodeToString(make([]byte, 24)), base64.StdEncoding.EncodeToString(make([]byte, 32)), uuid.NewString()))
+		puts = append(puts,
+			fmt.Sprintf(`{"name":"%s","version":1,"fmt":1,"kms_key_id":"k","wrapped_dek":"AQ==","nonce":"%s","ciphertext":"%s","key_commit":"%[3]s","request_id":"%s"}`,
+				name, base64.StdEncoding.EncodeToString(make([]byte, 24)), base64.StdEncoding.EncodeToString(make([]byte, 32)),
+				uuid.NewString()))
 	}
 	return `SELECT vault.put_versions('[` + strings.Join(puts, ",") + `]')`
 }
@@ -85,33 +87,39 @@ func attacks() []attack {
 		one("end another's token by hand", dev, denied, `INSERT INTO vault.token_revocations VALUES (`+id+`)`),
 		one("undo a revocation", dev, denied, `DELETE FROM vault.token_revocations`),
 		one("forget what was refused", dev, denied, `DELETE FROM vault.refusals`),
-		one("lock another out", dev, denied, `INSERT INTO vault.refusals VALUES (date_trunc('minute', now()), 'operator', '', 1000, 1000)`),
+		one("lock another out", dev, denied,
+			`INSERT INTO vault.refusals VALUES (date_trunc('minute', now()), 'operator', '', 1000, 1000)`),
 		one("count wrong proofs anew", dev, denied, `SELECT setval('vault.wrong_proofs', 1)`),
 		one("lose count of wrong proofs", dev, denied, `SELECT nextval('vault.wrong_proofs_minute')`),
 		one("internal: count a wrong proof", dev, denied, `SELECT vault._count_wrong_proof()`),
 		one("internal: forget scopes", dev, denied, `SELECT vault._settle_scopes()`),
 		one("internal: ask for another's prefixes", dev, denied, `SELECT vault._prefixes_of('operator')`),
-		one("point the vault at another KMS key", dev, denied, `UPDATE vault.config SET default_kms_key = 'local:///tmp/mine'`),
+		one("point the vault at another KMS key", dev, denied,
+			`UPDATE vault.config SET default_kms_key = 'local:///tmp/mine'`),
 		one("lock a token row for ever", dev, denied, `SELECT * FROM vault.admin_tokens FOR UPDATE`),
 
 		// the API without authorisation
 		one("put without a token", dev, denied, anyPut()),
 		one("delete without a token", dev, denied, `SELECT vault.delete_secret('app1/a', gen_random_uuid(), '1 day')`),
 		one("purge without a token", dev, denied, `SELECT vault.purge_secret('app1/a', gen_random_uuid())`),
-		one("make a token without a token", dev, denied, `SELECT vault.create_token(gen_random_uuid(), 'mine', sha256('x'), '', NULL, gen_random_uuid())`),
+		one("make a token without a token", dev, denied,
+			`SELECT vault.create_token(gen_random_uuid(), 'mine', sha256('x'), '', NULL, gen_random_uuid())`),
 		one("grant without a token", dev, denied, `SELECT vault.grant_service_role('stranger')`),
 		one("list tokens without a token", dev, denied, `SELECT * FROM vault.list_tokens()`),
-		one("the owner's way to a token", dev, denied, `SELECT vault.create_token_as_owner(gen_random_uuid(), 'mine', sha256('x'), NULL, gen_random_uuid())`),
+		one("the owner's way to a token", dev, denied,
+			`SELECT vault.create_token_as_owner(gen_random_uuid(), 'mine', sha256('x'), NULL, gen_random_uuid())`),
 		tx("a forged setting", denied, `SELECT set_config('vault.token_id', `+id+`, true)`, anyPut()),
 		one("internal: enter a context", dev, denied, `SELECT vault._enter('maintenance', 'me')`),
-		one("internal: add a token", dev, denied, `SELECT vault._add_token(gen_random_uuid(), 'mine', sha256('x'), '', NULL, gen_random_uuid())`),
+		one("internal: add a token", dev, denied,
+			`SELECT vault._add_token(gen_random_uuid(), 'mine', sha256('x'), '', NULL, gen_random_uuid())`),
 		one("internal: write audit", dev, denied, `SELECT vault._audit('forged', NULL, NULL, NULL)`),
 		one("internal: replay", dev, denied, `SELECT vault._replay(gen_random_uuid(), 'put', 'x', '')`),
 		one("internal: grant", dev, denied, `SELECT vault._grant_group('developer', 'vault_owner', NULL, gen_random_uuid())`),
 		one("the worker's API", dev, denied, `SELECT * FROM vault.claim_rotations('me', 1, '1s')`),
 		one("read a candidate", dev, denied, `SELECT * FROM vault.rotation_candidates`),
 		one("the worker's way to a candidate", dev, denied, `SELECT vault.rotation_candidate(1, 1)`),
-		one("the worker's way to many versions", dev, denied, `SELECT vault.complete_rotations('{1}', '{1}', '{1}', '{k}', '{x}', '{x}', '{x}', '{x}', '{x}', ARRAY[gen_random_uuid()])`),
+		one("the worker's way to many versions", dev, denied,
+			`SELECT vault.complete_rotations('{1}', '{1}', '{1}', '{k}', '{x}', '{x}', '{x}', '{x}', '{x}', ARRAY[gen_random_uuid()])`),
 		one("a claim given back", dev, denied, `SELECT vault.release_rotation(1, 1)`),
 		one("a heartbeat", dev, denied, `SELECT vault.beat()`),
 		one("a round of the supervisor", dev, denied, `SELECT vault.supervise()`),
@@ -126,19 +134,24 @@ func attacks() []attack {
 		tx("put many, one over a name that exists", "VA001", "AUTHORISE", putMany("app1/new", "app1/a")),
 		tx("put nothing of many", "22023", "AUTHORISE", `SELECT vault.put_versions('[]')`),
 		tx("put what is no list", "22023", "AUTHORISE", `SELECT vault.put_versions('{}')`),
-		tx("put null of many", "22023", "AUTHORISE", `SELECT vault.put_versions('[{"name":"app1/new","version":1,"fmt":1}]')`),
+		tx("put null of many", "22023", "AUTHORISE",
+			`SELECT vault.put_versions('[{"name":"app1/new","version":1,"fmt":1}]')`),
 		one("record many reads as a stranger", stranger, denied, `SELECT vault.record_reads('[]')`),
-		one("record many changes as reads", dev, "22023", `SELECT vault.record_reads('[{"action":"purge","secret":"app1/a","outcome":"ok"}]')`),
+		one("record many changes as reads", dev, "22023",
+			`SELECT vault.record_reads('[{"action":"purge","secret":"app1/a","outcome":"ok"}]')`),
 		one("rewrap without a token", dev, denied, rewrap("app1/a", 1)),
 		one("rewrap as a worker", vaulttest.Daemon, denied, rewrap("app1/a", 1)),
 		one("rewrap as a stranger", stranger, denied, rewrap("app1/a", 1)),
-		tx("rewrap what has another data key", "VA001", "AUTHORISE", strings.Replace(rewrap("app1/a", 1), `'\x01'`, `'\x02'`, 1)),
+		tx("rewrap what has another data key", "VA001", "AUTHORISE",
+			strings.Replace(rewrap("app1/a", 1), `'\x01'`, `'\x02'`, 1)),
 		tx("rewrap a version that is not there", "VA001", "AUTHORISE", rewrap("app1/a", 2)),
 		tx("rewrap a secret that is not there", "VA004", "AUTHORISE", rewrap("app1/none", 1)),
-		tx("rewrap another secret's version through a job", "VA001", "AUTHORISE", strings.Replace(rewrap("app1/a", 1), "NULL", "1", 1)),
+		tx("rewrap another secret's version through a job", "VA001", "AUTHORISE",
+			strings.Replace(rewrap("app1/a", 1), "NULL", "1", 1)),
 		tx("rewrap to nothing", "23514", "AUTHORISE", strings.Replace(rewrap("app1/a", 1), `'\x03'`, `''`, 1)),
 		tx("rewrap to null", "23502", "AUTHORISE", strings.Replace(rewrap("app1/a", 1), `'new'`, `NULL`, 1)),
-		tx("rewrap under a request id used for something else", "VA003", "AUTHORISE", put("app1/r2", 1, 24, 32, "00000000-0000-4000-8000-000000000002"),
+		tx("rewrap under a request id used for something else", "VA003", "AUTHORISE",
+			put("app1/r2", 1, 24, 32, "00000000-0000-4000-8000-000000000002"),
 			strings.Replace(rewrap("app1/r2", 1), "gen_random_uuid()", "'00000000-0000-4000-8000-000000000002'", 1)),
 		one("the supervisor's API", dev, denied, `SELECT vault.expire_grace_versions()`),
 		one("a stranger sees nothing", stranger, denied, `SELECT * FROM vault.secrets`),
@@ -152,14 +165,18 @@ func attacks() []attack {
 		one("drop the newest seals", dev, denied, `DELETE FROM vault.audit_seals`),
 		one("truncate the seals", dev, denied, `TRUNCATE vault.audit_seals CASCADE`),
 		one("see what was pruned", dev, denied, `SELECT * FROM vault.audit_prunes`),
-		one("prune without a token", dev, denied, `SELECT vault.prune_audit('2020-01-01', NULL, 1, 1, sha256(''), NULL, NULL, gen_random_uuid())`),
+		one("prune without a token", dev, denied,
+			`SELECT vault.prune_audit('2020-01-01', NULL, 1, 1, sha256(''), NULL, NULL, gen_random_uuid())`),
 		one("move partitions without a token", dev, denied, `SELECT vault.prepare_audit_prune()`),
 		one("forge a prune", dev, denied, `INSERT INTO vault.audit_prunes VALUES (1, '2020-01-01', NULL, 1, 1, sha256(''))`),
 		one("a partition behind the log's back", dev, denied, `SELECT * FROM vault.audit_log_default`),
-		one("a row into a partition", dev, denied, `INSERT INTO vault.audit_log_default (actor, action) VALUES ('token:root', 'forged')`),
+		one("a row into a partition", dev, denied,
+			`INSERT INTO vault.audit_log_default (actor, action) VALUES ('token:root', 'forged')`),
 		one("internal: make a partition", dev, denied, `SELECT vault._audit_partition('2020-01-01')`),
-		one("internal: empty the default partition", dev, denied, `SELECT vault._audit_empty_default('-infinity', 'infinity')`),
-		one("internal: do as the owner", dev, denied, `SELECT vault._do_each('enqueue', '{1}', '{x}', 'DELETE FROM vault.secrets WHERE id = ANY ($1::bigint[])')`),
+		one("internal: empty the default partition", dev, denied,
+			`SELECT vault._audit_empty_default('-infinity', 'infinity')`),
+		one("internal: do as the owner", dev, denied,
+			`SELECT vault._do_each('enqueue', '{1}', '{x}', 'DELETE FROM vault.secrets WHERE id = ANY ($1::bigint[])')`),
 		one("internal: note a failure", dev, denied, `SELECT vault._note_round('enqueue', '', '', 'x')`),
 		one("internal: forget a failure", dev, denied, `DELETE FROM vault.round_failures`),
 		one("report on rounds without being a worker", dev, denied, `SELECT vault.report_round('seal', NULL)`),
@@ -168,9 +185,12 @@ func attacks() []attack {
 		one("a worker seals over transactions to come", vaulttest.Daemon, "VA001", `SELECT vault.add_audit_seal(ROW(1, audit_log.system_id, '2026-01-01', '0', '99999999999', 1, 1, 1, sha256(''),
 			sha256(convert_to('hyperiondb-vault/audit-chain/1', 'UTF8') || '\x00'::bytea || uuid_send((SELECT cluster_id FROM vault.config))), sha256('x'), 'k', '\x00', now(), '\x00000000')::vault.audit_seals)
 			FROM (SELECT (SELECT system_identifier FROM pg_control_system()) AS system_id) AS audit_log`),
-		tx("prune this month", "22023", "AUTHORISE", `SELECT vault.prune_audit(date_trunc('month', now())::date, NULL, 1, 1, sha256(''), NULL, NULL, gen_random_uuid())`),
-		tx("prune what the log says of itself", "22023", "AUTHORISE", `SELECT vault.prune_audit('2020-01-01', 'audit.prune', 1, 1, sha256(''), NULL, NULL, gen_random_uuid())`),
-		tx("prune a month that is not there", "VA004", "AUTHORISE", `SELECT vault.prune_audit('2020-01-01', NULL, 1, 1, sha256(''), NULL, NULL, gen_random_uuid())`),
+		tx("prune this month", "22023", "AUTHORISE",
+			`SELECT vault.prune_audit(date_trunc('month', now())::date, NULL, 1, 1, sha256(''), NULL, NULL, gen_random_uuid())`),
+		tx("prune what the log says of itself", "22023", "AUTHORISE",
+			`SELECT vault.prune_audit('2020-01-01', 'audit.prune', 1, 1, sha256(''), NULL, NULL, gen_random_uuid())`),
+		tx("prune a month that is not there", "VA004", "AUTHORISE",
+			`SELECT vault.prune_audit('2020-01-01', NULL, 1, 1, sha256(''), NULL, NULL, gen_random_uuid())`),
 
 		// challenge and proof
 		one("proof without a challenge", dev, badToken, `SELECT vault.authorize_proof(`+id+`, `+zeros(32)+`)`),
@@ -179,7 +199,8 @@ func attacks() []attack {
 		tx("short proof", badToken, `SELECT vault.challenge()`, `SELECT vault.authorize_proof(`+id+`, '\x00')`),
 		tx("null proof", badToken, `SELECT vault.challenge()`, `SELECT vault.authorize_proof(`+id+`, NULL)`),
 		tx("null token id", badToken, `SELECT vault.challenge()`, `SELECT vault.authorize_proof(NULL, `+zeros(32)+`)`),
-		tx("unknown token id", badToken, `SELECT vault.challenge()`, `SELECT vault.authorize_proof(gen_random_uuid(), `+zeros(32)+`)`),
+		tx("unknown token id", badToken, `SELECT vault.challenge()`,
+			`SELECT vault.authorize_proof(gen_random_uuid(), `+zeros(32)+`)`),
 
 		// authorisation does not stretch
 		tx("not over transactions", denied, "AUTHORISE", "COMMIT", anyPut()),
@@ -195,14 +216,19 @@ func attacks() []attack {
 		one("switch triggers off", dev, denied, `SET session_replication_role = replica`),
 		one("disable a trigger", dev, denied, `ALTER TABLE vault.audit_log DISABLE TRIGGER ALL`),
 		one("disable row level security", dev, denied, `ALTER TABLE vault.secrets DISABLE ROW LEVEL SECURITY`),
-		tx("row_security = off is an error, not a bypass", denied, `SET row_security = off`, `SELECT count(*) FROM vault.secrets`),
-		one("replace a function", dev, denied, `CREATE OR REPLACE FUNCTION vault.tx_kind() RETURNS text LANGUAGE sql AS $$ SELECT 'admin' $$`),
-		one("put a function before pg_catalog's", dev, denied, `CREATE FUNCTION pg_catalog.sha256(text) RETURNS bytea LANGUAGE sql AS $$ SELECT ''::bytea $$`),
-		tx("shadow the token table", badToken, `CREATE TEMP TABLE admin_tokens (id uuid, token_sha256 bytea, revoked_at timestamptz, expires_at timestamptz)`,
+		tx("row_security = off is an error, not a bypass", denied, `SET row_security = off`,
+			`SELECT count(*) FROM vault.secrets`),
+		one("replace a function", dev, denied,
+			`CREATE OR REPLACE FUNCTION vault.tx_kind() RETURNS text LANGUAGE sql AS $$ SELECT 'admin' $$`),
+		one("put a function before pg_catalog's", dev, denied,
+			`CREATE FUNCTION pg_catalog.sha256(text) RETURNS bytea LANGUAGE sql AS $$ SELECT ''::bytea $$`),
+		tx("shadow the token table", badToken,
+			`CREATE TEMP TABLE admin_tokens (id uuid, token_sha256 bytea, revoked_at timestamptz, expires_at timestamptz)`,
 			`INSERT INTO admin_tokens VALUES (`+id+`, sha256('mine'))`, `SET LOCAL search_path = pg_temp, vault`,
 			`SELECT vault.challenge()`, `SELECT vault.authorize_proof(`+id+`, `+zeros(32)+`)`),
 		tx("shadow sha256 in a schema of one's own", badToken, `CREATE SCHEMA mine`,
-			`CREATE FUNCTION mine.sha256(bytea) RETURNS bytea LANGUAGE sql AS $$ SELECT '\x00'::bytea $$`, `SET LOCAL search_path = mine, pg_catalog`,
+			`CREATE FUNCTION mine.sha256(bytea) RETURNS bytea LANGUAGE sql AS $$ SELECT '\x00'::bytea $$`,
+			`SET LOCAL search_path = mine, pg_catalog`,
 			`SELECT vault.challenge()`, `SELECT vault.authorize_proof(`+id+`, `+zeros(32)+`)`),
 
 		one("lock the tokens for ever", dev, denied, `BEGIN; LOCK TABLE vault.admin_tokens IN ROW SHARE MODE`),
@@ -218,20 +244,26 @@ func attacks() []attack {
 		tx("a name that differs by case alone", "VA001", "AUTHORISE", put("APP1/A", 1, 24, 32, uuid.NewString())),
 		tx("an AAD of another name", "23514", "AUTHORISE", strings.Replace(anyPut(), "'app1/new:1'", "'app1/other:1'", 1)),
 		tx("an action that is no put", "22023", "AUTHORISE", strings.Replace(anyPut(), "'put'", "'token.create'", 1)),
-		tx("a request id used for something else", "VA003", "AUTHORISE", put("app1/r", 1, 24, 32, "00000000-0000-4000-8000-000000000001"), "AUTHORISE",
+		tx("a request id used for something else", "VA003", "AUTHORISE",
+			put("app1/r", 1, 24, 32, "00000000-0000-4000-8000-000000000001"), "AUTHORISE",
 			put("app1/r", 1, 24, 33, "00000000-0000-4000-8000-000000000001")),
-		tx("a role name with SQL in it", "VA004", "AUTHORISE", `SELECT vault.grant_service_role('app1; DROP TABLE vault.secrets; --')`),
+		tx("a role name with SQL in it", "VA004", "AUTHORISE",
+			`SELECT vault.grant_service_role('app1; DROP TABLE vault.secrets; --')`),
 		tx("a rotation interval without a generator", "22023", "AUTHORISE", `SELECT vault.put_version('put', 'app1/i', 1, 1, 'k', '\x01',
 			decode(repeat('00', 24), 'hex'), decode(repeat('11', 32), 'hex'), decode(repeat('22', 32), 'hex'), 'app1/i:1', gen_random_uuid(), false, NULL, '1 day')`),
 	}
 	for _, level := range []string{"REPEATABLE READ", "SERIALIZABLE"} {
-		list = append(list, attack{"a token in a transaction that would not see its end: " + level, dev, []string{"BEGIN ISOLATION LEVEL " + level, "AUTHORISE"}, "25001"})
+		list = append(list, attack{"a token in a transaction that would not see its end: " + level, dev,
+			[]string{"BEGIN ISOLATION LEVEL " + level, "AUTHORISE"}, "25001"})
 	}
 	for _, role := range []string{"vault_service", "vault_worker", "vault_auditor", "vault_owner"} {
-		list = append(list, tx("grant to the vault's own "+role, denied, "AUTHORISE", fmt.Sprintf(`SELECT vault.grant_service_role('%s')`, role)))
+		list = append(list, tx("grant to the vault's own "+role, denied, "AUTHORISE",
+			fmt.Sprintf(`SELECT vault.grant_service_role('%s')`, role)))
 	}
-	for _, role := range []string{"creator", "replicator", "bypasser", "writes_all", "reads_all", "runs_programs", "owner_member", "indirect", "super2"} {
-		list = append(list, tx("grant to "+role, denied, "AUTHORISE", fmt.Sprintf(`SELECT vault.grant_service_role('%s')`, role)))
+	for _, role := range []string{"creator", "replicator", "bypasser", "writes_all", "reads_all", "runs_programs",
+		"owner_member", "indirect", "super2"} {
+		list = append(list, tx("grant to "+role, denied, "AUTHORISE",
+			fmt.Sprintf(`SELECT vault.grant_service_role('%s')`, role)))
 	}
 	return list
 }
@@ -317,7 +349,8 @@ func mustConnect(t testing.TB, url string) *pgx.Conn {
 func mustPut(t *testing.T, store *vaulttest.Store, names ...string) {
 	t.Helper()
 	for _, name := range names {
-		if err := runSession(t, store.URL(vaulttest.Operator), []string{"BEGIN", "AUTHORISE", put(name, 1, 24, 32, uuid.NewString()), "COMMIT"}); err != nil {
+		if err := runSession(t, store.URL(vaulttest.Operator),
+			[]string{"BEGIN", "AUTHORISE", put(name, 1, 24, 32, uuid.NewString()), "COMMIT"}); err != nil {
 			t.Fatalf("putting %s: %v", name, err)
 		}
 	}
@@ -375,7 +408,8 @@ func TestTokenStates(t *testing.T) {
 	for _, c := range []struct{ name, change, want string }{
 		{"expired", `UPDATE vault.admin_tokens SET expires_at = now() - interval '1 s'`, "admin token refused: expired"},
 		{"revoked", `UPDATE vault.admin_tokens SET expires_at = NULL, revoked_at = now()`, "admin token refused: revoked"},
-		{"unknown", `DELETE FROM vault.admin_token_use; DELETE FROM vault.admin_tokens`, "admin token refused: unknown token"},
+		{"unknown", `DELETE FROM vault.admin_token_use; DELETE FROM vault.admin_tokens`,
+			"admin token refused: unknown token"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			store.MustExec(t, c.change)
@@ -394,7 +428,8 @@ func TestScopedToken(t *testing.T) {
 	scoped := vault.NewToken()
 	fingerprint := scoped.Fingerprint()
 	must(t, runSession(t, store.URL(vaulttest.Operator), []string{"BEGIN", "AUTHORISE",
-		fmt.Sprintf(`SELECT vault.create_token('%s', 'ci', '\x%x', 'app1/', NULL, gen_random_uuid())`, scoped.ID(), fingerprint), "COMMIT"}))
+		fmt.Sprintf(`SELECT vault.create_token('%s', 'ci', '\x%x', 'app1/', NULL, gen_random_uuid())`, scoped.ID(),
+			fingerprint), "COMMIT"}))
 	try := func(sql string) error {
 		conn := mustConnect(t, store.URL(vaulttest.Operator))
 		must(t, runStep(t.Context(), conn, "BEGIN"))
@@ -414,7 +449,8 @@ func TestScopedToken(t *testing.T) {
 	wantCode(t, try(`SELECT vault.wrapped_keys('app', false, 'k', '', 10)`), denied)
 	wantCode(t, try(`SELECT vault.wrapped_keys('', false, 'k', '', 10)`), denied)
 	wantCode(t, try(`SELECT vault.wrapped_keys('app2/b', true, 'k', '', 10)`), denied)
-	wantCode(t, try(`SELECT vault.create_token(gen_random_uuid(), 'more', sha256('x'), '', NULL, gen_random_uuid())`), denied)
+	wantCode(t, try(`SELECT vault.create_token(gen_random_uuid(), 'more', sha256('x'), '', NULL, gen_random_uuid())`),
+		denied)
 	wantCode(t, try(`SELECT vault.revoke_token('root', gen_random_uuid())`), denied)
 	wantCode(t, try(`SELECT vault.grant_service_role('stranger')`), denied)
 }
@@ -429,7 +465,8 @@ func TestScopedRead(t *testing.T) {
 		$$ BEGIN IF t !~ '^app1/' THEN RAISE EXCEPTION 'leaked'; END IF; RETURN true; END $$`))
 	for _, table := range []string{"secrets", "secret_versions", "sealed_versions"} {
 		var names string
-		must(t, conn.QueryRow(t.Context(), `SELECT string_agg(name, ' ') FROM vault.`+table+` WHERE mine.leak(name)`).Scan(&names))
+		must(t, conn.QueryRow(t.Context(),
+			`SELECT string_agg(name, ' ') FROM vault.`+table+` WHERE mine.leak(name)`).Scan(&names))
 		if names != "app1/a" {
 			t.Errorf("%s: got %q, want %q", table, names, "app1/a")
 		}
@@ -458,7 +495,8 @@ func TestRowSecurityBindsThePowerful(t *testing.T) {
 	for _, relation := range []string{"secrets", "secret_versions", "sealed_versions"} {
 		for role, want := range map[string]string{"rw_all": "", "as_owner": "app1/a"} {
 			var names string
-			must(t, mustConnect(t, store.URL(role)).QueryRow(t.Context(), `SELECT coalesce(string_agg(name, ' '), '') FROM vault.`+relation).Scan(&names))
+			must(t, mustConnect(t, store.URL(role)).QueryRow(t.Context(),
+				`SELECT coalesce(string_agg(name, ' '), '') FROM vault.`+relation).Scan(&names))
 			if names != want {
 				t.Errorf("%s: %s sees %q, want %q", relation, role, names, want)
 			}
@@ -490,7 +528,8 @@ func TestRowSecurityBindsThePowerful(t *testing.T) {
 	}
 }
 
-// What a careless superuser is stopped from, also as a replica. (One who means it can drop the triggers: docs/SECURITY.md.)
+// What a careless superuser is stopped from, also as a replica. (One who means it can drop the triggers:
+// docs/SECURITY.md.)
 func TestInvariantsBindTheSuperuser(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPut(t, store, "app1/a")
@@ -514,16 +553,24 @@ func TestInvariantsBindTheSuperuser(t *testing.T) {
 	} {
 		wantCode(t, runSession(t, store.URL(vaulttest.Superuser), []string{sql}), denied)
 	}
-	must(t, runSession(t, store.URL(vaulttest.Superuser), []string{`UPDATE vault.secret_versions SET kms_key_id = 'other', wrapped_dek = '\x02'`})) // rewrap may
-	must(t, runSession(t, store.URL(vaulttest.Superuser), []string{`UPDATE vault.secret_versions SET expires_at = now() + interval '1 hour'`}))
-	store.MustExec(t, `INSERT INTO vault.rotation_jobs (secret_id, name, from_version, due_at, run_after) SELECT id, name, 1, now(), now() FROM vault.secrets`,
+	// rewrap may
+	must(t, runSession(t, store.URL(vaulttest.Superuser),
+		[]string{`UPDATE vault.secret_versions SET kms_key_id = 'other', wrapped_dek = '\x02'`}))
+	must(t, runSession(t, store.URL(vaulttest.Superuser),
+		[]string{`UPDATE vault.secret_versions SET expires_at = now() + interval '1 hour'`}))
+	store.MustExec(t,
+		`INSERT INTO vault.rotation_jobs (secret_id, name, from_version, due_at, run_after) SELECT id, name, 1, now(), now() FROM vault.secrets`,
 		`INSERT INTO vault.rotation_candidates (job_id, name, version, fmt, kms_key_id, wrapped_dek, nonce, ciphertext, key_commit, aad)
 			SELECT j.id, j.name, 2, 1, 'k', '\x01', nonce, ciphertext, key_commit, j.name || ':2' FROM vault.rotation_jobs j, vault.secret_versions v`)
-	for _, set := range []string{`ciphertext = '\x00' || ciphertext`, `nonce = sha256('')`, `version = 3, aad = name || ':3'`, `stored_at = now()`, `job_id = 77`} {
-		wantCode(t, runSession(t, store.URL(vaulttest.Superuser), []string{`SET session_replication_role = replica; UPDATE vault.rotation_candidates SET ` + set}), denied)
+	for _, set := range []string{`ciphertext = '\x00' || ciphertext`, `nonce = sha256('')`,
+		`version = 3, aad = name || ':3'`, `stored_at = now()`, `job_id = 77`} {
+		wantCode(t, runSession(t, store.URL(vaulttest.Superuser),
+			[]string{`SET session_replication_role = replica; UPDATE vault.rotation_candidates SET ` + set}), denied)
 	}
-	must(t, runSession(t, store.URL(vaulttest.Superuser), []string{`UPDATE vault.rotation_candidates SET kms_key_id = 'other', wrapped_dek = '\x02'`}))
-	wantCode(t, runSession(t, store.URL(vaulttest.Superuser), []string{`UPDATE vault.secret_versions SET expires_at = now() + interval '2 hours'`}), denied)
+	must(t, runSession(t, store.URL(vaulttest.Superuser),
+		[]string{`UPDATE vault.rotation_candidates SET kms_key_id = 'other', wrapped_dek = '\x02'`}))
+	wantCode(t, runSession(t, store.URL(vaulttest.Superuser),
+		[]string{`UPDATE vault.secret_versions SET expires_at = now() + interval '2 hours'`}), denied)
 }
 
 // The worker's authority is a live claim, fenced by its attempt.
@@ -534,7 +581,8 @@ func TestClaimIsTheWorkersAuthority(t *testing.T) {
 	store.MustExec(t, `UPDATE vault.secrets SET next_rotation_at = now() - interval '5 days'`)
 	worker := store.URL(vaulttest.Daemon)
 	wantCode(t, runSession(t, worker, []string{put("app1/auto", 2, 24, 32, uuid.NewString())}), denied)
-	must(t, runSession(t, worker, []string{`SELECT vault.enqueue_due_rotations()`, `SELECT vault.enqueue_due_rotations()`}))
+	must(t, runSession(t, worker, []string{`SELECT vault.enqueue_due_rotations()`,
+		`SELECT vault.enqueue_due_rotations()`}))
 	if got := store.MustQuery(t, `SELECT count(*) FROM vault.rotation_jobs`); got != "1" {
 		t.Fatalf("got %s jobs for one overdue secret, want 1", got)
 	}
@@ -554,12 +602,14 @@ func TestClaimIsTheWorkersAuthority(t *testing.T) {
 	if got := store.MustQuery(t, `SELECT current_version FROM vault.secrets`); got != "2" {
 		t.Errorf("got version %s, want 2", got)
 	}
-	if got := store.MustQuery(t, `SELECT string_agg(action || '/' || outcome, ' ' ORDER BY id) FROM vault.audit_log WHERE secret = 'app1/auto'`); got != "put/ok rotate/ok rotate.replay/ok" {
+	if got := store.MustQuery(t,
+		`SELECT string_agg(action || '/' || outcome, ' ' ORDER BY id) FROM vault.audit_log WHERE secret = 'app1/auto'`); got != "put/ok rotate/ok rotate.replay/ok" {
 		t.Errorf("got audit rows %q", got)
 	}
 }
 
-// The surface: no function is PUBLIC's, every definer function pins its search path, every table has row level security.
+// The surface: no function is PUBLIC's, every definer function pins its search path, every table has row level
+// security.
 func TestSurface(t *testing.T) {
 	store := vaulttest.New(t)
 	for name, query := range map[string]string{

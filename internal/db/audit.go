@@ -31,7 +31,8 @@ type AuditRow struct {
 	Detail     json.RawMessage `json:"detail"`
 }
 
-// verbatim takes JSON as it is: what is nested deeper than encoding/json reads must not keep other rows from being read.
+// verbatim takes JSON as it is: what is nested deeper than encoding/json reads must not keep other rows from being
+// read.
 type verbatim json.RawMessage
 
 func (v *verbatim) ScanText(t pgtype.Text) error {
@@ -39,7 +40,8 @@ func (v *verbatim) ScanText(t pgtype.Text) error {
 	return nil
 }
 
-// MarshalJSON writes every time that PostgreSQL has, also before the year 0 and after 9999, and as a text what encoding/json cannot read.
+// MarshalJSON writes every time that PostgreSQL has, also before the year 0 and after 9999, and as a text what
+// encoding/json cannot read.
 func (a AuditRow) MarshalJSON() ([]byte, error) {
 	type row AuditRow
 	if !json.Valid(a.Detail) {
@@ -59,8 +61,8 @@ const auditColumns = `id, at, recorded_at, actor, db_role::text, coalesce(host(c
 
 func scanAudit(row pgx.CollectableRow) (AuditRow, error) {
 	var a AuditRow
-	err := row.Scan(&a.ID, &a.At, &a.RecordedAt, &a.Actor, &a.DBRole, &a.Client, &a.Node, &a.Action, &a.Secret, &a.Version, &a.Outcome,
-		&a.RequestID, (*verbatim)(&a.Detail))
+	err := row.Scan(&a.ID, &a.At, &a.RecordedAt, &a.Actor, &a.DBRole, &a.Client, &a.Node, &a.Action, &a.Secret, &a.Version,
+		&a.Outcome, &a.RequestID, (*verbatim)(&a.Detail))
 	return a, err
 }
 
@@ -111,8 +113,8 @@ type AuditQuery struct {
 	Limit  int          // 0 = 100
 }
 
-// AuditPage is an answer, newest first whichever way it was asked for. A page with fewer events than asked for and a Next is
-// an unfinished search: it has looked as far as Next and goes on from there.
+// AuditPage is an answer, newest first whichever way it was asked for. A page with fewer events than asked for and a
+// Next is an unfinished search: it has looked as far as Next and goes on from there.
 type AuditPage struct {
 	Rows []AuditRow
 	Next *AuditCursor // nil = there is nothing further
@@ -123,8 +125,8 @@ const (
 	searchFor    = 100 * time.Millisecond
 )
 
-// Audit returns a page of events. It takes a role in vault_auditor. However large the log and however rare the events are, it
-// answers soon: a search that no index answers is done in slices (see [Reader.searchAudit]).
+// Audit returns a page of events. It takes a role in vault_auditor. However large the log and however rare the events
+// are, it answers soon: a search that no index answers is done in slices (see [Reader.searchAudit]).
 func (r *Reader) Audit(ctx context.Context, q AuditQuery) (AuditPage, error) {
 	if q.Limit == 0 {
 		q.Limit = 100
@@ -144,10 +146,10 @@ func (r *Reader) Audit(ctx context.Context, q AuditQuery) (AuditPage, error) {
 	return page, err
 }
 
-// readInOrder runs a read-only transaction that sees one moment, whose statements end before the caller stops waiting. Plans
-// are made for the values at hand (a prefix of "prod/" and one of "" want different ones) and are not compiled: that
-// takes longer than they run. Rows are taken one after the other from an index that has them
-// in order: whatever gathers first and sorts then has no bound.
+// readInOrder runs a read-only transaction that sees one moment, whose statements end before the caller stops waiting.
+// Plans are made for the values at hand (a prefix of "prod/" and one of "" want different ones) and are not compiled:
+// that takes longer than they run. Rows are taken one after the other from an index that has them in order: whatever
+// gathers first and sorts then has no bound.
 func (r *Reader) readInOrder(ctx context.Context, f func(pgx.Tx) error) error {
 	timeout := orderTimeout
 	if deadline, ok := ctx.Deadline(); ok {

@@ -10,8 +10,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// AuditValues returns values that occur in the log and begin with one of the prefixes, in their order: a few steps of an index
-// for each, however many rows have it. Of nodes, which have no index, it returns those of the newest events.
+// AuditValues returns values that occur in the log and begin with one of the prefixes, in their order: a few steps of
+// an index for each, however many rows have it. Of nodes, which have no index, it returns those of the newest events.
 func (r *Reader) AuditValues(ctx context.Context, column AuditColumn, prefixes []string, limit int) ([]string, error) {
 	text := `SELECT DISTINCT node FROM (SELECT node FROM vault.audit_log ORDER BY at DESC, id DESC LIMIT 2000) newest WHERE node ^@ $1 ORDER BY 1 LIMIT $2`
 	switch column {
@@ -47,12 +47,14 @@ func (r *Reader) AuditValues(ctx context.Context, column AuditColumn, prefixes [
 // SecretUse is a secret with what the log says of it.
 type SecretUse struct {
 	SecretRow
-	LastReadAt *time.Time `json:"last_read_at,omitempty"` // nil: not among its newest events, of which usedRows are looked at
+	// nil: not among its newest events, of which usedRows are looked at
+	LastReadAt *time.Time `json:"last_read_at,omitempty"`
 }
 
 const usedRows = 200
 
-// SecretUses lists secrets in the order of their names. It takes a role that may read the secrets, and one in vault_auditor.
+// SecretUses lists secrets in the order of their names. It takes a role that may read the secrets, and one in
+// vault_auditor.
 func (r *Reader) SecretUses(ctx context.Context, q ListQuery) ([]SecretUse, error) {
 	if q.Limit == 0 {
 		q.Limit = 100
@@ -72,15 +74,17 @@ func scanUse(row pgx.CollectableRow) (SecretUse, error) {
 	var u SecretUse
 	var job []byte
 	s := &u.SecretRow
-	err := row.Scan(&s.Name, &s.Kind, &s.CurrentVersion, &s.Generator, &s.RotateSeconds, &s.GraceSeconds, &s.Rotator, &s.Window, &s.PausedAt,
-		&s.CreatedAt, &s.RotatedAt, &s.NextRotationAt, &s.DeletedAt, &s.RestoreUntil, &job, &u.LastReadAt)
+	err := row.Scan(&s.Name, &s.Kind, &s.CurrentVersion, &s.Generator, &s.RotateSeconds, &s.GraceSeconds, &s.Rotator,
+		&s.Window, &s.PausedAt, &s.CreatedAt, &s.RotatedAt, &s.NextRotationAt, &s.DeletedAt, &s.RestoreUntil, &job,
+		&u.LastReadAt)
 	if err == nil && job != nil {
 		err = json.Unmarshal(job, &s.Job)
 	}
 	return u, err
 }
 
-// SealOf finds the seal of an event: its number, 0 for none yet, and its time. ErrNotFound if there are no seals at all: then nothing is to be said.
+// SealOf finds the seal of an event: its number, 0 for none yet, and its time. ErrNotFound if there are no seals at
+// all: then nothing is to be said.
 func (r *Reader) SealOf(ctx context.Context, event AuditCursor) (AuditSeal, error) {
 	var seal AuditSeal
 	var any bool

@@ -24,14 +24,15 @@ const (
 	sampleRows = 128 // rows of each; a bucket with fewer is counted
 )
 
-// AuditCounts counts the events of a filter in equal spans between two times; a zero from is the time of the oldest event.
-// What it costs depends on the number of buckets only: each is looked at in a few places, and where there is more to see than
-// that, the rest is taken to be as dense.
+// AuditCounts counts the events of a filter in equal spans between two times; a zero from is the time of the oldest
+// event. What it costs depends on the number of buckets only: each is looked at in a few places, and where there is
+// more to see than that, the rest is taken to be as dense.
 func (r *Reader) AuditCounts(ctx context.Context, f AuditFilter, from, to time.Time, buckets int) (AuditCounts, error) {
 	counts := AuditCounts{From: from, To: to}
 	err := r.readInOrder(ctx, func(tx pgx.Tx) error {
 		if from.IsZero() {
-			err := tx.QueryRow(ctx, `SELECT coalesce((SELECT at FROM vault.audit_log ORDER BY at, id LIMIT 1), $1)`, to).Scan(&counts.From)
+			err := tx.QueryRow(ctx, `SELECT coalesce((SELECT at FROM vault.audit_log ORDER BY at, id LIMIT 1), $1)`,
+				to).Scan(&counts.From)
 			if err != nil {
 				return err
 			}
@@ -84,8 +85,9 @@ func (a auditSearch) countFew(ctx context.Context, tx pgx.Tx, from, to time.Time
 	var s statement
 	lo, width := s.arg(from), s.arg(to.Sub(from)/time.Duration(buckets))
 	source := a.source(&s, ` AND at >= `+lo+` AND at < `+s.arg(to)+a.filter.between(&s), "", 0)
-	rows, err := tx.Query(ctx, `SELECT least(floor(extract(epoch FROM at - `+lo+`::timestamptz) / extract(epoch FROM `+width+`::interval)), `+
-		s.arg(buckets-1)+`)::int, count(*) FROM `+source+` WHERE `+a.check(&s)+` GROUP BY 1`, s.args...)
+	rows, err := tx.Query(ctx,
+		`SELECT least(floor(extract(epoch FROM at - `+lo+`::timestamptz) / extract(epoch FROM `+width+`::interval)), `+
+			s.arg(buckets-1)+`)::int, count(*) FROM `+source+` WHERE `+a.check(&s)+` GROUP BY 1`, s.args...)
 	if err != nil {
 		return nil, err
 	}

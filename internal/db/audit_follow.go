@@ -10,8 +10,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// AuditFollower finds the events that were committed since it began, each once, in whatever order their transactions ended and
-// however late reads arrive: it goes by what snapshots see, not by times or ids. It is not safe for concurrent use.
+// AuditFollower finds the events that were committed since it began, each once, in whatever order their transactions
+// ended and however late reads arrive: it goes by what snapshots see, not by times or ids. It is not safe for
+// concurrent use.
 type AuditFollower struct {
 	reader *Reader
 	filter AuditFilter
@@ -46,8 +47,8 @@ func (r *Reader) FollowAudit(ctx context.Context, f AuditFilter) (*AuditFollower
 	}
 }
 
-// Next returns what is new, oldest first; more says that there is more to be had at once. After an error the same is asked
-// again, and nothing is skipped.
+// Next returns what is new, oldest first; more says that there is more to be had at once. After an error the same is
+// asked again, and nothing is skipped.
 func (f *AuditFollower) Next(ctx context.Context) (fresh []AuditRow, more bool, err error) {
 	var rows []followed
 	err = f.reader.readInOrder(ctx, func(tx pgx.Tx) error {
@@ -55,7 +56,8 @@ func (f *AuditFollower) Next(ctx context.Context) (fresh []AuditRow, more bool, 
 		if err != nil {
 			return err
 		}
-		if f.since == nil || f.since.system != now.system { // the beginning, or a cluster restored elsewhere, whose ids begin anew
+		// the beginning, or a cluster restored elsewhere, whose ids begin anew
+		if f.since == nil || f.since.system != now.system {
 			f.since, f.now, f.resume = &now, nil, txRow{}
 			clear(f.told)
 		}
@@ -101,14 +103,15 @@ func (f *AuditFollower) notEnded(ctx context.Context, tx pgx.Tx) ([]followed, er
 		check += " AND " + c.sql(&s)
 	}
 	part := func(of string) string {
-		return `(SELECT * FROM vault.audit_log WHERE system_id = $1 AND ` + of + ` AND ` + check + ` ORDER BY system_id, tx, id LIMIT $6)`
+		return `(SELECT * FROM vault.audit_log WHERE system_id = $1 AND ` + of + ` AND ` + check +
+			` ORDER BY system_id, tx, id LIMIT $6)`
 	}
 	return collect(ctx, tx, func(row pgx.CollectableRow) (followed, error) {
 		var r followed
 		var id string
 		a := &r.AuditRow
-		err := row.Scan(&a.ID, &a.At, &a.RecordedAt, &a.Actor, &a.DBRole, &a.Client, &a.Node, &a.Action, &a.Secret, &a.Version, &a.Outcome,
-			&a.RequestID, (*verbatim)(&a.Detail), &id)
+		err := row.Scan(&a.ID, &a.At, &a.RecordedAt, &a.Actor, &a.DBRole, &a.Client, &a.Node, &a.Action, &a.Secret,
+			&a.Version, &a.Outcome, &a.RequestID, (*verbatim)(&a.Detail), &id)
 		if err == nil {
 			r.tx, err = strconv.ParseUint(id, 10, 64)
 		}

@@ -11,13 +11,17 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// A search walks along an index in the order of (at, id) and keeps what the other conditions let through. Three rules keep
-// its cost independent of the size of the log:
+// A search walks along an index in the order of (at, id) and keeps what the other conditions let through. Three rules
+// keep its cost independent of the size of the log:
 //
-//   - Where an index gives the order as well (one secret, one actor, one address, the refusals, or no condition at all), it
-//     reads little more than it returns.
-//   - Where a condition chooses few rows of the whole log, it reads those and sorts them.
-//   - Else it looks at [sliceRows] rows after another until the page is full or [searchFor] is over, and says how far it got.
+// - Where an index gives the order as well (one secret, one actor, one address, the refusals, or no condition at all),
+// it
+//
+//	  reads little more than it returns.
+//	- Where a condition chooses few rows of the whole log, it reads those and sorts them.
+//
+// - Else it looks at [sliceRows] rows after another until the page is full or [searchFor] is over, and says how far it
+// got.
 const (
 	fewRows    = 5000  // what is read and sorted rather than walked along
 	sliceRows  = 20000 // looked at by one statement
@@ -78,7 +82,8 @@ func (c AuditCondition) check() error {
 	switch {
 	case c.Column == AuditClient && len(c.Networks) > 0 && c.Equal == nil && c.Prefixes == nil && c.Numbers == nil,
 		c.Column == AuditVersion && len(c.Numbers) > 0 && c.Equal == nil && c.Prefixes == nil && c.Networks == nil,
-		slices.Contains([]AuditColumn{AuditOutcome, AuditRequest}, c.Column) && len(c.Equal) > 0 && c.Prefixes == nil && c.Numbers == nil && c.Networks == nil,
+		slices.Contains([]AuditColumn{AuditOutcome, AuditRequest}, c.Column) && len(c.Equal) > 0 && c.Prefixes == nil &&
+			c.Numbers == nil && c.Networks == nil,
 		slices.Contains(texts, c.Column) && len(c.Equal)+len(c.Prefixes) > 0 && c.Numbers == nil && c.Networks == nil:
 		return nil
 	}
@@ -90,7 +95,8 @@ func (c AuditCondition) isRefusal() bool {
 	return c.Column == AuditOutcome && slices.Contains(c.Equal, "ok") == c.Not
 }
 
-// pieces are conditions of one value each that have an index; together they are c. Nil = there is no index, or too many values.
+// pieces are conditions of one value each that have an index; together they are c. Nil = there is no index, or too many
+// values.
 func (c AuditCondition) pieces() []AuditCondition {
 	var all []AuditCondition
 	switch {
@@ -199,7 +205,8 @@ func (f AuditFilter) isFew(ctx context.Context, tx pgx.Tx, c AuditCondition) (bo
 	limit := s.arg(fewRows + 1)
 	window := f.between(&s)
 	for _, p := range pieces {
-		counts = append(counts, `(SELECT count(*) FROM (SELECT FROM vault.audit_log WHERE `+p.sql(&s)+window+` ORDER BY `+p.order()+` LIMIT `+limit+`) piece)`)
+		counts = append(counts,
+			`(SELECT count(*) FROM (SELECT FROM vault.audit_log WHERE `+p.sql(&s)+window+` ORDER BY `+p.order()+` LIMIT `+limit+`) piece)`)
 	}
 	var n int
 	err := tx.QueryRow(ctx, `SELECT `+strings.Join(counts, ` + `), s.args...).Scan(&n)
@@ -239,8 +246,8 @@ func (a auditSearch) source(s *statement, window, order string, limit int) strin
 	return `(SELECT * FROM (` + strings.Join(parts, ` UNION ALL `) + `) one ORDER BY ` + order + ` LIMIT ` + most + `) s`
 }
 
-// fewSource is all rows of the few, piece by piece and each once. OFFSET 0 keeps the planner from looking into it: for the sake
-// of an order it would walk along the index by time instead.
+// fewSource is all rows of the few, piece by piece and each once. OFFSET 0 keeps the planner from looking into it: for
+// the sake of an order it would walk along the index by time instead.
 func (a auditSearch) fewSource(s *statement, window string) string {
 	var parts []string
 	before := ""
@@ -295,7 +302,8 @@ func (q AuditQuery) order() string {
 	return "at DESC, id DESC"
 }
 
-// window is the filter's time and one side of the cursor. A row comparison prunes no partitions, so the time stands there too.
+// window is the filter's time and one side of the cursor. A row comparison prunes no partitions, so the time stands
+// there too.
 func (q AuditQuery) window(s *statement) string {
 	text := q.Filter.between(s)
 	if q.From != nil {
@@ -333,7 +341,8 @@ func (a auditSearch) sliceEnd(ctx context.Context, tx pgx.Tx, q AuditQuery) (*Au
 		var c AuditCursor
 		err := row.Scan(&c.At, &c.ID)
 		return c, err
-	}, `SELECT at, id FROM `+a.source(&s, window, q.order(), sliceRows)+` ORDER BY `+q.order()+` OFFSET `+s.arg(sliceRows-1), s.args...)
+	}, `SELECT at, id FROM `+a.source(&s, window, q.order(),
+		sliceRows)+` ORDER BY `+q.order()+` OFFSET `+s.arg(sliceRows-1), s.args...)
 	if err != nil || len(ends) == 0 {
 		return nil, err
 	}

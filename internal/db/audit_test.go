@@ -20,11 +20,12 @@ import (
 // auditRows is enough for the planner to prefer indexes, and for a search to take several slices.
 const auditRows = 45000
 
-// mustFillAudit makes rows over 67 days before the 25th of November 2026: 40 secrets, 5 actors, one row in 500 refused, one
-// in 20,000 a purge, and a tail that arrives late.
+// mustFillAudit makes rows over 67 days before the 25th of November 2026: 40 secrets, 5 actors, one row in 500 refused,
+// one in 20,000 a purge, and a tail that arrives late.
 func mustFillAudit(t testing.TB, s *vaulttest.Store) {
 	t.Helper()
-	s.MustExec(t, `SELECT vault._audit_partitions()`, `SELECT vault._audit_partition(month::date) FROM generate_series('2026-08-01'::date, '2026-11-01', '1 month') month`,
+	s.MustExec(t, `SELECT vault._audit_partitions()`,
+		`SELECT vault._audit_partition(month::date) FROM generate_series('2026-08-01'::date, '2026-11-01', '1 month') month`,
 		fmt.Sprintf(`INSERT INTO vault.audit_log (at, recorded_at, actor, db_role, client, node, action, secret, version, outcome, request_id, detail)
 			SELECT timestamptz '2026-11-25 12:00Z' - n * interval '129.6 s', timestamptz '2026-11-25 12:00Z',
 				(ARRAY['token:ci', 'worker:w1', 'client:10.0.0.7', 'supervisor', 'role:my role'])[1 + n %% 5], 'operator',
@@ -84,30 +85,48 @@ var auditFilters = []struct {
 }{
 	{"all", db.AuditFilter{}, `true`},
 	{"secret", where(db.AuditCondition{Column: db.AuditSecret, Equal: []string{"prod/s2"}}), `secret = 'prod/s2'`},
-	{"secrets", where(db.AuditCondition{Column: db.AuditSecret, Equal: []string{"prod/s2", "test/s3", "none"}}), `secret IN ('prod/s2', 'test/s3')`},
-	{"prefix", where(db.AuditCondition{Column: db.AuditSecret, Prefixes: []string{"prod/"}}), `starts_with(secret, 'prod/')`},
-	{"rare prefix", where(db.AuditCondition{Column: db.AuditSecret, Prefixes: []string{"rare/", "ra"}}), `starts_with(secret, 'rare/')`},
+	{"secrets", where(db.AuditCondition{Column: db.AuditSecret, Equal: []string{"prod/s2", "test/s3", "none"}}),
+		`secret IN ('prod/s2', 'test/s3')`},
+	{"prefix", where(db.AuditCondition{Column: db.AuditSecret, Prefixes: []string{"prod/"}}),
+		`starts_with(secret, 'prod/')`},
+	{"rare prefix", where(db.AuditCondition{Column: db.AuditSecret, Prefixes: []string{"rare/", "ra"}}),
+		`starts_with(secret, 'rare/')`},
 	{"not prefix", where(db.AuditCondition{Column: db.AuditSecret, Not: true, Prefixes: []string{"prod/", "test/"}}),
 		`secret IS NULL OR NOT (starts_with(secret, 'prod/') OR starts_with(secret, 'test/'))`},
-	{"actors", where(db.AuditCondition{Column: db.AuditActor, Equal: []string{"ci", "token:ci", "worker:ci"}}), `actor = 'token:ci'`},
-	{"actor prefix", where(db.AuditCondition{Column: db.AuditActor, Prefixes: []string{"token:", "role:"}}), `actor ~ '^(token|role):'`},
-	{"network", where(db.AuditCondition{Column: db.AuditClient, Networks: []netip.Prefix{netip.MustParsePrefix("10.0.1.0/28")}}), `client <<= '10.0.1.0/28'`},
-	{"address", where(db.AuditCondition{Column: db.AuditClient, Networks: []netip.Prefix{netip.MustParsePrefix("10.0.1.1/32")}}), `client = '10.0.1.1'`},
-	{"not network", where(db.AuditCondition{Column: db.AuditClient, Not: true, Networks: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16")}}), `client IS NULL`},
+	{"actors", where(db.AuditCondition{Column: db.AuditActor, Equal: []string{"ci", "token:ci", "worker:ci"}}),
+		`actor = 'token:ci'`},
+	{"actor prefix", where(db.AuditCondition{Column: db.AuditActor, Prefixes: []string{"token:", "role:"}}),
+		`actor ~ '^(token|role):'`},
+	{"network",
+		where(db.AuditCondition{Column: db.AuditClient, Networks: []netip.Prefix{netip.MustParsePrefix("10.0.1.0/28")}}),
+		`client <<= '10.0.1.0/28'`},
+	{"address",
+		where(db.AuditCondition{Column: db.AuditClient, Networks: []netip.Prefix{netip.MustParsePrefix("10.0.1.1/32")}}),
+		`client = '10.0.1.1'`},
+	{"not network",
+		where(db.AuditCondition{Column: db.AuditClient, Not: true,
+			Networks: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16")}}), `client IS NULL`},
 	{"refusals", where(db.AuditCondition{Column: db.AuditOutcome, Not: true, Equal: []string{"ok"}}), `outcome <> 'ok'`},
 	{"denied", where(db.AuditCondition{Column: db.AuditOutcome, Equal: []string{"denied"}}), `outcome = 'denied'`},
-	{"neither ok nor denied", where(db.AuditCondition{Column: db.AuditOutcome, Not: true, Equal: []string{"ok", "denied"}}), `outcome = 'failed'`},
-	{"ok", where(db.AuditCondition{Column: db.AuditOutcome, Equal: []string{"ok"}}, db.AuditCondition{Column: db.AuditAction, Equal: []string{"put"}}), `outcome = 'ok' AND action = 'put'`},
+	{"neither ok nor denied",
+		where(db.AuditCondition{Column: db.AuditOutcome, Not: true, Equal: []string{"ok", "denied"}}), `outcome = 'failed'`},
+	{"ok", where(db.AuditCondition{Column: db.AuditOutcome, Equal: []string{"ok"}},
+		db.AuditCondition{Column: db.AuditAction, Equal: []string{"put"}}), `outcome = 'ok' AND action = 'put'`},
 	{"rare action", where(db.AuditCondition{Column: db.AuditAction, Equal: []string{"purge"}}), `action = 'purge'`},
-	{"action prefix", where(db.AuditCondition{Column: db.AuditAction, Prefixes: []string{"pu"}}), `action IN ('put', 'purge')`},
+	{"action prefix", where(db.AuditCondition{Column: db.AuditAction, Prefixes: []string{"pu"}}),
+		`action IN ('put', 'purge')`},
 	{"version", where(db.AuditCondition{Column: db.AuditVersion, Numbers: []int{2, 3}}), `version IN (2, 3)`},
 	{"node", where(db.AuditCondition{Column: db.AuditNode, Equal: []string{"node1"}}), `node = 'node1'`},
-	{"request", where(db.AuditCondition{Column: db.AuditRequest, Equal: []string{"c4ca4238-a0b9-2382-0dcc-509a6f75849b"}}), `request_id = md5('1')::uuid`},
-	{"refusals of many", where(db.AuditCondition{Column: db.AuditActor, Equal: []string{"token:ci"}}, db.AuditCondition{Column: db.AuditOutcome, Equal: []string{"denied", "failed"}}),
+	{"request", where(db.AuditCondition{Column: db.AuditRequest, Equal: []string{"c4ca4238-a0b9-2382-0dcc-509a6f75849b"}}),
+		`request_id = md5('1')::uuid`},
+	{"refusals of many", where(db.AuditCondition{Column: db.AuditActor, Equal: []string{"token:ci"}},
+		db.AuditCondition{Column: db.AuditOutcome, Equal: []string{"denied", "failed"}}),
 		`actor = 'token:ci' AND outcome <> 'ok'`},
-	{"rare action of an actor", where(db.AuditCondition{Column: db.AuditActor, Equal: []string{"role:my role"}}, db.AuditCondition{Column: db.AuditAction, Equal: []string{"purge"}}),
+	{"rare action of an actor", where(db.AuditCondition{Column: db.AuditActor, Equal: []string{"role:my role"}},
+		db.AuditCondition{Column: db.AuditAction, Equal: []string{"purge"}}),
 		`actor = 'role:my role' AND action = 'purge'`},
-	{"a month of a prefix", between(t0.AddDate(0, 0, -50), t0.AddDate(0, 0, -20), db.AuditCondition{Column: db.AuditSecret, Prefixes: []string{"prod/"}}),
+	{"a month of a prefix", between(t0.AddDate(0, 0, -50), t0.AddDate(0, 0, -20),
+		db.AuditCondition{Column: db.AuditSecret, Prefixes: []string{"prod/"}}),
 		`starts_with(secret, 'prod/') AND at >= '2026-10-06 12:00Z' AND at < '2026-11-05 12:00Z'`},
 	{"hours", between(t0.Add(-3*time.Hour), time.Time{}), `at >= '2026-11-25 09:00Z'`},
 }
@@ -136,7 +155,8 @@ func answersWhatWasAsked(t *testing.T, s *vaulttest.Store) {
 	r := mustReader(t, s.URL(vaulttest.Operator))
 	for _, c := range auditFilters {
 		t.Run(strings.ReplaceAll(c.name, " ", "_"), func(t *testing.T) {
-			want := s.MustQuery(t, `SELECT coalesce(string_agg(id::text, ',' ORDER BY at DESC, id DESC), '') FROM vault.audit_log WHERE `+c.sql)
+			want := s.MustQuery(t,
+				`SELECT coalesce(string_agg(id::text, ',' ORDER BY at DESC, id DESC), '') FROM vault.audit_log WHERE `+c.sql)
 			older, _ := mustWalk(t, r, db.AuditQuery{Filter: c.filter, Limit: 1000})
 			if got := joined(older); got != want {
 				t.Errorf("older: got %d events, want %d", len(older), strings.Count(want, ",")+1)
@@ -185,7 +205,8 @@ func readsLittle(t *testing.T, s *vaulttest.Store) {
 	for _, c := range auditFilters {
 		t.Run(strings.ReplaceAll(c.name, " ", "_"), func(t *testing.T) {
 			for _, newer := range []bool{false, true} {
-				plans, err := db.ExplainAudit(t.Context(), s.URL(vaulttest.Operator), db.AuditQuery{Filter: c.filter, Newer: newer, From: &db.AuditCursor{At: t0.AddDate(0, 0, -10)}, Limit: 100})
+				plans, err := db.ExplainAudit(t.Context(), s.URL(vaulttest.Operator),
+					db.AuditQuery{Filter: c.filter, Newer: newer, From: &db.AuditCursor{At: t0.AddDate(0, 0, -10)}, Limit: 100})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -207,8 +228,10 @@ func TestAuditRefusesWhatDoesNotFit(t *testing.T) {
 	s := vaulttest.New(t)
 	r := mustReader(t, s.URL(vaulttest.Operator))
 	for _, c := range []db.AuditCondition{
-		{Column: "detail", Equal: []string{"x"}}, {Column: db.AuditVersion, Equal: []string{"1"}}, {Column: db.AuditClient, Prefixes: []string{"10."}},
-		{Column: db.AuditOutcome, Prefixes: []string{"o"}}, {Column: db.AuditSecret}, {Column: `secret" OR true --`, Equal: []string{"x"}},
+		{Column: "detail", Equal: []string{"x"}}, {Column: db.AuditVersion, Equal: []string{"1"}},
+		{Column: db.AuditClient, Prefixes: []string{"10."}},
+		{Column: db.AuditOutcome, Prefixes: []string{"o"}}, {Column: db.AuditSecret},
+		{Column: `secret" OR true --`, Equal: []string{"x"}},
 	} {
 		if _, err := r.Audit(t.Context(), db.AuditQuery{Filter: where(c)}); !errors.Is(err, db.ErrInvalid) {
 			t.Errorf("%+v: got %v, want %v", c, err, db.ErrInvalid)
@@ -250,10 +273,12 @@ func TestAuditFollowsOnThePrimary(t *testing.T) {
 	follow(t, s, s.URL(vaulttest.Operator))
 }
 
-// follow: transactions end in another order than they began, and reads arrive long after they happened; each event comes once.
+// follow: transactions end in another order than they began, and reads arrive long after they happened; each event
+// comes once.
 func follow(t *testing.T, s *vaulttest.Store, url string) {
 	t.Helper()
-	f, err := mustReader(t, url).FollowAudit(t.Context(), where(db.AuditCondition{Column: db.AuditSecret, Prefixes: []string{"f/"}}))
+	f, err := mustReader(t, url).FollowAudit(t.Context(),
+		where(db.AuditCondition{Column: db.AuditSecret, Prefixes: []string{"f/"}}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -293,7 +318,8 @@ func mustBegin(t *testing.T, s *vaulttest.Store) pgx.Tx {
 
 func mustInsert(t *testing.T, tx pgx.Tx, secret string, ago time.Duration) {
 	t.Helper()
-	_, err := tx.Exec(t.Context(), `INSERT INTO vault.audit_log (at, actor, action, secret) VALUES (clock_timestamp() - $1::interval, 'owner:postgres', 'read', $2)`, ago, secret)
+	_, err := tx.Exec(t.Context(),
+		`INSERT INTO vault.audit_log (at, actor, action, secret) VALUES (clock_timestamp() - $1::interval, 'owner:postgres', 'read', $2)`, ago, secret)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -346,20 +372,23 @@ func knowsValues(t *testing.T, s *vaulttest.Store) {
 }
 
 func knowsUses(t *testing.T, s *vaulttest.Store) {
-	s.MustExec(t, `ALTER TABLE vault.secrets DISABLE ROW LEVEL SECURITY; INSERT INTO vault.secrets (name) VALUES ('prod/s2'), ('prod/unread'), ('test/s3'); ALTER TABLE vault.secrets ENABLE ROW LEVEL SECURITY`)
+	s.MustExec(t,
+		`ALTER TABLE vault.secrets DISABLE ROW LEVEL SECURITY; INSERT INTO vault.secrets (name) VALUES ('prod/s2'), ('prod/unread'), ('test/s3'); ALTER TABLE vault.secrets ENABLE ROW LEVEL SECURITY`)
 	r := mustReader(t, s.URL(vaulttest.Operator))
 	uses, err := r.SecretUses(t.Context(), db.ListQuery{Prefix: "prod/"})
 	if err != nil || len(uses) != 2 {
 		t.Fatalf("got %+v, %v, want 2 secrets", uses, err)
 	}
-	want := s.MustQuery(t, `SELECT max(at) FROM vault.audit_log WHERE secret = 'prod/s2' AND action = 'read' AND outcome = 'ok'`)
+	want := s.MustQuery(t,
+		`SELECT max(at) FROM vault.audit_log WHERE secret = 'prod/s2' AND action = 'read' AND outcome = 'ok'`)
 	if uses[0].LastReadAt == nil || s.MustQuery(t, `SELECT $1::timestamptz`, *uses[0].LastReadAt) != want {
 		t.Errorf("got last read %v, want %s", uses[0].LastReadAt, want)
 	}
 	if uses[1].Name != "prod/unread" || uses[1].LastReadAt != nil {
 		t.Errorf("got %+v, want no read", uses[1])
 	}
-	if _, err := mustReader(t, s.URL(vaulttest.AppRole)).SecretUses(t.Context(), db.ListQuery{}); !errors.Is(err, db.ErrRefused) {
+	if _, err := mustReader(t, s.URL(vaulttest.AppRole)).SecretUses(t.Context(), db.ListQuery{}); !errors.Is(err,
+		db.ErrRefused) {
 		t.Errorf("a role that is no auditor: got %v, want %v", err, db.ErrRefused)
 	}
 }

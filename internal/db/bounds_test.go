@@ -14,8 +14,8 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// argument is what a parameter takes: a good value, and those that are refused, null and the enormous among them. "any" says
-// why each value that its type has will do, or what becomes of it.
+// argument is what a parameter takes: a good value, and those that are refused, null and the enormous among them. "any"
+// says why each value that its type has will do, or what becomes of it.
 type argument struct {
 	good string
 	bad  []refused
@@ -63,8 +63,8 @@ const (
 	longer = "interval '170000000 years'"
 )
 
-// surfaceOfFunctions is every function that vault_service, vault_worker, vault_auditor or PUBLIC may execute. A function or a
-// parameter that is not here fails the test: say what its bounds are, and have it refuse the rest.
+// surfaceOfFunctions is every function that vault_service, vault_worker, vault_auditor or PUBLIC may execute. A
+// function or a parameter that is not here fails the test: say what its bounds are, and have it refuse the rest.
 func surfaceOfFunctions() map[string]bounded {
 	service, worker, auditor := vaulttest.Operator, vaulttest.Daemon, vaulttest.Operator
 	request := takes(newID, not("NULL")...)
@@ -76,17 +76,20 @@ func surfaceOfFunctions() map[string]bounded {
 		"replication_lag": {as: service}, "sealing_lag": {as: service}, "status": {as: service}, "replication": {as: service},
 		"challenge": {as: service}, "my_token": {as: service, admin: true}, "list_tokens": {as: service, admin: true},
 		"prepare_audit_prune": {as: service, admin: true}, "beat": {as: worker},
-		"standbys":      {as: service, params: map[string]argument{"p_lsn": takesAny("'0/0'", "it is compared")}},
-		"_too_powerful": {as: service, params: map[string]argument{"p_role": takesAny("'app1'", "a role that is not there is none too powerful; a grant looks for it first")}},
+		"standbys": {as: service, params: map[string]argument{"p_lsn": takesAny("'0/0'", "it is compared")}},
+		"_too_powerful": {as: service,
+			params: map[string]argument{"p_role": takesAny("'app1'",
+				"a role that is not there is none too powerful; a grant looks for it first")}},
 		"ship_reads": {as: worker, params: map[string]argument{
 			"p_node":      takes("'n'", not("NULL", "''", textOf(256))...),
 			"p_boot":      takes(newID, not("NULL")...),
 			"p_first_seq": takes("1", not("NULL", "0", "-1", "-9223372036854775808", "9223372036854775807")...),
 			"p_lost":      takesAny("false", "null is false"),
-			"p_previous": takes("ARRAY["+bytesOf(32)+"]", not("NULL", "'{}'", "ARRAY[NULL::bytea]", "ARRAY["+bytesOf(31)+"]", "ARRAY["+bytesOf(1<<20)+"]",
-				"array_fill("+bytesOf(32)+", ARRAY[2])")...),
-			"p_events": takes(`ARRAY['{"action":"read","outcome":"ok","at":"2026-01-01T00:00:00Z"}']`, not("ARRAY[NULL::text]", "ARRAY['']", "ARRAY["+textOf(16385)+"]",
-				"ARRAY["+textOf(40<<20)+"]", "array_fill('{}'::text, ARRAY[10001])")...),
+			"p_previous": takes("ARRAY["+bytesOf(32)+"]", not("NULL", "'{}'", "ARRAY[NULL::bytea]", "ARRAY["+bytesOf(31)+"]",
+				"ARRAY["+bytesOf(1<<20)+"]", "array_fill("+bytesOf(32)+", ARRAY[2])")...),
+			"p_events": takes(`ARRAY['{"action":"read","outcome":"ok","at":"2026-01-01T00:00:00Z"}']`,
+				not("ARRAY[NULL::text]", "ARRAY['']", "ARRAY["+textOf(16385)+"]", "ARRAY["+textOf(40<<20)+"]",
+					"array_fill('{}'::text, ARRAY[10001])")...),
 		}},
 		"record_read": {as: service, params: map[string]argument{
 			"p_action":  takes("'read'", not("NULL", "'put'", textOf(1<<20))...),
@@ -96,8 +99,10 @@ func surfaceOfFunctions() map[string]bounded {
 			"p_request": takesAny(newID, "null: it has none"),
 			"p_detail":  takes("'{}'", not("NULL", "jsonb_build_object('x', "+textOf(1<<20)+")")...),
 		}},
-		"record_reads": {as: service, params: map[string]argument{"p_reads": takes(`'[{"action":"read","secret":"x","outcome":"ok","detail":{}}]'`,
-			not("NULL", "'[]'", "'{}'", "'null'", "(SELECT jsonb_agg(n) FROM generate_series(1, 1001) AS n)", `'[null]'`, `'[{}]'`)...)}},
+		"record_reads": {as: service,
+			params: map[string]argument{"p_reads": takes(`'[{"action":"read","secret":"x","outcome":"ok","detail":{}}]'`,
+				not("NULL", "'[]'", "'{}'", "'null'", "(SELECT jsonb_agg(n) FROM generate_series(1, 1001) AS n)", `'[null]'`,
+					`'[{}]'`)...)}},
 		"grace_report": {as: auditor, params: map[string]argument{
 			"p_name":  takesAny("''", "a name that is not there has no versions, nor has null"),
 			"p_exact": takesAny("false", "null is false; the rows are those that the caller may read"),
@@ -115,16 +120,18 @@ func surfaceOfFunctions() map[string]bounded {
 			"p_request":  takesAny(newID, "null: it has none"),
 		}},
 		"put_version": {as: service, admin: true, params: map[string]argument{
-			"p_action":            takes("'put'", not("NULL", "'purge'", textOf(1<<20))...),
-			"p_name":              takes("'app1/new'", slices.Concat(code(denied, "NULL"), code("23514", "''", textOf(256), textOf(1<<20)))...),
-			"p_version":           takes("1", slices.Concat(not("NULL", "0", "-1", least), code("VA001", "2", most))...),
-			"p_fmt":               takes("1", not("NULL", "0", "-1", "32768", most)...),
-			"p_kms_key_id":        takes("'k'", slices.Concat(code("23502", "NULL"), code("23514", "''", textOf(1<<20)))...),
-			"p_wrapped_dek":       takes(bytesOf(1), slices.Concat(not("NULL"), code("23514", "''", bytesOf(1<<20)))...),
-			"p_nonce":             takes(bytesOf(24), slices.Concat(not("NULL"), code("23514", "''", bytesOf(1<<20)))...),
-			"p_ciphertext":        takes(bytesOf(32), slices.Concat(not("NULL"), code("23514", "''", bytesOf(1<<20)))...),
-			"p_key_commit":        takes(bytesOf(32), code("23514", "NULL", "''", bytesOf(1<<20))...),
-			"p_aad":               takes("'app1/new:1'", slices.Concat(code("23502", "NULL"), code("23514", "''", textOf(1<<20)))...),
+			"p_action": takes("'put'", not("NULL", "'purge'", textOf(1<<20))...),
+			"p_name": takes("'app1/new'", slices.Concat(code(denied, "NULL"),
+				code("23514", "''", textOf(256), textOf(1<<20)))...),
+			"p_version":     takes("1", slices.Concat(not("NULL", "0", "-1", least), code("VA001", "2", most))...),
+			"p_fmt":         takes("1", not("NULL", "0", "-1", "32768", most)...),
+			"p_kms_key_id":  takes("'k'", slices.Concat(code("23502", "NULL"), code("23514", "''", textOf(1<<20)))...),
+			"p_wrapped_dek": takes(bytesOf(1), slices.Concat(not("NULL"), code("23514", "''", bytesOf(1<<20)))...),
+			"p_nonce":       takes(bytesOf(24), slices.Concat(not("NULL"), code("23514", "''", bytesOf(1<<20)))...),
+			"p_ciphertext":  takes(bytesOf(32), slices.Concat(not("NULL"), code("23514", "''", bytesOf(1<<20)))...),
+			"p_key_commit":  takes(bytesOf(32), code("23514", "NULL", "''", bytesOf(1<<20))...),
+			"p_aad": takes("'app1/new:1'", slices.Concat(code("23502", "NULL"),
+				code("23514", "''", textOf(1<<20)))...),
 			"p_request":           request,
 			"p_create_only":       takesAny("false", "null is false"),
 			"p_generator":         takes("'uuid'", code("23514", "''", textOf(1<<20))...),
@@ -136,7 +143,8 @@ func surfaceOfFunctions() map[string]bounded {
 		"put_versions": {as: service, admin: true, params: map[string]argument{"p_puts": takes(`jsonb_build_array(jsonb_build_object('name', 'app1/m', 'version', 1, 'fmt', 1,
 				'kms_key_id', 'k', 'wrapped_dek', 'AQ==', 'nonce', encode(`+bytesOf(24)+`, 'base64'), 'ciphertext', encode(`+bytesOf(32)+`, 'base64'),
 				'key_commit', encode(`+bytesOf(32)+`, 'base64'), 'request_id', `+newID+`))`,
-			slices.Concat(not("NULL", "'[]'", "'{}'", "'null'", "(SELECT jsonb_agg(n) FROM generate_series(1, 1001) AS n)"), code(denied, `'[{}]'`))...)}},
+			slices.Concat(not("NULL", "'[]'", "'{}'", "'null'", "(SELECT jsonb_agg(n) FROM generate_series(1, 1001) AS n)"),
+				code(denied, `'[{}]'`))...)}},
 		"update_secret": {as: service, admin: true, params: map[string]argument{
 			"p_name": name, "p_request": request,
 			"p_generator":         takes("'uuid'", code("23514", "''", textOf(1<<20))...),
@@ -147,18 +155,23 @@ func surfaceOfFunctions() map[string]bounded {
 			"p_rotator":           takes("''", code("23514", textOf(1<<20))...),
 			"p_window":            takes("''", not("'x'", textOf(1<<20))...),
 		}},
-		"end_grace": {as: service, admin: true, good: "VA004", params: map[string]argument{"p_name": name, "p_request": request,
-			"p_version": takesAny("NULL", "null is all; one that is not in grace is not found")}},
-		"request_rotation": {as: service, admin: true, params: map[string]argument{"p_name": takes("'app1/auto'", code(denied, "NULL")...), "p_request": request}},
-		"retry_rotation":   {as: service, admin: true, good: "VA004", params: map[string]argument{"p_name": name, "p_request": request}},
-		"pause_rotation": {as: service, admin: true, params: map[string]argument{"p_name": takes("'app1/auto'", code(denied, "NULL")...), "p_request": request,
-			"p_pause": takes("true", not("NULL")...)}},
+		"end_grace": {as: service, admin: true, good: "VA004",
+			params: map[string]argument{"p_name": name, "p_request": request,
+				"p_version": takesAny("NULL", "null is all; one that is not in grace is not found")}},
+		"request_rotation": {as: service, admin: true,
+			params: map[string]argument{"p_name": takes("'app1/auto'", code(denied, "NULL")...), "p_request": request}},
+		"retry_rotation": {as: service, admin: true, good: "VA004",
+			params: map[string]argument{"p_name": name, "p_request": request}},
+		"pause_rotation": {as: service, admin: true,
+			params: map[string]argument{"p_name": takes("'app1/auto'", code(denied, "NULL")...), "p_request": request,
+				"p_pause": takes("true", not("NULL")...)}},
 		"set_max_rotations": {as: service, admin: true, params: map[string]argument{"p_request": request,
 			"p_max": takes("NULL", code("23514", "-1", least, most)...)}},
 		"delete_secret": {as: service, admin: true, params: map[string]argument{"p_name": name, "p_request": request,
 			"p_window": takes("'1 day'", not("NULL", "'-1 day'", longer)...)}},
-		"restore_secret": {as: service, admin: true, good: "VA001", params: map[string]argument{"p_name": name, "p_request": request}},
-		"purge_secret":   {as: service, admin: true, params: map[string]argument{"p_name": name, "p_request": request}},
+		"restore_secret": {as: service, admin: true, good: "VA001",
+			params: map[string]argument{"p_name": name, "p_request": request}},
+		"purge_secret": {as: service, admin: true, params: map[string]argument{"p_name": name, "p_request": request}},
 		"wrapped_keys": {as: service, admin: true, params: map[string]argument{
 			"p_prefix":     takes("''", code(denied, "NULL")...),
 			"p_exact":      takes("false", not("NULL")...),
@@ -174,8 +187,9 @@ func surfaceOfFunctions() map[string]bounded {
 			"p_wrapped_dek": takes(`'\x03'`, slices.Concat(not("NULL"), code("23514", "''", bytesOf(1<<20)))...),
 		}},
 		"create_token": {as: service, admin: true, params: map[string]argument{"p_request": request,
-			"p_id":         takes(newID, code("23502", "NULL")...),
-			"p_name":       takes("'t'", slices.Concat(code("23502", "NULL"), code("23514", "''", textOf(65), textOf(1<<20)))...),
+			"p_id": takes(newID, code("23502", "NULL")...),
+			"p_name": takes("'t'", slices.Concat(code("23502", "NULL"),
+				code("23514", "''", textOf(65), textOf(1<<20)))...),
 			"p_sha256":     takes("sha256('x')", slices.Concat(not("NULL"), code("23514", "''", bytesOf(1<<20)))...),
 			"p_scope":      takes("''", slices.Concat(code("23502", "NULL"), code("23514", textOf(1<<20)))...),
 			"p_expires_at": takes("NULL", not("'infinity'", "'-infinity'", "'2000-01-01'", "'10000-01-01'")...),
@@ -193,7 +207,9 @@ func surfaceOfFunctions() map[string]bounded {
 			"p_role":   takes("'app1'", code("VA004", "NULL", "''", textOf(1<<20))...),
 			"p_prefix": takes("'app1/'", code("VA004", textOf(1<<20))...)}},
 		"prune_audit": {as: service, admin: true, good: "VA004", params: map[string]argument{"p_request": request,
-			"p_month":           takes("'2020-01-01'", slices.Concat(not("NULL", "'infinity'", "'-infinity'", "'0044-03-01 BC'", "'2020-01-02'"), code("22008", "'5874897-01-01'"))...),
+			"p_month": takes("'2020-01-01'",
+				slices.Concat(not("NULL", "'infinity'", "'-infinity'", "'0044-03-01 BC'", "'2020-01-02'"),
+					code("22008", "'5874897-01-01'"))...),
 			"p_action":          takes("NULL", not("'audit.prune'")...),
 			"p_rows":            takesAny("1", "it has to be the number of rows that are there"),
 			"p_last_seal":       takesAny("1", "it has to be the last seal of the month"),
@@ -202,30 +218,33 @@ func surfaceOfFunctions() map[string]bounded {
 			"p_leaves":          takesAny("NULL", "they have to be 48 bytes for each of the rows"),
 		}},
 
-		"supervise":             {as: worker, params: map[string]argument{"p_limit": limit}},
+		"supervise": {as: worker, params: map[string]argument{"p_limit": limit}},
 		"report_round": {as: worker, params: map[string]argument{
 			"p_part":  takes("'claim'", not("NULL", "''", "'purge'", textOf(1<<20))...),
 			"p_error": takesAny(textOf(1<<20), "cut to 500 characters; null: the part works"),
 		}},
-		"odd_roles":        {as: service},
-		"revocation_holds": {as: service, params: map[string]argument{"p_since": takesAny("now()", "null is now; it only chooses which open transactions are named")}},
+		"odd_roles": {as: service},
+		"revocation_holds": {as: service,
+			params: map[string]argument{"p_since": takesAny("now()",
+				"null is now; it only chooses which open transactions are named")}},
 		"enqueue_due_rotations": {as: worker, params: map[string]argument{"p_limit": limit}},
 		"expire_grace_versions": {as: worker, params: map[string]argument{"p_limit": limit}},
 		"purge_deleted":         {as: worker, params: map[string]argument{"p_limit": limit}},
 		"claim_rotations": {as: worker, params: map[string]argument{
 			"p_worker": takes("'w'", not("NULL", "''", textOf(1<<20))...),
 			"p_limit":  limit, "p_ahead": limit,
-			"p_stale": takes("'1 hour'", not("NULL", "'0'", "'1 microsecond'", "'2.9 seconds'", "'-1 hour'", "'-1 mon'", "'1 mon -31 days'", "'25 hours'", longer)...),
+			"p_stale": takes("'1 hour'", not("NULL", "'0'", "'1 microsecond'", "'2.9 seconds'", "'-1 hour'", "'-1 mon'",
+				"'1 mon -31 days'", "'25 hours'", longer)...),
 		}},
-		"complete_rotation": {as: worker, good: "VA002", params: map[string]argument{"p_job": job, "p_attempt": attempt, "p_request": request,
-			"p_fmt":         takesAny("1", "a claim has to be held first; then as put_version"),
-			"p_kms_key_id":  takesAny("'k'", "as p_fmt"),
-			"p_wrapped_dek": takes(bytesOf(1), not("NULL")...),
-			"p_nonce":       takes(bytesOf(24), not("NULL")...),
-			"p_ciphertext":  takes(bytesOf(32), not("NULL")...),
-			"p_key_commit":  takesAny(bytesOf(32), "as p_fmt"),
-			"p_aad":         takesAny("'app1/a:2'", "as p_fmt"),
-		}},
+		"complete_rotation": {as: worker, good: "VA002",
+			params: map[string]argument{"p_job": job, "p_attempt": attempt, "p_request": request,
+				"p_fmt":        takesAny("1", "a claim has to be held first; then as put_version"),
+				"p_kms_key_id": takesAny("'k'", "as p_fmt"), "p_wrapped_dek": takes(bytesOf(1), not("NULL")...),
+				"p_nonce":      takes(bytesOf(24), not("NULL")...),
+				"p_ciphertext": takes(bytesOf(32), not("NULL")...),
+				"p_key_commit": takesAny(bytesOf(32), "as p_fmt"),
+				"p_aad":        takesAny("'app1/a:2'", "as p_fmt"),
+			}},
 		"complete_rotations": {as: worker, params: map[string]argument{
 			"p_jobs":         takes("'{99}'", not("NULL", "'{}'", "'{99,98}'", "array_fill(99::bigint, ARRAY[10001])")...),
 			"p_attempts":     takes("'{1}'", not("NULL", "'{}'", "'{1,2}'")...),
@@ -248,21 +267,25 @@ func surfaceOfFunctions() map[string]bounded {
 			"p_aad":         takesAny("'app1/a:2'", "as p_fmt"),
 		}},
 		"rotation_candidate": {as: worker, params: map[string]argument{"p_job": job, "p_attempt": attempt}},
-		"finish_rotation":    {as: worker, good: "VA002", params: map[string]argument{"p_job": job, "p_attempt": attempt, "p_request": request}},
-		"release_rotation":   {as: worker, params: map[string]argument{"p_job": job, "p_attempt": attempt}},
+		"finish_rotation": {as: worker, good: "VA002",
+			params: map[string]argument{"p_job": job, "p_attempt": attempt, "p_request": request}},
+		"release_rotation": {as: worker, params: map[string]argument{"p_job": job, "p_attempt": attempt}},
 		"fail_rotation": {as: worker, params: map[string]argument{"p_job": job, "p_attempt": attempt,
 			"p_error":    takesAny(textOf(1<<20), "cut to 500 characters"),
 			"p_retry_in": takes("NULL", not("'-1 second'", "'31 days'", longer)...),
 		}},
-		"next_audit_window": {as: worker, params: map[string]argument{"p_limit": takes("1000", not("NULL", "0", "-1", least, most)...)}},
+		"next_audit_window": {as: worker,
+			params: map[string]argument{"p_limit": takes("1000", not("NULL", "0", "-1", least, most)...)}},
 		"audit_window": {as: worker, params: map[string]argument{
 			"p_system": takesAny("0", "of another system there are no rows, nor of null"),
 			"p_from":   takesAny("'0'", "it is compared"),
 			"p_to":     takesAny("'1'", "it is compared"),
 		}},
-		"add_audit_seal": {as: worker, params: map[string]argument{"p_seal": takes(seal("now()", "'k'"), slices.Concat(code("VA001", "NULL"),
-			not(seal("'infinity'", "'k'"), seal("'-infinity'", "'k'"), seal("now() - interval '2 hours'", "'k'"), seal("now() + interval '2 minutes'", "'k'"),
-				seal("NULL", "'k'"), seal("now()", "E'k\\x1b[2J'")), code("23514", seal("now()", textOf(1<<20))))...)}},
+		"add_audit_seal": {as: worker,
+			params: map[string]argument{"p_seal": takes(seal("now()", "'k'"), slices.Concat(code("VA001", "NULL"),
+				not(seal("'infinity'", "'k'"), seal("'-infinity'", "'k'"), seal("now() - interval '2 hours'", "'k'"),
+					seal("now() + interval '2 minutes'", "'k'"), seal("NULL", "'k'"), seal("now()", "E'k\\x1b[2J'")),
+				code("23514", seal("now()", textOf(1<<20))))...)}},
 	}
 }
 
@@ -288,8 +311,9 @@ func (b bounded) call(function, param, value string) string {
 	return "SELECT vault." + function + "(" + strings.Join(args, ", ") + ")"
 }
 
-// Every parameter of every function that a granted role may call has bounds. With a negative lease, claim_rotations took over
-// what others had just claimed; an expiry that no client can read hid every token; a null switched rotation off.
+// Every parameter of every function that a granted role may call has bounds. With a negative lease, claim_rotations
+// took over what others had just claimed; an expiry that no client can read hid every token; a null switched rotation
+// off.
 func TestEveryParameterHasBounds(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPut(t, store, "app1/a")
@@ -378,7 +402,8 @@ func TestALiveClaimIsNotTakenOver(t *testing.T) {
 	worker := store.URL(vaulttest.Daemon)
 	must(t, runSession(t, worker, []string{supervise, claimOne}))
 	for _, stale := range []string{"-1 hour", "0", "-infinity", "3 mons -89 days", "-3 mons 91 days"} {
-		_ = runSession(t, worker, []string{`SELECT vault.claim_rotations('thief', 1, '` + stale + `')`}) // refused, or of no effect
+		// refused, or of no effect
+		_ = runSession(t, worker, []string{`SELECT vault.claim_rotations('thief', 1, '` + stale + `')`})
 	}
 	if got := store.MustQuery(t, `SELECT attempt || ' ' || claimed_by FROM vault.rotation_jobs`); got != "1 w" {
 		t.Fatalf("got the claim %q, want the first one's", got)

@@ -38,7 +38,8 @@ func TestBranches(t *testing.T) {
 		{db.BranchQuery{Live: true, Prefix: "prod/"}, vaulttest.Operator, "prod/app! prod/app-x! prod/app.y! prod/app/"},
 		{db.BranchQuery{Live: true, Prefix: "prod/app/"}, vaulttest.Operator, "prod/app/a! prod/app/b!"},
 		{db.BranchQuery{Live: true, Prefix: "prod/app/a"}, vaulttest.Operator, "prod/app/a!"},
-		{db.BranchQuery{Live: true, Prefix: "prod/ap", Width: 2}, vaulttest.Operator, "prod/app! prod/app- prod/app. prod/app/"},
+		{db.BranchQuery{Live: true, Prefix: "prod/ap", Width: 2}, vaulttest.Operator,
+			"prod/app! prod/app- prod/app. prod/app/"},
 		{db.BranchQuery{Live: true, Prefix: "prod/a", Width: 2}, vaulttest.Operator, "prod/app!"}, // what three begin with
 		{db.BranchQuery{Live: true, Prefix: "x"}, vaulttest.Operator, ""},
 		{db.BranchQuery{Live: true, Prefix: "'~%_"}, vaulttest.Operator, ""},

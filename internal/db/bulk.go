@@ -54,7 +54,8 @@ func currents(ctx context.Context, q rowsQuerier, names []string) (map[string]Cu
 
 // CountLive counts the live secrets whose names begin with prefix.
 func (r *Reader) CountLive(ctx context.Context, prefix string) (n int64, err error) {
-	err = r.pool.QueryRow(ctx, `SELECT count(*) FROM vault.secrets s WHERE s.deleted_at IS NULL AND `+underPrefix, prefix).Scan(&n)
+	err = r.pool.QueryRow(ctx, `SELECT count(*) FROM vault.secrets s WHERE s.deleted_at IS NULL AND `+underPrefix,
+		prefix).Scan(&n)
 	return n, classify(err)
 }
 
@@ -86,8 +87,10 @@ func (p Put) MarshalJSON() ([]byte, error) {
 		Rotator          *string   `json:"rotator,omitempty"`
 		Window           *string   `json:"window,omitempty"`
 	}{
-		p.Name, p.Sealed.Version, p.Sealed.Format, p.Sealed.KMSKeyID, p.Sealed.WrappedDEK, p.Sealed.Nonce, p.Sealed.Ciphertext, p.Sealed.KeyCommit,
-		p.Request, p.CreateOnly, p.Settings.Generator, interval(p.Settings.RotationInterval), interval(p.Settings.GracePeriod),
+		p.Name, p.Sealed.Version, p.Sealed.Format, p.Sealed.KMSKeyID, p.Sealed.WrappedDEK, p.Sealed.Nonce,
+		p.Sealed.Ciphertext, p.Sealed.KeyCommit,
+		p.Request, p.CreateOnly, p.Settings.Generator, interval(p.Settings.RotationInterval),
+		interval(p.Settings.GracePeriod),
 		p.Settings.Rotator, p.Settings.Window,
 	})
 }
@@ -109,14 +112,15 @@ func (all results) committedAt(lsn string) {
 	}
 }
 
-// PutVersions stores all of the versions in one transaction, or none, and answers in their order. Puts come in the order of their
-// names, so that two who store the same ones never wait for each other.
+// PutVersions stores all of the versions in one transaction, or none, and answers in their order. Puts come in the
+// order of their names, so that two who store the same ones never wait for each other.
 func (w *Writer) PutVersions(ctx context.Context, c Credential, puts []Put) ([]Result, error) {
 	spelled, err := json.Marshal(puts)
 	if err != nil {
 		return nil, err
 	}
-	return change[results](ctx, w, &c, refusal{"put", "", puts[0].Request}, `SELECT vault.put_versions($1)`, string(spelled))
+	return change[results](ctx, w, &c, refusal{"put", "", puts[0].Request}, `SELECT vault.put_versions($1)`,
+		string(spelled))
 }
 
 // RecordReads puts several reads on the audit log together.

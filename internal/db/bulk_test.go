@@ -34,13 +34,16 @@ func TestCommitOfManyWithoutAnAnswer(t *testing.T) {
 				t.Errorf("answer %d is %+v, want that of %s", i, r, puts[i].Name)
 			}
 		}
-		if got := store.MustQuery(t, `SELECT count(*) || ' ' || count(DISTINCT name) FROM vault.secret_versions`); got != "20 20" || len(results) != 20 {
+		if got := store.MustQuery(t,
+			`SELECT count(*) || ' ' || count(DISTINCT name) FROM vault.secret_versions`); got != "20 20" || len(results) != 20 {
 			t.Errorf("got %s versions and names, and %d answers, want 20", got, len(results))
 		}
-		if got := store.MustQuery(t, `SELECT string_agg(action, ' ' ORDER BY id) FROM vault.audit_log WHERE secret = 'app/s07'`); got != audit {
+		if got := store.MustQuery(t,
+			`SELECT string_agg(action, ' ' ORDER BY id) FROM vault.audit_log WHERE secret = 'app/s07'`); got != audit {
 			t.Errorf("got audit rows %q, want %q", got, audit)
 		}
-		if got := store.MustQuery(t, `SELECT concat_ws(' ', kind, generator, rotation_interval, grace_period) FROM vault.secrets WHERE name = 'app/s07'`); got != "automatic hex:32 36:00:00 00:01:30" {
+		if got := store.MustQuery(t,
+			`SELECT concat_ws(' ', kind, generator, rotation_interval, grace_period) FROM vault.secrets WHERE name = 'app/s07'`); got != "automatic hex:32 36:00:00 00:01:30" {
 			t.Errorf("got settings %q", got)
 		}
 	})
@@ -59,7 +62,8 @@ func TestPutVersionsIsOneTransaction(t *testing.T) {
 	if err == nil {
 		t.Fatal("version 2 of a new secret was stored")
 	}
-	if got := store.MustQuery(t, `SELECT (SELECT count(*) FROM vault.secrets) || ' ' || (SELECT count(*) FROM vault.audit_log WHERE action = 'put' AND outcome = 'ok')`); got != "0 0" {
+	if got := store.MustQuery(t,
+		`SELECT (SELECT count(*) FROM vault.secrets) || ' ' || (SELECT count(*) FROM vault.audit_log WHERE action = 'put' AND outcome = 'ok')`); got != "0 0" {
 		t.Errorf("got %s secrets and puts on record, want none", got)
 	}
 }
@@ -75,7 +79,8 @@ func TestCurrents(t *testing.T) {
 	defer reader.Close()
 	found, err := reader.Currents(t.Context(), []string{"b/1", "b/2", "b/3", "b/4"})
 	must(t, err)
-	if len(found) != 2 || found["b/1"].Err != nil || found["b/1"].Version != 1 || !errors.Is(found["b/2"].Err, db.ErrIntegrity) {
+	if len(found) != 2 || found["b/1"].Err != nil || found["b/1"].Version != 1 ||
+		!errors.Is(found["b/2"].Err, db.ErrIntegrity) {
 		t.Errorf("got %+v, want b/1, and b/2 that has no current version", found)
 	}
 	if n, err := reader.CountLive(t.Context(), "b/"); err != nil || n != 2 {

@@ -35,8 +35,8 @@ var kinds = map[string]error{
 	"40P01":          ErrUnavailable, // deadlock_detected
 }
 
-// classify turns an error of pgx into one of this package. It keeps the server's message, which in class VA is the vault's
-// own, and drops DETAIL, which may quote a row.
+// classify turns an error of pgx into one of this package. It keeps the server's message, which in class VA is the
+// vault's own, and drops DETAIL, which may quote a row.
 func classify(err error) error {
 	var known *Error
 	var server *pgconn.PgError
@@ -86,10 +86,12 @@ func classifyServer(e *pgconn.PgError) error {
 
 // isDisconnect: the server ends the session (class 08, operator intervention 57P01 to 57P05, or FATAL).
 func isDisconnect(e *pgconn.PgError) bool {
-	return strings.HasPrefix(e.Code, "08") || strings.HasPrefix(e.Code, "57P") || e.SeverityUnlocalized == "FATAL" || e.SeverityUnlocalized == "PANIC"
+	return strings.HasPrefix(e.Code, "08") || strings.HasPrefix(e.Code, "57P") || e.SeverityUnlocalized == "FATAL" ||
+		e.SeverityUnlocalized == "PANIC"
 }
 
-// isDefinite reports whether the server itself said that the transaction failed. Without that, a COMMIT may have happened.
+// isDefinite reports whether the server itself said that the transaction failed. Without that, a COMMIT may have
+// happened.
 func isDefinite(err error) bool {
 	var server *pgconn.PgError
 	if errors.As(err, &server) {

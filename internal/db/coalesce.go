@@ -138,8 +138,8 @@ func (c *coalescer[T]) leave(b *batch[T], name string) {
 	}
 }
 
-// replaceLeader starts a leader for the queue, in place of one that has finished or whose query is overdue. It is called
-// with mu held.
+// replaceLeader starts a leader for the queue, in place of one that has finished or whose query is overdue. It is
+// called with mu held.
 func (c *coalescer[T]) replaceLeader() {
 	c.leader++
 	if c.busy = len(c.queue) > 0; c.busy {

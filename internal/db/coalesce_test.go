@@ -29,29 +29,30 @@ type stub struct {
 func withStub(t *testing.T, test func(s *stub)) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &stub{t: t, answered: map[string]string{}}
-		s.c = &coalescer[string]{limit: 10 * time.Second, query: func(ctx context.Context, names []string) (map[string]string, error) {
-			done := make(chan struct{})
-			s.mu.Lock()
-			n := len(s.sent)
-			s.sent, s.returns = append(s.sent, slices.Sorted(slices.Values(names))), append(s.returns, done)
-			s.mu.Unlock()
-			select {
-			case <-done:
-			case <-ctx.Done():
-				return nil, classify(ctx.Err())
-			}
-			if slices.Contains(names, "panic") {
-				panic("canary-value-in-a-panic")
-			}
-			if slices.Contains(names, "error") {
-				return nil, errors.New("the query failed")
-			}
-			answers := map[string]string{}
-			for _, name := range names {
-				answers[name] = fmt.Sprintf("%s by query %d", name, n)
-			}
-			return answers, nil
-		}}
+		s.c = &coalescer[string]{limit: 10 * time.Second,
+			query: func(ctx context.Context, names []string) (map[string]string, error) {
+				done := make(chan struct{})
+				s.mu.Lock()
+				n := len(s.sent)
+				s.sent, s.returns = append(s.sent, slices.Sorted(slices.Values(names))), append(s.returns, done)
+				s.mu.Unlock()
+				select {
+				case <-done:
+				case <-ctx.Done():
+					return nil, classify(ctx.Err())
+				}
+				if slices.Contains(names, "panic") {
+					panic("canary-value-in-a-panic")
+				}
+				if slices.Contains(names, "error") {
+					return nil, errors.New("the query failed")
+				}
+				answers := map[string]string{}
+				for _, name := range names {
+					answers[name] = fmt.Sprintf("%s by query %d", name, n)
+				}
+				return answers, nil
+			}}
 		test(s)
 		s.callers.Wait()
 		s.c.mu.Lock()
@@ -131,7 +132,8 @@ func TestArrivalsShareTheNextQuery(t *testing.T) {
 		s.wantSent("a", "a c")
 		s.finish(1)
 		s.wantSent("a", "a c", "c")
-		s.wantAnswered(map[string]string{"first": "a by query 0", "late": "a by query 1", "later": "a by query 1", "latest": "c by query 1"})
+		s.wantAnswered(map[string]string{"first": "a by query 0", "late": "a by query 1", "later": "a by query 1",
+			"latest": "c by query 1"})
 		s.finish(2)
 		s.ask(ctx, "alone again", "d")
 		s.wantSent("a", "a c", "c", "d")
@@ -197,8 +199,10 @@ func TestABatchIsFull(t *testing.T) {
 		s.finish(0)
 		s.finish(1)
 		s.mu.Lock()
-		if len(s.sent) != 3 || len(s.sent[1]) != namesPerBatch || !slices.Equal(s.sent[2], []string{fmt.Sprintf("name%04d", namesPerBatch)}) {
-			t.Errorf("%d queries were sent, the last for %q, want one that is full and one for the last name", len(s.sent), s.sent[len(s.sent)-1])
+		if len(s.sent) != 3 || len(s.sent[1]) != namesPerBatch ||
+			!slices.Equal(s.sent[2], []string{fmt.Sprintf("name%04d", namesPerBatch)}) {
+			t.Errorf("%d queries were sent, the last for %q, want one that is full and one for the last name", len(s.sent),
+				s.sent[len(s.sent)-1])
 		}
 		s.mu.Unlock()
 		s.finish(2)
@@ -223,7 +227,8 @@ func TestAQueryThatHangs(t *testing.T) {
 		s.finish(2)
 		s.ask(s.t.Context(), "after", "d")
 		s.finish(3)
-		s.wantAnswered(map[string]string{"next": "c by query 2", "after": "d by query 3", "short": "error: the database did not answer in time"})
+		s.wantAnswered(map[string]string{"next": "c by query 2", "after": "d by query 3",
+			"short": "error: the database did not answer in time"})
 		s.finish(1)
 		s.ask(s.t.Context(), "at last", "e")
 		s.finish(4)
@@ -290,7 +295,8 @@ func TestAQueryThatFails(t *testing.T) {
 		s.ask(s.t.Context(), "panic", "panic")
 		s.finish(1)
 		s.finish(2)
-		for request, want := range map[string]string{"a": "the query failed", "error": "the query failed", "b": "panic with a string", "panic": "panic with a string"} {
+		for request, want := range map[string]string{"a": "the query failed", "error": "the query failed",
+			"b": "panic with a string", "panic": "panic with a string"} {
 			if got := s.answer(request); got != "error: "+want {
 				t.Errorf("%s got %q, want %q", request, got, want)
 			}

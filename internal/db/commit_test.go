@@ -39,9 +39,10 @@ func sealedPlaceholder(name string) db.SealedVersion {
 		Ciphertext: make([]byte, 32), KeyCommit: make([]byte, 32), AAD: name + ":1"}
 }
 
-// losingCommits runs a test for the pair of every commit: "failed" and "done, but the reply was lost". The next COMMIT is the
-// one; audit is what is on record of a put then.
-func losingCommits(t *testing.T, test func(t *testing.T, store *vaulttest.Store, writer *db.Writer, c db.Credential, audit string)) {
+// losingCommits runs a test for the pair of every commit: "failed" and "done, but the reply was lost". The next COMMIT
+// is the one; audit is what is on record of a put then.
+func losingCommits(t *testing.T, test func(t *testing.T, store *vaulttest.Store, writer *db.Writer, c db.Credential,
+	audit string)) {
 	for when, audit := range map[pgproxy.When]string{pgproxy.Before: "put", pgproxy.After: "put put.replay"} {
 		t.Run(when.String(), func(t *testing.T) {
 			store := vaulttest.New(t)
@@ -59,12 +60,14 @@ func losingCommits(t *testing.T, test func(t *testing.T, store *vaulttest.Store,
 // Both ends of the pair: one version, made once, and an answer.
 func TestCommitWithoutAnAnswer(t *testing.T) {
 	losingCommits(t, func(t *testing.T, store *vaulttest.Store, writer *db.Writer, c db.Credential, audit string) {
-		result, err := writer.PutVersion(t.Context(), c, uuid.New(), "put", "app/x", sealedPlaceholder("app/x"), false, db.Settings{})
+		result, err := writer.PutVersion(t.Context(), c, uuid.New(), "put", "app/x", sealedPlaceholder("app/x"), false,
+			db.Settings{})
 		must(t, err)
 		if result.Version != 1 || result.VersionID != store.MustQuery(t, `SELECT version_id FROM vault.secret_versions`) {
 			t.Errorf("got %+v, want the one version", result)
 		}
-		if got := store.MustQuery(t, `SELECT string_agg(action, ' ' ORDER BY id) FROM vault.audit_log WHERE secret = 'app/x'`); got != audit {
+		if got := store.MustQuery(t,
+			`SELECT string_agg(action, ' ' ORDER BY id) FROM vault.audit_log WHERE secret = 'app/x'`); got != audit {
 			t.Errorf("got audit rows %q, want %q", got, audit)
 		}
 	})
@@ -81,8 +84,8 @@ func TestOutcomeUnknown(t *testing.T) {
 	token := vaulttest.AdminToken(t)
 	request := uuid.New()
 	p.Cut(pgproxy.Cut{SQL: "^commit", When: pgproxy.After, Times: 1000})
-	_, err = writer.PutVersion(t.Context(), db.Credential{TokenID: token.ID(), Prove: token.Prove}, request, "put", "app/x",
-		sealedPlaceholder("app/x"), false, db.Settings{})
+	_, err = writer.PutVersion(t.Context(), db.Credential{TokenID: token.ID(), Prove: token.Prove}, request, "put",
+		"app/x", sealedPlaceholder("app/x"), false, db.Settings{})
 	if !errors.Is(err, db.ErrOutcomeUnknown) || !strings.Contains(err.Error(), request.String()) {
 		t.Errorf("got %v, want the outcome to be unknown, and the request's id", err)
 	}
@@ -129,12 +132,14 @@ func catalog(t *testing.T, conn *pgx.Conn) string {
 	return text
 }
 
-// On a managed server nobody is a superuser: the owner of the database with CREATEROLE can install, upgrade and administer.
+// On a managed server nobody is a superuser: the owner of the database with CREATEROLE can install, upgrade and
+// administer.
 func TestInitAsOwnerWithoutSuperuser(t *testing.T) {
 	store := vaulttest.Own(t) // roles are the cluster's
 	url := func(database, role string) string { return store.Cluster.Primary().URL(database, role) }
 	conn := mustConnect(t, url("postgres", vaulttest.Superuser))
-	for _, sql := range []string{`DROP DATABASE vault_template`, `DROP ROLE vault_owner, vault_service, vault_worker, vault_auditor`,
+	for _, sql := range []string{`DROP DATABASE vault_template`,
+		`DROP ROLE vault_owner, vault_service, vault_worker, vault_auditor`,
 		`CREATE ROLE landlord LOGIN CREATEROLE`, `CREATE DATABASE managed OWNER landlord`} {
 		_, err := conn.Exec(t.Context(), sql)
 		must(t, err)
@@ -147,12 +152,14 @@ func TestInitAsOwnerWithoutSuperuser(t *testing.T) {
 	must(t, err)
 	defer writer.Close()
 	token := vaulttest.AdminToken(t)
-	_, err = writer.CreateTokenAsOwner(t.Context(), uuid.New(), db.NewToken{ID: token.ID(), Name: "root", Fingerprint: token.Fingerprint()})
+	_, err = writer.CreateTokenAsOwner(t.Context(), uuid.New(),
+		db.NewToken{ID: token.ID(), Name: "root", Fingerprint: token.Fingerprint()})
 	must(t, err)
 	c := db.Credential{TokenID: token.ID(), Prove: token.Prove}
 	_, err = writer.GrantServiceRole(t.Context(), c, uuid.New(), vaulttest.Stranger, "app/")
 	must(t, err)
-	_, err = writer.PutVersion(t.Context(), c, uuid.New(), "put", "app/x", sealedPlaceholder("app/x"), false, db.Settings{})
+	_, err = writer.PutVersion(t.Context(), c, uuid.New(), "put", "app/x", sealedPlaceholder("app/x"), false,
+		db.Settings{})
 	must(t, err)
 	reader, err := db.NewReader(t.Context(), db.Options{URL: url("managed", vaulttest.Stranger)})
 	must(t, err)

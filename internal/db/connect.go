@@ -17,9 +17,9 @@ import (
 
 const (
 	connectTimeout = 5 * time.Second // for one host, unless the connection string says otherwise
-	// So that a changed schema or role is noticed. It is noticed when a connection is used, too, so the pool looks at idle ones as
-	// rarely: for each look it takes all of them, so that whoever asks meanwhile opens another, and then it hands out those that
-	// were used least, whose backends have yet to map what is read.
+	// So that a changed schema or role is noticed. It is noticed when a connection is used, too, so the pool looks at idle
+	// ones as rarely: for each look it takes all of them, so that whoever asks meanwhile opens another, and then it hands
+	// out those that were used least, whose backends have yet to map what is read.
 	connMaxLifetime = 30 * time.Minute
 )
 
@@ -27,13 +27,16 @@ const (
 type Options struct {
 	URL             string // a libpq connection string or URL; "" = libpq's environment and service files
 	ApplicationName string
-	MaxConns        int           // 0 = 4
-	Fence           *Fence        // nil: an old primary is not told from a new one
-	Brief           bool          // few statements a connection: they are described, as behind a pooler, not prepared
-	ReadTimeout     time.Duration // of a Reader's Current, LiveVersions and Version, waiting for others included; 0 = a statement's
-	PlanOnce        bool          // the same statements for a long time: each is planned once for any arguments, not for each set of them
-	Siblings        *Siblings     // the other pools of this process that give way; nil = none does
-	ListenURL       string        // of a Writer: where WaitForRotations listens; "" = URL. It takes a connection without a pooler
+	MaxConns        int    // 0 = 4
+	Fence           *Fence // nil: an old primary is not told from a new one
+	Brief           bool   // few statements a connection: they are described, as behind a pooler, not prepared
+	// of a Reader's Current, LiveVersions and Version, waiting for others included; 0 = a statement's
+	ReadTimeout time.Duration
+	// the same statements for a long time: each is planned once for any arguments, not for each set of them
+	PlanOnce bool
+	Siblings *Siblings // the other pools of this process that give way; nil = none does
+	// of a Writer: where WaitForRotations listens; "" = URL. It takes a connection without a pooler
+	ListenURL string
 }
 
 // Config is the one row of vault.config.
@@ -71,11 +74,12 @@ func NewReader(ctx context.Context, o Options) (*Reader, error) {
 	if limit == 0 {
 		limit = pool.limit
 	}
-	return &Reader{pool: pool, fence: o.Fence, current: shared(pool, limit, current), live: shared(pool, limit, live), lost: shared(pool, limit, lost)}, nil
+	return &Reader{pool: pool, fence: o.Fence, current: shared(pool, limit, current), live: shared(pool, limit, live),
+		lost: shared(pool, limit, lost)}, nil
 }
 
-// NewWriter makes a pool that connects, when first used, to the one host of the connection string that is read-write and
-// not an old primary.
+// NewWriter makes a pool that connects, when first used, to the one host of the connection string that is read-write
+// and not an old primary.
 func NewWriter(ctx context.Context, o Options) (*Writer, error) {
 	pool, err := newPool(ctx, o, o.Fence.admit)
 	if err != nil {
@@ -114,7 +118,8 @@ type querier interface {
 
 func queryConfig(ctx context.Context, q querier) (Config, error) {
 	var c Config
-	err := q.QueryRow(ctx, `SELECT cluster_id, coalesce(default_kms_key, ''), schema_version FROM vault.config`, pgx.QueryExecModeExec).
+	err := q.QueryRow(ctx, `SELECT cluster_id, coalesce(default_kms_key, ''), schema_version FROM vault.config`,
+		pgx.QueryExecModeExec).
 		Scan(&c.ClusterID, &c.DefaultKMSKey, &c.SchemaVersion)
 	return c, classify(err)
 }
@@ -153,7 +158,8 @@ func newPool(ctx context.Context, o Options, validate pgconn.ValidateConnectFunc
 		return nil, fmt.Errorf("making a pool: %w", err)
 	}
 	o.Siblings.join(made)
-	return &pool{sessions: sessions{made}, limit: statementTimeout + connectLimit(config.ConnConfig), siblings: o.Siblings}, nil
+	return &pool{sessions: sessions{made}, limit: statementTimeout + connectLimit(config.ConnConfig),
+		siblings: o.Siblings}, nil
 }
 
 // connectLimit is how long it may take to find the host that will do.
@@ -189,7 +195,8 @@ func isLocal(host string) bool {
 
 // checkSchema refuses a connection to a database whose schema is not the one this binary was built for.
 func checkSchema(ctx context.Context, s session) error {
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout) // the pool connects in the background, without the caller's deadline
+	// the pool connects in the background, without the caller's deadline
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	c, err := queryConfig(ctx, s)
 	if err != nil {

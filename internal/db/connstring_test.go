@@ -107,9 +107,12 @@ func TestKeywordsOfLibpq(t *testing.T) {
 		}
 	}
 	for name, value := range map[string]string{
-		"keepalives": "0", "keepalives_idle": "7", "keepalives_interval": "7", "keepalives_count": "7", "tcp_user_timeout": "7",
-		"gssencmode": "prefer", "gsslib": "gssapi", "gssdelegation": "0", "krbsrvname": "postgres", "replication": "false",
-		"fallback_application_name": "x", "application_name": "x", "client_encoding": "LATIN1", "load_balance_hosts": "random",
+		"keepalives": "0", "keepalives_idle": "7", "keepalives_interval": "7", "keepalives_count": "7",
+		"tcp_user_timeout": "7",
+		"gssencmode":       "prefer", "gsslib": "gssapi", "gssdelegation": "0", "krbsrvname": "postgres",
+		"replication":               "false",
+		"fallback_application_name": "x", "application_name": "x", "client_encoding": "LATIN1",
+		"load_balance_hosts":       "random",
 		"ssl_min_protocol_version": "tlsv1.3", "ssl_max_protocol_version": "TLSv1.3", "sslcompression": "1", "sslsni": "0",
 		"sslcertmode": "allow", "sslnegotiation": "postgres", "channel_binding": "require", "require_auth": "!none,!md5",
 		"hostaddr": "127.0.0.1", "passfile": "/nowhere", "target_session_attrs": "standby", "connect_timeout": "-1",
@@ -149,9 +152,10 @@ func TestConnectionStringForms(t *testing.T) {
 		User, Password, Database string
 	}
 	for text, want := range map[string]said{
-		"postgresql://u:p%40%2F%3a@h:5433/db":                    {[]string{"h:5433"}, "u", "p@/:", "db"},
-		"postgres://u:p?a#b:c@h/db":                              {[]string{"h:5432"}, "u", "p?a#b:c", "db"},
-		"postgres://u:p+q@h,[::1]:5433,[fe80::1]/db?user=v":      {[]string{"h:5432", "::1:5433", "fe80::1:5432"}, "v", "p+q", "db"},
+		"postgresql://u:p%40%2F%3a@h:5433/db": {[]string{"h:5433"}, "u", "p@/:", "db"},
+		"postgres://u:p?a#b:c@h/db":           {[]string{"h:5432"}, "u", "p?a#b:c", "db"},
+		"postgres://u:p+q@h,[::1]:5433,[fe80::1]/db?user=v": {[]string{"h:5432", "::1:5433", "fe80::1:5432"}, "v", "p+q",
+			"db"},
 		"postgres://%2Fvar%2Frun/db?user=u&password=a%26b%3Dc":   {[]string{"/var/run:5432"}, "u", "a&b=c", "db"},
 		"postgres://u@/db?host=/var/run&port=5433&ssl=true":      {[]string{"/var/run:5433"}, "u", "", "db"},
 		"host=a,b port=1,2 user=u dbname=db":                     {[]string{"a:1", "b:2"}, "u", "", "db"},

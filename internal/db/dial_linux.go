@@ -8,7 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// userTimeoutOf bounds how long sent bytes may go unacknowledged; by itself Linux repeats them for a quarter of an hour.
+// userTimeoutOf bounds how long sent bytes may go unacknowledged; by itself Linux repeats them for a quarter of an
+// hour.
 func userTimeoutOf(limit time.Duration) func(string, string, syscall.RawConn) error {
 	return func(network, _ string, conn syscall.RawConn) error {
 		if !strings.HasPrefix(network, "tcp") {

@@ -18,7 +18,8 @@ func TestDialerKeepsAlive(t *testing.T) {
 	conn, err := db.Dialer().DialContext(t.Context(), "tcp", listener.Addr().String())
 	must(t, err)
 	defer conn.Close()
-	for name, want := range map[string]int{"idle": 10, "interval": 5, "count": 3, "user timeout": int((25 * time.Second).Milliseconds())} {
+	for name, want := range map[string]int{"idle": 10, "interval": 5, "count": 3,
+		"user timeout": int((25 * time.Second).Milliseconds())} {
 		if got := socketOption(t, conn.(*net.TCPConn), name); got != want {
 			t.Errorf("%s: got %d, want %d", name, got, want)
 		}
@@ -27,7 +28,8 @@ func TestDialerKeepsAlive(t *testing.T) {
 
 func socketOption(t *testing.T, conn *net.TCPConn, name string) int {
 	t.Helper()
-	option := map[string]int{"idle": unix.TCP_KEEPIDLE, "interval": unix.TCP_KEEPINTVL, "count": unix.TCP_KEEPCNT, "user timeout": unix.TCP_USER_TIMEOUT}[name]
+	option := map[string]int{"idle": unix.TCP_KEEPIDLE, "interval": unix.TCP_KEEPINTVL, "count": unix.TCP_KEEPCNT,
+		"user timeout": unix.TCP_USER_TIMEOUT}[name]
 	raw, err := conn.SyscallConn()
 	must(t, err)
 	var value int

@@ -23,7 +23,8 @@ var (
 	ErrIntegrity      = errors.New("row does not have the shape of a sealed version")
 )
 
-// Error is a refusal the database put in words: the text is the vault's own, written in sql/functions, and names no value.
+// Error is a refusal the database put in words: the text is the vault's own, written in sql/functions, and names no
+// value.
 type Error struct {
 	Kind error  // one of the errors above
 	Text string // one line

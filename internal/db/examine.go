@@ -74,7 +74,8 @@ func examine(ctx context.Context, conn session) (Examination, error) {
 	_, e.Pooled = behindPooler(conn.PgConn())
 	asked := time.Now()
 	var clock time.Time
-	err := conn.QueryRow(ctx, `SELECT clock_timestamp(), session_user::text, current_setting('server_version_num')::int, pg_is_in_recovery()`,
+	err := conn.QueryRow(ctx,
+		`SELECT clock_timestamp(), session_user::text, current_setting('server_version_num')::int, pg_is_in_recovery()`,
 		pgx.QueryExecModeExec).Scan(&clock, &e.Role, &e.Version, &e.Recovering)
 	if err != nil {
 		return e, classify(err)
@@ -84,7 +85,8 @@ func examine(ctx context.Context, conn session) (Examination, error) {
 		return e, err
 	}
 	var tooPowerful *string
-	if err := conn.QueryRow(ctx, `SELECT vault._too_powerful(session_user)`, pgx.QueryExecModeExec).Scan(&tooPowerful); err != nil {
+	if err := conn.QueryRow(ctx, `SELECT vault._too_powerful(session_user)`,
+		pgx.QueryExecModeExec).Scan(&tooPowerful); err != nil {
 		return e, classify(err)
 	}
 	e.TooPowerful = deref(tooPowerful)
@@ -92,14 +94,17 @@ func examine(ctx context.Context, conn session) (Examination, error) {
 		return e, err
 	}
 	var age *float64
-	err = conn.QueryRow(ctx, `SELECT max(at), extract(epoch FROM clock_timestamp() - max(at))::float8 FROM vault.heartbeat`, pgx.QueryExecModeExec).
+	err = conn.QueryRow(ctx,
+		`SELECT max(at), extract(epoch FROM clock_timestamp() - max(at))::float8 FROM vault.heartbeat`,
+		pgx.QueryExecModeExec).
 		Scan(&e.BeatAt, &age)
 	e.BeatAge = time.Duration(deref(age) * float64(time.Second))
 	return e, classify(err)
 }
 
 func oddRoles(ctx context.Context, conn session) ([]OddRole, error) {
-	return collect(ctx, conn, pgx.RowToStructByPos[OddRole], `SELECT role, problem FROM vault.odd_roles()`, pgx.QueryExecModeExec)
+	return collect(ctx, conn, pgx.RowToStructByPos[OddRole], `SELECT role, problem FROM vault.odd_roles()`,
+		pgx.QueryExecModeExec)
 }
 
 // examineLine looks at the way to the server.

@@ -22,14 +22,15 @@ func ConnConfig(url string) (*pgx.ConnConfig, error) {
 	return Options{URL: url, ApplicationName: "test"}.config(nil)
 }
 
-// OlderExtension is the name and text of the install script that a build of an older schema version would have made, as far
-// as its tables go.
+// OlderExtension is the name and text of the install script that a build of an older schema version would have made, as
+// far as its tables go.
 func OlderExtension(version int) (name, text string) {
-	return fmt.Sprintf("%s--%d.sql", ExtensionName, version), extensionScript("CREATE EXTENSION "+ExtensionName, func(s *script) {
-		s.roles()
-		s.tables(0, version)
-		fmt.Fprintf(s, "INSERT INTO vault.config (schema_version) VALUES (%d);\n", version)
-	})
+	return fmt.Sprintf("%s--%d.sql", ExtensionName, version),
+		extensionScript("CREATE EXTENSION "+ExtensionName, func(s *script) {
+			s.roles()
+			s.tables(0, version)
+			fmt.Fprintf(s, "INSERT INTO vault.config (schema_version) VALUES (%d);\n", version)
+		})
 }
 
 // ShortPatience has migrations give up soon what they wait for, until restore.
@@ -120,7 +121,8 @@ func ReadSettings(ctx context.Context, url string, names []string) (map[string]s
 		return nil, err
 	}
 	defer r.Close()
-	values, err := collect(ctx, r.pool, pgx.RowTo[string], `SELECT current_setting(n) FROM unnest($1::text[]) WITH ORDINALITY u (n, i) ORDER BY i`, names)
+	values, err := collect(ctx, r.pool, pgx.RowTo[string],
+		`SELECT current_setting(n) FROM unnest($1::text[]) WITH ORDINALITY u (n, i) ORDER BY i`, names)
 	settings := map[string]string{}
 	for i, value := range values {
 		settings[names[i]] = value

@@ -12,19 +12,21 @@ import (
 // ExtensionName is the vault's name in CREATE EXTENSION. The extension's version is the schema version.
 const ExtensionName = "hyperion_vault"
 
-// extensionAgain is a version without a script of its own. Going there and back installs the definitions once more, when
-// functions differ and the schema version does not: ALTER EXTENSION does nothing from a version to itself.
+// extensionAgain is a version without a script of its own. Going there and back installs the definitions once more,
+// when functions differ and the schema version does not: ALTER EXTENSION does nothing from a version to itself.
 const extensionAgain = "again"
 
-// ExtensionError: the schema belongs to the extension, which is not at this binary's version. Its members are changed by
-// ALTER EXTENSION alone, or the next update would meet a schema it does not know.
+// ExtensionError: the schema belongs to the extension, which is not at this binary's version. Its members are changed
+// by ALTER EXTENSION alone, or the next update would meet a schema it does not know.
 type ExtensionError struct{ State MigrationState }
 
 func (e *ExtensionError) Error() string {
 	if e.State.Have == e.State.Want {
-		return fmt.Sprintf("the extension %s %s installed other functions than this binary's", ExtensionName, e.State.Extension)
+		return fmt.Sprintf("the extension %s %s installed other functions than this binary's", ExtensionName,
+			e.State.Extension)
 	}
-	return fmt.Sprintf("the schema belongs to the extension %s, which is at version %s; this binary's is %d", ExtensionName, e.State.Extension, e.State.Want)
+	return fmt.Sprintf("the schema belongs to the extension %s, which is at version %s; this binary's is %d",
+		ExtensionName, e.State.Extension, e.State.Want)
 }
 
 func (e *ExtensionError) Unwrap() error { return ErrRefused }
@@ -39,7 +41,8 @@ func (s MigrationState) UpdateExtension() string {
 }
 
 // useExtension is Migrate on a schema that CREATE EXTENSION made: the key is all there is to store.
-func useExtension(ctx context.Context, conn *pgx.Conn, state MigrationState, defaultKMSKey string) (MigrateReport, error) {
+func useExtension(ctx context.Context, conn *pgx.Conn, state MigrationState,
+	defaultKMSKey string) (MigrateReport, error) {
 	if state.Have != state.Want || !state.FunctionsCurrent {
 		return MigrateReport{}, &ExtensionError{state}
 	}
@@ -49,7 +52,8 @@ func useExtension(ctx context.Context, conn *pgx.Conn, state MigrationState, def
 		}
 	}
 	config, err := queryConfig(ctx, conn)
-	return MigrateReport{ClusterID: config.ClusterID, FromVersion: state.Have, SchemaVersion: config.SchemaVersion, Extension: state.Extension}, err
+	return MigrateReport{ClusterID: config.ClusterID, FromVersion: state.Have, SchemaVersion: config.SchemaVersion,
+		Extension: state.Extension}, err
 }
 
 func storeKey(ctx context.Context, conn *pgx.Conn, key string) error {
@@ -64,29 +68,32 @@ func storeKey(ctx context.Context, conn *pgx.Conn, key string) error {
 	}))
 }
 
-// ExtensionFiles are the files that CREATE EXTENSION and ALTER EXTENSION read: the same SQL that Migrate runs, and which
-// rows pg_dump is to carry.
+// ExtensionFiles are the files that CREATE EXTENSION and ALTER EXTENSION read: the same SQL that Migrate runs, and
+// which rows pg_dump is to carry.
 func ExtensionFiles() []vaultsql.File {
 	version := vaultsql.Version()
 	files := []vaultsql.File{
 		{Name: ExtensionName + ".control", Text: fmt.Sprintf(extensionControl, version)},
-		{Name: fmt.Sprintf("%s--%d.sql", ExtensionName, version), Text: extensionScript("CREATE EXTENSION "+ExtensionName, func(s *script) {
-			s.WriteString(schemaIsFree)
-			s.install("")
-		})},
-		{Name: fmt.Sprintf("%s--%d--%s.sql", ExtensionName, version, extensionAgain), Text: extensionScript(updating(extensionAgain), nil)},
+		{Name: fmt.Sprintf("%s--%d.sql", ExtensionName, version),
+			Text: extensionScript("CREATE EXTENSION "+ExtensionName, func(s *script) {
+				s.WriteString(schemaIsFree)
+				s.install("")
+			})},
+		{Name: fmt.Sprintf("%s--%d--%s.sql", ExtensionName, version, extensionAgain),
+			Text: extensionScript(updating(extensionAgain), nil)},
 		{Name: fmt.Sprintf("%s--%s--%d.sql", ExtensionName, extensionAgain, version), Text: updateScript(version, version)},
 	}
 	for _, older := range vaultsql.MigrationFiles() {
 		if from := older.Version(); from < version {
-			files = append(files, vaultsql.File{Name: fmt.Sprintf("%s--%d--%d.sql", ExtensionName, from, version), Text: updateScript(from, version)})
+			files = append(files, vaultsql.File{Name: fmt.Sprintf("%s--%d--%d.sql", ExtensionName, from, version),
+				Text: updateScript(from, version)})
 		}
 	}
 	return files
 }
 
-// The schema of the control file is the one that DROP SCHEMA would take the extension along with, and the search_path of
-// its scripts. Nobody drops pg_catalog, and nobody puts a function of his own into it.
+// The schema of the control file is the one that DROP SCHEMA would take the extension along with, and the search_path
+// of its scripts. Nobody drops pg_catalog, and nobody puts a function of his own into it.
 const extensionControl = `# HyperionDB Vault
 comment = 'a secrets vault: sealed values, admin tokens, rotation, audit log'
 default_version = '%d'
@@ -118,14 +125,15 @@ BEGIN
 END $$;
 `
 
-// Roles are switched for the script only: what follows in the transaction, another script too, runs as whoever installs.
+// Roles are switched for the script only: what follows in the transaction, another script too, runs as whoever
+// installs.
 const (
 	rememberRole = "\nSELECT set_config('hyperion_vault.installer', current_setting('role'), true);\n"
 	returnToRole = "\nSELECT set_config('role', current_setting('hyperion_vault.installer'), true);\n"
 )
 
-// carryRows: without it pg_dump would take an extension's rows for part of its script. goose's table is that; tx_context
-// never has a committed row.
+// carryRows: without it pg_dump would take an extension's rows for part of its script. goose's table is that;
+// tx_context never has a committed row.
 //
 // The months of the audit log are made as time goes by. One made by a script (an update that moves old rows) is let go:
 // pg_dump carries it as a table, and CREATE EXTENSION would not make it again.
@@ -156,11 +164,12 @@ func updateScript(from, to int) string {
 	return extensionScript(updating(fmt.Sprint(to)), func(s *script) { s.update(from) })
 }
 
-// extensionScript puts the body (nil = none) into what every script of the extension begins and ends with. psql stops at
-// the \echo line; CREATE EXTENSION reads over it, and is itself the transaction.
+// extensionScript puts the body (nil = none) into what every script of the extension begins and ends with. psql stops
+// at the \echo line; CREATE EXTENSION reads over it, and is itself the transaction.
 func extensionScript(statement string, body func(*script)) string {
 	var s script
-	fmt.Fprintf(&s, "-- HyperionDB Vault, made by: make extension\n\\echo Use \"%s\" to load this file. \\quit\n", statement)
+	fmt.Fprintf(&s, "-- HyperionDB Vault, made by: make extension\n\\echo Use \"%s\" to load this file. \\quit\n",
+		statement)
 	if body != nil {
 		s.WriteString(stringsConform)
 		s.WriteString(rememberRole)

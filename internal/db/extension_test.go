@@ -41,8 +41,8 @@ func TestExtension(t *testing.T) {
 	}
 }
 
-// CREATE EXTENSION leaves the same catalog as init, roles and all, and so does an update from every older version. Then the
-// extension goes, and init works on what DROP EXTENSION leaves behind.
+// CREATE EXTENSION leaves the same catalog as init, roles and all, and so does an update from every older version. Then
+// the extension goes, and init works on what DROP EXTENSION leaves behind.
 func extensionMakesTheSameCatalog(t *testing.T, store *vaulttest.Store) {
 	in := func(database string) *vaulttest.Store { return mustDatabase(t, store, database) }
 	installed := in("installed")
@@ -56,7 +56,8 @@ func extensionMakesTheSameCatalog(t *testing.T, store *vaulttest.Store) {
 		name, text := db.OlderExtension(older.Version())
 		must(t, os.WriteFile(filepath.Join(store.ExtensionFolder(), name), []byte(text), 0o644))
 		updated := in(fmt.Sprintf("from%d", older.Version()))
-		updated.MustExec(t, fmt.Sprintf(`CREATE EXTENSION hyperion_vault VERSION '%d'`, older.Version()), `ALTER EXTENSION hyperion_vault UPDATE`)
+		updated.MustExec(t, fmt.Sprintf(`CREATE EXTENSION hyperion_vault VERSION '%d'`, older.Version()),
+			`ALTER EXTENSION hyperion_vault UPDATE`)
 		same(t, fmt.Sprintf("updated from version %d", older.Version()), schemaOf(t, updated), extension)
 		store.MustExec(t, `DROP DATABASE `+updated.Database)
 	}
@@ -97,12 +98,15 @@ func extensionKeepsToItself(t *testing.T, store *vaulttest.Store) {
 	migrated := mustDatabase(t, store, "taken")
 	mustMigrate(t, migrated)
 	fails(t, migrated, vaulttest.Superuser, "P0001", `schema "vault" exists`, createExtension)
-	same(t, "after the refusal", []string{migrated.MustQuery(t, `SELECT count(*) FROM pg_extension WHERE extname = 'hyperion_vault'`)}, []string{"0"})
+	same(t, "after the refusal",
+		[]string{migrated.MustQuery(t, `SELECT count(*) FROM pg_extension WHERE extname = 'hyperion_vault'`)}, []string{"0"})
 
 	installed := mustDatabase(t, store, "refused")
 	fails(t, installed, vaulttest.Stranger, "42501", "permission denied to create extension", createExtension)
 	fails(t, installed, vaulttest.Superuser, "0A000", "must be installed in schema", createExtension+` SCHEMA public`)
-	got := installed.MustQuery(t, `SELECT string_agg(name, ',') FROM pg_available_extensions WHERE name = 'hyperion_vault' AND default_version = $1`, fmt.Sprint(vaultsql.Version()))
+	got := installed.MustQuery(t,
+		`SELECT string_agg(name, ',') FROM pg_available_extensions WHERE name = 'hyperion_vault' AND default_version = $1`,
+		fmt.Sprint(vaultsql.Version()))
 	if got != "hyperion_vault" {
 		t.Errorf("the extension is not offered at version %d: %q", vaultsql.Version(), got)
 	}
@@ -112,7 +116,8 @@ func extensionKeepsToItself(t *testing.T, store *vaulttest.Store) {
 	if got := installed.MustQuery(t, `SELECT who FROM public.afterwards`); got != "dba" {
 		t.Errorf("after CREATE EXTENSION the transaction runs as %q", got)
 	}
-	fails(t, installed, vaulttest.Superuser, "2BP01", "extension hyperion_vault requires it", `DROP TABLE vault.audit_log CASCADE`)
+	fails(t, installed, vaulttest.Superuser, "2BP01", "extension hyperion_vault requires it",
+		`DROP TABLE vault.audit_log CASCADE`)
 	installed.MustExec(t, `DROP SCHEMA public CASCADE`)
 	if got := installed.MustQuery(t, `SELECT count(*) FROM vault.config`); got != "1" {
 		t.Error("the vault went with the schema public")
@@ -132,7 +137,8 @@ func extensionIsLeftAlone(t *testing.T, store *vaulttest.Store) {
 		t.Errorf("got default key %q", got)
 	}
 	for _, test := range []struct{ older, says, want string }{
-		{`UPDATE vault.config SET functions_sha256 = '\x00'`, "installed other functions than this binary's", `ALTER EXTENSION hyperion_vault UPDATE TO 'again'; ALTER EXTENSION hyperion_vault UPDATE TO '` + version + `'`},
+		{`UPDATE vault.config SET functions_sha256 = '\x00'`, "installed other functions than this binary's",
+			`ALTER EXTENSION hyperion_vault UPDATE TO 'again'; ALTER EXTENSION hyperion_vault UPDATE TO '` + version + `'`},
 		{`UPDATE vault.config SET schema_version = 0; UPDATE pg_extension SET extversion = '0' WHERE extname = 'hyperion_vault'`,
 			"which is at version 0; this binary's is " + version, `ALTER EXTENSION hyperion_vault UPDATE TO '` + version + `'`},
 	} {
@@ -151,7 +157,8 @@ func extensionIsLeftAlone(t *testing.T, store *vaulttest.Store) {
 		}
 		same(t, "after the refusal", schemaOf(t, store), before)
 	}
-	store.MustExec(t, `UPDATE vault.config SET schema_version = `+version, `UPDATE pg_extension SET extversion = '`+version+`' WHERE extname = 'hyperion_vault'`)
+	store.MustExec(t, `UPDATE vault.config SET schema_version = `+version,
+		`UPDATE pg_extension SET extversion = '`+version+`' WHERE extname = 'hyperion_vault'`)
 	state, err := db.State(t.Context(), store.URL(vaulttest.Superuser), "test")
 	must(t, err)
 	for statement := range strings.SplitSeq(state.UpdateExtension(), ";") {
@@ -160,18 +167,21 @@ func extensionIsLeftAlone(t *testing.T, store *vaulttest.Store) {
 	mustMigrate(t, store) // what was to be typed has helped
 }
 
-// The rows of an extension are in a dump only where it says so. Where there is pg_dump, it and psql carry the vault into a
-// new database; else (a server without client programs) the test copies what the extension marks, as pg_dump does.
+// The rows of an extension are in a dump only where it says so. Where there is pg_dump, it and psql carry the vault
+// into a new database; else (a server without client programs) the test copies what the extension marks, as pg_dump
+// does.
 func extensionSurvivesDumpAndRestore(t *testing.T, store *vaulttest.Store) {
 	from, to := mustDatabase(t, store, "before"), mustDatabase(t, store, "after")
 	from.MustExec(t, createExtension)
 	mustMigrate(t, from) // stores the key
 	v := openVault(t, from)
-	token, _, err := v.CreateTokenAsOwner(t.Context(), vault.NewTokenRequest{Change: vault.Change{RequestID: uuid.New()}, Name: "root"})
+	token, _, err := v.CreateTokenAsOwner(t.Context(),
+		vault.NewTokenRequest{Change: vault.Change{RequestID: uuid.New()}, Name: "root"})
 	must(t, err)
 	put := func(v *vault.Vault, name, value string) {
 		t.Helper()
-		_, err := v.Put(t.Context(), vault.PutRequest{Change: vault.Change{Token: token, RequestID: uuid.New()}, Name: name, Value: []byte(value)})
+		_, err := v.Put(t.Context(), vault.PutRequest{Change: vault.Change{Token: token, RequestID: uuid.New()}, Name: name,
+			Value: []byte(value)})
 		must(t, err)
 	}
 	put(v, "app/a", "first")
@@ -208,7 +218,8 @@ func TestConfigRowIsReplacedByARestoreOnly(t *testing.T) {
 		t.Errorf("got cluster %s, want %s", got, before)
 	}
 	store.MustExec(t, `UPDATE vault.config SET default_kms_key = NULL`)
-	store.MustExec(t, `INSERT INTO vault.config (cluster_id, schema_version) VALUES ('00000000-0000-4000-8000-00000000ca0a', 77)`)
+	store.MustExec(t,
+		`INSERT INTO vault.config (cluster_id, schema_version) VALUES ('00000000-0000-4000-8000-00000000ca0a', 77)`)
 	got := store.MustQuery(t, `SELECT cluster_id || ' ' || schema_version FROM vault.config`)
 	if want := fmt.Sprintf("00000000-0000-4000-8000-00000000ca0a %d", vaultsql.Version()); got != want {
 		t.Errorf("got %q, want %q", got, want)
@@ -252,7 +263,8 @@ func fails(t *testing.T, s *vaulttest.Store, role, code, says, statement string)
 	defer conn.Close(t.Context()) // DROP DATABASE waits for nobody
 	_, err := conn.Exec(t.Context(), statement)
 	var server *pgconn.PgError
-	if !errors.As(err, &server) || server.Code != code || !strings.Contains(server.Message, says) && server.ConstraintName != says && !strings.Contains(server.Detail+server.Hint, says) {
+	if !errors.As(err, &server) || server.Code != code || !strings.Contains(server.Message, says) &&
+		server.ConstraintName != says && !strings.Contains(server.Detail+server.Hint, says) {
 		t.Errorf("%s: got %v, want SQLSTATE %s: %s", statement, err, code, says)
 	}
 }
@@ -320,7 +332,8 @@ UNION ALL SELECT format('config %s %s', schema_version, functions_sha256) FROM v
 func rowsOf(t *testing.T, s *vaulttest.Store) []string {
 	t.Helper()
 	relations := func(kind string) []string {
-		return mustLines(t, s, `SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'vault'::regnamespace AND relname NOT LIKE 'goose%' AND relkind = '`+kind+`'`)
+		return mustLines(t, s,
+			`SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'vault'::regnamespace AND relname NOT LIKE 'goose%' AND relkind = '`+kind+`'`)
 	}
 	var parts []string
 	for _, table := range relations("r") {
@@ -340,10 +353,12 @@ func dumpAndRestore(t *testing.T, pgDump string, from, to *vaulttest.Store) {
 		t.Fatalf("there is %s and no psql beside it", pgDump)
 	}
 	dump := mustRun(t, nil, pgDump, "--dbname", from.URL(vaulttest.Superuser))
-	if !bytes.Contains(dump, []byte("CREATE EXTENSION IF NOT EXISTS hyperion_vault")) || bytes.Contains(dump, []byte("CREATE TABLE vault.")) {
+	if !bytes.Contains(dump, []byte("CREATE EXTENSION IF NOT EXISTS hyperion_vault")) ||
+		bytes.Contains(dump, []byte("CREATE TABLE vault.")) {
 		t.Fatal("the dump is not that of an extension")
 	}
-	mustRun(t, dump, psql, "--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1", "--single-transaction", "--dbname", to.URL(vaulttest.Superuser))
+	mustRun(t, dump, psql, "--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1", "--single-transaction", "--dbname",
+		to.URL(vaulttest.Superuser))
 }
 
 func mustRun(t *testing.T, input []byte, program string, args ...string) []byte {
@@ -357,8 +372,8 @@ func mustRun(t *testing.T, input []byte, program string, args ...string) []byte 
 	return out.Bytes()
 }
 
-// copyMarkedRows does with COPY and setval what pg_dump does with the tables and sequences an extension marks, referenced
-// tables first.
+// copyMarkedRows does with COPY and setval what pg_dump does with the tables and sequences an extension marks,
+// referenced tables first.
 func copyMarkedRows(t *testing.T, from, to *vaulttest.Store) {
 	t.Helper()
 	to.MustExec(t, createExtension)
@@ -388,7 +403,8 @@ func referencedFirst(t *testing.T, s *vaulttest.Store, tables []string) []string
 		if slices.Contains(ordered, table) {
 			return
 		}
-		rows, err := conn.Query(t.Context(), `SELECT confrelid::regclass::text FROM pg_constraint WHERE contype = 'f' AND conrelid = $1::text::regclass AND confrelid <> conrelid`, table)
+		rows, err := conn.Query(t.Context(),
+			`SELECT confrelid::regclass::text FROM pg_constraint WHERE contype = 'f' AND conrelid = $1::text::regclass AND confrelid <> conrelid`, table)
 		must(t, err)
 		needs, err := pgx.CollectRows(rows, pgx.RowTo[string])
 		must(t, err)

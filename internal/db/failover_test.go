@@ -68,8 +68,8 @@ func reload(t *testing.T, store *vaulttest.Store, settings ...string) {
 const waiting = `SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event = 'SyncRep'`
 const stopWaiting = `SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'SyncRep'`
 
-// A COMMIT whose wait for the standby is cancelled is answered with success and a warning. It does not count: the change is
-// asked for again, until the standby has it.
+// A COMMIT whose wait for the standby is cancelled is answered with success and a warning. It does not count: the
+// change is asked for again, until the standby has it.
 func TestCancelledWaitIsNoAcknowledgement(t *testing.T) {
 	t.Parallel()
 	store := vaulttest.Own(t)
@@ -95,12 +95,14 @@ func TestCancelledWaitIsNoAcknowledgement(t *testing.T) {
 	}
 	must(t, standby.Start(t.Context()))
 	must(t, <-answered)
-	if got := store.MustQuery(t, `SELECT string_agg(action, ' ' ORDER BY id) FROM vault.audit_log WHERE secret = 'app/x'`); got != "put put.replay" {
+	if got := store.MustQuery(t,
+		`SELECT string_agg(action, ' ' ORDER BY id) FROM vault.audit_log WHERE secret = 'app/x'`); got != "put put.replay" {
 		t.Errorf("got audit rows %q", got)
 	}
 }
 
-// The same when the server's own timeout ends the wait, and the standby stays away: nobody knows, and that is said in time.
+// The same when the server's own timeout ends the wait, and the standby stays away: nobody knows, and that is said in
+// time.
 func TestOutcomeIsUnknownWithoutTheStandby(t *testing.T) {
 	t.Parallel()
 	store := vaulttest.Own(t)
@@ -108,7 +110,11 @@ func TestOutcomeIsUnknownWithoutTheStandby(t *testing.T) {
 	must(t, store.Cluster.Standbys()[0].Stop(t.Context(), localpg.Fast))
 	reload(t, store, `synchronous_standby_names = '*'`)
 	until(t, store, `SELECT current_setting('synchronous_standby_names') = '*'`)
-	err := within(t, 25*time.Second, "the put", func() error { _, err := putOne(t.Context(), t, writer, "app/x"); return err })
+	err := within(t, 25*time.Second, "the put", func() error {
+		_,
+			err := putOne(t.Context(), t, writer, "app/x")
+		return err
+	})
 	if !errors.Is(err, db.ErrOutcomeUnknown) {
 		t.Errorf("got %v, want the outcome to be unknown", err)
 	}
@@ -117,8 +123,8 @@ func TestOutcomeIsUnknownWithoutTheStandby(t *testing.T) {
 	}
 }
 
-// What the second attempt is refused for says nothing of the first, whose COMMIT went unanswered: done or not, its outcome
-// is unknown.
+// What the second attempt is refused for says nothing of the first, whose COMMIT went unanswered: done or not, its
+// outcome is unknown.
 func TestRefusalOfTheSecondAttempt(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -139,8 +145,8 @@ func TestRefusalOfTheSecondAttempt(t *testing.T) {
 				return token.Prove(nonce)
 			}
 			lose(p, c.when)
-			_, err := writer.PutVersion(t.Context(), db.Credential{TokenID: token.ID(), Prove: prove}, uuid.New(), "put", "app/x",
-				sealedPlaceholder("app/x"), false, db.Settings{})
+			_, err := writer.PutVersion(t.Context(), db.Credential{TokenID: token.ID(), Prove: prove}, uuid.New(), "put",
+				"app/x", sealedPlaceholder("app/x"), false, db.Settings{})
 			if !errors.Is(err, db.ErrOutcomeUnknown) || !strings.Contains(err.Error(), "revoked") {
 				t.Errorf("got %v, want the outcome to be unknown, and why", err)
 			}
@@ -151,8 +157,8 @@ func TestRefusalOfTheSecondAttempt(t *testing.T) {
 	}
 }
 
-// A primary that was told to be read-only, as a switchover does it, still has our sessions. The first 25006 drops them all,
-// and the same change goes to the node that was promoted.
+// A primary that was told to be read-only, as a switchover does it, still has our sessions. The first 25006 drops them
+// all, and the same change goes to the node that was promoted.
 func TestReadOnlySessionsAreDropped(t *testing.T) {
 	t.Parallel()
 	store := vaulttest.Own(t)
@@ -166,18 +172,20 @@ func TestReadOnlySessionsAreDropped(t *testing.T) {
 	must(t, next.Promote(t.Context()))
 	_, err = putOne(t.Context(), t, writer, "app/y")
 	must(t, err)
-	if got := store.MustQuery(t, `SELECT string_agg(name, ' ' ORDER BY name) FROM vault.secrets`); got != "app/x app/y" { // the promoted node
+	// the promoted node
+	if got := store.MustQuery(t, `SELECT string_agg(name, ' ' ORDER BY name) FROM vault.secrets`); got != "app/x app/y" {
 		t.Errorf("the promoted node has %q", got)
 	}
 }
 
 // bothHosts is a connection string with several hosts, in this order.
 func bothHosts(store *vaulttest.Store, first, second *localpg.Node, role string) string {
-	return fmt.Sprintf("host=%s,%s port=%d,%d user=%s dbname=%s", first.SocketDir(), second.SocketDir(), first.Port(), second.Port(), role, store.Database)
+	return fmt.Sprintf("host=%s,%s port=%d,%d user=%s dbname=%s", first.SocketDir(), second.SocketDir(), first.Port(),
+		second.Port(), role, store.Database)
 }
 
-// A frozen server takes bytes and never answers. Everything ends in bounded time, and what ends before COMMIT is a definite
-// failure. When it thaws, nothing has been changed.
+// A frozen server takes bytes and never answers. Everything ends in bounded time, and what ends before COMMIT is a
+// definite failure. When it thaws, nothing has been changed.
 func TestFrozenPrimary(t *testing.T) {
 	t.Parallel()
 	store := vaulttest.Own(t)
@@ -187,7 +195,8 @@ func TestFrozenPrimary(t *testing.T) {
 	reader, err := db.NewReader(t.Context(), db.Options{URL: store.URL(vaulttest.Operator), MaxConns: 8})
 	must(t, err)
 	t.Cleanup(reader.Close)
-	must(t, errors.Join(operator.Ping(t.Context()), worker.Ping(t.Context()), reader.Ping(t.Context()))) // sessions from before
+	// sessions from before
+	must(t, errors.Join(operator.Ping(t.Context()), worker.Ping(t.Context()), reader.Ping(t.Context())))
 	must(t, node.Freeze())
 	t.Cleanup(func() { _ = node.Thaw() })
 

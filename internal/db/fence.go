@@ -18,15 +18,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Fence keeps writes away from an old primary: one that was left behind by a promotion and comes back writable. Whoever has
-// seen the newer history does not write to the older one, whatever the order of the hosts in a connection string.
+// Fence keeps writes away from an old primary: one that was left behind by a promotion and comes back writable. Whoever
+// has seen the newer history does not write to the older one, whatever the order of the hosts in a connection string.
 //
 // A promotion begins a timeline, whose number only grows. Two nodes that were promoted from one primary have the same
-// number; the epoch in vault.heartbeat, which the first beat after a promotion makes, tells them apart. The highest seen is
-// kept by cluster id and PostgreSQL's own system identifier, so a database restored from a dump is another one.
+// number; the epoch in vault.heartbeat, which the first beat after a promotion makes, tells them apart. The highest
+// seen is kept by cluster id and PostgreSQL's own system identifier, so a database restored from a dump is another one.
 //
-// It protects only those who have seen. It is no consensus: a partition in which nobody here saw the promotion is for the
-// tool that promotes to handle.
+// It protects only those who have seen. It is no consensus: a partition in which nobody here saw the promotion is for
+// the tool that promotes to handle.
 type Fence struct {
 	path string // "" = in memory only
 
@@ -63,9 +63,9 @@ type seenEntry struct {
 	Seen
 }
 
-// OpenFence reads what was seen before. A file that is there and cannot be read or understood is an error that names it:
-// to go on without it would be to forget. A file that is not there yet is made when there is something to keep. Where the
-// folder may not be entered there is no memory to lose: that is as without a path, and Unsaved says why.
+// OpenFence reads what was seen before. A file that is there and cannot be read or understood is an error that names
+// it: to go on without it would be to forget. A file that is not there yet is made when there is something to keep.
+// Where the folder may not be entered there is no memory to lose: that is as without a path, and Unsaved says why.
 func OpenFence(path string) (*Fence, error) {
 	f := &Fence{path: path, seen: map[cluster]Seen{}}
 	if path == "" {
@@ -117,7 +117,8 @@ func readFence(path string) (map[cluster]Seen, error) {
 		return nil, newError(ErrState, "state file %q is damaged", path)
 	}
 	if file.Version != fenceVersion {
-		return nil, newError(ErrState, "state file %q has format %d, and this binary knows %d", path, file.Version, fenceVersion)
+		return nil, newError(ErrState, "state file %q has format %d, and this binary knows %d", path, file.Version,
+			fenceVersion)
 	}
 	for _, e := range file.Clusters {
 		if e.ClusterID == uuid.Nil || e.SystemIdentifier == "" || e.Timeline < 1 {
@@ -218,8 +219,8 @@ func newer(a, b Seen) Seen {
 	return a
 }
 
-// save joins what is in memory with what is in the file, under a lock, so that of two processes neither takes the other's
-// away. The rename is where the new file becomes the file.
+// save joins what is in memory with what is in the file, under a lock, so that of two processes neither takes the
+// other's away. The rename is where the new file becomes the file.
 func (f *Fence) save() error {
 	folder := filepath.Dir(f.path)
 	if err := os.MkdirAll(folder, 0o700); err != nil {
@@ -282,18 +283,19 @@ func syncFolder(path string) error {
 	return errors.Join(folder.Sync(), folder.Close())
 }
 
-// The timeline is that of the file the next record goes to: a promotion changes it at once, pg_control only with the next
-// checkpoint.
+// The timeline is that of the file the next record goes to: a promotion changes it at once, pg_control only with the
+// next checkpoint.
 const nodeTimeline = `CASE WHEN NOT pg_is_in_recovery() THEN ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int ELSE 0 END`
 
 const (
-	clusterQuery = `SELECT c.cluster_id, s.system_identifier, pg_is_in_recovery(), ` + nodeTimeline + ` FROM vault.config c, pg_control_system() s`
-	beatQuery    = `SELECT timeline, epoch FROM vault.heartbeat`
+	clusterQuery = `SELECT c.cluster_id, s.system_identifier, pg_is_in_recovery(), ` + nodeTimeline +
+		` FROM vault.config c, pg_control_system() s`
+	beatQuery = `SELECT timeline, epoch FROM vault.heartbeat`
 )
 
 // askLineage asks with two statements, as a schema of before the heartbeat has only the first's table. A server that
-// refuses the first (no vault, no right to it, or a managed service without these functions) has no lineage, and no error:
-// what it is unfit for is found out and said elsewhere.
+// refuses the first (no vault, no right to it, or a managed service without these functions) has no lineage, and no
+// error: what it is unfit for is found out and said elsewhere.
 func askLineage(ctx context.Context, conn *pgconn.PgConn) (lineage, error) {
 	results, err := conn.Exec(ctx, clusterQuery+"; "+beatQuery).ReadAll()
 	var server *pgconn.PgError
@@ -344,15 +346,16 @@ func (f *Fence) admit(ctx context.Context, conn *pgconn.PgConn) error {
 	return f.meet(l)
 }
 
-// readOnlyByDefault names the setting that keeps a primary from being changed. It is left in force: some tools hold writes back
-// with it while they move a database.
+// readOnlyByDefault names the setting that keeps a primary from being changed. It is left in force: some tools hold
+// writes back with it while they move a database.
 func readOnlyByDefault(ctx context.Context, conn *pgconn.PgConn) error {
 	results, err := conn.Exec(ctx, `SELECT source FROM pg_settings WHERE name = 'default_transaction_read_only' AND setting = 'on'
 		AND NOT pg_is_in_recovery()`).ReadAll()
 	if err != nil || len(results[0].Rows) == 0 {
 		return err
 	}
-	return newError(ErrUnavailable, "default_transaction_read_only is on (set by: %s), so nothing can be changed here", results[0].Rows[0][0])
+	return newError(ErrUnavailable, "default_transaction_read_only is on (set by: %s), so nothing can be changed here",
+		results[0].Rows[0][0])
 }
 
 // keeps reports whether a connection that was admitted once would be again.
@@ -361,8 +364,8 @@ func (f *Fence) keeps(conn *pgx.Conn) bool {
 	return f == nil || !known || f.meet(l) == nil
 }
 
-// recheck is asked in the transaction of a change itself: a pooler may have led to another server than the connection was
-// made to, and a promotion may have been seen since.
+// recheck is asked in the transaction of a change itself: a pooler may have led to another server than the connection
+// was made to, and a promotion may have been seen since.
 func (f *Fence) recheck(conn *pgx.Conn, timeline, beatTimeline int, beatEpoch uuid.UUID) error {
 	l, known := conn.PgConn().CustomData()[lineageKey].(lineage)
 	if f == nil || !known {
@@ -372,7 +375,8 @@ func (f *Fence) recheck(conn *pgx.Conn, timeline, beatTimeline int, beatEpoch uu
 	return f.meet(l)
 }
 
-// CheckFence asks the local node which history it is in: ErrFenced if a newer one was seen, and what is newer is learned.
+// CheckFence asks the local node which history it is in: ErrFenced if a newer one was seen, and what is newer is
+// learned.
 func (r *Reader) CheckFence(ctx context.Context) error {
 	_, err := r.lineage(ctx)
 	return err

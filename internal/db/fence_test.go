@@ -37,8 +37,8 @@ func failover(t *testing.T, store *vaulttest.Store) (old, next *localpg.Node) {
 	return old, next
 }
 
-// The old primary stands first in the connection string and takes writes. Who has seen the promotion passes it over; who has
-// not writes to it, which nothing here can prevent.
+// The old primary stands first in the connection string and takes writes. Who has seen the promotion passes it over;
+// who has not writes to it, which nothing here can prevent.
 func TestOldPrimaryIsPassedOver(t *testing.T) {
 	t.Parallel()
 	store := vaulttest.Own(t)
@@ -59,16 +59,19 @@ func TestOldPrimaryIsPassedOver(t *testing.T) {
 	forgets := mustWriter(t, db.Options{URL: both, Fence: mustFence(t, "")})
 	_, err = putOne(t.Context(), t, forgets, "app/forgotten")
 	must(t, err)
-	if got := store.MustQuery(t, `SELECT string_agg(name, ' ' ORDER BY name) FROM vault.secrets`); got != "app/new app/remembered" {
+	if got := store.MustQuery(t,
+		`SELECT string_agg(name, ' ' ORDER BY name) FROM vault.secrets`); got != "app/new app/remembered" {
 		t.Errorf("the new primary has %q", got)
 	}
 
 	only := mustWriter(t, db.Options{URL: old.URL(store.Database, vaulttest.Operator), Fence: mustFence(t, state)})
 	_, err = putOne(t.Context(), t, only, "app/refused")
-	if !errors.Is(err, db.ErrFenced) || !strings.Contains(err.Error(), "it is on timeline 1, and timeline 2 was seen at 20") {
+	if !errors.Is(err, db.ErrFenced) || !strings.Contains(err.Error(),
+		"it is on timeline 1, and timeline 2 was seen at 20") {
 		t.Errorf("writing to the old primary alone: %v", err)
 	}
-	reader, err := db.NewReader(t.Context(), db.Options{URL: old.URL(store.Database, vaulttest.Daemon), Fence: mustFence(t, state)})
+	reader, err := db.NewReader(t.Context(), db.Options{URL: old.URL(store.Database, vaulttest.Daemon),
+		Fence: mustFence(t, state)})
 	must(t, err)
 	defer reader.Close()
 	if primary, err := reader.IsPrimary(t.Context()); primary || !errors.Is(err, db.ErrFenced) {
@@ -79,7 +82,8 @@ func TestOldPrimaryIsPassedOver(t *testing.T) {
 	}
 }
 
-// A session with the old primary from before ends with the moment its daemon learns of the new one, here from its reader.
+// A session with the old primary from before ends with the moment its daemon learns of the new one, here from its
+// reader.
 func TestWhatTheReaderLearnsEndsSessions(t *testing.T) {
 	t.Parallel()
 	store := vaulttest.Own(t)
@@ -109,7 +113,8 @@ func TestStandbyLearnsFromTheHeartbeat(t *testing.T) {
 	// The old primary's data, made a standby of the new one: here it is only asked what it knows.
 	must(t, old.Rebuild(t.Context()))
 	store.MustReplay(t)
-	reader, err := db.NewReader(t.Context(), db.Options{URL: old.URL(store.Database, vaulttest.Daemon), Fence: mustFence(t, state)})
+	reader, err := db.NewReader(t.Context(), db.Options{URL: old.URL(store.Database, vaulttest.Daemon),
+		Fence: mustFence(t, state)})
 	must(t, err)
 	defer reader.Close()
 	must(t, reader.CheckFence(t.Context()))
@@ -156,7 +161,8 @@ func TestSameTimelineAnotherEpoch(t *testing.T) {
 
 	other := mustWriter(t, db.Options{URL: second.URL(store.Database, vaulttest.Operator), Fence: mustFence(t, state)})
 	for _, when := range []string{"before its first beat", "after it"} {
-		if _, err := putOne(t.Context(), t, other, "app/x"); !errors.Is(err, db.ErrFenced) || !strings.Contains(err.Error(), "another primary of timeline 2") {
+		if _, err := putOne(t.Context(), t, other, "app/x"); !errors.Is(err, db.ErrFenced) ||
+			!strings.Contains(err.Error(), "another primary of timeline 2") {
 			t.Errorf("%s: got %v", when, err)
 		}
 		beat(t, store, second)
@@ -165,7 +171,8 @@ func TestSameTimelineAnotherEpoch(t *testing.T) {
 	must(t, err)
 }
 
-// promoteAgain makes a stopped primary a standby of nobody and promotes it: to the timeline that the real standby took too.
+// promoteAgain makes a stopped primary a standby of nobody and promotes it: to the timeline that the real standby took
+// too.
 func promoteAgain(t *testing.T, store *vaulttest.Store, node *localpg.Node) {
 	t.Helper()
 	signal := filepath.Join(node.DataDir(), "standby.signal")
@@ -230,13 +237,16 @@ func TestStateFileNeverGoesBack(t *testing.T) {
 
 func TestDamagedStateFile(t *testing.T) {
 	entry := func(id, system string, timeline int) string {
-		return fmt.Sprintf(`{"version":1,"clusters":[{"cluster_id":%q,"system_identifier":%q,"timeline":%d}]}`, id, system, timeline)
+		return fmt.Sprintf(`{"version":1,"clusters":[{"cluster_id":%q,"system_identifier":%q,"timeline":%d}]}`, id, system,
+			timeline)
 	}
 	good := "6fa459ea-ee8a-3ca4-894e-db77e160355e"
 	for name, text := range map[string]string{
-		"empty": "", "cut": entry(good, "1", 2)[:40], "not an object": `[]`, "no version": `{}`, "a later version": `{"version":2}`,
-		"no cluster": entry(uuid.Nil.String(), "1", 2), "no system": entry(good, "", 2), "no timeline": entry(good, "1", 0),
-		"not a uuid": entry("x", "1", 2), "too large": entry(good, strings.Repeat("1", 1<<20), 2),
+		"empty": "", "cut": entry(good, "1", 2)[:40], "not an object": `[]`, "no version": `{}`,
+		"a later version": `{"version":2}`,
+		"no cluster":      entry(uuid.Nil.String(), "1", 2), "no system": entry(good, "", 2),
+		"no timeline": entry(good, "1", 0),
+		"not a uuid":  entry("x", "1", 2), "too large": entry(good, strings.Repeat("1", 1<<20), 2),
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "primaries.json")
@@ -287,7 +297,8 @@ func TestAFenceWithoutAFolder(t *testing.T) {
 	if err := os.WriteFile(file, []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{filepath.Join(file, "primaries.json"), filepath.Join(file, "deeper", "primaries.json"), "/dev/null/primaries.json"} {
+	for _, path := range []string{filepath.Join(file, "primaries.json"), filepath.Join(file, "deeper", "primaries.json"),
+		"/dev/null/primaries.json"} {
 		f, err := db.OpenFence(path)
 		if err != nil {
 			t.Errorf("%s: got %v, want a fence without a memory", path, err)
@@ -297,7 +308,8 @@ func TestAFenceWithoutAFolder(t *testing.T) {
 			t.Errorf("%s: got %v, then %v, want to be told why nothing is kept", path, f.Unsaved(), f.Probe())
 		}
 	}
-	if f, err := db.OpenFence(filepath.Join(dir, "none", "primaries.json")); err != nil || f.Unsaved() != nil || f.Probe() != nil {
+	if f, err := db.OpenFence(filepath.Join(dir, "none", "primaries.json")); err != nil || f.Unsaved() != nil ||
+		f.Probe() != nil {
 		t.Errorf("a folder that is not there yet: got %v", err)
 	}
 	for _, path := range []string{file, dir} {

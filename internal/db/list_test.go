@@ -32,7 +32,8 @@ func TestListIsTheNamesUnderAPrefix(t *testing.T) {
 			t.Errorf("under %q: %s", prefix, diff)
 		}
 	}
-	if diff := cmp.Diff([]string{"app/gone"}, mustList(t, reader, db.ListQuery{Prefix: "app", Deleted: true, Limit: 2})); diff != "" {
+	if diff := cmp.Diff([]string{"app/gone"}, mustList(t, reader,
+		db.ListQuery{Prefix: "app", Deleted: true, Limit: 2})); diff != "" {
 		t.Errorf("deleted: %s", diff)
 	}
 }

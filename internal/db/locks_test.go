@@ -19,14 +19,16 @@ import (
 const advisoryLocks = `SELECT pg_advisory_lock(1752790130, 1), pg_advisory_lock(1752790130, 2), pg_advisory_lock(1752790130),
 	pg_advisory_lock(4097083626), pg_advisory_lock(5887940537704921958)`
 
-// A session that has CONNECT and nothing else holds up neither claims nor sealing nor a migration, of an empty database either.
+// A session that has CONNECT and nothing else holds up neither claims nor sealing nor a migration, of an empty database
+// either.
 func TestStrangersHoldNothingUp(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPutAutomatic(t, store, "app1/auto")
 	mustAdmin(t, store, `SELECT vault.set_max_rotations(5, gen_random_uuid())`)
 	stranger := mustConnect(t, store.URL(vaulttest.Stranger))
 	must(t, runStep(t.Context(), stranger, advisoryLocks))
-	if got := store.MustQuery(t, `SELECT string_agg(proname, ' ') FROM pg_proc WHERE pronamespace = 'vault'::regnamespace AND prosrc ~ 'advisory'`); got != "" {
+	if got := store.MustQuery(t,
+		`SELECT string_agg(proname, ' ') FROM pg_proc WHERE pronamespace = 'vault'::regnamespace AND prosrc ~ 'advisory'`); got != "" {
 		t.Errorf("functions that take an advisory lock, which anybody may: %s", got)
 	}
 
@@ -75,7 +77,8 @@ func TestNobodyLocksATable(t *testing.T) {
 			return err
 		}
 		for _, table := range tables {
-			for _, mode := range []string{"ROW SHARE", "ROW EXCLUSIVE", "SHARE UPDATE EXCLUSIVE", "SHARE", "SHARE ROW EXCLUSIVE", "EXCLUSIVE", "ACCESS EXCLUSIVE"} {
+			for _, mode := range []string{"ROW SHARE", "ROW EXCLUSIVE", "SHARE UPDATE EXCLUSIVE", "SHARE", "SHARE ROW EXCLUSIVE",
+				"EXCLUSIVE", "ACCESS EXCLUSIVE"} {
 				if err := try(`LOCK TABLE ` + table + ` IN ` + mode + ` MODE`); err == nil {
 					t.Errorf("role %s locks %s IN %s MODE", role, table, mode)
 				}
@@ -94,20 +97,22 @@ func TestNobodyLocksATable(t *testing.T) {
 	}
 }
 
-// A granted role can keep a lock for as long as its transaction is open. Nothing waits for that without end, and what waits says
-// which session it waits for.
+// A granted role can keep a lock for as long as its transaction is open. Nothing waits for that without end, and what
+// waits says which session it waits for.
 func TestTheHolderIsNamed(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPutAutomatic(t, store, "app1/auto")
 	mustAdmin(t, store, `SELECT vault.set_max_rotations(5, gen_random_uuid())`)
-	store.MustExec(t, supervise, `SELECT vault._audit_partition('2020-01-01')`, `SELECT vault.add_audit_seal(`+seal("now()", "'k'")+`)`,
+	store.MustExec(t, supervise, `SELECT vault._audit_partition('2020-01-01')`,
+		`SELECT vault.add_audit_seal(`+seal("now()", "'k'")+`)`,
 		`INSERT INTO vault.audit_log (actor, action, recorded_at) VALUES ('token:root', 'put', clock_timestamp() - interval '2 hours')`)
 	url := store.URL(vaulttest.Daemon) + "&application_name=stuck"
 	holder := mustConnect(t, url)
 	for _, statement := range []string{"BEGIN", supervise, claimOne, `SELECT vault.next_audit_window(1000)`} {
 		must(t, runStep(t.Context(), holder, statement))
 	}
-	want := fmt.Sprintf(`for the transaction of pid %d ("stuck", role "vaultd", idle in transaction), since 20`, holder.PgConn().PID())
+	want := fmt.Sprintf(`for the transaction of pid %d ("stuck", role "vaultd", idle in transaction), since 20`,
+		holder.PgConn().PID())
 	daemon, operator := store.URL(vaulttest.Daemon), store.URL(vaulttest.Operator)
 	var all sync.WaitGroup
 	for what, waits := range map[string]struct {
@@ -122,18 +127,21 @@ func TestTheHolderIsNamed(t *testing.T) {
 	} {
 		all.Go(func() {
 			err := runSession(t, waits.url, waits.steps)
-			if code, text := sqlState(err); code != "VA006" || !strings.HasPrefix(text, what+" ") || !strings.Contains(text, want) {
+			if code, text := sqlState(err); code != "VA006" || !strings.HasPrefix(text, what+" ") ||
+				!strings.Contains(text, want) {
 				t.Errorf("got %s %q, want VA006 %q %q", code, text, what, want)
 			}
 		})
 	}
 	all.Wait()
-	lag := store.MustQuery(t, `SELECT concat_ws(' ', l->'held', l->'sealer'->>'pid', l->'sealer'->>'application', l->'sealer'->>'role') FROM vault.sealing_lag() AS l`)
+	lag := store.MustQuery(t,
+		`SELECT concat_ws(' ', l->'held', l->'sealer'->>'pid', l->'sealer'->>'application', l->'sealer'->>'role') FROM vault.sealing_lag() AS l`)
 	if want := fmt.Sprintf("false %d stuck vaultd", holder.PgConn().PID()); lag != want {
 		t.Errorf("got the sealing lag %q, want %q", lag, want)
 	}
 	writer := mustWriter(t, db.Options{URL: daemon})
-	if _, err := writer.ClaimRotations(t.Context(), "w", 1, 0, time.Hour); !errors.Is(err, db.ErrBusy) || !strings.Contains(err.Error(), want) {
+	if _, err := writer.ClaimRotations(t.Context(), "w", 1, 0, time.Hour); !errors.Is(err, db.ErrBusy) ||
+		!strings.Contains(err.Error(), want) {
 		t.Errorf("the worker's claim: got %v, want that it is busy and %q", err, want)
 	}
 	must(t, runStep(t.Context(), holder, "ROLLBACK"))
@@ -142,8 +150,8 @@ func TestTheHolderIsNamed(t *testing.T) {
 
 const prunePast = `SELECT vault.prune_audit('2020-01-01', NULL, 1, 1, sha256(''), NULL, NULL, gen_random_uuid())`
 
-// A migration that has to wait for a reader, or for another migration, keeps every read behind it waiting too: it gives up soon,
-// and says for whom it waited.
+// A migration that has to wait for a reader, or for another migration, keeps every read behind it waiting too: it gives
+// up soon, and says for whom it waited.
 func TestMigrateNamesWhatItWaitsFor(t *testing.T) {
 	t.Cleanup(db.ShortPatience())
 	store := vaulttest.New(t)
@@ -156,7 +164,8 @@ func TestMigrateNamesWhatItWaitsFor(t *testing.T) {
 			must(t, runStep(t.Context(), holder, statement))
 		}
 		_, err := db.Migrate(t.Context(), store.URL(vaulttest.Superuser), "test", "")
-		want := fmt.Sprintf("migrating waits for the transaction of pid %d ('stuck', role '%s', since 20", holder.PgConn().PID(), held.role)
+		want := fmt.Sprintf("migrating waits for the transaction of pid %d ('stuck', role '%s', since 20",
+			holder.PgConn().PID(), held.role)
 		if !errors.Is(err, db.ErrBusy) || !strings.Contains(fmt.Sprint(err), want) {
 			t.Errorf("%s: got %v, want that it is busy and %q", what, err, want)
 		}

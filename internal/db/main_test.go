@@ -9,6 +9,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	_ = flag.Set("test.parallel", "6") // what is parallel here waits for time limits, and not for a processor; -parallel wins
+	// what is parallel here waits for time limits, and not for a processor; -parallel wins
+	_ = flag.Set("test.parallel", "6")
 	os.Exit(vaulttest.Main(m))
 }

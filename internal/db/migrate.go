@@ -24,10 +24,11 @@ const (
 // MigrateReport says what a migration did.
 type MigrateReport struct {
 	ClusterID     uuid.UUID `json:"cluster_id"`
-	Created       bool      `json:"created"`             // the schema was not there before
-	FromVersion   int       `json:"from_version"`        // 0 before the first migration
-	SchemaVersion int       `json:"schema_version"`      // now
-	Extension     string    `json:"extension,omitempty"` // version of the extension that keeps the schema; "" = it was migrated
+	Created       bool      `json:"created"`        // the schema was not there before
+	FromVersion   int       `json:"from_version"`   // 0 before the first migration
+	SchemaVersion int       `json:"schema_version"` // now
+	// version of the extension that keeps the schema; "" = it was migrated
+	Extension string `json:"extension,omitempty"`
 
 	Mended []MendedRule `json:"mended,omitempty"`
 }
@@ -51,8 +52,8 @@ type MigrationState struct {
 
 // Migrate installs or upgrades the schema. It runs as the owner of the database (a superuser, or a role with CREATEROLE
 // where the group roles do not exist yet) and may be run again at any time: every step does only what is missing.
-// defaultKMSKey, if not "", is stored. A schema that CREATE EXTENSION made is left to ALTER EXTENSION: [ExtensionError] if
-// that has something to do.
+// defaultKMSKey, if not "", is stored. A schema that CREATE EXTENSION made is left to ALTER EXTENSION: [ExtensionError]
+// if that has something to do.
 func Migrate(ctx context.Context, url, applicationName, defaultKMSKey string) (MigrateReport, error) {
 	return Options{URL: url, ApplicationName: applicationName}.Migrate(ctx, defaultKMSKey)
 }
@@ -85,8 +86,8 @@ func (o Options) Migrate(ctx context.Context, defaultKMSKey string) (MigrateRepo
 		return MigrateReport{}, err
 	}
 	config, err := queryConfig(ctx, conn)
-	return MigrateReport{ClusterID: config.ClusterID, Created: before.Have == 0, FromVersion: before.Have, SchemaVersion: config.SchemaVersion,
-		Mended: mended}, err
+	return MigrateReport{ClusterID: config.ClusterID, Created: before.Have == 0, FromVersion: before.Have,
+		SchemaVersion: config.SchemaVersion, Mended: mended}, err
 }
 
 // State compares the schema of a database with this binary's, without changing anything.
@@ -122,7 +123,8 @@ func primaryConfig(o Options) (*pgx.ConnConfig, error) {
 func checkServer(ctx context.Context, conn *pgx.Conn) error {
 	var number int
 	var text string
-	err := conn.QueryRow(ctx, `SELECT current_setting('server_version_num')::int, current_setting('server_version')`).Scan(&number, &text)
+	err := conn.QueryRow(ctx,
+		`SELECT current_setting('server_version_num')::int, current_setting('server_version')`).Scan(&number, &text)
 	if err != nil {
 		return classify(err)
 	}
@@ -148,10 +150,10 @@ func migrationState(ctx context.Context, conn querier) (MigrationState, error) {
 	return state, err
 }
 
-// migrateLocked does everything but the roles while no other migration does. The transaction that holds the lock is the one that
-// installs the definitions, so that both end together.
-func migrateLocked(ctx context.Context, conn *pgx.Conn, o Options, defaultKMSKey string) (before MigrationState, mended []MendedRule,
-	err error) {
+// migrateLocked does everything but the roles while no other migration does. The transaction that holds the lock is the
+// one that installs the definitions, so that both end together.
+func migrateLocked(ctx context.Context, conn *pgx.Conn, o Options, defaultKMSKey string) (before MigrationState,
+	mended []MendedRule, err error) {
 	tx, err := lockMigration(ctx, conn)
 	if err != nil {
 		return before, nil, err
@@ -194,7 +196,8 @@ func gooseUp(ctx context.Context, pool *sql.DB) error {
 			return classify(server)
 		}
 		if errors.As(err, &server) && errors.As(err, &partial) {
-			return newError(ErrInvalid, "migration %s: %s (SQLSTATE %s)", partial.Failed.Source.Path, server.Message, server.Code)
+			return newError(ErrInvalid, "migration %s: %s (SQLSTATE %s)", partial.Failed.Source.Path, server.Message,
+				server.Code)
 		}
 		return classify(err)
 	}
@@ -206,8 +209,8 @@ func becomeOwner(ctx context.Context, conn *pgx.Conn) error {
 	return err
 }
 
-// installDefinitions replaces functions, triggers, policies and grants whole, and then says which schema this is: readers
-// see the old definitions and version or the new ones, never a mixture.
+// installDefinitions replaces functions, triggers, policies and grants whole, and then says which schema this is:
+// readers see the old definitions and version or the new ones, never a mixture.
 func installDefinitions(ctx context.Context, tx pgx.Tx, defaultKMSKey string) (mended []MendedRule, err error) {
 	for _, file := range definitions() {
 		if err := run(ctx, tx, file); err != nil {
@@ -244,8 +247,8 @@ func onRecord(ctx context.Context, tx pgx.Tx, change func() error) error {
 
 // definitions are the files of one installation. Function bodies are checked when called: they refer to one another.
 func definitions() []vaultsql.File {
-	return append([]vaultsql.File{{Name: "as owner", Text: "SET LOCAL ROLE vault_owner; SET LOCAL check_function_bodies = off;"}},
-		vaultsql.Definitions()...)
+	return append([]vaultsql.File{{Name: "as owner",
+		Text: "SET LOCAL ROLE vault_owner; SET LOCAL check_function_bodies = off;"}}, vaultsql.Definitions()...)
 }
 
 type execer interface {
@@ -284,7 +287,8 @@ func position(text string, offset int) (int, string) {
 	return strings.Count(before, "\n") + 1, strings.TrimSpace(rest)
 }
 
-// EnsureDatabase makes a database and login roles where they are missing. It takes a superuser's URL of another database.
+// EnsureDatabase makes a database and login roles where they are missing. It takes a superuser's URL of another
+// database.
 func EnsureDatabase(ctx context.Context, url, database string, logins ...string) error {
 	conn, err := pgx.Connect(ctx, url)
 	if err != nil {
@@ -300,7 +304,8 @@ func EnsureDatabase(ctx context.Context, url, database string, logins ...string)
 		return classify(err)
 	}
 	for _, login := range logins {
-		if err := ensure(`SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)`, `CREATE ROLE %s LOGIN`, login); err != nil {
+		if err := ensure(`SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)`, `CREATE ROLE %s LOGIN`,
+			login); err != nil {
 			return err
 		}
 	}

@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	// statementTimeout is for one statement outside the write API. A server that is frozen, or behind a network that swallows
-	// packets, takes connections' bytes and never answers.
+	// statementTimeout is for one statement outside the write API. A server that is frozen, or behind a network that
+	// swallows packets, takes connections' bytes and never answers.
 	statementTimeout = 10 * time.Second
 	// closeTimeout is how long closing waits for servers that do not answer the goodbye.
 	closeTimeout = 2 * time.Second

@@ -8,8 +8,8 @@ import (
 )
 
 // pooler finds out whether something between us and the server (pgbouncer, a cloud's proxy) hands out its sessions by
-// transaction. There, a prepared statement may be gone, or be somebody else's, in the next transaction. So once a pooler
-// is noticed, statements are described, not prepared: the same round trips, parsed by the server every time.
+// transaction. There, a prepared statement may be gone, or be somebody else's, in the next transaction. So once a
+// pooler is noticed, statements are described, not prepared: the same round trips, parsed by the server every time.
 //
 // It is noticed by the process id: the one the server gave its session is not the one this connection was opened with.
 type pooler struct {
@@ -25,8 +25,8 @@ func newPooler(o Options, fixed bool) *pooler {
 	return p
 }
 
-// beforeConnect, afterConnect and keeps are hooks of one pgxpool. The connection that notices the pooler has the wrong mode
-// for good; keeps has the pool throw it away and make another.
+// beforeConnect, afterConnect and keeps are hooks of one pgxpool. The connection that notices the pooler has the wrong
+// mode for good; keeps has the pool throw it away and make another.
 func (p *pooler) beforeConnect(_ context.Context, c *pgx.ConnConfig) error {
 	if p.describe.Load() && !p.fixed {
 		c.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe

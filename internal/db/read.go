@@ -10,8 +10,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// VersionRow is one sealed version and what its secret says, from one statement. Nothing in it has been checked: lengths,
-// AAD and key id are the reader's to verify. Readers who ask at the same time may share its bytes: nobody changes them.
+// VersionRow is one sealed version and what its secret says, from one statement. Nothing in it has been checked:
+// lengths, AAD and key id are the reader's to verify. Readers who ask at the same time may share its bytes: nobody
+// changes them.
 type VersionRow struct {
 	Version        int
 	VersionID      uuid.UUID
@@ -34,7 +35,8 @@ func (r *Reader) Current(ctx context.Context, name string) (VersionRow, error) {
 	return s.current(err)
 }
 
-// sealed asks for one name, together with others. What is not found is looked into, without the others having to wait for it.
+// sealed asks for one name, together with others. What is not found is looked into, without the others having to wait
+// for it.
 func (r *Reader) sealed(ctx context.Context, query *coalescer[sealed], name string) (sealed, error) {
 	s, err := query.get(ctx, name)
 	if err != nil || s.found {
@@ -60,7 +62,8 @@ func (w *Writer) Current(ctx context.Context, name string) (VersionRow, error) {
 	return found[name].current(err)
 }
 
-// LiveVersions reads the current version and those in grace, newest first. ErrNotFound if the secret is absent or deleted.
+// LiveVersions reads the current version and those in grace, newest first. ErrNotFound if the secret is absent or
+// deleted.
 func (r *Reader) LiveVersions(ctx context.Context, name string) ([]VersionRow, error) {
 	s, err := r.sealed(ctx, r.live, name)
 	return s.rows, s.check(err)
@@ -116,7 +119,8 @@ func scanSecret(row pgx.CollectableRow) (SecretRow, error) {
 	var s SecretRow
 	var job []byte
 	err := row.Scan(&s.Name, &s.Kind, &s.CurrentVersion, &s.Generator, &s.RotateSeconds, &s.GraceSeconds,
-		&s.Rotator, &s.Window, &s.PausedAt, &s.CreatedAt, &s.RotatedAt, &s.NextRotationAt, &s.DeletedAt, &s.RestoreUntil, &job)
+		&s.Rotator, &s.Window, &s.PausedAt, &s.CreatedAt, &s.RotatedAt, &s.NextRotationAt, &s.DeletedAt, &s.RestoreUntil,
+		&job)
 	if err == nil && job != nil {
 		err = json.Unmarshal(job, &s.Job)
 	}
@@ -134,7 +138,8 @@ func (w *Writer) Secret(ctx context.Context, name string) (SecretRow, error) {
 }
 
 func secret(ctx context.Context, q rowsQuerier, name string) (SecretRow, error) {
-	rows, err := collect(ctx, q, scanSecret, `SELECT `+secretColumns+`, `+secretJob+` FROM vault.secrets s WHERE s.name = $1`, name)
+	rows, err := collect(ctx, q, scanSecret,
+		`SELECT `+secretColumns+`, `+secretJob+` FROM vault.secrets s WHERE s.name = $1`, name)
 	if err != nil {
 		return SecretRow{}, err
 	}
@@ -152,8 +157,8 @@ type ListQuery struct {
 	Limit   int
 }
 
-// underPrefix holds for the names that begin with $1, along the index of names also when the plan knows no prefix: '~' is above
-// every character of a name.
+// underPrefix holds for the names that begin with $1, along the index of names also when the plan knows no prefix: '~'
+// is above every character of a name.
 const underPrefix = `s.name >= $1 AND s.name < $1 || '~'`
 
 // Secrets lists secrets in the order of their names.
@@ -202,34 +207,42 @@ func (r *Reader) History(ctx context.Context, name string) ([]HistoryRow, error)
 
 // Status is what vault.status() says of the node it was asked on.
 type Status struct {
-	Role             string      `json:"role"` // primary or standby
-	Node             string      `json:"node,omitempty"`
-	ServerVersion    string      `json:"server_version"`
-	ClusterID        string      `json:"cluster_id"`
-	SchemaVersion    int         `json:"schema_version"`
-	Secrets          int64       `json:"secrets"`
-	Deleted          int64       `json:"deleted"`
-	LiveVersions     int64       `json:"live_versions"`
-	Tokens           int64       `json:"tokens"`
-	WrongProofs      int64       `json:"wrong_proofs"`      // of admin tokens, ever; up to 32 too many after a crash and on a standby
-	RefusedLastHour  int64       `json:"refused_last_hour"` // changes that clients have reported as refused
-	RotationsQueued  int64       `json:"rotations_queued"`
-	RotationsClaimed int64       `json:"rotations_claimed"`
-	RotationsFailed  int64       `json:"rotations_failed"`
-	RotationsOverdue int64       `json:"rotations_overdue"` // due for more than 5 minutes, neither paused nor outside their window
-	RotationsPaused  int64       `json:"rotations_paused"`
-	RoundFailures    int64       `json:"round_failures"`          // parts, secrets and months that the rounds of supervisor, workers and sealer cannot handle
-	MaxRotations     *int        `json:"max_rotations,omitempty"` // the cap on all workers together
-	NextRotationAt   *time.Time  `json:"next_rotation_at,omitempty"`
-	Standbys         *int        `json:"standbys,omitempty"`                  // of a primary: connected now
-	SyncNames        *string     `json:"synchronous_standby_names,omitempty"` // of a primary
-	Durability       *Durability `json:"durability,omitempty"`                // of a primary
-	LagSeconds       *float64    `json:"lag_seconds,omitempty"`               // behind the primary, by its heartbeat; nil = unknown
-	Unsupervised     *float64    `json:"unsupervised_seconds,omitempty"`      // that the newest heartbeat is younger than the newest round of a supervisor; nil = there was none
-	UnsealedSeconds  *float64    `json:"audit_unsealed_seconds,omitempty"`    // of a primary: how long the oldest audit row has waited for its seal; nil = nothing was ever sealed
-	HeldLocks        []HeldLock  `json:"held_locks,omitempty"`                // of a primary: what one transaction keeps others waiting for
-	ReplayedUntil    *time.Time  `json:"replayed_until,omitempty"`            // of a standby: commit time of the last change replayed
-	LSN              string      `json:"lsn"`
+	Role          string `json:"role"` // primary or standby
+	Node          string `json:"node,omitempty"`
+	ServerVersion string `json:"server_version"`
+	ClusterID     string `json:"cluster_id"`
+	SchemaVersion int    `json:"schema_version"`
+	Secrets       int64  `json:"secrets"`
+	Deleted       int64  `json:"deleted"`
+	LiveVersions  int64  `json:"live_versions"`
+	Tokens        int64  `json:"tokens"`
+	// of admin tokens, ever; up to 32 too many after a crash and on a standby
+	WrongProofs      int64 `json:"wrong_proofs"`
+	RefusedLastHour  int64 `json:"refused_last_hour"` // changes that clients have reported as refused
+	RotationsQueued  int64 `json:"rotations_queued"`
+	RotationsClaimed int64 `json:"rotations_claimed"`
+	RotationsFailed  int64 `json:"rotations_failed"`
+	// due for more than 5 minutes, neither paused nor outside their window
+	RotationsOverdue int64 `json:"rotations_overdue"`
+	RotationsPaused  int64 `json:"rotations_paused"`
+	// parts, secrets and months that the rounds of supervisor, workers and sealer cannot handle
+	RoundFailures  int64       `json:"round_failures"`
+	MaxRotations   *int        `json:"max_rotations,omitempty"` // the cap on all workers together
+	NextRotationAt *time.Time  `json:"next_rotation_at,omitempty"`
+	Standbys       *int        `json:"standbys,omitempty"`                  // of a primary: connected now
+	SyncNames      *string     `json:"synchronous_standby_names,omitempty"` // of a primary
+	Durability     *Durability `json:"durability,omitempty"`                // of a primary
+	// behind the primary, by its heartbeat; nil = unknown
+	LagSeconds *float64 `json:"lag_seconds,omitempty"`
+	// that the newest heartbeat is younger than the newest round of a supervisor; nil = there was none
+	Unsupervised *float64 `json:"unsupervised_seconds,omitempty"`
+	// of a primary: how long the oldest audit row has waited for its seal; nil = nothing was ever sealed
+	UnsealedSeconds *float64 `json:"audit_unsealed_seconds,omitempty"`
+	// of a primary: what one transaction keeps others waiting for
+	HeldLocks []HeldLock `json:"held_locks,omitempty"`
+	// of a standby: commit time of the last change replayed
+	ReplayedUntil *time.Time `json:"replayed_until,omitempty"`
+	LSN           string     `json:"lsn"`
 }
 
 // HeldLock is a lock of the vault's that one transaction has held for longer than any of the vault's own does.
@@ -240,8 +253,8 @@ type HeldLock struct {
 
 // Durability is what an acknowledged write is worth.
 type Durability struct {
-	// asynchronous: a failover can lose it; synchronous: another node has it; blocked: fewer synchronous standbys are connected
-	// than a write waits for; unknown: the vault may not see which standbys are connected.
+	// asynchronous: a failover can lose it; synchronous: another node has it; blocked: fewer synchronous standbys are
+	// connected than a write waits for; unknown: the vault may not see which standbys are connected.
 	Replication string   `json:"replication"`
 	Needed      int      `json:"needed"`      // synchronous standbys that a write waits for
 	Synchronous []string `json:"synchronous"` // such standbys that are connected

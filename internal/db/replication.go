@@ -10,8 +10,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// LSN is a position in the write-ahead log. The zero LSN is before everything. Positions of one history compare; a failover
-// that lost writes begins another history, in which an old position says nothing.
+// LSN is a position in the write-ahead log. The zero LSN is before everything. Positions of one history compare; a
+// failover that lost writes begins another history, in which an old position says nothing.
 type LSN uint64
 
 // ParseLSN reads PostgreSQL's spelling, two hexadecimal numbers of up to 32 bits: 0/16B3748.
@@ -27,14 +27,15 @@ func ParseLSN(text string) (LSN, error) {
 
 func (l LSN) String() string { return fmt.Sprintf("%X/%X", uint64(l)>>32, uint64(l)&0xffffffff) }
 
-// How far a node has come. On a primary that is what it has flushed: after a failover that lost writes, less than an old
-// receipt says. Flushed, not inserted: the insert position can lie behind the header of a page that nothing is on yet, where
-// no standby gets before the next record.
-// It is asked behind a COMMIT, outside of the transaction that a pooler's session has its settings in, and so names every schema.
+// How far a node has come. On a primary that is what it has flushed: after a failover that lost writes, less than an
+// old receipt says. Flushed, not inserted: the insert position can lie behind the header of a page that nothing is on
+// yet, where no standby gets before the next record. It is asked behind a COMMIT, outside of the transaction that a
+// pooler's session has its settings in, and so names every schema.
 const positionQuery = `SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
 	ELSE pg_catalog.pg_current_wal_flush_lsn() END::pg_catalog.text`
 
-// Position is how far the node has replayed, or on a primary flushed: whoever asks afterwards sees what was committed before it.
+// Position is how far the node has replayed, or on a primary flushed: whoever asks afterwards sees what was committed
+// before it.
 func (r *Reader) Position(ctx context.Context) (LSN, error) {
 	var text *string
 	if err := r.pool.QueryRow(ctx, positionQuery).Scan(&text); err != nil {

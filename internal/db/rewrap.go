@@ -6,7 +6,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// WrappedKey is the wrapped data key of a version, or of the candidate of a rotation job. Nothing in it has been checked.
+// WrappedKey is the wrapped data key of a version, or of the candidate of a rotation job. Nothing in it has been
+// checked.
 type WrappedKey struct {
 	Name      string `json:"name"`
 	Version   int    `json:"version"`
@@ -16,8 +17,8 @@ type WrappedKey struct {
 	KeyCommit []byte `json:"key_commit"`
 }
 
-// WrappedQuery chooses data keys: those of one secret (Exact), or of all whose names begin with Prefix, that KMSKeyID has not
-// wrapped.
+// WrappedQuery chooses data keys: those of one secret (Exact), or of all whose names begin with Prefix, that KMSKeyID
+// has not wrapped.
 type WrappedQuery struct {
 	Prefix   string
 	Exact    bool
@@ -35,12 +36,13 @@ type WrappedPage struct {
 
 // WrappedKeys reads one page, of what the token may change.
 func (w *Writer) WrappedKeys(ctx context.Context, c Credential, q WrappedQuery) (WrappedPage, error) {
-	return change[WrappedPage](ctx, w, &c, refusal{"rewrap", q.Prefix, uuid.New()}, `SELECT vault.wrapped_keys($1, $2, $3, $4, $5)`,
-		q.Prefix, q.Exact, q.KMSKeyID, q.After, q.Limit)
+	return change[WrappedPage](ctx, w, &c, refusal{"rewrap", q.Prefix, uuid.New()},
+		`SELECT vault.wrapped_keys($1, $2, $3, $4, $5)`, q.Prefix, q.Exact, q.KMSKeyID, q.After, q.Limit)
 }
 
 // Rewrap puts another wrapping of the same data key in the place of old: ErrConflict if old is not there any more.
-func (w *Writer) Rewrap(ctx context.Context, c Credential, request uuid.UUID, old WrappedKey, kmsKeyID string, blob []byte) (Result, error) {
-	return change[Result](ctx, w, &c, refusal{"rewrap", old.Name, request}, `SELECT vault.rewrap($1, $2, $3, $4, $5, $6, $7)`,
-		old.Name, old.Version, old.Job, old.Blob, kmsKeyID, blob, request)
+func (w *Writer) Rewrap(ctx context.Context, c Credential, request uuid.UUID, old WrappedKey, kmsKeyID string,
+	blob []byte) (Result, error) {
+	return change[Result](ctx, w, &c, refusal{"rewrap", old.Name, request},
+		`SELECT vault.rewrap($1, $2, $3, $4, $5, $6, $7)`, old.Name, old.Version, old.Job, old.Blob, kmsKeyID, blob, request)
 }

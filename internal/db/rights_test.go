@@ -53,7 +53,8 @@ func seenBy(t *testing.T, s *vaulttest.Store, role string) string {
 	var seen string
 	for i, relation := range []string{"secrets", "secret_versions", "sealed_versions", "rotation_jobs"} {
 		var names string
-		must(t, conn.QueryRow(t.Context(), `SELECT coalesce(string_agg(name, ' ' ORDER BY name), '') FROM vault.`+relation).Scan(&names))
+		must(t, conn.QueryRow(t.Context(),
+			`SELECT coalesce(string_agg(name, ' ' ORDER BY name), '') FROM vault.`+relation).Scan(&names))
 		if i > 0 && names != seen {
 			t.Errorf("%s sees %q in %s, and %q in secrets", role, names, relation, seen)
 		}
@@ -69,14 +70,15 @@ func wantSeen(t *testing.T, s *vaulttest.Store, role, want string) {
 	}
 }
 
-// A prefix is the role's: not the next one's that has its name, and still its own when it has another. Names that SQL would fold to lower
-// case, or read as a number, are no other role's.
+// A prefix is the role's: not the next one's that has its name, and still its own when it has another. Names that SQL
+// would fold to lower case, or read as a number, are no other role's.
 func TestPrefixesBelongToTheRole(t *testing.T) {
 	for _, word := range []string{"app", "Mixed Case", "1234", `quo"ted`, "-"} {
 		t.Run(word, func(t *testing.T) {
 			s := vaulttest.New(t)
 			mustPut(t, s, "app1/a", "team/b")
-			s.MustExec(t, `INSERT INTO vault.rotation_jobs (secret_id, name, from_version, due_at, run_after) SELECT id, name, 1, now(), now() FROM vault.secrets`)
+			s.MustExec(t,
+				`INSERT INTO vault.rotation_jobs (secret_id, name, from_version, due_at, run_after) SELECT id, name, 1, now(), now() FROM vault.secrets`)
 			role, other := roleName(word), roleName("other")
 			mustRole(t, s, role)
 			mustRole(t, s, other)
@@ -90,18 +92,21 @@ func TestPrefixesBelongToTheRole(t *testing.T) {
 			wantSeen(t, s, role, "team/b")
 			wantSeen(t, s, role+"2", "app1/a")
 
-			s.MustExec(t, `DROP ROLE `+quoted(role), `DROP ROLE `+quoted(role+"2"), `CREATE ROLE `+quoted(role)+` LOGIN`, `GRANT vault_service TO `+quoted(role))
+			s.MustExec(t, `DROP ROLE `+quoted(role), `DROP ROLE `+quoted(role+"2"), `CREATE ROLE `+quoted(role)+` LOGIN`,
+				`GRANT vault_service TO `+quoted(role))
 			wantSeen(t, s, role, "")
 			mustAdmin(t, s, grant(role, "none/"))
 			wantSeen(t, s, role, "")
-			if got := s.MustQuery(t, `SELECT string_agg(prefix, ' ') FROM vault.service_scope WHERE role_name = $1`, role); got != "none/" {
+			if got := s.MustQuery(t, `SELECT string_agg(prefix, ' ') FROM vault.service_scope WHERE role_name = $1`,
+				role); got != "none/" {
 				t.Errorf("the prefixes %q are stored, want %q", got, "none/")
 			}
 		})
 	}
 }
 
-// Membership is not a prefix: a role that came to be a service role otherwise, or that is a member of one, sees nothing as itself.
+// Membership is not a prefix: a role that came to be a service role otherwise, or that is a member of one, sees nothing
+// as itself.
 func TestMembershipIsNoPrefix(t *testing.T) {
 	s := vaulttest.New(t)
 	mustPut(t, s, "app1/a")
@@ -111,19 +116,22 @@ func TestMembershipIsNoPrefix(t *testing.T) {
 		s.MustExec(t, `GRANT `+quoted(through)+` TO `+quoted(role))
 		conn := mustConnect(t, s.URL(role))
 		var names string
-		must(t, conn.QueryRow(t.Context(), `SELECT coalesce(string_agg(name, ' '), '') FROM vault.sealed_versions`).Scan(&names))
+		must(t, conn.QueryRow(t.Context(),
+			`SELECT coalesce(string_agg(name, ' '), '') FROM vault.sealed_versions`).Scan(&names))
 		if names != "" {
 			t.Errorf("a member of %s sees %q as itself", through, names)
 		}
 	}
 }
 
-// What ANALYZE has gathered of the tables holds names of all prefixes; PostgreSQL keeps it from roles that a policy holds back.
+// What ANALYZE has gathered of the tables holds names of all prefixes; PostgreSQL keeps it from roles that a policy
+// holds back.
 func TestStatisticsShowNoNames(t *testing.T) {
 	s := vaulttest.New(t)
 	mustPut(t, s, "app1/a", "team/b")
 	s.MustExec(t, `ANALYZE vault.secrets, vault.secret_versions`)
-	if got := s.MustQuery(t, `SELECT count(*) FROM pg_stats WHERE schemaname = 'vault' AND tablename = 'secrets' AND attname = 'name'`); got != "1" {
+	if got := s.MustQuery(t,
+		`SELECT count(*) FROM pg_stats WHERE schemaname = 'vault' AND tablename = 'secrets' AND attname = 'name'`); got != "1" {
 		t.Fatal("there are no statistics to hide")
 	}
 	var n int
@@ -134,7 +142,8 @@ func TestStatisticsShowNoNames(t *testing.T) {
 	}
 }
 
-// All prefixes that hold are answered, by grant and by revoke, and what a role that is gone has left can be taken away by its name.
+// All prefixes that hold are answered, by grant and by revoke, and what a role that is gone has left can be taken away
+// by its name.
 func TestGrantAnswersAllPrefixes(t *testing.T) {
 	s := vaulttest.New(t)
 	role, gone := roleName("app"), roleName("gone")
@@ -157,11 +166,12 @@ func TestGrantAnswersAllPrefixes(t *testing.T) {
 	must(t, done(w.GrantServiceRole(t.Context(), root, uuid.New(), gone, "a/")))
 	s.MustExec(t, `DROP ROLE `+quoted(gone))
 	must(t, done(w.RevokeServiceRole(t.Context(), root, uuid.New(), gone, nil)))
-	wantCode(t, runSession(t, s.URL(vaulttest.Operator), []string{"BEGIN", "AUTHORISE", fmt.Sprintf(`SELECT vault.revoke_service_role('%s')`, gone)}), "VA004")
+	wantCode(t, runSession(t, s.URL(vaulttest.Operator),
+		[]string{"BEGIN", "AUTHORISE", fmt.Sprintf(`SELECT vault.revoke_service_role('%s')`, gone)}), "VA004")
 }
 
-// A dump's rows are taken for roles that are what they were. A number, which is what regrole makes of a role that is gone, is some other
-// role's on another cluster.
+// A dump's rows are taken for roles that are what they were. A number, which is what regrole makes of a role that is
+// gone, is some other role's on another cluster.
 func TestRestoredPrefixesAgree(t *testing.T) {
 	s := vaulttest.New(t)
 	role := roleName("app")
@@ -170,32 +180,38 @@ func TestRestoredPrefixesAgree(t *testing.T) {
 	for _, c := range []struct{ name, columns, values, want string }{
 		{"as it was", "role_name, prefix, role_id", "'" + role + "', 'a/', '" + role + "'", role},
 		{"of a schema that had names", "role_name, prefix", "'" + role + "', 'b/'", role},
-		{"a number that is another's now", "role_name, prefix, role_id", "'gone', 'c/', '" + role + "'::regrole::oid::text::regrole", ""},
+		{"a number that is another's now", "role_name, prefix, role_id",
+			"'gone', 'c/', '" + role + "'::regrole::oid::text::regrole", ""},
 		{"a number that is no role's", "role_name, prefix, role_id", "'gone', 'c/', '4000000000'", ""},
 		{"renamed since", "role_name, prefix, role_id", "'before', 'c/', '" + role + "'", ""},
 		{"a name that is not there", "role_name, prefix", "'gone', 'c/'", ""},
 	} {
-		s.MustExec(t, `SET session_replication_role = replica; INSERT INTO vault.service_scope (`+c.columns+`) VALUES (`+c.values+`)`)
-		if got := s.MustQuery(t, `SELECT coalesce(string_agg(role_id::text, ' '), '') FROM vault.service_scope`); got != c.want {
+		s.MustExec(t,
+			`SET session_replication_role = replica; INSERT INTO vault.service_scope (`+c.columns+`) VALUES (`+c.values+`)`)
+		if got := s.MustQuery(t,
+			`SELECT coalesce(string_agg(role_id::text, ' '), '') FROM vault.service_scope`); got != c.want {
 			t.Errorf("%s: got rows of %q, want %q", c.name, got, c.want)
 		}
 		s.MustExec(t, `DELETE FROM vault.service_scope`)
 	}
 }
 
-// What was granted to a name is the role's that has it at the time of the migration, and nothing is left for the next of that name.
+// What was granted to a name is the role's that has it at the time of the migration, and nothing is left for the next
+// of that name.
 func TestMigrationBindsPrefixes(t *testing.T) {
 	s := vaulttest.New(t)
 	mustPut(t, s, "app1/a", "team/b")
 	role, gone := roleName("Mixed Case"), roleName("gone")
 	mustRole(t, s, role)
 	takeBack(t, s, 10)
-	s.MustExec(t, `INSERT INTO vault.service_scope (role_name, prefix) VALUES ('`+role+`', 'app1/'), ('`+gone+`', 'app1/'), ('`+gone+`2', 'app1/')`,
+	s.MustExec(t,
+		`INSERT INTO vault.service_scope (role_name, prefix) VALUES ('`+role+`', 'app1/'), ('`+gone+`', 'app1/'), ('`+gone+`2', 'app1/')`,
 		`GRANT vault_service TO `+quoted(role))
 	_, err := db.Migrate(t.Context(), s.URL(vaulttest.Superuser), "test", "")
 	must(t, err)
 	mustRole(t, s, gone)
-	s.MustExec(t, `INSERT INTO vault.rotation_jobs (secret_id, name, from_version, due_at, run_after) SELECT id, name, 1, now(), now() FROM vault.secrets`)
+	s.MustExec(t,
+		`INSERT INTO vault.rotation_jobs (secret_id, name, from_version, due_at, run_after) SELECT id, name, 1, now(), now() FROM vault.secrets`)
 	mustAdmin(t, s, grant(gone, "team/"))
 	wantSeen(t, s, gone, "team/b")
 	wantSeen(t, s, role, "app1/a")
@@ -212,7 +228,8 @@ func TestOddRoles(t *testing.T) {
 		mustAdmin(t, s, grant(role, "app1/"))
 	}
 	mustRole(t, s, renamed+"2")
-	s.MustExec(t, `DROP ROLE `+quoted(renamed+"2"), `DROP ROLE `+quoted(gone), `ALTER ROLE `+quoted(renamed)+` RENAME TO `+quoted(renamed+"2"), `ALTER ROLE `+quoted(mighty)+` BYPASSRLS`)
+	s.MustExec(t, `DROP ROLE `+quoted(renamed+"2"), `DROP ROLE `+quoted(gone),
+		`ALTER ROLE `+quoted(renamed)+` RENAME TO `+quoted(renamed+"2"), `ALTER ROLE `+quoted(mighty)+` BYPASSRLS`)
 	want := map[string]string{gone: "gone", renamed + "2": "renamed", mighty: "BYPASSRLS"}
 	if s.MustQuery(t, `SELECT count(*) FROM pg_roles WHERE rolname = 'pg_maintain'`) == "1" {
 		keeper := roleName("keeper")
@@ -233,7 +250,9 @@ func TestOddRoles(t *testing.T) {
 	}
 	// A round of the supervisor settles what a dump would not carry.
 	must(t, runSession(t, s.URL(vaulttest.Daemon), []string{`SELECT vault.supervise()`}))
-	got := s.MustQuery(t, `SELECT string_agg(role_name, ' ' ORDER BY role_name) FROM vault.service_scope WHERE role_name = ANY ($1)`, []string{gone, renamed, renamed + "2"})
+	got := s.MustQuery(t,
+		`SELECT string_agg(role_name, ' ' ORDER BY role_name) FROM vault.service_scope WHERE role_name = ANY ($1)`,
+		[]string{gone, renamed, renamed + "2"})
 	if got != renamed+"2" {
 		t.Errorf("after a round there are prefixes of %q, want %q", got, renamed+"2")
 	}
@@ -249,12 +268,13 @@ func stolen(t *testing.T, s *vaulttest.Store) vault.Token {
 	t.Helper()
 	token := vault.NewToken()
 	fingerprint := token.Fingerprint()
-	mustAdmin(t, s, fmt.Sprintf(`SELECT vault.create_token('%s', 'stolen', '\x%x', '', NULL, gen_random_uuid())`, token.ID(), fingerprint))
+	mustAdmin(t, s, fmt.Sprintf(`SELECT vault.create_token('%s', 'stolen', '\x%x', '', NULL, gen_random_uuid())`,
+		token.ID(), fingerprint))
 	return token
 }
 
-// Whatever the holder of a token does with a transaction that it has authorised: a revocation waits for nothing, and afterwards nothing is
-// committed that was not before.
+// Whatever the holder of a token does with a transaction that it has authorised: a revocation waits for nothing, and
+// afterwards nothing is committed that was not before.
 func TestRevokedTokenCommitsNothing(t *testing.T) {
 	late := put("app1/late", 1, 24, 32, uuid.NewString())
 	for _, c := range []struct {
@@ -264,8 +284,10 @@ func TestRevokedTokenCommitsNothing(t *testing.T) {
 		{"nothing done yet", nil},
 		{"a change", []string{late}},
 		{"a change, and another challenge", []string{late, `SELECT vault.challenge()`}},
-		{"a change, and a function that leaves its own context", []string{late, `SET LOCAL ROLE vaultd`, `SELECT vault.beat()`, `RESET ROLE`}},
-		{"a change, and the context left behind by a savepoint", []string{late, `SAVEPOINT s`, `SELECT vault.challenge()`, `ROLLBACK TO s`}},
+		{"a change, and a function that leaves its own context",
+			[]string{late, `SET LOCAL ROLE vaultd`, `SELECT vault.beat()`, `RESET ROLE`}},
+		{"a change, and the context left behind by a savepoint",
+			[]string{late, `SAVEPOINT s`, `SELECT vault.challenge()`, `ROLLBACK TO s`}},
 		{"a change in a savepoint", []string{`SAVEPOINT s`, late, `RELEASE s`}},
 		{"its own revocation", []string{late, `SELECT vault.revoke_token('stolen', gen_random_uuid())`}},
 		{"another token's revocation", []string{late, `SELECT vault.revoke_token('root', gen_random_uuid())`}},
@@ -305,7 +327,8 @@ func TestEndedTokenCommitsNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := vaulttest.New(t)
 			token := stolen(t, s)
-			s.MustExec(t, `UPDATE vault.admin_token_use SET last_used_at = now()`) // so that its use is not touched, and locked, again
+			// so that its use is not touched, and locked, again
+			s.MustExec(t, `UPDATE vault.admin_token_use SET last_used_at = now()`)
 			holder := mustConnect(t, s.URL(vaulttest.Operator))
 			must(t, runStep(t.Context(), holder, "BEGIN"))
 			must(t, authorise(t.Context(), holder, token.Reveal()))
@@ -346,7 +369,8 @@ func TestRevocationWaitsForNoStandby(t *testing.T) {
 	wantCode(t, authorise(ctx, conn, token.Reveal()), badToken)
 }
 
-// A session that has let its deferred checks run early keeps what it did before; it is named, and has no authority any more.
+// A session that has let its deferred checks run early keeps what it did before; it is named, and has no authority any
+// more.
 func TestOpenChangeIsNamed(t *testing.T) {
 	s := vaulttest.New(t)
 	token := stolen(t, s)
@@ -361,14 +385,16 @@ func TestOpenChangeIsNamed(t *testing.T) {
 	w := mustWriter(t, db.Options{URL: s.URL(vaulttest.Operator)})
 	row, err := w.RevokeToken(t.Context(), credential(t), uuid.New(), "stolen")
 	must(t, err)
-	if len(row.OpenChanges) != 1 || row.OpenChanges[0].PID != int(holder.PgConn().PID()) || row.OpenChanges[0].Role != vaulttest.Operator {
+	if len(row.OpenChanges) != 1 || row.OpenChanges[0].PID != int(holder.PgConn().PID()) ||
+		row.OpenChanges[0].Role != vaulttest.Operator {
 		text, _ := json.Marshal(row.OpenChanges)
 		t.Errorf("got open changes %s, want the session %d", text, holder.PgConn().PID())
 	}
 	wantCode(t, runStep(t.Context(), holder, anyPut()), denied)
 }
 
-// Where the server allows prepared transactions, none is made of what a token has authorised: it could be committed at any time.
+// Where the server allows prepared transactions, none is made of what a token has authorised: it could be committed at
+// any time.
 func TestAuthorisedTransactionIsNotPrepared(t *testing.T) {
 	s := vaulttest.OwnWith(t, map[string]string{"max_prepared_transactions": "5"})
 	operator := s.URL(vaulttest.Operator)
@@ -378,7 +404,8 @@ func TestAuthorisedTransactionIsNotPrepared(t *testing.T) {
 		code  string
 	}{
 		{"prepared", []string{"BEGIN", "AUTHORISE", anyPut(), "PREPARE TRANSACTION 'kept'"}, "0A000"},
-		{"its checks before", []string{"BEGIN", "AUTHORISE", anyPut(), "SET CONSTRAINTS ALL IMMEDIATE", "PREPARE TRANSACTION 'kept'"}, "0A000"},
+		{"its checks before", []string{"BEGIN", "AUTHORISE", anyPut(), "SET CONSTRAINTS ALL IMMEDIATE",
+			"PREPARE TRANSACTION 'kept'"}, "0A000"},
 		{"authorised in a savepoint", []string{"BEGIN", "SAVEPOINT s", "AUTHORISE"}, "25001"},
 	} {
 		t.Run(c.name, func(t *testing.T) { wantCode(t, runSession(t, operator, c.steps), c.code) })
@@ -392,7 +419,8 @@ func guess(t *testing.T, conn *pgx.Conn) {
 	t.Helper()
 	must(t, runStep(t.Context(), conn, "BEGIN"))
 	must(t, runStep(t.Context(), conn, `SELECT vault.challenge()`))
-	_, err := conn.Exec(t.Context(), `SELECT vault.authorize_proof($1, $2)`, vaulttest.AdminToken(t).ID(), make([]byte, 32))
+	_, err := conn.Exec(t.Context(), `SELECT vault.authorize_proof($1, $2)`, vaulttest.AdminToken(t).ID(),
+		make([]byte, 32))
 	wantCode(t, err, badToken)
 	must(t, runStep(t.Context(), conn, "ROLLBACK"))
 }
@@ -408,13 +436,16 @@ func TestGuessesAreCounted(t *testing.T) {
 		t.Errorf("status counts %s wrong proofs, want 5", got)
 	}
 	before := s.MustQuery(t, `SELECT count(*) FROM vault.audit_log`)
-	must(t, runStep(t.Context(), conn, `DO $$ BEGIN FOR i IN 1..1500 LOOP PERFORM vault.record_refusal('put', 'app1/' || i, 'admin token refused: unknown token', gen_random_uuid(), NULL); END LOOP; END $$`))
+	must(t, runStep(t.Context(), conn,
+		`DO $$ BEGIN FOR i IN 1..1500 LOOP PERFORM vault.record_refusal('put', 'app1/' || i, 'admin token refused: unknown token', gen_random_uuid(), NULL); END LOOP; END $$`))
 	rows := s.MustQuery(t, `SELECT count(*) - $1::int FROM vault.audit_log`, before)
 	minutes := s.MustQuery(t, `SELECT count(*) FROM vault.refusals`)
 	if minutes == "1" && rows != "62" || minutes != "1" && minutes != "2" {
 		t.Errorf("1500 refusals in %s minutes made %s audit rows, want 62", minutes, rows)
 	}
-	if got := s.MustQuery(t, `SELECT count(*) FROM vault.audit_log WHERE detail ->> 'refused_this_minute' = '1000'`); minutes == "1" && got != "1" {
+	if got := s.MustQuery(t,
+		`SELECT count(*) FROM vault.audit_log WHERE detail ->> 'refused_this_minute' = '1000'`); minutes == "1" &&
+		got != "1" {
 		t.Errorf("%s audit rows tell of 1000 refusals", got)
 	}
 	if got := s.MustQuery(t, `SELECT vault.status() ->> 'refused_last_hour' <> '0'`); got != "true" && got != "t" {
@@ -426,7 +457,8 @@ func TestGuessesAreCounted(t *testing.T) {
 func TestGuessingRoleIsHeldBack(t *testing.T) {
 	s := vaulttest.New(t)
 	conn := mustConnect(t, s.URL(vaulttest.Developer))
-	s.MustExec(t, `INSERT INTO vault.refusals SELECT date_trunc('minute', now()) + i * interval '1 minute', 'developer', '', 600, 600 FROM generate_series(0, 2) i`)
+	s.MustExec(t,
+		`INSERT INTO vault.refusals SELECT date_trunc('minute', now()) + i * interval '1 minute', 'developer', '', 600, 600 FROM generate_series(0, 2) i`)
 	client := s.MustQuery(t, `SELECT coalesce(host(inet_client_addr()), '')`)
 	s.MustExec(t, `UPDATE vault.refusals SET client = '`+client+`'`)
 	must(t, runStep(t.Context(), conn, "BEGIN"))

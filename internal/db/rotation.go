@@ -21,8 +21,8 @@ type Job struct {
 	DueAt       time.Time
 }
 
-// IsPrimary reports whether the node this reader is connected to takes writes, and learns which history it is in: an old
-// primary that came back is none (ErrFenced).
+// IsPrimary reports whether the node this reader is connected to takes writes, and learns which history it is in: an
+// old primary that came back is none (ErrFenced).
 func (r *Reader) IsPrimary(ctx context.Context) (bool, error) {
 	l, err := r.lineage(ctx)
 	if err == nil && l.System == "" { // it says nothing of its history
@@ -44,7 +44,8 @@ type Supervision struct {
 // supervisionTimeout is for a round with a backlog, which is more than a statement elsewhere.
 const supervisionTimeout = time.Minute
 
-// Supervise does one round: at most limit of each. A lost answer needs no resolving: the next round finds what is left to do.
+// Supervise does one round: at most limit of each. A lost answer needs no resolving: the next round finds what is left
+// to do.
 func (w *Writer) Supervise(ctx context.Context, limit int) (Supervision, error) {
 	ctx, cancel := context.WithTimeout(ctx, supervisionTimeout)
 	defer cancel()
@@ -53,7 +54,8 @@ func (w *Writer) Supervise(ctx context.Context, limit int) (Supervision, error) 
 	return s, w.failedOver(classify(err))
 }
 
-// RoundFailure is what the rounds could not do, and cannot do yet: a part as a whole (Subject ""), or one secret or month of it.
+// RoundFailure is what the rounds could not do, and cannot do yet: a part as a whole (Subject ""), or one secret or
+// month of it.
 type RoundFailure struct {
 	Part    string    `json:"part"`
 	Subject string    `json:"subject,omitempty"`
@@ -96,9 +98,10 @@ func (w *Writer) Beat(ctx context.Context) error {
 	return w.failedOver(classify(err))
 }
 
-// ClaimRotations claims up to limit jobs for this worker, and those whose claim is older than stale. A claim whose answer
-// is lost goes stale.
-func (w *Writer) ClaimRotations(ctx context.Context, worker string, limit, ahead int, stale time.Duration) ([]Job, error) {
+// ClaimRotations claims up to limit jobs for this worker, and those whose claim is older than stale. A claim whose
+// answer is lost goes stale.
+func (w *Writer) ClaimRotations(ctx context.Context, worker string, limit, ahead int,
+	stale time.Duration) ([]Job, error) {
 	jobs, err := collect(ctx, w.pool, func(row pgx.CollectableRow) (Job, error) {
 		var j Job
 		var generator, rotator *string
@@ -115,10 +118,10 @@ func (w *Writer) Candidate(ctx context.Context, job int64, attempt int) (SealedV
 	return v, w.failedOver(err)
 }
 
-// StoreCandidate stores a candidate under the claim's fence, unless the job has one, and returns the one it has then: whatever
-// crashed or got lost before, every attempt brings the same bytes to the target. It is as durable as a version: what a target
-// was told must not be lost in a failover. After any error, a lost answer to COMMIT included, the target is to hear nothing;
-// the next attempt finds out whether there is a candidate.
+// StoreCandidate stores a candidate under the claim's fence, unless the job has one, and returns the one it has then:
+// whatever crashed or got lost before, every attempt brings the same bytes to the target. It is as durable as a
+// version: what a target was told must not be lost in a failover. After any error, a lost answer to COMMIT included,
+// the target is to hear nothing; the next attempt finds out whether there is a candidate.
 func (w *Writer) StoreCandidate(ctx context.Context, job int64, attempt int, v SealedVersion) (SealedVersion, error) {
 	ctx, cancel := context.WithTimeout(ctx, w.pool.limit+commitTimeout)
 	defer cancel()
@@ -132,8 +135,9 @@ func (w *Writer) StoreCandidate(ctx context.Context, job int64, attempt int, v S
 	if _, err := w.begin(ctx, conn, nil); err != nil {
 		return SealedVersion{}, w.failedOver(classify(err))
 	}
-	stored, err := candidate(ctx, conn, `SELECT `+candidateColumns+` FROM vault.store_candidate($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
-		job, attempt, v.Format, v.KMSKeyID, v.WrappedDEK, v.Nonce, v.Ciphertext, v.KeyCommit, v.AAD)
+	stored, err := candidate(ctx, conn,
+		`SELECT `+candidateColumns+` FROM vault.store_candidate($1, $2, $3, $4, $5, $6, $7, $8, $9)`, job, attempt, v.Format,
+		v.KMSKeyID, v.WrappedDEK, v.Nonce, v.Ciphertext, v.KeyCommit, v.AAD)
 	if err == nil {
 		_, err = commit(ctx, conn)
 	}
@@ -159,13 +163,16 @@ func candidate(ctx context.Context, q rowsQuerier, sql string, args ...any) (Sea
 
 // FinishRotation makes the stored candidate the new version under the claim's fence.
 func (w *Writer) FinishRotation(ctx context.Context, request uuid.UUID, job int64, attempt int) (Result, error) {
-	return change[Result](ctx, w, nil, refusal{request: request}, `SELECT vault.finish_rotation($1, $2, $3)`, job, attempt, request)
+	return change[Result](ctx, w, nil, refusal{request: request}, `SELECT vault.finish_rotation($1, $2, $3)`, job, attempt,
+		request)
 }
 
 // CompleteRotation stores the new version under the claim's fence: ErrClaimLost if somebody else has the job by now.
-func (w *Writer) CompleteRotation(ctx context.Context, request uuid.UUID, job int64, attempt int, v SealedVersion) (Result, error) {
-	return change[Result](ctx, w, nil, refusal{request: request}, `SELECT vault.complete_rotation($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
-		job, attempt, v.Format, v.KMSKeyID, v.WrappedDEK, v.Nonce, v.Ciphertext, v.KeyCommit, v.AAD, request)
+func (w *Writer) CompleteRotation(ctx context.Context, request uuid.UUID, job int64, attempt int,
+	v SealedVersion) (Result, error) {
+	return change[Result](ctx, w, nil, refusal{request: request},
+		`SELECT vault.complete_rotation($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`, job, attempt, v.Format, v.KMSKeyID,
+		v.WrappedDEK, v.Nonce, v.Ciphertext, v.KeyCommit, v.AAD, request)
 }
 
 // Completion is a claimed rotation and its new version. Request tells its replay, alone or in whatever batch.
@@ -182,9 +189,9 @@ type completed struct {
 	Committed
 }
 
-// CompleteRotations completes many in one transaction, and returns the results of those it has completed, or had before, by
-// request. What it leaves out is as it was: CompleteRotation says why. An error other than ErrOutcomeUnknown says that nothing
-// was completed, for whatever reason, one bad value among them included.
+// CompleteRotations completes many in one transaction, and returns the results of those it has completed, or had
+// before, by request. What it leaves out is as it was: CompleteRotation says why. An error other than ErrOutcomeUnknown
+// says that nothing was completed, for whatever reason, one bad value among them included.
 func (w *Writer) CompleteRotations(ctx context.Context, batch []Completion) (map[uuid.UUID]Result, error) {
 	var c struct {
 		jobs                                         []int64
@@ -199,8 +206,9 @@ func (w *Writer) CompleteRotations(ctx context.Context, batch []Completion) (map
 		c.wrappedDEKs, c.nonces = append(c.wrappedDEKs, b.WrappedDEK), append(c.nonces, b.Nonce)
 		c.ciphertexts, c.keyCommits = append(c.ciphertexts, b.Ciphertext), append(c.keyCommits, b.KeyCommit)
 	}
-	answer, err := change[completed](ctx, w, nil, refusal{request: batch[0].Request}, `SELECT vault.complete_rotations($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
-		c.jobs, c.attempts, c.formats, c.keyIDs, c.wrappedDEKs, c.nonces, c.ciphertexts, c.keyCommits, c.aads, c.requests)
+	answer, err := change[completed](ctx, w, nil, refusal{request: batch[0].Request},
+		`SELECT vault.complete_rotations($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`, c.jobs, c.attempts, c.formats, c.keyIDs,
+		c.wrappedDEKs, c.nonces, c.ciphertexts, c.keyCommits, c.aads, c.requests)
 	for request, result := range answer.Done {
 		result.Committed = answer.Committed
 		answer.Done[request] = result
@@ -209,7 +217,8 @@ func (w *Writer) CompleteRotations(ctx context.Context, batch []Completion) (map
 }
 
 // FailRotation gives a claim back, to be tried again after retryIn, or (nil) never.
-func (w *Writer) FailRotation(ctx context.Context, job int64, attempt int, reason string, retryIn *time.Duration) error {
+func (w *Writer) FailRotation(ctx context.Context, job int64, attempt int, reason string,
+	retryIn *time.Duration) error {
 	_, err := w.pool.Exec(ctx, `SELECT vault.fail_rotation($1, $2, $3, $4)`, job, attempt, reason, retryIn)
 	return w.failedOver(classify(err))
 }
@@ -225,8 +234,9 @@ const (
 	listenTimeout = 5 * time.Second  // for the answer
 )
 
-// WaitForRotations blocks until the primary says that jobs were enqueued, on a connection of its own, and returns when that
-// breaks or its node is no longer the primary. It is a hint: what is missed while nobody listens is found by polling.
+// WaitForRotations blocks until the primary says that jobs were enqueued, on a connection of its own, and returns when
+// that breaks or its node is no longer the primary. It is a hint: what is missed while nobody listens is found by
+// polling.
 func (w *Writer) WaitForRotations(ctx context.Context, hint func()) error {
 	conn, err := pgx.ConnectConfig(ctx, w.listen)
 	if err != nil {
@@ -304,27 +314,34 @@ type RequestedRotation struct {
 }
 
 // RequestRotation asks for a rotation now, joining the job that is open.
-func (w *Writer) RequestRotation(ctx context.Context, c Credential, request uuid.UUID, name string) (RequestedRotation, error) {
-	return change[RequestedRotation](ctx, w, &c, refusal{"rotation.request", name, request}, `SELECT vault.request_rotation($1, $2)`, name, request)
+func (w *Writer) RequestRotation(ctx context.Context, c Credential, request uuid.UUID,
+	name string) (RequestedRotation, error) {
+	return change[RequestedRotation](ctx, w, &c, refusal{"rotation.request", name, request},
+		`SELECT vault.request_rotation($1, $2)`, name, request)
 }
 
 // RetryRotation has a failed or waiting rotation tried now.
-func (w *Writer) RetryRotation(ctx context.Context, c Credential, request uuid.UUID, name string) (RequestedRotation, error) {
-	return change[RequestedRotation](ctx, w, &c, refusal{"rotation.retry", name, request}, `SELECT vault.retry_rotation($1, $2)`, name, request)
+func (w *Writer) RetryRotation(ctx context.Context, c Credential, request uuid.UUID,
+	name string) (RequestedRotation, error) {
+	return change[RequestedRotation](ctx, w, &c, refusal{"rotation.retry", name, request},
+		`SELECT vault.retry_rotation($1, $2)`, name, request)
 }
 
 // PauseRotation stops (or, with false, resumes) the rotation of one secret.
-func (w *Writer) PauseRotation(ctx context.Context, c Credential, request uuid.UUID, name string, pause bool) (Result, error) {
+func (w *Writer) PauseRotation(ctx context.Context, c Credential, request uuid.UUID, name string,
+	pause bool) (Result, error) {
 	action := "rotation.pause"
 	if !pause {
 		action = "rotation.resume"
 	}
-	return change[Result](ctx, w, &c, refusal{action, name, request}, `SELECT vault.pause_rotation($1, $2, $3)`, name, request, pause)
+	return change[Result](ctx, w, &c, refusal{action, name, request}, `SELECT vault.pause_rotation($1, $2, $3)`, name,
+		request, pause)
 }
 
 // SetMaxRotations caps the rotations that all workers together have under way; nil = no cap.
 func (w *Writer) SetMaxRotations(ctx context.Context, c Credential, request uuid.UUID, most *int) error {
-	_, err := change[Committed](ctx, w, &c, refusal{"rotation.limit", "", request}, `SELECT vault.set_max_rotations($1, $2)`, most, request)
+	_, err := change[Committed](ctx, w, &c, refusal{"rotation.limit", "", request},
+		`SELECT vault.set_max_rotations($1, $2)`, most, request)
 	return err
 }
 

@@ -34,21 +34,24 @@ func TestWindows(t *testing.T) {
 		{"02:00-05:00 Europe/Berlin", "2026-01-15 01:30:00Z", true}, // winter: UTC+1
 		{"02:00-05:00 Europe/Berlin", "2026-07-15 01:30:00Z", true}, // summer: UTC+2
 		{"02:00-05:00 Europe/Berlin", "2026-07-15 03:30:00Z", false},
-		{"02:00-03:00 Europe/Berlin", "2026-03-29 00:59:59Z", false}, // the hour that does not exist: 01:59:59 and then 03:00,
-		{"02:00-03:00 Europe/Berlin", "2026-03-29 01:00:00Z", true},  // so it is an hour later
+		// the hour that does not exist: 01:59:59 and then 03:00,
+		{"02:00-03:00 Europe/Berlin", "2026-03-29 00:59:59Z", false},
+		{"02:00-03:00 Europe/Berlin", "2026-03-29 01:00:00Z", true}, // so it is an hour later
 		{"02:00-03:00 Europe/Berlin", "2026-03-29 01:59:59Z", true},
 		{"02:00-03:00 Europe/Berlin", "2026-03-29 02:00:00Z", false},
 		{"02:00-03:00 Europe/Berlin", "2026-10-25 00:30:00Z", true}, // the hour that comes twice
 		{"02:00-03:00 Europe/Berlin", "2026-10-25 01:30:00Z", true},
 		{"02:00-05:00 Asia/Kolkata", "2026-03-01 20:31:00Z", true}, // UTC+5:30
 	} {
-		if got := store.MustQuery(t, `SELECT vault._in_window($1, $2::text::timestamptz)`, c.window, c.at); got != strconv.FormatBool(c.want) {
+		if got := store.MustQuery(t, `SELECT vault._in_window($1, $2::text::timestamptz)`, c.window,
+			c.at); got != strconv.FormatBool(c.want) {
 			t.Errorf("%s at %s: got %s, want %v", c.window, c.at, got, c.want)
 		}
 	}
-	for _, bad := range []string{"02:00-05:00", "2:00-5:00 UTC", "02:00-24:00 UTC", "02:00-02:00 UTC", "02:00-05:00 Mars/Base", "02:00-05:00 5",
-		"02:00-05:00 UTC ", "02:60-05:00 UTC", "02:00-05:00 UTC\n", "x"} {
-		wantCode(t, runSession(t, store.URL(vaulttest.Superuser), []string{`SELECT vault._check_window(` + literal(bad) + `)`}), "22023")
+	for _, bad := range []string{"02:00-05:00", "2:00-5:00 UTC", "02:00-24:00 UTC", "02:00-02:00 UTC",
+		"02:00-05:00 Mars/Base", "02:00-05:00 5", "02:00-05:00 UTC ", "02:60-05:00 UTC", "02:00-05:00 UTC\n", "x"} {
+		wantCode(t, runSession(t, store.URL(vaulttest.Superuser),
+			[]string{`SELECT vault._check_window(` + literal(bad) + `)`}), "22023")
 	}
 }
 
@@ -82,7 +85,8 @@ func storeCandidate(attempt int, name, fill string) string {
 }
 
 func finish(attempt int, request string) string {
-	return fmt.Sprintf(`SELECT vault.finish_rotation((SELECT max(id) FROM vault.rotation_jobs), %d, '%s')`, attempt, request)
+	return fmt.Sprintf(`SELECT vault.finish_rotation((SELECT max(id) FROM vault.rotation_jobs), %d, '%s')`, attempt,
+		request)
 }
 
 // Whatever attempt asks, there is one candidate to a job, it lies behind the claim's fence, and it becomes the version.
@@ -99,8 +103,10 @@ func TestCandidateIsFenced(t *testing.T) {
 
 	wantCode(t, runSession(t, worker, []string{storeCandidate(1, "app1/auto", "44")}), "VA002") // the first one wakes up
 	wantCode(t, runSession(t, worker, []string{finish(1, uuid.NewString())}), "VA002")
-	must(t, runSession(t, worker, []string{storeCandidate(2, "app1/auto", "44")})) // and the second keeps the first one's candidate
-	if got, want := store.MustQuery(t, `SELECT string_agg(encode(ciphertext, 'hex'), ' ') FROM vault.rotation_candidates`), strings.Repeat("33", 32); got != want {
+	// and the second keeps the first one's candidate
+	must(t, runSession(t, worker, []string{storeCandidate(2, "app1/auto", "44")}))
+	if got, want := store.MustQuery(t, `SELECT string_agg(encode(ciphertext, 'hex'), ' ') FROM vault.rotation_candidates`),
+		strings.Repeat("33", 32); got != want {
 		t.Fatalf("got candidates %s, want the first one only", got)
 	}
 	wantCode(t, runSession(t, worker, []string{`UPDATE vault.rotation_candidates SET nonce = nonce`}), denied)
@@ -116,7 +122,8 @@ func TestCandidateIsFenced(t *testing.T) {
 	}
 }
 
-// claimed is a vault whose secrets of these names have been claimed for rotation, and what a worker would complete them with.
+// claimed is a vault whose secrets of these names have been claimed for rotation, and what a worker would complete them
+// with.
 type claimed struct {
 	t      *testing.T
 	store  *vaulttest.Store
@@ -156,7 +163,8 @@ func (c *claimed) complete(names ...string) (string, error) {
 	var done []string
 	for request, result := range results {
 		if result.Version != 2 || request != c.batch[result.Name].Request ||
-			result.VersionID != c.store.MustQuery(c.t, `SELECT version_id FROM vault.secret_versions WHERE name = $1 AND version = 2`, result.Name) {
+			result.VersionID != c.store.MustQuery(c.t,
+				`SELECT version_id FROM vault.secret_versions WHERE name = $1 AND version = 2`, result.Name) {
 			c.t.Errorf("got %+v for request %s, want what is stored", result, request)
 		}
 		done = append(done, result.Name)
@@ -187,9 +195,11 @@ const (
 
 // A batch completes what its worker still has, in one transaction, and leaves the rest as it was, to be told why alone.
 func TestBatchLeavesOutWhatIsLost(t *testing.T) {
-	c := mustClaim(t, daemonURL, "app1/a", "app1/b", "app1/deleted", "app1/edited", "app1/held", "app1/old", "app1/reclaimed")
+	c := mustClaim(t, daemonURL, "app1/a", "app1/b", "app1/deleted", "app1/edited", "app1/held", "app1/old",
+		"app1/reclaimed")
 	mustAdmin(t, c.store, `SELECT vault.delete_secret('app1/deleted', gen_random_uuid(), '1 day')`)
-	c.store.MustExec(t, `UPDATE vault.rotation_jobs SET claimed_at = now() - interval '2 hours' WHERE name = 'app1/reclaimed'`,
+	c.store.MustExec(t,
+		`UPDATE vault.rotation_jobs SET claimed_at = now() - interval '2 hours' WHERE name = 'app1/reclaimed'`,
 		`ALTER TABLE vault.secrets DISABLE TRIGGER secrets_move_forward`,
 		`UPDATE vault.secrets SET current_version = 7 WHERE name = 'app1/edited'`)
 	_, err := c.writer.ClaimRotations(t.Context(), "another", 1, 0, time.Hour)
@@ -198,7 +208,8 @@ func TestBatchLeavesOutWhatIsLost(t *testing.T) {
 	old.Attempt--
 	c.batch["app1/old"] = old
 	holding := mustConnect(t, c.store.URL(vaulttest.Operator))
-	for _, step := range []string{"BEGIN", "AUTHORISE", `SELECT vault.update_secret('app1/held', gen_random_uuid(), NULL, NULL, '1 hour')`} {
+	for _, step := range []string{"BEGIN", "AUTHORISE",
+		`SELECT vault.update_secret('app1/held', gen_random_uuid(), NULL, NULL, '1 hour')`} {
 		must(t, runStep(t.Context(), holding, step))
 	}
 
@@ -258,7 +269,8 @@ func TestBatchWithABadRow(t *testing.T) {
 	c.want(rotated, "app1/a app1/c")
 }
 
-// A batch whose COMMIT failed, or went unanswered, is asked again: each of its requests is a replay, in whatever company.
+// A batch whose COMMIT failed, or went unanswered, is asked again: each of its requests is a replay, in whatever
+// company.
 func TestBatchIsReplayed(t *testing.T) {
 	for when, audit := range map[pgproxy.When]string{
 		pgproxy.Before: "app1/a rotate worker:w, app1/b rotate worker:w",
@@ -314,7 +326,8 @@ func TestCapHoldsForAllWorkers(t *testing.T) {
 	if got := store.MustQuery(t, claimed); got != "2" {
 		t.Fatalf("got %s claims, want 2", got)
 	}
-	must(t, runSession(t, worker, []string{`SELECT vault.fail_rotation((SELECT min(id) FROM vault.rotation_jobs WHERE state = 'claimed'), 1, 'x', '1 hour')`, claimOne, claimOne}))
+	must(t, runSession(t, worker,
+		[]string{`SELECT vault.fail_rotation((SELECT min(id) FROM vault.rotation_jobs WHERE state = 'claimed'), 1, 'x', '1 hour')`, claimOne, claimOne}))
 	if got := store.MustQuery(t, claimed); got != "2" {
 		t.Errorf("got %s claims after one was given back, want 2", got)
 	}
@@ -330,7 +343,8 @@ func TestWaitingForLeave(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPutAutomatic(t, store, "app1/paused", "app1/window")
 	mustAdmin(t, store, `SELECT vault.pause_rotation('app1/paused', gen_random_uuid(), true)`)
-	wantCode(t, runSession(t, store.URL(vaulttest.Operator), []string{"BEGIN", "AUTHORISE", `SELECT vault.pause_rotation('app1/paused', gen_random_uuid(), true)`}), "VA001")
+	wantCode(t, runSession(t, store.URL(vaulttest.Operator),
+		[]string{"BEGIN", "AUTHORISE", `SELECT vault.pause_rotation('app1/paused', gen_random_uuid(), true)`}), "VA001")
 	later := `to_char(now() AT TIME ZONE 'UTC' + interval '2 hours', 'HH24:MI') || '-' || to_char(now() AT TIME ZONE 'UTC' + interval '3 hours', 'HH24:MI') || ' UTC'`
 	store.MustExec(t, `UPDATE vault.secrets SET rotation_window = `+later+` WHERE name = 'app1/window'`)
 	worker := store.URL(vaulttest.Daemon)
@@ -355,17 +369,20 @@ func TestWaitingForLeave(t *testing.T) {
 	store.MustExec(t, `UPDATE vault.secrets SET rotation_window = NULL WHERE name = 'app1/window'`)
 	must(t, runSession(t, worker, []string{supervise, claimOne, storeCandidate(1, "app1/window", "33"),
 		`SELECT vault.release_rotation((SELECT max(id) FROM vault.rotation_jobs), 1)`}))
-	store.MustExec(t, `DELETE FROM vault.rotation_candidates`, `UPDATE vault.secrets SET rotation_window = `+later+` WHERE name = 'app1/window'`)
+	store.MustExec(t, `DELETE FROM vault.rotation_candidates`,
+		`UPDATE vault.secrets SET rotation_window = `+later+` WHERE name = 'app1/window'`)
 	must(t, runSession(t, worker, []string{claimOne}))
 	wantJobs("app1/paused claimed, app1/window queued")
 	store.MustExec(t, `UPDATE vault.secrets SET rotation_window = NULL WHERE name = 'app1/window'`)
-	must(t, runSession(t, worker, []string{claimOne, storeCandidate(2, "app1/window", "33"), `SELECT vault.release_rotation((SELECT max(id) FROM vault.rotation_jobs), 2)`}))
+	must(t, runSession(t, worker, []string{claimOne, storeCandidate(2, "app1/window", "33"),
+		`SELECT vault.release_rotation((SELECT max(id) FROM vault.rotation_jobs), 2)`}))
 	store.MustExec(t, `UPDATE vault.secrets SET rotation_window = `+later+` WHERE name = 'app1/window'`)
 	must(t, runSession(t, worker, []string{claimOne}))
 	wantJobs("app1/paused claimed, app1/window claimed")
 
 	mustAdmin(t, store, `SELECT vault.pause_rotation('app1/paused', gen_random_uuid(), false)`)
-	if got := store.MustQuery(t, `SELECT string_agg(action, ' ' ORDER BY id) FROM vault.audit_log WHERE secret = 'app1/paused' AND outcome = 'ok'`); got != "put rotation.pause rotation.request rotation.resume" {
+	if got := store.MustQuery(t,
+		`SELECT string_agg(action, ' ' ORDER BY id) FROM vault.audit_log WHERE secret = 'app1/paused' AND outcome = 'ok'`); got != "put rotation.pause rotation.request rotation.resume" {
 		t.Errorf("got audit rows %q", got)
 	}
 }
@@ -398,7 +415,8 @@ func TestRetryTakesUpTheFailedJob(t *testing.T) {
 
 	// a put drops the candidate of a failed job: it was meant to follow another version
 	store.MustExec(t, `UPDATE vault.secrets SET next_rotation_at = now() - interval '5 days'`)
-	must(t, runSession(t, worker, []string{supervise, claimOne, strings.ReplaceAll(storeCandidate(1, "app1/auto", "33"), ":2", ":3"),
+	must(t, runSession(t, worker, []string{supervise, claimOne,
+		strings.ReplaceAll(storeCandidate(1, "app1/auto", "33"), ":2", ":3"),
 		`SELECT vault.fail_rotation((SELECT max(id) FROM vault.rotation_jobs), 1, 'x', NULL)`}))
 	mustAdmin(t, store, put("app1/auto", 3, 24, 32, uuid.NewString()))
 	if got := store.MustQuery(t, `SELECT count(*) FROM vault.rotation_candidates`); got != "0" {
@@ -434,7 +452,8 @@ func TestStalledSessionHoldsUpNobodyElse(t *testing.T) {
 	}
 	must(t, runStep(t.Context(), conn, `ROLLBACK`))
 	must(t, runSession(t, store.URL(vaulttest.Daemon), []string{supervise}))
-	if got := store.MustQuery(t, `SELECT string_agg(name, ' ' ORDER BY name) FROM vault.rotation_jobs`); got != "app1/free app1/held" {
+	if got := store.MustQuery(t,
+		`SELECT string_agg(name, ' ' ORDER BY name) FROM vault.rotation_jobs`); got != "app1/free app1/held" {
 		t.Errorf("got jobs for %q, want both", got)
 	}
 }
@@ -458,7 +477,8 @@ func TestHeartbeat(t *testing.T) {
 	wantCode(t, runSession(t, store.URL(vaulttest.Operator), []string{`UPDATE vault.heartbeat SET at = now()`}), denied)
 }
 
-// Statistics that are right when they are taken, of a queue that nothing is in yet, do not make the enqueueing of n cost n times n.
+// Statistics that are right when they are taken, of a queue that nothing is in yet, do not make the enqueueing of n
+// cost n times n.
 func TestEnqueueIntoAnEmptyQueue(t *testing.T) {
 	const due = 500
 	store := vaulttest.New(t)
@@ -469,7 +489,8 @@ func TestEnqueueIntoAnEmptyQueue(t *testing.T) {
 	var enqueued, read int
 	must(t, conn.QueryRow(t.Context(), `SELECT vault.supervise() -> 'enqueued'`).Scan(&enqueued))
 	must(t, runStep(t.Context(), conn, `SELECT pg_stat_force_next_flush()`))
-	must(t, conn.QueryRow(t.Context(), `SELECT sum(idx_tup_read) FROM pg_stat_all_indexes WHERE relid = 'vault.rotation_jobs'::regclass`).Scan(&read))
+	must(t, conn.QueryRow(t.Context(),
+		`SELECT sum(idx_tup_read) FROM pg_stat_all_indexes WHERE relid = 'vault.rotation_jobs'::regclass`).Scan(&read))
 	if enqueued != due || read > 10*due {
 		t.Errorf("%d rotations were enqueued by reading %d entries of indexes, want %d by a few each", enqueued, read, due)
 	}

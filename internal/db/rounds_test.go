@@ -28,26 +28,36 @@ func mend(table string) string {
 	return `DROP TRIGGER stumble ON vault.` + table + `; DROP FUNCTION public.stumble()`
 }
 
-// Whatever one secret, one month or one part of a round is like, the rest is done, it is named, and named no more once it works.
+// Whatever one secret, one month or one part of a round is like, the rest is done, it is named, and named no more once
+// it works.
 func TestRoundsGoOn(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPutAutomatic(t, store, "app1/bad", "app1/good")
-	later := store.MustQuery(t, `SELECT to_char(date_trunc('month', now() AT TIME ZONE 'UTC') + interval '2 months', 'YYYY_MM')`)
+	later := store.MustQuery(t,
+		`SELECT to_char(date_trunc('month', now() AT TIME ZONE 'UTC') + interval '2 months', 'YYYY_MM')`)
 	reset := `DELETE FROM vault.rotation_jobs; UPDATE vault.secrets SET next_rotation_at = now() - interval '5 days', deleted_at = NULL, restore_until = NULL`
 	enqueued := `SELECT coalesce(string_agg(name, ' ' ORDER BY name), '') FROM vault.rotation_jobs`
 	for _, c := range []struct{ what, before, after, failing, done, want string }{
-		{"a zone that the server lost", `UPDATE vault.secrets SET rotation_window = '00:00-23:59 Nowhere/Gone' WHERE name = 'app1/bad'`,
+		{"a zone that the server lost",
+			`UPDATE vault.secrets SET rotation_window = '00:00-23:59 Nowhere/Gone' WHERE name = 'app1/bad'`,
 			`UPDATE vault.secrets SET rotation_window = NULL`, "window:app1/bad", enqueued, "app1/good"},
-		{"a job that cannot be made", stumble("rotation_jobs", "INSERT", "NEW.name = NAME"), mend("rotation_jobs"), "enqueue:app1/bad", enqueued, "app1/good"},
+		{"a job that cannot be made", stumble("rotation_jobs", "INSERT", "NEW.name = NAME"), mend("rotation_jobs"),
+			"enqueue:app1/bad", enqueued, "app1/good"},
 		{"a version that cannot expire", `UPDATE vault.secret_versions SET expires_at = now() - interval '1 hour';` +
 			stumble("secret_versions", "UPDATE", "NEW.name = NAME"), mend("secret_versions"), "expire:app1/bad",
-			`SELECT count(*) || ' ' || bool_or(name = 'app1/good') FROM vault.secret_versions WHERE removed_at IS NOT NULL`, "1 true"},
-		{"a month's name is taken", fmt.Sprintf(`DROP TABLE IF EXISTS vault.audit_log_%[1]s; CREATE TABLE vault.audit_log_%[1]s (i int)`, later),
-			`DROP TABLE vault.audit_log_` + later, "partitions:" + strings.ReplaceAll(later, "_", "-"), enqueued, "app1/bad app1/good"},
-		{"a part as a whole", `ALTER TABLE vault.requests RENAME TO away`, `ALTER TABLE vault.away RENAME TO requests`, "forget:", enqueued, "app1/bad app1/good"},
-		{"the heartbeat", stumble("heartbeat", "INSERT", "true"), mend("heartbeat"), "heartbeat:", enqueued, "app1/bad app1/good"},
-		{"a secret that cannot be purged", `UPDATE vault.secrets SET deleted_at = now() - interval '2 days', restore_until = now() - interval '1 day';` +
-			stumble("secrets", "DELETE", "OLD.name = NAME"), mend("secrets"), "purge:app1/bad",
+			`SELECT count(*) || ' ' || bool_or(name = 'app1/good') FROM vault.secret_versions WHERE removed_at IS NOT NULL`,
+			"1 true"},
+		{"a month's name is taken",
+			fmt.Sprintf(`DROP TABLE IF EXISTS vault.audit_log_%[1]s; CREATE TABLE vault.audit_log_%[1]s (i int)`, later),
+			`DROP TABLE vault.audit_log_` + later, "partitions:" + strings.ReplaceAll(later, "_", "-"), enqueued,
+			"app1/bad app1/good"},
+		{"a part as a whole", `ALTER TABLE vault.requests RENAME TO away`, `ALTER TABLE vault.away RENAME TO requests`,
+			"forget:", enqueued, "app1/bad app1/good"},
+		{"the heartbeat", stumble("heartbeat", "INSERT", "true"), mend("heartbeat"), "heartbeat:", enqueued,
+			"app1/bad app1/good"},
+		{"a secret that cannot be purged",
+			`UPDATE vault.secrets SET deleted_at = now() - interval '2 days', restore_until = now() - interval '1 day';` +
+				stumble("secrets", "DELETE", "OLD.name = NAME"), mend("secrets"), "purge:app1/bad",
 			`SELECT string_agg(name, ' ') FROM vault.secrets`, "app1/bad"},
 	} {
 		store.MustExec(t, reset, c.before)
@@ -70,7 +80,8 @@ func TestRoundsGoOn(t *testing.T) {
 	}
 }
 
-// A job that cannot be claimed waits; the others are claimed. So it is with a zone, a count that is full, and a job that is named by nobody.
+// A job that cannot be claimed waits; the others are claimed. So it is with a zone, a count that is full, and a job
+// that is named by nobody.
 func TestClaimsGoOn(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPutAutomatic(t, store, "app1/bad", "app1/good")
@@ -86,7 +97,8 @@ func TestClaimsGoOn(t *testing.T) {
 			t.Errorf("%s: claimed %q, want the other", what, got)
 		}
 	}
-	store.MustExec(t, `UPDATE vault.rotation_jobs SET failures = 2147483647, attempt = 7, claimed_at = now() - interval '1 hour' WHERE name = 'app1/good'`)
+	store.MustExec(t,
+		`UPDATE vault.rotation_jobs SET failures = 2147483647, attempt = 7, claimed_at = now() - interval '1 hour' WHERE name = 'app1/good'`)
 	if got := store.MustQuery(t, `SELECT failures FROM vault.claim_rotations('w', 10, '3 seconds')`); got != "2147483647" {
 		t.Errorf("got %s failures", got)
 	}
@@ -95,8 +107,10 @@ func TestClaimsGoOn(t *testing.T) {
 // Who sees the names in what failed: those whose prefixes cover them.
 func TestRoundFailuresAreScoped(t *testing.T) {
 	store := vaulttest.New(t)
-	store.MustExec(t, `INSERT INTO vault.round_failures (part, subject, error) VALUES ('window', 'app1/x', 'e'), ('window', 'other/x', 'e'), ('seal', '', 'e')`)
-	for role, want := range map[string]string{vaulttest.Operator: "seal: window:app1/x window:other/x", vaulttest.AppRole: "seal: window:app1/x"} {
+	store.MustExec(t,
+		`INSERT INTO vault.round_failures (part, subject, error) VALUES ('window', 'app1/x', 'e'), ('window', 'other/x', 'e'), ('seal', '', 'e')`)
+	for role, want := range map[string]string{vaulttest.Operator: "seal: window:app1/x window:other/x",
+		vaulttest.AppRole: "seal: window:app1/x"} {
 		reader := mustReader(t, store.URL(role))
 		found, err := reader.RoundFailures(t.Context())
 		must(t, err)
@@ -118,8 +132,10 @@ func TestReportRound(t *testing.T) {
 	for _, part := range []string{`NULL`, `'window'`, `'enqueue'`, `''`} {
 		wantCode(t, runSession(t, daemon, []string{`SELECT vault.report_round(` + part + `, 'x')`}), "22023")
 	}
-	must(t, runSession(t, daemon, []string{`SELECT vault.report_round('seal', NULL)`, "SELECT vault.report_round('seal', E'a\\033[31m')", `SELECT vault.report_round('seal', 'b')`}))
-	if got := store.MustQuery(t, `SELECT string_agg(part || ' ' || error || ' ' || times, ',') FROM vault.round_failures`); got != "seal a?[31m 1" {
+	must(t, runSession(t, daemon, []string{`SELECT vault.report_round('seal', NULL)`,
+		"SELECT vault.report_round('seal', E'a\\033[31m')", `SELECT vault.report_round('seal', 'b')`}))
+	if got := store.MustQuery(t,
+		`SELECT string_agg(part || ' ' || error || ' ' || times, ',') FROM vault.round_failures`); got != "seal a?[31m 1" {
 		t.Errorf("got %q", got)
 	}
 	must(t, runSession(t, daemon, []string{`SELECT vault.report_round('seal', NULL)`}))
@@ -133,7 +149,8 @@ func TestTokenLifetimes(t *testing.T) {
 	store := vaulttest.New(t)
 	for _, at := range []string{"infinity", "-infinity", "0044-03-15 BC", "20000-01-01"} {
 		wantCode(t, runSession(t, store.URL(vaulttest.Operator), []string{"BEGIN", "AUTHORISE",
-			`SELECT vault.create_token(gen_random_uuid(), 'x', sha256('x'), '', ` + literal(at) + `, gen_random_uuid())`}), "22023")
+			`SELECT vault.create_token(gen_random_uuid(), 'x', sha256('x'), '', ` + literal(at) + `, gen_random_uuid())`}),
+			"22023")
 	}
 }
 
@@ -141,7 +158,8 @@ func TestTokenLifetimes(t *testing.T) {
 func TestIntervalsOfMixedSigns(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPutAutomatic(t, store, "app1/a")
-	odd := []string{"-120 months 3651 days", "1 month -1 day", "2 days -1 hour", "-1 day 25 hours", "1000 years", "-1 day", "178000000 years"}
+	odd := []string{"-120 months 3651 days", "1 month -1 day", "2 days -1 hour", "-1 day 25 hours", "1000 years", "-1 day",
+		"178000000 years"}
 	if store.MustQuery(t, `SELECT current_setting('server_version_num')::int >= 170000`) == "true" {
 		odd = append(odd, "infinity", "-infinity")
 	}
@@ -161,12 +179,14 @@ func TestIntervalsOfMixedSigns(t *testing.T) {
 			}
 		}
 		for _, column := range []string{"rotation_interval", "grace_period"} { // nor by hand
-			wantCode(t, runSession(t, store.URL(vaulttest.Superuser), []string{`UPDATE vault.secrets SET ` + column + ` = ` + i}), "23514")
+			wantCode(t, runSession(t, store.URL(vaulttest.Superuser),
+				[]string{`UPDATE vault.secrets SET ` + column + ` = ` + i}), "23514")
 		}
 	}
 	for _, at := range []string{"infinity", "-infinity", "0044-03-15 BC", "20000-01-01"} {
 		for _, set := range []string{"next_rotation_at = ", "deleted_at = now(), restore_until = "} {
-			wantCode(t, runSession(t, store.URL(vaulttest.Superuser), []string{`UPDATE vault.secrets SET ` + set + literal(at)}), "23514")
+			wantCode(t, runSession(t, store.URL(vaulttest.Superuser), []string{`UPDATE vault.secrets SET ` + set + literal(at)}),
+				"23514")
 		}
 	}
 }
@@ -186,19 +206,23 @@ func TestMigrateMendsIntervals(t *testing.T) {
 		`INSERT INTO vault.rotation_jobs (secret_id, name, from_version, due_at, run_after) SELECT id, name, 1, '-infinity', 'infinity' FROM vault.secrets`)
 	_, err := db.Migrate(t.Context(), store.URL(vaulttest.Superuser), "test", "")
 	must(t, err)
-	if got := store.MustQuery(t, `SELECT concat_ws(' ', rotation_interval, grace_period, next_rotation_at = rotated_at + rotation_interval) FROM vault.secrets WHERE name = 'app1/a'`); got != "51 days 02:00:00 t" {
+	if got := store.MustQuery(t,
+		`SELECT concat_ws(' ', rotation_interval, grace_period, next_rotation_at = rotated_at + rotation_interval) FROM vault.secrets WHERE name = 'app1/a'`); got != "51 days 02:00:00 t" {
 		t.Errorf("got %q", got)
 	}
-	if got := store.MustQuery(t, `SELECT string_agg(secret || ' ' || (detail ->> 'rotation_interval_was'), ',') FROM vault.audit_log WHERE actor = 'migrate'`); !strings.HasPrefix(got, "app1/a -10 years +3651 days") {
+	if got := store.MustQuery(t,
+		`SELECT string_agg(secret || ' ' || (detail ->> 'rotation_interval_was'), ',') FROM vault.audit_log WHERE actor = 'migrate'`); !strings.HasPrefix(got, "app1/a -10 years +3651 days") {
 		t.Errorf("got on record %q", got)
 	}
-	if got := store.MustQuery(t, `SELECT bool_and(isfinite(due_at) AND run_after <= now())::text FROM vault.rotation_jobs`); got != "true" {
+	if got := store.MustQuery(t,
+		`SELECT bool_and(isfinite(due_at) AND run_after <= now())::text FROM vault.rotation_jobs`); got != "true" {
 		t.Error("jobs with times that are none stayed")
 	}
 	must(t, runSession(t, store.URL(vaulttest.Daemon), []string{supervise}))
 }
 
-// Events of times that cannot be, and others that cannot be read, are on record each, and keep none of the rest; no month is made for them.
+// Events of times that cannot be, and others that cannot be read, are on record each, and keep none of the rest; no
+// month is made for them.
 func TestShippedTimesThatCannotBe(t *testing.T) {
 	store := vaulttest.New(t)
 	writer, err := db.NewWriter(t.Context(), db.Options{URL: store.URL(vaulttest.Daemon)})
@@ -207,11 +231,14 @@ func TestShippedTimesThatCannotBe(t *testing.T) {
 	must(t, runSession(t, store.URL(vaulttest.Daemon), []string{supervise}))
 	months := store.MustQuery(t, `SELECT count(*) FROM pg_inherits WHERE inhparent = 'vault.audit_log'::regclass`)
 	event := func(fields string) db.ShippedRead {
-		return db.ShippedRead{Event: []byte(`{"actor":"client:192.0.2.7","action":"read","secret":"app/x","outcome":"ok"` + fields + `}`)}
+		return db.ShippedRead{Event: []byte(`{"actor":"client:192.0.2.7","action":"read","secret":"app/x","outcome":"ok"` +
+			fields + `}`)}
 	}
 	good := time.Now().Add(-time.Hour).UTC().Format(time.RFC3339Nano)
-	times := []string{`"-infinity"`, `"infinity"`, `"NaN"`, `"0044-03-15T00:00:00Z BC"`, `"0044-03-15T00:00:00Z"`, `"-0044-03-15T00:00:00Z"`,
-		`"` + time.Now().AddDate(-2, 0, 0).UTC().Format(time.RFC3339Nano) + `"`, `"` + time.Now().Add(time.Hour).UTC().Format(time.RFC3339Nano) + `"`,
+	times := []string{`"-infinity"`, `"infinity"`, `"NaN"`, `"0044-03-15T00:00:00Z BC"`, `"0044-03-15T00:00:00Z"`,
+		`"-0044-03-15T00:00:00Z"`,
+		`"` + time.Now().AddDate(-2, 0, 0).UTC().Format(time.RFC3339Nano) + `"`,
+		`"` + time.Now().Add(time.Hour).UTC().Format(time.RFC3339Nano) + `"`,
 		`"99999999-01-01T00:00:00Z"`, `"2026-13-45T99:00:00Z"`, `1e400`, `null`, `""`, `{"x":1}`, `"today"`}
 	var records []db.ShippedRead
 	for _, at := range times {
@@ -220,10 +247,12 @@ func TestShippedTimesThatCannotBe(t *testing.T) {
 	for i := range 300 { // months of the past
 		records = append(records, event(fmt.Sprintf(`,"at":"%04d-05-05T00:00:00Z"`, 1700+i)))
 	}
-	unreadable := []db.ShippedRead{{Event: []byte(`{`)}, {Event: []byte(``)}, {Event: []byte(`[]`)}, event(`,"version":99999999999`), event(`,"client":"nobody"`),
+	unreadable := []db.ShippedRead{{Event: []byte(`{`)}, {Event: []byte(``)}, {Event: []byte(`[]`)},
+		event(`,"version":99999999999`), event(`,"client":"nobody"`),
 		event(`,"detail":` + strings.Repeat("[", 5000) + strings.Repeat("]", 5000)), {Event: []byte(`{"outcome":"ok"}`)}}
 	records = append(records, unreadable...)
-	at, err := writer.ShipReads(t.Context(), db.ShippedReads{Node: "n", Boot: uuid.New(), First: 1, Records: chained(records)})
+	at, err := writer.ShipReads(t.Context(), db.ShippedReads{Node: "n", Boot: uuid.New(), First: 1,
+		Records: chained(records)})
 	must(t, err)
 	if at.Next != uint64(len(records))+1 {
 		t.Errorf("the spool stands at %d of %d", at.Next, len(records))
@@ -235,11 +264,13 @@ func TestShippedTimesThatCannotBe(t *testing.T) {
 	if want := fmt.Sprintf("%d %d %d t %d", reads, len(unreadable), len(times), len(records)); got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	if got := store.MustQuery(t, `SELECT string_agg(DISTINCT detail ->> 'claimed_at', ' ') FROM vault.audit_log WHERE detail ->> 'claimed_at' LIKE '%infinity'`); got != "-infinity infinity" {
+	if got := store.MustQuery(t,
+		`SELECT string_agg(DISTINCT detail ->> 'claimed_at', ' ') FROM vault.audit_log WHERE detail ->> 'claimed_at' LIKE '%infinity'`); got != "-infinity infinity" {
 		t.Errorf("got the claims %q", got)
 	}
 	must(t, runSession(t, store.URL(vaulttest.Daemon), []string{supervise}))
-	if got := store.MustQuery(t, `SELECT count(*) FROM pg_inherits WHERE inhparent = 'vault.audit_log'::regclass`); got != months {
+	if got := store.MustQuery(t,
+		`SELECT count(*) FROM pg_inherits WHERE inhparent = 'vault.audit_log'::regclass`); got != months {
 		t.Errorf("got %s partitions, want %s as before", got, months)
 	}
 }

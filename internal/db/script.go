@@ -11,8 +11,8 @@ import (
 // script is the schema's SQL as text, in the order in which Migrate runs it.
 type script struct{ strings.Builder }
 
-// PrintSQL writes what Migrate would run on an empty database as one script for psql, for a DBA to review or run. Running
-// it leaves the database as Migrate leaves it.
+// PrintSQL writes what Migrate would run on an empty database as one script for psql, for a DBA to review or run.
+// Running it leaves the database as Migrate leaves it.
 func PrintSQL(w io.Writer, defaultKMSKey string) error {
 	var s script
 	s.WriteString("-- HyperionDB Vault: run as the owner of the database.\nBEGIN;\n" + scriptSettings)
@@ -35,8 +35,8 @@ func (s *script) install(defaultKMSKey string) {
 	s.roles()
 	s.tables(0, vaultsql.Version())
 	s.definitions()
-	fmt.Fprintf(s, "\nINSERT INTO vault.config (schema_version, functions_sha256, default_kms_key)\n  VALUES (%d, decode('%x', 'hex'), nullif(%s, ''));\n",
-		vaultsql.Version(), vaultsql.DefinitionsSum(), quoteLiteral(defaultKMSKey))
+	fmt.Fprintf(s,
+		"\nINSERT INTO vault.config (schema_version, functions_sha256, default_kms_key)\n  VALUES (%d, decode('%x', 'hex'), nullif(%s, ''));\n", vaultsql.Version(), vaultsql.DefinitionsSum(), quoteLiteral(defaultKMSKey))
 }
 
 // update brings a vault of an older schema version, or of the same one, to this binary's.
@@ -44,7 +44,8 @@ func (s *script) update(from int) {
 	s.roles()
 	s.tables(from, vaultsql.Version())
 	s.definitions()
-	fmt.Fprintf(s, "\nUPDATE vault.config SET schema_version = %d, functions_sha256 = decode('%x', 'hex');\nSELECT vault._mend_checks();\n", vaultsql.Version(), vaultsql.DefinitionsSum())
+	fmt.Fprintf(s,
+		"\nUPDATE vault.config SET schema_version = %d, functions_sha256 = decode('%x', 'hex');\nSELECT vault._mend_checks();\n", vaultsql.Version(), vaultsql.DefinitionsSum())
 }
 
 func (s *script) section(file vaultsql.File) {

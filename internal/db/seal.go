@@ -33,8 +33,8 @@ const recordColumns = `id, system_id, tx, at, recorded_at, actor, db_role::text,
 
 func scanRecord(row pgx.CollectableRow) (AuditRecord, error) {
 	var r AuditRecord
-	err := row.Scan(&r.ID, &r.SystemID, &r.Tx, &r.At, &r.RecordedAt, &r.Actor, &r.DBRole, &r.Client, &r.Node, &r.Action, &r.Secret,
-		&r.Version, &r.Outcome, &r.RequestID, (*verbatim)(&r.Detail))
+	err := row.Scan(&r.ID, &r.SystemID, &r.Tx, &r.At, &r.RecordedAt, &r.Actor, &r.DBRole, &r.Client, &r.Node, &r.Action,
+		&r.Secret, &r.Version, &r.Outcome, &r.RequestID, (*verbatim)(&r.Detail))
 	return r, err
 }
 
@@ -67,8 +67,8 @@ const sealColumns = `id, system_id, month, from_tx, to_tx, rows, first_id, last_
 
 func scanSeal(row pgx.CollectableRow) (AuditSeal, error) {
 	var s AuditSeal
-	err := row.Scan(&s.ID, &s.SystemID, &s.Month, &s.FromTx, &s.ToTx, &s.Rows, &s.FirstID, &s.LastID, &s.Root, &s.Previous, &s.Hash,
-		&s.KeyID, &s.Signature, &s.SealedAt, &s.Marks)
+	err := row.Scan(&s.ID, &s.SystemID, &s.Month, &s.FromTx, &s.ToTx, &s.Rows, &s.FirstID, &s.LastID, &s.Root, &s.Previous,
+		&s.Hash, &s.KeyID, &s.Signature, &s.SealedAt, &s.Marks)
 	return s, err
 }
 
@@ -82,8 +82,9 @@ type AuditWindow struct {
 	Records      []AuditRecord
 }
 
-// SealAudit hands the next closed window to seal and stores what it returns, in one transaction whose commit is the commit
-// point: after a lost answer the window is either sealed or handed out again. It returns the number of rows sealed.
+// SealAudit hands the next closed window to seal and stores what it returns, in one transaction whose commit is the
+// commit point: after a lost answer the window is either sealed or handed out again. It returns the number of rows
+// sealed.
 func (w *Writer) SealAudit(ctx context.Context, limit int, seal func(AuditWindow) ([]AuditSeal, error)) (int, error) {
 	sealed := 0
 	err := w.pool.inTx(ctx, pgx.TxOptions{}, func(tx pgx.Tx) error {
@@ -96,7 +97,8 @@ func (w *Writer) SealAudit(ctx context.Context, limit int, seal func(AuditWindow
 			return err
 		}
 		window := windows[0]
-		window.Records, err = collect(ctx, tx, scanRecord, `SELECT `+recordColumns+` FROM vault.audit_window($1, $2, $3)`, window.SystemID, window.FromTx, window.ToTx)
+		window.Records, err = collect(ctx, tx, scanRecord, `SELECT `+recordColumns+` FROM vault.audit_window($1, $2, $3)`,
+			window.SystemID, window.FromTx, window.ToTx)
 		if err != nil {
 			return err
 		}
@@ -119,7 +121,8 @@ func addSeals(ctx context.Context, tx pgx.Tx, seals []AuditSeal) error {
 	batch.Queue(`SET LOCAL synchronous_commit = remote_apply`)
 	for _, s := range seals {
 		batch.Queue(`SELECT vault.add_audit_seal(ROW($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)::vault.audit_seals)`,
-			s.ID, s.SystemID, s.Month, s.FromTx, s.ToTx, s.Rows, s.FirstID, s.LastID, s.Root, s.Previous, s.Hash, s.KeyID, s.Signature, s.SealedAt, s.Marks)
+			s.ID, s.SystemID, s.Month, s.FromTx, s.ToTx, s.Rows, s.FirstID, s.LastID, s.Root, s.Previous, s.Hash, s.KeyID,
+			s.Signature, s.SealedAt, s.Marks)
 	}
 	return tx.SendBatch(ctx, batch).Close()
 }
@@ -133,7 +136,8 @@ type SealQuery struct {
 
 // AuditSeals reads seals in the order of their ids.
 func (r *Reader) AuditSeals(ctx context.Context, q SealQuery) ([]AuditSeal, error) {
-	return collect(ctx, r.pool, scanSeal, `SELECT `+sealColumns+`CASE WHEN $3 THEN marks ELSE '' END FROM vault.audit_seals WHERE id > $1 ORDER BY id LIMIT $2`,
+	return collect(ctx, r.pool, scanSeal,
+		`SELECT `+sealColumns+`CASE WHEN $3 THEN marks ELSE '' END FROM vault.audit_seals WHERE id > $1 ORDER BY id LIMIT $2`,
 		q.After, q.Limit, q.Marks)
 }
 
@@ -152,8 +156,8 @@ type AuditPart struct {
 	SystemID int64
 }
 
-// AuditParts lists what rows and seals there are by month and system, in order. It looks at one row of each, whatever the size
-// of the log.
+// AuditParts lists what rows and seals there are by month and system, in order. It looks at one row of each, whatever
+// the size of the log.
 func (r *Reader) AuditParts(ctx context.Context) ([]AuditPart, error) {
 	return collect(ctx, r.pool, func(row pgx.CollectableRow) (AuditPart, error) {
 		var p AuditPart
@@ -175,7 +179,8 @@ func (r *Reader) AuditMonths(ctx context.Context) ([]time.Time, error) {
 		WHERE m IS NOT NULL AND to_regclass('vault.audit_log_' || to_char(m, 'YYYY_MM')) IS NOT NULL ORDER BY 1`)
 }
 
-// monthsOfLog hops from month to month along the index by time, from 0001-01 to 9999-12, as vault._audit_month counts them.
+// monthsOfLog hops from month to month along the index by time, from 0001-01 to 9999-12, as vault._audit_month counts
+// them.
 const monthsOfLog = `months(m) AS (
 	SELECT date_trunc('month', greatest(least(min(at) AT TIME ZONE 'UTC', timestamp '9999-12-31'), timestamp '0001-01-01')) FROM vault.audit_log WHERE EXISTS (SELECT FROM vault.audit_log)
 	UNION ALL
@@ -197,7 +202,8 @@ func (r *Reader) AuditRecords(ctx context.Context, c RecordCursor, limit int) ([
 		WHERE at BETWEEN $1 AND $2 AND system_id = $3 AND (tx, id) > ($4, $5) ORDER BY tx, id LIMIT $6`, first, last, c.SystemID, c.Tx, c.ID, limit)
 }
 
-// monthSpan is the first and the last moment that are sealed under a month: the first and the last month have what is before and after.
+// monthSpan is the first and the last moment that are sealed under a month: the first and the last month have what is
+// before and after.
 func monthSpan(month time.Time) (first, last time.Time) {
 	first, last = month, month.AddDate(0, 1, 0).Add(-time.Microsecond)
 	if month.Year() <= 1 && month.Month() == time.January {
@@ -209,13 +215,13 @@ func monthSpan(month time.Time) (first, last time.Time) {
 	return first, last
 }
 
-// PartSeals reads the seals of a part, with their marks, in the order of their windows: those that end after the cursor's Tx
-// and have a greater ID.
+// PartSeals reads the seals of a part, with their marks, in the order of their windows: those that end after the
+// cursor's Tx and have a greater ID.
 func (r *Reader) PartSeals(ctx context.Context, c RecordCursor, limit int) ([]AuditSeal, error) {
 	return collect(ctx, r.pool, func(row pgx.CollectableRow) (AuditSeal, error) {
 		var s AuditSeal
-		err := row.Scan(&s.ID, &s.SystemID, &s.Month, &s.FromTx, &s.ToTx, &s.Rows, &s.FirstID, &s.LastID, &s.Root, &s.Previous, &s.Hash,
-			&s.KeyID, &s.Signature, &s.SealedAt, &s.Marks, &s.Leaves)
+		err := row.Scan(&s.ID, &s.SystemID, &s.Month, &s.FromTx, &s.ToTx, &s.Rows, &s.FirstID, &s.LastID, &s.Root,
+			&s.Previous, &s.Hash, &s.KeyID, &s.Signature, &s.SealedAt, &s.Marks, &s.Leaves)
 		return s, err
 	}, `SELECT `+sealColumns+`marks,
 			(SELECT jsonb_agg(jsonb_build_object('prune', l.prune, 'leaves', encode(l.leaves, 'hex'))) FROM vault.audit_leaves l WHERE l.seal = s.id)
@@ -308,8 +314,9 @@ type AuditPruning struct {
 
 // PruneAudit drops rows that are all sealed and were exported: ErrConflict if there are others than were exported.
 func (w *Writer) PruneAudit(ctx context.Context, c Credential, request uuid.UUID, p AuditPruning) (Pruned, error) {
-	return change[Pruned](ctx, w, &c, refusal{"audit.prune", "", request}, `SELECT vault.prune_audit($1, nullif($2, ''), $3, $4, $5, $6, $7, $8)`,
-		p.Month, p.Action, p.Rows, p.LastSeal, p.SHA256, p.Seals, p.Leaves, request)
+	return change[Pruned](ctx, w, &c, refusal{"audit.prune", "", request},
+		`SELECT vault.prune_audit($1, nullif($2, ''), $3, $4, $5, $6, $7, $8)`, p.Month, p.Action, p.Rows, p.LastSeal,
+		p.SHA256, p.Seals, p.Leaves, request)
 }
 
 // PrepareAudit moves rows that have no month's partition into one, so that whole months can be pruned.

@@ -12,8 +12,9 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// The two statements of the read path, over a view that cuts what is read to the caller's prefixes. Both ask for any number of names
-// at once and are planned once, for any of them. The current version is the one without an end, of which a name has one.
+// The two statements of the read path, over a view that cuts what is read to the caller's prefixes. Both ask for any
+// number of names at once and are planned once, for any of them. The current version is the one without an end, of
+// which a name has one.
 const (
 	currentQuery = sealedColumns + ` AND expires_at IS NULL`
 	liveQuery    = sealedColumns + ` AND (expires_at IS NULL OR expires_at > now())`
@@ -21,7 +22,8 @@ const (
 	sealedColumns = `SELECT name, version, version_id, fmt, kms_key_id, wrapped_dek, nonce, ciphertext, key_commit, aad, created_at,
 		expires_at, next_rotation_at FROM vault.sealed_versions WHERE name = ANY ($1)`
 
-	// lostQuery asks for names of which nothing was found: whether the secret is there, and whether its current version is by now.
+	// lostQuery asks for names of which nothing was found: whether the secret is there, and whether its current version is
+	// by now.
 	lostQuery = `SELECT s.name, v.version FROM vault.secrets s LEFT JOIN vault.sealed_versions v ON v.name = s.name AND v.expires_at IS NULL
 		WHERE s.name = ANY ($1) AND s.deleted_at IS NULL`
 )
@@ -92,8 +94,8 @@ var (
 	lost    = sealedQuery{lostQuery, (*scanner).lost}
 )
 
-// byName asks for all names at once. When the server itself fails on something that one of them leads to, they are asked for one by
-// one, and the others are answered.
+// byName asks for all names at once. When the server itself fails on something that one of them leads to, they are
+// asked for one by one, and the others are answered.
 func (s sealedQuery) byName(ctx context.Context, q rowsQuerier, names []string) (map[string]sealed, error) {
 	found, err := s.ask(ctx, q, names)
 	if len(names) == 1 || !ofOneRow(err) {
@@ -111,8 +113,8 @@ func (s sealedQuery) byName(ctx context.Context, q rowsQuerier, names []string) 
 	return all, nil
 }
 
-// ofOneRow: the server could not read something (classes 22, 58 and XX of appendix A of its manual: data exception, system
-// error, internal error or corrupted data).
+// ofOneRow: the server could not read something (classes 22, 58 and XX of appendix A of its manual: data exception,
+// system error, internal error or corrupted data).
 func ofOneRow(err error) bool { return isClass(err, "22", "58", "XX") }
 
 // unreadable: what a name leads to is broken, and no argument of the caller's, who gave nothing but a name.
@@ -209,8 +211,8 @@ func (s *scanner) lost(into *sealed) {
 }
 
 func (s *scanner) version(v *VersionRow) error {
-	for i, target := range []any{&v.Version, (*[16]byte)(&v.VersionID), &v.Format, &v.KMSKeyID, &v.WrappedDEK, &v.Nonce, &v.Ciphertext,
-		&v.KeyCommit, &v.AAD, &v.CreatedAt} {
+	for i, target := range []any{&v.Version, (*[16]byte)(&v.VersionID), &v.Format, &v.KMSKeyID, &v.WrappedDEK, &v.Nonce,
+		&v.Ciphertext, &v.KeyCommit, &v.AAD, &v.CreatedAt} {
 		if err := s.scan(1+i, target); err != nil {
 			return err
 		}

@@ -18,7 +18,8 @@ func wantTold(t *testing.T, after string, store *vaulttest.Store, reader *db.Rea
 	conn := mustConnect(t, store.URL(vaulttest.Superuser))
 	var rotated, next, deleted *time.Time
 	var version int
-	must(t, conn.QueryRow(t.Context(), `SELECT current_version, rotated_at, next_rotation_at, deleted_at FROM vault.secrets WHERE name = $1`, name).
+	must(t, conn.QueryRow(t.Context(),
+		`SELECT current_version, rotated_at, next_rotation_at, deleted_at FROM vault.secrets WHERE name = $1`, name).
 		Scan(&version, &rotated, &next, &deleted))
 	row, err := reader.Current(t.Context(), name)
 	if deleted != nil {
@@ -33,7 +34,8 @@ func wantTold(t *testing.T, after string, store *vaulttest.Store, reader *db.Rea
 	must(t, err)
 	for _, got := range []db.VersionRow{row, oldest} {
 		if !sameTime(got.RotatedAt, rotated) || !sameTime(got.NextRotationAt, next) {
-			t.Errorf("after %s: version %d tells of %v and %v, the secret of %v and %v", after, got.Version, got.RotatedAt, got.NextRotationAt, rotated, next)
+			t.Errorf("after %s: version %d tells of %v and %v, the secret of %v and %v", after, got.Version, got.RotatedAt,
+				got.NextRotationAt, rotated, next)
 		}
 	}
 	if row.Version != version {
@@ -78,7 +80,8 @@ func TestLostOrNew(t *testing.T) {
 	reader := mustReader(t, store.URL(vaulttest.AppRole))
 	mustPut(t, store, "app1/lost", "app2/hidden")
 	store.MustExec(t, `UPDATE vault.secret_versions SET expires_at = now()`)
-	for name, want := range map[string]error{"app1/lost": db.ErrIntegrity, "app1/none": db.ErrNotFound, "app2/hidden": db.ErrNotFound} {
+	for name, want := range map[string]error{"app1/lost": db.ErrIntegrity, "app1/none": db.ErrNotFound,
+		"app2/hidden": db.ErrNotFound} {
 		_, current := reader.Current(t.Context(), name)
 		_, live := reader.LiveVersions(t.Context(), name)
 		_, version := reader.Version(t.Context(), name, 1)
@@ -91,7 +94,9 @@ func TestLostOrNew(t *testing.T) {
 	done := make(chan error, 1)
 	go func() {
 		for i := range 40 {
-			if err := runSession(t, store.URL(vaulttest.Operator), []string{"BEGIN", "AUTHORISE", put(fmt.Sprintf("app1/new-%d", i), 1, 24, 32, uuid.NewString()), "COMMIT"}); err != nil {
+			if err := runSession(t, store.URL(vaulttest.Operator),
+				[]string{"BEGIN", "AUTHORISE", put(fmt.Sprintf("app1/new-%d", i), 1, 24, 32, uuid.NewString()),
+					"COMMIT"}); err != nil {
 				done <- err
 				return
 			}
@@ -128,7 +133,8 @@ func TestMigrationToSealedVersions(t *testing.T) {
 	mustAdmin(t, store, `SELECT vault.update_secret('app1/idle', gen_random_uuid(), NULL, NULL, NULL, true)`)
 	mustAdmin(t, store, `SELECT vault.delete_secret('app1/deleted', gen_random_uuid(), '1 day')`)
 	takeBack(t, store, 8)
-	store.MustExec(t, `DROP VIEW vault.sealed_versions`, `DROP TRIGGER versions_are_told ON vault.secrets`, `DROP FUNCTION vault._tell_versions()`,
+	store.MustExec(t, `DROP VIEW vault.sealed_versions`, `DROP TRIGGER versions_are_told ON vault.secrets`,
+		`DROP FUNCTION vault._tell_versions()`,
 		`ALTER TABLE vault.secrets DISABLE TRIGGER secrets_move_forward`, // which looks into the versions by now
 		`DROP INDEX vault.one_current_version, vault.versions_live`,
 		`ALTER TABLE vault.secret_versions DROP COLUMN next_rotation_at, DROP COLUMN deleted_at`,
@@ -137,7 +143,8 @@ func TestMigrationToSealedVersions(t *testing.T) {
 
 	// Somebody is deleting a secret: what he does is told, too.
 	held := mustConnect(t, store.URL(vaulttest.Superuser))
-	_, err := held.PgConn().Exec(t.Context(), `BEGIN; UPDATE vault.secrets SET deleted_at = now(), restore_until = now() + interval '1 day' WHERE name = 'app1/idle'`).ReadAll()
+	_, err := held.PgConn().Exec(t.Context(),
+		`BEGIN; UPDATE vault.secrets SET deleted_at = now(), restore_until = now() + interval '1 day' WHERE name = 'app1/idle'`).ReadAll()
 	must(t, err)
 	migrated := make(chan error, 1)
 	go func() {
@@ -145,7 +152,8 @@ func TestMigrationToSealedVersions(t *testing.T) {
 		migrated <- err
 	}()
 	waits := `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`
-	for deadline := time.Now().Add(time.Minute); store.MustQuery(t, waits) == "0"; time.Sleep(5 * time.Millisecond) { // between two looks
+	// between two looks
+	for deadline := time.Now().Add(time.Minute); store.MustQuery(t, waits) == "0"; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("migrate does not wait for somebody who is changing a secret")
 		}

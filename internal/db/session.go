@@ -19,9 +19,9 @@ type setting struct {
 	yields      bool // to what the connection string says
 }
 
-// sessionSettings are set before a connection sends anything else. With another search_path, a database's owner chooses which
-// functions, operators and types a superuser's statement means (CVE-2018-1058). The others change what a literal says, what
-// a policy does, how a value is spelled, which messages arrive, or how long a statement may take.
+// sessionSettings are set before a connection sends anything else. With another search_path, a database's owner chooses
+// which functions, operators and types a superuser's statement means (CVE-2018-1058). The others change what a literal
+// says, what a policy does, how a value is spelled, which messages arrive, or how long a statement may take.
 var sessionSettings = []setting{
 	{name: "search_path", value: "pg_catalog, pg_temp"},
 	{name: "standard_conforming_strings", value: "on"},
@@ -56,7 +56,8 @@ type sessionPlan struct {
 }
 
 func newSessionPlan(c *pgx.ConnConfig, o Options) sessionPlan {
-	p := sessionPlan{given: map[string]bool{}, planOnce: o.PlanOnce && !o.Brief && c.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement}
+	p := sessionPlan{given: map[string]bool{}, planOnce: o.PlanOnce && !o.Brief &&
+		c.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement}
 	for _, s := range sessionSettings {
 		_, set := c.RuntimeParams[s.name]
 		p.given[s.name] = s.yields && (set || strings.Contains(c.RuntimeParams["options"], s.name))
@@ -64,8 +65,8 @@ func newSessionPlan(c *pgx.ConnConfig, o Options) sessionPlan {
 	return p
 }
 
-// settings are calls of set_config, for the session or for a transaction. Every name in it is qualified, as it is what makes
-// other names safe.
+// settings are calls of set_config, for the session or for a transaction. Every name in it is qualified, as it is what
+// makes other names safe.
 func (p sessionPlan) settings(server int, transaction bool) []string {
 	var calls []string
 	for _, s := range sessionSettings {
@@ -90,8 +91,8 @@ const (
 const beginPlain = `BEGIN ISOLATION LEVEL READ COMMITTED` // in words: the default may be what a standby refuses
 
 // begin is the first statement of a connection, and finds out whether a pooler hands out its sessions (see [pooler]). A
-// session of our own gets its settings for good. One of a pooler's is left as it is: its next user may be another program, and
-// ours the next server; there every transaction has settings of its own.
+// session of our own gets its settings for good. One of a pooler's is left as it is: its next user may be another
+// program, and ours the next server; there every transaction has settings of its own.
 func (p sessionPlan) begin(ctx context.Context, conn *pgconn.PgConn) error {
 	server := majorVersion(conn)
 	pid := fmt.Sprintf("pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) %d", conn.PID())
@@ -99,14 +100,16 @@ func (p sessionPlan) begin(ctx context.Context, conn *pgconn.PgConn) error {
 	for i, call := range calls {
 		calls[i] = fmt.Sprintf("CASE WHEN %s THEN %s END", pid, call)
 	}
-	results, err := conn.Exec(ctx, fmt.Sprintf("%s; SELECT %s, pg_catalog.current_setting('session_replication_role'), %s; COMMIT",
-		beginPlain, pid, strings.Join(calls, ", "))).ReadAll()
+	results, err := conn.Exec(ctx,
+		fmt.Sprintf("%s; SELECT %s, pg_catalog.current_setting('session_replication_role'), %s; COMMIT", beginPlain, pid,
+			strings.Join(calls, ", "))).ReadAll()
 	if err != nil {
 		return fmt.Errorf("setting up the session: %w", err)
 	}
 	row := results[1].Rows[0]
 	if role := string(row[1]); role != "origin" { // only a superuser can set it back
-		return newError(ErrInvalid, "the setting session_replication_role is %q for this role or database, and triggers would not run", role)
+		return newError(ErrInvalid,
+			"the setting session_replication_role is %q for this role or database, and triggers would not run", role)
 	}
 	if string(row[0]) != "t" {
 		conn.CustomData()[pinKey] = "SELECT " + strings.Join(p.settings(server, true), ", ")
@@ -158,8 +161,8 @@ func (p sessionPlan) validating(validate pgconn.ValidateConnectFunc) pgconn.Vali
 	}
 }
 
-// session is a connection whose statements find the settings they need. It is the only way to a single statement outside of a
-// transaction.
+// session is a connection whose statements find the settings they need. It is the only way to a single statement
+// outside of a transaction.
 type session struct{ *pgx.Conn }
 
 func (s session) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
@@ -197,13 +200,14 @@ func (s session) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, 
 	return &pinnedRows{Rows: rows, end: end}, nil
 }
 
-// described: pgx asks the server for the types of a statement the first time, and before anything else in a batch. That is
-// to have our settings as well, as a type can be somebody else's, with a check that runs when a parameter is read.
+// described: pgx asks the server for the types of a statement the first time, and before anything else in a batch. That
+// is to have our settings as well, as a type can be somebody else's, with a check that runs when a parameter is read.
 func (s session) described(sql string, args []any) bool {
 	return !choosesMode(args) && s.PgConn().CustomData()[describedKey].(map[string]bool)[sql]
 }
 
-// choosesMode: a batch takes no mode, and what chooses one is sent before it is known whether the connection's is fit for the pooler.
+// choosesMode: a batch takes no mode, and what chooses one is sent before it is known whether the connection's is fit
+// for the pooler.
 func choosesMode(args []any) bool {
 	if len(args) == 0 {
 		return false
@@ -232,8 +236,8 @@ func (s session) describe(ctx context.Context, pin, sql string, args []any) (pgx
 	}}, nil
 }
 
-// open begins a transaction in a trip of its own. For the batches to come the settings are described in it: on a standby whose
-// sessions are serializable, no statement can be described outside.
+// open begins a transaction in a trip of its own. For the batches to come the settings are described in it: on a
+// standby whose sessions are serializable, no statement can be described outside.
 func (s session) open(ctx context.Context, pin string, describe bool) error {
 	if _, err := s.PgConn().Exec(ctx, beginPlain+"; "+pin).ReadAll(); err != nil || !describe || s.described(pin, nil) {
 		return err

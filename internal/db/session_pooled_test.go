@@ -19,8 +19,8 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// relay stands before a server, counts the answers that end a trip to it, and can give its clients the process id of no session,
-// as a pooler does.
+// relay stands before a server, counts the answers that end a trip to it, and can give its clients the process id of no
+// session, as a pooler does.
 type relay struct {
 	trips atomic.Int64
 	lies  bool
@@ -49,7 +49,8 @@ func mustRelay(t *testing.T, store *vaulttest.Store, node *localpg.Node, lies bo
 			go func() { r.answers(client, bufio.NewReader(server)); client.Close() }()
 		}
 	}()
-	return r, (&url.URL{Scheme: "postgres", User: url.User(vaulttest.Operator), Host: listener.Addr().String(), Path: store.Database, RawQuery: "sslmode=disable"}).String()
+	return r, (&url.URL{Scheme: "postgres", User: url.User(vaulttest.Operator), Host: listener.Addr().String(),
+		Path: store.Database, RawQuery: "sslmode=disable"}).String()
 }
 
 func (r *relay) answers(client io.Writer, server io.Reader) {
@@ -109,7 +110,8 @@ func TestSessionSettingsBehindPooler(t *testing.T) {
 	must(t, err)
 	for name, value := range hostile {
 		if _, known := want[name]; known {
-			must(t, store.Cluster.Primary().Exec(t.Context(), "postgres", fmt.Sprintf(`ALTER DATABASE %s SET %s = %s`, store.Database, name, value)))
+			must(t, store.Cluster.Primary().Exec(t.Context(), "postgres",
+				fmt.Sprintf(`ALTER DATABASE %s SET %s = %s`, store.Database, name, value)))
 		}
 	}
 	defer resetOutside(t, store, `DATABASE `+store.Database)

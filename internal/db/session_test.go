@@ -15,17 +15,22 @@ import (
 
 // hostile are values other than the vault's, for each setting that a session has of its own.
 var hostile = map[string]string{
-	"search_path": "public, pg_catalog", "standard_conforming_strings": "off", "default_transaction_isolation": "'serializable'",
-	"default_transaction_deferrable": "on", "row_security": "off", "client_encoding": "'LATIN1'", "TimeZone": "'Asia/Kathmandu'",
-	"DateStyle": "'German, DMY'", "IntervalStyle": "'sql_standard'", "bytea_output": "'escape'", "extra_float_digits": "-15",
+	"search_path": "public, pg_catalog", "standard_conforming_strings": "off",
+	"default_transaction_isolation":  "'serializable'",
+	"default_transaction_deferrable": "on", "row_security": "off", "client_encoding": "'LATIN1'",
+	"TimeZone":  "'Asia/Kathmandu'",
+	"DateStyle": "'German, DMY'", "IntervalStyle": "'sql_standard'", "bytea_output": "'escape'",
+	"extra_float_digits":  "-15",
 	"client_min_messages": "'error'", "array_nulls": "off", "transform_null_equals": "on", "quote_all_identifiers": "on",
 	"check_function_bodies": "off", "exit_on_error": "on", "jit": "on", "plan_cache_mode": "'force_custom_plan'",
-	"idle_session_timeout": "'9s'", "idle_in_transaction_session_timeout": "'9s'", "statement_timeout": "'9s'", "lock_timeout": "'9s'",
+	"idle_session_timeout": "'9s'", "idle_in_transaction_session_timeout": "'9s'", "statement_timeout": "'9s'",
+	"lock_timeout":        "'9s'",
 	"transaction_timeout": "'9s'",
 }
 
-// Each setting alone, on the database and on the role: the session of a reader, on the primary and on the standby, and of a writer
-// has the vault's value, and reads and writes. A setting that the session sets and this test does not know fails it.
+// Each setting alone, on the database and on the role: the session of a reader, on the primary and on the standby, and
+// of a writer has the vault's value, and reads and writes. A setting that the session sets and this test does not know
+// fails it.
 func TestSessionSettings(t *testing.T) {
 	t.Parallel()
 	store := vaulttest.New(t)
@@ -55,7 +60,8 @@ func TestSessionSettings(t *testing.T) {
 					_, err = mustReader(t, url).Current(t.Context(), "app/x")
 					must(t, err)
 				}
-				_, err := putOne(t.Context(), t, mustWriter(t, db.Options{URL: store.URL(vaulttest.Operator)}), "app/"+uuid.NewString())
+				_, err := putOne(t.Context(), t, mustWriter(t, db.Options{URL: store.URL(vaulttest.Operator)}),
+					"app/"+uuid.NewString())
 				must(t, err)
 			})
 		}
@@ -68,7 +74,8 @@ func resetOutside(t *testing.T, store *vaulttest.Store, where string) {
 	must(t, store.Cluster.Primary().Exec(t.Context(), "postgres", `ALTER `+where+` RESET ALL`))
 }
 
-// A setting that keeps the primary from being changed, or its triggers from running, is named and left in force; reading goes on.
+// A setting that keeps the primary from being changed, or its triggers from running, is named and left in force;
+// reading goes on.
 func TestSessionRefusals(t *testing.T) {
 	t.Parallel()
 	store := vaulttest.New(t)
@@ -76,10 +83,12 @@ func TestSessionRefusals(t *testing.T) {
 		setting, value string
 		want           error
 		reads          bool
-	}{{"default_transaction_read_only", "on", db.ErrUnavailable, true}, {"session_replication_role", "replica", db.ErrInvalid, false}} {
+	}{{"default_transaction_read_only", "on", db.ErrUnavailable, true},
+		{"session_replication_role", "replica", db.ErrInvalid, false}} {
 		t.Run(c.setting, func(t *testing.T) {
 			where := `DATABASE ` + store.Database
-			must(t, store.Cluster.Primary().Exec(t.Context(), "postgres", fmt.Sprintf(`ALTER %s SET %s = %s`, where, c.setting, c.value)))
+			must(t, store.Cluster.Primary().Exec(t.Context(), "postgres",
+				fmt.Sprintf(`ALTER %s SET %s = %s`, where, c.setting, c.value)))
 			defer resetOutside(t, store, where)
 			_, err := putOne(t.Context(), t, mustWriter(t, db.Options{URL: store.URL(vaulttest.Operator)}), "app/x")
 			if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.setting) {
@@ -93,9 +102,9 @@ func TestSessionRefusals(t *testing.T) {
 	}
 }
 
-// Constraints as they come to be in a session with standard_conforming_strings = off, one that is missing and one that rows break:
-// migrate mends them and says so, and finds nothing more to do. A fresh install needs no mending, so the list of
-// sql/functions/65_constraints.sql is that of the migrations.
+// Constraints as they come to be in a session with standard_conforming_strings = off, one that is missing and one that
+// rows break: migrate mends them and says so, and finds nothing more to do. A fresh install needs no mending, so the
+// list of sql/functions/65_constraints.sql is that of the migrations.
 func TestMigrateMendsConstraints(t *testing.T) {
 	t.Parallel()
 	store := vaulttest.New(t)
@@ -123,8 +132,8 @@ func TestMigrateMendsConstraints(t *testing.T) {
 	for _, m := range mustMigrateStore(t, store).Mended {
 		mended[m.Table+"."+m.Rule] = m.Holds
 	}
-	want := map[string]bool{"secrets.secret_name_grammar": true, "secrets.rotation_window_grammar": true, "admin_tokens.token_name_grammar": false,
-		"audit_log.audit_outcome": true}
+	want := map[string]bool{"secrets.secret_name_grammar": true, "secrets.rotation_window_grammar": true,
+		"admin_tokens.token_name_grammar": false, "audit_log.audit_outcome": true}
 	if diff := cmp.Diff(want, mended); diff != "" {
 		t.Errorf("mended (-want +got):\n%s", diff)
 	}

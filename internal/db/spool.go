@@ -38,7 +38,8 @@ func (w *Writer) forRecords() *Writer {
 	return &r
 }
 
-// ShipReads puts records on the audit log, each once, and says how far it has them then. Without records it only says so.
+// ShipReads puts records on the audit log, each once, and says how far it has them then. Without records it only says
+// so.
 func (w *Writer) ShipReads(ctx context.Context, s ShippedReads) (SpoolPosition, error) {
 	const sql = `SELECT vault.ship_reads($1, $2, $3, $4, $5, $6)`
 	if len(s.Records) == 0 {
@@ -50,7 +51,8 @@ func (w *Writer) ShipReads(ctx context.Context, s ShippedReads) (SpoolPosition, 
 	for i, r := range s.Records {
 		previous[i], events[i] = s.Records[i].Previous[:], string(r.Event)
 	}
-	return change[SpoolPosition](ctx, w.forRecords(), nil, refusal{}, sql, s.Node, s.Boot, s.First, s.Lost, previous, events)
+	return change[SpoolPosition](ctx, w.forRecords(), nil, refusal{}, sql, s.Node, s.Boot, s.First, s.Lost, previous,
+		events)
 }
 
 // ReadRecord is a read by somebody who connects to the database himself.
@@ -97,8 +99,8 @@ type GraceUse struct {
 	LastAt    *time.Time
 }
 
-// GraceReport lists the versions in grace of one secret, or of those under a prefix, and who has presented them since some
-// time. It takes a role in vault_service and vault_auditor.
+// GraceReport lists the versions in grace of one secret, or of those under a prefix, and who has presented them since
+// some time. It takes a role in vault_service and vault_auditor.
 func (r *Reader) GraceReport(ctx context.Context, name string, exact bool, since time.Time) ([]GraceUse, error) {
 	return collect(ctx, r.pool, func(row pgx.CollectableRow) (GraceUse, error) {
 		var g GraceUse

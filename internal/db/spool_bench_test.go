@@ -12,11 +12,12 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// BenchmarkShipReads is what a primary takes of reads when nobody does anything else: batches of a thousand, one after the other.
-// There is a standby that replays them.
+// BenchmarkShipReads is what a primary takes of reads when nobody does anything else: batches of a thousand, one after
+// the other. There is a standby that replays them.
 func BenchmarkShipReads(b *testing.B) {
 	const batch = 1000
-	store := vaulttest.OwnWith(b, map[string]string{"log_statement": "none", "log_min_duration_statement": "-1", "fsync": "on", "max_wal_size": "4GB"})
+	store := vaulttest.OwnWith(b, map[string]string{"log_statement": "none", "log_min_duration_statement": "-1",
+		"fsync": "on", "max_wal_size": "4GB"})
 	writer, err := db.NewWriter(b.Context(), db.Options{URL: store.URL(vaulttest.Daemon)})
 	must(b, err)
 	defer writer.Close()
@@ -26,8 +27,9 @@ func BenchmarkShipReads(b *testing.B) {
 		shipped.First += uint64(len(shipped.Records))
 		shipped.Records = shipped.Records[:0]
 		for i := range batch {
-			event, err := audit.Event{At: time.Now(), Actor: "client:192.0.2.1", Client: "192.0.2.1", Action: audit.Read, Secret: "bench/some/name", Version: 3,
-				Outcome: audit.OK, RequestID: uuid.Must(uuid.NewV7()).String()}.AppendJSON(nil)
+			event, err := audit.Event{At: time.Now(), Actor: "client:192.0.2.1", Client: "192.0.2.1", Action: audit.Read,
+				Secret: "bench/some/name", Version: 3, Outcome: audit.OK,
+				RequestID: uuid.Must(uuid.NewV7()).String()}.AppendJSON(nil)
 			must(b, err)
 			r := spool.Record{Seq: shipped.First + uint64(i), Previous: link, Event: event}
 			shipped.Records = append(shipped.Records, db.ShippedRead{Previous: r.Previous, Event: r.Event})

@@ -24,12 +24,13 @@ var takenEvents = map[string]string{
 	`{"action":"read","actor":"client:192.0.2.7","client":"192.0.2.7","secret":"app/x","outcome":"ok","at":"2026-01-01T00:00:00Z"}`: "read app/x ok",
 	`{"action":"read","secret":"a\u001b[2Jb\u009bc\u202ed\u0007","outcome":"ok"}`:                                                   "read a?[2Jb?c?d? ok",
 	"{\"action\":\"read\",\"secret\":\"a\u009bb\u202ec\u2066d\u200be\x7f\",\"outcome\":\"ok\"}":                                     "read a?b?c?d?e? ok",
-	`{"action":"read","secret":"` + strings.Repeat("x", 5000) + `","outcome":"ok"}`:                                                 "read " + strings.Repeat("x", 255) + " ok",
-	`{"action":"read","outcome":"maybe"}`:                                                                                           "read failed",
-	`{"action":"read","outcome":"ok","detail":[1]}`:                                                                                 "read ok",
-	`{"action":"read","outcome":"ok","detail":"x"}`:                                                                                 "read ok",
-	`{"action":"read","outcome":"ok","detail":null}`:                                                                                "read ok",
-	`{"action":"read","outcome":"ok","detail":{"a\u202eb":"c\u001b\\u001b"}}`:                                                       "read ok",
+	`{"action":"read","secret":"` + strings.Repeat("x", 5000) +
+		`","outcome":"ok"}`: "read " + strings.Repeat("x", 255) + " ok",
+	`{"action":"read","outcome":"maybe"}`:                                     "read failed",
+	`{"action":"read","outcome":"ok","detail":[1]}`:                           "read ok",
+	`{"action":"read","outcome":"ok","detail":"x"}`:                           "read ok",
+	`{"action":"read","outcome":"ok","detail":null}`:                          "read ok",
+	`{"action":"read","outcome":"ok","detail":{"a\u202eb":"c\u001b\\u001b"}}`: "read ok",
 
 	// what no row can be made of
 	`{}`:                                    "audit.unreadable failed",
@@ -38,18 +39,20 @@ var takenEvents = map[string]string{
 	`null`:                                  "audit.unreadable failed",
 	`not JSON`:                              "audit.unreadable failed",
 	`{"action":"read","secret":"a\u0000b"}`: "audit.unreadable failed",
-	`{"action":"read","detail":{"a":"\u0000"}}`:                                           "audit.unreadable failed",
-	`{"action":"read","secret":"\ud800"}`:                                                 "audit.unreadable failed",
-	`{"action":"read","version":99999999999}`:                                             "audit.unreadable failed",
-	`{"action":"read","version":"one"}`:                                                   "audit.unreadable failed",
-	`{"action":"read","client":"fe80::1%eth0"}`:                                           "audit.unreadable failed",
-	`{"action":"read","at":"yesterday or so"}`:                                            "read failed", // and the time claimed
+	`{"action":"read","detail":{"a":"\u0000"}}`: "audit.unreadable failed",
+	`{"action":"read","secret":"\ud800"}`:       "audit.unreadable failed",
+	`{"action":"read","version":99999999999}`:   "audit.unreadable failed",
+	`{"action":"read","version":"one"}`:         "audit.unreadable failed",
+	`{"action":"read","client":"fe80::1%eth0"}`: "audit.unreadable failed",
+	// and the time claimed
+	`{"action":"read","at":"yesterday or so"}`:                                            "read failed",
 	`{"action":"read","at":"294277-01-01T00:00:00Z"}`:                                     "read failed",
 	`{"action":"read","detail":{"n":1e999999}}`:                                           "audit.unreadable failed",
 	`{"action":"read","x":` + strings.Repeat("[", 8000) + strings.Repeat("]", 8000) + `}`: "audit.unreadable failed",
 }
 
-// An event is recorded whatever it is; what no row can be made of is on record as such, and keeps nothing behind it from the log.
+// An event is recorded whatever it is; what no row can be made of is on record as such, and keeps nothing behind it
+// from the log.
 func TestOneEventKeepsNoOtherFromTheLog(t *testing.T) {
 	store := vaulttest.New(t)
 	conn := mustConnect(t, store.URL(vaulttest.Daemon))
@@ -60,7 +63,8 @@ func TestOneEventKeepsNoOtherFromTheLog(t *testing.T) {
 			t.Errorf("%.200s: %v", event, err)
 			continue
 		}
-		got := store.MustQuery(t, `SELECT concat_ws(' ', action, secret, outcome) FROM vault.audit_log WHERE detail->>'boot' = $1 AND action <> 'audit.spool'`, boot.String())
+		got := store.MustQuery(t,
+			`SELECT concat_ws(' ', action, secret, outcome) FROM vault.audit_log WHERE detail->>'boot' = $1 AND action <> 'audit.spool'`, boot.String())
 		if got != want {
 			t.Errorf("%.200s: got %.300q on record, want %.300q", event, got, want)
 		}
@@ -71,7 +75,8 @@ func TestOneEventKeepsNoOtherFromTheLog(t *testing.T) {
 	}
 	boot := uuid.New()
 	must(t, shipAll(t.Context(), conn, boot, events))
-	if got, want := store.MustQuery(t, `SELECT count(*) || ' ' || count(*) FILTER (WHERE secret = 'before') || ' ' || count(DISTINCT detail->'seq') FROM vault.audit_log WHERE detail->>'boot' = $1`,
+	if got, want := store.MustQuery(t,
+		`SELECT count(*) || ' ' || count(*) FILTER (WHERE secret = 'before') || ' ' || count(DISTINCT detail->'seq') FROM vault.audit_log WHERE detail->>'boot' = $1`,
 		boot.String()), fmt.Sprintf("%d %d %[1]d", len(events), len(takenEvents)); got != want {
 		t.Errorf("got rows, good ones and numbers %q of one batch, want %q", got, want)
 	}
@@ -114,7 +119,8 @@ func checkShown(t *testing.T, store *vaulttest.Store) {
 
 // acts reports whether a terminal acts on a character, or shows nothing of it.
 func acts(r rune) bool {
-	return unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) || r >= 0x200b && r <= 0x200f || r == '\u2028' || r == '\u2029' || r == '\ufeff'
+	return unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) || r >= 0x200b && r <= 0x200f || r == '\u2028' ||
+		r == '\u2029' || r == '\ufeff'
 }
 
 func walk(value any, see func(string)) {
@@ -133,13 +139,14 @@ func walk(value any, see func(string)) {
 	}
 }
 
-// FuzzShipReads ships one event of a spool: if it is within the bounds it is on record once, as text that can be shown; else it is
-// refused. Each fuzzing process has a database.
+// FuzzShipReads ships one event of a spool: if it is within the bounds it is on record once, as text that can be shown;
+// else it is refused. Each fuzzing process has a database.
 func FuzzShipReads(f *testing.F) {
 	for event := range takenEvents {
 		f.Add("db2@host", event)
 	}
-	f.Add("n\x1b[2J\u202e", `{"action":"\u001b","actor":"worker:\u009b","secret":"\\u001b\n","request_id":"\u2066","detail":{"a\\":"\\\n"}}`)
+	f.Add("n\x1b[2J\u202e",
+		`{"action":"\u001b","actor":"worker:\u009b","secret":"\\u001b\n","request_id":"\u2066","detail":{"a\\":"\\\n"}}`)
 	f.Add(strings.Repeat("x", 256), strings.Repeat(" ", 17<<10))
 	store := vaulttest.New(f)
 	conn, super := mustConnect(f, store.URL(vaulttest.Daemon)), mustConnect(f, store.URL(vaulttest.Superuser))
@@ -160,7 +167,8 @@ func FuzzShipReads(f *testing.F) {
 		}
 		var rows int
 		var row string
-		must(t, super.QueryRow(t.Context(), `SELECT count(*), min(to_jsonb(l)::text) FROM vault.audit_log l WHERE detail->>'boot' = $1 AND detail->>'seq' = '1'`,
+		must(t, super.QueryRow(t.Context(),
+			`SELECT count(*), min(to_jsonb(l)::text) FROM vault.audit_log l WHERE detail->>'boot' = $1 AND detail->>'seq' = '1'`,
 			boot.String()).Scan(&rows, &row))
 		if rows != 1 || !strings.Contains(at, `"next_seq": 2`) {
 			t.Fatalf("node %q, event %q: got %d rows and the position %s", node, event, rows, at)

@@ -26,11 +26,12 @@ func next(at db.SpoolPosition, node string, boot uuid.UUID, t *testing.T) db.Shi
 	return db.ShippedReads{Node: node, Boot: boot, First: max(at.Next, 1), Records: []db.ShippedRead{r}}
 }
 
-// A spool is continued by the role that began it: another one, of the same rights, that knows the node, the boot and the last
-// hash neither goes on with it, nor learns where it stands, nor keeps its row.
+// A spool is continued by the role that began it: another one, of the same rights, that knows the node, the boot and
+// the last hash neither goes on with it, nor learns where it stands, nor keeps its row.
 func TestASpoolIsItsRoles(t *testing.T) {
 	store := vaulttest.New(t)
-	daemon, thief := mustWriter(t, db.Options{URL: store.URL(vaulttest.Daemon)}), mustWriter(t, db.Options{URL: store.URL(vaulttest.Operator)})
+	daemon, thief := mustWriter(t, db.Options{URL: store.URL(vaulttest.Daemon)}),
+		mustWriter(t, db.Options{URL: store.URL(vaulttest.Operator)})
 	boot := uuid.New()
 	at, err := daemon.ShipReads(t.Context(), next(db.SpoolPosition{}, "db1", boot, t))
 	must(t, err)
@@ -85,12 +86,15 @@ func TestWhoseASpoolIs(t *testing.T) {
 		change string
 		refuse bool
 	}{
-		"the same":                             {`SELECT`, false},
-		"of before roles were kept":            {`UPDATE vault.audit_spools SET role_name = NULL, role_oid = NULL, system_id = NULL`, false},
-		"renamed":                              {`UPDATE vault.audit_spools SET role_name = 'before'`, false},
-		"dropped and made again":               {`UPDATE vault.audit_spools SET role_oid = 4000000001`, false},
-		"restored, another has the oid":        {`UPDATE vault.audit_spools SET system_id = 1, role_oid = 'app1'::regrole`, false},
-		"dropped, another goes on":             {`UPDATE vault.audit_spools SET role_oid = 4000000001, role_name = 'gone'`, true},
+		"the same": {`SELECT`, false},
+		"of before roles were kept": {`UPDATE vault.audit_spools SET role_name = NULL, role_oid = NULL, system_id = NULL`,
+			false},
+		"renamed":                {`UPDATE vault.audit_spools SET role_name = 'before'`, false},
+		"dropped and made again": {`UPDATE vault.audit_spools SET role_oid = 4000000001`, false},
+		"restored, another has the oid": {`UPDATE vault.audit_spools SET system_id = 1, role_oid = 'app1'::regrole`,
+			false},
+		"dropped, another goes on": {`UPDATE vault.audit_spools SET role_oid = 4000000001, role_name = 'gone'`,
+			true},
 		"restored, this one has another's oid": {`UPDATE vault.audit_spools SET system_id = 1, role_name = 'app1'`, true},
 		"the name was given to another role":   {`UPDATE vault.audit_spools SET role_oid = 'app1'::regrole`, true},
 	} {
@@ -130,17 +134,20 @@ func TestARoleHasANumberOfSpools(t *testing.T) {
 		_, err := writer.ShipReads(t.Context(), next(db.SpoolPosition{}, "new", uuid.New(), t))
 		return err
 	}
-	if err := begin(vaulttest.Daemon); !errors.Is(err, db.ErrUnavailable) || !strings.Contains(fmt.Sprint(err), `role "vaultd" has 10000 spools`) {
+	if err := begin(vaulttest.Daemon); !errors.Is(err, db.ErrUnavailable) ||
+		!strings.Contains(fmt.Sprint(err), `role "vaultd" has 10000 spools`) {
 		t.Errorf("got %v, want that the role has too many", err)
 	}
 	must(t, begin(vaulttest.Operator)) // others are not held up by it
 	must(t, begin(vaulttest.AppRole))
-	if got := store.MustQuery(t, `SELECT count(*) || ' ' || count(*) FILTER (WHERE node = 'n10000') FROM vault.audit_spools WHERE role_name = 'app1'`); got != "10000 0" {
+	if got := store.MustQuery(t,
+		`SELECT count(*) || ' ' || count(*) FILTER (WHERE node = 'n10000') FROM vault.audit_spools WHERE role_name = 'app1'`); got != "10000 0" {
 		t.Errorf("got %q, want as many as before, without the oldest", got)
 	}
 }
 
-// 40 MiB in one event took the server 15 seconds: an event and a batch have bounds, and are refused before they are looked into.
+// 40 MiB in one event took the server 15 seconds: an event and a batch have bounds, and are refused before they are
+// looked into.
 func TestAHugeEventIsRefused(t *testing.T) {
 	store := vaulttest.New(t)
 	ship := func(count, bytes int) error { // the server makes them, so that its log need not hold them

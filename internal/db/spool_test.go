@@ -30,7 +30,8 @@ type shipping struct {
 
 func newShipping(t *testing.T, url string) *shipping {
 	t.Helper()
-	s, err := spool.Open(spool.Options{Dir: filepath.Join(t.TempDir(), "spool"), Node: func() string { return "db2@host" }, SegmentBytes: 2000})
+	s, err := spool.Open(spool.Options{Dir: filepath.Join(t.TempDir(), "spool"), Node: func() string { return "db2@host" },
+		SegmentBytes: 2000})
 	must(t, err)
 	writer, err := db.NewWriter(t.Context(), db.Options{URL: url})
 	must(t, err)
@@ -55,8 +56,9 @@ func (s *shipping) Ship(ctx context.Context, b spool.Batch) (spool.Position, err
 func (s *shipping) append(ids ...int) {
 	s.t.Helper()
 	for _, id := range ids {
-		must(s.t, s.spool.Append(s.t.Context(), audit.Event{Actor: "client:192.0.2.7", Client: "192.0.2.7", Action: audit.Read, Secret: "app/x",
-			Version: 1, Outcome: audit.OK, RequestID: fmt.Sprintf("00000000-0000-4000-8000-%012d", id)}))
+		must(s.t, s.spool.Append(s.t.Context(), audit.Event{Actor: "client:192.0.2.7", Client: "192.0.2.7",
+			Action: audit.Read, Secret: "app/x", Version: 1, Outcome: audit.OK,
+			RequestID: fmt.Sprintf("00000000-0000-4000-8000-%012d", id)}))
 	}
 }
 
@@ -92,7 +94,8 @@ func (s *shipping) arrived(store *vaulttest.Store, n int) {
 	}
 }
 
-// The pair of every commit, "failed" and "done, but the reply was lost", and a primary that cannot be reached for a while.
+// The pair of every commit, "failed" and "done, but the reply was lost", and a primary that cannot be reached for a
+// while.
 func TestShippedExactlyOnce(t *testing.T) {
 	for _, when := range []pgproxy.When{pgproxy.Before, pgproxy.After} {
 		t.Run(when.String(), func(t *testing.T) {
@@ -106,14 +109,16 @@ func TestShippedExactlyOnce(t *testing.T) {
 			lose(p, when)
 			s.run(drained)
 			s.arrived(store, 4)
-			if got := store.MustQuery(t, `SELECT string_agg(next_seq || ' ' || gaps, ',') FROM vault.audit_spools`); got != "6 0" {
+			if got := store.MustQuery(t,
+				`SELECT string_agg(next_seq || ' ' || gaps, ',') FROM vault.audit_spools`); got != "6 0" {
 				t.Errorf("got the position %s, want 6 without gaps", got)
 			}
 		})
 	}
 }
 
-// A standby is promoted that had not received what the old primary acknowledged: it gets it from the spool, which kept it.
+// A standby is promoted that had not received what the old primary acknowledged: it gets it from the spool, which kept
+// it.
 func TestShippedAgainAfterALossyFailover(t *testing.T) {
 	t.Parallel()
 	store := vaulttest.Own(t)
@@ -159,7 +164,8 @@ func TestGapsAndForgeries(t *testing.T) {
 	forged := batch
 	forged.Records = append([]spool.Record(nil), batch.Records...)
 	forged.Records[1].Event = []byte(strings.Replace(string(batch.Records[1].Event), "app/x", "app/y", 1))
-	if _, err := s.Ship(t.Context(), forged); !errors.Is(err, db.ErrConflict) || !strings.Contains(err.Error(), "record 3") {
+	if _, err := s.Ship(t.Context(), forged); !errors.Is(err, db.ErrConflict) ||
+		!strings.Contains(err.Error(), "record 3") {
 		t.Errorf("a record that was changed: got %v, want that the next does not continue it", err)
 	}
 	missing.Lost = true
@@ -168,7 +174,8 @@ func TestGapsAndForgeries(t *testing.T) {
 	if at.Next != 5 || at.Gaps != 1 || at.Last != batch.Hash() {
 		t.Errorf("got %+v after an admitted hole", at)
 	}
-	if got := store.MustQuery(t, `SELECT concat_ws(' ', detail->>'from', detail->>'to', detail->>'lost', node, outcome) FROM vault.audit_log WHERE action = 'audit.gap'`); got != "1 1 1 db2@host failed" {
+	if got := store.MustQuery(t,
+		`SELECT concat_ws(' ', detail->>'from', detail->>'to', detail->>'lost', node, outcome) FROM vault.audit_log WHERE action = 'audit.gap'`); got != "1 1 1 db2@host failed" {
 		t.Errorf("got the gap %q on record", got)
 	}
 	if got := store.MustQuery(t, `SELECT count(*) FROM vault.audit_log WHERE action = 'read'`); got != "3" {
@@ -176,7 +183,8 @@ func TestGapsAndForgeries(t *testing.T) {
 	}
 }
 
-// The folder is put back to an earlier state, as a restored machine's is: other records under numbers that the primary has.
+// The folder is put back to an earlier state, as a restored machine's is: other records under numbers that the primary
+// has.
 func TestAFolderThatWentBack(t *testing.T) {
 	store := vaulttest.New(t)
 	s := newShipping(t, store.URL(vaulttest.Daemon))
@@ -201,11 +209,13 @@ func TestWhatAShippedEventCannotClaim(t *testing.T) {
 	writer, err := db.NewWriter(t.Context(), db.Options{URL: store.URL(vaulttest.Daemon)})
 	must(t, err)
 	defer writer.Close()
-	_, err = writer.ShipReads(t.Context(), db.ShippedReads{Node: "n\x1b[2J", Boot: uuid.New(), First: 1, Records: []db.ShippedRead{
-		{Event: []byte(`{"actor":"token:root","action":"read","secret":"a\u001b[31m","outcome":"maybe","at":"2999-01-01T00:00:00Z"}`)},
-	}})
+	_, err = writer.ShipReads(t.Context(), db.ShippedReads{Node: "n\x1b[2J", Boot: uuid.New(), First: 1,
+		Records: []db.ShippedRead{
+			{Event: []byte(`{"actor":"token:root","action":"read","secret":"a\u001b[31m","outcome":"maybe","at":"2999-01-01T00:00:00Z"}`)},
+		}})
 	must(t, err)
-	if got := store.MustQuery(t, `SELECT concat_ws(' ', actor, outcome, at < now() + interval '2 minutes', detail->>'claimed_at' LIKE '2999%', secret, node) FROM vault.audit_log WHERE action = 'read'`); got != "role:vaultd failed t t a?[31m n?[2J" {
+	if got := store.MustQuery(t,
+		`SELECT concat_ws(' ', actor, outcome, at < now() + interval '2 minutes', detail->>'claimed_at' LIKE '2999%', secret, node) FROM vault.audit_log WHERE action = 'read'`); got != "role:vaultd failed t t a?[31m n?[2J" {
 		t.Errorf("got %q", got)
 	}
 	stranger, err := db.NewWriter(t.Context(), db.Options{URL: store.URL(vaulttest.Stranger)})

@@ -7,8 +7,8 @@ import (
 
 const warningKey = "hyperiondb-vault: warning" // in a connection's CustomData
 
-// hearWarning is the OnNotice of every connection: it keeps the last warning. Its words are in the server's language, so
-// that there was one is what counts. It runs while the connection reads, and shares nothing with other goroutines.
+// hearWarning is the OnNotice of every connection: it keeps the last warning. Its words are in the server's language,
+// so that there was one is what counts. It runs while the connection reads, and shares nothing with other goroutines.
 func hearWarning(conn *pgconn.PgConn, n *pgconn.Notice) {
 	if n.SeverityUnlocalized == "WARNING" {
 		conn.CustomData()[warningKey] = oneLine((*pgconn.PgError)(n))

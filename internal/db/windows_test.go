@@ -20,11 +20,11 @@ var clockChanges = []struct{ zone, gap, overlap string }{
 	{"Pacific/Apia", "2011-12-30", "2011-04-02"},        // a whole day
 }
 
-var dayWindows = []string{"02:00-03:00", "02:10-02:50", "02:30-05:00", "01:30-02:30", "00:00-01:00", "00:15-00:45", "23:30-00:30", "23:00-23:59",
-	"22:00-04:00", "02:00-02:30", "12:00-13:00"}
+var dayWindows = []string{"02:00-03:00", "02:10-02:50", "02:30-05:00", "01:30-02:30", "00:00-01:00", "00:15-00:45",
+	"23:30-00:30", "23:00-23:59", "22:00-04:00", "02:00-02:30", "12:00-13:00"}
 
-// reference says what a window is in words of Go: the minutes at which the clock on the wall shows a time within it; where it shows none of a
-// day's, those minutes by the clock from before.
+// reference says what a window is in words of Go: the minutes at which the clock on the wall shows a time within it;
+// where it shows none of a day's, those minutes by the clock from before.
 type reference struct {
 	zone        *time.Location
 	begins, len int // minutes
@@ -63,8 +63,8 @@ func newReference(t *testing.T, window, zone string, around time.Time) reference
 	return r
 }
 
-// Windows by SQL are windows by Go, every five minutes, on days with a gap, an overlap and neither; and what opens next is the first minute
-// that is open.
+// Windows by SQL are windows by Go, every five minutes, on days with a gap, an overlap and neither; and what opens next
+// is the first minute that is open.
 func TestWindowsWhereClocksChange(t *testing.T) {
 	store := vaulttest.New(t)
 	for _, c := range clockChanges {
@@ -84,7 +84,8 @@ func TestWindowsWhereClocksChange(t *testing.T) {
 					want.WriteByte("01"[map[bool]int{true: 1}[r.open[from.Add(time.Duration(5*i)*time.Minute).Unix()]]])
 				}
 				if i := differ(got, want.String()); i >= 0 {
-					t.Errorf("%s %s at %s: got %c, want %c", window, c.zone, from.Add(time.Duration(5*i)*time.Minute), got[i], want.String()[i])
+					t.Errorf("%s %s at %s: got %c, want %c", window, c.zone, from.Add(time.Duration(5*i)*time.Minute), got[i],
+						want.String()[i])
 				}
 				opens := store.MustQuery(t, `SELECT string_agg(extract(epoch FROM vault._window_opens($1, m))::bigint::text, ' ' ORDER BY m)
 					FROM generate_series($2::timestamptz, $2::timestamptz + interval '1 day', '395 minutes') m`, window+" "+c.zone, from)
@@ -124,10 +125,13 @@ func TestNextRotationIsInTheWindow(t *testing.T) {
 			(next_rotation_at > rotated_at + rotation_interval * 0.9) FROM vault.secrets`)
 	}
 	for _, step := range []struct{ what, statement, want string }{
-		{"a window is set", `SELECT vault.update_secret('app1/a', gen_random_uuid(), NULL, NULL, NULL, false, false, NULL, '02:00-02:30 Asia/Kathmandu')`, "true true"},
-		{"the interval changes", `SELECT vault.update_secret('app1/a', gen_random_uuid(), NULL, '3 days', NULL)`, "true true"},
+		{"a window is set",
+			`SELECT vault.update_secret('app1/a', gen_random_uuid(), NULL, NULL, NULL, false, false, NULL, '02:00-02:30 Asia/Kathmandu')`, "true true"},
+		{"the interval changes", `SELECT vault.update_secret('app1/a', gen_random_uuid(), NULL, '3 days', NULL)`,
+			"true true"},
 		{"a value is put", put("app1/a", 2, 24, 32, "00000000-0000-4000-8000-000000000001"), "true true"},
-		{"the window ends", `SELECT vault.update_secret('app1/a', gen_random_uuid(), NULL, NULL, NULL, false, false, NULL, '')`, "none true"},
+		{"the window ends",
+			`SELECT vault.update_secret('app1/a', gen_random_uuid(), NULL, NULL, NULL, false, false, NULL, '')`, "none true"},
 	} {
 		mustAdmin(t, store, step.statement)
 		if got := in(); got != step.want {

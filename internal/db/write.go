@@ -15,20 +15,24 @@ import (
 	"github.com/hyperiondb/vault/internal/failpoint"
 )
 
-// How long a change may take. Before COMMIT is sent, giving up is safe, and the failure definite. Afterwards we owe an answer.
+// How long a change may take. Before COMMIT is sent, giving up is safe, and the failure definite. Afterwards we owe an
+// answer.
 const (
-	changeTimeout  = 30 * time.Second // until COMMIT is sent, over all attempts; the caller's context may be shorter
-	attemptTimeout = 10 * time.Second // one attempt until COMMIT: a frozen primary does not hang up, so we do, and look for another
+	changeTimeout = 30 * time.Second // until COMMIT is sent, over all attempts; the caller's context may be shorter
+	// one attempt until COMMIT: a frozen primary does not hang up, so we do, and look for another
+	attemptTimeout = 10 * time.Second
 	// A COMMIT that was sent is not interrupted by Ctrl-C or a client that went away: cutting it off would only trade a
 	// known outcome for an unknown one.
 	commitTimeout = 10 * time.Second
-	// How long an unanswered change is asked again, counted from the first COMMIT, before its outcome is reported as unknown.
+	// How long an unanswered change is asked again, counted from the first COMMIT, before its outcome is reported as
+	// unknown.
 	resolveTimeout = 20 * time.Second
 )
 
-// What the server is told for the transaction of a change. A client that is frozen in the middle of one loses it, and its
-// locks, before whoever waits for these gives up; and that is before the attempt ends. Times are milliseconds.
-const changeSettings = `SELECT set_config('synchronous_commit', 'remote_apply', true),` + // waits until a synchronous standby, where there is one, can show the change to its readers
+// What the server is told for the transaction of a change. A client that is frozen in the middle of one loses it, and
+// its locks, before whoever waits for these gives up; and that is before the attempt ends. Times are milliseconds.
+// waits until a synchronous standby, where there is one, can show the change to its readers
+const changeSettings = `SELECT set_config('synchronous_commit', 'remote_apply', true),` +
 	` set_config('idle_in_transaction_session_timeout', '4000', true), set_config('lock_timeout', '8000', true)`
 
 const changeLineage = `SELECT ` + nodeTimeline + `, coalesce((SELECT timeline FROM vault.heartbeat), 0),
@@ -61,8 +65,8 @@ type Settings struct {
 	Window           *string // "" ends it
 }
 
-// Committed is a part of what every change answers: a position in the log, as text. A node that has replayed this far has
-// the change. It is an upper bound, and empty if the connection broke right after the commit.
+// Committed is a part of what every change answers: a position in the log, as text. A node that has replayed this far
+// has the change. It is an upper bound, and empty if the connection broke right after the commit.
 type Committed struct {
 	LSN string `json:"lsn,omitempty"`
 }
@@ -98,12 +102,14 @@ type Standing struct {
 // Standing reads how a secret stands, from the primary; ErrNotFound if there is none.
 func (w *Writer) Standing(ctx context.Context, name string) (Standing, error) {
 	var s Standing
-	err := w.pool.QueryRow(ctx, `SELECT current_version, deleted_at FROM vault.secrets WHERE name = $1`, name).Scan(&s.CurrentVersion, &s.DeletedAt)
+	err := w.pool.QueryRow(ctx, `SELECT current_version, deleted_at FROM vault.secrets WHERE name = $1`,
+		name).Scan(&s.CurrentVersion, &s.DeletedAt)
 	return s, classify(err)
 }
 
 // PutVersion adds a version. action is put (which may create the secret), rotate or rollback.
-func (w *Writer) PutVersion(ctx context.Context, c Credential, request uuid.UUID, action, name string, v SealedVersion, createOnly bool, s Settings) (Result, error) {
+func (w *Writer) PutVersion(ctx context.Context, c Credential, request uuid.UUID, action, name string, v SealedVersion,
+	createOnly bool, s Settings) (Result, error) {
 	return change[Result](ctx, w, &c, refusal{action, name, request},
 		`SELECT vault.put_version($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)`,
 		action, name, v.Version, v.Format, v.KMSKeyID, v.WrappedDEK, v.Nonce, v.Ciphertext, v.KeyCommit, v.AAD, request,
@@ -111,19 +117,24 @@ func (w *Writer) PutVersion(ctx context.Context, c Credential, request uuid.UUID
 }
 
 // UpdateSecret edits settings.
-func (w *Writer) UpdateSecret(ctx context.Context, c Credential, request uuid.UUID, name string, s Settings, manual, noRotation bool) (Result, error) {
-	return change[Result](ctx, w, &c, refusal{"update", name, request}, `SELECT vault.update_secret($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
-		name, request, s.Generator, s.RotationInterval, s.GracePeriod, manual, noRotation, s.Rotator, s.Window)
+func (w *Writer) UpdateSecret(ctx context.Context, c Credential, request uuid.UUID, name string, s Settings, manual,
+	noRotation bool) (Result, error) {
+	return change[Result](ctx, w, &c, refusal{"update", name, request},
+		`SELECT vault.update_secret($1, $2, $3, $4, $5, $6, $7, $8, $9)`, name, request, s.Generator, s.RotationInterval,
+		s.GracePeriod, manual, noRotation, s.Rotator, s.Window)
 }
 
 // DeleteSecret hides a secret until it is restored or its window ends.
-func (w *Writer) DeleteSecret(ctx context.Context, c Credential, request uuid.UUID, name string, window time.Duration) (Result, error) {
-	return change[Result](ctx, w, &c, refusal{"delete", name, request}, `SELECT vault.delete_secret($1, $2, $3)`, name, request, window)
+func (w *Writer) DeleteSecret(ctx context.Context, c Credential, request uuid.UUID, name string,
+	window time.Duration) (Result, error) {
+	return change[Result](ctx, w, &c, refusal{"delete", name, request}, `SELECT vault.delete_secret($1, $2, $3)`, name,
+		request, window)
 }
 
 // RestoreSecret undoes a delete.
 func (w *Writer) RestoreSecret(ctx context.Context, c Credential, request uuid.UUID, name string) (Result, error) {
-	return change[Result](ctx, w, &c, refusal{"restore", name, request}, `SELECT vault.restore_secret($1, $2)`, name, request)
+	return change[Result](ctx, w, &c, refusal{"restore", name, request}, `SELECT vault.restore_secret($1, $2)`, name,
+		request)
 }
 
 // PurgeSecret removes a secret and its versions for good.
@@ -132,12 +143,14 @@ func (w *Writer) PurgeSecret(ctx context.Context, c Credential, request uuid.UUI
 }
 
 // EndGrace ends the grace of one superseded version, or (0) of all.
-func (w *Writer) EndGrace(ctx context.Context, c Credential, request uuid.UUID, name string, version int) (Result, error) {
+func (w *Writer) EndGrace(ctx context.Context, c Credential, request uuid.UUID, name string,
+	version int) (Result, error) {
 	var one *int
 	if version != 0 {
 		one = &version
 	}
-	return change[Result](ctx, w, &c, refusal{"grace.end", name, request}, `SELECT vault.end_grace($1, $2, $3)`, name, one, request)
+	return change[Result](ctx, w, &c, refusal{"grace.end", name, request}, `SELECT vault.end_grace($1, $2, $3)`, name, one,
+		request)
 }
 
 // TokenRow is an admin token without its fingerprint.
@@ -166,8 +179,8 @@ type NewToken struct {
 
 // CreateToken stores a token's fingerprint.
 func (w *Writer) CreateToken(ctx context.Context, c Credential, request uuid.UUID, t NewToken) (TokenRow, error) {
-	return change[TokenRow](ctx, w, &c, refusal{"token.create", "", request}, `SELECT vault.create_token($1, $2, $3, $4, $5, $6)`,
-		t.ID, t.Name, t.Fingerprint[:], t.Scope, t.ExpiresAt, request)
+	return change[TokenRow](ctx, w, &c, refusal{"token.create", "", request},
+		`SELECT vault.create_token($1, $2, $3, $4, $5, $6)`, t.ID, t.Name, t.Fingerprint[:], t.Scope, t.ExpiresAt, request)
 }
 
 // CreateTokenAsOwner stores a token without another token's leave. It takes membership in vault_owner.
@@ -253,23 +266,29 @@ type Grant struct {
 }
 
 // GrantServiceRole lets a role read the names under a prefix and call the write API.
-func (w *Writer) GrantServiceRole(ctx context.Context, c Credential, request uuid.UUID, role, prefix string) (Grant, error) {
-	return change[Grant](ctx, w, &c, refusal{"grant", "", request}, `SELECT vault.grant_service_role($1, $2, $3)`, role, prefix, request)
+func (w *Writer) GrantServiceRole(ctx context.Context, c Credential, request uuid.UUID, role,
+	prefix string) (Grant, error) {
+	return change[Grant](ctx, w, &c, refusal{"grant", "", request}, `SELECT vault.grant_service_role($1, $2, $3)`, role,
+		prefix, request)
 }
 
 // GrantWorkerRole lets a role run rotations.
 func (w *Writer) GrantWorkerRole(ctx context.Context, c Credential, request uuid.UUID, role string) (Grant, error) {
-	return change[Grant](ctx, w, &c, refusal{"grant", "", request}, `SELECT vault.grant_worker_role($1, $2)`, role, request)
+	return change[Grant](ctx, w, &c, refusal{"grant", "", request}, `SELECT vault.grant_worker_role($1, $2)`, role,
+		request)
 }
 
 // GrantAuditorRole lets a role read the audit log.
 func (w *Writer) GrantAuditorRole(ctx context.Context, c Credential, request uuid.UUID, role string) (Grant, error) {
-	return change[Grant](ctx, w, &c, refusal{"grant", "", request}, `SELECT vault.grant_auditor_role($1, $2)`, role, request)
+	return change[Grant](ctx, w, &c, refusal{"grant", "", request}, `SELECT vault.grant_auditor_role($1, $2)`, role,
+		request)
 }
 
 // RevokeServiceRole takes one prefix (nil: all access) from a role.
-func (w *Writer) RevokeServiceRole(ctx context.Context, c Credential, request uuid.UUID, role string, prefix *string) (Grant, error) {
-	return change[Grant](ctx, w, &c, refusal{"grant.revoke", "", request}, `SELECT vault.revoke_service_role($1, $2, $3)`, role, prefix, request)
+func (w *Writer) RevokeServiceRole(ctx context.Context, c Credential, request uuid.UUID, role string,
+	prefix *string) (Grant, error) {
+	return change[Grant](ctx, w, &c, refusal{"grant.revoke", "", request}, `SELECT vault.revoke_service_role($1, $2, $3)`,
+		role, prefix, request)
 }
 
 // refusal is what the audit log says when the change is refused.
@@ -279,9 +298,10 @@ type refusal struct {
 	request uuid.UUID
 }
 
-// change runs one transaction of the write API: {challenge, proof, the call} and COMMIT. A lost connection, a primary that
-// moved and a deadlock lead to the same request once more; the database tells a replay by its id.
-func change[T any, A answer[T]](ctx context.Context, w *Writer, c *Credential, r refusal, sql string, args ...any) (T, error) {
+// change runs one transaction of the write API: {challenge, proof, the call} and COMMIT. A lost connection, a primary
+// that moved and a deadlock lead to the same request once more; the database tells a replay by its id.
+func change[T any, A answer[T]](ctx context.Context, w *Writer, c *Credential, r refusal, sql string,
+	args ...any) (T, error) {
 	var result T
 	p := newPatience(ctx)
 	defer p.end()
@@ -385,8 +405,9 @@ func (w *Writer) worthRepeating(err error, p *patience) bool {
 	}
 }
 
-// tellsOfBefore: the functions of the write API look for the request before anything else they could refuse in these words,
-// and that look waits for the transaction of an earlier attempt. So the earlier attempt has not committed, and will not.
+// tellsOfBefore: the functions of the write API look for the request before anything else they could refuse in these
+// words, and that look waits for the transaction of an earlier attempt. So the earlier attempt has not committed, and
+// will not.
 func tellsOfBefore(code string) bool {
 	return strings.HasPrefix(code, "VA") || strings.HasPrefix(code, "22") || strings.HasPrefix(code, "23")
 }
@@ -395,8 +416,8 @@ func (w *Writer) explain(ctx context.Context, c *Credential, r refusal, err erro
 	var server *pgconn.PgError
 	settled := errors.As(err, &server) && tellsOfBefore(server.Code)
 	if p.sent && !settled {
-		return newError(ErrOutcomeUnknown, "the change was sent, but whether it was made could not be learned (request %s): %s",
-			r.request, oneLine(err))
+		return newError(ErrOutcomeUnknown,
+			"the change was sent, but whether it was made could not be learned (request %s): %s", r.request, oneLine(err))
 	}
 	var known *Error
 	if errors.As(err, &known) {
@@ -409,9 +430,10 @@ func (w *Writer) explain(ctx context.Context, c *Credential, r refusal, err erro
 	return err
 }
 
-// once is one attempt, in three trips to the server and back: begin, call, commit. The commit point is commit: before it
-// nothing has happened, after it the answer is known, and p.sent says whether there is anything in between.
-func (w *Writer) once(p *patience, c *Credential, result any, committedAt func(lsn string), sql string, args []any) error {
+// once is one attempt, in three trips to the server and back: begin, call, commit. The commit point is commit: before
+// it nothing has happened, after it the answer is known, and p.sent says whether there is anything in between.
+func (w *Writer) once(p *patience, c *Credential, result any, committedAt func(lsn string), sql string,
+	args []any) error {
 	pooled, err := w.pool.Acquire(p.ctx)
 	if err != nil {
 		return notConnected(p.ctx, err)
@@ -456,7 +478,8 @@ func (w *Writer) once(p *patience, c *Credential, result any, committedAt func(l
 	return nil
 }
 
-// rollback does nothing after COMMIT. If it fails, the connection ends with its transaction: the pool keeps none that has one.
+// rollback does nothing after COMMIT. If it fails, the connection ends with its transaction: the pool keeps none that
+// has one.
 func rollback(ctx context.Context, conn *pgx.Conn) {
 	if conn.IsClosed() || conn.PgConn().TxStatus() == 'I' {
 		return
@@ -466,7 +489,8 @@ func rollback(ctx context.Context, conn *pgx.Conn) {
 	_, _ = conn.Exec(ctx, `ROLLBACK`)
 }
 
-// notConnected keeps what a connection was refused for, and tells a primary that could not be found from a caller who left.
+// notConnected keeps what a connection was refused for, and tells a primary that could not be found from a caller who
+// left.
 func notConnected(ctx context.Context, err error) error {
 	if errors.Is(err, ErrSchema) || errors.Is(err, ErrNotInitialised) || errors.Is(ctx.Err(), context.Canceled) {
 		return err
@@ -474,8 +498,8 @@ func notConnected(ctx context.Context, err error) error {
 	return errors.Join(errConnect, classify(err))
 }
 
-// begin opens the transaction of a change: what the server is to wait for, whether this is still the primary to write to (a
-// pooler may have led us to another than the connection was made to), and the challenge for who we are.
+// begin opens the transaction of a change: what the server is to wait for, whether this is still the primary to write
+// to (a pooler may have led us to another than the connection was made to), and the challenge for who we are.
 func (w *Writer) begin(ctx context.Context, conn *pgx.Conn, c *Credential) (nonce []byte, err error) {
 	s, kind := session{conn}, fmt.Sprintf("a change, with a credential: %t", c != nil)
 	batch := &pgx.Batch{}
@@ -504,7 +528,8 @@ func (w *Writer) begin(ctx context.Context, conn *pgx.Conn, c *Credential) (nonc
 	return nonce, w.fence.recheck(conn, timeline, beatTimeline, beatEpoch)
 }
 
-// call proves who we are, if anybody in particular, and calls the function. The server skips the call if it refuses the proof.
+// call proves who we are, if anybody in particular, and calls the function. The server skips the call if it refuses the
+// proof.
 func call(ctx context.Context, conn *pgx.Conn, c *Credential, nonce []byte, result any, sql string, args []any) error {
 	batch := &pgx.Batch{}
 	if c != nil {
@@ -514,11 +539,12 @@ func call(ctx context.Context, conn *pgx.Conn, c *Credential, nonce []byte, resu
 	return conn.SendBatch(ctx, batch).Close()
 }
 
-// commit sends COMMIT, and behind it the question how far the log has come: behind our own commit record, so an upper bound of
-// its position. What becomes of the question says nothing about COMMIT, which was answered before; "" loses nothing.
+// commit sends COMMIT, and behind it the question how far the log has come: behind our own commit record, so an upper
+// bound of its position. What becomes of the question says nothing about COMMIT, which was answered before; "" loses
+// nothing.
 //
-// A success with a warning is none: when the wait for a synchronous standby is cancelled, by hand or by statement_timeout, the
-// server answers that it has committed, and mentions in a warning that nobody else has.
+// A success with a warning is none: when the wait for a synchronous standby is cancelled, by hand or by
+// statement_timeout, the server answers that it has committed, and mentions in a warning that nobody else has.
 func commit(ctx context.Context, conn *pgx.Conn) (lsn string, err error) {
 	forgetWarning(conn)
 	batch := &pgx.Batch{}
@@ -545,5 +571,6 @@ func (w *Writer) recordRefusal(ctx context.Context, token uuid.UUID, r refusal, 
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
 	defer cancel()
 	// Best effort: a role without any right to the vault cannot write here either; the server's log has its line.
-	_, _ = w.pool.Exec(ctx, `SELECT vault.record_refusal($1, $2, $3, $4, $5)`, r.action, r.secret, why.Error(), token, r.request)
+	_, _ = w.pool.Exec(ctx, `SELECT vault.record_refusal($1, $2, $3, $4, $5)`, r.action, r.secret, why.Error(), token,
+		r.request)
 }

@@ -155,7 +155,8 @@ func Open(dk *DataKey, name string, version int, s Sealed) (Plaintext, error) {
 	return value, err
 }
 
-// opened gives the value to use, which owns it, on the stack that is swept afterwards. Without a commitment it derives it.
+// opened gives the value to use, which owns it, on the stack that is swept afterwards. Without a commitment it derives
+// it.
 func (s Sealed) opened(dk *DataKey, commit *[CommitSize]byte, name string, version int, use func(Plaintext)) error {
 	if err := CheckName(name); err != nil {
 		return err

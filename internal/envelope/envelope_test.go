@@ -199,7 +199,8 @@ func TestOpenRefusesNameNoSecretHas(t *testing.T) {
 func TestEveryFlippedBitIsRefused(t *testing.T) {
 	dk := newKey()
 	s := mustSeal(t, dk, "prod/db", 3, []byte("the value"))
-	for part, column := range map[string][]byte{"nonce": s.Nonce, "ciphertext": s.Ciphertext, "key commitment": s.KeyCommit} {
+	for part, column := range map[string][]byte{"nonce": s.Nonce, "ciphertext": s.Ciphertext,
+		"key commitment": s.KeyCommit} {
 		for i := range 8 * len(column) {
 			column[i/8] ^= 1 << (i % 8)
 			p, err := Open(dk, "prod/db", 3, s)
@@ -224,7 +225,8 @@ func TestMatches(t *testing.T) {
 	dk := newKey()
 	k := mustBind(t, dk, "prod/db", 3)
 	s := mustSeal(t, dk, "prod/db", 3, []byte("the value"))
-	for presented, want := range map[string]bool{"the value": true, "the valuE": false, "the valu": false, "the value ": false, "": false} {
+	for presented, want := range map[string]bool{"the value": true, "the valuE": false, "the valu": false,
+		"the value ": false, "": false} {
 		if same, err := k.Matches("prod/db", 3, s, []byte(presented)); same != want || err != nil {
 			t.Errorf("%q: got %t and %v, want %t", presented, same, err, want)
 		}
@@ -233,7 +235,8 @@ func TestMatches(t *testing.T) {
 		name    string
 		version int
 	}{"another name": {"prod/dc", 3}, "another version": {"prod/db", 4}} {
-		if same, err := mustBind(t, dk, wrong.name, wrong.version).Matches(wrong.name, wrong.version, s, []byte("the value")); same || !errors.Is(err, ErrIntegrity) {
+		if same, err := mustBind(t, dk, wrong.name, wrong.version).Matches(wrong.name, wrong.version, s,
+			[]byte("the value")); same || !errors.Is(err, ErrIntegrity) {
 			t.Errorf("%s: got %t and %v, want %v", what, same, err, ErrIntegrity)
 		}
 	}
@@ -428,7 +431,8 @@ func FuzzOpen(f *testing.F) {
 		s := Sealed{Format: format, Nonce: nonce, Ciphertext: ciphertext, KeyCommit: commit, AAD: aad}
 		p, err := Open(dk, name, version, s)
 		isGenuine := name == "prod/db" && version == 3 && format == genuine.Format && aad == genuine.AAD &&
-			bytes.Equal(nonce, genuine.Nonce) && bytes.Equal(ciphertext, genuine.Ciphertext) && bytes.Equal(commit, genuine.KeyCommit)
+			bytes.Equal(nonce, genuine.Nonce) && bytes.Equal(ciphertext, genuine.Ciphertext) &&
+			bytes.Equal(commit, genuine.KeyCommit)
 		switch {
 		case isGenuine && (err != nil || !bytes.Equal(p, value)):
 			t.Errorf("the genuine row did not open: %v", err)

@@ -2,8 +2,8 @@ package envelope
 
 import "fmt"
 
-// VersionKey is the data key of one version together with the commitment it makes to it: whoever opens the version time and
-// again derives that once. Its owner wipes it after use.
+// VersionKey is the data key of one version together with the commitment it makes to it: whoever opens the version time
+// and again derives that once. Its owner wipes it after use.
 type VersionKey struct {
 	Key    DataKey // exported for the reason that DataKey gives
 	commit [CommitSize]byte
@@ -11,8 +11,8 @@ type VersionKey struct {
 
 // NewVersionKey copies dk, which stays the caller's.
 //
-// Errors: ErrName if no secret can have that name, ErrIntegrity if there can be no such version, and one that matches no sentinel
-// for a data key that is nil or already wiped.
+// Errors: ErrName if no secret can have that name, ErrIntegrity if there can be no such version, and one that matches
+// no sentinel for a data key that is nil or already wiped.
 func NewVersionKey(dk *DataKey, name string, version int) (*VersionKey, error) {
 	if err := CheckName(name); err != nil {
 		return nil, err
@@ -35,8 +35,8 @@ func (k *VersionKey) Open(name string, version int, s Sealed) (Plaintext, error)
 	return value, err
 }
 
-// Matches opens a value as Open does and reports whether it is the presented one, compared as by EqualValues. What was opened
-// is wiped and never leaves. Its errors are those of Open.
+// Matches opens a value as Open does and reports whether it is the presented one, compared as by EqualValues. What was
+// opened is wiped and never leaves. Its errors are those of Open.
 func (k *VersionKey) Matches(name string, version int, s Sealed, presented []byte) (same bool, err error) {
 	err = s.opened(&k.Key, &k.commit, name, version, func(p Plaintext) {
 		same = equalDigests(p, presented)

@@ -42,7 +42,8 @@ func indirection(typ reflect.Type) reflect.Type {
 		return nil
 	case reflect.Array:
 		return indirection(typ.Elem())
-	case reflect.Pointer, reflect.Slice, reflect.String, reflect.Map, reflect.Interface, reflect.Chan, reflect.Func, reflect.UnsafePointer:
+	case reflect.Pointer, reflect.Slice, reflect.String, reflect.Map, reflect.Interface, reflect.Chan, reflect.Func,
+		reflect.UnsafePointer:
 		return typ
 	default:
 		return nil

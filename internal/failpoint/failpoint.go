@@ -5,8 +5,8 @@
 //	VAULT_FAILPOINT=write.committed      at the first time
 //	VAULT_FAILPOINT=write.committed:3    at the third
 //
-// In every other build Hit is nothing: it is inlined away, and neither the names nor the variable are in the binary, which
-// a test holds.
+// In every other build Hit is nothing: it is inlined away, and neither the names nor the variable are in the binary,
+// which a test holds.
 package failpoint
 
 // Names are all the steps there are, in the order in which a put and a rotation pass them.

@@ -35,8 +35,8 @@ func mustBuild(t *testing.T, tags string, commands ...string) (paths []string) {
 	return paths
 }
 
-// What is shipped can not be made to kill itself: it holds neither the variable nor a name. The build with the tag shows
-// that the search would have found them.
+// What is shipped can not be made to kill itself: it holds neither the variable nor a name. The build with the tag
+// shows that the search would have found them.
 func TestShippedBinariesHaveNone(t *testing.T) {
 	words := append(failpoint.Names()[:4], "VAULT_FAILPOINT")
 	for tags, want := range map[string]bool{"": false, "failpoints": true} {
@@ -83,7 +83,8 @@ func TestHitKills(t *testing.T) {
 		setting string
 		lines   int
 		killed  bool
-	}{{"", 4, false}, {"seal.done", 0, true}, {"seal.done:3", 2, true}, {"seal.done:5", 4, false}, {"write.begun", 4, false}} {
+	}{{"", 4, false}, {"seal.done", 0, true}, {"seal.done:3", 2, true}, {"seal.done:5", 4, false},
+		{"write.begun", 4, false}} {
 		command := exec.Command(probe)
 		command.Env = []string{"VAULT_FAILPOINT=" + c.setting}
 		out, err := command.Output()
@@ -98,7 +99,8 @@ func TestHitKills(t *testing.T) {
 	}
 }
 
-// A name that stands in the code and not in the list could never be chosen; one that is in the list alone would never go off.
+// A name that stands in the code and not in the list could never be chosen; one that is in the list alone would never
+// go off.
 func TestListIsWhatTheCodeHits(t *testing.T) {
 	found := map[string]bool{}
 	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {

@@ -9,8 +9,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// negotiate chooses between JSON and the bare bytes of a value (RFC 9110, section 12.5.1). Without Accept, and where both
-// are as welcome, it is JSON. Ranges that do not parse do not count; some clients send one by default.
+// negotiate chooses between JSON and the bare bytes of a value (RFC 9110, section 12.5.1). Without Accept, and where
+// both are as welcome, it is JSON. Ranges that do not parse do not count; some clients send one by default.
 func negotiate(h http.Header) (string, error) {
 	headers := h.Values("Accept")
 	if len(headers) == 0 {
@@ -74,8 +74,8 @@ func splitList(s string) []string {
 	return elements
 }
 
-// heldVersions is what If-None-Match says the client has (RFC 9110, section 13.1.2). Tags that are not version ids match
-// nothing.
+// heldVersions is what If-None-Match says the client has (RFC 9110, section 13.1.2). Tags that are not version ids
+// match nothing.
 type heldVersions struct {
 	any bool // "*"
 	ids []uuid.UUID

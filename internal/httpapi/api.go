@@ -13,8 +13,8 @@ import (
 )
 
 // How long one request may take, its database statements and KMS calls included. A write has longer, because a COMMIT
-// that went unanswered is asked again. What was sent to be committed is settled beyond that, for 20 seconds at most: the
-// WriteTimeout of a server must be longer than both together.
+// that went unanswered is asked again. What was sent to be committed is settled beyond that, for 20 seconds at most:
+// the WriteTimeout of a server must be longer than both together.
 const (
 	ReadTimeout  = 10 * time.Second
 	WriteTimeout = 25 * time.Second
@@ -86,8 +86,10 @@ func (a *API) Handler() http.Handler {
 	return a.serve(a.secrets, func(r *http.Request) (client, error) { return a.guard.Load().admit(r) }, a.audited)
 }
 
-// HealthHandler serves /healthz, /readyz, /metrics and /v1/status, to every address that can connect: none of them holds a
-// secret or the name of one. A page of another site is refused all the same, as it could carry what it reads elsewhere.
+// HealthHandler serves /healthz, /readyz, /metrics and /v1/status, to every address that can connect: none of them
+// holds a secret or the name of one. A page of another site is refused all the same, as it could carry what it reads
+// elsewhere.
 func (a *API) HealthHandler() http.Handler {
-	return a.serve(a.health, func(r *http.Request) (client, error) { return a.guard.Load().admitAnyone(r) }, func(*request, router, error) error { return nil })
+	return a.serve(a.health, func(r *http.Request) (client, error) { return a.guard.Load().admitAnyone(r) },
+		func(*request, router, error) error { return nil })
 }

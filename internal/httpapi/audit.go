@@ -8,14 +8,14 @@ import (
 	"github.com/hyperiondb/vault/internal/envelope"
 )
 
-// Recorder puts an event on record, or says within a few seconds that it could not. While it returns an error, nothing may be
-// answered that the event stands for.
+// Recorder puts an event on record, or says within a few seconds that it could not. While it returns an error, nothing
+// may be answered that the event stands for.
 type Recorder interface {
 	Record(ctx context.Context, e audit.Event) error
 }
 
-// audited is called once for every request, when its answer is known and before a byte of it leaves. Its error replaces the
-// answer: what is not on record is not given. A refusal stays the refusal it is, as it gives nothing.
+// audited is called once for every request, when its answer is known and before a byte of it leaves. Its error replaces
+// the answer: what is not on record is not given. A refusal stays the refusal it is, as it gives nothing.
 func (a *API) audited(q *request, find router, err error) error {
 	if a.recorder == nil {
 		return nil
@@ -46,8 +46,8 @@ func (q *request) happened(find router, err error) (audit.Event, bool) {
 	return e, e.Action != "" && (err == nil || q.token.IsZero())
 }
 
-// refused describes a request that was not answered as it wanted. The guard comes before the route, so what was wanted is looked
-// up here.
+// refused describes a request that was not answered as it wanted. The guard comes before the route, so what was wanted
+// is looked up here.
 func (q *request) refused(find router, err error) audit.Event {
 	o := outcomeOf(err)
 	e := audit.Event{Action: audit.Read, Secret: q.secret, Outcome: audit.Failed, Detail: map[string]any{"reason": o.code}}

@@ -54,7 +54,8 @@ func TestEveryEndIsOnRecord(t *testing.T) {
 		return vault.Verdict{}, nil
 	}))
 	event := func(action, secret string, version int, outcome audit.Outcome, detail map[string]any) audit.Event {
-		return audit.Event{Actor: "client:192.0.2.1", Client: "192.0.2.1", Action: action, Secret: secret, Version: version, Outcome: outcome, Detail: detail}
+		return audit.Event{Actor: "client:192.0.2.1", Client: "192.0.2.1", Action: action, Secret: secret, Version: version,
+			Outcome: outcome, Detail: detail}
 	}
 	reason := func(code string) map[string]any { return map[string]any{"reason": code} }
 	elsewhere := event(audit.Read, "db/password", 0, audit.Denied, reason("not_allowed"))

@@ -12,8 +12,8 @@ import (
 	"github.com/hyperiondb/vault/internal/strictjson"
 )
 
-// maxJSON is the longest body that can hold a value within its limit: every byte of it written as a six character escape,
-// and room for the other fields.
+// maxJSON is the longest body that can hold a value within its limit: every byte of it written as a six character
+// escape, and room for the other fields.
 const maxJSON = 6*envelope.MaxValueSize + 4096
 
 const (

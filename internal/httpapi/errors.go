@@ -64,8 +64,11 @@ var outcomes = []struct {
 	err error
 	outcome
 }{
-	{audit.ErrUnrecorded, outcome{503, "audit_unavailable", "this read cannot be put on record, so it is not answered", retryUnavailable, nil, ""}},
-	{vault.ErrOutcomeUnknown, outcome{503, "outcome_unknown", "the change may or may not have happened: a repeat with this idempotency_key is made at most once", retryUnavailable, nil, ""}},
+	{audit.ErrUnrecorded, outcome{503, "audit_unavailable", "this read cannot be put on record, so it is not answered",
+		retryUnavailable, nil, ""}},
+	{vault.ErrOutcomeUnknown, outcome{503, "outcome_unknown",
+		"the change may or may not have happened: a repeat with this idempotency_key is made at most once", retryUnavailable,
+		nil, ""}},
 	{vault.ErrIntegrity, outcome{500, "integrity", "the stored value failed its integrity check", 0, nil, ""}},
 	{vault.ErrKeyRefused, outcome{503, "key_refused", "the key service refuses this daemon or this key", 0, nil, ""}},
 	{vault.ErrKeyUnavailable, outcome{503, "unavailable", "the key service does not answer", retryUnavailable, nil, ""}},
@@ -80,8 +83,10 @@ var outcomes = []struct {
 	{vault.ErrStale, outcome{503, "stale", "this node is too far behind the primary", retryBehind, nil, ""}},
 	{vault.ErrBusy, outcome{503, "busy", "somebody else is changing it and has not finished", retryUnavailable, nil, ""}},
 	{vault.ErrFenced, outcome{503, "unavailable", "the primary that answers is an old one", retryUnavailable, nil, ""}},
-	{vault.ErrNotInitialised, outcome{503, "unavailable", "the vault is not initialised in this daemon's database", retryUnavailable, nil, ""}},
-	{vault.ErrSchema, outcome{503, "unavailable", "the schema of the database does not fit this daemon", retryUnavailable, nil, ""}},
+	{vault.ErrNotInitialised, outcome{503, "unavailable", "the vault is not initialised in this daemon's database",
+		retryUnavailable, nil, ""}},
+	{vault.ErrSchema, outcome{503, "unavailable", "the schema of the database does not fit this daemon", retryUnavailable,
+		nil, ""}},
 	{vault.ErrUnavailable, outcome{503, "unavailable", "the database does not answer", retryUnavailable, nil, ""}},
 	{context.DeadlineExceeded, outcome{503, "unavailable", "no answer in time", retryUnavailable, nil, ""}},
 	{context.Canceled, outcome{503, "unavailable", "the daemon gave up on this request", retryUnavailable, nil, ""}},

@@ -17,13 +17,14 @@ import (
 type Policy struct {
 	Allow          []netip.Prefix // clients
 	TrustedProxies []netip.Prefix // whose X-Forwarded-For counts
-	Hosts          []string       // under which clients may ask, besides localhost and the address they connect to; see ParseHost
-	VerifyRate     float64        // verifies a second from one client; 0 = no limit
-	VerifyBurst    int            // verifies at once, at least 1
+	// under which clients may ask, besides localhost and the address they connect to; see ParseHost
+	Hosts       []string
+	VerifyRate  float64 // verifies a second from one client; 0 = no limit
+	VerifyBurst int     // verifies at once, at least 1
 }
 
-// ParseNetwork reads an IPv4 or IPv6 network in CIDR form, or one address. It refuses bits set beyond the prefix, zones,
-// and IPv4 written as IPv6, which would not match what it seems to.
+// ParseNetwork reads an IPv4 or IPv6 network in CIDR form, or one address. It refuses bits set beyond the prefix,
+// zones, and IPv4 written as IPv6, which would not match what it seems to.
 func ParseNetwork(s string) (netip.Prefix, error) {
 	if addr, err := netip.ParseAddr(s); err == nil {
 		if addr.Is4In6() || addr.Zone() != "" {
@@ -95,7 +96,8 @@ func newGuard(p Policy, before *guard) *guard {
 	g := &guard{policy: p, hosts: newHosts(p.Hosts)}
 	switch {
 	case p.VerifyRate <= 0:
-	case before != nil && before.limiter != nil && before.policy.VerifyRate == p.VerifyRate && before.policy.VerifyBurst == p.VerifyBurst:
+	case before != nil && before.limiter != nil && before.policy.VerifyRate == p.VerifyRate &&
+		before.policy.VerifyBurst == p.VerifyBurst:
 		g.limiter = before.limiter
 	default:
 		g.limiter = newLimiter(p.VerifyRate, max(p.VerifyBurst, 1))
@@ -192,7 +194,8 @@ func forwardedFor(headers []string, proxy netip.Addr, proxies []netip.Prefix) (n
 	return hop, nil
 }
 
-// parseHop takes an address, which some proxies write with its port, and an IPv6 address in brackets with or without one.
+// parseHop takes an address, which some proxies write with its port, and an IPv6 address in brackets with or without
+// one.
 func parseHop(s string) (netip.Addr, error) {
 	inside := s
 	if strings.HasPrefix(s, "[") && strings.HasSuffix(s, "]") && strings.Contains(s, ":") {
@@ -260,8 +263,8 @@ func (l *limiter) take(c client, now time.Time) time.Duration {
 	return wait
 }
 
-// bucketOf counts an IPv6 client by its /64, because all of it is one subscriber's (RFC 6177). All clients of a unix socket
-// share one bucket: the zero prefix.
+// bucketOf counts an IPv6 client by its /64, because all of it is one subscriber's (RFC 6177). All clients of a unix
+// socket share one bucket: the zero prefix.
 func bucketOf(c client) netip.Prefix {
 	if c.addr.Is6() {
 		return netip.PrefixFrom(c.addr, 64).Masked()

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// BenchmarkAdmit is the allowlist alone: the last network of a list that matches, and an address that none holds; directly and
-// behind a proxy.
+// BenchmarkAdmit is the allowlist alone: the last network of a list that matches, and an address that none holds;
+// directly and behind a proxy.
 func BenchmarkAdmit(b *testing.B) {
 	for _, networks := range []int{1, 16, 256} {
 		policy := Policy{TrustedProxies: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}}

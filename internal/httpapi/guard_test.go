@@ -23,7 +23,8 @@ func TestAllowlist(t *testing.T) {
 	for _, addr := range []string{"192.0.2.1:1", "[::ffff:192.0.2.7]:1", "[2001:db8::1]:1", "[2001:db8::1%eth0]:1"} {
 		wantStatus(t, ask(t, h, "GET", "/v1/secrets/a", "", from(addr)), 200, "")
 	}
-	for _, addr := range []string{"192.0.3.1:1", "[::ffff:192.0.3.1]:1", "[2001:db9::1]:1", "127.0.0.1:1", "", "@", "nonsense"} {
+	for _, addr := range []string{"192.0.3.1:1", "[::ffff:192.0.3.1]:1", "[2001:db9::1]:1", "127.0.0.1:1", "", "@",
+		"nonsense"} {
 		wantStatus(t, ask(t, h, "GET", "/v1/secrets/a", "", from(addr)), 403, "not_allowed")
 	}
 }
@@ -39,7 +40,8 @@ func TestTheGuardComesBeforeEverythingElse(t *testing.T) {
 func TestTheModeOfAUnixSocketIsItsGuard(t *testing.T) {
 	w := newWorld(t)
 	w.api.SetPolicy(Policy{})
-	body := wantStatus(t, ask(t, w.serve(echo("GET /x")), "GET", "/v1/secrets/a", "", overUnix, header("X-Forwarded-For", "192.0.2.1")), 200, "")
+	body := wantStatus(t, ask(t, w.serve(echo("GET /x")), "GET", "/v1/secrets/a", "", overUnix,
+		header("X-Forwarded-For", "192.0.2.1")), 200, "")
 	if body["client"] != "unix" {
 		t.Errorf("got client %q, want unix, whatever the header says", body["client"])
 	}
@@ -47,7 +49,8 @@ func TestTheModeOfAUnixSocketIsItsGuard(t *testing.T) {
 
 func TestForwardedForCountsOnlyFromProxies(t *testing.T) {
 	w := newWorld(t)
-	w.api.SetPolicy(Policy{Allow: mustNetworks(t, "192.0.2.0/24"), TrustedProxies: mustNetworks(t, "10.0.0.0/8", "fd00::/8")})
+	w.api.SetPolicy(Policy{Allow: mustNetworks(t, "192.0.2.0/24"),
+		TrustedProxies: mustNetworks(t, "10.0.0.0/8", "fd00::/8")})
 	h := w.serve(echo("GET /x"))
 	for _, c := range []struct {
 		peer    string
@@ -92,13 +95,15 @@ func TestForwardedForCountsOnlyFromProxies(t *testing.T) {
 
 func TestParseNetwork(t *testing.T) {
 	for text, want := range map[string]string{
-		"10.0.0.0/8": "10.0.0.0/8", "10.0.0.1": "10.0.0.1/32", "2001:db8::/32": "2001:db8::/32", "::1": "::1/128", "0.0.0.0/0": "0.0.0.0/0",
+		"10.0.0.0/8": "10.0.0.0/8", "10.0.0.1": "10.0.0.1/32", "2001:db8::/32": "2001:db8::/32", "::1": "::1/128",
+		"0.0.0.0/0": "0.0.0.0/0",
 	} {
 		if p, err := ParseNetwork(text); err != nil || p.String() != want {
 			t.Errorf("%q: got %v, %v, want %s", text, p, err, want)
 		}
 	}
-	for _, text := range []string{"", "10.0.0.1/8", "10.0.0.0/33", "10.0.0.0/", "10.0.0/8", "010.0.0.0/8", "::ffff:10.0.0.0/104", "::ffff:10.0.0.1", "fe80::1%eth0", "localhost", " 10.0.0.0/8"} {
+	for _, text := range []string{"", "10.0.0.1/8", "10.0.0.0/33", "10.0.0.0/", "10.0.0/8", "010.0.0.0/8",
+		"::ffff:10.0.0.0/104", "::ffff:10.0.0.1", "fe80::1%eth0", "localhost", " 10.0.0.0/8"} {
 		if p, err := ParseNetwork(text); err == nil {
 			t.Errorf("%q: got %v, want a refusal", text, p)
 		}
@@ -176,8 +181,8 @@ func TestTheLimiterIsBounded(t *testing.T) {
 }
 
 func FuzzForwardedFor(f *testing.F) {
-	for _, s := range []string{"", "192.0.2.1", "junk, 192.0.2.1, 10.0.0.2", "[::1]:80,10.0.0.1", ",,,", "10.0.0.1", "[2001:db8::1]",
-		"[2001:db8::1]:80", "[::ffff:10.0.0.1], 10.0.0.2", "[10.0.0.1]", "[fe80::1%lo]"} {
+	for _, s := range []string{"", "192.0.2.1", "junk, 192.0.2.1, 10.0.0.2", "[::1]:80,10.0.0.1", ",,,", "10.0.0.1",
+		"[2001:db8::1]", "[2001:db8::1]:80", "[::ffff:10.0.0.1], 10.0.0.2", "[10.0.0.1]", "[fe80::1%lo]"} {
 		f.Add(s)
 	}
 	proxies := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
@@ -203,7 +208,8 @@ func FuzzForwardedFor(f *testing.F) {
 			}
 		}
 		// What stands to the left of an untrusted hop must not matter.
-		if again, err := forwardedFor([]string{"203.0.113.66, " + s}, proxy, proxies); !contains(proxies, hop) && (err != nil || again != hop) {
+		if again, err := forwardedFor([]string{"203.0.113.66, " + s}, proxy, proxies); !contains(proxies, hop) &&
+			(err != nil || again != hop) {
 			t.Errorf("%q: a forged hop changed %v to %v, %v", s, hop, again, err)
 		}
 	})
@@ -213,9 +219,11 @@ func FuzzForwardedFor(f *testing.F) {
 func TestSpellingsOfAHop(t *testing.T) {
 	for text, want := range map[string]string{
 		"192.0.2.5": "192.0.2.5", "192.0.2.5:4711": "192.0.2.5", "192.0.2.5:0": "192.0.2.5",
-		"::ffff:192.0.2.5": "192.0.2.5", "[::ffff:192.0.2.5]": "192.0.2.5", "[::ffff:192.0.2.5]:4711": "192.0.2.5", "::ffff:c000:205": "192.0.2.5",
-		"2001:db8::1": "2001:db8::1", "[2001:db8::1]": "2001:db8::1", "[2001:db8::1]:4711": "2001:db8::1",
-		"2001:DB8:0:0::1": "2001:db8::1", "[2001:0DB8::0001]": "2001:db8::1", "[2001:db8::1]:65535": "2001:db8::1", "::1": "::1", "[::1]": "::1",
+		"::ffff:192.0.2.5": "192.0.2.5", "[::ffff:192.0.2.5]": "192.0.2.5", "[::ffff:192.0.2.5]:4711": "192.0.2.5",
+		"::ffff:c000:205": "192.0.2.5",
+		"2001:db8::1":     "2001:db8::1", "[2001:db8::1]": "2001:db8::1", "[2001:db8::1]:4711": "2001:db8::1",
+		"2001:DB8:0:0::1": "2001:db8::1", "[2001:0DB8::0001]": "2001:db8::1", "[2001:db8::1]:65535": "2001:db8::1",
+		"::1": "::1", "[::1]": "::1",
 	} {
 		for _, header := range []string{text, " " + text + "\t", "junk," + text, "203.0.113.66, " + text} {
 			got, err := forwardedFor([]string{header}, netip.MustParseAddr("10.0.0.1"), mustNetworks(t, "10.0.0.0/8"))
@@ -225,12 +233,16 @@ func TestSpellingsOfAHop(t *testing.T) {
 		}
 	}
 	for _, text := range []string{
-		"", " ", "[]", "[]:80", "[192.0.2.5]", "[192.0.2.5]:80", "[[2001:db8::1]]", "[2001:db8::1", "2001:db8::1]", "[2001:db8::1]:", "[2001:db8::1]80",
-		"[2001:db8::1]:65536", "[2001:db8::1]:-1", "[2001:db8::1]:http", "[2001:db8::1%eth0]", "[2001:db8::1%25eth0]:80", "fe80::1%1", "192.0.2.5:",
-		"192.0.2.5:65536", "192.0.2.256", "192.0.2", "0xc0.0.2.5", "192.0.2.5/32", "[2001:db8::/32]", "\"192.0.2.5\"", "\"[2001:db8::1]\"", "for=192.0.2.5",
+		"", " ", "[]", "[]:80", "[192.0.2.5]", "[192.0.2.5]:80", "[[2001:db8::1]]", "[2001:db8::1", "2001:db8::1]",
+		"[2001:db8::1]:", "[2001:db8::1]80",
+		"[2001:db8::1]:65536", "[2001:db8::1]:-1", "[2001:db8::1]:http", "[2001:db8::1%eth0]", "[2001:db8::1%25eth0]:80",
+		"fe80::1%1", "192.0.2.5:",
+		"192.0.2.5:65536", "192.0.2.256", "192.0.2", "0xc0.0.2.5", "192.0.2.5/32", "[2001:db8::/32]", "\"192.0.2.5\"",
+		"\"[2001:db8::1]\"", "for=192.0.2.5",
 		"unknown", "_hidden", "localhost", "[ 2001:db8::1 ]", "192.0.2.5 192.0.2.6", "192.0.2.5;192.0.2.6", "１９２.0.2.5",
 	} {
-		if got, err := forwardedFor([]string{text}, netip.MustParseAddr("10.0.0.1"), mustNetworks(t, "10.0.0.0/8")); err == nil {
+		if got, err := forwardedFor([]string{text}, netip.MustParseAddr("10.0.0.1"),
+			mustNetworks(t, "10.0.0.0/8")); err == nil {
 			t.Errorf("%q: got %v, want a refusal", text, got)
 		}
 	}

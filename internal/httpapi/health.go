@@ -18,10 +18,12 @@ const checkTimeout = 3 * time.Second
 func (a *API) healthRoutes(o Options) router {
 	status := func(ctx context.Context) (any, error) { return o.Vault.Status(ctx) }
 	paths := map[string]byMethod{
-		"/healthz":   {http.MethodGet: healthEndpoint()},
-		"/readyz":    {http.MethodGet: readyEndpoint(o.Checks, o.Notices)},
-		"/metrics":   {http.MethodGet: metricsEndpoint(promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{DisableCompression: true}))},
-		"/v1/status": {http.MethodGet: statusEndpoint(status, daemonFacts{Version: o.Version, StartedAt: a.started.UTC(), AdminAPI: o.AdminAPI, audit: o.Audit})},
+		"/healthz": {http.MethodGet: healthEndpoint()},
+		"/readyz":  {http.MethodGet: readyEndpoint(o.Checks, o.Notices)},
+		"/metrics": {http.MethodGet: metricsEndpoint(promhttp.HandlerFor(a.registry,
+			promhttp.HandlerOpts{DisableCompression: true}))},
+		"/v1/status": {http.MethodGet: statusEndpoint(status,
+			daemonFacts{Version: o.Version, StartedAt: a.started.UTC(), AdminAPI: o.AdminAPI, audit: o.Audit})},
 	}
 	return func(method, path string) (*endpoint, string, error) {
 		methods, ok := paths[path]

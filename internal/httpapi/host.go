@@ -23,7 +23,8 @@ var (
 // refused, because the daemon's is not what tells who asks: a forwarded port is another one.
 func ParseHost(s string) (string, error) {
 	name := strings.ToLower(strings.TrimSuffix(s, "."))
-	if addr, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(name, "["), "]")); err == nil && addr.Zone() == "" {
+	if addr, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(name, "["), "]")); err == nil &&
+		addr.Zone() == "" {
 		return plain(addr).String(), nil
 	}
 	if label := strings.TrimPrefix(name, "*."); len(label) > 253 || !isHostName(label) {

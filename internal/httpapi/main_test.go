@@ -28,8 +28,9 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{log: &bytes.Buffer{}}
 	w.api = New(Options{
-		Log:     slog.New(slog.NewJSONHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-		Policy:  Policy{Allow: mustNetworks(t, "192.0.2.0/24", "2001:db8::/32"), Hosts: []string{"example.com", "x"}}, // of httptest
+		Log: slog.New(slog.NewJSONHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		// of httptest
+		Policy:  Policy{Allow: mustNetworks(t, "192.0.2.0/24", "2001:db8::/32"), Hosts: []string{"example.com", "x"}},
 		Version: "v1.2.3",
 	})
 	return w
@@ -69,7 +70,8 @@ func from(addr string) option {
 
 func overUnix(r *http.Request) {
 	r.RemoteAddr = "@"
-	*r = *r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, &net.UnixAddr{Name: "/run/vaultd.sock", Net: "unix"}))
+	*r = *r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey,
+		&net.UnixAddr{Name: "/run/vaultd.sock", Net: "unix"}))
 }
 
 // ask sends one request from 192.0.2.1, unless told otherwise.

@@ -71,7 +71,8 @@ func versionOf(params url.Values) (int, error) {
 
 // unchanged: the client learnt that what it holds is still the version it asked for.
 func unchanged(name string, id uuid.UUID) audit.Event {
-	return audit.Event{Action: audit.Read, Secret: name, Outcome: audit.OK, Detail: map[string]any{"not_modified": true, "version_id": id}}
+	return audit.Event{Action: audit.Read, Secret: name, Outcome: audit.OK,
+		Detail: map[string]any{"not_modified": true, "version_id": id}}
 }
 
 func notModified(id uuid.UUID) answer {
@@ -108,8 +109,8 @@ func isText(value []byte) bool {
 	return utf8.Valid(value) && bytes.IndexByte(value, 0) < 0
 }
 
-// secretJSON writes the answer by hand into one buffer of the right size: encoding/json would leave copies of the value in
-// its pool, and a buffer that grows leaves its old ones.
+// secretJSON writes the answer by hand into one buffer of the right size: encoding/json would leave copies of the value
+// in its pool, and a buffer that grows leaves its old ones.
 func secretJSON(s *vault.Secret, versionID string) []byte {
 	text := isText(s.Value)
 	size := base64.StdEncoding.EncodedLen(len(s.Value)) + 2
@@ -186,7 +187,8 @@ func verifyEndpoint(verify verifyFunc) *endpoint {
 			if !v.Valid {
 				return jsonAnswer(http.StatusOK, invalidBody{}), nil
 			}
-			return jsonAnswer(http.StatusOK, validBody{Valid: true, Version: v.Version, Match: string(v.Match), ExpiresAt: inUTC(v.ExpiresAt)}), nil
+			return jsonAnswer(http.StatusOK, validBody{Valid: true, Version: v.Version, Match: string(v.Match),
+				ExpiresAt: inUTC(v.ExpiresAt)}), nil
 		},
 	}
 }

@@ -113,9 +113,10 @@ func TestEveryValueComesBackByteForByte(t *testing.T) {
 }
 
 func TestTheAnswerIsBuiltInOneBuffer(t *testing.T) {
-	s := &vault.Secret{Name: strings.Repeat("a", envelope.MaxNameSize), Version: 1<<31 - 1, CreatedAt: created, RotatedAt: &created,
-		NextRotationAt: &created, ExpiresAt: &created}
-	for _, value := range [][]byte{[]byte("x"), bytes.Repeat([]byte{1}, envelope.MaxValueSize), bytes.Repeat([]byte{0}, envelope.MaxValueSize)} {
+	s := &vault.Secret{Name: strings.Repeat("a", envelope.MaxNameSize), Version: 1<<31 - 1, CreatedAt: created,
+		RotatedAt: &created, NextRotationAt: &created, ExpiresAt: &created}
+	for _, value := range [][]byte{[]byte("x"), bytes.Repeat([]byte{1}, envelope.MaxValueSize),
+		bytes.Repeat([]byte{0}, envelope.MaxValueSize)} {
 		s.Value = value
 		// A buffer that had to grow would be twice as large as it need be, and have left a copy of the value.
 		if b := secretJSON(s, s.VersionID.String()); cap(b) > len(b)+1024 || !json.Valid(b) {
@@ -147,7 +148,8 @@ func TestVersionParameter(t *testing.T) {
 		}
 	}
 	calls := s.calls
-	for _, version := range []string{"", "0", "01", "-1", "%2B1", "1.0", "2147483648", "99999999999999999999", "x", "1%20", "%D9%A1"} {
+	for _, version := range []string{"", "0", "01", "-1", "%2B1", "1.0", "2147483648", "99999999999999999999", "x", "1%20",
+		"%D9%A1"} {
 		wantStatus(t, ask(t, h, "GET", "/v1/secrets/db/password?version="+version, ""), 400, "bad_request")
 	}
 	if s.calls != calls {
@@ -181,7 +183,8 @@ func TestAccept(t *testing.T) {
 	}
 	s := &stored{value: []byte("v")}
 	h := newWorld(t).serve(getEndpoint(s.get))
-	for _, accept := range []string{"text/plain", "application/json;q=0", "*/*;q=0", "application/json;q=0, application/octet-stream;q=0, */*", "application/json;q=2", "junk"} {
+	for _, accept := range []string{"text/plain", "application/json;q=0", "*/*;q=0",
+		"application/json;q=0, application/octet-stream;q=0, */*", "application/json;q=2", "junk"} {
 		wantStatus(t, ask(t, h, "GET", "/v1/secrets/db/password", "", header("Accept", accept)), 415, "media_type")
 	}
 	if s.calls != 0 {
@@ -226,7 +229,8 @@ func TestIfNoneMatch(t *testing.T) {
 			t.Errorf("%q: the opened value was not wiped", c.tags)
 		}
 	}
-	rec := ask(t, newWorld(t).serve(getEndpoint((&stored{}).get)), "GET", "/v1/secrets/nothing", "", header("If-None-Match", "*"))
+	rec := ask(t, newWorld(t).serve(getEndpoint((&stored{}).get)), "GET", "/v1/secrets/nothing", "",
+		header("If-None-Match", "*"))
 	wantStatus(t, rec, 404, "not_found")
 }
 
@@ -247,8 +251,10 @@ func (p *presentation) verify(_ context.Context, _ string, value []byte) (vault.
 func TestVerify(t *testing.T) {
 	for want, verdict := range map[string]vault.Verdict{
 		`{"valid":false}`: {},
-		`{"valid":true,"version":4,"match":"current","expires_at":null}`:                        {Valid: true, Version: 4, Match: vault.MatchCurrent},
-		`{"valid":true,"version":3,"match":"grace","expires_at":"2024-05-06T05:08:09.123456Z"}`: {Valid: true, Version: 3, Match: vault.MatchGrace, ExpiresAt: &created},
+		`{"valid":true,"version":4,"match":"current","expires_at":null}`: {Valid: true, Version: 4,
+			Match: vault.MatchCurrent},
+		`{"valid":true,"version":3,"match":"grace","expires_at":"2024-05-06T05:08:09.123456Z"}`: {Valid: true, Version: 3,
+			Match: vault.MatchGrace, ExpiresAt: &created},
 	} {
 		p := &presentation{verdict: verdict}
 		rec := ask(t, newWorld(t).serve(verifyEndpoint(p.verify)), "POST", "/v1/secrets/a/verify", `{"value":"hunter2"}`)
@@ -272,7 +278,8 @@ func TestVerifyTakesThreeForms(t *testing.T) {
 		"bytes":           {typeBytes, "\x00{\xff", "\x00{\xff"},
 		"longest bytes":   {typeBytes, longest, longest},
 		"longest escaped": {typeJSON, `{"value":"` + escaped + `"}`, longest},
-		"longest base64":  {typeJSON, `{"value_base64":"` + base64.StdEncoding.EncodeToString([]byte(longest)) + `"}`, longest},
+		"longest base64": {typeJSON, `{"value_base64":"` + base64.StdEncoding.EncodeToString([]byte(longest)) + `"}`,
+			longest},
 	} {
 		for _, chunked := range []bool{false, true} {
 			p := &presentation{}
@@ -280,7 +287,8 @@ func TestVerifyTakesThreeForms(t *testing.T) {
 			if chunked {
 				options = append(options, func(r *http.Request) { r.ContentLength = -1 })
 			}
-			wantStatus(t, ask(t, newWorld(t).serve(verifyEndpoint(p.verify)), "POST", "/v1/secrets/a/verify", c.body, options...), 200, "")
+			wantStatus(t, ask(t, newWorld(t).serve(verifyEndpoint(p.verify)), "POST", "/v1/secrets/a/verify", c.body,
+				options...), 200, "")
 			if p.value != c.want {
 				t.Errorf("%s, chunked %t: %d bytes reached the vault, want %d", name, chunked, len(p.value), len(c.want))
 			}
@@ -295,21 +303,22 @@ func TestVerifyRefuses(t *testing.T) {
 		status     int
 		code       string
 	}{
-		"no value":             {typeJSON, `{}`, 400, "bad_request"},
-		"an empty body":        {typeJSON, ``, 400, "bad_request"},
-		"both forms":           {typeJSON, `{"value":"a","value_base64":"YQ=="}`, 400, "bad_request"},
-		"both, one empty":      {typeJSON, `{"value":"a","value_base64":""}`, 400, "bad_request"},
-		"empty":                {typeJSON, `{"value":""}`, 400, "bad_request"},
-		"empty base64":         {typeJSON, `{"value_base64":""}`, 400, "bad_request"},
-		"empty bytes":          {typeBytes, ``, 400, "bad_request"},
-		"base64 unpadded":      {typeJSON, `{"value_base64":"YQ"}`, 400, "bad_request"},
-		"base64 of urls":       {typeJSON, `{"value_base64":"_-8="}`, 400, "bad_request"},
-		"base64 with newline":  {typeJSON, `{"value_base64":"YWJj\nYWJj"}`, 400, "bad_request"},
-		"base64, loose bits":   {typeJSON, `{"value_base64":"YR=="}`, 400, "bad_request"},
-		"half a surrogate":     {typeJSON, `{"value":"\ud800"}`, 400, "bad_request"},
-		"null":                 {typeJSON, `{"value":null}`, 400, "bad_request"},
-		"too long":             {typeJSON, `{"value":"` + long + `"}`, 413, "too_large"},
-		"too long, base64":     {typeJSON, `{"value_base64":"` + base64.StdEncoding.EncodeToString([]byte(long)) + `"}`, 413, "too_large"},
+		"no value":            {typeJSON, `{}`, 400, "bad_request"},
+		"an empty body":       {typeJSON, ``, 400, "bad_request"},
+		"both forms":          {typeJSON, `{"value":"a","value_base64":"YQ=="}`, 400, "bad_request"},
+		"both, one empty":     {typeJSON, `{"value":"a","value_base64":""}`, 400, "bad_request"},
+		"empty":               {typeJSON, `{"value":""}`, 400, "bad_request"},
+		"empty base64":        {typeJSON, `{"value_base64":""}`, 400, "bad_request"},
+		"empty bytes":         {typeBytes, ``, 400, "bad_request"},
+		"base64 unpadded":     {typeJSON, `{"value_base64":"YQ"}`, 400, "bad_request"},
+		"base64 of urls":      {typeJSON, `{"value_base64":"_-8="}`, 400, "bad_request"},
+		"base64 with newline": {typeJSON, `{"value_base64":"YWJj\nYWJj"}`, 400, "bad_request"},
+		"base64, loose bits":  {typeJSON, `{"value_base64":"YR=="}`, 400, "bad_request"},
+		"half a surrogate":    {typeJSON, `{"value":"\ud800"}`, 400, "bad_request"},
+		"null":                {typeJSON, `{"value":null}`, 400, "bad_request"},
+		"too long":            {typeJSON, `{"value":"` + long + `"}`, 413, "too_large"},
+		"too long, base64": {typeJSON, `{"value_base64":"` + base64.StdEncoding.EncodeToString([]byte(long)) + `"}`, 413,
+			"too_large"},
 		"too long, bytes":      {typeBytes, long, 413, "too_large"},
 		"much too long":        {typeJSON, `{"value":"` + strings.Repeat("a", 2*maxJSON) + `"}`, 413, "too_large"},
 		"a form":               {"application/x-www-form-urlencoded", "value=a", 415, "media_type"},
@@ -340,7 +349,8 @@ func TestVerifyRefuses(t *testing.T) {
 	}
 	w := newWorld(t)
 	for _, o := range []option{header("Content-Encoding", "gzip"), header("Content-Type", typeBytes)} {
-		wantStatus(t, ask(t, w.serve(verifyEndpoint((&presentation{}).verify)), "POST", "/v1/secrets/a/verify", `{"value":"a"}`, o), 415, "media_type")
+		wantStatus(t, ask(t, w.serve(verifyEndpoint((&presentation{}).verify)), "POST", "/v1/secrets/a/verify",
+			`{"value":"a"}`, o), 415, "media_type")
 	}
 }
 
@@ -348,9 +358,10 @@ func TestVerifyRefuses(t *testing.T) {
 func TestALongBodyIsRefusedUnread(t *testing.T) {
 	w := newWorld(t)
 	body := &counter{}
-	rec := ask(t, w.serve(verifyEndpoint((&presentation{}).verify)), "POST", "/v1/secrets/a/verify", "x", func(r *http.Request) {
-		r.Body, r.ContentLength = body, maxJSON+1
-	})
+	rec := ask(t, w.serve(verifyEndpoint((&presentation{}).verify)), "POST", "/v1/secrets/a/verify", "x",
+		func(r *http.Request) {
+			r.Body, r.ContentLength = body, maxJSON+1
+		})
 	wantStatus(t, rec, 413, "too_large")
 	if body.reads != 0 {
 		t.Errorf("got %d reads", body.reads)
@@ -367,9 +378,10 @@ func TestOverARealConnection(t *testing.T) {
 	w := newWorld(t)
 	w.api.SetPolicy(Policy{Hosts: []string{"x"}, Allow: mustNetworks(t, "127.0.0.1")})
 	m := byMethod{"GET": echo("GET /x")}
-	h := w.api.serve(route(m, m, map[string]*endpoint{"verify": verifyEndpoint((&presentation{}).verify)}), func(r *http.Request) (client, error) {
-		return w.api.guard.Load().admit(r)
-	}, w.api.audited)
+	h := w.api.serve(route(m, m, map[string]*endpoint{"verify": verifyEndpoint((&presentation{}).verify)}),
+		func(r *http.Request) (client, error) {
+			return w.api.guard.Load().admit(r)
+		}, w.api.audited)
 	server := httptest.NewServer(h)
 	defer server.Close()
 	for request, want := range map[string]string{

@@ -24,13 +24,15 @@ import (
 
 // endpoint is what differs between requests.
 type endpoint struct {
-	name    string        // in metrics and the access log; never the name of a secret
-	action  string        // in the audit log
-	named   bool          // the path holds the name of a secret
-	query   []string      // the parameters it takes, each at most once
-	body    bool          // it takes one
-	admin   bool          // it wants an admin token
-	local   bool          // it reads the local node, which has to be as far as the request and the daemon want it, and keeps to ReadTimeout itself
+	name   string   // in metrics and the access log; never the name of a secret
+	action string   // in the audit log
+	named  bool     // the path holds the name of a secret
+	query  []string // the parameters it takes, each at most once
+	body   bool     // it takes one
+	admin  bool     // it wants an admin token
+	// it reads the local node, which has to be as far as the request and the daemon want it, and keeps to ReadTimeout
+	// itself
+	local   bool
 	limited bool          // it counts against the client's rate
 	quiet   bool          // its access log line is for debugging
 	timeout time.Duration // 0 = ReadTimeout
@@ -74,7 +76,8 @@ type answer struct {
 const statusGone = 499
 
 // serve is the one way from a request to its answer.
-func (a *API) serve(find router, admit func(*http.Request) (client, error), record func(*request, router, error) error) http.Handler {
+func (a *API) serve(find router,
+	admit func(*http.Request) (client, error), record func(*request, router, error) error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		started := time.Now()
 		q := &request{http: r, id: requestID(r)}
@@ -230,8 +233,8 @@ func (q *request) changed() vault.Change {
 	return vault.Change{Token: q.token, RequestID: q.change}
 }
 
-// requestID takes the client's id only where it can do no harm in a log. Ids of our own begin with the time: in the index of the
-// audit log they stand side by side.
+// requestID takes the client's id only where it can do no harm in a log. Ids of our own begin with the time: in the
+// index of the audit log they stand side by side.
 func requestID(r *http.Request) string {
 	id := r.Header.Get("X-Request-Id")
 	if id == "" || len(id) > 64 || strings.ContainsFunc(id, func(c rune) bool { return !isIDChar(c) }) {
@@ -281,8 +284,8 @@ func write(w http.ResponseWriter, q *request, ans answer) int {
 	return ans.status
 }
 
-// record writes the one line a request has in the log. A read or verify that was answered is on record already: it has its
-// line for debugging.
+// record writes the one line a request has in the log. A read or verify that was answered is on record already: it has
+// its line for debugging.
 func (a *API) record(q *request, status int, took time.Duration, err error) {
 	route, level := "unknown", slog.LevelInfo
 	if q.route != nil {

@@ -43,7 +43,8 @@ func TestRequestID(t *testing.T) {
 	w := newWorld(t)
 	h := w.serve(echo("GET /x"))
 	for _, kept := range []string{"a", "Req_1.2-3", strings.Repeat("x", 64)} {
-		if got := ask(t, h, "GET", "/v1/secrets/a", "", header("X-Request-Id", kept)).Header().Get("X-Request-Id"); got != kept {
+		if got := ask(t, h, "GET", "/v1/secrets/a", "", header("X-Request-Id",
+			kept)).Header().Get("X-Request-Id"); got != kept {
 			t.Errorf("got id %q, want the client's %q", got, kept)
 		}
 	}
@@ -133,8 +134,10 @@ func TestNamesAreCheckedAfterDecoding(t *testing.T) {
 	}
 	for _, target := range []string{
 		"/v1/secrets/", "/v1/secrets//", "/v1/secrets//a", "/v1/secrets/a//b", "/v1/secrets/a/", "/v1/secrets/a%2F..%2Fb",
-		"/v1/secrets/a/../b", "/v1/secrets/..", "/v1/secrets/%2e%2e", "/v1/secrets/a%00", "/v1/secrets/a%20b", "/v1/secrets/a%252Fb",
-		"/v1/secrets/-a", "/v1/secrets/a:1", "/v1/secrets/%C3%A4", "/v1/secrets/%FF", "/v1/secrets/" + strings.Repeat("a", 256),
+		"/v1/secrets/a/../b", "/v1/secrets/..", "/v1/secrets/%2e%2e", "/v1/secrets/a%00", "/v1/secrets/a%20b",
+		"/v1/secrets/a%252Fb",
+		"/v1/secrets/-a", "/v1/secrets/a:1", "/v1/secrets/%C3%A4", "/v1/secrets/%FF",
+		"/v1/secrets/" + strings.Repeat("a", 256),
 	} {
 		body := wantStatus(t, ask(t, h, "GET", target, ""), 400, "bad_request")
 		if strings.Contains(fmt.Sprint(body["message"]), "..") {
@@ -154,7 +157,8 @@ func TestUnknownAndRepeatedParametersAreRefused(t *testing.T) {
 	for _, query := range []string{"", "?", "?version=1"} {
 		wantStatus(t, ask(t, h, "GET", "/v1/secrets/a"+query, ""), 200, "")
 	}
-	for _, query := range []string{"?Version=1", "?v=hunter2", "?version=1&version=1", "?version=1;x=2", "?%zz", "?hunter2"} {
+	for _, query := range []string{"?Version=1", "?v=hunter2", "?version=1&version=1", "?version=1;x=2", "?%zz",
+		"?hunter2"} {
 		body := wantStatus(t, ask(t, h, "GET", "/v1/secrets/a"+query, ""), 400, "bad_request")
 		if strings.Contains(fmt.Sprint(body)+w.log.String(), "hunter2") {
 			t.Errorf("%s: the query is repeated in the answer or the log", query)
@@ -264,10 +268,11 @@ func TestAClientThatLeftGetsNoAnswerAndALogLine(t *testing.T) {
 
 func TestARequestDoesNotTakeForever(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newWorld(t).serve(&endpoint{name: "GET /x", named: true, do: func(ctx context.Context, _ *request) (answer, error) {
-			<-ctx.Done()
-			return answer{}, ctx.Err()
-		}})
+		h := newWorld(t).serve(&endpoint{name: "GET /x", named: true,
+			do: func(ctx context.Context, _ *request) (answer, error) {
+				<-ctx.Done()
+				return answer{}, ctx.Err()
+			}})
 		started := time.Now()
 		wantStatus(t, ask(t, h, "GET", "/v1/secrets/a", ""), 503, "unavailable")
 		if took := time.Since(started); took != ReadTimeout {

@@ -133,7 +133,8 @@ func interval(field string, text *string) (*time.Duration, error) {
 
 func deleteEndpoint(remove deleteFunc) *endpoint {
 	return &endpoint{
-		name: "DELETE /v1/secrets/{name}", action: "delete", named: true, query: []string{"window"}, admin: true, timeout: WriteTimeout,
+		name: "DELETE /v1/secrets/{name}", action: "delete", named: true, query: []string{"window"}, admin: true,
+		timeout: WriteTimeout,
 		do: func(ctx context.Context, q *request) (answer, error) {
 			window, err := windowOf(q.params)
 			if err != nil {
@@ -213,7 +214,8 @@ func (b *writeBody) nextValue(ctx context.Context, name string, spec specFunc) (
 	return g.Generate(), nil
 }
 
-// receiptAnswer brings the database's times to UTC. The position it repeats as a header is what a read elsewhere can ask for.
+// receiptAnswer brings the database's times to UTC. The position it repeats as a header is what a read elsewhere can
+// ask for.
 func receiptAnswer(status int, r vault.Receipt) answer {
 	for _, t := range []**time.Time{&r.CreatedAt, &r.PreviousExpiresAt, &r.NextRotationAt, &r.RestoreUntil} {
 		*t = inUTC(*t)

@@ -32,7 +32,8 @@ func (p *primary) receipt(name string, c vault.Change) (vault.Receipt, error) {
 	if p.err != nil {
 		return vault.Receipt{}, p.err
 	}
-	return vault.Receipt{RequestID: c.RequestID, Name: name, Version: p.version, VersionID: versionID.String(), CreatedAt: &created}, nil
+	return vault.Receipt{RequestID: c.RequestID, Name: name, Version: p.version, VersionID: versionID.String(),
+		CreatedAt: &created}, nil
 }
 
 func (p *primary) put(_ context.Context, r vault.PutRequest) (vault.Receipt, error) {
@@ -68,12 +69,14 @@ func TestCreate(t *testing.T) {
 	rec := ask(t, newWorld(t).serve(createEndpoint(p.put)), "POST", "/v1/secrets",
 		`{"name":"db/password","value":"hunter2","grace":"36h"}`, bearer(), header("Idempotency-Key", key.String()))
 	got := wantStatus(t, rec, 201, "")
-	want := map[string]any{"request_id": key.String(), "name": "db/password", "version": 1.0, "version_id": versionID.String(), "created_at": "2024-05-06T05:08:09.123456Z"}
+	want := map[string]any{"request_id": key.String(), "name": "db/password", "version": 1.0,
+		"version_id": versionID.String(), "created_at": "2024-05-06T05:08:09.123456Z"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("the receipt differs (-want +got):\n%s", diff)
 	}
 	r := p.puts[0]
-	if r.Name != "db/password" || p.value != "hunter2" || !r.CreateOnly || r.CAS != nil || *r.Settings.Grace != 36*time.Hour || r.Settings.Generator != nil || r.Settings.RotateEvery != nil {
+	if r.Name != "db/password" || p.value != "hunter2" || !r.CreateOnly || r.CAS != nil ||
+		*r.Settings.Grace != 36*time.Hour || r.Settings.Generator != nil || r.Settings.RotateEvery != nil {
 		t.Errorf("the vault was asked for %+v", r)
 	}
 	if r.Token != token || r.RequestID != key {
@@ -89,7 +92,8 @@ func TestCreate(t *testing.T) {
 
 func TestCreateGenerated(t *testing.T) {
 	p := &primary{version: 1}
-	rec := ask(t, newWorld(t).serve(createEndpoint(p.put)), "POST", "/v1/secrets", `{"name":"a","generate":"hex","rotate_every":"30d"}`, bearer())
+	rec := ask(t, newWorld(t).serve(createEndpoint(p.put)), "POST", "/v1/secrets",
+		`{"name":"a","generate":"hex","rotate_every":"30d"}`, bearer())
 	wantStatus(t, rec, 201, "")
 	r := p.puts[0]
 	if len(p.value) != 64 || *r.Settings.Generator != "hex:32" || *r.Settings.RotateEvery != 30*24*time.Hour {
@@ -107,7 +111,8 @@ func TestPut(t *testing.T) {
 	p := &primary{version: 8}
 	h := newWorld(t).serve(putEndpoint(p.put))
 	wantStatus(t, ask(t, h, "PUT", "/v1/secrets/db/password", `{"value_base64":"AP8=","cas":7}`, bearer()), 200, "")
-	if r := p.puts[0]; r.Name != "db/password" || p.value != "\x00\xff" || r.CreateOnly || *r.CAS != 7 || r.RequestID == uuid.Nil {
+	if r := p.puts[0]; r.Name != "db/password" || p.value != "\x00\xff" || r.CreateOnly || *r.CAS != 7 ||
+		r.RequestID == uuid.Nil {
 		t.Errorf("the vault was asked for %+v", r)
 	}
 	p.version = 1
@@ -120,7 +125,8 @@ func TestPut(t *testing.T) {
 func TestDelete(t *testing.T) {
 	p := &primary{}
 	h := newWorld(t).serve(deleteEndpoint(p.remove))
-	for query, want := range map[string]time.Duration{"": 7 * 24 * time.Hour, "?window=1d12h": 36 * time.Hour, "?window=0": 0} {
+	for query, want := range map[string]time.Duration{"": 7 * 24 * time.Hour, "?window=1d12h": 36 * time.Hour,
+		"?window=0": 0} {
 		wantStatus(t, ask(t, h, "DELETE", "/v1/secrets/a"+query, "", bearer()), 200, "")
 		if got := p.deletes[len(p.deletes)-1]; got != want {
 			t.Errorf("%q: got a window of %v, want %v", query, got, want)
@@ -153,9 +159,11 @@ func TestRotateRefuses(t *testing.T) {
 	if !strings.Contains(body["message"].(string), "no generator") {
 		t.Errorf("got message %q, want what is missing", body["message"])
 	}
-	wantStatus(t, ask(t, manual, "POST", "/v1/secrets/a/rotate", `{"value":"a","value_base64":"YQ=="}`, bearer()), 400, "bad_request")
+	wantStatus(t, ask(t, manual, "POST", "/v1/secrets/a/rotate", `{"value":"a","value_base64":"YQ=="}`, bearer()), 400,
+		"bad_request")
 
-	missing := newWorld(t).serve(rotateEndpoint(p.rotate, func(context.Context, string) (string, error) { return "", vault.ErrNotFound }))
+	missing := newWorld(t).serve(rotateEndpoint(p.rotate,
+		func(context.Context, string) (string, error) { return "", vault.ErrNotFound }))
 	wantStatus(t, ask(t, missing, "POST", "/v1/secrets/a/rotate", "", bearer()), 404, "not_found")
 
 	newer := newWorld(t).serve(rotateEndpoint(p.rotate, specIs("emoji:5")))
@@ -170,9 +178,12 @@ func TestWritesRefuse(t *testing.T) {
 	w := newWorld(t)
 	create, put, remove := w.serve(createEndpoint(p.put)), w.serve(putEndpoint(p.put)), w.serve(deleteEndpoint(p.remove))
 	for _, body := range []string{
-		`{"value":"hunter2"}`, `{"name":"../x","value":"hunter2"}`, `{"name":"a"}`, `{"name":"a","value":"hunter2","generate":"hex"}`,
-		`{"name":"a","value":""}`, `{"name":"a","generate":"hunter2"}`, `{"name":"a","value":"hunter2","rotate_every":"1 month"}`,
-		`{"name":"a","value":"hunter2","grace":"-1h"}`, `{"name":"a","value":"hunter2","cas":1}`, `{"name":"a","Value":"hunter2"}`,
+		`{"value":"hunter2"}`, `{"name":"../x","value":"hunter2"}`, `{"name":"a"}`,
+		`{"name":"a","value":"hunter2","generate":"hex"}`,
+		`{"name":"a","value":""}`, `{"name":"a","generate":"hunter2"}`,
+		`{"name":"a","value":"hunter2","rotate_every":"1 month"}`,
+		`{"name":"a","value":"hunter2","grace":"-1h"}`, `{"name":"a","value":"hunter2","cas":1}`,
+		`{"name":"a","Value":"hunter2"}`,
 		`{"name":"a","name":"b","value":"hunter2"}`, `{"name":"a","value":"hunter2"}{}`,
 	} {
 		wantStatus(t, ask(t, create, "POST", "/v1/secrets", body, bearer()), 400, "bad_request")
@@ -180,8 +191,10 @@ func TestWritesRefuse(t *testing.T) {
 	for _, body := range []string{`{"value":"a","name":"a"}`, `{"value":"a","cas":-1}`, `{"value":"a","cas":"1"}`, `{}`} {
 		wantStatus(t, ask(t, put, "PUT", "/v1/secrets/a", body, bearer()), 400, "bad_request")
 	}
-	wantStatus(t, ask(t, put, "PUT", "/v1/secrets/a", `a`, bearer(), func(r *http.Request) { r.Header.Set("Content-Type", typeBytes) }), 415, "media_type")
-	wantStatus(t, ask(t, put, "PUT", "/v1/secrets/a", `{"value":"`+strings.Repeat("a", 64<<10+1)+`"}`, bearer()), 413, "too_large")
+	wantStatus(t, ask(t, put, "PUT", "/v1/secrets/a", `a`, bearer(),
+		func(r *http.Request) { r.Header.Set("Content-Type", typeBytes) }), 415, "media_type")
+	wantStatus(t, ask(t, put, "PUT", "/v1/secrets/a", `{"value":"`+strings.Repeat("a", 64<<10+1)+`"}`, bearer()), 413,
+		"too_large")
 	for _, query := range []string{"?window=", "?window=1", "?window=-1d", "?window=99999d", "?Window=1d"} {
 		wantStatus(t, ask(t, remove, "DELETE", "/v1/secrets/a"+query, "", bearer()), 400, "bad_request")
 	}
@@ -231,7 +244,8 @@ func TestWritesNeedAToken(t *testing.T) {
 func TestIdempotencyKey(t *testing.T) {
 	p := &primary{}
 	h := newWorld(t).serve(deleteEndpoint(p.remove))
-	for _, key := range []string{"", "x", uuid.Nil.String(), "{" + uuid.NewString() + "}", "urn:uuid:" + uuid.NewString(), strings.ReplaceAll(uuid.NewString(), "-", "")} {
+	for _, key := range []string{"", "x", uuid.Nil.String(), "{" + uuid.NewString() + "}", "urn:uuid:" + uuid.NewString(),
+		strings.ReplaceAll(uuid.NewString(), "-", "")} {
 		wantStatus(t, ask(t, h, "DELETE", "/v1/secrets/a", "", bearer(), header("Idempotency-Key", key)), 400, "bad_request")
 	}
 	if p.calls() != 0 {
@@ -240,7 +254,8 @@ func TestIdempotencyKey(t *testing.T) {
 	// An unanswered commit names the key to repeat it with, whoever chose it.
 	p.err = vault.ErrOutcomeUnknown
 	key := uuid.NewString()
-	body := wantStatus(t, ask(t, h, "DELETE", "/v1/secrets/a", "", bearer(), header("Idempotency-Key", key)), 503, "outcome_unknown")
+	body := wantStatus(t, ask(t, h, "DELETE", "/v1/secrets/a", "", bearer(), header("Idempotency-Key", key)), 503,
+		"outcome_unknown")
 	if body["idempotency_key"] != key {
 		t.Errorf("got idempotency_key %v, want %s", body["idempotency_key"], key)
 	}
@@ -256,7 +271,8 @@ func TestTheBodyLimitLeavesRoomForTheOtherFields(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	body := `{"name":"` + strings.Repeat("a", 255) + `","value":"` + strings.Repeat(`\u0001`, 64<<10) + `","grace":"30d","rotate_every":"30d"}`
+	body := `{"name":"` + strings.Repeat("a", 255) + `","value":"` + strings.Repeat(`\u0001`, 64<<10) +
+		`","grace":"30d","rotate_every":"30d"}`
 	if len(body)+len(g.String()) > maxJSON {
 		t.Errorf("a legal body of %d bytes is over the limit of %d", len(body), maxJSON)
 	}
@@ -266,7 +282,8 @@ func TestTheBodyLimitLeavesRoomForTheOtherFields(t *testing.T) {
 
 // What a GET answers as "value" and "encoding" is what every route that takes a value takes.
 func TestAValueIsTakenAsItIsAnswered(t *testing.T) {
-	for _, value := range []string{"a", "päss \"\\\n", "\x00\xff", "a\x00b", "YQ==", strings.Repeat("x", envelope.MaxValueSize)} {
+	for _, value := range []string{"a", "päss \"\\\n", "\x00\xff", "a\x00b", "YQ==",
+		strings.Repeat("x", envelope.MaxValueSize)} {
 		var answered struct {
 			Value    json.RawMessage `json:"value"`
 			Encoding json.RawMessage `json:"encoding"`
@@ -277,10 +294,13 @@ func TestAValueIsTakenAsItIsAnswered(t *testing.T) {
 		body := fmt.Sprintf(`{"value":%s,"encoding":%s}`, answered.Value, answered.Encoding)
 		w, put, created, rotated, presented := newWorld(t), &primary{}, &primary{}, &primary{}, &presentation{}
 		wantStatus(t, ask(t, w.serve(putEndpoint(put.put)), "PUT", "/v1/secrets/a", body, bearer()), 200, "")
-		wantStatus(t, ask(t, w.serve(createEndpoint(created.put)), "POST", "/v1/secrets", `{"name":"a",`+body[1:], bearer()), 200, "")
-		wantStatus(t, ask(t, w.serve(rotateEndpoint(rotated.rotate, specIs(""))), "POST", "/v1/secrets/a/rotate", body, bearer()), 200, "")
+		wantStatus(t, ask(t, w.serve(createEndpoint(created.put)), "POST", "/v1/secrets", `{"name":"a",`+body[1:], bearer()),
+			200, "")
+		wantStatus(t, ask(t, w.serve(rotateEndpoint(rotated.rotate, specIs(""))), "POST", "/v1/secrets/a/rotate", body,
+			bearer()), 200, "")
 		wantStatus(t, ask(t, w.serve(verifyEndpoint(presented.verify)), "POST", "/v1/secrets/a/verify", body), 200, "")
-		for route, got := range map[string]string{"put": put.value, "create": created.value, "rotate": rotated.value, "verify": presented.value} {
+		for route, got := range map[string]string{"put": put.value, "create": created.value, "rotate": rotated.value,
+			"verify": presented.value} {
 			if got != value {
 				t.Errorf("%s of %.20q: got %.20q", route, value, got)
 			}
@@ -290,23 +310,32 @@ func TestAValueIsTakenAsItIsAnswered(t *testing.T) {
 
 func TestAnEncodingIsOfAValue(t *testing.T) {
 	for _, members := range []string{
-		`"encoding":"utf8"`, `"encoding":"base64"`, `"value_base64":"YQ==","encoding":"base64"`, `"value":"YQ==","value_base64":"YQ==","encoding":"base64"`,
-		`"value":"a","encoding":""`, `"value":"a","encoding":"UTF8"`, `"value":"a","encoding":"utf-8"`, `"value":"a","encoding":"hex"`, `"value":"a","encoding":null`,
-		`"value":"a","encoding":7`, `"value":"YQ","encoding":"base64"`, `"value":"Y Q==","encoding":"base64"`, `"value":"YR==","encoding":"base64"`,
-		`"value":"_-8=","encoding":"base64"`, `"value":"","encoding":"base64"`, `"value":"","encoding":"utf8"`, `"value":"a","Encoding":"utf8"`,
-		`"value":"a","encoding":"utf8","encoding":"utf8"`, `"value":"a","encoding":"utf8","version":1`, `"value":"a","value_base64":"YQ==","encoding":"utf8"`,
+		`"encoding":"utf8"`, `"encoding":"base64"`, `"value_base64":"YQ==","encoding":"base64"`,
+		`"value":"YQ==","value_base64":"YQ==","encoding":"base64"`,
+		`"value":"a","encoding":""`, `"value":"a","encoding":"UTF8"`, `"value":"a","encoding":"utf-8"`,
+		`"value":"a","encoding":"hex"`, `"value":"a","encoding":null`,
+		`"value":"a","encoding":7`, `"value":"YQ","encoding":"base64"`, `"value":"Y Q==","encoding":"base64"`,
+		`"value":"YR==","encoding":"base64"`,
+		`"value":"_-8=","encoding":"base64"`, `"value":"","encoding":"base64"`, `"value":"","encoding":"utf8"`,
+		`"value":"a","Encoding":"utf8"`,
+		`"value":"a","encoding":"utf8","encoding":"utf8"`, `"value":"a","encoding":"utf8","version":1`,
+		`"value":"a","value_base64":"YQ==","encoding":"utf8"`,
 	} {
 		w, p, presented := newWorld(t), &primary{}, &presentation{}
 		body := "{" + members + "}"
 		wantStatus(t, ask(t, w.serve(putEndpoint(p.put)), "PUT", "/v1/secrets/a", body, bearer()), 400, "bad_request")
-		wantStatus(t, ask(t, w.serve(createEndpoint(p.put)), "POST", "/v1/secrets", `{"name":"a",`+members+"}", bearer()), 400, "bad_request")
-		wantStatus(t, ask(t, w.serve(rotateEndpoint(p.rotate, specIs("hex:32"))), "POST", "/v1/secrets/a/rotate", body, bearer()), 400, "bad_request")
-		wantStatus(t, ask(t, w.serve(verifyEndpoint(presented.verify)), "POST", "/v1/secrets/a/verify", body), 400, "bad_request")
+		wantStatus(t, ask(t, w.serve(createEndpoint(p.put)), "POST", "/v1/secrets", `{"name":"a",`+members+"}", bearer()),
+			400, "bad_request")
+		wantStatus(t, ask(t, w.serve(rotateEndpoint(p.rotate, specIs("hex:32"))), "POST", "/v1/secrets/a/rotate", body,
+			bearer()), 400, "bad_request")
+		wantStatus(t, ask(t, w.serve(verifyEndpoint(presented.verify)), "POST", "/v1/secrets/a/verify", body), 400,
+			"bad_request")
 		if p.calls() != 0 || presented.value != "" {
 			t.Errorf("%s: something was asked for", members)
 		}
 	}
 	// Nor does a generator have one.
 	w, p := newWorld(t), &primary{}
-	wantStatus(t, ask(t, w.serve(putEndpoint(p.put)), "PUT", "/v1/secrets/a", `{"generate":"hex:32","encoding":"utf8"}`, bearer()), 400, "bad_request")
+	wantStatus(t, ask(t, w.serve(putEndpoint(p.put)), "PUT", "/v1/secrets/a", `{"generate":"hex:32","encoding":"utf8"}`,
+		bearer()), 400, "bad_request")
 }

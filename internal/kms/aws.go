@@ -119,7 +119,8 @@ func (k *awsKey) check(ctx context.Context, kc envelope.KeyContext) error {
 	return checkContext(k.name(), kc)
 }
 
-func (k *awsKey) NewDataKey(ctx context.Context, kc envelope.KeyContext) (*envelope.DataKey, envelope.WrappedKey, error) {
+func (k *awsKey) NewDataKey(ctx context.Context,
+	kc envelope.KeyContext) (*envelope.DataKey, envelope.WrappedKey, error) {
 	if err := k.check(ctx, kc); err != nil {
 		return nil, envelope.WrappedKey{}, err
 	}
@@ -175,12 +176,14 @@ func (k *awsKey) Unwrap(ctx context.Context, w envelope.WrappedKey, kc envelope.
 	return dk, nil
 }
 
-func (k *awsKey) Rewrap(ctx context.Context, w envelope.WrappedKey, kc envelope.KeyContext) (envelope.WrappedKey, error) {
+func (k *awsKey) Rewrap(ctx context.Context, w envelope.WrappedKey,
+	kc envelope.KeyContext) (envelope.WrappedKey, error) {
 	return k.reEncryptFrom(ctx, k, w, kc)
 }
 
 // reEncryptFrom moves the data key of w, which is from's, under k inside KMS.
-func (k *awsKey) reEncryptFrom(ctx context.Context, from *awsKey, w envelope.WrappedKey, kc envelope.KeyContext) (envelope.WrappedKey, error) {
+func (k *awsKey) reEncryptFrom(ctx context.Context, from *awsKey, w envelope.WrappedKey,
+	kc envelope.KeyContext) (envelope.WrappedKey, error) {
 	ctx, cancel := k.bounded(ctx)
 	defer cancel()
 	if err := checkWrapped(ctx, from, w, kc); err != nil {

@@ -327,7 +327,8 @@ func withOutput(c *kms.Client, look func(out any)) *kms.Client {
 	return kms.New(c.Options(), func(o *kms.Options) {
 		o.APIOptions = append(o.APIOptions, func(stack *middleware.Stack) error {
 			return stack.Initialize.Add(middleware.InitializeMiddlewareFunc("look",
-				func(ctx context.Context, in middleware.InitializeInput, next middleware.InitializeHandler) (middleware.InitializeOutput, middleware.Metadata, error) {
+				func(ctx context.Context, in middleware.InitializeInput,
+					next middleware.InitializeHandler) (middleware.InitializeOutput, middleware.Metadata, error) {
 					out, metadata, err := next.HandleInitialize(ctx, in)
 					look(out.Result)
 					return out, metadata, err
@@ -374,7 +375,8 @@ func TestAWSRequests(t *testing.T) {
 	want := []kmsfake.Request{
 		{Op: "GenerateDataKey", KeyID: "alias/vault", KeySpec: "AES_256", EncryptionContext: bound, Authorized: true},
 		{Op: "Decrypt", KeyID: arn, EncryptionContext: bound, BlobSize: len(w.Blob), Authorized: true},
-		{Op: "ReEncrypt", KeyID: arn, DestinationKeyID: "alias/vault", EncryptionContext: bound, BlobSize: len(w.Blob), Authorized: true},
+		{Op: "ReEncrypt", KeyID: arn, DestinationKeyID: "alias/vault", EncryptionContext: bound, BlobSize: len(w.Blob),
+			Authorized: true},
 		{Op: "Encrypt", KeyID: "alias/vault", EncryptionContext: bound, Authorized: true},
 		{Op: "DescribeKey", KeyID: "alias/vault", Authorized: true},
 	}
@@ -592,16 +594,20 @@ func TestAWSUnknownCodes(t *testing.T) {
 		body, reason string
 		want         error
 	}{
-		{400, `{"__type":"com.amazonaws.kms#SomethingNewException"}`, "refused (SomethingNewException)", envelope.ErrKeyRefused},
-		{500, `{"__type":"SomethingNewException"}`, "the key service failed (http status 500), until the deadline", envelope.ErrKeyUnavailable},
-		{400, `{"__type":"dmF1bHQ= not a code"}`, "the answer is not one of KMS (http status 400)", envelope.ErrKeyUnavailable},
+		{400, `{"__type":"com.amazonaws.kms#SomethingNewException"}`, "refused (SomethingNewException)",
+			envelope.ErrKeyRefused},
+		{500, `{"__type":"SomethingNewException"}`, "the key service failed (http status 500), until the deadline",
+			envelope.ErrKeyUnavailable},
+		{400, `{"__type":"dmF1bHQ= not a code"}`, "the answer is not one of KMS (http status 400)",
+			envelope.ErrKeyUnavailable},
 		{401, `{}`, "the answer is not one of KMS (http status 401)", envelope.ErrKeyUnavailable},
 		{404, ``, "the answer is not one of KMS (http status 404)", envelope.ErrKeyUnavailable},
 		{200, ``, "the answer is incomplete", envelope.ErrKeyUnavailable},
 		{200, `{"KeyMetadata":null}`, "the answer is incomplete", envelope.ErrKeyUnavailable},
 		{200, `[]`, "the answer is not one of KMS (http status 200)", envelope.ErrKeyUnavailable},
 		{200, `{"KeyMetadata":{"Arn":"evil\nline"}}`, "the answer names another key", envelope.ErrKeyUnavailable},
-		{400, `{"__type":"AccessDeniedException","message":"line\nline"}`, "access denied to DescribeKey", envelope.ErrKeyRefused},
+		{400, `{"__type":"AccessDeniedException","message":"line\nline"}`, "access denied to DescribeKey",
+			envelope.ErrKeyRefused},
 	} {
 		t.Run(c.body, func(t *testing.T) {
 			limits := quick()
@@ -638,7 +644,8 @@ func TestAWSRedirectIsNotFollowed(t *testing.T) {
 		k := mustOpenAWS(t, awsURI("alias/vault", mustServe(t, func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, elsewhere, status)
 		})), quick())
-		checkError(t, newDataKey.run(t.Context(), k, envelope.WrappedKey{}), envelope.ErrKeyUnavailable, envelope.WrappedKey{})
+		checkError(t, newDataKey.run(t.Context(), k, envelope.WrappedKey{}), envelope.ErrKeyUnavailable,
+			envelope.WrappedKey{})
 		if followed {
 			t.Errorf("%d was followed", status)
 		}
@@ -660,7 +667,8 @@ func TestAWSUntrustedCertificate(t *testing.T) {
 	err := newDataKey.run(t.Context(), k, envelope.WrappedKey{})
 	server.Close() // ConnState is not called after this
 	checkError(t, err, envelope.ErrKeyUnavailable, envelope.WrappedKey{})
-	if want := `kms key "alias/vault": the certificate of the key service is not trusted`; err.Error() != want || connections != 1 {
+	if want := `kms key "alias/vault": the certificate of the key service is not trusted`; err.Error() != want ||
+		connections != 1 {
 		t.Errorf("got %q after %d connections, want %q after 1", err, connections, want)
 	}
 }

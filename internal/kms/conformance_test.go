@@ -152,7 +152,8 @@ func testSwapped(t *testing.T, mine, _ Key) {
 
 func testForeignKeyID(t *testing.T, mine, other Key) {
 	_, w := mustWrap(t, other, here)
-	for _, id := range []string{w.KeyID, "", "local:", "alias/vault", mustKeyID(t, mine) + "0", "local:" + "00112233445566778899aabbccddeeff"} {
+	for _, id := range []string{w.KeyID, "", "local:", "alias/vault", mustKeyID(t, mine) + "0",
+		"local:" + "00112233445566778899aabbccddeeff"} {
 		_, err := mine.Unwrap(t.Context(), envelope.WrappedKey{KeyID: id, Blob: w.Blob}, here)
 		checkError(t, err, envelope.ErrKeyRefused, w)
 	}

@@ -12,7 +12,8 @@ import (
 // what a package imports outside of its tests.
 func TestFakeIsImportedByTestsOnly(t *testing.T) {
 	const module = "github.com/hyperiondb/vault"
-	cmd := exec.CommandContext(t.Context(), "go", "list", "-e", "-f", `{{.ImportPath}} {{join .Imports " "}}`, module+"/...")
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-e", "-f", `{{.ImportPath}} {{join .Imports " "}}`,
+		module+"/...")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

@@ -70,7 +70,8 @@ func checkKeyFile(path string, info fs.FileInfo) error {
 		return refused(path, fmt.Sprintf("mode %04o is open to others (chmod 600 %s)", perm, shellWord(path)))
 	}
 	if stat, ok := info.Sys().(*syscall.Stat_t); ok && !ownerTrusted(int(stat.Uid), os.Geteuid()) {
-		return refused(path, fmt.Sprintf("owned by user %d, neither this process's user nor root (chown %d %s)", stat.Uid, os.Geteuid(), shellWord(path)))
+		return refused(path, fmt.Sprintf("owned by user %d, neither this process's user nor root (chown %d %s)", stat.Uid,
+			os.Geteuid(), shellWord(path)))
 	}
 	if info.Size() != kekSize {
 		return wrongSize(path)

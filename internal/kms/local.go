@@ -79,7 +79,8 @@ func (k *localKey) Close() error {
 	return nil
 }
 
-func (k *localKey) NewDataKey(ctx context.Context, kc envelope.KeyContext) (*envelope.DataKey, envelope.WrappedKey, error) {
+func (k *localKey) NewDataKey(ctx context.Context,
+	kc envelope.KeyContext) (*envelope.DataKey, envelope.WrappedKey, error) {
 	dk := new(envelope.DataKey)
 	rand.Read(dk[:]) // never fails: the program ends instead
 	w, err := k.wrap(ctx, dk, kc)
@@ -90,7 +91,8 @@ func (k *localKey) NewDataKey(ctx context.Context, kc envelope.KeyContext) (*env
 	return dk, w, nil
 }
 
-func (k *localKey) wrap(ctx context.Context, dk *envelope.DataKey, kc envelope.KeyContext) (envelope.WrappedKey, error) {
+func (k *localKey) wrap(ctx context.Context, dk *envelope.DataKey,
+	kc envelope.KeyContext) (envelope.WrappedKey, error) {
 	if err := ctx.Err(); err != nil {
 		return envelope.WrappedKey{}, ended(k.name(), err)
 	}
@@ -111,7 +113,8 @@ func (k *localKey) wrap(ctx context.Context, dk *envelope.DataKey, kc envelope.K
 	return envelope.WrappedKey{KeyID: k.id, Blob: blob}, nil
 }
 
-func (k *localKey) Unwrap(ctx context.Context, w envelope.WrappedKey, kc envelope.KeyContext) (*envelope.DataKey, error) {
+func (k *localKey) Unwrap(ctx context.Context, w envelope.WrappedKey,
+	kc envelope.KeyContext) (*envelope.DataKey, error) {
 	if err := checkWrapped(ctx, k, w, kc); err != nil {
 		return nil, err
 	}
@@ -132,7 +135,8 @@ func (k *localKey) Unwrap(ctx context.Context, w envelope.WrappedKey, kc envelop
 	return dk, nil
 }
 
-func (k *localKey) Rewrap(ctx context.Context, w envelope.WrappedKey, kc envelope.KeyContext) (envelope.WrappedKey, error) {
+func (k *localKey) Rewrap(ctx context.Context, w envelope.WrappedKey,
+	kc envelope.KeyContext) (envelope.WrappedKey, error) {
 	dk, err := k.Unwrap(ctx, w, kc)
 	if err != nil {
 		return envelope.WrappedKey{}, err

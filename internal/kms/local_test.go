@@ -113,7 +113,8 @@ func TestKeyFileRefused(t *testing.T) {
 	in := func(name string) string { return filepath.Join(folder, name) }
 	for mode, open := range map[fs.FileMode]bool{
 		0o600: true, 0o400: true,
-		0o640: false, 0o604: false, 0o620: false, 0o602: false, 0o610: false, 0o601: false, 0o700: false, 0o644: false, 0o440: false,
+		0o640: false, 0o604: false, 0o620: false, 0o602: false, 0o610: false, 0o601: false, 0o700: false, 0o644: false,
+		0o440: false,
 	} {
 		path := in(fmt.Sprintf("mode-%o", mode))
 		mustWrite(t, path, key, mode)
@@ -211,7 +212,8 @@ func TestReadKEK(t *testing.T) {
 }
 
 func TestShellWord(t *testing.T) {
-	for in, want := range map[string]string{"/etc/kek": "/etc/kek", "/my kek": "'/my kek'", "/it's": `'/it'\''s'`, "/$HOME": "'/$HOME'"} {
+	for in, want := range map[string]string{"/etc/kek": "/etc/kek", "/my kek": "'/my kek'", "/it's": `'/it'\''s'`,
+		"/$HOME": "'/$HOME'"} {
 		if got := shellWord(in); got != want {
 			t.Errorf("got %s, want %s", got, want)
 		}

@@ -79,7 +79,8 @@ func mustWrap(t *testing.T, k envelope.KeyWrapper, kc envelope.KeyContext) (*env
 	return dk, w
 }
 
-func mustUnwrap(t *testing.T, k envelope.KeyUnwrapper, w envelope.WrappedKey, kc envelope.KeyContext) *envelope.DataKey {
+func mustUnwrap(t *testing.T, k envelope.KeyUnwrapper, w envelope.WrappedKey,
+	kc envelope.KeyContext) *envelope.DataKey {
 	t.Helper()
 	dk, err := k.Unwrap(t.Context(), w, kc)
 	if err != nil {
@@ -112,7 +113,8 @@ func checkError(t *testing.T, err, want error, w envelope.WrappedKey) {
 		t.Errorf("got error %v, want %v", err, want)
 		return
 	}
-	for _, kind := range []error{envelope.ErrIntegrity, envelope.ErrKeyRefused, envelope.ErrKeyUnavailable, context.Canceled} {
+	for _, kind := range []error{envelope.ErrIntegrity, envelope.ErrKeyRefused, envelope.ErrKeyUnavailable,
+		context.Canceled} {
 		if kind != want && !errors.Is(want, kind) && errors.Is(err, kind) {
 			t.Errorf("error %v is also %v", err, kind)
 		}

@@ -139,8 +139,8 @@ func TestRingRefusesAForeignRow(t *testing.T) {
 	}
 }
 
-// A multi-region key: what one region wrapped, the key of another region opens, and moves under itself. A key of the same name
-// that is not its replica does not, and no other region is asked.
+// A multi-region key: what one region wrapped, the key of another region opens, and moves under itself. A key of the
+// same name that is not its replica does not, and no other region is asked.
 func TestRingInAnotherRegion(t *testing.T) {
 	f, endpoint := startFake(t)
 	far, farEndpoint := startFar(t)
@@ -184,7 +184,8 @@ func TestRingWithOneKeyServiceAway(t *testing.T) {
 	_, unknown := mustWrap(t, mustOpenRing(t, awsURI("alias/other", endpoint)), here)
 
 	mustInject(t, f, kmsfake.Fault{Kind: kmsfake.Throttle})
-	ring, err := openRing(t.Context(), []string{awsURI("alias/vault", endpoint), awsURI("alias/other", endpoint), local}, limits)
+	ring, err := openRing(t.Context(), []string{awsURI("alias/vault", endpoint), awsURI("alias/other", endpoint), local},
+		limits)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,7 +16,8 @@ import (
 
 const signingKey = "an Ed25519 signing key (ECC_NIST_EDWARDS25519, SIGN_VERIFY)"
 
-// ParseSigner reads where a key that signs is: a key URI, or the path of a file. It opens nothing. Its errors wrap ErrURI.
+// ParseSigner reads where a key that signs is: a key URI, or the path of a file. It opens nothing. Its errors wrap
+// ErrURI.
 func ParseSigner(text string) (URI, error) {
 	if strings.Contains(text, "://") || strings.HasPrefix(text, schemeAWS+":") {
 		return ParseURI(text)
@@ -24,8 +25,9 @@ func ParseSigner(text string) (URI, error) {
 	return URI{scheme: schemeLocal, name: text}, nil
 }
 
-// OpenSigner opens a key that signs, a file of 32 bytes or a key in AWS KMS. Like [Open] it asks no key service anything. The
-// errors of what it makes are those of the package doc; it may be called from many goroutines, and may be an io.Closer.
+// OpenSigner opens a key that signs, a file of 32 bytes or a key in AWS KMS. Like [Open] it asks no key service
+// anything. The errors of what it makes are those of the package doc; it may be called from many goroutines, and may be
+// an io.Closer.
 func OpenSigner(ctx context.Context, text string) (seal.Signer, error) {
 	return openSigner(ctx, text, defaultTiming())
 }
@@ -115,7 +117,8 @@ func (s *awsSigner) accept(out *kms.GetPublicKeyOutput) (string, seal.PublicKey,
 	return keyID, seal.PublicKey(public), nil
 }
 
-// Sign takes no answer that does not verify: a seal with a bad signature could not be made good, since its successor follows it.
+// Sign takes no answer that does not verify: a seal with a bad signature could not be made good, since its successor
+// follows it.
 func (s *awsSigner) Sign(ctx context.Context, message []byte) ([]byte, error) {
 	keyID, public, err := s.known(ctx)
 	if err != nil {

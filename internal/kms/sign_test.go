@@ -61,7 +61,8 @@ func checkSigns(t *testing.T, s seal.Signer) {
 func TestSignersSign(t *testing.T) {
 	f, endpoint, arn := startSigning(t)
 	path := mustKeyFile(t)
-	for _, text := range []string{path, "local://" + path, awsURI("alias/seals", endpoint), awsURI(arn, endpoint), awsURI(arn[strings.LastIndex(arn, "/")+1:], endpoint)} {
+	for _, text := range []string{path, "local://" + path, awsURI("alias/seals", endpoint), awsURI(arn, endpoint),
+		awsURI(arn[strings.LastIndex(arn, "/")+1:], endpoint)} {
 		s := mustOpenSigner(t, text, quick())
 		before := f.Calls()
 		for range 3 {
@@ -87,9 +88,11 @@ func TestOpenSignerAsksNobodyAndRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for text, want := range map[string]error{
-		"kms:///alias/seals": ErrURI, "awskms:alias/seals": ErrURI, "awskms:///": ErrURI, "s3://bucket/": ErrURI, "local://relative": ErrURI,
+		"kms:///alias/seals": ErrURI, "awskms:alias/seals": ErrURI, "awskms:///": ErrURI, "s3://bucket/": ErrURI,
+		"local://relative":                        ErrURI,
 		awsURI("alias/seals", "http://192.0.2.1"): ErrURI, awsURI("alias/seals", endpoint) + "&key=x": ErrURI,
-		"": envelope.ErrKeyRefused, "/nowhere/audit.key": envelope.ErrKeyRefused, open: envelope.ErrKeyRefused, t.TempDir(): envelope.ErrKeyRefused,
+		"": envelope.ErrKeyRefused, "/nowhere/audit.key": envelope.ErrKeyRefused, open: envelope.ErrKeyRefused,
+		t.TempDir(): envelope.ErrKeyRefused,
 	} {
 		if _, err := OpenSigner(t.Context(), text); !errors.Is(err, want) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%q: got %v, want %v in one line", text, err, want)
@@ -106,7 +109,8 @@ func TestSigningAnswersAreChecked(t *testing.T) {
 		want  error
 		text  string
 	}{
-		{op: "GetPublicKey", kind: kmsfake.OtherKey, byARN: true, want: envelope.ErrKeyUnavailable, text: "names another key"},
+		{op: "GetPublicKey", kind: kmsfake.OtherKey, byARN: true, want: envelope.ErrKeyUnavailable,
+			text: "names another key"},
 		{op: "GetPublicKey", kind: kmsfake.NoKey, want: envelope.ErrKeyUnavailable, text: "incomplete"},
 		{op: "GetPublicKey", kind: kmsfake.OtherPublicKey, want: envelope.ErrKeyUnavailable, text: "not Ed25519"},
 		{op: "GetPublicKey", kind: kmsfake.Garbage, want: envelope.ErrKeyUnavailable, text: "not one of KMS"},
@@ -159,7 +163,8 @@ func TestSigningWithAKeyOfAnotherKind(t *testing.T) {
 		}
 		_, err := mustOpenSigner(t, awsURI("alias/other", endpoint), quick()).Sign(t.Context(), message)
 		checkError(t, err, envelope.ErrKeyRefused, envelope.WrappedKey{})
-		if !strings.Contains(err.Error(), `kms key "alias/other": not an Ed25519 signing key (ECC_NIST_EDWARDS25519, SIGN_VERIFY)`) {
+		if !strings.Contains(err.Error(),
+			`kms key "alias/other": not an Ed25519 signing key (ECC_NIST_EDWARDS25519, SIGN_VERIFY)`) {
 			t.Errorf("got %q", err)
 		}
 	}
@@ -170,7 +175,8 @@ func TestSigningWithAKeyOfAnotherKind(t *testing.T) {
 }
 
 func TestSigningIsRetriedUntilTheDeadline(t *testing.T) {
-	for _, kind := range []kmsfake.Kind{kmsfake.Throttle, kmsfake.Internal, kmsfake.Unavailable, kmsfake.Reset, kmsfake.Truncated, kmsfake.LostReply} {
+	for _, kind := range []kmsfake.Kind{kmsfake.Throttle, kmsfake.Internal, kmsfake.Unavailable, kmsfake.Reset,
+		kmsfake.Truncated, kmsfake.LostReply} {
 		t.Run(string(kind), func(t *testing.T) {
 			f, endpoint, _ := startSigning(t)
 			s := mustOpenSigner(t, awsURI("alias/seals", endpoint), quick())

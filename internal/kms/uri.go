@@ -144,8 +144,8 @@ func isKeyARN(s string) bool {
 	return validARN(s) && strings.Contains(s, ":key/")
 }
 
-// isMultiRegion: such a key has the same id and material in every region that has it, so each of them opens what another has
-// wrapped (https://docs.aws.amazon.com/kms/latest/developerguide/multi-region-keys-overview.html).
+// isMultiRegion: such a key has the same id and material in every region that has it, so each of them opens what
+// another has wrapped (https://docs.aws.amazon.com/kms/latest/developerguide/multi-region-keys-overview.html).
 func isMultiRegion(arn string) bool { return isKeyARN(arn) && strings.Contains(arn, ":key/mrk-") }
 
 // sameKey compares two ARNs; those of a multi-region key may differ in their region.
@@ -153,7 +153,8 @@ func sameKey(a, b string) bool {
 	if a == "" || a == b || !isMultiRegion(a) || !isMultiRegion(b) {
 		return a != "" && a == b
 	}
-	return strings.Replace(a, ":kms:"+arnRegion(a)+":", ":kms::", 1) == strings.Replace(b, ":kms:"+arnRegion(b)+":", ":kms::", 1)
+	return strings.Replace(a, ":kms:"+arnRegion(a)+":", ":kms::", 1) == strings.Replace(b, ":kms:"+arnRegion(b)+":",
+		":kms::", 1)
 }
 
 // arnRegion is "" for what is not an ARN.

@@ -126,7 +126,8 @@ func TestParseURIRefuses(t *testing.T) {
 				t.Fatalf("got %+v, %v, want %v", u, err, ErrURI)
 			}
 			text := err.Error()
-			if !strings.Contains(text, reason) || !strings.Contains(text, "local:///PATH") || strings.ContainsAny(text, "\r\n\x00") {
+			if !strings.Contains(text, reason) || !strings.Contains(text, "local:///PATH") ||
+				strings.ContainsAny(text, "\r\n\x00") {
 				t.Errorf("got %q, want one line with %q and the accepted forms", text, reason)
 			}
 			if strings.Contains(text, "pw") {

@@ -38,10 +38,12 @@ func newPlaceTLS(t *testing.T, b Bounds, config *tls.Config) *place {
 	_, port, _ := net.SplitHostPort(inner.Addr().String())
 	p := &place{address: "127.0.0.1:" + port, hold: make(chan struct{})}
 	p.limiter = NewLimiter(b, func(a netip.Addr) Kind {
-		return map[string]Kind{"127.0.0.1": Client, "127.0.0.2": Client, "127.0.0.3": Proxy}[a.String()] + strangers[a.String()]
+		return map[string]Kind{"127.0.0.1": Client, "127.0.0.2": Client, "127.0.0.3": Proxy}[a.String()] +
+			strangers[a.String()]
 	})
-	server := &http.Server{Handler: p.limiter.Handler(p), ConnState: p.limiter.ConnState, ConnContext: p.limiter.ConnContext,
-		DisableGeneralOptionsHandler: true, ReadHeaderTimeout: time.Minute, ErrorLog: log.New(io.Discard, "", 0)}
+	server := &http.Server{Handler: p.limiter.Handler(p), ConnState: p.limiter.ConnState,
+		ConnContext: p.limiter.ConnContext, DisableGeneralOptionsHandler: true, ReadHeaderTimeout: time.Minute,
+		ErrorLog: log.New(io.Discard, "", 0)}
 	var serving sync.WaitGroup
 	serving.Go(func() { server.Serve(p.limiter.Listener(inner, config)) })
 	t.Cleanup(func() {
@@ -260,8 +262,8 @@ func TestOfStrangersAFewAreRefusedAtOnce(t *testing.T) {
 	}
 }
 
-// What net/http answers by itself: to a client it does, to a stranger nothing but what the handler says gets out. The last
-// two reach the handler, which net/http would answer in its place without DisableGeneralOptionsHandler.
+// What net/http answers by itself: to a client it does, to a stranger nothing but what the handler says gets out. The
+// last two reach the handler, which net/http would answer in its place without DisableGeneralOptionsHandler.
 func TestNothingGetsPastTheHandlerToAStranger(t *testing.T) {
 	server := httptest.NewUnstartedServer(nil)
 	server.StartTLS()

@@ -67,7 +67,8 @@ func openBoth(port string) ([]net.Listener, error) {
 
 // missing reports that the machine does not have the address, or the family.
 func missing(err error) bool {
-	return errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT) || errors.Is(err, syscall.EPROTONOSUPPORT)
+	return errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT) ||
+		errors.Is(err, syscall.EPROTONOSUPPORT)
 }
 
 // openUnix replaces the socket that a killed daemon left behind, but not one that another process listens on.

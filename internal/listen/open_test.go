@@ -31,8 +31,8 @@ func hasIPv6(t *testing.T) bool {
 	return true
 }
 
-// "localhost" is both loopback addresses at one port, and no resolver is asked: a machine whose files or DNS say something
-// else of the name still listens there.
+// "localhost" is both loopback addresses at one port, and no resolver is asked: a machine whose files or DNS say
+// something else of the name still listens there.
 func TestLocalhostIsBothLoopbackAddresses(t *testing.T) {
 	var got []string
 	var ports []int
@@ -77,7 +77,8 @@ func TestOtherAddressesAreOne(t *testing.T) {
 			t.Errorf("%s: got %d listeners, want one", address, len(all))
 		}
 	}
-	for _, address := range []string{"localhost:99999", "localhost", "127.0.0.1:x", "unix:" + filepath.Join(t.TempDir(), "no", "s")} {
+	for _, address := range []string{"localhost:99999", "localhost", "127.0.0.1:x",
+		"unix:" + filepath.Join(t.TempDir(), "no", "s")} {
 		if all, err := Open(address, 0o600); err == nil {
 			t.Errorf("%s: got %v, want an error", address, all)
 		}

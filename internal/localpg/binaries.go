@@ -97,7 +97,8 @@ func wellKnownFolders() []string {
 
 func (f finder) find(major int) (Binaries, error) {
 	if major != 0 && (major < oldestMajor || major > newestMajor) {
-		return Binaries{}, fmt.Errorf("%w: PostgreSQL %d is not supported, only %d to %d are", ErrNoBinaries, major, oldestMajor, newestMajor)
+		return Binaries{}, fmt.Errorf("%w: PostgreSQL %d is not supported, only %d to %d are", ErrNoBinaries, major,
+			oldestMajor, newestMajor)
 	}
 	named := usableIn(filepath.SplitList(f.named))
 	if f.named != "" && len(named) == 0 {
@@ -127,7 +128,8 @@ func (f finder) notFound(major int) error {
 	}
 	looked = append(looked, "$PATH")
 	looked = append(looked, f.wellKnown...)
-	return fmt.Errorf("%w: wanted version %s, looked at %s\nhint: %s", ErrNoBinaries, want, strings.Join(looked, ", "), hint)
+	return fmt.Errorf("%w: wanted version %s, looked at %s\nhint: %s", ErrNoBinaries, want, strings.Join(looked, ", "),
+		hint)
 }
 
 // pick returns the first of the wanted major version, or with 0 the first of the newest.
@@ -200,7 +202,8 @@ func binariesIn(dir string) (Binaries, error) {
 	}
 	major, err := strconv.Atoi(string(m[2]))
 	if err != nil || major < oldestMajor || major > newestMajor {
-		return Binaries{}, fmt.Errorf("%q is of version %s, only %d to %d are supported", cmd.Path, m[1], oldestMajor, newestMajor)
+		return Binaries{}, fmt.Errorf("%q is of version %s, only %d to %d are supported", cmd.Path, m[1], oldestMajor,
+			newestMajor)
 	}
 	return Binaries{Dir: dir, Major: major, Version: string(m[1])}, nil
 }

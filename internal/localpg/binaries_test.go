@@ -122,8 +122,10 @@ func TestFindRefuses(t *testing.T) {
 		major int
 		says  string
 	}{
-		{"nothing anywhere", finder{path: "/nowhere", wellKnown: []string{"/well/known"}}, 0, "/well/known\nhint: make postgres"},
-		{"other version", finder{path: pg15}, 18, "wanted version 18, looked at $PATH\nhint: make postgres, or tools/install-postgres 18"},
+		{"nothing anywhere", finder{path: "/nowhere", wellKnown: []string{"/well/known"}}, 0,
+			"/well/known\nhint: make postgres"},
+		{"other version", finder{path: pg15}, 18,
+			"wanted version 18, looked at $PATH\nhint: make postgres, or tools/install-postgres 18"},
 		{"variable wrong", finder{named: "/nowhere", path: pg15}, 0, `VAULTCTL_PG_BIN="/nowhere"`},
 		{"variable wrong, exact", finder{named: "/nowhere", path: pg15}, 15, `VAULTCTL_PG_BIN="/nowhere"`},
 		{"variable listed", finder{named: pg15}, 18, fmt.Sprintf("looked at $VAULTCTL_PG_BIN=%q", pg15)},

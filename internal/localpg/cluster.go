@@ -293,7 +293,8 @@ func (c *Cluster) remove() error {
 		}
 	}
 	// The record goes last but for the lock: a removal that was cut short can be repeated.
-	doomed = append(doomed, filepath.Join(c.dir, recordName+".new"), filepath.Join(c.dir, recordName), filepath.Join(c.dir, lockName))
+	doomed = append(doomed, filepath.Join(c.dir, recordName+".new"), filepath.Join(c.dir, recordName),
+		filepath.Join(c.dir, lockName))
 	for _, path := range doomed {
 		if err := os.RemoveAll(path); err != nil {
 			return err
@@ -422,10 +423,12 @@ func (c *Cluster) reuse(ctx context.Context, o Options) ([]*Node, error) {
 // record leaves open: the binaries, and a socket folder that a reboot has swept away.
 func (c *Cluster) checkUsable(o Options) error {
 	if !c.rec.Finished {
-		return fmt.Errorf("%w: the cluster in %q was not finished when it was made; remove it and start again", ErrUnusable, c.dir)
+		return fmt.Errorf("%w: the cluster in %q was not finished when it was made; remove it and start again", ErrUnusable,
+			c.dir)
 	}
 	if o.Binaries.Major != 0 && o.Binaries.Major != c.rec.Major {
-		return fmt.Errorf("%w: the cluster in %q is of version %d, wanted %d", ErrUnusable, c.dir, c.rec.Major, o.Binaries.Major)
+		return fmt.Errorf("%w: the cluster in %q is of version %d, wanted %d", ErrUnusable, c.dir, c.rec.Major,
+			o.Binaries.Major)
 	}
 	if err := c.checkPlaces(); err != nil {
 		return err
@@ -680,7 +683,8 @@ func (c *Cluster) waitStreaming(ctx context.Context, nodes ...*Node) error {
 	var missing *Node
 	err := poll(ctx, func() (bool, error) {
 		var streaming []string
-		err := ask.row(ctx, `select coalesce(array_agg(application_name), '{}') from pg_stat_replication where state = 'streaming'`, &streaming)
+		err := ask.row(ctx,
+			`select coalesce(array_agg(application_name), '{}') from pg_stat_replication where state = 'streaming'`, &streaming)
 		if err != nil {
 			return false, permanent(err)
 		}

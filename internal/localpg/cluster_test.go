@@ -21,7 +21,8 @@ import (
 
 func TestPrimaryAndStandby(t *testing.T) {
 	eachVersion(t, func(t *testing.T, bin Binaries) {
-		c := mustOpen(t, Options{Standbys: 1, Binaries: bin, Parameters: map[string]string{"work_mem": "5MB", "app.note": `it's a \ note`}})
+		c := mustOpen(t, Options{Standbys: 1, Binaries: bin,
+			Parameters: map[string]string{"work_mem": "5MB", "app.note": `it's a \ note`}})
 		primary, standby := c.Primary(), c.Standbys()[0]
 		if primary.Name() != "primary" || standby.Name() != "standby1" || len(c.Nodes()) != 2 {
 			t.Fatalf("got %q, %q and %d nodes", primary.Name(), standby.Name(), len(c.Nodes()))
@@ -37,7 +38,8 @@ func TestPrimaryAndStandby(t *testing.T) {
 				t.Errorf("%s in recovery: got %v, %v, want %v", n.Name(), got, err, want)
 			}
 		}
-		if got, want := mustAsk(t, primary, `select string_agg(slot_name || ' ' || active, ',') from pg_replication_slots`), "standby1 true"; got != want {
+		if got, want := mustAsk(t, primary, `select string_agg(slot_name || ' ' || active, ',') from pg_replication_slots`),
+			"standby1 true"; got != want {
 			t.Errorf("slots: got %q, want %q", got, want)
 		}
 		checkSettings(t, primary, bin)
@@ -72,12 +74,14 @@ func checkSettings(t *testing.T, n *Node, bin Binaries) {
 // checkClosed verifies that the server can only be reached through a socket in a private folder.
 func checkClosed(t *testing.T, n *Node) {
 	t.Helper()
-	if got, want := mustAsk(t, n, `select count(*)::text from pg_hba_file_rules where type <> 'local' and auth_method <> 'reject'`), "0"; got != want {
+	if got, want := mustAsk(t, n,
+		`select count(*)::text from pg_hba_file_rules where type <> 'local' and auth_method <> 'reject'`), "0"; got != want {
 		t.Errorf("rules that let remote clients in: got %s, want %s", got, want)
 	}
 	if conn, err := net.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(n.Port()))); err == nil {
 		defer conn.Close()
-		if pids, err := exec.Command("ss", "-ltnp").Output(); err == nil && strings.Contains(string(pids), fmt.Sprintf("pid=%d,", n.Pid())) {
+		if pids, err := exec.Command("ss", "-ltnp").Output(); err == nil &&
+			strings.Contains(string(pids), fmt.Sprintf("pid=%d,", n.Pid())) {
 			t.Errorf("the server listens on TCP:\n%s", pids)
 		}
 	}

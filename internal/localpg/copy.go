@@ -94,7 +94,8 @@ func (cp copier) leavesOut(name string) bool {
 	if cp.kind == fromStopped {
 		return false
 	}
-	if inside && slices.Contains([]string{"pg_wal", "pg_replslot", "pg_notify", "pg_serial", "pg_snapshots", "pg_subtrans"}, folder) {
+	if inside &&
+		slices.Contains([]string{"pg_wal", "pg_replslot", "pg_notify", "pg_serial", "pg_snapshots", "pg_subtrans"}, folder) {
 		return true
 	}
 	return slices.Contains([]string{"pg_internal.init", "backup_label", "tablespace_map", "backup_manifest",

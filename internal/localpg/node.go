@@ -413,8 +413,8 @@ func (n *Node) reload() error {
 	return nil
 }
 
-// Exec runs statements, or groups of them with semicolons between, as the superuser in a database: each in a transaction of its
-// own.
+// Exec runs statements, or groups of them with semicolons between, as the superuser in a database: each in a
+// transaction of its own.
 func (n *Node) Exec(ctx context.Context, database string, statements ...string) error {
 	conn, err := n.connectTo(ctx, database)
 	if err != nil {
@@ -475,7 +475,8 @@ func (a *asker) try(ctx context.Context, sql string, into any, args ...any) erro
 
 // explain adds to the error of a wait that ran out of time why it had not got anywhere.
 func (a *asker) explain(err error) error {
-	if a.last == nil || errors.Is(err, a.last) || errors.Is(a.last, context.Canceled) || errors.Is(a.last, context.DeadlineExceeded) {
+	if a.last == nil || errors.Is(err, a.last) || errors.Is(a.last, context.Canceled) ||
+		errors.Is(a.last, context.DeadlineExceeded) {
 		return err
 	}
 	return fmt.Errorf("%w (the last attempt: %w)", err, a.last)

@@ -36,9 +36,10 @@ type record struct {
 	Binaries   string            `json:"binaries"`
 	Durable    bool              `json:"durable"`
 	Parameters map[string]string `json:"parameters,omitempty"`
-	DataRoot   string            `json:"data_root,omitempty"`   // below /var/tmp, when the server user cannot reach the cluster folder
-	SocketRoot string            `json:"socket_root,omitempty"` // below /tmp, when a socket path would be too long
-	Nodes      []nodeRecord      `json:"nodes"`
+	// below /var/tmp, when the server user cannot reach the cluster folder
+	DataRoot   string       `json:"data_root,omitempty"`
+	SocketRoot string       `json:"socket_root,omitempty"` // below /tmp, when a socket path would be too long
+	Nodes      []nodeRecord `json:"nodes"`
 }
 
 type nodeRecord struct {
@@ -123,7 +124,8 @@ func checkNodes(nodes []nodeRecord) error {
 }
 
 func isPrivate(path, parent string) bool {
-	return filepath.Dir(path) == parent && strings.HasPrefix(filepath.Base(path), privatePrefix) && path == filepath.Clean(path)
+	return filepath.Dir(path) == parent && strings.HasPrefix(filepath.Base(path), privatePrefix) &&
+		path == filepath.Clean(path)
 }
 
 // primary returns the name of the primary; checkNodes has seen to it that there is one.

@@ -203,7 +203,8 @@ func (n *Node) copyFiles(ctx context.Context, primary *Node, into string) error 
 // wrong place in the log. The log is not archived, so there is nothing to wait for.
 func (n *Node) stopBackup(ctx context.Context, conn *pgx.Conn, primary *Node, into string) error {
 	var label, tablespaces string
-	err := conn.QueryRow(ctx, `select labelfile, coalesce(spcmapfile, '') from pg_backup_stop(false)`).Scan(&label, &tablespaces)
+	err := conn.QueryRow(ctx, `select labelfile, coalesce(spcmapfile, '') from pg_backup_stop(false)`).Scan(&label,
+		&tablespaces)
 	if err != nil {
 		return primary.failure("ending a base backup", err)
 	}

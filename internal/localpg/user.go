@@ -35,7 +35,8 @@ func currentServerUser() (serverUser, error) {
 		}
 		return serverUser{uid: uid, gid: gid, drop: true}, nil
 	}
-	return serverUser{}, errors.New(`PostgreSQL does not run as root and there is no user "postgres" or "nobody" to run it as`)
+	return serverUser{},
+		errors.New(`PostgreSQL does not run as root and there is no user "postgres" or "nobody" to run it as`)
 }
 
 // command prepares a PostgreSQL program to run as the server user. Its environment is a list of

@@ -11,19 +11,20 @@ import (
 )
 
 const (
-	// batchSize is how many rotations one transaction completes at most. At fifty nearly all of a transaction's own cost is shared.
+	// batchSize is how many rotations one transaction completes at most. At fifty nearly all of a transaction's own cost
+	// is shared.
 	batchSize = 50
-	// restFactor is how many times as long as a batch took the rest behind it is, and longestRest bounds that where a batch was
-	// held up by something else.
+	// restFactor is how many times as long as a batch took the rest behind it is, and longestRest bounds that where a
+	// batch was held up by something else.
 	restFactor  = 2
 	longestRest = time.Second
 )
 
-// completions complete sealed rotations together, as a group commit does: what is ready while a transaction is under way waits
-// for its end and goes with the next. Nobody waits for company, so a rotation alone is completed at once.
+// completions complete sealed rotations together, as a group commit does: what is ready while a transaction is under
+// way waits for its end and goes with the next. Nobody waits for company, so a rotation alone is completed at once.
 //
-// After a batch they rest, for twice as long as it took. Nobody waits for a rotation as somebody does for a read, and the two share
-// PostgreSQL: while one daemon drains a backlog, reads have two thirds of the time to themselves.
+// After a batch they rest, for twice as long as it took. Nobody waits for a rotation as somebody does for a read, and
+// the two share PostgreSQL: while one daemon drains a backlog, reads have two thirds of the time to themselves.
 //
 // Each rotation has its own deadline, and its own attempt alone if the batch did not complete it, whatever the reason.
 type completions struct {

@@ -17,8 +17,8 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// A hundred secrets fall due at once. They are completed many to a transaction, each with its audit row and counted on its own;
-// one that a stalled session holds keeps nobody waiting, and one whose generator was spoilt fails alone.
+// A hundred secrets fall due at once. They are completed many to a transaction, each with its audit row and counted on
+// its own; one that a stalled session holds keeps nobody waiting, and one whose generator was spoilt fails alone.
 func TestRotationsAreCompletedTogether(t *testing.T) {
 	store := vaulttest.New(t)
 	makeDue(t, store, 100)
@@ -37,7 +37,8 @@ func TestRotationsAreCompletedTogether(t *testing.T) {
 	defer closeVault()
 	registry := prometheus.NewRegistry()
 	log := slog.New(slog.DiscardHandler)
-	worker := &rotation.Worker{Vault: v, ID: "w", Concurrency: 16, Poll: 50 * time.Millisecond, Metrics: rotation.NewMetrics(registry), Log: log}
+	worker := &rotation.Worker{Vault: v, ID: "w", Concurrency: 16, Poll: 50 * time.Millisecond,
+		Metrics: rotation.NewMetrics(registry), Log: log}
 	ctx, stop := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	defer running.Wait()
@@ -45,12 +46,14 @@ func TestRotationsAreCompletedTogether(t *testing.T) {
 	running.Go(func() { worker.Run(ctx) })
 
 	waitUntil(t, store, `SELECT count(*) FROM vault.secrets WHERE current_version = 2`, "98")
-	if got := store.MustQuery(t, `SELECT count(*) || ' ' || (count(DISTINCT tx) < 50) FROM vault.audit_log WHERE action = 'rotate' AND outcome = 'ok'`); got != "98 true" {
+	if got := store.MustQuery(t,
+		`SELECT count(*) || ' ' || (count(DISTINCT tx) < 50) FROM vault.audit_log WHERE action = 'rotate' AND outcome = 'ok'`); got != "98 true" {
 		t.Errorf("got rotations on record, and whether in fewer than 50 transactions, %q, want 98 true", got)
 	}
 	_, err = holding.Exec(t.Context(), `ROLLBACK`)
 	must(t, err)
-	store.MustExec(t, `UPDATE vault.rotation_jobs SET run_after = now() WHERE name = 'due/8' AND state = 'queued'`) // if it took so long
+	// if it took so long
+	store.MustExec(t, `UPDATE vault.rotation_jobs SET run_after = now() WHERE name = 'due/8' AND state = 'queued'`)
 	waitUntil(t, store, `SELECT current_version FROM vault.secrets WHERE name = 'due/8'`, "2")
 	stop()
 	running.Wait()

@@ -20,13 +20,14 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// pg_cron alone is the supervisor: it enqueues what is due on the primary, as a role that may do nothing else, and after a
-// failover on the standby that became one, without a restart or anybody's help. A worker does the rest.
+// pg_cron alone is the supervisor: it enqueues what is due on the primary, as a role that may do nothing else, and
+// after a failover on the standby that became one, without a restart or anybody's help. A worker does the rest.
 //
-// The shortest schedule that pg_cron 1.4 knows is a minute. @reboot is the same job through the same code, begun as soon as
-// pg_cron begins: with the server, or with its promotion.
+// The shortest schedule that pg_cron 1.4 knows is a minute. @reboot is the same job through the same code, begun as
+// soon as pg_cron begins: with the server, or with its promotion.
 func TestCronSupervises(t *testing.T) {
-	store := vaulttest.OwnWith(t, map[string]string{"shared_preload_libraries": "pg_cron", "cron.use_background_workers": "on"})
+	store := vaulttest.OwnWith(t, map[string]string{"shared_preload_libraries": "pg_cron",
+		"cron.use_background_workers": "on"})
 	ring, err := kms.OpenRing(t.Context(), []string{"local://" + store.KeyFile})
 	must(t, err)
 	admin, closeAdmin := open(t, store, vaulttest.Operator, ring)
@@ -42,7 +43,9 @@ func TestCronSupervises(t *testing.T) {
 	must(t, err)
 	closeAdmin()
 	inCron(t, store.Cluster.Primary(), `CREATE EXTENSION pg_cron`)
-	inCron(t, store.Cluster.Primary(), `SELECT cron.schedule_in_database('vault-supervise', '@reboot', 'SELECT vault.supervise()', $1, 'vault_cron')`, store.Database)
+	inCron(t, store.Cluster.Primary(),
+		`SELECT cron.schedule_in_database('vault-supervise', '@reboot', 'SELECT vault.supervise()', $1, 'vault_cron')`,
+		store.Database)
 
 	due := `UPDATE vault.secrets SET next_rotation_at = now() - interval '1 minute' WHERE name = `
 	store.MustExec(t, due+`'app/before'`)
@@ -50,12 +53,14 @@ func TestCronSupervises(t *testing.T) {
 	must(t, primary.Stop(t.Context(), localpg.Fast))
 	must(t, primary.Start(t.Context()))
 	waitUntil(t, store, `SELECT string_agg(name || ' ' || state, ',') FROM vault.rotation_jobs`, "app/before queued")
-	waitUntilCron(t, primary, `SELECT string_agg(username || ' ' || status, ',') FROM cron.job_run_details`, "vault_cron succeeded")
+	waitUntilCron(t, primary, `SELECT string_agg(username || ' ' || status, ',') FROM cron.job_run_details`,
+		"vault_cron succeeded")
 	waitUntil(t, store, `SELECT count(*) FROM vault.heartbeat`, "1")
 	work(t, store, ring, "app/before")
 
 	for node, want := range map[*localpg.Node]string{primary: "1", standby: "0"} {
-		if got := ask(t, node, `SELECT count(*)::text FROM pg_stat_activity WHERE backend_type = 'pg_cron launcher'`); got != want {
+		if got := ask(t, node,
+			`SELECT count(*)::text FROM pg_stat_activity WHERE backend_type = 'pg_cron launcher'`); got != want {
 			t.Errorf("%s pg_cron launchers run on %s, want %s", got, node.Name(), want)
 		}
 	}
@@ -73,7 +78,8 @@ func work(t *testing.T, store *vaulttest.Store, keys vault.Keys, name string) {
 	v, closeVault := open(t, store, vaulttest.Daemon, keys)
 	defer closeVault()
 	ctx, stop := context.WithCancel(t.Context())
-	worker := &rotation.Worker{Vault: v, ID: "one", Concurrency: 1, Poll: 50 * time.Millisecond, Log: slog.New(slog.DiscardHandler)}
+	worker := &rotation.Worker{Vault: v, ID: "one", Concurrency: 1, Poll: 50 * time.Millisecond,
+		Log: slog.New(slog.DiscardHandler)}
 	var running sync.WaitGroup
 	running.Go(func() { worker.Run(ctx) })
 	waitUntil(t, store, `SELECT current_version FROM vault.secrets WHERE name = '`+name+`'`, "2")

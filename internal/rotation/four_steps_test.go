@@ -72,8 +72,8 @@ func (d *door) Restore(_ context.Context, _ string, c rotation.Change) error {
 	return nil
 }
 
-// A target that fails, and one that panics, cost an attempt each and nothing else: the worker goes on, every attempt brings
-// the same candidate, the old version stays valid meanwhile, and what readers get in the end opens the door.
+// A target that fails, and one that panics, cost an attempt each and nothing else: the worker goes on, every attempt
+// brings the same candidate, the old version stays valid meanwhile, and what readers get in the end opens the door.
 func TestEveryAttemptBringsTheSameCandidate(t *testing.T) {
 	store := vaulttest.New(t)
 	ring, err := kms.OpenRing(t.Context(), []string{"local://" + store.KeyFile})
@@ -83,7 +83,8 @@ func TestEveryAttemptBringsTheSameCandidate(t *testing.T) {
 	defer func() { closeAdmin(); closeDaemon(); must(t, ring.Close()) }()
 	as := vault.Change{Token: vaulttest.AdminToken(t)}
 	generator, rotator := "hex:32", "door"
-	_, err = admin.Put(t.Context(), vault.PutRequest{Change: as, Name: "app/door", Value: []byte("one"), Settings: vault.Settings{Generator: &generator, Rotator: &rotator}})
+	_, err = admin.Put(t.Context(), vault.PutRequest{Change: as, Name: "app/door", Value: []byte("one"),
+		Settings: vault.Settings{Generator: &generator, Rotator: &rotator}})
 	must(t, err)
 
 	d := &door{trouble: []func() error{
@@ -92,7 +93,8 @@ func TestEveryAttemptBringsTheSameCandidate(t *testing.T) {
 	}}
 	ctx, stop := context.WithCancel(t.Context())
 	var running sync.WaitGroup
-	worker := &rotation.Worker{Vault: daemon, Target: d, ID: "w", Concurrency: 2, Poll: 20 * time.Millisecond, Log: slog.New(slog.DiscardHandler)}
+	worker := &rotation.Worker{Vault: daemon, Target: d, ID: "w", Concurrency: 2, Poll: 20 * time.Millisecond,
+		Log: slog.New(slog.DiscardHandler)}
 	running.Go(func() { worker.Run(ctx) })
 	defer running.Wait()
 	defer stop()
@@ -116,7 +118,8 @@ func TestEveryAttemptBringsTheSameCandidate(t *testing.T) {
 	s, err := admin.Get(t.Context(), "app/door", vault.GetOptions{})
 	must(t, err)
 	defer s.Wipe()
-	if len(d.seen) != 3 || !bytes.Equal(d.seen[0], d.seen[1]) || !bytes.Equal(d.seen[1], d.seen[2]) || !bytes.Equal(d.seen[2], s.Value) || !bytes.HasPrefix(s.Value, []byte("shaped ")) {
+	if len(d.seen) != 3 || !bytes.Equal(d.seen[0], d.seen[1]) || !bytes.Equal(d.seen[1], d.seen[2]) ||
+		!bytes.Equal(d.seen[2], s.Value) || !bytes.HasPrefix(s.Value, []byte("shaped ")) {
 		t.Error("the attempts brought different candidates, or readers get another value than the door")
 	}
 	for _, c := range d.current {
@@ -137,7 +140,8 @@ func TestStoppingGivesClaimsBack(t *testing.T) {
 	as := vault.Change{Token: vaulttest.AdminToken(t)}
 	generator, rotator := "hex:32", "door"
 	for _, name := range []string{"app/a", "app/b", "app/c"} {
-		_, err = admin.Put(t.Context(), vault.PutRequest{Change: as, Name: name, Value: []byte("one"), Settings: vault.Settings{Generator: &generator, Rotator: &rotator}})
+		_, err = admin.Put(t.Context(), vault.PutRequest{Change: as, Name: name, Value: []byte("one"),
+			Settings: vault.Settings{Generator: &generator, Rotator: &rotator}})
 		must(t, err)
 		_, err = admin.RequestRotation(t.Context(), as, name)
 		must(t, err)
@@ -146,7 +150,8 @@ func TestStoppingGivesClaimsBack(t *testing.T) {
 	d := &door{trouble: []func() error{func() error { close(begun); <-goOn; return nil }}}
 	ctx, stop := context.WithCancel(t.Context())
 	var running sync.WaitGroup
-	worker := &rotation.Worker{Vault: daemon, Target: d, ID: "w", Concurrency: 1, Poll: 20 * time.Millisecond, Log: slog.New(slog.DiscardHandler)}
+	worker := &rotation.Worker{Vault: daemon, Target: d, ID: "w", Concurrency: 1, Poll: 20 * time.Millisecond,
+		Log: slog.New(slog.DiscardHandler)}
 	running.Go(func() { worker.Run(ctx) })
 	<-begun
 	waitUntil(t, store, `SELECT count(*) FROM vault.rotation_jobs WHERE state = 'claimed'`, "3")
@@ -154,7 +159,8 @@ func TestStoppingGivesClaimsBack(t *testing.T) {
 	waitUntil(t, store, `SELECT count(*) FROM vault.rotation_jobs WHERE state = 'queued' AND failures = 0`, "2")
 	close(goOn)
 	running.Wait()
-	if got := store.MustQuery(t, `SELECT string_agg(state, ' ' ORDER BY state) FROM vault.rotation_jobs`); got != "done queued queued" {
+	if got := store.MustQuery(t,
+		`SELECT string_agg(state, ' ' ORDER BY state) FROM vault.rotation_jobs`); got != "done queued queued" {
 		t.Errorf("got jobs %q, want the one begun done and the others given back", got)
 	}
 }

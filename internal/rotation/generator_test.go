@@ -229,7 +229,8 @@ func TestNewGeneratorRefuses(t *testing.T) {
 		{"pass", 0, "", `generator "pass": unknown kind, want chars, hex, base64, uuid or words`},
 		{"chars:32", 0, "", `generator "chars:32": unknown kind, want chars, hex, base64, uuid or words`},
 		{"", -1, "", `generator "chars:-1:alnum": the length is out of range, want 8 to 4096 characters`},
-		{"", math.MaxInt, "", fmt.Sprintf(`generator "chars:%d:alnum": the length is out of range, want 8 to 4096 characters`, math.MaxInt)},
+		{"", math.MaxInt, "", fmt.Sprintf(`generator "chars:%d:alnum": the length is out of range, want 8 to 4096 characters`,
+			math.MaxInt)},
 		{"", 8, "", `generator "chars:8:alnum": 47.6 bits of entropy, want at least 64: use a length of 11 or more`},
 		{"", 0, "abc", `generator "chars:32:abc": unknown charset, want alnum, alpha, digits, ascii, url or =CHARACTERS`},
 		{"", 0, "=a", `generator "chars:32:=a": a charset needs at least 2 characters`},
@@ -244,7 +245,8 @@ func TestNewGeneratorRefuses(t *testing.T) {
 			t.Errorf("NewGenerator(%q, %d, %q):\ngot  %v, %v\nwant %v", c.kind, c.length, c.charset, g, err, c.want)
 		}
 		if g != (Generator{}) {
-			t.Errorf("NewGenerator(%q, %d, %q): got %v beside the error, want the zero Generator", c.kind, c.length, c.charset, g)
+			t.Errorf("NewGenerator(%q, %d, %q): got %v beside the error, want the zero Generator", c.kind, c.length, c.charset,
+				g)
 		}
 	}
 }

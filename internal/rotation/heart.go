@@ -11,8 +11,8 @@ import (
 // beatTimeout is how long one beat may take: one that is stuck must not keep the next from finding the new primary.
 const beatTimeout = 5 * time.Second
 
-// Heart renews the primary's heartbeat, from which standbys tell how far they are behind. Like the [Supervisor], whose rounds
-// beat as well, it runs beside every node and acts only where the node is the primary.
+// Heart renews the primary's heartbeat, from which standbys tell how far they are behind. Like the [Supervisor], whose
+// rounds beat as well, it runs beside every node and acts only where the node is the primary.
 type Heart struct {
 	Vault    *vault.Vault
 	Interval time.Duration // between two beats

@@ -35,8 +35,8 @@ func (j *journal) String() string {
 	return j.text.String()
 }
 
-// A heart beside each node: the primary's beats, the standby's is still. When its database refuses it, it says so once, and
-// once that it is back; when it stops, nothing of it stays behind.
+// A heart beside each node: the primary's beats, the standby's is still. When its database refuses it, it says so once,
+// and once that it is back; when it stops, nothing of it stays behind.
 func TestHeart(t *testing.T) {
 	before := goleak.IgnoreCurrent()
 	store := vaulttest.New(t)

@@ -15,7 +15,8 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Name: "vaultd_rotation_attempts_total",
 			Help: "Rotations tried here, by how they ended: done, failed (to be tried again), given_up, claim_lost, unknown.",
 		}, []string{"outcome"}),
-		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{Name: "vaultd_rotations_in_flight", Help: "Rotations being made here now."}),
+		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{Name: "vaultd_rotations_in_flight",
+			Help: "Rotations being made here now."}),
 	}
 	for _, outcome := range []string{"done", "failed", "given_up", "claim_lost", "unknown"} {
 		m.attempts.WithLabelValues(outcome)

@@ -114,7 +114,8 @@ func TestAnAttemptThatFailsLeavesReadersWithWhatWorks(t *testing.T) {
 		"set lost": {fault: at("set", "late", broken), says: "broken; the value in force is in place",
 			steps: "check set restore", stored: true, inTheEnd: "check set test"},
 		"test failed": {fault: at("test", "early", broken),
-			says: "testing the new value at its target: broken; the value in force is in place", steps: "check set test restore", stored: true, inTheEnd: "check set test"},
+			says: "testing the new value at its target: broken; the value in force is in place", steps: "check set test restore",
+			stored: true, inTheEnd: "check set test"},
 		"test lost": {fault: at("test", "late", broken), says: "broken; the value in force is in place",
 			steps: "check set test restore", stored: true, inTheEnd: "check set test"},
 		"test panics": {fault: panics, says: "panic of type string; the value in force is in place",
@@ -149,21 +150,25 @@ func TestAnAttemptThatFailsLeavesReadersWithWhatWorks(t *testing.T) {
 			_, err = admin.RequestRotation(t.Context(), as, secret)
 			must(t, err)
 			if c.says != "" {
-				waitUntil(t, store, `SELECT count(*) FROM vault.rotation_jobs WHERE name = '`+secret+`' AND state = 'queued' AND last_error IS NOT NULL`, "1")
+				waitUntil(t, store,
+					`SELECT count(*) FROM vault.rotation_jobs WHERE name = '`+secret+`' AND state = 'queued' AND last_error IS NOT NULL`, "1")
 			} else {
 				waitUntil(t, store, `SELECT attempt FROM vault.rotation_jobs WHERE name = '`+secret+`'`, "2")
 			}
 			stop()
 			running.Wait()
 
-			if said := store.MustQuery(t, `SELECT coalesce(last_error, '') FROM vault.rotation_jobs WHERE name = '`+secret+`'`); !strings.Contains(said, c.says) {
+			if said := store.MustQuery(t,
+				`SELECT coalesce(last_error, '') FROM vault.rotation_jobs WHERE name = '`+secret+`'`); !strings.Contains(said,
+				c.says) {
 				t.Errorf("got %q, want it to say %q", said, c.says)
 			}
 			if got := strings.Join(l.steps, " "); got != c.steps {
 				t.Errorf("got steps %q, want %q", got, c.steps)
 			}
 			want := map[bool]string{true: "1", false: "0"}[c.stored]
-			if got := store.MustQuery(t, `SELECT count(*) FROM vault.rotation_candidates WHERE name = '`+secret+`'`); got != want {
+			if got := store.MustQuery(t,
+				`SELECT count(*) FROM vault.rotation_candidates WHERE name = '`+secret+`'`); got != want {
 				t.Errorf("got %s candidates stored, want %s", got, want)
 			}
 			if opens := string(l.key) == "one"; opens == c.astray {

@@ -12,8 +12,8 @@ import (
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
-// Supervisor enqueues what is due and lets go of what has expired. It runs beside every node and acts only where the node
-// is the primary, so a promotion needs nobody to tell it.
+// Supervisor enqueues what is due and lets go of what has expired. It runs beside every node and acts only where the
+// node is the primary, so a promotion needs nobody to tell it.
 type Supervisor struct {
 	Vault    *vault.Vault
 	Interval time.Duration // between two rounds

@@ -18,8 +18,9 @@ const (
 // ErrUntouched is in an error of Set that is certain to have changed nothing.
 var ErrUntouched = errors.New("nothing was changed at the target")
 
-// Change is one attempt to bring a candidate to its target. The candidate was sealed in the job before the first attempt, so
-// every attempt of a job has the same one: an attempt that finds the work of an earlier one done, or half done, goes on from there.
+// Change is one attempt to bring a candidate to its target. The candidate was sealed in the job before the first
+// attempt, so every attempt of a job has the same one: an attempt that finds the work of an earlier one done, or half
+// done, goes on from there.
 //
 // Current and Candidate belong to the caller, who overwrites them; a Target keeps neither.
 type Change struct {
@@ -48,8 +49,8 @@ type Target interface {
 	// target is not to be set: Test could not pass there, or the value that works is unknown to the vault. It changes
 	// nothing.
 	Check(ctx context.Context, spec string, c Change) (Found, error)
-	// Shape makes the value to be stored out of a freshly generated one: step "create". It touches nothing outside. The result
-	// is a buffer of its own; the caller overwrites it and generated. Current is nil if there is none to read.
+	// Shape makes the value to be stored out of a freshly generated one: step "create". It touches nothing outside. The
+	// result is a buffer of its own; the caller overwrites it and generated. Current is nil if there is none to read.
 	Shape(spec string, current, generated []byte) ([]byte, error)
 	// Set makes the target accept the candidate. It may be called again with the same candidate after any crash, also
 	// when the target accepts it already. The error has ErrUntouched in it if nothing was changed; any other may have

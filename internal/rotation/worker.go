@@ -24,8 +24,8 @@ const (
 	listenPause    = 5 * time.Second  // before listening again on a primary that went away
 	settlingTime   = 10 * time.Second // to give a claim back
 	restoreTimeout = 25 * time.Second // to take back a change that was not confirmed: the longest timeout= of a step
-	// claimsPerSlot is how many jobs are claimed for each that runs, so that a claim is one statement for many jobs. Under a cap
-	// on rotations it is one.
+	// claimsPerSlot is how many jobs are claimed for each that runs, so that a claim is one statement for many jobs. Under
+	// a cap on rotations it is one.
 	claimsPerSlot = 4
 )
 
@@ -35,8 +35,8 @@ var errVanished = errors.New("its workers vanished in the middle of it")
 // Worker claims rotations, makes the new values and completes them. Claims are fenced by their attempt inside the
 // completing transaction: a worker that stalled past its claim is refused, however late it wakes.
 //
-// A secret with a rotator goes the four steps that AWS Secrets Manager names (create, set, test, finish): its candidate is
-// sealed in the job before the target hears of it, so whoever takes the job up after a crash applies the same value.
+// A secret with a rotator goes the four steps that AWS Secrets Manager names (create, set, test, finish): its candidate
+// is sealed in the job before the target hears of it, so whoever takes the job up after a crash applies the same value.
 type Worker struct {
 	Vault        *vault.Vault
 	Target       Target        // nil: secrets with a rotator fail
@@ -92,8 +92,10 @@ func (w *Worker) Run(ctx context.Context) {
 				}
 				freeSlot := sync.OnceFunc(func() { <-slots })
 				defer freeSlot()
-				if time.Since(claimed) < w.claimTimeout()/2 { // else it is about to go stale: whoever claims it then has the time for it
-					w.work(context.WithoutCancel(ctx), job, func(ctx context.Context, sealed vault.SealedRotation) (vault.Receipt, error) {
+				// else it is about to go stale: whoever claims it then has the time for it
+				if time.Since(claimed) < w.claimTimeout()/2 {
+					w.work(context.WithoutCancel(ctx), job, func(ctx context.Context, sealed vault.SealedRotation) (vault.Receipt,
+						error) {
 						freeSlot() // waiting for a transaction is no work
 						return completions.complete(ctx, sealed)
 					})
@@ -120,7 +122,8 @@ func (w *Worker) attemptTimeout(job vault.Rotation) time.Duration {
 	return min(attemptTimeout, w.claimTimeout()/3)
 }
 
-// listen passes on the primary's notifications. The connection is its own: it may break at any time, and polling goes on.
+// listen passes on the primary's notifications. The connection is its own: it may break at any time, and polling goes
+// on.
 func (w *Worker) listen(ctx context.Context, hint func()) {
 	every(ctx, listenPause, nil, func() {
 		if err := w.Vault.WaitForRotations(ctx, hint); err != nil && ctx.Err() == nil {

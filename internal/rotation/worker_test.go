@@ -29,11 +29,13 @@ func TestWorkersShareWhatIsDue(t *testing.T) {
 	admin, closeAdmin := open(t, store, vaulttest.Operator, ring)
 	generator, every := "hex:32", time.Hour
 	for i := range 20 {
-		_, err := admin.Put(t.Context(), vault.PutRequest{Change: vault.Change{Token: vaulttest.AdminToken(t)}, Name: "app/" + string(rune('a'+i)),
-			Value: []byte("one"), Settings: vault.Settings{Generator: &generator, RotateEvery: &every}})
+		_, err := admin.Put(t.Context(), vault.PutRequest{Change: vault.Change{Token: vaulttest.AdminToken(t)},
+			Name: "app/" + string(rune('a'+i)), Value: []byte("one"),
+			Settings: vault.Settings{Generator: &generator, RotateEvery: &every}})
 		must(t, err)
 	}
-	store.MustExec(t, `UPDATE vault.secrets SET next_rotation_at = now() - interval '1 day'`, `UPDATE vault.secrets SET generator = 'nonsense' WHERE name = 'app/c'`)
+	store.MustExec(t, `UPDATE vault.secrets SET next_rotation_at = now() - interval '1 day'`,
+		`UPDATE vault.secrets SET generator = 'nonsense' WHERE name = 'app/c'`)
 
 	ctx, stop := context.WithCancel(t.Context())
 	var running sync.WaitGroup
@@ -42,7 +44,8 @@ func TestWorkersShareWhatIsDue(t *testing.T) {
 		v, closeVault := open(t, store, vaulttest.Daemon, ring)
 		closers = append(closers, closeVault)
 		supervisor := &rotation.Supervisor{Vault: v, Interval: 50 * time.Millisecond, Log: slog.New(slog.DiscardHandler)}
-		worker := &rotation.Worker{Vault: v, ID: id, Concurrency: 3, Poll: 50 * time.Millisecond, Log: slog.New(slog.DiscardHandler)}
+		worker := &rotation.Worker{Vault: v, ID: id, Concurrency: 3, Poll: 50 * time.Millisecond,
+			Log: slog.New(slog.DiscardHandler)}
 		running.Go(func() { supervisor.Run(ctx) })
 		running.Go(func() { worker.Run(ctx) })
 	}

@@ -17,7 +17,8 @@ const canary = "canary-value-5b1f0a7c2d9e"
 func (h *harness) checkCanary(t *testing.T) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	places := map[string]string{"stderr and vaultd's logs": h.transcript.String(), "PostgreSQL logs of single scripts": strings.Join(h.logs, "")}
+	places := map[string]string{"stderr and vaultd's logs": h.transcript.String(),
+		"PostgreSQL logs of single scripts": strings.Join(h.logs, "")}
 	for _, node := range h.program.Shared.Nodes() {
 		text, err := os.ReadFile(node.LogFile())
 		if err != nil {
@@ -26,7 +27,8 @@ func (h *harness) checkCanary(t *testing.T) {
 		places["PostgreSQL log of "+node.Name()] = string(text)
 	}
 	for _, name := range h.databases {
-		rows, err := query(h.program.Shared.Primary().URL(name, vaulttest.Superuser), `SELECT a FROM vault.audit_log a; SELECT r FROM vault.requests r; SELECT j FROM vault.rotation_jobs j`)
+		rows, err := query(h.program.Shared.Primary().URL(name, vaulttest.Superuser),
+			`SELECT a FROM vault.audit_log a; SELECT r FROM vault.requests r; SELECT j FROM vault.rotation_jobs j`)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -42,8 +44,9 @@ func (h *harness) checkCanary(t *testing.T) {
 	if !strings.Contains(places["PostgreSQL log of primary"], "vault.authorize_proof") {
 		t.Error("PostgreSQL does not log the statements this check looks through")
 	}
-	secrets := map[string]string{"the value": canary, "the token": vaulttest.Token, "the token's secret": vaulttest.TokenSecret,
-		"the token's secret in hex": fmt.Sprintf("%x", vaulttest.TokenSecret), "the value in hex": fmt.Sprintf("%x", canary)}
+	secrets := map[string]string{"the value": canary, "the token": vaulttest.Token,
+		"the token's secret": vaulttest.TokenSecret, "the token's secret in hex": fmt.Sprintf("%x", vaulttest.TokenSecret),
+		"the value in hex": fmt.Sprintf("%x", canary)}
 	for place, text := range places {
 		for what, secret := range secrets {
 			if strings.Contains(strings.ToLower(text), strings.ToLower(secret)) {

@@ -53,11 +53,11 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-// daemon start NODE [FILE] [flags] | stop NODE | signal NAME NODE | log NODE | fragile FAILPOINT NODE [FILE] | dies NODE | reaps NODE: a
-// vaultd beside a node ("primary", "standby1"). FILE is TOML that is put behind the standard settings. start sets VAULTD_URL
-// and VAULTD_HEALTH_URL, with the suffix _STANDBY1 for that node. $DAEMON_THROUGH is a command that becomes it, with
-// $DAEMON_PID1 it is process 1 of a namespace. A fragile one kills itself at its failpoint; dies waits for it; reaps
-// waits until process 1 has no child but the daemon.
+// daemon start NODE [FILE] [flags] | stop NODE | signal NAME NODE | log NODE | fragile FAILPOINT NODE [FILE] | dies
+// NODE | reaps NODE: a vaultd beside a node ("primary", "standby1"). FILE is TOML that is put behind the standard
+// settings. start sets VAULTD_URL and VAULTD_HEALTH_URL, with the suffix _STANDBY1 for that node. $DAEMON_THROUGH is a
+// command that becomes it, with $DAEMON_PID1 it is process 1 of a namespace. A fragile one kills itself at its
+// failpoint; dies waits for it; reaps waits until process 1 has no child but the daemon.
 func (h *harness) cmdDaemon(ts *testscript.TestScript, neg bool, args []string) {
 	s := h.of(ts)
 	if len(args) < 2 {
@@ -105,17 +105,19 @@ func (s *session) startDaemon(ts *testscript.TestScript, name string, more []str
 		key = "local://" + s.store.KeyFile
 	}
 	settings := fmt.Sprintf("database_url = %q\nprimary_database_url = %q\nlisten = [\"127.0.0.1:0\"]\nstate_dir = %q\naudit_spool = %q\nhealth_listen = \"127.0.0.1:0\"\naddress_file = %q\nkms_keys = [%q]\n",
-		node.URL(s.store.Database, vaulttest.Daemon), s.store.URL(vaulttest.Daemon), base+".state", base+".spool", base+".addresses", key)
+		node.URL(s.store.Database, vaulttest.Daemon), s.store.URL(vaulttest.Daemon), base+".state", base+".spool",
+		base+".addresses", key)
 	allow := "allow = [\"127.0.0.0/8\"]\n"
 	if len(more) > 0 && !strings.HasPrefix(more[0], "-") {
-		extra := strings.NewReplacer("$WORK", ts.Getenv("WORK"), "$SEAL_KEY", ts.Getenv("SEAL_KEY"), "$S3_URL", ts.Getenv("S3_URL"),
-			"$DAEMON_URL", ts.Getenv("DAEMON_URL")).Replace(ts.ReadFile(more[0]))
+		extra := strings.NewReplacer("$WORK", ts.Getenv("WORK"), "$SEAL_KEY", ts.Getenv("SEAL_KEY"), "$S3_URL",
+			ts.Getenv("S3_URL"), "$DAEMON_URL", ts.Getenv("DAEMON_URL")).Replace(ts.ReadFile(more[0]))
 		if strings.Contains(extra, "allow =") {
 			allow = ""
 		}
 		for line := range strings.Lines(extra) { // a script's own line replaces the standard one
 			if k, _, ok := strings.Cut(line, "="); ok {
-				settings = regexp.MustCompile(`(?m)^`+regexp.QuoteMeta(strings.TrimSpace(k))+` = .*\n`).ReplaceAllString(settings, "")
+				settings = regexp.MustCompile(`(?m)^`+regexp.QuoteMeta(strings.TrimSpace(k))+` = .*\n`).ReplaceAllString(settings,
+					"")
 			}
 		}
 		settings += extra
@@ -131,8 +133,9 @@ func (s *session) startDaemon(ts *testscript.TestScript, name string, more []str
 	if ts.Getenv("DAEMON_PID1") != "" {
 		d.cmd.SysProcAttr = firstProcess()
 	}
-	d.cmd.Env = []string{"HOME=" + ts.Getenv("HOME"), "TZ=UTC", "AWS_EC2_METADATA_DISABLED=true", "GORACE=" + ts.Getenv("GORACE"),
-		"AWS_ACCESS_KEY_ID=" + ts.Getenv("AWS_ACCESS_KEY_ID"), "AWS_SECRET_ACCESS_KEY=" + ts.Getenv("AWS_SECRET_ACCESS_KEY")}
+	d.cmd.Env = []string{"HOME=" + ts.Getenv("HOME"), "TZ=UTC", "AWS_EC2_METADATA_DISABLED=true",
+		"GORACE=" + ts.Getenv("GORACE"), "AWS_ACCESS_KEY_ID=" + ts.Getenv("AWS_ACCESS_KEY_ID"),
+		"AWS_SECRET_ACCESS_KEY=" + ts.Getenv("AWS_SECRET_ACCESS_KEY")}
 	d.cmd.Env = append(d.cmd.Env, environ...)
 	ts.Check(d.cmd.Start())
 	go func() { _ = d.cmd.Wait(); close(d.exited) }()

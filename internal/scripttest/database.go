@@ -13,8 +13,8 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// sql [as ROLE] [in DATABASE] [standby] STATEMENT: values of the rows, one row a line, on stdout. The role is the superuser
-// by default, the database the vault's.
+// sql [as ROLE] [in DATABASE] [standby] STATEMENT: values of the rows, one row a line, on stdout. The role is the
+// superuser by default, the database the vault's.
 func (h *harness) cmdSQL(ts *testscript.TestScript, neg bool, args []string) {
 	s := h.of(ts)
 	role, database, node := vaulttest.Superuser, s.store.Database, s.store.Cluster.Primary()

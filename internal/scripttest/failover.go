@@ -10,8 +10,8 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// node freeze|thaw NODE | node hosts NODE NODE ...: a server that takes connections and answers nothing; $HOSTS_URL names
-// several nodes in this order.
+// node freeze|thaw NODE | node hosts NODE NODE ...: a server that takes connections and answers nothing; $HOSTS_URL
+// names several nodes in this order.
 func (h *harness) cmdNode(ts *testscript.TestScript, neg bool, args []string) {
 	s := h.of(ts)
 	if len(args) < 2 || s.store.Cluster == h.program.Shared {

@@ -49,8 +49,8 @@ func (h *harness) cmdKMS(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// s3 start | s3 fault KIND | s3 clear | s3 list | s3 edit REGEXP NEW (in the last object): a bucket of the script's own. start
-// sets S3_URL.
+// s3 start | s3 fault KIND | s3 clear | s3 list | s3 edit REGEXP NEW (in the last object): a bucket of the script's
+// own. start sets S3_URL.
 func (h *harness) cmdS3(ts *testscript.TestScript, neg bool, args []string) {
 	s := h.of(ts)
 	switch {

@@ -59,9 +59,11 @@ func Run(t *testing.T, dir string) {
 	h := newHarness(t)
 	t.Run("script", func(t *testing.T) {
 		testscript.Run(t, testscript.Params{
-			Dir: dir, Setup: h.setup, UpdateScripts: os.Getenv("UPDATE_SCRIPTS") != "", RequireExplicitExec: true, RequireUniqueNames: true,
+			Dir: dir, Setup: h.setup, UpdateScripts: os.Getenv("UPDATE_SCRIPTS") != "", RequireExplicitExec: true,
+			RequireUniqueNames: true,
 			Cmds: map[string]func(*testscript.TestScript, bool, []string){
-				"vault": h.cmdVault, "daemon": h.cmdDaemon, "http": h.cmdHTTP, "sql": h.cmdSQL, "pg": h.cmdPG, "kms": h.cmdKMS, "s3": h.cmdS3,
+				"vault": h.cmdVault, "daemon": h.cmdDaemon, "http": h.cmdHTTP, "sql": h.cmdSQL, "pg": h.cmdPG, "kms": h.cmdKMS,
+				"s3":    h.cmdS3,
 				"bytes": h.cmdBytes, "until": h.cmdUntil, "vaultctl": h.cmdVaultctl, "capture": h.cmdCapture, "steady": h.cmdSteady,
 				"target":    h.cmdTarget,
 				"terminal":  h.cmdTerminal,
@@ -122,8 +124,8 @@ func (h *harness) of(ts *testscript.TestScript) *session {
 	return h.scripts[ts.Getenv("WORK")]
 }
 
-// vault [own|extension]: a fresh vault on the shared cluster, or on a cluster of the script's own (whose server offers the
-// extension), and the environment to use it.
+// vault [own|extension]: a fresh vault on the shared cluster, or on a cluster of the script's own (whose server offers
+// the extension), and the environment to use it.
 func (h *harness) cmdVault(ts *testscript.TestScript, neg bool, args []string) {
 	s := h.of(ts)
 	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
@@ -190,8 +192,8 @@ func (s *session) record(text string) {
 	s.h.transcript.WriteString(text)
 }
 
-// idle COUNT ADDRESS URL: that many connections from a loopback address that ask for nothing, until the script ends. Those that the
-// daemon closes meanwhile are held all the same.
+// idle COUNT ADDRESS URL: that many connections from a loopback address that ask for nothing, until the script ends.
+// Those that the daemon closes meanwhile are held all the same.
 func (h *harness) cmdIdle(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) != 3 {
 		ts.Fatalf("usage: idle COUNT ADDRESS URL")

@@ -13,7 +13,8 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// http STATUS METHOD URL [-H 'Key: value'] [-d BODY | -d @FILE] [-unix SOCKET]: the answer's body on stdout, its headers on stderr.
+// http STATUS METHOD URL [-H 'Key: value'] [-d BODY | -d @FILE] [-unix SOCKET]: the answer's body on stdout, its
+// headers on stderr.
 func (h *harness) cmdHTTP(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) < 3 {
 		ts.Fatalf("usage: http STATUS METHOD URL [-H header] [-d body]")
@@ -33,7 +34,10 @@ func request(ts *testscript.TestScript, args []string) (int, string, string) {
 	method, url, rest := args[0], args[1], args[2:]
 	var body []byte
 	header := http.Header{}
-	client := &http.Client{Timeout: waitLimit, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	client := &http.Client{Timeout: waitLimit, CheckRedirect: func(*http.Request,
+		[]*http.Request) error {
+		return http.ErrUseLastResponse
+	}}
 	for ; len(rest) >= 2; rest = rest[2:] {
 		switch rest[0] {
 		case "-H":

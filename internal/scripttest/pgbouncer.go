@@ -20,8 +20,8 @@ import (
 // pgbouncerProgram is where Debian has it; tools/install-patroni installs it.
 const pgbouncerProgram = "/usr/sbin/pgbouncer"
 
-// Every transaction gets another server connection than the one before, so that nothing works because a session happened
-// to be the same.
+// Every transaction gets another server connection than the one before, so that nothing works because a session
+// happened to be the same.
 const pgbouncerSettings = `[databases]
 * = host=%s port=%d
 [pgbouncer]
@@ -36,8 +36,8 @@ default_pool_size = 3
 verbose = 0
 `
 
-// pgbouncer start [session]: Debian's pgbouncer, pooling by transaction or by session, in front of the script's primary. Sets POOLED_URL (for
-// vaultctl), POOLED_DAEMON_URL, POOLED_APP_URL and POOLED_OWNER_URL.
+// pgbouncer start [session]: Debian's pgbouncer, pooling by transaction or by session, in front of the script's
+// primary. Sets POOLED_URL (for vaultctl), POOLED_DAEMON_URL, POOLED_APP_URL and POOLED_OWNER_URL.
 func (h *harness) cmdPgbouncer(ts *testscript.TestScript, neg bool, args []string) {
 	s := h.of(ts)
 	mode := "transaction"
@@ -60,7 +60,8 @@ func pooledURL(store *vaulttest.Store, dir, role string) string {
 		RawQuery: url.Values{"host": {dir}, "port": {"6432"}}.Encode()}).String()
 }
 
-// startPgbouncer returns the folder of its socket. It runs as the user PostgreSQL runs as, who alone may reach the server.
+// startPgbouncer returns the folder of its socket. It runs as the user PostgreSQL runs as, who alone may reach the
+// server.
 func (s *session) startPgbouncer(mode string) (dir string, err error) {
 	node := s.store.Cluster.Primary()
 	info, err := os.Stat(node.SocketDir())
@@ -76,7 +77,8 @@ func (s *session) startPgbouncer(mode string) (dir string, err error) {
 	for _, role := range []string{vaulttest.Operator, vaulttest.Daemon, vaulttest.AppRole, vaulttest.Superuser} {
 		users += fmt.Sprintf("%q \"\"\n", role)
 	}
-	for name, text := range map[string]string{"users.txt": users, "pgbouncer.ini": fmt.Sprintf(pgbouncerSettings, node.SocketDir(), node.Port(), dir, mode)} {
+	for name, text := range map[string]string{"users.txt": users,
+		"pgbouncer.ini": fmt.Sprintf(pgbouncerSettings, node.SocketDir(), node.Port(), dir, mode)} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 			return "", err
 		}

@@ -84,8 +84,8 @@ var everyCommand = []invocation{
 // notRun are the commands that ask no database, or (dev) one of their own.
 var notRun = []string{"completion", "dev", "help", "keygen", "version", "audit"}
 
-// everycommand URL OWNER_URL [pooled]: every command of vaultctl does what it is for. On failure, and after each, the shadows of
-// "hostile shadows" must not have run.
+// everycommand URL OWNER_URL [pooled]: every command of vaultctl does what it is for. On failure, and after each, the
+// shadows of "hostile shadows" must not have run.
 func (h *harness) cmdEveryCommand(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) < 2 {
 		ts.Fatalf("usage: everycommand URL OWNER_URL [pooled]")
@@ -96,7 +96,8 @@ func (h *harness) cmdEveryCommand(ts *testscript.TestScript, neg bool, args []st
 		"import.jsonl": `{"name":"app/imported","value":"` + canary + `"}` + "\n"} {
 		ts.Check(os.WriteFile(filepath.Join(work, name), []byte(text), 0o600))
 	}
-	ts.Check(h.of(ts).inPostgres([]string{`SELECT vault.supervise()`})) // doctor calls a vault without a supervisor a problem
+	// doctor calls a vault without a supervisor a problem
+	ts.Check(h.of(ts).inPostgres([]string{`SELECT vault.supervise()`}))
 	for _, i := range everyCommand {
 		url, want := args[0], i.code
 		if i.owner {
@@ -116,7 +117,8 @@ func (h *harness) cmdEveryCommand(ts *testscript.TestScript, neg bool, args []st
 		words = slices.Insert(words, cut, "--database-url", url)
 		out, code := h.runOne(ts, words, i.follows)
 		if code != want || bytes.Contains(out, []byte("shadow called")) {
-			ts.Fatalf("vaultctl %s: exit code %d, want %d\n%s", strings.Join(words, " "), code, want, bytes.ReplaceAll(out, []byte(canary), []byte("VALUE")))
+			ts.Fatalf("vaultctl %s: exit code %d, want %d\n%s", strings.Join(words, " "), code, want,
+				bytes.ReplaceAll(out, []byte(canary), []byte("VALUE")))
 		}
 	}
 }
@@ -126,7 +128,8 @@ func (h *harness) runOne(ts *testscript.TestScript, words []string, follows bool
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(h.bin, "vaultctl"), words...)
 	cmd.Dir = ts.Getenv("WORK")
-	for _, name := range []string{"PATH", "HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "VAULTCTL_TOKEN_FILE", "VAULTCTL_KMS_KEY", "TZ"} {
+	for _, name := range []string{"PATH", "HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "VAULTCTL_TOKEN_FILE",
+		"VAULTCTL_KMS_KEY", "TZ"} {
 		if value := ts.Getenv(name); value != "" {
 			cmd.Env = append(cmd.Env, name+"="+value)
 		}
@@ -181,8 +184,8 @@ func (h *harness) checkEveryCommandListed(ts *testscript.TestScript) {
 	walk(nil)
 }
 
-// installShadows makes, in the schema public, a function, operator, type and table of every name in pg_catalog, as the owner of a
-// database can. Those that are called count on a sequence, which no ROLLBACK undoes, and fail.
+// installShadows makes, in the schema public, a function, operator, type and table of every name in pg_catalog, as the
+// owner of a database can. Those that are called count on a sequence, which no ROLLBACK undoes, and fail.
 const installShadows = `
 CREATE SEQUENCE public.shadow_calls;
 GRANT ALL ON SEQUENCE public.shadow_calls TO PUBLIC;
@@ -227,17 +230,24 @@ END $do$;
 
 // hostileSettings are what ALTER DATABASE and ALTER ROLE can give a session, each other than the vault needs it.
 var hostileSettings = []string{
-	`search_path = public, pg_catalog`, `standard_conforming_strings = off`, `default_transaction_isolation = 'serializable'`,
-	`default_transaction_deferrable = on`, `row_security = off`, `client_encoding = 'LATIN1'`, `"TimeZone" = 'Asia/Kathmandu'`,
-	`"DateStyle" = 'German, DMY'`, `"IntervalStyle" = 'sql_standard'`, `bytea_output = 'escape'`, `extra_float_digits = -15`,
+	`search_path = public, pg_catalog`, `standard_conforming_strings = off`,
+	`default_transaction_isolation = 'serializable'`,
+	`default_transaction_deferrable = on`, `row_security = off`, `client_encoding = 'LATIN1'`,
+	`"TimeZone" = 'Asia/Kathmandu'`,
+	`"DateStyle" = 'German, DMY'`, `"IntervalStyle" = 'sql_standard'`, `bytea_output = 'escape'`,
+	`extra_float_digits = -15`,
 	`client_min_messages = 'error'`, `array_nulls = off`, `transform_null_equals = on`, `quote_all_identifiers = on`,
-	`check_function_bodies = off`, `exit_on_error = on`, `jit = on`, `jit_above_cost = 0`, `plan_cache_mode = 'force_custom_plan'`,
-	`idle_session_timeout = '900ms'`, `idle_in_transaction_session_timeout = '900ms'`, `statement_timeout = '900ms'`, `lock_timeout = '900ms'`,
-	`backslash_quote = off`, `escape_string_warning = on`, `xmloption = 'document'`, `lc_messages = 'C'`, `default_toast_compression = 'pglz'`,
+	`check_function_bodies = off`, `exit_on_error = on`, `jit = on`, `jit_above_cost = 0`,
+	`plan_cache_mode = 'force_custom_plan'`,
+	`idle_session_timeout = '900ms'`, `idle_in_transaction_session_timeout = '900ms'`, `statement_timeout = '900ms'`,
+	`lock_timeout = '900ms'`,
+	`backslash_quote = off`, `escape_string_warning = on`, `xmloption = 'document'`, `lc_messages = 'C'`,
+	`default_toast_compression = 'pglz'`,
 	`synchronous_commit = off`, `enable_indexscan = off`,
 }
 
-// hostile shadows | settings on-database|on-role ROLE... | reset: what the owner of the database can do to its sessions.
+// hostile shadows | settings on-database|on-role ROLE... | reset: what the owner of the database can do to its
+// sessions.
 func (h *harness) cmdHostile(ts *testscript.TestScript, neg bool, args []string) {
 	s := h.of(ts)
 	database := pgx.Identifier{s.store.Database}.Sanitize()
@@ -252,7 +262,8 @@ func (h *harness) cmdHostile(ts *testscript.TestScript, neg bool, args []string)
 	case len(args) > 2 && args[0] == "settings" && args[1] == "on-role":
 		for _, role := range args[2:] {
 			for _, setting := range hostileSettings {
-				statements = append(statements, `ALTER ROLE `+pgx.Identifier{role}.Sanitize()+` IN DATABASE `+database+` SET `+setting)
+				statements = append(statements,
+					`ALTER ROLE `+pgx.Identifier{role}.Sanitize()+` IN DATABASE `+database+` SET `+setting)
 			}
 		}
 	case slices.Equal(args, []string{"reset"}):
@@ -263,7 +274,8 @@ func (h *harness) cmdHostile(ts *testscript.TestScript, neg bool, args []string)
 	default:
 		ts.Fatalf("usage: hostile shadows | settings on-database | settings on-role ROLE... | reset")
 	}
-	s.cleanup = append(s.cleanup, func() { _ = s.inPostgres([]string{`ALTER DATABASE ` + database + ` RESET ALL`}) }) // others look into it
+	// others look into it
+	s.cleanup = append(s.cleanup, func() { _ = s.inPostgres([]string{`ALTER DATABASE ` + database + ` RESET ALL`}) })
 	ts.Check(s.inPostgres(statements))
 }
 
@@ -276,7 +288,8 @@ func (s *session) inPostgres(statements []string) error {
 		return err
 	}
 	config.RuntimeParams["search_path"], config.RuntimeParams["standard_conforming_strings"] = "pg_catalog", "on"
-	config.RuntimeParams["default_transaction_isolation"], config.RuntimeParams["statement_timeout"] = "read committed", "0"
+	config.RuntimeParams["default_transaction_isolation"], config.RuntimeParams["statement_timeout"] = "read committed",
+		"0"
 	config.RuntimeParams["idle_session_timeout"] = "0"
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {

@@ -55,10 +55,12 @@ func (h *harness) cmdTarget(ts *testscript.TestScript, neg bool, args []string) 
 func (s *session) prepareTarget(ts *testscript.TestScript) {
 	primary := s.store.Cluster.Primary()
 	ts.Check(os.WriteFile(filepath.Join(primary.DataDir(), "pg_hba.conf"), []byte(targetHBA), 0o600))
-	_, err := query(primary.URL("postgres", vaulttest.Superuser), `SELECT pg_reload_conf(); CREATE ROLE dba LOGIN CREATEROLE PASSWORD 'of the administrator';`)
+	_, err := query(primary.URL("postgres", vaulttest.Superuser),
+		`SELECT pg_reload_conf(); CREATE ROLE dba LOGIN CREATEROLE PASSWORD 'of the administrator';`)
 	ts.Check(err)
 	// A CREATEROLE of PostgreSQL 16 may alter only the roles it made.
-	_, err = query(primary.URL("postgres", vaulttest.Superuser), `SET ROLE dba; CREATE ROLE app LOGIN; CREATE ROLE app_a LOGIN; CREATE ROLE app_b LOGIN`)
+	_, err = query(primary.URL("postgres", vaulttest.Superuser),
+		`SET ROLE dba; CREATE ROLE app LOGIN; CREATE ROLE app_a LOGIN; CREATE ROLE app_b LOGIN`)
 	ts.Check(err)
 	ts.Setenv("TARGET_HOST", fmt.Sprintf("%s:%d", primary.SocketDir(), primary.Port()))
 	ts.Setenv("TARGET_SOCKET", fmt.Sprintf("host=%s&port=%d", primary.SocketDir(), primary.Port()))
@@ -103,7 +105,8 @@ func (s *session) loggedIn(user, value string) (*pgx.Conn, error) {
 func buildFragile(dir string) func() (string, error) {
 	return sync.OnceValues(func() (string, error) {
 		path := filepath.Join(dir, "fragile-vaultd")
-		out, err := exec.Command("go", "build", "-tags", "failpoints", "-o", path, "github.com/hyperiondb/vault/cmd/vaultd").CombinedOutput()
+		out, err := exec.Command("go", "build", "-tags", "failpoints", "-o", path,
+			"github.com/hyperiondb/vault/cmd/vaultd").CombinedOutput()
 		if err != nil {
 			return "", fmt.Errorf("building vaultd with failpoints: %w\n%s", err, out)
 		}

@@ -11,8 +11,9 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// terminal start WxH | type TEXT | keys KEY ... | size WxH | sees REGEXP | screen: a real terminal (tmux) with a shell in it. type
-// is a command line that is entered; sees waits until the screen shows it; screen is what it shows, on stdout.
+// terminal start WxH | type TEXT | keys KEY ... | size WxH | sees REGEXP | screen: a real terminal (tmux) with a shell
+// in it. type is a command line that is entered; sees waits until the screen shows it; screen is what it shows, on
+// stdout.
 func (h *harness) cmdTerminal(ts *testscript.TestScript, neg bool, args []string) {
 	if _, err := exec.LookPath("tmux"); err != nil {
 		ts.Fatalf("no tmux in PATH\nhint: tools/install-tmux")
@@ -22,7 +23,8 @@ func (h *harness) cmdTerminal(ts *testscript.TestScript, neg bool, args []string
 	}
 	s := h.of(ts)
 	tmux := func(args ...string) string {
-		ts.Check(ts.Exec("tmux", append([]string{"-S", filepath.Join(ts.Getenv("WORK"), ".tmux"), "-f", "/dev/null"}, args...)...))
+		ts.Check(ts.Exec("tmux", append([]string{"-S", filepath.Join(ts.Getenv("WORK"), ".tmux"), "-f", "/dev/null"},
+			args...)...))
 		return ts.ReadFile("stdout")
 	}
 	sees := func(want *regexp.Regexp) {
@@ -42,7 +44,8 @@ func (h *harness) cmdTerminal(ts *testscript.TestScript, neg bool, args []string
 		ts.Setenv("PS1", "$ ")
 		ts.Setenv("LC_ALL", "C.UTF-8")
 		socket := filepath.Join(ts.Getenv("WORK"), ".tmux")
-		s.cleanup = append(s.cleanup, func() { _ = exec.Command("tmux", "-S", socket, "kill-server").Run() }) // a script may have ended it
+		// a script may have ended it
+		s.cleanup = append(s.cleanup, func() { _ = exec.Command("tmux", "-S", socket, "kill-server").Run() })
 		tmux("new-session", "-d", "-x", width, "-y", height, "sh")
 		sees(regexp.MustCompile(`(?m)^[$#]`)) // what is typed before the prompt is shown twice, and moves it
 	case "type":

@@ -11,8 +11,9 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// until http STATUS METHOD URL ... [~ REGEXP] | until sql [standby] STATEMENT REGEXP | until kms OPERATION CALLS | until s3 OBJECTS: asks until the answer is as wanted.
-// What http was answered then is on stdout and stderr, as with http.
+// until http STATUS METHOD URL ... [~ REGEXP] | until sql [standby] STATEMENT REGEXP | until kms OPERATION CALLS |
+// until s3 OBJECTS: asks until the answer is as wanted. What http was answered then is on stdout and stderr, as with
+// http.
 func (h *harness) cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 	deadline := time.Now().Add(waitLimit)
 	last, body, headers := "", "", ""

@@ -1,7 +1,8 @@
 // Package strictjson reads and writes JSON that holds secret values: the HTTP API's bodies, and the lines of an import.
 //
-// The standard decoder is not used for them: it compares names without regard to case, takes the last of two equal names,
-// replaces broken UTF-8 and half surrogates by U+FFFD, and leaves values in strings, which cannot be overwritten.
+// The standard decoder is not used for them: it compares names without regard to case, takes the last of two equal
+// names, replaces broken UTF-8 and half surrogates by U+FFFD, and leaves values in strings, which cannot be
+// overwritten.
 //
 // A value read is in a buffer of its own, which the caller wipes; nothing else of it is left behind.
 package strictjson
@@ -23,12 +24,13 @@ var ErrUTF8 = errors.New("not valid UTF-8")
 // ErrUnknownField: a member has a name that is none of the fields'.
 var ErrUnknownField = errors.New("unknown field")
 
-// Fields says where the members of an object go, by their exact names: *[]byte takes a string as bytes in a buffer of its
-// own, **string a string, **int a whole number from 0 to 2147483647. What is absent stays nil.
+// Fields says where the members of an object go, by their exact names: *[]byte takes a string as bytes in a buffer of
+// its own, **string a string, **int a whole number from 0 to 2147483647. What is absent stays nil.
 type Fields map[string]any
 
-// Decode reads one flat JSON object (RFC 8259), strictly. Its errors name an offset, counted from 0, and never repeat what was
-// given: a value can be in the wrong place. Also with an error, what was read of the fields is there to be wiped.
+// Decode reads one flat JSON object (RFC 8259), strictly. Its errors name an offset, counted from 0, and never repeat
+// what was given: a value can be in the wrong place. Also with an error, what was read of the fields is there to be
+// wiped.
 func Decode(data []byte, into Fields) error {
 	if !utf8.Valid(data) {
 		return ErrUTF8
@@ -54,7 +56,8 @@ func (d *decoder) wrong(what string) error {
 }
 
 func (d *decoder) space() {
-	for d.at < len(d.data) && (d.data[d.at] == ' ' || d.data[d.at] == '\t' || d.data[d.at] == '\n' || d.data[d.at] == '\r') {
+	for d.at < len(d.data) && (d.data[d.at] == ' ' || d.data[d.at] == '\t' || d.data[d.at] == '\n' ||
+		d.data[d.at] == '\r') {
 		d.at++
 	}
 }

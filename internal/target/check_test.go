@@ -167,7 +167,8 @@ func TestARefusalBeforeThePasswordProvesNothing(t *testing.T) {
 			mustRole(t, "fooled", "password-before")
 			targets := newTargets(Options{PostgresHosts: []string{address, fmt.Sprintf("%s:%d", node.SocketDir(),
 				node.Port())}})
-			spec := "postgres-role role=fooled via=" + adminSecret + " login=postgres://" + address + "/postgres?sslmode=disable timeout=2s"
+			spec := "postgres-role role=fooled via=" + adminSecret + " login=postgres://" + address +
+				"/postgres?sslmode=disable timeout=2s"
 			_, err := targets.Check(t.Context(), spec, inForce("password-before"))
 			wantRefusal(t, err, "postgres-role: check", "password-before")
 			wantRefusal(t, targets.Test(t.Context(), spec, change("password-after")), "postgres-role: test",

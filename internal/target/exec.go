@@ -24,7 +24,8 @@ const (
 	pipeGrace = time.Second
 )
 
-// checkProgram refuses what a rotation at night would stumble over, and a program that anybody on the machine could replace.
+// checkProgram refuses what a rotation at night would stumble over, and a program that anybody on the machine could
+// replace.
 func checkProgram(name string, argv []string) error {
 	if !programName.MatchString(name) {
 		return fmt.Errorf("%q is not a name: lower-case letters, digits, _ and -", name)
@@ -115,8 +116,8 @@ func checkOwned(path string, info os.FileInfo) error {
 	return nil
 }
 
-// exec runs the program, with the candidate on stdin and nowhere else. What it prints is counted and thrown away: a program
-// that echoes its input, or a shell under set -x, would otherwise put the value into a log.
+// exec runs the program, with the candidate on stdin and nowhere else. What it prints is counted and thrown away: a
+// program that echoes its input, or a shell under set -x, would otherwise put the value into a log.
 func (t *Targets) exec(ctx context.Context, step string, s Spec, c rotation.Change) error {
 	argv, ok := t.programs[s.program]
 	if !ok {

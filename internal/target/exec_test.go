@@ -55,8 +55,10 @@ pwd > "$1/pwd"
 			}
 		}
 	}
-	want := "PATH=" + programPath + "\nPWD=/\nVAULT_ATTEMPT=1\nVAULT_JOB=42\nVAULT_SECRET=app/db\nVAULT_STEP=test\nVAULT_VERSION=7\n"
-	if got := mustRead(t, filepath.Join(dir, "environ")); strings.ReplaceAll(got, "PWD=/\n", "") != strings.ReplaceAll(want, "PWD=/\n", "") {
+	want := "PATH=" + programPath +
+		"\nPWD=/\nVAULT_ATTEMPT=1\nVAULT_JOB=42\nVAULT_SECRET=app/db\nVAULT_STEP=test\nVAULT_VERSION=7\n"
+	if got := mustRead(t, filepath.Join(dir, "environ")); strings.ReplaceAll(got, "PWD=/\n",
+		"") != strings.ReplaceAll(want, "PWD=/\n", "") {
 		t.Errorf("got environment\n%swant\n%s", got, want)
 	}
 	arguments := strings.Split(strings.TrimSpace(mustRead(t, filepath.Join(dir, "cmdline"))), "\n")
@@ -80,7 +82,8 @@ func TestTheExitCodeDecidesAndNothingPrintedIsShown(t *testing.T) {
 		wantRefusal(t, targets.Set(t.Context(), "exec program=program", change(candidate)), says, candidate)
 		wantRefusal(t, targets.Test(t.Context(), "exec program=program", change(candidate)), says, candidate)
 	}
-	for _, text := range []string{"cat >/dev/null", "exit 0", "exec <&-; exit 0", "head -c 3000000 /dev/zero; head -c 3000000 /dev/zero >&2; cat"} {
+	for _, text := range []string{"cat >/dev/null", "exit 0", "exec <&-; exit 0",
+		"head -c 3000000 /dev/zero; head -c 3000000 /dev/zero >&2; cat"} {
 		targets := mustScript(t, text)
 		mustSet(t, targets, "exec program=program", change(strings.Repeat("v", 64<<10)))
 	}
@@ -96,7 +99,8 @@ func TestAProgramThatHangsIsKilledWithItsChildren(t *testing.T) {
 	dir := t.TempDir()
 	targets := mustScript(t, `sleep 600 & echo $! > "$1/child"; echo $$ > "$1/self"; cat > /dev/null; wait`, dir)
 	started := time.Now()
-	wantRefusal(t, targets.Set(t.Context(), "exec program=program timeout=1s", change("the-candidate-itself")), "not done in time", "the-candidate-itself")
+	wantRefusal(t, targets.Set(t.Context(), "exec program=program timeout=1s", change("the-candidate-itself")),
+		"not done in time", "the-candidate-itself")
 	if took := time.Since(started); took > 5*time.Second {
 		t.Errorf("it took %s", took)
 	}
@@ -139,7 +143,8 @@ func TestAChildThatKeepsTheOutputOpenIsNotWaitedFor(t *testing.T) {
 
 func TestOnlyConfiguredProgramsRun(t *testing.T) {
 	targets := mustScript(t, "exit 0")
-	wantRefusal(t, targets.Set(t.Context(), "exec program=other", change("value")), `no program "other" under [exec_rotators]`)
+	wantRefusal(t, targets.Set(t.Context(), "exec program=other", change("value")),
+		`no program "other" under [exec_rotators]`)
 	targets = newTargets(Options{Programs: map[string][]string{"gone": {"/nowhere/program"}}})
 	wantRefusal(t, targets.Set(t.Context(), "exec program=gone", change("the-candidate-itself")), "no such file",
 		"the-candidate-itself")

@@ -101,7 +101,8 @@ func TestPlacesOfPostgresAreListedToo(t *testing.T) {
 	}
 	// What is compared must be what is opened.
 	for _, named := range []string{
-		"postgres://u@/d?host=/var/run/../run/postgresql", "postgres://u@/d?host=/var/run/postgresql/", "postgres://u@/d?host=//var/run", "postgres://u@/d?host=@abstract",
+		"postgres://u@/d?host=/var/run/../run/postgresql", "postgres://u@/d?host=/var/run/postgresql/",
+		"postgres://u@/d?host=//var/run", "postgres://u@/d?host=@abstract",
 		`postgres://u@/d?host=C:\pipe`, "postgres://u@/d?host=relative/folder",
 	} {
 		if s, err := parseServer(named); err == nil {
@@ -237,8 +238,10 @@ func TestVaultdsOwnFilesAreNotUsedForATarget(t *testing.T) {
 // opens no file for it and connects to nothing but them.
 func FuzzConnectionStringsNameListedPlacesOnly(f *testing.F) {
 	for _, text := range []string{
-		"postgres://u:p@h:1,[::1],127.0.0.1/d?sslmode=require", "postgres://u@/d?host=/var/run/postgresql&port=5433", "postgresql://u:p@[::ffff:7f00:1]/d",
-		"postgres://u:p@h/d?sslkey=/etc/shadow&sslcert=/x", "postgres://u:p'\\@h/d", "postgres://u:p@H./d?host=x", "postgres://u@/d?host=@a,C:\\x", "postgres://u@h/d?sslmode=verify-ca",
+		"postgres://u:p@h:1,[::1],127.0.0.1/d?sslmode=require", "postgres://u@/d?host=/var/run/postgresql&port=5433",
+		"postgresql://u:p@[::ffff:7f00:1]/d",
+		"postgres://u:p@h/d?sslkey=/etc/shadow&sslcert=/x", "postgres://u:p'\\@h/d", "postgres://u:p@H./d?host=x",
+		"postgres://u@/d?host=@a,C:\\x", "postgres://u@h/d?sslmode=verify-ca",
 	} {
 		f.Add(text)
 	}

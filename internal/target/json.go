@@ -5,7 +5,8 @@ import (
 	"unicode/utf8"
 )
 
-// appendJSON appends a JSON string. encoding/json would leave a copy of the value in a pool of its own. Text must be UTF-8.
+// appendJSON appends a JSON string. encoding/json would leave a copy of the value in a pool of its own. Text must be
+// UTF-8.
 func appendJSON(to, text []byte) []byte {
 	to = append(to, '"')
 	for _, b := range text {

@@ -11,8 +11,8 @@ import (
 	"github.com/hyperiondb/vault/internal/rotation"
 )
 
-// shapePassword makes the value of a role's secret. Of a pair, the role that the value in force does not name gets the next
-// password; other fields of that value (a host, a database) are carried over.
+// shapePassword makes the value of a role's secret. Of a pair, the role that the value in force does not name gets the
+// next password; other fields of that value (a host, a database) are carried over.
 func (s Spec) shapePassword(current, generated []byte) ([]byte, error) {
 	if err := checkPassword(generated); err != nil {
 		return nil, err

@@ -14,8 +14,8 @@ import (
 	"github.com/hyperiondb/vault/internal/rotation"
 )
 
-// idleLimit ends a session whose client fell silent in its transaction. A worker that is stopped between looking at the clock
-// and sending ALTER ROLE finds its session gone when it wakes, however late.
+// idleLimit ends a session whose client fell silent in its transaction. A worker that is stopped between looking at the
+// clock and sending ALTER ROLE finds its session gone when it wakes, however late.
 const idleLimit = 5 * time.Second
 
 // postgresRole does one step at a role, or at a pair of them.

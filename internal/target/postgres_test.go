@@ -63,7 +63,8 @@ func mustDo(t *testing.T, sql string) {
 		t.Fatal(err)
 	}
 	defer conn.Close(context.Background())
-	for _, statement := range []string{"SET log_statement = none", "SET log_min_duration_statement = -1", "SET SESSION AUTHORIZATION admin", sql} {
+	for _, statement := range []string{"SET log_statement = none", "SET log_min_duration_statement = -1",
+		"SET SESSION AUTHORIZATION admin", sql} {
 		if _, err := conn.PgConn().Exec(context.Background(), statement).ReadAll(); err != nil {
 			t.Fatal(err)
 		}
@@ -105,7 +106,8 @@ func mustShape(t *testing.T, targets *Targets, spec string, current, generated s
 
 func TestARoleLogsInWithTheNewPasswordAndNotWithTheOld(t *testing.T) {
 	targets := newTargets(Options{})
-	for i, role := range []string{"app", `My"Role';--`, "bénutzer", strings.Repeat("r", 63), "current_user", `back\slash`} {
+	for i, role := range []string{"app", `My"Role';--`, "bénutzer", strings.Repeat("r", 63), "current_user",
+		`back\slash`} {
 		mustRole(t, role, "password-before")
 		spec := "postgres-role role=" + role + " via=" + adminSecret
 		c := change(mustShape(t, targets, spec, "password-before", fmt.Sprintf(`next "password" \ %d'`, i)))
@@ -147,7 +149,8 @@ func TestOfAPairThePreviousRoleStillLogsIn(t *testing.T) {
 
 func TestWhatAPairsValueSaysBesidesIsKept(t *testing.T) {
 	targets, spec := newTargets(Options{}), "postgres-role roles=a,b via=x"
-	got := mustShape(t, targets, spec, `{"host":"db1","username":"a","port": 5432, "password":"old \u0022","x":{"y":[1,"ü"]}}`, `p"w\`)
+	got := mustShape(t, targets, spec,
+		`{"host":"db1","username":"a","port": 5432, "password":"old \u0022","x":{"y":[1,"ü"]}}`, `p"w\`)
 	if want := `{"username":"b","password":"p\"w\\","host":"db1","port":5432,"x":{"y":[1,"ü"]}}`; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
@@ -155,7 +158,8 @@ func TestWhatAPairsValueSaysBesidesIsKept(t *testing.T) {
 		t.Errorf("%s is not JSON", got)
 	}
 	// The pair was renamed: whoever is in use is none of it.
-	if got := mustShape(t, targets, spec, `{"username":"elsewhere","password":"x"}`, "pw"); got != `{"username":"a","password":"pw"}` {
+	if got := mustShape(t, targets, spec, `{"username":"elsewhere","password":"x"}`,
+		"pw"); got != `{"username":"a","password":"pw"}` {
 		t.Errorf("got %s, want the first of the pair", got)
 	}
 	for current, says := range map[string]string{
@@ -175,7 +179,8 @@ func TestWhatAPairsValueSaysBesidesIsKept(t *testing.T) {
 }
 
 func TestShapeTouchesNeitherValue(t *testing.T) {
-	for _, spec := range []string{"postgres-role role=a via=x", "postgres-role roles=a,b via=x", "webhook url=https://h key=k", "exec program=p"} {
+	for _, spec := range []string{"postgres-role role=a via=x", "postgres-role roles=a,b via=x",
+		"webhook url=https://h key=k", "exec program=p"} {
 		current, generated := []byte(`{"username":"a","password":"old"}`), []byte("generated")
 		value, err := newTargets(Options{}).Shape(spec, current, generated)
 		if err != nil {
@@ -193,7 +198,8 @@ func TestPasswordsOtherThanASCIIAreRefusedBeforeAnythingIsTouched(t *testing.T) 
 		_, err := newTargets(Options{}).Shape(spec, nil, []byte("pässword"))
 		wantRefusal(t, err, "printable ASCII", "pässword")
 	}
-	for spec, candidate := range map[string]string{"postgres-role role=a via=x": "pässword", "postgres-role roles=a,b via=x": `{"username":"a","password":"pässword"}`} {
+	for spec, candidate := range map[string]string{"postgres-role role=a via=x": "pässword",
+		"postgres-role roles=a,b via=x": `{"username":"a","password":"pässword"}`} {
 		wantRefusal(t, newTargets(Options{}).Set(t.Context(), spec, change(candidate)), "printable ASCII", "pässword")
 	}
 }
@@ -214,7 +220,8 @@ func TestASetWhoseAnswerWasLostIsDoneAgain(t *testing.T) {
 	mustRole(t, "lost", "password-before")
 	spec, c := "postgres-role role=lost via="+adminSecret, change("password-after")
 	cut := mustCutAfter(t, []byte("COMMIT\x00"))
-	through := strings.Replace(adminURL("admin", adminPassword), url.QueryEscape(node.SocketDir()), url.QueryEscape(cut), 1)
+	through := strings.Replace(adminURL("admin", adminPassword), url.QueryEscape(node.SocketDir()), url.QueryEscape(cut),
+		1)
 	targets := newTargets(Options{Open: secrets{adminSecret: through}.open, PostgresHosts: []string{fmt.Sprintf("%s:%d",
 		cut, node.Port())}})
 	wantRefusal(t, targets.Set(t.Context(), spec, c), `altering role "lost"`, string(c.Candidate))
@@ -228,8 +235,8 @@ func TestASetWhoseAnswerWasLostIsDoneAgain(t *testing.T) {
 	wantLogin(t, "lost", "password-before", false)
 }
 
-// mustCutAfter listens on a socket in a folder of its own and passes on what it gets to the target; of the answers, the one that holds
-// the mark is dropped, with the connection.
+// mustCutAfter listens on a socket in a folder of its own and passes on what it gets to the target; of the answers, the
+// one that holds the mark is dropped, with the connection.
 func mustCutAfter(t *testing.T, mark []byte) (folder string) {
 	t.Helper()
 	folder, err := os.MkdirTemp("", "cut")
@@ -302,7 +309,8 @@ func TestWhatCannotBeSetIsExplainedWithoutSecrets(t *testing.T) {
 		{"role=app", "postgres://admin:" + url.PathEscape(adminPassword) + "@127.0.0.1:1/postgres", "refused"},
 		{"role=app", "postgres://admin:" + url.PathEscape(adminPassword) +
 			"@127.0.0.1:1/postgres?sslmode=verify-full&sslrootcert=/nowhere.pem", "has the setting sslrootcert"},
-		{"role=app", "postgres://admin:" + url.PathEscape(adminPassword) + "@127.0.0.1/postgres?sslmode=nonsense", "not usable"},
+		{"role=app", "postgres://admin:" + url.PathEscape(adminPassword) + "@127.0.0.1/postgres?sslmode=nonsense",
+			"not usable"},
 		{"role=app", "postgres://127.0.0.1/postgres", "names no user"},
 		{"role=app", "host=/tmp user=admin password='" + adminPassword + "'", "not of the form"},
 		{"role=app", "postgres://admin:" + adminPassword + "%zz@h/db", "not of the form"},
@@ -369,7 +377,8 @@ func TestOfSeveralHostsThePrimaryIsFound(t *testing.T) {
 	wantRefusal(t, at(standby.SocketDir()).Set(t.Context(), spec, c), "standby", string(c.Candidate))
 	mustSet(t, at(standby.SocketDir()+","+node.SocketDir()), spec, c)
 	// The standby would let anybody in.
-	wantRefusal(t, at(standby.SocketDir()+","+node.SocketDir()).Test(t.Context(), spec, change("another")), "password authentication failed", "another")
+	wantRefusal(t, at(standby.SocketDir()+","+node.SocketDir()).Test(t.Context(), spec, change("another")),
+		"password authentication failed", "another")
 	mustTest(t, at("/nowhere,"+node.SocketDir()), spec, c)
 	wantLogin(t, "app", "password-after", true)
 }
@@ -407,10 +416,12 @@ func TestTheEnvironmentIsNotUsedForATarget(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.TLSConfig == nil || c.TLSConfig.InsecureSkipVerify || c.TLSConfig.ServerName != "db1.example" || len(c.Fallbacks) != 2 {
+	if c.TLSConfig == nil || c.TLSConfig.InsecureSkipVerify || c.TLSConfig.ServerName != "db1.example" ||
+		len(c.Fallbacks) != 2 {
 		t.Errorf("got TLS %+v with %d others, want verify-full for every host", c.TLSConfig, len(c.Fallbacks))
 	}
-	if c.Fallbacks[0].Port != 5433 || c.Fallbacks[1].Host != "::1" || c.Fallbacks[1].Port != 5432 || c.Fallbacks[1].TLSConfig == nil {
+	if c.Fallbacks[0].Port != 5433 || c.Fallbacks[1].Host != "::1" || c.Fallbacks[1].Port != 5432 ||
+		c.Fallbacks[1].TLSConfig == nil {
 		t.Errorf("got hosts %+v, %+v", c.Fallbacks[0], c.Fallbacks[1])
 	}
 }
@@ -451,7 +462,8 @@ func TestASessionThatFallsSilentIsEndedByTheServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	pid := conn.PgConn().PID()
-	eventually(t, "the server has ended the session", func() bool { return !mustAsk(t, "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)", pid) })
+	eventually(t, "the server has ended the session",
+		func() bool { return !mustAsk(t, "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)", pid) })
 	if _, err := tx.Exec(t.Context(), `ALTER ROLE powerless PASSWORD 'x'`); err == nil {
 		t.Error("a statement was taken after the silence")
 	}
@@ -464,7 +476,8 @@ func TestAnAttemptThatWakesLateChangesNothing(t *testing.T) {
 		return []byte(adminURL("admin", adminPassword)), nil
 	}
 	spec := "postgres-role role=late via=" + adminSecret + " timeout=1s"
-	wantRefusal(t, newTargets(Options{Open: slow}).Set(t.Context(), spec, change("password-after")), "not done in time", "password-after")
+	wantRefusal(t, newTargets(Options{Open: slow}).Set(t.Context(), spec, change("password-after")), "not done in time",
+		"password-after")
 	wantLogin(t, "late", "password-before", true)
 
 	past, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))

@@ -11,14 +11,14 @@ import (
 )
 
 const (
-	// scramIterations is PostgreSQL's default and RFC 7677's least. More of them protect a password that people made up; ours
-	// are random, and each login pays for them.
+	// scramIterations is PostgreSQL's default and RFC 7677's least. More of them protect a password that people made up;
+	// ours are random, and each login pays for them.
 	scramIterations = 4096
 	scramSalt       = 16 // bytes, as PostgreSQL's own
 )
 
-// checkPassword refuses what SASLprep (RFC 4013) could change or forbid: a client that prepares and one that does not would
-// then prove different passwords. Printable ASCII stands for itself.
+// checkPassword refuses what SASLprep (RFC 4013) could change or forbid: a client that prepares and one that does not
+// would then prove different passwords. Printable ASCII stands for itself.
 func checkPassword(password []byte) error {
 	if len(password) == 0 {
 		return errors.New("the password is empty")
@@ -31,13 +31,13 @@ func checkPassword(password []byte) error {
 	return nil
 }
 
-// scramVerifier is what PostgreSQL keeps of a password: enough to check a login, of no use to make one. Sending it instead of
-// the password keeps the password out of the statement and so out of every log on the way.
+// scramVerifier is what PostgreSQL keeps of a password: enough to check a login, of no use to make one. Sending it
+// instead of the password keeps the password out of the statement and so out of every log on the way.
 //
 //	SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>
 //
-// The keys are those of RFC 5802 section 3 with SHA-256 (RFC 7677), all in standard base64; the format is described with
-// pg_authid in PostgreSQL's manual.
+// The keys are those of RFC 5802 section 3 with SHA-256 (RFC 7677), all in standard base64; the format is described
+// with pg_authid in PostgreSQL's manual.
 func scramVerifier(password []byte, iterations int, salt []byte) (string, error) {
 	salted, err := pbkdf2.Key(sha256.New, string(password), salt, iterations, sha256.Size)
 	if err != nil {
@@ -48,7 +48,8 @@ func scramVerifier(password []byte, iterations int, salt []byte) (string, error)
 	defer clear(clientKey)
 	storedKey := sha256.Sum256(clientKey)
 	encode := base64.StdEncoding.EncodeToString
-	return fmt.Sprintf("SCRAM-SHA-256$%d:%s$%s:%s", iterations, encode(salt), encode(storedKey[:]), encode(keyedHash(salted, "Server Key"))), nil
+	return fmt.Sprintf("SCRAM-SHA-256$%d:%s$%s:%s", iterations, encode(salt), encode(storedKey[:]),
+		encode(keyedHash(salted, "Server Key"))), nil
 }
 
 func newVerifier(password []byte) (string, error) {

@@ -43,9 +43,9 @@ var fileSettings = []string{
 	"servicefile", "krbsrvname", "gsslib", "oauth_ca_file",
 }
 
-// parseServer reads a connection string out of a secret or a spec. Only a URL that says everything itself is accepted, as
-// libpq's rules would fill what it leaves out from vaultd's own environment: its password would go to whoever the URL names.
-// The error repeats nothing of the text.
+// parseServer reads a connection string out of a secret or a spec. Only a URL that says everything itself is accepted,
+// as libpq's rules would fill what it leaves out from vaultd's own environment: its password would go to whoever the
+// URL names. The error repeats nothing of the text.
 func parseServer(text string) (server, error) {
 	text, hosts := cutHosts(text)
 	u, err := url.Parse(text)
@@ -265,8 +265,8 @@ type refusal struct {
 
 func (r *refusal) Error() string { return r.text }
 
-// explain keeps what helps and nothing of the connection string but the address. A server is not trusted with what it says:
-// one that repeats the password it was given is cut short.
+// explain keeps what helps and nothing of the connection string but the address. A server is not trusted with what it
+// says: one that repeats the password it was given is cut short.
 func (s server) explain(err error, accepted bool) *refusal {
 	r := &refusal{text: err.Error()}
 	var refused *pgconn.PgError

@@ -62,8 +62,8 @@ func Parse(text string) (Spec, error) {
 	return s, nil
 }
 
-// parseStored takes the canonical form only. The database has looked for the secrets that a spec opens in that form, and somebody
-// who calls it by hand must not hide one behind white space that it does not know.
+// parseStored takes the canonical form only. The database has looked for the secrets that a spec opens in that form,
+// and somebody who calls it by hand must not hide one behind white space that it does not know.
 func parseStored(text string) (Spec, error) {
 	s, err := Parse(text)
 	if err == nil && s.String() != text {
@@ -289,8 +289,8 @@ func isLoopback(host string) bool {
 	return strings.EqualFold(host, "localhost") || err == nil && address.Unmap().IsLoopback()
 }
 
-// String is the canonical form: Parse(s.String()) == s. Words are separated by one space and hold none, and key and via come
-// as key=NAME and via=NAME, so that the database too can tell which secret is opened.
+// String is the canonical form: Parse(s.String()) == s. Words are separated by one space and hold none, and key and via
+// come as key=NAME and via=NAME, so that the database too can tell which secret is opened.
 func (s Spec) String() string {
 	words := []string{s.kind}
 	add := func(key, value string) {

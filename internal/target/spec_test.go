@@ -101,7 +101,8 @@ func TestBadSpecsAreRefused(t *testing.T) {
 	} {
 		_, err := Parse(text)
 		wantRefusal(t, err, says, "hunter2")
-		if !strings.HasPrefix(err.Error(), "rotator") || !strings.Contains(err.Error(), "accepted") && len(text) > 0 && !strings.Contains(says, "longer than 2048") && says != "not UTF-8" {
+		if !strings.HasPrefix(err.Error(), "rotator") || !strings.Contains(err.Error(), "accepted") && len(text) > 0 &&
+			!strings.Contains(says, "longer than 2048") && says != "not UTF-8" {
 			t.Errorf("%q: got %q, want a complaint that says what is accepted", text, err)
 		}
 	}
@@ -109,7 +110,8 @@ func TestBadSpecsAreRefused(t *testing.T) {
 
 func TestASpecSaysWhichSecretItOpens(t *testing.T) {
 	for text, want := range map[string]string{
-		"postgres-role role=app via=prod/db/admin": "prod/db/admin", "webhook url=https://h key=prod/hmac": "prod/hmac", "exec program=x": "",
+		"postgres-role role=app via=prod/db/admin": "prod/db/admin", "webhook url=https://h key=prod/hmac": "prod/hmac",
+		"exec program=x": "",
 	} {
 		spec, err := Parse(text)
 		if err != nil {
@@ -148,7 +150,8 @@ func TestBadSpecsReachNothing(t *testing.T) {
 // What is stored has passed the database's look for the secrets it opens, which knows one form.
 func TestOnlyTheCanonicalFormIsCarriedOut(t *testing.T) {
 	for _, spec := range []string{
-		"postgres-role via=" + adminSecret + " role=app", "postgres-role role=app\u2003via=" + adminSecret, "postgres-role role=app  via=" + adminSecret,
+		"postgres-role via=" + adminSecret + " role=app", "postgres-role role=app\u2003via=" + adminSecret,
+		"postgres-role role=app  via=" + adminSecret,
 		"exec program=p ", "exec program=p timeout=10s",
 	} {
 		if _, err := Parse(spec); err != nil {

@@ -229,9 +229,10 @@ type untouched struct{ error }
 
 func (u untouched) Unwrap() []error { return []error{u.error, rotation.ErrUntouched} }
 
-// bounded runs f until the timeout, in a goroutine of its own and on copies of the values: if it cannot be stopped (a disk that
-// hangs, a server that asks for a billion hash rounds) it is left behind, and the worker goes on.
-func bounded(ctx context.Context, timeout time.Duration, c rotation.Change, f func(context.Context, rotation.Change) error) error {
+// bounded runs f until the timeout, in a goroutine of its own and on copies of the values: if it cannot be stopped (a
+// disk that hangs, a server that asks for a billion hash rounds) it is left behind, and the worker goes on.
+func bounded(ctx context.Context, timeout time.Duration, c rotation.Change,
+	f func(context.Context, rotation.Change) error) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	c.Candidate, c.Current = bytes.Clone(c.Candidate), bytes.Clone(c.Current)

@@ -76,8 +76,8 @@ func placeOf(u *url.URL) (string, bool) {
 	return place(u.Hostname(), u.Port(), map[string]string{"http": "80", "https": hookPort}[u.Scheme])
 }
 
-// webhook is one signed call. What it promises the receiver: the same Idempotency-Key means the same candidate and step, and
-// the signature covers the whole body and the time.
+// webhook is one signed call. What it promises the receiver: the same Idempotency-Key means the same candidate and
+// step, and the signature covers the whole body and the time.
 func (t *Targets) webhook(ctx context.Context, step string, s Spec, c rotation.Change) error {
 	body := hookBody(step, c)
 	defer clear(body)

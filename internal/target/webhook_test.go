@@ -66,7 +66,8 @@ func newReceiver(t *testing.T, answer http.HandlerFunc) *receiver {
 
 // verify computes the signature on its own.
 func verify(request *http.Request, body []byte) error {
-	if request.Method != http.MethodPost || request.Header.Get("Content-Type") != "application/json" || request.Header.Get("Idempotency-Key") == "" {
+	if request.Method != http.MethodPost || request.Header.Get("Content-Type") != "application/json" ||
+		request.Header.Get("Idempotency-Key") == "" {
 		return fmt.Errorf("got %s with %v", request.Method, request.Header)
 	}
 	at, signed, found := strings.Cut(request.Header.Get("Vault-Signature"), ",")
@@ -119,7 +120,8 @@ func done(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoC
 
 func TestAWebhookIsSignedAndHasTheValue(t *testing.T) {
 	r := newReceiver(t, done)
-	for i, candidate := range []string{"plain", "q\"\\\x00\x1f\x7f\n\u2028ü</script>", "\xff\x00raw", strings.Repeat("\x01", 64<<10)} {
+	for i, candidate := range []string{"plain", "q\"\\\x00\x1f\x7f\n\u2028ü</script>", "\xff\x00raw",
+		strings.Repeat("\x01", 64<<10)} {
 		c := change(candidate)
 		mustSet(t, r.targets(), r.spec("/rotate?for=app"), c)
 		mustTest(t, r.targets(), r.spec("/rotate?for=app"), c)
@@ -129,7 +131,8 @@ func TestAWebhookIsSignedAndHasTheValue(t *testing.T) {
 			value, encoding = base64.StdEncoding.EncodeToString([]byte(candidate)), "base64"
 		}
 		for j, step := range []string{"set", "test"} {
-			want := map[string]any{"secret": "app/db", "version": 7.0, "job": 42.0, "attempt": 1.0, "step": step, "value": value, "encoding": encoding}
+			want := map[string]any{"secret": "app/db", "version": 7.0, "job": 42.0, "attempt": 1.0, "step": step, "value": value,
+				"encoding": encoding}
 			if diff := cmp.Diff(want, calls[j].Body); diff != "" {
 				t.Errorf("the body differs (-want +got):\n%.2000s", diff)
 			}
@@ -165,7 +168,8 @@ func TestOnlyAnAnswer2xxIsDone(t *testing.T) {
 	const candidate = "the-candidate-itself"
 	elsewhere := newReceiver(t, done)
 	for status, says := range map[int]string{
-		500: "answered 500", 404: "answered 404", 401: "answered 401", 304: "redirects are not followed", 301: "redirects are not followed",
+		500: "answered 500", 404: "answered 404", 401: "answered 401", 304: "redirects are not followed",
+		301: "redirects are not followed",
 		302: "redirects are not followed", 307: "redirects are not followed", 308: "redirects are not followed",
 	} {
 		r := newReceiver(t, func(w http.ResponseWriter, _ *http.Request) {
@@ -194,8 +198,12 @@ func TestAnEndlessAnswerIsNotRead(t *testing.T) {
 		}
 	})
 	mustSet(t, body.targets(), body.spec("/"), change("value"))
-	header := newReceiver(t, func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("X", strings.Repeat("x", 1<<20)) })
-	wantRefusal(t, header.targets().Set(t.Context(), header.spec("/"), change("the-candidate-itself")), "calling", "the-candidate-itself")
+	header := newReceiver(t, func(w http.ResponseWriter,
+		_ *http.Request) {
+		w.Header().Set("X", strings.Repeat("x", 1<<20))
+	})
+	wantRefusal(t, header.targets().Set(t.Context(), header.spec("/"), change("the-candidate-itself")), "calling",
+		"the-candidate-itself")
 }
 
 func TestOnlyConfiguredHostsAreCalled(t *testing.T) {
@@ -205,7 +213,8 @@ func TestOnlyConfiguredHostsAreCalled(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, allowed := range [][]string{{}, {"127.0.0.1"}, {"localhost:" + port}, {"hooks.example.com", "127.0.0.1:1"}} {
-		wantRefusal(t, r.targets(allowed...).Set(t.Context(), r.spec("/"), change("the-candidate-itself")), "not among webhook_hosts", "the-candidate-itself")
+		wantRefusal(t, r.targets(allowed...).Set(t.Context(), r.spec("/"), change("the-candidate-itself")),
+			"not among webhook_hosts", "the-candidate-itself")
 	}
 	r.mustBeCalled(t, 0)
 	mustSet(t, r.targets("hooks.example.com", "127.0.0.1:"+port), r.spec("/"), change("value"))
@@ -213,7 +222,8 @@ func TestOnlyConfiguredHostsAreCalled(t *testing.T) {
 
 func TestAHostIsComparedWithItsPort(t *testing.T) {
 	for url, allowed := range map[string]string{
-		"https://Hooks.example.com/x": "hooks.example.com", "https://hooks.example.com:443": "HOOKS.example.com", "https://[::1]/": "[::1]:443",
+		"https://Hooks.example.com/x": "hooks.example.com", "https://hooks.example.com:443": "HOOKS.example.com",
+		"https://[::1]/":                  "[::1]:443",
 		"https://hooks.example.com:8443/": "hooks.example.com:8443",
 	} {
 		targets := newTargets(Options{WebhookHosts: []string{allowed}, Open: secrets{}.open})
@@ -231,7 +241,8 @@ func TestAHostIsComparedWithItsPort(t *testing.T) {
 func TestACertificateThatIsNotTrustedEndsTheCall(t *testing.T) {
 	r := newReceiver(t, done)
 	targets := newTargets(Options{WebhookHosts: []string{r.Listener.Addr().String()}})
-	wantRefusal(t, targets.Set(t.Context(), r.spec("/"), change("the-candidate-itself")), "certificate", "the-candidate-itself")
+	wantRefusal(t, targets.Set(t.Context(), r.spec("/"), change("the-candidate-itself")), "certificate",
+		"the-candidate-itself")
 	r.mustBeCalled(t, 0)
 }
 
@@ -257,7 +268,8 @@ func TestAReceiverThatHangsEndsWithTheDeadline(t *testing.T) {
 		}
 	})
 	defer close(over)
-	wantRefusal(t, r.targets().Set(t.Context(), r.spec("/"), change("the-candidate-itself")), "not done in time", "the-candidate-itself")
+	wantRefusal(t, r.targets().Set(t.Context(), r.spec("/"), change("the-candidate-itself")), "not done in time",
+		"the-candidate-itself")
 	r.mustBeCalled(t, 1)
 }
 
@@ -268,7 +280,8 @@ func TestAnAnswerAfterTheDeadlineIsNoSuccess(t *testing.T) {
 		<-request.Context().Done()
 		return &http.Response{StatusCode: http.StatusOK, Body: http.NoBody, Request: request}, nil
 	})
-	err := targets.Set(t.Context(), "webhook url=https://receiver.example/ key="+hookSecret+" timeout=1s", change("the-candidate-itself"))
+	err := targets.Set(t.Context(), "webhook url=https://receiver.example/ key="+hookSecret+" timeout=1s",
+		change("the-candidate-itself"))
 	wantRefusal(t, err, "not done in time", "the-candidate-itself")
 }
 

@@ -16,9 +16,10 @@ type asker struct {
 	began  time.Time // zero = nothing is being asked
 }
 
-// ask runs a query beside the event loop, with a deadline. Its answer comes back as what wrap makes of it and of its number;
-// whoever takes it asks [asker.take] first.
-func ask[T any](m *model, a *asker, query func(context.Context) (T, error), wrap func(number int, answer T, err error) tea.Msg) tea.Cmd {
+// ask runs a query beside the event loop, with a deadline. Its answer comes back as what wrap makes of it and of its
+// number; whoever takes it asks [asker.take] first.
+func ask[T any](m *model, a *asker,
+	query func(context.Context) (T, error), wrap func(number int, answer T, err error) tea.Msg) tea.Cmd {
 	a.stop()
 	ctx, cancel := context.WithTimeout(m.ctx, Deadline)
 	a.cancel, a.began = cancel, m.now()
@@ -51,7 +52,8 @@ func (a *asker) take(number int) bool {
 
 func (a *asker) asking() bool { return !a.began.IsZero() }
 
-// brokenMsg is a panic of a query. Nothing but the loop may end the loop: the terminal is put right before anything is printed.
+// brokenMsg is a panic of a query. Nothing but the loop may end the loop: the terminal is put right before anything is
+// printed.
 type brokenMsg struct{ err error }
 
 func recoverInto(msg *tea.Msg) {

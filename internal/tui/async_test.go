@@ -19,8 +19,8 @@ import (
 
 const waitFor = 20 * time.Second // a bound, not a measurement
 
-// running is a browser with its event loop, in an emulated terminal. The loop owns its model from here on: a test sees it
-// again when the loop has ended.
+// running is a browser with its event loop, in an emulated terminal. The loop owns its model from here on: a test sees
+// it again when the loop has ended.
 func running(t *testing.T, source Source, now func() time.Time) *teatest.TestModel {
 	t.Helper()
 	plain, err := newTheme("none", io.Discard, func(string) string { return "" })
@@ -34,7 +34,8 @@ func running(t *testing.T, source Source, now func() time.Time) *teatest.TestMod
 
 func wantOutput(t *testing.T, tm *teatest.TestModel, text string) {
 	t.Helper()
-	teatest.WaitFor(t, tm.Output(), func(out []byte) bool { return bytes.Contains(out, []byte(text)) }, teatest.WithDuration(waitFor))
+	teatest.WaitFor(t, tm.Output(), func(out []byte) bool { return bytes.Contains(out, []byte(text)) },
+		teatest.WithDuration(waitFor))
 }
 
 func until(t *testing.T, what string, ok func() bool) {
@@ -164,7 +165,8 @@ func TestRunLeavesTheTerminalAsItWas(t *testing.T) {
 				t.Errorf("got %v, want %q", err, c.want)
 			}
 			text := read(t, out.Name())
-			for on, off := range map[string]string{"\x1b[?1049h": "\x1b[?1049l", "\x1b[?25l": "\x1b[?25h", "\x1b[?1002h": "\x1b[?1002l"} {
+			for on, off := range map[string]string{"\x1b[?1049h": "\x1b[?1049l", "\x1b[?25l": "\x1b[?25h",
+				"\x1b[?1002h": "\x1b[?1002l"} {
 				if strings.LastIndex(text, off) < strings.LastIndex(text, on) {
 					t.Errorf("%q is not undone by %q", on, off)
 				}
@@ -183,7 +185,8 @@ func read(t *testing.T, path string) string {
 }
 
 func TestRunRefuses(t *testing.T) {
-	if err := Run(t.Context(), Options{Filter: "secert:x", Now: time.Now}); err == nil || !strings.Contains(err.Error(), "secert") {
+	if err := Run(t.Context(), Options{Filter: "secert:x", Now: time.Now}); err == nil ||
+		!strings.Contains(err.Error(), "secert") {
 		t.Errorf("a filter that is none: got %v", err)
 	}
 	if err := Run(t.Context(), Options{Theme: "pink", Out: os.Stdout, Now: time.Now}); !errors.Is(err, ErrTheme) {

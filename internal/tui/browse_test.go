@@ -26,7 +26,8 @@ func (s *screen) check() {
 			s.t.Fatalf("event %d is not older than the one above", i)
 		}
 	}
-	if len(w.events) > 0 && (w.selected < 0 || w.selected >= len(w.events) || w.top > w.selected || w.selected >= w.top+s.rows()) {
+	if len(w.events) > 0 && (w.selected < 0 || w.selected >= len(w.events) || w.top > w.selected ||
+		w.selected >= w.top+s.rows()) {
 		s.t.Fatalf("event %d of %d is selected, the screen shows %d from %d", w.selected, len(w.events), s.rows(), w.top)
 	}
 }
@@ -152,7 +153,8 @@ func TestFiltersByKeys(t *testing.T) {
 	}
 	s.wantLine("there is no filter before this one")
 	s.keys("@", "'2026-11-24T12:00'", "enter")
-	if at := s.selected().At; at.After(time.Date(2026, 11, 24, 12, 0, 0, 1000, time.UTC)) || at.Before(time.Date(2026, 11, 24, 11, 30, 0, 0, time.UTC)) {
+	if at := s.selected().At; at.After(time.Date(2026, 11, 24, 12, 0, 0, 1000, time.UTC)) ||
+		at.Before(time.Date(2026, 11, 24, 11, 30, 0, 0, time.UTC)) {
 		t.Errorf("@: got an event at %s", at)
 	}
 	s.keys("[")
@@ -164,7 +166,8 @@ func TestFiltersByKeys(t *testing.T) {
 	s.keys("esc")
 }
 
-// TestEndBeforeTheAnswer: the events of the filter before are still on the screen, all of them held, when End is pressed.
+// TestEndBeforeTheAnswer: the events of the filter before are still on the screen, all of them held, when End is
+// pressed.
 func TestEndBeforeTheAnswer(t *testing.T) {
 	l := sampleLog(300)
 	s := newScreen(t, l, "", 80, 24)

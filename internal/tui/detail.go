@@ -82,7 +82,8 @@ func (m *model) detailLines(width, height int) []string {
 // describe writes an event out, wrapped to a width.
 func (m *model) describe(e Event, width int) []string {
 	zone := m.now().Location()
-	lines := []string{m.theme.title.Render(clean(strings.TrimSpace(e.Action+" "+e.Secret))) + " " + m.theme.outcome(string(e.Outcome)).Render(clean(word(string(e.Outcome))))}
+	lines := []string{m.theme.title.Render(clean(strings.TrimSpace(e.Action+" "+e.Secret))) + " " +
+		m.theme.outcome(string(e.Outcome)).Render(clean(word(string(e.Outcome))))}
 	field := func(name, text string) {
 		if text != "" {
 			lines = append(lines, m.field(name, clean(text), width)...)

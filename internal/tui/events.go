@@ -393,7 +393,8 @@ func (m *model) stateText() string {
 	case p.asking() && p.of != m.filter && p.loaded && m.now().Sub(p.began) < time.Second:
 		return m.theme.dim.Render("asking ...")
 	case p.asking() && p.searched != nil:
-		return m.theme.accent.Render("searching ") + "back to " + m.momentText(p.searched.At) + m.theme.dim.Render(" (Esc stops)")
+		return m.theme.accent.Render("searching ") + "back to " + m.momentText(p.searched.At) +
+			m.theme.dim.Render(" (Esc stops)")
 	case p.asking() && m.now().Sub(p.began) >= time.Second:
 		return "asking for " + span(m.now().Sub(p.began)) + m.theme.dim.Render(" (Esc stops)")
 	case p.halted && p.searched != nil:

@@ -43,13 +43,14 @@ func sampleLog(n int) *log {
 	l := &log{sealed: int64(n - 3)}
 	actors := []string{"client:10.0.0.5", "token:ci-deploy", "client:10.0.1.17", "worker:db1", "token:alice"}
 	actions := []string{"read", "read", "verify", "read", "put"}
-	names := []string{"prod/db/password", "prod/api/stripe", "test/db/password", "prod/web/session", "billing/smtp/relay/credentials"}
+	names := []string{"prod/db/password", "prod/api/stripe", "test/db/password", "prod/web/session",
+		"billing/smtp/relay/credentials"}
 	for i := range n {
 		at := clock().Add(-time.Duration(i)*7*time.Minute - time.Duration(i*i)*time.Second/3)
 		e := Event{ID: int64(n - i), RecordedAt: at.Add(2 * time.Second), DBRole: "vaultd",
-			Event: audit.Event{At: at, Actor: actors[i%5], Client: fmt.Sprintf("10.0.%d.%d", i%2, 5+i%13), Node: "db1", Action: actions[i%5],
-				Secret: names[(i/2)%5], Version: 1 + i%4, Outcome: audit.OK, RequestID: fmt.Sprintf("00000000-0000-4000-8000-%012d", n-i),
-				Detail: map[string]any{"match": "current"}}}
+			Event: audit.Event{At: at, Actor: actors[i%5], Client: fmt.Sprintf("10.0.%d.%d", i%2, 5+i%13), Node: "db1",
+				Action: actions[i%5], Secret: names[(i/2)%5], Version: 1 + i%4, Outcome: audit.OK,
+				RequestID: fmt.Sprintf("00000000-0000-4000-8000-%012d", n-i), Detail: map[string]any{"match": "current"}}}
 		switch {
 		case i%17 == 9:
 			e.Outcome, e.Detail = audit.Denied, map[string]any{"reason": "the address is not on the allowlist"}
@@ -63,7 +64,8 @@ func sampleLog(n int) *log {
 	l.secrets = []Secret{
 		{Name: "billing/smtp/relay/credentials", Version: 3, RotatedAt: &rotated, LastReadAt: &rotated},
 		{Name: "prod/api/stripe", Version: 12, RotatedAt: &rotated, NextRotationAt: &next, LastReadAt: &late},
-		{Name: "prod/db/password", Version: 7, RotatedAt: &rotated, NextRotationAt: &late, JobState: "failed", JobError: "dial tcp 10.0.0.9:5432: connection refused"},
+		{Name: "prod/db/password", Version: 7, RotatedAt: &rotated, NextRotationAt: &late, JobState: "failed",
+			JobError: "dial tcp 10.0.0.9:5432: connection refused"},
 		{Name: "prod/web/session", Version: 1, RotatedAt: &rotated, NextRotationAt: &late},
 		{Name: "test/db/password", Version: 2, RotatedAt: &rotated, NextRotationAt: &next, Paused: true},
 	}
@@ -137,8 +139,8 @@ func matches(f filter.Filter, e Event) bool {
 }
 
 func holds(t filter.Term, e Event) bool {
-	text := map[filter.Key]string{filter.Secret: e.Secret, filter.Action: e.Action, filter.Outcome: string(e.Outcome), filter.Node: e.Node,
-		filter.Request: e.RequestID, filter.Actor: e.Actor}[t.Key]
+	text := map[filter.Key]string{filter.Secret: e.Secret, filter.Action: e.Action, filter.Outcome: string(e.Outcome),
+		filter.Node: e.Node, filter.Request: e.RequestID, filter.Actor: e.Actor}[t.Key]
 	switch t.Key {
 	case filter.Since, filter.Until:
 		return true
@@ -148,7 +150,10 @@ func holds(t filter.Term, e Event) bool {
 		address, err := netip.ParseAddr(e.Client)
 		return err == nil && t.Network.Contains(address)
 	case filter.Actor:
-		return slices.ContainsFunc(t.Actors(), func(a string) bool { return a == text || t.Prefix && strings.HasPrefix(text, a) })
+		return slices.ContainsFunc(t.Actors(), func(a string) bool {
+			return a == text || t.Prefix &&
+				strings.HasPrefix(text, a)
+		})
 	}
 	return text == t.Text || t.Prefix && strings.HasPrefix(text, t.Text)
 }
@@ -282,8 +287,9 @@ func (s *screen) settle(cmd tea.Cmd) {
 // keys presses names of keys, or types 'text'.
 func (s *screen) keys(keys ...string) {
 	s.t.Helper()
-	named := map[string]tea.KeyType{"enter": tea.KeyEnter, "esc": tea.KeyEsc, "tab": tea.KeyTab, "up": tea.KeyUp, "down": tea.KeyDown, "home": tea.KeyHome,
-		"end": tea.KeyEnd, "pgdown": tea.KeyPgDown, "pgup": tea.KeyPgUp, "backspace": tea.KeyBackspace, "ctrl+u": tea.KeyCtrlU}
+	named := map[string]tea.KeyType{"enter": tea.KeyEnter, "esc": tea.KeyEsc, "tab": tea.KeyTab, "up": tea.KeyUp,
+		"down": tea.KeyDown, "home": tea.KeyHome, "end": tea.KeyEnd, "pgdown": tea.KeyPgDown, "pgup": tea.KeyPgUp,
+		"backspace": tea.KeyBackspace, "ctrl+u": tea.KeyCtrlU}
 	for _, k := range keys {
 		if kind, ok := named[k]; ok {
 			s.send(tea.KeyMsg{Type: kind})

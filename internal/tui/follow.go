@@ -10,8 +10,8 @@ import (
 	"github.com/hyperiondb/vault/internal/audit/filter"
 )
 
-// followPane waits for new events. While the newest event is selected they appear above it; elsewhere the table stands still,
-// and says how many there are.
+// followPane waits for new events. While the newest event is selected they appear above it; elsewhere the table stands
+// still, and says how many there are.
 type followPane struct {
 	asker
 	on       bool

@@ -5,7 +5,8 @@ import (
 	tea "github.com/charmbracelet/bubbletea"
 )
 
-// command is a key with what it does. The list of them is all there is: keys are looked up in it, and the help is made of it.
+// command is a key with what it does. The list of them is all there is: keys are looked up in it, and the help is made
+// of it.
 type command struct {
 	key.Binding
 	group string
@@ -64,7 +65,8 @@ func keymap() []command {
 
 		bind(elsewhere, anyPage, (*model).otherPage, "Tab", "events or secrets", "tab", "shift+tab"),
 		bind(elsewhere, anyPage, (*model).toggleHelp, "?", "this help", "?", "f1"),
-		bind(elsewhere, anyPage, func(*model) tea.Cmd { return tea.Suspend }, "Ctrl-Z", "leave for a moment (fg comes back)", "ctrl+z"),
+		bind(elsewhere, anyPage, func(*model) tea.Cmd { return tea.Suspend }, "Ctrl-Z", "leave for a moment (fg comes back)",
+			"ctrl+z"),
 		bind(elsewhere, anyPage, (*model).quit, "q", "leave", "q", "ctrl+c"),
 	}
 }

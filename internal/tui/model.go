@@ -57,7 +57,8 @@ type model struct {
 }
 
 func newModel(ctx context.Context, source Source, now func() time.Time, t theme, line string) *model {
-	return &model{ctx: ctx, source: source, now: now, theme: t, keys: keymap(), page: eventsPage, filter: line, prompt: newPrompt(), after: after}
+	return &model{ctx: ctx, source: source, now: now, theme: t, keys: keymap(), page: eventsPage, filter: line,
+		prompt: newPrompt(), after: after}
 }
 
 // after brings a message in a while.
@@ -73,8 +74,8 @@ func (m *model) tick() tea.Cmd { return m.after(time.Second, tickMsg{}) }
 // Init asks for the first screen.
 func (m *model) Init() tea.Cmd { return tea.Batch(m.ask(), m.loadNewest(), m.askStatus(), m.tick()) }
 
-// Update hands a message to the pane it is for. After a panic, here or in View, the browser ends as if it had been left: what
-// bubbletea does with one closes the keyboard while it is still read.
+// Update hands a message to the pane it is for. After a panic, here or in View, the browser ends as if it had been
+// left: what bubbletea does with one closes the keyboard while it is still read.
 func (m *model) Update(msg tea.Msg) (next tea.Model, cmd tea.Cmd) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -124,8 +125,8 @@ func (m *model) resize(size tea.WindowSizeMsg) tea.Cmd {
 	return m.askMore()
 }
 
-// oneByOne takes apart what was typed so fast that it came at once: "jj" is twice j, and "/put" opens the filter. What was
-// pasted stays together, and means nothing outside of a prompt.
+// oneByOne takes apart what was typed so fast that it came at once: "jj" is twice j, and "/put" opens the filter. What
+// was pasted stays together, and means nothing outside of a prompt.
 func oneByOne(msg tea.KeyMsg) []tea.KeyMsg {
 	if msg.Type != tea.KeyRunes || msg.Paste || len(msg.Runes) < 2 {
 		return []tea.KeyMsg{msg}
@@ -181,8 +182,8 @@ func (m *model) quit() tea.Cmd {
 	return tea.Quit
 }
 
-// parse reads the filter with the clock as it is now. It has been parsed before, so it is right but for what time changes:
-// since:10:00 until:now ends up the wrong way round before ten.
+// parse reads the filter with the clock as it is now. It has been parsed before, so it is right but for what time
+// changes: since:10:00 until:now ends up the wrong way round before ten.
 func (m *model) parse() (filter.Filter, error) { return filter.Parse(m.filter, m.now()) }
 
 // setFilter asks for the events of another filter; the one before can be returned to.

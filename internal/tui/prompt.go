@@ -141,7 +141,8 @@ func (m *model) suggest() tea.Cmd {
 	}
 	p.completion = filter.Complete(p.input.Value())
 	p.words = p.completion.Words
-	if p.completion.Key == "" && p.completion.Typed == "" && p.input.Value() != "" { // a word is finished: what it found is to be seen
+	// a word is finished: what it found is to be seen
+	if p.completion.Key == "" && p.completion.Typed == "" && p.input.Value() != "" {
 		p.words = nil
 	}
 	if !p.completion.Asks() {
@@ -207,7 +208,8 @@ func (p *promptPane) complaint(m *model) string {
 	}
 	text = clean(wrong.Text)
 	typed := []rune(p.input.Value())
-	column := promptIndent + lipgloss.Width(p.purpose.label) + 1 + lipgloss.Width(clean(string(typed[:min(wrong.Column, len(typed))])))
+	column := promptIndent + lipgloss.Width(p.purpose.label) + 1 +
+		lipgloss.Width(clean(string(typed[:min(wrong.Column, len(typed))])))
 	caret := m.theme.failed.Render("^ ")
 	if column+2+lipgloss.Width(text) <= m.width || column < m.width/2 {
 		return fit("", column) + caret + text
@@ -238,7 +240,8 @@ func (m *model) askFilter() tea.Cmd {
 	if text != "" {
 		text += " "
 	}
-	return m.openPrompt(purpose{label: "/", live: (*model).tryFilter, accept: (*model).acceptFilter, abandon: (*model).abandonFilter, completes: true}, text)
+	return m.openPrompt(purpose{label: "/", live: (*model).tryFilter, accept: (*model).acceptFilter,
+		abandon: (*model).abandonFilter, completes: true}, text)
 }
 
 // tryFilter shows what a filter would find, as soon as it is one.
@@ -291,7 +294,8 @@ func (m *model) askTime() tea.Cmd {
 			}
 		}
 	}
-	return m.openPrompt(purpose{label: "time, such as -2h or yesterday, or two:", accept: (*model).acceptTime}, strings.Join(times, " "))
+	return m.openPrompt(purpose{label: "time, such as -2h or yesterday, or two:", accept: (*model).acceptTime},
+		strings.Join(times, " "))
 }
 
 // acceptTime takes "-2h", "monday tuesday" or what a filter says.

@@ -179,7 +179,8 @@ func cells(texts []string, widths []int) string {
 
 func (m *model) secretRow(s Secret, width int, selected bool) string {
 	state := s.state(m.now())
-	line := cells([]string{clean(s.Name), versionText(s.Version), m.ago(s.LastReadAt), m.ago(s.RotatedAt), m.until(s.NextRotationAt), clean(state)}, secretColumns(width))
+	line := cells([]string{clean(s.Name), versionText(s.Version), m.ago(s.LastReadAt), m.ago(s.RotatedAt),
+		m.until(s.NextRotationAt), clean(state)}, secretColumns(width))
 	switch {
 	case selected:
 		return m.theme.selected.Render(fit(m.theme.cursor+" "+line, width))

@@ -38,8 +38,8 @@ type Query struct {
 	Limit  int
 }
 
-// Page is the answer, newest first in any case. Fewer events than asked for together with a Next is a search that has come as
-// far as Next, and goes on there.
+// Page is the answer, newest first in any case. Fewer events than asked for together with a Next is a search that has
+// come as far as Next, and goes on there.
 type Page struct {
 	Events []Event
 	Next   *Cursor // nil = there is nothing further
@@ -89,8 +89,8 @@ type Follower interface {
 	Next(ctx context.Context) (fresh []Event, more bool, err error)
 }
 
-// Source answers the browser. Every call is bounded by its context, may be made beside others, and only reads. Errors are shown
-// as they are.
+// Source answers the browser. Every call is bounded by its context, may be made beside others, and only reads. Errors
+// are shown as they are.
 type Source interface {
 	Events(ctx context.Context, q Query) (Page, error)
 	// Counts counts in equal spans; a zero from is the time of the oldest event.

@@ -26,7 +26,10 @@ type statusMsg struct {
 
 func (m *model) askStatus() tea.Cmd {
 	m.status.asked = m.now()
-	return ask(m, &m.status.asker, m.source.Status, func(n int, s Status, err error) tea.Msg { return statusMsg{n, s, err} })
+	return ask(m, &m.status.asker, m.source.Status, func(n int, s Status,
+		err error) tea.Msg {
+		return statusMsg{n, s, err}
+	})
 }
 
 func (m *model) keepStatus() tea.Cmd {
@@ -61,7 +64,8 @@ func (s *statusLine) text(m *model) string {
 	case !s.known:
 		return ""
 	case s.Standby && s.ReplayedUntil != nil:
-		return m.theme.dim.Render(fmt.Sprintf("%s, standby, replayed until %s ", name, s.ReplayedUntil.In(m.now().Location()).Format("15:04:05")))
+		return m.theme.dim.Render(fmt.Sprintf("%s, standby, replayed until %s ", name,
+			s.ReplayedUntil.In(m.now().Location()).Format("15:04:05")))
 	case s.Standby:
 		return m.theme.dim.Render(name + ", standby ")
 	}

@@ -42,7 +42,10 @@ func (m *model) askCounts() tea.Cmd {
 	}
 	f = f.Without(filter.Since, filter.Until)
 	of := m.filter
-	return ask(m, &m.strip.asker, func(ctx context.Context) (Counts, error) { return m.source.Counts(ctx, f, from, to, buckets) },
+	return ask(m, &m.strip.asker, func(ctx context.Context) (Counts,
+		error) {
+		return m.source.Counts(ctx, f, from, to, buckets)
+	},
 		func(n int, c Counts, err error) tea.Msg { return countsMsg{n, of, c, err} })
 }
 
@@ -129,7 +132,8 @@ func (s *stripPane) bucket(t time.Time) int {
 	case t.After(s.To):
 		return len(s.Buckets) - 1
 	}
-	return min(int(int64(len(s.Buckets))*int64(t.Sub(s.From)/time.Microsecond)/max(1, int64(s.To.Sub(s.From)/time.Microsecond))), len(s.Buckets)-1)
+	return min(int(int64(len(s.Buckets))*int64(t.Sub(s.From)/time.Microsecond)/max(1,
+		int64(s.To.Sub(s.From)/time.Microsecond))), len(s.Buckets)-1)
 }
 
 // end is the time at which a bucket is over.

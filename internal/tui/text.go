@@ -12,8 +12,8 @@ import (
 	"github.com/charmbracelet/x/ansi"
 )
 
-// clean makes what came from a row safe to show: control characters of both sets, those that turn the direction of writing,
-// and those nobody sees are written out as \x1b or \u202e.
+// clean makes what came from a row safe to show: control characters of both sets, those that turn the direction of
+// writing, and those nobody sees are written out as \x1b or \u202e.
 func clean(s string) string {
 	if strings.IndexFunc(s, unsafe) < 0 && utf8.ValidString(s) {
 		return s

@@ -11,8 +11,9 @@ import (
 
 // theme is how things look. Without colours all styles are plain: what they say stands in words and marks as well.
 type theme struct {
-	renderer                                                 *lipgloss.Renderer
-	ask                                                      bool // whether the terminal is the one to say if its background is dark
+	renderer *lipgloss.Renderer
+	// whether the terminal is the one to say if its background is dark
+	ask                                                      bool
 	title, dim, header, selected, accent, ok, denied, failed lipgloss.Style
 	glyphs
 }
@@ -46,7 +47,8 @@ func newTheme(name string, out io.Writer, env func(string) string) (theme, error
 		ask:      name == "auto" && !known && env("TERM") != "linux", // an old console shows the question
 		title:    r.NewStyle().Bold(true), dim: colour("242", "245"), header: colour("240", "248").Underline(true),
 		selected: r.NewStyle().Background(lipgloss.AdaptiveColor{Light: "153", Dark: "24"}).Bold(true),
-		accent:   colour("25", "39"), ok: colour("28", "114"), denied: colour("160", "203").Bold(true), failed: colour("130", "214").Bold(true),
+		accent:   colour("25", "39"), ok: colour("28", "114"), denied: colour("160", "203").Bold(true),
+		failed: colour("130", "214").Bold(true),
 		glyphs: glyphsFor(env),
 	}, nil
 }

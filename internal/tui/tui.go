@@ -44,9 +44,11 @@ func Run(ctx context.Context, o Options) error {
 		m.asks = o.Out
 	}
 	input := &keyboard{File: o.In}
-	program := tea.NewProgram(m, tea.WithInput(input), tea.WithOutput(o.Out), tea.WithAltScreen(), tea.WithMouseCellMotion(),
+	program := tea.NewProgram(m, tea.WithInput(input), tea.WithOutput(o.Out), tea.WithAltScreen(),
+		tea.WithMouseCellMotion(),
 		tea.WithoutSignalHandler()) // signals end ctx
-	input.answered = func(answer backgroundMsg) { go program.Send(answer) } // the reader of keys must not wait for the model
+	// the reader of keys must not wait for the model
+	input.answered = func(answer backgroundMsg) { go program.Send(answer) }
 	// Not tea.WithContext: a program that is killed closes its input while it still reads from it.
 	defer context.AfterFunc(ctx, program.Quit)()
 	if _, err := program.Run(); err != nil {

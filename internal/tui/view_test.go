@@ -122,13 +122,15 @@ func TestNothingInARowSteersTheTerminal(t *testing.T) {
 	evil := "a\x1b]0;owned\x07\x1b[2J\u009b31m\u202egnp.exe\u2066\u200b\r\n\t\x7f\xff語語語語語語語語語語語語語語語語語語語語👩‍👩‍👧‍👦é"
 	l := sampleLog(5)
 	e := l.events[0]
-	e.Actor, e.Action, e.Secret, e.Node, e.DBRole, e.Client, e.RequestID, e.Outcome = evil, evil, evil, evil, evil, evil, evil, audit.Outcome(evil)
+	e.Actor, e.Action, e.Secret, e.Node, e.DBRole, e.Client, e.RequestID, e.Outcome = evil, evil, evil, evil, evil, evil,
+		evil, audit.Outcome(evil)
 	e.Detail = map[string]any{evil: evil, "deep": map[string]any{evil: []any{evil}}}
 	l.events[0] = e
 	l.secrets[0].Name, l.secrets[0].JobError, l.secrets[0].JobState = evil, evil, evil
 	for _, size := range sizes {
 		s := newScreen(t, l, "", size[0], size[1])
-		for _, keys := range [][]string{{}, {"enter"}, {"J", "J", "J"}, {"/", "'secret:'"}, {"esc", "o"}, {"backspace", "s"}, {"tab"}} {
+		for _, keys := range [][]string{{}, {"enter"}, {"J", "J", "J"}, {"/", "'secret:'"}, {"esc", "o"}, {"backspace", "s"},
+			{"tab"}} {
 			s.keys(keys...)
 			view := s.fits(size[0], size[1])
 			if i := strings.IndexFunc(view, func(r rune) bool { return unsafe(r) && r != '\n' }); i >= 0 {
@@ -140,7 +142,8 @@ func TestNothingInARowSteersTheTerminal(t *testing.T) {
 
 func TestClean(t *testing.T) {
 	for in, want := range map[string]string{
-		"plain/name": "plain/name", "日本": "日本", "\x1b[31m": `\x1b[31m`, "\u009b": `\x9b`, "\u202eabc": `\u202eabc`, "a\xffb": `a\xffb`, "\u2028": `\u2028`, "\ufeff": `\ufeff`,
+		"plain/name": "plain/name", "日本": "日本", "\x1b[31m": `\x1b[31m`, "\u009b": `\x9b`, "\u202eabc": `\u202eabc`,
+		"a\xffb": `a\xffb`, "\u2028": `\u2028`, "\ufeff": `\ufeff`,
 	} {
 		if got := clean(in); got != want {
 			t.Errorf("%q: got %q, want %q", in, got, want)
@@ -154,7 +157,8 @@ func TestThemes(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := newTheme("pink", os.Stdout, os.Getenv); err == nil || !strings.Contains(err.Error(), `"pink": auto, dark, light or none`) {
+	if _, err := newTheme("pink", os.Stdout, os.Getenv); err == nil ||
+		!strings.Contains(err.Error(), `"pink": auto, dark, light or none`) {
 		t.Errorf("pink: got %v", err)
 	}
 	latin := func(name string) string { return map[string]string{"LANG": "de_DE.ISO-8859-1"}[name] }

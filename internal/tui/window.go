@@ -52,8 +52,8 @@ func (w *window) addNewer(p Page) {
 	}
 }
 
-// insert takes in events that were recorded meanwhile, wherever they belong, and returns how many. What belongs beyond the
-// older end will be found there.
+// insert takes in events that were recorded meanwhile, wherever they belong, and returns how many. What belongs beyond
+// the older end will be found there.
 func (w *window) insert(fresh []Event) int {
 	n := 0
 	for _, e := range fresh {

@@ -28,8 +28,8 @@ func (v *Vault) CreateToken(ctx context.Context, r NewTokenRequest) (Token, db.T
 	return token, row, err
 }
 
-// CreateTokenAsOwner makes a token without another one: the first, or the way back when all are lost. It takes the owner
-// of the schema.
+// CreateTokenAsOwner makes a token without another one: the first, or the way back when all are lost. It takes the
+// owner of the schema.
 func (v *Vault) CreateTokenAsOwner(ctx context.Context, r NewTokenRequest) (Token, db.TokenRow, error) {
 	if r.Scope != "" {
 		return Token{}, db.TokenRow{}, fmt.Errorf("%w: a token made as owner has no scope", ErrInvalid)

@@ -24,8 +24,8 @@ func (v *Vault) RecordRead(ctx context.Context, e audit.Event) error {
 	if v.writer == nil {
 		return fmt.Errorf("%w: no primary is configured", ErrUnavailable)
 	}
-	return v.writer.RecordRead(ctx, db.ReadRecord{Action: e.Action, Secret: e.Secret, Version: e.Version, Outcome: string(e.Outcome),
-		Request: uuid.New(), Detail: e.Detail})
+	return v.writer.RecordRead(ctx, db.ReadRecord{Action: e.Action, Secret: e.Secret, Version: e.Version,
+		Outcome: string(e.Outcome), Request: uuid.New(), Detail: e.Detail})
 }
 
 // GraceReport says who has presented the versions in grace since some time; of one secret, or of those under a prefix.
@@ -47,7 +47,8 @@ func AuditedGet(name string, s *Secret) audit.Event {
 
 // AuditedVerify is how [Vault.Verify] ended, for the record. What did not match is an answer too.
 func AuditedVerify(name string, d Verdict) audit.Event {
-	e := audit.Event{Action: audit.Verify, Secret: name, Version: d.Version, Outcome: audit.OK, Detail: map[string]any{"valid": d.Valid}}
+	e := audit.Event{Action: audit.Verify, Secret: name, Version: d.Version, Outcome: audit.OK,
+		Detail: map[string]any{"valid": d.Valid}}
 	if d.Valid {
 		e.Detail["match"] = d.Match
 	}

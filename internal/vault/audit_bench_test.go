@@ -19,9 +19,9 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// BenchmarkSealing writes with the sealer off, on, on, off, ... twelve times for two seconds, in one run, by eight writers: puts,
-// and transactions that do nothing but add a row to the audit log, the most that a log can grow by. VAULT_BENCH_SECONDS is
-// for another time.
+// BenchmarkSealing writes with the sealer off, on, on, off, ... twelve times for two seconds, in one run, by eight
+// writers: puts, and transactions that do nothing but add a row to the audit log, the most that a log can grow by.
+// VAULT_BENCH_SECONDS is for another time.
 func BenchmarkSealing(b *testing.B) {
 	period := 2 * time.Second
 	if text := os.Getenv("VAULT_BENCH_SECONDS"); text != "" {
@@ -35,7 +35,8 @@ func BenchmarkSealing(b *testing.B) {
 		writer func(testing.TB, *vaulttest.Store) func(context.Context, int) error
 	}{{"put", putting}, {"rows", addingRows}} {
 		b.Run("write="+c.name, func(b *testing.B) {
-			s := newSealing(b, vaulttest.OwnWith(b, map[string]string{"log_statement": "none", "log_min_duration_statement": "-1", "fsync": "on"}))
+			s := newSealing(b,
+				vaulttest.OwnWith(b, map[string]string{"log_statement": "none", "log_min_duration_statement": "-1", "fsync": "on"}))
 			write := c.writer(b, s.store)
 			for b.Loop() {
 				var rates [2]float64
@@ -91,7 +92,8 @@ func addingRows(b testing.TB, store *vaulttest.Store) func(context.Context, int)
 	}
 }
 
-func writesPerSecond(b *testing.B, s *sealing, write func(context.Context, int) error, period time.Duration, sealed bool) float64 {
+func writesPerSecond(b *testing.B, s *sealing, write func(context.Context, int) error, period time.Duration,
+	sealed bool) float64 {
 	ctx, cancel := context.WithTimeout(b.Context(), period)
 	defer cancel()
 	var all sync.WaitGroup

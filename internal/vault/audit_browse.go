@@ -13,7 +13,8 @@ func (v *Vault) Audit(ctx context.Context, q db.AuditQuery) (db.AuditPage, error
 }
 
 // AuditCounts counts events in equal spans of time.
-func (v *Vault) AuditCounts(ctx context.Context, f db.AuditFilter, from, to time.Time, buckets int) (db.AuditCounts, error) {
+func (v *Vault) AuditCounts(ctx context.Context, f db.AuditFilter, from, to time.Time,
+	buckets int) (db.AuditCounts, error) {
 	return v.reader.AuditCounts(ctx, f, from, to, buckets)
 }
 
@@ -23,7 +24,8 @@ func (v *Vault) FollowAudit(ctx context.Context, f db.AuditFilter) (*db.AuditFol
 }
 
 // AuditValues returns values of a column that begin with one of the prefixes.
-func (v *Vault) AuditValues(ctx context.Context, column db.AuditColumn, prefixes []string, limit int) ([]string, error) {
+func (v *Vault) AuditValues(ctx context.Context, column db.AuditColumn, prefixes []string,
+	limit int) ([]string, error) {
 	return v.reader.AuditValues(ctx, column, prefixes, limit)
 }
 

@@ -21,8 +21,8 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// A dump restored into a new cluster, where transaction ids begin anew below those of the rows it brings: the old rows fit
-// their seals, those that were not sealed yet are sealed there, and so are the new ones, however their ids lie.
+// A dump restored into a new cluster, where transaction ids begin anew below those of the rows it brings: the old rows
+// fit their seals, those that were not sealed yet are sealed there, and so are the new ones, however their ids lie.
 func TestSealsSurviveARestore(t *testing.T) {
 	s := newSealing(t, vaulttest.New(t))
 	s.write(5)
@@ -32,7 +32,8 @@ func TestSealsSurviveARestore(t *testing.T) {
 	before := s.mustVerify(seal.Options{})
 
 	restored := newSealing(t, restoredElsewhere(t, s.store))
-	low, high := restored.mustInt(`SELECT pg_current_xact_id()::text::bigint`), restored.mustInt(`SELECT max(to_tx::text::bigint) FROM vault.audit_seals`)
+	low, high := restored.mustInt(`SELECT pg_current_xact_id()::text::bigint`),
+		restored.mustInt(`SELECT max(to_tx::text::bigint) FROM vault.audit_seals`)
 	if low >= high {
 		t.Fatalf("the new cluster is at transaction %d, not below the sealed %d: this tests nothing", low, high)
 	}
@@ -51,31 +52,37 @@ func TestSealsSurviveARestore(t *testing.T) {
 	}
 
 	// Back where it came from: that system's windows go on from where they ended.
-	restored.store.MustExec(t, unlock, `INSERT INTO vault.audit_log (system_id, tx, actor, action) SELECT system_id, to_tx, 'token:late', 'put' FROM vault.audit_seals ORDER BY id LIMIT 1`)
+	restored.store.MustExec(t, unlock,
+		`INSERT INTO vault.audit_log (system_id, tx, actor, action) SELECT system_id, to_tx, 'token:late', 'put' FROM vault.audit_seals ORDER BY id LIMIT 1`)
 	_, err := restored.verify(seal.Options{})
 	wantFault(t, "a row slipped into the old system's windows", err, "was not there when its time was sealed")
 }
 
-// restoredElsewhere dumps a vault and restores it into a cluster with a system identifier of its own: with pg_dump and psql, or
-// (a server without client programs) with COPY, as pg_dump does.
+// restoredElsewhere dumps a vault and restores it into a cluster with a system identifier of its own: with pg_dump and
+// psql, or (a server without client programs) with COPY, as pg_dump does.
 func restoredElsewhere(t *testing.T, from *vaulttest.Store) *vaulttest.Store {
 	t.Helper()
-	cluster, err := localpg.Open(t.Context(), localpg.Options{Dir: filepath.Join(t.TempDir(), "restored"), Binaries: from.Cluster.Binaries()})
+	cluster, err := localpg.Open(t.Context(), localpg.Options{Dir: filepath.Join(t.TempDir(), "restored"),
+		Binaries: from.Cluster.Binaries()})
 	must(t, err)
 	t.Cleanup(func() { must(t, cluster.Remove()) })
 	to := &vaulttest.Store{Cluster: cluster, Database: "postgres", KeyFile: from.KeyFile}
-	to.MustExec(t, `CREATE DATABASE vault`, `CREATE ROLE operator LOGIN; CREATE ROLE vaultd LOGIN; CREATE ROLE app1 LOGIN; CREATE ROLE developer LOGIN`)
+	to.MustExec(t, `CREATE DATABASE vault`,
+		`CREATE ROLE operator LOGIN; CREATE ROLE vaultd LOGIN; CREATE ROLE app1 LOGIN; CREATE ROLE developer LOGIN`)
 	to.Database = "vault"
 	if dump := from.Program("pg_dump"); dump != "" {
-		to.MustExec(t, `CREATE ROLE vault_owner; CREATE ROLE vault_service; CREATE ROLE vault_worker; CREATE ROLE vault_auditor`)
+		to.MustExec(t,
+			`CREATE ROLE vault_owner; CREATE ROLE vault_service; CREATE ROLE vault_worker; CREATE ROLE vault_auditor`)
 		text := mustRun(t, nil, dump, "--dbname", from.URL(vaulttest.Superuser))
-		mustRun(t, text, from.Program("psql"), "--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1", "--single-transaction", "--dbname", to.URL(vaulttest.Superuser))
+		mustRun(t, text, from.Program("psql"), "--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1", "--single-transaction",
+			"--dbname", to.URL(vaulttest.Superuser))
 	} else {
 		_, err := db.Migrate(t.Context(), to.URL(vaulttest.Superuser), "test", "local://"+from.KeyFile)
 		must(t, err)
 		to.MustExec(t, `SELECT vault.supervise()`, unlock, `DELETE FROM vault.audit_log; DELETE FROM vault.config`)
 		copyTables(t, from, to, "config", "audit_log", "audit_seals")
-		to.MustExec(t, `SELECT setval('vault.audit_log_ids', `+from.MustQuery(t, `SELECT last_value FROM vault.audit_log_ids`)+`)`)
+		to.MustExec(t, `SELECT setval('vault.audit_log_ids', `+from.MustQuery(t,
+			`SELECT last_value FROM vault.audit_log_ids`)+`)`)
 	}
 	to.MustExec(t, `GRANT vault_service, vault_worker TO vaultd; GRANT vault_auditor TO operator`)
 	return to
@@ -109,13 +116,14 @@ func mustRun(t *testing.T, input []byte, program string, args ...string) []byte 
 	return out.Bytes()
 }
 
-// Months, and rows of one action, go when they are sealed and exported; the rest is verified as before, and a prune that did
-// not happen this way is found.
+// Months, and rows of one action, go when they are sealed and exported; the rest is verified as before, and a prune
+// that did not happen this way is found.
 func TestPrune(t *testing.T) {
 	s := newSealing(t, vaulttest.New(t))
 	as := vault.Change{Token: vaulttest.AdminToken(t)}
 	old := func(at, action string) {
-		s.store.MustExec(t, fmt.Sprintf(`INSERT INTO vault.audit_log (at, actor, action) VALUES ('%s', 'client:10.0.0.1', '%s')`, at, action))
+		s.store.MustExec(t,
+			fmt.Sprintf(`INSERT INTO vault.audit_log (at, actor, action) VALUES ('%s', 'client:10.0.0.1', '%s')`, at, action))
 	}
 	for range 3 {
 		old("2020-01-10", "read")
@@ -126,7 +134,8 @@ func TestPrune(t *testing.T) {
 	s.seal()
 	month := func(m time.Month) time.Time { return time.Date(2020, m, 1, 0, 0, 0, 0, time.UTC) }
 	last := func(m time.Month) int64 {
-		return s.mustInt(fmt.Sprintf(`SELECT max(id) FROM vault.audit_seals WHERE month = '%s'`, month(m).Format(time.DateOnly)))
+		return s.mustInt(fmt.Sprintf(`SELECT max(id) FROM vault.audit_seals WHERE month = '%s'`,
+			month(m).Format(time.DateOnly)))
 	}
 	sum := sha256.Sum256([]byte("a file"))
 	prune := func(p db.AuditPruning) error {
@@ -167,7 +176,8 @@ func TestPrune(t *testing.T) {
 		}
 	}
 	must(t, prune(february))
-	if got := s.store.MustQuery(t, `SELECT string_agg(action, ' ' ORDER BY id) FROM vault.audit_log WHERE at < '2021-01-01' AND at >= '2020-02-01'`); got != "put put put" {
+	if got := s.store.MustQuery(t,
+		`SELECT string_agg(action, ' ' ORDER BY id) FROM vault.audit_log WHERE at < '2021-01-01' AND at >= '2020-02-01'`); got != "put put put" {
 		t.Errorf("February has %q", got)
 	}
 	s.seal()
@@ -200,7 +210,8 @@ func TestPrune(t *testing.T) {
 	} {
 		_, err := s.verify(seal.Options{})
 		must(t, err)
-		s.store.MustExec(t, `DROP TABLE IF EXISTS public.leaves`, `CREATE TABLE public.leaves AS SELECT * FROM vault.audit_leaves`, test.sql)
+		s.store.MustExec(t, `DROP TABLE IF EXISTS public.leaves`,
+			`CREATE TABLE public.leaves AS SELECT * FROM vault.audit_leaves`, test.sql)
 		_, err = s.verify(seal.Options{})
 		wantFault(t, test.what, err, test.words)
 		s.store.MustExec(t, `DELETE FROM vault.audit_leaves; INSERT INTO vault.audit_leaves SELECT * FROM public.leaves`)

@@ -38,14 +38,15 @@ func (v *Vault) SealAudit(ctx context.Context, limit int, make func(seal.Window)
 		return 0, err
 	}
 	return v.writer.SealAudit(ctx, limit, func(w db.AuditWindow) ([]db.AuditSeal, error) {
-		window := seal.Window{SystemID: w.SystemID, FromTx: w.FromTx, ToTx: w.ToTx, LastID: w.LastID, Now: w.Now, Rows: sealRows(w.Records)}
+		window := seal.Window{SystemID: w.SystemID, FromTx: w.FromTx, ToTx: w.ToTx, LastID: w.LastID, Now: w.Now,
+			Rows: sealRows(w.Records)}
 		copy(window.LastHash[:], w.LastHash)
 		seals, err := make(window)
 		rows := []db.AuditSeal{}
 		for _, s := range seals {
-			rows = append(rows, db.AuditSeal{ID: s.ID, SystemID: s.SystemID, Month: s.Month, FromTx: s.FromTx, ToTx: s.ToTx, Rows: s.Rows,
-				FirstID: s.FirstID, LastID: s.LastID, Root: s.Root[:], Previous: s.Previous[:], Hash: s.Hash[:], KeyID: s.KeyID,
-				Signature: s.Signature, SealedAt: s.SealedAt, Marks: s.Marks})
+			rows = append(rows, db.AuditSeal{ID: s.ID, SystemID: s.SystemID, Month: s.Month, FromTx: s.FromTx, ToTx: s.ToTx,
+				Rows: s.Rows, FirstID: s.FirstID, LastID: s.LastID, Root: s.Root[:], Previous: s.Previous[:], Hash: s.Hash[:],
+				KeyID: s.KeyID, Signature: s.Signature, SealedAt: s.SealedAt, Marks: s.Marks})
 		}
 		return rows, err
 	})
@@ -72,8 +73,8 @@ func (v *Vault) SealsAfter(ctx context.Context, id int64, limit int) ([]seal.Sea
 }
 
 func sealOf(s db.AuditSeal) seal.Seal {
-	x := seal.Seal{ID: s.ID, SystemID: s.SystemID, Month: s.Month.UTC(), FromTx: s.FromTx, ToTx: s.ToTx, Rows: s.Rows, FirstID: s.FirstID,
-		LastID: s.LastID, KeyID: s.KeyID, Signature: s.Signature, SealedAt: s.SealedAt, Marks: s.Marks}
+	x := seal.Seal{ID: s.ID, SystemID: s.SystemID, Month: s.Month.UTC(), FromTx: s.FromTx, ToTx: s.ToTx, Rows: s.Rows,
+		FirstID: s.FirstID, LastID: s.LastID, KeyID: s.KeyID, Signature: s.Signature, SealedAt: s.SealedAt, Marks: s.Marks}
 	copy(x.Root[:], s.Root) // lengths are the table's to check; what is short does not fit its hash
 	copy(x.Previous[:], s.Previous)
 	copy(x.Hash[:], s.Hash)
@@ -89,16 +90,17 @@ func sealRows(records []db.AuditRecord) []seal.Row {
 }
 
 func sealRow(r *db.AuditRecord) seal.Row {
-	row := seal.Row{ID: r.ID, SystemID: r.SystemID, Tx: r.Tx, At: seal.Moment{Time: r.At.UTC()}, RecordedAt: seal.Moment{Time: r.RecordedAt.UTC()}, Actor: r.Actor, DBRole: r.DBRole,
-		Node: r.Node, Action: r.Action, Secret: r.Secret, Version: r.Version, Outcome: r.Outcome, RequestID: r.RequestID, Detail: r.Detail}
+	row := seal.Row{ID: r.ID, SystemID: r.SystemID, Tx: r.Tx, At: seal.Moment{Time: r.At.UTC()},
+		RecordedAt: seal.Moment{Time: r.RecordedAt.UTC()}, Actor: r.Actor, DBRole: r.DBRole, Node: r.Node, Action: r.Action,
+		Secret: r.Secret, Version: r.Version, Outcome: r.Outcome, RequestID: r.RequestID, Detail: r.Detail}
 	if r.Client != nil {
 		row.Client = &seal.Client{Prefix: *r.Client}
 	}
 	return row
 }
 
-// AuditSource is the audit log of the local node, to be verified or exported. It reads in short statements: a long one would be
-// cancelled on a standby. It takes a role in vault_auditor.
+// AuditSource is the audit log of the local node, to be verified or exported. It reads in short statements: a long one
+// would be cancelled on a standby. It takes a role in vault_auditor.
 type AuditSource struct {
 	reader *db.Reader
 	month  time.Time // only this one; zero = all
@@ -123,8 +125,8 @@ func (s *AuditSource) Prunes(ctx context.Context) ([]seal.Prune, error) {
 	rows, err := s.reader.AuditPrunes(ctx)
 	prunes := make([]seal.Prune, len(rows))
 	for i, p := range rows {
-		prunes[i] = seal.Prune{ID: p.ID, Month: p.Month.Format("2006-01"), Action: p.Action, Rows: p.Rows, LastSeal: p.LastSeal,
-			SHA256: hex.EncodeToString(p.ExportedSHA256), PrunedAt: p.PrunedAt, PrunedBy: p.PrunedBy}
+		prunes[i] = seal.Prune{ID: p.ID, Month: p.Month.Format("2006-01"), Action: p.Action, Rows: p.Rows,
+			LastSeal: p.LastSeal, SHA256: hex.EncodeToString(p.ExportedSHA256), PrunedAt: p.PrunedAt, PrunedBy: p.PrunedBy}
 	}
 	return prunes, err
 }
@@ -173,7 +175,8 @@ func (s *AuditSource) Entries(ctx context.Context, since map[int64]uint64) iter.
 	}
 }
 
-// part yields the seals and rows of one part merged by transaction id: each seal before the first row at or behind its from_tx.
+// part yields the seals and rows of one part merged by transaction id: each seal before the first row at or behind its
+// from_tx.
 func (s *AuditSource) part(ctx context.Context, p db.AuditPart, from uint64, yield func(seal.Entry, error) bool) bool {
 	rows := &pages[db.AuditRecord]{read: func(last *db.AuditRecord) ([]db.AuditRecord, error) {
 		c := db.RecordCursor{AuditPart: p, Tx: from, ID: -1}
@@ -234,8 +237,9 @@ func leavesOf(s db.AuditSeal) ([]seal.Leaf, error) {
 			return nil, fmt.Errorf("%w: the leaf hashes of seal %d", ErrIntegrity, s.ID)
 		}
 		for ; len(packed) > 0; packed = packed[leafSize:] {
-			all = append(all, seal.Leaf{Prune: kept.Prune, SystemID: s.SystemID, Month: s.Month.UTC(), Tx: binary.BigEndian.Uint64(packed),
-				ID: int64(binary.BigEndian.Uint64(packed[8:])), Hash: seal.Hash(packed[16:leafSize])})
+			all = append(all, seal.Leaf{Prune: kept.Prune, SystemID: s.SystemID, Month: s.Month.UTC(),
+				Tx: binary.BigEndian.Uint64(packed), ID: int64(binary.BigEndian.Uint64(packed[8:])),
+				Hash: seal.Hash(packed[16:leafSize])})
 		}
 	}
 	slices.SortFunc(all, func(a, b seal.Leaf) int { return cmp.Or(cmp.Compare(a.Tx, b.Tx), cmp.Compare(a.ID, b.ID)) })

@@ -29,7 +29,8 @@ func newSealing(t testing.TB, store *vaulttest.Store) *sealing {
 	t.Helper()
 	key, err := seal.NewKey([]byte("a seed of the test suite, 32 B.."))
 	must(t, err)
-	return &sealing{t: t, store: store, key: key, daemon: openAs(t, store, vaulttest.Daemon), auditor: openAs(t, store, vaulttest.Operator)}
+	return &sealing{t: t, store: store, key: key, daemon: openAs(t, store, vaulttest.Daemon),
+		auditor: openAs(t, store, vaulttest.Operator)}
 }
 
 func openAs(t testing.TB, store *vaulttest.Store, role string) *vault.Vault {
@@ -63,7 +64,8 @@ func (s *sealing) seal() int {
 	s.t.Helper()
 	total := 0
 	for {
-		n, err := s.daemon.SealAudit(s.t.Context(), 1000, func(w seal.Window) ([]seal.Seal, error) { return w.Seal(s.t.Context(), s.key) })
+		n, err := s.daemon.SealAudit(s.t.Context(), 1000,
+			func(w seal.Window) ([]seal.Seal, error) { return w.Seal(s.t.Context(), s.key) })
 		must(s.t, err)
 		if n == 0 {
 			return total
@@ -129,10 +131,12 @@ func TestTamperingIsFound(t *testing.T) {
 		copies = append(copies, c)
 	}
 	s.mustVerify(seal.Options{Copies: copies})
-	s.store.MustExec(t, unlock, `CREATE TABLE public.log AS SELECT * FROM vault.audit_log; CREATE TABLE public.seals AS SELECT * FROM vault.audit_seals`)
+	s.store.MustExec(t, unlock,
+		`CREATE TABLE public.log AS SELECT * FROM vault.audit_log; CREATE TABLE public.seals AS SELECT * FROM vault.audit_seals`)
 	heal := `DELETE FROM vault.audit_log; INSERT INTO vault.audit_log SELECT * FROM public.log; DELETE FROM vault.audit_seals; INSERT INTO vault.audit_seals SELECT * FROM public.seals`
 
-	first, last := s.mustInt(`SELECT first_id FROM vault.audit_seals WHERE id = 2`), s.mustInt(`SELECT last_id FROM vault.audit_seals WHERE id = 2`)
+	first, last := s.mustInt(`SELECT first_id FROM vault.audit_seals WHERE id = 2`),
+		s.mustInt(`SELECT last_id FROM vault.audit_seals WHERE id = 2`)
 	row := first + 1
 	changed := fmt.Sprintf("row %d was changed after it was sealed (seal 2,", row)
 	edit := func(set string) string { return fmt.Sprintf(`UPDATE vault.audit_log SET %s WHERE id = %d`, set, row) }
@@ -159,32 +163,49 @@ func TestTamperingIsFound(t *testing.T) {
 		{"tx", edit(`tx = (SELECT to_tx FROM vault.audit_seals WHERE id = 3)`), "rows of seal 2"},
 		{"system_id", edit(`system_id = 7`), "rows of seal 2"},
 		{"moved to another month", edit(`at = at - interval '70 days'`), fmt.Sprintf("row %d is in no seal", row)},
-		{"deleted", fmt.Sprintf(`DELETE FROM vault.audit_log WHERE id = %d`, row), fmt.Sprintf("1 of the 4 rows of seal 2, month %s, rows %d to %d are gone: the first of them after row %d",
-			time.Now().UTC().Format("2006-01"), first, last, first)},
-		{"the first deleted", fmt.Sprintf(`DELETE FROM vault.audit_log WHERE id = %d`, first), fmt.Sprintf("are gone: the first, row %d", first)},
-		{"the last deleted", fmt.Sprintf(`DELETE FROM vault.audit_log WHERE id = %d`, last), fmt.Sprintf("1 of the 4 rows of seal 2, month %s, rows %d to %d are gone", time.Now().UTC().Format("2006-01"), first, last)},
-		{"a seal's rows deleted", fmt.Sprintf(`DELETE FROM vault.audit_log WHERE id BETWEEN %d AND %d`, first, last), "4 of the 4 rows of seal 2"},
-		{"inserted", fmt.Sprintf(`INSERT INTO vault.audit_log (id, tx, actor, action) SELECT 1000000, tx, 'token:root', 'put' FROM vault.audit_log WHERE id = %d`, row),
-			"row 1000000 was not there when its time was sealed (seal 2,"},
-		{"inserted twice", fmt.Sprintf(`INSERT INTO vault.audit_log (id, tx, at, recorded_at, actor, action) SELECT id, tx, at - interval '1 second', recorded_at, actor, action FROM vault.audit_log WHERE id = %d`, row),
-			fmt.Sprintf("row %d", row)},
-		{"inserted into a month without seals", fmt.Sprintf(`INSERT INTO vault.audit_log (id, tx, at, actor, action) SELECT 1000000, tx, '2020-02-02', 'token:root', 'put' FROM vault.audit_log WHERE id = %d`, row),
-			"row 1000000 is in no seal"},
-		{"reordered", fmt.Sprintf(`UPDATE vault.audit_log l SET tx = o.tx FROM vault.audit_log o WHERE l.id IN (%[1]d, %[2]d) AND o.id IN (%[1]d, %[2]d) AND o.id <> l.id`, first+1, first+2),
-			"was changed after it was sealed (seal 2,"},
-		{"contents exchanged", fmt.Sprintf(`UPDATE vault.audit_log l SET request_id = o.request_id FROM vault.audit_log o WHERE l.id IN (%[1]d, %[2]d) AND o.id IN (%[1]d, %[2]d) AND o.id <> l.id`, first+1, first+2), changed},
+		{"deleted", fmt.Sprintf(`DELETE FROM vault.audit_log WHERE id = %d`, row),
+			fmt.Sprintf("1 of the 4 rows of seal 2, month %s, rows %d to %d are gone: the first of them after row %d",
+				time.Now().UTC().Format("2006-01"), first, last, first)},
+		{"the first deleted", fmt.Sprintf(`DELETE FROM vault.audit_log WHERE id = %d`, first),
+			fmt.Sprintf("are gone: the first, row %d", first)},
+		{"the last deleted", fmt.Sprintf(`DELETE FROM vault.audit_log WHERE id = %d`, last),
+			fmt.Sprintf("1 of the 4 rows of seal 2, month %s, rows %d to %d are gone", time.Now().UTC().Format("2006-01"), first,
+				last)},
+		{"a seal's rows deleted", fmt.Sprintf(`DELETE FROM vault.audit_log WHERE id BETWEEN %d AND %d`, first, last),
+			"4 of the 4 rows of seal 2"},
+		{"inserted",
+			fmt.Sprintf(`INSERT INTO vault.audit_log (id, tx, actor, action) SELECT 1000000, tx, 'token:root', 'put' FROM vault.audit_log WHERE id = %d`, row), "row 1000000 was not there when its time was sealed (seal 2,"},
+		{"inserted twice",
+			fmt.Sprintf(`INSERT INTO vault.audit_log (id, tx, at, recorded_at, actor, action) SELECT id, tx, at - interval '1 second', recorded_at, actor, action FROM vault.audit_log WHERE id = %d`, row), fmt.Sprintf("row %d", row)},
+		{"inserted into a month without seals",
+			fmt.Sprintf(`INSERT INTO vault.audit_log (id, tx, at, actor, action) SELECT 1000000, tx, '2020-02-02', 'token:root', 'put' FROM vault.audit_log WHERE id = %d`, row), "row 1000000 is in no seal"},
+		{"reordered",
+			fmt.Sprintf(`UPDATE vault.audit_log l SET tx = o.tx FROM vault.audit_log o WHERE l.id IN (%[1]d, %[2]d) AND o.id IN (%[1]d, %[2]d) AND o.id <> l.id`, first+1, first+2), "was changed after it was sealed (seal 2,"},
+		{"contents exchanged",
+			fmt.Sprintf(`UPDATE vault.audit_log l SET request_id = o.request_id FROM vault.audit_log o WHERE l.id IN (%[1]d, %[2]d) AND o.id IN (%[1]d, %[2]d) AND o.id <> l.id`, first+1, first+2), changed},
 
-		{"a seal's count", `UPDATE vault.audit_seals SET rows = 3, marks = substr(marks, 1, 12) WHERE id = 2`, "seal 2 was changed"},
+		{"a seal's count", `UPDATE vault.audit_seals SET rows = 3, marks = substr(marks, 1, 12) WHERE id = 2`,
+			"seal 2 was changed"},
 		{"a seal's root", `UPDATE vault.audit_seals SET root = sha256('') WHERE id = 2`, "seal 2 was changed"},
-		{"a seal's time", `UPDATE vault.audit_seals SET sealed_at = sealed_at + interval '1 day' WHERE id = 2`, "seal 2 was changed"},
-		{"a seal's key", `UPDATE vault.audit_seals SET key_id = 'ed25519:' || repeat('A', 43) WHERE id = 2`, "seal 2 was changed"},
+		{"a seal's time", `UPDATE vault.audit_seals SET sealed_at = sealed_at + interval '1 day' WHERE id = 2`,
+			"seal 2 was changed"},
+		{"a seal's key", `UPDATE vault.audit_seals SET key_id = 'ed25519:' || repeat('A', 43) WHERE id = 2`,
+			"seal 2 was changed"},
 		{"a seal's hash", `UPDATE vault.audit_seals SET hash = sha256('x') WHERE id = 2`, "seal 2 was changed"},
-		{"a seal's signature", `UPDATE vault.audit_seals SET signature = decode(repeat('00', 64), 'hex') WHERE id = 2`, "the signature of seal 2 is not by the key"},
-		{"a seal's signature of another", `UPDATE vault.audit_seals SET signature = (SELECT signature FROM vault.audit_seals WHERE id = 1) WHERE id = 2`, "the signature of seal 2"},
-		{"a seal's window", `UPDATE vault.audit_seals SET to_tx = (SELECT to_tx FROM vault.audit_seals WHERE id = 3) WHERE id = 2`, "seal 2 was changed"},
-		{"a seal and its rows", fmt.Sprintf(`DELETE FROM vault.audit_seals WHERE id = 2; DELETE FROM vault.audit_log WHERE id BETWEEN %d AND %d`, first, last), "seal 2 is missing"},
+		{"a seal's signature", `UPDATE vault.audit_seals SET signature = decode(repeat('00', 64), 'hex') WHERE id = 2`,
+			"the signature of seal 2 is not by the key"},
+		{"a seal's signature of another",
+			`UPDATE vault.audit_seals SET signature = (SELECT signature FROM vault.audit_seals WHERE id = 1) WHERE id = 2`,
+			"the signature of seal 2"},
+		{"a seal's window",
+			`UPDATE vault.audit_seals SET to_tx = (SELECT to_tx FROM vault.audit_seals WHERE id = 3) WHERE id = 2`,
+			"seal 2 was changed"},
+		{"a seal and its rows",
+			fmt.Sprintf(`DELETE FROM vault.audit_seals WHERE id = 2; DELETE FROM vault.audit_log WHERE id BETWEEN %d AND %d`,
+				first, last), "seal 2 is missing"},
 		{"the first seal", `DELETE FROM vault.audit_seals WHERE id = 1`, "seal 1 is missing"},
-		{"seals exchanged", `UPDATE vault.audit_seals SET id = 5 - id + 100 WHERE id IN (2, 3); UPDATE vault.audit_seals SET id = id - 100 WHERE id > 100`, "seal 2 was changed"},
+		{"seals exchanged",
+			`UPDATE vault.audit_seals SET id = 5 - id + 100 WHERE id IN (2, 3); UPDATE vault.audit_seals SET id = id - 100 WHERE id > 100`, "seal 2 was changed"},
 		{"another vault's chain", `UPDATE vault.config SET cluster_id = gen_random_uuid()`, "another vault's seal"},
 	} {
 		id := s.store.MustQuery(t, `SELECT cluster_id FROM vault.config`)
@@ -196,7 +217,8 @@ func TestTamperingIsFound(t *testing.T) {
 	s.mustVerify(seal.Options{})
 
 	// Marks are no evidence: with them spoilt the seal is still named.
-	s.store.MustExec(t, edit(`actor = 'token:somebody'`), `UPDATE vault.audit_seals SET marks = decode(repeat('00', 4 * rows::int), 'hex')`)
+	s.store.MustExec(t, edit(`actor = 'token:somebody'`),
+		`UPDATE vault.audit_seals SET marks = decode(repeat('00', 4 * rows::int), 'hex')`)
 	_, err := s.verify(seal.Options{})
 	wantFault(t, "spoilt marks", err, "seal 2")
 	s.store.MustExec(t, heal)
@@ -207,7 +229,8 @@ func TestTamperingIsFound(t *testing.T) {
 	wantFault(t, "another key", err, "seal 1 is signed by "+mustPublic(t, s.key).String())
 
 	// Whoever drops the newest seals and their rows leaves a log that fits; only who saw them knows.
-	s.store.MustExec(t, `DELETE FROM vault.audit_log WHERE tx >= (SELECT from_tx FROM vault.audit_seals WHERE id = 3); DELETE FROM vault.audit_seals WHERE id = 3`)
+	s.store.MustExec(t,
+		`DELETE FROM vault.audit_log WHERE tx >= (SELECT from_tx FROM vault.audit_seals WHERE id = 3); DELETE FROM vault.audit_seals WHERE id = 3`)
 	s.mustVerify(seal.Options{})
 	_, err = s.verify(seal.Options{Copies: copies})
 	wantFault(t, "the newest seals dropped", err, "seal 3 is gone, and had been seen: the log ends at seal 2")
@@ -271,10 +294,13 @@ func TestSealsAreBounded(t *testing.T) {
 	s := newSealing(t, vaulttest.New(t))
 	s.seal()
 	before := s.mustInt(`SELECT coalesce(max(id), 0) FROM vault.audit_seals`)
-	s.store.MustExec(t, `INSERT INTO vault.audit_log (actor, action) SELECT 'token:bulk', 'put' FROM generate_series(1, 2500)`)
-	s.store.MustExec(t, `DO $$ BEGIN FOR i IN 1..1500 LOOP INSERT INTO vault.audit_log (actor, action) VALUES ('token:loop', 'put'); COMMIT; END LOOP; END $$`)
+	s.store.MustExec(t,
+		`INSERT INTO vault.audit_log (actor, action) SELECT 'token:bulk', 'put' FROM generate_series(1, 2500)`)
+	s.store.MustExec(t,
+		`DO $$ BEGIN FOR i IN 1..1500 LOOP INSERT INTO vault.audit_log (actor, action) VALUES ('token:loop', 'put'); COMMIT; END LOOP; END $$`)
 	s.seal()
-	got := s.store.MustQuery(t, `SELECT string_agg(rows::text, ' ' ORDER BY id) FROM vault.audit_seals WHERE id > $1`, before)
+	got := s.store.MustQuery(t, `SELECT string_agg(rows::text, ' ' ORDER BY id) FROM vault.audit_seals WHERE id > $1`,
+		before)
 	if got != "2500 1000 500" {
 		t.Errorf("got seals of %s rows", got)
 	}

@@ -17,8 +17,8 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// mustBeOneChain: no id is missing or twice, every window begins where the one before it ended, every row below the last is in
-// exactly one, and the log verifies.
+// mustBeOneChain: no id is missing or twice, every window begins where the one before it ended, every row below the
+// last is in exactly one, and the log verifies.
 func (s *sealing) mustBeOneChain() seal.Report {
 	s.t.Helper()
 	for what, sql := range map[string]string{
@@ -71,8 +71,8 @@ func TestTwoSealersOnOnePrimary(t *testing.T) {
 	}
 }
 
-// The primary dies with its sealer while rows are written. The sealer beside the promoted standby goes on with the same chain,
-// from what was not sealed yet, and the one that comes back to a dead node does nothing.
+// The primary dies with its sealer while rows are written. The sealer beside the promoted standby goes on with the same
+// chain, from what was not sealed yet, and the one that comes back to a dead node does nothing.
 func TestSealingAcrossAPromotion(t *testing.T) {
 	store := vaulttest.Own(t)
 	s := newSealing(t, store)
@@ -94,7 +94,8 @@ func TestSealingAcrossAPromotion(t *testing.T) {
 	defer work.Wait()
 	defer stop()
 	sealers := map[string]*seal.Sealer{}
-	for name, url := range map[string]string{"old": store.URL(vaulttest.Daemon), "new": store.StandbyURL(vaulttest.Daemon)} {
+	for name, url := range map[string]string{"old": store.URL(vaulttest.Daemon),
+		"new": store.StandbyURL(vaulttest.Daemon)} {
 		sealer := &seal.Sealer{Store: beside(url), Key: s.key, Log: slog.New(slog.DiscardHandler)}
 		sealers[name] = sealer
 		work.Go(func() { sealer.Run(running) })
@@ -144,7 +145,8 @@ func TestSealingAcrossAPromotion(t *testing.T) {
 	}
 }
 
-// A transaction that stays open holds sealing back, and so does a prepared one, in any database of the cluster. It is named.
+// A transaction that stays open holds sealing back, and so does a prepared one, in any database of the cluster. It is
+// named.
 func TestSealingLag(t *testing.T) {
 	store := vaulttest.OwnWith(t, map[string]string{"max_prepared_transactions": "5"})
 	s := newSealing(t, store)
@@ -182,7 +184,8 @@ func TestSealingLag(t *testing.T) {
 	s.seal()
 
 	// an open transaction, which has written no audit row, in another database
-	idle, err := pgx.Connect(t.Context(), store.Cluster.Primary().URL("postgres", vaulttest.Superuser)+"&application_name=forgotten")
+	idle, err := pgx.Connect(t.Context(), store.Cluster.Primary().URL("postgres",
+		vaulttest.Superuser)+"&application_name=forgotten")
 	must(t, err)
 	defer idle.Close(context.WithoutCancel(t.Context()))
 	_, err = idle.Exec(t.Context(), `CREATE TABLE t (i int)`)
@@ -195,13 +198,15 @@ func TestSealingLag(t *testing.T) {
 	}
 	l = lag()
 	near90(l)
-	if !l.Held || l.Holder == nil || l.Holder.Since == nil || l.Holder.State != "idle in transaction" || l.Holder.PID != int(idle.PgConn().PID()) || l.Holder.Application != "forgotten" || l.Holder.Database != "postgres" {
+	if !l.Held || l.Holder == nil || l.Holder.Since == nil || l.Holder.State != "idle in transaction" ||
+		l.Holder.PID != int(idle.PgConn().PID()) || l.Holder.Application != "forgotten" || l.Holder.Database != "postgres" {
 		t.Errorf("got %+v, holder %+v, want the idle transaction", l, l.Holder)
 	}
 
 	// without the right to see what it does
 	store.MustExec(t, `REVOKE pg_read_all_stats FROM vault_owner`)
-	if l := lag(); !l.Held || l.Holder == nil || l.Holder.PID != int(idle.PgConn().PID()) || l.Holder.State != "" || l.Holder.Since != nil {
+	if l := lag(); !l.Held || l.Holder == nil || l.Holder.PID != int(idle.PgConn().PID()) || l.Holder.State != "" ||
+		l.Holder.Since != nil {
 		t.Errorf("got %+v, holder %+v, want the idle transaction without what it does", l, l.Holder)
 	}
 	store.MustExec(t, `GRANT pg_read_all_stats TO vault_owner`)
@@ -213,7 +218,8 @@ func TestSealingLag(t *testing.T) {
 	if n := s.seal(); n != 0 {
 		t.Fatalf("%d rows were sealed over a prepared transaction", n)
 	}
-	if l := lag(); !l.Held || l.Holder == nil || l.Holder.Prepared != `left by "somebody"` || l.Holder.Database != "postgres" {
+	if l := lag(); !l.Held || l.Holder == nil || l.Holder.Prepared != `left by "somebody"` ||
+		l.Holder.Database != "postgres" {
 		t.Errorf("got %+v, holder %+v, want the prepared transaction", l, l.Holder)
 	}
 	status, err := s.daemon.Status(t.Context())

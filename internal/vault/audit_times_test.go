@@ -24,10 +24,12 @@ func TestLogOfImpossibleTimes(t *testing.T) {
 		FROM generate_series(1, 300) AS m`)
 	s.write(3)
 	s.store.MustExec(t, `SELECT vault.supervise()`, `SELECT vault.supervise()`)
-	if got := s.store.MustQuery(t, `SELECT count(*) < 20 FROM pg_inherits WHERE inhparent = 'vault.audit_log'::regclass`); got != "true" {
+	if got := s.store.MustQuery(t,
+		`SELECT count(*) < 20 FROM pg_inherits WHERE inhparent = 'vault.audit_log'::regclass`); got != "true" {
 		t.Error("a month was made for every row")
 	}
-	if got := s.store.MustQuery(t, `SELECT coalesce(string_agg(part || subject || error, ','), '') FROM vault.round_failures`); got != "" {
+	if got := s.store.MustQuery(t,
+		`SELECT coalesce(string_agg(part || subject || error, ','), '') FROM vault.round_failures`); got != "" {
 		t.Errorf("the supervisor fails: %s", got)
 	}
 	rows := s.mustInt(`SELECT count(*) FROM vault.audit_log`)
@@ -65,14 +67,17 @@ func TestLogOfImpossibleTimes(t *testing.T) {
 	if lag == nil || lag.Seconds != 0 {
 		t.Errorf("sealing is behind by %+v", lag)
 	}
-	for _, edit := range []string{`at = 'infinity' WHERE at = '-infinity'`, `at = '9999-12-31 23:59:59.999999Z' WHERE at = 'infinity'`,
+	for _, edit := range []string{`at = 'infinity' WHERE at = '-infinity'`,
+		`at = '9999-12-31 23:59:59.999999Z' WHERE at = 'infinity'`,
 		`recorded_at = '-infinity' WHERE recorded_at = 'infinity'`, `at = '0044-03-15 BC' WHERE at = '0044-03-15'`} {
-		s.store.MustExec(t, unlock, `CREATE TABLE public.log AS SELECT * FROM vault.audit_log; UPDATE vault.audit_log SET `+edit)
+		s.store.MustExec(t, unlock,
+			`CREATE TABLE public.log AS SELECT * FROM vault.audit_log; UPDATE vault.audit_log SET `+edit)
 		_, err := s.verify(seal.Options{})
 		if err == nil || !strings.Contains(err.Error(), "row") {
 			t.Errorf("%s: got %v", edit, err)
 		}
-		s.store.MustExec(t, `DELETE FROM vault.audit_log; INSERT INTO vault.audit_log SELECT * FROM public.log; DROP TABLE public.log`)
+		s.store.MustExec(t,
+			`DELETE FROM vault.audit_log; INSERT INTO vault.audit_log SELECT * FROM public.log; DROP TABLE public.log`)
 	}
 	s.mustVerify(seal.Options{})
 }

@@ -66,10 +66,10 @@ const (
 	Existing  ImportDid = "existing" // of a dry run: what exists was not compared
 )
 
-// Import stores a batch of secrets, in the order of the items: what is refused for one of them is that item's error, what would
-// meet the others as well is returned. All that can be stored is stored in one transaction; if that is refused, each item gets a
-// transaction of its own, and its own answer. Asking again with the same items ends in the same state: what was stored is
-// unchanged then.
+// Import stores a batch of secrets, in the order of the items: what is refused for one of them is that item's error,
+// what would meet the others as well is returned. All that can be stored is stored in one transaction; if that is
+// refused, each item gets a transaction of its own, and its own answer. Asking again with the same items ends in the
+// same state: what was stored is unchanged then.
 func (v *Vault) Import(ctx context.Context, r ImportRequest) ([]ImportResult, error) {
 	b := &importing{Vault: v, ImportRequest: r, results: make([]ImportResult, len(r.Items))}
 	if err := v.canWrite(r.Change); err != nil {
@@ -102,8 +102,8 @@ func (b *importing) run(ctx context.Context) error {
 	return nil
 }
 
-// round returns the items that another writer came first with: how they stand has to be looked at once more. Their values
-// may be the same.
+// round returns the items that another writer came first with: how they stand has to be looked at once more. Their
+// values may be the same.
 func (b *importing) round(ctx context.Context, at []int, round int) (lost []int, err error) {
 	fresh, existing, err := b.sort(ctx, at)
 	if err != nil {
@@ -169,8 +169,8 @@ func (s Settings) lacksGenerator() bool {
 	return s.Generator == nil && (s.RotateEvery != nil || s.Rotator != nil && *s.Rotator != "")
 }
 
-// compare opens the current values and returns the items that differ and are to be stored. That they were compared is on
-// record before anybody learns how that ended.
+// compare opens the current values and returns the items that differ and are to be stored. That they were compared is
+// on record before anybody learns how that ended.
 func (b *importing) compare(ctx context.Context, items []item) ([]item, error) {
 	if len(items) == 0 || b.DryRun {
 		return nil, nil
@@ -244,7 +244,8 @@ func (b *importing) seal(ctx context.Context, items []item) ([]put, error) {
 		it := b.Items[items[i].at]
 		sealed, err := b.Vault.seal(ctx, it.Name, items[i].version, it.Value)
 		puts[i] = put{items[i], db.Put{
-			Request: uuid.New(), Name: it.Name, Sealed: sealed, CreateOnly: items[i].version == 1, Settings: it.Settings.stored(),
+			Request: uuid.New(), Name: it.Name, Sealed: sealed, CreateOnly: items[i].version == 1,
+			Settings: it.Settings.stored(),
 		}}
 		return err
 	})
@@ -268,8 +269,9 @@ type put struct {
 	db.Put
 }
 
-// store writes the puts together, or, if that is refused, one by one. It returns the items that another writer came first
-// with: in the first round all, as the refusal does not say which. In the last there are none, and the refusal is theirs.
+// store writes the puts together, or, if that is refused, one by one. It returns the items that another writer came
+// first with: in the first round all, as the refusal does not say which. In the last there are none, and the refusal is
+// theirs.
 func (b *importing) store(ctx context.Context, puts []put, round int) (lost []int, err error) {
 	all := make([]db.Put, len(puts))
 	for i, p := range puts {
@@ -323,7 +325,8 @@ func ofOneItem(err error) bool {
 	return errors.Is(err, ErrRefused) && strings.Contains(err.Error(), "does not cover") // a scope, in sql/functions
 }
 
-// each does something for n items, some at a time, and returns what went wrong with each. What is no item's own ends it all.
+// each does something for n items, some at a time, and returns what went wrong with each. What is no item's own ends it
+// all.
 func (v *Vault) each(ctx context.Context, n int, do func(context.Context, int) error) ([]error, error) {
 	errs := make([]error, n)
 	var mu sync.Mutex
@@ -365,7 +368,8 @@ func (v *Vault) RecordReads(ctx context.Context, events []audit.Event) error {
 	for some := range slices.Chunk(events, recordsAtOnce) {
 		reads := make([]db.ReadRecord, len(some))
 		for i, e := range some {
-			reads[i] = db.ReadRecord{Action: e.Action, Secret: e.Secret, Version: e.Version, Outcome: string(e.Outcome), Request: uuid.New(), Detail: e.Detail}
+			reads[i] = db.ReadRecord{Action: e.Action, Secret: e.Secret, Version: e.Version, Outcome: string(e.Outcome),
+				Request: uuid.New(), Detail: e.Detail}
 		}
 		if err := v.writer.RecordReads(ctx, reads); err != nil {
 			return err
@@ -381,8 +385,8 @@ type Exported struct {
 	Err      error
 }
 
-// Export opens a page of current values on the local node: of at most limit secrets whose names begin with prefix and come
-// after the given one. The caller puts on record what it shows, and wipes it.
+// Export opens a page of current values on the local node: of at most limit secrets whose names begin with prefix and
+// come after the given one. The caller puts on record what it shows, and wipes it.
 func (v *Vault) Export(ctx context.Context, prefix, after string, limit int) ([]Exported, error) {
 	rows, err := v.reader.Secrets(ctx, db.ListQuery{Prefix: prefix, After: after, Limit: limit})
 	if err != nil {

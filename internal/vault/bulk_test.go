@@ -34,8 +34,9 @@ func (s *story) mustImport(on vault.OnConflict, namesAndValues ...string) []stri
 }
 
 func wordOf(r vault.ImportResult) string {
-	for word, kind := range map[string]error{"deleted": vault.ErrDeleted, "name": vault.ErrName, "size": vault.ErrValueSize, "integrity": vault.ErrIntegrity,
-		"refused": vault.ErrRefused, "invalid": vault.ErrInvalid, "unavailable": vault.ErrKeyUnavailable, "conflict": vault.ErrConflict} {
+	for word, kind := range map[string]error{"deleted": vault.ErrDeleted, "name": vault.ErrName,
+		"size": vault.ErrValueSize, "integrity": vault.ErrIntegrity, "refused": vault.ErrRefused, "invalid": vault.ErrInvalid,
+		"unavailable": vault.ErrKeyUnavailable, "conflict": vault.ErrConflict} {
 		if errors.Is(r.Err, kind) {
 			return word
 		}
@@ -65,7 +66,8 @@ func TestImport(t *testing.T) {
 	s.put("app/gone", "one")
 	_, err := s.Delete(t.Context(), s.as, "app/gone", time.Hour)
 	must(t, err)
-	items := []string{"app/new", "x", "app/same", "one", "app/other", "two", "app/gone", "one", "-bad", "x", "app/empty", "", "app/Z", "z"}
+	items := []string{"app/new", "x", "app/same", "one", "app/other", "two", "app/gone", "one", "-bad", "x", "app/empty",
+		"", "app/Z", "z"}
 
 	made := s.keys.made.Load()
 	wantWords(t, s.mustImport(vault.SkipOnConflict, items...), "created skipped skipped deleted name size created")
@@ -74,7 +76,8 @@ func TestImport(t *testing.T) {
 	}
 	wantWords(t, s.mustImport(vault.FailOnConflict, items...), "unchanged unchanged conflict deleted name size unchanged")
 	wantWords(t, s.mustImport(vault.UpdateOnConflict, items...), "unchanged unchanged updated deleted name size unchanged")
-	wantWords(t, s.mustImport(vault.UpdateOnConflict, items...), "unchanged unchanged unchanged deleted name size unchanged")
+	wantWords(t, s.mustImport(vault.UpdateOnConflict, items...),
+		"unchanged unchanged unchanged deleted name size unchanged")
 	s.wantValue("app/other", "two")
 	s.wantValue("app/new", "x")
 	for name, want := range map[string]string{"app/new": "1/1", "app/same": "1/1", "app/other": "2/2"} {
@@ -97,14 +100,16 @@ type rivalKeys struct {
 	ran   atomic.Bool
 }
 
-func (k *rivalKeys) NewDataKey(ctx context.Context, kc envelope.KeyContext) (*envelope.DataKey, envelope.WrappedKey, error) {
+func (k *rivalKeys) NewDataKey(ctx context.Context,
+	kc envelope.KeyContext) (*envelope.DataKey, envelope.WrappedKey, error) {
 	if k.ran.CompareAndSwap(false, true) {
 		k.rival()
 	}
 	return k.Keys.NewDataKey(ctx, kc)
 }
 
-// Another writer that comes first with some of a batch leads to another look: what has the same value by then is unchanged.
+// Another writer that comes first with some of a batch leads to another look: what has the same value by then is
+// unchanged.
 func TestImportLosesARace(t *testing.T) {
 	for on, want := range map[vault.OnConflict]string{
 		vault.FailOnConflict:   "unchanged conflict created conflict", // the last differed at the first look
@@ -133,11 +138,14 @@ func TestImportDryRun(t *testing.T) {
 	s.put("app/a", "one")
 	before, made := s.store.MustQuery(t, `SELECT count(*) FROM vault.audit_log`), s.keys.made.Load()
 	results, err := s.Import(t.Context(), vault.ImportRequest{Change: s.as, OnConflict: vault.FailOnConflict, DryRun: true,
-		Items: []vault.ImportItem{{Name: "app/a", Value: []byte("two")}, {Name: "app/b", Value: []byte("x")}, {Name: "b:c", Value: []byte("x")}}})
+		Items: []vault.ImportItem{{Name: "app/a", Value: []byte("two")}, {Name: "app/b", Value: []byte("x")},
+			{Name: "b:c", Value: []byte("x")}}})
 	must(t, err)
 	wantWords(t, []string{wordOf(results[0]), wordOf(results[1]), wordOf(results[2])}, "existing created name")
-	if after := s.store.MustQuery(t, `SELECT count(*) FROM vault.audit_log`); after != before || s.keys.made.Load() != made || s.keys.unwrapped.Load() != 0 {
-		t.Errorf("a dry run left %s audit rows instead of %s, made %d keys and unwrapped %d", after, before, s.keys.made.Load()-made, s.keys.unwrapped.Load())
+	if after := s.store.MustQuery(t, `SELECT count(*) FROM vault.audit_log`); after != before ||
+		s.keys.made.Load() != made || s.keys.unwrapped.Load() != 0 {
+		t.Errorf("a dry run left %s audit rows instead of %s, made %d keys and unwrapped %d", after, before,
+			s.keys.made.Load()-made, s.keys.unwrapped.Load())
 	}
 }
 
@@ -146,13 +154,14 @@ func TestImportGivesEachItsOwnAnswer(t *testing.T) {
 	s := newStory(t, nil)
 	s.put("App/Case", "one")
 	window, every := "25:00-26:00 Nowhere", time.Hour
-	results, err := s.Import(t.Context(), vault.ImportRequest{Change: s.as, OnConflict: vault.FailOnConflict, Items: []vault.ImportItem{
-		{Name: "app/a", Value: []byte("a")},
-		{Name: "app/case", Value: []byte("names may not differ by case alone")},
-		{Name: "app/b", Value: []byte("b"), Settings: vault.Settings{Window: &window}},
-		{Name: "app/c", Value: []byte("c"), Settings: vault.Settings{RotateEvery: &every}}, // without a generator
-		{Name: "app/d", Value: []byte("d")},
-	}})
+	results, err := s.Import(t.Context(), vault.ImportRequest{Change: s.as, OnConflict: vault.FailOnConflict,
+		Items: []vault.ImportItem{
+			{Name: "app/a", Value: []byte("a")},
+			{Name: "app/case", Value: []byte("names may not differ by case alone")},
+			{Name: "app/b", Value: []byte("b"), Settings: vault.Settings{Window: &window}},
+			{Name: "app/c", Value: []byte("c"), Settings: vault.Settings{RotateEvery: &every}}, // without a generator
+			{Name: "app/d", Value: []byte("d")},
+		}})
 	must(t, err)
 	var words []string
 	for _, r := range results {
@@ -179,7 +188,8 @@ func TestImportWithinAScope(t *testing.T) {
 	}
 	_, err = s.RevokeToken(t.Context(), root, "ci")
 	must(t, err)
-	results, err := s.Import(t.Context(), vault.ImportRequest{Change: s.as, Items: []vault.ImportItem{{Name: "app/d", Value: []byte("d")}}})
+	results, err := s.Import(t.Context(), vault.ImportRequest{Change: s.as,
+		Items: []vault.ImportItem{{Name: "app/d", Value: []byte("d")}}})
 	if wantErr(t, err, vault.ErrRefused); results[0] != (vault.ImportResult{}) {
 		t.Errorf("got %v of an item that was not come to", results[0])
 	}
@@ -208,13 +218,14 @@ func TestImportWithoutKeys(t *testing.T) {
 		t.Errorf("%s secrets were stored", got)
 	}
 	s.mustImport(vault.FailOnConflict, many...)
-	if got := s.store.MustQuery(t, `SELECT count(*) || ' ' || count(DISTINCT wrapped_dek) FROM vault.secret_versions`); got != "100 100" {
+	if got := s.store.MustQuery(t,
+		`SELECT count(*) || ' ' || count(DISTINCT wrapped_dek) FROM vault.secret_versions`); got != "100 100" {
 		t.Errorf("got %s versions and data keys, want a key for each of 100", got)
 	}
 }
 
-// Two who import the same names at the same time do not stand in each other's way for longer than a moment, and each version
-// comes to be once.
+// Two who import the same names at the same time do not stand in each other's way for longer than a moment, and each
+// version comes to be once.
 func TestImportTwiceAtOnce(t *testing.T) {
 	s := newStory(t, nil)
 	var forward, back []vault.ImportItem
@@ -227,7 +238,8 @@ func TestImportTwiceAtOnce(t *testing.T) {
 	var created atomic.Int64
 	for _, items := range [][]vault.ImportItem{forward, back} {
 		wg.Go(func() {
-			results, err := s.Import(t.Context(), vault.ImportRequest{Change: s.as, Items: items, OnConflict: vault.FailOnConflict})
+			results, err := s.Import(t.Context(), vault.ImportRequest{Change: s.as, Items: items,
+				OnConflict: vault.FailOnConflict})
 			if err != nil {
 				t.Error(err)
 			}
@@ -289,7 +301,8 @@ func BenchmarkImport(b *testing.B) {
 		b.Run(fmt.Sprintf("one-put-each/writers=%d", writers), func(b *testing.B) {
 			s := newStory(b, nil)
 			s.byMany(b, writers, func(i int) error {
-				_, err := s.Put(b.Context(), vault.PutRequest{Change: s.as, Name: fmt.Sprintf("bench/s%d", i), Value: make([]byte, 64)})
+				_, err := s.Put(b.Context(), vault.PutRequest{Change: s.as, Name: fmt.Sprintf("bench/s%d", i),
+					Value: make([]byte, 64)})
 				return err
 			})
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "secrets/s")

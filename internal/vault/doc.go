@@ -1,5 +1,6 @@
-// Package vault is the only door to the secrets: the one package where plaintext, keys and SQL meet. Its exported methods
-// are the verbs of the product; vaultctl, the HTTP API and the rotation worker all call these and nothing beneath them.
+// Package vault is the only door to the secrets: the one package where plaintext, keys and SQL meet. Its exported
+// methods are the verbs of the product; vaultctl, the HTTP API and the rotation worker all call these and nothing
+// beneath them.
 //
 // It guarantees:
 //   - A value is sealed before it reaches the database package and opened only for the caller who asked.

@@ -15,12 +15,12 @@ import (
 	"github.com/hyperiondb/vault/internal/envelope"
 )
 
-// unwrapTimeout bounds a KMS call that several readers wait for; none of them may cut it off for the others. It is shorter
-// than a request over HTTP may take, so that nobody joins a call that its first reader has already given up.
+// unwrapTimeout bounds a KMS call that several readers wait for; none of them may cut it off for the others. It is
+// shorter than a request over HTTP may take, so that nobody joins a call that its first reader has already given up.
 const unwrapTimeout = 8 * time.Second
 
-// cacheKey changes with everything that decides whether a wrapped key unwraps, so a hit is never better than a miss: a row
-// whose wrapped key was swapped, or that was moved to another name or version, is not found.
+// cacheKey changes with everything that decides whether a wrapped key unwraps, so a hit is never better than a miss: a
+// row whose wrapped key was swapped, or that was moved to another name or version, is not found.
 type cacheKey struct {
 	versionID uuid.UUID
 	wrapped   [sha256.Size]byte // of the wrapped key, its key id and the AAD
@@ -34,8 +34,8 @@ func keyOf(name string, row *db.VersionRow) cacheKey {
 	return cacheKey{versionID: row.VersionID, wrapped: sha256.Sum256(text)}
 }
 
-// keyCache keeps data keys for a while. Readers get copies; a key is overwritten when it leaves the cache, whether pushed
-// out, too old or at the end.
+// keyCache keeps data keys for a while. Readers get copies; a key is overwritten when it leaves the cache, whether
+// pushed out, too old or at the end.
 type keyCache struct {
 	ttl time.Duration
 	now func() time.Time
@@ -62,7 +62,8 @@ func newKeyCache(size int, ttl time.Duration, now func() time.Time) *keyCache {
 }
 
 // fetch is for a key that was not found: those who miss it together make one call. The caller wipes its copy.
-func (c *keyCache) fetch(ctx context.Context, k cacheKey, unwrap func(context.Context) (*envelope.VersionKey, error)) (*envelope.VersionKey, error) {
+func (c *keyCache) fetch(ctx context.Context, k cacheKey,
+	unwrap func(context.Context) (*envelope.VersionKey, error)) (*envelope.VersionKey, error) {
 	flight := c.flights.DoChan(string(k.versionID[:])+string(k.wrapped[:]), func() (any, error) {
 		if key := c.lookup(k); key != nil { // an earlier flight landed between our look and this one's start
 			key.Wipe()

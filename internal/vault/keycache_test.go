@@ -47,7 +47,8 @@ func TestKeysAreWipedWhenTheyLeaveTheCache(t *testing.T) {
 	}
 }
 
-// A thousand readers who miss at once make one call, a reader who gives up does not cut it off, and an error reaches all.
+// A thousand readers who miss at once make one call, a reader who gives up does not cut it off, and an error reaches
+// all.
 func TestMissesAreCollapsed(t *testing.T) {
 	c := newKeyCache(10, time.Minute, time.Now)
 	defer c.close()
@@ -83,7 +84,8 @@ func TestMissesAreCollapsed(t *testing.T) {
 		t.Errorf("the KMS was called %d times, want 1", n)
 	}
 	failed := errors.New("no")
-	_, err := c.fetch(t.Context(), cacheKey{versionID: uuid.New()}, func(context.Context) (*envelope.VersionKey, error) { return nil, failed })
+	_, err := c.fetch(t.Context(), cacheKey{versionID: uuid.New()},
+		func(context.Context) (*envelope.VersionKey, error) { return nil, failed })
 	if !errors.Is(err, failed) {
 		t.Errorf("got %v, want the KMS's error", err)
 	}

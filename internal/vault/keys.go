@@ -7,8 +7,8 @@ import (
 	"github.com/hyperiondb/vault/internal/envelope"
 )
 
-// DeferKeys opens the keys when they are first needed, and tries again when that failed: a command that needs no key asks
-// for none, and a daemon starts while the database that names its key is away.
+// DeferKeys opens the keys when they are first needed, and tries again when that failed: a command that needs no key
+// asks for none, and a daemon starts while the database that names its key is away.
 func DeferKeys(open func(context.Context) (Keys, error)) Keys {
 	return &deferredKeys{open: open}
 }
@@ -32,7 +32,8 @@ func (d *deferredKeys) get(ctx context.Context) (Keys, error) {
 	return d.keys, nil
 }
 
-func (d *deferredKeys) NewDataKey(ctx context.Context, kc envelope.KeyContext) (*envelope.DataKey, envelope.WrappedKey, error) {
+func (d *deferredKeys) NewDataKey(ctx context.Context,
+	kc envelope.KeyContext) (*envelope.DataKey, envelope.WrappedKey, error) {
 	keys, err := d.get(ctx)
 	if err != nil {
 		return nil, envelope.WrappedKey{}, err
@@ -40,7 +41,8 @@ func (d *deferredKeys) NewDataKey(ctx context.Context, kc envelope.KeyContext) (
 	return keys.NewDataKey(ctx, kc)
 }
 
-func (d *deferredKeys) Unwrap(ctx context.Context, w envelope.WrappedKey, kc envelope.KeyContext) (*envelope.DataKey, error) {
+func (d *deferredKeys) Unwrap(ctx context.Context, w envelope.WrappedKey,
+	kc envelope.KeyContext) (*envelope.DataKey, error) {
 	keys, err := d.get(ctx)
 	if err != nil {
 		return nil, err

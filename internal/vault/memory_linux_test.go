@@ -16,8 +16,8 @@ import (
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
-// After a put and a get whose buffers were wiped, the value is nowhere in the memory of the process. What is looked for is
-// kept masked, so that the search does not find itself.
+// After a put and a get whose buffers were wiped, the value is nowhere in the memory of the process. What is looked for
+// is kept masked, so that the search does not find itself.
 func TestValueLeavesMemory(t *testing.T) {
 	s := newStory(t, nil)
 	mask := byte(0xa5)

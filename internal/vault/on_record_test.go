@@ -20,17 +20,21 @@ import (
 
 // nothingToRecord are the functions of the write API that leave no row, and why none is missed.
 var nothingToRecord = map[string]string{
-	"challenge": "begins a proof", "authorize_proof": "is part of each change; a refused one is recorded by record_refusal",
-	"list_tokens": "reads", "odd_roles": "reads", "revocation_holds": "reads", "my_token": "reads", "wrapped_keys": "reads", "grace_report": "reads", "status": "reads", "replication": "reads",
-	"replication_lag": "reads", "standbys": "reads", "sealing_lag": "reads", "_too_powerful": "reads", "rotation_candidate": "reads",
-	"next_audit_window": "reads", "audit_window": "reads",
+	"challenge":       "begins a proof",
+	"authorize_proof": "is part of each change; a refused one is recorded by record_refusal",
+	"list_tokens":     "reads", "odd_roles": "reads", "revocation_holds": "reads", "my_token": "reads",
+	"wrapped_keys": "reads", "grace_report": "reads", "status": "reads", "replication": "reads",
+	"replication_lag": "reads", "standbys": "reads", "sealing_lag": "reads", "_too_powerful": "reads",
+	"rotation_candidate": "reads",
+	"next_audit_window":  "reads", "audit_window": "reads",
 	"add_audit_seal":        "is itself the evidence",
 	"prepare_audit_prune":   "moves rows into their month, unchanged",
 	"supervise":             "calls the others",
 	"report_round":          "says that rounds fail, or work again",
 	"beat":                  "says that the primary is there",
-	"enqueue_due_rotations": "plans; what becomes of it is recorded", "claim_rotations": "as above", "release_rotation": "as above",
-	"store_candidate": "a step of a rotation, which is recorded when it is done or has failed",
+	"enqueue_due_rotations": "plans; what becomes of it is recorded", "claim_rotations": "as above",
+	"release_rotation": "as above",
+	"store_candidate":  "a step of a rotation, which is recorded when it is done or has failed",
 }
 
 // recorded is the story of a vault in which everything happens once.
@@ -42,21 +46,22 @@ type recorded struct {
 	covered []string // functions
 }
 
-// step is one change by a token: what its row says. A change that somebody makes with a token that does not cover it leaves a
-// row as well.
+// step is one change by a token: what its row says. A change that somebody makes with a token that does not cover it
+// leaves a row as well.
 type step struct {
 	function, action, secret string
 	version                  int
 	do                       func(c vault.Change) error
 }
 
-// Everything that changes the vault, and every attempt that is refused, leaves its row in the transaction of the change: who,
-// as which database role, what, of which secret and version, how it ended, under which request id. A function that is granted
-// to anybody and is neither here nor in nothingToRecord fails the test.
+// Everything that changes the vault, and every attempt that is refused, leaves its row in the transaction of the
+// change: who, as which database role, what, of which secret and version, how it ended, under which request id. A
+// function that is granted to anybody and is neither here nor in nothingToRecord fails the test.
 func TestEveryChangeIsOnRecord(t *testing.T) {
 	m := newMoving(t, nil)
 	r := &recorded{moving: m, ctx: t.Context(), daemon: m.daemon(t), scoped: scopedToken(t, m.Vault, m.as, "elsewhere/")}
-	r.store.MustExec(t, `DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'on_record') THEN CREATE ROLE on_record; END IF; END $$`)
+	r.store.MustExec(t,
+		`DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'on_record') THEN CREATE ROLE on_record; END IF; END $$`)
 	for _, s := range r.secrets() {
 		r.byToken(s)
 	}
@@ -92,7 +97,8 @@ func (r *recorded) secrets() []step {
 			return err
 		}
 	}
-	byName := func(do func(ctx context.Context, c vault.Change, name string) (vault.Receipt, error), name string) func(vault.Change) error {
+	byName := func(do func(ctx context.Context, c vault.Change, name string) (vault.Receipt, error),
+		name string) func(vault.Change) error {
 		return func(c vault.Change) error { return second(do(r.ctx, c, name)) }
 	}
 	return []step{
@@ -100,23 +106,33 @@ func (r *recorded) secrets() []step {
 		{"put_version", "rotate", "app/x", 2, func(c vault.Change) error {
 			return second(r.Rotate(r.ctx, vault.RotateRequest{Change: c, Name: "app/x", Value: []byte("two")}))
 		}},
-		{"put_version", "rollback", "app/x", 3, func(c vault.Change) error { return second(r.Rollback(r.ctx, c, "app/x", 1)) }},
+		{"put_version", "rollback", "app/x", 3,
+			func(c vault.Change) error { return second(r.Rollback(r.ctx, c, "app/x", 1)) }},
 		{"update_secret", "update", "app/x", 0, func(c vault.Change) error {
-			return second(r.Update(r.ctx, vault.UpdateRequest{Change: c, Name: "app/x", Settings: vault.Settings{Grace: &grace}}))
+			return second(r.Update(r.ctx, vault.UpdateRequest{Change: c, Name: "app/x",
+				Settings: vault.Settings{Grace: &grace}}))
 		}},
-		{"end_grace", "grace.end", "app/x", 1, func(c vault.Change) error { return second(r.EndGrace(r.ctx, c, "app/x", 1)) }},
+		{"end_grace", "grace.end", "app/x", 1,
+			func(c vault.Change) error { return second(r.EndGrace(r.ctx, c, "app/x", 1)) }},
 		{"rewrap", "rewrap", "app/x", 2, func(c vault.Change) error {
 			keys, _ := r.page("app/x", true)
 			return second(r.Rewrap(r.ctx, c, r.ring, keys[0]))
 		}},
 		{"put_version", "put", "app/auto", 1, put("app/auto", vault.Settings{Generator: &generator, RotateEvery: &every})},
-		{"request_rotation", "rotation.request", "app/auto", 1, func(c vault.Change) error { return second(r.RequestRotation(r.ctx, c, "app/auto")) }},
-		{"retry_rotation", "rotation.retry", "app/auto", 1, func(c vault.Change) error { return second(r.RetryRotation(r.ctx, c, "app/auto")) }},
-		{"pause_rotation", "rotation.pause", "app/auto", 1, func(c vault.Change) error { return second(r.PauseRotation(r.ctx, c, "app/auto", true)) }},
-		{"pause_rotation", "rotation.resume", "app/auto", 1, func(c vault.Change) error { return second(r.PauseRotation(r.ctx, c, "app/auto", false)) }},
-		{"set_max_rotations", "rotation.limit", "", 0, func(c vault.Change) error { return r.SetMaxRotations(r.ctx, c, new(int)) }},
-		{"set_max_rotations", "rotation.limit", "", 0, func(c vault.Change) error { return r.SetMaxRotations(r.ctx, c, nil) }},
-		{"delete_secret", "delete", "app/x", 3, func(c vault.Change) error { return second(r.Delete(r.ctx, c, "app/x", time.Hour)) }},
+		{"request_rotation", "rotation.request", "app/auto", 1,
+			func(c vault.Change) error { return second(r.RequestRotation(r.ctx, c, "app/auto")) }},
+		{"retry_rotation", "rotation.retry", "app/auto", 1,
+			func(c vault.Change) error { return second(r.RetryRotation(r.ctx, c, "app/auto")) }},
+		{"pause_rotation", "rotation.pause", "app/auto", 1,
+			func(c vault.Change) error { return second(r.PauseRotation(r.ctx, c, "app/auto", true)) }},
+		{"pause_rotation", "rotation.resume", "app/auto", 1,
+			func(c vault.Change) error { return second(r.PauseRotation(r.ctx, c, "app/auto", false)) }},
+		{"set_max_rotations", "rotation.limit", "", 0,
+			func(c vault.Change) error { return r.SetMaxRotations(r.ctx, c, new(int)) }},
+		{"set_max_rotations", "rotation.limit", "", 0,
+			func(c vault.Change) error { return r.SetMaxRotations(r.ctx, c, nil) }},
+		{"delete_secret", "delete", "app/x", 3,
+			func(c vault.Change) error { return second(r.Delete(r.ctx, c, "app/x", time.Hour)) }},
 		{"restore_secret", "restore", "app/x", 3, byName(r.Restore, "app/x")},
 		{"put_version", "put", "app/gone", 1, put("app/gone", vault.Settings{})},
 		{"purge_secret", "purge", "app/gone", 1, byName(r.Purge, "app/gone")},
@@ -136,7 +152,8 @@ func (r *recorded) access() []step {
 		{"grant_service_role", "grant", "", 0, grant(vault.GroupService)},
 		{"grant_worker_role", "grant", "", 0, grant(vault.GroupWorker)},
 		{"grant_auditor_role", "grant", "", 0, grant(vault.GroupAuditor)},
-		{"revoke_service_role", "grant.revoke", "", 0, func(c vault.Change) error { return second(r.Revoke(r.ctx, c, "on_record", nil)) }},
+		{"revoke_service_role", "grant.revoke", "", 0,
+			func(c vault.Change) error { return second(r.Revoke(r.ctx, c, "on_record", nil)) }},
 	}
 }
 
@@ -172,12 +189,14 @@ func (r *recorded) wantRow(request uuid.UUID, want string) {
 // wantTogether: the row and the change's own request were written by one transaction.
 func (r *recorded) wantTogether(request uuid.UUID) {
 	r.t.Helper()
-	if got := r.store.MustQuery(r.t, `SELECT l.tx::text = q.xmin::text FROM vault.audit_log l JOIN vault.requests q ON q.id = l.request_id WHERE q.id = $1`, request); got != "true" {
+	if got := r.store.MustQuery(r.t,
+		`SELECT l.tx::text = q.xmin::text FROM vault.audit_log l JOIN vault.requests q ON q.id = l.request_id WHERE q.id = $1`, request); got != "true" {
 		r.t.Errorf("request %s has its row in another transaction", request)
 	}
 }
 
-// bulk: each of many has its own row, in the transaction they share; so has each that was refused, and each that was compared.
+// bulk: each of many has its own row, in the transaction they share; so has each that was refused, and each that was
+// compared.
 func (r *recorded) bulk() {
 	r.covered = append(r.covered, "put_versions", "record_reads")
 	many := func(c vault.Change) []vault.ImportResult {
@@ -192,7 +211,8 @@ func (r *recorded) bulk() {
 	for _, result := range append(many(r.as), many(r.as)...) {
 		must(r.t, result.Err)
 	}
-	got := r.store.MustQuery(r.t, `SELECT string_agg(format('%s %s %s %s %s', actor, action, secret, version, outcome), ', ' ORDER BY id) FROM vault.audit_log WHERE secret ^@ 'app/many'`)
+	got := r.store.MustQuery(r.t,
+		`SELECT string_agg(format('%s %s %s %s %s', actor, action, secret, version, outcome), ', ' ORDER BY id) FROM vault.audit_log WHERE secret ^@ 'app/many'`)
 	want := "role:operator put app/many1  denied, role:operator put app/many2  denied, token:root put app/many1 1 ok, token:root put app/many2 1 ok, " +
 		"role:operator verify app/many1 1 ok, role:operator verify app/many2 1 ok"
 	if got != want {
@@ -218,7 +238,8 @@ func (r *recorded) rotations() {
 	again := time.Duration(0)
 	must(r.t, r.daemon.FailRotation(r.ctx, claim(), vault.ErrUnavailable, &again))
 	r.wantNewest(`worker:w vaultd rotate "app/auto" 1 failed`)
-	if got := r.store.MustQuery(r.t, `SELECT l.tx::text = j.xmin::text FROM vault.audit_log l JOIN vault.rotation_jobs j ON j.name = l.secret WHERE l.outcome = 'failed'`); got != "true" {
+	if got := r.store.MustQuery(r.t,
+		`SELECT l.tx::text = j.xmin::text FROM vault.audit_log l JOIN vault.rotation_jobs j ON j.name = l.secret WHERE l.outcome = 'failed'`); got != "true" {
 		r.t.Error("the row of a failed attempt is of another transaction")
 	}
 	sealed, err := r.daemon.SealRotation(r.ctx, claim(), []byte("two"))
@@ -272,7 +293,8 @@ func (r *recorded) supervision() {
 
 func (r *recorded) newest() string {
 	r.t.Helper()
-	return r.store.MustQuery(r.t, `SELECT format('%s %s %s "%s" %s %s', actor, db_role, action, secret, version, outcome) FROM vault.audit_log ORDER BY id DESC LIMIT 1`)
+	return r.store.MustQuery(r.t,
+		`SELECT format('%s %s %s "%s" %s %s', actor, db_role, action, secret, version, outcome) FROM vault.audit_log ORDER BY id DESC LIMIT 1`)
 }
 
 func (r *recorded) wantNewest(want string) {
@@ -284,12 +306,15 @@ func (r *recorded) wantNewest(want string) {
 
 func (r *recorded) prune() {
 	s := newSealing(r.t, r.store)
-	r.store.MustExec(r.t, `INSERT INTO vault.audit_log (at, actor, action) VALUES ('2020-01-10', 'client:10.0.0.1', 'read')`, `SELECT vault._audit_empty_default('2020-01-01 UTC', '2020-02-01 UTC')`)
+	r.store.MustExec(r.t,
+		`INSERT INTO vault.audit_log (at, actor, action) VALUES ('2020-01-10', 'client:10.0.0.1', 'read')`,
+		`SELECT vault._audit_empty_default('2020-01-01 UTC', '2020-02-01 UTC')`)
 	s.seal()
 	sum := sha256.Sum256(nil)
 	january := db.AuditPruning{Month: time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC), Rows: 1, SHA256: sum[:],
 		LastSeal: s.mustInt(`SELECT max(id) FROM vault.audit_seals WHERE month = '2020-01-01'`)}
-	r.byToken(step{"prune_audit", "audit.prune", "", 0, func(c vault.Change) error { return second(r.PruneAudit(r.ctx, c, january)) }})
+	r.byToken(step{"prune_audit", "audit.prune", "", 0,
+		func(c vault.Change) error { return second(r.PruneAudit(r.ctx, c, january)) }})
 }
 
 // reads are their own records; vault.ship_reads has its tests in internal/db.

@@ -76,9 +76,10 @@ func (v *Vault) Verify(ctx context.Context, name string, presented []byte) (Verd
 	return verdict, nil
 }
 
-// open unwraps the data key of a row and opens its value. The name is the one asked for, never the row's: a row that was
-// moved under another name does not open.
-func (v *Vault) open(ctx context.Context, until time.Time, name string, row *db.VersionRow) (envelope.Plaintext, error) {
+// open unwraps the data key of a row and opens its value. The name is the one asked for, never the row's: a row that
+// was moved under another name does not open.
+func (v *Vault) open(ctx context.Context, until time.Time, name string,
+	row *db.VersionRow) (envelope.Plaintext, error) {
 	key, err := v.dataKey(ctx, until, name, row)
 	if err != nil {
 		return nil, fmt.Errorf("unwrapping the data key of %q version %d: %w", name, row.Version, err)
@@ -92,7 +93,8 @@ func (v *Vault) open(ctx context.Context, until time.Time, name string, row *db.
 }
 
 // matches opens a row to compare it with what was presented.
-func (v *Vault) matches(ctx context.Context, until time.Time, name string, row *db.VersionRow, presented []byte) (bool, error) {
+func (v *Vault) matches(ctx context.Context, until time.Time, name string, row *db.VersionRow,
+	presented []byte) (bool, error) {
 	key, err := v.dataKey(ctx, until, name, row)
 	if err != nil {
 		return false, fmt.Errorf("unwrapping the data key of %q version %d: %w", name, row.Version, err)
@@ -106,11 +108,13 @@ func (v *Vault) matches(ctx context.Context, until time.Time, name string, row *
 }
 
 func sealedOf(row *db.VersionRow) envelope.Sealed {
-	return envelope.Sealed{Format: row.Format, Nonce: row.Nonce, Ciphertext: row.Ciphertext, KeyCommit: row.KeyCommit, AAD: row.AAD}
+	return envelope.Sealed{Format: row.Format, Nonce: row.Nonce, Ciphertext: row.Ciphertext, KeyCommit: row.KeyCommit,
+		AAD: row.AAD}
 }
 
 // dataKey returns a copy of the key that the caller wipes.
-func (v *Vault) dataKey(ctx context.Context, until time.Time, name string, row *db.VersionRow) (*envelope.VersionKey, error) {
+func (v *Vault) dataKey(ctx context.Context, until time.Time, name string,
+	row *db.VersionRow) (*envelope.VersionKey, error) {
 	if v.cache == nil {
 		return v.missing(ctx, until, name, *row, cacheKey{})
 	}
@@ -133,7 +137,8 @@ func (v *Vault) readUntil() time.Time {
 }
 
 // missing asks for the key. The deadline becomes a timer only here: a read that finds its key needs none.
-func (v *Vault) missing(ctx context.Context, until time.Time, name string, row db.VersionRow, k cacheKey) (*envelope.VersionKey, error) {
+func (v *Vault) missing(ctx context.Context, until time.Time, name string, row db.VersionRow,
+	k cacheKey) (*envelope.VersionKey, error) {
 	if !until.IsZero() {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadline(ctx, until)

@@ -34,8 +34,9 @@ func (v *Vault) Beat(ctx context.Context) (bool, error) {
 	return true, v.writer.Beat(ctx)
 }
 
-// AwaitReplay returns once the local node has replayed (or, a primary, written) the log up to a position, and [ErrBehind]
-// when it has not after atMost. Nobody who waits holds a connection, and however many wait, one at a time looks for all.
+// AwaitReplay returns once the local node has replayed (or, a primary, written) the log up to a position, and
+// [ErrBehind] when it has not after atMost. Nobody who waits holds a connection, and however many wait, one at a time
+// looks for all.
 func (v *Vault) AwaitReplay(ctx context.Context, position LSN, atMost time.Duration) error {
 	waiting, stop := context.WithTimeout(ctx, atMost)
 	defer stop()
@@ -103,8 +104,8 @@ func (p *progress) look(ctx context.Context, position func(context.Context) (LSN
 	return seen, err
 }
 
-// AwaitStandbys returns once every standby connected to the primary has replayed the log up to a position ("" = up to now),
-// at the latest after atMost, and says of each whether it has. One that was seen and went away has not.
+// AwaitStandbys returns once every standby connected to the primary has replayed the log up to a position ("" = up to
+// now), at the latest after atMost, and says of each whether it has. One that was seen and went away has not.
 func (v *Vault) AwaitStandbys(ctx context.Context, lsn string, atMost time.Duration) ([]db.Standby, error) {
 	waiting, stop := context.WithTimeout(ctx, atMost)
 	defer stop()
@@ -152,9 +153,9 @@ func list(replayed map[string]bool) []db.Standby {
 	return standbys
 }
 
-// Freshness knows how far the local node is behind without asking it for every read: it takes samples, and lets each grow
-// older. What it lets through is never further behind than the limit, as exactly as the clocks of node and primary agree;
-// what it refuses is behind by the limit less, at most, the time between two samples.
+// Freshness knows how far the local node is behind without asking it for every read: it takes samples, and lets each
+// grow older. What it lets through is never further behind than the limit, as exactly as the clocks of node and primary
+// agree; what it refuses is behind by the limit less, at most, the time between two samples.
 type Freshness struct {
 	lag     func(context.Context) (*time.Duration, error)
 	limit   atomic.Int64 // 0 = none
@@ -228,7 +229,8 @@ func (f *Freshness) Check() error {
 	case last.lag == nil:
 		return fmt.Errorf("%w: no heartbeat of the primary has been replayed", ErrStale)
 	case *last.lag+time.Since(last.at) > limit:
-		return fmt.Errorf("%w: the last heartbeat seen is %s old", ErrStale, (*last.lag + time.Since(last.at)).Round(time.Millisecond))
+		return fmt.Errorf("%w: the last heartbeat seen is %s old", ErrStale,
+			(*last.lag + time.Since(last.at)).Round(time.Millisecond))
 	}
 	return nil
 }

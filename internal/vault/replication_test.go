@@ -74,12 +74,13 @@ func (p *pair) replay(on bool) {
 	conn, err := pgx.Connect(p.t.Context(), p.store.StandbyURL(vaulttest.Superuser))
 	must(p.t, err)
 	defer conn.Close(context.WithoutCancel(p.t.Context()))
-	_, err = conn.Exec(p.t.Context(), map[bool]string{true: `SELECT pg_wal_replay_resume()`, false: `SELECT pg_wal_replay_pause()`}[on])
+	_, err = conn.Exec(p.t.Context(), map[bool]string{true: `SELECT pg_wal_replay_resume()`,
+		false: `SELECT pg_wal_replay_pause()`}[on])
 	must(p.t, err)
 }
 
-// Three hundred readers wait for a write that the standby does not replay. They share two connections and other reads get
-// through; when replay goes on, each of them reads the write.
+// Three hundred readers wait for a write that the standby does not replay. They share two connections and other reads
+// get through; when replay goes on, each of them reads the write.
 func TestManyWaitForTheirWrite(t *testing.T) {
 	p := newPair(t)
 	ctx := t.Context()
@@ -141,7 +142,8 @@ func (p *pair) looks() int {
 	must(p.t, err)
 	n := 0
 	for line := range strings.Lines(string(log)) {
-		if strings.Contains(line, "execute ") && strings.Contains(line, "pg_last_wal_replay_lsn") && !strings.Contains(line, "duration:") {
+		if strings.Contains(line, "execute ") && strings.Contains(line, "pg_last_wal_replay_lsn") &&
+			!strings.Contains(line, "duration:") {
 			n++
 		}
 	}
@@ -165,7 +167,8 @@ func TestEveryWriteHasAPosition(t *testing.T) {
 	generator, grace := "hex:32", time.Hour
 	put := func(value string) func() (string, error) {
 		return func() (string, error) {
-			r, err := p.Put(ctx, vault.PutRequest{Change: p.as, Name: "app/x", Value: []byte(value), Settings: vault.Settings{Generator: &generator, Grace: &grace}})
+			r, err := p.Put(ctx, vault.PutRequest{Change: p.as, Name: "app/x", Value: []byte(value),
+				Settings: vault.Settings{Generator: &generator, Grace: &grace}})
 			return r.LSN, err
 		}
 	}
@@ -183,11 +186,16 @@ func TestEveryWriteHasAPosition(t *testing.T) {
 		}},
 		{"rollback", func() (string, error) { return receipt(p.Rollback(ctx, p.as, "app/x", 2)) }},
 		{"update", func() (string, error) {
-			return receipt(p.Update(ctx, vault.UpdateRequest{Change: p.as, Name: "app/x", Settings: vault.Settings{Grace: &grace}}))
+			return receipt(p.Update(ctx, vault.UpdateRequest{Change: p.as, Name: "app/x",
+				Settings: vault.Settings{Grace: &grace}}))
 		}},
 		{"end of a grace", func() (string, error) { return receipt(p.EndGrace(ctx, p.as, "app/x", 0)) }},
 		{"pause", func() (string, error) { return receipt(p.PauseRotation(ctx, p.as, "app/x", true)) }},
-		{"request of a rotation", func() (string, error) { r, err := p.RequestRotation(ctx, p.as, "app/x"); return r.LSN, err }},
+		{"request of a rotation", func() (string, error) {
+			r, err := p.RequestRotation(ctx, p.as, "app/x")
+			return r.LSN,
+				err
+		}},
 		{"retry of a rotation", func() (string, error) { r, err := p.RetryRotation(ctx, p.as, "app/x"); return r.LSN, err }},
 		{"delete", func() (string, error) { return receipt(p.Delete(ctx, p.as, "app/x", time.Hour)) }},
 		{"restore", func() (string, error) { return receipt(p.Restore(ctx, p.as, "app/x")) }},
@@ -220,7 +228,8 @@ func TestEveryWriteHasAPosition(t *testing.T) {
 	}
 }
 
-// One that has not replayed a change is waited for, and told of when the time is over, also when it went away meanwhile.
+// One that has not replayed a change is waited for, and told of when the time is over, also when it went away
+// meanwhile.
 func TestStandbysAreWaitedFor(t *testing.T) {
 	p := newPair(t)
 	ctx := t.Context()
@@ -271,7 +280,8 @@ func TestReadsWithoutAPositionAskNothingMore(t *testing.T) {
 	stop()
 	running.Wait()
 	handler := httpapi.New(httpapi.Options{Vault: v, Fresh: fresh.Check, MinLSNWait: time.Second,
-		Policy: httpapi.Policy{Hosts: []string{"example.com"}, Allow: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}}}).Handler()
+		Policy: httpapi.Policy{Hosts: []string{"example.com"},
+			Allow: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}}}).Handler()
 	ask := func(times int, position string) int {
 		before := s.statements()
 		for range times {
@@ -303,7 +313,8 @@ func (s *story) statements() int {
 	must(s.t, err)
 	n := 0
 	for line := range strings.Lines(string(log)) {
-		if strings.Contains(line, vaulttest.Daemon+"@"+s.store.Database+" LOG:") && strings.Contains(line, "execute ") && !strings.Contains(line, "duration:") {
+		if strings.Contains(line, vaulttest.Daemon+"@"+s.store.Database+" LOG:") && strings.Contains(line, "execute ") &&
+			!strings.Contains(line, "duration:") {
 			n++
 		}
 	}
@@ -376,13 +387,15 @@ func until(t *testing.T, what string, condition func() bool) {
 }
 
 func TestParseLSN(t *testing.T) {
-	for text, want := range map[string]vault.LSN{"0/0": 0, "0/16B3748": 0x16B3748, "A/b": 0xA0000000B, "FFFFFFFF/FFFFFFFF": 1<<64 - 1} {
+	for text, want := range map[string]vault.LSN{"0/0": 0, "0/16B3748": 0x16B3748, "A/b": 0xA0000000B,
+		"FFFFFFFF/FFFFFFFF": 1<<64 - 1} {
 		got, err := vault.ParseLSN(text)
 		if err != nil || got != want || !strings.EqualFold(got.String(), text) {
 			t.Errorf("%s: got %s, %v", text, got, err)
 		}
 	}
-	for _, text := range []string{"", "/", "0", "0/", "/0", "0/0/0", "+0/1", "0x0/1", "0/1_0", " 0/1", "0/1 ", "0/123456789", "000000000/1", "g/1", "0/-1"} {
+	for _, text := range []string{"", "/", "0", "0/", "/0", "0/0/0", "+0/1", "0x0/1", "0/1_0", " 0/1", "0/1 ",
+		"0/123456789", "000000000/1", "g/1", "0/-1"} {
 		_, err := vault.ParseLSN(text)
 		wantErr(t, err, vault.ErrInvalid)
 	}

@@ -24,15 +24,16 @@ func (v *Vault) WrappedKeys(ctx context.Context, c Change, q db.WrappedQuery) (d
 	return page, asIntegrity(err)
 }
 
-// Rewrap moves one data key under the KMS key that keys moves to. It stores nothing that it has not unwrapped again and found
-// to be the key the version was sealed with: until COMMIT the old wrapping is there, after it a proven one. ErrConflict if
-// somebody else has changed, or ended, the version meanwhile.
+// Rewrap moves one data key under the KMS key that keys moves to. It stores nothing that it has not unwrapped again and
+// found to be the key the version was sealed with: until COMMIT the old wrapping is there, after it a proven one.
+// ErrConflict if somebody else has changed, or ended, the version meanwhile.
 func (v *Vault) Rewrap(ctx context.Context, c Change, keys Rewrapper, old db.WrappedKey) (Receipt, error) {
 	if err := errors.Join(envelope.CheckName(old.Name), v.canWrite(c)); err != nil {
 		return Receipt{}, firstOf(err)
 	}
 	if old.Version < 1 || len(old.Blob) == 0 || len(old.Blob) > envelope.MaxWrappedSize {
-		return Receipt{}, fmt.Errorf("rewrapping %q version %d: %w: a wrapped key of %d bytes", old.Name, old.Version, ErrIntegrity, len(old.Blob))
+		return Receipt{}, fmt.Errorf("rewrapping %q version %d: %w: a wrapped key of %d bytes", old.Name, old.Version,
+			ErrIntegrity, len(old.Blob))
 	}
 	kc, err := v.keyContext(ctx, old.Name, old.Version)
 	if err != nil {
@@ -50,8 +51,10 @@ func (v *Vault) Rewrap(ctx context.Context, c Change, keys Rewrapper, old db.Wra
 	return receipt(request, result), named("rewrap", old.Name, err)
 }
 
-// proveKey asks the KMS for the data key it has just wrapped: an answer that was wrong must not replace the one that was right.
-func proveKey(ctx context.Context, keys envelope.KeyUnwrapper, w envelope.WrappedKey, kc envelope.KeyContext, of db.WrappedKey) error {
+// proveKey asks the KMS for the data key it has just wrapped: an answer that was wrong must not replace the one that
+// was right.
+func proveKey(ctx context.Context, keys envelope.KeyUnwrapper, w envelope.WrappedKey, kc envelope.KeyContext,
+	of db.WrappedKey) error {
 	key, err := keys.Unwrap(ctx, w, kc)
 	if err != nil {
 		return fmt.Errorf("unwrapping it again: %w", err)

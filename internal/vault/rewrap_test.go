@@ -67,11 +67,12 @@ func (m *moving) rewrap(key db.WrappedKey) error {
 // sealed is everything of the versions but what a rewrap may change.
 func (m *moving) sealed() string {
 	m.t.Helper()
-	return m.store.MustQuery(m.t, `SELECT jsonb_agg(to_jsonb(v) - 'kms_key_id' - 'wrapped_dek' ORDER BY name, version) FROM vault.secret_versions v`)
+	return m.store.MustQuery(m.t,
+		`SELECT jsonb_agg(to_jsonb(v) - 'kms_key_id' - 'wrapped_dek' ORDER BY name, version) FROM vault.secret_versions v`)
 }
 
-// All that is live moves, page by page: current and grace, of deleted secrets too. Nothing else of a row changes, and a daemon
-// with a warm cache serves the same.
+// All that is live moves, page by page: current and grace, of deleted secrets too. Nothing else of a row changes, and a
+// daemon with a warm cache serves the same.
 func TestRewrap(t *testing.T) {
 	m := newMoving(t, func(o *vault.Options) { o.CacheSize, o.CacheTTL = 100, time.Hour })
 	for _, name := range []string{"app/a", "app/b", "app/c", "app/d", "other"} {
@@ -82,7 +83,8 @@ func TestRewrap(t *testing.T) {
 	_, err := m.Delete(t.Context(), m.as, "app/c", time.Hour)
 	must(t, err)
 	m.keys.Keys = m.ring // from here on puts use the new key
-	_, err = m.Rotate(t.Context(), vault.RotateRequest{Change: m.as, Name: "app/d", Value: []byte("new"), Grace: new(time.Duration)})
+	_, err = m.Rotate(t.Context(), vault.RotateRequest{Change: m.as, Name: "app/d", Value: []byte("new"),
+		Grace: new(time.Duration)})
 	must(t, err)
 	before := m.sealed()
 	keys, pages := m.page("app/", false)
@@ -169,7 +171,8 @@ func TestRewrapIsOvertaken(t *testing.T) {
 	}
 	m.keys.Keys = m.ring
 	m.wantValue("app/y", "one")
-	got := m.store.MustQuery(t, `SELECT string_agg(action || ' ' || outcome, ', ' ORDER BY id) FROM vault.audit_log WHERE secret = 'app/y' AND action LIKE 'rewrap%'`)
+	got := m.store.MustQuery(t,
+		`SELECT string_agg(action || ' ' || outcome, ', ' ORDER BY id) FROM vault.audit_log WHERE secret = 'app/y' AND action LIKE 'rewrap%'`)
 	if got != "rewrap ok, rewrap.replay ok" {
 		t.Errorf("got audit rows %q", got)
 	}
@@ -181,7 +184,8 @@ type frozen struct {
 	answer *envelope.WrappedKey
 }
 
-func (f frozen) Rewrap(ctx context.Context, w envelope.WrappedKey, kc envelope.KeyContext) (envelope.WrappedKey, error) {
+func (f frozen) Rewrap(ctx context.Context, w envelope.WrappedKey,
+	kc envelope.KeyContext) (envelope.WrappedKey, error) {
 	var err error
 	if f.answer.KeyID == "" {
 		*f.answer, err = f.Ring.Rewrap(ctx, w, kc)
@@ -193,7 +197,8 @@ func (f frozen) Rewrap(ctx context.Context, w envelope.WrappedKey, kc envelope.K
 func TestRewrapOfACandidate(t *testing.T) {
 	m, ctx := newMoving(t, nil), t.Context()
 	generator, every := "uuid", time.Hour
-	_, err := m.Put(ctx, vault.PutRequest{Change: m.as, Name: "app/auto", Value: []byte("one"), Settings: vault.Settings{Generator: &generator, RotateEvery: &every}})
+	_, err := m.Put(ctx, vault.PutRequest{Change: m.as, Name: "app/auto", Value: []byte("one"),
+		Settings: vault.Settings{Generator: &generator, RotateEvery: &every}})
 	must(t, err)
 	_, err = m.RequestRotation(ctx, m.as, "app/auto")
 	must(t, err)
@@ -240,7 +245,8 @@ func TestRewrapOfACandidate(t *testing.T) {
 	}
 }
 
-// BenchmarkRewrap moves data keys between two key files, one after the other as vaultctl does: what is left is the database.
+// BenchmarkRewrap moves data keys between two key files, one after the other as vaultctl does: what is left is the
+// database.
 func BenchmarkRewrap(b *testing.B) {
 	m := newMoving(b, nil)
 	for i := range 500 {

@@ -58,9 +58,10 @@ func (v *Vault) ReportRound(ctx context.Context, part string, why error) error {
 	return v.writer.ReportRound(ctx, part, &text)
 }
 
-// ClaimRotations claims up to limit jobs, among them those whose claim is older than stale, and, while the vault caps no
-// rotations, ahead more.
-func (v *Vault) ClaimRotations(ctx context.Context, worker string, limit, ahead int, stale time.Duration) ([]Rotation, error) {
+// ClaimRotations claims up to limit jobs, among them those whose claim is older than stale, and, while the vault caps
+// no rotations, ahead more.
+func (v *Vault) ClaimRotations(ctx context.Context, worker string, limit, ahead int,
+	stale time.Duration) ([]Rotation, error) {
 	return v.writer.ClaimRotations(ctx, worker, limit, ahead, stale)
 }
 
@@ -76,7 +77,8 @@ func (v *Vault) RotatingValue(ctx context.Context, job Rotation) (envelope.Plain
 		return nil, fmt.Errorf("reading secret %q: %w", job.Name, asIntegrity(err))
 	}
 	if row.Version != job.FromVersion {
-		return nil, fmt.Errorf("secret %q is at version %d, not at %d: %w", job.Name, row.Version, job.FromVersion, ErrClaimLost)
+		return nil, fmt.Errorf("secret %q is at version %d, not at %d: %w", job.Name, row.Version, job.FromVersion,
+			ErrClaimLost)
 	}
 	return v.open(ctx, noLimit, job.Name, &row)
 }
@@ -102,8 +104,9 @@ func (v *Vault) HoldsRotation(ctx context.Context, job Rotation) error {
 	return nil
 }
 
-// StoreCandidate seals a value as the candidate of a claimed job and stores it, before any target hears of it. It returns the
-// candidate that the job has then, which the attempt goes on with: after a lost answer that may be an earlier one.
+// StoreCandidate seals a value as the candidate of a claimed job and stores it, before any target hears of it. It
+// returns the candidate that the job has then, which the attempt goes on with: after a lost answer that may be an
+// earlier one.
 func (v *Vault) StoreCandidate(ctx context.Context, job Rotation, value []byte) (envelope.Plaintext, error) {
 	if err := checkValueSize(value); err != nil {
 		return nil, err
@@ -122,14 +125,15 @@ func (v *Vault) StoreCandidate(ctx context.Context, job Rotation, value []byte) 
 // openCandidate opens a candidate as the version it is going to be, and as no other.
 func (v *Vault) openCandidate(ctx context.Context, job Rotation, c db.SealedVersion) (envelope.Plaintext, error) {
 	if c.Version != job.FromVersion+1 {
-		return nil, fmt.Errorf("%w: the candidate of %q is for version %d, not %d", ErrIntegrity, job.Name, c.Version, job.FromVersion+1)
+		return nil, fmt.Errorf("%w: the candidate of %q is for version %d, not %d", ErrIntegrity, job.Name, c.Version,
+			job.FromVersion+1)
 	}
-	return v.open(ctx, noLimit, job.Name, &db.VersionRow{Version: c.Version, Format: c.Format, KMSKeyID: c.KMSKeyID, WrappedDEK: c.WrappedDEK,
-		Nonce: c.Nonce, Ciphertext: c.Ciphertext, KeyCommit: c.KeyCommit, AAD: c.AAD})
+	return v.open(ctx, noLimit, job.Name, &db.VersionRow{Version: c.Version, Format: c.Format, KMSKeyID: c.KMSKeyID,
+		WrappedDEK: c.WrappedDEK, Nonce: c.Nonce, Ciphertext: c.Ciphertext, KeyCommit: c.KeyCommit, AAD: c.AAD})
 }
 
-// FinishRotation makes the stored candidate the new version under the claim's fence: [ErrClaimLost] if somebody else has the
-// job, or has put a value, by now.
+// FinishRotation makes the stored candidate the new version under the claim's fence: [ErrClaimLost] if somebody else
+// has the job, or has put a value, by now.
 func (v *Vault) FinishRotation(ctx context.Context, job Rotation) (Receipt, error) {
 	request := uuid.New()
 	result, err := v.writer.FinishRotation(ctx, request, job.ID, job.Attempt)
@@ -152,15 +156,15 @@ func (v *Vault) SealRotation(ctx context.Context, job Rotation, value []byte) (S
 	return SealedRotation{job, uuid.New(), sealed}, err
 }
 
-// CompleteRotation stores the new value under the claim's fence: [ErrClaimLost] if somebody else has the job, or has put a
-// value, by now.
+// CompleteRotation stores the new value under the claim's fence: [ErrClaimLost] if somebody else has the job, or has
+// put a value, by now.
 func (v *Vault) CompleteRotation(ctx context.Context, r SealedRotation) (Receipt, error) {
 	result, err := v.writer.CompleteRotation(ctx, r.request, r.Job.ID, r.Job.Attempt, r.sealed)
 	return receipt(r.request, result), named("rotate", r.Job.Name, err)
 }
 
-// CompleteRotations does so for many in one transaction, and returns the receipts of those that are completed, by job. The
-// others are to be completed alone, which says what is in the way, unless the error is [ErrOutcomeUnknown].
+// CompleteRotations does so for many in one transaction, and returns the receipts of those that are completed, by job.
+// The others are to be completed alone, which says what is in the way, unless the error is [ErrOutcomeUnknown].
 func (v *Vault) CompleteRotations(ctx context.Context, batch []SealedRotation) (map[int64]Receipt, error) {
 	completions := make([]db.Completion, len(batch))
 	for i, r := range batch {
@@ -186,8 +190,8 @@ func (v *Vault) WaitForRotations(ctx context.Context, hint func()) error {
 	return v.writer.WaitForRotations(ctx, hint)
 }
 
-// RequestRotation asks for a rotation by the workers now, whether or not the secret is paused or in its window. It joins the
-// job that is open.
+// RequestRotation asks for a rotation by the workers now, whether or not the secret is paused or in its window. It
+// joins the job that is open.
 func (v *Vault) RequestRotation(ctx context.Context, c Change, name string) (db.RequestedRotation, error) {
 	if err := errors.Join(envelope.CheckName(name), v.canWrite(c)); err != nil {
 		return db.RequestedRotation{}, firstOf(err)

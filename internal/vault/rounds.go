@@ -23,8 +23,8 @@ type Rounds struct {
 	notHere time.Time // when the node was asked last, and was not the primary
 }
 
-// Settle reports a failure, and the first success after one or after the start, when an earlier daemon may have left one. A report that
-// cannot be made is made by a later round.
+// Settle reports a failure, and the first success after one or after the start, when an earlier daemon may have left
+// one. A report that cannot be made is made by a later round.
 func (r *Rounds) Settle(ctx context.Context, err error) {
 	if r == nil || ctx.Err() != nil || err == nil && r.working {
 		return

@@ -33,8 +33,9 @@ const (
 func raceName(i int) string           { return fmt.Sprintf("race/s%d", i) }
 func raceValue(i, version int) []byte { return fmt.Appendf(nil, "value %d of %d", version, i) }
 
-// Readers who share queries, while versions change, clients leave in the middle and some rows are bad: nobody sees a version
-// older than one committed on that node before he asked, nobody gets another's answer, and a bad row is its reader's alone.
+// Readers who share queries, while versions change, clients leave in the middle and some rows are bad: nobody sees a
+// version older than one committed on that node before he asked, nobody gets another's answer, and a bad row is its
+// reader's alone.
 func TestSharedReadsAreNeverOld(t *testing.T) {
 	store := vaulttest.Own(t)
 	ring, err := kms.OpenRing(t.Context(), []string{"local://" + store.KeyFile})
@@ -51,7 +52,8 @@ func TestSharedReadsAreNeverOld(t *testing.T) {
 		t.Cleanup(v.Close)
 		return &door{Vault: v, name: name}
 	}
-	primary, standby := open("primary", store.URL(vaulttest.Operator)), open("standby", store.StandbyURL(vaulttest.Operator))
+	primary, standby := open("primary", store.URL(vaulttest.Operator)),
+		open("standby", store.StandbyURL(vaulttest.Operator))
 	as := vault.Change{Token: vaulttest.AdminToken(t)}
 
 	put := func(name string, value []byte) vault.Receipt {
@@ -129,7 +131,8 @@ func oneRead(t *testing.T, d *door) {
 	}
 	defer s.Wipe()
 	if int64(s.Version) < floor || string(s.Value) != string(raceValue(i, s.Version)) {
-		t.Errorf("%s: got version %d of %s with %q, want version %d or later with its own value", d.name, s.Version, raceName(i), []byte(s.Value), floor)
+		t.Errorf("%s: got version %d of %s with %q, want version %d or later with its own value", d.name, s.Version,
+			raceName(i), []byte(s.Value), floor)
 	}
 	d.reads.Add(1)
 }

@@ -15,8 +15,9 @@ import (
 	"github.com/google/uuid"
 )
 
-// An admin token is "hva_" and the unpadded lower-case base32 (RFC 4648) of 16 bytes of id, 32 bytes of secret and 4 bytes
-// of CRC-32C over both: a truncated or mistyped token is told before anything is sent, and scanners can find a leaked one.
+// An admin token is "hva_" and the unpadded lower-case base32 (RFC 4648) of 16 bytes of id, 32 bytes of secret and 4
+// bytes of CRC-32C over both: a truncated or mistyped token is told before anything is sent, and scanners can find a
+// leaked one.
 const (
 	tokenPrefix     = "hva_"
 	tokenSecretSize = 32
@@ -52,10 +53,12 @@ func ParseToken(text string) (Token, error) {
 		return Token{}, fmt.Errorf("%w: it does not begin with %q", ErrToken, tokenPrefix)
 	}
 	if want := tokenEncoding.EncodedLen(tokenBytes); len(body) != want {
-		return Token{}, fmt.Errorf("%w: it has %d characters, not %d: truncated or pasted wrong", ErrToken, len(text), want+len(tokenPrefix))
+		return Token{}, fmt.Errorf("%w: it has %d characters, not %d: truncated or pasted wrong", ErrToken, len(text),
+			want+len(tokenPrefix))
 	}
 	raw, err := tokenEncoding.DecodeString(strings.ToUpper(body))
-	if err != nil || tokenPrefix+strings.ToLower(body) != text || tokenEncoding.EncodeToString(raw) != strings.ToUpper(body) {
+	if err != nil || tokenPrefix+strings.ToLower(body) != text ||
+		tokenEncoding.EncodeToString(raw) != strings.ToUpper(body) {
 		return Token{}, fmt.Errorf("%w: it has a character that no token has", ErrToken)
 	}
 	defer clear(raw)

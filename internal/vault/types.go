@@ -82,8 +82,9 @@ type Settings struct {
 	Generator   *string        // a canonical spec of package rotation; makes the secret automatic
 	RotateEvery *time.Duration // 1 minute to 3650 days; only with a generator
 	Grace       *time.Duration // 0 to 3650 days; how long a superseded version still opens and verifies; default 24 h
-	Rotator     *string        // what takes a new value to where it is used, a canonical spec of package target; "" ends it
-	Window      *string        // when it may rotate: "02:00-05:00 Europe/Berlin"; "" = any time
+	// what takes a new value to where it is used, a canonical spec of package target; "" ends it
+	Rotator *string
+	Window  *string // when it may rotate: "02:00-05:00 Europe/Berlin"; "" = any time
 }
 
 // Change is what every write needs: who asks, and the id under which an unanswered request is asked again.

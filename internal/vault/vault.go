@@ -25,7 +25,8 @@ type Options struct {
 	CacheSize int           // data keys kept at most; 0 = no cache
 	CacheTTL  time.Duration // how long a data key is kept; 0 = no cache
 
-	ReadTimeout time.Duration // of Get and Verify: no call to the KMS goes beyond it; 0 = whatever the caller's context has
+	// of Get and Verify: no call to the KMS goes beyond it; 0 = whatever the caller's context has
+	ReadTimeout time.Duration
 }
 
 // Vault is safe for concurrent use.
@@ -92,8 +93,8 @@ func (v *Vault) PrimarySealingLag(ctx context.Context) (*db.SealingLag, error) {
 // Replicas lists the standbys that stream from the primary.
 func (v *Vault) Replicas(ctx context.Context) ([]db.Replica, error) { return v.writer.Replicas(ctx) }
 
-// TryNewest opens the newest value this role may read and wipes it, to see that the keys fit. It returns the name, "" if there
-// is none.
+// TryNewest opens the newest value this role may read and wipes it, to see that the keys fit. It returns the name, ""
+// if there is none.
 func (v *Vault) TryNewest(ctx context.Context) (string, error) {
 	name, err := v.reader.NewestName(ctx)
 	if err != nil || name == "" {

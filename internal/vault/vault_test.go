@@ -37,7 +37,8 @@ type countingKeys struct {
 	hold            atomic.Pointer[chan struct{}] // the next data key is given when this is closed
 }
 
-func (k *countingKeys) NewDataKey(ctx context.Context, kc envelope.KeyContext) (*envelope.DataKey, envelope.WrappedKey, error) {
+func (k *countingKeys) NewDataKey(ctx context.Context,
+	kc envelope.KeyContext) (*envelope.DataKey, envelope.WrappedKey, error) {
 	hold := k.hold.Swap(nil)
 	k.made.Add(1)
 	if err := k.fail.Load(); err != nil {
@@ -49,7 +50,8 @@ func (k *countingKeys) NewDataKey(ctx context.Context, kc envelope.KeyContext) (
 	return k.Keys.NewDataKey(ctx, kc)
 }
 
-func (k *countingKeys) Unwrap(ctx context.Context, w envelope.WrappedKey, kc envelope.KeyContext) (*envelope.DataKey, error) {
+func (k *countingKeys) Unwrap(ctx context.Context, w envelope.WrappedKey,
+	kc envelope.KeyContext) (*envelope.DataKey, error) {
 	k.unwrapped.Add(1)
 	if err := k.fail.Load(); err != nil {
 		return nil, *err
@@ -139,7 +141,8 @@ func TestLifeOfASecret(t *testing.T) {
 	} {
 		got, err := s.Verify(ctx, "app/key", []byte(value))
 		must(t, err)
-		if got.Valid != want.Valid || got.Version != want.Version || got.Match != want.Match || (got.ExpiresAt == nil) != (want.ExpiresAt == nil) {
+		if got.Valid != want.Valid || got.Version != want.Version || got.Match != want.Match ||
+			(got.ExpiresAt == nil) != (want.ExpiresAt == nil) {
 			t.Errorf("verify of one of the values: got %+v, want %+v", got, want)
 		}
 	}
@@ -237,7 +240,8 @@ func TestRefusalsBeforeAnythingIsAsked(t *testing.T) {
 	_, err = readOnly.Put(ctx, vault.PutRequest{Change: s.as, Name: "app/x", Value: []byte("v")})
 	wantErr(t, err, vault.ErrUnavailable)
 	for _, err := range []error{
-		second(readOnly.Tokens(ctx, s.as)), second(readOnly.RevokeToken(ctx, s.as, "x")), second(readOnly.Revoke(ctx, s.as, "x", nil)),
+		second(readOnly.Tokens(ctx, s.as)), second(readOnly.RevokeToken(ctx, s.as, "x")),
+		second(readOnly.Revoke(ctx, s.as, "x", nil)),
 		second(readOnly.Grant(ctx, s.as, "x", vault.GroupService, "")), second(readOnly.Purge(ctx, s.as, "x")),
 	} {
 		wantErr(t, err, vault.ErrUnavailable)
@@ -263,7 +267,8 @@ func TestPutConditions(t *testing.T) {
 	must(t, put(func(r *vault.PutRequest) { r.IfChanged, r.Value = true, []byte("two") }))
 	s.wantValue("app/x", "two")
 	wantErr(t, put(func(r *vault.PutRequest) { r.Token = vault.NewToken() }), vault.ErrRefused)
-	if got := s.store.MustQuery(t, `SELECT string_agg(action || '/' || outcome, ' ' ORDER BY id) FROM vault.audit_log WHERE secret = 'app/x'`); got != "put/ok put/ok put/denied" {
+	if got := s.store.MustQuery(t,
+		`SELECT string_agg(action || '/' || outcome, ' ' ORDER BY id) FROM vault.audit_log WHERE secret = 'app/x'`); got != "put/ok put/ok put/denied" {
 		t.Errorf("got audit rows %q", got)
 	}
 }
@@ -287,7 +292,8 @@ func TestReplay(t *testing.T) {
 	wantErr(t, err, vault.ErrConflict)
 	_, err = s.Restore(ctx, as, "app/x")
 	wantErr(t, err, vault.ErrConflict)
-	if got := s.store.MustQuery(t, `SELECT string_agg(action, ' ' ORDER BY id) FROM vault.audit_log WHERE secret = 'app/x'`); got != "put delete delete.replay" {
+	if got := s.store.MustQuery(t,
+		`SELECT string_agg(action, ' ' ORDER BY id) FROM vault.audit_log WHERE secret = 'app/x'`); got != "put delete delete.replay" {
 		t.Errorf("got audit rows %q", got)
 	}
 }
@@ -312,17 +318,19 @@ func TestConcurrentPutsMakeDenseVersions(t *testing.T) {
 		})
 	}
 	writers.Wait()
-	got := s.store.MustQuery(t, `SELECT count(*) || ' ' || max(version) || ' ' || count(*) FILTER (WHERE expires_at IS NULL) FROM vault.secret_versions`)
+	got := s.store.MustQuery(t,
+		`SELECT count(*) || ' ' || max(version) || ' ' || count(*) FILTER (WHERE expires_at IS NULL) FROM vault.secret_versions`)
 	if want := fmt.Sprintf("%d %d 1", wins.Load(), wins.Load()); got != want {
-		t.Errorf("got versions, newest and current %q, want %q after %d wins and %d conflicts", got, want, wins.Load(), conflicts.Load())
+		t.Errorf("got versions, newest and current %q, want %q after %d wins and %d conflicts", got, want, wins.Load(),
+			conflicts.Load())
 	}
 	if _, err := s.Get(t.Context(), "app/x", vault.GetOptions{}); err != nil {
 		t.Error(err)
 	}
 }
 
-// A put whose KMS answers late loses to one that saw the same version: its data key was made for a number that is taken by
-// now, so it cannot slip in behind.
+// A put whose KMS answers late loses to one that saw the same version: its data key was made for a number that is taken
+// by now, so it cannot slip in behind.
 func TestPutThatIsOvertaken(t *testing.T) {
 	s := newStory(t, nil)
 	s.put("app/x", "one")
@@ -330,7 +338,8 @@ func TestPutThatIsOvertaken(t *testing.T) {
 	s.keys.hold.Store(&answer)
 	slow := make(chan error, 1)
 	go func() {
-		_, err := s.Put(context.WithoutCancel(t.Context()), vault.PutRequest{Change: s.as, Name: "app/x", Value: []byte("two")})
+		_, err := s.Put(context.WithoutCancel(t.Context()),
+			vault.PutRequest{Change: s.as, Name: "app/x", Value: []byte("two")})
 		slow <- err
 	}()
 	until(t, "the slow put asks for its key", func() bool { return s.keys.made.Load() > made })
@@ -345,7 +354,8 @@ func TestPutThatIsOvertaken(t *testing.T) {
 func TestRotationByClaim(t *testing.T) {
 	s, ctx := newStory(t, nil), t.Context()
 	generator, every := "uuid", time.Hour
-	_, err := s.Put(ctx, vault.PutRequest{Change: s.as, Name: "app/auto", Value: []byte("one"), Settings: vault.Settings{Generator: &generator, RotateEvery: &every}})
+	_, err := s.Put(ctx, vault.PutRequest{Change: s.as, Name: "app/auto", Value: []byte("one"),
+		Settings: vault.Settings{Generator: &generator, RotateEvery: &every}})
 	must(t, err)
 	s.store.MustExec(t, `UPDATE vault.secrets SET next_rotation_at = now() - interval '1 s'`)
 	daemon := s.daemon(t)
@@ -355,7 +365,8 @@ func TestRotationByClaim(t *testing.T) {
 		t.Fatalf("got %+v, want one rotation enqueued", did)
 	}
 	claim := func() vault.Rotation {
-		s.store.MustExec(t, `UPDATE vault.rotation_jobs SET claimed_at = claimed_at - interval '1 hour'`) // its worker is gone
+		// its worker is gone
+		s.store.MustExec(t, `UPDATE vault.rotation_jobs SET claimed_at = claimed_at - interval '1 hour'`)
 		jobs, err := daemon.ClaimRotations(ctx, "w", 5, 0, time.Minute)
 		must(t, err)
 		if len(jobs) != 1 || jobs[0].Generator != "uuid" || jobs[0].FromVersion != 1 {
@@ -412,7 +423,8 @@ func TestSuperviseExpiresAndPurges(t *testing.T) {
 	s, ctx := newStory(t, nil), t.Context()
 	none := time.Duration(0)
 	s.put("app/x", "one")
-	_, err := s.Put(ctx, vault.PutRequest{Change: s.as, Name: "app/x", Value: []byte("two"), Settings: vault.Settings{Grace: &none}})
+	_, err := s.Put(ctx, vault.PutRequest{Change: s.as, Name: "app/x", Value: []byte("two"),
+		Settings: vault.Settings{Grace: &none}})
 	must(t, err)
 	s.put("app/gone", "x")
 	_, err = s.Delete(ctx, s.as, "app/gone", 0)
@@ -424,7 +436,8 @@ func TestSuperviseExpiresAndPurges(t *testing.T) {
 	if did.Expired != 1 || did.Purged != 1 {
 		t.Errorf("got %+v, want one version expired and one secret purged", did)
 	}
-	if got := s.store.MustQuery(t, `SELECT version || ' ' || (ciphertext IS NULL) || ' ' || (wrapped_dek IS NULL) FROM vault.secret_versions WHERE removed_at IS NOT NULL`); got != "1 true true" {
+	if got := s.store.MustQuery(t,
+		`SELECT version || ' ' || (ciphertext IS NULL) || ' ' || (wrapped_dek IS NULL) FROM vault.secret_versions WHERE removed_at IS NOT NULL`); got != "1 true true" {
 		t.Errorf("got %q, want the bytes of version 1 removed", got)
 	}
 	s.store.MustReplay(t)
@@ -441,13 +454,16 @@ func TestUpdate(t *testing.T) {
 	s, ctx := newStory(t, nil), t.Context()
 	s.put("app/x", "one")
 	every, generator := 30*24*time.Hour, "hex:32"
-	_, err := s.Update(ctx, vault.UpdateRequest{Change: s.as, Name: "app/x", Settings: vault.Settings{RotateEvery: &every}})
+	_, err := s.Update(ctx, vault.UpdateRequest{Change: s.as, Name: "app/x",
+		Settings: vault.Settings{RotateEvery: &every}})
 	wantErr(t, err, vault.ErrInvalid)
-	_, err = s.Update(ctx, vault.UpdateRequest{Change: s.as, Name: "app/x", Settings: vault.Settings{RotateEvery: &every, Generator: &generator}})
+	_, err = s.Update(ctx, vault.UpdateRequest{Change: s.as, Name: "app/x",
+		Settings: vault.Settings{RotateEvery: &every, Generator: &generator}})
 	must(t, err)
 	row, err := s.Describe(ctx, "app/x")
 	must(t, err)
-	if row.Kind != "automatic" || row.NextRotationAt == nil || row.NextRotationAt.After(time.Now().Add(every)) || row.NextRotationAt.Before(time.Now().Add(every*8/10)) {
+	if row.Kind != "automatic" || row.NextRotationAt == nil || row.NextRotationAt.After(time.Now().Add(every)) ||
+		row.NextRotationAt.Before(time.Now().Add(every*8/10)) {
 		t.Errorf("got %+v, want it due within the last tenth of 30 days", row)
 	}
 	_, err = s.Update(ctx, vault.UpdateRequest{Change: s.as, Name: "app/x", Manual: true})
@@ -512,9 +528,12 @@ func TestTokensAndGrants(t *testing.T) {
 	prefix := "no/such/"
 	_, err = s.Revoke(ctx, s.as, vaulttest.Operator, &prefix)
 	wantErr(t, err, vault.ErrNotFound)
-	events, err := s.Audit(ctx, db.AuditQuery{Filter: db.AuditFilter{Conditions: []db.AuditCondition{{Column: db.AuditAction, Equal: []string{"token.revoke"}}}}})
+	events, err := s.Audit(ctx,
+		db.AuditQuery{Filter: db.AuditFilter{Conditions: []db.AuditCondition{{Column: db.AuditAction,
+			Equal: []string{"token.revoke"}}}}})
 	must(t, err)
-	if len(events.Rows) != 1 || events.Rows[0].Actor != "token:root" || !strings.Contains(string(events.Rows[0].Detail), "ci") {
+	if len(events.Rows) != 1 || events.Rows[0].Actor != "token:root" ||
+		!strings.Contains(string(events.Rows[0].Detail), "ci") {
 		t.Errorf("got events %+v", events)
 	}
 }
@@ -530,7 +549,8 @@ func TestKeyCache(t *testing.T) {
 	}
 	// A row whose wrapped key was swapped is not found in the cache.
 	s.put("app/y", "two")
-	s.store.MustExec(t, `UPDATE vault.secret_versions a SET wrapped_dek = b.wrapped_dek FROM vault.secret_versions b WHERE a.name = 'app/x' AND b.name = 'app/y'`)
+	s.store.MustExec(t,
+		`UPDATE vault.secret_versions a SET wrapped_dek = b.wrapped_dek FROM vault.secret_versions b WHERE a.name = 'app/x' AND b.name = 'app/y'`)
 	_, err := s.Get(t.Context(), "app/x", vault.GetOptions{})
 	wantErr(t, err, vault.ErrIntegrity)
 	s.wantValue("app/y", "two")
@@ -551,7 +571,8 @@ type hangingKeys struct {
 	over <-chan struct{}
 }
 
-func (k hangingKeys) Unwrap(ctx context.Context, _ envelope.WrappedKey, _ envelope.KeyContext) (*envelope.DataKey, error) {
+func (k hangingKeys) Unwrap(ctx context.Context, _ envelope.WrappedKey,
+	_ envelope.KeyContext) (*envelope.DataKey, error) {
 	select {
 	case <-ctx.Done():
 	case <-k.over:
@@ -559,7 +580,8 @@ func (k hangingKeys) Unwrap(ctx context.Context, _ envelope.WrappedKey, _ envelo
 	return nil, fmt.Errorf("%w: %w", envelope.ErrKeyUnavailable, context.DeadlineExceeded)
 }
 
-// A KMS that hangs keeps nobody beyond the time a read may take, with the cache or without, though his context has no end.
+// A KMS that hangs keeps nobody beyond the time a read may take, with the cache or without, though his context has no
+// end.
 func TestAKeyServiceThatHangs(t *testing.T) {
 	for _, size := range []int{0, 10} {
 		s := newStory(t, func(o *vault.Options) {
@@ -607,8 +629,9 @@ func TestToken(t *testing.T) {
 	swapped := []byte(text)
 	swapped[10], swapped[40] = 'a'+('b'-swapped[10])&1, 'z'
 	for name, bad := range map[string]string{
-		"empty": "", "truncated": text[:50], "one short": text[:len(text)-1], "longer": text + "a", "other prefix": "hvx" + text[3:],
-		"upper case": strings.ToUpper(text), "bad character": text[:20] + "1" + text[21:], "mistyped": string(swapped),
+		"empty": "", "truncated": text[:50], "one short": text[:len(text)-1], "longer": text + "a",
+		"other prefix": "hvx" + text[3:],
+		"upper case":   strings.ToUpper(text), "bad character": text[:20] + "1" + text[21:], "mistyped": string(swapped),
 	} {
 		_, err := vault.ParseToken(bad)
 		wantErr(t, err, vault.ErrToken)
@@ -616,12 +639,14 @@ func TestToken(t *testing.T) {
 			t.Errorf("%s: the error shows the token", name)
 		}
 	}
-	for _, shown := range []string{fmt.Sprint(token), fmt.Sprintf("%v %+v %#v %x %s", token, &token, token, token, []vault.Token{token})} {
+	for _, shown := range []string{fmt.Sprint(token),
+		fmt.Sprintf("%v %+v %#v %x %s", token, &token, token, token, []vault.Token{token})} {
 		if strings.Contains(shown, text[10:30]) || strings.Contains(shown, "secret") {
 			t.Error("a token shows itself when printed")
 		}
 	}
-	if b, err := token.MarshalText(); err != nil || string(b) != "[admin token]" || token.LogValue().String() != "[admin token]" {
+	if b, err := token.MarshalText(); err != nil || string(b) != "[admin token]" ||
+		token.LogValue().String() != "[admin token]" {
 		t.Error("a token shows itself when encoded")
 	}
 }
@@ -674,8 +699,8 @@ func TestStatusOfBothNodes(t *testing.T) {
 	}
 }
 
-// A primary that went away: changes fail at once as unavailable, reads from a standby go on, and after a promotion changes
-// work again through the same pool.
+// A primary that went away: changes fail at once as unavailable, reads from a standby go on, and after a promotion
+// changes work again through the same pool.
 func TestPromotion(t *testing.T) {
 	store := vaulttest.Own(t)
 	ctx := t.Context()
@@ -686,7 +711,8 @@ func TestPromotion(t *testing.T) {
 	reader, err := db.NewReader(ctx, db.Options{URL: store.StandbyURL(vaulttest.Operator)})
 	must(t, err)
 	defer reader.Close()
-	hosts := fmt.Sprintf("user=operator dbname=%s host=%s,%s port=%d,%d", store.Database, primary.SocketDir(), standby.SocketDir(), primary.Port(), standby.Port())
+	hosts := fmt.Sprintf("user=operator dbname=%s host=%s,%s port=%d,%d", store.Database, primary.SocketDir(),
+		standby.SocketDir(), primary.Port(), standby.Port())
 	writer, err := db.NewWriter(ctx, db.Options{URL: hosts})
 	must(t, err)
 	defer writer.Close()

@@ -13,8 +13,8 @@ import (
 	"github.com/hyperiondb/vault/internal/failpoint"
 )
 
-// Put seals and stores a new version, creating the secret if need be. A version that somebody else stores meanwhile makes
-// it ErrConflict: the data key is bound to the version number it was made for.
+// Put seals and stores a new version, creating the secret if need be. A version that somebody else stores meanwhile
+// makes it ErrConflict: the data key is bound to the version number it was made for.
 func (v *Vault) Put(ctx context.Context, r PutRequest) (Receipt, error) {
 	if err := errors.Join(envelope.CheckName(r.Name), checkValueSize(r.Value), v.canWrite(r.Change)); err != nil {
 		return Receipt{}, firstOf(err)
@@ -108,7 +108,8 @@ func (v *Vault) existing(ctx context.Context, name string) (db.Standing, error) 
 }
 
 // store seals a value as the given version and writes it. The KMS answers before the transaction begins.
-func (v *Vault) store(ctx context.Context, c Change, action, name string, version int, value []byte, createOnly bool, s Settings) (Receipt, error) {
+func (v *Vault) store(ctx context.Context, c Change, action, name string, version int, value []byte, createOnly bool,
+	s Settings) (Receipt, error) {
 	sealed, err := v.seal(ctx, name, version, value)
 	if err != nil {
 		return Receipt{}, err
@@ -119,7 +120,8 @@ func (v *Vault) store(ctx context.Context, c Change, action, name string, versio
 }
 
 func (s Settings) stored() db.Settings {
-	return db.Settings{Generator: s.Generator, RotationInterval: s.RotateEvery, GracePeriod: s.Grace, Rotator: s.Rotator, Window: s.Window}
+	return db.Settings{Generator: s.Generator, RotationInterval: s.RotateEvery, GracePeriod: s.Grace, Rotator: s.Rotator,
+		Window: s.Window}
 }
 
 func (v *Vault) seal(ctx context.Context, name string, version int, value []byte) (db.SealedVersion, error) {

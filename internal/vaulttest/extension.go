@@ -15,12 +15,12 @@ import (
 	"github.com/hyperiondb/vault/internal/localpg"
 )
 
-// A server offers an extension when its files lie in its share folder, which belongs to the whole machine. Tests leave that
-// alone: PostgreSQL 18 is told of another folder, and an older one runs from a copy of its programs, because PostgreSQL
-// looks for everything else relative to where it was started from.
+// A server offers an extension when its files lie in its share folder, which belongs to the whole machine. Tests leave
+// that alone: PostgreSQL 18 is told of another folder, and an older one runs from a copy of its programs, because
+// PostgreSQL looks for everything else relative to where it was started from.
 
-// NewExtensionCluster is NewCluster with a server that offers the extension hyperion_vault, its files made and installed
-// by make. [Store.Remove] removes all of it.
+// NewExtensionCluster is NewCluster with a server that offers the extension hyperion_vault, its files made and
+// installed by make. [Store.Remove] removes all of it.
 func (p *Program) NewExtensionCluster(ctx context.Context, dir string, more map[string]string) (*Store, error) {
 	server, err := os.MkdirTemp("", "vaulttest-server") // not below p.Dir, which the server's user cannot enter
 	if err != nil {
@@ -48,7 +48,8 @@ func (p *Program) openWithExtension(ctx context.Context, s *Store, dir string, m
 }
 
 // openClone starts a clone of the prepared cluster with other programs or further settings.
-func (p *Program) openClone(ctx context.Context, dir string, b localpg.Binaries, more map[string]string) (*localpg.Cluster, error) {
+func (p *Program) openClone(ctx context.Context, dir string, b localpg.Binaries,
+	more map[string]string) (*localpg.Cluster, error) {
 	clone, err := localpg.Clone(ctx, p.prepared, dir)
 	if err != nil {
 		return nil, err
@@ -127,7 +128,8 @@ func (s *Store) Program(name string) string {
 }
 
 // offerExtension returns the programs and settings of a server that finds the extension, and the folder of its files.
-func offerExtension(ctx context.Context, b localpg.Binaries, dir string) (localpg.Binaries, map[string]string, string, error) {
+func offerExtension(ctx context.Context, b localpg.Binaries,
+	dir string) (localpg.Binaries, map[string]string, string, error) {
 	if b.Major >= 18 {
 		settings := map[string]string{"extension_control_path": dir + ":$system"}
 		files := filepath.Join(dir, "extension")
@@ -142,7 +144,8 @@ func offerExtension(ctx context.Context, b localpg.Binaries, dir string) (localp
 	if _, err := os.Stat(config); errors.Is(err, fs.ErrNotExist) { // server programs alone
 		return private, settings, files, runMake(ctx, "extension", "EXTENSION="+files)
 	}
-	return private, settings, files, runMake(ctx, "install-extension", "EXTENSION="+filepath.Join(dir, "made"), "PG_CONFIG="+config)
+	return private, settings, files, runMake(ctx, "install-extension", "EXTENSION="+filepath.Join(dir, "made"),
+		"PG_CONFIG="+config)
 }
 
 func runMake(ctx context.Context, args ...string) error {
@@ -180,7 +183,8 @@ func moduleRoot() (string, error) {
 
 // copyServer puts an installation's programs below dir, at the same path, with links to its libraries and to all in its
 // share folder but one: extension/ is a folder of its own, with links.
-func copyServer(ctx context.Context, b localpg.Binaries, dir string) (private localpg.Binaries, share string, err error) {
+func copyServer(ctx context.Context, b localpg.Binaries,
+	dir string) (private localpg.Binaries, share string, err error) {
 	shareFrom, libFrom, err := folders(ctx, b)
 	if err != nil {
 		return private, "", err

@@ -1,5 +1,5 @@
-// Package vaulttest gives tests a real vault: a PostgreSQL primary with a streaming standby, the schema installed, roles
-// granted and one admin token. Only tests import it.
+// Package vaulttest gives tests a real vault: a PostgreSQL primary with a streaming standby, the schema installed,
+// roles granted and one admin token. Only tests import it.
 //
 // A test program makes one cluster ([Main]); most tests take a fresh database on it ([New]), those that stop or promote
 // servers a cluster of their own ([Own]), copied from the prepared one.
@@ -40,7 +40,8 @@ const (
 	Developer = "developer" // service role for app1/ that may create schemas: the realistic attacker
 )
 
-// Untold is the query for the names of secrets of which their versions say something else, with a space between: "" if there are none.
+// Untold is the query for the names of secrets of which their versions say something else, with a space between: "" if
+// there are none.
 const Untold = `SELECT coalesce(string_agg(DISTINCT s.name, ' '), '') FROM vault.secrets s
 	LEFT JOIN vault.secret_versions c ON c.secret_id = s.id AND c.version = s.current_version
 	LEFT JOIN vault.secret_versions v ON v.secret_id = s.id AND v.removed_at IS NULL
@@ -158,7 +159,9 @@ func Install(ctx context.Context, primary *localpg.Node, database, kmsKey string
 		return err
 	}
 	fingerprint := token.Fingerprint()
-	err = primary.Exec(ctx, database, fmt.Sprintf(`SELECT vault.create_token_as_owner('%s', 'root', '\x%x', NULL, gen_random_uuid())`, token.ID(), fingerprint))
+	err = primary.Exec(ctx, database,
+		fmt.Sprintf(`SELECT vault.create_token_as_owner('%s', 'root', '\x%x', NULL, gen_random_uuid())`, token.ID(),
+			fingerprint))
 	if err != nil {
 		return err
 	}
@@ -199,11 +202,12 @@ func (p *Program) Close() error {
 	return errors.Join(append(errs, os.RemoveAll(p.Dir))...)
 }
 
-// NewDatabase makes a fresh vault on the shared cluster. Its files are copied, by the standby too, which takes half of the
-// time that writing each page to the log and reading it there does.
+// NewDatabase makes a fresh vault on the shared cluster. Its files are copied, by the standby too, which takes half of
+// the time that writing each page to the log and reading it there does.
 func (p *Program) NewDatabase(ctx context.Context) (*Store, error) {
 	name := fmt.Sprintf("vault%d", p.counter.Add(1))
-	err := p.Shared.Primary().Exec(ctx, "postgres", fmt.Sprintf(`CREATE DATABASE %s TEMPLATE %s STRATEGY file_copy`, name, templateDatabase))
+	err := p.Shared.Primary().Exec(ctx, "postgres", fmt.Sprintf(`CREATE DATABASE %s TEMPLATE %s STRATEGY file_copy`, name,
+		templateDatabase))
 	return &Store{Cluster: p.Shared, Database: name, KeyFile: p.KeyFile}, err
 }
 

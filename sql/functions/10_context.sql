@@ -2,10 +2,11 @@
 -- transaction id. Row level security (policies/) asks these functions again for every row written, the owner's too:
 -- a function below that forgot to check would write nothing.
 --
--- Every SECURITY DEFINER function pins its search_path: without it, a caller's schema could put its own sha256() in front.
--- Such a function is never inlined, and one in LANGUAGE sql is parsed and planned at every call; what a change calls is
--- therefore plpgsql, whose plans stay: a put takes a fifth less of the processor. enable_seqscan = off: vault.tx_context is
--- empty whenever somebody looks at its statistics, and has a page of dead rows for every few hundred changes since.
+-- Every SECURITY DEFINER function pins its search_path: without it, a caller's schema could put its own sha256() in
+-- front. Such a function is never inlined, and one in LANGUAGE sql is parsed and planned at every call; what a change
+-- calls is therefore plpgsql, whose plans stay: a put takes a fifth less of the processor. enable_seqscan = off:
+-- vault.tx_context is empty whenever somebody looks at its statistics, and has a page of dead rows for every few
+-- hundred changes since.
 
 CREATE OR REPLACE FUNCTION vault.tx_kind() RETURNS text
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
@@ -19,8 +20,8 @@ BEGIN
   RETURN (SELECT actor FROM vault.tx_context WHERE xid = pg_current_xact_id_if_assigned() AND pid = pg_backend_pid());
 END $$;
 
--- An admin token changes the names its scope covers; a rotation only the secret of its claimed job; maintenance anything
--- (its functions take no values from outside).
+-- An admin token changes the names its scope covers; a rotation only the secret of its claimed job; maintenance
+-- anything (its functions take no values from outside).
 CREATE OR REPLACE FUNCTION vault.tx_may_change(p_name text) RETURNS boolean
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 BEGIN
@@ -54,7 +55,8 @@ $$;
 
 CREATE OR REPLACE FUNCTION vault._require_change(p_name text) RETURNS void
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
-DECLARE v_scope text := (SELECT scope FROM vault.tx_context WHERE xid = pg_current_xact_id_if_assigned() AND pid = pg_backend_pid() AND kind = 'admin');
+DECLARE v_scope text := (SELECT scope FROM vault.tx_context WHERE xid = pg_current_xact_id_if_assigned()
+    AND pid = pg_backend_pid() AND kind = 'admin');
 BEGIN
   IF v_scope IS NULL THEN
     RAISE EXCEPTION 'no admin token in this transaction' USING ERRCODE = '42501';
@@ -69,7 +71,8 @@ BEGIN
   IF vault.tx_kind() IS NULL THEN
     RAISE EXCEPTION 'no admin token in this transaction' USING ERRCODE = '42501';
   ELSIF NOT vault.tx_may_administer() THEN
-    RAISE EXCEPTION '% has a scope: tokens and grants take a token without one', vault.tx_actor() USING ERRCODE = '42501';
+    RAISE EXCEPTION '% has a scope: tokens and grants take a token without one', vault.tx_actor()
+        USING ERRCODE = '42501';
   END IF;
 END $$;
 
@@ -81,19 +84,25 @@ END $$;
 CREATE OR REPLACE FUNCTION vault._xor(a bytea, b bytea) RETURNS bytea   -- of 32 bytes, eight at a time
 LANGUAGE plpgsql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  RETURN int8send((('x' || encode(substr(a, 1, 8), 'hex'))::bit(64) # ('x' || encode(substr(b, 1, 8), 'hex'))::bit(64))::bigint)
-    || int8send((('x' || encode(substr(a, 9, 8), 'hex'))::bit(64) # ('x' || encode(substr(b, 9, 8), 'hex'))::bit(64))::bigint)
-    || int8send((('x' || encode(substr(a, 17, 8), 'hex'))::bit(64) # ('x' || encode(substr(b, 17, 8), 'hex'))::bit(64))::bigint)
-    || int8send((('x' || encode(substr(a, 25, 8), 'hex'))::bit(64) # ('x' || encode(substr(b, 25, 8), 'hex'))::bit(64))::bigint);
+  RETURN int8send((('x' || encode(substr(a, 1, 8), 'hex'))::bit(64) # ('x'
+      || encode(substr(b, 1, 8), 'hex'))::bit(64))::bigint)
+    || int8send((('x' || encode(substr(a, 9, 8), 'hex'))::bit(64) # ('x'
+        || encode(substr(b, 9, 8), 'hex'))::bit(64))::bigint)
+    || int8send((('x' || encode(substr(a, 17, 8), 'hex'))::bit(64) # ('x'
+        || encode(substr(b, 17, 8), 'hex'))::bit(64))::bigint)
+    || int8send((('x' || encode(substr(a, 25, 8), 'hex'))::bit(64) # ('x'
+        || encode(substr(b, 25, 8), 'hex'))::bit(64))::bigint);
 END $$;
 
-CREATE OR REPLACE FUNCTION vault._hmac_sha256(p_key bytea, p_message bytea) RETURNS bytea   -- RFC 2104; a key of 32 bytes
+-- RFC 2104; a key of 32 bytes
+CREATE OR REPLACE FUNCTION vault._hmac_sha256(p_key bytea, p_message bytea) RETURNS bytea
 LANGUAGE plpgsql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   inner_pad bytea := decode(repeat('36', 32), 'hex');
   outer_pad bytea := decode(repeat('5c', 32), 'hex');
 BEGIN
-  RETURN sha256(vault._xor(p_key, outer_pad) || outer_pad || sha256(vault._xor(p_key, inner_pad) || inner_pad || p_message));
+  RETURN sha256(vault._xor(p_key, outer_pad) || outer_pad
+      || sha256(vault._xor(p_key, inner_pad) || inner_pad || p_message));
 END $$;
 
 -- Role and address are known before anything is proven. Where so many proofs have just been wrong, no transaction id is
@@ -238,7 +247,8 @@ END $$;
 
 -- ---------- audit ----------
 CREATE OR REPLACE FUNCTION vault._system_id() RETURNS bigint
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$ BEGIN RETURN (SELECT system_identifier FROM pg_control_system()); END $$;
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$ BEGIN RETURN (SELECT system_identifier FROM pg_control_system()); END $$;
 
 CREATE OR REPLACE FUNCTION vault._printable(p_text text, p_max int) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -265,12 +275,13 @@ BEGIN
             jsonb_strip_nulls(p_detail));
 END $$;
 
--- The row of a refused attempt rolls back with it; the client therefore reports the refusal in a transaction of its own.
--- Nothing here is proven: the actor is the database role, what the client claimed stands in detail.
+-- The row of a refused attempt rolls back with it; the client therefore reports the refusal in a transaction of its
+-- own. Nothing here is proven: the actor is the database role, what the client claimed stands in detail.
 --
 -- In a minute a role has 60 such rows from one address. Further refusals are counted, with a row when they are 100 and
 -- 1000, and beyond 1000 not any more: whatever a client sends, it writes little.
-CREATE OR REPLACE FUNCTION vault.record_refusal(p_action text, p_secret text, p_reason text, p_token_id uuid, p_request uuid) RETURNS void
+CREATE OR REPLACE FUNCTION vault.record_refusal(p_action text, p_secret text, p_reason text, p_token_id uuid,
+    p_request uuid) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s' AS $$
 DECLARE
   v_minute timestamptz := date_trunc('minute', clock_timestamp());

@@ -1,25 +1,32 @@
 -- The write API of secrets. Each function: is it allowed, was it asked before, do it, audit row, remember the answer.
--- Errors: VA001 conflict, VA003 request id reused, VA004 not found, VA005 deleted, 42501 not allowed, 22023 bad argument.
+-- Errors: VA001 conflict, VA003 request id reused, VA004 not found, VA005 deleted, 42501 not allowed, 22023 bad
+-- argument.
 
--- Up to a tenth earlier than a whole interval, always the same for a name: many secrets made on one day spread out. With a window it
--- is the first minute from then on at which that is open. A window that cannot be read moves nothing: the secret waits, and the
--- supervisor says so.
-CREATE OR REPLACE FUNCTION vault._next_rotation(p_name text, p_from timestamptz, p_interval interval, p_window text) RETURNS timestamptz
+-- Up to a tenth earlier than a whole interval, always the same for a name: many secrets made on one day spread out.
+-- With a window it is the first minute from then on at which that is open. A window that cannot be read moves nothing:
+-- the secret waits, and the supervisor says so.
+CREATE OR REPLACE FUNCTION vault._next_rotation(p_name text, p_from timestamptz, p_interval interval,
+    p_window text) RETURNS timestamptz
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   h bytea := sha256(convert_to(p_name, 'UTF8'));
   v_due timestamptz := p_from + p_interval * (1 - 0.1 * (get_byte(h, 0) * 256 + get_byte(h, 1)) / 65536.0);
 BEGIN
-  RETURN CASE WHEN p_window IS NULL OR v_due IS NULL THEN v_due ELSE coalesce(vault._window_opens(p_window, v_due), v_due) END;
+  RETURN CASE WHEN p_window IS NULL OR v_due IS NULL THEN v_due
+      ELSE coalesce(vault._window_opens(p_window, v_due), v_due) END;
 END $$;
 
-DROP FUNCTION IF EXISTS vault._next_rotation(text, timestamptz, interval);   -- of releases whose rotations were due outside windows
+-- of releases whose rotations were due outside windows
+DROP FUNCTION IF EXISTS vault._next_rotation(text, timestamptz, interval);
 
--- An interval that is positive whatever date it is added to, and bounded: '-120 months 3651 days' compares as 51 days, and is in the past.
+-- An interval that is positive whatever date it is added to, and bounded: '-120 months 3651 days' compares as 51 days,
+-- and is in the past.
 CREATE OR REPLACE FUNCTION vault._plain_interval(p_interval interval, p_least interval) RETURNS boolean
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT p_interval BETWEEN p_least AND interval '3650 days' AND least(extract(year FROM p_interval), extract(month FROM p_interval),
-    extract(day FROM p_interval), extract(hour FROM p_interval), extract(minute FROM p_interval), extract(second FROM p_interval)) >= 0
+  SELECT p_interval BETWEEN p_least AND interval '3650 days'
+      AND least(extract(year FROM p_interval), extract(month FROM p_interval),
+    extract(day FROM p_interval), extract(hour FROM p_interval), extract(minute FROM p_interval),
+        extract(second FROM p_interval)) >= 0
 $$;
 
 CREATE OR REPLACE FUNCTION vault._check_intervals(p_rotation interval, p_grace interval) RETURNS void
@@ -44,25 +51,28 @@ BEGIN
 END $$;
 
 -- A new value makes an open rotation pointless: whoever holds its claim is refused when it comes back.
--- Candidates go with it, those of failed jobs too: they were meant to follow the version that is no longer current. They are looked
--- for in their index: their table is empty when its statistics are taken, and has the dead rows of every rotation since.
+-- Candidates go with it, those of failed jobs too: they were meant to follow the version that is no longer current.
+-- They are looked for in their index: their table is empty when its statistics are taken, and has the dead rows of
+-- every rotation since.
 CREATE OR REPLACE FUNCTION vault._supersede_job(p_secret_id bigint, p_version int) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off AS $$
 BEGIN
   IF EXISTS (SELECT FROM vault.rotation_jobs WHERE secret_id = p_secret_id) THEN
-    DELETE FROM vault.rotation_candidates WHERE job_id IN (SELECT id FROM vault.rotation_jobs WHERE secret_id = p_secret_id);
+    DELETE FROM vault.rotation_candidates WHERE job_id IN (SELECT id FROM vault.rotation_jobs
+        WHERE secret_id = p_secret_id);
     UPDATE vault.rotation_jobs SET state = 'superseded', finished_at = clock_timestamp(), to_version = p_version
       WHERE secret_id = p_secret_id AND state IN ('queued', 'claimed');
   END IF;
 END $$;
 
--- A window is "HH:MM-HH:MM Zone": a time of day in a zone of the tz database, over midnight where it ends before it begins. It is
--- open while the clock there shows a time within it. Where the clock is put forward over all of it, it is later by as much: else
--- it would be closed all day. Null: the window cannot be read, as its zone is gone from the server.
+-- A window is "HH:MM-HH:MM Zone": a time of day in a zone of the tz database, over midnight where it ends before it
+-- begins. It is open while the clock there shows a time within it. Where the clock is put forward over all of it, it is
+-- later by as much: else it would be closed all day. Null: the window cannot be read, as its zone is gone from the
+-- server.
 --
--- A day's window is skipped if neither its first nor its last minute is there on that day; PostgreSQL reads such a time by the clock
--- from before, which is as much later.
+-- A day's window is skipped if neither its first nor its last minute is there on that day; PostgreSQL reads such a time
+-- by the clock from before, which is as much later.
 CREATE OR REPLACE FUNCTION vault._in_window(p_window text, p_at timestamptz) RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -86,7 +96,8 @@ BEGIN
   FOR d IN 0..1 LOOP
     v_begin := date_trunc('day', v_local) - make_interval(days => d) + v_begins;
     v_last := v_begin + v_length - interval '1 minute';
-    IF v_begin AT TIME ZONE v_zone AT TIME ZONE v_zone <> v_begin AND v_last AT TIME ZONE v_zone AT TIME ZONE v_zone <> v_last
+    IF v_begin AT TIME ZONE v_zone AT TIME ZONE v_zone <> v_begin
+        AND v_last AT TIME ZONE v_zone AT TIME ZONE v_zone <> v_last
         AND p_at >= v_begin AT TIME ZONE v_zone AND p_at < v_begin AT TIME ZONE v_zone + v_length THEN
       RETURN true;
     END IF;
@@ -102,9 +113,9 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT p_to - p_from + CASE WHEN p_to < p_from THEN interval '24 hours' ELSE interval '0' END
 $$;
 
--- The first moment from p_at on at which a window is open: p_at itself, or the first of a minute. Null if the window cannot be read.
--- Between p_at and the next time that its beginning comes round, the clock may be put on or back into the window: then every minute is
--- looked at.
+-- The first moment from p_at on at which a window is open: p_at itself, or the first of a minute. Null if the window
+-- cannot be read. Between p_at and the next time that its beginning comes round, the clock may be put on or back into
+-- the window: then every minute is looked at.
 CREATE OR REPLACE FUNCTION vault._window_opens(p_window text, p_at timestamptz) RETURNS timestamptz
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -122,7 +133,8 @@ BEGIN
     EXIT WHEN v_opens > p_at AND vault._in_window(p_window, v_opens);
   END LOOP;
   IF v_opens - p_at <> v_opens AT TIME ZONE v_zone - p_at AT TIME ZONE v_zone THEN
-    v_opens := (SELECT m FROM generate_series(date_trunc('minute', p_at) + interval '1 minute', v_opens, interval '1 minute') AS m
+    v_opens := (SELECT m FROM generate_series(date_trunc('minute', p_at) + interval '1 minute', v_opens,
+        interval '1 minute') AS m
                 WHERE vault._in_window(p_window, m) LIMIT 1);
   END IF;
   RETURN v_opens;
@@ -137,7 +149,8 @@ BEGIN
     RETURN;
   ELSIF p_window !~ E'\\A([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9] [A-Za-z0-9_+/-]{1,64}\\Z'
       OR substr(p_window, 1, 5) = substr(p_window, 7, 5) THEN
-    RAISE EXCEPTION 'a window is two different times of day and a time zone, as in "02:00-05:00 Europe/Berlin"' USING ERRCODE = '22023';
+    RAISE EXCEPTION 'a window is two different times of day and a time zone, as in "02:00-05:00 Europe/Berlin"'
+        USING ERRCODE = '22023';
   END IF;
   -- Not any text PostgreSQL takes: "5" and POSIX specifications would be zones too, with signs nobody expects.
   IF NOT EXISTS (SELECT FROM pg_timezone_names WHERE name = substr(p_window, 13)) THEN
@@ -146,7 +159,8 @@ BEGIN
 END $$;
 
 -- The one place where a version comes to be. The caller holds the lock on the secret's row.
-CREATE OR REPLACE FUNCTION vault._add_version(s vault.secrets, p_version int, p_fmt int, p_kms_key_id text, p_wrapped_dek bytea,
+CREATE OR REPLACE FUNCTION vault._add_version(s vault.secrets, p_version int, p_fmt int, p_kms_key_id text,
+    p_wrapped_dek bytea,
     p_nonce bytea, p_ciphertext bytea, p_key_commit bytea, p_aad text, p_request uuid) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -155,23 +169,27 @@ DECLARE
   v_next timestamptz;
 BEGIN
   IF p_version IS DISTINCT FROM s.current_version + 1 THEN
-    RAISE EXCEPTION 'secret "%" is at version %, not at %', s.name, s.current_version, p_version - 1 USING ERRCODE = 'VA001';
+    RAISE EXCEPTION 'secret "%" is at version %, not at %', s.name, s.current_version, p_version - 1
+        USING ERRCODE = 'VA001';
   END IF;
   UPDATE vault.secret_versions SET expires_at = now() + s.grace_period, next_rotation_at = NULL
     WHERE name = s.name AND expires_at IS NULL RETURNING expires_at INTO v_previous_expires;
   v_next := vault._next_rotation(s.name, now(), s.rotation_interval, s.rotation_window);
-  INSERT INTO vault.secret_versions (secret_id, name, version, fmt, kms_key_id, wrapped_dek, nonce, ciphertext, key_commit, aad,
+  INSERT INTO vault.secret_versions (secret_id, name, version, fmt, kms_key_id, wrapped_dek, nonce, ciphertext,
+      key_commit, aad,
                                      request_id, created_by, next_rotation_at)
     VALUES (s.id, s.name, p_version, p_fmt, p_kms_key_id, p_wrapped_dek, p_nonce, p_ciphertext, p_key_commit, p_aad,
             p_request, vault.tx_actor(), v_next)
     RETURNING * INTO v_new;
   UPDATE vault.secrets SET current_version = p_version, rotated_at = now(), next_rotation_at = v_next WHERE id = s.id;
-  RETURN jsonb_build_object('name', s.name, 'version', p_version, 'version_id', v_new.version_id, 'created_at', v_new.created_at,
+  RETURN jsonb_build_object('name', s.name, 'version', p_version, 'version_id', v_new.version_id, 'created_at',
+      v_new.created_at,
     'previous_expires_at', v_previous_expires, 'next_rotation_at', v_next);
 END $$;
 
--- A worker opens the secret that a rotator names by via= or key= with rights of its own, so the author must be one who may
--- change that secret too. Workers take nothing but the canonical form, words with one space between, so this sees every name.
+-- A worker opens the secret that a rotator names by via= or key= with rights of its own, so the author must be one who
+-- may change that secret too. Workers take nothing but the canonical form, words with one space between, so this sees
+-- every name.
 CREATE OR REPLACE FUNCTION vault._check_rotator(p_rotator text) RETURNS void
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -189,9 +207,9 @@ EXCEPTION WHEN unique_violation THEN
     (SELECT name FROM vault.secrets WHERE lower(name) = lower(p_name)) USING ERRCODE = 'VA001';
 END $$;
 
--- p_action: put, rotate or rollback, for the audit log. p_create_only: refuse a name that exists. Settings are kept (or get
--- their defaults) where null, a rotator and a window end with ''; a generator makes the secret automatic. The grace of a
--- rotate holds for that one time: "end the old value now" must not cut off the clients of every later rotation.
+-- p_action: put, rotate or rollback, for the audit log. p_create_only: refuse a name that exists. Settings are kept (or
+-- get their defaults) where null, a rotator and a window end with ''; a generator makes the secret automatic. The grace
+-- of a rotate holds for that one time: "end the old value now" must not cut off the clients of every later rotation.
 CREATE OR REPLACE FUNCTION vault.put_version(p_action text, p_name text, p_version int, p_fmt int, p_kms_key_id text,
     p_wrapped_dek bytea, p_nonce bytea, p_ciphertext bytea, p_key_commit bytea, p_aad text, p_request uuid,
     p_create_only boolean DEFAULT false, p_generator text DEFAULT NULL, p_rotation_interval interval DEFAULT NULL,
@@ -212,7 +230,8 @@ BEGIN
   PERFORM vault._bound('p_version', p_version, 1, 2147483647);
   PERFORM vault._bound('p_fmt', p_fmt, 1, 32767);
   v_result := vault._replay(p_request, p_action, p_name, sha256(p_nonce || p_ciphertext || p_wrapped_dek) ||
-    convert_to(format('%s %s %L %L %L %L %L', p_version, p_create_only, p_generator, p_rotation_interval, p_grace_period, p_rotator, p_window), 'UTF8'));
+    convert_to(format('%s %s %L %L %L %L %L', p_version, p_create_only, p_generator, p_rotation_interval,
+        p_grace_period, p_rotator, p_window), 'UTF8'));
   IF v_result IS NOT NULL THEN
     RETURN v_result;
   END IF;
@@ -231,7 +250,8 @@ BEGIN
   ELSIF p_rotation_interval IS NOT NULL AND coalesce(p_generator, s.generator) IS NULL THEN
     RAISE EXCEPTION 'secret "%" has no generator, so it cannot rotate by itself', p_name USING ERRCODE = '22023';
   ELSIF p_rotator <> '' AND coalesce(p_generator, s.generator) IS NULL THEN
-    RAISE EXCEPTION 'secret "%" has no generator, so a rotator would have nothing to set', p_name USING ERRCODE = '22023';
+    RAISE EXCEPTION 'secret "%" has no generator, so a rotator would have nothing to set', p_name
+        USING ERRCODE = '22023';
   END IF;
   IF num_nonnulls(p_generator, p_rotation_interval, p_grace_period, p_rotator, p_window) > 0 THEN
     UPDATE vault.secrets SET
@@ -246,17 +266,20 @@ BEGIN
   END IF;
   s.grace_period := coalesce(p_grace_period, s.grace_period);   -- a rotate's own: the next one is back to the setting
   PERFORM vault._supersede_job(s.id, p_version);
-  v_result := vault._add_version(s, p_version, p_fmt, p_kms_key_id, p_wrapped_dek, p_nonce, p_ciphertext, p_key_commit, p_aad, p_request);
+  v_result := vault._add_version(s, p_version, p_fmt, p_kms_key_id, p_wrapped_dek, p_nonce, p_ciphertext, p_key_commit,
+      p_aad, p_request);
   PERFORM vault._audit(p_action, p_name, p_version, p_request, jsonb_build_object('kms_key_id', p_kms_key_id,
     'generator', p_generator, 'rotation_interval', p_rotation_interval, 'grace_period', p_grace_period,
     'rotator', p_rotator, 'window', p_window));
   RETURN vault._done(p_request, v_result);
 END $$;
 
--- Null keeps a setting, '' ends a rotator or a window. p_manual: the vault stops rotating it and forgets how. p_no_rotation: it keeps the generator, but
--- rotates only when asked to.
-CREATE OR REPLACE FUNCTION vault.update_secret(p_name text, p_request uuid, p_generator text, p_rotation_interval interval,
-    p_grace_period interval, p_manual boolean DEFAULT false, p_no_rotation boolean DEFAULT false, p_rotator text DEFAULT NULL,
+-- Null keeps a setting, '' ends a rotator or a window. p_manual: the vault stops rotating it and forgets how.
+-- p_no_rotation: it keeps the generator, but rotates only when asked to.
+CREATE OR REPLACE FUNCTION vault.update_secret(p_name text, p_request uuid, p_generator text,
+    p_rotation_interval interval,
+    p_grace_period interval, p_manual boolean DEFAULT false, p_no_rotation boolean DEFAULT false,
+        p_rotator text DEFAULT NULL,
     p_window text DEFAULT NULL) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -279,34 +302,41 @@ BEGIN
   IF s.deleted_at IS NOT NULL THEN
     RAISE EXCEPTION 'secret "%" is deleted', p_name USING ERRCODE = 'VA005';
   ELSIF p_manual AND (p_generator IS NOT NULL OR p_rotation_interval IS NOT NULL OR p_rotator <> '') THEN
-    RAISE EXCEPTION 'a manual secret has neither a generator nor a rotation interval nor a rotator' USING ERRCODE = '22023';
+    RAISE EXCEPTION 'a manual secret has neither a generator nor a rotation interval nor a rotator'
+        USING ERRCODE = '22023';
   ELSIF p_rotation_interval IS NOT NULL AND coalesce(p_generator, s.generator) IS NULL THEN
     RAISE EXCEPTION 'secret "%" has no generator, so it cannot rotate by itself', p_name USING ERRCODE = '22023';
   ELSIF p_rotator <> '' AND coalesce(p_generator, s.generator) IS NULL THEN
-    RAISE EXCEPTION 'secret "%" has no generator, so a rotator would have nothing to set', p_name USING ERRCODE = '22023';
+    RAISE EXCEPTION 'secret "%" has no generator, so a rotator would have nothing to set', p_name
+        USING ERRCODE = '22023';
   END IF;
-  v_interval := CASE WHEN NOT p_manual AND NOT p_no_rotation THEN coalesce(p_rotation_interval, s.rotation_interval) END;
+  v_interval := CASE WHEN NOT p_manual AND NOT p_no_rotation
+      THEN coalesce(p_rotation_interval, s.rotation_interval) END;
   UPDATE vault.secrets SET
       kind = CASE WHEN p_manual OR coalesce(p_generator, generator) IS NULL THEN 'manual' ELSE 'automatic' END,
       generator = CASE WHEN NOT p_manual THEN coalesce(p_generator, generator) END,
       rotation_interval = v_interval,
       -- An edited interval counts from the last new value, so a shorter one may be due at once.
       next_rotation_at = CASE WHEN v_interval IS NOT DISTINCT FROM rotation_interval
-                                AND coalesce(p_window, rotation_window, '') = coalesce(rotation_window, '') THEN next_rotation_at
-                              ELSE vault._next_rotation(name, coalesce(rotated_at, now()), v_interval, nullif(coalesce(p_window, rotation_window), '')) END,
+                                AND coalesce(p_window, rotation_window, '') = coalesce(rotation_window, '')
+                                    THEN next_rotation_at
+                              ELSE vault._next_rotation(name, coalesce(rotated_at, now()), v_interval,
+                                  nullif(coalesce(p_window, rotation_window), '')) END,
       grace_period = coalesce(p_grace_period, grace_period),
       rotator = CASE WHEN NOT p_manual THEN nullif(coalesce(p_rotator, rotator), '') END,
       rotation_window = nullif(coalesce(p_window, rotation_window), '')
     WHERE id = s.id RETURNING * INTO s;
   -- A job that somebody asked for by hand goes on, as long as there is something to generate.
   IF s.generator IS NULL OR (s.rotation_interval IS NULL AND NOT EXISTS (
-      SELECT FROM vault.rotation_jobs WHERE secret_id = s.id AND state IN ('queued', 'claimed') AND requested_by IS NOT NULL)) THEN
+      SELECT FROM vault.rotation_jobs WHERE secret_id = s.id AND state IN ('queued', 'claimed')
+          AND requested_by IS NOT NULL)) THEN
     PERFORM vault._supersede_job(s.id, NULL);
   END IF;
   PERFORM vault._audit('update', p_name, NULL, p_request, jsonb_build_object('generator', p_generator,
     'rotation_interval', p_rotation_interval, 'grace_period', p_grace_period, 'manual', nullif(p_manual, false),
     'no_rotation', nullif(p_no_rotation, false), 'rotator', p_rotator, 'window', p_window));
-  RETURN vault._done(p_request, jsonb_build_object('name', s.name, 'version', s.current_version, 'next_rotation_at', s.next_rotation_at));
+  RETURN vault._done(p_request, jsonb_build_object('name', s.name, 'version', s.current_version, 'next_rotation_at',
+      s.next_rotation_at));
 END $$;
 
 CREATE OR REPLACE FUNCTION vault.delete_secret(p_name text, p_request uuid, p_window interval) RETURNS jsonb
@@ -329,8 +359,10 @@ BEGIN
   END IF;
   UPDATE vault.secrets SET deleted_at = now(), restore_until = now() + p_window WHERE id = s.id RETURNING * INTO s;
   PERFORM vault._supersede_job(s.id, NULL);
-  PERFORM vault._audit('delete', p_name, s.current_version, p_request, jsonb_build_object('restore_until', s.restore_until));
-  RETURN vault._done(p_request, jsonb_build_object('name', s.name, 'version', s.current_version, 'restore_until', s.restore_until));
+  PERFORM vault._audit('delete', p_name, s.current_version, p_request,
+      jsonb_build_object('restore_until', s.restore_until));
+  RETURN vault._done(p_request, jsonb_build_object('name', s.name, 'version', s.current_version, 'restore_until',
+      s.restore_until));
 END $$;
 
 CREATE OR REPLACE FUNCTION vault.restore_secret(p_name text, p_request uuid) RETURNS jsonb
@@ -352,7 +384,8 @@ BEGIN
   END IF;
   UPDATE vault.secrets SET deleted_at = NULL, restore_until = NULL WHERE id = s.id;
   PERFORM vault._audit('restore', p_name, s.current_version, p_request);
-  RETURN vault._done(p_request, jsonb_build_object('name', s.name, 'version', s.current_version, 'next_rotation_at', s.next_rotation_at));
+  RETURN vault._done(p_request, jsonb_build_object('name', s.name, 'version', s.current_version, 'next_rotation_at',
+      s.next_rotation_at));
 END $$;
 
 CREATE OR REPLACE FUNCTION vault._purge(s vault.secrets, p_request uuid) RETURNS void
@@ -402,10 +435,12 @@ BEGIN
   SELECT array_agg(version ORDER BY version) INTO v_ended FROM ended;
   IF v_ended IS NULL THEN
     RAISE EXCEPTION '%', CASE WHEN p_version IS NULL THEN format('secret "%s" has no version in grace', p_name)
-                              ELSE format('version %s of "%s" is not in grace', p_version, p_name) END USING ERRCODE = 'VA004';
+                              ELSE format('version %s of "%s" is not in grace', p_version, p_name) END
+                                  USING ERRCODE = 'VA004';
   END IF;
   PERFORM vault._audit('grace.end', p_name, v, p_request) FROM unnest(v_ended) AS v;
-  RETURN vault._done(p_request, jsonb_build_object('name', s.name, 'version', s.current_version, 'ended_versions', to_jsonb(v_ended)));
+  RETURN vault._done(p_request, jsonb_build_object('name', s.name, 'version', s.current_version, 'ended_versions',
+      to_jsonb(v_ended)));
 END $$;
 
 -- Rotations that an earlier release had due outside their windows.

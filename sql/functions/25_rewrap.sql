@@ -1,12 +1,15 @@
--- Rewrap: the same value's data key under another KMS key. No value, version or expiry changes, so nobody who reads notices.
+-- Rewrap: the same value's data key under another KMS key. No value, version or expiry changes, so nobody who reads
+-- notices.
 
--- What is not wrapped by p_kms_key_id under a name (p_exact) or prefix: one page of p_limit secrets by name, with all that they
--- have. Live versions, those of deleted secrets that can be restored, and candidates of rotations, failed ones too. "next" is
--- where the following page begins, null after the last. The ciphertext stays here. A token sees what it may change, whatever
--- the database role may read: who takes a KMS key away must not miss a row.
-CREATE OR REPLACE FUNCTION vault.wrapped_keys(p_prefix text, p_exact boolean, p_kms_key_id text, p_after text, p_limit int) RETURNS jsonb
+-- What is not wrapped by p_kms_key_id under a name (p_exact) or prefix: one page of p_limit secrets by name, with all
+-- that they have. Live versions, those of deleted secrets that can be restored, and candidates of rotations, failed
+-- ones too. "next" is where the following page begins, null after the last. The ciphertext stays here. A token sees
+-- what it may change, whatever the database role may read: who takes a KMS key away must not miss a row.
+CREATE OR REPLACE FUNCTION vault.wrapped_keys(p_prefix text, p_exact boolean, p_kms_key_id text, p_after text,
+    p_limit int) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
--- A page costs what it has, with a million secrets too: along the index of the names, and into that of the versions for each.
+-- A page costs what it has, with a million secrets too: along the index of the names, and into that of the versions for
+-- each.
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 BEGIN
   PERFORM vault._require_change(p_prefix);
@@ -30,17 +33,21 @@ BEGIN
         WHERE v.removed_at IS NULL AND (v.expires_at IS NULL OR v.expires_at > now())
       UNION ALL
       SELECT c.name, c.version, c.job_id, c.kms_key_id, c.wrapped_dek, c.key_commit
-        FROM page p JOIN vault.rotation_jobs j ON j.secret_id = p.id JOIN vault.rotation_candidates c ON c.job_id = j.id)
+        FROM page p JOIN vault.rotation_jobs j ON j.secret_id = p.id
+            JOIN vault.rotation_candidates c ON c.job_id = j.id)
     SELECT jsonb_build_object(
       'next', (SELECT max(name) FROM page HAVING count(*) = p_limit),
-      'keys', (SELECT coalesce(jsonb_agg(jsonb_build_object('name', name, 'version', version, 'job', job, 'kms_key_id', kms_key_id,
-                 'wrapped_dek', encode(wrapped_dek, 'base64'), 'key_commit', encode(key_commit, 'base64')) ORDER BY name, version, job), '[]')
+      'keys', (SELECT coalesce(jsonb_agg(jsonb_build_object('name', name, 'version', version, 'job', job, 'kms_key_id',
+          kms_key_id,
+                 'wrapped_dek', encode(wrapped_dek, 'base64'), 'key_commit', encode(key_commit, 'base64'))
+                     ORDER BY name, version, job), '[]')
                FROM wrapped WHERE kms_key_id <> p_kms_key_id)));
 END $$;
 
--- Puts a wrapped data key in the place of p_old: of a version, or of the candidate of a job. VA001 if p_old is not what is there
--- any more. That the new one unwraps to the same key is for the client to make sure, who can ask the KMS.
-CREATE OR REPLACE FUNCTION vault.rewrap(p_name text, p_version int, p_job bigint, p_old bytea, p_kms_key_id text, p_wrapped_dek bytea,
+-- Puts a wrapped data key in the place of p_old: of a version, or of the candidate of a job. VA001 if p_old is not what
+-- is there any more. That the new one unwraps to the same key is for the client to make sure, who can ask the KMS.
+CREATE OR REPLACE FUNCTION vault.rewrap(p_name text, p_version int, p_job bigint, p_old bytea, p_kms_key_id text,
+    p_wrapped_dek bytea,
     p_request uuid) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -56,17 +63,20 @@ BEGIN
   END IF;
   s := vault._lock_secret(p_name);              -- whoever makes a version of a candidate, or removes one, holds it too
   IF p_job IS NULL THEN
-    SELECT kms_key_id INTO v_from FROM vault.secret_versions WHERE secret_id = s.id AND version = p_version AND wrapped_dek = p_old FOR UPDATE;
+    SELECT kms_key_id INTO v_from FROM vault.secret_versions WHERE secret_id = s.id AND version = p_version
+        AND wrapped_dek = p_old FOR UPDATE;
     UPDATE vault.secret_versions SET kms_key_id = p_kms_key_id, wrapped_dek = p_wrapped_dek
       WHERE secret_id = s.id AND version = p_version AND wrapped_dek = p_old;
   ELSE
-    SELECT kms_key_id INTO v_from FROM vault.rotation_candidates WHERE job_id = p_job AND name = p_name AND version = p_version AND wrapped_dek = p_old;
+    SELECT kms_key_id INTO v_from FROM vault.rotation_candidates WHERE job_id = p_job AND name = p_name
+        AND version = p_version AND wrapped_dek = p_old;
     UPDATE vault.rotation_candidates SET kms_key_id = p_kms_key_id, wrapped_dek = p_wrapped_dek
       WHERE job_id = p_job AND name = p_name AND version = p_version AND wrapped_dek = p_old;
   END IF;
   IF NOT FOUND THEN
     RAISE EXCEPTION 'version % of "%" has another data key by now, or none', p_version, p_name USING ERRCODE = 'VA001';
   END IF;
-  PERFORM vault._audit('rewrap', p_name, p_version, p_request, jsonb_build_object('from', v_from, 'to', p_kms_key_id, 'job', p_job));
+  PERFORM vault._audit('rewrap', p_name, p_version, p_request,
+      jsonb_build_object('from', v_from, 'to', p_kms_key_id, 'job', p_job));
   RETURN vault._done(p_request, jsonb_build_object('name', p_name, 'version', p_version));
 END $$;

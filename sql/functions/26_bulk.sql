@@ -2,8 +2,8 @@
 -- authorised, replayed and on record as if it had come alone; and all are made, or none.
 
 -- Takes [{"name", "version", "fmt", "kms_key_id", "wrapped_dek": base64, "nonce": base64, "ciphertext": base64,
--- "key_commit": base64, "request_id", "create_only", "generator", "rotation_interval", "grace_period", "rotator", "window"}],
--- and answers what put_version answered, in the same order.
+-- "key_commit": base64, "request_id", "create_only", "generator", "rotation_interval", "grace_period", "rotator",
+-- "window"}], and answers what put_version answered, in the same order.
 CREATE OR REPLACE FUNCTION vault.put_versions(p_puts jsonb) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -13,11 +13,15 @@ BEGIN
   IF jsonb_typeof(p_puts) IS DISTINCT FROM 'array' OR jsonb_array_length(p_puts) NOT BETWEEN 1 AND 1000 THEN
     RAISE EXCEPTION 'put_versions takes an array of 1 to 1000 versions' USING ERRCODE = '22023';
   END IF;
-  FOR p IN SELECT * FROM jsonb_to_recordset(p_puts) AS r (name text, version int, fmt int, kms_key_id text, wrapped_dek text, nonce text,
-      ciphertext text, key_commit text, request_id uuid, create_only boolean, generator text, rotation_interval interval,
+  FOR p IN SELECT * FROM jsonb_to_recordset(p_puts) AS r (name text, version int, fmt int, kms_key_id text,
+      wrapped_dek text, nonce text,
+      ciphertext text, key_commit text, request_id uuid, create_only boolean, generator text,
+          rotation_interval interval,
       grace_period interval, rotator text, "window" text) LOOP
-    v_results := v_results || vault.put_version(p_action => 'put', p_name => p.name, p_version => p.version, p_fmt => p.fmt,
-      p_kms_key_id => p.kms_key_id, p_wrapped_dek => decode(p.wrapped_dek, 'base64'), p_nonce => decode(p.nonce, 'base64'),
+    v_results := v_results || vault.put_version(p_action => 'put', p_name => p.name, p_version => p.version,
+        p_fmt => p.fmt,
+      p_kms_key_id => p.kms_key_id, p_wrapped_dek => decode(p.wrapped_dek, 'base64'),
+          p_nonce => decode(p.nonce, 'base64'),
       p_ciphertext => decode(p.ciphertext, 'base64'), p_key_commit => decode(p.key_commit, 'base64'),
       p_aad => p.name || ':' || p.version, p_request => p.request_id, p_create_only => coalesce(p.create_only, false),
       p_generator => p.generator, p_rotation_interval => p.rotation_interval, p_grace_period => p.grace_period,
@@ -34,6 +38,7 @@ BEGIN
     RAISE EXCEPTION 'record_reads takes an array of 1 to 1000 reads' USING ERRCODE = '22023';
   END IF;
   PERFORM vault.record_read(r.action, r.secret, r.version, r.outcome, r.request_id, r.detail)
-    FROM jsonb_to_recordset(p_reads) AS r (action text, secret text, version int, outcome text, request_id uuid, detail jsonb);
+    FROM jsonb_to_recordset(p_reads) AS r (action text, secret text, version int, outcome text, request_id uuid,
+        detail jsonb);
   RETURN true;
 END $$;

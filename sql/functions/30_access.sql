@@ -1,10 +1,12 @@
 -- Admin tokens, and which database roles may use the vault.
 
-CREATE OR REPLACE FUNCTION vault._add_token(p_id uuid, p_name text, p_sha256 bytea, p_scope text, p_expires_at timestamptz, p_request uuid) RETURNS jsonb
+CREATE OR REPLACE FUNCTION vault._add_token(p_id uuid, p_name text, p_sha256 bytea, p_scope text,
+    p_expires_at timestamptz, p_request uuid) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE v_result jsonb;
 BEGIN
-  v_result := vault._replay(p_request, 'token.create', p_name, p_sha256 || convert_to(format('%L %L', p_scope, p_expires_at), 'UTF8'));
+  v_result := vault._replay(p_request, 'token.create', p_name,
+      p_sha256 || convert_to(format('%L %L', p_scope, p_expires_at), 'UTF8'));
   IF v_result IS NOT NULL THEN
     RETURN v_result;
   END IF;
@@ -13,7 +15,8 @@ BEGIN
   ELSIF p_expires_at <= now() THEN
     RAISE EXCEPTION 'a token cannot expire in the past' USING ERRCODE = '22023';
   ELSIF p_expires_at >= '9999-01-01' THEN       -- infinity too, which clients cannot read
-    RAISE EXCEPTION 'p_expires_at is %: a token expires before the year 9999, or never (null)', p_expires_at USING ERRCODE = '22023';
+    RAISE EXCEPTION 'p_expires_at is %: a token expires before the year 9999, or never (null)', p_expires_at
+        USING ERRCODE = '22023';
   END IF;
   BEGIN
     INSERT INTO vault.admin_tokens (id, name, token_sha256, scope, created_by, expires_at)
@@ -24,10 +27,12 @@ BEGIN
   INSERT INTO vault.admin_token_use (token_id) VALUES (p_id);
   PERFORM vault._audit('token.create', NULL, NULL, p_request, jsonb_build_object('token', p_name, 'token_id', p_id,
     'scope', nullif(p_scope, ''), 'expires_at', p_expires_at));
-  RETURN vault._done(p_request, jsonb_build_object('id', p_id, 'name', p_name, 'scope', p_scope, 'expires_at', p_expires_at));
+  RETURN vault._done(p_request, jsonb_build_object('id', p_id, 'name', p_name, 'scope', p_scope, 'expires_at',
+      p_expires_at));
 END $$;
 
-CREATE OR REPLACE FUNCTION vault.create_token(p_id uuid, p_name text, p_sha256 bytea, p_scope text, p_expires_at timestamptz, p_request uuid) RETURNS jsonb
+CREATE OR REPLACE FUNCTION vault.create_token(p_id uuid, p_name text, p_sha256 bytea, p_scope text,
+    p_expires_at timestamptz, p_request uuid) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   PERFORM vault._require_administer();
@@ -35,7 +40,8 @@ BEGIN
 END $$;
 
 -- The first token, and the way back in when all are lost. EXECUTE stays with vault_owner, whose members own the schema.
-CREATE OR REPLACE FUNCTION vault.create_token_as_owner(p_id uuid, p_name text, p_sha256 bytea, p_expires_at timestamptz, p_request uuid) RETURNS jsonb
+CREATE OR REPLACE FUNCTION vault.create_token_as_owner(p_id uuid, p_name text, p_sha256 bytea, p_expires_at timestamptz,
+    p_request uuid) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE v_result jsonb;
 BEGIN
@@ -69,7 +75,8 @@ BEGIN
     WHERE id = (SELECT t.id FROM vault.admin_tokens t WHERE t.id = v_token.id FOR NO KEY UPDATE SKIP LOCKED);
   -- It counts from COMMIT on, also while a standby keeps the server waiting: vault.revocation_holds() waits for that.
   PERFORM set_config('synchronous_commit', 'local', true);
-  PERFORM vault._audit('token.revoke', NULL, NULL, p_request, jsonb_build_object('token', p_name, 'token_id', v_token.id));
+  PERFORM vault._audit('token.revoke', NULL, NULL, p_request,
+      jsonb_build_object('token', p_name, 'token_id', v_token.id));
   RETURN vault._done(p_request,
     jsonb_build_object('id', v_token.id, 'name', p_name, 'scope', v_token.scope, 'revoked_at', now()));
 END $$;
@@ -119,7 +126,8 @@ BEGIN
   IF vault.tx_kind() IS DISTINCT FROM 'admin' THEN
     RAISE EXCEPTION 'no admin token in this transaction' USING ERRCODE = '42501';
   END IF;
-  RETURN (SELECT jsonb_build_object('id', t.id, 'name', t.name, 'scope', t.scope, 'created_at', t.created_at, 'expires_at', t.expires_at)
+  RETURN (SELECT jsonb_build_object('id', t.id, 'name', t.name, 'scope', t.scope, 'created_at', t.created_at,
+      'expires_at', t.expires_at)
     FROM vault.tx_context c JOIN vault.admin_tokens t ON t.id = c.token_id
     WHERE c.xid = pg_current_xact_id_if_assigned() AND c.pid = pg_backend_pid());
 END $$;
@@ -128,7 +136,8 @@ END $$;
 CREATE OR REPLACE FUNCTION vault._too_powerful(p_role name) RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT why FROM (
-    SELECT r.rolname <> p_role AS through, CASE WHEN r.rolsuper THEN 'SUPERUSER' WHEN r.rolbypassrls THEN 'BYPASSRLS' WHEN r.rolcreaterole THEN 'CREATEROLE'
+    SELECT r.rolname <> p_role AS through, CASE WHEN r.rolsuper THEN 'SUPERUSER' WHEN r.rolbypassrls THEN 'BYPASSRLS'
+        WHEN r.rolcreaterole THEN 'CREATEROLE'
                 WHEN r.rolreplication THEN 'REPLICATION' END
            || CASE WHEN r.rolname = p_role THEN '' ELSE format(' through "%s"', r.rolname) END AS why
       FROM pg_roles r WHERE pg_has_role(p_role, r.oid, 'MEMBER')
@@ -138,7 +147,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
                           'pg_read_server_files', 'pg_write_server_files', 'pg_create_subscription',
                           'pg_maintain')   -- locks, empties of dead rows and rewrites any table: reads and changes wait
         AND pg_has_role(p_role, r.oid, 'MEMBER')) AS reasons
-  WHERE why IS NOT NULL ORDER BY through, why LIMIT 1   -- its own attributes first: a superuser is a member of everything
+  -- its own attributes first: a superuser is a member of everything
+  WHERE why IS NOT NULL ORDER BY through, why LIMIT 1
 $$;
 
 -- Forgets the prefixes of roles that are gone, and follows renamed ones: what pg_dump writes has the name twice, and a
@@ -195,7 +205,8 @@ DECLARE
   v_why text;
 BEGIN
   PERFORM vault._require_administer();
-  v_result := vault._replay(p_request, 'grant', NULL, convert_to(format('%L %L %L', p_role, p_group, p_prefix), 'UTF8'));
+  v_result := vault._replay(p_request, 'grant', NULL,
+      convert_to(format('%L %L %L', p_role, p_group, p_prefix), 'UTF8'));
   IF v_result IS NOT NULL THEN
     RETURN v_result;
   END IF;
@@ -220,9 +231,10 @@ BEGIN
     'prefixes', vault._prefixes_of(v_role)));
 END $$;
 
--- Lets a database role read the secrets whose names begin with p_prefix ('' = all) and call the write API (which wants a
--- token). May be called again for further prefixes.
-CREATE OR REPLACE FUNCTION vault.grant_service_role(p_role name, p_prefix text DEFAULT '', p_request uuid DEFAULT gen_random_uuid()) RETURNS jsonb
+-- Lets a database role read the secrets whose names begin with p_prefix ('' = all) and call the write API (which wants
+-- a token). May be called again for further prefixes.
+CREATE OR REPLACE FUNCTION vault.grant_service_role(p_role name, p_prefix text DEFAULT '',
+    p_request uuid DEFAULT gen_random_uuid()) RETURNS jsonb
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT vault._grant_group(p_role, 'vault_service', coalesce(p_prefix, ''), p_request)
 $$;
@@ -240,7 +252,8 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 
 $$;
 
 -- Takes one prefix away, or with null all of the role's access. Of a role that is gone, what is left of it.
-CREATE OR REPLACE FUNCTION vault.revoke_service_role(p_role name, p_prefix text DEFAULT NULL, p_request uuid DEFAULT gen_random_uuid()) RETURNS jsonb
+CREATE OR REPLACE FUNCTION vault.revoke_service_role(p_role name, p_prefix text DEFAULT NULL,
+    p_request uuid DEFAULT gen_random_uuid()) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   v_role regrole := to_regrole(quote_ident(p_role));
@@ -290,7 +303,8 @@ $$;
 CREATE OR REPLACE FUNCTION vault._record_config(p_before jsonb) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE v_changed jsonb := (
-  SELECT jsonb_object_agg(key, jsonb_build_object('from', p_before -> key, 'to', value)) FROM jsonb_each(vault._config_json())
+  SELECT jsonb_object_agg(key, jsonb_build_object('from', p_before -> key, 'to', value))
+      FROM jsonb_each(vault._config_json())
     WHERE value IS DISTINCT FROM coalesce(p_before -> key, 'null'));
 BEGIN
   IF v_changed IS NOT NULL THEN

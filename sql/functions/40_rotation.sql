@@ -1,9 +1,9 @@
--- Rotation: the supervisor enqueues what is due, a worker claims, seals and completes. A worker needs no admin token: its
--- authority is a live claim, fenced by the attempt, and covers that one secret.
+-- Rotation: the supervisor enqueues what is due, a worker claims, seals and completes. A worker needs no admin token:
+-- its authority is a live claim, fenced by the attempt, and covers that one secret.
 --
 -- A secret with a rotator goes four steps: its candidate is sealed and stored in the job (store_candidate), set at the
--- target, tested there, and finished (finish_rotation): the stored bytes become the version. Whoever claims the job after a
--- crash finds the candidate and goes the same steps with it.
+-- target, tested there, and finished (finish_rotation): the stored bytes become the version. Whoever claims the job
+-- after a crash finds the candidate and goes the same steps with it.
 
 -- May this secret rotate by itself at this time?
 CREATE OR REPLACE FUNCTION vault._may_rotate(s vault.secrets, p_at timestamptz) RETURNS boolean
@@ -14,27 +14,30 @@ $$;
 
 -- ---------- what a round cannot do ----------
 
--- Notes that a part of a round failed, as a whole (subject '') or for one secret, version or month; a null error: it works. In a
--- transaction of maintenance.
+-- Notes that a part of a round failed, as a whole (subject '') or for one secret, version or month; a null error: it
+-- works. In a transaction of maintenance.
 CREATE OR REPLACE FUNCTION vault._note_round(p_part text, p_subject text, p_code text, p_error text) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   IF p_error IS NOT NULL THEN
-    INSERT INTO vault.round_failures AS f (part, subject, code, error) VALUES (p_part, p_subject, p_code, vault._printable(p_error, 500))
-      ON CONFLICT (part, subject) DO UPDATE SET last_at = clock_timestamp(), times = f.times + 1, code = EXCLUDED.code, error = EXCLUDED.error;
+    INSERT INTO vault.round_failures AS f (part, subject, code, error)
+        VALUES (p_part, p_subject, p_code, vault._printable(p_error, 500))
+      ON CONFLICT (part, subject) DO UPDATE SET last_at = clock_timestamp(), times = f.times + 1, code = EXCLUDED.code,
+          error = EXCLUDED.error;
   ELSIF EXISTS (SELECT FROM vault.round_failures WHERE part = p_part AND subject = p_subject) THEN
     DELETE FROM vault.round_failures WHERE part = p_part AND subject = p_subject;
   END IF;
 END $$;
 
--- For the rounds that daemons make by themselves; a null error: it works. Only what has changed is written, and what lasts once a
--- minute.
+-- For the rounds that daemons make by themselves; a null error: it works. Only what has changed is written, and what
+-- lasts once a minute.
 CREATE OR REPLACE FUNCTION vault.report_round(p_part text, p_error text) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   IF p_part IS NULL OR p_part NOT IN ('supervise', 'claim', 'seal') THEN
     RAISE EXCEPTION 'a daemon reports on its rounds of supervise, claim and seal' USING ERRCODE = '22023';
-  ELSIF EXISTS (SELECT FROM vault.round_failures WHERE part = p_part AND subject = '' AND (p_error IS NULL OR last_at > clock_timestamp() - interval '1 minute'))
+  ELSIF EXISTS (SELECT FROM vault.round_failures WHERE part = p_part AND subject = ''
+      AND (p_error IS NULL OR last_at > clock_timestamp() - interval '1 minute'))
       = (p_error IS NOT NULL) THEN
     RETURN;
   END IF;
@@ -43,25 +46,29 @@ BEGIN
   PERFORM vault._leave();
 END $$;
 
--- Does a part of a round for every subject, together if that works, else one by one, so that one that cannot be handled keeps none of
--- the others; those that failed before are tried by themselves. p_do takes the ids as $1. Returns how many it was done for. In a
--- transaction of maintenance.
+-- Does a part of a round for every subject, together if that works, else one by one, so that one that cannot be handled
+-- keeps none of the others; those that failed before are tried by themselves. p_do takes the ids as $1. Returns how
+-- many it was done for. In a transaction of maintenance.
 CREATE OR REPLACE FUNCTION vault._do_each(p_part text, p_ids text[], p_names text[], p_do text) RETURNS int
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  v_before text[] := (SELECT coalesce(array_agg(subject), '{}') FROM vault.round_failures WHERE part = p_part AND subject <> '');
+  v_before text[] := (SELECT coalesce(array_agg(subject), '{}') FROM vault.round_failures WHERE part = p_part
+      AND subject <> '');
   v_alone text[];
   v_names text[];
   v_n int := 0;
   v_count int;
 BEGIN
   IF v_before <> '{}' THEN   -- what waits no more is no failure
-    DELETE FROM vault.round_failures WHERE part = p_part AND subject = ANY (v_before) AND subject <> ALL (coalesce(p_names, '{}'));
+    DELETE FROM vault.round_failures WHERE part = p_part AND subject = ANY (v_before)
+        AND subject <> ALL (coalesce(p_names, '{}'));
   END IF;
   BEGIN
-    EXECUTE p_do USING (SELECT coalesce(array_agg(id), '{}') FROM unnest(p_ids, p_names) AS u (id, name) WHERE name <> ALL (v_before));
+    EXECUTE p_do USING (SELECT coalesce(array_agg(id), '{}') FROM unnest(p_ids, p_names) AS u (id, name)
+        WHERE name <> ALL (v_before));
     GET DIAGNOSTICS v_n = ROW_COUNT;
-    SELECT array_agg(id), array_agg(name) INTO v_alone, v_names FROM unnest(p_ids, p_names) AS u (id, name) WHERE name = ANY (v_before);
+    SELECT array_agg(id), array_agg(name) INTO v_alone, v_names FROM unnest(p_ids, p_names) AS u (id, name)
+        WHERE name = ANY (v_before);
   EXCEPTION WHEN OTHERS THEN
     v_n := 0;
     v_alone := p_ids;
@@ -80,7 +87,8 @@ BEGIN
   RETURN v_n;
 END $$;
 
--- How many more than its limit a part looks for: those that failed stay at the front, and must not take the place of others.
+-- How many more than its limit a part looks for: those that failed stay at the front, and must not take the place of
+-- others.
 CREATE OR REPLACE FUNCTION vault._failed_before(p_part text) RETURNS bigint
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT count(*) FROM vault.round_failures WHERE part = p_part AND subject <> ''
@@ -90,9 +98,11 @@ $$;
 
 CREATE OR REPLACE FUNCTION vault.enqueue_due_rotations(p_limit int DEFAULT 1000) RETURNS int
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
--- Along the index of what is due, with a look into the queue's for each, whatever the statistics of a queue that was empty a
--- moment ago say: the third 5,000 of a backlog took 18 s. The looks are sub-selects, as a join may read a whole index for each.
-SET enable_sort = off SET enable_bitmapscan = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_material = off AS $$
+-- Along the index of what is due, with a look into the queue's for each, whatever the statistics of a queue that was
+-- empty a moment ago say: the third 5,000 of a backlog took 18 s. The looks are sub-selects, as a join may read a whole
+-- index for each.
+SET enable_sort = off SET enable_bitmapscan = off SET enable_seqscan = off SET enable_hashjoin = off
+    SET enable_mergejoin = off SET enable_material = off AS $$
 DECLARE
   v_ids text[];
   v_names text[];
@@ -106,13 +116,16 @@ BEGIN
   SELECT array_agg(due.id::text), array_agg(due.name) INTO v_ids, v_names FROM (
     SELECT s.id, s.name FROM vault.secrets s
     WHERE s.deleted_at IS NULL AND s.next_rotation_at <= now() AND s.rotation_paused_at IS NULL
-      AND (s.rotation_window IS NULL OR vault._in_window(s.rotation_window, now()))   -- as _may_rotate, which is a call a row
+      -- as _may_rotate, which is a call a row
+      AND (s.rotation_window IS NULL OR vault._in_window(s.rotation_window, now()))
       AND (SELECT count(*) FROM vault.rotation_jobs j WHERE j.secret_id = s.id AND j.state IN ('queued', 'claimed')) = 0
-      AND (SELECT count(*) FROM vault.rotation_jobs j WHERE j.secret_id = s.id AND j.state = 'failed' AND j.from_version = s.current_version) = 0
+      AND (SELECT count(*) FROM vault.rotation_jobs j WHERE j.secret_id = s.id AND j.state = 'failed'
+          AND j.from_version = s.current_version) = 0
     ORDER BY s.next_rotation_at LIMIT p_limit + vault._failed_before('enqueue') FOR KEY SHARE OF s SKIP LOCKED) AS due;
   v_count := vault._do_each('enqueue', v_ids, v_names, $do$
     INSERT INTO vault.rotation_jobs (secret_id, name, from_version, due_at, run_after)
-      SELECT s.id, s.name, s.current_version, s.next_rotation_at, s.next_rotation_at FROM vault.secrets s WHERE s.id = ANY ($1::bigint[])
+      SELECT s.id, s.name, s.current_version, s.next_rotation_at, s.next_rotation_at FROM vault.secrets s
+          WHERE s.id = ANY ($1::bigint[])
       ON CONFLICT (secret_id) WHERE state IN ('queued', 'claimed') DO NOTHING $do$);
   IF v_count > 0 THEN
     PERFORM pg_notify('vault_rotation', '');
@@ -134,10 +147,12 @@ BEGIN
   PERFORM vault._enter('maintenance', 'supervisor');
   SELECT array_agg(over.version_id::text), array_agg(over.name) INTO v_ids, v_names FROM (
     SELECT version_id, name FROM vault.secret_versions
-      WHERE expires_at <= now() AND removed_at IS NULL ORDER BY expires_at LIMIT p_limit + vault._failed_before('expire') FOR UPDATE SKIP LOCKED) AS over;
+      WHERE expires_at <= now() AND removed_at IS NULL ORDER BY expires_at
+          LIMIT p_limit + vault._failed_before('expire') FOR UPDATE SKIP LOCKED) AS over;
   v_count := vault._do_each('expire', v_ids, v_names, $do$
     WITH removed AS (
-      UPDATE vault.secret_versions v SET wrapped_dek = NULL, nonce = NULL, ciphertext = NULL, key_commit = NULL, removed_at = now()
+      UPDATE vault.secret_versions v SET wrapped_dek = NULL, nonce = NULL, ciphertext = NULL, key_commit = NULL,
+          removed_at = now()
         WHERE v.version_id = ANY ($1::uuid[]) RETURNING v.name, v.version)
     INSERT INTO vault.audit_log (system_id, actor, action, secret, version)
       SELECT (SELECT vault._system_id()), (SELECT vault.tx_actor()), 'expire', name, version FROM removed $do$);
@@ -158,7 +173,8 @@ BEGIN
   SELECT array_agg(gone.id::text), array_agg(gone.name) INTO v_ids, v_names FROM (
     SELECT id, name FROM vault.secrets WHERE deleted_at IS NOT NULL AND restore_until <= now()
       ORDER BY restore_until LIMIT p_limit + vault._failed_before('purge') FOR UPDATE SKIP LOCKED) AS gone;
-  v_count := vault._do_each('purge', v_ids, v_names, 'SELECT vault._purge(s, NULL) FROM vault.secrets s WHERE s.id = ANY ($1::bigint[])');
+  v_count := vault._do_each('purge', v_ids, v_names,
+      'SELECT vault._purge(s, NULL) FROM vault.secrets s WHERE s.id = ANY ($1::bigint[])');
   PERFORM vault._leave();
   RETURN v_count;
 END $$;
@@ -168,15 +184,16 @@ CREATE OR REPLACE FUNCTION vault._forget(p_limit int) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   PERFORM vault._enter('maintenance', 'supervisor');
-  DELETE FROM vault.requests WHERE id IN (SELECT id FROM vault.requests WHERE at < now() - interval '7 days' LIMIT p_limit);
+  DELETE FROM vault.requests WHERE id IN (SELECT id FROM vault.requests WHERE at < now() - interval '7 days'
+      LIMIT p_limit);
   DELETE FROM vault.rotation_jobs WHERE id IN (SELECT id FROM vault.rotation_jobs
     WHERE state IN ('done', 'superseded') AND finished_at < now() - interval '30 days' LIMIT p_limit);
   PERFORM vault._settle_scopes();
   PERFORM vault._leave();
 END $$;
 
--- Names the secrets that wait because their window cannot be read: the server lost its time zone. The windows in use are looked at,
--- each once, however many secrets have them.
+-- Names the secrets that wait because their window cannot be read: the server lost its time zone. The windows in use
+-- are looked at, each once, however many secrets have them.
 CREATE OR REPLACE FUNCTION vault._check_windows(p_limit int) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
@@ -187,12 +204,15 @@ BEGIN
   WITH RECURSIVE used (w) AS (
     SELECT min(rotation_window) FROM vault.secrets WHERE rotation_window IS NOT NULL
     UNION ALL
-    SELECT (SELECT min(s.rotation_window) FROM vault.secrets s WHERE s.rotation_window > w) FROM used WHERE w IS NOT NULL)
+    SELECT (SELECT min(s.rotation_window) FROM vault.secrets s WHERE s.rotation_window > w) FROM used
+        WHERE w IS NOT NULL)
   SELECT array_agg(w) INTO v_bad FROM used WHERE w IS NOT NULL AND vault._in_window(w, now()) IS NULL;
   SELECT coalesce(array_agg(name), '{}') INTO v_waiting FROM (
-    SELECT name FROM vault.secrets WHERE rotation_window = ANY (v_bad) AND rotation_interval IS NOT NULL AND deleted_at IS NULL LIMIT p_limit) AS s;
+    SELECT name FROM vault.secrets WHERE rotation_window = ANY (v_bad) AND rotation_interval IS NOT NULL
+        AND deleted_at IS NULL LIMIT p_limit) AS s;
   DELETE FROM vault.round_failures WHERE part = 'window' AND subject <> ALL (v_waiting);
-  PERFORM vault._note_round('window', name, '22023', format('its window "%s" cannot be read: this server has no time zone "%s"',
+  PERFORM vault._note_round('window', name, '22023',
+      format('its window "%s" cannot be read: this server has no time zone "%s"',
     rotation_window, substr(rotation_window, 13))) FROM vault.secrets WHERE name = ANY (v_waiting);
   PERFORM vault._leave();
 END $$;
@@ -214,7 +234,8 @@ DECLARE
   v_row vault.heartbeat;
 BEGIN
   IF current_setting('synchronous_commit') = 'off' THEN
-    PERFORM set_config('synchronous_commit', 'local', true);   -- an epoch that was seen must not be lost in a crash, to be followed by another
+    -- an epoch that was seen must not be lost in a crash, to be followed by another
+    PERFORM set_config('synchronous_commit', 'local', true);
   END IF;
   PERFORM vault._enter('maintenance', 'supervisor');
   PERFORM FROM vault.heartbeat FOR UPDATE SKIP LOCKED;
@@ -230,9 +251,9 @@ BEGIN
   RETURN v_row;
 END $$;
 
--- One round of the supervisor, for pg_cron as for vaultd. On a standby it does nothing. Two at once do no harm. A count that
--- equals p_limit says that more may be waiting. A part that fails keeps none of the others: it is noted, for vault.status() and
--- whoever called.
+-- One round of the supervisor, for pg_cron as for vaultd. On a standby it does nothing. Two at once do no harm. A count
+-- that equals p_limit says that more may be waiting. A part that fails keeps none of the others: it is noted, for
+-- vault.status() and whoever called.
 CREATE OR REPLACE FUNCTION vault.supervise(p_limit int DEFAULT 10000) RETURNS jsonb
 -- pg_cron calls it in a session of its own, where row_security = off would be an error.
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = on AS $$
@@ -273,18 +294,20 @@ BEGIN
   RETURN v_done;
 END $$;
 
--- Claims up to p_limit jobs that may run, and jobs whose claim is older than p_stale: their worker is gone or stuck, and
--- the higher attempt shuts it out. max_rotations caps the claims of all workers together; without it p_ahead more are claimed,
--- for later (under a cap they would take the place of what another worker could run). A job waits while its secret is
--- paused or outside its window, unless somebody asked for it by hand; one that has a candidate waits for no window, because
--- its target may have the new value already. p_stale has the bounds of vaultd's claim_timeout: with less, a worker would take
--- over what another has just begun.
+-- Claims up to p_limit jobs that may run, and jobs whose claim is older than p_stale: their worker is gone or stuck,
+-- and the higher attempt shuts it out. max_rotations caps the claims of all workers together; without it p_ahead more
+-- are claimed, for later (under a cap they would take the place of what another worker could run). A job waits while
+-- its secret is paused or outside its window, unless somebody asked for it by hand; one that has a candidate waits for
+-- no window, because its target may have the new value already. p_stale has the bounds of vaultd's claim_timeout: with
+-- less, a worker would take over what another has just begun.
 CREATE OR REPLACE FUNCTION vault.claim_rotations(p_worker text, p_limit int, p_stale interval, p_ahead int DEFAULT 0)
-RETURNS TABLE (job_id bigint, secret text, attempt int, failures int, from_version int, generator text, rotator text, due_at timestamptz)
+RETURNS TABLE (job_id bigint, secret text, attempt int, failures int, from_version int, generator text, rotator text,
+    due_at timestamptz)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
--- Along the index of the queue and no further than the limit, whatever the statistics of a table that was empty a moment ago
--- say: with a backlog of 3,000, sorting all of it took 90 ms a claim.
-SET enable_sort = off SET enable_bitmapscan = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+-- Along the index of the queue and no further than the limit, whatever the statistics of a table that was empty a
+-- moment ago say: with a backlog of 3,000, sorting all of it took 90 ms a claim.
+SET enable_sort = off SET enable_bitmapscan = off SET enable_seqscan = off SET enable_hashjoin = off
+    SET enable_mergejoin = off AS $$
 #variable_conflict use_column
 DECLARE
   v_cap int := (SELECT max_rotations FROM vault.config);
@@ -294,9 +317,11 @@ BEGIN
   PERFORM vault._bound('p_limit', p_limit, 0, 100000);
   PERFORM vault._bound('p_ahead', p_ahead, 0, 100000);
   PERFORM vault._bound('p_stale', p_stale, '3 seconds', '1 day');
-  p_stale := make_interval(secs => extract(epoch FROM p_stale)::float8);   -- months and days of mixed signs may add up to less
+  -- months and days of mixed signs may add up to less
+  p_stale := make_interval(secs => extract(epoch FROM p_stale)::float8);
   IF v_cap IS NOT NULL THEN
-    PERFORM vault._await_lock('vault.lock_claims', 'claiming waits');   -- two workers may not both see the same room below the cap
+    -- two workers may not both see the same room below the cap
+    PERFORM vault._await_lock('vault.lock_claims', 'claiming waits');
     v_limit := least(p_limit, v_cap - (SELECT count(*) FROM vault.rotation_jobs
                                        WHERE state = 'claimed' AND claimed_at >= clock_timestamp() - p_stale)::int);
   END IF;
@@ -305,34 +330,39 @@ BEGIN
   END IF;
   PERFORM vault._enter('maintenance', 'worker:' || vault._printable(p_worker, 128));
   RETURN QUERY
-    UPDATE vault.rotation_jobs j SET state = 'claimed', attempt = j.attempt + 1, claimed_by = vault._printable(p_worker, 128),
+    UPDATE vault.rotation_jobs j SET state = 'claimed', attempt = j.attempt + 1,
+        claimed_by = vault._printable(p_worker, 128),
         claimed_at = clock_timestamp(),
         -- Its worker vanished: that is a failure too.
         failures = CASE WHEN j.state = 'claimed' THEN least(j.failures::bigint + 1, 2147483647)::int ELSE j.failures END
       FROM (SELECT k.id, s.generator, s.rotator FROM vault.rotation_jobs k JOIN vault.secrets s ON s.id = k.secret_id
               WHERE k.state IN ('queued', 'claimed') AND k.run_after <= now()
-                AND (k.state = 'queued' OR k.claimed_at < clock_timestamp() - p_stale) AND k.attempt < 2147483647   -- which is as far as it counts
+                -- which is as far as it counts
+                AND (k.state = 'queued' OR k.claimed_at < clock_timestamp() - p_stale) AND k.attempt < 2147483647
                 AND (k.requested_by IS NOT NULL OR (s.rotation_paused_at IS NULL
                   AND (s.rotation_window IS NULL OR vault._in_window(s.rotation_window, now())
                     OR EXISTS (SELECT FROM vault.rotation_candidates c WHERE c.job_id = k.id))))
               -- The cap once more, by the snapshot that sees the job: it may have been set since it was read.
-              ORDER BY k.run_after, k.id LIMIT CASE WHEN (SELECT c.max_rotations FROM vault.config c) IS NOT DISTINCT FROM v_cap THEN v_limit ELSE 0 END
+              ORDER BY k.run_after, k.id LIMIT CASE WHEN (SELECT c.max_rotations FROM vault.config c) IS NOT DISTINCT
+                  FROM v_cap THEN v_limit ELSE 0 END
               FOR UPDATE OF k SKIP LOCKED) AS picked
       WHERE j.id = picked.id
       RETURNING j.id, j.name, j.attempt, j.failures, j.from_version, picked.generator, picked.rotator, j.due_at;
   PERFORM vault._leave();
 END $$;
 
--- The fence: refuses whoever does not hold this attempt's claim, and keeps the job until the transaction ends. The secret is
--- locked before the job, as a put locks them.
+-- The fence: refuses whoever does not hold this attempt's claim, and keeps the job until the transaction ends. The
+-- secret is locked before the job, as a put locks them.
 CREATE OR REPLACE FUNCTION vault._fence(p_job bigint, p_attempt int) RETURNS vault.secrets
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   s vault.secrets;
   v_held boolean;
 BEGIN
-  SELECT x.* INTO s FROM vault.secrets x JOIN vault.rotation_jobs j ON j.secret_id = x.id WHERE j.id = p_job FOR UPDATE OF x;
-  -- By its id alone: with the state among the conditions all jobs that are claimed would be gone through, along their index.
+  SELECT x.* INTO s FROM vault.secrets x JOIN vault.rotation_jobs j ON j.secret_id = x.id
+      WHERE j.id = p_job FOR UPDATE OF x;
+  -- By its id alone: with the state among the conditions all jobs that are claimed would be gone through, along their
+  -- index.
   SELECT state = 'claimed' AND attempt = p_attempt INTO v_held FROM vault.rotation_jobs WHERE id = p_job FOR UPDATE;
   IF v_held IS NOT TRUE OR s.deleted_at IS NOT NULL THEN
     RAISE EXCEPTION 'the claim on rotation job % (attempt %) is lost', p_job, p_attempt USING ERRCODE = 'VA002';
@@ -340,9 +370,10 @@ BEGIN
   RETURN s;
 END $$;
 
--- Stores the candidate of a claimed job unless it has one, and returns the one it has then: the same for every attempt, and
--- for a call whose answer was lost.
-CREATE OR REPLACE FUNCTION vault.store_candidate(p_job bigint, p_attempt int, p_fmt int, p_kms_key_id text, p_wrapped_dek bytea,
+-- Stores the candidate of a claimed job unless it has one, and returns the one it has then: the same for every attempt,
+-- and for a call whose answer was lost.
+CREATE OR REPLACE FUNCTION vault.store_candidate(p_job bigint, p_attempt int, p_fmt int, p_kms_key_id text,
+    p_wrapped_dek bytea,
     p_nonce bytea, p_ciphertext bytea, p_key_commit bytea, p_aad text) RETURNS SETOF vault.rotation_candidates
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE j vault.rotation_jobs;
@@ -350,8 +381,10 @@ BEGIN
   SELECT * INTO j FROM vault.rotation_jobs WHERE id = p_job;
   PERFORM vault._enter('rotation', 'worker:' || coalesce(j.claimed_by, 'unknown'), p_job);
   PERFORM vault._fence(p_job, p_attempt);
-  INSERT INTO vault.rotation_candidates (job_id, name, version, fmt, kms_key_id, wrapped_dek, nonce, ciphertext, key_commit, aad)
-    VALUES (p_job, j.name, j.from_version + 1, p_fmt, p_kms_key_id, p_wrapped_dek, p_nonce, p_ciphertext, p_key_commit, p_aad)
+  INSERT INTO vault.rotation_candidates (job_id, name, version, fmt, kms_key_id, wrapped_dek, nonce, ciphertext,
+      key_commit, aad)
+    VALUES (p_job, j.name, j.from_version + 1, p_fmt, p_kms_key_id, p_wrapped_dek, p_nonce, p_ciphertext, p_key_commit,
+        p_aad)
     ON CONFLICT DO NOTHING;
   PERFORM vault._leave();
   RETURN QUERY SELECT * FROM vault.rotation_candidates WHERE job_id = p_job;
@@ -364,8 +397,10 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   WHERE j.id = p_job AND j.state = 'claimed' AND j.attempt = p_attempt
 $$;
 
--- The fence, the new version and the audit row in one transaction: a worker that stalled past its claim is refused here.
-CREATE OR REPLACE FUNCTION vault.complete_rotation(p_job bigint, p_attempt int, p_fmt int, p_kms_key_id text, p_wrapped_dek bytea,
+-- The fence, the new version and the audit row in one transaction: a worker that stalled past its claim is refused
+-- here.
+CREATE OR REPLACE FUNCTION vault.complete_rotation(p_job bigint, p_attempt int, p_fmt int, p_kms_key_id text,
+    p_wrapped_dek bytea,
     p_nonce bytea, p_ciphertext bytea, p_key_commit bytea, p_aad text, p_request uuid) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
@@ -379,10 +414,13 @@ BEGIN
     convert_to(format('%s %s', p_job, p_attempt), 'UTF8'));
   IF v_result IS NULL THEN
     s := vault._fence(p_job, p_attempt);
-    UPDATE vault.rotation_jobs SET state = 'done', finished_at = clock_timestamp(), to_version = from_version + 1 WHERE id = p_job;
+    UPDATE vault.rotation_jobs SET state = 'done', finished_at = clock_timestamp(), to_version = from_version + 1
+        WHERE id = p_job;
     DELETE FROM vault.rotation_candidates WHERE job_id = p_job;
-    v_result := vault._add_version(s, j.from_version + 1, p_fmt, p_kms_key_id, p_wrapped_dek, p_nonce, p_ciphertext, p_key_commit, p_aad, p_request);
-    PERFORM vault._audit('rotate', j.name, j.from_version + 1, p_request, jsonb_build_object('job', p_job, 'attempt', p_attempt,
+    v_result := vault._add_version(s, j.from_version + 1, p_fmt, p_kms_key_id, p_wrapped_dek, p_nonce, p_ciphertext,
+        p_key_commit, p_aad, p_request);
+    PERFORM vault._audit('rotate', j.name, j.from_version + 1, p_request,
+        jsonb_build_object('job', p_job, 'attempt', p_attempt,
       'due_at', j.due_at, 'requested_by', j.requested_by, 'rotator', split_part(s.rotator, ' ', 1)));
     v_result := vault._done(p_request, v_result);
   END IF;
@@ -390,15 +428,17 @@ BEGIN
   RETURN v_result;
 END $$;
 
--- complete_rotation of many at once: a statement for each step, however many jobs, and one COMMIT. It completes the jobs whose
--- claims hold, and those that it had completed before (replays), and returns what became of them by request id. A job that it
--- leaves out is as it was, and complete_rotation says what is in its way: the claim is lost, the secret is deleted or changed by
--- somebody who has not finished. Nobody's row is waited for, so that one stalled session does not hold up the whole batch. A
--- value that breaks a rule takes the batch with it: then each is completed alone, and that one fails.
+-- complete_rotation of many at once: a statement for each step, however many jobs, and one COMMIT. It completes the
+-- jobs whose claims hold, and those that it had completed before (replays), and returns what became of them by request
+-- id. A job that it leaves out is as it was, and complete_rotation says what is in its way: the claim is lost, the
+-- secret is deleted or changed by somebody who has not finished. Nobody's row is waited for, so that one stalled
+-- session does not hold up the whole batch. A value that breaks a rule takes the batch with it: then each is completed
+-- alone, and that one fails.
 --
--- A maintenance transaction, as row level security would else ask once a row. What is written is what the fence lets through: all
--- rows come from the jobs in v_done.
-CREATE OR REPLACE FUNCTION vault.complete_rotations(p_jobs bigint[], p_attempts int[], p_fmts int[], p_kms_key_ids text[], p_wrapped_deks bytea[],
+-- A maintenance transaction, as row level security would else ask once a row. What is written is what the fence lets
+-- through: all rows come from the jobs in v_done.
+CREATE OR REPLACE FUNCTION vault.complete_rotations(p_jobs bigint[], p_attempts int[], p_fmts int[],
+    p_kms_key_ids text[], p_wrapped_deks bytea[],
     p_nonces bytea[], p_ciphertexts bytea[], p_key_commits bytea[], p_aads text[], p_requests uuid[]) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 -- As claim_rotations: the statistics are of a queue that was empty a moment ago.
@@ -416,13 +456,16 @@ BEGIN
       cardinality(p_aads), cardinality(p_requests)])) IS NOT TRUE OR array_position(p_requests, NULL) IS NOT NULL THEN
     RAISE EXCEPTION 'each of p_jobs has one of everything else, and a request id' USING ERRCODE = '22023';
   END IF;
-  PERFORM vault._enter('maintenance', 'worker:' || coalesce((SELECT claimed_by FROM vault.rotation_jobs WHERE id = p_jobs[1]), 'unknown'));
+  PERFORM vault._enter('maintenance',
+      'worker:' || coalesce((SELECT claimed_by FROM vault.rotation_jobs WHERE id = p_jobs[1]), 'unknown'));
   SELECT array_agg(vault._digest('rotate', j.name, sha256(g.nonce || g.ciphertext || g.wrapped_dek) ||
       convert_to(format('%s %s', g.job, g.attempt), 'UTF8')) ORDER BY g.n) INTO v_digests
-    FROM unnest(p_jobs, p_attempts, p_nonces, p_ciphertexts, p_wrapped_deks) WITH ORDINALITY AS g (job, attempt, nonce, ciphertext, wrapped_dek, n)
+    FROM unnest(p_jobs, p_attempts, p_nonces, p_ciphertexts, p_wrapped_deks) WITH
+        ORDINALITY AS g (job, attempt, nonce, ciphertext, wrapped_dek, n)
     LEFT JOIN vault.rotation_jobs j ON j.id = g.job;
   WITH added AS (
-    INSERT INTO vault.requests (id, action, digest) SELECT g.request, 'rotate', g.digest FROM unnest(p_requests, v_digests) AS g (request, digest)
+    INSERT INTO vault.requests (id, action, digest) SELECT g.request, 'rotate', g.digest
+        FROM unnest(p_requests, v_digests) AS g (request, digest)
       ON CONFLICT DO NOTHING RETURNING id)
   SELECT array_agg(id) INTO v_new FROM added;
 
@@ -440,24 +483,31 @@ BEGIN
   SELECT array_agg(id) INTO v_done FROM done;
 
   DELETE FROM vault.rotation_candidates WHERE job_id = ANY (v_done);
-  UPDATE vault.secret_versions v SET expires_at = now() + s.grace_period, next_rotation_at = NULL FROM vault.rotation_jobs j, vault.secrets s
+  UPDATE vault.secret_versions v SET expires_at = now() + s.grace_period, next_rotation_at = NULL
+      FROM vault.rotation_jobs j, vault.secrets s
     WHERE j.id = ANY (v_done) AND s.id = j.secret_id AND v.name = s.name AND v.expires_at IS NULL;
-  INSERT INTO vault.secret_versions (secret_id, name, version, fmt, kms_key_id, wrapped_dek, nonce, ciphertext, key_commit, aad, request_id, created_by,
+  INSERT INTO vault.secret_versions (secret_id, name, version, fmt, kms_key_id, wrapped_dek, nonce, ciphertext,
+      key_commit, aad, request_id, created_by,
                                      next_rotation_at)
-    SELECT s.id, s.name, j.to_version, g.fmt, g.kms_key_id, g.wrapped_dek, g.nonce, g.ciphertext, g.key_commit, g.aad, g.request, 'worker:' || j.claimed_by,
+    SELECT s.id, s.name, j.to_version, g.fmt, g.kms_key_id, g.wrapped_dek, g.nonce, g.ciphertext, g.key_commit, g.aad,
+        g.request, 'worker:' || j.claimed_by,
            vault._next_rotation(s.name, now(), s.rotation_interval, s.rotation_window)
-      FROM unnest(p_jobs, p_fmts, p_kms_key_ids, p_wrapped_deks, p_nonces, p_ciphertexts, p_key_commits, p_aads, p_requests)
+      FROM unnest(p_jobs, p_fmts, p_kms_key_ids, p_wrapped_deks, p_nonces, p_ciphertexts, p_key_commits, p_aads,
+          p_requests)
         AS g (job, fmt, kms_key_id, wrapped_dek, nonce, ciphertext, key_commit, aad, request)
       JOIN vault.rotation_jobs j ON j.id = g.job JOIN vault.secrets s ON s.id = j.secret_id WHERE j.id = ANY (v_done);
   UPDATE vault.secrets s SET current_version = v.version, rotated_at = now(), next_rotation_at = v.next_rotation_at
     FROM vault.rotation_jobs j JOIN vault.secret_versions v ON v.secret_id = j.secret_id AND v.version = j.to_version
     WHERE j.id = ANY (v_done) AND s.id = j.secret_id;
   INSERT INTO vault.audit_log (system_id, actor, action, secret, version, request_id, detail)
-    SELECT (SELECT vault._system_id()), 'worker:' || j.claimed_by, 'rotate', j.name, j.to_version, g.request, jsonb_strip_nulls(jsonb_build_object('job', j.id, 'attempt', j.attempt,
+    SELECT (SELECT vault._system_id()), 'worker:' || j.claimed_by, 'rotate', j.name, j.to_version, g.request,
+        jsonb_strip_nulls(jsonb_build_object('job', j.id, 'attempt', j.attempt,
         'due_at', j.due_at, 'requested_by', j.requested_by, 'rotator', split_part(s.rotator, ' ', 1)))
-      FROM unnest(p_jobs, p_requests) AS g (job, request) JOIN vault.rotation_jobs j ON j.id = g.job JOIN vault.secrets s ON s.id = j.secret_id
+      FROM unnest(p_jobs, p_requests) AS g (job, request) JOIN vault.rotation_jobs j ON j.id = g.job
+          JOIN vault.secrets s ON s.id = j.secret_id
       WHERE j.id = ANY (v_done);
-  UPDATE vault.requests q SET result = jsonb_build_object('name', v.name, 'version', v.version, 'version_id', v.version_id, 'created_at', v.created_at,
+  UPDATE vault.requests q SET result = jsonb_build_object('name', v.name, 'version', v.version, 'version_id',
+      v.version_id, 'created_at', v.created_at,
       'previous_expires_at', p.expires_at, 'next_rotation_at', s.next_rotation_at)
     FROM vault.secret_versions v JOIN vault.secrets s ON s.id = v.secret_id
       LEFT JOIN vault.secret_versions p ON p.secret_id = v.secret_id AND p.version = v.version - 1
@@ -476,8 +526,8 @@ BEGIN
   RETURN v_result;
 END $$;
 
--- Step four of a rotation with a target: the stored candidate becomes the version. After it, and for a replay, there is no
--- candidate any more; the replay is told by its id alone.
+-- Step four of a rotation with a target: the stored candidate becomes the version. After it, and for a replay, there is
+-- no candidate any more; the replay is told by its id alone.
 CREATE OR REPLACE FUNCTION vault.finish_rotation(p_job bigint, p_attempt int, p_request uuid) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
@@ -495,8 +545,10 @@ BEGIN
     IF NOT FOUND THEN
       RAISE EXCEPTION 'rotation job % has no candidate', p_job USING ERRCODE = '22023';
     END IF;
-    UPDATE vault.rotation_jobs SET state = 'done', finished_at = clock_timestamp(), to_version = c.version WHERE id = p_job;
-    v_result := vault._add_version(s, c.version, c.fmt, c.kms_key_id, c.wrapped_dek, c.nonce, c.ciphertext, c.key_commit, c.aad, p_request);
+    UPDATE vault.rotation_jobs SET state = 'done', finished_at = clock_timestamp(), to_version = c.version
+        WHERE id = p_job;
+    v_result := vault._add_version(s, c.version, c.fmt, c.kms_key_id, c.wrapped_dek, c.nonce, c.ciphertext,
+        c.key_commit, c.aad, p_request);
     DELETE FROM vault.rotation_candidates WHERE job_id = p_job;
     PERFORM vault._audit('rotate', j.name, c.version, p_request, jsonb_build_object('job', p_job, 'attempt', p_attempt,
       'due_at', j.due_at, 'requested_by', j.requested_by, 'rotator', split_part(s.rotator, ' ', 1)));
@@ -506,9 +558,10 @@ BEGIN
   RETURN v_result;
 END $$;
 
--- p_retry_in null: enough attempts, the job is failed and stays visible until somebody retries, puts or rotates. Its candidate
--- stays with it, as the target may have it.
-CREATE OR REPLACE FUNCTION vault.fail_rotation(p_job bigint, p_attempt int, p_error text, p_retry_in interval) RETURNS boolean
+-- p_retry_in null: enough attempts, the job is failed and stays visible until somebody retries, puts or rotates. Its
+-- candidate stays with it, as the target may have it.
+CREATE OR REPLACE FUNCTION vault.fail_rotation(p_job bigint, p_attempt int, p_error text,
+    p_retry_in interval) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   j vault.rotation_jobs;
@@ -517,14 +570,16 @@ BEGIN
   PERFORM vault._bound('p_retry_in', coalesce(p_retry_in, '0'), '0', '30 days');
   PERFORM vault._enter('maintenance', 'worker');
   UPDATE vault.rotation_jobs SET
-      state = CASE WHEN p_retry_in IS NULL THEN 'failed' ELSE 'queued' END, failures = least(failures::bigint + 1, 2147483647)::int,
+      state = CASE WHEN p_retry_in IS NULL THEN 'failed' ELSE 'queued' END,
+          failures = least(failures::bigint + 1, 2147483647)::int,
       run_after = clock_timestamp() + coalesce(p_retry_in, '0'), last_error = v_error,
       finished_at = CASE WHEN p_retry_in IS NULL THEN clock_timestamp() END
     WHERE id = p_job AND state = 'claimed' AND attempt = p_attempt RETURNING * INTO j;
   IF FOUND THEN
     PERFORM vault._enter('maintenance', 'worker:' || j.claimed_by);
     PERFORM vault._audit('rotate', j.name, j.from_version, NULL,
-      jsonb_build_object('job', p_job, 'attempt', p_attempt, 'error', v_error, 'given_up', p_retry_in IS NULL), 'failed');
+      jsonb_build_object('job', p_job, 'attempt', p_attempt, 'error', v_error, 'given_up', p_retry_in IS NULL),
+          'failed');
   END IF;
   PERFORM vault._leave();
   RETURN j.id IS NOT NULL;
@@ -549,11 +604,12 @@ END $$;
 
 CREATE OR REPLACE FUNCTION vault._job_json(j vault.rotation_jobs, p_joined boolean) RETURNS jsonb
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT jsonb_build_object('name', j.name, 'version', j.from_version, 'job', j.id, 'state', j.state, 'joined', p_joined)
+  SELECT jsonb_build_object('name', j.name, 'version', j.from_version, 'job', j.id, 'state', j.state, 'joined',
+      p_joined)
 $$;
 
--- Asks for a rotation now: joins the job that is open, or takes up the failed one with its candidate, or makes one. It runs
--- whether or not the secret is paused or in its window.
+-- Asks for a rotation now: joins the job that is open, or takes up the failed one with its candidate, or makes one. It
+-- runs whether or not the secret is paused or in its window.
 CREATE OR REPLACE FUNCTION vault.request_rotation(p_name text, p_request uuid) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -573,7 +629,8 @@ BEGIN
   ELSIF s.generator IS NULL THEN
     RAISE EXCEPTION 'secret "%" has no generator, so it cannot rotate by itself', p_name USING ERRCODE = '22023';
   END IF;
-  UPDATE vault.rotation_jobs SET run_after = least(run_after, now()), requested_by = coalesce(requested_by, vault.tx_actor())
+  UPDATE vault.rotation_jobs SET run_after = least(run_after, now()),
+      requested_by = coalesce(requested_by, vault.tx_actor())
     WHERE secret_id = s.id AND state IN ('queued', 'claimed') RETURNING * INTO j;
   IF NOT FOUND THEN
     j := vault._requeue_failed(s);
@@ -584,16 +641,19 @@ BEGIN
       VALUES (s.id, s.name, s.current_version, now(), now(), vault.tx_actor()) RETURNING * INTO j;
   END IF;
   PERFORM pg_notify('vault_rotation', '');
-  PERFORM vault._audit('rotation.request', p_name, s.current_version, p_request, jsonb_build_object('job', j.id, 'joined', v_joined));
+  PERFORM vault._audit('rotation.request', p_name, s.current_version, p_request,
+      jsonb_build_object('job', j.id, 'joined', v_joined));
   RETURN vault._done(p_request, vault._job_json(j, v_joined));
 END $$;
 
--- The failed job of the current version, queued again with a fresh count of failures; null if there is none. Its attempt goes
--- on counting: a worker of before must stay shut out.
+-- The failed job of the current version, queued again with a fresh count of failures; null if there is none. Its
+-- attempt goes on counting: a worker of before must stay shut out.
 CREATE OR REPLACE FUNCTION vault._requeue_failed(s vault.secrets) RETURNS vault.rotation_jobs
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-  UPDATE vault.rotation_jobs SET state = 'queued', failures = 0, run_after = now(), finished_at = NULL, requested_by = vault.tx_actor()
-  WHERE id = (SELECT max(id) FROM vault.rotation_jobs WHERE secret_id = s.id AND state = 'failed' AND from_version = s.current_version)
+  UPDATE vault.rotation_jobs SET state = 'queued', failures = 0, run_after = now(), finished_at = NULL,
+      requested_by = vault.tx_actor()
+  WHERE id = (SELECT max(id) FROM vault.rotation_jobs WHERE secret_id = s.id AND state = 'failed'
+      AND from_version = s.current_version)
   RETURNING *
 $$;
 
@@ -624,8 +684,8 @@ BEGIN
   RETURN vault._done(p_request, vault._job_json(j, true));
 END $$;
 
--- A paused secret is neither enqueued nor claimed; an attempt that is under way ends as it will. Asking for a rotation by
--- hand still works.
+-- A paused secret is neither enqueued nor claimed; an attempt that is under way ends as it will. Asking for a rotation
+-- by hand still works.
 CREATE OR REPLACE FUNCTION vault.pause_rotation(p_name text, p_request uuid, p_pause boolean) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -643,7 +703,8 @@ BEGIN
   IF s.generator IS NULL THEN
     RAISE EXCEPTION 'secret "%" has no generator, so it does not rotate by itself', p_name USING ERRCODE = '22023';
   ELSIF p_pause = (s.rotation_paused_at IS NOT NULL) THEN
-    RAISE EXCEPTION 'rotation of "%" is % paused', p_name, CASE WHEN p_pause THEN 'already' ELSE 'not' END USING ERRCODE = 'VA001';
+    RAISE EXCEPTION 'rotation of "%" is % paused', p_name, CASE WHEN p_pause THEN 'already' ELSE 'not' END
+        USING ERRCODE = 'VA001';
   END IF;
   UPDATE vault.secrets SET rotation_paused_at = CASE WHEN p_pause THEN now() END WHERE id = s.id RETURNING * INTO s;
   IF NOT p_pause THEN

@@ -1,17 +1,18 @@
--- How far the nodes have come. A node tells its own lag from the primary's heartbeat; the primary tells which of its standbys
--- have replayed a change.
+-- How far the nodes have come. A node tells its own lag from the primary's heartbeat; the primary tells which of its
+-- standbys have replayed a change.
 
--- Seconds that this node is behind: its own clock against the time in the heartbeat it has replayed, so clocks that differ
--- are part of it, and so is the time since the last beat. 0 on a primary; null as long as there is no heartbeat.
+-- Seconds that this node is behind: its own clock against the time in the heartbeat it has replayed, so clocks that
+-- differ are part of it, and so is the time since the last beat. 0 on a primary; null as long as there is no heartbeat.
 CREATE OR REPLACE FUNCTION vault.replication_lag() RETURNS double precision
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT CASE WHEN pg_is_in_recovery()
-    THEN (SELECT greatest(extract(epoch FROM clock_timestamp() - at), 0)::double precision FROM vault.heartbeat) ELSE 0 END
+    THEN (SELECT greatest(extract(epoch FROM clock_timestamp() - at), 0)::double precision FROM vault.heartbeat)
+        ELSE 0 END
 $$;
 
--- The standbys connected to this node, and whether each has replayed p_lsn. Not those behind a standby of theirs, and nothing
--- that never replays: backups, logical subscribers, and receivers that only keep the log (they confirm that it is written,
--- and never that it is applied).
+-- The standbys connected to this node, and whether each has replayed p_lsn. Not those behind a standby of theirs, and
+-- nothing that never replays: backups, logical subscribers, and receivers that only keep the log (they confirm that it
+-- is written, and never that it is applied).
 CREATE OR REPLACE FUNCTION vault.standbys(p_lsn pg_lsn)
 RETURNS TABLE (name text, state text, sync_state text, replay_lsn pg_lsn, replayed boolean)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -20,7 +21,8 @@ BEGIN
     RAISE EXCEPTION 'how far the standbys are cannot be seen: role "vault_owner" is not in "pg_read_all_stats"'
       USING ERRCODE = '42501', HINT = 'GRANT pg_read_all_stats TO vault_owner';
   END IF;
-  RETURN QUERY SELECT coalesce(nullif(r.application_name, ''), host(r.client_addr), 'pid ' || r.pid), r.state, r.sync_state,
+  RETURN QUERY SELECT coalesce(nullif(r.application_name, ''), host(r.client_addr), 'pid ' || r.pid), r.state,
+      r.sync_state,
       r.replay_lsn, coalesce(r.replay_lsn >= p_lsn, false)
     FROM pg_stat_replication r
     WHERE r.state <> 'backup' AND (r.flush_lsn IS NULL OR r.replay_lsn IS NOT NULL)

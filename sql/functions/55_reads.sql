@@ -47,12 +47,12 @@ BEGIN
     ON CONFLICT DO NOTHING;
 END $$;
 
--- Inserts the events of a spool, of which p_first is the number of the first. A time that cannot be (none at all, not finite, older than a
--- spool keeps a record, later than a minute from now) becomes that of arrival, and what was claimed stands in detail. An event that
--- cannot be read is recorded as that, so that it keeps none of the others.
+-- Inserts the events of a spool, of which p_first is the number of the first. A time that cannot be (none at all, not
+-- finite, older than a spool keeps a record, later than a minute from now) becomes that of arrival, and what was
+-- claimed stands in detail. An event that cannot be read is recorded as that, so that it keeps none of the others.
 --
--- Every read passes here, so it counts what one costs: the event is taken apart once, and _printable, which is a regular
--- expression for each column, is asked only where JSON has an escape or the text a control character.
+-- Every read passes here, so it counts what one costs: the event is taken apart once, and _printable, which is a
+-- regular expression for each column, is asked only where JSON has an escape or the text a control character.
 CREATE OR REPLACE FUNCTION vault._insert_shipped(p_node text, p_boot uuid, p_first bigint, p_events text[]) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -72,13 +72,16 @@ BEGIN
                 WHEN jsonb_typeof(detail) <> 'object' THEN jsonb_build_object('detail', vault._printable_detail(detail))
                 WHEN plain THEN detail ELSE vault._printable_detail(detail) END
              || jsonb_build_object('boot', p_boot, 'seq', seq)
-             || CASE WHEN uuid OR request_id IS NULL THEN '{}' ELSE jsonb_build_object('request', vault._printable(request_id, 64)) END
+             || CASE WHEN uuid OR request_id IS NULL THEN '{}'
+                 ELSE jsonb_build_object('request', vault._printable(request_id, 64)) END
              || CASE WHEN at NOT BETWEEN v_least AND v_most THEN jsonb_build_object('claimed_at', at) ELSE '{}' END
     FROM (SELECT p_first + n - 1 AS seq, event,
             event !~ E'[\\u007f-\\u009f\\u061c\\u200b-\\u200f\\u2028-\\u202e\\u2060-\\u2069\\ufeff]|\\\\[^"\\\\/]' AS plain FROM unnest(p_events) WITH ORDINALITY AS r (event, n)) AS r,
-      LATERAL json_to_record(event::json) AS e (at timestamptz, actor text, client inet, action text, secret text, version int, outcome text,
+      LATERAL json_to_record(event::json) AS e (at timestamptz, actor text, client inet, action text, secret text,
+          version int, outcome text,
                                                 request_id text, detail jsonb),
-      LATERAL (SELECT coalesce(translate(request_id, '0123456789abcdef', '0000000000000000') = '00000000-0000-0000-0000-000000000000', false) AS uuid) AS u
+      LATERAL (SELECT coalesce(translate(request_id, '0123456789abcdef',
+          '0000000000000000') = '00000000-0000-0000-0000-000000000000', false) AS uuid) AS u
     ORDER BY seq;
 END $$;
 
@@ -106,25 +109,30 @@ EXCEPTION WHEN data_exception OR integrity_constraint_violation OR program_limit
       BEGIN
         PERFORM vault._insert_shipped(p_node, p_boot, p_first + i - 1, ARRAY[v_event]);
       EXCEPTION WHEN data_exception THEN   -- its time, most likely
-        PERFORM vault._insert_shipped(p_node, p_boot, p_first + i - 1, ARRAY[(v_event::jsonb - 'at' || jsonb_build_object('detail',
-          coalesce(nullif(v_event::jsonb -> 'detail', 'null'), '{}') || jsonb_build_object('claimed_at', left(v_event::jsonb ->> 'at', 64))))::text]);
+        PERFORM vault._insert_shipped(p_node, p_boot, p_first + i - 1,
+            ARRAY[(v_event::jsonb - 'at' || jsonb_build_object('detail',
+          coalesce(nullif(v_event::jsonb -> 'detail', 'null'), '{}')
+              || jsonb_build_object('claimed_at', left(v_event::jsonb ->> 'at', 64))))::text]);
       END;
     EXCEPTION WHEN data_exception OR integrity_constraint_violation OR program_limit_exceeded THEN
       INSERT INTO vault.audit_log (actor, node, action, outcome, detail)
-        VALUES ('role:' || session_user, p_node, 'audit.unreadable', 'failed', jsonb_build_object('boot', p_boot, 'seq', p_first + i - 1,
+        VALUES ('role:' || session_user, p_node, 'audit.unreadable', 'failed',
+            jsonb_build_object('boot', p_boot, 'seq', p_first + i - 1,
           'reason', vault._printable(SQLERRM, 200), 'event', vault._printable(v_event, 1000)));
     END;
   END LOOP;
 END $$;
 
--- Takes records from p_first_seq on, each with the hash of the one before, and answers where the spool stands then. What it has
--- already it does not take again, so a batch whose answer was lost can be sent once more. What begins behind the next number
--- it takes only from a spool that says that what is between is lost: a primary that was promoted may have less than the one
--- before acknowledged, and the spool may still have it. The chain is checked over the very bytes that the node hashed.
+-- Takes records from p_first_seq on, each with the hash of the one before, and answers where the spool stands then.
+-- What it has already it does not take again, so a batch whose answer was lost can be sent once more. What begins
+-- behind the next number it takes only from a spool that says that what is between is lost: a primary that was promoted
+-- may have less than the one before acknowledged, and the spool may still have it. The chain is checked over the very
+-- bytes that the node hashed.
 --
 -- Nothing in an event is proven; what is, is db_role. An event cannot claim to be somebody who holds a token.
 -- The bounds are those of a spool: an event has at most 16 KiB there (spool.MaxEvent).
-CREATE OR REPLACE FUNCTION vault.ship_reads(p_node text, p_boot uuid, p_first_seq bigint, p_lost boolean, p_previous bytea[], p_events text[]) RETURNS jsonb
+CREATE OR REPLACE FUNCTION vault.ship_reads(p_node text, p_boot uuid, p_first_seq bigint, p_lost boolean,
+    p_previous bytea[], p_events text[]) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   v_count int := cardinality(p_events);
@@ -148,7 +156,8 @@ BEGIN
           vault._bound_length('a hash of p_previous', min(octet_length(previous)), 32, 32),
           vault._bound_length('a hash of p_previous', max(octet_length(previous)), 32, 32)
     FROM unnest(p_previous, p_events) AS r (previous, event);
-  SELECT array_agg(sha256(int8send(p_first_seq + n - 1) || previous || convert_to(event, 'UTF8')) ORDER BY n) INTO v_hashes
+  SELECT array_agg(sha256(int8send(p_first_seq + n - 1) || previous || convert_to(event, 'UTF8'))
+      ORDER BY n) INTO v_hashes
     FROM unnest(p_previous, p_events) WITH ORDINALITY AS r (previous, event, n);
   IF array_position(v_hashes, NULL) IS NOT NULL THEN
     RAISE EXCEPTION 'a batch has an event and a hash for each record' USING ERRCODE = '22023';
@@ -157,7 +166,8 @@ BEGIN
   IF NOT EXISTS (SELECT FROM vault.audit_spools WHERE node = v_node AND boot = p_boot) THEN
     PERFORM vault._begin_spool(v_node, p_boot);
   END IF;
-  SELECT * INTO v_spool FROM vault.audit_spools WHERE node = v_node AND boot = p_boot FOR UPDATE;   -- an earlier try may still be committing
+  -- an earlier try may still be committing
+  SELECT * INTO v_spool FROM vault.audit_spools WHERE node = v_node AND boot = p_boot FOR UPDATE;
   PERFORM vault._check_spool(v_spool);   -- an error lets go of the row
   IF v_spool.role_name IS DISTINCT FROM session_user THEN
     INSERT INTO vault.audit_log (actor, node, action, detail) VALUES ('role:' || session_user, v_node, 'audit.spool',
@@ -171,7 +181,8 @@ BEGIN
     END IF;
     INSERT INTO vault.audit_log (actor, node, action, outcome, detail)
       VALUES ('vaultd', v_node, 'audit.gap', 'failed',
-              jsonb_build_object('boot', p_boot, 'from', v_spool.next_seq, 'to', p_first_seq - 1, 'lost', p_first_seq - v_spool.next_seq));
+              jsonb_build_object('boot', p_boot, 'from', v_spool.next_seq, 'to', p_first_seq - 1, 'lost',
+                  p_first_seq - v_spool.next_seq));
     v_spool.next_seq := p_first_seq;
     v_spool.last_hash := p_previous[1];
     v_spool.gaps := v_spool.gaps + 1;
@@ -179,7 +190,8 @@ BEGIN
 
   v_last := coalesce(v_spool.last_hash, decode(repeat('00', 32), 'hex'));
   SELECT min(seq) INTO v_broken
-    FROM (SELECT p_first_seq + n - 1 AS seq, n, previous, before FROM unnest(p_previous, array_prepend(NULL::bytea, v_hashes)) WITH ORDINALITY AS r (previous, before, n)) AS r
+    FROM (SELECT p_first_seq + n - 1 AS seq, n, previous, before
+        FROM unnest(p_previous, array_prepend(NULL::bytea, v_hashes)) WITH ORDINALITY AS r (previous, before, n)) AS r
     WHERE n <= v_count AND previous IS DISTINCT FROM CASE
       WHEN seq = v_spool.next_seq THEN v_last
       WHEN n > 1 THEN before
@@ -188,21 +200,26 @@ BEGIN
     RAISE EXCEPTION 'record % of the spool does not continue the one before', v_broken USING ERRCODE = 'VA003';
   END IF;
 
-  PERFORM vault._record_shipped(v_node, p_boot, greatest(v_spool.next_seq, p_first_seq), p_events[greatest(v_spool.next_seq - p_first_seq, 0) + 1:]);
+  PERFORM vault._record_shipped(v_node, p_boot, greatest(v_spool.next_seq, p_first_seq),
+      p_events[greatest(v_spool.next_seq - p_first_seq, 0) + 1:]);
 
   IF p_first_seq + v_count > v_spool.next_seq THEN
     v_spool.next_seq := p_first_seq + v_count;
     v_spool.last_hash := v_hashes[v_count];
   END IF;
-  UPDATE vault.audit_spools SET next_seq = v_spool.next_seq, last_hash = v_spool.last_hash, gaps = v_spool.gaps, shipped_at = clock_timestamp(),
-      (role_name, role_oid, system_id) = (SELECT rolname, oid, vault._system_id() FROM pg_roles WHERE rolname = session_user)
+  UPDATE vault.audit_spools SET next_seq = v_spool.next_seq, last_hash = v_spool.last_hash, gaps = v_spool.gaps,
+      shipped_at = clock_timestamp(),
+      (role_name, role_oid, system_id) = (SELECT rolname, oid, vault._system_id() FROM pg_roles
+          WHERE rolname = session_user)
     WHERE node = v_node AND boot = p_boot;
   PERFORM vault._leave();
-  RETURN jsonb_build_object('next_seq', v_spool.next_seq, 'last_hash', encode(v_spool.last_hash, 'hex'), 'gaps', v_spool.gaps);
+  RETURN jsonb_build_object('next_seq', v_spool.next_seq, 'last_hash', encode(v_spool.last_hash, 'hex'), 'gaps',
+      v_spool.gaps);
 END $$;
 
 -- What vaultctl calls before it shows or compares a value. The reader is the database role: nothing else is proven.
-CREATE OR REPLACE FUNCTION vault.record_read(p_action text, p_secret text, p_version int, p_outcome text, p_request uuid, p_detail jsonb) RETURNS boolean
+CREATE OR REPLACE FUNCTION vault.record_read(p_action text, p_secret text, p_version int, p_outcome text,
+    p_request uuid, p_detail jsonb) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   IF (p_action IN ('read', 'verify')) IS NOT TRUE THEN
@@ -213,20 +230,23 @@ BEGIN
   PERFORM vault._bound_length('p_secret', octet_length(p_secret), 1, 4096);
   PERFORM vault._bound('p_version', coalesce(p_version, 1), 1, 2147483647);
   PERFORM vault._bound_length('p_detail', octet_length(p_detail::text), 2, 4096);
-  PERFORM vault._audit(p_action, vault._printable(p_secret, 255), p_version, p_request, vault._printable_detail(p_detail), p_outcome);
+  PERFORM vault._audit(p_action, vault._printable(p_secret, 255), p_version, p_request,
+      vault._printable_detail(p_detail), p_outcome);
   RETURN true;
 END $$;
 
--- Who presented which version of which secret while it was in grace, since some time. For vaultctl grace report; the rows are
--- those that the caller may read.
+-- Who presented which version of which secret while it was in grace, since some time. For vaultctl grace report; the
+-- rows are those that the caller may read.
 CREATE OR REPLACE FUNCTION vault.grace_report(p_name text, p_exact boolean, p_since timestamptz) RETURNS TABLE
-  (secret text, version int, expires_at timestamptz, actor text, client inet, presented bigint, first_at timestamptz, last_at timestamptz)
+  (secret text, version int, expires_at timestamptz, actor text, client inet, presented bigint, first_at timestamptz,
+      last_at timestamptz)
 LANGUAGE sql STABLE SECURITY INVOKER SET search_path = pg_catalog, pg_temp AS $$
   SELECT v.name, v.version, v.expires_at, a.actor, a.client, a.presented, a.first_at, a.last_at
   FROM vault.secrets s JOIN vault.secret_versions v ON v.secret_id = s.id
   LEFT JOIN LATERAL (
     SELECT l.actor, l.client, count(*) AS presented, min(l.at) AS first_at, max(l.at) AS last_at FROM vault.audit_log l
-    WHERE l.secret = v.name AND l.at >= coalesce(p_since, '-infinity') AND l.version = v.version AND l.outcome = 'ok' AND l.detail ->> 'match' = 'grace'
+    WHERE l.secret = v.name AND l.at >= coalesce(p_since, '-infinity') AND l.version = v.version AND l.outcome = 'ok'
+        AND l.detail ->> 'match' = 'grace'
     GROUP BY l.actor, l.client) AS a ON true
   WHERE s.deleted_at IS NULL AND v.removed_at IS NULL AND v.expires_at > now()
     AND CASE WHEN p_exact THEN v.name = p_name ELSE starts_with(v.name, p_name) END

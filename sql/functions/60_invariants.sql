@@ -16,8 +16,10 @@ BEGIN
     END IF;
     RETURN OLD;
   END IF;
-  IF ROW(NEW.secret_id, NEW.name, NEW.version, NEW.version_id, NEW.fmt, NEW.aad, NEW.request_id, NEW.created_at, NEW.created_by)
-     IS DISTINCT FROM ROW(OLD.secret_id, OLD.name, OLD.version, OLD.version_id, OLD.fmt, OLD.aad, OLD.request_id, OLD.created_at, OLD.created_by) THEN
+  IF ROW(NEW.secret_id, NEW.name, NEW.version, NEW.version_id, NEW.fmt, NEW.aad, NEW.request_id, NEW.created_at,
+      NEW.created_by)
+     IS DISTINCT FROM ROW(OLD.secret_id, OLD.name, OLD.version, OLD.version_id, OLD.fmt, OLD.aad, OLD.request_id,
+         OLD.created_at, OLD.created_by) THEN
     RAISE EXCEPTION 'the identity of a version never changes' USING ERRCODE = '42501';
   END IF;
   IF NEW.removed_at IS DISTINCT FROM OLD.removed_at THEN
@@ -25,8 +27,10 @@ BEGIN
     IF OLD.removed_at IS NOT NULL OR OLD.expires_at IS NULL OR OLD.expires_at > now() THEN
       RAISE EXCEPTION 'version % of "%" is not expired', OLD.version, OLD.name USING ERRCODE = '42501';
     END IF;
-  ELSIF ROW(NEW.nonce, NEW.ciphertext, NEW.key_commit) IS DISTINCT FROM ROW(OLD.nonce, OLD.ciphertext, OLD.key_commit) THEN
-    RAISE EXCEPTION 'sealed columns never change' USING ERRCODE = '42501';      -- kms_key_id and wrapped_dek may: rewrap
+  ELSIF ROW(NEW.nonce, NEW.ciphertext, NEW.key_commit) IS DISTINCT FROM ROW(OLD.nonce, OLD.ciphertext, OLD.key_commit)
+      THEN
+    -- kms_key_id and wrapped_dek may: rewrap
+    RAISE EXCEPTION 'sealed columns never change' USING ERRCODE = '42501';
   END IF;
   IF OLD.expires_at IS NOT NULL AND (NEW.expires_at IS NULL OR NEW.expires_at > OLD.expires_at) THEN
     RAISE EXCEPTION 'the grace of a version is never prolonged' USING ERRCODE = '42501';
@@ -38,8 +42,10 @@ END $$;
 CREATE OR REPLACE FUNCTION vault._sealed_candidates() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  IF to_jsonb(NEW) - ARRAY['kms_key_id', 'wrapped_dek'] IS DISTINCT FROM to_jsonb(OLD) - ARRAY['kms_key_id', 'wrapped_dek'] THEN
-    RAISE EXCEPTION 'a candidate never changes' USING ERRCODE = '42501';        -- kms_key_id and wrapped_dek may: rewrap
+  IF to_jsonb(NEW) - ARRAY['kms_key_id', 'wrapped_dek'] IS DISTINCT
+      FROM to_jsonb(OLD) - ARRAY['kms_key_id', 'wrapped_dek'] THEN
+    -- kms_key_id and wrapped_dek may: rewrap
+    RAISE EXCEPTION 'a candidate never changes' USING ERRCODE = '42501';
   END IF;
   RETURN NEW;
 END $$;
@@ -52,13 +58,16 @@ BEGIN
   ELSIF NEW.name IS DISTINCT FROM OLD.name OR NEW.id IS DISTINCT FROM OLD.id THEN
     RAISE EXCEPTION 'a secret is never renamed: its name is sealed into every version' USING ERRCODE = '42501';
   ELSIF NEW.current_version > OLD.current_version AND NOT EXISTS (
-      SELECT FROM vault.secret_versions WHERE name = NEW.name AND version = NEW.current_version AND expires_at IS NULL) THEN
-    RAISE EXCEPTION 'version % of "%" is not its current version', NEW.current_version, NEW.name USING ERRCODE = '42501';
+      SELECT FROM vault.secret_versions WHERE name = NEW.name AND version = NEW.current_version AND expires_at IS NULL)
+          THEN
+    RAISE EXCEPTION 'version % of "%" is not its current version', NEW.current_version, NEW.name
+        USING ERRCODE = '42501';
   END IF;
   RETURN NEW;
 END $$;
 
--- What a read tells of a secret stands beside its versions. A new one brings it along; all other changes are told here, by hand or not.
+-- What a read tells of a secret stands beside its versions. A new one brings it along; all other changes are told here,
+-- by hand or not.
 CREATE OR REPLACE FUNCTION vault._tell_versions() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -71,18 +80,24 @@ BEGIN
 END $$;
 
 DROP TRIGGER IF EXISTS tx_context_ends ON vault.tx_context;   -- a constraint trigger cannot be replaced
-CREATE CONSTRAINT TRIGGER tx_context_ends AFTER INSERT OR UPDATE OF token_id ON vault.tx_context DEFERRABLE INITIALLY DEFERRED
+CREATE CONSTRAINT TRIGGER tx_context_ends AFTER INSERT
+    OR UPDATE OF token_id ON vault.tx_context DEFERRABLE INITIALLY DEFERRED
   FOR EACH ROW EXECUTE FUNCTION vault._tx_context_ends();
 
-CREATE OR REPLACE TRIGGER audit_is_append_only BEFORE UPDATE OR DELETE ON vault.audit_log FOR EACH ROW EXECUTE FUNCTION vault._forbid();
+CREATE OR REPLACE TRIGGER audit_is_append_only BEFORE UPDATE
+    OR DELETE ON vault.audit_log FOR EACH ROW EXECUTE FUNCTION vault._forbid();
 CREATE OR REPLACE TRIGGER audit_is_never_truncated BEFORE TRUNCATE ON vault.audit_log FOR EACH STATEMENT EXECUTE FUNCTION vault._forbid();
-CREATE OR REPLACE TRIGGER seals_are_append_only BEFORE UPDATE OR DELETE ON vault.audit_seals FOR EACH ROW EXECUTE FUNCTION vault._forbid();
+CREATE OR REPLACE TRIGGER seals_are_append_only BEFORE UPDATE
+    OR DELETE ON vault.audit_seals FOR EACH ROW EXECUTE FUNCTION vault._forbid();
 CREATE OR REPLACE TRIGGER seals_are_never_truncated BEFORE TRUNCATE ON vault.audit_seals FOR EACH STATEMENT EXECUTE FUNCTION vault._forbid();
-CREATE OR REPLACE TRIGGER prunes_are_append_only BEFORE UPDATE OR DELETE ON vault.audit_prunes FOR EACH ROW EXECUTE FUNCTION vault._forbid();
+CREATE OR REPLACE TRIGGER prunes_are_append_only BEFORE UPDATE
+    OR DELETE ON vault.audit_prunes FOR EACH ROW EXECUTE FUNCTION vault._forbid();
 CREATE OR REPLACE TRIGGER prunes_are_never_truncated BEFORE TRUNCATE ON vault.audit_prunes FOR EACH STATEMENT EXECUTE FUNCTION vault._forbid();
-CREATE OR REPLACE TRIGGER leaves_are_append_only BEFORE UPDATE OR DELETE ON vault.audit_leaves FOR EACH ROW EXECUTE FUNCTION vault._forbid();
+CREATE OR REPLACE TRIGGER leaves_are_append_only BEFORE UPDATE
+    OR DELETE ON vault.audit_leaves FOR EACH ROW EXECUTE FUNCTION vault._forbid();
 CREATE OR REPLACE TRIGGER leaves_are_never_truncated BEFORE TRUNCATE ON vault.audit_leaves FOR EACH STATEMENT EXECUTE FUNCTION vault._forbid();
-CREATE OR REPLACE TRIGGER versions_are_sealed BEFORE UPDATE OR DELETE ON vault.secret_versions FOR EACH ROW EXECUTE FUNCTION vault._sealed_versions();
+CREATE OR REPLACE TRIGGER versions_are_sealed BEFORE UPDATE
+    OR DELETE ON vault.secret_versions FOR EACH ROW EXECUTE FUNCTION vault._sealed_versions();
 CREATE OR REPLACE TRIGGER versions_are_never_truncated BEFORE TRUNCATE ON vault.secret_versions FOR EACH STATEMENT EXECUTE FUNCTION vault._forbid();
 CREATE OR REPLACE TRIGGER candidates_are_sealed BEFORE UPDATE ON vault.rotation_candidates FOR EACH ROW EXECUTE FUNCTION vault._sealed_candidates();
 CREATE OR REPLACE TRIGGER secrets_move_forward BEFORE UPDATE ON vault.secrets FOR EACH ROW EXECUTE FUNCTION vault._secrets_move_forward();

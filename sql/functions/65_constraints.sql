@@ -72,8 +72,10 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     ('secrets', 'grace_period_range',
       $c$((grace_period >= '00:00:00'::interval) AND (grace_period <= '3650 days'::interval))$c$),
     ('secrets', 'manual_has_no_interval', $c$((kind = 'automatic'::text) OR (rotation_interval IS NULL))$c$),
-    ('secrets', 'rotation_interval_plain', $c$least(extract(year FROM rotation_interval), extract(month FROM rotation_interval),
-        extract(day FROM rotation_interval), extract(hour FROM rotation_interval), extract(minute FROM rotation_interval),
+    ('secrets', 'rotation_interval_plain', $c$least(extract(year FROM rotation_interval),
+        extract(month FROM rotation_interval),
+        extract(day FROM rotation_interval), extract(hour FROM rotation_interval),
+            extract(minute FROM rotation_interval),
         extract(second FROM rotation_interval)) >= 0$c$),
     ('secrets', 'rotation_interval_range',
       $c$((rotation_interval >= '00:01:00'::interval) AND (rotation_interval <= '3650 days'::interval))$c$),
@@ -98,8 +100,8 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 
 -- Called by migrate, as the owner. The server spells an expression its own way, so each is compared with the same
--- constraint of an empty copy of the table. A rule that rows break holds for what is written from now on, and "holds" is
--- false.
+-- constraint of an empty copy of the table. A rule that rows break holds for what is written from now on, and "holds"
+-- is false.
 CREATE OR REPLACE FUNCTION vault._mend_checks() RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE v_relation text; v_rules text; v_rule record; v_holds boolean; v_mended jsonb := '[]';

@@ -1,7 +1,7 @@
--- pg_dump carries the rows of an extension's tables and not its script: at a restore CREATE EXTENSION makes a config row,
--- and then the dumped one arrives. What is the vault's own (its cluster id is sealed into every data key) comes from the
--- dump; which schema is installed only the script knows, which may be newer. A row with a key is somebody's vault, and a
--- second one a unique violation.
+-- pg_dump carries the rows of an extension's tables and not its script: at a restore CREATE EXTENSION makes a config
+-- row, and then the dumped one arrives. What is the vault's own (its cluster id is sealed into every data key) comes
+-- from the dump; which schema is installed only the script knows, which may be newer. A row with a key is somebody's
+-- vault, and a second one a unique violation.
 CREATE OR REPLACE FUNCTION vault._config_is_restored() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE v_made vault.config;

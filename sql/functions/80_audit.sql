@@ -2,8 +2,8 @@
 
 -- ---------- partitions ----------
 
--- A partition is reached through vault.audit_log, whose policies then hold. Whoever names it himself meets its own: nobody
--- writes, and triggers of TRUNCATE are not inherited.
+-- A partition is reached through vault.audit_log, whose policies then hold. Whoever names it himself meets its own:
+-- nobody writes, and triggers of TRUNCATE are not inherited.
 CREATE OR REPLACE FUNCTION vault._protect_audit_partition(p_partition regclass) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -14,15 +14,16 @@ BEGIN
   EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER audit_is_never_truncated', p_partition);
 END $$;
 
--- Makes the partition of a month unless it is there. ATTACH, because CREATE TABLE ... PARTITION OF would shut readers and
--- writers of every month out until it has its lock.
+-- Makes the partition of a month unless it is there. ATTACH, because CREATE TABLE ... PARTITION OF would shut readers
+-- and writers of every month out until it has its lock.
 CREATE OR REPLACE FUNCTION vault._audit_partition(p_month date) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
 DECLARE
   v_month timestamp := date_trunc('month', p_month::timestamp);
   v_name text := 'audit_log_' || to_char(v_month, 'YYYY_MM');
 BEGIN
-  IF EXISTS (SELECT FROM pg_inherits WHERE inhparent = 'vault.audit_log'::regclass AND inhrelid = to_regclass('vault.' || v_name)) THEN
+  IF EXISTS (SELECT FROM pg_inherits WHERE inhparent = 'vault.audit_log'::regclass
+      AND inhrelid = to_regclass('vault.' || v_name)) THEN
     RETURN false;
   END IF;
   EXECUTE format('CREATE TABLE vault.%I (LIKE vault.audit_log INCLUDING ALL)', v_name);
@@ -32,8 +33,8 @@ BEGIN
   RETURN true;
 END $$;
 
--- Rows that came before their month's partition move into it, unchanged: those of the months from p_from to p_until. Others stay, as a
--- row can claim any time, and a partition for each month that some row is of would have no end.
+-- Rows that came before their month's partition move into it, unchanged: those of the months from p_from to p_until.
+-- Others stay, as a row can claim any time, and a partition for each month that some row is of would have no end.
 CREATE OR REPLACE FUNCTION vault._audit_empty_default(p_from timestamptz, p_until timestamptz) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
 DECLARE
@@ -44,7 +45,8 @@ BEGIN
     RETURN;
   END IF;
   ALTER TABLE vault.audit_log DETACH PARTITION vault.audit_log_default;
-  FOR m IN SELECT DISTINCT date_trunc('month', at AT TIME ZONE 'UTC') FROM vault.audit_log_default WHERE at >= p_from AND at < p_until LOOP
+  FOR m IN SELECT DISTINCT date_trunc('month', at AT TIME ZONE 'UTC') FROM vault.audit_log_default WHERE at >= p_from
+      AND at < p_until LOOP
     PERFORM vault._audit_partition(m::date);
   END LOOP;
   INSERT INTO vault.audit_log SELECT * FROM vault.audit_log_default WHERE at >= p_from AND at < p_until;
@@ -68,11 +70,12 @@ DROP FUNCTION IF EXISTS vault._audit_empty_default();        -- of releases that
 -- The months around this one: those of the reads that may still be shipped, and the next two.
 CREATE OR REPLACE FUNCTION vault._audit_near(OUT first timestamptz, OUT until timestamptz)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT (m - interval '14 months') AT TIME ZONE 'UTC', (m + interval '3 months') AT TIME ZONE 'UTC' FROM date_trunc('month', now() AT TIME ZONE 'UTC') AS m
+  SELECT (m - interval '14 months') AT TIME ZONE 'UTC', (m + interval '3 months') AT TIME ZONE 'UTC'
+      FROM date_trunc('month', now() AT TIME ZONE 'UTC') AS m
 $$;
 
--- The partitions of this month and the next two. What goes wrong (a long reader that keeps its lock, most likely) is noted for its
--- month, and the next round's: until then the default partition takes the rows.
+-- The partitions of this month and the next two. What goes wrong (a long reader that keeps its lock, most likely) is
+-- noted for its month, and the next round's: until then the default partition takes the rows.
 CREATE OR REPLACE FUNCTION vault._audit_partitions() RETURNS int
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -95,27 +98,31 @@ BEGIN
       PERFORM vault._note_round('partitions', v_subjects[i + 1], SQLSTATE, SQLERRM);
     END;
   END LOOP;
-  DELETE FROM vault.round_failures WHERE part = 'partitions' AND subject NOT IN ('', 'default') AND subject <> ALL (v_subjects);
+  DELETE FROM vault.round_failures WHERE part = 'partitions' AND subject NOT IN ('', 'default')
+      AND subject <> ALL (v_subjects);
   PERFORM vault._leave();
   RETURN v_made;
 END $$;
 
--- The month under which a row is sealed, from 0001-01 to 9999-12: whatever is earlier or later, -infinity and infinity too, counts as of
--- the first or the last.
+-- The month under which a row is sealed, from 0001-01 to 9999-12: whatever is earlier or later, -infinity and infinity
+-- too, counts as of the first or the last.
 CREATE OR REPLACE FUNCTION vault._audit_month(p_at timestamptz) RETURNS date
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT date_trunc('month', greatest(least(p_at AT TIME ZONE 'UTC', timestamp '9999-12-31'), timestamp '0001-01-01'))::date
+  SELECT date_trunc('month', greatest(least(p_at AT TIME ZONE 'UTC', timestamp '9999-12-31'),
+      timestamp '0001-01-01'))::date
 $$;
 
 -- The first moment of such a month and the last.
 CREATE OR REPLACE FUNCTION vault._audit_month_from(p_month date) RETURNS timestamptz
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT CASE WHEN p_month > date '0001-01-01' THEN p_month::timestamp AT TIME ZONE 'UTC' ELSE timestamptz '-infinity' END
+  SELECT CASE WHEN p_month > date '0001-01-01' THEN p_month::timestamp AT TIME ZONE 'UTC'
+      ELSE timestamptz '-infinity' END
 $$;
 
 CREATE OR REPLACE FUNCTION vault._audit_month_to(p_month date) RETURNS timestamptz
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT CASE WHEN p_month < date '9999-12-01' THEN (p_month + interval '1 month') AT TIME ZONE 'UTC' - interval '1 microsecond' ELSE timestamptz 'infinity' END
+  SELECT CASE WHEN p_month < date '9999-12-01'
+      THEN (p_month + interval '1 month') AT TIME ZONE 'UTC' - interval '1 microsecond' ELSE timestamptz 'infinity' END
 $$;
 
 -- ---------- seals ----------
@@ -123,13 +130,14 @@ $$;
 -- What the first seal follows.
 CREATE OR REPLACE FUNCTION vault._audit_genesis() RETURNS bytea
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-  SELECT sha256(convert_to('hyperiondb-vault/audit-chain/1', 'UTF8') || E'\\x00'::bytea || uuid_send(cluster_id)) FROM vault.config
+  SELECT sha256(convert_to('hyperiondb-vault/audit-chain/1', 'UTF8') || E'\\x00'::bytea || uuid_send(cluster_id))
+      FROM vault.config
 $$;
 
--- The next window of transaction ids that has closed, at most p_limit rows unless one transaction wrote more; no row on a
--- standby, beside another sealer, or if nothing waits. Two rules make it complete. Below the snapshot's xmin nobody writes
--- any more, so the window never closes over a transaction that still runs. And the lock keeps rows from moving between
--- partitions until the end of this transaction, or a snapshot taken before the move would find them in neither.
+-- The next window of transaction ids that has closed, at most p_limit rows unless one transaction wrote more; no row on
+-- a standby, beside another sealer, or if nothing waits. Two rules make it complete. Below the snapshot's xmin nobody
+-- writes any more, so the window never closes over a transaction that still runs. And the lock keeps rows from moving
+-- between partitions until the end of this transaction, or a snapshot taken before the move would find them in neither.
 CREATE OR REPLACE FUNCTION vault.next_audit_window(p_limit int)
 RETURNS TABLE (system_id bigint, from_tx xid8, to_tx xid8, last_id bigint, last_hash bytea, sealed_at timestamptz)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -146,7 +154,8 @@ BEGIN
   ELSIF NOT vault._try_lock('vault.lock_sealing') THEN
     -- A sealer is done in a few seconds.
     IF (vault.sealing_lag() ->> 'seconds')::float8 > 60
-        OR (vault._lock_holder('vault.lock_sealing') ->> 'since')::timestamptz < clock_timestamp() - interval '1 minute' THEN
+        OR (vault._lock_holder('vault.lock_sealing') ->> 'since')::timestamptz < clock_timestamp() - interval '1 minute'
+            THEN
       RAISE EXCEPTION 'sealing waits for %', vault._lock_holder_text('vault.lock_sealing') USING ERRCODE = 'VA006';
     END IF;
     RETURN;
@@ -155,7 +164,8 @@ BEGIN
   v_horizon := pg_snapshot_xmin(pg_current_snapshot());
   system_id := (SELECT min(l.system_id) FROM vault.audit_log l);
   WHILE system_id IS NOT NULL LOOP
-    from_tx := coalesce((SELECT s.to_tx FROM vault.audit_seals s WHERE s.system_id = system_id ORDER BY s.to_tx DESC LIMIT 1), '0');
+    from_tx := coalesce((SELECT s.to_tx FROM vault.audit_seals s WHERE s.system_id = system_id ORDER BY s.to_tx DESC
+        LIMIT 1), '0');
     -- Of another system nobody runs here: all that a dump brought along has closed.
     v_first := (SELECT l.tx FROM vault.audit_log l WHERE l.system_id = system_id AND l.tx >= from_tx
                   AND (system_id <> v_here OR l.tx < v_horizon) ORDER BY l.tx LIMIT 1);
@@ -166,12 +176,15 @@ BEGIN
         WHEN v_cut > v_first THEN v_cut
         WHEN v_cut = v_first THEN vault._next_tx(v_first)
         WHEN system_id = v_here THEN v_horizon
-        ELSE vault._next_tx((SELECT l.tx FROM vault.audit_log l WHERE l.system_id = system_id ORDER BY l.tx DESC LIMIT 1))
+        ELSE vault._next_tx((SELECT l.tx FROM vault.audit_log l WHERE l.system_id = system_id ORDER BY l.tx DESC
+            LIMIT 1))
       END;
-      -- A seal is of one month, and each is signed: a window whose rows are of many ends before the transaction that brings the next.
+      -- A seal is of one month, and each is signed: a window whose rows are of many ends before the transaction that
+      -- brings the next.
       v_cut := (SELECT min(r.tx) FILTER (WHERE r.months > 12 AND r.tx > v_first) FROM (
         SELECT x.tx, count(*) OVER (ORDER BY x.tx) AS months FROM (
-          SELECT min(l.tx::text::numeric)::text::xid8 AS tx FROM vault.audit_log l WHERE l.system_id = system_id AND l.tx >= v_first AND l.tx < to_tx
+          SELECT min(l.tx::text::numeric)::text::xid8 AS tx FROM vault.audit_log l WHERE l.system_id = system_id
+              AND l.tx >= v_first AND l.tx < to_tx
             GROUP BY vault._audit_month(l.at)) AS x) AS r);
       to_tx := coalesce(v_cut, to_tx);
       SELECT s.id, s.hash INTO last_id, last_hash FROM vault.audit_seals s ORDER BY s.id DESC LIMIT 1;
@@ -197,8 +210,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   ORDER BY vault._audit_month(at), tx, id
 $$;
 
--- Appends a seal: the next of the chain, over a window that has closed and begins where its system's last one ended. The
--- signature is for the verifier to check, who has the key.
+-- Appends a seal: the next of the chain, over a window that has closed and begins where its system's last one ended.
+-- The signature is for the verifier to check, who has the key.
 CREATE OR REPLACE FUNCTION vault.add_audit_seal(p_seal vault.audit_seals) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -210,22 +223,27 @@ BEGIN
   PERFORM vault._await_lock('vault.lock_sealing', 'a seal waits');
   LOCK TABLE vault.audit_log IN ACCESS SHARE MODE;
   SELECT * INTO v_last FROM vault.audit_seals ORDER BY id DESC LIMIT 1;
-  v_until := coalesce((SELECT to_tx FROM vault.audit_seals WHERE system_id = p_seal.system_id ORDER BY to_tx DESC LIMIT 1), '0');
-  v_same := v_last.id IS NOT NULL AND v_last.system_id = p_seal.system_id AND v_last.from_tx = p_seal.from_tx AND v_last.to_tx = p_seal.to_tx
+  v_until := coalesce((SELECT to_tx FROM vault.audit_seals WHERE system_id = p_seal.system_id ORDER BY to_tx DESC
+      LIMIT 1), '0');
+  v_same := v_last.id IS NOT NULL AND v_last.system_id = p_seal.system_id AND v_last.from_tx = p_seal.from_tx
+      AND v_last.to_tx = p_seal.to_tx
     AND v_last.month < p_seal.month;
   SELECT count(*) AS n, min(id) AS first_id, max(id) AS last_id INTO v_rows FROM vault.audit_log
     WHERE system_id = p_seal.system_id AND tx >= p_seal.from_tx AND tx < p_seal.to_tx
       AND at BETWEEN vault._audit_month_from(p_seal.month) AND vault._audit_month_to(p_seal.month);
-  IF p_seal.id IS DISTINCT FROM coalesce(v_last.id, 0) + 1 OR p_seal.previous IS DISTINCT FROM coalesce(v_last.hash, vault._audit_genesis()) THEN
+  IF p_seal.id IS DISTINCT FROM coalesce(v_last.id, 0) + 1 OR p_seal.previous IS DISTINCT
+      FROM coalesce(v_last.hash, vault._audit_genesis()) THEN
     RAISE EXCEPTION 'seal % is not the next of the chain', p_seal.id USING ERRCODE = 'VA001';
   ELSIF NOT v_same AND p_seal.from_tx IS DISTINCT FROM v_until
       OR p_seal.system_id = vault._system_id() AND p_seal.to_tx > pg_snapshot_xmin(pg_current_snapshot()) THEN
     RAISE EXCEPTION 'seal % is not over the next window', p_seal.id USING ERRCODE = 'VA001';
-  ELSIF ROW(p_seal.rows, p_seal.first_id, p_seal.last_id) IS DISTINCT FROM ROW(v_rows.n, v_rows.first_id, v_rows.last_id) THEN
+  ELSIF ROW(p_seal.rows, p_seal.first_id, p_seal.last_id) IS DISTINCT
+      FROM ROW(v_rows.n, v_rows.first_id, v_rows.last_id) THEN
     RAISE EXCEPTION 'seal % is not over the rows of its window', p_seal.id USING ERRCODE = 'VA001';
   END IF;
   -- What a verifier could not read would stand in the chain for ever.
-  PERFORM vault._bound('sealed_at', p_seal.sealed_at, now() - interval '1 hour', clock_timestamp() + interval '1 minute');
+  PERFORM vault._bound('sealed_at', p_seal.sealed_at, now() - interval '1 hour',
+      clock_timestamp() + interval '1 minute');
   IF p_seal.key_id <> vault._printable(p_seal.key_id, 2147483647) THEN
     RAISE EXCEPTION 'the key_id of seal % has control characters', p_seal.id USING ERRCODE = '22023';
   END IF;
@@ -236,8 +254,8 @@ END $$;
 
 -- ---------- growth ----------
 
--- What lies in the default partition goes where it belongs before a month is exported and dropped: those near, and the oldest after 1970
--- up to ten years of them.
+-- What lies in the default partition goes where it belongs before a month is exported and dropped: those near, and the
+-- oldest after 1970 up to ten years of them.
 CREATE OR REPLACE FUNCTION vault.prepare_audit_prune() RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -250,26 +268,30 @@ BEGIN
   PERFORM vault._audit_empty_default(v_first, v_until);
   v_oldest := (SELECT date_trunc('month', min(at) AT TIME ZONE 'UTC') FROM vault.audit_log_default
                WHERE at >= timestamptz '1970-01-01 UTC' AND at < v_first);
-  PERFORM vault._audit_empty_default(v_oldest AT TIME ZONE 'UTC', least((v_oldest + interval '10 years') AT TIME ZONE 'UTC', v_first));
+  PERFORM vault._audit_empty_default(v_oldest AT TIME ZONE 'UTC',
+      least((v_oldest + interval '10 years') AT TIME ZONE 'UTC', v_first));
   RETURN '{}';
 END $$;
 
--- Drops a past month of the log (p_action null: its partition), or its rows of one action: all of it sealed, all that goes in
--- the file whose SHA-256 this is. The seals stay, and of single rows their leaf hashes, seal by seal.
-CREATE OR REPLACE FUNCTION vault.prune_audit(p_month date, p_action text, p_rows bigint, p_last_seal bigint, p_exported_sha256 bytea,
+-- Drops a past month of the log (p_action null: its partition), or its rows of one action: all of it sealed, all that
+-- goes in the file whose SHA-256 this is. The seals stay, and of single rows their leaf hashes, seal by seal.
+CREATE OR REPLACE FUNCTION vault.prune_audit(p_month date, p_action text, p_rows bigint, p_last_seal bigint,
+    p_exported_sha256 bytea,
     p_seals bigint[], p_leaves bytea[], p_request uuid) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '10s' AS $$
 DECLARE
   v_result jsonb;
   v_month text := to_char(p_month, 'YYYY-MM');
   v_name text := 'audit_log_' || to_char(p_month, 'YYYY_MM');
-  v_partition regclass := (SELECT inhrelid FROM pg_inherits WHERE inhparent = 'vault.audit_log'::regclass AND inhrelid = to_regclass('vault.' || v_name));
+  v_partition regclass := (SELECT inhrelid FROM pg_inherits WHERE inhparent = 'vault.audit_log'::regclass
+      AND inhrelid = to_regclass('vault.' || v_name));
   v_found record;
   v_last bigint;
   v_prune bigint;
 BEGIN
   PERFORM vault._require_administer();
-  v_result := vault._replay(p_request, 'audit.prune', NULL, convert_to(format('%s %L %s %s ', p_month, p_action, p_rows, p_last_seal), 'UTF8') || p_exported_sha256);
+  v_result := vault._replay(p_request, 'audit.prune', NULL,
+      convert_to(format('%s %L %s %s ', p_month, p_action, p_rows, p_last_seal), 'UTF8') || p_exported_sha256);
   IF v_result IS NOT NULL THEN
     RETURN v_result;
   END IF;
@@ -289,12 +311,15 @@ BEGIN
   IF v_found.unsealed THEN
     RAISE EXCEPTION 'the audit log of % has rows that are not sealed', v_month USING ERRCODE = 'VA001';
   ELSIF v_found.n IS DISTINCT FROM p_rows OR v_last IS DISTINCT FROM p_last_seal THEN
-    RAISE EXCEPTION 'the audit log of % has % rows to prune and was exported with %', v_month, v_found.n, p_rows USING ERRCODE = 'VA001';
-  ELSIF p_action IS NOT NULL AND p_rows * 48 IS DISTINCT FROM (SELECT sum(octet_length(x)) FROM unnest(p_leaves) AS x) THEN
+    RAISE EXCEPTION 'the audit log of % has % rows to prune and was exported with %', v_month, v_found.n, p_rows
+        USING ERRCODE = 'VA001';
+  ELSIF p_action IS NOT NULL AND p_rows * 48 IS DISTINCT FROM (SELECT sum(octet_length(x)) FROM unnest(p_leaves) AS x)
+      THEN
     RAISE EXCEPTION 'there is not one leaf hash for each of the % rows', p_rows USING ERRCODE = '22023';
   END IF;
   v_prune := coalesce((SELECT max(id) FROM vault.audit_prunes), 0) + 1;
-  v_result := jsonb_strip_nulls(jsonb_build_object('id', v_prune, 'month', v_month, 'action', p_action, 'rows', p_rows, 'last_seal', p_last_seal,
+  v_result := jsonb_strip_nulls(jsonb_build_object('id', v_prune, 'month', v_month, 'action', p_action, 'rows', p_rows,
+      'last_seal', p_last_seal,
     'exported_sha256', encode(p_exported_sha256, 'hex')));
   INSERT INTO vault.audit_prunes (id, month, action, rows, last_seal, exported_sha256, pruned_by)
     VALUES (v_prune, p_month, p_action, p_rows, p_last_seal, p_exported_sha256, vault.tx_actor());
@@ -311,4 +336,5 @@ BEGIN
   RETURN vault._done(p_request, v_result);
 END $$;
 
-SELECT vault._protect_audit_partition(inhrelid::regclass) FROM pg_inherits WHERE inhparent = 'vault.audit_log'::regclass;
+SELECT vault._protect_audit_partition(inhrelid::regclass) FROM pg_inherits
+    WHERE inhparent = 'vault.audit_log'::regclass;

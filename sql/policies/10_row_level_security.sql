@@ -18,22 +18,27 @@ BEGIN
 END $$;
 
 -- writers: the owner, in a transaction that says who it is. Maintenance goes through many rows and may change any: the
--- sub-select answers once a query, tx_may_change once a row. WITH CHECK (true), where a trigger keeps the name as it was, or
--- where the answer does not depend on the row: USING has asked already.
+-- sub-select answers once a query, tx_may_change once a row. WITH CHECK (true), where a trigger keeps the name as it
+-- was, or where the answer does not depend on the row: USING has asked already.
 CREATE POLICY owner_inserts ON vault.secrets FOR INSERT TO vault_owner WITH CHECK ((SELECT vault.tx_kind()) = 'maintenance' OR vault.tx_may_change(name));
-CREATE POLICY owner_updates ON vault.secrets FOR UPDATE TO vault_owner USING ((SELECT vault.tx_kind()) = 'maintenance' OR vault.tx_may_change(name)) WITH CHECK (true);
+CREATE POLICY owner_updates ON vault.secrets FOR UPDATE TO vault_owner
+    USING ((SELECT vault.tx_kind()) = 'maintenance' OR vault.tx_may_change(name)) WITH CHECK (true);
 CREATE POLICY owner_purges ON vault.secrets FOR DELETE TO vault_owner USING (vault.tx_is_purging(name));
 CREATE POLICY owner_inserts ON vault.secret_versions FOR INSERT TO vault_owner WITH CHECK ((SELECT vault.tx_kind()) = 'maintenance' OR vault.tx_may_change(name));
-CREATE POLICY owner_updates ON vault.secret_versions FOR UPDATE TO vault_owner USING ((SELECT vault.tx_kind()) = 'maintenance' OR vault.tx_may_change(name)) WITH CHECK (true);
+CREATE POLICY owner_updates ON vault.secret_versions FOR UPDATE TO vault_owner
+    USING ((SELECT vault.tx_kind()) = 'maintenance' OR vault.tx_may_change(name)) WITH CHECK (true);
 CREATE POLICY owner_purges ON vault.secret_versions FOR DELETE TO vault_owner USING (vault.tx_is_purging(name));
 CREATE POLICY owner_inserts ON vault.rotation_jobs FOR INSERT TO vault_owner WITH CHECK ((SELECT vault.tx_kind()) = 'maintenance' OR vault.tx_may_change(name));
-CREATE POLICY owner_updates ON vault.rotation_jobs FOR UPDATE TO vault_owner USING ((SELECT vault.tx_kind()) = 'maintenance' OR vault.tx_may_change(name));
+CREATE POLICY owner_updates ON vault.rotation_jobs FOR UPDATE TO vault_owner
+    USING ((SELECT vault.tx_kind()) = 'maintenance' OR vault.tx_may_change(name));
 CREATE POLICY owner_purges ON vault.rotation_jobs FOR DELETE TO vault_owner USING (vault.tx_is_purging(name));
 CREATE POLICY owner_prunes ON vault.rotation_jobs FOR DELETE TO vault_owner
   USING (vault.tx_kind() = 'maintenance' AND state IN ('done', 'superseded'));
 CREATE POLICY owner_inserts ON vault.rotation_candidates FOR INSERT TO vault_owner WITH CHECK (vault.tx_may_change(name));
 CREATE POLICY owner_deletes ON vault.rotation_candidates FOR DELETE TO vault_owner USING (vault.tx_may_change(name));
-CREATE POLICY owner_updates ON vault.rotation_candidates FOR UPDATE TO vault_owner USING (vault.tx_kind() = 'admin' AND vault.tx_may_change(name));   -- rewrap
+-- rewrap
+CREATE POLICY owner_updates ON vault.rotation_candidates FOR UPDATE TO vault_owner
+    USING (vault.tx_kind() = 'admin' AND vault.tx_may_change(name));
 CREATE POLICY owner_inserts ON vault.heartbeat FOR INSERT TO vault_owner WITH CHECK (vault.tx_kind() = 'maintenance');
 CREATE POLICY owner_updates ON vault.heartbeat FOR UPDATE TO vault_owner USING (vault.tx_kind() = 'maintenance');
 CREATE POLICY owner_inserts ON vault.round_failures FOR INSERT TO vault_owner WITH CHECK (vault.tx_kind() = 'maintenance');
@@ -55,9 +60,11 @@ CREATE POLICY owner_inserts ON vault.refusals FOR INSERT TO vault_owner WITH CHE
 CREATE POLICY owner_updates ON vault.refusals FOR UPDATE TO vault_owner USING (true);
 CREATE POLICY owner_prunes ON vault.refusals FOR DELETE TO vault_owner USING (minute < now() - interval '1 day');
 CREATE POLICY owner_inserts ON vault.requests FOR INSERT TO vault_owner WITH CHECK ((SELECT vault.tx_kind()) IS NOT NULL);
-CREATE POLICY owner_updates ON vault.requests FOR UPDATE TO vault_owner USING ((SELECT vault.tx_kind()) IS NOT NULL) WITH CHECK (true);
+CREATE POLICY owner_updates ON vault.requests FOR UPDATE TO vault_owner
+    USING ((SELECT vault.tx_kind()) IS NOT NULL) WITH CHECK (true);
 CREATE POLICY owner_prunes ON vault.requests FOR DELETE TO vault_owner USING ((SELECT vault.tx_kind()) = 'maintenance');
-CREATE POLICY owner_appends ON vault.audit_log FOR INSERT TO vault_owner WITH CHECK (true);   -- and no UPDATE or DELETE at all
+-- and no UPDATE or DELETE at all
+CREATE POLICY owner_appends ON vault.audit_log FOR INSERT TO vault_owner WITH CHECK (true);
 CREATE POLICY owner_appends ON vault.audit_seals FOR INSERT TO vault_owner WITH CHECK (vault.tx_kind() = 'maintenance');
 CREATE POLICY owner_appends ON vault.audit_prunes FOR INSERT TO vault_owner WITH CHECK (vault.tx_may_administer());
 CREATE POLICY owner_appends ON vault.audit_leaves FOR INSERT TO vault_owner WITH CHECK (vault.tx_may_administer());
@@ -67,7 +74,8 @@ CREATE POLICY owner_updates ON vault.audit_spools FOR UPDATE TO vault_owner USIN
 
 -- readers: service roles see the names their prefixes cover. The sub-selects are uncorrelated: each runs once a query.
 -- quote_ident, since a cast to regrole reads its text as SQL does: "App" would be app, and a role named 16384 that oid.
-CREATE POLICY service_reads ON vault.config FOR SELECT TO vault_owner, vault_service, vault_worker, vault_auditor USING (true);
+CREATE POLICY service_reads ON vault.config FOR SELECT TO vault_owner, vault_service, vault_worker, vault_auditor
+    USING (true);
 CREATE POLICY service_reads ON vault.heartbeat FOR SELECT TO vault_service, vault_worker, vault_auditor USING (true);
 CREATE POLICY service_reads_own ON vault.service_scope FOR SELECT TO vault_service
   USING (role_id = (SELECT quote_ident(current_user)::regrole));
@@ -87,7 +95,8 @@ CREATE POLICY service_reads ON vault.round_failures FOR SELECT TO vault_service
 CREATE POLICY all_read ON vault.round_failures FOR SELECT TO vault_worker, vault_auditor
   USING (subject = '' OR part = 'partitions');
 CREATE POLICY auditor_reads ON vault.audit_log FOR SELECT TO vault_auditor USING (true);
-CREATE POLICY all_read ON vault.audit_seals FOR SELECT TO vault_service, vault_worker, vault_auditor USING (true);   -- hashes and counts
+-- hashes and counts
+CREATE POLICY all_read ON vault.audit_seals FOR SELECT TO vault_service, vault_worker, vault_auditor USING (true);
 CREATE POLICY auditor_reads ON vault.audit_prunes FOR SELECT TO vault_auditor USING (true);
 CREATE POLICY auditor_reads ON vault.audit_leaves FOR SELECT TO vault_auditor USING (true);
 CREATE POLICY auditor_reads ON vault.audit_spools FOR SELECT TO vault_auditor USING (true);

@@ -4,14 +4,16 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA vault FROM PUBLIC, vault_service, vault_wo
 GRANT USAGE ON SCHEMA vault TO vault_service, vault_worker, vault_auditor;
 
 GRANT SELECT ON vault.config, vault.heartbeat, vault.round_failures TO vault_service, vault_worker, vault_auditor;
-GRANT SELECT ON vault.secrets, vault.secret_versions, vault.sealed_versions, vault.rotation_jobs, vault.service_scope TO vault_service;
+GRANT SELECT ON vault.secrets, vault.secret_versions, vault.sealed_versions, vault.rotation_jobs,
+    vault.service_scope TO vault_service;
 GRANT SELECT ON vault.audit_log, vault.audit_prunes, vault.audit_leaves, vault.audit_spools TO vault_auditor;
 GRANT SELECT ON vault.audit_seals TO vault_service, vault_worker, vault_auditor;
 
 GRANT EXECUTE ON FUNCTION vault.replication_lag() TO vault_service, vault_worker, vault_auditor;
 GRANT EXECUTE ON FUNCTION vault.sealing_lag() TO vault_service, vault_worker, vault_auditor;
 GRANT EXECUTE ON FUNCTION vault.standbys(pg_lsn) TO vault_service;
-GRANT EXECUTE ON FUNCTION vault.ship_reads(text, uuid, bigint, boolean, bytea[], text[]), vault.record_read(text, text, int, text, uuid, jsonb) TO vault_service;
+GRANT EXECUTE ON FUNCTION vault.ship_reads(text, uuid, bigint, boolean, bytea[], text[]),
+    vault.record_read(text, text, int, text, uuid, jsonb) TO vault_service;
 GRANT EXECUTE ON FUNCTION vault.put_versions(jsonb), vault.record_reads(jsonb) TO vault_service;
 GRANT EXECUTE ON FUNCTION vault.grace_report(text, boolean, timestamptz) TO vault_auditor;
 GRANT EXECUTE ON FUNCTION vault.status() TO vault_service, vault_worker, vault_auditor;
@@ -20,22 +22,28 @@ GRANT EXECUTE ON FUNCTION vault.my_token() TO vault_service;
 GRANT EXECUTE ON FUNCTION vault.odd_roles() TO vault_service, vault_worker, vault_auditor;
 GRANT EXECUTE ON FUNCTION
   vault.challenge(), vault.authorize_proof(uuid, bytea), vault.record_refusal(text, text, text, uuid, uuid),
-  vault.put_version(text, text, int, int, text, bytea, bytea, bytea, bytea, text, uuid, boolean, text, interval, interval, text, text),
-  vault.update_secret(text, uuid, text, interval, interval, boolean, boolean, text, text), vault.end_grace(text, int, uuid),
-  vault.request_rotation(text, uuid), vault.retry_rotation(text, uuid), vault.pause_rotation(text, uuid, boolean), vault.set_max_rotations(int, uuid),
+  vault.put_version(text, text, int, int, text, bytea, bytea, bytea, bytea, text, uuid, boolean, text, interval,
+      interval, text, text),
+  vault.update_secret(text, uuid, text, interval, interval, boolean, boolean, text, text),
+      vault.end_grace(text, int, uuid),
+  vault.request_rotation(text, uuid), vault.retry_rotation(text, uuid), vault.pause_rotation(text, uuid, boolean),
+      vault.set_max_rotations(int, uuid),
   vault.delete_secret(text, uuid, interval), vault.restore_secret(text, uuid), vault.purge_secret(text, uuid),
   vault.wrapped_keys(text, boolean, text, text, int), vault.rewrap(text, int, bigint, bytea, text, bytea, uuid),
-  vault.create_token(uuid, text, bytea, text, timestamptz, uuid), vault.revoke_token(text, uuid), vault.list_tokens(), vault.revocation_holds(timestamptz),
+  vault.create_token(uuid, text, bytea, text, timestamptz, uuid), vault.revoke_token(text, uuid), vault.list_tokens(),
+      vault.revocation_holds(timestamptz),
   vault.grant_service_role(name, text, uuid), vault.grant_worker_role(name, uuid), vault.grant_auditor_role(name, uuid),
   vault.revoke_service_role(name, text, uuid),
   vault.prepare_audit_prune(), vault.prune_audit(date, text, bigint, bigint, bytea, bigint[], bytea[], uuid)
   TO vault_service;
 GRANT EXECUTE ON FUNCTION
-  vault.supervise(int), vault.beat(), vault.enqueue_due_rotations(int), vault.expire_grace_versions(int), vault.purge_deleted(int),
+  vault.supervise(int), vault.beat(), vault.enqueue_due_rotations(int), vault.expire_grace_versions(int),
+      vault.purge_deleted(int),
   vault.claim_rotations(text, int, interval, int), vault.report_round(text, text),
   vault.complete_rotation(bigint, int, int, text, bytea, bytea, bytea, bytea, text, uuid),
   vault.complete_rotations(bigint[], int[], int[], text[], bytea[], bytea[], bytea[], bytea[], text[], uuid[]),
-  vault.store_candidate(bigint, int, int, text, bytea, bytea, bytea, bytea, text), vault.rotation_candidate(bigint, int),
+  vault.store_candidate(bigint, int, int, text, bytea, bytea, bytea, bytea, text),
+      vault.rotation_candidate(bigint, int),
   vault.finish_rotation(bigint, int, uuid), vault.release_rotation(bigint, int),
   vault.fail_rotation(bigint, int, text, interval),
   vault.next_audit_window(int), vault.audit_window(bigint, xid8, xid8), vault.add_audit_seal(vault.audit_seals)

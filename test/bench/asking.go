@@ -22,8 +22,8 @@ func getRequest(name string) []byte {
 
 func verifyRequest(name string, value []byte) []byte {
 	body := fmt.Appendf(nil, `{"value":%q}`, value)
-	return fmt.Appendf(nil, "POST /v1/secrets/%s/verify HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
-		name, len(body), body)
+	return fmt.Appendf(nil,
+		"POST /v1/secrets/%s/verify HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", name, len(body), body)
 }
 
 // learnReads asks a server once for each name and checks the value: what it answers then, it has to answer always.
@@ -42,7 +42,8 @@ func learnReads(ctx context.Context, address string, names []string, version, si
 			return nil, fmt.Errorf("what %s answers for %q: %w", address, name, err)
 		}
 		if answer.Name != name || answer.Version != version || answer.Value != string(valueOf(name, version, size)) {
-			return nil, fmt.Errorf("%s answers %q version %d for %q version %d, or another value", address, answer.Name, answer.Version, name, version)
+			return nil, fmt.Errorf("%s answers %q version %d for %q version %d, or another value", address, answer.Name,
+				answer.Version, name, version)
 		}
 		learnt = append(learnt, exchange{request: getRequest(name), body: body})
 	}
@@ -58,7 +59,8 @@ func learnVerifies(ctx context.Context, address string, names []string, size int
 			version, match = 1, "grace"
 		}
 		value := valueOf(name, version, size)
-		body, err := fetch(ctx, http.MethodPost, "http://"+address+"/v1/secrets/"+name+"/verify", fmt.Appendf(nil, `{"value":%q}`, value))
+		body, err := fetch(ctx, http.MethodPost, "http://"+address+"/v1/secrets/"+name+"/verify",
+			fmt.Appendf(nil, `{"value":%q}`, value))
 		if err != nil {
 			return nil, err
 		}

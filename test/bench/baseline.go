@@ -186,7 +186,8 @@ func (q *query) dataKey(ctx context.Context, id uuid.UUID, row queryRow) (*envel
 	if found {
 		return dek, nil
 	}
-	dek, err := q.keys.Unwrap(ctx, envelope.WrappedKey{KeyID: row.keyID, Blob: row.wrapped}, envelope.KeyContext{AAD: row.aad, ClusterID: q.cluster.String()})
+	dek, err := q.keys.Unwrap(ctx, envelope.WrappedKey{KeyID: row.keyID, Blob: row.wrapped},
+		envelope.KeyContext{AAD: row.aad, ClusterID: q.cluster.String()})
 	if err != nil {
 		return nil, err
 	}

@@ -76,15 +76,17 @@ func (s *stage) startBaseline(ctx context.Context, name string, args ...string) 
 	if err != nil {
 		return nil, err
 	}
-	return s.start(ctx, name, exec.Command(self, append([]string{"serve", name}, args...)...), func(p *process) (bool, error) {
-		text, err := os.ReadFile(p.log)
-		line, _, whole := bytes.Cut(text, []byte("\n"))
-		p.address = string(line)
-		return whole, err
-	})
+	return s.start(ctx, name, exec.Command(self, append([]string{"serve", name}, args...)...),
+		func(p *process) (bool, error) {
+			text, err := os.ReadFile(p.log)
+			line, _, whole := bytes.Cut(text, []byte("\n"))
+			p.address = string(line)
+			return whole, err
+		})
 }
 
-func (s *stage) start(ctx context.Context, name string, cmd *exec.Cmd, ready func(*process) (bool, error)) (*process, error) {
+func (s *stage) start(ctx context.Context, name string, cmd *exec.Cmd,
+	ready func(*process) (bool, error)) (*process, error) {
 	p, err := start(ctx, name, filepath.Join(s.dir, name+".log"), cmd, ready)
 	if err == nil {
 		s.processes = append(s.processes, p)

@@ -14,9 +14,9 @@ import (
 // silence is how long a server may owe all its answers.
 const silence = 10 * time.Second
 
-// drive keeps one request under way on each connection until slice ends, then takes the answers that are owed: they count
-// for the latency and not for the rate. It is one thread that waits for all connections at once, apart from Go's own poller,
-// which would wake goroutines for every answer. Whatever is not the answer there has to be is an error.
+// drive keeps one request under way on each connection until slice ends, then takes the answers that are owed: they
+// count for the latency and not for the rate. It is one thread that waits for all connections at once, apart from Go's
+// own poller, which would wake goroutines for every answer. Whatever is not the answer there has to be is an error.
 func drive(ctx, slice context.Context, address string, connections int, next func() *exchange) (load, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -70,8 +70,9 @@ func (g *generator) connect(ctx context.Context, address string, connections int
 			return err
 		}
 		g.connections[int32(fd)] = &connection{fd: fd, buffer: make([]byte, 4096)}
-		if err := errors.Join(unix.Connect(fd, where), unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1), unix.SetNonblock(fd, true),
-			unix.EpollCtl(g.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)})); err != nil {
+		if err := errors.Join(unix.Connect(fd, where), unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1),
+			unix.SetNonblock(fd, true), unix.EpollCtl(g.epoll, unix.EPOLL_CTL_ADD, fd,
+				&unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)})); err != nil {
 			return err
 		}
 	}

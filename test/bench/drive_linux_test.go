@@ -62,7 +62,8 @@ func TestDriveTakesAnswersInPieces(t *testing.T) {
 		w.(http.Flusher).Flush()
 		fmt.Fprint(w, long[7:])
 	})
-	got, err := driveFor(t.Context(), 50*time.Millisecond, address, 2, random([]exchange{{request: getRequest("a"), body: []byte(long)}}))
+	got, err := driveFor(t.Context(), 50*time.Millisecond, address, 2,
+		random([]exchange{{request: getRequest("a"), body: []byte(long)}}))
 	if err != nil || got.requests == 0 {
 		t.Errorf("got %d requests, %v", got.requests, err)
 	}
@@ -74,9 +75,14 @@ func TestDriveRefusesAWrongAnswer(t *testing.T) {
 		answer http.HandlerFunc
 		want   string
 	}{
-		"another status": {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusServiceUnavailable) }, `"HTTP/1.1 503 Service Unavailable"`},
-		"another value":  {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "you asked for /v1/secrets/b") }, "another than the one to this request"},
-		"another length": {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "short") }, "an answer of 5 bytes, want 27"},
+		"another status": {func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, "no",
+				http.StatusServiceUnavailable)
+		}, `"HTTP/1.1 503 Service Unavailable"`},
+		"another value": {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "you asked for /v1/secrets/b") },
+			"another than the one to this request"},
+		"another length": {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "short") },
+			"an answer of 5 bytes, want 27"},
 		"the hundredth wrong": {func(w http.ResponseWriter, r *http.Request) {
 			if late.Add(1) == 100 {
 				fmt.Fprint(w, "you asked for /v1/secrets/c")
@@ -84,8 +90,10 @@ func TestDriveRefusesAWrongAnswer(t *testing.T) {
 			}
 			echo(w, r)
 		}, "another than the one to this request"},
-		"no length":           {func(w http.ResponseWriter, r *http.Request) { echo(w, r); w.(http.Flusher).Flush() }, "without Content-Length"},
-		"a closed connection": {func(w http.ResponseWriter, _ *http.Request) { panic(http.ErrAbortHandler) }, "closed the connection"},
+		"no length": {func(w http.ResponseWriter, r *http.Request) { echo(w, r); w.(http.Flusher).Flush() },
+			"without Content-Length"},
+		"a closed connection": {func(w http.ResponseWriter, _ *http.Request) { panic(http.ErrAbortHandler) },
+			"closed the connection"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			address, _ := newServer(t, c.answer)
@@ -104,7 +112,8 @@ func TestDriveSaysWhereNobodyListens(t *testing.T) {
 	}
 	address := listener.Addr().String()
 	listener.Close()
-	if _, err := driveFor(t.Context(), time.Second, address, 1, random(asking("a"))); err == nil || !strings.Contains(err.Error(), "connecting to "+address) {
+	if _, err := driveFor(t.Context(), time.Second, address, 1, random(asking("a"))); err == nil ||
+		!strings.Contains(err.Error(), "connecting to "+address) {
 		t.Errorf("got %v", err)
 	}
 }

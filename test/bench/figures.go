@@ -15,7 +15,8 @@ const (
 	longest     figure = "longest_us"
 	daemonCPU   figure = "daemon_cpu_us"   // of the process that answers, a request
 	postgresCPU figure = "postgres_cpu_us" // of both nodes, a request
-	shippingCPU figure = "shipping_cpu_us" // of all of these, a request, when its record goes to the primary after the slice
+	// of all of these, a request, when its record goes to the primary after the slice
+	shippingCPU figure = "shipping_cpu_us"
 	shippingS   figure = "shipping_seconds"
 	residentMB  figure = "resident_mb" // of the process that answers, at the end of the slice
 	peakMB      figure = "peak_mb"     // the most it has had so far
@@ -68,8 +69,8 @@ func (r results) spread(c cell, f figure) (spread, bool) {
 	return r.ratio(c, cell{}, f)
 }
 
-// ratio is one cell's figure in terms of another's, or the figure itself against the zero cell. Each round's is taken within
-// that round; a round in which either is missing, or the other is zero, has none.
+// ratio is one cell's figure in terms of another's, or the figure itself against the zero cell. Each round's is taken
+// within that round; a round in which either is missing, or the other is zero, has none.
 func (r results) ratio(of, to cell, f figure) (spread, bool) {
 	var values []float64
 	for round, these := range r[of] {

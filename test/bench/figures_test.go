@@ -91,7 +91,8 @@ func TestPercentiles(t *testing.T) {
 
 func TestReportIsSavedAndPrinted(t *testing.T) {
 	r := results{{oneQuery, 1}: {{perSecond: 40, p50: 12.25}}, {bareHTTP, 1}: {{perSecond: 100, p50: 10}}}
-	report := &report{Began: time.Unix(1, 0).UTC(), Rounds: 1, Rows: r.rows([]cell{{bareHTTP, 1}, {oneQuery, 1}}), Aims: r.verdicts()}
+	report := &report{Began: time.Unix(1, 0).UTC(), Rounds: 1, Rows: r.rows([]cell{{bareHTTP, 1}, {oneQuery, 1}}),
+		Aims: r.verdicts()}
 	file := filepath.Join(t.TempDir(), "new", "bench.json")
 	if err := report.save(file); err != nil {
 		t.Fatal(err)

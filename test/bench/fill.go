@@ -40,9 +40,9 @@ func nameAt(i int) string {
 
 const filled = 10_000 // secrets in one COPY
 
-// fill writes real rows, sealed by the cluster's key, with COPY and without what checks rows of others: it is a superuser's.
-// Half of the secrets rotate every thirty days, and have a rotation behind them; the versions before the current one are in
-// grace for some days.
+// fill writes real rows, sealed by the cluster's key, with COPY and without what checks rows of others: it is a
+// superuser's. Half of the secrets rotate every thirty days, and have a rotation behind them; the versions before the
+// current one are in grace for some days.
 func (s *store) fill(ctx context.Context) error {
 	cluster, err := s.ask(ctx, `SELECT cluster_id FROM vault.config`)
 	if err != nil {
@@ -99,7 +99,8 @@ func automatic(i int) bool { return i%4 < 2 }
 func copySecrets(ctx context.Context, conn *pgx.Conn, from, to int, now time.Time) error {
 	i := from
 	_, err := conn.CopyFrom(ctx, pgx.Identifier{"vault", "secrets"},
-		[]string{"id", "name", "kind", "generator", "rotation_interval", "current_version", "created_at", "rotated_at", "next_rotation_at"},
+		[]string{"id", "name", "kind", "generator", "rotation_interval", "current_version", "created_at", "rotated_at",
+			"next_rotation_at"},
 		pgx.CopyFromFunc(func() ([]any, error) {
 			if i == to {
 				return nil, nil
@@ -118,7 +119,8 @@ func copySecrets(ctx context.Context, conn *pgx.Conn, from, to int, now time.Tim
 func (s *store) copyVersions(ctx context.Context, conn *pgx.Conn, cluster string, from, to int, now time.Time) error {
 	i, version := from, 1
 	_, err := conn.CopyFrom(ctx, pgx.Identifier{"vault", "secret_versions"},
-		[]string{"secret_id", "name", "version", "fmt", "kms_key_id", "wrapped_dek", "nonce", "ciphertext", "key_commit", "aad", "request_id", "created_at", "created_by", "expires_at", "next_rotation_at"},
+		[]string{"secret_id", "name", "version", "fmt", "kms_key_id", "wrapped_dek", "nonce", "ciphertext", "key_commit",
+			"aad", "request_id", "created_at", "created_by", "expires_at", "next_rotation_at"},
 		pgx.CopyFromFunc(func() ([]any, error) {
 			if i == to {
 				return nil, nil
@@ -149,6 +151,6 @@ func (s *store) sealedRow(ctx context.Context, cluster string, i, version int, n
 	} else {
 		_, next = rotation(i, now)
 	}
-	return []any{i + 1, name, version, sealed.Format, wrapped.KeyID, wrapped.Blob, sealed.Nonce, sealed.Ciphertext, sealed.KeyCommit, sealed.AAD,
-		uuid.New(), now.AddDate(0, 0, version-versionsEach), "worker:bench", expires, next}, nil
+	return []any{i + 1, name, version, sealed.Format, wrapped.KeyID, wrapped.Blob, sealed.Nonce, sealed.Ciphertext,
+		sealed.KeyCommit, sealed.AAD, uuid.New(), now.AddDate(0, 0, version-versionsEach), "worker:bench", expires, next}, nil
 }

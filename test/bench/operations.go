@@ -13,8 +13,8 @@ import (
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
-// client is how a store is asked: the same packages that vaultctl and vaultd ask it with, on one connection for reads and
-// one for writes, so that the sixth time a statement is asked its plan may be the generic one.
+// client is how a store is asked: the same packages that vaultctl and vaultd ask it with, on one connection for reads
+// and one for writes, so that the sixth time a statement is asked its plan may be the generic one.
 type client struct {
 	*store
 	reader *db.Reader
@@ -106,7 +106,8 @@ func operations(s *store) []operation {
 		}},
 		{name: "list, first page", things: pageSize, do: list(db.ListQuery{}, pageSize)},
 		{name: "list, a page in the middle", things: pageSize, do: list(db.ListQuery{After: "prod/team-25/"}, pageSize)},
-		{name: "list a prefix, first page", things: pageSize, do: list(db.ListQuery{Prefix: "prod/team-07/"}, min(pageSize, team))},
+		{name: "list a prefix, first page", things: pageSize,
+			do: list(db.ListQuery{Prefix: "prod/team-07/"}, min(pageSize, team))},
 		{name: "list a prefix, last page", things: pageSize, do: func(ctx context.Context, c *client) error {
 			after, err := c.nameUnder(ctx, "prod/team-07/", team-rest-1)
 			if err != nil {
@@ -116,7 +117,8 @@ func operations(s *store) []operation {
 		}},
 		{name: "put", things: 1, do: func(ctx context.Context, c *client) error {
 			name := c.anyName()
-			_, err := c.vault.Put(ctx, vault.PutRequest{Change: vault.Change{Token: c.token}, Name: name, Value: valueOf(name, 9, scaleBytes)})
+			_, err := c.vault.Put(ctx, vault.PutRequest{Change: vault.Change{Token: c.token}, Name: name,
+				Value: valueOf(name, 9, scaleBytes)})
 			return err
 		}},
 		{name: "supervise, nothing is due", things: 1, do: supervise(0, 0)},
@@ -127,22 +129,25 @@ func operations(s *store) []operation {
 					WHERE kind = 'automatic' ORDER BY next_rotation_at LIMIT %d)`, due))
 		}, do: supervise(due, 0)},
 		{name: "claim 50 of the backlog", things: claimed, touched: inFlight, once: queue(backlog), do: claim},
-		{name: "claim 50, at the end of the backlog", things: claimed, touched: inFlight, once: drainTo(mostRuns*claimed, backlog), do: claim},
+		{name: "claim 50, at the end of the backlog", things: claimed, touched: inFlight,
+			once: drainTo(mostRuns*claimed, backlog), do: claim},
 		{name: "complete a rotation", things: 1, once: queue(claimed), do: complete},
 		{name: "expire what grace has ended", things: ended, before: func(ctx context.Context, s *store) error {
 			return s.exec(ctx, `UPDATE vault.secrets SET next_rotation_at = now() + interval '30 days' WHERE next_rotation_at <= now()`, fmt.Sprintf(`UPDATE vault.secret_versions SET expires_at = now() - interval '1 hour' WHERE (secret_id, version) IN (
 				SELECT secret_id, version FROM vault.secret_versions WHERE removed_at IS NULL AND expires_at > now() ORDER BY expires_at LIMIT %d)`, ended))
 		}, do: supervise(0, ended)},
-		// It counts secrets and versions, by indexes once autovacuum has been there, which a run as short as this does not wait for.
-		{name: "status", things: 1, touched: float64(versionsEach*s.secrets + 2*backlog), once: func(ctx context.Context, s *store) error {
-			return s.exec(ctx, `VACUUM ANALYZE vault.secrets`, `VACUUM ANALYZE vault.secret_versions`)
-		}, do: func(ctx context.Context, c *client) error {
-			status, err := c.vault.Status(ctx)
-			if err == nil && status.Secrets != int64(c.secrets) {
-				err = fmt.Errorf("status counts %d secrets, want %d", status.Secrets, c.secrets)
-			}
-			return err
-		}},
+		// It counts secrets and versions, by indexes once autovacuum has been there, which a run as short as this does not
+		// wait for.
+		{name: "status", things: 1, touched: float64(versionsEach*s.secrets + 2*backlog),
+			once: func(ctx context.Context, s *store) error {
+				return s.exec(ctx, `VACUUM ANALYZE vault.secrets`, `VACUUM ANALYZE vault.secret_versions`)
+			}, do: func(ctx context.Context, c *client) error {
+				status, err := c.vault.Status(ctx)
+				if err == nil && status.Secrets != int64(c.secrets) {
+					err = fmt.Errorf("status counts %d secrets, want %d", status.Secrets, c.secrets)
+				}
+				return err
+			}},
 	}
 }
 
@@ -157,7 +162,8 @@ func counted(want int) func([]db.SecretRow, error) error {
 
 // nameUnder is the n-th name under a prefix.
 func (c *client) nameUnder(ctx context.Context, prefix string, n int) (string, error) {
-	return c.ask(ctx, fmt.Sprintf(`SELECT name FROM vault.secrets WHERE name ^@ '%s' ORDER BY name OFFSET %d LIMIT 1`, prefix, n))
+	return c.ask(ctx, fmt.Sprintf(`SELECT name FROM vault.secrets WHERE name ^@ '%s' ORDER BY name OFFSET %d LIMIT 1`,
+		prefix, n))
 }
 
 func supervise(enqueued, expired int) func(context.Context, *client) error {

@@ -43,7 +43,8 @@ func peerFrom(environ []string) (*peer, error) {
 	}
 	return &peer{
 		address: net.JoinHostPort(u.Hostname(), port),
-		ask:     exchange{request: fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: %s\r\nX-Vault-Token: %s\r\n\r\n", u.RequestURI(), u.Host, token)},
+		ask: exchange{request: fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: %s\r\nX-Vault-Token: %s\r\n\r\n",
+			u.RequestURI(), u.Host, token)},
 	}, nil
 }
 

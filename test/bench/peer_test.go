@@ -26,7 +26,8 @@ func newStandIn(t *testing.T, token string) *httptest.Server {
 func TestPeerIsDrivenWithItsToken(t *testing.T) {
 	s := newStandIn(t, "s.right")
 	for token, want := range map[string]string{"s.right": "", "s.wrong": "403"} {
-		p, err := peerFrom([]string{"BENCH_PEER_URL=" + s.URL + "/", "BENCH_PEER_PATH=v1/secret/data/bench", "BENCH_PEER_TOKEN=" + token})
+		p, err := peerFrom([]string{"BENCH_PEER_URL=" + s.URL + "/", "BENCH_PEER_PATH=v1/secret/data/bench",
+			"BENCH_PEER_TOKEN=" + token})
 		if err != nil {
 			t.Fatal(err)
 		}

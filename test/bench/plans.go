@@ -14,7 +14,8 @@ import (
 	"time"
 )
 
-// planner is a login like the daemon's whose every statement, those inside functions too, leaves its plan in the server's log.
+// planner is a login like the daemon's whose every statement, those inside functions too, leaves its plan in the
+// server's log.
 const planner = "planner"
 
 var plannerSettings = []string{
@@ -60,11 +61,12 @@ func (n planNode) all(yield func(planNode) bool) bool {
 // buffers are the pages that a statement looked at, functions it called left out: these have plans of their own.
 func (p planned) buffers() float64 { return p.Plan.Hit + p.Plan.Read }
 
-// large are the tables that grow with the vault or with its use, if only by dead rows: nobody may read one of them whole.
+// large are the tables that grow with the vault or with its use, if only by dead rows: nobody may read one of them
+// whole.
 var large = regexp.MustCompile(`^(secrets|secret_versions|rotation_jobs|rotation_candidates|requests|tx_context|audit_log_[0-9].*)$`)
 
-// check refuses a plan that grows with the vault: one that reads a large table whole, or that goes along an index further
-// than so many rows.
+// check refuses a plan that grows with the vault: one that reads a large table whole, or that goes along an index
+// further than so many rows.
 func (p planned) check(rows float64) error {
 	var errs []error
 	p.Plan.all(func(n planNode) bool {

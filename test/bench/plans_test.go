@@ -23,7 +23,8 @@ func TestPlansAreReadFromTheLog(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(plans) != 2 || plans[0].Query != "SELECT 1\n FROM vault.secrets" || plans[0].buffers() != 5 || plans[0].Plan.Plans[0].Index != "secrets_name_key" {
+	if len(plans) != 2 || plans[0].Query != "SELECT 1\n FROM vault.secrets" || plans[0].buffers() != 5 ||
+		plans[0].Plan.Plans[0].Index != "secrets_name_key" {
 		t.Fatalf("got %+v", plans)
 	}
 	if _, err := readPlans([]byte(strings.Replace(planLog, `"Plan": {`, `"Plan": [`, 1))); err == nil {
@@ -39,19 +40,22 @@ func TestAPlanThatGrowsIsRefused(t *testing.T) {
 	if err := plans[0].check(10); err != nil { // (3 + 2) rows, twice
 		t.Errorf("ten rows along an index: %v", err)
 	}
-	if err := plans[0].check(9); err == nil || !strings.Contains(err.Error(), "Index Scan of secrets looks at 10 rows, more than 9, in SELECT 1 FROM vault.secrets") {
+	if err := plans[0].check(9); err == nil || !strings.Contains(err.Error(),
+		"Index Scan of secrets looks at 10 rows, more than 9, in SELECT 1 FROM vault.secrets") {
 		t.Errorf("got %v", err)
 	}
 	if err := plans[1].check(1000); err == nil || !strings.Contains(err.Error(), "Seq Scan of tx_context") {
 		t.Errorf("got %v", err)
 	}
-	if err := checkPlans(append(plans, plans...), operation{touched: 1000}); err == nil || strings.Count(err.Error(), "tx_context, in") != 1 {
+	if err := checkPlans(append(plans, plans...), operation{touched: 1000}); err == nil ||
+		strings.Count(err.Error(), "tx_context, in") != 1 {
 		t.Errorf("the same plan twice: got %v", err)
 	}
 	if err := checkPlans(nil, operation{touched: 1000}); err == nil {
 		t.Error("no plan at all is none that is right")
 	}
-	for relation, refused := range map[string]bool{"config": false, "audit_log_default": false, "audit_log_2026_07": true, "rotation_jobs": true} {
+	for relation, refused := range map[string]bool{"config": false, "audit_log_default": false, "audit_log_2026_07": true,
+		"rotation_jobs": true} {
 		p := planned{Plan: planNode{Type: "Parallel Seq Scan", Relation: relation}}
 		if err := p.check(10); (err != nil) != refused {
 			t.Errorf("%s: got %v", relation, err)
@@ -72,13 +76,15 @@ func TestScaleUsageIsRefused(t *testing.T) {
 func TestScaleFromEndToEnd(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "scale.json")
 	var out, talk strings.Builder
-	if err := run(t.Context(), []string{"scale", "-secrets", "20000", "-rounds", "1", "-slice", "100ms", "-times", "1", "-json", file}, &out, &talk); err != nil {
+	if err := run(t.Context(), []string{"scale", "-secrets", "20000", "-rounds", "1", "-slice", "100ms", "-times", "1",
+		"-json", file}, &out, &talk); err != nil {
 		t.Fatalf("%v\n%s", err, &talk)
 	}
 	var got scaleReport
 	mustReadJSON(t, file, &got)
 	if len(got.Reads) != 10 || len(got.Aims) != len(scaleAims()) || len(got.Sizes) == 0 || len(got.Tables) == 0 {
-		t.Errorf("got %d rows of reads, %d verdicts, %d sizes and %d tables", len(got.Reads), len(got.Aims), len(got.Sizes), len(got.Tables))
+		t.Errorf("got %d rows of reads, %d verdicts, %d sizes and %d tables", len(got.Reads), len(got.Aims), len(got.Sizes),
+			len(got.Tables))
 	}
 	if want := len(operations(&store{secrets: few})); len(got.Operations) != want {
 		t.Errorf("got %d operations, want %d", len(got.Operations), want)

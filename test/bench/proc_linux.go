@@ -15,8 +15,8 @@ import (
 // tick is the unit of the times in /proc: USER_HZ is 100 wherever Go runs on Linux.
 const tick = 10 * time.Millisecond
 
-// cpuOf is the processor time that a process has had, all its threads, to the nanosecond: a backend may have worked for less than a
-// tick. Its clock is numbered as clock_getcpuclockid(3) does on Linux.
+// cpuOf is the processor time that a process has had, all its threads, to the nanosecond: a backend may have worked for
+// less than a tick. Its clock is numbered as clock_getcpuclockid(3) does on Linux.
 func cpuOf(pid int) (time.Duration, error) {
 	const sched, limit = 2, 1 << 22 // beyond which there is no pid, see proc(5), nor room for it in the number
 	if pid <= 0 || pid > limit {

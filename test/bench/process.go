@@ -27,9 +27,10 @@ type process struct {
 	exited  chan error
 }
 
-// start runs a program until ready says that it is. Its environment holds nothing of ours: a setting would change what is
-// measured, and a token is none of its business.
-func start(ctx context.Context, name, log string, cmd *exec.Cmd, ready func(p *process) (bool, error)) (*process, error) {
+// start runs a program until ready says that it is. Its environment holds nothing of ours: a setting would change what
+// is measured, and a token is none of its business.
+func start(ctx context.Context, name, log string, cmd *exec.Cmd,
+	ready func(p *process) (bool, error)) (*process, error) {
 	to, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err

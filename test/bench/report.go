@@ -32,7 +32,8 @@ type row struct {
 	Against map[string]spread `json:"against,omitempty"` // requests a second, in terms of a baseline's in the same round
 }
 
-var everyFigure = []figure{perSecond, p50, p99, longest, daemonCPU, postgresCPU, shippingCPU, shippingS, residentMB, peakMB}
+var everyFigure = []figure{perSecond, p50, p99, longest, daemonCPU, postgresCPU, shippingCPU, shippingS, residentMB,
+	peakMB}
 
 // baselines of a subject: at the same number of connections, or with pgbench doing the same.
 func baselines(c cell) map[string]cell {
@@ -79,10 +80,11 @@ func (r results) verdicts() []verdict {
 }
 
 func (r *report) print(out io.Writer) error {
-	fmt.Fprintf(out, "%d CPUs, PostgreSQL %s, %s; %d rounds of %gs, median (lowest..highest); %d secrets of %d bytes; times in microseconds\n\n",
-		r.CPUs, r.Postgres, r.Go, r.Rounds, r.Slice, r.Secrets, r.Bytes)
+	fmt.Fprintf(out,
+		"%d CPUs, PostgreSQL %s, %s; %d rounds of %gs, median (lowest..highest); %d secrets of %d bytes; times in microseconds\n\n", r.CPUs, r.Postgres, r.Go, r.Rounds, r.Slice, r.Secrets, r.Bytes)
 	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "subject\tconns\ta second\t\tp50\tp99\tlongest\tdaemon CPU\tPostgres CPU\tshipping CPU\tpeak MB\tof bare\tof query\tof pgbench\t")
+	fmt.Fprintln(t,
+		"subject\tconns\ta second\t\tp50\tp99\tlongest\tdaemon CPU\tPostgres CPU\tshipping CPU\tpeak MB\tof bare\tof query\tof pgbench\t")
 	for _, row := range r.Rows {
 		rate := row.Figures[perSecond]
 		fmt.Fprintf(t, "%s\t%d\t%.0f\t(%.0f..%.0f)\t", row.Subject, row.Connections, rate.Median, rate.Lowest, rate.Highest)
@@ -104,7 +106,8 @@ func printVerdicts(out io.Writer, all []verdict) error {
 	fmt.Fprintln(out)
 	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	for _, v := range all {
-		fmt.Fprintf(t, "%s\t%s\t%.2f (%.2f..%.2f)\t%s\n", v.What, v.bound(), v.Measured.Median, v.Measured.Lowest, v.Measured.Highest, v.word())
+		fmt.Fprintf(t, "%s\t%s\t%.2f (%.2f..%.2f)\t%s\n", v.What, v.bound(), v.Measured.Median, v.Measured.Lowest,
+			v.Measured.Highest, v.word())
 	}
 	return t.Flush()
 }

@@ -16,8 +16,8 @@ import (
 const rotationsAtOnce = 32 // over two daemons, and pgbench's clients
 
 // rotating is secrets that all become due at one moment, as after a long downtime, and two daemons that rotate them; by
-// pgbench, as many jobs claimed beforehand, completed by the same statements with bytes that are ready: what PostgreSQL takes
-// when claiming and sealing cost nothing; and reads meanwhile.
+// pgbench, as many jobs claimed beforehand, completed by the same statements with bytes that are ready: what PostgreSQL
+// takes when claiming and sealing cost nothing; and reads meanwhile.
 func (s *stage) rotating(ctx context.Context, o options, reads []string) ([]subject, error) {
 	r := &rotations{stage: s, due: o.due}
 	if err := r.fill(ctx); err != nil {
@@ -30,8 +30,14 @@ func (s *stage) rotating(ctx context.Context, o options, reads []string) ([]subj
 		return nil, err
 	}
 	return []subject{
-		{rotate, []int{rotationsAtOnce}, func(ctx context.Context, _ int, _ time.Duration) (figures, error) { return r.rotateAll(ctx) }},
-		{rotatePgbench, []int{rotationsAtOnce}, func(ctx context.Context, n int, _ time.Duration) (figures, error) { return r.byPgbench(ctx, n) }},
+		{rotate, []int{rotationsAtOnce}, func(ctx context.Context, _ int, _ time.Duration) (figures,
+			error) {
+			return r.rotateAll(ctx)
+		}},
+		{rotatePgbench, []int{rotationsAtOnce}, func(ctx context.Context, n int, _ time.Duration) (figures,
+			error) {
+			return r.byPgbench(ctx, n)
+		}},
 		{readRotating, []int{16}, func(ctx context.Context, n int, _ time.Duration) (figures, error) {
 			return r.whileReading(ctx, reader, n, random(learnt))
 		}},
@@ -56,8 +62,8 @@ func (r *rotations) fill(ctx context.Context) error {
 		`ANALYZE`)
 }
 
-// makeDue returns what queues them all at the moment when, but for this, time alone would have made them due: one transaction, before a
-// daemon's own supervisor can.
+// makeDue returns what queues them all at the moment when, but for this, time alone would have made them due: one
+// transaction, before a daemon's own supervisor can.
 func (r *rotations) makeDue(ctx context.Context) (enqueue func() error, err error) {
 	conn, err := pgx.Connect(ctx, r.url(superuser))
 	if err != nil {
@@ -110,7 +116,8 @@ func (r *rotations) rotateAll(ctx context.Context) (f figures, err error) {
 	return f.with(l), errors.Join(r.eachOnce(ctx), r.tidyUp(ctx))
 }
 
-// tidyUp does at once what a drain leaves to autovacuum, and the next checkpoint: else it would fall to whoever is measured next.
+// tidyUp does at once what a drain leaves to autovacuum, and the next checkpoint: else it would fall to whoever is
+// measured next.
 func (r *rotations) tidyUp(ctx context.Context) error {
 	return r.exec(ctx, `VACUUM ANALYZE`, `CHECKPOINT`)
 }
@@ -125,7 +132,8 @@ func (r *rotations) startRotators(ctx context.Context) (stop func() error, pids 
 		return err
 	}
 	for _, name := range []string{"rotator one", "rotator two"} {
-		p, err := r.startVaultd(ctx, name, r.url(daemon), `audit = "off"`, fmt.Sprintf("rotation_workers = %d", rotationsAtOnce/2), `scan_interval = "1s"`)
+		p, err := r.startVaultd(ctx, name, r.url(daemon), `audit = "off"`,
+			fmt.Sprintf("rotation_workers = %d", rotationsAtOnce/2), `scan_interval = "1s"`)
 		if err != nil {
 			return nil, nil, errors.Join(err, stop())
 		}
@@ -143,7 +151,8 @@ func (r *rotations) drained(ctx context.Context) error {
 	defer conn.Close(context.WithoutCancel(ctx))
 	return poll(ctx, time.Minute+time.Duration(r.due)*20*time.Millisecond, often, func() (bool, error) {
 		var open bool
-		err := conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM vault.rotation_jobs WHERE state IN ('queued', 'claimed'))`).Scan(&open)
+		err := conn.QueryRow(ctx,
+			`SELECT EXISTS (SELECT FROM vault.rotation_jobs WHERE state IN ('queued', 'claimed'))`).Scan(&open)
 		return !open, err
 	})
 }
@@ -151,14 +160,16 @@ func (r *rotations) drained(ctx context.Context) error {
 // eachOnce: every secret has been rotated, and none twice.
 func (r *rotations) eachOnce(ctx context.Context) error {
 	r.version++
-	got, err := r.ask(ctx, `SELECT concat_ws(' ', count(*), min(current_version), max(current_version)) FROM vault.secrets WHERE name ^@ 'rotate/'`)
+	got, err := r.ask(ctx,
+		`SELECT concat_ws(' ', count(*), min(current_version), max(current_version)) FROM vault.secrets WHERE name ^@ 'rotate/'`)
 	if want := fmt.Sprintf("%d %d %d", r.due, r.version, r.version); err == nil && got != want {
 		err = fmt.Errorf("got secrets and their lowest and highest version %q, want %q: each rotates once", got, want)
 	}
 	return err
 }
 
-func (r *rotations) whileReading(ctx context.Context, reader *process, connections int, next func() *exchange) (f figures, err error) {
+func (r *rotations) whileReading(ctx context.Context, reader *process, connections int,
+	next func() *exchange) (f figures, err error) {
 	stop, _, err := r.startRotators(ctx)
 	if err != nil {
 		return nil, err
@@ -195,10 +206,12 @@ func (r *rotations) byPgbench(ctx context.Context, clients int) (figures, error)
 	if err != nil {
 		return nil, err
 	}
-	err = r.exec(ctx, `UPDATE vault.rotation_jobs SET state = 'claimed', attempt = 1, claimed_by = 'pgbench', claimed_at = now() WHERE state = 'queued'`,
+	err = r.exec(ctx,
+		`UPDATE vault.rotation_jobs SET state = 'claimed', attempt = 1, claimed_by = 'pgbench', claimed_at = now() WHERE state = 'queued'`,
 		`DROP TABLE IF EXISTS claimed; DROP SEQUENCE IF EXISTS next_claimed`,
 		`CREATE TABLE claimed AS SELECT row_number() OVER () AS n, id, name, from_version + 1 AS version FROM vault.rotation_jobs WHERE state = 'claimed'`,
-		`ALTER TABLE claimed ADD PRIMARY KEY (n)`, `CREATE SEQUENCE next_claimed`, `GRANT SELECT ON claimed TO vaultd; GRANT USAGE ON next_claimed TO vaultd`,
+		`ALTER TABLE claimed ADD PRIMARY KEY (n)`, `CREATE SEQUENCE next_claimed`,
+		`GRANT SELECT ON claimed TO vaultd; GRANT USAGE ON next_claimed TO vaultd`,
 		`VACUUM ANALYZE claimed`, `CHECKPOINT`)
 	if err != nil {
 		return nil, err

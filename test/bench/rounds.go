@@ -37,7 +37,8 @@ type subject struct {
 }
 
 func runRounds(ctx context.Context, o options, out, talk io.Writer) (err error) {
-	r := &report{Began: time.Now().UTC(), CPUs: runtime.NumCPU(), Go: goVersion(), Rounds: o.rounds, Slice: o.slice.Seconds(), Secrets: o.secrets, Bytes: o.bytes}
+	r := &report{Began: time.Now().UTC(), CPUs: runtime.NumCPU(), Go: goVersion(), Rounds: o.rounds,
+		Slice: o.slice.Seconds(), Secrets: o.secrets, Bytes: o.bytes}
 	if o.profiles != "" {
 		if err := os.MkdirAll(o.profiles, 0o755); err != nil {
 			return fmt.Errorf("-profile: %w", err)
@@ -85,8 +86,8 @@ func plan(subjects []subject) []step {
 	return steps
 }
 
-// rounds measures every step in every round, each round beginning somewhere else: whoever disturbs the machine for a while
-// does not always disturb the same subject. A round before the first fills caches and counts for nothing.
+// rounds measures every step in every round, each round beginning somewhere else: whoever disturbs the machine for a
+// while does not always disturb the same subject. A round before the first fills caches and counts for nothing.
 func (s *stage) rounds(ctx context.Context, o options, steps []step, talk io.Writer) (results, error) {
 	got := results{}
 	for round := range o.rounds + 1 {
@@ -172,7 +173,8 @@ func (s *stage) readers(ctx context.Context, o options, reads, verifies []string
 	}
 	add(bareHTTP, bare, false, same)
 	add(oneQuery, query, false, learnt)
-	for _, mode := range []struct{ subject, audit string }{{readOff, `audit = "off"`}, {readInterval, `audit_sync = "interval"`}, {readAlways, `audit_sync = "always"`}} {
+	for _, mode := range []struct{ subject, audit string }{{readOff, `audit = "off"`},
+		{readInterval, `audit_sync = "interval"`}, {readAlways, `audit_sync = "always"`}} {
 		settings := append(quiet, mode.audit)
 		if o.profiles != "" {
 			settings = append(settings, fmt.Sprintf(`cpu_profile = %q`, filepath.Join(o.profiles, mode.subject+".pprof")))
@@ -198,7 +200,8 @@ func (s *stage) readers(ctx context.Context, o options, reads, verifies []string
 }
 
 // drive measures a server for a slice, and what its records cost when they are shipped afterwards.
-func (s *stage) drive(ctx context.Context, slice time.Duration, p *process, audited bool, connections int, next func() *exchange) (figures, error) {
+func (s *stage) drive(ctx context.Context, slice time.Duration, p *process, audited bool, connections int,
+	next func() *exchange) (figures, error) {
 	var l load
 	f, err := s.cost([]int{p.pid()}, func() (int, error) {
 		var err error
@@ -228,7 +231,8 @@ func (s *stage) drive(ctx context.Context, slice time.Duration, p *process, audi
 	return f, nil
 }
 
-func driveFor(ctx context.Context, slice time.Duration, address string, connections int, next func() *exchange) (load, error) {
+func driveFor(ctx context.Context, slice time.Duration, address string, connections int,
+	next func() *exchange) (load, error) {
 	until, cancel := context.WithTimeout(ctx, slice)
 	defer cancel()
 	return drive(ctx, until, address, connections, next)

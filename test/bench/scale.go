@@ -34,7 +34,8 @@ func parseScale(args []string, talk io.Writer) (scaleOptions, error) {
 	var o scaleOptions
 	flags := flag.NewFlagSet("bench scale", flag.ContinueOnError)
 	flags.SetOutput(talk)
-	flags.IntVar(&o.secrets, "secrets", 1_000_000, "secrets of the large vault, of three versions each; the small one has 1000")
+	flags.IntVar(&o.secrets, "secrets", 1_000_000,
+		"secrets of the large vault, of three versions each; the small one has 1000")
 	flags.IntVar(&o.rounds, "rounds", 5, "how often reads run")
 	flags.DurationVar(&o.slice, "slice", 2*time.Second, "how long each time")
 	flags.IntVar(&o.times, "times", 9, "how often each operation runs")
@@ -90,8 +91,8 @@ type sizeReport struct {
 	MB   float64 `json:"mb"`
 }
 
-// tableReport is what became of a table of the large vault in the operations. An update that is hot touches no index; what is
-// dead waits for a vacuum.
+// tableReport is what became of a table of the large vault in the operations. An update that is hot touches no index;
+// what is dead waits for a vacuum.
 type tableReport struct {
 	Name    string `json:"name"`
 	Updates int    `json:"updates"`
@@ -100,10 +101,11 @@ type tableReport struct {
 	Vacuums int    `json:"autovacuums"`
 }
 
-// runScale measures the same in a vault of a thousand secrets and in a large one, side by side in one cluster, and fails
-// when a plan in the large one is not what it has to be.
+// runScale measures the same in a vault of a thousand secrets and in a large one, side by side in one cluster, and
+// fails when a plan in the large one is not what it has to be.
 func runScale(ctx context.Context, o scaleOptions, out, talk io.Writer) (err error) {
-	r := &scaleReport{Began: time.Now().UTC(), CPUs: runtime.NumCPU(), Go: goVersion(), Secrets: o.secrets, Buffers: o.buffers, With: o.with}
+	r := &scaleReport{Began: time.Now().UTC(), CPUs: runtime.NumCPU(), Go: goVersion(), Secrets: o.secrets,
+		Buffers: o.buffers, With: o.with}
 	s, err := newStage(ctx, 0, o.buffers)
 	if err != nil {
 		return err
@@ -179,14 +181,18 @@ const (
 func scaleAims() []aim {
 	var all []aim
 	for _, n := range []int{16, 64} {
-		all = append(all, aim{what: fmt.Sprintf("reads of many at %d connections, of few", n), of: cell{readMany, n}, to: cell{readFew, n}, figure: perSecond, least: 0.85})
+		all = append(all, aim{what: fmt.Sprintf("reads of many at %d connections, of few", n), of: cell{readMany, n},
+			to: cell{readFew, n}, figure: perSecond, least: 0.85})
 	}
 	return append(all,
-		aim{what: "without a miss of the key cache, at 64", of: cell{readManyMost, 64}, to: cell{readFew, 64}, figure: perSecond, least: 0.85},
-		aim{what: "a thousand of many, at 64", of: cell{readManyHot, 64}, to: cell{readFew, 64}, figure: perSecond, least: 0.85})
+		aim{what: "without a miss of the key cache, at 64", of: cell{readManyMost, 64}, to: cell{readFew, 64},
+			figure: perSecond, least: 0.85},
+		aim{what: "a thousand of many, at 64", of: cell{readManyHot, 64}, to: cell{readFew, 64}, figure: perSecond,
+			least: 0.85})
 }
 
-func (s *stage) scaleReads(ctx context.Context, o scaleOptions, small, large *store, talk io.Writer) (results, []step, error) {
+func (s *stage) scaleReads(ctx context.Context, o scaleOptions, small, large *store,
+	talk io.Writer) (results, []step, error) {
 	var subjects []subject
 	for _, reading := range []struct {
 		name  string
@@ -201,7 +207,8 @@ func (s *stage) scaleReads(ctx context.Context, o scaleOptions, small, large *st
 		{readManyMost, large, o.secrets, []string{fmt.Sprintf("dek_cache_size = %d", o.secrets), `dek_cache_ttl = "1h"`}},
 	} {
 		// What is on record costs the same in both.
-		p, err := s.startVaultd(ctx, reading.name, reading.store.url(daemon), append(append([]string{`audit = "off"`}, quiet...), reading.lines...)...)
+		p, err := s.startVaultd(ctx, reading.name, reading.store.url(daemon),
+			append(append([]string{`audit = "off"`}, quiet...), reading.lines...)...)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -210,9 +217,10 @@ func (s *stage) scaleReads(ctx context.Context, o scaleOptions, small, large *st
 				return nil, nil, err
 			}
 		}
-		subjects = append(subjects, subject{reading.name, []int{16, 64}, func(ctx context.Context, n int, slice time.Duration) (figures, error) {
-			return s.drive(ctx, slice, p, false, n, readingAny(reading.names))
-		}})
+		subjects = append(subjects, subject{reading.name, []int{16, 64},
+			func(ctx context.Context, n int, slice time.Duration) (figures, error) {
+				return s.drive(ctx, slice, p, false, n, readingAny(reading.names))
+			}})
 	}
 	steps := plan(subjects)
 	got, err := s.rounds(ctx, options{rounds: o.rounds, slice: o.slice}, steps, talk)
@@ -226,11 +234,12 @@ func readingAny(names int) func() *exchange {
 }
 
 func reading(name string) *exchange {
-	return &exchange{request: getRequest(name), part: fmt.Appendf(nil, `"value":"%s"`, valueOf(name, versionsEach, scaleBytes))}
+	return &exchange{request: getRequest(name), part: fmt.Appendf(nil, `"value":"%s"`,
+		valueOf(name, versionsEach, scaleBytes))}
 }
 
-// readAll asks for every secret once: a daemon then has as many data keys as it keeps, and its PostgreSQL backend has mapped the pages
-// of shared memory, each of which is a fault the first time.
+// readAll asks for every secret once: a daemon then has as many data keys as it keeps, and its PostgreSQL backend has
+// mapped the pages of shared memory, each of which is a fault the first time.
 func readAll(ctx context.Context, p *process, names int) error {
 	until, done := context.WithCancel(ctx)
 	defer done()
@@ -245,8 +254,8 @@ func readAll(ctx context.Context, p *process, names int) error {
 	return err
 }
 
-// operations times them as the daemon, and then looks at their plans, which takes another login. A plan that grows does not
-// keep the others from being looked at.
+// operations times them as the daemon, and then looks at their plans, which takes another login. A plan that grows does
+// not keep the others from being looked at.
 func (r *scaleReport) operations(ctx context.Context, o scaleOptions, small, large *store, talk io.Writer) error {
 	var refused []error
 	inFew, inMany := operations(small), operations(large)
@@ -271,7 +280,8 @@ func (r *scaleReport) operations(ctx context.Context, o scaleOptions, small, lar
 }
 
 // measure returns microseconds and pages for each of an operation's things, and all its plans.
-func (s *store) measure(ctx context.Context, o operation, times int) (micros spread, buffers float64, plans []planned, err error) {
+func (s *store) measure(ctx context.Context, o operation,
+	times int) (micros spread, buffers float64, plans []planned, err error) {
 	took, err := s.repeat(ctx, daemon, o, times, func(work func() error) error { return work() })
 	if err != nil {
 		return spread{}, 0, nil, err
@@ -289,7 +299,8 @@ func (s *store) measure(ctx context.Context, o operation, times int) (micros spr
 }
 
 // repeat does an operation so many times on connections of a role, and once before: to prepare and to compile.
-func (s *store) repeat(ctx context.Context, role string, o operation, times int, do func(work func() error) error) ([]float64, error) {
+func (s *store) repeat(ctx context.Context, role string, o operation, times int,
+	do func(work func() error) error) ([]float64, error) {
 	c, err := s.client(ctx, role)
 	if err != nil {
 		return nil, err
@@ -347,7 +358,8 @@ func rowsOf[T any](ctx context.Context, url, sql string) ([]T, error) {
 }
 
 func (r *scaleReport) print(out io.Writer) error {
-	fmt.Fprintf(out, "%d CPUs, PostgreSQL %s, %s; %d secrets of %d versions against %d, filled in %.0f s\n\n", r.CPUs, r.Postgres, r.Go, r.Secrets, versionsEach, few, r.Filled)
+	fmt.Fprintf(out, "%d CPUs, PostgreSQL %s, %s; %d secrets of %d versions against %d, filled in %.0f s\n\n", r.CPUs,
+		r.Postgres, r.Go, r.Secrets, versionsEach, few, r.Filled)
 	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "reads of\tconns\ta second\t\tp50\tp99\tdaemon CPU\tPostgres CPU\tpeak MB\t")
 	for _, row := range r.Reads {
@@ -361,8 +373,9 @@ func (r *scaleReport) print(out io.Writer) error {
 	fmt.Fprintln(t, "\t\t\t\t\t\t\t\t\t")
 	fmt.Fprintln(t, "microseconds and pages for each of\tfew\tmany\tin few\t\tin many\t\ttimes\tpages\tpages, many\t")
 	for _, o := range r.Operations {
-		fmt.Fprintf(t, "%s\t%d\t%d\t%.1f\t(%.1f..%.1f)\t%.1f\t(%.1f..%.1f)\t%.1f\t%.1f\t%.1f\t%s\n", o.Name, o.FewThings, o.Things, o.FewMicros.Median, o.FewMicros.Lowest, o.FewMicros.Highest,
-			o.Micros.Median, o.Micros.Lowest, o.Micros.Highest, o.Micros.Median/o.FewMicros.Median, o.FewBuffers, o.ManyBuffers, refusedMark(o.Refused))
+		fmt.Fprintf(t, "%s\t%d\t%d\t%.1f\t(%.1f..%.1f)\t%.1f\t(%.1f..%.1f)\t%.1f\t%.1f\t%.1f\t%s\n", o.Name, o.FewThings,
+			o.Things, o.FewMicros.Median, o.FewMicros.Lowest, o.FewMicros.Highest, o.Micros.Median, o.Micros.Lowest,
+			o.Micros.Highest, o.Micros.Median/o.FewMicros.Median, o.FewBuffers, o.ManyBuffers, refusedMark(o.Refused))
 	}
 	if err := t.Flush(); err != nil {
 		return err

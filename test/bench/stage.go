@@ -87,7 +87,8 @@ func (s *stage) startCluster(ctx context.Context, standbys int, sharedBuffers st
 	s.cluster, err = localpg.Open(ctx, localpg.Options{
 		Dir: s.file("cluster"), Standbys: standbys, Durable: true, Binaries: binaries,
 		Parameters: map[string]string{
-			"max_connections": "200", "shared_buffers": sharedBuffers, "max_wal_size": "8GB", "checkpoint_timeout": "1h", "maintenance_work_mem": "256MB",
+			"max_connections": "200", "shared_buffers": sharedBuffers, "max_wal_size": "8GB", "checkpoint_timeout": "1h",
+			"maintenance_work_mem": "256MB",
 		},
 	})
 	return err

@@ -16,7 +16,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// putting is puts through package vault, as vaultctl does them, and by pgbench: the same statements with bytes that are ready.
+// putting is puts through package vault, as vaultctl does them, and by pgbench: the same statements with bytes that are
+// ready.
 func (s *stage) putting(ctx context.Context, o options) ([]subject, error) {
 	const each = 10 // names of a writer: nobody meets another at one of them
 	for who, subject := range map[string]string{"put": put, "pgbench": putPgbench} {
@@ -47,7 +48,8 @@ func (s *stage) putting(ctx context.Context, o options) ([]subject, error) {
 			return f.with(l), nil
 		}},
 		{putPgbench, counts, func(ctx context.Context, n int, slice time.Duration) (figures, error) {
-			// A backend's first statements are planned and its functions compiled, which takes it 0.1 s; the writers' were before.
+			// A backend's first statements are planned and its functions compiled, which takes it 0.1 s; the writers' were
+			// before.
 			warm := time.Second + time.Duration(n)*60*time.Millisecond
 			seconds := int((slice + warm + time.Second - 1) / time.Second)
 			l, err := s.pgbench(ctx, operator, script, n, warm, "-T", strconv.Itoa(seconds))
@@ -103,11 +105,12 @@ func (s *stage) putMany(ctx, until context.Context, names []string, size int) (l
 	return l, nil
 }
 
-// putScript writes what one put sends, in the same trips. pgbench cannot answer a challenge; so here every challenge is the
-// same, for everybody, and its proof can be in the script.
+// putScript writes what one put sends, in the same trips. pgbench cannot answer a challenge; so here every challenge is
+// the same, for everybody, and its proof can be in the script.
 func (s *stage) putScript(ctx context.Context, names, size int) (string, error) {
 	nonce := make([]byte, 32)
-	if err := s.exec(ctx, fmt.Sprintf(`ALTER TABLE vault.tx_context ALTER COLUMN nonce SET DEFAULT '\x%x'`, nonce)); err != nil {
+	if err := s.exec(ctx, fmt.Sprintf(`ALTER TABLE vault.tx_context ALTER COLUMN nonce SET DEFAULT '\x%x'`,
+		nonce)); err != nil {
 		return "", err
 	}
 	text := fmt.Sprintf(`\set n random(0, %d)
@@ -134,7 +137,8 @@ SELECT pg_current_wal_flush_lsn();
 }
 
 // pgbench runs a script on connections of its own, and counts what ended after a while.
-func (s *stage) pgbench(ctx context.Context, role, script string, connections int, warm time.Duration, length ...string) (load, error) {
+func (s *stage) pgbench(ctx context.Context, role, script string, connections int, warm time.Duration,
+	length ...string) (load, error) {
 	program, err := exec.LookPath("pgbench")
 	if err != nil {
 		return load{}, errors.New("pgbench is not installed: it comes with Debian's postgresql-15")
@@ -145,7 +149,8 @@ func (s *stage) pgbench(ctx context.Context, role, script string, connections in
 	}
 	node := s.cluster.Primary()
 	args := append([]string{"-n", "-M", "prepared", "-h", node.SocketDir(), "-p", strconv.Itoa(node.Port()), "-U", role,
-		"-c", strconv.Itoa(connections), "-j", "2", "-f", script, "-l", "--log-prefix", filepath.Join(logs, "log")}, length...)
+		"-c", strconv.Itoa(connections), "-j", "2", "-f", script, "-l", "--log-prefix", filepath.Join(logs, "log")},
+		length...)
 	if out, err := exec.CommandContext(ctx, program, append(args, database)...).CombinedOutput(); err != nil {
 		return load{}, fmt.Errorf("pgbench: %w\n%s", err, out)
 	}
@@ -174,7 +179,8 @@ func readTransactions(dir string, warm time.Duration) (load, error) {
 			if _, err := fmt.Sscan(line, &client, &number, &took, &script, &seconds, &micros); err != nil {
 				return load{}, fmt.Errorf("pgbench's log: %q: %w", line, err)
 			}
-			all = append(all, transaction{time.Duration(took) * time.Microsecond, time.Duration(seconds)*time.Second + time.Duration(micros)*time.Microsecond})
+			all = append(all, transaction{time.Duration(took) * time.Microsecond,
+				time.Duration(seconds)*time.Second + time.Duration(micros)*time.Microsecond})
 		}
 	}
 	return loadOf(all, warm)

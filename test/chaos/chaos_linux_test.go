@@ -20,9 +20,9 @@ func putHits() []string {
 	return []string{"seal.done", "write.begun", "write.before_commit", "write.committed"}
 }
 
-// TestChaos is the proof. Without anything set it is short: the worst faults once with synchronous replication, and a few
-// with asynchronous. `make chaos` sets CHAOS_TIME and CHAOS_MODE (sync, the default, or async), and CHAOS_SEED to repeat a
-// schedule of faults; CHAOS_FAULTS, a regular expression, leaves out the others.
+// TestChaos is the proof. Without anything set it is short: the worst faults once with synchronous replication, and a
+// few with asynchronous. `make chaos` sets CHAOS_TIME and CHAOS_MODE (sync, the default, or async), and CHAOS_SEED to
+// repeat a schedule of faults; CHAOS_FAULTS, a regular expression, leaves out the others.
 func TestChaos(t *testing.T) {
 	seed := uint64(time.Now().UnixNano() % 1_000_000)
 	if text := os.Getenv("CHAOS_SEED"); text != "" {
@@ -38,16 +38,20 @@ func TestChaos(t *testing.T) {
 		if err != nil || span <= 0 {
 			t.Fatalf("CHAOS_TIME=%q: a time such as 10m", text)
 		}
-		runChaos(t, built, plan{seed: seed, synchronous: mode != "async", span: span, cards: matching(t, os.Getenv("CHAOS_FAULTS"))})
+		runChaos(t, built, plan{seed: seed, synchronous: mode != "async", span: span,
+			cards: matching(t, os.Getenv("CHAOS_FAULTS"))})
 		return
 	}
 	t.Run("sync", func(t *testing.T) {
 		runChaos(t, built, plan{seed: seed, synchronous: true, cards: named(t, "promotion", "promotion after a canceled wait",
 			"postmaster killed", "disk full", "kms down", "vaultd dies at write.committed", "vaultd frozen past its claim",
-			"vaultd dies at rotation.target_set", "vaultctl dies at write.begun", "vaultctl dies at write.committed", "commit failed, FIN", "commit done, reply lost, RST", "commit done, reply lost, hang", "vault.complete_rotation done, reply lost, RST")})
+			"vaultd dies at rotation.target_set", "vaultctl dies at write.begun", "vaultctl dies at write.committed",
+			"commit failed, FIN", "commit done, reply lost, RST", "commit done, reply lost, hang",
+			"vault.complete_rotation done, reply lost, RST")})
 	})
 	t.Run("async", func(t *testing.T) {
-		runChaos(t, built, plan{seed: seed, synchronous: false, cards: named(t, "promotion of a standby that is behind", "postmaster killed", "commit done, reply lost, RST")})
+		runChaos(t, built, plan{seed: seed, synchronous: false,
+			cards: named(t, "promotion of a standby that is behind", "postmaster killed", "commit done, reply lost, RST")})
 	})
 }
 
@@ -174,7 +178,8 @@ func runChaos(t *testing.T, built string, p plan) {
 		t.Fatal(err)
 	}
 	report.Title = fmt.Sprintf("chaos on PostgreSQL %d, %s replication, %s, seed %d: 8 writers, 4 rotation workers, 3 nodes",
-		l.servers.Binaries().Major, map[bool]string{true: "synchronous", false: "asynchronous"}[p.synchronous], time.Since(began).Round(time.Second), p.seed)
+		l.servers.Binaries().Major, map[bool]string{true: "synchronous", false: "asynchronous"}[p.synchronous],
+		time.Since(began).Round(time.Second), p.seed)
 	if l.noDisks != "" {
 		report.Skipped = append(report.Skipped, l.noDisks)
 	}

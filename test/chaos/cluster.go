@@ -9,8 +9,8 @@ import (
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
-// Cluster is a vault under test, as the workload and the oracle reach it. Nothing in it changes during a run: the present
-// primary is found among the hosts of the connection strings, and a restarted vaultd is back at its address.
+// Cluster is a vault under test, as the workload and the oracle reach it. Nothing in it changes during a run: the
+// present primary is found among the hosts of the connection strings, and a restarted vaultd is back at its address.
 type Cluster struct {
 	Nodes        []Node
 	WriteURL     string // names every node; a role that may write, and read the audit log

@@ -3,9 +3,9 @@
 // holds at the end ([Gather], [Judge]).
 //
 // The ledger knows three outcomes of a write: acknowledged, failed, and unknown. With synchronous replication every
-// acknowledged write must be there, with its version, and open to its value; no failed one may be; an unknown one is there
-// once or not at all. Versions are dense, one of a secret is current, each has its one audit row, and no due time was
-// rotated twice. The histories of single names, reads from the primary among them, must also be linearizable
+// acknowledged write must be there, with its version, and open to its value; no failed one may be; an unknown one is
+// there once or not at all. Versions are dense, one of a secret is current, each has its one audit row, and no due time
+// was rotated twice. The histories of single names, reads from the primary among them, must also be linearizable
 // ([Linearizable]). With asynchronous replication a failover may lose acknowledged writes: they are counted.
 //
 // Who breaks the cluster, and how, is no concern of this package: it needs to be told how to reach it ([Cluster]) and,

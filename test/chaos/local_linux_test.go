@@ -63,7 +63,8 @@ type daemon struct {
 func mustBuild(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	build := exec.CommandContext(t.Context(), "go", "build", "-tags", "failpoints", "-o", dir+"/", "../../cmd/vaultctl", "../../cmd/vaultd")
+	build := exec.CommandContext(t.Context(), "go", "build", "-tags", "failpoints", "-o", dir+"/", "../../cmd/vaultctl",
+		"../../cmd/vaultd")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building the binaries: %v\n%s", err, out)
 	}
@@ -83,7 +84,8 @@ func mustLocal(t *testing.T, built string, synchronous bool) *local {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &local{dir: dir, built: built, Cluster: Cluster{Synchronous: synchronous}, proxies: map[string]*pgproxy.Proxy{}, daemons: map[string]*daemon{}}
+	l := &local{dir: dir, built: built, Cluster: Cluster{Synchronous: synchronous}, proxies: map[string]*pgproxy.Proxy{},
+		daemons: map[string]*daemon{}}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Log(l.lastWords())
@@ -114,13 +116,14 @@ func (l *local) makeServers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	parameters := map[string]string{"max_connections": "100", "wal_keep_size": "64MB", "wal_receiver_timeout": "10s", "wal_sender_timeout": "20s",
-		"synchronous_standby_names": ""}
+	parameters := map[string]string{"max_connections": "100", "wal_keep_size": "64MB", "wal_receiver_timeout": "10s",
+		"wal_sender_timeout": "20s", "synchronous_standby_names": ""}
 	if l.Synchronous {
 		// All three: whoever is primary, the other two are standbys. Not "*", which would count a base backup.
 		parameters["synchronous_standby_names"] = `ANY 1 ("primary", "standby1", "standby2")`
 	}
-	l.servers, err = localpg.Create(ctx, localpg.Options{Dir: filepath.Join(l.dir, "pg"), Standbys: 2, Binaries: binaries, Parameters: parameters})
+	l.servers, err = localpg.Create(ctx, localpg.Options{Dir: filepath.Join(l.dir, "pg"), Standbys: 2, Binaries: binaries,
+		Parameters: parameters})
 	if err != nil {
 		return err
 	}
@@ -128,8 +131,8 @@ func (l *local) makeServers(ctx context.Context) error {
 	return l.servers.Start(ctx)
 }
 
-// mountDisks gives each node a small file system of its own, so that its disk can be full. Where that is not allowed, the
-// one fault that needs it is reported as not made.
+// mountDisks gives each node a small file system of its own, so that its disk can be full. Where that is not allowed,
+// the one fault that needs it is reported as not made.
 func (l *local) mountDisks(ctx context.Context) {
 	for _, node := range l.servers.Nodes() {
 		folder := filepath.Dir(node.DataDir())
@@ -189,7 +192,8 @@ func (l *local) install(ctx context.Context) error {
 		return err
 	}
 	l.Vaultctl = filepath.Join(l.built, "vaultctl")
-	l.VaultctlEnv = append(l.environment(), "VAULTCTL_DATABASE_URL="+l.WriteURL, "VAULTCTL_TOKEN_FILE="+token, "VAULTCTL_KMS_KEY="+l.KMSKeys[0])
+	l.VaultctlEnv = append(l.environment(), "VAULTCTL_DATABASE_URL="+l.WriteURL, "VAULTCTL_TOKEN_FILE="+token,
+		"VAULTCTL_KMS_KEY="+l.KMSKeys[0])
 	if err := l.makeKeeper(); err != nil {
 		return err
 	}
@@ -205,11 +209,12 @@ func (l *local) install(ctx context.Context) error {
 }
 
 func (l *local) environment() []string {
-	return []string{"HOME=" + l.dir, "PATH=/usr/bin:/bin", "TZ=UTC", "AWS_EC2_METADATA_DISABLED=true", "AWS_ACCESS_KEY_ID=test", "AWS_SECRET_ACCESS_KEY=test"}
+	return []string{"HOME=" + l.dir, "PATH=/usr/bin:/bin", "TZ=UTC", "AWS_EC2_METADATA_DISABLED=true",
+		"AWS_ACCESS_KEY_ID=test", "AWS_SECRET_ACCESS_KEY=test"}
 }
 
-// keeper is the program behind the rotator of some secrets: a credential store that keeps one value for each, in a file. It
-// starts no other program, so that it is quick on a busy machine.
+// keeper is the program behind the rotator of some secrets: a credential store that keeps one value for each, in a
+// file. It starts no other program, so that it is quick on a busy machine.
 const keeper = `#!/bin/sh
 file=$1/${VAULT_SECRET##*/}
 value= kept=
@@ -270,7 +275,8 @@ func (l *local) newDaemon(node *localpg.Node, primaryURL string) (*daemon, error
 	}
 	config := fmt.Sprintf("database_url = %q\nprimary_database_url = %q\nlisten = [%q]\nhealth_listen = %q\nkms_keys = [%q]\nallow = [\"127.0.0.0/8\"]\n"+
 		"rotation_workers = %d\nscan_interval = \"500ms\"\nlog_level = \"warn\"\nstate_dir = %q\naudit_spool = %q\nclaim_timeout = %q\n[exec_rotators]\nkeep = [%q, %q]\n",
-		node.URL(database, vaulttest.Daemon), primaryURL, addresses[0], addresses[1], l.KMSKeys[0], workers[node.Name()], base+".state", base+".spool", claimTimeout,
+		node.URL(database, vaulttest.Daemon), primaryURL, addresses[0], addresses[1], l.KMSKeys[0], workers[node.Name()],
+		base+".state", base+".spool", claimTimeout,
 		filepath.Join(l.dir, "keep"), filepath.Join(l.dir, "targets"))
 	d := &daemon{binary: filepath.Join(l.built, "vaultd"), config: base + ".toml", log: base + ".log",
 		url: "http://" + addresses[0], health: "http://" + addresses[1]}
@@ -356,7 +362,8 @@ func until(ctx context.Context, limit time.Duration, what string, yes func() (bo
 func (l *local) healthy(ctx context.Context) error {
 	err := until(ctx, patience, "the standbys follow", func() (bool, error) {
 		var behind bool
-		err := queryNode(ctx, l.servers.Primary(), &behind, `SELECT count(*) FILTER (WHERE state = 'streaming') < 2 FROM pg_stat_replication`)
+		err := queryNode(ctx, l.servers.Primary(), &behind,
+			`SELECT count(*) FILTER (WHERE state = 'streaming') < 2 FROM pg_stat_replication`)
 		return err == nil && !behind, err
 	})
 	if err != nil {
@@ -372,7 +379,8 @@ func (l *local) healthy(ctx context.Context) error {
 		}
 	}
 	for name, d := range l.daemons {
-		if err := until(ctx, patience, "vaultd of "+name+" is ready", func() (bool, error) { return d.ready(ctx), nil }); err != nil {
+		if err := until(ctx, patience, "vaultd of "+name+" is ready",
+			func() (bool, error) { return d.ready(ctx), nil }); err != nil {
 			return err
 		}
 	}

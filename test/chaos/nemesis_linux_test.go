@@ -23,8 +23,8 @@ import (
 	"github.com/hyperiondb/vault/test/chaos/pgproxy"
 )
 
-// nemesis breaks a local cluster, one fault at a time, and mends it. What it does, and in which order, depends on the seed
-// alone; when it happens is the machine's.
+// nemesis breaks a local cluster, one fault at a time, and mends it. What it does, and in which order, depends on the
+// seed alone; when it happens is the machine's.
 type nemesis struct {
 	*local
 	timeline *Timeline
@@ -35,7 +35,8 @@ type nemesis struct {
 // makeDue sees to it that there is something to rotate. Where that cannot be written just now, there will be later.
 func (n *nemesis) makeDue(ctx context.Context, secrets int) { _ = n.workload.MakeDue(ctx, secrets) }
 
-// fault is one way to break things. It returns when it has put everything right again, apart from what healthy waits for.
+// fault is one way to break things. It returns when it has put everything right again, apart from what healthy waits
+// for.
 type fault struct {
 	kind string
 	make func(n *nemesis, ctx context.Context, random *rand.Rand) error
@@ -104,7 +105,8 @@ func schedule(seed uint64, cards []fault) iter.Seq2[fault, *rand.Rand] {
 	}
 }
 
-// run follows the schedule until ctx ends, or (count > 0) for so many faults. An error is a cluster that did not recover.
+// run follows the schedule until ctx ends, or (count > 0) for so many faults. An error is a cluster that did not
+// recover.
 func (n *nemesis) run(ctx context.Context, seed uint64, cards []fault, count int) error {
 	made := 0
 	for card, choices := range schedule(seed, cards) {
@@ -223,7 +225,8 @@ func processes(node *localpg.Node) []int {
 		if err != nil {
 			continue
 		}
-		if fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:])); len(fields) > 1 && fields[1] == strconv.Itoa(server) {
+		if fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:])); len(fields) > 1 &&
+			fields[1] == strconv.Itoa(server) {
 			all = append(all, pid)
 		}
 	}
@@ -267,8 +270,8 @@ func (n *nemesis) failOverFrozen(ctx context.Context, _ *rand.Rand) error {
 	return n.promote(ctx, "promotion after a freeze", nil)
 }
 
-// failOverBehind promotes a standby that has missed the last second. With synchronous replication nobody was told of what is
-// lost with it; without, it is what status warns of.
+// failOverBehind promotes a standby that has missed the last second. With synchronous replication nobody was told of
+// what is lost with it; without, it is what status warns of.
 func (n *nemesis) failOverBehind(ctx context.Context, _ *rand.Rand) error {
 	n.makeDue(ctx, dueNames/2) // now: it would wait as well
 	receivers, err := n.holdReceivers(ctx)
@@ -280,8 +283,8 @@ func (n *nemesis) failOverBehind(ctx context.Context, _ *rand.Rand) error {
 	return n.promote(ctx, "promotion of a standby that is behind", receivers.drop)
 }
 
-// failOverUnreplicated loses what only the primary had: somebody ended the wait of a COMMIT for a standby, and no standby
-// ever gets it.
+// failOverUnreplicated loses what only the primary had: somebody ended the wait of a COMMIT for a standby, and no
+// standby ever gets it.
 func (n *nemesis) failOverUnreplicated(ctx context.Context, _ *rand.Rand) error {
 	if !n.Synchronous {
 		return nil // nobody waits
@@ -327,14 +330,15 @@ func (n *nemesis) promote(ctx context.Context, kind string, between func()) erro
 	return n.rebuildLost(ctx, died)
 }
 
-// rebuildLost repairs standbys that could not follow: one that had received a part of a record, across the end of a segment,
-// ends with a PANIC when the new primary never wrote the rest. That is PostgreSQL's affair and no fault of the vault's, so
-// its reads do not count from the promotion on.
+// rebuildLost repairs standbys that could not follow: one that had received a part of a record, across the end of a
+// segment, ends with a PANIC when the new primary never wrote the rest. That is PostgreSQL's affair and no fault of the
+// vault's, so its reads do not count from the promotion on.
 func (n *nemesis) rebuildLost(ctx context.Context, since time.Time) error {
 	for _, node := range n.servers.Standbys() {
 		var streams bool
 		err := until(ctx, 15*time.Second, node.Name()+" follows", func() (bool, error) {
-			err := queryNode(ctx, n.servers.Primary(), &streams, `SELECT EXISTS (SELECT FROM pg_stat_replication WHERE application_name = $1 AND state = 'streaming')`, node.Name())
+			err := queryNode(ctx, n.servers.Primary(), &streams,
+				`SELECT EXISTS (SELECT FROM pg_stat_replication WHERE application_name = $1 AND state = 'streaming')`, node.Name())
 			return streams || !node.Running(), err
 		})
 		if streams {
@@ -357,7 +361,8 @@ func (n *nemesis) mostAdvanced(ctx context.Context) (*localpg.Node, error) {
 	var most int64 = -1
 	for _, standby := range n.servers.Standbys() {
 		var received int64
-		if err := queryNode(ctx, standby, &received, `SELECT (greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) - '0/0'::pg_lsn)::bigint`); err != nil {
+		if err := queryNode(ctx, standby, &received,
+			`SELECT (greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) - '0/0'::pg_lsn)::bigint`); err != nil {
 			return nil, err
 		}
 		if received > most {
@@ -452,8 +457,8 @@ func (n *nemesis) killDaemon(ctx context.Context, random *rand.Rand) error {
 	return d.start(n.environment())
 }
 
-// freezeDaemon stops a daemon for longer than its claims live: others rotate what it had claimed, and it finds itself shut
-// out when it wakes.
+// freezeDaemon stops a daemon for longer than its claims live: others rotate what it had claimed, and it finds itself
+// shut out when it wakes.
 func (n *nemesis) freezeDaemon(ctx context.Context, random *rand.Rand) error {
 	name, d := n.anyDaemon(random)
 	defer n.timeline.Broken(name)()
@@ -547,7 +552,8 @@ func (n *nemesis) breakKMS(ctx context.Context, random *rand.Rand, name string, 
 	return nil
 }
 
-// fillDisk leaves the primary no room. Without room for its log the server ends itself; whoever makes room starts it again.
+// fillDisk leaves the primary no room. Without room for its log the server ends itself; whoever makes room starts it
+// again.
 func (n *nemesis) fillDisk(ctx context.Context, random *rand.Rand) error {
 	if n.noDisks != "" {
 		return nil

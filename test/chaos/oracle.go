@@ -89,7 +89,8 @@ func Gather(ctx context.Context, c Cluster) (Facts, error) {
 		return Facts{}, err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}) // one moment for all of them
+	// one moment for all of them
+	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
 	if err != nil {
 		return Facts{}, err
 	}
@@ -158,7 +159,8 @@ func Conclude(ctx context.Context, c Cluster, l *Ledger, t *Timeline) (Report, e
 	if err != nil {
 		return Report{}, fmt.Errorf("gathering the facts: %w", err)
 	}
-	r := Report{Verdict: Judge(facts, l, t, c.Synchronous), Faults: t.Faults(), Failovers: Recoveries(t, l.Writes(), facts.Jobs), Async: !c.Synchronous}
+	r := Report{Verdict: Judge(facts, l, t, c.Synchronous), Faults: t.Faults(),
+		Failovers: Recoveries(t, l.Writes(), facts.Jobs), Async: !c.Synchronous}
 	if c.Synchronous {
 		v := &r.Verdict
 		var violations []string
@@ -235,7 +237,8 @@ func (v *Verdict) judgeWrites(f Facts, writes []Write, synchronous bool) {
 			}
 			v.Lost++
 			if synchronous {
-				v.complain("lost: %s of %q was acknowledged as version %d (request %s) and is not there", w.Action, w.Name, w.Version, w.Request)
+				v.complain("lost: %s of %q was acknowledged as version %d (request %s) and is not there", w.Action, w.Name,
+					w.Version, w.Request)
 			}
 		case Failed:
 			v.Failed++
@@ -325,7 +328,8 @@ func (v *Verdict) judgeAudit(f Facts) {
 	}
 }
 
-// judgeRotations: a due time has exactly one rotation that was done, which made exactly one version, and no job is open.
+// judgeRotations: a due time has exactly one rotation that was done, which made exactly one version, and no job is
+// open.
 func (v *Verdict) judgeRotations(f Facts, dues []Due, synchronous bool) {
 	versions := map[place]bool{}
 	for _, fact := range f.Versions {
@@ -370,8 +374,8 @@ func (v *Verdict) judgeRotations(f Facts, dues []Due, synchronous bool) {
 // dueOf makes equal what is the same moment.
 func dueOf(name string, at time.Time) Due { return Due{name, at.UTC().Round(0)} }
 
-// judgeReads: on a node that is left alone reads never fail while the primary is dead, never show what nobody wrote, and
-// never go back.
+// judgeReads: on a node that is left alone reads never fail while the primary is dead, never show what nobody wrote,
+// and never go back.
 func (v *Verdict) judgeReads(f Facts, l *Ledger, t *Timeline, synchronous bool) {
 	for _, a := range l.Attempts() {
 		if !t.mustSucceed(a) {

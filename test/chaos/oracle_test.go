@@ -28,8 +28,8 @@ func goodRun() *run {
 		if name == "b" {
 			version = 1
 		}
-		w := Write{Action: "put", Name: name, Expect: version - 1, Hash: Hash{byte(i + 1)}, Outcome: Acked, Request: uuid.New(), Version: version,
-			Called: at(10 * i), Returned: at(10*i + 1), Client: 1}
+		w := Write{Action: "put", Name: name, Expect: version - 1, Hash: Hash{byte(i + 1)}, Outcome: Acked,
+			Request: uuid.New(), Version: version, Called: at(10 * i), Returned: at(10*i + 1), Client: 1}
 		r.ledger.wrote(w)
 		r.stored(w)
 	}
@@ -41,8 +41,10 @@ func goodRun() *run {
 		f := &r.facts.Versions[i]
 		f.Current = (f.Name == "a" && f.Version == 3) || (f.Name == "b" && f.Version == 2)
 	}
-	r.ledger.wrote(Write{Action: "put", Name: "a", Expect: 1, Hash: Hash{20}, Outcome: Failed, Request: uuid.New(), Called: at(12), Returned: at(13)})
-	r.ledger.wrote(Write{Action: "put", Name: "a", Expect: 3, Hash: Hash{21}, Outcome: Unknown, Called: at(40), Returned: at(41), Client: 2})
+	r.ledger.wrote(Write{Action: "put", Name: "a", Expect: 1, Hash: Hash{20}, Outcome: Failed, Request: uuid.New(),
+		Called: at(12), Returned: at(13)})
+	r.ledger.wrote(Write{Action: "put", Name: "a", Expect: 3, Hash: Hash{21}, Outcome: Unknown, Called: at(40),
+		Returned: at(41), Client: 2})
 	r.ledger.read(Read{Name: "a", Version: 1, Hash: Hash{1}, Called: at(5), Returned: at(6), Client: 3})
 	r.ledger.read(Read{Name: "a", Version: 3, Hash: Hash{3}, Called: at(35), Returned: at(36), Client: 3})
 	r.ledger.read(Read{Node: "n2", Name: "a", Version: 2, Hash: Hash{2}, Called: at(35), Returned: at(36)})
@@ -53,7 +55,8 @@ func goodRun() *run {
 
 // stored puts a write's version and its audit row among the facts.
 func (r *run) stored(w Write) {
-	r.facts.Versions = append(r.facts.Versions, VersionFact{Name: w.Name, Version: w.Version, Request: w.Request, Live: true, Hash: w.Hash})
+	r.facts.Versions = append(r.facts.Versions, VersionFact{Name: w.Name, Version: w.Version, Request: w.Request,
+		Live: true, Hash: w.Hash})
 	r.facts.Audit = append(r.facts.Audit, AuditFact{w.Name, w.Version, w.Request})
 }
 
@@ -64,7 +67,8 @@ func TestGoodRunIsGood(t *testing.T) {
 	if len(v.Violations) > 0 {
 		t.Errorf("got complaints %q, want none", v.Violations)
 	}
-	if v.Acked != 4 || v.Failed != 1 || v.Unknown != 1 || v.NotMade != 1 || v.Rotations != 1 || v.ReadsOK != 1 || v.ReadsAll != 1 {
+	if v.Acked != 4 || v.Failed != 1 || v.Unknown != 1 || v.NotMade != 1 || v.Rotations != 1 || v.ReadsOK != 1 ||
+		v.ReadsAll != 1 {
 		t.Errorf("got %+v", v)
 	}
 }
@@ -75,17 +79,22 @@ func TestOracleComplains(t *testing.T) {
 		damage func(r *run)
 		want   string // the beginning of one complaint
 	}{
-		{"a lost write", func(r *run) { r.facts.Versions[0].Hash = Hash{99}; r.facts.Versions[0].Request = uuid.New() }, "lost: put of \"a\""},
-		{"another value under an acknowledged version", func(r *run) { r.facts.Versions[0].Hash = Hash{99} }, "lost: put of \"a\""},
+		{"a lost write", func(r *run) { r.facts.Versions[0].Hash = Hash{99}; r.facts.Versions[0].Request = uuid.New() },
+			"lost: put of \"a\""},
+		{"another value under an acknowledged version", func(r *run) { r.facts.Versions[0].Hash = Hash{99} },
+			"lost: put of \"a\""},
 		{"another version than the one told", func(r *run) { r.ledger.writes[0].Version = 2 }, "lost: put of \"a\""},
 		{"a failed write that is there", func(r *run) { r.ledger.writes[1].Outcome = Failed }, "present: put of \"a\""},
-		{"a write in two versions", func(r *run) { r.facts.Versions[1].Hash = r.facts.Versions[0].Hash }, "doubled: put of \"a\""},
+		{"a write in two versions", func(r *run) { r.facts.Versions[1].Hash = r.facts.Versions[0].Hash },
+			"doubled: put of \"a\""},
 		{"an unknown write in two versions", func(r *run) {
 			r.ledger.writes[5].Hash = Hash{1}
 			r.facts.Versions[1].Hash = Hash{1}
 		}, "doubled: put of \"a\""},
-		{"a version nobody wrote", func(r *run) { r.ledger.writes = r.ledger.writes[1:] }, "unasked: nobody wrote \"a\" version 1"},
-		{"a version that does not open", func(r *run) { r.facts.Versions[0].OpenErr = "no" }, "sealed for good: \"a\" version 1"},
+		{"a version nobody wrote", func(r *run) { r.ledger.writes = r.ledger.writes[1:] },
+			"unasked: nobody wrote \"a\" version 1"},
+		{"a version that does not open", func(r *run) { r.facts.Versions[0].OpenErr = "no" },
+			"sealed for good: \"a\" version 1"},
 		{"a gap", func(r *run) { r.facts.Versions[1].Version = 4 }, "gap: \"a\""},
 		{"a missing version", func(r *run) { r.facts.Versions = r.facts.Versions[1:] }, "gap: \"a\""},
 		{"two current versions", func(r *run) { r.facts.Versions[0].Current = true }, "current: \"a\""},
@@ -93,8 +102,10 @@ func TestOracleComplains(t *testing.T) {
 		{"a pointer to an older version", func(r *run) { r.facts.Secrets[0].Current = 2 }, "current: \"a\""},
 		{"versions of no secret", func(r *run) { r.facts.Secrets = r.facts.Secrets[1:] }, "orphans: \"a\""},
 		{"a missing audit row", func(r *run) { r.facts.Audit = r.facts.Audit[1:] }, "audit: \"a\" version 1 has 0 rows"},
-		{"an audit row twice", func(r *run) { r.facts.Audit = append(r.facts.Audit, r.facts.Audit[0]) }, "audit: \"a\" version 1 has 2 rows"},
-		{"an audit row of a version that is not there", func(r *run) { r.facts.Audit = append(r.facts.Audit, AuditFact{"a", 4, uuid.New()}) },
+		{"an audit row twice", func(r *run) { r.facts.Audit = append(r.facts.Audit, r.facts.Audit[0]) },
+			"audit: \"a\" version 1 has 2 rows"},
+		{"an audit row of a version that is not there",
+			func(r *run) { r.facts.Audit = append(r.facts.Audit, AuditFact{"a", 4, uuid.New()}) },
 			"audit: a row says that \"a\" version 4"},
 		{"a due time rotated twice", func(r *run) {
 			r.facts.Jobs = append(r.facts.Jobs, JobFact{ID: 2, Name: "b", State: "done", Due: at(50), To: 3})
@@ -104,10 +115,16 @@ func TestOracleComplains(t *testing.T) {
 		}, "doubled: 2 rotation jobs made \"b\" version 2"},
 		{"a job without its version", func(r *run) { r.facts.Jobs[0].To = 7 }, "rotation job 1 of \"b\""},
 		{"a due time that was forgotten", func(r *run) { r.ledger.due(Due{"b", at(70)}) }, "lost: \"b\" was due"},
-		{"a rotation that hangs", func(r *run) { r.facts.Jobs = append(r.facts.Jobs, JobFact{ID: 2, Name: "b", State: "claimed"}) }, "unresolved: rotation job 2"},
-		{"a rotation that failed for good", func(r *run) { r.facts.Jobs = append(r.facts.Jobs, JobFact{ID: 2, Name: "b", State: "failed"}) }, "unresolved: rotation job 2"},
-		{"a read that failed while the primary was dead", func(r *run) { r.ledger.attempts[0].Err = "status 503" }, "read: n2 did not answer"},
-		{"a standby that shows what was never written", func(r *run) { r.ledger.reads[2].Hash = Hash{77} }, "read: n2 showed \"a\" version 2 with a value"},
+		{"a rotation that hangs",
+			func(r *run) { r.facts.Jobs = append(r.facts.Jobs, JobFact{ID: 2, Name: "b", State: "claimed"}) },
+			"unresolved: rotation job 2"},
+		{"a rotation that failed for good",
+			func(r *run) { r.facts.Jobs = append(r.facts.Jobs, JobFact{ID: 2, Name: "b", State: "failed"}) },
+			"unresolved: rotation job 2"},
+		{"a read that failed while the primary was dead", func(r *run) { r.ledger.attempts[0].Err = "status 503" },
+			"read: n2 did not answer"},
+		{"a standby that shows what was never written", func(r *run) { r.ledger.reads[2].Hash = Hash{77} },
+			"read: n2 showed \"a\" version 2 with a value"},
 		{"a standby that goes back", func(r *run) {
 			r.ledger.read(Read{Node: "n2", Name: "a", Version: 1, Hash: Hash{1}, Called: at(36), Returned: at(37)})
 		}, "read: n2 showed \"a\" version 1 after version 2"},
@@ -182,10 +199,12 @@ func TestReadsOfAnUnsettledPrimaryAreLeftOut(t *testing.T) {
 
 func TestLinearizable(t *testing.T) {
 	write := func(expect, version int, hash byte, called, returned int) Write {
-		return Write{Name: "a", Expect: expect, Version: version, Hash: Hash{hash}, Outcome: Acked, Called: at(called), Returned: at(returned)}
+		return Write{Name: "a", Expect: expect, Version: version, Hash: Hash{hash}, Outcome: Acked, Called: at(called),
+			Returned: at(returned)}
 	}
 	unknown := func(expect int, hash byte, called int) Write {
-		return Write{Name: "a", Expect: expect, Hash: Hash{hash}, Outcome: Unknown, Called: at(called), Returned: at(called + 1)}
+		return Write{Name: "a", Expect: expect, Hash: Hash{hash}, Outcome: Unknown, Called: at(called),
+			Returned: at(called + 1)}
 	}
 	read := func(version int, hash byte, called, returned int) Read {
 		return Read{Name: "a", Version: version, Hash: Hash{hash}, Called: at(called), Returned: at(returned)}
@@ -198,18 +217,25 @@ func TestLinearizable(t *testing.T) {
 	}{
 		{"nothing yet", nil, []Read{read(0, 0, 0, 1)}, true},
 		{"one after the other", []Write{write(0, 1, 1, 0, 1), write(1, 2, 2, 2, 3)}, []Read{read(2, 2, 4, 5)}, true},
-		{"a read during a write sees either", []Write{write(0, 1, 1, 0, 1), write(1, 2, 2, 2, 5)}, []Read{read(1, 1, 3, 4), read(2, 2, 3, 4)}, true},
+		{"a read during a write sees either", []Write{write(0, 1, 1, 0, 1), write(1, 2, 2, 2, 5)},
+			[]Read{read(1, 1, 3, 4), read(2, 2, 3, 4)}, true},
 		{"a read sees the past", []Write{write(0, 1, 1, 0, 1), write(1, 2, 2, 2, 3)}, []Read{read(1, 1, 4, 5)}, false},
 		{"a read sees the future", []Write{write(0, 1, 1, 0, 1), write(1, 2, 2, 4, 5)}, []Read{read(2, 2, 2, 3)}, false},
 		{"a read sees another value", []Write{write(0, 1, 1, 0, 1)}, []Read{read(1, 9, 2, 3)}, false},
-		{"reads that go back", []Write{write(0, 1, 1, 0, 1), write(1, 2, 2, 2, 9)}, []Read{read(2, 2, 3, 4), read(1, 1, 5, 6)}, false},
+		{"reads that go back", []Write{write(0, 1, 1, 0, 1), write(1, 2, 2, 2, 9)},
+			[]Read{read(2, 2, 3, 4), read(1, 1, 5, 6)}, false},
 		{"two writes of one version", []Write{write(0, 1, 1, 0, 5), write(0, 1, 2, 0, 5)}, nil, false},
 		{"a version is skipped", []Write{write(0, 1, 1, 0, 1), write(-1, 3, 3, 2, 3)}, nil, false},
-		{"a version is skipped that an unknown write made", []Write{write(0, 1, 1, 0, 1), unknown(-1, 2, 1), write(-1, 3, 3, 4, 5)}, nil, true},
-		{"an unknown write took effect much later", []Write{write(0, 1, 1, 0, 1), unknown(1, 2, 1)}, []Read{read(1, 1, 50, 51), read(2, 2, 60, 61)}, true},
-		{"an unknown write never did", []Write{write(0, 1, 1, 0, 1), unknown(1, 2, 1), write(1, 2, 3, 4, 5)}, []Read{read(2, 3, 6, 7)}, true},
-		{"an unknown write took effect before its call", []Write{write(0, 1, 1, 0, 1), unknown(1, 2, 9)}, []Read{read(2, 2, 3, 4)}, false},
-		{"an unknown write for the wrong version took effect", []Write{write(0, 1, 1, 0, 1), unknown(0, 2, 2)}, []Read{read(2, 2, 5, 6)}, false},
+		{"a version is skipped that an unknown write made",
+			[]Write{write(0, 1, 1, 0, 1), unknown(-1, 2, 1), write(-1, 3, 3, 4, 5)}, nil, true},
+		{"an unknown write took effect much later", []Write{write(0, 1, 1, 0, 1), unknown(1, 2, 1)},
+			[]Read{read(1, 1, 50, 51), read(2, 2, 60, 61)}, true},
+		{"an unknown write never did", []Write{write(0, 1, 1, 0, 1), unknown(1, 2, 1), write(1, 2, 3, 4, 5)},
+			[]Read{read(2, 3, 6, 7)}, true},
+		{"an unknown write took effect before its call", []Write{write(0, 1, 1, 0, 1), unknown(1, 2, 9)},
+			[]Read{read(2, 2, 3, 4)}, false},
+		{"an unknown write for the wrong version took effect", []Write{write(0, 1, 1, 0, 1), unknown(0, 2, 2)},
+			[]Read{read(2, 2, 5, 6)}, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, operations, violations := Linearizable(c.writes, c.reads, 10*time.Second)
@@ -224,7 +250,8 @@ func TestLinearizable(t *testing.T) {
 func TestUndecidedIsAViolation(t *testing.T) {
 	var writes []Write
 	for i := range 60 { // all at once and none of them known: every order is possible, and no read fits any
-		writes = append(writes, Write{Name: "a", Expect: -1, Hash: Hash{byte(i)}, Outcome: Unknown, Called: at(0), Returned: at(1), Client: i})
+		writes = append(writes, Write{Name: "a", Expect: -1, Hash: Hash{byte(i)}, Outcome: Unknown, Called: at(0),
+			Returned: at(1), Client: i})
 	}
 	reads := []Read{{Name: "a", Version: 30, Hash: Hash{200}, Called: at(2), Returned: at(3)}}
 	_, _, violations := Linearizable(writes, reads, 50*time.Millisecond)

@@ -15,8 +15,8 @@ type register struct {
 	hash    Hash
 }
 
-// call is a read, or a write that was to come after a version (-1 = after whatever there was). answer is what the client
-// was told; of a write whose outcome is unknown, nothing.
+// call is a read, or a write that was to come after a version (-1 = after whatever there was). answer is what the
+// client was told; of a write whose outcome is unknown, nothing.
 type (
 	call struct {
 		write  bool
@@ -46,15 +46,16 @@ func step(state, input, output any) (bool, any) {
 }
 
 // Linearizable checks the history of each name for an order of its writes, and of the reads from the primary, in which
-// every answer is right and which agrees with the clock. A history that could not be decided within the limit counts as a
-// violation. Failed writes took no effect and have no place in it; that they took none is [Judge]'s to see.
+// every answer is right and which agrees with the clock. A history that could not be decided within the limit counts as
+// a violation. Failed writes took no effect and have no place in it; that they took none is [Judge]'s to see.
 func Linearizable(writes []Write, reads []Read, limit time.Duration) (names, operations int, violations []string) {
 	histories := map[string][]porcupine.Operation{}
 	for _, w := range writes {
 		if w.Outcome == Failed {
 			continue
 		}
-		op := porcupine.Operation{ClientId: w.Client, Input: call{true, w.Expect, w.Hash}, Call: w.Called.UnixNano(), Return: math.MaxInt64}
+		op := porcupine.Operation{ClientId: w.Client, Input: call{true, w.Expect, w.Hash}, Call: w.Called.UnixNano(),
+			Return: math.MaxInt64}
 		if w.Outcome == Acked {
 			op.Return = w.Returned.UnixNano()
 		}
@@ -65,15 +66,16 @@ func Linearizable(writes []Write, reads []Read, limit time.Duration) (names, ope
 		if r.Node != "" {
 			continue // a standby may be behind, and says nothing about the order
 		}
-		histories[r.Name] = append(histories[r.Name], porcupine.Operation{ClientId: r.Client, Input: call{expect: -1}, Call: r.Called.UnixNano(),
-			Output: answer{true, r.Version, r.Hash}, Return: r.Returned.UnixNano()})
+		histories[r.Name] = append(histories[r.Name], porcupine.Operation{ClientId: r.Client, Input: call{expect: -1},
+			Call: r.Called.UnixNano(), Output: answer{true, r.Version, r.Hash}, Return: r.Returned.UnixNano()})
 	}
 	model := porcupine.Model{Init: func() any { return register{} }, Step: step}
 	for _, name := range sortedKeys(histories) {
 		history := histories[name]
 		operations += len(history)
 		if got := porcupine.CheckOperationsTimeout(model, history, limit); got != porcupine.Ok {
-			violations = append(violations, fmt.Sprintf("the history of %q (%d operations) is not linearizable: %s", name, len(history), got))
+			violations = append(violations, fmt.Sprintf("the history of %q (%d operations) is not linearizable: %s", name,
+				len(history), got))
 		}
 	}
 	return len(histories), operations, violations

@@ -86,11 +86,14 @@ func (r Report) Print(to io.Writer) error {
 	} else {
 		line("linearizable", "%d operations on %d names", v.Operations, v.Names)
 	}
-	line("reads, primary dead", "%d of %d answered by nodes left alone (%d reads over the whole run)", v.ReadsOK, v.ReadsAll, v.Reads)
+	line("reads, primary dead", "%d of %d answered by nodes left alone (%d reads over the whole run)", v.ReadsOK,
+		v.ReadsAll, v.Reads)
 	line("promotions", "%d", len(r.Failovers))
 	line("  no primary for", "%s", spread(r.Failovers, func(r Recovery) time.Duration { return r.PrimaryDead }))
-	line("  to the first acknowledged write", "%s", spread(r.Failovers, func(r Recovery) time.Duration { return r.ToWrite }))
-	line("  to the first completed rotation", "%s", spread(r.Failovers, func(r Recovery) time.Duration { return r.ToRotation }))
+	line("  to the first acknowledged write", "%s", spread(r.Failovers,
+		func(r Recovery) time.Duration { return r.ToWrite }))
+	line("  to the first completed rotation", "%s", spread(r.Failovers,
+		func(r Recovery) time.Duration { return r.ToRotation }))
 	total := 0
 	for _, n := range r.Faults {
 		total += n
@@ -132,7 +135,8 @@ func spread(all []Recovery, of func(Recovery) time.Duration) string {
 		return "not measured"
 	}
 	slices.Sort(known)
-	text := fmt.Sprintf("min %s, median %s, max %s", short(known[0]), short(known[len(known)/2]), short(known[len(known)-1]))
+	text := fmt.Sprintf("min %s, median %s, max %s", short(known[0]), short(known[len(known)/2]),
+		short(known[len(known)-1]))
 	if n := len(all) - len(known); n > 0 {
 		text += fmt.Sprintf(" (%d without one before the next fault)", n)
 	}

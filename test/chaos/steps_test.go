@@ -22,7 +22,8 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(vaulttest.Main(m)) }
 
-// bench is a vault on the shared cluster with a proxy that every statement goes through, and a key service that can fail.
+// bench is a vault on the shared cluster with a proxy that every statement goes through, and a key service that can
+// fail.
 type bench struct {
 	Cluster
 	store    *vaulttest.Store
@@ -43,12 +44,15 @@ func mustBench(t *testing.T) *bench {
 	}
 	t.Cleanup(b.fake.Close)
 	node := b.store.Cluster.Primary()
-	if b.proxy, err = pgproxy.New("unix", filepath.Join(node.SocketDir(), ".s.PGSQL."+strconv.Itoa(node.Port()))); err != nil {
+	if b.proxy,
+		err = pgproxy.New("unix", filepath.Join(node.SocketDir(), ".s.PGSQL."+strconv.Itoa(node.Port()))); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(b.proxy.Close)
-	b.Cluster = Cluster{Token: vaulttest.AdminToken(t), Synchronous: true, KMSKeys: []string{"awskms:///alias/vault?region=eu-west-1&endpoint=" + kmsURL},
-		WriteURL:     fmt.Sprintf("host=127.0.0.1 port=%d user=%s dbname=%s sslmode=disable target_session_attrs=read-write", b.proxy.Port(), vaulttest.Daemon, b.store.Database),
+	b.Cluster = Cluster{Token: vaulttest.AdminToken(t), Synchronous: true,
+		KMSKeys: []string{"awskms:///alias/vault?region=eu-west-1&endpoint=" + kmsURL},
+		WriteURL: fmt.Sprintf("host=127.0.0.1 port=%d user=%s dbname=%s sslmode=disable target_session_attrs=read-write",
+			b.proxy.Port(), vaulttest.Daemon, b.store.Database),
 		SuperuserURL: b.store.URL(vaulttest.Superuser)}
 	return b
 }
@@ -76,8 +80,8 @@ func (b *bench) mustBeWhole(t *testing.T) Verdict {
 	return report.Verdict
 }
 
-// Each step of a put, failed, and done with the answer lost. Nothing is in doubt at the end of any: what was lost before
-// COMMIT was asked again, and COMMIT itself is resolved.
+// Each step of a put, failed, and done with the answer lost. Nothing is in doubt at the end of any: what was lost
+// before COMMIT was asked again, and COMMIT itself is resolved.
 func TestEveryStepOfAPut(t *testing.T) {
 	b := mustBench(t)
 	v := b.mustOpen(t)
@@ -196,12 +200,13 @@ func (m *memory) Test(_ context.Context, _ string, c rotation.Change) error {
 	return nil
 }
 
-// Each step of a rotation, failed, and done with the answer lost: of one that generates its value, and of one that brings it
-// to a target first. Every time there is one new version, and the target has been asked to accept that value and no other.
+// Each step of a rotation, failed, and done with the answer lost: of one that generates its value, and of one that
+// brings it to a target first. Every time there is one new version, and the target has been asked to accept that value
+// and no other.
 func TestEveryStepOfARotation(t *testing.T) {
 	generated := []string{"vault.supervise", "vault.claim_rotations", `^begin`, "vault.complete_rotation", `^commit`}
-	targeted := []string{"vault.supervise", "vault.claim_rotations", "vault.rotation_candidate", "vault.store_candidate", `^begin`, `^commit`,
-		"vault.finish_rotation"}
+	targeted := []string{"vault.supervise", "vault.claim_rotations", "vault.rotation_candidate", "vault.store_candidate",
+		`^begin`, `^commit`, "vault.finish_rotation"}
 	for rotator, steps := range map[string][]string{"": generated, "exec program=memory": targeted} {
 		for _, sql := range steps {
 			for _, when := range []pgproxy.When{pgproxy.Before, pgproxy.After} {
@@ -237,10 +242,12 @@ func testRotationStep(t *testing.T, rotator string, cut pgproxy.Cut) {
 	defer stop()
 	log := slog.New(slog.DiscardHandler)
 	supervisor := &rotation.Supervisor{Vault: v, Interval: 100 * time.Millisecond, Log: log}
-	worker := &rotation.Worker{Vault: v, Target: target, ID: "w", Concurrency: 1, Poll: 100 * time.Millisecond, ClaimTimeout: 3 * time.Second, Log: log}
+	worker := &rotation.Worker{Vault: v, Target: target, ID: "w", Concurrency: 1, Poll: 100 * time.Millisecond,
+		ClaimTimeout: 3 * time.Second, Log: log}
 	running.Go(func() { supervisor.Run(ctx) })
 	running.Go(func() { worker.Run(ctx) })
-	for deadline := time.Now().Add(40 * time.Second); b.store.MustQuery(t, `SELECT current_version FROM vault.secrets`) != "2"; {
+	for deadline := time.Now().Add(40 * time.Second); b.store.MustQuery(t,
+		`SELECT current_version FROM vault.secrets`) != "2"; {
 		if time.Now().After(deadline) {
 			t.Fatalf("it was not rotated: %s", b.store.MustQuery(t, `SELECT jsonb_agg(j) FROM vault.rotation_jobs j`))
 		}
@@ -286,8 +293,8 @@ func (m *memory) mustHave(t *testing.T, v *vault.Vault) {
 	}
 }
 
-// A put whose COMMIT went unanswered is asked again, and the second attempt meets a server that has no room for its audit
-// row: that is no answer to what became of the first, which was done.
+// A put whose COMMIT went unanswered is asked again, and the second attempt meets a server that has no room for its
+// audit row: that is no answer to what became of the first, which was done.
 func TestErrorOfASecondAttemptSaysNothingOfTheFirst(t *testing.T) {
 	for name, trigger := range map[string]string{
 		"before COMMIT": `CREATE TRIGGER no_room BEFORE INSERT ON vault.audit_log FOR EACH ROW`,
@@ -331,8 +338,10 @@ func TestOracleSeesWhatWasTakenOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	all := strings.Join(report.Verdict.Violations, "\n")
-	for _, want := range []string{`lost: put of "a" was acknowledged as version 2`, `gap: "a" has version 3 where 2 belongs`,
-		`audit: "a" version 1 has 0 rows`, `audit: a row says that "a" version 2 was made`, `sealed for good: "a" version 3 does not open`} {
+	for _, want := range []string{`lost: put of "a" was acknowledged as version 2`,
+		`gap: "a" has version 3 where 2 belongs`,
+		`audit: "a" version 1 has 0 rows`, `audit: a row says that "a" version 2 was made`,
+		`sealed for good: "a" version 3 does not open`} {
 		if !strings.Contains(all, want) {
 			t.Errorf("no complaint %q among\n%s", want, all)
 		}

@@ -60,8 +60,8 @@ func (t *Timeline) BrokenSince(node string, from time.Time) (mended func()) {
 	}
 }
 
-// Unsettled says that until the answer is called this primary may show what no standby has, because somebody ended a wait
-// for one: PostgreSQL makes such a commit visible. What was read from it then proves nothing.
+// Unsettled says that until the answer is called this primary may show what no standby has, because somebody ended a
+// wait for one: PostgreSQL makes such a commit visible. What was read from it then proves nothing.
 func (t *Timeline) Unsettled(primary string) (settled func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -125,8 +125,8 @@ func (t *Timeline) Faults() map[string]int {
 	return counts
 }
 
-// mustSucceed reports whether a read had to be answered: the primary was dead all along, and its own node was left alone.
-// The node that died is not asked about: its vaultd has nothing to read from.
+// mustSucceed reports whether a read had to be answered: the primary was dead all along, and its own node was left
+// alone. The node that died is not asked about: its vaultd has nothing to read from.
 func (t *Timeline) mustSucceed(a Attempt) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

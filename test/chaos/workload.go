@@ -51,7 +51,8 @@ type Workload struct {
 	due   sync.Mutex // two at once would move one due time twice
 }
 
-// Prepare makes the secrets that are there from the beginning. Whoever runs the cluster then waits until all nodes have them.
+// Prepare makes the secrets that are there from the beginning. Whoever runs the cluster then waits until all nodes have
+// them.
 func (w *Workload) Prepare(ctx context.Context) error {
 	v, err := w.Cluster.openPrimary(ctx, 2)
 	if err != nil {
@@ -79,7 +80,8 @@ func (w *Workload) prepareDue(ctx context.Context, v *vault.Vault, i int) error 
 		settings.Rotator = &w.Rotator
 	}
 	made := Write{Action: "put", Name: dueName(i), Hash: sha256.Sum256(value), Outcome: Acked, Called: time.Now()}
-	receipt, err := v.Put(ctx, vault.PutRequest{Change: vault.Change{Token: w.Cluster.Token}, Name: made.Name, Value: value, Settings: settings})
+	receipt, err := v.Put(ctx, vault.PutRequest{Change: vault.Change{Token: w.Cluster.Token}, Name: made.Name,
+		Value: value, Settings: settings})
 	if err != nil {
 		return err
 	}
@@ -161,8 +163,8 @@ func (w *Workload) write(ctx context.Context, client int, v *vault.Vault) {
 	}
 }
 
-// put makes one write with a value that was never used before, and writes down what became of it. It is not given up when
-// ctx ends: the ledger wants an outcome.
+// put makes one write with a value that was never used before, and writes down what became of it. It is not given up
+// when ctx ends: the ledger wants an outcome.
 func (w *Workload) put(ctx context.Context, v *vault.Vault, client int, next Write) Write {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callLimit)
 	defer cancel()
@@ -290,8 +292,8 @@ func (w *Workload) putCLI(ctx context.Context, next Write, failpoint string, kil
 	return next
 }
 
-// cliOutcome reads the exit code as its users do: 0 done, 7 unknown, all others not done. A vaultctl that was killed, or
-// never began, told nobody anything.
+// cliOutcome reads the exit code as its users do: 0 done, 7 unknown, all others not done. A vaultctl that was killed,
+// or never began, told nobody anything.
 func cliOutcome(command *exec.Cmd, err error) Outcome {
 	var exit *exec.ExitError
 	switch {
@@ -374,8 +376,8 @@ func ask(ctx context.Context, browser *http.Client, url string, into *Read) erro
 	return nil
 }
 
-// makeDue moves the due time of automatic secrets that are not due to now, as the minute that an interval takes at least
-// would. What the database has acknowledged is a due time the oracle knows.
+// makeDue moves the due time of automatic secrets that are not due to now, as the minute that an interval takes at
+// least would. What the database has acknowledged is a due time the oracle knows.
 func (w *Workload) makeDue(ctx context.Context) {
 	for ctx.Err() == nil {
 		if err := w.MakeDue(ctx, 2); err != nil {

@@ -99,7 +99,8 @@ func questions(secret string) []question {
 	}
 	prefix := db.AuditFilter{Conditions: []db.AuditCondition{{Column: db.AuditSecret, Prefixes: []string{"prod/"}}}}
 	none := db.AuditFilter{Conditions: []db.AuditCondition{{Column: db.AuditAction, Equal: []string{"purge"}}}}
-	refused := db.AuditFilter{Conditions: []db.AuditCondition{{Column: db.AuditOutcome, Equal: []string{"denied"}}, {Column: db.AuditActor, Equal: []string{"client:10.0.7.5"}}}}
+	refused := db.AuditFilter{Conditions: []db.AuditCondition{{Column: db.AuditOutcome, Equal: []string{"denied"}},
+		{Column: db.AuditActor, Equal: []string{"client:10.0.7.5"}}}}
 	return []question{
 		{"first screen", page(db.AuditFilter{}, nil, false)},
 		{"its strip of 158 counts", strip(db.AuditFilter{})},
@@ -132,7 +133,8 @@ func measure(ctx context.Context, cluster *localpg.Cluster, rows int) error {
 		}
 		readers[name] = r
 	}
-	fmt.Printf("%-28s %12s %12s %12s %12s %8s\n", "milliseconds", "10,000 rows", "many rows", "worst", "first time", "times")
+	fmt.Printf("%-28s %12s %12s %12s %12s %8s\n", "milliseconds", "10,000 rows", "many rows", "worst", "first time",
+		"times")
 	for _, q := range questions("prod/s3") {
 		few, _, _, err := clock(ctx, q, readers["few"])
 		if err != nil {
@@ -142,7 +144,8 @@ func measure(ctx context.Context, cluster *localpg.Cluster, rows int) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", q.name, err)
 		}
-		fmt.Printf("%-28s %12.1f %12.1f %12.1f %12.1f %8.1f\n", q.name, ms(few), ms(many), ms(worst), ms(first), ms(many)/ms(few))
+		fmt.Printf("%-28s %12.1f %12.1f %12.1f %12.1f %8.1f\n", q.name, ms(few), ms(many), ms(worst), ms(first),
+			ms(many)/ms(few))
 	}
 	fmt.Printf("%d rows\n", rows)
 	return nil

@@ -82,7 +82,8 @@ func sample(ctx context.Context, w *workshop) error {
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	for _, statement := range []string{
-		`SELECT vault._audit_partitions()`, `SELECT vault._audit_partition((now() - make_interval(months => m))::date) FROM generate_series(1, 3) m`,
+		`SELECT vault._audit_partitions()`,
+		`SELECT vault._audit_partition((now() - make_interval(months => m))::date) FROM generate_series(1, 3) m`,
 		`SELECT setseed(0.4)`,
 		`INSERT INTO vault.secrets (name, kind, generator, rotation_interval, current_version, rotated_at, next_rotation_at, rotation_paused_at) VALUES
 			('billing/smtp', 'manual', NULL, NULL, 3, now() - interval '40 days', NULL, NULL),

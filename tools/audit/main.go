@@ -1,7 +1,9 @@
-// Command audit measures the audit log and takes the pictures of its browser, in a PostgreSQL cluster of its own that it makes
-// in a temporary folder and removes:
+// Command audit measures the audit log and takes the pictures of its browser, in a PostgreSQL cluster of its own that
+// it makes in a temporary folder and removes:
 //
-//	go run ./tools/audit bench [-rows 10000000]    answers on many rows against few, and the browser's memory (0.8 GB a million rows)
+// go run ./tools/audit bench [-rows 10000000] answers on many rows against few, and the browser's memory (0.8 GB a
+// million rows)
+//
 //	go run ./tools/audit captures docs/AUDIT.md    the blocks of that page that begin with "<!-- capture"
 package main
 

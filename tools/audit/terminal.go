@@ -30,7 +30,8 @@ func (w *workshop) terminal(ctx context.Context, width, height int, url string) 
 }
 
 func (t *terminal) tmux(args ...string) (string, error) {
-	out, err := exec.CommandContext(t.ctx, "tmux", append([]string{"-S", t.socket, "-f", "/dev/null"}, args...)...).CombinedOutput()
+	out, err := exec.CommandContext(t.ctx, "tmux", append([]string{"-S", t.socket, "-f", "/dev/null"},
+		args...)...).CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("tmux %s: %w: %s", args[0], err, out)
 	}

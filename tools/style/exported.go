@@ -11,11 +11,13 @@ import (
 	"golang.org/x/tools/go/packages"
 )
 
-// exported prints, for each package below internal, how many of its exported symbols no other package uses. Test packages
-// count as users: what only tests use may stay exported. Methods are left out, since an interface may need them.
+// exported prints, for each package below internal, how many of its exported symbols no other package uses. Test
+// packages count as users: what only tests use may stay exported. Methods are left out, since an interface may need
+// them.
 func exported(out io.Writer) error {
-	loaded, err := packages.Load(&packages.Config{Tests: true, Mode: packages.NeedName | packages.NeedTypes | packages.NeedTypesInfo |
-		packages.NeedSyntax | packages.NeedImports | packages.NeedDeps}, "./...")
+	loaded, err := packages.Load(&packages.Config{Tests: true,
+		Mode: packages.NeedName | packages.NeedTypes | packages.NeedTypesInfo |
+			packages.NeedSyntax | packages.NeedImports | packages.NeedDeps}, "./...")
 	if err != nil {
 		return err
 	}

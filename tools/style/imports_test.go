@@ -12,27 +12,33 @@ const (
 	fakes      = module + "internal/awsclient/awsfake"
 )
 
-// forbidden holds the arrows of the house: imports only go down, and SQL, plaintext and the network keep to their rooms.
+// forbidden holds the arrows of the house: imports only go down, and SQL, plaintext and the network keep to their
+// rooms.
 var forbidden = map[string][]string{
-	"internal/envelope":     {module, "github.com/jackc/pgx", "github.com/aws", "net/http"},
-	"internal/kms":          {module + "internal/db", module + "internal/vault", module + "sql", "github.com/jackc/pgx"},
-	"internal/db":           {module + "internal/", "github.com/aws"},
-	"sql":                   {module, "github.com/jackc/pgx"},
-	"internal/vault":        {module + "internal/kms", module + "internal/httpapi", module + "internal/rotation", "net/http"},
-	"internal/rotation":     {module + "internal/kms", module + "internal/httpapi", module + "cmd", "github.com/aws"},
-	"internal/httpapi":      {module + "internal/kms", module + "cmd", "github.com/aws"},
-	"internal/listen":       {module, "github.com/jackc/pgx", "github.com/aws"},
-	"internal/strictjson":   {module, "github.com/jackc/pgx", "github.com/aws", "net/http"},
-	"internal/target":       {module + "internal/kms", module + "internal/httpapi", module + "cmd", "github.com/aws"},
-	"internal/audit/seal":   {module + "internal/db", module + "internal/vault", module + "sql", "github.com/jackc/pgx", "net/http"},
-	"internal/localpg":      {module + "internal/", module + "sql"},
-	"internal/vaulttest":    nil,
-	"internal/audit":        {module, "github.com/jackc/pgx", "github.com/aws"},
-	"internal/audit/bucket": {module + "internal/db", module + "internal/vault", module + "internal/kms", module + "sql", "github.com/jackc/pgx"},
-	"internal/awsclient":    {module, "github.com/jackc/pgx"},
-	"internal/audit/spool":  {module + "internal/db", module + "internal/vault", module + "internal/httpapi", module + "sql", "github.com/jackc/pgx", "github.com/aws", "net/http"},
+	"internal/envelope": {module, "github.com/jackc/pgx", "github.com/aws", "net/http"},
+	"internal/kms":      {module + "internal/db", module + "internal/vault", module + "sql", "github.com/jackc/pgx"},
+	"internal/db":       {module + "internal/", "github.com/aws"},
+	"sql":               {module, "github.com/jackc/pgx"},
+	"internal/vault": {module + "internal/kms", module + "internal/httpapi", module + "internal/rotation",
+		"net/http"},
+	"internal/rotation":   {module + "internal/kms", module + "internal/httpapi", module + "cmd", "github.com/aws"},
+	"internal/httpapi":    {module + "internal/kms", module + "cmd", "github.com/aws"},
+	"internal/listen":     {module, "github.com/jackc/pgx", "github.com/aws"},
+	"internal/strictjson": {module, "github.com/jackc/pgx", "github.com/aws", "net/http"},
+	"internal/target":     {module + "internal/kms", module + "internal/httpapi", module + "cmd", "github.com/aws"},
+	"internal/audit/seal": {module + "internal/db", module + "internal/vault", module + "sql", "github.com/jackc/pgx",
+		"net/http"},
+	"internal/localpg":   {module + "internal/", module + "sql"},
+	"internal/vaulttest": nil,
+	"internal/audit":     {module, "github.com/jackc/pgx", "github.com/aws"},
+	"internal/audit/bucket": {module + "internal/db", module + "internal/vault", module + "internal/kms", module + "sql",
+		"github.com/jackc/pgx"},
+	"internal/awsclient": {module, "github.com/jackc/pgx"},
+	"internal/audit/spool": {module + "internal/db", module + "internal/vault", module + "internal/httpapi",
+		module + "sql", "github.com/jackc/pgx", "github.com/aws", "net/http"},
 	"internal/audit/filter": {module, "github.com/jackc/pgx", "github.com/aws", "net/http"},
-	"internal/tui":          {module + "internal/db", module + "internal/vault", module + "sql", "github.com/jackc/pgx", "github.com/aws"},
+	"internal/tui": {module + "internal/db", module + "internal/vault", module + "sql", "github.com/jackc/pgx",
+		"github.com/aws"},
 }
 
 // direct holds what a package may not import itself, though it may reach it through the packages beneath.
@@ -40,8 +46,10 @@ var direct = map[string][]string{
 	"internal/rotation": {module + "internal/db", module + "sql", "github.com/jackc/pgx"},
 	"internal/httpapi":  {"github.com/jackc/pgx", module + "sql"},
 	"internal/target":   {module + "internal/db", module + "internal/vault", module + "sql"},
-	"cmd/vaultctl":      {"github.com/jackc/pgx", "github.com/aws", module + "internal/vaulttest", module + "internal/kms/kmsfake", fakeBucket, fakes},
-	"cmd/vaultd":        {"github.com/jackc/pgx", "github.com/aws", module + "internal/vaulttest", module + "internal/kms/kmsfake", fakeBucket, fakes},
+	"cmd/vaultctl": {"github.com/jackc/pgx", "github.com/aws", module + "internal/vaulttest",
+		module + "internal/kms/kmsfake", fakeBucket, fakes},
+	"cmd/vaultd": {"github.com/jackc/pgx", "github.com/aws", module + "internal/vaulttest",
+		module + "internal/kms/kmsfake", fakeBucket, fakes},
 }
 
 func TestImportsOnlyGoDown(t *testing.T) {
@@ -52,7 +60,8 @@ func TestImportsOnlyGoDown(t *testing.T) {
 		checkImports(t, pkg, not, goList(t, `{{join .Imports "\n"}}`, pkg))
 	}
 	for _, command := range []string{"cmd/vaultctl", "cmd/vaultd"} {
-		checkImports(t, command, []string{"testing", module + "internal/vaulttest", module + "internal/kms/kmsfake", fakeBucket, fakes}, goList(t, `{{join .Deps "\n"}}`, command))
+		checkImports(t, command, []string{"testing", module + "internal/vaulttest", module + "internal/kms/kmsfake",
+			fakeBucket, fakes}, goList(t, `{{join .Deps "\n"}}`, command))
 	}
 }
 

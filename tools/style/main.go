@@ -72,7 +72,8 @@ func check(files []file, out io.Writer) error {
 func table(files []file, out io.Writer) error {
 	words, vague := countWords(files)
 	fmt.Fprintf(out, "words of comments and documents    %8d\n", words)
-	fmt.Fprintf(out, "%-34s %8d, %.2f in 1,000 words\n", "of them vague (whoever, nobody ...)", len(vague), per1000(len(vague), words))
+	fmt.Fprintf(out, "%-34s %8d, %.2f in 1,000 words\n", "of them vague (whoever, nobody ...)", len(vague),
+		per1000(len(vague), words))
 	fmt.Fprintf(out, "lines over %d columns             %8d\n", maxColumns, len(longLines(files)))
 	for _, kind := range []kind{goSource, goTest, sqlSource, script, document} {
 		fmt.Fprintf(out, "lines of %-25s %8d\n", kind, countLines(files, kind))

@@ -59,13 +59,14 @@ type Bucket struct {
 
 var _ seal.Keeper = (*Bucket)(nil)
 
-// Open reads the AWS configuration and asks nobody anything; ctx bounds that. The vault's id is asked for when it is needed: a
-// daemon starts while its database is away.
+// Open reads the AWS configuration and asks nobody anything; ctx bounds that. The vault's id is asked for when it is
+// needed: a daemon starts while its database is away.
 func Open(ctx context.Context, uri string, cluster func(context.Context) (uuid.UUID, error)) (*Bucket, error) {
 	return open(ctx, uri, cluster, defaultTiming())
 }
 
-func open(ctx context.Context, uri string, cluster func(context.Context) (uuid.UUID, error), limits timing) (*Bucket, error) {
+func open(ctx context.Context, uri string, cluster func(context.Context) (uuid.UUID, error),
+	limits timing) (*Bucket, error) {
 	u, err := ParseURI(uri)
 	if err != nil {
 		return nil, err
@@ -166,8 +167,8 @@ func (b *Bucket) Seals(ctx context.Context) ([]seal.Seal, error) {
 	}
 }
 
-// end finds the newest object, the last known being from: in steps that double until nothing lies behind, then by halves. Among
-// 200,000 objects that is 23 requests, where reading all names would be 200.
+// end finds the newest object, the last known being from: in steps that double until nothing lies behind, then by
+// halves. Among 200,000 objects that is 23 requests, where reading all names would be 200.
 func (b *Bucket) end(ctx context.Context, from int64) (int64, error) {
 	low, high := from, int64(math.MaxInt64) // nothing lies behind high
 	for step := int64(0); low < high; {
@@ -215,7 +216,8 @@ func (b *Bucket) list(ctx context.Context, after int64) (page []int64, more bool
 	from := b.key(after)
 	for {
 		ctx, cancel := context.WithTimeout(ctx, b.limits.operation)
-		out, err := b.client.ListObjectsV2(ctx, &s3.ListObjectsV2Input{Bucket: &b.uri.bucket, Prefix: &b.folder, StartAfter: &from})
+		out, err := b.client.ListObjectsV2(ctx, &s3.ListObjectsV2Input{Bucket: &b.uri.bucket, Prefix: &b.folder,
+			StartAfter: &from})
 		err = b.failure(ctx, "ListBucket", err)
 		cancel()
 		if err != nil {
@@ -303,7 +305,8 @@ func (b *Bucket) read(ctx context.Context, first int64, last seal.Seal) ([]seal.
 // parse is strict: whoever may write to the bucket may have put anything there.
 func (b *Bucket) parse(first int64, text []byte, last seal.Seal) ([]seal.Seal, error) {
 	var seals []seal.Seal
-	whole, err := seal.ReadLines(b.objectURI(first), bytes.NewReader(text), last, func(s seal.Seal) { seals = append(seals, s) })
+	whole, err := seal.ReadLines(b.objectURI(first), bytes.NewReader(text), last,
+		func(s seal.Seal) { seals = append(seals, s) })
 	switch {
 	case err != nil:
 		return nil, err

@@ -82,7 +82,8 @@ func (s *store) key(first int64) string {
 func (s *store) checkHolds(chain []seal.Seal) {
 	s.t.Helper()
 	got, err := s.open().Seals(s.t.Context())
-	if err != nil || !slices.Equal(ids(got), ids(chain)) || len(got) > 0 && got[len(got)-1].Hash != chain[len(chain)-1].Hash {
+	if err != nil || !slices.Equal(ids(got), ids(chain)) || len(got) > 0 &&
+		got[len(got)-1].Hash != chain[len(chain)-1].Hash {
 		s.t.Errorf("the bucket has seals %v, want %v (%v)", ids(got), ids(chain), err)
 	}
 }
@@ -114,8 +115,10 @@ func grow(t testing.TB, last seal.Seal, n int, salt byte) []seal.Seal {
 	var chain []seal.Seal
 	for i := range n {
 		at := time.Date(2026, 11, 25, 10, 0, i, int(salt)*1000, time.UTC)
-		row := seal.Row{ID: last.ID + 1, Tx: last.ToTx, At: seal.Moment{Time: at}, RecordedAt: seal.Moment{Time: at}, Actor: "token:root", DBRole: "operator", Action: "put", Outcome: "ok", Detail: json.RawMessage(`{}`)}
-		w := seal.Window{FromTx: last.ToTx, ToTx: last.ToTx + 1, LastID: last.ID, LastHash: hash, Rows: []seal.Row{row}, Now: at}
+		row := seal.Row{ID: last.ID + 1, Tx: last.ToTx, At: seal.Moment{Time: at}, RecordedAt: seal.Moment{Time: at},
+			Actor: "token:root", DBRole: "operator", Action: "put", Outcome: "ok", Detail: json.RawMessage(`{}`)}
+		w := seal.Window{FromTx: last.ToTx, ToTx: last.ToTx + 1, LastID: last.ID, LastHash: hash, Rows: []seal.Row{row},
+			Now: at}
 		seals, err := w.Seal(t.Context(), key)
 		must(t, err)
 		last, hash = seals[0], seals[0].Hash
@@ -152,7 +155,8 @@ func TestSealsAreKeptAndFoundAgain(t *testing.T) {
 	s.Delete(s.key(1))
 	s.checkHolds(chain[5:])
 
-	for what, seals := range map[string][]seal.Seal{"itself again": chain[11:], "a gap": grow(t, chain[11], 2, 0)[1:], "a fork": grow(t, chain[10], 1, 1)} {
+	for what, seals := range map[string][]seal.Seal{"itself again": chain[11:], "a gap": grow(t, chain[11], 2, 0)[1:],
+		"a fork": grow(t, chain[10], 1, 1)} {
 		if err := b.Add(t.Context(), seals); !errors.Is(err, seal.ErrTampered) {
 			t.Errorf("%s: got %v", what, err)
 		}
@@ -190,7 +194,8 @@ func TestOneOfTwoWritersGoesOnFromTheOther(t *testing.T) {
 				if last.ID == int64(len(chain)) {
 					return
 				}
-				if err := w.Add(t.Context(), chain[last.ID:min(last.ID+3, int64(len(chain)))]); err != nil && !errors.Is(err, seal.ErrAdded) {
+				if err := w.Add(t.Context(), chain[last.ID:min(last.ID+3, int64(len(chain)))]); err != nil &&
+					!errors.Is(err, seal.ErrAdded) {
 					t.Error(err)
 					return
 				}
@@ -246,8 +251,10 @@ func TestABucketThatIsAway(t *testing.T) {
 		s3fake.Put:  func(b *Bucket) error { return b.Add(t.Context(), chain[2:]) },
 	}
 	for kind, text := range map[s3fake.Kind]string{
-		s3fake.SlowDown: "throttled", s3fake.Internal: "failed (http status 500)", s3fake.Unavailable: "failed (http status 503)",
-		s3fake.Forbidden: "not one of S3 (http status 403)", s3fake.AccessDenied: "access denied to s3:", s3fake.NoBucket: "no such bucket",
+		s3fake.SlowDown: "throttled", s3fake.Internal: "failed (http status 500)",
+		s3fake.Unavailable: "failed (http status 503)",
+		s3fake.Forbidden:   "not one of S3 (http status 403)", s3fake.AccessDenied: "access denied to s3:",
+		s3fake.NoBucket:    "no such bucket",
 		s3fake.OtherRegion: "another region", s3fake.Reset: "the connection broke", s3fake.Hang: "no answer",
 	} {
 		for op, run := range operations {
@@ -260,7 +267,8 @@ func TestABucketThatIsAway(t *testing.T) {
 			}
 			s.inject(kind, op, 0)
 			err := run(b)
-			if !errors.Is(err, seal.ErrAway) || errors.Is(err, seal.ErrCopies) || !strings.Contains(err.Error(), text) || strings.Contains(err.Error(), "\n") {
+			if !errors.Is(err, seal.ErrAway) || errors.Is(err, seal.ErrCopies) || !strings.Contains(err.Error(), text) ||
+				strings.Contains(err.Error(), "\n") {
 				t.Errorf("%s %s: got %v, want one line with %q", op, kind, err, text)
 			}
 			s.Clear()
@@ -270,7 +278,8 @@ func TestABucketThatIsAway(t *testing.T) {
 		}
 	}
 	for op, kinds := range map[string][]s3fake.Kind{
-		s3fake.List: {s3fake.Truncated, s3fake.Garbage, s3fake.Backwards}, s3fake.Get: {s3fake.Truncated}, s3fake.Put: {s3fake.Conflict},
+		s3fake.List: {s3fake.Truncated, s3fake.Garbage, s3fake.Backwards}, s3fake.Get: {s3fake.Truncated},
+		s3fake.Put: {s3fake.Conflict},
 	} {
 		for _, kind := range kinds {
 			s.SetPage(1000)
@@ -297,14 +306,19 @@ func TestABucketThatIsAway(t *testing.T) {
 	if _, err := s.open().Last(ctx); !errors.Is(err, context.Canceled) || errors.Is(err, seal.ErrAway) {
 		t.Errorf("given up: got %v", err)
 	}
-	unknown, err := open(t.Context(), s.uri, func(context.Context) (uuid.UUID, error) { return uuid.Nil, errors.New("no database") }, quick())
+	unknown, err := open(t.Context(), s.uri, func(context.Context) (uuid.UUID, error) {
+		return uuid.Nil,
+			errors.New("no database")
+	}, quick())
 	must(t, err)
-	if _, err := unknown.Last(t.Context()); !errors.Is(err, seal.ErrAway) || !strings.Contains(err.Error(), "no database") {
+	if _, err := unknown.Last(t.Context()); !errors.Is(err, seal.ErrAway) ||
+		!strings.Contains(err.Error(), "no database") {
 		t.Errorf("without a database: got %v", err)
 	}
 	os.Unsetenv("AWS_ACCESS_KEY_ID") // awsfake.Isolate puts it back
 	os.Unsetenv("AWS_SECRET_ACCESS_KEY")
-	if _, err := s.open().Last(t.Context()); !errors.Is(err, seal.ErrAway) || !strings.Contains(err.Error(), "no usable AWS credentials") {
+	if _, err := s.open().Last(t.Context()); !errors.Is(err, seal.ErrAway) ||
+		!strings.Contains(err.Error(), "no usable AWS credentials") {
 		t.Errorf("without credentials: got %v", err)
 	}
 }
@@ -322,10 +336,11 @@ func TestForeignObjects(t *testing.T) {
 		body []byte
 		text string
 	}{
-		"nothing":               {nil, "not whole"},
-		"somebody else's":       {[]byte("hello\n"), "line 1"},
-		"an edited seal":        {bytes.Replace(honest, []byte(`"rows":1`), []byte(`"rows":2`), 1), "seal 3 was changed"},
-		"an edited signature":   {bytes.Replace(honest, []byte(`"signature":"`), []byte(`"signature":"AAAA`), 1), "signature of seal 3"},
+		"nothing":         {nil, "not whole"},
+		"somebody else's": {[]byte("hello\n"), "line 1"},
+		"an edited seal":  {bytes.Replace(honest, []byte(`"rows":1`), []byte(`"rows":2`), 1), "seal 3 was changed"},
+		"an edited signature": {bytes.Replace(honest, []byte(`"signature":"`), []byte(`"signature":"AAAA`), 1),
+			"signature of seal 3"},
 		"a line cut off":        {honest[:len(honest)-10], "not whole"},
 		"a word behind":         {append(bytes.Clone(honest), "more"...), "not whole"},
 		"other seals":           {s.Object(s.key(1)), "seal 1"},
@@ -337,7 +352,8 @@ func TestForeignObjects(t *testing.T) {
 		_, err := s.openWith(patient).Last(t.Context())
 		_, all := s.openWith(patient).Seals(t.Context())
 		for _, err := range []error{err, all} {
-			if !errors.Is(err, seal.ErrCopies) || errors.Is(err, seal.ErrAway) || !strings.Contains(err.Error(), c.text) || !strings.Contains(err.Error(), s.key(3)) {
+			if !errors.Is(err, seal.ErrCopies) || errors.Is(err, seal.ErrAway) || !strings.Contains(err.Error(), c.text) ||
+				!strings.Contains(err.Error(), s.key(3)) {
 				t.Errorf("%s: got %v, want %v, %q and the object's name", what, err, seal.ErrCopies, c.text)
 			}
 		}
@@ -351,7 +367,8 @@ func TestForeignObjects(t *testing.T) {
 
 	// Other names are left alone, a gap and a fork are not.
 	folder := strings.TrimSuffix(s.key(0), "00000000000000000000.jsonl")
-	for _, name := range []string{"README", "00000000000000000002", "99999999999999999999.jsonl", "00000000000000000003.jsonl.bak", "x/00000000000000000009.jsonl"} {
+	for _, name := range []string{"README", "00000000000000000002", "99999999999999999999.jsonl",
+		"00000000000000000003.jsonl.bak", "x/00000000000000000009.jsonl"} {
 		s.Set(folder+name, []byte("?"))
 	}
 	s.SetPage(1)
@@ -360,7 +377,8 @@ func TestForeignObjects(t *testing.T) {
 		t.Errorf("the last is seal %d, want 4", got)
 	}
 	s.Set(s.key(9), mustLines(t, grow(t, chain[3], 6, 0)[4:]))
-	if _, err := s.open().Seals(t.Context()); !errors.Is(err, seal.ErrCopies) || !strings.Contains(err.Error(), "seal 9 does not follow seal 4") {
+	if _, err := s.open().Seals(t.Context()); !errors.Is(err, seal.ErrCopies) ||
+		!strings.Contains(err.Error(), "seal 9 does not follow seal 4") {
 		t.Errorf("a gap: got %v", err)
 	}
 }
@@ -409,7 +427,8 @@ func TestTheEndIsFound(t *testing.T) {
 
 func TestURIs(t *testing.T) {
 	for in, want := range map[string]string{
-		"s3://seals": "s3://seals", "s3://seals/": "s3://seals", "s3://my.seals-2/a/b_c=d/?region=eu-west-1": "s3://my.seals-2/a/b_c=d?region=eu-west-1",
+		"s3://seals": "s3://seals", "s3://seals/": "s3://seals",
+		"s3://my.seals-2/a/b_c=d/?region=eu-west-1":                        "s3://my.seals-2/a/b_c=d?region=eu-west-1",
 		"s3://seals?endpoint=https://Minio.example:9000/&region=us-east-1": "s3://seals?region=us-east-1&endpoint=https://minio.example:9000",
 	} {
 		u, err := ParseURI(in)
@@ -423,17 +442,24 @@ func TestURIs(t *testing.T) {
 	for in, want := range map[string]string{
 		"": "does not begin", "seals": "does not begin", "S3://seals": "does not begin", "https://seals": "does not begin",
 		"s3://": "bucket is missing", "s3:///prefix": "bucket is missing", "s3://?region=eu-west-1": "bucket is missing",
-		"s3://Seals": "not the name", "s3://a": "not the name", "s3://a..b": "not the name", "s3://10.0.0.1": "not the name", "s3://seals:9000": "not the name",
-		"s3://arn:aws:s3:::seals": "not the name", "s3://seals#x": "not the name", "s3://" + strings.Repeat("a", 64): "not the name",
-		"s3://seals//a": "the prefix", "s3://seals/a//b": "the prefix", "s3://seals/a b": "the prefix", "s3://seals/a%2Fb": "the prefix", "s3://seals/ä": "the prefix",
-		"s3://seals/a#b": "the prefix", "s3://seals/" + strings.Repeat("a", 513): "the prefix", "s3://seals/../x": ". or ..", "s3://seals/.": ". or ..",
+		"s3://Seals": "not the name", "s3://a": "not the name", "s3://a..b": "not the name", "s3://10.0.0.1": "not the name",
+		"s3://seals:9000":         "not the name",
+		"s3://arn:aws:s3:::seals": "not the name", "s3://seals#x": "not the name",
+		"s3://" + strings.Repeat("a", 64): "not the name",
+		"s3://seals//a":                   "the prefix", "s3://seals/a//b": "the prefix", "s3://seals/a b": "the prefix",
+		"s3://seals/a%2Fb": "the prefix", "s3://seals/ä": "the prefix",
+		"s3://seals/a#b": "the prefix", "s3://seals/" + strings.Repeat("a", 513): "the prefix", "s3://seals/../x": ". or ..",
+		"s3://seals/.":             ". or ..",
 		"s3://AKIA:hunter2@seals/": "credentials", "s3://seals/a@b": "credentials",
 		"s3://seals?regoin=x": `unknown query parameter "regoin"`, "s3://seals?access_key=hunter2": "unknown query parameter",
-		"s3://seals?region=a1&region=a2": "repeated", "s3://seals?region=": "region", "s3://seals?region=EU_1": "region", "s3://seals?%zz": "bad query",
-		"s3://seals?endpoint=http://minio.example": "plain http", "s3://seals?endpoint=minio:9000": "endpoint", "s3://seals?endpoint=https://AKIA:hunter2@minio": "endpoint",
+		"s3://seals?region=a1&region=a2": "repeated", "s3://seals?region=": "region", "s3://seals?region=EU_1": "region",
+		"s3://seals?%zz": "bad query",
+		"s3://seals?endpoint=http://minio.example": "plain http", "s3://seals?endpoint=minio:9000": "endpoint",
+		"s3://seals?endpoint=https://AKIA:hunter2@minio": "endpoint",
 	} {
 		_, err := ParseURI(in)
-		if !errors.Is(err, ErrURI) || !strings.Contains(err.Error(), want) || strings.ContainsAny(err.Error(), "\n\r") || strings.Contains(err.Error(), "hunter2") {
+		if !errors.Is(err, ErrURI) || !strings.Contains(err.Error(), want) || strings.ContainsAny(err.Error(), "\n\r") ||
+			strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%q: got %v, want one line with %q and no password", in, err, want)
 		}
 	}
@@ -444,7 +470,8 @@ func TestURIs(t *testing.T) {
 		}
 	}
 	t.Setenv("AWS_ENDPOINT_URL_S3", "http://192.0.2.1")
-	if _, err := Open(t.Context(), "s3://seals?region=eu-west-1", nil); err == nil || !strings.Contains(err.Error(), "plain http") {
+	if _, err := Open(t.Context(), "s3://seals?region=eu-west-1", nil); err == nil ||
+		!strings.Contains(err.Error(), "plain http") {
 		t.Errorf("a plain endpoint in the environment: got %v", err)
 	}
 }
@@ -519,8 +546,8 @@ func waitFor(t *testing.T, what string, condition func() bool) {
 	}
 }
 
-// The life of a bucket beside a sealer: it follows the primary, an outage is no alarm, a lost or rewritten chain is one, a
-// standby leaves it alone, and what is new at the end is added at the end.
+// The life of a bucket beside a sealer: it follows the primary, an outage is no alarm, a lost or rewritten chain is
+// one, a standby leaves it alone, and what is new at the end is added at the end.
 func TestSealerKeepsTheBucket(t *testing.T) {
 	s := newStore(t)
 	chain := grow(t, seal.Seal{}, 2500, 0)
@@ -534,7 +561,8 @@ func TestSealerKeepsTheBucket(t *testing.T) {
 	state := func(want seal.State) func() bool {
 		return func() bool {
 			got := sealer.State()
-			return got.Alarm == want.Alarm && got.Away == want.Away && (got.Behind > 0) == (want.Alarm || want.Away) && (sealer.Check(ctx) != nil) == want.Alarm
+			return got.Alarm == want.Alarm && got.Away == want.Away && (got.Behind > 0) == (want.Alarm || want.Away) &&
+				(sealer.Check(ctx) != nil) == want.Alarm
 		}
 	}
 	waitFor(t, "1200 seals in two objects", func() bool { return slices.Equal(s.Keys(), []string{s.key(1), s.key(1001)}) })
@@ -554,7 +582,8 @@ func TestSealerKeepsTheBucket(t *testing.T) {
 
 	local.set(chain[:1250], false)
 	waitFor(t, "an alarm: the newest seals are gone", state(seal.State{Alarm: true}))
-	if err := sealer.Check(ctx); !strings.Contains(err.Error(), "seal 1300 was seen in the bucket and the node does not have it") {
+	if err := sealer.Check(ctx); !strings.Contains(err.Error(),
+		"seal 1300 was seen in the bucket and the node does not have it") {
 		t.Errorf("got %v", err)
 	}
 	local.set(fork, true)

@@ -14,8 +14,8 @@ import (
 
 const service = "the bucket's service"
 
-// failure turns what the SDK returned into one of the package's errors: nil stays nil, and a caller that gave up is nobody's
-// failure.
+// failure turns what the SDK returned into one of the package's errors: nil stays nil, and a caller that gave up is
+// nobody's failure.
 func (b *Bucket) failure(ctx context.Context, permission string, err error) error {
 	switch {
 	case err == nil:

@@ -19,8 +19,8 @@ const Scheme = "s3://"
 
 const acceptedForm = "accepted: s3://BUCKET/PREFIX?region=REGION&endpoint=URL, all but the bucket optional"
 
-// Names that need no escaping anywhere: https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html and
-// https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
+// Names that need no escaping anywhere: https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
+// and https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
 var (
 	bucketName = regexp.MustCompile(`^[a-z0-9](?:[a-z0-9-]|\.[a-z0-9]){1,61}[a-z0-9]$`)
 	ipv4       = regexp.MustCompile(`^[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+$`)

@@ -9,8 +9,10 @@ import (
 
 // Actions returns the actions there are, for completion; an event may have others.
 func Actions() []string {
-	return []string{"read", "verify", "put", "rotate", "rollback", "update", "delete", "restore", "purge", "rewrap", "expire", "grace.end",
-		"token.create", "token.revoke", "grant", "grant.revoke", "grant.gone", "rotation.request", "rotation.retry", "rotation.pause", "rotation.resume", "rotation.limit", "config", "audit.damaged", "audit.gap", "audit.unreadable",
+	return []string{"read", "verify", "put", "rotate", "rollback", "update", "delete", "restore", "purge", "rewrap",
+		"expire", "grace.end",
+		"token.create", "token.revoke", "grant", "grant.revoke", "grant.gone", "rotation.request", "rotation.retry",
+		"rotation.pause", "rotation.resume", "rotation.limit", "config", "audit.damaged", "audit.gap", "audit.unreadable",
 		"audit.prune", "audit.refused", "audit.seal_key", "audit.spool", "audit.torn_tail", "audit.unrecorded"}
 }
 
@@ -22,8 +24,8 @@ type Completion struct {
 	Words []string // what is known without asking anybody, to be put after Keep
 }
 
-// Complete looks at the last word of a text. Values of secret, actor and node are somebody else's to know: Key and Typed say
-// which, and [Completion.Of] makes words of them.
+// Complete looks at the last word of a text. Values of secret, actor and node are somebody else's to know: Key and
+// Typed say which, and [Completion.Of] makes words of them.
 func Complete(text string) Completion {
 	start := 0
 	if i := strings.LastIndexFunc(text, unicode.IsSpace); i >= 0 {

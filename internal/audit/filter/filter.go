@@ -32,7 +32,8 @@ func Keys() []Key {
 // Outcomes returns what an outcome can be.
 func Outcomes() []string { return []string{"ok", "denied", "failed"} }
 
-// Term is one condition. Text is what was written, in its canonical spelling; beside it stands the typed value of its key.
+// Term is one condition. Text is what was written, in its canonical spelling; beside it stands the typed value of its
+// key.
 type Term struct {
 	Key    Key
 	Not    bool
@@ -112,7 +113,8 @@ func actorKinds() []string { return []string{"token:", "worker:", "client:", "ow
 // Actors are the texts that an actor's term stands for: without a kind, that of every kind.
 func (t Term) Actors() []string {
 	texts := []string{t.Text}
-	if slices.ContainsFunc(actorKinds(), func(kind string) bool { return strings.HasPrefix(t.Text, kind) }) || t.Text == "" {
+	if slices.ContainsFunc(actorKinds(), func(kind string) bool { return strings.HasPrefix(t.Text, kind) }) ||
+		t.Text == "" {
 		return texts
 	}
 	for _, kind := range actorKinds() {

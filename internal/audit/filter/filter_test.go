@@ -33,32 +33,38 @@ func mustParse(t testing.TB, text string) filter.Filter {
 
 func TestParse(t *testing.T) {
 	for text, want := range map[string][]filter.Term{
-		"":                                       {},
-		" \t ":                                   {},
-		"prod/":                                  {{Key: filter.Secret, Text: "prod/", Prefix: true}},
-		"-prod/*":                                {{Key: filter.Secret, Not: true, Text: "prod/", Prefix: true}},
-		"!secret:a":                              {{Key: filter.Secret, Not: true, Text: "a"}},
-		"secret:*":                               {{Key: filter.Secret, Prefix: true}},
-		"Action:READ":                            {{Key: filter.Action, Text: "read"}},
-		"outcome:Denied":                         {{Key: filter.Outcome, Text: "denied"}},
-		`actor:"a \"b\" *"`:                      {{Key: filter.Actor, Text: `a "b" *`}},
-		`actor:"a b"*`:                           {{Key: filter.Actor, Text: "a b", Prefix: true}},
-		`actor:we"ird  "x`:                       {{Key: filter.Actor, Text: "weird  x"}},
-		"ip:10.1.2.3/8":                          {{Key: filter.IP, Text: "10.0.0.0/8", Network: netip.MustParsePrefix("10.0.0.0/8")}},
-		"ip:10.1.2.3":                            {{Key: filter.IP, Text: "10.1.2.3", Network: netip.MustParsePrefix("10.1.2.3/32")}},
-		"ip:::ffff:10.1.2.3":                     {{Key: filter.IP, Text: "10.1.2.3", Network: netip.MustParsePrefix("10.1.2.3/32")}},
-		"ip:FD00::/8":                            {{Key: filter.IP, Text: "fd00::/8", Network: netip.MustParsePrefix("fd00::/8")}},
-		"version:007":                            {{Key: filter.Version, Text: "7", Number: 7}},
-		"action:read action:read -action:verify": {{Key: filter.Action, Text: "read"}, {Key: filter.Action, Not: true, Text: "verify"}},
+		"":                  {},
+		" \t ":              {},
+		"prod/":             {{Key: filter.Secret, Text: "prod/", Prefix: true}},
+		"-prod/*":           {{Key: filter.Secret, Not: true, Text: "prod/", Prefix: true}},
+		"!secret:a":         {{Key: filter.Secret, Not: true, Text: "a"}},
+		"secret:*":          {{Key: filter.Secret, Prefix: true}},
+		"Action:READ":       {{Key: filter.Action, Text: "read"}},
+		"outcome:Denied":    {{Key: filter.Outcome, Text: "denied"}},
+		`actor:"a \"b\" *"`: {{Key: filter.Actor, Text: `a "b" *`}},
+		`actor:"a b"*`:      {{Key: filter.Actor, Text: "a b", Prefix: true}},
+		`actor:we"ird  "x`:  {{Key: filter.Actor, Text: "weird  x"}},
+		"ip:10.1.2.3/8": {{Key: filter.IP, Text: "10.0.0.0/8",
+			Network: netip.MustParsePrefix("10.0.0.0/8")}},
+		"ip:10.1.2.3": {{Key: filter.IP, Text: "10.1.2.3",
+			Network: netip.MustParsePrefix("10.1.2.3/32")}},
+		"ip:::ffff:10.1.2.3": {{Key: filter.IP, Text: "10.1.2.3",
+			Network: netip.MustParsePrefix("10.1.2.3/32")}},
+		"ip:FD00::/8": {{Key: filter.IP, Text: "fd00::/8",
+			Network: netip.MustParsePrefix("fd00::/8")}},
+		"version:007": {{Key: filter.Version, Text: "7", Number: 7}},
+		"action:read action:read -action:verify": {{Key: filter.Action, Text: "read"},
+			{Key: filter.Action, Not: true, Text: "verify"}},
 		"request:5E1C6F0A-0000-4000-8000-000000000000": {{Key: filter.Request, Text: "5e1c6f0a-0000-4000-8000-000000000000"}},
 	} {
 		got := mustParse(t, text)
-		if diff := cmp.Diff(want, got.Terms, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), cmp.Transformer("terms", func(t []filter.Term) []filter.Term {
-			if t == nil {
-				return []filter.Term{}
-			}
-			return t
-		})); diff != "" {
+		if diff := cmp.Diff(want, got.Terms, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
+			cmp.Transformer("terms", func(t []filter.Term) []filter.Term {
+				if t == nil {
+					return []filter.Term{}
+				}
+				return t
+			})); diff != "" {
 			t.Errorf("%q (-want +got):\n%s", text, diff)
 		}
 	}
@@ -172,7 +178,8 @@ func TestComplete(t *testing.T) {
 		keep, typed, words string
 		asks               bool
 	}{
-		"":                       {"", "", "secret: actor: action: outcome: since: until: ip: node: request: version:", false},
+		"": {"", "", "secret: actor: action: outcome: since: until: ip: node: request: version:",
+			false},
 		"action:read -a":         {"action:read -", "a", "actor: action:", false},
 		"action:token":           {"action:", "token", "token.create token.revoke", false},
 		"prod/ outcome:D":        {"prod/ outcome:", "D", "denied", false},
@@ -193,8 +200,9 @@ func TestComplete(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	for _, text := range []string{"", "prod/* -action:read", `actor:"a \"b\" \\ *"* since:-2h until:now`, "ip:::1/64 version:3 outcome:ok",
-		"since:2026-11-25T10:00Z", "!node:\u00a0x", "request:5e1c6f0a-0000-4000-8000-000000000000", "since:monday", "\"", "-", "*", "a:*:"} {
+	for _, text := range []string{"", "prod/* -action:read", `actor:"a \"b\" \\ *"* since:-2h until:now`,
+		"ip:::1/64 version:3 outcome:ok", "since:2026-11-25T10:00Z", "!node:\u00a0x",
+		"request:5e1c6f0a-0000-4000-8000-000000000000", "since:monday", "\"", "-", "*", "a:*:"} {
 		f.Add(text)
 	}
 	now := clock(f)

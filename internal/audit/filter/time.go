@@ -36,7 +36,8 @@ var capitalUnit = regexp.MustCompile(`^-[0-9a-zA-Z]*[0-9][a-z]*[A-Z]`)
 // moment resolves a border in time. Whole days end, for until:, where the next one begins.
 func (t Term) moment(now time.Time) (Term, error) {
 	if capitalUnit.MatchString(t.Text) {
-		return t, fmt.Errorf("%s: takes units in small letters (-30m is minutes; there is none for months), not %q", t.Key, t.Text)
+		return t, fmt.Errorf("%s: takes units in small letters (-30m is minutes; there is none for months), not %q", t.Key,
+			t.Text)
 	}
 	if t.Text == "" || t.Text[0] < '0' || t.Text[0] > '9' { // 2026-11-25T10:00Z keeps its case
 		t.Text = strings.ToLower(t.Text)
@@ -75,7 +76,8 @@ func resolve(text string, now time.Time) (at time.Time, whole, ok bool) {
 		return at, true, true
 	}
 	for _, layout := range timeLayouts {
-		if at, err := time.ParseInLocation(dateLayout+" "+layout, today.Format(dateLayout)+" "+text, now.Location()); err == nil {
+		if at, err := time.ParseInLocation(dateLayout+" "+layout, today.Format(dateLayout)+" "+text,
+			now.Location()); err == nil {
 			return at, false, true
 		}
 	}

@@ -24,7 +24,8 @@ var _ Keeper = (*Copies)(nil)
 // ErrCopies is a file of seals that cannot be read or is open to others.
 var ErrCopies = errors.New("not a file of seals")
 
-// OpenCopies opens the file, or makes it, mode 0600. A line that a crash left unfinished is cut off: its seal is seen again.
+// OpenCopies opens the file, or makes it, mode 0600. A line that a crash left unfinished is cut off: its seal is seen
+// again.
 func OpenCopies(path string) (*Copies, error) {
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
@@ -77,7 +78,8 @@ func (c *Copies) Add(_ context.Context, seals []Seal) error {
 	return nil
 }
 
-// AppendLines writes seals as a keeper keeps them, one JSON document a line, if they follow last; last is the last of them then.
+// AppendLines writes seals as a keeper keeps them, one JSON document a line, if they follow last; last is the last of
+// them then.
 func AppendLines(lines []byte, last *Seal, seals []Seal) ([]byte, error) {
 	for _, s := range seals {
 		if err := follows(last, &s); err != nil {
@@ -101,7 +103,8 @@ func follows(last, s *Seal) error {
 	case !s.Signed():
 		return &Fault{Seal: s.ID, What: fmt.Sprintf("the signature of seal %d is not by the key that it names", s.ID)}
 	case last.ID != 0 && (s.ID != last.ID+1 || s.Previous != last.Hash):
-		return &Fault{Seal: s.ID, What: fmt.Sprintf("seal %d does not follow seal %d, the last that was seen here", s.ID, last.ID)}
+		return &Fault{Seal: s.ID, What: fmt.Sprintf("seal %d does not follow seal %d, the last that was seen here", s.ID,
+			last.ID)}
 	}
 	return nil
 }
@@ -121,8 +124,8 @@ func ReadCopies(path string) ([]Seal, error) {
 	return all, err
 }
 
-// ReadLines hands on the seals that [AppendLines] wrote, which follow last, and returns how far the text consists of whole
-// lines. Its errors wrap ErrCopies and name the text as in %q.
+// ReadLines hands on the seals that [AppendLines] wrote, which follow last, and returns how far the text consists of
+// whole lines. Its errors wrap ErrCopies and name the text as in %q.
 func ReadLines(name string, r io.Reader, last Seal, add func(Seal)) (whole int64, err error) {
 	lines := bufio.NewReaderSize(r, 1<<16)
 	for number := 1; ; number++ {

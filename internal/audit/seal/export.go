@@ -48,8 +48,8 @@ type leafJSON struct {
 	Hash     string `json:"hash"`
 }
 
-// Writer writes an export: JSON lines, first a header, then each seal before the rows it covers, last the counts. The lines of
-// rows are what `vaultctl audit export` writes.
+// Writer writes an export: JSON lines, first a header, then each seal before the rows it covers, last the counts. The
+// lines of rows are what `vaultctl audit export` writes.
 type Writer struct {
 	out   *bufio.Writer
 	lines *json.Encoder
@@ -76,7 +76,8 @@ func (w *Writer) Write(e Entry) error {
 		return w.lines.Encode(map[string]*Seal{"seal": e.Seal})
 	case e.Leaf != nil:
 		l := e.Leaf
-		return w.lines.Encode(map[string]leafJSON{"leaf": {l.Prune, l.SystemID, l.Month.Format(monthFormat), l.Tx, l.ID, hex.EncodeToString(l.Hash[:])}})
+		return w.lines.Encode(map[string]leafJSON{"leaf": {l.Prune, l.SystemID, l.Month.Format(monthFormat), l.Tx, l.ID,
+			hex.EncodeToString(l.Hash[:])}})
 	default:
 		w.wrote.Rows++
 		return w.lines.Encode(e.Row)
@@ -199,7 +200,8 @@ func (t trailer) is(last fileLine) error {
 		return fmt.Errorf("%w: its last line is missing", ErrExport)
 	}
 	if end["end"] != t {
-		return fmt.Errorf("%w: it has %d seals and %d rows, not %d and %d", ErrExport, t.Seals, t.Rows, end["end"].Seals, end["end"].Rows)
+		return fmt.Errorf("%w: it has %d seals and %d rows, not %d and %d", ErrExport, t.Seals, t.Rows, end["end"].Seals,
+			end["end"].Rows)
 	}
 	return nil
 }
@@ -269,7 +271,8 @@ func decodeLeaf(text []byte) (*Leaf, error) {
 	if err != nil || hexErr != nil || len(hash) != len(Hash{}) {
 		return nil, errors.New("a leaf without its month or hash")
 	}
-	return &Leaf{Prune: line.Leaf.Prune, SystemID: line.Leaf.SystemID, Month: month, Tx: line.Leaf.Tx, ID: line.Leaf.ID, Hash: Hash(hash)}, nil
+	return &Leaf{Prune: line.Leaf.Prune, SystemID: line.Leaf.SystemID, Month: month, Tx: line.Leaf.Tx, ID: line.Leaf.ID,
+		Hash: Hash(hash)}, nil
 }
 
 // decodeStrictly refuses what it does not know and what follows.

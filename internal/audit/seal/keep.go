@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Keeper keeps seals outside of PostgreSQL: what a primary that lost its newest seals, or made them anew, is held against. A
-// file of the node's own ([Copies]), or a bucket of all nodes. It only ever grows, and may begin anywhere.
+// Keeper keeps seals outside of PostgreSQL: what a primary that lost its newest seals, or made them anew, is held
+// against. A file of the node's own ([Copies]), or a bucket of all nodes. It only ever grows, and may begin anywhere.
 type Keeper interface {
 	// Last is the newest seal that is kept; its ID is 0 if there is none.
 	Last(ctx context.Context) (Seal, error)
@@ -97,9 +97,11 @@ func (s *Sealer) copy(ctx context.Context, p *Place) error {
 		case err != nil:
 			return errNodeAway
 		case last.ID != 0 && at == nil:
-			return &Fault{Seal: last.ID, What: fmt.Sprintf("seal %d was seen %s and the node does not have it: the newest seals are gone", last.ID, p.Where)}
+			return &Fault{Seal: last.ID,
+				What: fmt.Sprintf("seal %d was seen %s and the node does not have it: the newest seals are gone", last.ID, p.Where)}
 		case last.ID != 0 && *at != last.Hash:
-			return &Fault{Seal: last.ID, What: fmt.Sprintf("seal %d is not the one that was seen %s: the chain was made anew", last.ID, p.Where)}
+			return &Fault{Seal: last.ID, What: fmt.Sprintf("seal %d is not the one that was seen %s: the chain was made anew",
+				last.ID, p.Where)}
 		case len(seals) == 0:
 			return nil
 		}

@@ -61,10 +61,12 @@ func (c *Client) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-// Moment is any time that PostgreSQL has. Its JSON is that of a time where that can be written, else "@" and the microseconds since 1970.
+// Moment is any time that PostgreSQL has. Its JSON is that of a time where that can be written, else "@" and the
+// microseconds since 1970.
 type Moment struct{ time.Time }
 
-// MinusInfinity and Infinity stand for PostgreSQL's times of these names, which has no times between whole microseconds.
+// MinusInfinity and Infinity stand for PostgreSQL's times of these names, which has no times between whole
+// microseconds.
 var (
 	MinusInfinity = time.Date(0, 1, 1, 0, 0, 0, 1, time.UTC)
 	Infinity      = time.Date(9999, 12, 31, 23, 59, 59, 999_999_999, time.UTC)
@@ -99,8 +101,8 @@ func (m Moment) micro() uint64 {
 	return uint64(m.UnixMicro())
 }
 
-// Month is the first day of the month a time is sealed under, in UTC: from 0001-01, which has what is earlier, to 9999-12, which has
-// what is later.
+// Month is the first day of the month a time is sealed under, in UTC: from 0001-01, which has what is earlier, to
+// 9999-12, which has what is later.
 func Month(t time.Time) time.Time {
 	y, m, _ := t.UTC().Date()
 	switch {
@@ -115,7 +117,8 @@ func Month(t time.Time) time.Time {
 // Leaf is the hash of the row as a leaf of the tree.
 func (r *Row) Leaf() (Hash, error) {
 	detail, err := canonical(r.Detail)
-	if err != nil { // nested deeper than encoding/json reads: as PostgreSQL writes it, so that one row does not stop the sealing
+	// nested deeper than encoding/json reads: as PostgreSQL writes it, so that one row does not stop the sealing
+	if err != nil {
 		detail = r.Detail
 	}
 	b := make([]byte, 1, 512) // 0x00: a leaf
@@ -172,7 +175,8 @@ func address(b []byte, c *Client) []byte {
 	return value(b, append(c.Addr().AsSlice(), byte(c.Bits())))
 }
 
-// canonical writes JSON the one way that is hashed: PostgreSQL's output, Go's and jq's of one document come out the same.
+// canonical writes JSON the one way that is hashed: PostgreSQL's output, Go's and jq's of one document come out the
+// same.
 func canonical(doc json.RawMessage) ([]byte, error) {
 	if string(doc) == "{}" {
 		return doc, nil

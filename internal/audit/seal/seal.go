@@ -57,7 +57,8 @@ func (s *Seal) ComputeHash() Hash {
 	b = binary.BigEndian.AppendUint64(b, uint64(s.ID))
 	b = binary.BigEndian.AppendUint64(b, uint64(s.SystemID))
 	b = append(b, s.Month.Format(monthFormat)...)
-	for _, n := range []uint64{s.FromTx, s.ToTx, uint64(s.Rows), uint64(s.FirstID), uint64(s.LastID), uint64(s.SealedAt.UnixMicro())} {
+	for _, n := range []uint64{s.FromTx, s.ToTx, uint64(s.Rows), uint64(s.FirstID), uint64(s.LastID),
+		uint64(s.SealedAt.UnixMicro())} {
 		b = binary.BigEndian.AppendUint64(b, n)
 	}
 	b = append(b, s.Root[:]...)
@@ -153,8 +154,8 @@ func (s *Seal) Signed() bool {
 	return err == nil && key.Verifies(s.message(), s.Signature)
 }
 
-// New gathers the rows of one month and window, in the order of (tx, id), into the seal that follows previous; the caller
-// fills in what it is about and signs it.
+// New gathers the rows of one month and window, in the order of (tx, id), into the seal that follows previous; the
+// caller fills in what it is about and signs it.
 func New(rows []Row) (Seal, error) {
 	var tree Tree
 	s := Seal{FirstID: rows[0].ID, LastID: rows[0].ID, Marks: make([]byte, 0, markSize*len(rows))}
@@ -192,8 +193,9 @@ type sealJSON struct {
 
 // MarshalJSON writes hashes in hex, everything else in base64.
 func (s Seal) MarshalJSON() ([]byte, error) {
-	return json.Marshal(sealJSON{s.ID, s.SystemID, s.Month.Format(monthFormat), s.FromTx, s.ToTx, s.Rows, s.FirstID, s.LastID, s.SealedAt.UTC(),
-		hex.EncodeToString(s.Root[:]), hex.EncodeToString(s.Previous[:]), hex.EncodeToString(s.Hash[:]), s.KeyID, s.Signature, s.Marks})
+	return json.Marshal(sealJSON{s.ID, s.SystemID, s.Month.Format(monthFormat), s.FromTx, s.ToTx, s.Rows, s.FirstID,
+		s.LastID, s.SealedAt.UTC(), hex.EncodeToString(s.Root[:]), hex.EncodeToString(s.Previous[:]),
+		hex.EncodeToString(s.Hash[:]), s.KeyID, s.Signature, s.Marks})
 }
 
 // UnmarshalJSON is strict: what a seal does not have, or has in another shape, is no seal.
@@ -208,8 +210,8 @@ func (s *Seal) UnmarshalJSON(text []byte) error {
 	if err != nil {
 		return fmt.Errorf("month %q", j.Month)
 	}
-	*s = Seal{ID: j.ID, SystemID: j.SystemID, Month: month, FromTx: j.FromTx, ToTx: j.ToTx, Rows: j.Rows, FirstID: j.FirstID, LastID: j.LastID,
-		SealedAt: j.SealedAt, KeyID: j.KeyID, Signature: j.Signature, Marks: j.Marks}
+	*s = Seal{ID: j.ID, SystemID: j.SystemID, Month: month, FromTx: j.FromTx, ToTx: j.ToTx, Rows: j.Rows,
+		FirstID: j.FirstID, LastID: j.LastID, SealedAt: j.SealedAt, KeyID: j.KeyID, Signature: j.Signature, Marks: j.Marks}
 	for _, h := range []struct {
 		to   *Hash
 		from string

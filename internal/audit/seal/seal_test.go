@@ -44,12 +44,15 @@ func someRows(n int, from int64) []Row {
 	rows := make([]Row, n)
 	for i := range rows {
 		at := time.Date(2026, 11, 25, 10, 0, i, 123456000, time.UTC)
-		rows[i] = Row{ID: from + int64(i), SystemID: 7000000000000000001, Tx: uint64(1000 + from + int64(i)), At: Moment{at}, RecordedAt: Moment{at.Add(time.Second)},
-			Actor: "token:root", DBRole: "operator", Action: "put", Outcome: "ok", Detail: json.RawMessage(`{}`)}
+		rows[i] = Row{ID: from + int64(i), SystemID: 7000000000000000001, Tx: uint64(1000 + from + int64(i)), At: Moment{at},
+			RecordedAt: Moment{at.Add(time.Second)},
+			Actor:      "token:root", DBRole: "operator", Action: "put", Outcome: "ok", Detail: json.RawMessage(`{}`)}
 		if i%2 == 1 {
 			id := uuid.NewSHA1(cluster, []byte{byte(i)})
-			rows[i].Client, rows[i].Node, rows[i].Secret = &Client{netip.MustParsePrefix("10.0.0.1/32")}, ptr("node1"), ptr("app/é")
-			rows[i].Version, rows[i].RequestID, rows[i].Detail = ptr(int32(i)), &id, json.RawMessage(`{"b": 1.50, "a": "<&\u00e9>"}`)
+			rows[i].Client, rows[i].Node, rows[i].Secret = &Client{netip.MustParsePrefix("10.0.0.1/32")}, ptr("node1"),
+				ptr("app/é")
+			rows[i].Version, rows[i].RequestID, rows[i].Detail = ptr(int32(i)), &id,
+				json.RawMessage(`{"b": 1.50, "a": "<&\u00e9>"}`)
 		}
 	}
 	return rows
@@ -57,8 +60,8 @@ func someRows(n int, from int64) []Row {
 
 func sealed(t testing.TB, rows []Row, last Seal) Seal {
 	t.Helper()
-	w := Window{SystemID: rows[0].SystemID, FromTx: last.ToTx, ToTx: rows[len(rows)-1].Tx + 1, LastID: last.ID, LastHash: last.Hash, Rows: rows,
-		Now: time.Date(2026, 11, 25, 11, 0, 0, 0, time.UTC)}
+	w := Window{SystemID: rows[0].SystemID, FromTx: last.ToTx, ToTx: rows[len(rows)-1].Tx + 1, LastID: last.ID,
+		LastHash: last.Hash, Rows: rows, Now: time.Date(2026, 11, 25, 11, 0, 0, 0, time.UTC)}
 	if last.ID == 0 {
 		w.LastHash = Genesis(cluster)
 	}
@@ -71,10 +74,14 @@ func sealed(t testing.TB, rows []Row, last Seal) Seal {
 func TestTreeOfRFC6962(t *testing.T) {
 	inputs := []string{"", "00", "10", "2021", "3031", "40414243", "5051525354555657", "606162636465666768696a6b6c6d6e6f"}
 	roots := []string{
-		"6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d", "fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125",
-		"aeb6bcfe274b70a14fb067a5e5578264db0fa9b51af5e0ba159158f329e06e77", "d37ee418976dd95753c1c73862b9398fa2a2cf9b4ff0fdfe8b30cd95209614b7",
-		"4e3bbb1f7b478dcfe71fb631631519a3bca12c9aefca1612bfce4c13a86264d4", "76e67dadbcdf1e10e1b74ddc608abd2f98dfb16fbce75277b5232a127f2087ef",
-		"ddb89be403809e325750d3d263cd78929c2942b7942a34b77e122c9594a74c8c", "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328",
+		"6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
+		"fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125",
+		"aeb6bcfe274b70a14fb067a5e5578264db0fa9b51af5e0ba159158f329e06e77",
+		"d37ee418976dd95753c1c73862b9398fa2a2cf9b4ff0fdfe8b30cd95209614b7",
+		"4e3bbb1f7b478dcfe71fb631631519a3bca12c9aefca1612bfce4c13a86264d4",
+		"76e67dadbcdf1e10e1b74ddc608abd2f98dfb16fbce75277b5232a127f2087ef",
+		"ddb89be403809e325750d3d263cd78929c2942b7942a34b77e122c9594a74c8c",
+		"5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328",
 	}
 	var tree Tree
 	if got, want := hex.EncodeToString(ptr(tree.Root())[:]), hex.EncodeToString(ptr(sha256.Sum256(nil))[:]); got != want {
@@ -193,7 +200,8 @@ func TestKeys(t *testing.T) {
 			t.Errorf("%s shows %q", verb, got)
 		}
 	}
-	for _, bad := range []string{"", "ed25519:", "ed25519:AAAA", "rsa:" + strings.Repeat("A", 43), key.public().String() + "A", key.public().String() + "=", " " + key.public().String()} {
+	for _, bad := range []string{"", "ed25519:", "ed25519:AAAA", "rsa:" + strings.Repeat("A", 43),
+		key.public().String() + "A", key.public().String() + "=", " " + key.public().String()} {
 		if _, err := ParsePublicKey(bad); !errors.Is(err, ErrPublicKey) {
 			t.Errorf("%q: got %v", bad, err)
 		}
@@ -264,7 +272,8 @@ func TestExportIsVerified(t *testing.T) {
 	refused("a line more after the end", append(bytes.Clone(whole), lines[2]...), ErrExport)
 	refused("a line that is no row", join(join(lines[:2]...), []byte("{\"x\":1}\n"), join(lines[2:]...)), ErrExport)
 	refused("rows exchanged", join(join(lines[:2]...), lines[3], lines[2], join(lines[4:]...)), ErrTampered)
-	refused("a row gone", bytes.Replace(join(join(lines[:2]...), join(lines[3:]...)), []byte(`"rows":8}}`), []byte(`"rows":7}}`), 1), ErrTampered)
+	refused("a row gone", bytes.Replace(join(join(lines[:2]...), join(lines[3:]...)), []byte(`"rows":8}}`),
+		[]byte(`"rows":7}}`), 1), ErrTampered)
 	refused("a word changed", bytes.Replace(whole, []byte("token:root"), []byte("token:toor"), 1), ErrTampered)
 	refused("another cluster", bytes.Replace(whole, []byte("00ca0a"), []byte("00ca0b"), 1), ErrTampered)
 }
@@ -323,7 +332,8 @@ func FuzzDecodeEntry(f *testing.F) {
 	for line := range bytes.Lines(text) {
 		f.Add(line)
 	}
-	f.Add([]byte(`{"leaf":{"prune":1,"system_id":"1","month":"2026-11","tx":"1","id":1,"hash":"` + strings.Repeat("00", 32) + `"}}`))
+	f.Add([]byte(`{"leaf":{"prune":1,"system_id":"1","month":"2026-11","tx":"1","id":1,"hash":"` +
+		strings.Repeat("00", 32) + `"}}`))
 	f.Fuzz(func(t *testing.T, line []byte) {
 		e, err := decodeEntry(line)
 		if err != nil {

@@ -13,15 +13,15 @@ const (
 	MaxRows  = 1000        // unless one transaction wrote more
 	Interval = time.Second // after which fewer are sealed too
 
-	// SignLimit is for the signatures of a window of up to a year: its transaction is open meanwhile. Only rows of one transaction
-	// bring a window of more.
+	// SignLimit is for the signatures of a window of up to a year: its transaction is open meanwhile. Only rows of one
+	// transaction bring a window of more.
 	SignLimit = 4 * time.Second
 )
 
 // Store is the primary, as the sealer sees it.
 type Store interface {
-	// SealAudit hands the next window, if one has closed, to make and stores the seals it returns, all in one transaction. It
-	// returns how many rows were sealed: 0 on a standby, beside another sealer, or if nothing waits.
+	// SealAudit hands the next window, if one has closed, to make and stores the seals it returns, all in one transaction.
+	// It returns how many rows were sealed: 0 on a standby, beside another sealer, or if nothing waits.
 	SealAudit(ctx context.Context, limit int, make func(Window) ([]Seal, error)) (int, error)
 	// SealsAfter reads seals from the local node, in order; of the one with that id its hash besides.
 	SealsAfter(ctx context.Context, id int64, limit int) (seals []Seal, at *Hash, err error)
@@ -64,7 +64,8 @@ func (w *Window) Seal(ctx context.Context, by Signer) ([]Seal, error) {
 			return nil, err
 		}
 		id++
-		s.ID, s.SystemID, s.Month, s.FromTx, s.ToTx, s.Previous, s.SealedAt = id, w.SystemID, month, w.FromTx, w.ToTx, previous, w.Now
+		s.ID, s.SystemID, s.Month, s.FromTx, s.ToTx, s.Previous, s.SealedAt = id, w.SystemID, month, w.FromTx, w.ToTx,
+			previous, w.Now
 		if err := s.Sign(ctx, by); err != nil {
 			return nil, err
 		}
@@ -73,8 +74,8 @@ func (w *Window) Seal(ctx context.Context, by Signer) ([]Seal, error) {
 	return seals, nil
 }
 
-// Sealer seals what has closed, where the node is the primary, and keeps copies of the seals that the local node has. It runs
-// beside every node.
+// Sealer seals what has closed, where the node is the primary, and keeps copies of the seals that the local node has.
+// It runs beside every node.
 type Sealer struct {
 	Store  Store
 	Key    Signer // nil: it keeps copies only
@@ -160,7 +161,8 @@ func (s *Sealer) seal(ctx context.Context) error {
 	return nil
 }
 
-// meetKey says in the log which key seals: at the beginning, and when a key service has another one under the same name.
+// meetKey says in the log which key seals: at the beginning, and when a key service has another one under the same
+// name.
 func (s *Sealer) meetKey(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, SignLimit)
 	defer cancel()
@@ -177,8 +179,8 @@ func (s *Sealer) meetKey(ctx context.Context) error {
 	return nil
 }
 
-// Check is for readiness: the node's seals go on from those seen before. That sealing or a bucket fails is for [Sealer.State]
-// and for [Sealer.Sealing] alone: no node must stop answering because of its primary, or of a copy.
+// Check is for readiness: the node's seals go on from those seen before. That sealing or a bucket fails is for
+// [Sealer.State] and for [Sealer.Sealing] alone: no node must stop answering because of its primary, or of a copy.
 func (s *Sealer) Check(context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -227,12 +229,13 @@ type trouble struct {
 	logged time.Time
 }
 
-// settle keeps an error, and logs it when it begins, or is another fault. Others are the same trouble in other words (a request
-// id, a port): their news can wait a minute.
+// settle keeps an error, and logs it when it begins, or is another fault. Others are the same trouble in other words (a
+// request id, a port): their news can wait a minute.
 func (t *trouble) settle(log *slog.Logger, what string, err error) {
 	before := t.err
 	t.err = err
-	if err == nil || before != nil && (before.Error() == err.Error() || !errors.Is(err, ErrTampered) && time.Since(t.logged) < time.Minute) {
+	if err == nil || before != nil && (before.Error() == err.Error() || !errors.Is(err, ErrTampered) &&
+		time.Since(t.logged) < time.Minute) {
 		return
 	}
 	t.logged = time.Now()

@@ -57,8 +57,8 @@ func (n *chainNode) SealsAfter(_ context.Context, id int64, limit int) (seals []
 	return seals, at, nil
 }
 
-// The alarm rises when the node loses seals or has others, is logged once, goes when the node has them again, and a failing
-// primary is none of readiness.
+// The alarm rises when the node loses seals or has others, is logged once, goes when the node has them again, and a
+// failing primary is none of readiness.
 func TestSealerKeepsCopies(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	copies, err := OpenCopies(filepath.Join(t.TempDir(), "seals"))
@@ -127,8 +127,8 @@ func (k *keyService) Sign(ctx context.Context, message []byte) ([]byte, error) {
 	return signature, errors.Join(err, k.away)
 }
 
-// A key service that is away, or signs something else, costs time and nothing more: nothing is sealed, the next round tries
-// again, and the transaction is never open for longer than the limit.
+// A key service that is away, or signs something else, costs time and nothing more: nothing is sealed, the next round
+// tries again, and the transaction is never open for longer than the limit.
 func TestSealerWithAKeyService(t *testing.T) {
 	store, key := &chainNode{rows: someRows(3, 1)}, &keyService{Signer: testKey(t, 7)}
 	var log bytes.Buffer
@@ -138,12 +138,14 @@ func TestSealerWithAKeyService(t *testing.T) {
 		away  error
 		wrong bool
 	}{
-		{"away", errors.New("throttled (aws request id 1)"), false}, {"away", errors.New("throttled (aws request id 2)"), false},
+		{"away", errors.New("throttled (aws request id 1)"), false},
+		{"away", errors.New("throttled (aws request id 2)"), false},
 		{"another signature", nil, true},
 	} {
 		key.away, key.wrong, key.allowed = step.away, step.wrong, 0
 		s.round(t.Context())
-		if got := s.State(); !got.Failing || got.Alarm || got.Sealed != 0 || len(store.seals) != 0 || s.Check(t.Context()) != nil {
+		if got := s.State(); !got.Failing || got.Alarm || got.Sealed != 0 || len(store.seals) != 0 ||
+			s.Check(t.Context()) != nil {
 			t.Errorf("%s: got %+v and %d seals", step.what, got, len(store.seals))
 		}
 		if key.allowed <= 0 || key.allowed > SignLimit {

@@ -5,8 +5,8 @@ import (
 	"math/bits"
 )
 
-// Tree computes the Merkle tree hash of RFC 6962 over leaves as they come, in memory that grows with the logarithm of their
-// number.
+// Tree computes the Merkle tree hash of RFC 6962 over leaves as they come, in memory that grows with the logarithm of
+// their number.
 type Tree struct {
 	n     uint64
 	stack []Hash // roots of the complete subtrees, the largest first: one for every bit of n that is set

@@ -33,8 +33,8 @@ type Source interface {
 	Cluster(ctx context.Context) (uuid.UUID, error)
 	// Seals are all seals in the order of their ids. Marks may be missing.
 	Seals(ctx context.Context) iter.Seq2[Seal, error]
-	// Entries are seals and rows, a (month, system) after the other; within one by transaction id, each seal before the rows it
-	// covers. Of each system, what lies before its transaction id in since may be left out.
+	// Entries are seals and rows, a (month, system) after the other; within one by transaction id, each seal before the
+	// rows it covers. Of each system, what lies before its transaction id in since may be left out.
 	Entries(ctx context.Context, since map[int64]uint64) iter.Seq2[Entry, error]
 	// Prunes are what was dropped.
 	Prunes(ctx context.Context) ([]Prune, error)
@@ -57,7 +57,8 @@ type Leaf struct {
 	Hash     Hash
 }
 
-// Prune is what was dropped of a month: every row (Action "") or those of one action, as far as LastSeal had sealed them.
+// Prune is what was dropped of a month: every row (Action "") or those of one action, as far as LastSeal had sealed
+// them.
 type Prune struct {
 	ID       int64     `json:"id"`
 	Month    string    `json:"month"`
@@ -98,7 +99,8 @@ type Report struct {
 
 // Verify recomputes everything and returns the first [Fault]. Other errors are the source's.
 func Verify(ctx context.Context, source Source, o Options) (Report, error) {
-	v := &verifier{Options: o, start: map[int64]uint64{}, report: Report{Trusted: len(o.Keys) > 0, Keys: []string{}}, noted: map[string]bool{}, leaves: map[int64]int64{}}
+	v := &verifier{Options: o, start: map[int64]uint64{}, report: Report{Trusted: len(o.Keys) > 0, Keys: []string{}},
+		noted: map[string]bool{}, leaves: map[int64]int64{}}
 	cluster, err := source.Cluster(ctx)
 	if err != nil {
 		return v.report, err
@@ -149,7 +151,8 @@ func (v *verifier) seals(ctx context.Context, source Source) error {
 		}
 		if len(copies) > 0 && copies[0].ID == s.ID {
 			if copies[0].Hash != s.Hash {
-				return &Fault{Seal: s.ID, What: fmt.Sprintf("seal %d is not the one that was seen before: the chain was made anew from there", s.ID)}
+				return &Fault{Seal: s.ID,
+					What: fmt.Sprintf("seal %d is not the one that was seen before: the chain was made anew from there", s.ID)}
 			}
 			copies, v.report.Copies = copies[1:], v.report.Copies+1
 		}
@@ -241,7 +244,8 @@ func (v *verifier) row(r *Row) error {
 		return nil
 	}
 	if r.Tx < v.chain.horizon[r.SystemID] {
-		return &Fault{Row: r.ID, What: fmt.Sprintf("row %d is in no seal, and others of its time are: it was put in afterwards, or moved", r.ID)}
+		return &Fault{Row: r.ID,
+			What: fmt.Sprintf("row %d is in no seal, and others of its time are: it was put in afterwards, or moved", r.ID)}
 	}
 	v.report.Rows--
 	v.report.Unsealed++
@@ -284,7 +288,8 @@ func (v *verifier) end() error {
 		v.report.Pruned += s.Rows
 		return nil
 	}
-	if g.tree.Len() == s.Rows && g.tree.Root() == s.Root && slices.Min(g.ids) == s.FirstID && slices.Max(g.ids) == s.LastID {
+	if g.tree.Len() == s.Rows && g.tree.Root() == s.Root && slices.Min(g.ids) == s.FirstID &&
+		slices.Max(g.ids) == s.LastID {
 		return nil
 	}
 	return g.fault()
@@ -313,10 +318,12 @@ func (g *group) fault() *Fault {
 		f.Row = g.ids[i]
 		f.What = fmt.Sprintf("row %d was changed after it was sealed (%s)", g.ids[i], s)
 	case rows < int(s.Rows) && i == 0:
-		f.What = fmt.Sprintf("%d of the %d rows of %s are gone: the first, row %d, or it was changed too", int(s.Rows)-rows, s.Rows, s, s.FirstID)
+		f.What = fmt.Sprintf("%d of the %d rows of %s are gone: the first, row %d, or it was changed too", int(s.Rows)-rows,
+			s.Rows, s, s.FirstID)
 	case rows < int(s.Rows):
 		f.Row = g.ids[i-1]
-		f.What = fmt.Sprintf("%d of the %d rows of %s are gone: the first of them after row %d", int(s.Rows)-rows, s.Rows, s, g.ids[i-1])
+		f.What = fmt.Sprintf("%d of the %d rows of %s are gone: the first of them after row %d", int(s.Rows)-rows, s.Rows, s,
+			g.ids[i-1])
 	default:
 		f.Row = g.ids[i]
 		f.What = fmt.Sprintf("row %d was not there when its time was sealed (%s)", g.ids[i], s)
@@ -347,16 +354,22 @@ func (p *Prune) words() string {
 	return fmt.Sprintf("%d %s %q %d %d %s", p.ID, p.Month, p.Action, p.Rows, p.LastSeal, p.SHA256)
 }
 
-// checkPrunes: rows are dropped by whoever holds an admin token, and that is on record, unless its own month was pruned.
+// checkPrunes: rows are dropped by whoever holds an admin token, and that is on record, unless its own month was
+// pruned.
 func (v *verifier) checkPrunes() error {
 	for i := range v.prunes {
 		p := &v.prunes[i]
-		itself := slices.ContainsFunc(v.prunes, func(o Prune) bool { return o.Action == "" && o.Month == Month(p.PrunedAt).Format(monthFormat) })
+		itself := slices.ContainsFunc(v.prunes, func(o Prune) bool {
+			return o.Action == "" &&
+				o.Month == Month(p.PrunedAt).Format(monthFormat)
+		})
 		if !v.noted[p.words()] && !itself && p.PrunedAt.After(v.Since) && !v.Partial {
-			return &Fault{What: fmt.Sprintf("prune %d of %s has no row %q in the log: it is not how those rows went", p.ID, p.Month, PruneAction)}
+			return &Fault{What: fmt.Sprintf("prune %d of %s has no row %q in the log: it is not how those rows went", p.ID,
+				p.Month, PruneAction)}
 		}
 		if p.Action != "" && v.leaves[p.ID] != p.Rows && v.Since.IsZero() && !v.Partial {
-			return &Fault{What: fmt.Sprintf("prune %d of %s dropped %d rows and left %d leaf hashes", p.ID, p.Month, p.Rows, v.leaves[p.ID])}
+			return &Fault{What: fmt.Sprintf("prune %d of %s dropped %d rows and left %d leaf hashes", p.ID, p.Month, p.Rows,
+				v.leaves[p.ID])}
 		}
 		delete(v.leaves, p.ID)
 	}
@@ -406,11 +419,13 @@ func (c *Chain) Add(s *Seal) error {
 // window: the next one of its system, or the same in a later month.
 func (c *Chain) window(s *Seal, follows bool) error {
 	from, known := c.horizon[s.SystemID], !c.partial || follows
-	same := c.seen != nil && c.seen.SystemID == s.SystemID && c.seen.FromTx == s.FromTx && c.seen.ToTx == s.ToTx && s.Month.After(c.seen.Month)
+	same := c.seen != nil && c.seen.SystemID == s.SystemID && c.seen.FromTx == s.FromTx && c.seen.ToTx == s.ToTx &&
+		s.Month.After(c.seen.Month)
 	if s.ToTx > s.FromTx && (same || s.FromTx == from || !known || c.partial) {
 		return nil
 	}
-	return &Fault{Seal: s.ID, What: fmt.Sprintf("seal %d covers transactions from %d on, its system was sealed up to %d", s.ID, s.FromTx, from)}
+	return &Fault{Seal: s.ID, What: fmt.Sprintf("seal %d covers transactions from %d on, its system was sealed up to %d",
+		s.ID, s.FromTx, from)}
 }
 
 func (c *Chain) before() string {
@@ -421,7 +436,8 @@ func (c *Chain) before() string {
 }
 
 func changed(s *Seal) *Fault {
-	return &Fault{Seal: s.ID, What: fmt.Sprintf("seal %d was changed: its hash is not %s", s.ID, hex.EncodeToString(s.Hash[:4]))}
+	return &Fault{Seal: s.ID, What: fmt.Sprintf("seal %d was changed: its hash is not %s", s.ID,
+		hex.EncodeToString(s.Hash[:4]))}
 }
 
 func several(first, last int64, what string) string {

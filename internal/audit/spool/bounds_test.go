@@ -37,8 +37,10 @@ func TestALongEventIsCut(t *testing.T) {
 		}
 		event := batch.Records[1].Event
 		var kept audit.Event
-		if err := json.Unmarshal(event, &kept); err != nil || len(event) > MaxEvent || !strings.Contains(string(event), `truncated`) {
-			t.Errorf("%s: %d bytes are on record (%v), want at most %d that say what was cut: %.200s", name, len(event), err, MaxEvent, event)
+		if err := json.Unmarshal(event, &kept); err != nil || len(event) > MaxEvent ||
+			!strings.Contains(string(event), `truncated`) {
+			t.Errorf("%s: %d bytes are on record (%v), want at most %d that say what was cut: %.200s", name, len(event), err,
+				MaxEvent, event)
 		}
 		if !utf8.Valid(event) || strings.ContainsAny(kept.Secret+kept.Actor, "\x00\u202e") {
 			t.Errorf("%s: got %.200q, want whole characters that can be shown", name, kept.Secret)

@@ -11,9 +11,10 @@ import (
 	"github.com/hyperiondb/vault/internal/audit"
 )
 
-// This file is the path of a record, top to bottom: append joins the queue; the leader of the queue takes a batch, numbers
-// and frames it, writes it to the segment in one write, and with Always fsyncs the segment. That fsync is the commit point
-// (syncSegment). With Interval the commit point of an answer is the write, and flush makes it durable later.
+// This file is the path of a record, top to bottom: append joins the queue; the leader of the queue takes a batch,
+// numbers and frames it, writes it to the segment in one write, and with Always fsyncs the segment. That fsync is the
+// commit point (syncSegment). With Interval the commit point of an answer is the write, and flush makes it durable
+// later.
 
 // unsharedWrites: a leader yields to other appends until so many writes in a row had one record. To yield costs a lone
 // reader as much as its record, since the runtime wakes a thread for it.
@@ -207,9 +208,9 @@ func (s *Spool) number(batch []*entry) numbered {
 	return n
 }
 
-// store writes records behind those that are pending, and with sync makes all of them durable. When the segment fails, the
-// records that are not known to be durable are written once more, into a new segment. When that fails too, the new records
-// are refused, and those accepted before stay pending.
+// store writes records behind those that are pending, and with sync makes all of them durable. When the segment fails,
+// the records that are not known to be durable are written once more, into a new segment. When that fails too, the new
+// records are refused, and those accepted before stay pending.
 func (s *Spool) store(n numbered, sync bool) error {
 	if s.file != nil && s.segmentFull() {
 		s.endSegment()
@@ -284,7 +285,8 @@ func (s *Spool) markDurable(pending int, next uint64, link Hash) {
 	signal(s.fresh)
 }
 
-// flush makes durable what Interval has only handed to the kernel. It releases writeMu during the fsync, so appends go on.
+// flush makes durable what Interval has only handed to the kernel. It releases writeMu during the fsync, so appends go
+// on.
 func (s *Spool) flush() {
 	s.writeMu.Lock()
 	defer s.writeMu.Unlock()
@@ -318,8 +320,8 @@ func (s *Spool) flush() {
 	}
 }
 
-// recheck finds out whether the append that was refused would succeed now. A daemon that is taken out of service because
-// appends fail gets no more appends to find out by.
+// recheck finds out whether the append that was refused would succeed now. A daemon that is taken out of service
+// because appends fail gets no more appends to find out by.
 func (s *Spool) recheck() {
 	s.writeMu.Lock()
 	defer s.writeMu.Unlock()

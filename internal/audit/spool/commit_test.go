@@ -87,8 +87,8 @@ func TestAWriteThatHangs(t *testing.T) {
 	mustClose(t, s)
 }
 
-// Many append while segments end, fsyncs come and both fail now and then: whoever was told yes is on record, once and in one
-// chain.
+// Many append while segments end, fsyncs come and both fail now and then: whoever was told yes is on record, once and
+// in one chain.
 func TestManyAppendToAFailingDisk(t *testing.T) {
 	for _, sync := range []Sync{Interval, Always} {
 		manyAppend(t, sync)

@@ -15,8 +15,8 @@ func datasync(f *os.File) error {
 	}
 }
 
-// links asks for nothing else: once somebody has seen a file's times, the next write has to change them, and with that the journal
-// (multigrain timestamps, Linux 6.13). A kernel or a sandbox without statx has no such times.
+// links asks for nothing else: once somebody has seen a file's times, the next write has to change them, and with that
+// the journal (multigrain timestamps, Linux 6.13). A kernel or a sandbox without statx has no such times.
 func links(f *os.File) (uint64, error) {
 	var s unix.Statx_t
 	if err := unix.Statx(int(f.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_NLINK, &s); err != nil {

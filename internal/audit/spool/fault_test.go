@@ -69,7 +69,8 @@ func storyCalls(t *testing.T) int {
 	return fs.calls
 }
 
-// Each call fails once, in every way a disk has. What was accepted is there; after the failure appends are accepted again.
+// Each call fails once, in every way a disk has. What was accepted is there; after the failure appends are accepted
+// again.
 func TestAnyCallMayFail(t *testing.T) {
 	for call := range storyCalls(t) {
 		for _, errno := range []syscall.Errno{syscall.ENOSPC, syscall.EIO} {
@@ -107,7 +108,8 @@ func TestTheDiskStaysBroken(t *testing.T) {
 		s := mustOpen(t, w.small(fs))
 		w.tell(s)
 		err := w.append(s, "while broken")
-		if !errors.Is(err, ErrUnwritable) || !errors.Is(err, syscall.EIO) || s.Stats().Failing == nil || s.Stats().Failures == 0 {
+		if !errors.Is(err, ErrUnwritable) || !errors.Is(err, syscall.EIO) || s.Stats().Failing == nil ||
+			s.Stats().Failures == 0 {
 			t.Fatalf("call %d: got %v and %+v, want the refusal and its reason", call, err, s.Stats())
 		}
 		fs.before = nil
@@ -118,8 +120,8 @@ func TestTheDiskStaysBroken(t *testing.T) {
 	}
 }
 
-// A power cut leaves of a file what was fsynced, and any of the sectors written since. That takes no record away which somebody was
-// told of, and looks like no damage.
+// A power cut leaves of a file what was fsynced, and any of the sectors written since. That takes no record away which
+// somebody was told of, and looks like no damage.
 func TestPowerCut(t *testing.T) {
 	kept := map[string]func(sector int64) bool{
 		"nothing":      func(int64) bool { return false },
@@ -266,8 +268,8 @@ func child(dir string) {
 	os.Exit(0)
 }
 
-// A real process is killed at each call, before it and after it. Whatever it was told was accepted is there; so it is with
-// Interval, as the kernel survives.
+// A real process is killed at each call, before it and after it. Whatever it was told was accepted is there; so it is
+// with Interval, as the kernel survives.
 func TestKilledAtEachCall(t *testing.T) {
 	calls := storyCalls(t)
 	for _, sync := range []string{"always", "interval"} {
@@ -276,7 +278,8 @@ func TestKilledAtEachCall(t *testing.T) {
 			for call := 1; call <= calls; call++ {
 				w := newWorld(t)
 				command := exec.Command(os.Args[0])
-				command.Env = []string{"SPOOL_TEST_CHILD=" + w.dir, "SPOOL_TEST_CALL=" + strconv.Itoa(call), "SPOOL_TEST_WHEN=" + when, "SPOOL_TEST_SYNC=" + sync, "GORACE=" + os.Getenv("GORACE")}
+				command.Env = []string{"SPOOL_TEST_CHILD=" + w.dir, "SPOOL_TEST_CALL=" + strconv.Itoa(call),
+					"SPOOL_TEST_WHEN=" + when, "SPOOL_TEST_SYNC=" + sync, "GORACE=" + os.Getenv("GORACE")}
 				out, err := command.Output()
 				if err != nil {
 					died++
@@ -299,7 +302,8 @@ func TestKilledAtEachCall(t *testing.T) {
 	}
 }
 
-// The tail is torn at every byte of the last segment: the records before it are there, the cut is on record, and it goes on.
+// The tail is torn at every byte of the last segment: the records before it are there, the cut is on record, and it
+// goes on.
 func TestTornTailAtEveryByte(t *testing.T) {
 	w := newWorld(t)
 	o := w.small(nil)
@@ -343,7 +347,8 @@ func TestTornTailAtEveryByte(t *testing.T) {
 			v.accepted = slices.Clone(w.accepted[:max(complete-1, 0)]) // the first is the spool's own note
 			d := v.check()
 			torn, noted := d.note(audit.TornTail)
-			if bytes := len(bytes.TrimRight(whole[end:cut], "\x00")); noted != (bytes > 0) || noted && torn.Detail["bytes"] != float64(bytes) {
+			if bytes := len(bytes.TrimRight(whole[end:cut], "\x00")); noted != (bytes > 0) || noted &&
+				torn.Detail["bytes"] != float64(bytes) {
 				t.Fatalf("cut at %d: got the note %v, want %d bytes", cut, torn.Detail, bytes)
 			}
 		}

@@ -95,7 +95,8 @@ func syncOnce(path string, flag int, do func(*os.File) error) error {
 	return errors.Join(err, f.Close())
 }
 
-// lock makes this process the folder's only writer. The kernel lets go of it when the process ends, however that happens.
+// lock makes this process the folder's only writer. The kernel lets go of it when the process ends, however that
+// happens.
 func lock(dir string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {

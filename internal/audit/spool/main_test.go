@@ -64,7 +64,8 @@ func mustClose(t testing.TB, s *Spool) {
 }
 
 func event(id string) audit.Event {
-	return audit.Event{Actor: "client:192.0.2.1", Client: "192.0.2.1", Action: audit.Read, Secret: "app/x", Version: 1, Outcome: audit.OK, RequestID: id}
+	return audit.Event{Actor: "client:192.0.2.1", Client: "192.0.2.1", Action: audit.Read, Secret: "app/x", Version: 1,
+		Outcome: audit.OK, RequestID: id}
 }
 
 // append says how it went, and keeps it.
@@ -120,7 +121,8 @@ func drain(t testing.TB, s *Spool) drained {
 			if r.Seq != b.First+uint64(i) {
 				t.Fatalf("record %d stands at place %d of a batch from %d", r.Seq, i, b.First)
 			}
-			if n := len(d.records); n > 0 && !(b.Lost && i == 0) && (r.Seq != d.records[n-1].Seq+1 || r.Previous != d.records[n-1].Hash()) {
+			if n := len(d.records); n > 0 && !(b.Lost && i == 0) &&
+				(r.Seq != d.records[n-1].Seq+1 || r.Previous != d.records[n-1].Hash()) {
 				t.Fatalf("record %d does not continue record %d", r.Seq, d.records[n-1].Seq)
 			}
 			var e audit.Event
@@ -154,8 +156,8 @@ func (d drained) damaged() bool {
 	return noted
 }
 
-// check is the invariant: opened again, the spool holds every accepted record once, in order, in one chain, and else only
-// records that were refused.
+// check is the invariant: opened again, the spool holds every accepted record once, in order, in one chain, and else
+// only records that were refused.
 func (w *world) check() drained {
 	w.t.Helper()
 	o := w.small(nil)
@@ -186,8 +188,8 @@ func (w *world) check() drained {
 	return d
 }
 
-// faulty is the real disk, failing when told to. Its fsyncs are none: what they would change, a killed process cannot see, and
-// TestPowerCut keeps account of.
+// faulty is the real disk, failing when told to. Its fsyncs are none: what they would change, a killed process cannot
+// see, and TestPowerCut keeps account of.
 type faulty struct {
 	disk
 	before func(call int, op string) error // of every call that changes something

@@ -47,8 +47,8 @@ type cursor struct {
 	at   int64
 }
 
-// Read returns up to limit durable records that the primary has not acknowledged, none if there are none. A segment that turns
-// out to be damaged is set aside, and what stands behind it is read. Read has one caller at a time.
+// Read returns up to limit durable records that the primary has not acknowledged, none if there are none. A segment
+// that turns out to be damaged is set aside, and what stands behind it is read. Read has one caller at a time.
 func (s *Spool) Read(limit int) (Batch, error) {
 	s.mu.Lock()
 	from := s.acknowledged
@@ -136,7 +136,8 @@ func (s *Spool) load(seg segment, from, end uint64, limit int) ([]Record, error)
 	return records, nil
 }
 
-// near is where to look for a record: where the last Read ended, or at its last record, which a shipper compares with the primary's.
+// near is where to look for a record: where the last Read ended, or at its last record, which a shipper compares with
+// the primary's.
 func (s *Spool) near(seg segment, seq uint64) cursor {
 	at := cursor{name: seg.name, seq: seg.first, at: int64(headerSize + len(s.node))}
 	for _, known := range s.cursors {
@@ -184,8 +185,8 @@ func (s *Spool) replace(name string, why error) error {
 	return err
 }
 
-// Acknowledge says up to where the primary has the records: what is below next. It can go back, when a primary was promoted that
-// had not received everything.
+// Acknowledge says up to where the primary has the records: what is below next. It can go back, when a primary was
+// promoted that had not received everything.
 func (s *Spool) Acknowledge(next uint64) error {
 	s.mu.Lock()
 	s.acknowledged = min(next, s.durable)
@@ -199,8 +200,8 @@ func (s *Spool) Acknowledge(next uint64) error {
 	return errors.Join(performed, err)
 }
 
-// shipped notes which segments the primary has whole, and returns those that may go: never the last, which says who the folder
-// is.
+// shipped notes which segments the primary has whole, and returns those that may go: never the last, which says who the
+// folder is.
 func (s *Spool) shipped() []string {
 	var goes []string
 	kept := int64(0)
@@ -254,8 +255,9 @@ type Stats struct {
 func (s *Spool) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return Stats{Node: s.node, Boot: s.boot, Records: s.next - s.acknowledged, Bytes: s.unshippedBytes(), Oldest: s.oldest(),
-		Appended: s.counts.appended, Failures: s.counts.failures, Damaged: s.counts.damaged, Failing: s.failing}
+	return Stats{Node: s.node, Boot: s.boot, Records: s.next - s.acknowledged, Bytes: s.unshippedBytes(),
+		Oldest: s.oldest(), Appended: s.counts.appended, Failures: s.counts.failures, Damaged: s.counts.damaged,
+		Failing: s.failing}
 }
 
 // Fresh holds a word whenever there is something durable to read that was not there before.

@@ -22,7 +22,8 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// BenchmarkReads is reads over HTTP from a real node, all of it in this process: guard, statement, opening, record, answer.
+// BenchmarkReads is reads over HTTP from a real node, all of it in this process: guard, statement, opening, record,
+// answer.
 func BenchmarkReads(b *testing.B) {
 	v := newVault(b)
 	for _, mode := range []string{"off", "interval", "always"} {
@@ -65,7 +66,8 @@ func BenchmarkHandler(b *testing.B) {
 				clients.Go(func() {
 					ctx, leave := context.WithCancel(b.Context())
 					defer leave()
-					r := (&http.Request{Method: http.MethodGet, URL: &url.URL{Path: "/v1/secrets/bench/x"}, RemoteAddr: "127.0.0.1:4000"}).WithContext(ctx)
+					r := (&http.Request{Method: http.MethodGet, URL: &url.URL{Path: "/v1/secrets/bench/x"},
+						RemoteAddr: "127.0.0.1:4000"}).WithContext(ctx)
 					for left.Add(-1) >= 0 {
 						w := &statusOnly{header: http.Header{}}
 						if h.ServeHTTP(w, r); w.status != http.StatusOK {
@@ -143,7 +145,8 @@ func newVault(b *testing.B) *vault.Vault {
 	b.Cleanup(func() { ring.Close() })
 	v := vault.New(vault.Options{Reader: reader, Writer: writer, Keys: ring, CacheSize: 100, CacheTTL: time.Hour})
 	b.Cleanup(v.Close)
-	_, err = v.Put(ctx, vault.PutRequest{Change: vault.Change{Token: vaulttest.AdminToken(b)}, Name: "bench/x", Value: []byte("a value of some thirty characters")})
+	_, err = v.Put(ctx, vault.PutRequest{Change: vault.Change{Token: vaulttest.AdminToken(b)}, Name: "bench/x",
+		Value: []byte("a value of some thirty characters")})
 	must(err)
 	return v
 }

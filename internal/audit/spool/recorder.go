@@ -43,8 +43,9 @@ type unrecorded struct {
 	reason       string
 }
 
-// Record returns when the event is on record. An error, always audit.ErrUnrecorded, means that what it stands for must not
-// happen. Refusals beyond the first of a client and name, and beyond a number in all, are counted and get one row a minute.
+// Record returns when the event is on record. An error, always audit.ErrUnrecorded, means that what it stands for must
+// not happen. Refusals beyond the first of a client and name, and beyond a number in all, are counted and get one row a
+// minute.
 func (r *Recorder) Record(ctx context.Context, e audit.Event) error {
 	if r == nil {
 		return nil
@@ -102,8 +103,8 @@ func (r *Recorder) confess(ctx context.Context) error {
 	if went.count == 0 {
 		return nil
 	}
-	err := r.Spool.Append(ctx, audit.Event{At: went.until, Actor: "vaultd", Action: audit.Unrecorded, Outcome: audit.Failed,
-		Detail: map[string]any{"count": went.count, "since": went.since.UTC(), "reason": went.reason}})
+	err := r.Spool.Append(ctx, audit.Event{At: went.until, Actor: "vaultd", Action: audit.Unrecorded,
+		Outcome: audit.Failed, Detail: map[string]any{"count": went.count, "since": went.since.UTC(), "reason": went.reason}})
 	if err != nil { // with those that went meanwhile
 		r.mu.Lock()
 		defer r.mu.Unlock()

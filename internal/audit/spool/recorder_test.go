@@ -14,7 +14,8 @@ import (
 )
 
 func denied(client, secret string) audit.Event {
-	return audit.Event{Actor: "client:" + client, Client: client, Action: audit.Read, Secret: secret, Outcome: audit.Denied}
+	return audit.Event{Actor: "client:" + client, Client: client, Action: audit.Read, Secret: secret,
+		Outcome: audit.Denied}
 }
 
 // Refusals have a row each for so many clients and names, and one for all the rest.
@@ -81,7 +82,8 @@ func TestAllow(t *testing.T) {
 	}
 	d := drain(t, s)
 	went, ok := d.note(audit.Unrecorded)
-	if !ok || went.Detail["count"] != 3.0 || !strings.Contains(fmt.Sprint(went.Detail["reason"]), "no space left") || len(d.ids) != 1 {
+	if !ok || went.Detail["count"] != 3.0 || !strings.Contains(fmt.Sprint(went.Detail["reason"]), "no space left") ||
+		len(d.ids) != 1 {
 		t.Errorf("got %v and notes %+v, want that three went", d.ids, d.notes)
 	}
 

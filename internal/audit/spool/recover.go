@@ -24,8 +24,9 @@ func Open(o Options) (*Spool, error) {
 		return nil, fmt.Errorf("locking %s: %w", o.Dir, err)
 	}
 	s := &Spool{
-		o: o, lock: lock, wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}), fresh: make(chan struct{}, 1),
-		next: 1, durable: 1, acknowledged: 1, deadline: deadline{limit: o.Timeout},
+		o: o, lock: lock, wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
+		fresh: make(chan struct{}, 1),
+		next:  1, durable: 1, acknowledged: 1, deadline: deadline{limit: o.Timeout},
 	}
 	if err := s.recover(); err != nil {
 		lock.Close()
@@ -86,7 +87,8 @@ func (s *Spool) identify(found []segment) error {
 	return nil
 }
 
-// nodeName is a name as the primary takes it, also of a folder that was begun with another: of 1 to 255 bytes, to be shown.
+// nodeName is a name as the primary takes it, also of a folder that was begun with another: of 1 to 255 bytes, to be
+// shown.
 func nodeName(name string) string {
 	return cmp.Or(audit.Cut(audit.Printable(strings.ToValidUTF8(name, "")), maxNode), "unnamed")
 }
@@ -158,8 +160,8 @@ func happened(r Record) time.Time {
 	return e.At
 }
 
-// setAside renames a damaged segment, writes anew what can be read of it, and says so. Numbers that cannot be read are never
-// given to anything else.
+// setAside renames a damaged segment, writes anew what can be read of it, and says so. Numbers that cannot be read are
+// never given to anything else.
 func (s *Spool) setAside(name, why string, limit uint64) error {
 	b, err := readAll(s.o.FS, s.path(name))
 	if err != nil {

@@ -152,9 +152,9 @@ type scanned struct {
 	reason string // why it is damaged; "" if it is not, whatever its tail
 }
 
-// scan reads a segment and never fails: behind what does not read it looks for the next frame that does. Records that stand
-// behind such a place, or do not continue the chain, begin a run of their own; but if the last batch of all was torn there, they
-// are a part of the tail.
+// scan reads a segment and never fails: behind what does not read it looks for the next frame that does. Records that
+// stand behind such a place, or do not continue the chain, begin a run of their own; but if the last batch of all was
+// torn there, they are a part of the tail.
 func scan(b []byte, newest bool) scanned {
 	var s scanned
 	h, at, err := decodeHeader(b)
@@ -203,9 +203,9 @@ func scan(b []byte, newest bool) scanned {
 // sector is what a disk writes whole or not at all.
 const sector = 512
 
-// torn reports whether what stands behind a hole is the rest of the last batch written to a segment that was laid out: a power cut
-// leaves any of its sectors as they were, which is zero, and nobody has had an answer that counts on it. No record holds such
-// zeros, and no batch more than maxBatch records.
+// torn reports whether what stands behind a hole is the rest of the last batch written to a segment that was laid out:
+// a power cut leaves any of its sectors as they were, which is zero, and nobody has had an answer that counts on it. No
+// record holds such zeros, and no batch more than maxBatch records.
 func torn(b []byte, hole, after int) bool {
 	zero := false
 	for at, end := hole, 0; ; at = end {

@@ -1,7 +1,7 @@
 package spool
 
-// segmentFull reports whether the next record begins a new segment. A segment that is being fsynced does not end: of two
-// fsyncs of one descriptor, only one may report a failure.
+// segmentFull reports whether the next record begins a new segment. A segment that is being fsynced does not end: of
+// two fsyncs of one descriptor, only one may report a failure.
 func (s *Spool) segmentFull() bool { return s.written >= s.o.SegmentBytes && s.file != s.syncing }
 
 // endSegment closes the segment. Records that did not become durable are written again, into the next one.
@@ -27,7 +27,8 @@ func (s *Spool) beginSegment() error {
 	s.file, s.written = file, size
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if n := len(s.segments); n > 0 && s.segments[n-1].first == h.first { // none of its records was durable, and the new segment has its name
+	// none of its records was durable, and the new segment has its name
+	if n := len(s.segments); n > 0 && s.segments[n-1].first == h.first {
 		s.segments = s.segments[:n-1]
 	} else if n > 0 {
 		s.segments[n-1].next = min(s.segments[n-1].next, h.first)
@@ -38,8 +39,9 @@ func (s *Spool) beginSegment() error {
 
 var zeros [64 << 10]byte // what a new segment is filled with
 
-// create makes a segment's file and leaves it open. Its commit point is the rename, once the folder is fsynced. The file is
-// filled with zeros up to so many bytes: an fsync that does not make a file longer takes two thirds of the time.
+// create makes a segment's file and leaves it open. Its commit point is the rename, once the folder is fsynced. The
+// file is filled with zeros up to so many bytes: an fsync that does not make a file longer takes two thirds of the
+// time.
 func (s *Spool) create(name string, content []byte, zeroed int64) (_ File, size int64, err error) {
 	partial, path := s.path(name+partialSuffix), s.path(name)
 	file, err := s.o.FS.Create(partial)

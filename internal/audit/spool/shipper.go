@@ -20,13 +20,14 @@ type Position struct {
 
 // Primary takes records.
 type Primary interface {
-	// Ship puts a batch on record in one transaction and answers where it stands then. What it has already it takes once; what
-	// begins behind Position.Next it does not take, unless the batch says that what is between is lost. A batch without records
-	// only asks.
+	// Ship puts a batch on record in one transaction and answers where it stands then. What it has already it takes once;
+	// what begins behind Position.Next it does not take, unless the batch says that what is between is lost. A batch
+	// without records only asks.
 	Ship(ctx context.Context, b Batch) (Position, error)
 }
 
-// ErrDiverged: the primary has other records under the numbers of this folder's. The folder was put back to an earlier state.
+// ErrDiverged: the primary has other records under the numbers of this folder's. The folder was put back to an earlier
+// state.
 var ErrDiverged = errors.New("the primary has other records of this spool: its folder was put back to an earlier state; move it away and start again")
 
 const (
@@ -36,9 +37,10 @@ const (
 	shipPoll    = 5 * time.Second        // without anything fresh: what is kept goes, and a promotion shows
 	settleLimit = 5 * time.Second        // of the last batches, when the daemon stops
 
-	// A record costs the primary more than its read cost this node, so a burst of reads is shipped rather after it than during
-	// it: a batch is followed by a pause of so many times as long as it took. The pause ends when there are fewer than quietReads
-	// in a shipPause, and there is none when the backlog is a minute old, or has an eighth of the room there is.
+	// A record costs the primary more than its read cost this node, so a burst of reads is shipped rather after it than
+	// during it: a batch is followed by a pause of so many times as long as it took. The pause ends when there are fewer
+	// than quietReads in a shipPause, and there is none when the backlog is a minute old, or has an eighth of the room
+	// there is.
 	pauseFactor = 39
 	quietReads  = shipBatch / 10
 	lateAfter   = time.Minute
@@ -71,8 +73,8 @@ func (s *Shipper) State() Shipping {
 	return s.state
 }
 
-// Run ships until ctx ends, then what is left, if that is soon done: a daemon that is stopped leaves nothing behind where it
-// can help it.
+// Run ships until ctx ends, then what is left, if that is soon done: a daemon that is stopped leaves nothing behind
+// where it can help it.
 func (s *Shipper) Run(ctx context.Context) {
 	pause := newBackOff()
 	for ctx.Err() == nil {
@@ -104,7 +106,8 @@ func newBackOff() *backoff.ExponentialBackOff {
 	return b
 }
 
-// rest waits, at most until nobody reads much any more or the backlog presses: a primary that is slow makes for long pauses.
+// rest waits, at most until nobody reads much any more or the backlog presses: a primary that is slow makes for long
+// pauses.
 func (s *Shipper) rest(ctx context.Context, atMost time.Duration) {
 	if atMost == 0 {
 		return
@@ -128,8 +131,8 @@ func (s *Shipper) rest(ctx context.Context, atMost time.Duration) {
 	}
 }
 
-// round ships one batch, if there is any, and says how long to wait then. After a failure nothing is known of where the primary
-// stands, so the next round begins by asking.
+// round ships one batch, if there is any, and says how long to wait then. After a failure nothing is known of where the
+// primary stands, so the next round begins by asking.
 func (s *Shipper) round(ctx context.Context, pause *backoff.ExponentialBackOff) (wait time.Duration, shipped bool) {
 	began := time.Now()
 	n, full, err := s.ship(ctx)
@@ -150,8 +153,8 @@ func (s *Shipper) round(ctx context.Context, pause *backoff.ExponentialBackOff) 
 	return max(shipPause, pauseFactor*time.Since(began)), true
 }
 
-// ship sends one batch. It is the same whether the last one arrived, was lost or was half answered: the primary says where it
-// stands, and what it has is taken from here or set against it.
+// ship sends one batch. It is the same whether the last one arrived, was lost or was half answered: the primary says
+// where it stands, and what it has is taken from here or set against it.
 func (s *Shipper) ship(ctx context.Context) (n int, full bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, shipTimeout)
 	defer cancel()
@@ -226,7 +229,8 @@ func (s *Shipper) shipped(b Batch, at Position) {
 	s.state.Gaps = at.Gaps
 	if b.Lost {
 		s.state.GapAt = time.Now()
-		s.Log.Error("reads are missing: they are not on the primary and no longer in the spool", "before", b.First, "boot", b.Boot.String())
+		s.Log.Error("reads are missing: they are not on the primary and no longer in the spool", "before", b.First, "boot",
+			b.Boot.String())
 	}
 }
 

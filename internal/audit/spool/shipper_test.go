@@ -66,8 +66,8 @@ func TestShippingLeavesRoomForReads(t *testing.T) {
 	}
 }
 
-// The pause is for the readers there are: it ends without them, and when the backlog presses, which a slow primary's long pauses
-// would let fill the spool.
+// The pause is for the readers there are: it ends without them, and when the backlog presses, which a slow primary's
+// long pauses would let fill the spool.
 func TestAPauseEnds(t *testing.T) {
 	for name, test := range map[string]struct {
 		room int64
@@ -138,7 +138,8 @@ func TestAPauseIsForWhatTheBatchTook(t *testing.T) {
 			shipper := &Shipper{Spool: s, Primary: &slow{each: 10 * time.Millisecond}, Log: slog.New(slog.DiscardHandler)}
 			shipper.state.Shipped = 1 // it need not ask first
 			if wait, shipped := shipper.round(t.Context(), newBackOff()); !shipped || wait != pauseFactor*10*time.Millisecond {
-				t.Errorf("after %d records it waits %s (shipped: %t), want %s", records, wait, shipped, pauseFactor*10*time.Millisecond)
+				t.Errorf("after %d records it waits %s (shipped: %t), want %s", records, wait, shipped,
+					pauseFactor*10*time.Millisecond)
 			}
 		})
 	}
@@ -166,8 +167,8 @@ func (f meteredFile) ReadAt(b []byte, at int64) (int, error) {
 	return n, err
 }
 
-// Once a batch is shipped the shipper asks for the primary's last record and compares it with its own: it looks at that, and not at
-// the segment from its beginning.
+// Once a batch is shipped the shipper asks for the primary's last record and compares it with its own: it looks at
+// that, and not at the segment from its beginning.
 func TestAskingReadsOneRecord(t *testing.T) {
 	w := newWorld(t)
 	fs := &metered{FS: &faulty{}}

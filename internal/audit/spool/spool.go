@@ -43,9 +43,10 @@ type Options struct {
 	MaxAge       time.Duration // of the oldest record not shipped; 0 = any
 	SegmentBytes int64         // after which the next one begins; 4 MiB, at most an eighth of MaxBytes
 	Timeout      time.Duration // how long an append waits for its record; 5 s
-	KeepShipped  time.Duration // how long a segment stays when all of it is shipped; 15 min, in at most an eighth of MaxBytes
-	FS           FS
-	Now          func() time.Time
+	// how long a segment stays when all of it is shipped; 15 min, in at most an eighth of MaxBytes
+	KeepShipped time.Duration
+	FS          FS
+	Now         func() time.Time
 }
 
 func (o Options) withDefaults() Options {
@@ -166,7 +167,8 @@ func (s *Spool) Close() error {
 }
 
 func (s *Spool) note(action string, outcome audit.Outcome, detail map[string]any) {
-	s.notes = append(s.notes, audit.Event{At: s.o.Now().UTC(), Actor: "vaultd", Action: action, Outcome: outcome, Detail: detail})
+	s.notes = append(s.notes, audit.Event{At: s.o.Now().UTC(), Actor: "vaultd", Action: action, Outcome: outcome,
+		Detail: detail})
 }
 
 func size(batch []*entry) int64 {

@@ -130,7 +130,8 @@ func TestAppendsShareAnFsync(t *testing.T) {
 	}
 }
 
-// With Interval an append does not wait for the disk, only what is fsynced is shipped, and what an fsync lost is written again.
+// With Interval an append does not wait for the disk, only what is fsynced is shipped, and what an fsync lost is
+// written again.
 func TestInterval(t *testing.T) {
 	fs := &faulty{}
 	w := newWorld(t)
@@ -163,7 +164,8 @@ func TestInterval(t *testing.T) {
 	w.check()
 }
 
-// With Interval a segment that somebody removed is missed at its fsync, or when it is full: what was pending is written again.
+// With Interval a segment that somebody removed is missed at its fsync, or when it is full: what was pending is written
+// again.
 func TestIntervalInARemovedSegment(t *testing.T) {
 	for what, size := range map[string]int64{"at the fsync": 1 << 20, "when it is full": 500} {
 		w := newWorld(t)
@@ -251,7 +253,8 @@ func TestShippedSegmentsGo(t *testing.T) {
 	if err := s.Acknowledge(5); err != nil {
 		t.Fatal(err)
 	}
-	if again := drain(t, s); len(again.records) != len(first.records)-4 || again.records[0].Hash() != first.records[4].Hash() {
+	if again := drain(t, s); len(again.records) != len(first.records)-4 ||
+		again.records[0].Hash() != first.records[4].Hash() {
 		t.Errorf("asked again from 5, it has %d records, want those from before", len(again.records))
 	}
 	now = now.Add(time.Hour)
@@ -271,8 +274,8 @@ func TestShippedSegmentsGo(t *testing.T) {
 	}
 }
 
-// Every byte of a folder's segments is damaged in turn, before it is opened. Nothing else is lost, what is lost is said, and
-// no number is used twice.
+// Every byte of a folder's segments is damaged in turn, before it is opened. Nothing else is lost, what is lost is
+// said, and no number is used twice.
 func TestDamageAnywhere(t *testing.T) {
 	w := newWorld(t)
 	s := mustOpen(t, w.small(nil))
@@ -379,7 +382,8 @@ func TestDamageWhileItRuns(t *testing.T) {
 			w.mustAppend(s, "after")
 			after := drain(t, s)
 			if before.lost+after.lost == 0 || s.Stats().Damaged == 0 || len(before.ids)+len(after.ids) < 5 {
-				t.Errorf("%s, removed %v: got %v and %v with %d gaps", victim, remove, before.ids, after.ids, before.lost+after.lost)
+				t.Errorf("%s, removed %v: got %v and %v with %d gaps", victim, remove, before.ids, after.ids,
+					before.lost+after.lost)
 			}
 			if _, ok := after.note(audit.Damaged); !ok {
 				t.Errorf("%s, removed %v: got notes %v, want the damage", victim, remove, after.notes)

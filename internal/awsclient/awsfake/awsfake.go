@@ -1,5 +1,5 @@
-// Package awsfake is what the fakes of AWS services have in common, for tests only: a server on loopback, faults to come, and
-// an environment in which nothing of this machine's AWS configuration is found.
+// Package awsfake is what the fakes of AWS services have in common, for tests only: a server on loopback, faults to
+// come, and an environment in which nothing of this machine's AWS configuration is found.
 package awsfake
 
 import (

@@ -6,9 +6,9 @@
 // ReEncrypt, DescribeKey, GetPublicKey and Sign in application/x-amz-json-1.1) and keeps the promises
 // that the vault builds on: blobs are AES-256-GCM with the encryption context as additional data, a
 // blob opens only under its own key, signatures are Ed25519, an alias can be pointed elsewhere, a key
-// that is disabled or pending deletion, or is not of the kind that an operation needs, refuses. It is stricter than KMS in one way: an unknown field in a request is an error. It looks
-// for a SigV4 Authorization header of the right region and service, but does not recompute
-// the signature.
+// that is disabled or pending deletion, or is not of the kind that an operation needs, refuses. It is stricter than KMS
+// in one way: an unknown field in a request is an error. It looks for a SigV4 Authorization header of the right region
+// and service, but does not recompute the signature.
 //
 // [Fake.Inject] makes it fail in a chosen way; the same over HTTP for tests of whole binaries:
 //

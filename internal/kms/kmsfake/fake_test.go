@@ -119,7 +119,8 @@ func TestRoundTripAndBinding(t *testing.T) {
 	if opened.status != 200 || !bytes.Equal(opened.Plaintext, made.Plaintext) || opened.KeyId != mine {
 		t.Errorf("got %d, key %q, or another plaintext", opened.status, opened.KeyId)
 	}
-	if unnamed := c.do(opDecrypt, fields{"CiphertextBlob": made.CiphertextBlob, "EncryptionContext": bound}); unnamed.status != 200 {
+	if unnamed := c.do(opDecrypt, fields{"CiphertextBlob": made.CiphertextBlob,
+		"EncryptionContext": bound}); unnamed.status != 200 {
 		t.Errorf("without KeyId: got %d", unnamed.status)
 	}
 	flipped := bytes.Clone(made.CiphertextBlob)
@@ -129,14 +130,22 @@ func TestRoundTripAndBinding(t *testing.T) {
 		in   fields
 		code string
 	}{
-		{opDecrypt, fields{"KeyId": mine, "CiphertextBlob": made.CiphertextBlob, "EncryptionContext": fields{"a": "1"}}, "InvalidCiphertextException"},
-		{opDecrypt, fields{"KeyId": mine, "CiphertextBlob": made.CiphertextBlob, "EncryptionContext": fields{"a": "1b", "": "2"}}, "InvalidCiphertextException"},
-		{opDecrypt, fields{"KeyId": mine, "CiphertextBlob": flipped, "EncryptionContext": bound}, "InvalidCiphertextException"},
-		{opDecrypt, fields{"KeyId": mine, "CiphertextBlob": []byte{1}, "EncryptionContext": bound}, "InvalidCiphertextException"},
-		{opDecrypt, fields{"KeyId": foreign, "CiphertextBlob": made.CiphertextBlob, "EncryptionContext": bound}, "IncorrectKeyException"},
-		{opDecrypt, fields{"KeyId": "alias/nobody", "CiphertextBlob": made.CiphertextBlob, "EncryptionContext": bound}, "NotFoundException"},
-		{opReEnc, fields{"SourceKeyId": foreign, "DestinationKeyId": mine, "CiphertextBlob": made.CiphertextBlob, "SourceEncryptionContext": bound}, "IncorrectKeyException"},
-		{opReEnc, fields{"SourceKeyId": mine, "DestinationKeyId": "alias/nobody", "CiphertextBlob": made.CiphertextBlob, "SourceEncryptionContext": bound}, "NotFoundException"},
+		{opDecrypt, fields{"KeyId": mine, "CiphertextBlob": made.CiphertextBlob, "EncryptionContext": fields{"a": "1"}},
+			"InvalidCiphertextException"},
+		{opDecrypt, fields{"KeyId": mine, "CiphertextBlob": made.CiphertextBlob,
+			"EncryptionContext": fields{"a": "1b", "": "2"}}, "InvalidCiphertextException"},
+		{opDecrypt, fields{"KeyId": mine, "CiphertextBlob": flipped, "EncryptionContext": bound},
+			"InvalidCiphertextException"},
+		{opDecrypt, fields{"KeyId": mine, "CiphertextBlob": []byte{1}, "EncryptionContext": bound},
+			"InvalidCiphertextException"},
+		{opDecrypt, fields{"KeyId": foreign, "CiphertextBlob": made.CiphertextBlob, "EncryptionContext": bound},
+			"IncorrectKeyException"},
+		{opDecrypt, fields{"KeyId": "alias/nobody", "CiphertextBlob": made.CiphertextBlob, "EncryptionContext": bound},
+			"NotFoundException"},
+		{opReEnc, fields{"SourceKeyId": foreign, "DestinationKeyId": mine, "CiphertextBlob": made.CiphertextBlob,
+			"SourceEncryptionContext": bound}, "IncorrectKeyException"},
+		{opReEnc, fields{"SourceKeyId": mine, "DestinationKeyId": "alias/nobody", "CiphertextBlob": made.CiphertextBlob,
+			"SourceEncryptionContext": bound}, "NotFoundException"},
 		{opGenerate, fields{"KeyId": mine, "KeySpec": "AES_128"}, "ValidationException"},
 		{opGenerate, fields{"KeyId": "alias/nobody", "KeySpec": "AES_256"}, "NotFoundException"},
 		{opEncrypt, fields{"KeyId": "alias/nobody"}, "NotFoundException"},
@@ -153,7 +162,8 @@ func TestRoundTripAndBinding(t *testing.T) {
 func TestReEncryptAndEncrypt(t *testing.T) {
 	f, c := start(t, "vault", "other")
 	mine, foreign := f.AddKey("vault"), f.AddKey("other")
-	sealed := c.do(opEncrypt, fields{"KeyId": mine, "Plaintext": []byte("thirty-two"), "EncryptionContext": fields{"a": "1"}})
+	sealed := c.do(opEncrypt, fields{"KeyId": mine, "Plaintext": []byte("thirty-two"),
+		"EncryptionContext": fields{"a": "1"}})
 	moved := c.do(opReEnc, fields{
 		"SourceKeyId": mine, "SourceEncryptionContext": fields{"a": "1"}, "CiphertextBlob": sealed.CiphertextBlob,
 		"DestinationKeyId": foreign, "DestinationEncryptionContext": fields{"a": "2"},
@@ -161,7 +171,8 @@ func TestReEncryptAndEncrypt(t *testing.T) {
 	if moved.KeyId != foreign || moved.SourceKeyId != mine {
 		t.Errorf("got %q from %q", moved.KeyId, moved.SourceKeyId)
 	}
-	opened := c.do(opDecrypt, fields{"KeyId": foreign, "CiphertextBlob": moved.CiphertextBlob, "EncryptionContext": fields{"a": "2"}})
+	opened := c.do(opDecrypt, fields{"KeyId": foreign, "CiphertextBlob": moved.CiphertextBlob,
+		"EncryptionContext": fields{"a": "2"}})
 	if string(opened.Plaintext) != "thirty-two" {
 		t.Errorf("got %d, another plaintext", opened.status)
 	}
@@ -171,7 +182,8 @@ func TestSignatureIsWanted(t *testing.T) {
 	f, c := start(t, "vault")
 	for _, authority := range []string{"", "Bearer x", signature("us-east-1", "kms"), signature(region, "s3")} {
 		c.authority = authority
-		if got := c.do(opDescribe, fields{"KeyId": "alias/vault"}); got.status != 400 || got.code != "MissingAuthenticationTokenException" {
+		if got := c.do(opDescribe, fields{"KeyId": "alias/vault"}); got.status != 400 ||
+			got.code != "MissingAuthenticationTokenException" {
 			t.Errorf("%q: got %d %q", authority, got.status, got.code)
 		}
 	}
@@ -183,8 +195,10 @@ func TestSignatureIsWanted(t *testing.T) {
 func TestKeysAreLookedUpByEveryName(t *testing.T) {
 	f, c := start(t, "vault")
 	arn := f.AddKey("vault")
-	for _, name := range []string{"alias/vault", arn, arn[strings.LastIndex(arn, "/")+1:], arn[:strings.Index(arn, "key/")] + "alias/vault"} {
-		if got := c.do(opDescribe, fields{"KeyId": name}); got.KeyMetadata == nil || got.KeyMetadata.Arn != arn || !got.KeyMetadata.Enabled {
+	for _, name := range []string{"alias/vault", arn, arn[strings.LastIndex(arn, "/")+1:],
+		arn[:strings.Index(arn, "key/")] + "alias/vault"} {
+		if got := c.do(opDescribe, fields{"KeyId": name}); got.KeyMetadata == nil || got.KeyMetadata.Arn != arn ||
+			!got.KeyMetadata.Enabled {
 			t.Errorf("%s: got %d %+v", name, got.status, got.KeyMetadata)
 		}
 	}
@@ -228,8 +242,9 @@ func TestControl(t *testing.T) {
 	if got := describe(); got != "" {
 		t.Errorf("got %q", got)
 	}
-	for _, bad := range []string{"/_fault", "/_fault?kind=mood", "/_fault?kind=throttle&times=x", "/_fault?kind=throttle&times=-1",
-		"/_fault?kind=slow&delay=soon", "/_fault?kind=throttle&op=Sing", "/_state?key=alias/nobody&state=Enabled"} {
+	for _, bad := range []string{"/_fault", "/_fault?kind=mood", "/_fault?kind=throttle&times=x",
+		"/_fault?kind=throttle&times=-1", "/_fault?kind=slow&delay=soon", "/_fault?kind=throttle&op=Sing",
+		"/_state?key=alias/nobody&state=Enabled"} {
 		post(bad, 400)
 	}
 	status, body := c.control(http.MethodGet, "/_calls")
@@ -295,7 +310,8 @@ func TestSignAndGetPublicKey(t *testing.T) {
 		return in
 	}
 	signed := c.do(opSign, signing("KeyId", "alias/seals"))
-	if !ed25519.Verify(public, message, signed.Signature) || signed.KeyId != arn || signed.SigningAlgorithm != "ED25519_SHA_512" {
+	if !ed25519.Verify(public, message, signed.Signature) || signed.KeyId != arn ||
+		signed.SigningAlgorithm != "ED25519_SHA_512" {
 		t.Errorf("got %d %q, a signature of %d bytes by %q", signed.status, signed.code, len(signed.Signature), signed.KeyId)
 	}
 	for _, refusal := range []struct {

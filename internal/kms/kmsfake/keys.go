@@ -65,7 +65,8 @@ func (f *Fake) add(alias, usage, spec string) (arn string) {
 // AddMultiRegionKey makes a key that other regions may have as well, and points alias/NAME at it.
 func (f *Fake) AddMultiRegionKey(alias string) (arn string) {
 	id := sha256.Sum256([]byte("multi-region key id of " + alias))
-	k := &key{arn: fmt.Sprintf("arn:aws:kms:%s:%s:key/mrk-%x", f.region, account, id[:16]), state: Enabled, usage: wrapUsage, spec: "SYMMETRIC_DEFAULT"}
+	k := &key{arn: fmt.Sprintf("arn:aws:kms:%s:%s:key/mrk-%x", f.region, account, id[:16]), state: Enabled,
+		usage: wrapUsage, spec: "SYMMETRIC_DEFAULT"}
 	rand.Read(k.material[:])
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -73,8 +74,8 @@ func (f *Fake) AddMultiRegionKey(alias string) (arn string) {
 	return k.arn
 }
 
-// Replicate gives another region the multi-region key that alias/NAME stands for: the same id and material under its own ARN,
-// with a state of its own.
+// Replicate gives another region the multi-region key that alias/NAME stands for: the same id and material under its
+// own ARN, with a state of its own.
 func (f *Fake) Replicate(alias string, to *Fake) (arn string) {
 	f.mu.Lock()
 	replica := *f.lookup("alias/" + alias)

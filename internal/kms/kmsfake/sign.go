@@ -18,7 +18,8 @@ const (
 // private is the Ed25519 key whose seed is the key's material.
 func (k *key) private() ed25519.PrivateKey { return ed25519.NewKeyFromSeed(k.material[:]) }
 
-// getPublicKey answers for asymmetric keys. Of one that is not Ed25519 there is no material, and the bytes are another curve's.
+// getPublicKey answers for asymmetric keys. Of one that is not Ed25519 there is no material, and the bytes are another
+// curve's.
 func (f *Fake) getPublicKey(in input) (output, error) {
 	k, err := f.usable(in.KeyId)
 	if err != nil {
@@ -32,7 +33,8 @@ func (f *Fake) getPublicKey(in input) (output, error) {
 		out.PublicKey = anotherPublicKey()
 		return out, nil
 	}
-	out.PublicKey, out.SigningAlgorithms = mustMarshal(k.private().Public()), []string{ed25519Algorithm, "ED25519_PH_SHA_512"}
+	out.PublicKey, out.SigningAlgorithms = mustMarshal(k.private().Public()),
+		[]string{ed25519Algorithm, "ED25519_PH_SHA_512"}
 	return out, nil
 }
 
@@ -46,7 +48,8 @@ func (f *Fake) sign(in input) (output, error) {
 	case in.MessageType != "RAW" || len(in.Message) > longestMessage:
 		return output{}, failure{http.StatusBadRequest, "ValidationException", "MessageType"}
 	}
-	return output{KeyId: k.arn, Signature: ed25519.Sign(k.private(), in.Message), SigningAlgorithm: in.SigningAlgorithm}, nil
+	return output{KeyId: k.arn, Signature: ed25519.Sign(k.private(), in.Message), SigningAlgorithm: in.SigningAlgorithm},
+		nil
 }
 
 func anotherPublicKey() []byte {

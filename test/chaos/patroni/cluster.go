@@ -68,7 +68,8 @@ func (c *Cluster) start(ctx context.Context) (err error) {
 		return err
 	}
 	for i := range 3 {
-		c.Members = append(c.Members, &Member{Name: fmt.Sprintf("node%d", i+1), cluster: c, port: ports[2+3*i], restPort: ports[3+3*i], poolPort: ports[4+3*i]})
+		c.Members = append(c.Members, &Member{Name: fmt.Sprintf("node%d", i+1), cluster: c, port: ports[2+3*i],
+			restPort: ports[3+3*i], poolPort: ports[4+3*i]})
 	}
 	for _, m := range c.Members {
 		if err := c.user.makeFolder(m.folder()); err != nil {
@@ -84,8 +85,8 @@ func (c *Cluster) start(ctx context.Context) (err error) {
 func (c *Cluster) startEtcd(clients, peers int) (err error) {
 	c.etcdPort = clients
 	client, peer := "http://"+address(clients), "http://"+address(peers)
-	c.etcd, err = c.user.start(c.dir, etcdProgram, "--name", "etcd", "--data-dir", filepath.Join(c.dir, "etcd"), "--log-level", "warn",
-		"--listen-client-urls", client, "--advertise-client-urls", client,
+	c.etcd, err = c.user.start(c.dir, etcdProgram, "--name", "etcd", "--data-dir", filepath.Join(c.dir, "etcd"),
+		"--log-level", "warn", "--listen-client-urls", client, "--advertise-client-urls", client,
 		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "etcd="+peer)
 	return err
 }
@@ -128,7 +129,8 @@ func (c *Cluster) URL(database, role string) string {
 }
 
 func (c *Cluster) url(database, role string, hosts []string, query url.Values) string {
-	u := url.URL{Scheme: "postgres", User: url.UserPassword(role, c.password), Host: strings.Join(hosts, ","), Path: "/" + database, RawQuery: query.Encode()}
+	u := url.URL{Scheme: "postgres", User: url.UserPassword(role, c.password), Host: strings.Join(hosts, ","),
+		Path: "/" + database, RawQuery: query.Encode()}
 	return u.String()
 }
 
@@ -184,7 +186,8 @@ func (c *Cluster) WaitReady(ctx context.Context) error {
 		if err != nil {
 			return false, err.Error()
 		}
-		return state.count("sync_standby") == 1 && streaming == len(c.Members)-1, fmt.Sprintf("%+v, %d streaming", state.Members, streaming)
+		return state.count("sync_standby") == 1 && streaming == len(c.Members)-1,
+			fmt.Sprintf("%+v, %d streaming", state.Members, streaming)
 	})
 	if err != nil {
 		return fmt.Errorf("%w\n%s", err, c.logs())

@@ -98,16 +98,17 @@ func (in *installed) mustCtl(ctx context.Context, url string, args ...string) st
 	return out.String()
 }
 
-// startDaemon starts a vaultd that reads from its member and writes, for rotations, to whoever leads: node2's through the
-// poolers.
+// startDaemon starts a vaultd that reads from its member and writes, for rotations, to whoever leads: node2's through
+// the poolers.
 func (in *installed) startDaemon(ctx context.Context, m *Member) {
 	in.t.Helper()
 	local, writes, base := m.URL(database, daemon), in.URL(database, daemon), filepath.Join(in.dir, "vaultd-"+m.Name)
 	if m == in.Members[1] {
 		writes = in.PooledURL(database, daemon)
 	}
-	must(in.t, os.WriteFile(base+".toml", fmt.Appendf(nil, "database_url = %q\nprimary_database_url = %q\nlisten_database_url = %q\n"+
-		"listen = [\"127.0.0.1:0\"]\nhealth_listen = \"127.0.0.1:0\"\naddress_file = %q\nkms_keys = [%q]\nallow = [\"127.0.0.1\"]\nscan_interval = \"500ms\"\nclaim_timeout = \"10s\"\nlog_level = \"warn\"\naudit_spool = %q\n",
+	must(in.t, os.WriteFile(base+".toml", fmt.Appendf(nil,
+		"database_url = %q\nprimary_database_url = %q\nlisten_database_url = %q\n"+
+			"listen = [\"127.0.0.1:0\"]\nhealth_listen = \"127.0.0.1:0\"\naddress_file = %q\nkms_keys = [%q]\nallow = [\"127.0.0.1\"]\nscan_interval = \"500ms\"\nclaim_timeout = \"10s\"\nlog_level = \"warn\"\naudit_spool = %q\n",
 		local, writes, in.URL(database, daemon), base+".addresses", in.keyURI, base+".spool"), 0o600))
 	p, err := runAs{}.startLogged(in.dir, base+".log", filepath.Join(in.dir, "vaultd"), "--config", base+".toml")
 	must(in.t, err)
@@ -128,11 +129,12 @@ func (in *installed) startDaemon(ctx context.Context, m *Member) {
 	}))
 }
 
-// cluster is what the workload and the oracle need to know. vaultctl goes through the poolers, the writers of this process
-// do not.
+// cluster is what the workload and the oracle need to know. vaultctl goes through the poolers, the writers of this
+// process do not.
 func (in *installed) cluster() chaos.Cluster {
-	c := chaos.Cluster{WriteURL: in.URL(database, operator), SuperuserURL: in.URL(database, Superuser), KMSKeys: []string{in.keyURI}, Token: in.token,
-		Vaultctl: filepath.Join(in.dir, "vaultctl"), VaultctlEnv: in.environment(in.PooledURL(database, operator)), Synchronous: true}
+	c := chaos.Cluster{WriteURL: in.URL(database, operator), SuperuserURL: in.URL(database, Superuser),
+		KMSKeys: []string{in.keyURI}, Token: in.token, Vaultctl: filepath.Join(in.dir, "vaultctl"),
+		VaultctlEnv: in.environment(in.PooledURL(database, operator)), Synchronous: true}
 	for _, m := range in.Members {
 		c.Nodes = append(c.Nodes, chaos.Node{Name: m.Name, DaemonURL: in.daemons[m.Name]})
 	}

@@ -12,9 +12,11 @@ import (
 )
 
 // A switchover, the death of a leader and its return, while people and commands write, rotations fall due and clients
-// read: nothing acknowledged is lost, and the standbys answer throughout. Patroni decides who leads; nobody here helps it.
+// read: nothing acknowledged is lost, and the standbys answer throughout. Patroni decides who leads; nobody here helps
+// it.
 func TestFailover(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // a bound; on a machine that has time it takes about one
+	// a bound; on a machine that has time it takes about one
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	in := install(t, ctx)
 	s := &story{t: t, installed: in, ledger: &chaos.Ledger{}, timeline: &chaos.Timeline{}, start: time.Now()}
@@ -64,9 +66,10 @@ func (s *story) step(what string, err error) {
 	s.t.Logf("%5.1f s: %s", time.Since(s.start).Seconds(), what)
 }
 
-// loseLeader has another member lead, and tells the timeline. The members left follow the new leader, for which Patroni may
-// start one anew, so what they show is judged again once all is well.
-func (s *story) loseLeader(ctx context.Context, kind string, lose func(context.Context) (old *Member, err error)) *Member {
+// loseLeader has another member lead, and tells the timeline. The members left follow the new leader, for which Patroni
+// may start one anew, so what they show is judged again once all is well.
+func (s *story) loseLeader(ctx context.Context, kind string,
+	lose func(context.Context) (old *Member, err error)) *Member {
 	s.t.Helper()
 	leader := s.Leader(ctx)
 	s.timeline.Fault(kind)
@@ -109,7 +112,8 @@ func (s *story) goOn(ctx context.Context) {
 			return false, "no leader"
 		}
 		var done int
-		if err := leader.askIn(ctx, database, `SELECT count(*) FROM vault.rotation_jobs WHERE state = 'done'`, &done); err != nil {
+		if err := leader.askIn(ctx, database, `SELECT count(*) FROM vault.rotation_jobs WHERE state = 'done'`,
+			&done); err != nil {
 			return false, err.Error()
 		}
 		if rotated < 0 {

@@ -150,7 +150,8 @@ func (p postmaster) kill(ctx context.Context) error {
 	if err := unix.Kill(p.pid, unix.SIGKILL); err != nil {
 		return fmt.Errorf("killing the server: %w", err)
 	}
-	return until(ctx, "the killed server's processes are gone", func() (bool, string) { return !anyAlive(family), fmt.Sprint(family) })
+	return until(ctx, "the killed server's processes are gone",
+		func() (bool, string) { return !anyAlive(family), fmt.Sprint(family) })
 }
 
 // end stops the server at once, as its data is about to be removed.

@@ -6,7 +6,8 @@ import (
 	"path/filepath"
 )
 
-// A leader that does not renew its key for ttl seconds has lost it. Patroni asks for loop_wait + 2*retry_timeout <= ttl.
+// A leader that does not renew its key for ttl seconds has lost it. Patroni asks for loop_wait + 2*retry_timeout <=
+// ttl.
 const (
 	ttl          = 8
 	loopWait     = 1
@@ -18,7 +19,8 @@ type tree = map[string]any
 // settings is a member's configuration. Patroni reads YAML, and JSON is YAML.
 func (m *Member) settings() ([]byte, error) {
 	c := m.cluster
-	hba := []string{"local all all trust", "host all all 127.0.0.1/32 scram-sha-256", "host replication all 127.0.0.1/32 scram-sha-256"}
+	hba := []string{"local all all trust", "host all all 127.0.0.1/32 scram-sha-256",
+		"host replication all 127.0.0.1/32 scram-sha-256"}
 	login := func(user string) tree { return tree{"username": user, "password": c.password} }
 	return json.MarshalIndent(tree{
 		"scope": "vault", "name": m.Name,
@@ -29,7 +31,8 @@ func (m *Member) settings() ([]byte, error) {
 				"ttl": ttl, "loop_wait": loopWait, "retry_timeout": retryTimeout, "maximum_lag_on_failover": 1 << 20,
 				"synchronous_mode": true,
 				"postgresql": tree{"use_pg_rewind": true, "use_slots": true, "parameters": tree{
-					"wal_log_hints": "on", "max_connections": 100, "fsync": "off", // a killed process loses nothing by it, only a machine
+					// a killed process loses nothing by it, only a machine
+					"wal_log_hints": "on", "max_connections": 100, "fsync": "off",
 				}},
 			},
 			"initdb": []any{"data-checksums", tree{"encoding": "UTF8"}, tree{"locale": "C"}},

@@ -1,10 +1,10 @@
-// Package pgproxy stands between PostgreSQL's clients and one server and loses what it is told to lose: a request before
-// the server has seen it (the step failed), or the answer after the server has given it in full (the step was done, and
-// nobody knows). The client sees the connection end in order, be reset, or hang.
+// Package pgproxy stands between PostgreSQL's clients and one server and loses what it is told to lose: a request
+// before the server has seen it (the step failed), or the answer after the server has given it in full (the step was
+// done, and nobody knows). The client sees the connection end in order, be reset, or hang.
 //
-// It understands just enough of the protocol to see a request going by: where messages begin and end, what a simple query
-// says, which text a bound statement was prepared from, and the ReadyForQuery that ends an answer. Everything else, the
-// authentication and cancel requests included, passes through as it is. It offers no TLS.
+// It understands just enough of the protocol to see a request going by: where messages begin and end, what a simple
+// query says, which text a bound statement was prepared from, and the ReadyForQuery that ends an answer. Everything
+// else, the authentication and cancel requests included, passes through as it is. It offers no TLS.
 package pgproxy
 
 import (

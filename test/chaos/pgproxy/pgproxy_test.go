@@ -32,7 +32,8 @@ func mustProxy(t *testing.T, store *vaulttest.Store) *pgproxy.Proxy {
 func mustConnect(t *testing.T, store *vaulttest.Store, p *pgproxy.Proxy) *pgx.Conn {
 	t.Helper()
 	// sslmode=prefer: the client asks for TLS first, and goes on without.
-	url := "postgres://" + vaulttest.Superuser + "@127.0.0.1:" + strconv.Itoa(p.Port()) + "/" + store.Database + "?sslmode=prefer"
+	url := "postgres://" + vaulttest.Superuser + "@127.0.0.1:" + strconv.Itoa(p.Port()) + "/" + store.Database +
+		"?sslmode=prefer"
 	conn, err := pgx.Connect(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)

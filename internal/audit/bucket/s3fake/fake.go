@@ -45,8 +45,8 @@ type Fake struct {
 
 // New makes an empty bucket.
 func New(region, bucket string) *Fake {
-	return &Fake{Faults: awsfake.NewFaults(kinds(), operations()), region: region, bucket: bucket, objects: map[string][]byte{}, calls: map[string]int{},
-		page: longestPage}
+	return &Fake{Faults: awsfake.NewFaults(kinds(), operations()), region: region, bucket: bucket,
+		objects: map[string][]byte{}, calls: map[string]int{}, page: longestPage}
 }
 
 // Serve listens on a free port of 127.0.0.1 and returns the URL. Close ends it.

@@ -26,8 +26,8 @@ func ask(t *testing.T, method, url, region, body string, header map[string]strin
 	r.Header.Set("X-Amz-Date", "20300101T000000Z")
 	r.Header.Set("X-Amz-Content-Sha256", fmt.Sprintf("%x", sum))
 	r.Header.Set("X-Amz-Checksum-Sha256", base64.StdEncoding.EncodeToString(sum[:]))
-	r.Header.Set("Authorization", fmt.Sprintf("AWS4-HMAC-SHA256 Credential=AKIA/20300101/%s/s3/aws4_request, SignedHeaders=host;x-amz-date, Signature=%s",
-		region, strings.Repeat("0a", 32)))
+	r.Header.Set("Authorization",
+		fmt.Sprintf("AWS4-HMAC-SHA256 Credential=AKIA/20300101/%s/s3/aws4_request, SignedHeaders=host;x-amz-date, Signature=%s", region, strings.Repeat("0a", 32)))
 	for k, v := range header {
 		r.Header.Set(k, v)
 	}
@@ -67,14 +67,17 @@ func TestTheProtocol(t *testing.T) {
 		{http.MethodPut, "/seals/a/1", "eu-west-1", "three", nil, 200, ""}, // as S3 does
 		{http.MethodGet, "/seals/a/1", "eu-west-1", "", nil, 200, "three"},
 		{http.MethodPut, "/seals/a/2", "eu-west-1", "x", map[string]string{"X-Amz-Checksum-Sha256": ""}, 400, "BadDigest"},
-		{http.MethodPut, "/seals/a/2", "eu-west-1", "x", map[string]string{"X-Amz-Content-Sha256": strings.Repeat("0", 64)}, 400, "Mismatch"},
+		{http.MethodPut, "/seals/a/2", "eu-west-1", "x", map[string]string{"X-Amz-Content-Sha256": strings.Repeat("0", 64)},
+			400, "Mismatch"},
 		{http.MethodPut, "/seals/a/2", "us-east-1", "x", once, 403, "AccessDenied"},
 		{http.MethodPut, "/seals/a/2", "eu-west-1", "x", map[string]string{"Authorization": "Bearer x"}, 403, "AccessDenied"},
 		{http.MethodPut, "/seals/a/2", "eu-west-1", "x", once, 200, ""},
 		{http.MethodPut, "/seals/b/1", "eu-west-1", "x", once, 200, ""},
 		{http.MethodPut, "/seals/a/3", "eu-west-1", "x", once, 200, ""},
-		{http.MethodGet, "/seals?list-type=2&prefix=a/", "eu-west-1", "", nil, 200, "<IsTruncated>true</IsTruncated><Contents><Key>a/1</Key><Size>5</Size></Contents><Contents><Key>a/2</Key>"},
-		{http.MethodGet, "/seals?list-type=2&prefix=a/&start-after=a/2", "eu-west-1", "", nil, 200, "<IsTruncated>false</IsTruncated><Contents><Key>a/3</Key><Size>1</Size></Contents></ListBucketResult>"},
+		{http.MethodGet, "/seals?list-type=2&prefix=a/", "eu-west-1", "", nil, 200,
+			"<IsTruncated>true</IsTruncated><Contents><Key>a/1</Key><Size>5</Size></Contents><Contents><Key>a/2</Key>"},
+		{http.MethodGet, "/seals?list-type=2&prefix=a/&start-after=a/2", "eu-west-1", "", nil, 200,
+			"<IsTruncated>false</IsTruncated><Contents><Key>a/3</Key><Size>1</Size></Contents></ListBucketResult>"},
 		{http.MethodGet, "/seals", "eu-west-1", "", nil, 501, "NotImplemented"},
 		{http.MethodDelete, "/seals/a/1", "eu-west-1", "", nil, 501, "NotImplemented"},
 		{http.MethodGet, "/sealsother/a", "eu-west-1", "", nil, 501, "NotImplemented"},
