@@ -16,7 +16,7 @@ import (
 )
 
 // startVaultd runs a daemon beside the primary, on its socket, with further lines of configuration.
-func (s *stage) startVaultd(ctx context.Context, name, url string, lines ...string) (*process, error) {
+func (s *env) startVaultd(ctx context.Context, name, url string, lines ...string) (*process, error) {
 	base := s.file(name)
 	config := fmt.Sprintf(`database_url = %q
 listen = ["127.0.0.1:0"]
@@ -71,7 +71,7 @@ func get(ctx context.Context, url string) (*http.Response, error) {
 }
 
 // startBaseline runs this program as another server, which says its address in the first line of its log.
-func (s *stage) startBaseline(ctx context.Context, name string, args ...string) (*process, error) {
+func (s *env) startBaseline(ctx context.Context, name string, args ...string) (*process, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -85,7 +85,7 @@ func (s *stage) startBaseline(ctx context.Context, name string, args ...string) 
 		})
 }
 
-func (s *stage) start(ctx context.Context, name string, cmd *exec.Cmd,
+func (s *env) start(ctx context.Context, name string, cmd *exec.Cmd,
 	ready func(*process) (bool, error)) (*process, error) {
 	p, err := start(ctx, name, filepath.Join(s.dir, name+".log"), cmd, ready)
 	if err == nil {

@@ -15,7 +15,7 @@ import (
 
 // store is a vault with so many secrets of three versions, in a database of the stage's cluster.
 type store struct {
-	*stage
+	*env
 	database string
 	secrets  int
 	token    vault.Token
@@ -29,8 +29,8 @@ func (s *store) exec(ctx context.Context, statements ...string) error {
 	return s.cluster.Primary().Exec(ctx, s.database, statements...)
 }
 
-func (s *store) ask(ctx context.Context, sql string) (string, error) {
-	return ask(ctx, s.url(superuser), sql)
+func (s *store) queryValue(ctx context.Context, sql string) (string, error) {
+	return queryValue(ctx, s.url(superuser), sql)
 }
 
 // nameAt is the name of a secret, as an organisation of fifty teams would have it.
@@ -44,7 +44,7 @@ const filled = 10_000 // secrets in one COPY
 // superuser's. Half of the secrets rotate every thirty days, and have a rotation behind them; the versions before the
 // current one are in grace for some days.
 func (s *store) fill(ctx context.Context) error {
-	cluster, err := s.ask(ctx, `SELECT cluster_id FROM vault.config`)
+	cluster, err := s.queryValue(ctx, `SELECT cluster_id FROM vault.config`)
 	if err != nil {
 		return err
 	}

@@ -162,7 +162,7 @@ func counted(want int) func([]db.SecretRow, error) error {
 
 // nameUnder is the n-th name under a prefix.
 func (c *client) nameUnder(ctx context.Context, prefix string, n int) (string, error) {
-	return c.ask(ctx, fmt.Sprintf(`SELECT name FROM vault.secrets WHERE name ^@ '%s' ORDER BY name OFFSET %d LIMIT 1`,
+	return c.queryValue(ctx, fmt.Sprintf(`SELECT name FROM vault.secrets WHERE name ^@ '%s' ORDER BY name OFFSET %d LIMIT 1`,
 		prefix, n))
 }
 

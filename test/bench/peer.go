@@ -11,7 +11,7 @@ import (
 // peer is a Vault-compatible server that somebody else has started.
 type peer struct {
 	address string
-	ask     exchange // with the token: never shown
+	request exchange // with the token: never shown
 }
 
 // peerFrom reads BENCH_PEER_URL, BENCH_PEER_TOKEN and BENCH_PEER_PATH: all of them, or none.
@@ -43,10 +43,10 @@ func peerFrom(environ []string) (*peer, error) {
 	}
 	return &peer{
 		address: net.JoinHostPort(u.Hostname(), port),
-		ask: exchange{request: fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: %s\r\nX-Vault-Token: %s\r\n\r\n",
+		request: exchange{request: fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: %s\r\nX-Vault-Token: %s\r\n\r\n",
 			u.RequestURI(), u.Host, token)},
 	}, nil
 }
 
 // next: whatever the peer holds, it has to answer 200 with it.
-func (p *peer) next() *exchange { return &p.ask }
+func (p *peer) next() *exchange { return &p.request }

@@ -86,7 +86,7 @@ func (p planned) check(rows float64) error {
 }
 
 // plansOf returns the plans that work leaves in the log.
-func (s *stage) plansOf(ctx context.Context, work func() error) ([]planned, error) {
+func (s *env) plansOf(ctx context.Context, work func() error) ([]planned, error) {
 	path := s.cluster.Primary().LogFile()
 	before, err := os.Stat(path)
 	if err != nil {

@@ -18,8 +18,8 @@ const rotationsAtOnce = 32 // over two daemons, and pgbench's clients
 // rotating is secrets that all become due at one moment, as after a long downtime, and two daemons that rotate them; by
 // pgbench, as many jobs claimed beforehand, completed by the same statements with bytes that are ready: what PostgreSQL
 // takes when claiming and sealing cost nothing; and reads meanwhile.
-func (s *stage) rotating(ctx context.Context, o options, reads []string) ([]subject, error) {
-	r := &rotations{stage: s, due: o.due}
+func (s *env) rotating(ctx context.Context, o options, reads []string) ([]subject, error) {
+	r := &rotations{env: s, due: o.due}
 	if err := r.fill(ctx); err != nil {
 		return nil, fmt.Errorf("filling: %w", err)
 	}
@@ -45,7 +45,7 @@ func (s *stage) rotating(ctx context.Context, o options, reads []string) ([]subj
 }
 
 type rotations struct {
-	*stage
+	*env
 	due     int
 	version int // that all of them have
 }
@@ -160,7 +160,7 @@ func (r *rotations) drained(ctx context.Context) error {
 // eachOnce: every secret has been rotated, and none twice.
 func (r *rotations) eachOnce(ctx context.Context) error {
 	r.version++
-	got, err := r.ask(ctx,
+	got, err := r.queryValue(ctx,
 		`SELECT concat_ws(' ', count(*), min(current_version), max(current_version)) FROM vault.secrets WHERE name ^@ 'rotate/'`)
 	if want := fmt.Sprintf("%d %d %d", r.due, r.version, r.version); err == nil && got != want {
 		err = fmt.Errorf("got secrets and their lowest and highest version %q, want %q: each rotates once", got, want)

@@ -44,12 +44,12 @@ func runRounds(ctx context.Context, o options, out, talk io.Writer) (err error) 
 			return fmt.Errorf("-profile: %w", err)
 		}
 	}
-	s, err := newStage(ctx, 1, "1GB")
+	s, err := newEnv(ctx, 1, "1GB")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
-	if r.Postgres, err = s.ask(ctx, `SELECT current_setting('server_version')`); err != nil {
+	if r.Postgres, err = s.queryValue(ctx, `SELECT current_setting('server_version')`); err != nil {
 		return err
 	}
 	fmt.Fprintf(talk, "bench: filling %d secrets\n", o.secrets)
@@ -88,7 +88,7 @@ func plan(subjects []subject) []step {
 
 // rounds measures every step in every round, each round beginning somewhere else: whoever disturbs the machine for a
 // while does not always disturb the same subject. A round before the first fills caches and counts for nothing.
-func (s *stage) rounds(ctx context.Context, o options, steps []step, talk io.Writer) (results, error) {
+func (s *env) rounds(ctx context.Context, o options, steps []step, talk io.Writer) (results, error) {
 	got := results{}
 	for round := range o.rounds + 1 {
 		began, slice := time.Now(), o.slice
@@ -119,7 +119,7 @@ func (s *stage) rounds(ctx context.Context, o options, steps []step, talk io.Wri
 }
 
 // subjects fills the vault, starts everything, and learns what every answer has to be.
-func (s *stage) subjects(ctx context.Context, o options) ([]subject, error) {
+func (s *env) subjects(ctx context.Context, o options) ([]subject, error) {
 	reads, verifies := namesUnder("read/", o.secrets), namesUnder("verify/", o.secrets)
 	if err := errors.Join(s.fill(ctx, reads, 1, o.bytes), s.fill(ctx, verifies, 2, o.bytes)); err != nil {
 		return nil, fmt.Errorf("filling: %w", err)
@@ -145,10 +145,10 @@ func (s *stage) subjects(ctx context.Context, o options) ([]subject, error) {
 	return append(append(all, puts...), rotations...), err
 }
 
-// quiet: what a daemon does by itself it does not do in somebody else's slice.
-var quiet = []string{`rotation_workers = 0`, `scan_interval = "1h"`, `heartbeat_interval = "0s"`}
+// noBackgroundWork: what a daemon does by itself it does not do in somebody else's slice.
+var noBackgroundWork = []string{`rotation_workers = 0`, `scan_interval = "1h"`, `heartbeat_interval = "0s"`}
 
-func (s *stage) readers(ctx context.Context, o options, reads, verifies []string) ([]subject, error) {
+func (s *env) readers(ctx context.Context, o options, reads, verifies []string) ([]subject, error) {
 	var all []subject
 	add := func(name string, p *process, audited bool, exchanges []exchange) {
 		all = append(all, subject{name, o.at, func(ctx context.Context, n int, slice time.Duration) (figures, error) {
@@ -175,7 +175,7 @@ func (s *stage) readers(ctx context.Context, o options, reads, verifies []string
 	add(oneQuery, query, false, learnt)
 	for _, mode := range []struct{ subject, audit string }{{readOff, `audit = "off"`},
 		{readInterval, `audit_sync = "interval"`}, {readAlways, `audit_sync = "always"`}} {
-		settings := append(quiet, mode.audit)
+		settings := append(noBackgroundWork, mode.audit)
 		if o.profiles != "" {
 			settings = append(settings, fmt.Sprintf(`cpu_profile = %q`, filepath.Join(o.profiles, mode.subject+".pprof")))
 		}
@@ -200,7 +200,7 @@ func (s *stage) readers(ctx context.Context, o options, reads, verifies []string
 }
 
 // drive measures a server for a slice, and what its records cost when they are shipped afterwards.
-func (s *stage) drive(ctx context.Context, slice time.Duration, p *process, audited bool, connections int,
+func (s *env) drive(ctx context.Context, slice time.Duration, p *process, audited bool, connections int,
 	next func() *exchange) (figures, error) {
 	var l load
 	f, err := s.cost([]int{p.pid()}, func() (int, error) {
@@ -239,7 +239,7 @@ func driveFor(ctx context.Context, slice time.Duration, address string, connecti
 }
 
 // cost is the processor time of processes and of PostgreSQL for what work did, shared among its requests.
-func (s *stage) cost(pids []int, work func() (requests int, err error)) (figures, error) {
+func (s *env) cost(pids []int, work func() (requests int, err error)) (figures, error) {
 	own, err := cpuOfAll(pids...)
 	if err != nil {
 		return nil, err

@@ -106,15 +106,15 @@ type tableReport struct {
 func runScale(ctx context.Context, o scaleOptions, out, talk io.Writer) (err error) {
 	r := &scaleReport{Began: time.Now().UTC(), CPUs: runtime.NumCPU(), Go: goVersion(), Secrets: o.secrets,
 		Buffers: o.buffers, With: o.with}
-	s, err := newStage(ctx, 0, o.buffers)
+	s, err := newEnv(ctx, 0, o.buffers)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
-	if r.Postgres, err = s.ask(ctx, `SELECT current_setting('server_version')`); err != nil {
+	if r.Postgres, err = s.queryValue(ctx, `SELECT current_setting('server_version')`); err != nil {
 		return err
 	}
-	small, large := &store{stage: s, database: "few", secrets: few}, &store{stage: s, database: "many", secrets: o.secrets}
+	small, large := &store{env: s, database: "few", secrets: few}, &store{env: s, database: "many", secrets: o.secrets}
 	fmt.Fprintf(talk, "bench: filling %d secrets of %d versions\n", o.secrets, versionsEach)
 	began := time.Now()
 	if err := s.fillStores(ctx, o.with, small, large); err != nil {
@@ -142,7 +142,7 @@ func runScale(ctx context.Context, o scaleOptions, out, talk io.Writer) (err err
 	return errors.Join(r.print(out), r.save(o.jsonFile), failed)
 }
 
-func (s *stage) fillStores(ctx context.Context, with string, stores ...*store) (err error) {
+func (s *env) fillStores(ctx context.Context, with string, stores ...*store) (err error) {
 	for i, st := range stores {
 		if st.token, err = s.install(ctx, st.database, operator, daemon, planner); err != nil {
 			return err
@@ -152,14 +152,14 @@ func (s *stage) fillStores(ctx context.Context, with string, stores ...*store) (
 				return err
 			}
 		}
-		if err := st.stage.fillStore(ctx, st, with); err != nil {
+		if err := st.env.fillStore(ctx, st, with); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (s *stage) fillStore(ctx context.Context, st *store, with string) error {
+func (s *env) fillStore(ctx context.Context, st *store, with string) error {
 	if with != "" {
 		if err := st.exec(ctx, with); err != nil {
 			return err
@@ -191,7 +191,7 @@ func scaleAims() []aim {
 			least: 0.85})
 }
 
-func (s *stage) scaleReads(ctx context.Context, o scaleOptions, small, large *store,
+func (s *env) scaleReads(ctx context.Context, o scaleOptions, small, large *store,
 	talk io.Writer) (results, []step, error) {
 	var subjects []subject
 	for _, reading := range []struct {
@@ -208,7 +208,7 @@ func (s *stage) scaleReads(ctx context.Context, o scaleOptions, small, large *st
 	} {
 		// What is on record costs the same in both.
 		p, err := s.startVaultd(ctx, reading.name, reading.store.url(daemon),
-			append(append([]string{`audit = "off"`}, quiet...), reading.lines...)...)
+			append(append([]string{`audit = "off"`}, noBackgroundWork...), reading.lines...)...)
 		if err != nil {
 			return nil, nil, err
 		}

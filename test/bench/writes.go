@@ -18,7 +18,7 @@ import (
 
 // putting is puts through package vault, as vaultctl does them, and by pgbench: the same statements with bytes that are
 // ready.
-func (s *stage) putting(ctx context.Context, o options) ([]subject, error) {
+func (s *env) putting(ctx context.Context, o options) ([]subject, error) {
 	const each = 10 // names of a writer: nobody meets another at one of them
 	for who, subject := range map[string]string{"put": put, "pgbench": putPgbench} {
 		if !o.only.MatchString(subject) {
@@ -66,7 +66,7 @@ func (f figures) with(l load) figures {
 	return f
 }
 
-func (s *stage) putFor(ctx context.Context, slice time.Duration, writers, names, size int) (load, error) {
+func (s *env) putFor(ctx context.Context, slice time.Duration, writers, names, size int) (load, error) {
 	until, cancel := context.WithTimeout(ctx, slice)
 	defer cancel()
 	loads := make([]load, writers)
@@ -89,7 +89,7 @@ func (s *stage) putFor(ctx context.Context, slice time.Duration, writers, names,
 	return all, err
 }
 
-func (s *stage) putMany(ctx, until context.Context, names []string, size int) (load, error) {
+func (s *env) putMany(ctx, until context.Context, names []string, size int) (load, error) {
 	l := load{latency: newHistogram()}
 	for ; until.Err() == nil; l.requests++ {
 		name := names[l.requests%len(names)]
@@ -107,7 +107,7 @@ func (s *stage) putMany(ctx, until context.Context, names []string, size int) (l
 
 // putScript writes what one put sends, in the same trips. pgbench cannot answer a challenge; so here every challenge is
 // the same, for everybody, and its proof can be in the script.
-func (s *stage) putScript(ctx context.Context, names, size int) (string, error) {
+func (s *env) putScript(ctx context.Context, names, size int) (string, error) {
 	nonce := make([]byte, 32)
 	if err := s.exec(ctx, fmt.Sprintf(`ALTER TABLE vault.tx_context ALTER COLUMN nonce SET DEFAULT '\x%x'`,
 		nonce)); err != nil {
@@ -137,7 +137,7 @@ SELECT pg_current_wal_flush_lsn();
 }
 
 // pgbench runs a script on connections of its own, and counts what ended after a while.
-func (s *stage) pgbench(ctx context.Context, role, script string, connections int, warm time.Duration,
+func (s *env) pgbench(ctx context.Context, role, script string, connections int, warm time.Duration,
 	length ...string) (load, error) {
 	program, err := exec.LookPath("pgbench")
 	if err != nil {

@@ -39,11 +39,11 @@ func TestChaos(t *testing.T) {
 			t.Fatalf("CHAOS_TIME=%q: a time such as 10m", text)
 		}
 		runChaos(t, built, plan{seed: seed, synchronous: mode != "async", span: span,
-			cards: matching(t, os.Getenv("CHAOS_FAULTS"))})
+			faults: matching(t, os.Getenv("CHAOS_FAULTS"))})
 		return
 	}
 	t.Run("sync", func(t *testing.T) {
-		runChaos(t, built, plan{seed: seed, synchronous: true, cards: named(t, "promotion", "promotion after a canceled wait",
+		runChaos(t, built, plan{seed: seed, synchronous: true, faults: named(t, "promotion", "promotion after a canceled wait",
 			"postmaster killed", "disk full", "kms down", "vaultd dies at write.committed", "vaultd frozen past its claim",
 			"vaultd dies at rotation.target_set", "vaultctl dies at write.begun", "vaultctl dies at write.committed",
 			"commit failed, FIN", "commit done, reply lost, RST", "commit done, reply lost, hang",
@@ -51,7 +51,7 @@ func TestChaos(t *testing.T) {
 	})
 	t.Run("async", func(t *testing.T) {
 		runChaos(t, built, plan{seed: seed, synchronous: false,
-			cards: named(t, "promotion of a standby that is behind", "postmaster killed", "commit done, reply lost, RST")})
+			faults: named(t, "promotion of a standby that is behind", "postmaster killed", "commit done, reply lost, RST")})
 	})
 }
 
@@ -68,11 +68,11 @@ func mustParse(t *testing.T, text string) uint64 {
 func TestSeedRepeatsTheSchedule(t *testing.T) {
 	describe := func(seed uint64) string {
 		var all []string
-		for card, choices := range schedule(seed, deck()) {
-			if len(all) == 3*len(deck()) {
+		for f, choices := range schedule(seed, allFaults()) {
+			if len(all) == 3*len(allFaults()) {
 				break
 			}
-			all = append(all, fmt.Sprint(card.kind, choices.Uint64()))
+			all = append(all, fmt.Sprint(f.kind, choices.Uint64()))
 		}
 		return strings.Join(all, "\n")
 	}
@@ -85,31 +85,31 @@ func TestSeedRepeatsTheSchedule(t *testing.T) {
 	}
 }
 
-// matching picks cards by an expression; "" picks all.
+// matching picks faults by an expression; "" picks all.
 func matching(t *testing.T, expression string) []fault {
 	t.Helper()
 	pattern, err := regexp.Compile(expression)
 	if err != nil {
 		t.Fatalf("CHAOS_FAULTS: %v", err)
 	}
-	some := slices.DeleteFunc(deck(), func(card fault) bool { return !pattern.MatchString(card.kind) })
+	some := slices.DeleteFunc(allFaults(), func(f fault) bool { return !pattern.MatchString(f.kind) })
 	if len(some) == 0 {
 		t.Fatalf("CHAOS_FAULTS=%q: no fault is called so", expression)
 	}
 	return some
 }
 
-// named picks cards of the deck; a kind that is not in it is a mistake.
+// named picks faults of the allFaults; a kind that is not in it is a mistake.
 func named(t *testing.T, kinds ...string) []fault {
 	t.Helper()
-	cards := deck()
+	faults := allFaults()
 	var some []fault
 	for _, kind := range kinds {
-		i := slices.IndexFunc(cards, func(card fault) bool { return card.kind == kind })
+		i := slices.IndexFunc(faults, func(f fault) bool { return f.kind == kind })
 		if i < 0 {
 			t.Fatalf("no fault %q", kind)
 		}
-		some = append(some, cards[i])
+		some = append(some, faults[i])
 	}
 	return some
 }
@@ -119,7 +119,7 @@ type plan struct {
 	seed        uint64
 	synchronous bool
 	span        time.Duration
-	cards       []fault
+	faults      []fault
 }
 
 func (p plan) mode() string {
@@ -155,14 +155,14 @@ func runChaos(t *testing.T, built string, p plan) {
 		}
 	})
 	began := time.Now()
-	breaking, enough, count := t.Context(), func() {}, len(p.cards)
+	breaking, enough, count := t.Context(), func() {}, len(p.faults)
 	if p.span > 0 {
 		breaking, enough = context.WithTimeout(t.Context(), p.span)
 		count = 0
 	}
 	defer enough()
 	n := &nemesis{local: l, timeline: timeline, workload: w, log: say}
-	broken := n.run(breaking, p.seed, p.cards, count)
+	broken := n.run(breaking, p.seed, p.faults, count)
 	stop()
 	running.Wait()
 	say("the workload has ended; judging")

@@ -31,7 +31,7 @@ const (
 	database     = "chaos"
 	claimTimeout = 9 * time.Second
 	diskSize     = 384 << 20        // of a node, where there is a file system of its own for it
-	patience     = 60 * time.Second // for any one condition; a bound, not a measurement
+	waitLimit    = 60 * time.Second // for any one condition; a bound, not a measurement
 )
 
 // workers are 4 in all.
@@ -88,7 +88,7 @@ func mustLocal(t *testing.T, built string, synchronous bool) *local {
 		daemons: map[string]*daemon{}}
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Log(l.lastWords())
+			t.Log(l.logTails())
 		}
 		if err := l.remove(); err != nil {
 			t.Errorf("removing the cluster: %v", err)
@@ -360,7 +360,7 @@ func until(ctx context.Context, limit time.Duration, what string, yes func() (bo
 
 // healthy waits until the primary takes writes, both standbys have replayed all it has now, and every vaultd is ready.
 func (l *local) healthy(ctx context.Context) error {
-	err := until(ctx, patience, "the standbys follow", func() (bool, error) {
+	err := until(ctx, waitLimit, "the standbys follow", func() (bool, error) {
 		var behind bool
 		err := queryNode(ctx, l.servers.Primary(), &behind,
 			`SELECT count(*) FILTER (WHERE state = 'streaming') < 2 FROM pg_stat_replication`)
@@ -379,7 +379,7 @@ func (l *local) healthy(ctx context.Context) error {
 		}
 	}
 	for name, d := range l.daemons {
-		if err := until(ctx, patience, "vaultd of "+name+" is ready",
+		if err := until(ctx, waitLimit, "vaultd of "+name+" is ready",
 			func() (bool, error) { return d.ready(ctx), nil }); err != nil {
 			return err
 		}
@@ -422,8 +422,8 @@ func (l *local) remove() error {
 	return errors.Join(append(errs, os.RemoveAll(l.dir))...)
 }
 
-// lastWords are the ends of the logs.
-func (l *local) lastWords() string {
+// logTails are the ends of the logs.
+func (l *local) logTails() string {
 	var b strings.Builder
 	show := func(file string) {
 		text, _ := os.ReadFile(file)

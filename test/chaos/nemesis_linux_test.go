@@ -42,9 +42,9 @@ type fault struct {
 	make func(n *nemesis, ctx context.Context, random *rand.Rand) error
 }
 
-// deck holds every fault; a round deals each card once.
-func deck() []fault {
-	cards := []fault{
+// allFaults holds every fault; a round deals each f once.
+func allFaults() []fault {
+	faults := []fault{
 		{"promotion", (*nemesis).failOver},
 		{"postmaster killed", (*nemesis).killPostmaster},
 		{"backend killed in a transaction", (*nemesis).killBackend},
@@ -69,7 +69,7 @@ func deck() []fault {
 					continue // enough of the others are in the directed tests
 				}
 				kind := fmt.Sprintf("%s %s, %s", strings.TrimPrefix(sql, "^"), when, how)
-				cards = append(cards, fault{kind, func(n *nemesis, ctx context.Context, random *rand.Rand) error {
+				faults = append(faults, fault{kind, func(n *nemesis, ctx context.Context, random *rand.Rand) error {
 					return n.cut(ctx, kind, pgproxy.Cut{SQL: sql, When: when, How: how, Times: 1 + random.IntN(3),
 						For: time.Duration(1+random.IntN(12)) * time.Second})
 				}})
@@ -77,27 +77,27 @@ func deck() []fault {
 		}
 	}
 	for _, hit := range putHits() {
-		cards = append(cards, fault{"vaultctl dies at " + hit, func(n *nemesis, ctx context.Context, _ *rand.Rand) error {
+		faults = append(faults, fault{"vaultctl dies at " + hit, func(n *nemesis, ctx context.Context, _ *rand.Rand) error {
 			return n.crashCLI(ctx, hit)
 		}})
 	}
 	for _, hit := range failpoint.Names() {
-		cards = append(cards, fault{"vaultd dies at " + hit, func(n *nemesis, ctx context.Context, random *rand.Rand) error {
+		faults = append(faults, fault{"vaultd dies at " + hit, func(n *nemesis, ctx context.Context, random *rand.Rand) error {
 			return n.crashDaemon(ctx, hit)
 		}})
 	}
-	return cards
+	return faults
 }
 
 // schedule is an endless series of faults, each with a source of choices of its own: the same for a seed.
-func schedule(seed uint64, cards []fault) iter.Seq2[fault, *rand.Rand] {
+func schedule(seed uint64, faults []fault) iter.Seq2[fault, *rand.Rand] {
 	return func(yield func(fault, *rand.Rand) bool) {
 		random := rand.New(rand.NewPCG(seed, 0))
 		for {
-			round := slices.Clone(cards)
+			round := slices.Clone(faults)
 			random.Shuffle(len(round), func(i, j int) { round[i], round[j] = round[j], round[i] })
-			for _, card := range round {
-				if !yield(card, rand.New(rand.NewPCG(seed, random.Uint64()))) {
+			for _, f := range round {
+				if !yield(f, rand.New(rand.NewPCG(seed, random.Uint64()))) {
 					return
 				}
 			}
@@ -107,21 +107,21 @@ func schedule(seed uint64, cards []fault) iter.Seq2[fault, *rand.Rand] {
 
 // run follows the schedule until ctx ends, or (count > 0) for so many faults. An error is a cluster that did not
 // recover.
-func (n *nemesis) run(ctx context.Context, seed uint64, cards []fault, count int) error {
+func (n *nemesis) run(ctx context.Context, seed uint64, faults []fault, count int) error {
 	made := 0
-	for card, choices := range schedule(seed, cards) {
+	for f, choices := range schedule(seed, faults) {
 		if ctx.Err() != nil || (count > 0 && made == count) {
 			return nil
 		}
 		began := time.Now()
-		if err := card.make(n, context.WithoutCancel(ctx), choices); err != nil {
-			return fmt.Errorf("%s: %w", card.kind, err)
+		if err := f.make(n, context.WithoutCancel(ctx), choices); err != nil {
+			return fmt.Errorf("%s: %w", f.kind, err)
 		}
 		if err := n.healthy(context.WithoutCancel(ctx)); err != nil {
-			return fmt.Errorf("after %s: %w", card.kind, err)
+			return fmt.Errorf("after %s: %w", f.kind, err)
 		}
 		made++
-		n.log("%s (%s)", card.kind, time.Since(began).Round(time.Millisecond))
+		n.log("%s (%s)", f.kind, time.Since(began).Round(time.Millisecond))
 		wait(ctx, 300*time.Millisecond)
 	}
 	return nil
@@ -131,7 +131,7 @@ func (n *nemesis) run(ctx context.Context, seed uint64, cards []fault, count int
 
 // startAgain starts a primary that ended.
 func (n *nemesis) startAgain(ctx context.Context, node *localpg.Node) error {
-	err := until(ctx, patience, "the old server is gone", func() (bool, error) { return !node.Running(), nil })
+	err := until(ctx, waitLimit, "the old server is gone", func() (bool, error) { return !node.Running(), nil })
 	if err == nil {
 		err = node.Start(ctx)
 	}
@@ -411,7 +411,7 @@ func (n *nemesis) holdReceivers(ctx context.Context) (receivers, error) {
 	var held receivers
 	for _, node := range n.servers.Standbys() {
 		var pid int
-		err := until(ctx, patience, "a walreceiver runs", func() (bool, error) {
+		err := until(ctx, waitLimit, "a walreceiver runs", func() (bool, error) {
 			err := queryNode(ctx, node, &pid, `SELECT pid FROM pg_stat_wal_receiver`)
 			return err == nil, err
 		})
@@ -479,14 +479,14 @@ func (n *nemesis) crashDaemon(ctx context.Context, failpoint string) error {
 	if err := d.start(append(n.environment(), "VAULT_FAILPOINT="+failpoint)); err != nil {
 		return err
 	}
-	err := until(ctx, patience, "it dies at "+failpoint, func() (bool, error) {
+	err := until(ctx, waitLimit, "it dies at "+failpoint, func() (bool, error) {
 		select {
 		case <-d.exited:
 			return true, nil
 		default:
 		}
 		n.makeDue(ctx, dueNames)
-		return false, n.hurry(ctx)
+		return false, n.bringForward(ctx)
 	})
 	if err == nil {
 		n.timeline.Fault("vaultd dies at " + failpoint)
@@ -504,8 +504,8 @@ func (n *nemesis) crashCLI(ctx context.Context, failpoint string) error {
 	return nil
 }
 
-// hurry brings forward what a failed attempt has put off.
-func (n *nemesis) hurry(ctx context.Context) error {
+// bringForward brings forward what a failed attempt has put off.
+func (n *nemesis) bringForward(ctx context.Context) error {
 	var hurried int
 	return queryNode(ctx, n.servers.Primary(), &hurried, `WITH h AS (UPDATE vault.rotation_jobs SET run_after = now()
 		WHERE state = 'queued' AND run_after > now() RETURNING 1) SELECT count(*) FROM h`)
@@ -570,7 +570,7 @@ func (n *nemesis) fillDisk(ctx context.Context, random *rand.Rand) error {
 	if err := os.Remove(ballast); err != nil {
 		return err
 	}
-	return until(ctx, patience, "the server is back", func() (bool, error) {
+	return until(ctx, waitLimit, "the server is back", func() (bool, error) {
 		if err := node.Start(ctx); err != nil {
 			return false, err
 		}

@@ -251,7 +251,7 @@ func testRotationStep(t *testing.T, rotator string, cut pgproxy.Cut) {
 		if time.Now().After(deadline) {
 			t.Fatalf("it was not rotated: %s", b.store.MustQuery(t, `SELECT jsonb_agg(j) FROM vault.rotation_jobs j`))
 		}
-		hurry(t, b)
+		bringForward(t, b)
 		time.Sleep(50 * time.Millisecond) // between two looks
 	}
 	stop()
@@ -267,8 +267,8 @@ func testRotationStep(t *testing.T, rotator string, cut pgproxy.Cut) {
 	}
 }
 
-// hurry brings a retry forward that a failed attempt has put off.
-func hurry(t *testing.T, b *bench) {
+// bringForward brings a retry forward that a failed attempt has put off.
+func bringForward(t *testing.T, b *bench) {
 	t.Helper()
 	b.store.MustExec(t, `UPDATE vault.rotation_jobs SET run_after = now() WHERE state = 'queued' AND run_after > now()`)
 }

@@ -325,7 +325,7 @@ func (w *Workload) readNode(ctx context.Context, client int, node Node) {
 			name = fixedName(random.IntN(fixedNames))
 		}
 		read := Read{Node: node.Name, Name: name, Client: client, Called: time.Now()}
-		err := ask(ctx, browser, node.DaemonURL+"/v1/secrets/"+name, &read)
+		err := fetch(ctx, browser, node.DaemonURL+"/v1/secrets/"+name, &read)
 		read.Returned = time.Now()
 		if ctx.Err() != nil {
 			return // cut off by ourselves
@@ -341,8 +341,8 @@ func (w *Workload) readNode(ctx context.Context, client int, node Node) {
 	}
 }
 
-// ask does one GET and fills in what was read.
-func ask(ctx context.Context, browser *http.Client, url string, into *Read) error {
+// fetch does one GET and fills in what was read.
+func fetch(ctx context.Context, browser *http.Client, url string, into *Read) error {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return err

@@ -21,7 +21,7 @@ const (
 )
 
 // bench makes a log of few rows and one of many, asks both the same, and walks through the large one with the browser.
-func bench(ctx context.Context, w *workshop, rows int) error {
+func bench(ctx context.Context, w *env, rows int) error {
 	for _, log := range []struct {
 		name string
 		rows int
@@ -74,8 +74,8 @@ func fill(ctx context.Context, cluster *localpg.Cluster, database string, rows i
 
 // question is one thing that somebody at the browser does.
 type question struct {
-	name string
-	ask  func(context.Context, *db.Reader) error
+	name  string
+	query func(context.Context, *db.Reader) error
 }
 
 func page(f db.AuditFilter, from *db.AuditCursor, newer bool) func(context.Context, *db.Reader) error {
@@ -158,7 +158,7 @@ func clock(ctx context.Context, q question, r *db.Reader) (median, worst, first 
 	var took []time.Duration
 	for i := range times + 1 {
 		began := time.Now()
-		if err := q.ask(ctx, r); err != nil {
+		if err := q.query(ctx, r); err != nil {
 			return 0, 0, 0, err
 		}
 		if i == 0 {
@@ -172,7 +172,7 @@ func clock(ctx context.Context, q question, r *db.Reader) (median, worst, first 
 }
 
 // walk drives the browser through the log, and reads the most memory it has had.
-func (w *workshop) walk(ctx context.Context, url string) error {
+func (w *env) walk(ctx context.Context, url string) error {
 	t, err := w.terminal(ctx, 160, 50, url)
 	if err != nil {
 		return err

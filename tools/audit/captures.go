@@ -12,8 +12,8 @@ import (
 	"github.com/hyperiondb/vault/internal/db"
 )
 
-// pictures are the screens of the page, by name. Each begins with a browser of its own.
-var pictures = []struct {
+// screens are the screens of the page, by name. Each begins with a browser of its own.
+var screens = []struct {
 	name          string
 	width, height int
 	keys          []string
@@ -28,7 +28,7 @@ var pictures = []struct {
 }
 
 // captures puts what the browser shows into the page: between "<!-- capture NAME -->" and "<!-- end -->".
-func captures(ctx context.Context, w *workshop, path string) error {
+func captures(ctx context.Context, w *env, path string) error {
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return err
@@ -36,14 +36,14 @@ func captures(ctx context.Context, w *workshop, path string) error {
 	if err := sample(ctx, w); err != nil {
 		return fmt.Errorf("making the sample: %w", err)
 	}
-	for _, p := range pictures {
+	for _, p := range screens {
 		begin := []byte("<!-- capture " + p.name + " -->\n")
 		before, rest, found := bytes.Cut(text, begin)
 		_, after, ends := bytes.Cut(rest, []byte("<!-- end -->"))
 		if !found || !ends {
 			return fmt.Errorf("%s has no place for %q", path, p.name)
 		}
-		screen, err := w.picture(ctx, p.width, p.height, p.keys)
+		screen, err := w.screen(ctx, p.width, p.height, p.keys)
 		if err != nil {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
@@ -52,7 +52,7 @@ func captures(ctx context.Context, w *workshop, path string) error {
 	return os.WriteFile(path, text, 0o644)
 }
 
-func (w *workshop) picture(ctx context.Context, width, height int, keys []string) (string, error) {
+func (w *env) screen(ctx context.Context, width, height int, keys []string) (string, error) {
 	t, err := w.terminal(ctx, width, height, w.cluster.Primary().URL("sample", superuser))
 	if err != nil {
 		return "", err
@@ -67,7 +67,7 @@ func (w *workshop) picture(ctx context.Context, width, height int, keys []string
 }
 
 // sample is a vault of a few secrets, and two months of its log.
-func sample(ctx context.Context, w *workshop) error {
+func sample(ctx context.Context, w *env) error {
 	primary := w.cluster.Primary()
 	if err := db.EnsureDatabase(ctx, primary.URL("postgres", superuser), "sample"); err != nil {
 		return err

@@ -1,4 +1,4 @@
-// Command audit measures the audit log and takes the pictures of its browser, in a PostgreSQL cluster of its own that
+// Command audit measures the audit log and takes the screens of its browser, in a PostgreSQL cluster of its own that
 // it makes in a temporary folder and removes:
 //
 // go run ./tools/audit bench [-rows 10000000] answers on many rows against few, and the browser's memory (0.8 GB a
@@ -39,7 +39,7 @@ func run(ctx context.Context, args []string) error {
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
 	}
-	w, err := newWorkshop(ctx, *vaultctl)
+	w, err := newEnv(ctx, *vaultctl)
 	if err != nil {
 		return err
 	}
@@ -53,13 +53,13 @@ func run(ctx context.Context, args []string) error {
 	return fmt.Errorf("usage: bench [-rows N] | captures FILE")
 }
 
-// workshop is a folder with a cluster.
-type workshop struct {
+// env is a folder with a cluster.
+type env struct {
 	dir, vaultctl string
 	cluster       *localpg.Cluster
 }
 
-func newWorkshop(ctx context.Context, vaultctl string) (*workshop, error) {
+func newEnv(ctx context.Context, vaultctl string) (*env, error) {
 	vaultctl, err := filepath.Abs(vaultctl)
 	if err != nil {
 		return nil, err
@@ -68,7 +68,7 @@ func newWorkshop(ctx context.Context, vaultctl string) (*workshop, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &workshop{dir: dir, vaultctl: vaultctl}
+	w := &env{dir: dir, vaultctl: vaultctl}
 	w.cluster, err = localpg.Open(ctx, localpg.Options{Dir: filepath.Join(dir, "cluster"), Parameters: map[string]string{
 		"shared_buffers": "512MB", "max_wal_size": "2GB", "maintenance_work_mem": "256MB"}})
 	if err != nil {
@@ -78,7 +78,7 @@ func newWorkshop(ctx context.Context, vaultctl string) (*workshop, error) {
 	return w, nil
 }
 
-func (w *workshop) close() {
+func (w *env) close() {
 	if err := w.cluster.Remove(); err != nil {
 		fmt.Fprintln(os.Stderr, "audit:", err)
 	}

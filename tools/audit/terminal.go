@@ -18,7 +18,7 @@ type terminal struct {
 	socket string
 }
 
-func (w *workshop) terminal(ctx context.Context, width, height int, url string) (*terminal, error) {
+func (w *env) terminal(ctx context.Context, width, height int, url string) (*terminal, error) {
 	dir, err := os.MkdirTemp(w.dir, "tmux") // a server that is ending still holds its socket
 	if err != nil {
 		return nil, err

@@ -128,20 +128,20 @@ func (m *Member) rest(ctx context.Context, method, path string, body []byte) ([]
 
 // streaming counts the replicas that stream from this member.
 func (m *Member) streaming(ctx context.Context) (n int, err error) {
-	err = m.ask(ctx, `SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'`, &n)
+	err = m.queryValue(ctx, `SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'`, &n)
 	return n, err
 }
 
 func (m *Member) inRecovery(ctx context.Context) (recovering bool, err error) {
-	err = m.ask(ctx, `SELECT pg_is_in_recovery()`, &recovering)
+	err = m.queryValue(ctx, `SELECT pg_is_in_recovery()`, &recovering)
 	return recovering, err
 }
 
-func (m *Member) ask(ctx context.Context, sql string, into any) error {
-	return m.askIn(ctx, "postgres", sql, into)
+func (m *Member) queryValue(ctx context.Context, sql string, into any) error {
+	return m.queryValueIn(ctx, "postgres", sql, into)
 }
 
-func (m *Member) askIn(ctx context.Context, database, sql string, into any) error {
+func (m *Member) queryValueIn(ctx context.Context, database, sql string, into any) error {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, m.URL(database, Superuser))

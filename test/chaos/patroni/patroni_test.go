@@ -19,7 +19,7 @@ func TestFailover(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	in := install(t, ctx)
-	s := &story{t: t, installed: in, ledger: &chaos.Ledger{}, timeline: &chaos.Timeline{}, start: time.Now()}
+	s := &scenario{t: t, installed: in, ledger: &chaos.Ledger{}, timeline: &chaos.Timeline{}, start: time.Now()}
 	w := &chaos.Workload{Cluster: in.cluster(), Ledger: s.ledger, Timeline: s.timeline, Seed: 1, Writers: 3, CLIWriters: 1}
 	must(t, w.Prepare(ctx))
 	must(t, in.WaitReady(ctx))
@@ -33,24 +33,24 @@ func TestFailover(t *testing.T) {
 	defer running.Wait()
 	defer stop()
 
-	s.goOn(ctx)
+	s.awaitProgress(ctx)
 	s.loseLeader(ctx, "switchover", in.Switchover)
-	s.goOn(ctx)
+	s.awaitProgress(ctx)
 	old := s.loseLeader(ctx, "leader and its Patroni killed", in.KillLeader)
-	s.goOn(ctx)
+	s.awaitProgress(ctx)
 	mended := s.timeline.Broken(old.Name)
 	must(t, old.Start())
 	s.step("the old leader is back", in.WaitReady(ctx))
 	mended()
-	s.goOn(ctx)
+	s.awaitProgress(ctx)
 
 	stop()
 	running.Wait()
 	s.judge(ctx, w.Cluster)
 }
 
-// story tells what happens, with the time at which it did.
-type story struct {
+// scenario tells what happens, with the time at which it did.
+type scenario struct {
 	*installed
 	t        *testing.T
 	ledger   *chaos.Ledger
@@ -58,7 +58,7 @@ type story struct {
 	start    time.Time
 }
 
-func (s *story) step(what string, err error) {
+func (s *scenario) step(what string, err error) {
 	s.t.Helper()
 	if err != nil {
 		s.t.Fatalf("%s: %v", what, err)
@@ -68,7 +68,7 @@ func (s *story) step(what string, err error) {
 
 // loseLeader has another member lead, and tells the timeline. The members left follow the new leader, for which Patroni
 // may start one anew, so what they show is judged again once all is well.
-func (s *story) loseLeader(ctx context.Context, kind string,
+func (s *scenario) loseLeader(ctx context.Context, kind string,
 	lose func(context.Context) (old *Member, err error)) *Member {
 	s.t.Helper()
 	leader := s.Leader(ctx)
@@ -90,10 +90,10 @@ func (s *story) loseLeader(ctx context.Context, kind string,
 	return old
 }
 
-func (s *story) running(m *Member) bool { return m.patroni.running() }
+func (s *scenario) running(m *Member) bool { return m.patroni.running() }
 
-// goOn waits until writers of both kinds have been acknowledged and rotations completed, since now.
-func (s *story) goOn(ctx context.Context) {
+// awaitProgress waits until writers of both kinds have been acknowledged and rotations completed, since now.
+func (s *scenario) awaitProgress(ctx context.Context) {
 	s.t.Helper()
 	since, rotated := time.Now(), -1
 	s.step("writes and rotations go on", until(ctx, "writes and rotations go on", func() (bool, string) {
@@ -112,7 +112,7 @@ func (s *story) goOn(ctx context.Context) {
 			return false, "no leader"
 		}
 		var done int
-		if err := leader.askIn(ctx, database, `SELECT count(*) FROM vault.rotation_jobs WHERE state = 'done'`,
+		if err := leader.queryValueIn(ctx, database, `SELECT count(*) FROM vault.rotation_jobs WHERE state = 'done'`,
 			&done); err != nil {
 			return false, err.Error()
 		}
@@ -124,7 +124,7 @@ func (s *story) goOn(ctx context.Context) {
 	}))
 }
 
-func (s *story) judge(ctx context.Context, c chaos.Cluster) {
+func (s *scenario) judge(ctx context.Context, c chaos.Cluster) {
 	s.t.Helper()
 	report, err := chaos.Conclude(ctx, c, s.ledger, s.timeline)
 	must(s.t, err)

@@ -35,8 +35,8 @@ const (
 	mostWriters = 64 // of a subject
 )
 
-// stage is what is measured: a cluster with a vault in it, in a folder of its own, and the servers beside it.
-type stage struct {
+// env is what is measured: a cluster with a vault in it, in a folder of its own, and the servers beside it.
+type env struct {
 	dir       string
 	cluster   *localpg.Cluster
 	token     vault.Token
@@ -47,20 +47,20 @@ type stage struct {
 	processes []*process
 }
 
-// newStage makes it with so many standbys, whose shared_buffers hold what is read.
-func newStage(ctx context.Context, standbys int, sharedBuffers string) (*stage, error) {
+// newEnv makes it with so many standbys, whose shared_buffers hold what is read.
+func newEnv(ctx context.Context, standbys int, sharedBuffers string) (*env, error) {
 	dir, err := os.MkdirTemp("", "vaultbench")
 	if err != nil {
 		return nil, err
 	}
-	s := &stage{dir: dir}
+	s := &env{dir: dir}
 	if err := s.set(ctx, standbys, sharedBuffers); err != nil {
 		return nil, errors.Join(err, s.close())
 	}
 	return s, nil
 }
 
-func (s *stage) set(ctx context.Context, standbys int, sharedBuffers string) error {
+func (s *env) set(ctx context.Context, standbys int, sharedBuffers string) error {
 	build := exec.CommandContext(ctx, "go", "build", "-o", s.file("vaultd"), "github.com/hyperiondb/vault/cmd/vaultd")
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("building vaultd: %w\n%s", err, out)
@@ -79,7 +79,7 @@ func (s *stage) set(ctx context.Context, standbys int, sharedBuffers string) err
 }
 
 // startCluster: fsync is on, and a checkpoint comes when it is told to, not in the middle of somebody's slice.
-func (s *stage) startCluster(ctx context.Context, standbys int, sharedBuffers string) error {
+func (s *env) startCluster(ctx context.Context, standbys int, sharedBuffers string) error {
 	binaries, err := localpg.FindVersion(os.Getenv("VAULT_TEST_PG"))
 	if err != nil {
 		return err
@@ -95,7 +95,7 @@ func (s *stage) startCluster(ctx context.Context, standbys int, sharedBuffers st
 }
 
 // install makes a vault in a database of the cluster, and lets logins read, put and rotate.
-func (s *stage) install(ctx context.Context, database string, logins ...string) (vault.Token, error) {
+func (s *env) install(ctx context.Context, database string, logins ...string) (vault.Token, error) {
 	primary := s.cluster.Primary()
 	url := primary.URL(database, superuser)
 	if err := db.EnsureDatabase(ctx, primary.URL("postgres", superuser), database, logins...); err != nil {
@@ -124,7 +124,7 @@ func (s *stage) install(ctx context.Context, database string, logins ...string) 
 	return token, nil
 }
 
-func (s *stage) openVault(ctx context.Context) (err error) {
+func (s *env) openVault(ctx context.Context) (err error) {
 	options := db.Options{URL: s.url(operator), ApplicationName: "bench", MaxConns: mostWriters}
 	if s.reader, err = db.NewReader(ctx, options); err != nil {
 		return err
@@ -140,7 +140,7 @@ func (s *stage) openVault(ctx context.Context) (err error) {
 }
 
 // close ends what runs in the order it depends on each other, and removes the folder.
-func (s *stage) close() error {
+func (s *env) close() error {
 	var errs []error
 	for _, p := range s.processes {
 		errs = append(errs, p.stop())
@@ -163,21 +163,21 @@ func (s *stage) close() error {
 	return errors.Join(append(errs, os.RemoveAll(s.dir))...)
 }
 
-func (s *stage) file(name string) string { return filepath.Join(s.dir, name) }
-func (s *stage) key() string             { return "local://" + s.file("kek") }
-func (s *stage) url(role string) string  { return s.cluster.Primary().URL(database, role) }
+func (s *env) file(name string) string { return filepath.Join(s.dir, name) }
+func (s *env) key() string             { return "local://" + s.file("kek") }
+func (s *env) url(role string) string  { return s.cluster.Primary().URL(database, role) }
 
 // exec runs statements as the superuser.
-func (s *stage) exec(ctx context.Context, statements ...string) error {
+func (s *env) exec(ctx context.Context, statements ...string) error {
 	return s.cluster.Primary().Exec(ctx, database, statements...)
 }
 
-// ask returns the one value of a superuser's query, as text.
-func (s *stage) ask(ctx context.Context, sql string) (string, error) {
-	return ask(ctx, s.url(superuser), sql)
+// queryValue returns the one value of a superuser's query, as text.
+func (s *env) queryValue(ctx context.Context, sql string) (string, error) {
+	return queryValue(ctx, s.url(superuser), sql)
 }
 
-func ask(ctx context.Context, url, sql string) (answer string, err error) {
+func queryValue(ctx context.Context, url, sql string) (answer string, err error) {
 	conn, err := pgx.Connect(ctx, url)
 	if err != nil {
 		return "", err
@@ -190,7 +190,7 @@ func ask(ctx context.Context, url, sql string) (answer string, err error) {
 }
 
 // cpu is what PostgreSQL has used so far, the standby too: it replays what is written.
-func (s *stage) cpu() (time.Duration, error) {
+func (s *env) cpu() (time.Duration, error) {
 	var pids []int
 	for _, node := range s.cluster.Nodes() {
 		pids = append(pids, node.Pid())
@@ -206,7 +206,7 @@ func valueOf(name string, version, size int) []byte {
 }
 
 // fill puts so many versions of each name.
-func (s *stage) fill(ctx context.Context, names []string, versions, size int) error {
+func (s *env) fill(ctx context.Context, names []string, versions, size int) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(writers)
 	for _, name := range names {
@@ -222,7 +222,7 @@ func (s *stage) fill(ctx context.Context, names []string, versions, size int) er
 	return group.Wait()
 }
 
-func (s *stage) put(ctx context.Context, name string, value []byte) (vault.Receipt, error) {
+func (s *env) put(ctx context.Context, name string, value []byte) (vault.Receipt, error) {
 	return s.vault.Put(ctx, vault.PutRequest{Change: vault.Change{Token: s.token}, Name: name, Value: value})
 }
 
