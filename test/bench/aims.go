@@ -2,10 +2,10 @@ package main
 
 import "fmt"
 
-// aim is what was set out for: a ratio of two cells' figures, or a figure, that is at least or at most so much.
+// aim is a bound for a figure of a cell, or for its ratio to the figure of another cell.
 type aim struct {
 	what   string
-	of, to cell // to zero: the figure itself
+	of, to cell // without to: the figure itself
 	figure figure
 	least  float64 // 0: none
 	most   float64 // 0: none
@@ -40,7 +40,7 @@ func aims() []aim {
 	}
 }
 
-// verdict is how an aim came out. Without the cells it is about there is none.
+// verdict is the result of an aim. An aim whose cells were not measured has none.
 type verdict struct {
 	What     string  `json:"what"`
 	Least    float64 `json:"least,omitempty"`

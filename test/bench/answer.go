@@ -16,8 +16,8 @@ var (
 	lengthField = []byte("\r\ncontent-length:")
 )
 
-// check tells whether the answer that has come so far is whole, and that it is the one there has to be: status 200, the
-// length it announces, and the body.
+// check reports whether the answer received so far is complete, and fails unless it has status 200, the length that it
+// announces, and the expected body.
 func (e *exchange) check(got []byte) (whole bool, err error) {
 	if n := min(len(got), len(statusOK)); !bytes.Equal(got[:n], statusOK[:n]) {
 		line, _, _ := bytes.Cut(got, []byte("\r\n"))

@@ -8,7 +8,7 @@ import (
 func TestCheckOfAnAnswer(t *testing.T) {
 	const head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 5\r\n\r\n"
 	want := exchange{body: []byte("value")}
-	// Every part of a right answer is one that is not whole yet.
+	// Every prefix of a right answer is incomplete, and no error.
 	for n := range len(head + "value") {
 		if whole, err := want.check([]byte((head + "value")[:n])); whole || err != nil {
 			t.Fatalf("the first %d bytes: got %v, %v", n, whole, err)

@@ -23,7 +23,7 @@ import (
 	"github.com/hyperiondb/vault/internal/kms"
 )
 
-// serveBaseline is a server to compare with, in a process of its own. It says where it listens in its first line.
+// serveBaseline runs a server to compare with, in a process of its own. Its first line of output is its address.
 func serveBaseline(ctx context.Context, args []string, out, talk io.Writer) error {
 	flags := flag.NewFlagSet("serve", flag.ContinueOnError)
 	flags.SetOutput(talk)
@@ -69,7 +69,7 @@ func serve(ctx context.Context, handler http.Handler, out io.Writer) error {
 	}
 }
 
-// bare answers so many bytes of JSON, whatever it is asked.
+// bare answers every request with size bytes of JSON.
 func bare(size int) http.Handler {
 	body := []byte(`{"value":"` + strings.Repeat("x", max(0, size-len(`{"value":""}`))) + `"}`)
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -79,7 +79,7 @@ func bare(size int) http.Handler {
 	})
 }
 
-// query is a vault without what makes it one: no record of reads, no commitment, nothing wiped, one query a request.
+// query is a vault reduced to reading: no record of reads, no commitment, no wiping, one query a request.
 type query struct {
 	allow   []netip.Prefix
 	rows    *pgxpool.Pool
@@ -95,7 +95,7 @@ func openQuery(ctx context.Context, url, key string) (*query, error) {
 	if err != nil {
 		return nil, err
 	}
-	config.MaxConns = 16 // as vaultd's default
+	config.MaxConns = 16 // vaultd's default
 	q := &query{allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, deks: map[uuid.UUID]*envelope.DataKey{}}
 	if q.rows, err = pgxpool.NewWithConfig(ctx, config); err != nil {
 		return nil, err
@@ -157,8 +157,8 @@ func (q *query) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (q *query) read(ctx context.Context, name string) (queryAnswer, error) {
 	a := queryAnswer{Name: name, Encoding: "utf8"}
 	var row queryRow
-	err := q.rows.QueryRow(ctx, `SELECT v.version, v.version_id, v.kms_key_id, v.wrapped_dek, v.nonce, v.ciphertext, v.aad, v.created_at,
-		v.expires_at, s.rotated_at, s.next_rotation_at
+	err := q.rows.QueryRow(ctx, `SELECT v.version, v.version_id, v.kms_key_id, v.wrapped_dek, v.nonce, v.ciphertext, v.aad,
+		v.created_at, v.expires_at, s.rotated_at, s.next_rotation_at
 		FROM vault.secrets s JOIN vault.secret_versions v ON v.secret_id = s.id AND v.version = s.current_version
 		WHERE s.name = $1 AND s.deleted_at IS NULL`, name).
 		Scan(&a.Version, &a.VersionID, &row.keyID, &row.wrapped, &row.nonce, &row.ciphertext, &row.aad, &a.CreatedAt,

@@ -70,7 +70,7 @@ func get(ctx context.Context, url string) (*http.Response, error) {
 	return http.DefaultClient.Do(request)
 }
 
-// startBaseline runs this program as another server, which says its address in the first line of its log.
+// startBaseline runs this program as a baseline server, whose log begins with its address.
 func (s *env) startBaseline(ctx context.Context, name string, args ...string) (*process, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -94,7 +94,7 @@ func (s *env) start(ctx context.Context, name string, cmd *exec.Cmd,
 	return p, err
 }
 
-// shipped waits until everything that a daemon has on record is with the primary.
+// shipped waits until all records of a daemon have arrived at the primary.
 func shipped(ctx context.Context, p *process) error {
 	return poll(ctx, 10*time.Minute, seldom, func() (bool, error) {
 		answer, err := get(ctx, p.health+"/v1/status")

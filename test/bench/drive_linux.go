@@ -11,12 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// silence is how long a server may owe all its answers.
+// silence is how long a server may take without completing any answer.
 const silence = 10 * time.Second
 
-// drive keeps one request under way on each connection until slice ends, then takes the answers that are owed: they
-// count for the latency and not for the rate. It is one thread that waits for all connections at once, apart from Go's
-// own poller, which would wake goroutines for every answer. Whatever is not the answer there has to be is an error.
+// drive keeps one request in flight on each connection until slice ends, then reads the outstanding answers, which
+// count for the latency and not for the rate. One thread waits for all connections with epoll, because Go's own poller
+// would wake a goroutine for every answer. An answer other than the expected one is an error.
 func drive(ctx, slice context.Context, address string, connections int, next func() *exchange) (load, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -40,9 +40,9 @@ func drive(ctx, slice context.Context, address string, connections int, next fun
 type generator struct {
 	load
 	next        func() *exchange
-	epoll       int // 0 until it is made
+	epoll       int // 0 before connect
 	connections map[int32]*connection
-	waiting     int // connections that are owed an answer
+	waiting     int // connections with an outstanding answer
 	began       time.Time
 	ended       bool
 }
@@ -154,7 +154,7 @@ func (g *generator) exchange(ctx, slice context.Context) error {
 	return nil
 }
 
-// receive reads what there is, and once the answer is whole asks the next.
+// receive reads the available bytes, and sends the next request once the answer is complete.
 func (g *generator) receive(c *connection) error {
 	if c.have == len(c.buffer) {
 		c.buffer = append(c.buffer, make([]byte, len(c.buffer))...)

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// server answers what it is told to, and counts.
+// newServer starts a server that answers with a handler, and counts its requests.
 func newServer(t *testing.T, answer http.HandlerFunc) (address string, asked *atomic.Int64) {
 	t.Helper()
 	asked = new(atomic.Int64)
@@ -34,7 +34,7 @@ func asking(paths ...string) []exchange {
 	return all
 }
 
-// Every answer that was given is counted, none is made up, and each belongs to its request.
+// Every answer is counted once, and each belongs to its request.
 func TestDriveCountsWhatWasAnswered(t *testing.T) {
 	address, asked := newServer(t, echo)
 	got, err := driveFor(t.Context(), 200*time.Millisecond, address, 5, random(asking("a", "longer", "another")))
@@ -53,7 +53,7 @@ func TestDriveCountsWhatWasAnswered(t *testing.T) {
 	}
 }
 
-// An answer in pieces, or longer than the first buffer, is an answer all the same.
+// An answer in pieces, or one longer than the first buffer, is accepted.
 func TestDriveTakesAnswersInPieces(t *testing.T) {
 	long := strings.Repeat("x", 50_000)
 	address, _ := newServer(t, func(w http.ResponseWriter, _ *http.Request) {
@@ -118,7 +118,7 @@ func TestDriveSaysWhereNobodyListens(t *testing.T) {
 	}
 }
 
-// The clocks run: this process has had some time since it began, and memory.
+// This process has used processor time and memory, so neither is zero.
 func TestProcessorTimeIsCounted(t *testing.T) {
 	before, err := cpuOfAll(self())
 	if err != nil {

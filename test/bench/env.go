@@ -22,10 +22,10 @@ import (
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
-// Database roles. None has a password: the socket's folder decides who gets in.
+// Database roles. None has a password: access to the socket's folder is access to the server.
 const (
 	superuser = "postgres"
-	operator  = "operator" // what puts, as vaultctl
+	operator  = "operator" // puts, as vaultctl does
 	daemon    = "vaultd"
 	database  = "vault"
 )
@@ -35,7 +35,7 @@ const (
 	mostWriters = 64 // of a subject
 )
 
-// env is what is measured: a cluster with a vault in it, in a folder of its own, and the servers beside it.
+// env is the measured system: a cluster with a vault, in a folder of its own, and the servers beside it.
 type env struct {
 	dir       string
 	cluster   *localpg.Cluster
@@ -47,7 +47,7 @@ type env struct {
 	processes []*process
 }
 
-// newEnv makes it with so many standbys, whose shared_buffers hold what is read.
+// newEnv makes a cluster with a number of standbys, whose shared_buffers hold all rows that are read.
 func newEnv(ctx context.Context, standbys int, sharedBuffers string) (*env, error) {
 	dir, err := os.MkdirTemp("", "vaultbench")
 	if err != nil {
@@ -78,7 +78,7 @@ func (s *env) set(ctx context.Context, standbys int, sharedBuffers string) error
 	return s.openVault(ctx)
 }
 
-// startCluster: fsync is on, and a checkpoint comes when it is told to, not in the middle of somebody's slice.
+// startCluster starts servers with fsync on. Checkpoints happen on command only, not in the middle of a slice.
 func (s *env) startCluster(ctx context.Context, standbys int, sharedBuffers string) error {
 	binaries, err := localpg.FindVersion(os.Getenv("VAULT_TEST_PG"))
 	if err != nil {
@@ -139,7 +139,7 @@ func (s *env) openVault(ctx context.Context) (err error) {
 	return nil
 }
 
-// close ends what runs in the order it depends on each other, and removes the folder.
+// close ends the processes in the order of their dependencies, and removes the folder.
 func (s *env) close() error {
 	var errs []error
 	for _, p := range s.processes {
@@ -189,7 +189,7 @@ func queryValue(ctx context.Context, url, sql string) (answer string, err error)
 	return answer, nil
 }
 
-// cpu is what PostgreSQL has used so far, the standby too: it replays what is written.
+// cpu is PostgreSQL's processor time so far, with the standby's, which replays all writes.
 func (s *env) cpu() (time.Duration, error) {
 	var pids []int
 	for _, node := range s.cluster.Nodes() {
@@ -198,14 +198,14 @@ func (s *env) cpu() (time.Duration, error) {
 	return cpuOfServers(pids...)
 }
 
-// valueOf is a value nobody else has: so many hexadecimal digits.
+// valueOf is a unique value of size hexadecimal digits.
 func valueOf(name string, version, size int) []byte {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s:%d", name, version))
 	text := []byte(hex.EncodeToString(sum[:]))
 	return bytes.Repeat(text, size/len(text)+1)[:size]
 }
 
-// fill puts so many versions of each name.
+// fill puts a number of versions of each name.
 func (s *env) fill(ctx context.Context, names []string, versions, size int) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(writers)

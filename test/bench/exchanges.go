@@ -10,7 +10,7 @@ import (
 	"net/http"
 )
 
-// random returns one of the exchanges each time, the same sequence in every run.
+// random returns a function that picks one of the exchanges, in the same sequence in every run.
 func random(exchanges []exchange) func() *exchange {
 	dice := rand.New(rand.NewPCG(1, uint64(len(exchanges))))
 	return func() *exchange { return &exchanges[dice.IntN(len(exchanges))] }
@@ -23,10 +23,11 @@ func getRequest(name string) []byte {
 func verifyRequest(name string, value []byte) []byte {
 	body := fmt.Appendf(nil, `{"value":%q}`, value)
 	return fmt.Appendf(nil,
-		"POST /v1/secrets/%s/verify HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", name, len(body), body)
+		"POST /v1/secrets/%s/verify HTTP/1.1\r\nHost: bench\r\n"+
+			"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", name, len(body), body)
 }
 
-// learnReads asks a server once for each name and checks the value: what it answers then, it has to answer always.
+// learnReads reads each name from a server once and checks the value. Later answers must equal the first.
 func learnReads(ctx context.Context, address string, names []string, version, size int) ([]exchange, error) {
 	learnt := make([]exchange, 0, len(names))
 	for _, name := range names {

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// figure names what is measured of a slice. Times are microseconds.
+// figure is the name of a measurement of a slice. Times are in microseconds.
 type figure string
 
 const (
@@ -15,14 +15,14 @@ const (
 	longest     figure = "longest_us"
 	daemonCPU   figure = "daemon_cpu_us"   // of the process that answers, a request
 	postgresCPU figure = "postgres_cpu_us" // of both nodes, a request
-	// of all of these, a request, when its record goes to the primary after the slice
+	// of all these processes, a request, while its record is shipped to the primary after the slice
 	shippingCPU figure = "shipping_cpu_us"
 	shippingS   figure = "shipping_seconds"
 	residentMB  figure = "resident_mb" // of the process that answers, at the end of the slice
 	peakMB      figure = "peak_mb"     // the most it has had so far
 )
 
-// figures of one slice; what was not measured is not in it.
+// figures are the measurements of one slice; those that were not made are absent.
 type figures map[figure]float64
 
 func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
@@ -37,7 +37,7 @@ func (l load) figures() figures {
 	return f
 }
 
-// each is what one of so many requests cost.
+// each divides a total among the requests, in microseconds.
 func each(total time.Duration, requests int) float64 {
 	return micros(total) / float64(max(requests, 1))
 }
@@ -69,8 +69,8 @@ func (r results) spread(c cell, f figure) (spread, bool) {
 	return r.ratio(c, cell{}, f)
 }
 
-// ratio is one cell's figure in terms of another's, or the figure itself against the zero cell. Each round's is taken
-// within that round; a round in which either is missing, or the other is zero, has none.
+// ratio is one cell's figure divided by another's, or the figure itself if the other is the zero cell. Each ratio is
+// taken within one round; a round in which either is missing, or the other is zero, has none.
 func (r results) ratio(of, to cell, f figure) (spread, bool) {
 	var values []float64
 	for round, these := range r[of] {

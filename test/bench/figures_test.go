@@ -28,7 +28,7 @@ func TestSpread(t *testing.T) {
 	}
 }
 
-// A ratio is each round's own: a slow round that slows both changes nothing, where a ratio of medians would.
+// Ratios are taken within a round: a slow round that slows both changes nothing, where a ratio of medians would change.
 func TestRatiosAreTakenWithinARound(t *testing.T) {
 	ours, base := cell{readInterval, 64}, cell{bareHTTP, 64}
 	r := results{
@@ -125,7 +125,7 @@ func TestReportIsSavedAndPrinted(t *testing.T) {
 	}
 }
 
-// pgbench's first second is its backends' warming up: it counts for neither the rate nor the latency.
+// pgbench's backends warm up in its first second: it counts for neither the rate nor the latency.
 func TestTransactionsAfterAWhile(t *testing.T) {
 	dir := t.TempDir()
 	lines := map[string]string{

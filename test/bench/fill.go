@@ -13,7 +13,7 @@ import (
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
-// store is a vault with so many secrets of three versions, in a database of the stage's cluster.
+// store is a vault with a number of secrets of three versions, in a database of the env's cluster.
 type store struct {
 	*env
 	database string
@@ -40,9 +40,9 @@ func nameAt(i int) string {
 
 const filled = 10_000 // secrets in one COPY
 
-// fill writes real rows, sealed by the cluster's key, with COPY and without what checks rows of others: it is a
-// superuser's. Half of the secrets rotate every thirty days, and have a rotation behind them; the versions before the
-// current one are in grace for some days.
+// fill writes real rows, sealed by the cluster's key, with COPY as a superuser, so no policy checks them. Half of the
+// secrets rotate every thirty days and have rotated before; the versions before the current one are in grace for some
+// days.
 func (s *store) fill(ctx context.Context) error {
 	cluster, err := s.queryValue(ctx, `SELECT cluster_id FROM vault.config`)
 	if err != nil {
@@ -58,10 +58,13 @@ func (s *store) fill(ctx context.Context) error {
 	}
 	return s.exec(ctx,
 		`SELECT setval(pg_get_serial_sequence('vault.secrets', 'id'), max(id)) FROM vault.secrets`,
-		`INSERT INTO vault.rotation_jobs (secret_id, name, from_version, state, attempt, due_at, run_after, finished_at, to_version, created_at)
-			SELECT id, name, current_version - 1, 'done', 1, rotated_at, rotated_at, rotated_at, current_version, rotated_at FROM vault.secrets WHERE kind = 'automatic'`,
+		`INSERT INTO vault.rotation_jobs (secret_id, name, from_version, state, attempt, due_at, run_after, finished_at,
+				to_version, created_at)
+			SELECT id, name, current_version - 1, 'done', 1, rotated_at, rotated_at, rotated_at, current_version, rotated_at
+				FROM vault.secrets WHERE kind = 'automatic'`,
 		`INSERT INTO vault.requests (id, at, action, digest, result)
-			SELECT gen_random_uuid(), rotated_at, 'rotate', sha256(convert_to(name, 'UTF8')), jsonb_build_object('name', name, 'version', current_version)
+			SELECT gen_random_uuid(), rotated_at, 'rotate', sha256(convert_to(name, 'UTF8')),
+				jsonb_build_object('name', name, 'version', current_version)
 			FROM vault.secrets WHERE kind = 'automatic' AND rotated_at > now() - interval '7 days'`,
 		`VACUUM ANALYZE`, `CHECKPOINT`)
 }
@@ -85,7 +88,7 @@ func (s *store) copyIn(ctx context.Context, cluster string, from, to int) error 
 	return s.copyVersions(ctx, conn, cluster, from, to, now)
 }
 
-// rotation is when a secret was rotated last, some time within 29 days, and when it is next, if it rotates.
+// rotation returns when a secret was rotated last, within 29 days, and when it is due next, if it rotates.
 func rotation(i int, now time.Time) (last time.Time, next any) {
 	last = now.Add(-time.Duration(i*7919%(29*24*60)) * time.Minute)
 	if automatic(i) {

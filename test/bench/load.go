@@ -6,14 +6,14 @@ import (
 	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
-// exchange is a request and the answer there has to be.
+// exchange is a request and its expected answer.
 type exchange struct {
 	request []byte
 	body    []byte // nil: any
 	part    []byte // occurs in the body; nil: anything does
 }
 
-// load is what a slice of requests came to.
+// load is the result of a slice of requests.
 type load struct {
 	requests int           // answered before the slice ended
 	took     time.Duration // the slice

@@ -1,28 +1,26 @@
 // Command bench measures the vault as its users meet it: real vaultd processes beside a PostgreSQL primary with a
 // standby, all made in a temporary folder and removed, driven over loopback.
 //
-// go run ./test/bench reads, verifies, puts and rotations against baselines: one table, and JSON for machines
-//
-//	go run ./test/bench -quick       the same once and short: that it works, not how fast
-//	go run ./test/bench -conns 64 -only '^read' -profile FOLDER   some of it, with a CPU profile of each vaultd
+//	go run ./test/bench              reads, verifies, puts and rotations against baselines: a table, and JSON
+//	go run ./test/bench -quick       the same once and short: a test, no measurement
+//	go run ./test/bench -conns 64 -only '^read' -profile FOLDER   a part, with a CPU profile of each vaultd
 //	go run ./test/bench scale        what a million secrets cost against a thousand, every plan checked
 //
 // # What a figure is worth
 //
-// The machine is shared by the load generator, the daemon and PostgreSQL, so a number of requests a second says little;
-// a ratio says more. Every subject therefore runs in every round, for a short slice, and no two rounds in the same
-// order; each round's ratio is taken against the baselines of that round, and the table shows the median with the
-// lowest and highest beside it. The baselines are processes like the daemon:
+// The load generator, the daemon and PostgreSQL share the machine, so a number of requests a second says little; a
+// ratio says more. So every subject runs in every round, for a short slice, and each round begins with another one.
+// A round's ratio is against the baselines of that round, and the table shows the median with the lowest and highest.
+// The baselines are processes like the daemon:
 //
-//	bare    net/http that answers a body of our size
-//
-// query net/http, the allowlist, one pgx query, XChaCha20-Poly1305, encoding/json: what one would write in an afternoon
+//	bare    net/http that answers a body of the same size
+//	query   net/http, the allowlist, one pgx query, XChaCha20-Poly1305, encoding/json: a simple vault
 //
 // The generator ([drive]) is one thread that waits for all connections at once and costs little more than their system
-// calls; a dear one would flatter whoever is slower than bare. It compares each answer, byte for byte, with what was
-// asked for beforehand and checked: a wrong answer ends the run.
+// calls: it is part of both sides of a ratio, so an expensive one would flatter the slower side. It compares each
+// answer, byte for byte, with one that was checked beforehand; a wrong answer ends the run.
 //
-// What a read on record costs afterwards, shipping it to the primary, happens between the slices and is told apart.
+// Shipping the records of reads to the primary happens between the slices, and its cost is reported apart.
 //
 // BENCH_PEER_URL, BENCH_PEER_TOKEN and BENCH_PEER_PATH name a running Vault-compatible server that is driven in the
 // same rounds: GET URL+PATH with the token in X-Vault-Token.
@@ -89,7 +87,7 @@ type options struct {
 	bytes    int // of a value
 	due      int
 	only     *regexp.Regexp
-	at       []int  // connections of what is read
+	at       []int  // connections of the subjects that read
 	profiles string // folder for a CPU profile of each vaultd; "": none
 	jsonFile string
 	peer     *peer // nil: none

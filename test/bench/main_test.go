@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// TestMain lets the test program be the baselines too: they are this program, started again.
+// TestMain also runs the baselines, which are this program, started again.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "serve" {
 		main()
@@ -17,7 +17,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// What a developer runs: a short round of everything but what takes pgbench, with a peer, to the table and the file.
+// A short run of everything that needs no pgbench, with a peer, ends in the table and the file.
 func TestRoundsFromEndToEnd(t *testing.T) {
 	peer := newStandIn(t, "s.peer-token")
 	t.Setenv("BENCH_PEER_URL", peer.URL)
@@ -65,7 +65,7 @@ func TestRoundsFromEndToEnd(t *testing.T) {
 	if always.Against["bare"].Median <= 0 || always.Against["query"].Median <= 0 {
 		t.Errorf("%v stands against nothing: %+v", always.cell, always.Against)
 	}
-	// What takes pgbench has no verdict; the others have.
+	// Aims that need pgbench have no verdict; the others have.
 	if got, want := len(got.Aims), len(aims())-2; got != want {
 		t.Errorf("got %d verdicts, want %d", got, want)
 	}

@@ -13,8 +13,8 @@ import (
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
-// client is how a store is asked: the same packages that vaultctl and vaultd ask it with, on one connection for reads
-// and one for writes, so that the sixth time a statement is asked its plan may be the generic one.
+// client runs operations on a store with the packages of vaultctl and vaultd, on one connection for reads and one for
+// writes, so that a statement may have its generic plan from the sixth execution on.
 type client struct {
 	*store
 	reader *db.Reader
@@ -47,11 +47,11 @@ func (c *client) close(ctx context.Context) {
 
 func (c *client) anyName() string { return nameAt(c.dice.IntN(c.secrets)) }
 
-// operation is something that the vault does, for a number of things at a time.
+// operation is an operation of the vault on a number of things at a time.
 type operation struct {
 	name    string
-	things  int                                       // that it is about: its cost is shown for each
-	touched float64                                   // rows of one table that it may look at; 0: a few for each thing
+	things  int                                       // its cost is shown for each
+	touched float64                                   // rows of one table that it may read; 0: a few for each thing
 	once    func(ctx context.Context, s *store) error // as the superuser, before all of them; nil: nothing
 	before  func(ctx context.Context, s *store) error // the same, before each
 	do      func(ctx context.Context, c *client) error
@@ -67,10 +67,10 @@ func (o operation) limit() float64 {
 const (
 	pageSize = 100
 	claimed  = 50
-	mostRuns = few / 2 / claimed // of an operation: so many claims are in the small vault's backlog
+	mostRuns = few / 2 / claimed // of an operation: the small vault's backlog has that many claims
 )
 
-// operations on a store; what it does for many things at once, a small store does for fewer.
+// operations of a store. Those on many things at once take fewer things in a small store.
 func operations(s *store) []operation {
 	due, backlog, ended := min(10_000, max(few/4, s.secrets/20)), min(100_000, s.secrets/2), min(1000, s.secrets/20)
 	list := func(q db.ListQuery, want int) func(context.Context, *client) error {
@@ -79,7 +79,7 @@ func operations(s *store) []operation {
 			return counted(want)(c.vault.List(ctx, q))
 		}
 	}
-	inFlight := float64(mostRuns+4) * claimed // stand at the front of the queue that a claim goes along
+	inFlight := float64(mostRuns+4) * claimed // claimed jobs at the front of the index that a claim reads
 	team := s.secrets / 100                   // names under prod/team-07/
 	rest := min(pageSize, team) / 2
 	return []operation{
@@ -125,19 +125,23 @@ func operations(s *store) []operation {
 		{name: "enqueue what is due", things: due, before: func(ctx context.Context, s *store) error {
 			return s.exec(ctx,
 				`UPDATE vault.rotation_jobs SET state = 'superseded', finished_at = now() WHERE state IN ('queued', 'claimed')`,
-				fmt.Sprintf(`UPDATE vault.secrets SET next_rotation_at = now() - interval '1 hour' WHERE id IN (SELECT id FROM vault.secrets
-					WHERE kind = 'automatic' ORDER BY next_rotation_at LIMIT %d)`, due))
+				fmt.Sprintf(`UPDATE vault.secrets SET next_rotation_at = now() - interval '1 hour' WHERE id IN (
+					SELECT id FROM vault.secrets WHERE kind = 'automatic' ORDER BY next_rotation_at LIMIT %d)`, due))
 		}, do: supervise(due, 0)},
 		{name: "claim 50 of the backlog", things: claimed, touched: inFlight, once: queue(backlog), do: claim},
 		{name: "claim 50, at the end of the backlog", things: claimed, touched: inFlight,
 			once: drainTo(mostRuns*claimed, backlog), do: claim},
 		{name: "complete a rotation", things: 1, once: queue(claimed), do: complete},
 		{name: "expire what grace has ended", things: ended, before: func(ctx context.Context, s *store) error {
-			return s.exec(ctx, `UPDATE vault.secrets SET next_rotation_at = now() + interval '30 days' WHERE next_rotation_at <= now()`, fmt.Sprintf(`UPDATE vault.secret_versions SET expires_at = now() - interval '1 hour' WHERE (secret_id, version) IN (
-				SELECT secret_id, version FROM vault.secret_versions WHERE removed_at IS NULL AND expires_at > now() ORDER BY expires_at LIMIT %d)`, ended))
+			return s.exec(ctx,
+				`UPDATE vault.secrets SET next_rotation_at = now() + interval '30 days' WHERE next_rotation_at <= now()`,
+				fmt.Sprintf(`UPDATE vault.secret_versions SET expires_at = now() - interval '1 hour'
+					WHERE (secret_id, version) IN (
+						SELECT secret_id, version FROM vault.secret_versions
+							WHERE removed_at IS NULL AND expires_at > now() ORDER BY expires_at LIMIT %d)`, ended))
 		}, do: supervise(0, ended)},
-		// It counts secrets and versions, by indexes once autovacuum has been there, which a run as short as this does not
-		// wait for.
+		// It counts secrets and versions, by indexes after an autovacuum, for which a run as short as this does not
+		// wait.
 		{name: "status", things: 1, touched: float64(versionsEach*s.secrets + 2*backlog),
 			once: func(ctx context.Context, s *store) error {
 				return s.exec(ctx, `VACUUM ANALYZE vault.secrets`, `VACUUM ANALYZE vault.secret_versions`)
@@ -162,8 +166,8 @@ func counted(want int) func([]db.SecretRow, error) error {
 
 // nameUnder is the n-th name under a prefix.
 func (c *client) nameUnder(ctx context.Context, prefix string, n int) (string, error) {
-	return c.queryValue(ctx, fmt.Sprintf(`SELECT name FROM vault.secrets WHERE name ^@ '%s' ORDER BY name OFFSET %d LIMIT 1`,
-		prefix, n))
+	return c.queryValue(ctx, fmt.Sprintf(
+		`SELECT name FROM vault.secrets WHERE name ^@ '%s' ORDER BY name OFFSET %d LIMIT 1`, prefix, n))
 }
 
 func supervise(enqueued, expired int) func(context.Context, *client) error {
@@ -176,7 +180,7 @@ func supervise(enqueued, expired int) func(context.Context, *client) error {
 	}
 }
 
-// queue fills the backlog up, as hours of nobody rotating would.
+// queue fills the backlog up, as hours without a worker would.
 func queue(backlog int) func(context.Context, *store) error {
 	return func(ctx context.Context, s *store) error {
 		return s.exec(ctx,
@@ -189,7 +193,7 @@ func queue(backlog int) func(context.Context, *store) error {
 	}
 }
 
-// drainTo leaves so many of a backlog, claimed and done in the order that workers would.
+// drainTo completes jobs of a backlog, in the order of workers, until left are queued.
 func drainTo(left, backlog int) func(context.Context, *store) error {
 	return func(ctx context.Context, s *store) error {
 		if err := queue(backlog)(ctx, s); err != nil {
@@ -197,8 +201,10 @@ func drainTo(left, backlog int) func(context.Context, *store) error {
 		}
 		return s.exec(ctx, fmt.Sprintf(`DO $$ BEGIN
 			WHILE (SELECT count(*) FROM vault.rotation_jobs WHERE state = 'queued') > %d LOOP
-				PERFORM vault.claim_rotations('bench', least(1000, (SELECT count(*) FROM vault.rotation_jobs WHERE state = 'queued')::int - %d), interval '1 hour');
-				UPDATE vault.rotation_jobs SET state = 'done', finished_at = now(), to_version = from_version + 1 WHERE state = 'claimed';
+				PERFORM vault.claim_rotations('bench', least(1000,
+					(SELECT count(*) FROM vault.rotation_jobs WHERE state = 'queued')::int - %d), interval '1 hour');
+				UPDATE vault.rotation_jobs SET state = 'done', finished_at = now(), to_version = from_version + 1
+					WHERE state = 'claimed';
 				COMMIT;
 			END LOOP; END $$`, left, left))
 	}
@@ -212,7 +218,7 @@ func claim(ctx context.Context, c *client) error {
 	return err
 }
 
-// complete is one rotation's transaction, with bytes that are ready.
+// complete is one rotation's transaction, with bytes made beforehand.
 func complete(ctx context.Context, c *client) error {
 	jobs, err := c.writer.ClaimRotations(ctx, "bench", 1, 0, time.Hour)
 	if err != nil {
@@ -221,7 +227,8 @@ func complete(ctx context.Context, c *client) error {
 	if len(jobs) != 1 {
 		return fmt.Errorf("got %d jobs, want 1", len(jobs))
 	}
-	_, err = c.conn.Exec(ctx, `SELECT vault.complete_rotation($1, $2, 1, 'k', '\x01', decode(repeat('00', 24), 'hex'), decode(repeat('11', 48), 'hex'),
-		decode(repeat('22', 32), 'hex'), $3, gen_random_uuid())`, jobs[0].ID, jobs[0].Attempt, envelope.AAD(jobs[0].Name, jobs[0].FromVersion+1))
+	_, err = c.conn.Exec(ctx, `SELECT vault.complete_rotation($1, $2, 1, 'k', '\x01', decode(repeat('00', 24), 'hex'),
+		decode(repeat('11', 48), 'hex'), decode(repeat('22', 32), 'hex'), $3, gen_random_uuid())`,
+		jobs[0].ID, jobs[0].Attempt, envelope.AAD(jobs[0].Name, jobs[0].FromVersion+1))
 	return err
 }

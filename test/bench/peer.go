@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// peer is a Vault-compatible server that somebody else has started.
+// peer is a running Vault-compatible server to compare with.
 type peer struct {
 	address string
 	request exchange // with the token: never shown
@@ -48,5 +48,5 @@ func peerFrom(environ []string) (*peer, error) {
 	}, nil
 }
 
-// next: whatever the peer holds, it has to answer 200 with it.
+// next returns the one request; the peer must answer 200, with any body.
 func (p *peer) next() *exchange { return &p.request }

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// newStandIn answers as a Vault-compatible server does: with the secret, to who brings the token.
+// newStandIn answers as a Vault-compatible server does: with the secret, to requests with the token.
 func newStandIn(t *testing.T, token string) *httptest.Server {
 	t.Helper()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

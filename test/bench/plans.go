@@ -58,15 +58,17 @@ func (n planNode) all(yield func(planNode) bool) bool {
 	return true
 }
 
-// buffers are the pages that a statement looked at, functions it called left out: these have plans of their own.
+// buffers are the pages that a statement read, without those of the functions that it called, which have plans of
+// their own.
 func (p planned) buffers() float64 { return p.Plan.Hit + p.Plan.Read }
 
-// large are the tables that grow with the vault or with its use, if only by dead rows: nobody may read one of them
+// large are the tables that grow with the vault or with its use, if only by dead rows: no plan may read one of them
 // whole.
-var large = regexp.MustCompile(`^(secrets|secret_versions|rotation_jobs|rotation_candidates|requests|tx_context|audit_log_[0-9].*)$`)
+var large = regexp.MustCompile(
+	`^(secrets|secret_versions|rotation_jobs|rotation_candidates|requests|tx_context|audit_log_[0-9].*)$`)
 
-// check refuses a plan that grows with the vault: one that reads a large table whole, or that goes along an index
-// further than so many rows.
+// check refuses a plan that grows with the vault: one that reads a large table whole, or more than rows rows of an
+// index.
 func (p planned) check(rows float64) error {
 	var errs []error
 	p.Plan.all(func(n planNode) bool {
@@ -85,7 +87,7 @@ func (p planned) check(rows float64) error {
 	return fmt.Errorf("%w, in %s", errors.Join(errs...), strings.Join(strings.Fields(p.Query), " "))
 }
 
-// plansOf returns the plans that work leaves in the log.
+// plansOf returns the plans that the statements of work leave in the log.
 func (s *env) plansOf(ctx context.Context, work func() error) ([]planned, error) {
 	path := s.cluster.Primary().LogFile()
 	before, err := os.Stat(path)
@@ -124,7 +126,7 @@ func readFrom(path string, offset int64) ([]byte, error) {
 
 var logEntry = regexp.MustCompile(`(?m)^\d{4}-\d\d-\d\d `)
 
-// readPlans finds them in the log: an entry begins with its time, and its further lines with a tab.
+// readPlans finds plans in the log: an entry begins with its time, and its further lines with a tab.
 func readPlans(log []byte) ([]planned, error) {
 	var plans []planned
 	begins := logEntry.FindAllIndex(log, -1)
@@ -149,7 +151,7 @@ func readPlans(log []byte) ([]planned, error) {
 	return plans, nil
 }
 
-// checkPlans is about all statements of an operation. Those that are wrong several times are named once.
+// checkPlans checks the plans of all statements of an operation. A statement that fails several times is named once.
 func checkPlans(plans []planned, o operation) error {
 	var texts []string
 	for _, p := range plans {

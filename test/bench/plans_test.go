@@ -8,14 +8,18 @@ import (
 
 // What auto_explain writes, between other entries: further lines begin with a tab.
 const planLog = "2026-07-01 10:00:00.000 UTC [7] planner@many LOG:  duration: 0.031 ms  plan:\n" +
-	"\t{\n\t  \"Query Text\": \"SELECT 1\\n FROM vault.secrets\",\n\t  \"Plan\": {\n\t    \"Node Type\": \"Limit\", \"Actual Rows\": 1.00, \"Actual Loops\": 1,\n" +
+	"\t{\n\t  \"Query Text\": \"SELECT 1\\n FROM vault.secrets\",\n\t  \"Plan\": {\n" +
+	"\t    \"Node Type\": \"Limit\", \"Actual Rows\": 1.00, \"Actual Loops\": 1,\n" +
 	"\t    \"Shared Hit Blocks\": 4, \"Shared Read Blocks\": 1,\n" +
-	"\t    \"Plans\": [{\"Node Type\": \"Index Scan\", \"Relation Name\": \"secrets\", \"Index Name\": \"secrets_name_key\", \"Actual Rows\": 3, \"Rows Removed by Filter\": 2, \"Actual Loops\": 2}]\n\t  }\n\t}\n" +
+	"\t    \"Plans\": [{\"Node Type\": \"Index Scan\", \"Relation Name\": \"secrets\", \"Index Name\": " +
+	"\"secrets_name_key\", \"Actual Rows\": 3, \"Rows Removed by Filter\": 2, \"Actual Loops\": 2}]\n\t  }\n\t}\n" +
 	"\tCONTEXT:  SQL function \"x\"\n" +
 	"2026-07-01 10:00:00.001 UTC [7] planner@many CONTEXT:  SQL function \"x\" statement 1\n" +
 	"2026-07-01 10:00:00.002 UTC [7] planner@many LOG:  duration: 0.1 ms  plan:\n" +
-	"\t{\"Query Text\": \"DELETE FROM vault.tx_context\", \"Plan\": {\"Node Type\": \"ModifyTable\", \"Relation Name\": \"tx_context\", \"Actual Loops\": 1,\n" +
-	"\t \"Plans\": [{\"Node Type\": \"Seq Scan\", \"Relation Name\": \"tx_context\", \"Actual Rows\": 1, \"Actual Loops\": 1}]}}\n" +
+	"\t{\"Query Text\": \"DELETE FROM vault.tx_context\", \"Plan\": {\"Node Type\": " +
+	"\"ModifyTable\", \"Relation Name\": \"tx_context\", \"Actual Loops\": 1,\n" +
+	"\t \"Plans\": [{\"Node Type\": \"Seq Scan\", \"Relation Name\": \"tx_context\", " +
+	"\"Actual Rows\": 1, \"Actual Loops\": 1}]}}\n" +
 	"2026-07-01 10:00:00.003 UTC [8] LOG:  checkpoint starting: time\n"
 
 func TestPlansAreReadFromTheLog(t *testing.T) {
@@ -72,7 +76,7 @@ func TestScaleUsageIsRefused(t *testing.T) {
 	}
 }
 
-// A small vault and one twenty times as large, through all of it: no plan grows with the vault.
+// In a small vault and one twenty times as large, no operation has a plan that grows with the vault.
 func TestScaleFromEndToEnd(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "scale.json")
 	var out, talk strings.Builder

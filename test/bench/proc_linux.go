@@ -15,8 +15,8 @@ import (
 // tick is the unit of the times in /proc: USER_HZ is 100 wherever Go runs on Linux.
 const tick = 10 * time.Millisecond
 
-// cpuOf is the processor time that a process has had, all its threads, to the nanosecond: a backend may have worked for
-// less than a tick. Its clock is numbered as clock_getcpuclockid(3) does on Linux.
+// cpuOf is the processor time of all threads of a process, to the nanosecond: a backend may have worked for less than a
+// tick. The number of its clock is that of clock_getcpuclockid(3) on Linux.
 func cpuOf(pid int) (time.Duration, error) {
 	const sched, limit = 2, 1 << 22 // beyond which there is no pid, see proc(5), nor room for it in the number
 	if pid <= 0 || pid > limit {
@@ -29,7 +29,7 @@ func cpuOf(pid int) (time.Duration, error) {
 	return time.Duration(at.Nano()), nil
 }
 
-// cpuOfEnded is that of a process's children that have ended, in ticks: fields 16 and 17 of proc(5).
+// cpuOfEnded is the time of a process's children that have ended, in ticks: fields 16 and 17 of proc(5).
 func cpuOfEnded(pid int) (total time.Duration, err error) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -61,7 +61,7 @@ func cpuOfAll(pids ...int) (total time.Duration, err error) {
 	return total, nil
 }
 
-// cpuOfServers adds up what PostgreSQL servers have used: postmasters, their processes, and those that have ended.
+// cpuOfServers adds up the time of PostgreSQL servers: postmasters, their processes, and those that have ended.
 func cpuOfServers(postmasters ...int) (total time.Duration, err error) {
 	for _, postmaster := range postmasters {
 		own, err := cpuOf(postmaster)

@@ -20,15 +20,15 @@ const (
 // process is a server that was started.
 type process struct {
 	name    string
-	address string // host:port of what is measured
+	address string // host:port of the measured listener
 	health  string // URL of vaultd's other listener
 	log     string
 	cmd     *exec.Cmd
 	exited  chan error
 }
 
-// start runs a program until ready says that it is. Its environment holds nothing of ours: a setting would change what
-// is measured, and a token is none of its business.
+// start runs a program and waits until ready is true. It inherits no variable but PATH and HOME: a setting would change
+// the measurement, and a token must not reach it.
 func start(ctx context.Context, name, log string, cmd *exec.Cmd,
 	ready func(p *process) (bool, error)) (*process, error) {
 	to, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -38,7 +38,7 @@ func start(ctx context.Context, name, log string, cmd *exec.Cmd,
 	defer to.Close()
 	cmd.Stdout, cmd.Stderr = to, to
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is ours to hear first
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C reaches this program only
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("starting %s: %w", name, err)
 	}
@@ -66,10 +66,10 @@ func (p *process) await(ctx context.Context, ready func(p *process) (bool, error
 
 const (
 	often  = 10 * time.Millisecond
-	seldom = 250 * time.Millisecond // where looking costs something that is being measured
+	seldom = 250 * time.Millisecond // where a check would disturb the measurement
 )
 
-// poll looks until there is an answer, at most so long.
+// poll calls look until it is done, for limit at most.
 func poll(ctx context.Context, limit, pause time.Duration, look func() (done bool, err error)) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -87,9 +87,9 @@ func poll(ctx context.Context, limit, pause time.Duration, look func() (done boo
 	}
 }
 
-// stop asks, waits, and at last kills. Whoever is measured has to end well too.
+// stop sends SIGTERM, waits, and then kills. A process that does not exit cleanly is an error.
 func (p *process) stop() error {
-	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended already; Wait tells
+	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended already, which Wait reports
 	select {
 	case err := <-p.exited:
 		p.exited <- err

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// report is the file for machines, and what the table is printed from.
+// report is the JSON file, and the source of the table.
 type report struct {
 	Began    time.Time `json:"began"`
 	CPUs     int       `json:"cpus"`
@@ -35,7 +35,7 @@ type row struct {
 var everyFigure = []figure{perSecond, p50, p99, longest, daemonCPU, postgresCPU, shippingCPU, shippingS, residentMB,
 	peakMB}
 
-// baselines of a subject: at the same number of connections, or with pgbench doing the same.
+// baselines are the cells that a subject is compared with: at the same number of connections, or pgbench's.
 func baselines(c cell) map[string]cell {
 	switch c.Subject {
 	case put:
@@ -81,10 +81,12 @@ func (r results) verdicts() []verdict {
 
 func (r *report) print(out io.Writer) error {
 	fmt.Fprintf(out,
-		"%d CPUs, PostgreSQL %s, %s; %d rounds of %gs, median (lowest..highest); %d secrets of %d bytes; times in microseconds\n\n", r.CPUs, r.Postgres, r.Go, r.Rounds, r.Slice, r.Secrets, r.Bytes)
+		"%d CPUs, PostgreSQL %s, %s; %d rounds of %gs, median (lowest..highest); %d secrets of %d bytes; "+
+			"times in microseconds\n\n", r.CPUs, r.Postgres, r.Go, r.Rounds, r.Slice, r.Secrets, r.Bytes)
 	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t,
-		"subject\tconns\ta second\t\tp50\tp99\tlongest\tdaemon CPU\tPostgres CPU\tshipping CPU\tpeak MB\tof bare\tof query\tof pgbench\t")
+		"subject\tconns\ta second\t\tp50\tp99\tlongest\tdaemon CPU\tPostgres CPU\tshipping CPU\tpeak MB\t"+
+			"of bare\tof query\tof pgbench\t")
 	for _, row := range r.Rows {
 		rate := row.Figures[perSecond]
 		fmt.Fprintf(t, "%s\t%d\t%.0f\t(%.0f..%.0f)\t", row.Subject, row.Connections, rate.Median, rate.Lowest, rate.Highest)
@@ -112,7 +114,7 @@ func printVerdicts(out io.Writer, all []verdict) error {
 	return t.Flush()
 }
 
-// cut leaves out what was not measured.
+// cut formats a figure, and leaves out one that was not measured.
 func cut(s spread, format string) string {
 	if s.Rounds == nil {
 		return "-"
@@ -124,7 +126,7 @@ func cut(s spread, format string) string {
 	return text
 }
 
-// save writes the file; a whole one or none.
+// save writes the file, complete or not at all.
 func (r *report) save(path string) error {
 	if path == "" {
 		return nil

@@ -15,9 +15,9 @@ import (
 
 const rotationsAtOnce = 32 // over two daemons, and pgbench's clients
 
-// rotating is secrets that all become due at one moment, as after a long downtime, and two daemons that rotate them; by
-// pgbench, as many jobs claimed beforehand, completed by the same statements with bytes that are ready: what PostgreSQL
-// takes when claiming and sealing cost nothing; and reads meanwhile.
+// rotating returns the subjects of rotations. Two daemons rotate secrets that all become due at one moment, as after a
+// long downtime, alone and during reads. pgbench completes as many jobs that were claimed beforehand, by the same
+// statements with bytes made beforehand: PostgreSQL's cost when claiming and sealing cost nothing.
 func (s *env) rotating(ctx context.Context, o options, reads []string) ([]subject, error) {
 	r := &rotations{env: s, due: o.due}
 	if err := r.fill(ctx); err != nil {
@@ -47,23 +47,27 @@ func (s *env) rotating(ctx context.Context, o options, reads []string) ([]subjec
 type rotations struct {
 	*env
 	due     int
-	version int // that all of them have
+	version int // of all secrets
 }
 
-// fill writes as a superuser can: these values are never opened, rotation replaces them.
+// fill writes rows as a superuser, with fixed bytes: their values are never opened, rotation replaces them.
 func (r *rotations) fill(ctx context.Context) error {
 	r.version = 1
 	return r.exec(ctx,
-		fmt.Sprintf(`INSERT INTO vault.secrets (name, kind, generator, rotation_interval, current_version, rotated_at, next_rotation_at)
-			SELECT 'rotate/' || n, 'automatic', 'hex:32', '30 days', 1, now(), now() + interval '30 days' FROM generate_series(1, %d) n`, r.due),
-		`INSERT INTO vault.secret_versions (secret_id, name, version, fmt, kms_key_id, wrapped_dek, nonce, ciphertext, key_commit, aad, request_id, created_by, next_rotation_at)
-			SELECT id, name, 1, 1, 'k', '\x01', decode(repeat('00', 24), 'hex'), decode(repeat('11', 80), 'hex'), decode(repeat('22', 32), 'hex'), name || ':1',
-				gen_random_uuid(), 'bench', next_rotation_at FROM vault.secrets WHERE name ^@ 'rotate/'`,
+		fmt.Sprintf(`INSERT INTO vault.secrets (name, kind, generator, rotation_interval, current_version, rotated_at,
+				next_rotation_at)
+			SELECT 'rotate/' || n, 'automatic', 'hex:32', '30 days', 1, now(), now() + interval '30 days'
+				FROM generate_series(1, %d) n`, r.due),
+		`INSERT INTO vault.secret_versions (secret_id, name, version, fmt, kms_key_id, wrapped_dek, nonce, ciphertext,
+				key_commit, aad, request_id, created_by, next_rotation_at)
+			SELECT id, name, 1, 1, 'k', '\x01', decode(repeat('00', 24), 'hex'), decode(repeat('11', 80), 'hex'),
+				decode(repeat('22', 32), 'hex'), name || ':1', gen_random_uuid(), 'bench', next_rotation_at
+				FROM vault.secrets WHERE name ^@ 'rotate/'`,
 		`ANALYZE`)
 }
 
-// makeDue returns what queues them all at the moment when, but for this, time alone would have made them due: one
-// transaction, before a daemon's own supervisor can.
+// makeDue makes all secrets due in an open transaction, and returns the function that enqueues them and commits, so
+// that no daemon's supervisor enqueues any before.
 func (r *rotations) makeDue(ctx context.Context) (enqueue func() error, err error) {
 	conn, err := pgx.Connect(ctx, r.url(superuser))
 	if err != nil {
@@ -89,7 +93,7 @@ func (r *rotations) makeDue(ctx context.Context) (enqueue func() error, err erro
 	}, nil
 }
 
-// rotateAll is the time from when they are due to when all are done, by two daemons that are there and wait.
+// rotateAll measures from the moment that all are due until two running daemons have rotated them.
 func (r *rotations) rotateAll(ctx context.Context) (f figures, err error) {
 	stop, pids, err := r.startRotators(ctx)
 	if err != nil {
@@ -116,8 +120,7 @@ func (r *rotations) rotateAll(ctx context.Context) (f figures, err error) {
 	return f.with(l), errors.Join(r.eachOnce(ctx), r.tidyUp(ctx))
 }
 
-// tidyUp does at once what a drain leaves to autovacuum, and the next checkpoint: else it would fall to whoever is
-// measured next.
+// tidyUp runs the vacuum and the checkpoint that a drain causes, which would otherwise slow the next subject.
 func (r *rotations) tidyUp(ctx context.Context) error {
 	return r.exec(ctx, `VACUUM ANALYZE`, `CHECKPOINT`)
 }
@@ -142,7 +145,7 @@ func (r *rotations) startRotators(ctx context.Context) (stop func() error, pids 
 	return stop, pids, nil
 }
 
-// drained waits until none is open, along the index of the open ones: to count them would be a load of its own.
+// drained waits until no job is open, along the index of the open ones: counting them would be a load of its own.
 func (r *rotations) drained(ctx context.Context) error {
 	conn, err := pgx.Connect(ctx, r.url(superuser))
 	if err != nil {
@@ -157,11 +160,12 @@ func (r *rotations) drained(ctx context.Context) error {
 	})
 }
 
-// eachOnce: every secret has been rotated, and none twice.
+// eachOnce checks that every secret has been rotated, and none twice.
 func (r *rotations) eachOnce(ctx context.Context) error {
 	r.version++
 	got, err := r.queryValue(ctx,
-		`SELECT concat_ws(' ', count(*), min(current_version), max(current_version)) FROM vault.secrets WHERE name ^@ 'rotate/'`)
+		`SELECT concat_ws(' ', count(*), min(current_version), max(current_version))
+			FROM vault.secrets WHERE name ^@ 'rotate/'`)
 	if want := fmt.Sprintf("%d %d %d", r.due, r.version, r.version); err == nil && got != want {
 		err = fmt.Errorf("got secrets and their lowest and highest version %q, want %q: each rotates once", got, want)
 	}
@@ -197,7 +201,7 @@ func (r *rotations) whileReading(ctx context.Context, reader *process, connectio
 	return l.figures(), errors.Join(r.eachOnce(ctx), shipped(ctx, reader), r.tidyUp(ctx))
 }
 
-// byPgbench measures as many as divide evenly among the clients, and completes the rest.
+// byPgbench measures a number of jobs that divides evenly among the clients, and completes the rest.
 func (r *rotations) byPgbench(ctx context.Context, clients int) (figures, error) {
 	enqueue, err := r.makeDue(ctx)
 	if err == nil {
@@ -207,9 +211,11 @@ func (r *rotations) byPgbench(ctx context.Context, clients int) (figures, error)
 		return nil, err
 	}
 	err = r.exec(ctx,
-		`UPDATE vault.rotation_jobs SET state = 'claimed', attempt = 1, claimed_by = 'pgbench', claimed_at = now() WHERE state = 'queued'`,
+		`UPDATE vault.rotation_jobs SET state = 'claimed', attempt = 1, claimed_by = 'pgbench', claimed_at = now()
+			WHERE state = 'queued'`,
 		`DROP TABLE IF EXISTS claimed; DROP SEQUENCE IF EXISTS next_claimed`,
-		`CREATE TABLE claimed AS SELECT row_number() OVER () AS n, id, name, from_version + 1 AS version FROM vault.rotation_jobs WHERE state = 'claimed'`,
+		`CREATE TABLE claimed AS SELECT row_number() OVER () AS n, id, name, from_version + 1 AS version
+			FROM vault.rotation_jobs WHERE state = 'claimed'`,
 		`ALTER TABLE claimed ADD PRIMARY KEY (n)`, `CREATE SEQUENCE next_claimed`,
 		`GRANT SELECT ON claimed TO vaultd; GRANT USAGE ON next_claimed TO vaultd`,
 		`VACUUM ANALYZE claimed`, `CHECKPOINT`)
@@ -236,7 +242,8 @@ const rotateScript = `SELECT nextval('next_claimed') AS n \gset
 SELECT id, name, version FROM claimed WHERE n = :n \gset
 BEGIN;
 SET LOCAL synchronous_commit = remote_apply;
-SELECT vault.complete_rotation(:id, 1, 1, 'k', '\x01', decode(repeat('00', 24), 'hex'), decode(repeat('11', 80), 'hex'), decode(repeat('22', 32), 'hex'),
+SELECT vault.complete_rotation(:id, 1, 1, 'k', '\x01', decode(repeat('00', 24), 'hex'),
+  decode(repeat('11', 80), 'hex'), decode(repeat('22', 32), 'hex'),
   concat(:name::text, ':', :version::text), gen_random_uuid());
 COMMIT;
 SELECT pg_current_wal_insert_lsn();

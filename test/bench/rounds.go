@@ -29,7 +29,7 @@ const (
 	readRotating  = "read, rotating"
 )
 
-// subject is one thing to measure, for a slice at a time.
+// subject is measured for a slice at a time.
 type subject struct {
 	name        string
 	connections []int
@@ -86,8 +86,8 @@ func plan(subjects []subject) []step {
 	return steps
 }
 
-// rounds measures every step in every round, each round beginning somewhere else: whoever disturbs the machine for a
-// while does not always disturb the same subject. A round before the first fills caches and counts for nothing.
+// rounds measures every step in every round, each round beginning with another step, so that other load on the machine
+// does not always disturb the same subject. A round before the first fills caches and is not counted.
 func (s *env) rounds(ctx context.Context, o options, steps []step, talk io.Writer) (results, error) {
 	got := results{}
 	for round := range o.rounds + 1 {
@@ -118,7 +118,7 @@ func (s *env) rounds(ctx context.Context, o options, steps []step, talk io.Write
 	return got, nil
 }
 
-// subjects fills the vault, starts everything, and learns what every answer has to be.
+// subjects fills the vault, starts all servers, and learns every expected answer.
 func (s *env) subjects(ctx context.Context, o options) ([]subject, error) {
 	reads, verifies := namesUnder("read/", o.secrets), namesUnder("verify/", o.secrets)
 	if err := errors.Join(s.fill(ctx, reads, 1, o.bytes), s.fill(ctx, verifies, 2, o.bytes)); err != nil {
@@ -145,7 +145,7 @@ func (s *env) subjects(ctx context.Context, o options) ([]subject, error) {
 	return append(append(all, puts...), rotations...), err
 }
 
-// noBackgroundWork: what a daemon does by itself it does not do in somebody else's slice.
+// noBackgroundWork keeps a daemon from working by itself in another subject's slice.
 var noBackgroundWork = []string{`rotation_workers = 0`, `scan_interval = "1h"`, `heartbeat_interval = "0s"`}
 
 func (s *env) readers(ctx context.Context, o options, reads, verifies []string) ([]subject, error) {
@@ -199,7 +199,7 @@ func (s *env) readers(ctx context.Context, o options, reads, verifies []string) 
 	return all, nil
 }
 
-// drive measures a server for a slice, and what its records cost when they are shipped afterwards.
+// drive measures a server for a slice, and the cost of shipping its records afterwards.
 func (s *env) drive(ctx context.Context, slice time.Duration, p *process, audited bool, connections int,
 	next func() *exchange) (figures, error) {
 	var l load
@@ -238,7 +238,7 @@ func driveFor(ctx context.Context, slice time.Duration, address string, connecti
 	return drive(ctx, until, address, connections, next)
 }
 
-// cost is the processor time of processes and of PostgreSQL for what work did, shared among its requests.
+// cost is the processor time of processes and of PostgreSQL during work, divided by its requests.
 func (s *env) cost(pids []int, work func() (requests int, err error)) (figures, error) {
 	own, err := cpuOfAll(pids...)
 	if err != nil {

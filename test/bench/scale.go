@@ -17,7 +17,7 @@ import (
 const (
 	few        = 1000
 	scaleBytes = 32
-	planRuns   = 7 // of an operation whose plans are looked at: the sixth may be the generic one
+	planRuns   = 7 // of an operation whose plans are checked: the sixth may be the generic one
 )
 
 type scaleOptions struct {
@@ -56,7 +56,7 @@ func parseScale(args []string, talk io.Writer) (scaleOptions, error) {
 	return o, nil
 }
 
-// scaleReport is the file for machines.
+// scaleReport is the JSON file.
 type scaleReport struct {
 	Began      time.Time         `json:"began"`
 	CPUs       int               `json:"cpus"`
@@ -73,7 +73,7 @@ type scaleReport struct {
 	Aims       []verdict         `json:"aims"`
 }
 
-// operationReport is what an operation costs for one of its things, in the small vault and in the large one.
+// operationReport is the cost of an operation for one of its things, in the small vault and in the large one.
 type operationReport struct {
 	Name        string  `json:"operation"`
 	FewThings   int     `json:"things_few"`
@@ -91,8 +91,8 @@ type sizeReport struct {
 	MB   float64 `json:"mb"`
 }
 
-// tableReport is what became of a table of the large vault in the operations. An update that is hot touches no index;
-// what is dead waits for a vacuum.
+// tableReport is the state of a table of the large vault after the operations. A hot update touches no index; dead rows
+// wait for a vacuum.
 type tableReport struct {
 	Name    string `json:"name"`
 	Updates int    `json:"updates"`
@@ -101,8 +101,8 @@ type tableReport struct {
 	Vacuums int    `json:"autovacuums"`
 }
 
-// runScale measures the same in a vault of a thousand secrets and in a large one, side by side in one cluster, and
-// fails when a plan in the large one is not what it has to be.
+// runScale measures the same operations in a vault of a thousand secrets and in a large one, in one cluster, and fails
+// if a plan grows with the vault.
 func runScale(ctx context.Context, o scaleOptions, out, talk io.Writer) (err error) {
 	r := &scaleReport{Began: time.Now().UTC(), CPUs: runtime.NumCPU(), Go: goVersion(), Secrets: o.secrets,
 		Buffers: o.buffers, With: o.with}
@@ -147,7 +147,7 @@ func (s *env) fillStores(ctx context.Context, with string, stores ...*store) (er
 		if st.token, err = s.install(ctx, st.database, operator, daemon, planner); err != nil {
 			return err
 		}
-		if i == 0 { // roles are the cluster's
+		if i == 0 { // all databases share the roles
 			if err := s.exec(ctx, plannerSettings...); err != nil {
 				return err
 			}
@@ -168,8 +168,8 @@ func (s *env) fillStore(ctx context.Context, st *store, with string) error {
 	return st.fill(ctx)
 }
 
-// The reads of both vaults. A data key cache of the default size holds all keys of the small one, and a hundredth of a
-// million: the others show what is due to that.
+// The reads of both vaults. A data key cache of the default size holds all keys of the small vault, and
+// a hundredth of a million; the further subjects show the effect of that.
 const (
 	readFew      = "few"
 	readFewMiss  = "few, no cache"
@@ -206,7 +206,7 @@ func (s *env) scaleReads(ctx context.Context, o scaleOptions, small, large *stor
 		{readManyHot, large, few, nil},
 		{readManyMost, large, o.secrets, []string{fmt.Sprintf("dek_cache_size = %d", o.secrets), `dek_cache_ttl = "1h"`}},
 	} {
-		// What is on record costs the same in both.
+		// A record costs the same in both.
 		p, err := s.startVaultd(ctx, reading.name, reading.store.url(daemon),
 			append(append([]string{`audit = "off"`}, noBackgroundWork...), reading.lines...)...)
 		if err != nil {
@@ -227,7 +227,7 @@ func (s *env) scaleReads(ctx context.Context, o scaleOptions, small, large *stor
 	return got, steps, err
 }
 
-// readingAny asks for any of so many secrets, whose current value the answer has to hold.
+// readingAny reads secrets at random; the answer must contain the current value.
 func readingAny(names int) func() *exchange {
 	dice := rand.New(rand.NewPCG(rand.Uint64(), 5))
 	return func() *exchange { return reading(nameAt(dice.IntN(names))) }
@@ -238,7 +238,7 @@ func reading(name string) *exchange {
 		valueOf(name, versionsEach, scaleBytes))}
 }
 
-// readAll asks for every secret once: a daemon then has as many data keys as it keeps, and its PostgreSQL backend has
+// readAll reads every secret once: afterwards a daemon's cache of data keys is full, and its PostgreSQL backend has
 // mapped the pages of shared memory, each of which is a fault the first time.
 func readAll(ctx context.Context, p *process, names int) error {
 	until, done := context.WithCancel(ctx)
@@ -254,8 +254,8 @@ func readAll(ctx context.Context, p *process, names int) error {
 	return err
 }
 
-// operations times them as the daemon, and then looks at their plans, which takes another login. A plan that grows does
-// not keep the others from being looked at.
+// operations measures every operation as the daemon, and then checks its plans with another login. After a plan that
+// grows it checks the others as well.
 func (r *scaleReport) operations(ctx context.Context, o scaleOptions, small, large *store, talk io.Writer) error {
 	var refused []error
 	inFew, inMany := operations(small), operations(large)
@@ -279,7 +279,7 @@ func (r *scaleReport) operations(ctx context.Context, o scaleOptions, small, lar
 	return errors.Join(refused...)
 }
 
-// measure returns microseconds and pages for each of an operation's things, and all its plans.
+// measure returns microseconds and pages for each of an operation's things, and all plans.
 func (s *store) measure(ctx context.Context, o operation,
 	times int) (micros spread, buffers float64, plans []planned, err error) {
 	took, err := s.repeat(ctx, daemon, o, times, func(work func() error) error { return work() })
@@ -298,7 +298,7 @@ func (s *store) measure(ctx context.Context, o operation,
 	return spreadOf(took), buffers / float64(o.things), plans, err
 }
 
-// repeat does an operation so many times on connections of a role, and once before: to prepare and to compile.
+// repeat runs an operation a number of times on connections of a role, and once before, to prepare and to compile.
 func (s *store) repeat(ctx context.Context, role string, o operation, times int,
 	do func(work func() error) error) ([]float64, error) {
 	c, err := s.client(ctx, role)
@@ -330,17 +330,20 @@ func (s *store) repeat(ctx context.Context, role string, o operation, times int,
 }
 
 func (s *store) sizes(ctx context.Context) ([]sizeReport, error) {
-	return rowsOf[sizeReport](ctx, s.url(superuser), `SELECT relname AS name, kind, round(pg_relation_size(oid) / 1048576.0, 1)::float8 AS mb FROM (
+	return rowsOf[sizeReport](ctx, s.url(superuser), `
+		SELECT relname AS name, kind, round(pg_relation_size(oid) / 1048576.0, 1)::float8 AS mb FROM (
 		SELECT c.oid, c.relname, CASE c.relkind WHEN 'i' THEN 'index' WHEN 't' THEN 'toast' ELSE 'table' END AS kind,
 			coalesce(t.relname, o.relname, c.relname) AS top
 		FROM pg_class c LEFT JOIN pg_index i ON i.indexrelid = c.oid LEFT JOIN pg_class t ON t.oid = i.indrelid
 		LEFT JOIN pg_class o ON o.reltoastrelid = coalesce(i.indrelid, c.oid)
-		WHERE c.relkind IN ('r', 'i', 't') AND coalesce(o.relnamespace, t.relnamespace, c.relnamespace) = 'vault'::regnamespace
+		WHERE c.relkind IN ('r', 'i', 't')
+			AND coalesce(o.relnamespace, t.relnamespace, c.relnamespace) = 'vault'::regnamespace
 			AND pg_relation_size(c.oid) > 1048576) big ORDER BY top, kind DESC, relname`)
 }
 
 func (s *store) tables(ctx context.Context) ([]tableReport, error) {
-	return rowsOf[tableReport](ctx, s.url(superuser), `SELECT relname AS name, n_tup_upd AS updates, n_tup_hot_upd AS hot, n_dead_tup AS dead, autovacuum_count AS vacuums
+	return rowsOf[tableReport](ctx, s.url(superuser), `
+		SELECT relname AS name, n_tup_upd AS updates, n_tup_hot_upd AS hot, n_dead_tup AS dead, autovacuum_count AS vacuums
 		FROM pg_stat_user_tables WHERE schemaname = 'vault' AND n_tup_upd + n_dead_tup > 0 ORDER BY relname`)
 }
 

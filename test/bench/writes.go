@@ -16,13 +16,13 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// putting is puts through package vault, as vaultctl does them, and by pgbench: the same statements with bytes that are
-// ready.
+// putting returns the subjects of puts: through package vault, as vaultctl makes them, and by pgbench with the same
+// statements and bytes made beforehand.
 func (s *env) putting(ctx context.Context, o options) ([]subject, error) {
-	const each = 10 // names of a writer: nobody meets another at one of them
+	const each = 10 // names of each writer, which no other writer changes
 	for who, subject := range map[string]string{"put": put, "pgbench": putPgbench} {
 		if !o.only.MatchString(subject) {
-			continue // hundreds of puts that nobody would go on from
+			continue // saves hundreds of puts that no subject needs
 		}
 		for writer := range mostWriters {
 			if err := s.fill(ctx, namesUnder(fmt.Sprintf("%s/%d/", who, writer), each), 1, o.bytes); err != nil {
@@ -48,8 +48,8 @@ func (s *env) putting(ctx context.Context, o options) ([]subject, error) {
 			return f.with(l), nil
 		}},
 		{putPgbench, counts, func(ctx context.Context, n int, slice time.Duration) (figures, error) {
-			// A backend's first statements are planned and its functions compiled, which takes it 0.1 s; the writers' were
-			// before.
+			// A backend plans its first statements and compiles its functions, which takes 0.1 s; the writers' backends
+			// have done so before.
 			warm := time.Second + time.Duration(n)*60*time.Millisecond
 			seconds := int((slice + warm + time.Second - 1) / time.Second)
 			l, err := s.pgbench(ctx, operator, script, n, warm, "-T", strconv.Itoa(seconds))
@@ -58,7 +58,7 @@ func (s *env) putting(ctx context.Context, o options) ([]subject, error) {
 	}, nil
 }
 
-// with adds what was seen from outside.
+// with adds the client's measurements.
 func (f figures) with(l load) figures {
 	for name, value := range l.figures() {
 		f[name] = value
@@ -105,8 +105,8 @@ func (s *env) putMany(ctx, until context.Context, names []string, size int) (loa
 	return l, nil
 }
 
-// putScript writes what one put sends, in the same trips. pgbench cannot answer a challenge; so here every challenge is
-// the same, for everybody, and its proof can be in the script.
+// putScript writes the statements of one put, in the same round trips. pgbench cannot answer a challenge, so in this
+// database every challenge is the same, for all clients, and its proof is in the script.
 func (s *env) putScript(ctx context.Context, names, size int) (string, error) {
 	nonce := make([]byte, 32)
 	if err := s.exec(ctx, fmt.Sprintf(`ALTER TABLE vault.tx_context ALTER COLUMN nonce SET DEFAULT '\x%x'`,
@@ -114,19 +114,21 @@ func (s *env) putScript(ctx context.Context, names, size int) (string, error) {
 		return "", err
 	}
 	text := fmt.Sprintf(`\set n random(0, %d)
-SELECT name, current_version + 1 AS version, deleted_at FROM vault.secrets WHERE name = concat('pgbench/', :client_id::text, '/', :n::text) \gset
+SELECT name, current_version + 1 AS version, deleted_at FROM vault.secrets
+  WHERE name = concat('pgbench/', :client_id::text, '/', :n::text) \gset
 \startpipeline
 BEGIN;
-SELECT set_config('synchronous_commit', 'remote_apply', true), set_config('idle_in_transaction_session_timeout', '4000', true),
-  set_config('lock_timeout', '8000', true);
-SELECT ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int, coalesce((SELECT timeline FROM vault.heartbeat), 0),
-  (SELECT epoch FROM vault.heartbeat);
+SELECT set_config('synchronous_commit', 'remote_apply', true),
+  set_config('idle_in_transaction_session_timeout', '4000', true), set_config('lock_timeout', '8000', true);
+SELECT ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int,
+  coalesce((SELECT timeline FROM vault.heartbeat), 0), (SELECT epoch FROM vault.heartbeat);
 SELECT vault.challenge();
 \endpipeline
 \startpipeline
 SELECT vault.authorize_proof('%s', '\x%x');
-SELECT vault.put_version('put', :name, :version::int, 1, 'k', decode(repeat('01', 73), 'hex'), decode(repeat('00', 24), 'hex'),
-  decode(repeat('11', %d), 'hex'), decode(repeat('22', 32), 'hex'), concat(:name::text, ':', :version::text), gen_random_uuid());
+SELECT vault.put_version('put', :name, :version::int, 1, 'k', decode(repeat('01', 73), 'hex'),
+  decode(repeat('00', 24), 'hex'), decode(repeat('11', %d), 'hex'), decode(repeat('22', 32), 'hex'),
+  concat(:name::text, ':', :version::text), gen_random_uuid());
 \endpipeline
 \startpipeline
 COMMIT;
@@ -136,7 +138,7 @@ SELECT pg_current_wal_flush_lsn();
 	return s.file("put.sql"), os.WriteFile(s.file("put.sql"), []byte(text), 0o600)
 }
 
-// pgbench runs a script on connections of its own, and counts what ended after a while.
+// pgbench runs a script on connections of its own, and counts the transactions that ended after warm.
 func (s *env) pgbench(ctx context.Context, role, script string, connections int, warm time.Duration,
 	length ...string) (load, error) {
 	program, err := exec.LookPath("pgbench")
