@@ -15,14 +15,15 @@ import (
 	"time"
 )
 
-// putHits are the failpoints that a put passes; a rotation passes all there are.
+// putHits are the failpoints that a put passes; a rotation passes all.
 func putHits() []string {
 	return []string{"seal.done", "write.begun", "write.before_commit", "write.committed"}
 }
 
-// TestChaos is the proof. Without anything set it is short: the worst faults once with synchronous replication, and a
-// few with asynchronous. `make chaos` sets CHAOS_TIME and CHAOS_MODE (sync, the default, or async), and CHAOS_SEED to
-// repeat a schedule of faults; CHAOS_FAULTS, a regular expression, leaves out the others.
+// TestChaos breaks a cluster under load and has the oracle judge it. Without a setting it is short: the worst faults
+// once with synchronous replication, and a few with asynchronous. `make chaos` sets CHAOS_TIME and CHAOS_MODE (sync,
+// the default, or async), and CHAOS_SEED to repeat a schedule of faults; CHAOS_FAULTS, a regular expression, selects
+// faults.
 func TestChaos(t *testing.T) {
 	seed := uint64(time.Now().UnixNano() % 1_000_000)
 	if text := os.Getenv("CHAOS_SEED"); text != "" {
@@ -43,8 +44,9 @@ func TestChaos(t *testing.T) {
 		return
 	}
 	t.Run("sync", func(t *testing.T) {
-		runChaos(t, built, plan{seed: seed, synchronous: true, faults: named(t, "promotion", "promotion after a canceled wait",
-			"postmaster killed", "disk full", "kms down", "vaultd dies at write.committed", "vaultd frozen past its claim",
+		runChaos(t, built, plan{seed: seed, synchronous: true, faults: named(t,
+			"promotion", "promotion after a canceled wait", "postmaster killed", "disk full", "kms down",
+			"vaultd dies at write.committed", "vaultd frozen past its claim",
 			"vaultd dies at rotation.target_set", "vaultctl dies at write.begun", "vaultctl dies at write.committed",
 			"commit failed, FIN", "commit done, reply lost, RST", "commit done, reply lost, hang",
 			"vault.complete_rotation done, reply lost, RST")})
@@ -64,7 +66,7 @@ func mustParse(t *testing.T, text string) uint64 {
 	return seed
 }
 
-// A seed says which faults are made, in which order and how.
+// A seed determines the faults, their order and their parameters.
 func TestSeedRepeatsTheSchedule(t *testing.T) {
 	describe := func(seed uint64) string {
 		var all []string
@@ -85,7 +87,7 @@ func TestSeedRepeatsTheSchedule(t *testing.T) {
 	}
 }
 
-// matching picks faults by an expression; "" picks all.
+// matching selects faults by an expression; "" selects all.
 func matching(t *testing.T, expression string) []fault {
 	t.Helper()
 	pattern, err := regexp.Compile(expression)
@@ -99,7 +101,7 @@ func matching(t *testing.T, expression string) []fault {
 	return some
 }
 
-// named picks faults of the allFaults; a kind that is not in it is a mistake.
+// named selects faults by their kinds, and fails on an unknown kind.
 func named(t *testing.T, kinds ...string) []fault {
 	t.Helper()
 	faults := allFaults()
@@ -114,7 +116,7 @@ func named(t *testing.T, kinds ...string) []fault {
 	return some
 }
 
-// plan is a run: for a span, or (0) for each of its faults once.
+// plan is a run, for a span, or (span 0) until each of its faults was made once.
 type plan struct {
 	seed        uint64
 	synchronous bool
@@ -177,7 +179,8 @@ func runChaos(t *testing.T, built string, p plan) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	report.Title = fmt.Sprintf("chaos on PostgreSQL %d, %s replication, %s, seed %d: 8 writers, 4 rotation workers, 3 nodes",
+	report.Title = fmt.Sprintf("chaos on PostgreSQL %d, %s replication, %s, seed %d: "+
+		"8 writers, 4 rotation workers, 3 nodes",
 		l.servers.Binaries().Major, map[bool]string{true: "synchronous", false: "asynchronous"}[p.synchronous],
 		time.Since(began).Round(time.Second), p.seed)
 	if l.noDisks != "" {
@@ -220,7 +223,7 @@ func (l *local) durabilityWarning(t *testing.T) string {
 	return ""
 }
 
-// checkLogs looks for what must be in no log.
+// checkLogs searches every log for values and tokens.
 func (l *local) checkLogs(t *testing.T) {
 	t.Helper()
 	for name, d := range l.daemons {

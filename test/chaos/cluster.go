@@ -9,16 +9,16 @@ import (
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
-// Cluster is a vault under test, as the workload and the oracle reach it. Nothing in it changes during a run: the
-// present primary is found among the hosts of the connection strings, and a restarted vaultd is back at its address.
+// Cluster says how the workload and the oracle reach the vault under test. It does not change during a run: clients
+// find the present primary among the hosts of the connection strings, and a restarted vaultd has its old address.
 type Cluster struct {
 	Nodes        []Node
 	WriteURL     string // names every node; a role that may write, and read the audit log
-	SuperuserURL string // names every node; moves due times and reads what the oracle compares
+	SuperuserURL string // names every node; for moving due times, and for the oracle
 	KMSKeys      []string
 	Token        vault.Token
 	Vaultctl     string   // the binary; "" = no writer uses it
-	VaultctlEnv  []string // with the token, the database and the key; all the environment it gets
+	VaultctlEnv  []string // its whole environment, with the token, the database and the key
 	Synchronous  bool     // an acknowledged write is on a standby
 }
 

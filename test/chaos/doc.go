@@ -1,6 +1,6 @@
-// Package chaos proves that a vault loses nothing while its servers die: a [Workload] of writers, readers and rotations
-// that writes down what it was told in a [Ledger], and an oracle that compares that with what the surviving primary
-// holds at the end ([Gather], [Judge]).
+// Package chaos checks that a vault loses nothing while its servers die: a [Workload] of writers, readers and rotations
+// records every answer in a [Ledger], and an oracle compares the ledger with the rows of the surviving primary at the
+// end ([Gather], [Judge]).
 //
 // The ledger knows three outcomes of a write: acknowledged, failed, and unknown. With synchronous replication every
 // acknowledged write must be there, with its version, and open to its value; no failed one may be; an unknown one is
@@ -8,7 +8,7 @@
 // was rotated twice. The histories of single names, reads from the primary among them, must also be linearizable
 // ([Linearizable]). With asynchronous replication a failover may lose acknowledged writes: they are counted.
 //
-// Who breaks the cluster, and how, is no concern of this package: it needs to be told how to reach it ([Cluster]) and,
-// in a [Timeline], when the primary was dead and which node was being broken. Its tests have a nemesis for clusters on
-// this machine.
+// The package does not break clusters. Its caller says how to reach the cluster ([Cluster]) and, in a [Timeline], when
+// the primary was dead and which node was being broken. The tests of this package have a nemesis, which breaks clusters
+// on this machine.
 package chaos

@@ -9,31 +9,31 @@ import (
 	"github.com/google/uuid"
 )
 
-// Outcome is what a writer was told.
+// Outcome is the answer to a write.
 type Outcome string
 
 const (
 	Acked   Outcome = "acked"   // done
 	Failed  Outcome = "failed"  // not done
-	Unknown Outcome = "unknown" // may have been done: said to be unknown, or the writer was killed
+	Unknown Outcome = "unknown" // may have been done: the vault said so, or the writer was killed
 )
 
-// Hash stands for a value.
+// Hash is the hash of a value.
 type Hash [sha256.Size]byte
 
 // Write is one put or rotate.
 type Write struct {
 	Action   string // put or rotate
 	Name     string
-	Expect   int // the version it was to come after; -1 = whatever there is
+	Expect   int // the version that it follows; -1 = any
 	Hash     Hash
 	Outcome  Outcome
-	Request  uuid.UUID // zero: vaultctl was killed, or failed, before it named it
+	Request  uuid.UUID // zero: vaultctl was killed, or failed, before it printed one
 	Version  int       // if acknowledged
 	Called   time.Time
 	Returned time.Time
 	Client   int
-	Why      string // of a failure, for people
+	Why      string // of a failure, for the report
 }
 
 // Read is one read that was answered.
@@ -61,7 +61,7 @@ type Due struct {
 	At   time.Time
 }
 
-// Ledger is what the clients saw. It is safe for concurrent use.
+// Ledger holds the answers that clients got. It is safe for concurrent use.
 type Ledger struct {
 	mu       sync.Mutex
 	writes   []Write

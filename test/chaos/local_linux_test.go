@@ -30,15 +30,15 @@ import (
 const (
 	database     = "chaos"
 	claimTimeout = 9 * time.Second
-	diskSize     = 384 << 20        // of a node, where there is a file system of its own for it
+	diskSize     = 384 << 20        // of a node that has a file system of its own
 	waitLimit    = 60 * time.Second // for any one condition; a bound, not a measurement
 )
 
 // workers are 4 in all.
 var workers = map[string]int{"primary": 2, "standby1": 1, "standby2": 1}
 
-// local is a vault on this machine, every process of it real: a primary and two standbys, each with its vaultd, and a
-// proxy in front of each server that all writing goes through.
+// local is a vault on this machine with real processes: a primary and two standbys, each with its vaultd, and a proxy
+// in front of each server that all writers use.
 type local struct {
 	Cluster
 	dir     string
@@ -48,7 +48,7 @@ type local struct {
 	fake    *kmsfake.Fake
 	built   string   // folder of the binaries
 	disks   []string // mounted
-	noDisks string   // why there are none
+	noDisks string   // why none could be mounted
 }
 
 type daemon struct {
@@ -74,7 +74,7 @@ func mustBuild(t *testing.T) string {
 // mustLocal makes the cluster and removes it with the test.
 func mustLocal(t *testing.T, built string, synchronous bool) *local {
 	t.Helper()
-	// AWS's client wants credentials; the fake takes any.
+	// AWS's client needs credentials; the fake accepts any.
 	t.Setenv("AWS_ACCESS_KEY_ID", "test")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")
 	t.Setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -119,7 +119,7 @@ func (l *local) makeServers(ctx context.Context) error {
 	parameters := map[string]string{"max_connections": "100", "wal_keep_size": "64MB", "wal_receiver_timeout": "10s",
 		"wal_sender_timeout": "20s", "synchronous_standby_names": ""}
 	if l.Synchronous {
-		// All three: whoever is primary, the other two are standbys. Not "*", which would count a base backup.
+		// All three, since any may become primary. Not "*", which would count a base backup.
 		parameters["synchronous_standby_names"] = `ANY 1 ("primary", "standby1", "standby2")`
 	}
 	l.servers, err = localpg.Create(ctx, localpg.Options{Dir: filepath.Join(l.dir, "pg"), Standbys: 2, Binaries: binaries,
@@ -131,8 +131,8 @@ func (l *local) makeServers(ctx context.Context) error {
 	return l.servers.Start(ctx)
 }
 
-// mountDisks gives each node a small file system of its own, so that its disk can be full. Where that is not allowed,
-// the one fault that needs it is reported as not made.
+// mountDisks gives each node a small file system of its own, so that its disk can be full. Where mounting is not
+// allowed, the report lists that fault as skipped.
 func (l *local) mountDisks(ctx context.Context) {
 	for _, node := range l.servers.Nodes() {
 		folder := filepath.Dir(node.DataDir())
@@ -178,11 +178,13 @@ func (l *local) install(ctx context.Context) error {
 		sockets = append(sockets, node.SocketDir())
 	}
 	through := func(role string) string {
-		return fmt.Sprintf("host=127.0.0.1,127.0.0.1,127.0.0.1 port=%s user=%s dbname=%s sslmode=disable target_session_attrs=read-write connect_timeout=2",
+		return fmt.Sprintf("host=127.0.0.1,127.0.0.1,127.0.0.1 port=%s user=%s dbname=%s sslmode=disable "+
+			"target_session_attrs=read-write connect_timeout=2",
 			strings.Join(ports, ","), role, database)
 	}
 	l.WriteURL = through(vaulttest.Operator)
-	l.SuperuserURL = fmt.Sprintf("host=%s port=%d user=%s dbname=%s target_session_attrs=read-write connect_timeout=2 application_name=oracle",
+	l.SuperuserURL = fmt.Sprintf("host=%s port=%d user=%s dbname=%s target_session_attrs=read-write connect_timeout=2 "+
+		"application_name=oracle",
 		strings.Join(sockets, ","), l.servers.Primary().Port(), vaulttest.Superuser, database)
 	if l.Token, err = vault.ParseToken(vaulttest.Token); err != nil {
 		return err
@@ -213,8 +215,8 @@ func (l *local) environment() []string {
 		"AWS_ACCESS_KEY_ID=test", "AWS_SECRET_ACCESS_KEY=test"}
 }
 
-// keeper is the program behind the rotator of some secrets: a credential store that keeps one value for each, in a
-// file. It starts no other program, so that it is quick on a busy machine.
+// keeper is the program of the rotator of some secrets: a credential store with one value for each, in a file. It
+// starts no other program, so that it is fast on a busy machine.
 const keeper = `#!/bin/sh
 file=$1/${VAULT_SECRET##*/}
 value= kept=
@@ -232,7 +234,7 @@ func (l *local) makeKeeper() error {
 	return os.WriteFile(filepath.Join(l.dir, "keep"), []byte(keeper), 0o700)
 }
 
-// checkTargets: once no rotation is open, each target accepts the current value of its secret.
+// checkTargets checks, when no rotation is open, that each target accepts the current value of its secret.
 func (l *local) checkTargets(t *testing.T) {
 	t.Helper()
 	v, err := l.openPrimary(t.Context(), 2)
@@ -244,7 +246,7 @@ func (l *local) checkTargets(t *testing.T) {
 	for i := range dueNames {
 		kept, err := os.ReadFile(filepath.Join(l.dir, "targets", path.Base(dueName(i))))
 		if !hasRotator(i) || errors.Is(err, os.ErrNotExist) {
-			continue // it was not rotated yet
+			continue // not rotated yet
 		}
 		secret, err := v.Get(t.Context(), dueName(i), vault.GetOptions{})
 		if err != nil {
@@ -261,7 +263,7 @@ func (l *local) checkTargets(t *testing.T) {
 	}
 }
 
-// newDaemon writes a configuration with addresses that stay the same over restarts.
+// newDaemon writes a configuration with addresses that a restart does not change.
 func (l *local) newDaemon(node *localpg.Node, primaryURL string) (*daemon, error) {
 	base := filepath.Join(l.dir, "vaultd-"+node.Name())
 	var addresses [2]string
@@ -273,8 +275,10 @@ func (l *local) newDaemon(node *localpg.Node, primaryURL string) (*daemon, error
 		addresses[i] = listener.Addr().String()
 		defer listener.Close() // all are open at once, so that they differ
 	}
-	config := fmt.Sprintf("database_url = %q\nprimary_database_url = %q\nlisten = [%q]\nhealth_listen = %q\nkms_keys = [%q]\nallow = [\"127.0.0.0/8\"]\n"+
-		"rotation_workers = %d\nscan_interval = \"500ms\"\nlog_level = \"warn\"\nstate_dir = %q\naudit_spool = %q\nclaim_timeout = %q\n[exec_rotators]\nkeep = [%q, %q]\n",
+	config := fmt.Sprintf("database_url = %q\nprimary_database_url = %q\nlisten = [%q]\nhealth_listen = %q\n"+
+		"kms_keys = [%q]\nallow = [\"127.0.0.0/8\"]\n"+
+		"rotation_workers = %d\nscan_interval = \"500ms\"\nlog_level = \"warn\"\n"+
+		"state_dir = %q\naudit_spool = %q\nclaim_timeout = %q\n[exec_rotators]\nkeep = [%q, %q]\n",
 		node.URL(database, vaulttest.Daemon), primaryURL, addresses[0], addresses[1], l.KMSKeys[0], workers[node.Name()],
 		base+".state", base+".spool", claimTimeout,
 		filepath.Join(l.dir, "keep"), filepath.Join(l.dir, "targets"))
@@ -342,7 +346,7 @@ func (d *daemon) ready(ctx context.Context) bool {
 	return response.StatusCode == http.StatusOK
 }
 
-// until asks until the answer is yes.
+// until calls yes until it returns true.
 func until(ctx context.Context, limit time.Duration, what string, yes func() (bool, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -387,7 +391,7 @@ func (l *local) healthy(ctx context.Context) error {
 	return nil
 }
 
-// queryNode asks one node, as the superuser, over a connection of its own. The answer is one value.
+// queryNode returns one value from one node, as the superuser, over a connection of its own.
 func queryNode(ctx context.Context, node *localpg.Node, into any, sql string, args ...any) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -422,7 +426,7 @@ func (l *local) remove() error {
 	return errors.Join(append(errs, os.RemoveAll(l.dir))...)
 }
 
-// logTails are the ends of the logs.
+// logTails returns the ends of the logs.
 func (l *local) logTails() string {
 	var b strings.Builder
 	show := func(file string) {

@@ -23,8 +23,8 @@ import (
 	"github.com/hyperiondb/vault/test/chaos/pgproxy"
 )
 
-// nemesis breaks a local cluster, one fault at a time, and mends it. What it does, and in which order, depends on the
-// seed alone; when it happens is the machine's.
+// nemesis breaks a local cluster, one fault at a time, and repairs it. Faults and their order depend on the seed alone,
+// their times on the machine.
 type nemesis struct {
 	*local
 	timeline *Timeline
@@ -32,17 +32,18 @@ type nemesis struct {
 	log      func(format string, args ...any)
 }
 
-// makeDue sees to it that there is something to rotate. Where that cannot be written just now, there will be later.
+// makeDue makes secrets due, so that rotations run. It ignores an error: the primary may be away, and a later call
+// succeeds.
 func (n *nemesis) makeDue(ctx context.Context, secrets int) { _ = n.workload.MakeDue(ctx, secrets) }
 
-// fault is one way to break things. It returns when it has put everything right again, apart from what healthy waits
-// for.
+// fault is one way to break the cluster. make returns when the fault is repaired, except for the conditions that
+// healthy waits for.
 type fault struct {
 	kind string
 	make func(n *nemesis, ctx context.Context, random *rand.Rand) error
 }
 
-// allFaults holds every fault; a round deals each f once.
+// allFaults returns every fault; a round makes each once.
 func allFaults() []fault {
 	faults := []fault{
 		{"promotion", (*nemesis).failOver},
@@ -66,7 +67,7 @@ func allFaults() []fault {
 		for _, how := range []pgproxy.How{pgproxy.FIN, pgproxy.RST, pgproxy.Hang} {
 			for _, sql := range []string{"^commit", "vault.put_version", "vault.claim_rotations", "vault.complete_rotation"} {
 				if sql != "^commit" && how != pgproxy.RST {
-					continue // enough of the others are in the directed tests
+					continue // the directed tests have enough of the others
 				}
 				kind := fmt.Sprintf("%s %s, %s", strings.TrimPrefix(sql, "^"), when, how)
 				faults = append(faults, fault{kind, func(n *nemesis, ctx context.Context, random *rand.Rand) error {
@@ -82,14 +83,13 @@ func allFaults() []fault {
 		}})
 	}
 	for _, hit := range failpoint.Names() {
-		faults = append(faults, fault{"vaultd dies at " + hit, func(n *nemesis, ctx context.Context, random *rand.Rand) error {
-			return n.crashDaemon(ctx, hit)
-		}})
+		faults = append(faults, fault{"vaultd dies at " + hit,
+			func(n *nemesis, ctx context.Context, random *rand.Rand) error { return n.crashDaemon(ctx, hit) }})
 	}
 	return faults
 }
 
-// schedule is an endless series of faults, each with a source of choices of its own: the same for a seed.
+// schedule is an endless series of faults, each with a random source of its own, the same for a seed.
 func schedule(seed uint64, faults []fault) iter.Seq2[fault, *rand.Rand] {
 	return func(yield func(fault, *rand.Rand) bool) {
 		random := rand.New(rand.NewPCG(seed, 0))
@@ -105,8 +105,8 @@ func schedule(seed uint64, faults []fault) iter.Seq2[fault, *rand.Rand] {
 	}
 }
 
-// run follows the schedule until ctx ends, or (count > 0) for so many faults. An error is a cluster that did not
-// recover.
+// run follows the schedule until ctx ends, or for count faults if count > 0. A cluster that does not recover is an
+// error.
 func (n *nemesis) run(ctx context.Context, seed uint64, faults []fault, count int) error {
 	made := 0
 	for f, choices := range schedule(seed, faults) {
@@ -150,10 +150,11 @@ func (n *nemesis) killPostmaster(ctx context.Context, _ *rand.Rand) error {
 	return n.startAgain(ctx, node)
 }
 
-// busyBackend finds a session of the vault's that has changed something and not committed yet.
-const busyBackend = `SELECT pid FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND application_name IN ('chaos', 'vaultctl', 'vaultd') LIMIT 1`
+// busyBackend finds a session of the vault with an uncommitted change.
+const busyBackend = `SELECT pid FROM pg_stat_activity
+	WHERE backend_xid IS NOT NULL AND application_name IN ('chaos', 'vaultctl', 'vaultd') LIMIT 1`
 
-// killBackend makes the server drop every session and recover, as after any crash of one.
+// killBackend kills one session; the server then drops all of them and recovers.
 func (n *nemesis) killBackend(ctx context.Context, _ *rand.Rand) error {
 	node := n.servers.Primary()
 	defer n.timeline.Broken(node.Name())()
@@ -180,11 +181,11 @@ func (n *nemesis) terminateWait(ctx context.Context, _ *rand.Rand) error {
 	return n.endWait(ctx, "terminated", "pg_terminate_backend")
 }
 
-// endWait holds replication back until COMMITs wait for it, and ends the wait of each: the server then says that the
-// transaction is committed, which is true of itself alone.
+// endWait holds replication back until COMMITs wait for it, and ends the wait of each. The server then reports the
+// transaction as committed, which is true of this server only.
 func (n *nemesis) endWait(ctx context.Context, how, function string) error {
 	if !n.Synchronous {
-		return nil // nobody waits
+		return nil // COMMITs do not wait
 	}
 	receivers, err := n.holdReceivers(ctx)
 	if err != nil {
@@ -202,7 +203,8 @@ func (n *nemesis) endWait(ctx context.Context, how, function string) error {
 func (n *nemesis) endWaits(ctx context.Context, function string) error {
 	var ended int
 	return until(ctx, 10*time.Second, "a COMMIT waits for replication", func() (bool, error) {
-		err := queryNode(ctx, n.servers.Primary(), &ended, `SELECT count(*) FROM (SELECT `+function+`(pid) FROM pg_stat_activity
+		err := queryNode(ctx, n.servers.Primary(), &ended,
+			`SELECT count(*) FROM (SELECT `+function+`(pid) FROM pg_stat_activity
 			WHERE wait_event = 'SyncRep' AND application_name IN ('chaos', 'vaultctl', 'vaultd') OFFSET 0) AS ended`)
 		return err == nil && ended > 0, err
 	})
@@ -233,7 +235,7 @@ func processes(node *localpg.Node) []int {
 	return all
 }
 
-// freeze stops a server in the middle of whatever it does; thaw lets it go on.
+// freeze stops all processes of a server; thaw continues them.
 func freeze(node *localpg.Node) (thaw func()) {
 	frozen := processes(node)
 	for _, pid := range frozen {
@@ -257,11 +259,11 @@ func (n *nemesis) freezePrimary(ctx context.Context, random *rand.Rand) error {
 }
 
 func (n *nemesis) failOver(ctx context.Context, _ *rand.Rand) error {
-	n.makeDue(ctx, dueNames/2) // so that there is something to rotate afterwards
+	n.makeDue(ctx, dueNames/2) // so that rotations run afterwards
 	return n.promote(ctx, "promotion", nil)
 }
 
-// failOverFrozen is what a supervisor of servers does with a primary that no longer answers: it ends it and promotes.
+// failOverFrozen ends a primary that no longer answers and promotes a standby, as a supervisor of servers does.
 func (n *nemesis) failOverFrozen(ctx context.Context, _ *rand.Rand) error {
 	n.makeDue(ctx, dueNames/2)
 	thaw := freeze(n.servers.Primary())
@@ -270,8 +272,8 @@ func (n *nemesis) failOverFrozen(ctx context.Context, _ *rand.Rand) error {
 	return n.promote(ctx, "promotion after a freeze", nil)
 }
 
-// failOverBehind promotes a standby that has missed the last second. With synchronous replication nobody was told of
-// what is lost with it; without, it is what status warns of.
+// failOverBehind promotes a standby that has missed the last second. With synchronous replication the lost writes were
+// not acknowledged; with asynchronous replication status warns of the loss.
 func (n *nemesis) failOverBehind(ctx context.Context, _ *rand.Rand) error {
 	n.makeDue(ctx, dueNames/2) // now: it would wait as well
 	receivers, err := n.holdReceivers(ctx)
@@ -283,11 +285,10 @@ func (n *nemesis) failOverBehind(ctx context.Context, _ *rand.Rand) error {
 	return n.promote(ctx, "promotion of a standby that is behind", receivers.drop)
 }
 
-// failOverUnreplicated loses what only the primary had: somebody ended the wait of a COMMIT for a standby, and no
-// standby ever gets it.
+// failOverUnreplicated ends the wait of a COMMIT for a standby, and fails over before any standby has the transaction.
 func (n *nemesis) failOverUnreplicated(ctx context.Context, _ *rand.Rand) error {
 	if !n.Synchronous {
-		return nil // nobody waits
+		return nil // COMMITs do not wait
 	}
 	n.makeDue(ctx, dueNames/2) // now: it would wait as well
 	receivers, err := n.holdReceivers(ctx)
@@ -330,9 +331,9 @@ func (n *nemesis) promote(ctx context.Context, kind string, between func()) erro
 	return n.rebuildLost(ctx, died)
 }
 
-// rebuildLost repairs standbys that could not follow: one that had received a part of a record, across the end of a
-// segment, ends with a PANIC when the new primary never wrote the rest. That is PostgreSQL's affair and no fault of the
-// vault's, so its reads do not count from the promotion on.
+// rebuildLost rebuilds standbys that could not follow: one that had received a part of a record, across the end of a
+// segment, ends with a PANIC when the new primary never wrote the rest. That is PostgreSQL's behaviour and no fault of
+// the vault, so its reads do not count from the promotion on.
 func (n *nemesis) rebuildLost(ctx context.Context, since time.Time) error {
 	for _, node := range n.servers.Standbys() {
 		var streams bool
@@ -374,7 +375,7 @@ func (n *nemesis) mostAdvanced(ctx context.Context) (*localpg.Node, error) {
 
 // ---------- replication ----------
 
-// pauseReplay lets a standby receive and not show: one of them, or both, so that COMMITs wait.
+// pauseReplay pauses replay on one standby, or on both, so that COMMITs wait.
 func (n *nemesis) pauseReplay(ctx context.Context, random *rand.Rand) error {
 	standbys := n.servers.Standbys()[:1+random.IntN(2)]
 	n.timeline.Fault(fmt.Sprintf("replay paused on %d", len(standbys)))
@@ -404,7 +405,7 @@ func (n *nemesis) stopReceivers(ctx context.Context, random *rand.Rand) error {
 	return nil
 }
 
-// receivers are the stopped processes of the standbys that take in the log.
+// receivers are the stopped walreceiver processes of the standbys.
 type receivers []int
 
 func (n *nemesis) holdReceivers(ctx context.Context) (receivers, error) {
@@ -433,7 +434,7 @@ func (r receivers) release() {
 	}
 }
 
-// drop ends them before they read what was sent to them while they were stopped.
+// drop kills them before they read the data that arrived while they were stopped.
 func (r receivers) drop() {
 	for _, pid := range r {
 		_ = unix.Kill(pid, unix.SIGTERM)
@@ -457,8 +458,8 @@ func (n *nemesis) killDaemon(ctx context.Context, random *rand.Rand) error {
 	return d.start(n.environment())
 }
 
-// freezeDaemon stops a daemon for longer than its claims live: others rotate what it had claimed, and it finds itself
-// shut out when it wakes.
+// freezeDaemon stops a daemon for longer than its claims live: other workers rotate the claimed secrets, and its own
+// attempts are refused when it continues.
 func (n *nemesis) freezeDaemon(ctx context.Context, random *rand.Rand) error {
 	name, d := n.anyDaemon(random)
 	defer n.timeline.Broken(name)()
@@ -471,9 +472,9 @@ func (n *nemesis) freezeDaemon(ctx context.Context, random *rand.Rand) error {
 	return nil
 }
 
-// crashDaemon arms a daemon, gives it something to rotate, and waits until it has killed itself.
+// crashDaemon starts a daemon with a failpoint, makes secrets due, and waits until the daemon has killed itself.
 func (n *nemesis) crashDaemon(ctx context.Context, failpoint string) error {
-	name, d := "primary", n.daemons["primary"] // it has most workers
+	name, d := "primary", n.daemons["primary"] // which has the most workers
 	defer n.timeline.Broken(name)()
 	d.kill()
 	if err := d.start(append(n.environment(), "VAULT_FAILPOINT="+failpoint)); err != nil {
@@ -491,11 +492,11 @@ func (n *nemesis) crashDaemon(ctx context.Context, failpoint string) error {
 	if err == nil {
 		n.timeline.Fault("vaultd dies at " + failpoint)
 	}
-	d.kill() // if it did not
+	d.kill() // if it is still running
 	return errors.Join(err, d.start(n.environment()))
 }
 
-// crashCLI puts a new name, which nothing else can fail, and vaultctl dies in the middle of it.
+// crashCLI puts a new name, so that no conflict can occur, with a vaultctl that dies at a failpoint.
 func (n *nemesis) crashCLI(ctx context.Context, failpoint string) error {
 	w := n.workload.putCLI(ctx, Write{Action: "put", Name: "chaos/crash/" + uuid.NewString(), Expect: 0}, failpoint, 0)
 	if w.Outcome != Unknown {
@@ -504,7 +505,7 @@ func (n *nemesis) crashCLI(ctx context.Context, failpoint string) error {
 	return nil
 }
 
-// bringForward brings forward what a failed attempt has put off.
+// bringForward makes delayed retries due now.
 func (n *nemesis) bringForward(ctx context.Context) error {
 	var hurried int
 	return queryNode(ctx, n.servers.Primary(), &hurried, `WITH h AS (UPDATE vault.rotation_jobs SET run_after = now()
@@ -513,7 +514,7 @@ func (n *nemesis) bringForward(ctx context.Context) error {
 
 // ---------- the network, the key service, the disk ----------
 
-// cut loses the next requests of a kind on their way to the primary, or their answers.
+// cut drops the next requests of a kind on their way to the primary, or their answers.
 func (n *nemesis) cut(ctx context.Context, kind string, c pgproxy.Cut) error {
 	p := n.proxies[n.servers.Primary().Name()]
 	before := p.Made()
@@ -552,8 +553,8 @@ func (n *nemesis) breakKMS(ctx context.Context, random *rand.Rand, name string, 
 	return nil
 }
 
-// fillDisk leaves the primary no room. Without room for its log the server ends itself; whoever makes room starts it
-// again.
+// fillDisk fills the primary's disk. A server without room for its log ends itself; fillDisk starts it again when there
+// is room.
 func (n *nemesis) fillDisk(ctx context.Context, random *rand.Rand) error {
 	if n.noDisks != "" {
 		return nil
@@ -579,7 +580,7 @@ func (n *nemesis) fillDisk(ctx context.Context, random *rand.Rand) error {
 	})
 }
 
-// fill writes until there is no room left.
+// fill writes a file until the disk is full.
 func fill(path string) error {
 	f, err := os.Create(path)
 	if err != nil {

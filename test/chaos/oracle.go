@@ -15,8 +15,8 @@ import (
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
-// Settle waits until no rotation is open any more. Retries that a fault has put off are brought forward, as vaultctl
-// rotation retry does. That some are still open at the limit is no error: the oracle sees them.
+// Settle waits until no rotation is open. It makes delayed retries due now, as vaultctl rotation retry does. Rotations
+// that are still open at the limit are no error: the oracle sees them.
 func Settle(ctx context.Context, c Cluster, limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -27,7 +27,8 @@ func Settle(ctx context.Context, c Cluster, limit time.Duration) error {
 	defer conn.Close(context.WithoutCancel(ctx))
 	for {
 		var open int
-		err := conn.QueryRow(ctx, `WITH hurried AS (UPDATE vault.rotation_jobs SET run_after = now() WHERE state = 'queued' AND run_after > now())
+		err := conn.QueryRow(ctx, `
+			WITH hurried AS (UPDATE vault.rotation_jobs SET run_after = now() WHERE state = 'queued' AND run_after > now())
 			SELECT count(*) FROM vault.rotation_jobs WHERE state IN ('queued', 'claimed')`).Scan(&open)
 		if err == nil && open == 0 || ctx.Err() != nil {
 			return nil
@@ -39,7 +40,7 @@ func Settle(ctx context.Context, c Cluster, limit time.Duration) error {
 	}
 }
 
-// Facts are what the surviving primary holds, before anybody has an opinion on it.
+// Facts are the rows of the surviving primary, before they are judged.
 type Facts struct {
 	Secrets  []SecretFact
 	Versions []VersionFact
@@ -53,13 +54,13 @@ type SecretFact struct {
 	Current int
 }
 
-// VersionFact is a row of vault.secret_versions and what opening it gave.
+// VersionFact is a row of vault.secret_versions and the result of opening it.
 type VersionFact struct {
 	Name    string
 	Version int
 	Request uuid.UUID
 	Current bool   // it has no end
-	Live    bool   // it has to open
+	Live    bool   // it must open
 	Hash    Hash   `db:"-"`
 	OpenErr string `db:"-"`
 }
@@ -82,14 +83,14 @@ type JobFact struct {
 	LastError string
 }
 
-// Gather reads the facts from the present primary, and opens every live version as a client would.
+// Gather reads the facts from the present primary, and opens every live version as a client does.
 func Gather(ctx context.Context, c Cluster) (Facts, error) {
 	conn, err := pgx.Connect(ctx, c.SuperuserURL)
 	if err != nil {
 		return Facts{}, err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	// one moment for all of them
+	// one snapshot for all
 	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
 	if err != nil {
 		return Facts{}, err
@@ -100,14 +101,16 @@ func Gather(ctx context.Context, c Cluster) (Facts, error) {
 		return f, err
 	}
 	if f.Versions, err = gather[VersionFact](ctx, tx, `SELECT name, version, request_id, expires_at IS NULL,
-			removed_at IS NULL AND (expires_at IS NULL OR expires_at > now() + interval '10 minutes') FROM vault.secret_versions`); err != nil {
+			removed_at IS NULL AND (expires_at IS NULL OR expires_at > now() + interval '10 minutes')
+			FROM vault.secret_versions`); err != nil {
 		return f, err
 	}
 	if f.Audit, err = gather[AuditFact](ctx, tx, `SELECT secret, version, request_id FROM vault.audit_log
 			WHERE outcome = 'ok' AND action IN ('put', 'rotate', 'rollback')`); err != nil {
 		return f, err
 	}
-	if f.Jobs, err = gather[JobFact](ctx, tx, `SELECT id, name, state, due_at, coalesce(to_version, 0), coalesce(finished_at, 'epoch'),
+	if f.Jobs, err = gather[JobFact](ctx, tx, `
+		SELECT id, name, state, due_at, coalesce(to_version, 0), coalesce(finished_at, 'epoch'),
 			coalesce(last_error, '') FROM vault.rotation_jobs`); err != nil {
 		return f, err
 	}
@@ -150,7 +153,7 @@ func openAll(ctx context.Context, c Cluster, versions []VersionFact) error {
 	return group.Wait()
 }
 
-// Conclude settles what is open, gathers the facts and judges them.
+// Conclude waits for open rotations, gathers the facts and judges them.
 func Conclude(ctx context.Context, c Cluster, l *Ledger, t *Timeline) (Report, error) {
 	if err := Settle(ctx, c, time.Minute); err != nil {
 		return Report{}, fmt.Errorf("waiting for the rotations to settle: %w", err)
@@ -170,19 +173,19 @@ func Conclude(ctx context.Context, c Cluster, l *Ledger, t *Timeline) (Report, e
 	return r, nil
 }
 
-// Verdict is what the oracle says. It is good when there are no violations.
+// Verdict is the oracle's result. It is good if there are no violations.
 type Verdict struct {
 	Violations []string
 
 	Acked, Failed, Unknown int
-	Made, NotMade          int // what became of the unknown writes
-	Lost                   int // acknowledged and not there, or there with another value
+	Made, NotMade          int // of the unknown writes
+	Lost                   int // acknowledged, and absent or with another value
 	Doubled                int // one write in two versions, one due time rotated twice
 	Unresolved             int // rotations that never settled
 	Versions, Secrets      int
 	Rotations              int // completed
 	DueTimes               int
-	ReadsOK, ReadsAll      int // on nodes that were left alone, while the primary was dead
+	ReadsOK, ReadsAll      int // on nodes without a fault, while the primary was dead
 	Reads                  int // answered, of all nodes
 	Names, Operations      int // whose histories were checked for linearizability
 }
@@ -191,8 +194,8 @@ func (v *Verdict) complain(format string, args ...any) {
 	v.Violations = append(v.Violations, fmt.Sprintf(format, args...))
 }
 
-// Judge compares what the clients saw with the facts. Without synchronous replication an acknowledged write may be lost
-// in a failover: it is counted, and no violation.
+// Judge compares the ledger with the facts. Without synchronous replication an acknowledged write may be lost in a
+// failover: it is counted, and no violation.
 func Judge(f Facts, l *Ledger, t *Timeline, synchronous bool) Verdict {
 	v := Verdict{Versions: len(f.Versions), Secrets: len(f.Secrets)}
 	writes := l.Writes()
@@ -210,7 +213,7 @@ type place struct {
 	version int
 }
 
-// judgeWrites holds each write against the versions that carry its value.
+// judgeWrites compares each write with the versions that have its value.
 func (v *Verdict) judgeWrites(f Facts, writes []Write, synchronous bool) {
 	byHash := map[Hash][]VersionFact{}
 	byRequest := map[uuid.UUID]VersionFact{}
@@ -256,7 +259,7 @@ func (v *Verdict) judgeWrites(f Facts, writes []Write, synchronous bool) {
 	}
 }
 
-// judgeOrigin looks for versions that nobody asked for.
+// judgeOrigin looks for versions without a write or rotation.
 func (v *Verdict) judgeOrigin(f Facts, writes []Write) {
 	asked := map[string]map[Hash]bool{}
 	for _, w := range writes {
@@ -282,7 +285,7 @@ func (v *Verdict) judgeOrigin(f Facts, writes []Write) {
 	}
 }
 
-// judgeShape holds what is true of every secret at any time: versions 1 to n, the last of them current and no other.
+// judgeShape checks that every secret has versions 1 to n, and that only the last is current.
 func (v *Verdict) judgeShape(f Facts) {
 	numbers, current := map[string][]int{}, map[string][]int{}
 	for _, fact := range f.Versions {
@@ -328,8 +331,8 @@ func (v *Verdict) judgeAudit(f Facts) {
 	}
 }
 
-// judgeRotations: a due time has exactly one rotation that was done, which made exactly one version, and no job is
-// open.
+// judgeRotations checks that each due time has exactly one completed rotation, which made exactly one version, and that
+// no job is open.
 func (v *Verdict) judgeRotations(f Facts, dues []Due, synchronous bool) {
 	versions := map[place]bool{}
 	for _, fact := range f.Versions {
@@ -371,11 +374,11 @@ func (v *Verdict) judgeRotations(f Facts, dues []Due, synchronous bool) {
 	}
 }
 
-// dueOf makes equal what is the same moment.
+// dueOf normalizes the time, so that equal moments are equal keys.
 func dueOf(name string, at time.Time) Due { return Due{name, at.UTC().Round(0)} }
 
-// judgeReads: on a node that is left alone reads never fail while the primary is dead, never show what nobody wrote,
-// and never go back.
+// judgeReads checks that reads on a node without a fault never fail while the primary is dead, return only values that
+// were written, and never go back to an older version.
 func (v *Verdict) judgeReads(f Facts, l *Ledger, t *Timeline, synchronous bool) {
 	for _, a := range l.Attempts() {
 		if !t.mustSucceed(a) {

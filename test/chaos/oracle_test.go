@@ -8,9 +8,9 @@ import (
 	"github.com/google/uuid"
 )
 
-// The oracle can fail: each of these is a good run with one thing wrong, and the complaint that must come of it.
+// The oracle can fail: each of these is a good run with one error, and the complaint that it must cause.
 
-// run is a small history in which all is well: two names, one of them rotated when it was due.
+// run is a small good history: two names, one of them rotated when it was due.
 type run struct {
 	facts    Facts
 	ledger   Ledger
@@ -53,7 +53,7 @@ func goodRun() *run {
 	return r
 }
 
-// stored puts a write's version and its audit row among the facts.
+// stored adds a write's version and audit row to the facts.
 func (r *run) stored(w Write) {
 	r.facts.Versions = append(r.facts.Versions, VersionFact{Name: w.Name, Version: w.Version, Request: w.Request,
 		Live: true, Hash: w.Hash})
@@ -143,7 +143,7 @@ func TestOracleComplains(t *testing.T) {
 	}
 }
 
-// Without synchronous replication what a failover lost is counted; what is wrong in any mode still is.
+// Without synchronous replication a loss in a failover is counted; other violations remain violations.
 func TestLossIsCountedWhenAsynchronous(t *testing.T) {
 	r := goodRun()
 	r.facts.Versions[2].Hash, r.facts.Versions[2].Request = Hash{40}, uuid.New() // another write took its version
@@ -159,7 +159,7 @@ func TestLossIsCountedWhenAsynchronous(t *testing.T) {
 	}
 }
 
-// What the node that is being broken cannot answer is no violation.
+// A read that fails on a node that is being broken is no violation.
 func TestReadsThatMayFail(t *testing.T) {
 	for name, damage := range map[string]func(r *run){
 		"the node that died":         func(r *run) { r.ledger.attempts[0].Node = "n1" },
@@ -177,7 +177,7 @@ func TestReadsThatMayFail(t *testing.T) {
 	}
 }
 
-// While a wait for a standby was ended by somebody, what the primary shows proves nothing; what others show does.
+// While a wait for a standby is ended, reads of the primary are not judged; reads of other nodes are.
 func TestReadsOfAnUnsettledPrimaryAreLeftOut(t *testing.T) {
 	var timeline Timeline
 	timeline.unsettled = []window{{"n1", at(10), at(20)}}
@@ -249,7 +249,7 @@ func TestLinearizable(t *testing.T) {
 // A history that is not decided in time is a violation, not a pass.
 func TestUndecidedIsAViolation(t *testing.T) {
 	var writes []Write
-	for i := range 60 { // all at once and none of them known: every order is possible, and no read fits any
+	for i := range 60 { // all concurrent and unknown: every order is possible, and no read fits any
 		writes = append(writes, Write{Name: "a", Expect: -1, Hash: Hash{byte(i)}, Outcome: Unknown, Called: at(0),
 			Returned: at(1), Client: i})
 	}

@@ -9,14 +9,14 @@ import (
 	"github.com/anishathalye/porcupine"
 )
 
-// register is what one name holds: the number of its current version and the value's hash. Version 0 is none.
+// register is the state of one name: the number of its current version and the value's hash. Version 0 is none.
 type register struct {
 	version int
 	hash    Hash
 }
 
-// call is a read, or a write that was to come after a version (-1 = after whatever there was). answer is what the
-// client was told; of a write whose outcome is unknown, nothing.
+// call is a read, or a write that follows a version (-1 = any). answer is the client's answer; a write whose outcome is
+// unknown has none.
 type (
 	call struct {
 		write  bool
@@ -30,16 +30,16 @@ type (
 	}
 )
 
-// step is the specification: a write adds one version and is told its number, a read is told what there is. An unknown
-// write may have taken effect at any time after its call, or never: its end is open, so it can always come last, where
-// nobody sees what it did.
+// step is the specification: a write adds one version and returns its number, a read returns the state. An unknown
+// write may have taken effect at any time after its call, or never: its end is open, so it can always be ordered last,
+// after every read.
 func step(state, input, output any) (bool, any) {
 	now, in, out := state.(register), input.(call), output.(answer)
 	if !in.write {
 		return out.version == now.version && (now.version == 0 || out.hash == now.hash), now
 	}
 	if in.expect >= 0 && in.expect != now.version {
-		return !out.known, now // only one that nobody was told about can have met the wrong version
+		return !out.known, now // only an unknown write may have met the wrong version
 	}
 	next := register{now.version + 1, in.hash}
 	return !out.known || out.version == next.version, next
@@ -47,7 +47,7 @@ func step(state, input, output any) (bool, any) {
 
 // Linearizable checks the history of each name for an order of its writes, and of the reads from the primary, in which
 // every answer is right and which agrees with the clock. A history that could not be decided within the limit counts as
-// a violation. Failed writes took no effect and have no place in it; that they took none is [Judge]'s to see.
+// a violation. Failed writes are left out; [Judge] checks that they took no effect.
 func Linearizable(writes []Write, reads []Read, limit time.Duration) (names, operations int, violations []string) {
 	histories := map[string][]porcupine.Operation{}
 	for _, w := range writes {

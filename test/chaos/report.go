@@ -9,18 +9,18 @@ import (
 	"time"
 )
 
-// Report is a run and what the oracle said of it.
+// Report is a run with the oracle's verdict.
 type Report struct {
 	Title     string // which cluster, how long, which seed
 	Verdict   Verdict
 	Faults    map[string]int
-	Skipped   []string // faults that could not be made here, and why
+	Skipped   []string // faults that this machine does not allow, and why
 	Failovers []Recovery
-	Warned    string // without synchronous replication: what status said of durability; "" = nothing
+	Warned    string // without synchronous replication: status's warning of durability; "" = none
 	Async     bool
 }
 
-// Recovery is how long one promotion kept clients waiting, counted from the moment a standby was told to take over.
+// Recovery is how long clients waited at one promotion, from the command to the standby on.
 type Recovery struct {
 	New         string
 	ToWrite     time.Duration // until the first write was acknowledged; negative = none was before the next failover
@@ -56,7 +56,7 @@ func Recoveries(t *Timeline, writes []Write, jobs []JobFact) []Recovery {
 	return all
 }
 
-// sooner returns the shorter way from a moment to another that lies before the end.
+// sooner returns the shorter of best and the time from one moment to another, if that is before end.
 func sooner(best time.Duration, from, at, end time.Time) time.Duration {
 	d := at.Sub(from)
 	if d < 0 || at.After(end) || (best >= 0 && best <= d) {
@@ -65,7 +65,7 @@ func sooner(best time.Duration, from, at, end time.Time) time.Duration {
 	return d
 }
 
-// Print writes the table that a person reads.
+// Print writes the report as a table.
 func (r Report) Print(to io.Writer) error {
 	v := r.Verdict
 	out := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
@@ -123,7 +123,7 @@ func orNo(text string) string {
 	return text
 }
 
-// spread shows the least, the middle and the most of what was measured.
+// spread formats the least, the median and the greatest of the measurements.
 func spread(all []Recovery, of func(Recovery) time.Duration) string {
 	var known []time.Duration
 	for _, r := range all {

@@ -22,8 +22,7 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(vaulttest.Main(m)) }
 
-// bench is a vault on the shared cluster with a proxy that every statement goes through, and a key service that can
-// fail.
+// bench is a vault on the shared cluster, with a proxy for every statement and a key service that can fail.
 type bench struct {
 	Cluster
 	store    *vaulttest.Store
@@ -67,7 +66,7 @@ func (b *bench) mustOpen(t *testing.T) *vault.Vault {
 	return v.Vault
 }
 
-// mustBeWhole asks the oracle.
+// mustBeWhole fails unless the oracle's verdict is good.
 func (b *bench) mustBeWhole(t *testing.T) Verdict {
 	t.Helper()
 	report, err := Conclude(t.Context(), b.Cluster, &b.ledger, &b.timeline)
@@ -80,8 +79,8 @@ func (b *bench) mustBeWhole(t *testing.T) Verdict {
 	return report.Verdict
 }
 
-// Each step of a put, failed, and done with the answer lost. Nothing is in doubt at the end of any: what was lost
-// before COMMIT was asked again, and COMMIT itself is resolved.
+// Each step of a put, failed, and done with the answer lost. Each ends definitely: a step lost before COMMIT is
+// repeated, and a lost COMMIT is resolved.
 func TestEveryStepOfAPut(t *testing.T) {
 	b := mustBench(t)
 	v := b.mustOpen(t)
@@ -90,7 +89,7 @@ func TestEveryStepOfAPut(t *testing.T) {
 		sql  string
 		want Outcome
 	}{
-		{"deleted_at FROM vault.secrets", Failed}, // which version it is to be: nothing was begun
+		{"deleted_at FROM vault.secrets", Failed}, // the look-up of the version: nothing was begun
 		{`^begin(?s:.*)vault.challenge`, Acked},
 		{"vault.authorize_proof(?s:.*)vault.put_version", Acked},
 		{`^commit`, Acked},
@@ -119,7 +118,8 @@ func TestEveryStepOfAPut(t *testing.T) {
 	}
 }
 
-// The step before the database: a data key that was never made, or was made and did not arrive. It is asked for again.
+// The step before the database: a data key that was not made, or was made and lost on the way. The put requests
+// another.
 func TestDataKeyStepOfAPut(t *testing.T) {
 	for name, kind := range map[string]kmsfake.Kind{"failed": kmsfake.Reset, "done, reply lost": kmsfake.LostReply} {
 		t.Run(name, func(t *testing.T) {
@@ -139,7 +139,7 @@ func TestDataKeyStepOfAPut(t *testing.T) {
 	}
 }
 
-// COMMIT without an answer in each of the ways a network can lose it; the client that hangs has to give up first.
+// COMMIT without an answer, in each way that a network can lose it; a client that hangs must time out first.
 func TestEveryWayToLoseACommit(t *testing.T) {
 	for _, how := range []pgproxy.How{pgproxy.FIN, pgproxy.Hang} { // RST is among the steps
 		for _, when := range []pgproxy.When{pgproxy.Before, pgproxy.After} {
@@ -157,7 +157,7 @@ func TestEveryWayToLoseACommit(t *testing.T) {
 	}
 }
 
-// memory is a target that remembers what it was set to, and what it was asked to accept before.
+// memory is a target that keeps its value, and all values that it was set to before.
 type memory struct {
 	mu   sync.Mutex
 	now  string
@@ -200,9 +200,8 @@ func (m *memory) Test(_ context.Context, _ string, c rotation.Change) error {
 	return nil
 }
 
-// Each step of a rotation, failed, and done with the answer lost: of one that generates its value, and of one that
-// brings it to a target first. Every time there is one new version, and the target has been asked to accept that value
-// and no other.
+// Each step of a rotation, failed, and done with the answer lost, without and with a target. Each time there is one new
+// version, and the target was set to that value and no other.
 func TestEveryStepOfARotation(t *testing.T) {
 	generated := []string{"vault.supervise", "vault.claim_rotations", `^begin`, "vault.complete_rotation", `^commit`}
 	targeted := []string{"vault.supervise", "vault.claim_rotations", "vault.rotation_candidate", "vault.store_candidate",
@@ -267,13 +266,13 @@ func testRotationStep(t *testing.T, rotator string, cut pgproxy.Cut) {
 	}
 }
 
-// bringForward brings a retry forward that a failed attempt has put off.
+// bringForward makes a delayed retry due now.
 func bringForward(t *testing.T, b *bench) {
 	t.Helper()
 	b.store.MustExec(t, `UPDATE vault.rotation_jobs SET run_after = now() WHERE state = 'queued' AND run_after > now()`)
 }
 
-// mustHave: the target has the current value, and was never given another.
+// mustHave fails unless the target has the current value, and was set to no other.
 func (m *memory) mustHave(t *testing.T, v *vault.Vault) {
 	t.Helper()
 	current, err := v.Get(t.Context(), dueName(0), vault.GetOptions{})
@@ -293,19 +292,23 @@ func (m *memory) mustHave(t *testing.T, v *vault.Vault) {
 	}
 }
 
-// A put whose COMMIT went unanswered is asked again, and the second attempt meets a server that has no room for its
-// audit row: that is no answer to what became of the first, which was done.
+// A put whose COMMIT got no answer is repeated, and the second attempt meets a server without room for its audit row.
+// That error says nothing about the first attempt, which was committed.
 func TestErrorOfASecondAttemptSaysNothingOfTheFirst(t *testing.T) {
 	for name, trigger := range map[string]string{
 		"before COMMIT": `CREATE TRIGGER no_room BEFORE INSERT ON vault.audit_log FOR EACH ROW`,
-		"at COMMIT":     `CREATE CONSTRAINT TRIGGER no_room AFTER INSERT ON vault.audit_log DEFERRABLE INITIALLY DEFERRED FOR EACH ROW`,
+		"at COMMIT": `CREATE CONSTRAINT TRIGGER no_room AFTER INSERT ON vault.audit_log
+			DEFERRABLE INITIALLY DEFERRED FOR EACH ROW`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := mustBench(t)
 			w := &Workload{Cluster: b.Cluster, Ledger: &b.ledger, Timeline: &b.timeline}
-			// A sequence does not roll back, so that the third replay gets through.
-			b.store.MustExec(t, `CREATE SEQUENCE public.replays`, `CREATE FUNCTION public.no_room() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
-				IF nextval('public.replays') <= 2 THEN RAISE EXCEPTION 'no space left on device' USING ERRCODE = '53100'; END IF;
+			// A sequence does not roll back, so the third replay succeeds.
+			b.store.MustExec(t, `CREATE SEQUENCE public.replays`, `CREATE FUNCTION public.no_room()
+				RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
+				IF nextval('public.replays') <= 2 THEN
+					RAISE EXCEPTION 'no space left on device' USING ERRCODE = '53100';
+				END IF;
 				RETURN NEW; END $$`, trigger+` WHEN (NEW.action = 'put.replay') EXECUTE FUNCTION public.no_room()`)
 			b.proxy.Cut(pgproxy.Cut{SQL: `^commit`, When: pgproxy.After, How: pgproxy.RST, Times: 1})
 			if got := w.put(t.Context(), b.mustOpen(t), 1, Write{Action: "put", Name: "a", Expect: 0}); got.Outcome != Acked {
@@ -319,7 +322,7 @@ func TestErrorOfASecondAttemptSaysNothingOfTheFirst(t *testing.T) {
 	}
 }
 
-// The oracle reads a real database: what a superuser took out of it is missed.
+// The oracle reads a real database, and finds what a superuser removed from it.
 func TestOracleSeesWhatWasTakenOut(t *testing.T) {
 	b := mustBench(t)
 	v := b.mustOpen(t)

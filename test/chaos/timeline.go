@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Timeline is what whoever breaks the cluster says about it, so that the oracle knows which reads had to succeed. It is
-// safe for concurrent use.
+// Timeline is the nemesis's record of its faults, so that the oracle knows which reads had to succeed. It is safe for
+// concurrent use.
 type Timeline struct {
 	mu        sync.Mutex
 	faults    map[string]int // by kind
@@ -19,7 +19,7 @@ type Timeline struct {
 // Failover is one loss of the primary.
 type Failover struct {
 	Died     time.Time // its server was ended
-	Promoted time.Time // another was told to take over; zero = it came back itself, or nobody has yet
+	Promoted time.Time // another node was promoted; zero = the old one came back, or no node leads yet
 	Back     time.Time // the cluster has a primary again
 	Old, New string    // nodes; New is "" without a promotion
 }
@@ -44,10 +44,10 @@ func (t *Timeline) Fault(kind string) {
 	t.faults[kind]++
 }
 
-// Broken says that a node's server or vaultd ("" = every node's) is being broken until the answer is called.
+// Broken records that a node's server or vaultd ("" = every node's) is broken until the returned function is called.
 func (t *Timeline) Broken(node string) (mended func()) { return t.BrokenSince(node, time.Now()) }
 
-// BrokenSince is Broken for what turns out afterwards.
+// BrokenSince is Broken from an earlier time on.
 func (t *Timeline) BrokenSince(node string, from time.Time) (mended func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -60,8 +60,8 @@ func (t *Timeline) BrokenSince(node string, from time.Time) (mended func()) {
 	}
 }
 
-// Unsettled says that until the answer is called this primary may show what no standby has, because somebody ended a
-// wait for one: PostgreSQL makes such a commit visible. What was read from it then proves nothing.
+// Unsettled records that until the returned function is called this primary may show rows that no standby has, because
+// a wait for one was ended: PostgreSQL makes such a commit visible. Reads from it then are not judged.
 func (t *Timeline) Unsettled(primary string) (settled func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -74,7 +74,7 @@ func (t *Timeline) Unsettled(primary string) (settled func()) {
 	}
 }
 
-// settledReads leaves out what was read in an unsettled span.
+// settledReads leaves out reads of an unsettled span.
 func (t *Timeline) settledReads(all []Read) []Read {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -85,14 +85,14 @@ func (t *Timeline) settledReads(all []Read) []Read {
 	})
 }
 
-// PrimaryDied says that the primary is about to be ended: it may still answer now, and is gone soon.
+// PrimaryDied records that the primary is about to be ended: it may still answer for a moment.
 func (t *Timeline) PrimaryDied(node string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.primaries = append(t.primaries, Failover{Died: time.Now(), Old: node})
 }
 
-// Promoting says that a node is now told to take over.
+// Promoting records that a node is being promoted.
 func (t *Timeline) Promoting(node string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -100,14 +100,14 @@ func (t *Timeline) Promoting(node string) {
 	last.Promoted, last.New = time.Now(), node
 }
 
-// PrimaryBack says that writes are taken again.
+// PrimaryBack records that the cluster takes writes again.
 func (t *Timeline) PrimaryBack() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.primaries[len(t.primaries)-1].Back = time.Now()
 }
 
-// Failovers returns what PrimaryDied and the others said.
+// Failovers returns the failovers recorded so far.
 func (t *Timeline) Failovers() []Failover {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -125,8 +125,8 @@ func (t *Timeline) Faults() map[string]int {
 	return counts
 }
 
-// mustSucceed reports whether a read had to be answered: the primary was dead all along, and its own node was left
-// alone. The node that died is not asked about: its vaultd has nothing to read from.
+// mustSucceed reports whether a read had to be answered: the primary was dead throughout, and the read's node had no
+// fault. Reads of the dead node are left out, since its vaultd has no server to read from.
 func (t *Timeline) mustSucceed(a Attempt) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -138,8 +138,8 @@ func (t *Timeline) mustSucceed(a Attempt) bool {
 	})
 }
 
-// restarted reports whether a node's server may have been started anew in a span: a standby that recovers may be behind
-// what it has shown before.
+// restarted reports whether a node's server may have restarted in a span: a recovering standby may be behind its
+// earlier answers.
 func (t *Timeline) restarted(node string, from, to time.Time) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -26,14 +26,14 @@ import (
 )
 
 const (
-	namesAtOnce  = 3                // written in one epoch: fewer than writers, so that they meet
-	epoch        = 10 * time.Second // then other names are written, so that the history of one stays short enough to check
-	fixedNames   = 4                // written all along, and read on the standbys: they exist from the beginning
+	namesAtOnce  = 3                // written in one epoch: fewer than writers, so that writers conflict
+	epoch        = 10 * time.Second // then other names follow, so that each history is short enough to check
+	fixedNames   = 4                // written throughout, and read on the standbys: they exist from the beginning
 	dueNames     = 12               // automatic secrets
 	callLimit    = 90 * time.Second // of one write or read; more than the product's own deadlines
 	pause        = 20 * time.Millisecond
-	pauseCLI     = 100 * time.Millisecond // a process for each write would leave the others little of the machine
-	pauseRefused = 150 * time.Millisecond // after a failure: a client that is told "unavailable" waits a little
+	pauseCLI     = 100 * time.Millisecond // processes without pauses would leave the others little of the machine
+	pauseRefused = 150 * time.Millisecond // after a failure, as a client does after "unavailable"
 )
 
 // Workload keeps a vault busy.
@@ -44,15 +44,14 @@ type Workload struct {
 	Seed       uint64
 	Writers    int      // in this process
 	CLIWriters int      // running vaultctl
-	Rotator    string   // a spec that every vaultd can carry out; "" = all new values are the vault's own affair
-	Crashes    []string // failpoints at which a vaultctl is killed now and then; none: it is built without
+	Rotator    string   // a spec that every vaultd can run; "" = no secret has a rotator
+	Crashes    []string // failpoints at which a vaultctl is sometimes killed; none: built without failpoints
 
 	begun time.Time
-	due   sync.Mutex // two at once would move one due time twice
+	due   sync.Mutex // two calls at once would move one due time twice
 }
 
-// Prepare makes the secrets that are there from the beginning. Whoever runs the cluster then waits until all nodes have
-// them.
+// Prepare makes the secrets that exist from the beginning. Its caller then waits until all nodes have replayed them.
 func (w *Workload) Prepare(ctx context.Context) error {
 	v, err := w.Cluster.openPrimary(ctx, 2)
 	if err != nil {
@@ -100,7 +99,7 @@ func (w *Workload) epochName(i int) string {
 	return fmt.Sprintf("chaos/epoch%d/n%d", time.Since(w.begun)/epoch, i)
 }
 
-// Run works until ctx ends, and returns when every call under way is over.
+// Run works until ctx ends, and returns when all its calls have ended.
 func (w *Workload) Run(ctx context.Context) error {
 	w.begun = time.Now()
 	v, err := w.Cluster.openPrimary(ctx, 2*w.Writers)
@@ -123,7 +122,7 @@ func (w *Workload) Run(ctx context.Context) error {
 	return nil
 }
 
-// random gives each client its own choices, the same for a seed.
+// random returns a client's random source, the same for a seed.
 func (w *Workload) random(client int) *rand.Rand {
 	return rand.New(rand.NewPCG(w.Seed, uint64(client)))
 }
@@ -135,8 +134,8 @@ func wait(ctx context.Context, d time.Duration) {
 	}
 }
 
-// write is one writer of this process: it reads a name on the primary, and puts after the version it saw, or whatever
-// there is, or rotates.
+// write is one writer of this process: it reads a name on the primary, and puts after the version it read, or after
+// any, or rotates.
 func (w *Workload) write(ctx context.Context, client int, v *vault.Vault) {
 	random := w.random(client)
 	for ctx.Err() == nil {
@@ -163,8 +162,8 @@ func (w *Workload) write(ctx context.Context, client int, v *vault.Vault) {
 	}
 }
 
-// put makes one write with a value that was never used before, and writes down what became of it. It is not given up
-// when ctx ends: the ledger wants an outcome.
+// put makes one write with an unused value, and records its outcome. It continues when ctx ends, because the ledger
+// needs an outcome.
 func (w *Workload) put(ctx context.Context, v *vault.Vault, client int, next Write) Write {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callLimit)
 	defer cancel()
@@ -195,10 +194,10 @@ func (w *Workload) put(ctx context.Context, v *vault.Vault, client int, next Wri
 	return next
 }
 
-// newValue is a value nobody else writes.
+// newValue returns a unique value.
 func newValue() []byte { return []byte("chaos-" + uuid.NewString()) }
 
-// readPrimary reads the current version and writes the answer down.
+// readPrimary reads the current version and records the answer.
 func (w *Workload) readPrimary(ctx context.Context, client int, v *vault.Vault, name string) (version int, ok bool) {
 	ctx, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()
@@ -208,7 +207,7 @@ func (w *Workload) readPrimary(ctx context.Context, client int, v *vault.Vault, 
 	switch {
 	case errors.Is(err, vault.ErrNotFound):
 	case err != nil:
-		return 0, false // no answer says nothing
+		return 0, false // without an answer there is nothing to record
 	default:
 		defer secret.Wipe()
 		read.Version, read.Hash = secret.Version, sha256.Sum256(secret.Value)
@@ -217,10 +216,10 @@ func (w *Workload) readPrimary(ctx context.Context, client int, v *vault.Vault, 
 	return read.Version, true
 }
 
-// writeCLI is one writer that runs vaultctl. Some of them are killed: at a failpoint, or at any time.
+// writeCLI is one writer that runs vaultctl. Some runs are killed: at a failpoint, or at any time.
 func (w *Workload) writeCLI(ctx context.Context, client int) {
 	random := w.random(client)
-	known := map[string]int{} // versions that vaultctl has named
+	known := map[string]int{} // versions that vaultctl has printed
 	for crash := 0; ctx.Err() == nil; {
 		next := Write{Action: "put", Client: client, Name: w.epochName(random.IntN(namesAtOnce)), Expect: -1}
 		if version, ok := known[next.Name]; ok && random.IntN(2) == 0 {
@@ -245,7 +244,7 @@ func (w *Workload) writeCLI(ctx context.Context, client int) {
 	}
 }
 
-// putCLI runs one vaultctl put and writes down what its exit code says.
+// putCLI runs one vaultctl put and records its exit code.
 func (w *Workload) putCLI(ctx context.Context, next Write, failpoint string, killAfter time.Duration) Write {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*callLimit)
 	defer cancel()
@@ -292,8 +291,8 @@ func (w *Workload) putCLI(ctx context.Context, next Write, failpoint string, kil
 	return next
 }
 
-// cliOutcome reads the exit code as its users do: 0 done, 7 unknown, all others not done. A vaultctl that was killed,
-// or never began, told nobody anything.
+// cliOutcome maps the exit code as its users do: 0 done, 7 unknown, all others not done. The outcome is unknown too if
+// vaultctl was killed, or did not start.
 func cliOutcome(command *exec.Cmd, err error) Outcome {
 	var exit *exec.ExitError
 	switch {
@@ -314,7 +313,7 @@ func killed(command *exec.Cmd) bool {
 	return ok && status.Signaled()
 }
 
-// readNode reads through one node's vaultd, whatever the node is just now, all the time.
+// readNode reads through one node's vaultd without a pause, be the node primary, standby or broken.
 func (w *Workload) readNode(ctx context.Context, client int, node Node) {
 	random := w.random(client)
 	browser := &http.Client{Timeout: callLimit}
@@ -328,7 +327,7 @@ func (w *Workload) readNode(ctx context.Context, client int, node Node) {
 		err := fetch(ctx, browser, node.DaemonURL+"/v1/secrets/"+name, &read)
 		read.Returned = time.Now()
 		if ctx.Err() != nil {
-			return // cut off by ourselves
+			return // canceled by the end of the run
 		}
 		attempt := Attempt{Node: node.Name, Called: read.Called, Returned: read.Returned}
 		if err != nil {
@@ -341,7 +340,7 @@ func (w *Workload) readNode(ctx context.Context, client int, node Node) {
 	}
 }
 
-// fetch does one GET and fills in what was read.
+// fetch makes one GET and fills in the read.
 func fetch(ctx context.Context, browser *http.Client, url string, into *Read) error {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
@@ -376,8 +375,8 @@ func fetch(ctx context.Context, browser *http.Client, url string, into *Read) er
 	return nil
 }
 
-// makeDue moves the due time of automatic secrets that are not due to now, as the minute that an interval takes at
-// least would. What the database has acknowledged is a due time the oracle knows.
+// makeDue moves the due time of automatic secrets that are not due to now, since an interval takes a minute at least.
+// A due time that the database has acknowledged is recorded for the oracle.
 func (w *Workload) makeDue(ctx context.Context) {
 	for ctx.Err() == nil {
 		if err := w.MakeDue(ctx, 2); err != nil {
@@ -400,7 +399,8 @@ func (w *Workload) MakeDue(ctx context.Context, n int) error {
 	defer conn.Close(context.WithoutCancel(ctx))
 	rows, err := conn.Query(ctx, `UPDATE vault.secrets s SET next_rotation_at = clock_timestamp() FROM (
 			SELECT id FROM vault.secrets WHERE next_rotation_at > clock_timestamp() AND name ^@ 'chaos/due/'
-			  AND NOT EXISTS (SELECT FROM vault.rotation_jobs j WHERE j.secret_id = secrets.id AND j.state IN ('queued', 'claimed'))
+			  AND NOT EXISTS (SELECT FROM vault.rotation_jobs j
+			    WHERE j.secret_id = secrets.id AND j.state IN ('queued', 'claimed'))
 			ORDER BY rotated_at LIMIT $1 FOR UPDATE SKIP LOCKED) AS picked
 		WHERE s.id = picked.id RETURNING s.name, s.next_rotation_at`, n)
 	if err != nil {

@@ -91,7 +91,7 @@ func (c *Cluster) startEtcd(clients, peers int) (err error) {
 	return err
 }
 
-// freePorts finds ports that nobody listens on. All are held until the last is found, so no two are the same.
+// freePorts finds unused ports. All are held until the last is found, so no two are the same.
 func freePorts(n int) (ports []int, err error) {
 	for range n {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -104,7 +104,7 @@ func freePorts(n int) (ports []int, err error) {
 	return ports, nil
 }
 
-// Close ends everything at once and removes the data.
+// Close ends all processes at once and removes the data.
 func (c *Cluster) Close() error {
 	var errs []error
 	for _, m := range c.Members {
@@ -119,7 +119,7 @@ func (c *Cluster) Close() error {
 	return errors.Join(errs...)
 }
 
-// URL names every member; the one that takes writes is found.
+// URL names every member; clients find the one that takes writes.
 func (c *Cluster) URL(database, role string) string {
 	var hosts []string
 	for _, m := range c.Members {
@@ -139,7 +139,7 @@ func (c *Cluster) CreateLogin(ctx context.Context, role string) error {
 	return c.exec(ctx, fmt.Sprintf(`CREATE ROLE %s LOGIN PASSWORD '%s'`, pgx.Identifier{role}.Sanitize(), c.password))
 }
 
-// CreateDatabase makes a database of the superuser's.
+// CreateDatabase makes a database that the superuser owns.
 func (c *Cluster) CreateDatabase(ctx context.Context, name string) error {
 	return c.exec(ctx, `CREATE DATABASE `+pgx.Identifier{name}.Sanitize())
 }
@@ -154,7 +154,7 @@ func (c *Cluster) exec(ctx context.Context, sql string) error {
 	return err
 }
 
-// Leader asks the members for the one that leads; nil if there is none they know of.
+// Leader returns the member that leads, by the members' REST APIs; nil if they know none.
 func (c *Cluster) Leader(ctx context.Context) *Member {
 	for _, asked := range c.Members {
 		state, err := asked.state(ctx)
@@ -171,7 +171,7 @@ func (c *Cluster) Leader(ctx context.Context) *Member {
 }
 
 // WaitReady waits for a leader with two streaming replicas, one of them synchronous and known to etcd as such: without
-// it nobody takes over from a leader that dies.
+// it no member takes over from a leader that dies.
 func (c *Cluster) WaitReady(ctx context.Context) error {
 	err := until(ctx, "there is a leader with two streaming replicas, one of them synchronous", func() (bool, string) {
 		leader := c.Leader(ctx)
@@ -195,7 +195,7 @@ func (c *Cluster) WaitReady(ctx context.Context) error {
 	return nil
 }
 
-// Switchover hands leadership to the synchronous standby and returns who had it.
+// Switchover moves leadership to the synchronous standby and returns the old leader.
 func (c *Cluster) Switchover(ctx context.Context) (*Member, error) {
 	leader := c.Leader(ctx)
 	if leader == nil {
@@ -207,8 +207,8 @@ func (c *Cluster) Switchover(ctx context.Context) (*Member, error) {
 	return leader, c.waitOther(ctx, leader)
 }
 
-// KillLeader kills the leader's Patroni and its server, and waits until another member leads. The killed one stays away
-// until it is started.
+// KillLeader kills the leader's Patroni and its server, and waits until another member leads. The killed one stays
+// down until it is started.
 func (c *Cluster) KillLeader(ctx context.Context) (*Member, error) {
 	leader := c.Leader(ctx)
 	if leader == nil {

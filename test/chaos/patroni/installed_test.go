@@ -22,8 +22,7 @@ const (
 	daemon   = "vaultd"
 )
 
-// installed is a vault on a Patroni cluster, set up with the commands an operator would type, and a vaultd beside every
-// member.
+// installed is a vault on a Patroni cluster, set up with an operator's commands, and a vaultd beside every member.
 type installed struct {
 	*Cluster
 	t       *testing.T
@@ -82,7 +81,7 @@ func (in *installed) setUp(ctx context.Context) {
 
 func (in *installed) tokenFile() string { return filepath.Join(in.dir, "token") }
 
-// environment is all that vaultctl gets.
+// environment is vaultctl's whole environment.
 func (in *installed) environment(url string) []string {
 	return []string{"HOME=" + in.dir, "TZ=UTC", "VAULTCTL_DATABASE_URL=" + url, "VAULTCTL_TOKEN_FILE=" + in.tokenFile()}
 }
@@ -98,8 +97,8 @@ func (in *installed) mustCtl(ctx context.Context, url string, args ...string) st
 	return out.String()
 }
 
-// startDaemon starts a vaultd that reads from its member and writes, for rotations, to whoever leads: node2's through
-// the poolers.
+// startDaemon starts a vaultd that reads from its member and writes, for rotations, to the leader: node2's through the
+// poolers.
 func (in *installed) startDaemon(ctx context.Context, m *Member) {
 	in.t.Helper()
 	local, writes, base := m.URL(database, daemon), in.URL(database, daemon), filepath.Join(in.dir, "vaultd-"+m.Name)
@@ -108,7 +107,9 @@ func (in *installed) startDaemon(ctx context.Context, m *Member) {
 	}
 	must(in.t, os.WriteFile(base+".toml", fmt.Appendf(nil,
 		"database_url = %q\nprimary_database_url = %q\nlisten_database_url = %q\n"+
-			"listen = [\"127.0.0.1:0\"]\nhealth_listen = \"127.0.0.1:0\"\naddress_file = %q\nkms_keys = [%q]\nallow = [\"127.0.0.1\"]\nscan_interval = \"500ms\"\nclaim_timeout = \"10s\"\nlog_level = \"warn\"\naudit_spool = %q\n",
+			"listen = [\"127.0.0.1:0\"]\nhealth_listen = \"127.0.0.1:0\"\naddress_file = %q\nkms_keys = [%q]\n"+
+			"allow = [\"127.0.0.1\"]\nscan_interval = \"500ms\"\nclaim_timeout = \"10s\"\nlog_level = \"warn\"\n"+
+			"audit_spool = %q\n",
 		local, writes, in.URL(database, daemon), base+".addresses", in.keyURI, base+".spool"), 0o600))
 	p, err := runAs{}.startLogged(in.dir, base+".log", filepath.Join(in.dir, "vaultd"), "--config", base+".toml")
 	must(in.t, err)
@@ -129,8 +130,8 @@ func (in *installed) startDaemon(ctx context.Context, m *Member) {
 	}))
 }
 
-// cluster is what the workload and the oracle need to know. vaultctl goes through the poolers, the writers of this
-// process do not.
+// cluster is the vault for the workload and the oracle. vaultctl goes through the poolers, the writers of this process
+// do not.
 func (in *installed) cluster() chaos.Cluster {
 	c := chaos.Cluster{WriteURL: in.URL(database, operator), SuperuserURL: in.URL(database, Superuser),
 		KMSKeys: []string{in.keyURI}, Token: in.token, Vaultctl: filepath.Join(in.dir, "vaultctl"),

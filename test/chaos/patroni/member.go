@@ -15,9 +15,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-const lookTimeout = 2 * time.Second // of one question to a member that may be dead
+const lookTimeout = 2 * time.Second // of one query to a member that may be dead
 
-// Member is one Patroni and the server it looks after.
+// Member is one Patroni and its server.
 type Member struct {
 	Name string
 
@@ -26,14 +26,14 @@ type Member struct {
 	restPort  int
 	poolPort  int
 	patroni   *process
-	pgbouncer *process // nil: not asked for
+	pgbouncer *process // nil before StartPoolers
 }
 
 func (m *Member) folder() string     { return filepath.Join(m.cluster.dir, m.Name) }
 func (m *Member) data() string       { return filepath.Join(m.folder(), "data") }
 func (m *Member) server() postmaster { return findPostmaster(m.data()) }
 
-// URL is this member's alone, whether it leads or not.
+// URL names this member only, leader or not.
 func (m *Member) URL(database, role string) string {
 	return m.cluster.url(database, role, []string{address(m.port)}, url.Values{"connect_timeout": {"2"}})
 }
@@ -67,7 +67,7 @@ func (m *Member) end() error {
 	return m.server().end()
 }
 
-// state is what the member's REST API says of the cluster.
+// state is the cluster by the member's REST API.
 type state struct {
 	Members []struct {
 		Name  string `json:"name"`

@@ -11,11 +11,10 @@ import (
 	"github.com/hyperiondb/vault/test/chaos"
 )
 
-// A switchover, the death of a leader and its return, while people and commands write, rotations fall due and clients
-// read: nothing acknowledged is lost, and the standbys answer throughout. Patroni decides who leads; nobody here helps
-// it.
+// A switchover, the death of a leader and its return, during writes, commands, rotations and reads: nothing
+// acknowledged is lost, and the standbys answer throughout. Patroni alone decides which member leads.
 func TestFailover(t *testing.T) {
-	// a bound; on a machine that has time it takes about one
+	// a bound; on an idle machine it takes about one
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	in := install(t, ctx)
@@ -49,7 +48,7 @@ func TestFailover(t *testing.T) {
 	s.judge(ctx, w.Cluster)
 }
 
-// scenario tells what happens, with the time at which it did.
+// scenario logs each step of the test with its time.
 type scenario struct {
 	*installed
 	t        *testing.T
@@ -66,8 +65,8 @@ func (s *scenario) step(what string, err error) {
 	s.t.Logf("%5.1f s: %s", time.Since(s.start).Seconds(), what)
 }
 
-// loseLeader has another member lead, and tells the timeline. The members left follow the new leader, for which Patroni
-// may start one anew, so what they show is judged again once all is well.
+// loseLeader makes another member lead, and records it in the timeline. The others follow the new leader, for which
+// Patroni may restart one, so their reads are judged again once the cluster is ready.
 func (s *scenario) loseLeader(ctx context.Context, kind string,
 	lose func(context.Context) (old *Member, err error)) *Member {
 	s.t.Helper()
@@ -128,7 +127,9 @@ func (s *scenario) judge(ctx context.Context, c chaos.Cluster) {
 	s.t.Helper()
 	report, err := chaos.Conclude(ctx, c, s.ledger, s.timeline)
 	must(s.t, err)
-	report.Title = fmt.Sprintf("Patroni, %s: 3 writers, 1 running vaultctl through pgbouncer, rotation workers beside 3 members", time.Since(s.start).Round(time.Second))
+	report.Title = fmt.Sprintf(
+		"Patroni, %s: 3 writers, 1 running vaultctl through pgbouncer, rotation workers beside 3 members",
+		time.Since(s.start).Round(time.Second))
 	must(s.t, report.Print(os.Stdout))
 	v := report.Verdict
 	if len(v.Violations) > 0 {

@@ -10,8 +10,8 @@ import (
 
 const pgbouncerProgram = "/usr/sbin/pgbouncer"
 
-// Beside every member, in transaction mode, and to that member alone: which one takes writes is for the client to find
-// out. A server that is gone is noticed in seconds instead of minutes.
+// pgbouncerSettings are for transaction mode, to one member alone: the client finds the one that takes writes. A dead
+// server is noticed in seconds instead of minutes.
 const pgbouncerSettings = `[databases]
 * = host=127.0.0.1 port=%d
 [pgbouncer]
@@ -60,7 +60,7 @@ func (c *Cluster) StartPoolers(ctx context.Context, roles ...string) error {
 	})
 }
 
-// PooledURL names every pgbouncer; the one that leads to the leader is found.
+// PooledURL names every pgbouncer; clients find that of the leader.
 func (c *Cluster) PooledURL(database, role string) string {
 	var hosts []string
 	for _, m := range c.Members {

@@ -50,7 +50,7 @@ func (u runAs) writeFile(path string, content []byte) error {
 	return os.Chown(path, u.uid, u.gid)
 }
 
-// process is a program that runs until it is told to end. Its output goes to a file.
+// process is a program that runs until a signal ends it. Its output goes to a file.
 type process struct {
 	cmd    *exec.Cmd
 	log    string
@@ -89,7 +89,7 @@ func (p *process) running() bool {
 	}
 }
 
-// end sends the signal and waits; a program that does not listen within the limit is killed.
+// end sends the signal and waits; a program that still runs after the limit is killed.
 func (p *process) end(signal syscall.Signal, limit time.Duration) {
 	_ = p.cmd.Process.Signal(signal)
 	select {
@@ -111,10 +111,10 @@ func lastLines(path string, n int) string {
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
 
-// postmaster is the server of a data folder: a child of nobody here, as Patroni lets go of it.
+// postmaster is the server of a data folder. It is no child of the test, since Patroni detaches it.
 type postmaster struct {
 	pid     int
-	segment int // the System V segment that tells a second server the folder is taken
+	segment int // the System V segment that shows a second server that the folder is in use
 }
 
 // findPostmaster reads the lock file and makes sure that the process is this folder's. Zero if none runs.
@@ -141,7 +141,7 @@ func findPostmaster(data string) postmaster {
 	return p
 }
 
-// kill ends the server with SIGKILL and waits until its children, who notice, are gone as well.
+// kill ends the server with SIGKILL and waits until its children have ended too.
 func (p postmaster) kill(ctx context.Context) error {
 	if p.pid == 0 {
 		return errors.New("no server runs")
@@ -154,7 +154,7 @@ func (p postmaster) kill(ctx context.Context) error {
 		func() (bool, string) { return !anyAlive(family), fmt.Sprint(family) })
 }
 
-// end stops the server at once, as its data is about to be removed.
+// end stops the server at once, since its data is about to be removed.
 func (p postmaster) end() error {
 	if p.pid != 0 {
 		family := append(childrenOf(p.pid), p.pid)
@@ -198,7 +198,7 @@ func anyAlive(pids []int) bool {
 	return false
 }
 
-// parentAndState is 0, 0 of a process that is gone.
+// parentAndState returns 0, 0 for a process that has ended.
 func parentAndState(pid int) (int, byte) {
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -212,7 +212,7 @@ func parentAndState(pid int) (int, byte) {
 	return parent, fields[0][0]
 }
 
-// until looks at a condition until it holds; what the last look saw is in the error.
+// until checks a condition until it holds; the error has the last result.
 func until(ctx context.Context, what string, holds func() (bool, string)) error {
 	for {
 		ok, seen := holds()

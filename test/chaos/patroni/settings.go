@@ -31,7 +31,7 @@ func (m *Member) settings() ([]byte, error) {
 				"ttl": ttl, "loop_wait": loopWait, "retry_timeout": retryTimeout, "maximum_lag_on_failover": 1 << 20,
 				"synchronous_mode": true,
 				"postgresql": tree{"use_pg_rewind": true, "use_slots": true, "parameters": tree{
-					// a killed process loses nothing by it, only a machine
+					// only a crash of the machine loses data by it, not a killed process
 					"wal_log_hints": "on", "max_connections": 100, "fsync": "off",
 				}},
 			},

@@ -1,10 +1,10 @@
-// Package pgproxy stands between PostgreSQL's clients and one server and loses what it is told to lose: a request
-// before the server has seen it (the step failed), or the answer after the server has given it in full (the step was
-// done, and nobody knows). The client sees the connection end in order, be reset, or hang.
+// Package pgproxy relays between PostgreSQL's clients and one server and drops selected messages: a request before the
+// server has read it (the step failed), or the answer after the server has sent it in full (the step was done, but the
+// client does not know). The client sees the connection end in order, be reset, or hang.
 //
-// It understands just enough of the protocol to see a request going by: where messages begin and end, what a simple
-// query says, which text a bound statement was prepared from, and the ReadyForQuery that ends an answer. Everything
-// else, the authentication and cancel requests included, passes through as it is. It offers no TLS.
+// It parses just enough of the protocol to recognise a request: where messages begin and end, the text of a simple
+// query, the text that a bound statement was prepared from, and the ReadyForQuery that ends an answer. All other
+// messages, authentication and cancel requests included, pass through unchanged. It offers no TLS.
 package pgproxy
 
 import (
@@ -21,11 +21,11 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
-// When says on which side of the server's work a request is cut.
+// When says whether the request or its answer is lost.
 type When int
 
 const (
-	Before When = iota // the server never sees the request: what it belongs to fails
+	Before When = iota // the server never reads the request: the step fails
 	After              // the server did it and answered; the answer is lost
 )
 
@@ -42,12 +42,12 @@ const (
 
 func (h How) String() string { return [...]string{"FIN", "RST", "hang"}[h] }
 
-// Cut is a loss to come.
+// Cut is a loss that will happen.
 type Cut struct {
-	SQL   string // the request it meets: a regular expression for its text, whatever its case
+	SQL   string // a regular expression for the text of the request, in any case
 	When  When
 	How   How
-	Times int           // how many requests it meets
+	Times int           // how many requests are lost
 	For   time.Duration // how long a client hangs that does not give up; 0 = for ever
 }
 
@@ -69,8 +69,8 @@ type Proxy struct {
 	shut  bool
 }
 
-// New listens on a free port of 127.0.0.1 for the server at a network ("unix", "tcp") and an address, which need not be
-// there yet.
+// New listens on a free port of 127.0.0.1 for the server at a network ("unix", "tcp") and an address, which need not
+// exist yet.
 func New(network, address string) (*Proxy, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -81,10 +81,10 @@ func New(network, address string) (*Proxy, error) {
 	return p, nil
 }
 
-// Port is where it listens.
+// Port returns the port of the listener.
 func (p *Proxy) Port() int { return p.listener.Addr().(*net.TCPAddr).Port }
 
-// Cut adds a loss. Of several that fit a request the oldest happens.
+// Cut adds a loss. Of several that match a request the oldest happens.
 func (p *Proxy) Cut(c Cut) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -127,7 +127,7 @@ func (p *Proxy) accept() {
 	}
 }
 
-// track makes a connection one that Close ends; false if it came too late.
+// track registers a connection for Close to end; false if the proxy is closed.
 func (p *Proxy) track(c net.Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -145,7 +145,7 @@ func (p *Proxy) end(c net.Conn) {
 	delete(p.conns, c)
 }
 
-// take returns the cut that meets a request.
+// take returns the cut that matches a request.
 func (p *Proxy) take(text string) (Cut, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -169,7 +169,7 @@ func (p *Proxy) serve(client net.Conn) {
 	}
 	server, err := net.Dial(p.network, p.address)
 	if err != nil {
-		return // as a server that is not there
+		return // as a server does that is down
 	}
 	defer p.end(server)
 	if !p.track(server) {
@@ -187,16 +187,16 @@ func (p *Proxy) serve(client net.Conn) {
 type session struct {
 	proxy          *Proxy
 	client, server net.Conn
-	statements     map[string]string // by name, of this connection; only requests uses it
+	statements     map[string]string // by name; used by requests only
 
 	mu       sync.Mutex
-	sent     int           // requests that the server was sent
-	answered int           // answers that were passed on whole
-	mute     int           // no answer from this one on is passed on; 0 = all are
-	lost     chan struct{} // closed when no more answers come
+	sent     int           // requests sent to the server
+	answered int           // answers relayed in full
+	mute     int           // answers from this number on are dropped; 0 = none is
+	lost     chan struct{} // closed when answers stop
 }
 
-// requests passes the client's messages on, a whole request at a time, until one is to be cut or the client leaves.
+// requests relays the client's messages, a whole request at a time, until one is cut or the client disconnects.
 func (s *session) requests(client *bufio.Reader) {
 	if !s.startup(client) {
 		return
@@ -228,7 +228,7 @@ func (s *session) requests(client *bufio.Reader) {
 	}
 }
 
-// startup passes on what comes before the first message. TLS and GSS are declined, so the client goes on without.
+// startup relays the packets before the first message. It declines TLS and GSS, so the client continues without.
 func (s *session) startup(client *bufio.Reader) bool {
 	const cancelRequest, sslRequest, gssRequest = 80877102, 80877103, 80877104
 	for {
@@ -272,7 +272,7 @@ func readMessage(r *bufio.Reader) (kind byte, message []byte, err error) {
 	return head[0], message, err
 }
 
-// note learns from a message what the request says. Only what is executed counts: preparing COMMIT commits nothing.
+// note adds a message's text to that of the request. Only executed text counts: preparing COMMIT commits nothing.
 func (s *session) note(kind byte, body []byte, text *strings.Builder) {
 	switch kind {
 	case 'Q':
@@ -316,7 +316,7 @@ func (s *session) cut(c Cut, request []byte) {
 	case RST:
 		_ = s.client.(*net.TCPConn).SetLinger(0)
 	case Hang:
-		// The server's side stays open as well: a network that swallows packets tells neither end.
+		// The server's side stays open as well: a network that drops packets informs neither end.
 		if c.For > 0 {
 			_ = s.client.SetReadDeadline(time.Now().Add(c.For))
 		}
@@ -325,7 +325,7 @@ func (s *session) cut(c Cut, request []byte) {
 	_ = s.client.Close()
 }
 
-// answers passes the server's messages on until one side leaves, or the answer that is to be lost is complete.
+// answers relays the server's messages until one side disconnects, or the answer to be lost is complete.
 func (s *session) answers() {
 	defer close(s.lost)
 	server := bufio.NewReaderSize(s.server, 64<<10)
@@ -335,7 +335,7 @@ func (s *session) answers() {
 		muted := s.muted()
 		switch {
 		case err != nil && muted:
-			return // how the client learns of it is cut's to say
+			return // cut decides what the client sees
 		case err != nil:
 			_ = client.Flush()
 			_ = s.client.Close()
@@ -358,7 +358,7 @@ func (s *session) answers() {
 	}
 }
 
-// muted reports whether the answer that is arriving is to be lost.
+// muted reports whether the arriving answer is to be lost.
 func (s *session) muted() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -44,22 +44,22 @@ func mustConnect(t *testing.T, store *vaulttest.Store, p *pgproxy.Proxy) *pgx.Co
 
 // insert commits one row, n; the error is that of COMMIT.
 func insert(ctx context.Context, conn *pgx.Conn, n int) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Second) // the patience of a client that is left hanging
+	ctx, cancel := context.WithTimeout(ctx, time.Second) // the time-out of a client that hangs
 	defer cancel()
 	tx, err := conn.Begin(ctx)
 	if err != nil {
 		return errors.Join(errors.New("before COMMIT"), err)
 	}
-	if _, err := tx.Exec(ctx, `INSERT INTO cut VALUES ($1)`, n); err != nil {
+	if _, err := tx.Exec(ctx, `INSERT INTO public.cut VALUES ($1)`, n); err != nil {
 		return errors.Join(errors.New("before COMMIT"), err)
 	}
 	return tx.Commit(ctx)
 }
 
-// Each loss of a COMMIT: the client gets an error and the row is there exactly if the server was to have seen it.
+// Each loss of a COMMIT: the client gets an error, and the row exists exactly if the server read the COMMIT.
 func TestCommit(t *testing.T) {
 	store := vaulttest.New(t)
-	store.MustExec(t, `CREATE TABLE cut (n int)`)
+	store.MustExec(t, `CREATE TABLE public.cut (n int)`)
 	p := mustProxy(t, store)
 	n := 0
 	for _, when := range []pgproxy.When{pgproxy.Before, pgproxy.After} {
@@ -76,9 +76,9 @@ func TestCommit(t *testing.T) {
 					t.Errorf("got %v, want a client that hangs: %v", err, how == pgproxy.Hang)
 				}
 				conn.Close(t.Context())
-				// The row of a transaction that was never committed goes when its connection does.
+				// The row of an uncommitted transaction goes when its connection ends.
 				want := strconv.FormatBool(when == pgproxy.After)
-				if got := store.MustQuery(t, `EXISTS (SELECT FROM cut WHERE n = $1)`, n); got != want {
+				if got := store.MustQuery(t, `EXISTS (SELECT FROM public.cut WHERE n = $1)`, n); got != want {
 					t.Errorf("the row is there: %s, want %s", got, want)
 				}
 				if err := insert(t.Context(), mustConnect(t, store, p), 100+n); err != nil {
@@ -92,22 +92,22 @@ func TestCommit(t *testing.T) {
 	}
 }
 
-// A statement that was prepared before is known when it is executed, and its preparation is no execution.
+// A prepared statement is recognised when it is executed, and not when it is prepared.
 func TestPreparedStatement(t *testing.T) {
 	store := vaulttest.New(t)
-	store.MustExec(t, `CREATE TABLE cut (n int)`)
+	store.MustExec(t, `CREATE TABLE public.cut (n int)`)
 	p := mustProxy(t, store)
 	conn := mustConnect(t, store, p)
 	for n := range 3 {
 		if n == 2 {
-			p.Cut(pgproxy.Cut{SQL: `insert INTO cut`, When: pgproxy.After, How: pgproxy.RST, Times: 1})
+			p.Cut(pgproxy.Cut{SQL: `insert INTO public.cut`, When: pgproxy.After, How: pgproxy.RST, Times: 1})
 		}
-		_, err := conn.Exec(t.Context(), `INSERT INTO cut VALUES ($1)`, n)
+		_, err := conn.Exec(t.Context(), `INSERT INTO public.cut VALUES ($1)`, n)
 		if cut := err != nil; cut != (n == 2) {
 			t.Fatalf("insert %d: %v", n, err)
 		}
 	}
-	if got := store.MustQuery(t, `SELECT count(*) FROM cut`); got != "3" {
+	if got := store.MustQuery(t, `SELECT count(*) FROM public.cut`); got != "3" {
 		t.Errorf("got %s rows, want 3", got)
 	}
 }
