@@ -17,13 +17,13 @@ func random(exchanges []exchange) func() *exchange {
 }
 
 func getRequest(name string) []byte {
-	return fmt.Appendf(nil, "GET /v1/secrets/%s HTTP/1.1\r\nHost: bench\r\n\r\n", name)
+	return fmt.Appendf(nil, "GET /v1/secrets/%s HTTP/1.1\r\nHost: localhost\r\n\r\n", name)
 }
 
 func verifyRequest(name string, value []byte) []byte {
 	body := fmt.Appendf(nil, `{"value":%q}`, value)
 	return fmt.Appendf(nil,
-		"POST /v1/secrets/%s/verify HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", name, len(body), body)
+		"POST /v1/secrets/%s/verify HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", name, len(body), body)
 }
 
 // learnReads asks a server once for each name and checks the value: what it answers then, it has to answer always.
