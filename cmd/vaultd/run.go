@@ -34,9 +34,6 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 	level := new(slog.LevelVar)
 	level.Set(c.level)
 	log := newLogger(logTo, c.LogFormat, level)
-	if err := vault.CheckTimeZone(); err != nil {
-		log.Warn("the time zone is unknown", "error", err)
-	}
 
 	stopProfile, err := profile(c.CPUProfile)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hyperiondb/vault/internal/db"
+	"github.com/hyperiondb/vault/internal/vault"
 )
 
 // warning is a setting that works, and lets in or shows more than an operator is likely to mean.
@@ -27,6 +28,9 @@ func (c *Config) warnings(now time.Time) []warning {
 	c.warnOfListeners(add)
 	c.warnOfFiles(add)
 	c.warnOfCertificate(now, add)
+	if err := vault.CheckTimeZone(); err != nil {
+		add("TZ", "%v", err)
+	}
 	return all
 }
 

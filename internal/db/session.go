@@ -376,13 +376,6 @@ func (s sessions) Exec(ctx context.Context, sql string, args ...any) (pgconn.Com
 	return session{conn.Conn()}.Exec(ctx, sql, args...)
 }
 
-// inTx runs f in a transaction, as pgx.BeginTxFunc does.
-func (s sessions) inTx(ctx context.Context, o pgx.TxOptions, f func(pgx.Tx) error) error {
-	return s.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
-		return pgx.BeginTxFunc(ctx, conn, session{conn.Conn()}.beginQuery(o), f)
-	})
-}
-
 // Begin and BeginTx of pgxpool know nothing of settings.
 func (sessions) Begin(context.Context) (pgx.Tx, error)                  { panic("use inTx") }
 func (sessions) BeginTx(context.Context, pgx.TxOptions) (pgx.Tx, error) { panic("use inTx") }

@@ -85,14 +85,12 @@ func (p *pool) Acquire(ctx context.Context) (conn *pgxpool.Conn, err error) {
 	return conn, err
 }
 
-// Begin is the pool's.
-func (p *pool) Begin(ctx context.Context) (pgx.Tx, error) { return p.BeginTx(ctx, pgx.TxOptions{}) }
-
-// BeginTx is the pool's.
-func (p *pool) BeginTx(ctx context.Context, o pgx.TxOptions) (tx pgx.Tx, err error) {
-	err = p.whileFull(ctx, func() (err error) {
-		tx, err = p.Pool.BeginTx(ctx, o)
+// inTx runs f in a transaction, as pgx.BeginTxFunc does.
+func (p *pool) inTx(ctx context.Context, o pgx.TxOptions, f func(pgx.Tx) error) error {
+	conn, err := p.Acquire(ctx)
+	if err != nil {
 		return err
-	})
-	return tx, err
+	}
+	defer conn.Release()
+	return pgx.BeginTxFunc(ctx, conn, session{conn.Conn()}.beginQuery(o), f)
 }

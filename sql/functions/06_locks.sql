@@ -28,7 +28,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT coalesce((SELECT CASE WHEN h ? 'prepared' THEN format('the prepared transaction "%s"', h ->> 'prepared')
                                ELSE format('the transaction of pid %s ("%s"', h ->> 'pid', h ->> 'application') END
       || CASE WHEN h ? 'prepared' THEN format(' (role "%s"', h ->> 'role') ELSE format(', role "%s"', h ->> 'role') END
-      || coalesce(format(', %s)', h ->> 'state'), ')') || coalesce(format(', since %s', h ->> 'since'), '')
+      || coalesce(', ' || (h ->> 'state'), '') || ')' || coalesce(', since ' || (h ->> 'since'), '')
     FROM vault._lock_holder(p_table) AS h WHERE h IS NOT NULL), 'a transaction that has just ended')
 $$;
 

@@ -17,13 +17,13 @@ func random(exchanges []exchange) func() *exchange {
 }
 
 func getRequest(name string) []byte {
-	return fmt.Appendf(nil, "GET /v1/secrets/%s HTTP/1.1\r\nHost: bench\r\n\r\n", name)
+	return fmt.Appendf(nil, "GET /v1/secrets/%s HTTP/1.1\r\nHost: localhost\r\n\r\n", name)
 }
 
 func verifyRequest(name string, value []byte) []byte {
 	body := fmt.Appendf(nil, `{"value":%q}`, value)
 	return fmt.Appendf(nil,
-		"POST /v1/secrets/%s/verify HTTP/1.1\r\nHost: bench\r\n"+
+		"POST /v1/secrets/%s/verify HTTP/1.1\r\nHost: localhost\r\n"+
 			"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", name, len(body), body)
 }
 
