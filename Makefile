@@ -1,4 +1,4 @@
-# HyperionDB Vault. `make help` lists what there is.
+# HyperionDB Vault. `make help` lists the targets.
 #
 # PG=15 .. PG=18 chooses the PostgreSQL that tests run on; without it, the newest installed (18 is installed if none is).
 
@@ -38,7 +38,7 @@ test: postgres ## Run every test and every script, on the newest PostgreSQL foun
 	$(GO) test -count=1 -timeout $(TIMEOUT) $(PACKAGES)
 
 test-pg: ## The same on one version: make test-pg PG=15
-	@test -n "$(PG)" || { echo "test-pg: say which version: make test-pg PG=15" >&2; exit 2; }
+	@test -n "$(PG)" || { echo "test-pg: name a version: make test-pg PG=15" >&2; exit 2; }
 	@$(MAKE) --no-print-directory test PG=$(PG)
 
 test-cron: ## The supervisor run by pg_cron, on Debian's PostgreSQL 15 (installs postgresql-15-cron)
@@ -57,8 +57,8 @@ vet: ## go vet
 staticcheck: ## staticcheck, at the version go.mod pins
 	$(GO) tool staticcheck ./...
 
-# Without GORACE a program under the race detector waits a second at its end, and scripts run a thousand of them. What go test
-# would vet, vet does.
+# Without GORACE a program under the race detector waits a second at its end, and scripts run a thousand of them. The target vet
+# does go test's vetting.
 race: postgres ## Every test and script under the race detector, the binaries too
 	GORACE=atexit_sleep_ms=0 $(GO) test -race -vet=off -count=1 -timeout $(TIMEOUT) ./...
 
@@ -71,7 +71,7 @@ SECRETS ?= 1000000
 bench-scale: postgres ## SECRETS (a million) of three versions against a thousand: reads, operations and their plans, sizes; bin/scale.json
 	$(GO) run ./test/bench scale -secrets $(SECRETS)
 
-bench-go: postgres bench-reads ## Go benchmarks: sealing and opening, sharing a query, the allowlist, audit seals, reads on record
+bench-go: postgres bench-reads ## Go benchmarks: sealing and opening, sharing a query, the allowlist, audit seals, shipping reads
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/envelope ./internal/audit ./internal/audit/seal ./internal/httpapi
 	$(GO) test -run '^$$' -bench 'Coalescer|ShipReads' -benchmem ./internal/db
 	$(GO) test -run '^$$' -bench 'Sealing|VerifyAudit' -benchtime 1x ./internal/vault
@@ -80,11 +80,11 @@ bench-reads: postgres ## Reads a second with the audit off, interval and always,
 	$(GO) test -run '^$$' -bench 'Reads|Handler|Append' -benchmem -benchtime 3s ./internal/audit/spool
 
 AUDIT_ROWS ?= 10000000
-bench-audit: postgres build ## The audit log's answers on AUDIT_ROWS rows (ten million) against 10,000, and the browser's memory
+bench-audit: postgres build ## The audit log's queries on AUDIT_ROWS rows (ten million) against 10,000, and the browser's memory
 	@tools/install-tmux
 	$(GO) run ./tools/audit bench -rows $(AUDIT_ROWS)
 
-captures: postgres build ## Take the pictures of the browser in docs/AUDIT.md anew, in a terminal with a vault of its own
+captures: postgres build ## Renew the browser's screens in docs/AUDIT.md, in a terminal with a vault of its own
 	@tools/install-tmux
 	$(GO) run ./tools/audit captures docs/AUDIT.md
 
@@ -99,7 +99,7 @@ fuzz: ## Every fuzz target for FUZZTIME (20s)
 	  done; done
 
 DOTENV_NPM ?= 17.4.2
-dotenv-table: ## Ask node, npm's and Python's dotenv, dash, bash and docker compose anew what they read from .env files
+dotenv-table: ## Record again what node, npm's and Python's dotenv, dash, bash and docker compose read from .env files
 	@dir="$$(mktemp -d)"; trap 'rm -rf "$$dir"' EXIT; \
 	  npm install --silent --prefix "$$dir" dotenv@$(DOTENV_NPM) && \
 	  { /usr/bin/python3 -c 'import dotenv' 2>/dev/null || apt-get install -y -qq --no-install-recommends python3-dotenv; } && \

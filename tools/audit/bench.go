@@ -16,11 +16,12 @@ import (
 const (
 	fewRows = 10_000
 	chunk   = 250_000
-	times   = 9 // each question is asked, the first time apart
+	times   = 9 // each scenario is measured, without the first time
 	days    = 400
 )
 
-// bench makes a log of few rows and one of many, asks both the same, and walks through the large one with the browser.
+// bench makes a log of few rows and one of many, runs the same queries on both, and walks through the large one with
+// the browser.
 func bench(ctx context.Context, w *env, rows int) error {
 	for _, log := range []struct {
 		name string
@@ -56,12 +57,16 @@ func fill(ctx context.Context, cluster *localpg.Cluster, database string, rows i
 	statements := []string{`SELECT vault._audit_partitions()`, fmt.Sprintf(`SELECT vault._audit_partition(month::date)
 		FROM generate_series(date_trunc('month', now() - interval '%d days'), now(), interval '1 month') month`, days)}
 	for from := 0; from < rows; from += chunk {
-		statements = append(statements, fmt.Sprintf(`INSERT INTO vault.audit_log (at, recorded_at, actor, db_role, client, node, action, secret, version, outcome, request_id, detail)
-			SELECT at, at + interval '2 s', 'client:10.0.' || (n * 7919 %% 200) || '.5', 'vaultd', ('10.0.' || (n * 7919 %% 200) || '.5')::inet, 'node' || n %% 3,
+		statements = append(statements, fmt.Sprintf(`INSERT INTO vault.audit_log (at, recorded_at, actor, db_role, client,
+				node, action, secret, version, outcome, request_id, detail)
+			SELECT at, at + interval '2 s', 'client:10.0.' || (n * 7919 %% 200) || '.5', 'vaultd',
+				('10.0.' || (n * 7919 %% 200) || '.5')::inet, 'node' || n %% 3,
 				(ARRAY['read', 'read', 'read', 'read', 'read', 'read', 'verify', 'verify', 'put', 'rotate'])[1 + (n * 31 %% 10)],
 				(ARRAY['prod', 'test', 'dev'])[1 + n %% 3] || '/s' || floor(5000 * pow(random(), 3)), 1 + n %% 9,
-				CASE WHEN n %% 250 = 0 THEN 'denied' WHEN n %% 5000 = 7 THEN 'failed' ELSE 'ok' END, gen_random_uuid(), '{"match": "current"}'
-			FROM (SELECT n, now() - interval '%d days' * (1 - n::float8 / %d) AS at FROM generate_series(%d::bigint, %d) n) rows`,
+				CASE WHEN n %% 250 = 0 THEN 'denied' WHEN n %% 5000 = 7 THEN 'failed' ELSE 'ok' END,
+				gen_random_uuid(), '{"match": "current"}'
+			FROM (SELECT n, now() - interval '%d days' * (1 - n::float8 / %d) AS at
+				FROM generate_series(%d::bigint, %d) n) rows`,
 			days, rows, from+1, min(from+chunk, rows)))
 	}
 	for _, s := range append(statements, `VACUUM ANALYZE vault.audit_log`, `CHECKPOINT`) {
@@ -72,8 +77,8 @@ func fill(ctx context.Context, cluster *localpg.Cluster, database string, rows i
 	return nil
 }
 
-// question is one thing that somebody at the browser does.
-type question struct {
+// scenario is one action in the browser, and its query.
+type scenario struct {
 	name  string
 	query func(context.Context, *db.Reader) error
 }
@@ -85,13 +90,13 @@ func page(f db.AuditFilter, from *db.AuditCursor, newer bool) func(context.Conte
 	}
 }
 
-func questions(secret string) []question {
+func scenarios(secret string) []scenario {
 	equal := func(column db.AuditColumn, values ...string) db.AuditFilter {
 		return db.AuditFilter{Conditions: []db.AuditCondition{{Column: column, Equal: values}}}
 	}
 	bySecret := equal(db.AuditSecret, secret)
 	monthAgo := &db.AuditCursor{At: time.Now().AddDate(0, 0, -30)}
-	strip := func(f db.AuditFilter) func(context.Context, *db.Reader) error {
+	histogram := func(f db.AuditFilter) func(context.Context, *db.Reader) error {
 		return func(ctx context.Context, r *db.Reader) error {
 			_, err := r.AuditCounts(ctx, f, time.Time{}, time.Now(), 158)
 			return err
@@ -101,13 +106,13 @@ func questions(secret string) []question {
 	none := db.AuditFilter{Conditions: []db.AuditCondition{{Column: db.AuditAction, Equal: []string{"purge"}}}}
 	refused := db.AuditFilter{Conditions: []db.AuditCondition{{Column: db.AuditOutcome, Equal: []string{"denied"}},
 		{Column: db.AuditActor, Equal: []string{"client:10.0.7.5"}}}}
-	return []question{
+	return []scenario{
 		{"first screen", page(db.AuditFilter{}, nil, false)},
-		{"its strip of 158 counts", strip(db.AuditFilter{})},
+		{"its histogram of 158 counts", histogram(db.AuditFilter{})},
 		{"filter by secret", page(bySecret, nil, false)},
-		{"its strip", strip(bySecret)},
+		{"its histogram", histogram(bySecret)},
 		{"filter by prefix", page(prefix, nil, false)},
-		{"its strip", strip(prefix)},
+		{"its histogram", histogram(prefix)},
 		{"jump of 30 days", page(db.AuditFilter{}, monthAgo, false)},
 		{"End", page(db.AuditFilter{}, nil, true)},
 		{"End of a secret", page(bySecret, nil, true)},
@@ -135,7 +140,7 @@ func measure(ctx context.Context, cluster *localpg.Cluster, rows int) error {
 	}
 	fmt.Printf("%-28s %12s %12s %12s %12s %8s\n", "milliseconds", "10,000 rows", "many rows", "worst", "first time",
 		"times")
-	for _, q := range questions("prod/s3") {
+	for _, q := range scenarios("prod/s3") {
 		few, _, _, err := clock(ctx, q, readers["few"])
 		if err != nil {
 			return fmt.Errorf("%s: %w", q.name, err)
@@ -154,7 +159,7 @@ func measure(ctx context.Context, cluster *localpg.Cluster, rows int) error {
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // clock returns the median, the worst and the first time.
-func clock(ctx context.Context, q question, r *db.Reader) (median, worst, first time.Duration, err error) {
+func clock(ctx context.Context, q scenario, r *db.Reader) (median, worst, first time.Duration, err error) {
 	var took []time.Duration
 	for i := range times + 1 {
 		began := time.Now()
@@ -171,7 +176,7 @@ func clock(ctx context.Context, q question, r *db.Reader) (median, worst, first 
 	return took[times/2], took[times-1], first, nil
 }
 
-// walk drives the browser through the log, and reads the most memory it has had.
+// walk drives the browser through the log, and prints its peak memory.
 func (w *env) walk(ctx context.Context, url string) error {
 	t, err := w.terminal(ctx, 160, 50, url)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/hyperiondb/vault/internal/db"
 )
 
-// screens are the screens of the page, by name. Each begins with a browser of its own.
+// screens are the captures of the page, by name. Each starts a browser of its own.
 var screens = []struct {
 	name          string
 	width, height int
@@ -27,7 +27,7 @@ var screens = []struct {
 	{"help", 120, 30, []string{"?"}},
 }
 
-// captures puts what the browser shows into the page: between "<!-- capture NAME -->" and "<!-- end -->".
+// captures writes the browser's screens into the page, between "<!-- capture NAME -->" and "<!-- end -->".
 func captures(ctx context.Context, w *env, path string) error {
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -66,7 +66,7 @@ func (w *env) screen(ctx context.Context, width, height int, keys []string) (str
 	return b.String(), err
 }
 
-// sample is a vault of a few secrets, and two months of its log.
+// sample makes a vault of a few secrets, with two months of its log.
 func sample(ctx context.Context, w *env) error {
 	primary := w.cluster.Primary()
 	if err := db.EnsureDatabase(ctx, primary.URL("postgres", superuser), "sample"); err != nil {
@@ -85,25 +85,41 @@ func sample(ctx context.Context, w *env) error {
 		`SELECT vault._audit_partitions()`,
 		`SELECT vault._audit_partition((now() - make_interval(months => m))::date) FROM generate_series(1, 3) m`,
 		`SELECT setseed(0.4)`,
-		`INSERT INTO vault.secrets (name, kind, generator, rotation_interval, current_version, rotated_at, next_rotation_at, rotation_paused_at) VALUES
+		`INSERT INTO vault.secrets (name, kind, generator, rotation_interval, current_version, rotated_at,
+				next_rotation_at, rotation_paused_at) VALUES
 			('billing/smtp', 'manual', NULL, NULL, 3, now() - interval '40 days', NULL, NULL),
 			('prod/api/stripe', 'manual', NULL, NULL, 12, now() - interval '9 days', NULL, NULL),
-			('prod/db/password', 'automatic', 'chars:32:alnum', '30 days', 7, now() - interval '31 days', now() - interval '1 day', NULL),
-			('prod/web/session', 'automatic', 'hex:32', '7 days', 41, now() - interval '2 days', now() + interval '5 days', NULL),
-			('test/db/password', 'automatic', 'chars:32:alnum', '1 day', 230, now() - interval '3 hours', now() + interval '21 hours', now())`,
+			('prod/db/password', 'automatic', 'chars:32:alnum', '30 days', 7, now() - interval '31 days',
+				now() - interval '1 day', NULL),
+			('prod/web/session', 'automatic', 'hex:32', '7 days', 41, now() - interval '2 days',
+				now() + interval '5 days', NULL),
+			('test/db/password', 'automatic', 'chars:32:alnum', '1 day', 230, now() - interval '3 hours',
+				now() + interval '21 hours', now())`,
 		`INSERT INTO vault.rotation_jobs (secret_id, name, from_version, state, attempt, due_at, run_after, last_error)
-			SELECT id, name, current_version, 'failed', 10, next_rotation_at, next_rotation_at, 'postgres-role app: connection refused' FROM vault.secrets WHERE name = 'prod/db/password'`,
-		`INSERT INTO vault.audit_log (at, recorded_at, actor, db_role, client, node, action, secret, version, outcome, request_id, detail)
-			SELECT at, at + interval '900 ms', actor, 'vaultd', client::inet, 'db' || 1 + n % 2, action, secret, 1 + (random() * 40)::int,
+			SELECT id, name, current_version, 'failed', 10, next_rotation_at, next_rotation_at,
+				'postgres-role app: connection refused' FROM vault.secrets WHERE name = 'prod/db/password'`,
+		`INSERT INTO vault.audit_log (at, recorded_at, actor, db_role, client, node, action, secret, version,
+				outcome, request_id, detail)
+			SELECT at, at + interval '900 ms', actor, 'vaultd', client::inet, 'db' || 1 + n % 2, action, secret,
+				1 + (random() * 40)::int,
 				CASE WHEN denied THEN 'denied' ELSE 'ok' END, gen_random_uuid(),
-				CASE WHEN denied THEN '{"reason": "the address is not on the allowlist"}' WHEN action = 'verify' THEN '{"valid": true, "match": "grace"}' ELSE '{"seq": ' || n || '}' END::jsonb
-			FROM (SELECT n, now() - interval '60 days' * random() * random() AS at, (ARRAY['client:10.0.0.5', 'client:10.0.1.17', 'client:10.0.1.18'])[1 + n % 3] AS actor,
-				(ARRAY['10.0.0.5', '10.0.1.17', '10.0.1.18'])[1 + n % 3] AS client, (ARRAY['read', 'read', 'read', 'verify'])[1 + n % 4] AS action,
-				(ARRAY['prod/db/password', 'prod/api/stripe', 'prod/web/session', 'test/db/password', 'prod/db/password'])[1 + (random() * 4)::int] AS secret, random() < 0.02 AS denied
+				CASE WHEN denied THEN '{"reason": "the address is not on the allowlist"}'
+					WHEN action = 'verify' THEN '{"valid": true, "match": "grace"}'
+					ELSE '{"seq": ' || n || '}' END::jsonb
+			FROM (SELECT n, now() - interval '60 days' * random() * random() AS at,
+				(ARRAY['client:10.0.0.5', 'client:10.0.1.17', 'client:10.0.1.18'])[1 + n % 3] AS actor,
+				(ARRAY['10.0.0.5', '10.0.1.17', '10.0.1.18'])[1 + n % 3] AS client,
+				(ARRAY['read', 'read', 'read', 'verify'])[1 + n % 4] AS action,
+				(ARRAY['prod/db/password', 'prod/api/stripe', 'prod/web/session', 'test/db/password',
+					'prod/db/password'])[1 + (random() * 4)::int] AS secret, random() < 0.02 AS denied
 				FROM generate_series(1, 4000) n) reads`,
-		`INSERT INTO vault.audit_log (at, recorded_at, actor, db_role, client, node, action, secret, version, request_id, detail)
-			SELECT at, at, CASE WHEN n % 3 = 0 THEN 'token:alice' ELSE 'worker:db1-2207' END, CASE WHEN n % 3 = 0 THEN 'operator' ELSE 'vaultd' END, CASE WHEN n % 3 = 0 THEN '10.0.9.4'::inet END,
-				'db1', CASE WHEN n % 3 = 0 THEN 'put' ELSE 'rotate' END, (ARRAY['test/db/password', 'prod/web/session', 'prod/api/stripe'])[1 + n % 3], 40 + n, gen_random_uuid(), '{"kms_key_id": "awskms:///alias/vault"}'
+		`INSERT INTO vault.audit_log (at, recorded_at, actor, db_role, client, node, action, secret, version,
+				request_id, detail)
+			SELECT at, at, CASE WHEN n % 3 = 0 THEN 'token:alice' ELSE 'worker:db1-2207' END,
+				CASE WHEN n % 3 = 0 THEN 'operator' ELSE 'vaultd' END, CASE WHEN n % 3 = 0 THEN '10.0.9.4'::inet END,
+				'db1', CASE WHEN n % 3 = 0 THEN 'put' ELSE 'rotate' END,
+				(ARRAY['test/db/password', 'prod/web/session', 'prod/api/stripe'])[1 + n % 3], 40 + n,
+				gen_random_uuid(), '{"kms_key_id": "awskms:///alias/vault"}'
 			FROM (SELECT n, now() - interval '1 minute' - n * interval '13 hours' AS at FROM generate_series(0, 100) n) changes`,
 		`VACUUM ANALYZE vault.audit_log`,
 	} {

@@ -1,10 +1,10 @@
-// Command audit measures the audit log and takes the screens of its browser, in a PostgreSQL cluster of its own that
+// Command audit measures the audit log and captures the screens of its browser, in a PostgreSQL cluster of its own that
 // it makes in a temporary folder and removes:
 //
-// go run ./tools/audit bench [-rows 10000000] answers on many rows against few, and the browser's memory (0.8 GB a
-// million rows)
-//
+//	go run ./tools/audit bench [-rows 10000000]    queries on many rows against few, and the browser's memory
 //	go run ./tools/audit captures docs/AUDIT.md    the blocks of that page that begin with "<!-- capture"
+//
+// bench needs 0.8 GB of disk for a million rows.
 package main
 
 import (

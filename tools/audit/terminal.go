@@ -38,10 +38,10 @@ func (t *terminal) tmux(args ...string) (string, error) {
 	return string(out), nil
 }
 
-// close is also for a terminal whose browser has ended: then there is nothing left to close.
+// close ends the terminal. It is no error if the browser has ended already.
 func (t *terminal) close() { _, _ = t.tmux("kill-server") }
 
-// press sends keys once the screen is at rest, and returns what it shows when it is so again.
+// press sends keys once the screen is stable, and returns the next stable screen.
 func (t *terminal) press(keys ...string) (string, error) {
 	if _, err := t.rest(); err != nil {
 		return "", err
@@ -54,7 +54,7 @@ func (t *terminal) press(keys ...string) (string, error) {
 	return t.rest()
 }
 
-// rest waits until a few looks at the screen, a little apart, see the same.
+// rest waits until several captures of the screen, a little apart, are equal.
 func (t *terminal) rest() (string, error) {
 	last, same := "", 0
 	for range 600 {
@@ -77,7 +77,7 @@ func (t *terminal) rest() (string, error) {
 
 var mostMemory = regexp.MustCompile(`VmHWM:\s+(\d+) kB`)
 
-// memory is the most that the browser has had, in MB.
+// memory is the browser's peak memory, in MB.
 func (t *terminal) memory() (int, error) {
 	pid, err := t.tmux("list-panes", "-F", "#{pane_pid}")
 	if err != nil {

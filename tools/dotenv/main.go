@@ -1,10 +1,9 @@
-// Command dotenv asks the programs that read .env files what they make of each text in a table, and writes the table
-// anew:
+// Command dotenv has the programs that read .env files read each text in a table, and rewrites the table:
 //
 //	go run ./tools/dotenv cmd/vaultctl/testdata/dotenv.jsonl
 //
 // It takes node, npm's dotenv (NODE_PATH), Debian's python3-dotenv, dash and bash; docker compose's reader is
-// linked. A test holds vaultctl's reader to the table.
+// linked. A test compares vaultctl's reader with the table.
 package main
 
 import (
@@ -33,7 +32,7 @@ type row struct {
 	Read map[string]map[string]string `json:"read"`
 }
 
-// interpreter runs another program on a file; what it prints is a JSON object, or variables that end in zero bytes.
+// interpreter runs another program on a file. Its output is a JSON object, or variables that end in zero bytes.
 type interpreter []string
 
 var interpreters = map[string]interpreter{
@@ -85,7 +84,7 @@ func rewrite(table string) error {
 	return errors.Join(lines.Err(), os.WriteFile(table, made.Bytes(), 0o644))
 }
 
-// readings are what all programs make of a text.
+// readings returns the variables that each program reads from a text.
 func readings(dir, text string) (map[string]map[string]string, error) {
 	path := filepath.Join(dir, "file")
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -104,7 +103,7 @@ func readings(dir, text string) (map[string]map[string]string, error) {
 	return agreed(read), nil
 }
 
-// agreed names only those that read something else than compose.
+// agreed names only the programs that differ from compose.
 func agreed(read map[string]map[string]string) map[string]map[string]string {
 	all := read["compose"]
 	maps.DeleteFunc(read, func(_ string, got map[string]string) bool {
@@ -114,7 +113,7 @@ func agreed(read map[string]map[string]string) map[string]map[string]string {
 	return read
 }
 
-// read has no PATH inside: a text may be a command to a shell.
+// read runs the program with an empty PATH: a text may be a command to a shell.
 func (p interpreter) read(path string) (map[string]string, error) {
 	program, err := exec.LookPath(p[0])
 	if err != nil {

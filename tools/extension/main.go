@@ -20,7 +20,8 @@ func main() {
 	}
 }
 
-// write leaves nothing else of the extension in the folder: an update script of another build would go with these.
+// write removes all other files of the extension from the folder, since an update script of another build would be
+// installed with these.
 func write(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err

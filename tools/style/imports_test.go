@@ -12,8 +12,8 @@ const (
 	fakes      = module + "internal/awsclient/awsfake"
 )
 
-// forbidden holds the arrows of the house: imports only go down, and SQL, plaintext and the network keep to their
-// rooms.
+// forbidden holds the imports that a package may not reach: imports only go down, and SQL, plaintext and the network
+// stay in their packages.
 var forbidden = map[string][]string{
 	"internal/envelope": {module, "github.com/jackc/pgx", "github.com/aws", "net/http"},
 	"internal/kms":      {module + "internal/db", module + "internal/vault", module + "sql", "github.com/jackc/pgx"},
@@ -68,7 +68,7 @@ func TestImportsOnlyGoDown(t *testing.T) {
 func checkImports(t *testing.T, pkg string, not, imports []string) {
 	t.Helper()
 	for _, i := range imports {
-		if i == module+"internal/failpoint" { // nothing at all in a shipped binary
+		if i == module+"internal/failpoint" { // empty in a shipped binary
 			continue
 		}
 		for _, prefix := range not {

@@ -12,7 +12,7 @@ import (
 	"unicode/utf8"
 )
 
-// kind says how a file is read: which part of it is text for people.
+// kind of a file: it decides which part is text for people.
 type kind string
 
 const (
@@ -98,9 +98,9 @@ func frozen(name string) bool { return strings.HasPrefix(name, "sql/migrations/"
 
 var (
 	word = regexp.MustCompile(`[\pL][\pL'’-]*`)
-	// Words that stand where an actor should: they leave open who does something.
+	// Words in place of an actor, which leave open who does something.
 	vagueWord = regexp.MustCompile(`(?i)\b(whoever|whomever|whatever|nobody|somebody|anybody|everybody)\b`)
-	// Quoted or in code, such a word is what is talked about.
+	// Quoted or in code, such a word is mentioned, not used.
 	codeSpan = regexp.MustCompile("`[^`]*`|\"[^\"]*\"")
 )
 
