@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-var errLinux = errors.New("it waits with epoll and reads /proc: it runs on Linux")
+var errLinux = errors.New("the bench runs on Linux only: it waits with epoll and reads /proc")
 
 func drive(context.Context, context.Context, string, int, func() *exchange) (load, error) {
 	return load{}, errLinux
