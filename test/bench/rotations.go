@@ -213,12 +213,12 @@ func (r *rotations) byPgbench(ctx context.Context, clients int) (figures, error)
 	err = r.exec(ctx,
 		`UPDATE vault.rotation_jobs SET state = 'claimed', attempt = 1, claimed_by = 'pgbench', claimed_at = now()
 			WHERE state = 'queued'`,
-		`DROP TABLE IF EXISTS claimed; DROP SEQUENCE IF EXISTS next_claimed`,
-		`CREATE TABLE claimed AS SELECT row_number() OVER () AS n, id, name, from_version + 1 AS version
+		`DROP TABLE IF EXISTS public.claimed; DROP SEQUENCE IF EXISTS public.next_claimed`,
+		`CREATE TABLE public.claimed AS SELECT row_number() OVER () AS n, id, name, from_version + 1 AS version
 			FROM vault.rotation_jobs WHERE state = 'claimed'`,
-		`ALTER TABLE claimed ADD PRIMARY KEY (n)`, `CREATE SEQUENCE next_claimed`,
-		`GRANT SELECT ON claimed TO vaultd; GRANT USAGE ON next_claimed TO vaultd`,
-		`VACUUM ANALYZE claimed`, `CHECKPOINT`)
+		`ALTER TABLE public.claimed ADD PRIMARY KEY (n)`, `CREATE SEQUENCE public.next_claimed`,
+		`GRANT SELECT ON public.claimed TO vaultd; GRANT USAGE ON public.next_claimed TO vaultd`,
+		`VACUUM ANALYZE public.claimed`, `CHECKPOINT`)
 	if err != nil {
 		return nil, err
 	}
@@ -238,8 +238,8 @@ func (r *rotations) byPgbench(ctx context.Context, clients int) (figures, error)
 	return l.figures(), errors.Join(r.eachOnce(ctx), r.tidyUp(ctx))
 }
 
-const rotateScript = `SELECT nextval('next_claimed') AS n \gset
-SELECT id, name, version FROM claimed WHERE n = :n \gset
+const rotateScript = `SELECT nextval('public.next_claimed') AS n \gset
+SELECT id, name, version FROM public.claimed WHERE n = :n \gset
 BEGIN;
 SET LOCAL synchronous_commit = remote_apply;
 SELECT vault.complete_rotation(:id, 1, 1, 'k', '\x01', decode(repeat('00', 24), 'hex'),
