@@ -10,14 +10,14 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// AuditValues returns values that occur in the log and begin with one of the prefixes, in their order: a few steps of
-// an index for each, however many rows have it. Of nodes, which have no index, it returns those of the newest events.
+// AuditValues returns values that occur in the log and begin with one of the prefixes, sorted. Each takes a few index
+// steps, however many rows have it. Nodes have no index: it returns those of the newest events.
 func (r *Reader) AuditValues(ctx context.Context, column AuditColumn, prefixes []string, limit int) ([]string, error) {
 	text := `SELECT DISTINCT node FROM (SELECT node FROM vault.audit_log ORDER BY at DESC, id DESC LIMIT 2000) newest WHERE node ^@ $1 ORDER BY 1 LIMIT $2`
 	switch column {
 	case AuditActor, AuditSecret:
-		// Each step begins behind the value before. The order of actors is the database's own, in which what begins with a
-		// prefix comes after the prefix; the bound is for what that order puts between.
+		// Each step begins after the previous value. Actors have the database's own order, in which values with a prefix
+		// follow the prefix; the search ends at the first value without it.
 		text = `WITH RECURSIVE step AS (
 				SELECT 1 AS n, (SELECT ` + string(column) + ` FROM vault.audit_log WHERE ` + string(column) + ` >= $1 ORDER BY ` + string(column) + ` LIMIT 1) AS value
 			UNION ALL
@@ -44,10 +44,10 @@ func (r *Reader) AuditValues(ctx context.Context, column AuditColumn, prefixes [
 	return found[:min(limit, len(found))], err
 }
 
-// SecretUse is a secret with what the log says of it.
+// SecretUse is a secret and its last read in the log.
 type SecretUse struct {
 	SecretRow
-	// nil: not among its newest events, of which usedRows are looked at
+	// nil: no read among its newest usedRows events
 	LastReadAt *time.Time `json:"last_read_at,omitempty"`
 }
 
@@ -83,8 +83,8 @@ func scanUse(row pgx.CollectableRow) (SecretUse, error) {
 	return u, err
 }
 
-// SealOf finds the seal of an event: its number, 0 for none yet, and its time. ErrNotFound if there are no seals at
-// all: then nothing is to be said.
+// SealOf finds the seal of an event: its number, 0 if it has none yet, and its time. ErrNotFound if there are no seals
+// at all.
 func (r *Reader) SealOf(ctx context.Context, event AuditCursor) (AuditSeal, error) {
 	var seal AuditSeal
 	var any bool

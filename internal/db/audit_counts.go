@@ -7,26 +7,26 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// AuditCounts is how many events there are per span of time.
+// AuditCounts has the number of events per span of time.
 type AuditCounts struct {
 	From, To time.Time
 	Buckets  []AuditCount
 }
 
-// AuditCount is one span's.
+// AuditCount is the number of one span.
 type AuditCount struct {
 	Events      int64
-	Approximate bool // too many to count: estimated from how close together some of them are
+	Approximate bool // too many to count: estimated from the density of samples
 }
 
 const (
-	samples    = 4   // places in a bucket that are looked at
-	sampleRows = 128 // rows of each; a bucket with fewer is counted
+	samples    = 4   // samples of a bucket
+	sampleRows = 128 // rows of a sample; a span with fewer is counted
 )
 
 // AuditCounts counts the events of a filter in equal spans between two times; a zero from is the time of the oldest
-// event. What it costs depends on the number of buckets only: each is looked at in a few places, and where there is
-// more to see than that, the rest is taken to be as dense.
+// event. Its cost depends on the number of buckets only: a sample that is full is taken as the density of its part of
+// the bucket.
 func (r *Reader) AuditCounts(ctx context.Context, f AuditFilter, from, to time.Time, buckets int) (AuditCounts, error) {
 	counts := AuditCounts{From: from, To: to}
 	err := r.readInOrder(ctx, func(tx pgx.Tx) error {

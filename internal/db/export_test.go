@@ -33,11 +33,11 @@ func OlderExtension(version int) (name, text string) {
 		})
 }
 
-// ShortPatience has migrations give up soon what they wait for, until restore.
-func ShortPatience() (restore func()) {
-	statement, other := migrationPatience, otherPatience
-	migrationPatience, otherPatience = "1s", "1s"
-	return func() { migrationPatience, otherPatience = statement, other }
+// ShortLockTimeouts has migrations give up soon what they wait for, until restore.
+func ShortLockTimeouts() (restore func()) {
+	statement, other := migrationLockTimeout, otherMigrationTimeout
+	migrationLockTimeout, otherMigrationTimeout = "1s", "1s"
+	return func() { migrationLockTimeout, otherMigrationTimeout = statement, other }
 }
 
 // Plan is what EXPLAIN says of one statement.

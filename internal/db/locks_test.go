@@ -153,7 +153,7 @@ const prunePast = `SELECT vault.prune_audit('2020-01-01', NULL, 1, 1, sha256('')
 // A migration that has to wait for a reader, or for another migration, keeps every read behind it waiting too: it gives
 // up soon, and says for whom it waited.
 func TestMigrateNamesWhatItWaitsFor(t *testing.T) {
-	t.Cleanup(db.ShortPatience())
+	t.Cleanup(db.ShortLockTimeouts())
 	store := vaulttest.New(t)
 	for what, held := range map[string]struct{ role, statement string }{
 		"a reader":          {vaulttest.AppRole, `SELECT FROM vault.secrets`},
