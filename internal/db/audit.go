@@ -56,7 +56,8 @@ func (a AuditRow) MarshalJSON() ([]byte, error) {
 	}{row(a), a.At.Format(time.RFC3339Nano)})
 }
 
-const auditColumns = `id, at, recorded_at, actor, db_role::text, coalesce(host(client), ''), coalesce(node, ''), action, coalesce(secret, ''),
+const auditColumns = `id, at, recorded_at, actor, db_role::text, coalesce(host(client), ''), coalesce(node, ''), action,
+	coalesce(secret, ''),
 	coalesce(version, 0), outcome, request_id, detail::text`
 
 func scanAudit(row pgx.CollectableRow) (AuditRow, error) {
@@ -156,7 +157,8 @@ func (r *Reader) readInOrder(ctx context.Context, f func(pgx.Tx) error) error {
 		timeout = min(timeout, max(time.Until(deadline), time.Millisecond))
 	}
 	err := r.pool.inTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, `SELECT set_config('statement_timeout', $1, true), set_config('plan_cache_mode', 'force_custom_plan', true),
+		_, err := tx.Exec(ctx, `SELECT set_config('statement_timeout', $1, true),
+			set_config('plan_cache_mode', 'force_custom_plan', true),
 			set_config('jit', 'off', true), set_config('enable_seqscan', 'off', true),
 			set_config('enable_bitmapscan', 'off', true)`, fmt.Sprintf("%dms", max(1, timeout.Milliseconds())))
 		if err != nil {

@@ -56,12 +56,14 @@ func (a auditSearch) counts(ctx context.Context, tx pgx.Tx, from, to time.Time, 
 	}
 	var s statement
 	step := to.Sub(from) / time.Duration(buckets*samples)
-	span := `CROSS JOIN LATERAL (SELECT $1::timestamptz + n * $2::interval AS lo, $1::timestamptz + (n + 1) * $2::interval AS hi) span`
+	span := `CROSS JOIN LATERAL (SELECT $1::timestamptz + n * $2::interval AS lo,
+		$1::timestamptz + (n + 1) * $2::interval AS hi) span`
 	s.args = []any{from, step, buckets*samples - 1}
 	source := a.source(&s, ` AND at >= lo AND at < hi`+a.filter.between(&s), "at, id", sampleRows)
 	rows, err := tx.Query(ctx, `SELECT n, looked, matched, coalesce(extract(epoch FROM reached - lo), 0)::float8
 		FROM generate_series(0, $3::int) n `+span+` CROSS JOIN LATERAL (
-			SELECT count(*) AS looked, count(*) FILTER (WHERE `+a.check(&s)+`) AS matched, max(at) AS reached FROM `+source+`) sample`, s.args...)
+			SELECT count(*) AS looked, count(*) FILTER (WHERE `+a.check(&s)+`) AS matched,
+				max(at) AS reached FROM `+source+`) sample`, s.args...)
 	if err != nil {
 		return nil, err
 	}

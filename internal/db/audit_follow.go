@@ -115,7 +115,8 @@ func (f *AuditFollower) notEnded(ctx context.Context, tx pgx.Tx) ([]followed, er
 			r.tx, err = strconv.ParseUint(id, 10, 64)
 		}
 		return r, err
-	}, `SELECT `+auditColumns+`, tx::text FROM (`+part(`tx >= $2::text::xid8`)+` UNION ALL `+part(`tx = ANY ($3::text[]::xid8[])`)+`) s
+	}, `SELECT `+auditColumns+`, tx::text FROM (`+part(`tx >= $2::text::xid8`)+` UNION ALL `+
+		part(`tx = ANY ($3::text[]::xid8[])`)+`) s
 		ORDER BY tx, id LIMIT $6`, s.args...)
 }
 
@@ -131,7 +132,8 @@ func takeSnapshot(ctx context.Context, tx pgx.Tx) (snapshot, error) {
 	var s snapshot
 	var low, high string
 	var open []string
-	err := tx.QueryRow(ctx, `SELECT (SELECT system_identifier FROM pg_control_system()), pg_is_in_recovery(), pg_snapshot_xmin(seen)::text,
+	err := tx.QueryRow(ctx, `SELECT (SELECT system_identifier FROM pg_control_system()), pg_is_in_recovery(),
+			pg_snapshot_xmin(seen)::text,
 			pg_snapshot_xmax(seen)::text, ARRAY(SELECT pg_snapshot_xip(seen)::text)
 		FROM pg_current_snapshot() seen`).Scan(&s.system, &s.standby, &low, &high, &open)
 	if err != nil {

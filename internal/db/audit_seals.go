@@ -29,7 +29,8 @@ type AuditRecord struct {
 	Detail     json.RawMessage
 }
 
-const recordColumns = `id, system_id, tx, at, recorded_at, actor, db_role::text, client, node, action, secret, version, outcome, request_id, detail::text`
+const recordColumns = `id, system_id, tx, at, recorded_at, actor, db_role::text, client, node, action,
+	secret, version, outcome, request_id, detail::text`
 
 func scanRecord(row pgx.CollectableRow) (AuditRecord, error) {
 	var r AuditRecord
@@ -63,7 +64,8 @@ type AuditLeaves struct {
 	Leaves string `json:"leaves"` // in hex
 }
 
-const sealColumns = `id, system_id, month, from_tx, to_tx, rows, first_id, last_id, root, previous, hash, key_id, signature, sealed_at, `
+const sealColumns = `id, system_id, month, from_tx, to_tx, rows, first_id, last_id, root, previous, hash, key_id,
+	signature, sealed_at, `
 
 func scanSeal(row pgx.CollectableRow) (AuditSeal, error) {
 	var s AuditSeal
@@ -120,7 +122,8 @@ func addSeals(ctx context.Context, tx pgx.Tx, seals []AuditSeal) error {
 	// A failover must not lose a seal that a node has seen: the next one would not follow it.
 	batch.Queue(`SET LOCAL synchronous_commit = remote_apply`)
 	for _, s := range seals {
-		batch.Queue(`SELECT vault.add_audit_seal(ROW($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)::vault.audit_seals)`,
+		batch.Queue(`SELECT vault.add_audit_seal(ROW($1, $2, $3, $4, $5, $6, $7, $8, $9, $10,
+				$11, $12, $13, $14, $15)::vault.audit_seals)`,
 			s.ID, s.SystemID, s.Month, s.FromTx, s.ToTx, s.Rows, s.FirstID, s.LastID, s.Root, s.Previous, s.Hash, s.KeyID,
 			s.Signature, s.SealedAt, s.Marks)
 	}
@@ -182,7 +185,8 @@ func (r *Reader) AuditMonths(ctx context.Context) ([]time.Time, error) {
 // monthsOfLog steps from month to month along the index by time, from 0001-01 to 9999-12, as vault._audit_month counts
 // them.
 const monthsOfLog = `months(m) AS (
-	SELECT date_trunc('month', greatest(least(min(at) AT TIME ZONE 'UTC', timestamp '9999-12-31'), timestamp '0001-01-01')) FROM vault.audit_log WHERE EXISTS (SELECT FROM vault.audit_log)
+	SELECT date_trunc('month', greatest(least(min(at) AT TIME ZONE 'UTC', timestamp '9999-12-31'),
+		timestamp '0001-01-01')) FROM vault.audit_log WHERE EXISTS (SELECT FROM vault.audit_log)
 	UNION ALL
 	SELECT date_trunc('month', (SELECT least(min(at) AT TIME ZONE 'UTC', timestamp '9999-12-31') FROM vault.audit_log
 		WHERE at >= (m + interval '1 month') AT TIME ZONE 'UTC'))
@@ -199,7 +203,8 @@ type RecordCursor struct {
 func (r *Reader) AuditRecords(ctx context.Context, c RecordCursor, limit int) ([]AuditRecord, error) {
 	first, last := monthSpan(c.Month)
 	return collect(ctx, r.pool, scanRecord, `SELECT `+recordColumns+` FROM vault.audit_log
-		WHERE at BETWEEN $1 AND $2 AND system_id = $3 AND (tx, id) > ($4, $5) ORDER BY tx, id LIMIT $6`, first, last, c.SystemID, c.Tx, c.ID, limit)
+		WHERE at BETWEEN $1 AND $2 AND system_id = $3 AND (tx, id) > ($4, $5) ORDER BY tx, id LIMIT $6`,
+		first, last, c.SystemID, c.Tx, c.ID, limit)
 }
 
 // monthSpan is the first and the last moment sealed under a month. The first month includes everything before it, the
@@ -224,9 +229,11 @@ func (r *Reader) PartSeals(ctx context.Context, c RecordCursor, limit int) ([]Au
 			&s.Previous, &s.Hash, &s.KeyID, &s.Signature, &s.SealedAt, &s.Marks, &s.Leaves)
 		return s, err
 	}, `SELECT `+sealColumns+`marks,
-			(SELECT jsonb_agg(jsonb_build_object('prune', l.prune, 'leaves', encode(l.leaves, 'hex'))) FROM vault.audit_leaves l WHERE l.seal = s.id)
+			(SELECT jsonb_agg(jsonb_build_object('prune', l.prune, 'leaves', encode(l.leaves, 'hex')))
+				FROM vault.audit_leaves l WHERE l.seal = s.id)
 		FROM vault.audit_seals s
-		WHERE month = $1 AND system_id = $2 AND to_tx > $3 AND id > $4 ORDER BY id LIMIT $5`, c.Month, c.SystemID, c.Tx, c.ID, limit)
+		WHERE month = $1 AND system_id = $2 AND to_tx > $3 AND id > $4 ORDER BY id LIMIT $5`,
+		c.Month, c.SystemID, c.Tx, c.ID, limit)
 }
 
 // AuditPrune is a row of vault.audit_prunes.
@@ -247,13 +254,15 @@ func (r *Reader) AuditPrunes(ctx context.Context) ([]AuditPrune, error) {
 		var p AuditPrune
 		err := row.Scan(&p.ID, &p.Month, &p.Action, &p.Rows, &p.LastSeal, &p.ExportedSHA256, &p.PrunedAt, &p.PrunedBy)
 		return p, err
-	}, `SELECT id, month, coalesce(action, ''), rows, last_seal, exported_sha256, pruned_at, pruned_by FROM vault.audit_prunes ORDER BY id`)
+	}, `SELECT id, month, coalesce(action, ''), rows, last_seal, exported_sha256, pruned_at, pruned_by
+		FROM vault.audit_prunes ORDER BY id`)
 }
 
 // AuditEstimate is the approximate number of rows, by the statistics of the last ANALYZE, for a progress bar.
 func (r *Reader) AuditEstimate(ctx context.Context) (int64, error) {
 	var n int64
-	err := r.pool.QueryRow(ctx, `SELECT coalesce(sum(greatest(c.reltuples, 0)), 0)::bigint FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+	err := r.pool.QueryRow(ctx, `SELECT coalesce(sum(greatest(c.reltuples, 0)), 0)::bigint
+		FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
 		WHERE i.inhparent = 'vault.audit_log'::regclass`).Scan(&n)
 	return n, classify(err)
 }

@@ -102,7 +102,7 @@ func (c AuditCondition) pieces() []AuditCondition {
 		return []AuditCondition{{Column: AuditOutcome, Not: true, Equal: []string{"ok"}}}
 	case c.Not:
 		return nil
-	case c.Column == AuditActor && len(c.Prefixes) > 0: // in the database's collation, values with a prefix are not adjacent
+	case c.Column == AuditActor && len(c.Prefixes) > 0: // by the database's collation, they are not adjacent
 		return nil
 	case c.Column == AuditSecret, c.Column == AuditActor, c.Column == AuditRequest, c.Column == AuditClient:
 		for _, v := range c.Equal {
@@ -204,7 +204,8 @@ func (f AuditFilter) isFew(ctx context.Context, tx pgx.Tx, c AuditCondition) (bo
 	window := f.between(&s)
 	for _, p := range pieces {
 		counts = append(counts,
-			`(SELECT count(*) FROM (SELECT FROM vault.audit_log WHERE `+p.sql(&s)+window+` ORDER BY `+p.order()+` LIMIT `+limit+`) piece)`)
+			`(SELECT count(*) FROM (SELECT FROM vault.audit_log WHERE `+p.sql(&s)+window+`
+				ORDER BY `+p.order()+` LIMIT `+limit+`) piece)`)
 	}
 	var n int
 	err := tx.QueryRow(ctx, `SELECT `+strings.Join(counts, ` + `), s.args...).Scan(&n)

@@ -143,14 +143,16 @@ DO $$
 DECLARE t regclass;
 BEGIN
   FOR t IN SELECT d.objid FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
-      WHERE e.extname = 'hyperion_vault' AND d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'
+      WHERE e.extname = 'hyperion_vault' AND d.classid = 'pg_class'::regclass
+        AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'
         AND d.objid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = to_regclass('vault.audit_log'))
         AND d.objid <> to_regclass('vault.audit_log_default') LOOP
     EXECUTE format('ALTER EXTENSION hyperion_vault DROP TABLE %s', t);
   END LOOP;
   FOR t IN SELECT c.oid FROM pg_class c JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid
         AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' JOIN pg_extension e ON e.oid = d.refobjid
-      WHERE e.extname = 'hyperion_vault' AND c.relkind IN ('r', 'S') AND c.relpersistence = 'p' AND c.relname NOT LIKE 'goose%'
+      WHERE e.extname = 'hyperion_vault' AND c.relkind IN ('r', 'S') AND c.relpersistence = 'p'
+        AND c.relname NOT LIKE 'goose%'
       ORDER BY c.oid LOOP
     PERFORM pg_extension_config_dump(t, '');
   END LOOP;

@@ -19,7 +19,7 @@ import (
 )
 
 // Fence refuses writes to an old primary: one that a promotion left behind and that comes back writable. A process that
-// has seen the newer history does not write to the older one, in whatever order a connection string lists the hosts.
+// has seen the newer history does not write to the older one, in any order of the hosts in a connection string.
 //
 // A promotion begins a timeline, whose number only grows. Two nodes that were promoted from one primary have the same
 // number; the epoch in vault.heartbeat, which the first heartbeat after a promotion creates, distinguishes them. The
@@ -286,7 +286,8 @@ func syncFolder(path string) error {
 
 // The timeline is that of the file that the next WAL record goes to: a promotion changes it at once, pg_control only at
 // the next checkpoint.
-const nodeTimeline = `CASE WHEN NOT pg_is_in_recovery() THEN ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int ELSE 0 END`
+const nodeTimeline = `CASE WHEN NOT pg_is_in_recovery()
+	THEN ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int ELSE 0 END`
 
 const (
 	clusterQuery = `SELECT c.cluster_id, s.system_identifier, pg_is_in_recovery(), ` + nodeTimeline +
@@ -351,7 +352,8 @@ func (f *Fence) admit(ctx context.Context, conn *pgconn.PgConn) error {
 // readOnlyByDefault names the setting that makes a primary read-only. The vault does not override it: some tools set it
 // to stop writes while they move a database.
 func readOnlyByDefault(ctx context.Context, conn *pgconn.PgConn) error {
-	results, err := conn.Exec(ctx, `SELECT source FROM pg_settings WHERE name = 'default_transaction_read_only' AND setting = 'on'
+	results, err := conn.Exec(ctx, `SELECT source FROM pg_settings
+		WHERE name = 'default_transaction_read_only' AND setting = 'on'
 		AND NOT pg_is_in_recovery()`).ReadAll()
 	if err != nil || len(results[0].Rows) == 0 {
 		return err

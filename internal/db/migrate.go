@@ -142,8 +142,10 @@ func migrationState(ctx context.Context, conn querier) (MigrationState, error) {
 		return state, classify(err)
 	}
 	want := vaultsql.DefinitionsSum()
-	err = conn.QueryRow(ctx, `SELECT schema_version, functions_sha256 IS NOT DISTINCT FROM $1, $2 = '' OR default_kms_key IS NOT NULL
-		FROM vault.config`, pgx.QueryExecModeExec, want[:], state.Extension).Scan(&state.Have, &state.FunctionsCurrent, &state.SetUp)
+	err = conn.QueryRow(ctx, `SELECT schema_version, functions_sha256 IS NOT DISTINCT FROM $1,
+			$2 = '' OR default_kms_key IS NOT NULL
+		FROM vault.config`, pgx.QueryExecModeExec, want[:], state.Extension).
+		Scan(&state.Have, &state.FunctionsCurrent, &state.SetUp)
 	if err = classify(err); errors.Is(err, ErrNotInitialised) || errors.Is(err, ErrNotFound) {
 		return state, nil
 	}

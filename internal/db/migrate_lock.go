@@ -113,7 +113,8 @@ func oldestUser(ctx context.Context, conn *pgx.Conn) (text string, found bool) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	err := conn.QueryRow(ctx, `SELECT format('%s, which uses %s', CASE WHEN l.pid IS NULL THEN 'a prepared transaction'
-			ELSE format('the transaction of pid %s (%L, role %L%s)', l.pid, a.application_name, a.usename, ', since ' || a.xact_start) END,
+			ELSE format('the transaction of pid %s (%L, role %L%s)', l.pid, a.application_name, a.usename,
+				', since ' || a.xact_start) END,
 			l.relation::regclass)
 		FROM pg_locks l JOIN pg_class c ON c.oid = l.relation LEFT JOIN pg_stat_activity a ON a.pid = l.pid
 		WHERE l.locktype = 'relation' AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid() AND c.relkind IN ('r', 'p')

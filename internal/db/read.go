@@ -106,12 +106,15 @@ type JobRow struct {
 
 const secretColumns = `s.name, s.kind, s.current_version, coalesce(s.generator, ''),
 	coalesce(extract(epoch FROM s.rotation_interval)::bigint, 0), extract(epoch FROM s.grace_period)::bigint,
-	coalesce(s.rotator, ''), coalesce(s.rotation_window, ''), s.rotation_paused_at, s.created_at, s.rotated_at, s.next_rotation_at, s.deleted_at, s.restore_until`
+	coalesce(s.rotator, ''), coalesce(s.rotation_window, ''), s.rotation_paused_at, s.created_at, s.rotated_at,
+	s.next_rotation_at, s.deleted_at, s.restore_until`
 
 // A failed job counts until there is a newer version than the one that it failed to replace.
-const secretJob = `(SELECT jsonb_build_object('id', j.id, 'state', j.state, 'attempt', j.attempt, 'due_at', j.due_at, 'run_after', j.run_after,
+const secretJob = `(SELECT jsonb_build_object('id', j.id, 'state', j.state, 'attempt', j.attempt, 'due_at', j.due_at,
+	'run_after', j.run_after,
 	'claimed_by', coalesce(j.claimed_by, ''), 'last_error', coalesce(j.last_error, '')) FROM vault.rotation_jobs j
-	WHERE j.secret_id = s.id AND (j.state IN ('queued', 'claimed') OR (j.state = 'failed' AND j.from_version = s.current_version))
+	WHERE j.secret_id = s.id AND (j.state IN ('queued', 'claimed')
+		OR (j.state = 'failed' AND j.from_version = s.current_version))
 	ORDER BY j.id DESC LIMIT 1)`
 
 func scanSecret(row pgx.CollectableRow) (SecretRow, error) {
@@ -197,7 +200,8 @@ func (r *Reader) History(ctx context.Context, name string) ([]HistoryRow, error)
 	}, `SELECT v.version, v.version_id, CASE WHEN v.expires_at IS NULL THEN 'current'
 			WHEN v.expires_at > now() AND v.removed_at IS NULL THEN 'grace' ELSE 'expired' END,
 			v.created_at, v.created_by, v.expires_at, v.kms_key_id
-		FROM vault.secrets s JOIN vault.secret_versions v ON v.secret_id = s.id WHERE s.name = $1 ORDER BY v.version DESC`, name)
+		FROM vault.secrets s JOIN vault.secret_versions v ON v.secret_id = s.id
+		WHERE s.name = $1 ORDER BY v.version DESC`, name)
 	if err == nil && len(rows) == 0 {
 		return nil, ErrNotFound
 	}

@@ -106,7 +106,8 @@ func (w *Writer) ClaimRotations(ctx context.Context, worker string, limit, ahead
 		err := row.Scan(&j.ID, &j.Name, &j.Attempt, &j.Failures, &j.FromVersion, &generator, &rotator, &j.DueAt)
 		j.Generator, j.Rotator = deref(generator), deref(rotator)
 		return j, err
-	}, `SELECT job_id, secret, attempt, failures, from_version, generator, rotator, due_at FROM vault.claim_rotations($1, $2, $3, $4)`, worker, limit, stale, ahead)
+	}, `SELECT job_id, secret, attempt, failures, from_version, generator, rotator, due_at
+		FROM vault.claim_rotations($1, $2, $3, $4)`, worker, limit, stale, ahead)
 	return jobs, w.failedOver(err)
 }
 
@@ -372,7 +373,8 @@ type RotationQuery struct {
 	Limit   int
 }
 
-const rotationColumns = `j.id, j.name, j.state, j.from_version, coalesce(j.to_version, 0), j.attempt, j.failures, j.due_at, j.run_after,
+const rotationColumns = `j.id, j.name, j.state, j.from_version, coalesce(j.to_version, 0), j.attempt, j.failures,
+	j.due_at, j.run_after,
 	coalesce(j.claimed_by, ''), j.claimed_at, j.finished_at, coalesce(j.requested_by, ''), coalesce(j.last_error, ''),
 	coalesce(s.rotator, ''), coalesce(s.rotation_window, ''), s.rotation_paused_at IS NOT NULL`
 
@@ -390,7 +392,8 @@ func rotations(ctx context.Context, q rowsQuerier, o RotationQuery) ([]RotationR
 	if o.Limit == 0 {
 		o.Limit = 1000
 	}
-	return collect(ctx, q, scanRotation, `SELECT `+rotationColumns+` FROM vault.rotation_jobs j JOIN vault.secrets s ON s.id = j.secret_id
+	return collect(ctx, q, scanRotation, `SELECT `+rotationColumns+` FROM vault.rotation_jobs j
+		JOIN vault.secrets s ON s.id = j.secret_id
 		WHERE j.name ^@ $1 AND ($2 = 0 OR j.id = $2) AND ($4 = 0 OR j.id < $4) AND s.deleted_at IS NULL
 		  AND ($3 OR j.state IN ('queued', 'claimed') OR (j.state = 'failed' AND j.from_version = s.current_version))
 		ORDER BY j.id DESC LIMIT $5`, o.Prefix, o.Job, o.Settled, o.Before, o.Limit)

@@ -18,12 +18,14 @@ const (
 	currentQuery = sealedColumns + ` AND expires_at IS NULL`
 	liveQuery    = sealedColumns + ` AND (expires_at IS NULL OR expires_at > now())`
 
-	sealedColumns = `SELECT name, version, version_id, fmt, kms_key_id, wrapped_dek, nonce, ciphertext, key_commit, aad, created_at,
+	sealedColumns = `SELECT name, version, version_id, fmt, kms_key_id, wrapped_dek, nonce, ciphertext, key_commit, aad,
+		created_at,
 		expires_at, next_rotation_at FROM vault.sealed_versions WHERE name = ANY ($1)`
 
 	// missingQuery looks into names that the statements above have no row for: whether the secret exists, and whether it
 	// has a current version by now.
-	missingQuery = `SELECT s.name, v.version FROM vault.secrets s LEFT JOIN vault.sealed_versions v ON v.name = s.name AND v.expires_at IS NULL
+	missingQuery = `SELECT s.name, v.version FROM vault.secrets s
+		LEFT JOIN vault.sealed_versions v ON v.name = s.name AND v.expires_at IS NULL
 		WHERE s.name = ANY ($1) AND s.deleted_at IS NULL`
 )
 
@@ -76,9 +78,10 @@ func (s readResult) check(err error) error {
 
 // shared is a query that concurrent requests share. It has a limit of its own, so it does not use the pool's.
 func shared(p *pool, limit time.Duration, query sealedQuery) *coalescer[readResult] {
-	return &coalescer[readResult]{limit: limit, query: func(ctx context.Context, names []string) (map[string]readResult, error) {
+	byName := func(ctx context.Context, names []string) (map[string]readResult, error) {
 		return query.byName(ctx, p.sessions, names)
-	}}
+	}
+	return &coalescer[readResult]{limit: limit, query: byName}
 }
 
 // sealedQuery is one of the statements, and the function that reads its rows.

@@ -200,8 +200,9 @@ func (s session) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, 
 	return &pinnedRows{Rows: rows, end: end}, nil
 }
 
-// described: pgx asks the server for the types of a statement the first time, and before anything else in a batch. That
-// is to have our settings as well, as a type can be somebody else's, with a check that runs when a parameter is read.
+// described reports whether pgx knows the parameter types of a statement. pgx requests them at the first use, before
+// anything else in a batch, and that must run with our settings too: a type can be another role's, with a check that
+// runs when a parameter is parsed.
 func (s session) described(sql string, args []any) bool {
 	return !choosesMode(args) && s.PgConn().CustomData()[describedKey].(map[string]bool)[sql]
 }

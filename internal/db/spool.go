@@ -106,7 +106,8 @@ func (r *Reader) GraceReport(ctx context.Context, name string, exact bool, since
 		var g GraceUse
 		err := row.Scan(&g.Secret, &g.Version, &g.ExpiresAt, &g.Actor, &g.Client, &g.Presented, &g.FirstAt, &g.LastAt)
 		return g, err
-	}, `SELECT secret, version, expires_at, coalesce(actor, ''), coalesce(host(client), ''), coalesce(presented, 0), first_at, last_at
+	}, `SELECT secret, version, expires_at, coalesce(actor, ''), coalesce(host(client), ''), coalesce(presented, 0),
+			first_at, last_at
 		FROM vault.grace_report($1, $2, $3)`, name, exact, since)
 }
 
