@@ -16,10 +16,10 @@ type AuditFollower struct {
 	reader *Reader
 	filter AuditFilter
 
-	since  *snapshot        // every event of a transaction that had ended then was returned
-	now    *snapshot        // the snapshot at the beginning of an unfinished scan
-	resume txRow            // the last row of that scan
-	told   map[int64]uint64 // events returned whose transactions had not ended at since
+	since    *snapshot        // every event of a transaction that had ended then was returned
+	now      *snapshot        // the snapshot at the beginning of an unfinished scan
+	resume   txRow            // the last row of that scan
+	returned map[int64]uint64 // events returned whose transactions had not ended at since
 }
 
 // txRow is a position in the order in which transactions began.
@@ -38,7 +38,7 @@ func (r *Reader) FollowAudit(ctx context.Context, f AuditFilter) (*AuditFollower
 			return nil, err
 		}
 	}
-	follower := &AuditFollower{reader: r, filter: f, told: map[int64]uint64{}}
+	follower := &AuditFollower{reader: r, filter: f, returned: map[int64]uint64{}}
 	for {
 		if _, more, err := follower.Next(ctx); err != nil || !more {
 			return follower, err
@@ -58,7 +58,7 @@ func (f *AuditFollower) Next(ctx context.Context) (fresh []AuditRow, more bool, 
 		// the first call, or a restored cluster, whose ids begin anew
 		if f.since == nil || f.since.system != now.system {
 			f.since, f.now, f.resume = &now, nil, txRow{}
-			clear(f.told)
+			clear(f.returned)
 		}
 		if f.now == nil {
 			f.now = &now
@@ -69,20 +69,20 @@ func (f *AuditFollower) Next(ctx context.Context) (fresh []AuditRow, more bool, 
 	if err != nil {
 		return nil, false, err
 	}
-	return f.tell(rows), len(rows) == followRows, nil
+	return f.advance(rows), len(rows) == followRows, nil
 }
 
-func (f *AuditFollower) tell(rows []followed) (fresh []AuditRow) {
+func (f *AuditFollower) advance(rows []followed) (fresh []AuditRow) {
 	for _, r := range rows {
-		if _, known := f.told[r.ID]; !known {
+		if _, known := f.returned[r.ID]; !known {
 			fresh = append(fresh, r.AuditRow)
-			f.told[r.ID] = r.tx
+			f.returned[r.ID] = r.tx
 		}
 		f.resume = txRow{r.tx, r.ID}
 	}
 	if len(rows) < followRows {
 		f.since, f.now, f.resume = f.now, nil, txRow{}
-		maps.DeleteFunc(f.told, func(_ int64, tx uint64) bool { return f.since.ended(tx) })
+		maps.DeleteFunc(f.returned, func(_ int64, tx uint64) bool { return f.since.ended(tx) })
 	}
 	slices.SortFunc(fresh, func(a, b AuditRow) int { return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.ID, b.ID)) })
 	return fresh

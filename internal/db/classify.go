@@ -77,7 +77,7 @@ func classifyServer(e *pgconn.PgError) error {
 	case e.Code == "42501" && e.Routine == "aclcheck_error": // Message is in the server's language
 		text = "the database role is not allowed to use the vault: " + text
 	case e.Code == lockNotAvailable:
-		text = "somebody else is changing it and has not finished"
+		text = "another session is changing it and has not finished"
 	case e.Code == "23514":
 		text = fmt.Sprintf("the database refused it: rule %q", e.ConstraintName)
 	}

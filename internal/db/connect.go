@@ -149,7 +149,7 @@ func newPool(ctx context.Context, o Options, validate pgconn.ValidateConnectFunc
 		return o.Fence.keeps(conn) && pooler.keeps(conn), nil
 	}
 	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
-		knowInfinity(conn)
+		registerInfinity(conn)
 		pooler.afterConnect(conn)
 		return checkSchema(ctx, session{conn})
 	}
@@ -179,7 +179,7 @@ func hosts(c *pgx.ConnConfig) map[string]bool {
 func prepare(c *pgx.ConnConfig, o Options) {
 	c.ValidateConnect = newSessionPlan(c, o).validating(c.ValidateConnect)
 	c.RuntimeParams["application_name"] = o.ApplicationName
-	c.OnNotice = hearWarning
+	c.OnNotice = keepWarning
 	if c.ConnectTimeout == 0 {
 		c.ConnectTimeout = connectTimeout
 	}

@@ -70,7 +70,7 @@ func Examine(ctx context.Context, o Options, primary bool) (Examination, error) 
 
 func examine(ctx context.Context, conn session) (Examination, error) {
 	var e Examination
-	e.examineLine(conn.Conn)
+	e.examineConnection(conn.Conn)
 	_, e.Pooled = behindPooler(conn.PgConn())
 	asked := time.Now()
 	var clock time.Time
@@ -107,8 +107,8 @@ func oddRoles(ctx context.Context, conn session) ([]OddRole, error) {
 		pgx.QueryExecModeExec)
 }
 
-// examineLine examines the network connection to the server.
-func (e *Examination) examineLine(conn *pgx.Conn) {
+// examineConnection examines the network connection to the server.
+func (e *Examination) examineConnection(conn *pgx.Conn) {
 	line := conn.PgConn().Conn()
 	e.Host = line.RemoteAddr().String()
 	if e.Host == "" || e.Host == "@" {

@@ -277,7 +277,7 @@ func TestHeldRowIsBusy(t *testing.T) {
 		_, err := writer.DeleteSecret(t.Context(), credential(t), uuid.New(), "app/x", time.Hour)
 		return err
 	})
-	if !errors.Is(err, db.ErrBusy) || !strings.Contains(err.Error(), "somebody else is changing it") {
+	if !errors.Is(err, db.ErrBusy) || !strings.Contains(err.Error(), "another session is changing it") {
 		t.Errorf("got %v, want busy", err)
 	}
 	must(t, tx.Rollback(t.Context()))

@@ -171,7 +171,7 @@ func migrateLocked(ctx context.Context, conn *pgx.Conn, o Options, defaultKMSKey
 	if err == nil {
 		mended, err = installDefinitions(ctx, tx, defaultKMSKey)
 	}
-	return before, mended, whatWaits(ctx, conn, tx, err)
+	return before, mended, commitOrExplain(ctx, conn, tx, err)
 }
 
 // migrateTables runs the numbered migrations as vault_owner, each in a transaction of its own.

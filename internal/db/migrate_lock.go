@@ -73,7 +73,7 @@ func lockMigration(ctx context.Context, conn *pgx.Conn) (pgx.Tx, error) {
 		SET LOCAL lock_timeout = '`+otherMigrationTimeout+`'; LOCK TABLE vault.lock_migration IN EXCLUSIVE MODE;
 		SET LOCAL lock_timeout = '`+migrationLockTimeout+`'; RESET ROLE`)
 	if err != nil {
-		return nil, whatWaits(ctx, conn, tx, classify(err))
+		return nil, commitOrExplain(ctx, conn, tx, classify(err))
 	}
 	return tx, nil
 }
@@ -91,8 +91,8 @@ func stateWithin(ctx context.Context, tx pgx.Tx) (MigrationState, error) {
 	return migrationState(ctx, tx)
 }
 
-// whatWaits commits, or rolls back after an error. If the error is that a lock was not available, it names the holder.
-func whatWaits(ctx context.Context, conn *pgx.Conn, tx pgx.Tx, err error) error {
+// commitOrExplain commits, or rolls back after an error. If the error is that a lock was not available, it names the holder.
+func commitOrExplain(ctx context.Context, conn *pgx.Conn, tx pgx.Tx, err error) error {
 	if err == nil {
 		return classify(tx.Commit(ctx))
 	}

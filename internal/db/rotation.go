@@ -229,8 +229,8 @@ func (w *Writer) ReleaseRotation(ctx context.Context, job int64, attempt int) er
 }
 
 const (
-	listenLooks   = 30 * time.Second // how often an idle listener checks that its node is the primary
-	listenTimeout = 5 * time.Second  // for the answer
+	listenCheckInterval = 30 * time.Second // how often an idle listener checks that its node is the primary
+	listenTimeout       = 5 * time.Second  // for the answer
 )
 
 // WaitForRotations calls hint when the primary reports that jobs were enqueued, on a connection of its own. It returns
@@ -252,7 +252,7 @@ func (w *Writer) WaitForRotations(ctx context.Context, hint func()) error {
 		return classify(err)
 	}
 	for {
-		switch err := waitAWhile(ctx, conn); {
+		switch err := waitForNotification(ctx, conn); {
 		case err == nil:
 			hint()
 		case ctx.Err() != nil || !pgconn.Timeout(err):
@@ -272,8 +272,8 @@ func listenOn(ctx context.Context, conn *pgx.Conn) error {
 	return err
 }
 
-func waitAWhile(ctx context.Context, conn *pgx.Conn) error {
-	ctx, cancel := context.WithTimeout(ctx, listenLooks)
+func waitForNotification(ctx context.Context, conn *pgx.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, listenCheckInterval)
 	defer cancel()
 	_, err := conn.WaitForNotification(ctx)
 	return err

@@ -34,8 +34,8 @@ func (s *Siblings) join(p *pgxpool.Pool) {
 	s.pools = append(s.pools, p)
 }
 
-// giveWay closes the idle connections of all pools but one.
-func (s *Siblings) giveWay(to *pgxpool.Pool) {
+// closeIdle closes the idle connections of all pools but one.
+func (s *Siblings) closeIdle(to *pgxpool.Pool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, p := range s.pools {
@@ -65,7 +65,7 @@ func (p *pool) whileFull(ctx context.Context, do func() error) error {
 	defer cancel()
 	pause := newBackOff()
 	for IsFull(err) {
-		p.siblings.giveWay(p.Pool)
+		p.siblings.closeIdle(p.Pool)
 		select {
 		case <-time.After(pause.NextBackOff()):
 			err = do()

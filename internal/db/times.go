@@ -15,8 +15,8 @@ var (
 	Infinity      = time.Date(9999, 12, 31, 23, 59, 59, 999_999_999, time.UTC)
 )
 
-// knowInfinity makes a connection read and send them.
-func knowInfinity(conn *pgx.Conn) {
+// registerInfinity makes a connection read and send them.
+func registerInfinity(conn *pgx.Conn) {
 	conn.TypeMap().RegisterType(&pgtype.Type{Name: "timestamptz", OID: pgtype.TimestamptzOID,
 		Codec: timesCodec{&pgtype.TimestamptzCodec{}}})
 }

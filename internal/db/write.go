@@ -559,7 +559,7 @@ func commit(ctx context.Context, conn *pgx.Conn) (lsn string, err error) {
 	case tag.String() == "ROLLBACK":
 		return "", pgx.ErrTxCommitRollback
 	}
-	if text := warningHeard(conn); text != "" {
+	if text := lastWarning(conn); text != "" {
 		return "", fmt.Errorf("%w: %s", errUnreplicated, text)
 	}
 	_ = answers.QueryRow().Scan(&lsn)
