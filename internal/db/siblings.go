@@ -35,11 +35,11 @@ func (s *Siblings) join(p *pgxpool.Pool) {
 }
 
 // closeIdle closes the idle connections of all pools but one.
-func (s *Siblings) closeIdle(to *pgxpool.Pool) {
+func (s *Siblings) closeIdle(except *pgxpool.Pool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, p := range s.pools {
-		if p != to {
+		if p != except {
 			p.Reset()
 		}
 	}

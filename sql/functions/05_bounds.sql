@@ -1,8 +1,7 @@
--- What the arguments of a function that a granted role may call have to be. The role may be any program's: an
--- argument that is null, negative, infinite or enormous gets an error that names it, before anything is locked or
--- written.
+-- Bounds of the arguments of functions that granted roles may call. Any program may have such a role, so an argument
+-- that is null, negative, infinite or enormous gets an error that names it, before anything is locked or written.
 
--- Also for two booleans, where it refuses null alone.
+-- With the bounds false and true, it refuses only null.
 CREATE OR REPLACE FUNCTION vault._bound(p_name text, p_value anycompatible, p_least anycompatible, p_most anycompatible)
 RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
