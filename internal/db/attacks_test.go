@@ -17,22 +17,22 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// The attempts of somebody who has a database login, may create schemas and functions, knows the fingerprints or holds
-// an old token, and wants to read or change what he may not. Each must fail with the SQLSTATE given, and afterwards the
-// vault must be as it was ([checkUntouched]).
+// Attacks by a database login that may create schemas and functions, knows the fingerprints or holds an old token, and
+// tries to read or change what it may not. Each must fail with the given SQLSTATE, and afterwards the vault must be
+// unchanged ([snapshot]).
 
 const (
 	denied   = "42501"
 	badToken = "28000"
 )
 
-// put is a complete call with placeholder bytes; name and version are what an attack varies.
+// put is a complete call with placeholder bytes; attacks vary its arguments.
 func put(name string, version int, nonceBytes, ciphertextBytes int, request string) string {
 	return fmt.Sprintf(`SELECT vault.put_version('put', '%[1]s', %[2]d, 1, 'k', '\x01', decode(repeat('00', %[3]d), 'hex'),
 		decode(repeat('11', %[4]d), 'hex'), decode(repeat('22', 32), 'hex'), '%[1]s:%[2]d', '%[5]s')`, name, version, nonceBytes, ciphertextBytes, request)
 }
 
-// rewrap is of what put has stored.
+// rewrap rewraps what put has stored.
 func rewrap(name string, version int) string {
 	return fmt.Sprintf(`SELECT vault.rewrap('%s', %d, NULL, '\x01', 'new', '\x03', gen_random_uuid())`, name, version)
 }
@@ -202,7 +202,7 @@ func attacks() []attack {
 		tx("unknown token id", badToken, `SELECT vault.challenge()`,
 			`SELECT vault.authorize_proof(gen_random_uuid(), `+zeros(32)+`)`),
 
-		// authorisation does not stretch
+		// the limits of an authorisation
 		tx("not over transactions", denied, "AUTHORISE", "COMMIT", anyPut()),
 		tx("not over a savepoint's rollback", denied, "SAVEPOINT s", "AUTHORISE", "ROLLBACK TO s", anyPut()),
 		tx("not after SET CONSTRAINTS IMMEDIATE", denied, "AUTHORISE", "SET CONSTRAINTS ALL IMMEDIATE", anyPut()),
@@ -268,8 +268,8 @@ func attacks() []attack {
 	return list
 }
 
-// powerfulRoles could step around the vault; grant_service_role must refuse each. Roles are the cluster's, so they are
-// made once.
+// powerfulRoles could bypass the vault; grant_service_role must refuse each. Roles belong to the cluster, so they are
+// created once.
 const powerfulRoles = `
 	CREATE ROLE creator CREATEROLE; CREATE ROLE replicator REPLICATION; CREATE ROLE bypasser BYPASSRLS; CREATE ROLE super2 SUPERUSER;
 	CREATE ROLE writes_all LOGIN; GRANT pg_write_all_data, pg_read_all_data TO writes_all; CREATE ROLE reads_all; GRANT pg_read_all_data TO reads_all;
@@ -422,7 +422,7 @@ func TestTokenStates(t *testing.T) {
 	}
 }
 
-// A token with a scope changes the names it covers and administers nothing.
+// A token with a scope may change the names that it covers, and administer nothing.
 func TestScopedToken(t *testing.T) {
 	store := vaulttest.New(t)
 	scoped := vault.NewToken()
@@ -455,7 +455,7 @@ func TestScopedToken(t *testing.T) {
 	wantCode(t, try(`SELECT vault.grant_service_role('stranger')`), denied)
 }
 
-// What a service role reads is cut to its prefixes before any function of its own sees a row.
+// A service role's own functions are called only on rows under its prefixes.
 func TestScopedRead(t *testing.T) {
 	store := vaulttest.New(t)
 	store.MustExec(t, `GRANT CREATE ON DATABASE `+store.Database+` TO developer`)
@@ -473,7 +473,7 @@ func TestScopedRead(t *testing.T) {
 	}
 }
 
-// Grants on every table do not help: row level security holds, for pg_write_all_data and for the owner too.
+// Grants on every table do not bypass row level security, nor does being the owner.
 func TestRowSecurityBindsThePowerful(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPut(t, store, "app1/a")
@@ -491,7 +491,7 @@ func TestRowSecurityBindsThePowerful(t *testing.T) {
 	} {
 		wantCode(t, runSession(t, store.URL(c.role), []string{c.sql}), c.code)
 	}
-	// The right to read every table shows no row, the owner's shows all: in the view as in the tables.
+	// The right to read every table shows no row, the owner's shows all, in the view and in the tables.
 	for _, relation := range []string{"secrets", "secret_versions", "sealed_versions"} {
 		for role, want := range map[string]string{"rw_all": "", "as_owner": "app1/a"} {
 			var names string
@@ -502,7 +502,7 @@ func TestRowSecurityBindsThePowerful(t *testing.T) {
 			}
 		}
 	}
-	// Without an UPDATE or DELETE policy that lets rows through, nothing is found to change.
+	// Without a matching UPDATE or DELETE policy, no row is found to change.
 	for _, c := range []struct{ role, sql string }{
 		{"rw_all", `UPDATE vault.secrets SET deleted_at = now(), restore_until = now()`},
 		{"rw_all", `UPDATE vault.admin_tokens SET revoked_at = NULL`},
@@ -528,7 +528,7 @@ func TestRowSecurityBindsThePowerful(t *testing.T) {
 	}
 }
 
-// What a careless superuser is stopped from, also as a replica. (One who means it can drop the triggers:
+// What triggers keep a superuser from doing by mistake, also as a replica. (A superuser can drop the triggers:
 // docs/SECURITY.md.)
 func TestInvariantsBindTheSuperuser(t *testing.T) {
 	store := vaulttest.New(t)
@@ -608,8 +608,8 @@ func TestClaimIsTheWorkersAuthority(t *testing.T) {
 	}
 }
 
-// The surface: no function is PUBLIC's, every definer function pins its search path, every table has row level
-// security.
+// The surface: PUBLIC may execute no function, every definer function pins its search_path, and every table has row
+// level security.
 func TestSurface(t *testing.T) {
 	store := vaulttest.New(t)
 	for name, query := range map[string]string{

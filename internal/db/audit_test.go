@@ -17,11 +17,11 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// auditRows is enough for the planner to prefer indexes, and for a search to take several slices.
+// auditRows are so many that the planner prefers indexes, and a search takes several slices.
 const auditRows = 45000
 
-// mustFillAudit makes rows over 67 days before the 25th of November 2026: 40 secrets, 5 actors, one row in 500 refused,
-// one in 20,000 a purge, and a tail that arrives late.
+// mustFillAudit inserts rows of the 67 days before the 25th of November 2026: 40 secrets, 5 actors, one row in 500
+// refused, one in 20,000 a purge, and a tail that arrives late.
 func mustFillAudit(t testing.TB, s *vaulttest.Store) {
 	t.Helper()
 	s.MustExec(t, `SELECT vault._audit_partitions()`,
@@ -150,7 +150,7 @@ func TestAuditOfManyRows(t *testing.T) {
 	t.Run("uses", func(t *testing.T) { knowsUses(t, s) })
 }
 
-// answersWhatWasAsked compares every way through the indexes with a plain WHERE, in both directions.
+// answersWhatWasAsked compares every plan with a plain WHERE, in both directions.
 func answersWhatWasAsked(t *testing.T, s *vaulttest.Store) {
 	r := mustReader(t, s.URL(vaulttest.Operator))
 	for _, c := range auditFilters {
@@ -171,7 +171,7 @@ func answersWhatWasAsked(t *testing.T, s *vaulttest.Store) {
 	}
 }
 
-// mustCountLike checks that counts are right where they say so, and near where they say that they are not.
+// mustCountLike checks that exact counts are right, and approximate ones near.
 func mustCountLike(t *testing.T, r *db.Reader, f db.AuditFilter, want int) {
 	t.Helper()
 	counts, err := r.AuditCounts(t.Context(), f, time.Time{}, time.Now(), 30)
@@ -186,7 +186,7 @@ func mustCountLike(t *testing.T, r *db.Reader, f db.AuditFilter, want int) {
 	if !approximate && sum != int64(want) {
 		t.Errorf("counted %d, want %d", sum, want)
 	}
-	// The rows are spread evenly; what is rarer than one in a few hundred is a matter of luck.
+	// The rows are spread evenly; values rarer than one in a few hundred rows are not estimated reliably.
 	if approximate && want > 1000 && (sum < int64(want)*8/10 || sum > int64(want)*12/10) {
 		t.Errorf("estimated %d, want about %d", sum, want)
 	}
@@ -200,7 +200,7 @@ func joined(ids []int64) string {
 	return strings.Join(texts, ",")
 }
 
-// readsLittle holds what makes 100 million rows feel like none: what a page looks at does not grow with the log.
+// readsLittle checks that the rows read for a page do not grow with the log.
 func readsLittle(t *testing.T, s *vaulttest.Store) {
 	for _, c := range auditFilters {
 		t.Run(strings.ReplaceAll(c.name, " ", "_"), func(t *testing.T) {
@@ -214,7 +214,7 @@ func readsLittle(t *testing.T, s *vaulttest.Store) {
 					if strings.Contains(plan.Text, "Seq Scan") || strings.Contains(plan.Text, "Bitmap") {
 						t.Errorf("a table is read whole:\n%s", plan.Text)
 					}
-					// Nodes above a scan name it again: 20,000 rows looked at are counted a few times over.
+					// Plan nodes above a scan count its rows again: 20,000 rows are counted a few times.
 					if plan.Rows > 3*20000 {
 						t.Errorf("%d rows were looked at:\n%s", plan.Rows, plan.Text)
 					}
@@ -273,8 +273,8 @@ func TestAuditFollowsOnThePrimary(t *testing.T) {
 	follow(t, s, s.URL(vaulttest.Operator))
 }
 
-// follow: transactions end in another order than they began, and reads arrive long after they happened; each event
-// comes once.
+// follow: transactions end in another order than they began, and reads arrive long after they happened; each event is
+// returned once.
 func follow(t *testing.T, s *vaulttest.Store, url string) {
 	t.Helper()
 	f, err := mustReader(t, url).FollowAudit(t.Context(),
@@ -332,7 +332,7 @@ func mustCommit(t *testing.T, tx pgx.Tx) {
 	}
 }
 
-// mustNext expects the secrets of the next look, once everything is replayed.
+// mustNext expects the secrets of the next call, after everything is replayed.
 func mustNext(t *testing.T, s *vaulttest.Store, f *db.AuditFollower, want string) {
 	t.Helper()
 	s.MustReplay(t)

@@ -21,7 +21,7 @@ import (
 // secret is the password in every string that is refused: no error may hold any part of it.
 const secret = "hunter2"
 
-// What is misread is refused before anything is sent, and the refusal does not repeat it.
+// A string that could be misread is refused before anything is sent, and the error does not repeat it.
 func TestMalformedConnectionStrings(t *testing.T) {
 	for text, want := range map[string]string{
 		// Not the beginning of a URL.
@@ -92,7 +92,7 @@ func TestMalformedConnectionStrings(t *testing.T) {
 	}
 }
 
-// Every keyword of libpq is honoured, ignored or refused by its name; of all of them, options alone reaches the server.
+// Every keyword of libpq is implemented, ignored or refused by name; only options reaches the server.
 func TestKeywordsOfLibpq(t *testing.T) {
 	for name, value := range map[string]string{
 		"requirepeer": "postgres", "sslcrl": "/crl", "sslcrldir": "/crls", "sslkeylogfile": "/log", "gssencmode": "require",
@@ -145,7 +145,7 @@ func mustConfig(t *testing.T, text string) *pgx.ConnConfig {
 	return c
 }
 
-// Both forms say the same, by libpq's rules of quoting and encoding.
+// Both forms mean the same, by libpq's rules of quoting and encoding.
 func TestConnectionStringForms(t *testing.T) {
 	type said struct {
 		Hosts                    []string
@@ -182,7 +182,7 @@ func TestConnectionStringForms(t *testing.T) {
 	}
 }
 
-// hostaddr says where a host is; its name is what the certificate has to bear, and it is remote though its name is not.
+// hostaddr is the address of a host; the certificate is checked for its name, and it is remote if the address is.
 func TestHostaddr(t *testing.T) {
 	c := mustConfig(t, "host=db,db,localhost hostaddr=192.0.2.1,192.0.2.2,192.0.2.3 port=1,2,3")
 	if c.TLSConfig == nil || c.TLSConfig.InsecureSkipVerify || c.TLSConfig.ServerName != "db" {
@@ -208,7 +208,7 @@ func TestTLSVersions(t *testing.T) {
 	}
 }
 
-// The order of the hosts is drawn; a port stays with its host.
+// The order of the hosts is random; a port stays with its host.
 func TestLoadBalanceHosts(t *testing.T) {
 	first := map[string]bool{}
 	for range 1000 {
@@ -220,7 +220,7 @@ func TestLoadBalanceHosts(t *testing.T) {
 	}
 }
 
-// libpq's variables are honoured or refused by their names, and none of them is sent to the server.
+// libpq's variables are implemented or refused by name, and none of them is sent to the server.
 func TestEnvironmentOfLibpq(t *testing.T) {
 	for name, value := range map[string]string{
 		"PGREQUIREPEER": secret, "PGSSLCRL": secret, "PGSSLCRLDIR": secret, "PGGSSENCMODE": "require", "PGREQUIRESSL": "1",
@@ -257,8 +257,7 @@ func TestEnvironmentOfLibpq(t *testing.T) {
 	}
 }
 
-// A service is looked for in the user's file and then in the system's; what stands there is read as in a connection
-// string.
+// A service is looked for in the user's file, then in the system's; its settings are parsed as in a connection string.
 func TestServiceFiles(t *testing.T) {
 	home, system := t.TempDir(), t.TempDir()
 	write := func(path, text string) { must(t, os.WriteFile(path, []byte(text), 0o600)) }
@@ -289,8 +288,8 @@ func TestServiceFiles(t *testing.T) {
 	}
 }
 
-// Whatever stands in the place of a password, it is taken as the password or refused; no part of it is sent as anything
-// else, nor repeated.
+// Any text in the place of a password is taken as the password or refused; no part of it is sent as anything else, nor
+// repeated in an error.
 func FuzzConnectionString(f *testing.F) {
 	for _, text := range []string{
 		"jdbc:postgresql://u:PASSWORD@h/db?x=y", "\nPOSTGRES://u:PASSWORD@h/db?x=y", "postgres://u:PASSWORD@h/db?x=y",
@@ -338,7 +337,7 @@ func FuzzConnectionString(f *testing.F) {
 	})
 }
 
-// checkSent: the server gets its name of the client and, where they are asked for, options.
+// checkSent checks that the server gets its name of the client and, if given, options.
 func checkSent(t *testing.T, text string, c *pgx.ConnConfig, marked string) {
 	t.Helper()
 	for name, value := range c.RuntimeParams {

@@ -25,7 +25,8 @@ import (
 
 const createExtension = `CREATE EXTENSION hyperion_vault`
 
-// One cluster for all, since it takes seconds. The first is about the vault's roles, which belong to the whole of it.
+// All subtests share one cluster, since it takes seconds to start. The first needs the vault's roles, which belong to
+// the cluster.
 func TestExtension(t *testing.T) {
 	store := vaulttest.OwnExtension(t)
 	for _, test := range []struct {
@@ -41,8 +42,8 @@ func TestExtension(t *testing.T) {
 	}
 }
 
-// CREATE EXTENSION leaves the same catalog as init, roles and all, and so does an update from every older version. Then
-// the extension goes, and init works on what DROP EXTENSION leaves behind.
+// CREATE EXTENSION leaves the same catalog as init, including roles, and so does an update from every older version.
+// After DROP EXTENSION, init works.
 func extensionMakesTheSameCatalog(t *testing.T, store *vaulttest.Store) {
 	in := func(database string) *vaulttest.Store { return mustDatabase(t, store, database) }
 	installed := in("installed")
@@ -72,7 +73,7 @@ func extensionMakesTheSameCatalog(t *testing.T, store *vaulttest.Store) {
 	mustMigrate(t, migrated)
 	same(t, "migrated, roles too", schemaOf(t, migrated), extension)
 
-	// The comparison sees what it is there to see.
+	// The comparison notices a difference.
 	for _, change := range []string{
 		`ALTER TABLE vault.secrets ALTER COLUMN grace_period SET DEFAULT '1 hour'`,
 		`ALTER FUNCTION vault.status() OWNER TO postgres`,
@@ -93,7 +94,7 @@ func extensionMakesTheSameCatalog(t *testing.T, store *vaulttest.Store) {
 
 func allButNewest(all []vaultsql.File) []vaultsql.File { return all[:len(all)-1] }
 
-// CREATE EXTENSION refuses what it would spoil, leaves the session's role alone, and what it made is the extension's.
+// CREATE EXTENSION refuses an existing vault, keeps the session's role, and owns everything it creates.
 func extensionKeepsToItself(t *testing.T, store *vaulttest.Store) {
 	migrated := mustDatabase(t, store, "taken")
 	mustMigrate(t, migrated)
@@ -124,7 +125,7 @@ func extensionKeepsToItself(t *testing.T, store *vaulttest.Store) {
 	}
 }
 
-// Migrate leaves the extension's schema to ALTER EXTENSION, and says what is to be typed.
+// Migrate leaves the extension's schema to ALTER EXTENSION, and prints the statement to type.
 func extensionIsLeftAlone(t *testing.T, store *vaulttest.Store) {
 	store = mustDatabase(t, store, "outdated")
 	store.MustExec(t, createExtension)
@@ -167,9 +168,8 @@ func extensionIsLeftAlone(t *testing.T, store *vaulttest.Store) {
 	mustMigrate(t, store) // what was to be typed has helped
 }
 
-// The rows of an extension are in a dump only where it says so. Where there is pg_dump, it and psql carry the vault
-// into a new database; else (a server without client programs) the test copies what the extension marks, as pg_dump
-// does.
+// A dump has rows of an extension's tables only if the extension marks them. If there is pg_dump, it and psql carry the
+// vault into a new database; else (a server without client programs) the test copies the marked rows as pg_dump does.
 func extensionSurvivesDumpAndRestore(t *testing.T, store *vaulttest.Store) {
 	from, to := mustDatabase(t, store, "before"), mustDatabase(t, store, "after")
 	from.MustExec(t, createExtension)
@@ -208,7 +208,7 @@ func extensionSurvivesDumpAndRestore(t *testing.T, store *vaulttest.Store) {
 	put(restored, "app/c", "new")
 }
 
-// A second config row is refused wherever the first is somebody's vault.
+// A second config row is refused if the first belongs to a vault.
 func TestConfigRowIsReplacedByARestoreOnly(t *testing.T) {
 	store := vaulttest.New(t)
 	id := `SELECT cluster_id FROM vault.config`
@@ -228,7 +228,7 @@ func TestConfigRowIsReplacedByARestoreOnly(t *testing.T) {
 
 func testKey(s *vaulttest.Store) string { return "local://" + s.KeyFile }
 
-// mustDatabase makes an empty database on the cluster.
+// mustDatabase creates an empty database on the cluster.
 func mustDatabase(t *testing.T, s *vaulttest.Store, name string) *vaulttest.Store {
 	t.Helper()
 	s.MustExec(t, `CREATE DATABASE `+name)
@@ -260,7 +260,7 @@ func openVault(t *testing.T, s *vaulttest.Store) *vault.Vault {
 func fails(t *testing.T, s *vaulttest.Store, role, code, says, statement string) {
 	t.Helper()
 	conn := mustConnect(t, s.URL(role))
-	defer conn.Close(t.Context()) // DROP DATABASE waits for nobody
+	defer conn.Close(t.Context()) // DROP DATABASE does not wait for connections
 	_, err := conn.Exec(t.Context(), statement)
 	var server *pgconn.PgError
 	if !errors.As(err, &server) || server.Code != code || !strings.Contains(server.Message, says) &&
@@ -276,7 +276,7 @@ func same(t *testing.T, what string, got, want []string) {
 	}
 }
 
-// schemaOf is all that PostgreSQL knows of the vault in a database, one fact a line, with names for what has a number.
+// schemaOf is the whole catalog of the vault in a database, one fact a line, with names in the place of oids.
 func schemaOf(t *testing.T, s *vaulttest.Store) []string {
 	t.Helper()
 	return mustLines(t, s, catalogQuery)
@@ -297,7 +297,7 @@ func mustLines(t *testing.T, s *vaulttest.Store, sql string) []string {
 	return lines
 }
 
-// catalogQuery has every column of a catalog but the numbers given to objects and what ANALYZE and VACUUM write.
+// catalogQuery has every column of a catalog except oids and what ANALYZE and VACUUM write.
 const catalogQuery = `
 WITH class AS (SELECT c.* FROM pg_class c WHERE c.relnamespace = 'vault'::regnamespace),
      proc AS (SELECT p.* FROM pg_proc p WHERE p.pronamespace = 'vault'::regnamespace)
@@ -328,7 +328,7 @@ UNION ALL SELECT format('member %s of %s by %s %s', m.member::regrole, m.roleid:
 UNION ALL SELECT format('migration %s %s %s', id, version_id, is_applied) FROM vault.goose_db_version
 UNION ALL SELECT format('config %s %s', schema_version, functions_sha256) FROM vault.config`
 
-// rowsOf is every row of the vault, and where its sequences stand.
+// rowsOf is every row of the vault, and the values of its sequences.
 func rowsOf(t *testing.T, s *vaulttest.Store) []string {
 	t.Helper()
 	relations := func(kind string) []string {
@@ -345,7 +345,7 @@ func rowsOf(t *testing.T, s *vaulttest.Store) []string {
 	return mustLines(t, s, strings.Join(parts, " UNION ALL "))
 }
 
-// dumpAndRestore is what an operator types: pg_dump | psql.
+// dumpAndRestore runs what an operator types: pg_dump | psql.
 func dumpAndRestore(t *testing.T, pgDump string, from, to *vaulttest.Store) {
 	t.Helper()
 	psql := from.Program("psql")

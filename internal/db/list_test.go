@@ -11,7 +11,7 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// A list is the names that begin with its prefix, whatever else stands beside them in the index, page after page.
+// A list has the names that begin with its prefix and no neighbours in the index, page after page.
 func TestListIsTheNamesUnderAPrefix(t *testing.T) {
 	store := vaulttest.New(t)
 	names := []string{"a", "ap", "app", "app-x", "app.x", "app/a", "app/z", "app/zz", "app0", "appz", "apq", "b", "zz"}
@@ -38,7 +38,7 @@ func TestListIsTheNamesUnderAPrefix(t *testing.T) {
 	}
 }
 
-// mustList goes through all pages.
+// mustList reads all pages.
 func mustList(t *testing.T, reader *db.Reader, q db.ListQuery) (names []string) {
 	t.Helper()
 	for {

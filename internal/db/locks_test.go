@@ -15,12 +15,11 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// advisoryLocks are those that earlier releases took, and goose's own two. A stranger keeps all of them.
+// advisoryLocks are the locks of earlier releases, and goose's two. A stranger holds all of them.
 const advisoryLocks = `SELECT pg_advisory_lock(1752790130, 1), pg_advisory_lock(1752790130, 2), pg_advisory_lock(1752790130),
 	pg_advisory_lock(4097083626), pg_advisory_lock(5887940537704921958)`
 
-// A session that has CONNECT and nothing else holds up neither claims nor sealing nor a migration, of an empty database
-// either.
+// A session with no right but CONNECT can block neither claims nor sealing nor a migration, also of an empty database.
 func TestStrangersHoldNothingUp(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPutAutomatic(t, store, "app1/auto")
@@ -63,7 +62,7 @@ func TestStrangersHoldNothingUp(t *testing.T) {
 	store.MustExec(t, `DROP DATABASE `+fresh)
 }
 
-// No role can lock a table of the vault against its writers: strangers not at all, granted roles as a reader does.
+// No role can lock a table of the vault against its writers: strangers not at all, granted roles only as readers.
 func TestNobodyLocksATable(t *testing.T) {
 	store := vaulttest.New(t)
 	tables := strings.Fields(store.MustQuery(t, `SELECT string_agg(oid::regclass::text, ' ' ORDER BY relname) FROM pg_class
@@ -97,8 +96,8 @@ func TestNobodyLocksATable(t *testing.T) {
 	}
 }
 
-// A granted role can keep a lock for as long as its transaction is open. Nothing waits for that without end, and what
-// waits says which session it waits for.
+// A granted role can keep a lock while its transaction is open. Every wait for it has a limit, and its error names the
+// holder.
 func TestTheHolderIsNamed(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPutAutomatic(t, store, "app1/auto")
@@ -150,8 +149,8 @@ func TestTheHolderIsNamed(t *testing.T) {
 
 const prunePast = `SELECT vault.prune_audit('2020-01-01', NULL, 1, 1, sha256(''), NULL, NULL, gen_random_uuid())`
 
-// A migration that has to wait for a reader, or for another migration, keeps every read behind it waiting too: it gives
-// up soon, and says for whom it waited.
+// A migration that waits for a reader, or for another migration, keeps every later read waiting too: it gives up soon,
+// and names the holder.
 func TestMigrateNamesWhatItWaitsFor(t *testing.T) {
 	t.Cleanup(db.ShortLockTimeouts())
 	store := vaulttest.New(t)

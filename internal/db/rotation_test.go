@@ -18,7 +18,7 @@ import (
 	"github.com/hyperiondb/vault/test/chaos/pgproxy"
 )
 
-// A window is a time of day in its zone, whatever the clock there does.
+// A window is a time of day in its zone, also when the clock is changed.
 func TestWindows(t *testing.T) {
 	store := vaulttest.New(t)
 	for _, c := range []struct {
@@ -57,7 +57,7 @@ func TestWindows(t *testing.T) {
 
 func literal(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
 
-// mustPutAutomatic makes secrets that are due.
+// mustPutAutomatic creates secrets that are due.
 func mustPutAutomatic(t *testing.T, store *vaulttest.Store, names ...string) {
 	t.Helper()
 	for _, name := range names {
@@ -78,7 +78,7 @@ const (
 	claimLate = `SELECT vault.claim_rotations('w', 1, '3 s')` // once the claim is old: [ageClaims]
 )
 
-// storeCandidate is a call for the newest job; fill tells one candidate from another.
+// storeCandidate is a call for the newest job; fill makes candidates differ.
 func storeCandidate(attempt int, name, fill string) string {
 	return fmt.Sprintf(`SELECT encode(ciphertext, 'hex') FROM vault.store_candidate((SELECT max(id) FROM vault.rotation_jobs), %d, 1, 'k', '\x01',
 		decode(repeat('00', 24), 'hex'), decode(repeat('%s', 32), 'hex'), decode(repeat('22', 32), 'hex'), '%s:2')`, attempt, fill, name)
@@ -89,7 +89,7 @@ func finish(attempt int, request string) string {
 		request)
 }
 
-// Whatever attempt asks, there is one candidate to a job, it lies behind the claim's fence, and it becomes the version.
+// A job has one candidate for all attempts, it needs the claim's fence, and it becomes the version.
 func TestCandidateIsFenced(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPutAutomatic(t, store, "app1/auto")
@@ -103,7 +103,7 @@ func TestCandidateIsFenced(t *testing.T) {
 
 	wantCode(t, runSession(t, worker, []string{storeCandidate(1, "app1/auto", "44")}), "VA002") // the first one wakes up
 	wantCode(t, runSession(t, worker, []string{finish(1, uuid.NewString())}), "VA002")
-	// and the second keeps the first one's candidate
+	// and the second attempt keeps the first one's candidate
 	must(t, runSession(t, worker, []string{storeCandidate(2, "app1/auto", "44")}))
 	if got, want := store.MustQuery(t, `SELECT string_agg(encode(ciphertext, 'hex'), ' ') FROM vault.rotation_candidates`),
 		strings.Repeat("33", 32); got != want {
@@ -122,8 +122,7 @@ func TestCandidateIsFenced(t *testing.T) {
 	}
 }
 
-// claimed is a vault whose secrets of these names have been claimed for rotation, and what a worker would complete them
-// with.
+// claimed is a vault whose secrets of these names are claimed for rotation, and the completions of a worker.
 type claimed struct {
 	t      *testing.T
 	store  *vaulttest.Store
@@ -152,7 +151,7 @@ func mustClaim(t *testing.T, url func(*vaulttest.Store) string, names ...string)
 
 func daemonURL(store *vaulttest.Store) string { return store.URL(vaulttest.Daemon) }
 
-// complete completes these together, and returns the names of those that were.
+// complete completes these together, and returns the names of those completed.
 func (c *claimed) complete(names ...string) (string, error) {
 	c.t.Helper()
 	var batch []db.Completion
@@ -193,7 +192,8 @@ const (
 	asked     = `SELECT count(*) FROM vault.requests WHERE action = 'rotate'`
 )
 
-// A batch completes what its worker still has, in one transaction, and leaves the rest as it was, to be told why alone.
+// A batch completes in one transaction the jobs that its worker still has, and leaves the rest unchanged; each of these
+// gets its error alone.
 func TestBatchLeavesOutWhatIsLost(t *testing.T) {
 	c := mustClaim(t, daemonURL, "app1/a", "app1/b", "app1/deleted", "app1/edited", "app1/held", "app1/old",
 		"app1/reclaimed")
@@ -241,7 +241,7 @@ func TestBatchLeavesOutWhatIsLost(t *testing.T) {
 	c.want(vaulttest.Untold, "app1/edited")
 }
 
-// One value that breaks a rule takes the batch with it, and nothing else.
+// One value that breaks a rule fails the batch, and nothing else.
 func TestBatchWithABadRow(t *testing.T) {
 	c := mustClaim(t, daemonURL, "app1/a", "app1/bad", "app1/c")
 	for name, spoil := range map[string]func(*db.Completion){
@@ -269,8 +269,7 @@ func TestBatchWithABadRow(t *testing.T) {
 	c.want(rotated, "app1/a app1/c")
 }
 
-// A batch whose COMMIT failed, or went unanswered, is asked again: each of its requests is a replay, in whatever
-// company.
+// A batch whose COMMIT failed or got no answer is repeated: each of its requests is a replay, in any batch.
 func TestBatchIsReplayed(t *testing.T) {
 	for when, audit := range map[pgproxy.When]string{
 		pgproxy.Before: "app1/a rotate worker:w, app1/b rotate worker:w",
@@ -306,7 +305,7 @@ func TestBatchIsReplayed(t *testing.T) {
 	}
 }
 
-// The cap holds for all workers together, however many ask at once.
+// The cap holds for all workers together, with any number of concurrent claims.
 func TestCapHoldsForAllWorkers(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPutAutomatic(t, store, "app1/a", "app1/b", "app1/c", "app1/d", "app1/e")
@@ -338,7 +337,7 @@ func TestCapHoldsForAllWorkers(t *testing.T) {
 	}
 }
 
-// Who is paused, or outside of his window, waits; who was asked for by hand does not.
+// A secret that is paused or outside of its window waits; one with a rotation on request does not.
 func TestWaitingForLeave(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPutAutomatic(t, store, "app1/paused", "app1/window")
@@ -387,7 +386,7 @@ func TestWaitingForLeave(t *testing.T) {
 	}
 }
 
-// A job that failed for good is taken up again with its candidate and a new fence; asking twice is one job.
+// A job that failed for good is requeued with its candidate and a new fence; a second request joins it.
 func TestRetryTakesUpTheFailedJob(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPutAutomatic(t, store, "app1/auto")
@@ -424,7 +423,7 @@ func TestRetryTakesUpTheFailedJob(t *testing.T) {
 	}
 }
 
-// A claim that goes stale is a failure of its job, so that a value that kills its workers does not kill them for ever.
+// A stale claim is a failure of its job, so that a value that kills its workers does not kill them for ever.
 func TestVanishedWorkersCount(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPutAutomatic(t, store, "app1/auto")
@@ -438,7 +437,7 @@ func TestVanishedWorkersCount(t *testing.T) {
 	}
 }
 
-// Somebody who changes one secret and stalls holds up nobody else's rotation.
+// A session that changes one secret and stalls does not delay rotations of other secrets.
 func TestStalledSessionHoldsUpNobodyElse(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPutAutomatic(t, store, "app1/free", "app1/held")
@@ -477,8 +476,7 @@ func TestHeartbeat(t *testing.T) {
 	wantCode(t, runSession(t, store.URL(vaulttest.Operator), []string{`UPDATE vault.heartbeat SET at = now()`}), denied)
 }
 
-// Statistics that are right when they are taken, of a queue that nothing is in yet, do not make the enqueueing of n
-// cost n times n.
+// Statistics from when the queue was empty do not make enqueueing n rows cost n times n.
 func TestEnqueueIntoAnEmptyQueue(t *testing.T) {
 	const due = 500
 	store := vaulttest.New(t)

@@ -16,7 +16,7 @@ import (
 
 const failures = `SELECT coalesce(string_agg(part || ':' || subject, ' ' ORDER BY part, subject), '') FROM vault.round_failures`
 
-// stumble makes a trigger that refuses the rows of one secret.
+// stumble creates a trigger that refuses the rows of one secret.
 func stumble(table, when, name string) string {
 	return fmt.Sprintf(`CREATE FUNCTION public.stumble() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF %s THEN RAISE 'not this one'; END IF;
 		RETURN CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END; END $$; GRANT EXECUTE ON FUNCTION public.stumble() TO vault_owner;
@@ -28,8 +28,7 @@ func mend(table string) string {
 	return `DROP TRIGGER stumble ON vault.` + table + `; DROP FUNCTION public.stumble()`
 }
 
-// Whatever one secret, one month or one part of a round is like, the rest is done, it is named, and named no more once
-// it works.
+// If one secret, one month or one part of a round fails, the rest is done. The failure is listed, until it works again.
 func TestRoundsGoOn(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPutAutomatic(t, store, "app1/bad", "app1/good")
@@ -80,8 +79,8 @@ func TestRoundsGoOn(t *testing.T) {
 	}
 }
 
-// A job that cannot be claimed waits; the others are claimed. So it is with a zone, a count that is full, and a job
-// that is named by nobody.
+// A job that cannot be claimed waits; the others are claimed. The same holds for a window whose zone is gone, a full
+// counter, and a job whose error names no secret.
 func TestClaimsGoOn(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPutAutomatic(t, store, "app1/bad", "app1/good")
@@ -104,7 +103,7 @@ func TestClaimsGoOn(t *testing.T) {
 	}
 }
 
-// Who sees the names in what failed: those whose prefixes cover them.
+// Failures show names to roles whose prefixes cover them.
 func TestRoundFailuresAreScoped(t *testing.T) {
 	store := vaulttest.New(t)
 	store.MustExec(t,
@@ -125,7 +124,7 @@ func TestRoundFailuresAreScoped(t *testing.T) {
 	wantCode(t, runSession(t, store.URL(vaulttest.Stranger), []string{`SELECT * FROM vault.round_failures`}), denied)
 }
 
-// A daemon reports on its own rounds: by name of the round, and no more than once a minute.
+// A daemon reports on its own rounds: by name of the round, at most once a minute.
 func TestReportRound(t *testing.T) {
 	store := vaulttest.New(t)
 	daemon := store.URL(vaulttest.Daemon)
@@ -144,7 +143,7 @@ func TestReportRound(t *testing.T) {
 	}
 }
 
-// A token's end is a time that answers and logs can have.
+// A token's expiry is a time that results and logs can represent.
 func TestTokenLifetimes(t *testing.T) {
 	store := vaulttest.New(t)
 	for _, at := range []string{"infinity", "-infinity", "0044-03-15 BC", "20000-01-01"} {
@@ -154,7 +153,7 @@ func TestTokenLifetimes(t *testing.T) {
 	}
 }
 
-// Intervals that are not positive whatever date they are added to, of every kind that the write API takes.
+// Intervals that are not positive from some dates, of every kind that the write API takes.
 func TestIntervalsOfMixedSigns(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPutAutomatic(t, store, "app1/a")
@@ -196,7 +195,7 @@ func putAutomatic(name, request string) string {
 		decode(repeat('22', 32), 'hex'), '%[1]s:1', '%s', false, 'uuid', '1 day')`, name, request)
 }
 
-// Rows of before that break the new rules are mended by migrate, and the log says so.
+// Migrate corrects older rows that break the new rules, and the log says so.
 func TestMigrateMendsIntervals(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPutAutomatic(t, store, "app1/a", "app1/fine")
@@ -221,8 +220,8 @@ func TestMigrateMendsIntervals(t *testing.T) {
 	must(t, runSession(t, store.URL(vaulttest.Daemon), []string{supervise}))
 }
 
-// Events of times that cannot be, and others that cannot be read, are on record each, and keep none of the rest; no
-// month is made for them.
+// Events with impossible times, and unreadable ones, are each recorded, and do not stop the rest; no partition is
+// created for them.
 func TestShippedTimesThatCannotBe(t *testing.T) {
 	store := vaulttest.New(t)
 	writer, err := db.NewWriter(t.Context(), db.Options{URL: store.URL(vaulttest.Daemon)})

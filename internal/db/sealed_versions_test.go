@@ -12,7 +12,7 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// wantTold compares what reads tell of a secret with its row.
+// wantTold compares the copies in a secret's versions with its row.
 func wantTold(t *testing.T, after string, store *vaulttest.Store, reader *db.Reader, name string) {
 	t.Helper()
 	conn := mustConnect(t, store.URL(vaulttest.Superuser))
@@ -74,7 +74,7 @@ func TestReadsTellOfTheSecret(t *testing.T) {
 	}
 }
 
-// A secret that comes to be between the two questions is no secret without a current version.
+// A secret created between the two statements is not one without a current version.
 func TestLostOrNew(t *testing.T) {
 	store := vaulttest.New(t)
 	reader := mustReader(t, store.URL(vaulttest.AppRole))
@@ -124,7 +124,7 @@ func TestLostOrNew(t *testing.T) {
 	must(t, <-done)
 }
 
-// What was written under schema 5 reads the same under the next.
+// Rows written under schema 5 read the same under the next.
 func TestMigrationToSealedVersions(t *testing.T) {
 	store := vaulttest.New(t)
 	reader := mustReader(t, store.URL(vaulttest.AppRole))
@@ -141,7 +141,7 @@ func TestMigrationToSealedVersions(t *testing.T) {
 		`CREATE UNIQUE INDEX one_current_version ON vault.secret_versions (secret_id) WHERE expires_at IS NULL`,
 		`DELETE FROM vault.goose_db_version WHERE version_id > 5`, `UPDATE vault.config SET schema_version = 5`)
 
-	// Somebody is deleting a secret: what he does is told, too.
+	// A session is deleting a secret during the migration: the copies show that too.
 	held := mustConnect(t, store.URL(vaulttest.Superuser))
 	_, err := held.PgConn().Exec(t.Context(),
 		`BEGIN; UPDATE vault.secrets SET deleted_at = now(), restore_until = now() + interval '1 day' WHERE name = 'app1/idle'`).ReadAll()
@@ -152,7 +152,7 @@ func TestMigrationToSealedVersions(t *testing.T) {
 		migrated <- err
 	}()
 	waits := `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`
-	// between two looks
+	// between two statements
 	for deadline := time.Now().Add(time.Minute); store.MustQuery(t, waits) == "0"; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("migrate does not wait for somebody who is changing a secret")

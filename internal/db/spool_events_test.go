@@ -19,7 +19,7 @@ import (
 
 const shipOne = `SELECT vault.ship_reads($1, $2, 1, false, ARRAY[decode(repeat('00', 32), 'hex')], ARRAY[$3])::text`
 
-// takenEvents are events that have to arrive, each with what the log has of it then: action, secret and outcome.
+// takenEvents are events that must be stored, each with its row in the log: action, secret and outcome.
 var takenEvents = map[string]string{
 	`{"action":"read","actor":"client:192.0.2.7","client":"192.0.2.7","secret":"app/x","outcome":"ok","at":"2026-01-01T00:00:00Z"}`: "read app/x ok",
 	`{"action":"read","secret":"a\u001b[2Jb\u009bc\u202ed\u0007","outcome":"ok"}`:                                                   "read a?[2Jb?c?d? ok",
@@ -44,15 +44,14 @@ var takenEvents = map[string]string{
 	`{"action":"read","version":99999999999}`:   "audit.unreadable failed",
 	`{"action":"read","version":"one"}`:         "audit.unreadable failed",
 	`{"action":"read","client":"fe80::1%eth0"}`: "audit.unreadable failed",
-	// and the time claimed
+	// and the claimed time
 	`{"action":"read","at":"yesterday or so"}`:                                            "read failed",
 	`{"action":"read","at":"294277-01-01T00:00:00Z"}`:                                     "read failed",
 	`{"action":"read","detail":{"n":1e999999}}`:                                           "audit.unreadable failed",
 	`{"action":"read","x":` + strings.Repeat("[", 8000) + strings.Repeat("]", 8000) + `}`: "audit.unreadable failed",
 }
 
-// An event is recorded whatever it is; what no row can be made of is on record as such, and keeps nothing behind it
-// from the log.
+// Every event is recorded; one that cannot become a row is recorded as unreadable, and does not stop those after it.
 func TestOneEventKeepsNoOtherFromTheLog(t *testing.T) {
 	store := vaulttest.New(t)
 	conn := mustConnect(t, store.URL(vaulttest.Daemon))
@@ -83,7 +82,7 @@ func TestOneEventKeepsNoOtherFromTheLog(t *testing.T) {
 	checkShown(t, store)
 }
 
-// shipAll ships events as one batch, in a chain as a spool's.
+// shipAll ships events as one batch, chained as a spool's.
 func shipAll(ctx context.Context, conn *pgx.Conn, boot uuid.UUID, events []string) error {
 	var hash [32]byte
 	previous := make([][]byte, len(events))
@@ -97,7 +96,7 @@ func shipAll(ctx context.Context, conn *pgx.Conn, boot uuid.UUID, events []strin
 	return err
 }
 
-// checkShown: nothing in the log or of the spools would act on a terminal that shows it.
+// checkShown checks that no text of the log or the spools would control a terminal that shows it.
 func checkShown(t *testing.T, store *vaulttest.Store) {
 	t.Helper()
 	rows, err := mustConnect(t, store.URL(vaulttest.Superuser)).Query(t.Context(), `SELECT to_jsonb(l)::text FROM vault.audit_log l
@@ -117,7 +116,7 @@ func checkShown(t *testing.T, store *vaulttest.Store) {
 	must(t, rows.Err())
 }
 
-// acts reports whether a terminal acts on a character, or shows nothing of it.
+// acts reports whether a terminal acts on a character, or shows no glyph for it.
 func acts(r rune) bool {
 	return unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) || r >= 0x200b && r <= 0x200f || r == '\u2028' ||
 		r == '\u2029' || r == '\ufeff'
@@ -139,8 +138,8 @@ func walk(value any, see func(string)) {
 	}
 }
 
-// FuzzShipReads ships one event of a spool: if it is within the bounds it is on record once, as text that can be shown;
-// else it is refused. Each fuzzing process has a database.
+// FuzzShipReads ships one event of a spool: within the bounds, it is recorded once, as text that can be shown;
+// otherwise it is refused. Each fuzzing process has a database.
 func FuzzShipReads(f *testing.F) {
 	for event := range takenEvents {
 		f.Add("db2@host", event)

@@ -26,8 +26,8 @@ func next(at db.SpoolPosition, node string, boot uuid.UUID, t *testing.T) db.Shi
 	return db.ShippedReads{Node: node, Boot: boot, First: max(at.Next, 1), Records: []db.ShippedRead{r}}
 }
 
-// A spool is continued by the role that began it: another one, of the same rights, that knows the node, the boot and
-// the last hash neither goes on with it, nor learns where it stands, nor keeps its row.
+// A spool is continued by the role that began it: another role with the same rights, which knows the node, the boot and
+// the last hash, cannot continue it, read its position or lock its row.
 func TestASpoolIsItsRoles(t *testing.T) {
 	store := vaulttest.New(t)
 	daemon, thief := mustWriter(t, db.Options{URL: store.URL(vaulttest.Daemon)}),
@@ -56,7 +56,8 @@ func TestASpoolIsItsRoles(t *testing.T) {
 	}
 }
 
-// The daemon's role changes: the new one says what is wrong, and goes on after a GRANT, which can be taken back then.
+// The daemon's role changes: the new one gets an error that says what is wrong, and continues after a GRANT, which can
+// then be revoked.
 func TestASpoolPassesToANewRole(t *testing.T) {
 	store := vaulttest.New(t)
 	s := newShipping(t, store.URL(vaulttest.Daemon))
@@ -80,7 +81,7 @@ func TestASpoolPassesToANewRole(t *testing.T) {
 	}
 }
 
-// What tells a role: its oid in the cluster that gave it, else its name.
+// A role is identified by its oid in the cluster that assigned it, else by its name.
 func TestWhoseASpoolIs(t *testing.T) {
 	for what, c := range map[string]struct {
 		change string
@@ -119,7 +120,7 @@ func TestWhoseASpoolIs(t *testing.T) {
 	}
 }
 
-// A role has a number of spools. The one that was silent longest makes way, but none of today.
+// A role has a limit of spools. The one not shipped for the longest time is deleted for a new one, but none of today.
 func TestARoleHasANumberOfSpools(t *testing.T) {
 	store := vaulttest.New(t)
 	fill := func(role, age string) {
@@ -146,8 +147,8 @@ func TestARoleHasANumberOfSpools(t *testing.T) {
 	}
 }
 
-// 40 MiB in one event took the server 15 seconds: an event and a batch have bounds, and are refused before they are
-// looked into.
+// 40 MiB in one event took the server 15 seconds: an event and a batch have bounds, and larger ones are refused before
+// they are parsed.
 func TestAHugeEventIsRefused(t *testing.T) {
 	store := vaulttest.New(t)
 	ship := func(count, bytes int) error { // the server makes them, so that its log need not hold them

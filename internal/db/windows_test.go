@@ -9,7 +9,7 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// Days on which the clock of a zone is put on or back, and one on which it is not.
+// Days on which the clock of a zone is put forward or back, and one on which it is not.
 var clockChanges = []struct{ zone, gap, overlap string }{
 	{"Europe/Berlin", "2026-03-29", "2026-10-25"},       // 02:00 to 03:00
 	{"Africa/Cairo", "2026-04-24", "2026-10-29"},        // 00:00 to 01:00, and midnight back to 23:00
@@ -23,8 +23,8 @@ var clockChanges = []struct{ zone, gap, overlap string }{
 var dayWindows = []string{"02:00-03:00", "02:10-02:50", "02:30-05:00", "01:30-02:30", "00:00-01:00", "00:15-00:45",
 	"23:30-00:30", "23:00-23:59", "22:00-04:00", "02:00-02:30", "12:00-13:00"}
 
-// reference says what a window is in words of Go: the minutes at which the clock on the wall shows a time within it;
-// where it shows none of a day's, those minutes by the clock from before.
+// reference computes a window in Go: the minutes at which the local clock shows a time within it; if it shows none of a
+// day's, those minutes by the clock before the change.
 type reference struct {
 	zone        *time.Location
 	begins, len int // minutes
@@ -63,7 +63,7 @@ func newReference(t *testing.T, window, zone string, around time.Time) reference
 	return r
 }
 
-// Windows by SQL are windows by Go, every five minutes, on days with a gap, an overlap and neither; and what opens next
+// Windows by SQL equal windows by Go, every five minutes, on days with a gap, an overlap and neither; the next opening
 // is the first minute that is open.
 func TestWindowsWhereClocksChange(t *testing.T) {
 	store := vaulttest.New(t)
@@ -116,7 +116,7 @@ func differ(a, b string) int {
 	return -1
 }
 
-// What is due is due in its window: after a put, a rotation, and a change of the window; and without one, as before.
+// Rotations are due in their window: after a put, a rotation, and a change of the window; without one, at any time.
 func TestNextRotationIsInTheWindow(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPutAutomatic(t, store, "app1/a")

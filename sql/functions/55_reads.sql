@@ -77,8 +77,8 @@ BEGIN
                  ELSE jsonb_build_object('request', vault._printable(request_id, 64)) END
              || CASE WHEN at NOT BETWEEN v_least AND v_most THEN jsonb_build_object('claimed_at', at) ELSE '{}' END
     FROM (SELECT p_first + n - 1 AS seq, event,
-            event !~ E'[\\u007f-\\u009f\\u061c\\u200b-\\u200f\\u2028-\\u202e\\u2060-\\u2069\\ufeff]'
-              '|\\\\[^"\\\\/]' AS plain
+            event !~ (E'[\\u007f-\\u009f\\u061c\\u200b-\\u200f\\u2028-\\u202e\\u2060-\\u2069\\ufeff]'
+              || E'|\\\\[^"\\\\/]') AS plain
           FROM unnest(p_events) WITH ORDINALITY AS r (event, n)) AS r,
       LATERAL json_to_record(event::json) AS e (at timestamptz, actor text, client inet, action text, secret text,
           version int, outcome text,
