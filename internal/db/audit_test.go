@@ -26,12 +26,14 @@ func mustFillAudit(t testing.TB, s *vaulttest.Store) {
 	t.Helper()
 	s.MustExec(t, `SELECT vault._audit_partitions()`,
 		`SELECT vault._audit_partition(month::date) FROM generate_series('2026-08-01'::date, '2026-11-01', '1 month') month`,
-		fmt.Sprintf(`INSERT INTO vault.audit_log (at, recorded_at, actor, db_role, client, node, action, secret, version, outcome, request_id, detail)
+		fmt.Sprintf(`INSERT INTO vault.audit_log (at, recorded_at, actor, db_role, client, node, action, secret, version,
+			outcome, request_id, detail)
 			SELECT timestamptz '2026-11-25 12:00Z' - n * interval '129.6 s', timestamptz '2026-11-25 12:00Z',
 				(ARRAY['token:ci', 'worker:w1', 'client:10.0.0.7', 'supervisor', 'role:my role'])[1 + n %% 5], 'operator',
 				CASE WHEN n %% 3 = 0 THEN NULL ELSE ('10.0.' || n %% 2 || '.' || n %% 200)::inet END, 'node' || n %% 2,
 				CASE WHEN n %% 20000 = 19999 THEN 'purge' WHEN n %% 7 = 0 THEN 'put' ELSE 'read' END,
-				CASE WHEN n %% 11 = 0 THEN NULL WHEN n %% 5000 = 1 THEN 'rare/x' ELSE (ARRAY['prod', 'test'])[1 + n %% 2] || '/s' || n %% 40 END,
+				CASE WHEN n %% 11 = 0 THEN NULL WHEN n %% 5000 = 1 THEN 'rare/x'
+				ELSE (ARRAY['prod', 'test'])[1 + n %% 2] || '/s' || n %% 40 END,
 				nullif(n %% 4, 0), CASE WHEN n %% 500 = 0 THEN 'denied' WHEN n %% 500 = 250 THEN 'failed' ELSE 'ok' END,
 				md5(n::text)::uuid, jsonb_build_object('n', n)
 			FROM generate_series(1, %d) n`, auditRows),
@@ -319,7 +321,8 @@ func mustBegin(t *testing.T, s *vaulttest.Store) pgx.Tx {
 func mustInsert(t *testing.T, tx pgx.Tx, secret string, ago time.Duration) {
 	t.Helper()
 	_, err := tx.Exec(t.Context(),
-		`INSERT INTO vault.audit_log (at, actor, action, secret) VALUES (clock_timestamp() - $1::interval, 'owner:postgres', 'read', $2)`, ago, secret)
+		`INSERT INTO vault.audit_log (at, actor, action, secret)
+			VALUES (clock_timestamp() - $1::interval, 'owner:postgres', 'read', $2)`, ago, secret)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -373,7 +376,8 @@ func knowsValues(t *testing.T, s *vaulttest.Store) {
 
 func knowsUses(t *testing.T, s *vaulttest.Store) {
 	s.MustExec(t,
-		`ALTER TABLE vault.secrets DISABLE ROW LEVEL SECURITY; INSERT INTO vault.secrets (name) VALUES ('prod/s2'), ('prod/unread'), ('test/s3'); ALTER TABLE vault.secrets ENABLE ROW LEVEL SECURITY`)
+		`ALTER TABLE vault.secrets DISABLE ROW LEVEL SECURITY; INSERT INTO vault.secrets (name)
+			VALUES ('prod/s2'), ('prod/unread'), ('test/s3'); ALTER TABLE vault.secrets ENABLE ROW LEVEL SECURITY`)
 	r := mustReader(t, s.URL(vaulttest.Operator))
 	uses, err := r.SecretUses(t.Context(), db.ListQuery{Prefix: "prod/"})
 	if err != nil || len(uses) != 2 {
@@ -403,9 +407,11 @@ func TestSealOf(t *testing.T) {
 	if _, err := r.SealOf(t.Context(), page.Rows[0].Cursor()); !errors.Is(err, db.ErrNotFound) {
 		t.Errorf("no seals: got %v, want %v", err, db.ErrNotFound)
 	}
-	s.MustExec(t, fmt.Sprintf(`INSERT INTO vault.audit_seals (id, system_id, month, from_tx, to_tx, rows, first_id, last_id, root, previous, hash, key_id, signature, sealed_at, marks)
-		SELECT 7, system_id, date_trunc('month', at AT TIME ZONE 'UTC')::date, tx, (tx::text::bigint + 1)::text::xid8, 1, id, id,
-			sha256('a'), sha256('b'), sha256('c'), 'key', 'signature', now(), 'mark' FROM vault.audit_log WHERE id = %d`, page.Rows[1].ID))
+	s.MustExec(t, fmt.Sprintf(`INSERT INTO vault.audit_seals (id, system_id, month, from_tx, to_tx, rows, first_id,
+		last_id, root, previous, hash, key_id, signature, sealed_at, marks)
+		SELECT 7, system_id, date_trunc('month', at AT TIME ZONE 'UTC')::date, tx, (tx::text::bigint + 1)::text::xid8, 1,
+			id, id, sha256('a'), sha256('b'), sha256('c'), 'key', 'signature', now(), 'mark' FROM vault.audit_log
+			WHERE id = %d`, page.Rows[1].ID))
 	for i, want := range []int64{0, 7} {
 		if seal, err := r.SealOf(t.Context(), page.Rows[i].Cursor()); err != nil || seal.ID != want {
 			t.Errorf("row %d: got seal %d, %v, want %d", i, seal.ID, err, want)

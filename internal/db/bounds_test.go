@@ -140,11 +140,13 @@ func surfaceOfFunctions() map[string]bounded {
 			"p_rotator":           takes("''", code("23514", textOf(1<<20))...),
 			"p_window":            takes("''", not("'x'", textOf(1<<20))...),
 		}},
-		"put_versions": {as: service, admin: true, params: map[string]argument{"p_puts": takes(`jsonb_build_array(jsonb_build_object('name', 'app1/m', 'version', 1, 'fmt', 1,
-				'kms_key_id', 'k', 'wrapped_dek', 'AQ==', 'nonce', encode(`+bytesOf(24)+`, 'base64'), 'ciphertext', encode(`+bytesOf(32)+`, 'base64'),
+		"put_versions": {as: service, admin: true,
+			params: map[string]argument{"p_puts": takes(`jsonb_build_array(jsonb_build_object('name', 'app1/m', 'version', 1,
+				'fmt', 1, 'kms_key_id', 'k', 'wrapped_dek', 'AQ==', 'nonce', encode(`+bytesOf(24)+`, 'base64'),
+				'ciphertext', encode(`+bytesOf(32)+`, 'base64'),
 				'key_commit', encode(`+bytesOf(32)+`, 'base64'), 'request_id', `+newID+`))`,
-			slices.Concat(not("NULL", "'[]'", "'{}'", "'null'", "(SELECT jsonb_agg(n) FROM generate_series(1, 1001) AS n)"),
-				code(denied, `'[{}]'`))...)}},
+				slices.Concat(not("NULL", "'[]'", "'{}'", "'null'", "(SELECT jsonb_agg(n) FROM generate_series(1, 1001) AS n)"),
+					code(denied, `'[{}]'`))...)}},
 		"update_secret": {as: service, admin: true, params: map[string]argument{
 			"p_name": name, "p_request": request,
 			"p_generator":         takes("'uuid'", code("23514", "''", textOf(1<<20))...),
@@ -291,9 +293,12 @@ func surfaceOfFunctions() map[string]bounded {
 
 // seal covers all that can be sealed now.
 func seal(sealedAt, keyID string) string {
-	return `(SELECT ROW(1, min(system_id), date_trunc('month', now() AT TIME ZONE 'UTC')::date, '0'::xid8, to_tx, count(*), min(id), max(id), sha256(''),
-		sha256(convert_to('hyperiondb-vault/audit-chain/1', 'UTF8') || '\x00'::bytea || uuid_send((SELECT cluster_id FROM vault.config))), sha256('x'),
-		` + keyID + `, '\x00'::bytea, (` + sealedAt + `)::timestamptz, decode(repeat('00', 4 * count(*)::int), 'hex'))::vault.audit_seals
+	return `(SELECT ROW(1, min(system_id), date_trunc('month', now() AT TIME ZONE 'UTC')::date, '0'::xid8, to_tx, count(*),
+		min(id), max(id), sha256(''),
+		sha256(convert_to('hyperiondb-vault/audit-chain/1', 'UTF8') || '\x00'::bytea ||
+			uuid_send((SELECT cluster_id FROM vault.config))), sha256('x'),
+		` + keyID + `, '\x00'::bytea, (` + sealedAt + `)::timestamptz,
+		decode(repeat('00', 4 * count(*)::int), 'hex'))::vault.audit_seals
 		FROM (SELECT pg_snapshot_xmin(pg_current_snapshot()) AS to_tx) AS w,
 		LATERAL vault.audit_window((SELECT system_identifier FROM pg_control_system()), '0', w.to_tx) AS l GROUP BY to_tx)`
 }
@@ -366,7 +371,8 @@ func checkListed(t *testing.T, store *vaulttest.Store, surface map[string]bounde
 				WHERE p.proargmodes IS NULL OR p.proargmodes[n] IN ('i', 'b', 'v')), '{}')::text[]
 		FROM pg_proc p WHERE p.pronamespace = 'vault'::regnamespace AND (
 			EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a WHERE a.grantee = 0)
-			OR EXISTS (SELECT FROM unnest(ARRAY['vault_service', 'vault_worker', 'vault_auditor']) AS r WHERE has_function_privilege(r, p.oid, 'EXECUTE')))`)
+			OR EXISTS (SELECT FROM unnest(ARRAY['vault_service', 'vault_worker', 'vault_auditor']) AS r
+			WHERE has_function_privilege(r, p.oid, 'EXECUTE')))`)
 	must(t, err)
 	seen := map[string]bool{}
 	for rows.Next() {

@@ -43,7 +43,8 @@ func TestCommitOfManyWithoutAnAnswer(t *testing.T) {
 			t.Errorf("got audit rows %q, want %q", got, audit)
 		}
 		if got := store.MustQuery(t,
-			`SELECT concat_ws(' ', kind, generator, rotation_interval, grace_period) FROM vault.secrets WHERE name = 'app/s07'`); got != "automatic hex:32 36:00:00 00:01:30" {
+			`SELECT concat_ws(' ', kind, generator, rotation_interval, grace_period) FROM vault.secrets
+				WHERE name = 'app/s07'`); got != "automatic hex:32 36:00:00 00:01:30" {
 			t.Errorf("got settings %q", got)
 		}
 	})
@@ -63,7 +64,8 @@ func TestPutVersionsIsOneTransaction(t *testing.T) {
 		t.Fatal("version 2 of a new secret was stored")
 	}
 	if got := store.MustQuery(t,
-		`SELECT (SELECT count(*) FROM vault.secrets) || ' ' || (SELECT count(*) FROM vault.audit_log WHERE action = 'put' AND outcome = 'ok')`); got != "0 0" {
+		`SELECT (SELECT count(*) FROM vault.secrets) || ' ' || (SELECT count(*) FROM vault.audit_log
+			WHERE action = 'put' AND outcome = 'ok')`); got != "0 0" {
 		t.Errorf("got %s secrets and puts on record, want none", got)
 	}
 }

@@ -122,13 +122,18 @@ func catalog(t *testing.T, conn *pgx.Conn) string {
 	t.Helper()
 	var text string
 	must(t, conn.QueryRow(t.Context(), `SELECT jsonb_pretty(jsonb_build_object(
-		'tables', (SELECT jsonb_agg(relname || ' ' || relkind::text || ' ' || coalesce(relacl::text, '') || relrowsecurity || relforcerowsecurity || relowner::regrole ORDER BY relname) FROM pg_class WHERE relnamespace = 'vault'::regnamespace),
-		'columns', (SELECT jsonb_agg(attrelid::regclass || ' ' || attname || ' ' || format_type(atttypid, atttypmod) || attnotnull ORDER BY attrelid::regclass::text, attnum) FROM pg_attribute
+		'tables', (SELECT jsonb_agg(relname || ' ' || relkind::text || ' ' || coalesce(relacl::text, '') || relrowsecurity ||
+		relforcerowsecurity || relowner::regrole ORDER BY relname) FROM pg_class WHERE relnamespace = 'vault'::regnamespace),
+		'columns', (SELECT jsonb_agg(attrelid::regclass || ' ' || attname || ' ' || format_type(atttypid, atttypmod) ||
+		attnotnull ORDER BY attrelid::regclass::text, attnum) FROM pg_attribute
 			WHERE attnum > 0 AND attrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'vault'::regnamespace)),
-		'functions', (SELECT jsonb_agg(md5(pg_get_functiondef(oid)) || ' ' || oid::regprocedure || coalesce(proacl::text, '') ORDER BY oid::regprocedure::text) FROM pg_proc WHERE pronamespace = 'vault'::regnamespace),
+		'functions', (SELECT jsonb_agg(md5(pg_get_functiondef(oid)) || ' ' || oid::regprocedure || coalesce(proacl::text, '')
+		ORDER BY oid::regprocedure::text) FROM pg_proc WHERE pronamespace = 'vault'::regnamespace),
 		'policies', (SELECT jsonb_agg(p ORDER BY p::text) FROM pg_policies p WHERE schemaname = 'vault'),
-		'constraints', (SELECT jsonb_agg(conrelid::regclass || ' ' || conname || ' ' || pg_get_constraintdef(oid) ORDER BY conrelid::regclass::text, conname) FROM pg_constraint WHERE connamespace = 'vault'::regnamespace),
-		'triggers', (SELECT jsonb_agg(pg_get_triggerdef(oid) || tgenabled::text ORDER BY tgname) FROM pg_trigger WHERE NOT tgisinternal)))`).Scan(&text))
+		'constraints', (SELECT jsonb_agg(conrelid::regclass || ' ' || conname || ' ' || pg_get_constraintdef(oid)
+		ORDER BY conrelid::regclass::text, conname) FROM pg_constraint WHERE connamespace = 'vault'::regnamespace),
+		'triggers', (SELECT jsonb_agg(pg_get_triggerdef(oid) || tgenabled::text ORDER BY tgname) FROM pg_trigger
+		WHERE NOT tgisinternal)))`).Scan(&text))
 	return text
 }
 

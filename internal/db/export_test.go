@@ -79,7 +79,8 @@ func ExplainAudit(ctx context.Context, url string, q AuditQuery) ([]Plan, error)
 	return plans, nil
 }
 
-var planNumbers = regexp.MustCompile(`Scan.* \(actual rows=([0-9]+)(?:\.[0-9]+)? loops=([0-9]+)\)|Rows Removed by Filter: ([0-9]+)`)
+var planNumbers = regexp.MustCompile(`Scan.* \(actual rows=([0-9]+)(?:\.[0-9]+)? loops=([0-9]+)\)|` +
+	`Rows Removed by Filter: ([0-9]+)`)
 
 func planOf(sql string, lines []string) Plan {
 	p := Plan{Text: sql + "\n" + strings.Join(lines, "\n")}

@@ -140,7 +140,8 @@ func extensionIsLeftAlone(t *testing.T, store *vaulttest.Store) {
 	for _, test := range []struct{ older, says, want string }{
 		{`UPDATE vault.config SET functions_sha256 = '\x00'`, "installed other functions than this binary's",
 			`ALTER EXTENSION hyperion_vault UPDATE TO 'again'; ALTER EXTENSION hyperion_vault UPDATE TO '` + version + `'`},
-		{`UPDATE vault.config SET schema_version = 0; UPDATE pg_extension SET extversion = '0' WHERE extname = 'hyperion_vault'`,
+		{`UPDATE vault.config SET schema_version = 0; UPDATE pg_extension SET extversion = '0'
+			WHERE extname = 'hyperion_vault'`,
 			"which is at version 0; this binary's is " + version, `ALTER EXTENSION hyperion_vault UPDATE TO '` + version + `'`},
 	} {
 		store.MustExec(t, test.older)
@@ -302,28 +303,42 @@ const catalogQuery = `
 WITH class AS (SELECT c.* FROM pg_class c WHERE c.relnamespace = 'vault'::regnamespace),
      proc AS (SELECT p.* FROM pg_proc p WHERE p.pronamespace = 'vault'::regnamespace)
 SELECT format('schema %s owner=%s acl=%s', nspname, nspowner::regrole, nspacl) FROM pg_namespace WHERE nspname = 'vault'
-UNION ALL SELECT format('relation %s owner=%s partition=%s %s', c.oid::regclass, c.relowner::regrole, pg_get_expr(c.relpartbound, c.oid), to_jsonb(c) - ARRAY['relpartbound', 'oid', 'relname', 'relnamespace',
-    'reltype', 'relowner', 'relam', 'relfilenode', 'reltoastrelid', 'relpages', 'reltuples', 'relallvisible', 'relallfrozen', 'relfrozenxid', 'relminmxid'])
+UNION ALL SELECT format('relation %s owner=%s partition=%s %s', c.oid::regclass, c.relowner::regrole,
+    pg_get_expr(c.relpartbound, c.oid), to_jsonb(c) - ARRAY['relpartbound', 'oid', 'relname', 'relnamespace',
+    'reltype', 'relowner', 'relam', 'relfilenode', 'reltoastrelid', 'relpages', 'reltuples', 'relallvisible',
+    'relallfrozen', 'relfrozenxid', 'relminmxid'])
   FROM class c
-UNION ALL SELECT format('column %s.%s type=%s collation=%s default=%s %s', c.oid::regclass, a.attname, format_type(a.atttypid, a.atttypmod),
+UNION ALL SELECT format('column %s.%s type=%s collation=%s default=%s %s', c.oid::regclass, a.attname,
+    format_type(a.atttypid, a.atttypmod),
     nullif(a.attcollation, 0)::regcollation, pg_get_expr(d.adbin, d.adrelid),
     to_jsonb(a) - ARRAY['attrelid', 'attname', 'atttypid', 'attcollation', 'attstattarget', 'attcacheoff'])
-  FROM class c JOIN pg_attribute a ON a.attrelid = c.oid LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
-UNION ALL SELECT format('constraint %s on %s: %s type=%s validated=%s deferrable=%s', o.conname, o.conrelid::regclass, pg_get_constraintdef(o.oid),
+  FROM class c JOIN pg_attribute a ON a.attrelid = c.oid
+  LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
+UNION ALL SELECT format('constraint %s on %s: %s type=%s validated=%s deferrable=%s', o.conname, o.conrelid::regclass,
+    pg_get_constraintdef(o.oid),
     o.contype, o.convalidated, o.condeferrable) FROM pg_constraint o WHERE o.connamespace = 'vault'::regnamespace
-UNION ALL SELECT format('index %s %s', pg_get_indexdef(i.indexrelid), to_jsonb(i) - ARRAY['indexrelid', 'indrelid', 'indcollation', 'indclass', 'indexprs', 'indpred'])
+UNION ALL SELECT format('index %s %s', pg_get_indexdef(i.indexrelid), to_jsonb(i) - ARRAY['indexrelid', 'indrelid',
+    'indcollation', 'indclass', 'indexprs', 'indpred'])
   FROM pg_index i JOIN class c ON c.oid = i.indexrelid
-UNION ALL SELECT format('sequence %s type=%s %s', q.seqrelid::regclass, q.seqtypid::regtype, to_jsonb(q) - ARRAY['seqrelid', 'seqtypid'])
+UNION ALL SELECT format('sequence %s type=%s %s', q.seqrelid::regclass, q.seqtypid::regtype,
+    to_jsonb(q) - ARRAY['seqrelid', 'seqtypid'])
   FROM pg_sequence q JOIN class c ON c.oid = q.seqrelid
-UNION ALL SELECT format('function %s owner=%s acl=%s config=%s %s', p.oid::regprocedure, p.proowner::regrole, p.proacl, p.proconfig, pg_get_functiondef(p.oid)) FROM proc p
+UNION ALL SELECT format('function %s owner=%s acl=%s config=%s %s', p.oid::regprocedure, p.proowner::regrole, p.proacl,
+    p.proconfig, pg_get_functiondef(p.oid)) FROM proc p
 UNION ALL SELECT format('policy %s', to_jsonb(p)) FROM pg_policies p WHERE p.schemaname = 'vault'
-UNION ALL SELECT format('trigger %s enabled=%s', pg_get_triggerdef(g.oid), g.tgenabled) FROM pg_trigger g JOIN class c ON c.oid = g.tgrelid WHERE NOT g.tgisinternal
+UNION ALL SELECT format('trigger %s enabled=%s', pg_get_triggerdef(g.oid), g.tgenabled) FROM pg_trigger g
+    JOIN class c ON c.oid = g.tgrelid WHERE NOT g.tgisinternal
 UNION ALL SELECT format('rule %s', pg_get_ruledef(r.oid)) FROM pg_rewrite r JOIN class c ON c.oid = r.ev_class
-UNION ALL SELECT format('type %s owner=%s acl=%s', y.oid::regtype, y.typowner::regrole, y.typacl) FROM pg_type y WHERE y.typnamespace = 'vault'::regnamespace
-UNION ALL SELECT format('default privileges of %s in %s on %s: %s', d.defaclrole::regrole, d.defaclnamespace::regnamespace, d.defaclobjtype, d.defaclacl) FROM pg_default_acl d
-UNION ALL SELECT format('comment %s: %s', objoid::regclass, description) FROM pg_description JOIN class c ON classoid = 'pg_class'::regclass AND objoid = c.oid
-UNION ALL SELECT format('role %s %s', r.rolname, to_jsonb(r) - ARRAY['oid', 'rolname']) FROM pg_roles r WHERE r.rolname LIKE 'vault\_%'
-UNION ALL SELECT format('member %s of %s by %s %s', m.member::regrole, m.roleid::regrole, m.grantor::regrole, to_jsonb(m) - ARRAY['oid', 'member', 'roleid', 'grantor'])
+UNION ALL SELECT format('type %s owner=%s acl=%s', y.oid::regtype, y.typowner::regrole, y.typacl) FROM pg_type y
+    WHERE y.typnamespace = 'vault'::regnamespace
+UNION ALL SELECT format('default privileges of %s in %s on %s: %s', d.defaclrole::regrole,
+    d.defaclnamespace::regnamespace, d.defaclobjtype, d.defaclacl) FROM pg_default_acl d
+UNION ALL SELECT format('comment %s: %s', objoid::regclass, description) FROM pg_description
+    JOIN class c ON classoid = 'pg_class'::regclass AND objoid = c.oid
+UNION ALL SELECT format('role %s %s', r.rolname, to_jsonb(r) - ARRAY['oid', 'rolname']) FROM pg_roles r
+    WHERE r.rolname LIKE 'vault\_%'
+UNION ALL SELECT format('member %s of %s by %s %s', m.member::regrole, m.roleid::regrole, m.grantor::regrole,
+    to_jsonb(m) - ARRAY['oid', 'member', 'roleid', 'grantor'])
   FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.roleid WHERE r.rolname LIKE 'vault\_%'
 UNION ALL SELECT format('migration %s %s %s', id, version_id, is_applied) FROM vault.goose_db_version
 UNION ALL SELECT format('config %s %s', schema_version, functions_sha256) FROM vault.config`
@@ -333,7 +348,8 @@ func rowsOf(t *testing.T, s *vaulttest.Store) []string {
 	t.Helper()
 	relations := func(kind string) []string {
 		return mustLines(t, s,
-			`SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'vault'::regnamespace AND relname NOT LIKE 'goose%' AND relkind = '`+kind+`'`)
+			`SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'vault'::regnamespace AND relname NOT LIKE 'goose%'
+				AND relkind = '`+kind+`'`)
 	}
 	var parts []string
 	for _, table := range relations("r") {
@@ -377,7 +393,8 @@ func mustRun(t *testing.T, input []byte, program string, args ...string) []byte 
 func copyMarkedRows(t *testing.T, from, to *vaulttest.Store) {
 	t.Helper()
 	to.MustExec(t, createExtension)
-	marked := `SELECT c.oid::regclass::text FROM pg_extension e CROSS JOIN unnest(e.extconfig) AS m JOIN pg_class c ON c.oid = m
+	marked := `SELECT c.oid::regclass::text FROM pg_extension e CROSS JOIN unnest(e.extconfig) AS m
+		JOIN pg_class c ON c.oid = m
 		WHERE e.extname = 'hyperion_vault' AND c.relkind = '%s'`
 	source, target := mustConnect(t, from.URL(vaulttest.Superuser)), mustConnect(t, to.URL(vaulttest.Superuser))
 	for _, table := range referencedFirst(t, from, mustLines(t, from, fmt.Sprintf(marked, "r"))) {
@@ -404,7 +421,8 @@ func referencedFirst(t *testing.T, s *vaulttest.Store, tables []string) []string
 			return
 		}
 		rows, err := conn.Query(t.Context(),
-			`SELECT confrelid::regclass::text FROM pg_constraint WHERE contype = 'f' AND conrelid = $1::text::regclass AND confrelid <> conrelid`, table)
+			`SELECT confrelid::regclass::text FROM pg_constraint
+				WHERE contype = 'f' AND conrelid = $1::text::regclass AND confrelid <> conrelid`, table)
 		must(t, err)
 		needs, err := pgx.CollectRows(rows, pgx.RowTo[string])
 		must(t, err)

@@ -16,7 +16,9 @@ func TestListIsTheNamesUnderAPrefix(t *testing.T) {
 	store := vaulttest.New(t)
 	names := []string{"a", "ap", "app", "app-x", "app.x", "app/a", "app/z", "app/zz", "app0", "appz", "apq", "b", "zz"}
 	store.MustExec(t, `INSERT INTO vault.secrets (name) SELECT unnest('{`+strings.Join(names, ",")+`}'::text[])`,
-		`INSERT INTO vault.secrets (name, deleted_at, restore_until) VALUES ('app/gone', now(), now() + interval '1 day'), ('app/lost', now() - interval '2 days', now() - interval '1 day')`)
+		`INSERT INTO vault.secrets (name, deleted_at, restore_until)
+			VALUES ('app/gone', now(), now() + interval '1 day'),
+				('app/lost', now() - interval '2 days', now() - interval '1 day')`)
 	reader, err := db.NewReader(t.Context(), db.Options{URL: store.URL(vaulttest.Operator)})
 	must(t, err)
 	defer reader.Close()

@@ -16,7 +16,8 @@ import (
 )
 
 // advisoryLocks are the locks of earlier releases, and goose's two. A stranger holds all of them.
-const advisoryLocks = `SELECT pg_advisory_lock(1752790130, 1), pg_advisory_lock(1752790130, 2), pg_advisory_lock(1752790130),
+const advisoryLocks = `SELECT pg_advisory_lock(1752790130, 1), pg_advisory_lock(1752790130, 2),
+	pg_advisory_lock(1752790130),
 	pg_advisory_lock(4097083626), pg_advisory_lock(5887940537704921958)`
 
 // A session with no right but CONNECT can block neither claims nor sealing nor a migration, also of an empty database.
@@ -27,7 +28,8 @@ func TestStrangersHoldNothingUp(t *testing.T) {
 	stranger := mustConnect(t, store.URL(vaulttest.Stranger))
 	must(t, runStep(t.Context(), stranger, advisoryLocks))
 	if got := store.MustQuery(t,
-		`SELECT string_agg(proname, ' ') FROM pg_proc WHERE pronamespace = 'vault'::regnamespace AND prosrc ~ 'advisory'`); got != "" {
+		`SELECT string_agg(proname, ' ') FROM pg_proc WHERE pronamespace = 'vault'::regnamespace
+			AND prosrc ~ 'advisory'`); got != "" {
 		t.Errorf("functions that take an advisory lock, which anybody may: %s", got)
 	}
 
@@ -104,7 +106,8 @@ func TestTheHolderIsNamed(t *testing.T) {
 	mustAdmin(t, store, `SELECT vault.set_max_rotations(5, gen_random_uuid())`)
 	store.MustExec(t, supervise, `SELECT vault._audit_partition('2020-01-01')`,
 		`SELECT vault.add_audit_seal(`+seal("now()", "'k'")+`)`,
-		`INSERT INTO vault.audit_log (actor, action, recorded_at) VALUES ('token:root', 'put', clock_timestamp() - interval '2 hours')`)
+		`INSERT INTO vault.audit_log (actor, action, recorded_at)
+			VALUES ('token:root', 'put', clock_timestamp() - interval '2 hours')`)
 	url := store.URL(vaulttest.Daemon) + "&application_name=stuck"
 	holder := mustConnect(t, url)
 	for _, statement := range []string{"BEGIN", supervise, claimOne, `SELECT vault.next_audit_window(1000)`} {
@@ -134,7 +137,8 @@ func TestTheHolderIsNamed(t *testing.T) {
 	}
 	all.Wait()
 	lag := store.MustQuery(t,
-		`SELECT concat_ws(' ', l->'held', l->'sealer'->>'pid', l->'sealer'->>'application', l->'sealer'->>'role') FROM vault.sealing_lag() AS l`)
+		`SELECT concat_ws(' ', l->'held', l->'sealer'->>'pid', l->'sealer'->>'application', l->'sealer'->>'role')
+			FROM vault.sealing_lag() AS l`)
 	if want := fmt.Sprintf("false %d stuck vaultd", holder.PgConn().PID()); lag != want {
 		t.Errorf("got the sealing lag %q, want %q", lag, want)
 	}

@@ -91,7 +91,8 @@ func stateWithin(ctx context.Context, tx pgx.Tx) (MigrationState, error) {
 	return migrationState(ctx, tx)
 }
 
-// commitOrExplain commits, or rolls back after an error. If the error is that a lock was not available, it names the holder.
+// commitOrExplain commits, or rolls back after an error. If the error is that a lock was not available, it names the
+// holder.
 func commitOrExplain(ctx context.Context, conn *pgx.Conn, tx pgx.Tx, err error) error {
 	if err == nil {
 		return classify(tx.Commit(ctx))

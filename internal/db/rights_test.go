@@ -78,7 +78,8 @@ func TestPrefixesBelongToTheRole(t *testing.T) {
 			s := vaulttest.New(t)
 			mustPut(t, s, "app1/a", "team/b")
 			s.MustExec(t,
-				`INSERT INTO vault.rotation_jobs (secret_id, name, from_version, due_at, run_after) SELECT id, name, 1, now(), now() FROM vault.secrets`)
+				`INSERT INTO vault.rotation_jobs (secret_id, name, from_version, due_at, run_after) SELECT id, name, 1, now(), now()
+					FROM vault.secrets`)
 			role, other := roleName(word), roleName("other")
 			mustRole(t, s, role)
 			mustRole(t, s, other)
@@ -130,12 +131,14 @@ func TestStatisticsShowNoNames(t *testing.T) {
 	mustPut(t, s, "app1/a", "team/b")
 	s.MustExec(t, `ANALYZE vault.secrets, vault.secret_versions`)
 	if got := s.MustQuery(t,
-		`SELECT count(*) FROM pg_stats WHERE schemaname = 'vault' AND tablename = 'secrets' AND attname = 'name'`); got != "1" {
+		`SELECT count(*) FROM pg_stats WHERE schemaname = 'vault' AND tablename = 'secrets'
+			AND attname = 'name'`); got != "1" {
 		t.Fatal("there are no statistics to hide")
 	}
 	var n int
 	must(t, mustConnect(t, s.URL(vaulttest.Developer)).QueryRow(t.Context(), `SELECT count(*) FROM pg_stats
-		WHERE schemaname = 'vault' AND tablename IN ('secrets', 'secret_versions', 'rotation_jobs', 'service_scope')`).Scan(&n))
+		WHERE schemaname = 'vault' AND tablename IN ('secrets', 'secret_versions', 'rotation_jobs',
+		'service_scope')`).Scan(&n))
 	if n != 0 {
 		t.Errorf("a service role sees the statistics of %d columns", n)
 	}
@@ -203,13 +206,15 @@ func TestMigrationBindsPrefixes(t *testing.T) {
 	mustRole(t, s, role)
 	takeBack(t, s, 10)
 	s.MustExec(t,
-		`INSERT INTO vault.service_scope (role_name, prefix) VALUES ('`+role+`', 'app1/'), ('`+gone+`', 'app1/'), ('`+gone+`2', 'app1/')`,
+		`INSERT INTO vault.service_scope (role_name, prefix) VALUES ('`+role+`', 'app1/'), ('`+gone+`', 'app1/'),
+			('`+gone+`2', 'app1/')`,
 		`GRANT vault_service TO `+quoted(role))
 	_, err := db.Migrate(t.Context(), s.URL(vaulttest.Superuser), "test", "")
 	must(t, err)
 	mustRole(t, s, gone)
 	s.MustExec(t,
-		`INSERT INTO vault.rotation_jobs (secret_id, name, from_version, due_at, run_after) SELECT id, name, 1, now(), now() FROM vault.secrets`)
+		`INSERT INTO vault.rotation_jobs (secret_id, name, from_version, due_at, run_after) SELECT id, name, 1, now(), now()
+			FROM vault.secrets`)
 	mustAdmin(t, s, grant(gone, "team/"))
 	wantSeen(t, s, gone, "team/b")
 	wantSeen(t, s, role, "app1/a")
@@ -435,7 +440,8 @@ func TestGuessesAreCounted(t *testing.T) {
 	}
 	before := s.MustQuery(t, `SELECT count(*) FROM vault.audit_log`)
 	must(t, runStep(t.Context(), conn,
-		`DO $$ BEGIN FOR i IN 1..1500 LOOP PERFORM vault.record_refusal('put', 'app1/' || i, 'admin token refused: unknown token', gen_random_uuid(), NULL); END LOOP; END $$`))
+		`DO $$ BEGIN FOR i IN 1..1500 LOOP PERFORM vault.record_refusal('put', 'app1/' || i,
+			'admin token refused: unknown token', gen_random_uuid(), NULL); END LOOP; END $$`))
 	rows := s.MustQuery(t, `SELECT count(*) - $1::int FROM vault.audit_log`, before)
 	minutes := s.MustQuery(t, `SELECT count(*) FROM vault.refusals`)
 	if minutes == "1" && rows != "62" || minutes != "1" && minutes != "2" {
@@ -456,7 +462,8 @@ func TestGuessingRoleIsHeldBack(t *testing.T) {
 	s := vaulttest.New(t)
 	conn := mustConnect(t, s.URL(vaulttest.Developer))
 	s.MustExec(t,
-		`INSERT INTO vault.refusals SELECT date_trunc('minute', now()) + i * interval '1 minute', 'developer', '', 600, 600 FROM generate_series(0, 2) i`)
+		`INSERT INTO vault.refusals SELECT date_trunc('minute', now()) + i * interval '1 minute', 'developer', '', 600, 600
+			FROM generate_series(0, 2) i`)
 	client := s.MustQuery(t, `SELECT coalesce(host(inet_client_addr()), '')`)
 	s.MustExec(t, `UPDATE vault.refusals SET client = '`+client+`'`)
 	must(t, runStep(t.Context(), conn, "BEGIN"))

@@ -61,8 +61,10 @@ func literal(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + 
 func mustPutAutomatic(t *testing.T, store *vaulttest.Store, names ...string) {
 	t.Helper()
 	for _, name := range names {
-		must(t, runSession(t, store.URL(vaulttest.Operator), []string{"BEGIN", "AUTHORISE", fmt.Sprintf(`SELECT vault.put_version('put', '%[1]s', 1, 1, 'k', '\x01',
-			decode(repeat('00', 24), 'hex'), decode(repeat('11', 32), 'hex'), decode(repeat('22', 32), 'hex'), '%[1]s:1', gen_random_uuid(), false, 'uuid', '1 day')`, name), "COMMIT"}))
+		must(t, runSession(t, store.URL(vaulttest.Operator), []string{"BEGIN", "AUTHORISE",
+			fmt.Sprintf(`SELECT vault.put_version('put', '%[1]s', 1, 1, 'k', '\x01',
+			decode(repeat('00', 24), 'hex'), decode(repeat('11', 32), 'hex'), decode(repeat('22', 32), 'hex'), '%[1]s:1',
+			gen_random_uuid(), false, 'uuid', '1 day')`, name), "COMMIT"}))
 	}
 	store.MustExec(t, `UPDATE vault.secrets SET next_rotation_at = now() - interval '5 days' WHERE generator IS NOT NULL`)
 }
@@ -80,8 +82,10 @@ const (
 
 // storeCandidate is a call for the newest job; fill makes candidates differ.
 func storeCandidate(attempt int, name, fill string) string {
-	return fmt.Sprintf(`SELECT encode(ciphertext, 'hex') FROM vault.store_candidate((SELECT max(id) FROM vault.rotation_jobs), %d, 1, 'k', '\x01',
-		decode(repeat('00', 24), 'hex'), decode(repeat('%s', 32), 'hex'), decode(repeat('22', 32), 'hex'), '%s:2')`, attempt, fill, name)
+	return fmt.Sprintf(`SELECT encode(ciphertext, 'hex') FROM vault.store_candidate(
+		(SELECT max(id) FROM vault.rotation_jobs), %d, 1, 'k', '\x01',
+		decode(repeat('00', 24), 'hex'), decode(repeat('%s', 32), 'hex'), decode(repeat('22', 32), 'hex'), '%s:2')`,
+		attempt, fill, name)
 }
 
 func finish(attempt int, request string) string {
@@ -115,7 +119,8 @@ func TestCandidateIsFenced(t *testing.T) {
 	request := uuid.NewString()
 	must(t, runSession(t, worker, []string{finish(2, request), finish(2, request)})) // and its replay
 	wantCode(t, runSession(t, worker, []string{finish(2, uuid.NewString())}), "VA002")
-	got := store.MustQuery(t, `SELECT s.current_version || ' ' || encode(v.ciphertext, 'hex') || ' ' || (SELECT count(*) FROM vault.rotation_candidates)
+	got := store.MustQuery(t, `SELECT s.current_version || ' ' || encode(v.ciphertext, 'hex') || ' ' ||
+			(SELECT count(*) FROM vault.rotation_candidates)
 		FROM vault.secrets s JOIN vault.secret_versions v ON v.secret_id = s.id AND v.version = s.current_version`)
 	if want := "2 " + strings.Repeat("33", 32) + " 0"; got != want {
 		t.Errorf("got version, bytes and candidates %q, want %q", got, want)
@@ -188,8 +193,9 @@ func (c *claimed) want(query, want string) {
 
 const (
 	rotated   = `SELECT string_agg(name, ' ' ORDER BY name) FROM vault.secrets WHERE current_version = 2`
-	rotations = `SELECT string_agg(secret || ' ' || action || ' ' || actor, ', ' ORDER BY secret, id) FROM vault.audit_log WHERE action LIKE 'rotate%'`
-	asked     = `SELECT count(*) FROM vault.requests WHERE action = 'rotate'`
+	rotations = `SELECT string_agg(secret || ' ' || action || ' ' || actor, ', ' ORDER BY secret, id) FROM vault.audit_log
+		WHERE action LIKE 'rotate%'`
+	asked = `SELECT count(*) FROM vault.requests WHERE action = 'rotate'`
 )
 
 // A batch completes in one transaction the jobs that its worker still has, and leaves the rest unchanged; each of these
@@ -223,9 +229,11 @@ func TestBatchLeavesOutWhatIsLost(t *testing.T) {
 	c.want(rotations, "app1/a rotate worker:w, app1/b rotate worker:w")
 	c.want(asked, "2")
 	c.want(`SELECT count(DISTINCT tx) FROM vault.audit_log WHERE action = 'rotate'`, "1")
-	c.want(`SELECT string_agg(concat_ws(' ', name, version, expires_at > now()), ', ' ORDER BY name, version) FROM vault.secret_versions WHERE name IN ('app1/a', 'app1/b')`,
+	c.want(`SELECT string_agg(concat_ws(' ', name, version, expires_at > now()), ', ' ORDER BY name, version)
+		FROM vault.secret_versions WHERE name IN ('app1/a', 'app1/b')`,
 		"app1/a 1 t, app1/a 2, app1/b 1 t, app1/b 2")
-	c.want(`SELECT bool_and(next_rotation_at BETWEEN now() + interval '21 hours' AND now() + interval '1 day' AND rotated_at > now() - interval '1 minute')
+	c.want(`SELECT bool_and(next_rotation_at BETWEEN now() + interval '21 hours' AND now() + interval '1 day'
+		AND rotated_at > now() - interval '1 minute')
 		FROM vault.secrets WHERE current_version = 2`, "true")
 	for _, name := range []string{"app1/deleted", "app1/old", "app1/reclaimed"} {
 		if err := c.alone(name); !errors.Is(err, db.ErrClaimLost) {
@@ -273,7 +281,8 @@ func TestBatchWithABadRow(t *testing.T) {
 func TestBatchIsReplayed(t *testing.T) {
 	for when, audit := range map[pgproxy.When]string{
 		pgproxy.Before: "app1/a rotate worker:w, app1/b rotate worker:w",
-		pgproxy.After:  "app1/a rotate worker:w, app1/a rotate.replay worker:w, app1/b rotate worker:w, app1/b rotate.replay worker:w",
+		pgproxy.After: "app1/a rotate worker:w, app1/a rotate.replay worker:w, " +
+			"app1/b rotate worker:w, app1/b rotate.replay worker:w",
 	} {
 		t.Run(when.String(), func(t *testing.T) {
 			var p *pgproxy.Proxy
@@ -326,7 +335,8 @@ func TestCapHoldsForAllWorkers(t *testing.T) {
 		t.Fatalf("got %s claims, want 2", got)
 	}
 	must(t, runSession(t, worker,
-		[]string{`SELECT vault.fail_rotation((SELECT min(id) FROM vault.rotation_jobs WHERE state = 'claimed'), 1, 'x', '1 hour')`, claimOne, claimOne}))
+		[]string{`SELECT vault.fail_rotation(
+			(SELECT min(id) FROM vault.rotation_jobs WHERE state = 'claimed'), 1, 'x', '1 hour')`, claimOne, claimOne}))
 	if got := store.MustQuery(t, claimed); got != "2" {
 		t.Errorf("got %s claims after one was given back, want 2", got)
 	}
@@ -344,7 +354,8 @@ func TestWaitingForLeave(t *testing.T) {
 	mustAdmin(t, store, `SELECT vault.pause_rotation('app1/paused', gen_random_uuid(), true)`)
 	wantCode(t, runSession(t, store.URL(vaulttest.Operator),
 		[]string{"BEGIN", "AUTHORISE", `SELECT vault.pause_rotation('app1/paused', gen_random_uuid(), true)`}), "VA001")
-	later := `to_char(now() AT TIME ZONE 'UTC' + interval '2 hours', 'HH24:MI') || '-' || to_char(now() AT TIME ZONE 'UTC' + interval '3 hours', 'HH24:MI') || ' UTC'`
+	later := `to_char(now() AT TIME ZONE 'UTC' + interval '2 hours', 'HH24:MI') || '-' ||
+		to_char(now() AT TIME ZONE 'UTC' + interval '3 hours', 'HH24:MI') || ' UTC'`
 	store.MustExec(t, `UPDATE vault.secrets SET rotation_window = `+later+` WHERE name = 'app1/window'`)
 	worker := store.URL(vaulttest.Daemon)
 	jobs := `SELECT coalesce(string_agg(name || ' ' || state, ', ' ORDER BY name), 'none') FROM vault.rotation_jobs`
@@ -381,7 +392,8 @@ func TestWaitingForLeave(t *testing.T) {
 
 	mustAdmin(t, store, `SELECT vault.pause_rotation('app1/paused', gen_random_uuid(), false)`)
 	if got := store.MustQuery(t,
-		`SELECT string_agg(action, ' ' ORDER BY id) FROM vault.audit_log WHERE secret = 'app1/paused' AND outcome = 'ok'`); got != "put rotation.pause rotation.request rotation.resume" {
+		`SELECT string_agg(action, ' ' ORDER BY id) FROM vault.audit_log
+			WHERE secret = 'app1/paused' AND outcome = 'ok'`); got != "put rotation.pause rotation.request rotation.resume" {
 		t.Errorf("got audit rows %q", got)
 	}
 }
@@ -395,7 +407,8 @@ func TestRetryTakesUpTheFailedJob(t *testing.T) {
 	wantCode(t, runSession(t, store.URL(vaulttest.Operator), []string{"BEGIN", "AUTHORISE", retry}), "VA004")
 	must(t, runSession(t, worker, []string{supervise, claimOne, storeCandidate(1, "app1/auto", "33"),
 		`SELECT vault.fail_rotation((SELECT max(id) FROM vault.rotation_jobs), 1, 'the target is away', NULL)`, supervise}))
-	state := `SELECT string_agg(concat_ws(' ', state, attempt, failures, (SELECT count(*) FROM vault.rotation_candidates)), ', ') FROM vault.rotation_jobs`
+	state := `SELECT string_agg(concat_ws(' ', state, attempt, failures,
+		(SELECT count(*) FROM vault.rotation_candidates)), ', ') FROM vault.rotation_jobs`
 	want := func(what string) {
 		t.Helper()
 		if got := store.MustQuery(t, state); got != what {
@@ -480,8 +493,10 @@ func TestHeartbeat(t *testing.T) {
 func TestEnqueueIntoAnEmptyQueue(t *testing.T) {
 	const due = 500
 	store := vaulttest.New(t)
-	store.MustExec(t, fmt.Sprintf(`INSERT INTO vault.secrets (name, kind, generator, rotation_interval, current_version, rotated_at, next_rotation_at)
-			SELECT 'app1/' || n, 'automatic', 'uuid', '30 days', 1, now(), now() + interval '30 days' FROM generate_series(1, %d) n`, due),
+	store.MustExec(t, fmt.Sprintf(`INSERT INTO vault.secrets (name, kind, generator, rotation_interval, current_version,
+		rotated_at, next_rotation_at)
+			SELECT 'app1/' || n, 'automatic', 'uuid', '30 days', 1, now(), now() + interval '30 days'
+			FROM generate_series(1, %d) n`, due),
 		`ANALYZE`, `UPDATE vault.secrets SET next_rotation_at = now() - interval '1 hour'`)
 	conn := mustConnect(t, store.URL(vaulttest.Daemon))
 	var enqueued, read int

@@ -14,12 +14,15 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-const failures = `SELECT coalesce(string_agg(part || ':' || subject, ' ' ORDER BY part, subject), '') FROM vault.round_failures`
+const failures = `SELECT coalesce(string_agg(part || ':' || subject, ' ' ORDER BY part, subject), '')
+	FROM vault.round_failures`
 
 // stumble creates a trigger that refuses the rows of one secret.
 func stumble(table, when, name string) string {
-	return fmt.Sprintf(`CREATE FUNCTION public.stumble() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF %s THEN RAISE 'not this one'; END IF;
-		RETURN CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END; END $$; GRANT EXECUTE ON FUNCTION public.stumble() TO vault_owner;
+	return fmt.Sprintf(`CREATE FUNCTION public.stumble() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF %s
+		THEN RAISE 'not this one'; END IF;
+		RETURN CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END; END $$;
+		GRANT EXECUTE ON FUNCTION public.stumble() TO vault_owner;
 		CREATE TRIGGER stumble BEFORE %s ON vault.%s FOR EACH ROW EXECUTE FUNCTION public.stumble()`,
 		strings.ReplaceAll(name, "NAME", "'app1/bad'"), when, table)
 }
@@ -34,7 +37,8 @@ func TestRoundsGoOn(t *testing.T) {
 	mustPutAutomatic(t, store, "app1/bad", "app1/good")
 	later := store.MustQuery(t,
 		`SELECT to_char(date_trunc('month', now() AT TIME ZONE 'UTC') + interval '2 months', 'YYYY_MM')`)
-	reset := `DELETE FROM vault.rotation_jobs; UPDATE vault.secrets SET next_rotation_at = now() - interval '5 days', deleted_at = NULL, restore_until = NULL`
+	reset := `DELETE FROM vault.rotation_jobs; UPDATE vault.secrets
+		SET next_rotation_at = now() - interval '5 days', deleted_at = NULL, restore_until = NULL`
 	enqueued := `SELECT coalesce(string_agg(name, ' ' ORDER BY name), '') FROM vault.rotation_jobs`
 	for _, c := range []struct{ what, before, after, failing, done, want string }{
 		{"a zone that the server lost",
@@ -97,7 +101,8 @@ func TestClaimsGoOn(t *testing.T) {
 		}
 	}
 	store.MustExec(t,
-		`UPDATE vault.rotation_jobs SET failures = 2147483647, attempt = 7, claimed_at = now() - interval '1 hour' WHERE name = 'app1/good'`)
+		`UPDATE vault.rotation_jobs SET failures = 2147483647, attempt = 7, claimed_at = now() - interval '1 hour'
+			WHERE name = 'app1/good'`)
 	if got := store.MustQuery(t, `SELECT failures FROM vault.claim_rotations('w', 10, '3 seconds')`); got != "2147483647" {
 		t.Errorf("got %s failures", got)
 	}
@@ -107,7 +112,8 @@ func TestClaimsGoOn(t *testing.T) {
 func TestRoundFailuresAreScoped(t *testing.T) {
 	store := vaulttest.New(t)
 	store.MustExec(t,
-		`INSERT INTO vault.round_failures (part, subject, error) VALUES ('window', 'app1/x', 'e'), ('window', 'other/x', 'e'), ('seal', '', 'e')`)
+		`INSERT INTO vault.round_failures (part, subject, error)
+			VALUES ('window', 'app1/x', 'e'), ('window', 'other/x', 'e'), ('seal', '', 'e')`)
 	for role, want := range map[string]string{vaulttest.Operator: "seal: window:app1/x window:other/x",
 		vaulttest.AppRole: "seal: window:app1/x"} {
 		reader := mustReader(t, store.URL(role))
@@ -191,7 +197,8 @@ func TestIntervalsOfMixedSigns(t *testing.T) {
 }
 
 func putAutomatic(name, request string) string {
-	return fmt.Sprintf(`SELECT vault.put_version('put', '%[1]s', 1, 1, 'k', '\x01', decode(repeat('00', 24), 'hex'), decode(repeat('11', 32), 'hex'),
+	return fmt.Sprintf(`SELECT vault.put_version('put', '%[1]s', 1, 1, 'k', '\x01', decode(repeat('00', 24), 'hex'),
+		decode(repeat('11', 32), 'hex'),
 		decode(repeat('22', 32), 'hex'), '%[1]s:1', '%s', false, 'uuid', '1 day')`, name, request)
 }
 
@@ -201,16 +208,20 @@ func TestMigrateMendsIntervals(t *testing.T) {
 	mustPutAutomatic(t, store, "app1/a", "app1/fine")
 	takeBack(t, store, 8)
 	store.MustExec(t,
-		`UPDATE vault.secrets SET rotation_interval = '-120 months 3651 days', grace_period = '-1 day 26 hours', next_rotation_at = 'infinity' WHERE name = 'app1/a'`,
-		`INSERT INTO vault.rotation_jobs (secret_id, name, from_version, due_at, run_after) SELECT id, name, 1, '-infinity', 'infinity' FROM vault.secrets`)
+		`UPDATE vault.secrets SET rotation_interval = '-120 months 3651 days', grace_period = '-1 day 26 hours',
+			next_rotation_at = 'infinity' WHERE name = 'app1/a'`,
+		`INSERT INTO vault.rotation_jobs (secret_id, name, from_version, due_at, run_after)
+			SELECT id, name, 1, '-infinity', 'infinity' FROM vault.secrets`)
 	_, err := db.Migrate(t.Context(), store.URL(vaulttest.Superuser), "test", "")
 	must(t, err)
 	if got := store.MustQuery(t,
-		`SELECT concat_ws(' ', rotation_interval, grace_period, next_rotation_at = rotated_at + rotation_interval) FROM vault.secrets WHERE name = 'app1/a'`); got != "51 days 02:00:00 t" {
+		`SELECT concat_ws(' ', rotation_interval, grace_period, next_rotation_at = rotated_at + rotation_interval)
+			FROM vault.secrets WHERE name = 'app1/a'`); got != "51 days 02:00:00 t" {
 		t.Errorf("got %q", got)
 	}
 	if got := store.MustQuery(t,
-		`SELECT string_agg(secret || ' ' || (detail ->> 'rotation_interval_was'), ',') FROM vault.audit_log WHERE actor = 'migrate'`); !strings.HasPrefix(got, "app1/a -10 years +3651 days") {
+		`SELECT string_agg(secret || ' ' || (detail ->> 'rotation_interval_was'), ',') FROM vault.audit_log
+			WHERE actor = 'migrate'`); !strings.HasPrefix(got, "app1/a -10 years +3651 days") {
 		t.Errorf("got on record %q", got)
 	}
 	if got := store.MustQuery(t,
@@ -257,14 +268,17 @@ func TestShippedTimesThatCannotBe(t *testing.T) {
 		t.Errorf("the spool stands at %d of %d", at.Next, len(records))
 	}
 	reads := len(times)*2 + 300
-	got := store.MustQuery(t, `SELECT concat_ws(' ', count(*) FILTER (WHERE action = 'read'), count(*) FILTER (WHERE action = 'audit.unreadable'),
-		count(*) FILTER (WHERE at = `+literal(good)+`::timestamptz), bool_and(at BETWEEN now() - interval '1 day' AND now() + interval '1 minute'),
+	got := store.MustQuery(t, `SELECT concat_ws(' ', count(*) FILTER (WHERE action = 'read'),
+		count(*) FILTER (WHERE action = 'audit.unreadable'),
+		count(*) FILTER (WHERE at = `+literal(good)+`::timestamptz), bool_and(at BETWEEN now() - interval '1 day'
+		AND now() + interval '1 minute'),
 		count(DISTINCT detail ->> 'seq')) FROM vault.audit_log WHERE detail ? 'seq'`)
 	if want := fmt.Sprintf("%d %d %d t %d", reads, len(unreadable), len(times), len(records)); got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	if got := store.MustQuery(t,
-		`SELECT string_agg(DISTINCT detail ->> 'claimed_at', ' ') FROM vault.audit_log WHERE detail ->> 'claimed_at' LIKE '%infinity'`); got != "-infinity infinity" {
+		`SELECT string_agg(DISTINCT detail ->> 'claimed_at', ' ') FROM vault.audit_log
+			WHERE detail ->> 'claimed_at' LIKE '%infinity'`); got != "-infinity infinity" {
 		t.Errorf("got the claims %q", got)
 	}
 	must(t, runSession(t, store.URL(vaulttest.Daemon), []string{supervise}))

@@ -65,7 +65,8 @@ func TestReadsTellOfTheSecret(t *testing.T) {
 		mustAdmin(t, store, statement)
 		wantTold(t, statement, store, reader, "app1/a")
 	}
-	byHand := `SET session_replication_role = replica; UPDATE vault.secrets SET kind = 'automatic', generator = 'uuid', rotation_interval = '1 day', next_rotation_at = now()`
+	byHand := `SET session_replication_role = replica; UPDATE vault.secrets
+		SET kind = 'automatic', generator = 'uuid', rotation_interval = '1 day', next_rotation_at = now()`
 	store.MustExec(t, byHand)
 	wantTold(t, byHand, store, reader, "app1/a")
 	mustAdmin(t, store, `SELECT vault.purge_secret('app1/a', gen_random_uuid())`)
@@ -144,7 +145,8 @@ func TestMigrationToSealedVersions(t *testing.T) {
 	// A session is deleting a secret during the migration: the copies show that too.
 	held := mustConnect(t, store.URL(vaulttest.Superuser))
 	_, err := held.PgConn().Exec(t.Context(),
-		`BEGIN; UPDATE vault.secrets SET deleted_at = now(), restore_until = now() + interval '1 day' WHERE name = 'app1/idle'`).ReadAll()
+		`BEGIN; UPDATE vault.secrets SET deleted_at = now(), restore_until = now() + interval '1 day'
+			WHERE name = 'app1/idle'`).ReadAll()
 	must(t, err)
 	migrated := make(chan error, 1)
 	go func() {

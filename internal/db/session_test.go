@@ -109,7 +109,8 @@ func TestMigrateMendsConstraints(t *testing.T) {
 	store := vaulttest.New(t)
 	_, err := putOne(t.Context(), t, mustWriter(t, db.Options{URL: store.URL(vaulttest.Operator)}), "app/x")
 	must(t, err)
-	checks := `SELECT string_agg(conrelid::regclass || ' ' || conname || ' ' || pg_get_constraintdef(oid), E'\n' ORDER BY conrelid::regclass::text, conname) FROM pg_constraint
+	checks := `SELECT string_agg(conrelid::regclass || ' ' || conname || ' ' || pg_get_constraintdef(oid), E'\n'
+		ORDER BY conrelid::regclass::text, conname) FROM pg_constraint
 		WHERE contype = 'c' AND connamespace = 'vault'::regnamespace`
 	fresh := store.MustQuery(t, checks)
 	if report := mustMigrateStore(t, store); len(report.Mended) != 0 {
@@ -121,7 +122,8 @@ func TestMigrateMendsConstraints(t *testing.T) {
 		t.Errorf("there are %s CHECK constraints, and sql/functions/65_constraints.sql lists %s", have, listed)
 	}
 	store.MustExec(t, `SET standard_conforming_strings = off;
-		ALTER TABLE vault.secrets DROP CONSTRAINT secret_name_grammar, ADD CONSTRAINT secret_name_grammar CHECK (octet_length(name) BETWEEN 1 AND 255
+		ALTER TABLE vault.secrets DROP CONSTRAINT secret_name_grammar,
+		ADD CONSTRAINT secret_name_grammar CHECK (octet_length(name) BETWEEN 1 AND 255
 			AND name ~ '\A[A-Za-z0-9_][A-Za-z0-9_-]*([./][A-Za-z0-9_][A-Za-z0-9_-]*)*\Z') NOT VALID,
 			DROP CONSTRAINT rotation_window_grammar, ADD CONSTRAINT rotation_window_grammar CHECK (rotation_window ~ '\A.*\Z');
 		ALTER TABLE vault.admin_tokens DROP CONSTRAINT token_name_grammar;

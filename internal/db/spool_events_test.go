@@ -21,9 +21,10 @@ const shipOne = `SELECT vault.ship_reads($1, $2, 1, false, ARRAY[decode(repeat('
 
 // takenEvents are events that must be stored, each with its row in the log: action, secret and outcome.
 var takenEvents = map[string]string{
-	`{"action":"read","actor":"client:192.0.2.7","client":"192.0.2.7","secret":"app/x","outcome":"ok","at":"2026-01-01T00:00:00Z"}`: "read app/x ok",
-	`{"action":"read","secret":"a\u001b[2Jb\u009bc\u202ed\u0007","outcome":"ok"}`:                                                   "read a?[2Jb?c?d? ok",
-	"{\"action\":\"read\",\"secret\":\"a\u009bb\u202ec\u2066d\u200be\x7f\",\"outcome\":\"ok\"}":                                     "read a?b?c?d?e? ok",
+	`{"action":"read","actor":"client:192.0.2.7","client":"192.0.2.7","secret":"app/x","outcome":"ok",` +
+		`"at":"2026-01-01T00:00:00Z"}`: "read app/x ok",
+	`{"action":"read","secret":"a\u001b[2Jb\u009bc\u202ed\u0007","outcome":"ok"}`:               "read a?[2Jb?c?d? ok",
+	"{\"action\":\"read\",\"secret\":\"a\u009bb\u202ec\u2066d\u200be\x7f\",\"outcome\":\"ok\"}": "read a?b?c?d?e? ok",
 	`{"action":"read","secret":"` + strings.Repeat("x", 5000) +
 		`","outcome":"ok"}`: "read " + strings.Repeat("x", 255) + " ok",
 	`{"action":"read","outcome":"maybe"}`:                                     "read failed",
@@ -63,7 +64,8 @@ func TestOneEventKeepsNoOtherFromTheLog(t *testing.T) {
 			continue
 		}
 		got := store.MustQuery(t,
-			`SELECT concat_ws(' ', action, secret, outcome) FROM vault.audit_log WHERE detail->>'boot' = $1 AND action <> 'audit.spool'`, boot.String())
+			`SELECT concat_ws(' ', action, secret, outcome) FROM vault.audit_log
+				WHERE detail->>'boot' = $1 AND action <> 'audit.spool'`, boot.String())
 		if got != want {
 			t.Errorf("%.200s: got %.300q on record, want %.300q", event, got, want)
 		}
@@ -75,7 +77,8 @@ func TestOneEventKeepsNoOtherFromTheLog(t *testing.T) {
 	boot := uuid.New()
 	must(t, shipAll(t.Context(), conn, boot, events))
 	if got, want := store.MustQuery(t,
-		`SELECT count(*) || ' ' || count(*) FILTER (WHERE secret = 'before') || ' ' || count(DISTINCT detail->'seq') FROM vault.audit_log WHERE detail->>'boot' = $1`,
+		`SELECT count(*) || ' ' || count(*) FILTER (WHERE secret = 'before') || ' ' || count(DISTINCT detail->'seq')
+			FROM vault.audit_log WHERE detail->>'boot' = $1`,
 		boot.String()), fmt.Sprintf("%d %d %[1]d", len(events), len(takenEvents)); got != want {
 		t.Errorf("got rows, good ones and numbers %q of one batch, want %q", got, want)
 	}
@@ -99,7 +102,8 @@ func shipAll(ctx context.Context, conn *pgx.Conn, boot uuid.UUID, events []strin
 // checkShown checks that no text of the log or the spools would control a terminal that shows it.
 func checkShown(t *testing.T, store *vaulttest.Store) {
 	t.Helper()
-	rows, err := mustConnect(t, store.URL(vaulttest.Superuser)).Query(t.Context(), `SELECT to_jsonb(l)::text FROM vault.audit_log l
+	rows, err := mustConnect(t, store.URL(vaulttest.Superuser)).Query(t.Context(), `SELECT to_jsonb(l)::text
+		FROM vault.audit_log l
 		UNION ALL SELECT to_jsonb(s)::text FROM vault.audit_spools s`)
 	must(t, err)
 	for rows.Next() {

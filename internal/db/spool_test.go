@@ -87,8 +87,10 @@ func drained(s spool.Stats, p spool.Shipping) bool { return s.Records == 0 && p.
 // arrived checks that the reads 1 to n are stored, each once, with consecutive numbers.
 func (s *shipping) arrived(store *vaulttest.Store, n int) {
 	s.t.Helper()
-	const query = `SELECT concat_ws(' ', count(*), count(DISTINCT request_id), min(right(request_id::text, 12)::int), max(right(request_id::text, 12)::int),
-		count(DISTINCT detail->>'seq'), bool_and(db_role = 'vaultd' AND host(client) = '192.0.2.7' AND node = 'db2@host')) FROM vault.audit_log WHERE action = 'read'`
+	const query = `SELECT concat_ws(' ', count(*), count(DISTINCT request_id), min(right(request_id::text, 12)::int),
+		max(right(request_id::text, 12)::int),
+		count(DISTINCT detail->>'seq'), bool_and(db_role = 'vaultd' AND host(client) = '192.0.2.7' AND node = 'db2@host'))
+		FROM vault.audit_log WHERE action = 'read'`
 	if got, want := store.MustQuery(s.t, query), fmt.Sprintf("%d %d 1 %d %d t", n, n, n, n); got != want {
 		s.t.Errorf("got reads %s, want %s", got, want)
 	}
@@ -174,7 +176,8 @@ func TestGapsAndForgeries(t *testing.T) {
 		t.Errorf("got %+v after an admitted hole", at)
 	}
 	if got := store.MustQuery(t,
-		`SELECT concat_ws(' ', detail->>'from', detail->>'to', detail->>'lost', node, outcome) FROM vault.audit_log WHERE action = 'audit.gap'`); got != "1 1 1 db2@host failed" {
+		`SELECT concat_ws(' ', detail->>'from', detail->>'to', detail->>'lost', node, outcome) FROM vault.audit_log
+			WHERE action = 'audit.gap'`); got != "1 1 1 db2@host failed" {
 		t.Errorf("got the gap %q on record", got)
 	}
 	if got := store.MustQuery(t, `SELECT count(*) FROM vault.audit_log WHERE action = 'read'`); got != "3" {
@@ -192,7 +195,8 @@ func TestAFolderThatWentBack(t *testing.T) {
 	must(t, err)
 	other := batch
 	other.Records = append([]spool.Record(nil), batch.Records...)
-	other.Records[2].Event = []byte(`{"action":"read","actor":"client:192.0.2.9","outcome":"ok","at":"2024-01-01T00:00:00Z"}`)
+	other.Records[2].Event = []byte(`{"action":"read","actor":"client:192.0.2.9","outcome":"ok",` +
+		`"at":"2024-01-01T00:00:00Z"}`)
 	_, err = s.Ship(t.Context(), other)
 	must(t, err)
 	s.append(3)
@@ -210,11 +214,13 @@ func TestWhatAShippedEventCannotClaim(t *testing.T) {
 	defer writer.Close()
 	_, err = writer.ShipReads(t.Context(), db.ShippedReads{Node: "n\x1b[2J", Boot: uuid.New(), First: 1,
 		Records: []db.ShippedRead{
-			{Event: []byte(`{"actor":"token:root","action":"read","secret":"a\u001b[31m","outcome":"maybe","at":"2999-01-01T00:00:00Z"}`)},
+			{Event: []byte(`{"actor":"token:root","action":"read","secret":"a\u001b[31m","outcome":"maybe",` +
+				`"at":"2999-01-01T00:00:00Z"}`)},
 		}})
 	must(t, err)
 	if got := store.MustQuery(t,
-		`SELECT concat_ws(' ', actor, outcome, at < now() + interval '2 minutes', detail->>'claimed_at' LIKE '2999%', secret, node) FROM vault.audit_log WHERE action = 'read'`); got != "role:vaultd failed t t a?[31m n?[2J" {
+		`SELECT concat_ws(' ', actor, outcome, at < now() + interval '2 minutes', detail->>'claimed_at' LIKE '2999%', secret,
+			node) FROM vault.audit_log WHERE action = 'read'`); got != "role:vaultd failed t t a?[31m n?[2J" {
 		t.Errorf("got %q", got)
 	}
 	stranger, err := db.NewWriter(t.Context(), db.Options{URL: store.URL(vaulttest.Stranger)})

@@ -77,8 +77,10 @@ func TestWindowsWhereClocksChange(t *testing.T) {
 			for _, window := range dayWindows {
 				r := newReference(t, window, c.zone, day)
 				from := day.Add(-24 * time.Hour)
-				got := store.MustQuery(t, `SELECT string_agg(CASE vault._in_window($1, m) WHEN true THEN '1' WHEN false THEN '0' ELSE '?' END, '' ORDER BY m)
-					FROM generate_series($2::timestamptz, $2::timestamptz + interval '2879 minutes', '5 minutes') m`, window+" "+c.zone, from)
+				got := store.MustQuery(t, `SELECT string_agg(CASE vault._in_window($1, m)
+						WHEN true THEN '1' WHEN false THEN '0' ELSE '?' END, '' ORDER BY m)
+					FROM generate_series($2::timestamptz, $2::timestamptz + interval '2879 minutes', '5 minutes') m`,
+					window+" "+c.zone, from)
 				var want strings.Builder
 				for i := range 2880 / 5 {
 					want.WriteByte("01"[map[bool]int{true: 1}[r.open[from.Add(time.Duration(5*i)*time.Minute).Unix()]]])
@@ -87,8 +89,10 @@ func TestWindowsWhereClocksChange(t *testing.T) {
 					t.Errorf("%s %s at %s: got %c, want %c", window, c.zone, from.Add(time.Duration(5*i)*time.Minute), got[i],
 						want.String()[i])
 				}
-				opens := store.MustQuery(t, `SELECT string_agg(extract(epoch FROM vault._window_opens($1, m))::bigint::text, ' ' ORDER BY m)
-					FROM generate_series($2::timestamptz, $2::timestamptz + interval '1 day', '395 minutes') m`, window+" "+c.zone, from)
+				opens := store.MustQuery(t, `SELECT string_agg(extract(epoch FROM vault._window_opens($1, m))::bigint::text, ' '
+					ORDER BY m)
+					FROM generate_series($2::timestamptz, $2::timestamptz + interval '1 day', '395 minutes') m`,
+					window+" "+c.zone, from)
 				for i, got := range strings.Fields(opens) {
 					m := from.Add(time.Duration(395*i) * time.Minute)
 					first := m
@@ -121,12 +125,14 @@ func TestNextRotationIsInTheWindow(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPutAutomatic(t, store, "app1/a")
 	in := func() string {
-		return store.MustQuery(t, `SELECT coalesce(vault._in_window(rotation_window, next_rotation_at)::text, 'none') || ' ' ||
+		return store.MustQuery(t, `SELECT coalesce(vault._in_window(rotation_window, next_rotation_at)::text, 'none')
+			|| ' ' ||
 			(next_rotation_at > rotated_at + rotation_interval * 0.9) FROM vault.secrets`)
 	}
 	for _, step := range []struct{ what, statement, want string }{
 		{"a window is set",
-			`SELECT vault.update_secret('app1/a', gen_random_uuid(), NULL, NULL, NULL, false, false, NULL, '02:00-02:30 Asia/Kathmandu')`, "true true"},
+			`SELECT vault.update_secret('app1/a', gen_random_uuid(), NULL, NULL, NULL, false, false, NULL,
+				'02:00-02:30 Asia/Kathmandu')`, "true true"},
 		{"the interval changes", `SELECT vault.update_secret('app1/a', gen_random_uuid(), NULL, '3 days', NULL)`,
 			"true true"},
 		{"a value is put", put("app1/a", 2, 24, 32, "00000000-0000-4000-8000-000000000001"), "true true"},
