@@ -127,7 +127,7 @@ const (
 )
 
 // Audit returns a page of events. It takes a role in vault_auditor. Its time does not grow with the log: a search that
-// no index answers is done in slices (see [Reader.searchAudit]).
+// no index answers is done in slices (see auditSearch).
 func (r *Reader) Audit(ctx context.Context, q AuditQuery) (AuditPage, error) {
 	if q.Limit == 0 {
 		q.Limit = 100

@@ -237,7 +237,7 @@ func (f *Fence) save() error {
 	}
 	stored, err := readFence(f.path)
 	if err != nil {
-		return err // never overwritten: an operator has to look at it
+		return err // never overwritten: an operator has to check it
 	}
 	for c, s := range stored {
 		f.seen[c] = newer(s, f.seen[c])
