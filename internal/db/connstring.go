@@ -100,7 +100,7 @@ func (s connSettings) set(name, value string, place int) error {
 		return badString("parameter %d is of pgx's pool; vaultctl has --concurrency for that, vaultd max_connections",
 			place)
 	case !known:
-		return badString("parameter %d is none that libpq has; the server's own go into \"options\", as -c NAME=VALUE",
+		return badString("parameter %d is not one of libpq's; settings of the server go into \"options\", as -c NAME=VALUE",
 			place)
 	}
 	if wrong := k.check(value); wrong != "" {
@@ -131,7 +131,7 @@ func parseKeywords(text string) (connSettings, error) {
 		}
 		value, rest, ok := cutValue(strings.TrimLeft(rest, space))
 		if !ok {
-			return nil, badString("the ' before the value of parameter %d has no second one", place)
+			return nil, badString("the value of parameter %d has an opening ' but no closing one", place)
 		}
 		if err := s.set(name, value, place); err != nil {
 			return nil, err

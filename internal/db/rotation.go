@@ -288,7 +288,7 @@ func stillPrimary(ctx context.Context, conn *pgx.Conn) error {
 		return classify(err)
 	}
 	if recovering {
-		return newError(ErrUnavailable, "the node listened to is a standby now")
+		return newError(ErrUnavailable, "the node that is listened to has become a standby")
 	}
 	return nil
 }

@@ -164,10 +164,10 @@ func TestAHugeEventIsRefused(t *testing.T) {
 			ARRAY[%[1]d]))`, count, bytes)})
 	}
 	for want, err := range map[string]error{
-		"an event of p_events has 41943040 bytes: it has 2 to 16384": ship(1, 40<<20),
-		"an event of p_events has 16385 bytes: it has 2 to 16384":    ship(1, spool.MaxEvent+1),
-		"the bytes of p_events is 16793600: it is 2 to 16777216":     ship(1025, spool.MaxEvent),
-		"a batch has at most 10000 records":                          ship(10001, 2),
+		"an event of p_events has 41943040 bytes: it must have 2 to 16384": ship(1, 40<<20),
+		"an event of p_events has 16385 bytes: it must have 2 to 16384":    ship(1, spool.MaxEvent+1),
+		"the bytes of p_events is 16793600: it must be 2 to 16777216":      ship(1025, spool.MaxEvent),
+		"a batch has at most 10000 records":                                ship(10001, 2),
 	} {
 		if code, text := sqlState(err); code != "22023" || !strings.Contains(text, want) {
 			t.Errorf("got %s %q, want 22023 %q", code, text, want)

@@ -7,7 +7,7 @@ RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   IF p_value IS NULL OR p_value < p_least OR p_value > p_most THEN
-    RAISE EXCEPTION '% is %: it is % to %', p_name, coalesce(left(p_value::text, 64), 'null'), p_least, p_most
+    RAISE EXCEPTION '% is %: it must be % to %', p_name, coalesce(left(p_value::text, 64), 'null'), p_least, p_most
       USING ERRCODE = '22023';
   END IF;
 END $$;
@@ -16,8 +16,8 @@ CREATE OR REPLACE FUNCTION vault._bound_length(p_name text, p_bytes int, p_least
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   IF p_bytes IS NULL THEN
-    RAISE EXCEPTION '% is null: it has % to % bytes', p_name, p_least, p_most USING ERRCODE = '22023';
+    RAISE EXCEPTION '% is null: it must have % to % bytes', p_name, p_least, p_most USING ERRCODE = '22023';
   ELSIF p_bytes NOT BETWEEN p_least AND p_most THEN
-    RAISE EXCEPTION '% has % bytes: it has % to %', p_name, p_bytes, p_least, p_most USING ERRCODE = '22023';
+    RAISE EXCEPTION '% has % bytes: it must have % to %', p_name, p_bytes, p_least, p_most USING ERRCODE = '22023';
   END IF;
 END $$;

@@ -328,7 +328,7 @@ BEGIN
   IF p_request IS NULL THEN
     RAISE EXCEPTION 'p_request is null: a change has a request id' USING ERRCODE = '22023';
   ELSIF v_digest IS NULL THEN
-    RAISE EXCEPTION 'an argument of % is null that has to have a value', p_action USING ERRCODE = '22023';
+    RAISE EXCEPTION 'a required argument of % is null', p_action USING ERRCODE = '22023';
   END IF;
   INSERT INTO vault.requests (id, action, digest) VALUES (p_request, p_action, v_digest) ON CONFLICT DO NOTHING;
   IF FOUND THEN

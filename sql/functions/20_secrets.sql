@@ -380,7 +380,7 @@ BEGIN
   IF s.deleted_at IS NULL THEN
     RAISE EXCEPTION 'secret "%" is not deleted', p_name USING ERRCODE = 'VA001';
   ELSIF s.restore_until <= now() THEN           -- this decides, even if the purge has not run yet
-    RAISE EXCEPTION 'no secret "%": its time to be restored ended', p_name USING ERRCODE = 'VA004';
+    RAISE EXCEPTION 'no secret "%": it can no longer be restored', p_name USING ERRCODE = 'VA004';
   END IF;
   UPDATE vault.secrets SET deleted_at = NULL, restore_until = NULL WHERE id = s.id;
   PERFORM vault._audit('restore', p_name, s.current_version, p_request);

@@ -450,7 +450,8 @@ BEGIN
   IF (cardinality(p_jobs) = ALL (ARRAY[cardinality(p_attempts), cardinality(p_fmts), cardinality(p_kms_key_ids),
       cardinality(p_wrapped_deks), cardinality(p_nonces), cardinality(p_ciphertexts), cardinality(p_key_commits),
       cardinality(p_aads), cardinality(p_requests)])) IS NOT TRUE OR array_position(p_requests, NULL) IS NOT NULL THEN
-    RAISE EXCEPTION 'each of p_jobs has one of everything else, and a request id' USING ERRCODE = '22023';
+    RAISE EXCEPTION 'every array must have one element, not null in p_requests, for each of p_jobs'
+      USING ERRCODE = '22023';
   END IF;
   PERFORM vault._enter('maintenance',
       'worker:' || coalesce((SELECT claimed_by FROM vault.rotation_jobs WHERE id = p_jobs[1]), 'unknown'));

@@ -18,7 +18,7 @@ RETURNS TABLE (name text, state text, sync_state text, replay_lsn pg_lsn, replay
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   IF NOT pg_has_role(current_user, 'pg_read_all_stats', 'USAGE') THEN   -- otherwise the view has only nulls
-    RAISE EXCEPTION 'how far the standbys are cannot be seen: role "vault_owner" is not in "pg_read_all_stats"'
+    RAISE EXCEPTION 'the positions of the standbys are not visible: role "vault_owner" is not in "pg_read_all_stats"'
       USING ERRCODE = '42501', HINT = 'GRANT pg_read_all_stats TO vault_owner';
   END IF;
   RETURN QUERY SELECT coalesce(nullif(r.application_name, ''), host(r.client_addr), 'pid ' || r.pid), r.state,

@@ -27,7 +27,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   NEW.role_id := coalesce(NEW.role_id, to_regrole(quote_ident(NEW.role_name)));
   IF NOT EXISTS (SELECT FROM pg_roles WHERE oid = NEW.role_id AND rolname = NEW.role_name) THEN
-    RAISE WARNING 'the prefix "%" was of a role "%" that is gone or has another name: it is left out',
+    RAISE WARNING 'prefix "%" is skipped: its role "%" was dropped or renamed',
       NEW.prefix, NEW.role_name USING HINT = 'vaultctl grant ROLE --prefix PREFIX';
     RETURN NULL;
   END IF;

@@ -302,7 +302,7 @@ BEGIN
   IF p_month >= date_trunc('month', now() AT TIME ZONE 'UTC') OR extract(day FROM p_month) <> 1 THEN
     RAISE EXCEPTION '% is not a month that has passed', p_month USING ERRCODE = '22023';
   ELSIF p_action LIKE 'audit.%' THEN
-    RAISE EXCEPTION 'what the log says about itself goes with its whole month only' USING ERRCODE = '22023';
+    RAISE EXCEPTION 'rows of the actions "audit.*" are pruned with their whole month only' USING ERRCODE = '22023';
   ELSIF v_partition IS NULL THEN
     RAISE EXCEPTION 'there is no audit log of %', v_month USING ERRCODE = 'VA004';
   END IF;
