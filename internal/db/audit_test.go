@@ -146,14 +146,14 @@ func between(since, until time.Time, conditions ...db.AuditCondition) db.AuditFi
 func TestAuditOfManyRows(t *testing.T) {
 	s := vaulttest.New(t)
 	mustFillAudit(t, s)
-	t.Run("answers", func(t *testing.T) { answersWhatWasAsked(t, s) })
-	t.Run("reads", func(t *testing.T) { readsLittle(t, s) })
+	t.Run("answers", func(t *testing.T) { matchesPlainWhere(t, s) })
+	t.Run("reads", func(t *testing.T) { readsFewRows(t, s) })
 	t.Run("values", func(t *testing.T) { knowsValues(t, s) })
 	t.Run("uses", func(t *testing.T) { knowsUses(t, s) })
 }
 
-// answersWhatWasAsked compares every plan with a plain WHERE, in both directions.
-func answersWhatWasAsked(t *testing.T, s *vaulttest.Store) {
+// matchesPlainWhere compares every plan with a plain WHERE, in both directions.
+func matchesPlainWhere(t *testing.T, s *vaulttest.Store) {
 	r := mustReader(t, s.URL(vaulttest.Operator))
 	for _, c := range auditFilters {
 		t.Run(strings.ReplaceAll(c.name, " ", "_"), func(t *testing.T) {
@@ -202,8 +202,8 @@ func joined(ids []int64) string {
 	return strings.Join(texts, ",")
 }
 
-// readsLittle checks that the rows read for a page do not grow with the log.
-func readsLittle(t *testing.T, s *vaulttest.Store) {
+// readsFewRows checks that the rows read for a page do not grow with the log.
+func readsFewRows(t *testing.T, s *vaulttest.Store) {
 	for _, c := range auditFilters {
 		t.Run(strings.ReplaceAll(c.name, " ", "_"), func(t *testing.T) {
 			for _, newer := range []bool{false, true} {

@@ -12,8 +12,8 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// wantTold compares the copies in a secret's versions with its row.
-func wantTold(t *testing.T, after string, store *vaulttest.Store, reader *db.Reader, name string) {
+// wantCopies compares the copies in a secret's versions with its row.
+func wantCopies(t *testing.T, after string, store *vaulttest.Store, reader *db.Reader, name string) {
 	t.Helper()
 	conn := mustConnect(t, store.URL(vaulttest.Superuser))
 	var rotated, next, deleted *time.Time
@@ -63,12 +63,12 @@ func TestReadsTellOfTheSecret(t *testing.T) {
 		`SELECT vault.update_secret('app1/a', gen_random_uuid(), NULL, NULL, NULL, true)`,
 	} {
 		mustAdmin(t, store, statement)
-		wantTold(t, statement, store, reader, "app1/a")
+		wantCopies(t, statement, store, reader, "app1/a")
 	}
 	byHand := `SET session_replication_role = replica; UPDATE vault.secrets
 		SET kind = 'automatic', generator = 'uuid', rotation_interval = '1 day', next_rotation_at = now()`
 	store.MustExec(t, byHand)
-	wantTold(t, byHand, store, reader, "app1/a")
+	wantCopies(t, byHand, store, reader, "app1/a")
 	mustAdmin(t, store, `SELECT vault.purge_secret('app1/a', gen_random_uuid())`)
 	if _, err := reader.Current(t.Context(), "app1/a"); !errors.Is(err, db.ErrNotFound) {
 		t.Errorf("after a purge: got %v", err)
@@ -164,6 +164,6 @@ func TestMigrationToSealedVersions(t *testing.T) {
 	must(t, err)
 	must(t, <-migrated)
 	for _, name := range []string{"app1/a", "app1/deleted", "app1/idle"} {
-		wantTold(t, "migrate", store, reader, name)
+		wantCopies(t, "migrate", store, reader, name)
 	}
 }
