@@ -1,8 +1,8 @@
 // Package sql holds the schema as source: the roles, the tables in numbered migrations, and the functions, triggers,
 // policies and grants as whole files that every migration installs again, so that a diff shows what changed.
 //
-// Installing is: roles.sql as the owner of the database, then as vault_owner the migrations not yet applied, then every
-// file of functions/ and policies/ in the order of their names, in one transaction.
+// An installation runs roles.sql as the owner of the database, then as vault_owner the migrations not yet applied, then
+// every file of functions/ and policies/ in the order of their names, in one transaction.
 package sql
 
 import (
@@ -38,7 +38,7 @@ func Migrations() fs.FS {
 	return sub
 }
 
-// Definitions are the files that are installed whole, in order.
+// Definitions are the files that every migration installs, in order.
 func Definitions() []File {
 	return read(definitions, "functions", "policies")
 }
@@ -54,7 +54,7 @@ func Version() int {
 	return files[len(files)-1].Version()
 }
 
-// Version is the schema version that a migration leads to: the number its name begins with.
+// Version is the schema version that a migration leads to: the number at the beginning of its name.
 func (f File) Version() int {
 	number, _, _ := strings.Cut(path.Base(f.Name), "_")
 	version, err := strconv.Atoi(number)
@@ -64,7 +64,7 @@ func (f File) Version() int {
 	return version
 }
 
-// DefinitionsSum is the SHA-256 over all definitions: whether the installed functions are this binary's.
+// DefinitionsSum is the SHA-256 of all definitions, which shows whether the installed ones are this binary's.
 func DefinitionsSum() [sha256.Size]byte {
 	sum := sha256.New()
 	for _, file := range Definitions() {

@@ -1,5 +1,5 @@
 -- The four group roles. Run as the owner of the database: a superuser, or a role with CREATEROLE.
--- Logins are the operator's business; they become members through vault.grant_service_role and its siblings.
+-- The operator creates the logins, which become members through vault.grant_service_role and its siblings.
 DO $$
 DECLARE r text;
 BEGIN
@@ -8,12 +8,12 @@ BEGIN
       EXECUTE format('CREATE ROLE %I NOLOGIN NOSUPERUSER NOBYPASSRLS NOCREATEROLE NOCREATEDB NOREPLICATION', r);
     ELSIF (SELECT rolsuper OR rolbypassrls OR rolcreaterole OR rolreplication OR rolcanlogin FROM pg_roles
         WHERE rolname = r) THEN
-      -- A role of that name which can log in or bypass row level security is not ours to build on.
+      -- A role of that name that can log in or bypass row level security is not one of the vault's.
       RAISE EXCEPTION 'role "%" exists and is a login role or has SUPERUSER, BYPASSRLS, CREATEROLE or REPLICATION', r
         USING HINT = format('ALTER ROLE %I NOLOGIN NOSUPERUSER NOBYPASSRLS NOCREATEROLE NOREPLICATION', r);
     END IF;
   END LOOP;
-  -- Owning the schema takes membership; a superuser needs none.
+  -- Creating the schema for vault_owner takes membership; a superuser needs none.
   IF NOT pg_has_role(current_user, 'vault_owner', 'USAGE') THEN
     EXECUTE format('GRANT vault_owner TO %I', current_user);
   END IF;
@@ -32,8 +32,7 @@ BEGIN
       USING HINT = 'HyperionDB Vault wants a schema "vault" of its own';
   END IF;
 END $$;
--- vault.standbys() tells how far the standbys are, which takes the right to see what other roles' connections do.
--- Without it everything else works.
+-- vault.standbys() needs the right to see other roles' connections. Without it everything else works.
 DO $$
 BEGIN
   IF NOT pg_has_role('vault_owner', 'pg_read_all_stats', 'USAGE') THEN

@@ -17,22 +17,23 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// The attempts of somebody who has a database login, may create schemas and functions, knows the fingerprints or holds
-// an old token, and wants to read or change what he may not. Each must fail with the SQLSTATE given, and afterwards the
-// vault must be as it was ([checkUntouched]).
+// Attacks by a database login that may create schemas and functions, knows the fingerprints or holds an old token, and
+// tries to read or change what it may not. Each must fail with the given SQLSTATE, and afterwards the vault must be
+// unchanged ([snapshot]).
 
 const (
 	denied   = "42501"
 	badToken = "28000"
 )
 
-// put is a complete call with placeholder bytes; name and version are what an attack varies.
+// put is a complete call with placeholder bytes; attacks vary its arguments.
 func put(name string, version int, nonceBytes, ciphertextBytes int, request string) string {
 	return fmt.Sprintf(`SELECT vault.put_version('put', '%[1]s', %[2]d, 1, 'k', '\x01', decode(repeat('00', %[3]d), 'hex'),
-		decode(repeat('11', %[4]d), 'hex'), decode(repeat('22', 32), 'hex'), '%[1]s:%[2]d', '%[5]s')`, name, version, nonceBytes, ciphertextBytes, request)
+		decode(repeat('11', %[4]d), 'hex'), decode(repeat('22', 32), 'hex'), '%[1]s:%[2]d', '%[5]s')`, name, version,
+		nonceBytes, ciphertextBytes, request)
 }
 
-// rewrap is of what put has stored.
+// rewrap rewraps what put has stored.
 func rewrap(name string, version int) string {
 	return fmt.Sprintf(`SELECT vault.rewrap('%s', %d, NULL, '\x01', 'new', '\x03', gen_random_uuid())`, name, version)
 }
@@ -41,7 +42,8 @@ func putMany(names ...string) string {
 	var puts []string
 	for _, name := range names {
 		puts = append(puts,
-			fmt.Sprintf(`{"name":"%s","version":1,"fmt":1,"kms_key_id":"k","wrapped_dek":"AQ==","nonce":"%s","ciphertext":"%s","key_commit":"%[3]s","request_id":"%s"}`,
+			fmt.Sprintf(`{"name":"%s","version":1,"fmt":1,"kms_key_id":"k","wrapped_dek":"AQ==","nonce":"%s",`+
+				`"ciphertext":"%s","key_commit":"%[3]s","request_id":"%s"}`,
 				name, base64.StdEncoding.EncodeToString(make([]byte, 24)), base64.StdEncoding.EncodeToString(make([]byte, 32)),
 				uuid.NewString()))
 	}
@@ -119,7 +121,8 @@ func attacks() []attack {
 		one("read a candidate", dev, denied, `SELECT * FROM vault.rotation_candidates`),
 		one("the worker's way to a candidate", dev, denied, `SELECT vault.rotation_candidate(1, 1)`),
 		one("the worker's way to many versions", dev, denied,
-			`SELECT vault.complete_rotations('{1}', '{1}', '{1}', '{k}', '{x}', '{x}', '{x}', '{x}', '{x}', ARRAY[gen_random_uuid()])`),
+			`SELECT vault.complete_rotations('{1}', '{1}', '{1}', '{k}', '{x}', '{x}', '{x}', '{x}', '{x}',
+				ARRAY[gen_random_uuid()])`),
 		one("a claim given back", dev, denied, `SELECT vault.release_rotation(1, 1)`),
 		one("a heartbeat", dev, denied, `SELECT vault.beat()`),
 		one("a round of the supervisor", dev, denied, `SELECT vault.supervise()`),
@@ -180,10 +183,13 @@ func attacks() []attack {
 		one("internal: note a failure", dev, denied, `SELECT vault._note_round('enqueue', '', '', 'x')`),
 		one("internal: forget a failure", dev, denied, `DELETE FROM vault.round_failures`),
 		one("report on rounds without being a worker", dev, denied, `SELECT vault.report_round('seal', NULL)`),
-		one("a worker forges a seal", vaulttest.Daemon, "VA001", `SELECT vault.add_audit_seal(ROW(99, 0, '2026-01-01', '0', '1', 1, 1, 1, sha256(''), sha256(''), sha256('x'),
+		one("a worker forges a seal", vaulttest.Daemon, "VA001", `SELECT vault.add_audit_seal(ROW(99, 0, '2026-01-01', '0',
+			'1', 1, 1, 1, sha256(''), sha256(''), sha256('x'),
 			'k', '\x00', now(), '\x00000000')::vault.audit_seals)`),
-		one("a worker seals over transactions to come", vaulttest.Daemon, "VA001", `SELECT vault.add_audit_seal(ROW(1, audit_log.system_id, '2026-01-01', '0', '99999999999', 1, 1, 1, sha256(''),
-			sha256(convert_to('hyperiondb-vault/audit-chain/1', 'UTF8') || '\x00'::bytea || uuid_send((SELECT cluster_id FROM vault.config))), sha256('x'), 'k', '\x00', now(), '\x00000000')::vault.audit_seals)
+		one("a worker seals over transactions to come", vaulttest.Daemon, "VA001", `SELECT vault.add_audit_seal(ROW(1,
+			audit_log.system_id, '2026-01-01', '0', '99999999999', 1, 1, 1, sha256(''),
+			sha256(convert_to('hyperiondb-vault/audit-chain/1', 'UTF8') || '\x00'::bytea ||
+			uuid_send((SELECT cluster_id FROM vault.config))), sha256('x'), 'k', '\x00', now(), '\x00000000')::vault.audit_seals)
 			FROM (SELECT (SELECT system_identifier FROM pg_control_system()) AS system_id) AS audit_log`),
 		tx("prune this month", "22023", "AUTHORISE",
 			`SELECT vault.prune_audit(date_trunc('month', now())::date, NULL, 1, 1, sha256(''), NULL, NULL, gen_random_uuid())`),
@@ -202,7 +208,7 @@ func attacks() []attack {
 		tx("unknown token id", badToken, `SELECT vault.challenge()`,
 			`SELECT vault.authorize_proof(gen_random_uuid(), `+zeros(32)+`)`),
 
-		// authorisation does not stretch
+		// the limits of an authorisation
 		tx("not over transactions", denied, "AUTHORISE", "COMMIT", anyPut()),
 		tx("not over a savepoint's rollback", denied, "SAVEPOINT s", "AUTHORISE", "ROLLBACK TO s", anyPut()),
 		tx("not after SET CONSTRAINTS IMMEDIATE", denied, "AUTHORISE", "SET CONSTRAINTS ALL IMMEDIATE", anyPut()),
@@ -249,8 +255,10 @@ func attacks() []attack {
 			put("app1/r", 1, 24, 33, "00000000-0000-4000-8000-000000000001")),
 		tx("a role name with SQL in it", "VA004", "AUTHORISE",
 			`SELECT vault.grant_service_role('app1; DROP TABLE vault.secrets; --')`),
-		tx("a rotation interval without a generator", "22023", "AUTHORISE", `SELECT vault.put_version('put', 'app1/i', 1, 1, 'k', '\x01',
-			decode(repeat('00', 24), 'hex'), decode(repeat('11', 32), 'hex'), decode(repeat('22', 32), 'hex'), 'app1/i:1', gen_random_uuid(), false, NULL, '1 day')`),
+		tx("a rotation interval without a generator", "22023", "AUTHORISE", `SELECT vault.put_version('put', 'app1/i', 1, 1,
+			'k', '\x01',
+			decode(repeat('00', 24), 'hex'), decode(repeat('11', 32), 'hex'), decode(repeat('22', 32), 'hex'), 'app1/i:1',
+			gen_random_uuid(), false, NULL, '1 day')`),
 	}
 	for _, level := range []string{"REPEATABLE READ", "SERIALIZABLE"} {
 		list = append(list, attack{"a token in a transaction that would not see its end: " + level, dev,
@@ -268,12 +276,15 @@ func attacks() []attack {
 	return list
 }
 
-// powerfulRoles could step around the vault; grant_service_role must refuse each. Roles are the cluster's, so they are
-// made once.
+// powerfulRoles could bypass the vault; grant_service_role must refuse each. Roles belong to the cluster, so they are
+// created once.
 const powerfulRoles = `
-	CREATE ROLE creator CREATEROLE; CREATE ROLE replicator REPLICATION; CREATE ROLE bypasser BYPASSRLS; CREATE ROLE super2 SUPERUSER;
-	CREATE ROLE writes_all LOGIN; GRANT pg_write_all_data, pg_read_all_data TO writes_all; CREATE ROLE reads_all; GRANT pg_read_all_data TO reads_all;
-	CREATE ROLE runs_programs; GRANT pg_execute_server_program TO runs_programs; CREATE ROLE owner_member; GRANT vault_owner TO owner_member;
+	CREATE ROLE creator CREATEROLE; CREATE ROLE replicator REPLICATION; CREATE ROLE bypasser BYPASSRLS;
+	CREATE ROLE super2 SUPERUSER;
+	CREATE ROLE writes_all LOGIN; GRANT pg_write_all_data, pg_read_all_data TO writes_all; CREATE ROLE reads_all;
+	GRANT pg_read_all_data TO reads_all;
+	CREATE ROLE runs_programs; GRANT pg_execute_server_program TO runs_programs; CREATE ROLE owner_member;
+	GRANT vault_owner TO owner_member;
 	CREATE ROLE indirect; GRANT writes_all TO indirect`
 
 func TestAttacks(t *testing.T) {
@@ -360,9 +371,15 @@ func mustPut(t *testing.T, store *vaulttest.Store, names ...string) {
 func snapshot(t *testing.T, store *vaulttest.Store) string {
 	t.Helper()
 	return store.MustQuery(t, `SELECT jsonb_build_object(
-		'secrets', (SELECT jsonb_agg(s ORDER BY id) FROM vault.secrets s), 'versions', (SELECT jsonb_agg(v ORDER BY secret_id, version) FROM vault.secret_versions v),
-		'tokens', (SELECT jsonb_agg(t ORDER BY id) FROM vault.admin_tokens t), 'scope', (SELECT jsonb_agg(s ORDER BY s) FROM vault.service_scope s),
-		'audit', (SELECT count(*) FROM vault.audit_log), 'seals', (SELECT count(*) FROM vault.audit_seals), 'prunes', (SELECT count(*) FROM vault.audit_prunes), 'context', (SELECT count(*) FROM vault.tx_context), 'config', (SELECT jsonb_agg(c) FROM vault.config c))`)
+		'secrets', (SELECT jsonb_agg(s ORDER BY id) FROM vault.secrets s),
+		'versions', (SELECT jsonb_agg(v ORDER BY secret_id, version) FROM vault.secret_versions v),
+		'tokens', (SELECT jsonb_agg(t ORDER BY id) FROM vault.admin_tokens t),
+		'scope', (SELECT jsonb_agg(s ORDER BY s) FROM vault.service_scope s),
+		'audit', (SELECT count(*) FROM vault.audit_log),
+		'seals', (SELECT count(*) FROM vault.audit_seals),
+		'prunes', (SELECT count(*) FROM vault.audit_prunes),
+		'context', (SELECT count(*) FROM vault.tx_context),
+		'config', (SELECT jsonb_agg(c) FROM vault.config c))`)
 }
 
 // Not even the fingerprint, which every backup holds, proves a token.
@@ -422,7 +439,7 @@ func TestTokenStates(t *testing.T) {
 	}
 }
 
-// A token with a scope changes the names it covers and administers nothing.
+// A token with a scope may change the names that it covers, and administer nothing.
 func TestScopedToken(t *testing.T) {
 	store := vaulttest.New(t)
 	scoped := vault.NewToken()
@@ -455,13 +472,14 @@ func TestScopedToken(t *testing.T) {
 	wantCode(t, try(`SELECT vault.grant_service_role('stranger')`), denied)
 }
 
-// What a service role reads is cut to its prefixes before any function of its own sees a row.
+// A service role's own functions are called only on rows under its prefixes.
 func TestScopedRead(t *testing.T) {
 	store := vaulttest.New(t)
 	store.MustExec(t, `GRANT CREATE ON DATABASE `+store.Database+` TO developer`)
 	mustPut(t, store, "app1/a", "app2/b", "app1")
 	conn := mustConnect(t, store.URL(vaulttest.Developer))
-	must(t, runStep(t.Context(), conn, `CREATE SCHEMA mine; CREATE FUNCTION mine.leak(t text) RETURNS boolean LANGUAGE plpgsql COST 0.0000001 AS
+	must(t, runStep(t.Context(), conn, `CREATE SCHEMA mine;
+		CREATE FUNCTION mine.leak(t text) RETURNS boolean LANGUAGE plpgsql COST 0.0000001 AS
 		$$ BEGIN IF t !~ '^app1/' THEN RAISE EXCEPTION 'leaked'; END IF; RETURN true; END $$`))
 	for _, table := range []string{"secrets", "secret_versions", "sealed_versions"} {
 		var names string
@@ -473,16 +491,18 @@ func TestScopedRead(t *testing.T) {
 	}
 }
 
-// Grants on every table do not help: row level security holds, for pg_write_all_data and for the owner too.
+// Grants on every table do not bypass row level security, nor does being the owner.
 func TestRowSecurityBindsThePowerful(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPut(t, store, "app1/a")
 	store.MustExec(t, `DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'rw_all') THEN
-			CREATE ROLE rw_all LOGIN; GRANT pg_write_all_data, pg_read_all_data TO rw_all; CREATE ROLE as_owner LOGIN; GRANT vault_owner TO as_owner; END IF; END $$`)
+			CREATE ROLE rw_all LOGIN; GRANT pg_write_all_data, pg_read_all_data TO rw_all; CREATE ROLE as_owner LOGIN;
+			GRANT vault_owner TO as_owner; END IF; END $$`)
 	for _, c := range []struct{ role, sql, code string }{
 		{"rw_all", `INSERT INTO vault.secrets (name) VALUES ('y')`, denied},
 		{"rw_all", `INSERT INTO vault.audit_log (actor, action) VALUES ('token:root', 'forged')`, denied},
-		{"rw_all", `INSERT INTO vault.tx_context (xid, pid, kind, token_id, actor) VALUES (pg_current_xact_id(), pg_backend_pid(), 'admin', gen_random_uuid(), 'token:root')`, denied},
+		{"rw_all", `INSERT INTO vault.tx_context (xid, pid, kind, token_id, actor)
+			VALUES (pg_current_xact_id(), pg_backend_pid(), 'admin', gen_random_uuid(), 'token:root')`, denied},
 		{"rw_all", `INSERT INTO vault.service_scope VALUES ('rw_all', '')`, denied},
 		{"as_owner", `INSERT INTO vault.secrets (name) VALUES ('owned')`, denied},
 		{"as_owner", `INSERT INTO vault.service_scope VALUES ('app1', '')`, denied},
@@ -491,7 +511,7 @@ func TestRowSecurityBindsThePowerful(t *testing.T) {
 	} {
 		wantCode(t, runSession(t, store.URL(c.role), []string{c.sql}), c.code)
 	}
-	// The right to read every table shows no row, the owner's shows all: in the view as in the tables.
+	// The right to read every table shows no row, the owner's shows all, in the view and in the tables.
 	for _, relation := range []string{"secrets", "secret_versions", "sealed_versions"} {
 		for role, want := range map[string]string{"rw_all": "", "as_owner": "app1/a"} {
 			var names string
@@ -502,7 +522,7 @@ func TestRowSecurityBindsThePowerful(t *testing.T) {
 			}
 		}
 	}
-	// Without an UPDATE or DELETE policy that lets rows through, nothing is found to change.
+	// Without a matching UPDATE or DELETE policy, no row is found to change.
 	for _, c := range []struct{ role, sql string }{
 		{"rw_all", `UPDATE vault.secrets SET deleted_at = now(), restore_until = now()`},
 		{"rw_all", `UPDATE vault.admin_tokens SET revoked_at = NULL`},
@@ -528,7 +548,7 @@ func TestRowSecurityBindsThePowerful(t *testing.T) {
 	}
 }
 
-// What a careless superuser is stopped from, also as a replica. (One who means it can drop the triggers:
+// What triggers keep a superuser from doing by mistake, also as a replica. (A superuser can drop the triggers:
 // docs/SECURITY.md.)
 func TestInvariantsBindTheSuperuser(t *testing.T) {
 	store := vaulttest.New(t)
@@ -549,7 +569,8 @@ func TestInvariantsBindTheSuperuser(t *testing.T) {
 		`UPDATE vault.secrets SET current_version = 7`,
 		`SET session_replication_role = replica; UPDATE vault.secrets SET current_version = 7`,
 		`UPDATE vault.secrets SET name = 'app1/renamed'`,
-		`UPDATE vault.secret_versions SET wrapped_dek = NULL, nonce = NULL, ciphertext = NULL, key_commit = NULL, removed_at = now()`,
+		`UPDATE vault.secret_versions SET wrapped_dek = NULL, nonce = NULL, ciphertext = NULL, key_commit = NULL,
+			removed_at = now()`,
 	} {
 		wantCode(t, runSession(t, store.URL(vaulttest.Superuser), []string{sql}), denied)
 	}
@@ -559,9 +580,12 @@ func TestInvariantsBindTheSuperuser(t *testing.T) {
 	must(t, runSession(t, store.URL(vaulttest.Superuser),
 		[]string{`UPDATE vault.secret_versions SET expires_at = now() + interval '1 hour'`}))
 	store.MustExec(t,
-		`INSERT INTO vault.rotation_jobs (secret_id, name, from_version, due_at, run_after) SELECT id, name, 1, now(), now() FROM vault.secrets`,
-		`INSERT INTO vault.rotation_candidates (job_id, name, version, fmt, kms_key_id, wrapped_dek, nonce, ciphertext, key_commit, aad)
-			SELECT j.id, j.name, 2, 1, 'k', '\x01', nonce, ciphertext, key_commit, j.name || ':2' FROM vault.rotation_jobs j, vault.secret_versions v`)
+		`INSERT INTO vault.rotation_jobs (secret_id, name, from_version, due_at, run_after) SELECT id, name, 1, now(), now()
+			FROM vault.secrets`,
+		`INSERT INTO vault.rotation_candidates (job_id, name, version, fmt, kms_key_id, wrapped_dek, nonce, ciphertext,
+			key_commit, aad)
+			SELECT j.id, j.name, 2, 1, 'k', '\x01', nonce, ciphertext, key_commit, j.name || ':2'
+			FROM vault.rotation_jobs j, vault.secret_versions v`)
 	for _, set := range []string{`ciphertext = '\x00' || ciphertext`, `nonce = sha256('')`,
 		`version = 3, aad = name || ':3'`, `stored_at = now()`, `job_id = 77`} {
 		wantCode(t, runSession(t, store.URL(vaulttest.Superuser),
@@ -576,8 +600,10 @@ func TestInvariantsBindTheSuperuser(t *testing.T) {
 // The worker's authority is a live claim, fenced by its attempt.
 func TestClaimIsTheWorkersAuthority(t *testing.T) {
 	store := vaulttest.New(t)
-	must(t, runSession(t, store.URL(vaulttest.Operator), []string{"BEGIN", "AUTHORISE", `SELECT vault.put_version('put', 'app1/auto', 1, 1, 'k', '\x01',
-		decode(repeat('00', 24), 'hex'), decode(repeat('11', 32), 'hex'), decode(repeat('22', 32), 'hex'), 'app1/auto:1', gen_random_uuid(), false, 'uuid', '1 day')`, "COMMIT"}))
+	must(t, runSession(t, store.URL(vaulttest.Operator), []string{"BEGIN", "AUTHORISE", `SELECT vault.put_version('put',
+		'app1/auto', 1, 1, 'k', '\x01',
+		decode(repeat('00', 24), 'hex'), decode(repeat('11', 32), 'hex'), decode(repeat('22', 32), 'hex'), 'app1/auto:1',
+		gen_random_uuid(), false, 'uuid', '1 day')`, "COMMIT"}))
 	store.MustExec(t, `UPDATE vault.secrets SET next_rotation_at = now() - interval '5 days'`)
 	worker := store.URL(vaulttest.Daemon)
 	wantCode(t, runSession(t, worker, []string{put("app1/auto", 2, 24, 32, uuid.NewString())}), denied)
@@ -590,7 +616,8 @@ func TestClaimIsTheWorkersAuthority(t *testing.T) {
 	ageClaims(t, store)
 	must(t, runSession(t, worker, []string{`SELECT vault.claim_rotations('w2', 1, '3 s')`}))
 	complete := func(attempt int, request string) string {
-		return fmt.Sprintf(`SELECT vault.complete_rotation((SELECT max(id) FROM vault.rotation_jobs), %d, 1, 'k', '\x01', decode(repeat('03', 24), 'hex'),
+		return fmt.Sprintf(`SELECT vault.complete_rotation((SELECT max(id) FROM vault.rotation_jobs), %d, 1, 'k',
+			'\x01', decode(repeat('03', 24), 'hex'),
 			decode(repeat('14', 32), 'hex'), decode(repeat('22', 32), 'hex'), 'app1/auto:2', '%s')`, attempt, request)
 	}
 	request := uuid.NewString()
@@ -603,26 +630,33 @@ func TestClaimIsTheWorkersAuthority(t *testing.T) {
 		t.Errorf("got version %s, want 2", got)
 	}
 	if got := store.MustQuery(t,
-		`SELECT string_agg(action || '/' || outcome, ' ' ORDER BY id) FROM vault.audit_log WHERE secret = 'app1/auto'`); got != "put/ok rotate/ok rotate.replay/ok" {
+		`SELECT string_agg(action || '/' || outcome, ' ' ORDER BY id) FROM vault.audit_log
+			WHERE secret = 'app1/auto'`); got != "put/ok rotate/ok rotate.replay/ok" {
 		t.Errorf("got audit rows %q", got)
 	}
 }
 
-// The surface: no function is PUBLIC's, every definer function pins its search path, every table has row level
-// security.
+// The surface: PUBLIC may execute no function, every definer function pins its search_path, and every table has row
+// level security.
 func TestSurface(t *testing.T) {
 	store := vaulttest.New(t)
 	for name, query := range map[string]string{
-		"functions that PUBLIC may call": `SELECT string_agg(p.oid::regprocedure::text, ' ') FROM pg_proc p WHERE pronamespace = 'vault'::regnamespace
+		"functions that PUBLIC may call": `SELECT string_agg(p.oid::regprocedure::text, ' ') FROM pg_proc p
+			WHERE pronamespace = 'vault'::regnamespace
 			AND EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a WHERE a.grantee = 0)`,
-		"definer functions without a pinned search_path": `SELECT string_agg(p.oid::regprocedure::text, ' ') FROM pg_proc p WHERE pronamespace = 'vault'::regnamespace
+		"definer functions without a pinned search_path": `SELECT string_agg(p.oid::regprocedure::text, ' ') FROM pg_proc p
+			WHERE pronamespace = 'vault'::regnamespace
 			AND NOT ('search_path=pg_catalog, pg_temp' = ANY (coalesce(proconfig, '{}')))`,
-		"functions of another owner": `SELECT string_agg(p.oid::regprocedure::text, ' ') FROM pg_proc p WHERE pronamespace = 'vault'::regnamespace AND proowner <> 'vault_owner'::regrole`,
-		"tables without row level security": `SELECT string_agg(relname, ' ') FROM pg_class WHERE relnamespace = 'vault'::regnamespace AND relkind IN ('r', 'p')
+		"functions of another owner": `SELECT string_agg(p.oid::regprocedure::text, ' ') FROM pg_proc p
+			WHERE pronamespace = 'vault'::regnamespace AND proowner <> 'vault_owner'::regrole`,
+		"tables without row level security": `SELECT string_agg(relname, ' ') FROM pg_class
+			WHERE relnamespace = 'vault'::regnamespace AND relkind IN ('r', 'p')
 			AND NOT relrowsecurity AND relname NOT LIKE 'goose%'`,
-		"tables others may write": `SELECT string_agg(DISTINCT table_name || ' ' || grantee, ', ') FROM information_schema.table_privileges
+		"tables others may write": `SELECT string_agg(DISTINCT table_name || ' ' || grantee, ', ')
+			FROM information_schema.table_privileges
 			WHERE table_schema = 'vault' AND privilege_type <> 'SELECT' AND grantee <> 'vault_owner'`,
-		"guard triggers that a replica would skip": `SELECT string_agg(tgname, ' ') FROM pg_trigger WHERE NOT tgisinternal AND tgenabled <> 'A'
+		"guard triggers that a replica would skip": `SELECT string_agg(tgname, ' ') FROM pg_trigger
+			WHERE NOT tgisinternal AND tgenabled <> 'A'
 			AND tgrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'vault'::regnamespace)`,
 	} {
 		if got := store.MustQuery(t, query); got != "" {

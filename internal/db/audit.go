@@ -18,7 +18,7 @@ import (
 type AuditRow struct {
 	ID         int64           `json:"id"`
 	At         time.Time       `json:"at"`          // when it happened
-	RecordedAt time.Time       `json:"recorded_at"` // when it arrived: reads are shipped afterwards
+	RecordedAt time.Time       `json:"recorded_at"` // when the primary stored it: reads are shipped later
 	Actor      string          `json:"actor"`
 	DBRole     string          `json:"db_role"`
 	Client     string          `json:"client,omitempty"` // "" over a unix socket
@@ -31,8 +31,8 @@ type AuditRow struct {
 	Detail     json.RawMessage `json:"detail"`
 }
 
-// verbatim takes JSON as it is: what is nested deeper than encoding/json reads must not keep other rows from being
-// read.
+// verbatim scans JSON without parsing it, so that a document nested too deeply for encoding/json does not fail the rows
+// beside it.
 type verbatim json.RawMessage
 
 func (v *verbatim) ScanText(t pgtype.Text) error {
@@ -40,8 +40,8 @@ func (v *verbatim) ScanText(t pgtype.Text) error {
 	return nil
 }
 
-// MarshalJSON writes every time that PostgreSQL has, also before the year 0 and after 9999, and as a text what
-// encoding/json cannot read.
+// MarshalJSON writes every time that PostgreSQL has, also before the year 0 and after 9999. JSON that encoding/json
+// cannot read becomes a string.
 func (a AuditRow) MarshalJSON() ([]byte, error) {
 	type row AuditRow
 	if !json.Valid(a.Detail) {
@@ -56,7 +56,8 @@ func (a AuditRow) MarshalJSON() ([]byte, error) {
 	}{row(a), a.At.Format(time.RFC3339Nano)})
 }
 
-const auditColumns = `id, at, recorded_at, actor, db_role::text, coalesce(host(client), ''), coalesce(node, ''), action, coalesce(secret, ''),
+const auditColumns = `id, at, recorded_at, actor, db_role::text, coalesce(host(client), ''), coalesce(node, ''), action,
+	coalesce(secret, ''),
 	coalesce(version, 0), outcome, request_id, detail::text`
 
 func scanAudit(row pgx.CollectableRow) (AuditRow, error) {
@@ -66,7 +67,7 @@ func scanAudit(row pgx.CollectableRow) (AuditRow, error) {
 	return a, err
 }
 
-// AuditColumn is what a condition can be about.
+// AuditColumn is a column that a condition can name.
 type AuditColumn string
 
 const (
@@ -96,16 +97,16 @@ type AuditFilter struct {
 	Conditions   []AuditCondition
 }
 
-// AuditCursor is a place in the order of (at, id), between two events.
+// AuditCursor is a position in the order of (at, id), between two events.
 type AuditCursor struct {
 	At time.Time
 	ID int64
 }
 
-// Cursor is the place of an event.
+// Cursor is the position of an event.
 func (a AuditRow) Cursor() AuditCursor { return AuditCursor{a.At, a.ID} }
 
-// AuditQuery asks for a page: the events on one side of a cursor, those next to it first.
+// AuditQuery selects a page: the events on one side of a cursor, those next to it first.
 type AuditQuery struct {
 	Filter AuditFilter
 	From   *AuditCursor // nil = the newest event of all, or the oldest with Newer
@@ -113,11 +114,11 @@ type AuditQuery struct {
 	Limit  int          // 0 = 100
 }
 
-// AuditPage is an answer, newest first whichever way it was asked for. A page with fewer events than asked for and a
-// Next is an unfinished search: it has looked as far as Next and goes on from there.
+// AuditPage is a result, newest first in both directions. A page with fewer events than its Limit and with a Next is an
+// unfinished search, which continues at Next.
 type AuditPage struct {
 	Rows []AuditRow
-	Next *AuditCursor // nil = there is nothing further
+	Next *AuditCursor // nil = the end of the log
 }
 
 const (
@@ -125,8 +126,8 @@ const (
 	searchFor    = 100 * time.Millisecond
 )
 
-// Audit returns a page of events. It takes a role in vault_auditor. However large the log and however rare the events
-// are, it answers soon: a search that no index answers is done in slices (see [Reader.searchAudit]).
+// Audit returns a page of events. It takes a role in vault_auditor. Its time does not grow with the log: a search that
+// no index answers is done in slices (see auditSearch).
 func (r *Reader) Audit(ctx context.Context, q AuditQuery) (AuditPage, error) {
 	if q.Limit == 0 {
 		q.Limit = 100
@@ -146,17 +147,18 @@ func (r *Reader) Audit(ctx context.Context, q AuditQuery) (AuditPage, error) {
 	return page, err
 }
 
-// readInOrder runs a read-only transaction that sees one moment, whose statements end before the caller stops waiting.
-// Plans are made for the values at hand (a prefix of "prod/" and one of "" want different ones) and are not compiled:
-// that takes longer than they run. Rows are taken one after the other from an index that has them in order: whatever
-// gathers first and sorts then has no bound.
+// readInOrder runs a read-only transaction with one snapshot, whose statements end before the caller's deadline. Plans
+// are made for the actual parameters (a prefix of "prod/" and one of "" need different plans), and not compiled: that
+// takes longer than they run. Rows come from an index that has their order, one by one: a plan that gathers and then
+// sorts has no bound.
 func (r *Reader) readInOrder(ctx context.Context, f func(pgx.Tx) error) error {
 	timeout := orderTimeout
 	if deadline, ok := ctx.Deadline(); ok {
 		timeout = min(timeout, max(time.Until(deadline), time.Millisecond))
 	}
 	err := r.pool.inTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, `SELECT set_config('statement_timeout', $1, true), set_config('plan_cache_mode', 'force_custom_plan', true),
+		_, err := tx.Exec(ctx, `SELECT set_config('statement_timeout', $1, true),
+			set_config('plan_cache_mode', 'force_custom_plan', true),
 			set_config('jit', 'off', true), set_config('enable_seqscan', 'off', true),
 			set_config('enable_bitmapscan', 'off', true)`, fmt.Sprintf("%dms", max(1, timeout.Milliseconds())))
 		if err != nil {

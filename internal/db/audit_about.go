@@ -10,18 +10,20 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// AuditValues returns values that occur in the log and begin with one of the prefixes, in their order: a few steps of
-// an index for each, however many rows have it. Of nodes, which have no index, it returns those of the newest events.
+// AuditValues returns values that occur in the log and begin with one of the prefixes, sorted. Each takes a few index
+// steps, however many rows have it. Nodes have no index: it returns those of the newest events.
 func (r *Reader) AuditValues(ctx context.Context, column AuditColumn, prefixes []string, limit int) ([]string, error) {
-	text := `SELECT DISTINCT node FROM (SELECT node FROM vault.audit_log ORDER BY at DESC, id DESC LIMIT 2000) newest WHERE node ^@ $1 ORDER BY 1 LIMIT $2`
+	text := `SELECT DISTINCT node FROM (SELECT node FROM vault.audit_log ORDER BY at DESC, id DESC LIMIT 2000) newest
+		WHERE node ^@ $1 ORDER BY 1 LIMIT $2`
 	switch column {
 	case AuditActor, AuditSecret:
-		// Each step begins behind the value before. The order of actors is the database's own, in which what begins with a
-		// prefix comes after the prefix; the bound is for what that order puts between.
+		// Each step begins after the previous value. Actors have the database's own order, in which values with a prefix
+		// follow the prefix; the search ends at the first value without it.
+		c := string(column)
 		text = `WITH RECURSIVE step AS (
-				SELECT 1 AS n, (SELECT ` + string(column) + ` FROM vault.audit_log WHERE ` + string(column) + ` >= $1 ORDER BY ` + string(column) + ` LIMIT 1) AS value
+				SELECT 1 AS n, (SELECT ` + c + ` FROM vault.audit_log WHERE ` + c + ` >= $1 ORDER BY ` + c + ` LIMIT 1) AS value
 			UNION ALL
-				SELECT n + 1, (SELECT ` + string(column) + ` FROM vault.audit_log WHERE ` + string(column) + ` > value ORDER BY ` + string(column) + ` LIMIT 1)
+				SELECT n + 1, (SELECT ` + c + ` FROM vault.audit_log WHERE ` + c + ` > value ORDER BY ` + c + ` LIMIT 1)
 				FROM step WHERE value IS NOT NULL AND value ^@ $1 AND n < $2)
 			SELECT value FROM step WHERE value ^@ $1`
 	case AuditNode:
@@ -44,10 +46,10 @@ func (r *Reader) AuditValues(ctx context.Context, column AuditColumn, prefixes [
 	return found[:min(limit, len(found))], err
 }
 
-// SecretUse is a secret with what the log says of it.
+// SecretUse is a secret and its last read in the log.
 type SecretUse struct {
 	SecretRow
-	// nil: not among its newest events, of which usedRows are looked at
+	// nil: no read among its newest usedRows events
 	LastReadAt *time.Time `json:"last_read_at,omitempty"`
 }
 
@@ -62,9 +64,12 @@ func (r *Reader) SecretUses(ctx context.Context, q ListQuery) ([]SecretUse, erro
 	var uses []SecretUse
 	err := r.readInOrder(ctx, func(tx pgx.Tx) error {
 		var err error
-		uses, err = collect(ctx, tx, scanUse, `SELECT `+secretColumns+`, `+secretJob+`, (SELECT max(at) FILTER (WHERE action = 'read' AND outcome = 'ok') FROM
-				(SELECT at, action, outcome FROM vault.audit_log a WHERE a.secret = s.name ORDER BY at DESC, id DESC LIMIT `+strconv.Itoa(usedRows)+`) newest)
-			FROM vault.secrets s WHERE `+underPrefix+` AND s.name > $2 AND s.deleted_at IS NULL ORDER BY s.name LIMIT $3`, q.Prefix, q.After, q.Limit)
+		uses, err = collect(ctx, tx, scanUse, `SELECT `+secretColumns+`, `+secretJob+`,
+				(SELECT max(at) FILTER (WHERE action = 'read' AND outcome = 'ok') FROM
+				(SELECT at, action, outcome FROM vault.audit_log a WHERE a.secret = s.name
+					ORDER BY at DESC, id DESC LIMIT `+strconv.Itoa(usedRows)+`) newest)
+			FROM vault.secrets s WHERE `+underPrefix+` AND s.name > $2 AND s.deleted_at IS NULL
+			ORDER BY s.name LIMIT $3`, q.Prefix, q.After, q.Limit)
 		return err
 	})
 	return uses, err
@@ -83,16 +88,19 @@ func scanUse(row pgx.CollectableRow) (SecretUse, error) {
 	return u, err
 }
 
-// SealOf finds the seal of an event: its number, 0 for none yet, and its time. ErrNotFound if there are no seals at
-// all: then nothing is to be said.
+// SealOf finds the seal of an event: its number, 0 if it has none yet, and its time. ErrNotFound if there are no seals
+// at all.
 func (r *Reader) SealOf(ctx context.Context, event AuditCursor) (AuditSeal, error) {
 	var seal AuditSeal
 	var any bool
 	err := r.readInOrder(ctx, func(tx pgx.Tx) error {
-		return tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM vault.audit_seals), coalesce(seal.id, 0), coalesce(seal.sealed_at, now())
-			FROM (SELECT) one LEFT JOIN (SELECT s.id, s.sealed_at FROM vault.audit_log a JOIN vault.audit_seals s ON s.system_id = a.system_id
+		return tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM vault.audit_seals), coalesce(seal.id, 0),
+				coalesce(seal.sealed_at, now())
+			FROM (SELECT) one LEFT JOIN (SELECT s.id, s.sealed_at FROM vault.audit_log a
+				JOIN vault.audit_seals s ON s.system_id = a.system_id
 				AND s.to_tx > a.tx AND s.from_tx <= a.tx AND s.month = date_trunc('month', a.at AT TIME ZONE 'UTC')::date
-				WHERE a.id = $1 AND a.at = $2 ORDER BY s.system_id, s.to_tx LIMIT 1) seal ON true`, event.ID, event.At).Scan(&any, &seal.ID, &seal.SealedAt)
+				WHERE a.id = $1 AND a.at = $2 ORDER BY s.system_id, s.to_tx LIMIT 1) seal ON true`,
+			event.ID, event.At).Scan(&any, &seal.ID, &seal.SealedAt)
 	})
 	if err == nil && !any {
 		err = ErrNotFound

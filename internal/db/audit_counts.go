@@ -7,26 +7,26 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// AuditCounts is how many events there are per span of time.
+// AuditCounts has the number of events per span of time.
 type AuditCounts struct {
 	From, To time.Time
 	Buckets  []AuditCount
 }
 
-// AuditCount is one span's.
+// AuditCount is the number of one span.
 type AuditCount struct {
 	Events      int64
-	Approximate bool // too many to count: estimated from how close together some of them are
+	Approximate bool // too many to count: estimated from the density of samples
 }
 
 const (
-	samples    = 4   // places in a bucket that are looked at
-	sampleRows = 128 // rows of each; a bucket with fewer is counted
+	samples    = 4   // samples of a bucket
+	sampleRows = 128 // rows of a sample; a span with fewer is counted
 )
 
 // AuditCounts counts the events of a filter in equal spans between two times; a zero from is the time of the oldest
-// event. What it costs depends on the number of buckets only: each is looked at in a few places, and where there is
-// more to see than that, the rest is taken to be as dense.
+// event. Its cost depends on the number of buckets only: a sample that is full is taken as the density of its part of
+// the bucket.
 func (r *Reader) AuditCounts(ctx context.Context, f AuditFilter, from, to time.Time, buckets int) (AuditCounts, error) {
 	counts := AuditCounts{From: from, To: to}
 	err := r.readInOrder(ctx, func(tx pgx.Tx) error {
@@ -56,12 +56,14 @@ func (a auditSearch) counts(ctx context.Context, tx pgx.Tx, from, to time.Time, 
 	}
 	var s statement
 	step := to.Sub(from) / time.Duration(buckets*samples)
-	span := `CROSS JOIN LATERAL (SELECT $1::timestamptz + n * $2::interval AS lo, $1::timestamptz + (n + 1) * $2::interval AS hi) span`
+	span := `CROSS JOIN LATERAL (SELECT $1::timestamptz + n * $2::interval AS lo,
+		$1::timestamptz + (n + 1) * $2::interval AS hi) span`
 	s.args = []any{from, step, buckets*samples - 1}
 	source := a.source(&s, ` AND at >= lo AND at < hi`+a.filter.between(&s), "at, id", sampleRows)
 	rows, err := tx.Query(ctx, `SELECT n, looked, matched, coalesce(extract(epoch FROM reached - lo), 0)::float8
 		FROM generate_series(0, $3::int) n `+span+` CROSS JOIN LATERAL (
-			SELECT count(*) AS looked, count(*) FILTER (WHERE `+a.check(&s)+`) AS matched, max(at) AS reached FROM `+source+`) sample`, s.args...)
+			SELECT count(*) AS looked, count(*) FILTER (WHERE `+a.check(&s)+`) AS matched,
+				max(at) AS reached FROM `+source+`) sample`, s.args...)
 	if err != nil {
 		return nil, err
 	}

@@ -10,36 +10,35 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// AuditFollower finds the events that were committed since it began, each once, in whatever order their transactions
-// ended and however late reads arrive: it goes by what snapshots see, not by times or ids. It is not safe for
-// concurrent use.
+// AuditFollower returns the events that are committed after it begins, each once, in whichever order their transactions
+// end and however late reads are shipped: it compares snapshots, not times or ids. It is not safe for concurrent use.
 type AuditFollower struct {
 	reader *Reader
 	filter AuditFilter
 
-	since  *snapshot        // whatever had ended then has been told
-	now    *snapshot        // of a look that is not through yet: what it began with
-	resume txRow            // how far it is
-	told   map[int64]uint64 // events told whose transactions since does not know as ended, with those
+	since    *snapshot        // every event of a transaction that had ended then was returned
+	now      *snapshot        // the snapshot at the beginning of an unfinished scan
+	resume   txRow            // the last row of that scan
+	returned map[int64]uint64 // events returned whose transactions had not ended at since
 }
 
-// txRow is a place in the order in which transactions began.
+// txRow is a position in the order in which transactions began.
 type txRow struct {
 	tx uint64
 	id int64
 }
 
-// followRows bounds one look.
+// followRows bounds the rows of one statement.
 const followRows = 5000
 
-// FollowAudit begins with what is committed after it returns. The filter's range of time does not count.
+// FollowAudit follows what is committed after it returns. The time range of the filter is ignored.
 func (r *Reader) FollowAudit(ctx context.Context, f AuditFilter) (*AuditFollower, error) {
 	for _, c := range f.Conditions {
 		if err := c.check(); err != nil {
 			return nil, err
 		}
 	}
-	follower := &AuditFollower{reader: r, filter: f, told: map[int64]uint64{}}
+	follower := &AuditFollower{reader: r, filter: f, returned: map[int64]uint64{}}
 	for {
 		if _, more, err := follower.Next(ctx); err != nil || !more {
 			return follower, err
@@ -47,8 +46,8 @@ func (r *Reader) FollowAudit(ctx context.Context, f AuditFilter) (*AuditFollower
 	}
 }
 
-// Next returns what is new, oldest first; more says that there is more to be had at once. After an error the same is
-// asked again, and nothing is skipped.
+// Next returns new events, oldest first; more says that another call finds more at once. After an error, the next call
+// repeats the scan and skips nothing.
 func (f *AuditFollower) Next(ctx context.Context) (fresh []AuditRow, more bool, err error) {
 	var rows []followed
 	err = f.reader.readInOrder(ctx, func(tx pgx.Tx) error {
@@ -56,10 +55,10 @@ func (f *AuditFollower) Next(ctx context.Context) (fresh []AuditRow, more bool, 
 		if err != nil {
 			return err
 		}
-		// the beginning, or a cluster restored elsewhere, whose ids begin anew
+		// the first call, or a restored cluster, whose ids begin anew
 		if f.since == nil || f.since.system != now.system {
 			f.since, f.now, f.resume = &now, nil, txRow{}
-			clear(f.told)
+			clear(f.returned)
 		}
 		if f.now == nil {
 			f.now = &now
@@ -70,20 +69,20 @@ func (f *AuditFollower) Next(ctx context.Context) (fresh []AuditRow, more bool, 
 	if err != nil {
 		return nil, false, err
 	}
-	return f.tell(rows), len(rows) == followRows, nil
+	return f.advance(rows), len(rows) == followRows, nil
 }
 
-func (f *AuditFollower) tell(rows []followed) (fresh []AuditRow) {
+func (f *AuditFollower) advance(rows []followed) (fresh []AuditRow) {
 	for _, r := range rows {
-		if _, known := f.told[r.ID]; !known {
+		if _, known := f.returned[r.ID]; !known {
 			fresh = append(fresh, r.AuditRow)
-			f.told[r.ID] = r.tx
+			f.returned[r.ID] = r.tx
 		}
 		f.resume = txRow{r.tx, r.ID}
 	}
 	if len(rows) < followRows {
 		f.since, f.now, f.resume = f.now, nil, txRow{}
-		maps.DeleteFunc(f.told, func(_ int64, tx uint64) bool { return f.since.ended(tx) })
+		maps.DeleteFunc(f.returned, func(_ int64, tx uint64) bool { return f.since.ended(tx) })
 	}
 	slices.SortFunc(fresh, func(a, b AuditRow) int { return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.ID, b.ID)) })
 	return fresh
@@ -94,7 +93,7 @@ type followed struct {
 	tx uint64
 }
 
-// notEnded reads the events of transactions that had not ended at f.since, as far as they are to be seen by now.
+// notEnded reads the visible events of transactions that had not ended at f.since.
 func (f *AuditFollower) notEnded(ctx context.Context, tx pgx.Tx) ([]followed, error) {
 	begin, open := f.since.notEnded()
 	s := statement{args: []any{f.since.system, number(begin), numbers(open), number(f.resume.tx), f.resume.id, followRows}}
@@ -116,14 +115,15 @@ func (f *AuditFollower) notEnded(ctx context.Context, tx pgx.Tx) ([]followed, er
 			r.tx, err = strconv.ParseUint(id, 10, 64)
 		}
 		return r, err
-	}, `SELECT `+auditColumns+`, tx::text FROM (`+part(`tx >= $2::text::xid8`)+` UNION ALL `+part(`tx = ANY ($3::text[]::xid8[])`)+`) s
+	}, `SELECT `+auditColumns+`, tx::text FROM (`+part(`tx >= $2::text::xid8`)+` UNION ALL `+
+		part(`tx = ANY ($3::text[]::xid8[])`)+`) s
 		ORDER BY tx, id LIMIT $6`, s.args...)
 }
 
-// snapshot says which transactions had ended, as pg_snapshot does.
+// snapshot holds which transactions had ended, as pg_snapshot does.
 type snapshot struct {
-	system    int64 // whose transaction ids they are
-	standby   bool  // whose snapshots do not list the open transactions
+	system    int64 // the system that assigned the transaction ids
+	standby   bool  // its snapshots do not list open transactions
 	low, high uint64
 	open      []uint64 // between low and high
 }
@@ -132,7 +132,8 @@ func takeSnapshot(ctx context.Context, tx pgx.Tx) (snapshot, error) {
 	var s snapshot
 	var low, high string
 	var open []string
-	err := tx.QueryRow(ctx, `SELECT (SELECT system_identifier FROM pg_control_system()), pg_is_in_recovery(), pg_snapshot_xmin(seen)::text,
+	err := tx.QueryRow(ctx, `SELECT (SELECT system_identifier FROM pg_control_system()), pg_is_in_recovery(),
+			pg_snapshot_xmin(seen)::text,
 			pg_snapshot_xmax(seen)::text, ARRAY(SELECT pg_snapshot_xip(seen)::text)
 		FROM pg_current_snapshot() seen`).Scan(&s.system, &s.standby, &low, &high, &open)
 	if err != nil {
@@ -149,7 +150,7 @@ func takeSnapshot(ctx context.Context, tx pgx.Tx) (snapshot, error) {
 	return s, nil
 }
 
-// notEnded are the transactions that had not, or may not have: all from begin on, and the open ones.
+// notEnded returns the transactions that had not ended, or may not have: all from begin on, and the open ones.
 func (s *snapshot) notEnded() (begin uint64, open []uint64) {
 	if s.standby {
 		return s.low, nil

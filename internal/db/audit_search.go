@@ -11,33 +11,30 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// A search walks along an index in the order of (at, id) and keeps what the other conditions let through. Three rules
-// keep its cost independent of the size of the log:
+// A search reads an index in the order of (at, id) and filters by the other conditions. Three rules keep its cost
+// independent of the size of the log:
 //
-// - Where an index gives the order as well (one secret, one actor, one address, the refusals, or no condition at all),
-// it
-//
-//	  reads little more than it returns.
-//	- Where a condition chooses few rows of the whole log, it reads those and sorts them.
-//
-// - Else it looks at [sliceRows] rows after another until the page is full or [searchFor] is over, and says how far it
-// got.
+//   - If an index has this order (one secret, one actor, one address, the refusals, or no condition at all), it
+//     reads little more than it returns.
+//   - If a condition matches few rows of the whole log, it reads those and sorts them.
+//   - Otherwise it reads [sliceRows] rows at a time until the page is full or [searchFor] is over, and returns where
+//     it stopped.
 const (
-	fewRows    = 5000  // what is read and sorted rather than walked along
-	sliceRows  = 20000 // looked at by one statement
-	manyPieces = 16    // values of one condition that indexes are asked for side by side
+	fewRows    = 5000  // up to so many are read and sorted
+	sliceRows  = 20000 // read by one statement
+	manyPieces = 16    // values of one condition that are looked up in an index each
 )
 
-// statement is the text of a statement, with its parameters.
+// statement collects the parameters of a statement.
 type statement struct{ args []any }
 
-// arg gives a parameter its place.
+// arg adds a parameter and returns its placeholder.
 func (s *statement) arg(v any) string {
 	s.args = append(s.args, v)
 	return fmt.Sprintf("$%d", len(s.args))
 }
 
-// sql of a condition. Columns and operators are constants of this file; values are parameters.
+// sql is the text of a condition. Columns and operators are constants of this file; values are parameters.
 func (c AuditCondition) sql(s *statement) string {
 	column := string(c.Column)
 	var any []string
@@ -60,7 +57,7 @@ func (c AuditCondition) sql(s *statement) string {
 		}
 		any = append(any, column+operator+s.arg(n)+"::inet")
 	}
-	if c.isRefusal() { // in the words of the index
+	if c.isRefusal() { // as the index spells it
 		return "(outcome <> 'ok' AND (" + strings.Join(any, " OR ") + ") IS " + map[bool]string{true: "NOT "}[c.Not] + "TRUE)"
 	}
 	if c.Not {
@@ -76,7 +73,7 @@ func (c AuditCondition) cast(array string) string {
 	return "::text" + array
 }
 
-// check refuses what has no meaning, whoever made it.
+// check refuses a condition whose values do not fit its column.
 func (c AuditCondition) check() error {
 	texts := []AuditColumn{AuditActor, AuditAction, AuditSecret, AuditNode}
 	switch {
@@ -90,12 +87,13 @@ func (c AuditCondition) check() error {
 	return newError(ErrInvalid, "a condition on %q does not fit it", c.Column)
 }
 
-// isRefusal reports whether the condition leaves no outcome "ok", so that the index of refusals has all it chooses.
+// isRefusal reports whether the condition excludes the outcome "ok", so that the index of refusals has every row it
+// matches.
 func (c AuditCondition) isRefusal() bool {
 	return c.Column == AuditOutcome && slices.Contains(c.Equal, "ok") == c.Not
 }
 
-// pieces are conditions of one value each that have an index; together they are c. Nil = there is no index, or too many
+// pieces splits c into conditions of one value each, which an index answers. Nil = there is no index, or too many
 // values.
 func (c AuditCondition) pieces() []AuditCondition {
 	var all []AuditCondition
@@ -104,7 +102,7 @@ func (c AuditCondition) pieces() []AuditCondition {
 		return []AuditCondition{{Column: AuditOutcome, Not: true, Equal: []string{"ok"}}}
 	case c.Not:
 		return nil
-	case c.Column == AuditActor && len(c.Prefixes) > 0: // its collation is the database's, whose order knows no prefixes
+	case c.Column == AuditActor && len(c.Prefixes) > 0: // by the database's collation, they are not adjacent
 		return nil
 	case c.Column == AuditSecret, c.Column == AuditActor, c.Column == AuditRequest, c.Column == AuditClient:
 		for _, v := range c.Equal {
@@ -123,7 +121,7 @@ func (c AuditCondition) pieces() []AuditCondition {
 	return all
 }
 
-// branches are the pieces, if for each of them the index has its rows in order.
+// branches returns the pieces if the index has the rows of each in order.
 func (c AuditCondition) branches() []AuditCondition {
 	pieces := c.pieces()
 	for _, p := range pieces {
@@ -134,7 +132,7 @@ func (c AuditCondition) branches() []AuditCondition {
 	return pieces
 }
 
-// order is that of the piece's index: a statement that asks for it is answered by that index.
+// order is the order of the piece's index: ORDER BY it makes the planner use that index.
 func (c AuditCondition) order() string {
 	switch c.Column {
 	case AuditOutcome:
@@ -145,15 +143,15 @@ func (c AuditCondition) order() string {
 	return string(c.Column) + ", at, id"
 }
 
-// auditSearch is a filter with the way it is answered.
+// auditSearch is a filter and its plan.
 type auditSearch struct {
 	filter AuditFilter
-	along  []AuditCondition // any of these holds: what the index is asked for; none = the index by time
-	few    *AuditCondition  // instead: a condition that chooses few rows
-	others []AuditCondition // what is left to check
+	along  []AuditCondition // index lookups, whose union is read; none = the index by time
+	few    *AuditCondition  // instead: a condition that matches few rows
+	others []AuditCondition // checked on each row
 }
 
-// planAudit finds the way. Where several indexes could answer, it counts a few rows of each.
+// planAudit chooses the plan. If several indexes could answer, it counts a few rows of each.
 func planAudit(ctx context.Context, tx pgx.Tx, f AuditFilter) (auditSearch, error) {
 	for _, c := range f.Conditions {
 		if err := c.check(); err != nil {
@@ -180,11 +178,11 @@ func planAudit(ctx context.Context, tx pgx.Tx, f AuditFilter) (auditSearch, erro
 	return plan, nil
 }
 
-// walk makes the way along the index of a condition.
+// walk plans to read the index of a condition.
 func (a auditSearch) walk(i int) auditSearch {
 	c := a.filter.Conditions[i]
 	a.along, a.others = c.branches(), a.filter.without(i)
-	if c.isRefusal() { // which of the refusals is still to be checked
+	if c.isRefusal() { // the index has all refusals, so the condition is still checked
 		a.others = a.filter.Conditions
 	}
 	return a
@@ -194,7 +192,7 @@ func (f AuditFilter) without(i int) []AuditCondition {
 	return slices.Delete(slices.Clone(f.Conditions), i, i+1)
 }
 
-// isFew counts the rows of a condition that has an index, as far as [fewRows].
+// isFew counts the rows of a condition that has an index, up to [fewRows].
 func (f AuditFilter) isFew(ctx context.Context, tx pgx.Tx, c AuditCondition) (bool, error) {
 	pieces := c.pieces()
 	if len(pieces) == 0 {
@@ -206,14 +204,15 @@ func (f AuditFilter) isFew(ctx context.Context, tx pgx.Tx, c AuditCondition) (bo
 	window := f.between(&s)
 	for _, p := range pieces {
 		counts = append(counts,
-			`(SELECT count(*) FROM (SELECT FROM vault.audit_log WHERE `+p.sql(&s)+window+` ORDER BY `+p.order()+` LIMIT `+limit+`) piece)`)
+			`(SELECT count(*) FROM (SELECT FROM vault.audit_log WHERE `+p.sql(&s)+window+`
+				ORDER BY `+p.order()+` LIMIT `+limit+`) piece)`)
 	}
 	var n int
 	err := tx.QueryRow(ctx, `SELECT `+strings.Join(counts, ` + `), s.args...).Scan(&n)
 	return n <= fewRows, err
 }
 
-// between is the filter's range of time, as conditions.
+// between is the filter's time range, as SQL conditions.
 func (f AuditFilter) between(s *statement) string {
 	text := ""
 	if !f.Since.IsZero() {
@@ -225,7 +224,7 @@ func (f AuditFilter) between(s *statement) string {
 	return text
 }
 
-// source is the rows that an index has, in order, as a FROM item; window is further conditions.
+// source selects the rows of the index in order, as a FROM item; window is further conditions.
 func (a auditSearch) source(s *statement, window, order string, limit int) string {
 	if a.few != nil {
 		return a.fewSource(s, window)
@@ -246,8 +245,8 @@ func (a auditSearch) source(s *statement, window, order string, limit int) strin
 	return `(SELECT * FROM (` + strings.Join(parts, ` UNION ALL `) + `) one ORDER BY ` + order + ` LIMIT ` + most + `) s`
 }
 
-// fewSource is all rows of the few, piece by piece and each once. OFFSET 0 keeps the planner from looking into it: for
-// the sake of an order it would walk along the index by time instead.
+// fewSource selects all rows of few, piece by piece and each once. OFFSET 0 is an optimisation fence: without it, the
+// planner would use the index by time for the sake of the order.
 func (a auditSearch) fewSource(s *statement, window string) string {
 	var parts []string
 	before := ""
@@ -260,7 +259,7 @@ func (a auditSearch) fewSource(s *statement, window string) string {
 	return `(` + strings.Join(parts, ` UNION ALL `) + `) s`
 }
 
-// check is what is left to check, as a WHERE clause.
+// check is the remaining conditions, as a WHERE clause.
 func (a auditSearch) check(s *statement) string {
 	text := "true"
 	for _, c := range a.others {
@@ -269,7 +268,7 @@ func (a auditSearch) check(s *statement) string {
 	return text
 }
 
-// page walks from the cursor until the page is full, nothing is left or the time is over.
+// page reads slices from the cursor on until the page is full, no rows are left or searchFor is over.
 func (a auditSearch) page(ctx context.Context, tx pgx.Tx, q AuditQuery) (AuditPage, error) {
 	page := AuditPage{Rows: []AuditRow{}, Next: q.From}
 	began := time.Now()
@@ -302,8 +301,8 @@ func (q AuditQuery) order() string {
 	return "at DESC, id DESC"
 }
 
-// window is the filter's time and one side of the cursor. A row comparison prunes no partitions, so the time stands
-// there too.
+// window is the filter's time range and one side of the cursor. A row comparison does not prune partitions, so the time
+// is compared as well.
 func (q AuditQuery) window(s *statement) string {
 	text := q.Filter.between(s)
 	if q.From != nil {
@@ -317,7 +316,7 @@ func (q AuditQuery) window(s *statement) string {
 	return text
 }
 
-// slice looks at the next rows for at most limit that match.
+// slice reads the next rows and returns at most limit that match.
 func (a auditSearch) slice(ctx context.Context, tx pgx.Tx, q AuditQuery, limit int) ([]AuditRow, error) {
 	var s statement
 	looks := sliceRows
@@ -330,7 +329,7 @@ func (a auditSearch) slice(ctx context.Context, tx pgx.Tx, q AuditQuery, limit i
 	return collect(ctx, tx, scanAudit, text, s.args...)
 }
 
-// sliceEnd is the last row that slice has looked at; nil = there was no more to look at.
+// sliceEnd is the last row that slice read; nil = no rows are left.
 func (a auditSearch) sliceEnd(ctx context.Context, tx pgx.Tx, q AuditQuery) (*AuditCursor, error) {
 	if a.few != nil || len(a.others) == 0 {
 		return nil, nil

@@ -17,21 +17,23 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// auditRows is enough for the planner to prefer indexes, and for a search to take several slices.
+// auditRows are so many that the planner prefers indexes, and a search takes several slices.
 const auditRows = 45000
 
-// mustFillAudit makes rows over 67 days before the 25th of November 2026: 40 secrets, 5 actors, one row in 500 refused,
-// one in 20,000 a purge, and a tail that arrives late.
+// mustFillAudit inserts rows of the 67 days before the 25th of November 2026: 40 secrets, 5 actors, one row in 500
+// refused, one in 20,000 a purge, and a tail that arrives late.
 func mustFillAudit(t testing.TB, s *vaulttest.Store) {
 	t.Helper()
 	s.MustExec(t, `SELECT vault._audit_partitions()`,
 		`SELECT vault._audit_partition(month::date) FROM generate_series('2026-08-01'::date, '2026-11-01', '1 month') month`,
-		fmt.Sprintf(`INSERT INTO vault.audit_log (at, recorded_at, actor, db_role, client, node, action, secret, version, outcome, request_id, detail)
+		fmt.Sprintf(`INSERT INTO vault.audit_log (at, recorded_at, actor, db_role, client, node, action, secret, version,
+			outcome, request_id, detail)
 			SELECT timestamptz '2026-11-25 12:00Z' - n * interval '129.6 s', timestamptz '2026-11-25 12:00Z',
 				(ARRAY['token:ci', 'worker:w1', 'client:10.0.0.7', 'supervisor', 'role:my role'])[1 + n %% 5], 'operator',
 				CASE WHEN n %% 3 = 0 THEN NULL ELSE ('10.0.' || n %% 2 || '.' || n %% 200)::inet END, 'node' || n %% 2,
 				CASE WHEN n %% 20000 = 19999 THEN 'purge' WHEN n %% 7 = 0 THEN 'put' ELSE 'read' END,
-				CASE WHEN n %% 11 = 0 THEN NULL WHEN n %% 5000 = 1 THEN 'rare/x' ELSE (ARRAY['prod', 'test'])[1 + n %% 2] || '/s' || n %% 40 END,
+				CASE WHEN n %% 11 = 0 THEN NULL WHEN n %% 5000 = 1 THEN 'rare/x'
+				ELSE (ARRAY['prod', 'test'])[1 + n %% 2] || '/s' || n %% 40 END,
 				nullif(n %% 4, 0), CASE WHEN n %% 500 = 0 THEN 'denied' WHEN n %% 500 = 250 THEN 'failed' ELSE 'ok' END,
 				md5(n::text)::uuid, jsonb_build_object('n', n)
 			FROM generate_series(1, %d) n`, auditRows),
@@ -144,14 +146,14 @@ func between(since, until time.Time, conditions ...db.AuditCondition) db.AuditFi
 func TestAuditOfManyRows(t *testing.T) {
 	s := vaulttest.New(t)
 	mustFillAudit(t, s)
-	t.Run("answers", func(t *testing.T) { answersWhatWasAsked(t, s) })
-	t.Run("reads", func(t *testing.T) { readsLittle(t, s) })
+	t.Run("answers", func(t *testing.T) { matchesPlainWhere(t, s) })
+	t.Run("reads", func(t *testing.T) { readsFewRows(t, s) })
 	t.Run("values", func(t *testing.T) { knowsValues(t, s) })
 	t.Run("uses", func(t *testing.T) { knowsUses(t, s) })
 }
 
-// answersWhatWasAsked compares every way through the indexes with a plain WHERE, in both directions.
-func answersWhatWasAsked(t *testing.T, s *vaulttest.Store) {
+// matchesPlainWhere compares every plan with a plain WHERE, in both directions.
+func matchesPlainWhere(t *testing.T, s *vaulttest.Store) {
 	r := mustReader(t, s.URL(vaulttest.Operator))
 	for _, c := range auditFilters {
 		t.Run(strings.ReplaceAll(c.name, " ", "_"), func(t *testing.T) {
@@ -171,7 +173,7 @@ func answersWhatWasAsked(t *testing.T, s *vaulttest.Store) {
 	}
 }
 
-// mustCountLike checks that counts are right where they say so, and near where they say that they are not.
+// mustCountLike checks that exact counts are right, and approximate ones near.
 func mustCountLike(t *testing.T, r *db.Reader, f db.AuditFilter, want int) {
 	t.Helper()
 	counts, err := r.AuditCounts(t.Context(), f, time.Time{}, time.Now(), 30)
@@ -186,7 +188,7 @@ func mustCountLike(t *testing.T, r *db.Reader, f db.AuditFilter, want int) {
 	if !approximate && sum != int64(want) {
 		t.Errorf("counted %d, want %d", sum, want)
 	}
-	// The rows are spread evenly; what is rarer than one in a few hundred is a matter of luck.
+	// The rows are spread evenly; values rarer than one in a few hundred rows are not estimated reliably.
 	if approximate && want > 1000 && (sum < int64(want)*8/10 || sum > int64(want)*12/10) {
 		t.Errorf("estimated %d, want about %d", sum, want)
 	}
@@ -200,8 +202,8 @@ func joined(ids []int64) string {
 	return strings.Join(texts, ",")
 }
 
-// readsLittle holds what makes 100 million rows feel like none: what a page looks at does not grow with the log.
-func readsLittle(t *testing.T, s *vaulttest.Store) {
+// readsFewRows checks that the rows read for a page do not grow with the log.
+func readsFewRows(t *testing.T, s *vaulttest.Store) {
 	for _, c := range auditFilters {
 		t.Run(strings.ReplaceAll(c.name, " ", "_"), func(t *testing.T) {
 			for _, newer := range []bool{false, true} {
@@ -214,7 +216,7 @@ func readsLittle(t *testing.T, s *vaulttest.Store) {
 					if strings.Contains(plan.Text, "Seq Scan") || strings.Contains(plan.Text, "Bitmap") {
 						t.Errorf("a table is read whole:\n%s", plan.Text)
 					}
-					// Nodes above a scan name it again: 20,000 rows looked at are counted a few times over.
+					// Plan nodes above a scan count its rows again: 20,000 rows are counted a few times.
 					if plan.Rows > 3*20000 {
 						t.Errorf("%d rows were looked at:\n%s", plan.Rows, plan.Text)
 					}
@@ -273,8 +275,8 @@ func TestAuditFollowsOnThePrimary(t *testing.T) {
 	follow(t, s, s.URL(vaulttest.Operator))
 }
 
-// follow: transactions end in another order than they began, and reads arrive long after they happened; each event
-// comes once.
+// follow: transactions end in another order than they began, and reads arrive long after they happened; each event is
+// returned once.
 func follow(t *testing.T, s *vaulttest.Store, url string) {
 	t.Helper()
 	f, err := mustReader(t, url).FollowAudit(t.Context(),
@@ -319,7 +321,8 @@ func mustBegin(t *testing.T, s *vaulttest.Store) pgx.Tx {
 func mustInsert(t *testing.T, tx pgx.Tx, secret string, ago time.Duration) {
 	t.Helper()
 	_, err := tx.Exec(t.Context(),
-		`INSERT INTO vault.audit_log (at, actor, action, secret) VALUES (clock_timestamp() - $1::interval, 'owner:postgres', 'read', $2)`, ago, secret)
+		`INSERT INTO vault.audit_log (at, actor, action, secret)
+			VALUES (clock_timestamp() - $1::interval, 'owner:postgres', 'read', $2)`, ago, secret)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -332,7 +335,7 @@ func mustCommit(t *testing.T, tx pgx.Tx) {
 	}
 }
 
-// mustNext expects the secrets of the next look, once everything is replayed.
+// mustNext expects the secrets of the next call, after everything is replayed.
 func mustNext(t *testing.T, s *vaulttest.Store, f *db.AuditFollower, want string) {
 	t.Helper()
 	s.MustReplay(t)
@@ -373,7 +376,8 @@ func knowsValues(t *testing.T, s *vaulttest.Store) {
 
 func knowsUses(t *testing.T, s *vaulttest.Store) {
 	s.MustExec(t,
-		`ALTER TABLE vault.secrets DISABLE ROW LEVEL SECURITY; INSERT INTO vault.secrets (name) VALUES ('prod/s2'), ('prod/unread'), ('test/s3'); ALTER TABLE vault.secrets ENABLE ROW LEVEL SECURITY`)
+		`ALTER TABLE vault.secrets DISABLE ROW LEVEL SECURITY; INSERT INTO vault.secrets (name)
+			VALUES ('prod/s2'), ('prod/unread'), ('test/s3'); ALTER TABLE vault.secrets ENABLE ROW LEVEL SECURITY`)
 	r := mustReader(t, s.URL(vaulttest.Operator))
 	uses, err := r.SecretUses(t.Context(), db.ListQuery{Prefix: "prod/"})
 	if err != nil || len(uses) != 2 {
@@ -403,9 +407,11 @@ func TestSealOf(t *testing.T) {
 	if _, err := r.SealOf(t.Context(), page.Rows[0].Cursor()); !errors.Is(err, db.ErrNotFound) {
 		t.Errorf("no seals: got %v, want %v", err, db.ErrNotFound)
 	}
-	s.MustExec(t, fmt.Sprintf(`INSERT INTO vault.audit_seals (id, system_id, month, from_tx, to_tx, rows, first_id, last_id, root, previous, hash, key_id, signature, sealed_at, marks)
-		SELECT 7, system_id, date_trunc('month', at AT TIME ZONE 'UTC')::date, tx, (tx::text::bigint + 1)::text::xid8, 1, id, id,
-			sha256('a'), sha256('b'), sha256('c'), 'key', 'signature', now(), 'mark' FROM vault.audit_log WHERE id = %d`, page.Rows[1].ID))
+	s.MustExec(t, fmt.Sprintf(`INSERT INTO vault.audit_seals (id, system_id, month, from_tx, to_tx, rows, first_id,
+		last_id, root, previous, hash, key_id, signature, sealed_at, marks)
+		SELECT 7, system_id, date_trunc('month', at AT TIME ZONE 'UTC')::date, tx, (tx::text::bigint + 1)::text::xid8, 1,
+			id, id, sha256('a'), sha256('b'), sha256('c'), 'key', 'signature', now(), 'mark' FROM vault.audit_log
+			WHERE id = %d`, page.Rows[1].ID))
 	for i, want := range []int64{0, 7} {
 		if seal, err := r.SealOf(t.Context(), page.Rows[i].Cursor()); err != nil || seal.ID != want {
 			t.Errorf("row %d: got seal %d, %v, want %d", i, seal.ID, err, want)

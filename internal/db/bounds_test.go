@@ -14,15 +14,15 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// argument is what a parameter takes: a good value, and those that are refused, null and the enormous among them. "any"
-// says why each value that its type has will do, or what becomes of it.
+// argument has a good value of a parameter, and values that are refused, null and enormous ones among them. "any" says
+// why every value of the type is accepted, or what it does.
 type argument struct {
 	good string
 	bad  []refused
 	any  string
 }
 
-// refused is a value, in SQL, and the SQLSTATE that it gets.
+// refused is a value in SQL, and the SQLSTATE of its error.
 type refused struct{ value, code string }
 
 // bounded is a function that a granted role may call, with all of its parameters.
@@ -37,7 +37,7 @@ func takes(good string, bad ...refused) argument { return argument{good: good, b
 
 func takesAny(good, why string) argument { return argument{good: good, any: why} }
 
-// not are values that get 22023.
+// not lists values that get 22023.
 func not(values ...string) (list []refused) {
 	for _, v := range values {
 		list = append(list, refused{v, "22023"})
@@ -52,7 +52,7 @@ func code(code string, values ...string) (list []refused) {
 	return list
 }
 
-// bytes is a bytea, and text a text, of so many bytes.
+// bytes is a bytea, and text a text, of n bytes.
 func bytesOf(n int) string { return fmt.Sprintf(`decode(repeat('00', %d), 'hex')`, n) }
 func textOf(n int) string  { return fmt.Sprintf(`repeat('x', %d)`, n) }
 
@@ -63,8 +63,8 @@ const (
 	longer = "interval '170000000 years'"
 )
 
-// surfaceOfFunctions is every function that vault_service, vault_worker, vault_auditor or PUBLIC may execute. A
-// function or a parameter that is not here fails the test: say what its bounds are, and have it refuse the rest.
+// surfaceOfFunctions lists every function that vault_service, vault_worker, vault_auditor or PUBLIC may execute. A
+// function or parameter that is missing here fails the test: add its bounds, and make it refuse other values.
 func surfaceOfFunctions() map[string]bounded {
 	service, worker, auditor := vaulttest.Operator, vaulttest.Daemon, vaulttest.Operator
 	request := takes(newID, not("NULL")...)
@@ -140,11 +140,13 @@ func surfaceOfFunctions() map[string]bounded {
 			"p_rotator":           takes("''", code("23514", textOf(1<<20))...),
 			"p_window":            takes("''", not("'x'", textOf(1<<20))...),
 		}},
-		"put_versions": {as: service, admin: true, params: map[string]argument{"p_puts": takes(`jsonb_build_array(jsonb_build_object('name', 'app1/m', 'version', 1, 'fmt', 1,
-				'kms_key_id', 'k', 'wrapped_dek', 'AQ==', 'nonce', encode(`+bytesOf(24)+`, 'base64'), 'ciphertext', encode(`+bytesOf(32)+`, 'base64'),
+		"put_versions": {as: service, admin: true,
+			params: map[string]argument{"p_puts": takes(`jsonb_build_array(jsonb_build_object('name', 'app1/m', 'version', 1,
+				'fmt', 1, 'kms_key_id', 'k', 'wrapped_dek', 'AQ==', 'nonce', encode(`+bytesOf(24)+`, 'base64'),
+				'ciphertext', encode(`+bytesOf(32)+`, 'base64'),
 				'key_commit', encode(`+bytesOf(32)+`, 'base64'), 'request_id', `+newID+`))`,
-			slices.Concat(not("NULL", "'[]'", "'{}'", "'null'", "(SELECT jsonb_agg(n) FROM generate_series(1, 1001) AS n)"),
-				code(denied, `'[{}]'`))...)}},
+				slices.Concat(not("NULL", "'[]'", "'{}'", "'null'", "(SELECT jsonb_agg(n) FROM generate_series(1, 1001) AS n)"),
+					code(denied, `'[{}]'`))...)}},
 		"update_secret": {as: service, admin: true, params: map[string]argument{
 			"p_name": name, "p_request": request,
 			"p_generator":         takes("'uuid'", code("23514", "''", textOf(1<<20))...),
@@ -289,16 +291,19 @@ func surfaceOfFunctions() map[string]bounded {
 	}
 }
 
-// seal is of all that can be sealed now.
+// seal covers all that can be sealed now.
 func seal(sealedAt, keyID string) string {
-	return `(SELECT ROW(1, min(system_id), date_trunc('month', now() AT TIME ZONE 'UTC')::date, '0'::xid8, to_tx, count(*), min(id), max(id), sha256(''),
-		sha256(convert_to('hyperiondb-vault/audit-chain/1', 'UTF8') || '\x00'::bytea || uuid_send((SELECT cluster_id FROM vault.config))), sha256('x'),
-		` + keyID + `, '\x00'::bytea, (` + sealedAt + `)::timestamptz, decode(repeat('00', 4 * count(*)::int), 'hex'))::vault.audit_seals
+	return `(SELECT ROW(1, min(system_id), date_trunc('month', now() AT TIME ZONE 'UTC')::date, '0'::xid8, to_tx, count(*),
+		min(id), max(id), sha256(''),
+		sha256(convert_to('hyperiondb-vault/audit-chain/1', 'UTF8') || '\x00'::bytea ||
+			uuid_send((SELECT cluster_id FROM vault.config))), sha256('x'),
+		` + keyID + `, '\x00'::bytea, (` + sealedAt + `)::timestamptz,
+		decode(repeat('00', 4 * count(*)::int), 'hex'))::vault.audit_seals
 		FROM (SELECT pg_snapshot_xmin(pg_current_snapshot()) AS to_tx) AS w,
 		LATERAL vault.audit_window((SELECT system_identifier FROM pg_control_system()), '0', w.to_tx) AS l GROUP BY to_tx)`
 }
 
-// call is the function with good values, but for one.
+// call is a call with good values, except for one.
 func (b bounded) call(function, param, value string) string {
 	var args []string
 	for _, name := range slices.Sorted(maps.Keys(b.params)) {
@@ -311,9 +316,9 @@ func (b bounded) call(function, param, value string) string {
 	return "SELECT vault." + function + "(" + strings.Join(args, ", ") + ")"
 }
 
-// Every parameter of every function that a granted role may call has bounds. With a negative lease, claim_rotations
-// took over what others had just claimed; an expiry that no client can read hid every token; a null switched rotation
-// off.
+// Every parameter of every function that a granted role may call has bounds. Without them, a negative lease made
+// claim_rotations take over fresh claims, an expiry that no client can read hid every token, and a null switched
+// rotation off.
 func TestEveryParameterHasBounds(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPut(t, store, "app1/a")
@@ -358,7 +363,7 @@ func TestEveryParameterHasBounds(t *testing.T) {
 	}
 }
 
-// checkListed compares the table with what the server says may be called.
+// checkListed compares the table with the functions that the server says may be called.
 func checkListed(t *testing.T, store *vaulttest.Store, surface map[string]bounded) {
 	t.Helper()
 	rows, err := mustConnect(t, store.URL(vaulttest.Superuser)).Query(t.Context(), `SELECT p.proname::text,
@@ -366,7 +371,8 @@ func checkListed(t *testing.T, store *vaulttest.Store, surface map[string]bounde
 				WHERE p.proargmodes IS NULL OR p.proargmodes[n] IN ('i', 'b', 'v')), '{}')::text[]
 		FROM pg_proc p WHERE p.pronamespace = 'vault'::regnamespace AND (
 			EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a WHERE a.grantee = 0)
-			OR EXISTS (SELECT FROM unnest(ARRAY['vault_service', 'vault_worker', 'vault_auditor']) AS r WHERE has_function_privilege(r, p.oid, 'EXECUTE')))`)
+			OR EXISTS (SELECT FROM unnest(ARRAY['vault_service', 'vault_worker', 'vault_auditor']) AS r
+			WHERE has_function_privilege(r, p.oid, 'EXECUTE')))`)
 	must(t, err)
 	seen := map[string]bool{}
 	for rows.Next() {
@@ -395,14 +401,14 @@ func checkListed(t *testing.T, store *vaulttest.Store, surface map[string]bounde
 	}
 }
 
-// A worker's claim stays its own whatever another one passes, and is taken over when its time is up.
+// No argument of another worker ends a claim before it times out.
 func TestALiveClaimIsNotTakenOver(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPutAutomatic(t, store, "app1/auto")
 	worker := store.URL(vaulttest.Daemon)
 	must(t, runSession(t, worker, []string{supervise, claimOne}))
 	for _, stale := range []string{"-1 hour", "0", "-infinity", "3 mons -89 days", "-3 mons 91 days"} {
-		// refused, or of no effect
+		// refused, or without effect
 		_ = runSession(t, worker, []string{`SELECT vault.claim_rotations('thief', 1, '` + stale + `')`})
 	}
 	if got := store.MustQuery(t, `SELECT attempt || ' ' || claimed_by FROM vault.rotation_jobs`); got != "1 w" {
@@ -415,7 +421,7 @@ func TestALiveClaimIsNotTakenOver(t *testing.T) {
 	}
 }
 
-// ageClaims has an hour go by for those who hold a claim.
+// ageClaims makes all claims an hour older.
 func ageClaims(t *testing.T, store *vaulttest.Store) {
 	t.Helper()
 	store.MustExec(t, `UPDATE vault.rotation_jobs SET claimed_at = claimed_at - interval '1 hour' WHERE state = 'claimed'`)

@@ -6,23 +6,23 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Branch is what a name may go on with: up to its next slash, or to its end.
+// Branch is a continuation of names: up to the next slash, or to the end.
 type Branch struct {
 	Text  string // begins with the prefix that was asked for
-	Whole bool   // it is a secret's name; with a width it may be what others begin with, too
+	Whole bool   // it is a secret's name; with a width, other names may begin with it too
 }
 
-// BranchQuery chooses the names that branches are made of.
+// BranchQuery selects the names that branches are made of.
 type BranchQuery struct {
 	Prefix        string
-	Live, Deleted bool // which secrets; the deleted ones are those that can be restored
+	Live, Deleted bool // which secrets; Deleted means those that can be restored
 	Width         int  // characters after the prefix that make a branch; 0 = up to a slash
 	Limit         int
 }
 
-// branchesQuery hops from branch to branch along the index of names: what is below a branch is not read. '~' is above
-// every character of a name. The bound of the next hop is a column: to compare with an expression of functions that are
-// not leakproof, row level security would have every name read first.
+// branchesQuery steps from branch to branch along the index of names, and skips the names below a branch. '~' sorts
+// after every character of a name. The bound of the next step is a column: with an expression of functions that are not
+// leakproof, row level security would read every name first.
 const branchesQuery = `
 WITH RECURSIVE hop (branch, whole, bound) AS (
 	SELECT one.* FROM (VALUES ('' COLLATE "C")) h (bound) CROSS JOIN LATERAL (` + nextBranch + `) one
@@ -43,7 +43,7 @@ const nextBranch = `SELECT b.branch, b.branch = b.name, CASE
 			AND ($2 AND s.deleted_at IS NULL OR $3 AND s.deleted_at IS NOT NULL AND s.restore_until > now())
 		ORDER BY s.name LIMIT 1) b`
 
-// Branches lists how names go on after a prefix, in their order, each once.
+// Branches lists the continuations of a prefix, sorted, each once.
 func (r *Reader) Branches(ctx context.Context, q BranchQuery) ([]Branch, error) {
 	return collect(ctx, r.pool, func(row pgx.CollectableRow) (b Branch, err error) {
 		err = row.Scan(&b.Text, &b.Whole)

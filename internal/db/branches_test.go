@@ -12,7 +12,7 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// mustName makes secrets without versions, which is all that a name takes.
+// mustName inserts secrets without versions, which is enough for names.
 func mustName(t testing.TB, store *vaulttest.Store, names string, args ...any) {
 	t.Helper()
 	store.MustExec(t, fmt.Sprintf(`INSERT INTO vault.secrets (name) `+names, args...), `ANALYZE vault.secrets`)
@@ -64,7 +64,7 @@ func TestBranches(t *testing.T) {
 	}
 }
 
-// Among 100,000 names the branches are found by a look at each, and not by reading the names below them.
+// Among 100,000 names, each branch is found by one index lookup, without reading the names below it.
 func TestBranchesHop(t *testing.T) {
 	store := vaulttest.New(t)
 	mustName(t, store, `SELECT format('team%%s/app/s%%s', i %% 20, i) FROM generate_series(1, 100000) i`)
@@ -79,7 +79,7 @@ func TestBranchesHop(t *testing.T) {
 	}
 }
 
-// rowsRead is how many rows left a scan of the table, or were removed there.
+// rowsRead is how many rows a scan of the table returned or removed.
 func rowsRead(t *testing.T, explained string) int {
 	t.Helper()
 	var plans []map[string]any

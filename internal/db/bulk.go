@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Standings reads those of the names that exist, from the primary.
+// Standings reads the standings of the names that exist, from the primary.
 func (w *Writer) Standings(ctx context.Context, names []string) (map[string]Standing, error) {
 	found := make(map[string]Standing, len(names))
 	_, err := collect(ctx, w.pool, func(row pgx.CollectableRow) (struct{}, error) {
@@ -23,7 +23,7 @@ func (w *Writer) Standings(ctx context.Context, names []string) (map[string]Stan
 	return found, err
 }
 
-// CurrentVersion is what a name leads to, or why to nothing.
+// CurrentVersion is the current version of a name, or the error of reading it.
 type CurrentVersion struct {
 	VersionRow
 	Err error
@@ -40,7 +40,7 @@ func (r *Reader) Currents(ctx context.Context, names []string) (map[string]Curre
 }
 
 func currents(ctx context.Context, q rowsQuerier, names []string) (map[string]CurrentVersion, error) {
-	found, err := current.withLost(ctx, q, names)
+	found, err := current.withMissing(ctx, q, names)
 	if err != nil {
 		return nil, err
 	}
@@ -112,8 +112,8 @@ func (all results) committedAt(lsn string) {
 	}
 }
 
-// PutVersions stores all of the versions in one transaction, or none, and answers in their order. Puts come in the
-// order of their names, so that two who store the same ones never wait for each other.
+// PutVersions stores all of the versions in one transaction, or none, and answers in their order. Puts are sorted by
+// name, so that two writers of the same names cannot deadlock.
 func (w *Writer) PutVersions(ctx context.Context, c Credential, puts []Put) ([]Result, error) {
 	spelled, err := json.Marshal(puts)
 	if err != nil {
@@ -123,7 +123,7 @@ func (w *Writer) PutVersions(ctx context.Context, c Credential, puts []Put) ([]R
 		string(spelled))
 }
 
-// RecordReads puts several reads on the audit log together.
+// RecordReads adds several reads to the audit log in one transaction.
 func (w *Writer) RecordReads(ctx context.Context, reads []ReadRecord) error {
 	type read struct {
 		Action  string         `json:"action"`

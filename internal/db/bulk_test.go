@@ -21,7 +21,7 @@ func manyPuts(n int) []db.Put {
 	return puts
 }
 
-// The pair of every commit, of many at once: all end in one version, made once, and an answer in their order.
+// The pair of every commit, for many puts at once: each gets one version, made once, and the results are in order.
 func TestCommitOfManyWithoutAnAnswer(t *testing.T) {
 	losingCommits(t, func(t *testing.T, store *vaulttest.Store, writer *db.Writer, c db.Credential, audit string) {
 		generator, every, grace := "hex:32", 36*time.Hour, 90*time.Second
@@ -43,13 +43,14 @@ func TestCommitOfManyWithoutAnAnswer(t *testing.T) {
 			t.Errorf("got audit rows %q, want %q", got, audit)
 		}
 		if got := store.MustQuery(t,
-			`SELECT concat_ws(' ', kind, generator, rotation_interval, grace_period) FROM vault.secrets WHERE name = 'app/s07'`); got != "automatic hex:32 36:00:00 00:01:30" {
+			`SELECT concat_ws(' ', kind, generator, rotation_interval, grace_period) FROM vault.secrets
+				WHERE name = 'app/s07'`); got != "automatic hex:32 36:00:00 00:01:30" {
 			t.Errorf("got settings %q", got)
 		}
 	})
 }
 
-// All or none: what one of them is refused for undoes the others.
+// All or none: an error of one undoes the others.
 func TestPutVersionsIsOneTransaction(t *testing.T) {
 	store := vaulttest.New(t)
 	writer, err := db.NewWriter(t.Context(), db.Options{URL: store.URL(vaulttest.Operator)})
@@ -63,12 +64,13 @@ func TestPutVersionsIsOneTransaction(t *testing.T) {
 		t.Fatal("version 2 of a new secret was stored")
 	}
 	if got := store.MustQuery(t,
-		`SELECT (SELECT count(*) FROM vault.secrets) || ' ' || (SELECT count(*) FROM vault.audit_log WHERE action = 'put' AND outcome = 'ok')`); got != "0 0" {
+		`SELECT (SELECT count(*) FROM vault.secrets) || ' ' || (SELECT count(*) FROM vault.audit_log
+			WHERE action = 'put' AND outcome = 'ok')`); got != "0 0" {
 		t.Errorf("got %s secrets and puts on record, want none", got)
 	}
 }
 
-// One that lost its current version is told apart, and so are those that are deleted or not there.
+// A secret without a current version is distinguished from deleted and missing ones.
 func TestCurrents(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPut(t, store, "a/1", "b/1", "b/2", "b/3", "c/1")

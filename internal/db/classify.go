@@ -18,7 +18,7 @@ var kinds = map[string]error{
 	"VA003":          ErrConflict,
 	"VA004":          ErrNotFound,
 	"VA005":          ErrDeleted,
-	"VA006":          ErrBusy,    // a lock of the vault's is held: the text says by whom
+	"VA006":          ErrBusy,    // a lock of the vault's is held: the text names the holder
 	"28000":          ErrRefused, // invalid_authorization_specification: the token; or pg_hba.conf
 	"28P01":          ErrRefused, // invalid_password
 	"42501":          ErrRefused, // insufficient_privilege
@@ -74,24 +74,24 @@ func classifyServer(e *pgconn.PgError) error {
 	}
 	text := e.Message
 	switch {
-	case e.Code == "42501" && e.Routine == "aclcheck_error": // its words are in the server's language
+	case e.Code == "42501" && e.Routine == "aclcheck_error": // Message is in the server's language
 		text = "the database role is not allowed to use the vault: " + text
 	case e.Code == lockNotAvailable:
-		text = "somebody else is changing it and has not finished"
+		text = "another session is changing it and has not finished"
 	case e.Code == "23514":
 		text = fmt.Sprintf("the database refused it: rule %q", e.ConstraintName)
 	}
 	return &Error{Kind: kind, Text: text, Code: e.Code}
 }
 
-// isDisconnect: the server ends the session (class 08, operator intervention 57P01 to 57P05, or FATAL).
+// isDisconnect reports whether the server ends the session (class 08, operator intervention 57P01 to 57P05, or FATAL).
 func isDisconnect(e *pgconn.PgError) bool {
 	return strings.HasPrefix(e.Code, "08") || strings.HasPrefix(e.Code, "57P") || e.SeverityUnlocalized == "FATAL" ||
 		e.SeverityUnlocalized == "PANIC"
 }
 
-// isDefinite reports whether the server itself said that the transaction failed. Without that, a COMMIT may have
-// happened.
+// isDefinite reports whether the server itself reported that the transaction failed. Without that, a COMMIT may have
+// succeeded.
 func isDefinite(err error) bool {
 	var server *pgconn.PgError
 	if errors.As(err, &server) {
@@ -100,7 +100,8 @@ func isDefinite(err error) bool {
 	return errors.Is(err, pgx.ErrTxCommitRollback)
 }
 
-// eachOnce joins the failures of several hosts; with and without TLS the same host fails in the same words.
+// eachOnce joins the errors of several hosts without repetition: with and without TLS, one host fails with the same
+// text.
 func eachOnce(err error) string {
 	var lines []string
 	for line := range strings.Lines(err.Error()) {

@@ -314,7 +314,7 @@ func TestAQueryThatFails(t *testing.T) {
 	})
 }
 
-// BenchmarkCoalescer is what sharing costs beside the query itself.
+// BenchmarkCoalescer measures the cost of sharing, without the query itself.
 func BenchmarkCoalescer(b *testing.B) {
 	c := &coalescer[int]{limit: time.Second, query: func(_ context.Context, names []string) (map[string]int, error) {
 		answers := make(map[string]int, len(names))

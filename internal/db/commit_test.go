@@ -15,7 +15,7 @@ import (
 	"github.com/hyperiondb/vault/test/chaos/pgproxy"
 )
 
-// newProxy stands between a client and the store's primary.
+// newProxy puts a proxy between a client and the store's primary.
 func newProxy(t *testing.T, store *vaulttest.Store) *pgproxy.Proxy {
 	t.Helper()
 	node := store.Cluster.Primary()
@@ -29,7 +29,7 @@ func through(p *pgproxy.Proxy, store *vaulttest.Store, role string) string {
 	return fmt.Sprintf("postgres://%s@127.0.0.1:%d/%s?sslmode=disable", role, p.Port(), store.Database)
 }
 
-// lose has the next COMMIT never arrive, or its answer.
+// lose drops the next COMMIT, or its answer.
 func lose(p *pgproxy.Proxy, when pgproxy.When) {
 	p.Cut(pgproxy.Cut{SQL: "^commit", When: when, Times: 1})
 }
@@ -39,8 +39,8 @@ func sealedPlaceholder(name string) db.SealedVersion {
 		Ciphertext: make([]byte, 32), KeyCommit: make([]byte, 32), AAD: name + ":1"}
 }
 
-// losingCommits runs a test for the pair of every commit: "failed" and "done, but the reply was lost". The next COMMIT
-// is the one; audit is what is on record of a put then.
+// losingCommits runs a test for the pair of every commit: "failed" and "done, but the reply was lost". It applies to
+// the next COMMIT; audit is the expected audit log of a put.
 func losingCommits(t *testing.T, test func(t *testing.T, store *vaulttest.Store, writer *db.Writer, c db.Credential,
 	audit string)) {
 	for when, audit := range map[pgproxy.When]string{pgproxy.Before: "put", pgproxy.After: "put put.replay"} {
@@ -57,7 +57,7 @@ func losingCommits(t *testing.T, test func(t *testing.T, store *vaulttest.Store,
 	}
 }
 
-// Both ends of the pair: one version, made once, and an answer.
+// In both cases there is one version, made once, and an answer.
 func TestCommitWithoutAnAnswer(t *testing.T) {
 	losingCommits(t, func(t *testing.T, store *vaulttest.Store, writer *db.Writer, c db.Credential, audit string) {
 		result, err := writer.PutVersion(t.Context(), c, uuid.New(), "put", "app/x", sealedPlaceholder("app/x"), false,
@@ -73,7 +73,7 @@ func TestCommitWithoutAnAnswer(t *testing.T) {
 	})
 }
 
-// When no answer arrives, however often it is asked, the outcome is unknown and said to be, with the request's id.
+// If repeated requests get no answer either, the outcome is reported as unknown, with the request's id.
 func TestOutcomeUnknown(t *testing.T) {
 	t.Parallel()
 	store := vaulttest.New(t)
@@ -91,7 +91,7 @@ func TestOutcomeUnknown(t *testing.T) {
 	}
 }
 
-// What a DBA runs with psql leaves the same catalog as what migrate does.
+// The script that a DBA runs with psql leaves the same catalog as migrate does.
 func TestPrintedSQLIsWhatMigrateDoes(t *testing.T) {
 	store := vaulttest.New(t)
 	printed := store.Database + "_printed"
@@ -122,17 +122,22 @@ func catalog(t *testing.T, conn *pgx.Conn) string {
 	t.Helper()
 	var text string
 	must(t, conn.QueryRow(t.Context(), `SELECT jsonb_pretty(jsonb_build_object(
-		'tables', (SELECT jsonb_agg(relname || ' ' || relkind::text || ' ' || coalesce(relacl::text, '') || relrowsecurity || relforcerowsecurity || relowner::regrole ORDER BY relname) FROM pg_class WHERE relnamespace = 'vault'::regnamespace),
-		'columns', (SELECT jsonb_agg(attrelid::regclass || ' ' || attname || ' ' || format_type(atttypid, atttypmod) || attnotnull ORDER BY attrelid::regclass::text, attnum) FROM pg_attribute
+		'tables', (SELECT jsonb_agg(relname || ' ' || relkind::text || ' ' || coalesce(relacl::text, '') || relrowsecurity ||
+		relforcerowsecurity || relowner::regrole ORDER BY relname) FROM pg_class WHERE relnamespace = 'vault'::regnamespace),
+		'columns', (SELECT jsonb_agg(attrelid::regclass || ' ' || attname || ' ' || format_type(atttypid, atttypmod) ||
+		attnotnull ORDER BY attrelid::regclass::text, attnum) FROM pg_attribute
 			WHERE attnum > 0 AND attrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'vault'::regnamespace)),
-		'functions', (SELECT jsonb_agg(md5(pg_get_functiondef(oid)) || ' ' || oid::regprocedure || coalesce(proacl::text, '') ORDER BY oid::regprocedure::text) FROM pg_proc WHERE pronamespace = 'vault'::regnamespace),
+		'functions', (SELECT jsonb_agg(md5(pg_get_functiondef(oid)) || ' ' || oid::regprocedure || coalesce(proacl::text, '')
+		ORDER BY oid::regprocedure::text) FROM pg_proc WHERE pronamespace = 'vault'::regnamespace),
 		'policies', (SELECT jsonb_agg(p ORDER BY p::text) FROM pg_policies p WHERE schemaname = 'vault'),
-		'constraints', (SELECT jsonb_agg(conrelid::regclass || ' ' || conname || ' ' || pg_get_constraintdef(oid) ORDER BY conrelid::regclass::text, conname) FROM pg_constraint WHERE connamespace = 'vault'::regnamespace),
-		'triggers', (SELECT jsonb_agg(pg_get_triggerdef(oid) || tgenabled::text ORDER BY tgname) FROM pg_trigger WHERE NOT tgisinternal)))`).Scan(&text))
+		'constraints', (SELECT jsonb_agg(conrelid::regclass || ' ' || conname || ' ' || pg_get_constraintdef(oid)
+		ORDER BY conrelid::regclass::text, conname) FROM pg_constraint WHERE connamespace = 'vault'::regnamespace),
+		'triggers', (SELECT jsonb_agg(pg_get_triggerdef(oid) || tgenabled::text ORDER BY tgname) FROM pg_trigger
+		WHERE NOT tgisinternal)))`).Scan(&text))
 	return text
 }
 
-// On a managed server nobody is a superuser: the owner of the database with CREATEROLE can install, upgrade and
+// On a managed server there is no superuser: the owner of the database with CREATEROLE can install, upgrade and
 // administer.
 func TestInitAsOwnerWithoutSuperuser(t *testing.T) {
 	store := vaulttest.Own(t) // roles are the cluster's

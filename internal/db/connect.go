@@ -16,10 +16,10 @@ import (
 )
 
 const (
-	connectTimeout = 5 * time.Second // for one host, unless the connection string says otherwise
-	// So that a changed schema or role is noticed. It is noticed when a connection is used, too, so the pool looks at idle
-	// ones as rarely: for each look it takes all of them, so that whoever asks meanwhile opens another, and then it hands
-	// out those that were used least, whose backends have yet to map what is read.
+	connectTimeout = 5 * time.Second // for one host, if the connection string sets none
+	// Connections are replaced, so that a changed schema or role is noticed. The health check runs as rarely: it takes all
+	// idle connections, so that requests meanwhile open new ones, and it leaves the least used in front, whose backends
+	// have not mapped the data yet. A changed schema is also noticed when a connection is used.
 	connMaxLifetime = 30 * time.Minute
 )
 
@@ -28,14 +28,14 @@ type Options struct {
 	URL             string // a libpq connection string or URL; "" = libpq's environment and service files
 	ApplicationName string
 	MaxConns        int    // 0 = 4
-	Fence           *Fence // nil: an old primary is not told from a new one
-	Brief           bool   // few statements a connection: they are described, as behind a pooler, not prepared
-	// of a Reader's Current, LiveVersions and Version, waiting for others included; 0 = a statement's
+	Fence           *Fence // nil: old primaries are not detected
+	Brief           bool   // few statements a connection, so they are described, not prepared
+	// of a Reader's Current, LiveVersions and Version, including the wait for a shared query; 0 = a statement's
 	ReadTimeout time.Duration
-	// the same statements for a long time: each is planned once for any arguments, not for each set of them
+	// for a process that repeats its statements: each is planned once for any arguments
 	PlanOnce bool
-	Siblings *Siblings // the other pools of this process that give way; nil = none does
-	// of a Writer: where WaitForRotations listens; "" = URL. It takes a connection without a pooler
+	Siblings *Siblings // the other pools of this process, which release idle connections; nil = none
+	// of a Writer: the server that WaitForRotations listens on; "" = URL. It needs a connection without a pooler
 	ListenURL string
 }
 
@@ -46,13 +46,13 @@ type Config struct {
 	SchemaVersion int
 }
 
-// Reader reads from one node, whether primary or standby.
+// Reader reads from one node, a primary or a standby.
 type Reader struct {
 	pool    *pool
 	fence   *Fence
-	current *coalescer[sealed]
-	live    *coalescer[sealed]
-	lost    *coalescer[sealed] // of names of which the others found nothing
+	current *coalescer[readResult]
+	live    *coalescer[readResult]
+	missing *coalescer[readResult] // for names that the others have no row for
 }
 
 // Writer calls the write API on the primary.
@@ -61,7 +61,7 @@ type Writer struct {
 	fence  *Fence
 	listen *pgx.ConnConfig
 
-	recording bool // it only records what happened elsewhere, which is none of the steps that failpoints name
+	recording bool // writes only audit records; the failpoints of changes do not apply
 }
 
 // NewReader makes a pool that connects when first used.
@@ -75,7 +75,7 @@ func NewReader(ctx context.Context, o Options) (*Reader, error) {
 		limit = pool.limit
 	}
 	return &Reader{pool: pool, fence: o.Fence, current: shared(pool, limit, current), live: shared(pool, limit, live),
-		lost: shared(pool, limit, lost)}, nil
+		missing: shared(pool, limit, missing)}, nil
 }
 
 // NewWriter makes a pool that connects, when first used, to the one host of the connection string that is read-write
@@ -149,7 +149,7 @@ func newPool(ctx context.Context, o Options, validate pgconn.ValidateConnectFunc
 		return o.Fence.keeps(conn) && pooler.keeps(conn), nil
 	}
 	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
-		knowInfinity(conn)
+		registerInfinity(conn)
 		pooler.afterConnect(conn)
 		return checkSchema(ctx, session{conn})
 	}
@@ -162,24 +162,24 @@ func newPool(ctx context.Context, o Options, validate pgconn.ValidateConnectFunc
 		siblings: o.Siblings}, nil
 }
 
-// connectLimit is how long it may take to find the host that will do.
+// connectLimit is how long it may take to try all hosts.
 func connectLimit(c *pgx.ConnConfig) time.Duration {
 	return c.ConnectTimeout * time.Duration(len(hosts(c)))
 }
 
 func hosts(c *pgx.ConnConfig) map[string]bool {
 	all := map[string]bool{fmt.Sprint(c.Host, c.Port): true}
-	for _, f := range c.Fallbacks { // each host twice with some kinds of sslmode
+	for _, f := range c.Fallbacks { // with some values of sslmode each host is listed twice
 		all[fmt.Sprint(f.Host, f.Port)] = true
 	}
 	return all
 }
 
-// prepare is called when ValidateConnect is what it is to be: the session's settings go before it.
+// prepare is called after ValidateConnect is set, because it puts the session's settings before it.
 func prepare(c *pgx.ConnConfig, o Options) {
 	c.ValidateConnect = newSessionPlan(c, o).validating(c.ValidateConnect)
 	c.RuntimeParams["application_name"] = o.ApplicationName
-	c.OnNotice = hearWarning
+	c.OnNotice = keepWarning
 	if c.ConnectTimeout == 0 {
 		c.ConnectTimeout = connectTimeout
 	}
@@ -193,7 +193,7 @@ func isLocal(host string) bool {
 	return ip != nil && ip.IsLoopback()
 }
 
-// checkSchema refuses a connection to a database whose schema is not the one this binary was built for.
+// checkSchema refuses a database whose schema version is not the one this binary was built for.
 func checkSchema(ctx context.Context, s session) error {
 	// the pool connects in the background, without the caller's deadline
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
@@ -225,7 +225,7 @@ func Target(url string) string {
 	return fmt.Sprintf("%s on %s", c.Database, c.Host)
 }
 
-// TargetString is the same as a connection string, for settings that are shown and can be read again.
+// TargetString is Target as a connection string, for settings that are printed and can be read back.
 func TargetString(url string) string {
 	c, err := Options{URL: url}.config(nil)
 	if err != nil {

@@ -7,18 +7,18 @@ import (
 	"strings"
 )
 
-// use is what becomes of a keyword of a connection string.
+// use is how a keyword of a connection string is handled.
 type use int
 
 const (
-	passed  use = iota // to pgx, which does what libpq does
-	kept               // honoured here
-	ignored            // it changes nothing, as in libpq, or as the vault decides it itself
-	refused            // what it asks for is not there, and leaving it out would be less than was asked for
+	passed  use = iota // passed to pgx, which does what libpq does
+	kept               // implemented here
+	ignored            // without effect, as in libpq, or because the vault sets it itself
+	refused            // not supported, and ignoring it would be less than was asked for
 )
 
-// keyword is one that libpq (or, without a variable, pgx) knows. Errors name keywords out of this table alone: what
-// stands in a connection string, also as a keyword, can be a part of a password.
+// keyword is a keyword of libpq or (without a variable) of pgx. Errors name only keywords of this table: any other text
+// of a connection string, also in the place of a keyword, can be part of a password.
 type keyword struct {
 	name string
 	env  string // libpq's variable for it
@@ -28,10 +28,10 @@ type keyword struct {
 	takes  takes    // nil = any
 }
 
-// takes says what a value has to be; "" = it is that.
+// takes checks a value and returns what it has to be; "" = it is valid.
 type takes func(value string) string
 
-// keywords: the values of one that is refused ask for nothing.
+// keywords lists all of them. The values of a refused keyword are those that ask for nothing.
 var keywords = []keyword{
 	{name: "host", env: "PGHOST", takes: hostList},
 	{name: "hostaddr", env: "PGHOSTADDR", use: kept, takes: addressList},
@@ -46,7 +46,7 @@ var keywords = []keyword{
 	{name: "target_session_attrs", env: "PGTARGETSESSIONATTRS",
 		values: []string{"any", "read-write", "read-only", "primary", "standby", "prefer-standby"}},
 	{name: "load_balance_hosts", env: "PGLOADBALANCEHOSTS", use: kept, values: []string{"disable", "random"}},
-	{name: "application_name", env: "PGAPPNAME", use: ignored}, // both binaries give their own
+	{name: "application_name", env: "PGAPPNAME", use: ignored}, // both binaries set their own
 	{name: "fallback_application_name", use: ignored},
 	{name: "client_encoding", env: "PGCLIENTENCODING", use: ignored}, // UTF-8 in any case
 	{name: "replication", use: refused, values: []string{"false", "off", "no", "0"}},
@@ -98,7 +98,8 @@ var keywords = []keyword{
 	{name: "description_cache_capacity", takes: wholeNumber},
 }
 
-// poolSettings are those of pgx's pool. Nothing ever came of them, as each command and vaultd size their own pools.
+// poolSettings is the prefix of the settings of pgx's pool. They never had an effect, because each command and vaultd
+// size their own pools.
 const poolSettings = "pool_"
 
 func findKeyword(name string) (keyword, bool) {
@@ -109,7 +110,7 @@ func findKeyword(name string) (keyword, bool) {
 	return keywords[i], true
 }
 
-// check returns what is wrong with a value, in words that repeat nothing of it.
+// check returns what is wrong with a value, in a text that does not repeat the value.
 func (k keyword) check(value string) string {
 	switch {
 	case strings.ContainsRune(value, 0):
@@ -144,7 +145,8 @@ func portList(value string) string {
 	return ""
 }
 
-// hostList refuses what no host is called: it would go to a name server, and be printed by the error that comes back.
+// hostList refuses what cannot be a host name: it would go to a name server, and the error of the lookup would print
+// it.
 func hostList(value string) string {
 	for host := range strings.SplitSeq(value, ",") {
 		if _, err := netip.ParseAddr(host); err == nil || strings.HasPrefix(host, "/") {
@@ -169,8 +171,8 @@ func addressList(value string) string {
 	return ""
 }
 
-// databaseName refuses a whole connection string, which psql takes there: a server repeats the name that it does not
-// know.
+// databaseName refuses a connection string, which psql accepts as a database name: a server's error repeats a name that
+// it does not know.
 func databaseName(value string) string {
 	if strings.Contains(value, "://") || strings.Contains(value, "=") {
 		return "takes the name of a database, not a connection string"
@@ -193,7 +195,7 @@ func methodList(value string) string {
 
 var tlsVersions = []string{"TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"}
 
-// tlsVersion: their letters' case does not matter to libpq.
+// tlsVersion ignores case, as libpq does.
 func tlsVersion(value string) string {
 	if slices.ContainsFunc(tlsVersions, func(v string) bool { return strings.EqualFold(v, value) }) {
 		return ""

@@ -21,22 +21,21 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// A connection string is read here by libpq's own rules, and pgx gets one that is written anew. pgx takes any keyword
-// that it does not know for a parameter of the server, so a string it misreads carries the password to another server;
-// and its errors repeat the string. Here every keyword is one of the table's, and an error says nothing but the
-// keyword.
+// A connection string is parsed here by libpq's rules, and pgx gets one that is written anew. pgx passes keywords that
+// it does not know to the server as parameters, so a misread string could carry the password to another server; and its
+// errors repeat the string. Here every keyword is one of the table, and an error contains nothing but the keyword.
 
-// connSettings are the values of the keywords that are given, "" too: that hides what the environment says.
+// connSettings are the values of the keywords that are given. An empty value counts: it hides that of the environment.
 type connSettings map[string]string
 
-// CheckConnectionString reports what is wrong with the text of a connection string, without a word of it. It looks
-// neither at the environment nor at files.
+// CheckConnectionString reports what is wrong with the text of a connection string, without repeating any of it. It
+// reads neither the environment nor files.
 func CheckConnectionString(text string) error {
 	_, err := parseConnString(text)
 	return err
 }
 
-// settings are those of the string, else of the service that it or the environment names, else of the environment.
+// settings are those of the string, then of the service that it or the environment names, then of the environment.
 func (o Options) settings() (connSettings, error) {
 	given, err := parseConnString(o.URL)
 	if err != nil {
@@ -93,7 +92,7 @@ func parseConnString(text string) (connSettings, error) {
 	return parseKeywords(text)
 }
 
-// set checks a value. Place counts the parameters, as the name of one that is not known cannot be repeated.
+// set checks and stores a value. place is the number of the parameter, because an unknown name cannot be repeated.
 func (s connSettings) set(name, value string, place int) error {
 	k, known := findKeyword(name)
 	switch {
@@ -101,7 +100,7 @@ func (s connSettings) set(name, value string, place int) error {
 		return badString("parameter %d is of pgx's pool; vaultctl has --concurrency for that, vaultd max_connections",
 			place)
 	case !known:
-		return badString("parameter %d is none that libpq has; the server's own go into \"options\", as -c NAME=VALUE",
+		return badString("parameter %d is not one of libpq's; settings of the server go into \"options\", as -c NAME=VALUE",
 			place)
 	}
 	if wrong := k.check(value); wrong != "" {
@@ -132,7 +131,7 @@ func parseKeywords(text string) (connSettings, error) {
 		}
 		value, rest, ok := cutValue(strings.TrimLeft(rest, space))
 		if !ok {
-			return nil, badString("the ' before the value of parameter %d has no second one", place)
+			return nil, badString("the value of parameter %d has an opening ' but no closing one", place)
 		}
 		if err := s.set(name, value, place); err != nil {
 			return nil, err
@@ -141,7 +140,7 @@ func parseKeywords(text string) (connSettings, error) {
 	}
 }
 
-// cutValue takes a value, in quotes or up to a blank. A backslash takes its meaning from what follows it.
+// cutValue cuts off a value, in quotes or up to a blank. A backslash escapes the character after it.
 func cutValue(text string) (value, rest string, ok bool) {
 	text, quoted := strings.CutPrefix(text, "'")
 	var b strings.Builder
@@ -163,7 +162,7 @@ func cutValue(text string) (value, rest string, ok bool) {
 }
 
 // parseURL reads what follows "postgres://", as libpq's conninfo_uri_parse does. It refuses an @ or # that libpq would
-// take for a part of a host, a database or a value: most likely that is the second half of a password.
+// accept within a host, a database or a value: most likely it belongs to a password that was not escaped.
 func parseURL(text string) (connSettings, error) {
 	if strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
 		return nil, badString("the URL holds a blank, a tab or a line's end; " +
@@ -192,7 +191,7 @@ func parseURL(text string) (connSettings, error) {
 	return s, s.readParameters(parameters)
 }
 
-// readCredentials takes the user and the password from the front: up to the first @ that no / comes before.
+// readCredentials cuts off the user and the password: up to the first @, if no / comes before it.
 func (s connSettings) readCredentials(text string) (rest string, err error) {
 	end := strings.IndexAny(text, "@/")
 	if end < 0 || text[end] == '/' {
@@ -202,7 +201,7 @@ func (s connSettings) readCredentials(text string) (rest string, err error) {
 	return text[end+1:], errors.Join(s.setDecoded("user", user), s.setDecoded("password", password))
 }
 
-// setDecoded leaves out what is empty, as libpq does in the front of a URL.
+// setDecoded skips an empty value, as libpq does before the parameters of a URL.
 func (s connSettings) setDecoded(name, text string) error {
 	value, ok := decode(text)
 	switch {
@@ -214,7 +213,7 @@ func (s connSettings) setDecoded(name, text string) error {
 	return s.set(name, value, 0)
 }
 
-// decode is libpq's: a + stands for itself.
+// decode decodes as libpq does: a + stands for itself.
 func decode(text string) (string, bool) {
 	var b strings.Builder
 	for i := 0; i < len(text); i++ {
@@ -235,7 +234,7 @@ func decode(text string) (string, bool) {
 	return b.String(), true
 }
 
-// readHosts reads HOST[:PORT][,...]; an IPv6 address stands in brackets.
+// readHosts reads HOST[:PORT][,...]; an IPv6 address is in brackets.
 func (s connSettings) readHosts(text string) error {
 	var hosts, ports []string
 	for one := range strings.SplitSeq(text, ",") {
@@ -307,8 +306,8 @@ func environmentSettings() (connSettings, error) {
 	return s, nil
 }
 
-// serviceSettings looks for the service where libpq does: in the user's file, then in the system's. It also sets
-// servicefile, to the one that has it.
+// serviceSettings looks for the service where libpq does: in the user's file, then in the system's. It sets servicefile
+// to the file that has it.
 func serviceSettings(s connSettings) (connSettings, error) {
 	if s["service"] == "" {
 		return nil, nil
@@ -363,7 +362,7 @@ func checkService(settings map[string]string) (connSettings, error) {
 	return s, nil
 }
 
-// resolve settles what depends on several settings: which hosts there are, and how they prove who they are.
+// resolve computes what depends on several settings: the list of hosts, and how their certificates are checked.
 func (s connSettings) resolve() error {
 	hosts, addresses, ports := s.list("host"), s.list("hostaddr"), s.list("port")
 	n := max(len(hosts), len(addresses))
@@ -394,7 +393,7 @@ func (s connSettings) resolve() error {
 		s.join(name, servers, i)
 	}
 	if remote && s["sslmode"] == "" {
-		s["sslmode"] = "verify-full" // libpq's prefer can be talked down to nothing by a host in the middle
+		s["sslmode"] = "verify-full" // with libpq's prefer, a host in the middle can turn encryption off
 	}
 	return nil
 }
@@ -426,7 +425,7 @@ func (s connSettings) join(name string, servers [][3]string, column int) {
 
 var quoting = strings.NewReplacer(`\`, `\\`, `'`, `\'`)
 
-// text is the connection string for pgx, with nothing in it but what pgx honours.
+// text is the connection string for pgx, with only what pgx implements.
 func (s connSettings) text() string {
 	var b strings.Builder
 	for _, k := range keywords {
@@ -447,7 +446,7 @@ func (s connSettings) text() string {
 	return b.String()
 }
 
-// config is for one connection, or each of a pool. validate, if not nil, runs when the session has its settings.
+// config is for one connection, or each of a pool. validate, if not nil, runs after the session has its settings.
 func (o Options) config(validate pgconn.ValidateConnectFunc) (*pgx.ConnConfig, error) {
 	s, err := o.settings()
 	if err != nil {
@@ -465,7 +464,7 @@ func (o Options) config(validate pgconn.ValidateConnectFunc) (*pgx.ConnConfig, e
 	return c, nil
 }
 
-// explain says what keeps pgx from using the settings. Its own text may repeat them.
+// explain returns why pgx refuses the settings. pgx's own text may repeat them.
 func (s connSettings) explain(err error) error {
 	var file *fs.PathError
 	if !errors.As(err, &file) {
@@ -480,7 +479,7 @@ func (s connSettings) explain(err error) error {
 	return badString("a certificate's file in ~/.postgresql: %s", file.Err)
 }
 
-// apply honours what pgx does not. Of the server's parameters it leaves "options" alone.
+// apply implements what pgx does not. It passes no parameter but "options" to the server.
 func (s connSettings) apply(c *pgx.ConnConfig) {
 	c.RuntimeParams = map[string]string{}
 	if s["options"] != "" {
@@ -510,7 +509,7 @@ func tlsConfigs(c *pgconn.Config) (all []*tls.Config) {
 	return all
 }
 
-// tlsVersion is 0, which is Go's own limit, where none is given.
+// tlsVersion is 0, which means Go's own limit, if none is given.
 func (s connSettings) tlsVersion(name string) uint16 {
 	i := slices.IndexFunc(tlsVersions, func(v string) bool { return strings.EqualFold(v, s[name]) })
 	if i < 0 {
@@ -519,7 +518,7 @@ func (s connSettings) tlsVersion(name string) uint16 {
 	return tls.VersionTLS10 + uint16(i)
 }
 
-// addresses answers for a name server where hostaddr says where a host is.
+// addresses replaces the lookup of hosts that have a hostaddr.
 func (s connSettings) addresses(ctx context.Context, host string) (found []string, err error) {
 	hosts, addresses, ports := s.list("host"), s.list("hostaddr"), s.list("port")
 	for i := range hosts {
@@ -533,7 +532,7 @@ func (s connSettings) addresses(ctx context.Context, host string) (found []strin
 	return net.DefaultResolver.LookupHost(ctx, host)
 }
 
-// dialer has the vault's limits where the string has none of its own.
+// dialer has the vault's limits where the string sets none.
 func (s connSettings) dialer() *net.Dialer {
 	d := dialer()
 	k := &d.KeepAliveConfig

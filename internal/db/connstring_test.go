@@ -21,7 +21,7 @@ import (
 // secret is the password in every string that is refused: no error may hold any part of it.
 const secret = "hunter2"
 
-// What is misread is refused before anything is sent, and the refusal does not repeat it.
+// A string that could be misread is refused before anything is sent, and the error does not repeat it.
 func TestMalformedConnectionStrings(t *testing.T) {
 	for text, want := range map[string]string{
 		// Not the beginning of a URL.
@@ -32,8 +32,8 @@ func TestMalformedConnectionStrings(t *testing.T) {
 		"POSTGRES://u:" + secret + "@h/db?x=y":         "a URL begins with",
 		"Postgresql://u:" + secret + "@h/db":           "a URL begins with",
 		"'postgres://u:" + secret + "@h/db?sslmode=no": "a URL begins with",
-		"url=postgres://u:" + secret + "@h/db":         "parameter 1 is none",
-		"postgresql:u:" + secret + "@h/db?x=y":         "parameter 1 is none",
+		"url=postgres://u:" + secret + "@h/db":         "parameter 1 is not one",
+		"postgresql:u:" + secret + "@h/db?x=y":         "parameter 1 is not one",
 		"u:" + secret + "@h/db":                        `no "=" after word 1`,
 		// A URL whose password is not encoded.
 		"postgres://u:a@" + secret + "@h/db":             "%40",
@@ -52,7 +52,7 @@ func TestMalformedConnectionStrings(t *testing.T) {
 		"postgres://u:x@[::1/" + secret:                  "HOST:PORT",
 		"postgres://h/postgres:%2F%2Fu:" + secret:        `"dbname" takes the name`,
 		"postgres://h/db?" + secret:                      "parameter 1 of the URL is not",
-		"postgres://h/db?" + secret + "=1":               "parameter 1 is none",
+		"postgres://h/db?" + secret + "=1":               "parameter 1 is not one",
 		"postgres://h/db?sslmode=a=" + secret:            "%3D",
 		"postgres://h/db?user=%" + secret:                "in parameter 1",
 		"postgres://h/db?sslmode=" + secret:              `"sslmode" takes one of`,
@@ -63,18 +63,18 @@ func TestMalformedConnectionStrings(t *testing.T) {
 		"postgres://h/db?min_protocol_version=" + secret: `"min_protocol_version" takes one of`,
 		"postgres://h/db?pool_max_conns=" + secret:       "--concurrency",
 		// Keywords.
-		"host=h password='a " + secret + " ":                "has no second one",
-		"host=h password='a " + secret + `\'`:               "has no second one",
+		"host=h password='a " + secret + " ":                "no closing one",
+		"host=h password='a " + secret + `\'`:               "no closing one",
 		"host=h password=a " + secret:                       `no "=" after word 3`,
 		"host=h password=a " + secret + " dbname=":          `no "=" after word 3`,
-		"host=h password=a " + secret + "=x":                "parameter 3 is none",
+		"host=h password=a " + secret + "=x":                "parameter 3 is not one",
 		"host=h password='it's " + secret + "'":             `no "=" after word 3`,
 		"dbname=postgres://u:" + secret + "@h/db":           `"dbname" takes the name`,
 		"dbname='host=h password=" + secret + "'":           `"dbname" takes the name`,
 		"host=u:" + secret + "@h":                           `"host" holds an @`,
-		"host=h search_path=" + secret:                      "parameter 2 is none",
+		"host=h search_path=" + secret:                      "parameter 2 is not one",
 		"password=" + secret + "\x00 host=h":                "byte 0",
-		"host=h =" + secret:                                 "parameter 2 is none",
+		"host=h =" + secret:                                 "parameter 2 is not one",
 		"service=" + secret:                                 "no service file has it",
 		"sslmode=verify-full host=h sslrootcert=/" + secret: `the file of "sslrootcert": no such file`,
 	} {
@@ -92,7 +92,7 @@ func TestMalformedConnectionStrings(t *testing.T) {
 	}
 }
 
-// Every keyword of libpq is honoured, ignored or refused by its name; of all of them, options alone reaches the server.
+// Every keyword of libpq is implemented, ignored or refused by name; only options reaches the server.
 func TestKeywordsOfLibpq(t *testing.T) {
 	for name, value := range map[string]string{
 		"requirepeer": "postgres", "sslcrl": "/crl", "sslcrldir": "/crls", "sslkeylogfile": "/log", "gssencmode": "require",
@@ -145,7 +145,7 @@ func mustConfig(t *testing.T, text string) *pgx.ConnConfig {
 	return c
 }
 
-// Both forms say the same, by libpq's rules of quoting and encoding.
+// Both forms mean the same, by libpq's rules of quoting and encoding.
 func TestConnectionStringForms(t *testing.T) {
 	type said struct {
 		Hosts                    []string
@@ -182,7 +182,7 @@ func TestConnectionStringForms(t *testing.T) {
 	}
 }
 
-// hostaddr says where a host is; its name is what the certificate has to bear, and it is remote though its name is not.
+// hostaddr is the address of a host; the certificate is checked for its name, and it is remote if the address is.
 func TestHostaddr(t *testing.T) {
 	c := mustConfig(t, "host=db,db,localhost hostaddr=192.0.2.1,192.0.2.2,192.0.2.3 port=1,2,3")
 	if c.TLSConfig == nil || c.TLSConfig.InsecureSkipVerify || c.TLSConfig.ServerName != "db" {
@@ -208,7 +208,7 @@ func TestTLSVersions(t *testing.T) {
 	}
 }
 
-// The order of the hosts is drawn; a port stays with its host.
+// The order of the hosts is random; a port stays with its host.
 func TestLoadBalanceHosts(t *testing.T) {
 	first := map[string]bool{}
 	for range 1000 {
@@ -220,7 +220,7 @@ func TestLoadBalanceHosts(t *testing.T) {
 	}
 }
 
-// libpq's variables are honoured or refused by their names, and none of them is sent to the server.
+// libpq's variables are implemented or refused by name, and none of them is sent to the server.
 func TestEnvironmentOfLibpq(t *testing.T) {
 	for name, value := range map[string]string{
 		"PGREQUIREPEER": secret, "PGSSLCRL": secret, "PGSSLCRLDIR": secret, "PGGSSENCMODE": "require", "PGREQUIRESSL": "1",
@@ -257,8 +257,7 @@ func TestEnvironmentOfLibpq(t *testing.T) {
 	}
 }
 
-// A service is looked for in the user's file and then in the system's; what stands there is read as in a connection
-// string.
+// A service is looked for in the user's file, then in the system's; its settings are parsed as in a connection string.
 func TestServiceFiles(t *testing.T) {
 	home, system := t.TempDir(), t.TempDir()
 	write := func(path, text string) { must(t, os.WriteFile(path, []byte(text), 0o600)) }
@@ -289,8 +288,8 @@ func TestServiceFiles(t *testing.T) {
 	}
 }
 
-// Whatever stands in the place of a password, it is taken as the password or refused; no part of it is sent as anything
-// else, nor repeated.
+// Any text in the place of a password is taken as the password or refused; no part of it is sent as anything else, nor
+// repeated in an error.
 func FuzzConnectionString(f *testing.F) {
 	for _, text := range []string{
 		"jdbc:postgresql://u:PASSWORD@h/db?x=y", "\nPOSTGRES://u:PASSWORD@h/db?x=y", "postgres://u:PASSWORD@h/db?x=y",
@@ -338,7 +337,7 @@ func FuzzConnectionString(f *testing.F) {
 	})
 }
 
-// checkSent: the server gets its name of the client and, where they are asked for, options.
+// checkSent checks that the server gets its name of the client and, if given, options.
 func checkSent(t *testing.T, text string, c *pgx.ConnConfig, marked string) {
 	t.Helper()
 	for name, value := range c.RuntimeParams {

@@ -5,9 +5,9 @@ import (
 	"time"
 )
 
-// A peer that is gone without a word is noticed within 25 seconds, on a connection that waits (keepalive) as on one
-// that has sent something (the user timeout, where there is one). Deadlines notice sooner; this is for what has none,
-// such as a connection that listens, and for the server's side of the socket to be let go of.
+// A peer that vanishes is noticed within 25 seconds, on an idle connection (keepalive) and on one with unacknowledged
+// bytes (the user timeout, on Linux). Deadlines are shorter; these limits are for connections without one, such as a
+// listener's, and they free the sockets.
 const (
 	keepAliveIdle     = 10 * time.Second
 	keepAliveInterval = 5 * time.Second

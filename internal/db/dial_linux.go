@@ -16,7 +16,7 @@ func userTimeoutOf(limit time.Duration) func(string, string, syscall.RawConn) er
 			return nil
 		}
 		return conn.Control(func(fd uintptr) {
-			// A kernel that refuses leaves us with the keepalive and the deadlines.
+			// If the kernel refuses, the keepalive and the deadlines remain.
 			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(limit.Milliseconds()))
 		})
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/hyperiondb/vault/internal/db"
 )
 
-// A peer that is gone without a word is noticed by the connection itself.
+// The connection itself notices a peer that vanishes.
 func TestDialerKeepsAlive(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)

@@ -1,17 +1,17 @@
-// Package db holds the rows: ciphertext and metadata, never plaintext. One Go function a statement; what a statement
-// may do is decided in sql/, by the database.
+// Package db holds the rows: ciphertext and metadata, never plaintext. Each statement has one Go function; the database
+// decides, in sql/, what a statement may do.
 //
-// A [Reader] reads from the local node, which may be a standby whose primary is gone. A [Writer] insists on the
-// primary: target_session_attrs is checked only when a connection is made, so a session that turns out to be read-only
+// A [Reader] reads from the local node, which may be a standby whose primary is gone. A [Writer] writes to the primary
+// only: target_session_attrs is checked only when a connection is made, so a session that turns out to be read-only
 // (SQLSTATE 25006) is dropped together with the whole pool.
 //
-// A [Fence] keeps writes from a primary that a promotion has left behind, for whoever has seen the promotion.
+// A [Fence] refuses writes to a primary that a promotion has left behind, in processes that have seen the promotion.
 //
-// Nothing waits without a bound: connecting has one for each host, a statement has one, a change has one until its
-// COMMIT is sent (then the failure is definite) and one after. A server that is frozen answers none of them.
+// Every wait has a limit, because a frozen server never answers: connecting has one for each host, a statement has one,
+// a change has one until its COMMIT is sent (when it ends, the failure is definite) and one after.
 //
-// Every write carries a request id. A COMMIT that gets no definite answer is resolved by asking again with the same id
-// and the same bytes, and so is a success with a warning, which is how a server says that it did not wait for its
-// synchronous standby. The database answers a replay with the first result and writes a row in doing so. Only when that
-// stays impossible until the deadline is the outcome reported as [ErrOutcomeUnknown].
+// Every write carries a request id. A COMMIT without a definite answer is repeated with the same id and the same bytes.
+// So is a success with a warning: the server did not wait for its synchronous standby. The database answers a replay
+// with the first result, and writes a row for it. If that is impossible until the deadline, the outcome is reported as
+// [ErrOutcomeUnknown].
 package db

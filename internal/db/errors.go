@@ -5,26 +5,25 @@ import (
 	"fmt"
 )
 
-// What callers branch on. Every error of this package wraps at most one of them.
+// The errors that callers branch on. Every error of this package wraps at most one of them.
 var (
 	ErrNotFound       = errors.New("not found")
-	ErrConflict       = errors.New("conflict") // somebody else's version came first, or the name is taken
+	ErrConflict       = errors.New("conflict") // another version came first, or the name is taken
 	ErrDeleted        = errors.New("deleted")  // restorable; a conflict for writers
 	ErrRefused        = errors.New("refused")  // token or database role
 	ErrInvalid        = errors.New("invalid")  // the database's own checks
 	ErrUnavailable    = errors.New("database unavailable")
-	ErrBusy           = errors.New("busy")            // somebody else holds the row; trying again helps
-	ErrFenced         = errors.New("an old primary")  // a later one was seen; nothing is written to this one
-	ErrState          = errors.New("state file")      // it cannot be read, or not be understood
-	ErrOutcomeUnknown = errors.New("outcome unknown") // COMMIT was sent and its answer never came
+	ErrBusy           = errors.New("busy")            // another session holds the row; trying again helps
+	ErrFenced         = errors.New("an old primary")  // a newer one was seen; this one gets no writes
+	ErrState          = errors.New("state file")      // unreadable or damaged
+	ErrOutcomeUnknown = errors.New("outcome unknown") // COMMIT was sent and not answered
 	ErrClaimLost      = errors.New("claim lost")
 	ErrNotInitialised = errors.New("vault is not initialised in this database")
 	ErrSchema         = errors.New("schema version does not fit this binary")
 	ErrIntegrity      = errors.New("row does not have the shape of a sealed version")
 )
 
-// Error is a refusal the database put in words: the text is the vault's own, written in sql/functions, and names no
-// value.
+// Error is an error with a text of the vault's own, which contains no value: most are raised in sql/functions.
 type Error struct {
 	Kind error  // one of the errors above
 	Text string // one line

@@ -11,29 +11,29 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// Examination is what one connection tells of itself and of its server. Nothing in it needs a vault to be there.
+// Examination describes one connection and its server. It needs no vault in the database.
 type Examination struct {
 	Host       string
 	Hosts      int  // that the connection string names
 	Local      bool // a unix socket or loopback
 	Encrypted  bool
 	Verified   bool // the server's certificate was
-	Pooled     bool // something between us and the server hands out its sessions
+	Pooled     bool // a pooler assigns the server's sessions
 	Role       string
 	Version    int // 180001
 	Recovering bool
-	Skew       time.Duration // the server's clock less ours, less half of the time it took to ask
+	Skew       time.Duration // the server's clock minus ours, minus half of the round trip
 	Schema     MigrationState
 
 	// Of a vault whose schema fits.
-	TooPowerful string // why the role could step around the vault; "" = it cannot
+	TooPowerful string // why the role could bypass the vault; "" = it cannot
 	OddRoles    []OddRole
 	BeatAt      *time.Time
 	BeatAge     time.Duration // by the server's clock
 }
 
 // OddRole is a database role that an operator should look at: "gone" and "renamed" have prefixes, "maintains" may lock
-// every table, and any other problem is why a role with access could step around the vault.
+// every table, and any other problem is why a role with access could bypass the vault.
 type OddRole struct{ Role, Problem string }
 
 // Oldest and newest PostgreSQL that the vault is tested with.
@@ -42,7 +42,7 @@ const (
 	NewestServer = 18
 )
 
-// Examine connects to a node, or to the primary, by itself: what is wrong is often what keeps a pool from connecting.
+// Examine connects to a node, or to the primary, without a pool: often it examines why a pool cannot connect.
 func Examine(ctx context.Context, o Options, primary bool) (Examination, error) {
 	var validate pgconn.ValidateConnectFunc
 	if primary {
@@ -61,7 +61,7 @@ func Examine(ctx context.Context, o Options, primary bool) (Examination, error) 
 	defer func() {
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
-		_ = conn.Close(closing) // it has told all it knows
+		_ = conn.Close(closing)
 	}()
 	e, err := examine(ctx, session{conn})
 	e.Hosts = len(hosts(config))
@@ -70,7 +70,7 @@ func Examine(ctx context.Context, o Options, primary bool) (Examination, error) 
 
 func examine(ctx context.Context, conn session) (Examination, error) {
 	var e Examination
-	e.examineLine(conn.Conn)
+	e.examineConnection(conn.Conn)
 	_, e.Pooled = behindPooler(conn.PgConn())
 	asked := time.Now()
 	var clock time.Time
@@ -107,8 +107,8 @@ func oddRoles(ctx context.Context, conn session) ([]OddRole, error) {
 		pgx.QueryExecModeExec)
 }
 
-// examineLine looks at the way to the server.
-func (e *Examination) examineLine(conn *pgx.Conn) {
+// examineConnection examines the network connection to the server.
+func (e *Examination) examineConnection(conn *pgx.Conn) {
 	line := conn.PgConn().Conn()
 	e.Host = line.RemoteAddr().String()
 	if e.Host == "" || e.Host == "@" {
@@ -125,7 +125,8 @@ func (e *Examination) examineLine(conn *pgx.Conn) {
 	}
 }
 
-// verifiesItself: sslmode=verify-ca checks the chain by a function of its own, as no name is to be compared.
+// verifiesItself reports whether a function of pgx verifies the chain, as for sslmode=verify-ca, which compares no
+// name.
 func verifiesItself(c *pgx.ConnConfig) bool {
 	var check func([][]byte, [][]*x509.Certificate) error
 	if c.TLSConfig != nil {
@@ -134,13 +135,13 @@ func verifiesItself(c *pgx.ConnConfig) bool {
 	return check != nil
 }
 
-// Replica is a standby as its primary sees it. Without pg_read_all_stats for vault_owner all but the fact is nil.
+// Replica is a standby as its primary sees it. Without pg_read_all_stats for vault_owner every field is nil.
 type Replica struct {
 	Name       *string
 	State      *string
 	SyncState  *string
 	LagBytes   *int64
-	LagSeconds *float64 // nil also when it has nothing to replay
+	LagSeconds *float64 // nil also if nothing is left to replay
 }
 
 // Replicas lists the standbys that stream from the primary.

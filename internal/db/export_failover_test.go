@@ -6,7 +6,7 @@ const ChangeSettings = changeSettings
 
 var Dialer = dialer
 
-// Meet judges a primary of this timeline, and learns from it.
+// Meet judges a primary of this timeline, and records it.
 func (f *Fence) Meet(id uuid.UUID, system string, timeline int) error {
 	return f.meet(lineage{cluster: cluster{id, system}, timeline: timeline})
 }

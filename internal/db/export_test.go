@@ -17,13 +17,12 @@ import (
 // BranchesQuery is the statement of Branches.
 const BranchesQuery = branchesQuery
 
-// ConnConfig is what a connection string, the environment and a service come to.
+// ConnConfig is the result of a connection string, the environment and a service.
 func ConnConfig(url string) (*pgx.ConnConfig, error) {
 	return Options{URL: url, ApplicationName: "test"}.config(nil)
 }
 
-// OlderExtension is the name and text of the install script that a build of an older schema version would have made, as
-// far as its tables go.
+// OlderExtension is the name and text of the install script of an older schema version, as far as its tables go.
 func OlderExtension(version int) (name, text string) {
 	return fmt.Sprintf("%s--%d.sql", ExtensionName, version),
 		extensionScript("CREATE EXTENSION "+ExtensionName, func(s *script) {
@@ -33,14 +32,14 @@ func OlderExtension(version int) (name, text string) {
 		})
 }
 
-// ShortPatience has migrations give up soon what they wait for, until restore.
-func ShortPatience() (restore func()) {
-	statement, other := migrationPatience, otherPatience
-	migrationPatience, otherPatience = "1s", "1s"
-	return func() { migrationPatience, otherPatience = statement, other }
+// ShortLockTimeouts shortens the lock timeouts of migrations, until restore.
+func ShortLockTimeouts() (restore func()) {
+	statement, other := migrationLockTimeout, otherMigrationTimeout
+	migrationLockTimeout, otherMigrationTimeout = "1s", "1s"
+	return func() { migrationLockTimeout, otherMigrationTimeout = statement, other }
 }
 
-// Plan is what EXPLAIN says of one statement.
+// Plan is the EXPLAIN output of one statement.
 type Plan struct {
 	Text string
 	Rows int // that left a scan or were removed there by a filter
@@ -80,7 +79,8 @@ func ExplainAudit(ctx context.Context, url string, q AuditQuery) ([]Plan, error)
 	return plans, nil
 }
 
-var planNumbers = regexp.MustCompile(`Scan.* \(actual rows=([0-9]+)(?:\.[0-9]+)? loops=([0-9]+)\)|Rows Removed by Filter: ([0-9]+)`)
+var planNumbers = regexp.MustCompile(`Scan.* \(actual rows=([0-9]+)(?:\.[0-9]+)? loops=([0-9]+)\)|` +
+	`Rows Removed by Filter: ([0-9]+)`)
 
 func planOf(sql string, lines []string) Plan {
 	p := Plan{Text: sql + "\n" + strings.Join(lines, "\n")}
@@ -93,7 +93,7 @@ func planOf(sql string, lines []string) Plan {
 	return p
 }
 
-// explainer remembers what was asked.
+// explainer keeps the statements that it explained.
 type explainer struct{ statements []pgx.TraceQueryStartData }
 
 func (e *explainer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
@@ -103,7 +103,7 @@ func (e *explainer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.T
 
 func (*explainer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
 
-// SessionSettings are the names that a session of a server's version sets.
+// SessionSettings are the names of the settings of a session on a server version.
 func SessionSettings(serverVersion string) (names []string) {
 	number, _ := strconv.Atoi(serverVersion)
 	for _, s := range sessionSettings {
@@ -114,7 +114,7 @@ func SessionSettings(serverVersion string) (names []string) {
 	return names
 }
 
-// ReadSettings reads settings as a pool's statement has them.
+// ReadSettings reads settings as they are in a statement of a pool.
 func ReadSettings(ctx context.Context, url string, names []string) (map[string]string, error) {
 	r, err := NewReader(ctx, Options{URL: url})
 	if err != nil {

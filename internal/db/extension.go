@@ -12,12 +12,12 @@ import (
 // ExtensionName is the vault's name in CREATE EXTENSION. The extension's version is the schema version.
 const ExtensionName = "hyperion_vault"
 
-// extensionAgain is a version without a script of its own. Going there and back installs the definitions once more,
-// when functions differ and the schema version does not: ALTER EXTENSION does nothing from a version to itself.
+// extensionAgain is a version that installs nothing. Updating to it and back installs the definitions again, for
+// functions that differ at the same schema version: ALTER EXTENSION does nothing from a version to itself.
 const extensionAgain = "again"
 
-// ExtensionError: the schema belongs to the extension, which is not at this binary's version. Its members are changed
-// by ALTER EXTENSION alone, or the next update would meet a schema it does not know.
+// ExtensionError means that the schema belongs to the extension, which is not at this binary's version. Only ALTER
+// EXTENSION may change its members, or the next update would find a schema that it does not know.
 type ExtensionError struct{ State MigrationState }
 
 func (e *ExtensionError) Error() string {
@@ -40,7 +40,7 @@ func (s MigrationState) UpdateExtension() string {
 	return update
 }
 
-// useExtension is Migrate on a schema that CREATE EXTENSION made: the key is all there is to store.
+// useExtension is Migrate on a schema that CREATE EXTENSION made: it stores only the default key.
 func useExtension(ctx context.Context, conn *pgx.Conn, state MigrationState,
 	defaultKMSKey string) (MigrateReport, error) {
 	if state.Have != state.Want || !state.FunctionsCurrent {
@@ -68,8 +68,8 @@ func storeKey(ctx context.Context, conn *pgx.Conn, key string) error {
 	}))
 }
 
-// ExtensionFiles are the files that CREATE EXTENSION and ALTER EXTENSION read: the same SQL that Migrate runs, and
-// which rows pg_dump is to carry.
+// ExtensionFiles are the files that CREATE EXTENSION and ALTER EXTENSION read: the SQL that Migrate runs, and the list
+// of tables whose rows pg_dump carries.
 func ExtensionFiles() []vaultsql.File {
 	version := vaultsql.Version()
 	files := []vaultsql.File{
@@ -92,8 +92,8 @@ func ExtensionFiles() []vaultsql.File {
 	return files
 }
 
-// The schema of the control file is the one that DROP SCHEMA would take the extension along with, and the search_path
-// of its scripts. Nobody drops pg_catalog, and nobody puts a function of his own into it.
+// Dropping the schema that the control file names would drop the extension, and its scripts have that schema in their
+// search_path. pg_catalog cannot be dropped, and no unprivileged role can create functions in it.
 const extensionControl = `# HyperionDB Vault
 comment = 'a secrets vault: sealed values, admin tokens, rotation, audit log'
 default_version = '%d'
@@ -114,7 +114,7 @@ BEGIN
 END $$;
 `
 
-// The server reads the whole script before it runs the first statement, so a SET in it would be too late.
+// The server parses the whole script before it runs the first statement, so a SET in it would be too late.
 const stringsConform = `
 DO $$
 BEGIN
@@ -125,31 +125,34 @@ BEGIN
 END $$;
 `
 
-// Roles are switched for the script only: what follows in the transaction, another script too, runs as whoever
-// installs.
+// The role is switched for the script only: what follows in the transaction, such as another script, runs as the role
+// that installs.
 const (
 	rememberRole = "\nSELECT set_config('hyperion_vault.installer', current_setting('role'), true);\n"
 	returnToRole = "\nSELECT set_config('role', current_setting('hyperion_vault.installer'), true);\n"
 )
 
-// carryRows: without it pg_dump would take an extension's rows for part of its script. goose's table is that;
-// tx_context never has a committed row.
+// carryRows has pg_dump carry the rows of the extension's tables, which it would otherwise take for part of the script.
+// The rows of goose's table are; tx_context never has a committed row.
 //
-// The months of the audit log are made as time goes by. One made by a script (an update that moves old rows) is let go:
-// pg_dump carries it as a table, and CREATE EXTENSION would not make it again.
+// The monthly partitions of the audit log are created over time. One that a script created (an update that moves old
+// rows) is dropped from the extension: pg_dump then carries it as a table, because CREATE EXTENSION would not create it
+// again.
 const carryRows = `
 DO $$
 DECLARE t regclass;
 BEGIN
   FOR t IN SELECT d.objid FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
-      WHERE e.extname = 'hyperion_vault' AND d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'
+      WHERE e.extname = 'hyperion_vault' AND d.classid = 'pg_class'::regclass
+        AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'
         AND d.objid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = to_regclass('vault.audit_log'))
         AND d.objid <> to_regclass('vault.audit_log_default') LOOP
     EXECUTE format('ALTER EXTENSION hyperion_vault DROP TABLE %s', t);
   END LOOP;
   FOR t IN SELECT c.oid FROM pg_class c JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid
         AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' JOIN pg_extension e ON e.oid = d.refobjid
-      WHERE e.extname = 'hyperion_vault' AND c.relkind IN ('r', 'S') AND c.relpersistence = 'p' AND c.relname NOT LIKE 'goose%'
+      WHERE e.extname = 'hyperion_vault' AND c.relkind IN ('r', 'S') AND c.relpersistence = 'p'
+        AND c.relname NOT LIKE 'goose%'
       ORDER BY c.oid LOOP
     PERFORM pg_extension_config_dump(t, '');
   END LOOP;
@@ -164,8 +167,8 @@ func updateScript(from, to int) string {
 	return extensionScript(updating(fmt.Sprint(to)), func(s *script) { s.update(from) })
 }
 
-// extensionScript puts the body (nil = none) into what every script of the extension begins and ends with. psql stops
-// at the \echo line; CREATE EXTENSION reads over it, and is itself the transaction.
+// extensionScript adds to the body (nil = none) the beginning and the end of every script of the extension. psql stops
+// at the \echo line; CREATE EXTENSION skips it, and is itself the transaction.
 func extensionScript(statement string, body func(*script)) string {
 	var s script
 	fmt.Fprintf(&s, "-- HyperionDB Vault, made by: make extension\n\\echo Use \"%s\" to load this file. \\quit\n",

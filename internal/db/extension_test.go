@@ -25,7 +25,8 @@ import (
 
 const createExtension = `CREATE EXTENSION hyperion_vault`
 
-// One cluster for all, since it takes seconds. The first is about the vault's roles, which belong to the whole of it.
+// All subtests share one cluster, since it takes seconds to start. The first needs the vault's roles, which belong to
+// the cluster.
 func TestExtension(t *testing.T) {
 	store := vaulttest.OwnExtension(t)
 	for _, test := range []struct {
@@ -41,8 +42,8 @@ func TestExtension(t *testing.T) {
 	}
 }
 
-// CREATE EXTENSION leaves the same catalog as init, roles and all, and so does an update from every older version. Then
-// the extension goes, and init works on what DROP EXTENSION leaves behind.
+// CREATE EXTENSION leaves the same catalog as init, including roles, and so does an update from every older version.
+// After DROP EXTENSION, init works.
 func extensionMakesTheSameCatalog(t *testing.T, store *vaulttest.Store) {
 	in := func(database string) *vaulttest.Store { return mustDatabase(t, store, database) }
 	installed := in("installed")
@@ -72,7 +73,7 @@ func extensionMakesTheSameCatalog(t *testing.T, store *vaulttest.Store) {
 	mustMigrate(t, migrated)
 	same(t, "migrated, roles too", schemaOf(t, migrated), extension)
 
-	// The comparison sees what it is there to see.
+	// The comparison notices a difference.
 	for _, change := range []string{
 		`ALTER TABLE vault.secrets ALTER COLUMN grace_period SET DEFAULT '1 hour'`,
 		`ALTER FUNCTION vault.status() OWNER TO postgres`,
@@ -93,7 +94,7 @@ func extensionMakesTheSameCatalog(t *testing.T, store *vaulttest.Store) {
 
 func allButNewest(all []vaultsql.File) []vaultsql.File { return all[:len(all)-1] }
 
-// CREATE EXTENSION refuses what it would spoil, leaves the session's role alone, and what it made is the extension's.
+// CREATE EXTENSION refuses an existing vault, keeps the session's role, and owns everything it creates.
 func extensionKeepsToItself(t *testing.T, store *vaulttest.Store) {
 	migrated := mustDatabase(t, store, "taken")
 	mustMigrate(t, migrated)
@@ -124,7 +125,7 @@ func extensionKeepsToItself(t *testing.T, store *vaulttest.Store) {
 	}
 }
 
-// Migrate leaves the extension's schema to ALTER EXTENSION, and says what is to be typed.
+// Migrate leaves the extension's schema to ALTER EXTENSION, and prints the statement to type.
 func extensionIsLeftAlone(t *testing.T, store *vaulttest.Store) {
 	store = mustDatabase(t, store, "outdated")
 	store.MustExec(t, createExtension)
@@ -139,7 +140,8 @@ func extensionIsLeftAlone(t *testing.T, store *vaulttest.Store) {
 	for _, test := range []struct{ older, says, want string }{
 		{`UPDATE vault.config SET functions_sha256 = '\x00'`, "installed other functions than this binary's",
 			`ALTER EXTENSION hyperion_vault UPDATE TO 'again'; ALTER EXTENSION hyperion_vault UPDATE TO '` + version + `'`},
-		{`UPDATE vault.config SET schema_version = 0; UPDATE pg_extension SET extversion = '0' WHERE extname = 'hyperion_vault'`,
+		{`UPDATE vault.config SET schema_version = 0; UPDATE pg_extension SET extversion = '0'
+			WHERE extname = 'hyperion_vault'`,
 			"which is at version 0; this binary's is " + version, `ALTER EXTENSION hyperion_vault UPDATE TO '` + version + `'`},
 	} {
 		store.MustExec(t, test.older)
@@ -167,9 +169,8 @@ func extensionIsLeftAlone(t *testing.T, store *vaulttest.Store) {
 	mustMigrate(t, store) // what was to be typed has helped
 }
 
-// The rows of an extension are in a dump only where it says so. Where there is pg_dump, it and psql carry the vault
-// into a new database; else (a server without client programs) the test copies what the extension marks, as pg_dump
-// does.
+// A dump has rows of an extension's tables only if the extension marks them. If there is pg_dump, it and psql carry the
+// vault into a new database; else (a server without client programs) the test copies the marked rows as pg_dump does.
 func extensionSurvivesDumpAndRestore(t *testing.T, store *vaulttest.Store) {
 	from, to := mustDatabase(t, store, "before"), mustDatabase(t, store, "after")
 	from.MustExec(t, createExtension)
@@ -208,7 +209,7 @@ func extensionSurvivesDumpAndRestore(t *testing.T, store *vaulttest.Store) {
 	put(restored, "app/c", "new")
 }
 
-// A second config row is refused wherever the first is somebody's vault.
+// A second config row is refused if the first belongs to a vault.
 func TestConfigRowIsReplacedByARestoreOnly(t *testing.T) {
 	store := vaulttest.New(t)
 	id := `SELECT cluster_id FROM vault.config`
@@ -228,7 +229,7 @@ func TestConfigRowIsReplacedByARestoreOnly(t *testing.T) {
 
 func testKey(s *vaulttest.Store) string { return "local://" + s.KeyFile }
 
-// mustDatabase makes an empty database on the cluster.
+// mustDatabase creates an empty database on the cluster.
 func mustDatabase(t *testing.T, s *vaulttest.Store, name string) *vaulttest.Store {
 	t.Helper()
 	s.MustExec(t, `CREATE DATABASE `+name)
@@ -260,7 +261,7 @@ func openVault(t *testing.T, s *vaulttest.Store) *vault.Vault {
 func fails(t *testing.T, s *vaulttest.Store, role, code, says, statement string) {
 	t.Helper()
 	conn := mustConnect(t, s.URL(role))
-	defer conn.Close(t.Context()) // DROP DATABASE waits for nobody
+	defer conn.Close(t.Context()) // DROP DATABASE does not wait for connections
 	_, err := conn.Exec(t.Context(), statement)
 	var server *pgconn.PgError
 	if !errors.As(err, &server) || server.Code != code || !strings.Contains(server.Message, says) &&
@@ -276,7 +277,7 @@ func same(t *testing.T, what string, got, want []string) {
 	}
 }
 
-// schemaOf is all that PostgreSQL knows of the vault in a database, one fact a line, with names for what has a number.
+// schemaOf is the whole catalog of the vault in a database, one fact a line, with names in the place of oids.
 func schemaOf(t *testing.T, s *vaulttest.Store) []string {
 	t.Helper()
 	return mustLines(t, s, catalogQuery)
@@ -297,43 +298,58 @@ func mustLines(t *testing.T, s *vaulttest.Store, sql string) []string {
 	return lines
 }
 
-// catalogQuery has every column of a catalog but the numbers given to objects and what ANALYZE and VACUUM write.
+// catalogQuery has every column of a catalog except oids and what ANALYZE and VACUUM write.
 const catalogQuery = `
 WITH class AS (SELECT c.* FROM pg_class c WHERE c.relnamespace = 'vault'::regnamespace),
      proc AS (SELECT p.* FROM pg_proc p WHERE p.pronamespace = 'vault'::regnamespace)
 SELECT format('schema %s owner=%s acl=%s', nspname, nspowner::regrole, nspacl) FROM pg_namespace WHERE nspname = 'vault'
-UNION ALL SELECT format('relation %s owner=%s partition=%s %s', c.oid::regclass, c.relowner::regrole, pg_get_expr(c.relpartbound, c.oid), to_jsonb(c) - ARRAY['relpartbound', 'oid', 'relname', 'relnamespace',
-    'reltype', 'relowner', 'relam', 'relfilenode', 'reltoastrelid', 'relpages', 'reltuples', 'relallvisible', 'relallfrozen', 'relfrozenxid', 'relminmxid'])
+UNION ALL SELECT format('relation %s owner=%s partition=%s %s', c.oid::regclass, c.relowner::regrole,
+    pg_get_expr(c.relpartbound, c.oid), to_jsonb(c) - ARRAY['relpartbound', 'oid', 'relname', 'relnamespace',
+    'reltype', 'relowner', 'relam', 'relfilenode', 'reltoastrelid', 'relpages', 'reltuples', 'relallvisible',
+    'relallfrozen', 'relfrozenxid', 'relminmxid'])
   FROM class c
-UNION ALL SELECT format('column %s.%s type=%s collation=%s default=%s %s', c.oid::regclass, a.attname, format_type(a.atttypid, a.atttypmod),
+UNION ALL SELECT format('column %s.%s type=%s collation=%s default=%s %s', c.oid::regclass, a.attname,
+    format_type(a.atttypid, a.atttypmod),
     nullif(a.attcollation, 0)::regcollation, pg_get_expr(d.adbin, d.adrelid),
     to_jsonb(a) - ARRAY['attrelid', 'attname', 'atttypid', 'attcollation', 'attstattarget', 'attcacheoff'])
-  FROM class c JOIN pg_attribute a ON a.attrelid = c.oid LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
-UNION ALL SELECT format('constraint %s on %s: %s type=%s validated=%s deferrable=%s', o.conname, o.conrelid::regclass, pg_get_constraintdef(o.oid),
+  FROM class c JOIN pg_attribute a ON a.attrelid = c.oid
+  LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
+UNION ALL SELECT format('constraint %s on %s: %s type=%s validated=%s deferrable=%s', o.conname, o.conrelid::regclass,
+    pg_get_constraintdef(o.oid),
     o.contype, o.convalidated, o.condeferrable) FROM pg_constraint o WHERE o.connamespace = 'vault'::regnamespace
-UNION ALL SELECT format('index %s %s', pg_get_indexdef(i.indexrelid), to_jsonb(i) - ARRAY['indexrelid', 'indrelid', 'indcollation', 'indclass', 'indexprs', 'indpred'])
+UNION ALL SELECT format('index %s %s', pg_get_indexdef(i.indexrelid), to_jsonb(i) - ARRAY['indexrelid', 'indrelid',
+    'indcollation', 'indclass', 'indexprs', 'indpred'])
   FROM pg_index i JOIN class c ON c.oid = i.indexrelid
-UNION ALL SELECT format('sequence %s type=%s %s', q.seqrelid::regclass, q.seqtypid::regtype, to_jsonb(q) - ARRAY['seqrelid', 'seqtypid'])
+UNION ALL SELECT format('sequence %s type=%s %s', q.seqrelid::regclass, q.seqtypid::regtype,
+    to_jsonb(q) - ARRAY['seqrelid', 'seqtypid'])
   FROM pg_sequence q JOIN class c ON c.oid = q.seqrelid
-UNION ALL SELECT format('function %s owner=%s acl=%s config=%s %s', p.oid::regprocedure, p.proowner::regrole, p.proacl, p.proconfig, pg_get_functiondef(p.oid)) FROM proc p
+UNION ALL SELECT format('function %s owner=%s acl=%s config=%s %s', p.oid::regprocedure, p.proowner::regrole, p.proacl,
+    p.proconfig, pg_get_functiondef(p.oid)) FROM proc p
 UNION ALL SELECT format('policy %s', to_jsonb(p)) FROM pg_policies p WHERE p.schemaname = 'vault'
-UNION ALL SELECT format('trigger %s enabled=%s', pg_get_triggerdef(g.oid), g.tgenabled) FROM pg_trigger g JOIN class c ON c.oid = g.tgrelid WHERE NOT g.tgisinternal
+UNION ALL SELECT format('trigger %s enabled=%s', pg_get_triggerdef(g.oid), g.tgenabled) FROM pg_trigger g
+    JOIN class c ON c.oid = g.tgrelid WHERE NOT g.tgisinternal
 UNION ALL SELECT format('rule %s', pg_get_ruledef(r.oid)) FROM pg_rewrite r JOIN class c ON c.oid = r.ev_class
-UNION ALL SELECT format('type %s owner=%s acl=%s', y.oid::regtype, y.typowner::regrole, y.typacl) FROM pg_type y WHERE y.typnamespace = 'vault'::regnamespace
-UNION ALL SELECT format('default privileges of %s in %s on %s: %s', d.defaclrole::regrole, d.defaclnamespace::regnamespace, d.defaclobjtype, d.defaclacl) FROM pg_default_acl d
-UNION ALL SELECT format('comment %s: %s', objoid::regclass, description) FROM pg_description JOIN class c ON classoid = 'pg_class'::regclass AND objoid = c.oid
-UNION ALL SELECT format('role %s %s', r.rolname, to_jsonb(r) - ARRAY['oid', 'rolname']) FROM pg_roles r WHERE r.rolname LIKE 'vault\_%'
-UNION ALL SELECT format('member %s of %s by %s %s', m.member::regrole, m.roleid::regrole, m.grantor::regrole, to_jsonb(m) - ARRAY['oid', 'member', 'roleid', 'grantor'])
+UNION ALL SELECT format('type %s owner=%s acl=%s', y.oid::regtype, y.typowner::regrole, y.typacl) FROM pg_type y
+    WHERE y.typnamespace = 'vault'::regnamespace
+UNION ALL SELECT format('default privileges of %s in %s on %s: %s', d.defaclrole::regrole,
+    d.defaclnamespace::regnamespace, d.defaclobjtype, d.defaclacl) FROM pg_default_acl d
+UNION ALL SELECT format('comment %s: %s', objoid::regclass, description) FROM pg_description
+    JOIN class c ON classoid = 'pg_class'::regclass AND objoid = c.oid
+UNION ALL SELECT format('role %s %s', r.rolname, to_jsonb(r) - ARRAY['oid', 'rolname']) FROM pg_roles r
+    WHERE r.rolname LIKE 'vault\_%'
+UNION ALL SELECT format('member %s of %s by %s %s', m.member::regrole, m.roleid::regrole, m.grantor::regrole,
+    to_jsonb(m) - ARRAY['oid', 'member', 'roleid', 'grantor'])
   FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.roleid WHERE r.rolname LIKE 'vault\_%'
 UNION ALL SELECT format('migration %s %s %s', id, version_id, is_applied) FROM vault.goose_db_version
 UNION ALL SELECT format('config %s %s', schema_version, functions_sha256) FROM vault.config`
 
-// rowsOf is every row of the vault, and where its sequences stand.
+// rowsOf is every row of the vault, and the values of its sequences.
 func rowsOf(t *testing.T, s *vaulttest.Store) []string {
 	t.Helper()
 	relations := func(kind string) []string {
 		return mustLines(t, s,
-			`SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'vault'::regnamespace AND relname NOT LIKE 'goose%' AND relkind = '`+kind+`'`)
+			`SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'vault'::regnamespace AND relname NOT LIKE 'goose%'
+				AND relkind = '`+kind+`'`)
 	}
 	var parts []string
 	for _, table := range relations("r") {
@@ -345,7 +361,7 @@ func rowsOf(t *testing.T, s *vaulttest.Store) []string {
 	return mustLines(t, s, strings.Join(parts, " UNION ALL "))
 }
 
-// dumpAndRestore is what an operator types: pg_dump | psql.
+// dumpAndRestore runs what an operator types: pg_dump | psql.
 func dumpAndRestore(t *testing.T, pgDump string, from, to *vaulttest.Store) {
 	t.Helper()
 	psql := from.Program("psql")
@@ -377,7 +393,8 @@ func mustRun(t *testing.T, input []byte, program string, args ...string) []byte 
 func copyMarkedRows(t *testing.T, from, to *vaulttest.Store) {
 	t.Helper()
 	to.MustExec(t, createExtension)
-	marked := `SELECT c.oid::regclass::text FROM pg_extension e CROSS JOIN unnest(e.extconfig) AS m JOIN pg_class c ON c.oid = m
+	marked := `SELECT c.oid::regclass::text FROM pg_extension e CROSS JOIN unnest(e.extconfig) AS m
+		JOIN pg_class c ON c.oid = m
 		WHERE e.extname = 'hyperion_vault' AND c.relkind = '%s'`
 	source, target := mustConnect(t, from.URL(vaulttest.Superuser)), mustConnect(t, to.URL(vaulttest.Superuser))
 	for _, table := range referencedFirst(t, from, mustLines(t, from, fmt.Sprintf(marked, "r"))) {
@@ -404,7 +421,8 @@ func referencedFirst(t *testing.T, s *vaulttest.Store, tables []string) []string
 			return
 		}
 		rows, err := conn.Query(t.Context(),
-			`SELECT confrelid::regclass::text FROM pg_constraint WHERE contype = 'f' AND conrelid = $1::text::regclass AND confrelid <> conrelid`, table)
+			`SELECT confrelid::regclass::text FROM pg_constraint
+				WHERE contype = 'f' AND conrelid = $1::text::regclass AND confrelid <> conrelid`, table)
 		must(t, err)
 		needs, err := pgx.CollectRows(rows, pgx.RowTo[string])
 		must(t, err)

@@ -35,7 +35,7 @@ func mustWriter(t *testing.T, o db.Options) *db.Writer {
 	return w
 }
 
-// within fails the test when a call takes longer than it may.
+// within fails the test if a call takes longer than its limit.
 func within(t *testing.T, limit time.Duration, what string, call func() error) error {
 	t.Helper()
 	began := time.Now()
@@ -46,7 +46,7 @@ func within(t *testing.T, limit time.Duration, what string, call func() error) e
 	return err
 }
 
-// until polls a condition of the primary.
+// until polls a condition on the primary.
 func until(t *testing.T, store *vaulttest.Store, sql string) {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); store.MustQuery(t, sql) != "true"; {
@@ -69,7 +69,7 @@ const waiting = `SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event = 'S
 const stopWaiting = `SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'SyncRep'`
 
 // A COMMIT whose wait for the standby is cancelled is answered with success and a warning. It does not count: the
-// change is asked for again, until the standby has it.
+// change is repeated until the standby has it.
 func TestCancelledWaitIsNoAcknowledgement(t *testing.T) {
 	t.Parallel()
 	store := vaulttest.Own(t)
@@ -86,7 +86,7 @@ func TestCancelledWaitIsNoAcknowledgement(t *testing.T) {
 	}()
 	until(t, store, waiting)
 	store.MustExec(t, stopWaiting)
-	until(t, store, `SELECT count(*) = 1 FROM vault.secret_versions`) // for everybody to see, and on one node
+	until(t, store, `SELECT count(*) = 1 FROM vault.secret_versions`) // visible, and on one node only
 	until(t, store, waiting)
 	select {
 	case err := <-answered:
@@ -101,7 +101,7 @@ func TestCancelledWaitIsNoAcknowledgement(t *testing.T) {
 	}
 }
 
-// The same when the server's own timeout ends the wait, and the standby stays away: nobody knows, and that is said in
+// The same if the server's own timeout ends the wait and the standby stays away: the outcome is reported as unknown in
 // time.
 func TestOutcomeIsUnknownWithoutTheStandby(t *testing.T) {
 	t.Parallel()
@@ -123,8 +123,8 @@ func TestOutcomeIsUnknownWithoutTheStandby(t *testing.T) {
 	}
 }
 
-// What the second attempt is refused for says nothing of the first, whose COMMIT went unanswered: done or not, its
-// outcome is unknown.
+// The error of the second attempt does not show whether the first has committed, whose COMMIT got no answer: its
+// outcome is unknown, done or not.
 func TestRefusalOfTheSecondAttempt(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -157,8 +157,8 @@ func TestRefusalOfTheSecondAttempt(t *testing.T) {
 	}
 }
 
-// A primary that was told to be read-only, as a switchover does it, still has our sessions. The first 25006 drops them
-// all, and the same change goes to the node that was promoted.
+// A primary that was made read-only, as in a switchover, still has our sessions. The first 25006 drops them all, and
+// the same change goes to the promoted node.
 func TestReadOnlySessionsAreDropped(t *testing.T) {
 	t.Parallel()
 	store := vaulttest.Own(t)
@@ -184,8 +184,8 @@ func bothHosts(store *vaulttest.Store, first, second *localpg.Node, role string)
 		second.Port(), role, store.Database)
 }
 
-// A frozen server takes bytes and never answers. Everything ends in bounded time, and what ends before COMMIT is a
-// definite failure. When it thaws, nothing has been changed.
+// A frozen server accepts bytes and never answers. Every call ends in bounded time, and an end before COMMIT is a
+// definite failure. After the freeze, nothing has been changed.
 func TestFrozenPrimary(t *testing.T) {
 	t.Parallel()
 	store := vaulttest.Own(t)
@@ -195,7 +195,7 @@ func TestFrozenPrimary(t *testing.T) {
 	reader, err := db.NewReader(t.Context(), db.Options{URL: store.URL(vaulttest.Operator), MaxConns: 8})
 	must(t, err)
 	t.Cleanup(reader.Close)
-	// sessions from before
+	// sessions from before the freeze
 	must(t, errors.Join(operator.Ping(t.Context()), worker.Ping(t.Context()), reader.Ping(t.Context())))
 	must(t, node.Freeze())
 	t.Cleanup(func() { _ = node.Thaw() })
@@ -227,7 +227,8 @@ func TestFrozenPrimary(t *testing.T) {
 	}
 }
 
-// A client that freezes in the middle of a change loses its transaction, and with it the row, before others give up.
+// A client that freezes in the middle of a change loses its transaction, and the row lock, before other clients give
+// up.
 func TestFrozenClientHoldsNothing(t *testing.T) {
 	t.Parallel()
 	store := vaulttest.New(t)
@@ -235,7 +236,7 @@ func TestFrozenClientHoldsNothing(t *testing.T) {
 	_, err := putOne(t.Context(), t, writer, "app/x")
 	must(t, err)
 
-	// What a vaultctl has sent by the time it freezes.
+	// What vaultctl has sent when it freezes.
 	frozen := mustConnect(t, store.URL(vaulttest.Operator))
 	tx, err := frozen.Begin(t.Context())
 	must(t, err)
@@ -261,7 +262,7 @@ func TestFrozenClientHoldsNothing(t *testing.T) {
 	}
 }
 
-// Somebody who holds the row and is not one of us keeps it; the put says so and gives up.
+// A session that is not the vault's keeps its row lock; the put reports that and gives up.
 func TestHeldRowIsBusy(t *testing.T) {
 	t.Parallel()
 	store := vaulttest.New(t)
@@ -277,7 +278,7 @@ func TestHeldRowIsBusy(t *testing.T) {
 		_, err := writer.DeleteSecret(t.Context(), credential(t), uuid.New(), "app/x", time.Hour)
 		return err
 	})
-	if !errors.Is(err, db.ErrBusy) || !strings.Contains(err.Error(), "somebody else is changing it") {
+	if !errors.Is(err, db.ErrBusy) || !strings.Contains(err.Error(), "another session is changing it") {
 		t.Errorf("got %v, want busy", err)
 	}
 	must(t, tx.Rollback(t.Context()))

@@ -18,27 +18,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Fence keeps writes away from an old primary: one that was left behind by a promotion and comes back writable. Whoever
-// has seen the newer history does not write to the older one, whatever the order of the hosts in a connection string.
+// Fence refuses writes to an old primary: one that a promotion left behind and that comes back writable. A process that
+// has seen the newer history does not write to the older one, in any order of the hosts in a connection string.
 //
 // A promotion begins a timeline, whose number only grows. Two nodes that were promoted from one primary have the same
-// number; the epoch in vault.heartbeat, which the first beat after a promotion makes, tells them apart. The highest
-// seen is kept by cluster id and PostgreSQL's own system identifier, so a database restored from a dump is another one.
+// number; the epoch in vault.heartbeat, which the first heartbeat after a promotion creates, distinguishes them. The
+// highest timeline seen is kept by cluster id and PostgreSQL's system identifier, so a database restored from a dump
+// counts as another cluster.
 //
-// It protects only those who have seen. It is no consensus: a partition in which nobody here saw the promotion is for
-// the tool that promotes to handle.
+// A fence protects only processes that share its memory or file. It is not consensus: if a partition hides a promotion
+// from all of them, the failover tool has to stop the old primary.
 type Fence struct {
 	path string // "" = in memory only
 
 	mu     sync.Mutex
 	seen   map[cluster]Seen
-	unsave error // why the file could not be written, the last time
+	unsave error // why the last write of the file failed
 }
 
-// Seen is the newest history of a cluster that anybody here has met.
+// Seen is the newest history of a cluster that this process, or one that shares the file, has met.
 type Seen struct {
 	Timeline int       `json:"timeline"`
-	Epoch    uuid.UUID `json:"epoch,omitzero"` // zero: no supervisor has begun it yet
+	Epoch    uuid.UUID `json:"epoch,omitzero"` // zero: no heartbeat has created it yet
 	At       time.Time `json:"seen_at"`
 }
 
@@ -63,9 +64,9 @@ type seenEntry struct {
 	Seen
 }
 
-// OpenFence reads what was seen before. A file that is there and cannot be read or understood is an error that names
-// it: to go on without it would be to forget. A file that is not there yet is made when there is something to keep.
-// Where the folder may not be entered there is no memory to lose: that is as without a path, and Unsaved says why.
+// OpenFence reads what was seen before. A file that exists and cannot be read is an error that names it, because going
+// on would forget what was seen. A missing file is created at the first write. If the folder may not be entered, the
+// fence works in memory, as without a path, and Unsaved says why.
 func OpenFence(path string) (*Fence, error) {
 	f := &Fence{path: path, seen: map[cluster]Seen{}}
 	if path == "" {
@@ -83,17 +84,17 @@ func OpenFence(path string) (*Fence, error) {
 	return f, nil
 }
 
-// Path is the file's; "" if there is none.
+// Path is the path of the file; "" if there is none.
 func (f *Fence) Path() string { return f.path }
 
-// Unsaved is why the last that was seen is in memory only; nil if it is on disk.
+// Unsaved is why the newest history is in memory only; nil if it is on disk.
 func (f *Fence) Unsaved() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.unsave
 }
 
-// Probe finds out whether the file could be written, by writing it as it is.
+// Probe rewrites the file, to find out whether it can be written.
 func (f *Fence) Probe() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -129,8 +130,8 @@ func readFence(path string) (map[cluster]Seen, error) {
 	return seen, nil
 }
 
-// Unreachable is why a file cannot be looked for: a folder above it may not be entered, as when a container runs under
-// another user with HOME=/root, or is no folder. A file that is there, or is missing, is none of that.
+// Unreachable is why a path cannot be looked up: a folder above it may not be entered, as when a container runs under
+// another user with HOME=/root, or is not a folder. It is nil if the file exists, or is only missing.
 func Unreachable(path string) error {
 	if _, err := os.Lstat(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -146,16 +147,16 @@ func reasonOf(err error) error {
 	return err
 }
 
-// lineage is what a node says of the history it is in.
+// lineage is a node's own statement of the history it is in.
 type lineage struct {
 	cluster
 	recovering   bool
-	timeline     int // of a primary; 0 = it did not say
+	timeline     int // of a primary; 0 = unknown
 	beatTimeline int // of the heartbeat row; 0 = there is none
 	beatEpoch    uuid.UUID
 }
 
-// epoch is that of the node's own timeline; zero while no supervisor has begun it.
+// epoch is that of the node's own timeline; zero until its first heartbeat.
 func (l lineage) epoch() uuid.UUID {
 	if l.beatTimeline == l.timeline {
 		return l.beatEpoch
@@ -163,7 +164,7 @@ func (l lineage) epoch() uuid.UUID {
 	return uuid.Nil
 }
 
-// meet judges a node, and learns from it. A nil fence admits everybody.
+// meet judges a node, and records its history if that is newer. A nil fence admits every node.
 func (f *Fence) meet(l lineage) error {
 	if f == nil || l.System == "" {
 		return nil
@@ -184,15 +185,15 @@ func (f *Fence) meet(l lineage) error {
 	if f.path != "" {
 		f.unsave = f.save()
 	}
-	return f.judge(l) // again: the file may have known more than we did
+	return f.judge(l) // again: the file may have had a newer history
 }
 
-// judge says whether a node belongs to an older history than the newest that was seen.
+// judge fails if a node belongs to an older history than the newest that was seen.
 func (f *Fence) judge(l lineage) error {
 	seen := f.seen[l.cluster]
 	switch {
 	case l.recovering:
-		// A standby's row may merely be late; another epoch of the newest timeline is not.
+		// A standby's row may lag behind, but another epoch of the newest timeline is another primary's.
 		if l.beatTimeline == seen.Timeline && seen.Epoch != uuid.Nil && l.beatEpoch != seen.Epoch {
 			return fenced("the node follows another primary of timeline %d than the one seen %s", seen.Timeline, seen)
 		}
@@ -200,7 +201,7 @@ func (f *Fence) judge(l lineage) error {
 	case l.timeline < seen.Timeline:
 		return fenced("an old primary: it is on timeline %d, and timeline %d was seen %s", l.timeline, seen.Timeline, seen)
 	case l.timeline == seen.Timeline && seen.Epoch != uuid.Nil && l.beatTimeline != 0 && l.epoch() != seen.Epoch:
-		// The first beat of an epoch is durable before anybody can see it: the node that made it has it.
+		// The first heartbeat of an epoch is durable before it is visible, so the node that created the epoch has it.
 		return fenced("another primary of timeline %d was seen %s", l.timeline, seen)
 	}
 	return nil
@@ -208,10 +209,10 @@ func (f *Fence) judge(l lineage) error {
 
 func fenced(format string, args ...any) error { return newError(ErrFenced, format, args...) }
 
-// String is for "seen ...".
+// String completes "seen ...".
 func (s Seen) String() string { return "at " + s.At.UTC().Format(time.RFC3339) }
 
-// newer never goes back, and adds the epoch to a timeline once it is known.
+// newer returns the newer of two histories. It adds the epoch to a timeline once that is known.
 func newer(a, b Seen) Seen {
 	if b.Timeline > a.Timeline || (b.Timeline == a.Timeline && a.Epoch == uuid.Nil && b.Epoch != uuid.Nil) {
 		return b
@@ -219,8 +220,8 @@ func newer(a, b Seen) Seen {
 	return a
 }
 
-// save joins what is in memory with what is in the file, under a lock, so that of two processes neither takes the
-// other's away. The rename is where the new file becomes the file.
+// save merges memory and file under a lock, so that two processes do not overwrite each other's entries. The rename is
+// the commit point.
 func (f *Fence) save() error {
 	folder := filepath.Dir(f.path)
 	if err := os.MkdirAll(folder, 0o700); err != nil {
@@ -231,12 +232,12 @@ func (f *Fence) save() error {
 		return fmt.Errorf("state file %q: locking: %w", f.path, reasonOf(err))
 	}
 	defer lock.Close()
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil { // held for a few milliseconds by whoever has it
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil { // held for milliseconds
 		return fmt.Errorf("state file %q: locking: %w", f.path, err)
 	}
 	stored, err := readFence(f.path)
 	if err != nil {
-		return err // never overwritten: somebody has to look at it
+		return err // never overwritten: an operator has to check it
 	}
 	for c, s := range stored {
 		f.seen[c] = newer(s, f.seen[c])
@@ -283,9 +284,10 @@ func syncFolder(path string) error {
 	return errors.Join(folder.Sync(), folder.Close())
 }
 
-// The timeline is that of the file the next record goes to: a promotion changes it at once, pg_control only with the
-// next checkpoint.
-const nodeTimeline = `CASE WHEN NOT pg_is_in_recovery() THEN ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int ELSE 0 END`
+// The timeline is that of the file that the next WAL record goes to: a promotion changes it at once, pg_control only at
+// the next checkpoint.
+const nodeTimeline = `CASE WHEN NOT pg_is_in_recovery()
+	THEN ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int ELSE 0 END`
 
 const (
 	clusterQuery = `SELECT c.cluster_id, s.system_identifier, pg_is_in_recovery(), ` + nodeTimeline +
@@ -293,9 +295,9 @@ const (
 	beatQuery = `SELECT timeline, epoch FROM vault.heartbeat`
 )
 
-// askLineage asks with two statements, as a schema of before the heartbeat has only the first's table. A server that
-// refuses the first (no vault, no right to it, or a managed service without these functions) has no lineage, and no
-// error: what it is unfit for is found out and said elsewhere.
+// askLineage sends two statements, because a schema from before the heartbeat has only the table of the first. A server
+// that refuses the first (no vault, no right to it, or a managed service without these functions) has no lineage, and
+// that is not an error: other checks report what it lacks.
 func askLineage(ctx context.Context, conn *pgconn.PgConn) (lineage, error) {
 	results, err := conn.Exec(ctx, clusterQuery+"; "+beatQuery).ReadAll()
 	var server *pgconn.PgError
@@ -330,7 +332,8 @@ func (l *lineage) setBeat(timeline, epoch string) (err error) {
 
 const lineageKey = "hyperiondb-vault: lineage" // in a connection's CustomData
 
-// admit is the ValidateConnect of connections that write: where several hosts are named, a refused one is passed over.
+// admit is the ValidateConnect of connections that write. If the string lists several hosts, pgx passes over a refused
+// one.
 func (f *Fence) admit(ctx context.Context, conn *pgconn.PgConn) error {
 	if err := pgconn.ValidateConnectTargetSessionAttrsReadWrite(ctx, conn); err != nil {
 		return errors.Join(readOnlyByDefault(ctx, conn), err)
@@ -346,10 +349,11 @@ func (f *Fence) admit(ctx context.Context, conn *pgconn.PgConn) error {
 	return f.meet(l)
 }
 
-// readOnlyByDefault names the setting that keeps a primary from being changed. It is left in force: some tools hold
-// writes back with it while they move a database.
+// readOnlyByDefault names the setting that makes a primary read-only. The vault does not override it: some tools set it
+// to stop writes while they move a database.
 func readOnlyByDefault(ctx context.Context, conn *pgconn.PgConn) error {
-	results, err := conn.Exec(ctx, `SELECT source FROM pg_settings WHERE name = 'default_transaction_read_only' AND setting = 'on'
+	results, err := conn.Exec(ctx, `SELECT source FROM pg_settings
+		WHERE name = 'default_transaction_read_only' AND setting = 'on'
 		AND NOT pg_is_in_recovery()`).ReadAll()
 	if err != nil || len(results[0].Rows) == 0 {
 		return err
@@ -358,14 +362,14 @@ func readOnlyByDefault(ctx context.Context, conn *pgconn.PgConn) error {
 		results[0].Rows[0][0])
 }
 
-// keeps reports whether a connection that was admitted once would be again.
+// keeps reports whether a connection that was admitted would still be.
 func (f *Fence) keeps(conn *pgx.Conn) bool {
 	l, known := conn.PgConn().CustomData()[lineageKey].(lineage)
 	return f == nil || !known || f.meet(l) == nil
 }
 
-// recheck is asked in the transaction of a change itself: a pooler may have led to another server than the connection
-// was made to, and a promotion may have been seen since.
+// recheck judges the server within the transaction of a change: a pooler may have led to another server than the
+// connection was made to, and a promotion may have been seen since.
 func (f *Fence) recheck(conn *pgx.Conn, timeline, beatTimeline int, beatEpoch uuid.UUID) error {
 	l, known := conn.PgConn().CustomData()[lineageKey].(lineage)
 	if f == nil || !known {
@@ -375,8 +379,7 @@ func (f *Fence) recheck(conn *pgx.Conn, timeline, beatTimeline int, beatEpoch uu
 	return f.meet(l)
 }
 
-// CheckFence asks the local node which history it is in: ErrFenced if a newer one was seen, and what is newer is
-// learned.
+// CheckFence queries the local node for its history and records it if it is newer. ErrFenced if a newer one was seen.
 func (r *Reader) CheckFence(ctx context.Context) error {
 	_, err := r.lineage(ctx)
 	return err

@@ -26,7 +26,7 @@ func mustFence(t *testing.T, path string) *db.Fence {
 	return f
 }
 
-// failover stops the primary, promotes its standby and starts the old primary again, writable and in the way.
+// failover stops the primary, promotes its standby and starts the old primary again, writable.
 func failover(t *testing.T, store *vaulttest.Store) (old, next *localpg.Node) {
 	t.Helper()
 	old, next = store.Cluster.Primary(), store.Cluster.Standbys()[0]
@@ -37,8 +37,8 @@ func failover(t *testing.T, store *vaulttest.Store) (old, next *localpg.Node) {
 	return old, next
 }
 
-// The old primary stands first in the connection string and takes writes. Who has seen the promotion passes it over;
-// who has not writes to it, which nothing here can prevent.
+// The old primary is first in the connection string and takes writes. A writer that has seen the promotion passes over
+// it; one that has not writes to it, which nothing here can prevent.
 func TestOldPrimaryIsPassedOver(t *testing.T) {
 	t.Parallel()
 	store := vaulttest.Own(t)
@@ -82,15 +82,15 @@ func TestOldPrimaryIsPassedOver(t *testing.T) {
 	}
 }
 
-// A session with the old primary from before ends with the moment its daemon learns of the new one, here from its
-// reader.
+// A session with the old primary from before the promotion ends as soon as its daemon learns of the new one, here from
+// its reader.
 func TestWhatTheReaderLearnsEndsSessions(t *testing.T) {
 	t.Parallel()
 	store := vaulttest.Own(t)
 	fence := mustFence(t, "")
 	old, next := failover(t, store)
 	writer := mustWriter(t, db.Options{URL: bothHosts(store, old, next, vaulttest.Operator), Fence: fence})
-	_, err := putOne(t.Context(), t, writer, "app/lost") // nobody here knows better yet
+	_, err := putOne(t.Context(), t, writer, "app/lost") // this process has not seen the promotion
 	must(t, err)
 	reader, err := db.NewReader(t.Context(), db.Options{URL: next.URL(store.Database, vaulttest.Daemon), Fence: fence})
 	must(t, err)
@@ -110,7 +110,7 @@ func TestStandbyLearnsFromTheHeartbeat(t *testing.T) {
 	old, next := failover(t, store)
 	state := filepath.Join(t.TempDir(), "primaries.json")
 	beat(t, store, next)
-	// The old primary's data, made a standby of the new one: here it is only asked what it knows.
+	// The old primary's data, as a standby of the new one: here only its history is read.
 	must(t, old.Rebuild(t.Context()))
 	store.MustReplay(t)
 	reader, err := db.NewReader(t.Context(), db.Options{URL: old.URL(store.Database, vaulttest.Daemon),
@@ -143,8 +143,8 @@ func mustRead(t *testing.T, path string) []byte {
 	return text
 }
 
-// Two nodes promoted from one primary have the same timeline. The epoch tells them apart, also before the second one's
-// supervisor has begun its own.
+// Two nodes promoted from one primary have the same timeline. The epoch distinguishes them, also before the second
+// one's supervisor has created its own.
 func TestSameTimelineAnotherEpoch(t *testing.T) {
 	t.Parallel()
 	store := vaulttest.Own(t)
@@ -171,8 +171,8 @@ func TestSameTimelineAnotherEpoch(t *testing.T) {
 	must(t, err)
 }
 
-// promoteAgain makes a stopped primary a standby of nobody and promotes it: to the timeline that the real standby took
-// too.
+// promoteAgain makes a stopped primary a standby without a primary and promotes it, to the same timeline as the real
+// standby.
 func promoteAgain(t *testing.T, store *vaulttest.Store, node *localpg.Node) {
 	t.Helper()
 	signal := filepath.Join(node.DataDir(), "standby.signal")
@@ -189,7 +189,7 @@ func promoteAgain(t *testing.T, store *vaulttest.Store, node *localpg.Node) {
 	}
 }
 
-// Many processes write one file: what is in it never goes back, and never breaks.
+// Many processes write one file: its contents never go back, and it is never damaged.
 func TestStateFileNeverGoesBack(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "primaries.json")
@@ -270,7 +270,7 @@ func TestDamagedStateFile(t *testing.T) {
 	}
 }
 
-// A folder that cannot be made leaves the fence working, in memory, and it says why.
+// A fence whose folder cannot be created works in memory, and reports why.
 func TestStateThatCannotBeWritten(t *testing.T) {
 	readOnly := filepath.Join("/proc", "primaries.json")
 	f := mustFence(t, readOnly)
@@ -284,13 +284,13 @@ func TestStateThatCannotBeWritten(t *testing.T) {
 	}
 }
 
-// chownLike gives a file to the owner of another: the server's user, when the tests run as root.
+// chownLike gives a file to the owner of another: the server's user, if the tests run as root.
 func chownLike(path string, info fs.FileInfo) error {
 	owner := info.Sys().(*syscall.Stat_t)
 	return os.Chown(path, int(owner.Uid), int(owner.Gid))
 }
 
-// A folder that cannot be looked into is as none, and said; what is in one that can be stays an error.
+// A folder that cannot be entered is as none, and is reported; a bad file in one that can be entered stays an error.
 func TestAFenceWithoutAFolder(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")

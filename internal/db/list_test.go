@@ -11,12 +11,14 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// A list is the names that begin with its prefix, whatever else stands beside them in the index, page after page.
+// A list has the names that begin with its prefix and no neighbours in the index, page after page.
 func TestListIsTheNamesUnderAPrefix(t *testing.T) {
 	store := vaulttest.New(t)
 	names := []string{"a", "ap", "app", "app-x", "app.x", "app/a", "app/z", "app/zz", "app0", "appz", "apq", "b", "zz"}
 	store.MustExec(t, `INSERT INTO vault.secrets (name) SELECT unnest('{`+strings.Join(names, ",")+`}'::text[])`,
-		`INSERT INTO vault.secrets (name, deleted_at, restore_until) VALUES ('app/gone', now(), now() + interval '1 day'), ('app/lost', now() - interval '2 days', now() - interval '1 day')`)
+		`INSERT INTO vault.secrets (name, deleted_at, restore_until)
+			VALUES ('app/gone', now(), now() + interval '1 day'),
+				('app/lost', now() - interval '2 days', now() - interval '1 day')`)
 	reader, err := db.NewReader(t.Context(), db.Options{URL: store.URL(vaulttest.Operator)})
 	must(t, err)
 	defer reader.Close()
@@ -38,7 +40,7 @@ func TestListIsTheNamesUnderAPrefix(t *testing.T) {
 	}
 }
 
-// mustList goes through all pages.
+// mustList reads all pages.
 func mustList(t *testing.T, reader *db.Reader, q db.ListQuery) (names []string) {
 	t.Helper()
 	for {

@@ -15,12 +15,12 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// advisoryLocks are those that earlier releases took, and goose's own two. A stranger keeps all of them.
-const advisoryLocks = `SELECT pg_advisory_lock(1752790130, 1), pg_advisory_lock(1752790130, 2), pg_advisory_lock(1752790130),
+// advisoryLocks are the locks of earlier releases, and goose's two. A stranger holds all of them.
+const advisoryLocks = `SELECT pg_advisory_lock(1752790130, 1), pg_advisory_lock(1752790130, 2),
+	pg_advisory_lock(1752790130),
 	pg_advisory_lock(4097083626), pg_advisory_lock(5887940537704921958)`
 
-// A session that has CONNECT and nothing else holds up neither claims nor sealing nor a migration, of an empty database
-// either.
+// A session with no right but CONNECT can block neither claims nor sealing nor a migration, also of an empty database.
 func TestStrangersHoldNothingUp(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPutAutomatic(t, store, "app1/auto")
@@ -28,7 +28,8 @@ func TestStrangersHoldNothingUp(t *testing.T) {
 	stranger := mustConnect(t, store.URL(vaulttest.Stranger))
 	must(t, runStep(t.Context(), stranger, advisoryLocks))
 	if got := store.MustQuery(t,
-		`SELECT string_agg(proname, ' ') FROM pg_proc WHERE pronamespace = 'vault'::regnamespace AND prosrc ~ 'advisory'`); got != "" {
+		`SELECT string_agg(proname, ' ') FROM pg_proc WHERE pronamespace = 'vault'::regnamespace
+			AND prosrc ~ 'advisory'`); got != "" {
 		t.Errorf("functions that take an advisory lock, which anybody may: %s", got)
 	}
 
@@ -63,7 +64,7 @@ func TestStrangersHoldNothingUp(t *testing.T) {
 	store.MustExec(t, `DROP DATABASE `+fresh)
 }
 
-// No role can lock a table of the vault against its writers: strangers not at all, granted roles as a reader does.
+// No role can lock a table of the vault against its writers: strangers not at all, granted roles only as readers.
 func TestNobodyLocksATable(t *testing.T) {
 	store := vaulttest.New(t)
 	tables := strings.Fields(store.MustQuery(t, `SELECT string_agg(oid::regclass::text, ' ' ORDER BY relname) FROM pg_class
@@ -97,15 +98,16 @@ func TestNobodyLocksATable(t *testing.T) {
 	}
 }
 
-// A granted role can keep a lock for as long as its transaction is open. Nothing waits for that without end, and what
-// waits says which session it waits for.
+// A granted role can keep a lock while its transaction is open. Every wait for it has a limit, and its error names the
+// holder.
 func TestTheHolderIsNamed(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPutAutomatic(t, store, "app1/auto")
 	mustAdmin(t, store, `SELECT vault.set_max_rotations(5, gen_random_uuid())`)
 	store.MustExec(t, supervise, `SELECT vault._audit_partition('2020-01-01')`,
 		`SELECT vault.add_audit_seal(`+seal("now()", "'k'")+`)`,
-		`INSERT INTO vault.audit_log (actor, action, recorded_at) VALUES ('token:root', 'put', clock_timestamp() - interval '2 hours')`)
+		`INSERT INTO vault.audit_log (actor, action, recorded_at)
+			VALUES ('token:root', 'put', clock_timestamp() - interval '2 hours')`)
 	url := store.URL(vaulttest.Daemon) + "&application_name=stuck"
 	holder := mustConnect(t, url)
 	for _, statement := range []string{"BEGIN", supervise, claimOne, `SELECT vault.next_audit_window(1000)`} {
@@ -135,7 +137,8 @@ func TestTheHolderIsNamed(t *testing.T) {
 	}
 	all.Wait()
 	lag := store.MustQuery(t,
-		`SELECT concat_ws(' ', l->'held', l->'sealer'->>'pid', l->'sealer'->>'application', l->'sealer'->>'role') FROM vault.sealing_lag() AS l`)
+		`SELECT concat_ws(' ', l->'held', l->'sealer'->>'pid', l->'sealer'->>'application', l->'sealer'->>'role')
+			FROM vault.sealing_lag() AS l`)
 	if want := fmt.Sprintf("false %d stuck vaultd", holder.PgConn().PID()); lag != want {
 		t.Errorf("got the sealing lag %q, want %q", lag, want)
 	}
@@ -150,10 +153,10 @@ func TestTheHolderIsNamed(t *testing.T) {
 
 const prunePast = `SELECT vault.prune_audit('2020-01-01', NULL, 1, 1, sha256(''), NULL, NULL, gen_random_uuid())`
 
-// A migration that has to wait for a reader, or for another migration, keeps every read behind it waiting too: it gives
-// up soon, and says for whom it waited.
+// A migration that waits for a reader, or for another migration, keeps every later read waiting too: it gives up soon,
+// and names the holder.
 func TestMigrateNamesWhatItWaitsFor(t *testing.T) {
-	t.Cleanup(db.ShortPatience())
+	t.Cleanup(db.ShortLockTimeouts())
 	store := vaulttest.New(t)
 	for what, held := range map[string]struct{ role, statement string }{
 		"a reader":          {vaulttest.AppRole, `SELECT FROM vault.secrets`},

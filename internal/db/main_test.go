@@ -9,7 +9,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// what is parallel here waits for time limits, and not for a processor; -parallel wins
+	// parallel tests here wait for time limits, not for a processor; -parallel overrides
 	_ = flag.Set("test.parallel", "6")
 	os.Exit(vaulttest.Main(m))
 }

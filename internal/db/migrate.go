@@ -21,24 +21,24 @@ const (
 	versionTable = "vault.goose_db_version"
 )
 
-// MigrateReport says what a migration did.
+// MigrateReport is the result of a migration.
 type MigrateReport struct {
 	ClusterID     uuid.UUID `json:"cluster_id"`
-	Created       bool      `json:"created"`        // the schema was not there before
+	Created       bool      `json:"created"`        // there was no schema before
 	FromVersion   int       `json:"from_version"`   // 0 before the first migration
 	SchemaVersion int       `json:"schema_version"` // now
-	// version of the extension that keeps the schema; "" = it was migrated
+	// version of the extension that owns the schema; "" = Migrate does
 	Extension string `json:"extension,omitempty"`
 
 	Mended []MendedRule `json:"mended,omitempty"`
 }
 
-// MendedRule is a CHECK constraint that was not this release's.
+// MendedRule is a CHECK constraint that differed from this release's.
 type MendedRule struct {
 	Table string `json:"table"`
 	Rule  string `json:"rule"`
 	Was   string `json:"was,omitempty"` // "": it was missing
-	Holds bool   `json:"holds"`         // false: for what is written from now on, as there are rows that break it
+	Holds bool   `json:"holds"`         // false: existing rows break it; it holds for new ones
 }
 
 // MigrationState compares the database with this binary.
@@ -46,19 +46,19 @@ type MigrationState struct {
 	Have             int    `json:"schema_version"` // 0: not initialised
 	Want             int    `json:"binary_version"`
 	FunctionsCurrent bool   `json:"functions_current"`
-	Extension        string `json:"extension,omitempty"` // its version, where CREATE EXTENSION made the schema
-	SetUp            bool   `json:"-"`                   // by Migrate, which CREATE EXTENSION leaves the default key to
+	Extension        string `json:"extension,omitempty"` // its version, if CREATE EXTENSION made the schema
+	SetUp            bool   `json:"-"`                   // Migrate has run, which stores the default key
 }
 
 // Migrate installs or upgrades the schema. It runs as the owner of the database (a superuser, or a role with CREATEROLE
-// where the group roles do not exist yet) and may be run again at any time: every step does only what is missing.
-// defaultKMSKey, if not "", is stored. A schema that CREATE EXTENSION made is left to ALTER EXTENSION: [ExtensionError]
-// if that has something to do.
+// if the group roles do not exist yet) and may be repeated at any time: every step does only what is missing. It stores
+// defaultKMSKey unless it is "". A schema that CREATE EXTENSION made is left to ALTER EXTENSION: [ExtensionError] if
+// that has to run.
 func Migrate(ctx context.Context, url, applicationName, defaultKMSKey string) (MigrateReport, error) {
 	return Options{URL: url, ApplicationName: applicationName}.Migrate(ctx, defaultKMSKey)
 }
 
-// Migrate is the function of that name, kept from an old primary by the fence.
+// Migrate is the function of that name, with a fence that refuses an old primary.
 func (o Options) Migrate(ctx context.Context, defaultKMSKey string) (MigrateReport, error) {
 	conn, err := connectOwner(ctx, o)
 	if err != nil {
@@ -142,16 +142,18 @@ func migrationState(ctx context.Context, conn querier) (MigrationState, error) {
 		return state, classify(err)
 	}
 	want := vaultsql.DefinitionsSum()
-	err = conn.QueryRow(ctx, `SELECT schema_version, functions_sha256 IS NOT DISTINCT FROM $1, $2 = '' OR default_kms_key IS NOT NULL
-		FROM vault.config`, pgx.QueryExecModeExec, want[:], state.Extension).Scan(&state.Have, &state.FunctionsCurrent, &state.SetUp)
+	err = conn.QueryRow(ctx, `SELECT schema_version, functions_sha256 IS NOT DISTINCT FROM $1,
+			$2 = '' OR default_kms_key IS NOT NULL
+		FROM vault.config`, pgx.QueryExecModeExec, want[:], state.Extension).
+		Scan(&state.Have, &state.FunctionsCurrent, &state.SetUp)
 	if err = classify(err); errors.Is(err, ErrNotInitialised) || errors.Is(err, ErrNotFound) {
 		return state, nil
 	}
 	return state, err
 }
 
-// migrateLocked does everything but the roles while no other migration does. The transaction that holds the lock is the
-// one that installs the definitions, so that both end together.
+// migrateLocked does everything but the roles, and excludes other migrations. The transaction that holds the lock also
+// installs the definitions, so both end together.
 func migrateLocked(ctx context.Context, conn *pgx.Conn, o Options, defaultKMSKey string) (before MigrationState,
 	mended []MendedRule, err error) {
 	tx, err := lockMigration(ctx, conn)
@@ -169,7 +171,7 @@ func migrateLocked(ctx context.Context, conn *pgx.Conn, o Options, defaultKMSKey
 	if err == nil {
 		mended, err = installDefinitions(ctx, tx, defaultKMSKey)
 	}
-	return before, mended, whatWaits(ctx, conn, tx, err)
+	return before, mended, commitOrExplain(ctx, conn, tx, err)
 }
 
 // migrateTables runs the numbered migrations as vault_owner, each in a transaction of its own.
@@ -205,12 +207,12 @@ func gooseUp(ctx context.Context, pool *sql.DB) error {
 }
 
 func becomeOwner(ctx context.Context, conn *pgx.Conn) error {
-	_, err := conn.Exec(ctx, `SET ROLE vault_owner; SET lock_timeout = '`+migrationPatience+`'`)
+	_, err := conn.Exec(ctx, `SET ROLE vault_owner; SET lock_timeout = '`+migrationLockTimeout+`'`)
 	return err
 }
 
-// installDefinitions replaces functions, triggers, policies and grants whole, and then says which schema this is:
-// readers see the old definitions and version or the new ones, never a mixture.
+// installDefinitions replaces all functions, triggers, policies and grants, and then stores the schema version: readers
+// see the old definitions and version or the new ones, never a mixture.
 func installDefinitions(ctx context.Context, tx pgx.Tx, defaultKMSKey string) (mended []MendedRule, err error) {
 	for _, file := range definitions() {
 		if err := run(ctx, tx, file); err != nil {
@@ -232,7 +234,7 @@ func installDefinitions(ctx context.Context, tx pgx.Tx, defaultKMSKey string) (m
 	return mended, classify(err)
 }
 
-// onRecord has an audit row written of what change does to the configuration, in the same transaction.
+// onRecord writes an audit row of what change does to the configuration, in the same transaction.
 func onRecord(ctx context.Context, tx pgx.Tx, change func() error) error {
 	var before string
 	if err := tx.QueryRow(ctx, `SELECT vault._config_json()::text`).Scan(&before); err != nil {
@@ -245,7 +247,8 @@ func onRecord(ctx context.Context, tx pgx.Tx, change func() error) error {
 	return err
 }
 
-// definitions are the files of one installation. Function bodies are checked when called: they refer to one another.
+// definitions are the files of one installation. Function bodies are not checked here, because they refer to one
+// another.
 func definitions() []vaultsql.File {
 	return append([]vaultsql.File{{Name: "as owner",
 		Text: "SET LOCAL ROLE vault_owner; SET LOCAL check_function_bodies = off;"}}, vaultsql.Definitions()...)

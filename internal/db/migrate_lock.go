@@ -14,23 +14,22 @@ import (
 const (
 	lockNotAvailable = "55P03" // SQLSTATE lock_not_available
 
-	preparations = 20 // attempts, each of which lost against another migration
+	preparations = 20 // attempts, if each loses a race against another migration
 )
 
 // Tests shorten these.
 var (
-	// migrationPatience is how long a statement of a migration waits for a lock: every read of that table waits
-	// behind it.
-	migrationPatience = "10s"
-	// otherPatience is how long a migration waits for another one, which may have much to do.
-	otherPatience = "60s"
+	// migrationLockTimeout is how long a statement of a migration waits for a lock: every read of the table waits behind
+	// it.
+	migrationLockTimeout = "10s"
+	// otherMigrationTimeout is how long a migration waits for another one, which may have much to do.
+	otherMigrationTimeout = "60s"
 )
 
-// prepareSchema makes the roles, the schema, and in it the table whose lock serialises migrations: on an empty
-// database there is nothing to lock that a stranger could not. Two at once do no harm; the one that loses finds
-// everything there.
+// prepareSchema creates the roles, the schema, and the table whose lock serialises migrations: in an empty database,
+// anything else could also be locked by other roles. Two may run at once; the slower one finds everything done.
 func prepareSchema(ctx context.Context, conn *pgx.Conn) error {
-	// Within DO, as IF NOT EXISTS would be a notice at every migration.
+	// Within DO, because IF NOT EXISTS would raise a notice at every migration.
 	const makeLock = `DO $$
 BEGIN
   SET LOCAL ROLE vault_owner;
@@ -49,7 +48,8 @@ END $$`
 	}
 }
 
-// lostRace: another session made the same role, schema or table at the same time, or granted the same membership.
+// lostRace reports whether another session created the same role, schema or table at the same time, or granted the same
+// membership.
 func lostRace(err error) bool {
 	var e *Error
 	return errors.As(err, &e) && slices.Contains([]string{
@@ -62,7 +62,7 @@ func lostRace(err error) bool {
 	}, e.Code)
 }
 
-// lockMigration begins the transaction that keeps other migrations waiting, for as long as it is open.
+// lockMigration begins the transaction that excludes other migrations while it is open.
 func lockMigration(ctx context.Context, conn *pgx.Conn) (pgx.Tx, error) {
 	tx, err := conn.Begin(ctx)
 	if err != nil {
@@ -70,16 +70,16 @@ func lockMigration(ctx context.Context, conn *pgx.Conn) (pgx.Tx, error) {
 	}
 	// It is idle while the tables are migrated over other connections.
 	_, err = tx.Exec(ctx, `SET LOCAL ROLE vault_owner; SET LOCAL idle_in_transaction_session_timeout = 0;
-		SET LOCAL lock_timeout = '`+otherPatience+`'; LOCK TABLE vault.lock_migration IN EXCLUSIVE MODE;
-		SET LOCAL lock_timeout = '`+migrationPatience+`'; RESET ROLE`)
+		SET LOCAL lock_timeout = '`+otherMigrationTimeout+`'; LOCK TABLE vault.lock_migration IN EXCLUSIVE MODE;
+		SET LOCAL lock_timeout = '`+migrationLockTimeout+`'; RESET ROLE`)
 	if err != nil {
-		return nil, whatWaits(ctx, conn, tx, classify(err))
+		return nil, commitOrExplain(ctx, conn, tx, classify(err))
 	}
 	return tx, nil
 }
 
-// stateWithin asks for the state where a table that is missing would end the transaction. No savepoint: the
-// configuration is to have the transaction's own id, as its audit row has.
+// stateWithin reads the state within a transaction, which an error about a missing table would end. It uses no
+// savepoint, so that the configuration row has the transaction's own id, as its audit row has.
 func stateWithin(ctx context.Context, tx pgx.Tx) (MigrationState, error) {
 	var there bool
 	if err := tx.QueryRow(ctx, `SELECT to_regclass('vault.config') IS NOT NULL`).Scan(&there); err != nil {
@@ -91,9 +91,9 @@ func stateWithin(ctx context.Context, tx pgx.Tx) (MigrationState, error) {
 	return migrationState(ctx, tx)
 }
 
-// whatWaits commits, or, after an error, rolls back; of one that says that a lock was not to be had, it finds out who
-// holds it.
-func whatWaits(ctx context.Context, conn *pgx.Conn, tx pgx.Tx, err error) error {
+// commitOrExplain commits, or rolls back after an error. If the error is that a lock was not available, it names the
+// holder.
+func commitOrExplain(ctx context.Context, conn *pgx.Conn, tx pgx.Tx, err error) error {
 	if err == nil {
 		return classify(tx.Commit(ctx))
 	}
@@ -109,12 +109,13 @@ func whatWaits(ctx context.Context, conn *pgx.Conn, tx pgx.Tx, err error) error 
 	return &Error{Kind: ErrBusy, Code: e.Code, Text: "migrating waits for " + holder}
 }
 
-// oldestUser is the transaction that has used a table of the vault longest, in words.
+// oldestUser describes the transaction that has used a table of the vault longest.
 func oldestUser(ctx context.Context, conn *pgx.Conn) (text string, found bool) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	err := conn.QueryRow(ctx, `SELECT format('%s, which uses %s', CASE WHEN l.pid IS NULL THEN 'a prepared transaction'
-			ELSE format('the transaction of pid %s (%L, role %L%s)', l.pid, a.application_name, a.usename, ', since ' || a.xact_start) END,
+			ELSE format('the transaction of pid %s (%L, role %L%s)', l.pid, a.application_name, a.usename,
+				', since ' || a.xact_start) END,
 			l.relation::regclass)
 		FROM pg_locks l JOIN pg_class c ON c.oid = l.relation LEFT JOIN pg_stat_activity a ON a.pid = l.pid
 		WHERE l.locktype = 'relation' AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid() AND c.relkind IN ('r', 'p')

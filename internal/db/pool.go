@@ -9,19 +9,19 @@ import (
 )
 
 const (
-	// statementTimeout is for one statement outside the write API. A server that is frozen, or behind a network that
-	// swallows packets, takes connections' bytes and never answers.
+	// statementTimeout is for one statement outside the write API. A frozen server, or a network that drops packets,
+	// accepts connections' bytes and never answers.
 	statementTimeout = 10 * time.Second
-	// closeTimeout is how long closing waits for servers that do not answer the goodbye.
+	// closeTimeout is how long Close waits for servers that do not answer.
 	closeTimeout = 2 * time.Second
 )
 
-// pool bounds every statement, so that no caller has to remember to.
+// pool applies a time limit to every statement.
 type pool struct {
 	sessions
-	limit time.Duration // of a statement, connecting included
+	limit time.Duration // of a statement, including connecting
 
-	siblings *Siblings // nil: a server without a connection for us is an error at once
+	siblings *Siblings // nil: a full server is an error at once
 }
 
 func (p *pool) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
@@ -56,8 +56,8 @@ func (p *pool) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, er
 	return &boundedRows{rows, cancel}, nil
 }
 
-// Close returns when every connection is closed, or those that are left lead to a server that does not answer. Their
-// sockets go with the process.
+// Close returns when every connection is closed, or after closeTimeout. Connections to a server that does not answer
+// are closed when the process ends.
 func (p *pool) Close() {
 	closed := make(chan struct{})
 	go func() {
@@ -72,7 +72,7 @@ func (p *pool) Close() {
 	}
 }
 
-// boundedRow asks when it is scanned, as only then is it known whether there was a connection.
+// boundedRow sends its query in Scan, because only the answer shows whether the server is full.
 type boundedRow struct {
 	pool   *pool
 	ctx    context.Context

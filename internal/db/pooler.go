@@ -7,14 +7,14 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// pooler finds out whether something between us and the server (pgbouncer, a cloud's proxy) hands out its sessions by
-// transaction. There, a prepared statement may be gone, or be somebody else's, in the next transaction. So once a
-// pooler is noticed, statements are described, not prepared: the same round trips, parsed by the server every time.
+// pooler detects a pooler (pgbouncer, a cloud's proxy) that assigns the server's sessions by transaction. A statement
+// prepared in one transaction may then be missing in the next, or be another client's. After a detection, statements
+// are described, not prepared: that takes the same round trips, but the server parses each every time.
 //
-// It is noticed by the process id: the one the server gave its session is not the one this connection was opened with.
+// The sign is the process id: the session's pg_backend_pid() is not the one that the connection was opened with.
 type pooler struct {
-	describe atomic.Bool // set once a pooler is noticed, or from the start
-	fixed    bool        // the connection string chooses default_query_exec_mode, and is obeyed
+	describe atomic.Bool // set when a pooler is detected, or from the start
+	fixed    bool        // the connection string sets default_query_exec_mode
 }
 
 const unfit = "hyperiondb-vault: prepares statements behind a pooler" // in a connection's CustomData
@@ -25,8 +25,8 @@ func newPooler(o Options, fixed bool) *pooler {
 	return p
 }
 
-// beforeConnect, afterConnect and keeps are hooks of one pgxpool. The connection that notices the pooler has the wrong
-// mode for good; keeps has the pool throw it away and make another.
+// beforeConnect, afterConnect and keeps are hooks of one pgxpool. The connection that detects the pooler has the wrong
+// mode; keeps makes the pool replace it.
 func (p *pooler) beforeConnect(_ context.Context, c *pgx.ConnConfig) error {
 	if p.describe.Load() && !p.fixed {
 		c.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
@@ -45,7 +45,7 @@ func (p *pooler) afterConnect(conn *pgx.Conn) {
 
 func (p *pooler) keeps(conn *pgx.Conn) bool { return conn.PgConn().CustomData()[unfit] == nil }
 
-// refusePooled is for what needs a session: LISTEN, SET ROLE, a lock held over several transactions.
+// refusePooled is for statements that need a session: LISTEN, SET ROLE, a lock held over several transactions.
 func refusePooled(conn *pgx.Conn, what string) error {
 	if _, pooled := behindPooler(conn.PgConn()); pooled {
 		return newError(ErrInvalid, "%s takes a connection straight to PostgreSQL, and this one goes through a pooler", what)

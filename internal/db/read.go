@@ -10,9 +10,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// VersionRow is one sealed version and what its secret says, from one statement. Nothing in it has been checked:
-// lengths, AAD and key id are the reader's to verify. Readers who ask at the same time may share its bytes: nobody
-// changes them.
+// VersionRow is one sealed version and the times of its secret, from one statement. Nothing in it has been checked: the
+// reader verifies lengths, AAD and key id. Concurrent readers may share its bytes, so they are read-only.
 type VersionRow struct {
 	Version        int
 	VersionID      uuid.UUID
@@ -25,19 +24,19 @@ type VersionRow struct {
 	AAD            string
 	CreatedAt      time.Time
 	ExpiresAt      *time.Time // nil = current
-	RotatedAt      *time.Time // of the secret: since when its current version is. LiveVersions leaves it out
+	RotatedAt      *time.Time // of the secret: when its current version was made. LiveVersions leaves it out
 	NextRotationAt *time.Time // of the secret. LiveVersions leaves it out
 }
 
 // Current reads the current version. A secret that has none is ErrIntegrity, not ErrNotFound: clients act on a 404.
 func (r *Reader) Current(ctx context.Context, name string) (VersionRow, error) {
-	s, err := r.sealed(ctx, r.current, name)
+	s, err := r.read(ctx, r.current, name)
 	return s.current(err)
 }
 
-// sealed asks for one name, together with others. What is not found is looked into, without the others having to wait
-// for it.
-func (r *Reader) sealed(ctx context.Context, query *coalescer[sealed], name string) (sealed, error) {
+// read joins the shared query for one name. A name without a row is looked into by another shared query, so that the
+// other requests do not wait for it.
+func (r *Reader) read(ctx context.Context, query *coalescer[readResult], name string) (readResult, error) {
 	s, err := query.get(ctx, name)
 	if err != nil || s.found {
 		return s, err
@@ -45,33 +44,33 @@ func (r *Reader) sealed(ctx context.Context, query *coalescer[sealed], name stri
 	ctx, cancel := context.WithTimeout(ctx, query.limit)
 	defer cancel()
 	for {
-		l, err := r.lost.get(ctx, name)
+		l, err := r.missing.get(ctx, name)
 		if err != nil || !l.found || l.bad != nil {
 			return l, err
 		}
-		s, err := query.get(ctx, name) // it came to be in between
+		s, err := query.get(ctx, name) // created between the two queries
 		if err != nil || s.found {
 			return s, err
 		}
 	}
 }
 
-// Current reads the current version from the primary: what a change is based on.
+// Current reads the current version from the primary, as the base of a change.
 func (w *Writer) Current(ctx context.Context, name string) (VersionRow, error) {
-	found, err := current.withLost(ctx, w.pool, []string{name})
+	found, err := current.withMissing(ctx, w.pool, []string{name})
 	return found[name].current(err)
 }
 
 // LiveVersions reads the current version and those in grace, newest first. ErrNotFound if the secret is absent or
 // deleted.
 func (r *Reader) LiveVersions(ctx context.Context, name string) ([]VersionRow, error) {
-	s, err := r.sealed(ctx, r.live, name)
+	s, err := r.read(ctx, r.live, name)
 	return s.rows, s.check(err)
 }
 
 // Version reads one live version by its number. ErrNotFound also if it has expired.
 func (r *Reader) Version(ctx context.Context, name string, version int) (VersionRow, error) {
-	s, err := r.sealed(ctx, r.live, name)
+	s, err := r.read(ctx, r.live, name)
 	return s.version(version, err)
 }
 
@@ -91,7 +90,7 @@ type SecretRow struct {
 	NextRotationAt *time.Time `json:"next_rotation_at,omitempty"`
 	DeletedAt      *time.Time `json:"deleted_at,omitempty"`
 	RestoreUntil   *time.Time `json:"restore_until,omitempty"`
-	Job            *JobRow    `json:"rotation_job,omitempty"` // the newest, if open or failed
+	Job            *JobRow    `json:"rotation_job,omitempty"` // the newest job, if open or failed
 }
 
 // JobRow is the state of a rotation.
@@ -107,12 +106,15 @@ type JobRow struct {
 
 const secretColumns = `s.name, s.kind, s.current_version, coalesce(s.generator, ''),
 	coalesce(extract(epoch FROM s.rotation_interval)::bigint, 0), extract(epoch FROM s.grace_period)::bigint,
-	coalesce(s.rotator, ''), coalesce(s.rotation_window, ''), s.rotation_paused_at, s.created_at, s.rotated_at, s.next_rotation_at, s.deleted_at, s.restore_until`
+	coalesce(s.rotator, ''), coalesce(s.rotation_window, ''), s.rotation_paused_at, s.created_at, s.rotated_at,
+	s.next_rotation_at, s.deleted_at, s.restore_until`
 
-// The state of a failed job counts until there is a newer version than the one it failed to replace.
-const secretJob = `(SELECT jsonb_build_object('id', j.id, 'state', j.state, 'attempt', j.attempt, 'due_at', j.due_at, 'run_after', j.run_after,
+// A failed job counts until there is a newer version than the one that it failed to replace.
+const secretJob = `(SELECT jsonb_build_object('id', j.id, 'state', j.state, 'attempt', j.attempt, 'due_at', j.due_at,
+	'run_after', j.run_after,
 	'claimed_by', coalesce(j.claimed_by, ''), 'last_error', coalesce(j.last_error, '')) FROM vault.rotation_jobs j
-	WHERE j.secret_id = s.id AND (j.state IN ('queued', 'claimed') OR (j.state = 'failed' AND j.from_version = s.current_version))
+	WHERE j.secret_id = s.id AND (j.state IN ('queued', 'claimed')
+		OR (j.state = 'failed' AND j.from_version = s.current_version))
 	ORDER BY j.id DESC LIMIT 1)`
 
 func scanSecret(row pgx.CollectableRow) (SecretRow, error) {
@@ -132,7 +134,7 @@ func (r *Reader) Secret(ctx context.Context, name string) (SecretRow, error) {
 	return secret(ctx, r.pool, name)
 }
 
-// Secret reads one secret from the primary, deleted or not: what a change is based on.
+// Secret reads one secret from the primary, deleted or not, as the base of a change.
 func (w *Writer) Secret(ctx context.Context, name string) (SecretRow, error) {
 	return secret(ctx, w.pool, name)
 }
@@ -149,16 +151,16 @@ func secret(ctx context.Context, q rowsQuerier, name string) (SecretRow, error) 
 	return rows[0], nil
 }
 
-// ListQuery chooses secrets by name. Limit 0 = 1000; the next page begins After the last name of this one.
+// ListQuery selects secrets by name. Limit 0 = 1000; the next page begins After the last name of this one.
 type ListQuery struct {
 	Prefix  string
 	After   string
-	Deleted bool // those deleted and restorable, instead of those live
+	Deleted bool // deleted and restorable ones, instead of live ones
 	Limit   int
 }
 
-// underPrefix holds for the names that begin with $1, along the index of names also when the plan knows no prefix: '~'
-// is above every character of a name.
+// underPrefix holds for the names that begin with $1. It is a range of the index of names even if the plan does not
+// know the prefix: '~' sorts after every character of a name.
 const underPrefix = `s.name >= $1 AND s.name < $1 || '~'`
 
 // Secrets lists secrets in the order of their names.
@@ -198,14 +200,15 @@ func (r *Reader) History(ctx context.Context, name string) ([]HistoryRow, error)
 	}, `SELECT v.version, v.version_id, CASE WHEN v.expires_at IS NULL THEN 'current'
 			WHEN v.expires_at > now() AND v.removed_at IS NULL THEN 'grace' ELSE 'expired' END,
 			v.created_at, v.created_by, v.expires_at, v.kms_key_id
-		FROM vault.secrets s JOIN vault.secret_versions v ON v.secret_id = s.id WHERE s.name = $1 ORDER BY v.version DESC`, name)
+		FROM vault.secrets s JOIN vault.secret_versions v ON v.secret_id = s.id
+		WHERE s.name = $1 ORDER BY v.version DESC`, name)
 	if err == nil && len(rows) == 0 {
 		return nil, ErrNotFound
 	}
 	return rows, err
 }
 
-// Status is what vault.status() says of the node it was asked on.
+// Status is the result of vault.status() on a node.
 type Status struct {
 	Role          string `json:"role"` // primary or standby
 	Node          string `json:"node,omitempty"`
@@ -216,65 +219,65 @@ type Status struct {
 	Deleted       int64  `json:"deleted"`
 	LiveVersions  int64  `json:"live_versions"`
 	Tokens        int64  `json:"tokens"`
-	// of admin tokens, ever; up to 32 too many after a crash and on a standby
+	// of admin tokens, since the installation; up to 32 too many after a crash and on a standby
 	WrongProofs      int64 `json:"wrong_proofs"`
-	RefusedLastHour  int64 `json:"refused_last_hour"` // changes that clients have reported as refused
+	RefusedLastHour  int64 `json:"refused_last_hour"` // refused changes that clients have reported
 	RotationsQueued  int64 `json:"rotations_queued"`
 	RotationsClaimed int64 `json:"rotations_claimed"`
 	RotationsFailed  int64 `json:"rotations_failed"`
-	// due for more than 5 minutes, neither paused nor outside their window
+	// due for more than 5 minutes, and neither paused nor outside their window
 	RotationsOverdue int64 `json:"rotations_overdue"`
 	RotationsPaused  int64 `json:"rotations_paused"`
-	// parts, secrets and months that the rounds of supervisor, workers and sealer cannot handle
+	// parts, secrets and months that the rounds of supervisor, workers and sealer fail on
 	RoundFailures  int64       `json:"round_failures"`
 	MaxRotations   *int        `json:"max_rotations,omitempty"` // the cap on all workers together
 	NextRotationAt *time.Time  `json:"next_rotation_at,omitempty"`
 	Standbys       *int        `json:"standbys,omitempty"`                  // of a primary: connected now
 	SyncNames      *string     `json:"synchronous_standby_names,omitempty"` // of a primary
 	Durability     *Durability `json:"durability,omitempty"`                // of a primary
-	// behind the primary, by its heartbeat; nil = unknown
+	// behind the primary, by the heartbeat; nil = unknown
 	LagSeconds *float64 `json:"lag_seconds,omitempty"`
-	// that the newest heartbeat is younger than the newest round of a supervisor; nil = there was none
+	// from the newest round of a supervisor to the newest heartbeat; nil = no round yet
 	Unsupervised *float64 `json:"unsupervised_seconds,omitempty"`
-	// of a primary: how long the oldest audit row has waited for its seal; nil = nothing was ever sealed
+	// of a primary: how long the oldest audit row has waited for its seal; nil = no seal yet
 	UnsealedSeconds *float64 `json:"audit_unsealed_seconds,omitempty"`
-	// of a primary: what one transaction keeps others waiting for
+	// of a primary: locks that one transaction holds too long
 	HeldLocks []HeldLock `json:"held_locks,omitempty"`
 	// of a standby: commit time of the last change replayed
 	ReplayedUntil *time.Time `json:"replayed_until,omitempty"`
 	LSN           string     `json:"lsn"`
 }
 
-// HeldLock is a lock of the vault's that one transaction has held for longer than any of the vault's own does.
+// HeldLock is a lock of the vault's that one transaction has held for longer than the vault itself does.
 type HeldLock struct {
 	Lock   string      `json:"lock"` // what waits: "claims of rotations", "sealing", "the heartbeat", "migrations"
 	Holder Transaction `json:"holder"`
 }
 
-// Durability is what an acknowledged write is worth.
+// Durability describes which failures an acknowledged write survives.
 type Durability struct {
 	// asynchronous: a failover can lose it; synchronous: another node has it; blocked: fewer synchronous standbys are
-	// connected than a write waits for; unknown: the vault may not see which standbys are connected.
+	// connected than a write waits for; unknown: the vault has no right to see which standbys are connected.
 	Replication string   `json:"replication"`
 	Needed      int      `json:"needed"`      // synchronous standbys that a write waits for
 	Synchronous []string `json:"synchronous"` // such standbys that are connected
-	WeakenedBy  []string `json:"weakened_by"` // settings that let a crash of the machine take it
+	WeakenedBy  []string `json:"weakened_by"` // settings with which a crash of the machine can lose it
 }
 
-// Status asks the node for its state.
+// Status reads the state of the node.
 func (r *Reader) Status(ctx context.Context) (Status, error) {
 	var s Status
 	err := r.pool.QueryRow(ctx, `SELECT vault.status()`).Scan(&s)
 	return s, classify(err)
 }
 
-// Ping makes sure that the node answers and that its schema fits.
+// Ping checks that the node answers and that its schema fits.
 func (r *Reader) Ping(ctx context.Context) error {
 	_, err := r.pool.Exec(ctx, `SELECT 1`)
 	return classify(err)
 }
 
-// Ping makes sure that there is a primary and that its schema fits.
+// Ping checks that there is a primary and that its schema fits.
 func (w *Writer) Ping(ctx context.Context) error {
 	_, err := w.pool.Exec(ctx, `SELECT 1`)
 	return classify(err)

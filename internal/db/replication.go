@@ -10,8 +10,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// LSN is a position in the write-ahead log. The zero LSN is before everything. Positions of one history compare; a
-// failover that lost writes begins another history, in which an old position says nothing.
+// LSN is a position in the write-ahead log. The zero LSN is before everything. Positions of one history can be
+// compared; after a failover that lost writes, old positions have no meaning.
 type LSN uint64
 
 // ParseLSN reads PostgreSQL's spelling, two hexadecimal numbers of up to 32 bits: 0/16B3748.
@@ -27,15 +27,15 @@ func ParseLSN(text string) (LSN, error) {
 
 func (l LSN) String() string { return fmt.Sprintf("%X/%X", uint64(l)>>32, uint64(l)&0xffffffff) }
 
-// How far a node has come. On a primary that is what it has flushed: after a failover that lost writes, less than an
-// old receipt says. Flushed, not inserted: the insert position can lie behind the header of a page that nothing is on
-// yet, where no standby gets before the next record. It is asked behind a COMMIT, outside of the transaction that a
-// pooler's session has its settings in, and so names every schema.
+// positionQuery is the position that a node has reached. On a primary that is the flush position: after a failover that
+// lost writes, it is below that of an old receipt. The insert position would not do: it can be past a page header with
+// no record after it, which no standby reaches before the next record. The query runs after a COMMIT, outside of the
+// transaction that a pooler's session has its settings in, so it qualifies every name.
 const positionQuery = `SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
 	ELSE pg_catalog.pg_current_wal_flush_lsn() END::pg_catalog.text`
 
-// Position is how far the node has replayed, or on a primary flushed: whoever asks afterwards sees what was committed
-// before it.
+// Position is the position that the node has replayed, or on a primary flushed: later reads see everything that was
+// committed before it.
 func (r *Reader) Position(ctx context.Context) (LSN, error) {
 	var text *string
 	if err := r.pool.QueryRow(ctx, positionQuery).Scan(&text); err != nil {
@@ -47,7 +47,7 @@ func (r *Reader) Position(ctx context.Context) (LSN, error) {
 	return ParseLSN(*text)
 }
 
-// Lag is how far behind the node is, by its clock and the heartbeat it has replayed; nil if it has none.
+// Lag is the time by which the node is behind, by its clock and the heartbeat that it has replayed; nil if it has none.
 func (r *Reader) Lag(ctx context.Context) (*time.Duration, error) {
 	var seconds *float64
 	if err := r.pool.QueryRow(ctx, `SELECT vault.replication_lag()`).Scan(&seconds); err != nil {
@@ -60,13 +60,13 @@ func (r *Reader) Lag(ctx context.Context) (*time.Duration, error) {
 	return &lag, nil
 }
 
-// Standby is one that is connected to the primary.
+// Standby is a standby that is connected to the primary.
 type Standby struct {
 	Name     string `json:"name"`
-	Replayed bool   `json:"replayed"` // up to the position asked about
+	Replayed bool   `json:"replayed"` // up to the given position
 }
 
-// Standbys says which of the standbys connected to the primary have replayed up to a position; "" = up to now.
+// Standbys lists the standbys connected to the primary, and whether each has replayed up to a position; "" = up to now.
 func (w *Writer) Standbys(ctx context.Context, lsn string) ([]Standby, error) {
 	return collect(ctx, w.pool, func(row pgx.CollectableRow) (Standby, error) {
 		var s Standby

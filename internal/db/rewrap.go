@@ -17,30 +17,30 @@ type WrappedKey struct {
 	KeyCommit []byte `json:"key_commit"`
 }
 
-// WrappedQuery chooses data keys: those of one secret (Exact), or of all whose names begin with Prefix, that KMSKeyID
-// has not wrapped.
+// WrappedQuery selects data keys that KMSKeyID has not wrapped: of one secret (Exact), or of all names that begin with
+// Prefix.
 type WrappedQuery struct {
 	Prefix   string
 	Exact    bool
 	KMSKeyID string
 	After    string // the Next of the page before
-	Limit    int    // secrets a page, whatever they have
+	Limit    int    // secrets a page, with any number of keys
 }
 
-// WrappedPage is what a page of secrets has. It may be empty with others still to come.
+// WrappedPage has the data keys of a page of secrets. It may be empty although more pages follow.
 type WrappedPage struct {
 	Keys []WrappedKey `json:"keys"`
 	Next string       `json:"next"` // "" = the last page
 	Committed
 }
 
-// WrappedKeys reads one page, of what the token may change.
+// WrappedKeys reads one page of the data keys that the token may change.
 func (w *Writer) WrappedKeys(ctx context.Context, c Credential, q WrappedQuery) (WrappedPage, error) {
 	return change[WrappedPage](ctx, w, &c, refusal{"rewrap", q.Prefix, uuid.New()},
 		`SELECT vault.wrapped_keys($1, $2, $3, $4, $5)`, q.Prefix, q.Exact, q.KMSKeyID, q.After, q.Limit)
 }
 
-// Rewrap puts another wrapping of the same data key in the place of old: ErrConflict if old is not there any more.
+// Rewrap replaces old by another wrapping of the same data key: ErrConflict if old is no longer stored.
 func (w *Writer) Rewrap(ctx context.Context, c Credential, request uuid.UUID, old WrappedKey, kmsKeyID string,
 	blob []byte) (Result, error) {
 	return change[Result](ctx, w, &c, refusal{"rewrap", old.Name, request},

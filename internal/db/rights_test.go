@@ -18,7 +18,7 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// roleName is of a role of this test alone: roles belong to the whole cluster.
+// roleName is the name of a role of this test only: roles belong to the whole cluster.
 func roleName(word string) string { return word + "_" + uuid.NewString()[:8] }
 
 func quoted(name string) string { return pgx.Identifier{name}.Sanitize() }
@@ -44,7 +44,7 @@ func grant(role, prefix string) string {
 	return fmt.Sprintf(`SELECT vault.grant_service_role('%s', '%s')`, role, prefix)
 }
 
-// seenBy is the names that a role sees, in each relation that it may read; they must agree.
+// seenBy is the names that a role sees in each relation that it may read; they must agree.
 func seenBy(t *testing.T, s *vaulttest.Store, role string) string {
 	t.Helper()
 	conn := mustConnect(t, s.URL(vaulttest.Superuser))
@@ -70,15 +70,16 @@ func wantSeen(t *testing.T, s *vaulttest.Store, role, want string) {
 	}
 }
 
-// A prefix is the role's: not the next one's that has its name, and still its own when it has another. Names that SQL
-// would fold to lower case, or read as a number, are no other role's.
+// A prefix belongs to the role: a later role of its name does not get it, and a rename does not lose it. Names that SQL
+// would fold to lower case, or parse as a number, are no other role's.
 func TestPrefixesBelongToTheRole(t *testing.T) {
 	for _, word := range []string{"app", "Mixed Case", "1234", `quo"ted`, "-"} {
 		t.Run(word, func(t *testing.T) {
 			s := vaulttest.New(t)
 			mustPut(t, s, "app1/a", "team/b")
 			s.MustExec(t,
-				`INSERT INTO vault.rotation_jobs (secret_id, name, from_version, due_at, run_after) SELECT id, name, 1, now(), now() FROM vault.secrets`)
+				`INSERT INTO vault.rotation_jobs (secret_id, name, from_version, due_at, run_after) SELECT id, name, 1, now(), now()
+					FROM vault.secrets`)
 			role, other := roleName(word), roleName("other")
 			mustRole(t, s, role)
 			mustRole(t, s, other)
@@ -105,8 +106,8 @@ func TestPrefixesBelongToTheRole(t *testing.T) {
 	}
 }
 
-// Membership is not a prefix: a role that came to be a service role otherwise, or that is a member of one, sees nothing
-// as itself.
+// Membership is not a prefix: a role that became a service role in another way, or that is a member of one, sees
+// nothing.
 func TestMembershipIsNoPrefix(t *testing.T) {
 	s := vaulttest.New(t)
 	mustPut(t, s, "app1/a")
@@ -124,26 +125,26 @@ func TestMembershipIsNoPrefix(t *testing.T) {
 	}
 }
 
-// What ANALYZE has gathered of the tables holds names of all prefixes; PostgreSQL keeps it from roles that a policy
-// holds back.
+// The statistics of ANALYZE have names under all prefixes; PostgreSQL hides them from roles that a policy restricts.
 func TestStatisticsShowNoNames(t *testing.T) {
 	s := vaulttest.New(t)
 	mustPut(t, s, "app1/a", "team/b")
 	s.MustExec(t, `ANALYZE vault.secrets, vault.secret_versions`)
 	if got := s.MustQuery(t,
-		`SELECT count(*) FROM pg_stats WHERE schemaname = 'vault' AND tablename = 'secrets' AND attname = 'name'`); got != "1" {
+		`SELECT count(*) FROM pg_stats WHERE schemaname = 'vault' AND tablename = 'secrets'
+			AND attname = 'name'`); got != "1" {
 		t.Fatal("there are no statistics to hide")
 	}
 	var n int
 	must(t, mustConnect(t, s.URL(vaulttest.Developer)).QueryRow(t.Context(), `SELECT count(*) FROM pg_stats
-		WHERE schemaname = 'vault' AND tablename IN ('secrets', 'secret_versions', 'rotation_jobs', 'service_scope')`).Scan(&n))
+		WHERE schemaname = 'vault' AND tablename IN ('secrets', 'secret_versions', 'rotation_jobs',
+		'service_scope')`).Scan(&n))
 	if n != 0 {
 		t.Errorf("a service role sees the statistics of %d columns", n)
 	}
 }
 
-// All prefixes that hold are answered, by grant and by revoke, and what a role that is gone has left can be taken away
-// by its name.
+// Grant and revoke return all prefixes that the role has, and those of a dropped role can be removed by its name.
 func TestGrantAnswersAllPrefixes(t *testing.T) {
 	s := vaulttest.New(t)
 	role, gone := roleName("app"), roleName("gone")
@@ -170,8 +171,8 @@ func TestGrantAnswersAllPrefixes(t *testing.T) {
 		[]string{"BEGIN", "AUTHORISE", fmt.Sprintf(`SELECT vault.revoke_service_role('%s')`, gone)}), "VA004")
 }
 
-// A dump's rows are taken for roles that are what they were. A number, which is what regrole makes of a role that is
-// gone, is some other role's on another cluster.
+// A restore takes a dump's rows only for roles that still agree. A number, which regrole prints for a dropped role, is
+// another role's oid on another cluster.
 func TestRestoredPrefixesAgree(t *testing.T) {
 	s := vaulttest.New(t)
 	role := roleName("app")
@@ -196,8 +197,8 @@ func TestRestoredPrefixesAgree(t *testing.T) {
 	}
 }
 
-// What was granted to a name is the role's that has it at the time of the migration, and nothing is left for the next
-// of that name.
+// A prefix granted to a name belongs to the role that has it at the migration, and the next role of that name gets
+// nothing.
 func TestMigrationBindsPrefixes(t *testing.T) {
 	s := vaulttest.New(t)
 	mustPut(t, s, "app1/a", "team/b")
@@ -205,13 +206,15 @@ func TestMigrationBindsPrefixes(t *testing.T) {
 	mustRole(t, s, role)
 	takeBack(t, s, 10)
 	s.MustExec(t,
-		`INSERT INTO vault.service_scope (role_name, prefix) VALUES ('`+role+`', 'app1/'), ('`+gone+`', 'app1/'), ('`+gone+`2', 'app1/')`,
+		`INSERT INTO vault.service_scope (role_name, prefix) VALUES ('`+role+`', 'app1/'), ('`+gone+`', 'app1/'),
+			('`+gone+`2', 'app1/')`,
 		`GRANT vault_service TO `+quoted(role))
 	_, err := db.Migrate(t.Context(), s.URL(vaulttest.Superuser), "test", "")
 	must(t, err)
 	mustRole(t, s, gone)
 	s.MustExec(t,
-		`INSERT INTO vault.rotation_jobs (secret_id, name, from_version, due_at, run_after) SELECT id, name, 1, now(), now() FROM vault.secrets`)
+		`INSERT INTO vault.rotation_jobs (secret_id, name, from_version, due_at, run_after) SELECT id, name, 1, now(), now()
+			FROM vault.secrets`)
 	mustAdmin(t, s, grant(gone, "team/"))
 	wantSeen(t, s, gone, "team/b")
 	wantSeen(t, s, role, "app1/a")
@@ -219,7 +222,7 @@ func TestMigrationBindsPrefixes(t *testing.T) {
 	must(t, runSession(t, s.URL(vaulttest.Operator), []string{"BEGIN", "AUTHORISE", anyPut(), "COMMIT"}))
 }
 
-// What doctor says of other roles.
+// What doctor reports about other roles.
 func TestOddRoles(t *testing.T) {
 	s := vaulttest.New(t)
 	gone, renamed, mighty := roleName("gone"), roleName("renamed"), roleName("mighty")
@@ -248,7 +251,7 @@ func TestOddRoles(t *testing.T) {
 	if len(want) > 0 {
 		t.Errorf("not found: %v in %v", want, e.OddRoles)
 	}
-	// A round of the supervisor settles what a dump would not carry.
+	// A round of the supervisor corrects what a dump would not carry.
 	must(t, runSession(t, s.URL(vaulttest.Daemon), []string{`SELECT vault.supervise()`}))
 	got := s.MustQuery(t,
 		`SELECT string_agg(role_name, ' ' ORDER BY role_name) FROM vault.service_scope WHERE role_name = ANY ($1)`,
@@ -273,8 +276,8 @@ func stolen(t *testing.T, s *vaulttest.Store) vault.Token {
 	return token
 }
 
-// Whatever the holder of a token does with a transaction that it has authorised: a revocation waits for nothing, and
-// afterwards nothing is committed that was not before.
+// A revocation does not wait, in any state of a transaction that the token has authorised, and afterwards that
+// transaction does not commit.
 func TestRevokedTokenCommitsNothing(t *testing.T) {
 	late := put("app1/late", 1, 24, 32, uuid.NewString())
 	for _, c := range []struct {
@@ -317,7 +320,7 @@ func TestRevokedTokenCommitsNothing(t *testing.T) {
 	}
 }
 
-// A token that ends otherwise is asked for at COMMIT as well.
+// A token that ends in another way is checked at COMMIT as well.
 func TestEndedTokenCommitsNothing(t *testing.T) {
 	for name, end := range map[string]string{
 		"expired": `UPDATE vault.admin_tokens SET expires_at = now() WHERE name = 'stolen'`,
@@ -327,7 +330,7 @@ func TestEndedTokenCommitsNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := vaulttest.New(t)
 			token := stolen(t, s)
-			// so that its use is not touched, and locked, again
+			// so that last_used_at is not updated, and locked, again
 			s.MustExec(t, `UPDATE vault.admin_token_use SET last_used_at = now()`)
 			holder := mustConnect(t, s.URL(vaulttest.Operator))
 			must(t, runStep(t.Context(), holder, "BEGIN"))
@@ -339,7 +342,7 @@ func TestEndedTokenCommitsNothing(t *testing.T) {
 	}
 }
 
-// The only token there is can revoke itself, with all else that its transaction does.
+// The only token can revoke itself, together with the rest of its transaction.
 func TestTokenRevokesItself(t *testing.T) {
 	s := vaulttest.New(t)
 	mustAdmin(t, s, `SELECT vault.revoke_token('root', gen_random_uuid())`)
@@ -349,7 +352,7 @@ func TestTokenRevokesItself(t *testing.T) {
 	}
 }
 
-// While the standby that changes wait for is away, a revocation counts on the primary all the same.
+// While the standby that changes wait for is away, a revocation takes effect on the primary.
 func TestRevocationWaitsForNoStandby(t *testing.T) {
 	s := vaulttest.Own(t)
 	token := stolen(t, s)
@@ -369,8 +372,8 @@ func TestRevocationWaitsForNoStandby(t *testing.T) {
 	wantCode(t, authorise(ctx, conn, token.Reveal()), badToken)
 }
 
-// A session that has let its deferred checks run early keeps what it did before; it is named, and has no authority any
-// more.
+// A session that ran its deferred checks early keeps its earlier changes; it is listed, and has no authority
+// afterwards.
 func TestOpenChangeIsNamed(t *testing.T) {
 	s := vaulttest.New(t)
 	token := stolen(t, s)
@@ -393,7 +396,7 @@ func TestOpenChangeIsNamed(t *testing.T) {
 	wantCode(t, runStep(t.Context(), holder, anyPut()), denied)
 }
 
-// Where the server allows prepared transactions, none is made of what a token has authorised: it could be committed at
+// If the server allows prepared transactions, a transaction with a token cannot be prepared: it could be committed at
 // any time.
 func TestAuthorisedTransactionIsNotPrepared(t *testing.T) {
 	s := vaulttest.OwnWith(t, map[string]string{"max_prepared_transactions": "5"})
@@ -425,7 +428,7 @@ func guess(t *testing.T, conn *pgx.Conn) {
 	must(t, runStep(t.Context(), conn, "ROLLBACK"))
 }
 
-// Wrong proofs are counted though their transactions roll back, and reports of them write few rows.
+// Wrong proofs are counted although their transactions roll back, and reports of them write few rows.
 func TestGuessesAreCounted(t *testing.T) {
 	s := vaulttest.New(t)
 	conn := mustConnect(t, s.URL(vaulttest.Developer))
@@ -437,7 +440,8 @@ func TestGuessesAreCounted(t *testing.T) {
 	}
 	before := s.MustQuery(t, `SELECT count(*) FROM vault.audit_log`)
 	must(t, runStep(t.Context(), conn,
-		`DO $$ BEGIN FOR i IN 1..1500 LOOP PERFORM vault.record_refusal('put', 'app1/' || i, 'admin token refused: unknown token', gen_random_uuid(), NULL); END LOOP; END $$`))
+		`DO $$ BEGIN FOR i IN 1..1500 LOOP PERFORM vault.record_refusal('put', 'app1/' || i,
+			'admin token refused: unknown token', gen_random_uuid(), NULL); END LOOP; END $$`))
 	rows := s.MustQuery(t, `SELECT count(*) - $1::int FROM vault.audit_log`, before)
 	minutes := s.MustQuery(t, `SELECT count(*) FROM vault.refusals`)
 	if minutes == "1" && rows != "62" || minutes != "1" && minutes != "2" {
@@ -453,12 +457,13 @@ func TestGuessesAreCounted(t *testing.T) {
 	}
 }
 
-// A role that guesses does without for a minute; the holder of the token is let in by any other role.
+// A role that guesses is blocked for a minute; the holder of the token can use any other role.
 func TestGuessingRoleIsHeldBack(t *testing.T) {
 	s := vaulttest.New(t)
 	conn := mustConnect(t, s.URL(vaulttest.Developer))
 	s.MustExec(t,
-		`INSERT INTO vault.refusals SELECT date_trunc('minute', now()) + i * interval '1 minute', 'developer', '', 600, 600 FROM generate_series(0, 2) i`)
+		`INSERT INTO vault.refusals SELECT date_trunc('minute', now()) + i * interval '1 minute', 'developer', '', 600, 600
+			FROM generate_series(0, 2) i`)
 	client := s.MustQuery(t, `SELECT coalesce(host(inet_client_addr()), '')`)
 	s.MustExec(t, `UPDATE vault.refusals SET client = '`+client+`'`)
 	must(t, runStep(t.Context(), conn, "BEGIN"))

@@ -14,38 +14,38 @@ type Job struct {
 	ID          int64
 	Name        string
 	Attempt     int
-	Failures    int // attempts that failed or vanished before this one, since it was enqueued or retried by hand
+	Failures    int // failed or abandoned attempts since it was enqueued or retried by hand
 	FromVersion int
 	Generator   string
-	Rotator     string // "" = nobody but the vault has to hear of the new value
+	Rotator     string // "" = the new value is set at no target
 	DueAt       time.Time
 }
 
-// IsPrimary reports whether the node this reader is connected to takes writes, and learns which history it is in: an
-// old primary that came back is none (ErrFenced).
+// IsPrimary reports whether the node of this reader is the primary, and records its history: an old primary that came
+// back is refused (ErrFenced).
 func (r *Reader) IsPrimary(ctx context.Context) (bool, error) {
 	l, err := r.lineage(ctx)
-	if err == nil && l.System == "" { // it says nothing of its history
+	if err == nil && l.System == "" { // no lineage
 		err = classify(r.pool.QueryRow(ctx, `SELECT pg_is_in_recovery()`).Scan(&l.recovering))
 	}
 	return !l.recovering && err == nil, err
 }
 
-// Supervision is what one round of the supervisor did.
+// Supervision is the result of one round of the supervisor.
 type Supervision struct {
 	Primary  bool `json:"primary"`  // false: the node is a standby, and nothing was done
 	Enqueued int  `json:"enqueued"` // rotations that were due
-	Expired  int  `json:"expired"`  // versions whose grace was over: their bytes are gone
-	Purged   int  `json:"purged"`   // deleted secrets that could no longer be restored
+	Expired  int  `json:"expired"`  // versions whose grace has ended: their bytes were removed
+	Purged   int  `json:"purged"`   // deleted secrets that can no longer be restored
 
-	Failed map[string]string `json:"failed"` // by part: why it was not done, while the others were
+	Failed map[string]string `json:"failed"` // by part: its error; the other parts were done
 }
 
-// supervisionTimeout is for a round with a backlog, which is more than a statement elsewhere.
+// supervisionTimeout is for a round with a backlog, which takes longer than other statements.
 const supervisionTimeout = time.Minute
 
-// Supervise does one round: at most limit of each. A lost answer needs no resolving: the next round finds what is left
-// to do.
+// Supervise does one round, with at most limit rows of each part. A lost answer needs no resolving: the next round does
+// what is left.
 func (w *Writer) Supervise(ctx context.Context, limit int) (Supervision, error) {
 	ctx, cancel := context.WithTimeout(ctx, supervisionTimeout)
 	defer cancel()
@@ -54,8 +54,7 @@ func (w *Writer) Supervise(ctx context.Context, limit int) (Supervision, error) 
 	return s, w.failedOver(classify(err))
 }
 
-// RoundFailure is what the rounds could not do, and cannot do yet: a part as a whole (Subject ""), or one secret or
-// month of it.
+// RoundFailure is what the rounds still fail on: a part as a whole (Subject ""), or one secret or month of it.
 type RoundFailure struct {
 	Part    string    `json:"part"`
 	Subject string    `json:"subject,omitempty"`
@@ -65,17 +64,17 @@ type RoundFailure struct {
 	Error   string    `json:"error"`
 }
 
-// RoundFailures lists the first hundred that count and that this role may see, as the node has replayed them.
+// RoundFailures lists the first hundred that count and that this role may see, as this node has replayed them.
 func (r *Reader) RoundFailures(ctx context.Context) ([]RoundFailure, error) {
 	return roundFailures(ctx, r.pool)
 }
 
-// RoundFailures lists them as the primary has them.
+// RoundFailures lists them as stored on the primary.
 func (w *Writer) RoundFailures(ctx context.Context) ([]RoundFailure, error) {
 	return roundFailures(ctx, w.pool)
 }
 
-// In the words of vault.status(): what two sessions do to each other counts when it lasts.
+// roundFailures filters as vault.status() does: conflicts between two sessions count only if they last.
 func roundFailures(ctx context.Context, q rowsQuerier) ([]RoundFailure, error) {
 	return collect(ctx, q, func(row pgx.CollectableRow) (RoundFailure, error) {
 		var f RoundFailure
@@ -85,21 +84,20 @@ func roundFailures(ctx context.Context, q rowsQuerier) ([]RoundFailure, error) {
 		WHERE code NOT IN ('40001', '40P01', '55P03') OR times > 3 ORDER BY subject <> '', part, subject LIMIT 100`)
 }
 
-// ReportRound says that the rounds of a daemon fail, or (nil) that they work again.
+// ReportRound stores that the rounds of a daemon fail, or (nil) that they work again.
 func (w *Writer) ReportRound(ctx context.Context, part string, why *string) error {
 	_, err := w.pool.Exec(ctx, `SELECT vault.report_round($1, $2)`, part, why)
 	return w.failedOver(classify(err))
 }
 
-// Beat renews the primary's heartbeat.
+// Beat renews the primary's heartbeat. It does not wait for a standby, because the heartbeat shows when one is behind.
 func (w *Writer) Beat(ctx context.Context) error {
-	// It waits for no standby: it is there to tell when one is away.
 	_, err := w.pool.Exec(ctx, `SELECT set_config('synchronous_commit', 'local', true), vault.beat()`)
 	return w.failedOver(classify(err))
 }
 
-// ClaimRotations claims up to limit jobs for this worker, and those whose claim is older than stale. A claim whose
-// answer is lost goes stale.
+// ClaimRotations claims up to limit jobs for this worker, including jobs whose claim is older than stale. A claim whose
+// answer is lost becomes stale.
 func (w *Writer) ClaimRotations(ctx context.Context, worker string, limit, ahead int,
 	stale time.Duration) ([]Job, error) {
 	jobs, err := collect(ctx, w.pool, func(row pgx.CollectableRow) (Job, error) {
@@ -108,7 +106,8 @@ func (w *Writer) ClaimRotations(ctx context.Context, worker string, limit, ahead
 		err := row.Scan(&j.ID, &j.Name, &j.Attempt, &j.Failures, &j.FromVersion, &generator, &rotator, &j.DueAt)
 		j.Generator, j.Rotator = deref(generator), deref(rotator)
 		return j, err
-	}, `SELECT job_id, secret, attempt, failures, from_version, generator, rotator, due_at FROM vault.claim_rotations($1, $2, $3, $4)`, worker, limit, stale, ahead)
+	}, `SELECT job_id, secret, attempt, failures, from_version, generator, rotator, due_at
+		FROM vault.claim_rotations($1, $2, $3, $4)`, worker, limit, stale, ahead)
 	return jobs, w.failedOver(err)
 }
 
@@ -118,10 +117,10 @@ func (w *Writer) Candidate(ctx context.Context, job int64, attempt int) (SealedV
 	return v, w.failedOver(err)
 }
 
-// StoreCandidate stores a candidate under the claim's fence, unless the job has one, and returns the one it has then:
-// whatever crashed or got lost before, every attempt brings the same bytes to the target. It is as durable as a
-// version: what a target was told must not be lost in a failover. After any error, a lost answer to COMMIT included,
-// the target is to hear nothing; the next attempt finds out whether there is a candidate.
+// StoreCandidate stores a candidate under the claim's fence, unless the job has one, and returns the stored one, so
+// that every attempt sets the same bytes at the target. It is as durable as a version, because a failover must not lose
+// a value that the target has. After any error, a lost answer to COMMIT included, the caller must not set the value;
+// the next attempt finds out whether there is a candidate.
 func (w *Writer) StoreCandidate(ctx context.Context, job int64, attempt int, v SealedVersion) (SealedVersion, error) {
 	ctx, cancel := context.WithTimeout(ctx, w.pool.limit+commitTimeout)
 	defer cancel()
@@ -167,7 +166,7 @@ func (w *Writer) FinishRotation(ctx context.Context, request uuid.UUID, job int6
 		request)
 }
 
-// CompleteRotation stores the new version under the claim's fence: ErrClaimLost if somebody else has the job by now.
+// CompleteRotation stores the new version under the claim's fence: ErrClaimLost if another worker has claimed the job.
 func (w *Writer) CompleteRotation(ctx context.Context, request uuid.UUID, job int64, attempt int,
 	v SealedVersion) (Result, error) {
 	return change[Result](ctx, w, nil, refusal{request: request},
@@ -175,7 +174,7 @@ func (w *Writer) CompleteRotation(ctx context.Context, request uuid.UUID, job in
 		v.WrappedDEK, v.Nonce, v.Ciphertext, v.KeyCommit, v.AAD, request)
 }
 
-// Completion is a claimed rotation and its new version. Request tells its replay, alone or in whatever batch.
+// Completion is a claimed rotation and its new version. Request identifies a replay, alone or in any batch.
 type Completion struct {
 	Request uuid.UUID
 	Job     int64
@@ -183,15 +182,15 @@ type Completion struct {
 	SealedVersion
 }
 
-// completed is what became of the requests of a batch; those missing were left as they are.
+// completed has the results by request; requests without one were left unchanged.
 type completed struct {
 	Done map[uuid.UUID]Result `json:"done"`
 	Committed
 }
 
-// CompleteRotations completes many in one transaction, and returns the results of those it has completed, or had
-// before, by request. What it leaves out is as it was: CompleteRotation says why. An error other than ErrOutcomeUnknown
-// says that nothing was completed, for whatever reason, one bad value among them included.
+// CompleteRotations completes many rotations in one transaction, and returns by request the results of those that it
+// has completed, now or before. The others are unchanged; CompleteRotation returns the reason. An error other than
+// ErrOutcomeUnknown means that none was completed, also if only one value was invalid.
 func (w *Writer) CompleteRotations(ctx context.Context, batch []Completion) (map[uuid.UUID]Result, error) {
 	var c struct {
 		jobs                                         []int64
@@ -216,27 +215,26 @@ func (w *Writer) CompleteRotations(ctx context.Context, batch []Completion) (map
 	return answer.Done, err
 }
 
-// FailRotation gives a claim back, to be tried again after retryIn, or (nil) never.
+// FailRotation returns a claim after a failure. The job is tried again after retryIn, or (nil) never.
 func (w *Writer) FailRotation(ctx context.Context, job int64, attempt int, reason string,
 	retryIn *time.Duration) error {
 	_, err := w.pool.Exec(ctx, `SELECT vault.fail_rotation($1, $2, $3, $4)`, job, attempt, reason, retryIn)
 	return w.failedOver(classify(err))
 }
 
-// ReleaseRotation gives a claim back that was not begun: it is no failure, and may be claimed again at once.
+// ReleaseRotation returns a claim that was not begun. That is not a failure, and the job can be claimed again at once.
 func (w *Writer) ReleaseRotation(ctx context.Context, job int64, attempt int) error {
 	_, err := w.pool.Exec(ctx, `SELECT vault.release_rotation($1, $2)`, job, attempt)
 	return w.failedOver(classify(err))
 }
 
 const (
-	listenLooks   = 30 * time.Second // how often a quiet listener asks whether its node is there, and still the primary
-	listenTimeout = 5 * time.Second  // for the answer
+	listenCheckInterval = 30 * time.Second // how often an idle listener checks that its node is the primary
+	listenTimeout       = 5 * time.Second  // for the answer
 )
 
-// WaitForRotations blocks until the primary says that jobs were enqueued, on a connection of its own, and returns when
-// that breaks or its node is no longer the primary. It is a hint: what is missed while nobody listens is found by
-// polling.
+// WaitForRotations calls hint when the primary reports that jobs were enqueued, on a connection of its own. It returns
+// when the connection breaks or its node is no longer the primary. Polling finds what a listener misses.
 func (w *Writer) WaitForRotations(ctx context.Context, hint func()) error {
 	conn, err := pgx.ConnectConfig(ctx, w.listen)
 	if err != nil {
@@ -254,7 +252,7 @@ func (w *Writer) WaitForRotations(ctx context.Context, hint func()) error {
 		return classify(err)
 	}
 	for {
-		switch err := waitAWhile(ctx, conn); {
+		switch err := waitForNotification(ctx, conn); {
 		case err == nil:
 			hint()
 		case ctx.Err() != nil || !pgconn.Timeout(err):
@@ -274,14 +272,14 @@ func listenOn(ctx context.Context, conn *pgx.Conn) error {
 	return err
 }
 
-func waitAWhile(ctx context.Context, conn *pgx.Conn) error {
-	ctx, cancel := context.WithTimeout(ctx, listenLooks)
+func waitForNotification(ctx context.Context, conn *pgx.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, listenCheckInterval)
 	defer cancel()
 	_, err := conn.WaitForNotification(ctx)
 	return err
 }
 
-// stillPrimary: nothing is sent to a listener by a server that was frozen, unplugged or demoted.
+// stillPrimary queries the server, because one that was frozen, unplugged or demoted sends nothing to a listener.
 func stillPrimary(ctx context.Context, conn *pgx.Conn) error {
 	ctx, cancel := context.WithTimeout(ctx, listenTimeout)
 	defer cancel()
@@ -290,12 +288,12 @@ func stillPrimary(ctx context.Context, conn *pgx.Conn) error {
 		return classify(err)
 	}
 	if recovering {
-		return newError(ErrUnavailable, "the node listened to is a standby now")
+		return newError(ErrUnavailable, "the node that is listened to has become a standby")
 	}
 	return nil
 }
 
-// failedOver drops every connection when one of them turned out to be read-only.
+// failedOver drops every connection if one turned out to be read-only.
 func (w *Writer) failedOver(err error) error {
 	if e, ok := err.(*Error); ok && e.Code == "25006" {
 		w.pool.Reset()
@@ -303,24 +301,24 @@ func (w *Writer) failedOver(err error) error {
 	return err
 }
 
-// RequestedRotation is what asking for a rotation, or for another try, answers.
+// RequestedRotation is the result of requesting or retrying a rotation.
 type RequestedRotation struct {
 	Name    string `json:"name"`
-	Version int    `json:"version"` // the current one, which the rotation will replace
+	Version int    `json:"version"` // the current one, which the rotation replaces
 	Job     int64  `json:"job"`
 	State   string `json:"state"`
-	Joined  bool   `json:"joined"` // a job that was there already
+	Joined  bool   `json:"joined"` // there was an open job already
 	Committed
 }
 
-// RequestRotation asks for a rotation now, joining the job that is open.
+// RequestRotation requests a rotation now, or joins the open job.
 func (w *Writer) RequestRotation(ctx context.Context, c Credential, request uuid.UUID,
 	name string) (RequestedRotation, error) {
 	return change[RequestedRotation](ctx, w, &c, refusal{"rotation.request", name, request},
 		`SELECT vault.request_rotation($1, $2)`, name, request)
 }
 
-// RetryRotation has a failed or waiting rotation tried now.
+// RetryRotation makes a failed or waiting rotation run now.
 func (w *Writer) RetryRotation(ctx context.Context, c Credential, request uuid.UUID,
 	name string) (RequestedRotation, error) {
 	return change[RequestedRotation](ctx, w, &c, refusal{"rotation.retry", name, request},
@@ -338,14 +336,14 @@ func (w *Writer) PauseRotation(ctx context.Context, c Credential, request uuid.U
 		request, pause)
 }
 
-// SetMaxRotations caps the rotations that all workers together have under way; nil = no cap.
+// SetMaxRotations caps the concurrent rotations of all workers together; nil = no cap.
 func (w *Writer) SetMaxRotations(ctx context.Context, c Credential, request uuid.UUID, most *int) error {
 	_, err := change[Committed](ctx, w, &c, refusal{"rotation.limit", "", request},
 		`SELECT vault.set_max_rotations($1, $2)`, most, request)
 	return err
 }
 
-// RotationRow is one rotation job, and what it waits for.
+// RotationRow is one rotation job, and what delays it.
 type RotationRow struct {
 	ID          int64      `json:"id"`
 	Name        string     `json:"name"`
@@ -366,25 +364,26 @@ type RotationRow struct {
 	Paused      bool       `json:"paused"`            // the secret is
 }
 
-// RotationQuery chooses jobs. The next page begins Before the id of the last row; Limit 0 = 1000.
+// RotationQuery selects jobs. The next page begins Before the id of the last row; Limit 0 = 1000.
 type RotationQuery struct {
 	Prefix  string
 	Job     int64 // only this one; 0 = any
-	Settled bool  // those done, superseded and failed before a newer version as well
+	Settled bool  // also those done, superseded, and failed before a newer version
 	Before  int64
 	Limit   int
 }
 
-const rotationColumns = `j.id, j.name, j.state, j.from_version, coalesce(j.to_version, 0), j.attempt, j.failures, j.due_at, j.run_after,
+const rotationColumns = `j.id, j.name, j.state, j.from_version, coalesce(j.to_version, 0), j.attempt, j.failures,
+	j.due_at, j.run_after,
 	coalesce(j.claimed_by, ''), j.claimed_at, j.finished_at, coalesce(j.requested_by, ''), coalesce(j.last_error, ''),
 	coalesce(s.rotator, ''), coalesce(s.rotation_window, ''), s.rotation_paused_at IS NOT NULL`
 
-// Rotations lists rotation jobs, newest first: those open, and those that failed for good with no newer version since.
+// Rotations lists rotation jobs, newest first: open ones, and failed ones with no newer version since.
 func (r *Reader) Rotations(ctx context.Context, q RotationQuery) ([]RotationRow, error) {
 	return rotations(ctx, r.pool, q)
 }
 
-// Rotations lists rotation jobs as the primary has them.
+// Rotations lists rotation jobs as stored on the primary.
 func (w *Writer) Rotations(ctx context.Context, q RotationQuery) ([]RotationRow, error) {
 	return rotations(ctx, w.pool, q)
 }
@@ -393,7 +392,8 @@ func rotations(ctx context.Context, q rowsQuerier, o RotationQuery) ([]RotationR
 	if o.Limit == 0 {
 		o.Limit = 1000
 	}
-	return collect(ctx, q, scanRotation, `SELECT `+rotationColumns+` FROM vault.rotation_jobs j JOIN vault.secrets s ON s.id = j.secret_id
+	return collect(ctx, q, scanRotation, `SELECT `+rotationColumns+` FROM vault.rotation_jobs j
+		JOIN vault.secrets s ON s.id = j.secret_id
 		WHERE j.name ^@ $1 AND ($2 = 0 OR j.id = $2) AND ($4 = 0 OR j.id < $4) AND s.deleted_at IS NULL
 		  AND ($3 OR j.state IN ('queued', 'claimed') OR (j.state = 'failed' AND j.from_version = s.current_version))
 		ORDER BY j.id DESC LIMIT $5`, o.Prefix, o.Job, o.Settled, o.Before, o.Limit)

@@ -18,7 +18,7 @@ import (
 	"github.com/hyperiondb/vault/test/chaos/pgproxy"
 )
 
-// A window is a time of day in its zone, whatever the clock there does.
+// A window is a time of day in its zone, also when the clock is changed.
 func TestWindows(t *testing.T) {
 	store := vaulttest.New(t)
 	for _, c := range []struct {
@@ -57,12 +57,14 @@ func TestWindows(t *testing.T) {
 
 func literal(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
 
-// mustPutAutomatic makes secrets that are due.
+// mustPutAutomatic creates secrets that are due.
 func mustPutAutomatic(t *testing.T, store *vaulttest.Store, names ...string) {
 	t.Helper()
 	for _, name := range names {
-		must(t, runSession(t, store.URL(vaulttest.Operator), []string{"BEGIN", "AUTHORISE", fmt.Sprintf(`SELECT vault.put_version('put', '%[1]s', 1, 1, 'k', '\x01',
-			decode(repeat('00', 24), 'hex'), decode(repeat('11', 32), 'hex'), decode(repeat('22', 32), 'hex'), '%[1]s:1', gen_random_uuid(), false, 'uuid', '1 day')`, name), "COMMIT"}))
+		must(t, runSession(t, store.URL(vaulttest.Operator), []string{"BEGIN", "AUTHORISE",
+			fmt.Sprintf(`SELECT vault.put_version('put', '%[1]s', 1, 1, 'k', '\x01',
+			decode(repeat('00', 24), 'hex'), decode(repeat('11', 32), 'hex'), decode(repeat('22', 32), 'hex'), '%[1]s:1',
+			gen_random_uuid(), false, 'uuid', '1 day')`, name), "COMMIT"}))
 	}
 	store.MustExec(t, `UPDATE vault.secrets SET next_rotation_at = now() - interval '5 days' WHERE generator IS NOT NULL`)
 }
@@ -78,10 +80,12 @@ const (
 	claimLate = `SELECT vault.claim_rotations('w', 1, '3 s')` // once the claim is old: [ageClaims]
 )
 
-// storeCandidate is a call for the newest job; fill tells one candidate from another.
+// storeCandidate is a call for the newest job; fill makes candidates differ.
 func storeCandidate(attempt int, name, fill string) string {
-	return fmt.Sprintf(`SELECT encode(ciphertext, 'hex') FROM vault.store_candidate((SELECT max(id) FROM vault.rotation_jobs), %d, 1, 'k', '\x01',
-		decode(repeat('00', 24), 'hex'), decode(repeat('%s', 32), 'hex'), decode(repeat('22', 32), 'hex'), '%s:2')`, attempt, fill, name)
+	return fmt.Sprintf(`SELECT encode(ciphertext, 'hex') FROM vault.store_candidate(
+		(SELECT max(id) FROM vault.rotation_jobs), %d, 1, 'k', '\x01',
+		decode(repeat('00', 24), 'hex'), decode(repeat('%s', 32), 'hex'), decode(repeat('22', 32), 'hex'), '%s:2')`,
+		attempt, fill, name)
 }
 
 func finish(attempt int, request string) string {
@@ -89,7 +93,7 @@ func finish(attempt int, request string) string {
 		request)
 }
 
-// Whatever attempt asks, there is one candidate to a job, it lies behind the claim's fence, and it becomes the version.
+// A job has one candidate for all attempts, it needs the claim's fence, and it becomes the version.
 func TestCandidateIsFenced(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPutAutomatic(t, store, "app1/auto")
@@ -103,7 +107,7 @@ func TestCandidateIsFenced(t *testing.T) {
 
 	wantCode(t, runSession(t, worker, []string{storeCandidate(1, "app1/auto", "44")}), "VA002") // the first one wakes up
 	wantCode(t, runSession(t, worker, []string{finish(1, uuid.NewString())}), "VA002")
-	// and the second keeps the first one's candidate
+	// and the second attempt keeps the first one's candidate
 	must(t, runSession(t, worker, []string{storeCandidate(2, "app1/auto", "44")}))
 	if got, want := store.MustQuery(t, `SELECT string_agg(encode(ciphertext, 'hex'), ' ') FROM vault.rotation_candidates`),
 		strings.Repeat("33", 32); got != want {
@@ -115,15 +119,15 @@ func TestCandidateIsFenced(t *testing.T) {
 	request := uuid.NewString()
 	must(t, runSession(t, worker, []string{finish(2, request), finish(2, request)})) // and its replay
 	wantCode(t, runSession(t, worker, []string{finish(2, uuid.NewString())}), "VA002")
-	got := store.MustQuery(t, `SELECT s.current_version || ' ' || encode(v.ciphertext, 'hex') || ' ' || (SELECT count(*) FROM vault.rotation_candidates)
+	got := store.MustQuery(t, `SELECT s.current_version || ' ' || encode(v.ciphertext, 'hex') || ' ' ||
+			(SELECT count(*) FROM vault.rotation_candidates)
 		FROM vault.secrets s JOIN vault.secret_versions v ON v.secret_id = s.id AND v.version = s.current_version`)
 	if want := "2 " + strings.Repeat("33", 32) + " 0"; got != want {
 		t.Errorf("got version, bytes and candidates %q, want %q", got, want)
 	}
 }
 
-// claimed is a vault whose secrets of these names have been claimed for rotation, and what a worker would complete them
-// with.
+// claimed is a vault whose secrets of these names are claimed for rotation, and the completions of a worker.
 type claimed struct {
 	t      *testing.T
 	store  *vaulttest.Store
@@ -152,7 +156,7 @@ func mustClaim(t *testing.T, url func(*vaulttest.Store) string, names ...string)
 
 func daemonURL(store *vaulttest.Store) string { return store.URL(vaulttest.Daemon) }
 
-// complete completes these together, and returns the names of those that were.
+// complete completes these together, and returns the names of those completed.
 func (c *claimed) complete(names ...string) (string, error) {
 	c.t.Helper()
 	var batch []db.Completion
@@ -189,11 +193,13 @@ func (c *claimed) want(query, want string) {
 
 const (
 	rotated   = `SELECT string_agg(name, ' ' ORDER BY name) FROM vault.secrets WHERE current_version = 2`
-	rotations = `SELECT string_agg(secret || ' ' || action || ' ' || actor, ', ' ORDER BY secret, id) FROM vault.audit_log WHERE action LIKE 'rotate%'`
-	asked     = `SELECT count(*) FROM vault.requests WHERE action = 'rotate'`
+	rotations = `SELECT string_agg(secret || ' ' || action || ' ' || actor, ', ' ORDER BY secret, id) FROM vault.audit_log
+		WHERE action LIKE 'rotate%'`
+	asked = `SELECT count(*) FROM vault.requests WHERE action = 'rotate'`
 )
 
-// A batch completes what its worker still has, in one transaction, and leaves the rest as it was, to be told why alone.
+// A batch completes in one transaction the jobs that its worker still has, and leaves the rest unchanged; each of these
+// gets its error alone.
 func TestBatchLeavesOutWhatIsLost(t *testing.T) {
 	c := mustClaim(t, daemonURL, "app1/a", "app1/b", "app1/deleted", "app1/edited", "app1/held", "app1/old",
 		"app1/reclaimed")
@@ -223,9 +229,11 @@ func TestBatchLeavesOutWhatIsLost(t *testing.T) {
 	c.want(rotations, "app1/a rotate worker:w, app1/b rotate worker:w")
 	c.want(asked, "2")
 	c.want(`SELECT count(DISTINCT tx) FROM vault.audit_log WHERE action = 'rotate'`, "1")
-	c.want(`SELECT string_agg(concat_ws(' ', name, version, expires_at > now()), ', ' ORDER BY name, version) FROM vault.secret_versions WHERE name IN ('app1/a', 'app1/b')`,
+	c.want(`SELECT string_agg(concat_ws(' ', name, version, expires_at > now()), ', ' ORDER BY name, version)
+		FROM vault.secret_versions WHERE name IN ('app1/a', 'app1/b')`,
 		"app1/a 1 t, app1/a 2, app1/b 1 t, app1/b 2")
-	c.want(`SELECT bool_and(next_rotation_at BETWEEN now() + interval '21 hours' AND now() + interval '1 day' AND rotated_at > now() - interval '1 minute')
+	c.want(`SELECT bool_and(next_rotation_at BETWEEN now() + interval '21 hours' AND now() + interval '1 day'
+		AND rotated_at > now() - interval '1 minute')
 		FROM vault.secrets WHERE current_version = 2`, "true")
 	for _, name := range []string{"app1/deleted", "app1/old", "app1/reclaimed"} {
 		if err := c.alone(name); !errors.Is(err, db.ErrClaimLost) {
@@ -241,7 +249,7 @@ func TestBatchLeavesOutWhatIsLost(t *testing.T) {
 	c.want(vaulttest.Untold, "app1/edited")
 }
 
-// One value that breaks a rule takes the batch with it, and nothing else.
+// One value that breaks a rule fails the batch, and nothing else.
 func TestBatchWithABadRow(t *testing.T) {
 	c := mustClaim(t, daemonURL, "app1/a", "app1/bad", "app1/c")
 	for name, spoil := range map[string]func(*db.Completion){
@@ -269,12 +277,12 @@ func TestBatchWithABadRow(t *testing.T) {
 	c.want(rotated, "app1/a app1/c")
 }
 
-// A batch whose COMMIT failed, or went unanswered, is asked again: each of its requests is a replay, in whatever
-// company.
+// A batch whose COMMIT failed or got no answer is repeated: each of its requests is a replay, in any batch.
 func TestBatchIsReplayed(t *testing.T) {
 	for when, audit := range map[pgproxy.When]string{
 		pgproxy.Before: "app1/a rotate worker:w, app1/b rotate worker:w",
-		pgproxy.After:  "app1/a rotate worker:w, app1/a rotate.replay worker:w, app1/b rotate worker:w, app1/b rotate.replay worker:w",
+		pgproxy.After: "app1/a rotate worker:w, app1/a rotate.replay worker:w, " +
+			"app1/b rotate worker:w, app1/b rotate.replay worker:w",
 	} {
 		t.Run(when.String(), func(t *testing.T) {
 			var p *pgproxy.Proxy
@@ -306,7 +314,7 @@ func TestBatchIsReplayed(t *testing.T) {
 	}
 }
 
-// The cap holds for all workers together, however many ask at once.
+// The cap holds for all workers together, with any number of concurrent claims.
 func TestCapHoldsForAllWorkers(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPutAutomatic(t, store, "app1/a", "app1/b", "app1/c", "app1/d", "app1/e")
@@ -327,7 +335,8 @@ func TestCapHoldsForAllWorkers(t *testing.T) {
 		t.Fatalf("got %s claims, want 2", got)
 	}
 	must(t, runSession(t, worker,
-		[]string{`SELECT vault.fail_rotation((SELECT min(id) FROM vault.rotation_jobs WHERE state = 'claimed'), 1, 'x', '1 hour')`, claimOne, claimOne}))
+		[]string{`SELECT vault.fail_rotation(
+			(SELECT min(id) FROM vault.rotation_jobs WHERE state = 'claimed'), 1, 'x', '1 hour')`, claimOne, claimOne}))
 	if got := store.MustQuery(t, claimed); got != "2" {
 		t.Errorf("got %s claims after one was given back, want 2", got)
 	}
@@ -338,14 +347,15 @@ func TestCapHoldsForAllWorkers(t *testing.T) {
 	}
 }
 
-// Who is paused, or outside of his window, waits; who was asked for by hand does not.
+// A secret that is paused or outside of its window waits; one with a rotation on request does not.
 func TestWaitingForLeave(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPutAutomatic(t, store, "app1/paused", "app1/window")
 	mustAdmin(t, store, `SELECT vault.pause_rotation('app1/paused', gen_random_uuid(), true)`)
 	wantCode(t, runSession(t, store.URL(vaulttest.Operator),
 		[]string{"BEGIN", "AUTHORISE", `SELECT vault.pause_rotation('app1/paused', gen_random_uuid(), true)`}), "VA001")
-	later := `to_char(now() AT TIME ZONE 'UTC' + interval '2 hours', 'HH24:MI') || '-' || to_char(now() AT TIME ZONE 'UTC' + interval '3 hours', 'HH24:MI') || ' UTC'`
+	later := `to_char(now() AT TIME ZONE 'UTC' + interval '2 hours', 'HH24:MI') || '-' ||
+		to_char(now() AT TIME ZONE 'UTC' + interval '3 hours', 'HH24:MI') || ' UTC'`
 	store.MustExec(t, `UPDATE vault.secrets SET rotation_window = `+later+` WHERE name = 'app1/window'`)
 	worker := store.URL(vaulttest.Daemon)
 	jobs := `SELECT coalesce(string_agg(name || ' ' || state, ', ' ORDER BY name), 'none') FROM vault.rotation_jobs`
@@ -382,12 +392,13 @@ func TestWaitingForLeave(t *testing.T) {
 
 	mustAdmin(t, store, `SELECT vault.pause_rotation('app1/paused', gen_random_uuid(), false)`)
 	if got := store.MustQuery(t,
-		`SELECT string_agg(action, ' ' ORDER BY id) FROM vault.audit_log WHERE secret = 'app1/paused' AND outcome = 'ok'`); got != "put rotation.pause rotation.request rotation.resume" {
+		`SELECT string_agg(action, ' ' ORDER BY id) FROM vault.audit_log
+			WHERE secret = 'app1/paused' AND outcome = 'ok'`); got != "put rotation.pause rotation.request rotation.resume" {
 		t.Errorf("got audit rows %q", got)
 	}
 }
 
-// A job that failed for good is taken up again with its candidate and a new fence; asking twice is one job.
+// A job that failed for good is requeued with its candidate and a new fence; a second request joins it.
 func TestRetryTakesUpTheFailedJob(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPutAutomatic(t, store, "app1/auto")
@@ -396,7 +407,8 @@ func TestRetryTakesUpTheFailedJob(t *testing.T) {
 	wantCode(t, runSession(t, store.URL(vaulttest.Operator), []string{"BEGIN", "AUTHORISE", retry}), "VA004")
 	must(t, runSession(t, worker, []string{supervise, claimOne, storeCandidate(1, "app1/auto", "33"),
 		`SELECT vault.fail_rotation((SELECT max(id) FROM vault.rotation_jobs), 1, 'the target is away', NULL)`, supervise}))
-	state := `SELECT string_agg(concat_ws(' ', state, attempt, failures, (SELECT count(*) FROM vault.rotation_candidates)), ', ') FROM vault.rotation_jobs`
+	state := `SELECT string_agg(concat_ws(' ', state, attempt, failures,
+		(SELECT count(*) FROM vault.rotation_candidates)), ', ') FROM vault.rotation_jobs`
 	want := func(what string) {
 		t.Helper()
 		if got := store.MustQuery(t, state); got != what {
@@ -424,7 +436,7 @@ func TestRetryTakesUpTheFailedJob(t *testing.T) {
 	}
 }
 
-// A claim that goes stale is a failure of its job, so that a value that kills its workers does not kill them for ever.
+// A stale claim is a failure of its job, so that a value that kills its workers does not kill them for ever.
 func TestVanishedWorkersCount(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPutAutomatic(t, store, "app1/auto")
@@ -438,7 +450,7 @@ func TestVanishedWorkersCount(t *testing.T) {
 	}
 }
 
-// Somebody who changes one secret and stalls holds up nobody else's rotation.
+// A session that changes one secret and stalls does not delay rotations of other secrets.
 func TestStalledSessionHoldsUpNobodyElse(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPutAutomatic(t, store, "app1/free", "app1/held")
@@ -477,13 +489,14 @@ func TestHeartbeat(t *testing.T) {
 	wantCode(t, runSession(t, store.URL(vaulttest.Operator), []string{`UPDATE vault.heartbeat SET at = now()`}), denied)
 }
 
-// Statistics that are right when they are taken, of a queue that nothing is in yet, do not make the enqueueing of n
-// cost n times n.
+// Statistics from when the queue was empty do not make enqueueing n rows cost n times n.
 func TestEnqueueIntoAnEmptyQueue(t *testing.T) {
 	const due = 500
 	store := vaulttest.New(t)
-	store.MustExec(t, fmt.Sprintf(`INSERT INTO vault.secrets (name, kind, generator, rotation_interval, current_version, rotated_at, next_rotation_at)
-			SELECT 'app1/' || n, 'automatic', 'uuid', '30 days', 1, now(), now() + interval '30 days' FROM generate_series(1, %d) n`, due),
+	store.MustExec(t, fmt.Sprintf(`INSERT INTO vault.secrets (name, kind, generator, rotation_interval, current_version,
+		rotated_at, next_rotation_at)
+			SELECT 'app1/' || n, 'automatic', 'uuid', '30 days', 1, now(), now() + interval '30 days'
+			FROM generate_series(1, %d) n`, due),
 		`ANALYZE`, `UPDATE vault.secrets SET next_rotation_at = now() - interval '1 hour'`)
 	conn := mustConnect(t, store.URL(vaulttest.Daemon))
 	var enqueued, read int

@@ -14,12 +14,15 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-const failures = `SELECT coalesce(string_agg(part || ':' || subject, ' ' ORDER BY part, subject), '') FROM vault.round_failures`
+const failures = `SELECT coalesce(string_agg(part || ':' || subject, ' ' ORDER BY part, subject), '')
+	FROM vault.round_failures`
 
-// stumble makes a trigger that refuses the rows of one secret.
+// stumble creates a trigger that refuses the rows of one secret.
 func stumble(table, when, name string) string {
-	return fmt.Sprintf(`CREATE FUNCTION public.stumble() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF %s THEN RAISE 'not this one'; END IF;
-		RETURN CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END; END $$; GRANT EXECUTE ON FUNCTION public.stumble() TO vault_owner;
+	return fmt.Sprintf(`CREATE FUNCTION public.stumble() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF %s
+		THEN RAISE 'not this one'; END IF;
+		RETURN CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END; END $$;
+		GRANT EXECUTE ON FUNCTION public.stumble() TO vault_owner;
 		CREATE TRIGGER stumble BEFORE %s ON vault.%s FOR EACH ROW EXECUTE FUNCTION public.stumble()`,
 		strings.ReplaceAll(name, "NAME", "'app1/bad'"), when, table)
 }
@@ -28,14 +31,14 @@ func mend(table string) string {
 	return `DROP TRIGGER stumble ON vault.` + table + `; DROP FUNCTION public.stumble()`
 }
 
-// Whatever one secret, one month or one part of a round is like, the rest is done, it is named, and named no more once
-// it works.
+// If one secret, one month or one part of a round fails, the rest is done. The failure is listed, until it works again.
 func TestRoundsGoOn(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPutAutomatic(t, store, "app1/bad", "app1/good")
 	later := store.MustQuery(t,
 		`SELECT to_char(date_trunc('month', now() AT TIME ZONE 'UTC') + interval '2 months', 'YYYY_MM')`)
-	reset := `DELETE FROM vault.rotation_jobs; UPDATE vault.secrets SET next_rotation_at = now() - interval '5 days', deleted_at = NULL, restore_until = NULL`
+	reset := `DELETE FROM vault.rotation_jobs; UPDATE vault.secrets
+		SET next_rotation_at = now() - interval '5 days', deleted_at = NULL, restore_until = NULL`
 	enqueued := `SELECT coalesce(string_agg(name, ' ' ORDER BY name), '') FROM vault.rotation_jobs`
 	for _, c := range []struct{ what, before, after, failing, done, want string }{
 		{"a zone that the server lost",
@@ -80,8 +83,8 @@ func TestRoundsGoOn(t *testing.T) {
 	}
 }
 
-// A job that cannot be claimed waits; the others are claimed. So it is with a zone, a count that is full, and a job
-// that is named by nobody.
+// A job that cannot be claimed waits; the others are claimed. The same holds for a window whose zone is gone, a full
+// counter, and a job whose error names no secret.
 func TestClaimsGoOn(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPutAutomatic(t, store, "app1/bad", "app1/good")
@@ -98,17 +101,19 @@ func TestClaimsGoOn(t *testing.T) {
 		}
 	}
 	store.MustExec(t,
-		`UPDATE vault.rotation_jobs SET failures = 2147483647, attempt = 7, claimed_at = now() - interval '1 hour' WHERE name = 'app1/good'`)
+		`UPDATE vault.rotation_jobs SET failures = 2147483647, attempt = 7, claimed_at = now() - interval '1 hour'
+			WHERE name = 'app1/good'`)
 	if got := store.MustQuery(t, `SELECT failures FROM vault.claim_rotations('w', 10, '3 seconds')`); got != "2147483647" {
 		t.Errorf("got %s failures", got)
 	}
 }
 
-// Who sees the names in what failed: those whose prefixes cover them.
+// Failures show names to roles whose prefixes cover them.
 func TestRoundFailuresAreScoped(t *testing.T) {
 	store := vaulttest.New(t)
 	store.MustExec(t,
-		`INSERT INTO vault.round_failures (part, subject, error) VALUES ('window', 'app1/x', 'e'), ('window', 'other/x', 'e'), ('seal', '', 'e')`)
+		`INSERT INTO vault.round_failures (part, subject, error)
+			VALUES ('window', 'app1/x', 'e'), ('window', 'other/x', 'e'), ('seal', '', 'e')`)
 	for role, want := range map[string]string{vaulttest.Operator: "seal: window:app1/x window:other/x",
 		vaulttest.AppRole: "seal: window:app1/x"} {
 		reader := mustReader(t, store.URL(role))
@@ -125,7 +130,7 @@ func TestRoundFailuresAreScoped(t *testing.T) {
 	wantCode(t, runSession(t, store.URL(vaulttest.Stranger), []string{`SELECT * FROM vault.round_failures`}), denied)
 }
 
-// A daemon reports on its own rounds: by name of the round, and no more than once a minute.
+// A daemon reports on its own rounds: by name of the round, at most once a minute.
 func TestReportRound(t *testing.T) {
 	store := vaulttest.New(t)
 	daemon := store.URL(vaulttest.Daemon)
@@ -144,7 +149,7 @@ func TestReportRound(t *testing.T) {
 	}
 }
 
-// A token's end is a time that answers and logs can have.
+// A token's expiry is a time that results and logs can represent.
 func TestTokenLifetimes(t *testing.T) {
 	store := vaulttest.New(t)
 	for _, at := range []string{"infinity", "-infinity", "0044-03-15 BC", "20000-01-01"} {
@@ -154,7 +159,7 @@ func TestTokenLifetimes(t *testing.T) {
 	}
 }
 
-// Intervals that are not positive whatever date they are added to, of every kind that the write API takes.
+// Intervals that are not positive from some dates, of every kind that the write API takes.
 func TestIntervalsOfMixedSigns(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPutAutomatic(t, store, "app1/a")
@@ -192,26 +197,31 @@ func TestIntervalsOfMixedSigns(t *testing.T) {
 }
 
 func putAutomatic(name, request string) string {
-	return fmt.Sprintf(`SELECT vault.put_version('put', '%[1]s', 1, 1, 'k', '\x01', decode(repeat('00', 24), 'hex'), decode(repeat('11', 32), 'hex'),
+	return fmt.Sprintf(`SELECT vault.put_version('put', '%[1]s', 1, 1, 'k', '\x01', decode(repeat('00', 24), 'hex'),
+		decode(repeat('11', 32), 'hex'),
 		decode(repeat('22', 32), 'hex'), '%[1]s:1', '%s', false, 'uuid', '1 day')`, name, request)
 }
 
-// Rows of before that break the new rules are mended by migrate, and the log says so.
+// Migrate corrects older rows that break the new rules, and the log says so.
 func TestMigrateMendsIntervals(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPutAutomatic(t, store, "app1/a", "app1/fine")
 	takeBack(t, store, 8)
 	store.MustExec(t,
-		`UPDATE vault.secrets SET rotation_interval = '-120 months 3651 days', grace_period = '-1 day 26 hours', next_rotation_at = 'infinity' WHERE name = 'app1/a'`,
-		`INSERT INTO vault.rotation_jobs (secret_id, name, from_version, due_at, run_after) SELECT id, name, 1, '-infinity', 'infinity' FROM vault.secrets`)
+		`UPDATE vault.secrets SET rotation_interval = '-120 months 3651 days', grace_period = '-1 day 26 hours',
+			next_rotation_at = 'infinity' WHERE name = 'app1/a'`,
+		`INSERT INTO vault.rotation_jobs (secret_id, name, from_version, due_at, run_after)
+			SELECT id, name, 1, '-infinity', 'infinity' FROM vault.secrets`)
 	_, err := db.Migrate(t.Context(), store.URL(vaulttest.Superuser), "test", "")
 	must(t, err)
 	if got := store.MustQuery(t,
-		`SELECT concat_ws(' ', rotation_interval, grace_period, next_rotation_at = rotated_at + rotation_interval) FROM vault.secrets WHERE name = 'app1/a'`); got != "51 days 02:00:00 t" {
+		`SELECT concat_ws(' ', rotation_interval, grace_period, next_rotation_at = rotated_at + rotation_interval)
+			FROM vault.secrets WHERE name = 'app1/a'`); got != "51 days 02:00:00 t" {
 		t.Errorf("got %q", got)
 	}
 	if got := store.MustQuery(t,
-		`SELECT string_agg(secret || ' ' || (detail ->> 'rotation_interval_was'), ',') FROM vault.audit_log WHERE actor = 'migrate'`); !strings.HasPrefix(got, "app1/a -10 years +3651 days") {
+		`SELECT string_agg(secret || ' ' || (detail ->> 'rotation_interval_was'), ',') FROM vault.audit_log
+			WHERE actor = 'migrate'`); !strings.HasPrefix(got, "app1/a -10 years +3651 days") {
 		t.Errorf("got on record %q", got)
 	}
 	if got := store.MustQuery(t,
@@ -221,8 +231,8 @@ func TestMigrateMendsIntervals(t *testing.T) {
 	must(t, runSession(t, store.URL(vaulttest.Daemon), []string{supervise}))
 }
 
-// Events of times that cannot be, and others that cannot be read, are on record each, and keep none of the rest; no
-// month is made for them.
+// Events with impossible times, and unreadable ones, are each recorded, and do not stop the rest; no partition is
+// created for them.
 func TestShippedTimesThatCannotBe(t *testing.T) {
 	store := vaulttest.New(t)
 	writer, err := db.NewWriter(t.Context(), db.Options{URL: store.URL(vaulttest.Daemon)})
@@ -258,14 +268,17 @@ func TestShippedTimesThatCannotBe(t *testing.T) {
 		t.Errorf("the spool stands at %d of %d", at.Next, len(records))
 	}
 	reads := len(times)*2 + 300
-	got := store.MustQuery(t, `SELECT concat_ws(' ', count(*) FILTER (WHERE action = 'read'), count(*) FILTER (WHERE action = 'audit.unreadable'),
-		count(*) FILTER (WHERE at = `+literal(good)+`::timestamptz), bool_and(at BETWEEN now() - interval '1 day' AND now() + interval '1 minute'),
+	got := store.MustQuery(t, `SELECT concat_ws(' ', count(*) FILTER (WHERE action = 'read'),
+		count(*) FILTER (WHERE action = 'audit.unreadable'),
+		count(*) FILTER (WHERE at = `+literal(good)+`::timestamptz), bool_and(at BETWEEN now() - interval '1 day'
+		AND now() + interval '1 minute'),
 		count(DISTINCT detail ->> 'seq')) FROM vault.audit_log WHERE detail ? 'seq'`)
 	if want := fmt.Sprintf("%d %d %d t %d", reads, len(unreadable), len(times), len(records)); got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	if got := store.MustQuery(t,
-		`SELECT string_agg(DISTINCT detail ->> 'claimed_at', ' ') FROM vault.audit_log WHERE detail ->> 'claimed_at' LIKE '%infinity'`); got != "-infinity infinity" {
+		`SELECT string_agg(DISTINCT detail ->> 'claimed_at', ' ') FROM vault.audit_log
+			WHERE detail ->> 'claimed_at' LIKE '%infinity'`); got != "-infinity infinity" {
 		t.Errorf("got the claims %q", got)
 	}
 	must(t, runSession(t, store.URL(vaulttest.Daemon), []string{supervise}))

@@ -8,11 +8,11 @@ import (
 	vaultsql "github.com/hyperiondb/vault/sql"
 )
 
-// script is the schema's SQL as text, in the order in which Migrate runs it.
+// script builds the schema's SQL, in the order in which Migrate runs it.
 type script struct{ strings.Builder }
 
-// PrintSQL writes what Migrate would run on an empty database as one script for psql, for a DBA to review or run.
-// Running it leaves the database as Migrate leaves it.
+// PrintSQL writes what Migrate would run on an empty database as one psql script, for a DBA to review or run. The
+// script leaves the database as Migrate leaves it.
 func PrintSQL(w io.Writer, defaultKMSKey string) error {
 	var s script
 	s.WriteString("-- HyperionDB Vault: run as the owner of the database.\nBEGIN;\n" + scriptSettings)
@@ -22,7 +22,7 @@ func PrintSQL(w io.Writer, defaultKMSKey string) error {
 	return err
 }
 
-// scriptSettings are those of a session of the vault's that the text of the script depends on.
+// scriptSettings are the session settings that the text of the script depends on.
 const scriptSettings = `SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL standard_conforming_strings = on;
 SET LOCAL client_encoding = 'UTF8';
@@ -30,22 +30,23 @@ SET LOCAL row_security = on;
 SET LOCAL transform_null_equals = off;
 `
 
-// install makes a vault; as vault_owner from the first table on.
+// install creates a vault; as vault_owner from the first table on.
 func (s *script) install(defaultKMSKey string) {
 	s.roles()
 	s.tables(0, vaultsql.Version())
 	s.definitions()
-	fmt.Fprintf(s,
-		"\nINSERT INTO vault.config (schema_version, functions_sha256, default_kms_key)\n  VALUES (%d, decode('%x', 'hex'), nullif(%s, ''));\n", vaultsql.Version(), vaultsql.DefinitionsSum(), quoteLiteral(defaultKMSKey))
+	fmt.Fprintf(s, "\nINSERT INTO vault.config (schema_version, functions_sha256, default_kms_key)\n"+
+		"  VALUES (%d, decode('%x', 'hex'), nullif(%s, ''));\n",
+		vaultsql.Version(), vaultsql.DefinitionsSum(), quoteLiteral(defaultKMSKey))
 }
 
-// update brings a vault of an older schema version, or of the same one, to this binary's.
+// update upgrades a vault from a schema version to this binary's, which may be the same.
 func (s *script) update(from int) {
 	s.roles()
 	s.tables(from, vaultsql.Version())
 	s.definitions()
-	fmt.Fprintf(s,
-		"\nUPDATE vault.config SET schema_version = %d, functions_sha256 = decode('%x', 'hex');\nSELECT vault._mend_checks();\n", vaultsql.Version(), vaultsql.DefinitionsSum())
+	fmt.Fprintf(s, "\nUPDATE vault.config SET schema_version = %d, functions_sha256 = decode('%x', 'hex');\n"+
+		"SELECT vault._mend_checks();\n", vaultsql.Version(), vaultsql.DefinitionsSum())
 }
 
 func (s *script) section(file vaultsql.File) {
@@ -57,7 +58,7 @@ func (s *script) roles() {
 	s.WriteString("\nSET LOCAL ROLE vault_owner;\n")
 }
 
-// tables are the migrations from one version to another, recorded as goose records what it has run.
+// tables adds the migrations between two versions, recorded as goose records them.
 func (s *script) tables(from, to int) {
 	if from == 0 {
 		fmt.Fprintf(s, `CREATE TABLE %s (

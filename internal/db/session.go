@@ -12,29 +12,29 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// setting is one that ALTER DATABASE and ALTER ROLE can give a session, and what the vault's statements need.
+// setting is a setting that ALTER DATABASE and ALTER ROLE can change, and the value that the vault's statements need.
 type setting struct {
 	name, value string
-	since       int  // the major version that has it; 0 = all
-	yields      bool // to what the connection string says
+	since       int  // the first major version that has it; 0 = all
+	yields      bool // to the connection string
 }
 
 // sessionSettings are set before a connection sends anything else. With another search_path, a database's owner chooses
-// which functions, operators and types a superuser's statement means (CVE-2018-1058). The others change what a literal
-// says, what a policy does, how a value is spelled, which messages arrive, or how long a statement may take.
+// which functions, operators and types a superuser's statement uses (CVE-2018-1058). The others change how a literal is
+// parsed, what a policy does, how a value is printed, which messages arrive, or how long a statement may take.
 var sessionSettings = []setting{
 	{name: "search_path", value: "pg_catalog, pg_temp"},
 	{name: "standard_conforming_strings", value: "on"},
-	{name: "default_transaction_isolation", value: "read committed"}, // a standby knows no serializable
+	{name: "default_transaction_isolation", value: "read committed"}, // a standby has no serializable
 	{name: "default_transaction_deferrable", value: "off"},
-	{name: "row_security", value: "on"}, // off: an error, where a policy hides a row
+	{name: "row_security", value: "on"}, // off: an error if a policy hides a row
 	{name: "client_encoding", value: "UTF8"},
 	{name: "TimeZone", value: "UTC"},
 	{name: "DateStyle", value: "ISO, MDY"},
 	{name: "IntervalStyle", value: "postgres"},
 	{name: "bytea_output", value: "hex"},
 	{name: "extra_float_digits", value: "1"},
-	{name: "client_min_messages", value: "notice"}, // that a commit waited for no standby is a warning
+	{name: "client_min_messages", value: "notice"}, // a commit that waited for no standby raises a warning
 	{name: "array_nulls", value: "on"},
 	{name: "transform_null_equals", value: "off"},
 	{name: "quote_all_identifiers", value: "off"},
@@ -44,12 +44,12 @@ var sessionSettings = []setting{
 	{name: "plan_cache_mode", value: "auto"},
 	{name: "idle_session_timeout", value: "0", yields: true},
 	{name: "idle_in_transaction_session_timeout", value: "0", yields: true},
-	{name: "statement_timeout", value: "0", yields: true}, // what waits has a limit of the client's
+	{name: "statement_timeout", value: "0", yields: true}, // the client limits every statement
 	{name: "lock_timeout", value: "0", yields: true},
 	{name: "transaction_timeout", value: "0", since: 17, yields: true},
 }
 
-// sessionPlan is how the connections of one Options are set up.
+// sessionPlan has the settings of the connections of one Options.
 type sessionPlan struct {
 	given    map[string]bool // timeouts that the connection string sets
 	planOnce bool
@@ -65,8 +65,8 @@ func newSessionPlan(c *pgx.ConnConfig, o Options) sessionPlan {
 	return p
 }
 
-// settings are calls of set_config, for the session or for a transaction. Every name in it is qualified, as it is what
-// makes other names safe.
+// settings are calls of set_config, for the session or for a transaction. Every name in them is qualified, because the
+// search_path is not set yet.
 func (p sessionPlan) settings(server int, transaction bool) []string {
 	var calls []string
 	for _, s := range sessionSettings {
@@ -74,7 +74,7 @@ func (p sessionPlan) settings(server int, transaction bool) []string {
 			continue
 		}
 		if s.name == "plan_cache_mode" && p.planOnce && !transaction {
-			// With an array as its argument a statement is planned anew every time, unless the server is told not to.
+			// Without this, a statement with an array argument is planned at every execution.
 			s.value = "force_generic_plan"
 		}
 		calls = append(calls, fmt.Sprintf("pg_catalog.set_config('%s', '%s', %t)", s.name, s.value, transaction))
@@ -84,15 +84,15 @@ func (p sessionPlan) settings(server int, transaction bool) []string {
 
 // Keys of a connection's CustomData.
 const (
-	pinKey       = "hyperiondb-vault: settings of a transaction" // there behind a pooler only
+	pinKey       = "hyperiondb-vault: settings of a transaction" // only set behind a pooler
 	describedKey = "hyperiondb-vault: described"
 )
 
-const beginPlain = `BEGIN ISOLATION LEVEL READ COMMITTED` // in words: the default may be what a standby refuses
+const beginPlain = `BEGIN ISOLATION LEVEL READ COMMITTED` // explicit: a standby may refuse the default level
 
-// begin is the first statement of a connection, and finds out whether a pooler hands out its sessions (see [pooler]). A
-// session of our own gets its settings for good. One of a pooler's is left as it is: its next user may be another
-// program, and ours the next server; there every transaction has settings of its own.
+// begin sends the first statement of a connection, and detects a pooler (see [pooler]). A session of our own gets its
+// settings for good. A pooler's session is left unchanged, because another program may use it next and our next
+// statement may run in another one: there, every transaction has its settings.
 func (p sessionPlan) begin(ctx context.Context, conn *pgconn.PgConn) error {
 	server := majorVersion(conn)
 	pid := fmt.Sprintf("pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) %d", conn.PID())
@@ -107,7 +107,7 @@ func (p sessionPlan) begin(ctx context.Context, conn *pgconn.PgConn) error {
 		return fmt.Errorf("setting up the session: %w", err)
 	}
 	row := results[1].Rows[0]
-	if role := string(row[1]); role != "origin" { // only a superuser can set it back
+	if role := string(row[1]); role != "origin" { // only a superuser can change it
 		return newError(ErrInvalid,
 			"the setting session_replication_role is %q for this role or database, and triggers would not run", role)
 	}
@@ -128,13 +128,13 @@ func majorVersion(conn *pgconn.PgConn) int {
 	return major
 }
 
-// behindPooler returns the settings of a transaction on a connection whose sessions are a pooler's.
+// behindPooler returns the settings of a transaction if a pooler assigns the connection's sessions.
 func behindPooler(conn *pgconn.PgConn) (pin string, pooled bool) {
 	pin, pooled = conn.CustomData()[pinKey].(string)
 	return pin, pooled
 }
 
-// pinned runs f with the session's settings: behind a pooler in a transaction, which f only reads in.
+// pinned runs f with the session's settings: behind a pooler in a transaction, in which f only reads.
 func pinned(ctx context.Context, conn *pgconn.PgConn, f func() error) error {
 	pin, pooled := behindPooler(conn)
 	if !pooled {
@@ -151,7 +151,7 @@ func pinned(ctx context.Context, conn *pgconn.PgConn, f func() error) error {
 	return errors.Join(err, ended)
 }
 
-// validating is the ValidateConnect of every connection: the settings first, then what there was to validate.
+// validating is the ValidateConnect of every connection: it sets the settings first, then calls validate.
 func (p sessionPlan) validating(validate pgconn.ValidateConnectFunc) pgconn.ValidateConnectFunc {
 	return func(ctx context.Context, conn *pgconn.PgConn) error {
 		if err := p.begin(ctx, conn); err != nil || validate == nil {
@@ -161,8 +161,8 @@ func (p sessionPlan) validating(validate pgconn.ValidateConnectFunc) pgconn.Vali
 	}
 }
 
-// session is a connection whose statements find the settings they need. It is the only way to a single statement
-// outside of a transaction.
+// session is a connection whose statements run with the settings they need. Every single statement outside of a
+// transaction goes through it.
 type session struct{ *pgx.Conn }
 
 func (s session) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
@@ -200,14 +200,15 @@ func (s session) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, 
 	return &pinnedRows{Rows: rows, end: end}, nil
 }
 
-// described: pgx asks the server for the types of a statement the first time, and before anything else in a batch. That
-// is to have our settings as well, as a type can be somebody else's, with a check that runs when a parameter is read.
+// described reports whether pgx knows the parameter types of a statement. pgx requests them at the first use, before
+// anything else in a batch, and that must run with our settings too: a type can be another role's, with a check that
+// runs when a parameter is parsed.
 func (s session) described(sql string, args []any) bool {
 	return !choosesMode(args) && s.PgConn().CustomData()[describedKey].(map[string]bool)[sql]
 }
 
-// choosesMode: a batch takes no mode, and what chooses one is sent before it is known whether the connection's is fit
-// for the pooler.
+// choosesMode reports whether the arguments choose a query mode. A batch has no mode, and such a statement is sent
+// before it is known whether the connection's own mode fits the pooler.
 func choosesMode(args []any) bool {
 	if len(args) == 0 {
 		return false
@@ -216,7 +217,7 @@ func choosesMode(args []any) bool {
 	return chosen
 }
 
-// describe sends one statement in a transaction of several trips.
+// describe sends one statement in a transaction of several round trips.
 func (s session) describe(ctx context.Context, pin, sql string, args []any) (pgx.Rows, error) {
 	if err := s.open(ctx, pin, !choosesMode(args)); err != nil {
 		return nil, s.ended(ctx, sql, err)
@@ -236,8 +237,8 @@ func (s session) describe(ctx context.Context, pin, sql string, args []any) (pgx
 	}}, nil
 }
 
-// open begins a transaction in a trip of its own. For the batches to come the settings are described in it: on a
-// standby whose sessions are serializable, no statement can be described outside.
+// open begins a transaction in a round trip of its own. It also describes the settings, for later batches: on a standby
+// whose sessions are serializable, no statement can be described outside of it.
 func (s session) open(ctx context.Context, pin string, describe bool) error {
 	if _, err := s.PgConn().Exec(ctx, beginPlain+"; "+pin).ReadAll(); err != nil || !describe || s.described(pin, nil) {
 		return err
@@ -251,7 +252,7 @@ func (s session) open(ctx context.Context, pin string, describe bool) error {
 	return rows.Err()
 }
 
-// ended leaves no failed transaction behind, and forgets what pgx forgets after an error.
+// ended rolls back a failed transaction, and forgets the descriptions that pgx forgets after an error.
 func (s session) ended(ctx context.Context, sql string, err error) error {
 	if err != nil {
 		delete(s.PgConn().CustomData()[describedKey].(map[string]bool), sql)
@@ -293,7 +294,7 @@ func (s session) beginQuery(o pgx.TxOptions) pgx.TxOptions {
 	return pgx.TxOptions{BeginQuery: fmt.Sprintf("BEGIN ISOLATION LEVEL %s %s; %s", level, o.AccessMode, pin)}
 }
 
-// pinnedRows ends its transaction when the rows are read, or closed before.
+// pinnedRows ends its transaction when all rows are read, or when it is closed.
 type pinnedRows struct {
 	pgx.Rows
 	end  func(failed error) error
@@ -376,11 +377,11 @@ func (s sessions) Exec(ctx context.Context, sql string, args ...any) (pgconn.Com
 	return session{conn.Conn()}.Exec(ctx, sql, args...)
 }
 
-// Begin and BeginTx of pgxpool know nothing of settings.
+// Begin and BeginTx of pgxpool do not set the settings.
 func (sessions) Begin(context.Context) (pgx.Tx, error)                  { panic("use inTx") }
 func (sessions) BeginTx(context.Context, pgx.TxOptions) (pgx.Tx, error) { panic("use inTx") }
 
-// releasedRows gives its connection back when the rows are read, or closed before.
+// releasedRows releases its connection when all rows are read, or when it is closed.
 type releasedRows struct {
 	pgx.Rows
 	conn *pgxpool.Conn

@@ -19,14 +19,14 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// relay stands before a server, counts the answers that end a trip to it, and can give its clients the process id of no
+// relay is a proxy that counts the answers that end a round trip, and that can give its clients a process id of no
 // session, as a pooler does.
 type relay struct {
 	trips atomic.Int64
 	lies  bool
 }
 
-// mustRelay returns the relay and the URL that leads through it.
+// mustRelay returns the relay and the URL through it.
 func mustRelay(t *testing.T, store *vaulttest.Store, node *localpg.Node, lies bool) (*relay, string) {
 	t.Helper()
 	r := &relay{lies: lies}
@@ -75,7 +75,7 @@ func (r *relay) answers(client io.Writer, server io.Reader) {
 	}
 }
 
-// A read is one trip to the server and back, also where its transaction has its settings with it.
+// A read is one round trip, also if its transaction has its own settings.
 func TestSessionTrips(t *testing.T) {
 	t.Parallel()
 	store := vaulttest.New(t)
@@ -99,7 +99,7 @@ func TestSessionTrips(t *testing.T) {
 	}
 }
 
-// Behind a pooler each transaction has the settings of a session of our own, whatever the database and the role say.
+// Behind a pooler each transaction has the settings of a session of our own, independent of those of database and role.
 func TestSessionSettingsBehindPooler(t *testing.T) {
 	t.Parallel()
 	store := vaulttest.New(t)

@@ -13,7 +13,7 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// hostile are values other than the vault's, for each setting that a session has of its own.
+// hostile has, for each setting of a session, a value other than the vault's.
 var hostile = map[string]string{
 	"search_path": "public, pg_catalog", "standard_conforming_strings": "off",
 	"default_transaction_isolation":  "'serializable'",
@@ -28,9 +28,9 @@ var hostile = map[string]string{
 	"transaction_timeout": "'9s'",
 }
 
-// Each setting alone, on the database and on the role: the session of a reader, on the primary and on the standby, and
-// of a writer has the vault's value, and reads and writes. A setting that the session sets and this test does not know
-// fails it.
+// Each hostile setting, alone, on the database and on the role: the sessions of a reader, on the primary and on the
+// standby, and of a writer have the vault's value, and read and write. A setting of a session that this test does not
+// list fails it.
 func TestSessionSettings(t *testing.T) {
 	t.Parallel()
 	store := vaulttest.New(t)
@@ -68,14 +68,13 @@ func TestSessionSettings(t *testing.T) {
 	}
 }
 
-// resetOutside undoes a setting from another database, where it is not in force.
+// resetOutside resets a setting from another database, where it is not in force.
 func resetOutside(t *testing.T, store *vaulttest.Store, where string) {
 	t.Helper()
 	must(t, store.Cluster.Primary().Exec(t.Context(), "postgres", `ALTER `+where+` RESET ALL`))
 }
 
-// A setting that keeps the primary from being changed, or its triggers from running, is named and left in force;
-// reading goes on.
+// A setting that makes the primary read-only, or disables its triggers, is named and left in force; reads work.
 func TestSessionRefusals(t *testing.T) {
 	t.Parallel()
 	store := vaulttest.New(t)
@@ -102,15 +101,16 @@ func TestSessionRefusals(t *testing.T) {
 	}
 }
 
-// Constraints as they come to be in a session with standard_conforming_strings = off, one that is missing and one that
-// rows break: migrate mends them and says so, and finds nothing more to do. A fresh install needs no mending, so the
-// list of sql/functions/65_constraints.sql is that of the migrations.
+// Constraints created in a session with standard_conforming_strings = off, a missing one and one that rows break:
+// migrate restores them and says so, and finds nothing more to do. A fresh install needs no correction, so the list of
+// sql/functions/65_constraints.sql is that of the migrations.
 func TestMigrateMendsConstraints(t *testing.T) {
 	t.Parallel()
 	store := vaulttest.New(t)
 	_, err := putOne(t.Context(), t, mustWriter(t, db.Options{URL: store.URL(vaulttest.Operator)}), "app/x")
 	must(t, err)
-	checks := `SELECT string_agg(conrelid::regclass || ' ' || conname || ' ' || pg_get_constraintdef(oid), E'\n' ORDER BY conrelid::regclass::text, conname) FROM pg_constraint
+	checks := `SELECT string_agg(conrelid::regclass || ' ' || conname || ' ' || pg_get_constraintdef(oid), E'\n'
+		ORDER BY conrelid::regclass::text, conname) FROM pg_constraint
 		WHERE contype = 'c' AND connamespace = 'vault'::regnamespace`
 	fresh := store.MustQuery(t, checks)
 	if report := mustMigrateStore(t, store); len(report.Mended) != 0 {
@@ -122,7 +122,8 @@ func TestMigrateMendsConstraints(t *testing.T) {
 		t.Errorf("there are %s CHECK constraints, and sql/functions/65_constraints.sql lists %s", have, listed)
 	}
 	store.MustExec(t, `SET standard_conforming_strings = off;
-		ALTER TABLE vault.secrets DROP CONSTRAINT secret_name_grammar, ADD CONSTRAINT secret_name_grammar CHECK (octet_length(name) BETWEEN 1 AND 255
+		ALTER TABLE vault.secrets DROP CONSTRAINT secret_name_grammar,
+		ADD CONSTRAINT secret_name_grammar CHECK (octet_length(name) BETWEEN 1 AND 255
 			AND name ~ '\A[A-Za-z0-9_][A-Za-z0-9_-]*([./][A-Za-z0-9_][A-Za-z0-9_-]*)*\Z') NOT VALID,
 			DROP CONSTRAINT rotation_window_grammar, ADD CONSTRAINT rotation_window_grammar CHECK (rotation_window ~ '\A.*\Z');
 		ALTER TABLE vault.admin_tokens DROP CONSTRAINT token_name_grammar;
@@ -157,7 +158,7 @@ func mustMigrateStore(t *testing.T, s *vaulttest.Store) db.MigrateReport {
 	return report
 }
 
-// Nothing that the vault installs depends on what a backslash means: no literal outside of E” has one.
+// Nothing that the vault installs depends on the meaning of a backslash: only E” literals have one.
 func TestNoPlainBackslash(t *testing.T) {
 	for _, file := range db.InstalledAgain() {
 		for n, line := range strings.Split(file.Text, "\n") {

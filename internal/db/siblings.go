@@ -12,14 +12,14 @@ import (
 )
 
 const (
-	// fullTimeout is how long a pool waits for a connection that a server at its limit may let go of.
+	// fullTimeout is how long a pool waits for a connection from a server at its limit.
 	fullTimeout = 5 * time.Second
-	// fullCode is SQLSTATE too_many_connections: of the server, the database or the role.
+	// fullCode is SQLSTATE too_many_connections: the limit of the server, the database or the role.
 	fullCode = "53300"
 )
 
-// Siblings are the pools of one process that share what connections the server gives. When it gives none to one of
-// them, the others close those that they do not use, and it asks again. The zero value is ready to use.
+// Siblings are the pools of one process, which share the connections that the server grants. If the server refuses one
+// to a pool, the others close their idle connections, and the pool tries again. The zero value is ready to use.
 type Siblings struct {
 	mu    sync.Mutex
 	pools []*pgxpool.Pool
@@ -34,18 +34,18 @@ func (s *Siblings) join(p *pgxpool.Pool) {
 	s.pools = append(s.pools, p)
 }
 
-// giveWay closes the idle connections of all pools but one.
-func (s *Siblings) giveWay(to *pgxpool.Pool) {
+// closeIdle closes the idle connections of all pools but one.
+func (s *Siblings) closeIdle(except *pgxpool.Pool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, p := range s.pools {
-		if p != to {
+		if p != except {
 			p.Reset()
 		}
 	}
 }
 
-// IsFull reports whether the server had no connection for us. Nothing was sent then.
+// IsFull reports whether the server had no connection left. Then nothing was sent.
 func IsFull(err error) bool {
 	var known *Error
 	if errors.As(err, &known) && known.Code == fullCode {
@@ -55,7 +55,7 @@ func IsFull(err error) bool {
 	return errors.As(err, &server) && server.Code == fullCode
 }
 
-// whileFull does something that takes a connection, again for a while if the server has none.
+// whileFull calls do, which needs a connection, and repeats it for a while if the server has none.
 func (p *pool) whileFull(ctx context.Context, do func() error) error {
 	err := do()
 	if p.siblings == nil || !IsFull(err) {
@@ -65,7 +65,7 @@ func (p *pool) whileFull(ctx context.Context, do func() error) error {
 	defer cancel()
 	pause := newBackOff()
 	for IsFull(err) {
-		p.siblings.giveWay(p.Pool)
+		p.siblings.closeIdle(p.Pool)
 		select {
 		case <-time.After(pause.NextBackOff()):
 			err = do()

@@ -9,12 +9,12 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// ShippedReads are records of one spool that follow one another.
+// ShippedReads are consecutive records of one spool.
 type ShippedReads struct {
 	Node    string
 	Boot    uuid.UUID
 	First   uint64
-	Lost    bool // what is between the primary's next number and First
+	Lost    bool // the records between the primary's next number and First are lost
 	Records []ShippedRead
 }
 
@@ -24,7 +24,7 @@ type ShippedRead struct {
 	Event    []byte
 }
 
-// SpoolPosition is how far the primary has a spool's records.
+// SpoolPosition is the position up to which the primary has a spool's records.
 type SpoolPosition struct {
 	Committed
 	Next uint64 `json:"next_seq"`
@@ -38,8 +38,8 @@ func (w *Writer) forRecords() *Writer {
 	return &r
 }
 
-// ShipReads puts records on the audit log, each once, and says how far it has them then. Without records it only says
-// so.
+// ShipReads adds records to the audit log, each once, and returns the spool's position afterwards. Without records it
+// only returns the position.
 func (w *Writer) ShipReads(ctx context.Context, s ShippedReads) (SpoolPosition, error) {
 	const sql = `SELECT vault.ship_reads($1, $2, $3, $4, $5, $6)`
 	if len(s.Records) == 0 {
@@ -55,7 +55,7 @@ func (w *Writer) ShipReads(ctx context.Context, s ShippedReads) (SpoolPosition, 
 		events)
 }
 
-// ReadRecord is a read by somebody who connects to the database himself.
+// ReadRecord is a read by a client that connects to the database itself, such as vaultctl.
 type ReadRecord struct {
 	Action  string // read or verify
 	Secret  string
@@ -69,7 +69,7 @@ type recorded bool
 
 func (*recorded) committedAt(string) {}
 
-// RecordRead puts a read on the audit log.
+// RecordRead adds a read to the audit log.
 func (w *Writer) RecordRead(ctx context.Context, r ReadRecord) error {
 	detail, err := json.Marshal(r.Detail)
 	if err != nil {
@@ -87,7 +87,7 @@ func (w *Writer) RecordRead(ctx context.Context, r ReadRecord) error {
 	return err
 }
 
-// GraceUse is one who presented a version in its grace; without an Actor, that nobody did.
+// GraceUse is one reader's use of a version in its grace; without an Actor, the version was not used.
 type GraceUse struct {
 	Secret    string
 	Version   int
@@ -99,18 +99,19 @@ type GraceUse struct {
 	LastAt    *time.Time
 }
 
-// GraceReport lists the versions in grace of one secret, or of those under a prefix, and who has presented them since
-// some time. It takes a role in vault_service and vault_auditor.
+// GraceReport lists the versions in grace of one secret, or of those under a prefix, and the readers that have
+// presented them since a time. It takes a role in vault_service and vault_auditor.
 func (r *Reader) GraceReport(ctx context.Context, name string, exact bool, since time.Time) ([]GraceUse, error) {
 	return collect(ctx, r.pool, func(row pgx.CollectableRow) (GraceUse, error) {
 		var g GraceUse
 		err := row.Scan(&g.Secret, &g.Version, &g.ExpiresAt, &g.Actor, &g.Client, &g.Presented, &g.FirstAt, &g.LastAt)
 		return g, err
-	}, `SELECT secret, version, expires_at, coalesce(actor, ''), coalesce(host(client), ''), coalesce(presented, 0), first_at, last_at
+	}, `SELECT secret, version, expires_at, coalesce(actor, ''), coalesce(host(client), ''), coalesce(presented, 0),
+			first_at, last_at
 		FROM vault.grace_report($1, $2, $3)`, name, exact, since)
 }
 
-// NodeName is what the node calls itself (cluster_name); "" if it does not.
+// NodeName is the node's cluster_name; "" if it has none.
 func (r *Reader) NodeName(ctx context.Context) (string, error) {
 	var name string
 	err := r.pool.QueryRow(ctx, `SELECT current_setting('cluster_name')`).Scan(&name)

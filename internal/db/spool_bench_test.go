@@ -12,8 +12,8 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// BenchmarkShipReads is what a primary takes of reads when nobody does anything else: batches of a thousand, one after
-// the other. There is a standby that replays them.
+// BenchmarkShipReads measures how many reads a primary stores if it does nothing else: batches of a thousand, one after
+// the other, with a standby that replays them.
 func BenchmarkShipReads(b *testing.B) {
 	const batch = 1000
 	store := vaulttest.OwnWith(b, map[string]string{"log_statement": "none", "log_min_duration_statement": "-1",

@@ -19,11 +19,12 @@ import (
 
 const shipOne = `SELECT vault.ship_reads($1, $2, 1, false, ARRAY[decode(repeat('00', 32), 'hex')], ARRAY[$3])::text`
 
-// takenEvents are events that have to arrive, each with what the log has of it then: action, secret and outcome.
+// takenEvents are events that must be stored, each with its row in the log: action, secret and outcome.
 var takenEvents = map[string]string{
-	`{"action":"read","actor":"client:192.0.2.7","client":"192.0.2.7","secret":"app/x","outcome":"ok","at":"2026-01-01T00:00:00Z"}`: "read app/x ok",
-	`{"action":"read","secret":"a\u001b[2Jb\u009bc\u202ed\u0007","outcome":"ok"}`:                                                   "read a?[2Jb?c?d? ok",
-	"{\"action\":\"read\",\"secret\":\"a\u009bb\u202ec\u2066d\u200be\x7f\",\"outcome\":\"ok\"}":                                     "read a?b?c?d?e? ok",
+	`{"action":"read","actor":"client:192.0.2.7","client":"192.0.2.7","secret":"app/x","outcome":"ok",` +
+		`"at":"2026-01-01T00:00:00Z"}`: "read app/x ok",
+	`{"action":"read","secret":"a\u001b[2Jb\u009bc\u202ed\u0007","outcome":"ok"}`:               "read a?[2Jb?c?d? ok",
+	"{\"action\":\"read\",\"secret\":\"a\u009bb\u202ec\u2066d\u200be\x7f\",\"outcome\":\"ok\"}": "read a?b?c?d?e? ok",
 	`{"action":"read","secret":"` + strings.Repeat("x", 5000) +
 		`","outcome":"ok"}`: "read " + strings.Repeat("x", 255) + " ok",
 	`{"action":"read","outcome":"maybe"}`:                                     "read failed",
@@ -44,15 +45,14 @@ var takenEvents = map[string]string{
 	`{"action":"read","version":99999999999}`:   "audit.unreadable failed",
 	`{"action":"read","version":"one"}`:         "audit.unreadable failed",
 	`{"action":"read","client":"fe80::1%eth0"}`: "audit.unreadable failed",
-	// and the time claimed
+	// and the claimed time
 	`{"action":"read","at":"yesterday or so"}`:                                            "read failed",
 	`{"action":"read","at":"294277-01-01T00:00:00Z"}`:                                     "read failed",
 	`{"action":"read","detail":{"n":1e999999}}`:                                           "audit.unreadable failed",
 	`{"action":"read","x":` + strings.Repeat("[", 8000) + strings.Repeat("]", 8000) + `}`: "audit.unreadable failed",
 }
 
-// An event is recorded whatever it is; what no row can be made of is on record as such, and keeps nothing behind it
-// from the log.
+// Every event is recorded; one that cannot become a row is recorded as unreadable, and does not stop those after it.
 func TestOneEventKeepsNoOtherFromTheLog(t *testing.T) {
 	store := vaulttest.New(t)
 	conn := mustConnect(t, store.URL(vaulttest.Daemon))
@@ -64,7 +64,8 @@ func TestOneEventKeepsNoOtherFromTheLog(t *testing.T) {
 			continue
 		}
 		got := store.MustQuery(t,
-			`SELECT concat_ws(' ', action, secret, outcome) FROM vault.audit_log WHERE detail->>'boot' = $1 AND action <> 'audit.spool'`, boot.String())
+			`SELECT concat_ws(' ', action, secret, outcome) FROM vault.audit_log
+				WHERE detail->>'boot' = $1 AND action <> 'audit.spool'`, boot.String())
 		if got != want {
 			t.Errorf("%.200s: got %.300q on record, want %.300q", event, got, want)
 		}
@@ -76,14 +77,15 @@ func TestOneEventKeepsNoOtherFromTheLog(t *testing.T) {
 	boot := uuid.New()
 	must(t, shipAll(t.Context(), conn, boot, events))
 	if got, want := store.MustQuery(t,
-		`SELECT count(*) || ' ' || count(*) FILTER (WHERE secret = 'before') || ' ' || count(DISTINCT detail->'seq') FROM vault.audit_log WHERE detail->>'boot' = $1`,
+		`SELECT count(*) || ' ' || count(*) FILTER (WHERE secret = 'before') || ' ' || count(DISTINCT detail->'seq')
+			FROM vault.audit_log WHERE detail->>'boot' = $1`,
 		boot.String()), fmt.Sprintf("%d %d %[1]d", len(events), len(takenEvents)); got != want {
 		t.Errorf("got rows, good ones and numbers %q of one batch, want %q", got, want)
 	}
 	checkShown(t, store)
 }
 
-// shipAll ships events as one batch, in a chain as a spool's.
+// shipAll ships events as one batch, chained as a spool's.
 func shipAll(ctx context.Context, conn *pgx.Conn, boot uuid.UUID, events []string) error {
 	var hash [32]byte
 	previous := make([][]byte, len(events))
@@ -97,10 +99,11 @@ func shipAll(ctx context.Context, conn *pgx.Conn, boot uuid.UUID, events []strin
 	return err
 }
 
-// checkShown: nothing in the log or of the spools would act on a terminal that shows it.
+// checkShown checks that no text of the log or the spools would control a terminal that shows it.
 func checkShown(t *testing.T, store *vaulttest.Store) {
 	t.Helper()
-	rows, err := mustConnect(t, store.URL(vaulttest.Superuser)).Query(t.Context(), `SELECT to_jsonb(l)::text FROM vault.audit_log l
+	rows, err := mustConnect(t, store.URL(vaulttest.Superuser)).Query(t.Context(), `SELECT to_jsonb(l)::text
+		FROM vault.audit_log l
 		UNION ALL SELECT to_jsonb(s)::text FROM vault.audit_spools s`)
 	must(t, err)
 	for rows.Next() {
@@ -117,7 +120,7 @@ func checkShown(t *testing.T, store *vaulttest.Store) {
 	must(t, rows.Err())
 }
 
-// acts reports whether a terminal acts on a character, or shows nothing of it.
+// acts reports whether a terminal acts on a character, or shows no glyph for it.
 func acts(r rune) bool {
 	return unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) || r >= 0x200b && r <= 0x200f || r == '\u2028' ||
 		r == '\u2029' || r == '\ufeff'
@@ -139,8 +142,8 @@ func walk(value any, see func(string)) {
 	}
 }
 
-// FuzzShipReads ships one event of a spool: if it is within the bounds it is on record once, as text that can be shown;
-// else it is refused. Each fuzzing process has a database.
+// FuzzShipReads ships one event of a spool: within the bounds, it is recorded once, as text that can be shown;
+// otherwise it is refused. Each fuzzing process has a database.
 func FuzzShipReads(f *testing.F) {
 	for event := range takenEvents {
 		f.Add("db2@host", event)

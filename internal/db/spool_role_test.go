@@ -26,8 +26,8 @@ func next(at db.SpoolPosition, node string, boot uuid.UUID, t *testing.T) db.Shi
 	return db.ShippedReads{Node: node, Boot: boot, First: max(at.Next, 1), Records: []db.ShippedRead{r}}
 }
 
-// A spool is continued by the role that began it: another one, of the same rights, that knows the node, the boot and
-// the last hash neither goes on with it, nor learns where it stands, nor keeps its row.
+// A spool is continued by the role that began it: another role with the same rights, which knows the node, the boot and
+// the last hash, cannot continue it, read its position or lock its row.
 func TestASpoolIsItsRoles(t *testing.T) {
 	store := vaulttest.New(t)
 	daemon, thief := mustWriter(t, db.Options{URL: store.URL(vaulttest.Daemon)}),
@@ -44,7 +44,8 @@ func TestASpoolIsItsRoles(t *testing.T) {
 		"goes on": next(at, "db1", boot, t), "asks": {Node: "db1", Boot: boot}, "is ahead": ahead, "loses": lost,
 	} {
 		_, err := thief.ShipReads(t.Context(), batch)
-		want := fmt.Sprintf(`role "operator" cannot go on with the spool of node "db1" (boot %s), which role "vaultd" began: connect as that role, or GRANT vaultd TO operator`, boot)
+		want := fmt.Sprintf(`role "operator" cannot go on with the spool of node "db1" (boot %s), `+
+			`which role "vaultd" began: connect as that role, or GRANT vaultd TO operator`, boot)
 		if !errors.Is(err, db.ErrRefused) || !strings.Contains(fmt.Sprint(err), want) {
 			t.Errorf("a thief %s: got %v, want that it is refused with %q", what, err, want)
 		}
@@ -56,7 +57,8 @@ func TestASpoolIsItsRoles(t *testing.T) {
 	}
 }
 
-// The daemon's role changes: the new one says what is wrong, and goes on after a GRANT, which can be taken back then.
+// The daemon's role changes: the new one gets an error that says what is wrong, and continues after a GRANT, which can
+// then be revoked.
 func TestASpoolPassesToANewRole(t *testing.T) {
 	store := vaulttest.New(t)
 	s := newShipping(t, store.URL(vaulttest.Daemon))
@@ -74,13 +76,14 @@ func TestASpoolPassesToANewRole(t *testing.T) {
 	store.MustExec(t, `REVOKE vaultd FROM operator`)
 	s.append(4)
 	s.run(drained)
-	if got := store.MustQuery(t, `SELECT count(*) || ' ' || max((SELECT detail->>'from_role' || '>' || (detail->>'to_role') FROM vault.audit_log WHERE detail ? 'to_role'))
+	if got := store.MustQuery(t, `SELECT count(*) || ' ' || max((SELECT detail->>'from_role' || '>' || (detail->>'to_role')
+		FROM vault.audit_log WHERE detail ? 'to_role'))
 		FROM vault.audit_log WHERE action = 'read'`); got != "4 vaultd>operator" {
 		t.Errorf("got %q, want four reads and the change on record", got)
 	}
 }
 
-// What tells a role: its oid in the cluster that gave it, else its name.
+// A role is identified by its oid in the cluster that assigned it, else by its name.
 func TestWhoseASpoolIs(t *testing.T) {
 	for what, c := range map[string]struct {
 		change string
@@ -110,7 +113,8 @@ func TestWhoseASpoolIs(t *testing.T) {
 				t.Errorf("got %v, want it refused: %v", err, c.refuse)
 			}
 			if want := "vaultd t t"; !c.refuse {
-				if got := store.MustQuery(t, `SELECT concat_ws(' ', role_name, role_oid = role_name::text::regrole, system_id = (SELECT system_identifier FROM pg_control_system()))
+				if got := store.MustQuery(t, `SELECT concat_ws(' ', role_name, role_oid = role_name::text::regrole,
+					system_id = (SELECT system_identifier FROM pg_control_system()))
 					FROM vault.audit_spools`); got != want {
 					t.Errorf("got the spool's role %q, want %q", got, want)
 				}
@@ -119,12 +123,14 @@ func TestWhoseASpoolIs(t *testing.T) {
 	}
 }
 
-// A role has a number of spools. The one that was silent longest makes way, but none of today.
+// A role has a limit of spools. The one not shipped for the longest time is deleted for a new one, but none of today.
 func TestARoleHasANumberOfSpools(t *testing.T) {
 	store := vaulttest.New(t)
 	fill := func(role, age string) {
-		store.MustExec(t, fmt.Sprintf(`INSERT INTO vault.audit_spools (node, boot, next_seq, role_name, role_oid, system_id, shipped_at)
-			SELECT 'n' || i, gen_random_uuid(), 1, '%[1]s', '%[1]s'::regrole, (SELECT system_identifier FROM pg_control_system()), now() - interval '%[2]s' - i * interval '1 s'
+		store.MustExec(t, fmt.Sprintf(`INSERT INTO vault.audit_spools (node, boot, next_seq, role_name, role_oid, system_id,
+			shipped_at)
+			SELECT 'n' || i, gen_random_uuid(), 1, '%[1]s', '%[1]s'::regrole,
+				(SELECT system_identifier FROM pg_control_system()), now() - interval '%[2]s' - i * interval '1 s'
 			FROM generate_series(1, 10000) AS i`, role, age))
 	}
 	fill(vaulttest.Daemon, "1 hour")
@@ -141,24 +147,27 @@ func TestARoleHasANumberOfSpools(t *testing.T) {
 	must(t, begin(vaulttest.Operator)) // others are not held up by it
 	must(t, begin(vaulttest.AppRole))
 	if got := store.MustQuery(t,
-		`SELECT count(*) || ' ' || count(*) FILTER (WHERE node = 'n10000') FROM vault.audit_spools WHERE role_name = 'app1'`); got != "10000 0" {
+		`SELECT count(*) || ' ' || count(*) FILTER (WHERE node = 'n10000') FROM vault.audit_spools
+			WHERE role_name = 'app1'`); got != "10000 0" {
 		t.Errorf("got %q, want as many as before, without the oldest", got)
 	}
 }
 
-// 40 MiB in one event took the server 15 seconds: an event and a batch have bounds, and are refused before they are
-// looked into.
+// 40 MiB in one event took the server 15 seconds: an event and a batch have bounds, and larger ones are refused before
+// they are parsed.
 func TestAHugeEventIsRefused(t *testing.T) {
 	store := vaulttest.New(t)
 	ship := func(count, bytes int) error { // the server makes them, so that its log need not hold them
-		return runSession(t, store.URL(vaulttest.Daemon), []string{fmt.Sprintf(`SELECT vault.ship_reads('n', gen_random_uuid(), 1, false,
-			array_fill(decode(repeat('00', 32), 'hex'), ARRAY[%[1]d]), array_fill(repeat(' ', %[2]d - 2) || '{}', ARRAY[%[1]d]))`, count, bytes)})
+		return runSession(t, store.URL(vaulttest.Daemon), []string{fmt.Sprintf(`SELECT vault.ship_reads('n',
+			gen_random_uuid(), 1, false,
+			array_fill(decode(repeat('00', 32), 'hex'), ARRAY[%[1]d]), array_fill(repeat(' ', %[2]d - 2) || '{}',
+			ARRAY[%[1]d]))`, count, bytes)})
 	}
 	for want, err := range map[string]error{
-		"an event of p_events has 41943040 bytes: it has 2 to 16384": ship(1, 40<<20),
-		"an event of p_events has 16385 bytes: it has 2 to 16384":    ship(1, spool.MaxEvent+1),
-		"the bytes of p_events is 16793600: it is 2 to 16777216":     ship(1025, spool.MaxEvent),
-		"a batch has at most 10000 records":                          ship(10001, 2),
+		"an event of p_events has 41943040 bytes: it must have 2 to 16384": ship(1, 40<<20),
+		"an event of p_events has 16385 bytes: it must have 2 to 16384":    ship(1, spool.MaxEvent+1),
+		"the bytes of p_events is 16793600: it must be 2 to 16777216":      ship(1025, spool.MaxEvent),
+		"a batch has at most 10000 records":                                ship(10001, 2),
 	} {
 		if code, text := sqlState(err); code != "22023" || !strings.Contains(text, want) {
 			t.Errorf("got %s %q, want 22023 %q", code, text, want)

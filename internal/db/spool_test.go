@@ -21,7 +21,7 @@ import (
 	"github.com/hyperiondb/vault/test/chaos/pgproxy"
 )
 
-// shipping is a spool with a way to the primary.
+// shipping is a spool whose records are shipped to a primary.
 type shipping struct {
 	t      *testing.T
 	spool  *spool.Spool
@@ -39,7 +39,7 @@ func newShipping(t *testing.T, url string) *shipping {
 	return &shipping{t, s, writer}
 }
 
-// Ship is the spool's way to the primary.
+// Ship ships the spool's records to the primary.
 func (s *shipping) Ship(ctx context.Context, b spool.Batch) (spool.Position, error) {
 	shipped := db.ShippedReads{Node: b.Node, Boot: b.Boot, First: b.First, Lost: b.Lost}
 	for _, r := range b.Records {
@@ -84,18 +84,19 @@ func (s *shipping) run(until func(spool.Stats, spool.Shipping) bool) spool.Shipp
 
 func drained(s spool.Stats, p spool.Shipping) bool { return s.Records == 0 && p.Failing == nil }
 
-// arrived checks that the reads 1 to n are there, each once, under numbers without a hole.
+// arrived checks that the reads 1 to n are stored, each once, with consecutive numbers.
 func (s *shipping) arrived(store *vaulttest.Store, n int) {
 	s.t.Helper()
-	const query = `SELECT concat_ws(' ', count(*), count(DISTINCT request_id), min(right(request_id::text, 12)::int), max(right(request_id::text, 12)::int),
-		count(DISTINCT detail->>'seq'), bool_and(db_role = 'vaultd' AND host(client) = '192.0.2.7' AND node = 'db2@host')) FROM vault.audit_log WHERE action = 'read'`
+	const query = `SELECT concat_ws(' ', count(*), count(DISTINCT request_id), min(right(request_id::text, 12)::int),
+		max(right(request_id::text, 12)::int),
+		count(DISTINCT detail->>'seq'), bool_and(db_role = 'vaultd' AND host(client) = '192.0.2.7' AND node = 'db2@host'))
+		FROM vault.audit_log WHERE action = 'read'`
 	if got, want := store.MustQuery(s.t, query), fmt.Sprintf("%d %d 1 %d %d t", n, n, n, n); got != want {
 		s.t.Errorf("got reads %s, want %s", got, want)
 	}
 }
 
-// The pair of every commit, "failed" and "done, but the reply was lost", and a primary that cannot be reached for a
-// while.
+// The pair of every commit, "failed" and "done, but the reply was lost", and a primary that is unreachable for a while.
 func TestShippedExactlyOnce(t *testing.T) {
 	for _, when := range []pgproxy.When{pgproxy.Before, pgproxy.After} {
 		t.Run(when.String(), func(t *testing.T) {
@@ -117,8 +118,8 @@ func TestShippedExactlyOnce(t *testing.T) {
 	}
 }
 
-// A standby is promoted that had not received what the old primary acknowledged: it gets it from the spool, which kept
-// it.
+// A standby is promoted that lacks records which the old primary acknowledged: it gets them from the spool, which has
+// kept them.
 func TestShippedAgainAfterALossyFailover(t *testing.T) {
 	t.Parallel()
 	store := vaulttest.Own(t)
@@ -146,7 +147,7 @@ func TestShippedAgainAfterALossyFailover(t *testing.T) {
 	}
 }
 
-// What is gone is said, and what was changed does not fit.
+// Lost records are reported, and changed ones do not fit.
 func TestGapsAndForgeries(t *testing.T) {
 	store := vaulttest.New(t)
 	s := newShipping(t, store.URL(vaulttest.Daemon))
@@ -175,7 +176,8 @@ func TestGapsAndForgeries(t *testing.T) {
 		t.Errorf("got %+v after an admitted hole", at)
 	}
 	if got := store.MustQuery(t,
-		`SELECT concat_ws(' ', detail->>'from', detail->>'to', detail->>'lost', node, outcome) FROM vault.audit_log WHERE action = 'audit.gap'`); got != "1 1 1 db2@host failed" {
+		`SELECT concat_ws(' ', detail->>'from', detail->>'to', detail->>'lost', node, outcome) FROM vault.audit_log
+			WHERE action = 'audit.gap'`); got != "1 1 1 db2@host failed" {
 		t.Errorf("got the gap %q on record", got)
 	}
 	if got := store.MustQuery(t, `SELECT count(*) FROM vault.audit_log WHERE action = 'read'`); got != "3" {
@@ -183,7 +185,7 @@ func TestGapsAndForgeries(t *testing.T) {
 	}
 }
 
-// The folder is put back to an earlier state, as a restored machine's is: other records under numbers that the primary
+// The folder is restored to an earlier state, as with a restored machine: other records have numbers that the primary
 // has.
 func TestAFolderThatWentBack(t *testing.T) {
 	store := vaulttest.New(t)
@@ -193,7 +195,8 @@ func TestAFolderThatWentBack(t *testing.T) {
 	must(t, err)
 	other := batch
 	other.Records = append([]spool.Record(nil), batch.Records...)
-	other.Records[2].Event = []byte(`{"action":"read","actor":"client:192.0.2.9","outcome":"ok","at":"2024-01-01T00:00:00Z"}`)
+	other.Records[2].Event = []byte(`{"action":"read","actor":"client:192.0.2.9","outcome":"ok",` +
+		`"at":"2024-01-01T00:00:00Z"}`)
 	_, err = s.Ship(t.Context(), other)
 	must(t, err)
 	s.append(3)
@@ -203,7 +206,7 @@ func TestAFolderThatWentBack(t *testing.T) {
 	}
 }
 
-// An event says what it likes; who it came from is the role's, and a time that has not come yet is not believed.
+// An event can claim anything; db_role is the session's role, and a time in the future is not kept.
 func TestWhatAShippedEventCannotClaim(t *testing.T) {
 	store := vaulttest.New(t)
 	writer, err := db.NewWriter(t.Context(), db.Options{URL: store.URL(vaulttest.Daemon)})
@@ -211,11 +214,13 @@ func TestWhatAShippedEventCannotClaim(t *testing.T) {
 	defer writer.Close()
 	_, err = writer.ShipReads(t.Context(), db.ShippedReads{Node: "n\x1b[2J", Boot: uuid.New(), First: 1,
 		Records: []db.ShippedRead{
-			{Event: []byte(`{"actor":"token:root","action":"read","secret":"a\u001b[31m","outcome":"maybe","at":"2999-01-01T00:00:00Z"}`)},
+			{Event: []byte(`{"actor":"token:root","action":"read","secret":"a\u001b[31m","outcome":"maybe",` +
+				`"at":"2999-01-01T00:00:00Z"}`)},
 		}})
 	must(t, err)
 	if got := store.MustQuery(t,
-		`SELECT concat_ws(' ', actor, outcome, at < now() + interval '2 minutes', detail->>'claimed_at' LIKE '2999%', secret, node) FROM vault.audit_log WHERE action = 'read'`); got != "role:vaultd failed t t a?[31m n?[2J" {
+		`SELECT concat_ws(' ', actor, outcome, at < now() + interval '2 minutes', detail->>'claimed_at' LIKE '2999%', secret,
+			node) FROM vault.audit_log WHERE action = 'read'`); got != "role:vaultd failed t t a?[31m n?[2J" {
 		t.Errorf("got %q", got)
 	}
 	stranger, err := db.NewWriter(t.Context(), db.Options{URL: store.URL(vaulttest.Stranger)})

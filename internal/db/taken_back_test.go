@@ -10,7 +10,7 @@ import (
 	vaultsql "github.com/hyperiondb/vault/sql"
 )
 
-// undo is what takes a migration back, for tests of what the migration does with the rows that it finds.
+// undo reverts a migration, for tests of what the migration does with existing rows.
 var undo = map[int]string{
 	9: `DROP INDEX vault.secrets_windows; DROP TABLE vault.round_failures;
 		ALTER TABLE vault.heartbeat DROP COLUMN supervised_at; ALTER TABLE vault.rotation_jobs DROP CONSTRAINT job_times;
@@ -30,7 +30,7 @@ func viewOfMigration7() string {
 	return strings.TrimSuffix(strings.TrimSpace(text[strings.Index(text, "CREATE VIEW"):]), ";")
 }
 
-// takeBack makes of a database one of an older schema version, 8 or newer, with the functions of today.
+// takeBack reverts a database to an older schema version, 8 or newer, with today's functions.
 func takeBack(t *testing.T, store *vaulttest.Store, to int) {
 	t.Helper()
 	for _, file := range slices.Backward(vaultsql.MigrationFiles()) {

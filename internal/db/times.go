@@ -7,16 +7,16 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// MinusInfinity and Infinity stand for PostgreSQL's times of these names, wherever a time is read or sent: a row that
-// has one must keep none of the others from being read. They are no time that PostgreSQL has besides, as it counts
-// whole microseconds, and encoding/json can write them.
+// MinusInfinity and Infinity stand for PostgreSQL's times of these names, wherever a time is read or sent, so that a
+// row with one does not fail the rows beside it. PostgreSQL has no other time that equals them, because it counts whole
+// microseconds, and encoding/json can write them.
 var (
 	MinusInfinity = time.Date(0, 1, 1, 0, 0, 0, 1, time.UTC)
 	Infinity      = time.Date(9999, 12, 31, 23, 59, 59, 999_999_999, time.UTC)
 )
 
-// knowInfinity has a connection read and send them.
-func knowInfinity(conn *pgx.Conn) {
+// registerInfinity makes a connection read and send them.
+func registerInfinity(conn *pgx.Conn) {
 	conn.TypeMap().RegisterType(&pgtype.Type{Name: "timestamptz", OID: pgtype.TimestamptzOID,
 		Codec: timesCodec{&pgtype.TimestamptzCodec{}}})
 }

@@ -7,9 +7,9 @@ import (
 
 const warningKey = "hyperiondb-vault: warning" // in a connection's CustomData
 
-// hearWarning is the OnNotice of every connection: it keeps the last warning. Its words are in the server's language,
-// so that there was one is what counts. It runs while the connection reads, and shares nothing with other goroutines.
-func hearWarning(conn *pgconn.PgConn, n *pgconn.Notice) {
+// keepWarning is the OnNotice of every connection: it keeps the last warning. The text is in the server's language, so
+// only its presence counts. It runs while the connection reads, and shares nothing with other goroutines.
+func keepWarning(conn *pgconn.PgConn, n *pgconn.Notice) {
 	if n.SeverityUnlocalized == "WARNING" {
 		conn.CustomData()[warningKey] = oneLine((*pgconn.PgError)(n))
 	}
@@ -17,8 +17,8 @@ func hearWarning(conn *pgconn.PgConn, n *pgconn.Notice) {
 
 func forgetWarning(conn *pgx.Conn) { delete(conn.PgConn().CustomData(), warningKey) }
 
-// warningHeard is the last warning since it was forgotten; "" for none.
-func warningHeard(conn *pgx.Conn) string {
+// lastWarning is the last warning since forgetWarning; "" for none.
+func lastWarning(conn *pgx.Conn) string {
 	text, _ := conn.PgConn().CustomData()[warningKey].(string)
 	return text
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// Days on which the clock of a zone is put on or back, and one on which it is not.
+// Days on which the clock of a zone is put forward or back, and one on which it is not.
 var clockChanges = []struct{ zone, gap, overlap string }{
 	{"Europe/Berlin", "2026-03-29", "2026-10-25"},       // 02:00 to 03:00
 	{"Africa/Cairo", "2026-04-24", "2026-10-29"},        // 00:00 to 01:00, and midnight back to 23:00
@@ -23,8 +23,8 @@ var clockChanges = []struct{ zone, gap, overlap string }{
 var dayWindows = []string{"02:00-03:00", "02:10-02:50", "02:30-05:00", "01:30-02:30", "00:00-01:00", "00:15-00:45",
 	"23:30-00:30", "23:00-23:59", "22:00-04:00", "02:00-02:30", "12:00-13:00"}
 
-// reference says what a window is in words of Go: the minutes at which the clock on the wall shows a time within it;
-// where it shows none of a day's, those minutes by the clock from before.
+// reference computes a window in Go: the minutes at which the local clock shows a time within it; if it shows none of a
+// day's, those minutes by the clock before the change.
 type reference struct {
 	zone        *time.Location
 	begins, len int // minutes
@@ -63,7 +63,7 @@ func newReference(t *testing.T, window, zone string, around time.Time) reference
 	return r
 }
 
-// Windows by SQL are windows by Go, every five minutes, on days with a gap, an overlap and neither; and what opens next
+// Windows by SQL equal windows by Go, every five minutes, on days with a gap, an overlap and neither; the next opening
 // is the first minute that is open.
 func TestWindowsWhereClocksChange(t *testing.T) {
 	store := vaulttest.New(t)
@@ -77,8 +77,10 @@ func TestWindowsWhereClocksChange(t *testing.T) {
 			for _, window := range dayWindows {
 				r := newReference(t, window, c.zone, day)
 				from := day.Add(-24 * time.Hour)
-				got := store.MustQuery(t, `SELECT string_agg(CASE vault._in_window($1, m) WHEN true THEN '1' WHEN false THEN '0' ELSE '?' END, '' ORDER BY m)
-					FROM generate_series($2::timestamptz, $2::timestamptz + interval '2879 minutes', '5 minutes') m`, window+" "+c.zone, from)
+				got := store.MustQuery(t, `SELECT string_agg(CASE vault._in_window($1, m)
+						WHEN true THEN '1' WHEN false THEN '0' ELSE '?' END, '' ORDER BY m)
+					FROM generate_series($2::timestamptz, $2::timestamptz + interval '2879 minutes', '5 minutes') m`,
+					window+" "+c.zone, from)
 				var want strings.Builder
 				for i := range 2880 / 5 {
 					want.WriteByte("01"[map[bool]int{true: 1}[r.open[from.Add(time.Duration(5*i)*time.Minute).Unix()]]])
@@ -87,8 +89,10 @@ func TestWindowsWhereClocksChange(t *testing.T) {
 					t.Errorf("%s %s at %s: got %c, want %c", window, c.zone, from.Add(time.Duration(5*i)*time.Minute), got[i],
 						want.String()[i])
 				}
-				opens := store.MustQuery(t, `SELECT string_agg(extract(epoch FROM vault._window_opens($1, m))::bigint::text, ' ' ORDER BY m)
-					FROM generate_series($2::timestamptz, $2::timestamptz + interval '1 day', '395 minutes') m`, window+" "+c.zone, from)
+				opens := store.MustQuery(t, `SELECT string_agg(extract(epoch FROM vault._window_opens($1, m))::bigint::text, ' '
+					ORDER BY m)
+					FROM generate_series($2::timestamptz, $2::timestamptz + interval '1 day', '395 minutes') m`,
+					window+" "+c.zone, from)
 				for i, got := range strings.Fields(opens) {
 					m := from.Add(time.Duration(395*i) * time.Minute)
 					first := m
@@ -116,17 +120,19 @@ func differ(a, b string) int {
 	return -1
 }
 
-// What is due is due in its window: after a put, a rotation, and a change of the window; and without one, as before.
+// Rotations are due in their window: after a put, a rotation, and a change of the window; without one, at any time.
 func TestNextRotationIsInTheWindow(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPutAutomatic(t, store, "app1/a")
 	in := func() string {
-		return store.MustQuery(t, `SELECT coalesce(vault._in_window(rotation_window, next_rotation_at)::text, 'none') || ' ' ||
+		return store.MustQuery(t, `SELECT coalesce(vault._in_window(rotation_window, next_rotation_at)::text, 'none')
+			|| ' ' ||
 			(next_rotation_at > rotated_at + rotation_interval * 0.9) FROM vault.secrets`)
 	}
 	for _, step := range []struct{ what, statement, want string }{
 		{"a window is set",
-			`SELECT vault.update_secret('app1/a', gen_random_uuid(), NULL, NULL, NULL, false, false, NULL, '02:00-02:30 Asia/Kathmandu')`, "true true"},
+			`SELECT vault.update_secret('app1/a', gen_random_uuid(), NULL, NULL, NULL, false, false, NULL,
+				'02:00-02:30 Asia/Kathmandu')`, "true true"},
 		{"the interval changes", `SELECT vault.update_secret('app1/a', gen_random_uuid(), NULL, '3 days', NULL)`,
 			"true true"},
 		{"a value is put", put("app1/a", 2, 24, 32, "00000000-0000-4000-8000-000000000001"), "true true"},

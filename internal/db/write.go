@@ -15,23 +15,22 @@ import (
 	"github.com/hyperiondb/vault/internal/failpoint"
 )
 
-// How long a change may take. Before COMMIT is sent, giving up is safe, and the failure definite. Afterwards we owe an
-// answer.
+// The limits of a change. Giving up before COMMIT is sent is safe, and the failure is definite. After that the outcome
+// has to be found out.
 const (
 	changeTimeout = 30 * time.Second // until COMMIT is sent, over all attempts; the caller's context may be shorter
-	// one attempt until COMMIT: a frozen primary does not hang up, so we do, and look for another
+	// of one attempt until COMMIT; a frozen primary does not close the connection
 	attemptTimeout = 10 * time.Second
-	// A COMMIT that was sent is not interrupted by Ctrl-C or a client that went away: cutting it off would only trade a
-	// known outcome for an unknown one.
+	// A COMMIT that was sent is not interrupted by Ctrl-C or a client's cancellation: that would replace a known outcome
+	// with an unknown one.
 	commitTimeout = 10 * time.Second
-	// How long an unanswered change is asked again, counted from the first COMMIT, before its outcome is reported as
-	// unknown.
+	// How long an unanswered change is repeated, from the first COMMIT on, before its outcome is reported as unknown.
 	resolveTimeout = 20 * time.Second
 )
 
-// What the server is told for the transaction of a change. A client that is frozen in the middle of one loses it, and
-// its locks, before whoever waits for these gives up; and that is before the attempt ends. Times are milliseconds.
-// waits until a synchronous standby, where there is one, can show the change to its readers
+// changeSettings apply to the transaction of a change. A client that stalls loses the transaction and its locks after 4
+// s, before a session that waits for those locks gives up (8 s), and before the attempt ends. Times are milliseconds.
+// With remote_apply, COMMIT waits until a synchronous standby, if there is one, can show the change to its readers.
 const changeSettings = `SELECT set_config('synchronous_commit', 'remote_apply', true),` +
 	` set_config('idle_in_transaction_session_timeout', '4000', true), set_config('lock_timeout', '8000', true)`
 
@@ -65,7 +64,7 @@ type Settings struct {
 	Window           *string // "" ends it
 }
 
-// Committed is a part of what every change answers: a position in the log, as text. A node that has replayed this far
+// Committed is part of the result of every change: a position in the log, as text. A node that has replayed this far
 // has the change. It is an upper bound, and empty if the connection broke right after the commit.
 type Committed struct {
 	LSN string `json:"lsn,omitempty"`
@@ -73,13 +72,13 @@ type Committed struct {
 
 func (c *Committed) committedAt(lsn string) { c.LSN = lsn }
 
-// answer is what a change can scan its result into, and leave the position of its commit with.
+// answer is a result that a change can be scanned into, and that can hold the position of its commit.
 type answer[T any] interface {
 	*T
 	committedAt(lsn string)
 }
 
-// Result is what a change of a secret answered.
+// Result is the result of a change of a secret.
 type Result struct {
 	Committed
 	Name              string     `json:"name"`
@@ -93,13 +92,13 @@ type Result struct {
 	PausedAt          *time.Time `json:"paused_at"`      // of a pause
 }
 
-// Standing is what a change of a secret is based on.
+// Standing is the state of a secret that a change is based on.
 type Standing struct {
 	CurrentVersion int
 	DeletedAt      *time.Time
 }
 
-// Standing reads how a secret stands, from the primary; ErrNotFound if there is none.
+// Standing reads it from the primary; ErrNotFound if there is no such secret.
 func (w *Writer) Standing(ctx context.Context, name string) (Standing, error) {
 	var s Standing
 	err := w.pool.QueryRow(ctx, `SELECT current_version, deleted_at FROM vault.secrets WHERE name = $1`,
@@ -163,12 +162,12 @@ type TokenRow struct {
 	ExpiresAt  *time.Time `json:"expires_at,omitempty"`
 	RevokedAt  *time.Time `json:"revoked_at,omitempty"`
 	LastUsedAt *time.Time `json:"last_used_at,omitempty"`
-	// Of a token just revoked: transactions that began before, and may have been authorised by it.
+	// Of a token just revoked: transactions that began before, and that it may have authorised.
 	OpenChanges []OpenChange `json:"open_changes,omitempty"`
 	Committed
 }
 
-// NewToken is a token to be stored: its fingerprint, not itself.
+// NewToken is a token to store: its fingerprint, not its secret.
 type NewToken struct {
 	ID          uuid.UUID
 	Name        string
@@ -183,13 +182,13 @@ func (w *Writer) CreateToken(ctx context.Context, c Credential, request uuid.UUI
 		`SELECT vault.create_token($1, $2, $3, $4, $5, $6)`, t.ID, t.Name, t.Fingerprint[:], t.Scope, t.ExpiresAt, request)
 }
 
-// CreateTokenAsOwner stores a token without another token's leave. It takes membership in vault_owner.
+// CreateTokenAsOwner stores a token without the authority of another token. It takes membership in vault_owner.
 func (w *Writer) CreateTokenAsOwner(ctx context.Context, request uuid.UUID, t NewToken) (TokenRow, error) {
 	return change[TokenRow](ctx, w, nil, refusal{}, `SELECT vault.create_token_as_owner($1, $2, $3, $4, $5)`,
 		t.ID, t.Name, t.Fingerprint[:], t.ExpiresAt, request)
 }
 
-// OpenChange is a transaction that may change the vault and has not ended: of a session, or prepared.
+// OpenChange is an open transaction that may change the vault: of a session, or prepared.
 type OpenChange struct {
 	PID      int        `json:"pid,omitempty"`
 	Role     string     `json:"role"`
@@ -198,12 +197,12 @@ type OpenChange struct {
 	Since    *time.Time `json:"since,omitempty"`
 }
 
-// openChangesLimit is how long transactions that were under way at a revocation have to end. Our own take
+// openChangesLimit is how long transactions that are open at a revocation have to end. The vault's own take
 // milliseconds.
 const openChangesLimit = 2 * time.Second
 
-// RevokeToken ends a token at once: what it has authorised is refused when it commits. The row has the transactions
-// that were open before and still are.
+// RevokeToken ends a token at once: transactions that it has authorised fail at their COMMIT. The row lists those that
+// began before the revocation and are still open.
 func (w *Writer) RevokeToken(ctx context.Context, c Credential, request uuid.UUID, name string) (TokenRow, error) {
 	row, err := change[TokenRow](ctx, w, &c, refusal{"token.revoke", "", request},
 		`SELECT vault.revoke_token($1, $2)`, name, request)
@@ -223,7 +222,7 @@ type openChanges struct {
 	Committed
 }
 
-// openChanges waits for the transactions of before to end, and returns those that do not.
+// openChanges waits for the transactions that began before the revocation, and returns those that do not end.
 func (w *Writer) openChanges(ctx context.Context) ([]OpenChange, error) {
 	var found openChanges
 	pause := newBackOff()
@@ -247,7 +246,7 @@ func (w *Writer) Tokens(ctx context.Context, c Credential) ([]TokenRow, error) {
 		`SELECT coalesce(jsonb_agg(to_jsonb(t)), '[]') FROM vault.list_tokens() t`)
 }
 
-// Token is what the database knows of the token that is presented.
+// Token is the row of the token that is presented.
 func (w *Writer) Token(ctx context.Context, c Credential) (TokenRow, error) {
 	return change[TokenRow](ctx, w, &c, refusal{"token.show", "", uuid.New()}, `SELECT vault.my_token()`)
 }
@@ -291,28 +290,28 @@ func (w *Writer) RevokeServiceRole(ctx context.Context, c Credential, request uu
 		role, prefix, request)
 }
 
-// refusal is what the audit log says when the change is refused.
+// refusal is recorded in the audit log if the change is refused.
 type refusal struct {
 	action  string
 	secret  string
 	request uuid.UUID
 }
 
-// change runs one transaction of the write API: {challenge, proof, the call} and COMMIT. A lost connection, a primary
-// that moved and a deadlock lead to the same request once more; the database tells a replay by its id.
+// change runs one transaction of the write API: challenge, proof, the call, COMMIT. After a lost connection, a failover
+// or a deadlock it repeats the same request; the database recognises a replay by its id.
 func change[T any, A answer[T]](ctx context.Context, w *Writer, c *Credential, r refusal, sql string,
 	args ...any) (T, error) {
 	var result T
-	p := newPatience(ctx)
-	defer p.end()
+	b := newBudget(ctx)
+	defer b.end()
 	pause := newBackOff()
 	for {
-		err := w.once(p, c, &result, A(&result).committedAt, sql, args)
+		err := w.once(b, c, &result, A(&result).committedAt, sql, args)
 		if err == nil {
 			return result, nil
 		}
-		if !w.worthRepeating(err, p) || !p.wait(pause.NextBackOff()) {
-			return result, w.explain(ctx, c, r, err, p)
+		if !w.worthRepeating(err, b) || !b.wait(pause.NextBackOff()) {
+			return result, w.explain(ctx, c, r, err, b)
 		}
 	}
 }
@@ -323,60 +322,61 @@ func newBackOff() *backoff.ExponentialBackOff {
 	return b
 }
 
-// patience is the time a change has: until its COMMIT is sent the caller may give up, afterwards nobody may.
-type patience struct {
-	ctx    context.Context // before, or one that ends with resolveTimeout whatever the caller does
-	before context.Context // the caller's, and changeTimeout
+// budget is the time that a change has. The caller can end it until COMMIT is sent, and not afterwards.
+type budget struct {
+	ctx    context.Context // before, or after COMMIT one that only resolveTimeout ends
+	before context.Context // the caller's, with changeTimeout
 	cancel []context.CancelFunc
 	sent   bool // a COMMIT was sent that has no definite answer
 }
 
-func newPatience(ctx context.Context) *patience {
+func newBudget(ctx context.Context) *budget {
 	before, cancel := context.WithTimeout(ctx, changeTimeout)
-	return &patience{ctx: before, before: before, cancel: []context.CancelFunc{cancel}}
+	return &budget{ctx: before, before: before, cancel: []context.CancelFunc{cancel}}
 }
 
-// commit is called before COMMIT is sent: the last moment to give up.
-func (p *patience) commit() error {
-	if err := p.ctx.Err(); err != nil {
+// commit is called before COMMIT is sent, the last point at which the change can be given up.
+func (b *budget) commit() error {
+	if err := b.ctx.Err(); err != nil {
 		return err
 	}
-	if !p.sent {
-		after, cancel := context.WithTimeout(context.WithoutCancel(p.before), resolveTimeout)
-		p.ctx, p.cancel, p.sent = after, append(p.cancel, cancel), true
+	if !b.sent {
+		after, cancel := context.WithTimeout(context.WithoutCancel(b.before), resolveTimeout)
+		b.ctx, b.cancel, b.sent = after, append(b.cancel, cancel), true
 	}
 	return nil
 }
 
-// settled is called when the server has said that nothing was changed.
-func (p *patience) settled() { p.ctx, p.sent = p.before, false }
+// settled is called when the server has reported that nothing was changed.
+func (b *budget) settled() { b.ctx, b.sent = b.before, false }
 
 // wait pauses between two attempts, and reports whether there is time for another.
-func (p *patience) wait(pause time.Duration) bool {
+func (b *budget) wait(pause time.Duration) bool {
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
 		return true
-	case <-p.ctx.Done():
+	case <-b.ctx.Done():
 		return false
 	}
 }
 
-func (p *patience) end() {
-	for _, cancel := range p.cancel {
+func (b *budget) end() {
+	for _, cancel := range b.cancel {
 		cancel()
 	}
 }
 
-// errConnect: nothing was sent, there is no primary to talk to.
+// errConnect means that nothing was sent, because no primary could be reached.
 var errConnect = errors.New("connecting")
 
-// errUnreplicated: the server has committed, and gave up waiting for the standby that was to have the change too.
+// errUnreplicated means that the server has committed without waiting for its synchronous standby.
 var errUnreplicated = errors.New("the server did not wait for its synchronous standby")
 
-// worthRepeating reports whether another attempt may end otherwise, and lets go of connections that will not do for it.
-func (w *Writer) worthRepeating(err error, p *patience) bool {
+// worthRepeating reports whether another attempt can have another outcome, and drops the connections that are no use
+// for it.
+func (w *Writer) worthRepeating(err error, b *budget) bool {
 	var known *Error
 	errors.As(classify(err), &known)
 	code := ""
@@ -385,12 +385,12 @@ func (w *Writer) worthRepeating(err error, p *patience) bool {
 	}
 	switch {
 	case errors.Is(err, errConnect):
-		return p.sent // else fail at once: the operator waits at a prompt
+		return b.sent // else fail at once: an operator waits
 	case code == "25006", errors.Is(err, ErrFenced):
-		w.pool.Reset() // these sessions were made before a failover
+		w.pool.Reset() // the sessions date from before a failover
 		return true
 	case errors.Is(err, context.DeadlineExceeded):
-		w.pool.Reset() // the others lead to the same frozen server
+		w.pool.Reset() // the other connections lead to the same frozen server
 		return true
 	case code == "40001", code == "40P01":
 		return true
@@ -399,29 +399,30 @@ func (w *Writer) worthRepeating(err error, p *patience) bool {
 	case errors.Is(err, context.Canceled):
 		return false
 	case isDefinite(err):
-		return p.sent && !tellsOfBefore(code) // about this attempt only; what the one before did is still open
+		// The error is about this attempt only; the outcome of an earlier one is still open.
+		return b.sent && !settlesEarlierAttempt(code)
 	default:
 		return true // the connection broke
 	}
 }
 
-// tellsOfBefore: the functions of the write API look for the request before anything else they could refuse in these
-// words, and that look waits for the transaction of an earlier attempt. So the earlier attempt has not committed, and
-// will not.
-func tellsOfBefore(code string) bool {
+// settlesEarlierAttempt reports whether an error with this code proves that an earlier attempt has not committed and
+// will not. The functions of the write API look up the request id before they can fail with these codes, and the lookup
+// waits for the transaction of an earlier attempt.
+func settlesEarlierAttempt(code string) bool {
 	return strings.HasPrefix(code, "VA") || strings.HasPrefix(code, "22") || strings.HasPrefix(code, "23")
 }
 
-func (w *Writer) explain(ctx context.Context, c *Credential, r refusal, err error, p *patience) error {
+func (w *Writer) explain(ctx context.Context, c *Credential, r refusal, err error, b *budget) error {
 	var server *pgconn.PgError
-	settled := errors.As(err, &server) && tellsOfBefore(server.Code)
-	if p.sent && !settled {
+	settled := errors.As(err, &server) && settlesEarlierAttempt(server.Code)
+	if b.sent && !settled {
 		return newError(ErrOutcomeUnknown,
 			"the change was sent, but whether it was made could not be learned (request %s): %s", r.request, oneLine(err))
 	}
 	var known *Error
 	if errors.As(err, &known) {
-		err = known // without errConnect, whose word the text begins with
+		err = known // drops errConnect, whose text repeats the beginning
 	}
 	err = classify(err)
 	if c != nil && errors.Is(err, ErrRefused) {
@@ -430,17 +431,17 @@ func (w *Writer) explain(ctx context.Context, c *Credential, r refusal, err erro
 	return err
 }
 
-// once is one attempt, in three trips to the server and back: begin, call, commit. The commit point is commit: before
-// it nothing has happened, after it the answer is known, and p.sent says whether there is anything in between.
-func (w *Writer) once(p *patience, c *Credential, result any, committedAt func(lsn string), sql string,
+// once is one attempt, in three round trips: begin, call, commit. The commit point is b.commit: until then nothing has
+// happened. Afterwards b.sent says whether the outcome is open.
+func (w *Writer) once(b *budget, c *Credential, result any, committedAt func(lsn string), sql string,
 	args []any) error {
-	pooled, err := w.pool.Acquire(p.ctx)
+	pooled, err := w.pool.Acquire(b.ctx)
 	if err != nil {
-		return notConnected(p.ctx, err)
+		return notConnected(b.ctx, err)
 	}
 	defer pooled.Release()
 	conn := pooled.Conn()
-	ctx, cancel := context.WithTimeout(p.ctx, attemptTimeout)
+	ctx, cancel := context.WithTimeout(b.ctx, attemptTimeout)
 	defer cancel()
 	defer rollback(ctx, conn)
 	nonce, err := w.begin(ctx, conn, c)
@@ -456,16 +457,16 @@ func (w *Writer) once(p *patience, c *Credential, result any, committedAt func(l
 	if !w.recording {
 		failpoint.Hit("write.before_commit")
 	}
-	inDoubt := p.sent // by an attempt before this one, which may have been done: then this is its replay
-	if err := p.commit(); err != nil {
+	inDoubt := b.sent // an earlier attempt may have committed; then this is its replay
+	if err := b.commit(); err != nil {
 		return err
 	}
-	limit, stop := context.WithTimeout(p.ctx, commitTimeout)
+	limit, stop := context.WithTimeout(b.ctx, commitTimeout)
 	defer stop()
 	lsn, err := commit(limit, conn)
 	if err != nil {
 		if isDefinite(err) && !inDoubt {
-			p.settled()
+			b.settled()
 		}
 		return err
 	}
@@ -478,8 +479,7 @@ func (w *Writer) once(p *patience, c *Credential, result any, committedAt func(l
 	return nil
 }
 
-// rollback does nothing after COMMIT. If it fails, the connection ends with its transaction: the pool keeps none that
-// has one.
+// rollback does nothing after COMMIT. If it fails, the pool closes the connection, which ends the transaction.
 func rollback(ctx context.Context, conn *pgx.Conn) {
 	if conn.IsClosed() || conn.PgConn().TxStatus() == 'I' {
 		return
@@ -489,8 +489,8 @@ func rollback(ctx context.Context, conn *pgx.Conn) {
 	_, _ = conn.Exec(ctx, `ROLLBACK`)
 }
 
-// notConnected keeps what a connection was refused for, and tells a primary that could not be found from a caller who
-// left.
+// notConnected keeps the reason why a connection was refused, and separates an unreachable primary from a caller's
+// cancellation.
 func notConnected(ctx context.Context, err error) error {
 	if errors.Is(err, ErrSchema) || errors.Is(err, ErrNotInitialised) || errors.Is(ctx.Err(), context.Canceled) {
 		return err
@@ -498,8 +498,8 @@ func notConnected(ctx context.Context, err error) error {
 	return errors.Join(errConnect, classify(err))
 }
 
-// begin opens the transaction of a change: what the server is to wait for, whether this is still the primary to write
-// to (a pooler may have led us to another than the connection was made to), and the challenge for who we are.
+// begin opens the transaction of a change: the settings, the check that the server is still the primary to write to (a
+// pooler may have led to another server than the connection was made to), and the challenge.
 func (w *Writer) begin(ctx context.Context, conn *pgx.Conn, c *Credential) (nonce []byte, err error) {
 	s, kind := session{conn}, fmt.Sprintf("a change, with a credential: %t", c != nil)
 	batch := &pgx.Batch{}
@@ -528,8 +528,8 @@ func (w *Writer) begin(ctx context.Context, conn *pgx.Conn, c *Credential) (nonc
 	return nonce, w.fence.recheck(conn, timeline, beatTimeline, beatEpoch)
 }
 
-// call proves who we are, if anybody in particular, and calls the function. The server skips the call if it refuses the
-// proof.
+// call proves the credential, if there is one, and calls the function. If the server refuses the proof, it skips the
+// call.
 func call(ctx context.Context, conn *pgx.Conn, c *Credential, nonce []byte, result any, sql string, args []any) error {
 	batch := &pgx.Batch{}
 	if c != nil {
@@ -539,12 +539,12 @@ func call(ctx context.Context, conn *pgx.Conn, c *Credential, nonce []byte, resu
 	return conn.SendBatch(ctx, batch).Close()
 }
 
-// commit sends COMMIT, and behind it the question how far the log has come: behind our own commit record, so an upper
-// bound of its position. What becomes of the question says nothing about COMMIT, which was answered before; "" loses
-// nothing.
+// commit sends COMMIT, and after it a query for the position of the log, which is an upper bound of the commit record's
+// position. If that query fails, lsn is "" and the outcome of COMMIT is not affected.
 //
-// A success with a warning is none: when the wait for a synchronous standby is cancelled, by hand or by
-// statement_timeout, the server answers that it has committed, and mentions in a warning that nobody else has.
+// A success with a warning is an error: when the wait for a synchronous standby is cancelled, by hand or by
+// statement_timeout, the server answers that it has committed, and only the warning says that no standby has the
+// change.
 func commit(ctx context.Context, conn *pgx.Conn) (lsn string, err error) {
 	forgetWarning(conn)
 	batch := &pgx.Batch{}
@@ -559,18 +559,18 @@ func commit(ctx context.Context, conn *pgx.Conn) (lsn string, err error) {
 	case tag.String() == "ROLLBACK":
 		return "", pgx.ErrTxCommitRollback
 	}
-	if text := warningHeard(conn); text != "" {
+	if text := lastWarning(conn); text != "" {
 		return "", fmt.Errorf("%w: %s", errUnreplicated, text)
 	}
 	_ = answers.QueryRow().Scan(&lsn)
 	return lsn, nil
 }
 
-// recordRefusal writes the audit row of a refused change: the refused transaction took its own with it.
+// recordRefusal writes the audit row of a refused change, because the refused transaction has rolled back.
 func (w *Writer) recordRefusal(ctx context.Context, token uuid.UUID, r refusal, why error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
 	defer cancel()
-	// Best effort: a role without any right to the vault cannot write here either; the server's log has its line.
+	// Best effort: a role without any right to the vault cannot write here either; the server's log has the refusal.
 	_, _ = w.pool.Exec(ctx, `SELECT vault.record_refusal($1, $2, $3, $4, $5)`, r.action, r.secret, why.Error(), token,
 		r.request)
 }

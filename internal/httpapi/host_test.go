@@ -1,11 +1,13 @@
 package httpapi
 
 import (
+	"bufio"
 	"context"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -221,8 +223,8 @@ func TestHostsOverARealConnection(t *testing.T) {
 	}
 }
 
-// raw sends bytes over a connection of their own and returns the status and all that came.
-func raw(t *testing.T, address, request string) (status, all string) {
+// raw sends bytes over a connection of their own and returns the status and the body of the answer.
+func raw(t *testing.T, address, request string) (status, body string) {
 	t.Helper()
 	conn, err := net.Dial("tcp", address)
 	if err != nil {
@@ -232,15 +234,16 @@ func raw(t *testing.T, address, request string) (status, all string) {
 	if _, err := io.WriteString(conn, request); err != nil {
 		t.Fatal(err)
 	}
-	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
-		t.Fatal(err)
-	}
-	text, err := io.ReadAll(conn)
+	// The connection stays open until the answer is there: the daemon does not answer a client that has left.
+	method, _, _ := strings.Cut(request, " ")
+	answer, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: method})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if fields := strings.Fields(string(text)); len(fields) > 1 {
-		status = fields[1]
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	if err != nil {
+		t.Fatal(err)
 	}
-	return status, string(text)
+	return strconv.Itoa(answer.StatusCode), string(text)
 }

@@ -1,9 +1,9 @@
--- Locks that sessions of several roles wait for: tables of the vault's own, which no other role may lock. Nothing
--- waits for ever, and what waits names the session that it waits for. VA006: it is held.
+-- Locks that sessions of several roles wait for: tables of the vault's own, which no other role may lock. Every wait
+-- has a limit, and its error names the holder. VA006: the lock is held.
 
--- The session that holds a lock on a table, beyond that of a reader, or the prepared transaction; null if there is
--- none but this one. Its state and age are for members of pg_read_all_stats, which roles.sql makes vault_owner where
--- it may.
+-- The session or prepared transaction, other than this one, that holds a lock on a table beyond a reader's; null if
+-- there is none. Its state and age are visible to members of pg_read_all_stats, which roles.sql makes vault_owner if it
+-- may.
 CREATE OR REPLACE FUNCTION vault._lock_holder(p_table regclass) RETURNS jsonb
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT CASE WHEN p.gid IS NOT NULL
@@ -13,7 +13,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
              'role', vault._printable(a.usename, 64), 'database', a.datname, 'state', a.state,
              'waits_for', a.wait_event, 'since', a.xact_start) END
     FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
-    -- A prepared transaction has no pid; the lock on its own id says which it is.
+    -- A prepared transaction has no pid; the lock on its own id identifies it.
     LEFT JOIN pg_locks x ON l.pid IS NULL AND x.pid IS NULL AND x.virtualtransaction = l.virtualtransaction
       AND x.locktype = 'transactionid' AND x.granted AND x.mode = 'ExclusiveLock'
     LEFT JOIN pg_prepared_xacts p ON p.transaction = x.transactionid
@@ -42,7 +42,7 @@ EXCEPTION WHEN lock_not_available THEN
   RAISE EXCEPTION '% for %', p_waiting, vault._lock_holder_text(p_table) USING ERRCODE = 'VA006';
 END $$;
 
--- False: another session has it.
+-- False: another session holds it.
 CREATE OR REPLACE FUNCTION vault._try_lock(p_table regclass) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -52,8 +52,8 @@ EXCEPTION WHEN lock_not_available THEN
   RETURN false;
 END $$;
 
--- The locks that one transaction has held for fifteen seconds, or another has awaited for two; none of the vault's
--- own keeps one so long, but for a migration.
+-- The locks that a transaction has held for fifteen seconds, or another has waited for two seconds for. The vault's own
+-- transactions are shorter, except a migration.
 CREATE OR REPLACE FUNCTION vault._held_locks() RETURNS jsonb
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT jsonb_agg(jsonb_build_object('lock', what, 'holder', holder))

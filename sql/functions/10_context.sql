@@ -1,12 +1,12 @@
--- Who is this transaction, and what may it change? One row of vault.tx_context says so, keyed by the server's own
--- transaction id. Row level security (policies/) asks these functions again for every row written, the owner's too:
--- a function below that forgot to check would write nothing.
+-- The identity of the transaction and what it may change: one row of vault.tx_context, keyed by the server's own
+-- transaction id. Row level security (policies/) calls these functions for every row written, also by the owner: a
+-- function below that omitted the check would write nothing.
 --
 -- Every SECURITY DEFINER function pins its search_path: without it, a caller's schema could put its own sha256() in
--- front. Such a function is never inlined, and one in LANGUAGE sql is parsed and planned at every call; what a change
--- calls is therefore plpgsql, whose plans stay: a put takes a fifth less of the processor. enable_seqscan = off:
--- vault.tx_context is empty whenever somebody looks at its statistics, and has a page of dead rows for every few
--- hundred changes since.
+-- front. Such a function is never inlined, and one in LANGUAGE sql is parsed and planned at every call; therefore
+-- functions that a change calls are in plpgsql, which keeps its plans: a put takes a fifth less of the processor.
+-- enable_seqscan = off: vault.tx_context is empty when its statistics are taken, and then gets a page of dead rows for
+-- every few hundred changes.
 
 CREATE OR REPLACE FUNCTION vault.tx_kind() RETURNS text
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
@@ -20,8 +20,8 @@ BEGIN
   RETURN (SELECT actor FROM vault.tx_context WHERE xid = pg_current_xact_id_if_assigned() AND pid = pg_backend_pid());
 END $$;
 
--- An admin token changes the names its scope covers; a rotation only the secret of its claimed job; maintenance
--- anything (its functions take no values from outside).
+-- An admin token may change the names that its scope covers, a rotation only the secret of its claimed job, maintenance
+-- everything (its functions take no values from outside).
 CREATE OR REPLACE FUNCTION vault.tx_may_change(p_name text) RETURNS boolean
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 BEGIN
@@ -36,7 +36,7 @@ BEGIN
           END);
 END $$;
 
--- Tokens and grants take a token without a scope, or the owner of the schema (who could take them anyway).
+-- Tokens and grants require a token without a scope, or the owner of the schema (who could change them directly).
 CREATE OR REPLACE FUNCTION vault.tx_may_administer() RETURNS boolean
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
   SELECT EXISTS (
@@ -45,7 +45,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET e
       AND (c.kind = 'owner' OR (c.kind = 'admin' AND c.scope = '')))
 $$;
 
--- Rows leave for good only while the purge function holds its own name up.
+-- Rows can be deleted only while the purge function has set their name in tx_context.
 CREATE OR REPLACE FUNCTION vault.tx_is_purging(p_name text) RETURNS boolean
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
   SELECT vault.tx_may_change(p_name) AND EXISTS (
@@ -105,8 +105,8 @@ BEGIN
       || sha256(vault._xor(p_key, inner_pad) || inner_pad || p_message));
 END $$;
 
--- Role and address are known before anything is proven. Where so many proofs have just been wrong, no transaction id is
--- spent on another; the token is good from any other role or address.
+-- Role and address are known before a proof. After so many wrong proofs in a minute, the next one costs no transaction
+-- id; the token stays valid from any other role or address.
 CREATE OR REPLACE FUNCTION vault.challenge() RETURNS bytea
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE v_nonce bytea;
@@ -124,13 +124,13 @@ BEGIN
   RETURN v_nonce;
 END $$;
 
--- Why a token is good no longer; null = it is. Without a lock on its row, so that a revocation waits for nobody.
--- p_committing: the transaction that revokes its own token may end.
+-- Why a token is no longer valid; null = it is. It takes no lock on the token's row, so that a revocation does not
+-- wait. p_committing: the transaction that revokes its own token may still commit.
 CREATE OR REPLACE FUNCTION vault._token_ended(t vault.admin_tokens, p_committing boolean) RETURNS text
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE v_mine boolean;
 BEGIN
-  -- Two revocations of one token may be under way: another's counts, whatever this transaction has done.
+  -- Two revocations of one token may be open: the other one counts, even if this transaction has revoked it too.
   SELECT bool_and(tx = pg_current_xact_id()) INTO v_mine FROM vault.token_revocations WHERE token_id = t.id;
   IF NOT v_mine OR NOT p_committing AND v_mine OR v_mine IS NULL AND t.revoked_at IS NOT NULL THEN
     RETURN 'revoked';
@@ -143,13 +143,13 @@ END $$;
 CREATE OR REPLACE FUNCTION vault._refuse_token(p_why text) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  -- This outlives the rollback.
+  -- The log line remains after the rollback.
   RAISE LOG 'vault: admin token refused: % role=% client=%', p_why, session_user, inet_client_addr();
   RAISE EXCEPTION 'admin token refused: %', p_why USING ERRCODE = '28000';
 END $$;
 
--- Counts a wrong proof in sequences, which no rollback takes back. From 600 in a minute on, in all, each takes a second
--- of the session that asks. A right proof never comes here.
+-- Counts a wrong proof in sequences, which a rollback does not reset. From the 601st of a minute on, over all sessions,
+-- each takes the session one second. A right proof does not come here.
 CREATE OR REPLACE FUNCTION vault._count_wrong_proof() RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE v_minute bigint := extract(epoch FROM clock_timestamp())::bigint / 60;
@@ -182,7 +182,7 @@ BEGIN
   IF v_nonce IS NOT NULL AND v_token.id IS NOT NULL AND octet_length(p_proof) = 32 THEN
     v_pad := vault._hmac_sha256(v_token.token_sha256, v_nonce);
   END IF;
-  -- Why it is refused is said only to a client that has proven the token.
+  -- The reason is given only to a client that has proven the token.
   IF v_pad IS NULL OR sha256(vault._xor(p_proof, v_pad)) IS DISTINCT FROM v_token.token_sha256 THEN
     PERFORM vault._count_wrong_proof();
     v_why := 'unknown token';
@@ -200,7 +200,7 @@ BEGIN
   UPDATE vault.tx_context SET nonce = NULL, kind = 'admin', token_id = v_token.id, scope = v_token.scope,
                               actor = 'token:' || v_token.name
     WHERE xid = pg_current_xact_id();
-  -- Only where it is more than a minute old, and never waiting for a sibling that is just touching the row.
+  -- Only if it is more than a minute old, and without waiting for a transaction that is updating the row.
   IF EXISTS (SELECT FROM vault.admin_token_use WHERE token_id = v_token.id
       AND (last_used_at IS NULL OR last_used_at < now() - interval '1 minute')) THEN
     UPDATE vault.admin_token_use SET last_used_at = now() WHERE token_id = (
@@ -225,9 +225,9 @@ BEGIN
   DELETE FROM vault.tx_context WHERE xid = pg_current_xact_id_if_assigned();
 END $$;
 
--- Deferred: runs at commit, so that no context row is ever committed. And a token that has authorised something is
--- asked for once more: one that was revoked or has expired in between commits nothing. The trigger's event keeps the
--- token's id: what became of the row after it (another challenge, a maintenance function) does not matter.
+-- Deferred: runs at commit, so that no context row is ever committed. It checks the token again: a transaction whose
+-- token was revoked or has expired meanwhile does not commit. The trigger's event keeps the token's id, so later
+-- changes of the row (another challenge, a maintenance function) do not matter.
 CREATE OR REPLACE FUNCTION vault._tx_context_ends() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
@@ -252,14 +252,14 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 
 CREATE OR REPLACE FUNCTION vault._printable(p_text text, p_max int) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-  -- Control characters (C0, DEL, C1) would reach a terminal that shows the log; what turns the direction of writing
-  -- or takes no room would show another name than is there.
+  -- Control characters (C0, DEL, C1) would reach the terminal that shows the log. Characters that change the direction
+  -- of writing or have no width would make one name look like another.
   SELECT regexp_replace(left(p_text, p_max),
     E'[\\u0001-\\u001f\\u007f-\\u009f\\u061c\\u200b-\\u200f\\u2028-\\u202e\\u2060-\\u2069\\ufeff]', '?', 'g')
 $$;
 
--- The same for all text in a detail. In JSON a control character is an escape, behind an even number of other
--- backslashes, or stands inside a string.
+-- The same for all text in a detail. In JSON a control character is an escape, after an even number of other
+-- backslashes, or is inside a string.
 CREATE OR REPLACE FUNCTION vault._printable_detail(p_detail jsonb) RETURNS jsonb
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT vault._printable(regexp_replace(p_detail::text,
@@ -275,11 +275,11 @@ BEGIN
             jsonb_strip_nulls(p_detail));
 END $$;
 
--- The row of a refused attempt rolls back with it; the client therefore reports the refusal in a transaction of its
--- own. Nothing here is proven: the actor is the database role, what the client claimed stands in detail.
+-- The row of a refused attempt rolls back with it, so the client reports the refusal in a transaction of its own.
+-- Nothing in it is proven: the actor is the database role, and what the client claimed is in detail.
 --
--- In a minute a role has 60 such rows from one address. Further refusals are counted, with a row when they are 100 and
--- 1000, and beyond 1000 not any more: whatever a client sends, it writes little.
+-- A role has 60 such rows a minute from one address. Further refusals are counted, with a row at 100 and at 1000;
+-- beyond 1000 nothing is written, so that a client cannot fill the log.
 CREATE OR REPLACE FUNCTION vault.record_refusal(p_action text, p_secret text, p_reason text, p_token_id uuid,
     p_request uuid) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s' AS $$
@@ -316,9 +316,9 @@ BEGIN
   RETURN sha256(convert_to(p_action || ' ' || coalesce(p_secret, '') || ' ', 'UTF8') || p_asked);
 END $$;
 
--- Returns null for a request seen for the first time, else the result it had. A request that is being committed by a
--- connection we lost makes the INSERT wait until that is decided. The replay writes an audit row, so its own commit is
--- as durable as the first one's.
+-- Returns null for a new request, else its stored result. If a lost connection's transaction is still committing the
+-- same request, the INSERT waits for its outcome. The replay writes an audit row, so its own commit is as durable as
+-- the first one.
 CREATE OR REPLACE FUNCTION vault._replay(p_request uuid, p_action text, p_secret text, p_asked bytea) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -328,7 +328,7 @@ BEGIN
   IF p_request IS NULL THEN
     RAISE EXCEPTION 'p_request is null: a change has a request id' USING ERRCODE = '22023';
   ELSIF v_digest IS NULL THEN
-    RAISE EXCEPTION 'an argument of % is null that has to have a value', p_action USING ERRCODE = '22023';
+    RAISE EXCEPTION 'a required argument of % is null', p_action USING ERRCODE = '22023';
   END IF;
   INSERT INTO vault.requests (id, action, digest) VALUES (p_request, p_action, v_digest) ON CONFLICT DO NOTHING;
   IF FOUND THEN

@@ -1,10 +1,10 @@
--- The write API of secrets. Each function: is it allowed, was it asked before, do it, audit row, remember the answer.
--- Errors: VA001 conflict, VA003 request id reused, VA004 not found, VA005 deleted, 42501 not allowed, 22023 bad
--- argument.
+-- The write API of secrets. Each function checks the right, looks for a replay, makes the change, writes the audit row
+-- and stores the result. Errors: VA001 conflict, VA003 request id reused, VA004 not found, VA005 deleted, 42501 not
+-- allowed, 22023 bad argument.
 
--- Up to a tenth earlier than a whole interval, always the same for a name: many secrets made on one day spread out.
--- With a window it is the first minute from then on at which that is open. A window that cannot be read moves nothing:
--- the secret waits, and the supervisor says so.
+-- Up to a tenth earlier than a whole interval, always the same for a name, so that many secrets made on one day spread
+-- out. With a window it is the first minute from then on at which the window is open. A window that cannot be read does
+-- not move the time: the secret waits, and the supervisor reports it.
 CREATE OR REPLACE FUNCTION vault._next_rotation(p_name text, p_from timestamptz, p_interval interval,
     p_window text) RETURNS timestamptz
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -16,11 +16,11 @@ BEGIN
       ELSE coalesce(vault._window_opens(p_window, v_due), v_due) END;
 END $$;
 
--- of releases whose rotations were due outside windows
+-- of releases whose rotations could be due outside windows
 DROP FUNCTION IF EXISTS vault._next_rotation(text, timestamptz, interval);
 
--- An interval that is positive whatever date it is added to, and bounded: '-120 months 3651 days' compares as 51 days,
--- and is in the past.
+-- An interval that is positive from any date, and bounded: '-120 months 3651 days' compares as 51 days, and is in the
+-- past.
 CREATE OR REPLACE FUNCTION vault._plain_interval(p_interval interval, p_least interval) RETURNS boolean
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT p_interval BETWEEN p_least AND interval '3650 days'
@@ -50,9 +50,9 @@ BEGIN
   RETURN s;
 END $$;
 
--- A new value makes an open rotation pointless: whoever holds its claim is refused when it comes back.
--- Candidates go with it, those of failed jobs too: they were meant to follow the version that is no longer current.
--- They are looked for in their index: their table is empty when its statistics are taken, and has the dead rows of
+-- A new value makes an open rotation pointless: the worker that holds its claim is refused when it completes.
+-- Candidates are deleted with it, also those of failed jobs: they were meant to follow the version that is no longer
+-- current. They are found by their index: their table is empty when its statistics are taken, and has the dead rows of
 -- every rotation since.
 CREATE OR REPLACE FUNCTION vault._supersede_job(p_secret_id bigint, p_version int) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -66,13 +66,13 @@ BEGIN
   END IF;
 END $$;
 
--- A window is "HH:MM-HH:MM Zone": a time of day in a zone of the tz database, over midnight where it ends before it
--- begins. It is open while the clock there shows a time within it. Where the clock is put forward over all of it, it is
--- later by as much: else it would be closed all day. Null: the window cannot be read, as its zone is gone from the
--- server.
+-- A window is "HH:MM-HH:MM Zone": a time of day in a zone of the tz database, over midnight if it ends before it
+-- begins. It is open while the local clock shows a time within it. If the clock is put forward over all of it, it opens
+-- later by as much, because it would otherwise be closed all day. Null: the window cannot be read, because the server
+-- no longer has its zone.
 --
--- A day's window is skipped if neither its first nor its last minute is there on that day; PostgreSQL reads such a time
--- by the clock from before, which is as much later.
+-- A day's window is skipped by the clock if neither its first nor its last minute exists on that day; PostgreSQL reads
+-- such a time by the clock before the change, which is as much later.
 CREATE OR REPLACE FUNCTION vault._in_window(p_window text, p_at timestamptz) RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -103,19 +103,19 @@ BEGIN
     END IF;
   END LOOP;
   RETURN false;
-EXCEPTION WHEN data_exception THEN   -- the reads above stand in the body, as an error in DECLARE is not caught here
+EXCEPTION WHEN data_exception THEN   -- the reads are in the body: an error in DECLARE is not caught here
   RETURN NULL;
 END $$;
 
--- How much later than one time of day the next other one is.
+-- The time from one time of day to the next occurrence of the other.
 CREATE OR REPLACE FUNCTION vault._later(p_from time, p_to time) RETURNS interval
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT p_to - p_from + CASE WHEN p_to < p_from THEN interval '24 hours' ELSE interval '0' END
 $$;
 
--- The first moment from p_at on at which a window is open: p_at itself, or the first of a minute. Null if the window
--- cannot be read. Between p_at and the next time that its beginning comes round, the clock may be put on or back into
--- the window: then every minute is looked at.
+-- The first moment from p_at on at which a window is open: p_at itself, or the beginning of a minute. Null if the
+-- window cannot be read. If the clock is changed between p_at and the next beginning of the window, every minute is
+-- tested.
 CREATE OR REPLACE FUNCTION vault._window_opens(p_window text, p_at timestamptz) RETURNS timestamptz
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -152,13 +152,13 @@ BEGIN
     RAISE EXCEPTION 'a window is two different times of day and a time zone, as in "02:00-05:00 Europe/Berlin"'
         USING ERRCODE = '22023';
   END IF;
-  -- Not any text PostgreSQL takes: "5" and POSIX specifications would be zones too, with signs nobody expects.
+  -- Not every text that PostgreSQL accepts: "5" and POSIX specifications are zones too, with an unexpected sign.
   IF NOT EXISTS (SELECT FROM pg_timezone_names WHERE name = substr(p_window, 13)) THEN
     RAISE EXCEPTION 'no time zone "%"', substr(p_window, 13) USING ERRCODE = '22023';
   END IF;
 END $$;
 
--- The one place where a version comes to be. The caller holds the lock on the secret's row.
+-- The only place that creates a version. The caller holds the lock on the secret's row.
 CREATE OR REPLACE FUNCTION vault._add_version(s vault.secrets, p_version int, p_fmt int, p_kms_key_id text,
     p_wrapped_dek bytea,
     p_nonce bytea, p_ciphertext bytea, p_key_commit bytea, p_aad text, p_request uuid) RETURNS jsonb
@@ -187,16 +187,16 @@ BEGIN
     'previous_expires_at', v_previous_expires, 'next_rotation_at', v_next);
 END $$;
 
--- A worker opens the secret that a rotator names by via= or key= with rights of its own, so the author must be one who
--- may change that secret too. Workers take nothing but the canonical form, words with one space between, so this sees
--- every name.
+-- A worker opens the secret that a rotator names by via= or key= with its own rights, so the author of the rotator must
+-- have the right to change that secret too. Workers accept only the canonical form, words with one space between, so
+-- this finds every name.
 CREATE OR REPLACE FUNCTION vault._check_rotator(p_rotator text) RETURNS void
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   PERFORM vault._require_change(opened[1]) FROM regexp_matches(p_rotator, '(?:^| )(?:via|key)=([^ ]*)', 'g') AS opened;
 END $$;
 
--- False: somebody else has just made it.
+-- False: another transaction has just created it.
 CREATE OR REPLACE FUNCTION vault._create_secret(p_name text) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -207,9 +207,9 @@ EXCEPTION WHEN unique_violation THEN
     (SELECT name FROM vault.secrets WHERE lower(name) = lower(p_name)) USING ERRCODE = 'VA001';
 END $$;
 
--- p_action: put, rotate or rollback, for the audit log. p_create_only: refuse a name that exists. Settings are kept (or
--- get their defaults) where null, a rotator and a window end with ''; a generator makes the secret automatic. The grace
--- of a rotate holds for that one time: "end the old value now" must not cut off the clients of every later rotation.
+-- p_action: put, rotate or rollback, for the audit log. p_create_only: refuse a name that exists. Null keeps a setting
+-- (or takes its default), '' removes a rotator or a window, and a generator makes the secret automatic. The grace of a
+-- rotate applies once: "end the old value now" must not cut off the clients at every later rotation.
 CREATE OR REPLACE FUNCTION vault.put_version(p_action text, p_name text, p_version int, p_fmt int, p_kms_key_id text,
     p_wrapped_dek bytea, p_nonce bytea, p_ciphertext bytea, p_key_commit bytea, p_aad text, p_request uuid,
     p_create_only boolean DEFAULT false, p_generator text DEFAULT NULL, p_rotation_interval interval DEFAULT NULL,
@@ -264,7 +264,7 @@ BEGIN
         rotation_window = nullif(coalesce(p_window, rotation_window), '')
       WHERE id = s.id RETURNING * INTO s;
   END IF;
-  s.grace_period := coalesce(p_grace_period, s.grace_period);   -- a rotate's own: the next one is back to the setting
+  s.grace_period := coalesce(p_grace_period, s.grace_period);   -- of this rotate only; later ones use the setting
   PERFORM vault._supersede_job(s.id, p_version);
   v_result := vault._add_version(s, p_version, p_fmt, p_kms_key_id, p_wrapped_dek, p_nonce, p_ciphertext, p_key_commit,
       p_aad, p_request);
@@ -274,8 +274,8 @@ BEGIN
   RETURN vault._done(p_request, v_result);
 END $$;
 
--- Null keeps a setting, '' ends a rotator or a window. p_manual: the vault stops rotating it and forgets how.
--- p_no_rotation: it keeps the generator, but rotates only when asked to.
+-- Null keeps a setting, '' removes a rotator or a window. p_manual: the vault stops rotating the secret and drops its
+-- generator. p_no_rotation: it keeps the generator, but rotates only on request.
 CREATE OR REPLACE FUNCTION vault.update_secret(p_name text, p_request uuid, p_generator text,
     p_rotation_interval interval,
     p_grace_period interval, p_manual boolean DEFAULT false, p_no_rotation boolean DEFAULT false,
@@ -326,7 +326,7 @@ BEGIN
       rotator = CASE WHEN NOT p_manual THEN nullif(coalesce(p_rotator, rotator), '') END,
       rotation_window = nullif(coalesce(p_window, rotation_window), '')
     WHERE id = s.id RETURNING * INTO s;
-  -- A job that somebody asked for by hand goes on, as long as there is something to generate.
+  -- A job that an operator requested stays open, as long as there is a generator.
   IF s.generator IS NULL OR (s.rotation_interval IS NULL AND NOT EXISTS (
       SELECT FROM vault.rotation_jobs WHERE secret_id = s.id AND state IN ('queued', 'claimed')
           AND requested_by IS NOT NULL)) THEN
@@ -379,8 +379,8 @@ BEGIN
   s := vault._lock_secret(p_name);
   IF s.deleted_at IS NULL THEN
     RAISE EXCEPTION 'secret "%" is not deleted', p_name USING ERRCODE = 'VA001';
-  ELSIF s.restore_until <= now() THEN           -- decided here, whether or not the purge has come by
-    RAISE EXCEPTION 'no secret "%": its time to be restored ended', p_name USING ERRCODE = 'VA004';
+  ELSIF s.restore_until <= now() THEN           -- this decides, even if the purge has not run yet
+    RAISE EXCEPTION 'no secret "%": it can no longer be restored', p_name USING ERRCODE = 'VA004';
   END IF;
   UPDATE vault.secrets SET deleted_at = NULL, restore_until = NULL WHERE id = s.id;
   PERFORM vault._audit('restore', p_name, s.current_version, p_request);
@@ -443,7 +443,7 @@ BEGIN
       to_jsonb(v_ended)));
 END $$;
 
--- Rotations that an earlier release had due outside their windows.
+-- Moves rotations that an earlier release made due outside their windows.
 DO $$
 BEGIN
   PERFORM vault._enter('maintenance', 'migrate');
@@ -451,6 +451,6 @@ BEGIN
     SELECT id FROM vault.secrets WHERE rotation_window IS NOT NULL AND next_rotation_at > now()
       AND vault._in_window(rotation_window, next_rotation_at) IS FALSE FOR UPDATE SKIP LOCKED);
   PERFORM vault._leave();
-  SET CONSTRAINTS ALL IMMEDIATE;   -- or tx_context has an event that waits, and cannot be altered
+  SET CONSTRAINTS ALL IMMEDIATE;   -- a pending event would prevent ALTER of tx_context
   SET CONSTRAINTS ALL DEFERRED;
 END $$;

@@ -1,19 +1,20 @@
--- Rewrap: the same value's data key under another KMS key. No value, version or expiry changes, so nobody who reads
--- notices.
+-- Rewrap: the same data key wrapped by another KMS key. No value, version or expiry changes, so readers are not
+-- affected.
 
--- What is not wrapped by p_kms_key_id under a name (p_exact) or prefix: one page of p_limit secrets by name, with all
--- that they have. Live versions, those of deleted secrets that can be restored, and candidates of rotations, failed
--- ones too. "next" is where the following page begins, null after the last. The ciphertext stays here. A token sees
--- what it may change, whatever the database role may read: who takes a KMS key away must not miss a row.
+-- The data keys that p_kms_key_id has not wrapped, under a name (p_exact) or prefix: one page of p_limit secrets by
+-- name, with all their keys. It covers live versions, also of deleted secrets that can be restored, and candidates of
+-- rotations, also of failed ones. "next" is the beginning of the following page, null after the last. The ciphertext is
+-- not returned. A token sees what it may change, independent of what the database role may read: before a KMS key is
+-- removed, no row may be missed.
 CREATE OR REPLACE FUNCTION vault.wrapped_keys(p_prefix text, p_exact boolean, p_kms_key_id text, p_after text,
     p_limit int) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
--- A page costs what it has, with a million secrets too: along the index of the names, and into that of the versions for
--- each.
+-- The cost of a page depends on its size only, also with a million secrets: it reads the index of the names, and for
+-- each name that of the versions.
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 BEGIN
   PERFORM vault._require_change(p_prefix);
-  -- Null would compare with no row, and the answer be that no key is left.
+  -- Null would match no row, and the answer would be that no key is left.
   PERFORM vault._bound('p_exact', p_exact, false, true);
   PERFORM vault._bound_length('p_kms_key_id', octet_length(p_kms_key_id), 1, 2048);
   PERFORM vault._bound_length('p_after', octet_length(p_after), 0, 255);
@@ -23,7 +24,7 @@ BEGIN
   END IF;
   RETURN (
     WITH page AS (
-      -- Bounds that an index takes whatever the prefix; no character of a name comes after "z", which comes before "{".
+      -- Bounds that the index can use for any prefix; every character of a name sorts before "{".
       SELECT id, name FROM vault.secrets WHERE name > p_after AND name >= p_prefix
           AND name <= CASE WHEN p_exact THEN p_prefix ELSE p_prefix || '{' END AND name ^@ p_prefix
         ORDER BY name LIMIT p_limit),
@@ -44,8 +45,8 @@ BEGIN
                FROM wrapped WHERE kms_key_id <> p_kms_key_id)));
 END $$;
 
--- Puts a wrapped data key in the place of p_old: of a version, or of the candidate of a job. VA001 if p_old is not what
--- is there any more. That the new one unwraps to the same key is for the client to make sure, who can ask the KMS.
+-- Replaces p_old by another wrapping: of a version, or of the candidate of a job. VA001 if p_old is no longer stored.
+-- The client checks that the new one unwraps to the same key, because only it can call the KMS.
 CREATE OR REPLACE FUNCTION vault.rewrap(p_name text, p_version int, p_job bigint, p_old bytea, p_kms_key_id text,
     p_wrapped_dek bytea,
     p_request uuid) RETURNS jsonb
@@ -61,7 +62,7 @@ BEGIN
   IF v_result IS NOT NULL THEN
     RETURN v_result;
   END IF;
-  s := vault._lock_secret(p_name);              -- whoever makes a version of a candidate, or removes one, holds it too
+  s := vault._lock_secret(p_name);              -- also locked to create a version or delete a candidate
   IF p_job IS NULL THEN
     SELECT kms_key_id INTO v_from FROM vault.secret_versions WHERE secret_id = s.id AND version = p_version
         AND wrapped_dek = p_old FOR UPDATE;

@@ -1,9 +1,9 @@
--- Many at once, in one transaction: what import and export call. Each row goes through the function for one, so each is
--- authorised, replayed and on record as if it had come alone; and all are made, or none.
+-- Many changes in one transaction, for import and export. Each row goes through the function for one, so each is
+-- authorised, replayed and recorded separately; either all are made, or none.
 
 -- Takes [{"name", "version", "fmt", "kms_key_id", "wrapped_dek": base64, "nonce": base64, "ciphertext": base64,
 -- "key_commit": base64, "request_id", "create_only", "generator", "rotation_interval", "grace_period", "rotator",
--- "window"}], and answers what put_version answered, in the same order.
+-- "window"}], and returns the results of put_version, in the same order.
 CREATE OR REPLACE FUNCTION vault.put_versions(p_puts jsonb) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -30,7 +30,7 @@ BEGIN
   RETURN to_jsonb(v_results);
 END $$;
 
--- Takes [{"action", "secret", "version", "outcome", "request_id", "detail"}]: record_read for each.
+-- Takes [{"action", "secret", "version", "outcome", "request_id", "detail"}] and calls record_read for each.
 CREATE OR REPLACE FUNCTION vault.record_reads(p_reads jsonb) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN

@@ -14,7 +14,7 @@ BEGIN
     RAISE EXCEPTION 'a token expires by the year 9999, or never' USING ERRCODE = '22023';
   ELSIF p_expires_at <= now() THEN
     RAISE EXCEPTION 'a token cannot expire in the past' USING ERRCODE = '22023';
-  ELSIF p_expires_at >= '9999-01-01' THEN       -- infinity too, which clients cannot read
+  ELSIF p_expires_at >= '9999-01-01' THEN       -- also infinity, which clients cannot read
     RAISE EXCEPTION 'p_expires_at is %: a token expires before the year 9999, or never (null)', p_expires_at
         USING ERRCODE = '22023';
   END IF;
@@ -39,7 +39,7 @@ BEGIN
   RETURN vault._add_token(p_id, p_name, p_sha256, p_scope, p_expires_at, p_request);
 END $$;
 
--- The first token, and the way back in when all are lost. EXECUTE stays with vault_owner, whose members own the schema.
+-- The first token, also after all are lost. EXECUTE stays with vault_owner, whose members own the schema.
 CREATE OR REPLACE FUNCTION vault.create_token_as_owner(p_id uuid, p_name text, p_sha256 bytea, p_expires_at timestamptz,
     p_request uuid) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -67,13 +67,12 @@ BEGIN
   IF NOT FOUND THEN
     RAISE EXCEPTION 'no live token named "%"', left(p_name, 64) USING ERRCODE = 'VA004';
   END IF;
-  -- Waits for nothing. Transactions that the token has authorised are refused when they commit.
+  -- It waits for no lock. Transactions that the token has authorised are refused when they commit.
   INSERT INTO vault.token_revocations (token_id) VALUES (v_token.id);
-  -- The token's row is another holder's for as long as that one pleases, if it revokes the same token and does not
-  -- commit.
+  -- Another revocation of the same token may hold the lock on the row without committing, so a locked row is skipped.
   UPDATE vault.admin_tokens SET revoked_at = now()
     WHERE id = (SELECT t.id FROM vault.admin_tokens t WHERE t.id = v_token.id FOR NO KEY UPDATE SKIP LOCKED);
-  -- It counts from COMMIT on, also while a standby keeps the server waiting: vault.revocation_holds() waits for that.
+  -- It takes effect at COMMIT, without waiting for a standby: vault.revocation_holds() does that.
   PERFORM set_config('synchronous_commit', 'local', true);
   PERFORM vault._audit('token.revoke', NULL, NULL, p_request,
       jsonb_build_object('token', p_name, 'token_id', v_token.id));
@@ -81,10 +80,11 @@ BEGIN
     jsonb_build_object('id', v_token.id, 'name', p_name, 'scope', v_token.scope, 'revoked_at', now()));
 END $$;
 
--- Called after a revocation has committed: its own COMMIT waits for the standbys that a change waits for, and therefore
--- has something in the log. Returns the transactions on this server that may change the vault and began before p_since
--- (null: this one): what a token has authorised is refused when it commits, unless the session had its deferred checks
--- run before the revocation (SET CONSTRAINTS). No token is asked for: the one that was revoked may have been the last.
+-- Called after a revocation has committed. Its own COMMIT waits for the same standbys as a change, and therefore writes
+-- something to the WAL. Returns the transactions on this server that may change the vault and began before p_since
+-- (null: this transaction): those that the token has authorised are refused when they commit, unless the session ran
+-- its deferred checks before the revocation (SET CONSTRAINTS). It requires no token: the revoked one may have been the
+-- last.
 CREATE OR REPLACE FUNCTION vault.revocation_holds(p_since timestamptz) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -92,7 +92,7 @@ DECLARE
   v_since timestamptz := coalesce(p_since, now());
 BEGIN
   PERFORM pg_logical_emit_message(true, 'vault', '');
-  -- Whose sessions these are, and from where, is nothing to ask for without a reason.
+  -- Roles and addresses of sessions are shown only shortly after a revocation.
   IF NOT EXISTS (SELECT FROM vault.token_revocations WHERE revoked_at > now() - interval '1 minute') THEN
     RETURN jsonb_build_object('since', v_since, 'open', '[]'::jsonb);
   END IF;
@@ -132,7 +132,7 @@ BEGIN
     WHERE c.xid = pg_current_xact_id_if_assigned() AND c.pid = pg_backend_pid());
 END $$;
 
--- Why a role may not use the vault: it could step around row level security or the functions. Null = it may.
+-- Why a role may not use the vault: it could bypass row level security or the functions. Null = it may.
 CREATE OR REPLACE FUNCTION vault._too_powerful(p_role name) RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT why FROM (
@@ -145,14 +145,14 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT true, format('membership in "%s"', r.rolname) FROM pg_roles r
       WHERE r.rolname IN ('vault_owner', 'pg_write_all_data', 'pg_read_all_data', 'pg_execute_server_program',
                           'pg_read_server_files', 'pg_write_server_files', 'pg_create_subscription',
-                          'pg_maintain')   -- locks, empties of dead rows and rewrites any table: reads and changes wait
+                          'pg_maintain')   -- may LOCK, VACUUM and CLUSTER every table, which blocks reads and changes
         AND pg_has_role(p_role, r.oid, 'MEMBER')) AS reasons
-  -- its own attributes first: a superuser is a member of everything
+  -- its own attributes first, because a superuser is a member of every role
   WHERE why IS NOT NULL ORDER BY through, why LIMIT 1
 $$;
 
--- Forgets the prefixes of roles that are gone, and follows renamed ones: what pg_dump writes has the name twice, and a
--- restore takes only what agrees. Returns what was forgotten.
+-- Deletes the prefixes of dropped roles, and updates the names of renamed ones: a dump has both name and regrole, and a
+-- restore takes only rows in which they agree. Returns what was deleted.
 CREATE OR REPLACE FUNCTION vault._settle_scopes() RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE v_gone jsonb;
@@ -175,8 +175,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT coalesce(jsonb_agg(prefix ORDER BY prefix), '[]') FROM vault.service_scope WHERE role_id = p_role
 $$;
 
--- What is odd about roles and the vault: those that are gone and have prefixes, those that have become too powerful
--- since they were granted access, and those that may lock every table. Names of roles, which every role can see, and no
+-- Roles that an operator should look at: dropped ones that have prefixes, ones that have become too powerful since they
+-- were granted access, and ones that may lock every table. It shows names of roles, which every role can see, and no
 -- prefixes.
 CREATE OR REPLACE FUNCTION vault.odd_roles() RETURNS TABLE (role text, problem text)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -231,8 +231,8 @@ BEGIN
     'prefixes', vault._prefixes_of(v_role)));
 END $$;
 
--- Lets a database role read the secrets whose names begin with p_prefix ('' = all) and call the write API (which wants
--- a token). May be called again for further prefixes.
+-- Lets a database role read the secrets whose names begin with p_prefix ('' = all) and call the write API (which
+-- requires a token). Further calls add prefixes.
 CREATE OR REPLACE FUNCTION vault.grant_service_role(p_role name, p_prefix text DEFAULT '',
     p_request uuid DEFAULT gen_random_uuid()) RETURNS jsonb
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -251,7 +251,7 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 
   SELECT vault._grant_group(p_role, 'vault_auditor', NULL, p_request)
 $$;
 
--- Takes one prefix away, or with null all of the role's access. Of a role that is gone, what is left of it.
+-- Removes one prefix, or with null all access of the role. For a dropped role, removes what is left.
 CREATE OR REPLACE FUNCTION vault.revoke_service_role(p_role name, p_prefix text DEFAULT NULL,
     p_request uuid DEFAULT gen_random_uuid()) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -291,15 +291,15 @@ END $$;
 
 -- ---------- the configuration ----------
 
--- What migrate and init change, as it is on record.
+-- The configuration that migrate and init change, as the audit log shows it.
 CREATE OR REPLACE FUNCTION vault._config_json() RETURNS jsonb
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT coalesce((SELECT jsonb_build_object('default_kms_key', default_kms_key, 'schema_version', schema_version,
     'functions_sha256', encode(functions_sha256, 'hex')) FROM vault.config), '{}')
 $$;
 
--- The audit row of a changed configuration: each setting with what it was and is. EXECUTE stays with vault_owner, whose
--- members own the schema.
+-- The audit row of a changed configuration: each changed setting with its old and new value. EXECUTE stays with
+-- vault_owner, whose members own the schema.
 CREATE OR REPLACE FUNCTION vault._record_config(p_before jsonb) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE v_changed jsonb := (

@@ -1,21 +1,21 @@
 -- Rotation: the supervisor enqueues what is due, a worker claims, seals and completes. A worker needs no admin token:
 -- its authority is a live claim, fenced by the attempt, and covers that one secret.
 --
--- A secret with a rotator goes four steps: its candidate is sealed and stored in the job (store_candidate), set at the
--- target, tested there, and finished (finish_rotation): the stored bytes become the version. Whoever claims the job
--- after a crash finds the candidate and goes the same steps with it.
+-- A secret with a rotator takes four steps: its candidate is sealed and stored in the job (store_candidate), set at the
+-- target, tested there, and finished (finish_rotation): the stored bytes become the version. After a crash, the next
+-- worker with the claim finds the candidate and repeats the steps with it.
 
--- May this secret rotate by itself at this time?
+-- Whether this secret may rotate by schedule at this time.
 CREATE OR REPLACE FUNCTION vault._may_rotate(s vault.secrets, p_at timestamptz) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT s.deleted_at IS NULL AND s.rotation_paused_at IS NULL
     AND (s.rotation_window IS NULL OR vault._in_window(s.rotation_window, p_at))
 $$;
 
--- ---------- what a round cannot do ----------
+-- ---------- failures of rounds ----------
 
--- Notes that a part of a round failed, as a whole (subject '') or for one secret, version or month; a null error: it
--- works. In a transaction of maintenance.
+-- Records that a part of a round failed, as a whole (subject '') or for one secret, version or month; a null error: it
+-- works again. Runs in a transaction of maintenance.
 CREATE OR REPLACE FUNCTION vault._note_round(p_part text, p_subject text, p_code text, p_error text) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -29,8 +29,7 @@ BEGIN
   END IF;
 END $$;
 
--- For the rounds that daemons make by themselves; a null error: it works. Only what has changed is written, and what
--- lasts once a minute.
+-- For the rounds of daemons; a null error: it works again. Writes only changes, and a lasting failure once a minute.
 CREATE OR REPLACE FUNCTION vault.report_round(p_part text, p_error text) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -46,9 +45,9 @@ BEGIN
   PERFORM vault._leave();
 END $$;
 
--- Does a part of a round for every subject, together if that works, else one by one, so that one that cannot be handled
--- keeps none of the others; those that failed before are tried by themselves. p_do takes the ids as $1. Returns how
--- many it was done for. In a transaction of maintenance.
+-- Does a part of a round for all subjects at once; if that fails, one by one, so that one failing subject does not stop
+-- the others. Subjects that failed before are always done alone. p_do takes the ids as $1. Returns the number of rows
+-- done. Runs in a transaction of maintenance.
 CREATE OR REPLACE FUNCTION vault._do_each(p_part text, p_ids text[], p_names text[], p_do text) RETURNS int
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -59,7 +58,7 @@ DECLARE
   v_n int := 0;
   v_count int;
 BEGIN
-  IF v_before <> '{}' THEN   -- what waits no more is no failure
+  IF v_before <> '{}' THEN   -- subjects that no longer wait are not failures
     DELETE FROM vault.round_failures WHERE part = p_part AND subject = ANY (v_before)
         AND subject <> ALL (coalesce(p_names, '{}'));
   END IF;
@@ -87,8 +86,7 @@ BEGIN
   RETURN v_n;
 END $$;
 
--- How many more than its limit a part looks for: those that failed stay at the front, and must not take the place of
--- others.
+-- How many rows beyond its limit a part selects: those that failed stay at the front, and must not displace others.
 CREATE OR REPLACE FUNCTION vault._failed_before(p_part text) RETURNS bigint
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT count(*) FROM vault.round_failures WHERE part = p_part AND subject <> ''
@@ -98,9 +96,9 @@ $$;
 
 CREATE OR REPLACE FUNCTION vault.enqueue_due_rotations(p_limit int DEFAULT 1000) RETURNS int
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
--- Along the index of what is due, with a look into the queue's for each, whatever the statistics of a queue that was
--- empty a moment ago say: the third 5,000 of a backlog took 18 s. The looks are sub-selects, as a join may read a whole
--- index for each.
+-- The plan reads the index of what is due, and that of the queue for each row, regardless of the statistics of a queue
+-- that was empty a moment ago: otherwise the third 5,000 of a backlog took 18 s. The queue is read by sub-selects,
+-- because a join may read a whole index for each row.
 SET enable_sort = off SET enable_bitmapscan = off SET enable_seqscan = off SET enable_hashjoin = off
     SET enable_mergejoin = off SET enable_material = off AS $$
 DECLARE
@@ -110,13 +108,13 @@ DECLARE
 BEGIN
   PERFORM vault._bound('p_limit', p_limit, 0, 1000000);
   PERFORM vault._enter('maintenance', 'supervisor');
-  -- One job for a secret however many intervals went by; none while one is open, or while the last one failed for good
-  -- and nobody has put a new value since. A secret that somebody is changing is left for the next round: one stalled
-  -- session must not hold up everybody's rotations.
+  -- One job a secret, however many intervals have passed; none while one is open, or while the last one failed for good
+  -- and no new value was put since. A secret that is locked is left for the next round, so that one stalled session
+  -- does not stop all rotations.
   SELECT array_agg(due.id::text), array_agg(due.name) INTO v_ids, v_names FROM (
     SELECT s.id, s.name FROM vault.secrets s
     WHERE s.deleted_at IS NULL AND s.next_rotation_at <= now() AND s.rotation_paused_at IS NULL
-      -- as _may_rotate, which is a call a row
+      -- as _may_rotate, without a call for each row
       AND (s.rotation_window IS NULL OR vault._in_window(s.rotation_window, now()))
       AND (SELECT count(*) FROM vault.rotation_jobs j WHERE j.secret_id = s.id AND j.state IN ('queued', 'claimed')) = 0
       AND (SELECT count(*) FROM vault.rotation_jobs j WHERE j.secret_id = s.id AND j.state = 'failed'
@@ -134,8 +132,8 @@ BEGIN
   RETURN v_count;
 END $$;
 
--- Removes the sealed bytes of versions whose grace has ended; the rows stay for the history. Whether a version still
--- opens never depends on this having run.
+-- Removes the sealed bytes of versions whose grace has ended; the rows stay for the history. Whether a version can
+-- still be read does not depend on this.
 CREATE OR REPLACE FUNCTION vault.expire_grace_versions(p_limit int DEFAULT 1000) RETURNS int
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -160,7 +158,7 @@ BEGIN
   RETURN v_count;
 END $$;
 
--- Purges what was deleted and can no longer be restored.
+-- Purges deleted secrets that can no longer be restored.
 CREATE OR REPLACE FUNCTION vault.purge_deleted(p_limit int DEFAULT 1000) RETURNS int
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -179,7 +177,7 @@ BEGIN
   RETURN v_count;
 END $$;
 
--- Forgets answered requests after a week, settled rotations after thirty days: the audit log has them.
+-- Deletes answered requests after a week, and settled rotations after thirty days: the audit log has them.
 CREATE OR REPLACE FUNCTION vault._forget(p_limit int) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -192,8 +190,8 @@ BEGIN
   PERFORM vault._leave();
 END $$;
 
--- Names the secrets that wait because their window cannot be read: the server lost its time zone. The windows in use
--- are looked at, each once, however many secrets have them.
+-- Records the secrets that wait because their window cannot be read: the server has lost its time zone. Each window in
+-- use is tested once, however many secrets have it.
 CREATE OR REPLACE FUNCTION vault._check_windows(p_limit int) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
@@ -217,7 +215,7 @@ BEGIN
   PERFORM vault._leave();
 END $$;
 
--- Waits for a session that holds the heartbeat's row, and not for ever.
+-- Waits up to 5 s for a session that locks the heartbeat's row.
 CREATE OR REPLACE FUNCTION vault._await_heartbeat() RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' AS $$
 BEGIN
@@ -226,7 +224,7 @@ EXCEPTION WHEN lock_not_available THEN
   RAISE EXCEPTION 'the heartbeat waits for %', vault._lock_holder_text('vault.heartbeat') USING ERRCODE = 'VA006';
 END $$;
 
--- The primary's sign of life. A timeline that is not the row's means that this node was promoted: an epoch begins.
+-- Writes the primary's heartbeat. If the row has another timeline, this node was promoted, and a new epoch begins.
 CREATE OR REPLACE FUNCTION vault.beat() RETURNS vault.heartbeat
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -234,7 +232,7 @@ DECLARE
   v_row vault.heartbeat;
 BEGIN
   IF current_setting('synchronous_commit') = 'off' THEN
-    -- an epoch that was seen must not be lost in a crash, to be followed by another
+    -- a crash must not lose an epoch that was seen, or another would follow
     PERFORM set_config('synchronous_commit', 'local', true);
   END IF;
   PERFORM vault._enter('maintenance', 'supervisor');
@@ -251,9 +249,9 @@ BEGIN
   RETURN v_row;
 END $$;
 
--- One round of the supervisor, for pg_cron as for vaultd. On a standby it does nothing. Two at once do no harm. A count
--- that equals p_limit says that more may be waiting. A part that fails keeps none of the others: it is noted, for
--- vault.status() and whoever called.
+-- One round of the supervisor, for pg_cron and for vaultd. On a standby it does nothing. Two may run at once. A count
+-- equal to p_limit means that more may be waiting. A failing part does not stop the others: its error is recorded, for
+-- vault.status() and for the caller.
 CREATE OR REPLACE FUNCTION vault.supervise(p_limit int DEFAULT 10000) RETURNS jsonb
 -- pg_cron calls it in a session of its own, where row_security = off would be an error.
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = on AS $$
@@ -294,18 +292,18 @@ BEGIN
   RETURN v_done;
 END $$;
 
--- Claims up to p_limit jobs that may run, and jobs whose claim is older than p_stale: their worker is gone or stuck,
--- and the higher attempt shuts it out. max_rotations caps the claims of all workers together; without it p_ahead more
--- are claimed, for later (under a cap they would take the place of what another worker could run). A job waits while
--- its secret is paused or outside its window, unless somebody asked for it by hand; one that has a candidate waits for
--- no window, because its target may have the new value already. p_stale has the bounds of vaultd's claim_timeout: with
--- less, a worker would take over what another has just begun.
+-- Claims up to p_limit jobs that may run, including jobs whose claim is older than p_stale: their worker is gone or
+-- stuck, and the higher attempt fences it off. max_rotations caps the claims of all workers together. Without a cap,
+-- p_ahead more are claimed for later; under a cap they would displace jobs that another worker could run. A job waits
+-- while its secret is paused or outside its window, unless an operator requested it; one that has a candidate does not
+-- wait for a window, because its target may have the new value already. p_stale has the bounds of vaultd's
+-- claim_timeout: with less, a worker would take over jobs that another has just begun.
 CREATE OR REPLACE FUNCTION vault.claim_rotations(p_worker text, p_limit int, p_stale interval, p_ahead int DEFAULT 0)
 RETURNS TABLE (job_id bigint, secret text, attempt int, failures int, from_version int, generator text, rotator text,
     due_at timestamptz)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
--- Along the index of the queue and no further than the limit, whatever the statistics of a table that was empty a
--- moment ago say: with a backlog of 3,000, sorting all of it took 90 ms a claim.
+-- The plan reads the index of the queue up to the limit, regardless of the statistics of a table that was empty a
+-- moment ago: with a backlog of 3,000, sorting all of it took 90 ms a claim.
 SET enable_sort = off SET enable_bitmapscan = off SET enable_seqscan = off SET enable_hashjoin = off
     SET enable_mergejoin = off AS $$
 #variable_conflict use_column
@@ -320,7 +318,7 @@ BEGIN
   -- months and days of mixed signs may add up to less
   p_stale := make_interval(secs => extract(epoch FROM p_stale)::float8);
   IF v_cap IS NOT NULL THEN
-    -- two workers may not both see the same room below the cap
+    -- two workers must not count the same free places below the cap
     PERFORM vault._await_lock('vault.lock_claims', 'claiming waits');
     v_limit := least(p_limit, v_cap - (SELECT count(*) FROM vault.rotation_jobs
                                        WHERE state = 'claimed' AND claimed_at >= clock_timestamp() - p_stale)::int);
@@ -333,16 +331,16 @@ BEGIN
     UPDATE vault.rotation_jobs j SET state = 'claimed', attempt = j.attempt + 1,
         claimed_by = vault._printable(p_worker, 128),
         claimed_at = clock_timestamp(),
-        -- Its worker vanished: that is a failure too.
+        -- Its worker vanished, which counts as a failure.
         failures = CASE WHEN j.state = 'claimed' THEN least(j.failures::bigint + 1, 2147483647)::int ELSE j.failures END
       FROM (SELECT k.id, s.generator, s.rotator FROM vault.rotation_jobs k JOIN vault.secrets s ON s.id = k.secret_id
               WHERE k.state IN ('queued', 'claimed') AND k.run_after <= now()
-                -- which is as far as it counts
+                -- the greatest attempt
                 AND (k.state = 'queued' OR k.claimed_at < clock_timestamp() - p_stale) AND k.attempt < 2147483647
                 AND (k.requested_by IS NOT NULL OR (s.rotation_paused_at IS NULL
                   AND (s.rotation_window IS NULL OR vault._in_window(s.rotation_window, now())
                     OR EXISTS (SELECT FROM vault.rotation_candidates c WHERE c.job_id = k.id))))
-              -- The cap once more, by the snapshot that sees the job: it may have been set since it was read.
+              -- The cap again, in the snapshot that selects the jobs: it may have been set since it was read.
               ORDER BY k.run_after, k.id LIMIT CASE WHEN (SELECT c.max_rotations FROM vault.config c) IS NOT DISTINCT
                   FROM v_cap THEN v_limit ELSE 0 END
               FOR UPDATE OF k SKIP LOCKED) AS picked
@@ -351,8 +349,8 @@ BEGIN
   PERFORM vault._leave();
 END $$;
 
--- The fence: refuses whoever does not hold this attempt's claim, and keeps the job until the transaction ends. The
--- secret is locked before the job, as a put locks them.
+-- The fence: fails unless the caller holds this attempt's claim, and locks the job until the transaction ends. The
+-- secret is locked before the job, as by a put.
 CREATE OR REPLACE FUNCTION vault._fence(p_job bigint, p_attempt int) RETURNS vault.secrets
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -361,8 +359,7 @@ DECLARE
 BEGIN
   SELECT x.* INTO s FROM vault.secrets x JOIN vault.rotation_jobs j ON j.secret_id = x.id
       WHERE j.id = p_job FOR UPDATE OF x;
-  -- By its id alone: with the state among the conditions all jobs that are claimed would be gone through, along their
-  -- index.
+  -- By id alone: with a condition on the state, the index of claimed jobs could be used, and all of them read.
   SELECT state = 'claimed' AND attempt = p_attempt INTO v_held FROM vault.rotation_jobs WHERE id = p_job FOR UPDATE;
   IF v_held IS NOT TRUE OR s.deleted_at IS NOT NULL THEN
     RAISE EXCEPTION 'the claim on rotation job % (attempt %) is lost', p_job, p_attempt USING ERRCODE = 'VA002';
@@ -370,8 +367,8 @@ BEGIN
   RETURN s;
 END $$;
 
--- Stores the candidate of a claimed job unless it has one, and returns the one it has then: the same for every attempt,
--- and for a call whose answer was lost.
+-- Stores the candidate of a claimed job unless it has one, and returns the stored one, so that every attempt, and a
+-- call whose answer was lost, gets the same.
 CREATE OR REPLACE FUNCTION vault.store_candidate(p_job bigint, p_attempt int, p_fmt int, p_kms_key_id text,
     p_wrapped_dek bytea,
     p_nonce bytea, p_ciphertext bytea, p_key_commit bytea, p_aad text) RETURNS SETOF vault.rotation_candidates
@@ -397,8 +394,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   WHERE j.id = p_job AND j.state = 'claimed' AND j.attempt = p_attempt
 $$;
 
--- The fence, the new version and the audit row in one transaction: a worker that stalled past its claim is refused
--- here.
+-- The fence, the new version and the audit row in one transaction: a worker that stalled until its claim was lost is
+-- refused here.
 CREATE OR REPLACE FUNCTION vault.complete_rotation(p_job bigint, p_attempt int, p_fmt int, p_kms_key_id text,
     p_wrapped_dek bytea,
     p_nonce bytea, p_ciphertext bytea, p_key_commit bytea, p_aad text, p_request uuid) RETURNS jsonb
@@ -428,24 +425,23 @@ BEGIN
   RETURN v_result;
 END $$;
 
--- complete_rotation of many at once: a statement for each step, however many jobs, and one COMMIT. It completes the
--- jobs whose claims hold, and those that it had completed before (replays), and returns what became of them by request
--- id. A job that it leaves out is as it was, and complete_rotation says what is in its way: the claim is lost, the
--- secret is deleted or changed by somebody who has not finished. Nobody's row is waited for, so that one stalled
--- session does not hold up the whole batch. A value that breaks a rule takes the batch with it: then each is completed
--- alone, and that one fails.
+-- complete_rotation for many jobs: one statement for each step, and one COMMIT. It completes the jobs whose claims
+-- hold, and returns by request id the results of those and of jobs completed before (replays). A job that it leaves out
+-- is unchanged, and complete_rotation gives the reason: the claim is lost, or the secret is deleted or locked by
+-- another transaction. It waits for no row lock, so that one stalled session does not delay the whole batch. A value
+-- that breaks a rule fails the batch; then each is completed alone, and only that one fails.
 --
--- A maintenance transaction, as row level security would else ask once a row. What is written is what the fence lets
--- through: all rows come from the jobs in v_done.
+-- It runs as maintenance, because row level security would otherwise check every row. It writes only what the fence
+-- admits: all rows come from the jobs in v_done.
 CREATE OR REPLACE FUNCTION vault.complete_rotations(p_jobs bigint[], p_attempts int[], p_fmts int[],
     p_kms_key_ids text[], p_wrapped_deks bytea[],
     p_nonces bytea[], p_ciphertexts bytea[], p_key_commits bytea[], p_aads text[], p_requests uuid[]) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
--- As claim_rotations: the statistics are of a queue that was empty a moment ago.
+-- As claim_rotations: the statistics are those of a queue that was empty a moment ago.
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE
   v_digests bytea[];
-  v_new uuid[];       -- requests that are no replays
+  v_new uuid[];       -- requests that are not replays
   v_locked bigint[];  -- secrets
   v_done bigint[];    -- jobs
   v_result jsonb;
@@ -454,7 +450,8 @@ BEGIN
   IF (cardinality(p_jobs) = ALL (ARRAY[cardinality(p_attempts), cardinality(p_fmts), cardinality(p_kms_key_ids),
       cardinality(p_wrapped_deks), cardinality(p_nonces), cardinality(p_ciphertexts), cardinality(p_key_commits),
       cardinality(p_aads), cardinality(p_requests)])) IS NOT TRUE OR array_position(p_requests, NULL) IS NOT NULL THEN
-    RAISE EXCEPTION 'each of p_jobs has one of everything else, and a request id' USING ERRCODE = '22023';
+    RAISE EXCEPTION 'every array must have one element, not null in p_requests, for each of p_jobs'
+      USING ERRCODE = '22023';
   END IF;
   PERFORM vault._enter('maintenance',
       'worker:' || coalesce((SELECT claimed_by FROM vault.rotation_jobs WHERE id = p_jobs[1]), 'unknown'));
@@ -512,7 +509,7 @@ BEGIN
     FROM vault.secret_versions v JOIN vault.secrets s ON s.id = v.secret_id
       LEFT JOIN vault.secret_versions p ON p.secret_id = v.secret_id AND p.version = v.version - 1
     WHERE v.request_id = ANY (v_new) AND q.id = v.request_id;
-  DELETE FROM vault.requests WHERE id = ANY (v_new) AND result IS NULL;   -- left out: nothing was asked
+  DELETE FROM vault.requests WHERE id = ANY (v_new) AND result IS NULL;   -- of jobs left out
 
   INSERT INTO vault.audit_log (actor, action, secret, version, request_id)
     SELECT 'worker:' || coalesce(j.claimed_by, 'unknown'), 'rotate.replay', j.name, (q.result ->> 'version')::int, q.id
@@ -526,8 +523,8 @@ BEGIN
   RETURN v_result;
 END $$;
 
--- Step four of a rotation with a target: the stored candidate becomes the version. After it, and for a replay, there is
--- no candidate any more; the replay is told by its id alone.
+-- Step four of a rotation with a target: the stored candidate becomes the version. Afterwards, and in a replay, there
+-- is no candidate; the replay is recognised by its id alone.
 CREATE OR REPLACE FUNCTION vault.finish_rotation(p_job bigint, p_attempt int, p_request uuid) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
@@ -558,8 +555,8 @@ BEGIN
   RETURN v_result;
 END $$;
 
--- p_retry_in null: enough attempts, the job is failed and stays visible until somebody retries, puts or rotates. Its
--- candidate stays with it, as the target may have it.
+-- p_retry_in null: no further attempt; the job is failed and stays visible until an operator retries, puts or rotates.
+-- Its candidate is kept, because the target may have it.
 CREATE OR REPLACE FUNCTION vault.fail_rotation(p_job bigint, p_attempt int, p_error text,
     p_retry_in interval) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -585,7 +582,7 @@ BEGIN
   RETURN j.id IS NOT NULL;
 END $$;
 
--- A claim that was never begun goes back: a worker that stops has claimed more than it started.
+-- Returns a claim that was not begun: a worker that stops has claimed more than it started.
 CREATE OR REPLACE FUNCTION vault.release_rotation(p_job bigint, p_attempt int) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE v_released boolean;
@@ -608,8 +605,8 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
       p_joined)
 $$;
 
--- Asks for a rotation now: joins the job that is open, or takes up the failed one with its candidate, or makes one. It
--- runs whether or not the secret is paused or in its window.
+-- Requests a rotation now: joins the open job, or requeues the failed one with its candidate, or creates one. It runs
+-- also if the secret is paused or outside its window.
 CREATE OR REPLACE FUNCTION vault.request_rotation(p_name text, p_request uuid) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -646,8 +643,8 @@ BEGIN
   RETURN vault._done(p_request, vault._job_json(j, v_joined));
 END $$;
 
--- The failed job of the current version, queued again with a fresh count of failures; null if there is none. Its
--- attempt goes on counting: a worker of before must stay shut out.
+-- The failed job of the current version, queued again with no failures counted; null if there is none. Its attempt
+-- keeps counting, so that a worker of an earlier attempt stays fenced off.
 CREATE OR REPLACE FUNCTION vault._requeue_failed(s vault.secrets) RETURNS vault.rotation_jobs
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   UPDATE vault.rotation_jobs SET state = 'queued', failures = 0, run_after = now(), finished_at = NULL,
@@ -657,7 +654,7 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 
   RETURNING *
 $$;
 
--- A rotation that failed for good, or that waits for its next attempt, is tried now.
+-- Runs a rotation now that failed for good, or that waits for its next attempt.
 CREATE OR REPLACE FUNCTION vault.retry_rotation(p_name text, p_request uuid) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -684,8 +681,7 @@ BEGIN
   RETURN vault._done(p_request, vault._job_json(j, true));
 END $$;
 
--- A paused secret is neither enqueued nor claimed; an attempt that is under way ends as it will. Asking for a rotation
--- by hand still works.
+-- A paused secret is neither enqueued nor claimed; a running attempt continues. A rotation on request still works.
 CREATE OR REPLACE FUNCTION vault.pause_rotation(p_name text, p_request uuid, p_pause boolean) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -715,7 +711,7 @@ BEGIN
     'paused_at', s.rotation_paused_at, 'next_rotation_at', s.next_rotation_at));
 END $$;
 
--- How many rotations all workers together may have under way; null = no cap, 0 = none.
+-- The cap on the concurrent rotations of all workers together; null = no cap, 0 = none.
 CREATE OR REPLACE FUNCTION vault.set_max_rotations(p_max int, p_request uuid) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE v_result jsonb;

@@ -1,7 +1,7 @@
--- What an acknowledged write is worth on this primary.
+-- Which failures an acknowledged write survives on this primary.
 
--- The standbys that stream from this node. Everything but their number is for members of pg_read_all_stats, which
--- roles.sql makes vault_owner where it may; else the columns are null.
+-- The standbys that stream from this node. All but their number is visible to members of pg_read_all_stats, which
+-- roles.sql makes vault_owner if it may; otherwise the columns are null.
 CREATE OR REPLACE FUNCTION vault.replication() RETURNS TABLE (standby text, state text, sync_state text,
     lag_bytes bigint, lag_seconds float8)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -10,9 +10,9 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   FROM pg_stat_replication WHERE NOT pg_is_in_recovery() ORDER BY 1
 $$;
 
--- Changes wait for as many synchronous standbys as synchronous_standby_names asks for, one unless it says how many.
--- With fewer of them connected, writes wait for ever ("blocked"). "weakened_by" are settings that let a crash of the
--- machine take what was acknowledged.
+-- Changes wait for as many synchronous standbys as synchronous_standby_names requires, one unless it has a number. If
+-- fewer are connected, writes wait without a limit ("blocked"). "weakened_by" are settings with which a crash of the
+-- machine can lose acknowledged writes.
 CREATE OR REPLACE FUNCTION vault._durability() RETURNS jsonb
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   WITH asked AS (

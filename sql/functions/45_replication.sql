@@ -1,8 +1,8 @@
--- How far the nodes have come. A node tells its own lag from the primary's heartbeat; the primary tells which of its
--- standbys have replayed a change.
+-- The positions of the nodes. A node computes its own lag from the primary's heartbeat; the primary lists the standbys
+-- that have replayed a change.
 
--- Seconds that this node is behind: its own clock against the time in the heartbeat it has replayed, so clocks that
--- differ are part of it, and so is the time since the last beat. 0 on a primary; null as long as there is no heartbeat.
+-- Seconds that this node is behind: its own clock against the time in the heartbeat that it has replayed, so it
+-- includes a difference of the clocks and the time since the last heartbeat. 0 on a primary; null without a heartbeat.
 CREATE OR REPLACE FUNCTION vault.replication_lag() RETURNS double precision
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT CASE WHEN pg_is_in_recovery()
@@ -10,15 +10,15 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
         ELSE 0 END
 $$;
 
--- The standbys connected to this node, and whether each has replayed p_lsn. Not those behind a standby of theirs, and
--- nothing that never replays: backups, logical subscribers, and receivers that only keep the log (they confirm that it
--- is written, and never that it is applied).
+-- The standbys connected to this node, and whether each has replayed p_lsn. It omits standbys of standbys, and
+-- receivers that never replay: backups, logical subscribers, and receivers that only store the WAL (they confirm that
+-- it is written, and never that it is applied).
 CREATE OR REPLACE FUNCTION vault.standbys(p_lsn pg_lsn)
 RETURNS TABLE (name text, state text, sync_state text, replay_lsn pg_lsn, replayed boolean)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  IF NOT pg_has_role(current_user, 'pg_read_all_stats', 'USAGE') THEN   -- the view would show rows of nulls
-    RAISE EXCEPTION 'how far the standbys are cannot be seen: role "vault_owner" is not in "pg_read_all_stats"'
+  IF NOT pg_has_role(current_user, 'pg_read_all_stats', 'USAGE') THEN   -- otherwise the view has only nulls
+    RAISE EXCEPTION 'the positions of the standbys are not visible: role "vault_owner" is not in "pg_read_all_stats"'
       USING ERRCODE = '42501', HINT = 'GRANT pg_read_all_stats TO vault_owner';
   END IF;
   RETURN QUERY SELECT coalesce(nullif(r.application_name, ''), host(r.client_addr), 'pid ' || r.pid), r.state,

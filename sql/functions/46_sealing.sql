@@ -1,10 +1,10 @@
--- How far sealing is behind, and what holds it back.
+-- How far sealing is behind, and the transaction that delays it.
 
--- Null on a standby, and where nothing was ever sealed. "seconds": how long the oldest row has waited, 0 = none
--- waits. "held": it waits for a transaction that still runs, prepared ones and those of other databases too, and
--- "holder" is the oldest of these; else it waits for the sealer, and "sealer" is the transaction that has the lock of
--- sealing. (Snapshots of readers and replication slots hold back vacuum, not this.) Their state and age are for
--- members of pg_read_all_stats, which roles.sql makes vault_owner where it may; else they are null.
+-- Null on a standby, and without any seal. "seconds": how long the oldest row has waited, 0 = none waits. "held": it
+-- waits for a running transaction, including prepared ones and those of other databases, and "holder" is the oldest of
+-- these; otherwise it waits for the sealer, and "sealer" is the transaction that has the lock of sealing. (Snapshots of
+-- readers and replication slots hold back vacuum, not this.) State and age are visible to members of pg_read_all_stats,
+-- which roles.sql makes vault_owner if it may; otherwise they are null.
 CREATE OR REPLACE FUNCTION vault.sealing_lag() RETURNS jsonb
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -20,8 +20,8 @@ BEGIN
   WHILE v_system IS NOT NULL AND v_oldest IS NULL LOOP
     v_from := coalesce((SELECT to_tx FROM vault.audit_seals WHERE system_id = v_system ORDER BY to_tx DESC LIMIT 1),
         '0');
-    -- The first in the order of sealing are not always the oldest: who began first may have written last. A thousand
-    -- will do.
+    -- The first rows in the order of sealing are not always the oldest, because a transaction that began first may have
+    -- written last. A thousand rows are enough.
     SELECT min(least(greatest(recorded_at, timestamptz '1970-01-01 UTC'), clock_timestamp())),
         v_system = vault._system_id()
         AND min(tx::text::numeric) >= pg_snapshot_xmin(pg_current_snapshot())::text::numeric
@@ -38,7 +38,7 @@ BEGIN
     'holder', CASE WHEN v_held THEN vault._oldest_writer() END, 'sealer', vault._lock_holder('vault.lock_sealing'));
 END $$;
 
--- The transaction with the oldest id of those that still run; null if none can be seen.
+-- The running transaction with the oldest id; null if none is visible.
 CREATE OR REPLACE FUNCTION vault._oldest_writer() RETURNS jsonb
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT who FROM (

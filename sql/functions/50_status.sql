@@ -1,5 +1,5 @@
--- Counts and health, no names. Works on a standby, where it tells how far replay has come. It is asked by every scrape,
--- so it counts in indexes: a table is read whole by nothing here.
+-- Counts and health, without names. Works on a standby, where it includes the replay position. Every scrape calls it,
+-- so it counts in indexes and reads no table whole.
 CREATE OR REPLACE FUNCTION vault.status() RETURNS jsonb
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = on AS $$
   SELECT jsonb_build_object(
@@ -31,7 +31,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET r
         AND deleted_at IS NULL),
     'max_rotations', c.max_rotations,
     'held_locks', CASE WHEN NOT pg_is_in_recovery() THEN vault._held_locks() END,
-    -- or it lasts
+    -- or the failure lasts
     'round_failures', (SELECT count(*) FROM vault.round_failures WHERE code NOT IN ('40001', '40P01', '55P03')
         OR times > 3),
     'unsupervised_seconds', (SELECT greatest(extract(epoch FROM h.at - h.supervised_at), 0)::float8

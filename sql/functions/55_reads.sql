@@ -1,6 +1,7 @@
--- Reads and verifies: those a daemon recorded in its own spool, and those of somebody at a terminal.
+-- Reads and verifies: those in a daemon's spool, and those of vaultctl at a terminal.
 
--- How far one spool's records have arrived. Without records that is all it does, and it works on a standby too.
+-- The position up to which one spool's records were stored. ship_reads without records returns only this, also on a
+-- standby.
 CREATE OR REPLACE FUNCTION vault._spool_position(p_node text, p_boot uuid) RETURNS jsonb
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE v_spool vault.audit_spools;
@@ -11,10 +12,10 @@ BEGIN
     'last_hash', coalesce(encode(v_spool.last_hash, 'hex'), ''), 'gaps', coalesce(v_spool.gaps, 0));
 END $$;
 
--- A spool is continued by the role that began it, and by its members: after a change of the daemon's role, GRANT of
--- the old one to the new one lets it go on, once. The oid says who that is; where the role is gone, or the spool came
--- with a dump from another cluster, the name does. A spool of before this was kept is the first one's that goes on
--- with it.
+-- A spool may be continued by the role that began it, and by that role's members: after a change of the daemon's role,
+-- GRANT the old one to the new one once. The oid identifies the role; if that role was dropped, or the spool came with
+-- a dump from another cluster, the name does. A spool from before roles were kept belongs to the first role that
+-- continues it.
 CREATE OR REPLACE FUNCTION vault._check_spool(s vault.audit_spools) RETURNS void
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -29,8 +30,8 @@ BEGIN
   END IF;
 END $$;
 
--- A role has 10,000 spools at most, daemons in containers begin one at every start. The one that has been silent
--- longest makes way for the next, after a day.
+-- A role has at most 10,000 spools, because daemons in containers begin one at every start. If it is full, the one not
+-- shipped for the longest time is deleted for a new one, if that time is over a day.
 CREATE OR REPLACE FUNCTION vault._begin_spool(p_node text, p_boot uuid) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -47,17 +48,17 @@ BEGIN
     ON CONFLICT DO NOTHING;
 END $$;
 
--- Inserts the events of a spool, of which p_first is the number of the first. A time that cannot be (none at all, not
--- finite, older than a spool keeps a record, later than a minute from now) becomes that of arrival, and what was
--- claimed stands in detail. An event that cannot be read is recorded as that, so that it keeps none of the others.
+-- Inserts the events of a spool; p_first is the number of the first. An impossible time (none, not finite, older than a
+-- spool keeps a record, more than a minute in the future) is replaced by that of arrival, and the claimed one is kept
+-- in detail. An unreadable event is recorded as unreadable, so that it does not stop the others.
 --
--- Every read passes here, so it counts what one costs: the event is taken apart once, and _printable, which is a
--- regular expression for each column, is asked only where JSON has an escape or the text a control character.
+-- Every read passes through this function, so its cost matters: the event is parsed once, and _printable, a regular
+-- expression for each column, is called only if the JSON has an escape or the text a control character.
 CREATE OR REPLACE FUNCTION vault._insert_shipped(p_node text, p_boot uuid, p_first bigint, p_events text[]) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   v_now timestamptz := clock_timestamp();
-  v_least timestamptz := v_now - interval '401 days';        -- the greatest audit_max_age, and a day
+  v_least timestamptz := v_now - interval '401 days';        -- the greatest audit_max_age plus a day
   v_most timestamptz := v_now + interval '1 minute';
 BEGIN
   INSERT INTO vault.audit_log (system_id, at, actor, client, node, action, secret, version, outcome, request_id, detail)
@@ -76,7 +77,9 @@ BEGIN
                  ELSE jsonb_build_object('request', vault._printable(request_id, 64)) END
              || CASE WHEN at NOT BETWEEN v_least AND v_most THEN jsonb_build_object('claimed_at', at) ELSE '{}' END
     FROM (SELECT p_first + n - 1 AS seq, event,
-            event !~ E'[\\u007f-\\u009f\\u061c\\u200b-\\u200f\\u2028-\\u202e\\u2060-\\u2069\\ufeff]|\\\\[^"\\\\/]' AS plain FROM unnest(p_events) WITH ORDINALITY AS r (event, n)) AS r,
+            event !~ (E'[\\u007f-\\u009f\\u061c\\u200b-\\u200f\\u2028-\\u202e\\u2060-\\u2069\\ufeff]'
+              || E'|\\\\[^"\\\\/]') AS plain
+          FROM unnest(p_events) WITH ORDINALITY AS r (event, n)) AS r,
       LATERAL json_to_record(event::json) AS e (at timestamptz, actor text, client inet, action text, secret text,
           version int, outcome text,
                                                 request_id text, detail jsonb),
@@ -85,7 +88,7 @@ BEGIN
     ORDER BY seq;
 END $$;
 
--- The nesting that those can read who check the log, far deeper than any event of ours.
+-- The nesting that readers of the log can parse, far deeper than any event of the vault's.
 CREATE OR REPLACE FUNCTION vault._too_deep(p_event text) RETURNS boolean
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT length(p_event) > 4000 AND length(p_event) - length(translate(p_event, '[{', '')) > 1000
@@ -108,7 +111,7 @@ EXCEPTION WHEN data_exception OR integrity_constraint_violation OR program_limit
       END IF;
       BEGIN
         PERFORM vault._insert_shipped(p_node, p_boot, p_first + i - 1, ARRAY[v_event]);
-      EXCEPTION WHEN data_exception THEN   -- its time, most likely
+      EXCEPTION WHEN data_exception THEN   -- most likely of its time
         PERFORM vault._insert_shipped(p_node, p_boot, p_first + i - 1,
             ARRAY[(v_event::jsonb - 'at' || jsonb_build_object('detail',
           coalesce(nullif(v_event::jsonb -> 'detail', 'null'), '{}')
@@ -123,14 +126,14 @@ EXCEPTION WHEN data_exception OR integrity_constraint_violation OR program_limit
   END LOOP;
 END $$;
 
--- Takes records from p_first_seq on, each with the hash of the one before, and answers where the spool stands then.
--- What it has already it does not take again, so a batch whose answer was lost can be sent once more. What begins
--- behind the next number it takes only from a spool that says that what is between is lost: a primary that was promoted
--- may have less than the one before acknowledged, and the spool may still have it. The chain is checked over the very
--- bytes that the node hashed.
+-- Stores records from p_first_seq on, each with the hash of the one before, and returns the spool's position. Records
+-- that are stored already are skipped, so a batch whose answer was lost can be sent again. A gap before p_first_seq is
+-- accepted only if the spool reports the records in it as lost: a promoted primary may have fewer records than the
+-- previous one acknowledged, and the spool may still have them. The chain is checked over the exact bytes that the node
+-- hashed.
 --
--- Nothing in an event is proven; what is, is db_role. An event cannot claim to be somebody who holds a token.
--- The bounds are those of a spool: an event has at most 16 KiB there (spool.MaxEvent).
+-- Nothing in an event is proven except db_role. An event cannot claim the actor of a token. The bounds are those of a
+-- spool: an event has at most 16 KiB there (spool.MaxEvent).
 CREATE OR REPLACE FUNCTION vault.ship_reads(p_node text, p_boot uuid, p_first_seq bigint, p_lost boolean,
     p_previous bytea[], p_events text[]) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -166,9 +169,9 @@ BEGIN
   IF NOT EXISTS (SELECT FROM vault.audit_spools WHERE node = v_node AND boot = p_boot) THEN
     PERFORM vault._begin_spool(v_node, p_boot);
   END IF;
-  -- an earlier try may still be committing
+  -- an earlier attempt may still be committing
   SELECT * INTO v_spool FROM vault.audit_spools WHERE node = v_node AND boot = p_boot FOR UPDATE;
-  PERFORM vault._check_spool(v_spool);   -- an error lets go of the row
+  PERFORM vault._check_spool(v_spool);   -- an error releases the row
   IF v_spool.role_name IS DISTINCT FROM session_user THEN
     INSERT INTO vault.audit_log (actor, node, action, detail) VALUES ('role:' || session_user, v_node, 'audit.spool',
       jsonb_strip_nulls(jsonb_build_object('boot', p_boot, 'from_role', v_spool.role_name, 'to_role', session_user)));
@@ -195,7 +198,7 @@ BEGIN
     WHERE n <= v_count AND previous IS DISTINCT FROM CASE
       WHEN seq = v_spool.next_seq THEN v_last
       WHEN n > 1 THEN before
-      ELSE previous END;                                     -- the first of what is here already
+      ELSE previous END;                                     -- the first record that is stored already
   IF v_broken IS NOT NULL THEN
     RAISE EXCEPTION 'record % of the spool does not continue the one before', v_broken USING ERRCODE = 'VA003';
   END IF;
@@ -217,7 +220,7 @@ BEGIN
       v_spool.gaps);
 END $$;
 
--- What vaultctl calls before it shows or compares a value. The reader is the database role: nothing else is proven.
+-- vaultctl calls this before it shows or compares a value. The actor is the database role: nothing else is proven.
 CREATE OR REPLACE FUNCTION vault.record_read(p_action text, p_secret text, p_version int, p_outcome text,
     p_request uuid, p_detail jsonb) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -235,8 +238,8 @@ BEGIN
   RETURN true;
 END $$;
 
--- Who presented which version of which secret while it was in grace, since some time. For vaultctl grace report; the
--- rows are those that the caller may read.
+-- The uses of versions in their grace since a time, by reader, for vaultctl grace report. Row level security limits the
+-- rows to those that the caller may read.
 CREATE OR REPLACE FUNCTION vault.grace_report(p_name text, p_exact boolean, p_since timestamptz) RETURNS TABLE
   (secret text, version int, expires_at timestamptz, actor text, client inet, presented bigint, first_at timestamptz,
       last_at timestamptz)

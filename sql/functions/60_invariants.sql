@@ -1,5 +1,5 @@
--- What holds for everybody, the owner and (by ENABLE ALWAYS, also under session_replication_role = replica) a careless
--- superuser included.
+-- Rules that hold for every role, including the owner and (by ENABLE ALWAYS, also under session_replication_role =
+-- replica) a superuser who makes a mistake.
 
 CREATE OR REPLACE FUNCTION vault._forbid() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -23,7 +23,7 @@ BEGIN
     RAISE EXCEPTION 'the identity of a version never changes' USING ERRCODE = '42501';
   END IF;
   IF NEW.removed_at IS DISTINCT FROM OLD.removed_at THEN
-    -- The sealed bytes may only go, together, and not before their time.
+    -- The sealed bytes may only be removed, together, and not before their time.
     IF OLD.removed_at IS NOT NULL OR OLD.expires_at IS NULL OR OLD.expires_at > now() THEN
       RAISE EXCEPTION 'version % of "%" is not expired', OLD.version, OLD.name USING ERRCODE = '42501';
     END IF;
@@ -38,7 +38,7 @@ BEGIN
   RETURN NEW;
 END $$;
 
--- A candidate is on its way to a target, or there already: it becomes the version as it is, or goes.
+-- A target may have the value of a candidate already: it becomes the version unchanged, or is deleted.
 CREATE OR REPLACE FUNCTION vault._sealed_candidates() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -66,8 +66,8 @@ BEGIN
   RETURN NEW;
 END $$;
 
--- What a read tells of a secret stands beside its versions. A new one brings it along; all other changes are told here,
--- by hand or not.
+-- secret_versions copies next_rotation_at and deleted_at, so a read needs one table. A new version is inserted with
+-- them; this trigger copies every later change, also one made by hand.
 CREATE OR REPLACE FUNCTION vault._tell_versions() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -86,21 +86,28 @@ CREATE CONSTRAINT TRIGGER tx_context_ends AFTER INSERT
 
 CREATE OR REPLACE TRIGGER audit_is_append_only BEFORE UPDATE
     OR DELETE ON vault.audit_log FOR EACH ROW EXECUTE FUNCTION vault._forbid();
-CREATE OR REPLACE TRIGGER audit_is_never_truncated BEFORE TRUNCATE ON vault.audit_log FOR EACH STATEMENT EXECUTE FUNCTION vault._forbid();
+CREATE OR REPLACE TRIGGER audit_is_never_truncated BEFORE TRUNCATE ON vault.audit_log
+  FOR EACH STATEMENT EXECUTE FUNCTION vault._forbid();
 CREATE OR REPLACE TRIGGER seals_are_append_only BEFORE UPDATE
     OR DELETE ON vault.audit_seals FOR EACH ROW EXECUTE FUNCTION vault._forbid();
-CREATE OR REPLACE TRIGGER seals_are_never_truncated BEFORE TRUNCATE ON vault.audit_seals FOR EACH STATEMENT EXECUTE FUNCTION vault._forbid();
+CREATE OR REPLACE TRIGGER seals_are_never_truncated BEFORE TRUNCATE ON vault.audit_seals
+  FOR EACH STATEMENT EXECUTE FUNCTION vault._forbid();
 CREATE OR REPLACE TRIGGER prunes_are_append_only BEFORE UPDATE
     OR DELETE ON vault.audit_prunes FOR EACH ROW EXECUTE FUNCTION vault._forbid();
-CREATE OR REPLACE TRIGGER prunes_are_never_truncated BEFORE TRUNCATE ON vault.audit_prunes FOR EACH STATEMENT EXECUTE FUNCTION vault._forbid();
+CREATE OR REPLACE TRIGGER prunes_are_never_truncated BEFORE TRUNCATE ON vault.audit_prunes
+  FOR EACH STATEMENT EXECUTE FUNCTION vault._forbid();
 CREATE OR REPLACE TRIGGER leaves_are_append_only BEFORE UPDATE
     OR DELETE ON vault.audit_leaves FOR EACH ROW EXECUTE FUNCTION vault._forbid();
-CREATE OR REPLACE TRIGGER leaves_are_never_truncated BEFORE TRUNCATE ON vault.audit_leaves FOR EACH STATEMENT EXECUTE FUNCTION vault._forbid();
+CREATE OR REPLACE TRIGGER leaves_are_never_truncated BEFORE TRUNCATE ON vault.audit_leaves
+  FOR EACH STATEMENT EXECUTE FUNCTION vault._forbid();
 CREATE OR REPLACE TRIGGER versions_are_sealed BEFORE UPDATE
     OR DELETE ON vault.secret_versions FOR EACH ROW EXECUTE FUNCTION vault._sealed_versions();
-CREATE OR REPLACE TRIGGER versions_are_never_truncated BEFORE TRUNCATE ON vault.secret_versions FOR EACH STATEMENT EXECUTE FUNCTION vault._forbid();
-CREATE OR REPLACE TRIGGER candidates_are_sealed BEFORE UPDATE ON vault.rotation_candidates FOR EACH ROW EXECUTE FUNCTION vault._sealed_candidates();
-CREATE OR REPLACE TRIGGER secrets_move_forward BEFORE UPDATE ON vault.secrets FOR EACH ROW EXECUTE FUNCTION vault._secrets_move_forward();
+CREATE OR REPLACE TRIGGER versions_are_never_truncated BEFORE TRUNCATE ON vault.secret_versions
+  FOR EACH STATEMENT EXECUTE FUNCTION vault._forbid();
+CREATE OR REPLACE TRIGGER candidates_are_sealed BEFORE UPDATE ON vault.rotation_candidates
+  FOR EACH ROW EXECUTE FUNCTION vault._sealed_candidates();
+CREATE OR REPLACE TRIGGER secrets_move_forward BEFORE UPDATE ON vault.secrets
+  FOR EACH ROW EXECUTE FUNCTION vault._secrets_move_forward();
 CREATE OR REPLACE TRIGGER versions_are_told AFTER UPDATE ON vault.secrets FOR EACH ROW
   WHEN (NEW.deleted_at IS DISTINCT FROM OLD.deleted_at
         OR NEW.next_rotation_at IS DISTINCT FROM OLD.next_rotation_at AND NEW.current_version = OLD.current_version)

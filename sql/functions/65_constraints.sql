@@ -1,5 +1,6 @@
--- The CHECK constraints of this release, and what mends a database whose own differ: one that was set up in a session
--- with standard_conforming_strings = off, where a backslash in a literal is lost, or that was changed by hand.
+-- The CHECK constraints of this release, and the function that restores them in a database where they differ: one that
+-- was set up with standard_conforming_strings = off, where literals lose their backslashes, or that was changed by
+-- hand.
 
 CREATE OR REPLACE FUNCTION vault._checks() RETURNS TABLE (relation text, rule text, expression text)
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -99,9 +100,8 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
       $c$(((kind IS NULL) = (actor IS NULL)) AND ((kind = 'admin'::text) = (token_id IS NOT NULL)))$c$)
 $$;
 
--- Called by migrate, as the owner. The server spells an expression its own way, so each is compared with the same
--- constraint of an empty copy of the table. A rule that rows break holds for what is written from now on, and "holds"
--- is false.
+-- Called by migrate, as the owner. The server rewrites expressions, so each is compared with the same constraint of an
+-- empty copy of the table. A rule that existing rows break is added for new rows only, and "holds" is false.
 CREATE OR REPLACE FUNCTION vault._mend_checks() RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE v_relation text; v_rules text; v_rule record; v_holds boolean; v_mended jsonb := '[]';

@@ -1,7 +1,7 @@
--- pg_dump carries the rows of an extension's tables and not its script: at a restore CREATE EXTENSION makes a config
--- row, and then the dumped one arrives. What is the vault's own (its cluster id is sealed into every data key) comes
--- from the dump; which schema is installed only the script knows, which may be newer. A row with a key is somebody's
--- vault, and a second one a unique violation.
+-- pg_dump carries the rows of an extension's tables and not its script: at a restore CREATE EXTENSION inserts a config
+-- row, and then the dumped one arrives. The vault's own columns (its cluster id is sealed into every data key) come
+-- from the dump; the installed schema version comes from the script's row, because it may be newer. A row with a key
+-- belongs to a vault, and a second one is a unique violation.
 CREATE OR REPLACE FUNCTION vault._config_is_restored() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE v_made vault.config;
@@ -14,19 +14,20 @@ BEGIN
   RETURN NEW;
 END $$;
 
-CREATE OR REPLACE TRIGGER config_is_restored BEFORE INSERT ON vault.config FOR EACH ROW EXECUTE FUNCTION vault._config_is_restored();
+CREATE OR REPLACE TRIGGER config_is_restored BEFORE INSERT ON vault.config
+  FOR EACH ROW EXECUTE FUNCTION vault._config_is_restored();
 
 ALTER TABLE vault.config ENABLE ALWAYS TRIGGER config_is_restored;
 
--- A dump has a role's name in both columns, and what regrole has no name for as a number, which some role of the new
--- cluster may have. A row of an older schema has the name alone. What does not agree is of a role that was gone or
--- renamed: the prefix is left out.
+-- A dump has a role's name in both columns, and a number where regrole has no name, which may be the oid of another
+-- role in the new cluster. A row of an older schema has only the name. If the columns do not agree, the role was
+-- dropped or renamed, and the prefix is left out.
 CREATE OR REPLACE FUNCTION vault._scope_is_bound() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   NEW.role_id := coalesce(NEW.role_id, to_regrole(quote_ident(NEW.role_name)));
   IF NOT EXISTS (SELECT FROM pg_roles WHERE oid = NEW.role_id AND rolname = NEW.role_name) THEN
-    RAISE WARNING 'the prefix "%" was of a role "%" that is gone or has another name: it is left out',
+    RAISE WARNING 'prefix "%" is skipped: its role "%" was dropped or renamed',
       NEW.prefix, NEW.role_name USING HINT = 'vaultctl grant ROLE --prefix PREFIX';
     RETURN NULL;
   END IF;

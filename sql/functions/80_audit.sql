@@ -2,20 +2,21 @@
 
 -- ---------- partitions ----------
 
--- A partition is reached through vault.audit_log, whose policies then hold. Whoever names it himself meets its own:
--- nobody writes, and triggers of TRUNCATE are not inherited.
+-- Sessions use vault.audit_log, whose policies apply. A session that names a partition meets that partition's own
+-- policies, which allow no writes; triggers of TRUNCATE are not inherited.
 CREATE OR REPLACE FUNCTION vault._protect_audit_partition(p_partition regclass) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY', p_partition);
   EXECUTE format('DROP POLICY IF EXISTS owner_reads ON %s', p_partition);
   EXECUTE format('CREATE POLICY owner_reads ON %s FOR SELECT TO vault_owner USING (true)', p_partition);
-  EXECUTE format('CREATE OR REPLACE TRIGGER audit_is_never_truncated BEFORE TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION vault._forbid()', p_partition);
+  EXECUTE format('CREATE OR REPLACE TRIGGER audit_is_never_truncated BEFORE TRUNCATE ON %s
+    FOR EACH STATEMENT EXECUTE FUNCTION vault._forbid()', p_partition);
   EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER audit_is_never_truncated', p_partition);
 END $$;
 
--- Makes the partition of a month unless it is there. ATTACH, because CREATE TABLE ... PARTITION OF would shut readers
--- and writers of every month out until it has its lock.
+-- Creates the partition of a month unless it exists. It uses ATTACH, because CREATE TABLE ... PARTITION OF would block
+-- readers and writers of every month until it has its lock.
 CREATE OR REPLACE FUNCTION vault._audit_partition(p_month date) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
 DECLARE
@@ -33,8 +34,9 @@ BEGIN
   RETURN true;
 END $$;
 
--- Rows that came before their month's partition move into it, unchanged: those of the months from p_from to p_until.
--- Others stay, as a row can claim any time, and a partition for each month that some row is of would have no end.
+-- Moves rows that arrived before their month's partition into it, unchanged: those of the months from p_from to
+-- p_until. Others stay, because a row can claim any time, and a partition for every month of some row would have no
+-- bound.
 CREATE OR REPLACE FUNCTION vault._audit_empty_default(p_from timestamptz, p_until timestamptz) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
 DECLARE
@@ -65,7 +67,7 @@ BEGIN
   END IF;
 END $$;
 
-DROP FUNCTION IF EXISTS vault._audit_empty_default();        -- of releases that made a month for every row
+DROP FUNCTION IF EXISTS vault._audit_empty_default();        -- of releases that made a partition for each row's month
 
 -- The months around this one: those of the reads that may still be shipped, and the next two.
 CREATE OR REPLACE FUNCTION vault._audit_near(OUT first timestamptz, OUT until timestamptz)
@@ -74,8 +76,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
       FROM date_trunc('month', now() AT TIME ZONE 'UTC') AS m
 $$;
 
--- The partitions of this month and the next two. What goes wrong (a long reader that keeps its lock, most likely) is
--- noted for its month, and the next round's: until then the default partition takes the rows.
+-- Creates the partitions of this month and the next two. A failure (most likely a long reader that keeps its lock) is
+-- recorded for its month and repeated in the next round: until then the default partition takes the rows.
 CREATE OR REPLACE FUNCTION vault._audit_partitions() RETURNS int
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -104,8 +106,8 @@ BEGIN
   RETURN v_made;
 END $$;
 
--- The month under which a row is sealed, from 0001-01 to 9999-12: whatever is earlier or later, -infinity and infinity
--- too, counts as of the first or the last.
+-- The month under which a row is sealed, from 0001-01 to 9999-12: earlier and later times, -infinity and infinity too,
+-- count as the first or the last.
 CREATE OR REPLACE FUNCTION vault._audit_month(p_at timestamptz) RETURNS date
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT date_trunc('month', greatest(least(p_at AT TIME ZONE 'UTC', timestamp '9999-12-31'),
@@ -127,17 +129,18 @@ $$;
 
 -- ---------- seals ----------
 
--- What the first seal follows.
+-- The hash that the first seal follows.
 CREATE OR REPLACE FUNCTION vault._audit_genesis() RETURNS bytea
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT sha256(convert_to('hyperiondb-vault/audit-chain/1', 'UTF8') || E'\\x00'::bytea || uuid_send(cluster_id))
       FROM vault.config
 $$;
 
--- The next window of transaction ids that has closed, at most p_limit rows unless one transaction wrote more; no row on
--- a standby, beside another sealer, or if nothing waits. Two rules make it complete. Below the snapshot's xmin nobody
--- writes any more, so the window never closes over a transaction that still runs. And the lock keeps rows from moving
--- between partitions until the end of this transaction, or a snapshot taken before the move would find them in neither.
+-- The next closed window of transaction ids, at most p_limit rows unless one transaction wrote more; no row on a
+-- standby, while another sealer runs, or if nothing waits. Two rules make it complete. No transaction below the
+-- snapshot's xmin writes any more, so the window does not close over a running transaction. And the lock keeps rows
+-- from moving between partitions until the end of this transaction, because a snapshot taken before a move would find
+-- them in neither.
 CREATE OR REPLACE FUNCTION vault.next_audit_window(p_limit int)
 RETURNS TABLE (system_id bigint, from_tx xid8, to_tx xid8, last_id bigint, last_hash bytea, sealed_at timestamptz)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -152,7 +155,7 @@ BEGIN
   IF pg_is_in_recovery() THEN
     RETURN;
   ELSIF NOT vault._try_lock('vault.lock_sealing') THEN
-    -- A sealer is done in a few seconds.
+    -- A sealer takes a few seconds.
     IF (vault.sealing_lag() ->> 'seconds')::float8 > 60
         OR (vault._lock_holder('vault.lock_sealing') ->> 'since')::timestamptz < clock_timestamp() - interval '1 minute'
             THEN
@@ -166,7 +169,7 @@ BEGIN
   WHILE system_id IS NOT NULL LOOP
     from_tx := coalesce((SELECT s.to_tx FROM vault.audit_seals s WHERE s.system_id = system_id ORDER BY s.to_tx DESC
         LIMIT 1), '0');
-    -- Of another system nobody runs here: all that a dump brought along has closed.
+    -- No transaction of another system runs here: all that a dump brought has closed.
     v_first := (SELECT l.tx FROM vault.audit_log l WHERE l.system_id = system_id AND l.tx >= from_tx
                   AND (system_id <> v_here OR l.tx < v_horizon) ORDER BY l.tx LIMIT 1);
     IF v_first IS NOT NULL THEN
@@ -179,8 +182,8 @@ BEGIN
         ELSE vault._next_tx((SELECT l.tx FROM vault.audit_log l WHERE l.system_id = system_id ORDER BY l.tx DESC
             LIMIT 1))
       END;
-      -- A seal is of one month, and each is signed: a window whose rows are of many ends before the transaction that
-      -- brings the next.
+      -- Each seal is of one month and is signed: a window with rows of many months ends before the transaction that
+      -- brings the next month.
       v_cut := (SELECT min(r.tx) FILTER (WHERE r.months > 12 AND r.tx > v_first) FROM (
         SELECT x.tx, count(*) OVER (ORDER BY x.tx) AS months FROM (
           SELECT min(l.tx::text::numeric)::text::xid8 AS tx FROM vault.audit_log l WHERE l.system_id = system_id
@@ -203,7 +206,7 @@ END $$;
 CREATE OR REPLACE FUNCTION vault._next_tx(p_tx xid8) RETURNS xid8
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$ SELECT (p_tx::text::numeric + 1)::text::xid8 $$;
 
--- The rows of a window, for the transaction that asked for it.
+-- The rows of a window, for the transaction that requested it.
 CREATE OR REPLACE FUNCTION vault.audit_window(p_system bigint, p_from xid8, p_to xid8) RETURNS SETOF vault.audit_log
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT * FROM vault.audit_log WHERE system_id = p_system AND tx >= p_from AND tx < p_to
@@ -211,7 +214,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 $$;
 
 -- Appends a seal: the next of the chain, over a window that has closed and begins where its system's last one ended.
--- The signature is for the verifier to check, who has the key.
+-- The verifier, which has the key, checks the signature.
 CREATE OR REPLACE FUNCTION vault.add_audit_seal(p_seal vault.audit_seals) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -241,7 +244,7 @@ BEGIN
       FROM ROW(v_rows.n, v_rows.first_id, v_rows.last_id) THEN
     RAISE EXCEPTION 'seal % is not over the rows of its window', p_seal.id USING ERRCODE = 'VA001';
   END IF;
-  -- What a verifier could not read would stand in the chain for ever.
+  -- A value that a verifier cannot read would stay in the chain for ever.
   PERFORM vault._bound('sealed_at', p_seal.sealed_at, now() - interval '1 hour',
       clock_timestamp() + interval '1 minute');
   IF p_seal.key_id <> vault._printable(p_seal.key_id, 2147483647) THEN
@@ -254,8 +257,8 @@ END $$;
 
 -- ---------- growth ----------
 
--- What lies in the default partition goes where it belongs before a month is exported and dropped: those near, and the
--- oldest after 1970 up to ten years of them.
+-- Moves rows from the default partition to their months before a month is exported and dropped: near months, and the
+-- oldest after 1970, up to ten years of them.
 CREATE OR REPLACE FUNCTION vault.prepare_audit_prune() RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -273,8 +276,8 @@ BEGIN
   RETURN '{}';
 END $$;
 
--- Drops a past month of the log (p_action null: its partition), or its rows of one action: all of it sealed, all that
--- goes in the file whose SHA-256 this is. The seals stay, and of single rows their leaf hashes, seal by seal.
+-- Drops a past month of the log (p_action null: its partition), or its rows of one action: all of them are sealed, and
+-- the file with this SHA-256 has them. The seals stay, and for single rows their leaf hashes, seal by seal.
 CREATE OR REPLACE FUNCTION vault.prune_audit(p_month date, p_action text, p_rows bigint, p_last_seal bigint,
     p_exported_sha256 bytea,
     p_seals bigint[], p_leaves bytea[], p_request uuid) RETURNS jsonb
@@ -299,14 +302,17 @@ BEGIN
   IF p_month >= date_trunc('month', now() AT TIME ZONE 'UTC') OR extract(day FROM p_month) <> 1 THEN
     RAISE EXCEPTION '% is not a month that has passed', p_month USING ERRCODE = '22023';
   ELSIF p_action LIKE 'audit.%' THEN
-    RAISE EXCEPTION 'what the log says about itself goes with its whole month only' USING ERRCODE = '22023';
+    RAISE EXCEPTION 'rows of the actions "audit.*" are pruned with their whole month only' USING ERRCODE = '22023';
   ELSIF v_partition IS NULL THEN
     RAISE EXCEPTION 'there is no audit log of %', v_month USING ERRCODE = 'VA004';
   END IF;
-  PERFORM vault._await_lock('vault.lock_sealing', 'pruning waits');   -- no sealing meanwhile
+  PERFORM vault._await_lock('vault.lock_sealing', 'pruning waits');   -- excludes sealing
   LOCK TABLE vault.audit_log IN ACCESS EXCLUSIVE MODE;
-  EXECUTE format('SELECT count(*) FILTER (WHERE $1 IS NULL OR action = $1) AS n, coalesce(bool_or(tx >= coalesce((SELECT to_tx FROM vault.audit_seals s
-      WHERE s.system_id = l.system_id ORDER BY to_tx DESC LIMIT 1), ''0'')), false) AS unsealed FROM %s l', v_partition) INTO v_found USING p_action;
+  EXECUTE format('SELECT count(*) FILTER (WHERE $1 IS NULL OR action = $1) AS n,
+      coalesce(bool_or(tx >= coalesce((SELECT to_tx
+      FROM vault.audit_seals s
+      WHERE s.system_id = l.system_id ORDER BY to_tx DESC LIMIT 1), ''0'')), false) AS unsealed
+      FROM %s l', v_partition) INTO v_found USING p_action;
   v_last := (SELECT max(id) FROM vault.audit_seals WHERE month = p_month);
   IF v_found.unsealed THEN
     RAISE EXCEPTION 'the audit log of % has rows that are not sealed', v_month USING ERRCODE = 'VA001';

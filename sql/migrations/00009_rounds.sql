@@ -1,6 +1,7 @@
 -- +goose Up
--- What a round could not do: a part of it as a whole (subject ''), or one secret, version or month of that part. The row goes when
--- the part works again. Names of secrets are in it, so row level security shows a service role those under its prefixes.
+-- What a round failed on: a part as a whole (subject ''), or one secret, version or month of that part. The row is
+-- deleted when the part works again. It contains names of secrets, so row level security shows a service role those
+-- under its prefixes.
 CREATE TABLE vault.round_failures (
   part     text COLLATE "C" NOT NULL CONSTRAINT round_part_length CHECK (octet_length(part) BETWEEN 1 AND 64),
   subject  text COLLATE "C" NOT NULL DEFAULT '' CONSTRAINT round_subject_length CHECK (octet_length(subject) <= 255),
@@ -12,14 +13,14 @@ CREATE TABLE vault.round_failures (
   PRIMARY KEY (part, subject)
 );
 
--- A heart beats beside the supervisor, so a beat does not say that rounds are made.
+-- The heartbeat is independent of the supervisor, so it does not show that rounds are made.
 ALTER TABLE vault.heartbeat ADD COLUMN supervised_at timestamptz;
 
--- The windows that are in use: few, however many secrets have one.
+-- The windows in use: few, however many secrets have one.
 CREATE INDEX secrets_windows ON vault.secrets (rotation_window) WHERE rotation_window IS NOT NULL;
 
--- Intervals of mixed signs compare as positive and may be negative once they are added to a date. Those that are there become what
--- they compare as, in days and seconds, and the log says so; times that are none become ones.
+-- Intervals of mixed signs compare as positive and may be negative once they are added to a date. They are replaced by
+-- the days and seconds that they compare as, and the log says so; times outside of 1970 to 9999 are replaced too.
 -- +goose StatementBegin
 DO $$
 BEGIN
@@ -59,7 +60,7 @@ BEGIN
     WHERE NOT (due_at BETWEEN '1970-01-01 UTC' AND '9999-12-01 UTC' AND run_after BETWEEN '1970-01-01 UTC' AND '9999-12-01 UTC'
                AND coalesce(claimed_at BETWEEN '1970-01-01 UTC' AND '9999-12-01 UTC', true));
   PERFORM vault._leave();
-  SET CONSTRAINTS ALL IMMEDIATE;   -- or tx_context has an event that waits, and cannot be altered
+  SET CONSTRAINTS ALL IMMEDIATE;   -- a pending event would prevent ALTER of tx_context
   SET CONSTRAINTS ALL DEFERRED;
 END $$;
 -- +goose StatementEnd

@@ -1,21 +1,22 @@
 -- +goose Up
--- What sessions wait for is a table on which no other role has a privilege: an advisory lock is anybody's who may
--- connect. Each is locked IN EXCLUSIVE MODE, which pg_dump does not wait for, and pg_locks then names the holder. There
--- are never rows in them. Migrate makes its own before the first migration.
+-- Sessions wait for tables on which no other role has a privilege: any role that may connect can take an advisory lock.
+-- Each is locked IN EXCLUSIVE MODE, which pg_dump does not wait for, and pg_locks then names the holder. The tables
+-- have no rows. Migrate creates its own before the first migration.
 CREATE TABLE IF NOT EXISTS vault.lock_migration (unused boolean);
 CREATE TABLE vault.lock_claims (unused boolean);
 CREATE TABLE vault.lock_sealing (unused boolean);
 
 -- A spool is continued by the role that began it. The oid tells a role from another of the same name, but only in the
--- cluster that gave it: a dump is restored where other roles have the oids. Null: begun before this was kept.
+-- cluster that assigned it: a restored dump is in a cluster where other roles may have the oids. Null: begun before
+-- roles were kept.
 ALTER TABLE vault.audit_spools
   ADD COLUMN role_name  name,
   ADD COLUMN role_oid   oid,
   ADD COLUMN system_id  bigint;
--- Counted when a role begins another.
+-- Counted when a role begins another spool.
 CREATE INDEX audit_spools_by_role ON vault.audit_spools (role_name, shipped_at);
 
--- The name is printed by everything that shows the log. An empty database has no functions yet, and no spools.
+-- Every program that shows the log prints the name. An empty database has no functions yet, and no spools.
 -- +goose StatementBegin
 DO $$
 BEGIN

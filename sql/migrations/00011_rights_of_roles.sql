@@ -1,6 +1,6 @@
 -- +goose Up
--- A prefix belongs to a role, not to a name: a role that is dropped and made again has another oid and reads nothing of
--- the old one's. regrole follows a rename, and a dump has the name, which is what finds the role on another cluster.
+-- A prefix belongs to a role, not to a name: a role that is dropped and created again has another oid and does not
+-- inherit it. regrole follows a rename, and a dump has the name, which finds the role on another cluster.
 ALTER TABLE vault.service_scope ADD COLUMN role_id regrole;
 ALTER TABLE vault.service_scope ALTER COLUMN role_id TYPE regrole USING to_regrole(quote_ident(role_name));
 ALTER TABLE vault.service_scope NO FORCE ROW LEVEL SECURITY;
@@ -17,23 +17,21 @@ CREATE OR REPLACE VIEW vault.sealed_versions WITH (security_barrier) AS
                             WHERE role_id = (SELECT quote_ident(current_user)::regrole)))
          OR (SELECT pg_has_role(current_user, 'vault_owner', 'USAGE')));
 
--- That a token has ended, apart from admin_tokens and without a unique index: a revocation waits for no other
--- transaction, whatever that one has locked or inserted.
+-- The end of a token, in a table other than admin_tokens and without a unique index, so that a revocation waits for no
+-- other transaction, whatever rows that has locked or inserted.
 CREATE TABLE vault.token_revocations (
   token_id    uuid NOT NULL,
   revoked_at  timestamptz NOT NULL DEFAULT now(),
-  tx          xid8 NOT NULL DEFAULT pg_current_xact_id()   -- a token that revokes itself still commits that
+  tx          xid8 NOT NULL DEFAULT pg_current_xact_id()   -- a token that revokes itself can commit that
 );
 CREATE INDEX token_revocations_token ON vault.token_revocations (token_id);
 
--- Every token has its row from the beginning: the first use would otherwise wait for another first use that does not
--- commit.
+-- Every token has its row from the beginning, or its first use would wait for another first use that does not commit.
 ALTER TABLE vault.admin_token_use ALTER COLUMN last_used_at DROP NOT NULL, NO FORCE ROW LEVEL SECURITY;
 INSERT INTO vault.admin_token_use SELECT id, NULL FROM vault.admin_tokens ON CONFLICT DO NOTHING;
 ALTER TABLE vault.admin_token_use FORCE ROW LEVEL SECURITY;
 
--- What was refused, in a minute, to one role at one address: refusals beyond the first few have no audit row of their
--- own.
+-- Refusals in a minute, of one role at one address: those beyond the first few have no audit row of their own.
 CREATE TABLE vault.refusals (
   minute   timestamptz NOT NULL,
   db_role  name NOT NULL,
@@ -43,7 +41,7 @@ CREATE TABLE vault.refusals (
   PRIMARY KEY (minute, db_role, client)
 );
 
--- Wrong proofs roll back what their transaction wrote, but not what it took of a sequence. The first counts all of
--- them, the second those of its minute: the minute's number times a million, and the count.
+-- A wrong proof rolls back what its transaction wrote, but not what it took from a sequence. The first sequence counts
+-- all of them, the second those of its minute: the minute's number times a million, plus the count.
 CREATE SEQUENCE vault.wrong_proofs;
 CREATE SEQUENCE vault.wrong_proofs_minute;

@@ -1,4 +1,4 @@
--- Row level security. FORCE makes the owner obey too, and with it every SECURITY DEFINER function.
+-- Row level security. FORCE applies it to the owner too, and so to every SECURITY DEFINER function.
 -- Policies of the read path call no function: one in a point read made it three times slower.
 DO $$
 DECLARE t record;
@@ -9,7 +9,7 @@ BEGIN
   FOR t IN SELECT c.relname FROM pg_class c WHERE c.relnamespace = 'vault'::regnamespace AND c.relkind IN ('r', 'p')
       AND c.relname NOT LIKE 'goose%' LOOP
     EXECUTE format('ALTER TABLE vault.%I ENABLE ROW LEVEL SECURITY', t.relname);
-    -- tx_context is what the policies ask, and config is written by migrate alone.
+    -- The policies read tx_context, and only migrate writes config.
     IF t.relname NOT IN ('tx_context', 'config') THEN
       EXECUTE format('ALTER TABLE vault.%I FORCE ROW LEVEL SECURITY', t.relname);
       EXECUTE format('CREATE POLICY owner_reads ON vault.%I FOR SELECT TO vault_owner USING (true)', t.relname);
@@ -17,36 +17,41 @@ BEGIN
   END LOOP;
 END $$;
 
--- writers: the owner, in a transaction that says who it is. Maintenance goes through many rows and may change any: the
--- sub-select answers once a query, tx_may_change once a row. WITH CHECK (true), where a trigger keeps the name as it
--- was, or where the answer does not depend on the row: USING has asked already.
-CREATE POLICY owner_inserts ON vault.secrets FOR INSERT TO vault_owner WITH CHECK ((SELECT vault.tx_kind()) = 'maintenance' OR vault.tx_may_change(name));
+-- writers: the owner, in a transaction with an identity. Maintenance changes many rows of any name: the sub-select runs
+-- once a query, tx_may_change once a row. WITH CHECK (true) is used if a trigger keeps the name, or if the answer does
+-- not depend on the row: USING has checked it.
+CREATE POLICY owner_inserts ON vault.secrets FOR INSERT TO vault_owner
+    WITH CHECK ((SELECT vault.tx_kind()) = 'maintenance' OR vault.tx_may_change(name));
 CREATE POLICY owner_updates ON vault.secrets FOR UPDATE TO vault_owner
     USING ((SELECT vault.tx_kind()) = 'maintenance' OR vault.tx_may_change(name)) WITH CHECK (true);
 CREATE POLICY owner_purges ON vault.secrets FOR DELETE TO vault_owner USING (vault.tx_is_purging(name));
-CREATE POLICY owner_inserts ON vault.secret_versions FOR INSERT TO vault_owner WITH CHECK ((SELECT vault.tx_kind()) = 'maintenance' OR vault.tx_may_change(name));
+CREATE POLICY owner_inserts ON vault.secret_versions FOR INSERT TO vault_owner
+    WITH CHECK ((SELECT vault.tx_kind()) = 'maintenance' OR vault.tx_may_change(name));
 CREATE POLICY owner_updates ON vault.secret_versions FOR UPDATE TO vault_owner
     USING ((SELECT vault.tx_kind()) = 'maintenance' OR vault.tx_may_change(name)) WITH CHECK (true);
 CREATE POLICY owner_purges ON vault.secret_versions FOR DELETE TO vault_owner USING (vault.tx_is_purging(name));
-CREATE POLICY owner_inserts ON vault.rotation_jobs FOR INSERT TO vault_owner WITH CHECK ((SELECT vault.tx_kind()) = 'maintenance' OR vault.tx_may_change(name));
+CREATE POLICY owner_inserts ON vault.rotation_jobs FOR INSERT TO vault_owner
+    WITH CHECK ((SELECT vault.tx_kind()) = 'maintenance' OR vault.tx_may_change(name));
 CREATE POLICY owner_updates ON vault.rotation_jobs FOR UPDATE TO vault_owner
     USING ((SELECT vault.tx_kind()) = 'maintenance' OR vault.tx_may_change(name));
 CREATE POLICY owner_purges ON vault.rotation_jobs FOR DELETE TO vault_owner USING (vault.tx_is_purging(name));
 CREATE POLICY owner_prunes ON vault.rotation_jobs FOR DELETE TO vault_owner
   USING (vault.tx_kind() = 'maintenance' AND state IN ('done', 'superseded'));
-CREATE POLICY owner_inserts ON vault.rotation_candidates FOR INSERT TO vault_owner WITH CHECK (vault.tx_may_change(name));
+CREATE POLICY owner_inserts ON vault.rotation_candidates FOR INSERT TO vault_owner
+    WITH CHECK (vault.tx_may_change(name));
 CREATE POLICY owner_deletes ON vault.rotation_candidates FOR DELETE TO vault_owner USING (vault.tx_may_change(name));
 -- rewrap
 CREATE POLICY owner_updates ON vault.rotation_candidates FOR UPDATE TO vault_owner
     USING (vault.tx_kind() = 'admin' AND vault.tx_may_change(name));
 CREATE POLICY owner_inserts ON vault.heartbeat FOR INSERT TO vault_owner WITH CHECK (vault.tx_kind() = 'maintenance');
 CREATE POLICY owner_updates ON vault.heartbeat FOR UPDATE TO vault_owner USING (vault.tx_kind() = 'maintenance');
-CREATE POLICY owner_inserts ON vault.round_failures FOR INSERT TO vault_owner WITH CHECK (vault.tx_kind() = 'maintenance');
+CREATE POLICY owner_inserts ON vault.round_failures FOR INSERT TO vault_owner
+    WITH CHECK (vault.tx_kind() = 'maintenance');
 CREATE POLICY owner_updates ON vault.round_failures FOR UPDATE TO vault_owner USING (vault.tx_kind() = 'maintenance');
 CREATE POLICY owner_deletes ON vault.round_failures FOR DELETE TO vault_owner USING (vault.tx_kind() = 'maintenance');
 CREATE POLICY owner_inserts ON vault.admin_tokens FOR INSERT TO vault_owner WITH CHECK (vault.tx_may_administer());
 CREATE POLICY owner_updates ON vault.admin_tokens FOR UPDATE TO vault_owner USING (vault.tx_may_administer());
--- Nothing takes a revocation back.
+-- no UPDATE or DELETE: a revocation is final
 CREATE POLICY owner_inserts ON vault.token_revocations FOR INSERT TO vault_owner
   WITH CHECK (vault.tx_may_administer());
 CREATE POLICY owner_inserts ON vault.admin_token_use FOR INSERT TO vault_owner WITH CHECK (vault.tx_may_administer());
@@ -59,21 +64,24 @@ CREATE POLICY owner_deletes ON vault.service_scope FOR DELETE TO vault_owner
 CREATE POLICY owner_inserts ON vault.refusals FOR INSERT TO vault_owner WITH CHECK (true);
 CREATE POLICY owner_updates ON vault.refusals FOR UPDATE TO vault_owner USING (true);
 CREATE POLICY owner_prunes ON vault.refusals FOR DELETE TO vault_owner USING (minute < now() - interval '1 day');
-CREATE POLICY owner_inserts ON vault.requests FOR INSERT TO vault_owner WITH CHECK ((SELECT vault.tx_kind()) IS NOT NULL);
+CREATE POLICY owner_inserts ON vault.requests FOR INSERT TO vault_owner
+    WITH CHECK ((SELECT vault.tx_kind()) IS NOT NULL);
 CREATE POLICY owner_updates ON vault.requests FOR UPDATE TO vault_owner
     USING ((SELECT vault.tx_kind()) IS NOT NULL) WITH CHECK (true);
 CREATE POLICY owner_prunes ON vault.requests FOR DELETE TO vault_owner USING ((SELECT vault.tx_kind()) = 'maintenance');
--- and no UPDATE or DELETE at all
+-- no UPDATE or DELETE
 CREATE POLICY owner_appends ON vault.audit_log FOR INSERT TO vault_owner WITH CHECK (true);
 CREATE POLICY owner_appends ON vault.audit_seals FOR INSERT TO vault_owner WITH CHECK (vault.tx_kind() = 'maintenance');
 CREATE POLICY owner_appends ON vault.audit_prunes FOR INSERT TO vault_owner WITH CHECK (vault.tx_may_administer());
 CREATE POLICY owner_appends ON vault.audit_leaves FOR INSERT TO vault_owner WITH CHECK (vault.tx_may_administer());
-CREATE POLICY owner_inserts ON vault.audit_spools FOR INSERT TO vault_owner WITH CHECK (vault.tx_kind() = 'maintenance');
+CREATE POLICY owner_inserts ON vault.audit_spools FOR INSERT TO vault_owner
+    WITH CHECK (vault.tx_kind() = 'maintenance');
 CREATE POLICY owner_deletes ON vault.audit_spools FOR DELETE TO vault_owner USING (vault.tx_kind() = 'maintenance');
 CREATE POLICY owner_updates ON vault.audit_spools FOR UPDATE TO vault_owner USING (vault.tx_kind() = 'maintenance');
 
 -- readers: service roles see the names their prefixes cover. The sub-selects are uncorrelated: each runs once a query.
--- quote_ident, since a cast to regrole reads its text as SQL does: "App" would be app, and a role named 16384 that oid.
+-- quote_ident, because a cast to regrole parses its text as SQL: "App" would be app, and a role named 16384 would be
+-- that oid.
 CREATE POLICY service_reads ON vault.config FOR SELECT TO vault_owner, vault_service, vault_worker, vault_auditor
     USING (true);
 CREATE POLICY service_reads ON vault.heartbeat FOR SELECT TO vault_service, vault_worker, vault_auditor USING (true);

@@ -1,4 +1,4 @@
--- The whole surface: what is not granted here, nobody but the owner can call or see.
+-- The whole surface: only the owner can use what is not granted here.
 REVOKE ALL ON ALL TABLES IN SCHEMA vault FROM PUBLIC, vault_service, vault_worker, vault_auditor;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA vault FROM PUBLIC, vault_service, vault_worker, vault_auditor;
 GRANT USAGE ON SCHEMA vault TO vault_service, vault_worker, vault_auditor;

@@ -12,40 +12,41 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// The two statements of the read path, over a view that cuts what is read to the caller's prefixes. Both ask for any
-// number of names at once and are planned once, for any of them. The current version is the one without an end, of
-// which a name has one.
+// The two statements of the read path, over a view that shows the caller only the names under its prefixes. Each takes
+// any number of names, and its plan serves any of them. A name has one current version: the one without an end.
 const (
 	currentQuery = sealedColumns + ` AND expires_at IS NULL`
 	liveQuery    = sealedColumns + ` AND (expires_at IS NULL OR expires_at > now())`
 
-	sealedColumns = `SELECT name, version, version_id, fmt, kms_key_id, wrapped_dek, nonce, ciphertext, key_commit, aad, created_at,
+	sealedColumns = `SELECT name, version, version_id, fmt, kms_key_id, wrapped_dek, nonce, ciphertext, key_commit, aad,
+		created_at,
 		expires_at, next_rotation_at FROM vault.sealed_versions WHERE name = ANY ($1)`
 
-	// lostQuery asks for names of which nothing was found: whether the secret is there, and whether its current version is
-	// by now.
-	lostQuery = `SELECT s.name, v.version FROM vault.secrets s LEFT JOIN vault.sealed_versions v ON v.name = s.name AND v.expires_at IS NULL
+	// missingQuery looks into names that the statements above have no row for: whether the secret exists, and whether it
+	// has a current version by now.
+	missingQuery = `SELECT s.name, v.version FROM vault.secrets s
+		LEFT JOIN vault.sealed_versions v ON v.name = s.name AND v.expires_at IS NULL
 		WHERE s.name = ANY ($1) AND s.deleted_at IS NULL`
 )
 
-// sealed is what a statement found of one secret; the zero value is a secret that is not there.
-type sealed struct {
+// readResult is what a statement found of one secret; the zero value means that there is no such secret.
+type readResult struct {
 	found bool
 	rows  []VersionRow // newest first
-	bad   error        // of a row that could not be read, or is missing
+	bad   error        // why a row could not be read, or that it is missing
 }
 
-func (s sealed) current(err error) (VersionRow, error) {
+func (s readResult) current(err error) (VersionRow, error) {
 	if err := s.check(err); err != nil {
 		return VersionRow{}, err
 	}
-	return s.told(s.rows[0]), nil
+	return s.withSecretColumns(s.rows[0]), nil
 }
 
-func (s sealed) version(version int, err error) (VersionRow, error) {
+func (s readResult) version(version int, err error) (VersionRow, error) {
 	for _, row := range s.rows {
 		if row.Version == version {
-			return s.told(row), err
+			return s.withSecretColumns(row), err
 		}
 	}
 	if err := s.check(err); err != nil {
@@ -54,8 +55,8 @@ func (s sealed) version(version int, err error) (VersionRow, error) {
 	return VersionRow{}, ErrNotFound
 }
 
-// told adds what the current version's row says of the secret.
-func (s sealed) told(row VersionRow) VersionRow {
+// withSecretColumns adds the times that only the current version's row has.
+func (s readResult) withSecretColumns(row VersionRow) VersionRow {
 	row.RotatedAt, row.NextRotationAt = nil, nil
 	if current := &s.rows[0]; current.ExpiresAt == nil {
 		row.RotatedAt, row.NextRotationAt = &current.CreatedAt, current.NextRotationAt
@@ -63,7 +64,7 @@ func (s sealed) told(row VersionRow) VersionRow {
 	return row
 }
 
-func (s sealed) check(err error) error {
+func (s readResult) check(err error) error {
 	switch {
 	case err != nil:
 		return err
@@ -75,37 +76,38 @@ func (s sealed) check(err error) error {
 	return nil
 }
 
-// shared is a query that requests share. It goes past the pool's limit, having its own.
-func shared(p *pool, limit time.Duration, query sealedQuery) *coalescer[sealed] {
-	return &coalescer[sealed]{limit: limit, query: func(ctx context.Context, names []string) (map[string]sealed, error) {
+// shared is a query that concurrent requests share. It has a limit of its own, so it does not use the pool's.
+func shared(p *pool, limit time.Duration, query sealedQuery) *coalescer[readResult] {
+	byName := func(ctx context.Context, names []string) (map[string]readResult, error) {
 		return query.byName(ctx, p.sessions, names)
-	}}
+	}
+	return &coalescer[readResult]{limit: limit, query: byName}
 }
 
-// sealedQuery is one of the statements, with what reads its rows.
+// sealedQuery is one of the statements, and the function that reads its rows.
 type sealedQuery struct {
 	sql  string
-	scan func(s *scanner, into *sealed)
+	scan func(s *scanner, into *readResult)
 }
 
 var (
 	current = sealedQuery{currentQuery, (*scanner).secret}
 	live    = sealedQuery{liveQuery, (*scanner).secret}
-	lost    = sealedQuery{lostQuery, (*scanner).lost}
+	missing = sealedQuery{missingQuery, (*scanner).missing}
 )
 
-// byName asks for all names at once. When the server itself fails on something that one of them leads to, they are
-// asked for one by one, and the others are answered.
-func (s sealedQuery) byName(ctx context.Context, q rowsQuerier, names []string) (map[string]sealed, error) {
+// byName queries all names at once. If the server fails on the data of one of them, each is queried alone, so the
+// others are answered.
+func (s sealedQuery) byName(ctx context.Context, q rowsQuerier, names []string) (map[string]readResult, error) {
 	found, err := s.ask(ctx, q, names)
 	if len(names) == 1 || !ofOneRow(err) {
 		return found, err
 	}
-	all := make(map[string]sealed, len(names))
+	all := make(map[string]readResult, len(names))
 	for _, name := range names {
 		one, err := s.ask(ctx, q, []string{name})
 		if err != nil {
-			all[name] = sealed{found: true, bad: err}
+			all[name] = readResult{found: true, bad: err}
 		} else if s, found := one[name]; found {
 			all[name] = s
 		}
@@ -113,11 +115,12 @@ func (s sealedQuery) byName(ctx context.Context, q rowsQuerier, names []string) 
 	return all, nil
 }
 
-// ofOneRow: the server could not read something (classes 22, 58 and XX of appendix A of its manual: data exception,
-// system error, internal error or corrupted data).
+// ofOneRow reports whether the server could not read something (classes 22, 58 and XX of appendix A of its manual: data
+// exception, system error, internal error or corrupted data).
 func ofOneRow(err error) bool { return isClass(err, "22", "58", "XX") }
 
-// unreadable: what a name leads to is broken, and no argument of the caller's, who gave nothing but a name.
+// unreadable turns an error in the stored data into ErrIntegrity. The caller gave only a name, so its arguments are not
+// the cause.
 func unreadable(err error) error {
 	if isClass(err, "22", "XX") {
 		return &Error{Kind: ErrIntegrity, Code: err.(*Error).Code, Text: "the server cannot read a row: " + err.Error()}
@@ -130,14 +133,14 @@ func isClass(err error, classes ...string) bool {
 	return ok && len(e.Code) == 5 && slices.Contains(classes, e.Code[:2])
 }
 
-// withLost is byName for a caller who shares it with nobody: what is not found is looked into.
-func (s sealedQuery) withLost(ctx context.Context, q rowsQuerier, names []string) (map[string]sealed, error) {
+// withMissing is byName for a query that is not shared: names without a row are looked into at once.
+func (s sealedQuery) withMissing(ctx context.Context, q rowsQuerier, names []string) (map[string]readResult, error) {
 	found, err := s.byName(ctx, q, names)
 	if err != nil || len(found) == len(names) {
 		return found, err
 	}
-	missing := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return found[name].found })
-	there, err := lost.byName(ctx, q, missing)
+	absent := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return found[name].found })
+	there, err := missing.byName(ctx, q, absent)
 	if err != nil {
 		return nil, err
 	}
@@ -145,12 +148,12 @@ func (s sealedQuery) withLost(ctx context.Context, q rowsQuerier, names []string
 	for name, l := range there {
 		if l.bad != nil {
 			found[name] = l
-		} else { // it came to be in between
+		} else { // created between the two statements
 			again = append(again, name)
 		}
 	}
 	if len(again) > 0 {
-		late, err := s.withLost(ctx, q, again)
+		late, err := s.withMissing(ctx, q, again)
 		if err != nil {
 			return nil, err
 		}
@@ -159,13 +162,13 @@ func (s sealedQuery) withLost(ctx context.Context, q rowsQuerier, names []string
 	return found, nil
 }
 
-func (s sealedQuery) ask(ctx context.Context, q rowsQuerier, names []string) (map[string]sealed, error) {
+func (s sealedQuery) ask(ctx context.Context, q rowsQuerier, names []string) (map[string]readResult, error) {
 	rows, err := q.Query(ctx, s.sql, names)
 	if err != nil {
 		return nil, classify(err)
 	}
 	defer rows.Close()
-	all := make(map[string]sealed, len(names))
+	all := make(map[string]readResult, len(names))
 	var row scanner
 	for rows.Next() {
 		name := row.begin(rows)
@@ -176,7 +179,7 @@ func (s sealedQuery) ask(ctx context.Context, q rowsQuerier, names []string) (ma
 	return all, unreadable(classify(rows.Err()))
 }
 
-// scanner reads rows column by column, so that one that does not read spoils no other: pgx ends the whole answer then.
+// scanner reads rows column by column, because pgx ends the whole result at the first row that does not scan.
 type scanner struct {
 	plans []pgtype.ScanPlan
 	types *pgtype.Map
@@ -193,7 +196,7 @@ func (s *scanner) begin(rows pgx.Rows) (name string) {
 	return string(s.raw[0]) // text is the same bytes in both formats
 }
 
-func (s *scanner) secret(into *sealed) {
+func (s *scanner) secret(into *readResult) {
 	into.found = true
 	var v VersionRow
 	if err := s.version(&v); err != nil {
@@ -203,7 +206,7 @@ func (s *scanner) secret(into *sealed) {
 	into.insert(v)
 }
 
-func (s *scanner) lost(into *sealed) {
+func (s *scanner) missing(into *readResult) {
 	into.found = true
 	if s.raw[1] == nil {
 		into.bad = newError(ErrIntegrity, "the secret has no current version")
@@ -236,8 +239,8 @@ func (s *scanner) time(column int, into **time.Time) error {
 	return s.scan(column, at)
 }
 
-// insert keeps the newest first. There are few, and asking the server to sort cost more than it does.
-func (s *sealed) insert(v VersionRow) {
+// insert keeps the newest first. There are few; sorting in the server cost more.
+func (s *readResult) insert(v VersionRow) {
 	at := len(s.rows)
 	for at > 0 && s.rows[at-1].Version < v.Version {
 		at--

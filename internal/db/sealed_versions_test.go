@@ -12,8 +12,8 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// wantTold compares what reads tell of a secret with its row.
-func wantTold(t *testing.T, after string, store *vaulttest.Store, reader *db.Reader, name string) {
+// wantCopies compares the copies in a secret's versions with its row.
+func wantCopies(t *testing.T, after string, store *vaulttest.Store, reader *db.Reader, name string) {
 	t.Helper()
 	conn := mustConnect(t, store.URL(vaulttest.Superuser))
 	var rotated, next, deleted *time.Time
@@ -63,18 +63,19 @@ func TestReadsTellOfTheSecret(t *testing.T) {
 		`SELECT vault.update_secret('app1/a', gen_random_uuid(), NULL, NULL, NULL, true)`,
 	} {
 		mustAdmin(t, store, statement)
-		wantTold(t, statement, store, reader, "app1/a")
+		wantCopies(t, statement, store, reader, "app1/a")
 	}
-	byHand := `SET session_replication_role = replica; UPDATE vault.secrets SET kind = 'automatic', generator = 'uuid', rotation_interval = '1 day', next_rotation_at = now()`
+	byHand := `SET session_replication_role = replica; UPDATE vault.secrets
+		SET kind = 'automatic', generator = 'uuid', rotation_interval = '1 day', next_rotation_at = now()`
 	store.MustExec(t, byHand)
-	wantTold(t, byHand, store, reader, "app1/a")
+	wantCopies(t, byHand, store, reader, "app1/a")
 	mustAdmin(t, store, `SELECT vault.purge_secret('app1/a', gen_random_uuid())`)
 	if _, err := reader.Current(t.Context(), "app1/a"); !errors.Is(err, db.ErrNotFound) {
 		t.Errorf("after a purge: got %v", err)
 	}
 }
 
-// A secret that comes to be between the two questions is no secret without a current version.
+// A secret created between the two statements is not one without a current version.
 func TestLostOrNew(t *testing.T) {
 	store := vaulttest.New(t)
 	reader := mustReader(t, store.URL(vaulttest.AppRole))
@@ -124,7 +125,7 @@ func TestLostOrNew(t *testing.T) {
 	must(t, <-done)
 }
 
-// What was written under schema 5 reads the same under the next.
+// Rows written under schema 5 read the same under the next.
 func TestMigrationToSealedVersions(t *testing.T) {
 	store := vaulttest.New(t)
 	reader := mustReader(t, store.URL(vaulttest.AppRole))
@@ -141,10 +142,11 @@ func TestMigrationToSealedVersions(t *testing.T) {
 		`CREATE UNIQUE INDEX one_current_version ON vault.secret_versions (secret_id) WHERE expires_at IS NULL`,
 		`DELETE FROM vault.goose_db_version WHERE version_id > 5`, `UPDATE vault.config SET schema_version = 5`)
 
-	// Somebody is deleting a secret: what he does is told, too.
+	// A session is deleting a secret during the migration: the copies show that too.
 	held := mustConnect(t, store.URL(vaulttest.Superuser))
 	_, err := held.PgConn().Exec(t.Context(),
-		`BEGIN; UPDATE vault.secrets SET deleted_at = now(), restore_until = now() + interval '1 day' WHERE name = 'app1/idle'`).ReadAll()
+		`BEGIN; UPDATE vault.secrets SET deleted_at = now(), restore_until = now() + interval '1 day'
+			WHERE name = 'app1/idle'`).ReadAll()
 	must(t, err)
 	migrated := make(chan error, 1)
 	go func() {
@@ -152,7 +154,7 @@ func TestMigrationToSealedVersions(t *testing.T) {
 		migrated <- err
 	}()
 	waits := `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`
-	// between two looks
+	// between two statements
 	for deadline := time.Now().Add(time.Minute); store.MustQuery(t, waits) == "0"; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("migrate does not wait for somebody who is changing a secret")
@@ -162,6 +164,6 @@ func TestMigrationToSealedVersions(t *testing.T) {
 	must(t, err)
 	must(t, <-migrated)
 	for _, name := range []string{"app1/a", "app1/deleted", "app1/idle"} {
-		wantTold(t, "migrate", store, reader, name)
+		wantCopies(t, "migrate", store, reader, name)
 	}
 }

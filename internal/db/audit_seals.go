@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// AuditRecord is a row of the audit log with every column, as a seal covers it.
+// AuditRecord is a row of the audit log with every column that a seal covers.
 type AuditRecord struct {
 	ID         int64
 	SystemID   int64
@@ -29,7 +29,8 @@ type AuditRecord struct {
 	Detail     json.RawMessage
 }
 
-const recordColumns = `id, system_id, tx, at, recorded_at, actor, db_role::text, client, node, action, secret, version, outcome, request_id, detail::text`
+const recordColumns = `id, system_id, tx, at, recorded_at, actor, db_role::text, client, node, action,
+	secret, version, outcome, request_id, detail::text`
 
 func scanRecord(row pgx.CollectableRow) (AuditRecord, error) {
 	var r AuditRecord
@@ -54,16 +55,17 @@ type AuditSeal struct {
 	Signature    []byte
 	SealedAt     time.Time
 	Marks        []byte
-	Leaves       []AuditLeaves // of rows that were pruned by their action; only where a part's seals are read
+	Leaves       []AuditLeaves // of rows that were pruned by action; only PartSeals reads them
 }
 
-// AuditLeaves are what one prune left of a seal's rows: 48 bytes each, tx, id and leaf hash.
+// AuditLeaves are what one prune kept of a seal's rows: 48 bytes each, tx, id and leaf hash.
 type AuditLeaves struct {
 	Prune  int64  `json:"prune"`
 	Leaves string `json:"leaves"` // in hex
 }
 
-const sealColumns = `id, system_id, month, from_tx, to_tx, rows, first_id, last_id, root, previous, hash, key_id, signature, sealed_at, `
+const sealColumns = `id, system_id, month, from_tx, to_tx, rows, first_id, last_id, root, previous, hash, key_id,
+	signature, sealed_at, `
 
 func scanSeal(row pgx.CollectableRow) (AuditSeal, error) {
 	var s AuditSeal
@@ -72,18 +74,18 @@ func scanSeal(row pgx.CollectableRow) (AuditSeal, error) {
 	return s, err
 }
 
-// AuditWindow is a window of transaction ids that has closed, and the seal it comes after.
+// AuditWindow is a closed window of transaction ids, and the seal before it.
 type AuditWindow struct {
 	SystemID     int64
 	FromTx, ToTx uint64
-	LastID       int64 // 0: there is no seal yet
+	LastID       int64 // 0: no seal yet
 	LastHash     []byte
 	Now          time.Time // of the primary
 	Records      []AuditRecord
 }
 
-// SealAudit hands the next closed window to seal and stores what it returns, in one transaction whose commit is the
-// commit point: after a lost answer the window is either sealed or handed out again. It returns the number of rows
+// SealAudit passes the next closed window to seal and stores the returned seals, in one transaction whose commit is the
+// commit point: after a lost answer, the window is either sealed or returned again. It returns the number of rows
 // sealed.
 func (w *Writer) SealAudit(ctx context.Context, limit int, seal func(AuditWindow) ([]AuditSeal, error)) (int, error) {
 	sealed := 0
@@ -117,17 +119,18 @@ func (w *Writer) SealAudit(ctx context.Context, limit int, seal func(AuditWindow
 
 func addSeals(ctx context.Context, tx pgx.Tx, seals []AuditSeal) error {
 	batch := &pgx.Batch{}
-	// A seal that a node has seen must not be lost in a failover: its successor would not follow it.
+	// A failover must not lose a seal that a node has seen: the next one would not follow it.
 	batch.Queue(`SET LOCAL synchronous_commit = remote_apply`)
 	for _, s := range seals {
-		batch.Queue(`SELECT vault.add_audit_seal(ROW($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)::vault.audit_seals)`,
+		batch.Queue(`SELECT vault.add_audit_seal(ROW($1, $2, $3, $4, $5, $6, $7, $8, $9, $10,
+				$11, $12, $13, $14, $15)::vault.audit_seals)`,
 			s.ID, s.SystemID, s.Month, s.FromTx, s.ToTx, s.Rows, s.FirstID, s.LastID, s.Root, s.Previous, s.Hash, s.KeyID,
 			s.Signature, s.SealedAt, s.Marks)
 	}
 	return tx.SendBatch(ctx, batch).Close()
 }
 
-// SealQuery chooses seals; zero fields choose all. Without Marks they come without theirs.
+// SealQuery selects seals; zero fields select all. Without Marks, their marks are left empty.
 type SealQuery struct {
 	After int64 // only greater ids
 	Limit int
@@ -141,7 +144,7 @@ func (r *Reader) AuditSeals(ctx context.Context, q SealQuery) ([]AuditSeal, erro
 		q.After, q.Limit, q.Marks)
 }
 
-// SealHash reads the hash of one seal, nil if it is not there.
+// SealHash reads the hash of one seal; nil if there is no such seal.
 func (r *Reader) SealHash(ctx context.Context, id int64) ([]byte, error) {
 	hashes, err := collect(ctx, r.pool, pgx.RowTo[[]byte], `SELECT hash FROM vault.audit_seals WHERE id = $1`, id)
 	if err != nil || len(hashes) == 0 {
@@ -150,14 +153,14 @@ func (r *Reader) SealHash(ctx context.Context, id int64) ([]byte, error) {
 	return hashes[0], nil
 }
 
-// AuditPart is one month's rows of one system.
+// AuditPart is the rows of one month and one system.
 type AuditPart struct {
 	Month    time.Time
 	SystemID int64
 }
 
-// AuditParts lists what rows and seals there are by month and system, in order. It looks at one row of each, whatever
-// the size of the log.
+// AuditParts lists the months and systems that have rows or seals, in order. It reads one row of each, so its cost does
+// not depend on the size of the log.
 func (r *Reader) AuditParts(ctx context.Context) ([]AuditPart, error) {
 	return collect(ctx, r.pool, func(row pgx.CollectableRow) (AuditPart, error) {
 		var p AuditPart
@@ -173,22 +176,23 @@ func (r *Reader) AuditParts(ctx context.Context) ([]AuditPart, error) {
 		ORDER BY 1, 2`)
 }
 
-// AuditMonths are the months that have rows and a partition, which can be dropped, oldest first.
+// AuditMonths lists the months that have rows and a partition, which can be dropped, oldest first.
 func (r *Reader) AuditMonths(ctx context.Context) ([]time.Time, error) {
 	return collect(ctx, r.pool, pgx.RowTo[time.Time], `WITH RECURSIVE `+monthsOfLog+` SELECT m::date FROM months
 		WHERE m IS NOT NULL AND to_regclass('vault.audit_log_' || to_char(m, 'YYYY_MM')) IS NOT NULL ORDER BY 1`)
 }
 
-// monthsOfLog hops from month to month along the index by time, from 0001-01 to 9999-12, as vault._audit_month counts
+// monthsOfLog steps from month to month along the index by time, from 0001-01 to 9999-12, as vault._audit_month counts
 // them.
 const monthsOfLog = `months(m) AS (
-	SELECT date_trunc('month', greatest(least(min(at) AT TIME ZONE 'UTC', timestamp '9999-12-31'), timestamp '0001-01-01')) FROM vault.audit_log WHERE EXISTS (SELECT FROM vault.audit_log)
+	SELECT date_trunc('month', greatest(least(min(at) AT TIME ZONE 'UTC', timestamp '9999-12-31'),
+		timestamp '0001-01-01')) FROM vault.audit_log WHERE EXISTS (SELECT FROM vault.audit_log)
 	UNION ALL
 	SELECT date_trunc('month', (SELECT least(min(at) AT TIME ZONE 'UTC', timestamp '9999-12-31') FROM vault.audit_log
 		WHERE at >= (m + interval '1 month') AT TIME ZONE 'UTC'))
 	FROM months WHERE m < timestamp '9999-12-01')`
 
-// RecordCursor is where the next page of a part begins.
+// RecordCursor is the position at which the next page of a part begins.
 type RecordCursor struct {
 	AuditPart
 	Tx uint64 // rows of this transaction with a greater ID, and of later ones
@@ -199,11 +203,12 @@ type RecordCursor struct {
 func (r *Reader) AuditRecords(ctx context.Context, c RecordCursor, limit int) ([]AuditRecord, error) {
 	first, last := monthSpan(c.Month)
 	return collect(ctx, r.pool, scanRecord, `SELECT `+recordColumns+` FROM vault.audit_log
-		WHERE at BETWEEN $1 AND $2 AND system_id = $3 AND (tx, id) > ($4, $5) ORDER BY tx, id LIMIT $6`, first, last, c.SystemID, c.Tx, c.ID, limit)
+		WHERE at BETWEEN $1 AND $2 AND system_id = $3 AND (tx, id) > ($4, $5) ORDER BY tx, id LIMIT $6`,
+		first, last, c.SystemID, c.Tx, c.ID, limit)
 }
 
-// monthSpan is the first and the last moment that are sealed under a month: the first and the last month have what is
-// before and after.
+// monthSpan is the first and the last moment sealed under a month. The first month includes everything before it, the
+// last everything after it.
 func monthSpan(month time.Time) (first, last time.Time) {
 	first, last = month, month.AddDate(0, 1, 0).Add(-time.Microsecond)
 	if month.Year() <= 1 && month.Month() == time.January {
@@ -224,9 +229,11 @@ func (r *Reader) PartSeals(ctx context.Context, c RecordCursor, limit int) ([]Au
 			&s.Previous, &s.Hash, &s.KeyID, &s.Signature, &s.SealedAt, &s.Marks, &s.Leaves)
 		return s, err
 	}, `SELECT `+sealColumns+`marks,
-			(SELECT jsonb_agg(jsonb_build_object('prune', l.prune, 'leaves', encode(l.leaves, 'hex'))) FROM vault.audit_leaves l WHERE l.seal = s.id)
+			(SELECT jsonb_agg(jsonb_build_object('prune', l.prune, 'leaves', encode(l.leaves, 'hex')))
+				FROM vault.audit_leaves l WHERE l.seal = s.id)
 		FROM vault.audit_seals s
-		WHERE month = $1 AND system_id = $2 AND to_tx > $3 AND id > $4 ORDER BY id LIMIT $5`, c.Month, c.SystemID, c.Tx, c.ID, limit)
+		WHERE month = $1 AND system_id = $2 AND to_tx > $3 AND id > $4 ORDER BY id LIMIT $5`,
+		c.Month, c.SystemID, c.Tx, c.ID, limit)
 }
 
 // AuditPrune is a row of vault.audit_prunes.
@@ -241,35 +248,37 @@ type AuditPrune struct {
 	PrunedBy       string
 }
 
-// AuditPrunes lists what was dropped.
+// AuditPrunes lists what was pruned.
 func (r *Reader) AuditPrunes(ctx context.Context) ([]AuditPrune, error) {
 	return collect(ctx, r.pool, func(row pgx.CollectableRow) (AuditPrune, error) {
 		var p AuditPrune
 		err := row.Scan(&p.ID, &p.Month, &p.Action, &p.Rows, &p.LastSeal, &p.ExportedSHA256, &p.PrunedAt, &p.PrunedBy)
 		return p, err
-	}, `SELECT id, month, coalesce(action, ''), rows, last_seal, exported_sha256, pruned_at, pruned_by FROM vault.audit_prunes ORDER BY id`)
+	}, `SELECT id, month, coalesce(action, ''), rows, last_seal, exported_sha256, pruned_at, pruned_by
+		FROM vault.audit_prunes ORDER BY id`)
 }
 
-// AuditEstimate is about how many rows there are, by the statistics of the last ANALYZE: for a progress bar.
+// AuditEstimate is the approximate number of rows, by the statistics of the last ANALYZE, for a progress bar.
 func (r *Reader) AuditEstimate(ctx context.Context) (int64, error) {
 	var n int64
-	err := r.pool.QueryRow(ctx, `SELECT coalesce(sum(greatest(c.reltuples, 0)), 0)::bigint FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+	err := r.pool.QueryRow(ctx, `SELECT coalesce(sum(greatest(c.reltuples, 0)), 0)::bigint
+		FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
 		WHERE i.inhparent = 'vault.audit_log'::regclass`).Scan(&n)
 	return n, classify(err)
 }
 
-// SealingLag is how far sealing is behind on a primary, and what holds it back.
+// SealingLag is how far sealing is behind on a primary, and the transaction that delays it.
 type SealingLag struct {
-	Seconds float64      `json:"seconds"` // that the oldest row has waited; 0 = none waits
-	Held    bool         `json:"held"`    // by a transaction that still runs; else by a sealer that does not
+	Seconds float64      `json:"seconds"` // the wait of the oldest row; 0 = none waits
+	Held    bool         `json:"held"`    // by a transaction that still runs; false: it waits for a sealer
 	Holder  *Transaction `json:"holder"`
-	Sealer  *Transaction `json:"sealer"` // that has the lock of sealing
+	Sealer  *Transaction `json:"sealer"` // holds the lock of sealing
 }
 
-// Transaction is one that still runs, or is prepared.
+// Transaction is a running or prepared transaction.
 type Transaction struct {
 	PID         int        `json:"pid"`
-	Prepared    string     `json:"prepared"` // its name, if it is one
+	Prepared    string     `json:"prepared"` // the name of a prepared one
 	Application string     `json:"application"`
 	Role        string     `json:"role"`
 	Database    string     `json:"database"`
@@ -278,10 +287,10 @@ type Transaction struct {
 	Since       *time.Time `json:"since"` // nil without it
 }
 
-// SealingLag asks the node; nil on a standby, and where nothing was ever sealed.
+// SealingLag queries the node; nil on a standby, and if there is no seal yet.
 func (r *Reader) SealingLag(ctx context.Context) (*SealingLag, error) { return sealingLag(ctx, r.pool) }
 
-// SealingLag asks the primary.
+// SealingLag queries the primary.
 func (w *Writer) SealingLag(ctx context.Context) (*SealingLag, error) { return sealingLag(ctx, w.pool) }
 
 func sealingLag(ctx context.Context, p *pool) (*SealingLag, error) {
@@ -290,7 +299,7 @@ func sealingLag(ctx context.Context, p *pool) (*SealingLag, error) {
 	return lag, classify(err)
 }
 
-// Pruned is what a prune answers.
+// Pruned is the result of a prune.
 type Pruned struct {
 	ID       int64  `json:"id"`
 	Month    string `json:"month"`
@@ -301,25 +310,26 @@ type Pruned struct {
 	Committed
 }
 
-// AuditPruning is a month, or its rows of one action, that was exported and is to go.
+// AuditPruning is a month, or its rows of one action, to be pruned after an export.
 type AuditPruning struct {
 	Month    time.Time
 	Action   string // "" = every row
 	Rows     int64
 	LastSeal int64
 	SHA256   []byte
-	Seals    []int64  // with an action: those that had such rows
-	Leaves   [][]byte // and of each 48 bytes a row: tx, id, leaf hash
+	Seals    []int64  // with an action: the seals that had such rows
+	Leaves   [][]byte // of each seal 48 bytes a row: tx, id, leaf hash
 }
 
-// PruneAudit drops rows that are all sealed and were exported: ErrConflict if there are others than were exported.
+// PruneAudit drops rows that are sealed and exported: ErrConflict if they are not exactly the exported ones.
 func (w *Writer) PruneAudit(ctx context.Context, c Credential, request uuid.UUID, p AuditPruning) (Pruned, error) {
 	return change[Pruned](ctx, w, &c, refusal{"audit.prune", "", request},
 		`SELECT vault.prune_audit($1, nullif($2, ''), $3, $4, $5, $6, $7, $8)`, p.Month, p.Action, p.Rows, p.LastSeal,
 		p.SHA256, p.Seals, p.Leaves, request)
 }
 
-// PrepareAudit moves rows that have no month's partition into one, so that whole months can be pruned.
+// PrepareAudit moves rows from the default partition into partitions of their months, so that whole months can be
+// pruned.
 func (w *Writer) PrepareAudit(ctx context.Context, c Credential, request uuid.UUID) error {
 	_, err := change[Committed](ctx, w, &c, refusal{"audit.prune", "", request}, `SELECT vault.prepare_audit_prune()`)
 	return err
