@@ -28,11 +28,11 @@ type app struct {
 	output      string // table or json
 	parsed      bool   // the command line is understood: errors from here on are not about what was typed
 
-	fence  *db.Fence
-	pools  db.Siblings // what connections the server gives, both share
-	reader *db.Reader
-	writer *db.Writer
-	ring   *kms.Ring
+	fence   *db.Fence
+	pools   db.Siblings // what connections the server gives, both share
+	reader  *db.Reader
+	writer  *db.Writer
+	keyring *kms.Keyring
 }
 
 // vault returns the door to the secrets. Pools and keys behind it open when first used.
@@ -82,8 +82,8 @@ func (a *app) config(ctx context.Context) (db.Config, error) {
 
 // close is run once, at the end.
 func (a *app) close() {
-	if a.ring != nil {
-		a.ring.Close()
+	if a.keyring != nil {
+		a.keyring.Close()
 	}
 	if a.writer != nil {
 		a.writer.Close()
@@ -95,8 +95,8 @@ func (a *app) close() {
 
 // openKeys opens the KMS key that was asked for, else the vault's default one.
 func (a *app) openKeys(ctx context.Context) (vault.Keys, error) {
-	if a.ring != nil {
-		return a.ring, nil
+	if a.keyring != nil {
+		return a.keyring, nil
 	}
 	uri := a.kmsKey
 	if uri == "" {
@@ -108,12 +108,12 @@ func (a *app) openKeys(ctx context.Context) (vault.Keys, error) {
 			return nil, err
 		}
 	}
-	ring, err := kms.OpenRing(ctx, []string{uri})
+	keyring, err := kms.OpenKeyring(ctx, []string{uri})
 	if err != nil {
 		return nil, err
 	}
-	a.ring = ring
-	return ring, nil
+	a.keyring = keyring
+	return keyring, nil
 }
 
 // defaultKey refuses an endpoint that comes from the database: whoever can edit that row must not learn data keys.

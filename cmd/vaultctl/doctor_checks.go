@@ -227,7 +227,7 @@ func checkKey(ctx context.Context, p *patient) finding {
 		}
 		return p.a.failure(err)
 	}
-	for _, key := range p.a.ring.Keys() {
+	for _, key := range p.a.keyring.Keys() {
 		d, err := key.Describe(ctx)
 		switch {
 		case err != nil:
@@ -240,7 +240,7 @@ func checkKey(ctx context.Context, p *patient) finding {
 }
 
 func checkNewest(ctx context.Context, p *patient) finding {
-	if p.a.ring == nil || p.node == nil {
+	if p.a.keyring == nil || p.node == nil {
 		return finding{}
 	}
 	name, err := p.v.TryNewest(ctx)

@@ -128,17 +128,17 @@ func runRewrap(ctx context.Context, a *app, o rewrapOptions) error {
 	if err != nil {
 		return err
 	}
-	ring, err := a.rewrapRing(ctx, o)
+	keyring, err := a.rewrapKeyring(ctx, o)
 	if err != nil {
 		return err
 	}
-	defer ring.Close()
-	r := &rewrapping{To: ring.Default().URI(), DryRun: o.dryRun, Found: []wrappedBy{}, Failed: []rewrapFailure{}}
-	if r.KMSKeyID, err = ring.Default().KeyID(ctx); err != nil {
+	defer keyring.Close()
+	r := &rewrapping{To: keyring.Default().URI(), DryRun: o.dryRun, Found: []wrappedBy{}, Failed: []rewrapFailure{}}
+	if r.KMSKeyID, err = keyring.Default().KeyID(ctx); err != nil {
 		return err
 	}
 	o.query.KMSKeyID = r.KMSKeyID
-	if err := r.survey(ctx, v, change, o.query, ring); err != nil {
+	if err := r.survey(ctx, v, change, o.query, keyring); err != nil {
 		return err
 	}
 	if o.dryRun || len(r.Found) == 0 {
@@ -154,13 +154,13 @@ func runRewrap(ctx context.Context, a *app, o rewrapOptions) error {
 	}
 	var tick func(int64)
 	done := a.progress("data keys", int64(r.total()), &tick)
-	err = r.run(ctx, v, change, o.query, ring, tick)
+	err = r.run(ctx, v, change, o.query, keyring, tick)
 	done()
 	return errors.Join(a.printRewrapping(r), r.outcome(err))
 }
 
-// rewrapRing holds the key to move to, first, and those to move from.
-func (a *app) rewrapRing(ctx context.Context, o rewrapOptions) (*kms.Ring, error) {
+// rewrapKeyring holds the key to move to, first, and those to move from.
+func (a *app) rewrapKeyring(ctx context.Context, o rewrapOptions) (*kms.Keyring, error) {
 	uses := a.kmsKey
 	if uses == "" {
 		config, err := a.reader.Config(ctx)
@@ -180,11 +180,11 @@ func (a *app) rewrapRing(ctx context.Context, o rewrapOptions) (*kms.Ring, error
 			uris = append(uris, uri)
 		}
 	}
-	ring, err := kms.OpenRing(ctx, uris)
+	keyring, err := kms.OpenKeyring(ctx, uris)
 	if err != nil {
 		return nil, hint(err, "the KMS keys are those of --to and --from, and the one that put uses")
 	}
-	return ring, nil
+	return keyring, nil
 }
 
 // eachKey goes through the data keys that the new KMS key has not wrapped, page by page.
@@ -215,7 +215,7 @@ func scopeHint(q db.WrappedQuery, err error) error {
 }
 
 func (r *rewrapping) survey(ctx context.Context, v *vault.Vault, change vault.Change, q db.WrappedQuery,
-	ring *kms.Ring) error {
+	keyring *kms.Keyring) error {
 	err := eachKey(ctx, v, change, q, func(key db.WrappedKey) error {
 		i := slices.IndexFunc(r.Found, func(w wrappedBy) bool { return w.KMSKeyID == key.KMSKeyID })
 		if i < 0 {
@@ -233,7 +233,7 @@ func (r *rewrapping) survey(ctx context.Context, v *vault.Vault, change vault.Ch
 		return err
 	}
 	slices.SortFunc(r.Found, func(x, y wrappedBy) int { return strings.Compare(x.KMSKeyID, y.KMSKeyID) })
-	for _, key := range ring.Keys() {
+	for _, key := range keyring.Keys() {
 		id, err := key.KeyID(ctx)
 		if err != nil {
 			return err
@@ -290,14 +290,15 @@ func (r *rewrapping) question(o rewrapOptions) string {
 	return fmt.Sprintf("The data keys of %s%s move under %s.", counted(r.Found), where, r.To)
 }
 
-func (r *rewrapping) run(ctx context.Context, v *vault.Vault, change vault.Change, q db.WrappedQuery, ring *kms.Ring,
+func (r *rewrapping) run(ctx context.Context, v *vault.Vault, change vault.Change, q db.WrappedQuery,
+	keyring *kms.Keyring,
 	tick func(int64)) error {
 	return eachKey(ctx, v, change, q, func(key db.WrappedKey) error {
 		if !slices.ContainsFunc(r.Found, func(w wrappedBy) bool { return w.KMSKeyID == key.KMSKeyID && w.AtHand }) {
 			r.fail(key, fmt.Errorf("its KMS key %q is not at hand", key.KMSKeyID))
 			return nil
 		}
-		_, err := v.Rewrap(ctx, change, ring, key)
+		_, err := v.Rewrap(ctx, change, keyring, key)
 		if tick != nil {
 			tick(int64(r.Rewrapped + r.Skipped + r.failures()))
 		}

@@ -67,7 +67,7 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 		return err
 	}
 
-	keys := &keyRing{uris: c.KMSKeys, reader: reader}
+	keys := &lazyKeys{uris: c.KMSKeys, reader: reader}
 	defer keys.close()
 	if err := keys.openConfigured(ctx); err != nil {
 		return fmt.Errorf("%w: kms_keys: %w", errConfig, err)
@@ -215,15 +215,15 @@ func bounded(check func(context.Context) error) func(context.Context) error {
 	}
 }
 
-// keyRing opens the configured keys at the start, or the vault's default key when the database first names it.
-type keyRing struct {
-	uris   []string
-	reader *db.Reader
-	mu     sync.Mutex
-	ring   *kms.Ring
+// lazyKeys opens the configured keys at the start, or the vault's default key when the database first names it.
+type lazyKeys struct {
+	uris    []string
+	reader  *db.Reader
+	mu      sync.Mutex
+	keyring *kms.Keyring
 }
 
-func (k *keyRing) openConfigured(ctx context.Context) error {
+func (k *lazyKeys) openConfigured(ctx context.Context) error {
 	if len(k.uris) == 0 {
 		return nil
 	}
@@ -231,11 +231,11 @@ func (k *keyRing) openConfigured(ctx context.Context) error {
 	return err
 }
 
-func (k *keyRing) open(ctx context.Context) (vault.Keys, error) {
+func (k *lazyKeys) open(ctx context.Context) (vault.Keys, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.ring != nil {
-		return k.ring, nil
+	if k.keyring != nil {
+		return k.keyring, nil
 	}
 	uris := k.uris
 	if len(uris) == 0 {
@@ -249,20 +249,20 @@ func (k *keyRing) open(ctx context.Context) (vault.Keys, error) {
 		}
 		uris = []string{config.DefaultKMSKey}
 	}
-	ring, err := kms.OpenRing(ctx, uris)
+	keyring, err := kms.OpenKeyring(ctx, uris)
 	if err != nil {
 		return nil, err
 	}
-	k.ring = ring
-	return ring, nil
+	k.keyring = keyring
+	return keyring, nil
 }
 
 // check asks every key whether it would work.
-func (k *keyRing) check(ctx context.Context) error {
+func (k *lazyKeys) check(ctx context.Context) error {
 	if _, err := k.open(ctx); err != nil {
 		return err
 	}
-	for _, key := range k.ring.Keys() {
+	for _, key := range k.keyring.Keys() {
 		d, err := key.Describe(ctx)
 		if err != nil {
 			return err
@@ -274,11 +274,11 @@ func (k *keyRing) check(ctx context.Context) error {
 	return nil
 }
 
-func (k *keyRing) close() {
+func (k *lazyKeys) close() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.ring != nil {
-		_ = k.ring.Close() // wipes; there is nothing to do about an error at the end
+	if k.keyring != nil {
+		_ = k.keyring.Close() // wipes; there is nothing to do about an error at the end
 	}
 }
 

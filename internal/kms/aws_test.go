@@ -695,8 +695,9 @@ func TestAWSDown(t *testing.T) {
 func TestOpenCallsNobody(t *testing.T) {
 	f, endpoint := startFake(t)
 	mustOpen(t, awsURI("alias/vault", endpoint), quick())
-	ring := mustOpenRing(t, awsURI("alias/vault", endpoint), awsURI("alias/other", endpoint), "local://"+mustKeyFile(t))
-	ring.Close()
+	keyring := mustOpenKeyring(t, awsURI("alias/vault", endpoint), awsURI("alias/other", endpoint),
+		"local://"+mustKeyFile(t))
+	keyring.Close()
 	if got := f.Calls(); len(got) != 0 {
 		t.Errorf("calls %v, want none", got)
 	}

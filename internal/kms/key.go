@@ -26,7 +26,7 @@ type Key interface {
 	// Rewrap wraps the data key of w again under this same key, with a fresh blob, for example after
 	// AWS rotated the key material. w must be this key's own, else ErrKeyRefused; w itself stays
 	// good. With AWS KMS the plain data key does not leave the service (ReEncrypt).
-	// [Ring.Rewrap] moves a data key from one key to another.
+	// [Keyring.Rewrap] moves a data key from one key to another.
 	Rewrap(ctx context.Context, w envelope.WrappedKey, kc envelope.KeyContext) (envelope.WrappedKey, error)
 
 	// Describe asks for the key's state now. A key that exists and cannot be used is an answer,
@@ -49,7 +49,7 @@ type Description struct {
 	DeletesAt time.Time // zero unless deletion is pending
 }
 
-// closableKey is what Open makes: a Key that Ring can also move data keys between.
+// closableKey is what Open makes: a Key that Keyring can also move data keys between.
 type closableKey interface {
 	Key
 
