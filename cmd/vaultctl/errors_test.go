@@ -84,7 +84,8 @@ func TestErrorsAreOneLineAndAHint(t *testing.T) {
 			"vaultctl: vault is not initialised in this database\nhint: vaultctl init, as the owner of the database\n"},
 		{&db.Error{Kind: db.ErrRefused,
 			Text: "the database role is not allowed to use the vault: permission denied for schema vault"},
-			"vaultctl: the database role is not allowed to use the vault: permission denied for schema vault\nhint: vaultctl grant ROLE, by somebody with an admin token\n"},
+			"vaultctl: the database role is not allowed to use the vault: permission denied for schema vault\n" +
+				"hint: vaultctl grant ROLE, by an operator with an admin token\n"},
 	} {
 		if got := mustReport(t, t.Context(), &app{}, c.err); got.err != c.want {
 			t.Errorf("got %q, want %q", got.err, c.want)
