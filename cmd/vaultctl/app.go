@@ -116,7 +116,7 @@ func (a *app) openKeys(ctx context.Context) (vault.Keys, error) {
 	return keyring, nil
 }
 
-// defaultKey refuses an endpoint stored in the database: a role that can edit the row could redirect data keys to itself.
+// defaultKey refuses an endpoint stored in the database: a role that can edit the row could send data keys to itself.
 func defaultKey(c db.Config) (string, error) {
 	switch {
 	case c.DefaultKMSKey == "":

@@ -35,9 +35,9 @@ func newAuditCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "audit [FILTER]",
 		Short: "Browse the audit log",
-		Long: `Browse the audit log: who read and changed what, and who was refused. On a terminal it opens a browser ("?" shows
-its keys); elsewhere, audit list and audit export print events. A terminal that cannot move its cursor (TERM=dumb) gets
-the output of audit list.
+		Long: `Browse the audit log: who read and changed what, and who was refused. On a terminal it opens a browser ("?"
+shows its keys); elsewhere, audit list and audit export print events. A terminal that cannot move its cursor
+(TERM=dumb) gets the output of audit list.
 
 The browser asks the terminal for its background colour without waiting for the answer. With --theme, VAULTCTL_THEME or
 COLORFGBG it does not ask.

@@ -24,9 +24,9 @@ func newAuditExportCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "export [FILTER]",
 		Short: "Write all events of a filter as lines of JSON, oldest first",
-		Long: `Write all events of a filter as lines of JSON, oldest first, to standard output or to a new file. It reads in short
-transactions, so that a long export delays neither vacuum nor a standby. It ends with the last event recorded when it
-began.
+		Long: `Write all events of a filter as lines of JSON, oldest first, to standard output or to a new file. It reads in
+short transactions, so that a long export delays neither vacuum nor a standby. It ends with the last event recorded
+when it began.
 
 ` + filterHelp,
 		Example: `  vaultctl audit export since:2026-11-01 until:2026-11-30 --to november.jsonl

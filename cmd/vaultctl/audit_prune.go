@@ -23,8 +23,8 @@ func newAuditArchiveCmd(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "archive FILE",
 		Short: "Write the audit log with its seals to a file",
-		Long: `Write the whole audit log with its seals to a new file, mode 0600: JSON lines, each seal before the rows it covers.
-The file can be checked without a database: vaultctl audit verify --export FILE.`,
+		Long: `Write the whole audit log with its seals to a new file, mode 0600: JSON lines, each seal before the rows it
+covers. The file can be checked without a database: vaultctl audit verify --export FILE.`,
 		Example: `  vaultctl audit archive audit.jsonl`,
 		Args:    exactArgs("FILE"),
 		RunE:    func(cmd *cobra.Command, args []string) error { return runAuditArchive(cmd.Context(), a, args[0]) },
@@ -69,10 +69,11 @@ func newAuditPruneCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "prune",
 		Short: "Export old months of the audit log, and drop them",
-		Long: `Export old months of the audit log, and drop them. A month is dropped when all of it is older than --older-than and
-sealed. First it is written to FILE-YYYY-MM.jsonl beside FILE, flushed to disk and checked as audit verify --export
-would; then it is dropped, and the SHA-256 of the file kept. The seals stay, so that the rest of the log can still be
-verified. With --action only the rows of that action are dropped, reads for instance; their leaf hashes stay.
+		Long: `Export old months of the audit log, and drop them. A month is dropped when all of it is older than
+--older-than and sealed. First it is written to FILE-YYYY-MM.jsonl beside FILE, flushed to disk and checked as audit
+verify --export would; then it is dropped, and the SHA-256 of the file kept. The seals stay, so that the rest of the
+log can still be verified. With --action only the rows of that action are dropped, reads for instance; their leaf
+hashes stay.
 
 It takes an admin token without a scope, and a database role that may read the log.`,
 		Example: `  vaultctl audit prune --older-than 400d --export /archive/audit

@@ -24,8 +24,8 @@ func newAuditTailCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "tail [FILTER]",
 		Short: "Print the newest events, oldest first, and go on with those to come",
-		Long: `Print the newest events, oldest first, and with --follow go on with those to come. Reads of other nodes appear when
-they are shipped: each event once, in the order of arrival. While the database is away the command waits.
+		Long: `Print the newest events, oldest first, and with --follow go on with those to come. Reads of other nodes
+appear when they are shipped: each event once, in the order of arrival. While the database is away the command waits.
 
 ` + filterHelp,
 		Example: `  vaultctl audit tail

@@ -30,8 +30,8 @@ func newAuditVerifyCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify",
 		Short: "Check the audit log against its seals",
-		Long: `Check the audit log against its seals: every row is hashed again, every seal and its place in the chain checked. The
-first row or seal that does not fit is named, with exit code 7.
+		Long: `Check the audit log against its seals: every row is hashed again, every seal and its place in the chain
+checked. The first row or seal that does not fit is named, with exit code 7.
 
 Without --key, seals of any key are accepted, also those of an attacker who rewrote the log; the key is what vaultctl
 keygen --audit printed. Without --seals, removing the newest seals together with their rows goes unnoticed. --seals

@@ -32,9 +32,9 @@ func newExecCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "exec [flags] -- COMMAND [ARGUMENT]...",
 		Short: "Run a command with secrets in its environment",
-		Long: `Run a command with secrets in its environment. The command replaces the vaultctl process (exec), so standard input,
-signals and the exit code are the command's own. Exit code 127 means that there is no such command, 126 that it cannot
-be run.
+		Long: `Run a command with secrets in its environment. The command replaces the vaultctl process (exec), so standard
+input, signals and the exit code are the command's own. Exit code 127 means that there is no such command, 126 that it
+cannot be run.
 
 --env names the variable. With --secret it is the last part of the secret's name, with --prefix the part after the
 prefix: in capitals, with _ for everything that is no letter or digit (prod/app/db-password is DB_PASSWORD). Only

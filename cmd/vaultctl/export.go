@@ -35,8 +35,8 @@ func newExportCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "export FILE",
 		Short: "Write the values of many secrets as lines of JSON, in the clear",
-		Long: `Write the current values of many secrets to FILE, or to standard output (-): a JSON object a line, in the order of
-the names, which import reads. Values that are not text are in "value_base64".
+		Long: `Write the current values of many secrets to FILE, or to standard output (-): a JSON object a line, in the
+order of the names, which import reads. Values that are not text are in "value_base64".
 
 FILE is readable by its owner alone, and written completely or not at all. It replaces an existing file only with
 --force. It holds the secrets in the clear: pipe the output into a program that encrypts it, or remove FILE soon.

@@ -22,8 +22,8 @@ func newGetCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "get NAME",
 		Short: "Print the value of a secret",
-		Long: `Print the value of a secret, byte for byte. On a terminal it always ends with a newline, and a value that is not
-text is refused.
+		Long: `Print the value of a secret, byte for byte. On a terminal it always ends with a newline, and a value that is
+not text is refused.
 
 Any node will do, a read-only standby included. The read is recorded at the primary before the value is shown;
 --unaudited reads without a record while the primary is away. --min-lsn waits until the node has replayed a certain

@@ -16,8 +16,8 @@ func newGraceCmd(a *app) *cobra.Command {
 	return holdCommands(&cobra.Command{
 		Use:   "grace",
 		Short: "The time in which superseded versions still count: who needs it, and its end",
-		Long: `The time in which superseded versions still count. After a new version the one before it stays valid for a while,
-its grace: clients that still hold the old value go on working, and rollback can bring it back.`,
+		Long: `The time in which superseded versions still count. After a new version the one before it stays valid for a
+while, its grace: clients that still hold the old value go on working, and rollback can bring it back.`,
 	}, newGraceEndCmd(a), newGraceReportCmd(a))
 }
 
@@ -32,8 +32,8 @@ func newGraceEndCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "end NAME",
 		Short: "Make superseded versions of a secret invalid now",
-		Long: `Make the superseded versions of a secret invalid now, or with --version one of them: they can no longer be read, do
-not verify and cannot be rolled back to. The current version stays.
+		Long: `Make the superseded versions of a secret invalid now, or with --version one of them: they can no longer be
+read, do not verify and cannot be rolled back to. The current version stays.
 
 On the primary that holds at once. A standby follows when it has replayed the change: --wait waits for all connected
 standbys, and exits with 7 if one has not replayed it in time.`,

@@ -25,8 +25,8 @@ func newGrantCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "grant ROLE",
 		Short: "Let a database role use the vault, or no longer",
-		Long: `Let a database role use the vault, or no longer. The role must exist (CREATE ROLE). A role that could bypass the
-vault's rules, such as a superuser, is refused.
+		Long: `Let a database role use the vault, or no longer. The role must exist (CREATE ROLE). A role that could bypass
+the vault's rules, such as a superuser, is refused.
 
   service   read and verify the secrets under --prefix, and make changes with an admin token
   worker    run rotations: for vaultd on the primary

@@ -43,8 +43,8 @@ func newImportCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "import FILE",
 		Short: "Store many secrets from a file",
-		Long: `Store many secrets from a file, or from standard input (-). It is read as a stream, however long it is, and stored
-in batches by several writers: at most --concurrency, fewer if the server gives fewer connections.
+		Long: `Store many secrets from a file, or from standard input (-). It is read as a stream, however long it is, and
+stored in batches by several writers: at most --concurrency, fewer if the server gives fewer connections.
 
   jsonl   a JSON object a line: {"name": ..., "value": ...}, or "value_base64" for what is not text. Settings may
           follow, in the notation of put's flags: "generator", "rotate_every", "grace", "rotator", "window". export

@@ -19,7 +19,8 @@ func newListCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list [PREFIX]",
 		Short: "List secrets, without their values",
-		Long: `List secrets, without their values: those whose names begin with PREFIX, or all that the database role may read.
+		Long: `List secrets, without their values: those whose names begin with PREFIX, or all that the database role may
+read.
 
 It works on a standby too.`,
 		Example: `  vaultctl list
@@ -94,8 +95,8 @@ func rotates(s db.SecretRow) string {
 	return ""
 }
 
-// overdue is how late a rotation may be. vault.status() uses the same limit, and also counts secrets with a window,
-// for which it knows when the window begins.
+// overdue is how late a rotation may be. vault.status() uses the same limit, and also counts secrets whose window was
+// open that long ago.
 const overdue = 5 * time.Minute
 
 func state(s db.SecretRow, now time.Time) string {

@@ -35,9 +35,9 @@ func newRewrapCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rewrap NAME | PREFIX/ | --all",
 		Short: "Move data keys under another KMS key; no value changes",
-		Long: `Move data keys under another KMS key: that of --to, or the one that put uses now. Values, versions and their grace
-stay as they are. Reading goes on if every vaultd has both keys in its kms_keys. The command moves every version that is
-current or in grace, versions of deleted secrets that can be restored, and the candidates of rotations.
+		Long: `Move data keys under another KMS key: that of --to, or the one that put uses now. Values, versions and their
+grace stay as they are. Reading goes on if every vaultd has both keys in its kms_keys. The command moves every version
+that is current or in grace, versions of deleted secrets that can be restored, and the candidates of rotations.
 
 Give each KMS key that wrapped them with --from; the one that put uses now is included. Each data key is unwrapped by
 the new KMS key and checked before it is stored. Between two AWS keys of a region, ReEncrypt moves it; otherwise this

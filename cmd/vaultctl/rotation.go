@@ -126,8 +126,8 @@ func newRotationRetryCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "retry NAME",
 		Short: "Try a failed rotation again now",
-		Long: `Try a rotation again now that failed for good, or that waits for its next attempt. It uses the value it made before:
-the target may have it already.`,
+		Long: `Try a rotation again now that failed for good, or that waits for its next attempt. It uses the value it made
+before: the target may have it already.`,
 		Example:           `  vaultctl rotation retry prod/db/app --wait`,
 		Args:              secretArgs(1, "NAME"),
 		ValidArgsFunction: completeNames(a, names{live: true}),

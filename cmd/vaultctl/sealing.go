@@ -53,7 +53,8 @@ func sealingProblem(lag db.SealingLag) string {
 	}
 }
 
-// waitedFor is the transaction that sealing waits for: one that may still write rows, or the holder of the sealers' lock.
+// waitedFor is the transaction that sealing waits for: one that may still write rows, or the holder of the sealers'
+// lock.
 func waitedFor(lag db.SealingLag) *db.Transaction {
 	if lag.Held {
 		return lag.Holder

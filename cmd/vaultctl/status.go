@@ -15,9 +15,9 @@ func newStatusCmd(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "status",
 		Short: "Show the state of the vault on the node that answers",
-		Long: `Show the state of the vault on the node that answers. It exits with 7, and says why on standard error, when rotations
-failed or are overdue, when the supervisor, a worker or the sealer fails at something, or when writes wait for a
-standby that is not connected. It warns if an acknowledged write could be lost.`,
+		Long: `Show the state of the vault on the node that answers. It exits with 7, and says why on standard error, when
+rotations failed or are overdue, when the supervisor, a worker or the sealer fails at something, or when writes wait
+for a standby that is not connected. It warns if an acknowledged write could be lost.`,
 		Example: `  vaultctl status
   PGHOST=db2 vaultctl status -o json`,
 		Args: exactArgs(),
