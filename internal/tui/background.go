@@ -72,8 +72,8 @@ func backgroundFrom(env func(string) string) (dark, known bool) {
 	return colour < 7 || colour == 8, found && err == nil
 }
 
-// queryBackground writes to the terminal when it is raw, so that the answer is not echoed. Each frame is one write to the
-// same file, so the query does not split one.
+// queryBackground writes to the terminal when it is raw, so that the answer is not echoed. Each frame is one write to
+// the same file, so the query does not split one.
 func (m *model) queryBackground() tea.Cmd {
 	if m.terminal == nil {
 		return nil

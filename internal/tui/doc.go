@@ -1,7 +1,7 @@
 // Package tui is the terminal browser of the audit log.
 //
-// It queries a [Source] and holds at most maxEvents events around the selected one, for logs of any size. Moving near an
-// end of them loads the next page and drops events at the other end.
+// It queries a [Source] and holds at most maxEvents events around the selected one, for logs of any size. Moving near
+// an end of them loads the next page and drops events at the other end.
 //
 // Every query has a deadline and a number. A newer query of the same kind cancels the older one, and an answer with an
 // old number is dropped (query.go): the events on the screen always belong to the filter above them.

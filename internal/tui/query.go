@@ -16,8 +16,8 @@ type pending struct {
 	began  time.Time // zero = no query is running
 }
 
-// query runs run outside of the event loop, with a deadline. The answer arrives as the message that wrap makes of it and
-// its number. Its arrive method calls [pending.take] first.
+// query calls run outside of the event loop, with a deadline. The answer arrives as the message that wrap makes of it
+// and its number. Its arrive method calls [pending.take] first.
 func query[T any](m *model, a *pending,
 	run func(context.Context) (T, error), wrap func(number int, answer T, err error) tea.Msg) tea.Cmd {
 	a.stop()

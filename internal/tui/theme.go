@@ -11,8 +11,9 @@ import (
 
 // theme is the look of the browser. Without colours all styles are plain: words and marks say the same.
 type theme struct {
-	renderer                                                 *lipgloss.Renderer
-	ask                                                      bool // the terminal has to be queried for its background colour
+	renderer *lipgloss.Renderer
+	ask      bool // the terminal has to be queried for its background colour
+
 	title, dim, header, selected, accent, ok, denied, failed lipgloss.Style
 	glyphs
 }
