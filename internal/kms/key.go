@@ -13,8 +13,8 @@ import (
 // https://docs.aws.amazon.com/kms/latest/APIReference/API_Decrypt.html
 const maxBlob = 6144
 
-// Key is one key-encryption key. Its methods may be called from many goroutines. Errors are
-// those of the package doc.
+// Key is one key-encryption key. Its methods are safe for concurrent use. Their errors are those of the
+// package doc.
 type Key interface {
 	envelope.KeyWrapper
 	envelope.KeyUnwrapper
@@ -38,7 +38,7 @@ type Key interface {
 	URI() string
 }
 
-// Description is a key's state at one moment.
+// Description is a key's state when it was queried.
 type Description struct {
 	URI   string
 	KeyID string
@@ -55,9 +55,9 @@ type closableKey interface {
 
 	// name is the key as configured, for error texts.
 	name() string
-	// knownID is KeyID without asking anybody, "" while it is not known.
+	// knownID is KeyID without a call, "" while it is not known.
 	knownID() string
-	// holds tells whether keyID is this key's, asking KMS only where a yes is possible.
+	// holds reports whether keyID is this key's, and calls KMS only where a yes is possible.
 	holds(ctx context.Context, keyID string) (bool, error)
 	// wrap wraps a data key that already exists.
 	wrap(ctx context.Context, dk *envelope.DataKey, kc envelope.KeyContext) (envelope.WrappedKey, error)
@@ -108,7 +108,7 @@ func checkContext(key string, kc envelope.KeyContext) error {
 	return nil
 }
 
-// checkWrapped says whether w can be this key's at all, before anything is done about its blob.
+// checkWrapped rejects a w that cannot be this key's, before its blob is used.
 func checkWrapped(ctx context.Context, k closableKey, w envelope.WrappedKey, kc envelope.KeyContext) error {
 	if err := ctx.Err(); err != nil {
 		return ended(k.name(), err)
@@ -129,7 +129,7 @@ func checkWrapped(ctx context.Context, k closableKey, w envelope.WrappedKey, kc 
 	return nil
 }
 
-// notConfigured names the row's key if it looks like a key at all: a row is not to be trusted.
+// notConfigured names the row's key only if it looks like a key: a row is not trusted.
 func notConfigured(keyID string) string {
 	if isKeyARN(keyID) || isLocalID(keyID) {
 		return "the data key was wrapped by " + strconv.Quote(keyID) + ", which is not configured"

@@ -31,7 +31,7 @@ func TestKeyring(t *testing.T) {
 	local, old := "local://"+mustKeyFile(t), "local://"+mustKeyFile(t)
 	vault, other := awsURI("alias/vault", endpoint), awsURI(f.AddKey("other"), endpoint)
 
-	// Every key has wrapped a row in its day.
+	// Every key has wrapped a row.
 	rows := map[string]envelope.WrappedKey{}
 	plain := map[string]envelope.DataKey{}
 	for _, uri := range []string{local, old, vault, other} {
@@ -198,13 +198,13 @@ func TestKeyringWithOneKeyServiceAway(t *testing.T) {
 	if got := f.Calls()["DescribeKey"]; got != before {
 		t.Error("KMS was asked about a local row")
 	}
-	// It may be a row of a key that cannot be asked now: later, not never.
+	// It may be a row of a key whose service does not answer now, so the error is one to retry.
 	_, err = keyring.Unwrap(t.Context(), unknown, here)
 	checkError(t, err, envelope.ErrKeyUnavailable, unknown)
 	_, err = keyring.Rewrap(t.Context(), unknown, here)
 	checkError(t, err, envelope.ErrKeyUnavailable, unknown)
 
-	// One key refuses to say who it is, another cannot be asked: what can still change is told.
+	// One key refuses DescribeKey, another does not answer: the error that can still change is returned.
 	f.Clear()
 	mustInject(t, f, kmsfake.Fault{Kind: kmsfake.AccessDenied, Times: 1})
 	mustInject(t, f, kmsfake.Fault{Kind: kmsfake.Internal})

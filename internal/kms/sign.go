@@ -16,7 +16,7 @@ import (
 
 const signingKey = "an Ed25519 signing key (ECC_NIST_EDWARDS25519, SIGN_VERIFY)"
 
-// ParseSigner reads where a key that signs is: a key URI, or the path of a file. It opens nothing. Its errors wrap
+// ParseSigner parses the place of a signing key: a key URI, or the path of a file. It opens nothing. Its errors wrap
 // ErrURI.
 func ParseSigner(text string) (URI, error) {
 	if strings.Contains(text, "://") || strings.HasPrefix(text, schemeAWS+":") {
@@ -62,14 +62,14 @@ func readSigner(path string) (seal.Signer, error) {
 type awsSigner struct {
 	key *awsKey
 
-	mu     sync.Mutex // guards what follows, which belongs together
+	mu     sync.Mutex // guards keyID and public, which belong together
 	keyID  string     // ARN of the key that public is of; "" while unknown
 	public seal.PublicKey
 }
 
 var _ seal.Signer = (*awsSigner)(nil)
 
-// Public asks KMS once.
+// Public calls KMS once and remembers the key.
 func (s *awsSigner) Public(ctx context.Context) (seal.PublicKey, error) {
 	_, public, err := s.known(ctx)
 	return public, err
@@ -117,8 +117,8 @@ func (s *awsSigner) accept(out *kms.GetPublicKeyOutput) (string, seal.PublicKey,
 	return keyID, seal.PublicKey(public), nil
 }
 
-// Sign takes no answer that does not verify: a seal with a bad signature could not be made good, since its successor
-// follows it.
+// Sign rejects an answer that does not verify: a seal with a bad signature could not be repaired, because the next
+// seal is chained to it.
 func (s *awsSigner) Sign(ctx context.Context, message []byte) ([]byte, error) {
 	keyID, public, err := s.known(ctx)
 	if err != nil {

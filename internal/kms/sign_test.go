@@ -44,7 +44,7 @@ func mustPublic(t *testing.T, s seal.Signer) seal.PublicKey {
 	return public
 }
 
-// checkSigns is what everybody wants of a signer: signatures that verify under its public key, and a seal made with it.
+// checkSigns checks that signatures verify under the public key, and that a seal can be made with the signer.
 func checkSigns(t *testing.T, s seal.Signer) {
 	t.Helper()
 	public := mustPublic(t, s)

@@ -86,7 +86,7 @@ func (f *Fake) Calls() map[string]int {
 	return maps.Clone(f.calls)
 }
 
-// Done counts the requests whose work was done, whatever became of the answer.
+// Done counts the requests whose work was done, with the answer sent or lost.
 func (f *Fake) Done() map[string]int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
