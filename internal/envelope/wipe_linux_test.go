@@ -51,7 +51,7 @@ func (s *search) add(what string, secret []byte) {
 	}
 }
 
-// addDerived adds whatever Seal and Open compute from the key on their way.
+// addDerived adds what Seal and Open derive from the key.
 func (s *search) addDerived(t *testing.T, dk *DataKey, nonce []byte) {
 	t.Helper()
 	key, err := subkey(dk, nonce[:16])
