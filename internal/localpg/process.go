@@ -44,7 +44,7 @@ func poll(ctx context.Context, check func() (done bool, err error)) error {
 	}
 }
 
-// pidFile is what is used of postmaster.pid: line 1 is the process, line 7 the key and id of the
+// pidFile is the used part of postmaster.pid: line 1 is the process, line 7 the key and id of the
 // System V segment that guards the data folder, line 8 the state.
 type pidFile struct {
 	pid   int
@@ -114,7 +114,7 @@ func isServer(pid int, data string) bool {
 func isPostgres(pid int) bool {
 	args, err := arguments(pid)
 	if err != nil {
-		return true // cannot tell; assume what makes us careful
+		return true // unknown; assume that it is one
 	}
 	program := filepath.Base(args[0])
 	return program == "postgres" || strings.HasPrefix(args[0], "postgres:")
