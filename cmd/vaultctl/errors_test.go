@@ -57,7 +57,7 @@ func TestInterruptionIsToldAsSuch(t *testing.T) {
 	if got := mustReport(t, ctx, &app{}, vault.ErrUnavailable); got.code != 130 || got.err != "vaultctl: interrupted\n" {
 		t.Errorf("got %d %q, want 130 and one word", got.code, got.err)
 	}
-	// Whether a change was made matters more than how the wait for it ended.
+	// The error says first whether the change was made.
 	if got := mustReport(t, ctx, &app{}, fmt.Errorf("put: %w", vault.ErrOutcomeUnknown)); got.code != 7 {
 		t.Errorf("outcome unknown: got exit code %d, want 7", got.code)
 	}

@@ -90,7 +90,7 @@ func runGrant(ctx context.Context, a *app, o grantOptions) error {
 	if a.json() {
 		return a.printJSON(grant)
 	}
-	a.note("%s", o.told())
+	a.note("%s", o.summary())
 	if len(grant.Prefixes) > 1 || o.revoke && len(grant.Prefixes) > 0 {
 		a.note("its prefixes now: %s", prefixes(grant.Prefixes))
 	}
@@ -119,7 +119,7 @@ func (o grantOptions) apply(ctx context.Context, v *vault.Vault, change vault.Ch
 	return v.Grant(ctx, change, o.role, vault.Group(o.group), prefix)
 }
 
-func (o grantOptions) told() string {
+func (o grantOptions) summary() string {
 	which := "every secret"
 	if o.prefix != nil && *o.prefix != "" {
 		which = fmt.Sprintf("the secrets under %q", *o.prefix)

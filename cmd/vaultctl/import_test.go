@@ -13,7 +13,7 @@ import (
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
-// readAll reads entries as "line name=value", what was refused as "line: reason", and what ended it before the end as
+// readAll reads entries as "line name=value", refused lines as "line: reason", and an error that ended the reading as
 // "ended: reason".
 func readAll(t testing.TB, e entries) []string {
 	t.Helper()

@@ -117,8 +117,8 @@ func runInit(ctx context.Context, a *app, o initOptions) error {
 	return err
 }
 
-// setUp installs the schema. A key that only the environment names is a default for a new vault, and no reason to
-// change that of one that has been set up.
+// setUp installs the schema. A key that only the environment names becomes the default of a new vault, and does not
+// change the default of an existing one.
 func (a *app) setUp(ctx context.Context, o initOptions) (initAnswer, error) {
 	state, err := db.State(ctx, a.databaseURL, applicationName)
 	if err != nil {

@@ -69,10 +69,10 @@ func registerStandbyWait(cmd *cobra.Command, wait **time.Duration) {
 
 // settle prints a change that was made, waits for the standbys with --wait, and prints which have replayed it. JSON is
 // one document, at the end.
-func (a *app) settle(ctx context.Context, v *vault.Vault, lsn string, wait *time.Duration, told string,
+func (a *app) settle(ctx context.Context, v *vault.Vault, lsn string, wait *time.Duration, done string,
 	answer func(*[]db.Standby) any) error {
 	if !a.json() {
-		a.note("%s", told)
+		a.note("%s", done)
 	}
 	var standbys *[]db.Standby
 	var failed error
@@ -87,7 +87,7 @@ func (a *app) settle(ctx context.Context, v *vault.Vault, lsn string, wait *time
 	if standbys == nil {
 		return failed
 	}
-	return a.tellStandbys(*standbys)
+	return a.reportStandbys(*standbys)
 }
 
 func followStandbys(ctx context.Context, v *vault.Vault, lsn string, wait time.Duration) (*[]db.Standby, error) {
@@ -102,8 +102,8 @@ func followStandbys(ctx context.Context, v *vault.Vault, lsn string, wait time.D
 	return nil, failed
 }
 
-// tellStandbys prints which standbys have replayed the change; it is an error if one has not.
-func (a *app) tellStandbys(standbys []db.Standby) error {
+// reportStandbys prints which standbys have replayed the change; it is an error if one has not.
+func (a *app) reportStandbys(standbys []db.Standby) error {
 	var has, hasNot []string
 	for _, s := range standbys {
 		if name := fmt.Sprintf("%q", s.Name); s.Replayed {

@@ -197,7 +197,7 @@ func (a *app) printToken(t tokenJSON) error {
 	return nil
 }
 
-// lost says what to do about a token that was made and then not shown.
+// lost adds the revoke command to an error after which a new token was not shown.
 func lost(t tokenJSON, err error) error {
 	if err == nil || t.Token == "" {
 		return err

@@ -34,8 +34,8 @@ func parseSource(arg string) (source, error) {
 	return "", hint(usage("a value is not taken from the command line"), valueSources)
 }
 
-// spaces says what to do with white space around a one-line text: a newline that was pasted along with a password is
-// the commonest wrong password. A text of several lines (a PEM file, a JSON document) is kept byte for byte.
+// spaces decides about white space around a one-line text: a newline pasted with a password is the commonest wrong
+// password. A text of several lines (a PEM file, a JSON document) is kept byte for byte.
 type spaces struct {
 	verbatim bool
 	trim     bool
