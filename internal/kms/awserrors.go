@@ -148,7 +148,7 @@ func transient(err error) bool {
 
 const (
 	accessDenied = "access denied"
-	wrongKind    = "not a key of this kind" // replaced by what was wanted
+	wrongKind    = "not a key of this kind" // replaced by the expected kind
 )
 
 // meaning translates an error code; kind is nil for an unknown one.

@@ -71,8 +71,8 @@ var (
 	_ closableKey = (*awsKey)(nil)
 )
 
-// Open makes the key that uri names. It reads the key file, or the AWS configuration, and asks
-// no key service anything; ctx bounds that reading. The error wraps ErrURI for a bad URI and
+// Open makes the key that uri names. It reads the key file, or the AWS configuration, within ctx, and
+// makes no call to a key service. The error wraps ErrURI for a bad URI and
 // envelope.ErrKeyRefused for a key file or configuration that cannot be used. The Key is
 // also an io.Closer.
 func Open(ctx context.Context, uri string) (Key, error) {

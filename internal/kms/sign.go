@@ -25,9 +25,8 @@ func ParseSigner(text string) (URI, error) {
 	return URI{scheme: schemeLocal, name: text}, nil
 }
 
-// OpenSigner opens a key that signs, a file of 32 bytes or a key in AWS KMS. Like [Open] it asks no key service
-// anything. The errors of what it makes are those of the package doc; it may be called from many goroutines, and may be
-// an io.Closer.
+// OpenSigner opens a signing key, a file of 32 bytes or a key in AWS KMS. Like [Open] it makes no call to a key service.
+// The signer is safe for concurrent use, returns the errors of the package doc, and may be an io.Closer.
 func OpenSigner(ctx context.Context, text string) (seal.Signer, error) {
 	return openSigner(ctx, text, defaultTiming())
 }
@@ -149,7 +148,7 @@ func (s *awsSigner) Sign(ctx context.Context, message []byte) ([]byte, error) {
 	default:
 		return out.Signature, nil
 	}
-	s.forget() // an alias may stand for another key by now
+	s.forget() // an alias may point to another key by now
 	return nil, unavailable(s.key.name(), reason)
 }
 

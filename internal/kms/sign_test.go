@@ -100,7 +100,7 @@ func TestOpenSignerAsksNobodyAndRefuses(t *testing.T) {
 	}
 }
 
-// Answers are a boundary: what is wrong with one is an error, and nothing comes with it.
+// A wrong answer of KMS is an error without a signature or key.
 func TestSigningAnswersAreChecked(t *testing.T) {
 	for _, c := range []struct {
 		op    string

@@ -177,7 +177,7 @@ func (u URI) String() string {
 	return ""
 }
 
-// HasEndpoint tells whether the URI chooses the server that is asked.
+// HasEndpoint reports whether the URI chooses the server that is called.
 func (u URI) HasEndpoint() bool { return u.place.Endpoint != "" }
 
 // isAlias reports whether the name is an alias, which can be pointed to another key.
@@ -185,8 +185,8 @@ func (u URI) isAlias() bool {
 	return strings.HasPrefix(u.name, "alias/") || strings.Contains(u.name, ":alias/")
 }
 
-// HasEndpoint tells whether a key URI chooses the server that is asked, which one out of the
-// database may not. It answers true for what ParseURI refuses.
+// HasEndpoint reports whether a key URI chooses the server that is called, which a URI out of the
+// database may not. It is true for a text that ParseURI refuses.
 func HasEndpoint(uri string) bool {
 	u, err := ParseURI(uri)
 	return err != nil || u.HasEndpoint()

@@ -43,7 +43,7 @@ type Binaries struct {
 // server user can run them; symlinks are followed to where the programs really are.
 //
 // VAULTCTL_PG_BIN decides alone when major is 0. Set without any usable folder in it, it is an
-// error. Every failure is an ErrNoBinaries that lists what was looked at.
+// error. Every failure is an ErrNoBinaries that lists the folders it looked at.
 func Find(major int) (Binaries, error) {
 	return newFinder().find(major)
 }

@@ -48,7 +48,7 @@ type Options struct {
 	Durable bool
 	// Parameters are settings for postgresql.conf on every node, over the package's own. Nil
 	// leaves a reused cluster's as they are. The few settings the package depends on, such as
-	// listen_addresses and port, are refused. Running nodes are told to reload; some settings
+	// listen_addresses and port, are refused. Running nodes reload them; some settings
 	// need a restart.
 	Parameters map[string]string
 }

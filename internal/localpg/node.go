@@ -279,7 +279,7 @@ func (n *Node) Kill() error {
 	return nil
 }
 
-// Running tells whether the server's process exists. It may not take connections yet.
+// Running reports whether the server's process exists. It may not take connections yet.
 func (n *Node) Running() bool { return n.Pid() != 0 }
 
 // Pid returns the server's process id, or 0 when it is not running.
@@ -389,7 +389,7 @@ func reachable(lsn string, segment uint32) (string, error) {
 	return fmt.Sprintf("%X/%X", high, low), nil
 }
 
-// InRecovery tells whether the node is a standby at the moment.
+// InRecovery reports whether the node is a standby at the moment.
 func (n *Node) InRecovery(ctx context.Context) (bool, error) {
 	ctx, cancel := withLimit(ctx)
 	defer cancel()

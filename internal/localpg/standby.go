@@ -62,8 +62,8 @@ func (n *Node) leaveRecovery(ctx context.Context) error {
 	return nil
 }
 
-// follow points every standby at a new primary. Slots are no part of what is replicated, so the
-// new primary has none yet.
+// follow points every standby at a new primary. Slots are not replicated, so the new primary has none
+// yet.
 func (c *Cluster) follow(ctx context.Context, primary *Node) error {
 	for _, n := range c.nodes {
 		if n.role() != roleStandby {

@@ -118,7 +118,7 @@ func TestASearchGoesOnUntilItIsStopped(t *testing.T) {
 	if s.events.asking() {
 		t.Error("it goes on after Esc")
 	}
-	s.keys("down") // goes on
+	s.keys("down") // the search continues
 	s.wantLine("no events match")
 }
 

@@ -188,7 +188,7 @@ func (msg seekMsg) arrive(m *model) tea.Cmd {
 // column is a column of the table. Text that is too long loses its end, or with end set its beginning.
 type column struct {
 	title string
-	width int // 0 = a share of what is left
+	width int // 0 = a share of the remaining width
 	share int
 	end   bool
 	text  func(Event) string

@@ -14,7 +14,7 @@ import (
 	tea "github.com/charmbracelet/bubbletea"
 )
 
-// exportPane writes all events of the filter to a file while the browser goes on.
+// exportPane writes all events of the filter to a file while the browser can be used.
 type exportPane struct {
 	cancel  context.CancelFunc // nil = no export runs
 	written *atomic.Int64

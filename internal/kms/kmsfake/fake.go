@@ -73,7 +73,7 @@ func (f *Fake) Serve() (url string, err error) {
 	return f.server.Serve(mux)
 }
 
-// Close ends Serve: hanging requests are let go and connections closed.
+// Close ends Serve: it ends hanging requests and closes connections.
 func (f *Fake) Close() {
 	f.Clear()
 	f.server.Close()
