@@ -12,30 +12,30 @@ import (
 
 const applicationName = "vaultctl"
 
-// stdio is the terminal, or what stands in for it. Data goes to out, talk to err.
+// stdio holds the standard streams. Data goes to out, messages to err.
 type stdio struct {
 	in  *os.File
 	out *os.File
 	err *os.File
 }
 
-// app is what commands share. Everything in it opens when first used, so help, completion and bad usage open nothing.
+// app is what commands share. Connections and keys open when first used, so help and bad usage open nothing.
 type app struct {
 	stdio
 	databaseURL string
 	tokenFile   string
 	kmsKey      string
 	output      string // table or json
-	parsed      bool   // the command line is understood: errors from here on are not about what was typed
+	parsed      bool   // the command line was parsed: later errors are not usage errors
 
-	fence  *db.Fence
-	pools  db.Siblings // what connections the server gives, both share
-	reader *db.Reader
-	writer *db.Writer
-	ring   *kms.Ring
+	fence   *db.Fence
+	pools   db.Siblings // reader and writer share the connections the server gives
+	reader  *db.Reader
+	writer  *db.Writer
+	keyring *kms.Keyring
 }
 
-// vault returns the door to the secrets. Pools and keys behind it open when first used.
+// vault returns the vault. Its pools and keys open when first used.
 func (a *app) vault(ctx context.Context) (*vault.Vault, error) {
 	options, err := a.pool(2)
 	if err != nil {
@@ -54,7 +54,7 @@ func (a *app) vault(ctx context.Context) (*vault.Vault, error) {
 	return vault.New(vault.Options{Reader: a.reader, Writer: a.writer, Keys: vault.DeferKeys(a.openKeys)}), nil
 }
 
-// primary is the same for what asks the primary alone, with this many connections in all.
+// primary returns a vault that uses the primary alone, over at most conns connections.
 func (a *app) primary(ctx context.Context, conns int) (*vault.Vault, error) {
 	options, err := a.pool(conns)
 	if err != nil {
@@ -72,7 +72,7 @@ func (a *app) pool(conns int) (db.Options, error) {
 		Siblings: &a.pools}, err
 }
 
-// config is read from the node that the command reads from.
+// config reads the configuration from the node that the command reads from.
 func (a *app) config(ctx context.Context) (db.Config, error) {
 	if a.reader == nil {
 		return a.writer.Config(ctx)
@@ -82,8 +82,8 @@ func (a *app) config(ctx context.Context) (db.Config, error) {
 
 // close is run once, at the end.
 func (a *app) close() {
-	if a.ring != nil {
-		a.ring.Close()
+	if a.keyring != nil {
+		a.keyring.Close()
 	}
 	if a.writer != nil {
 		a.writer.Close()
@@ -93,10 +93,10 @@ func (a *app) close() {
 	}
 }
 
-// openKeys opens the KMS key that was asked for, else the vault's default one.
+// openKeys opens the KMS key of --kms-key, else the vault's default one.
 func (a *app) openKeys(ctx context.Context) (vault.Keys, error) {
-	if a.ring != nil {
-		return a.ring, nil
+	if a.keyring != nil {
+		return a.keyring, nil
 	}
 	uri := a.kmsKey
 	if uri == "" {
@@ -108,15 +108,15 @@ func (a *app) openKeys(ctx context.Context) (vault.Keys, error) {
 			return nil, err
 		}
 	}
-	ring, err := kms.OpenRing(ctx, []string{uri})
+	keyring, err := kms.OpenKeyring(ctx, []string{uri})
 	if err != nil {
 		return nil, err
 	}
-	a.ring = ring
-	return ring, nil
+	a.keyring = keyring
+	return keyring, nil
 }
 
-// defaultKey refuses an endpoint that comes from the database: whoever can edit that row must not learn data keys.
+// defaultKey refuses an endpoint stored in the database: a role that can edit the row could send data keys to itself.
 func defaultKey(c db.Config) (string, error) {
 	switch {
 	case c.DefaultKMSKey == "":

@@ -26,22 +26,23 @@ const filterHelp = `FILTER is words that must all hold:
 
   actor:ci-deploy action:read secret:prod/* ip:10.0.0.0/8 outcome:denied since:-2h
 
-and request:, node:, version: and until:. Of several words of one key any will do; "-" before a word negates it (the first
-word then comes after "--"); "*" at the end stands for anything. A word alone is the beginning of a secret's name. Times are
--2h, -7d, 2026-11-25, 2026-11-25T10:00, 10:00, today, yesterday or monday, in the local zone.`
+and request:, node:, version: and until:. Of several words with the same key one must match; "-" before a word negates
+it (the first word then comes after "--"); "*" at the end stands for anything. A word alone is the beginning of a
+secret's name. Times are -2h, -7d, 2026-11-25, 2026-11-25T10:00, 10:00, today, yesterday or monday, in the local zone.`
 
 func newAuditCmd(a *app) *cobra.Command {
 	var theme string
 	cmd := &cobra.Command{
 		Use:   "audit [FILTER]",
 		Short: "Browse the audit log",
-		Long: `Browse the audit log: who read and changed what, and who was refused. On a terminal it opens a browser ("?" shows its keys);
-elsewhere, audit list and audit export print events. A terminal that cannot move its cursor (TERM=dumb) gets what audit list prints.
+		Long: `Browse the audit log: who read and changed what, and who was refused. On a terminal it opens a browser ("?"
+shows its keys); elsewhere, audit list and audit export print events. A terminal that cannot move its cursor
+(TERM=dumb) gets the output of audit list.
 
-The browser asks the terminal whether its background is dark, and goes on meanwhile. --theme, VAULTCTL_THEME or COLORFGBG says it
-without a question.
+The browser asks the terminal for its background colour without waiting for the answer. With --theme, VAULTCTL_THEME or
+COLORFGBG it does not ask.
 
-It takes a database role that was granted it (grant --as auditor). A standby will do.
+It takes a database role that was granted it (grant --as auditor), and works on a standby too.
 
 ` + filterHelp,
 		Example: `  vaultctl audit
@@ -49,7 +50,7 @@ It takes a database role that was granted it (grant --as auditor). A standby wil
   vaultctl audit outcome:denied since:-7d`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 && !strings.ContainsAny(args[0], ":/*") && nearest(cmd.Commands(), args[0]) != "" {
-				return knownCommand(cmd, args) // "vaultctl audit lst" is no filter
+				return knownCommand(cmd, args) // "vaultctl audit lst" is a typing error, not a filter
 			}
 			_, err := parseFilter(args)
 			return err
@@ -81,10 +82,10 @@ It takes a database role that was granted it (grant --as auditor). A standby wil
 	return cmd
 }
 
-// isDumb is whether a terminal has no cursor to move: the browser would fill it with escape sequences.
+// isDumb reports whether a terminal cannot move its cursor: it would show the browser's escape sequences as text.
 func isDumb(term string) bool { return term == "" || term == "dumb" || term == "unknown" }
 
-// negatedFirst explains what became of "-action:read".
+// negatedFirst explains that "-action:read" was taken for flags.
 func negatedFirst(cmd *cobra.Command, err error) error {
 	if strings.HasPrefix(err.Error(), "unknown shorthand flag") {
 		return hint(usage("%s", oneLine(err)), `%s -- -KEY:VALUE: a filter that begins with "-" comes after "--"`,
@@ -154,8 +155,8 @@ func newAuditListCmd(a *app) *cobra.Command {
 		Short: "List recorded events, newest first",
 		Long: `List recorded events, newest first.
 
-ACTOR is who was proven to act: token:NAME, worker:ID, client:ADDRESS, supervisor or owner:ROLE; role:ROLE is only the database
-role of a session. FROM is that role and the address it came from, "local" for a socket.
+ACTOR is the proven actor: token:NAME, worker:ID, client:ADDRESS, supervisor or owner:ROLE; role:ROLE is only the
+database role of a session. FROM is that role and the address it came from, "local" for a socket.
 
 ` + filterHelp,
 		Example: `  vaultctl audit list
@@ -183,7 +184,7 @@ func filterArgs(_ *cobra.Command, args []string) error {
 // listedAtFirst is how many events are listed without --limit.
 const listedAtFirst = 100
 
-// listAtOnce is how many events one statement brings.
+// listAtOnce is how many events one statement returns.
 const listAtOnce = 1000
 
 func runAuditList(ctx context.Context, a *app, args []string, limit int) error {
@@ -205,7 +206,7 @@ func runAuditList(ctx context.Context, a *app, args []string, limit int) error {
 		"no events")
 }
 
-// listEvents searches until it has as many as wanted; never nil, so that JSON says [].
+// listEvents returns at most limit events; never nil, so that JSON says [].
 func listEvents(ctx context.Context, a *app, args []string, limit int) ([]db.AuditRow, error) {
 	f, err := parseFilter(args)
 	if err != nil {
@@ -230,10 +231,10 @@ func listEvents(ctx context.Context, a *app, args []string, limit int) ([]db.Aud
 	}
 }
 
-// asAuditor says what a refused role lacks.
+// asAuditor adds the grant that a refused role needs.
 func asAuditor(err error) error {
 	if errors.Is(err, vault.ErrRefused) {
-		return hint(err, "vaultctl grant ROLE --as auditor, by somebody with an admin token")
+		return hint(err, "vaultctl grant ROLE --as auditor, by an operator with an admin token")
 	}
 	return err
 }

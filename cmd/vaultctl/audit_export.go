@@ -24,8 +24,9 @@ func newAuditExportCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "export [FILTER]",
 		Short: "Write all events of a filter as lines of JSON, oldest first",
-		Long: `Write all events of a filter as lines of JSON, oldest first, to standard output or to a new file. It reads in short
-transactions, so that a long export holds up neither vacuum nor a standby, and ends with what was recorded when it began.
+		Long: `Write all events of a filter as lines of JSON, oldest first, to standard output or to a new file. It reads in
+short transactions, so that a long export delays neither vacuum nor a standby. It ends with the last event recorded
+when it began.
 
 ` + filterHelp,
 		Example: `  vaultctl audit export since:2026-11-01 until:2026-11-30 --to november.jsonl
@@ -69,8 +70,8 @@ func runAuditExport(ctx context.Context, a *app, args []string, output string) e
 	return err
 }
 
-// writeWhole writes a file that is there complete or not at all, and readable by its owner alone. Unless it is to
-// replace what has the name, that stays.
+// writeWhole writes a file completely or not at all, readable by its owner alone. Without replace, an existing file
+// stays and is an error.
 func writeWhole(path string, replace bool, write func(io.Writer) error) error {
 	switch info, err := os.Lstat(path); {
 	case err == nil && !replace:
@@ -82,7 +83,7 @@ func writeWhole(path string, replace bool, write func(io.Writer) error) error {
 	if err != nil {
 		return fmt.Errorf("making %q: %w", path, reason(err))
 	}
-	defer os.Remove(file.Name()) // it has another name by then
+	defer os.Remove(file.Name()) // after a success the file has its other name
 	defer file.Close()
 	buffered := bufio.NewWriterSize(file, 1<<16)
 	err = write(buffered)
@@ -129,7 +130,7 @@ func (s *auditSource) Export(ctx context.Context, f filter.Filter, w io.Writer, 
 	}
 }
 
-// estimate is about how many events there are.
+// estimate returns about how many events match.
 func (s *auditSource) estimate(ctx context.Context, f filter.Filter) (int64, error) {
 	to := f.Until()
 	if to.IsZero() {
@@ -153,11 +154,11 @@ type bar struct {
 
 const barEvery = 100 * time.Millisecond
 
-// newBar asks how much there is only if somebody sees it.
+// newBar queries the total only if the bar is visible.
 func (a *app) newBar(toFile bool, estimate func() (int64, error)) *bar {
 	b := &bar{a: a, on: term.IsTerminal(int(a.err.Fd())) && (toFile || !term.IsTerminal(int(a.out.Fd())))}
 	if b.on {
-		b.of, _ = estimate() // what is wrong shows at the first page
+		b.of, _ = estimate() // an error shows at the first page
 	}
 	return b
 }

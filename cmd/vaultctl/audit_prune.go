@@ -23,8 +23,8 @@ func newAuditArchiveCmd(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "archive FILE",
 		Short: "Write the audit log with its seals to a file",
-		Long: `Write the whole audit log with its seals to a new file, mode 0600: JSON lines, each seal before the rows it covers. The file
-can be checked without a database: vaultctl audit verify --export FILE.`,
+		Long: `Write the whole audit log with its seals to a new file, mode 0600: JSON lines, each seal before the rows it
+covers. The file can be checked without a database: vaultctl audit verify --export FILE.`,
 		Example: `  vaultctl audit archive audit.jsonl`,
 		Args:    exactArgs("FILE"),
 		RunE:    func(cmd *cobra.Command, args []string) error { return runAuditArchive(cmd.Context(), a, args[0]) },
@@ -46,7 +46,7 @@ func runAuditArchive(ctx context.Context, a *app, path string) error {
 	done()
 	switch {
 	case errors.Is(err, vault.ErrRefused):
-		return hint(err, "vaultctl grant ROLE --as auditor, by somebody with an admin token")
+		return hint(err, "vaultctl grant ROLE --as auditor, by an operator with an admin token")
 	case err != nil:
 		return err
 	}
@@ -69,10 +69,11 @@ func newAuditPruneCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "prune",
 		Short: "Export old months of the audit log, and drop them",
-		Long: `Export old months of the audit log, and drop them. A month goes when all of it is older than --older-than and sealed. First
-it is written to FILE-YYYY-MM.jsonl beside FILE, flushed to disk and checked as audit verify --export would; then it is
-dropped, and the SHA-256 of the file kept. The seals stay, so that the rest of the log can still be verified. With --action
-only the rows of that action go, reads for instance; their leaf hashes stay in their place.
+		Long: `Export old months of the audit log, and drop them. A month is dropped when all of it is older than
+--older-than and sealed. First it is written to FILE-YYYY-MM.jsonl beside FILE, flushed to disk and checked as audit
+verify --export would; then it is dropped, and the SHA-256 of the file kept. The seals stay, so that the rest of the
+log can still be verified. With --action only the rows of that action are dropped, reads for instance; their leaf
+hashes stay.
 
 It takes an admin token without a scope, and a database role that may read the log.`,
 		Example: `  vaultctl audit prune --older-than 400d --export /archive/audit
@@ -145,7 +146,8 @@ func runAuditPrune(ctx context.Context, a *app, o auditPruneOptions) error {
 	return a.printPruned(pruned)
 }
 
-// pruneMonth exports and drops. The commit point is the database's: a crash before it leaves a file and every row.
+// pruneMonth exports a month and drops it. The commit point is PruneAudit's: a crash before it leaves a file and every
+// row.
 func pruneMonth(ctx context.Context, v *vault.Vault, change vault.Change, month time.Time,
 	o auditPruneOptions) (db.Pruned, error) {
 	path := fmt.Sprintf("%s-%s.jsonl", o.export, monthName(month))
@@ -162,12 +164,12 @@ func pruneMonth(ctx context.Context, v *vault.Vault, change vault.Change, month 
 		pruned, err = v.PruneAudit(ctx, change, archive.AuditPruning)
 	}
 	if err != nil && !errors.Is(err, vault.ErrOutcomeUnknown) {
-		os.Remove(path) // every row is where it was
+		os.Remove(path) // every row is still in the database
 	}
 	return pruned, err
 }
 
-// checkArchive reads what was written, as whoever will need it once the rows are gone.
+// checkArchive verifies the written file as a reader will, once the rows are dropped.
 func checkArchive(ctx context.Context, path string) error {
 	file, err := seal.OpenFile(path)
 	if err != nil {
@@ -196,18 +198,18 @@ func (a *app) printPruned(pruned []db.Pruned) error {
 	return nil
 }
 
-// archiving says what is written: all, a month, or of a month the rows of one action with the leaf hashes of the
-// others.
+// archiving chooses what is written: everything, a month, or the rows of one action in a month with the leaf hashes of
+// its other rows.
 type archiving struct {
 	month    time.Time
 	action   string
 	progress func(int64)
 }
 
-// archive is what was written. Its Leaves stand for the rows of the action.
+// archive describes a written file. Its Leaves replace the rows of the action.
 type archive struct{ db.AuditPruning }
 
-// writeArchive makes a file that did not exist, whole and on disk when it returns, or none.
+// writeArchive makes a new file, complete and flushed to disk, or none.
 func writeArchive(ctx context.Context, v *vault.Vault, path string, o archiving) (archive, error) {
 	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {
@@ -223,7 +225,7 @@ func writeArchive(ctx context.Context, v *vault.Vault, path string, o archiving)
 		err = syncFolder(filepath.Dir(path))
 	}
 	if err != nil {
-		os.Remove(path) // half an archive is worth nothing, and the first error is the one to tell
+		os.Remove(path) // half an archive is useless; err is what to report
 		return archive{}, err
 	}
 	x.Month, x.Action, x.SHA256 = o.month, o.action, sum.Sum(nil)
@@ -263,7 +265,7 @@ func copyArchive(ctx context.Context, v *vault.Vault, to io.Writer, o archiving)
 	return x, nil
 }
 
-// add writes an entry, and packs the leaf hashes that will stand for rows of the action.
+// add writes an entry, and packs the leaf hashes that will replace the rows of the action.
 func (x *archive) add(w *seal.Writer, e seal.Entry, o archiving) error {
 	var err error
 	switch {

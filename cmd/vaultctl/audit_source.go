@@ -30,7 +30,7 @@ func runAudit(ctx context.Context, a *app, line, theme string) error {
 	if err != nil {
 		return err
 	}
-	// What the first screen would be refused for is better said where it can be read and acted on.
+	// If the first query is refused, the error with its hint is printed instead of the browser.
 	first, cancel := context.WithTimeout(ctx, tui.Deadline)
 	defer cancel()
 	if _, err := source.vault.Audit(first, db.AuditQuery{Limit: 1}); err != nil {
@@ -43,7 +43,7 @@ func runAudit(ctx context.Context, a *app, line, theme string) error {
 	return err
 }
 
-// auditFilter makes conditions of terms: those of one key that must hold together, and each that must not.
+// auditFilter turns the terms of each key into at most two conditions: any of them matches, none of them matches.
 func auditFilter(f filter.Filter) db.AuditFilter {
 	to := db.AuditFilter{Since: f.Since(), Until: f.Until()}
 	for _, column := range []struct {
@@ -120,7 +120,7 @@ func shownEvent(r db.AuditRow) tui.Event {
 	decoder := json.NewDecoder(bytes.NewReader(r.Detail))
 	decoder.UseNumber()
 	if decoder.Decode(&e.Detail) != nil {
-		e.Detail = map[string]any{"detail": string(r.Detail)} // not an object: somebody wrote it by hand
+		e.Detail = map[string]any{"detail": string(r.Detail)} // not an object: written by hand
 	}
 	e.JSON, _ = json.MarshalIndent(r, "", "  ") // it came from JSON
 	return e
@@ -148,7 +148,7 @@ func (f auditFollower) Next(ctx context.Context) ([]tui.Event, bool, error) {
 	return shownEvents(rows), more, err
 }
 
-// valuesShown is how many suggestions there are at most.
+// valuesShown is the highest number of suggestions.
 const valuesShown = 50
 
 func (s *auditSource) Values(ctx context.Context, key filter.Key, typed string) ([]string, error) {

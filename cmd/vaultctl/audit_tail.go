@@ -24,8 +24,8 @@ func newAuditTailCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "tail [FILTER]",
 		Short: "Print the newest events, oldest first, and go on with those to come",
-		Long: `Print the newest events, oldest first, and with --follow go on with those to come. Reads of other nodes come when they are
-shipped: each event once, in the order of arrival. While the database is away it waits.
+		Long: `Print the newest events, oldest first, and with --follow go on with those to come. Reads of other nodes
+appear when they are shipped: each event once, in the order of arrival. While the database is away the command waits.
 
 ` + filterHelp,
 		Example: `  vaultctl audit tail
@@ -56,8 +56,8 @@ type tailOptions struct {
 	lines  int
 }
 
-// runAuditTail begins to follow before it asks for the newest: an event that comes in between is in both, and told
-// once.
+// runAuditTail begins to follow before it queries the newest events. An event recorded in between is in both answers
+// and printed once.
 func runAuditTail(ctx context.Context, a *app, o tailOptions) error {
 	f, err := parseFilter(o.filter)
 	if err != nil {
@@ -93,7 +93,7 @@ func runAuditTail(ctx context.Context, a *app, o tailOptions) error {
 	return follow(ctx, a, follower, seen)
 }
 
-// follow prints what comes, until it is interrupted, which is its proper end.
+// follow prints new events until ctx ends, which is not an error.
 func follow(ctx context.Context, a *app, follower *db.AuditFollower, seen map[int64]bool) error {
 	wait := backoff.NewExponentialBackOff()
 	wait.InitialInterval, wait.MaxInterval = followEvery, 10*time.Second
@@ -129,7 +129,7 @@ func follow(ctx context.Context, a *app, follower *db.AuditFollower, seen map[in
 	}
 }
 
-// printTail writes events as they come: columns of a fixed width, as nobody knows the widest yet.
+// printTail writes events as they arrive, in columns of a fixed width: the widest value is not known yet.
 func (a *app) printTail(events []db.AuditRow) error {
 	if a.jsonl() {
 		return a.printLines(events)

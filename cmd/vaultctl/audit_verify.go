@@ -30,13 +30,13 @@ func newAuditVerifyCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify",
 		Short: "Check the audit log against its seals",
-		Long: `Check the audit log against its seals: every row is hashed again, every seal and its place in the chain checked. The first
-row or seal that does not fit is named, with exit code 7.
+		Long: `Check the audit log against its seals: every row is hashed again, every seal and its place in the chain
+checked. The first row or seal that does not fit is named, with exit code 7.
 
-Without --key anybody may have sealed, whoever rewrote the log included; the key is what vaultctl keygen --audit printed.
-Without --seals the newest seals may have gone together with their rows. It takes the seals seen before: a node's audit_seals_file
-or the audit_seals_bucket, best one that the database's administrator cannot reach. --export checks a file of audit archive or
-audit prune, without a database.`,
+Without --key, seals of any key are accepted, also those of an attacker who rewrote the log; the key is what vaultctl
+keygen --audit printed. Without --seals, removing the newest seals together with their rows goes unnoticed. --seals
+takes the seals seen before: a node's audit_seals_file or the audit_seals_bucket, best one that the database's
+administrator cannot reach. --export checks a file of audit archive or audit prune, without a database.`,
 		Example: `  vaultctl audit verify --key ed25519:q3Kx...
   vaultctl audit verify --since 7d --seals /var/lib/vaultd/seals
   vaultctl audit verify --key ed25519:q3Kx... --seals 's3://example-seals/vault?region=eu-west-1'
@@ -83,7 +83,7 @@ func runAuditVerify(ctx context.Context, a *app, o auditVerifyOptions) error {
 	case errors.As(err, &fault):
 		verdict.Fault, verdict.Seal, verdict.Row = fault.What, fault.Seal, fault.Row
 	case errors.Is(err, vault.ErrRefused):
-		return hint(err, "vaultctl grant ROLE --as auditor, by somebody with an admin token")
+		return hint(err, "vaultctl grant ROLE --as auditor, by an operator with an admin token")
 	case err != nil:
 		return err
 	}
@@ -112,7 +112,7 @@ func (o auditVerifyOptions) options() (seal.Options, error) {
 	return options, nil
 }
 
-// seals are those seen before: none, those of a file, or of this vault's place in a bucket.
+// seals returns the seals seen before: none, those of a file, or those of this vault in a bucket.
 func (o auditVerifyOptions) seals(ctx context.Context,
 	cluster func(context.Context) (uuid.UUID, error)) (seals []seal.Seal, err error) {
 	switch {
@@ -144,7 +144,7 @@ func (o auditVerifyOptions) bucketSeals(ctx context.Context,
 	return b.Seals(ctx)
 }
 
-// source is the database or the file, and about how many rows it has.
+// source returns the database or the file, and about how many rows it has.
 func (o auditVerifyOptions) source(ctx context.Context, a *app, options *seal.Options) (seal.Source, int64, error) {
 	if o.export != "" {
 		file, err := seal.OpenFile(o.export)
@@ -174,7 +174,7 @@ func (a *app) printVerdictOfAudit(v auditVerdict) error {
 	if v.OK && v.Seals == 0 {
 		a.note("nothing is sealed yet: audit_seal_key of vaultd says with which key")
 	} else if v.OK && !v.Trusted {
-		a.note("the signatures are those of the keys named above, and nobody has said whose these are: --key")
+		a.note("the signatures fit the keys that signed; give your own keys with --key to check whose they are")
 	}
 	answer := "fits its seals"
 	switch {
@@ -202,8 +202,8 @@ func (a *app) printVerdictOfAudit(v auditVerdict) error {
 	return a.printFields(append(fields, "signed by", strings.Join(v.Keys, ", "))...)
 }
 
-// progress shows on a terminal how far a long command has come, once that is a moment; of 0 rows, without a share. What
-// it returns removes it.
+// progress shows on a terminal how far a long command has come; if of is 0, without a percentage. The returned function
+// removes the line.
 func (a *app) progress(what string, of int64, tick *func(int64)) (done func()) {
 	var share func(n int64) float64
 	if of > 0 {
@@ -212,7 +212,7 @@ func (a *app) progress(what string, of int64, tick *func(int64)) (done func()) {
 	return a.progressBy(what, share, tick)
 }
 
-// progressBy is progress towards an end that is not counted: share, if it is not nil, says how near it is.
+// progressBy is progress where share, unless nil, returns the part that is done.
 func (a *app) progressBy(what string, share func(n int64) float64, tick *func(int64)) (done func()) {
 	if a.json() || !term.IsTerminal(int(a.err.Fd())) {
 		return func() {}

@@ -10,25 +10,25 @@ import (
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
-// onRecord puts what somebody at a terminal reads on the primary's audit log, before he sees it.
+// onRecord writes a read into the primary's audit log before the value is shown.
 type onRecord struct{ unaudited bool }
 
 func (o *onRecord) register(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&o.unaudited, "unaudited", false,
-		"do without a row in the audit log: what is left when the primary is away")
+		"read without a row in the audit log, for when the primary is away")
 }
 
-// answered is called when the answer is known and before a byte of it is shown; with its error nothing is.
+// answered records a read. The caller shows nothing before answered returns, and nothing if it fails.
 func (o onRecord) answered(ctx context.Context, a *app, v *vault.Vault, e audit.Event) error {
-	o.confess(a)
+	o.warnUnaudited(a)
 	if o.unaudited {
 		return nil
 	}
-	return shown(v.RecordRead(ctx, e))
+	return mayShow(v.RecordRead(ctx, e))
 }
 
-// confess says that nothing will be on record, if that was asked for.
-func (o onRecord) confess(a *app) {
+// warnUnaudited prints a note if --unaudited was given.
+func (o onRecord) warnUnaudited(a *app) {
 	if o.unaudited {
 		a.note("vaultctl: not on record (--unaudited)")
 	}
@@ -39,11 +39,11 @@ func (o onRecord) recorded(ctx context.Context, v *vault.Vault, events []audit.E
 	if o.unaudited {
 		return nil
 	}
-	return shown(v.RecordReads(ctx, events))
+	return mayShow(v.RecordReads(ctx, events))
 }
 
-// shown is whether what was read may be: not if it could not be put on record.
-func shown(err error) error {
+// mayShow fails if the audit record could not be written.
+func mayShow(err error) error {
 	if errors.Is(err, vault.ErrUnavailable) || errors.Is(err, vault.ErrOutcomeUnknown) {
 		return hint(&kindError{vault.ErrUnavailable, "this cannot be put on record, so it is not shown: " + text(err)},
 			"the primary has to be reachable too; --unaudited does without")
@@ -51,7 +51,7 @@ func shown(err error) error {
 	return err
 }
 
-// refused records, where that can be done, that somebody asked and why he got nothing.
+// refused records a read that failed, with the reason, if the primary can be reached.
 func (o onRecord) refused(ctx context.Context, v *vault.Vault, action, name string, version int, why error) {
 	reason := ""
 	for kind, word := range map[error]string{vault.ErrNotFound: "not_found", vault.ErrRefused: "not_allowed",

@@ -10,19 +10,19 @@ import (
 )
 
 const (
-	completionTimeout = 2 * time.Second // an operator waits with a finger on Tab
-	// completionLimit is how many branches are shown. A shell takes what it gets for all there is and inserts what they
-	// have in common, so where there are more, it gets what they begin with instead.
+	completionTimeout = 2 * time.Second // the operator has pressed Tab and waits
+	// completionLimit is how many branches are shown. A shell inserts what all candidates have in common, so it must not
+	// get only some of them: if there are more, it gets their shorter beginnings instead.
 	completionLimit = 500
 )
 
 type completer = func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective)
 
-// names says which secrets a command can be about.
+// names says which secrets a command accepts.
 type names struct{ live, deleted bool }
 
 // completeNames offers the names of secrets for the first argument, as a shell does paths: up to the next slash. It
-// says nothing when the database does not answer: an error in the middle of a command line helps no operator.
+// offers nothing if the database does not answer: an error would garble the command line being typed.
 func completeNames(a *app, which names) completer {
 	return func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
 		if len(args) > 0 {
@@ -37,10 +37,10 @@ func completeNameFlag(a *app, cmd *cobra.Command, flag string) {
 	var complete completer = func(cmd *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
 		return a.branches(cmd.Context(), typed, names{live: true})
 	}
-	_ = cmd.RegisterFlagCompletionFunc(flag, complete) // the error would be for a flag that does not exist
+	_ = cmd.RegisterFlagCompletionFunc(flag, complete) // it fails only if the flag does not exist
 }
 
-// completeNameAndSource offers for the second argument what a value can come from.
+// completeNameAndSource also offers sources of a value for the second argument.
 func completeNameAndSource(a *app) completer {
 	complete := completeNames(a, names{live: true})
 	return func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
@@ -52,7 +52,7 @@ func completeNameAndSource(a *app) completer {
 	}
 }
 
-// branches leaves no space behind what is not a whole name.
+// branches adds no space after a candidate that is not a whole name.
 func (a *app) branches(ctx context.Context, typed string, which names) ([]string, cobra.ShellCompDirective) {
 	ctx, cancel := context.WithTimeout(ctx, completionTimeout)
 	defer cancel()
@@ -70,7 +70,7 @@ func (a *app) branches(ctx context.Context, typed string, which names) ([]string
 	return texts, directive
 }
 
-// findBranches shortens branches that are too many to their next characters, until they differ.
+// findBranches shortens too many branches to the next characters in which they differ.
 func (a *app) findBranches(ctx context.Context, q db.BranchQuery) ([]db.Branch, error) {
 	v, err := a.vault(ctx)
 	if err != nil {
@@ -90,9 +90,9 @@ func (a *app) findBranches(ctx context.Context, q db.BranchQuery) ([]db.Branch, 
 	return found, err
 }
 
-// registerCompletions comes last: cobra makes its completion command for the commands that are there.
+// registerCompletions is called last: cobra makes its completion command for the existing commands.
 func registerCompletions(root *cobra.Command) {
-	// The error would be for a flag that does not exist.
+	// It fails only if the flag does not exist.
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"},
 		cobra.ShellCompDirectiveNoFileComp))
 	root.InitDefaultCompletionCmd()

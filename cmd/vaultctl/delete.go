@@ -14,8 +14,8 @@ func newDeleteCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "delete NAME",
 		Short: "Delete a secret; it can be restored for a while",
-		Long: `Delete a secret. Nobody can read or verify it from then on, and its name stays taken. Until the window ends it can be
-restored; after that it is purged.`,
+		Long: `Delete a secret. From then on it cannot be read or verified, and its name stays taken. Until the window ends
+it can be restored; after that it is purged.`,
 		Example: `  vaultctl delete prod/old/password
   vaultctl delete prod/old/password --window 30d
   vaultctl restore prod/old/password`,

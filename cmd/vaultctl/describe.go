@@ -17,7 +17,7 @@ func newDescribeCmd(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:               "describe NAME",
 		Short:             "Show the settings and state of a secret, without its value",
-		Long:              `Show the settings and state of a secret, without its value; also of a deleted one that can still be restored.`,
+		Long:              `Show the settings and state of a secret, deleted ones included, without its value.`,
 		Example:           `  vaultctl describe prod/db/password`,
 		Args:              secretArgs(1, "NAME"),
 		ValidArgsFunction: completeNames(a, names{live: true, deleted: true}),
@@ -72,8 +72,7 @@ func job(j *db.JobRow) string {
 	return text
 }
 
-// about words an answer that only says "not found". A role sees the names it was granted, and to it any other is
-// absent.
+// about names the secret in an error that only says "not found". To a role, names it was not granted are absent.
 func about(name string, err error) error {
 	if errors.Is(err, vault.ErrNotFound) {
 		return hint(&kindError{vault.ErrNotFound, fmt.Sprintf("no secret %q", name)},
@@ -82,7 +81,7 @@ func about(name string, err error) error {
 	return err
 }
 
-// aboutVersion is about, for one version.
+// aboutVersion names the secret and the version in an error that only says "not found".
 func aboutVersion(name string, version int, err error) error {
 	if errors.Is(err, vault.ErrNotFound) {
 		return hint(&kindError{vault.ErrNotFound, fmt.Sprintf("no version %d of %q that is still valid", version, name)},

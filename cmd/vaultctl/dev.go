@@ -42,8 +42,8 @@ func newDevCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "dev",
 		Short: "Run a local cluster with a vault in it: NOT FOR PRODUCTION",
-		Long: `Run a local PostgreSQL primary and standbys, a key file and a vaultd per node, to try things out. NOT FOR PRODUCTION: the
-key lies beside the data, and every local connection is trusted.
+		Long: `Run a local PostgreSQL primary and standbys, a key file and a vaultd per node, to try things out. NOT FOR
+PRODUCTION: the key lies beside the data, and every local connection is trusted.
 
 In the foreground Ctrl-C stops everything and keeps the folder; the same command starts it again.`,
 		Example: `  vaultctl dev --dir .dev
@@ -130,7 +130,8 @@ func runDev(ctx context.Context, a *app, o devOptions) error {
 		return err
 	}
 	started = true
-	a.note("NOT FOR PRODUCTION: a local vault for trying things out, ready after %.1f s\n\n  . %s\n  vaultctl put demo/password --generate\n  vaultctl get demo/password\n",
+	a.note("NOT FOR PRODUCTION: a local vault for trying things out, ready after %.1f s\n\n  . %s\n"+
+		"  vaultctl put demo/password --generate\n  vaultctl get demo/password\n",
 		time.Since(began).Seconds(), shellPath(d.file("env.sh")))
 	if o.detach {
 		a.note("running in the background; vaultctl dev stop --dir %s ends it", shellPath(o.dir))
@@ -177,7 +178,7 @@ func loadDev(dir string) (*dev, error) {
 	return &dev{dir: dir, cluster: cluster}, err
 }
 
-// start installs the vault, starts the daemons and writes env.sh last: whoever finds it finds everything ready.
+// start installs the vault, starts the daemons and writes env.sh last: where it exists, everything is ready.
 func (d *dev) start(ctx context.Context, daemon string) error {
 	if err := os.Remove(d.file("env.sh")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("removing the old env.sh: %w", err)
@@ -221,7 +222,7 @@ func (d *dev) install(ctx context.Context) error {
 	return d.waitReplay(ctx)
 }
 
-// firstToken saves the token last: a run that was cut off before makes another one, under a name of its own.
+// firstToken saves the token last: after an interrupted run, the next one makes another token under another name.
 func (d *dev) firstToken(ctx context.Context, v *vault.Vault) error {
 	token, _, err := v.CreateTokenAsOwner(ctx,
 		vault.NewTokenRequest{Name: "dev-" + strconv.FormatInt(time.Now().Unix(), 36)})
@@ -349,7 +350,7 @@ func ready(ctx context.Context, url string) bool {
 	return response.StatusCode == http.StatusOK
 }
 
-// addresses reads what vaultd wrote once it listened.
+// addresses reads the file that vaultd writes when it listens.
 func (d *dev) addresses(node *localpg.Node) (map[string]string, error) {
 	text, err := os.ReadFile(d.file("vaultd-" + node.Name() + ".addresses"))
 	if err != nil {
@@ -393,7 +394,7 @@ func (d *dev) writeEnv(bin string) error {
 	return os.Rename(partial, d.file("env.sh"))
 }
 
-// stop ends the daemons, then the servers, and takes env.sh away.
+// stop ends the daemons, removes env.sh and stops the servers.
 func (d *dev) stop(ctx context.Context) error {
 	var errs []error
 	for _, node := range d.cluster.Nodes() {
@@ -425,8 +426,7 @@ func (d *dev) stopDaemon(ctx context.Context, node *localpg.Node) error {
 	return nil
 }
 
-// daemonPid returns the running daemon of a node, 0 if there is none. A number that now belongs to another program is
-// none.
+// daemonPid returns the pid of a node's daemon, 0 if it does not run or the pid belongs to another program by now.
 func (d *dev) daemonPid(node *localpg.Node) int {
 	base := d.file("vaultd-" + node.Name())
 	text, err := os.ReadFile(base + ".pid")
@@ -443,7 +443,7 @@ func (d *dev) daemonPid(node *localpg.Node) int {
 	return pid
 }
 
-// commandLine of a process; "" if it has ended, also while nobody has collected it.
+// commandLine of a process; "" if it has ended, also while it is a zombie.
 func commandLine(pid int) string {
 	if text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil {
 		return strings.ReplaceAll(string(text), "\x00", " ")

@@ -16,11 +16,11 @@ func newDoctorCmd(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "doctor",
 		Short: "Look for what is wrong, or soon will be",
-		Long: `Look for what is wrong, or soon will be: connections, schema, KMS key, admin token, durability, replication, rotations and the
-files of this machine. It changes nothing and shows no value.
+		Long: `Look for what is wrong, or soon will be: connections, schema, KMS key, admin token, durability, replication,
+rotations and the files of this machine. It changes nothing and shows no value.
 
-Each check is ok, a warning or a problem, with something to type. It exits with 7 when there are problems. A check whose
-ground is missing, such as one of the primary when there is none, is left out; one that cannot be made is a problem.`,
+Each check is ok, a warning or a problem, with a command that helps. It exits with 7 when there are problems. A check
+that does not apply, such as one of the primary when there is none, is left out. A check that fails is a problem.`,
 		Example: `  vaultctl doctor
   PGHOST=db2 vaultctl doctor -o json`,
 		Args: exactArgs(),
@@ -54,14 +54,14 @@ func problem(hint, format string, args ...any) finding {
 	return finding{Result: resultProblem, Detail: fmt.Sprintf(format, args...), Hint: hint}
 }
 
-// failure is the problem that an error is, with the hint the command line would give.
+// failure turns an error into a problem, with the hint the command line would give.
 func (a *app) failure(err error) finding {
 	_, help := a.verdict(err)
 	return problem(help, "%s", text(err))
 }
 
-// patient is what the checks look at. What could not be learned is nil.
-type patient struct {
+// probe holds what the checks look at. A part that could not be read is nil.
+type probe struct {
 	a          *app
 	v          *vault.Vault
 	node       *db.Examination
@@ -72,8 +72,8 @@ type patient struct {
 	statusErr  error
 }
 
-// said reports whether another check says already what err says. What else keeps a check from being made is a problem.
-func (p *patient) said(err error) bool {
+// alreadyReported reports whether another check reports the cause of err.
+func (p *probe) alreadyReported(err error) bool {
 	switch {
 	case p.node == nil && p.primary == nil, errors.Is(err, vault.ErrFenced), errors.Is(err, context.Canceled):
 		return true
@@ -83,9 +83,9 @@ func (p *patient) said(err error) bool {
 	return false
 }
 
-// unless is the problem that a check could not be made.
-func (p *patient) unless(err error) finding {
-	if err == nil || p.said(err) {
+// notChecked is the problem that err prevented a check; nothing if another check reports err.
+func (p *probe) notChecked(err error) finding {
+	if err == nil || p.alreadyReported(err) {
 		return finding{}
 	}
 	f := p.a.failure(err)
@@ -93,15 +93,15 @@ func (p *patient) unless(err error) finding {
 	return f
 }
 
-// noStatus is for the checks that look at the status and have none.
-func (p *patient) noStatus() finding { return p.unless(p.statusErr) }
+// noStatus is the result of the checks that need the status when there is none.
+func (p *probe) noStatus() finding { return p.notChecked(p.statusErr) }
 
-func (a *app) examine(ctx context.Context) (*patient, error) {
+func (a *app) examine(ctx context.Context) (*probe, error) {
 	v, err := a.vault(ctx)
 	if err != nil {
 		return nil, err
 	}
-	p := &patient{a: a, v: v}
+	p := &probe{a: a, v: v}
 	options := db.Options{URL: a.databaseURL, ApplicationName: applicationName, Fence: a.fence}
 	look := func(primary bool) (*db.Examination, error) {
 		e, err := db.Examine(ctx, options, primary)
@@ -117,7 +117,7 @@ func (a *app) examine(ctx context.Context) (*patient, error) {
 		ask func(context.Context) (db.Status, error)
 	}{{p.primary, v.PrimaryStatus}, {p.node, v.Status}} {
 		if from.e == nil || p.status != nil {
-			continue // asking a frozen node again would only take its time again
+			continue // a frozen node would take another timeout
 		}
 		s, err := from.ask(ctx)
 		if p.statusErr = err; err == nil {
@@ -183,15 +183,15 @@ func (a *app) printDiagnosis(d diagnosis) error {
 
 type check struct {
 	name string
-	look func(ctx context.Context, p *patient) finding
+	look func(ctx context.Context, p *probe) finding
 }
 
-// checks is what the doctor looks at, in the order in which one builds on the other.
+// checks lists the checks, each after those it builds on.
 func checks() []check {
 	return []check{
 		{"node", checkNode},
 		{"primary", checkPrimary},
-		{"state file", checkStateFile}, // before the fence writes it, with its own mode
+		{"state file", checkStateFile}, // before checkFence, which writes the file with its own mode
 		{"fence", checkFence},
 		{"schema", checkSchema},
 		{"server", checkServer},

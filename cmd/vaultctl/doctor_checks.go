@@ -14,10 +14,10 @@ import (
 )
 
 const (
-	skewWarning   = 2 * time.Second // short graces and claims count in seconds
+	skewWarning   = 2 * time.Second // short graces and claims are a few seconds
 	skewProblem   = 4 * time.Minute // KMS refuses requests signed 5 minutes off
 	tokenWarning  = 14 * 24 * time.Hour
-	beatLate      = time.Minute // a supervisor beats every 10 seconds, unless told otherwise
+	beatLate      = time.Minute // a supervisor writes a heartbeat every 10 seconds by default
 	replayLate    = 30 * time.Second
 	standbyLate   = 256 << 20 // bytes
 	claimStuck    = 10 * time.Minute
@@ -26,7 +26,7 @@ const (
 	oldestAllowed = db.OldestServer
 )
 
-func checkNode(_ context.Context, p *patient) finding {
+func checkNode(_ context.Context, p *probe) finding {
 	if p.nodeErr != nil {
 		return p.a.failure(p.nodeErr)
 	}
@@ -37,7 +37,7 @@ func checkNode(_ context.Context, p *patient) finding {
 	return fine("%s, %s, as role %q", p.node.Host, kind, p.node.Role)
 }
 
-func checkPrimary(_ context.Context, p *patient) finding {
+func checkPrimary(_ context.Context, p *probe) finding {
 	switch {
 	case p.primaryErr != nil && p.nodeErr != nil && text(p.primaryErr) == text(p.nodeErr):
 		return finding{}
@@ -50,7 +50,7 @@ func checkPrimary(_ context.Context, p *patient) finding {
 	return fine("%s", p.primary.Host)
 }
 
-func checkFence(ctx context.Context, p *patient) finding {
+func checkFence(ctx context.Context, p *probe) finding {
 	var err error
 	if p.node != nil {
 		err = p.v.CheckFence(ctx)
@@ -59,7 +59,7 @@ func checkFence(ctx context.Context, p *patient) finding {
 	case errors.Is(err, vault.ErrFenced):
 		return p.a.failure(fmt.Errorf("the node is %w", err))
 	case err != nil:
-		return p.unless(err)
+		return p.notChecked(err)
 	case p.a.fence.Path() == "":
 		return warning("export XDG_STATE_HOME=FOLDER",
 			"nothing is remembered of primaries: there is no home folder to keep it in")
@@ -78,11 +78,11 @@ func checkFence(ctx context.Context, p *patient) finding {
 	return fine("the node is in the newest history seen from here")
 }
 
-func checkStateFile(_ context.Context, p *patient) finding {
+func checkStateFile(_ context.Context, p *probe) finding {
 	path := p.a.fence.Path()
 	info, err := os.Stat(path)
 	switch {
-	case path == "" || errors.Is(err, fs.ErrNotExist) || db.Unreachable(path) != nil: // which the fence's check says
+	case path == "" || errors.Is(err, fs.ErrNotExist) || db.Unreachable(path) != nil: // checkFence reports it
 		return finding{}
 	case err != nil:
 		return p.a.failure(fmt.Errorf("state file %q: %w", path, reason(err)))
@@ -92,7 +92,7 @@ func checkStateFile(_ context.Context, p *patient) finding {
 	return fine("%s", path)
 }
 
-func checkSchema(_ context.Context, p *patient) finding {
+func checkSchema(_ context.Context, p *probe) finding {
 	if p.node == nil {
 		return finding{}
 	}
@@ -112,7 +112,7 @@ func checkSchema(_ context.Context, p *patient) finding {
 	}
 }
 
-func checkServer(_ context.Context, p *patient) finding {
+func checkServer(_ context.Context, p *probe) finding {
 	if p.node == nil {
 		return finding{}
 	}
@@ -127,7 +127,7 @@ func checkServer(_ context.Context, p *patient) finding {
 	}
 }
 
-func checkTLS(_ context.Context, p *patient) finding {
+func checkTLS(_ context.Context, p *probe) finding {
 	for _, e := range []*db.Examination{p.node, p.primary} {
 		switch {
 		case e == nil || e.Local:
@@ -145,7 +145,7 @@ func checkTLS(_ context.Context, p *patient) finding {
 	return fine("not needed: the connection stays on this machine")
 }
 
-func checkPooler(_ context.Context, p *patient) finding {
+func checkPooler(_ context.Context, p *probe) finding {
 	switch {
 	case p.node == nil:
 		return finding{}
@@ -156,7 +156,7 @@ func checkPooler(_ context.Context, p *patient) finding {
 	return fine("none in the way")
 }
 
-func checkClock(_ context.Context, p *patient) finding {
+func checkClock(_ context.Context, p *probe) finding {
 	if p.node == nil {
 		return finding{}
 	}
@@ -171,7 +171,7 @@ func checkClock(_ context.Context, p *patient) finding {
 	return fine("agrees with the server's within %s", skewWarning)
 }
 
-func checkRole(_ context.Context, p *patient) finding {
+func checkRole(_ context.Context, p *probe) finding {
 	switch {
 	case p.node == nil || p.node.Schema.Have != p.node.Schema.Want:
 		return finding{}
@@ -182,8 +182,8 @@ func checkRole(_ context.Context, p *patient) finding {
 	return fine("%q cannot bypass the vault", p.node.Role)
 }
 
-// checkRoles looks at the roles of others.
-func checkRoles(_ context.Context, p *patient) finding {
+// checkRoles looks at the other roles that were granted access.
+func checkRoles(_ context.Context, p *probe) finding {
 	if p.node == nil || p.node.Schema.Have != p.node.Schema.Want {
 		return finding{}
 	}
@@ -217,17 +217,17 @@ func oddRole(r db.OddRole) (detail, help string) {
 	return fmt.Sprintf("role %q could bypass the vault: it has %s", r.Role, r.Problem), grant + " --revoke"
 }
 
-func checkKey(ctx context.Context, p *patient) finding {
+func checkKey(ctx context.Context, p *probe) finding {
 	if p.a.kmsKey == "" && p.node == nil {
 		return finding{}
 	}
 	if _, err := p.a.openKeys(ctx); err != nil {
-		if p.a.kmsKey == "" && p.said(err) {
+		if p.a.kmsKey == "" && p.alreadyReported(err) {
 			return finding{}
 		}
 		return p.a.failure(err)
 	}
-	for _, key := range p.a.ring.Keys() {
+	for _, key := range p.a.keyring.Keys() {
 		d, err := key.Describe(ctx)
 		switch {
 		case err != nil:
@@ -239,23 +239,23 @@ func checkKey(ctx context.Context, p *patient) finding {
 	return fine("usable")
 }
 
-func checkNewest(ctx context.Context, p *patient) finding {
-	if p.a.ring == nil || p.node == nil {
+func checkNewest(ctx context.Context, p *probe) finding {
+	if p.a.keyring == nil || p.node == nil {
 		return finding{}
 	}
 	name, err := p.v.TryNewest(ctx)
 	switch {
-	case errors.Is(err, vault.ErrNotFound): // gone in between
+	case errors.Is(err, vault.ErrNotFound): // removed since it was chosen
 		return finding{}
 	case err != nil:
-		return p.unless(err)
+		return p.notChecked(err)
 	case name == "":
 		return fine("there is none that this role may read")
 	}
 	return fine("opens with this key")
 }
 
-func checkToken(ctx context.Context, p *patient) finding {
+func checkToken(ctx context.Context, p *probe) finding {
 	change, err := p.a.change()
 	if errors.Is(err, errNoToken) {
 		f := p.a.failure(err)
@@ -266,11 +266,11 @@ func checkToken(ctx context.Context, p *patient) finding {
 		return p.a.failure(err)
 	}
 	if p.primary == nil {
-		return finding{} // that is where it would be proven
+		return finding{} // only the primary can check the token
 	}
 	token, err := p.v.OwnToken(ctx, change)
 	switch {
-	case err != nil && p.said(err):
+	case err != nil && p.alreadyReported(err):
 		return finding{}
 	case err != nil:
 		return p.a.failure(err)
@@ -285,7 +285,7 @@ func checkToken(ctx context.Context, p *patient) finding {
 	return fine("%q is good for %s", token.Name, scope)
 }
 
-func checkDurability(_ context.Context, p *patient) finding {
+func checkDurability(_ context.Context, p *probe) finding {
 	if p.status == nil || p.status.Durability == nil {
 		return p.noStatus()
 	}
@@ -300,22 +300,23 @@ func checkDurability(_ context.Context, p *patient) finding {
 	return fine("%s", durabilityLine(*p.status))
 }
 
-func checkStandbys(ctx context.Context, p *patient) finding {
+func checkStandbys(ctx context.Context, p *probe) finding {
 	if p.primary == nil {
 		return finding{}
 	}
 	replicas, err := p.v.Replicas(ctx)
 	if err != nil {
-		return p.unless(err)
+		return p.notChecked(err)
 	}
 	if len(replicas) == 0 {
-		return finding{} // the durability says what that means
+		return finding{} // checkDurability reports it
 	}
 	var late []string
 	for _, r := range replicas {
 		switch {
 		case r.State == nil:
-			return warning("GRANT pg_read_all_stats TO vault_owner, as a superuser", "how far the standbys are cannot be seen")
+			return warning("GRANT pg_read_all_stats TO vault_owner, as a superuser",
+				"the replication lag of the standbys cannot be read")
 		case *r.State != "streaming":
 			late = append(late, fmt.Sprintf("%q is in state %s", *r.Name, *r.State))
 		case r.LagBytes != nil && *r.LagBytes > standbyLate, r.LagSeconds != nil && *r.LagSeconds > replayLate.Seconds():
@@ -328,8 +329,8 @@ func checkStandbys(ctx context.Context, p *patient) finding {
 	return fine("%d, and none is far behind", len(replicas))
 }
 
-// checkReplay tells how late a standby is from two copies of one row: the primary's, and what was replayed of it here.
-func checkReplay(_ context.Context, p *patient) finding {
+// checkReplay compares the heartbeat row on the primary with the copy this standby has replayed.
+func checkReplay(_ context.Context, p *probe) finding {
 	if p.node == nil || !p.node.Recovering || p.primary == nil || p.node.BeatAt == nil || p.primary.BeatAt == nil {
 		return finding{}
 	}
@@ -340,7 +341,7 @@ func checkReplay(_ context.Context, p *patient) finding {
 	return fine("this standby keeps up")
 }
 
-func checkHeartbeat(_ context.Context, p *patient) finding {
+func checkHeartbeat(_ context.Context, p *probe) finding {
 	e := p.primary
 	if e == nil {
 		e = p.node
@@ -365,13 +366,13 @@ func checkHeartbeat(_ context.Context, p *patient) finding {
 	return warning(help, "%s", detail)
 }
 
-func checkRotations(ctx context.Context, p *patient) finding {
+func checkRotations(ctx context.Context, p *probe) finding {
 	if p.status == nil {
 		return p.noStatus()
 	}
 	stuck, err := stuckRotations(ctx, p)
 	if err != nil {
-		return p.unless(err)
+		return p.notChecked(err)
 	}
 	var wrong []string
 	add := func(n int64, what string) {
@@ -393,8 +394,8 @@ func checkRotations(ctx context.Context, p *patient) finding {
 	return fine("none failed, overdue or stuck")
 }
 
-// stuckRotations counts claims that no worker has given back for long. A role that may not see them sees none.
-func stuckRotations(ctx context.Context, p *patient) (int64, error) {
+// stuckRotations counts claims older than claimStuck. A role that may not list rotations counts none.
+func stuckRotations(ctx context.Context, p *probe) (int64, error) {
 	if p.node == nil {
 		return 0, nil
 	}
@@ -411,16 +412,16 @@ func stuckRotations(ctx context.Context, p *patient) (int64, error) {
 	return n, err
 }
 
-func checkDeleted(ctx context.Context, p *patient) finding {
+func checkDeleted(ctx context.Context, p *probe) finding {
 	if p.node == nil {
 		return finding{}
 	}
 	rows, err := p.v.List(ctx, db.ListQuery{Deleted: true})
-	if errors.Is(err, vault.ErrRefused) { // the role sees none
+	if errors.Is(err, vault.ErrRefused) { // the role may not list deleted secrets
 		return finding{}
 	}
 	if err != nil {
-		return p.unless(err)
+		return p.notChecked(err)
 	}
 	soon := 0
 	for _, s := range rows {

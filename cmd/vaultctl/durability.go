@@ -7,7 +7,7 @@ import (
 	"github.com/hyperiondb/vault/internal/db"
 )
 
-// durabilityLine says what an acknowledged write is worth; "" on a standby, which cannot know.
+// durabilityLine describes the replication of acknowledged writes; "" on a standby, which does not know it.
 func durabilityLine(s db.Status) string {
 	d := s.Durability
 	if d == nil {
@@ -23,7 +23,7 @@ func durabilityLine(s db.Status) string {
 	return line
 }
 
-// durabilityProblem is what keeps writes from being acknowledged; "" for nothing.
+// durabilityProblem says why writes are not acknowledged; "" if they are.
 func durabilityProblem(s db.Status) string {
 	if d := s.Durability; d != nil && d.Replication == "blocked" {
 		return fmt.Sprintf("durability: writes wait for %s, and %d connected",
@@ -32,7 +32,7 @@ func durabilityProblem(s db.Status) string {
 	return ""
 }
 
-// durabilityWarnings are the ways in which an acknowledged write could be lost.
+// durabilityWarnings lists the ways in which an acknowledged write could be lost.
 func durabilityWarnings(s db.Status) []string {
 	d := s.Durability
 	if d == nil {
@@ -45,7 +45,8 @@ func durabilityWarnings(s db.Status) []string {
 	case d.Replication == "asynchronous":
 		all = append(all, "replication is asynchronous: a failover can lose acknowledged writes")
 	case d.Replication == "unknown":
-		all = append(all, "whether a synchronous standby is connected cannot be seen: GRANT pg_read_all_stats TO vault_owner")
+		all = append(all,
+			"whether a synchronous standby is connected cannot be seen: GRANT pg_read_all_stats TO vault_owner")
 	}
 	for _, setting := range d.WeakenedBy {
 		all = append(all, setting+": a crash of the machine can lose acknowledged writes, or the cluster")

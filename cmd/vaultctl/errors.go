@@ -23,21 +23,21 @@ const (
 	exitUnavailable = 6
 	exitAttention   = 7
 	exitDeclined    = 8
-	exitNotRun      = 126 // exec: the program is there and cannot be run
-	exitNoProgram   = 127 // exec: there is none; both as a shell says it
+	exitNotRun      = 126 // exec: the program exists and cannot be run, as in a shell
+	exitNoProgram   = 127 // exec: there is no such program, as in a shell
 	exitInterrupted = 130
 )
 
 var (
 	errUsage     = errors.New("usage")
 	errDeclined  = errors.New("declined")
-	errAttention = errors.New("needs attention") // the command did its work; what it found is not well
+	errAttention = errors.New("needs attention") // the command did its work and found a problem
 	errNotRun    = errors.New("cannot be run")
 	errNoProgram = errors.New("no such program")
-	errNotValid  = errors.New("not valid") // verify's "no", which is its answer and stands on stdout
+	errNotValid  = errors.New("not valid") // verify's "no", printed on stdout
 )
 
-// exitCodes is the one table from errors to codes; the first that matches counts.
+// exitCodes is the one table from errors to codes; the first match counts.
 var exitCodes = []struct {
 	err  error
 	code int
@@ -71,7 +71,7 @@ var exitCodes = []struct {
 	{context.Canceled, exitInterrupted, ""},
 }
 
-// report prints an error in the voice of the tool and returns the exit code.
+// report prints an error with its hint and returns the exit code.
 func (a *app) report(ctx context.Context, err error) int {
 	if ctx.Err() != nil && !errors.Is(err, vault.ErrOutcomeUnknown) {
 		fmt.Fprintln(a.err, "vaultctl: interrupted")
@@ -92,7 +92,7 @@ func (a *app) report(ctx context.Context, err error) int {
 	return code
 }
 
-// verdict is the exit code of an error, and what would help.
+// verdict returns the exit code of an error, and a hint.
 func (a *app) verdict(err error) (code int, help string) {
 	code = exitFailed
 	for _, e := range exitCodes {
@@ -101,8 +101,8 @@ func (a *app) verdict(err error) (code int, help string) {
 			break
 		}
 	}
-	if strings.Contains(err.Error(), "is not allowed to use the vault: ") { // internal/db's words for PostgreSQL's refusal
-		help = "vaultctl grant ROLE, by somebody with an admin token"
+	if strings.Contains(err.Error(), "is not allowed to use the vault: ") { // internal/db's text of a missing grant
+		help = "vaultctl grant ROLE, by an operator with an admin token"
 	}
 	if errors.Is(err, vault.ErrUnavailable) && a.databaseURL == "" && !libpqConfigured() {
 		help = "VAULTCTL_DATABASE_URL or PGHOST says where the database is; neither is set"
@@ -123,10 +123,10 @@ func libpqConfigured() bool {
 		func(name string) bool { return os.Getenv(name) != "" })
 }
 
-// text leaves out the sentinel's own words where the rest of the message says the same.
+// text leaves out the sentinel's text where the rest of the message says the same.
 func text(err error) string {
 	if errors.Is(err, vault.ErrNotInitialised) {
-		return vault.ErrNotInitialised.Error() // what stands around it is the SQL that found out
+		return vault.ErrNotInitialised.Error() // without the SQL error around it
 	}
 	t := strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; ")
 	for _, tail := range []error{vault.ErrConflict, vault.ErrDeleted, vault.ErrRefused, vault.ErrKeyRefused,
@@ -145,12 +145,12 @@ type hintedError struct {
 
 func (h *hintedError) Unwrap() error { return h.error }
 
-// hint adds a command to type, or what else would help.
+// hint adds a command to type, or other advice.
 func hint(err error, format string, args ...any) error {
 	return &hintedError{err, fmt.Sprintf(format, args...)}
 }
 
-// usage is an error of what was typed.
+// usage is an error in the command line.
 func usage(format string, args ...any) error {
 	return &kindError{errUsage, fmt.Sprintf(format, args...)}
 }
@@ -159,7 +159,7 @@ func conflict(format string, args ...any) error {
 	return &kindError{vault.ErrConflict, fmt.Sprintf(format, args...)}
 }
 
-// attention says what a command that did its work found to be wrong.
+// attention is a problem found by a command that did its work.
 func attention(format string, args ...any) error {
 	return &kindError{errAttention, fmt.Sprintf(format, args...)}
 }

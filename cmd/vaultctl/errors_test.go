@@ -57,7 +57,7 @@ func TestInterruptionIsToldAsSuch(t *testing.T) {
 	if got := mustReport(t, ctx, &app{}, vault.ErrUnavailable); got.code != 130 || got.err != "vaultctl: interrupted\n" {
 		t.Errorf("got %d %q, want 130 and one word", got.code, got.err)
 	}
-	// Whether a change was made matters more than how the wait for it ended.
+	// The error says first whether the change was made.
 	if got := mustReport(t, ctx, &app{}, fmt.Errorf("put: %w", vault.ErrOutcomeUnknown)); got.code != 7 {
 		t.Errorf("outcome unknown: got exit code %d, want 7", got.code)
 	}
@@ -84,7 +84,8 @@ func TestErrorsAreOneLineAndAHint(t *testing.T) {
 			"vaultctl: vault is not initialised in this database\nhint: vaultctl init, as the owner of the database\n"},
 		{&db.Error{Kind: db.ErrRefused,
 			Text: "the database role is not allowed to use the vault: permission denied for schema vault"},
-			"vaultctl: the database role is not allowed to use the vault: permission denied for schema vault\nhint: vaultctl grant ROLE, by somebody with an admin token\n"},
+			"vaultctl: the database role is not allowed to use the vault: permission denied for schema vault\n" +
+				"hint: vaultctl grant ROLE, by an operator with an admin token\n"},
 	} {
 		if got := mustReport(t, t.Context(), &app{}, c.err); got.err != c.want {
 			t.Errorf("got %q, want %q", got.err, c.want)

@@ -19,7 +19,7 @@ type execOptions struct {
 	env       []string // VAR=NAME
 	secrets   []string
 	prefix    string
-	namespace string // what variables of the prefix begin with
+	namespace string // the beginning of variables of the prefix
 	pristine  bool
 	keep      []string
 	files     folderOptions
@@ -32,20 +32,20 @@ func newExecCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "exec [flags] -- COMMAND [ARGUMENT]...",
 		Short: "Run a command with secrets in its environment",
-		Long: `Run a command with secrets in its environment. It takes vaultctl's place: standard input, signals and the
-exit code are the command's own, and nothing of vaultctl stays beside it. 127 says that there is no such command,
-126 that it cannot be run.
+		Long: `Run a command with secrets in its environment. The command replaces the vaultctl process (exec), so standard
+input, signals and the exit code are the command's own. Exit code 127 means that there is no such command, 126 that it
+cannot be run.
 
---env names the variable. With --secret it is the last part of the secret's name, with --prefix all that follows the
-prefix: in capitals, and _ for everything that is no letter or digit (prod/app/db-password is DB_PASSWORD). Only
+--env names the variable. With --secret it is the last part of the secret's name, with --prefix the part after the
+prefix: in capitals, with _ for everything that is no letter or digit (prod/app/db-password is DB_PASSWORD). Only
 --env replaces a variable that is set already.
 
 The author of a secret chooses its name, so --prefix takes only names that end as a secret's do: PASSWORD, PASS,
 PASSPHRASE, PIN, SECRET, TOKEN, KEY, CREDENTIALS, SALT, PEPPER, JWT, PEM, DSN, CLIENT_ID, ACCESS_KEY_ID, and URL,
 URI, USER or USERNAME after the word for a database, queue, mail server or webhook (DATABASE_URL, SMTP_USER). Other
-names, and those of families that programs take as settings (LD_*, BASH_*, GIT_*, NODE_*, PYTHON*, AWS_* but for its
-keys, ...), are refused: --env asks for one by name, --namespace APP_ begins all of them with APP_, which then may
-end in any word.
+names, and families of names that programs read as settings (LD_*, BASH_*, GIT_*, NODE_*, PYTHON*, AWS_* except its
+keys, ...), are refused: set one of them with --env, or give --namespace APP_. Then all begin with APP_ and may end in
+any word.
 
 COMMAND inherits the environment without VAULTCTL_*, VAULTD_*, PGPASSWORD, PGPASSFILE, PGSSLPASSWORD and
 PGSERVICEFILE, which are vaultctl's way into the vault; --keep passes one on. With --pristine it inherits only what
@@ -53,11 +53,11 @@ PGSERVICEFILE, which are vaultctl's way into the vault; --keep passes one on. Wi
 
 --files DIR writes each value to the file DIR/VARIABLE, mode 0400, and the variable holds the file's path. DIR is a
 folder in memory (tmpfs) for this command alone: its owner is the caller, others may not enter, nothing else is in
-it. As nothing of vaultctl stays, the files remain when COMMAND ends, until DIR is removed (systemd:
-RuntimeDirectory= with RuntimeDirectoryMode=0700) or the next run replaces them.
+it. The files remain when COMMAND ends, until DIR is removed (systemd: RuntimeDirectory= with
+RuntimeDirectoryMode=0700) or the next run replaces them.
 
-That the values were read is put on record at the primary before the command begins; --unaudited does without. Later
-versions do not reach it, so restart it after a rotation, or read from vaultd.`,
+The reads are recorded at the primary before the command begins; --unaudited reads without a record. The command does
+not see later versions, so restart it after a rotation, or read from vaultd.`,
 		Example: `  vaultctl exec --env DB_PASSWORD=prod/db/app -- ./server --port 8080
   vaultctl exec --prefix prod/app/ -- env
   vaultctl exec --prefix prod/app/ --namespace APP_ --pristine --keep PATH -- env
@@ -79,7 +79,7 @@ versions do not reach it, so restart it after a rotation, or read from vaultd.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.SetInterspersed(false) // what follows COMMAND is its own
+	flags.SetInterspersed(false) // flags after COMMAND belong to it
 	flags.StringArrayVar(&o.env, "env", nil,
 		"set the variable to a secret's value, `VARIABLE=NAME`; may be given several times")
 	flags.StringArrayVar(&o.secrets, "secret", nil,
@@ -87,7 +87,7 @@ versions do not reach it, so restart it after a rotation, or read from vaultd.`,
 	flags.StringVar(&o.prefix, "prefix", "", "set a variable for each secret whose name begins with `PREFIX`")
 	flags.StringVar(&o.namespace, "namespace", "", "begin each variable of --prefix with `WORD_`")
 	flags.BoolVar(&o.pristine, "pristine", false, "inherit no variable but those of --keep")
-	flags.StringArrayVar(&o.keep, "keep", nil, "inherit `VARIABLE` all the same; may be given several times")
+	flags.StringArrayVar(&o.keep, "keep", nil, "inherit `VARIABLE` even so; may be given several times")
 	flags.StringVar(&o.files.dir, "files", "", "write the values to files in `DIR`, and their paths to the variables")
 	flags.BoolVar(&o.files.onDisk, "files-on-disk", false,
 		"accept a DIR that is not in memory: deleted values may stay on the disk")
@@ -153,7 +153,7 @@ func runExec(ctx context.Context, a *app, o execOptions) error {
 	if err := folder.holdsOnly(e.variables()); err != nil {
 		return err
 	}
-	o.record.confess(a)
+	o.record.warnUnaudited(a)
 	if err := o.record.recorded(ctx, v, e.events()); err != nil {
 		return err
 	}
@@ -170,7 +170,7 @@ func runExec(ctx context.Context, a *app, o execOptions) error {
 	return err
 }
 
-// program finds what is to be run before a secret is read for it.
+// program finds the command's path. runExec calls it first, so that a typing error reads no secret.
 func program(name string) (string, error) {
 	path, err := exec.LookPath(name)
 	switch {

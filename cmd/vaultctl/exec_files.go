@@ -14,17 +14,17 @@ import (
 // folderOptions say where exec writes values instead of into the environment.
 type folderOptions struct {
 	dir    string
-	onDisk bool // that it is not in memory is accepted
+	onDisk bool // a folder that is not in memory is accepted
 }
 
-// secretFolder is the folder that a command reads its secrets from. A nil one is no folder.
+// secretFolder is the folder that a command reads its secrets from; nil without --files.
 type secretFolder struct {
 	path    string
-	root    *os.Root // what was checked stays what is written to, also when the path is replaced
+	root    *os.Root // the checked folder, also if another one takes its path later
 	written []string
 }
 
-// open checks the folder before a secret is read for it.
+// open opens and checks the folder. runExec calls it before it reads a secret.
 func (o folderOptions) open() (*secretFolder, error) {
 	if o.dir == "" {
 		return nil, nil
@@ -73,13 +73,13 @@ func (o folderOptions) check(root *os.Root, path string) error {
 	return nil
 }
 
-// ownedByCaller is whether a file belongs to the user that vaultctl runs as.
+// ownedByCaller reports whether a file belongs to the user that vaultctl runs as.
 func ownedByCaller(info fs.FileInfo) bool {
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	return ok && int(stat.Uid) == os.Geteuid()
 }
 
-// ownedByCallerOrRoot is the rule of the KMS's key files too: root can read every file anyway.
+// ownedByCallerOrRoot is also the rule for the KMS's key files: root can read every file anyway.
 func ownedByCallerOrRoot(info fs.FileInfo) bool {
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	return ok && (int(stat.Uid) == os.Geteuid() || stat.Uid == 0)
@@ -91,8 +91,8 @@ func (f *secretFolder) close() {
 	}
 }
 
-// holdsOnly refuses a folder with other files in it: a value that an earlier run left would be taken for one that is in
-// force, and a folder that serves something else is not the one that was meant.
+// holdsOnly refuses a folder with other files in it: a program would take a value left by an earlier run for a current
+// one, and a folder with unrelated files was given by mistake.
 func (f *secretFolder) holdsOnly(variables []string) error {
 	if f == nil {
 		return nil
@@ -110,10 +110,10 @@ func (f *secretFolder) holdsOnly(variables []string) error {
 	return nil
 }
 
-// beingWritten begins the name of a file that is not complete.
+// beingWritten is the prefix of the name of an incomplete file.
 const beingWritten = ".writing-"
 
-// write replaces a file in one step: a command of an earlier run never reads a part.
+// write replaces a file atomically: a command of an earlier run never reads half a value.
 func (f *secretFolder) write(variable string, value []byte) (string, error) {
 	unfinished := beingWritten + variable
 	err := f.root.Remove(unfinished)
@@ -143,7 +143,7 @@ func (f *secretFolder) fill(name string, value []byte) error {
 	return errors.Join(err, file.Chmod(0o400), file.Close())
 }
 
-// remove takes back what was written: no command reads it.
+// remove deletes the written files if the command does not run.
 func (f *secretFolder) remove() {
 	if f == nil {
 		return

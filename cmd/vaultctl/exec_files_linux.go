@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// inMemory is whether a folder is on a file system that never writes files to a disk but as swap.
+// inMemory reports whether a folder is on a file system that writes files to a disk only as swap.
 func inMemory(dir *os.File) (bool, error) {
 	var stat unix.Statfs_t
 	err := unix.Fstatfs(int(dir.Fd()), &stat)

@@ -4,5 +4,5 @@ package main
 
 import "os"
 
-// inMemory is known on Linux only; elsewhere the caller says it by --files-on-disk.
+// inMemory is known on Linux only; elsewhere the caller gives --files-on-disk.
 func inMemory(*os.File) (bool, error) { return false, nil }

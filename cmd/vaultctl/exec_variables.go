@@ -17,15 +17,15 @@ var (
 	variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 	namespace    = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*_$`)
 
-	// endsAsSecret is the rule for variables that a prefix brings. A list of forbidden names is never complete, because
-	// every program has settings of its own; a name that ends so holds a credential. URL and USER alone would allow the
-	// address of a package index or a proxy.
+	// endsAsSecret is the rule for variables of --prefix. A list of forbidden names is never complete, because every
+	// program has its own settings; a name with one of these endings holds a credential. URL and USER alone would allow
+	// the address of a package index or a proxy.
 	endsAsSecret = regexp.MustCompile(`^([A-Z0-9_]*_)?(` +
 		`PASSWORD|PASSWD|PASS|PWD|PASSPHRASE|PIN|SECRET|TOKEN|KEY|APIKEY|CREDENTIALS?|SALT|PEPPER|JWT|PEM|DSN|CLIENT_ID|` +
 		`ACCESS_KEY_ID|(DATABASE|DB|POSTGRES|POSTGRESQL|MYSQL|MARIADB|MONGO|MONGODB|REDIS|AMQP|RABBITMQ|SMTP|MAIL|WEBHOOK)` +
 		`_(URL|URI|USER|USERNAME))(_[0-9]+)?$`)
 
-	// aSetting is what programs, loaders and interpreters are known to read as settings, some with endings as above.
+	// aSetting matches what programs, loaders and interpreters read as settings, some with endings as above.
 	aSetting = regexp.MustCompile(`^(` +
 		`PATH|IFS|ENV|SHELL|HOME|USER|LOGNAME|PWD|OLDPWD|CDPATH|TERM|TERMINFO|TERMCAP|TMP|TMPDIR|TEMP|TZ|TZDIR|LANG|` +
 		`LANGUAGE|EDITOR|VISUAL|PAGER|BROWSER|MANPAGER|PS[0-4]|FPATH|ZDOTDIR|HISTFILE|MAIL|MAILPATH|NLSPATH|LOCPATH|` +
@@ -38,11 +38,11 @@ var (
 		`CORECLR|COMPLUS|PHP|LUA|TCL|JULIA|CLOUDSDK|DOCKER|BUILDKIT|VAULTCTL|VAULTD|NSS|GTK|QT|GDK|GIO|GST|AWS|PG)_.*|` +
 		`(PYTHON|PERL|RUBY|OCAML).*|PG[A-Z0-9]*)$`)
 
-	// aCredential is what of those families is a credential by its exact name.
+	// aCredential matches the exact names in those families that are credentials.
 	aCredential = []string{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "NODE_AUTH_TOKEN",
 		"NPM_TOKEN", "PGPASSWORD", "DOCKER_PASSWORD", "CARGO_REGISTRY_TOKEN"}
 
-	// aWayIn is what vaultctl itself connects and proves its right with.
+	// aWayIn matches what vaultctl itself connects and authenticates with.
 	aWayIn = regexp.MustCompile(`^(VAULTCTL_.*|VAULTD_.*|PGPASSWORD|PGPASSFILE|PGSSLPASSWORD|PGSERVICEFILE)$`)
 )
 
@@ -51,12 +51,12 @@ func steers(variable string) bool {
 	return aSetting.MatchString(strings.ToUpper(variable)) && !slices.Contains(aCredential, variable)
 }
 
-// holdsSecret reports whether a name that the author of a secret chose may be a variable.
+// holdsSecret reports whether a name chosen by the author of a secret may be a variable.
 func holdsSecret(variable string) bool {
 	return slices.Contains(aCredential, variable) || endsAsSecret.MatchString(variable) && !steers(variable)
 }
 
-// inherited is what the command gets of vaultctl's own environment.
+// inherited is the part of vaultctl's environment that the command gets.
 func (o execOptions) inherited(environ []string) []string {
 	return slices.DeleteFunc(environ, func(line string) bool {
 		variable, _, _ := strings.Cut(line, "=")
@@ -78,7 +78,7 @@ type setVariable struct {
 	by       origin
 }
 
-// origin is who chose the name of a variable.
+// origin says how the name of a variable was chosen.
 type origin int
 
 const (
@@ -109,7 +109,7 @@ func (e *environment) variables() []string {
 	return variables
 }
 
-// fill takes what is asked for by name first: the prefix leaves those out.
+// fill reads secrets given by name first: those are left out of the prefix.
 func (e *environment) fill(ctx context.Context, v *vault.Vault, o execOptions) error {
 	for _, pair := range o.env {
 		variable, name, _ := strings.Cut(pair, "=")
@@ -175,7 +175,7 @@ func (e *environment) fromPrefix(ctx context.Context, v *vault.Vault, o execOpti
 	return e.refusal()
 }
 
-// addDerived collects what it refuses, so that one run names all of it.
+// addDerived collects the names it refuses, so that one error lists them all.
 func (e *environment) addDerived(o execOptions, secret *vault.Secret) error {
 	s := setVariable{o.namespace + variableOf(strings.TrimPrefix(secret.Name, o.prefix)), secret, byPrefix}
 	allowed := holdsSecret(s.variable) || o.namespace != "" && !steers(s.variable)
@@ -187,7 +187,7 @@ func (e *environment) addDerived(o execOptions, secret *vault.Secret) error {
 	return e.add(s)
 }
 
-// refusal names what a prefix may not set, and the flags that would set it.
+// refusal names the variables that a prefix may not set, and the flags that would set them.
 func (e *environment) refusal() error {
 	const shown = 10
 	var what, flags []string
@@ -205,7 +205,7 @@ func (e *environment) refusal() error {
 		"%s, or --namespace APP_ for all", strings.Join(flags, " "))
 }
 
-// variableOf makes the name of a variable from that of a secret.
+// variableOf makes a variable's name from a secret's.
 func variableOf(name string) string {
 	return strings.Map(func(r rune) rune {
 		if r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' {
@@ -215,7 +215,7 @@ func variableOf(name string) string {
 	}, strings.ToUpper(name))
 }
 
-// add rejects a variable that is set already, that no program could read, or that steers programs and was not asked for
+// add rejects a variable that is already set, that no program could read, or that steers programs and was not given
 // by name.
 func (e *environment) add(s setVariable) error {
 	e.set = append(e.set, s)
@@ -246,8 +246,8 @@ func (e *environment) inherits(variable string) bool {
 	})
 }
 
-// environ is the environment with the secrets in the place of what has their variables, or with the paths of the files
-// that it writes.
+// environ is the environment in which the secrets, or the paths of the files that it writes, replace variables of the
+// same name.
 func (e *environment) environ(folder *secretFolder) ([]string, error) {
 	environ := slices.DeleteFunc(e.inherited, func(line string) bool {
 		variable, _, _ := strings.Cut(line, "=")

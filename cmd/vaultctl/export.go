@@ -35,17 +35,18 @@ func newExportCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "export FILE",
 		Short: "Write the values of many secrets as lines of JSON, in the clear",
-		Long: `Write the current values of many secrets to FILE, or to standard output (-): a JSON object a line, in the order of the names,
-which import reads. What is not text is in "value_base64".
+		Long: `Write the current values of many secrets to FILE, or to standard output (-): a JSON object a line, in the
+order of the names, which import reads. Values that are not text are in "value_base64".
 
-FILE is readable by its owner alone, there complete or not at all, and never takes the place of another one without --force.
-Whoever has it has the secrets: pipe it into something that encrypts, or remove it soon.
+FILE is readable by its owner alone, and written completely or not at all. It replaces an existing file only with
+--force. It holds the secrets in the clear: pipe the output into a program that encrypts it, or remove FILE soon.
 
-That each value was read is put on record at the primary before it is written, as with get; --unaudited does without. Any node
-will do. Secrets that are changed meanwhile come with either value. One that cannot be opened is named, the others go on, and
-the exit code is 7.
+Each read is recorded at the primary before the value is written, as with get; --unaudited reads without a record. Any
+node will do. A secret that is changed meanwhile has its old or its new value. One that cannot be opened is named, the
+others go on, and the exit code is 7.
 
---settings adds what else import can set. Leave it out for a second vault beside this one: both would rotate the same targets.`,
+--settings adds what else import can set. Leave it out for a second vault beside this one: both would rotate the same
+targets.`,
 		Example: `  vaultctl export --prefix prod/ - | age -r age1... > prod.jsonl.age
   vaultctl export --settings all.jsonl
   vaultctl export - --database-url postgres://old/vault | vaultctl import - --format jsonl`,
@@ -63,7 +64,7 @@ the exit code is 7.
 	flags.StringVar(&o.prefix, "prefix", "", "only secrets whose names begin with `PREFIX`")
 	flags.BoolVar(&o.settings, "settings", false, "add generator, rotate_every, grace, rotator and window")
 	flags.BoolVar(&o.force, "force", false, "replace FILE if it is there")
-	flags.BoolVar(&o.yes, "yes", false, "write values to a terminal all the same")
+	flags.BoolVar(&o.yes, "yes", false, "write values to a terminal")
 	o.record.register(cmd)
 	completeNameFlag(a, cmd, "prefix")
 	return cmd
@@ -82,7 +83,7 @@ func runExport(ctx context.Context, a *app, o exportOptions) error {
 	if x.done, err = x.progress(ctx); err != nil {
 		return err
 	}
-	o.record.confess(a)
+	o.record.warnUnaudited(a)
 	if o.file == "-" {
 		err = x.run(ctx, a.shown())
 	} else {
@@ -166,7 +167,7 @@ func (x *exporting) page(ctx context.Context, w io.Writer, page []vault.Exported
 	return nil
 }
 
-// eventOf is how a read in bulk ended, for the record.
+// eventOf is the audit event of one read in bulk.
 func eventOf(e vault.Exported) audit.Event {
 	if e.Err == nil {
 		return vault.AuditedGet(e.Name, &e.Secret)
@@ -185,8 +186,8 @@ func whyNot(err error) string {
 	return "unavailable"
 }
 
-// appendExported writes a line that import reads. The buffer is as long as any line, so no copy of a value stays
-// behind.
+// appendExported writes a line that import reads. The buffer has room for any line, so it never grows and leaves no
+// copy of a value.
 func appendExported(line []byte, e vault.Exported, settings bool) []byte {
 	line = strictjson.AppendString(append(line, `{"name":`...), []byte(e.Name))
 	if utf8.Valid(e.Value) {

@@ -8,9 +8,9 @@ import (
 	"github.com/hyperiondb/vault/internal/db"
 )
 
-// openFence reads which primaries this user has met. Where nothing can be kept (no home, a home that may not be
-// entered, a read-only file system) vaultctl goes on all the same and in silence: such a place has no memory to lose,
-// and every run in a container would say so. The doctor tells.
+// openFence reads the primaries that this user has connected to. If the state file cannot be kept (no home, a home that
+// may not be entered, a read-only file system) vaultctl works without it and prints no warning, which every run in a
+// container would repeat. The doctor reports it.
 func (a *app) openFence() (*db.Fence, error) {
 	if a.fence == nil {
 		fence, err := db.OpenFence(a.stateFile())
@@ -22,7 +22,7 @@ func (a *app) openFence() (*db.Fence, error) {
 	return a.fence, nil
 }
 
-// migrate keeps even a migration from an old primary.
+// migrate refuses to migrate an old primary.
 func (a *app) migrate(ctx context.Context, defaultKey string) (db.MigrateReport, error) {
 	fence, err := a.openFence()
 	if err != nil {
@@ -34,7 +34,7 @@ func (a *app) migrate(ctx context.Context, defaultKey string) (db.MigrateReport,
 // stateFile is in the user's state folder, as the XDG base directory specification has it; "" if there is none.
 func (a *app) stateFile() string {
 	dir := os.Getenv("XDG_STATE_HOME")
-	if !filepath.IsAbs(dir) { // the specification: a relative path is to be ignored
+	if !filepath.IsAbs(dir) { // the specification says to ignore a relative path
 		home, err := os.UserHomeDir()
 		if err != nil || !filepath.IsAbs(home) {
 			return ""

@@ -19,7 +19,7 @@ type settingsFlags struct {
 	window      optionalText
 }
 
-// optionalText is a flag whose empty value means something too: it ends a setting.
+// optionalText is a flag whose empty value removes a setting.
 type optionalText struct {
 	text  string
 	given bool
@@ -40,18 +40,19 @@ func (f *settingsFlags) register(flags *pflag.FlagSet) {
 		"make a new value this often, e.g. 30d (at least 1m; needs a generator)")
 	flags.Var(durationFlag{&f.grace}, "grace", "how long a superseded version stays valid, e.g. 24h; 0 ends it at once")
 	flags.Var(&f.rotator, "rotator",
-		"what brings a new value to where it is used, a `SPEC` such as \"postgres-role role=app via=prod/db/admin\"; empty for nothing")
+		"what sets a new value where it is used, a `SPEC` such as \"postgres-role role=app via=prod/db/admin\"; "+
+			"empty for nothing")
 	flags.Var(&f.window, "window",
 		"when it may rotate, a `WINDOW` such as \"02:00-05:00 Europe/Berlin\"; empty for any time")
 }
 
-// settings are what was given, nil for what was not.
+// settings returns the given settings, nil where not given.
 func (f settingsFlags) settings(generator *string) vault.Settings {
 	return vault.Settings{Generator: generator, RotateEvery: f.rotateEvery, Grace: f.grace, Rotator: f.rotator.value(),
 		Window: f.window.value()}
 }
 
-// check says at once what the database would refuse later. ParseInterval has refused what is too long.
+// check rejects early what the database would reject. ParseInterval has rejected too long intervals.
 func (f *settingsFlags) check() error {
 	if f.rotateEvery != nil && *f.rotateEvery < time.Minute {
 		return usage("--rotate-every is at least 1m")
@@ -91,7 +92,7 @@ func (f *generateFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&f.charset, "charset", "", "what to generate from: alnum, alpha, digits, ascii, url, or =CHARACTERS")
 }
 
-// parse is called once the flags are known. Errors of the specs themselves say what is accepted.
+// parse is called after the flags are parsed.
 func (f *generateFlags) parse(cmd *cobra.Command) error {
 	given := cmd.Flags().Changed("generate")
 	shaped := cmd.Flags().Changed("length") || cmd.Flags().Changed("charset")

@@ -22,12 +22,12 @@ func newGetCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "get NAME",
 		Short: "Print the value of a secret",
-		Long: `Print the value of a secret, byte for byte. On a terminal it ends with a newline in any case, and a value
-that is not text is refused.
+		Long: `Print the value of a secret, byte for byte. On a terminal it always ends with a newline, and a value that is
+not text is refused.
 
-Any node will do, a read-only standby included; that the value was read is put on record at the primary before it is shown.
-With the primary away that takes --unaudited. --min-lsn takes one that has a certain change: it waits a moment for the
-node to replay that far, and exits with 6 if it has not.`,
+Any node will do, a read-only standby included. The read is recorded at the primary before the value is shown;
+--unaudited reads without a record while the primary is away. --min-lsn waits until the node has replayed a certain
+change, and exits with 6 if it has not after a moment.`,
 		Example: `  vaultctl get prod/db/password
   vaultctl get prod/tls/key > key.pem
   vaultctl get prod/db/password --version 3 -o json`,
@@ -43,7 +43,7 @@ node to replay that far, and exits with 6 if it has not.`,
 			return runGet(cmd.Context(), a, args[0], version, least, record)
 		},
 	}
-	cmd.Flags().IntVar(&version, "version", 0, "an older version, while its grace lasts (default: the current one)")
+	cmd.Flags().IntVar(&version, "version", 0, "an older version, during its grace period (default: the current one)")
 	least.register(cmd)
 	record.register(cmd)
 	return cmd
@@ -87,7 +87,7 @@ func runGet(ctx context.Context, a *app, name string, version int, least atLeast
 	return nil
 }
 
-// isText: what a terminal shows as it is. Control characters but newline and tab could steer it.
+// isText reports whether a terminal may show value as it is: control characters except newline and tab could steer it.
 func isText(value []byte) bool {
 	return utf8.Valid(value) && printable(withoutLines(string(value))) == withoutLines(string(value))
 }

@@ -16,8 +16,8 @@ func newGraceCmd(a *app) *cobra.Command {
 	return holdCommands(&cobra.Command{
 		Use:   "grace",
 		Short: "The time in which superseded versions still count: who needs it, and its end",
-		Long: `The time in which superseded versions still count. Every new version leaves the one before it valid for a while, its
-grace: clients that still hold the old value go on working, and rollback can bring it back.`,
+		Long: `The time in which superseded versions still count. After a new version the one before it stays valid for a
+while, its grace: clients that still hold the old value go on working, and rollback can bring it back.`,
 	}, newGraceEndCmd(a), newGraceReportCmd(a))
 }
 
@@ -32,11 +32,11 @@ func newGraceEndCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "end NAME",
 		Short: "Make superseded versions of a secret invalid now",
-		Long: `Make the superseded versions of a secret invalid now, or with --version one of them: they can no longer be read, do not
-verify and cannot be rolled back to. The current version stays.
+		Long: `Make the superseded versions of a secret invalid now, or with --version one of them: they can no longer be
+read, do not verify and cannot be rolled back to. The current version stays.
 
-On the primary that holds at once. A standby follows when it has replayed the change: --wait waits for all that are
-connected, and exits with 7 if one has not come that far in time.`,
+On the primary that holds at once. A standby follows when it has replayed the change: --wait waits for all connected
+standbys, and exits with 7 if one has not replayed it in time.`,
 		Example: `  vaultctl grace end prod/api/key
   vaultctl grace end prod/api/key --version 3
   vaultctl grace end prod/api/key --wait=2m`,
@@ -74,9 +74,9 @@ func runGraceEnd(ctx context.Context, a *app, o graceEndOptions) error {
 	if err != nil {
 		return err
 	}
-	told := fmt.Sprintf("ended the grace of %s of %q: over on the primary, and on a standby when it has replayed this",
+	done := fmt.Sprintf("ended the grace of %s of %q: over on the primary, and on a standby when it has replayed this",
 		numbered(receipt.EndedVersions), o.name)
-	return a.settle(ctx, v, receipt.LSN, o.wait, told,
+	return a.settle(ctx, v, receipt.LSN, o.wait, done,
 		func(standbys *[]db.Standby) any { return receiptJSON{receipt, standbys} })
 }
 

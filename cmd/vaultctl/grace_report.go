@@ -25,11 +25,11 @@ func newGraceReportCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "report [NAME | PREFIX/]",
 		Short: "Show who still presents a superseded version, and whether its grace may end",
-		Long: `Show who still reads or verifies with a superseded version while its grace lasts, by the audit log: address, how often, when
-last. A grace may end when nobody has presented the version for --quiet-for.
+		Long: `Show who still reads or verifies with a superseded version while its grace lasts, by the audit log: address,
+how often, when last. A grace may end when no client has presented the version for --quiet-for.
 
-Reads on other nodes count once they have been shipped; while a node cannot reach the primary, what is asked of it is not here
-yet. NAME is one secret, PREFIX/ ends with a slash, and without either all are shown.`,
+Reads on other nodes count once they have been shipped; reads on a node that cannot reach the primary are missing. NAME
+is one secret, PREFIX/ ends with a slash, and without either all are shown.`,
 		Example: `  vaultctl grace report prod/db/password
   vaultctl grace report prod/ --quiet-for 7d
   vaultctl grace report -o json`,
@@ -42,7 +42,7 @@ yet. NAME is one secret, PREFIX/ ends with a slash, and without either all are s
 			return runGraceReport(cmd.Context(), a, o)
 		},
 	}
-	cmd.Flags().StringVar(&quiet, "quiet-for", quiet, "`duration` without anybody after which a grace may end")
+	cmd.Flags().StringVar(&quiet, "quiet-for", quiet, "`duration` without a use after which a grace may end")
 	return cmd
 }
 
@@ -66,7 +66,7 @@ type graceJSON struct {
 	Secret    string         `json:"secret"`
 	Version   int            `json:"version"`
 	ExpiresAt time.Time      `json:"expires_at"`
-	MayEnd    bool           `json:"may_end"` // nobody has presented it for as long as was asked
+	MayEnd    bool           `json:"may_end"` // no client has presented it for --quiet-for
 	Presented []graceUseJSON `json:"presented_by"`
 }
 
@@ -88,7 +88,7 @@ func runGraceReport(ctx context.Context, a *app, o graceReportOptions) error {
 			return about(o.name, err)
 		}
 	}
-	// Presented at any time in the grace is worth knowing; whether it may end is asked of the last while.
+	// The report shows every use in the grace; whether it may end depends on the time of --quiet-for alone.
 	uses, err := v.GraceReport(ctx, o.name, o.exact, time.Time{})
 	if err != nil {
 		return err
@@ -127,7 +127,7 @@ func (a *app) printGrace(report []graceJSON) error {
 		}
 		row := []string{g.Secret, strconv.Itoa(g.Version), when(&g.ExpiresAt), end}
 		if len(g.Presented) == 0 {
-			rows = append(rows, append(row, "nobody", "", ""))
+			rows = append(rows, append(row, "no client", "", ""))
 		}
 		for _, u := range g.Presented {
 			rows = append(rows, append(row[:4:4], u.Actor, fmt.Sprint(u.Times), when(u.LastAt)))

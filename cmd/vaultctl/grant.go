@@ -25,15 +25,16 @@ func newGrantCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "grant ROLE",
 		Short: "Let a database role use the vault, or no longer",
-		Long: `Let a database role use the vault, or no longer. The role must exist (CREATE ROLE), and one that could step around the
-vault's rules is refused: a superuser, for instance.
+		Long: `Let a database role use the vault, or no longer. The role must exist (CREATE ROLE). A role that could bypass
+the vault's rules, such as a superuser, is refused.
 
   service   read and verify the secrets under --prefix, and make changes with an admin token
   worker    run rotations: for vaultd on the primary
   auditor   read the audit log
 
-A role may have several, and several prefixes; all that it has are printed. They belong to the role itself: they stay when it is
-renamed, and a new role of the same name does not have them. --revoke takes all of it away, or one --prefix.`,
+A role may have several of these, and several prefixes; the command prints all its prefixes. They belong to the role
+itself: they stay when it is renamed, and a new role of the same name does not have them. --revoke takes everything
+away, or one --prefix.`,
 		Example: `  vaultctl grant app --prefix prod/app/
   vaultctl grant vaultd
   vaultctl grant vaultd --as worker
@@ -89,7 +90,7 @@ func runGrant(ctx context.Context, a *app, o grantOptions) error {
 	if a.json() {
 		return a.printJSON(grant)
 	}
-	a.note("%s", o.told())
+	a.note("%s", o.summary())
 	if len(grant.Prefixes) > 1 || o.revoke && len(grant.Prefixes) > 0 {
 		a.note("its prefixes now: %s", prefixes(grant.Prefixes))
 	}
@@ -118,7 +119,7 @@ func (o grantOptions) apply(ctx context.Context, v *vault.Vault, change vault.Ch
 	return v.Grant(ctx, change, o.role, vault.Group(o.group), prefix)
 }
 
-func (o grantOptions) told() string {
+func (o grantOptions) summary() string {
 	which := "every secret"
 	if o.prefix != nil && *o.prefix != "" {
 		which = fmt.Sprintf("the secrets under %q", *o.prefix)

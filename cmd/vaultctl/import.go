@@ -24,7 +24,7 @@ const (
 	// A batch is one transaction: so many secrets at most, and so many bytes of values, whichever comes first.
 	importBatch      = 100
 	importBatchBytes = 512 << 10
-	// connectionTries of the last writer take half a minute where the server has no connection at all.
+	// connectionTries of the last writer take half a minute if the server has no free connection.
 	connectionTries = 6
 )
 
@@ -43,20 +43,21 @@ func newImportCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "import FILE",
 		Short: "Store many secrets from a file",
-		Long: `Store many secrets from a file, or from standard input (-). It is read as a stream, however long it is, and stored in batches
-by several writers. Where the server gives fewer connections than --concurrency asks for, fewer write.
+		Long: `Store many secrets from a file, or from standard input (-). It is read as a stream, however long it is, and
+stored in batches by several writers: at most --concurrency, fewer if the server gives fewer connections.
 
-  jsonl   a JSON object a line: {"name": ..., "value": ...}, or "value_base64" for what is not text. Settings may follow, in
-          the notation of put's flags: "generator", "rotate_every", "grace", "rotator", "window". export writes this.
+  jsonl   a JSON object a line: {"name": ..., "value": ...}, or "value_base64" for what is not text. Settings may
+          follow, in the notation of put's flags: "generator", "rotate_every", "grace", "rotator", "window". export
+          writes this.
   env     NAME=value lines, as in a .env file. What programs read differently ($, #, escapes, blanks) is refused:
           NAME='value' takes all but a quote, "${", a carriage return and two backslashes as it stands.
 
-The format goes by the file's name, or --format says it. Values are taken byte for byte.
+The file's name decides the format, or --format does. Values are taken byte for byte.
 
-A name that exists with the same value is left as it is; with another one the line fails, unless --on-conflict says skip
-(whatever exists is left, and not compared) or update (it gets a new version). A line that fails is named by its number, the
-others go on, and the exit code is 7. So whatever ends an import, the same command goes on with what is left. --dry-run checks
-every line and tells what exists.`,
+A name that exists with the same value is left as it is; with another one the line fails, unless --on-conflict is skip
+(existing secrets are left, and not compared) or update (they get a new version). A line that fails is named by its
+number, the others go on, and the exit code is 7. After an interruption, run the same command again: stored secrets are
+skipped. --dry-run checks every line and shows what exists.`,
 		Example: `  vaultctl import secrets.jsonl
   vaultctl import .env --prefix prod/app/ --dry-run
   vaultctl export --prefix prod/ - --database-url postgres://old/vault | vaultctl import - --format jsonl`,
@@ -74,10 +75,10 @@ every line and tells what exists.`,
 	flags.StringVar(&o.prefix, "prefix", "", "put `PREFIX` before every name, e.g. prod/app/")
 	flags.StringVar(&o.onConflict, "on-conflict", string(vault.FailOnConflict),
 		"what to do with names that exist: fail, skip or update")
-	flags.BoolVar(&o.dryRun, "dry-run", false, "check every line and tell what exists; store nothing")
+	flags.BoolVar(&o.dryRun, "dry-run", false, "check every line and show what exists; store nothing")
 	flags.BoolVar(&o.stopOnError, "stop-on-error", false, "read no further after a line that fails")
 	flags.IntVar(&o.concurrency, "concurrency", 8,
-		"how many batches are stored at the same time, 1 to 64, each over one connection; there are no others")
+		"how many batches are stored at the same time, 1 to 64, each over one connection")
 	completeWords(cmd, "format", "jsonl", "env")
 	completeWords(cmd, "on-conflict", "fail", "skip", "update")
 	completeNameFlag(a, cmd, "prefix")
@@ -128,14 +129,14 @@ func completeFile(*cobra.Command, []string, string) ([]string, cobra.ShellCompDi
 
 // completeWords offers the words that a flag takes.
 func completeWords(cmd *cobra.Command, flag string, words ...string) {
-	// The error would be for a flag that does not exist.
+	// It fails only if the flag does not exist.
 	_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
 }
 
 // importing is one run and its answer in JSON.
 type importing struct {
 	DryRun    bool            `json:"dry_run"`
-	Entries   int64           `json:"entries"` // read, whatever became of them
+	Entries   int64           `json:"entries"` // read, with any result
 	Created   int64           `json:"created"`
 	Updated   int64           `json:"updated"`
 	Unchanged int64           `json:"unchanged"`
@@ -151,15 +152,15 @@ type importing struct {
 	o      importOptions
 	input  *importInput
 
-	mu      sync.Mutex // of all counts, of the terminal, and of what writers leave
+	mu      sync.Mutex // guards the counts, the terminal and the next three
 	writers int
-	left    [][]entry
-	fields  bool // that were unknown were met: the known ones are told once
+	left    [][]entry // batches of writers that ended early
+	fields  bool      // an unknown field was found, and the known ones were printed
 
 	tick func(int64)
 	done func()     // removes what tick shows
-	stop func()     // nothing more is read
-	seen *seenNames // the reader's alone
+	stop func()     // ends reading
+	seen *seenNames // used by the reading goroutine only
 }
 
 type importFailure struct {
@@ -177,7 +178,7 @@ func runImport(ctx context.Context, a *app, o importOptions) error {
 	if err != nil {
 		return err
 	}
-	token, err := v.OwnToken(ctx, change) // its scope, and before a long file is read for nothing
+	token, err := v.OwnToken(ctx, change) // for its scope, and to reject a bad token before a long file is read
 	if err != nil {
 		return err
 	}
@@ -243,7 +244,7 @@ func (in *importInput) close() {
 	in.file.Close()
 }
 
-// share is how much of the file has been read; nil if nobody knows how much there is.
+// share returns the part of the file that has been read; nil if its size is unknown.
 func (in *importInput) share() func(int64) float64 {
 	if in.size == 0 {
 		return nil
@@ -251,8 +252,8 @@ func (in *importInput) share() func(int64) float64 {
 	return func(int64) float64 { return float64(in.lines.read.Load()) / float64(in.size) }
 }
 
-// run reads until the end, the first error that would meet all the rest, or, if that was asked for, the first line that
-// fails. What has begun by then is brought to its end. Memory is bounded by the batches under way.
+// run reads until the end, the first error that all other batches would meet too, or, with --stop-on-error, the first
+// line that fails. It finishes the batches under way, which bound its memory.
 func (r *importing) run(ctx context.Context) error {
 	reading, stop := context.WithCancel(ctx)
 	defer stop()
@@ -274,13 +275,13 @@ func (r *importing) run(ctx context.Context) error {
 		})
 	}
 	err := group.Wait()
-	for _, batch := range r.left { // by an error's
+	for _, batch := range r.left { // after an error
 		wipeEntries(batch)
 	}
 	return err
 }
 
-// write stores batches, and at the end those that another writer left.
+// write stores batches, then those that other writers left.
 func (r *importing) write(ctx context.Context, batches <-chan []entry) error {
 	for batch := range batches {
 		if goesOn, err := r.storeAll(ctx, batch); err != nil || !goesOn {
@@ -298,8 +299,8 @@ func (r *importing) write(ctx context.Context, batches <-chan []entry) error {
 	}
 }
 
-// storeAll stores a batch. A server that has no connection for this writer has it leave the rest to the others; the
-// last one asks again, as often as connectionTries says.
+// storeAll stores a batch. A writer for which the server has no connection leaves its batch to the others and ends; the
+// last writer tries connectionTries times.
 func (r *importing) storeAll(ctx context.Context, batch []entry) (goesOn bool, err error) {
 	for try := 1; ; try++ {
 		batch, err = r.store(ctx, batch)
@@ -316,7 +317,7 @@ func (r *importing) storeAll(ctx context.Context, batch []entry) (goesOn bool, e
 	}
 }
 
-// leave ends a writer unless it is the last one.
+// leave hands a batch to the other writers. It returns false if there is none.
 func (r *importing) leave(batch []entry) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -328,8 +329,8 @@ func (r *importing) leave(batch []entry) bool {
 	return true
 }
 
-// takeLeft is nil, and the writer ends, when there is nothing left. A writer that leaves a batch later is not the last
-// one, or does not leave.
+// takeLeft returns a batch that another writer left. If there is none it returns nil and the writer ends: the last
+// writer leaves no batch, so none is lost.
 func (r *importing) takeLeft() []entry {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -356,17 +357,17 @@ func (r *importing) read(ctx, reading context.Context, batches chan<- []entry) e
 		case errors.Is(err, io.EOF), errors.Is(err, errStopped):
 			return nil
 		case reading.Err() != nil:
-			return ctx.Err() // nil if it was a writer who stopped us: he says why
+			return ctx.Err() // nil if a writer stopped the reading: write returns its error
 		case err != nil:
 			return fmt.Errorf("reading %q: %w", r.o.file, reason(err))
 		}
 	}
 }
 
-// errStopped ends the reading at a line that failed, where that was asked for.
+// errStopped ends the reading at a line that failed, with --stop-on-error.
 var errStopped = errors.New("stopped at a line that failed")
 
-// batch reads the next entries. With an error, what was read before it is good.
+// batch reads the next entries. Entries returned together with an error are valid.
 func (r *importing) batch(reading context.Context) (batch []entry, err error) {
 	size := 0
 	for len(batch) < importBatch && size < importBatchBytes && reading.Err() == nil {
@@ -393,7 +394,7 @@ func (r *importing) batch(reading context.Context) (batch []entry, err error) {
 	return batch, nil
 }
 
-// admit refuses what the vault would refuse in any case, before a key is asked for.
+// admit rejects entries that the vault would reject, before a data key is made for them.
 func (r *importing) admit(e entry) error {
 	if err := envelope.CheckName(e.Name); err != nil {
 		return err
@@ -407,7 +408,7 @@ func (r *importing) admit(e entry) error {
 	return nil
 }
 
-// store returns, with an error, what of the batch it did not come to. The rest is wiped.
+// store returns, with an error, the entries it did not get to. It wipes the values of the others.
 func (r *importing) store(ctx context.Context, batch []entry) (rest []entry, err error) {
 	request := vault.ImportRequest{Change: r.change, OnConflict: vault.OnConflict(r.o.onConflict), DryRun: r.o.dryRun}
 	for _, e := range batch {
@@ -480,17 +481,17 @@ func (r *importing) tally() {
 	}
 }
 
-// outcome is how the run ended.
+// outcome is the error of the whole run.
 func (r *importing) outcome(err error) error {
 	switch {
 	case err != nil:
 		return hint(fmt.Errorf("the import ended early: %w", err), "the same command goes on with what is left")
 	case r.Failed > 0 && r.o.stopOnError:
 		return hint(attention("the import stopped at a line that failed"),
-			"mend it; the same command goes on with what is left")
+			"fix the line and run the same command again; stored secrets are skipped")
 	case r.Failed > 0:
 		return hint(attention("%s not imported", plural(int(r.Failed), "line was", "lines were")),
-			"mend them; the same command leaves what is there already")
+			"fix the lines and run the same command again; stored secrets are skipped")
 	}
 	return nil
 }

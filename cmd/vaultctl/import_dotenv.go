@@ -13,17 +13,16 @@ import (
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
-// dotenv reads NAME=VALUE lines. There is no standard for them. What docker compose, Node's --env-file, npm's and
-// Python's dotenv and a shell read differently is refused, with a spelling that all read alike;
-// testdata/dotenv.jsonl has what each makes of many texts. A wrong password that was imported without a word costs
-// more than a quote.
+// dotenv reads NAME=VALUE lines. There is no standard for them. It refuses what docker compose, Node's --env-file,
+// npm's and Python's dotenv and a shell read differently, and names a spelling that all read alike, because a wrong
+// password imported silently costs more than a quote. testdata/dotenv.jsonl has how each reads many texts.
 //
 //	# a comment                     NAME=value                  export NAME=value
 //	NAME='byte for byte'            NAME="it's"                 NAME='two
 //	                                                            lines'
 //
-// What costs a program the name of a variable is taken, as that shows at once: CR LF at the ends of lines, a byte
-// order mark, blanks before a name or a comment, and names that are none to a shell.
+// Differences that change the name of a variable are accepted, because a program that lacks a variable fails at once:
+// CR LF at the ends of lines, a byte order mark, blanks before a name or a comment, and names that a shell rejects.
 type dotenv struct{ lines *lines }
 
 func (d dotenv) next() (entry, error) {
@@ -31,7 +30,7 @@ func (d dotenv) next() (entry, error) {
 		line, err := d.lines.next()
 		start := d.lines.number
 		switch {
-		case errors.Is(err, errLongLine): // it may have opened a quote, and the next line may be anything
+		case errors.Is(err, errLongLine): // it may have opened a quote, so the next line may be part of a value
 			return entry{}, fmt.Errorf("line %d is %w, so it cannot be told where the next entry begins", start, err)
 		case err != nil:
 			return entry{}, err
@@ -49,7 +48,7 @@ func (d dotenv) next() (entry, error) {
 	}
 }
 
-// assignment reads also of a name that is refused the value, which may have several lines.
+// assignment reads the value, which may have several lines, also if the name is refused.
 func (d dotenv) assignment(line []byte) (item vault.ImportItem, err error) {
 	name, value, found := bytes.Cut(line, []byte("="))
 	if !found {
@@ -75,7 +74,7 @@ func (d dotenv) assignment(line []byte) (item vault.ImportItem, err error) {
 	return item, err
 }
 
-// exported takes the name from "export NAME", and whether there are more blanks than that.
+// exported returns the name of "export NAME", and whether there are more blanks than one.
 func exported(left []byte) (name []byte, spaced bool) {
 	name = bytes.TrimPrefix(left, []byte("export "))
 	trimmed := bytes.TrimSpace(name)
@@ -85,7 +84,7 @@ func exported(left []byte) (name []byte, spaced bool) {
 	return trimmed, len(trimmed) < len(name)
 }
 
-// A spelling is read differently where one of these is found in it. The patterns err on the side of refusing.
+// Programs read a spelling differently if one of these patterns matches. They match too much rather than too little.
 type difference struct {
 	where *regexp.Regexp
 	what  string
@@ -115,7 +114,7 @@ var (
 	inDoubleQuotes = []difference{escapes, expands, returns, zero, runs}
 )
 
-// alike is nil if all programs read the value as it stands.
+// alike returns nil if all programs read the value as it is written.
 func alike(value []byte, differences []difference) error {
 	for _, d := range differences {
 		if d.where.Match(value) {
@@ -125,7 +124,7 @@ func alike(value []byte, differences []difference) error {
 	return nil
 }
 
-// spelling is how to write a value so that all programs read it alike.
+// spelling describes how to write a value so that all programs read it alike.
 func spelling(value []byte) string {
 	fits := func(quote string, differences []difference) bool {
 		differs := func(d difference) bool { return d.where.Match(value) }
@@ -140,7 +139,7 @@ func spelling(value []byte) string {
 	return "no spelling is read alike: import a line of JSON, or vaultctl put NAME"
 }
 
-// escaped refuses a value in "..." with a way to write what its escapes stand for.
+// escaped refuses a value in "..." that has escapes, and describes another spelling.
 func escaped(value []byte) error {
 	plain := newWiped(nil)
 	defer plain.wipe()
@@ -170,8 +169,8 @@ func unquoted(value []byte) ([]byte, error) {
 	return bytes.Clone(value), nil
 }
 
-// quoted reads up to the closing quote, over as many lines as it takes. Also of a value that is refused it reads
-// all: what follows is not taken for entries.
+// quoted reads up to the closing quote, over several lines if need be. It reads a refused value to its end too, so that
+// its lines are not taken for entries.
 func (d dotenv) quoted(rest []byte, quote byte) (value []byte, err error) {
 	raw := newWiped(rest)
 	defer raw.wipe()
@@ -212,7 +211,7 @@ func (d dotenv) quoted(rest []byte, quote byte) (value []byte, err error) {
 	return bytes.Clone(value), nil
 }
 
-// closing is where the quote ends that is open at from; -1 if it does not.
+// closing returns where the quote that is open at from ends; -1 if it does not.
 func closing(raw []byte, quote byte, from int) int {
 	for i := from; i < len(raw); i++ {
 		switch {
@@ -225,7 +224,7 @@ func closing(raw []byte, quote byte, from int) int {
 	return -1
 }
 
-// wiped is a buffer that leaves nothing behind when it grows.
+// wiped is a buffer that wipes the old array when it grows.
 type wiped struct{ bytes []byte }
 
 func newWiped(begin []byte) *wiped { return &wiped{bytes.Clone(begin)} }

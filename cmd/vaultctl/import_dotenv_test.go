@@ -93,7 +93,7 @@ func readDotenv(text string) (map[string]string, error) {
 	}
 }
 
-// TestDotenvSpelling: what is refused comes with a spelling that is taken.
+// TestDotenvSpelling checks that a refused value comes with an accepted spelling.
 func TestDotenvSpelling(t *testing.T) {
 	for text, want := range map[string]string{
 		"A=x#y":          "write the value in '...'",

@@ -18,8 +18,7 @@ import (
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
-// longestLine can hold a value within its limit: every byte of it written as a six character escape, and room for the
-// rest.
+// longestLine holds the longest value with each byte written as a six character escape, and room for the rest.
 const longestLine = 6*envelope.MaxValueSize + 8192
 
 // entry is one secret of an import's input.
@@ -28,12 +27,11 @@ type entry struct {
 	vault.ImportItem
 }
 
-// entries reads an import's input one by one. A *lineError is about one entry, and the next one follows; the end is
-// io.EOF.
+// entries reads an import's input one by one. A *lineError is about one entry, and reading goes on; the end is io.EOF.
 type entries interface{ next() (entry, error) }
 
-// lineError says what is wrong with an entry. It repeats nothing of it but names of fields: a value can be in the wrong
-// place.
+// lineError says what is wrong with an entry. Of the entry it repeats only names of fields: other text may be a value
+// in the wrong place.
 type lineError struct {
 	line int
 	err  error
@@ -51,17 +49,17 @@ var (
 type lines struct {
 	from       io.Reader
 	buffer     []byte
-	start, end int          // of what was read and not yet returned
+	start, end int          // of the bytes read and not yet returned
 	number     int          // of the line returned last, from 1
-	ended      error        // what the reader ended with
-	read       atomic.Int64 // bytes, for whoever shows the progress
+	ended      error        // the reader's last error
+	read       atomic.Int64 // bytes, for the progress bar
 }
 
 func newLines(from io.Reader) *lines { return &lines{from: from, buffer: make([]byte, longestLine+1)} }
 
 func (l *lines) wipe() { clear(l.buffer) }
 
-// next returns a line without its "\n". It is good until the next call. errLongLine is about that line alone.
+// next returns a line without its "\n", valid until the next call. After errLongLine reading can go on.
 func (l *lines) next() ([]byte, error) {
 	l.number++
 	for searched := 0; ; {
@@ -172,7 +170,7 @@ func (j jsonLines) next() (entry, error) {
 	}
 }
 
-// itemFields are those that decodeItem knows.
+// itemFields are the fields that decodeItem knows.
 var itemFields = []string{"name", "value", "value_base64", "generator", "rotate_every", "grace", "rotator", "window"}
 
 func decodeItem(line []byte) (vault.ImportItem, error) {
@@ -214,11 +212,11 @@ func inField(name string, err error) error {
 	return fmt.Errorf("field %q: %w", name, err)
 }
 
-// settingsText is a secret's settings as an import spells them; nil for what is not given.
+// settingsText is a secret's settings as an import spells them; nil where not given.
 type settingsText struct{ generator, rotateEvery, grace, rotator, window *string }
 
 func (t settingsText) parse() (s vault.Settings, err error) {
-	s.Rotator, s.Window = t.rotator, t.window // "" ends what is there
+	s.Rotator, s.Window = t.rotator, t.window // "" removes the setting
 	if t.generator != nil {
 		generator, failure := rotation.ParseGenerator(*t.generator)
 		spec := generator.String()
@@ -245,8 +243,8 @@ func parseField(name, text string) (*time.Duration, error) {
 	return &d, inField(name, err)
 }
 
-// seenNames tells a name that comes twice in one input, as far as its memory reaches: rememberedNames back at least. A
-// name that was there before that meets itself in the vault, and is what --on-conflict says of names that exist.
+// seenNames finds a name that comes twice among at least the last rememberedNames names of one input. For an older one
+// --on-conflict decides: the first of the two exists in the vault by then.
 type seenNames struct {
 	seed        maphash.Seed
 	now, before map[uint64]int // the line of a name's hash
@@ -256,7 +254,7 @@ const rememberedNames = 1 << 18
 
 func newSeenNames() *seenNames { return &seenNames{seed: maphash.MakeSeed(), now: map[uint64]int{}} }
 
-// again returns the line that has the name already, 0 for none. Names do not differ by case alone.
+// again returns the line of an earlier occurrence of the name, ignoring case; 0 for none.
 func (s *seenNames) again(name string, line int) int {
 	hash := maphash.String(s.seed, strings.ToLower(name))
 	for _, half := range []map[uint64]int{s.now, s.before} {

@@ -13,7 +13,7 @@ import (
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
-// readAll reads entries as "line name=value", what was refused as "line: reason", and what ended it before the end as
+// readAll reads entries as "line name=value", refused lines as "line: reason", and an error that ended the reading as
 // "ended: reason".
 func readAll(t testing.TB, e entries) []string {
 	t.Helper()
@@ -68,30 +68,31 @@ func TestDotenv(t *testing.T) {
 		"A=":   {"1 A="},
 		"A=''": {"1 A="},
 
-		"hunter2\nB=x":                             {"1: want NAME=VALUE", "2 B=x"},
-		"A=\xef\xbb\xbfhunter2":                    {"1: white space around..."},
-		"A = hunter2  \n":                          {"1: blanks beside a name..."},
-		"A=hunter2#b":                              {`1: "#" begins a comment...`},
-		"A=hunter2 b":                              {"1: the value ends at a blank..."},
-		"A=hunter2$$5":                             {`1: "$" and what follows...`},
-		"A=hunter2 #b\nB=x":                        {`1: "#" begins a comment...`, "2 B=x"},
-		"A=hunter2$HOME\nB=x":                      {`1: "$" and what follows...`, "2 B=x"},
-		"A=hunter2${X}":                            {`1: "$" and what follows...`},
-		`A="hunter2$(x)"`:                          {`1: "$" and what follows...`},
-		`A="hunter2\x"`:                            {"1: escapes in..."},
-		"A=\"hunter2\\\nx\"\nB=x":                  {"1: escapes in...", "3 B=x"},
-		"A='hunter2\r\nx'\r\nB=x":                  {"1: a carriage return...", "3 B=x"},
-		"A='hunter2\\\\x'":                         {"1: two backslashes..."},
-		"A='hunter2' x\nB=x":                       {"1: something follows the closing quote...", "2 B=x"},
-		"A='hunter2'x'\nB=x":                       {"1: something follows the closing quote...", "2 B=x"},
-		"A='hunter2'#\nB=x":                        {"1: something follows the closing quote...", "2 B=x"},
-		"A='hunter2\nB=x":                          {"1: its quote does not end"},
-		`A="hunter2\"`:                             {"1: its quote does not end"},
-		"A=`hunter2`":                              {"1: what stands in ` is run..."},
-		"A=hunter2\xff\nB=x":                       {"1: not valid UTF-8", "2 B=x"},
-		"A=\"hunter2\xff\"":                        {"1: not valid UTF-8"},
-		"A=1\nA='\n" + long + "'\nB=x":             {"1 A=1", "2: invalid value size...", "5 B=x"},
-		"A=" + long[:longestLine] + "\nB=x":        {fmt.Sprintf("ended: line 1 is longer than the %d bytes a line may have, so...", longestLine)},
+		"hunter2\nB=x":                 {"1: want NAME=VALUE", "2 B=x"},
+		"A=\xef\xbb\xbfhunter2":        {"1: white space around..."},
+		"A = hunter2  \n":              {"1: blanks beside a name..."},
+		"A=hunter2#b":                  {`1: "#" begins a comment...`},
+		"A=hunter2 b":                  {"1: the value ends at a blank..."},
+		"A=hunter2$$5":                 {`1: "$" and what follows...`},
+		"A=hunter2 #b\nB=x":            {`1: "#" begins a comment...`, "2 B=x"},
+		"A=hunter2$HOME\nB=x":          {`1: "$" and what follows...`, "2 B=x"},
+		"A=hunter2${X}":                {`1: "$" and what follows...`},
+		`A="hunter2$(x)"`:              {`1: "$" and what follows...`},
+		`A="hunter2\x"`:                {"1: escapes in..."},
+		"A=\"hunter2\\\nx\"\nB=x":      {"1: escapes in...", "3 B=x"},
+		"A='hunter2\r\nx'\r\nB=x":      {"1: a carriage return...", "3 B=x"},
+		"A='hunter2\\\\x'":             {"1: two backslashes..."},
+		"A='hunter2' x\nB=x":           {"1: something follows the closing quote...", "2 B=x"},
+		"A='hunter2'x'\nB=x":           {"1: something follows the closing quote...", "2 B=x"},
+		"A='hunter2'#\nB=x":            {"1: something follows the closing quote...", "2 B=x"},
+		"A='hunter2\nB=x":              {"1: its quote does not end"},
+		`A="hunter2\"`:                 {"1: its quote does not end"},
+		"A=`hunter2`":                  {"1: what stands in ` is run..."},
+		"A=hunter2\xff\nB=x":           {"1: not valid UTF-8", "2 B=x"},
+		"A=\"hunter2\xff\"":            {"1: not valid UTF-8"},
+		"A=1\nA='\n" + long + "'\nB=x": {"1 A=1", "2: invalid value size...", "5 B=x"},
+		"A=" + long[:longestLine] + "\nB=x": {
+			fmt.Sprintf("ended: line 1 is longer than the %d bytes a line may have, so...", longestLine)},
 		"A=x\nB='" + long[:longestLine] + "'\nC=x": {"1 A=x", "ended: line 2 is longer..."},
 		"B='" + long + "\nC=hunter2\n'\nD=x":       {"ended: line 1 is longer..."},
 	} {
@@ -118,20 +119,23 @@ func TestJSONLines(t *testing.T) {
 
 		`{"name":"a"}`:        {"1: " + missing},
 		`{"value":"hunter2"}`: {`1: field "name" is missing`},
-		`{"name":"a","value":"hunter2","value_base64":"eA=="}`:            {`1: fields "value" and "value_base64" exclude each other`},
-		`{"name":"a","value":"hunter2","value":"x"}`:                      {`1: json at offset 30: field "value" is given twice`},
-		`{"name":"a","value":"hunter2"} {}`:                               {"1: json at offset 31: something follows the object"},
-		`{"hunter2":"a","value":"x"}`:                                     {"1: json at offset 1: unknown field"},
-		`["hunter2"]` + "\n" + `{"name":"a","value":"x"}`:                 {"1: json at offset 0: want an object", "2 a=x"},
-		`{"name":"a","value":null}`:                                       {`1: field "value": json at offset 20: want a string`},
-		`{"name":"a","value":7}`:                                          {`1: field "value": json at offset 20: want a string`},
-		`{"name":"a","value":"hunter2` + "\xff" + `"}`:                    {"1: not valid UTF-8"},
-		`{"name":"a","value_base64":"hunter2"}`:                           {`1: field "value_base64": not base64 with padding...`},
-		`{"name":"a","value":"hunter2","grace":"soon"}`:                   {`1: field "grace": interval "soon"...`},
-		`{"name":"a","value":"hunter2","rotate_every":"1s"}`:              {`1: field "rotate_every" is at least 1m`},
-		`{"name":"a","value":"hunter2","generator":"dice"}`:               {`1: field "generator": generator...`},
-		`{"name":"a","value":"hunter2","rotator":"smoke-signal"}`:         {`1: field "rotator"...`},
-		`{"name":"a","value":"` + long[:longestLine] + `"}` + "\n" + `{}`: {fmt.Sprintf("1: longer than the %d bytes a line may have", longestLine), `2: field "name" is missing`},
+		`{"name":"a","value":"hunter2","value_base64":"eA=="}`: {
+			`1: fields "value" and "value_base64" exclude each other`},
+		`{"name":"a","value":"hunter2","value":"x"}`:              {`1: json at offset 30: field "value" is given twice`},
+		`{"name":"a","value":"hunter2"} {}`:                       {"1: json at offset 31: something follows the object"},
+		`{"hunter2":"a","value":"x"}`:                             {"1: json at offset 1: unknown field"},
+		`["hunter2"]` + "\n" + `{"name":"a","value":"x"}`:         {"1: json at offset 0: want an object", "2 a=x"},
+		`{"name":"a","value":null}`:                               {`1: field "value": json at offset 20: want a string`},
+		`{"name":"a","value":7}`:                                  {`1: field "value": json at offset 20: want a string`},
+		`{"name":"a","value":"hunter2` + "\xff" + `"}`:            {"1: not valid UTF-8"},
+		`{"name":"a","value_base64":"hunter2"}`:                   {`1: field "value_base64": not base64 with padding...`},
+		`{"name":"a","value":"hunter2","grace":"soon"}`:           {`1: field "grace": interval "soon"...`},
+		`{"name":"a","value":"hunter2","rotate_every":"1s"}`:      {`1: field "rotate_every" is at least 1m`},
+		`{"name":"a","value":"hunter2","generator":"dice"}`:       {`1: field "generator": generator...`},
+		`{"name":"a","value":"hunter2","rotator":"smoke-signal"}`: {`1: field "rotator"...`},
+
+		`{"name":"a","value":"` + long[:longestLine] + `"}` + "\n" + `{}`: {
+			fmt.Sprintf("1: longer than the %d bytes a line may have", longestLine), `2: field "name" is missing`},
 	} {
 		got := readAll(t, jsonLines{newLines(strings.NewReader(text))})
 		wantEntries(t, fmt.Sprintf("%.60q", text), got, want...)
@@ -145,16 +149,19 @@ func TestJSONLines(t *testing.T) {
 
 // What put takes as flags comes in the notation that the database keeps.
 func TestImportedSettings(t *testing.T) {
-	e, err := jsonLines{newLines(strings.NewReader(`{"name":"a","value":"x","generator":"hex:32","rotate_every":"30d","grace":"0",` +
-		`"rotator":"postgres-role  role=app via=prod/db/admin","window":"02:00-05:00 Europe/Berlin"}`))}.next()
+	const text = `{"name":"a","value":"x","generator":"hex:32","rotate_every":"30d","grace":"0",` +
+		`"rotator":"postgres-role  role=app via=prod/db/admin","window":"02:00-05:00 Europe/Berlin"}`
+	e, err := jsonLines{newLines(strings.NewReader(text))}.next()
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := e.Settings
-	if *s.Generator != "hex:32" || s.RotateEvery.Hours() != 720 || *s.Grace != 0 || *s.Rotator != "postgres-role role=app via=prod/db/admin" || *s.Window != "02:00-05:00 Europe/Berlin" {
+	if *s.Generator != "hex:32" || s.RotateEvery.Hours() != 720 || *s.Grace != 0 ||
+		*s.Rotator != "postgres-role role=app via=prod/db/admin" || *s.Window != "02:00-05:00 Europe/Berlin" {
 		t.Errorf("got %+v", s)
 	}
-	if e, err = (jsonLines{newLines(strings.NewReader(`{"name":"a","value":"x"}`))}).next(); err != nil || e.Settings != (vault.Settings{}) {
+	e, err = jsonLines{newLines(strings.NewReader(`{"name":"a","value":"x"}`))}.next()
+	if err != nil || e.Settings != (vault.Settings{}) {
 		t.Errorf("got settings %+v, %v where none were given", e.Settings, err)
 	}
 }
@@ -162,19 +169,24 @@ func TestImportedSettings(t *testing.T) {
 // The longest value there can be fits into a line in its longest spelling.
 func TestTheLongestValueFits(t *testing.T) {
 	value := bytes.Repeat([]byte{1}, envelope.MaxValueSize)
-	line := appendExported(nil, vault.Exported{Secret: vault.Secret{Name: strings.Repeat("n", envelope.MaxNameSize), Value: value}}, false)
+	secret := vault.Secret{Name: strings.Repeat("n", envelope.MaxNameSize), Value: value}
+	line := appendExported(nil, vault.Exported{Secret: secret}, false)
 	e, err := jsonLines{newLines(bytes.NewReader(line))}.next()
 	if err != nil || !bytes.Equal(e.Value, value) {
 		t.Errorf("a line of %d bytes comes back with %d bytes of value, %v", len(line), len(e.Value), err)
 	}
 }
 
-// However the input arrives, the lines are the same; when it breaks off, what came whole counts.
+// The lines are the same in any pieces of input; if it breaks off, the complete lines count.
 func TestLinesInPieces(t *testing.T) {
-	text := "A=1\n" + "B=" + long[:100_000] + "\nC='" + strings.Repeat("y", longestLine/2) + "\n" + strings.Repeat("z", longestLine) + "'\nD=4"
+	text := "A=1\n" + "B=" + long[:100_000] + "\nC='" + strings.Repeat("y", longestLine/2) + "\n" +
+		strings.Repeat("z", longestLine) + "'\nD=4"
 	want := dotenvOf(t, text)
-	for name, reader := range map[string]io.Reader{"halves": iotest.HalfReader(strings.NewReader(text)), "data and EOF together": iotest.DataErrReader(strings.NewReader(text)),
-		"small": iotest.OneByteReader(strings.NewReader(text[:200_000]))} {
+	for name, reader := range map[string]io.Reader{
+		"halves":                iotest.HalfReader(strings.NewReader(text)),
+		"data and EOF together": iotest.DataErrReader(strings.NewReader(text)),
+		"small":                 iotest.OneByteReader(strings.NewReader(text[:200_000])),
+	} {
 		got := readAll(t, dotenv{newLines(reader)})
 		if name == "small" {
 			wantEntries(t, name, got, want[0], want[1], "3: its quote does not end")
@@ -205,7 +217,10 @@ func TestNamesSeenAgain(t *testing.T) {
 		}
 	}
 	last := 3*rememberedNames - 1
-	for name, want := range map[string]int{fmt.Sprintf("app/s%d", last): last + 1, fmt.Sprintf("APP/S%d", last-rememberedNames+1): last - rememberedNames + 2} {
+	for name, want := range map[string]int{
+		fmt.Sprintf("app/s%d", last):                   last + 1,
+		fmt.Sprintf("APP/S%d", last-rememberedNames+1): last - rememberedNames + 2,
+	} {
 		if got := s.again(name, last+2); got != want {
 			t.Errorf("%s: got line %d, want %d", name, got, want)
 		}
@@ -217,7 +232,8 @@ func TestNamesSeenAgain(t *testing.T) {
 
 // Nothing makes a reader panic, go on for ever, or lose count.
 func FuzzEntries(f *testing.F) {
-	for _, s := range []string{"A=1\n", "A='x\ny'\n", `A="\n$x"`, `{"name":"a","value":"x"}`, "\xff\xfe", "A=\"\\", "export A=`", "\n\n=\n"} {
+	for _, s := range []string{"A=1\n", "A='x\ny'\n", `A="\n$x"`, `{"name":"a","value":"x"}`, "\xff\xfe", "A=\"\\",
+		"export A=`", "\n\n=\n"} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, input []byte) {

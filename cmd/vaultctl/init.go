@@ -26,13 +26,13 @@ func newInitCmd(a *app) *cobra.Command {
 		Short: "Set up the vault in a database and make the first admin token",
 		Long: `Set up the vault in a database and make the first admin token.
 
-Connect as the owner of the database: a superuser, or a role with CREATEROLE. Everything lives in a schema "vault" of
-its own. The KMS key given here becomes the default for everybody who uses the vault.
+Connect as the owner of the database: a superuser, or a role with CREATEROLE. Everything lives in its own schema,
+"vault". The KMS key given here becomes the default for every user of the vault.
 
 The token is printed once and cannot be shown again: the database keeps only its fingerprint. Running init again changes
 nothing that is there and makes no second token.
 
-Where CREATE EXTENSION hyperion_vault has made the schema, init leaves that as it is: it stores the KMS key and makes the
+Where CREATE EXTENSION hyperion_vault has made the schema, init leaves it as it is: it stores the KMS key and makes the
 token.`,
 		Example: `  vaultctl init --kms-key 'awskms:///alias/vault?region=eu-west-1'
   vaultctl init --kms-key "$(vaultctl keygen /etc/vault/kek)" --save-token ~/vault-root-token`,
@@ -57,7 +57,7 @@ token.`,
 	return cmd
 }
 
-// checkDefaultKey refuses a key that must not be stored: an endpoint out of the database could send data keys anywhere.
+// checkDefaultKey refuses a key with an endpoint: a stored endpoint could send data keys anywhere.
 func checkDefaultKey(uri string) error {
 	if uri == "" {
 		return nil
@@ -66,7 +66,7 @@ func checkDefaultKey(uri string) error {
 		return usage("%s", err)
 	}
 	if kms.HasEndpoint(uri) {
-		return hint(usage("a KMS key with an endpoint cannot be the vault's default: the endpoint is for each machine to choose"),
+		return hint(usage("a KMS key with an endpoint cannot be the vault's default: each machine chooses its endpoint"),
 			"leave it out here; give the whole URI in VAULTCTL_KMS_KEY where it is used")
 	}
 	return nil
@@ -117,8 +117,8 @@ func runInit(ctx context.Context, a *app, o initOptions) error {
 	return err
 }
 
-// setUp installs the schema. A key that only the environment names is a default for a new vault, and no reason to
-// change that of one that has been set up.
+// setUp installs the schema. A key that only the environment names becomes the default of a new vault, and does not
+// change the default of an existing one.
 func (a *app) setUp(ctx context.Context, o initOptions) (initAnswer, error) {
 	state, err := db.State(ctx, a.databaseURL, applicationName)
 	if err != nil {

@@ -21,12 +21,13 @@ func newKeygenCmd(a *app) *cobra.Command {
 		Short: "Make a local key file, for a vault without AWS KMS",
 		Long: `Make a local key file, for a vault without AWS KMS: 32 random bytes, mode 0600. It prints the URI of the key.
 
-Everybody who opens secrets needs this file, vaultd on each node included. Whoever has it and a copy of the database has
-the secrets, and without it nobody has: keep a copy of it, and not beside the database's backups.
+vaultctl and vaultd need this file on each machine that opens secrets. The file and a copy of the database together
+reveal every secret, and without the file no secret opens: keep a copy of it, and not beside the database's backups.
 
-With --audit it is the key that vaultd seals the audit log with (audit_seal_key), and the public key is printed, which
-vaultctl audit verify takes. Keep it from whoever administers the database. With --show none is made: the public key of one
-that exists is printed, a file's or that of an Ed25519 key in AWS KMS (key spec ECC_NIST_EDWARDS25519, usage SIGN_VERIFY).`,
+With --audit it is the key that vaultd seals the audit log with (audit_seal_key). The command prints the public key,
+which vaultctl audit verify takes. Keep the file from the database's administrators. With --show no key is made: the
+public key of an existing one is printed, of a file or of an Ed25519 key in AWS KMS (key spec ECC_NIST_EDWARDS25519,
+usage SIGN_VERIFY).`,
 		Example: `  vaultctl keygen /etc/vault/kek
   vaultctl init --kms-key local:///etc/vault/kek
   vaultctl keygen --audit /etc/vault/audit.key
@@ -65,7 +66,8 @@ func runAuditKeygen(ctx context.Context, a *app, path string) error {
 	if err := showAuditKey(ctx, a, path); err != nil || a.json() {
 		return err
 	}
-	a.note("keep this public key where the database's administrator cannot change it: vaultctl audit verify --key takes it")
+	a.note("keep this public key where the database's administrator cannot change it: " +
+		"vaultctl audit verify --key takes it")
 	return nil
 }
 
@@ -109,7 +111,7 @@ func runKeygen(a *app, path string) error {
 	case errors.Is(err, fs.ErrExist):
 		return hint(conflict("key file %q exists", path), "another path: a key is never overwritten")
 	case err != nil:
-		return errors.New(err.Error()) // a file that cannot be written is a failure, not a key that is refused
+		return errors.New(err.Error()) // drops ErrKeyRefused: a file that cannot be written is a failure
 	}
 	if a.json() {
 		return a.printJSON(map[string]string{"uri": uri.String(), "key_id": id, "path": path})

@@ -11,7 +11,7 @@ import (
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
-// listPage is how many names one statement brings.
+// listPage is how many names one statement returns.
 const listPage = 1000
 
 func newListCmd(a *app) *cobra.Command {
@@ -19,9 +19,10 @@ func newListCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list [PREFIX]",
 		Short: "List secrets, without their values",
-		Long: `List secrets, without their values: those whose names begin with PREFIX, or all that the database role may read.
+		Long: `List secrets, without their values: those whose names begin with PREFIX, or all that the database role may
+read.
 
-A standby will do.`,
+It works on a standby too.`,
 		Example: `  vaultctl list
   vaultctl list prod/db/
   vaultctl list --deleted
@@ -55,7 +56,8 @@ func runList(ctx context.Context, a *app, query db.ListQuery) error {
 	now := time.Now()
 	rows := make([][]string, len(secrets))
 	for i, s := range secrets {
-		rows[i] = []string{s.Name, strconv.Itoa(s.CurrentVersion), s.Kind, rotates(s), when(s.NextRotationAt), state(s, now)}
+		rows[i] = []string{s.Name, strconv.Itoa(s.CurrentVersion), s.Kind, rotates(s), when(s.NextRotationAt),
+			state(s, now)}
 	}
 	nothing := "no secrets"
 	if query.Deleted {
@@ -93,8 +95,8 @@ func rotates(s db.SecretRow) string {
 	return ""
 }
 
-// overdue is how late a rotation may be before anybody needs to look; vault.status() counts the same, and knows more: a
-// secret with a window may be waiting for it.
+// overdue is how late a rotation may be. vault.status() uses the same limit, and also counts secrets whose window was
+// open that long ago.
 const overdue = 5 * time.Minute
 
 func state(s db.SecretRow, now time.Time) string {

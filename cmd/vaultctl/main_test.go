@@ -12,7 +12,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// Whoever runs the tests may work with a vault of their own.
+	// The environment may point to the developer's own vault.
 	for _, setting := range os.Environ() {
 		if name, _, _ := strings.Cut(setting, "="); strings.HasPrefix(name, "PG") || strings.HasPrefix(name, "VAULTCTL_") {
 			os.Unsetenv(name)
@@ -21,7 +21,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// result is what somebody at a terminal would have seen.
+// result is what an operator at a terminal would have seen.
 type result struct {
 	code     int
 	out, err string
@@ -80,7 +80,7 @@ func mustWrite(t *testing.T, path, text string, mode os.FileMode) string {
 	if err := os.WriteFile(path, []byte(text), mode); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Chmod(path, mode); err != nil { // whatever the umask
+	if err := os.Chmod(path, mode); err != nil { // regardless of the umask
 		t.Fatal(err)
 	}
 	return path

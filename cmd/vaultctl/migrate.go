@@ -18,10 +18,10 @@ func newMigrateCmd(a *app) *cobra.Command {
 		Short: "Bring the schema to this binary's version",
 		Long: `Bring the schema to this binary's version. Connect as the owner of the database.
 
-It may be run at any time and does only what is missing. --print writes the SQL of a new vault for a DBA to review or run,
-and needs no database. --status compares and changes nothing; it exits with 7 when there is something to do.
+It may be run at any time and does only what is missing. --print writes the SQL of a new vault for a DBA to review or
+run, and needs no database. --status compares and changes nothing; it exits with 7 when there is something to do.
 
-A schema that CREATE EXTENSION made is brought to another version by ALTER EXTENSION alone: migrate says what to type.`,
+A schema that CREATE EXTENSION made is changed by ALTER EXTENSION alone: migrate prints the statement to run.`,
 		Example: `  vaultctl migrate --status
   vaultctl migrate
   vaultctl migrate --print | psql -d app -v ON_ERROR_STOP=1`,
@@ -43,7 +43,7 @@ A schema that CREATE EXTENSION made is brought to another version by ALTER EXTEN
 				return runMigrateStatus(cmd.Context(), a)
 			}
 			key := ""
-			if cmd.Flags().Changed("kms-key") { // the environment's is not meant to replace everybody's default
+			if cmd.Flags().Changed("kms-key") { // the one in the environment is not meant to become the vault's default
 				key = a.kmsKey
 			}
 			return runMigrate(cmd.Context(), a, key)
@@ -76,14 +76,14 @@ func runMigrate(ctx context.Context, a *app, defaultKey string) error {
 	return nil
 }
 
-// noteMended says which rules of the tables are this release's again.
+// noteMended lists the rules of tables that were restored to this release's.
 func (a *app) noteMended(rules []db.MendedRule) {
 	for _, r := range rules {
 		if r.Holds {
 			a.note("rule %q of table vault.%s was not this release's, and is now", r.Rule, r.Table)
 		} else {
-			a.note("rule %q of table vault.%s is this release's for what is written from now on, but there are rows that break it",
-				r.Rule, r.Table)
+			a.note("rule %q of table vault.%s is this release's for what is written from now on, "+
+				"but there are rows that break it", r.Rule, r.Table)
 		}
 	}
 }
@@ -112,7 +112,7 @@ func runMigrateStatus(ctx context.Context, a *app) error {
 	return verdict
 }
 
-// migrateHint is ownerHint, and for a schema that is the extension's, the SQL that changes it.
+// migrateHint adds ownerHint's hint or, for a schema of the extension, the SQL that changes it.
 func migrateHint(err error) error {
 	var extension *db.ExtensionError
 	if errors.As(err, &extension) {

@@ -23,8 +23,8 @@ const listedFailures = 1000
 func (a *app) json() bool  { return a.output == "json" }
 func (a *app) jsonl() bool { return a.output == "jsonl" }
 
-// streamsKey marks a command that also writes jsonl: a JSON document a line, for what has no end or is too long for
-// one.
+// streamsKey marks a command that also writes jsonl: a JSON document a line, for output without an end or too long for
+// one document.
 const streamsKey = "streams"
 
 // printJSON writes one indented document.
@@ -38,7 +38,7 @@ func (a *app) printJSON(v any) error {
 	return nil
 }
 
-// printTable writes aligned columns with a heading; there is nothing to see in an empty one, so it says so on stderr.
+// printTable writes aligned columns with a heading. If there are no rows it prints the given text on stderr instead.
 func (a *app) printTable(heading []string, rows [][]string, ifEmpty string) error {
 	if len(rows) == 0 {
 		fmt.Fprintln(a.err, ifEmpty)
@@ -75,15 +75,15 @@ func (a *app) printFields(pairs ...string) error {
 	return nil
 }
 
-// note says something that is not data.
+// note prints a message that is not data on stderr.
 func (a *app) note(format string, args ...any) {
 	for line := range strings.SplitSeq(fmt.Sprintf(format, args...), "\n") {
 		fmt.Fprintln(a.err, printable(line))
 	}
 }
 
-// shown is standard output for JSON. On a terminal what would steer it, or turn the order of letters around, is written
-// as \u escapes, which mean the same in JSON; elsewhere every byte stays as it is.
+// shown is standard output for JSON. On a terminal, characters that control it or change the writing direction become
+// \u escapes, which mean the same in JSON; elsewhere every byte stays as it is.
 func (a *app) shown() io.Writer {
 	if term.IsTerminal(int(a.out.Fd())) {
 		return &escapedJSON{to: a.out}
@@ -91,7 +91,7 @@ func (a *app) shown() io.Writer {
 	return a.out
 }
 
-// escapedJSON writes JSON on. A character may come in two pieces.
+// escapedJSON writes JSON with those escapes. A character may arrive in two writes.
 type escapedJSON struct {
 	to   io.Writer
 	rest []byte
@@ -122,7 +122,7 @@ func (e *escapedJSON) Write(text []byte) (int, error) {
 	return len(text), nil
 }
 
-// printable keeps what came from a row from steering the terminal, and from turning the order of letters around.
+// printable escapes characters of a row that control the terminal or change the writing direction.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if !printableRune(r) {
@@ -136,7 +136,7 @@ func printableRune(r rune) bool {
 	return !unicode.IsControl(r) && !unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp)
 }
 
-// when prints a moment in the local zone; "" for none.
+// when prints a time in the local zone; "" for none.
 func when(t *time.Time) string {
 	if t == nil {
 		return ""

@@ -137,11 +137,11 @@ func TestSchemaVerdicts(t *testing.T) {
 	}
 }
 
-// TestEscapedJSON: what steers a terminal is an escape there, in as many pieces as it is written; the JSON means the
-// same.
+// TestEscapedJSON checks that on a terminal control characters are escaped, in any pieces of writing, and that the JSON
+// means the same.
 func TestEscapedJSON(t *testing.T) {
-	const text = "csi \u009b31m, osc \u009d, del \u007f, nel \u0085, override \u202e, isolate \u2066, mark \u200f, zero width \u200b\u200d\ufeff, " +
-		"soft hyphen \u00ad, line \u2028\u2029, tag \U000e0041, plain ä 語 😀 \\ \" \x1b \n"
+	const text = "csi \u009b31m, osc \u009d, del \u007f, nel \u0085, override \u202e, isolate \u2066, mark \u200f, " +
+		"zero width \u200b\u200d\ufeff, soft hyphen \u00ad, line \u2028\u2029, tag \U000e0041, plain ä 語 😀 \\ \" \x1b \n"
 	var document bytes.Buffer
 	encoder := json.NewEncoder(&document)
 	encoder.SetEscapeHTML(false)

@@ -12,8 +12,8 @@ func newPurgeCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "purge NAME",
 		Short: "Remove a secret and all its versions for good",
-		Long: `Remove a secret and all its versions for good, deleted before or not. It asks for the name to be typed again, unless
---yes answers beforehand. The audit log keeps what was done with it; backups of the database keep what they have.`,
+		Long: `Remove a secret and all its versions for good, deleted before or not. It asks for the name to be typed again,
+unless --yes is given. The audit log and backups of the database keep what they have of it.`,
 		Example: `  vaultctl purge prod/old/password
   vaultctl purge prod/old/password --yes`,
 		Args:              secretArgs(1, "NAME"),

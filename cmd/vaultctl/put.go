@@ -55,7 +55,7 @@ command line. The version before stays valid for the grace period (24h unless --
 	flags.BoolVar(&o.createOnly, "create-only", false, "refuse if the secret exists")
 	flags.BoolVar(&o.ifChanged, "if-changed", false, "do nothing if the current value is the same")
 	flags.IntVar(&o.cas, "cas", -1, "refuse unless `N` is the current version; 0: unless the secret is new")
-	flags.Lookup("cas").DefValue = "0" // not to be shown
+	flags.Lookup("cas").DefValue = "0" // the zero value is not shown in help
 	return cmd
 }
 
@@ -95,7 +95,7 @@ func runPut(ctx context.Context, a *app, o putOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := v.Ping(ctx); err != nil { // before somebody types a value for nothing
+	if err := v.Ping(ctx); err != nil { // before the operator types a value
 		return err
 	}
 	value, err := o.value(ctx, a)
@@ -112,7 +112,7 @@ func runPut(ctx context.Context, a *app, o putOptions) error {
 	}
 	receipt, err := v.Put(ctx, request)
 	switch {
-	case errors.Is(err, vault.ErrUnchanged): // which says what the current value is
+	case errors.Is(err, vault.ErrUnchanged): // it reveals the current value, so it is recorded like a verify
 		e := audit.Event{Action: audit.Verify, Secret: o.name, Version: receipt.Version, Outcome: audit.OK,
 			Detail: map[string]any{"valid": true, "match": vault.MatchCurrent, "for": "put"}}
 		if err := (onRecord{}).answered(ctx, a, v, e); err != nil {
@@ -134,8 +134,8 @@ func runPut(ctx context.Context, a *app, o putOptions) error {
 	return nil
 }
 
-// noteUnknownToTarget says how the two come to have one value. What a target has is replaced only where the rotator
-// says so.
+// noteUnknownToTarget says how vault and target get the same value. A target's unknown value is replaced only if the
+// rotator allows it.
 func (a *app) noteUnknownToTarget(name, rotator string) {
 	if spec, err := target.Parse(rotator); err == nil && !spec.ReplacesUnknown() {
 		a.note("its target does not know this value; put the one that it has, " +
@@ -154,7 +154,7 @@ func (o putOptions) value(ctx context.Context, a *app) ([]byte, error) {
 		return generated, nil
 	}
 	defer clear(generated)
-	return target.New(target.Options{}).Shape(o.settings.rotator.text, nil, generated) // reaches nothing outside
+	return target.New(target.Options{}).Shape(o.settings.rotator.text, nil, generated) // connects to nothing
 }
 
 func (a *app) printUnchanged(r vault.Receipt) error {
@@ -169,7 +169,7 @@ func (a *app) printUnchanged(r vault.Receipt) error {
 	return nil
 }
 
-// printReceipt tells what a change did. The change itself is the result, so for people it is talk.
+// printReceipt prints what a change did: as JSON on stdout, or as notes on stderr.
 func (a *app) printReceipt(did string, r vault.Receipt) error {
 	if a.json() {
 		return a.printJSON(r)

@@ -19,7 +19,7 @@ const (
 	replayWait  = 3 * time.Second  // for the node that answers
 )
 
-// atLeast is --min-lsn and --wait of a read: which position the node must have replayed, and how long that may take.
+// atLeast is --min-lsn and --wait of a read: the position that the node must have replayed, and how long to wait.
 type atLeast struct {
 	text string
 	lsn  vault.LSN
@@ -47,7 +47,7 @@ func (l *atLeast) parse(cmd *cobra.Command) error {
 	return nil
 }
 
-// reach waits for the node; without --min-lsn it asks nothing.
+// reach waits for the node; without --min-lsn it returns at once.
 func (l *atLeast) reach(ctx context.Context, v *vault.Vault) error {
 	if l.lsn == 0 {
 		return nil
@@ -62,16 +62,17 @@ func (l *atLeast) reach(ctx context.Context, v *vault.Vault) error {
 // registerStandbyWait adds --wait of a change.
 func registerStandbyWait(cmd *cobra.Command, wait **time.Duration) {
 	cmd.Flags().Var(durationFlag{wait}, "wait",
-		"return when every standby connected to the primary has replayed it, after 30s or the `DURATION` written --wait=5m at the latest")
+		"return when every standby connected to the primary has replayed it, "+
+			"after 30s or the `DURATION` written --wait=5m at the latest")
 	cmd.Flags().Lookup("wait").NoOptDefVal = rotation.FormatInterval(standbyWait)
 }
 
-// settle tells of a change that is made, waits for the standbys if that was asked for, and tells of them. As JSON it is
-// one answer, at the end.
-func (a *app) settle(ctx context.Context, v *vault.Vault, lsn string, wait *time.Duration, told string,
+// settle prints a change that was made, waits for the standbys with --wait, and prints which have replayed it. JSON is
+// one document, at the end.
+func (a *app) settle(ctx context.Context, v *vault.Vault, lsn string, wait *time.Duration, done string,
 	answer func(*[]db.Standby) any) error {
 	if !a.json() {
-		a.note("%s", told)
+		a.note("%s", done)
 	}
 	var standbys *[]db.Standby
 	var failed error
@@ -86,7 +87,7 @@ func (a *app) settle(ctx context.Context, v *vault.Vault, lsn string, wait *time
 	if standbys == nil {
 		return failed
 	}
-	return a.tellStandbys(*standbys)
+	return a.reportStandbys(*standbys)
 }
 
 func followStandbys(ctx context.Context, v *vault.Vault, lsn string, wait time.Duration) (*[]db.Standby, error) {
@@ -101,8 +102,8 @@ func followStandbys(ctx context.Context, v *vault.Vault, lsn string, wait time.D
 	return nil, failed
 }
 
-// tellStandbys says which have replayed the change; one that has not is a matter of attention.
-func (a *app) tellStandbys(standbys []db.Standby) error {
+// reportStandbys prints which standbys have replayed the change; it is an error if one has not.
+func (a *app) reportStandbys(standbys []db.Standby) error {
 	var has, hasNot []string
 	for _, s := range standbys {
 		if name := fmt.Sprintf("%q", s.Name); s.Replayed {

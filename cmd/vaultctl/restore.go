@@ -10,7 +10,7 @@ func newRestoreCmd(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "restore NAME",
 		Short: "Bring a deleted secret back",
-		Long:  `Bring a deleted secret back, with all its versions and settings, while the window that was given to delete lasts.`,
+		Long:  `Bring a deleted secret back, with all its versions and settings, until the window given to delete ends.`,
 		Example: `  vaultctl list --deleted
   vaultctl restore prod/old/password`,
 		Args:              secretArgs(1, "NAME"),

@@ -18,7 +18,7 @@ import (
 // rewrapPage is how many secrets one statement looks at.
 const rewrapPage = 500
 
-// keyFailures in a row are the key service's, not a version's: the run ends.
+// keyFailures in a row are a failure of the key service: the run ends.
 const keyFailures = 3
 
 type rewrapOptions struct {
@@ -35,18 +35,18 @@ func newRewrapCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rewrap NAME | PREFIX/ | --all",
 		Short: "Move data keys under another KMS key; no value changes",
-		Long: `Move data keys under another KMS key, that of --to, or the one that put uses now. Values, versions and their grace stay as
-they are, and readers notice nothing, if every vaultd has both keys in its kms_keys. What moves is every version that is
-current or in grace, those of deleted secrets that can be restored too, and the candidates of rotations.
+		Long: `Move data keys under another KMS key: that of --to, or the one that put uses now. Values, versions and their
+grace stay as they are. Reading goes on if every vaultd has both keys in its kms_keys. The command moves every version
+that is current or in grace, versions of deleted secrets that can be restored, and the candidates of rotations.
 
-The keys that wrapped them have to be at hand: --from, as often as there are such keys; the one that put uses now is, in
-any case. Each data key is unwrapped by the new KMS key and checked before it is stored. Between two AWS keys of a region it
-is ReEncrypt that moves it; this machine sees data keys, and no value.
+Give each KMS key that wrapped them with --from; the one that put uses now is included. Each data key is unwrapped by
+the new KMS key and checked before it is stored. Between two AWS keys of a region, ReEncrypt moves it; otherwise this
+machine sees data keys. It never sees a value.
 
-A version that is replaced or removed meanwhile is skipped; one that cannot be moved is named, the others go on, and the exit
-code is 7. Nothing has to be remembered between two runs: the next one moves what is left. --dry-run counts.
+A version that is replaced or removed meanwhile is skipped. One that cannot be moved is named, the others go on, and the
+exit code is 7. The next run moves what is left. --dry-run counts.
 
-With --all and a token without a scope, --dry-run that finds nothing says that no row needs another key any more. Backups do.`,
+If --dry-run --all finds nothing, with a token without a scope, no row needs another key any more. Backups do.`,
 		Example: `  vaultctl rewrap --all --dry-run --from 'awskms:///alias/old?region=eu-west-1'
   vaultctl rewrap --all --from local:///etc/vault/kek
   vaultctl rewrap prod/ --to 'awskms:///alias/prod?region=eu-west-1'`,
@@ -99,9 +99,9 @@ type rewrapping struct {
 	Rewrapped int             `json:"rewrapped"`
 	Skipped   int             `json:"skipped"` // replaced or removed meanwhile
 	Failed    []rewrapFailure `json:"failed"`
-	Unlisted  int             `json:"failed_unlisted,omitempty"` // failed as well
+	Unlisted  int             `json:"failed_unlisted,omitempty"` // further failures
 
-	inARow int // failures of the key service
+	keyFailed int // failures of the key service
 }
 
 // wrappedBy is what a KMS key other than the new one has wrapped.
@@ -109,7 +109,7 @@ type wrappedBy struct {
 	KMSKeyID   string `json:"kms_key_id"`
 	Versions   int    `json:"versions"`
 	Candidates int    `json:"candidates"`
-	AtHand     bool   `json:"at_hand"` // the key was given
+	Available  bool   `json:"at_hand"` // the key was given
 }
 
 type rewrapFailure struct {
@@ -128,17 +128,17 @@ func runRewrap(ctx context.Context, a *app, o rewrapOptions) error {
 	if err != nil {
 		return err
 	}
-	ring, err := a.rewrapRing(ctx, o)
+	keyring, err := a.rewrapKeyring(ctx, o)
 	if err != nil {
 		return err
 	}
-	defer ring.Close()
-	r := &rewrapping{To: ring.Default().URI(), DryRun: o.dryRun, Found: []wrappedBy{}, Failed: []rewrapFailure{}}
-	if r.KMSKeyID, err = ring.Default().KeyID(ctx); err != nil {
+	defer keyring.Close()
+	r := &rewrapping{To: keyring.Default().URI(), DryRun: o.dryRun, Found: []wrappedBy{}, Failed: []rewrapFailure{}}
+	if r.KMSKeyID, err = keyring.Default().KeyID(ctx); err != nil {
 		return err
 	}
 	o.query.KMSKeyID = r.KMSKeyID
-	if err := r.survey(ctx, v, change, o.query, ring); err != nil {
+	if err := r.survey(ctx, v, change, o.query, keyring); err != nil {
 		return err
 	}
 	if o.dryRun || len(r.Found) == 0 {
@@ -154,13 +154,13 @@ func runRewrap(ctx context.Context, a *app, o rewrapOptions) error {
 	}
 	var tick func(int64)
 	done := a.progress("data keys", int64(r.total()), &tick)
-	err = r.run(ctx, v, change, o.query, ring, tick)
+	err = r.run(ctx, v, change, o.query, keyring, tick)
 	done()
 	return errors.Join(a.printRewrapping(r), r.outcome(err))
 }
 
-// rewrapRing holds the key to move to, first, and those to move from.
-func (a *app) rewrapRing(ctx context.Context, o rewrapOptions) (*kms.Ring, error) {
+// rewrapKeyring opens the key to move to, first, and those to move from.
+func (a *app) rewrapKeyring(ctx context.Context, o rewrapOptions) (*kms.Keyring, error) {
 	uses := a.kmsKey
 	if uses == "" {
 		config, err := a.reader.Config(ctx)
@@ -180,11 +180,11 @@ func (a *app) rewrapRing(ctx context.Context, o rewrapOptions) (*kms.Ring, error
 			uris = append(uris, uri)
 		}
 	}
-	ring, err := kms.OpenRing(ctx, uris)
+	keyring, err := kms.OpenKeyring(ctx, uris)
 	if err != nil {
 		return nil, hint(err, "the KMS keys are those of --to and --from, and the one that put uses")
 	}
-	return ring, nil
+	return keyring, nil
 }
 
 // eachKey goes through the data keys that the new KMS key has not wrapped, page by page.
@@ -215,7 +215,7 @@ func scopeHint(q db.WrappedQuery, err error) error {
 }
 
 func (r *rewrapping) survey(ctx context.Context, v *vault.Vault, change vault.Change, q db.WrappedQuery,
-	ring *kms.Ring) error {
+	keyring *kms.Keyring) error {
 	err := eachKey(ctx, v, change, q, func(key db.WrappedKey) error {
 		i := slices.IndexFunc(r.Found, func(w wrappedBy) bool { return w.KMSKeyID == key.KMSKeyID })
 		if i < 0 {
@@ -233,30 +233,30 @@ func (r *rewrapping) survey(ctx context.Context, v *vault.Vault, change vault.Ch
 		return err
 	}
 	slices.SortFunc(r.Found, func(x, y wrappedBy) int { return strings.Compare(x.KMSKeyID, y.KMSKeyID) })
-	for _, key := range ring.Keys() {
+	for _, key := range keyring.Keys() {
 		id, err := key.KeyID(ctx)
 		if err != nil {
 			return err
 		}
 		for i := range r.Found {
-			r.Found[i].AtHand = r.Found[i].AtHand || r.Found[i].KMSKeyID == id
+			r.Found[i].Available = r.Found[i].Available || r.Found[i].KMSKeyID == id
 		}
 	}
 	return nil
 }
 
-// unreachable refuses a run that could move nothing: most likely --from was forgotten.
+// unreachable rejects a run that could move nothing: most likely --from is missing.
 func (r *rewrapping) unreachable() error {
-	if slices.ContainsFunc(r.Found, func(w wrappedBy) bool { return w.AtHand }) {
+	if slices.ContainsFunc(r.Found, func(w wrappedBy) bool { return w.Available }) {
 		return nil
 	}
-	return hint(refused(fmt.Errorf("%s wrapped by %q, which is not at hand", counted(r.Found[:1]), r.Found[0].KMSKeyID)),
+	return hint(refused(fmt.Errorf("%s wrapped by %q, which is not available", counted(r.Found[:1]), r.Found[0].KMSKeyID)),
 		"--from URI, of that key")
 }
 
 func (r *rewrapping) total() (n int) {
 	for _, w := range r.Found {
-		if w.AtHand {
+		if w.Available {
 			n += w.Versions + w.Candidates
 		}
 	}
@@ -290,14 +290,14 @@ func (r *rewrapping) question(o rewrapOptions) string {
 	return fmt.Sprintf("The data keys of %s%s move under %s.", counted(r.Found), where, r.To)
 }
 
-func (r *rewrapping) run(ctx context.Context, v *vault.Vault, change vault.Change, q db.WrappedQuery, ring *kms.Ring,
-	tick func(int64)) error {
+func (r *rewrapping) run(ctx context.Context, v *vault.Vault, change vault.Change, q db.WrappedQuery,
+	keyring *kms.Keyring, tick func(int64)) error {
 	return eachKey(ctx, v, change, q, func(key db.WrappedKey) error {
-		if !slices.ContainsFunc(r.Found, func(w wrappedBy) bool { return w.KMSKeyID == key.KMSKeyID && w.AtHand }) {
-			r.fail(key, fmt.Errorf("its KMS key %q is not at hand", key.KMSKeyID))
+		if !slices.ContainsFunc(r.Found, func(w wrappedBy) bool { return w.KMSKeyID == key.KMSKeyID && w.Available }) {
+			r.fail(key, fmt.Errorf("its KMS key %q is not available", key.KMSKeyID))
 			return nil
 		}
-		_, err := v.Rewrap(ctx, change, ring, key)
+		_, err := v.Rewrap(ctx, change, keyring, key)
 		if tick != nil {
 			tick(int64(r.Rewrapped + r.Skipped + r.failures()))
 		}
@@ -305,11 +305,11 @@ func (r *rewrapping) run(ctx context.Context, v *vault.Vault, change vault.Chang
 	})
 }
 
-// settle counts one; an error that it returns would meet all the others as well.
+// settle counts the result of one data key. It returns an error if all others would fail in the same way.
 func (r *rewrapping) settle(ctx context.Context, key db.WrappedKey, err error) error {
 	ofKeys := errors.Is(err, vault.ErrKeyUnavailable) || errors.Is(err, vault.ErrKeyRefused)
 	if !ofKeys {
-		r.inARow = 0
+		r.keyFailed = 0
 	}
 	switch {
 	case err == nil:
@@ -320,7 +320,7 @@ func (r *rewrapping) settle(ctx context.Context, key db.WrappedKey, err error) e
 		r.Skipped++
 	case ofKeys:
 		r.fail(key, err)
-		if r.inARow++; r.inARow == keyFailures {
+		if r.keyFailed++; r.keyFailed == keyFailures {
 			return err
 		}
 	case errors.Is(err, vault.ErrIntegrity), errors.Is(err, vault.ErrBusy), errors.Is(err, vault.ErrInvalid),
@@ -342,7 +342,7 @@ func (r *rewrapping) fail(key db.WrappedKey, err error) {
 	r.Failed = append(r.Failed, rewrapFailure{Name: key.Name, Version: key.Version, Job: key.Job, Error: text(err)})
 }
 
-// outcome is how the run ended.
+// outcome is the error of the whole run.
 func (r *rewrapping) outcome(err error) error {
 	switch {
 	case err != nil:
@@ -360,13 +360,13 @@ func (a *app) printSurvey(r *rewrapping) error {
 	}
 	var rows [][]string
 	for _, w := range r.Found {
-		atHand := "yes"
-		if !w.AtHand {
-			atHand = "no: --from"
+		available := "yes"
+		if !w.Available {
+			available = "no: --from"
 		}
-		rows = append(rows, []string{w.KMSKeyID, fmt.Sprint(w.Versions), fmt.Sprint(w.Candidates), atHand})
+		rows = append(rows, []string{w.KMSKeyID, fmt.Sprint(w.Versions), fmt.Sprint(w.Candidates), available})
 	}
-	return a.printTable([]string{"KMS KEY", "VERSIONS", "CANDIDATES", "AT HAND"}, rows,
+	return a.printTable([]string{"KMS KEY", "VERSIONS", "CANDIDATES", "AVAILABLE"}, rows,
 		"nothing is wrapped by another key than "+printable(r.KMSKeyID))
 }
 

@@ -14,9 +14,10 @@ func newRollbackCmd(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "rollback NAME VERSION",
 		Short: "Make an older value the current one again",
-		Long: `Make an older value the current one again: a new version with the value of VERSION, which must still be in grace.
+		Long: `Make an older value the current one again: a new version with the value of VERSION, which must still be in
+grace.
 
-Numbers only go up, so nobody mistakes the older value for a newer one.`,
+Version numbers only go up, so a client never takes an older value for a newer one.`,
 		Example: `  vaultctl history prod/db/password
   vaultctl rollback prod/db/password 3`,
 		Args:              secretArgs(2, "NAME", "VERSION"),

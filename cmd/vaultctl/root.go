@@ -12,7 +12,7 @@ import (
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
-// run is the whole program below signals and exit.
+// run is the program without signals and exit.
 func run(ctx context.Context, args []string, io stdio) int {
 	a := &app{stdio: io}
 	defer a.close()
@@ -97,7 +97,7 @@ and a KMS key; reading takes a database role that was granted the names, and the
 	return root
 }
 
-// holdCommands makes a command that does nothing itself: alone it shows its help, and what it does not know it refuses.
+// holdCommands makes a command that only holds others: alone it shows its help, and it rejects unknown commands.
 func holdCommands(cmd *cobra.Command, children ...*cobra.Command) *cobra.Command {
 	cmd.Args = knownCommand
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
@@ -121,7 +121,7 @@ func newHelpCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			about.InitDefaultHelpFlag() // as --help would have done
+			about.InitDefaultHelpFlag() // as --help does
 			about.InitDefaultVersionFlag()
 			return about.Help()
 		},
@@ -141,7 +141,7 @@ func newHelpCmd() *cobra.Command {
 	}
 }
 
-// knownCommand is the Args of a command that only holds others: what it was given is none of them.
+// knownCommand is the Args of a command that only holds others: its arguments name no command.
 func knownCommand(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
@@ -153,7 +153,7 @@ func knownCommand(cmd *cobra.Command, args []string) error {
 	return hint(usage("unknown command %q", cmd.CommandPath()+" "+printable(args[0])), "%s", try)
 }
 
-// nearest is the command that was probably meant, "" for none: one that begins with what was typed, or is at most two
+// nearest is the command that was probably meant, "" for none: one that begins with the typed text, or is at most two
 // letters away and closer than any other.
 func nearest(commands []*cobra.Command, typed string) string {
 	best, distance := "", 3
@@ -172,7 +172,7 @@ func nearest(commands []*cobra.Command, typed string) string {
 	return best
 }
 
-// editDistance is Levenshtein's: how many letters to insert, remove or replace.
+// editDistance is the Levenshtein distance: how many letters to insert, remove or replace.
 func editDistance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {
@@ -207,7 +207,7 @@ func oneOf(cmd *cobra.Command, names ...string) error {
 	return nil
 }
 
-// exactArgs and rangeArgs are cobra's, with the usage exit code and a line that says what was expected.
+// exactArgs is cobra's ExactArgs with the usage exit code and a line that says what was expected.
 func exactArgs(names ...string) cobra.PositionalArgs { return rangeArgs(len(names), names...) }
 
 func rangeArgs(least int, names ...string) cobra.PositionalArgs {
@@ -222,8 +222,8 @@ func rangeArgs(least int, names ...string) cobra.PositionalArgs {
 	}
 }
 
-// secretArgs is rangeArgs for a command about one secret, whose name comes first. It is looked at before anybody is
-// asked for a value.
+// secretArgs is rangeArgs for a command about one secret, whose name comes first. It checks the name before a command
+// prompts for a value.
 func secretArgs(least int, names ...string) cobra.PositionalArgs {
 	count := rangeArgs(least, names...)
 	return func(cmd *cobra.Command, args []string) error {

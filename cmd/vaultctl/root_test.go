@@ -131,7 +131,7 @@ func TestWhatWasTypedIsRefusedBeforeAnythingOpens(t *testing.T) {
 		"exec --env A=x:y -- ls":                 "invalid name",
 		"exec --secret -- ls":                    "invalid name",
 		"init --kms-key vault":                   "invalid kms key uri",
-		"init --kms-key awskms:///alias/v?endpoint=http://127.0.0.1:1": "a KMS key with an endpoint cannot be the vault's default",
+		"init --kms-key awskms:///alias/v?endpoint=http://127.0.0.1:1": "a KMS key with an endpoint cannot be the vault's",
 		"init --token-name a/b": "a token's name is",
 		"init --save-token=":    "--save-token takes a file name",
 		"keygen /a/../b/.. x":   "too many arguments",

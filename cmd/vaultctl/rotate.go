@@ -28,11 +28,11 @@ func newRotateCmd(a *app) *cobra.Command {
 		Short: "Replace the value of a secret now",
 		Long: `Replace the value of a secret now. The version before stays valid for the grace period.
 
-A secret with a generator makes its new value itself. Another takes it from a hidden prompt or from SOURCE (- is standard
-input, @FILE a file). A rotation that was queued for the secret is settled by this one.
+The new value of a secret with a generator is generated. Otherwise it comes from a hidden prompt or from SOURCE (- is
+standard input, @FILE a file). A rotation that was queued for the secret is settled by this one.
 
-A secret with a rotator is rotated by the workers of vaultd, which bring the new value to its target first: this asks for
-it, or joins the rotation that is under way, and with --wait waits for it.`,
+A secret with a rotator is rotated by the workers of vaultd, which set the new value at its target first: this command
+requests the rotation, or joins the one that is under way, and with --wait waits for it.`,
 		Example: `  vaultctl rotate prod/api/key
   vaultctl rotate prod/api/key --grace 0     # the old value is known to others: end it at once
   vaultctl rotate prod/tls/key @new.pem
@@ -100,8 +100,8 @@ func (o rotateOptions) value(ctx context.Context, a *app, secret db.SecretRow) (
 	return generator.Generate(), nil
 }
 
-// rotatedMeanwhile: a worker was faster with the rotation that this one would have settled. Another new value on top of
-// it would be one more than anybody asked for.
+// rotatedMeanwhile returns the queued rotation if a worker has just made it. This command would have settled that
+// rotation, so it makes no second new value.
 func rotatedMeanwhile(ctx context.Context, v *vault.Vault, secret db.SecretRow) (db.RotationRow, bool) {
 	if secret.Job == nil || secret.Job.State == "failed" {
 		return db.RotationRow{}, false
@@ -110,7 +110,7 @@ func rotatedMeanwhile(ctx context.Context, v *vault.Vault, secret db.SecretRow) 
 	return job, err == nil && job.State == "done" && job.FromVersion == secret.CurrentVersion
 }
 
-// request leaves the rotation to the workers: only vaultd's configuration says which targets may be reached.
+// request queues the rotation for the workers: only vaultd's configuration says which targets may be reached.
 func (o rotateOptions) request(ctx context.Context, a *app, v *vault.Vault, change vault.Change) error {
 	switch {
 	case o.input.from != "":
@@ -127,7 +127,7 @@ func (o rotateOptions) request(ctx context.Context, a *app, v *vault.Vault, chan
 	return a.followRotation(ctx, v, requested, o.wait)
 }
 
-// followRotation tells what was asked of the workers, and with wait what became of it.
+// followRotation prints the requested rotation, or with wait its result.
 func (a *app) followRotation(ctx context.Context, v *vault.Vault, r db.RequestedRotation, wait *time.Duration) error {
 	if wait != nil {
 		job, err := waitForRotation(ctx, v, r, *wait)
@@ -155,11 +155,11 @@ func (a *app) printRotation(j db.RotationRow) error {
 	return nil
 }
 
-// errUnderWay: the job is neither done nor given up yet.
+// errUnderWay means that the job is neither done nor given up yet.
 var errUnderWay = errors.New("under way")
 
-// waitForRotation looks at the job on the primary until it is settled. Attempts that fail and will be repeated are
-// waited for too: the bound is the caller's.
+// waitForRotation polls the job on the primary until it is settled or wait is over. It also waits through failed
+// attempts that will be repeated.
 func waitForRotation(ctx context.Context, v *vault.Vault, r db.RequestedRotation,
 	wait time.Duration) (db.RotationRow, error) {
 	pauses := backoff.NewExponentialBackOff()

@@ -16,7 +16,7 @@ func newRotationCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rotation",
 		Short: "See and steer the rotations that the workers make",
-		Long: `See and steer the rotations that the workers of vaultd make. When a secret rotates, and how, is set by put and update;
+		Long: `See and steer the rotations that the workers of vaultd make. put and update set when and how a secret rotates;
 "vaultctl rotate" replaces a value now.`,
 	}
 	return holdCommands(cmd, newRotationListCmd(a), newRotationRetryCmd(a), newRotationPauseCmd(a),
@@ -28,10 +28,10 @@ func newRotationListCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list [PREFIX]",
 		Short: "List rotations under way, waiting and failed",
-		Long: `List rotations under way, waiting and failed: those of secrets whose names begin with PREFIX, or all that the database
-role may read. --all lists the settled ones of the last thirty days too.
+		Long: `List rotations under way, waiting and failed: those of secrets whose names begin with PREFIX, or all that the
+database role may read. --all also lists those settled in the last thirty days.
 
-A standby will do.`,
+It works on a standby too.`,
 		Example: `  vaultctl rotation list
   vaultctl rotation list prod/db/ --all
   vaultctl rotation list -o json | jq -r '.[] | select(.state == "failed").name'`,
@@ -64,7 +64,7 @@ func runRotationList(ctx context.Context, a *app, query db.RotationQuery) error 
 	rows := make([][]string, len(jobs))
 	for i, j := range jobs {
 		rows[i] = []string{j.Name, strconv.FormatInt(j.ID, 10), rotationState(j), strconv.Itoa(j.Attempt), at(j.DueAt),
-			rotationNews(j)}
+			rotationDetail(j)}
 	}
 	nothing := "no rotations under way, waiting or failed"
 	if query.Settled {
@@ -73,7 +73,7 @@ func runRotationList(ctx context.Context, a *app, query db.RotationQuery) error 
 	if query.Prefix != "" {
 		nothing += " under " + strconv.Quote(query.Prefix)
 	}
-	return a.printTable([]string{"NAME", "JOB", "STATE", "ATTEMPT", "DUE", "NEWS"}, rows, nothing)
+	return a.printTable([]string{"NAME", "JOB", "STATE", "ATTEMPT", "DUE", "DETAIL"}, rows, nothing)
 }
 
 // allRotations asks for page after page; never nil, so that JSON says [].
@@ -104,8 +104,8 @@ func rotationState(j db.RotationRow) string {
 	return j.State
 }
 
-// rotationNews is what somebody wants to know of a job in its state.
-func rotationNews(j db.RotationRow) string {
+// rotationDetail is the text that explains a job's state.
+func rotationDetail(j db.RotationRow) string {
 	switch {
 	case j.State == "claimed":
 		return fmt.Sprintf("by %s since %s", j.ClaimedBy, when(j.ClaimedAt))
@@ -126,8 +126,8 @@ func newRotationRetryCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "retry NAME",
 		Short: "Try a failed rotation again now",
-		Long: `Try a rotation again now that failed for good, or that waits for its next attempt. It goes on with the value it had made:
-the target may have it already.`,
+		Long: `Try a rotation again now that failed for good, or that waits for its next attempt. It uses the value it made
+before: the target may have it already.`,
 		Example:           `  vaultctl rotation retry prod/db/app --wait`,
 		Args:              secretArgs(1, "NAME"),
 		ValidArgsFunction: completeNames(a, names{live: true}),
@@ -159,7 +159,7 @@ func newRotationPauseCmd(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "pause NAME",
 		Short: "Stop rotating a secret by itself, for a while",
-		Long: `Stop rotating a secret by itself until "vaultctl rotation resume". An attempt that is under way ends as it will;
+		Long: `Stop rotating a secret by itself until "vaultctl rotation resume". An attempt that is under way goes on;
 "vaultctl rotate" still works.`,
 		Example:           `  vaultctl rotation pause prod/db/app`,
 		Args:              secretArgs(1, "NAME"),
@@ -209,8 +209,8 @@ func newRotationLimitCmd(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "limit N|none",
 		Short: "Cap the rotations that all workers make at once",
-		Long: `Cap the rotations that the workers of all nodes make at once: 0 stops every rotation, none lifts the cap. Each vaultd has
-a setting of its own besides, rotation_workers. "vaultctl status" shows the cap.`,
+		Long: `Cap the rotations that the workers of all nodes make at once: 0 stops every rotation, none lifts the cap. Each
+vaultd also has its own setting, rotation_workers. "vaultctl status" shows the cap.`,
 		Example: `  vaultctl rotation limit 20
   vaultctl rotation limit none`,
 		Args:              exactArgs("N"),

@@ -9,13 +9,13 @@ import (
 	"github.com/hyperiondb/vault/internal/db"
 )
 
-// unsupervisedProblem is longer than a supervisor may be told to wait between two rounds.
+// unsupervisedProblem is longer than the longest interval between rounds that can be configured.
 const unsupervisedProblem = 2 * time.Hour
 
-// namedFailures fit into a line that is read; all are in vault.round_failures.
+// namedFailures is how many failures one line shows; vault.round_failures has all.
 const namedFailures = 10
 
-// roundProblems names what the rounds cannot do, as far as this role may see it.
+// roundProblems lists the failures of rounds that this role may see.
 func roundProblems(failures []db.RoundFailure, all int64) string {
 	var parts []string
 	for _, f := range failures[:min(len(failures), namedFailures)] {
@@ -48,8 +48,8 @@ func roundHelp(failures []db.RoundFailure) string {
 	return windowHelp
 }
 
-// roundFailures are those of the node that the status is of.
-func (p *patient) roundFailures(ctx context.Context) ([]db.RoundFailure, error) {
+// roundFailures are the failures of the node that p.status describes.
+func (p *probe) roundFailures(ctx context.Context) ([]db.RoundFailure, error) {
 	switch {
 	case p.status.RoundFailures == 0:
 		return nil, nil
@@ -59,7 +59,7 @@ func (p *patient) roundFailures(ctx context.Context) ([]db.RoundFailure, error) 
 	return p.v.RoundFailures(ctx)
 }
 
-func checkRounds(ctx context.Context, p *patient) finding {
+func checkRounds(ctx context.Context, p *probe) finding {
 	if p.status == nil {
 		return p.noStatus()
 	}
@@ -72,7 +72,7 @@ func checkRounds(ctx context.Context, p *patient) finding {
 	}
 	failures, err := p.roundFailures(ctx)
 	if err != nil {
-		return p.unless(err)
+		return p.notChecked(err)
 	}
 	return problem(roundHelp(failures), "%s", roundProblems(failures, p.status.RoundFailures))
 }

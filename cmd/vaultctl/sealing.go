@@ -10,10 +10,10 @@ import (
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
-// sealingLate is when rows of the audit log have waited too long for their seal, which takes a second or two.
+// sealingLate is how old an unsealed row of the audit log may be; sealing takes a second or two.
 const sealingLate = time.Minute
 
-// sealingIsLate is false as well where nothing was ever sealed.
+// sealingIsLate is also false if nothing was ever sealed.
 func sealingIsLate(s db.Status) bool {
 	return s.UnsealedSeconds != nil && *s.UnsealedSeconds > sealingLate.Seconds()
 }
@@ -30,7 +30,7 @@ func sealingLine(s db.Status, failures []db.RoundFailure) string {
 	return "keeps up"
 }
 
-// sealingFailure is what the sealer reports; nil while it works.
+// sealingFailure is the failure that the sealer reports, or nil.
 func sealingFailure(failures []db.RoundFailure) *db.RoundFailure {
 	for i := range failures {
 		if failures[i].Part == vault.RoundSeal {
@@ -40,20 +40,20 @@ func sealingFailure(failures []db.RoundFailure) *db.RoundFailure {
 	return nil
 }
 
-// sealingProblem says what the rows wait for.
+// sealingProblem says for how long rows have waited, and for which transaction.
 func sealingProblem(lag db.SealingLag) string {
 	late := fmt.Sprintf("rows of the audit log have waited %s for their seal", seconds(int64(lag.Seconds)))
 	switch h := waitedFor(lag); {
 	case h == nil && !lag.Held:
 		return late + ": no sealer is at work"
-	case h == nil: // it has just ended
+	case h == nil: // the transaction has just ended
 		return late
 	default:
 		return late + ", for " + transactionText(*h)
 	}
 }
 
-// waitedFor is the transaction that sealing waits for: one that may still write rows, or the one that has the sealers'
+// waitedFor is the transaction that sealing waits for: one that may still write rows, or the holder of the sealers'
 // lock.
 func waitedFor(lag db.SealingLag) *db.Transaction {
 	if lag.Held {
@@ -68,8 +68,8 @@ func transactionText(h db.Transaction) string {
 		return fmt.Sprintf("the prepared transaction %q (role %q, database %q), of %s", h.Prepared, h.Role, h.Database,
 			when(h.Since))
 	case h.Since == nil:
-		return fmt.Sprintf("the transaction of pid %d (%q, role %q, database %q); what it does takes GRANT pg_read_all_stats TO vault_owner",
-			h.PID, h.Application, h.Role, h.Database)
+		return fmt.Sprintf("the transaction of pid %d (%q, role %q, database %q); what it does takes "+
+			"GRANT pg_read_all_stats TO vault_owner", h.PID, h.Application, h.Role, h.Database)
 	default:
 		return fmt.Sprintf("the transaction of pid %d (%q, role %q, database %q, %s), of %s", h.PID, h.Application, h.Role,
 			h.Database, h.State, when(h.Since))
@@ -87,7 +87,7 @@ func sealingHelp(lag db.SealingLag) string {
 	}
 }
 
-// transactionHelp is how a transaction is ended that others wait for.
+// transactionHelp says how to end a transaction that others wait for.
 func transactionHelp(h db.Transaction) string {
 	switch {
 	case h.Prepared != "":
@@ -99,7 +99,7 @@ func transactionHelp(h db.Transaction) string {
 	}
 }
 
-// lockProblems are what is wrong with the vault's locks, one line each.
+// lockProblems has a line for each of the vault's locks that others wait for.
 func lockProblems(s db.Status) []string {
 	var problems []string
 	for _, l := range s.HeldLocks {
@@ -108,21 +108,21 @@ func lockProblems(s db.Status) []string {
 	return problems
 }
 
-func checkLocks(_ context.Context, p *patient) finding {
+func checkLocks(_ context.Context, p *probe) finding {
 	if p.status == nil || p.status.HeldLocks == nil {
 		return finding{}
 	}
 	return warning(transactionHelp(p.status.HeldLocks[0].Holder), "%s", strings.Join(lockProblems(*p.status), "; "))
 }
 
-func checkSealing(ctx context.Context, p *patient) finding {
+func checkSealing(ctx context.Context, p *probe) finding {
 	if p.status == nil {
 		return p.noStatus()
 	}
 	failures, err := p.roundFailures(ctx)
 	switch failed := sealingFailure(failures); {
 	case err != nil:
-		return p.unless(err)
+		return p.notChecked(err)
 	case failed != nil:
 		return problem("the log of vaultd on the primary", "rows of the audit log cannot be sealed: %s", failed.Error)
 	case p.status.UnsealedSeconds == nil:
@@ -137,7 +137,7 @@ func checkSealing(ctx context.Context, p *patient) finding {
 	}
 	lag, err := ask(ctx)
 	if err != nil {
-		return p.unless(err)
+		return p.notChecked(err)
 	}
 	if lag == nil || lag.Seconds <= sealingLate.Seconds() { // it caught up
 		return finding{}

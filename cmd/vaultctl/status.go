@@ -15,9 +15,9 @@ func newStatusCmd(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "status",
 		Short: "Show the state of the vault on the node that answers",
-		Long: `Show the state of the vault on the node that answers. It exits with 7 when rotations failed or are overdue, when the rounds of
-supervisor, workers or sealer cannot handle something, which it names, or when writes wait for a standby that is not there,
-and says so on standard error. Where an acknowledged write could be lost it warns.`,
+		Long: `Show the state of the vault on the node that answers. It exits with 7, and says why on standard error, when
+rotations failed or are overdue, when the supervisor, a worker or the sealer fails at something, or when writes wait
+for a standby that is not connected. It warns if an acknowledged write could be lost.`,
 		Example: `  vaultctl status
   PGHOST=db2 vaultctl status -o json`,
 		Args: exactArgs(),
@@ -100,7 +100,7 @@ func standbys(s db.Status) string {
 	return line
 }
 
-// behind is how far a standby is, in words.
+// behind describes the replication lag of a standby.
 func behind(s db.Status) string {
 	switch {
 	case s.Role == "primary":
@@ -113,7 +113,7 @@ func behind(s db.Status) string {
 	return seconds(int64(*s.LagSeconds)) + ", by the heartbeat of the primary"
 }
 
-// refusals is "" where nothing was refused.
+// refusals is "" if nothing was refused.
 func refusals(s db.Status) string {
 	if s.WrongProofs == 0 && s.RefusedLastHour == 0 {
 		return ""
@@ -122,7 +122,7 @@ func refusals(s db.Status) string {
 	return fmt.Sprintf("%d in the last hour; %s ever", s.RefusedLastHour, wrong)
 }
 
-// counts joins numbers and what they are of, and leaves out what there is none of, but for the first.
+// counts joins pairs of a number and its noun. It leaves out zeros after the first pair.
 func counts(pairs ...any) string {
 	var parts []string
 	for i := 0; i < len(pairs); i += 2 {
@@ -147,7 +147,7 @@ func roundsLine(s db.Status) string {
 	return fmt.Sprintf("%d failing", s.RoundFailures)
 }
 
-// worries is what an operator should look at.
+// worries is an error if an operator should act.
 func worries(s db.Status, failures []db.RoundFailure) error {
 	if problem := durabilityProblem(s); problem != "" {
 		return hint(attention("%s", problem),

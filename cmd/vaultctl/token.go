@@ -19,7 +19,8 @@ func newTokenCmd(a *app) *cobra.Command {
 		Short: "Make, list and revoke admin tokens",
 		Long: `Make, list and revoke admin tokens. Every change of the vault takes one; reading takes none.
 
-A token may have a scope, a name prefix outside of which it changes nothing. Tokens and grants take one without a scope.`,
+A token may have a scope, a name prefix outside of which it changes nothing. Changing tokens and grants takes a token
+without a scope.`,
 	}, newTokenCreateCmd(a), newTokenListCmd(a), newTokenRevokeCmd(a))
 }
 
@@ -38,7 +39,7 @@ func newTokenCreateCmd(a *app) *cobra.Command {
 		Short: "Make an admin token and print it, once",
 		Long: `Make an admin token and print it, once: the database keeps only its fingerprint.
 
---owner makes it without another token, by the right of the database's owner: the way back in when all tokens are lost.`,
+--owner makes it without another token, as the database's owner, for when all tokens are lost.`,
 		Example: `  vaultctl token create ci --scope staging/ --expires 90d
   vaultctl token create alice --save alice.token
   vaultctl token create rescue --owner`,
@@ -141,7 +142,7 @@ func tokenHint(err error) error {
 	switch {
 	case errors.Is(err, vault.ErrOutcomeUnknown):
 		return hint(err,
-			"make one under another name; if the first was made, vaultctl token list shows it and nobody has it: revoke it")
+			"make one under another name; if vaultctl token list shows the first, its text is lost: revoke it")
 	case errors.Is(err, vault.ErrConflict):
 		return hint(err, "another name, or vaultctl token revoke NAME first")
 	}
@@ -196,7 +197,7 @@ func (a *app) printToken(t tokenJSON) error {
 	return nil
 }
 
-// lost says what to do about a token that was made and then not shown.
+// lost adds the revoke command to an error after which a new token was not shown.
 func lost(t tokenJSON, err error) error {
 	if err == nil || t.Token == "" {
 		return err
@@ -262,14 +263,14 @@ func newTokenRevokeCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "revoke NAME",
 		Short: "End an admin token",
-		Long: `End an admin token. Nothing is waited for: what it has not changed by then it cannot change any more, and a
-change under way is refused when it commits. There is no way to undo it, other than to make a new token.
+		Long: `End an admin token at once: it can change nothing more, and a change under way is refused when it commits. It
+cannot be undone; make a new token instead.
 
-A session that has had a change open since before is named, and the exit code is 7. It can no longer change anything; what it
-changed before may be committed if it was held back on purpose. End it with pg_terminate_backend.
+Sessions that have had a change open since before are named, and the exit code is 7. They can change nothing more, but
+what they changed before may still be committed if it was held back on purpose. End them with pg_terminate_backend.
 
-A standby knows of it when it has replayed it, and should it be promoted before that, the token is good again: --wait waits
-for all standbys that are connected, and exits with 7 if one has not come that far in time.`,
+A standby follows when it has replayed the change. If it is promoted before that, the token is valid again: --wait waits
+for all connected standbys, and exits with 7 if one has not replayed it in time.`,
 		Example: `  vaultctl token revoke ci
   vaultctl token revoke ci --wait`,
 		Args: exactArgs("NAME"),

@@ -14,13 +14,12 @@ import (
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
-// maxTokenFile is far more than a token and its newline, and little enough to read before looking.
+// maxTokenFile is far more than a token and its newline, and little enough to read at once.
 const maxTokenFile = 4096
 
 var errNoToken = errors.New("no admin token")
 
-// token finds the admin token: what was typed counts before the environment, a file that was named before the usual
-// one.
+// token finds the admin token: a flag counts before the environment, a named file before the default one.
 func (a *app) token() (vault.Token, error) {
 	if a.tokenFile != "" {
 		return readTokenFile(a.tokenFile)
@@ -58,12 +57,12 @@ func defaultTokenFile() string {
 	return filepath.Join(dir, "vaultctl", "token")
 }
 
-// saveCommand is what to type to save a token that is about to be pasted.
+// saveCommand is the command that saves a pasted token.
 func saveCommand(path string) string {
 	return fmt.Sprintf("(umask 077; mkdir -p %s; cat > %s)", shellPath(filepath.Dir(path)), shellPath(path))
 }
 
-// shellPath is a path as it can be typed, with ~ for the home folder.
+// shellPath quotes a path for a shell, with ~ for the home folder.
 func shellPath(path string) string {
 	tilde := ""
 	if home, err := os.UserHomeDir(); err == nil {
@@ -92,8 +91,8 @@ func readTokenFile(path string) (vault.Token, error) {
 	return token, nil
 }
 
-// readPrivateFile refuses a file that others can read, also as its owner: what was in it is no longer secret. It looks
-// at the file that was opened, so a symbolic link is as good as what it leads to.
+// readPrivateFile refuses a file that others can read, because its content is no longer secret. It checks the opened
+// file, so a symbolic link is judged by its target.
 func readPrivateFile(path string) (string, error) {
 	// O_NONBLOCK: opening a fifo must not wait for a writer.
 	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
@@ -123,12 +122,12 @@ func readPrivateFile(path string) (string, error) {
 	return strings.TrimSpace(string(text)), nil
 }
 
-// tokenFileError keeps the operating system's reason, and that it is about the right to make changes.
+// tokenFileError keeps the operating system's reason, and has the exit code of a refusal.
 func tokenFileError(path string, err error) error {
 	return refused(fmt.Errorf("token file %q: %w", path, reason(err)))
 }
 
-// reason is the operating system's word without the path and the call, which the message has already.
+// reason is the operating system's error without the path and the call, which the message already has.
 func reason(err error) error {
 	var pathErr *fs.PathError
 	if errors.As(err, &pathErr) {
@@ -137,13 +136,13 @@ func reason(err error) error {
 	return err
 }
 
-// newTokenFile is a file made before the token, so that a token is never made that cannot be kept.
+// newTokenFile is made before the token, so that a token is only made if it can be saved.
 type newTokenFile struct {
 	file *os.File
 	path string
 }
 
-// createTokenFile never overwrites: the token that is in a file already may be the only copy.
+// createTokenFile never overwrites a file: it may hold the only copy of a token.
 func createTokenFile(path string) (*newTokenFile, error) {
 	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_CLOEXEC, 0o600)
 	if errors.Is(err, fs.ErrExist) {
@@ -155,7 +154,7 @@ func createTokenFile(path string) (*newTokenFile, error) {
 	return &newTokenFile{file: file, path: path}, nil
 }
 
-// save writes the token and makes sure that it is on disk.
+// save writes the token and flushes it to disk.
 func (f *newTokenFile) save(t vault.Token) error {
 	_, err := f.file.WriteString(t.Reveal() + "\n")
 	err = errors.Join(err, f.file.Chmod(0o600), f.file.Sync(), f.file.Close())
@@ -172,5 +171,5 @@ func (f *newTokenFile) discard() {
 		return
 	}
 	f.file.Close()
-	os.Remove(f.path) // it is empty, and the error that led here is the one to tell
+	os.Remove(f.path) // it is empty; the caller reports the error that led here
 }

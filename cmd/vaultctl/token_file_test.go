@@ -91,7 +91,7 @@ func TestTokenOfWhatWasTypedCountsFirst(t *testing.T) {
 	a.tokenFile = mustWrite(t, filepath.Join(dir, "typed"), typed.Reveal(), 0o600)
 	expect("--token-file", typed)
 
-	// One that is named and absent is an error, not a reason to take another.
+	// A named file that is absent is an error; no other file is used.
 	a.tokenFile = filepath.Join(dir, "absent")
 	if _, err := a.token(); !errors.Is(err, vault.ErrRefused) || !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("--token-file of an absent file: got %v, want it refused", err)

@@ -21,10 +21,10 @@ func newUpdateCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "update NAME",
 		Short: "Change the settings of a secret, without a new value",
-		Long: `Change the settings of a secret, without a new value. What is not named stays as it is.
+		Long: `Change the settings of a secret, without a new value. Settings that are not given stay as they are.
 
-A new --rotate-every counts from the newest version, so a shorter one may be due at once. A new --grace holds for versions
-superseded from now on.`,
+A new --rotate-every counts from the newest version, so a shorter one may be due at once. A new --grace holds for
+versions superseded from now on.`,
 		Example: `  vaultctl update prod/api/key --rotate-every 30d --generate
   vaultctl update prod/api/key --no-rotate
   vaultctl update prod/db/password --grace 7d

@@ -17,7 +17,7 @@ import (
 	"github.com/hyperiondb/vault/internal/envelope"
 )
 
-// maxLine is what a terminal keeps of one typed line (termios(3), canonical mode): the rest is lost without a word.
+// maxLine is what a terminal keeps of one typed line (termios(3), canonical mode): it drops the rest silently.
 const maxLine = 4095
 
 const valueSources = "the value comes from a hidden prompt (no SOURCE), - (standard input) or @FILE"
@@ -34,8 +34,8 @@ func parseSource(arg string) (source, error) {
 	return "", hint(usage("a value is not taken from the command line"), valueSources)
 }
 
-// spaces says what to do with white space around a one-line text: a newline that was pasted along with a password is
-// the commonest wrong password. A text of several lines (a PEM file, a JSON document) is kept byte for byte.
+// spaces decides about white space around a one-line text: a newline pasted with a password is the commonest wrong
+// password. A text of several lines (a PEM file, a JSON document) is kept byte for byte.
 type spaces struct {
 	verbatim bool
 	trim     bool
@@ -50,10 +50,10 @@ func (s *spaces) register(flags *pflag.FlagSet) {
 type valueInput struct {
 	from   source
 	spaces spaces
-	once   bool // do not ask to type it again: a wrong one does no harm
+	once   bool // do not ask for it a second time: a mistyped value does no harm
 }
 
-// parse is called with what follows NAME.
+// parse takes the arguments after NAME.
 func (in *valueInput) parse(cmd *cobra.Command, args []string) error {
 	if err := oneOf(cmd, "verbatim", "trim-space"); err != nil {
 		return err
@@ -66,7 +66,7 @@ func (in *valueInput) parse(cmd *cobra.Command, args []string) error {
 	return err
 }
 
-// readValue reads at most one byte more than a value may have. The caller wipes it.
+// readValue reads at most one byte more than the limit of a value. The caller wipes it.
 func (a *app) readValue(ctx context.Context, in valueInput) ([]byte, error) {
 	var value []byte
 	var err error
@@ -101,7 +101,7 @@ func readLimited(ctx context.Context, r io.Reader, what string) ([]byte, error) 
 		err error
 	}
 	read := make(chan result, 1)
-	go func() { // standard input may block for ever, and Ctrl-C must not
+	go func() { // a read of standard input may block for ever, and Ctrl-C must still work
 		n, err := io.ReadFull(r, buffer)
 		read <- result{n, err}
 	}()
@@ -153,7 +153,7 @@ func (a *app) prompt(ctx context.Context, once bool) ([]byte, error) {
 	return first, nil
 }
 
-// readHidden gives the terminal its echo back also when it is interrupted in the middle.
+// readHidden restores the terminal's echo, also if it is interrupted.
 func (a *app) readHidden(ctx context.Context, question string) ([]byte, error) {
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
@@ -200,7 +200,7 @@ func (s spaces) apply(value []byte) ([]byte, error) {
 	return nil, hint(usage("the value has white space around it"), "--trim-space removes it, --verbatim keeps it")
 }
 
-// confirm asks for the name to be typed before something that cannot be undone. --yes answers beforehand.
+// confirm asks the operator to type the name before an irreversible change. --yes skips the question.
 func (a *app) confirm(ctx context.Context, yes bool, name, question string) error {
 	if yes {
 		return nil

@@ -18,11 +18,11 @@ func newVerifyCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify NAME [SOURCE]",
 		Short: "Check a value against a secret, without showing it",
-		Long: `Check a value against a secret, without showing it. The current version counts, and older ones while their grace lasts.
+		Long: `Check a value against a secret, without showing it. The current version counts, and older ones in their grace.
 
-The value comes from a hidden prompt or from SOURCE (- is standard input, @FILE a file). It is "valid" and exit code 0, or
-"not valid" and exit code 1; a check that could not be made has an error on standard error and mostly another code. Any
-node will do; that it was checked is put on record at the primary first, which --unaudited does without.`,
+The value comes from a hidden prompt or from SOURCE (- is standard input, @FILE a file). The answer is "valid" and exit
+code 0, or "not valid" and exit code 1; a check that fails has an error on standard error and mostly another code. Any
+node will do. The check is recorded at the primary first; --unaudited checks without a record.`,
 		Example: `  vaultctl verify prod/db/password
   vaultctl verify prod/tls/key @key.pem
   printf %s "$candidate" | vaultctl verify prod/api/key - -o json`,
@@ -57,7 +57,7 @@ func runVerify(ctx context.Context, a *app, name string, input valueInput, least
 	if err != nil {
 		return err
 	}
-	if err := v.Ping(ctx); err != nil { // before somebody types a value for nothing
+	if err := v.Ping(ctx); err != nil { // before the operator types a value
 		return err
 	}
 	value, err := a.readValue(ctx, input)

@@ -20,10 +20,10 @@ import (
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
-// gapAlarm is how long readiness fails for reads that are missing. The count of them stays.
+// gapAlarm is how long readiness fails after reads were found missing. The metric of gaps stays.
 const gapAlarm = 15 * time.Minute
 
-// reads puts reads on record. A nil one is the audit that is off.
+// reads records reads. It is nil if the audit is off.
 type reads struct {
 	config   Config
 	spool    *spool.Spool
@@ -51,20 +51,20 @@ func openReads(ctx context.Context, c Config, v *vault.Vault, log *slog.Logger) 
 
 var syncs = map[string]spool.Sync{"always": spool.Always, "interval": spool.Interval}
 
-// nodeName names a spool for good: by the server beside it and the host, or the host alone while the server does not
+// nodeName names a new spool after the local server and the host, or after the host alone if the server does not
 // answer.
 func nodeName(ctx context.Context, v *vault.Vault) string {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	host, _ := os.Hostname() // without one, the boot tells nodes apart
+	host, _ := os.Hostname() // without a name, the boot id distinguishes nodes
 	if name, err := v.NodeName(ctx); err == nil && name != "" {
 		return name + "@" + host
 	}
 	return host
 }
 
-// run starts what works beside the requests. What it returns stops it, and is called when nothing is recorded any more:
-// what was counted is written, what is written is shipped, the folder is let go of.
+// run starts the recorder and the shipper. The caller calls stop after the last record: the recorder writes its counts,
+// the shipper sends the rest, and the spool is closed.
 func (r *reads) run() (stop func()) {
 	if r == nil {
 		return func() {}
@@ -85,8 +85,8 @@ func (r *reads) run() (stop func()) {
 	}
 }
 
-// door is what requests go through: nothing at all when the audit is off.
-func (r *reads) door() httpapi.Recorder {
+// forRequests is the recorder of requests: nil, as an interface too, if the audit is off.
+func (r *reads) forRequests() httpapi.Recorder {
 	if r == nil {
 		return nil
 	}
@@ -102,8 +102,8 @@ func (r *reads) byWorker(ctx context.Context, worker string, e audit.Event) erro
 	return r.recorder.Record(ctx, e)
 }
 
-// check is the readiness part "audit": reads that cannot be recorded, that the primary will not take, or that are
-// missing. A primary that is away is none of them: the spool is for that.
+// check is the readiness check "audit". It fails if reads cannot be recorded, the primary rejects them, or some are
+// missing. It passes while the primary is away, because reads wait in the spool.
 func (r *reads) check(context.Context) error {
 	if r == nil {
 		return nil
@@ -123,7 +123,7 @@ func (r *reads) check(context.Context) error {
 	return nil
 }
 
-// auditStatus is what /v1/status says.
+// auditStatus is the part "audit" of /v1/status.
 type auditStatus struct {
 	Mode       string     `json:"mode"` // on or off
 	Sync       string     `json:"sync,omitempty"`
@@ -167,7 +167,7 @@ func text(err error) string {
 	return err.Error()
 }
 
-// primary sends records to where they are kept.
+// primary ships records to the primary's audit log.
 type primary struct{ vault *vault.Vault }
 
 func (p primary) Ship(ctx context.Context, b spool.Batch) (spool.Position, error) {
@@ -194,12 +194,12 @@ var (
 	spoolRecords = prometheus.NewDesc("vaultd_audit_spool_records", "Reads that wait in the spool for the primary.", nil,
 		nil)
 	spoolOldest = prometheus.NewDesc("vaultd_audit_spool_oldest_seconds",
-		"Age of the oldest read that waits for the primary; 0: none does.", nil, nil)
+		"Age of the oldest read that waits for the primary; 0 = none waits.", nil, nil)
 	shipped = prometheus.NewDesc("vaultd_audit_shipped_total", "Reads that the primary has acknowledged.", nil, nil)
 	gaps    = prometheus.NewDesc("vaultd_audit_gaps_total",
 		"How often reads of this node were found to be missing, in the life of its spool.", nil, nil)
 	damaged = prometheus.NewDesc("vaultd_audit_damaged_segments_total",
-		"Segments of the spool that did not read whole and were set aside.", nil, nil)
+		"Segments of the spool that could not be read completely and were set aside.", nil, nil)
 	failures   = prometheus.NewDesc("vaultd_audit_failures_total", "Records that the spool could not take.", nil, nil)
 	unrecorded = prometheus.NewDesc("vaultd_audit_unrecorded_total",
 		"Reads that were answered without a record (audit_on_failure = allow).", nil, nil)

@@ -36,7 +36,7 @@ func loadCertificate(cert, key string) (*tls.Certificate, error) {
 	return &loaded, nil
 }
 
-// validity is that of the whole chain: a client needs every part of it.
+// validity is the time in which every certificate of the chain is valid: a client needs all of them.
 func validity(c *tls.Certificate) (from, until time.Time, err error) {
 	for i, der := range c.Certificate {
 		parsed, err := x509.ParseCertificate(der)
@@ -53,7 +53,7 @@ func validity(c *tls.Certificate) (from, until time.Time, err error) {
 	return from, until, nil
 }
 
-// check is the readiness part "tls": no client that verifies takes a certificate that is out of date.
+// check is the readiness check "tls": clients that verify reject a certificate that is out of date.
 func (c *certificate) check(context.Context) error {
 	loaded := c.current.Load()
 	if loaded == nil {

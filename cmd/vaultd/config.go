@@ -26,20 +26,20 @@ import (
 	"github.com/hyperiondb/vault/internal/target"
 )
 
-// Config is what vaultd is told: by the TOML file, and over it by VAULTD_<KEY IN UPPER CASE> (lists with commas).
+// Config holds the settings: of the TOML file, replaced by VAULTD_<KEY IN UPPER CASE> (lists with commas).
 type Config struct {
 	DatabaseURL string `toml:"database_url"` // the local node; "" = libpq's environment
-	// where writes go; "" = database_url (which may name several hosts)
+	// for writes; "" = database_url (which may name several hosts)
 	PrimaryDatabaseURL string `toml:"primary_database_url"`
-	// of the primary, without a pooler: where LISTEN works; "" = as for writes
+	// of the primary, without a pooler, for LISTEN; "" = as for writes
 	ListenDatabaseURL string   `toml:"listen_database_url"`
 	Listen            []string `toml:"listen"`          // host:port, or unix:/path
 	SocketMode        string   `toml:"socket_mode"`     // of unix listeners, octal
 	HealthListen      string   `toml:"health_listen"`   // health, metrics and status; "" = off
 	AddressFile       string   `toml:"address_file"`    // the bound addresses are written here, for port 0
-	Allow             []string `toml:"allow"`           // networks of clients; empty = nobody
+	Allow             []string `toml:"allow"`           // networks of clients; empty = none
 	TrustedProxies    []string `toml:"trusted_proxies"` // networks whose X-Forwarded-For counts
-	// names and addresses that clients ask for, besides the daemon's own
+	// names and addresses accepted in Host headers, besides the daemon's own
 	Hosts          []string `toml:"hosts"`
 	TLSCert        string   `toml:"tls_cert"`
 	TLSKey         string   `toml:"tls_key"`
@@ -49,7 +49,7 @@ type Config struct {
 	DEKCacheSize   int      `toml:"dek_cache_size"`  // data keys
 	MaxConns       int      `toml:"max_connections"` // to the local node
 
-	// of clients; 0 = as many as open files allow, at most 4096
+	// connections of clients; 0 = as many as the limit of open files allows, at most 4096
 	HTTPMaxConns           int `toml:"http_max_connections"`
 	HTTPMaxConnsPerAddress int `toml:"http_max_connections_per_address"` // 0 = a quarter of them
 
@@ -57,41 +57,41 @@ type Config struct {
 	VerifyBurst     int      `toml:"verify_burst"`     // verifies at once
 	ScanInterval    duration `toml:"scan_interval"`    // of the supervisor and the worker's polling
 	RotationWorkers int      `toml:"rotation_workers"` // rotations at once; 0 = none here
-	ClaimTimeout    duration `toml:"claim_timeout"`    // a rotation claimed this long ago belongs to a worker that is gone
+	ClaimTimeout    duration `toml:"claim_timeout"`    // after which another worker may take a claimed rotation
 	AdminAPI        bool     `toml:"admin_api"`        // the routes that write
 	LogLevel        string   `toml:"log_level"`
 	LogFormat       string   `toml:"log_format"` // text or json
 	ShutdownGrace   duration `toml:"shutdown_grace"`
-	// a profile of the whole run, for go tool pprof, is written here at its end; "" = none
+	// file for a profile of the whole run, for go tool pprof; "" = none
 	CPUProfile string `toml:"cpu_profile"`
-	// remembers the newest primary over restarts; "" = until the next restart
+	// remembers the newest primary over restarts; "" = not over restarts
 	StateDir string `toml:"state_dir"`
 
-	// What a rotator may reach; see docs/ROTATORS.md.
+	// Targets that rotators may reach; see docs/ROTATORS.md.
 	WebhookHosts  []string            `toml:"webhook_hosts"`  // HOST or HOST:PORT; empty = none
 	PostgresHosts []string            `toml:"postgres_hosts"` // HOST[:PORT] or a socket's /FOLDER[:PORT]; empty = none
-	PostgresCA    string              `toml:"postgres_ca"`    // what verifies those servers; "" = the system's
+	PostgresCA    string              `toml:"postgres_ca"`    // CA that verifies those servers; "" = the system's
 	ExecRotators  map[string][]string `toml:"exec_rotators"`  // a program's name -> its path and arguments
 
 	HeartbeatInterval duration `toml:"heartbeat_interval"` // on the primary's node; 0 = with each supervisor's round only
-	MaxStaleness      duration `toml:"max_staleness"`      // reads refuse on a node further behind than this; 0 = never
+	MaxStaleness      duration `toml:"max_staleness"`      // a node further behind refuses reads; 0 = never
 	MinLSNWait        duration `toml:"min_lsn_wait"`       // how long a read waits for the position it asks for
 
 	// Tamper evidence of the audit log; see docs/SECURITY.md.
-	// the key that seals it, where this node is the primary: a file or awskms:///...; "" = no sealing
+	// the key that seals it while this node is the primary: a file or awskms:///...; "" = no sealing
 	AuditSealKey   string `toml:"audit_seal_key"`
-	AuditSealsFile string `toml:"audit_seals_file"` // the seals that this node has seen are kept here; "" = nowhere
-	// And in a bucket of all nodes, by the primary's: s3://...; "" = in none.
+	AuditSealsFile string `toml:"audit_seals_file"` // keeps the seals that this node has seen; "" = none
+	// keeps the seals of the primary, for all nodes: s3://...; "" = none
 	AuditSealsBucket         string   `toml:"audit_seals_bucket"`
 	AuditSealsBucketInterval duration `toml:"audit_seals_bucket_interval"`
 
-	// Reads on record; see package spool.
+	// Recording of reads; see package spool.
 	Audit      string `toml:"audit"`       // on, or off: nothing is recorded
-	AuditSpool string `toml:"audit_spool"` // the folder where reads wait for the primary
-	// always: a read is answered when its record is on disk; interval: when the kernel has it
+	AuditSpool string `toml:"audit_spool"` // folder of reads that wait for the primary
+	// always: a read is answered when its record is on disk; interval: when the kernel has the record
 	AuditSync         string   `toml:"audit_sync"`
-	AuditSyncInterval duration `toml:"audit_sync_interval"` // what a power cut may cost with interval
-	AuditOnFailure    string   `toml:"audit_on_failure"`    // block: what cannot be recorded is not answered; allow: it is
+	AuditSyncInterval duration `toml:"audit_sync_interval"` // with interval, records that a power cut may lose
+	AuditOnFailure    string   `toml:"audit_on_failure"`    // of a read that cannot be recorded: block or allow it
 	AuditMaxBytes     size     `toml:"audit_max_bytes"`     // of what waits for the primary
 	AuditMaxAge       duration `toml:"audit_max_age"`       // of the oldest record that waits; 0 = any
 
@@ -120,7 +120,7 @@ func defaults() Config {
 	}
 }
 
-// duration is written as the rotation intervals are: 10s, 5m, 1d.
+// duration is written like rotation intervals: 10s, 5m, 1d.
 type duration time.Duration
 
 func (d *duration) UnmarshalText(text []byte) error {
@@ -202,7 +202,7 @@ func (c *Config) readFile(path string) error {
 	return nil
 }
 
-// lineOf finds where a key stands; the decoder does not say.
+// lineOf finds the line of a key, which the decoder does not report.
 func lineOf(text string, key toml.Key) int {
 	pattern := regexp.MustCompile(`^\s*\[*\s*"?` + regexp.QuoteMeta(key[len(key)-1]) + `"?\s*[=\]]`)
 	for i, line := range strings.Split(text, "\n") {
@@ -213,7 +213,7 @@ func lineOf(text string, key toml.Key) int {
 	return 1
 }
 
-// readEnvironment refuses a VAULTD_ name that is no setting: a misspelt one would be ignored in silence.
+// readEnvironment refuses a VAULTD_ name that is no setting, so that a misspelt one is not silently ignored.
 func (c *Config) readEnvironment(environ []string) error {
 	fields := map[string]reflect.Value{}
 	for i, v := 0, reflect.ValueOf(c).Elem(); i < v.NumField(); i++ {
@@ -237,7 +237,7 @@ func (c *Config) readEnvironment(environ []string) error {
 	return nil
 }
 
-// notSettings are names that clients and scripts use.
+// notSettings are VAULTD_ names that clients and scripts use.
 var notSettings = map[string]bool{
 	"VAULTD_CONFIG": true, "VAULTD_URL": true, "VAULTD_STANDBY_URL": true, "VAULTD_HEALTH_URL": true,
 }
@@ -269,7 +269,7 @@ func setField(field reflect.Value, text string) (err error) {
 	return err
 }
 
-// check reads every setting as it will be used; the first that does not fit is named.
+// check parses every setting as it will be used, and returns an error about the first that is wrong.
 func (c *Config) check() error {
 	if err := c.checkConnections(); err != nil {
 		return err
@@ -308,7 +308,7 @@ func (c *Config) check() error {
 	return target.Check(c.targets())
 }
 
-// targets is what rotators may reach, without what makes them work.
+// targets are the targets that rotators may reach, without the functions that they need.
 func (c *Config) targets() target.Options {
 	return target.Options{WebhookHosts: c.WebhookHosts, PostgresHosts: c.PostgresHosts, PostgresCA: c.PostgresCA,
 		Programs: c.ExecRotators}
@@ -347,7 +347,8 @@ func (c *Config) checkListeners() error {
 			return fmt.Errorf("listen %q: host:port or unix:/path: %w", address, err)
 		}
 		if !loopback && c.TLSCert == "" && !c.InsecureListen {
-			return fmt.Errorf("listen %q: values would cross the network in the clear: set tls_cert and tls_key, or insecure_listen = true behind a proxy", address)
+			return fmt.Errorf("listen %q: values would cross the network in the clear: set tls_cert and tls_key, "+
+				"or insecure_listen = true behind a proxy", address)
 		}
 	}
 	if c.HealthListen != "" {
@@ -373,7 +374,7 @@ func (c *Config) checkAudit() error {
 		}
 	}
 	if c.Audit == "on" && !filepath.IsAbs(c.AuditSpool) {
-		return fmt.Errorf("audit_spool %q: the absolute path of a folder; reads that are not to be on record want audit = \"off\"", c.AuditSpool)
+		return fmt.Errorf("audit_spool %q: the absolute path of a folder; audit = \"off\" records no reads", c.AuditSpool)
 	}
 	if _, err := kms.ParseSigner(c.AuditSealKey); err != nil {
 		return fmt.Errorf("audit_seal_key: %w", err)
@@ -415,7 +416,7 @@ func (c *Config) checkNumbers() error {
 	return c.checkStaleness()
 }
 
-// checkStaleness refuses what would make a healthy node stale between two beats of its primary.
+// checkStaleness refuses a max_staleness that a healthy node would exceed between two heartbeats of its primary.
 func (c *Config) checkStaleness() error {
 	beat := c.HeartbeatInterval
 	switch {

@@ -279,7 +279,7 @@ func TestExitCodes(t *testing.T) {
 	}
 }
 
-// The example that is shipped is a configuration, and says what the defaults are.
+// The shipped example is a valid configuration and lists the defaults.
 func TestTheExampleIsGood(t *testing.T) {
 	var out, errOut bytes.Buffer
 	if code := execute(t.Context(), []string{"check-config", "--config", "../../deploy/vaultd.toml"}, &out, &errOut,

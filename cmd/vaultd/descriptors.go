@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	// mostConnections is the default where descriptors are plenty: what an idle one costs in memory is the bound then.
+	// mostConnections is the default where descriptors are plenty: then the memory of idle connections is the bound.
 	mostConnections = 4096
 	fewestWorth     = 8 // connections, below which the daemon says that it has too few descriptors
 	maxStrangers    = 16
@@ -30,7 +30,7 @@ func (c *Config) reserved() int {
 	return reader + writer + listening + c.RotationWorkers*perRotation + healthBounds.Total + otherDescriptors
 }
 
-// connectionBounds are the configured ones, as far as the limit of open files lets them be.
+// connectionBounds are the configured bounds, lowered to fit the limit of open files.
 func (c *Config) connectionBounds(log *slog.Logger) listen.Bounds {
 	room := mostConnections
 	var files unix.Rlimit
@@ -44,7 +44,7 @@ func (c *Config) connectionBounds(log *slog.Logger) listen.Bounds {
 	return b
 }
 
-// boundsWithin fits the bounds into the descriptors that there are.
+// boundsWithin fits the bounds into the available descriptors.
 func (c *Config) boundsWithin(room int) (b listen.Bounds, complaint string) {
 	b = listen.Bounds{Total: c.HTTPMaxConns, PerAddress: c.HTTPMaxConnsPerAddress, Strangers: maxStrangers}
 	switch {
@@ -69,7 +69,8 @@ var (
 	connectionsOpen = prometheus.NewDesc("vaultd_http_connections", "Connections that are open.", []string{"listener"},
 		nil)
 	connectionsClosed = prometheus.NewDesc("vaultd_http_connections_closed_total",
-		"Connections closed for the bounds: idle ones to make room, and new ones where none was idle (total, address, stranger).",
+		"Connections closed for the bounds: idle ones to make room, and new ones where none was idle "+
+			"(total, address, stranger).",
 		[]string{"listener", "reason"}, nil)
 )
 

@@ -53,18 +53,23 @@ func exchange(t *testing.T, url, request string) string {
 	return string(text)
 }
 
-// OPTIONS * has a handler of its own in net/http, and a request that cannot be parsed an answer: neither may get past
-// the allowlist. A refusal ends the connection.
+// net/http has its own handler of OPTIONS *, and answers requests that it cannot parse: neither may bypass the
+// allowlist. A refusal ends the connection.
 func TestNothingIsAnsweredPastTheAllowlist(t *testing.T) {
 	d := startDaemon(t, "listen = [\"127.0.0.1:0\"]\nallow = []\n")
+	const (
+		forbidden = "HTTP/1.1 403"
+		get       = "GET /v1/secrets/a HTTP/1.1\r\nHost: localhost\r\n\r\n"
+		expect    = "Host: localhost\r\nExpect: 100-continue\r\n"
+	)
 	for request, want := range map[string]string{
-		"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n":                                                              "HTTP/1.1 403",
-		"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n":                                                                           "HTTP/1.1 403",
-		"CONNECT localhost:1 HTTP/1.1\r\nHost: localhost:1\r\n\r\n":                                                  "HTTP/1.1 403",
-		"TRACE / HTTP/1.1\r\nHost: localhost\r\n\r\n":                                                                "HTTP/1.1 403",
-		"GET /v1/secrets/a HTTP/1.1\r\nHost: localhost\r\n\r\nGET /v1/secrets/a HTTP/1.1\r\nHost: localhost\r\n\r\n": "HTTP/1.1 403",
-		"PUT /v1/secrets/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n":         "HTTP/1.1 403",
-		"GET / HTTP/1.1\r\nHost: localhost\r\nExpect: more\r\n\r\n":                                                  "",
+		"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n":             forbidden,
+		"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n":                          forbidden,
+		"CONNECT localhost:1 HTTP/1.1\r\nHost: localhost:1\r\n\r\n": forbidden,
+		"TRACE / HTTP/1.1\r\nHost: localhost\r\n\r\n":               forbidden,
+		get + get: forbidden,
+		"PUT /v1/secrets/a HTTP/1.1\r\n" + expect + "Content-Length: 9\r\n\r\n": forbidden,
+		"GET / HTTP/1.1\r\nHost: localhost\r\nExpect: more\r\n\r\n":             "",
 		"nonsense\r\n\r\n":       "",
 		"GET / HTTP/1.1\r\n\r\n": "",
 	} {

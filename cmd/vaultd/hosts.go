@@ -9,8 +9,8 @@ import (
 	"github.com/hyperiondb/vault/internal/httpapi"
 )
 
-// ownHosts are what clients may name in a Host header: the configured ones, the listeners', the machine's and the
-// certificate's. The address that a connection comes to is added for each request.
+// ownHosts are the names that clients may give in a Host header: of the configuration, the listeners, the machine and
+// the certificate. Each request may also name the local address of its connection.
 func (c *Config) ownHosts() ([]string, error) {
 	var all []string
 	for _, entry := range c.Hosts {
@@ -34,7 +34,7 @@ func (c *Config) ownHosts() ([]string, error) {
 			implied = append(implied, ip.String())
 		}
 	}
-	for _, entry := range implied { // a name that no client can send is no reason not to start
+	for _, entry := range implied { // the daemon starts even if one is no valid host name
 		if host, err := httpapi.ParseHost(entry); err == nil {
 			all = append(all, host)
 		}
@@ -42,7 +42,7 @@ func (c *Config) ownHosts() ([]string, error) {
 	return all, nil
 }
 
-// listenHosts leaves out the addresses that stand for all: pages of any site can ask for 0.0.0.0.
+// listenHosts leaves out wildcard addresses: pages of any site can request 0.0.0.0.
 func (c *Config) listenHosts() []string {
 	var all []string
 	for _, address := range append([]string{c.HealthListen}, c.Listen...) {

@@ -7,16 +7,15 @@ import (
 	"syscall"
 )
 
-// asInit is what vaultd does as process 1, as in a container without an init: it runs the daemon as a child, passes
-// signals on to it, and collects every process that ends. What a rotation's program leaves running becomes a child
-// of process 1, and would stay a zombie for ever. It is a process of its own because a daemon that waits for any
-// child would take the exit codes that os/exec waits for.
+// asInit is vaultd as process 1, in a container without an init: it runs the daemon as a child, passes signals on to it
+// and reaps every process that ends. A process that a rotation's program leaves running becomes a child of process 1,
+// and would stay a zombie for ever. The daemon itself cannot reap: it would take the exit codes that os/exec waits for.
 func asInit(args []string) int {
 	signals := make(chan os.Signal, 128)
 	signal.Notify(signals)
 	child, err := os.StartProcess(ownPath(), args, &os.ProcAttr{
 		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr},
-		Sys:   &syscall.SysProcAttr{Setpgid: true}, // a terminal's Ctrl-C comes from here alone, once
+		Sys:   &syscall.SysProcAttr{Setpgid: true}, // so that a terminal's Ctrl-C reaches the child once, from here
 	})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "vaultd: starting as a child of process 1:", err)
@@ -28,7 +27,7 @@ func asInit(args []string) int {
 			if code, ended := reap(child.Pid); ended {
 				return code
 			}
-		case syscall.SIGURG, syscall.SIGPIPE: // the Go runtime's own, and a log that is gone
+		case syscall.SIGURG, syscall.SIGPIPE: // of the Go runtime, and of a closed log
 		default:
 			_ = child.Signal(s) // one that has ended is reaped next
 		}
@@ -36,7 +35,7 @@ func asInit(args []string) int {
 	return exitFailed // signals is never closed
 }
 
-// ownPath is this very file, also when another was put in its place since.
+// ownPath is the running file, also if its path was replaced since.
 func ownPath() string {
 	const self = "/proc/self/exe"
 	if _, err := os.Stat(self); err == nil {
@@ -45,7 +44,7 @@ func ownPath() string {
 	return os.Args[0]
 }
 
-// reap collects all processes that have ended, and reports whether the daemon is among them.
+// reap waits for all processes that have ended, and reports whether the daemon is among them.
 func reap(daemon int) (code int, ended bool) {
 	for {
 		var status syscall.WaitStatus

@@ -17,7 +17,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	os.Setenv("VAULTD_STATE_DIR", "") // the default is the machine's
+	os.Setenv("VAULTD_STATE_DIR", "") // the default folder belongs to the machine
 	goleak.VerifyTestMain(m)
 }
 
@@ -62,7 +62,7 @@ func until(t *testing.T, what string, condition func() bool) {
 	}
 }
 
-// database is a host that drops every connection, as one that is being restarted does, until it is told to hang.
+// database is a host that drops every connection, like a server that restarts, until the test makes it hang.
 type database struct {
 	listener net.Listener
 	done     sync.WaitGroup
@@ -137,7 +137,7 @@ type daemon struct {
 	client   *http.Client
 }
 
-// startDaemon runs vaultd with these settings beside what every test needs, until it serves.
+// startDaemon runs vaultd with these settings and those that every test needs, and waits until it serves.
 func startDaemon(t *testing.T, settings string) *daemon {
 	t.Helper()
 	dir := t.TempDir()
@@ -193,7 +193,7 @@ func (d *daemon) end(t *testing.T) int {
 	}
 }
 
-// status asks for a secret; 0 is no answer.
+// status requests a secret; 0 means no answer.
 func (d *daemon) status(t *testing.T) int {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, d.urls["VAULTD_URL"]+"/v1/secrets/a", nil)
@@ -215,6 +215,6 @@ func (d *daemon) status(t *testing.T) int {
 func (d *daemon) hup(t *testing.T) {
 	t.Helper()
 	before := strings.Count(d.log.String(), "reload")
-	d.reload <- os.Interrupt // which signal it is makes no difference here
+	d.reload <- os.Interrupt // the channel takes any signal
 	until(t, "the reload is logged", func() bool { return strings.Count(d.log.String(), "reload") > before })
 }

@@ -10,21 +10,24 @@ import (
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
-// stateCollector asks the local node for the state of the vault at each scrape. Every node reports the same rotations,
-// as far as it has replayed them; a node that is away reports vaultd_database_up 0 and nothing else.
+// stateCollector queries the local node for the state of the vault at each scrape. Every node reports the same
+// rotations, as far as it has replayed them. If the node does not answer, only vaultd_database_up 0 is reported.
 type stateCollector struct{ vault *vault.Vault }
 
 var (
 	databaseUp = prometheus.NewDesc("vaultd_database_up", "Whether the local node answers.", nil, nil)
 	isPrimary  = prometheus.NewDesc("vaultd_node_is_primary", "Whether the local node takes writes.", nil, nil)
 	lag        = prometheus.NewDesc("vaultd_replication_lag_seconds",
-		"How far the local node is behind the primary, by its clock and the heartbeat it has replayed; 0 on a primary; absent when unknown.", nil, nil)
+		"How far the local node is behind the primary, by its clock and the heartbeat it has replayed; "+
+			"0 on a primary; absent when unknown.", nil, nil)
 	unsealed = prometheus.NewDesc("vaultd_audit_unsealed_seconds",
-		"How long the oldest row of the audit log has waited for its seal; 0 = none waits; absent on a standby, and where nothing was ever sealed.", nil, nil)
+		"How long the oldest row of the audit log has waited for its seal; 0 = none waits; "+
+			"absent on a standby, and where nothing was ever sealed.", nil, nil)
 	nodeFenced = prometheus.NewDesc("vaultd_node_fenced", "Whether the local node is an old primary, or follows one.", nil,
 		nil)
 	rounds = prometheus.NewDesc("vaultd_round_failures",
-		"Parts, secrets and months that the rounds of supervisor, workers and sealer cannot handle; vaultctl doctor names them.", nil, nil)
+		"Parts, secrets and months that the rounds of supervisor, workers and sealer cannot handle; "+
+			"vaultctl doctor names them.", nil, nil)
 	rotations = prometheus.NewDesc("vaultd_rotations",
 		"Rotations by state: queued, claimed, failed for good, overdue; secrets paused.", []string{"state"}, nil)
 )

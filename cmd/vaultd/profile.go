@@ -6,8 +6,7 @@ import (
 	"runtime/pprof"
 )
 
-// profile writes where this process spends its time, until stop. A profile holds the names of functions and nothing
-// else.
+// profile writes a CPU profile until stop. It holds names of functions, no values.
 func profile(path string) (stop func(), err error) {
 	if path == "" {
 		return func() {}, nil
@@ -22,6 +21,6 @@ func profile(path string) (stop func(), err error) {
 	}
 	return func() {
 		pprof.StopCPUProfile()
-		_ = file.Close() // a profile that is cut short says so when it is read
+		_ = file.Close() // pprof reports an incomplete profile
 	}, nil
 }

@@ -10,13 +10,13 @@ import (
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
-// reloaded are the settings that SIGHUP applies. All others are read at the start only.
+// reloaded lists the settings that SIGHUP applies. All others are read at the start only.
 var reloaded = map[string]bool{
 	"allow": true, "trusted_proxies": true, "hosts": true, "verify_rate": true, "verify_burst": true,
 	"max_staleness": true, "log_level": true, "tls_cert": true, "tls_key": true,
 }
 
-// reloader applies what may change while running.
+// reloader applies the settings of reloaded.
 type reloader struct {
 	running     Config // what the daemon was started with
 	load        func() (Config, error)
@@ -50,7 +50,7 @@ func (r *reloader) reload() {
 // needRestart names the settings that differ from those the daemon was started with and that a reload does not change.
 func needRestart(running, now Config) []string {
 	var names []string
-	// Whether a listener speaks TLS is settled when it is opened; a reload exchanges the certificate.
+	// A listener uses TLS or not from its start; a reload exchanges the certificate.
 	switched := (running.TLSCert == "") != (now.TLSCert == "")
 	a, b := reflect.ValueOf(running), reflect.ValueOf(now)
 	for i := range a.NumField() {

@@ -64,7 +64,7 @@ func tags(fields reflect.Type) string {
 	return all
 }
 
-// change makes a setting another one.
+// change gives a setting another value.
 func change(t *testing.T, field reflect.Value) {
 	t.Helper()
 	switch field.Kind() {
@@ -124,7 +124,7 @@ func TestRemovedTLSIsNamed(t *testing.T) {
 	}
 }
 
-// health is what a path of the health listener says.
+// health returns the answer of a path of the health listener.
 func health(t *testing.T, d *daemon, path string) string {
 	t.Helper()
 	response, err := d.client.Get(d.urls["VAULTD_HEALTH_URL"] + path)

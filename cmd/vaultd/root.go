@@ -23,20 +23,21 @@ const (
 	exitUnavailable = 6
 )
 
-// errConfig is whatever is wrong with what the daemon was told.
+// errConfig is an error in the settings or the command line.
 var errConfig = errors.New("configuration")
 
-// execute is the program below signals and exit.
+// execute is the program without signals and exit.
 func execute(ctx context.Context, args []string, out, errOut io.Writer, reload <-chan os.Signal) int {
 	var path string
 	root := &cobra.Command{
 		Use:   "vaultd",
 		Short: "Answer reads and verifies of secrets from the local PostgreSQL node",
-		Long: `Answer reads and verifies of secrets over HTTP, from the local PostgreSQL node: a read-only standby whose primary is gone
-will do. Settings come from a TOML file, then from VAULTD_* in the environment.
+		Long: `Answer reads and verifies of secrets over HTTP, from the local PostgreSQL node: a read-only standby whose
+primary is gone will do. Settings come from a TOML file, then from VAULTD_* in the environment.
 
-SIGHUP reads the file again: allow, trusted_proxies, hosts, verify limits, max_staleness, log level and the TLS certificate
-change, and a bad file keeps the old ones; the log names what else was changed and takes a restart. SIGTERM lets the requests under way finish.`,
+SIGHUP reads the file again: allow, trusted_proxies, hosts, verify limits, max_staleness, log level and the TLS
+certificate change, and a bad file keeps the old ones; the log names what else was changed and takes a restart.
+SIGTERM lets the requests under way finish.`,
 		Args:          cobra.NoArgs,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -74,9 +75,9 @@ func newCheckConfigCmd(path *string, out, errOut io.Writer) *cobra.Command {
 	var strict bool
 	cmd := &cobra.Command{
 		Use: "check-config", Short: "Check the settings and show those in force", Args: cobra.NoArgs,
-		Long: `Check the settings and show those in force. What works and is likely a mistake (networks that hold much of the internet, modes
-of files, a certificate that ends soon, values in the clear) is a warning on stderr; vaultd logs the same when it starts.
-With --strict a warning is an error: exit code 2.`,
+		Long: `Check the settings and show those in force. What works and is likely a mistake (networks that hold much of
+the internet, modes of files, a certificate that ends soon, values in the clear) is a warning on stderr; vaultd logs
+the same when it starts. With --strict a warning is an error: exit code 2.`,
 		RunE: func(*cobra.Command, []string) error { return checkConfig(*path, strict, out, errOut) },
 	}
 	cmd.Flags().BoolVar(&strict, "strict", false, "refuse what is warned of")

@@ -23,13 +23,13 @@ import (
 
 const (
 	applicationName = "vaultd"
-	// to learn whether the schema fits; a database that is away does not keep us from starting
+	// of the schema check; the daemon starts even if the database does not answer
 	startTimeout = 3 * time.Second
-	checkTimeout = 2 * time.Second // of one part that readiness asks
+	checkTimeout = 2 * time.Second // of one readiness check
 )
 
-// serve runs until ctx ends. The order of the end: no new connections, requests under way finish, rotations under way
-// are settled, reads on record are shipped, keys are wiped, pools are closed.
+// serve runs until ctx ends. It stops in this order: no new connections, requests under way finish, rotations under way
+// are settled, recorded reads are shipped, keys are wiped, pools are closed.
 func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.Writer, reload <-chan os.Signal) error {
 	level := new(slog.LevelVar)
 	level.Set(c.level)
@@ -64,7 +64,7 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 		return err
 	}
 
-	keys := &keyRing{uris: c.KMSKeys, reader: reader}
+	keys := &lazyKeys{uris: c.KMSKeys, reader: reader}
 	defer keys.close()
 	if err := keys.openConfigured(ctx); err != nil {
 		return fmt.Errorf("%w: kms_keys: %w", errConfig, err)
@@ -92,7 +92,7 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 	registry.MustRegister(&stateCollector{vault: v}, reads)
 	fresh := v.NewFreshness(time.Duration(c.MaxStaleness))
 	api := httpapi.New(httpapi.Options{
-		Recorder: reads.door(), Audit: reads.status,
+		Recorder: reads.forRequests(), Audit: reads.status,
 		MinLSNWait: time.Duration(c.MinLSNWait), Fresh: fresh.Check,
 		Vault: v, Policy: c.policy, AdminAPI: c.AdminAPI, Version: buildVersion(), Log: log, Registry: registry,
 		Checks: []httpapi.Check{{Name: "database", Check: bounded(v.Ping)}, {Name: "kms", Check: bounded(keys.check)},
@@ -138,8 +138,8 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 	return err
 }
 
-// openFence reads what was seen before. A folder that cannot be written, or entered, costs the memory over restarts and
-// no more, so the daemon starts; a file that cannot be understood may hold what must not be forgotten, so it does not.
+// openFence reads the primaries seen before. If the folder cannot be entered or written, the daemon starts and forgets
+// them at a restart. It does not start if the file cannot be parsed: the file may name a newer primary.
 func openFence(dir string, log *slog.Logger) (*db.Fence, error) {
 	if dir == "" {
 		return db.OpenFence("")
@@ -149,12 +149,12 @@ func openFence(dir string, log *slog.Logger) (*db.Fence, error) {
 		return nil, err
 	}
 	if err := fence.Probe(); err != nil {
-		log.Warn("what is learned of primaries is forgotten at the next restart", "error", err)
+		log.Warn("the primaries seen are forgotten at the next restart", "error", err)
 	}
 	return fence, nil
 }
 
-// fenceOnly leaves a database that does not answer to the part of that name.
+// fenceOnly fails for ErrFenced alone: the check "database" reports a database that does not answer.
 func fenceOnly(check func(context.Context) error) func(context.Context) error {
 	return func(ctx context.Context) error {
 		if err := check(ctx); errors.Is(err, vault.ErrFenced) {
@@ -164,7 +164,7 @@ func fenceOnly(check func(context.Context) error) func(context.Context) error {
 	}
 }
 
-// roundsWork counts what the rounds cannot do. It names nothing: the health listener answers everybody.
+// roundsWork counts the failures of the rounds. It names none: the health listener answers any client.
 func roundsWork(v *vault.Vault) func(context.Context) error {
 	return func(ctx context.Context) error {
 		s, err := v.Status(ctx)
@@ -190,7 +190,7 @@ func newLogger(to io.Writer, format string, level slog.Leveler) *slog.Logger {
 	return slog.New(slog.NewTextHandler(to, options))
 }
 
-// fitsSchema stops a daemon that meets another schema than its own.
+// fitsSchema fails if the database has another schema version than the daemon.
 func fitsSchema(ctx context.Context, reader *db.Reader, log *slog.Logger) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -199,7 +199,7 @@ func fitsSchema(ctx context.Context, reader *db.Reader, log *slog.Logger) error 
 		return err
 	}
 	if err != nil {
-		log.Warn("the local database is away; starting all the same", "error", err)
+		log.Warn("the local database does not answer; starting without it", "error", err)
 	}
 	return nil
 }
@@ -212,15 +212,15 @@ func bounded(check func(context.Context) error) func(context.Context) error {
 	}
 }
 
-// keyRing opens the configured keys at the start, or the vault's default key when the database first names it.
-type keyRing struct {
-	uris   []string
-	reader *db.Reader
-	mu     sync.Mutex
-	ring   *kms.Ring
+// lazyKeys opens the configured keys at the start, or the vault's default key when the database first names it.
+type lazyKeys struct {
+	uris    []string
+	reader  *db.Reader
+	mu      sync.Mutex
+	keyring *kms.Keyring
 }
 
-func (k *keyRing) openConfigured(ctx context.Context) error {
+func (k *lazyKeys) openConfigured(ctx context.Context) error {
 	if len(k.uris) == 0 {
 		return nil
 	}
@@ -228,11 +228,11 @@ func (k *keyRing) openConfigured(ctx context.Context) error {
 	return err
 }
 
-func (k *keyRing) open(ctx context.Context) (vault.Keys, error) {
+func (k *lazyKeys) open(ctx context.Context) (vault.Keys, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.ring != nil {
-		return k.ring, nil
+	if k.keyring != nil {
+		return k.keyring, nil
 	}
 	uris := k.uris
 	if len(uris) == 0 {
@@ -240,26 +240,26 @@ func (k *keyRing) open(ctx context.Context) (vault.Keys, error) {
 		if err != nil {
 			return nil, err
 		}
-		// Whoever can edit that row must not learn data keys by naming an endpoint of his own.
+		// A role that can edit the row must not redirect data keys to its own endpoint.
 		if config.DefaultKMSKey == "" || kms.HasEndpoint(config.DefaultKMSKey) {
 			return nil, fmt.Errorf("%w: kms_keys is empty and the vault has no default key to use", vault.ErrKeyRefused)
 		}
 		uris = []string{config.DefaultKMSKey}
 	}
-	ring, err := kms.OpenRing(ctx, uris)
+	keyring, err := kms.OpenKeyring(ctx, uris)
 	if err != nil {
 		return nil, err
 	}
-	k.ring = ring
-	return ring, nil
+	k.keyring = keyring
+	return keyring, nil
 }
 
-// check asks every key whether it would work.
-func (k *keyRing) check(ctx context.Context) error {
+// check reports the first key that is not usable.
+func (k *lazyKeys) check(ctx context.Context) error {
 	if _, err := k.open(ctx); err != nil {
 		return err
 	}
-	for _, key := range k.ring.Keys() {
+	for _, key := range k.keyring.Keys() {
 		d, err := key.Describe(ctx)
 		if err != nil {
 			return err
@@ -271,26 +271,26 @@ func (k *keyRing) check(ctx context.Context) error {
 	return nil
 }
 
-func (k *keyRing) close() {
+func (k *lazyKeys) close() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.ring != nil {
-		_ = k.ring.Close() // wipes; there is nothing to do about an error at the end
+	if k.keyring != nil {
+		_ = k.keyring.Close() // wipes the keys; an error changes nothing at the end
 	}
 }
 
-// startRotation runs the supervisor, the heart and, unless there are none here, the workers.
+// startRotation runs the supervisor, the heartbeat and, with rotation_workers above 0, the workers.
 func startRotation(ctx context.Context, c Config, v *vault.Vault, reads *reads, metrics *rotation.Metrics,
 	log *slog.Logger) *sync.WaitGroup {
 	var running sync.WaitGroup
 	supervisor := &rotation.Supervisor{Vault: v, Interval: time.Duration(c.ScanInterval), Log: log}
 	running.Go(func() { supervisor.Run(ctx) })
 	if c.HeartbeatInterval > 0 {
-		heart := &rotation.Heart{Vault: v, Interval: time.Duration(c.HeartbeatInterval), Log: log}
-		running.Go(func() { heart.Run(ctx) })
+		heartbeat := &rotation.Heart{Vault: v, Interval: time.Duration(c.HeartbeatInterval), Log: log}
+		running.Go(func() { heartbeat.Run(ctx) })
 	}
 	if c.RotationWorkers > 0 {
-		host, _ := os.Hostname() // the pid tells workers of one host apart
+		host, _ := os.Hostname() // without a name, the pid still distinguishes workers
 		id := fmt.Sprintf("%s:%d", host, os.Getpid())
 		reach := c.targets()
 		reach.Open, reach.Log = openValue(v, reads, id), log
@@ -304,7 +304,7 @@ func startRotation(ctx context.Context, c Config, v *vault.Vault, reads *reads, 
 	return &running
 }
 
-// openValue reads the secrets that rotators need to reach their targets. Those reads are on record as any other.
+// openValue reads the secrets that rotators need to reach their targets. Those reads are recorded as any other.
 func openValue(v *vault.Vault, reads *reads, worker string) func(context.Context, string) ([]byte, error) {
 	return func(ctx context.Context, name string) ([]byte, error) {
 		secret, err := v.Get(ctx, name, vault.GetOptions{})

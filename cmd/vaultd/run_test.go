@@ -55,7 +55,7 @@ func TestADaemonWhoseDatabaseIsAwayStartsAndSaysSo(t *testing.T) {
 	}
 }
 
-// asking sends a request that the database keeps waiting, and returns where its status will come.
+// asking sends a request that the database keeps waiting, and returns a channel for its status.
 func asking(t *testing.T, d *daemon) <-chan int {
 	t.Helper()
 	d.database.hang()
@@ -171,7 +171,7 @@ func mustCertificateFor(t *testing.T, cert, key string, serial int64, from, unti
 	mustWrite(t, key, string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})))
 }
 
-// serial is that of the certificate a new connection is shown.
+// serial is the serial number of the certificate that a new connection gets.
 func serial(t *testing.T, d *daemon) int64 {
 	t.Helper()
 	conn, err := tls.Dial("tcp", strings.TrimPrefix(d.urls["VAULTD_URL"], "https://"),
@@ -243,7 +243,7 @@ func TestTLS12HasNoCBC(t *testing.T) {
 
 func TestUnixSocket(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
-	// What a killed daemon leaves behind.
+	// A killed daemon leaves its socket behind.
 	stale, err := net.Listen("unix", path)
 	if err != nil {
 		t.Fatal(err)

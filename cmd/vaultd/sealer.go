@@ -19,10 +19,10 @@ import (
 type auditSealer struct {
 	*seal.Sealer
 	open   []io.Closer
-	bucket bool // there is one
+	bucket bool // a bucket is configured
 }
 
-// openSealer opens the key and the places of the seals seen before; none of them has to be there.
+// openSealer opens the key, the file and the bucket of seals, each if it is configured.
 func openSealer(ctx context.Context, c Config, v *vault.Vault, log *slog.Logger) (*auditSealer, error) {
 	rounds := &vault.Rounds{Vault: v, Part: vault.RoundSeal, Here: true}
 	s := &auditSealer{Sealer: &seal.Sealer{Store: v, Log: log, Report: rounds.Settle}}
@@ -74,7 +74,7 @@ var (
 		"How long ago the bucket last had all seals of this primary; 0 while it is kept.", nil, nil)
 )
 
-// Describe is prometheus.Collector's.
+// Describe implements prometheus.Collector.
 func (s *auditSealer) Describe(to chan<- *prometheus.Desc) {
 	to <- rowsSealed
 	to <- sealFailing
@@ -85,7 +85,7 @@ func (s *auditSealer) Describe(to chan<- *prometheus.Desc) {
 	}
 }
 
-// Collect is prometheus.Collector's.
+// Collect implements prometheus.Collector.
 func (s *auditSealer) Collect(to chan<- prometheus.Metric) {
 	state := s.State()
 	to <- prometheus.MustNewConstMetric(rowsSealed, prometheus.CounterValue, float64(state.Sealed))

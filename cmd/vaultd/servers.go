@@ -18,7 +18,7 @@ import (
 	"github.com/hyperiondb/vault/internal/listen"
 )
 
-// servers are the listeners and what serves them.
+// servers are the listeners and their HTTP servers.
 type servers struct {
 	all     []*server
 	secrets *listen.Limiter
@@ -73,7 +73,7 @@ func (s *servers) openAll(c Config, api *httpapi.API, cert *certificate) error {
 	return nil
 }
 
-// open serves one setting, which may be several listeners: the address file has the first of them.
+// open opens the listeners of one setting. The address file names the first of them.
 func (s *servers) open(key, address string, mode os.FileMode, h http.Handler, l *listen.Limiter,
 	config *tls.Config) error {
 	listeners, err := listen.Open(address, mode)
@@ -101,7 +101,7 @@ func (s *servers) open(key, address string, mode os.FileMode, h http.Handler, l 
 	return nil
 }
 
-// newServer leaves every request that can be parsed to the handler, "OPTIONS *" too.
+// newServer passes every request that can be parsed to the handler, "OPTIONS *" too.
 func newServer(h http.Handler, l *listen.Limiter, log *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler: l.Handler(h), ConnState: l.ConnState, ConnContext: l.ConnContext, DisableGeneralOptionsHandler: true,
@@ -112,7 +112,7 @@ func newServer(h http.Handler, l *listen.Limiter, log *slog.Logger) *http.Server
 	}
 }
 
-// serverTLS has TLS 1.3, and of 1.2 the suites with forward secrecy and an AEAD: none in CBC mode.
+// serverTLS allows TLS 1.3, and of 1.2 the suites with forward secrecy and an AEAD: none in CBC mode.
 func serverTLS(cert *certificate) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"},
@@ -125,7 +125,7 @@ func serverTLS(cert *certificate) *tls.Config {
 	}
 }
 
-// writeWhole makes a file appear with all that is in it.
+// writeWhole writes a file atomically: readers see all of it or none.
 func writeWhole(path, text string) error {
 	partial := path + ".partial"
 	if err := os.WriteFile(partial, []byte(text), 0o600); err != nil {
@@ -146,7 +146,7 @@ func (s *servers) serve() <-chan error {
 	return failed
 }
 
-// shutdown lets requests under way finish for the grace, then cuts them off.
+// shutdown waits up to grace for requests under way, then closes their connections.
 func (s *servers) shutdown(grace time.Duration, log *slog.Logger) {
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()

@@ -15,12 +15,12 @@ import (
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
-// warning is a setting that works, and lets in or shows more than an operator is likely to mean.
+// warning is about a setting that works, and likely lets in or shows more than the operator means.
 type warning struct{ key, text string }
 
 func (w warning) String() string { return w.key + ": " + w.text }
 
-// warnings are looked for when the configuration is checked, at the start, and at each reload.
+// warnings runs in check-config, at the start, and at each reload.
 func (c *Config) warnings(now time.Time) []warning {
 	var all []warning
 	add := func(key, format string, args ...any) { all = append(all, warning{key, fmt.Sprintf(format, args...)}) }
@@ -66,7 +66,7 @@ func (c *Config) warnOfNetworks(add addWarning) {
 
 var uniqueLocal = netip.MustParsePrefix("fc00::/7")
 
-// isWide takes 10.0.0.0/8 and the private networks of IPv6 for a site's own.
+// isWide does not count 10.0.0.0/8 and the private networks of IPv6, which belong to a site.
 func isWide(n netip.Prefix) bool {
 	if n.Addr().Is4() {
 		return n.Bits() < 8
@@ -142,7 +142,7 @@ func (c *Config) warnOfState(add addWarning) {
 	}
 }
 
-// modeOf is 0 for what is not there, or is no path: nothing of it can be read.
+// modeOf returns 0 for a file that does not exist.
 func modeOf(path string) fs.FileMode {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -151,8 +151,7 @@ func modeOf(path string) fs.FileMode {
 	return info.Mode().Perm()
 }
 
-// renewalLate is how long before its end a certificate should have been renewed, or a third of its life if that is
-// less.
+// renewalLate is how long before its end a certificate should be renewed, or a third of its lifetime if that is less.
 const renewalLate = 14 * 24 * time.Hour
 
 func (c *Config) warnOfCertificate(now time.Time, add addWarning) {
@@ -161,7 +160,7 @@ func (c *Config) warnOfCertificate(now time.Time, add addWarning) {
 	}
 	loaded, err := loadCertificate(c.TLSCert, c.TLSKey)
 	if err != nil {
-		return // which is an error, and said elsewhere
+		return // loading the certificate reports the error
 	}
 	from, until, err := validity(loaded)
 	switch left := until.Sub(now); {
@@ -176,12 +175,12 @@ func (c *Config) warnOfCertificate(now time.Time, add addWarning) {
 	}
 }
 
-// hasPassword looks at what the file says, before the environment is put over it.
+// hasPassword looks at the settings of the file, before the environment replaces some.
 func (c *Config) hasPassword() bool {
 	return db.HasPassword(c.DatabaseURL) || db.HasPassword(c.PrimaryDatabaseURL) || db.HasPassword(c.ListenDatabaseURL)
 }
 
-// warn puts the warnings into the log.
+// warn writes the warnings to the log.
 func (c *Config) warn(log *slog.Logger) {
 	for _, w := range c.warnings(time.Now()) {
 		log.Warn(w.text, "setting", w.key)

@@ -34,7 +34,7 @@ func mustChmod(t *testing.T, path string, mode os.FileMode) {
 	}
 }
 
-// checked runs check-config on settings that leave nothing to say, and those of the case in their place.
+// checked runs check-config on settings without warnings, some replaced by those of the case.
 func checked(t *testing.T, dir, settings string, flags ...string) (code int, out, errOut string) {
 	t.Helper()
 	base := map[string]string{

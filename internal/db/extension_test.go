@@ -248,7 +248,7 @@ func mustMigrate(t *testing.T, s *vaulttest.Store) db.MigrateReport {
 func openVault(t *testing.T, s *vaulttest.Store) *vault.Vault {
 	t.Helper()
 	options := db.Options{URL: s.URL(vaulttest.Superuser)}
-	ring, err := kms.OpenRing(t.Context(), []string{testKey(s)})
+	ring, err := kms.OpenKeyring(t.Context(), []string{testKey(s)})
 	must(t, err)
 	reader, err := db.NewReader(t.Context(), options)
 	must(t, err)

@@ -246,7 +246,7 @@ func TestBatchLeavesOutWhatIsLost(t *testing.T) {
 	must(t, runStep(t.Context(), holding, "ROLLBACK"))
 	must(t, c.alone("app1/held"))
 	c.want(rotated, "app1/a app1/b app1/held")
-	c.want(vaulttest.Untold, "app1/edited")
+	c.want(vaulttest.StaleCopies, "app1/edited")
 }
 
 // One value that breaks a rule fails the batch, and nothing else.

@@ -9,8 +9,8 @@ import (
 )
 
 // xchacha is XChaCha20-Poly1305 for one key and nonce, put together as in section 2.3 of
-// draft-irtf-cfrg-xchacha-03: the ChaCha20-Poly1305 of RFC 8439 under a subkey. The ready-made
-// chacha20poly1305.NewX derives the subkey in each call, into memory that nobody can wipe.
+// draft-irtf-cfrg-xchacha-03: the ChaCha20-Poly1305 of RFC 8439 under a subkey. The library's
+// chacha20poly1305.NewX derives the subkey in each call, into memory that cannot be wiped.
 type xchacha struct {
 	aead  cipher.AEAD // ChaCha20-Poly1305 under the subkey, of which it holds a copy
 	nonce [chacha20poly1305.NonceSize]byte

@@ -10,7 +10,7 @@ import (
 const commitLabel = "hyperiondb-vault/commit/1"
 
 // keyCommit returns HKDF-SHA256(dk, no salt, info = commitLabel || aad), CommitSize bytes: a
-// value that only one data key has. It is stored in the clear and tells nothing of the key.
+// value that only one data key has. It is stored in the clear and reveals nothing of the key.
 func keyCommit(dk *DataKey, aad string) []byte {
 	k := newHKDFState()
 	defer k.wipe()

@@ -20,8 +20,8 @@
 // an error; there is no third outcome, and no input makes it panic. The AAD handed to the AEAD
 // is computed from the name that was asked for, never taken from the row, so a row moved to
 // another secret or renumbered does not open. Poly1305 alone does not bind a ciphertext to one
-// key: whoever knows two keys can make one ciphertext that opens under both. The key commitment
-// closes that, and is compared, in constant time, before the AEAD sees the ciphertext.
+// key: an attacker who knows two keys can make one ciphertext that opens under both. The key
+// commitment prevents that, and is compared, in constant time, before the AEAD is called.
 //
 // # What is wiped
 //
@@ -51,8 +51,8 @@
 //   - Use a data key for one version only. The random nonce would allow more, the bounds on
 //     damage of a leaked key would not.
 //   - Take the name from the request and the version from the row, not both from the row.
-//   - Keep a DataKey or a Plaintext behind a pointer or in an exported field of whatever holds
-//     it; see [DataKey] for why.
+//   - Keep a DataKey or a Plaintext behind a pointer or in an exported field of its struct; see
+//     [DataKey] for why.
 package envelope
 
 import (
@@ -83,11 +83,11 @@ const maxVersion = 1<<31 - 1
 
 // Errors that callers branch on, besides ErrIntegrity.
 var (
-	// ErrName: the name is not one a secret can have.
+	// ErrName rejects a name that no secret can have.
 	ErrName = errors.New("invalid name")
-	// ErrValueSize: the value is empty or over MaxValueSize.
+	// ErrValueSize rejects a value that is empty or over MaxValueSize.
 	ErrValueSize = errors.New("invalid value size")
-	// ErrFormat: the row's fmt is not one this build knows. It matches ErrIntegrity as well,
+	// ErrFormat rejects a row's fmt that this build does not know. It matches ErrIntegrity as well,
 	// because fmt is not authenticated and an altered one looks the same; a caller that can
 	// say "a newer release may have written this" asks for ErrFormat first.
 	ErrFormat = fmt.Errorf("%w: unknown format", ErrIntegrity)
@@ -155,8 +155,8 @@ func Open(dk *DataKey, name string, version int, s Sealed) (Plaintext, error) {
 	return value, err
 }
 
-// opened gives the value to use, which owns it, on the stack that is swept afterwards. Without a commitment it derives
-// it.
+// opened passes the value to use, which owns it, on the stack that is swept afterwards. Without a given commitment it
+// derives one.
 func (s Sealed) opened(dk *DataKey, commit *[CommitSize]byte, name string, version int, use func(Plaintext)) error {
 	if err := CheckName(name); err != nil {
 		return err
@@ -194,7 +194,7 @@ func (s Sealed) opened(dk *DataKey, commit *[CommitSize]byte, name string, versi
 	return err
 }
 
-// CheckKey tells whether dk is the data key that the given version was sealed with, by its key
+// CheckKey checks whether dk is the data key that the given version was sealed with, by its key
 // commitment alone: no value is opened. dk stays the caller's.
 //
 // Errors: ErrName, ErrIntegrity if it is another key or there can be no such version, and one
@@ -236,8 +236,8 @@ func (s Sealed) checkShape() error {
 	return nil
 }
 
-// checkKey refuses a key that is not there. All zero is what a wiped key looks like, and a
-// value sealed under it would be open to everybody.
+// checkKey refuses a nil key and a wiped one, which is all zero: any reader of the row could open
+// a value sealed under it.
 func checkKey(dk *DataKey) error {
 	if dk == nil {
 		return errors.New("no data key")

@@ -11,15 +11,15 @@ import (
 // KeySize is the length of a data key in bytes: XChaCha20-Poly1305 takes 256 bits.
 const KeySize = 32
 
-// Errors that callers branch on. A KeyWrapper or KeyUnwrapper wraps exactly one of the
-// three KMS errors into whatever it returns, unless the context ended first.
+// Errors that callers branch on. An error of a KeyWrapper or KeyUnwrapper wraps exactly one of
+// these three, unless the context ended first.
 var (
-	// ErrIntegrity: the bytes in hand are not what was sealed under this name and version
+	// ErrIntegrity means that the bytes are not those sealed under this name and version
 	// (tampered, swapped, truncated, or wrapped for another secret or cluster). Permanent.
 	ErrIntegrity = errors.New("integrity check failed")
-	// ErrKeyUnavailable: the KMS did not answer in time, throttled or failed. Worth another try later.
+	// ErrKeyUnavailable means that the KMS did not answer in time, throttled or failed. Retry later.
 	ErrKeyUnavailable = errors.New("key service unavailable")
-	// ErrKeyRefused: the KMS answered no (disabled, pending deletion, not found, access
+	// ErrKeyRefused means that the KMS answered no (disabled, pending deletion, not found, access
 	// denied), or the key is not one this process is configured with. Retrying does not help.
 	ErrKeyRefused = errors.New("key refused")
 )
@@ -30,7 +30,7 @@ var (
 // Two ways past the placeholder are fmt's own, and closed to this type: fmt asks no method of a
 // value in an unexported field, and none when it reports a misused verb (%p or %w given a key,
 // %s given a struct that holds a pointer). So a struct keeps its key as a *DataKey or in an
-// exported field, and whatever holds one is printed with %v or not at all.
+// exported field, and is printed with %v or not at all.
 type DataKey [KeySize]byte
 
 // Wipe overwrites the key. It may be called more than once.

@@ -11,8 +11,8 @@ import (
 //	[A-Za-z0-9_][A-Za-z0-9_-]*([./][A-Za-z0-9_][A-Za-z0-9_-]*)*
 //
 // that is, parts separated by single dots or slashes, none empty and none starting with "-".
-// Otherwise the error matches ErrName and tells the first byte that does not fit, and where it
-// is, counted from 0. It does not repeat the name, which may be a value put in the wrong place.
+// Otherwise the error matches ErrName and names the first byte that does not fit, and its offset
+// from 0. It does not repeat the name, which may be a value in the wrong place.
 //
 // A name holds no ":", which is what makes AAD unambiguous.
 func CheckName(name string) error {
@@ -53,7 +53,7 @@ func AAD(name string, version int) string {
 
 // ParseAAD is the strict inverse of AAD: what it accepts, AAD returns byte for byte. A sign, a
 // leading zero, white space, a version outside 1 to 2147483647 or a name that CheckName refuses
-// gives an error that matches ErrIntegrity (and not ErrName: nobody asked for that name).
+// gives an error that matches ErrIntegrity (and not ErrName: no caller gave that name).
 func ParseAAD(aad string) (name string, version int, err error) {
 	name, decimal, found := strings.Cut(aad, ":")
 	if !found {
@@ -62,8 +62,8 @@ func ParseAAD(aad string) (name string, version int, err error) {
 	if err := CheckName(name); err != nil {
 		return "", 0, fmt.Errorf("%w: the aad has an %v", ErrIntegrity, err) // %v: ErrName must not match
 	}
-	// Atoi takes signs and leading zeros, AAD writes neither: what does not survive the round
-	// trip was not written by AAD.
+	// Atoi takes signs and leading zeros, AAD writes neither: a text that the round trip changes
+	// was not written by AAD.
 	version, err = strconv.Atoi(decimal)
 	if err != nil || !validVersion(version) || strconv.Itoa(version) != decimal {
 		return "", 0, fmt.Errorf("%w: the aad does not end in a version between 1 and %d", ErrIntegrity, maxVersion)

@@ -65,7 +65,7 @@ func TestNamesRefused(t *testing.T) {
 	}
 }
 
-// Somebody pastes a password where the name belongs: the error may show one byte of it.
+// An operator pastes a password in place of the name: the error may show one byte of it.
 func TestNameErrorDoesNotRepeatTheName(t *testing.T) {
 	err := CheckName("Tr0ub4dor&3")
 	if err == nil || strings.Contains(err.Error(), "Tr0") || strings.Contains(err.Error(), "dor") {

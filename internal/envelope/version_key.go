@@ -2,8 +2,8 @@ package envelope
 
 import "fmt"
 
-// VersionKey is the data key of one version together with the commitment it makes to it: whoever opens the version time
-// and again derives that once. Its owner wipes it after use.
+// VersionKey is the data key of one version with its key commitment, so that repeated opens derive that once. Its owner
+// wipes it after use.
 type VersionKey struct {
 	Key    DataKey // exported for the reason that DataKey gives
 	commit [CommitSize]byte
@@ -28,15 +28,15 @@ func NewVersionKey(dk *DataKey, name string, version int) (*VersionKey, error) {
 	return k, nil
 }
 
-// Open is the package's Open with this key. Under another name or version than its own nothing opens.
+// Open is the package's Open with this key. It opens nothing under another name or version than its own.
 func (k *VersionKey) Open(name string, version int, s Sealed) (Plaintext, error) {
 	var value Plaintext
 	err := s.opened(&k.Key, &k.commit, name, version, func(p Plaintext) { value = p })
 	return value, err
 }
 
-// Matches opens a value as Open does and reports whether it is the presented one, compared as by EqualValues. What was
-// opened is wiped and never leaves. Its errors are those of Open.
+// Matches opens a value as Open does and reports whether it is the presented one, compared as by EqualValues. It wipes
+// the opened value. Its errors are those of Open.
 func (k *VersionKey) Matches(name string, version int, s Sealed, presented []byte) (same bool, err error) {
 	err = s.opened(&k.Key, &k.commit, name, version, func(p Plaintext) {
 		same = equalDigests(p, presented)

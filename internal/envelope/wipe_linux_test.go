@@ -29,7 +29,7 @@ type search struct {
 	mask   uint64
 	words  map[uint64]string // masked word -> what it is a part of
 	likely [1 << 16]bool     // by the low bits of a masked word: most bytes need no map access
-	chunk  []byte            // what is read; not searched itself
+	chunk  []byte            // the read buffer; not searched itself
 }
 
 func newSearch() *search {
@@ -51,7 +51,7 @@ func (s *search) add(what string, secret []byte) {
 	}
 }
 
-// addDerived adds whatever Seal and Open compute from the key on their way.
+// addDerived adds what Seal and Open derive from the key.
 func (s *search) addDerived(t *testing.T, dk *DataKey, nonce []byte) {
 	t.Helper()
 	key, err := subkey(dk, nonce[:16])
@@ -90,7 +90,7 @@ func (s *search) addEnds(what string, value []byte) {
 	s.add(what, value[len(value)-min(256, len(value)):])
 }
 
-// find returns what is in memory, and where, without repetition.
+// find returns which secrets are in memory, and where, without repetition.
 func (s *search) find(t *testing.T) []string {
 	t.Helper()
 	mem, err := os.Open("/proc/self/mem")

@@ -17,10 +17,10 @@ import (
 	"github.com/hyperiondb/vault/internal/envelope"
 )
 
-// timing is what tests shorten.
+// timing holds the limits that tests shorten.
 type timing struct {
 	operation   time.Duration // for an operation whose context has no deadline
-	attempt     time.Duration // one HTTP exchange: a dead pooled connection must not eat the whole deadline
+	attempt     time.Duration // one HTTP exchange: a dead pooled connection must not take the whole deadline
 	firstDelay  time.Duration // between attempts, doubling
 	longestWait time.Duration // between attempts at most
 	aliasAge    time.Duration // how old a resolved alias may be when a row names another key
@@ -38,31 +38,31 @@ func defaultTiming() timing {
 	}
 }
 
-// maxAnswer bounds the body of an answer in bytes; the longest honest one is about 9 KB.
+// maxAnswer bounds the body of an answer in bytes; KMS's longest is about 9 KB.
 const maxAnswer = 64 << 10
 
 const symmetricKey = "a symmetric encryption key"
 
-// awsKey is a key in AWS KMS; of its operations those are of use that its kind allows.
+// awsKey is a key in AWS KMS. Its kind decides which operations work.
 type awsKey struct {
 	uri       URI
-	kind      string // what it has to be, for error texts
+	kind      string // the kind it has to be, for error texts
 	client    *kms.Client
 	transport *http.Transport
 	retryer   *retry.Standard // its retry budget is shared by all operations
 	limits    timing
 
-	// asking holds a token while DescribeKey resolves the key, so that many readers ask once.
-	// A channel, because waiting for it ends with the context.
+	// asking holds a token while DescribeKey resolves the key, so that many readers make one call.
+	// It is a channel, because waiting for it ends with the context.
 	asking chan struct{}
 
-	mu         sync.Mutex // guards what follows
+	mu         sync.Mutex // guards the fields below
 	keyID      string     // ARN, "" while unknown
 	resolvedAt time.Time
 }
 
 func openAWS(ctx context.Context, u URI, limits timing) (*awsKey, error) {
-	// Without a region in the URI or the ARN it is the configuration's.
+	// Without a region in the URI or the ARN, the region comes from the configuration.
 	cfg, err := awsclient.Load(ctx, cmp.Or(u.place.Region, arnRegion(u.name)))
 	if err != nil {
 		return nil, refused(u.name, err.Error())
@@ -111,7 +111,7 @@ func encryptionContext(kc envelope.KeyContext) map[string]string {
 	return map[string]string{"hyperiondb:aad": kc.AAD, "hyperiondb:cluster": kc.ClusterID}
 }
 
-// check is what every operation starts with.
+// check starts every operation.
 func (k *awsKey) check(ctx context.Context, kc envelope.KeyContext) error {
 	if err := ctx.Err(); err != nil {
 		return ended(k.name(), err)
@@ -181,7 +181,7 @@ func (k *awsKey) Rewrap(ctx context.Context, w envelope.WrappedKey,
 	return k.reEncryptFrom(ctx, k, w, kc)
 }
 
-// reEncryptFrom moves the data key of w, which is from's, under k inside KMS.
+// reEncryptFrom moves the data key of w, wrapped by from, under k inside KMS.
 func (k *awsKey) reEncryptFrom(ctx context.Context, from *awsKey, w envelope.WrappedKey,
 	kc envelope.KeyContext) (envelope.WrappedKey, error) {
 	ctx, cancel := k.bounded(ctx)
@@ -308,7 +308,7 @@ func (k *awsKey) learn(keyID *string) error {
 	return nil
 }
 
-// couldBe is what the configuration alone says about an ARN.
+// couldBe reports whether the configuration allows an ARN.
 func (k *awsKey) couldBe(keyID string) bool {
 	switch {
 	case !isKeyARN(keyID):
@@ -321,10 +321,10 @@ func (k *awsKey) couldBe(keyID string) bool {
 	return strings.HasSuffix(keyID, ":key/"+k.uri.name)
 }
 
-// forget makes the next operation ask again what the alias stands for.
+// forget makes the next operation resolve the alias again.
 func (k *awsKey) forget() {
 	if isKeyARN(k.uri.name) {
-		return // it stands for itself
+		return // an ARN needs no resolving
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -337,7 +337,7 @@ func (k *awsKey) knownID() string {
 	return k.keyID
 }
 
-// fresh: nothing would be gained by asking again. Only an alias can change its key.
+// fresh reports whether resolving again is pointless. Only an alias can change its key.
 func (k *awsKey) fresh() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -351,7 +351,7 @@ func (k *awsKey) KeyID(ctx context.Context) (string, error) {
 	return k.resolve(ctx)
 }
 
-// holds says yes to a multi-region key under the ARN of another region as well.
+// holds is also true for a multi-region key under the ARN of another region.
 func (k *awsKey) holds(ctx context.Context, keyID string) (bool, error) {
 	if !k.couldBe(keyID) && (!isMultiRegion(keyID) || isKeyARN(k.uri.name) && !sameKey(k.uri.name, keyID)) {
 		return false, nil
@@ -363,7 +363,7 @@ func (k *awsKey) holds(ctx context.Context, keyID string) (bool, error) {
 	return sameKey(id, keyID), err
 }
 
-// nameFor is what KMS in this key's region calls the key of a row that this key holds: its own ARN.
+// nameFor is the ARN, in this key's region, of the key of a row that this key holds.
 func (k *awsKey) nameFor(keyID string) string {
 	if id := k.knownID(); sameKey(id, keyID) {
 		return id
@@ -371,7 +371,7 @@ func (k *awsKey) nameFor(keyID string) string {
 	return keyID
 }
 
-// resolve asks KMS what the key is, unless somebody did so a moment ago.
+// resolve calls DescribeKey, unless another caller has just done so.
 func (k *awsKey) resolve(ctx context.Context) (string, error) {
 	ctx, cancel := k.bounded(ctx)
 	defer cancel()
@@ -398,8 +398,7 @@ func (k *awsKey) bounded(ctx context.Context) (context.Context, context.CancelFu
 	return context.WithTimeout(ctx, k.limits.operation)
 }
 
-// call is the one way to KMS: it bounds the time, retries what is worth it and translates the
-// failure.
+// call makes every request to KMS: it bounds the time, retries and translates the failure.
 func call[In, Out any](ctx context.Context, k *awsKey,
 	do func(context.Context, *In, ...func(*kms.Options)) (*Out, error), in *In,
 ) (*Out, error) {

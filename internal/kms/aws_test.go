@@ -79,7 +79,7 @@ func TestAWSPermanentAnswers(t *testing.T) {
 		kmsfake.ExpiredToken:      envelope.ErrKeyRefused,
 		kmsfake.InvalidCiphertext: envelope.ErrIntegrity,
 		kmsfake.IncorrectKey:      envelope.ErrIntegrity,
-		// Not KMS's language: nothing is known about the key, and asking again at once is no use.
+		// Not an answer of KMS: it says nothing about the key, and an immediate retry is pointless.
 		kmsfake.Forbidden: envelope.ErrKeyUnavailable,
 		kmsfake.Garbage:   envelope.ErrKeyUnavailable,
 		kmsfake.Endless:   envelope.ErrKeyUnavailable,
@@ -126,13 +126,14 @@ func TestAWSTransientFailuresAreRetried(t *testing.T) {
 
 func TestAWSDeadline(t *testing.T) {
 	for kind, reason := range map[kmsfake.Kind]string{
-		kmsfake.Throttle:    `: throttled, until the deadline \(aws request id [0-9-]{36}\)$`,
-		kmsfake.Internal:    `: the key service failed, until the deadline \(aws request id [0-9-]{36}\)$`,
-		kmsfake.Unavailable: `: the key service failed \(http status 503\), until the deadline \(aws request id [0-9-]{36}\)$`,
-		kmsfake.Reset:       `: the connection broke, until the deadline$`,
-		kmsfake.Truncated:   `: the answer was cut short, until the deadline \(aws request id [0-9-]{36}\)$`,
-		kmsfake.Hang:        `: no answer before the deadline$`,
-		kmsfake.Slow:        `: no answer before the deadline$`,
+		kmsfake.Throttle: `: throttled, until the deadline \(aws request id [0-9-]{36}\)$`,
+		kmsfake.Internal: `: the key service failed, until the deadline \(aws request id [0-9-]{36}\)$`,
+		kmsfake.Unavailable: `: the key service failed \(http status 503\), until the deadline ` +
+			`\(aws request id [0-9-]{36}\)$`,
+		kmsfake.Reset:     `: the connection broke, until the deadline$`,
+		kmsfake.Truncated: `: the answer was cut short, until the deadline \(aws request id [0-9-]{36}\)$`,
+		kmsfake.Hang:      `: no answer before the deadline$`,
+		kmsfake.Slow:      `: no answer before the deadline$`,
 	} {
 		t.Run(string(kind), func(t *testing.T) {
 			limits := quick()
@@ -557,7 +558,8 @@ func TestAWSErrorTexts(t *testing.T) {
 		kmsfake.PendingDeletion: `kms key "alias/vault": pending deletion (aws request id `,
 		kmsfake.AccessDenied:    `kms key "alias/vault": access denied to Decrypt (aws request id `,
 		kmsfake.Forbidden:       `kms key "alias/vault": the answer is not one of KMS (http status 403) (aws request id `,
-		kmsfake.IncorrectKey:    `kms key "alias/vault": the data key was wrapped by another key than the row names (aws request id `,
+		kmsfake.IncorrectKey: `kms key "alias/vault": the data key was wrapped by another key than the row names ` +
+			`(aws request id `,
 	} {
 		mustInject(t, f, kmsfake.Fault{Kind: kind, Op: "Decrypt"})
 		if err := unwrap.run(t.Context(), k, w); err == nil || !strings.HasPrefix(err.Error(), want) {
@@ -673,7 +675,7 @@ func TestAWSUntrustedCertificate(t *testing.T) {
 	}
 }
 
-// Nobody listens: opening works, the operation says why.
+// Without a server at the endpoint, opening works and the operation's error says why it failed.
 func TestAWSDown(t *testing.T) {
 	awsfake.Isolate(t)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -695,8 +697,9 @@ func TestAWSDown(t *testing.T) {
 func TestOpenCallsNobody(t *testing.T) {
 	f, endpoint := startFake(t)
 	mustOpen(t, awsURI("alias/vault", endpoint), quick())
-	ring := mustOpenRing(t, awsURI("alias/vault", endpoint), awsURI("alias/other", endpoint), "local://"+mustKeyFile(t))
-	ring.Close()
+	keyring := mustOpenKeyring(t, awsURI("alias/vault", endpoint), awsURI("alias/other", endpoint),
+		"local://"+mustKeyFile(t))
+	keyring.Close()
 	if got := f.Calls(); len(got) != 0 {
 		t.Errorf("calls %v, want none", got)
 	}

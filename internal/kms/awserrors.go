@@ -50,7 +50,7 @@ func newRetryer(limits timing) *retry.Standard {
 }
 
 // delay doubles with each attempt, and half of it is random, so that daemons that failed together
-// do not come back together.
+// do not retry together.
 func (l timing) delay(attempt int) time.Duration {
 	d := l.longestWait
 	if shift := max(attempt-1, 0); shift < 16 {
@@ -59,12 +59,12 @@ func (l timing) delay(attempt int) time.Duration {
 	return d/2 + rand.N(d/2+1)
 }
 
-// retryable decides what the SDK's standard rules get wrong here and leaves the rest to them.
+// retryable overrides the SDK's standard rules where they are wrong here.
 func retryable(err error) aws.Ternary {
 	var certificate *tls.CertificateVerificationError
 	var answer smithy.APIError
 	switch {
-	case errors.Is(err, awsclient.ErrNoCredentials): // the chain has retried inside already
+	case errors.Is(err, awsclient.ErrNoCredentials): // the credential chain has already retried
 		return aws.FalseTernary
 	case errors.As(err, &certificate):
 		return aws.FalseTernary
@@ -81,8 +81,8 @@ func permanent(answer smithy.APIError) bool {
 	return kind != nil && kind != envelope.ErrKeyUnavailable
 }
 
-// failure turns whatever the SDK returned into one of the package's errors. A definite answer
-// counts even when the context has ended meanwhile.
+// failure turns an error of the SDK into one of the package's. A definite answer counts even when the
+// context has ended meanwhile.
 func (k *awsKey) failure(ctx context.Context, err, last error) error {
 	var answer smithy.APIError
 	if errors.As(err, &answer) && permanent(answer) {
@@ -95,7 +95,7 @@ func (k *awsKey) failure(ctx context.Context, err, last error) error {
 		return k.explain(err)
 	}
 	end := ended(k.name(), ctx.Err())
-	// The end of the context is no reason; what failed before it is.
+	// Report the failure before the end of the context, if there was one.
 	if last != nil && !errors.Is(end, context.Canceled) && !errors.Is(last, context.DeadlineExceeded) {
 		cause := k.explain(last)
 		end.reason = cause.reason + ", until the deadline"
@@ -136,7 +136,7 @@ func reasonOf(err error) (reason string, kind error) {
 	return awsclient.NetworkReason(err, "the key service"), envelope.ErrKeyUnavailable
 }
 
-// transient: a credential service that was reached and failed, not one that is absent.
+// transient reports whether a credential service was reached and failed, instead of being absent.
 func transient(err error) bool {
 	var answer smithy.APIError
 	if errors.As(err, &answer) {
@@ -148,10 +148,10 @@ func transient(err error) bool {
 
 const (
 	accessDenied = "access denied"
-	wrongKind    = "not a key of this kind" // replaced by what was wanted
+	wrongKind    = "not a key of this kind" // replaced by the expected kind
 )
 
-// meaning says in this package's words what an error code says; kind is nil for an unknown one.
+// meaning translates an error code; kind is nil for an unknown one.
 // https://docs.aws.amazon.com/kms/latest/APIReference/CommonErrors.html and the errors listed with
 // each operation.
 func meaning(answer smithy.APIError) (reason string, kind error) {
@@ -198,8 +198,8 @@ func meaning(answer smithy.APIError) (reason string, kind error) {
 // ownCode is the shape of an AWS error code; anything else a server put there is not repeated.
 var ownCode = regexp.MustCompile(`^[A-Z][A-Za-z]{2,60}Exception$`)
 
-// unknownAnswer judges by the status alone. Without an AWS error code it was not KMS that
-// spoke, but something on the way to it, which says nothing about the key.
+// unknownAnswer judges by the status alone. An answer without an AWS error code is not from KMS but from
+// a proxy or balancer, and says nothing about the key.
 func unknownAnswer(err error) (reason string, kind error) {
 	var answer smithy.APIError
 	status := awsclient.StatusOf(err)

@@ -10,7 +10,7 @@
 //	awskms:///alias/vault?region=eu-west-1&endpoint=http://127.0.0.1:8080
 //	local:///etc/vault/kek
 //
-// [Open] reads the key file, or builds the AWS client, and asks no key service anything: a
+// [Open] reads the key file, or builds the AWS client, and makes no call to a key service: a
 // daemon starts while the key service is away. Without region= the region comes from the key
 // ARN, else from the AWS configuration. Without endpoint= it comes from AWS_ENDPOINT_URL_KMS and
 // the rest of the AWS configuration. Plain http is accepted only to this machine, because the
@@ -44,15 +44,15 @@
 //
 // # Errors
 //
-// An operation returns exactly one of these, in a text of one line that holds no key, blob or
-// anything else the service chose to say, and the AWS request id where there is one:
+// An operation returns exactly one of these, in a text of one line that holds no key, blob or other
+// text of the service, and the AWS request id where there is one:
 //
 //   - [envelope.ErrIntegrity]: KMS or the key file says these bytes were not wrapped by this key
 //     in this context, or they open to something that is not a data key.
 //   - [envelope.ErrKeyRefused]: disabled, pending deletion, not found, access denied, bad or missing
 //     credentials, key not configured. Never retried.
 //   - [envelope.ErrKeyUnavailable]: throttled, 5xx, no connection, no answer in time, and an answer
-//     that is not KMS's language (a proxy's page, half a body, a field that is missing).
+//     that is not one of KMS (a proxy's page, half a body, a missing field).
 //   - [context.Canceled] alone, when the caller gave up. A deadline that passed is
 //     ErrKeyUnavailable, and [context.DeadlineExceeded] too.
 //

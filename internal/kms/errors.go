@@ -8,8 +8,8 @@ import (
 	"github.com/hyperiondb/vault/internal/envelope"
 )
 
-// keyError is every error of an operation on a key. Its reason comes from this package's own
-// words, never from what a server sent.
+// keyError is every error of an operation on a key. Its reason is a text of this package, never of a
+// server.
 type keyError struct {
 	key       string // as configured: alias, ARN, key id or path
 	reason    string
@@ -39,8 +39,8 @@ func unavailable(key, reason string) error {
 	return &keyError{key: key, reason: reason, kinds: []error{envelope.ErrKeyUnavailable}}
 }
 
-// ended tells the two ends of a context apart: a caller that gave up is nobody's failure, a
-// deadline that passed is the key service's.
+// ended distinguishes the two ends of a context: a cancellation by the caller is no failure, a
+// deadline that passed is a failure of the key service.
 func ended(key string, ctxErr error) *keyError {
 	if errors.Is(ctxErr, context.Canceled) {
 		return &keyError{key: key, reason: "cancelled", kinds: []error{context.Canceled}}

@@ -13,8 +13,8 @@ import (
 // https://docs.aws.amazon.com/kms/latest/APIReference/API_Decrypt.html
 const maxBlob = 6144
 
-// Key is one key-encryption key. Its methods may be called from many goroutines. Errors are
-// those of the package doc.
+// Key is one key-encryption key. Its methods are safe for concurrent use. Their errors are those of the
+// package doc.
 type Key interface {
 	envelope.KeyWrapper
 	envelope.KeyUnwrapper
@@ -26,7 +26,7 @@ type Key interface {
 	// Rewrap wraps the data key of w again under this same key, with a fresh blob, for example after
 	// AWS rotated the key material. w must be this key's own, else ErrKeyRefused; w itself stays
 	// good. With AWS KMS the plain data key does not leave the service (ReEncrypt).
-	// [Ring.Rewrap] moves a data key from one key to another.
+	// [Keyring.Rewrap] moves a data key from one key to another.
 	Rewrap(ctx context.Context, w envelope.WrappedKey, kc envelope.KeyContext) (envelope.WrappedKey, error)
 
 	// Describe asks for the key's state now. A key that exists and cannot be used is an answer,
@@ -38,7 +38,7 @@ type Key interface {
 	URI() string
 }
 
-// Description is a key's state at one moment.
+// Description is a key's state when it was queried.
 type Description struct {
 	URI   string
 	KeyID string
@@ -49,15 +49,15 @@ type Description struct {
 	DeletesAt time.Time // zero unless deletion is pending
 }
 
-// closableKey is what Open makes: a Key that Ring can also move data keys between.
+// closableKey is what Open makes: a Key that Keyring can also move data keys between.
 type closableKey interface {
 	Key
 
 	// name is the key as configured, for error texts.
 	name() string
-	// knownID is KeyID without asking anybody, "" while it is not known.
+	// knownID is KeyID without a call, "" while it is not known.
 	knownID() string
-	// holds tells whether keyID is this key's, asking KMS only where a yes is possible.
+	// holds reports whether keyID is this key's, and calls KMS only where a yes is possible.
 	holds(ctx context.Context, keyID string) (bool, error)
 	// wrap wraps a data key that already exists.
 	wrap(ctx context.Context, dk *envelope.DataKey, kc envelope.KeyContext) (envelope.WrappedKey, error)
@@ -71,8 +71,8 @@ var (
 	_ closableKey = (*awsKey)(nil)
 )
 
-// Open makes the key that uri names. It reads the key file, or the AWS configuration, and asks
-// no key service anything; ctx bounds that reading. The error wraps ErrURI for a bad URI and
+// Open makes the key that uri names. It reads the key file, or the AWS configuration, within ctx, and
+// makes no call to a key service. The error wraps ErrURI for a bad URI and
 // envelope.ErrKeyRefused for a key file or configuration that cannot be used. The Key is
 // also an io.Closer.
 func Open(ctx context.Context, uri string) (Key, error) {
@@ -108,7 +108,7 @@ func checkContext(key string, kc envelope.KeyContext) error {
 	return nil
 }
 
-// checkWrapped says whether w can be this key's at all, before anything is done about its blob.
+// checkWrapped rejects a w that cannot be this key's, before its blob is used.
 func checkWrapped(ctx context.Context, k closableKey, w envelope.WrappedKey, kc envelope.KeyContext) error {
 	if err := ctx.Err(); err != nil {
 		return ended(k.name(), err)
@@ -129,7 +129,7 @@ func checkWrapped(ctx context.Context, k closableKey, w envelope.WrappedKey, kc 
 	return nil
 }
 
-// notConfigured names the row's key if it looks like a key at all: a row is not to be trusted.
+// notConfigured names the row's key only if it looks like a key: a row is not trusted.
 func notConfigured(keyID string) string {
 	if isKeyARN(keyID) || isLocalID(keyID) {
 		return "the data key was wrapped by " + strconv.Quote(keyID) + ", which is not configured"

@@ -17,8 +17,7 @@ import (
 
 const kekSize = 32 // bytes
 
-// kek is the key of a key file. Nothing prints it: it never leaves this package and stands in
-// no error.
+// kek is the key of a key file. It never leaves this package and is in no error.
 type kek [kekSize]byte
 
 func (k *kek) wipe() {
@@ -26,9 +25,8 @@ func (k *kek) wipe() {
 	runtime.KeepAlive(k)
 }
 
-// readKeyFile reads a key file and refuses one that somebody else could have read or written.
-// It looks at the open file, so a symlink is as good as its target and nothing can be swapped
-// in between.
+// readKeyFile reads a key file and refuses one that another user could have read or written. It checks
+// the open file, so a symlink is judged by its target and the file cannot be swapped in between.
 func readKeyFile(path string) (*kek, error) {
 	// O_NONBLOCK: opening a fifo must not wait for a writer.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
@@ -47,7 +45,7 @@ func readKeyFile(path string) (*kek, error) {
 }
 
 func readKEK(path string, f io.Reader) (*kek, error) {
-	// One byte more than the key, to notice a file that grew after the look at its size.
+	// One byte more than the key, to notice a file that grew after its size was read.
 	var buf [kekSize + 1]byte
 	defer clear(buf[:])
 	n, err := io.ReadFull(f, buf[:])
@@ -79,7 +77,7 @@ func checkKeyFile(path string, info fs.FileInfo) error {
 	return nil
 }
 
-// ownerTrusted: an owner can change the mode and the bytes at any time.
+// ownerTrusted reports whether the owner is trusted, who can change the mode and the bytes at any time.
 func ownerTrusted(owner, process int) bool { return owner == process || owner == 0 }
 
 func wrongSize(path string) error {
@@ -95,7 +93,7 @@ func fileError(path, doing string, err error) error {
 	return &keyError{key: path, reason: doing + ": " + err.Error(), kinds: []error{envelope.ErrKeyRefused, err}}
 }
 
-// shellWord is a path as it can be typed.
+// shellWord quotes a path for a shell.
 func shellWord(path string) string {
 	plain := func(r rune) bool {
 		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("/._-+", r)
@@ -119,7 +117,7 @@ func GenerateKeyFile(path string) (keyID string, err error) {
 	defer k.wipe()
 	rand.Read(k[:]) // never fails: the program ends instead
 	if err := writeKeyFile(f, k); err != nil {
-		os.Remove(path) // half a key is worth nothing, and the first error is the one to tell
+		os.Remove(path) // half a key is useless; the caller reports the first error
 		return "", fileError(path, "writing the key file", err)
 	}
 	return k.id(), nil

@@ -47,7 +47,7 @@ func openLocal(u URI) (*localKey, error) {
 	return &localKey{uri: u, id: k.id(), kek: k}, nil
 }
 
-// id names the key without giving it away.
+// id names the key without revealing it.
 func (k *kek) id() string {
 	h := sha256.New()
 	h.Write([]byte(kekIDLabel))
@@ -181,8 +181,7 @@ func (k *localKey) withCipher(nonce []byte, do func(aead cipher.AEAD, nonce []by
 	return do(aead, slices.Concat(make([]byte, 4), nonce[16:localNonce]))
 }
 
-// localAAD gives every context its own bytes: lengths stand before the parts, so no two
-// contexts run together.
+// localAAD encodes a context unambiguously: each part follows its length.
 func localAAD(kc envelope.KeyContext) []byte {
 	aad := []byte(localWrapLabel)
 	for _, part := range []string{kc.AAD, kc.ClusterID} {

@@ -26,7 +26,7 @@ func mustWrite(t *testing.T, path string, content []byte, mode fs.FileMode) {
 	if err := os.WriteFile(path, content, mode); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Chmod(path, mode); err != nil { // whatever the umask
+	if err := os.Chmod(path, mode); err != nil { // regardless of the umask
 		t.Fatal(err)
 	}
 }
@@ -187,7 +187,7 @@ func TestKeyFileOwner(t *testing.T) {
 			t.Errorf("owner %d, process %d: got %v, want %v", c.owner, c.process, got, c.want)
 		}
 	}
-	// What a file of another user looks like, whoever runs this test.
+	// The file information of another user's file, for any user of the test.
 	path := mustKeyFile(t)
 	info, err := os.Stat(path)
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 
 const signingKey = "an Ed25519 signing key (ECC_NIST_EDWARDS25519, SIGN_VERIFY)"
 
-// ParseSigner reads where a key that signs is: a key URI, or the path of a file. It opens nothing. Its errors wrap
+// ParseSigner parses the place of a signing key: a key URI, or the path of a file. It opens nothing. Its errors wrap
 // ErrURI.
 func ParseSigner(text string) (URI, error) {
 	if strings.Contains(text, "://") || strings.HasPrefix(text, schemeAWS+":") {
@@ -25,9 +25,8 @@ func ParseSigner(text string) (URI, error) {
 	return URI{scheme: schemeLocal, name: text}, nil
 }
 
-// OpenSigner opens a key that signs, a file of 32 bytes or a key in AWS KMS. Like [Open] it asks no key service
-// anything. The errors of what it makes are those of the package doc; it may be called from many goroutines, and may be
-// an io.Closer.
+// OpenSigner opens a signing key: a file of 32 bytes or a key in AWS KMS. Like [Open] it calls no key service.
+// The signer is safe for concurrent use, returns the errors of the package doc, and may be an io.Closer.
 func OpenSigner(ctx context.Context, text string) (seal.Signer, error) {
 	return openSigner(ctx, text, defaultTiming())
 }
@@ -62,14 +61,14 @@ func readSigner(path string) (seal.Signer, error) {
 type awsSigner struct {
 	key *awsKey
 
-	mu     sync.Mutex // guards what follows, which belongs together
+	mu     sync.Mutex // guards keyID and public, which belong together
 	keyID  string     // ARN of the key that public is of; "" while unknown
 	public seal.PublicKey
 }
 
 var _ seal.Signer = (*awsSigner)(nil)
 
-// Public asks KMS once.
+// Public calls KMS once and remembers the key.
 func (s *awsSigner) Public(ctx context.Context) (seal.PublicKey, error) {
 	_, public, err := s.known(ctx)
 	return public, err
@@ -117,8 +116,8 @@ func (s *awsSigner) accept(out *kms.GetPublicKeyOutput) (string, seal.PublicKey,
 	return keyID, seal.PublicKey(public), nil
 }
 
-// Sign takes no answer that does not verify: a seal with a bad signature could not be made good, since its successor
-// follows it.
+// Sign rejects an answer that does not verify: a seal with a bad signature could not be repaired, because the next
+// seal is chained to it.
 func (s *awsSigner) Sign(ctx context.Context, message []byte) ([]byte, error) {
 	keyID, public, err := s.known(ctx)
 	if err != nil {
@@ -149,7 +148,7 @@ func (s *awsSigner) Sign(ctx context.Context, message []byte) ([]byte, error) {
 	default:
 		return out.Signature, nil
 	}
-	s.forget() // an alias may stand for another key by now
+	s.forget() // an alias may point to another key by now
 	return nil, unavailable(s.key.name(), reason)
 }
 

@@ -44,7 +44,7 @@ func mustPublic(t *testing.T, s seal.Signer) seal.PublicKey {
 	return public
 }
 
-// checkSigns is what everybody wants of a signer: signatures that verify under its public key, and a seal made with it.
+// checkSigns checks that signatures verify under the public key, and that a seal can be made with the signer.
 func checkSigns(t *testing.T, s seal.Signer) {
 	t.Helper()
 	public := mustPublic(t, s)
@@ -100,7 +100,7 @@ func TestOpenSignerAsksNobodyAndRefuses(t *testing.T) {
 	}
 }
 
-// Answers are a boundary: what is wrong with one is an error, and nothing comes with it.
+// A wrong answer of KMS is an error without a signature or key.
 func TestSigningAnswersAreChecked(t *testing.T) {
 	for _, c := range []struct {
 		op    string

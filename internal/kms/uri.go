@@ -139,7 +139,7 @@ func validARN(s string) bool {
 	return isKey && awsKeyID.MatchString(id) || awsAlias.MatchString(m[2])
 }
 
-// isKeyARN tells the ARN of a key from an alias ARN and from anything else.
+// isKeyARN reports whether text is the ARN of a key, not of an alias.
 func isKeyARN(s string) bool {
 	return validARN(s) && strings.Contains(s, ":key/")
 }
@@ -157,7 +157,7 @@ func sameKey(a, b string) bool {
 		":kms::", 1)
 }
 
-// arnRegion is "" for what is not an ARN.
+// arnRegion is "" for text that is not an ARN.
 func arnRegion(s string) string {
 	m := awsARN.FindStringSubmatch(s)
 	if m == nil {
@@ -177,16 +177,16 @@ func (u URI) String() string {
 	return ""
 }
 
-// HasEndpoint tells whether the URI chooses the server that is asked.
+// HasEndpoint reports whether the URI chooses the server that is called.
 func (u URI) HasEndpoint() bool { return u.place.Endpoint != "" }
 
-// isAlias: the key behind the name can change.
+// isAlias reports whether the name is an alias, which can be pointed to another key.
 func (u URI) isAlias() bool {
 	return strings.HasPrefix(u.name, "alias/") || strings.Contains(u.name, ":alias/")
 }
 
-// HasEndpoint tells whether a key URI chooses the server that is asked, which one out of the
-// database may not. It answers true for what ParseURI refuses.
+// HasEndpoint reports whether a key URI chooses the server that is called, which a URI out of the
+// database may not. It is true for a text that ParseURI refuses.
 func HasEndpoint(uri string) bool {
 	u, err := ParseURI(uri)
 	return err != nil || u.HasEndpoint()

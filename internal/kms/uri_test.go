@@ -12,29 +12,32 @@ const (
 )
 
 func TestParseURI(t *testing.T) {
+	const key, at = "awskms:///alias/vault", "awskms:///alias/vault?endpoint="
 	for in, want := range map[string]string{ // "" for: it is canonical already
-		"awskms:///alias/vault":                                                         "",
-		"awskms:///alias/vault?region=eu-west-1":                                        "",
-		"awskms:///alias/team/vault_2-a":                                                "",
-		"awskms:///" + testUUID:                                                         "",
-		"awskms:///mrk-" + strings.Repeat("0a", 16):                                     "",
-		"awskms:///" + testARN:                                                          "",
-		"awskms:///" + testARN + "?region=eu-west-1":                                    "",
-		"awskms:///arn:aws-cn:kms:cn-north-1:111122223333:alias/vault":                  "",
-		"awskms:///alias/vault?":                                                        "awskms:///alias/vault",
-		"awskms:///alias%2Fvault":                                                       "awskms:///alias/vault",
-		"awskms:///alias/vault?endpoint=http%3A%2F%2F127.0.0.1%3A1234&region=eu-west-1": "awskms:///alias/vault?region=eu-west-1&endpoint=http://127.0.0.1:1234",
-		"awskms:///alias/vault?endpoint=http://[::1]:80/":                               "awskms:///alias/vault?endpoint=http://[::1]:80",
-		"awskms:///alias/vault?endpoint=http://localhost":                               "",
-		"awskms:///alias/vault?endpoint=https://KMS.example.org":                        "awskms:///alias/vault?endpoint=https://kms.example.org",
-		"awskms:///alias/vault?endpoint=https://10.0.0.1:443":                           "",
-		"awskms:///alias/vault?endpoint=https://[2001:DB8::1]":                          "awskms:///alias/vault?endpoint=https://[2001:db8::1]",
-		"local:///etc/vault/kek":                                                        "",
-		"local:///k":                                                                    "",
-		"local:///etc/my%20kek":                                                         "",
-		"local:///etc/my kek":                                                           "local:///etc/my%20kek",
-		"local:///etc/50%25%3F%23":                                                      "",
-		"local:///etc/schlüssel":                                                        "local:///etc/schl%C3%BCssel",
+		"awskms:///alias/vault":                                        "",
+		"awskms:///alias/vault?region=eu-west-1":                       "",
+		"awskms:///alias/team/vault_2-a":                               "",
+		"awskms:///" + testUUID:                                        "",
+		"awskms:///mrk-" + strings.Repeat("0a", 16):                    "",
+		"awskms:///" + testARN:                                         "",
+		"awskms:///" + testARN + "?region=eu-west-1":                   "",
+		"awskms:///arn:aws-cn:kms:cn-north-1:111122223333:alias/vault": "",
+		"awskms:///alias/vault?":                                       "awskms:///alias/vault",
+		"awskms:///alias%2Fvault":                                      "awskms:///alias/vault",
+
+		at + "http%3A%2F%2F127.0.0.1%3A1234&region=eu-west-1": key + "?region=eu-west-1&endpoint=http://127.0.0.1:1234",
+		at + "http://[::1]:80/":                               at + "http://[::1]:80",
+		at + "http://localhost":                               "",
+		at + "https://KMS.example.org":                        at + "https://kms.example.org",
+		at + "https://10.0.0.1:443":                           "",
+		at + "https://[2001:DB8::1]":                          at + "https://[2001:db8::1]",
+
+		"local:///etc/vault/kek":   "",
+		"local:///k":               "",
+		"local:///etc/my%20kek":    "",
+		"local:///etc/my kek":      "local:///etc/my%20kek",
+		"local:///etc/50%25%3F%23": "",
+		"local:///etc/schlüssel":   "local:///etc/schl%C3%BCssel",
 	} {
 		t.Run(in, func(t *testing.T) {
 			if want == "" {

@@ -43,7 +43,7 @@ type Binaries struct {
 // server user can run them; symlinks are followed to where the programs really are.
 //
 // VAULTCTL_PG_BIN decides alone when major is 0. Set without any usable folder in it, it is an
-// error. Every failure is an ErrNoBinaries that lists what was looked at.
+// error. Every failure is an ErrNoBinaries that lists the folders it looked at.
 func Find(major int) (Binaries, error) {
 	return newFinder().find(major)
 }
@@ -60,7 +60,7 @@ func FindVersion(text string) (Binaries, error) {
 	return Find(major)
 }
 
-// finder is Find with its surroundings as fields.
+// finder is Find with the environment as fields.
 type finder struct {
 	named     string // VAULTCTL_PG_BIN
 	path      string // PATH
@@ -163,7 +163,7 @@ func usableIn(folders []string) []Binaries {
 // a symlink to postgres but not to every program beside it.
 func programFolder(folder string) (string, bool) {
 	if folder == "" {
-		return "", false // an empty element of PATH is the current folder; nobody means it here
+		return "", false // an empty element of PATH is the current folder, which is not meant here
 	}
 	real, err := filepath.EvalSymlinks(filepath.Join(folder, "postgres"))
 	if err != nil {
@@ -210,7 +210,7 @@ func binariesIn(dir string) (Binaries, error) {
 
 func (b Binaries) program(name string) string { return filepath.Join(b.Dir, name) }
 
-// has tells whether an optional program is there.
+// has reports whether an optional program is installed.
 func (b Binaries) has(name string) bool {
 	_, err := exec.LookPath(b.program(name))
 	return err == nil

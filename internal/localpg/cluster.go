@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// What callers branch on; the message says which file or node it is about.
+// Errors that callers branch on; the message names the file or node.
 var (
 	// ErrInUse: another Cluster value, in this process or another one, holds the folder.
 	ErrInUse = errors.New("cluster folder is in use")
@@ -33,7 +33,7 @@ var (
 // context may have ended already.
 const cleanUpLimit = 20 * time.Second
 
-// Options says what cluster Open and Create are to make or to find.
+// Options describe the cluster that Open and Create make or find.
 type Options struct {
 	// Dir is the cluster's folder, made when missing. It must be empty or hold a cluster.
 	Dir string
@@ -48,7 +48,7 @@ type Options struct {
 	Durable bool
 	// Parameters are settings for postgresql.conf on every node, over the package's own. Nil
 	// leaves a reused cluster's as they are. The few settings the package depends on, such as
-	// listen_addresses and port, are refused. Running nodes are told to reload; some settings
+	// listen_addresses and port, are refused. Running nodes reload them; some settings
 	// need a restart.
 	Parameters map[string]string
 }
@@ -114,7 +114,7 @@ func Create(ctx context.Context, o Options) (*Cluster, error) {
 	return c, nil
 }
 
-// giveUp ends a call that has no cluster to return. One that was made by this call goes again.
+// giveUp ends a call that fails. It removes a cluster that this call has made.
 func (c *Cluster) giveUp() error {
 	if c.fresh {
 		return c.Remove()
@@ -167,7 +167,7 @@ func (c *Cluster) Primary() *Node {
 }
 
 // Standbys returns all other nodes in order of their names. After a failover the old primary is
-// one of them, though it follows nobody until Rebuild.
+// one of them, though it follows no primary until Rebuild.
 func (c *Cluster) Standbys() []*Node {
 	return slices.DeleteFunc(c.Nodes(), func(n *Node) bool { return n.role() == rolePrimary })
 }
@@ -233,23 +233,23 @@ func (c *Cluster) Stop(ctx context.Context, mode StopMode) error {
 	return errors.Join(err, standbyErr)
 }
 
-// awaitPrimary gives the primary a while for itself. Not longer: it waits for each standby, and
-// one that hangs is only got rid of by stopping it.
+// awaitPrimary waits a limited time for the primary to stop. The primary waits for each standby, and
+// one that hangs has to be stopped first.
 func awaitPrimary(stopped <-chan error, mode StopMode) (bool, error) {
 	if mode == Immediate {
 		return false, nil
 	}
-	patience := time.NewTimer(5 * time.Second)
-	defer patience.Stop()
+	limit := time.NewTimer(5 * time.Second)
+	defer limit.Stop()
 	select {
 	case err := <-stopped:
 		return true, err
-	case <-patience.C:
+	case <-limit.C:
 		return false, nil
 	}
 }
 
-// Close lets go of the folder, so that it can be opened again. Nodes that run keep running. The
+// Close releases the folder, so that it can be opened again. Running nodes keep running. The
 // Cluster must not be used afterwards.
 func (c *Cluster) Close() error {
 	if err := c.lock.Close(); err != nil {
@@ -304,7 +304,7 @@ func (c *Cluster) remove() error {
 	return nil
 }
 
-// stopAll ends nodes in a hurry: the data is kept, and recovered at the next start.
+// stopAll stops nodes at once: the data is kept, and recovered at the next start.
 func stopAll(nodes []*Node) error {
 	ctx, cancel := context.WithTimeout(context.Background(), cleanUpLimit)
 	defer cancel()
@@ -342,13 +342,13 @@ func prepare(ctx context.Context, o Options) (*Cluster, []*Node, error) {
 	return c, started, nil
 }
 
-// load opens what is in the folder, however broken the nodes are.
+// load opens the cluster in the folder, even if its nodes are broken.
 func load(dir string) (*Cluster, error) {
 	dir, err := realPath(dir)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := readRecord(dir); err != nil { // before a lock file is put into a folder of somebody else's
+	if _, err := readRecord(dir); err != nil { // before a lock file is made in a folder that may hold no cluster
 		return nil, err
 	}
 	lock, err := lockFolder(dir)
@@ -487,7 +487,7 @@ func (c *Cluster) chooseBinaries(wanted Binaries) (Binaries, error) {
 	return Find(c.rec.Major)
 }
 
-// create makes a new cluster. Whatever it has made is deleted again when it fails.
+// create makes a new cluster. If it fails, it deletes all it has made.
 func create(ctx context.Context, o Options) (*Cluster, []*Node, error) {
 	if o.Binaries == (Binaries{}) {
 		found, err := Find(0)
@@ -561,7 +561,7 @@ func newFolder(path string, rec record) (*Cluster, error) {
 	return c, nil
 }
 
-// claim writes the first record. From then on the folder is ours to delete.
+// claim writes the first record. From then on Remove may delete the folder.
 func (c *Cluster) claim() error {
 	if _, err := os.Lstat(filepath.Join(c.dir, recordName)); err == nil {
 		return fmt.Errorf("%w: there is a cluster in %q already", ErrUnusable, c.dir)
@@ -678,7 +678,7 @@ func (c *Cluster) addStandby(ctx context.Context, name string) error {
 // waitStreaming waits until the primary counts every standby among these nodes as streaming.
 func (c *Cluster) waitStreaming(ctx context.Context, nodes ...*Node) error {
 	primary := c.Primary()
-	ask := asker{n: primary}
+	ask := querier{n: primary}
 	defer ask.close()
 	var missing *Node
 	err := poll(ctx, func() (bool, error) {
@@ -708,7 +708,7 @@ func (c *Cluster) waitStreaming(ctx context.Context, nodes ...*Node) error {
 	return nil
 }
 
-// setRoles changes who is what, in the record first: roles must outlive the process.
+// setRoles changes the nodes' roles, in the record first: roles must outlive the process.
 func (c *Cluster) setRoles(roles map[string]nodeRole) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -722,7 +722,7 @@ func (c *Cluster) setRoles(roles map[string]nodeRole) error {
 	if err := next.write(c.dir); err != nil {
 		return err
 	}
-	c.rec.Nodes = next.Nodes // and nothing else: the places in it are read without the lock
+	c.rec.Nodes = next.Nodes // only the nodes: the other fields are read without the lock
 	return nil
 }
 

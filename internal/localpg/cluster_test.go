@@ -572,7 +572,7 @@ func TestLongPathGetsAShortSocket(t *testing.T) {
 	mustBeGone(t, sockets)
 }
 
-// A cluster that nobody ever got is not worth keeping, however far it was.
+// A cluster whose making failed is removed, at any step.
 func TestFailedMakingLeavesNothing(t *testing.T) {
 	bad := map[string]string{"shared_buffers": "plenty"}
 	for name, standbys := range map[string]int{"at the start": 0, "at the first standby": 1} {

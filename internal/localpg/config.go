@@ -23,7 +23,7 @@ const (
 	longestSocket = 100
 )
 
-// hba lets in whoever can reach the socket, which the folder's mode decides, and nobody else.
+// hba trusts every local connection, and no other: the mode of the socket's folder decides which users can connect.
 const hba = `# Who reaches the socket is trusted, and only the server user and root reach it.
 local all         all trust
 local replication all trust
@@ -119,7 +119,7 @@ func renderSettings(settings map[string]string) []byte {
 	return b.Bytes()
 }
 
-// configure writes the node's configuration file and tells whether that changed it.
+// configure writes the node's configuration file and reports whether that changed it.
 func (n *Node) configure() (changed bool, err error) {
 	n.c.mu.Lock()
 	content := renderSettings(n.settings(n.c.rec))

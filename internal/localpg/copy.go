@@ -13,7 +13,7 @@ import (
 	"strings"
 )
 
-// copyKind says what state the server is in whose data folder is copied.
+// copyKind is the state of the server whose data folder is copied.
 type copyKind int
 
 const (

@@ -14,7 +14,7 @@ func (n *Node) Freeze() error {
 	return n.signalAll(unix.SIGSTOP, true)
 }
 
-// Thaw lets a frozen server go on.
+// Thaw continues a frozen server.
 func (n *Node) Thaw() error { return n.signalAll(unix.SIGCONT, false) }
 
 func (n *Node) signalAll(signal unix.Signal, serverFirst bool) error {

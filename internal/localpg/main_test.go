@@ -60,7 +60,7 @@ func newDir(t *testing.T) string {
 	return dir
 }
 
-// removeAtEnd removes a test's cluster, whatever still runs there, and checks that nothing is left.
+// removeAtEnd removes a test's cluster, running or not, and checks that nothing is left.
 func removeAtEnd(t *testing.T, dir string) {
 	t.Helper()
 	t.Cleanup(func() {

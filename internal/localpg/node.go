@@ -52,7 +52,7 @@ type Node struct {
 	c    *Cluster
 	name string
 
-	starting sync.Mutex // held by what brings up or replaces the server
+	starting sync.Mutex // held while the server is started or replaced
 
 	mu    sync.Mutex
 	child int // guarded by mu: the server's process if this program started it and has not collected it, else 0
@@ -64,7 +64,7 @@ func (n *Node) Name() string { return n.name }
 // DataDir returns the data folder.
 func (n *Node) DataDir() string { return filepath.Join(n.folder(), "data") }
 
-// LogFile returns the file that collects what the server says, over all its starts.
+// LogFile returns the file of the server's log, over all its starts.
 func (n *Node) LogFile() string { return filepath.Join(n.folder(), logName) }
 
 // SocketDir returns the folder of the server's unix socket.
@@ -130,7 +130,7 @@ func (n *Node) makeFolders() error {
 		return fmt.Errorf("making the folder of %q: %w", n.name, err)
 	}
 	if n.c.user.drop {
-		// Root keeps the folder and the server user passes through, whatever the umask.
+		// Root owns the folder and the server user may pass through, regardless of the umask.
 		if err := os.Chmod(n.folder(), 0o711); err != nil {
 			return fmt.Errorf("making the folder of %q: %w", n.name, err)
 		}
@@ -189,7 +189,7 @@ func (n *Node) launch(ctx context.Context) error {
 		return fmt.Errorf("starting %q: %w", n.name, err)
 	}
 	n.child = cmd.Process.Pid
-	return cmd.Process.Release() // collected by process id when somebody looks; no goroutine waits
+	return cmd.Process.Release() // no goroutine waits: collect reaps it by process id
 }
 
 // openLog goes through os.Root for the reason writeData does.
@@ -206,13 +206,13 @@ func (n *Node) openLog() (*os.File, error) {
 // they notice.
 const orphanLimit = 5 * time.Second
 
-// clearStale handles what a killed server has left. PostgreSQL copes with most of it, but refuses
-// to start while an orphan of the old server still holds its memory, and also when the old
-// process id belongs to a zombie or, after a reboot, to any other program of the server user.
+// clearStale removes what a killed server has left. PostgreSQL handles most of it, but refuses to start
+// while an orphan of the old server still holds its memory, and also when the old process id belongs
+// to a zombie or, after a reboot, to any other program of the server user.
 func (n *Node) clearStale(ctx context.Context) error {
 	left, err := readPidFile(n.DataDir())
 	if err != nil {
-		return nil // none, or one PostgreSQL has its own opinion about
+		return nil // there is none, or PostgreSQL judges it
 	}
 	ctx, cancel := context.WithTimeout(ctx, orphanLimit)
 	defer cancel()
@@ -279,7 +279,7 @@ func (n *Node) Kill() error {
 	return nil
 }
 
-// Running tells whether the server's process exists. It may not take connections yet.
+// Running reports whether the server's process exists. It may not take connections yet.
 func (n *Node) Running() bool { return n.Pid() != 0 }
 
 // Pid returns the server's process id, or 0 when it is not running.
@@ -304,13 +304,13 @@ func (n *Node) Pid() int {
 func (n *Node) WaitReady(ctx context.Context) error {
 	ctx, cancel := withLimit(ctx)
 	defer cancel()
-	ask := asker{n: n}
+	ask := querier{n: n}
 	defer ask.close()
 	err := poll(ctx, func() (bool, error) {
 		if !n.Running() {
 			return false, errNotRunning
 		}
-		// Cheaper than a connection that is going to be refused.
+		// Cheaper than a connection that will be refused.
 		if state, err := readPidFile(n.DataDir()); err != nil || !state.ready {
 			return false, nil
 		}
@@ -335,7 +335,7 @@ func (n *Node) WaitReplay(ctx context.Context, lsn string) error {
 	}
 	ctx, cancel := withLimit(ctx)
 	defer cancel()
-	ask := asker{n: n}
+	ask := querier{n: n}
 	defer ask.close()
 	err := poll(ctx, func() (bool, error) {
 		if !n.Running() {
@@ -352,16 +352,17 @@ func (n *Node) WaitReplay(ctx context.Context, lsn string) error {
 	return nil
 }
 
-// LSN returns the primary's insert position: whatever has been committed lies before it. It is
-// an error on a standby.
+// LSN returns the primary's insert position: every committed change lies before it. It is an error on
+// a standby.
 func (n *Node) LSN(ctx context.Context) (string, error) {
 	ctx, cancel := withLimit(ctx)
 	defer cancel()
-	ask := asker{n: n}
+	ask := querier{n: n}
 	defer ask.close()
 	var lsn string
 	var segment uint32
-	const sql = `select pg_current_wal_insert_lsn()::text || ' ' || setting from pg_settings where name = 'wal_segment_size'`
+	const sql = `select pg_current_wal_insert_lsn()::text || ' ' || setting
+		from pg_settings where name = 'wal_segment_size'`
 	var both string
 	if err := ask.row(ctx, sql, &both); err != nil {
 		return "", n.failure("reading its LSN", err)
@@ -388,11 +389,11 @@ func reachable(lsn string, segment uint32) (string, error) {
 	return fmt.Sprintf("%X/%X", high, low), nil
 }
 
-// InRecovery tells whether the node is a standby at the moment.
+// InRecovery reports whether the node is a standby at the moment.
 func (n *Node) InRecovery(ctx context.Context) (bool, error) {
 	ctx, cancel := withLimit(ctx)
 	defer cancel()
-	ask := asker{n: n}
+	ask := querier{n: n}
 	defer ask.close()
 	var recovering bool
 	if err := ask.row(ctx, `select pg_is_in_recovery()`, &recovering); err != nil {
@@ -446,19 +447,19 @@ func (n *Node) connectTo(ctx context.Context, database string) (*pgx.Conn, error
 	return pgx.ConnectConfig(ctx, cfg)
 }
 
-// asker asks one node questions over a connection it keeps, and replaces when it breaks.
-type asker struct {
+// querier runs queries on one node over a connection that it keeps, and replaces when it breaks.
+type querier struct {
 	n    *Node
 	conn *pgx.Conn
-	last error // of the latest question
+	last error // of the latest query
 }
 
-func (a *asker) row(ctx context.Context, sql string, into any, args ...any) error {
+func (a *querier) row(ctx context.Context, sql string, into any, args ...any) error {
 	a.last = a.try(ctx, sql, into, args...)
 	return a.last
 }
 
-func (a *asker) try(ctx context.Context, sql string, into any, args ...any) error {
+func (a *querier) try(ctx context.Context, sql string, into any, args ...any) error {
 	if a.conn == nil {
 		conn, err := a.n.connect(ctx)
 		if err != nil {
@@ -473,8 +474,8 @@ func (a *asker) try(ctx context.Context, sql string, into any, args ...any) erro
 	return err
 }
 
-// explain adds to the error of a wait that ran out of time why it had not got anywhere.
-func (a *asker) explain(err error) error {
+// explain adds to the error of a wait that ran out of time the cause of the delay.
+func (a *querier) explain(err error) error {
 	if a.last == nil || errors.Is(err, a.last) || errors.Is(a.last, context.Canceled) ||
 		errors.Is(a.last, context.DeadlineExceeded) {
 		return err
@@ -482,7 +483,7 @@ func (a *asker) explain(err error) error {
 	return fmt.Errorf("%w (the last attempt: %w)", err, a.last)
 }
 
-func (a *asker) close() {
+func (a *querier) close() {
 	if a.conn != nil {
 		// The context of the work may have ended; a local server answers at once or is gone.
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -506,7 +507,7 @@ func hasCode(err error, code string) bool {
 	return errors.As(err, &refused) && refused.Code == code
 }
 
-// failure says what went wrong with this node and what its log has to say about it.
+// failure adds the node and the end of its log to an error.
 func (n *Node) failure(doing string, err error) error {
 	return fmt.Errorf("%q: %s: %w%s", n.name, doing, err, n.logTail())
 }

@@ -44,7 +44,7 @@ func poll(ctx context.Context, check func() (done bool, err error)) error {
 	}
 }
 
-// pidFile is what is used of postmaster.pid: line 1 is the process, line 7 the key and id of the
+// pidFile is the used part of postmaster.pid: line 1 is the process, line 7 the key and id of the
 // System V segment that guards the data folder, line 8 the state.
 type pidFile struct {
 	pid   int
@@ -74,7 +74,7 @@ func readPidFile(data string) (pidFile, error) {
 	return found, nil
 }
 
-// alive tells whether a process exists and is not a zombie. A zombie is what a server killed
+// alive reports whether a process exists and is not a zombie. A zombie is what a server killed
 // under a process 1 that does not collect orphans, as in many containers, stays forever.
 func alive(pid int) bool {
 	if err := unix.Kill(pid, 0); err != nil && !errors.Is(err, unix.EPERM) {
@@ -87,8 +87,8 @@ func alive(pid int) bool {
 	return err != nil || state != 'Z'
 }
 
-// collect reaps a child of this process if it has ended and tells whether it is gone. Only for
-// processes this program started: for any other the answer is yes.
+// collect reaps a child of this process if it has ended and reports whether it is gone. Only for
+// processes this program started: for any other it returns true.
 func collect(pid int) (gone bool) {
 	for {
 		var status unix.WaitStatus
@@ -100,7 +100,7 @@ func collect(pid int) (gone bool) {
 	}
 }
 
-// isServer tells whether a process is the server of this data folder, and not one that got the
+// isServer reports whether a process is the server of this data folder, and not one that got the
 // same id after a reboot.
 func isServer(pid int, data string) bool {
 	args, err := arguments(pid)
@@ -110,11 +110,11 @@ func isServer(pid int, data string) bool {
 	return filepath.Base(args[0]) == "postgres" && args[1] == "-D" && args[2] == data
 }
 
-// isPostgres tells whether a process is any process of any PostgreSQL server.
+// isPostgres reports whether a process is any process of any PostgreSQL server.
 func isPostgres(pid int) bool {
 	args, err := arguments(pid)
 	if err != nil {
-		return true // cannot tell; assume what makes us careful
+		return true // unknown; assume that it is one
 	}
 	program := filepath.Base(args[0])
 	return program == "postgres" || strings.HasPrefix(args[0], "postgres:")

@@ -27,8 +27,8 @@ const (
 	homeName = "home"
 )
 
-// record is cluster.json: what was made and where. Paths inside the cluster folder are not in
-// it, so the folder may be moved while it is stopped.
+// record is cluster.json: the nodes and the places of their files. Paths inside the cluster folder are
+// not in it, so the folder may be moved while the cluster is stopped.
 type record struct {
 	Layout     int               `json:"layout"`
 	Finished   bool              `json:"finished"` // false while the cluster is being made for the first time
@@ -52,8 +52,8 @@ type nodeRole string
 const (
 	rolePrimary nodeRole = "primary"
 	roleStandby nodeRole = "standby"
-	// roleFormer was the primary until another node was promoted. It may hold writes nobody
-	// else has and would accept more, so it is only started by name.
+	// roleFormer was the primary until another node was promoted. It may hold writes that no other
+	// node has and would accept more, so it is only started by name.
 	roleFormer nodeRole = "former primary"
 )
 
@@ -128,7 +128,7 @@ func isPrivate(path, parent string) bool {
 		path == filepath.Clean(path)
 }
 
-// primary returns the name of the primary; checkNodes has seen to it that there is one.
+// primary returns the name of the primary; checkNodes has checked that there is one.
 func (rec *record) primary() string {
 	i := slices.IndexFunc(rec.Nodes, func(n nodeRecord) bool { return n.Role == rolePrimary })
 	return rec.Nodes[i].Name
@@ -151,7 +151,7 @@ func (rec *record) write(dir string) error {
 }
 
 // refuseForeign returns ErrUnusable when dir holds no record and anything but what an attempt to
-// make a cluster leaves before there is one. A folder with a record is for others to judge.
+// make a cluster leaves before there is one. checkUsable judges a folder with a record.
 func refuseForeign(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -173,8 +173,8 @@ func refuseForeign(dir string) error {
 	return nil
 }
 
-// lockFolder takes the cluster folder for this process; closing the file lets go of it, and so
-// does the end of the process.
+// lockFolder locks the cluster folder for this process; closing the file releases it, and so does the
+// end of the process.
 func lockFolder(dir string) (*os.File, error) {
 	path := filepath.Join(dir, lockName)
 	for {
@@ -191,8 +191,8 @@ func lockFolder(dir string) (*os.File, error) {
 			f.Close()
 			return nil, fmt.Errorf("locking %q: %w", dir, err)
 		}
-		// Remove deletes the file while holding the lock: whoever waited in between holds a
-		// lock on a file nobody else will ever open.
+		// Remove deletes the file while holding the lock: a process that waited in between holds a
+		// lock on a file that no other process can open.
 		if sameFile(f, path) {
 			return f, nil
 		}
@@ -223,8 +223,8 @@ func makePrivate(parent, home string, user serverUser) (string, error) {
 	return path, nil
 }
 
-// checkPrivate refuses a private folder that somebody else has put in the place of ours, or that
-// belongs to the cluster this one was copied from.
+// checkPrivate refuses a private folder that another user has put in the place of the right one, or
+// that belongs to the cluster this one was copied from.
 func checkPrivate(path, home string, user serverUser) error {
 	info, err := os.Lstat(path)
 	if err != nil {

@@ -91,11 +91,13 @@ func TestBrokenRecordsAreRefused(t *testing.T) {
 		"no layout":         {`{"major":15,` + nodes + `}`, "layout 0"},
 		"unsupported major": {`{"layout":1,"major":14,` + nodes + `}`, "major version 14"},
 		"no nodes":          {`{"layout":1,"major":15}`, "0 primaries"},
-		"two primaries":     {`{"layout":1,"major":15,"nodes":[{"name":"primary","role":"primary"},{"name":"standby1","role":"primary"}]}`, "2 primaries"},
-		"same name twice":   {`{"layout":1,"major":15,"nodes":[{"name":"primary","role":"primary"},{"name":"primary","role":"standby"}]}`, `"primary"`},
-		"unknown role":      {`{"layout":1,"major":15,"nodes":[{"name":"primary","role":"king"}]}`, `"king"`},
-		"name that climbs":  {`{"layout":1,"major":15,"nodes":[{"name":"../primary","role":"primary"}]}`, `"../primary"`},
-		"data elsewhere":    {`{"layout":1,"major":15,"data_root":"/etc",` + nodes + `}`, `"/etc"`},
+		"two primaries": {`{"layout":1,"major":15,"nodes":[{"name":"primary","role":"primary"},` +
+			`{"name":"standby1","role":"primary"}]}`, "2 primaries"},
+		"same name twice": {`{"layout":1,"major":15,"nodes":[{"name":"primary","role":"primary"},` +
+			`{"name":"primary","role":"standby"}]}`, `"primary"`},
+		"unknown role":     {`{"layout":1,"major":15,"nodes":[{"name":"primary","role":"king"}]}`, `"king"`},
+		"name that climbs": {`{"layout":1,"major":15,"nodes":[{"name":"../primary","role":"primary"}]}`, `"../primary"`},
+		"data elsewhere":   {`{"layout":1,"major":15,"data_root":"/etc",` + nodes + `}`, `"/etc"`},
 		"data that climbs": {`{"layout":1,"major":15,"data_root":"/var/tmp/hyperiondb-vault-1/../../etc",` + nodes + `}`,
 			"not a folder this program makes"},
 		"sockets elsewhere": {`{"layout":1,"major":15,"socket_root":"/var/tmp/hyperiondb-vault-1",` + nodes + `}`,
@@ -197,7 +199,7 @@ func TestCopiedFolderDoesNotOwnTheData(t *testing.T) {
 		t.Errorf("the other cluster's folder: %v", err)
 	}
 
-	// A folder that anybody could have put there.
+	// A folder that any user could have made.
 	if err := os.Chmod(sockets, 0o755); err != nil {
 		t.Fatal(err)
 	}

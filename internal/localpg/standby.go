@@ -15,9 +15,8 @@ import (
 var errTablespace = errors.New("the cluster has a tablespace of its own, which cannot be copied on one machine")
 
 // Promote makes a running standby the primary and returns when it takes writes. The other
-// standbys are told to follow it. The old primary is not touched: a failover comes after it has
-// ended, and whoever promotes earlier has two servers that take writes. Promoting the primary
-// changes nothing.
+// standbys follow it from then on. The old primary is not touched: a caller that promotes before it
+// has ended has two servers that take writes. Promoting the primary changes nothing.
 //
 // Standbys that had received more than the promoted one cannot follow it; they need Rebuild.
 func (n *Node) Promote(ctx context.Context) error {
@@ -43,7 +42,7 @@ func (n *Node) Promote(ctx context.Context) error {
 }
 
 func (n *Node) leaveRecovery(ctx context.Context) error {
-	ask := asker{n: n}
+	ask := querier{n: n}
 	defer ask.close()
 	var asked bool
 	if err := ask.row(ctx, `select pg_promote(false)`, &asked); err != nil {
@@ -63,8 +62,8 @@ func (n *Node) leaveRecovery(ctx context.Context) error {
 	return nil
 }
 
-// follow points every standby at a new primary. Slots are no part of what is replicated, so the
-// new primary has none yet.
+// follow points every standby at a new primary. Slots are not replicated, so the new primary has none
+// yet.
 func (c *Cluster) follow(ctx context.Context, primary *Node) error {
 	for _, n := range c.nodes {
 		if n.role() != roleStandby {
@@ -82,7 +81,7 @@ func (c *Cluster) follow(ctx context.Context, primary *Node) error {
 
 // Rebuild throws a node's data away, makes it a standby of the current primary, which must be
 // running, and returns when it streams. It stops the node if need be. This is how an old primary
-// comes back after a failover, and how a standby that has lost its way is repaired.
+// comes back after a failover, and how a standby that cannot follow is repaired.
 func (n *Node) Rebuild(ctx context.Context) error {
 	ctx, cancel := withLimit(ctx)
 	defer cancel()
@@ -152,12 +151,12 @@ func (n *Node) makeSlot(ctx context.Context, name string) error {
 			select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = $1::text
 		), dropped as materialized (select count(*) as n from old)
 		select (pg_create_physical_replication_slot($1::text::name, true)).slot_name::text from dropped where n >= 0`
-	ask := asker{n: n}
+	ask := querier{n: n}
 	defer ask.close()
 	var made string
 	err := poll(ctx, func() (bool, error) {
 		err := ask.row(ctx, sql, &made, name)
-		if hasCode(err, "55006") { // object_in_use: its last user is just noticing that it lost its connection
+		if hasCode(err, "55006") { // object_in_use: its last user has not yet noticed that it lost its connection
 			return false, nil
 		}
 		return err == nil, err
@@ -199,8 +198,8 @@ func (n *Node) copyFiles(ctx context.Context, primary *Node, into string) error 
 	return n.stopBackup(ctx, conn, primary, into)
 }
 
-// stopBackup ends the backup and writes its label, without which the copy would start from the
-// wrong place in the log. The log is not archived, so there is nothing to wait for.
+// stopBackup ends the backup and writes its label, without which the copy would recover from the wrong
+// place in the log. It does not wait for archiving, which is off.
 func (n *Node) stopBackup(ctx context.Context, conn *pgx.Conn, primary *Node, into string) error {
 	var label, tablespaces string
 	err := conn.QueryRow(ctx, `select labelfile, coalesce(spcmapfile, '') from pg_backup_stop(false)`).Scan(&label,
@@ -254,7 +253,7 @@ func (c *Cluster) copyCluster(ctx context.Context, src *Cluster) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	if err := src.checkStopped(); err != nil { // started in the meantime: the copy is worthless
+	if err := src.checkStopped(); err != nil { // started in the meantime: the copy is useless
 		return err
 	}
 	c.rec.Finished = true

@@ -12,8 +12,8 @@ import (
 	"syscall"
 )
 
-// serverUser is who the server runs as: the caller, or somebody else when the caller is root,
-// which PostgreSQL refuses to run as.
+// serverUser is the user that the server runs as: the caller, or another one when the caller is root,
+// as which PostgreSQL refuses to run.
 type serverUser struct {
 	uid, gid int
 	drop     bool // the caller is root, so processes change user and files change owner
@@ -41,7 +41,7 @@ func currentServerUser() (serverUser, error) {
 
 // command prepares a PostgreSQL program to run as the server user. Its environment is a list of
 // what it needs rather than the caller's: PGDATA or PGOPTIONS would change what it does,
-// NOTIFY_SOCKET would make it talk to systemd, and a token does not belong in it.
+// NOTIFY_SOCKET would make it notify systemd, and a token must not be in it.
 func (u serverUser) command(ctx context.Context, program string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Dir = "/" // the caller's folder may be one the server user cannot enter
@@ -78,13 +78,13 @@ func (u serverUser) makeFolder(path string) error {
 	return os.Lchown(path, u.uid, u.gid)
 }
 
-// owns tells whether a file belongs to the server user.
+// owns reports whether a file belongs to the server user.
 func (u serverUser) owns(info os.FileInfo) bool {
 	st, ok := info.Sys().(*syscall.Stat_t)
 	return ok && int(st.Uid) == u.uid
 }
 
-// canReach tells whether the server user may pass through every folder on the way to path, path
+// canReach reports whether the server user may pass through every folder on the way to path, path
 // included. It reads the mode bits; access lists are not looked at.
 func (u serverUser) canReach(path string) (bool, error) {
 	if !u.drop {

@@ -30,7 +30,7 @@ func TestRotationsAreCompletedTogether(t *testing.T) {
 	_, err = holding.Exec(t.Context(), `BEGIN; SELECT FROM vault.secrets WHERE name = 'due/8' FOR UPDATE`)
 	must(t, err)
 
-	ring, err := kms.OpenRing(t.Context(), []string{"local://" + store.KeyFile})
+	ring, err := kms.OpenKeyring(t.Context(), []string{"local://" + store.KeyFile})
 	must(t, err)
 	defer ring.Close()
 	v, closeVault := open(t, store, vaulttest.Daemon, ring)

@@ -28,7 +28,7 @@ import (
 func TestCronSupervises(t *testing.T) {
 	store := vaulttest.OwnWith(t, map[string]string{"shared_preload_libraries": "pg_cron",
 		"cron.use_background_workers": "on"})
-	ring, err := kms.OpenRing(t.Context(), []string{"local://" + store.KeyFile})
+	ring, err := kms.OpenKeyring(t.Context(), []string{"local://" + store.KeyFile})
 	must(t, err)
 	admin, closeAdmin := open(t, store, vaulttest.Operator, ring)
 	token := vault.Change{Token: vaulttest.AdminToken(t)}

@@ -76,7 +76,7 @@ func (d *door) Restore(_ context.Context, _ string, c rotation.Change) error {
 // brings the same candidate, the old version stays valid meanwhile, and what readers get in the end opens the door.
 func TestEveryAttemptBringsTheSameCandidate(t *testing.T) {
 	store := vaulttest.New(t)
-	ring, err := kms.OpenRing(t.Context(), []string{"local://" + store.KeyFile})
+	ring, err := kms.OpenKeyring(t.Context(), []string{"local://" + store.KeyFile})
 	must(t, err)
 	admin, closeAdmin := open(t, store, vaulttest.Operator, ring)
 	daemon, closeDaemon := open(t, store, vaulttest.Daemon, ring)
@@ -132,7 +132,7 @@ func TestEveryAttemptBringsTheSameCandidate(t *testing.T) {
 // A worker that stops gives back what it claimed and had not begun, and finishes what it had.
 func TestStoppingGivesClaimsBack(t *testing.T) {
 	store := vaulttest.New(t)
-	ring, err := kms.OpenRing(t.Context(), []string{"local://" + store.KeyFile})
+	ring, err := kms.OpenKeyring(t.Context(), []string{"local://" + store.KeyFile})
 	must(t, err)
 	admin, closeAdmin := open(t, store, vaulttest.Operator, ring)
 	daemon, closeDaemon := open(t, store, vaulttest.Daemon, ring)

@@ -80,7 +80,7 @@ func and(faults ...func(string, string) error) func(string, string) error {
 // with both on the candidate.
 func TestAnAttemptThatFailsLeavesReadersWithWhatWorks(t *testing.T) {
 	store := vaulttest.New(t)
-	ring, err := kms.OpenRing(t.Context(), []string{"local://" + store.KeyFile})
+	ring, err := kms.OpenKeyring(t.Context(), []string{"local://" + store.KeyFile})
 	must(t, err)
 	admin, closeAdmin := open(t, store, vaulttest.Operator, ring)
 	daemon, closeDaemon := open(t, store, vaulttest.Daemon, ring)
@@ -202,7 +202,7 @@ func TestAnAttemptThatFailsLeavesReadersWithWhatWorks(t *testing.T) {
 // tested and finished all the same, as readers have a value that does not work.
 func TestWhatATargetHasAlreadyIsFinishedThoughItCannotBeSet(t *testing.T) {
 	store := vaulttest.New(t)
-	ring, err := kms.OpenRing(t.Context(), []string{"local://" + store.KeyFile})
+	ring, err := kms.OpenKeyring(t.Context(), []string{"local://" + store.KeyFile})
 	must(t, err)
 	admin, closeAdmin := open(t, store, vaulttest.Operator, ring)
 	daemon, closeDaemon := open(t, store, vaulttest.Daemon, ring)

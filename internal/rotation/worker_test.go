@@ -24,7 +24,7 @@ func TestMain(m *testing.M) { os.Exit(vaulttest.Main(m)) }
 func TestWorkersShareWhatIsDue(t *testing.T) {
 	before := goleak.IgnoreCurrent()
 	store := vaulttest.New(t)
-	ring, err := kms.OpenRing(t.Context(), []string{"local://" + store.KeyFile})
+	ring, err := kms.OpenKeyring(t.Context(), []string{"local://" + store.KeyFile})
 	must(t, err)
 	admin, closeAdmin := open(t, store, vaulttest.Operator, ring)
 	generator, every := "hex:32", time.Hour

@@ -54,10 +54,10 @@ func (l *lockedBuffer) String() string {
 }
 
 // daemon start NODE [FILE] [flags] | stop NODE | signal NAME NODE | log NODE | fragile FAILPOINT NODE [FILE] | dies
-// NODE | reaps NODE: a vaultd beside a node ("primary", "standby1"). FILE is TOML that is put behind the standard
+// NODE | reaps NODE: a vaultd beside a node ("primary", "standby1"). FILE is TOML that is added after the standard
 // settings. start sets VAULTD_URL and VAULTD_HEALTH_URL, with the suffix _STANDBY1 for that node. $DAEMON_THROUGH is a
-// command that becomes it, with $DAEMON_PID1 it is process 1 of a namespace. A fragile one kills itself at its
-// failpoint; dies waits for it; reaps waits until process 1 has no child but the daemon.
+// command that execs vaultd; with $DAEMON_PID1 it is process 1 of a namespace. A fragile one kills itself at its
+// failpoint; dies waits for that; reaps waits until process 1 has no child but the daemon.
 func (h *harness) cmdDaemon(ts *testscript.TestScript, neg bool, args []string) {
 	s := h.of(ts)
 	if len(args) < 2 {
@@ -104,7 +104,8 @@ func (s *session) startDaemon(ts *testscript.TestScript, name string, more []str
 	if key == "" {
 		key = "local://" + s.store.KeyFile
 	}
-	settings := fmt.Sprintf("database_url = %q\nprimary_database_url = %q\nlisten = [\"127.0.0.1:0\"]\nstate_dir = %q\naudit_spool = %q\nhealth_listen = \"127.0.0.1:0\"\naddress_file = %q\nkms_keys = [%q]\n",
+	settings := fmt.Sprintf("database_url = %q\nprimary_database_url = %q\nlisten = [\"127.0.0.1:0\"]\n"+
+		"state_dir = %q\naudit_spool = %q\nhealth_listen = \"127.0.0.1:0\"\naddress_file = %q\nkms_keys = [%q]\n",
 		node.URL(s.store.Database, vaulttest.Daemon), s.store.URL(vaulttest.Daemon), base+".state", base+".spool",
 		base+".addresses", key)
 	allow := "allow = [\"127.0.0.0/8\"]\n"

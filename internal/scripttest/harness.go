@@ -27,12 +27,12 @@ import (
 
 const waitLimit = 2 * time.Minute // for any one condition; a bound, not a measurement
 
-// harness is what the scripts share.
+// harness holds what the scripts share.
 type harness struct {
 	program *vaulttest.Program
 	bin     string
 
-	fragileVaultd func() (string, error) // vaultd with failpoints, built when first asked for
+	fragileVaultd func() (string, error) // vaultd with failpoints, built when first needed
 
 	mu         sync.Mutex
 	transcript bytes.Buffer        // stderr of everything the scripts ran, and vaultd's logs
@@ -41,7 +41,7 @@ type harness struct {
 	scripts    map[string]*session // by work folder
 }
 
-// session is one script's.
+// session is the state of one script.
 type session struct {
 	h       *harness
 	env     *testscript.Env
@@ -175,7 +175,7 @@ func (s *session) removeCluster() {
 	_ = s.store.Remove()
 }
 
-// end runs when the script is over, however it ended.
+// end runs when the script is over, passed or failed.
 func (s *session) end() {
 	for _, d := range s.daemons {
 		d.stop(syscall.SIGTERM)
@@ -192,8 +192,8 @@ func (s *session) record(text string) {
 	s.h.transcript.WriteString(text)
 }
 
-// idle COUNT ADDRESS URL: that many connections from a loopback address that ask for nothing, until the script ends.
-// Those that the daemon closes meanwhile are held all the same.
+// idle COUNT ADDRESS URL: opens that many connections from a loopback address and sends nothing, until the script ends.
+// Connections that the daemon closes are kept open on this side.
 func (h *harness) cmdIdle(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) != 3 {
 		ts.Fatalf("usage: idle COUNT ADDRESS URL")

@@ -11,8 +11,8 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// hold STATEMENT: a transaction that the token in VAULTCTL_TOKEN has authorised, and which has run the statement, stays
-// open until the script ends or hold COMMIT.
+// hold STATEMENT: runs the statement in a transaction that the token in VAULTCTL_TOKEN authorises, and keeps it open
+// until the script ends or hold COMMIT.
 func (h *harness) cmdHold(ts *testscript.TestScript, neg bool, args []string) {
 	s := h.of(ts)
 	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)

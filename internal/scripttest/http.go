@@ -62,7 +62,7 @@ func request(ts *testscript.TestScript, args []string) (int, string, string) {
 	}
 	r, err := http.NewRequest(method, url, bytes.NewReader(body))
 	ts.Check(err)
-	r.Header, r.Host = header, header.Get("Host") // "" = that of the url
+	r.Header, r.Host = header, header.Get("Host") // "" = the host of the url
 	response, err := client.Do(r)
 	if err != nil {
 		return 0, err.Error(), ""

@@ -20,8 +20,8 @@ import (
 // pgbouncerProgram is where Debian has it; tools/install-patroni installs it.
 const pgbouncerProgram = "/usr/sbin/pgbouncer"
 
-// Every transaction gets another server connection than the one before, so that nothing works because a session
-// happened to be the same.
+// Every transaction gets another server connection than the one before, so that nothing depends on getting the same
+// session.
 const pgbouncerSettings = `[databases]
 * = host=%s port=%d
 [pgbouncer]
@@ -102,7 +102,7 @@ func (s *session) runPgbouncer(dir string, owner *syscall.Stat_t) error {
 	exited := make(chan struct{})
 	go func() { _ = cmd.Wait(); close(exited) }()
 	s.cleanup = append(s.cleanup, func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM) // at once, with whatever is open
+		_ = cmd.Process.Signal(syscall.SIGTERM) // it ends at once, with open connections
 		<-exited
 		s.record(log.String())
 	})

@@ -20,7 +20,7 @@ func firstProcess() *syscall.SysProcAttr {
 		GidMappings: []syscall.SysProcIDMap{{ContainerID: os.Getgid(), HostID: os.Getgid(), Size: 1}}}
 }
 
-// onlyChild waits until a process has one child, which lives.
+// onlyChild waits until a process has one child, which is alive.
 func onlyChild(parent int) error {
 	deadline := time.Now().Add(waitLimit)
 	for {
@@ -31,7 +31,7 @@ func onlyChild(parent int) error {
 		if time.Now().After(deadline) {
 			return fmt.Errorf("the children of process 1 are in the states %q, want one that lives", states)
 		}
-		time.Sleep(20 * time.Millisecond) // between two looks at the condition
+		time.Sleep(20 * time.Millisecond) // between two polls
 	}
 }
 

@@ -7,7 +7,7 @@ import (
 	"syscall"
 )
 
-// Namespaces of processes are Linux'.
+// Only Linux has namespaces of processes.
 func firstProcess() *syscall.SysProcAttr { return nil }
 
 func onlyChild(int) error { return errors.New("there are no process namespaces here") }

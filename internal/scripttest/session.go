@@ -19,14 +19,14 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// invocation is a command of vaultctl as it is run on a fresh vault, after those before it in the list.
+// invocation is a command of vaultctl that is run on a fresh vault, after those before it in the list.
 type invocation struct {
 	command string // as the help calls it
 	args    string // after it, by words; $WORK is the script's folder
 	owner   bool   // by the owner of the database
 	session bool   // it takes a session of its own, and is refused (2) behind a pooler
 	follows bool   // it is interrupted after its first line
-	code    int    // what it ends with
+	code    int    // exit code
 }
 
 var everyCommand = []invocation{
@@ -81,11 +81,11 @@ var everyCommand = []invocation{
 	{command: "init", owner: true, session: true},
 }
 
-// notRun are the commands that ask no database, or (dev) one of their own.
+// notRun are the commands that use no database, or (dev) one of their own.
 var notRun = []string{"completion", "dev", "help", "keygen", "version", "audit"}
 
-// everycommand URL OWNER_URL [pooled]: every command of vaultctl does what it is for. On failure, and after each, the
-// shadows of "hostile shadows" must not have run.
+// everycommand URL OWNER_URL [pooled]: every command of vaultctl works. The shadows of "hostile shadows" must not have
+// run after any of them.
 func (h *harness) cmdEveryCommand(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) < 2 {
 		ts.Fatalf("usage: everycommand URL OWNER_URL [pooled]")
@@ -158,7 +158,7 @@ func (h *harness) runOne(ts *testscript.TestScript, words []string, follows bool
 
 var helpLine = regexp.MustCompile(`(?m)^  ([a-z]+) {2,}\S`)
 
-// checkEveryCommandListed compares the list with what the help has.
+// checkEveryCommandListed compares the list with the help.
 func (h *harness) checkEveryCommandListed(ts *testscript.TestScript) {
 	listed := map[string]bool{}
 	for _, i := range everyCommand {
@@ -187,34 +187,42 @@ func (h *harness) checkEveryCommandListed(ts *testscript.TestScript) {
 }
 
 // installShadows makes, in the schema public, a function, operator, type and table of every name in pg_catalog, as the
-// owner of a database can. Those that are called count on a sequence, which no ROLLBACK undoes, and fail.
+// owner of a database can. A shadow that is called advances a sequence, which no ROLLBACK undoes, and fails.
 const installShadows = `
 CREATE SEQUENCE public.shadow_calls;
 GRANT ALL ON SEQUENCE public.shadow_calls TO PUBLIC;
 GRANT USAGE ON SCHEMA public TO PUBLIC;
 DO $do$
 DECLARE p record; made int := 0;
-  body constant text := 'BEGIN PERFORM pg_catalog.nextval(''public.shadow_calls''); RAISE EXCEPTION ''shadow called''; END';
+  body constant text :=
+    'BEGIN PERFORM pg_catalog.nextval(''public.shadow_calls''); RAISE EXCEPTION ''shadow called''; END';
 BEGIN
   FOR p IN SELECT oid, proname, pg_get_function_identity_arguments(oid) AS args, format_type(prorettype, NULL) AS result
-             FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND prokind IN ('f', 'a', 'w') AND NOT proretset LOOP
+             FROM pg_proc
+            WHERE pronamespace = 'pg_catalog'::regnamespace AND prokind IN ('f', 'a', 'w') AND NOT proretset LOOP
     BEGIN
-      EXECUTE format('CREATE FUNCTION public.%I(%s) RETURNS %s LANGUAGE plpgsql SET search_path = pg_catalog AS %L', p.proname, p.args, p.result, body);
+      EXECUTE format('CREATE FUNCTION public.%I(%s) RETURNS %s LANGUAGE plpgsql SET search_path = pg_catalog AS %L',
+                     p.proname, p.args, p.result, body);
       made := made + 1;
-    EXCEPTION WHEN others THEN NULL;  -- of a type that no plpgsql function takes
+    EXCEPTION WHEN others THEN NULL;  -- a type that no plpgsql function takes
     END;
   END LOOP;
-  FOR p IN SELECT oid, oprname, format_type(oprleft, NULL) AS l, format_type(oprright, NULL) AS r, format_type(oprresult, NULL) AS result
+  FOR p IN SELECT oid, oprname, format_type(oprleft, NULL) AS l, format_type(oprright, NULL) AS r,
+                  format_type(oprresult, NULL) AS result
              FROM pg_operator WHERE oprnamespace = 'pg_catalog'::regnamespace AND oprleft <> 0 LOOP
     BEGIN
-      EXECUTE format('CREATE FUNCTION public.shadow_%s(%s, %s) RETURNS %s LANGUAGE plpgsql SET search_path = pg_catalog AS %L', p.oid, p.l, p.r, p.result, body);
-      EXECUTE format('CREATE OPERATOR public.%s (FUNCTION = public.shadow_%s, LEFTARG = %s, RIGHTARG = %s)', p.oprname, p.oid, p.l, p.r);
+      EXECUTE format('CREATE FUNCTION public.shadow_%s(%s, %s) RETURNS %s LANGUAGE plpgsql '
+                     'SET search_path = pg_catalog AS %L', p.oid, p.l, p.r, p.result, body);
+      EXECUTE format('CREATE OPERATOR public.%s (FUNCTION = public.shadow_%s, LEFTARG = %s, RIGHTARG = %s)',
+                     p.oprname, p.oid, p.l, p.r);
       made := made + 1;
     EXCEPTION WHEN others THEN NULL;
     END;
   END LOOP;
-  EXECUTE format('CREATE FUNCTION public.shadow_of_type() RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog AS %L', body);
-  FOR p IN SELECT typname FROM pg_type WHERE typnamespace = 'pg_catalog'::regnamespace AND typtype = 'b' AND typelem = 0 LOOP
+  EXECUTE format('CREATE FUNCTION public.shadow_of_type() RETURNS boolean LANGUAGE plpgsql '
+                 'SET search_path = pg_catalog AS %L', body);
+  FOR p IN SELECT typname FROM pg_type
+            WHERE typnamespace = 'pg_catalog'::regnamespace AND typtype = 'b' AND typelem = 0 LOOP
     BEGIN
       EXECUTE format('CREATE DOMAIN public.%1$I AS pg_catalog.%1$I CHECK (public.shadow_of_type())', p.typname);
       made := made + 1;
@@ -230,7 +238,7 @@ BEGIN
 END $do$;
 `
 
-// hostileSettings are what ALTER DATABASE and ALTER ROLE can give a session, each other than the vault needs it.
+// hostileSettings are settings that ALTER DATABASE and ALTER ROLE can give a session, each other than the vault needs.
 var hostileSettings = []string{
 	`search_path = public, pg_catalog`, `standard_conforming_strings = off`,
 	`default_transaction_isolation = 'serializable'`,
@@ -248,8 +256,7 @@ var hostileSettings = []string{
 	`synchronous_commit = off`, `enable_indexscan = off`,
 }
 
-// hostile shadows | settings on-database|on-role ROLE... | reset: what the owner of the database can do to its
-// sessions.
+// hostile shadows | settings on-database|on-role ROLE... | reset: attacks of the database's owner on its sessions.
 func (h *harness) cmdHostile(ts *testscript.TestScript, neg bool, args []string) {
 	s := h.of(ts)
 	database := pgx.Identifier{s.store.Database}.Sanitize()

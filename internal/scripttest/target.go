@@ -19,7 +19,7 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// targetHBA makes the roles of applications log in by password; everybody else is trusted as before.
+// targetHBA makes the roles of applications log in by password; other roles are trusted as before.
 const targetHBA = `local all app,app_a,app_b,dba scram-sha-256
 local all all trust
 local replication all trust
@@ -48,7 +48,8 @@ func (h *harness) cmdTarget(ts *testscript.TestScript, neg bool, args []string) 
 	case len(args) == 2 && args[0] == "user":
 		fmt.Fprintln(ts.Stdout(), pairOf(ts.ReadFile(args[1])).Username)
 	default:
-		ts.Fatalf("usage: target prepare | target admin FILE | [!] target login USER FILE | target user FILE | target hold USER FILE")
+		ts.Fatalf("usage: target prepare | target admin FILE | [!] target login USER FILE | target user FILE | " +
+			"target hold USER FILE")
 	}
 }
 
@@ -101,7 +102,7 @@ func (s *session) loggedIn(user, value string) (*pgx.Conn, error) {
 		pairOf(strings.TrimSuffix(value, "\n")).Password))
 }
 
-// buildFragile builds vaultd with failpoints, for the first script that asks.
+// buildFragile builds vaultd with failpoints, for the first script that needs it.
 func buildFragile(dir string) func() (string, error) {
 	return sync.OnceValues(func() (string, error) {
 		path := filepath.Join(dir, "fragile-vaultd")

@@ -47,7 +47,7 @@ func (h *harness) cmdTerminal(ts *testscript.TestScript, neg bool, args []string
 		// a script may have ended it
 		s.cleanup = append(s.cleanup, func() { _ = exec.Command("tmux", "-S", socket, "kill-server").Run() })
 		tmux("new-session", "-d", "-x", width, "-y", height, "sh")
-		sees(regexp.MustCompile(`(?m)^[$#]`)) // what is typed before the prompt is shown twice, and moves it
+		sees(regexp.MustCompile(`(?m)^[$#]`)) // text typed before the prompt would be shown twice
 	case "type":
 		tmux("send-keys", "-l", "--", rest[0])
 		tmux("send-keys", "Enter")

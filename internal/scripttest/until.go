@@ -12,8 +12,8 @@ import (
 )
 
 // until http STATUS METHOD URL ... [~ REGEXP] | until sql [standby] STATEMENT REGEXP | until kms OPERATION CALLS |
-// until s3 OBJECTS: asks until the answer is as wanted. What http was answered then is on stdout and stderr, as with
-// http.
+// until s3 OBJECTS: polls until the answer is as wanted. The last answer of http is on stdout and stderr, as with the
+// command http.
 func (h *harness) cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 	deadline := time.Now().Add(waitLimit)
 	last, body, headers := "", "", ""
@@ -57,6 +57,6 @@ func (h *harness) cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 		if time.Now().After(deadline) {
 			ts.Fatalf("never became so: %s", last)
 		}
-		time.Sleep(20 * time.Millisecond) // between two looks at the condition
+		time.Sleep(20 * time.Millisecond) // between two polls
 	}
 }

@@ -58,7 +58,7 @@ func (h *harness) cmdCapture(ts *testscript.TestScript, neg bool, args []string)
 	ts.Setenv(args[0], m[1])
 }
 
-// unsteady is what differs between two runs of one script.
+// unsteady matches text that differs between two runs of one script.
 var unsteady = []struct {
 	pattern *regexp.Regexp
 	put     string
@@ -73,7 +73,7 @@ var unsteady = []struct {
 	{regexp.MustCompile(`127\.0\.0\.1:\d+`), "ADDRESS"},
 }
 
-// steady FILE: stdout, with what differs between two runs replaced, for: cmp FILE golden.
+// steady FILE: writes stdout with unsteady text replaced, for: cmp FILE golden.
 func (h *harness) cmdSteady(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) != 1 {
 		ts.Fatalf("usage: steady FILE")

@@ -19,8 +19,8 @@ import (
 
 const waitFor = 20 * time.Second // a bound, not a measurement
 
-// running is a browser with its event loop, in an emulated terminal. The loop owns its model from here on: a test sees
-// it again when the loop has ended.
+// running is a browser with its event loop, in an emulated terminal. The loop owns the model: a test reads it after the
+// loop has ended.
 func running(t *testing.T, source Source, now func() time.Time) *teatest.TestModel {
 	t.Helper()
 	plain, err := newTheme("none", io.Discard, func(string) string { return "" })
@@ -47,7 +47,7 @@ func until(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// TestLateAnswersAreDropped: the answer to an older question comes after that to the newer one.
+// TestLateAnswersAreDropped answers an older query after the newer one.
 func TestLateAnswersAreDropped(t *testing.T) {
 	l := sampleLog(300)
 	slow := make(chan struct{})
@@ -78,7 +78,7 @@ func TestLateAnswersAreDropped(t *testing.T) {
 	}
 }
 
-// TestAnAnswerThatNeverComes: Esc gives up, and the browser can be left.
+// TestAnAnswerThatNeverComes checks that Esc stops a query, and that the browser can be left.
 func TestAnAnswerThatNeverComes(t *testing.T) {
 	l := sampleLog(300)
 	slow := make(chan struct{})
@@ -92,7 +92,7 @@ func TestAnAnswerThatNeverComes(t *testing.T) {
 	tm.WaitFinished(t, teatest.WithFinalTimeout(waitFor))
 }
 
-// brittle panics when it is asked for secrets.
+// brittle panics when secrets are queried.
 type brittle struct{ *log }
 
 func (brittle) Secrets(context.Context, string, string, int) ([]Secret, error) {
@@ -113,7 +113,7 @@ func TestAPanicEndsTheBrowserInOrder(t *testing.T) {
 	}
 }
 
-// brittleClock panics after a second, when that function asks it.
+// brittleClock panics after a second, when that function calls it.
 func brittleClock(function string) func() time.Time {
 	began := time.Now()
 	return func() time.Time {

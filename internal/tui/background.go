@@ -14,8 +14,8 @@ import (
 
 func init() { noquery.Restore() }
 
-// askBackground is OSC 11. A terminal that does not know it says nothing.
-const askBackground = "\x1b]11;?\x1b\\"
+// backgroundQuery is OSC 11. A terminal that does not know it ignores it.
+const backgroundQuery = "\x1b]11;?\x1b\\"
 
 var (
 	backgroundAnswer = regexp.MustCompile("\x1b\\]11;rgba?:([0-9a-fA-F]{1,4})/([0-9a-fA-F]{1,4})/([0-9a-fA-F]{1,4})" +
@@ -26,15 +26,15 @@ var (
 // backgroundMsg is a terminal's answer.
 type backgroundMsg struct{ dark bool }
 
-// keyboard is the terminal's input without its answers about the background, which come among the keys whenever the
-// terminal gets to it. So nothing waits for an answer, none is taken for keys, and no key is lost.
+// keyboard is the terminal's input without the answers to backgroundQuery, which arrive among the keys at any time. So
+// the browser waits for no answer, takes none for keys, and loses no key.
 type keyboard struct {
 	*os.File
 	answered func(backgroundMsg)
 	held     []byte // the beginning of an answer
 }
 
-// Read returns 0 bytes when there was nothing but an answer.
+// Read returns 0 bytes if it read only an answer.
 func (k *keyboard) Read(p []byte) (int, error) {
 	n := copy(p, k.held)
 	read, err := k.File.Read(p[n:])
@@ -51,7 +51,7 @@ func (k *keyboard) Read(p []byte) (int, error) {
 	return copy(p, keys), err
 }
 
-// isDark weighs red, green and blue as the eye does.
+// isDark weighs red, green and blue like human vision.
 func isDark(channels [][]byte) bool {
 	brightness := 0.0
 	for i, weight := range []float64{0.299, 0.587, 0.114} {
@@ -62,7 +62,7 @@ func isDark(channels [][]byte) bool {
 	return brightness < 0.5
 }
 
-// backgroundFrom is what the environment says of the background; some terminals set COLORFGBG.
+// backgroundFrom reads the background from the environment; some terminals set COLORFGBG.
 func backgroundFrom(env func(string) string) (dark, known bool) {
 	_, background, found := strings.Cut(env("COLORFGBG"), ";")
 	if _, last, three := strings.Cut(background, ";"); three {
@@ -72,14 +72,14 @@ func backgroundFrom(env func(string) string) (dark, known bool) {
 	return colour < 7 || colour == 8, found && err == nil
 }
 
-// ask writes to the terminal once it is raw, so that no answer is echoed. The frames go through the same file, a
-// write each.
-func (m *model) ask() tea.Cmd {
-	if m.asks == nil {
+// queryBackground writes to the terminal when it is raw, so that the answer is not echoed. Each frame is one write to
+// the same file, so the query does not split one.
+func (m *model) queryBackground() tea.Cmd {
+	if m.terminal == nil {
 		return nil
 	}
 	return func() tea.Msg {
-		_, _ = m.asks.WriteString(askBackground)
+		_, _ = m.terminal.WriteString(backgroundQuery)
 		return nil
 	}
 }

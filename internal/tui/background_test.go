@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// What a terminal answers is taken out of what is typed, wherever it comes and in as many pieces as it likes.
+// The terminal's answers are removed from the typed keys, at any place and in any pieces.
 func TestAnswersAmongKeys(t *testing.T) {
 	const light, dark = "\x1b]11;rgb:ffff/ffff/ffff\x1b\\", "\x1b]11;rgb:1e1e/1e1e/2e2e\x07"
 	for _, c := range []struct {
@@ -50,7 +50,7 @@ func TestAnswersAmongKeys(t *testing.T) {
 	}
 }
 
-// The environment and the caller's word come before the terminal's.
+// The environment and the caller's choice count before the terminal's answer.
 func TestWhoSaysTheBackground(t *testing.T) {
 	for _, c := range []struct {
 		theme, colours, term string

@@ -14,7 +14,7 @@ import (
 	"github.com/hyperiondb/vault/internal/audit"
 )
 
-// check holds what is always true of the window.
+// check fails if an invariant of the window is broken.
 func (s *screen) check() {
 	s.t.Helper()
 	w := &s.events.window
@@ -84,7 +84,7 @@ func TestRefusalsAreFoundBeyondWhatIsHeld(t *testing.T) {
 		l.events[i].Outcome = audit.OK
 	}
 	l.events[1500].Outcome, l.events[5500].Outcome = audit.Denied, audit.Failed
-	l.cut = 700 // a search takes several looks
+	l.cut = 700 // a search takes several queries
 	s := newScreen(t, l, "", 80, 24)
 	for _, want := range []int{1500, 5500} {
 		s.keys("e")
@@ -109,7 +109,7 @@ func TestASearchGoesOnUntilItIsStopped(t *testing.T) {
 	if s.selected().ID != l.events[4990].ID {
 		t.Errorf("got event %d", s.selected().ID)
 	}
-	// One look at a time, as a slow database would have it.
+	// One query at a time, as with a slow database.
 	s.filter = "action:none"
 	s.Update(s.askPage(Query{}, afresh)())
 	s.wantLine("searching back to 2026-11-2")
@@ -118,7 +118,7 @@ func TestASearchGoesOnUntilItIsStopped(t *testing.T) {
 	if s.events.asking() {
 		t.Error("it goes on after Esc")
 	}
-	s.keys("down") // goes on
+	s.keys("down") // the search continues
 	s.wantLine("no events match")
 }
 
@@ -166,8 +166,7 @@ func TestFiltersByKeys(t *testing.T) {
 	s.keys("esc")
 }
 
-// TestEndBeforeTheAnswer: the events of the filter before are still on the screen, all of them held, when End is
-// pressed.
+// TestEndBeforeTheAnswer presses End while all events of the filter before are held and on the screen.
 func TestEndBeforeTheAnswer(t *testing.T) {
 	l := sampleLog(300)
 	s := newScreen(t, l, "", 80, 24)
@@ -310,7 +309,7 @@ func TestSecretsPage(t *testing.T) {
 	}
 }
 
-// TestFastTyping: what comes in one piece is still several keys; what is pasted is none outside of a prompt.
+// TestFastTyping sends several keys in one message, and pasted text, which is no command.
 func TestFastTyping(t *testing.T) {
 	s := newScreen(t, sampleLog(100), "", 80, 24)
 	s.send(tea.KeyMsg{Type: tea.KeyRunes, Runes: []rune("jjj")})
@@ -334,7 +333,7 @@ func TestMouse(t *testing.T) {
 	click := func(x, y int) {
 		s.send(tea.MouseMsg{X: x, Y: y, Action: tea.MouseActionPress, Button: tea.MouseButtonLeft})
 	}
-	click(10, 8) // the fourth row: title, filter, strip (2), heading
+	click(10, 8) // the fourth row: title, filter, histogram (2), heading
 	if s.events.selected != 3 {
 		t.Errorf("click: got row %d, want 3", s.events.selected)
 	}
@@ -347,7 +346,7 @@ func TestMouse(t *testing.T) {
 		t.Errorf("wheel: got row %d, want 6", s.events.selected)
 	}
 	click(20, 2)
-	if want := s.strip.end(19); s.selected().At.After(want) || want.Sub(s.selected().At) > 3*time.Hour {
+	if want := s.histogram.end(19); s.selected().At.After(want) || want.Sub(s.selected().At) > 3*time.Hour {
 		t.Errorf("a click on a bar: got an event at %s, want one before %s", s.selected().At, want)
 	}
 	click(10, 0)
@@ -373,7 +372,7 @@ func TestAnErrorDoesNotLeaveAnotherFiltersEvents(t *testing.T) {
 	}
 	s.send(statusMsg{number: s.status.number, err: errAway})
 	l.err = nil
-	s.settle(s.askStatus()) // the database is back: nobody has to press a key
+	s.settle(s.askStatus()) // the database is back: the events load without a key
 	if len(s.events.events) == 0 {
 		t.Error("the events do not come by themselves")
 	}

@@ -17,7 +17,7 @@ import (
 
 // detailPane shows all of the selected event, under the table or beside it.
 type detailPane struct {
-	asker
+	pending
 	open   bool
 	top    int
 	sealOf int64 // the event that seal is about
@@ -31,14 +31,14 @@ type sealMsg struct {
 	err error
 }
 
-// askSeal asks once for every event whose details are shown.
+// askSeal queries the seal of an event once, when its details are shown.
 func (m *model) askSeal() tea.Cmd {
 	e, ok := m.events.current()
 	if !ok || !m.detail.open || m.detail.sealOf == e.ID {
 		return nil
 	}
 	m.detail.sealOf, m.detail.seal = e.ID, Seal{}
-	return ask(m, &m.detail.asker, func(ctx context.Context) (Seal, error) { return m.source.Seal(ctx, e) },
+	return query(m, &m.detail.pending, func(ctx context.Context) (Seal, error) { return m.source.Seal(ctx, e) },
 		func(n int, s Seal, err error) tea.Msg { return sealMsg{n, e.ID, s, err} })
 }
 
@@ -54,7 +54,7 @@ func (m *model) beside() bool { return m.width >= 120 }
 func (m *model) detailWidth() int { return max(48, m.width*2/5) }
 
 func (m *model) detailHeight() int {
-	return max(5, (m.height-2-1-m.stripHeight()-2)*3/5)
+	return max(5, (m.height-2-1-m.histogramHeight()-2)*3/5)
 }
 
 func (m *model) detailDown() tea.Cmd { m.detail.top++; return nil }
@@ -79,7 +79,7 @@ func (m *model) detailLines(width, height int) []string {
 	return out
 }
 
-// describe writes an event out, wrapped to a width.
+// describe lists all fields of an event, wrapped to a width.
 func (m *model) describe(e Event, width int) []string {
 	zone := m.now().Location()
 	lines := []string{m.theme.title.Render(clean(strings.TrimSpace(e.Action+" "+e.Secret))) + " " +
@@ -119,7 +119,7 @@ func (d *detailPane) text(e Event, zone *time.Location) string {
 
 const fieldName = 13
 
-// field is a name and its text, which goes on beneath itself.
+// field is a name and its text, wrapped in a column beside it.
 func (m *model) field(name, text string, width int) []string {
 	room := max(8, width-fieldName-1)
 	var lines []string
@@ -137,7 +137,7 @@ func (m *model) field(name, text string, width int) []string {
 	return lines
 }
 
-// pretty writes a value of the detail: text as it is, anything else as JSON.
+// pretty writes a value of the detail: text as it is, other values as JSON.
 func pretty(v any) string {
 	if text, ok := v.(string); ok {
 		return text

@@ -1,15 +1,15 @@
 // Package tui is the terminal browser of the audit log.
 //
-// It asks a [Source] and holds little: at most maxEvents events around the one selected, whatever the size of the log.
-// Going beyond their ends asks for the next page and lets go of those at the other end.
+// It queries a [Source] and holds at most maxEvents events around the selected one, for logs of any size. Moving near
+// an end of them loads the next page and drops events at the other end.
 //
-// Every query has a deadline and a number. A newer query of the same kind cancels the older, whose answer, should it
-// still come, is dropped by its number (ask.go): what is on the screen always belongs to the filter above it.
+// Every query has a deadline and a number. A newer query of the same kind cancels the older one, and an answer with an
+// old number is dropped (query.go): the events on the screen always belong to the filter above them.
 //
-// The screen is made of panes, one file each: events.go (the table, its window in window.go), strip.go (counts per span
-// of time), detail.go, secrets.go, prompt.go (whatever is typed), help.go. model.go hands messages to them and puts
-// their lines together; keys.go is the one list of keys, which the help is made of.
+// The screen is made of panes, one file each: events.go (the table, its window in window.go), histogram.go (counts per
+// span of time), detail.go, secrets.go, prompt.go (typed text), help.go. model.go passes messages to them and joins
+// their lines; keys.go is the one list of keys, from which the help is made.
 //
-// Everything from a row passes clean (text.go) before it is shown: it can neither steer the terminal nor turn the order
-// of letters around. Nothing is said by colour alone.
+// Text from a row passes clean (text.go) before it is shown, so it cannot control the terminal or change the writing
+// direction. No information is in colour alone.
 package tui

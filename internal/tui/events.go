@@ -13,18 +13,18 @@ import (
 	"github.com/hyperiondb/vault/internal/audit/filter"
 )
 
-// eventsPane is the table of events and what is being asked for it.
+// eventsPane is the table of events and its running query.
 type eventsPane struct {
 	window
-	asker
-	loaded   bool    // there was an answer
-	of       string  // the filter that the events belong to
-	searched *Cursor // how far a search has come that is not through
-	halted   bool    // it was stopped, and goes on when somebody moves
+	pending
+	loaded   bool    // a page has arrived
+	of       string  // the filter of the events
+	searched *Cursor // how far an unfinished search has come
+	halted   bool    // the search was stopped, until the selection moves
 	err      error
 }
 
-// halt stops asking until somebody moves.
+// halt stops the search until the selection moves.
 func (p *eventsPane) halt() {
 	p.stop()
 	p.halted = true
@@ -34,8 +34,8 @@ func (p *eventsPane) halt() {
 type place int
 
 const (
-	afresh place = iota // instead of what there is, the eye at its top
-	atEnd               // the same, the eye at its end
+	afresh place = iota // replaces the events; the first is selected
+	atEnd               // replaces the events; the last is selected
 	below
 	above
 )
@@ -59,7 +59,7 @@ func (m *model) askPage(q Query, where place) tea.Cmd {
 	q.Filter, q.Limit = f, pageSize
 	of := m.filter
 	m.events.halted = false
-	return ask(m, &m.events.asker, func(ctx context.Context) (Page, error) { return m.source.Events(ctx, q) },
+	return query(m, &m.events.pending, func(ctx context.Context) (Page, error) { return m.source.Events(ctx, q) },
 		func(n int, p Page, err error) tea.Msg { return pageMsg{n, where, of, q.From, p, err} })
 }
 
@@ -73,10 +73,10 @@ func (m *model) loadOldest() tea.Cmd { return m.askPage(Query{Newer: true}, atEn
 // loadAt puts the last event before a cursor on top.
 func (m *model) loadAt(c Cursor) tea.Cmd { return m.askPage(Query{From: &c}, afresh) }
 
-// justAfter is the place behind everything that happened at a time.
+// justAfter is the place after all events of a time.
 func justAfter(t time.Time) Cursor { return Cursor{At: t.Add(time.Microsecond)} }
 
-// askMore asks for the next page when the eye comes near an end.
+// askMore loads the next page when the selection comes near an end.
 func (m *model) askMore() tea.Cmd {
 	p := &m.events
 	switch {
@@ -96,7 +96,7 @@ func (msg pageMsg) arrive(m *model) tea.Cmd {
 		return nil
 	}
 	if p.err = msg.err; msg.err != nil {
-		if p.of != m.filter { // they would seem to be an answer
+		if p.of != m.filter { // the old events would look like the answer
 			p.window, p.of = window{}, m.filter
 		}
 		return nil
@@ -124,7 +124,7 @@ func (msg pageMsg) arrive(m *model) tea.Cmd {
 	return tea.Batch(m.askMore(), m.askSeal())
 }
 
-// seekMsg is a refusal that was looked for beyond what is held.
+// seekMsg is the answer to a search for a refusal beyond the held events.
 type seekMsg struct {
 	number int
 	newer  bool
@@ -135,7 +135,7 @@ type seekMsg struct {
 func (m *model) nextRefusal() tea.Cmd     { return m.seek(1) }
 func (m *model) previousRefusal() tea.Cmd { return m.seek(-1) }
 
-// seek looks among the events that are held, then asks for the first one beyond.
+// seek looks among the held events, then queries the first refusal beyond them.
 func (m *model) seek(step int) tea.Cmd {
 	p := &m.events
 	for i := p.selected + step; i >= 0 && i < len(p.events); i += step {
@@ -162,7 +162,7 @@ func (m *model) seekFrom(from *Cursor, newer bool) tea.Cmd {
 		return nil
 	}
 	q := Query{Filter: f.With(filter.Term{Key: filter.Outcome, Not: true, Text: "ok"}), From: from, Newer: newer, Limit: 1}
-	return ask(m, &m.events.asker, func(ctx context.Context) (Page, error) { return m.source.Events(ctx, q) },
+	return query(m, &m.events.pending, func(ctx context.Context) (Page, error) { return m.source.Events(ctx, q) },
 		func(n int, p Page, err error) tea.Msg { return seekMsg{n, newer, p, err} })
 }
 
@@ -185,16 +185,16 @@ func (msg seekMsg) arrive(m *model) tea.Cmd {
 	return nil
 }
 
-// column of the table. What is too long loses its end, or with end set its beginning.
+// column is a column of the table. Text that is too long loses its end, or with end set its beginning.
 type column struct {
 	title string
-	width int // 0 = a share of what is left
+	width int // 0 = a share of the remaining width
 	share int
 	end   bool
 	text  func(Event) string
 }
 
-// columns are chosen by the width alone: they stand still while the events go by.
+// columns depend on the width alone, so that they do not move while the events change.
 func (m *model) columns(width int) []column {
 	layout, timeWidth := "01-02 15:04", 11
 	switch {
@@ -233,17 +233,17 @@ func (m *model) columns(width int) []column {
 	default:
 		cs = append(cs, secret)
 	}
-	return share(cs, width-2) // the mark of the selected one
+	return share(cs, width-2) // less the mark of the selected event
 }
 
-// share gives the columns without a width what is left.
+// share divides the remaining width among the columns without one.
 func share(cs []column, width int) []column {
 	shares := 0
 	for _, c := range cs {
 		width -= c.width + 1
 		shares += c.share
 	}
-	width++ // there is no gap behind the last
+	width++ // no gap after the last column
 	for i := range cs {
 		if c := &cs[i]; c.share > 0 {
 			c.width = max(1, width*c.share/shares)
@@ -260,7 +260,7 @@ func versionText(n int) string {
 	return strconv.Itoa(n)
 }
 
-// word is an outcome as it is shown: what is not ok is written large.
+// word is an outcome as shown: in capitals unless it is ok.
 func word(outcome string) string {
 	if outcome != "ok" {
 		return strings.ToUpper(outcome)
@@ -290,7 +290,7 @@ func (m *model) tableRow(e Event, width int, selected bool) string {
 		if c.end {
 			text = fitEnd(clean(c.text(e)), c.width)
 		}
-		if strings.HasPrefix(c.title, "OUT") && !selected { // one style a line: a selected one has its own
+		if strings.HasPrefix(c.title, "OUT") && !selected { // a selected line has one style of its own
 			text = m.theme.outcome(string(e.Outcome)).Render(text)
 		}
 		cells = append(cells, text)
@@ -330,9 +330,9 @@ func (m *model) emptyText() string {
 	return "no events match; Backspace returns to the filter before, 0 asks for all times"
 }
 
-// eventsLines are the filter, the strip, the table with its details, and what there is to say.
+// eventsLines are the filter, the histogram, the table with its details, and the state line.
 func (m *model) eventsLines(width, height int) []string {
-	lines := append([]string{m.filterLine(width)}, m.stripLines(width)...)
+	lines := append([]string{m.filterLine(width)}, m.histogramLines(width)...)
 	rows := m.rows()
 	switch {
 	case !m.detail.open:
@@ -353,7 +353,7 @@ func (m *model) eventsLines(width, height int) []string {
 
 // rows is how many events the screen has room for.
 func (m *model) rows() int {
-	room := m.height - 2 - 1 - m.stripHeight() - 1 - 1 // title and hints, filter, strip, heading, state
+	room := m.height - 2 - 1 - m.histogramHeight() - 1 - 1 // title and hints, filter, histogram, heading, state
 	if m.detail.open && !m.beside() {
 		room -= m.detailHeight() + 1
 	}
@@ -365,10 +365,10 @@ func (m *model) filterLine(width int) string {
 	if text == "" {
 		text = m.theme.dim.Render("all events")
 	}
-	return spread(" "+m.theme.accent.Render("/")+" "+text, m.strip.total(m), width)
+	return spread(" "+m.theme.accent.Render("/")+" "+text, m.histogram.total(m), width)
 }
 
-// stateLine says what goes on: an error, a search, following, or else where the eye is.
+// stateLine shows an error, a search or following, and the position of the selection.
 func (m *model) stateLine(width int) string {
 	p := &m.events
 	right := ""
@@ -409,7 +409,7 @@ func (m *model) momentText(t time.Time) string {
 	return t.In(m.now().Location()).Format("2006-01-02 15:04")
 }
 
-// position of the eye: a number where the newest event is held.
+// position is the number of the selected event if the newest event is held.
 func (p *eventsPane) position() string {
 	more := ""
 	if p.older != nil {

@@ -14,9 +14,9 @@ import (
 	tea "github.com/charmbracelet/bubbletea"
 )
 
-// exportPane writes all events of the filter to a file, beside whatever else is looked at.
+// exportPane writes all events of the filter to a file while the browser can be used.
 type exportPane struct {
-	cancel  context.CancelFunc // nil = none runs
+	cancel  context.CancelFunc // nil = no export runs
 	written *atomic.Int64
 	path    string
 	state   string // how the last one ended
@@ -100,21 +100,21 @@ func (p *exportPane) progress() string {
 	return fmt.Sprintf("exporting to %s: %s (Esc stops)", p.path, count(p.written.Load(), "event", "events"))
 }
 
-// seen lets go of how the last one ended.
+// seen clears the result of the last export.
 func (p *exportPane) seen() {
 	if !p.running() {
 		p.state = ""
 	}
 }
 
-// tick keeps the number going.
+// tick updates the number of written events.
 func (p *exportPane) tick() {
 	if p.running() {
 		p.state = p.progress()
 	}
 }
 
-// copy puts the selected event into the clipboard of the terminal, wherever that is (OSC 52).
+// copy puts the selected event into the clipboard of the terminal, which may be on another machine (OSC 52).
 func (m *model) copy() tea.Cmd {
 	what, text := "the event", ""
 	if e, ok := m.events.current(); ok && m.page == eventsPage {

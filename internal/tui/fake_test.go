@@ -27,12 +27,12 @@ func clock() time.Time { return time.Date(2026, 11, 25, 20, 33, 27, 0, time.UTC)
 type log struct {
 	mu      sync.Mutex
 	events  []Event // newest first
-	fresh   []Event // what Follow will tell
+	fresh   []Event // of the next Follower.Next
 	secrets []Secret
 	sealed  int64 // up to this id
 	err     error
 	slow    map[string]chan struct{} // queries whose filter is held until the channel is closed
-	asked   []string                 // filters, in the order in which they were asked for
+	asked   []string                 // filters, in the order of the queries
 	cut     int                      // how many events a search looks at before it pauses; 0 = all
 }
 
@@ -72,14 +72,14 @@ func sampleLog(n int) *log {
 	return l
 }
 
-// hold waits where a test wants to be in between.
+// hold waits until the test opens the gate of this filter.
 func (l *log) hold(ctx context.Context, f filter.Filter) error {
 	l.mu.Lock()
 	l.asked = append(l.asked, f.String())
 	gate, err := l.slow[f.String()], l.err
 	l.mu.Unlock()
 	if gate != nil {
-		<-gate // not ctx: an answer that comes although it was cancelled
+		<-gate // not ctx: the answer arrives although the query was cancelled
 	}
 	return cmp.Or(err, ctx.Err())
 }
@@ -172,7 +172,7 @@ func (l *log) Counts(_ context.Context, f filter.Filter, from, to time.Time, buc
 	}
 	counts := Counts{From: from, To: to, Buckets: make([]Count, buckets)}
 	for _, e := range l.events {
-		if i := (&stripPane{Counts: counts}).bucket(e.At); i >= 0 && matches(f, e) {
+		if i := (&histogramPane{Counts: counts}).bucket(e.At); i >= 0 && matches(f, e) {
 			counts.Buckets[i].Events++
 		}
 	}
@@ -267,7 +267,7 @@ func (s *screen) send(msg tea.Msg) {
 	s.settle(cmd)
 }
 
-// settle runs what was asked for until nothing is.
+// settle runs commands until none is left.
 func (s *screen) settle(cmd tea.Cmd) {
 	s.t.Helper()
 	if cmd == nil {

@@ -10,20 +10,20 @@ import (
 	"github.com/hyperiondb/vault/internal/audit/filter"
 )
 
-// followPane waits for new events. While the newest event is selected they appear above it; elsewhere the table stands
-// still, and says how many there are.
+// followPane waits for new events. They appear at once while the newest event is selected; otherwise the table does not
+// move, and the state line has their number.
 type followPane struct {
-	asker
+	pending
 	on       bool
 	follower Follower
-	waiting  int64   // new ones that are not in the table
-	recent   []Event // the last of all new ones: a page that was asked for before they came lacks them
+	waiting  int64   // new events that are not in the table
+	recent   []Event // the latest new events, for a page that was queried before they were recorded
 	err      error
 }
 
 const (
 	keepRecent = 500
-	recount    = 5 * time.Second // how often the strip is counted anew while events come
+	recount    = 5 * time.Second // how often the histogram is updated while events arrive
 )
 
 type followMsg struct {
@@ -37,7 +37,7 @@ type followMsg struct {
 func (m *model) toggleFollow() tea.Cmd {
 	if m.follow.on {
 		m.follow.stop()
-		m.follow = followPane{asker: m.follow.asker}
+		m.follow = followPane{pending: m.follow.pending}
 		return nil
 	}
 	if f, err := m.parse(); err == nil && !f.Until().IsZero() {
@@ -52,22 +52,22 @@ func (m *model) toggleFollow() tea.Cmd {
 // refollow follows another filter.
 func (m *model) refollow() tea.Cmd {
 	m.follow.stop()
-	m.follow = followPane{asker: m.follow.asker, on: m.follow.on}
+	m.follow = followPane{pending: m.follow.pending, on: m.follow.on}
 	if f, err := m.parse(); err == nil && !f.Until().IsZero() {
 		m.follow.on = false
 	}
 	return m.look()
 }
 
-// look asks for what is new: every second, one question at a time. The first look only begins.
+// look queries new events: every second, one query at a time. The first one only opens the Follower.
 func (m *model) look() tea.Cmd {
 	f, err := m.parse()
 	if !m.follow.on || m.follow.asking() || err != nil {
 		return nil
 	}
-	f = f.Without(filter.Since) // what comes is newer than that
+	f = f.Without(filter.Since) // new events are later than it
 	follower := m.follow.follower
-	return ask(m, &m.follow.asker, func(ctx context.Context) (followMsg, error) {
+	return query(m, &m.follow.pending, func(ctx context.Context) (followMsg, error) {
 		if follower == nil {
 			begun, err := m.source.Follow(ctx, f)
 			return followMsg{follower: begun}, err
@@ -86,17 +86,17 @@ func (msg followMsg) arrive(m *model) tea.Cmd {
 		return nil
 	}
 	if f.err = msg.err; msg.err != nil {
-		return nil // the next second asks again
+		return nil // the next tick tries again
 	}
 	begun := f.follower == nil
 	f.follower = msg.follower
 	var cmds []tea.Cmd
-	if begun { // what came between the table and the first look
+	if begun { // events recorded between loading the table and opening the Follower
 		cmds = append(cmds, m.loadNewest())
 	}
 	f.recent = append(f.recent, msg.fresh...)
 	f.recent = f.recent[max(0, len(f.recent)-keepRecent):]
-	if len(msg.fresh) > 0 && m.now().Sub(m.strip.asked) >= recount {
+	if len(msg.fresh) > 0 && m.now().Sub(m.histogram.asked) >= recount {
 		cmds = append(cmds, m.askCounts())
 	}
 	switch {

@@ -13,7 +13,7 @@ func (m *model) toggleHelp() tea.Cmd {
 	return nil
 }
 
-// helpLines are made of the keymap, in two columns where there is room.
+// helpLines are made of the keymap, in two columns if there is room.
 func (m *model) helpLines(width, height int) []string {
 	var groups [][]string
 	for _, group := range []string{moving, asking, acting, elsewhere} {
@@ -47,7 +47,7 @@ func at(lines []string, i int) string {
 	return ""
 }
 
-// hints are the keys that the last line reminds of, as many as fit.
+// hints is the last line: as many keys as fit.
 func (m *model) hints(width int) string {
 	if m.help {
 		return m.theme.dim.Render("↑ ↓ scroll   any other key closes")

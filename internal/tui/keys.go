@@ -5,8 +5,7 @@ import (
 	tea "github.com/charmbracelet/bubbletea"
 )
 
-// command is a key with what it does. The list of them is all there is: keys are looked up in it, and the help is made
-// of it.
+// command is a key with its action. Keys are looked up in keymap, and the help is made of it.
 type command struct {
 	key.Binding
 	group string
@@ -36,8 +35,8 @@ func keymap() []command {
 		bind(moving, anyPage, (*model).end, "End G", "the oldest (of secrets: the last)", "end", "G"),
 		bind(moving, eventsPage, (*model).nextRefusal, "e", "the next refusal or failure, downwards", "e"),
 		bind(moving, eventsPage, (*model).previousRefusal, "E", "the one before, upwards", "E"),
-		bind(moving, eventsPage, (*model).bucketOlder, "]", "a span of the strip older", "]"),
-		bind(moving, eventsPage, (*model).bucketNewer, "[", "a span of the strip newer", "["),
+		bind(moving, eventsPage, (*model).bucketOlder, "]", "a span of the histogram older", "]"),
+		bind(moving, eventsPage, (*model).bucketNewer, "[", "a span of the histogram newer", "["),
 		bind(moving, eventsPage, (*model).askMoment, "@", "go to a time: -30d, 2026-11-25T10:00", "@"),
 		bind(moving, eventsPage, (*model).detailDown, "J", "scroll the details", "J"),
 		bind(moving, eventsPage, (*model).detailUp, "K", "scroll them back", "K"),

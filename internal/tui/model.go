@@ -26,7 +26,7 @@ const (
 	leastHeight = 15
 )
 
-// model is the browser. Its parts are the panes; what they have in common is here.
+// model is the browser: the panes and their common state.
 type model struct {
 	ctx       context.Context // of every query
 	source    Source
@@ -34,26 +34,26 @@ type model struct {
 	theme     theme
 	keys      []command
 	clipboard io.Writer // the terminal; nil = there is none
-	asks      *os.File  // the terminal, if it is asked for its background
+	terminal  *os.File  // to query its background colour; nil = not queried
 	after     func(time.Duration, tea.Msg) tea.Cmd
 
 	width, height int
 	page          page
 	help          bool
 	helpTop       int
-	broken        error  // a panic: the browser ends with it
-	notice        string // what the last key did, until the next one
+	broken        error  // a panic, with which the browser ends
+	notice        string // the result of the last key, until the next one
 
-	filter  string   // as it is asked for; relative times in it are resolved whenever it is asked
-	before  []string // filters that Backspace returns to
-	status  statusLine
-	events  eventsPane
-	strip   stripPane
-	follow  followPane
-	detail  detailPane
-	secrets secretsPane
-	prompt  promptPane
-	export  exportPane
+	filter    string   // as typed; relative times in it are resolved at each query
+	before    []string // filters that Backspace returns to
+	status    statusLine
+	events    eventsPane
+	histogram histogramPane
+	follow    followPane
+	detail    detailPane
+	secrets   secretsPane
+	prompt    promptPane
+	export    exportPane
 }
 
 func newModel(ctx context.Context, source Source, now func() time.Time, t theme, line string) *model {
@@ -61,21 +61,23 @@ func newModel(ctx context.Context, source Source, now func() time.Time, t theme,
 		prompt: newPrompt(), after: after}
 }
 
-// after brings a message in a while.
+// after sends a message after d.
 func after(d time.Duration, msg tea.Msg) tea.Cmd {
 	return tea.Tick(d, func(time.Time) tea.Msg { return msg })
 }
 
-// tickMsg comes once a second: what is shown in "3 s ago" goes on, and following looks.
+// tickMsg arrives once a second: it updates times like "3 s ago", and following looks for new events.
 type tickMsg struct{}
 
 func (m *model) tick() tea.Cmd { return m.after(time.Second, tickMsg{}) }
 
-// Init asks for the first screen.
-func (m *model) Init() tea.Cmd { return tea.Batch(m.ask(), m.loadNewest(), m.askStatus(), m.tick()) }
+// Init loads the first screen.
+func (m *model) Init() tea.Cmd {
+	return tea.Batch(m.queryBackground(), m.loadNewest(), m.askStatus(), m.tick())
+}
 
-// Update hands a message to the pane it is for. After a panic, here or in View, the browser ends as if it had been
-// left: what bubbletea does with one closes the keyboard while it is still read.
+// Update passes a message to its pane. After a panic, here or in View, the browser ends like after q: bubbletea's own
+// handling closes the keyboard while it is still read.
 func (m *model) Update(msg tea.Msg) (next tea.Model, cmd tea.Cmd) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -112,7 +114,7 @@ func (m *model) handle(msg tea.Msg) tea.Cmd {
 	return nil
 }
 
-// answer is what a query brings.
+// answer is the message of a finished query.
 type answer interface{ arrive(m *model) tea.Cmd }
 
 func (m *model) resize(size tea.WindowSizeMsg) tea.Cmd {
@@ -125,8 +127,8 @@ func (m *model) resize(size tea.WindowSizeMsg) tea.Cmd {
 	return m.askMore()
 }
 
-// oneByOne takes apart what was typed so fast that it came at once: "jj" is twice j, and "/put" opens the filter. What
-// was pasted stays together, and means nothing outside of a prompt.
+// oneByOne splits keys typed so fast that they arrive in one message: "jj" is twice j, and "/put" opens the filter.
+// Pasted text stays together, and is no command.
 func oneByOne(msg tea.KeyMsg) []tea.KeyMsg {
 	if msg.Type != tea.KeyRunes || msg.Paste || len(msg.Runes) < 2 {
 		return []tea.KeyMsg{msg}
@@ -182,11 +184,11 @@ func (m *model) quit() tea.Cmd {
 	return tea.Quit
 }
 
-// parse reads the filter with the clock as it is now. It has been parsed before, so it is right but for what time
-// changes: since:10:00 until:now ends up the wrong way round before ten.
+// parse parses the filter at the present time. It parsed before, but may fail as time passes: since:10:00 until:now is
+// the wrong way round before ten.
 func (m *model) parse() (filter.Filter, error) { return filter.Parse(m.filter, m.now()) }
 
-// setFilter asks for the events of another filter; the one before can be returned to.
+// setFilter shows the events of another filter; back returns to the one before.
 func (m *model) setFilter(line string) tea.Cmd {
 	if line != m.filter {
 		m.before = append(m.before, m.filter)
@@ -197,7 +199,7 @@ func (m *model) setFilter(line string) tea.Cmd {
 
 func (m *model) refresh() tea.Cmd {
 	m.page = eventsPage
-	return tea.Batch(m.ask(), m.loadNewest(), m.refollow())
+	return tea.Batch(m.queryBackground(), m.loadNewest(), m.refollow())
 }
 
 func (m *model) back() tea.Cmd {
@@ -232,7 +234,7 @@ func rangeOf(since string) func(*model) tea.Cmd {
 	}
 }
 
-// only is all events of one thing, whatever the filter was, within its times.
+// only replaces the filter by one term, and keeps its times.
 func (m *model) only(key filter.Key, text string) tea.Cmd {
 	return m.edit(func(f filter.Filter) filter.Filter {
 		times := filter.Filter{}
@@ -288,7 +290,7 @@ func (m *model) reload() tea.Cmd {
 	if m.page == secretsPage {
 		return m.loadSecrets()
 	}
-	return tea.Batch(m.ask(), m.loadNewest(), m.askStatus())
+	return tea.Batch(m.queryBackground(), m.loadNewest(), m.askStatus())
 }
 
 func (m *model) escape() tea.Cmd {
@@ -313,7 +315,7 @@ func (m *model) enter() tea.Cmd {
 	return nil
 }
 
-// Moving is the same on both pages.
+// These move on both pages.
 func (m *model) up() tea.Cmd       { return m.move(-1) }
 func (m *model) down() tea.Cmd     { return m.move(1) }
 func (m *model) pageUp() tea.Cmd   { return m.move(-max(1, m.rows()-1)) }
@@ -344,7 +346,7 @@ func (m *model) end() tea.Cmd {
 	if m.page == secretsPage {
 		return m.moveSecret(len(m.secrets.rows))
 	}
-	if m.events.older != nil || m.events.asking() { // the answer to come would begin anew, at the newest
+	if m.events.older != nil || m.events.asking() { // the answer of a running query would select the newest
 		return m.loadOldest()
 	}
 	m.events.choose(len(m.events.events) - 1)
@@ -355,7 +357,7 @@ func (m *model) end() tea.Cmd {
 func (m *model) View() (screen string) {
 	defer func() {
 		if r := recover(); r != nil && m.broken == nil {
-			m.broken = panicked(r) // the next message ends the browser; the clock sends one every second
+			m.broken = panicked(r) // the next message ends the browser, tickMsg within a second
 		}
 	}()
 	if m.width < leastWidth || m.height < leastHeight {

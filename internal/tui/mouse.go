@@ -4,7 +4,7 @@ import tea "github.com/charmbracelet/bubbletea"
 
 const wheelRows = 3
 
-// mouse: the wheel moves, a click selects, a second one on the same event shows its details, one on a bar goes there.
+// mouse moves with the wheel. A click selects an event, a second click shows its details, a click on a bar goes there.
 func (m *model) mouse(msg tea.MouseMsg) tea.Cmd {
 	if msg.Action != tea.MouseActionPress || m.prompt.open() || m.help || m.height < leastHeight {
 		return nil
@@ -32,13 +32,13 @@ func (m *model) click(x, y int) tea.Cmd {
 		return m.clickSecret(y - 3) // title, what is shown, heading
 	case y == 1:
 		return m.askFilter()
-	case y < 2+m.stripHeight():
-		if i := x - stripMargin; i >= 0 && i < len(m.strip.Buckets) {
-			return m.loadAt(Cursor{At: m.strip.end(i)})
+	case y < 2+m.histogramHeight():
+		if i := x - histogramMargin; i >= 0 && i < len(m.histogram.Buckets) {
+			return m.loadAt(Cursor{At: m.histogram.end(i)})
 		}
 		return nil
 	}
-	return m.clickEvent(x, y-3-m.stripHeight()) // title, filter, heading
+	return m.clickEvent(x, y-3-m.histogramHeight()) // title, filter, heading
 }
 
 func (m *model) clickEvent(x, row int) tea.Cmd {

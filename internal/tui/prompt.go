@@ -13,24 +13,24 @@ import (
 	"github.com/hyperiondb/vault/internal/audit/filter"
 )
 
-// promptPane is the line that is typed in. What it is for decides what Enter does with it.
+// promptPane is the input line. Its purpose decides what Enter does.
 type promptPane struct {
-	asker
+	pending
 	input   textinput.Model
 	purpose *purpose // nil = closed
 	before  string   // the filter, to return to
 	edits   int
-	wrong   error // what is wrong with the text, shown beneath it
+	wrong   error // the error in the text, shown beneath it
 
 	completion filter.Completion
-	words      []string // what could be there instead of the word at the cursor
+	words      []string // candidates for the word at the cursor
 	chosen     int      // -1 = none
 }
 
 // purpose is one use of the prompt.
 type purpose struct {
 	label     string
-	live      func(m *model, text string) tea.Cmd          // while typing; nil = nothing happens then
+	live      func(m *model, text string) tea.Cmd          // called while typing, unless nil
 	accept    func(m *model, text string) (tea.Cmd, error) // an error keeps the prompt open
 	abandon   func(m *model) tea.Cmd
 	completes bool
@@ -47,7 +47,7 @@ func newPrompt() promptPane {
 	input := textinput.New()
 	input.Prompt = ""
 	input.CharLimit = mostTyped
-	input.KeyMap.Paste.SetEnabled(false) // it would run another program; what a terminal pastes comes as keys
+	input.KeyMap.Paste.SetEnabled(false) // it would run another program; pasting in the terminal arrives as keys
 	return promptPane{input: input, chosen: -1}
 }
 
@@ -69,7 +69,7 @@ func (m *model) closePrompt() {
 	m.prompt.input.Blur()
 }
 
-// typed is every key while the prompt is open.
+// typed handles a key while the prompt is open.
 func (m *model) typed(msg tea.KeyMsg) tea.Cmd {
 	p := &m.prompt
 	switch msg.Type {
@@ -113,7 +113,7 @@ func (m *model) edited() tea.Cmd {
 	return tea.Batch(m.suggest(), m.after(typingPause, pauseMsg(p.edits)))
 }
 
-// pauseMsg comes when nothing has been typed for a while since an edit.
+// pauseMsg arrives typingPause after an edit; it is ignored if there was another one.
 type pauseMsg int
 
 func (msg pauseMsg) arrive(m *model) tea.Cmd {
@@ -141,7 +141,7 @@ func (m *model) suggest() tea.Cmd {
 	}
 	p.completion = filter.Complete(p.input.Value())
 	p.words = p.completion.Words
-	// a word is finished: what it found is to be seen
+	// after a finished word, candidates would hide the events that it found
 	if p.completion.Key == "" && p.completion.Typed == "" && p.input.Value() != "" {
 		p.words = nil
 	}
@@ -149,13 +149,14 @@ func (m *model) suggest() tea.Cmd {
 		return nil
 	}
 	c := p.completion
-	return ask(m, &p.asker, func(ctx context.Context) ([]string, error) { return m.source.Values(ctx, c.Key, c.Typed) },
+	return query(m, &p.pending,
+		func(ctx context.Context) ([]string, error) { return m.source.Values(ctx, c.Key, c.Typed) },
 		func(n int, values []string, err error) tea.Msg { return valuesMsg{n, values, err} })
 }
 
 func (msg valuesMsg) arrive(m *model) tea.Cmd {
 	p := &m.prompt
-	if p.take(msg.number) && msg.err == nil { // without suggestions one can still type
+	if p.take(msg.number) && msg.err == nil { // an error only costs the suggestions
 		p.words = p.completion.Of(msg.values)
 	}
 	return nil
@@ -167,7 +168,7 @@ func (p *promptPane) choose(step int) {
 	}
 }
 
-// completed puts the chosen word in, or the first.
+// completed inserts the chosen word, or the first.
 func (m *model) completed() tea.Cmd {
 	p := &m.prompt
 	if len(p.words) == 0 {
@@ -182,7 +183,7 @@ func (m *model) completed() tea.Cmd {
 	return m.edited()
 }
 
-// over lays the prompt over the lines of the page: its own line, and beneath it what is wrong or what could be typed.
+// over puts the prompt over the lines of the page: its own line, and beneath it the error or the candidates.
 func (p *promptPane) over(lines []string, m *model) {
 	lines[1] = strings.Repeat(" ", promptIndent) + m.theme.accent.Render(p.purpose.label) + " " + p.withCursor(m)
 	if p.wrong != nil {
@@ -199,7 +200,7 @@ func (p *promptPane) over(lines []string, m *model) {
 	}
 }
 
-// complaint says what is wrong, with a caret under the place if it is known and leaves room.
+// complaint is the error, with a caret under its place if that is known and there is room.
 func (p *promptPane) complaint(m *model) string {
 	text := clean(p.wrong.Error())
 	var wrong *filter.Error
@@ -217,7 +218,7 @@ func (p *promptPane) complaint(m *model) string {
 	return fit(text, column-1) + " " + caret
 }
 
-// withCursor shows the end of a long text, and the cursor as an underlined cell that has a mark of its own at the end.
+// withCursor shows the end of a long text, and a mark as the cursor.
 func (p *promptPane) withCursor(m *model) string {
 	value := []rune(p.input.Value())
 	before, after := string(value[:p.input.Position()]), string(value[p.input.Position():])
@@ -244,12 +245,12 @@ func (m *model) askFilter() tea.Cmd {
 		abandon: (*model).abandonFilter, completes: true}, text)
 }
 
-// tryFilter shows what a filter would find, as soon as it is one.
+// tryFilter shows the events of the typed filter as soon as it is valid.
 func (m *model) tryFilter(text string) tea.Cmd {
 	f, err := filter.Parse(text, m.now())
 	if err != nil {
 		m.prompt.wrong = err
-		if len(m.prompt.words) > 0 { // it is not finished
+		if len(m.prompt.words) > 0 { // the word is not finished
 			m.prompt.wrong = nil
 		}
 		return nil
@@ -267,7 +268,7 @@ func (m *model) acceptFilter(text string) (tea.Cmd, error) {
 		return nil, err
 	}
 	before := m.prompt.before
-	if f.String() == m.filter { // it has been tried
+	if f.String() == m.filter { // tryFilter has applied it
 		if m.filter != before {
 			m.before = append(m.before, before)
 		}
@@ -298,7 +299,7 @@ func (m *model) askTime() tea.Cmd {
 		strings.Join(times, " "))
 }
 
-// acceptTime takes "-2h", "monday tuesday" or what a filter says.
+// acceptTime takes "-2h", "monday tuesday" or the since: and until: of a filter.
 func (m *model) acceptTime(text string) (tea.Cmd, error) {
 	words := strings.Fields(text)
 	if len(words) > 2 {
@@ -311,7 +312,7 @@ func (m *model) acceptTime(text string) (tea.Cmd, error) {
 	}
 	times, err := filter.Parse(strings.Join(words, " "), m.now())
 	var wrong *filter.Error
-	if errors.As(err, &wrong) { // its column is of another text
+	if errors.As(err, &wrong) { // its column does not fit the typed text
 		return nil, errors.New(wrong.Text)
 	} else if err != nil {
 		return nil, err

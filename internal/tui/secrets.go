@@ -12,12 +12,12 @@ import (
 	"github.com/hyperiondb/vault/internal/audit/filter"
 )
 
-// secretsPane is the page of secrets: their state, never a value.
+// secretsPane is the page of secrets: their state, without values.
 type secretsPane struct {
-	asker
+	pending
 	prefix        string // of the names
 	rows          []Secret
-	more          bool // there are secrets behind the last
+	more          bool // there are secrets after the last row
 	loaded        bool
 	selected, top int
 	err           error
@@ -43,11 +43,11 @@ func (m *model) openSecrets() tea.Cmd {
 }
 
 func (m *model) loadSecrets() tea.Cmd {
-	m.secrets = secretsPane{asker: m.secrets.asker, prefix: m.secrets.prefix, rows: m.secrets.rows}
+	m.secrets = secretsPane{pending: m.secrets.pending, prefix: m.secrets.prefix, rows: m.secrets.rows}
 	return m.askSecrets("")
 }
 
-// findSecrets shows those whose names begin with a text.
+// findSecrets shows the secrets whose names begin with prefix.
 func (m *model) findSecrets(prefix string) tea.Cmd {
 	if strings.TrimSpace(prefix) == m.secrets.prefix {
 		return nil
@@ -58,7 +58,7 @@ func (m *model) findSecrets(prefix string) tea.Cmd {
 
 func (m *model) askSecrets(after string) tea.Cmd {
 	prefix := m.secrets.prefix
-	return ask(m, &m.secrets.asker, func(ctx context.Context) ([]Secret, error) {
+	return query(m, &m.secrets.pending, func(ctx context.Context) ([]Secret, error) {
 		return m.source.Secrets(ctx, prefix, after, secretsAtOnce)
 	},
 		func(n int, rows []Secret, err error) tea.Msg { return secretsMsg{n, after, rows, err} })
@@ -102,7 +102,7 @@ func (m *model) eventsOfSecret() tea.Cmd {
 	return m.setFilter(filter.Filter{}.With(filter.Term{Key: filter.Secret, Text: p.rows[p.selected].Name}).String())
 }
 
-// secretsLines are the table and what there is to say.
+// secretsLines are the table and the state line.
 func (m *model) secretsLines(width, height int) []string {
 	p := &m.secrets
 	rows := max(1, height-3)
@@ -150,7 +150,7 @@ func (m *model) secretState(width int) string {
 	return spread(" "+left, right, width)
 }
 
-// secretColumns: name, version, last read, last rotated, next rotation, state.
+// secretColumns are the widths of name, version, last read, last rotated, next rotation and state.
 func secretColumns(width int) []int {
 	if width < 90 {
 		return []int{max(10, width-2-4-11-11-14-4), 4, 11, 0, 11, 14}
@@ -190,7 +190,7 @@ func (m *model) secretRow(s Secret, width int, selected bool) string {
 	return fit("  "+line, width)
 }
 
-// state is written large where somebody has to do something.
+// state is in capitals if an operator has to act.
 func (s Secret) state(now time.Time) string {
 	switch {
 	case s.JobState == "failed":

@@ -9,7 +9,7 @@ import (
 	"github.com/hyperiondb/vault/internal/audit/filter"
 )
 
-// Event is an event of the log, with what the log says of it besides.
+// Event is an event with the other columns of its row in the log.
 type Event struct {
 	audit.Event
 	ID         int64
@@ -30,7 +30,7 @@ func (e Event) Cursor() Cursor { return Cursor{e.At, e.ID} }
 // before reports whether c comes earlier than d.
 func (c Cursor) before(d Cursor) bool { return c.At.Before(d.At) || c.At.Equal(d.At) && c.ID < d.ID }
 
-// Query asks for the events on one side of a cursor, those next to it first.
+// Query selects the events on one side of a cursor, nearest first.
 type Query struct {
 	Filter filter.Filter
 	From   *Cursor // nil = the newest of all, or the oldest with Newer
@@ -38,8 +38,8 @@ type Query struct {
 	Limit  int
 }
 
-// Page is the answer, newest first in any case. Fewer events than asked for together with a Next is a search that has
-// come as far as Next, and goes on there.
+// Page is the answer, always newest first. If it has fewer events than the limit and a Next, the search has come as far
+// as Next and can go on there.
 type Page struct {
 	Events []Event
 	Next   *Cursor // nil = there is nothing further
@@ -51,7 +51,7 @@ type Counts struct {
 	Buckets  []Count
 }
 
-// Count is one span's.
+// Count is the number of events in one span.
 type Count struct {
 	Events      int64
 	Approximate bool
@@ -64,14 +64,14 @@ type Secret struct {
 	RotatedAt      *time.Time
 	NextRotationAt *time.Time
 	Paused         bool
-	LastReadAt     *time.Time // nil = never, or not for long
+	LastReadAt     *time.Time // nil = never, or longer ago than is looked for
 	JobState       string     // of the newest rotation, if it is open or failed
 	JobError       string
 }
 
 // Seal says which seal covers an event.
 type Seal struct {
-	Known    bool // false: the log is not sealed, or nobody can tell
+	Known    bool // false: the log is not sealed, or the seal could not be read
 	ID       int64
 	SealedAt time.Time // ID 0 = not sealed yet
 }
@@ -85,23 +85,24 @@ type Status struct {
 
 // Follower waits for new events. It is used by one caller at a time.
 type Follower interface {
-	// Next returns what has been recorded since the last call, oldest first; more says that there is more at once.
+	// Next returns the events recorded since the last call, oldest first; with more, the next call has further ones at
+	// once.
 	Next(ctx context.Context) (fresh []Event, more bool, err error)
 }
 
-// Source answers the browser. Every call is bounded by its context, may be made beside others, and only reads. Errors
-// are shown as they are.
+// Source answers the browser. Every call ends with its context, is safe for concurrent use, and only reads. Errors are
+// shown as they are.
 type Source interface {
 	Events(ctx context.Context, q Query) (Page, error)
 	// Counts counts in equal spans; a zero from is the time of the oldest event.
 	Counts(ctx context.Context, f filter.Filter, from, to time.Time, buckets int) (Counts, error)
 	Follow(ctx context.Context, f filter.Filter) (Follower, error)
-	// Values returns values of secret, actor or node that begin with what was typed.
+	// Values returns values of secret, actor or node that begin with typed.
 	Values(ctx context.Context, key filter.Key, typed string) ([]string, error)
 	// Secrets lists secrets whose names begin with a prefix and come after one, in the order of names.
 	Secrets(ctx context.Context, prefix, after string, limit int) ([]Secret, error)
 	Seal(ctx context.Context, e Event) (Seal, error)
 	Status(ctx context.Context) (Status, error)
-	// Export writes all events of a filter, oldest first, as lines of JSON, and tells how many it has written.
+	// Export writes all events of a filter, oldest first, as lines of JSON. It calls progress with the number written.
 	Export(ctx context.Context, f filter.Filter, w io.Writer, progress func(events int64)) error
 }

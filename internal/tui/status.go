@@ -9,7 +9,7 @@ import (
 
 // statusLine says which node answers, and how far behind it is.
 type statusLine struct {
-	asker
+	pending
 	Status
 	known bool
 	asked time.Time
@@ -26,7 +26,7 @@ type statusMsg struct {
 
 func (m *model) askStatus() tea.Cmd {
 	m.status.asked = m.now()
-	return ask(m, &m.status.asker, m.source.Status, func(n int, s Status,
+	return query(m, &m.status.pending, m.source.Status, func(n int, s Status,
 		err error) tea.Msg {
 		return statusMsg{n, s, err}
 	})
@@ -47,7 +47,7 @@ func (msg statusMsg) arrive(m *model) tea.Cmd {
 	if m.status.err = msg.err; msg.err == nil {
 		m.status.Status, m.status.known = msg.Status, true
 	}
-	if back && m.events.err != nil { // what failed meanwhile need not wait for a key
+	if back && m.events.err != nil { // the database is back: reload without waiting for a key
 		return m.loadNewest()
 	}
 	return nil

@@ -12,8 +12,8 @@ import (
 	"github.com/charmbracelet/x/ansi"
 )
 
-// clean makes what came from a row safe to show: control characters of both sets, those that turn the direction of
-// writing, and those nobody sees are written out as \x1b or \u202e.
+// clean makes text from a row safe to show: control characters of both sets, characters that change the writing
+// direction, and invisible ones are written out as \x1b or \u202e.
 func clean(s string) string {
 	if strings.IndexFunc(s, unsafe) < 0 && utf8.ValidString(s) {
 		return s
@@ -49,7 +49,7 @@ func fit(s string, width int) string {
 	return s + strings.Repeat(" ", max(0, width-lipgloss.Width(s)))
 }
 
-// fitEnd keeps the end of a text that is too long: of a secret's name it says more than the beginning.
+// fitEnd keeps the end of a text that is too long: the end of a secret's name is more specific than its beginning.
 func fitEnd(s string, width int) string {
 	over := lipgloss.Width(s) - width
 	if over <= 0 || width <= 1 {
@@ -58,7 +58,7 @@ func fitEnd(s string, width int) string {
 	return fit(ansi.TruncateLeft(s, over+1, "…"), width)
 }
 
-// spread puts one text at the left of a line and another at the right; the left one gives way.
+// spread puts one text at the left of a line and another at the right, and shortens the left one to fit.
 func spread(left, right string, width int) string {
 	room := width - lipgloss.Width(right) - 1
 	if room < 8 {
@@ -80,7 +80,7 @@ func thousands(n int64) string {
 	return b.String()
 }
 
-// span says how long something took, in its largest unit or two.
+// span writes a duration in its largest unit or two.
 func span(d time.Duration) string {
 	switch d = d.Abs(); {
 	case d < time.Second:
@@ -95,7 +95,7 @@ func span(d time.Duration) string {
 	return fmt.Sprintf("%d days", int(d.Hours()/24))
 }
 
-// briefly says it in one unit, for a table.
+// briefly writes a duration in one unit, for a table.
 func briefly(d time.Duration) string {
 	if d = d.Abs(); d >= time.Hour && d < 48*time.Hour {
 		return fmt.Sprintf("%d h", int(d.Hours()))
@@ -103,7 +103,7 @@ func briefly(d time.Duration) string {
 	return span(d)
 }
 
-// count names a number of things.
+// count writes a number with its noun.
 func count(n int64, one, many string) string {
 	if n == 1 {
 		return "1 " + one

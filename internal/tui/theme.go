@@ -9,16 +9,16 @@ import (
 	"github.com/muesli/termenv"
 )
 
-// theme is how things look. Without colours all styles are plain: what they say stands in words and marks as well.
+// theme is the look of the browser. Without colours all styles are plain: words and marks say the same.
 type theme struct {
 	renderer *lipgloss.Renderer
-	// whether the terminal is the one to say if its background is dark
-	ask                                                      bool
+	ask      bool // the terminal has to be queried for its background colour
+
 	title, dim, header, selected, accent, ok, denied, failed lipgloss.Style
 	glyphs
 }
 
-// glyphs are the marks; a terminal that is not set to UTF-8 gets letters.
+// glyphs are the marks; a terminal that is not set to UTF-8 gets ASCII.
 type glyphs struct {
 	cursor, rule, side, below, here string
 	bars                            []string // from nothing to full
@@ -27,7 +27,7 @@ type glyphs struct {
 func newTheme(name string, out io.Writer, env func(string) string) (theme, error) {
 	r := lipgloss.NewRenderer(out)
 	dark, known := backgroundFrom(env)
-	r.SetHasDarkBackground(dark || !known) // without it lipgloss would ask, and wait
+	r.SetHasDarkBackground(dark || !known) // otherwise lipgloss would query the terminal, and wait
 	switch name {
 	case "auto":
 	case "dark":
@@ -44,7 +44,7 @@ func newTheme(name string, out io.Writer, env func(string) string) (theme, error
 	}
 	return theme{
 		renderer: r,
-		ask:      name == "auto" && !known && env("TERM") != "linux", // an old console shows the question
+		ask:      name == "auto" && !known && env("TERM") != "linux", // the Linux console would print the query
 		title:    r.NewStyle().Bold(true), dim: colour("242", "245"), header: colour("240", "248").Underline(true),
 		selected: r.NewStyle().Background(lipgloss.AdaptiveColor{Light: "153", Dark: "24"}).Bold(true),
 		accent:   colour("25", "39"), ok: colour("28", "114"), denied: colour("160", "203").Bold(true),
@@ -67,7 +67,7 @@ func glyphsFor(env func(string) string) glyphs {
 	return glyphs{cursor: ">", rule: "-", side: "|", below: "^", here: "*", bars: strings.Split(" .:-=+*#@", "")}
 }
 
-// outcome styles the word for how something ended; the word says it too.
+// outcome is the style of an outcome.
 func (t theme) outcome(word string) lipgloss.Style {
 	switch word {
 	case "ok":

@@ -12,10 +12,10 @@ import (
 	"github.com/hyperiondb/vault/internal/audit/filter"
 )
 
-// Deadline is how long any one query may take.
+// Deadline is how long one query may take.
 const Deadline = 15 * time.Second
 
-// ErrTheme is the refusal of a theme there is not.
+// ErrTheme rejects an unknown theme.
 var ErrTheme = errors.New("no such theme")
 
 // Options of a browser.
@@ -27,7 +27,7 @@ type Options struct {
 	Now     func() time.Time // in the zone that times are shown in
 }
 
-// Run shows the browser until it is left or ctx ends. Afterwards the terminal is as it was, after a panic as well.
+// Run shows the browser until it is left or ctx ends. It restores the terminal, after a panic too.
 func Run(ctx context.Context, o Options) error {
 	if _, err := filter.Parse(o.Filter, o.Now()); err != nil {
 		return err
@@ -37,17 +37,17 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // of whatever is still being asked
+	defer cancel() // ends running queries
 	m := newModel(ctx, o.Source, o.Now, theme, o.Filter)
 	m.clipboard = o.Out
 	if theme.ask {
-		m.asks = o.Out
+		m.terminal = o.Out
 	}
 	input := &keyboard{File: o.In}
 	program := tea.NewProgram(m, tea.WithInput(input), tea.WithOutput(o.Out), tea.WithAltScreen(),
 		tea.WithMouseCellMotion(),
 		tea.WithoutSignalHandler()) // signals end ctx
-	// the reader of keys must not wait for the model
+	// in a goroutine, because the reader of keys must not wait for the model
 	input.answered = func(answer backgroundMsg) { go program.Send(answer) }
 	// Not tea.WithContext: a program that is killed closes its input while it still reads from it.
 	defer context.AfterFunc(ctx, program.Quit)()

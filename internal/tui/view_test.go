@@ -16,7 +16,7 @@ import (
 
 var sizes = [][2]int{{60, 15}, {80, 24}, {160, 50}}
 
-// TestViews holds what the screens look like, without colours: what they say is in their words and marks.
+// TestViews compares the screens with golden files, without colours.
 func TestViews(t *testing.T) {
 	for name, show := range map[string]func(s *screen, l *log){
 		"events":  func(*screen, *log) {},
@@ -51,7 +51,7 @@ func TestViews(t *testing.T) {
 	}
 }
 
-// fits checks what holds for every view: exactly the size of the terminal.
+// fits checks that a view has exactly the size of the terminal.
 func (s *screen) fits(width, height int) string {
 	s.t.Helper()
 	view := s.View()
@@ -117,9 +117,10 @@ func TestEverySizeFits(t *testing.T) {
 	}
 }
 
-// TestNothingInARowSteersTheTerminal: rows hold what clients sent.
+// TestNothingInARowSteersTheTerminal uses rows with control characters: rows hold text that clients sent.
 func TestNothingInARowSteersTheTerminal(t *testing.T) {
-	evil := "a\x1b]0;owned\x07\x1b[2J\u009b31m\u202egnp.exe\u2066\u200b\r\n\t\x7f\xff語語語語語語語語語語語語語語語語語語語語👩‍👩‍👧‍👦é"
+	evil := "a\x1b]0;owned\x07\x1b[2J\u009b31m\u202egnp.exe\u2066\u200b\r\n\t\x7f\xff" +
+		"語語語語語語語語語語語語語語語語語語語語👩‍👩‍👧‍👦é"
 	l := sampleLog(5)
 	e := l.events[0]
 	e.Actor, e.Action, e.Secret, e.Node, e.DBRole, e.Client, e.RequestID, e.Outcome = evil, evil, evil, evil, evil, evil,

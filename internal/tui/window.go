@@ -4,14 +4,14 @@ import "slices"
 
 const (
 	maxEvents = 2000 // held at once
-	pageSize  = 200  // asked for at once
-	lookahead = 60   // events left towards an end when the next page is asked for
+	pageSize  = 200  // of one query
+	lookahead = 60   // events left towards an end when the next page is loaded
 )
 
-// window is a stretch of the log, newest first, and the place of the eye in it.
+// window is a part of the log, newest first, and the selection in it.
 type window struct {
 	events       []Event
-	newer, older *Cursor // where the log goes on; nil = it does not, as far as we know
+	newer, older *Cursor // where the log goes on; nil = no further events are known
 	selected     int
 	top          int // the first event on the screen
 }
@@ -24,11 +24,11 @@ func (w *window) current() (Event, bool) {
 	return w.events[w.selected], true
 }
 
-// addOlder appends a page. Beyond maxEvents the newest are let go.
+// addOlder appends a page. Beyond maxEvents it drops the newest.
 func (w *window) addOlder(p Page) {
 	w.events, w.older = append(w.events, p.Events...), p.Next
 	if over := len(w.events) - maxEvents; over > 0 {
-		over = min(over, w.top) // never what is looked at
+		over = min(over, w.top) // keep the events on the screen
 		w.events = slices.Clone(w.events[over:])
 		w.selected, w.top = w.selected-over, w.top-over
 		first := w.events[0].Cursor()
@@ -36,7 +36,7 @@ func (w *window) addOlder(p Page) {
 	}
 }
 
-// addNewer puts a page in front. Beyond maxEvents the oldest are let go.
+// addNewer puts a page in front. Beyond maxEvents it drops the oldest.
 func (w *window) addNewer(p Page) {
 	if len(w.events) > 0 {
 		w.selected, w.top = w.selected+len(p.Events), w.top+len(p.Events)
@@ -52,8 +52,8 @@ func (w *window) addNewer(p Page) {
 	}
 }
 
-// insert takes in events that were recorded meanwhile, wherever they belong, and returns how many. What belongs beyond
-// the older end will be found there.
+// insert adds newly recorded events at their places and returns how many. Events beyond the older end are left out:
+// loading that page finds them.
 func (w *window) insert(fresh []Event) int {
 	n := 0
 	for _, e := range fresh {
@@ -70,7 +70,7 @@ func (w *window) insert(fresh []Event) int {
 			continue
 		}
 		w.events = slices.Insert(w.events, i, e)
-		if i <= w.selected && w.selected > 0 { // the eye stays where it is, but at the very top
+		if i <= w.selected && w.selected > 0 { // the selection stays on its event, except at the top
 			w.selected++
 		}
 		n++
@@ -83,7 +83,7 @@ func (w *window) insert(fresh []Event) int {
 	return n
 }
 
-// move selects another event, as far as there are any.
+// move moves the selection, up to the first and last event.
 func (w *window) move(by int) { w.choose(w.selected + by) }
 
 func (w *window) choose(i int) { w.selected = max(0, min(i, len(w.events)-1)) }
@@ -97,7 +97,7 @@ func (w *window) find(c Cursor) bool {
 	return i >= 0
 }
 
-// show keeps the selected event on a screen of so many rows.
+// show scrolls so that the selected event is among the rows of the screen.
 func (w *window) show(rows int) {
 	rows = max(rows, 1)
 	w.top = max(w.top, w.selected-rows+1)

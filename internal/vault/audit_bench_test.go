@@ -57,7 +57,7 @@ const benchWriters = 8
 
 // putter puts as vaultctl does, from so many connections.
 func putter(b testing.TB, store *vaulttest.Store, conns int) func(ctx context.Context, name string) error {
-	ring, err := kms.OpenRing(b.Context(), []string{"local://" + store.KeyFile})
+	ring, err := kms.OpenKeyring(b.Context(), []string{"local://" + store.KeyFile})
 	must(b, err)
 	reader, err := db.NewReader(b.Context(), db.Options{URL: store.URL(vaulttest.Operator)})
 	must(b, err)

@@ -35,7 +35,7 @@ type pair struct {
 func newPair(t *testing.T) *pair {
 	t.Helper()
 	store := vaulttest.Own(t)
-	ring, err := kms.OpenRing(t.Context(), []string{"local://" + store.KeyFile})
+	ring, err := kms.OpenKeyring(t.Context(), []string{"local://" + store.KeyFile})
 	must(t, err)
 	t.Cleanup(func() { must(t, ring.Close()) })
 	writer, err := db.NewWriter(t.Context(), db.Options{URL: store.URL(vaulttest.Operator)})
@@ -263,7 +263,7 @@ func TestStandbysAreWaitedFor(t *testing.T) {
 func TestReadsWithoutAPositionAskNothingMore(t *testing.T) {
 	s := newStory(t, nil)
 	receipt := s.put("app/x", "one")
-	ring, err := kms.OpenRing(t.Context(), []string{"local://" + s.store.KeyFile})
+	ring, err := kms.OpenKeyring(t.Context(), []string{"local://" + s.store.KeyFile})
 	must(t, err)
 	defer ring.Close()
 	reader, err := db.NewReader(t.Context(), db.Options{URL: s.store.URL(vaulttest.Daemon)})

@@ -9,7 +9,7 @@ import (
 	"github.com/hyperiondb/vault/internal/envelope"
 )
 
-// Rewrapper unwraps data keys and moves them under another KMS key; kms.Ring is it.
+// Rewrapper unwraps data keys and moves them under another KMS key; kms.Keyring is it.
 type Rewrapper interface {
 	envelope.KeyUnwrapper
 	Rewrap(ctx context.Context, w envelope.WrappedKey, kc envelope.KeyContext) (envelope.WrappedKey, error)

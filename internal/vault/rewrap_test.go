@@ -18,8 +18,8 @@ import (
 // moving is a story with a second KMS key to move to.
 type moving struct {
 	*story
-	ring *kms.Ring // the new key, then the old one
-	to   string    // its key id
+	ring *kms.Keyring // the new key, then the old one
+	to   string       // its key id
 }
 
 func newMoving(t testing.TB, change func(*vault.Options)) *moving {
@@ -28,7 +28,7 @@ func newMoving(t testing.TB, change func(*vault.Options)) *moving {
 	path := filepath.Join(t.TempDir(), "new.kek")
 	_, err := kms.GenerateKeyFile(path)
 	must(t, err)
-	ring, err := kms.OpenRing(t.Context(), []string{"local://" + path, "local://" + s.store.KeyFile})
+	ring, err := kms.OpenKeyring(t.Context(), []string{"local://" + path, "local://" + s.store.KeyFile})
 	must(t, err)
 	t.Cleanup(func() { must(t, ring.Close()) })
 	to, err := ring.Default().KeyID(t.Context())
@@ -111,7 +111,7 @@ func TestRewrap(t *testing.T) {
 }
 
 // liar says that it has rewrapped, and wraps another key in the same context.
-type liar struct{ *kms.Ring }
+type liar struct{ *kms.Keyring }
 
 func (l liar) Rewrap(ctx context.Context, _ envelope.WrappedKey, kc envelope.KeyContext) (envelope.WrappedKey, error) {
 	key, wrapped, err := l.NewDataKey(ctx, kc)
@@ -122,7 +122,7 @@ func (l liar) Rewrap(ctx context.Context, _ envelope.WrappedKey, kc envelope.Key
 }
 
 // mute says that it has rewrapped, and cannot unwrap.
-type mute struct{ *kms.Ring }
+type mute struct{ *kms.Keyring }
 
 func (m mute) Unwrap(context.Context, envelope.WrappedKey, envelope.KeyContext) (*envelope.DataKey, error) {
 	return nil, envelope.ErrKeyUnavailable
@@ -180,7 +180,7 @@ func TestRewrapIsOvertaken(t *testing.T) {
 
 // frozen gives the same answer each time, as a client that asks again does.
 type frozen struct {
-	*kms.Ring
+	*kms.Keyring
 	answer *envelope.WrappedKey
 }
 
@@ -188,7 +188,7 @@ func (f frozen) Rewrap(ctx context.Context, w envelope.WrappedKey,
 	kc envelope.KeyContext) (envelope.WrappedKey, error) {
 	var err error
 	if f.answer.KeyID == "" {
-		*f.answer, err = f.Ring.Rewrap(ctx, w, kc)
+		*f.answer, err = f.Keyring.Rewrap(ctx, w, kc)
 	}
 	return *f.answer, err
 }
@@ -227,7 +227,7 @@ func TestRewrapOfACandidate(t *testing.T) {
 	}
 	wantErr(t, m.rewrap(keys[1]), vault.ErrConflict)
 
-	onlyNew, err := kms.OpenRing(ctx, []string{m.ring.Default().URI()})
+	onlyNew, err := kms.OpenKeyring(ctx, []string{m.ring.Default().URI()})
 	must(t, err)
 	defer onlyNew.Close()
 	m.keys.Keys = onlyNew
@@ -252,8 +252,8 @@ func BenchmarkRewrap(b *testing.B) {
 	for i := range 500 {
 		m.put(fmt.Sprintf("app/%03d", i), "value")
 	}
-	rings := []*kms.Ring{m.ring}
-	back, err := kms.OpenRing(b.Context(), []string{"local://" + m.store.KeyFile, m.ring.Default().URI()})
+	rings := []*kms.Keyring{m.ring}
+	back, err := kms.OpenKeyring(b.Context(), []string{"local://" + m.store.KeyFile, m.ring.Default().URI()})
 	must(b, err)
 	defer back.Close()
 	rings = append(rings, back)

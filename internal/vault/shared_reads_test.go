@@ -38,7 +38,7 @@ func raceValue(i, version int) []byte { return fmt.Appendf(nil, "value %d of %d"
 // reader's alone.
 func TestSharedReadsAreNeverOld(t *testing.T) {
 	store := vaulttest.Own(t)
-	ring, err := kms.OpenRing(t.Context(), []string{"local://" + store.KeyFile})
+	ring, err := kms.OpenKeyring(t.Context(), []string{"local://" + store.KeyFile})
 	must(t, err)
 	defer func() { must(t, ring.Close()) }()
 	writer, err := db.NewWriter(t.Context(), db.Options{URL: store.URL(vaulttest.Operator), MaxConns: names + 2})

@@ -11,7 +11,7 @@ import (
 	"github.com/hyperiondb/vault/internal/envelope"
 )
 
-// Keys wraps new data keys and unwraps stored ones; kms.Ring is it.
+// Keys wraps new data keys and unwraps stored ones; kms.Keyring is it.
 type Keys interface {
 	envelope.KeyWrapper
 	envelope.KeyUnwrapper

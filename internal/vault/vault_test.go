@@ -62,7 +62,7 @@ func (k *countingKeys) Unwrap(ctx context.Context, w envelope.WrappedKey,
 func newStory(t testing.TB, change func(*vault.Options)) *story {
 	t.Helper()
 	store := vaulttest.New(t)
-	ring, err := kms.OpenRing(t.Context(), []string{"local://" + store.KeyFile})
+	ring, err := kms.OpenKeyring(t.Context(), []string{"local://" + store.KeyFile})
 	must(t, err)
 	reader, err := db.NewReader(t.Context(), db.Options{URL: store.URL(vaulttest.Operator)})
 	must(t, err)
@@ -704,7 +704,7 @@ func TestStatusOfBothNodes(t *testing.T) {
 func TestPromotion(t *testing.T) {
 	store := vaulttest.Own(t)
 	ctx := t.Context()
-	ring, err := kms.OpenRing(ctx, []string{"local://" + store.KeyFile})
+	ring, err := kms.OpenKeyring(ctx, []string{"local://" + store.KeyFile})
 	must(t, err)
 	defer ring.Close()
 	primary, standby := store.Cluster.Primary(), store.Cluster.Standbys()[0]

@@ -15,9 +15,9 @@ import (
 	"github.com/hyperiondb/vault/internal/localpg"
 )
 
-// A server offers an extension when its files lie in its share folder, which belongs to the whole machine. Tests leave
-// that alone: PostgreSQL 18 is told of another folder, and an older one runs from a copy of its programs, because
-// PostgreSQL looks for everything else relative to where it was started from.
+// A server offers an extension when its files lie in its share folder, which belongs to the whole machine. Tests do not
+// write there: PostgreSQL 18 has a setting for another folder (extension_control_path). Older versions run from a copy
+// of their programs, because PostgreSQL looks for its other files relative to the program.
 
 // NewExtensionCluster is NewCluster with a server that offers the extension hyperion_vault, its files made and
 // installed by make. [Store.Remove] removes all of it.
@@ -47,7 +47,7 @@ func (p *Program) openWithExtension(ctx context.Context, s *Store, dir string, m
 	return err
 }
 
-// openClone starts a clone of the prepared cluster with other programs or further settings.
+// openClone starts a clone of the prepared cluster with the programs b and further settings.
 func (p *Program) openClone(ctx context.Context, dir string, b localpg.Binaries,
 	more map[string]string) (*localpg.Cluster, error) {
 	clone, err := localpg.Clone(ctx, p.prepared, dir)
@@ -103,7 +103,7 @@ func (s *Store) MustDropRoles(t testing.TB) {
 	s.MustExec(t, `DROP ROLE vault_owner, vault_service, vault_worker, vault_auditor`)
 }
 
-// Remove removes the cluster of NewCluster or NewExtensionCluster.
+// Remove removes a cluster that NewCluster or NewExtensionCluster made.
 func (s *Store) Remove() error {
 	var errs []error
 	if s.Cluster != nil {
@@ -118,7 +118,7 @@ func (s *Store) Remove() error {
 // ExtensionFolder is where the server looks for the extension's files.
 func (s *Store) ExtensionFolder() string { return s.extension }
 
-// Program returns the path of one of PostgreSQL's programs beside the server's, "" where the installation has none.
+// Program returns the path of one of PostgreSQL's programs, "" where the installation lacks it.
 func (s *Store) Program(name string) string {
 	path, err := osexec.LookPath(filepath.Join(program.prepared.Binaries().Dir, name))
 	if err != nil {
@@ -154,7 +154,7 @@ func runMake(ctx context.Context, args ...string) error {
 		return err
 	}
 	cmd := osexec.CommandContext(ctx, "make", append([]string{"--silent", "--directory", root}, args...)...)
-	for _, variable := range os.Environ() { // a make that runs the tests is none of this one's business
+	for _, variable := range os.Environ() { // without the settings of a make that runs the tests
 		if !strings.HasPrefix(variable, "MAKE") && !strings.HasPrefix(variable, "MFLAGS") {
 			cmd.Env = append(cmd.Env, variable)
 		}
@@ -181,8 +181,8 @@ func moduleRoot() (string, error) {
 	}
 }
 
-// copyServer puts an installation's programs below dir, at the same path, with links to its libraries and to all in its
-// share folder but one: extension/ is a folder of its own, with links.
+// copyServer copies an installation's programs below dir, at the same path, and links to its libraries and its share
+// folder's entries. extension/ becomes a new folder of links, so that files can be added to it.
 func copyServer(ctx context.Context, b localpg.Binaries,
 	dir string) (private localpg.Binaries, share string, err error) {
 	shareFrom, libFrom, err := folders(ctx, b)
@@ -209,7 +209,7 @@ func copyServer(ctx context.Context, b localpg.Binaries,
 		linkAll(filepath.Join(shareFrom, "extension"), filepath.Join(share, "extension"), ""))
 }
 
-// folders are the share folder and that of the loadable libraries.
+// folders returns the share folder and the folder of loadable libraries.
 func folders(ctx context.Context, b localpg.Binaries) (share, lib string, err error) {
 	config := filepath.Join(b.Dir, "pg_config")
 	if _, err := os.Stat(config); errors.Is(err, fs.ErrNotExist) { // as tools/install-postgres unpacks them
@@ -227,7 +227,7 @@ func folders(ctx context.Context, b localpg.Binaries) (share, lib string, err er
 	return lines[0], lines[1], nil
 }
 
-// copyProgram copies: PostgreSQL would follow a link back to where it was installed.
+// copyProgram copies instead of linking: PostgreSQL would follow a link back to where it was installed.
 func copyProgram(from, to string) error {
 	content, err := os.ReadFile(from)
 	if err != nil {

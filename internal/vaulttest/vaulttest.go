@@ -40,9 +40,9 @@ const (
 	Developer = "developer" // service role for app1/ that may create schemas: the realistic attacker
 )
 
-// Untold is the query for the names of secrets of which their versions say something else, with a space between: "" if
-// there are none.
-const Untold = `SELECT coalesce(string_agg(DISTINCT s.name, ' '), '') FROM vault.secrets s
+// StaleCopies is the query for the names of secrets that disagree with the copies of their columns in secret_versions,
+// separated by spaces: "" if there are none.
+const StaleCopies = `SELECT coalesce(string_agg(DISTINCT s.name, ' '), '') FROM vault.secrets s
 	LEFT JOIN vault.secret_versions c ON c.secret_id = s.id AND c.version = s.current_version
 	LEFT JOIN vault.secret_versions v ON v.secret_id = s.id AND v.removed_at IS NULL
 	WHERE s.current_version > 0 AND (c.expires_at IS NOT NULL OR c.created_at IS DISTINCT FROM s.rotated_at
@@ -50,7 +50,7 @@ const Untold = `SELECT coalesce(string_agg(DISTINCT s.name, ' '), '') FROM vault
 
 const templateDatabase = "vault_template"
 
-// Program is what one test program shares.
+// Program holds what the tests of one program share.
 type Program struct {
 	Dir      string           // of everything; removed by Close
 	KeyFile  string           // the local KMS key of every test vault
@@ -65,14 +65,14 @@ type Store struct {
 	Database string
 	KeyFile  string
 
-	server    string // folder of a server of its own; "" = none
-	extension string // where it looks for the extension's files
+	server    string // folder of its own server programs; "" = none
+	extension string // where the server looks for the extension's files
 }
 
 var program *Program // set once by Main, before any test runs
 
 // Main wraps a TestMain: it makes the cluster, runs the tests and removes it. The environment variable VAULT_TEST_PG
-// chooses the major version; the newest there is otherwise. Without PostgreSQL it fails.
+// chooses the major version; without it Main takes the newest installed. Without PostgreSQL it fails.
 func Main(m *testing.M) int {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
@@ -129,7 +129,7 @@ func (p *Program) start(ctx context.Context) error {
 	return p.Shared.Start(ctx)
 }
 
-// parameters of every cluster: everything a careless administrator might log is logged, so that a leak shows.
+// parameters of every cluster log everything a careless administrator might log, so that a leak shows.
 func parameters() map[string]string {
 	return map[string]string{
 		"log_statement": "all", "log_min_duration_statement": "0", "log_parameter_max_length": "-1",
@@ -145,7 +145,8 @@ func (p *Program) installTemplate(ctx context.Context) error {
 func Install(ctx context.Context, primary *localpg.Node, database, kmsKey string) error {
 	err := primary.Exec(ctx, "postgres",
 		`CREATE DATABASE `+database,
-		`CREATE ROLE operator LOGIN; CREATE ROLE vaultd LOGIN; CREATE ROLE app1 LOGIN; CREATE ROLE stranger LOGIN; CREATE ROLE developer LOGIN`)
+		`CREATE ROLE operator LOGIN; CREATE ROLE vaultd LOGIN; CREATE ROLE app1 LOGIN;
+		 CREATE ROLE stranger LOGIN; CREATE ROLE developer LOGIN`)
 	if err != nil {
 		return err
 	}
@@ -153,7 +154,7 @@ func Install(ctx context.Context, primary *localpg.Node, database, kmsKey string
 	if _, err := db.Migrate(ctx, url, "vaulttest", kmsKey); err != nil {
 		return err
 	}
-	// Not through CreateTokenAsOwner: this token is a constant.
+	// CreateTokenAsOwner would make a random token; this one is a constant.
 	token, err := vault.ParseToken(Token)
 	if err != nil {
 		return err
@@ -202,8 +203,8 @@ func (p *Program) Close() error {
 	return errors.Join(append(errs, os.RemoveAll(p.Dir))...)
 }
 
-// NewDatabase makes a fresh vault on the shared cluster. Its files are copied, by the standby too, which takes half of
-// the time that writing each page to the log and reading it there does.
+// NewDatabase makes a fresh vault on the shared cluster. file_copy, which the standby repeats, takes half as long as
+// writing each page to the WAL and replaying it.
 func (p *Program) NewDatabase(ctx context.Context) (*Store, error) {
 	name := fmt.Sprintf("vault%d", p.counter.Add(1))
 	err := p.Shared.Primary().Exec(ctx, "postgres", fmt.Sprintf(`CREATE DATABASE %s TEMPLATE %s STRATEGY file_copy`, name,
@@ -248,15 +249,15 @@ func Own(t testing.TB) *Store {
 	return s
 }
 
-// URL is the primary's, for a role.
+// URL is the connection URL of the primary, for a role.
 func (s *Store) URL(role string) string { return s.Cluster.Primary().URL(s.Database, role) }
 
-// StandbyURL is the first standby's, for a role.
+// StandbyURL is the connection URL of the first standby, for a role.
 func (s *Store) StandbyURL(role string) string {
 	return s.Cluster.Standbys()[0].URL(s.Database, role)
 }
 
-// MustReplay waits until every standby has what the primary has now, the database itself included.
+// MustReplay waits until every standby has replayed what the primary has written so far, the database itself included.
 func (s *Store) MustReplay(t testing.TB) {
 	t.Helper()
 	lsn, err := s.Cluster.Primary().LSN(t.Context())

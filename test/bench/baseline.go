@@ -83,7 +83,7 @@ func bare(size int) http.Handler {
 type query struct {
 	allow   []netip.Prefix
 	rows    *pgxpool.Pool
-	keys    *kms.Ring
+	keys    *kms.Keyring
 	cluster uuid.UUID
 
 	mu   sync.RWMutex
@@ -103,7 +103,7 @@ func openQuery(ctx context.Context, url, key string) (*query, error) {
 	if err := q.rows.QueryRow(ctx, `SELECT cluster_id FROM vault.config`).Scan(&q.cluster); err != nil {
 		return nil, err
 	}
-	q.keys, err = kms.OpenRing(ctx, []string{key})
+	q.keys, err = kms.OpenKeyring(ctx, []string{key})
 	return q, err
 }
 

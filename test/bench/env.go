@@ -40,7 +40,7 @@ type env struct {
 	dir       string
 	cluster   *localpg.Cluster
 	token     vault.Token
-	ring      *kms.Ring
+	ring      *kms.Keyring
 	reader    *db.Reader
 	writer    *db.Writer
 	vault     *vault.Vault // connects as the operator
@@ -132,7 +132,7 @@ func (s *env) openVault(ctx context.Context) (err error) {
 	if s.writer, err = db.NewWriter(ctx, options); err != nil {
 		return err
 	}
-	if s.ring, err = kms.OpenRing(ctx, []string{s.key()}); err != nil {
+	if s.ring, err = kms.OpenKeyring(ctx, []string{s.key()}); err != nil {
 		return err
 	}
 	s.vault = vault.New(vault.Options{Reader: s.reader, Writer: s.writer, Keys: s.ring})

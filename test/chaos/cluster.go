@@ -45,7 +45,7 @@ func (c Cluster) openPrimary(ctx context.Context, conns int) (primary, error) {
 		writer.Close()
 		return primary{}, err
 	}
-	ring, err := kms.OpenRing(ctx, c.KMSKeys)
+	ring, err := kms.OpenKeyring(ctx, c.KMSKeys)
 	if err != nil {
 		writer.Close()
 		reader.Close()

@@ -140,7 +140,7 @@ func newVault(b *testing.B) *vault.Vault {
 	writer, err := db.NewWriter(ctx, options)
 	must(err)
 	b.Cleanup(writer.Close)
-	ring, err := kms.OpenRing(ctx, []string{"local://" + store.KeyFile})
+	ring, err := kms.OpenKeyring(ctx, []string{"local://" + store.KeyFile})
 	must(err)
 	b.Cleanup(func() { ring.Close() })
 	v := vault.New(vault.Options{Reader: reader, Writer: writer, Keys: ring, CacheSize: 100, CacheTTL: time.Hour})

@@ -73,7 +73,7 @@ func (f *Fake) Serve() (url string, err error) {
 	return f.server.Serve(mux)
 }
 
-// Close ends Serve: hanging requests are let go and connections closed.
+// Close ends Serve: it ends hanging requests and closes connections.
 func (f *Fake) Close() {
 	f.Clear()
 	f.server.Close()
@@ -86,7 +86,7 @@ func (f *Fake) Calls() map[string]int {
 	return maps.Clone(f.calls)
 }
 
-// Done counts the requests whose work was done, whatever became of the answer.
+// Done counts the requests whose work was done, with the answer sent or lost.
 func (f *Fake) Done() map[string]int {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -40,7 +40,8 @@ func start(t *testing.T, aliases ...string) (*Fake, client) {
 }
 
 func signature(region, service string) string {
-	return fmt.Sprintf("AWS4-HMAC-SHA256 Credential=AKIA/20300101/%s/%s/aws4_request, SignedHeaders=content-length;host;x-amz-date, Signature=%s",
+	return fmt.Sprintf("AWS4-HMAC-SHA256 Credential=AKIA/20300101/%s/%s/aws4_request, "+
+		"SignedHeaders=content-length;host;x-amz-date, Signature=%s",
 		region, service, strings.Repeat("0a", 32))
 }
 

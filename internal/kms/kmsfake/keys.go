@@ -96,7 +96,7 @@ func (f *Fake) ownARN(arn string) string {
 	return arn
 }
 
-// PointAlias makes alias/NAME stand for another key.
+// PointAlias points alias/NAME to another key.
 func (f *Fake) PointAlias(alias, arn string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -1,13 +1,13 @@
-// Package noquery keeps the import of bubbletea from asking the terminal.
+// Package noquery keeps the import of bubbletea from querying the terminal.
 //
-// bubbletea v1 asks for the terminal's background colour in an init function, by way of lipgloss and termenv. Every
-// command of a binary that links it would write to the terminal, wait up to 5 seconds for an answer, and lose what
-// was typed meanwhile. The one thing that termenv takes as an order not to ask is TERM, so TERM says "dumb" from
-// before termenv is initialised until Restore.
+// bubbletea v1 queries the terminal's background colour in an init function, through lipgloss and termenv. Every
+// command of a binary that links it would write to the terminal, wait up to 5 seconds for an answer, and lose the keys
+// typed meanwhile. termenv does not query only if TERM says so, so TERM is "dumb" from before termenv's
+// initialisation until Restore.
 //
-// That this package comes first is the order of the language: packages are initialised sorted by path, each when all it
-// imports has been. This one imports a part of what termenv does, and its path sorts before termenv's. A script of this
-// repository (terminal_quiet) fails when that no longer holds.
+// The language makes this package first: packages are initialised sorted by path, each after its imports. This one
+// imports a part of what termenv does, and its path sorts before termenv's. The script terminal_quiet fails if that no
+// longer holds.
 package noquery
 
 import "os"

@@ -9,30 +9,28 @@ import (
 	"github.com/hyperiondb/vault/internal/envelope"
 )
 
-// Ring is the configured list of keys. The first one wraps; all of them unwrap, each only the
-// rows that hold its KeyID.
-type Ring struct {
+// Keyring is the configured list of keys. The first one wraps. Every key unwraps the rows that hold its KeyID.
+type Keyring struct {
 	keys []closableKey // never empty, never changed
 }
 
 var (
-	_ envelope.KeyWrapper   = (*Ring)(nil)
-	_ envelope.KeyUnwrapper = (*Ring)(nil)
+	_ envelope.KeyWrapper   = (*Keyring)(nil)
+	_ envelope.KeyUnwrapper = (*Keyring)(nil)
 )
 
-// OpenRing opens every URI, the default first. Like Open it asks no key service anything. An
-// empty list is refused, and so is the same key twice, as far as that shows without asking: the same
-// URI, or the same KeyID of key files and ARNs. An alias that turns out to be another entry's key does no
-// harm.
-func OpenRing(ctx context.Context, uris []string) (*Ring, error) {
-	return openRing(ctx, uris, defaultTiming())
+// OpenKeyring opens every URI, the default first. Like Open it makes no call to a key service. It rejects an
+// empty list and, as far as that shows without a call, the same key twice: the same URI, or the same KeyID of
+// key files and ARNs. An alias that turns out to be another entry's key does no harm.
+func OpenKeyring(ctx context.Context, uris []string) (*Keyring, error) {
+	return openKeyring(ctx, uris, defaultTiming())
 }
 
-func openRing(ctx context.Context, uris []string, limits timing) (*Ring, error) {
+func openKeyring(ctx context.Context, uris []string, limits timing) (*Keyring, error) {
 	if len(uris) == 0 {
 		return nil, fmt.Errorf("%w: no kms key is configured", envelope.ErrKeyRefused)
 	}
-	r := &Ring{}
+	r := &Keyring{}
 	for _, uri := range uris {
 		k, err := open(ctx, uri, limits)
 		if err != nil {
@@ -49,7 +47,7 @@ func openRing(ctx context.Context, uris []string, limits timing) (*Ring, error) 
 	return r, nil
 }
 
-func (r *Ring) twinOf(k closableKey) closableKey {
+func (r *Keyring) twinOf(k closableKey) closableKey {
 	for _, other := range r.keys {
 		if other.URI() == k.URI() || k.knownID() != "" && other.knownID() == k.knownID() {
 			return other
@@ -58,11 +56,11 @@ func (r *Ring) twinOf(k closableKey) closableKey {
 	return nil
 }
 
-// Default is the key that wraps.
-func (r *Ring) Default() Key { return r.keys[0] }
+// Default returns the key that wraps.
+func (r *Keyring) Default() Key { return r.keys[0] }
 
 // Keys lists the keys in the configured order.
-func (r *Ring) Keys() []Key {
+func (r *Keyring) Keys() []Key {
 	keys := make([]Key, len(r.keys))
 	for i, k := range r.keys {
 		keys[i] = k
@@ -71,13 +69,15 @@ func (r *Ring) Keys() []Key {
 }
 
 // NewDataKey makes a data key under the default key.
-func (r *Ring) NewDataKey(ctx context.Context, kc envelope.KeyContext) (*envelope.DataKey, envelope.WrappedKey, error) {
+func (r *Keyring) NewDataKey(ctx context.Context, kc envelope.KeyContext) (*envelope.DataKey,
+	envelope.WrappedKey, error) {
 	return r.keys[0].NewDataKey(ctx, kc)
 }
 
-// Unwrap asks the one key that w names. A KeyID that no key has is ErrKeyRefused. When a key
-// could not be asked who it is, and no other has the KeyID, that failure is the answer.
-func (r *Ring) Unwrap(ctx context.Context, w envelope.WrappedKey, kc envelope.KeyContext) (*envelope.DataKey, error) {
+// Unwrap uses the one key that w names. A KeyID that no key has is ErrKeyRefused. If no known KeyID matches
+// and a key service did not answer with its KeyID, Unwrap returns that failure.
+func (r *Keyring) Unwrap(ctx context.Context, w envelope.WrappedKey,
+	kc envelope.KeyContext) (*envelope.DataKey, error) {
 	k, err := r.holder(ctx, w.KeyID)
 	if err != nil {
 		return nil, err
@@ -86,10 +86,11 @@ func (r *Ring) Unwrap(ctx context.Context, w envelope.WrappedKey, kc envelope.Ke
 }
 
 // Rewrap moves the data key of w under the default key, or wraps it again if it is there already.
-// w itself stays good. Between AWS keys of one region and endpoint the plain data key does not
+// w itself stays valid. Between AWS keys of one region and endpoint the plain data key does not
 // leave KMS (ReEncrypt); otherwise it passes through this process, and wrapping it under an AWS
-// key takes the kms:Encrypt permission. A caller about to drop the old blob unwraps the new one first.
-func (r *Ring) Rewrap(ctx context.Context, w envelope.WrappedKey, kc envelope.KeyContext) (envelope.WrappedKey, error) {
+// key needs the kms:Encrypt permission. A caller about to drop the old blob unwraps the new one first.
+func (r *Keyring) Rewrap(ctx context.Context, w envelope.WrappedKey,
+	kc envelope.KeyContext) (envelope.WrappedKey, error) {
 	from, err := r.holder(ctx, w.KeyID)
 	if err != nil {
 		return envelope.WrappedKey{}, err
@@ -111,9 +112,9 @@ func (r *Ring) Rewrap(ctx context.Context, w envelope.WrappedKey, kc envelope.Ke
 	return to.wrap(ctx, dk, kc)
 }
 
-// holder finds the key that has keyID, first among those that know who they are, so that a row is
-// not kept waiting for a key service that has nothing to do with it.
-func (r *Ring) holder(ctx context.Context, keyID string) (closableKey, error) {
+// holder finds the key that has keyID. It looks first at keys whose KeyID is known, so that a row does not
+// wait for the key service of another key.
+func (r *Keyring) holder(ctx context.Context, keyID string) (closableKey, error) {
 	for _, k := range r.keys {
 		if keyID != "" && k.knownID() == keyID {
 			return k, nil
@@ -138,7 +139,7 @@ func (r *Ring) holder(ctx context.Context, keyID string) (closableKey, error) {
 
 // Close wipes the keys of local key files and drops idle connections. It may be called more
 // than once.
-func (r *Ring) Close() error {
+func (r *Keyring) Close() error {
 	var errs []error
 	for _, k := range r.keys {
 		errs = append(errs, k.Close())

@@ -10,16 +10,16 @@ import (
 	"github.com/hyperiondb/vault/internal/audit/filter"
 )
 
-// stripPane is the row of bars over the table: how many events there are per span of time.
-type stripPane struct {
-	asker
+// histogramPane is the row of bars over the table: how many events there are per span of time.
+type histogramPane struct {
+	pending
 	Counts
-	of    string // the filter that they are of
+	of    string // the filter of the counts
 	asked time.Time
 	err   error
 }
 
-const stripMargin = 1
+const histogramMargin = 1
 
 type countsMsg struct {
 	number int
@@ -28,56 +28,54 @@ type countsMsg struct {
 	err error
 }
 
-// askCounts counts for the width there is.
+// askCounts queries one count per column of the terminal.
 func (m *model) askCounts() tea.Cmd {
 	f, err := m.parse()
-	buckets := m.width - 2*stripMargin
+	buckets := m.width - 2*histogramMargin
 	if err != nil || buckets < 1 {
 		return nil
 	}
-	m.strip.asked = m.now()
+	m.histogram.asked = m.now()
 	from, to := f.Since(), f.Until()
 	if to.IsZero() {
 		to = m.now()
 	}
 	f = f.Without(filter.Since, filter.Until)
 	of := m.filter
-	return ask(m, &m.strip.asker, func(ctx context.Context) (Counts,
-		error) {
-		return m.source.Counts(ctx, f, from, to, buckets)
-	},
+	return query(m, &m.histogram.pending,
+		func(ctx context.Context) (Counts, error) { return m.source.Counts(ctx, f, from, to, buckets) },
 		func(n int, c Counts, err error) tea.Msg { return countsMsg{n, of, c, err} })
 }
 
 func (msg countsMsg) arrive(m *model) tea.Cmd {
-	if !m.strip.take(msg.number) {
+	if !m.histogram.take(msg.number) {
 		return nil
 	}
-	m.strip.Counts, m.strip.err, m.strip.of = msg.Counts, msg.err, msg.of
+	m.histogram.Counts, m.histogram.err, m.histogram.of = msg.Counts, msg.err, msg.of
 	if msg.err != nil {
-		m.strip.Counts = Counts{}
+		m.histogram.Counts = Counts{}
 	}
 	return nil
 }
 
-func (m *model) stripHeight() int {
+func (m *model) histogramHeight() int {
 	if m.height < 18 {
 		return 1
 	}
 	return 2
 }
 
-func (m *model) stripLines(width int) []string {
-	s := &m.strip
-	lines := []string{m.theme.accent.Render(strings.Repeat(" ", stripMargin) + s.bars(m.theme.glyphs.bars))}
-	if m.stripHeight() == 2 {
+func (m *model) histogramLines(width int) []string {
+	s := &m.histogram
+	lines := []string{m.theme.accent.Render(strings.Repeat(" ", histogramMargin) + s.bars(m.theme.glyphs.bars))}
+	if m.histogramHeight() == 2 {
 		lines = append(lines, m.theme.dim.Render(m.axis(width)))
 	}
 	return lines
 }
 
-// bars are as high as their counts; even a single event can be seen.
-func (s *stripPane) bars(levels []string) string {
+// bars draws bars as high as their counts; a single event has at least the lowest bar.
+func (s *histogramPane) bars(levels []string) string {
 	most := int64(1)
 	for _, b := range s.Buckets {
 		most = max(most, b.Events)
@@ -93,9 +91,9 @@ func (s *stripPane) bars(levels []string) string {
 	return line.String()
 }
 
-// axis says from when to when, and where the selected event is.
+// axis shows the first and last time, and where the selected event is.
 func (m *model) axis(width int) string {
-	s := &m.strip
+	s := &m.histogram
 	switch {
 	case s.err != nil:
 		return " the counts: " + clean(s.err.Error())
@@ -110,9 +108,9 @@ func (m *model) axis(width int) string {
 	left, right := " "+s.From.In(zone).Format(layout)+" ", " "+s.To.In(zone).Format(layout)+" "
 	here := -1
 	if e, ok := m.events.current(); ok && s.bucket(e.At) >= 0 {
-		here = s.bucket(e.At) + stripMargin
+		here = s.bucket(e.At) + histogramMargin
 	}
-	switch mark := m.theme.below; { // the mark stands where it belongs, the dates give way
+	switch mark := m.theme.below; { // the mark keeps its column, the dates are moved or cut
 	case here < 0:
 		return fit(left, width-len(right)) + right
 	case here < len(left):
@@ -124,8 +122,8 @@ func (m *model) axis(width int) string {
 	}
 }
 
-// bucket is the place of a time in the strip; -1 = it is not there. What came since it was counted is in the last.
-func (s *stripPane) bucket(t time.Time) int {
+// bucket is the place of a time in the histogram, -1 for earlier times. Later times are in the last bucket.
+func (s *histogramPane) bucket(t time.Time) int {
 	switch {
 	case len(s.Buckets) == 0 || t.Before(s.From) || !s.From.Before(s.To):
 		return -1
@@ -136,12 +134,12 @@ func (s *stripPane) bucket(t time.Time) int {
 		int64(s.To.Sub(s.From)/time.Microsecond))), len(s.Buckets)-1)
 }
 
-// end is the time at which a bucket is over.
-func (s *stripPane) end(i int) time.Time {
+// end is the time at which a bucket ends.
+func (s *histogramPane) end(i int) time.Time {
 	return s.From.Add(s.To.Sub(s.From) / time.Duration(len(s.Buckets)) * time.Duration(i+1))
 }
 
-func (s *stripPane) total(m *model) string {
+func (s *histogramPane) total(m *model) string {
 	var sum int64
 	about := ""
 	for _, b := range s.Buckets {
@@ -159,7 +157,7 @@ func (s *stripPane) total(m *model) string {
 	return m.theme.dim.Render(about + count(rounded(sum, about != ""), "event", "events") + " ")
 }
 
-// rounded keeps two figures of an estimate: more it does not know.
+// rounded keeps two figures of an estimate.
 func rounded(n int64, estimate bool) int64 {
 	unit := int64(1)
 	for estimate && n/unit >= 100 {
@@ -174,13 +172,13 @@ func (m *model) bucketNewer() tea.Cmd { return m.jumpBucket(1) }
 // jumpBucket goes to the next span in which there are events.
 func (m *model) jumpBucket(step int) tea.Cmd {
 	e, ok := m.events.current()
-	i := m.strip.bucket(e.At)
+	i := m.histogram.bucket(e.At)
 	if !ok || i < 0 {
 		return nil
 	}
-	for i += step; i >= 0 && i < len(m.strip.Buckets); i += step {
-		if m.strip.Buckets[i].Events > 0 {
-			return m.loadAt(Cursor{At: m.strip.end(i)})
+	for i += step; i >= 0 && i < len(m.histogram.Buckets); i += step {
+		if m.histogram.Buckets[i].Events > 0 {
+			return m.loadAt(Cursor{At: m.histogram.end(i)})
 		}
 	}
 	m.notice = "no events further on in this range"
