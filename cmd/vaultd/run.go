@@ -282,15 +282,15 @@ func (k *keyRing) close() {
 	}
 }
 
-// startRotation runs the supervisor, the heart and, unless there are none here, the workers.
+// startRotation runs the supervisor, the heartbeat and, unless there are none here, the workers.
 func startRotation(ctx context.Context, c Config, v *vault.Vault, reads *reads, metrics *rotation.Metrics,
 	log *slog.Logger) *sync.WaitGroup {
 	var running sync.WaitGroup
 	supervisor := &rotation.Supervisor{Vault: v, Interval: time.Duration(c.ScanInterval), Log: log}
 	running.Go(func() { supervisor.Run(ctx) })
 	if c.HeartbeatInterval > 0 {
-		heart := &rotation.Heart{Vault: v, Interval: time.Duration(c.HeartbeatInterval), Log: log}
-		running.Go(func() { heart.Run(ctx) })
+		heartbeat := &rotation.Heartbeat{Vault: v, Interval: time.Duration(c.HeartbeatInterval), Log: log}
+		running.Go(func() { heartbeat.Run(ctx) })
 	}
 	if c.RotationWorkers > 0 {
 		host, _ := os.Hostname() // the pid tells workers of one host apart

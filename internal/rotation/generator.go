@@ -182,7 +182,7 @@ const (
 	digitsSet = "0123456789"
 	alphaSet  = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 	alnumSet  = digitsSet + alphaSet
-	// The three quotes and the backslash are what shells, SQL and configuration files trip over.
+	// The three quotes and the backslash have a meaning in shells, SQL and configuration files.
 	asciiSet = alnumSet + "!#$%&()*+,-./:;<=>?@[]^_{|}~"
 	urlSet   = alnumSet + "-._~"
 )
@@ -346,7 +346,7 @@ func fillUUID(random randomSource) []byte {
 	return out
 }
 
-// wipe overwrites b; KeepAlive keeps the compiler from dropping writes nobody reads.
+// wipe overwrites b; KeepAlive keeps the compiler from dropping writes that are never read.
 func wipe(b []byte) {
 	clear(b)
 	runtime.KeepAlive(b)

@@ -242,7 +242,7 @@ func (r *recorded) rotations() {
 		`SELECT l.tx::text = j.xmin::text FROM vault.audit_log l JOIN vault.rotation_jobs j ON j.name = l.secret WHERE l.outcome = 'failed'`); got != "true" {
 		r.t.Error("the row of a failed attempt is of another transaction")
 	}
-	sealed, err := r.daemon.SealRotation(r.ctx, claim(), []byte("two"))
+	sealed, err := r.daemon.SealCandidate(r.ctx, claim(), []byte("two"))
 	must(r.t, err)
 	receipt, err := r.daemon.CompleteRotation(r.ctx, sealed)
 	must(r.t, err)
@@ -250,9 +250,9 @@ func (r *recorded) rotations() {
 	r.wantTogether(receipt.RequestID)
 	must(r.t, second(r.RequestRotation(r.ctx, r.as, "app/auto")))
 	job := claim()
-	sealed, err = r.daemon.SealRotation(r.ctx, job, []byte("three"))
+	sealed, err = r.daemon.SealCandidate(r.ctx, job, []byte("three"))
 	must(r.t, err)
-	receipts, err := r.daemon.CompleteRotations(r.ctx, []vault.SealedRotation{sealed})
+	receipts, err := r.daemon.CompleteRotations(r.ctx, []vault.SealedCandidate{sealed})
 	must(r.t, err)
 	r.wantRow(receipts[job.ID].RequestID, `worker:w vaultd rotate "app/auto" 3 ok `)
 	r.wantTogether(receipts[job.ID].RequestID)

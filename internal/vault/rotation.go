@@ -140,32 +140,32 @@ func (v *Vault) FinishRotation(ctx context.Context, job Rotation) (Receipt, erro
 	return receipt(request, result), named("rotate", job.Name, err)
 }
 
-// SealedRotation is a claimed job whose new value is sealed: all that is left is a transaction.
-type SealedRotation struct {
+// SealedCandidate is a claimed job whose new value is sealed: all that is left is a transaction.
+type SealedCandidate struct {
 	Job     Rotation
 	request uuid.UUID
 	sealed  db.SealedVersion
 }
 
-// SealRotation seals a new value for a claimed job.
-func (v *Vault) SealRotation(ctx context.Context, job Rotation, value []byte) (SealedRotation, error) {
+// SealCandidate seals a new value for a claimed job.
+func (v *Vault) SealCandidate(ctx context.Context, job Rotation, value []byte) (SealedCandidate, error) {
 	if err := checkValueSize(value); err != nil {
-		return SealedRotation{}, err
+		return SealedCandidate{}, err
 	}
 	sealed, err := v.seal(ctx, job.Name, job.FromVersion+1, value)
-	return SealedRotation{job, uuid.New(), sealed}, err
+	return SealedCandidate{job, uuid.New(), sealed}, err
 }
 
 // CompleteRotation stores the new value under the claim's fence: [ErrClaimLost] if somebody else has the job, or has
 // put a value, by now.
-func (v *Vault) CompleteRotation(ctx context.Context, r SealedRotation) (Receipt, error) {
+func (v *Vault) CompleteRotation(ctx context.Context, r SealedCandidate) (Receipt, error) {
 	result, err := v.writer.CompleteRotation(ctx, r.request, r.Job.ID, r.Job.Attempt, r.sealed)
 	return receipt(r.request, result), named("rotate", r.Job.Name, err)
 }
 
 // CompleteRotations does so for many in one transaction, and returns the receipts of those that are completed, by job.
 // The others are to be completed alone, which says what is in the way, unless the error is [ErrOutcomeUnknown].
-func (v *Vault) CompleteRotations(ctx context.Context, batch []SealedRotation) (map[int64]Receipt, error) {
+func (v *Vault) CompleteRotations(ctx context.Context, batch []SealedCandidate) (map[int64]Receipt, error) {
 	completions := make([]db.Completion, len(batch))
 	for i, r := range batch {
 		completions[i] = db.Completion{Request: r.request, Job: r.Job.ID, Attempt: r.Job.Attempt, SealedVersion: r.sealed}

@@ -375,7 +375,7 @@ func TestRotationByClaim(t *testing.T) {
 		return jobs[0]
 	}
 	complete := func(job vault.Rotation, value []byte) error {
-		sealed, err := daemon.SealRotation(ctx, job, value)
+		sealed, err := daemon.SealCandidate(ctx, job, value)
 		if err != nil {
 			return err
 		}
