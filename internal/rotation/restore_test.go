@@ -16,8 +16,8 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// faultyTarget is a target that a test can break. Each step calls fault when it begins (early: the step failed) and when
-// it is done (late: the reply was lost).
+// faultyTarget is a target that a test can break. Each step calls fault when it begins (early: the step failed) and
+// when it is done (late: the reply was lost).
 type faultyTarget struct {
 	fakeTarget
 	fault func(step, when string) error
@@ -200,8 +200,8 @@ func TestAnAttemptThatFailsLeavesReadersWithWhatWorks(t *testing.T) {
 	}
 }
 
-// An earlier attempt has set the candidate at the target and crashed, and the target can no longer be set. The candidate
-// is tested and finished all the same, as readers have a value that does not work.
+// An earlier attempt has set the candidate at the target and crashed, and the target can no longer be set. The
+// candidate is tested and finished all the same, as readers have a value that does not work.
 func TestWhatATargetHasAlreadyIsFinishedThoughItCannotBeSet(t *testing.T) {
 	store := vaulttest.New(t)
 	ring, err := kms.OpenRing(t.Context(), []string{"local://" + store.KeyFile})

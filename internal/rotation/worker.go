@@ -35,8 +35,9 @@ var errVanished = errors.New("its workers vanished in the middle of it")
 // Worker claims rotations, generates the new values and completes them. Claims are fenced by their attempt inside the
 // completing transaction: a worker that stalled past its claim is refused, however late it continues.
 //
-// A secret with a rotator takes the four steps that AWS Secrets Manager names (create, set, test, finish): its candidate
-// is sealed in the job before it is sent to the target, so a worker that continues after a crash applies the same value.
+// A secret with a rotator takes the four steps that AWS Secrets Manager names (create, set, test, finish): its
+// candidate is sealed in the job before it is sent to the target, so every worker that continues after a crash applies
+// the same value.
 type Worker struct {
 	Vault        *vault.Vault
 	Target       Target        // nil: secrets with a rotator fail
