@@ -20,7 +20,8 @@
 // Origin, or with fetch metadata of another site, is refused. That holds for every path of both handlers. Over a unix
 // socket any Host is accepted: no name resolves to it.
 //
-// The database checks an admin token. This package only parses it; a missing or malformed one is 403, as a wrong one is.
+// The database checks an admin token. This package only parses it; a missing or malformed one is 403, as a wrong one
+// is.
 //
 // # Paths
 //

@@ -9,8 +9,8 @@ import (
 )
 
 // A browser on an allowed host passes the allowlist, and so does every page in it. Three things distinguish the request
-// of such a page from a client's: the Host of a name that was made to resolve to this daemon (DNS rebinding), an Origin,
-// and fetch metadata. No client of this API sends the last two.
+// of such a page from a client's: the Host of a name that was made to resolve to this daemon (DNS rebinding), an
+// Origin, and fetch metadata. No client of this API sends the last two.
 
 var (
 	errForeignHost = &refusal{outcome{status: http.StatusForbidden, code: "not_allowed", reason: "host",
