@@ -79,14 +79,14 @@ func (f *Fake) Keys() []string {
 	return slices.Sorted(maps.Keys(f.objects))
 }
 
-// Object is what lies under a name, nil if nothing does.
+// Object is the object of a name, nil if there is none.
 func (f *Fake) Object(key string) []byte {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return bytes.Clone(f.objects[key])
 }
 
-// Set puts an object there, whatever was there before.
+// Set stores an object, in place of one of the same name.
 func (f *Fake) Set(key string, body []byte) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -311,7 +311,7 @@ func (a answer) write(w http.ResponseWriter) {
 	w.Write(a.body)
 }
 
-// page is what something between the vault and S3 might say.
+// page is what a proxy between the vault and S3 might answer.
 func page(status int) answer {
 	return answer{status, "text/html", []byte(awsfake.Page)}
 }
