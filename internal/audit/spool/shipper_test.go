@@ -100,7 +100,7 @@ func TestAPauseEnds(t *testing.T) {
 					}
 				})
 				began := time.Now()
-				shipper.rest(t.Context(), 3*shipPause)
+				shipper.pause(t.Context(), 3*shipPause)
 				if took := time.Since(began); took != test.want {
 					t.Errorf("it ended after %s with %+v, want %s", took, s.Stats(), test.want)
 				}
