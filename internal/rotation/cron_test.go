@@ -117,6 +117,6 @@ func waitUntilCron(t *testing.T, node *localpg.Node, query, want string) {
 		if got = ask(t, node, query); time.Now().After(deadline) {
 			t.Fatalf("%s: got %q, want %q", query, got, want)
 		}
-		time.Sleep(20 * time.Millisecond) // between two looks
+		time.Sleep(20 * time.Millisecond) // between two polls
 	}
 }

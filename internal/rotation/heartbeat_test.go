@@ -74,7 +74,7 @@ func TestHeartbeat(t *testing.T) {
 			if time.Now().After(deadline) {
 				t.Fatalf("the log never says %q: %s", what, &log)
 			}
-			time.Sleep(5 * time.Millisecond) // between two looks
+			time.Sleep(5 * time.Millisecond) // between two polls
 		}
 	}
 	logged("the heartbeat fails")
