@@ -25,7 +25,7 @@
 //
 // # Paths
 //
-// Routing is done on the decoded path, uncleaned, so "a%2F..%2Fb" and "a//b" meet the name grammar and are 400. Names
+// Routing is done on the decoded path, uncleaned, so "a%2F..%2Fb" and "a//b" fail the name grammar and are 400. Names
 // may hold "/": for GET, HEAD, PUT and DELETE everything after /v1/secrets/ is the name, for POST everything up to the
 // last "/verify" or "/rotate".
 //

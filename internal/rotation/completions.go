@@ -26,7 +26,7 @@ const (
 // After a batch they pause, for twice as long as it took. No client waits for a rotation as it does for a read, and
 // the two share PostgreSQL: while one daemon drains a backlog, reads have two thirds of the time to themselves.
 //
-// Each rotation has its own deadline. If its batch did not complete it, it is completed alone, whatever the reason.
+// Each rotation has its own deadline. If its batch did not complete it, for any reason, it is completed alone.
 type completions struct {
 	send     func(context.Context, []vault.SealedCandidate) (map[int64]vault.Receipt, error)
 	one      func(context.Context, vault.SealedCandidate) (vault.Receipt, error)

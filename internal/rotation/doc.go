@@ -1,6 +1,6 @@
 // Package rotation decides when a secret rotates and what its next value is.
 //
-// [Supervisor] enqueues what is due, beside the primary. [Worker] claims, makes and completes
+// [Supervisor] enqueues due rotations, beside the primary. [Worker] claims, makes and completes
 // rotations on every node. The database decides what they may do. The rest of the package is
 // pure: it reads no clock, no database and no key service, and its only source of randomness is
 // crypto/rand.

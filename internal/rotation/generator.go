@@ -17,7 +17,7 @@ import (
 // reach of guessing through any interface that answers; the default has 190.
 const MinEntropyBits = 64
 
-// The kinds of value, as they stand at the front of a spec.
+// The kinds of value, as they begin a spec.
 const (
 	kindChars  = "chars"
 	kindHex    = "hex"

@@ -232,7 +232,7 @@ func isPrimary(ctx context.Context, conn *pgconn.PgConn) error {
 var errStandby = errors.New("the server is a standby")
 
 // witness follows a login: the server has accepted the password once pgx has read its answer to a proof. A refusal
-// after that (too many connections, no such database, no right to connect) says nothing against the password.
+// after that (too many connections, no such database, no right to connect) does not concern the password.
 type witness struct{ proven, accepted bool }
 
 func (w *witness) frontend(r io.Reader, to io.Writer) *pgproto3.Frontend {

@@ -16,7 +16,7 @@ import (
 	"github.com/hyperiondb/vault/internal/rotation"
 )
 
-// The kinds of target, as they stand at the front of a spec.
+// The kinds of target, as they begin a spec.
 const (
 	kindPostgresRole = "postgres-role"
 	kindWebhook      = "webhook"

@@ -51,7 +51,7 @@ func (v *Vault) Tokens(ctx context.Context, c Change) ([]db.TokenRow, error) {
 	return v.writer.Tokens(ctx, c.credential())
 }
 
-// OwnToken proves a token and returns what the database knows of it.
+// OwnToken proves a token and returns its row.
 func (v *Vault) OwnToken(ctx context.Context, c Change) (db.TokenRow, error) {
 	if err := v.canWrite(c); err != nil {
 		return db.TokenRow{}, err

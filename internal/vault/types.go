@@ -10,7 +10,7 @@ import (
 	"github.com/hyperiondb/vault/internal/envelope"
 )
 
-// What callers branch on, one table to exit codes (vaultctl) and one to statuses (httpapi).
+// The errors that callers branch on, with one table to exit codes (vaultctl) and one to statuses (httpapi).
 var (
 	ErrNotFound       = db.ErrNotFound       // absent or deleted, and nothing else
 	ErrConflict       = db.ErrConflict       // a version, name or state that the caller did not expect
@@ -77,7 +77,7 @@ type Verdict struct {
 	ExpiresAt *time.Time // of a grace version
 }
 
-// Settings of a secret. Nil keeps what is there, or at creation takes the default.
+// Settings of a secret. Nil keeps the stored setting, or at creation takes the default.
 type Settings struct {
 	Generator   *string        // a canonical spec of package rotation; makes the secret automatic
 	RotateEvery *time.Duration // 1 minute to 3650 days; only with a generator

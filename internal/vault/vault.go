@@ -64,10 +64,10 @@ func (v *Vault) Ping(ctx context.Context) error { return v.reader.Ping(ctx) }
 // CheckFence is ErrFenced if the local node is an old primary, and learns of a newer one.
 func (v *Vault) CheckFence(ctx context.Context) error { return v.reader.CheckFence(ctx) }
 
-// Status returns what vault.status() says of the local node.
+// Status returns vault.status() of the local node.
 func (v *Vault) Status(ctx context.Context) (db.Status, error) { return v.reader.Status(ctx) }
 
-// PrimaryStatus returns what vault.status() says of the primary.
+// PrimaryStatus returns vault.status() of the primary.
 func (v *Vault) PrimaryStatus(ctx context.Context) (db.Status, error) { return v.writer.Status(ctx) }
 
 // RoundFailures are the reported failures of the rounds of supervisor, workers and sealer, as far as the caller may see

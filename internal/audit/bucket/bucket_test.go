@@ -78,7 +78,7 @@ func (s *store) key(first int64) string {
 	return fmt.Sprintf("audit/log/%s/%020d.jsonl", vaultID, first)
 }
 
-// checkHolds is the invariant: somebody who reads it all finds exactly this chain.
+// checkHolds is the invariant: a read of the whole bucket finds exactly this chain.
 func (s *store) checkHolds(chain []seal.Seal) {
 	s.t.Helper()
 	got, err := s.open().Seals(s.t.Context())

@@ -36,7 +36,7 @@ func Parse(text string, now time.Time) (Filter, error) {
 		return Filter{}, err
 	}
 	var f Filter
-	border := 0 // where the last one in time stands
+	border := 0 // the column of the last term of since: or until:
 	for _, w := range words {
 		term, err := w.term(now)
 		if err == nil {
