@@ -173,7 +173,7 @@ func TestProgramsThatWouldFailAtNightAreRefused(t *testing.T) {
 		"no such file":           {"p", []string{"/nowhere/program"}},
 		"is not an executable":   {"p", []string{mustFile("plain", 0o644)}},
 		"not an executable file": {"p", []string{dir}},
-		"written by every user":   {"p", []string{mustFile("open", 0o757)}},
+		"written by every user":  {"p", []string{mustFile("open", 0o757)}},
 		"zero byte":              {"p", []string{good, "a\x00b"}},
 	} {
 		wantRefusal(t, Check(Options{Programs: map[string][]string{program.name: program.argv}}), says)
