@@ -7,8 +7,8 @@ import (
 	"unicode/utf8"
 )
 
-// Printable replaces by "?" what a terminal would act on, what turns the direction of writing, and what takes no
-// room: the log is shown by many programs. The primary does the same (vault._printable).
+// Printable replaces control characters, characters that change the direction of writing, and invisible ones by "?":
+// many programs show the log. The primary does the same (vault._printable).
 func Printable(text string) string {
 	return strings.Map(func(r rune) rune {
 		if hidden(r) {
@@ -39,13 +39,13 @@ func Cut(text string, bytes int) string {
 }
 
 const (
-	longestText   = 255 // bytes of a column that is cut; the log keeps no more characters
-	longestDetail = 256 // bytes of a detail that stays, as JSON
+	longestText   = 255 // bytes of a column; longer ones are cut, as the log keeps no more characters
+	longestDetail = 256 // bytes of a detail as JSON; longer ones are replaced by their length
 	mostDetails   = 8
 )
 
-// Shortened is the event in less than 16 KiB, whatever it was. What was cut says so, with the length it had: an event
-// that is too long to be kept would refuse the read that it stands for.
+// Shortened is the event in less than 16 KiB. It names what was cut, with its length. An event that is too long for the
+// spool would refuse the read it records.
 func (e Event) Shortened() Event {
 	detail := map[string]any{}
 	for _, text := range []struct {

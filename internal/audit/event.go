@@ -5,33 +5,33 @@ import (
 	"time"
 )
 
-// ErrUnrecorded is the refusal of whatever has to be on record and cannot be put there.
+// ErrUnrecorded refuses an action that must be on record and cannot be recorded.
 var ErrUnrecorded = errors.New("it cannot be put on record")
 
-// Outcome is how it ended.
+// Outcome is the result of an event.
 type Outcome string
 
 const (
 	OK     Outcome = "ok"
-	Denied Outcome = "denied" // somebody was refused
+	Denied Outcome = "denied" // the client, token or role may not do that
 	Failed Outcome = "failed"
 )
 
-// Actions that have no change to go with.
+// Actions of events that do not belong to a change.
 const (
 	Read   = "read"
 	Verify = "verify" // detail: valid, match (current or grace)
 
 	Gap        = "audit.gap"        // reads of a node that are lost; detail: from, to
 	Unreadable = "audit.unreadable" // an event of a node that the database cannot read; detail: boot, seq, reason, event
-	SpoolBegun = "audit.spool"      // a spool with no past: a new node, or a folder somebody emptied
-	TornTail   = "audit.torn_tail"  // what a crash left half written was cut off; detail: segment, bytes
-	Damaged    = "audit.damaged"    // a segment that does not read whole was set aside; detail: segment, reason
+	SpoolBegun = "audit.spool"      // a spool began without records: a new node, or an emptied folder
+	TornTail   = "audit.torn_tail"  // a record half written at a crash was cut off; detail: segment, bytes
+	Damaged    = "audit.damaged"    // a segment that cannot be read whole was set aside; detail: segment, reason
 	Unrecorded = "audit.unrecorded" // reads that were answered all the same (audit_on_failure = "allow"); detail: count
 	Refused    = "audit.refused"    // refusals that were counted, not listed; detail: count
 )
 
-// Event is one thing that happened.
+// Event is one audit event.
 type Event struct {
 	At        time.Time      `json:"at"`
 	Actor     string         `json:"actor"`            // client:ADDRESS, worker:ID, token:NAME, ...

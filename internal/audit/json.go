@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// AppendJSON appends what encoding/json makes of the event, up to the spelling of escapes. Every read writes one, and
-// by reflection that costs as much as opening its value.
+// AppendJSON appends the event as encoding/json writes it, up to the spelling of escapes. Every read writes one, and by
+// reflection that costs as much as opening its value.
 func (e Event) AppendJSON(dst []byte) ([]byte, error) {
 	dst = append(dst, `{"at":"`...)
 	dst = e.At.AppendFormat(dst, time.RFC3339Nano)
@@ -41,7 +41,7 @@ func (e Event) AppendJSON(dst []byte) ([]byte, error) {
 	return append(dst, "}}"...), nil
 }
 
-// marshalDetail is encoding/json, with text as [Printable] has it.
+// marshalDetail is json.Marshal with all text made [Printable].
 func marshalDetail(value any) ([]byte, error) {
 	text, err := json.Marshal(value)
 	if err != nil || !bytes.ContainsRune(text, '\\') && !bytes.ContainsFunc(text, hidden) {
@@ -82,7 +82,7 @@ func appendField(dst []byte, name, value string, always bool) []byte {
 	return appendText(dst, value)
 }
 
-// appendText leaves whatever is not plain to encoding/json.
+// appendText leaves text that is not plain ASCII to encoding/json.
 func appendText(dst []byte, text string) []byte {
 	for i := range len(text) {
 		if c := text[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {

@@ -1,6 +1,6 @@
-// Package awsclient is what a client of an AWS service is made of here, whichever service it is: the AWS configuration
-// of this machine, an HTTP client that follows nobody and reads no endless answer, the grammar of region= and endpoint=
-// in a URI, and what may be said about a failure. Nothing that a server sent is repeated in a text of this package.
+// Package awsclient has the parts of every client of an AWS service: the AWS configuration of this machine, an HTTP
+// client that follows no redirect and bounds the size of an answer, the grammar of region= and endpoint= in a URI, and
+// the texts of failures. No text of this package repeats what a server sent.
 package awsclient
 
 import (
@@ -17,8 +17,8 @@ import (
 	"github.com/aws/smithy-go/logging"
 )
 
-// ErrNoCredentials marks a failure of the credential chain, which the SDK otherwise hands on
-// as just another error before the request.
+// ErrNoCredentials marks a failure of the credential chain, which the SDK does not distinguish from other errors before
+// the request.
 var ErrNoCredentials = errors.New("no AWS credentials")
 
 type markedCredentials struct{ aws.CredentialsProvider }
@@ -49,7 +49,7 @@ func Load(ctx context.Context, region string) (aws.Config, error) {
 	return cfg, nil
 }
 
-// configReason does not repeat what the SDK says, which can quote a line of a credentials file.
+// configReason does not repeat the SDK's text, which can quote a line of a credentials file.
 func configReason(err error) error {
 	var profile config.SharedConfigProfileNotExistError
 	if errors.As(err, &profile) {
@@ -71,7 +71,7 @@ func HTTPClient(cfg aws.Config, attempt time.Duration, maxAnswer int64) (*http.C
 	return &http.Client{
 		Transport: cappedAnswers{transport, maxAnswer},
 		Timeout:   attempt,
-		// A signed request follows nobody elsewhere.
+		// A signed request must not be sent to another server.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}, transport
 }
@@ -94,7 +94,7 @@ func (c cappedAnswers) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// CheckEndpoint holds an endpoint out of the AWS configuration to the same rule as one in a URI.
+// CheckEndpoint applies the rule for endpoints in a URI to one of the AWS configuration.
 func CheckEndpoint(endpoint *string) error {
 	if endpoint == nil {
 		return nil

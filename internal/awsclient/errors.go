@@ -10,14 +10,14 @@ import (
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 )
 
-// BrokenRead: the connection, not the text it carried, is why an answer could not be read.
+// BrokenRead reports whether an answer could not be read because of the connection, and not because of its text.
 func BrokenRead(err error) bool {
 	var network net.Error
 	return errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &network)
 }
 
-// NetworkReason says why no answer came from service, which is named as "the key service" is. It repeats only errors
-// that quote nothing a server sent.
+// NetworkReason says why service, for example "the key service", did not answer. It repeats only errors that quote
+// nothing a server sent.
 func NetworkReason(err error, service string) string {
 	var dns *net.DNSError
 	var op *net.OpError
@@ -36,7 +36,7 @@ func NetworkReason(err error, service string) string {
 	return "the connection broke"
 }
 
-// StatusOf is 0 when no answer came at all.
+// StatusOf is the HTTP status of an answer, 0 if there was no answer.
 func StatusOf(err error) int {
 	var response interface{ HTTPStatusCode() int }
 	if errors.As(err, &response) {
@@ -47,7 +47,7 @@ func StatusOf(err error) int {
 
 var requestIDShape = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`)
 
-// RequestIDOf is "" when AWS gave none.
+// RequestIDOf is the request id of an AWS answer, "" if there is none.
 func RequestIDOf(err error) string {
 	var response *awshttp.ResponseError
 	if errors.As(err, &response) && requestIDShape.MatchString(response.RequestID) {

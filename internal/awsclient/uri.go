@@ -16,7 +16,7 @@ var (
 	hostName   = regexp.MustCompile(`^[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?$`)
 )
 
-// Place is where a service is asked, as a URI's query says it; each is "" when it leaves it to the AWS configuration.
+// Place is the region and endpoint of a service in a URI's query; "" leaves it to the AWS configuration.
 type Place struct{ Region, Endpoint string }
 
 // ParsePlace reads region= and endpoint=, once each at most, and nothing else.
@@ -40,8 +40,8 @@ func ParsePlace(query url.Values) (p Place, err error) {
 	return p, nil
 }
 
-// Query is what ParsePlace reads as the same place: "" or "?...". It needs no escaping: an endpoint that was let
-// through has letters, digits and .-:/[] only.
+// Query is the text that ParsePlace reads as the same place: "" or "?...". It needs no escaping: an accepted endpoint
+// has letters, digits and .-:/[] only.
 func (p Place) Query() string {
 	var query []string
 	if p.Region != "" {
@@ -56,7 +56,7 @@ func (p Place) Query() string {
 	return "?" + strings.Join(query, "&")
 }
 
-// RegionName tells whether s can be a region.
+// RegionName reports whether s can be a region.
 func RegionName(s string) bool { return regionName.MatchString(s) }
 
 // parseRegion refuses what is not a DNS label, because the region becomes part of a host name.
@@ -108,7 +108,7 @@ func canonicalHost(u *url.URL) (string, error) {
 	return net.JoinHostPort(host, strconv.FormatUint(port, 10)), nil
 }
 
-// plainOnlyToLoopback keeps plain data keys, and the names in an audit log, off the network.
+// plainOnlyToLoopback keeps unencrypted data keys, and the names in an audit log, off the network.
 func plainOnlyToLoopback(u *url.URL) error {
 	switch u.Scheme {
 	case "https":

@@ -35,8 +35,8 @@ func mustBuild(t *testing.T, tags string, commands ...string) (paths []string) {
 	return paths
 }
 
-// What is shipped can not be made to kill itself: it holds neither the variable nor a name. The build with the tag
-// shows that the search would have found them.
+// Released binaries cannot be made to kill themselves: they hold neither the variable nor a name. The build with the
+// tag shows that the search would have found them.
 func TestShippedBinariesHaveNone(t *testing.T) {
 	words := append(failpoint.Names()[:4], "VAULT_FAILPOINT")
 	for tags, want := range map[string]bool{"": false, "failpoints": true} {
@@ -99,8 +99,7 @@ func TestHitKills(t *testing.T) {
 	}
 }
 
-// A name that stands in the code and not in the list could never be chosen; one that is in the list alone would never
-// go off.
+// A name in the code that is not in the list could never be chosen; one that is in the list only would never be hit.
 func TestListIsWhatTheCodeHits(t *testing.T) {
 	found := map[string]bool{}
 	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {

@@ -14,12 +14,12 @@ import (
 
 const variable = "VAULT_FAILPOINT"
 
-// armed is read once, when the process starts: a misspelt name would be a test that tests nothing, so it ends there.
+// armed is read once, when the process starts. A misspelt name would be a test that tests nothing, so the process ends.
 var armed = mustArm(os.Getenv(variable))
 
 type point struct {
 	name string
-	left atomic.Int64 // hits until it goes off
+	left atomic.Int64 // hits until the process is killed
 }
 
 func mustArm(setting string) *point {
@@ -31,7 +31,7 @@ func mustArm(setting string) *point {
 	return p
 }
 
-// arm reads "name" or "name:N". Nothing set is a point that no hit names.
+// arm reads "name" or "name:N". An empty setting is a point that no hit names.
 func arm(setting string) (*point, error) {
 	p := new(point)
 	if setting == "" {
@@ -53,11 +53,11 @@ func arm(setting string) (*point, error) {
 	return p, nil
 }
 
-// Hit kills this process if this is the step, and the time, that VAULT_FAILPOINT names. It does not return then.
+// Hit kills this process if this is the step and the hit that VAULT_FAILPOINT names. It does not return then.
 func Hit(name string) {
 	if armed.name != name || armed.left.Add(-1) != 0 {
 		return
 	}
 	_ = syscall.Kill(syscall.Getpid(), syscall.SIGKILL) // cannot fail for one's own process
-	select {}                                           // the signal is on its way
+	select {}                                           // until the signal ends the process
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// negotiate chooses between JSON and the bare bytes of a value (RFC 9110, section 12.5.1). Without Accept, and where
-// both are as welcome, it is JSON. Ranges that do not parse do not count; some clients send one by default.
+// negotiate chooses between JSON and the bytes of a value (RFC 9110, section 12.5.1). Without Accept, and where both
+// have the same weight, it is JSON. Ranges that do not parse do not count; some clients send one by default.
 func negotiate(h http.Header) (string, error) {
 	headers := h.Values("Accept")
 	if len(headers) == 0 {
@@ -103,7 +103,7 @@ func ifNoneMatch(h http.Header) heldVersions {
 	return held
 }
 
-// one is the id if there is exactly one: the case in which nothing need be opened to answer 304.
+// one is the id if there is exactly one: then 304 is answered without opening a value.
 func (held heldVersions) one() uuid.UUID {
 	if !held.any && len(held.ids) == 1 {
 		return held.ids[0]

@@ -12,9 +12,9 @@ import (
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
-// How long one request may take, its database statements and KMS calls included. A write has longer, because a COMMIT
-// that went unanswered is asked again. What was sent to be committed is settled beyond that, for 20 seconds at most:
-// the WriteTimeout of a server must be longer than both together.
+// The time limits of one request, its database statements and KMS calls included. A write has longer, because a COMMIT
+// that got no reply is sent again. A write that was sent to COMMIT is settled beyond that, for 20 seconds at most: the
+// WriteTimeout of a server must be longer than both together.
 const (
 	ReadTimeout  = 10 * time.Second
 	WriteTimeout = 25 * time.Second
@@ -24,18 +24,18 @@ const (
 type Options struct {
 	Vault    *vault.Vault
 	Policy   Policy
-	AdminAPI bool // with the routes that write
+	AdminAPI bool // enables the routes that write
 	Version  string
 	Log      *slog.Logger         // nil: discarded
 	Registry *prometheus.Registry // served at /metrics; nil: a new one
-	Checks   []Check              // what /readyz asks
-	Notices  []Check              // what /readyz asks besides: it is shown, and the daemon is ready all the same
+	Checks   []Check              // run by /readyz
+	Notices  []Check              // run and shown by /readyz too, but a daemon with a failing notice is ready
 
 	Recorder Recorder   // of reads, verifies and refusals; nil: the audit is off
-	Audit    func() any // what /v1/status says of it; nil: nothing
+	Audit    func() any // shown by /v1/status; nil: nothing
 
 	MinLSNWait time.Duration // how long a read that names a position waits until the node has replayed it
-	Fresh      func() error  // asked before every read of the node; nil: it may be behind as far as it is
+	Fresh      func() error  // called before every read of the node; nil: no limit on how far it is behind
 }
 
 // Check is one part that has to work for the daemon to be ready.
@@ -83,12 +83,12 @@ func (a *API) SetPolicy(p Policy) {
 
 // Handler serves secrets.
 func (a *API) Handler() http.Handler {
-	return a.serve(a.secrets, func(r *http.Request) (client, error) { return a.guard.Load().admit(r) }, a.audited)
+	return a.serve(a.secrets, func(r *http.Request) (client, error) { return a.guard.Load().admit(r) }, a.recordEvent)
 }
 
 // HealthHandler serves /healthz, /readyz, /metrics and /v1/status, to every address that can connect: none of them
-// holds a secret or the name of one. A page of another site is refused all the same, as it could carry what it reads
-// elsewhere.
+// holds a secret or the name of one. A page of another site is refused all the same, as it could send what it reads to
+// that site.
 func (a *API) HealthHandler() http.Handler {
 	return a.serve(a.health, func(r *http.Request) (client, error) { return a.guard.Load().admitAnyone(r) },
 		func(*request, router, error) error { return nil })

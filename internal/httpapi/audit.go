@@ -8,23 +8,23 @@ import (
 	"github.com/hyperiondb/vault/internal/envelope"
 )
 
-// Recorder puts an event on record, or says within a few seconds that it could not. While it returns an error, nothing
-// may be answered that the event stands for.
+// Recorder puts an event on record, or returns within a few seconds why it could not. The answer that the event is for
+// may not be sent then.
 type Recorder interface {
 	Record(ctx context.Context, e audit.Event) error
 }
 
-// audited is called once for every request, when its answer is known and before a byte of it leaves. Its error replaces
-// the answer: what is not on record is not given. A refusal stays the refusal it is, as it gives nothing.
-func (a *API) audited(q *request, find router, err error) error {
+// recordEvent is called once for every request, when its answer is known and before a byte of it is sent. Its error
+// replaces the answer: what is not on record is not given. A 403 is sent all the same, as it holds no secret.
+func (a *API) recordEvent(q *request, find router, err error) error {
 	if a.recorder == nil {
 		return nil
 	}
-	e, ok := q.happened(find, err)
+	e, ok := q.buildEvent(find, err)
 	if !ok {
 		return nil
 	}
-	// The client may have left: the record is kept all the same.
+	// Not the request's context: the record is kept also if the client has disconnected.
 	unrecorded := a.recorder.Record(context.Background(), e)
 	if unrecorded != nil && (err == nil || outcomeOf(err).status != http.StatusForbidden) {
 		return unrecorded
@@ -32,11 +32,11 @@ func (a *API) audited(q *request, find router, err error) error {
 	return nil
 }
 
-// happened is the event of a request; false for a change, which has its row from the database.
-func (q *request) happened(find router, err error) (audit.Event, bool) {
+// buildEvent returns the event of a request; false for a change, whose row the database writes.
+func (q *request) buildEvent(find router, err error) (audit.Event, bool) {
 	e := q.event
 	if err != nil {
-		e = q.refused(find, err)
+		e = q.errorEvent(find, err)
 	}
 	e.RequestID = q.id
 	e.Actor = q.client.actor()
@@ -46,9 +46,9 @@ func (q *request) happened(find router, err error) (audit.Event, bool) {
 	return e, e.Action != "" && (err == nil || q.token.IsZero())
 }
 
-// refused describes a request that was not answered as it wanted. The guard comes before the route, so what was wanted
-// is looked up here.
-func (q *request) refused(find router, err error) audit.Event {
+// errorEvent describes a request that ended in an error. The guard comes before the route, so the route and the secret
+// are looked up here.
+func (q *request) errorEvent(find router, err error) audit.Event {
 	o := outcomeOf(err)
 	e := audit.Event{Action: audit.Read, Secret: q.secret, Outcome: audit.Failed, Detail: map[string]any{"reason": o.code}}
 	if o.reason != "" && o.reason != "allowlist" {

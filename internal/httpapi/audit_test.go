@@ -15,11 +15,11 @@ import (
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
-// ledger keeps what it is told, until it is broken.
+// ledger keeps the events it records, or fails with broken.
 type ledger struct {
 	events []audit.Event
 	broken error
-	before func() // called when an event comes
+	before func() // called before an event is recorded
 }
 
 func (l *ledger) Record(_ context.Context, e audit.Event) error {
@@ -39,7 +39,7 @@ func newAuditedWorld(t *testing.T) (*world, *ledger) {
 	return w, l
 }
 
-// Every end a request can have is on record as what it is.
+// Every outcome of a request is on record.
 func TestEveryEndIsOnRecord(t *testing.T) {
 	w, l := newAuditedWorld(t)
 	s := &stored{value: []byte("v")}
@@ -101,7 +101,7 @@ func TestEveryEndIsOnRecord(t *testing.T) {
 	}
 }
 
-// Not a byte leaves before its record is kept.
+// Not a byte is sent before its record is kept.
 func TestTheRecordComesFirst(t *testing.T) {
 	w, l := newAuditedWorld(t)
 	rec := httptest.NewRecorder()
@@ -118,7 +118,7 @@ func TestTheRecordComesFirst(t *testing.T) {
 	}
 }
 
-// What cannot be put on record is not answered, whatever it would have been; a refusal stays one.
+// A request that cannot be put on record is not answered, with a value or an error; a refusal stays a 403.
 func TestNoRecordNoAnswer(t *testing.T) {
 	w, l := newAuditedWorld(t)
 	l.broken = fmt.Errorf("the disk is full: %w", audit.ErrUnrecorded)

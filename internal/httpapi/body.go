@@ -48,7 +48,7 @@ func readBody(r *http.Request, limit int) ([]byte, error) {
 	if r.ContentLength > int64(limit) {
 		return nil, long
 	}
-	// One byte more than is expected, so that the end is seen without growing.
+	// One byte more than is expected, so that the end of the body is read without growing the buffer.
 	buf := make([]byte, 0, max(r.ContentLength, 4095)+1)
 	for {
 		if len(buf) == cap(buf) {
@@ -92,7 +92,7 @@ func readObject(r *http.Request, into fields) error {
 	return decodeObject(body, into)
 }
 
-// given is a value as it stands in a JSON body: as text or as base64, or as a GET answers it, with its encoding.
+// given is a value in a JSON body: as text, as base64, or in the form of an answer to GET, with its encoding.
 type given struct {
 	text     []byte
 	encoded  []byte
@@ -105,7 +105,7 @@ func (g *given) into(others fields) fields {
 	return others
 }
 
-// misplaced refuses an encoding that has no "value" to be the encoding of.
+// misplaced refuses an encoding without a "value".
 func (g *given) misplaced() error {
 	if g.encoding != nil && (g.text == nil || g.encoded != nil) {
 		return badRequest(`"encoding" says how "value" is written, and goes with nothing else`)
@@ -155,7 +155,7 @@ func (g *given) decode() ([]byte, error) {
 	return nil, badRequest(`field "encoding": utf8 or base64`)
 }
 
-// checkValue keeps a value of an impossible size from the database and the KMS.
+// checkValue refuses a value of an invalid size before the database or the KMS is asked.
 func checkValue(value []byte) error {
 	switch {
 	case len(value) == 0:

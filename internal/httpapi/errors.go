@@ -13,17 +13,17 @@ import (
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
-// outcome is how an error looks from outside.
+// outcome is what a client sees of an error.
 type outcome struct {
 	status  int
 	code    string
 	message string        // "" = the text of the error itself, which for a 4xx is written for the caller
 	retry   time.Duration // Retry-After; 0 = none
 	allow   *string       // of a 405
-	reason  string        // what the guard refused: a label of a metric
+	reason  string        // why the guard refused it: a label of a metric
 }
 
-// refusal is an error this package makes itself.
+// refusal is an error of this package itself.
 type refusal struct{ outcome }
 
 func (r *refusal) Error() string { return r.message }
@@ -81,7 +81,8 @@ var outcomes = []struct {
 	{vault.ErrRefused, outcome{403, "not_allowed", "", 0, nil, ""}},
 	{vault.ErrBehind, outcome{412, "behind", "", retryBehind, nil, ""}},
 	{vault.ErrStale, outcome{503, "stale", "this node is too far behind the primary", retryBehind, nil, ""}},
-	{vault.ErrBusy, outcome{503, "busy", "somebody else is changing it and has not finished", retryUnavailable, nil, ""}},
+	{vault.ErrBusy, outcome{503, "busy", "another session is changing it and has not finished",
+		retryUnavailable, nil, ""}},
 	{vault.ErrFenced, outcome{503, "unavailable", "the primary that answers is an old one", retryUnavailable, nil, ""}},
 	{vault.ErrNotInitialised, outcome{503, "unavailable", "the vault is not initialised in this daemon's database",
 		retryUnavailable, nil, ""}},
@@ -119,7 +120,7 @@ type errorBody struct {
 func errorAnswer(q *request, err error) answer {
 	o := outcomeOf(err)
 	if o.status == http.StatusForbidden && errors.Is(err, vault.ErrRefused) && q.token.IsZero() {
-		// Nobody's token was refused, so it is the daemon's own role, and the server's words on that are for the log.
+		// The request had no token, so the database refused the daemon's own role; the reason is in the log only.
 		o.message = "the database refuses this daemon"
 	}
 	body := errorBody{Error: o.code, Message: o.message, RequestID: q.id}

@@ -13,18 +13,18 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Policy is who may ask, and how often. The zero Policy lets nobody in.
+// Policy is which clients are admitted, and at which rate. The zero Policy admits none.
 type Policy struct {
 	Allow          []netip.Prefix // clients
 	TrustedProxies []netip.Prefix // whose X-Forwarded-For counts
-	// under which clients may ask, besides localhost and the address they connect to; see ParseHost
+	// accepted in Host, besides localhost and the address that the client connects to; see ParseHost
 	Hosts       []string
 	VerifyRate  float64 // verifies a second from one client; 0 = no limit
 	VerifyBurst int     // verifies at once, at least 1
 }
 
 // ParseNetwork reads an IPv4 or IPv6 network in CIDR form, or one address. It refuses bits set beyond the prefix,
-// zones, and IPv4 written as IPv6, which would not match what it seems to.
+// zones, and IPv4 written as IPv6, which would never match.
 func ParseNetwork(s string) (netip.Prefix, error) {
 	if addr, err := netip.ParseAddr(s); err == nil {
 		if addr.Is4In6() || addr.Zone() != "" {
@@ -44,7 +44,7 @@ func ParseNetwork(s string) (netip.Prefix, error) {
 	return p, nil
 }
 
-// client is who a request counts for.
+// client is the sender of a request.
 type client struct {
 	addr netip.Addr // unmapped, without zone; invalid over a unix socket
 	unix bool
@@ -62,7 +62,7 @@ func (c client) String() string {
 
 const actorPrefix = "client:"
 
-// actor is the client as the audit log names it. Every read has one, so that it is made in one piece.
+// actor is the client as the audit log names it. Every read needs it, so it takes one allocation.
 func (c client) actor() string {
 	if c.unix || !c.addr.IsValid() {
 		return actorPrefix + c.String()
@@ -105,7 +105,7 @@ func newGuard(p Policy, before *guard) *guard {
 	return g
 }
 
-// admit finds the client and lets it in or not.
+// admit determines the client, or refuses it.
 func (g *guard) admit(r *http.Request) (client, error) {
 	c, err := peer(r)
 	if err != nil {
@@ -121,10 +121,10 @@ func (g *guard) admit(r *http.Request) (client, error) {
 	if !c.unix && !contains(g.policy.Allow, c.addr) {
 		return c, notAdmitted("allowlist", c.addr.String()+" is not in the allowlist")
 	}
-	return c, g.hosts.addressed(r, c)
+	return c, g.hosts.checkOrigin(r, c)
 }
 
-// Admission is what an address is let in as, before it has asked for anything.
+// Admission is what an address is admitted as, before its first request.
 type Admission int
 
 const (
@@ -133,7 +133,7 @@ const (
 	AdmitProxy
 )
 
-// Admits says what the policy in force makes of a connection from this address.
+// Admits returns what the policy in force admits a connection from this address as.
 func (a *API) Admits(addr netip.Addr) Admission {
 	policy := a.guard.Load().policy
 	switch addr = plain(addr); {
@@ -145,13 +145,14 @@ func (a *API) Admits(addr netip.Addr) Admission {
 	return AdmitNone
 }
 
-// admitAnyone is the guard of what holds no secret: any address, and no page of another site.
+// admitAnyone is the guard of the health handler, which holds no secret: it admits any address, but no page of another
+// site.
 func (g *guard) admitAnyone(r *http.Request) (client, error) {
 	c, err := peer(r)
 	if err != nil {
 		return c, err
 	}
-	return c, g.hosts.addressed(r, c)
+	return c, g.hosts.checkOrigin(r, c)
 }
 
 func notAdmitted(reason, message string) error {
@@ -167,9 +168,9 @@ func contains(networks []netip.Prefix, a netip.Addr) bool {
 	return false
 }
 
-// forwardedFor walks X-Forwarded-For from its right end, where the nearest proxy wrote, to the first hop that is not a
-// proxy. What lies further left anybody can have written, and it is not even read. Without a header the client is the
-// proxy itself; when every hop is a proxy, it is the leftmost.
+// forwardedFor reads X-Forwarded-For from its right end, where the nearest proxy wrote, to the first hop that is not a
+// proxy. It does not read hops further left, which a client can forge. Without a header the client is the proxy itself;
+// when every hop is a proxy, it is the leftmost.
 func forwardedFor(headers []string, proxy netip.Addr, proxies []netip.Prefix) (netip.Addr, error) {
 	if len(headers) == 0 {
 		return proxy, nil
@@ -194,8 +195,8 @@ func forwardedFor(headers []string, proxy netip.Addr, proxies []netip.Prefix) (n
 	return hop, nil
 }
 
-// parseHop takes an address, which some proxies write with its port, and an IPv6 address in brackets with or without
-// one.
+// parseHop accepts an address with or without a port, and an IPv6 address in brackets with or without one, as proxies
+// differ.
 func parseHop(s string) (netip.Addr, error) {
 	inside := s
 	if strings.HasPrefix(s, "[") && strings.HasSuffix(s, "]") && strings.Contains(s, ":") {
@@ -213,8 +214,8 @@ func parseHop(s string) (netip.Addr, error) {
 	return addr.Unmap(), nil
 }
 
-// spend takes one verify from what the client has left.
-func (g *guard) spend(c client, now time.Time) error {
+// takeRateToken takes one token from the client's bucket, or refuses the request.
+func (g *guard) takeRateToken(c client, now time.Time) error {
 	if g.limiter == nil {
 		return nil
 	}
@@ -224,7 +225,7 @@ func (g *guard) spend(c client, now time.Time) error {
 	return nil
 }
 
-// limitedClients bounds the memory of a limiter. Whoever can ask from more networks than this has his oldest forgotten,
+// limitedClients bounds the memory of a limiter. A client with more networks than this evicts its own oldest bucket,
 // which takes an allowlist of that size.
 const limitedClients = 16384
 

@@ -138,7 +138,7 @@ func TestVerifiesAreLimitedForEachClient(t *testing.T) {
 	spend("[2001:db8::3]:1", 429)
 	spend("[2001:db8:0:1::1]:1", 200)
 
-	// A reload that leaves the rate alone forgives nothing; one that changes it begins anew.
+	// A reload with the same rate keeps the buckets; one that changes the rate starts with full ones.
 	p := w.api.guard.Load().policy
 	w.api.SetPolicy(p)
 	spend("192.0.2.1:1", 429)
@@ -207,7 +207,7 @@ func FuzzForwardedFor(f *testing.F) {
 				t.Errorf("%q: %s is read as %v, %v", s, fmt.Sprintf(spelling, hop), again, err)
 			}
 		}
-		// What stands to the left of an untrusted hop must not matter.
+		// Hops to the left of an untrusted one must not matter.
 		if again, err := forwardedFor([]string{"203.0.113.66, " + s}, proxy, proxies); !contains(proxies, hop) &&
 			(err != nil || again != hop) {
 			t.Errorf("%q: a forged hop changed %v to %v, %v", s, hop, again, err)

@@ -12,7 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// checkTimeout is how long one part may take to say that it works.
+// checkTimeout bounds one check.
 const checkTimeout = 3 * time.Second
 
 func (a *API) healthRoutes(o Options) router {
@@ -35,7 +35,7 @@ func (a *API) healthRoutes(o Options) router {
 	}
 }
 
-// healthEndpoint says that the process answers, whatever else is broken: what restarts it acts on this.
+// healthEndpoint is liveness: it answers while the process does, even if other parts fail.
 func healthEndpoint() *endpoint {
 	return &endpoint{name: "GET /healthz", quiet: true, do: func(context.Context, *request) (answer, error) {
 		return jsonAnswer(http.StatusOK, map[string]bool{"ok": true}), nil
@@ -45,10 +45,10 @@ func healthEndpoint() *endpoint {
 type readiness struct {
 	Ready   bool              `json:"ready"`
 	Failing map[string]string `json:"failing"`
-	Notices map[string]string `json:"notices,omitempty"` // what fails and keeps no reads from being answered
+	Notices map[string]string `json:"notices,omitempty"` // failures that do not prevent reads
 }
 
-// readyEndpoint asks all parts at once; a part that does not answer in time fails.
+// readyEndpoint runs all checks at once; a check that does not answer in time fails.
 func readyEndpoint(checks, notices []Check) *endpoint {
 	return &endpoint{name: "GET /readyz", quiet: true, do: func(ctx context.Context, _ *request) (answer, error) {
 		noticed := make(chan map[string]string, 1)
@@ -80,7 +80,7 @@ func failingParts(ctx context.Context, checks []Check) map[string]string {
 	return failing
 }
 
-// run turns a panic into a failure: in a goroutine of its own it would end the process.
+// run turns a panic into a failure, since a panic in its goroutine would end the process.
 func (c Check) run(ctx context.Context) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -114,7 +114,7 @@ func statusEndpoint(status func(context.Context) (any, error), facts daemonFacts
 	}}
 }
 
-// metricsEndpoint collects what Prometheus' own handler writes, so that the funnel sends it like any other answer.
+// metricsEndpoint buffers the output of Prometheus' own handler, so that serve sends it like any other answer.
 func metricsEndpoint(h http.Handler) *endpoint {
 	return &endpoint{name: "GET /metrics", quiet: true, do: func(ctx context.Context, q *request) (answer, error) {
 		page := &page{header: http.Header{}}

@@ -8,19 +8,19 @@ import (
 	"strings"
 )
 
-// A browser on an allowed host is inside the allowlist, whatever page runs in it. Three things tell such a page's
-// request from a client's: the Host of a name that was pointed at this daemon (DNS rebinding), an Origin, and fetch
-// metadata. No client of this API sends the last two.
+// A browser on an allowed host passes the allowlist, and so does every page in it. Three things distinguish the request
+// of such a page from a client's: the Host of a name that was made to resolve to this daemon (DNS rebinding), an
+// Origin, and fetch metadata. No client of this API sends the last two.
 
 var (
 	errForeignHost = &refusal{outcome{status: http.StatusForbidden, code: "not_allowed", reason: "host",
-		message: "the Host of this request is no name or address of this daemon: its configuration lists others as hosts"}}
+		message: "the Host of this request is not a name or address of this daemon; its setting hosts adds others"}}
 	errCrossSite = &refusal{outcome{status: http.StatusForbidden, code: "not_allowed", reason: "cross_site",
 		message: "a page of another site made this request"}}
 )
 
 // ParseHost reads an entry of Policy.Hosts: a name, "*." and a name for one label before it, or an address. A port is
-// refused, because the daemon's is not what tells who asks: a forwarded port is another one.
+// refused, because clients behind a forwarded port send another one than the daemon's.
 func ParseHost(s string) (string, error) {
 	name := strings.ToLower(strings.TrimSuffix(s, "."))
 	if addr, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(name, "["), "]")); err == nil &&
@@ -63,7 +63,7 @@ func (h hosts) has(host string, local net.Addr) bool {
 		addr = addr.Unmap()
 		return addr.IsLoopback() || addr == addressOf(local) || h[addr.String()]
 	}
-	if !isHostName(host) { // "*.example.org" is an entry, and no name
+	if !isHostName(host) { // "*.example.org" is an entry of the list, not a name
 		return false
 	}
 	if h[host] {
@@ -101,10 +101,10 @@ func hostOf(header string) (string, bool) {
 	return host, host != ""
 }
 
-// addressed refuses a request that came under another name than the daemon's, or that a page of another site made.
-// Over a unix socket the name is the client's affair: no name leads there.
-func (h hosts) addressed(r *http.Request, c client) error {
-	if !c.unix && !h.named(r) {
+// checkOrigin refuses a request for a Host that is not the daemon's, or one that a page of another site made. Over a
+// unix socket every Host is accepted: no name resolves to it.
+func (h hosts) checkOrigin(r *http.Request, c client) error {
+	if !c.unix && !h.ownHost(r) {
 		return errForeignHost
 	}
 	if crossSite(r) {
@@ -113,8 +113,8 @@ func (h hosts) addressed(r *http.Request, c client) error {
 	return nil
 }
 
-// named takes HTTP/1.0 without a Host: health checks of load balancers send that, and no browser does.
-func (h hosts) named(r *http.Request) bool {
+// ownHost accepts HTTP/1.0 without a Host: health checks of load balancers send that, and browsers do not.
+func (h hosts) ownHost(r *http.Request) bool {
 	if r.Host == "" && r.Header["Host"] == nil && !r.ProtoAtLeast(1, 1) {
 		return true
 	}
@@ -123,8 +123,8 @@ func (h hosts) named(r *http.Request) bool {
 	return ok && h.has(host, local)
 }
 
-// crossSite takes a request without metadata, as clients send it, and those that the browser's user made (none) or a
-// page of this daemon would (same-origin). A page of another port of this host is another site's.
+// crossSite reports whether a page of another site made the request. Clients send no metadata; a browser sends "none"
+// for its user's own request and "same-origin" for a page of this daemon. Another port of this host is another site.
 func crossSite(r *http.Request) bool {
 	for _, site := range r.Header["Sec-Fetch-Site"] {
 		if site != "none" && site != "same-origin" {

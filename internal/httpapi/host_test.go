@@ -120,7 +120,7 @@ func TestPagesOfOtherSitesAreRefused(t *testing.T) {
 	}
 }
 
-// Every route of both listeners, whatever the method.
+// Every route of both listeners, with every method.
 func TestNoRouteIsLeftOut(t *testing.T) {
 	w := newWorld(t)
 	secrets, health := w.api.Handler(), w.api.HealthHandler()

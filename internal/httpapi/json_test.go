@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// Whatever strict JSON refuses is a 400 that repeats nothing of it.
+// A body that strict JSON refuses is a 400 that repeats nothing of it.
 func TestDecodeObjectRefuses(t *testing.T) {
 	for _, body := range []string{``, `{"value":"hunter2"`, `{"hunter2":"a"}`, `{"value":"a","value":"hunter2"}`,
 		`{"value":1}`, "{\"value\":\"hunter2\xff\"}", `{} hunter2`} {

@@ -18,7 +18,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// world is an API whose log can be read, and that lets 192.0.2.0/24 in.
+// world is an API whose log can be read, and that admits 192.0.2.0/24.
 type world struct {
 	api *API
 	log *bytes.Buffer
@@ -36,13 +36,13 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// serve puts one endpoint behind the whole funnel, at every path under /v1/secrets.
+// serve handles every path under /v1/secrets with one endpoint, through all steps of a request.
 func (w *world) serve(e *endpoint) http.Handler {
 	method, _, _ := strings.Cut(e.name, " ")
 	m := byMethod{method: e}
 	return w.api.serve(route(m, m, map[string]*endpoint{"verify": e, "rotate": e}), func(r *http.Request) (client, error) {
 		return w.api.guard.Load().admit(r)
-	}, w.api.audited)
+	}, w.api.recordEvent)
 }
 
 func mustNetworks(t *testing.T, texts ...string) []netip.Prefix {
@@ -74,7 +74,7 @@ func overUnix(r *http.Request) {
 		&net.UnixAddr{Name: "/run/vaultd.sock", Net: "unix"}))
 }
 
-// ask sends one request from 192.0.2.1, unless told otherwise.
+// ask sends one request, from 192.0.2.1 unless an option changes that.
 func ask(t *testing.T, h http.Handler, method, target, body string, options ...option) *httptest.ResponseRecorder {
 	t.Helper()
 	r := httptest.NewRequestWithContext(t.Context(), method, target, nil)

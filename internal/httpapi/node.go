@@ -13,15 +13,15 @@ const minLSNHeader = "X-Vault-Min-LSN"
 
 var minLSNKey = http.CanonicalHeaderKey(minLSNHeader)
 
-// node is what the local node has to be before it is read.
+// node checks the replication of the local node before it is read.
 type node struct {
 	await  func(ctx context.Context, position vault.LSN, atMost time.Duration) error
 	atMost time.Duration
-	fresh  func() error // nil: however far it is behind
+	fresh  func() error // nil: no limit on how far it is behind
 }
 
-// about reads how far the request wants the node to be.
-func (q *request) about(n *node) error {
+// parseMinLSN reads the position that the node must have replayed for this request.
+func (q *request) parseMinLSN(n *node) error {
 	q.node = n
 	headers := q.http.Header[minLSNKey]
 	if len(headers) == 0 {
@@ -37,8 +37,8 @@ func (q *request) about(n *node) error {
 	return nil
 }
 
-// caughtUp is called right before the node is read. Without the header it asks nobody.
-func (q *request) caughtUp(ctx context.Context) error {
+// waitForReplay is called right before the node is read. Without the header it causes no statement.
+func (q *request) waitForReplay(ctx context.Context) error {
 	if q.minLSN > 0 {
 		if err := q.node.await(ctx, q.minLSN, q.node.atMost); err != nil {
 			return err

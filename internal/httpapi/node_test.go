@@ -11,7 +11,7 @@ import (
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
-// far is a node of which a test says how far it is.
+// far is a node that is behind or stale as a test sets it.
 type far struct {
 	waited []vault.LSN
 	behind error
@@ -77,7 +77,7 @@ func TestReadsOfANodeThatIsBehind(t *testing.T) {
 	}
 }
 
-// What is not a read of the node does not care how far it is.
+// A request that does not read the node does not check its replication.
 func TestWritesDoNotWaitForTheNode(t *testing.T) {
 	w, f := newWorld(t), &far{behind: vault.ErrBehind, stale: vault.ErrStale}
 	w.api.node = f.node()

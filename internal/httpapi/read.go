@@ -34,7 +34,7 @@ func getEndpoint(get getFunc) *endpoint {
 				return answer{}, err
 			}
 			held := ifNoneMatch(q.http.Header)
-			if err := q.caughtUp(ctx); err != nil {
+			if err := q.waitForReplay(ctx); err != nil {
 				return answer{}, err
 			}
 			s, err := get(ctx, q.secret, vault.GetOptions{Version: version, Unless: held.one()})
@@ -56,7 +56,7 @@ func getEndpoint(get getFunc) *endpoint {
 	}
 }
 
-// versionOf is 0, the current one, without ?version=.
+// versionOf reads ?version=; without it, it is 0, the current version.
 func versionOf(params url.Values) (int, error) {
 	if !params.Has("version") {
 		return 0, nil
@@ -69,7 +69,7 @@ func versionOf(params url.Values) (int, error) {
 	return int(n), nil
 }
 
-// unchanged: the client learnt that what it holds is still the version it asked for.
+// unchanged is the event of a 304: the client learnt that its copy is still the version it asked for.
 func unchanged(name string, id uuid.UUID) audit.Event {
 	return audit.Event{Action: audit.Read, Secret: name, Outcome: audit.OK,
 		Detail: map[string]any{"not_modified": true, "version_id": id}}
@@ -166,7 +166,7 @@ type validBody struct {
 	ExpiresAt *time.Time `json:"expires_at"`
 }
 
-// verifyEndpoint refuses an empty value (400) and one that no secret can have for its length (413) before it asks.
+// verifyEndpoint refuses an empty value (400) and one longer than any secret (413) before a database is asked.
 func verifyEndpoint(verify verifyFunc) *endpoint {
 	return &endpoint{
 		name: "POST /v1/secrets/{name}/verify", action: audit.Verify, named: true, body: true, limited: true, local: true,
@@ -176,7 +176,7 @@ func verifyEndpoint(verify verifyFunc) *endpoint {
 				return answer{}, err
 			}
 			defer wipe(presented)
-			if err := q.caughtUp(ctx); err != nil {
+			if err := q.waitForReplay(ctx); err != nil {
 				return answer{}, err
 			}
 			v, err := verify(ctx, q.secret, presented)

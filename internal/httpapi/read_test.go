@@ -197,7 +197,7 @@ func TestIfNoneMatch(t *testing.T) {
 	for _, c := range []struct {
 		tags   []string
 		status int
-		unless uuid.UUID // what the vault is told, so that nothing is opened
+		unless uuid.UUID // passed to the vault, so that nothing is opened
 	}{
 		{[]string{mine}, 304, versionID},
 		{[]string{"W/" + mine}, 304, versionID},
@@ -381,15 +381,16 @@ func TestOverARealConnection(t *testing.T) {
 	h := w.api.serve(route(m, m, map[string]*endpoint{"verify": verifyEndpoint((&presentation{}).verify)}),
 		func(r *http.Request) (client, error) {
 			return w.api.guard.Load().admit(r)
-		}, w.api.audited)
+		}, w.api.recordEvent)
 	server := httptest.NewServer(h)
 	defer server.Close()
 	for request, want := range map[string]string{
-		"GET /v1/secrets/a%2Fb HTTP/1.1\r\nHost: x\r\n\r\n":                                                                           "200",
-		"GET /v1/secrets/a%2F..%2Fb HTTP/1.1\r\nHost: x\r\n\r\n":                                                                      "400",
-		"GET //v1/secrets/a HTTP/1.1\r\nHost: x\r\n\r\n":                                                                              "400",
-		"GET /v1/../v1/secrets/a HTTP/1.1\r\nHost: x\r\n\r\n":                                                                         "400",
-		"POST /v1/secrets/a/verify HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n": "400",
+		"GET /v1/secrets/a%2Fb HTTP/1.1\r\nHost: x\r\n\r\n":      "200",
+		"GET /v1/secrets/a%2F..%2Fb HTTP/1.1\r\nHost: x\r\n\r\n": "400",
+		"GET //v1/secrets/a HTTP/1.1\r\nHost: x\r\n\r\n":         "400",
+		"GET /v1/../v1/secrets/a HTTP/1.1\r\nHost: x\r\n\r\n":    "400",
+		"POST /v1/secrets/a/verify HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n" +
+			"Transfer-Encoding: chunked\r\n\r\nzz\r\n": "400",
 	} {
 		conn, err := net.Dial("tcp", server.Listener.Addr().String())
 		if err != nil {

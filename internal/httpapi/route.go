@@ -36,8 +36,7 @@ func (m byMethod) allow() string {
 	return strings.Join(methods, ", ")
 }
 
-// secretRoutes routes by hand: http.ServeMux cleans paths and redirects, and a name must reach its grammar as it was
-// sent.
+// secretRoutes does not use http.ServeMux, which cleans paths and redirects: a name must be checked as it was sent.
 func secretRoutes(v *vault.Vault, adminAPI bool) router {
 	collection := byMethod{}
 	named := byMethod{http.MethodGet: getEndpoint(v.Get)}

@@ -30,8 +30,8 @@ type endpoint struct {
 	query  []string // the parameters it takes, each at most once
 	body   bool     // it takes one
 	admin  bool     // it wants an admin token
-	// it reads the local node, which has to be as far as the request and the daemon want it, and keeps to ReadTimeout
-	// itself
+	// it reads the local node, which must have replayed what the request names and be fresh enough for the daemon; such
+	// an endpoint keeps to ReadTimeout itself
 	local   bool
 	limited bool          // it counts against the client's rate
 	quiet   bool          // its access log line is for debugging
@@ -42,20 +42,20 @@ type endpoint struct {
 // router finds the endpoint of a method and a decoded path, and the secret that the path names.
 type router func(method, path string) (e *endpoint, secret string, err error)
 
-// request is what the steps of the funnel have found out.
+// request holds the results of the steps in serve.
 type request struct {
 	http   *http.Request
 	id     string
 	client client
 	route  *endpoint // nil until there is one
-	secret string    // has passed the grammar, or is empty
+	secret string    // a valid name, or empty
 	params url.Values
 
 	// Of a local endpoint.
 	node   *node
 	minLSN vault.LSN // 0 = any
 
-	// Of one that reads: what goes on record if it is answered.
+	// Of a read or verify: recorded before it is answered.
 	event audit.Event
 
 	// Of an admin endpoint.
@@ -63,19 +63,19 @@ type request struct {
 	change uuid.UUID // the id under which the write can be repeated
 }
 
-// answer is what an endpoint returns. The funnel overwrites the body after it was written.
+// answer is the result of an endpoint. serve overwrites the body after it was written.
 type answer struct {
 	status      int // 0 = 200
 	contentType string
-	etag        string      // "": what is answered is no version
-	header      http.Header // what else there is
+	etag        string      // "" unless the answer is a version
+	header      http.Header // further headers
 	body        []byte
 }
 
-// statusGone is for the log alone: the client left before there was an answer.
+// statusGone is for log and metrics only: the client disconnected before there was an answer.
 const statusGone = 499
 
-// serve is the one way from a request to its answer.
+// serve handles every request of both handlers: it answers, records and logs it.
 func (a *API) serve(find router,
 	admit func(*http.Request) (client, error), record func(*request, router, error) error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -86,8 +86,8 @@ func (a *API) serve(find router,
 
 		ans, err := a.answer(q, find, admit)
 		if err != nil && r.Context().Err() != nil {
-			a.record(q, statusGone, time.Since(started), nil)
-			panic(http.ErrAbortHandler) // closes the connection, and net/http keeps silent about it
+			a.logRequest(q, statusGone, time.Since(started), nil)
+			panic(http.ErrAbortHandler) // closes the connection, and net/http logs nothing
 		}
 		if unrecorded := record(q, find, err); unrecorded != nil {
 			wipe(ans.body)
@@ -97,11 +97,11 @@ func (a *API) serve(find router,
 			ans = errorAnswer(q, err)
 		}
 		status := write(w, q, ans)
-		a.record(q, status, time.Since(started), err)
+		a.logRequest(q, status, time.Since(started), err)
 	})
 }
 
-// answer takes the steps in the order the package doc names them.
+// answer takes the steps in the order of the package doc.
 func (a *API) answer(q *request, find router, admit func(*http.Request) (client, error)) (ans answer, err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -119,12 +119,12 @@ func (a *API) answer(q *request, find router, admit func(*http.Request) (client,
 		return answer{}, err
 	}
 	if q.route.admin {
-		if err := q.authorise(); err != nil {
+		if err := q.parseToken(); err != nil {
 			return answer{}, err
 		}
 	}
 	if q.route.limited {
-		if err := a.guard.Load().spend(q.client, time.Now()); err != nil {
+		if err := a.guard.Load().takeRateToken(q.client, time.Now()); err != nil {
 			return answer{}, err
 		}
 	}
@@ -133,7 +133,7 @@ func (a *API) answer(q *request, find router, admit func(*http.Request) (client,
 		timeout = ReadTimeout
 	}
 	if q.route.local {
-		if err := q.about(&a.node); err != nil {
+		if err := q.parseMinLSN(&a.node); err != nil {
 			return answer{}, err
 		}
 		if q.minLSN == 0 {
@@ -201,8 +201,8 @@ func listOr(names []string, none string) string {
 	return strings.Join(names, ", ")
 }
 
-// authorise reads the token and the id of the change. Whether the token is allowed to is the database's to say.
-func (q *request) authorise() error {
+// parseToken reads the token and the id of the change. The database decides what the token may do.
+func (q *request) parseToken() error {
 	scheme, text, _ := strings.Cut(q.http.Header.Get("Authorization"), " ")
 	if !strings.EqualFold(scheme, "Bearer") || len(q.http.Header.Values("Authorization")) != 1 {
 		return notAllowed("an admin token is needed: Authorization: Bearer hva_...")
@@ -233,8 +233,8 @@ func (q *request) changed() vault.Change {
 	return vault.Change{Token: q.token, RequestID: q.change}
 }
 
-// requestID takes the client's id only where it can do no harm in a log. Ids of our own begin with the time: in the
-// index of the audit log they stand side by side.
+// requestID takes the client's id only if it is safe to log. Generated ids begin with the time, so that those of one
+// time are neighbours in the index of the audit log.
 func requestID(r *http.Request) string {
 	id := r.Header.Get("X-Request-Id")
 	if id == "" || len(id) > 64 || strings.ContainsFunc(id, func(c rune) bool { return !isIDChar(c) }) {
@@ -247,7 +247,7 @@ func isIDChar(c rune) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '.' || c == '_' || c == '-'
 }
 
-// What every answer says, or every version. Nobody changes them.
+// Header values of every answer, or of every version. They are shared and never modified.
 var (
 	noStore    = []string{"no-store"}
 	noSniff    = []string{"nosniff"}
@@ -279,14 +279,14 @@ func write(w http.ResponseWriter, q *request, ans answer) int {
 	}
 	w.WriteHeader(ans.status)
 	if q.http.Method != http.MethodHead && len(ans.body) > 0 {
-		_, _ = w.Write(ans.body) // the client is gone, and there is nobody left to tell
+		_, _ = w.Write(ans.body) // it fails only if the client is gone
 	}
 	return ans.status
 }
 
-// record writes the one line a request has in the log. A read or verify that was answered is on record already: it has
-// its line for debugging.
-func (a *API) record(q *request, status int, took time.Duration, err error) {
+// logRequest counts a request and writes its one line in the log. The line of an answered read or verify is for
+// debugging, since the audit log has it.
+func (a *API) logRequest(q *request, status int, took time.Duration, err error) {
 	route, level := "unknown", slog.LevelInfo
 	if q.route != nil {
 		route = q.route.name
@@ -326,12 +326,12 @@ func (a *API) record(q *request, status int, took time.Duration, err error) {
 	a.log.LogAttrs(context.WithoutCancel(q.http.Context()), level, "request", attrs...)
 }
 
-// shortMethod keeps a method that somebody made up from filling the log.
+// shortMethod keeps an invented method from filling the log.
 func shortMethod(m string) string {
 	return m[:min(len(m), 16)]
 }
 
-// wipe overwrites b; KeepAlive keeps the compiler from dropping writes nobody reads.
+// wipe overwrites b; KeepAlive keeps the compiler from dropping writes that are never read.
 func wipe(b []byte) {
 	clear(b)
 	runtime.KeepAlive(&b)

@@ -181,7 +181,7 @@ func TestHeadHasTheHeadersOfGetAndNoBody(t *testing.T) {
 	}
 }
 
-// The table of the design, with the errors as the vault wraps them.
+// The table of outcomes, with the errors as the vault wraps them.
 func TestErrorTable(t *testing.T) {
 	for _, c := range []struct {
 		err    error

@@ -16,14 +16,14 @@ type (
 	rotateFunc func(ctx context.Context, r vault.RotateRequest) (vault.Receipt, error)
 	deleteFunc func(ctx context.Context, c vault.Change, name string, window time.Duration) (vault.Receipt, error)
 
-	// specFunc tells the generator of a secret, "" for a manual one.
+	// specFunc returns the generator of a secret, "" for a manual one.
 	specFunc func(ctx context.Context, name string) (string, error)
 )
 
 // defaultWindow is how long a deleted secret can be restored when the request does not say.
 const defaultWindow = 7 * 24 * time.Hour
 
-// writeBody is what the routes that store a value take.
+// writeBody is the body of the routes that store a value.
 type writeBody struct {
 	given
 	name     *string // of a create
@@ -70,7 +70,7 @@ func putEndpoint(put putFunc) *endpoint {
 	}
 }
 
-// fields are those both routes take, and one of its own.
+// fields returns the fields of both routes, and the one that only this route has.
 func (b *writeBody) fields(own string) fields {
 	into := b.into(fields{"generate": &b.generate, "rotate_every": &b.every, "grace": &b.grace})
 	into[own] = map[string]any{"name": &b.name, "cas": &b.cas}[own]
@@ -103,7 +103,7 @@ func (b *writeBody) put(ctx context.Context, put putFunc, r vault.PutRequest) (a
 	return receiptAnswer(status, receipt), nil
 }
 
-// value is the one given, or one made by the generator, whose canonical spec then belongs to the secret.
+// value returns the given value, or a generated one and the canonical spec of its generator, to be stored.
 func (b *writeBody) value() ([]byte, *string, error) {
 	switch {
 	case b.generate != nil && b.present() == 0:
@@ -209,13 +209,13 @@ func (b *writeBody) nextValue(ctx context.Context, name string, spec specFunc) (
 	}
 	g, err := rotation.ParseGenerator(stored)
 	if err != nil {
-		return nil, err // the database holds what this daemon cannot read: not the client's to mend
+		return nil, err // a 500: the client cannot correct a stored generator
 	}
 	return g.Generate(), nil
 }
 
-// receiptAnswer brings the database's times to UTC. The position it repeats as a header is what a read elsewhere can
-// ask for.
+// receiptAnswer converts the database's times to UTC. It repeats the position as a header, for the X-Vault-Min-LSN of a
+// later read.
 func receiptAnswer(status int, r vault.Receipt) answer {
 	for _, t := range []**time.Time{&r.CreatedAt, &r.PreviousExpiresAt, &r.NextRotationAt, &r.RestoreUntil} {
 		*t = inUTC(*t)

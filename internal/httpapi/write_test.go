@@ -233,7 +233,7 @@ func TestWritesNeedAToken(t *testing.T) {
 		t.Error("a write without a token reached the vault")
 	}
 	wantStatus(t, ask(t, h, "DELETE", "/v1/secrets/a", "", header("Authorization", "bearer "+good)), 200, "")
-	// The database's word on a token is for its holder.
+	// The database's reason for refusing a token is shown to its holder.
 	p.err = fmt.Errorf("delete %q: %w: the token is revoked", "a", vault.ErrRefused)
 	body := wantStatus(t, ask(t, h, "DELETE", "/v1/secrets/a", "", bearer()), 403, "not_allowed")
 	if !strings.Contains(body["message"].(string), "revoked") {
@@ -251,7 +251,7 @@ func TestIdempotencyKey(t *testing.T) {
 	if p.calls() != 0 {
 		t.Error("a bad key reached the vault")
 	}
-	// An unanswered commit names the key to repeat it with, whoever chose it.
+	// The answer to a write with an unknown outcome has the key to repeat it with, also a generated one.
 	p.err = vault.ErrOutcomeUnknown
 	key := uuid.NewString()
 	body := wantStatus(t, ask(t, h, "DELETE", "/v1/secrets/a", "", bearer(), header("Idempotency-Key", key)), 503,
@@ -280,7 +280,7 @@ func TestTheBodyLimitLeavesRoomForTheOtherFields(t *testing.T) {
 	wantStatus(t, ask(t, newWorld(t).serve(createEndpoint(p.put)), "POST", "/v1/secrets", body, bearer()), 201, "")
 }
 
-// What a GET answers as "value" and "encoding" is what every route that takes a value takes.
+// The "value" and "encoding" of an answer to GET are accepted by every route that takes a value.
 func TestAValueIsTakenAsItIsAnswered(t *testing.T) {
 	for _, value := range []string{"a", "päss \"\\\n", "\x00\xff", "a\x00b", "YQ==",
 		strings.Repeat("x", envelope.MaxValueSize)} {

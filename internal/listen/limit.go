@@ -19,7 +19,7 @@ type Kind int
 const (
 	Client   Kind = iota
 	Proxy         // it carries many clients: its connections count in all only
-	Stranger      // the handler lets no request of it in
+	Stranger      // the handler refuses all its requests
 )
 
 // Bounds of a Limiter. A bound of 0 is none.
@@ -32,12 +32,12 @@ type Bounds struct {
 // Why a connection was closed, in Stats.
 const (
 	ClosedIdle     = "idle"     // to make room for another one
-	ClosedTotal    = "total"    // there are as many as there may be, and none is idle
+	ClosedTotal    = "total"    // the bound in all is reached, and no connection is idle
 	ClosedAddress  = "address"  // the same for its address
-	ClosedStranger = "stranger" // other strangers are being refused
+	ClosedStranger = "stranger" // the bound of strangers is reached
 )
 
-// Limiter bounds the connections of its listeners. Its ConnState and ConnContext belong into their http.Server.
+// Limiter bounds the connections of its listeners. Their http.Server must use its ConnState and ConnContext.
 type Limiter struct {
 	bounds Bounds
 	kind   func(netip.Addr) Kind
@@ -50,7 +50,7 @@ type Limiter struct {
 	closed    map[string]uint64
 }
 
-// NewLimiter asks kind for each connection over TCP; those of a unix socket count as a proxy's.
+// NewLimiter makes a Limiter that calls kind for each connection over TCP; those of a unix socket count as a proxy's.
 func NewLimiter(b Bounds, kind func(netip.Addr) Kind) *Limiter {
 	return &Limiter{bounds: b, kind: kind, clients: map[netip.Prefix]int{}, idle: list.New(), closed: map[string]uint64{}}
 }
@@ -95,7 +95,7 @@ func (l *listener) Accept() (net.Conn, error) {
 	}
 }
 
-// conn is a connection that is counted. Reads and writes pass TLS, if there is any, beneath it.
+// conn is a connection that is counted. Its Conn is the TLS connection, if there is TLS.
 type conn struct {
 	net.Conn
 	raw      net.Conn
@@ -106,7 +106,7 @@ type conn struct {
 
 	// Guarded by the limiter's lock.
 	gone    bool
-	waiting *list.Element // in idle
+	waiting *list.Element // in the limiter's idle; nil: not idle
 }
 
 func (l *Limiter) wrap(raw net.Conn) *conn {
@@ -140,12 +140,12 @@ func (l *Limiter) admit(c *conn) bool {
 	c.waiting = l.idle.PushBack(c)
 	l.mu.Unlock()
 	if victim != nil {
-		_ = victim.raw.Close() // past TLS, whose goodbye could wait for the other end
+		_ = victim.raw.Close() // without TLS' close message, which could wait for the other end
 	}
 	return true
 }
 
-// makeRoom names the connection that has to go for c, or the reason why c cannot be taken.
+// makeRoom returns the connection that must be closed for c, or the reason why c is refused.
 func (l *Limiter) makeRoom(c *conn) (victim *conn, refused string) {
 	anyone := func(*conn) bool { return true }
 	same := func(other *conn) bool { return other.kind == Client && other.address == c.address }
@@ -202,11 +202,11 @@ func (l *Limiter) busy(c *conn) {
 	}
 }
 
-// ConnState is for http.Server, which says when a connection waits for its next request.
+// ConnState is for http.Server, which calls it when a connection becomes active or idle.
 func (l *Limiter) ConnState(of net.Conn, state http.ConnState) {
 	c, ok := of.(*conn)
 	if !ok || state != http.StateActive && state != http.StateIdle {
-		return // Close tells of the end
+		return // Close handles the end
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -223,7 +223,7 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
-// CloseWrite lets net/http end its half first, so that an answer arrives before the end does.
+// CloseWrite is for net/http, which closes the write half first, so that the client gets the answer before the end.
 func (c *conn) CloseWrite() error {
 	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
@@ -231,7 +231,7 @@ func (c *conn) CloseWrite() error {
 	return nil
 }
 
-// Write keeps from a stranger what net/http says without the handler.
+// Write refuses to send a stranger the answers of net/http itself, before the handler was called.
 func (c *conn) Write(p []byte) (int, error) {
 	if c.kind == Stranger && !c.answered.Load() {
 		return 0, io.ErrClosedPipe
@@ -249,7 +249,7 @@ func (l *Limiter) ConnContext(ctx context.Context, c net.Conn) context.Context {
 	return ctx
 }
 
-// Handler lets h's answers through to strangers, one on a connection.
+// Handler makes h's answers pass to strangers, one on a connection.
 func (l *Limiter) Handler(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c, ok := r.Context().Value(connKey{}).(*conn)

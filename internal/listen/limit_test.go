@@ -262,8 +262,8 @@ func TestOfStrangersAFewAreRefusedAtOnce(t *testing.T) {
 	}
 }
 
-// What net/http answers by itself: to a client it does, to a stranger nothing but what the handler says gets out. The
-// last two reach the handler, which net/http would answer in its place without DisableGeneralOptionsHandler.
+// A client gets the answers that net/http sends itself, a stranger only those of the handler. The last two requests
+// reach the handler; without DisableGeneralOptionsHandler net/http would answer them itself.
 func TestNothingGetsPastTheHandlerToAStranger(t *testing.T) {
 	server := httptest.NewUnstartedServer(nil)
 	server.StartTLS()

@@ -10,8 +10,8 @@ import (
 	"syscall"
 )
 
-// Open listens on host:port or unix:/path. mode is that of a unix socket. "localhost" is both loopback addresses,
-// without asking a resolver, where the machine has both.
+// Open listens on host:port or unix:/path. mode is that of a unix socket. "localhost" is both loopback addresses, if
+// the machine has both, without a resolver.
 func Open(address string, mode os.FileMode) ([]net.Listener, error) {
 	if path, ok := strings.CutPrefix(address, "unix:"); ok {
 		return one(openUnix(path, mode))
@@ -29,7 +29,7 @@ func one(l net.Listener, err error) ([]net.Listener, error) {
 	return []net.Listener{l}, nil
 }
 
-// freePortAttempts is how often a port that is free in one family may be taken in the other.
+// freePortAttempts bounds the attempts to find a port that is free in both families.
 const freePortAttempts = 8
 
 func openLoopback(port string) ([]net.Listener, error) {
@@ -71,7 +71,7 @@ func missing(err error) bool {
 		errors.Is(err, syscall.EPROTONOSUPPORT)
 }
 
-// openUnix replaces the socket that a killed daemon left behind, but not one that another process listens on.
+// openUnix replaces the socket of a killed daemon, but not one that another process listens on.
 func openUnix(path string, mode os.FileMode) (net.Listener, error) {
 	if conn, err := net.Dial("unix", path); err == nil {
 		conn.Close()

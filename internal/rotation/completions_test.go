@@ -18,7 +18,8 @@ import (
 )
 
 // A hundred secrets fall due at once. They are completed many to a transaction, each with its audit row and counted on
-// its own; one that a stalled session holds keeps nobody waiting, and one whose generator was spoilt fails alone.
+// its own. One that a stalled session has locked does not delay the others, and one with an invalid generator fails
+// alone.
 func TestRotationsAreCompletedTogether(t *testing.T) {
 	store := vaulttest.New(t)
 	makeDue(t, store, 100)
@@ -46,8 +47,8 @@ func TestRotationsAreCompletedTogether(t *testing.T) {
 	running.Go(func() { worker.Run(ctx) })
 
 	waitUntil(t, store, `SELECT count(*) FROM vault.secrets WHERE current_version = 2`, "98")
-	if got := store.MustQuery(t,
-		`SELECT count(*) || ' ' || (count(DISTINCT tx) < 50) FROM vault.audit_log WHERE action = 'rotate' AND outcome = 'ok'`); got != "98 true" {
+	if got := store.MustQuery(t, `SELECT count(*) || ' ' || (count(DISTINCT tx) < 50)
+		FROM vault.audit_log WHERE action = 'rotate' AND outcome = 'ok'`); got != "98 true" {
 		t.Errorf("got rotations on record, and whether in fewer than 50 transactions, %q, want 98 true", got)
 	}
 	_, err = holding.Exec(t.Context(), `ROLLBACK`)
@@ -67,11 +68,15 @@ func TestRotationsAreCompletedTogether(t *testing.T) {
 func makeDue(t *testing.T, store *vaulttest.Store, due int) {
 	t.Helper()
 	store.MustExec(t,
-		fmt.Sprintf(`INSERT INTO vault.secrets (name, kind, generator, rotation_interval, current_version, rotated_at, next_rotation_at)
-			SELECT 'due/' || n, 'automatic', 'hex:32', '1 day', 1, now() - interval '3 days', now() - interval '1 hour' FROM generate_series(1, %d) n`, due),
-		`INSERT INTO vault.secret_versions (secret_id, name, version, fmt, kms_key_id, wrapped_dek, nonce, ciphertext, key_commit, aad, request_id, created_by)
-			SELECT id, name, 1, 1, 'k', '\x01', decode(repeat('00', 24), 'hex'), decode(repeat('11', 80), 'hex'), decode(repeat('22', 32), 'hex'), name || ':1',
-				gen_random_uuid(), 'test' FROM vault.secrets`)
+		fmt.Sprintf(`INSERT INTO vault.secrets
+			(name, kind, generator, rotation_interval, current_version, rotated_at, next_rotation_at)
+			SELECT 'due/' || n, 'automatic', 'hex:32', '1 day', 1, now() - interval '3 days', now() - interval '1 hour'
+			FROM generate_series(1, %d) n`, due),
+		`INSERT INTO vault.secret_versions
+			(secret_id, name, version, fmt, kms_key_id, wrapped_dek, nonce, ciphertext, key_commit, aad, request_id,
+			created_by)
+			SELECT id, name, 1, 1, 'k', '\x01', decode(repeat('00', 24), 'hex'), decode(repeat('11', 80), 'hex'),
+				decode(repeat('22', 32), 'hex'), name || ':1', gen_random_uuid(), 'test' FROM vault.secrets`)
 }
 
 // outcomes are the counts that are not zero.

@@ -21,10 +21,10 @@ import (
 )
 
 // pg_cron alone is the supervisor: it enqueues what is due on the primary, as a role that may do nothing else, and
-// after a failover on the standby that became one, without a restart or anybody's help. A worker does the rest.
+// after a failover on the promoted standby, without a restart or a change by an operator. A worker does the rest.
 //
-// The shortest schedule that pg_cron 1.4 knows is a minute. @reboot is the same job through the same code, begun as
-// soon as pg_cron begins: with the server, or with its promotion.
+// The shortest schedule of pg_cron 1.4 is a minute. @reboot runs the same job through the same code as soon as pg_cron
+// starts: with the server, or with its promotion.
 func TestCronSupervises(t *testing.T) {
 	store := vaulttest.OwnWith(t, map[string]string{"shared_preload_libraries": "pg_cron",
 		"cron.use_background_workers": "on"})
@@ -87,7 +87,7 @@ func work(t *testing.T, store *vaulttest.Store, keys vault.Keys, name string) {
 	running.Wait()
 }
 
-// pg_cron keeps its tables in the database postgres, whatever database a job runs in.
+// pg_cron keeps its tables in the database postgres, also for a job that runs in another database.
 func inCron(t *testing.T, node *localpg.Node, sql string, args ...any) {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), node.URL("postgres", vaulttest.Superuser))
@@ -117,6 +117,6 @@ func waitUntilCron(t *testing.T, node *localpg.Node, query, want string) {
 		if got = ask(t, node, query); time.Now().After(deadline) {
 			t.Fatalf("%s: got %q, want %q", query, got, want)
 		}
-		time.Sleep(20 * time.Millisecond) // between two looks
+		time.Sleep(20 * time.Millisecond) // between two polls
 	}
 }

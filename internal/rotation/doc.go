@@ -1,9 +1,9 @@
 // Package rotation decides when a secret rotates and what its next value is.
 //
-// [Supervisor] and [Worker] are its hands: the one enqueues what is due beside the primary, the
-// other claims, makes and completes rotations on every node; what they may do is decided in the
-// database. The rest of the package is pure: it reads no clock, no database and no key service,
-// and its only source of randomness is crypto/rand.
+// [Supervisor] enqueues due rotations, beside the primary. [Worker] claims, makes and completes
+// rotations on every node. The database decides what they may do. The rest of the package is
+// pure: it reads no clock, no database and no key service, and its only source of randomness is
+// crypto/rand.
 //
 //   - Intervals ([ParseInterval], [FormatInterval]) are how people write rotation periods and
 //     grace periods: "30d", "1w2d", "36h". A day is exactly 24 hours, in every time zone.
@@ -18,7 +18,7 @@
 //     combination of kind, length and charset is refused when it is parsed, not when the
 //     rotation runs at night.
 //   - Every symbol of a value is drawn uniformly and independently: bytes that would favour
-//     some symbols are thrown away, never folded in.
+//     some symbols are discarded.
 //   - ParseGenerator(g.String()) == g, and ParseInterval(FormatInterval(d)) == d for every d
 //     that ParseInterval returns.
 //   - A generated value exists in one buffer, which the caller owns. Random bytes it was made

@@ -17,7 +17,7 @@ import (
 // reach of guessing through any interface that answers; the default has 190.
 const MinEntropyBits = 64
 
-// The kinds of value, as they stand at the front of a spec.
+// The kinds of value, as they begin a spec.
 const (
 	kindChars  = "chars"
 	kindHex    = "hex"
@@ -182,7 +182,7 @@ const (
 	digitsSet = "0123456789"
 	alphaSet  = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 	alnumSet  = digitsSet + alphaSet
-	// The three quotes and the backslash are what shells, SQL and configuration files trip over.
+	// The three quotes and the backslash have a meaning in shells, SQL and configuration files.
 	asciiSet = alnumSet + "!#$%&()*+,-./:;<=>?@[]^_{|}~"
 	urlSet   = alnumSet + "-._~"
 )
@@ -346,7 +346,7 @@ func fillUUID(random randomSource) []byte {
 	return out
 }
 
-// wipe overwrites b; KeepAlive keeps the compiler from dropping writes nobody reads.
+// wipe overwrites b; KeepAlive keeps the compiler from dropping writes that are never read.
 func wipe(b []byte) {
 	clear(b)
 	runtime.KeepAlive(b)

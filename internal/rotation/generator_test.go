@@ -334,7 +334,7 @@ func TestGenerateEncodesTheRandomBytes(t *testing.T) {
 	}
 }
 
-// The fixed bits of a UUID hold whatever the random bytes are; all others come from them.
+// The fixed bits of a UUID do not depend on the random bytes; all others come from them.
 func TestGenerateUUID(t *testing.T) {
 	for b, want := range map[byte]string{
 		0x00: "00000000-0000-4000-8000-000000000000",
@@ -363,7 +363,7 @@ func TestZeroGeneratorMakesNothing(t *testing.T) {
 }
 
 // When the source runs through all 256 bytes, an unbiased draw gives every symbol exactly as
-// often as every other, whatever the size of the set and wherever the source begins.
+// often as every other, for every size of the set and every byte at which the source begins.
 func TestCharsAreUnbiasedForEverySetSize(t *testing.T) {
 	for size := 2; size <= 94; size++ {
 		set := allPrintable[:size]
@@ -479,7 +479,7 @@ func TestGenerateLeavesNoRandomBytesBehind(t *testing.T) {
 }
 
 // One buffer for the random bytes and one for the value: a third would be a copy of a secret
-// that nobody overwrites.
+// that is never overwritten.
 func TestGenerateCopiesNothing(t *testing.T) {
 	for _, spec := range []string{"", "4096", "hex:1024", "base64:1024", "uuid", "words:24"} {
 		g := mustParse(t, spec)

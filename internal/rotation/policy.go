@@ -5,7 +5,7 @@ import "time"
 // MaxAttempts is how many times a rotation job is tried. After the last failure it stays in
 // the failed state, where status and doctor show it, and the secret keeps the version it has.
 // Nine waits lie between ten attempts: with Backoff they take 43 to 85 minutes together,
-// longer than a database failover or a key service outage that nobody is paged for.
+// longer than a database failover or a key service outage too short to page an operator.
 const MaxAttempts = 10
 
 const (

@@ -16,42 +16,42 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// lock is a target that a test can break: each fault is asked when its step begins (early) and when it is done (late),
-// which is a step that failed, and one whose reply was lost.
-type lock struct {
-	door
+// faultyTarget is a target that a test can break. Each step calls fault when it begins (early: the step failed) and
+// when it is done (late: the reply was lost).
+type faultyTarget struct {
+	fakeTarget
 	fault func(step, when string) error
 	steps []string
 }
 
-func (l *lock) step(name string, do func() error) error {
-	l.mu.Lock()
-	l.steps = append(l.steps, name)
-	l.mu.Unlock()
-	if err := l.fault(name, "early"); err != nil {
+func (f *faultyTarget) step(name string, do func() error) error {
+	f.mu.Lock()
+	f.steps = append(f.steps, name)
+	f.mu.Unlock()
+	if err := f.fault(name, "early"); err != nil {
 		return err
 	}
 	if err := do(); err != nil {
 		return err
 	}
-	return l.fault(name, "late")
+	return f.fault(name, "late")
 }
 
-func (l *lock) Check(ctx context.Context, spec string, c rotation.Change) (found rotation.Found, err error) {
-	err = l.step("check", func() (err error) { found, err = l.door.Check(ctx, spec, c); return err })
+func (f *faultyTarget) Check(ctx context.Context, spec string, c rotation.Change) (found rotation.Found, err error) {
+	err = f.step("check", func() (err error) { found, err = f.fakeTarget.Check(ctx, spec, c); return err })
 	return found, err
 }
 
-func (l *lock) Set(ctx context.Context, spec string, c rotation.Change) error {
-	return l.step("set", func() error { return l.door.Set(ctx, spec, c) })
+func (f *faultyTarget) Set(ctx context.Context, spec string, c rotation.Change) error {
+	return f.step("set", func() error { return f.fakeTarget.Set(ctx, spec, c) })
 }
 
-func (l *lock) Test(ctx context.Context, spec string, c rotation.Change) error {
-	return l.step("test", func() error { return l.door.Test(ctx, spec, c) })
+func (f *faultyTarget) Test(ctx context.Context, spec string, c rotation.Change) error {
+	return f.step("test", func() error { return f.fakeTarget.Test(ctx, spec, c) })
 }
 
-func (l *lock) Restore(ctx context.Context, spec string, c rotation.Change) error {
-	return l.step("restore", func() error { return l.door.Restore(ctx, spec, c) })
+func (f *faultyTarget) Restore(ctx context.Context, spec string, c rotation.Change) error {
+	return f.step("restore", func() error { return f.fakeTarget.Restore(ctx, spec, c) })
 }
 
 // at fails one step, at one of its two times.
@@ -75,9 +75,9 @@ func and(faults ...func(string, string) error) func(string, string) error {
 	}
 }
 
-// For every step of an attempt the pair "failed" and "done, but the reply was lost". Whatever happens, the target has
-// the value that readers get afterwards, or the job says that it may not; and a later attempt without the fault ends
-// with both on the candidate.
+// For every step of an attempt the pair "failed" and "done, but the reply was lost". In each case the target has the
+// value that readers get afterwards, or the job says that it may not; and a later attempt without the fault ends with
+// both on the candidate.
 func TestAnAttemptThatFailsLeavesReadersWithWhatWorks(t *testing.T) {
 	store := vaulttest.New(t)
 	ring, err := kms.OpenKeyring(t.Context(), []string{"local://" + store.KeyFile})
@@ -90,7 +90,7 @@ func TestAnAttemptThatFailsLeavesReadersWithWhatWorks(t *testing.T) {
 	broken, untouched := errors.New("broken"), errors.Join(errors.New("refused"), rotation.ErrUntouched)
 	panics := func(step, _ string) error {
 		if step == "test" {
-			panic("the lock fell out")
+			panic("a bug in the target")
 		}
 		return nil
 	}
@@ -121,7 +121,9 @@ func TestAnAttemptThatFailsLeavesReadersWithWhatWorks(t *testing.T) {
 		"test panics": {fault: panics, says: "panic of type string; the value in force is in place",
 			steps: "check set test restore", stored: true, inTheEnd: "check set test"},
 		"restore failed": {fault: and(at("test", "early", broken), at("restore", "early", broken)),
-			says: "the target may have the new value, which readers get only when a rotation succeeds (vaultctl rotation retry app/", steps: "check set test restore", stored: true, astray: true, inTheEnd: "check set test"},
+			says: "the target may have the new value, which readers get only when a rotation succeeds " +
+				"(vaultctl rotation retry app/",
+			steps: "check set test restore", stored: true, astray: true, inTheEnd: "check set test"},
 		"restore lost": {fault: and(at("set", "late", broken), at("restore", "late", broken)),
 			says: "the target may have the new value", steps: "check set restore", stored: true, inTheEnd: "check set test"},
 		"taken over early": {fault: func(step, when string) error {
@@ -134,24 +136,24 @@ func TestAnAttemptThatFailsLeavesReadersWithWhatWorks(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			secret := "app/" + strings.ReplaceAll(name, " ", "-")
-			generator, rotator := "hex:32", "door"
+			generator, rotator := "hex:32", "target"
 			_, err = admin.Put(t.Context(), vault.PutRequest{Change: as, Name: secret, Value: []byte("one"),
 				Settings: vault.Settings{Generator: &generator, Rotator: &rotator}})
 			must(t, err)
-			l := &lock{door: door{key: []byte("one")}, fault: c.fault}
+			target := &faultyTarget{fakeTarget: fakeTarget{value: []byte("one")}, fault: c.fault}
 			takeOver = func() {
 				store.MustExec(t, `UPDATE vault.rotation_jobs SET attempt = attempt + 1 WHERE name = '`+secret+`'`)
 			}
 			ctx, stop := context.WithCancel(t.Context())
 			var running sync.WaitGroup
-			worker := &rotation.Worker{Vault: daemon, Target: l, ID: "w", Concurrency: 1, Poll: 20 * time.Millisecond,
+			worker := &rotation.Worker{Vault: daemon, Target: target, ID: "w", Concurrency: 1, Poll: 20 * time.Millisecond,
 				Log: slog.New(slog.DiscardHandler)}
 			running.Go(func() { worker.Run(ctx) })
 			_, err = admin.RequestRotation(t.Context(), as, secret)
 			must(t, err)
 			if c.says != "" {
-				waitUntil(t, store,
-					`SELECT count(*) FROM vault.rotation_jobs WHERE name = '`+secret+`' AND state = 'queued' AND last_error IS NOT NULL`, "1")
+				waitUntil(t, store, `SELECT count(*) FROM vault.rotation_jobs
+					WHERE name = '`+secret+`' AND state = 'queued' AND last_error IS NOT NULL`, "1")
 			} else {
 				waitUntil(t, store, `SELECT attempt FROM vault.rotation_jobs WHERE name = '`+secret+`'`, "2")
 			}
@@ -163,7 +165,7 @@ func TestAnAttemptThatFailsLeavesReadersWithWhatWorks(t *testing.T) {
 				c.says) {
 				t.Errorf("got %q, want it to say %q", said, c.says)
 			}
-			if got := strings.Join(l.steps, " "); got != c.steps {
+			if got := strings.Join(target.steps, " "); got != c.steps {
 				t.Errorf("got steps %q, want %q", got, c.steps)
 			}
 			want := map[bool]string{true: "1", false: "0"}[c.stored]
@@ -171,13 +173,13 @@ func TestAnAttemptThatFailsLeavesReadersWithWhatWorks(t *testing.T) {
 				`SELECT count(*) FROM vault.rotation_candidates WHERE name = '`+secret+`'`); got != want {
 				t.Errorf("got %s candidates stored, want %s", got, want)
 			}
-			if opens := string(l.key) == "one"; opens == c.astray {
+			if opens := string(target.value) == "one"; opens == c.astray {
 				t.Errorf("what readers have opens the target: got %v, want %v", opens, !c.astray)
 			}
 			if c.says == "" {
 				return
 			}
-			l.fault, l.steps = func(string, string) error { return nil }, nil
+			target.fault, target.steps = func(string, string) error { return nil }, nil
 			ctx, stop = context.WithCancel(t.Context())
 			defer running.Wait()
 			defer stop()
@@ -188,18 +190,18 @@ func TestAnAttemptThatFailsLeavesReadersWithWhatWorks(t *testing.T) {
 			s, err := admin.Get(t.Context(), secret, vault.GetOptions{})
 			must(t, err)
 			defer s.Wipe()
-			if !bytes.Equal(s.Value, l.key) || !bytes.HasPrefix(s.Value, []byte("shaped ")) {
+			if !bytes.Equal(s.Value, target.value) || !bytes.HasPrefix(s.Value, []byte("shaped ")) {
 				t.Error("readers get another value than the one that opens the target")
 			}
-			if got := strings.Join(l.steps, " "); got != c.inTheEnd {
+			if got := strings.Join(target.steps, " "); got != c.inTheEnd {
 				t.Errorf("in the end: got steps %q, want %q", got, c.inTheEnd)
 			}
 		})
 	}
 }
 
-// An earlier attempt has brought the candidate to the target and crashed, and the target can no longer be set: it is
-// tested and finished all the same, as readers have a value that does not work.
+// An earlier attempt has set the candidate at the target and crashed, and the target can no longer be set. The
+// candidate is tested and finished all the same, as readers have a value that does not work.
 func TestWhatATargetHasAlreadyIsFinishedThoughItCannotBeSet(t *testing.T) {
 	store := vaulttest.New(t)
 	ring, err := kms.OpenKeyring(t.Context(), []string{"local://" + store.KeyFile})
@@ -208,34 +210,35 @@ func TestWhatATargetHasAlreadyIsFinishedThoughItCannotBeSet(t *testing.T) {
 	daemon, closeDaemon := open(t, store, vaulttest.Daemon, ring)
 	defer func() { closeAdmin(); closeDaemon(); must(t, ring.Close()) }()
 	as := vault.Change{Token: vaulttest.AdminToken(t)}
-	generator, rotator := "hex:32", "door"
-	_, err = admin.Put(t.Context(), vault.PutRequest{Change: as, Name: "app/door", Value: []byte("one"),
+	generator, rotator := "hex:32", "target"
+	_, err = admin.Put(t.Context(), vault.PutRequest{Change: as, Name: "app/target", Value: []byte("one"),
 		Settings: vault.Settings{Generator: &generator, Rotator: &rotator}})
 	must(t, err)
 	broken := errors.New("broken")
-	l := &lock{door: door{key: []byte("one")}, fault: and(at("set", "late", broken), at("restore", "early", broken))}
+	target := &faultyTarget{fakeTarget: fakeTarget{value: []byte("one")},
+		fault: and(at("set", "late", broken), at("restore", "early", broken))}
 	ctx, stop := context.WithCancel(t.Context())
 	var running sync.WaitGroup
-	worker := &rotation.Worker{Vault: daemon, Target: l, ID: "w", Concurrency: 1, Poll: 20 * time.Millisecond,
+	worker := &rotation.Worker{Vault: daemon, Target: target, ID: "w", Concurrency: 1, Poll: 20 * time.Millisecond,
 		Log: slog.New(slog.DiscardHandler)}
 	running.Go(func() { worker.Run(ctx) })
-	_, err = admin.RequestRotation(t.Context(), as, "app/door")
+	_, err = admin.RequestRotation(t.Context(), as, "app/target")
 	must(t, err)
 	waitUntil(t, store, `SELECT count(*) FROM vault.rotation_jobs WHERE state = 'queued' AND last_error IS NOT NULL`, "1")
 	stop()
 	running.Wait()
-	l.fault = at("set", "early", errors.Join(broken, rotation.ErrUntouched))
+	target.fault = at("set", "early", errors.Join(broken, rotation.ErrUntouched))
 	ctx, stop = context.WithCancel(t.Context())
 	defer running.Wait()
 	defer stop()
 	running.Go(func() { worker.Run(ctx) })
-	_, err = admin.RetryRotation(t.Context(), as, "app/door")
+	_, err = admin.RetryRotation(t.Context(), as, "app/target")
 	must(t, err)
 	waitUntil(t, store, `SELECT state FROM vault.rotation_jobs`, "done")
-	s, err := admin.Get(t.Context(), "app/door", vault.GetOptions{})
+	s, err := admin.Get(t.Context(), "app/target", vault.GetOptions{})
 	must(t, err)
 	defer s.Wipe()
-	if !bytes.Equal(s.Value, l.key) {
+	if !bytes.Equal(s.Value, target.value) {
 		t.Error("readers get another value than the one that opens the target")
 	}
 }

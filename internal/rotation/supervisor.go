@@ -12,14 +12,14 @@ import (
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
-// Supervisor enqueues what is due and lets go of what has expired. It runs beside every node and acts only where the
-// node is the primary, so a promotion needs nobody to tell it.
+// Supervisor enqueues rotations that are due and purges what has expired. It runs beside every node and acts only where
+// the node is the primary, so a promotion needs no reconfiguration.
 type Supervisor struct {
 	Vault    *vault.Vault
 	Interval time.Duration // between two rounds
 	Log      *slog.Logger
 
-	failed string // what was logged of parts that fail
+	failed string // the failures that were logged last
 }
 
 // Run makes a round at once and then one an interval, until ctx ends.
@@ -33,13 +33,13 @@ func (s *Supervisor) Run(ctx context.Context) {
 		case err != nil:
 			s.Log.Warn("supervising failed", "error", err)
 		default:
-			s.tell(did)
+			s.report(did)
 		}
 	})
 }
 
-// tell logs what a round did, and what it could not do when that changes.
-func (s *Supervisor) tell(did vault.Supervision) {
+// report logs what a round did, and which parts failed if those are not the ones logged last.
+func (s *Supervisor) report(did vault.Supervision) {
 	if did.Enqueued+did.Expired+did.Purged > 0 {
 		s.Log.Info("supervised", "enqueued", did.Enqueued, "expired", did.Expired, "purged", did.Purged)
 	}

@@ -5,10 +5,10 @@ import (
 	"errors"
 )
 
-// Found says which value a target accepted when it was asked before a step changed anything.
+// Found says which value a target accepted in Check, before a step changed anything.
 type Found int
 
-// FoundNeither is also what a target says that has no value to be asked with.
+// FoundNeither is also the result where Check has no value to try.
 const (
 	FoundNeither Found = iota
 	FoundCurrent
@@ -18,9 +18,8 @@ const (
 // ErrUntouched is in an error of Set that is certain to have changed nothing.
 var ErrUntouched = errors.New("nothing was changed at the target")
 
-// Change is one attempt to bring a candidate to its target. The candidate was sealed in the job before the first
-// attempt, so every attempt of a job has the same one: an attempt that finds the work of an earlier one done, or half
-// done, goes on from there.
+// Change is one attempt to set a candidate at its target. The candidate was sealed in the job before the first attempt,
+// so every attempt of a job has the same one, and an attempt continues where an earlier one ended.
 //
 // Current and Candidate belong to the caller, who overwrites them; a Target keeps neither.
 type Change struct {
@@ -30,26 +29,25 @@ type Change struct {
 	Attempt   int
 	Current   []byte // the value in force; nil if there is none to read
 	Candidate []byte // nil for Check, as long as the job has none
-	Found     Found  // what Check found; for the steps after it
+	Found     Found  // the result of Check, for the steps after it
 
-	// Held fails unless this attempt still holds its claim. A Target asks as late as it can before a change counts: the
-	// worker that took the job over may have finished it. nil: not asked.
+	// Held fails unless this attempt still holds its claim. A Target calls it as late as it can before a change takes
+	// effect: the worker that took the job over may have finished it. nil: not called.
 	Held func(context.Context) error
 }
 
 // Target changes a credential where it is used. Spec is the text that the secret's rotator was set to. Calls may come
-// from several goroutines. No error holds a value, and each returns by its context's deadline, whatever hangs on the
-// other side.
+// from several goroutines. No error holds a value, and each call returns by its context's deadline, even if the other
+// side hangs.
 //
 // Between Set and the completing transaction the target may accept the candidate only, while readers still get the
-// value in force. So the way that Test takes is gone with the value in force first (Check), and a change that Test does
-// not confirm is taken back (Restore). Implementations: package target.
+// value in force. So Check first does with the value in force what Test does with the candidate, and Restore takes back
+// a change that Test does not confirm. Implementations: package target.
 type Target interface {
-	// Check uses the value in force, and where it is not accepted the candidate, as Test will. An error means that the
-	// target is not to be set: Test could not pass there, or the value that works is unknown to the vault. It changes
-	// nothing.
+	// Check tries the value in force, and if it is not accepted the candidate, as Test will. After an error Set is not
+	// called: Test could not pass, or the vault does not have the value that works. It changes nothing.
 	Check(ctx context.Context, spec string, c Change) (Found, error)
-	// Shape makes the value to be stored out of a freshly generated one: step "create". It touches nothing outside. The
+	// Shape makes the value to be stored from a newly generated one: step "create". It does not contact the target. The
 	// result is a buffer of its own; the caller overwrites it and generated. Current is nil if there is none to read.
 	Shape(spec string, current, generated []byte) ([]byte, error)
 	// Set makes the target accept the candidate. It may be called again with the same candidate after any crash, also

@@ -16,45 +16,46 @@ import (
 )
 
 const (
-	// DefaultClaimTimeout is how old a claim is when its worker counts as gone: three whole attempts.
+	// DefaultClaimTimeout is the age at which a claim is stale, so that another worker may take it: three whole attempts.
 	DefaultClaimTimeout = 3 * attemptTimeout
 
 	attemptTimeout = time.Minute      // for one attempt: KMS and database
 	targetTimeout  = 90 * time.Second // for one that has a target
-	listenPause    = 5 * time.Second  // before listening again on a primary that went away
+	listenPause    = 5 * time.Second  // before listening again after the connection broke
 	settlingTime   = 10 * time.Second // to give a claim back
 	restoreTimeout = 25 * time.Second // to take back a change that was not confirmed: the longest timeout= of a step
-	// claimsPerSlot is how many jobs are claimed for each that runs, so that a claim is one statement for many jobs. Under
-	// a cap on rotations it is one.
+	// claimsPerSlot is how many jobs are claimed for each slot, so that one statement claims many jobs. Under a cap on
+	// rotations it is one.
 	claimsPerSlot = 4
 )
 
-// errVanished is the reason given for a job whose workers never came back to say what went wrong.
+// errVanished is the reason given for a job whose workers reported no outcome.
 var errVanished = errors.New("its workers vanished in the middle of it")
 
-// Worker claims rotations, makes the new values and completes them. Claims are fenced by their attempt inside the
-// completing transaction: a worker that stalled past its claim is refused, however late it wakes.
+// Worker claims rotations, generates the new values and completes them. Claims are fenced by their attempt inside the
+// completing transaction: a worker that stalled past its claim is refused, however late it continues.
 //
-// A secret with a rotator goes the four steps that AWS Secrets Manager names (create, set, test, finish): its candidate
-// is sealed in the job before the target hears of it, so whoever takes the job up after a crash applies the same value.
+// A secret with a rotator takes the four steps that AWS Secrets Manager names (create, set, test, finish): its
+// candidate is sealed in the job before it is sent to the target, so every worker that continues after a crash applies
+// the same value.
 type Worker struct {
 	Vault        *vault.Vault
 	Target       Target        // nil: secrets with a rotator fail
 	ID           string        // names this worker in the audit log and in claims
 	Concurrency  int           // rotations at once
 	Poll         time.Duration // polling finds everything; a notification only makes it sooner
-	ClaimTimeout time.Duration // a claim this old belongs to a worker that is gone; 0 = DefaultClaimTimeout
+	ClaimTimeout time.Duration // the age at which a claim is stale; 0 = DefaultClaimTimeout
 	Metrics      *Metrics      // nil: not counted
 	Log          *slog.Logger
 }
 
-// Run works until ctx ends, and returns when the rotations under way then are settled.
+// Run works until ctx ends. It returns when the rotations in flight are settled.
 func (w *Worker) Run(ctx context.Context) {
 	hints := make(chan struct{}, 1)
 	hint := func() {
 		select {
 		case hints <- struct{}{}:
-		default: // one is waiting already
+		default: // a hint is pending already
 		}
 	}
 	var running sync.WaitGroup
@@ -67,12 +68,12 @@ func (w *Worker) Run(ctx context.Context) {
 		held := int(pending.Load())
 		free, room := max(w.Concurrency-held, 0), w.Concurrency*claimsPerSlot-held
 		if room < w.Concurrency {
-			return // a rotation that ends hints again
+			return // the end of a rotation sends a hint
 		}
-		if 2*free < w.Concurrency && completions.underWay() {
-			return // so does a batch that ends, and then there is more to claim at once
+		if 2*free < w.Concurrency && completions.inFlight.Load() {
+			return // the end of the batch sends hints, and more jobs can be claimed at once then
 		}
-		// Not given up when the worker stops: a claim whose answer nobody heard could not be given back.
+		// The worker's stop does not cancel a claim: one whose answer was lost could not be given back.
 		jobs, err := w.Vault.ClaimRotations(context.WithoutCancel(ctx), w.ID, free, room-free, w.claimTimeout())
 		rounds.Settle(ctx, err)
 		if err != nil && ctx.Err() == nil {
@@ -92,14 +93,14 @@ func (w *Worker) Run(ctx context.Context) {
 				}
 				freeSlot := sync.OnceFunc(func() { <-slots })
 				defer freeSlot()
-				// else it is about to go stale: whoever claims it then has the time for it
-				if time.Since(claimed) < w.claimTimeout()/2 {
-					w.work(context.WithoutCancel(ctx), job, func(ctx context.Context, sealed vault.SealedRotation) (vault.Receipt,
-						error) {
-						freeSlot() // waiting for a transaction is no work
+				if time.Since(claimed) >= w.claimTimeout()/2 {
+					return // too little time is left; when the claim is stale, a worker takes the job
+				}
+				w.work(context.WithoutCancel(ctx), job,
+					func(ctx context.Context, sealed vault.SealedCandidate) (vault.Receipt, error) {
+						freeSlot() // a rotation that waits for its batch needs no slot
 						return completions.complete(ctx, sealed)
 					})
-				}
 			})
 		}
 	})
@@ -113,8 +114,8 @@ func (w *Worker) claimTimeout() time.Duration {
 	return w.ClaimTimeout
 }
 
-// attemptTimeout is longer for a rotator, which has three steps of up to 25 s at the target. One that outlives its
-// claim is refused by the fence, and asks for it before it takes a change back.
+// attemptTimeout is longer for a rotator, which has three steps of up to 25 s at the target. The fence refuses an
+// attempt that outlives its claim, and such an attempt checks its claim before it takes a change back.
 func (w *Worker) attemptTimeout(job vault.Rotation) time.Duration {
 	if job.Rotator != "" {
 		return min(targetTimeout, w.claimTimeout()/2)
@@ -122,8 +123,8 @@ func (w *Worker) attemptTimeout(job vault.Rotation) time.Duration {
 	return min(attemptTimeout, w.claimTimeout()/3)
 }
 
-// listen passes on the primary's notifications. The connection is its own: it may break at any time, and polling goes
-// on.
+// listen turns the primary's notifications into hints. It has its own connection; while that is broken, polling finds
+// the jobs.
 func (w *Worker) listen(ctx context.Context, hint func()) {
 	every(ctx, listenPause, nil, func() {
 		if err := w.Vault.WaitForRotations(ctx, hint); err != nil && ctx.Err() == nil {
@@ -132,10 +133,10 @@ func (w *Worker) listen(ctx context.Context, hint func()) {
 	})
 }
 
-// complete stores what is sealed, with others if there are any.
-type complete func(context.Context, vault.SealedRotation) (vault.Receipt, error)
+// complete stores a sealed candidate as the new version.
+type complete func(context.Context, vault.SealedCandidate) (vault.Receipt, error)
 
-// work is one attempt. The commit point is complete or FinishRotation; whatever fails before it gives the claim back.
+// work is one attempt. The commit point is complete or FinishRotation; a failure before it gives the claim back.
 func (w *Worker) work(ctx context.Context, job vault.Rotation, complete complete) {
 	attempt, cancel := context.WithTimeout(ctx, w.attemptTimeout(job))
 	defer cancel()
@@ -150,10 +151,10 @@ func (w *Worker) work(ctx context.Context, job vault.Rotation, complete complete
 		log.Info("rotated", "version", receipt.Version)
 	case errors.Is(err, vault.ErrClaimLost):
 		w.Metrics.settled("claim_lost")
-		log.Info("rotation was settled by somebody else")
+		log.Info("rotation was settled by another worker or a put")
 	case errors.Is(err, vault.ErrOutcomeUnknown):
 		w.Metrics.settled("unknown")
-		log.Warn("rotation went unanswered; its claim will go stale and tell", "error", err)
+		log.Warn("outcome of the rotation is unknown; a worker settles it when the claim is stale", "error", err)
 	default:
 		w.giveBack(ctx, log, job, err)
 	}
@@ -182,13 +183,13 @@ func (w *Worker) attempt(ctx context.Context, job vault.Rotation, complete compl
 	return complete(ctx, sealed)
 }
 
-func (w *Worker) seal(ctx context.Context, job vault.Rotation) (vault.SealedRotation, error) {
+func (w *Worker) seal(ctx context.Context, job vault.Rotation) (vault.SealedCandidate, error) {
 	value, err := generate(job)
 	if err != nil {
-		return vault.SealedRotation{}, err
+		return vault.SealedCandidate{}, err
 	}
 	defer clear(value)
-	return w.Vault.SealRotation(ctx, job, value)
+	return w.Vault.SealCandidate(ctx, job, value)
 }
 
 func generate(job vault.Rotation) ([]byte, error) {
@@ -200,9 +201,8 @@ func generate(job vault.Rotation) ([]byte, error) {
 }
 
 // fourSteps runs the same way for a first attempt and for one after a crash at any point: a step that was done before
-// is done again with the same candidate. The target is asked first whether it accepts what readers have, in the way
-// that the test of the candidate will go: else a test that cannot pass would leave readers with a value that no longer
-// works.
+// is done again with the same candidate. Check first tries the value in force, in the way that Test will try the
+// candidate: otherwise a test that cannot pass would leave readers with a value that no longer works.
 func (w *Worker) fourSteps(ctx context.Context, job vault.Rotation) (receipt vault.Receipt, err error) {
 	if w.Target == nil {
 		return receipt, errors.New("this daemon has no rotators")
@@ -225,7 +225,7 @@ func (w *Worker) fourSteps(ctx context.Context, job vault.Rotation) (receipt vau
 	if change.Found, err = w.Target.Check(ctx, job.Rotator, change); err != nil {
 		return receipt, fmt.Errorf("checking the target, before any change: %w", err)
 	}
-	if candidate == nil { // only now: a job that has one waits for no window
+	if candidate == nil { // after Check: a job that has a candidate no longer waits for its window
 		if candidate, err = w.create(ctx, job, current); err != nil {
 			return receipt, err
 		}
@@ -254,7 +254,7 @@ func (w *Worker) create(ctx context.Context, job vault.Rotation, current []byte)
 	return w.Vault.StoreCandidate(ctx, job, shaped)
 }
 
-// apply sets and tests the candidate. What it cannot confirm it takes back.
+// apply sets and tests the candidate. It takes back a change that it cannot confirm.
 func (w *Worker) apply(ctx context.Context, job vault.Rotation, c Change) error {
 	err := recovered(func() error { return w.Target.Set(ctx, job.Rotator, c) })
 	untouched := errors.Is(err, ErrUntouched)
@@ -264,7 +264,7 @@ func (w *Worker) apply(ctx context.Context, job vault.Rotation, c Change) error 
 	case err != nil && !untouched:
 		return w.restore(ctx, job, c, fmt.Errorf("setting the new value at its target: %w", err))
 	}
-	// Untouched, the target has the candidate from an earlier attempt, as Check has found: it is good to finish.
+	// If err is ErrUntouched, Check found that the target has the candidate from an earlier attempt, so it can be tested.
 	failpoint.Hit("rotation.target_set")
 	if err := recovered(func() error { return w.Target.Test(ctx, job.Rotator, c) }); err != nil {
 		return w.restore(ctx, job, c, fmt.Errorf("testing the new value at its target: %w", err))
@@ -272,8 +272,8 @@ func (w *Worker) apply(ctx context.Context, job vault.Rotation, c Change) error 
 	return nil
 }
 
-// restore brings the value in force back, so that readers' logins work until the next attempt, and says why it had to.
-// It has time of its own, as the attempt's may be what ran out, and ends before the claim can count as stale.
+// restore sets the value in force again, so that readers' logins work until the next attempt. Its error includes why.
+// It has its own deadline, since the attempt's may have passed, and ends before the claim can be stale.
 func (w *Worker) restore(ctx context.Context, job vault.Rotation, c Change, why error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(restoreTimeout, w.claimTimeout()/4))
 	defer cancel()
@@ -319,7 +319,7 @@ func (w *Worker) giveBack(ctx context.Context, log *slog.Logger, job vault.Rotat
 	}
 }
 
-// release gives back what was claimed and not begun when the worker stops.
+// release gives back a job that was claimed and not begun when the worker stopped.
 func (w *Worker) release(ctx context.Context, job vault.Rotation) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settlingTime)
 	defer cancel()

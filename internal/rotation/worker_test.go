@@ -19,8 +19,8 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(vaulttest.Main(m)) }
 
-// Two daemons' supervisors and workers share 20 due secrets: each rotates once. One whose generator was spoilt by hand
-// fails visibly and keeps its value. When they stop, nothing of them stays behind.
+// Two daemons' supervisors and workers share 20 due secrets: each rotates once. A secret with an invalid generator
+// fails visibly and keeps its value. When they stop, no goroutine is left.
 func TestWorkersShareWhatIsDue(t *testing.T) {
 	before := goleak.IgnoreCurrent()
 	store := vaulttest.New(t)

@@ -4,7 +4,7 @@
 // names, replaces broken UTF-8 and half surrogates by U+FFFD, and leaves values in strings, which cannot be
 // overwritten.
 //
-// A value read is in a buffer of its own, which the caller wipes; nothing else of it is left behind.
+// A value read is in a buffer of its own, which the caller wipes; no other copy of it is left.
 package strictjson
 
 import (
@@ -18,19 +18,18 @@ import (
 	"unicode/utf8"
 )
 
-// ErrUTF8: what was given is not UTF-8, so it is no JSON.
+// ErrUTF8 says that the text is not UTF-8, so it is no JSON.
 var ErrUTF8 = errors.New("not valid UTF-8")
 
-// ErrUnknownField: a member has a name that is none of the fields'.
+// ErrUnknownField says that a member has a name that is not among the fields.
 var ErrUnknownField = errors.New("unknown field")
 
 // Fields says where the members of an object go, by their exact names: *[]byte takes a string as bytes in a buffer of
-// its own, **string a string, **int a whole number from 0 to 2147483647. What is absent stays nil.
+// its own, **string a string, **int a whole number from 0 to 2147483647. Absent members stay nil.
 type Fields map[string]any
 
 // Decode reads one flat JSON object (RFC 8259), strictly. Its errors name an offset, counted from 0, and never repeat
-// what was given: a value can be in the wrong place. Also with an error, what was read of the fields is there to be
-// wiped.
+// the text, since a value can be in the wrong place. After an error too, the fields hold what was read, to be wiped.
 func Decode(data []byte, into Fields) error {
 	if !utf8.Valid(data) {
 		return ErrUTF8
@@ -151,8 +150,8 @@ func fieldError(name string, err error) error {
 	return fmt.Errorf("field %q: %w", name, err)
 }
 
-// text reads a string into a buffer that holds nothing else and is never nil. An escape is never shorter than what it
-// stands for, so the buffer does not grow and leaves no copy behind.
+// text reads a string into a buffer that holds nothing else and is never nil. An escape is never shorter than its
+// character, so the buffer does not grow and leaves no copy.
 func (d *decoder) text() ([]byte, error) {
 	if d.at >= len(d.data) || d.data[d.at] != '"' {
 		return nil, d.wrong("want a string")
@@ -222,7 +221,7 @@ func shortEscape(c byte) (byte, bool) {
 	return 0, false
 }
 
-// unicode reads from the "u" of an escape; a surrogate needs its other half right behind it.
+// unicode reads from the "u" of an escape; the other half of a surrogate must follow directly.
 func (d *decoder) unicode() (rune, error) {
 	first, err := d.hex4()
 	if err != nil {
@@ -288,7 +287,7 @@ func (d *decoder) whole() (int, error) {
 	return int(n), nil
 }
 
-// Base64 reads RFC 4648, section 4, with padding, and nothing near it: the standard decoder would skip line ends.
+// Base64 reads exactly RFC 4648, section 4, with padding: the standard decoder would skip line ends.
 func Base64(encoded []byte) ([]byte, error) {
 	wrong := errors.New("not base64 with padding (RFC 4648, section 4)")
 	if bytes.ContainsAny(encoded, "\r\n") {
@@ -337,7 +336,7 @@ func StringSize(s []byte) int {
 	return size
 }
 
-// escapeOf is 0 for what stands for itself.
+// escapeOf is the character after the backslash, 0 for a byte that needs no escape.
 func escapeOf(c byte) byte {
 	switch c {
 	case '"', '\\':

@@ -85,7 +85,7 @@ func TestDecodeRefuses(t *testing.T) {
 	}
 }
 
-// What is accepted, the standard decoder accepts too and reads alike; what is written, both read back.
+// The standard decoder accepts every accepted text and reads the same; both read back written texts.
 func FuzzDecode(f *testing.F) {
 	for _, s := range []string{`{}`, `{"value":"a","cas":1}`, `{"value":"\ud83d\ude00\u0000"}`, `{"value":"\ud800"}`,
 		`{"name":"\\\"","value":""}`, `{"Value":"a"}`, "\x00", `{"value":"a"} x`} {

@@ -61,8 +61,8 @@ func hold(t *testing.T, role, password string) (release func()) {
 	return func() { _ = conn.Close(context.Background()) }
 }
 
-// The scenario of every case: a role whose rotation cannot be tested. The check says why, and what readers have goes on
-// to log in. Siblings: the place of the login (database, server, pg_hba.conf, TLS), the role (NOLOGIN, VALID UNTIL,
+// The scenario of every case: a role whose rotation cannot be tested. The check says why, and readers' value still logs
+// in. Siblings: the place of the login (database, server, pg_hba.conf, TLS), the role (NOLOGIN, VALID UNTIL,
 // superuser, renamed, another password), the administrator (password, rights, a standby).
 func TestARotationThatCannotBeTestedChangesNothing(t *testing.T) {
 	const current, candidate = "the-value-in-force", "the-candidate-itself"
@@ -112,9 +112,8 @@ func TestARotationThatCannotBeTestedChangesNothing(t *testing.T) {
 	}
 }
 
-// What the server says after it has accepted the password is no reason to keep readers from it, neither before nor
-// after the set: the application itself uses up the role's connections. Siblings: those of the database, and the right
-// to connect.
+// A refusal after the server has accepted the password does not stop a rotation, neither before nor after the set: the
+// application itself may use up the role's connections. Siblings: those of the database, and the right to connect.
 func TestARefusalAfterThePasswordProvesIt(t *testing.T) {
 	for name, c := range map[string]struct{ before, after, database string }{
 		"CONNECTION LIMIT of the role": {before: "ALTER ROLE busy CONNECTION LIMIT 1", database: "postgres"},
@@ -160,7 +159,8 @@ func TestARefusalBeforeThePasswordProvesNothing(t *testing.T) {
 		"too many clients": pgError("53300"), "starting up": pgError("57P03"), "no database": pgError("3D000"),
 		// AuthenticationOk without a proof, and one after a proof that is none.
 		"let in unasked": append([]byte{'R', 0, 0, 0, 8, 0, 0, 0, 0}, pgError("53300")...),
-		"a false proof":  append([]byte("R\x00\x00\x00\x17\x00\x00\x00\x0aSCRAM-SHA-256\x00\x00R\x00\x00\x00\x0c\x00\x00\x00\x0cv=zzR\x00\x00\x00\x08\x00\x00\x00\x00"), pgError("53300")...),
+		"a false proof": append([]byte("R\x00\x00\x00\x17\x00\x00\x00\x0aSCRAM-SHA-256\x00\x00"+
+			"R\x00\x00\x00\x0c\x00\x00\x00\x0cv=zzR\x00\x00\x00\x08\x00\x00\x00\x00"), pgError("53300")...),
 	} {
 		t.Run(name, func(t *testing.T) {
 			address := mustAnswer(t, answer)
@@ -231,7 +231,7 @@ func TestAnUnknownPasswordIsReplacedOnlyByAdoption(t *testing.T) {
 	wantRefusal(t, err, "refused", "never-set")
 }
 
-// A role that still has an MD5 verifier is taken over, and comes out with SCRAM.
+// A role that still has an MD5 verifier is rotated, and has a SCRAM verifier afterwards.
 func TestAnMD5PasswordInForceIsReplaced(t *testing.T) {
 	mustRole(t, "hashed_md5", "x")
 	mustRun(t, "SET password_encryption = md5", "ALTER ROLE hashed_md5 PASSWORD 'password-before'")
@@ -259,8 +259,7 @@ func TestAChangeThatIsNotConfirmedIsTakenBack(t *testing.T) {
 	}
 }
 
-// The login of the test is at a server that has not heard of the new password: the value in force, which logs in there,
-// comes back.
+// The login of the test is at a server without the new password: the value in force, which logs in there, is restored.
 func TestATestThatFailsAfterTheCheckPassedIsTakenBack(t *testing.T) {
 	hba := filepath.Join(standby.DataDir(), "pg_hba.conf")
 	before := []byte(mustRead(t, hba))
@@ -302,8 +301,7 @@ func mustStandby(t *testing.T, sql string) {
 	}
 }
 
-// An attempt that lost its claim while its statement was on the way commits nothing: another worker may have finished
-// the job.
+// An attempt that lost its claim while its statement ran commits nothing: another worker may have finished the job.
 func TestALostClaimCommitsNothing(t *testing.T) {
 	mustRole(t, "fenced", "password-before")
 	spec, targets := "postgres-role role=fenced via="+adminSecret, newTargets(Options{})
@@ -320,7 +318,7 @@ func TestALostClaimCommitsNothing(t *testing.T) {
 	wantLogin(t, "fenced", "password-before", true)
 }
 
-// A Set says that it changed nothing only where that is certain.
+// The error of a Set is ErrUntouched only if it certainly changed nothing.
 func TestASetSaysWhetherTheTargetIsUntouched(t *testing.T) {
 	mustRole(t, "certain", "password-before")
 	spec, c := "postgres-role role=certain via="+adminSecret, change("password-after")
@@ -340,8 +338,8 @@ func TestASetSaysWhetherTheTargetIsUntouched(t *testing.T) {
 		"no such role")
 }
 
-// Of a pair readers keep the role that they have. What would make the next one useless to them is found before its
-// password goes.
+// Of a pair readers keep the role that they have. A next role that could not connect is found before its password is
+// replaced.
 func TestOfAPairTheNextRoleIsLookedAtFirst(t *testing.T) {
 	mustRole(t, "pair_a", "first-a")
 	mustRole(t, "pair_b", "first-b")
@@ -370,7 +368,7 @@ func TestOfAPairTheNextRoleIsLookedAtFirst(t *testing.T) {
 		mustRun(t, strings.Split(statements[1], "; ")...)
 		wantLogin(t, "pair_b", "first-b", true)
 	}
-	// A value in force that is refused is no hindrance, as the other role takes its place.
+	// A value in force that is refused is accepted, as the other role replaces it.
 	wantFound(t, targets, spec, inForce(`{"username":"pair_a","password":"lost"}`), rotation.FoundNeither)
 	_, err := targets.Check(t.Context(), spec, inForce("hunter2"))
 	wantRefusal(t, err, "not a JSON object", "hunter2")
@@ -385,7 +383,7 @@ func TestOfAPairTheNextRoleIsLookedAtFirst(t *testing.T) {
 	wantLogin(t, "pair_a", "first-a", true)
 }
 
-// one is a receiver that has one value, and what came to it: the steps, and whether each was its value.
+// one is a receiver that has one value, and the calls it got: the steps, and whether each had its value.
 type one struct {
 	*receiver
 	value string
@@ -415,7 +413,7 @@ func (o *one) wantSteps(t *testing.T, want ...string) {
 	o.steps = nil
 }
 
-// What a webhook is asked before and after is made of the two steps that it knows.
+// A webhook sees Check and Restore as calls of its two steps, set and test.
 func TestAWebhookIsAskedBeforeAndGivenTheOldValueBack(t *testing.T) {
 	o := newOne(t, "value-old")
 	c := inForce("value-old")

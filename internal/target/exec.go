@@ -20,12 +20,11 @@ import (
 
 const (
 	programPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-	// pipeGrace is how long a program that ended may leave its output open, in the hands of a child.
+	// pipeGrace is how long a child of a program that ended may keep its output open.
 	pipeGrace = time.Second
 )
 
-// checkProgram refuses what a rotation at night would stumble over, and a program that anybody on the machine could
-// replace.
+// checkProgram refuses a program that a later rotation could not run, or that other users of the machine could replace.
 func checkProgram(name string, argv []string) error {
 	if !programName.MatchString(name) {
 		return fmt.Errorf("%q is not a name: lower-case letters, digits, _ and -", name)
@@ -41,8 +40,8 @@ func checkProgram(name string, argv []string) error {
 	return checkFile(name, argv[0])
 }
 
-// checkFile refuses a program that somebody other than root and vaultd's user could replace: by its own mode and owner,
-// by those of every folder on its way, and of every link on it.
+// checkFile refuses a program that a user other than root and vaultd's own could replace: by its own mode and owner,
+// and by those of every folder and link on its path.
 func checkFile(name, path string) error {
 	info, err := os.Stat(path)
 	switch {
@@ -51,7 +50,7 @@ func checkFile(name, path string) error {
 	case !info.Mode().IsRegular() || info.Mode()&0o111 == 0:
 		return fmt.Errorf("%s: %s is not an executable file", name, path)
 	}
-	if err := checkWay(path, maxLinks); err != nil {
+	if err := checkPath(path, maxLinks); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	return nil
@@ -59,13 +58,13 @@ func checkFile(name, path string) error {
 
 const maxLinks = 40 // as many as Linux follows
 
-// checkWay looks at each part of an absolute path, and of those that its links lead to.
-func checkWay(path string, links int) error {
+// checkPath checks each part of an absolute path, and of the paths that its links lead to.
+func checkPath(path string, links int) error {
 	at := "/"
 	parts := strings.Split(strings.Trim(path, "/"), "/")
 	for i, part := range append([]string{""}, parts...) {
 		if part == ".." {
-			return fmt.Errorf("%s: its path has a .. in it", path) // after a link it leads elsewhere than it reads
+			return fmt.Errorf("%s: its path has a .. in it", path) // after a link, .. is the parent of the link's target
 		}
 		at = filepath.Join(at, part)
 		info, err := os.Lstat(at)
@@ -91,12 +90,13 @@ func checkWay(path string, links int) error {
 		if !filepath.IsAbs(to) {
 			to = filepath.Join(filepath.Dir(at), to) // no part of that is a link
 		}
-		return checkWay(filepath.Join(append([]string{to}, parts[i:]...)...), links-1)
+		return checkPath(filepath.Join(append([]string{to}, parts[i:]...)...), links-1)
 	}
 	return nil
 }
 
-// checkOwned: in a folder with the sticky bit (/tmp) only its owner and a file's own may replace that file.
+// checkOwned refuses a file or folder that other users can write. In a folder with the sticky bit (/tmp) only its owner
+// and a file's own may replace that file.
 func checkOwned(path string, info os.FileInfo) error {
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
@@ -109,15 +109,15 @@ func checkOwned(path string, info os.FileInfo) error {
 	case mode&os.ModeSymlink != 0, mode.IsDir() && mode&os.ModeSticky != 0:
 		return nil
 	case mode&0o002 != 0:
-		return fmt.Errorf("%s can be written by everybody", path)
+		return fmt.Errorf("%s can be written by every user", path)
 	case mode&0o020 != 0 && stat.Gid != 0:
 		return fmt.Errorf("%s can be written by its group (%d)", path, stat.Gid)
 	}
 	return nil
 }
 
-// exec runs the program, with the candidate on stdin and nowhere else. What it prints is counted and thrown away: a
-// program that echoes its input, or a shell under set -x, would otherwise put the value into a log.
+// exec runs the program, with the candidate on stdin and nowhere else. Its output is counted and discarded: a program
+// that echoes its input, or a shell under set -x, would otherwise write the value to a log.
 func (t *Targets) exec(ctx context.Context, step string, s Spec, c rotation.Change) error {
 	argv, ok := t.programs[s.program]
 	if !ok {
@@ -147,7 +147,7 @@ func (t *Targets) exec(ctx context.Context, step string, s Spec, c rotation.Chan
 	return outcome(ctx, cmd, err, printed.n.Load())
 }
 
-// outcome goes by the exit code. A child that keeps the output open does not change it.
+// outcome is decided by the exit code. A child that keeps the output open does not change it.
 func outcome(ctx context.Context, cmd *exec.Cmd, err error, printed int64) error {
 	switch {
 	case cmd.ProcessState == nil:

@@ -94,7 +94,7 @@ func TestWhatAProgramPrintsIsOnlyCounted(t *testing.T) {
 	wantRefusal(t, targets.Set(t.Context(), "exec program=program", change("value")), "it printed 5000000 bytes")
 }
 
-// The program hangs, and so does a child of it that took over the output.
+// The program hangs, and so does a child of it that has its output open.
 func TestAProgramThatHangsIsKilledWithItsChildren(t *testing.T) {
 	dir := t.TempDir()
 	targets := mustScript(t, `sleep 600 & echo $! > "$1/child"; echo $$ > "$1/self"; cat > /dev/null; wait`, dir)
@@ -123,7 +123,7 @@ func gone(t *testing.T, pid int) bool {
 	return err != nil || bytes.Contains(stat, []byte(") Z "))
 }
 
-// A daemon that a program starts and that keeps the output open does not hold the rotation up, nor fail it.
+// A daemon that a program starts and that keeps the output open neither delays the rotation nor fails it.
 func TestAChildThatKeepsTheOutputOpenIsNotWaitedFor(t *testing.T) {
 	dir := t.TempDir()
 	targets := mustScript(t, `cat > /dev/null; sleep 600 & echo $! > "$1/child"`, dir)
@@ -173,7 +173,7 @@ func TestProgramsThatWouldFailAtNightAreRefused(t *testing.T) {
 		"no such file":           {"p", []string{"/nowhere/program"}},
 		"is not an executable":   {"p", []string{mustFile("plain", 0o644)}},
 		"not an executable file": {"p", []string{dir}},
-		"written by everybody":   {"p", []string{mustFile("open", 0o757)}},
+		"written by every user":  {"p", []string{mustFile("open", 0o757)}},
 		"zero byte":              {"p", []string{good, "a\x00b"}},
 	} {
 		wantRefusal(t, Check(Options{Programs: map[string][]string{program.name: program.argv}}), says)
@@ -183,11 +183,11 @@ func TestProgramsThatWouldFailAtNightAreRefused(t *testing.T) {
 	}
 }
 
-// The scenario: another user of the machine puts a program of his own where the configured one was. Siblings: the file,
-// each folder on its way, the target of a link, the folders on the way there and of the link itself, groups, owners.
+// The scenario: another user of the machine replaces the configured program. Siblings: the file, each folder on its
+// path, the target of a link, the folders on the path to it and of the link itself, groups, owners.
 func TestAProgramThatOthersCouldReplaceIsRefused(t *testing.T) {
 	for says, spoil := range map[string]func(t *testing.T, root string) (program string){
-		"program can be written by everybody": func(t *testing.T, root string) string {
+		"program can be written by every user": func(t *testing.T, root string) string {
 			return mustMode(t, root,
 				"a/b/program", 0o757)
 		},
@@ -195,11 +195,11 @@ func TestAProgramThatOthersCouldReplaceIsRefused(t *testing.T) {
 			return mustGroup(t, root,
 				"a/b/program", 0o775)
 		},
-		"b can be written by everybody": func(t *testing.T, root string) string {
+		"b can be written by every user": func(t *testing.T, root string) string {
 			return mustMode(t, root, "a/b",
 				0o777)
 		},
-		"a can be written by everybody": func(t *testing.T, root string) string {
+		"a can be written by every user": func(t *testing.T, root string) string {
 			return mustMode(t, root, "a",
 				0o777)
 		},
@@ -207,13 +207,13 @@ func TestAProgramThatOthersCouldReplaceIsRefused(t *testing.T) {
 			return mustGroup(t, root, "a",
 				0o2775)
 		},
-		"other can be written by everybody": func(t *testing.T, root string) string {
+		"other can be written by every user": func(t *testing.T, root string) string {
 			return mustLink(t, root, "a/b/link", root+"/other/program", "other", 0o777)
 		},
-		"links can be written by everybody": func(t *testing.T, root string) string {
+		"links can be written by every user": func(t *testing.T, root string) string {
 			return mustLink(t, root, "links/link", root+"/a/b/program", "links", 0o777)
 		},
-		"loose can be written by everybody": func(t *testing.T, root string) string {
+		"loose can be written by every user": func(t *testing.T, root string) string {
 			return mustLink(t, root, "a/b/link", "../../loose/program", "loose", 0o777)
 		},
 		"its path has a .. in it": func(t *testing.T, root string) string { return root + "/a/../a/b/program" },
@@ -233,7 +233,7 @@ func TestAProgramThatOthersCouldReplaceIsRefused(t *testing.T) {
 			}
 			program := spoil(t, root)
 			if says == "too many links" {
-				wantRefusal(t, checkWay(program, maxLinks), says)
+				wantRefusal(t, checkPath(program, maxLinks), says)
 				return
 			}
 			wantRefusal(t, Check(Options{Programs: map[string][]string{"p": {program}}}), says)

@@ -12,14 +12,14 @@ import (
 	"syscall"
 )
 
-// hosts are the places that one setting of vaultd's configuration names. Names and addresses are compared by what they
-// mean: case, a trailing dot, the spellings of an IPv6 address and IPv4-mapped addresses make no difference.
+// hosts are the hosts and ports that one setting of vaultd's configuration lists. They are compared in canonical form:
+// case, a trailing dot, the spellings of an IPv6 address and IPv4-mapped addresses make no difference.
 type hosts struct {
 	setting string
-	listed  map[string]bool // what place returns
+	listed  map[string]bool // as place returns them
 }
 
-// newHosts takes what checkHosts has accepted.
+// newHosts reads a list that Check has accepted.
 func newHosts(setting, defaultPort string, list []string) hosts {
 	h := hosts{setting: setting, listed: map[string]bool{}}
 	for _, text := range list {
@@ -58,8 +58,8 @@ func readFolder(text string) (string, error) {
 	return at, nil
 }
 
-// place is the one form of a host and its port, false if the port is none. Two texts of the same place have the same
-// form; a number such as 2130706433 or 0x7f.1, which only some resolvers take for an address, is a name.
+// place is the canonical form of a host and its port, false if the port is invalid. A number such as 2130706433 or
+// 0x7f.1, which only some resolvers take for an address, is a name.
 func place(host, port, defaultPort string) (string, bool) {
 	if port == "" {
 		port = defaultPort
@@ -77,7 +77,7 @@ func place(host, port, defaultPort string) (string, bool) {
 	return net.JoinHostPort(host, strconv.FormatUint(n, 10)), host != ""
 }
 
-// allow refuses a place that is not listed, before any name is looked up.
+// allow refuses a host that is not listed, before any name is resolved.
 func (h hosts) allow(at string) error {
 	if h.listed[at] {
 		return nil
@@ -85,8 +85,8 @@ func (h hosts) allow(at string) error {
 	return fmt.Errorf("%q is not among %s in vaultd's configuration", at, h.setting)
 }
 
-// dial connects to what allow has let through, and looks at the address that the name led to: an address of this
-// machine is reached only if it is listed as such, as local servers trust whom they hear from there.
+// dial connects to a host that allow has accepted, and checks the address that the name resolved to: an address of this
+// machine is reached only if it is listed itself, since local servers trust local connections.
 func (h hosts) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	d := net.Dialer{Control: func(_, address string, _ syscall.RawConn) error { return h.allowDialled(address) }}
 	if network == "unix" {
@@ -115,8 +115,7 @@ func (h hosts) allowDialled(address string) error {
 		h.setting)
 }
 
-// isOwn: this machine answers at the address, or only machines on the same wire do (the metadata of a cloud's
-// instance).
+// isOwn reports whether the address is this machine's, or is link-local (the metadata service of a cloud's instance).
 func isOwn(address netip.Addr) (bool, error) {
 	if address.IsLoopback() || address.IsUnspecified() || address.IsLinkLocalUnicast() {
 		return true, nil

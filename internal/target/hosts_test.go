@@ -12,7 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// What is listed and what a rotator names are compared as addresses: the table has the spellings of each. A number that
+// Listed hosts and the hosts of a rotator are compared as addresses: the table has the spellings of each. A number that
 // only some resolvers take for an address is a name, and is not listed by it.
 func TestHostsAreComparedByWhatTheyMean(t *testing.T) {
 	for _, c := range []struct {
@@ -99,7 +99,7 @@ func TestPlacesOfPostgresAreListedToo(t *testing.T) {
 			t.Errorf("%q listed, %q named: got allowed %v, want %v", c.listed, c.named, allowed, c.want)
 		}
 	}
-	// What is compared must be what is opened.
+	// The folder that is compared must be the one that is opened.
 	for _, named := range []string{
 		"postgres://u@/d?host=/var/run/../run/postgresql", "postgres://u@/d?host=/var/run/postgresql/",
 		"postgres://u@/d?host=//var/run", "postgres://u@/d?host=@abstract",
@@ -121,8 +121,8 @@ func TestPlacesOfPostgresAreListedToo(t *testing.T) {
 	}
 }
 
-// The scenario: a listed name leads to this machine, where the local PostgreSQL trusts what comes. Each of its
-// addresses, by whatever name, is reached only if that address is listed.
+// The scenario: a listed name resolves to this machine, where the local PostgreSQL trusts local connections. Each of
+// its addresses, by every name, is reached only if that address is listed.
 func TestANameThatLeadsToThisMachineIsNotFollowed(t *testing.T) {
 	own := []string{"127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1", "0.0.0.0", "::", "169.254.169.254", "fe80::1"}
 	interfaces, err := net.InterfaceAddrs()
@@ -169,7 +169,7 @@ func TestANameThatLeadsToThisMachineIsNotFollowed(t *testing.T) {
 	}
 }
 
-// Plain http is for this machine alone, wherever the name "localhost" leads.
+// Plain http is for this machine only, also if the name "localhost" resolves to another.
 func TestPlainHTTPStaysOnThisMachine(t *testing.T) {
 	for _, text := range []string{"http://hooks.example/", "http://0.0.0.0/", "http://localhost.example/",
 		"http://[::]/", "http://2130706433/", "http://127.1/"} {
@@ -189,7 +189,7 @@ func TestPlainHTTPStaysOnThisMachine(t *testing.T) {
 	}
 }
 
-// remote is a connection to somewhere else.
+// remote is a connection to another machine.
 type remote struct {
 	net.Conn
 	to net.Addr
@@ -197,7 +197,7 @@ type remote struct {
 
 func (r remote) RemoteAddr() net.Addr { return r.to }
 
-// The scenario: a connection string, which is a secret's value, has vaultd read and present files that vaultd can read.
+// The scenario: a connection string, which is a secret's value, makes vaultd read and present files that it can read.
 func TestAConnectionStringNamesNoFile(t *testing.T) {
 	for _, setting := range fileSettings {
 		for _, prefix := range []string{"postgres://admin:" + url.PathEscape(adminPassword) + "@db.example/d?",
@@ -217,7 +217,7 @@ func TestAConnectionStringNamesNoFile(t *testing.T) {
 	}
 }
 
-// Every setting that pgx reads as a file comes from vaultd's configuration, whatever its environment says.
+// Every setting that pgx reads as a file comes from vaultd's configuration, not from its environment.
 func TestVaultdsOwnFilesAreNotUsedForATarget(t *testing.T) {
 	for _, name := range []string{"PGSSLCERT", "PGSSLKEY", "PGSSLROOTCERT", "PGPASSFILE", "PGSERVICEFILE"} {
 		t.Setenv(name, "/nowhere/at/all")
@@ -234,8 +234,8 @@ func TestVaultdsOwnFilesAreNotUsedForATarget(t *testing.T) {
 	wantRefusal(t, Check(Options{PostgresCA: "/etc/hostname"}), "postgres_ca")
 }
 
-// Whatever a connection string says: it is refused without repeating it, or its places have one form each, and pgx
-// opens no file for it and connects to nothing but them.
+// Every connection string is refused without repeating it, or its hosts have one form each, and pgx opens no file for
+// it and connects to no other host.
 func FuzzConnectionStringsNameListedPlacesOnly(f *testing.F) {
 	for _, text := range []string{
 		"postgres://u:p@h:1,[::1],127.0.0.1/d?sslmode=require", "postgres://u@/d?host=/var/run/postgresql&port=5433",

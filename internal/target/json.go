@@ -22,7 +22,7 @@ func appendJSON(to, text []byte) []byte {
 	return append(to, '"')
 }
 
-// jsonRoom is the most that appendJSON makes of a text, so that a buffer can be made that never moves.
+// jsonRoom is the most bytes that appendJSON needs for a text, so that a buffer is never copied to grow.
 func jsonRoom(text []byte) int { return 2 + 6*len(text) }
 
 func isText(value []byte) bool { return utf8.Valid(value) }

@@ -23,7 +23,7 @@ const (
 )
 
 // node is the target of every postgres-role test: logins over its socket are checked by SCRAM, the superuser's are not.
-// standby follows it, and lets everybody in.
+// standby replicates it, and trusts every login.
 var node, standby *localpg.Node // set once by TestMain, before any test runs
 
 func TestMain(m *testing.M) {
@@ -74,7 +74,8 @@ func openTarget(dir string) (*localpg.Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	hba := "local all postgres trust\nlocal all trusted trust\nlocal all cleartext password\nlocal all hashed_md5 md5\nlocal all all scram-sha-256\n"
+	hba := "local all postgres trust\nlocal all trusted trust\nlocal all cleartext password\nlocal all hashed_md5 md5\n" +
+		"local all all scram-sha-256\n"
 	if err := os.WriteFile(filepath.Join(c.Primary().DataDir(), "pg_hba.conf"), []byte(hba), 0o600); err != nil {
 		return nil, err
 	}

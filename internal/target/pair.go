@@ -12,7 +12,7 @@ import (
 )
 
 // shapePassword makes the value of a role's secret. Of a pair, the role that the value in force does not name gets the
-// next password; other fields of that value (a host, a database) are carried over.
+// next password; other fields of that value (a host, a database) are kept.
 func (s Spec) shapePassword(current, generated []byte) ([]byte, error) {
 	if err := checkPassword(generated); err != nil {
 		return nil, err
@@ -59,13 +59,13 @@ func (s Spec) next(c rotation.Change) (string, error) {
 	return s.other(inForce.user), nil
 }
 
-// unknownOwner: whose password the value in force is cannot be known, and altering that role would end its login.
+// unknownOwner is the error for a value in force that names no role: altering the role in use would end its login.
 func (s Spec) unknownOwner(err error) error {
 	return fmt.Errorf(`the value in force %w; put {"username":%q,"password":"..."} with what is in use now`,
 		err, s.roles[0])
 }
 
-// appendLogin makes the JSON in one buffer of its own, which never moves.
+// appendLogin writes the JSON into one buffer that never grows, so that no copy of the password is left.
 func appendLogin(user string, password []byte, others map[string]json.RawMessage) []byte {
 	room := len(`{"username":,"password":}`) + jsonRoom([]byte(user)) + jsonRoom(password)
 	for name, raw := range others {
@@ -84,7 +84,7 @@ func appendLogin(user string, password []byte, others map[string]json.RawMessage
 	return append(value, '}')
 }
 
-// login is what a pair's value says.
+// login is a pair's value.
 type login struct {
 	user     string
 	password []byte
@@ -111,7 +111,7 @@ func readLogin(value []byte) (login, error) {
 	return l, nil
 }
 
-// takeApart says who logs in with a candidate, and by which password. The caller wipes the password.
+// takeApart returns the role and the password of a candidate. The caller wipes the password.
 func (s Spec) takeApart(candidate []byte) (role string, password []byte, err error) {
 	if !s.isPair() {
 		return s.roles[0], bytes.Clone(candidate), checkPassword(candidate)

@@ -14,8 +14,8 @@ import (
 	"github.com/hyperiondb/vault/internal/rotation"
 )
 
-// idleLimit ends a session whose client fell silent in its transaction. A worker that is stopped between looking at the
-// clock and sending ALTER ROLE finds its session gone when it wakes, however late.
+// idleLimit is the time after which the server ends a session that is idle in its transaction. A worker that is
+// suspended between reading the clock and sending ALTER ROLE then has no session left when it continues.
 const idleLimit = 5 * time.Second
 
 // postgresRole does one step at a role, or at a pair of them.
@@ -35,7 +35,7 @@ func (t *Targets) postgresRole(ctx context.Context, step string, s Spec, c rotat
 	return 0, t.restoreRole(ctx, admin, s, c)
 }
 
-// administrator reads what via= opens, once there is something to use it for.
+// administrator reads the connection string in the secret of via=, after the candidate was checked.
 func (t *Targets) administrator(ctx context.Context, s Spec, c rotation.Change) (server, error) {
 	if c.Candidate != nil {
 		_, password, err := s.takeApart(c.Candidate)
@@ -59,7 +59,7 @@ func (t *Targets) administrator(ctx context.Context, s Spec, c rotation.Change) 
 	return admin, nil
 }
 
-// checkRole looks at the role that Set would alter, and logs in with the value in force.
+// checkRole checks the role that Set would alter, and logs in with the value in force.
 func (t *Targets) checkRole(ctx context.Context, admin server, s Spec, c rotation.Change) (rotation.Found, error) {
 	role, err := s.next(c)
 	if err != nil {
@@ -72,7 +72,7 @@ func (t *Targets) checkRole(ctx context.Context, admin server, s Spec, c rotatio
 	defer closing(ctx, conn)
 	at, _, err := s.loginAt(primary)
 	if err == nil {
-		err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error { return s.lookAt(ctx, tx, role, at.database) })
+		err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error { return s.checkCatalog(ctx, tx, role, at.database) })
 	}
 	if err != nil {
 		return 0, fmt.Errorf("role %q: %w", role, primary.explain(err, false))
@@ -88,7 +88,7 @@ func (t *Targets) checkRole(ctx context.Context, admin server, s Spec, c rotatio
 	})
 }
 
-func (s Spec) lookAt(ctx context.Context, tx pgx.Tx, role, database string) error {
+func (s Spec) checkCatalog(ctx context.Context, tx pgx.Tx, role, database string) error {
 	if err := limitSession(ctx, tx, idleLimit); err != nil {
 		return err
 	}
@@ -98,8 +98,8 @@ func (s Spec) lookAt(ctx context.Context, tx pgx.Tx, role, database string) erro
 	return checkConnects(ctx, tx, role, database)
 }
 
-// checkPair asks whether readers can log in where the next role is to be tested. The password of that role is not
-// known, and one in force that is refused is no hindrance: the pair moves on to the other role.
+// checkPair logs in with the value in force where the next role will be tested; the password of the next role is not
+// known. A value in force that is refused is accepted here: the rotation gives readers the other role.
 func (t *Targets) checkPair(ctx context.Context, primary server, s Spec, c rotation.Change) (rotation.Found, error) {
 	if c.Current == nil {
 		return rotation.FoundNeither, nil
@@ -119,9 +119,9 @@ func (t *Targets) checkPair(ctx context.Context, primary server, s Spec, c rotat
 	return rotation.FoundCurrent, nil
 }
 
-// proves logs in with a password that readers have, or that an earlier attempt has set. A server that takes the
-// password and then refuses the session for another reason has proven it; only a database that is not there says that
-// login= is wrong. MD5 is good enough for what is about to be replaced.
+// proves logs in with a password that readers have, or that an earlier attempt has set. A server that accepts the
+// password and then refuses the session for another reason has proven it, except for a missing database, which means
+// that login= is wrong. MD5 is accepted for a password that will be replaced.
 func (t *Targets) proves(ctx context.Context, primary server, s Spec, role string, password []byte) error {
 	err := t.logIn(ctx, primary, s, role, password, scramOrMD5)
 	var r *refusal
@@ -145,7 +145,7 @@ func (t *Targets) setRole(ctx context.Context, admin server, s Spec, c rotation.
 	role, password, err := s.takeApart(c.Candidate)
 	defer clear(password)
 	if err == nil && s.isPair() && inUse(role, c) {
-		err = fmt.Errorf("role %q is the one in use: somebody changed the value since this rotation began", role)
+		err = fmt.Errorf("role %q is the one in use: the value was changed after this rotation began", role)
 	}
 	if err != nil {
 		return untouched{err}
@@ -159,9 +159,9 @@ func inUse(role string, c rotation.Change) bool {
 	return err == nil && inForce.user == role && !bytes.Equal(c.Current, c.Candidate)
 }
 
-// testRole proves the candidate. The one role was let in before with the value in force, so that it now has no
-// connection left, or no right to connect, is no reason to keep its new password from readers. Of a pair the next role
-// has not been seen to log in, and readers have one that does: here the login has to succeed.
+// testRole proves the candidate. A single role logged in before with the value in force, so if it now has no connection
+// left, or no right to connect, readers still get its new password. Of a pair the next role has not logged in yet, and
+// readers have one that works: here the login has to succeed.
 func (t *Targets) testRole(ctx context.Context, admin server, s Spec, c rotation.Change) error {
 	role, password, err := s.takeApart(c.Candidate)
 	defer clear(password)
@@ -183,7 +183,7 @@ func (t *Targets) testRole(ctx context.Context, admin server, s Spec, c rotation
 	return err
 }
 
-// restoreRole gives the role the password again that readers have. Of a pair theirs was not touched.
+// restoreRole sets the password that readers have again. Of a pair the role of readers was not changed.
 func (t *Targets) restoreRole(ctx context.Context, admin server, s Spec, c rotation.Change) error {
 	if s.isPair() {
 		return nil
@@ -194,7 +194,7 @@ func (t *Targets) restoreRole(ctx context.Context, admin server, s Spec, c rotat
 	return t.alterRole(ctx, admin, s.roles[0], c.Current, c)
 }
 
-// loginAt is where Test logs in, and which of several servers there will do.
+// loginAt returns the server at which Test logs in, and a condition on it if there are several.
 func (s Spec) loginAt(admin server) (server, pgconn.ValidateConnectFunc, error) {
 	if s.login == "" {
 		return admin, isPrimary, nil // a standby may not know the new password yet
@@ -206,8 +206,8 @@ func (s Spec) loginAt(admin server) (server, pgconn.ValidateConnectFunc, error) 
 	return at, nil, nil
 }
 
-// logIn proves that the password works, and by SCRAM only where it is new: a server that lets everybody in proves
-// nothing, and one that asks for the password itself is not told.
+// logIn proves that the password works, a new one by SCRAM only: a server that trusts every login proves nothing, and
+// one that asks for the password itself does not get it.
 func (t *Targets) logIn(ctx context.Context, admin server, s Spec, role string, password []byte, methods string) error {
 	at, validate, err := s.loginAt(admin)
 	if err != nil {
@@ -220,14 +220,14 @@ func (t *Targets) logIn(ctx context.Context, admin server, s Spec, role string, 
 		return nil
 	}
 	if strings.Contains(err.Error(), "authentication method requirement") {
-		return fmt.Errorf("logging in as %q: %w: pg_hba.conf must ask this login for scram-sha-256; login= names another way in", role, err)
+		return fmt.Errorf("logging in as %q: %w: pg_hba.conf must ask this login for scram-sha-256; "+
+			"login= names another server for it", role, err)
 	}
 	return fmt.Errorf("logging in as %q: %w", role, err)
 }
 
-// alterRole gives the role its password, in one short transaction. Its commit is the commit point of Set, and of
-// Restore: the claim is asked for when the change is made and not yet committed, so that no other attempt can alter the
-// role in between.
+// alterRole sets the role's password in one short transaction. Its commit is the commit point of Set, and of Restore:
+// the claim is checked after the change and before the commit, so that no other attempt can alter the role in between.
 func (t *Targets) alterRole(ctx context.Context, admin server, role string, password []byte, c rotation.Change) error {
 	verifier, err := newVerifier(password)
 	if err != nil {
@@ -240,7 +240,7 @@ func (t *Targets) alterRole(ctx context.Context, admin server, role string, pass
 	defer closing(ctx, conn)
 	tx, err := conn.Begin(ctx)
 	if err == nil {
-		defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // nothing, after a commit
+		defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // has no effect after a commit
 		err = prepareAlter(ctx, tx, role, verifier, c)
 	}
 	if err != nil {
@@ -283,16 +283,15 @@ func (s server) aboutAltering(role string, err error) error {
 	}
 	var refused *pgconn.PgError
 	if errors.As(err, &refused) && refused.Code == "42501" {
-		return fmt.Errorf("altering role %q: %w; the administrator needs CREATEROLE and, from PostgreSQL 16, ADMIN OPTION on the role",
-			role, s.explain(err, false))
+		return fmt.Errorf("altering role %q: %w; the administrator needs CREATEROLE and, from PostgreSQL 16, "+
+			"ADMIN OPTION on the role", role, s.explain(err, false))
 	}
 	return fmt.Errorf("altering role %q: %w", role, s.explain(err, false))
 }
 
-// limitSession bounds the transaction on the server's side, and takes it away from what the target's database has in
-// its search_path: its owner may have put operators there for an administrator to run. With remote_apply the change is
-// where the vault's own writes are: on every synchronous standby; with asynchronous commit it could be lost after we
-// were told that it was done.
+// limitSession bounds the transaction on the server's side, and replaces the search_path of the target's database,
+// whose owner may have put operators there for an administrator to run. With remote_apply the commit waits for every
+// synchronous standby, as the vault's own writes do; with asynchronous commit a confirmed change could be lost.
 func limitSession(ctx context.Context, tx pgx.Tx, limit time.Duration) error {
 	_, err := tx.Exec(ctx, `SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true),
 		pg_catalog.set_config('idle_in_transaction_session_timeout', $1, true),
@@ -301,9 +300,9 @@ func limitSession(ctx context.Context, tx pgx.Tx, limit time.Duration) error {
 	return err
 }
 
-// checkAlterable refuses the roles that nobody means: a superuser's login is not to hang on a rotation, and an
-// administrator who changes his own password locks the next attempt out, as the connection string still has the old
-// one. A role whose password has expired cannot log in with any: PostgreSQL answers as for a wrong one.
+// checkAlterable refuses roles that must not rotate: a superuser, and the administrator's own role, whose new password
+// would lock the next attempt out, since the connection string still has the old one. A role whose password has expired
+// cannot log in with any: PostgreSQL answers as for a wrong one.
 func checkAlterable(ctx context.Context, tx pgx.Tx, role string) error {
 	var super, login, self, expired bool
 	var until string
@@ -317,7 +316,8 @@ func checkAlterable(ctx context.Context, tx pgx.Tx, role string) error {
 	case err != nil:
 		return err
 	case self:
-		return errors.New("it is the role that the administrator's connection logs in as; the next attempt would be locked out")
+		return errors.New("it is the role that the administrator's connection logs in as; " +
+			"the next attempt would be locked out")
 	case super:
 		return errors.New("it is a superuser")
 	case !login:
@@ -333,7 +333,8 @@ func checkConnects(ctx context.Context, tx pgx.Tx, role, database string) error 
 	var may bool
 	var limit int
 	err := tx.QueryRow(ctx, `SELECT r.rolconnlimit, coalesce((
-		SELECT pg_catalog.has_database_privilege(r.oid, d.oid, 'CONNECT') FROM pg_catalog.pg_database d WHERE d.datname = $2), true)
+		SELECT pg_catalog.has_database_privilege(r.oid, d.oid, 'CONNECT')
+		FROM pg_catalog.pg_database d WHERE d.datname = $2), true)
 		FROM pg_catalog.pg_roles r WHERE r.rolname = $1`, role, database).Scan(&limit, &may)
 	switch {
 	case err != nil:
@@ -346,7 +347,7 @@ func checkConnects(ctx context.Context, tx pgx.Tx, role, database string) error 
 	return nil
 }
 
-// inTime looks at both clocks: the monotonic one stands still while a machine is suspended.
+// inTime checks the deadline by the wall clock as well: the monotonic one stops while a machine is suspended.
 func inTime(ctx context.Context) error {
 	if deadline, ok := ctx.Deadline(); ok && !time.Now().Round(0).Before(deadline.Round(0)) {
 		return context.DeadlineExceeded

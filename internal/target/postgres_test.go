@@ -23,7 +23,8 @@ import (
 
 const adminPassword = "the administrator's own"
 
-// prepareTarget makes the administrators: one with CREATEROLE, who owns what the tests make, and one without rights.
+// prepareTarget makes the administrators: one with CREATEROLE, which owns the roles of the tests, and one without
+// rights.
 func prepareTarget(ctx context.Context, n *localpg.Node) error {
 	conn, err := pgx.Connect(ctx, n.URL("postgres", "postgres"))
 	if err != nil {
@@ -31,7 +32,8 @@ func prepareTarget(ctx context.Context, n *localpg.Node) error {
 	}
 	defer conn.Close(ctx)
 	quoted := strings.ReplaceAll(adminPassword, "'", "''")
-	_, err = conn.PgConn().Exec(ctx, `SET log_statement = none; SET log_min_duration_statement = -1; SELECT pg_reload_conf();
+	_, err = conn.PgConn().Exec(ctx, `SET log_statement = none; SET log_min_duration_statement = -1;
+		SELECT pg_reload_conf();
 		CREATE ROLE admin LOGIN CREATEROLE PASSWORD '`+quoted+`'; CREATE ROLE powerless LOGIN PASSWORD '`+quoted+`';
 		CREATE ROLE root2 LOGIN SUPERUSER`).ReadAll()
 	return err
@@ -157,7 +159,7 @@ func TestWhatAPairsValueSaysBesidesIsKept(t *testing.T) {
 	if !json.Valid([]byte(got)) {
 		t.Errorf("%s is not JSON", got)
 	}
-	// The pair was renamed: whoever is in use is none of it.
+	// The pair was renamed: the role in use is not one of it.
 	if got := mustShape(t, targets, spec, `{"username":"elsewhere","password":"x"}`,
 		"pw"); got != `{"username":"a","password":"pw"}` {
 		t.Errorf("got %s, want the first of the pair", got)
@@ -215,7 +217,7 @@ func TestSetMayBeRepeated(t *testing.T) {
 	wantLogin(t, "again", "password-after", true)
 }
 
-// The attempt before altered the role, and its answer was lost: the next one ends in the same place.
+// The attempt before altered the role, and its reply was lost: the next one ends in the same state.
 func TestASetWhoseAnswerWasLostIsDoneAgain(t *testing.T) {
 	mustRole(t, "lost", "password-before")
 	spec, c := "postgres-role role=lost via="+adminSecret, change("password-after")
@@ -235,8 +237,8 @@ func TestASetWhoseAnswerWasLostIsDoneAgain(t *testing.T) {
 	wantLogin(t, "lost", "password-before", false)
 }
 
-// mustCutAfter listens on a socket in a folder of its own and passes on what it gets to the target; of the answers, the
-// one that holds the mark is dropped, with the connection.
+// mustCutAfter listens on a socket in a folder of its own and forwards to the target. It drops the answer that holds
+// the mark, and the connection with it.
 func mustCutAfter(t *testing.T, mark []byte) (folder string) {
 	t.Helper()
 	folder, err := os.MkdirTemp("", "cut")
@@ -330,11 +332,11 @@ func TestWhatCannotBeSetIsExplainedWithoutSecrets(t *testing.T) {
 func TestARoleOfAPairThatCameIntoUseIsLeftAlone(t *testing.T) {
 	mustRole(t, "app_a", "first-a")
 	spec, c := "postgres-role roles=app_a,app_b via="+adminSecret, change(`{"username":"app_a","password":"next"}`)
-	c.Current = []byte(`{"username":"app_a","password":"first-a"}`) // somebody rolled back while the job was open
+	c.Current = []byte(`{"username":"app_a","password":"first-a"}`) // rolled back while the job was open
 	wantRefusal(t, newTargets(Options{}).Set(t.Context(), spec, c), "is the one in use", "next", "first-a")
 	wantLogin(t, "app_a", "first-a", true)
 
-	c.Current = c.Candidate // completed, and the answer of that was lost
+	c.Current = c.Candidate // completed, and the reply was lost
 	mustSet(t, newTargets(Options{}), spec, c)
 	c.Candidate = []byte(`{"username":"app_z","password":"next"}`)
 	wantRefusal(t, newTargets(Options{}).Set(t.Context(), spec, c), "no longer names", "next")
@@ -351,10 +353,11 @@ func TestALoginThatIsNotCheckedProvesNothing(t *testing.T) {
 	}
 }
 
-// An administrator as docs/ROTATORS.md grants it, for a role that somebody else made.
+// An administrator as docs/ROTATORS.md grants it, for a role that another one made.
 func TestAnAdministratorNeedsNoMoreThanItSays(t *testing.T) {
 	mustRole(t, "theirs", "password-before")
-	mustDo(t, "RESET SESSION AUTHORIZATION; CREATE ROLE second LOGIN CREATEROLE PASSWORD '"+strings.ReplaceAll(adminPassword, "'", "''")+"'")
+	mustDo(t, "RESET SESSION AUTHORIZATION; CREATE ROLE second LOGIN CREATEROLE PASSWORD '"+
+		strings.ReplaceAll(adminPassword, "'", "''")+"'")
 	t.Cleanup(func() { mustDo(t, "RESET SESSION AUTHORIZATION; DROP ROLE second") })
 	targets := newTargets(Options{Open: secrets{adminSecret: adminURL("second", adminPassword)}.open})
 	spec, c := "postgres-role role=theirs via="+adminSecret, change("password-after")
@@ -376,7 +379,7 @@ func TestOfSeveralHostsThePrimaryIsFound(t *testing.T) {
 	}
 	wantRefusal(t, at(standby.SocketDir()).Set(t.Context(), spec, c), "standby", string(c.Candidate))
 	mustSet(t, at(standby.SocketDir()+","+node.SocketDir()), spec, c)
-	// The standby would let anybody in.
+	// The standby trusts every login.
 	wantRefusal(t, at(standby.SocketDir()+","+node.SocketDir()).Test(t.Context(), spec, change("another")),
 		"password authentication failed", "another")
 	mustTest(t, at("/nowhere,"+node.SocketDir()), spec, c)
@@ -393,7 +396,7 @@ func TestTheLoginMayBeElsewhere(t *testing.T) {
 	wantRefusal(t, newTargets(Options{}).Test(t.Context(), away, c), "no such file", string(c.Candidate))
 }
 
-// What vaultd's environment says about its own database must not reach a host that a secret names.
+// vaultd's PostgreSQL environment must not reach a host that a secret names.
 func TestTheEnvironmentIsNotUsedForATarget(t *testing.T) {
 	mustRole(t, "app", "password-before")
 	t.Setenv("PGPASSWORD", adminPassword)
@@ -447,7 +450,7 @@ func TestTheTargetsLogHoldsNoPassword(t *testing.T) {
 	}
 }
 
-// A worker that is stopped in its transaction finds the session gone when it wakes.
+// A worker that is suspended in its transaction has no session left when it continues.
 func TestASessionThatFallsSilentIsEndedByTheServer(t *testing.T) {
 	conn, err := pgx.Connect(t.Context(), adminURL("admin", adminPassword))
 	if err != nil {
@@ -487,7 +490,7 @@ func TestAnAttemptThatWakesLateChangesNothing(t *testing.T) {
 	}
 }
 
-// A server that takes the connection and says nothing.
+// A server that accepts the connection and sends nothing.
 func TestAHangingServerEndsWithTheDeadline(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

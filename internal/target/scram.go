@@ -11,14 +11,14 @@ import (
 )
 
 const (
-	// scramIterations is PostgreSQL's default and RFC 7677's least. More of them protect a password that people made up;
-	// ours are random, and each login pays for them.
+	// scramIterations is PostgreSQL's default and RFC 7677's least. More of them protect a password that a person chose;
+	// generated ones are random, and each login would take longer.
 	scramIterations = 4096
 	scramSalt       = 16 // bytes, as PostgreSQL's own
 )
 
 // checkPassword refuses what SASLprep (RFC 4013) could change or forbid: a client that prepares and one that does not
-// would then prove different passwords. Printable ASCII stands for itself.
+// would then prove different passwords. It leaves printable ASCII unchanged.
 func checkPassword(password []byte) error {
 	if len(password) == 0 {
 		return errors.New("the password is empty")
@@ -31,8 +31,8 @@ func checkPassword(password []byte) error {
 	return nil
 }
 
-// scramVerifier is what PostgreSQL keeps of a password: enough to check a login, of no use to make one. Sending it
-// instead of the password keeps the password out of the statement and so out of every log on the way.
+// scramVerifier is what PostgreSQL stores of a password: it checks a login, but cannot make one. Sending it instead of
+// the password keeps the password out of the statement and so out of every log.
 //
 //	SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>
 //

@@ -24,28 +24,28 @@ const (
 	postgresPort   = "5432"
 )
 
-// server is where a target's PostgreSQL is and who logs in.
+// server is the address of a target's PostgreSQL and the login there.
 type server struct {
 	hosts, ports   []string
 	database       string
 	user, password string
 	mode           string // sslmode, "" = not chosen
-	found          string // the address at which the primary was found; "" = look hosts up
+	found          string // the address at which the primary was found; "" = resolve hosts
 }
 
 var errServerURL = errors.New("is not of the form postgres://USER:PASSWORD@HOST[:PORT]/DATABASE[?sslmode=...] " +
 	"(a socket: postgres://USER@/DATABASE?host=/FOLDER)")
 
-// fileSettings are the settings of libpq and of pgx that name a file of this machine, or what opens one. A connection
-// string is a secret's value, so its author would have vaultd read, and present, any file that vaultd can read.
+// fileSettings are the settings of libpq and of pgx that name a file of this machine, or open one. A connection string
+// is a secret's value, so with them its author could make vaultd read, and present, any file that vaultd can read.
 var fileSettings = []string{
 	"sslrootcert", "sslcert", "sslkey", "sslpassword", "sslcrl", "sslcrldir", "sslkeylogfile", "passfile", "service",
 	"servicefile", "krbsrvname", "gsslib", "oauth_ca_file",
 }
 
-// parseServer reads a connection string out of a secret or a spec. Only a URL that says everything itself is accepted,
-// as libpq's rules would fill what it leaves out from vaultd's own environment: its password would go to whoever the
-// URL names. The error repeats nothing of the text.
+// parseServer reads a connection string of a secret or a spec. Only a complete URL is accepted: libpq's rules would
+// take missing parts from vaultd's own environment and send its password to the server that the URL names. The error
+// repeats nothing of the text.
 func parseServer(text string) (server, error) {
 	text, hosts := cutHosts(text)
 	u, err := url.Parse(text)
@@ -74,7 +74,7 @@ func parseServer(text string) (server, error) {
 	return s, nil
 }
 
-// cutHosts takes the hosts out of a URL: a list of them is libpq's own invention, which net/url cannot read.
+// cutHosts takes the hosts out of a URL: net/url cannot read libpq's lists of hosts.
 func cutHosts(text string) (without, hosts string) {
 	scheme, rest, _ := strings.Cut(text, "://")
 	end := strings.IndexAny(rest, "/?#")
@@ -99,7 +99,7 @@ func (s *server) readHosts(list, inQuery, portInQuery string) bool {
 			return false
 		}
 		if strings.HasPrefix(host, "/") && filepath.Clean(host) != host {
-			return false // what is compared is what is opened
+			return false // the folder that is compared with the list must be the one that is opened
 		}
 		s.hosts, s.ports = append(s.hosts, host), append(s.ports, port)
 	}
@@ -113,7 +113,7 @@ func cutPort(address string) (host, port string) {
 	return strings.Trim(address, "[]"), ""
 }
 
-// sslmode is verify-full to another machine unless the URL chooses: libpq's default can be talked down to nothing.
+// sslmode is verify-full to another machine unless the URL chooses: with libpq's default a server can refuse TLS.
 func (s server) sslmode() string {
 	if s.mode != "" {
 		return s.mode
@@ -132,7 +132,7 @@ type postgres struct {
 	ca    string // a file of certificates that verify servers, "" = the system's
 }
 
-// config says every setting that libpq's environment could say otherwise.
+// config sets every setting that libpq's environment could set otherwise.
 func (p postgres) config(s server) (*pgx.ConnConfig, error) {
 	var text strings.Builder
 	quote := strings.NewReplacer(`\`, `\\`, `'`, `\'`)
@@ -155,7 +155,7 @@ func (p postgres) config(s server) (*pgx.ConnConfig, error) {
 		return nil, errors.New("sslmode, or postgres_ca in vaultd's configuration, is not usable")
 	}
 	c.RuntimeParams = map[string]string{"application_name": "hyperiondb-vault"}
-	c.DefaultQueryExecMode = pgx.QueryExecModeExec // nothing prepared: the session may be a pooler's
+	c.DefaultQueryExecMode = pgx.QueryExecModeExec // no prepared statements: the server may be a connection pooler
 	c.DialFunc = p.hosts.dial
 	if s.found != "" {
 		c.LookupFunc = func(context.Context, string) ([]string, error) { return []string{s.found}, nil }
@@ -193,8 +193,8 @@ func (p postgres) connect(ctx context.Context, s server, methods string,
 	return conn, nil
 }
 
-// primary connects to the one of the hosts that takes writes, and returns where it is: of a name with many addresses
-// the same server is to be asked again.
+// primary connects to the one of the hosts that takes writes, and returns its address: if a name has many addresses,
+// later connections must reach the same server.
 func (p postgres) primary(ctx context.Context, s server) (*pgx.Conn, server, error) {
 	var why error
 	for i := range s.hosts {
@@ -217,7 +217,7 @@ func oneLine(err error) error {
 	return errors.New(strings.NewReplacer("\n", "; ", "\r", " ").Replace(err.Error()))
 }
 
-// isPrimary calls by the full name: a database's owner may have put a function of that name into its search_path.
+// isPrimary qualifies the function: a database's owner may have put one of that name into its search_path.
 func isPrimary(ctx context.Context, conn *pgconn.PgConn) error {
 	results, err := conn.Exec(ctx, "SELECT pg_catalog.pg_is_in_recovery()").ReadAll()
 	if err != nil {
@@ -232,7 +232,7 @@ func isPrimary(ctx context.Context, conn *pgconn.PgConn) error {
 var errStandby = errors.New("the server is a standby")
 
 // witness follows a login: the server has accepted the password once pgx has read its answer to a proof. A refusal
-// after that (too many connections, no such database, no right to connect) says nothing against the password.
+// after that (too many connections, no such database, no right to connect) does not concern the password.
 type witness struct{ proven, accepted bool }
 
 func (w *witness) frontend(r io.Reader, to io.Writer) *pgproto3.Frontend {
@@ -242,8 +242,7 @@ func (w *witness) frontend(r io.Reader, to io.Writer) *pgproto3.Frontend {
 	return f
 }
 
-// Write gets a line for each message that pgx sends or has taken in: who sent it, its name, and what else is not looked
-// at.
+// Write gets a line for each message that pgx sends or has received. It reads the sender and the name only.
 func (w *witness) Write(line []byte) (int, error) {
 	switch {
 	case w.accepted:
@@ -256,7 +255,7 @@ func (w *witness) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// refusal is a login that was not let in. Code is the server's, "" if the reason is another.
+// refusal is a login that failed. Code is the server's, "" if the server gave none.
 type refusal struct {
 	text   string
 	code   string
@@ -265,8 +264,8 @@ type refusal struct {
 
 func (r *refusal) Error() string { return r.text }
 
-// explain keeps what helps and nothing of the connection string but the address. A server is not trusted with what it
-// says: one that repeats the password it was given is cut short.
+// explain keeps the reason, and nothing of the connection string but the address. A server's text is not trusted: it is
+// cut to 200 bytes, and the password in it is replaced.
 func (s server) explain(err error, accepted bool) *refusal {
 	r := &refusal{text: err.Error()}
 	var refused *pgconn.PgError
@@ -285,14 +284,14 @@ func (s server) explain(err error, accepted bool) *refusal {
 	return r
 }
 
-// closing does not wait for a server that is gone.
+// closing closes a connection, within a second if the server is gone.
 func closing(ctx context.Context, conn *pgx.Conn) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	_ = conn.Close(ctx) // the outcome was decided before
 }
 
-// checkCA reads the file as it will be read for each connection, so that a new one needs no restart.
+// checkCA reads the file once. Each connection reads it again, so a new file needs no restart.
 func checkCA(path string) error {
 	if path == "" {
 		return nil

@@ -16,7 +16,7 @@ import (
 	"github.com/hyperiondb/vault/internal/rotation"
 )
 
-// The kinds of target, as they stand at the front of a spec.
+// The kinds of target, as they begin a spec.
 const (
 	kindPostgresRole = "postgres-role"
 	kindWebhook      = "webhook"
@@ -26,9 +26,9 @@ const (
 const (
 	defaultTimeout = 10 * time.Second
 	minTimeout     = time.Second
-	maxTimeout     = 25 * time.Second // for each step: both fit into the minute that the worker gives an attempt
+	maxTimeout     = 25 * time.Second // for each step; the worker gives an attempt 90 s
 	maxSpec        = 2048             // bytes
-	maxRole        = 63               // bytes; PostgreSQL cuts longer names off, and would alter somebody else
+	maxRole        = 63               // bytes; PostgreSQL cuts longer names off, and would alter another role
 )
 
 // Spec says which target a secret has. It is small and comparable; the zero Spec is none. Get one from Parse.
@@ -62,8 +62,8 @@ func Parse(text string) (Spec, error) {
 	return s, nil
 }
 
-// parseStored takes the canonical form only. The database has looked for the secrets that a spec opens in that form,
-// and somebody who calls it by hand must not hide one behind white space that it does not know.
+// parseStored accepts the canonical form only. In that form the database finds the secrets that a spec opens; a session
+// that calls its functions directly must not hide one behind white space that the database does not split at.
 func parseStored(text string) (Spec, error) {
 	s, err := Parse(text)
 	if err == nil && s.String() != text {
@@ -106,7 +106,7 @@ func parse(text string) (Spec, error) {
 	return s, nil
 }
 
-// form is what a kind looks like: a usage line, out of which the keys are read.
+// form is the usage line of a kind, from which its keys are read.
 type form string
 
 var keyInForm = regexp.MustCompile(`([a-z]+)=`)
@@ -258,12 +258,13 @@ func checkProgramName(name string) error {
 		return errors.New("program= is missing: a name under [exec_rotators] in vaultd's configuration")
 	}
 	if !programName.MatchString(name) {
-		return errors.New("program= is a name under [exec_rotators] in vaultd's configuration: lower-case letters, digits, _ and -; not a path")
+		return errors.New("program= is a name under [exec_rotators] in vaultd's configuration: " +
+			"lower-case letters, digits, _ and -; not a path")
 	}
 	return nil
 }
 
-// checkURL keeps values off the network in the clear.
+// checkURL refuses a URL to which a value would be sent unencrypted over the network.
 func checkURL(text string) error {
 	if text == "" {
 		return errors.New("url= is missing")
@@ -290,7 +291,7 @@ func isLoopback(host string) bool {
 }
 
 // String is the canonical form: Parse(s.String()) == s. Words are separated by one space and hold none, and key and via
-// come as key=NAME and via=NAME, so that the database too can tell which secret is opened.
+// come as key=NAME and via=NAME, so that the database too can find the secret that is opened.
 func (s Spec) String() string {
 	words := []string{s.kind}
 	add := func(key, value string) {
@@ -320,8 +321,8 @@ func (s Spec) String() string {
 // Opens names the other secret that this rotator reads, or is "".
 func (s Spec) Opens() string { return s.via + s.key } // each kind has one of them at most
 
-// ReplacesUnknown says that a rotation goes on where the target has a value that the vault does not. Of a pair the role
-// that readers use is not touched.
+// ReplacesUnknown reports whether a rotation replaces a value at the target that the vault does not have. Of a pair the
+// role that readers use is not changed.
 func (s Spec) ReplacesUnknown() bool { return s.adopt || s.isPair() }
 
 func (s Spec) isPair() bool { return s.roles[1] != "" }

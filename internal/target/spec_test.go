@@ -22,10 +22,12 @@ func TestSpecsAreReadAndWrittenInOneForm(t *testing.T) {
 		"webhook key=k url=http://127.0.0.1:8080/":                                "webhook url=http://127.0.0.1:8080/ key=k",
 		"webhook url=http://[::1]:8080 key=k":                                     "",
 		"exec program=reload-billing timeout=25s":                                 "",
-		"exec adopt=yes program=reload-billing timeout=25s":                       "exec program=reload-billing adopt=yes timeout=25s",
-		"webhook adopt=yes url=https://h key=k":                                   "webhook url=https://h key=k adopt=yes",
-		"postgres-role role=app adopt=yes via=a login=postgres://h/d":             "postgres-role role=app via=a login=postgres://h/d adopt=yes",
-		"exec program=reload-billing timeout=2500ms":                              "exec program=reload-billing timeout=2.5s",
+		"exec adopt=yes program=reload-billing timeout=25s": "exec program=reload-billing " +
+			"adopt=yes timeout=25s",
+		"webhook adopt=yes url=https://h key=k": "webhook url=https://h key=k adopt=yes",
+		"postgres-role role=app adopt=yes via=a login=postgres://h/d": "postgres-role role=app via=a " +
+			"login=postgres://h/d adopt=yes",
+		"exec program=reload-billing timeout=2500ms": "exec program=reload-billing timeout=2.5s",
 	} {
 		spec, err := Parse(text)
 		if err != nil {
@@ -147,7 +149,7 @@ func TestBadSpecsReachNothing(t *testing.T) {
 	wantRefusal(t, targets.Test(t.Context(), "nonsense", rotation.Change{}), "unknown kind")
 }
 
-// What is stored has passed the database's look for the secrets it opens, which knows one form.
+// The database has checked which secret a stored spec opens, in the canonical form only.
 func TestOnlyTheCanonicalFormIsCarriedOut(t *testing.T) {
 	for _, spec := range []string{
 		"postgres-role via=" + adminSecret + " role=app", "postgres-role role=app\u2003via=" + adminSecret,

@@ -12,16 +12,16 @@ import (
 	"github.com/hyperiondb/vault/internal/rotation"
 )
 
-// settleTime is what a call has, after its deadline, to end by itself.
+// settleTime is how long a call may take, after its deadline, to end by itself.
 const settleTime = 2 * time.Second
 
-// The steps that reach out, as receivers and programs are told.
+// The steps that receivers and programs see.
 const (
 	stepSet  = "set"
 	stepTest = "test"
 )
 
-// The others: what receivers and programs get are tests and sets of the value in force.
+// The other steps: receivers and programs see them as tests and sets of the value in force.
 const (
 	stepCheck   = "check"
 	stepRestore = "restore"
@@ -45,7 +45,7 @@ type Options struct {
 	Log     *slog.Logger
 }
 
-// Targets does what rotators say. It holds no connection between calls.
+// Targets makes the changes of rotators. It holds no connection between calls.
 type Targets struct {
 	open     func(ctx context.Context, name string) ([]byte, error)
 	programs map[string][]string
@@ -64,7 +64,7 @@ func New(o Options) *Targets {
 	}
 }
 
-// Check refuses a configuration that New is not made for; the error names the host or program.
+// Check refuses invalid options before New; the error names the host or program.
 func Check(o Options) error {
 	for _, list := range []struct {
 		setting, port string
@@ -96,7 +96,7 @@ func (t *Targets) Shape(spec string, current, generated []byte) ([]byte, error) 
 	return s.shapePassword(current, generated)
 }
 
-// Check uses the value in force, and where it is not accepted the candidate, at the target.
+// Check tries the value in force at the target, and if it is not accepted the candidate.
 func (t *Targets) Check(ctx context.Context, spec string, c rotation.Change) (rotation.Found, error) {
 	return t.step(ctx, stepCheck, spec, c)
 }
@@ -130,13 +130,13 @@ func (t *Targets) step(ctx context.Context, step, spec string, c rotation.Change
 	do, ok := map[string]doer{kindPostgresRole: t.postgresRole, kindWebhook: called(t.webhook),
 		kindExec: called(t.exec)}[s.kind]
 	if !ok {
-		panic("target: a spec of a kind that nothing does was parsed")
+		panic("target: a spec of a kind without an implementation was parsed")
 	}
 	limit := s.timeout
 	if step == stepCheck || step == stepRestore {
 		limit *= 2 // two uses of the target, at most
 	}
-	// Given back by the call, not shared with it: one that is left behind may still write its own.
+	// A channel and not a shared variable: a call that could not be stopped may still write its result.
 	results := make(chan rotation.Found, 1)
 	err = bounded(ctx, limit, c, func(ctx context.Context, c rotation.Change) error {
 		found, err := do(ctx, step, s, c)
@@ -152,7 +152,7 @@ func (t *Targets) step(ctx context.Context, step, spec string, c rotation.Change
 // doer does one step at a target of its kind.
 type doer func(ctx context.Context, step string, s Spec, c rotation.Change) (rotation.Found, error)
 
-// called makes the steps of a target that is only called: all that it knows is set and test, with a value.
+// called makes the steps of a target that has only two calls, set and test, each with a value.
 func called(call func(ctx context.Context, step string, s Spec, c rotation.Change) error) doer {
 	return func(ctx context.Context, step string, s Spec, c rotation.Change) (rotation.Found, error) {
 		switch step {
@@ -180,7 +180,7 @@ func called(call func(ctx context.Context, step string, s Spec, c rotation.Chang
 	}
 }
 
-// with is the change as a receiver is told it, for one of its two values.
+// with is the change as a receiver sees it, for one of its two values.
 func with(c rotation.Change, value []byte) rotation.Change {
 	if bytes.Equal(value, c.Current) {
 		c.Version--
@@ -189,8 +189,8 @@ func with(c rotation.Change, value []byte) rotation.Change {
 	return c
 }
 
-// accepted asks which value the target accepts: the one in force or, after an attempt that ended between set and
-// finish, the candidate. A target that accepts neither has one that the vault does not know, and an application may be
+// accepted finds which value the target accepts: the one in force or, after an attempt that ended between set and
+// finish, the candidate. A target that accepts neither has one that the vault does not have, and an application may be
 // using it.
 func (s Spec) accepted(c rotation.Change, use func(value []byte) error) (rotation.Found, error) {
 	why := error(notAccepted{errors.New("there is no value in force")})
@@ -229,8 +229,8 @@ type untouched struct{ error }
 
 func (u untouched) Unwrap() []error { return []error{u.error, rotation.ErrUntouched} }
 
-// bounded runs f until the timeout, in a goroutine of its own and on copies of the values: if it cannot be stopped (a
-// disk that hangs, a server that asks for a billion hash rounds) it is left behind, and the worker goes on.
+// bounded runs f until the timeout, in its own goroutine and on copies of the values: if it cannot be stopped (a disk
+// that hangs, a server that asks for a billion hash rounds) bounded returns without it, and the worker continues.
 func bounded(ctx context.Context, timeout time.Duration, c rotation.Change,
 	f func(context.Context, rotation.Change) error) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
@@ -266,7 +266,7 @@ func recovered(f func() error) (err error) {
 	return f()
 }
 
-// late says it plainly when the reason is the deadline, whichever library noticed.
+// late adds that the deadline has passed, since the libraries word it differently.
 func late(ctx context.Context, err error) error {
 	if err == nil || !errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return err

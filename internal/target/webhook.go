@@ -29,7 +29,7 @@ const (
 	contentType = "application/json"
 )
 
-// hooks calls the hosts that vaultd's configuration names, directly: no proxy out of the environment sees a value.
+// hooks calls the hosts that vaultd's configuration lists, directly: no proxy of the environment gets a value.
 type hooks struct {
 	hosts  hosts
 	client *http.Client
@@ -45,7 +45,7 @@ func newHooks(list []string, roots *x509.CertPool) *hooks {
 
 type dialer func(ctx context.Context, network, address string) (net.Conn, error)
 
-// loopbackOnly is for plain http: the name localhost may lead elsewhere.
+// loopbackOnly is for plain http: the name localhost may resolve to another machine.
 func loopbackOnly(dial dialer) dialer {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := dial(ctx, network, address)
@@ -62,7 +62,7 @@ func loopbackOnly(dial dialer) dialer {
 
 func newHookClient(roots *x509.CertPool, dial dialer) *http.Client {
 	return &http.Client{
-		// An answer 3xx is an error: whoever answers would choose who gets the value.
+		// An answer 3xx is an error: a receiver must not choose another one for the value.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &http.Transport{
 			DialContext: dial, DisableKeepAlives: true, DisableCompression: true, MaxResponseHeaderBytes: maxAnswer,
@@ -71,13 +71,13 @@ func newHookClient(roots *x509.CertPool, dial dialer) *http.Client {
 	}
 }
 
-// placeOf is where a URL leads, in the form that hosts compares.
+// placeOf is the host and port of a URL, in the form that hosts compares.
 func placeOf(u *url.URL) (string, bool) {
 	return place(u.Hostname(), u.Port(), map[string]string{"http": "80", "https": hookPort}[u.Scheme])
 }
 
-// webhook is one signed call. What it promises the receiver: the same Idempotency-Key means the same candidate and
-// step, and the signature covers the whole body and the time.
+// webhook makes one signed call. The same Idempotency-Key means the same candidate and step, and the signature covers
+// the whole body and the time.
 func (t *Targets) webhook(ctx context.Context, step string, s Spec, c rotation.Change) error {
 	body := hookBody(step, c)
 	defer clear(body)
@@ -91,8 +91,7 @@ func (t *Targets) webhook(ctx context.Context, step string, s Spec, c rotation.C
 	if err := t.hooks.call(request); err != nil {
 		return err
 	}
-	// An answer that crosses the deadline says nothing: a receiver that gives up when the connection closes may send a
-	// 200.
+	// An answer after the deadline does not count: a receiver that gives up when the connection closes may send a 200.
 	return inTime(ctx)
 }
 
@@ -151,7 +150,8 @@ func (h *hooks) call(request *http.Request) error {
 	return notAccepted{fmt.Errorf("%s answered %d", request.URL.Host, answer.StatusCode)}
 }
 
-// hookBody makes the JSON in one buffer of its own, which never moves. Names of secrets need no escaping.
+// hookBody writes the JSON into one buffer that never grows, so that no copy of the value is left. Names of secrets
+// need no escaping.
 func hookBody(step string, c rotation.Change) []byte {
 	value, encoding := c.Candidate, "utf8"
 	if !isText(value) {
@@ -174,10 +174,10 @@ func signature(key []byte, at time.Time, body []byte) string {
 	return "t=" + t + ",v1=" + hex.EncodeToString(mac.Sum(nil))
 }
 
-// onceKey is the same for every attempt of one job's set with the candidate, until it was tested in vain: then the
-// target was given the value in force again, so that the candidate has to be set anew. It depends on the candidate as
-// well, because after a failover that lost the last transactions another job can get the same number: a receiver must
-// not take it for done. A test is about the time it is made at, and has a key for each attempt.
+// onceKey is the same for every attempt of one job to set the candidate, until a test fails: then the value in force is
+// set again, and the candidate has to be set anew. It depends on the candidate as well, because after a failover that
+// lost the last transactions another job can get the same number, and a receiver must not take it for done. A test has
+// a key for each attempt, since its result depends on the time.
 func onceKey(key []byte, step string, c rotation.Change) string {
 	mac := hmac.New(sha256.New, key)
 	fmt.Fprintf(mac, "idempotency\n%s\n%d\n%d\n%s\n", c.Secret, c.Version, c.Job, step)
@@ -188,7 +188,7 @@ func onceKey(key []byte, step string, c rotation.Change) string {
 	return hex.EncodeToString(mac.Sum(nil)[:16])
 }
 
-// goesOn: the call does what an earlier attempt may have finished.
+// goesOn reports whether an earlier attempt may have made the same call.
 func goesOn(step string, c rotation.Change) bool {
 	return step == stepSet && (c.Attempt == 1 || c.Found == rotation.FoundCandidate) && !bytes.Equal(c.Candidate,
 		c.Current)

@@ -25,7 +25,7 @@ import (
 	"github.com/hyperiondb/vault/internal/rotation"
 )
 
-// receiver is a webhook over TLS that checks what comes as docs/ROTATORS.md tells its author to.
+// receiver is a webhook over TLS that checks calls as docs/ROTATORS.md describes.
 type receiver struct {
 	*httptest.Server
 	mu   sync.Mutex
@@ -227,7 +227,7 @@ func TestAHostIsComparedWithItsPort(t *testing.T) {
 		"https://hooks.example.com:8443/": "hooks.example.com:8443",
 	} {
 		targets := newTargets(Options{WebhookHosts: []string{allowed}, Open: secrets{}.open})
-		// As far as the key, which is not there: past the host's check.
+		// It fails at the key, which does not exist: the check of the host has passed.
 		wantRefusal(t, targets.Set(t.Context(), "webhook url="+url+" key=k", change("value")), "does not exist")
 	}
 	for _, bad := range []string{"", "https://h", "h/path", "u@h", "*.example.com", "h:port", "a b", "h,i", "h?x", "h#x"} {
@@ -336,7 +336,7 @@ func TestAPanicAndAHangOfATargetAreItsErrors(t *testing.T) {
 	release := make(chan struct{})
 	ended := make(chan string)
 	err := bounded(t.Context(), 10*time.Millisecond, change(candidate), func(_ context.Context, c rotation.Change) error {
-		<-release // deaf to its context
+		<-release // it ignores its context
 		ended <- string(c.Candidate)
 		return nil
 	})

@@ -18,7 +18,7 @@ type NewTokenRequest struct {
 	ExpiresAt *time.Time // nil = never
 }
 
-// CreateToken makes a token and stores its fingerprint. The token exists nowhere else than in what is returned.
+// CreateToken makes a token and stores its fingerprint. Only the returned value has the token itself.
 func (v *Vault) CreateToken(ctx context.Context, r NewTokenRequest) (Token, db.TokenRow, error) {
 	if err := v.canWrite(r.Change); err != nil {
 		return Token{}, db.TokenRow{}, err
@@ -28,7 +28,7 @@ func (v *Vault) CreateToken(ctx context.Context, r NewTokenRequest) (Token, db.T
 	return token, row, err
 }
 
-// CreateTokenAsOwner makes a token without another one: the first, or the way back when all are lost. It takes the
+// CreateTokenAsOwner makes a token without another one: the first, or one to recover when all are lost. It requires the
 // owner of the schema.
 func (v *Vault) CreateTokenAsOwner(ctx context.Context, r NewTokenRequest) (Token, db.TokenRow, error) {
 	if r.Scope != "" {
@@ -51,7 +51,7 @@ func (v *Vault) Tokens(ctx context.Context, c Change) ([]db.TokenRow, error) {
 	return v.writer.Tokens(ctx, c.credential())
 }
 
-// OwnToken proves a token and returns what the database knows of it.
+// OwnToken proves a token and returns its row.
 func (v *Vault) OwnToken(ctx context.Context, c Change) (db.TokenRow, error) {
 	if err := v.canWrite(c); err != nil {
 		return db.TokenRow{}, err

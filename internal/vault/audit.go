@@ -11,7 +11,7 @@ import (
 	"github.com/hyperiondb/vault/internal/db"
 )
 
-// ShipReads puts what a spool holds on the primary's audit log, each record once.
+// ShipReads writes the records of a spool to the primary's audit log, each once.
 func (v *Vault) ShipReads(ctx context.Context, s db.ShippedReads) (db.SpoolPosition, error) {
 	if v.writer == nil {
 		return db.SpoolPosition{}, fmt.Errorf("%w: no primary is configured", ErrUnavailable)
@@ -19,7 +19,8 @@ func (v *Vault) ShipReads(ctx context.Context, s db.ShippedReads) (db.SpoolPosit
 	return v.writer.ShipReads(ctx, s)
 }
 
-// RecordRead puts a read by somebody at a terminal on the primary's audit log. It is called before the value is shown.
+// RecordRead writes a read by an operator at a terminal to the primary's audit log. It is called before the value is
+// shown.
 func (v *Vault) RecordRead(ctx context.Context, e audit.Event) error {
 	if v.writer == nil {
 		return fmt.Errorf("%w: no primary is configured", ErrUnavailable)
@@ -28,15 +29,16 @@ func (v *Vault) RecordRead(ctx context.Context, e audit.Event) error {
 		Outcome: string(e.Outcome), Request: uuid.New(), Detail: e.Detail})
 }
 
-// GraceReport says who has presented the versions in grace since some time; of one secret, or of those under a prefix.
+// GraceReport lists the clients that presented versions in grace since a time; of one secret, or of those under a
+// prefix.
 func (v *Vault) GraceReport(ctx context.Context, name string, exact bool, since time.Time) ([]db.GraceUse, error) {
 	return v.reader.GraceReport(ctx, name, exact, since)
 }
 
-// NodeName is what the local node calls itself; "" if it does not.
+// NodeName is the configured name of the local node; "" if it has none.
 func (v *Vault) NodeName(ctx context.Context) (string, error) { return v.reader.NodeName(ctx) }
 
-// AuditedGet is how [Vault.Get] ended, for the record.
+// AuditedGet is the audit event of a [Vault.Get] that succeeded.
 func AuditedGet(name string, s *Secret) audit.Event {
 	e := audit.Event{Action: audit.Read, Secret: name, Version: s.Version, Outcome: audit.OK}
 	if s.ExpiresAt != nil {
@@ -45,7 +47,7 @@ func AuditedGet(name string, s *Secret) audit.Event {
 	return e
 }
 
-// AuditedVerify is how [Vault.Verify] ended, for the record. What did not match is an answer too.
+// AuditedVerify is the audit event of a [Vault.Verify] that succeeded, with or without a match.
 func AuditedVerify(name string, d Verdict) audit.Event {
 	e := audit.Event{Action: audit.Verify, Secret: name, Version: d.Version, Outcome: audit.OK,
 		Detail: map[string]any{"valid": d.Valid}}

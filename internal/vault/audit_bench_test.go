@@ -123,7 +123,8 @@ func BenchmarkVerifyAudit(b *testing.B) {
 	const rows = 200_000
 	s := newSealing(b, vaulttest.New(b))
 	s.store.MustExec(b, fmt.Sprintf(`DO $$ BEGIN FOR i IN 1..%d LOOP
-		INSERT INTO vault.audit_log (actor, action, secret, client, detail) SELECT 'client:10.0.0.1', 'read', 'app/x', '10.0.0.1', '{"boot": "x", "seq": 1}' FROM generate_series(1, 1000);
+		INSERT INTO vault.audit_log (actor, action, secret, client, detail)
+		SELECT 'client:10.0.0.1', 'read', 'app/x', '10.0.0.1', '{"boot": "x", "seq": 1}' FROM generate_series(1, 1000);
 		COMMIT; END LOOP; END $$`, rows/1000))
 	began := time.Now()
 	s.seal()

@@ -29,7 +29,7 @@ func (v *Vault) AuditValues(ctx context.Context, column db.AuditColumn, prefixes
 	return v.reader.AuditValues(ctx, column, prefixes, limit)
 }
 
-// SecretUses lists secrets with what the log says of them, without any value.
+// SecretUses lists secrets with their use according to the audit log, without any value.
 func (v *Vault) SecretUses(ctx context.Context, q db.ListQuery) ([]db.SecretUse, error) {
 	return v.reader.SecretUses(ctx, q)
 }

@@ -15,8 +15,8 @@ func (v *Vault) PrepareAuditPrune(ctx context.Context, c Change) error {
 	return v.writer.PrepareAudit(ctx, c.credential(), c.requestID())
 }
 
-// PruneAudit drops rows of a past month that are sealed and were exported. ErrConflict if there are others than were
-// exported. It takes an admin token without a scope.
+// PruneAudit drops rows of a past month that are sealed and were exported. ErrConflict if the rows are not those that
+// were exported. It takes an admin token without a scope.
 func (v *Vault) PruneAudit(ctx context.Context, c Change, p db.AuditPruning) (db.Pruned, error) {
 	if err := v.canWrite(c); err != nil {
 		return db.Pruned{}, err

@@ -21,8 +21,8 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// A dump restored into a new cluster, where transaction ids begin anew below those of the rows it brings: the old rows
-// fit their seals, those that were not sealed yet are sealed there, and so are the new ones, however their ids lie.
+// A dump is restored into a new cluster, where transaction ids begin anew below those of its rows. The old rows fit
+// their seals, those that were not sealed yet are sealed there, and so are the new ones, in any order of ids.
 func TestSealsSurviveARestore(t *testing.T) {
 	s := newSealing(t, vaulttest.New(t))
 	s.write(5)
@@ -40,7 +40,7 @@ func TestSealsSurviveARestore(t *testing.T) {
 	if report := restored.mustVerify(seal.Options{}); report.Seals != before.Seals || report.Unsealed != before.Unsealed {
 		t.Errorf("got %+v, want %+v", report, before)
 	}
-	restored.write(4) // before anybody seals
+	restored.write(4) // before a sealer runs
 	if n := restored.seal(); n != 3+4 {
 		t.Errorf("%d rows were sealed, want 7", n)
 	}
@@ -51,9 +51,10 @@ func TestSealsSurviveARestore(t *testing.T) {
 		t.Errorf("got %+v", report)
 	}
 
-	// Back where it came from: that system's windows go on from where they ended.
+	// Restored into its first cluster: that system's windows continue after their last.
 	restored.store.MustExec(t, unlock,
-		`INSERT INTO vault.audit_log (system_id, tx, actor, action) SELECT system_id, to_tx, 'token:late', 'put' FROM vault.audit_seals ORDER BY id LIMIT 1`)
+		`INSERT INTO vault.audit_log (system_id, tx, actor, action) SELECT system_id, to_tx, 'token:late', 'put'
+			FROM vault.audit_seals ORDER BY id LIMIT 1`)
 	_, err := restored.verify(seal.Options{})
 	wantFault(t, "a row slipped into the old system's windows", err, "was not there when its time was sealed")
 }
@@ -116,8 +117,8 @@ func mustRun(t *testing.T, input []byte, program string, args ...string) []byte 
 	return out.Bytes()
 }
 
-// Months, and rows of one action, go when they are sealed and exported; the rest is verified as before, and a prune
-// that did not happen this way is found.
+// Months, and rows of one action, can be dropped when they are sealed and exported; the rest is verified as before, and
+// rows dropped in another way are found.
 func TestPrune(t *testing.T) {
 	s := newSealing(t, vaulttest.New(t))
 	as := vault.Change{Token: vaulttest.AdminToken(t)}
@@ -163,7 +164,7 @@ func TestPrune(t *testing.T) {
 	s.seal()
 	january.LastSeal = last(1)
 
-	// Reads of February go, the puts stay where they are in their seal.
+	// Reads of February are dropped, the puts keep their places in their seal.
 	february := db.AuditPruning{Month: month(2), Action: "read", Rows: 3, LastSeal: last(2)}
 	for e, err := range s.auditor.AuditSource(month(2)).Entries(t.Context(), nil) {
 		must(t, err)
@@ -177,7 +178,8 @@ func TestPrune(t *testing.T) {
 	}
 	must(t, prune(february))
 	if got := s.store.MustQuery(t,
-		`SELECT string_agg(action, ' ' ORDER BY id) FROM vault.audit_log WHERE at < '2021-01-01' AND at >= '2020-02-01'`); got != "put put put" {
+		`SELECT string_agg(action, ' ' ORDER BY id) FROM vault.audit_log WHERE at < '2021-01-01'
+			AND at >= '2020-02-01'`); got != "put put put" {
 		t.Errorf("February has %q", got)
 	}
 	s.seal()
@@ -205,8 +207,10 @@ func TestPrune(t *testing.T) {
 	s.store.MustExec(t, unlock, `ALTER TABLE vault.audit_leaves DISABLE TRIGGER ALL`)
 	for _, test := range []struct{ what, sql, undo, words string }{
 		{"a leaf hash changed", `UPDATE vault.audit_leaves SET leaves = overlay(leaves PLACING '\x00' FROM 20)`, ``, "seal "},
-		{"a prune that nobody made", `INSERT INTO vault.audit_prunes SELECT 99, '2020-02-01', NULL, 3, last_seal, exported_sha256, now(), pruned_by FROM vault.audit_prunes WHERE id = 1;
-			DELETE FROM vault.audit_log WHERE at >= '2020-02-01' AND at < '2020-03-01'`, ``, `prune 99 of 2020-02 has no row "audit.prune" in the log`},
+		{"a forged prune", `INSERT INTO vault.audit_prunes SELECT 99, '2020-02-01', NULL, 3, last_seal, exported_sha256,
+			now(), pruned_by FROM vault.audit_prunes WHERE id = 1;
+			DELETE FROM vault.audit_log WHERE at >= '2020-02-01' AND at < '2020-03-01'`, ``,
+			`prune 99 of 2020-02 has no row "audit.prune" in the log`},
 	} {
 		_, err := s.verify(seal.Options{})
 		must(t, err)

@@ -22,7 +22,7 @@ var (
 	_ seal.Source = (*AuditSource)(nil)
 )
 
-// IsPrimary reports whether the local node is the primary; an old one that came back is none (ErrFenced).
+// IsPrimary reports whether the local node is the primary; for an old primary that came back it is ErrFenced.
 func (v *Vault) IsPrimary(ctx context.Context) (bool, error) { return v.reader.IsPrimary(ctx) }
 
 // ClusterID is the vault's id, which every copy of it has.
@@ -75,7 +75,7 @@ func (v *Vault) SealsAfter(ctx context.Context, id int64, limit int) ([]seal.Sea
 func sealOf(s db.AuditSeal) seal.Seal {
 	x := seal.Seal{ID: s.ID, SystemID: s.SystemID, Month: s.Month.UTC(), FromTx: s.FromTx, ToTx: s.ToTx, Rows: s.Rows,
 		FirstID: s.FirstID, LastID: s.LastID, KeyID: s.KeyID, Signature: s.Signature, SealedAt: s.SealedAt, Marks: s.Marks}
-	copy(x.Root[:], s.Root) // lengths are the table's to check; what is short does not fit its hash
+	copy(x.Root[:], s.Root) // the table checks lengths; one that is too short does not fit its hash
 	copy(x.Previous[:], s.Previous)
 	copy(x.Hash[:], s.Hash)
 	return x
@@ -120,7 +120,7 @@ func (s *AuditSource) Cluster(ctx context.Context) (uuid.UUID, error) {
 	return config.ClusterID, err
 }
 
-// Prunes are what was dropped.
+// Prunes are the records of dropped rows.
 func (s *AuditSource) Prunes(ctx context.Context) ([]seal.Prune, error) {
 	rows, err := s.reader.AuditPrunes(ctx)
 	prunes := make([]seal.Prune, len(rows))
@@ -133,7 +133,7 @@ func (s *AuditSource) Prunes(ctx context.Context) ([]seal.Prune, error) {
 
 const auditPage = 5000
 
-// Seals are all seals, whichever month they are of.
+// Seals are the seals of all months.
 func (s *AuditSource) Seals(ctx context.Context) iter.Seq2[seal.Seal, error] {
 	return func(yield func(seal.Seal, error) bool) {
 		var after int64
@@ -246,7 +246,7 @@ func leavesOf(s db.AuditSeal) ([]seal.Leaf, error) {
 	return all, nil
 }
 
-// PackLeaf is how a leaf hash is kept in place of its row.
+// PackLeaf appends the packed leaf hash that is kept in place of its row.
 func PackLeaf(to []byte, r *seal.Row) ([]byte, error) {
 	leaf, err := r.Leaf()
 	to = binary.BigEndian.AppendUint64(to, r.Tx)
@@ -254,7 +254,7 @@ func PackLeaf(to []byte, r *seal.Row) ([]byte, error) {
 	return append(to, leaf[:]...), err
 }
 
-// pages reads one page after another, each behind the last item of the one before.
+// pages reads one page after another, each after the last item of the one before.
 type pages[T any] struct {
 	read func(last *T) ([]T, error)
 	page []T

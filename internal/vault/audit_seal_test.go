@@ -16,7 +16,7 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// sealing is a vault with its sealer, and an auditor who verifies.
+// sealing is a vault with its sealer, and an auditor that verifies.
 type sealing struct {
 	t       testing.TB
 	store   *vaulttest.Store
@@ -55,7 +55,8 @@ func (s *sealing) write(n int) {
 	s.t.Helper()
 	for range n {
 		s.store.MustExec(s.t, `INSERT INTO vault.audit_log (actor, action, secret, version, client, request_id, detail)
-			VALUES ('token:root', 'put', 'app/x', 1, '10.0.0.1', gen_random_uuid(), '{"b": 1.50, "a": "<é>", "c": [true, null]}')`)
+			VALUES ('token:root', 'put', 'app/x', 1, '10.0.0.1', gen_random_uuid(),
+			'{"b": 1.50, "a": "<é>", "c": [true, null]}')`)
 	}
 }
 
@@ -104,10 +105,11 @@ func (s *sealing) mustInt(sql string) int64 {
 	return n
 }
 
-// unlock lets the superuser at the log: what he can always do.
-const unlock = `ALTER TABLE vault.audit_log DISABLE TRIGGER ALL; ALTER TABLE vault.audit_seals DISABLE TRIGGER ALL; ALTER TABLE vault.audit_prunes DISABLE TRIGGER ALL`
+// unlock disables the log's triggers, as a superuser always can.
+const unlock = `ALTER TABLE vault.audit_log DISABLE TRIGGER ALL; ALTER TABLE vault.audit_seals DISABLE TRIGGER ALL;
+	ALTER TABLE vault.audit_prunes DISABLE TRIGGER ALL`
 
-// Everything a superuser may do to the sealed log is found and named.
+// Every change that a superuser can make to the sealed log is found and named.
 func TestTamperingIsFound(t *testing.T) {
 	s := newSealing(t, vaulttest.New(t))
 	s.write(3)
@@ -132,8 +134,10 @@ func TestTamperingIsFound(t *testing.T) {
 	}
 	s.mustVerify(seal.Options{Copies: copies})
 	s.store.MustExec(t, unlock,
-		`CREATE TABLE public.log AS SELECT * FROM vault.audit_log; CREATE TABLE public.seals AS SELECT * FROM vault.audit_seals`)
-	heal := `DELETE FROM vault.audit_log; INSERT INTO vault.audit_log SELECT * FROM public.log; DELETE FROM vault.audit_seals; INSERT INTO vault.audit_seals SELECT * FROM public.seals`
+		`CREATE TABLE public.log AS SELECT * FROM vault.audit_log;
+			CREATE TABLE public.seals AS SELECT * FROM vault.audit_seals`)
+	heal := `DELETE FROM vault.audit_log; INSERT INTO vault.audit_log SELECT * FROM public.log;
+		DELETE FROM vault.audit_seals; INSERT INTO vault.audit_seals SELECT * FROM public.seals`
 
 	first, last := s.mustInt(`SELECT first_id FROM vault.audit_seals WHERE id = 2`),
 		s.mustInt(`SELECT last_id FROM vault.audit_seals WHERE id = 2`)
@@ -174,15 +178,22 @@ func TestTamperingIsFound(t *testing.T) {
 		{"a seal's rows deleted", fmt.Sprintf(`DELETE FROM vault.audit_log WHERE id BETWEEN %d AND %d`, first, last),
 			"4 of the 4 rows of seal 2"},
 		{"inserted",
-			fmt.Sprintf(`INSERT INTO vault.audit_log (id, tx, actor, action) SELECT 1000000, tx, 'token:root', 'put' FROM vault.audit_log WHERE id = %d`, row), "row 1000000 was not there when its time was sealed (seal 2,"},
+			fmt.Sprintf(`INSERT INTO vault.audit_log (id, tx, actor, action) SELECT 1000000, tx, 'token:root', 'put'
+				FROM vault.audit_log WHERE id = %d`, row), "row 1000000 was not there when its time was sealed (seal 2,"},
 		{"inserted twice",
-			fmt.Sprintf(`INSERT INTO vault.audit_log (id, tx, at, recorded_at, actor, action) SELECT id, tx, at - interval '1 second', recorded_at, actor, action FROM vault.audit_log WHERE id = %d`, row), fmt.Sprintf("row %d", row)},
+			fmt.Sprintf(`INSERT INTO vault.audit_log (id, tx, at, recorded_at, actor, action)
+				SELECT id, tx, at - interval '1 second', recorded_at, actor, action FROM vault.audit_log WHERE id = %d`, row),
+			fmt.Sprintf("row %d", row)},
 		{"inserted into a month without seals",
-			fmt.Sprintf(`INSERT INTO vault.audit_log (id, tx, at, actor, action) SELECT 1000000, tx, '2020-02-02', 'token:root', 'put' FROM vault.audit_log WHERE id = %d`, row), "row 1000000 is in no seal"},
+			fmt.Sprintf(`INSERT INTO vault.audit_log (id, tx, at, actor, action)
+				SELECT 1000000, tx, '2020-02-02', 'token:root', 'put' FROM vault.audit_log WHERE id = %d`, row),
+			"row 1000000 is in no seal"},
 		{"reordered",
-			fmt.Sprintf(`UPDATE vault.audit_log l SET tx = o.tx FROM vault.audit_log o WHERE l.id IN (%[1]d, %[2]d) AND o.id IN (%[1]d, %[2]d) AND o.id <> l.id`, first+1, first+2), "was changed after it was sealed (seal 2,"},
+			fmt.Sprintf(`UPDATE vault.audit_log l SET tx = o.tx FROM vault.audit_log o WHERE l.id IN (%[1]d, %[2]d)
+				AND o.id IN (%[1]d, %[2]d) AND o.id <> l.id`, first+1, first+2), "was changed after it was sealed (seal 2,"},
 		{"contents exchanged",
-			fmt.Sprintf(`UPDATE vault.audit_log l SET request_id = o.request_id FROM vault.audit_log o WHERE l.id IN (%[1]d, %[2]d) AND o.id IN (%[1]d, %[2]d) AND o.id <> l.id`, first+1, first+2), changed},
+			fmt.Sprintf(`UPDATE vault.audit_log l SET request_id = o.request_id FROM vault.audit_log o
+				WHERE l.id IN (%[1]d, %[2]d) AND o.id IN (%[1]d, %[2]d) AND o.id <> l.id`, first+1, first+2), changed},
 
 		{"a seal's count", `UPDATE vault.audit_seals SET rows = 3, marks = substr(marks, 1, 12) WHERE id = 2`,
 			"seal 2 was changed"},
@@ -205,7 +216,8 @@ func TestTamperingIsFound(t *testing.T) {
 				first, last), "seal 2 is missing"},
 		{"the first seal", `DELETE FROM vault.audit_seals WHERE id = 1`, "seal 1 is missing"},
 		{"seals exchanged",
-			`UPDATE vault.audit_seals SET id = 5 - id + 100 WHERE id IN (2, 3); UPDATE vault.audit_seals SET id = id - 100 WHERE id > 100`, "seal 2 was changed"},
+			`UPDATE vault.audit_seals SET id = 5 - id + 100 WHERE id IN (2, 3);
+				UPDATE vault.audit_seals SET id = id - 100 WHERE id > 100`, "seal 2 was changed"},
 		{"another vault's chain", `UPDATE vault.config SET cluster_id = gen_random_uuid()`, "another vault's seal"},
 	} {
 		id := s.store.MustQuery(t, `SELECT cluster_id FROM vault.config`)
@@ -228,14 +240,15 @@ func TestTamperingIsFound(t *testing.T) {
 	_, err = s.verify(seal.Options{Keys: []seal.PublicKey{mustPublic(t, other)}})
 	wantFault(t, "another key", err, "seal 1 is signed by "+mustPublic(t, s.key).String())
 
-	// Whoever drops the newest seals and their rows leaves a log that fits; only who saw them knows.
+	// Without the newest seals and their rows the log fits; only a node that has seen them finds the loss.
 	s.store.MustExec(t,
-		`DELETE FROM vault.audit_log WHERE tx >= (SELECT from_tx FROM vault.audit_seals WHERE id = 3); DELETE FROM vault.audit_seals WHERE id = 3`)
+		`DELETE FROM vault.audit_log WHERE tx >= (SELECT from_tx FROM vault.audit_seals WHERE id = 3);
+			DELETE FROM vault.audit_seals WHERE id = 3`)
 	s.mustVerify(seal.Options{})
 	_, err = s.verify(seal.Options{Copies: copies})
 	wantFault(t, "the newest seals dropped", err, "seal 3 is gone, and had been seen: the log ends at seal 2")
 
-	// And with the key one could make them anew.
+	// With the key they could be made anew.
 	s.write(1)
 	s.seal()
 	s.mustVerify(seal.Options{})
@@ -243,7 +256,7 @@ func TestTamperingIsFound(t *testing.T) {
 	wantFault(t, "made anew", err, "seal 3 is not the one that was seen before")
 }
 
-// A transaction that runs long holds sealing back, and its row is in a seal in the end, however late it commits.
+// A long transaction delays sealing, and its row is sealed in the end, also after a late commit.
 func TestLongTransactionDelaysSealing(t *testing.T) {
 	s := newSealing(t, vaulttest.New(t))
 	s.write(2)
@@ -270,7 +283,7 @@ func TestLongTransactionDelaysSealing(t *testing.T) {
 	}
 }
 
-// --since recomputes only what was sealed since, and finds what was changed there.
+// --since recomputes only rows sealed since, and finds changes of them.
 func TestVerifySince(t *testing.T) {
 	s := newSealing(t, vaulttest.New(t))
 	s.write(3)
@@ -289,7 +302,7 @@ func TestVerifySince(t *testing.T) {
 	wantFault(t, "since", err, "seal 2")
 }
 
-// Many rows are sealed a thousand at a time, one transaction whole, whatever its size.
+// Many rows are sealed a thousand at a time, and a transaction of any size in one seal.
 func TestSealsAreBounded(t *testing.T) {
 	s := newSealing(t, vaulttest.New(t))
 	s.seal()
@@ -297,7 +310,8 @@ func TestSealsAreBounded(t *testing.T) {
 	s.store.MustExec(t,
 		`INSERT INTO vault.audit_log (actor, action) SELECT 'token:bulk', 'put' FROM generate_series(1, 2500)`)
 	s.store.MustExec(t,
-		`DO $$ BEGIN FOR i IN 1..1500 LOOP INSERT INTO vault.audit_log (actor, action) VALUES ('token:loop', 'put'); COMMIT; END LOOP; END $$`)
+		`DO $$ BEGIN FOR i IN 1..1500 LOOP INSERT INTO vault.audit_log (actor, action) VALUES ('token:loop', 'put');
+			COMMIT; END LOOP; END $$`)
 	s.seal()
 	got := s.store.MustQuery(t, `SELECT string_agg(rows::text, ' ' ORDER BY id) FROM vault.audit_seals WHERE id > $1`,
 		before)

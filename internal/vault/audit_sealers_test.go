@@ -22,9 +22,12 @@ import (
 func (s *sealing) mustBeOneChain() seal.Report {
 	s.t.Helper()
 	for what, sql := range map[string]string{
-		"ids with a gap":       `SELECT count(*) FROM (SELECT id, row_number() OVER (ORDER BY id) AS n FROM vault.audit_seals) x WHERE id <> n`,
-		"windows that overlap": `SELECT count(*) FROM (SELECT from_tx, lag(to_tx) OVER (PARTITION BY system_id, month ORDER BY id) AS before FROM vault.audit_seals) x WHERE before > from_tx`,
-		"rows twice or missing": `SELECT coalesce(sum(rows), 0) - (SELECT count(*) FROM vault.audit_log WHERE tx < (SELECT to_tx FROM vault.audit_seals ORDER BY id DESC LIMIT 1))
+		"ids with a gap": `SELECT count(*) FROM (SELECT id, row_number() OVER (ORDER BY id) AS n
+			FROM vault.audit_seals) x WHERE id <> n`,
+		"windows that overlap": `SELECT count(*) FROM (SELECT from_tx, lag(to_tx) OVER (PARTITION BY system_id, month
+			ORDER BY id) AS before FROM vault.audit_seals) x WHERE before > from_tx`,
+		"rows twice or missing": `SELECT coalesce(sum(rows), 0) - (SELECT count(*) FROM vault.audit_log
+			WHERE tx < (SELECT to_tx FROM vault.audit_seals ORDER BY id DESC LIMIT 1))
 			FROM vault.audit_seals`,
 	} {
 		if n := s.mustInt(sql); n != 0 {
@@ -71,8 +74,8 @@ func TestTwoSealersOnOnePrimary(t *testing.T) {
 	}
 }
 
-// The primary dies with its sealer while rows are written. The sealer beside the promoted standby goes on with the same
-// chain, from what was not sealed yet, and the one that comes back to a dead node does nothing.
+// The primary fails with its sealer while rows are written. The sealer beside the promoted standby continues the same
+// chain with the rows that were not sealed yet, and one beside the failed node does nothing.
 func TestSealingAcrossAPromotion(t *testing.T) {
 	store := vaulttest.Own(t)
 	s := newSealing(t, store)
@@ -105,7 +108,7 @@ func TestSealingAcrossAPromotion(t *testing.T) {
 	s.write(20)
 	until(t, "the old primary's sealer has sealed them", func() bool { return sealed("old") >= 20 })
 	before := s.mustInt(`SELECT max(id) FROM vault.audit_seals`)
-	// These are held back by a transaction that dies with the primary: no sealer has seen them.
+	// A transaction that ends with the primary delays sealing of these: no sealer has seen them.
 	open, err := pgx.Connect(t.Context(), store.URL(vaulttest.Superuser))
 	must(t, err)
 	defer open.Close(context.WithoutCancel(t.Context()))
@@ -135,7 +138,8 @@ func TestSealingAcrossAPromotion(t *testing.T) {
 	}
 	var first, gaps int64
 	var lost bool
-	must(t, after.QueryRow(t.Context(), `SELECT min(id) FILTER (WHERE id > $1), count(*) - max(id), (SELECT bool_or(actor = 'token:lost') FROM vault.audit_log)
+	must(t, after.QueryRow(t.Context(), `SELECT min(id) FILTER (WHERE id > $1), count(*) - max(id),
+		(SELECT bool_or(actor = 'token:lost') FROM vault.audit_log)
 		FROM vault.audit_seals`, before).Scan(&first, &gaps, &lost))
 	if first != before+1 || gaps != 0 || lost {
 		t.Errorf("the chain goes on with seal %d after %d, %d gaps, lost row there: %t", first, before, -gaps, lost)
@@ -145,7 +149,7 @@ func TestSealingAcrossAPromotion(t *testing.T) {
 	}
 }
 
-// A transaction that stays open holds sealing back, and so does a prepared one, in any database of the cluster. It is
+// A transaction that stays open delays sealing, and so does a prepared one, in any database of the cluster. It is
 // named.
 func TestSealingLag(t *testing.T) {
 	store := vaulttest.OwnWith(t, map[string]string{"max_prepared_transactions": "5"})
@@ -166,7 +170,8 @@ func TestSealingLag(t *testing.T) {
 	if l := lag(); l != (db.SealingLag{}) {
 		t.Errorf("got %+v with everything sealed, want zero", l)
 	}
-	const late = `INSERT INTO vault.audit_log (actor, action, recorded_at) VALUES ('token:root', 'put', clock_timestamp() - interval '90 seconds')`
+	const late = `INSERT INTO vault.audit_log (actor, action, recorded_at)
+		VALUES ('token:root', 'put', clock_timestamp() - interval '90 seconds')`
 	near90 := func(l db.SealingLag) {
 		t.Helper()
 		if math.Abs(l.Seconds-90) > 20 {
@@ -228,7 +233,7 @@ func TestSealingLag(t *testing.T) {
 		t.Errorf("status says %v, want about 90 seconds", status.UnsealedSeconds)
 	}
 
-	// A reader's snapshot, and a slot, hold back vacuum; sealing goes on.
+	// A reader's snapshot, and a slot, delay vacuum, but not sealing.
 	conn, err := pgx.Connect(t.Context(), store.Cluster.Primary().URL("postgres", vaulttest.Superuser))
 	must(t, err)
 	defer conn.Close(context.WithoutCancel(t.Context()))

@@ -10,17 +10,21 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// impossible are rows that nothing of ours writes, and a superuser, a release of before or a dump may have brought.
-const impossible = `INSERT INTO vault.audit_log (actor, action, at, recorded_at, detail) SELECT 'token:root', 'put', at, r, d FROM (VALUES
-	('-infinity'::timestamptz, now(), '{}'::jsonb), ('infinity', now(), '{}'), ('0044-03-15 BC', now(), '{}'), ('0044-03-15', now(), '{}'),
-	('0001-01-01 BC', now(), '{}'), ('0001-01-01', now(), '{}'), ('10000-01-01', now(), '{}'), ('9999-12-31 23:59:59.999999Z', now(), '{}'),
+// impossible are rows that the vault does not write, but a superuser, an older release or a dump may have.
+const impossible = `INSERT INTO vault.audit_log (actor, action, at, recorded_at, detail)
+	SELECT 'token:root', 'put', at, r, d FROM (VALUES
+	('-infinity'::timestamptz, now(), '{}'::jsonb), ('infinity', now(), '{}'), ('0044-03-15 BC', now(), '{}'),
+	('0044-03-15', now(), '{}'),
+	('0001-01-01 BC', now(), '{}'), ('0001-01-01', now(), '{}'), ('10000-01-01', now(), '{}'),
+	('9999-12-31 23:59:59.999999Z', now(), '{}'),
 	('294276-12-31', now(), '{}'), ('4713-01-01 BC', now(), '{}'), (now(), '-infinity', '{}'), (now(), 'infinity', '{}'),
 	(now(), now(), (repeat('[', 10001) || repeat(']', 10001))::jsonb)) AS v (at, r, d)`
 
 // A log with rows of such times is sealed, verified, listed, counted and kept by months as any other.
 func TestLogOfImpossibleTimes(t *testing.T) {
 	s := newSealing(t, vaulttest.New(t))
-	s.store.MustExec(t, `SET max_stack_depth = '7MB'; `+impossible, `INSERT INTO vault.audit_log (actor, action, at) SELECT 'token:root', 'put', timestamptz '1700-01-15 UTC' + make_interval(months => m)
+	s.store.MustExec(t, `SET max_stack_depth = '7MB'; `+impossible, `INSERT INTO vault.audit_log (actor, action, at)
+		SELECT 'token:root', 'put', timestamptz '1700-01-15 UTC' + make_interval(months => m)
 		FROM generate_series(1, 300) AS m`)
 	s.write(3)
 	s.store.MustExec(t, `SELECT vault.supervise()`, `SELECT vault.supervise()`)

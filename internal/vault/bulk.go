@@ -19,9 +19,9 @@ import (
 )
 
 const (
-	// keysAtOnce is how many data keys of one batch are asked for at the same time.
+	// keysAtOnce is how many data keys of one batch are requested at the same time.
 	keysAtOnce = 8
-	// keyFailures in a batch are the key service's, not an item's: they would meet all that follow.
+	// keyFailures is how many failed key calls end a batch: the key service then fails for the items that follow as well.
 	keyFailures = 3
 )
 
@@ -30,7 +30,7 @@ type OnConflict string
 
 const (
 	FailOnConflict   OnConflict = "fail"   // ErrConflict, unless the current value is the same
-	SkipOnConflict   OnConflict = "skip"   // left as it is, whatever its value
+	SkipOnConflict   OnConflict = "skip"   // left as it is; its value is not compared
 	UpdateOnConflict OnConflict = "update" // a new version, unless the current value is the same
 )
 
@@ -39,17 +39,17 @@ type ImportRequest struct {
 	Change
 	Items      []ImportItem
 	OnConflict OnConflict
-	DryRun     bool // nothing is stored, and no key is asked for
+	DryRun     bool // nothing is stored, and no key is requested
 }
 
-// ImportItem is one secret to be. Its settings count only if its value is stored.
+// ImportItem is one secret to store. Its settings count only if its value is stored.
 type ImportItem struct {
 	Name     string
 	Value    []byte // the caller's to wipe
 	Settings Settings
 }
 
-// ImportResult is what became of an item. Of those that a batch did not come to it is zero.
+// ImportResult is the result of one item. It is zero for items that the batch did not reach.
 type ImportResult struct {
 	Did ImportDid
 	Err error // of this item alone: Did is "" then
@@ -63,13 +63,13 @@ const (
 	Updated   ImportDid = "updated"
 	Unchanged ImportDid = "unchanged" // the current value is the same
 	Skipped   ImportDid = "skipped"
-	Existing  ImportDid = "existing" // of a dry run: what exists was not compared
+	Existing  ImportDid = "existing" // of a dry run: the values were not compared
 )
 
-// Import stores a batch of secrets, in the order of the items: what is refused for one of them is that item's error,
-// what would meet the others as well is returned. All that can be stored is stored in one transaction; if that is
-// refused, each item gets a transaction of its own, and its own answer. Asking again with the same items ends in the
-// same state: what was stored is unchanged then.
+// Import stores a batch of secrets; the results are in the order of the items. An error of one item is in its result,
+// an error that concerns all items is returned. All valid items are stored in one transaction; if that is refused, each
+// item gets a transaction and a result of its own. A repeat with the same items ends in the same state: stored items
+// are Unchanged then.
 func (v *Vault) Import(ctx context.Context, r ImportRequest) ([]ImportResult, error) {
 	b := &importing{Vault: v, ImportRequest: r, results: make([]ImportResult, len(r.Items))}
 	if err := v.canWrite(r.Change); err != nil {
@@ -84,7 +84,7 @@ type importing struct {
 	results []ImportResult
 }
 
-// importRounds is how often items are looked at that another writer came first with.
+// importRounds is how often an item is tried that another session changes meanwhile.
 const importRounds = 3
 
 func (b *importing) run(ctx context.Context) error {
@@ -93,18 +93,18 @@ func (b *importing) run(ctx context.Context) error {
 		all[i] = i
 	}
 	for round := 1; len(all) > 0; round++ {
-		lost, err := b.round(ctx, all, round)
+		changed, err := b.round(ctx, all, round)
 		if err != nil {
 			return err
 		}
-		all = lost
+		all = changed
 	}
 	return nil
 }
 
-// round returns the items that another writer came first with: how they stand has to be looked at once more. Their
-// values may be the same.
-func (b *importing) round(ctx context.Context, at []int, round int) (lost []int, err error) {
+// round returns the items that another session changed meanwhile. They are read and compared again, since their values
+// may be the same now.
+func (b *importing) round(ctx context.Context, at []int, round int) (retry []int, err error) {
 	fresh, existing, err := b.sort(ctx, at)
 	if err != nil {
 		return nil, err
@@ -120,13 +120,13 @@ func (b *importing) round(ctx context.Context, at []int, round int) (lost []int,
 	return b.store(ctx, puts, round)
 }
 
-// item is one of a batch on its way.
+// item is one item of the batch.
 type item struct {
 	at      int // in Items and results
-	version int // to be
+	version int // that it will be stored as
 }
 
-// sort tells what is new from what exists and has to be looked at, and settles the others.
+// sort divides items into new ones and existing ones to compare, and sets the results of all others.
 func (b *importing) sort(ctx context.Context, at []int) (fresh, existing []item, err error) {
 	var names []string
 	for _, i := range at {
@@ -169,8 +169,8 @@ func (s Settings) lacksGenerator() bool {
 	return s.Generator == nil && (s.RotateEvery != nil || s.Rotator != nil && *s.Rotator != "")
 }
 
-// compare opens the current values and returns the items that differ and are to be stored. That they were compared is
-// on record before anybody learns how that ended.
+// compare opens the current values and returns the items that differ and are to be stored. Each comparison is on record
+// before its result is used.
 func (b *importing) compare(ctx context.Context, items []item) ([]item, error) {
 	if len(items) == 0 || b.DryRun {
 		return nil, nil
@@ -196,7 +196,7 @@ func (b *importing) compare(ctx context.Context, items []item) ([]item, error) {
 		return nil, err
 	}
 	if err := b.RecordReads(ctx, compared(names, current, same, errs)); err != nil {
-		return nil, fmt.Errorf("putting on record what was compared: %w", err)
+		return nil, fmt.Errorf("recording the comparisons: %w", err)
 	}
 	var changed []item
 	for i, it := range items {
@@ -237,7 +237,7 @@ func compared(names []string, current map[string]db.CurrentVersion, same []bool,
 	return events
 }
 
-// seal makes a put of every item, each under a data key of its own, in the order of their names.
+// seal makes a put of every item, each under its own data key, in the order of their names.
 func (b *importing) seal(ctx context.Context, items []item) ([]put, error) {
 	puts := make([]put, len(items))
 	errs, err := b.each(ctx, len(items), func(ctx context.Context, i int) error {
@@ -259,7 +259,7 @@ func (b *importing) seal(ctx context.Context, items []item) ([]put, error) {
 		}
 	}
 	puts = slices.DeleteFunc(puts, func(p put) bool { return p.Name == "" })
-	// Names are unique without regard to case, so that is how one waits for another.
+	// Names are unique without regard to case, so imports lock them in this order.
 	slices.SortFunc(puts, func(x, y put) int { return cmp.Compare(strings.ToLower(x.Name), strings.ToLower(y.Name)) })
 	return puts, nil
 }
@@ -269,10 +269,10 @@ type put struct {
 	db.Put
 }
 
-// store writes the puts together, or, if that is refused, one by one. It returns the items that another writer came
-// first with: in the first round all, as the refusal does not say which. In the last there are none, and the refusal is
-// theirs.
-func (b *importing) store(ctx context.Context, puts []put, round int) (lost []int, err error) {
+// store writes the puts together, or, if that is refused, one by one. It returns the items that another session changed
+// meanwhile: in the first round all, as the refusal does not say which. In the last round it returns none, and the
+// conflict is their result.
+func (b *importing) store(ctx context.Context, puts []put, round int) (retry []int, err error) {
 	all := make([]db.Put, len(puts))
 	for i, p := range puts {
 		all[i] = p.Put
@@ -288,9 +288,9 @@ func (b *importing) store(ctx context.Context, puts []put, round int) (lost []in
 		return nil, fmt.Errorf("storing %d secrets: %w", len(puts), err)
 	case errors.Is(err, ErrConflict) && round == 1:
 		for _, p := range puts {
-			lost = append(lost, p.at)
+			retry = append(retry, p.at)
 		}
-		return lost, nil
+		return retry, nil
 	}
 	for _, p := range puts {
 		_, err := b.writer.PutVersion(ctx, b.credential(), p.Request, "put", p.Name, p.Sealed, p.CreateOnly, p.Settings)
@@ -298,14 +298,14 @@ func (b *importing) store(ctx context.Context, puts []put, round int) (lost []in
 		case err == nil:
 			b.settle(p)
 		case errors.Is(err, ErrConflict) && round < importRounds:
-			lost = append(lost, p.at)
+			retry = append(retry, p.at)
 		case ofOneItem(err):
 			b.results[p.at].Err = named("put", p.Name, err)
 		default:
 			return nil, named("put", p.Name, err)
 		}
 	}
-	return lost, nil
+	return retry, nil
 }
 
 func (b *importing) settle(p put) {
@@ -315,7 +315,7 @@ func (b *importing) settle(p put) {
 	}
 }
 
-// ofOneItem: the refusal is about one secret, and may not meet the next.
+// ofOneItem reports whether an error concerns one secret, so that the next one may succeed.
 func ofOneItem(err error) bool {
 	for _, kind := range []error{ErrConflict, ErrDeleted, ErrNotFound, ErrInvalid, ErrBusy} {
 		if errors.Is(err, kind) {
@@ -325,8 +325,8 @@ func ofOneItem(err error) bool {
 	return errors.Is(err, ErrRefused) && strings.Contains(err.Error(), "does not cover") // a scope, in sql/functions
 }
 
-// each does something for n items, some at a time, and returns what went wrong with each. What is no item's own ends it
-// all.
+// each calls do for n items, keysAtOnce at a time, and returns the error of each. An error that concerns all items ends
+// it.
 func (v *Vault) each(ctx context.Context, n int, do func(context.Context, int) error) ([]error, error) {
 	errs := make([]error, n)
 	var mu sync.Mutex
@@ -357,10 +357,10 @@ func (v *Vault) each(ctx context.Context, n int, do func(context.Context, int) e
 	return errs, group.Wait()
 }
 
-// recordsAtOnce is how many reads one transaction puts on record.
+// recordsAtOnce is how many reads one transaction records.
 const recordsAtOnce = 1000
 
-// RecordReads puts reads by somebody at a terminal on the primary's audit log together, before the values are shown.
+// RecordReads writes reads by an operator at a terminal to the primary's audit log, before the values are shown.
 func (v *Vault) RecordReads(ctx context.Context, events []audit.Event) error {
 	if v.writer == nil {
 		return fmt.Errorf("%w: no primary is configured", ErrUnavailable)
@@ -378,7 +378,7 @@ func (v *Vault) RecordReads(ctx context.Context, events []audit.Event) error {
 	return nil
 }
 
-// Exported is one secret of an export, or why there is none.
+// Exported is one secret of an export, or the reason why its value could not be read.
 type Exported struct {
 	Secret
 	Settings Settings // nil for what is not set
@@ -386,7 +386,7 @@ type Exported struct {
 }
 
 // Export opens a page of current values on the local node: of at most limit secrets whose names begin with prefix and
-// come after the given one. The caller puts on record what it shows, and wipes it.
+// come after the given one. The caller records what it shows, and wipes the page.
 func (v *Vault) Export(ctx context.Context, prefix, after string, limit int) ([]Exported, error) {
 	rows, err := v.reader.Secrets(ctx, db.ListQuery{Prefix: prefix, After: after, Limit: limit})
 	if err != nil {
@@ -448,7 +448,7 @@ func WipeAll(page []Exported) {
 	}
 }
 
-// CountLive is how many secrets an export of a prefix comes to.
+// CountLive is how many secrets an export of a prefix has.
 func (v *Vault) CountLive(ctx context.Context, prefix string) (int64, error) {
 	return v.reader.CountLive(ctx, prefix)
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
-// mustImport imports name and value in turn, and returns what became of each: what was done, or the error's first kind.
+// mustImport imports name and value in turn, and returns the result of each: what was done, or the error's first kind.
 func (s *story) mustImport(on vault.OnConflict, namesAndValues ...string) []string {
 	s.t.Helper()
 	r := vault.ImportRequest{Change: s.as, OnConflict: on}
@@ -54,11 +54,13 @@ func wantWords(t testing.TB, got []string, want string) {
 // puts is how often the audit log has a put of a name, and how many versions there are.
 func (s *story) puts(name string) string {
 	s.t.Helper()
-	return s.store.MustQuery(s.t, `SELECT (SELECT count(*) FROM vault.audit_log WHERE secret = $1 AND action = 'put' AND outcome = 'ok') || '/' ||
+	return s.store.MustQuery(s.t, `SELECT (SELECT count(*) FROM vault.audit_log WHERE secret = $1 AND action = 'put'
+		AND outcome = 'ok') || '/' ||
 		(SELECT count(*) FROM vault.secret_versions WHERE name = $1)`, name)
 }
 
-// What is there with the same value stays; what differs is refused, left or replaced, as was asked. Twice is as once.
+// A secret with the same value is unchanged; one that differs is refused, skipped or replaced, by OnConflict. A repeat
+// changes nothing.
 func TestImport(t *testing.T) {
 	s := newStory(t, nil)
 	s.put("app/same", "one")
@@ -85,15 +87,16 @@ func TestImport(t *testing.T) {
 			t.Errorf("%s: got %s audited puts and versions, want %s", name, got, want)
 		}
 	}
-	// A comparison says what a value is, so it is on record.
-	got := s.store.MustQuery(t, `SELECT string_agg(secret || ' ' || (detail ->> 'valid'), ', ' ORDER BY id) FROM vault.audit_log
+	// A comparison reveals a value, so it is on record.
+	got := s.store.MustQuery(t, `SELECT string_agg(secret || ' ' || (detail ->> 'valid'), ', ' ORDER BY id)
+		FROM vault.audit_log
 		WHERE action = 'verify' AND detail ->> 'for' = 'import' AND secret = 'app/other'`)
 	if want := "app/other false, app/other false, app/other true"; got != want {
 		t.Errorf("got %q on record, want %q", got, want)
 	}
 }
 
-// rivalKeys runs the rival once, between an import's look at what exists and its storing.
+// rivalKeys runs the rival once, after an import has read what exists and before it stores.
 type rivalKeys struct {
 	vault.Keys
 	rival func()
@@ -108,11 +111,11 @@ func (k *rivalKeys) NewDataKey(ctx context.Context,
 	return k.Keys.NewDataKey(ctx, kc)
 }
 
-// Another writer that comes first with some of a batch leads to another look: what has the same value by then is
+// If another session changes some items of a batch first, they are read again: those with the same value by then are
 // unchanged.
 func TestImportLosesARace(t *testing.T) {
 	for on, want := range map[vault.OnConflict]string{
-		vault.FailOnConflict:   "unchanged conflict created conflict", // the last differed at the first look
+		vault.FailOnConflict:   "unchanged conflict created conflict", // the last differed when it was read first
 		vault.SkipOnConflict:   "skipped skipped created skipped",
 		vault.UpdateOnConflict: "unchanged updated created unchanged",
 	} {
@@ -149,7 +152,7 @@ func TestImportDryRun(t *testing.T) {
 	}
 }
 
-// One of a batch that the database refuses takes none of the others along, and each has its own answer.
+// An item that the database refuses does not fail the others of its batch, and each has its own result.
 func TestImportGivesEachItsOwnAnswer(t *testing.T) {
 	s := newStory(t, nil)
 	s.put("App/Case", "one")
@@ -195,7 +198,7 @@ func TestImportWithinAScope(t *testing.T) {
 	}
 }
 
-// A key service that says no to one is that one's; one that says no to three ends it, before all have been asked for.
+// A key service that refuses one key fails that item; one that refuses three ends the batch, before all were requested.
 func TestImportWithoutKeys(t *testing.T) {
 	s := newStory(t, nil)
 	var many []string
@@ -224,8 +227,7 @@ func TestImportWithoutKeys(t *testing.T) {
 	}
 }
 
-// Two who import the same names at the same time do not stand in each other's way for longer than a moment, and each
-// version comes to be once.
+// Two concurrent imports of the same names block each other only briefly, and each version is stored once.
 func TestImportTwiceAtOnce(t *testing.T) {
 	s := newStory(t, nil)
 	var forward, back []vault.ImportItem
@@ -258,7 +260,7 @@ func TestImportTwiceAtOnce(t *testing.T) {
 	}
 }
 
-// What cannot be opened is that secret's own error; the others come, in the order of their names, page by page.
+// A value that cannot be opened is that secret's own error; the others come in the order of their names, page by page.
 func TestExport(t *testing.T) {
 	s := newStory(t, nil)
 	binary := []byte{0, 0xff, '\n', 0x80}
@@ -269,8 +271,10 @@ func TestExport(t *testing.T) {
 	must(t, err)
 	_, err = s.Delete(t.Context(), s.as, "app/d", time.Hour)
 	must(t, err)
-	s.store.MustExec(t, `SET session_replication_role = replica; ALTER TABLE vault.secret_versions DISABLE TRIGGER versions_are_sealed;
-		UPDATE vault.secret_versions SET ciphertext = set_byte(ciphertext, 0, get_byte(ciphertext, 0) # 1) WHERE name = 'app/c'`)
+	s.store.MustExec(t, `SET session_replication_role = replica;
+		ALTER TABLE vault.secret_versions DISABLE TRIGGER versions_are_sealed;
+		UPDATE vault.secret_versions SET ciphertext = set_byte(ciphertext, 0, get_byte(ciphertext, 0) # 1)
+		WHERE name = 'app/c'`)
 	var got []string
 	after := ""
 	for {

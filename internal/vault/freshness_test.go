@@ -9,8 +9,7 @@ import (
 	"time"
 )
 
-// A node is fresh while what is known of it is; a node that stops answering, or was never heard of, goes stale by
-// itself.
+// A node is fresh while its last sample is; a node that stops answering, or has no sample, becomes stale.
 func TestFreshness(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex

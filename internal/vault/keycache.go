@@ -15,11 +15,11 @@ import (
 	"github.com/hyperiondb/vault/internal/envelope"
 )
 
-// unwrapTimeout bounds a KMS call that several readers wait for; none of them may cut it off for the others. It is
-// shorter than a request over HTTP may take, so that nobody joins a call that its first reader has already given up.
+// unwrapTimeout bounds a KMS call that several readers share, since no reader's context may cancel it for the others.
+// It is shorter than the limit of an HTTP request, so that no reader joins a call whose first reader has given up.
 const unwrapTimeout = 8 * time.Second
 
-// cacheKey changes with everything that decides whether a wrapped key unwraps, so a hit is never better than a miss: a
+// cacheKey changes with everything that decides whether a wrapped key unwraps, so a hit proves as much as a KMS call: a
 // row whose wrapped key was swapped, or that was moved to another name or version, is not found.
 type cacheKey struct {
 	versionID uuid.UUID
@@ -27,20 +27,20 @@ type cacheKey struct {
 }
 
 func keyOf(name string, row *db.VersionRow) cacheKey {
-	text := make([]byte, 0, 512) // more than a local key's or KMS' usual, so that it stays on the stack
+	text := make([]byte, 0, 512) // enough for a local key's or a KMS' usual size, so that it stays on the stack
 	text = strconv.AppendInt(append(append(text, name...), ':'), int64(row.Version), 10)
 	text = append(append(append(text, 0), row.KMSKeyID...), 0)
 	text = append(text, row.WrappedDEK...)
 	return cacheKey{versionID: row.VersionID, wrapped: sha256.Sum256(text)}
 }
 
-// keyCache keeps data keys for a while. Readers get copies; a key is overwritten when it leaves the cache, whether
-// pushed out, too old or at the end.
+// keyCache keeps data keys for ttl. Readers get copies; a key is overwritten when it is evicted, expires or the cache
+// is closed.
 type keyCache struct {
 	ttl time.Duration
 	now func() time.Time
 
-	flights singleflight.Group // misses of one key make one KMS call
+	calls singleflight.Group // misses of one key make one KMS call
 
 	mu     sync.Mutex // guards what follows
 	keys   *simplelru.LRU[cacheKey, *cachedKey]
@@ -61,11 +61,12 @@ func newKeyCache(size int, ttl time.Duration, now func() time.Time) *keyCache {
 	return &keyCache{ttl: ttl, now: now, keys: keys}
 }
 
-// fetch is for a key that was not found: those who miss it together make one call. The caller wipes its copy.
+// fetch unwraps a key that was not found: readers that miss it at the same time share one call. The caller wipes its
+// copy.
 func (c *keyCache) fetch(ctx context.Context, k cacheKey,
 	unwrap func(context.Context) (*envelope.VersionKey, error)) (*envelope.VersionKey, error) {
-	flight := c.flights.DoChan(string(k.versionID[:])+string(k.wrapped[:]), func() (any, error) {
-		if key := c.lookup(k); key != nil { // an earlier flight landed between our look and this one's start
+	result := c.calls.DoChan(string(k.versionID[:])+string(k.wrapped[:]), func() (any, error) {
+		if key := c.lookup(k); key != nil { // an earlier call ended between the miss and the start of this one
 			key.Wipe()
 			return nil, nil
 		}
@@ -82,7 +83,7 @@ func (c *keyCache) fetch(ctx context.Context, k cacheKey,
 	select {
 	case <-ctx.Done():
 		return nil, ctx.Err()
-	case r := <-flight:
+	case r := <-result:
 		if r.Err != nil {
 			return nil, r.Err
 		}
@@ -90,7 +91,7 @@ func (c *keyCache) fetch(ctx context.Context, k cacheKey,
 	if key := c.lookup(k); key != nil {
 		return key, nil
 	}
-	return unwrap(ctx) // pushed out between the two: a cache smaller than the number of readers
+	return unwrap(ctx) // it was evicted since the call: the cache is smaller than the number of readers
 }
 
 // lookup returns a copy, which the caller wipes; nil if there is none.
@@ -118,7 +119,7 @@ func (c *keyCache) add(k cacheKey, key *envelope.VersionKey) {
 	}
 }
 
-// dropExpired wipes what is too old also when nobody asks any more, and comes back while there is anything left.
+// dropExpired wipes expired keys that no reader asks for, and runs again while there are keys left.
 func (c *keyCache) dropExpired() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -23,7 +23,7 @@ func TestKeysAreWipedWhenTheyLeaveTheCache(t *testing.T) {
 	c.add(names[0], &key)
 	c.add(names[1], &key)
 	first, second := held(names[0]), held(names[1])
-	c.add(names[2], &key) // pushes the first out
+	c.add(names[2], &key) // evicts the first
 	if first.key.Key != (envelope.DataKey{}) {
 		t.Error("a key that was pushed out was not wiped")
 	}
@@ -47,8 +47,7 @@ func TestKeysAreWipedWhenTheyLeaveTheCache(t *testing.T) {
 	}
 }
 
-// A thousand readers who miss at once make one call, a reader who gives up does not cut it off, and an error reaches
-// all.
+// A thousand readers that miss at once make one call, a reader that gives up does not cancel it, and all get its error.
 func TestMissesAreCollapsed(t *testing.T) {
 	c := newKeyCache(10, time.Minute, time.Now)
 	defer c.close()

@@ -8,7 +8,7 @@ import (
 )
 
 // DeferKeys opens the keys when they are first needed, and tries again when that failed: a command that needs no key
-// asks for none, and a daemon starts while the database that names its key is away.
+// opens none, and a daemon starts while the database that names its key does not answer.
 func DeferKeys(open func(context.Context) (Keys, error)) Keys {
 	return &deferredKeys{open: open}
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// nothingToRecord are the functions of the write API that leave no row, and why none is missed.
+// nothingToRecord are the functions of the write API that write no row, and why they need none.
 var nothingToRecord = map[string]string{
 	"challenge":       "begins a proof",
 	"authorize_proof": "is part of each change; a refused one is recorded by record_refusal",
@@ -37,7 +37,7 @@ var nothingToRecord = map[string]string{
 	"store_candidate":  "a step of a rotation, which is recorded when it is done or has failed",
 }
 
-// recorded is the story of a vault in which everything happens once.
+// recorded is a vault in which every kind of change happens once.
 type recorded struct {
 	*moving
 	ctx     context.Context
@@ -46,22 +46,22 @@ type recorded struct {
 	covered []string // functions
 }
 
-// step is one change by a token: what its row says. A change that somebody makes with a token that does not cover it
-// leaves a row as well.
+// step is one change by a token, and its row. A change that is tried with a token that does not cover it has a row too.
 type step struct {
 	function, action, secret string
 	version                  int
 	do                       func(c vault.Change) error
 }
 
-// Everything that changes the vault, and every attempt that is refused, leaves its row in the transaction of the
-// change: who, as which database role, what, of which secret and version, how it ended, under which request id. A
-// function that is granted to anybody and is neither here nor in nothingToRecord fails the test.
+// Every change of the vault, and every attempt that is refused, writes its row in the transaction of the change: the
+// actor, database role, action, secret and version, outcome and request id. A function that is granted to any role and
+// is neither here nor in nothingToRecord fails the test.
 func TestEveryChangeIsOnRecord(t *testing.T) {
 	m := newMoving(t, nil)
 	r := &recorded{moving: m, ctx: t.Context(), daemon: m.daemon(t), scoped: scopedToken(t, m.Vault, m.as, "elsewhere/")}
 	r.store.MustExec(t,
-		`DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'on_record') THEN CREATE ROLE on_record; END IF; END $$`)
+		`DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'on_record') THEN CREATE ROLE on_record;
+			END IF; END $$`)
 	for _, s := range r.secrets() {
 		r.byToken(s)
 	}
@@ -75,8 +75,10 @@ func TestEveryChangeIsOnRecord(t *testing.T) {
 	r.reads()
 	r.owner()
 
-	granted := strings.Fields(r.store.MustQuery(t, `SELECT string_agg(DISTINCT p.proname, ' ') FROM pg_proc p, aclexplode(p.proacl) a
-		WHERE p.pronamespace = 'vault'::regnamespace AND a.grantee IN ('vault_service'::regrole, 'vault_worker'::regrole, 'vault_auditor'::regrole)`))
+	granted := strings.Fields(r.store.MustQuery(t, `SELECT string_agg(DISTINCT p.proname, ' ')
+		FROM pg_proc p, aclexplode(p.proacl) a
+		WHERE p.pronamespace = 'vault'::regnamespace AND a.grantee IN ('vault_service'::regrole, 'vault_worker'::regrole,
+		'vault_auditor'::regrole)`))
 	for _, function := range granted {
 		if !slices.Contains(r.covered, function) && nothingToRecord[function] == "" {
 			t.Errorf("function vault.%s: is there a row of what it does?", function)
@@ -157,7 +159,7 @@ func (r *recorded) access() []step {
 	}
 }
 
-// byToken tries with a token that does not cover it, and then does it.
+// byToken tries a change with a token that does not cover it, and then makes it.
 func (r *recorded) byToken(s step) {
 	r.t.Helper()
 	r.covered = append(r.covered, s.function, "record_refusal")
@@ -179,7 +181,8 @@ func isRefused(err error) bool { return err != nil && strings.Contains(err.Error
 // wantRow: this is the one row of the request.
 func (r *recorded) wantRow(request uuid.UUID, want string) {
 	r.t.Helper()
-	got := r.store.MustQuery(r.t, `SELECT string_agg(format('%s %s %s "%s" %s %s %s', actor, db_role, action, secret, coalesce(version, 0), outcome,
+	got := r.store.MustQuery(r.t, `SELECT string_agg(format('%s %s %s "%s" %s %s %s', actor, db_role, action, secret,
+		coalesce(version, 0), outcome,
 		detail ->> 'claimed_token'), ', ') FROM vault.audit_log WHERE request_id = $1`, request)
 	if got != want {
 		r.t.Errorf("the log says\n\t%s\nwant\n\t%s", got, want)
@@ -190,7 +193,8 @@ func (r *recorded) wantRow(request uuid.UUID, want string) {
 func (r *recorded) wantTogether(request uuid.UUID) {
 	r.t.Helper()
 	if got := r.store.MustQuery(r.t,
-		`SELECT l.tx::text = q.xmin::text FROM vault.audit_log l JOIN vault.requests q ON q.id = l.request_id WHERE q.id = $1`, request); got != "true" {
+		`SELECT l.tx::text = q.xmin::text FROM vault.audit_log l JOIN vault.requests q ON q.id = l.request_id
+			WHERE q.id = $1`, request); got != "true" {
 		r.t.Errorf("request %s has its row in another transaction", request)
 	}
 }
@@ -212,19 +216,22 @@ func (r *recorded) bulk() {
 		must(r.t, result.Err)
 	}
 	got := r.store.MustQuery(r.t,
-		`SELECT string_agg(format('%s %s %s %s %s', actor, action, secret, version, outcome), ', ' ORDER BY id) FROM vault.audit_log WHERE secret ^@ 'app/many'`)
-	want := "role:operator put app/many1  denied, role:operator put app/many2  denied, token:root put app/many1 1 ok, token:root put app/many2 1 ok, " +
+		`SELECT string_agg(format('%s %s %s %s %s', actor, action, secret, version, outcome), ', ' ORDER BY id)
+			FROM vault.audit_log WHERE secret ^@ 'app/many'`)
+	want := "role:operator put app/many1  denied, role:operator put app/many2  denied, " +
+		"token:root put app/many1 1 ok, token:root put app/many2 1 ok, " +
 		"role:operator verify app/many1 1 ok, role:operator verify app/many2 1 ok"
 	if got != want {
 		r.t.Errorf("the log says\n\t%s\nwant\n\t%s", got, want)
 	}
-	if got := r.store.MustQuery(r.t, `SELECT count(DISTINCT l.tx::text) || ' ' || bool_and(l.tx::text = q.xmin::text) FROM vault.audit_log l JOIN vault.requests q ON q.id = l.request_id
+	if got := r.store.MustQuery(r.t, `SELECT count(DISTINCT l.tx::text) || ' ' || bool_and(l.tx::text = q.xmin::text)
+		FROM vault.audit_log l JOIN vault.requests q ON q.id = l.request_id
 		WHERE l.secret ^@ 'app/many' AND l.outcome = 'ok' AND l.action = 'put'`); got != "1 true" {
 		r.t.Errorf("got %s, want the rows in the one transaction of the puts", got)
 	}
 }
 
-// rotations: what a worker does has its row too, done and failed. The job is the one that was asked for above.
+// rotations: a worker's rotations have rows too, done and failed. The job is the one that was requested above.
 func (r *recorded) rotations() {
 	claim := func() vault.Rotation {
 		r.t.Helper()
@@ -239,10 +246,11 @@ func (r *recorded) rotations() {
 	must(r.t, r.daemon.FailRotation(r.ctx, claim(), vault.ErrUnavailable, &again))
 	r.wantNewest(`worker:w vaultd rotate "app/auto" 1 failed`)
 	if got := r.store.MustQuery(r.t,
-		`SELECT l.tx::text = j.xmin::text FROM vault.audit_log l JOIN vault.rotation_jobs j ON j.name = l.secret WHERE l.outcome = 'failed'`); got != "true" {
+		`SELECT l.tx::text = j.xmin::text FROM vault.audit_log l JOIN vault.rotation_jobs j ON j.name = l.secret
+			WHERE l.outcome = 'failed'`); got != "true" {
 		r.t.Error("the row of a failed attempt is of another transaction")
 	}
-	sealed, err := r.daemon.SealRotation(r.ctx, claim(), []byte("two"))
+	sealed, err := r.daemon.SealCandidate(r.ctx, claim(), []byte("two"))
 	must(r.t, err)
 	receipt, err := r.daemon.CompleteRotation(r.ctx, sealed)
 	must(r.t, err)
@@ -250,9 +258,9 @@ func (r *recorded) rotations() {
 	r.wantTogether(receipt.RequestID)
 	must(r.t, second(r.RequestRotation(r.ctx, r.as, "app/auto")))
 	job := claim()
-	sealed, err = r.daemon.SealRotation(r.ctx, job, []byte("three"))
+	sealed, err = r.daemon.SealCandidate(r.ctx, job, []byte("three"))
 	must(r.t, err)
-	receipts, err := r.daemon.CompleteRotations(r.ctx, []vault.SealedRotation{sealed})
+	receipts, err := r.daemon.CompleteRotations(r.ctx, []vault.SealedCandidate{sealed})
 	must(r.t, err)
 	r.wantRow(receipts[job.ID].RequestID, `worker:w vaultd rotate "app/auto" 3 ok `)
 	r.wantTogether(receipts[job.ID].RequestID)
@@ -294,7 +302,8 @@ func (r *recorded) supervision() {
 func (r *recorded) newest() string {
 	r.t.Helper()
 	return r.store.MustQuery(r.t,
-		`SELECT format('%s %s %s "%s" %s %s', actor, db_role, action, secret, version, outcome) FROM vault.audit_log ORDER BY id DESC LIMIT 1`)
+		`SELECT format('%s %s %s "%s" %s %s', actor, db_role, action, secret, version, outcome) FROM vault.audit_log
+			ORDER BY id DESC LIMIT 1`)
 }
 
 func (r *recorded) wantNewest(want string) {
@@ -324,7 +333,7 @@ func (r *recorded) reads() {
 	r.wantNewest(`role:operator operator read "app/auto" 4 ok`)
 }
 
-// owner: the owner of the schema needs no token, and is on record by his login.
+// owner: the owner of the schema needs no token, and is on record by its login.
 func (r *recorded) owner() {
 	owner := openAs(r.t, r.store, vaulttest.Superuser)
 	change := vault.Change{RequestID: uuid.New()}
@@ -341,8 +350,10 @@ func (r *recorded) owner() {
 	}
 	must(r.t, second(db.Migrate(r.ctx, r.store.URL(vaulttest.Superuser), "on record", "local:///elsewhere")))
 	r.wantNewest(`owner:postgres postgres config ""  ok`)
-	got := r.store.MustQuery(r.t, `SELECT concat_ws(' ', l.detail #>> '{default_kms_key,from}' = $1, l.detail #>> '{default_kms_key,to}', l.detail ? 'schema_version',
-		l.tx::text = c.xmin::text) FROM vault.audit_log l, vault.config c WHERE action = 'config' ORDER BY l.id DESC LIMIT 1`, "local://"+r.store.KeyFile)
+	got := r.store.MustQuery(r.t, `SELECT concat_ws(' ', l.detail #>> '{default_kms_key,from}' = $1,
+		l.detail #>> '{default_kms_key,to}', l.detail ? 'schema_version',
+		l.tx::text = c.xmin::text) FROM vault.audit_log l, vault.config c WHERE action = 'config'
+		ORDER BY l.id DESC LIMIT 1`, "local://"+r.store.KeyFile)
 	if got != "t local:///elsewhere f t" {
 		r.t.Errorf("got %q", got)
 	}

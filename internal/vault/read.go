@@ -116,16 +116,16 @@ func sealedOf(row *db.VersionRow) envelope.Sealed {
 func (v *Vault) dataKey(ctx context.Context, until time.Time, name string,
 	row *db.VersionRow) (*envelope.VersionKey, error) {
 	if v.cache == nil {
-		return v.missing(ctx, until, name, *row, cacheKey{})
+		return v.uncachedKey(ctx, until, name, *row, cacheKey{})
 	}
 	k := keyOf(name, row)
 	if key := v.cache.lookup(k); key != nil {
 		return key, nil
 	}
-	return v.missing(ctx, until, name, *row, k)
+	return v.uncachedKey(ctx, until, name, *row, k)
 }
 
-// noLimit leaves it to the context.
+// noLimit leaves the limit of a read to its context.
 var noLimit time.Time
 
 // readUntil is when a read that begins now has to end.
@@ -136,8 +136,9 @@ func (v *Vault) readUntil() time.Time {
 	return time.Now().Add(v.readTimeout)
 }
 
-// missing asks for the key. The deadline becomes a timer only here: a read that finds its key needs none.
-func (v *Vault) missing(ctx context.Context, until time.Time, name string, row db.VersionRow,
+// uncachedKey unwraps a key that is not in the cache. Only here the deadline becomes a timer: a read that finds its key
+// needs none.
+func (v *Vault) uncachedKey(ctx context.Context, until time.Time, name string, row db.VersionRow,
 	k cacheKey) (*envelope.VersionKey, error) {
 	if !until.IsZero() {
 		var cancel context.CancelFunc
@@ -202,7 +203,7 @@ func (c *clusterID) get(ctx context.Context, read func(context.Context) (db.Conf
 	return config.ClusterID, nil
 }
 
-// asIntegrity gives the database package's word for a broken row the same sentinel as a broken envelope.
+// asIntegrity turns the database package's error for a broken row into the one for a broken envelope.
 func asIntegrity(err error) error {
 	if isErr(err, db.ErrIntegrity) {
 		return fmt.Errorf("%w: %s", ErrIntegrity, err)

@@ -35,20 +35,20 @@ func (v *Vault) Beat(ctx context.Context) (bool, error) {
 }
 
 // AwaitReplay returns once the local node has replayed (or, a primary, written) the log up to a position, and
-// [ErrBehind] when it has not after atMost. Nobody who waits holds a connection, and however many wait, one at a time
-// looks for all.
+// [ErrBehind] when it has not after atMost. Waiting callers hold no connection, and one at a time queries the position
+// for all of them.
 func (v *Vault) AwaitReplay(ctx context.Context, position LSN, atMost time.Duration) error {
 	waiting, stop := context.WithTimeout(ctx, atMost)
 	defer stop()
 	pause := newPause()
 	for {
-		reached, err := v.progress.look(ctx, v.reader.Position)
+		reached, err := v.progress.get(ctx, v.reader.Position)
 		switch {
 		case err != nil:
 			return err
 		case reached >= position:
 			return nil
-		case ctx.Err() == nil && waiting.Err() != nil: // after the last look, so that no wait ends without one
+		case ctx.Err() == nil && waiting.Err() != nil: // after a query, so that every wait makes at least one
 			return fmt.Errorf("%w: it has come to %s, not yet to %s", ErrBehind, reached, position)
 		}
 		sleep(waiting, pause.NextBackOff())
@@ -71,29 +71,29 @@ func sleep(ctx context.Context, pause time.Duration) {
 	}
 }
 
-// lookEvery is the least time between two looks at one node's position.
-const lookEvery = 2 * time.Millisecond
+// queryEvery is the least time between two queries of one node's position.
+const queryEvery = 2 * time.Millisecond
 
-// progress lets many wait for one node: whose turn it is looks, and the others share what was seen.
+// progress is the position of a node for many waiting callers: a leader queries it, and the others share its result.
 type progress struct {
-	turn chan struct{} // holds one
+	leader chan struct{} // full while a query is in flight
 
-	// Of whoever has the turn.
+	// Guarded by leader.
 	seen   LSN
-	seenAt time.Time // before the look: it counts for everybody who asked by then
+	seenAt time.Time // before the query: its result is for every caller that came by then
 }
 
-func newProgress() *progress { return &progress{turn: make(chan struct{}, 1)} }
+func newProgress() *progress { return &progress{leader: make(chan struct{}, 1)} }
 
-func (p *progress) look(ctx context.Context, position func(context.Context) (LSN, error)) (LSN, error) {
+func (p *progress) get(ctx context.Context, position func(context.Context) (LSN, error)) (LSN, error) {
 	asked := time.Now()
 	select {
-	case p.turn <- struct{}{}:
-		defer func() { <-p.turn }()
+	case p.leader <- struct{}{}:
+		defer func() { <-p.leader }()
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
-	if p.seenAt.After(asked.Add(-lookEvery)) {
+	if p.seenAt.After(asked.Add(-queryEvery)) {
 		return p.seen, nil
 	}
 	now := time.Now()
@@ -105,7 +105,8 @@ func (p *progress) look(ctx context.Context, position func(context.Context) (LSN
 }
 
 // AwaitStandbys returns once every standby connected to the primary has replayed the log up to a position ("" = up to
-// now), at the latest after atMost, and says of each whether it has. One that was seen and went away has not.
+// now), at the latest after atMost, and reports for each whether it has. One that disconnects meanwhile keeps its last
+// state.
 func (v *Vault) AwaitStandbys(ctx context.Context, lsn string, atMost time.Duration) ([]db.Standby, error) {
 	waiting, stop := context.WithTimeout(ctx, atMost)
 	defer stop()
@@ -127,14 +128,14 @@ func (v *Vault) AwaitStandbys(ctx context.Context, lsn string, atMost time.Durat
 	}
 }
 
-// note brings what is known up to date. Standbys that share a name have replayed when all of them have.
+// note updates replayed. Standbys that share a name have replayed when all of them have.
 func note(replayed map[string]bool, now []db.Standby) (all bool) {
-	looked := map[string]bool{}
+	connected := map[string]bool{}
 	for _, s := range now {
-		before, twice := looked[s.Name]
-		looked[s.Name] = s.Replayed && (before || !twice)
+		before, twice := connected[s.Name]
+		connected[s.Name] = s.Replayed && (before || !twice)
 	}
-	for name, has := range looked {
+	for name, has := range connected {
 		replayed[name] = has
 	}
 	all = true
@@ -153,9 +154,9 @@ func list(replayed map[string]bool) []db.Standby {
 	return standbys
 }
 
-// Freshness knows how far the local node is behind without asking it for every read: it takes samples, and lets each
-// grow older. What it lets through is never further behind than the limit, as exactly as the clocks of node and primary
-// agree; what it refuses is behind by the limit less, at most, the time between two samples.
+// Freshness limits how far the local node may be behind, without a query for every read: it takes samples of the lag
+// and adds their age. A read that it admits is never further behind than the limit, as exactly as the clocks of node
+// and primary agree; one that it refuses is behind by the limit less, at most, the time between two samples.
 type Freshness struct {
 	lag     func(context.Context) (*time.Duration, error)
 	limit   atomic.Int64 // 0 = none
@@ -165,15 +166,15 @@ type Freshness struct {
 
 type sample struct {
 	lag *time.Duration // nil: no heartbeat
-	at  time.Time      // before it was asked
+	at  time.Time      // before the query
 }
 
 const (
 	sampleEvery   = time.Second     // at most; and four times within the limit
-	sampleTimeout = 2 * time.Second // of one; a node that does not answer goes stale
+	sampleTimeout = 2 * time.Second // of one; a node that does not answer becomes stale
 )
 
-// NewFreshness begins with a limit; 0 = none, and then nothing is asked.
+// NewFreshness begins with a limit; 0 = none, and then it takes no samples.
 func (v *Vault) NewFreshness(limit time.Duration) *Freshness {
 	f := &Freshness{lag: v.reader.Lag, changed: make(chan struct{}, 1)}
 	f.limit.Store(int64(limit))
@@ -185,7 +186,7 @@ func (f *Freshness) SetLimit(limit time.Duration) {
 	if f.limit.Swap(int64(limit)) != int64(limit) {
 		select {
 		case f.changed <- struct{}{}:
-		default: // there is a word of a change already
+		default: // a change is signalled already
 		}
 	}
 }
@@ -206,7 +207,7 @@ func (f *Freshness) Run(ctx context.Context) {
 	}
 }
 
-// sample keeps the one before if the node does not answer: it grows older by itself.
+// sample keeps the last sample if the node does not answer: Check adds its age.
 func (f *Freshness) sample(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, sampleTimeout)
 	defer cancel()
@@ -225,7 +226,7 @@ func (f *Freshness) Check() error {
 	last := f.last.Load()
 	switch {
 	case last == nil:
-		return fmt.Errorf("%w: the node has not said yet how far it is", ErrStale)
+		return fmt.Errorf("%w: this node's replication lag is not known yet", ErrStale)
 	case last.lag == nil:
 		return fmt.Errorf("%w: no heartbeat of the primary has been replayed", ErrStale)
 	case *last.lag+time.Since(last.at) > limit:

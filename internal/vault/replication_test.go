@@ -23,7 +23,7 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// pair is a vault on a cluster of its own, and a second door at its standby.
+// pair is a vault on a cluster of its own, and a second Vault that reads from its standby.
 type pair struct {
 	*vault.Vault // of the primary
 	t            *testing.T
@@ -68,7 +68,7 @@ func (p *pair) position(text string) vault.LSN {
 	return lsn
 }
 
-// replay stops the standby's replay, or lets it go on.
+// replay stops the standby's replay, or resumes it.
 func (p *pair) replay(on bool) {
 	p.t.Helper()
 	conn, err := pgx.Connect(p.t.Context(), p.store.StandbyURL(vaulttest.Superuser))
@@ -80,7 +80,7 @@ func (p *pair) replay(on bool) {
 }
 
 // Three hundred readers wait for a write that the standby does not replay. They share two connections and other reads
-// get through; when replay goes on, each of them reads the write.
+// are answered; when replay resumes, each of them reads the write.
 func TestManyWaitForTheirWrite(t *testing.T) {
 	p := newPair(t)
 	ctx := t.Context()
@@ -97,7 +97,7 @@ func TestManyWaitForTheirWrite(t *testing.T) {
 	wantErr(t, p.AwaitReplay(ctx, position+1<<40, 50*time.Millisecond), vault.ErrBehind) // what no primary has written yet
 	must(t, p.AwaitReplay(ctx, position, 0))
 
-	looksBefore, began := p.looks(), time.Now()
+	queriesBefore, began := p.positionQueries(), time.Now()
 	leaving, leave := context.WithCancel(ctx)
 	var waiting sync.WaitGroup
 	var begun atomic.Int64
@@ -125,18 +125,18 @@ func TestManyWaitForTheirWrite(t *testing.T) {
 	}
 	leave()
 	wantErr(t, <-left, context.Canceled)
-	until(t, "they have looked many times", func() bool { return p.looks() > looksBefore+100 })
-	looks, took := p.looks()-looksBefore, time.Since(began)
-	t.Logf("300 readers waited %s and the standby was asked %d times", took.Round(time.Millisecond), looks)
-	if looks == 0 || looks > int(took/(2*time.Millisecond)) {
-		t.Errorf("300 readers asked %d times in %s, want once in 2 ms at the most", looks, took)
+	until(t, "many queries of the position", func() bool { return p.positionQueries() > queriesBefore+100 })
+	queries, took := p.positionQueries()-queriesBefore, time.Since(began)
+	t.Logf("300 readers waited %s and the standby was asked %d times", took.Round(time.Millisecond), queries)
+	if queries == 0 || queries > int(took/(2*time.Millisecond)) {
+		t.Errorf("300 readers asked %d times in %s, want once in 2 ms at the most", queries, took)
 	}
 	p.replay(true)
 	waiting.Wait()
 }
 
-// looks is how often the standby was asked how far it has come, by its log.
-func (p *pair) looks() int {
+// positionQueries is how often the standby was asked for its position, by its log.
+func (p *pair) positionQueries() int {
 	p.t.Helper()
 	log, err := os.ReadFile(p.store.Cluster.Standbys()[0].LogFile())
 	must(p.t, err)
@@ -159,8 +159,8 @@ func (p *pair) read() string {
 	return string(secret.Value)
 }
 
-// Whatever is changed, a standby that has replayed the position of the answer has the change, and it gets there without
-// anything else being written.
+// For every kind of change, a standby that has replayed the position of the answer has the change, and it replays that
+// position without any further write.
 func TestEveryWriteHasAPosition(t *testing.T) {
 	p := newPair(t)
 	ctx := t.Context()
@@ -228,7 +228,7 @@ func TestEveryWriteHasAPosition(t *testing.T) {
 	}
 }
 
-// One that has not replayed a change is waited for, and told of when the time is over, also when it went away
+// A standby that has not replayed a change is waited for, and reported when the time is over, also when it disconnected
 // meanwhile.
 func TestStandbysAreWaitedFor(t *testing.T) {
 	p := newPair(t)
@@ -251,7 +251,7 @@ func TestStandbysAreWaitedFor(t *testing.T) {
 	done := make(chan string, 1)
 	go func() { done <- wait(position, 3*time.Second) }()
 	must(t, p.store.Cluster.Standbys()[0].Kill())
-	if got := <-done; got != hasNot && got != "[]" { // it may have been gone before the first look
+	if got := <-done; got != hasNot && got != "[]" { // it may have disconnected before the first query
 		t.Errorf("the standby died: got %s, want %s", got, hasNot)
 	}
 	p.store.MustExec(t, `REVOKE pg_read_all_stats FROM vault_owner`)
@@ -321,7 +321,7 @@ func (s *story) statements() int {
 	return n
 }
 
-// The lag of a standby is the age of the heartbeat it has replayed; nothing of the sampler stays behind when it ends.
+// The lag of a standby is the age of the heartbeat it has replayed; when the sampler ends, no goroutine is left.
 func TestLag(t *testing.T) {
 	p := newPair(t)
 	before := goleak.IgnoreCurrent()
@@ -382,7 +382,7 @@ func until(t *testing.T, what string, condition func() bool) {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain: %s", what)
 		}
-		time.Sleep(5 * time.Millisecond) // between two looks
+		time.Sleep(5 * time.Millisecond) // between two polls
 	}
 }
 

@@ -24,9 +24,9 @@ func (v *Vault) WrappedKeys(ctx context.Context, c Change, q db.WrappedQuery) (d
 	return page, asIntegrity(err)
 }
 
-// Rewrap moves one data key under the KMS key that keys moves to. It stores nothing that it has not unwrapped again and
-// found to be the key the version was sealed with: until COMMIT the old wrapping is there, after it a proven one.
-// ErrConflict if somebody else has changed, or ended, the version meanwhile.
+// Rewrap wraps one data key under the new KMS key of keys. It stores a wrapping only after it has unwrapped it and
+// found the key that the version was sealed with: until COMMIT the row has the old wrapping, after it a proven one.
+// ErrConflict if another session has changed, or ended, the version meanwhile.
 func (v *Vault) Rewrap(ctx context.Context, c Change, keys Rewrapper, old db.WrappedKey) (Receipt, error) {
 	if err := errors.Join(envelope.CheckName(old.Name), v.canWrite(c)); err != nil {
 		return Receipt{}, firstOf(err)
@@ -51,8 +51,7 @@ func (v *Vault) Rewrap(ctx context.Context, c Change, keys Rewrapper, old db.Wra
 	return receipt(request, result), named("rewrap", old.Name, err)
 }
 
-// proveKey asks the KMS for the data key it has just wrapped: an answer that was wrong must not replace the one that
-// was right.
+// proveKey has the KMS unwrap the data key it has just wrapped: a wrong wrapping must not replace the right one.
 func proveKey(ctx context.Context, keys envelope.KeyUnwrapper, w envelope.WrappedKey, kc envelope.KeyContext,
 	of db.WrappedKey) error {
 	key, err := keys.Unwrap(ctx, w, kc)

@@ -15,7 +15,7 @@ import (
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
-// moving is a story with a second KMS key to move to.
+// moving is a vault with a second KMS key to move to.
 type moving struct {
 	*story
 	ring *kms.Keyring // the new key, then the old one
@@ -71,7 +71,7 @@ func (m *moving) sealed() string {
 		`SELECT jsonb_agg(to_jsonb(v) - 'kms_key_id' - 'wrapped_dek' ORDER BY name, version) FROM vault.secret_versions v`)
 }
 
-// All that is live moves, page by page: current and grace, of deleted secrets too. Nothing else of a row changes, and a
+// All live versions move, page by page: current and grace, of deleted secrets too. Nothing else of a row changes, and a
 // daemon with a warm cache serves the same.
 func TestRewrap(t *testing.T) {
 	m := newMoving(t, func(o *vault.Options) { o.CacheSize, o.CacheTTL = 100, time.Hour })
@@ -128,7 +128,7 @@ func (m mute) Unwrap(context.Context, envelope.WrappedKey, envelope.KeyContext) 
 	return nil, envelope.ErrKeyUnavailable
 }
 
-// A wrong answer of a KMS loses nothing: what is stored was unwrapped again, and was the key.
+// A wrong answer of a KMS loses nothing: a stored wrapping was unwrapped again, and was the key.
 func TestRewrapProvesTheKey(t *testing.T) {
 	m := newMoving(t, nil)
 	m.put("app/x", "one")
@@ -148,7 +148,7 @@ func TestRewrapProvesTheKey(t *testing.T) {
 	m.wantValue("app/x", "one")
 }
 
-// Who comes second is told so; who lost the answer asks again under the same request id.
+// A caller that comes second gets ErrConflict; a caller that lost the reply asks again under the same request id.
 func TestRewrapIsOvertaken(t *testing.T) {
 	m := newMoving(t, nil)
 	m.put("app/x", "one")
@@ -172,13 +172,14 @@ func TestRewrapIsOvertaken(t *testing.T) {
 	m.keys.Keys = m.ring
 	m.wantValue("app/y", "one")
 	got := m.store.MustQuery(t,
-		`SELECT string_agg(action || ' ' || outcome, ', ' ORDER BY id) FROM vault.audit_log WHERE secret = 'app/y' AND action LIKE 'rewrap%'`)
+		`SELECT string_agg(action || ' ' || outcome, ', ' ORDER BY id) FROM vault.audit_log WHERE secret = 'app/y'
+			AND action LIKE 'rewrap%'`)
 	if got != "rewrap ok, rewrap.replay ok" {
 		t.Errorf("got audit rows %q", got)
 	}
 }
 
-// frozen gives the same answer each time, as a client that asks again does.
+// frozen returns the same wrapping each time, as for a client that sends its request again.
 type frozen struct {
 	*kms.Keyring
 	answer *envelope.WrappedKey

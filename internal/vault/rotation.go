@@ -12,17 +12,17 @@ import (
 	"github.com/hyperiondb/vault/internal/envelope"
 )
 
-// Rotation is a claimed job. It is a worker's whole authority: it covers one secret and one attempt.
+// Rotation is a claimed job. It is all that authorises a worker, for one secret and one attempt.
 type Rotation = db.Job
 
 // Supervision is what one round of the supervisor did.
 type Supervision = db.Supervision
 
-// supervisionLimit is how much of each kind one round does, so that no transaction grows with the backlog.
+// supervisionLimit is how many items of each kind one round handles, so that no transaction grows with the backlog.
 const supervisionLimit = 5000
 
-// Supervise does rounds until nothing more is waiting, if the local node is the primary, and nothing on a standby. Two
-// supervisors on one primary do no harm.
+// Supervise does rounds until the backlog is gone, if the local node is the primary, and nothing on a standby. Two
+// supervisors may run on one primary.
 func (v *Vault) Supervise(ctx context.Context) (Supervision, error) {
 	var total Supervision
 	primary, err := v.reader.IsPrimary(ctx)
@@ -49,7 +49,7 @@ const (
 	RoundSeal      = "seal"
 )
 
-// ReportRound has vault.status() say that rounds fail, or (nil) that they work again.
+// ReportRound records for vault.status() that rounds fail, or (nil) that they work again.
 func (v *Vault) ReportRound(ctx context.Context, part string, why error) error {
 	if why == nil {
 		return v.writer.ReportRound(ctx, part, nil)
@@ -58,8 +58,8 @@ func (v *Vault) ReportRound(ctx context.Context, part string, why error) error {
 	return v.writer.ReportRound(ctx, part, &text)
 }
 
-// ClaimRotations claims up to limit jobs, among them those whose claim is older than stale, and, while the vault caps
-// no rotations, ahead more.
+// ClaimRotations claims up to limit jobs, including those whose claim is older than stale, and up to ahead more while
+// the vault has no cap on rotations.
 func (v *Vault) ClaimRotations(ctx context.Context, worker string, limit, ahead int,
 	stale time.Duration) ([]Rotation, error) {
 	return v.writer.ClaimRotations(ctx, worker, limit, ahead, stale)
@@ -99,13 +99,13 @@ func (v *Vault) HoldsRotation(ctx context.Context, job Rotation) error {
 	case errors.Is(err, db.ErrNotFound):
 		return fmt.Errorf("the claim on the rotation of %q is lost: %w", job.Name, ErrClaimLost)
 	case err != nil:
-		return fmt.Errorf("looking after the claim on the rotation of %q: %w", job.Name, err)
+		return fmt.Errorf("checking the claim on the rotation of %q: %w", job.Name, err)
 	}
 	return nil
 }
 
-// StoreCandidate seals a value as the candidate of a claimed job and stores it, before any target hears of it. It
-// returns the candidate that the job has then, which the attempt goes on with: after a lost answer that may be an
+// StoreCandidate seals a value as the candidate of a claimed job and stores it, before it is sent to a target. It
+// returns the candidate that the job has then, with which the attempt continues: after a lost reply it may be an
 // earlier one.
 func (v *Vault) StoreCandidate(ctx context.Context, job Rotation, value []byte) (envelope.Plaintext, error) {
 	if err := checkValueSize(value); err != nil {
@@ -122,7 +122,7 @@ func (v *Vault) StoreCandidate(ctx context.Context, job Rotation, value []byte) 
 	return v.openCandidate(ctx, job, stored)
 }
 
-// openCandidate opens a candidate as the version it is going to be, and as no other.
+// openCandidate opens a candidate as the version that it will be, and as no other.
 func (v *Vault) openCandidate(ctx context.Context, job Rotation, c db.SealedVersion) (envelope.Plaintext, error) {
 	if c.Version != job.FromVersion+1 {
 		return nil, fmt.Errorf("%w: the candidate of %q is for version %d, not %d", ErrIntegrity, job.Name, c.Version,
@@ -132,40 +132,40 @@ func (v *Vault) openCandidate(ctx context.Context, job Rotation, c db.SealedVers
 		WrappedDEK: c.WrappedDEK, Nonce: c.Nonce, Ciphertext: c.Ciphertext, KeyCommit: c.KeyCommit, AAD: c.AAD})
 }
 
-// FinishRotation makes the stored candidate the new version under the claim's fence: [ErrClaimLost] if somebody else
-// has the job, or has put a value, by now.
+// FinishRotation makes the stored candidate the new version under the claim's fence: [ErrClaimLost] if another worker
+// has claimed the job, or a new value was put, by now.
 func (v *Vault) FinishRotation(ctx context.Context, job Rotation) (Receipt, error) {
 	request := uuid.New()
 	result, err := v.writer.FinishRotation(ctx, request, job.ID, job.Attempt)
 	return receipt(request, result), named("rotate", job.Name, err)
 }
 
-// SealedRotation is a claimed job whose new value is sealed: all that is left is a transaction.
-type SealedRotation struct {
+// SealedCandidate is a claimed job with its sealed new value, ready to be completed in a transaction.
+type SealedCandidate struct {
 	Job     Rotation
 	request uuid.UUID
 	sealed  db.SealedVersion
 }
 
-// SealRotation seals a new value for a claimed job.
-func (v *Vault) SealRotation(ctx context.Context, job Rotation, value []byte) (SealedRotation, error) {
+// SealCandidate seals a new value for a claimed job, and stores nothing.
+func (v *Vault) SealCandidate(ctx context.Context, job Rotation, value []byte) (SealedCandidate, error) {
 	if err := checkValueSize(value); err != nil {
-		return SealedRotation{}, err
+		return SealedCandidate{}, err
 	}
 	sealed, err := v.seal(ctx, job.Name, job.FromVersion+1, value)
-	return SealedRotation{job, uuid.New(), sealed}, err
+	return SealedCandidate{job, uuid.New(), sealed}, err
 }
 
-// CompleteRotation stores the new value under the claim's fence: [ErrClaimLost] if somebody else has the job, or has
-// put a value, by now.
-func (v *Vault) CompleteRotation(ctx context.Context, r SealedRotation) (Receipt, error) {
+// CompleteRotation stores the new value under the claim's fence: [ErrClaimLost] if another worker has claimed the job,
+// or a new value was put, by now.
+func (v *Vault) CompleteRotation(ctx context.Context, r SealedCandidate) (Receipt, error) {
 	result, err := v.writer.CompleteRotation(ctx, r.request, r.Job.ID, r.Job.Attempt, r.sealed)
 	return receipt(r.request, result), named("rotate", r.Job.Name, err)
 }
 
-// CompleteRotations does so for many in one transaction, and returns the receipts of those that are completed, by job.
-// The others are to be completed alone, which says what is in the way, unless the error is [ErrOutcomeUnknown].
-func (v *Vault) CompleteRotations(ctx context.Context, batch []SealedRotation) (map[int64]Receipt, error) {
+// CompleteRotations completes many in one transaction, and returns the receipts of those that are completed, by job.
+// The caller completes the others alone, to learn why they failed, unless the error is [ErrOutcomeUnknown].
+func (v *Vault) CompleteRotations(ctx context.Context, batch []SealedCandidate) (map[int64]Receipt, error) {
 	completions := make([]db.Completion, len(batch))
 	for i, r := range batch {
 		completions[i] = db.Completion{Request: r.request, Job: r.Job.ID, Attempt: r.Job.Attempt, SealedVersion: r.sealed}
@@ -190,8 +190,8 @@ func (v *Vault) WaitForRotations(ctx context.Context, hint func()) error {
 	return v.writer.WaitForRotations(ctx, hint)
 }
 
-// RequestRotation asks for a rotation by the workers now, whether or not the secret is paused or in its window. It
-// joins the job that is open.
+// RequestRotation asks for a rotation by the workers now, also if the secret is paused or outside its window. If a job
+// is open, the request is for that job.
 func (v *Vault) RequestRotation(ctx context.Context, c Change, name string) (db.RequestedRotation, error) {
 	if err := errors.Join(envelope.CheckName(name), v.canWrite(c)); err != nil {
 		return db.RequestedRotation{}, firstOf(err)
@@ -216,7 +216,7 @@ func (v *Vault) PauseRotation(ctx context.Context, c Change, name string, pause 
 	})
 }
 
-// SetMaxRotations caps the rotations that all workers together have under way; nil = no cap, 0 = none.
+// SetMaxRotations caps the rotations that all workers together have in flight; nil = no cap, 0 = none.
 func (v *Vault) SetMaxRotations(ctx context.Context, c Change, most *int) error {
 	if err := v.canWrite(c); err != nil {
 		return err

@@ -6,25 +6,26 @@ import (
 	"time"
 )
 
-// awayRounds in a row tell a round that never ends in time from a server that was restarted.
+// awayRounds is how many rounds in a row must fail with ErrUnavailable to be reported: a restart of the server fails
+// fewer.
 const awayRounds = 3
 
-// reportTimeout is how long a report may take: what fails is likely the database.
+// reportTimeout bounds a report: when a round fails, the database may not answer either.
 const reportTimeout = 5 * time.Second
 
-// Rounds reports how the rounds of one kind go. It is for one goroutine.
+// Rounds reports failures of the rounds of one kind. It is for one goroutine.
 type Rounds struct {
 	Vault *Vault
 	Part  string // RoundSupervise, RoundClaim or RoundSeal
-	Here  bool   // they are made by the primary's own daemon alone
+	Here  bool   // only the daemon beside the primary makes them
 
-	working bool      // the last round worked, and is reported as that
-	away    int       // rounds since that failed because the database did not answer
-	notHere time.Time // when the node was asked last, and was not the primary
+	working bool      // the last round worked, and was reported as working
+	away    int       // consecutive rounds that failed because the database did not answer
+	notHere time.Time // when the node was last found not to be the primary
 }
 
-// Settle reports a failure, and the first success after one or after the start, when an earlier daemon may have left
-// one. A report that cannot be made is made by a later round.
+// Settle reports a failure, and the first success after one or after the start, since an earlier daemon may have
+// reported a failure. A report that fails is made again by a later round.
 func (r *Rounds) Settle(ctx context.Context, err error) {
 	if r == nil || ctx.Err() != nil || err == nil && r.working {
 		return
@@ -43,7 +44,7 @@ func (r *Rounds) Settle(ctx context.Context, err error) {
 	r.working = err == nil && reported == nil
 }
 
-// askAgain is how soon a node that was no primary is asked once more.
+// askAgain is how long a node that is not the primary is not asked again.
 const askAgain = time.Minute
 
 func (r *Rounds) primary(ctx context.Context) bool {

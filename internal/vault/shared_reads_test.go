@@ -16,26 +16,26 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// door is one node under load: what has been committed there, which nobody who asks afterwards may miss.
-type door struct {
+// node is one node under load, and what was committed there, which every later read must see.
+type node struct {
 	*vault.Vault
 	name  string
-	floor [names]atomic.Int64 // the version that whoever begins to read now has to see, at least
+	floor [names]atomic.Int64 // the least version that a read which begins now must see
 	reads atomic.Int64
 }
 
 const (
 	names    = 4
 	versions = 25
-	readers  = 12 // of each door and kind
+	readers  = 12 // of each node and kind
 )
 
 func raceName(i int) string           { return fmt.Sprintf("race/s%d", i) }
 func raceValue(i, version int) []byte { return fmt.Appendf(nil, "value %d of %d", version, i) }
 
-// Readers who share queries, while versions change, clients leave in the middle and some rows are bad: nobody sees a
-// version older than one committed on that node before he asked, nobody gets another's answer, and a bad row is its
-// reader's alone.
+// Readers share queries while versions change, clients cancel in the middle and some rows are bad. No reader sees a
+// version older than one committed on that node before it asked, or gets another reader's answer, and a bad row fails
+// only its own reader.
 func TestSharedReadsAreNeverOld(t *testing.T) {
 	store := vaulttest.Own(t)
 	ring, err := kms.OpenKeyring(t.Context(), []string{"local://" + store.KeyFile})
@@ -44,13 +44,13 @@ func TestSharedReadsAreNeverOld(t *testing.T) {
 	writer, err := db.NewWriter(t.Context(), db.Options{URL: store.URL(vaulttest.Operator), MaxConns: names + 2})
 	must(t, err)
 	defer writer.Close()
-	open := func(name, url string) *door {
+	open := func(name, url string) *node {
 		reader, err := db.NewReader(t.Context(), db.Options{URL: url, MaxConns: 8, PlanOnce: true})
 		must(t, err)
 		t.Cleanup(reader.Close)
 		v := vault.New(vault.Options{Reader: reader, Writer: writer, Keys: ring, CacheSize: 100, CacheTTL: time.Minute})
 		t.Cleanup(v.Close)
-		return &door{Vault: v, name: name}
+		return &node{Vault: v, name: name}
 	}
 	primary, standby := open("primary", store.URL(vaulttest.Operator)),
 		open("standby", store.StandbyURL(vaulttest.Operator))
@@ -69,7 +69,8 @@ func TestSharedReadsAreNeverOld(t *testing.T) {
 	store.MustExec(t, `ALTER TABLE vault.secret_versions DISABLE TRIGGER versions_are_sealed`,
 		`ALTER TABLE vault.secret_versions ALTER COLUMN fmt DROP NOT NULL`,
 		`UPDATE vault.secret_versions SET fmt = NULL WHERE name = 'bad/row'`,
-		`CREATE POLICY broken ON vault.secret_versions AS RESTRICTIVE FOR SELECT TO vault_service USING (CASE WHEN name = 'bad/query' THEN 1 / (version - 1) > 0 ELSE true END)`)
+		`CREATE POLICY broken ON vault.secret_versions AS RESTRICTIVE FOR SELECT TO vault_service
+			USING (CASE WHEN name = 'bad/query' THEN 1 / (version - 1) > 0 ELSE true END)`)
 
 	done := make(chan struct{})
 	var writing, reading sync.WaitGroup
@@ -94,9 +95,9 @@ func TestSharedReadsAreNeverOld(t *testing.T) {
 			}
 		})
 	}
-	for _, d := range []*door{primary, standby} {
+	for _, d := range []*node{primary, standby} {
 		for range readers {
-			for _, act := range []func(*testing.T, *door){oneRead, oneVerify, oneThatLeaves, oneBad} {
+			for _, act := range []func(*testing.T, *node){oneRead, oneVerify, oneThatLeaves, oneBad} {
 				reading.Go(func() {
 					for {
 						select {
@@ -113,7 +114,7 @@ func TestSharedReadsAreNeverOld(t *testing.T) {
 	writing.Wait()
 	close(done)
 	reading.Wait()
-	for _, d := range []*door{primary, standby} {
+	for _, d := range []*node{primary, standby} {
 		if d.reads.Load() < versions {
 			t.Errorf("%s: %d reads during %d changes prove little", d.name, d.reads.Load(), versions*names)
 		}
@@ -121,7 +122,7 @@ func TestSharedReadsAreNeverOld(t *testing.T) {
 	}
 }
 
-func oneRead(t *testing.T, d *door) {
+func oneRead(t *testing.T, d *node) {
 	i := rand.IntN(names)
 	floor := d.floor[i].Load()
 	s, err := d.Get(t.Context(), raceName(i), vault.GetOptions{})
@@ -137,7 +138,7 @@ func oneRead(t *testing.T, d *door) {
 	d.reads.Add(1)
 }
 
-func oneVerify(t *testing.T, d *door) {
+func oneVerify(t *testing.T, d *node) {
 	i := rand.IntN(names)
 	floor := int(d.floor[i].Load())
 	v, err := d.Verify(t.Context(), raceName(i), raceValue(i, floor))
@@ -151,7 +152,7 @@ func oneVerify(t *testing.T, d *door) {
 	d.reads.Add(2)
 }
 
-func oneThatLeaves(t *testing.T, d *door) {
+func oneThatLeaves(t *testing.T, d *node) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Duration(rand.IntN(1000))*time.Microsecond)
 	defer cancel()
 	s, err := d.Get(ctx, raceName(rand.IntN(names)), vault.GetOptions{})
@@ -161,7 +162,7 @@ func oneThatLeaves(t *testing.T, d *door) {
 	s.Wipe()
 }
 
-func oneBad(t *testing.T, d *door) {
+func oneBad(t *testing.T, d *node) {
 	if _, err := d.Get(t.Context(), "bad/row", vault.GetOptions{}); !errors.Is(err, vault.ErrIntegrity) {
 		t.Errorf("%s: a row that does not read got %v", d.name, err)
 	}

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// CheckTimeZone returns an error that names the environment's TZ if it is no time zone here: Go's runtime takes UTC
-// then, and says nothing.
+// CheckTimeZone returns an error that names the environment's TZ if this machine has no such time zone: Go's runtime
+// then uses UTC without an error.
 func CheckTimeZone() error {
 	text, set := os.LookupEnv("TZ")
 	name := strings.TrimPrefix(text, ":")

@@ -16,7 +16,7 @@ import (
 )
 
 // An admin token is "hva_" and the unpadded lower-case base32 (RFC 4648) of 16 bytes of id, 32 bytes of secret and 4
-// bytes of CRC-32C over both: a truncated or mistyped token is told before anything is sent, and scanners can find a
+// bytes of CRC-32C over both: a truncated or mistyped token is found before anything is sent, and scanners can find a
 // leaked one.
 const (
 	tokenPrefix     = "hva_"
@@ -24,7 +24,7 @@ const (
 	tokenBytes      = 16 + tokenSecretSize + 4
 )
 
-// ErrToken: the text is not a token (wrong prefix, length, alphabet or checksum). Never quotes it.
+// ErrToken says that a text is not a token (wrong prefix, length, alphabet or checksum), without quoting it.
 var ErrToken = errors.New("not an admin token")
 
 var (
@@ -32,7 +32,7 @@ var (
 	castagnoli    = crc32.MakeTable(crc32.Castagnoli)
 )
 
-// Token is an admin token. It prints as a placeholder; [Token.Reveal] is the one way to its text.
+// Token is an admin token. It prints as a placeholder; [Token.Reveal] returns its text.
 type Token struct {
 	id     uuid.UUID
 	secret [tokenSecretSize]byte

@@ -10,25 +10,25 @@ import (
 	"github.com/hyperiondb/vault/internal/envelope"
 )
 
-// What callers branch on, one table to exit codes (vaultctl) and one to statuses (httpapi).
+// The errors that callers branch on, with one table to exit codes (vaultctl) and one to statuses (httpapi).
 var (
 	ErrNotFound       = db.ErrNotFound       // absent or deleted, and nothing else
 	ErrConflict       = db.ErrConflict       // a version, name or state that the caller did not expect
 	ErrDeleted        = db.ErrDeleted        // a write to a deleted, restorable secret; also a conflict
 	ErrRefused        = db.ErrRefused        // the admin token or the database role is not allowed to
-	ErrInvalid        = db.ErrInvalid        // an argument the caller can mend
-	ErrUnavailable    = db.ErrUnavailable    // the database is away
+	ErrInvalid        = db.ErrInvalid        // an argument the caller can correct
+	ErrUnavailable    = db.ErrUnavailable    // the database does not answer
 	ErrOutcomeUnknown = db.ErrOutcomeUnknown // a change may or may not have happened
-	ErrBusy           = db.ErrBusy           // somebody else is changing it just now: try again
+	ErrBusy           = db.ErrBusy           // another session is changing it: try again
 	ErrFenced         = db.ErrFenced         // the primary that answers is an old one
 	ErrState          = db.ErrState          // the fence's file cannot be read or understood
-	ErrClaimLost      = db.ErrClaimLost      // a rotation that somebody else has, or has settled, by now
+	ErrClaimLost      = db.ErrClaimLost      // a rotation that another worker has claimed, or that is settled, by now
 	ErrNotInitialised = db.ErrNotInitialised
 	ErrSchema         = db.ErrSchema
 
 	ErrIntegrity      = envelope.ErrIntegrity
-	ErrKeyUnavailable = envelope.ErrKeyUnavailable // the KMS is away: try again later
-	ErrKeyRefused     = envelope.ErrKeyRefused     // the KMS said no: trying again does not help
+	ErrKeyUnavailable = envelope.ErrKeyUnavailable // the KMS does not answer: try again later
+	ErrKeyRefused     = envelope.ErrKeyRefused     // the KMS refused: trying again does not help
 	ErrValueSize      = envelope.ErrValueSize
 	ErrName           = envelope.ErrName
 
@@ -36,11 +36,11 @@ var (
 	ErrUnchanged   = errors.New("unchanged")    // put with IfChanged: the current value is the same
 )
 
-// Secret is one opened version with what its row says of it, all read in one statement.
+// Secret is one opened version and the columns of its row, all read in one statement.
 type Secret struct {
 	Name           string
 	Version        int
-	VersionID      uuid.UUID // the identity a client may hold on to
+	VersionID      uuid.UUID // identifies these bytes to a client: its ETag
 	Value          envelope.Plaintext
 	CreatedAt      time.Time  // of this version
 	RotatedAt      *time.Time // of the secret's newest version
@@ -48,7 +48,7 @@ type Secret struct {
 	ExpiresAt      *time.Time // nil: the current version; else the end of its grace
 }
 
-// Wipe overwrites the value. Every Secret is wiped by whoever asked for it.
+// Wipe overwrites the value. The caller that asked for a Secret wipes it.
 func (s *Secret) Wipe() {
 	if s != nil {
 		s.Value.Wipe()
@@ -77,17 +77,17 @@ type Verdict struct {
 	ExpiresAt *time.Time // of a grace version
 }
 
-// Settings of a secret. Nil keeps what is there, or at creation takes the default.
+// Settings of a secret. Nil keeps the stored setting, or at creation takes the default.
 type Settings struct {
 	Generator   *string        // a canonical spec of package rotation; makes the secret automatic
 	RotateEvery *time.Duration // 1 minute to 3650 days; only with a generator
 	Grace       *time.Duration // 0 to 3650 days; how long a superseded version still opens and verifies; default 24 h
-	// what takes a new value to where it is used, a canonical spec of package target; "" ends it
+	// sets a new value where it is used: a canonical spec of package target; "" removes it
 	Rotator *string
 	Window  *string // when it may rotate: "02:00-05:00 Europe/Berlin"; "" = any time
 }
 
-// Change is what every write needs: who asks, and the id under which an unanswered request is asked again.
+// Change is part of every write: the token, and the id under which a request without a reply is sent again.
 type Change struct {
 	Token     Token
 	RequestID uuid.UUID // zero: a fresh one
@@ -117,21 +117,21 @@ type UpdateRequest struct {
 	Change
 	Name       string
 	Settings   Settings
-	Manual     bool // forget the generator and stop rotating
+	Manual     bool // remove the generator and stop rotating
 	NoRotation bool // keep the generator, rotate only when asked
 }
 
-// Receipt is what a committed change answers.
+// Receipt is the result of a committed change.
 type Receipt struct {
 	RequestID         uuid.UUID  `json:"request_id"`
 	Name              string     `json:"name"`
 	Version           int        `json:"version,omitempty"`
 	VersionID         string     `json:"version_id,omitempty"`
 	CreatedAt         *time.Time `json:"created_at,omitempty"`
-	PreviousExpiresAt *time.Time `json:"previous_expires_at,omitempty"` // until when the version before still opens
+	PreviousExpiresAt *time.Time `json:"previous_expires_at,omitempty"` // end of the grace of the version before
 	NextRotationAt    *time.Time `json:"next_rotation_at,omitempty"`
 	RestoreUntil      *time.Time `json:"restore_until,omitempty"`  // of a delete
 	EndedVersions     []int      `json:"ended_versions,omitempty"` // of the end of a grace
 	PausedAt          *time.Time `json:"paused_at,omitempty"`      // of a pause
-	LSN               string     `json:"lsn,omitempty"`            // a node that has replayed this far has the change
+	LSN               string     `json:"lsn,omitempty"`            // a node that has replayed this position has the change
 }

@@ -17,15 +17,15 @@ type Keys interface {
 	envelope.KeyUnwrapper
 }
 
-// Options are the parts a Vault is made of.
+// Options are the parts of a Vault.
 type Options struct {
-	Reader    *db.Reader    // the node to read from, possibly a standby; nil: only what asks the primary
+	Reader    *db.Reader    // the node to read from, possibly a standby; nil: only methods that ask the primary work
 	Writer    *db.Writer    // the primary; nil: every write is ErrUnavailable
-	Keys      Keys          // nil: only what needs no key
+	Keys      Keys          // nil: only methods that need no key work
 	CacheSize int           // data keys kept at most; 0 = no cache
 	CacheTTL  time.Duration // how long a data key is kept; 0 = no cache
 
-	// of Get and Verify: no call to the KMS goes beyond it; 0 = whatever the caller's context has
+	// of Get and Verify: no call to the KMS takes longer; 0 = as long as the caller's context
 	ReadTimeout time.Duration
 }
 
@@ -58,24 +58,25 @@ func (v *Vault) Close() {
 	}
 }
 
-// Ping asks the local node for a sign of life and checks that its schema fits.
+// Ping checks that the local node answers and that its schema fits.
 func (v *Vault) Ping(ctx context.Context) error { return v.reader.Ping(ctx) }
 
 // CheckFence is ErrFenced if the local node is an old primary, and learns of a newer one.
 func (v *Vault) CheckFence(ctx context.Context) error { return v.reader.CheckFence(ctx) }
 
-// Status returns what vault.status() says of the local node.
+// Status returns vault.status() of the local node.
 func (v *Vault) Status(ctx context.Context) (db.Status, error) { return v.reader.Status(ctx) }
 
-// PrimaryStatus returns what vault.status() says of the primary.
+// PrimaryStatus returns vault.status() of the primary.
 func (v *Vault) PrimaryStatus(ctx context.Context) (db.Status, error) { return v.writer.Status(ctx) }
 
-// RoundFailures is what the rounds of supervisor, workers and sealer cannot do, as far as the caller may see it.
+// RoundFailures are the reported failures of the rounds of supervisor, workers and sealer, as far as the caller may see
+// them.
 func (v *Vault) RoundFailures(ctx context.Context) ([]db.RoundFailure, error) {
 	return v.reader.RoundFailures(ctx)
 }
 
-// PrimaryRoundFailures is what the primary has of them.
+// PrimaryRoundFailures is RoundFailures on the primary.
 func (v *Vault) PrimaryRoundFailures(ctx context.Context) ([]db.RoundFailure, error) {
 	return v.writer.RoundFailures(ctx)
 }
@@ -113,7 +114,7 @@ func (v *Vault) Describe(ctx context.Context, name string) (db.SecretRow, error)
 	return v.reader.Secret(ctx, name)
 }
 
-// DescribeForChange is Describe on the primary: what a change is to be based on.
+// DescribeForChange is Describe on the primary, as the base of a change.
 func (v *Vault) DescribeForChange(ctx context.Context, name string) (db.SecretRow, error) {
 	if err := envelope.CheckName(name); err != nil {
 		return db.SecretRow{}, err
@@ -153,7 +154,7 @@ func (c Change) credential() db.Credential {
 	return db.Credential{TokenID: c.Token.ID(), Prove: c.Token.Prove}
 }
 
-// canWrite tells what is missing before anything is sealed or sent.
+// canWrite fails before anything is sealed or sent if there is no primary or no token.
 func (v *Vault) canWrite(c Change) error {
 	if v.writer == nil {
 		return fmt.Errorf("%w: no primary is configured", ErrUnavailable)

@@ -268,7 +268,8 @@ func TestPutConditions(t *testing.T) {
 	s.wantValue("app/x", "two")
 	wantErr(t, put(func(r *vault.PutRequest) { r.Token = vault.NewToken() }), vault.ErrRefused)
 	if got := s.store.MustQuery(t,
-		`SELECT string_agg(action || '/' || outcome, ' ' ORDER BY id) FROM vault.audit_log WHERE secret = 'app/x'`); got != "put/ok put/ok put/denied" {
+		`SELECT string_agg(action || '/' || outcome, ' ' ORDER BY id) FROM vault.audit_log
+			WHERE secret = 'app/x'`); got != "put/ok put/ok put/denied" {
 		t.Errorf("got audit rows %q", got)
 	}
 }
@@ -293,7 +294,8 @@ func TestReplay(t *testing.T) {
 	_, err = s.Restore(ctx, as, "app/x")
 	wantErr(t, err, vault.ErrConflict)
 	if got := s.store.MustQuery(t,
-		`SELECT string_agg(action, ' ' ORDER BY id) FROM vault.audit_log WHERE secret = 'app/x'`); got != "put delete delete.replay" {
+		`SELECT string_agg(action, ' ' ORDER BY id) FROM vault.audit_log
+			WHERE secret = 'app/x'`); got != "put delete delete.replay" {
 		t.Errorf("got audit rows %q", got)
 	}
 }
@@ -319,7 +321,8 @@ func TestConcurrentPutsMakeDenseVersions(t *testing.T) {
 	}
 	writers.Wait()
 	got := s.store.MustQuery(t,
-		`SELECT count(*) || ' ' || max(version) || ' ' || count(*) FILTER (WHERE expires_at IS NULL) FROM vault.secret_versions`)
+		`SELECT count(*) || ' ' || max(version) || ' ' || count(*) FILTER (WHERE expires_at IS NULL)
+			FROM vault.secret_versions`)
 	if want := fmt.Sprintf("%d %d 1", wins.Load(), wins.Load()); got != want {
 		t.Errorf("got versions, newest and current %q, want %q after %d wins and %d conflicts", got, want, wins.Load(),
 			conflicts.Load())
@@ -329,8 +332,8 @@ func TestConcurrentPutsMakeDenseVersions(t *testing.T) {
 	}
 }
 
-// A put whose KMS answers late loses to one that saw the same version: its data key was made for a number that is taken
-// by now, so it cannot slip in behind.
+// A put whose KMS answers late gets ErrConflict if another put stored the version that it was sealed for: its data key
+// is bound to that number.
 func TestPutThatIsOvertaken(t *testing.T) {
 	s := newStory(t, nil)
 	s.put("app/x", "one")
@@ -375,7 +378,7 @@ func TestRotationByClaim(t *testing.T) {
 		return jobs[0]
 	}
 	complete := func(job vault.Rotation, value []byte) error {
-		sealed, err := daemon.SealRotation(ctx, job, value)
+		sealed, err := daemon.SealCandidate(ctx, job, value)
 		if err != nil {
 			return err
 		}
@@ -437,7 +440,8 @@ func TestSuperviseExpiresAndPurges(t *testing.T) {
 		t.Errorf("got %+v, want one version expired and one secret purged", did)
 	}
 	if got := s.store.MustQuery(t,
-		`SELECT version || ' ' || (ciphertext IS NULL) || ' ' || (wrapped_dek IS NULL) FROM vault.secret_versions WHERE removed_at IS NOT NULL`); got != "1 true true" {
+		`SELECT version || ' ' || (ciphertext IS NULL) || ' ' || (wrapped_dek IS NULL) FROM vault.secret_versions
+			WHERE removed_at IS NOT NULL`); got != "1 true true" {
 		t.Errorf("got %q, want the bytes of version 1 removed", got)
 	}
 	s.store.MustReplay(t)
@@ -550,7 +554,8 @@ func TestKeyCache(t *testing.T) {
 	// A row whose wrapped key was swapped is not found in the cache.
 	s.put("app/y", "two")
 	s.store.MustExec(t,
-		`UPDATE vault.secret_versions a SET wrapped_dek = b.wrapped_dek FROM vault.secret_versions b WHERE a.name = 'app/x' AND b.name = 'app/y'`)
+		`UPDATE vault.secret_versions a SET wrapped_dek = b.wrapped_dek FROM vault.secret_versions b WHERE a.name = 'app/x'
+			AND b.name = 'app/y'`)
 	_, err := s.Get(t.Context(), "app/x", vault.GetOptions{})
 	wantErr(t, err, vault.ErrIntegrity)
 	s.wantValue("app/y", "two")
@@ -565,7 +570,7 @@ func TestKeyCache(t *testing.T) {
 	wantErr(t, err, vault.ErrKeyUnavailable)
 }
 
-// hangingKeys give no key back before the test is over.
+// hangingKeys return no key before the test is over.
 type hangingKeys struct {
 	vault.Keys
 	over <-chan struct{}
@@ -580,8 +585,7 @@ func (k hangingKeys) Unwrap(ctx context.Context, _ envelope.WrappedKey,
 	return nil, fmt.Errorf("%w: %w", envelope.ErrKeyUnavailable, context.DeadlineExceeded)
 }
 
-// A KMS that hangs keeps nobody beyond the time a read may take, with the cache or without, though his context has no
-// end.
+// With a KMS that hangs a read ends by ReadTimeout, with the cache or without, also if its context has no deadline.
 func TestAKeyServiceThatHangs(t *testing.T) {
 	for _, size := range []int{0, 10} {
 		s := newStory(t, func(o *vault.Options) {
@@ -661,7 +665,7 @@ func FuzzParseToken(f *testing.F) {
 	})
 }
 
-// The grace of one rotate is its own: the next one is back to the secret's setting.
+// The grace of one rotate is for that rotate only: the next one uses the secret's setting.
 func TestGraceOfOneRotate(t *testing.T) {
 	s, ctx := newStory(t, nil), t.Context()
 	s.put("app/x", "one")
@@ -699,7 +703,7 @@ func TestStatusOfBothNodes(t *testing.T) {
 	}
 }
 
-// A primary that went away: changes fail at once as unavailable, reads from a standby go on, and after a promotion
+// When the primary fails, changes fail at once as unavailable and reads from a standby are answered; after a promotion
 // changes work again through the same pool.
 func TestPromotion(t *testing.T) {
 	store := vaulttest.Own(t)

@@ -13,8 +13,8 @@ import (
 	"github.com/hyperiondb/vault/internal/failpoint"
 )
 
-// Put seals and stores a new version, creating the secret if need be. A version that somebody else stores meanwhile
-// makes it ErrConflict: the data key is bound to the version number it was made for.
+// Put seals and stores a new version, and creates the secret if there is none. ErrConflict if another session stores a
+// version meanwhile: the data key is bound to the version number it was made for.
 func (v *Vault) Put(ctx context.Context, r PutRequest) (Receipt, error) {
 	if err := errors.Join(envelope.CheckName(r.Name), checkValueSize(r.Value), v.canWrite(r.Change)); err != nil {
 		return Receipt{}, firstOf(err)
@@ -64,7 +64,7 @@ func (v *Vault) isCurrentValue(ctx context.Context, name string, value []byte) (
 }
 
 // Rotate replaces the value of an existing secret; the version before stays valid for its grace. It settles a rotation
-// that is queued or claimed: the worker that holds it is refused when it comes back.
+// that is queued or claimed: the fence then refuses the worker that has claimed it.
 func (v *Vault) Rotate(ctx context.Context, r RotateRequest) (Receipt, error) {
 	if err := errors.Join(envelope.CheckName(r.Name), checkValueSize(r.Value), v.canWrite(r.Change)); err != nil {
 		return Receipt{}, firstOf(err)
@@ -193,7 +193,7 @@ func receipt(request uuid.UUID, r db.Result) Receipt {
 	}
 }
 
-// named puts the secret into an error that does not say which one it is about.
+// named adds the name of the secret to an error without one.
 func named(action, name string, err error) error {
 	if err == nil || isErr(err, ErrConflict) || isErr(err, ErrNotFound) || isErr(err, ErrDeleted) {
 		return err // the database names it in these
@@ -211,7 +211,7 @@ func checkValueSize(value []byte) error {
 	return nil
 }
 
-// firstOf shows one complaint at a time: the first of those joined.
+// firstOf returns the first of joined errors, so that a caller corrects one at a time.
 func firstOf(err error) error {
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		return joined.Unwrap()[0]

@@ -31,7 +31,7 @@ const (
 	readers   = 16      // objects that are read at once to verify
 )
 
-// timing is what tests shorten.
+// timing has the limits that tests shorten.
 type timing struct {
 	operation time.Duration // with its attempts, where the context has no earlier deadline
 	attempt   time.Duration // one HTTP exchange
@@ -43,7 +43,7 @@ func defaultTiming() timing {
 	return timing{operation: 20 * time.Second, attempt: 8 * time.Second, attempts: 3, longest: 2 * time.Second}
 }
 
-// Bucket is the place in a bucket for the seals of one vault. It is for one goroutine.
+// Bucket keeps the seals of one vault in a bucket. It is for one goroutine.
 type Bucket struct {
 	uri       URI
 	client    *s3.Client
@@ -59,8 +59,8 @@ type Bucket struct {
 
 var _ seal.Keeper = (*Bucket)(nil)
 
-// Open reads the AWS configuration and asks nobody anything; ctx bounds that. The vault's id is asked for when it is
-// needed: a daemon starts while its database is away.
+// Open reads the AWS configuration and sends no request; ctx bounds that. It calls cluster only when the vault's id is
+// needed, so a daemon starts while its database does not answer.
 func Open(ctx context.Context, uri string, cluster func(context.Context) (uuid.UUID, error)) (*Bucket, error) {
 	return open(ctx, uri, cluster, defaultTiming())
 }
@@ -78,10 +78,10 @@ func open(ctx context.Context, uri string, cluster func(context.Context) (uuid.U
 	b := &Bucket{uri: u, limits: limits, cluster: cluster}
 	cfg.HTTPClient, b.transport = awsclient.HTTPClient(cfg, limits.attempt, maxObject+1)
 	b.client = s3.NewFromConfig(cfg, func(o *s3.Options) {
-		if u.place.Endpoint != "" { // wins over the configuration's
+		if u.place.Endpoint != "" { // it overrides the configuration's
 			o.BaseEndpoint = &u.place.Endpoint
 		}
-		o.UsePathStyle = o.BaseEndpoint != nil // a store of one's own seldom has a host name for each bucket
+		o.UsePathStyle = o.BaseEndpoint != nil // self-hosted stores seldom have a host name for each bucket
 		o.Retryer = retry.NewStandard(func(r *retry.StandardOptions) {
 			r.MaxAttempts, r.MaxBackoff = limits.attempts, limits.longest
 		})
@@ -98,7 +98,7 @@ func (b *Bucket) Close() error {
 	return nil
 }
 
-// Last looks for the end of the bucket unless it is known.
+// Last finds the end of the bucket unless it is known.
 func (b *Bucket) Last(ctx context.Context) (seal.Seal, error) {
 	if b.known {
 		return b.last, nil
@@ -131,14 +131,14 @@ func (b *Bucket) Add(ctx context.Context, seals []seal.Seal) error {
 	}
 	first := seals[0].ID
 	if err := b.put(ctx, first, text); err != nil {
-		b.known = false // it may have been put all the same
+		b.known = false // the object may have been stored all the same
 		return err
 	}
 	b.object, b.last = first, last
 	return nil
 }
 
-// Seals reads everything: to verify.
+// Seals reads all seals, for a verification.
 func (b *Bucket) Seals(ctx context.Context) ([]seal.Seal, error) {
 	var all []seal.Seal
 	var last seal.Seal
@@ -167,10 +167,10 @@ func (b *Bucket) Seals(ctx context.Context) ([]seal.Seal, error) {
 	}
 }
 
-// end finds the newest object, the last known being from: in steps that double until nothing lies behind, then by
-// halves. Among 200,000 objects that is 23 requests, where reading all names would be 200.
+// end finds the newest object, beginning at from, the last one known: in steps that double until no object follows,
+// then by bisection. Among 200,000 objects that is 23 requests, where reading all names would be 200.
 func (b *Bucket) end(ctx context.Context, from int64) (int64, error) {
-	low, high := from, int64(math.MaxInt64) // nothing lies behind high
+	low, high := from, int64(math.MaxInt64) // no object follows high
 	for step := int64(0); low < high; {
 		page, more, err := b.list(ctx, low+step)
 		switch {
@@ -195,7 +195,7 @@ var objectName = regexp.MustCompile(`^([0-9]{20})\.jsonl$`)
 
 func (b *Bucket) key(first int64) string { return b.folder + fmt.Sprintf(nameFormat, first) }
 
-// locate asks for the vault's id once.
+// locate sets the folder from the vault's id, which it asks for once.
 func (b *Bucket) locate(ctx context.Context) error {
 	if b.folder != "" {
 		return nil
@@ -208,7 +208,7 @@ func (b *Bucket) locate(ctx context.Context) error {
 	return nil
 }
 
-// list returns some objects behind one, in order, and whether there are more; none only if there is none.
+// list returns objects after one, in order, and whether there are more. It returns none only if there is none.
 func (b *Bucket) list(ctx context.Context, after int64) (page []int64, more bool, err error) {
 	if err := b.locate(ctx); err != nil {
 		return nil, false, err
@@ -253,7 +253,7 @@ func (b *Bucket) away(why string) error {
 func (b *Bucket) put(ctx context.Context, first int64, text []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, b.limits.operation)
 	defer cancel()
-	sum := sha256.Sum256(text) // Object Lock wants a checksum, and one in a header every store can take
+	sum := sha256.Sum256(text) // Object Lock needs a checksum, and every store accepts one in a header
 	_, err := b.client.PutObject(ctx, &s3.PutObjectInput{
 		Bucket: &b.uri.bucket, Key: aws.String(b.key(first)), Body: bytes.NewReader(text), IfNoneMatch: aws.String("*"),
 		ContentType: aws.String("application/jsonl"), ChecksumAlgorithm: types.ChecksumAlgorithmSha256,
@@ -302,7 +302,7 @@ func (b *Bucket) read(ctx context.Context, first int64, last seal.Seal) ([]seal.
 	return b.parse(first, text, last)
 }
 
-// parse is strict: whoever may write to the bucket may have put anything there.
+// parse is strict: any writer of the bucket may have put any text there.
 func (b *Bucket) parse(first int64, text []byte, last seal.Seal) ([]seal.Seal, error) {
 	var seals []seal.Seal
 	whole, err := seal.ReadLines(b.objectURI(first), bytes.NewReader(text), last,

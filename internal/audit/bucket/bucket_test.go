@@ -78,7 +78,7 @@ func (s *store) key(first int64) string {
 	return fmt.Sprintf("audit/log/%s/%020d.jsonl", vaultID, first)
 }
 
-// checkHolds is the invariant: somebody who reads it all finds exactly this chain.
+// checkHolds is the invariant: a read of the whole bucket finds exactly this chain.
 func (s *store) checkHolds(chain []seal.Seal) {
 	s.t.Helper()
 	got, err := s.open().Seals(s.t.Context())
@@ -428,8 +428,9 @@ func TestTheEndIsFound(t *testing.T) {
 func TestURIs(t *testing.T) {
 	for in, want := range map[string]string{
 		"s3://seals": "s3://seals", "s3://seals/": "s3://seals",
-		"s3://my.seals-2/a/b_c=d/?region=eu-west-1":                        "s3://my.seals-2/a/b_c=d?region=eu-west-1",
-		"s3://seals?endpoint=https://Minio.example:9000/&region=us-east-1": "s3://seals?region=us-east-1&endpoint=https://minio.example:9000",
+		"s3://my.seals-2/a/b_c=d/?region=eu-west-1": "s3://my.seals-2/a/b_c=d?region=eu-west-1",
+		"s3://seals?endpoint=https://Minio.example:9000/&region=us-east-1": "s3://seals?region=us-east-1" +
+			"&endpoint=https://minio.example:9000",
 	} {
 		u, err := ParseURI(in)
 		if err != nil || u.String() != want {
@@ -599,7 +600,7 @@ func TestSealerKeepsTheBucket(t *testing.T) {
 	stop()
 	<-ended
 
-	// Another daemon, seldom: only its start and its end are looked at. Meanwhile somebody else adds.
+	// Another daemon, with an hour between rounds: only the rounds at its start and end count. Meanwhile a third adds.
 	late := &seal.Sealer{Store: local, Log: slog.New(slog.DiscardHandler),
 		Places: []*seal.Place{{Keeper: s.open(), Where: "in the bucket", Every: time.Hour, Shared: true}}}
 	ctx, stop = context.WithCancel(t.Context())

@@ -14,8 +14,8 @@ import (
 
 const service = "the bucket's service"
 
-// failure turns what the SDK returned into one of the package's errors: nil stays nil, and a caller that gave up is
-// nobody's failure.
+// failure turns an error of the SDK into one of the package's: nil stays nil, and a cancelled context is no failure of
+// the bucket.
 func (b *Bucket) failure(ctx context.Context, permission string, err error) error {
 	switch {
 	case err == nil:
@@ -33,7 +33,7 @@ func (b *Bucket) failure(ctx context.Context, permission string, err error) erro
 	return b.away(reason)
 }
 
-// reasonOf says in this package's words what went wrong.
+// reasonOf words the failure, without the server's text.
 // https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 func reasonOf(err error, permission string) string {
 	var answer smithy.APIError

@@ -36,7 +36,7 @@ type URI struct {
 	place  awsclient.Place
 }
 
-// ParseURI accepts the form in the package doc and nothing near it. Its errors wrap ErrURI and are one line.
+// ParseURI accepts exactly the form in the package doc. Its errors wrap ErrURI and are one line.
 func ParseURI(s string) (URI, error) {
 	u, err := parseURI(s)
 	if err != nil {
@@ -45,7 +45,7 @@ func ParseURI(s string) (URI, error) {
 	return u, nil
 }
 
-// quoted leaves out what may hold a password (key:secret@bucket, or a parameter nobody knows).
+// quoted leaves out parts that may hold a password (key:secret@bucket, or an unknown parameter).
 func quoted(s string) string {
 	shown, _, _ := strings.Cut(s, "?")
 	if len(shown) > maxPrefix || strings.Contains(s, "@") || strings.Contains(s, "%40") {
@@ -89,7 +89,7 @@ func parseURI(s string) (URI, error) {
 // String is the canonical form.
 func (u URI) String() string { return u.name() + u.place.Query() }
 
-// name is the URI without where to ask.
+// name is the URI without region and endpoint.
 func (u URI) name() string {
 	if u.prefix == "" {
 		return Scheme + u.bucket

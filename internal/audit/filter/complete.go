@@ -7,7 +7,7 @@ import (
 	"unicode/utf8"
 )
 
-// Actions returns the actions there are, for completion; an event may have others.
+// Actions returns the known actions, for completion; an event may have others.
 func Actions() []string {
 	return []string{"read", "verify", "put", "rotate", "rollback", "update", "delete", "restore", "purge", "rewrap",
 		"expire", "grace.end",
@@ -16,20 +16,20 @@ func Actions() []string {
 		"audit.prune", "audit.refused", "audit.seal_key", "audit.spool", "audit.torn_tail", "audit.unrecorded"}
 }
 
-// Completion says what could stand at the end of an unfinished filter.
+// Completion has the words that can complete an unfinished filter.
 type Completion struct {
-	Keep  string   // what stays of the text
-	Key   Key      // whose values are wanted; "" = keys
-	Typed string   // what is there of the value, or of the key
-	Words []string // what is known without asking anybody, to be put after Keep
+	Keep  string   // the part of the text before the completed word
+	Key   Key      // whose values complete it; "" = keys
+	Typed string   // the beginning of the value, or of the key
+	Words []string // known without a query, to be put after Keep
 }
 
-// Complete looks at the last word of a text. Values of secret, actor and node are somebody else's to know: Key and
-// Typed say which, and [Completion.Of] makes words of them.
+// Complete completes the last word of a text. Values of secret, actor and node come from the database: the caller asks
+// for those of Key that begin with Typed, and [Completion.Of] makes words of them.
 func Complete(text string) Completion {
 	start := 0
 	if i := strings.LastIndexFunc(text, unicode.IsSpace); i >= 0 {
-		start = i + 1 // spaces are one byte, or the odd one completes badly
+		start = i + 1 // a space of several bytes completes wrongly, which is rare
 	}
 	c := Completion{Keep: text[:start], Typed: text[start:]}
 	if rest := strings.TrimLeft(c.Typed, "-!"); len(c.Typed)-len(rest) == 1 {

@@ -32,13 +32,13 @@ func Keys() []Key {
 // Outcomes returns what an outcome can be.
 func Outcomes() []string { return []string{"ok", "denied", "failed"} }
 
-// Term is one condition. Text is what was written, in its canonical spelling; beside it stands the typed value of its
-// key.
+// Term is one condition. Text is its value in canonical spelling; Network, Number and Time have the typed value of
+// their keys.
 type Term struct {
 	Key    Key
 	Not    bool
 	Text   string
-	Prefix bool // of secret, actor, action and node: everything that begins with Text
+	Prefix bool // of secret, actor, action and node: matches everything that begins with Text
 
 	Network netip.Prefix // of ip
 	Number  int          // of version
@@ -107,10 +107,10 @@ func (f Filter) border(key Key) time.Time {
 	return time.Time{}
 }
 
-// actorKinds are what can stand before an actor's name; role: is only what a session said of itself.
+// actorKinds are the kinds before an actor's name; role: is set by the session itself, without proof.
 func actorKinds() []string { return []string{"token:", "worker:", "client:", "owner:", "role:"} }
 
-// Actors are the texts that an actor's term stands for: without a kind, that of every kind.
+// Actors are the texts that an actor's term matches: without a kind, those of every kind.
 func (t Term) Actors() []string {
 	texts := []string{t.Text}
 	if slices.ContainsFunc(actorKinds(), func(kind string) bool { return strings.HasPrefix(t.Text, kind) }) ||
@@ -123,7 +123,7 @@ func (t Term) Actors() []string {
 	return texts
 }
 
-// quote writes a text so that it is read back as one word that means only itself.
+// quote writes a text so that it parses as one word with exactly that text.
 func quote(text string) string {
 	if text != "" && !strings.ContainsAny(text, `"\*`) && !strings.ContainsFunc(text, unicode.IsSpace) {
 		return text

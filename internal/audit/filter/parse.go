@@ -30,13 +30,13 @@ func Parse(text string, now time.Time) (Filter, error) {
 	if len(text) > maxLength {
 		return Filter{}, &Error{maxLength, fmt.Sprintf("longer than %d bytes", maxLength)}
 	}
-	now = now.Round(0) // terms are compared, and a monotonic reading is nobody's
+	now = now.Round(0) // without the monotonic reading, since terms are compared
 	words, err := split(text)
 	if err != nil {
 		return Filter{}, err
 	}
 	var f Filter
-	border := 0 // where the last one in time stands
+	border := 0 // the column of the last term of since: or until:
 	for _, w := range words {
 		term, err := w.term(now)
 		if err == nil {
@@ -75,7 +75,7 @@ func (f Filter) clashes(t Term) error {
 	return nil
 }
 
-// word is a term as it was written, unquoted.
+// word is a term as typed, unquoted.
 type word struct {
 	column int
 	not    bool
@@ -84,7 +84,7 @@ type word struct {
 	prefix bool
 }
 
-// split finds the words. Only here columns are counted and quotes understood.
+// split finds the words. It alone counts columns and reads quotes.
 func split(text string) ([]word, error) {
 	if !utf8.ValidString(text) {
 		return nil, &Error{invalidAt(text), "not valid UTF-8"}
@@ -161,7 +161,7 @@ func scan(runes []rune, at int) (word, int, error) {
 	return w, at, nil
 }
 
-// unquote writes what stands between the quote at runes[at] and the next, and returns where that ends.
+// unquote writes the text between the quote at runes[at] and the next one, and returns the end of that.
 func unquote(text *strings.Builder, runes []rune, at int) (int, error) {
 	for i := at + 1; i < len(runes); i++ {
 		switch r := runes[i]; {

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Moments returns examples of what since: and until: take, for completion.
+// Moments returns examples of values of since: and until:, for completion.
 func Moments() []string {
 	return []string{"-15m", "-1h", "-2h", "-24h", "-7d", "-30d", "today", "yesterday", "monday"}
 }
@@ -30,10 +30,10 @@ func Moment(text string, now time.Time) (time.Time, error) {
 	return t.Time, err
 }
 
-// capitalUnit is refused: M is months elsewhere, and minutes would show next to nothing of what was asked for.
+// capitalUnit is refused: M means months elsewhere, and with minutes the result would miss most events.
 var capitalUnit = regexp.MustCompile(`^-[0-9a-zA-Z]*[0-9][a-z]*[A-Z]`)
 
-// moment resolves a border in time. Whole days end, for until:, where the next one begins.
+// moment resolves a time. For until: a whole day ends where the next one begins.
 func (t Term) moment(now time.Time) (Term, error) {
 	if capitalUnit.MatchString(t.Text) {
 		return t, fmt.Errorf("%s: takes units in small letters (-30m is minutes; there is none for months), not %q", t.Key,
@@ -44,7 +44,8 @@ func (t Term) moment(now time.Time) (Term, error) {
 	}
 	at, whole, ok := resolve(t.Text, now)
 	if !ok {
-		return t, fmt.Errorf("%s: takes a time such as -2h, -7d, 2026-11-25, 2026-11-25T10:00, 10:00, today, yesterday or monday, not %q", t.Key, t.Text)
+		return t, fmt.Errorf("%s: takes a time such as -2h, -7d, 2026-11-25, 2026-11-25T10:00, 10:00, today, "+
+			"yesterday or monday, not %q", t.Key, t.Text)
 	}
 	if whole && t.Key == Until {
 		at = at.AddDate(0, 0, 1)
@@ -56,7 +57,7 @@ func (t Term) moment(now time.Time) (Term, error) {
 	return t, nil
 }
 
-// resolve also says whether a whole day was meant.
+// resolve also reports whether the text is a whole day.
 func resolve(text string, now time.Time) (at time.Time, whole, ok bool) {
 	today := time.Date(now.Year(), now.Month(), now.Day(), 0, 0, 0, 0, now.Location())
 	switch {

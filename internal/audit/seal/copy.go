@@ -12,7 +12,7 @@ import (
 	"path/filepath"
 )
 
-// Copies is a [Keeper] in a file of the node: the seals that it has seen, one JSON document a line.
+// Copies is a [Keeper] in a file of the node: the seals that the node has seen, one JSON document a line.
 type Copies struct {
 	path string
 	file *os.File
@@ -21,10 +21,10 @@ type Copies struct {
 
 var _ Keeper = (*Copies)(nil)
 
-// ErrCopies is a file of seals that cannot be read or is open to others.
+// ErrCopies says that a file of seals cannot be read, or that other users may access it.
 var ErrCopies = errors.New("not a file of seals")
 
-// OpenCopies opens the file, or makes it, mode 0600. A line that a crash left unfinished is cut off: its seal is seen
+// OpenCopies opens the file, or makes it, mode 0600. It cuts off a line that a crash left unfinished: its seal is added
 // again.
 func OpenCopies(path string) (*Copies, error) {
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
@@ -78,8 +78,8 @@ func (c *Copies) Add(_ context.Context, seals []Seal) error {
 	return nil
 }
 
-// AppendLines writes seals as a keeper keeps them, one JSON document a line, if they follow last; last is the last of
-// them then.
+// AppendLines appends seals in the form of a keeper, one JSON document a line, if they follow last. It sets last to the
+// last of them.
 func AppendLines(lines []byte, last *Seal, seals []Seal) ([]byte, error) {
 	for _, s := range seals {
 		if err := follows(last, &s); err != nil {
@@ -95,7 +95,7 @@ func AppendLines(lines []byte, last *Seal, seals []Seal) ([]byte, error) {
 	return lines, nil
 }
 
-// follows: the file may begin anywhere, and then has no gap.
+// follows fails unless s is the seal after last. A file may begin with any seal, and has no gap after it.
 func follows(last, s *Seal) error {
 	switch {
 	case s.ComputeHash() != s.Hash:
@@ -112,7 +112,7 @@ func follows(last, s *Seal) error {
 // Close closes the file.
 func (c *Copies) Close() error { return c.file.Close() }
 
-// ReadCopies reads the seals of a file that [Copies] wrote, on whatever node.
+// ReadCopies reads the seals of a file that [Copies] wrote, on any node.
 func ReadCopies(path string) ([]Seal, error) {
 	file, err := os.Open(path)
 	if err != nil {
@@ -124,8 +124,8 @@ func ReadCopies(path string) ([]Seal, error) {
 	return all, err
 }
 
-// ReadLines hands on the seals that [AppendLines] wrote, which follow last, and returns how far the text consists of
-// whole lines. Its errors wrap ErrCopies and name the text as in %q.
+// ReadLines calls add with the seals that [AppendLines] wrote, which follow last, and returns the bytes of the whole
+// lines. Its errors wrap ErrCopies and name the text as in %q.
 func ReadLines(name string, r io.Reader, last Seal, add func(Seal)) (whole int64, err error) {
 	lines := bufio.NewReaderSize(r, 1<<16)
 	for number := 1; ; number++ {
@@ -151,7 +151,7 @@ func ReadLines(name string, r io.Reader, last Seal, add func(Seal)) (whole int64
 func syncFolder(path string) error {
 	d, err := os.Open(path)
 	if errors.Is(err, fs.ErrPermission) {
-		return nil // a folder one may write to and not read
+		return nil // a folder that may be written to, but not read
 	}
 	if err != nil {
 		return err

@@ -1,9 +1,9 @@
 // Package seal makes the audit log tamper-evident: rows are gathered into seals, seals are chained, each is signed with
-// a key that PostgreSQL never sees. Whoever edits, deletes, inserts or reorders a sealed row, or a seal, is found by
-// [Verify], which names the first row or seal that does not fit.
+// a key that PostgreSQL never sees. [Verify] finds every edit, deletion, insertion or reordering of sealed rows or of
+// seals, and names the first row or seal that does not fit.
 //
-// What it cannot show: rows that were forged or kept away before the sealer saw them, and the loss of the newest seals
-// together with their rows. The latter shows on every node that has seen those seals ([Copies]).
+// It cannot find rows that were forged or suppressed before the sealer read them, or the loss of the newest seals
+// together with their rows. Every node that has seen those seals finds the latter ([Copies]).
 //
 // # Row
 //
@@ -19,32 +19,28 @@
 //	version                8 bytes
 //	outcome                UTF-8
 //	request_id             16 bytes
-//
-// detail JSON without white space, keys in the order of their bytes, strings as encoding/json writes them
-// with HTML escaping off, numbers as PostgreSQL writes them; what is nested too deep for encoding/json
-//
-//	as PostgreSQL writes it
+//	detail                 JSON without white space, keys in the order of their bytes, strings as encoding/json
+//	                       writes them with HTML escaping off, numbers as PostgreSQL writes them; a document nested
+//	                       too deep for encoding/json as PostgreSQL writes it
 //
 // All numbers are big-endian.
 //
 // # Tree
 //
 // The root is the Merkle tree hash of RFC 6962, section 2.1, with SHA-256: leaf = H(0x00 || bytes), node = H(0x01 ||
-// left || right), over the rows in the order of (tx, id). A seal keeps the first four bytes of each leaf besides (its
-// marks). They are no proof of anything: they tell which row it was once the root has told that one does not fit.
+// left || right), over the rows in the order of (tx, id). A seal also keeps the first four bytes of each leaf (its
+// marks). They prove nothing: they identify the changed row after the root has shown that one does not fit.
 //
 // # Seal
 //
 // A seal covers the rows of one month (of their at, in UTC) that one window of transaction ids wrote, from_tx <= tx <
 // to_tx. The windows of one system (PostgreSQL's system identifier) follow one another without a gap from 0 on; a
-// cluster restored from a dump begins with its own, because transaction ids begin anew there. Where a window closes
-// nothing older runs any more, so a long transaction delays sealing and is never missed. Format 1 of a seal is the text
+// cluster restored from a dump begins with its own, because its transaction ids begin anew. A window closes when no
+// older transaction runs, so a long transaction delays sealing and is never missed. Format 1 of a seal is the text
 // "hyperiondb-vault/audit-seal/1" and a zero byte, then
 //
 //	id, system_id          8 bytes each; ids count from 1 without a gap
-//
-// month 7 bytes, "2026-11", from "0001-01", which has what is earlier, to "9999-12", which has what is later
-//
+//	month                  7 bytes, "2026-11"; "0001-01" also has earlier times, and "9999-12" later ones
 //	from_tx, to_tx         8 bytes each
 //	rows, first_id, last_id 8 bytes each
 //	sealed_at              8 bytes, microseconds since 1970

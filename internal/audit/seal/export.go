@@ -22,14 +22,14 @@ const (
 	longestLine  = 64 << 20
 )
 
-// ErrExport is a file that is no export, or not all of one.
+// ErrExport says that a file is no export, or only a part of one.
 var ErrExport = errors.New("not a whole export of an audit log")
 
 // Header is the first line of an export.
 type Header struct {
 	Format  string    `json:"format"`
 	Cluster uuid.UUID `json:"cluster_id"`
-	Partial bool      `json:"partial"` // not the whole log: one month, say
+	Partial bool      `json:"partial"` // not the whole log, for example one month
 	Prunes  []Prune   `json:"prunes"`
 }
 
@@ -84,10 +84,10 @@ func (w *Writer) Write(e Entry) error {
 	}
 }
 
-// Rows is how many were written.
+// Rows is how many rows were written.
 func (w *Writer) Rows() int64 { return w.wrote.Rows }
 
-// Close writes the last line. It does not close what is below.
+// Close writes the last line. It does not close the writer below.
 func (w *Writer) Close() error {
 	return errors.Join(w.lines.Encode(map[string]trailer{"end": w.wrote}), w.out.Flush())
 }
@@ -118,10 +118,10 @@ func OpenFile(path string) (*File, error) {
 // Partial reports whether the file has only a part of a log.
 func (f *File) Partial() bool { return f.header.Partial }
 
-// Cluster is the vault's that was exported.
+// Cluster is the id of the exported vault.
 func (f *File) Cluster(context.Context) (uuid.UUID, error) { return f.header.Cluster, nil }
 
-// Prunes are those known when it was exported.
+// Prunes are those known at the time of the export.
 func (f *File) Prunes(context.Context) ([]Prune, error) { return f.header.Prunes, nil }
 
 // Seals reads the file once and keeps all seals in memory, without marks: 300 bytes each.
@@ -166,7 +166,7 @@ func (f *File) Entries(ctx context.Context, since map[int64]uint64) iter.Seq2[En
 			}
 			if bytes.HasPrefix(line.text, []byte(`{"end":`)) {
 				last = line
-				last.text = bytes.Clone(line.text) // the next one is read over it
+				last.text = bytes.Clone(line.text) // the next line overwrites it
 				continue
 			}
 			e, err := line.entry()
@@ -275,7 +275,7 @@ func decodeLeaf(text []byte) (*Leaf, error) {
 		Hash: Hash(hash)}, nil
 }
 
-// decodeStrictly refuses what it does not know and what follows.
+// decodeStrictly refuses unknown fields and text after the document.
 func decodeStrictly(text []byte, v any) error {
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.DisallowUnknownFields()

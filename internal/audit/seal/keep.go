@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Keeper keeps seals outside of PostgreSQL: what a primary that lost its newest seals, or made them anew, is held
-// against. A file of the node's own ([Copies]), or a bucket of all nodes. It only ever grows, and may begin anywhere.
+// Keeper keeps seals outside of PostgreSQL, to find out that a primary has lost its newest seals or has made them anew.
+// It is a file of one node ([Copies]), or a bucket of all nodes. It only grows, and may begin with any seal.
 type Keeper interface {
 	// Last is the newest seal that is kept; its ID is 0 if there is none.
 	Last(ctx context.Context) (Seal, error)
@@ -16,31 +16,31 @@ type Keeper interface {
 	Add(ctx context.Context, seals []Seal) error
 }
 
-// Errors of a keeper that say nothing about the seals; all others are alarms.
+// Errors of a keeper that do not concern the seals; all others are alarms.
 var (
 	ErrAway  = errors.New("cannot be reached")
-	ErrAdded = errors.New("somebody else has added seals") // or this very Add, whose answer was lost: Last tells
+	ErrAdded = errors.New("another daemon has added seals") // or this Add, whose reply was lost: Last has the result
 )
 
-// errNodeAway: nothing can be compared. Readiness has a part for the node.
+// errNodeAway says that the node did not answer, so nothing was compared. Readiness has its own check of the node.
 var errNodeAway = errors.New("the node is away")
 
-// Place is a keeper, and how it goes there.
+// Place is a keeper and its state.
 type Place struct {
 	Keeper Keeper
 	Where  string        // such as "here", for texts
-	Every  time.Duration // how often what is new is added; 0: after each round of sealing
-	Shared bool          // by all nodes: the primary's adds to it, and once more at the end
+	Every  time.Duration // how often new seals are added; 0: after each round of sealing
+	Shared bool          // by all nodes: the primary's daemon adds to it, and once more when it stops
 
 	// Guarded by the sealer's lock.
-	alarm trouble   // what is kept does not fit the node's seals
+	alarm trouble   // the kept seals do not fit the node's
 	away  trouble   // it could not be reached
-	whole time.Time // when it last had all that the node had
+	whole time.Time // when it last had all seals of the node
 }
 
 const (
 	copyLimit = 1000 // seals
-	takeovers = 3    // in a row of one Add
+	takeovers = 3    // repeats of an Add after ErrAdded
 	lastTry   = 3 * time.Second
 )
 
@@ -54,7 +54,7 @@ func (s *Sealer) runPlace(ctx context.Context, p *Place) {
 	s.visit(ctx, p)
 }
 
-// visit adds what is new and keeps what went wrong, for readiness and metrics.
+// visit adds new seals and keeps the error, for readiness and metrics.
 func (s *Sealer) visit(ctx context.Context, p *Place) {
 	began := time.Now()
 	err := s.copy(ctx, p)
@@ -66,7 +66,7 @@ func (s *Sealer) visit(ctx context.Context, p *Place) {
 	if p.whole.IsZero() {
 		p.whole = began
 	}
-	if errors.Is(err, ErrAway) || errors.Is(err, ErrAdded) { // an alarm stays: nothing new is known about it
+	if errors.Is(err, ErrAway) || errors.Is(err, ErrAdded) { // an alarm stays, since nothing was compared
 		p.away.settle(s.Log, "keeping the seals of the audit log failed", err)
 		return
 	}
@@ -77,14 +77,14 @@ func (s *Sealer) visit(ctx context.Context, p *Place) {
 	}
 }
 
-// copy adds what the node has and the place does not, once the node still has the place's last.
+// copy adds the seals that the node has and the place does not, if the node still has the place's last one.
 func (s *Sealer) copy(ctx context.Context, p *Place) error {
 	if p.Shared {
 		switch primary, err := s.Store.IsPrimary(ctx); {
 		case err != nil:
 			return errNodeAway
 		case !primary:
-			return nil // another node's to do
+			return nil // the primary's daemon adds them
 		}
 	}
 	for taken := 0; ctx.Err() == nil; {

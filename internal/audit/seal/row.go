@@ -20,10 +20,10 @@ const rowFormat = "hyperiondb-vault/audit-row/1\x00"
 // Hash is a SHA-256.
 type Hash = [sha256.Size]byte
 
-// Row is a row of the audit log with every column. Its JSON is that of `vaultctl audit export`, and more.
+// Row is a row of the audit log with every column. Its JSON has the fields of `vaultctl audit export` and more.
 type Row struct {
 	ID         int64           `json:"id"`
-	SystemID   int64           `json:"system_id,string"` // beyond what JavaScript can count
+	SystemID   int64           `json:"system_id,string"` // beyond the integers of JavaScript
 	Tx         uint64          `json:"tx,string"`
 	At         Moment          `json:"at"`
 	RecordedAt Moment          `json:"recorded_at"`
@@ -39,7 +39,7 @@ type Row struct {
 	Detail     json.RawMessage `json:"detail"`
 }
 
-// Client is PostgreSQL's inet: an address that may have a prefix length, and is written without one that says nothing.
+// Client is PostgreSQL's inet: an address that may have a prefix length, written without it for a single address.
 type Client struct{ netip.Prefix }
 
 // MarshalText writes 10.0.0.1 or 10.0.0.1/24.
@@ -61,18 +61,18 @@ func (c *Client) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-// Moment is any time that PostgreSQL has. Its JSON is that of a time where that can be written, else "@" and the
+// Moment is any time that PostgreSQL has. Its JSON is that of [time.Time] for the years 0 to 9999, else "@" and the
 // microseconds since 1970.
 type Moment struct{ time.Time }
 
-// MinusInfinity and Infinity stand for PostgreSQL's times of these names, which has no times between whole
-// microseconds.
+// MinusInfinity and Infinity stand for PostgreSQL's times of these names. No other time of PostgreSQL equals them,
+// since it has whole microseconds only.
 var (
 	MinusInfinity = time.Date(0, 1, 1, 0, 0, 0, 1, time.UTC)
 	Infinity      = time.Date(9999, 12, 31, 23, 59, 59, 999_999_999, time.UTC)
 )
 
-// MarshalJSON is of the kind that [time.Time] has.
+// MarshalJSON writes a time as [Moment] describes.
 func (m Moment) MarshalJSON() ([]byte, error) {
 	if y := m.Year(); y < 0 || y > 9999 {
 		return fmt.Appendf(nil, `"@%d"`, m.UnixMicro()), nil
@@ -90,7 +90,7 @@ func (m *Moment) UnmarshalJSON(text []byte) error {
 	return m.Time.UnmarshalJSON(text)
 }
 
-// micro is what is hashed: PostgreSQL's own numbers for the infinite ones.
+// micro is the number that is hashed: for the infinite times PostgreSQL's own.
 func (m Moment) micro() uint64 {
 	switch {
 	case m.Equal(Infinity):
@@ -101,8 +101,8 @@ func (m Moment) micro() uint64 {
 	return uint64(m.UnixMicro())
 }
 
-// Month is the first day of the month a time is sealed under, in UTC: from 0001-01, which has what is earlier, to
-// 9999-12, which has what is later.
+// Month is the first day of the month that a time is sealed under, in UTC. 0001-01 also has earlier times, and 9999-12
+// later ones.
 func Month(t time.Time) time.Time {
 	y, m, _ := t.UTC().Date()
 	switch {
@@ -117,7 +117,7 @@ func Month(t time.Time) time.Time {
 // Leaf is the hash of the row as a leaf of the tree.
 func (r *Row) Leaf() (Hash, error) {
 	detail, err := canonical(r.Detail)
-	// nested deeper than encoding/json reads: as PostgreSQL writes it, so that one row does not stop the sealing
+	// If it is nested too deep for encoding/json, PostgreSQL's text is hashed, so that one row does not stop the sealing.
 	if err != nil {
 		detail = r.Detail
 	}
@@ -175,8 +175,7 @@ func address(b []byte, c *Client) []byte {
 	return value(b, append(c.Addr().AsSlice(), byte(c.Bits())))
 }
 
-// canonical writes JSON the one way that is hashed: PostgreSQL's output, Go's and jq's of one document come out the
-// same.
+// canonical writes JSON in the form that is hashed: the texts of PostgreSQL, Go and jq for one document have the same.
 func canonical(doc json.RawMessage) ([]byte, error) {
 	if string(doc) == "{}" {
 		return doc, nil

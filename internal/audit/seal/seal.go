@@ -24,7 +24,7 @@ const (
 	monthFormat     = "2006-01"
 	keyPrefix       = "ed25519:"
 	markSize        = 4
-	maxSealRows     = 1 << 26 // far more than one transaction writes; a bound for what a file may claim
+	maxSealRows     = 1 << 26 // far more than one transaction writes; bounds the number in a file
 )
 
 // Seal covers the rows of one month that one window of transaction ids wrote.
@@ -46,7 +46,7 @@ type Seal struct {
 	Marks     []byte // four bytes of each leaf
 }
 
-// Genesis is what the first seal of a vault follows.
+// Genesis is the previous hash of a vault's first seal.
 func Genesis(cluster uuid.UUID) Hash {
 	return sha256.Sum256(append([]byte(chainFormat), cluster[:]...))
 }
@@ -71,9 +71,9 @@ func (s *Seal) covers(r *Row) bool {
 	return r.SystemID == s.SystemID && r.Tx >= s.FromTx && r.Tx < s.ToTx && Month(r.At.Time).Equal(s.Month)
 }
 
-// Signer signs seals with a key that PostgreSQL never sees: a file's, which is [Key], or one that a key service keeps.
+// Signer signs seals with a key that PostgreSQL never sees: one of a file, which is [Key], or one in a key service.
 type Signer interface {
-	// Public is what the signatures verify against. A key service may have to be asked.
+	// Public is the key that verifies the signatures. It may call a key service.
 	Public(ctx context.Context) (PublicKey, error)
 	// Sign returns the Ed25519 signature of message.
 	Sign(ctx context.Context, message []byte) ([]byte, error)
@@ -96,7 +96,7 @@ func (s *Seal) Sign(ctx context.Context, by Signer) error {
 	return nil
 }
 
-// message is what is signed.
+// message is the signed text.
 func (s *Seal) message() []byte { return append([]byte(signatureFormat), s.Hash[:]...) }
 
 // Key is a key whose private half this process holds.
@@ -117,10 +117,10 @@ func (k *Key) Format(f fmt.State, _ rune) { fmt.Fprint(f, k.public()) }
 
 func (k *Key) public() PublicKey { return PublicKey(k.private.Public().(ed25519.PublicKey)) }
 
-// Public asks nobody.
+// Public makes no call.
 func (k *Key) Public(context.Context) (PublicKey, error) { return k.public(), nil }
 
-// Sign asks nobody.
+// Sign makes no call.
 func (k *Key) Sign(_ context.Context, message []byte) ([]byte, error) {
 	return ed25519.Sign(k.private, message), nil
 }
@@ -135,7 +135,7 @@ func (p PublicKey) Verifies(message, signature []byte) bool {
 	return ed25519.Verify(ed25519.PublicKey(p), message, signature)
 }
 
-// ErrPublicKey is a text that is none.
+// ErrPublicKey says that a text is not a public key.
 var ErrPublicKey = errors.New(`not a public key: "ed25519:" and 43 characters, as vaultctl keygen --audit prints it`)
 
 // ParsePublicKey reads what String wrote.
@@ -154,8 +154,8 @@ func (s *Seal) Signed() bool {
 	return err == nil && key.Verifies(s.message(), s.Signature)
 }
 
-// New gathers the rows of one month and window, in the order of (tx, id), into the seal that follows previous; the
-// caller fills in what it is about and signs it.
+// New gathers the rows of one month and window, in the order of (tx, id), into a seal. The caller sets its id, window
+// and previous hash, and signs it.
 func New(rows []Row) (Seal, error) {
 	var tree Tree
 	s := Seal{FirstID: rows[0].ID, LastID: rows[0].ID, Marks: make([]byte, 0, markSize*len(rows))}
@@ -172,7 +172,7 @@ func New(rows []Row) (Seal, error) {
 	return s, nil
 }
 
-// sealJSON is a seal as exports and local copies have it.
+// sealJSON is a seal in exports and local copies.
 type sealJSON struct {
 	ID        int64     `json:"id"`
 	SystemID  int64     `json:"system_id,string"`
@@ -198,7 +198,7 @@ func (s Seal) MarshalJSON() ([]byte, error) {
 		hex.EncodeToString(s.Hash[:]), s.KeyID, s.Signature, s.Marks})
 }
 
-// UnmarshalJSON is strict: what a seal does not have, or has in another shape, is no seal.
+// UnmarshalJSON is strict: it refuses unknown fields and fields of another form.
 func (s *Seal) UnmarshalJSON(text []byte) error {
 	var j sealJSON
 	decoder := json.NewDecoder(bytes.NewReader(text))

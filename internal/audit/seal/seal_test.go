@@ -39,7 +39,7 @@ var cluster = uuid.MustParse("00000000-0000-4000-8000-00000000ca0a")
 
 func ptr[T any](v T) *T { return &v }
 
-// someRows are n rows of one transaction each, every kind of null and value among them.
+// someRows are n rows of one transaction each, with every kind of null and value among them.
 func someRows(n int, from int64) []Row {
 	rows := make([]Row, n)
 	for i := range rows {
@@ -98,7 +98,7 @@ func TestTreeOfRFC6962(t *testing.T) {
 	}
 }
 
-// The tree as it comes is the tree as RFC 6962 defines it, at every size.
+// The tree of a stream of leaves is the tree that RFC 6962 defines, at every size.
 func TestTreeIsTheRecursiveOne(t *testing.T) {
 	var root func(leaves []Hash) Hash
 	root = func(leaves []Hash) Hash {
@@ -123,7 +123,7 @@ func TestTreeIsTheRecursiveOne(t *testing.T) {
 	}
 }
 
-// The vectors hold the formats still: what was sealed by an older build must fit for ever.
+// The vectors fix the formats: rows sealed by an older build must always verify.
 func TestVectors(t *testing.T) {
 	type vector struct {
 		Row  Row    `json:"row"`
@@ -168,7 +168,7 @@ func TestVectors(t *testing.T) {
 	}
 }
 
-// A detail is hashed the same however it is spaced, ordered and escaped.
+// The hash of a detail does not depend on its white space, order and escapes.
 func TestDetailIsCanonical(t *testing.T) {
 	for _, same := range [][]string{
 		{`{"a": 1, "b": "<é>"}`, `{"b":"\u003c\u00e9\u003e","a":1}`, "{\n\"a\":1 , \"b\":\"<é>\"}"},
@@ -235,7 +235,7 @@ func writeExport(t testing.TB, path string) {
 	must(t, w.Close())
 }
 
-// An export is verified as the log it came from, and whatever is done to a byte of it is noticed.
+// An export is verified like its log, and every change of a byte of it is found.
 func TestExportIsVerified(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log.jsonl")
 	writeExport(t, path)
@@ -278,7 +278,7 @@ func TestExportIsVerified(t *testing.T) {
 	refused("another cluster", bytes.Replace(whole, []byte("00ca0a"), []byte("00ca0b"), 1), ErrTampered)
 }
 
-// A file of seals only grows, survives a torn end, and takes no seal that does not follow.
+// A file of seals only grows, survives a torn end, and refuses a seal that does not follow.
 func TestCopies(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "seals")
 	first := sealed(t, someRows(4, 1), Seal{})
@@ -323,7 +323,7 @@ func TestCopies(t *testing.T) {
 	}
 }
 
-// Whatever a file claims, decoding it ends in an entry or an error, and what is read is written again the same.
+// Decoding any text ends in an entry or an error, and an entry that was read is written again the same.
 func FuzzDecodeEntry(f *testing.F) {
 	path := filepath.Join(f.TempDir(), "log.jsonl")
 	writeExport(f, path)

@@ -13,17 +13,17 @@ const (
 	MaxRows  = 1000        // unless one transaction wrote more
 	Interval = time.Second // after which fewer are sealed too
 
-	// SignLimit is for the signatures of a window of up to a year: its transaction is open meanwhile. Only rows of one
-	// transaction bring a window of more.
+	// SignLimit bounds the signatures of a window of up to a year, since its transaction is open meanwhile. Only rows of
+	// one transaction make a window of more.
 	SignLimit = 4 * time.Second
 )
 
-// Store is the primary, as the sealer sees it.
+// Store is the part of the vault that the sealer uses.
 type Store interface {
-	// SealAudit hands the next window, if one has closed, to make and stores the seals it returns, all in one transaction.
-	// It returns how many rows were sealed: 0 on a standby, beside another sealer, or if nothing waits.
+	// SealAudit calls make with the next window, if one has closed, and stores the seals it returns, all in one
+	// transaction. It returns how many rows were sealed: 0 on a standby, while another sealer works, or if there are none.
 	SealAudit(ctx context.Context, limit int, make func(Window) ([]Seal, error)) (int, error)
-	// SealsAfter reads seals from the local node, in order; of the one with that id its hash besides.
+	// SealsAfter reads seals after an id from the local node, in order, and the hash of the seal with that id.
 	SealsAfter(ctx context.Context, id int64, limit int) (seals []Seal, at *Hash, err error)
 	// IsPrimary reports whether the local node is the primary.
 	IsPrimary(ctx context.Context) (bool, error)
@@ -39,7 +39,8 @@ type Window struct {
 	Now          time.Time // of the primary
 }
 
-// signLimit grows with the years, or a transaction that wrote rows of many would never be sealed by a slow key service.
+// signLimit grows with the years of a window, since a slow key service could never seal a transaction with rows of
+// many.
 func (w *Window) signLimit() time.Duration {
 	months := 0
 	for i := range w.Rows {
@@ -74,8 +75,8 @@ func (w *Window) Seal(ctx context.Context, by Signer) ([]Seal, error) {
 	return seals, nil
 }
 
-// Sealer seals what has closed, where the node is the primary, and keeps copies of the seals that the local node has.
-// It runs beside every node.
+// Sealer seals closed windows if the node is the primary, and keeps copies of the seals of the local node. It runs
+// beside every node.
 type Sealer struct {
 	Store  Store
 	Key    Signer // nil: it keeps copies only
@@ -83,13 +84,14 @@ type Sealer struct {
 	Log    *slog.Logger
 	Report func(context.Context, error) // after each attempt to seal; nil: none is reported
 
-	mu     sync.Mutex // guards what follows, and that of the places
+	mu     sync.Mutex // guards the rest, and the state of the places
 	sealed int64      // rows, by this daemon
 	failed trouble    // the last attempt to seal failed
-	key    string     // the last that was sealed with
+	key    string     // the last one used
 }
 
-// Run seals and keeps until ctx ends. What keeps at a pace of its own is no hindrance to the rest.
+// Run seals and keeps seals until ctx ends. A place with its own interval has its own goroutine, so a slow one does not
+// delay the rest.
 func (s *Sealer) Run(ctx context.Context) {
 	var running sync.WaitGroup
 	running.Go(func() { every(ctx, Interval, s.round) })
@@ -101,7 +103,7 @@ func (s *Sealer) Run(ctx context.Context) {
 	running.Wait()
 }
 
-// every goes round at once and then once an interval.
+// every calls round at once and then once an interval.
 func every(ctx context.Context, interval time.Duration, round func(context.Context)) {
 	ticks := time.NewTicker(interval)
 	defer ticks.Stop()
@@ -137,9 +139,9 @@ func (s *Sealer) settleSealing(ctx context.Context, err error) {
 	s.failed.settle(s.Log, "sealing the audit log failed", err)
 }
 
-// seal goes on while windows are full. The key service is asked for the public key before a transaction is open.
+// seal continues while windows are full. It gets the public key from the key service before it opens a transaction.
 func (s *Sealer) seal(ctx context.Context) error {
-	if err := s.meetKey(ctx); err != nil {
+	if err := s.logKey(ctx); err != nil {
 		return err
 	}
 	for ctx.Err() == nil {
@@ -161,9 +163,8 @@ func (s *Sealer) seal(ctx context.Context) error {
 	return nil
 }
 
-// meetKey says in the log which key seals: at the beginning, and when a key service has another one under the same
-// name.
-func (s *Sealer) meetKey(ctx context.Context) error {
+// logKey logs the key that seals: at the start, and when the key service has another one under the same name.
+func (s *Sealer) logKey(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, SignLimit)
 	defer cancel()
 	public, err := s.Key.Public(ctx)
@@ -179,8 +180,9 @@ func (s *Sealer) meetKey(ctx context.Context) error {
 	return nil
 }
 
-// Check is for readiness: the node's seals go on from those seen before. That sealing or a bucket fails is for
-// [Sealer.State] and for [Sealer.Sealing] alone: no node must stop answering because of its primary, or of a copy.
+// Check is for readiness: it fails if the node's seals do not continue those seen before. Failures of sealing or of a
+// bucket are in [Sealer.State] and [Sealer.Sealing] only: a node must not stop answering because of its primary, or of
+// a copy.
 func (s *Sealer) Check(context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -192,7 +194,7 @@ func (s *Sealer) Check(context.Context) error {
 	return nil
 }
 
-// Sealing is why the last attempt to seal failed; nil if it did not.
+// Sealing is the error of the last attempt to seal; nil if it succeeded.
 func (s *Sealer) Sealing(context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -203,12 +205,12 @@ func (s *Sealer) Sealing(context.Context) error {
 type State struct {
 	Sealed  int64         // rows, by this daemon
 	Failing bool          // the last attempt to seal failed
-	Alarm   bool          // some place's seals do not fit the node's
-	Away    bool          // some place could not be reached
-	Behind  time.Duration // how long ago every place had what the node had; 0 while they do
+	Alarm   bool          // the seals of a place do not fit the node's
+	Away    bool          // a place could not be reached
+	Behind  time.Duration // since when a place does not have all seals of the node; 0 while all do
 }
 
-// State is how it goes.
+// State returns the state of sealing and of the places.
 func (s *Sealer) State() State {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -229,8 +231,8 @@ type trouble struct {
 	logged time.Time
 }
 
-// settle keeps an error, and logs it when it begins, or is another fault. Others are the same trouble in other words (a
-// request id, a port): their news can wait a minute.
+// settle keeps an error, and logs it when it begins, or is another fault. Other errors that differ are the same trouble
+// with another text (a request id, a port): they are logged once a minute.
 func (t *trouble) settle(log *slog.Logger, what string, err error) {
 	before := t.err
 	t.err = err

@@ -18,7 +18,7 @@ import (
 type chainNode struct {
 	mu      sync.Mutex
 	seals   []Seal
-	rows    []Row // what waits to be sealed
+	rows    []Row // not sealed yet
 	err     error
 	standby bool
 }
@@ -57,8 +57,8 @@ func (n *chainNode) SealsAfter(_ context.Context, id int64, limit int) (seals []
 	return seals, at, nil
 }
 
-// The alarm rises when the node loses seals or has others, is logged once, goes when the node has them again, and a
-// failing primary is none of readiness.
+// The alarm begins when the node loses seals or has others, is logged once, and ends when the node has them again. A
+// failing primary does not fail readiness.
 func TestSealerKeepsCopies(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	copies, err := OpenCopies(filepath.Join(t.TempDir(), "seals"))
@@ -127,7 +127,7 @@ func (k *keyService) Sign(ctx context.Context, message []byte) ([]byte, error) {
 	return signature, errors.Join(err, k.away)
 }
 
-// A key service that is away, or signs something else, costs time and nothing more: nothing is sealed, the next round
+// A key service that does not answer, or signs another text, only delays sealing: nothing is sealed, the next round
 // tries again, and the transaction is never open for longer than the limit.
 func TestSealerWithAKeyService(t *testing.T) {
 	store, key := &chainNode{rows: someRows(3, 1)}, &keyService{Signer: testKey(t, 7)}

@@ -5,7 +5,7 @@ import (
 	"math/bits"
 )
 
-// Tree computes the Merkle tree hash of RFC 6962 over leaves as they come, in memory that grows with the logarithm of
+// Tree computes the Merkle tree hash of RFC 6962 over a stream of leaves, in memory that grows with the logarithm of
 // their number.
 type Tree struct {
 	n     uint64

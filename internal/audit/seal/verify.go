@@ -14,10 +14,10 @@ import (
 	"github.com/google/uuid"
 )
 
-// ErrTampered is what every [Fault] is.
+// ErrTampered is wrapped by every [Fault].
 var ErrTampered = errors.New("the audit log does not fit its seals")
 
-// Fault is the first thing that does not fit.
+// Fault is the first row or seal that does not fit.
 type Fault struct {
 	Seal int64  // 0 = none
 	Row  int64  // 0 = none, or not known
@@ -27,20 +27,20 @@ type Fault struct {
 func (f *Fault) Error() string { return f.What }
 func (f *Fault) Unwrap() error { return ErrTampered }
 
-// Source is an audit log with its seals: a database, or a file that was exported.
+// Source is an audit log with its seals: a database, or an export.
 type Source interface {
 	// Cluster is the vault's cluster id.
 	Cluster(ctx context.Context) (uuid.UUID, error)
 	// Seals are all seals in the order of their ids. Marks may be missing.
 	Seals(ctx context.Context) iter.Seq2[Seal, error]
-	// Entries are seals and rows, a (month, system) after the other; within one by transaction id, each seal before the
-	// rows it covers. Of each system, what lies before its transaction id in since may be left out.
+	// Entries are seals and rows, one (month, system) after the other; within one by transaction id, each seal before the
+	// rows it covers. Of each system, entries before its transaction id in since may be left out.
 	Entries(ctx context.Context, since map[int64]uint64) iter.Seq2[Entry, error]
-	// Prunes are what was dropped.
+	// Prunes are the records of dropped rows.
 	Prunes(ctx context.Context) ([]Prune, error)
 }
 
-// Entry is one of three.
+// Entry is a seal, a row, or the leaf of a pruned row.
 type Entry struct {
 	Seal *Seal
 	Row  *Row
@@ -57,8 +57,7 @@ type Leaf struct {
 	Hash     Hash
 }
 
-// Prune is what was dropped of a month: every row (Action "") or those of one action, as far as LastSeal had sealed
-// them.
+// Prune records the rows dropped of a month: every row (Action "") or those of one action, in the seals up to LastSeal.
 type Prune struct {
 	ID       int64     `json:"id"`
 	Month    string    `json:"month"`
@@ -77,23 +76,23 @@ func (p *Prune) covers(s *Seal) bool {
 
 // Options of a verification.
 type Options struct {
-	Keys     []PublicKey // who may have signed; none = anybody, see Report.Keys
+	Keys     []PublicKey // that may have signed; none = every key, see Report.Keys
 	Since    time.Time   // rows sealed before are not recomputed; the chain of seals always is
 	Copies   []Seal      // seals that were seen before, on a node's disk
-	Partial  bool        // the source is a part of a log: its seals need not follow one another
+	Partial  bool        // the source is a part of a log: its seals need not be consecutive
 	Progress func(rows int64)
 }
 
-// Report is what was found to be in order.
+// Report counts what was verified.
 type Report struct {
 	Seals        int64      `json:"seals"`
 	Rows         int64      `json:"rows"`                    // recomputed
 	Pruned       int64      `json:"pruned_rows"`             // dropped by a prune that is on record
-	Unsealed     int64      `json:"unsealed_rows"`           // newer than the last seal: nothing is known about them
+	Unsealed     int64      `json:"unsealed_rows"`           // newer than the last seal: not verified
 	UnsealedFrom *time.Time `json:"unsealed_from,omitempty"` // the oldest of them
 	SealedUntil  *time.Time `json:"sealed_until,omitempty"`  // when the last seal was made
-	Keys         []string   `json:"keys"`                    // who signed
-	Trusted      bool       `json:"trusted"`                 // they were given, so that nobody else can have sealed
+	Keys         []string   `json:"keys"`                    // that signed
+	Trusted      bool       `json:"trusted"`                 // all of them are among Options.Keys
 	Copies       int64      `json:"copies"`                  // seals compared with those seen before
 }
 
@@ -123,14 +122,14 @@ type verifier struct {
 	report Report
 	prunes []Prune
 	chain  *Chain
-	start  map[int64]uint64 // by system: the first transaction that Since leaves to be recomputed
+	start  map[int64]uint64 // by system: the first transaction to recompute, by Since
 
 	at     group
 	noted  map[string]bool // prunes that have their row in the log
 	leaves map[int64]int64 // by prune: the leaf hashes it left
 }
 
-// seals walks the chain.
+// seals checks the chain.
 func (v *verifier) seals(ctx context.Context, source Source) error {
 	copies := v.Copies
 	for s, err := range source.Seals(ctx) {
@@ -143,7 +142,7 @@ func (v *verifier) seals(ctx context.Context, source Source) error {
 		if err := v.signer(&s); err != nil {
 			return err
 		}
-		for len(copies) > 0 && copies[0].ID < s.ID { // a part of a log has no more
+		for len(copies) > 0 && copies[0].ID < s.ID { // a part of a log may lack them
 			if !v.Partial {
 				return &Fault{Seal: copies[0].ID, What: fmt.Sprintf("seal %d was seen before and is gone", copies[0].ID)}
 			}
@@ -184,7 +183,7 @@ func (v *verifier) signer(s *Seal) error {
 	return nil
 }
 
-// group is the seal whose rows are coming, and what has come.
+// group is the current seal and the rows read for it.
 type group struct {
 	seal  *Seal
 	tree  Tree
@@ -212,7 +211,7 @@ func (v *verifier) entries(ctx context.Context, source Source) error {
 	return v.end()
 }
 
-// begin closes the seal before. Seals made since the chain was walked are left to the next time.
+// begin ends the seal before. Seals made since the chain was checked are left to the next verification.
 func (v *verifier) begin(s *Seal) error {
 	if err := v.end(); err != nil {
 		return err
@@ -274,7 +273,7 @@ func (v *verifier) add(id int64, leaf Hash) {
 	v.at.marks = append(v.at.marks, leaf[:markSize]...)
 }
 
-// end compares what has come with the seal.
+// end compares the rows read with the seal.
 func (v *verifier) end() error {
 	g := &v.at
 	s := g.seal
@@ -295,12 +294,12 @@ func (v *verifier) end() error {
 	return g.fault()
 }
 
-// pruned reports whether all rows of the seal went.
+// pruned reports whether all rows of the seal were dropped.
 func (v *verifier) pruned(s *Seal) bool {
 	return slices.ContainsFunc(v.prunes, func(p Prune) bool { return p.covers(s) })
 }
 
-// fault finds the row by the marks, which whoever changes a row may change as well; then the seal alone is named.
+// fault finds the row by the marks. An attacker who changes a row may change them as well; then only the seal is named.
 func (g *group) fault() *Fault {
 	s, rows := g.seal, len(g.ids)
 	if len(s.Marks) == 0 {
@@ -331,15 +330,15 @@ func (g *group) fault() *Fault {
 	return f
 }
 
-// String names the seal and where to look.
+// String names the seal, its month and its rows.
 func (s *Seal) String() string {
 	return fmt.Sprintf("seal %d, month %s, rows %d to %d", s.ID, s.Month.Format(monthFormat), s.FirstID, s.LastID)
 }
 
-// PruneAction is the action of the row that a prune leaves behind. Its detail has what [Prune] has.
+// PruneAction is the action of the row that a prune writes. Its detail has the fields of [Prune].
 const PruneAction = "audit.prune"
 
-// note remembers the prunes that the log itself tells of.
+// note remembers the prunes that are on record in the log.
 func (v *verifier) note(r *Row) {
 	if r.Action != PruneAction || r.Outcome != "ok" {
 		return
@@ -354,8 +353,8 @@ func (p *Prune) words() string {
 	return fmt.Sprintf("%d %s %q %d %d %s", p.ID, p.Month, p.Action, p.Rows, p.LastSeal, p.SHA256)
 }
 
-// checkPrunes: rows are dropped by whoever holds an admin token, and that is on record, unless its own month was
-// pruned.
+// checkPrunes fails if a prune has no row in the log: a prune by an admin token writes one. The row is absent only if
+// its own month was pruned.
 func (v *verifier) checkPrunes() error {
 	for i := range v.prunes {
 		p := &v.prunes[i]
@@ -364,8 +363,8 @@ func (v *verifier) checkPrunes() error {
 				o.Month == Month(p.PrunedAt).Format(monthFormat)
 		})
 		if !v.noted[p.words()] && !itself && p.PrunedAt.After(v.Since) && !v.Partial {
-			return &Fault{What: fmt.Sprintf("prune %d of %s has no row %q in the log: it is not how those rows went", p.ID,
-				p.Month, PruneAction)}
+			return &Fault{What: fmt.Sprintf("prune %d of %s has no row %q in the log: its rows were not dropped by a prune",
+				p.ID, p.Month, PruneAction)}
 		}
 		if p.Action != "" && v.leaves[p.ID] != p.Rows && v.Since.IsZero() && !v.Partial {
 			return &Fault{What: fmt.Sprintf("prune %d of %s dropped %d rows and left %d leaf hashes", p.ID, p.Month, p.Rows,
@@ -416,7 +415,7 @@ func (c *Chain) Add(s *Seal) error {
 	return nil
 }
 
-// window: the next one of its system, or the same in a later month.
+// window fails unless the seal is of the next window of its system, or of the same window in a later month.
 func (c *Chain) window(s *Seal, follows bool) error {
 	from, known := c.horizon[s.SystemID], !c.partial || follows
 	same := c.seen != nil && c.seen.SystemID == s.SystemID && c.seen.FromTx == s.FromTx && c.seen.ToTx == s.ToTx &&

@@ -9,7 +9,7 @@ import (
 	"github.com/hyperiondb/vault/internal/audit"
 )
 
-// An event of any length is kept, cut, and says so: to refuse it would refuse the read that it stands for.
+// An event of any length is recorded, cut and marked as cut: a refusal would refuse the read that it records.
 func TestALongEventIsCut(t *testing.T) {
 	long := strings.Repeat("é\x00<\u202e", 1<<16)
 	many := map[string]any{}
@@ -32,7 +32,7 @@ func TestALongEventIsCut(t *testing.T) {
 			t.Fatalf("%s: %v", name, err)
 		}
 		batch, err := s.Read(10)
-		if err != nil || len(batch.Records) != 2 { // the spool's first says that it was begun
+		if err != nil || len(batch.Records) != 2 { // the first is the spool's own, of its beginning
 			t.Fatalf("%s: got %d records (%v), want 2", name, len(batch.Records), err)
 		}
 		event := batch.Records[1].Event
@@ -49,7 +49,7 @@ func TestALongEventIsCut(t *testing.T) {
 	}
 }
 
-// A batch ends at a number of bytes, and the next one goes on behind it.
+// A batch ends at a number of bytes, and the next one continues after it.
 func TestABatchIsBoundedInBytes(t *testing.T) {
 	w := newWorld(t)
 	o := w.small(nil)
@@ -90,7 +90,7 @@ func TestABatchIsBoundedInBytes(t *testing.T) {
 	}
 }
 
-// Whatever a node calls itself, and whatever an older release wrote into the folder, the primary takes the name.
+// The primary accepts every name that a node has, or that an older release wrote into the folder.
 func TestNodeNames(t *testing.T) {
 	for name, want := range map[string]string{
 		"db2@host":                     "db2@host",

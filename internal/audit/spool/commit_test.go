@@ -35,7 +35,7 @@ func gated(fs *faulty, kind string) (reached, gate chan struct{}) {
 	return reached, gate
 }
 
-// With Interval nobody waits for the disk while it makes durable what came before.
+// With Interval an append does not wait for an fsync that is in progress.
 func TestAppendsGoOnDuringAnFsync(t *testing.T) {
 	fs := &faulty{}
 	w := newWorld(t)
@@ -62,7 +62,7 @@ func TestAppendsGoOnDuringAnFsync(t *testing.T) {
 	w.check()
 }
 
-// A kernel that does not take a write keeps the one who wrote. Whoever comes then has his answer in time.
+// A write that hangs in the kernel blocks the appender that leads it. Appends that arrive then are answered in time.
 func TestAWriteThatHangs(t *testing.T) {
 	fs := &faulty{}
 	w := newWorld(t)
@@ -73,7 +73,7 @@ func TestAWriteThatHangs(t *testing.T) {
 	s.deadline = deadline{limit: 10 * time.Millisecond}
 	reached, gate := gated(fs, "write")
 	kept := make(chan error, 1)
-	go func() { kept <- s.Append(context.Background(), event("the one who wrote")) }()
+	go func() { kept <- s.Append(context.Background(), event("the leader")) }()
 	<-reached
 	for range 2 {
 		if err := w.append(s, "late"); !errors.Is(err, context.DeadlineExceeded) {
@@ -82,13 +82,13 @@ func TestAWriteThatHangs(t *testing.T) {
 	}
 	close(gate)
 	if err := <-kept; err != nil {
-		t.Errorf("the one who wrote got %v", err)
+		t.Errorf("the leader got %v", err)
 	}
 	mustClose(t, s)
 }
 
-// Many append while segments end, fsyncs come and both fail now and then: whoever was told yes is on record, once and
-// in one chain.
+// Many append while segments end and fsyncs run, and both fail now and then: every accepted record is there once, in
+// one chain.
 func TestManyAppendToAFailingDisk(t *testing.T) {
 	for _, sync := range []Sync{Interval, Always} {
 		manyAppend(t, sync)

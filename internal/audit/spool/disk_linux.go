@@ -6,7 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// datasync leaves out the file's times: over a segment that is laid out it takes no entry in the file system's journal.
+// datasync leaves out the file's times: for a segment filled with zeros it needs no entry in the file system's journal.
 func datasync(f *os.File) error {
 	for {
 		if err := unix.Fdatasync(int(f.Fd())); err != unix.EINTR {
@@ -15,7 +15,7 @@ func datasync(f *os.File) error {
 	}
 }
 
-// links asks for nothing else: once somebody has seen a file's times, the next write has to change them, and with that
+// links requests nothing else: once a process has read a file's times, the next write has to change them, and with that
 // the journal (multigrain timestamps, Linux 6.13). A kernel or a sandbox without statx has no such times.
 func links(f *os.File) (uint64, error) {
 	var s unix.Statx_t

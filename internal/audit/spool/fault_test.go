@@ -23,15 +23,15 @@ import (
 
 const storyLength = 14 // appends, which is some four segments
 
-// tell appends the story's records, draining what is there in the middle of it so that segments go.
-func (w *world) tell(s *Spool) {
+// appendAll appends the records of the story one after the other.
+func (w *world) appendAll(s *Spool) {
 	for i := range storyLength {
 		_ = w.append(s, fmt.Sprintf("r%02d", i))
 	}
 }
 
-// tellTogether has records share one write.
-func (w *world) tellTogether(s *Spool) {
+// appendTogether has records share one write.
+func (w *world) appendTogether(s *Spool) {
 	const together = 8
 	ids, answers := make([]string, together), make([]error, together)
 	var all sync.WaitGroup
@@ -39,7 +39,7 @@ func (w *world) tellTogether(s *Spool) {
 	for i := range together {
 		ids[i] = fmt.Sprintf("t%02d", i)
 		all.Go(func() { answers[i] = s.Append(context.Background(), event(ids[i])) })
-		for waiting := 0; waiting <= i; runtime.Gosched() { // so that they stand in line in this order
+		for waiting := 0; waiting <= i; runtime.Gosched() { // so that they queue in this order
 			s.queue.mu.Lock()
 			waiting = len(s.queue.waiting)
 			s.queue.mu.Unlock()
@@ -52,12 +52,12 @@ func (w *world) tellTogether(s *Spool) {
 	}
 }
 
-// storyCalls is how many calls that change something the story takes.
+// storyCalls is how many changing calls of the file system the story makes.
 func storyCalls(t *testing.T) int {
 	fs := &faulty{}
 	w := newWorld(t)
 	s := mustOpen(t, w.small(fs))
-	w.tell(s)
+	w.appendAll(s)
 	mustClose(t, s)
 	if len(w.accepted) != storyLength {
 		t.Fatalf("the story alone had %d of its records accepted", len(w.accepted))
@@ -69,7 +69,7 @@ func storyCalls(t *testing.T) int {
 	return fs.calls
 }
 
-// Each call fails once, in every way a disk has. What was accepted is there; after the failure appends are accepted
+// Each call fails once, in every way a disk has. Accepted records are there; after the failure appends are accepted
 // again.
 func TestAnyCallMayFail(t *testing.T) {
 	for call := range storyCalls(t) {
@@ -82,7 +82,7 @@ func TestAnyCallMayFail(t *testing.T) {
 			}}
 			w := newWorld(t)
 			s := mustOpen(t, w.small(fs))
-			w.tell(s)
+			w.appendAll(s)
 			w.mustAppend(s, "after")
 			mustClose(t, s)
 			fs.check(t)
@@ -94,7 +94,7 @@ func TestAnyCallMayFail(t *testing.T) {
 	}
 }
 
-// The disk fails from some call on, and is mended later.
+// The disk fails from some call on, and works again later.
 func TestTheDiskStaysBroken(t *testing.T) {
 	for call := range storyCalls(t) {
 		broken := true
@@ -106,7 +106,7 @@ func TestTheDiskStaysBroken(t *testing.T) {
 		}}
 		w := newWorld(t)
 		s := mustOpen(t, w.small(fs))
-		w.tell(s)
+		w.appendAll(s)
 		err := w.append(s, "while broken")
 		if !errors.Is(err, ErrUnwritable) || !errors.Is(err, syscall.EIO) || s.Stats().Failing == nil ||
 			s.Stats().Failures == 0 {
@@ -120,8 +120,8 @@ func TestTheDiskStaysBroken(t *testing.T) {
 	}
 }
 
-// A power cut leaves of a file what was fsynced, and any of the sectors written since. That takes no record away which
-// somebody was told of, and looks like no damage.
+// A power cut leaves the fsynced part of a file, and any of the sectors written since. No accepted record is lost, and
+// the spool does not take it for damage.
 func TestPowerCut(t *testing.T) {
 	kept := map[string]func(sector int64) bool{
 		"nothing":      func(int64) bool { return false },
@@ -142,8 +142,8 @@ func TestPowerCut(t *testing.T) {
 			o := w.small(fs)
 			o.SegmentBytes = 5 * sector
 			s := mustOpen(t, o)
-			w.tell(s)
-			w.tellTogether(s)
+			w.appendAll(s)
+			w.appendTogether(s)
 			mustClose(t, s)
 			survived = !fs.dead
 			fs.cut(t, kept)
@@ -154,7 +154,7 @@ func TestPowerCut(t *testing.T) {
 	}
 }
 
-// cutting knows what of each file is durable.
+// cutting records which part of each file is durable.
 type cutting struct {
 	faulty
 	dead    bool
@@ -236,7 +236,7 @@ func (c *cutting) cut(t *testing.T, kept func(sector int64) bool) {
 	}
 }
 
-// child is the program that kills itself at a call. It says what was accepted.
+// child is the program that kills itself at a call. It prints the accepted records.
 func child(dir string) {
 	at, _ := strconv.Atoi(os.Getenv("SPOOL_TEST_CALL"))
 	kill := func(n int) {
@@ -268,8 +268,8 @@ func child(dir string) {
 	os.Exit(0)
 }
 
-// A real process is killed at each call, before it and after it. Whatever it was told was accepted is there; so it is
-// with Interval, as the kernel survives.
+// A real process is killed at each call, before it and after it. Every record that it saw accepted is there; with
+// Interval too, as the kernel survives.
 func TestKilledAtEachCall(t *testing.T) {
 	calls := storyCalls(t)
 	for _, sync := range []string{"always", "interval"} {
@@ -330,7 +330,7 @@ func TestTornTailAtEveryByte(t *testing.T) {
 	}
 	whole = whole[:at]
 	for cut := ends[0]; cut <= len(whole); cut++ {
-		for _, rest := range [][]byte{nil, make([]byte, 100)} { // as it is laid out, or has grown
+		for _, rest := range [][]byte{nil, make([]byte, 100)} { // filled with zeros, or extended by writes
 			v := newWorld(t)
 			if err := os.MkdirAll(v.dir, 0o700); err != nil {
 				t.Fatal(err)

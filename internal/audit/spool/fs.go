@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// FS is what a spool needs of a file system. Tests put one in its place that fails, or stops, at any call.
+// FS is what a spool needs of a file system. Tests use one that fails, or stops, at any call.
 type FS interface {
-	Create(path string) (File, error) // for writing, mode 0600; what was there is gone
+	Create(path string) (File, error) // for writing, mode 0600; truncates a file that exists
 	Open(path string) (Opened, error)
 	List(dir string) ([]string, error) // names, sorted
 	Rename(from, to string) error
@@ -24,8 +24,8 @@ type FS interface {
 type File interface {
 	io.WriterAt
 	io.Closer
-	Sync() error           // of the content, and of what it takes to find it
-	Linked() (bool, error) // false: somebody removed it, and what is written goes nowhere
+	Sync() error           // of the content, and of the metadata needed to read it
+	Linked() (bool, error) // false: the file was removed, and what is written to it is lost
 }
 
 // Opened is a segment being read.
@@ -34,7 +34,7 @@ type Opened interface {
 	io.Closer
 }
 
-// disk is the operating system's.
+// disk is the FS of the operating system.
 type disk struct{}
 
 type diskFile struct{ *os.File }
@@ -80,7 +80,7 @@ func truncate(path string, size int64) error {
 	return syncOnce(path, os.O_WRONLY, func(f *os.File) error { return f.Truncate(size) })
 }
 
-// syncOnce fsyncs through a descriptor of its own, which is never asked a second time.
+// syncOnce fsyncs through a descriptor of its own, which is not used again: a second fsync may hide a failure.
 func syncOnce(path string, flag int, do func(*os.File) error) error {
 	f, err := os.OpenFile(path, flag, 0)
 	if err != nil {
@@ -95,8 +95,7 @@ func syncOnce(path string, flag int, do func(*os.File) error) error {
 	return errors.Join(err, f.Close())
 }
 
-// lock makes this process the folder's only writer. The kernel lets go of it when the process ends, however that
-// happens.
+// lock makes this process the folder's only writer. The kernel releases the lock when the process ends, also by a kill.
 func lock(dir string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {

@@ -68,7 +68,7 @@ func event(id string) audit.Event {
 		Outcome: audit.OK, RequestID: id}
 }
 
-// append says how it went, and keeps it.
+// append appends a record, and keeps its result.
 func (w *world) append(s *Spool, id string) error {
 	err := s.Append(context.Background(), event(id))
 	w.answered(id, err)
@@ -188,8 +188,8 @@ func (w *world) check() drained {
 	return d
 }
 
-// faulty is the real disk, failing when told to. Its fsyncs are none: what they would change, a killed process cannot
-// see, and TestPowerCut keeps account of.
+// faulty is the real disk with injected failures. Its fsyncs do nothing: a killed process cannot see their effect, and
+// TestPowerCut models it.
 type faulty struct {
 	disk
 	before func(call int, op string) error // of every call that changes something
@@ -198,7 +198,7 @@ type faulty struct {
 	mu    sync.Mutex
 	calls int
 	syncs int
-	bad   []string // what nobody may do
+	bad   []string // calls that the spool must never make
 }
 
 func (f *faulty) hit(op string, do func() error) error {

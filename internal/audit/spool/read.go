@@ -11,13 +11,13 @@ import (
 	"github.com/google/uuid"
 )
 
-// Batch is records that follow one another, for the primary.
+// Batch is consecutive records, for the primary.
 type Batch struct {
 	Node    string
 	Boot    uuid.UUID
 	First   uint64 // the number of the first record; without records, that of the next
-	Lost    bool   // what came before First, and is not on the primary, is gone
-	Full    bool   // there may be more than the bounds of a batch let through
+	Lost    bool   // the records before First that the primary does not have are lost
+	Full    bool   // the batch reached its bounds, so there may be more records
 	Records []Record
 }
 
@@ -34,21 +34,21 @@ func (b Batch) Hash() Hash { return b.Records[len(b.Records)-1].Hash() }
 
 const (
 	longestFrame = frameSize + linkedSize + MaxEvent
-	usualFrame   = 512 // a little more than a read of a long name takes
+	usualFrame   = 512 // a little more than the frame of a read of a long name
 
-	// batchBytes ends a batch, which the primary takes apart in one transaction. It refuses 16 MiB.
+	// batchBytes ends a batch, which the primary stores in one transaction. It refuses 16 MiB.
 	batchBytes = 2 << 20
 )
 
-// cursor remembers where a record stands, so that the next batch need not look for it.
+// cursor is the position of a record, so that the next batch need not search for it.
 type cursor struct {
 	name string
 	seq  uint64
 	at   int64
 }
 
-// Read returns up to limit durable records that the primary has not acknowledged, none if there are none. A segment
-// that turns out to be damaged is set aside, and what stands behind it is read. Read has one caller at a time.
+// Read returns up to limit durable records that the primary has not acknowledged, none if there are none. It sets aside
+// a segment that it finds damaged, and reads the records after it. Read has one caller at a time.
 func (s *Spool) Read(limit int) (Batch, error) {
 	s.mu.Lock()
 	from := s.acknowledged
@@ -57,7 +57,7 @@ func (s *Spool) Read(limit int) (Batch, error) {
 }
 
 func (s *Spool) readFrom(wanted uint64, limit int) (Batch, error) {
-	for range 16 { // segments that have to be set aside first; the next call goes on
+	for range 16 { // damaged segments to set aside; the next call continues
 		seg, from, end := s.holding(wanted)
 		b := Batch{Node: nodeName(s.node), Boot: s.boot, First: from}
 		if from == end {
@@ -69,14 +69,14 @@ func (s *Spool) readFrom(wanted uint64, limit int) (Batch, error) {
 			b.Full = len(b.Records) == limit || b.bytes() >= batchBytes
 			return b, nil
 		}
-		if err := s.mend(seg.name, err); err != nil {
+		if err := s.repair(seg.name, err); err != nil {
 			return Batch{}, err
 		}
 	}
 	return Batch{}, errors.New("too many damaged segments at once")
 }
 
-// holding is the first segment with durable records from a number on, and which of them.
+// holding returns the first segment with durable records from a number on, and their numbers.
 func (s *Spool) holding(wanted uint64) (seg segment, from, end uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -89,7 +89,7 @@ func (s *Spool) holding(wanted uint64) (seg segment, from, end uint64) {
 	return segment{}, s.durable, s.durable
 }
 
-var errDamaged = errors.New("a record does not read")
+var errDamaged = errors.New("a record cannot be read")
 
 func (s *Spool) load(seg segment, from, end uint64, limit int) ([]Record, error) {
 	file, err := s.o.FS.Open(s.path(seg.name))
@@ -104,7 +104,7 @@ func (s *Spool) load(seg segment, from, end uint64, limit int) ([]Record, error)
 	bytes := 0
 	for at.seq < end && len(records) < limit && bytes < batchBytes {
 		room := max(longestFrame, usualFrame*(min(end-at.seq, uint64(limit))))
-		b := make([]byte, min(int64(room), max(seg.size-at.at, 0))) // the events stay a part of it
+		b := make([]byte, min(int64(room), max(seg.size-at.at, 0))) // the events of the records are slices of it
 		n, err := file.ReadAt(b, at.at)
 		if err != nil && !errors.Is(err, io.EOF) {
 			return nil, err
@@ -116,7 +116,7 @@ func (s *Spool) load(seg segment, from, end uint64, limit int) ([]Record, error)
 				break
 			}
 			if r.Seq != at.seq || len(records) > 0 && r.Previous != before {
-				return nil, fmt.Errorf("%w: %d stands where %d should", errDamaged, r.Seq, at.seq)
+				return nil, fmt.Errorf("%w: record %d is in place of %d", errDamaged, r.Seq, at.seq)
 			}
 			if r.Seq >= from {
 				records = append(records, r)
@@ -136,8 +136,8 @@ func (s *Spool) load(seg segment, from, end uint64, limit int) ([]Record, error)
 	return records, nil
 }
 
-// near is where to look for a record: where the last Read ended, or at its last record, which a shipper compares with
-// the primary's.
+// near is where a search for a record begins: where the last Read ended, or at its last record, which a shipper
+// compares with the primary's.
 func (s *Spool) near(seg segment, seq uint64) cursor {
 	at := cursor{name: seg.name, seq: seg.first, at: int64(headerSize + len(s.node))}
 	for _, known := range s.cursors {
@@ -148,18 +148,18 @@ func (s *Spool) near(seg segment, seq uint64) cursor {
 	return at
 }
 
-// mend sets a segment aside that does not read, or forgets one that is gone.
-func (s *Spool) mend(name string, why error) error {
+// repair sets aside a segment that cannot be read, or drops one whose file is gone.
+func (s *Spool) repair(name string, why error) error {
 	var err error
 	performed := s.exclusively(func() { err = s.replace(name, why) })
 	return errors.Join(performed, err)
 }
 
-// replace runs in the committer.
+// replace is called with writeMu held.
 func (s *Spool) replace(name string, why error) error {
 	gone := errors.Is(why, fs.ErrNotExist)
 	if !gone && !errors.Is(why, errDamaged) {
-		return why // EIO and the like: what stands there may be read another time
+		return why // EIO and the like: a later read may succeed
 	}
 	s.abandonSegment()
 	s.mu.Lock()
@@ -185,25 +185,25 @@ func (s *Spool) replace(name string, why error) error {
 	return err
 }
 
-// Acknowledge says up to where the primary has the records: what is below next. It can go back, when a primary was
-// promoted that had not received everything.
+// Acknowledge sets how far the primary has the records: below next. It can go back, when a primary was promoted that
+// had not received everything.
 func (s *Spool) Acknowledge(next uint64) error {
 	s.mu.Lock()
 	s.acknowledged = min(next, s.durable)
-	goes := s.shipped()
+	removable := s.shipped()
 	s.mu.Unlock()
-	if len(goes) == 0 {
+	if len(removable) == 0 {
 		return nil
 	}
 	var err error
-	performed := s.exclusively(func() { err = s.remove(goes) })
+	performed := s.exclusively(func() { err = s.remove(removable) })
 	return errors.Join(performed, err)
 }
 
-// shipped notes which segments the primary has whole, and returns those that may go: never the last, which says who the
-// folder is.
+// shipped marks the segments that the primary has whole, and returns those that may be removed: never the last, whose
+// header has the node and boot of the folder.
 func (s *Spool) shipped() []string {
-	var goes []string
+	var removable []string
 	kept := int64(0)
 	for i := len(s.segments) - 2; i >= 0; i-- {
 		seg := &s.segments[i]
@@ -215,10 +215,10 @@ func (s *Spool) shipped() []string {
 			seg.shipped = s.o.Now()
 		}
 		if kept += seg.size; kept > s.o.MaxBytes/8 || s.o.Now().Sub(seg.shipped) >= s.o.KeepShipped {
-			goes = append(goes, seg.name)
+			removable = append(removable, seg.name)
 		}
 	}
-	return goes
+	return removable
 }
 
 func (s *Spool) remove(names []string) error {
@@ -238,7 +238,7 @@ func (s *Spool) remove(names []string) error {
 	return nil
 }
 
-// Stats is what the spool can say of itself.
+// Stats is the state of a spool.
 type Stats struct {
 	Node     string
 	Boot     uuid.UUID
@@ -251,7 +251,7 @@ type Stats struct {
 	Failing  error     // of the newest append; nil: it was kept
 }
 
-// Stats costs nothing.
+// Stats returns the state without reading the disk.
 func (s *Spool) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -260,10 +260,10 @@ func (s *Spool) Stats() Stats {
 		Failing: s.failing}
 }
 
-// Fresh holds a word whenever there is something durable to read that was not there before.
+// Fresh signals that more records are durable than before.
 func (s *Spool) Fresh() <-chan struct{} { return s.fresh }
 
-// pressing: what waits for the primary has waited long, or takes up much of the room.
+// pressing reports whether the records that wait for the primary are old, or use much of the room.
 func (s *Spool) pressing() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -282,7 +282,7 @@ func (s *Spool) unshippedBytes() int64 {
 	return total
 }
 
-// Marks lie a second apart, and further when there are more than that.
+// maxMarks bounds the marks: they are a second apart, and further when there are more.
 const maxMarks = 4096
 
 func (s *Spool) mark(seq uint64, at time.Time) {
@@ -299,7 +299,7 @@ func (s *Spool) mark(seq uint64, at time.Time) {
 	}
 }
 
-// oldest is when the first record that is not shipped happened, or a little before.
+// oldest is the time of the first record that is not shipped, or a little before.
 func (s *Spool) oldest() time.Time {
 	if s.next == s.acknowledged || len(s.marks) == 0 {
 		return time.Time{}

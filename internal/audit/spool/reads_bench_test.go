@@ -81,7 +81,7 @@ func BenchmarkHandler(b *testing.B) {
 	}
 }
 
-// statusOnly is an answer of which nothing else is kept.
+// statusOnly is a response writer that keeps the status only.
 type statusOnly struct {
 	header http.Header
 	status int

@@ -12,13 +12,13 @@ import (
 
 const (
 	refusalWindow = time.Minute
-	refusalRows   = 100 // in one window, each of another client or name
+	refusalRows   = 100 // in one window, each for another client or name
 )
 
-// Recorder is what the daemon asks to put a read on record. A nil Recorder records nothing: the audit is off.
+// Recorder puts a daemon's reads on record. A nil Recorder records nothing: the audit is off.
 type Recorder struct {
 	Spool *Spool
-	Allow bool // reads that cannot be put on record are answered all the same
+	Allow bool // reads that cannot be recorded are answered all the same
 	Log   *slog.Logger
 
 	mu         sync.Mutex
@@ -27,25 +27,25 @@ type Recorder struct {
 	total      uint64 // of unrecorded, since the start
 }
 
-// refusals are what one window has seen.
+// refusals are those of one window.
 type refusals struct {
 	since  time.Time
 	listed map[refusal]bool
-	count  int // of those that have no row
+	count  int // of those without a row
 }
 
 type refusal struct{ client, action, secret string }
 
-// unrecorded are the reads that went on without a record, and are not on record as such yet.
+// unrecorded are the reads that were answered without a record, and are not reported in the log yet.
 type unrecorded struct {
 	count        int
 	since, until time.Time
 	reason       string
 }
 
-// Record returns when the event is on record. An error, always audit.ErrUnrecorded, means that what it stands for must
-// not happen. Refusals beyond the first of a client and name, and beyond a number in all, are counted and get one row a
-// minute.
+// Record returns when the event is on record. After an error, always audit.ErrUnrecorded, the request must not be
+// answered. Refusals beyond the first of a client and name, and beyond refusalRows in all, are counted and get one row
+// a minute.
 func (r *Recorder) Record(ctx context.Context, e audit.Event) error {
 	if r == nil {
 		return nil
@@ -57,9 +57,9 @@ func (r *Recorder) Record(ctx context.Context, e audit.Event) error {
 	err := r.Spool.Append(ctx, e)
 	switch {
 	case err == nil:
-		return r.confess(ctx)
+		return r.reportUnrecorded(ctx)
 	case r.Allow && !errors.Is(err, ErrClosed):
-		r.went(e.At, err)
+		r.countUnrecorded(e.At, err)
 		return nil
 	}
 	return err
@@ -81,8 +81,9 @@ func (r *Recorder) listed(e audit.Event) bool {
 	return true
 }
 
-// went notes a read that was answered without a record. The log has it at once, the spool as soon as it can.
-func (r *Recorder) went(at time.Time, err error) {
+// countUnrecorded counts a read that is answered without a record. The daemon's log has the first at once, the spool
+// all as soon as it can.
+func (r *Recorder) countUnrecorded(at time.Time, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.total++
@@ -94,25 +95,26 @@ func (r *Recorder) went(at time.Time, err error) {
 	r.unrecorded.until = at
 }
 
-// confess puts on record that reads went without one.
-func (r *Recorder) confess(ctx context.Context) error {
+// reportUnrecorded puts on record how many reads were answered without a record.
+func (r *Recorder) reportUnrecorded(ctx context.Context) error {
 	r.mu.Lock()
-	went := r.unrecorded
+	reads := r.unrecorded
 	r.unrecorded = unrecorded{}
 	r.mu.Unlock()
-	if went.count == 0 {
+	if reads.count == 0 {
 		return nil
 	}
-	err := r.Spool.Append(ctx, audit.Event{At: went.until, Actor: "vaultd", Action: audit.Unrecorded,
-		Outcome: audit.Failed, Detail: map[string]any{"count": went.count, "since": went.since.UTC(), "reason": went.reason}})
-	if err != nil { // with those that went meanwhile
+	err := r.Spool.Append(ctx, audit.Event{At: reads.until, Actor: "vaultd", Action: audit.Unrecorded,
+		Outcome: audit.Failed,
+		Detail:  map[string]any{"count": reads.count, "since": reads.since.UTC(), "reason": reads.reason}})
+	if err != nil { // the next report has these and those counted meanwhile
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		went.count += r.unrecorded.count
-		went.until = latest(went.until, r.unrecorded.until)
-		r.unrecorded = went
+		reads.count += r.unrecorded.count
+		reads.until = latest(reads.until, r.unrecorded.until)
+		r.unrecorded = reads
 	}
-	return nil // it is not this read's fault
+	return nil // the caller's own read is on record
 }
 
 func latest(a, b time.Time) time.Time {
@@ -122,7 +124,7 @@ func latest(a, b time.Time) time.Time {
 	return a
 }
 
-// Run writes what was counted, until ctx ends, and then once more.
+// Run writes the rows of counted refusals and unrecorded reads until ctx ends, and then once more.
 func (r *Recorder) Run(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -134,7 +136,7 @@ func (r *Recorder) Run(ctx context.Context) {
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 			defer cancel()
 			r.summarise(last)
-			_ = r.confess(last)
+			_ = r.reportUnrecorded(last)
 			return
 		}
 	}
@@ -147,10 +149,10 @@ func (r *Recorder) round(ctx context.Context, now time.Time) {
 	if over {
 		r.summarise(ctx)
 	}
-	_ = r.confess(ctx)
+	_ = r.reportUnrecorded(ctx)
 }
 
-// summarise ends a window with one row for all that had none.
+// summarise ends a window with one row for all refusals without one.
 func (r *Recorder) summarise(ctx context.Context) {
 	r.mu.Lock()
 	window := r.refused

@@ -52,7 +52,8 @@ func TestRefusalsAreCountedWhenMany(t *testing.T) {
 	}
 }
 
-// With allow, reads go on without a record; that they did is on record as soon as it can be, and in the log at once.
+// With allow, reads are answered without a record; their number is on record as soon as possible, and in the log at
+// once.
 func TestAllow(t *testing.T) {
 	broken := false
 	fs := &faulty{before: func(int, string) error {

@@ -13,7 +13,7 @@ import (
 	"github.com/hyperiondb/vault/internal/audit"
 )
 
-// Open takes a folder over, brings it in order and goes on behind its last record.
+// Open locks a folder, repairs it, and continues after its last record.
 func Open(o Options) (*Spool, error) {
 	o = o.withDefaults()
 	if err := folder(o.Dir); err != nil {
@@ -36,7 +36,7 @@ func Open(o Options) (*Spool, error) {
 	return s, nil
 }
 
-// recover runs the same code for a clean folder and for one that a crash left behind.
+// recover runs the same code for a clean folder and for one that a crash left.
 func (s *Spool) recover() error {
 	names, err := s.o.FS.List(s.o.Dir)
 	if err != nil {
@@ -70,7 +70,7 @@ func (s *Spool) recover() error {
 	return nil
 }
 
-// identify reads who this folder is from its newest segment that can tell.
+// identify reads the folder's node and boot from the newest segment with a valid header.
 func (s *Spool) identify(found []segment) error {
 	for _, seg := range slices.Backward(found) {
 		b, err := readAll(s.o.FS, s.path(seg.name))
@@ -87,13 +87,13 @@ func (s *Spool) identify(found []segment) error {
 	return nil
 }
 
-// nodeName is a name as the primary takes it, also of a folder that was begun with another: of 1 to 255 bytes, to be
-// shown.
+// nodeName makes a name that the primary accepts, also of a folder that was begun with another: printable, of 1 to 255
+// bytes.
 func nodeName(name string) string {
 	return cmp.Or(audit.Cut(audit.Printable(strings.ToValidUTF8(name, "")), maxNode), "unnamed")
 }
 
-// adopt takes one segment over, cutting its tail or setting it aside. Where the next one begins, this one ends.
+// adopt reads one segment, and cuts its tail or sets it aside. Its records end where the next segment begins.
 func (s *Spool) adopt(seg segment, i int, all []segment) error {
 	b, err := readAll(s.o.FS, s.path(seg.name))
 	if err != nil {
@@ -121,12 +121,12 @@ func (s *Spool) adopt(seg segment, i int, all []segment) error {
 	return nil
 }
 
-// wrong says why a segment cannot stay as it is.
+// wrong returns why a segment must be set aside; "" if it need not be.
 func (s *Spool) wrong(seg segment, c scanned, limit uint64) string {
 	switch {
 	case c.header.boot != s.boot || c.header.first != seg.first:
 		return cmp.Or(c.reason, "it belongs to another spool")
-	case c.end >= limit: // what is wrong with it lies where the next segment counts
+	case c.end >= limit: // the damage is in records for which the next segment counts
 		return ""
 	case c.reason != "":
 		return c.reason
@@ -136,7 +136,7 @@ func (s *Spool) wrong(seg segment, c scanned, limit uint64) string {
 	return ""
 }
 
-// resume counts a segment's records, up to where the next one begins.
+// resume adds a segment and its records, up to where the next one begins.
 func (s *Spool) resume(name string, first uint64, link Hash, records run, size int64, limit uint64) {
 	next := first
 	for i, r := range records {
@@ -160,8 +160,8 @@ func happened(r Record) time.Time {
 	return e.At
 }
 
-// setAside renames a damaged segment, writes anew what can be read of it, and says so. Numbers that cannot be read are
-// never given to anything else.
+// setAside renames a damaged segment, writes its readable records anew, and records that. Numbers of unreadable records
+// are not used again.
 func (s *Spool) setAside(name, why string, limit uint64) error {
 	b, err := readAll(s.o.FS, s.path(name))
 	if err != nil {
@@ -176,7 +176,7 @@ func (s *Spool) setAside(name, why string, limit uint64) error {
 	}
 	c := scan(b, false)
 	saved := 0
-	headless := c.header.boot == uuid.Nil && !s.begun // whose it is, the segments around it say
+	headless := c.header.boot == uuid.Nil && !s.begun // the segments around it have the boot
 	if c.header.boot == s.boot || headless {
 		for _, r := range c.runs {
 			if r[0].Seq < s.next || r[0].Seq >= limit {
@@ -188,7 +188,7 @@ func (s *Spool) setAside(name, why string, limit uint64) error {
 			saved += len(r)
 		}
 	}
-	if limit == ^uint64(0) && c.tail > 0 { // as many records as may have stood there
+	if limit == ^uint64(0) && c.tail > 0 { // skip as many numbers as the tail may have had records
 		s.next += uint64(c.tail/smallestFrame) + 1
 	}
 	s.counts.damaged++

@@ -22,7 +22,7 @@ const (
 
 	smallestFrame = frameSize + linkedSize + len("{}")
 
-	// MaxEvent is the longest event, as JSON. A name has at most 255 bytes, so an honest one is far below.
+	// MaxEvent is the longest event, as JSON. A name has at most 255 bytes, so usual events are far below.
 	MaxEvent = 16 << 10
 )
 
@@ -44,7 +44,7 @@ func (r Record) payload(dst []byte) []byte {
 	return append(dst, r.Event...)
 }
 
-// Hash is what the next record holds as its Previous. The primary computes the same.
+// Hash is the Previous of the next record. The primary computes the same.
 func (r Record) Hash() Hash { return sha256.Sum256(r.payload(nil)) }
 
 func appendFrame(dst []byte, r Record) []byte {
@@ -126,8 +126,8 @@ func decodeHeader(b []byte) (h header, size int, err error) {
 
 const (
 	segmentSuffix = ".seg"
-	partialSuffix = ".partial" // not yet a segment: goes when the folder is opened
-	damagedSuffix = ".damaged" // set aside: nobody touches it again
+	partialSuffix = ".partial" // not yet a segment: removed when the folder is opened
+	damagedSuffix = ".damaged" // set aside, and left alone by the spool
 )
 
 func segmentName(first uint64) string { return fmt.Sprintf("%020d%s", first, segmentSuffix) }
@@ -139,22 +139,22 @@ func segmentFirst(name string) (uint64, bool) {
 	return first, ok && err == nil && first > 0 && name == segmentName(first)
 }
 
-// run is records of a segment that follow one another.
+// run is consecutive records of a segment.
 type run []Record
 
-// scanned is what a segment's bytes hold.
+// scanned is the content of a segment.
 type scanned struct {
 	header header
 	runs   []run
-	end    uint64 // the number up to which it reads as it was written
+	end    uint64 // the number up to which it can be read as written
 	whole  int    // the bytes up to the end of the last record
-	tail   int    // the bytes behind it, without the zeros that it was laid out with
-	reason string // why it is damaged; "" if it is not, whatever its tail
+	tail   int    // the bytes behind it, without the zeros that it was filled with
+	reason string // why it is damaged; "" if it is not, also with a tail
 }
 
-// scan reads a segment and never fails: behind what does not read it looks for the next frame that does. Records that
-// stand behind such a place, or do not continue the chain, begin a run of their own; but if the last batch of all was
-// torn there, they are a part of the tail.
+// scan reads a segment and never fails: after bytes that are no frame it searches for the next frame. Records after
+// such a hole, or that do not continue the chain, begin a run of their own; but if the last batch of all was torn
+// there, they are a part of the tail.
 func scan(b []byte, newest bool) scanned {
 	var s scanned
 	h, at, err := decodeHeader(b)
@@ -200,12 +200,12 @@ func scan(b []byte, newest bool) scanned {
 	return s
 }
 
-// sector is what a disk writes whole or not at all.
+// sector is the bytes that a disk writes whole or not at all.
 const sector = 512
 
-// torn reports whether what stands behind a hole is the rest of the last batch written to a segment that was laid out:
-// a power cut leaves any of its sectors as they were, which is zero, and nobody has had an answer that counts on it. No
-// record holds such zeros, and no batch more than maxBatch records.
+// torn reports whether the records behind a hole are the rest of the last batch written to a segment filled with zeros:
+// a power cut leaves any of its sectors zero, and no append of that batch was answered. No record holds such zeros, and
+// no batch more than maxBatch records.
 func torn(b []byte, hole, after int) bool {
 	zero := false
 	for at, end := hole, 0; ; at = end {

@@ -74,9 +74,9 @@ func (s *Spool) create(name string, content []byte, zeroed int64) (_ File, size 
 	return file, int64(len(content)), nil
 }
 
-// abandonSegment stops using the segment's descriptor. An error of Close says nothing that the fsync did not.
+// abandonSegment stops using the segment's descriptor. An error of Close adds nothing to the result of the fsync.
 func (s *Spool) abandonSegment() {
-	if s.file != nil && s.file != s.syncing { // that one is closed when the fsync is over
+	if s.file != nil && s.file != s.syncing { // flush closes a file that is being fsynced
 		_ = s.file.Close()
 	}
 	s.file = nil

@@ -15,32 +15,32 @@ import (
 type Position struct {
 	Next uint64 // the number it takes next
 	Last Hash   // of the record before
-	Gaps uint64 // how often records were missing, since the boot began
+	Gaps uint64 // how often records were missing since the boot began
 }
 
 // Primary takes records.
 type Primary interface {
-	// Ship puts a batch on record in one transaction and answers where it stands then. What it has already it takes once;
-	// what begins behind Position.Next it does not take, unless the batch says that what is between is lost. A batch
-	// without records only asks.
+	// Ship stores a batch in one transaction and returns the position after it. Records that it has already are skipped; a
+	// batch that begins behind Position.Next is not stored, unless its Lost is set. A batch without records only asks for
+	// the position.
 	Ship(ctx context.Context, b Batch) (Position, error)
 }
 
-// ErrDiverged: the primary has other records under the numbers of this folder's. The folder was put back to an earlier
+// ErrDiverged says that the primary has other records under the numbers of this folder: it was restored to an earlier
 // state.
-var ErrDiverged = errors.New("the primary has other records of this spool: its folder was put back to an earlier state; move it away and start again")
+var ErrDiverged = errors.New("the primary has other records of this spool: " +
+	"its folder was put back to an earlier state; move it away and start again")
 
 const (
 	shipBatch   = 1000
 	shipTimeout = 30 * time.Second
 	shipPause   = 100 * time.Millisecond // between two batches, at least
-	shipPoll    = 5 * time.Second        // without anything fresh: what is kept goes, and a promotion shows
+	shipPoll    = 5 * time.Second        // without new records: to remove kept segments and notice a promotion
 	settleLimit = 5 * time.Second        // of the last batches, when the daemon stops
 
-	// A record costs the primary more than its read cost this node, so a burst of reads is shipped rather after it than
-	// during it: a batch is followed by a pause of so many times as long as it took. The pause ends when there are fewer
-	// than quietReads in a shipPause, and there is none when the backlog is a minute old, or has an eighth of the room
-	// there is.
+	// A record costs the primary more than its read cost this node, so a burst of reads is shipped mostly after it: a
+	// batch is followed by a pause of pauseFactor times as long as it took. The pause ends when there are fewer than
+	// quietReads in a shipPause, and there is none when the backlog is a minute old, or has an eighth of the room.
 	pauseFactor = 39
 	quietReads  = shipBatch / 10
 	lateAfter   = time.Minute
@@ -57,7 +57,7 @@ type Shipper struct {
 	state Shipping
 }
 
-// Shipping is what there is to say of it.
+// Shipping is the state of a Shipper.
 type Shipping struct {
 	Shipped   uint64    // records acknowledged since it runs
 	Gaps      uint64    // as the primary counts them
@@ -66,21 +66,21 @@ type Shipping struct {
 	FailingAt time.Time // since when
 }
 
-// State is safe to ask at any time.
+// State may be called at any time.
 func (s *Shipper) State() Shipping {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.state
 }
 
-// Run ships until ctx ends, then what is left, if that is soon done: a daemon that is stopped leaves nothing behind
-// where it can help it.
+// Run ships until ctx ends, and then the rest, for settleLimit at most, so that a stopped daemon leaves no records if
+// the primary answers.
 func (s *Shipper) Run(ctx context.Context) {
 	pause := newBackOff()
 	for ctx.Err() == nil {
 		wait, shipped := s.round(ctx, pause)
 		if shipped {
-			s.rest(ctx, wait)
+			s.pause(ctx, wait)
 			continue
 		}
 		fresh := s.Spool.Fresh()
@@ -106,22 +106,21 @@ func newBackOff() *backoff.ExponentialBackOff {
 	return b
 }
 
-// rest waits, at most until nobody reads much any more or the backlog presses: a primary that is slow makes for long
-// pauses.
-func (s *Shipper) rest(ctx context.Context, atMost time.Duration) {
+// pause waits for atMost, or until there are few reads or the backlog is pressing: a slow primary makes long pauses.
+func (s *Shipper) pause(ctx context.Context, atMost time.Duration) {
 	if atMost == 0 {
 		return
 	}
 	over := time.After(atMost)
-	look := time.NewTicker(shipPause)
-	defer look.Stop()
+	ticks := time.NewTicker(shipPause)
+	defer ticks.Stop()
 	for before := s.Spool.Stats().Appended; ; {
 		select {
 		case <-ctx.Done():
 			return
 		case <-over:
 			return
-		case <-look.C:
+		case <-ticks.C:
 		}
 		now := s.Spool.Stats().Appended
 		if now-before < quietReads || s.Spool.pressing() {
@@ -131,13 +130,13 @@ func (s *Shipper) rest(ctx context.Context, atMost time.Duration) {
 	}
 }
 
-// round ships one batch, if there is any, and says how long to wait then. After a failure nothing is known of where the
-// primary stands, so the next round begins by asking.
+// round ships one batch, if there is any, and returns how long to wait after it. After a failure the position of the
+// primary is unknown, so the next round begins by asking for it.
 func (s *Shipper) round(ctx context.Context, pause *backoff.ExponentialBackOff) (wait time.Duration, shipped bool) {
 	began := time.Now()
 	n, full, err := s.ship(ctx)
 	if err != nil && errors.Is(ctx.Err(), context.Canceled) {
-		return 0, false // stopped in the middle, which says nothing of the primary: what is left may still be shipped
+		return 0, false // the daemon stopped, and the primary may still answer: the rest may still be shipped
 	}
 	s.report(err)
 	if err != nil {
@@ -153,8 +152,8 @@ func (s *Shipper) round(ctx context.Context, pause *backoff.ExponentialBackOff) 
 	return max(shipPause, pauseFactor*time.Since(began)), true
 }
 
-// ship sends one batch. It is the same whether the last one arrived, was lost or was half answered: the primary says
-// where it stands, and what it has is taken from here or set against it.
+// ship sends one batch. It does the same whether the last one arrived, was lost or its reply was lost: the primary
+// returns its position, and the spool continues there.
 func (s *Shipper) ship(ctx context.Context) (n int, full bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, shipTimeout)
 	defer cancel()
@@ -179,24 +178,24 @@ func (s *Shipper) ship(ctx context.Context) (n int, full bool, err error) {
 	case at.Next > end, at.Next == end && at.Last != batch.Hash():
 		return 0, false, ErrDiverged
 	case at.Next < end:
-		// Another primary, which has less than the one before acknowledged.
+		// A promoted primary has fewer records than the one before acknowledged.
 		return 0, false, errors.Join(s.Spool.Acknowledge(at.Next), ErrBehind)
 	}
 	s.shipped(batch, at)
 	return len(batch.Records), batch.Full, s.Spool.Acknowledge(end)
 }
 
-// ErrBehind is not said twice in a row: the next batch begins where the primary stands.
+// ErrBehind is not returned twice in a row: the next batch begins at the primary's position.
 var ErrBehind = errors.New("the primary has fewer records than were acknowledged; they are sent again")
 
-// unsure: nothing was shipped yet, or the last attempt failed.
+// unsure reports whether the primary's position is unknown: nothing was shipped yet, or the last attempt failed.
 func (s *Shipper) unsure() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.state.Shipped == 0 || s.state.Failing != nil
 }
 
-// ask finds out where the primary stands, and that it has what this folder has.
+// ask gets the primary's position, and checks that the primary's last record is this folder's.
 func (s *Shipper) ask(ctx context.Context) error {
 	node, boot, _ := s.Spool.identity()
 	at, err := s.Primary.Ship(ctx, Batch{Node: node, Boot: boot})

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// taker is a primary that takes whatever comes.
+// taker is a primary that accepts every batch.
 type taker struct{ at Position }
 
 func (p *taker) Ship(_ context.Context, b Batch) (Position, error) {
@@ -22,7 +22,7 @@ func (p *taker) Ship(_ context.Context, b Batch) (Position, error) {
 	return p.at, nil
 }
 
-// With a backlog the shipper leaves the node to its readers, unless the backlog presses.
+// With a backlog the shipper pauses for the node's readers, unless the backlog is pressing.
 func TestShippingLeavesRoomForReads(t *testing.T) {
 	for name, test := range map[string]struct {
 		room    int64
@@ -66,8 +66,8 @@ func TestShippingLeavesRoomForReads(t *testing.T) {
 	}
 }
 
-// The pause is for the readers there are: it ends without them, and when the backlog presses, which a slow primary's
-// long pauses would let fill the spool.
+// The pause is for readers: it ends without reads, and when the backlog is pressing, since the long pauses of a slow
+// primary would fill the spool.
 func TestAPauseEnds(t *testing.T) {
 	for name, test := range map[string]struct {
 		room int64
@@ -100,7 +100,7 @@ func TestAPauseEnds(t *testing.T) {
 					}
 				})
 				began := time.Now()
-				shipper.rest(t.Context(), 3*shipPause)
+				shipper.pause(t.Context(), 3*shipPause)
 				if took := time.Since(began); took != test.want {
 					t.Errorf("it ended after %s with %+v, want %s", took, s.Stats(), test.want)
 				}
@@ -111,7 +111,7 @@ func TestAPauseEnds(t *testing.T) {
 	}
 }
 
-// slow is a primary that takes its time.
+// slow is a primary with slow answers.
 type slow struct {
 	taker
 	each time.Duration
@@ -122,7 +122,8 @@ func (p *slow) Ship(ctx context.Context, b Batch) (Position, error) {
 	return p.taker.Ship(ctx, b)
 }
 
-// The pause is so many times what the batch took, whether it was full or not: a lone reader's batches never are.
+// The pause is pauseFactor times the time of the batch, also for one that is not full: a lone reader's batches never
+// are.
 func TestAPauseIsForWhatTheBatchTook(t *testing.T) {
 	for _, records := range []int{10, shipBatch} {
 		w := newWorld(t)
@@ -167,8 +168,8 @@ func (f meteredFile) ReadAt(b []byte, at int64) (int, error) {
 	return n, err
 }
 
-// Once a batch is shipped the shipper asks for the primary's last record and compares it with its own: it looks at
-// that, and not at the segment from its beginning.
+// Once a batch is shipped the shipper compares the primary's last record with its own: it reads that record only, and
+// not the segment from its beginning.
 func TestAskingReadsOneRecord(t *testing.T) {
 	w := newWorld(t)
 	fs := &metered{FS: &faulty{}}

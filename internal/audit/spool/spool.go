@@ -15,7 +15,7 @@ import (
 	"github.com/hyperiondb/vault/internal/audit"
 )
 
-// What an Append is refused with, all of them also audit.ErrUnrecorded.
+// Errors of Append, all of them also audit.ErrUnrecorded.
 var (
 	ErrFull       = fmt.Errorf("the spool is full: %w", audit.ErrUnrecorded)
 	ErrUnwritable = fmt.Errorf("the spool cannot be written: %w", audit.ErrUnrecorded)
@@ -36,14 +36,14 @@ const (
 // Options of a spool. Zero fields take the defaults.
 type Options struct {
 	Dir          string
-	Node         func() string // asked for a folder without a past; one that has it keeps its name
+	Node         func() string // called for a new folder; one with records keeps its name
 	Sync         Sync
 	SyncInterval time.Duration // 200 ms
 	MaxBytes     int64         // of what is not shipped; 1 GiB
 	MaxAge       time.Duration // of the oldest record not shipped; 0 = any
 	SegmentBytes int64         // after which the next one begins; 4 MiB, at most an eighth of MaxBytes
 	Timeout      time.Duration // how long an append waits for its record; 5 s
-	// how long a segment stays when all of it is shipped; 15 min, in at most an eighth of MaxBytes
+	// how long a segment is kept after all of it is shipped; 15 min, in at most an eighth of MaxBytes
 	KeepShipped time.Duration
 	FS          FS
 	Now         func() time.Time
@@ -83,7 +83,7 @@ type Spool struct {
 	o       Options
 	node    string
 	boot    uuid.UUID
-	begun   bool // the folder had no past
+	begun   bool // the folder had no records
 	lock    *os.File
 	queue   queue
 	entries sync.Pool     // of answered appends
@@ -115,8 +115,8 @@ type Spool struct {
 	mu           sync.Mutex
 	segments     []segment
 	next         uint64 // the number of the next record
-	durable      uint64 // what is below is on disk
-	acknowledged uint64 // what is below is on the primary
+	durable      uint64 // all numbers below are on disk
+	acknowledged uint64 // all numbers below are on the primary
 	marks        []mark
 	counts       counts
 	failing      error // of the newest append; nil: it was recorded
@@ -134,13 +134,13 @@ type segment struct {
 	shipped     time.Time // since when all of it is; zero: it is not
 }
 
-// mark tells when a record happened, for some of them.
+// mark is the time of a record; only some records have one.
 type mark struct {
 	seq uint64
 	at  time.Time
 }
 
-// Append records an event. See the package for what nil means.
+// Append records an event. The package doc says what nil guarantees.
 func (s *Spool) Append(ctx context.Context, e audit.Event) error {
 	if e.At.IsZero() {
 		e.At = s.o.Now()
@@ -156,7 +156,7 @@ func (s *Spool) Append(ctx context.Context, e audit.Event) error {
 	return s.append(ctx, text, e.At)
 }
 
-// Close makes durable what was accepted and lets go of the folder.
+// Close makes accepted records durable and unlocks the folder.
 func (s *Spool) Close() error {
 	s.closed.Do(func() {
 		s.queue.close()
@@ -179,7 +179,7 @@ func size(batch []*entry) int64 {
 	return int64(bytes)
 }
 
-// room is ErrFull when so many bytes more would go beyond a bound.
+// room is ErrFull if size more bytes would exceed a bound.
 func (s *Spool) room(size int64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -17,7 +17,7 @@ import (
 	"github.com/hyperiondb/vault/internal/audit"
 )
 
-// until polls a condition, and fails the test if it does not come true.
+// until polls a condition, and fails the test if it stays false.
 func until(t *testing.T, what string, condition func() bool) {
 	t.Helper()
 	deadline := time.After(20 * time.Second)
@@ -30,7 +30,7 @@ func until(t *testing.T, what string, condition func() bool) {
 	}
 }
 
-// The real disk, its modes, and the same life after it was closed.
+// The real disk, its file modes, and an Open after a Close.
 func TestAFolderHasOneLife(t *testing.T) {
 	w := newWorld(t)
 	o := Options{Dir: w.dir, Node: named("db1@host")}
@@ -85,7 +85,7 @@ func TestAFolderThatOthersCanRead(t *testing.T) {
 	}
 }
 
-// Whoever appends while an fsync is under way shares the next one.
+// Appends that arrive during an fsync share the next one.
 func TestAppendsShareAnFsync(t *testing.T) {
 	const appenders = 100
 	reached, gate := make(chan struct{}), make(chan struct{})
@@ -96,7 +96,7 @@ func TestAppendsShareAnFsync(t *testing.T) {
 	o.SegmentBytes = 1 << 20
 	s := mustOpen(t, o)
 	defer mustClose(t, s)
-	defer open.Do(func() { close(gate) }) // however this ends, so that the spool can be closed
+	defer open.Do(func() { close(gate) }) // also after a failure, so that the spool can be closed
 	w.mustAppend(s, "first")
 	before := fs.syncs
 	fs.before = func(_ int, op string) error {
@@ -130,8 +130,8 @@ func TestAppendsShareAnFsync(t *testing.T) {
 	}
 }
 
-// With Interval an append does not wait for the disk, only what is fsynced is shipped, and what an fsync lost is
-// written again.
+// With Interval an append does not wait for the disk, only fsynced records are shipped, and records of a failed fsync
+// are written again.
 func TestInterval(t *testing.T) {
 	fs := &faulty{}
 	w := newWorld(t)
@@ -164,8 +164,7 @@ func TestInterval(t *testing.T) {
 	w.check()
 }
 
-// With Interval a segment that somebody removed is missed at its fsync, or when it is full: what was pending is written
-// again.
+// With Interval a removed segment is noticed at its fsync, or when it is full: the pending records are written again.
 func TestIntervalInARemovedSegment(t *testing.T) {
 	for what, size := range map[string]int64{"at the fsync": 1 << 20, "when it is full": 500} {
 		w := newWorld(t)
@@ -238,7 +237,7 @@ func TestFullByAge(t *testing.T) {
 	w.mustAppend(s, "d")
 }
 
-// Segments go when they are shipped, after a while; before that a primary that was promoted can have them once more.
+// Segments are removed a while after they were shipped; until then a promoted primary can get them once more.
 func TestShippedSegmentsGo(t *testing.T) {
 	now := time.Now()
 	w := newWorld(t)
@@ -263,7 +262,7 @@ func TestShippedSegmentsGo(t *testing.T) {
 		t.Fatal(err)
 	}
 	names, _ := list(w.dir)
-	if len(names) != 2 { // the lock, and the last one, which says who the folder is
+	if len(names) != 2 { // the lock, and the last segment, whose header has the node and boot
 		t.Errorf("an hour later there are %v", names)
 	}
 	if err := s.Acknowledge(5); err != nil {
@@ -274,8 +273,8 @@ func TestShippedSegmentsGo(t *testing.T) {
 	}
 }
 
-// Every byte of a folder's segments is damaged in turn, before it is opened. Nothing else is lost, what is lost is
-// said, and no number is used twice.
+// Every byte of a folder's segments is damaged in turn, before it is opened. No other record is lost, the loss is on
+// record, and no number is used twice.
 func TestDamageAnywhere(t *testing.T) {
 	w := newWorld(t)
 	s := mustOpen(t, w.small(nil))
@@ -350,7 +349,7 @@ func checkDamage(t *testing.T, dir, what string, lastOne bool) {
 	}
 }
 
-// Damage and removal under a spool that runs.
+// Segments are damaged and removed while the spool runs.
 func TestDamageWhileItRuns(t *testing.T) {
 	for _, name := range []string{segmentName(1), "the last"} {
 		for _, remove := range []bool{false, true} {
@@ -393,7 +392,7 @@ func TestDamageWhileItRuns(t *testing.T) {
 	}
 }
 
-// Without a folder nothing is on record, so nothing is answered.
+// Without a folder no read is recorded, so none is answered.
 func TestTheFolderIsRemoved(t *testing.T) {
 	w := newWorld(t)
 	s := mustOpen(t, w.small(nil))
@@ -414,7 +413,7 @@ func TestTheFolderIsRemoved(t *testing.T) {
 	}
 }
 
-// A sector that a power cut kept from the disk tears the last batch; anything else that does not read is damage.
+// A sector that a power cut left unwritten tears the last batch; any other unreadable part is damage.
 func TestTornOrDamaged(t *testing.T) {
 	const size = frameSize + linkedSize + 100
 	segment := func(records uint64) []byte {
@@ -501,7 +500,7 @@ func FuzzScan(f *testing.F) {
 	})
 }
 
-// A disk that hangs keeps nobody longer than his patience; what it writes at last is on record, and may be.
+// A disk that hangs delays no append longer than its deadline; a record that it writes later may be found.
 func TestADiskThatHangs(t *testing.T) {
 	gate := make(chan struct{})
 	fs := &faulty{}

@@ -1,5 +1,5 @@
-// Package awsfake is what the fakes of AWS services have in common, for tests only: a server on loopback, faults to
-// come, and an environment in which nothing of this machine's AWS configuration is found.
+// Package awsfake has the common parts of the fakes of AWS services, for tests only: a server on loopback, injected
+// faults, and an environment without this machine's AWS configuration.
 package awsfake
 
 import (
@@ -18,10 +18,10 @@ import (
 // Kind is a way to fail; each fake has its own.
 type Kind string
 
-// Fault is a failure to come.
+// Fault is an injected failure.
 type Fault struct {
 	Kind  Kind
-	Op    string        // the operation it meets, "" for all
+	Op    string        // the operation that fails, "" for all
 	Times int           // how often it happens, 0 for until Clear
 	Delay time.Duration // of a fault that is slow
 }
@@ -41,7 +41,7 @@ func NewFaults(kinds []Kind, operations []string) *Faults {
 	return &Faults{kinds: kinds, operations: operations, released: make(chan struct{})}
 }
 
-// Inject adds a fault. Of several that fit a request the oldest happens.
+// Inject adds a fault. If several fit a request, the oldest happens.
 func (f *Faults) Inject(fault Fault) error {
 	if !slices.Contains(f.kinds, fault.Kind) {
 		return fmt.Errorf("unknown fault %q", fault.Kind)
@@ -55,7 +55,7 @@ func (f *Faults) Inject(fault Fault) error {
 	return nil
 }
 
-// Clear removes every fault and lets hanging requests go: they are answered rightly.
+// Clear removes every fault. Hanging requests are then answered correctly.
 func (f *Faults) Clear() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -64,14 +64,14 @@ func (f *Faults) Clear() {
 	f.released = make(chan struct{})
 }
 
-// Pending is how many faults have not happened as often as they are to.
+// Pending is how many faults have not happened as often as injected.
 func (f *Faults) Pending() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return len(f.faults)
 }
 
-// Take returns the fault that meets a request, and what ends its hanging.
+// Take returns the fault of a request, and the channel that ends its hanging.
 func (f *Faults) Take(op string) (Fault, <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -118,7 +118,7 @@ func (s *Server) Close() {
 	<-s.served
 }
 
-// Page is what something between the vault and a service might say.
+// Page is what a proxy between the vault and a service might answer.
 const Page = "<html>\nnot what you asked for\n</html>\n"
 
 // Reset ends the connection with a TCP reset instead of an answer.
@@ -133,7 +133,7 @@ func Reset(w http.ResponseWriter) {
 	conn.Close()
 }
 
-// Isolate leaves nothing of this machine's AWS configuration, and no metadata service to ask, until the test ends.
+// Isolate hides this machine's AWS configuration and the metadata service until the test ends.
 func Isolate(t *testing.T) {
 	t.Helper()
 	for _, variable := range os.Environ() {

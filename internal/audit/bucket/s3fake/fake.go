@@ -52,7 +52,7 @@ func New(region, bucket string) *Fake {
 // Serve listens on a free port of 127.0.0.1 and returns the URL. Close ends it.
 func (f *Fake) Serve() (url string, err error) { return f.server.Serve(f) }
 
-// Close ends Serve: hanging requests are let go and connections closed.
+// Close ends Serve: hanging requests end and connections are closed.
 func (f *Fake) Close() {
 	f.Clear()
 	f.server.Close()
@@ -79,14 +79,14 @@ func (f *Fake) Keys() []string {
 	return slices.Sorted(maps.Keys(f.objects))
 }
 
-// Object is what lies under a name, nil if nothing does.
+// Object is the object of a name, nil if there is none.
 func (f *Fake) Object(key string) []byte {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return bytes.Clone(f.objects[key])
 }
 
-// Set puts an object there, whatever was there before.
+// Set stores an object, in place of one of the same name.
 func (f *Fake) Set(key string, body []byte) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -100,7 +100,7 @@ func (f *Fake) Delete(key string) {
 	delete(f.objects, key)
 }
 
-// answer is what goes out unless a fault spoils it.
+// answer is the response, unless a fault changes it.
 type answer struct {
 	status      int
 	contentType string
@@ -140,7 +140,7 @@ func (f *Fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	spoil(w, fault, f.perform(op, key, r))
 }
 
-// route knows /BUCKET/KEY, and /BUCKET with list-type=2.
+// route accepts /BUCKET/KEY, and /BUCKET with list-type=2.
 func (f *Fake) route(r *http.Request) (op, key string) {
 	rest, ok := strings.CutPrefix(r.URL.Path, "/"+f.bucket)
 	key = strings.TrimPrefix(rest, "/")
@@ -249,7 +249,7 @@ func (f *Fake) list(prefix, after string) answer {
 	return answer{http.StatusOK, "application/xml", body}
 }
 
-// early plays the faults that come before the work. It reports whether the request is over.
+// early applies the faults that come before the work. It reports whether the request is answered.
 func early(w http.ResponseWriter, r *http.Request, fault Fault, released <-chan struct{}) bool {
 	refusals := map[Kind]answer{
 		SlowDown:     refusal(http.StatusServiceUnavailable, "SlowDown"),
@@ -279,7 +279,7 @@ func early(w http.ResponseWriter, r *http.Request, fault Fault, released <-chan 
 	return false
 }
 
-// spoil plays the faults that come after the work, and writes the answer.
+// spoil applies the faults that come after the work, and writes the answer.
 func spoil(w http.ResponseWriter, fault Fault, a answer) {
 	switch fault.Kind {
 	case LostReply:
@@ -311,7 +311,7 @@ func (a answer) write(w http.ResponseWriter) {
 	w.Write(a.body)
 }
 
-// page is what something between the vault and S3 might say.
+// page is what a proxy between the vault and S3 might answer.
 func page(status int) answer {
 	return answer{status, "text/html", []byte(awsfake.Page)}
 }

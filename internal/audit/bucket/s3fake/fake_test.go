@@ -27,7 +27,8 @@ func ask(t *testing.T, method, url, region, body string, header map[string]strin
 	r.Header.Set("X-Amz-Content-Sha256", fmt.Sprintf("%x", sum))
 	r.Header.Set("X-Amz-Checksum-Sha256", base64.StdEncoding.EncodeToString(sum[:]))
 	r.Header.Set("Authorization",
-		fmt.Sprintf("AWS4-HMAC-SHA256 Credential=AKIA/20300101/%s/s3/aws4_request, SignedHeaders=host;x-amz-date, Signature=%s", region, strings.Repeat("0a", 32)))
+		fmt.Sprintf("AWS4-HMAC-SHA256 Credential=AKIA/20300101/%s/s3/aws4_request, SignedHeaders=host;x-amz-date, "+
+			"Signature=%s", region, strings.Repeat("0a", 32)))
 	for k, v := range header {
 		r.Header.Set(k, v)
 	}

@@ -5,7 +5,7 @@ import "github.com/hyperiondb/vault/internal/awsclient/awsfake"
 // Kind is a way to fail.
 type Kind = awsfake.Kind
 
-// Fault is a failure to come.
+// Fault is an injected failure.
 type Fault = awsfake.Fault
 
 // The first group is answered before anything is done, the second does the work and spoils the answer.

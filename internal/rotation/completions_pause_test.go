@@ -11,8 +11,8 @@ import (
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
-// While a backlog drains, two thirds of the time are the readers'.
-func TestCompletionsRest(t *testing.T) {
+// While a backlog drains, two thirds of the time are left to reads.
+func TestCompletionsPause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		type batch struct {
 			at   time.Duration
@@ -21,10 +21,10 @@ func TestCompletionsRest(t *testing.T) {
 		took := 20 * time.Millisecond
 		var batches []batch
 		began := time.Now()
-		c := &completions{turn: make(chan struct{}, 1)}
-		c.send = func(_ context.Context, sealed []vault.SealedRotation) (map[int64]vault.Receipt, error) {
-			if !c.underWay() {
-				t.Error("a batch is under way, and not said to be")
+		c := &completions{leader: make(chan struct{}, 1)}
+		c.send = func(_ context.Context, sealed []vault.SealedCandidate) (map[int64]vault.Receipt, error) {
+			if !c.inFlight.Load() {
+				t.Error("inFlight is false while a batch is sent")
 			}
 			batches = append(batches, batch{time.Since(began), len(sealed)})
 			time.Sleep(took)
@@ -34,22 +34,22 @@ func TestCompletionsRest(t *testing.T) {
 			}
 			return receipts, nil
 		}
-		c.one = func(context.Context, vault.SealedRotation) (vault.Receipt, error) {
+		c.one = func(context.Context, vault.SealedCandidate) (vault.Receipt, error) {
 			t.Error("a rotation was left out")
 			return vault.Receipt{}, nil
 		}
 		complete := func(n int) (settled *sync.WaitGroup) {
 			settled = new(sync.WaitGroup)
-			c.turn <- struct{}{} // until all of them wait
+			c.leader <- struct{}{} // no batch starts until all of them are queued
 			for i := range n {
 				settled.Go(func() {
-					if _, err := c.complete(t.Context(), vault.SealedRotation{Job: vault.Rotation{ID: int64(i)}}); err != nil {
+					if _, err := c.complete(t.Context(), vault.SealedCandidate{Job: vault.Rotation{ID: int64(i)}}); err != nil {
 						t.Error(err)
 					}
 				})
 			}
 			synctest.Wait()
-			<-c.turn
+			<-c.leader
 			return settled
 		}
 
@@ -58,15 +58,15 @@ func TestCompletionsRest(t *testing.T) {
 		if !slices.Equal(batches, want) {
 			t.Errorf("got batches %v, want %v", batches, want)
 		}
-		if got := time.Since(began); got != 140*time.Millisecond || c.underWay() {
-			t.Errorf("the last was settled after %v, want 140ms, without the rest behind it", got)
+		if got := time.Since(began); got != 140*time.Millisecond || c.inFlight.Load() {
+			t.Errorf("the last was settled after %v, want 140ms, without the pause after it", got)
 		}
 
-		time.Sleep(time.Second) // the rest is over
+		time.Sleep(time.Second) // the pause is over
 		batches, began, took = nil, time.Now(), 30*time.Second
 		complete(batchSize + 1).Wait()
 		if want = []batch{{0, batchSize}, {31 * time.Second, 1}}; !slices.Equal(batches, want) {
-			t.Errorf("got batches %v, want %v: no rest is longer than a second", batches, want)
+			t.Errorf("got batches %v, want %v: no pause is longer than a second", batches, want)
 		}
 		time.Sleep(time.Second)
 	})

@@ -8,12 +8,12 @@ import (
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
-// beatTimeout is how long one beat may take: one that is stuck must not keep the next from finding the new primary.
+// beatTimeout bounds one beat: a beat that hangs must not keep the next one from finding the new primary.
 const beatTimeout = 5 * time.Second
 
-// Heart renews the primary's heartbeat, from which standbys tell how far they are behind. Like the [Supervisor], whose
-// rounds beat as well, it runs beside every node and acts only where the node is the primary.
-type Heart struct {
+// Heartbeat renews the primary's heartbeat row, from which standbys compute how far they are behind. Like the
+// [Supervisor], whose rounds renew it as well, it runs beside every node and acts only where the node is the primary.
+type Heartbeat struct {
 	Vault    *vault.Vault
 	Interval time.Duration // between two beats
 	Log      *slog.Logger
@@ -22,12 +22,12 @@ type Heart struct {
 }
 
 // Run beats at once and then once an interval, until ctx ends.
-func (h *Heart) Run(ctx context.Context) {
+func (h *Heartbeat) Run(ctx context.Context) {
 	every(ctx, h.Interval, nil, func() { h.beat(ctx) })
 }
 
-// beat logs when beats begin to fail and when they are back, not each of them.
-func (h *Heart) beat(ctx context.Context) {
+// beat logs only the first failure and the first success after it.
+func (h *Heartbeat) beat(ctx context.Context) {
 	limited, cancel := context.WithTimeout(ctx, beatTimeout)
 	defer cancel()
 	primary, err := h.Vault.Beat(limited)

@@ -35,9 +35,9 @@ func (j *journal) String() string {
 	return j.text.String()
 }
 
-// A heart beside each node: the primary's beats, the standby's is still. When its database refuses it, it says so once,
-// and once that it is back; when it stops, nothing of it stays behind.
-func TestHeart(t *testing.T) {
+// Beside the primary the heartbeat is renewed, beside a standby it is not. A failure is logged once, and so is its end.
+// When Run returns, no goroutine is left.
+func TestHeartbeat(t *testing.T) {
 	before := goleak.IgnoreCurrent()
 	store := vaulttest.New(t)
 	store.MustReplay(t)
@@ -58,9 +58,10 @@ func TestHeart(t *testing.T) {
 	v, closeVault := open(t, store, vaulttest.Daemon, nil)
 	ctx, stop := context.WithCancel(t.Context())
 	var log journal
-	heart := &rotation.Heart{Vault: v, Interval: 20 * time.Millisecond, Log: slog.New(slog.NewTextHandler(&log, nil))}
+	heartbeat := &rotation.Heartbeat{Vault: v, Interval: 20 * time.Millisecond,
+		Log: slog.New(slog.NewTextHandler(&log, nil))}
 	var running sync.WaitGroup
-	running.Go(func() { heart.Run(ctx) })
+	running.Go(func() { heartbeat.Run(ctx) })
 	waitUntil(t, store, `SELECT count(*) FROM vault.heartbeat WHERE at > clock_timestamp() - interval '10 seconds'`, "1")
 	at := store.MustQuery(t, `SELECT at FROM vault.heartbeat`)
 	waitUntil(t, store, `SELECT at > '`+at+`' FROM vault.heartbeat`, "true")
@@ -73,7 +74,7 @@ func TestHeart(t *testing.T) {
 			if time.Now().After(deadline) {
 				t.Fatalf("the log never says %q: %s", what, &log)
 			}
-			time.Sleep(5 * time.Millisecond) // between two looks
+			time.Sleep(5 * time.Millisecond) // between two polls
 		}
 	}
 	logged("the heartbeat fails")
@@ -88,8 +89,8 @@ func TestHeart(t *testing.T) {
 	goleak.VerifyNone(t, before)
 }
 
-// A beat waits for no standby: with the synchronous one away it still tells that the primary is there.
-func TestHeartWithoutItsSynchronousStandby(t *testing.T) {
+// A beat waits for no standby: with the synchronous one away the heartbeat is still renewed.
+func TestHeartbeatWithoutItsSynchronousStandby(t *testing.T) {
 	store := vaulttest.Own(t)
 	store.MustExec(t, `ALTER SYSTEM SET synchronous_standby_names = 'nobody'`, `SELECT pg_reload_conf()`)
 	waitUntil(t, store, `SELECT current_setting('synchronous_standby_names')`, "nobody")
