@@ -151,6 +151,37 @@ func TestTheHolderIsNamed(t *testing.T) {
 	must(t, runSession(t, daemon, []string{claimOne, `SELECT vault.next_audit_window(1000)`, `SELECT vault.beat()`}))
 }
 
+// A round that another session has begun and does not end keeps the next from nothing but what that one has in hand.
+func TestAnOpenRoundKeepsNoOther(t *testing.T) {
+	store := vaulttest.New(t)
+	mustPutAutomatic(t, store, "app1/first", "app1/lost", "app1/second")
+	store.MustExec(t, `SELECT vault._audit_partitions()`,
+		`UPDATE vault.secrets SET rotation_window = '00:00-23:59 Gone/Zone' WHERE name = 'app1/lost'`,
+		`UPDATE vault.secrets SET next_rotation_at = now() + interval '1 hour' WHERE name = 'app1/second'`)
+	holder := mustConnect(t, store.URL(vaulttest.Daemon))
+	for _, statement := range []string{"BEGIN", supervise} { // heartbeat, a job, and what it notes of the lost zone
+		must(t, runStep(t.Context(), holder, statement))
+	}
+	store.MustExec(t,
+		`UPDATE vault.secrets SET next_rotation_at = now() - interval '1 hour' WHERE name = 'app1/second'`)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	must(t, runStep(ctx, mustConnect(t, store.URL(vaulttest.Daemon)), supervise))
+	if got := store.MustQuery(t, `SELECT string_agg(name, ' ') FROM vault.rotation_jobs`); got != "app1/second" {
+		t.Errorf("got jobs of %q beside an open round, want app1/second's", got)
+	}
+	if got := store.MustQuery(t,
+		`SELECT string_agg(part, ' ' ORDER BY part) FROM vault.round_failures`); got != "heartbeat windows" {
+		t.Errorf("got failures of %q beside an open round, want heartbeat and windows", got)
+	}
+	must(t, runStep(t.Context(), holder, "COMMIT"))
+	must(t, runSession(t, store.URL(vaulttest.Daemon), []string{supervise}))
+	if got := store.MustQuery(t,
+		`SELECT string_agg(part || ' ' || subject, ', ') FROM vault.round_failures`); got != "window app1/lost" {
+		t.Errorf("got failures of %q after it, want the lost zone's", got)
+	}
+}
+
 const prunePast = `SELECT vault.prune_audit('2020-01-01', NULL, 1, 1, sha256(''), NULL, NULL, gen_random_uuid())`
 
 // A migration that waits for a reader, or for another migration, keeps every later read waiting too: it gives up soon,

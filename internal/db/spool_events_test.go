@@ -45,10 +45,16 @@ var takenEvents = map[string]string{
 	`{"action":"read","version":99999999999}`:   "audit.unreadable failed",
 	`{"action":"read","version":"one"}`:         "audit.unreadable failed",
 	`{"action":"read","client":"fe80::1%eth0"}`: "audit.unreadable failed",
-	// and the claimed time
-	`{"action":"read","at":"yesterday or so"}`:                                            "read failed",
-	`{"action":"read","at":"294277-01-01T00:00:00Z"}`:                                     "read failed",
-	`{"action":"read","detail":{"n":1e999999}}`:                                           "audit.unreadable failed",
+	// and the time claimed
+	`{"action":"read","at":"yesterday or so"}`:        "read failed",
+	`{"action":"read","at":"294277-01-01T00:00:00Z"}`: "read failed",
+	`{"action":"read","detail":{"n":1e999999}}`:       "audit.unreadable failed",
+	// The server writes such numbers out: 16 KiB became 200 MiB of text, for all who read the log.
+	`{"action":"read","detail":{"n":[1e131071, 1e131071]}}`:                               "audit.unreadable failed",
+	`{"action":"read","detail":{"n":[1,-1.5E-16000]}}`:                                    "audit.unreadable failed",
+	`{"action":"read","detail":{"n":` + "\n" + `1e+99}}`:                                  "audit.unreadable failed",
+	`{"action":"read","outcome":"ok","detail":{"n":"a \" b: 1e131071","m":-1.5}}`:         "read ok",
+	`{"action":"read","outcome":"ok","secret":"a,1e99","detail":{"n":"\\","m":["1e99"]}}`: "read a,1e99 ok",
 	`{"action":"read","x":` + strings.Repeat("[", 8000) + strings.Repeat("]", 8000) + `}`: "audit.unreadable failed",
 }
 

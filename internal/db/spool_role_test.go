@@ -123,6 +123,25 @@ func TestWhoseASpoolIs(t *testing.T) {
 	}
 }
 
+// Names of nodes that differ only in characters that are not shown do not keep migrate from its work, and each spool
+// keeps its own position.
+func TestMigrateKeepsSpoolsApart(t *testing.T) {
+	store := vaulttest.New(t)
+	takeBack(t, store, 9)
+	const boot = `11111111-1111-1111-1111-111111111111`
+	for i, node := range []string{`n\x01`, `n\x02`, `n?`, `m\x1b`, `m`} {
+		store.MustExec(t, fmt.Sprintf(`INSERT INTO vault.audit_spools (node, boot, next_seq) VALUES (E'%s', '%s', %d)`, node,
+			boot, i+1))
+	}
+	_, err := db.Migrate(t.Context(), store.URL(vaulttest.Superuser), "test", "")
+	must(t, err)
+	got := store.MustQuery(t,
+		`SELECT string_agg(regexp_replace(node, '[0-9a-f]{32}', 'md5') || '=' || next_seq, ' ' ORDER BY next_seq) FROM vault.audit_spools`)
+	if want := "n??md5=1 n??md5=2 n?=3 m?=4 m=5"; got != want {
+		t.Errorf("got the spools %q, want %q", got, want)
+	}
+}
+
 // A role has a limit of spools. The one not shipped for the longest time is deleted for a new one, but none of today.
 func TestARoleHasANumberOfSpools(t *testing.T) {
 	store := vaulttest.New(t)

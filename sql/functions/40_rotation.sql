@@ -109,8 +109,8 @@ BEGIN
   PERFORM vault._bound('p_limit', p_limit, 0, 1000000);
   PERFORM vault._enter('maintenance', 'supervisor');
   -- One job a secret, however many intervals have passed; none while one is open, or while the last one failed for good
-  -- and no new value was put since. A secret that is locked is left for the next round, so that one stalled session
-  -- does not stop all rotations.
+  -- and no new value was put since. A secret that is locked, or that another round enqueues, is left for the next
+  -- round, so that one stalled session does not stop all rotations.
   SELECT array_agg(due.id::text), array_agg(due.name) INTO v_ids, v_names FROM (
     SELECT s.id, s.name FROM vault.secrets s
     WHERE s.deleted_at IS NULL AND s.next_rotation_at <= now() AND s.rotation_paused_at IS NULL
@@ -119,7 +119,8 @@ BEGIN
       AND (SELECT count(*) FROM vault.rotation_jobs j WHERE j.secret_id = s.id AND j.state IN ('queued', 'claimed')) = 0
       AND (SELECT count(*) FROM vault.rotation_jobs j WHERE j.secret_id = s.id AND j.state = 'failed'
           AND j.from_version = s.current_version) = 0
-    ORDER BY s.next_rotation_at LIMIT p_limit + vault._failed_before('enqueue') FOR KEY SHARE OF s SKIP LOCKED) AS due;
+    ORDER BY s.next_rotation_at LIMIT p_limit + vault._failed_before('enqueue')
+    FOR NO KEY UPDATE OF s SKIP LOCKED) AS due;
   v_count := vault._do_each('enqueue', v_ids, v_names, $do$
     INSERT INTO vault.rotation_jobs (secret_id, name, from_version, due_at, run_after)
       SELECT s.id, s.name, s.current_version, s.next_rotation_at, s.next_rotation_at FROM vault.secrets s
@@ -254,7 +255,9 @@ END $$;
 -- vault.status() and for the caller.
 CREATE OR REPLACE FUNCTION vault.supervise(p_limit int DEFAULT 10000) RETURNS jsonb
 -- pg_cron calls it in a session of its own, where row_security = off would be an error.
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = on AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = on
+-- A part that waits longer for another session fails, and is made by the next round.
+SET lock_timeout = '5s' AS $$
 DECLARE
   v_done jsonb := '{"primary": true, "enqueued": 0, "expired": 0, "purged": 0, "failed": {}}';
   v_part text;
@@ -282,12 +285,17 @@ BEGIN
       v_error := SQLERRM;
       v_done := jsonb_set(v_done, ARRAY['failed', v_part], to_jsonb(vault._printable(v_error, 500)));
     END;
-    PERFORM vault._enter('maintenance', 'supervisor');
-    PERFORM vault._note_round(v_part, '', v_code, v_error);
-    PERFORM vault._leave();
+    BEGIN
+      PERFORM vault._enter('maintenance', 'supervisor');
+      PERFORM vault._note_round(v_part, '', v_code, v_error);
+      PERFORM vault._leave();
+    EXCEPTION WHEN lock_not_available THEN
+      NULL;   -- another round notes the same, and has not ended
+    END;
   END LOOP;
   PERFORM vault._enter('maintenance', 'supervisor');
-  UPDATE vault.heartbeat SET supervised_at = clock_timestamp();
+  UPDATE vault.heartbeat SET supervised_at = clock_timestamp()
+    WHERE only_row IN (SELECT h.only_row FROM vault.heartbeat h FOR UPDATE SKIP LOCKED);
   PERFORM vault._leave();
   RETURN v_done;
 END $$;

@@ -94,11 +94,20 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT length(p_event) > 4000 AND length(p_event) - length(translate(p_event, '[{', '')) > 1000
 $$;
 
+-- A number with an exponent, outside of strings: jsonb writes 1e131071 out, so that an event of 16 KiB would be 200 MiB
+-- of text for all who read the log. No event of ours has one.
+CREATE OR REPLACE FUNCTION vault._has_exponent(p_event text) RETURNS boolean
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT regexp_replace(p_event, E'"(?:[^"\\\\]|\\\\.)*"', '', 'g') ~ '[0-9.][eE]'
+$$;
+
 CREATE OR REPLACE FUNCTION vault._record_shipped(p_node text, p_boot uuid, p_first bigint, p_events text[]) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE v_event text;
 BEGIN
-  IF EXISTS (SELECT FROM unnest(p_events) AS event WHERE length(event) > 4000 AND vault._too_deep(event)) THEN
+  -- The functions are asked only about events that may be such.
+  IF EXISTS (SELECT FROM unnest(p_events) AS event WHERE length(event) > 4000 AND vault._too_deep(event)
+      OR event ~ E'[:,[\\s]-?[0-9.]+[eE]' AND vault._has_exponent(event)) THEN
     RAISE data_exception;
   END IF;
   PERFORM vault._insert_shipped(p_node, p_boot, p_first, p_events);
@@ -108,6 +117,8 @@ EXCEPTION WHEN data_exception OR integrity_constraint_violation OR program_limit
     BEGIN
       IF vault._too_deep(v_event) THEN
         RAISE data_exception USING MESSAGE = 'it is nested too deep';
+      ELSIF vault._has_exponent(v_event) THEN
+        RAISE data_exception USING MESSAGE = 'it has a number with an exponent';
       END IF;
       BEGIN
         PERFORM vault._insert_shipped(p_node, p_boot, p_first + i - 1, ARRAY[v_event]);

@@ -22,9 +22,16 @@ DO $$
 BEGIN
   IF to_regproc('vault._enter') IS NOT NULL THEN
     PERFORM vault._enter('maintenance', 'migrate');
-    UPDATE vault.audit_spools SET node = regexp_replace(node,
-        '[\u0001-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]', '?', 'g')
-      WHERE node ~ '[\u0001-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]';
+    -- Two names may become one: those keep a part of the hash of what they were.
+    WITH named AS (
+      SELECT node, boot, regexp_replace(node,
+          '[\u0001-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]', '?', 'g') AS shown
+        FROM vault.audit_spools)
+    UPDATE vault.audit_spools s SET node = CASE
+        WHEN EXISTS (SELECT FROM named o WHERE o.boot = n.boot AND o.shown = n.shown AND o.node <> n.node)
+          THEN left(n.shown, 50) || '?' || left(encode(sha256(convert_to(n.node, 'UTF8')), 'hex'), 32)
+        ELSE n.shown END
+      FROM named n WHERE s.node = n.node AND s.boot = n.boot AND n.shown <> n.node;
     PERFORM vault._leave();
   END IF;
 END $$;
