@@ -21,6 +21,8 @@
 // will do: no name leads there.
 //
 // An admin token is checked by the database. Here it is only parsed; a missing or broken one is 403, as a wrong one is.
+// A client that presents many wrong ones is told to wait (429) before the database is asked, so that it does not use up
+// what the database allows the daemon's role; a token that the database has accepted goes through all the same.
 //
 // # Paths
 //
