@@ -1,11 +1,13 @@
 package httpapi
 
 import (
+	"bufio"
 	"context"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -221,8 +223,9 @@ func TestHostsOverARealConnection(t *testing.T) {
 	}
 }
 
-// raw sends bytes over a connection of their own and returns the status and all that came.
-func raw(t *testing.T, address, request string) (status, all string) {
+// raw sends bytes over a connection of their own and returns the status and the body. It keeps its side open: to
+// net/http a client that closes it has left.
+func raw(t *testing.T, address, request string) (status, body string) {
 	t.Helper()
 	conn, err := net.Dial("tcp", address)
 	if err != nil {
@@ -232,15 +235,15 @@ func raw(t *testing.T, address, request string) (status, all string) {
 	if _, err := io.WriteString(conn, request); err != nil {
 		t.Fatal(err)
 	}
-	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
-		t.Fatal(err)
-	}
-	text, err := io.ReadAll(conn)
+	method, _, _ := strings.Cut(request, " ")
+	response, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: method})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if fields := strings.Fields(string(text)); len(fields) > 1 {
-		status = fields[1]
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
 	}
-	return status, string(text)
+	return strconv.Itoa(response.StatusCode), string(text)
 }
