@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,6 +26,7 @@ func (c *Config) warnings(now time.Time) []warning {
 	var all []warning
 	add := func(key, format string, args ...any) { all = append(all, warning{key, fmt.Sprintf(format, args...)}) }
 	c.warnOfNetworks(add)
+	c.warnOfHosts(add)
 	c.warnOfListeners(add)
 	c.warnOfFiles(add)
 	c.warnOfCertificate(now, add)
@@ -72,6 +74,23 @@ func isWide(n netip.Prefix) bool {
 		return n.Bits() < 8
 	}
 	return n.Bits() < 16 && (n.Bits() < uniqueLocal.Bits() || !uniqueLocal.Contains(n.Addr()))
+}
+
+// privateDomains are top-level domains that no site on the internet has.
+var privateDomains = []string{"corp", "home", "internal", "intranet", "lan", "local", "localdomain", "localhost",
+	"private", "test"}
+
+// warnOfHosts looks for entries that let pages of any site in under a name of their own.
+func (c *Config) warnOfHosts(add addWarning) {
+	for _, entry := range c.Hosts {
+		domain, wild := strings.CutPrefix(strings.ToLower(strings.TrimSuffix(entry, ".")), "*.")
+		switch {
+		case wild && !strings.Contains(domain, ".") && !slices.Contains(privateDomains, domain):
+			add("hosts", "%s is every name under %s: a page under any of them can have a browser ask this daemon", entry, domain)
+		case isUnspecified(strings.Trim(entry, "[]")):
+			add("hosts", "%s leads here from every machine's browser: pages of any site can ask for it", entry)
+		}
+	}
 }
 
 func (c *Config) warnOfListeners(add addWarning) {

@@ -3,6 +3,7 @@ package db
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // The errors that callers branch on. Every error of this package wraps at most one of them.
@@ -35,4 +36,11 @@ func (e *Error) Unwrap() error { return e.Kind }
 
 func newError(kind error, format string, args ...any) *Error {
 	return &Error{Kind: kind, Text: fmt.Sprintf(format, args...)}
+}
+
+// IsTokenRefused tells a refused admin token (vault._refuse_token) from a role that may not connect, which has the same
+// SQLSTATE.
+func IsTokenRefused(err error) bool {
+	var known *Error
+	return errors.As(err, &known) && known.Code == "28000" && strings.HasPrefix(known.Text, "admin token refused: ")
 }

@@ -51,6 +51,7 @@ type API struct {
 	metrics  metrics
 	started  time.Time
 	guard    atomic.Pointer[guard]
+	guesses  *guesses
 	node     node
 	recorder Recorder
 
@@ -60,7 +61,7 @@ type API struct {
 
 // New connects to nothing.
 func New(o Options) *API {
-	a := &API{log: o.Log, registry: o.Registry, recorder: o.Recorder, started: time.Now()}
+	a := &API{log: o.Log, registry: o.Registry, recorder: o.Recorder, started: time.Now(), guesses: newGuesses()}
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
 	}

@@ -21,7 +21,8 @@
 // socket any Host is accepted: no name resolves to it.
 //
 // The database checks an admin token. This package only parses it; a missing or malformed one is 403, as a wrong one
-// is.
+// is. A client that presents many wrong ones is told to wait (429) before the database is asked, so that it does not
+// use up what the database allows the daemon's role; a token that the database has accepted is not limited.
 //
 // # Paths
 //

@@ -223,7 +223,8 @@ func TestHostsOverARealConnection(t *testing.T) {
 	}
 }
 
-// raw sends bytes over a connection of their own and returns the status and the body of the answer.
+// raw sends bytes over a connection of their own and returns the status and the body. It keeps its side open, since
+// net/http takes a client that closes it for one that has left.
 func raw(t *testing.T, address, request string) (status, body string) {
 	t.Helper()
 	conn, err := net.Dial("tcp", address)
@@ -234,16 +235,15 @@ func raw(t *testing.T, address, request string) (status, body string) {
 	if _, err := io.WriteString(conn, request); err != nil {
 		t.Fatal(err)
 	}
-	// The connection stays open until the answer is there: the daemon does not answer a client that has left.
 	method, _, _ := strings.Cut(request, " ")
-	answer, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: method})
+	response, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: method})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer answer.Body.Close()
-	text, err := io.ReadAll(answer.Body)
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return strconv.Itoa(answer.StatusCode), string(text)
+	return strconv.Itoa(response.StatusCode), string(text)
 }

@@ -3,6 +3,9 @@ package httpapi
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 
 	"github.com/hyperiondb/vault/internal/strictjson"
 )
@@ -15,6 +18,8 @@ func decodeObject(data []byte, into fields) error {
 	switch {
 	case errors.Is(err, strictjson.ErrUTF8):
 		return badRequest("the body is " + err.Error())
+	case errors.Is(err, strictjson.ErrUnknownField):
+		return badRequest(err.Error() + ", known here: " + strings.Join(slices.Sorted(maps.Keys(into)), ", "))
 	case err != nil:
 		return badRequest(err.Error())
 	}

@@ -16,3 +16,12 @@ func TestDecodeObjectRefuses(t *testing.T) {
 		}
 	}
 }
+
+// A client that misspelt a field, or sends back all that a GET answered, is told the fields that there are.
+func TestAnUnknownFieldNamesTheKnownOnes(t *testing.T) {
+	var value, name []byte
+	err := decodeObject([]byte(`{"hunter2":"a"}`), fields{"value": &value, "name": &name})
+	if want := "unknown field, known here: name, value"; err == nil || !strings.HasSuffix(err.Error(), want) {
+		t.Errorf("got %v, want it to end in %q", err, want)
+	}
+}

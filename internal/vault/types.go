@@ -36,6 +36,9 @@ var (
 	ErrUnchanged   = errors.New("unchanged")    // put with IfChanged: the current value is the same
 )
 
+// IsTokenRefused reports whether the database refused the admin token itself: it is unknown, revoked or expired.
+func IsTokenRefused(err error) bool { return db.IsTokenRefused(err) }
+
 // Secret is one opened version and the columns of its row, all read in one statement.
 type Secret struct {
 	Name           string

@@ -266,7 +266,10 @@ func TestPutConditions(t *testing.T) {
 	wantErr(t, put(func(r *vault.PutRequest) { r.IfChanged = true }), vault.ErrUnchanged)
 	must(t, put(func(r *vault.PutRequest) { r.IfChanged, r.Value = true, []byte("two") }))
 	s.wantValue("app/x", "two")
-	wantErr(t, put(func(r *vault.PutRequest) { r.Token = vault.NewToken() }), vault.ErrRefused)
+	err := put(func(r *vault.PutRequest) { r.Token = vault.NewToken() })
+	if wantErr(t, err, vault.ErrRefused); !vault.IsTokenRefused(err) || vault.IsTokenRefused(put(at(0))) {
+		t.Errorf("got %v, want it told from other errors as a refused token", err)
+	}
 	if got := s.store.MustQuery(t,
 		`SELECT string_agg(action || '/' || outcome, ' ' ORDER BY id) FROM vault.audit_log
 			WHERE secret = 'app/x'`); got != "put/ok put/ok put/denied" {
