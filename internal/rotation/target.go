@@ -18,6 +18,10 @@ const (
 // ErrUntouched is in an error of Set that is certain to have changed nothing.
 var ErrUntouched = errors.New("nothing was changed at the target")
 
+// ErrCandidateInPlace is in an error of Check where the target is known to have the candidate all the same, from an
+// earlier attempt that crashed.
+var ErrCandidateInPlace = errors.New("the target has the new value")
+
 // Change is one attempt to bring a candidate to its target. The candidate was sealed in the job before the first
 // attempt, so every attempt of a job has the same one: an attempt that finds the work of an earlier one done, or half
 // done, goes on from there.
@@ -46,7 +50,8 @@ type Change struct {
 // not confirm is taken back (Restore). Implementations: package target.
 type Target interface {
 	// Check uses the value in force, and where it is not accepted the candidate, as Test will. An error means that the
-	// target is not to be set: Test could not pass there, or the value that works is unknown to the vault. It changes
+	// target is not to be set: Test could not pass there, or the value that works is unknown to the vault. One with
+	// ErrCandidateInPlace in it says that readers' value does not work there, and is answered by Restore. It changes
 	// nothing.
 	Check(ctx context.Context, spec string, c Change) (Found, error)
 	// Shape makes the value to be stored out of a freshly generated one: step "create". It touches nothing outside. The

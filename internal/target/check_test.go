@@ -219,6 +219,26 @@ func TestTheWorkOfAnEarlierAttemptIsFound(t *testing.T) {
 	wantFound(t, targets, spec, c, rotation.FoundCandidate)
 }
 
+// The database of login= went away after the crash. The candidate is still known to be at the target, as the server took
+// it before it looked for the database: the worker takes it back.
+func TestACandidateThatCannotBeTestedIsKnownToBeInPlace(t *testing.T) {
+	mustRole(t, "stranded", "password-before")
+	spec := "postgres-role role=stranded via=" + adminSecret + fmt.Sprintf(" login=postgres:///nowhere?host=%s&port=%d",
+		node.SocketDir(), node.Port())
+	targets, c := newTargets(Options{}), change("password-after")
+	c.Current = []byte("password-before")
+	_, err := targets.Check(t.Context(), spec, c)
+	if err == nil || errors.Is(err, rotation.ErrCandidateInPlace) {
+		t.Errorf("with the value in force at the target: got %v", err)
+	}
+	mustSet(t, targets, spec, c)
+	_, err = targets.Check(t.Context(), spec, c)
+	if !errors.Is(err, rotation.ErrCandidateInPlace) {
+		t.Errorf("with the candidate at the target: got %v", err)
+	}
+	wantRefusal(t, err, "nowhere", "password-before", "password-after")
+}
+
 func TestAnUnknownPasswordIsReplacedOnlyByAdoption(t *testing.T) {
 	mustRole(t, "adopted", "of an application")
 	targets, c := newTargets(Options{}), inForce("never-set")
