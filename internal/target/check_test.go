@@ -251,6 +251,24 @@ func TestAnUnknownPasswordIsReplacedOnlyByAdoption(t *testing.T) {
 	wantRefusal(t, err, "refused", "never-set")
 }
 
+// The next role of a pair has no connection left, as readers of the version before use it: its test cannot pass, so their
+// password is not taken away.
+func TestTheNextRoleOfAPairIsLeftAloneWithoutAFreeConnection(t *testing.T) {
+	mustRole(t, "full_a", "first-a")
+	mustRole(t, "full_b", "first-b")
+	mustRun(t, "ALTER ROLE full_b CONNECTION LIMIT 1")
+	spec, targets := "postgres-role roles=full_a,full_b via="+adminSecret, newTargets(Options{})
+	c := inForce(`{"username":"full_a","password":"first-a"}`)
+	release := hold(t, "full_b", "first-b")
+	_, err := targets.Check(t.Context(), spec, c)
+	wantRefusal(t, err, "no connection left (CONNECTION LIMIT 1)", "first-a", "first-b")
+	release()
+	eventually(t, "the session has ended", func() bool {
+		found, err := targets.Check(t.Context(), spec, c)
+		return err == nil && found == rotation.FoundCurrent
+	})
+}
+
 // A role that still has an MD5 verifier is taken over, and comes out with SCRAM.
 func TestAnMD5PasswordInForceIsReplaced(t *testing.T) {
 	mustRole(t, "hashed_md5", "x")

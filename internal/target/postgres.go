@@ -95,7 +95,7 @@ func (s Spec) lookAt(ctx context.Context, tx pgx.Tx, role, database string) erro
 	if err := checkAlterable(ctx, tx, role); err != nil || !s.isPair() {
 		return err
 	}
-	return checkConnects(ctx, tx, role, database)
+	return s.checkConnects(ctx, tx, role, database)
 }
 
 // checkPair asks whether readers can log in where the next role is to be tested. The password of that role is not
@@ -328,18 +328,22 @@ func checkAlterable(ctx context.Context, tx pgx.Tx, role string) error {
 	return nil
 }
 
-// checkConnects refuses a role of a pair that could not connect once readers have it.
-func checkConnects(ctx context.Context, tx pgx.Tx, role, database string) error {
+// checkConnects refuses a role of a pair that could not connect once readers have it. With login= its sessions are not
+// counted: a pooler gives the test one that it has already.
+func (s Spec) checkConnects(ctx context.Context, tx pgx.Tx, role, database string) error {
 	var may bool
-	var limit int
+	var limit, used int
 	err := tx.QueryRow(ctx, `SELECT r.rolconnlimit, coalesce((
-		SELECT pg_catalog.has_database_privilege(r.oid, d.oid, 'CONNECT') FROM pg_catalog.pg_database d WHERE d.datname = $2), true)
-		FROM pg_catalog.pg_roles r WHERE r.rolname = $1`, role, database).Scan(&limit, &may)
+		SELECT pg_catalog.has_database_privilege(r.oid, d.oid, 'CONNECT') FROM pg_catalog.pg_database d WHERE d.datname = $2), true),
+		(SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity a WHERE a.usesysid = r.oid)
+		FROM pg_catalog.pg_roles r WHERE r.rolname = $1`, role, database).Scan(&limit, &may, &used)
 	switch {
 	case err != nil:
 		return err
 	case limit == 0:
 		return errors.New("it may have no connection (CONNECTION LIMIT 0)")
+	case limit > 0 && used >= limit && s.login == "":
+		return fmt.Errorf("it has no connection left (CONNECTION LIMIT %d)", limit)
 	case !may:
 		return fmt.Errorf("it has no CONNECT on database %q", database)
 	}
