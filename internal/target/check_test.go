@@ -269,6 +269,20 @@ func TestTheNextRoleOfAPairIsLeftAloneWithoutAFreeConnection(t *testing.T) {
 	})
 }
 
+// A target whose synchronous standby is away commits ALTER ROLE and does not say so: readers would have no login from then
+// until the restore is given up, at each attempt. The check waits in the set's place.
+func TestATargetThatCannotConfirmACommitIsLeftAlone(t *testing.T) {
+	mustRole(t, "unconfirmed", "password-before")
+	reload := func(sql string) { mustRun(t, sql); mustRun(t, "SELECT pg_reload_conf()") }
+	reload("ALTER SYSTEM SET synchronous_standby_names = 'away'")
+	eventually(t, "commits wait", func() bool { return mustAsk(t, "SELECT current_setting('synchronous_standby_names') = 'away'") })
+	t.Cleanup(func() { reload("ALTER SYSTEM RESET synchronous_standby_names") })
+	spec := "postgres-role role=unconfirmed via=" + adminSecret + " timeout=1s"
+	_, err := newTargets(Options{}).Check(t.Context(), spec, inForce("password-before"))
+	wantRefusal(t, err, "does not confirm a commit", "password-before")
+	wantLogin(t, "unconfirmed", "password-before", true)
+}
+
 // A role that still has an MD5 verifier is taken over, and comes out with SCRAM.
 func TestAnMD5PasswordInForceIsReplaced(t *testing.T) {
 	mustRole(t, "hashed_md5", "x")

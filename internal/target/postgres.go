@@ -74,6 +74,9 @@ func (t *Targets) checkRole(ctx context.Context, admin server, s Spec, c rotatio
 	if err == nil {
 		err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error { return s.lookAt(ctx, tx, role, at.database) })
 	}
+	if err == nil {
+		err = checkCommits(ctx, conn)
+	}
 	if err != nil {
 		return 0, fmt.Errorf("role %q: %w", role, primary.explain(err, false))
 	}
@@ -86,6 +89,26 @@ func (t *Targets) checkRole(ctx context.Context, admin server, s Spec, c rotatio
 		}
 		return t.proves(ctx, primary, s, role, value)
 	})
+}
+
+// checkCommits commits a record that changes nothing, as Set will commit. A server that waits for a synchronous standby
+// has made the change by the time that it is given up, and a Restore would wait in the same way.
+func checkCommits(ctx context.Context, conn *pgx.Conn) error {
+	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		if err := limitSession(ctx, tx, idleLimit); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, `SELECT pg_catalog.pg_logical_emit_message(true, 'hyperiondb-vault', '')`)
+		return err
+	})
+	var refused *pgconn.PgError
+	switch {
+	case errors.As(err, &refused) && refused.Code == "42501":
+		return nil // PUBLIC may call it, unless the operator of the target took that away
+	case err != nil:
+		return fmt.Errorf("the target does not confirm a commit (is a synchronous standby away?): %w", err)
+	}
+	return nil
 }
 
 func (s Spec) lookAt(ctx context.Context, tx pgx.Tx, role, database string) error {
