@@ -242,3 +242,50 @@ func TestWhatATargetHasAlreadyIsFinishedThoughItCannotBeSet(t *testing.T) {
 		t.Error("readers get another value than the one that opens the target")
 	}
 }
+
+// An earlier attempt has brought the candidate to the target and crashed, and meanwhile the test cannot pass: the value
+// in force comes back, as readers would have one that does not work until the last attempt.
+func TestWhatACrashedAttemptSetIsTakenBackWhereItCannotBeTested(t *testing.T) {
+	store := vaulttest.New(t)
+	ring, err := kms.OpenKeyring(t.Context(), []string{"local://" + store.KeyFile})
+	must(t, err)
+	admin, closeAdmin := open(t, store, vaulttest.Operator, ring)
+	daemon, closeDaemon := open(t, store, vaulttest.Daemon, ring)
+	defer func() { closeAdmin(); closeDaemon(); must(t, ring.Close()) }()
+	as := vault.Change{Token: vaulttest.AdminToken(t)}
+	generator, rotator := "hex:32", "door"
+	_, err = admin.Put(t.Context(), vault.PutRequest{Change: as, Name: "app/door", Value: []byte("one"),
+		Settings: vault.Settings{Generator: &generator, Rotator: &rotator}})
+	must(t, err)
+	broken := errors.New("broken")
+	l := &lock{door: door{key: []byte("one")}}
+	for _, attempt := range []struct {
+		fault func(step, when string) error
+		says  string
+		opens bool // what readers have opens the target
+	}{
+		{and(at("set", "late", broken), at("restore", "early", broken)), "%putting the value in force back: broken", false},
+		{at("check", "late", broken), "%before any change: broken", false}, // not known what the target has
+		{at("check", "late", errors.Join(rotation.ErrCandidateInPlace, broken)), "%the value in force is in place", true},
+	} {
+		l.fault = attempt.fault
+		ctx, stop := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		worker := &rotation.Worker{Vault: daemon, Target: l, ID: "w", Concurrency: 1, Poll: 20 * time.Millisecond,
+			Log: slog.New(slog.DiscardHandler)}
+		running.Go(func() { worker.Run(ctx) })
+		if l.key != nil && string(l.key) == "one" {
+			_, err = admin.RequestRotation(t.Context(), as, "app/door")
+		} else {
+			_, err = admin.RetryRotation(t.Context(), as, "app/door")
+		}
+		must(t, err)
+		waitUntil(t, store,
+			`SELECT count(*) FROM vault.rotation_jobs WHERE state = 'queued' AND last_error LIKE '`+attempt.says+`'`, "1")
+		stop()
+		running.Wait()
+		if got := string(l.key) == "one"; got != attempt.opens {
+			t.Errorf("after %q: what readers have opens the target: got %v, want %v", attempt.says, got, attempt.opens)
+		}
+	}
+}

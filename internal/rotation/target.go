@@ -18,6 +18,10 @@ const (
 // ErrUntouched is in an error of Set that is certain to have changed nothing.
 var ErrUntouched = errors.New("nothing was changed at the target")
 
+// ErrCandidateInPlace is in an error of Check where the target is known to have the candidate all the same, from an
+// earlier attempt that crashed.
+var ErrCandidateInPlace = errors.New("the target has the new value")
+
 // Change is one attempt to set a candidate at its target. The candidate was sealed in the job before the first attempt,
 // so every attempt of a job has the same one, and an attempt continues where an earlier one ended.
 //
@@ -45,7 +49,8 @@ type Change struct {
 // a change that Test does not confirm. Implementations: package target.
 type Target interface {
 	// Check tries the value in force, and if it is not accepted the candidate, as Test will. After an error Set is not
-	// called: Test could not pass, or the vault does not have the value that works. It changes nothing.
+	// called: Test could not pass, or the vault does not have the value that works. After an error with
+	// ErrCandidateInPlace the value in force does not work at the target, and Restore is called. Check changes nothing.
 	Check(ctx context.Context, spec string, c Change) (Found, error)
 	// Shape makes the value to be stored from a newly generated one: step "create". It does not contact the target. The
 	// result is a buffer of its own; the caller overwrites it and generated. Current is nil if there is none to read.

@@ -223,7 +223,11 @@ func (w *Worker) fourSteps(ctx context.Context, job vault.Rotation) (receipt vau
 		Held: func(ctx context.Context) error { return w.Vault.HoldsRotation(ctx, job) },
 	}
 	if change.Found, err = w.Target.Check(ctx, job.Rotator, change); err != nil {
-		return receipt, fmt.Errorf("checking the target, before any change: %w", err)
+		err = fmt.Errorf("checking the target, before any change: %w", err)
+		if errors.Is(err, ErrCandidateInPlace) && change.Current != nil {
+			return receipt, w.restore(ctx, job, change, err) // of an attempt that crashed
+		}
+		return receipt, err
 	}
 	if candidate == nil { // after Check: a job that has a candidate no longer waits for its window
 		if candidate, err = w.create(ctx, job, current); err != nil {

@@ -219,6 +219,26 @@ func TestTheWorkOfAnEarlierAttemptIsFound(t *testing.T) {
 	wantFound(t, targets, spec, c, rotation.FoundCandidate)
 }
 
+// The database of login= went away after the crash. The candidate is still known to be at the target, as the server took
+// it before it looked for the database: the worker takes it back.
+func TestACandidateThatCannotBeTestedIsKnownToBeInPlace(t *testing.T) {
+	mustRole(t, "stranded", "password-before")
+	spec := "postgres-role role=stranded via=" + adminSecret + fmt.Sprintf(" login=postgres:///nowhere?host=%s&port=%d",
+		node.SocketDir(), node.Port())
+	targets, c := newTargets(Options{}), change("password-after")
+	c.Current = []byte("password-before")
+	_, err := targets.Check(t.Context(), spec, c)
+	if err == nil || errors.Is(err, rotation.ErrCandidateInPlace) {
+		t.Errorf("with the value in force at the target: got %v", err)
+	}
+	mustSet(t, targets, spec, c)
+	_, err = targets.Check(t.Context(), spec, c)
+	if !errors.Is(err, rotation.ErrCandidateInPlace) {
+		t.Errorf("with the candidate at the target: got %v", err)
+	}
+	wantRefusal(t, err, "nowhere", "password-before", "password-after")
+}
+
 func TestAnUnknownPasswordIsReplacedOnlyByAdoption(t *testing.T) {
 	mustRole(t, "adopted", "of an application")
 	targets, c := newTargets(Options{}), inForce("never-set")
@@ -229,6 +249,38 @@ func TestAnUnknownPasswordIsReplacedOnlyByAdoption(t *testing.T) {
 	_, err = targets.Check(t.Context(),
 		"postgres-role role=adopted via="+adminSecret+" login=postgres://127.0.0.1:1/postgres adopt=yes", c)
 	wantRefusal(t, err, "refused", "never-set")
+}
+
+// The next role of a pair has no connection left, as readers of the version before use it: its test cannot pass, so their
+// password is not taken away.
+func TestTheNextRoleOfAPairIsLeftAloneWithoutAFreeConnection(t *testing.T) {
+	mustRole(t, "full_a", "first-a")
+	mustRole(t, "full_b", "first-b")
+	mustRun(t, "ALTER ROLE full_b CONNECTION LIMIT 1")
+	spec, targets := "postgres-role roles=full_a,full_b via="+adminSecret, newTargets(Options{})
+	c := inForce(`{"username":"full_a","password":"first-a"}`)
+	release := hold(t, "full_b", "first-b")
+	_, err := targets.Check(t.Context(), spec, c)
+	wantRefusal(t, err, "no connection left (CONNECTION LIMIT 1)", "first-a", "first-b")
+	release()
+	eventually(t, "the session has ended", func() bool {
+		found, err := targets.Check(t.Context(), spec, c)
+		return err == nil && found == rotation.FoundCurrent
+	})
+}
+
+// A target whose synchronous standby is away commits ALTER ROLE and does not say so: readers would have no login from then
+// until the restore is given up, at each attempt. The check waits in the set's place.
+func TestATargetThatCannotConfirmACommitIsLeftAlone(t *testing.T) {
+	mustRole(t, "unconfirmed", "password-before")
+	reload := func(sql string) { mustRun(t, sql); mustRun(t, "SELECT pg_reload_conf()") }
+	reload("ALTER SYSTEM SET synchronous_standby_names = 'away'")
+	eventually(t, "commits wait", func() bool { return mustAsk(t, "SELECT current_setting('synchronous_standby_names') = 'away'") })
+	t.Cleanup(func() { reload("ALTER SYSTEM RESET synchronous_standby_names") })
+	spec := "postgres-role role=unconfirmed via=" + adminSecret + " timeout=1s"
+	_, err := newTargets(Options{}).Check(t.Context(), spec, inForce("password-before"))
+	wantRefusal(t, err, "does not confirm a commit", "password-before")
+	wantLogin(t, "unconfirmed", "password-before", true)
 }
 
 // A role that still has an MD5 verifier is rotated, and has a SCRAM verifier afterwards.

@@ -74,6 +74,9 @@ func (t *Targets) checkRole(ctx context.Context, admin server, s Spec, c rotatio
 	if err == nil {
 		err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error { return s.checkCatalog(ctx, tx, role, at.database) })
 	}
+	if err == nil {
+		err = checkCommits(ctx, conn)
+	}
 	if err != nil {
 		return 0, fmt.Errorf("role %q: %w", role, primary.explain(err, false))
 	}
@@ -88,6 +91,26 @@ func (t *Targets) checkRole(ctx context.Context, admin server, s Spec, c rotatio
 	})
 }
 
+// checkCommits commits a record that changes nothing, as Set will commit. A server that waits for a synchronous standby
+// has made the change by the time that it is given up, and a Restore would wait in the same way.
+func checkCommits(ctx context.Context, conn *pgx.Conn) error {
+	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		if err := limitSession(ctx, tx, idleLimit); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, `SELECT pg_catalog.pg_logical_emit_message(true, 'hyperiondb-vault', '')`)
+		return err
+	})
+	var refused *pgconn.PgError
+	switch {
+	case errors.As(err, &refused) && refused.Code == "42501":
+		return nil // PUBLIC may call it, unless the operator of the target took that away
+	case err != nil:
+		return fmt.Errorf("the target does not confirm a commit (is a synchronous standby away?): %w", err)
+	}
+	return nil
+}
+
 func (s Spec) checkCatalog(ctx context.Context, tx pgx.Tx, role, database string) error {
 	if err := limitSession(ctx, tx, idleLimit); err != nil {
 		return err
@@ -95,7 +118,7 @@ func (s Spec) checkCatalog(ctx context.Context, tx pgx.Tx, role, database string
 	if err := checkAlterable(ctx, tx, role); err != nil || !s.isPair() {
 		return err
 	}
-	return checkConnects(ctx, tx, role, database)
+	return s.checkConnects(ctx, tx, role, database)
 }
 
 // checkPair logs in with the value in force where the next role will be tested; the password of the next role is not
@@ -328,19 +351,22 @@ func checkAlterable(ctx context.Context, tx pgx.Tx, role string) error {
 	return nil
 }
 
-// checkConnects refuses a role of a pair that could not connect once readers have it.
-func checkConnects(ctx context.Context, tx pgx.Tx, role, database string) error {
+// checkConnects refuses a role of a pair that could not connect once readers have it. With login= its sessions are not
+// counted: a pooler gives the test one that it has already.
+func (s Spec) checkConnects(ctx context.Context, tx pgx.Tx, role, database string) error {
 	var may bool
-	var limit int
+	var limit, used int
 	err := tx.QueryRow(ctx, `SELECT r.rolconnlimit, coalesce((
-		SELECT pg_catalog.has_database_privilege(r.oid, d.oid, 'CONNECT')
-		FROM pg_catalog.pg_database d WHERE d.datname = $2), true)
-		FROM pg_catalog.pg_roles r WHERE r.rolname = $1`, role, database).Scan(&limit, &may)
+		SELECT pg_catalog.has_database_privilege(r.oid, d.oid, 'CONNECT') FROM pg_catalog.pg_database d WHERE d.datname = $2), true),
+		(SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity a WHERE a.usesysid = r.oid)
+		FROM pg_catalog.pg_roles r WHERE r.rolname = $1`, role, database).Scan(&limit, &may, &used)
 	switch {
 	case err != nil:
 		return err
 	case limit == 0:
 		return errors.New("it may have no connection (CONNECTION LIMIT 0)")
+	case limit > 0 && used >= limit && s.login == "":
+		return fmt.Errorf("it has no connection left (CONNECTION LIMIT %d)", limit)
 	case !may:
 		return fmt.Errorf("it has no CONNECT on database %q", database)
 	}

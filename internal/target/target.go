@@ -208,6 +208,9 @@ func (s Spec) accepted(c rotation.Change, use func(value []byte) error) (rotatio
 		if err == nil {
 			return rotation.FoundCandidate, nil
 		}
+		if r := new(refusal); errors.As(err, &r) && r.proven {
+			err = inPlace{err}
+		}
 		if !errors.As(err, new(notAccepted)) {
 			return 0, fmt.Errorf("the new value: %w", err)
 		}
@@ -228,6 +231,11 @@ func (n notAccepted) Unwrap() error { return n.error }
 type untouched struct{ error }
 
 func (u untouched) Unwrap() []error { return []error{u.error, rotation.ErrUntouched} }
+
+// inPlace is the error of a Check that cannot be tested at a target that has the candidate.
+type inPlace struct{ error }
+
+func (i inPlace) Unwrap() []error { return []error{i.error, rotation.ErrCandidateInPlace} }
 
 // bounded runs f until the timeout, in its own goroutine and on copies of the values: if it cannot be stopped (a disk
 // that hangs, a server that asks for a billion hash rounds) bounded returns without it, and the worker continues.
