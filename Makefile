@@ -11,7 +11,7 @@ PACKAGES ?= ./...
 export VAULT_TEST_PG := $(PG)
 
 .DEFAULT_GOAL := help
-.PHONY: help build dev test test-pg check fmt vet staticcheck race bench cover fuzz chaos postgres
+.PHONY: help build dev test test-pg check fmt vet staticcheck style race bench cover fuzz chaos postgres
 .PHONY: dotenv-table bench-go bench-scale bench-reads extension install-extension test-cron bench-audit captures
 
 help: ## Show this list
@@ -45,7 +45,7 @@ test-cron: ## The supervisor run by pg_cron, on Debian's PostgreSQL 15 (installs
 	@tools/install-pg-cron
 	VAULT_TEST_PG=15 $(GO) test -count=1 -tags pgcron -timeout $(TIMEOUT) -run Cron ./internal/rotation
 
-check: fmt vet staticcheck race ## All gates: formatting, vet, staticcheck, every test under the race detector
+check: fmt vet staticcheck style race ## All gates: formatting, vet, staticcheck, every test under the race detector
 
 fmt: ## Fail if gofmt would change a file
 	@files="$$(gofmt -l cmd internal sql test tools *.go)"; test -z "$$files" || { echo "gofmt would change:"; echo "$$files"; exit 1; }
@@ -56,6 +56,9 @@ vet: ## go vet
 
 staticcheck: ## staticcheck, at the version go.mod pins
 	$(GO) tool staticcheck ./...
+
+style: ## Fail if a line or the wording breaks the rules of CONTRIBUTING.md
+	$(GO) run ./tools/style -check
 
 # Without GORACE a program under the race detector waits a second at its end, and scripts run a thousand of them. The target vet
 # does go test's vetting.

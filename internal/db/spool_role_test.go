@@ -135,8 +135,8 @@ func TestMigrateKeepsSpoolsApart(t *testing.T) {
 	}
 	_, err := db.Migrate(t.Context(), store.URL(vaulttest.Superuser), "test", "")
 	must(t, err)
-	got := store.MustQuery(t,
-		`SELECT string_agg(regexp_replace(node, '[0-9a-f]{32}', 'md5') || '=' || next_seq, ' ' ORDER BY next_seq) FROM vault.audit_spools`)
+	got := store.MustQuery(t, `SELECT string_agg(regexp_replace(node, '[0-9a-f]{32}', 'md5') || '=' || next_seq, ' '
+		ORDER BY next_seq) FROM vault.audit_spools`)
 	if want := "n??md5=1 n??md5=2 n?=3 m?=4 m=5"; got != want {
 		t.Errorf("got the spools %q, want %q", got, want)
 	}

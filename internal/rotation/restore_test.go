@@ -253,12 +253,12 @@ func TestWhatACrashedAttemptSetIsTakenBackWhereItCannotBeTested(t *testing.T) {
 	daemon, closeDaemon := open(t, store, vaulttest.Daemon, ring)
 	defer func() { closeAdmin(); closeDaemon(); must(t, ring.Close()) }()
 	as := vault.Change{Token: vaulttest.AdminToken(t)}
-	generator, rotator := "hex:32", "door"
-	_, err = admin.Put(t.Context(), vault.PutRequest{Change: as, Name: "app/door", Value: []byte("one"),
+	generator, rotator := "hex:32", "fake"
+	_, err = admin.Put(t.Context(), vault.PutRequest{Change: as, Name: "app/target", Value: []byte("one"),
 		Settings: vault.Settings{Generator: &generator, Rotator: &rotator}})
 	must(t, err)
 	broken := errors.New("broken")
-	l := &lock{door: door{key: []byte("one")}}
+	target := &faultyTarget{fakeTarget: fakeTarget{value: []byte("one")}}
 	for _, attempt := range []struct {
 		fault func(step, when string) error
 		says  string
@@ -268,23 +268,23 @@ func TestWhatACrashedAttemptSetIsTakenBackWhereItCannotBeTested(t *testing.T) {
 		{at("check", "late", broken), "%before any change: broken", false}, // not known what the target has
 		{at("check", "late", errors.Join(rotation.ErrCandidateInPlace, broken)), "%the value in force is in place", true},
 	} {
-		l.fault = attempt.fault
+		target.fault = attempt.fault
 		ctx, stop := context.WithCancel(t.Context())
 		var running sync.WaitGroup
-		worker := &rotation.Worker{Vault: daemon, Target: l, ID: "w", Concurrency: 1, Poll: 20 * time.Millisecond,
+		worker := &rotation.Worker{Vault: daemon, Target: target, ID: "w", Concurrency: 1, Poll: 20 * time.Millisecond,
 			Log: slog.New(slog.DiscardHandler)}
 		running.Go(func() { worker.Run(ctx) })
-		if l.key != nil && string(l.key) == "one" {
-			_, err = admin.RequestRotation(t.Context(), as, "app/door")
+		if string(target.value) == "one" {
+			_, err = admin.RequestRotation(t.Context(), as, "app/target")
 		} else {
-			_, err = admin.RetryRotation(t.Context(), as, "app/door")
+			_, err = admin.RetryRotation(t.Context(), as, "app/target")
 		}
 		must(t, err)
 		waitUntil(t, store,
 			`SELECT count(*) FROM vault.rotation_jobs WHERE state = 'queued' AND last_error LIKE '`+attempt.says+`'`, "1")
 		stop()
 		running.Wait()
-		if got := string(l.key) == "one"; got != attempt.opens {
+		if got := string(target.value) == "one"; got != attempt.opens {
 			t.Errorf("after %q: what readers have opens the target: got %v, want %v", attempt.says, got, attempt.opens)
 		}
 	}

@@ -219,8 +219,8 @@ func TestTheWorkOfAnEarlierAttemptIsFound(t *testing.T) {
 	wantFound(t, targets, spec, c, rotation.FoundCandidate)
 }
 
-// The database of login= went away after the crash. The candidate is still known to be at the target, as the server took
-// it before it looked for the database: the worker takes it back.
+// The database of login= went away after the crash. The candidate is still known to be at the target, as the server
+// took it before it looked for the database: the worker takes it back.
 func TestACandidateThatCannotBeTestedIsKnownToBeInPlace(t *testing.T) {
 	mustRole(t, "stranded", "password-before")
 	spec := "postgres-role role=stranded via=" + adminSecret + fmt.Sprintf(" login=postgres:///nowhere?host=%s&port=%d",
@@ -251,8 +251,8 @@ func TestAnUnknownPasswordIsReplacedOnlyByAdoption(t *testing.T) {
 	wantRefusal(t, err, "refused", "never-set")
 }
 
-// The next role of a pair has no connection left, as readers of the version before use it: its test cannot pass, so their
-// password is not taken away.
+// The next role of a pair has no connection left, as readers of the version before use it: its test cannot pass, so
+// their password is not taken away.
 func TestTheNextRoleOfAPairIsLeftAloneWithoutAFreeConnection(t *testing.T) {
 	mustRole(t, "full_a", "first-a")
 	mustRole(t, "full_b", "first-b")
@@ -269,13 +269,15 @@ func TestTheNextRoleOfAPairIsLeftAloneWithoutAFreeConnection(t *testing.T) {
 	})
 }
 
-// A target whose synchronous standby is away commits ALTER ROLE and does not say so: readers would have no login from then
-// until the restore is given up, at each attempt. The check waits in the set's place.
+// A target whose synchronous standby is away commits ALTER ROLE and does not say so: readers would have no login from
+// then until the restore is given up, at each attempt. The check waits in the set's place.
 func TestATargetThatCannotConfirmACommitIsLeftAlone(t *testing.T) {
 	mustRole(t, "unconfirmed", "password-before")
 	reload := func(sql string) { mustRun(t, sql); mustRun(t, "SELECT pg_reload_conf()") }
 	reload("ALTER SYSTEM SET synchronous_standby_names = 'away'")
-	eventually(t, "commits wait", func() bool { return mustAsk(t, "SELECT current_setting('synchronous_standby_names') = 'away'") })
+	eventually(t, "commits wait", func() bool {
+		return mustAsk(t, "SELECT current_setting('synchronous_standby_names') = 'away'")
+	})
 	t.Cleanup(func() { reload("ALTER SYSTEM RESET synchronous_standby_names") })
 	spec := "postgres-role role=unconfirmed via=" + adminSecret + " timeout=1s"
 	_, err := newTargets(Options{}).Check(t.Context(), spec, inForce("password-before"))

@@ -357,7 +357,8 @@ func (s Spec) checkConnects(ctx context.Context, tx pgx.Tx, role, database strin
 	var may bool
 	var limit, used int
 	err := tx.QueryRow(ctx, `SELECT r.rolconnlimit, coalesce((
-		SELECT pg_catalog.has_database_privilege(r.oid, d.oid, 'CONNECT') FROM pg_catalog.pg_database d WHERE d.datname = $2), true),
+		SELECT pg_catalog.has_database_privilege(r.oid, d.oid, 'CONNECT')
+		FROM pg_catalog.pg_database d WHERE d.datname = $2), true),
 		(SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity a WHERE a.usesysid = r.oid)
 		FROM pg_catalog.pg_roles r WHERE r.rolname = $1`, role, database).Scan(&limit, &may, &used)
 	switch {
