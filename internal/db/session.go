@@ -42,6 +42,7 @@ var sessionSettings = []setting{
 	{name: "exit_on_error", value: "off"},
 	{name: "jit", value: "off"}, // compiling takes longer than any statement here
 	{name: "plan_cache_mode", value: "auto"},
+	{name: "restrict_nonsystem_relation_kind", value: "", since: 17}, // reads ask a view
 	{name: "idle_session_timeout", value: "0", yields: true},
 	{name: "idle_in_transaction_session_timeout", value: "0", yields: true},
 	{name: "statement_timeout", value: "0", yields: true}, // the client limits every statement

@@ -26,6 +26,8 @@ var hostile = map[string]string{
 	"idle_session_timeout": "'9s'", "idle_in_transaction_session_timeout": "'9s'", "statement_timeout": "'9s'",
 	"lock_timeout":        "'9s'",
 	"transaction_timeout": "'9s'",
+
+	"restrict_nonsystem_relation_kind": "'view'",
 }
 
 // Each hostile setting, alone, on the database and on the role: the sessions of a reader, on the primary and on the
