@@ -41,7 +41,8 @@ func (h *harness) checkCanary(t *testing.T) {
 			t.Errorf("%s: stale copies in the versions of: %s", name, stale)
 		}
 	}
-	if !strings.Contains(places["PostgreSQL log of primary"], "vault.authorize_proof") {
+	// Scripts with "vault own" leave the shared cluster alone, and may be the only ones that ran.
+	if len(h.databases) > 0 && !strings.Contains(places["PostgreSQL log of primary"], "vault.authorize_proof") {
 		t.Error("PostgreSQL does not log the statements this check looks through")
 	}
 	secrets := map[string]string{"the value": canary, "the token": vaulttest.Token,
