@@ -69,7 +69,7 @@ var everyCommand = []invocation{
 	{command: "grant", args: "$GRANTEE --revoke"},
 	{command: "audit list", args: "app/ action:put outcome:ok -o jsonl"},
 	{command: "audit list", args: "since:-1h until:now actor:root"},
-	{command: "audit tail", args: "-n 3 action:put", follows: true},
+	{command: "audit tail", args: "-f -n 3 action:put", follows: true},
 	{command: "audit export", args: "app/ --to $WORK/events.jsonl"},
 	{command: "audit archive", args: "$WORK/archive.jsonl"},
 	{command: "audit verify"},
