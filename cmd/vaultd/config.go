@@ -441,7 +441,7 @@ func isLoopback(address string) (bool, error) {
 		return false, fmt.Errorf("port %q", port)
 	}
 	ip := net.ParseIP(host)
-	return host == "localhost" || (ip != nil && ip.IsLoopback()), nil
+	return strings.EqualFold(host, "localhost") || (ip != nil && ip.IsLoopback()), nil
 }
 
 func networks(key string, list []string) ([]netip.Prefix, error) {

@@ -16,6 +16,7 @@ import (
 type setting struct {
 	name, value string
 	since       int  // the first major version that has it; 0 = all
+	minor       bool // a security update added it: early minor versions of 15 and 16 lack it
 	yields      bool // to the connection string
 }
 
@@ -42,7 +43,7 @@ var sessionSettings = []setting{
 	{name: "exit_on_error", value: "off"},
 	{name: "jit", value: "off"}, // compiling takes longer than any statement here
 	{name: "plan_cache_mode", value: "auto"},
-	{name: "restrict_nonsystem_relation_kind", value: "", since: 17}, // reads ask a view
+	{name: "restrict_nonsystem_relation_kind", value: "", minor: true}, // reads query a view
 	{name: "idle_session_timeout", value: "0", yields: true},
 	{name: "idle_in_transaction_session_timeout", value: "0", yields: true},
 	{name: "statement_timeout", value: "0", yields: true}, // the client limits every statement
@@ -78,7 +79,11 @@ func (p sessionPlan) settings(server int, transaction bool) []string {
 			// Without this, a statement with an array argument is planned at every execution.
 			s.value = "force_generic_plan"
 		}
-		calls = append(calls, fmt.Sprintf("pg_catalog.set_config('%s', '%s', %t)", s.name, s.value, transaction))
+		call := fmt.Sprintf("pg_catalog.set_config('%s', '%s', %t)", s.name, s.value, transaction)
+		if s.minor {
+			call = fmt.Sprintf("CASE WHEN pg_catalog.current_setting('%s', true) IS NOT NULL THEN %s END", s.name, call)
+		}
+		calls = append(calls, call)
 	}
 	return calls
 }

@@ -16,7 +16,7 @@ func Open(address string, mode os.FileMode) ([]net.Listener, error) {
 	if path, ok := strings.CutPrefix(address, "unix:"); ok {
 		return one(openUnix(path, mode))
 	}
-	if host, port, err := net.SplitHostPort(address); err == nil && host == "localhost" {
+	if host, port, err := net.SplitHostPort(address); err == nil && strings.EqualFold(host, "localhost") {
 		return openLoopback(port)
 	}
 	return one(net.Listen("tcp", address))

@@ -32,20 +32,22 @@ func hasIPv6(t *testing.T) bool {
 }
 
 // "localhost" is both loopback addresses at one port, and no resolver is asked: a machine whose files or DNS say
-// something else of the name still listens there.
+// something else of the name still listens there. Names of hosts have no case (RFC 4343).
 func TestLocalhostIsBothLoopbackAddresses(t *testing.T) {
-	var got []string
-	var ports []int
-	for _, l := range mustOpen(t, "localhost:0") {
-		addr := l.Addr().(*net.TCPAddr)
-		got, ports = append(got, addr.IP.String()), append(ports, addr.Port)
-	}
 	want := []string{"127.0.0.1"}
 	if hasIPv6(t) {
 		want = append(want, "::1")
 	}
-	if !slices.Equal(got, want) || ports[0] != ports[len(ports)-1] {
-		t.Errorf("got %v at %v, want %v at one port", got, ports, want)
+	for _, address := range []string{"localhost:0", "LocalHost:0"} {
+		var got []string
+		var ports []int
+		for _, l := range mustOpen(t, address) {
+			addr := l.Addr().(*net.TCPAddr)
+			got, ports = append(got, addr.IP.String()), append(ports, addr.Port)
+		}
+		if !slices.Equal(got, want) || ports[0] != ports[len(ports)-1] {
+			t.Errorf("%s: got %v at %v, want %v at one port", address, got, ports, want)
+		}
 	}
 }
 
