@@ -15,8 +15,9 @@ import (
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
-// Settle waits until no rotation is open. It makes delayed retries due now, as vaultctl rotation retry does. Rotations
-// that are still open at the limit are no error: the oracle sees them.
+// Settle waits until no rotation is open and no secret is due, since the supervisor enqueues a due secret in its next
+// round. It makes delayed retries due now, as vaultctl rotation retry does. Rotations that are still open at the limit
+// are no error: the oracle sees them.
 func Settle(ctx context.Context, c Cluster, limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -29,7 +30,8 @@ func Settle(ctx context.Context, c Cluster, limit time.Duration) error {
 		var open int
 		err := conn.QueryRow(ctx, `
 			WITH hurried AS (UPDATE vault.rotation_jobs SET run_after = now() WHERE state = 'queued' AND run_after > now())
-			SELECT count(*) FROM vault.rotation_jobs WHERE state IN ('queued', 'claimed')`).Scan(&open)
+			SELECT (SELECT count(*) FROM vault.rotation_jobs WHERE state IN ('queued', 'claimed'))
+				+ (SELECT count(*) FROM vault.secrets WHERE next_rotation_at <= now() AND deleted_at IS NULL)`).Scan(&open)
 		if err == nil && open == 0 || ctx.Err() != nil {
 			return nil
 		}
