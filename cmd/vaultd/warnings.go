@@ -28,6 +28,7 @@ func (c *Config) warnings(now time.Time) []warning {
 	c.warnOfNetworks(add)
 	c.warnOfHosts(add)
 	c.warnOfListeners(add)
+	c.warnOfServers(add)
 	c.warnOfFiles(add)
 	c.warnOfCertificate(now, add)
 	if err := vault.CheckTimeZone(); err != nil {
@@ -111,6 +112,20 @@ func (c *Config) warnOfListeners(add addWarning) {
 				carried = "values and admin tokens (admin_api) cross"
 			}
 			add("insecure_listen", "%s the network in the clear to %s", carried, address)
+		}
+	}
+}
+
+func (c *Config) warnOfServers(add addWarning) {
+	for _, server := range []struct{ key, url string }{
+		{"database_url", c.DatabaseURL}, {"primary_database_url", c.PrimaryDatabaseURL},
+		{"listen_database_url", c.ListenDatabaseURL},
+	} {
+		if server.url == "" && server.key != "database_url" {
+			continue
+		}
+		if host, err := db.Unverified(server.url); err == nil && host != "" { // an error is one of the check
+			add(server.key, "its sslmode does not verify the certificate of %s: another machine can answer in its place", host)
 		}
 	}
 }

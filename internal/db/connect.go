@@ -2,6 +2,7 @@ package db
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"strings"
@@ -191,6 +192,28 @@ func isLocal(host string) bool {
 	}
 	ip := net.ParseIP(host)
 	return ip != nil && ip.IsLoopback()
+}
+
+// Unverified returns the first remote host of a connection string whose certificate is not verified, or "".
+func Unverified(url string) (host string, err error) {
+	c, err := Options{URL: url}.config(nil)
+	if err != nil {
+		return "", err
+	}
+	if !isLocal(c.Host) && !verifies(c.TLSConfig) {
+		return c.Host, nil
+	}
+	for _, f := range c.Fallbacks {
+		if !isLocal(f.Host) && !verifies(f.TLSConfig) {
+			return f.Host, nil
+		}
+	}
+	return "", nil
+}
+
+// verifies also counts sslmode=verify-ca, for which pgx verifies the chain in a function of its own.
+func verifies(c *tls.Config) bool {
+	return c != nil && (!c.InsecureSkipVerify || c.VerifyPeerCertificate != nil)
 }
 
 // checkSchema refuses a database whose schema version is not the one this binary was built for.
