@@ -22,8 +22,12 @@ import (
 //	                                                            lines'
 //
 // Differences that change the name of a variable are accepted, because a program that lacks a variable fails at once:
-// CR LF at the ends of lines, a byte order mark, blanks before a name or a comment, and names that a shell rejects.
+// a byte order mark, blanks before a name or a comment, and names that a shell rejects. An entry that ends with CR LF
+// is refused: a shell keeps the CR in the value.
 type dotenv struct{ lines *lines }
+
+var errCarriageReturn = errors.New(
+	`the line ends with CR LF, and a shell keeps the CR in the value: remove it from the file, sed -i 's/\r$//'`)
 
 func (d dotenv) next() (entry, error) {
 	for {
@@ -62,7 +66,10 @@ func (d dotenv) assignment(line []byte) (item vault.ImportItem, err error) {
 	if len(value) > 0 && (value[0] == '\'' || value[0] == '"') {
 		item.Value, err = d.quoted(value[1:], value[0])
 	} else {
-		item.Value, err = unquoted(bytes.TrimRight(bytes.TrimSuffix(value, []byte("\r")), " "))
+		item.Value, err = unquoted(bytes.TrimRight(value, " "))
+		if bytes.HasSuffix(value, []byte("\r")) {
+			err = errCarriageReturn
+		}
 	}
 	switch {
 	case err != nil:
@@ -191,11 +198,13 @@ func (d dotenv) quoted(rest []byte, quote byte) (value []byte, err error) {
 		raw.add(line...)
 		end = closing(raw.bytes, quote, from)
 	}
-	value, after := raw.bytes[:end], bytes.TrimSuffix(raw.bytes[end+1:], []byte("\r"))
+	value, after := raw.bytes[:end], raw.bytes[end+1:]
 	comment := bytes.TrimLeft(after, " \t")
 	switch {
 	case err != nil:
 		return nil, err
+	case string(comment) == "\r":
+		return nil, errCarriageReturn
 	case len(comment) > 0 && (comment[0] != '#' || len(comment) == len(after)):
 		return nil, errors.New(`something follows the closing quote: a comment takes a blank before "#"`)
 	case quote == '\'':
