@@ -413,6 +413,14 @@ func settlesEarlierAttempt(code string) bool {
 	return strings.HasPrefix(code, "VA") || strings.HasPrefix(code, "22") || strings.HasPrefix(code, "23")
 }
 
+// failedOver drops every connection if one turned out to be read-only.
+func (w *Writer) failedOver(err error) error {
+	if e, ok := err.(*Error); ok && e.Code == "25006" {
+		w.pool.Reset()
+	}
+	return err
+}
+
 func (w *Writer) explain(ctx context.Context, c *Credential, r refusal, err error, b *budget) error {
 	var server *pgconn.PgError
 	settled := errors.As(err, &server) && settlesEarlierAttempt(server.Code)
