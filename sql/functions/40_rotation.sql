@@ -89,19 +89,21 @@ END $$;
 
 -- Stores the candidate of a claimed job unless it has one, and returns the stored one, so that every attempt, and a
 -- call whose answer was lost, gets the same.
-CREATE OR REPLACE FUNCTION vault.store_candidate(p_job bigint, p_attempt int, p_fmt int, p_kms_key_id text,
-    p_wrapped_dek bytea,
-    p_nonce bytea, p_ciphertext bytea, p_key_commit bytea, p_aad text) RETURNS SETOF vault.rotation_candidates
+CREATE OR REPLACE FUNCTION vault.store_candidate(p_job bigint, p_attempt int, p_sealed vault.sealed_value)
+RETURNS SETOF vault.rotation_candidates
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE j vault.rotation_jobs;
 BEGIN
   SELECT * INTO j FROM vault.rotation_jobs WHERE id = p_job;
   PERFORM vault._enter('rotation', 'worker:' || coalesce(j.claimed_by, 'unknown'), p_job);
   PERFORM vault._fence(p_job, p_attempt);
+  IF p_sealed.version IS DISTINCT FROM j.from_version + 1 THEN
+    RAISE EXCEPTION 'rotation job % makes version %, not %', p_job, j.from_version + 1, p_sealed.version
+      USING ERRCODE = 'VA001';
+  END IF;
   INSERT INTO vault.rotation_candidates (job_id, name, version, fmt, kms_key_id, wrapped_dek, nonce, ciphertext,
       key_commit, aad)
-    VALUES (p_job, j.name, j.from_version + 1, p_fmt, p_kms_key_id, p_wrapped_dek, p_nonce, p_ciphertext, p_key_commit,
-        p_aad)
+    SELECT p_job, j.name, p_sealed.*
     ON CONFLICT DO NOTHING;
   PERFORM vault._leave();
   RETURN QUERY SELECT * FROM vault.rotation_candidates WHERE job_id = p_job;
@@ -114,48 +116,18 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   WHERE j.id = p_job AND j.state = 'claimed' AND j.attempt = p_attempt
 $$;
 
--- The fence, the new version and the audit row in one transaction: a worker that stalled until its claim was lost is
--- refused here.
-CREATE OR REPLACE FUNCTION vault.complete_rotation(p_job bigint, p_attempt int, p_fmt int, p_kms_key_id text,
-    p_wrapped_dek bytea,
-    p_nonce bytea, p_ciphertext bytea, p_key_commit bytea, p_aad text, p_request uuid) RETURNS jsonb
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
-DECLARE
-  j vault.rotation_jobs;
-  s vault.secrets;
-  v_result jsonb;
-BEGIN
-  SELECT * INTO j FROM vault.rotation_jobs WHERE id = p_job;
-  PERFORM vault._enter('rotation', 'worker:' || coalesce(j.claimed_by, 'unknown'), p_job);
-  v_result := vault._replay(p_request, 'rotate', j.name, sha256(p_nonce || p_ciphertext || p_wrapped_dek) ||
-    convert_to(format('%s %s', p_job, p_attempt), 'UTF8'));
-  IF v_result IS NULL THEN
-    s := vault._fence(p_job, p_attempt);
-    UPDATE vault.rotation_jobs SET state = 'done', finished_at = clock_timestamp(), to_version = from_version + 1
-        WHERE id = p_job;
-    DELETE FROM vault.rotation_candidates WHERE job_id = p_job;
-    v_result := vault._add_version(s, j.from_version + 1, p_fmt, p_kms_key_id, p_wrapped_dek, p_nonce, p_ciphertext,
-        p_key_commit, p_aad, p_request);
-    PERFORM vault._audit('rotate', j.name, j.from_version + 1, p_request,
-        jsonb_build_object('job', p_job, 'attempt', p_attempt,
-      'due_at', j.due_at, 'requested_by', j.requested_by, 'rotator', split_part(s.rotator, ' ', 1)));
-    v_result := vault._done(p_request, v_result);
-  END IF;
-  PERFORM vault._leave();
-  RETURN v_result;
-END $$;
-
--- complete_rotation for many jobs: one statement for each step, and one COMMIT. It completes the jobs whose claims
--- hold, and returns by request id the results of those and of jobs completed before (replays). A job that it leaves out
--- is unchanged, and complete_rotation gives the reason: the claim is lost, or the secret is deleted or locked by
--- another transaction. It waits for no row lock, so that one stalled session does not delay the whole batch. A value
--- that breaks a rule fails the batch; then each is completed alone, and only that one fails.
+-- The fence, the new versions and the audit rows, in one statement for each step: a worker that stalled until its
+-- claim was lost is refused here. It completes the jobs whose claims hold, and returns by request id the results of
+-- those and of jobs completed before (replays). A job that it leaves out is unchanged: the claim is lost, or the secret
+-- is deleted or locked by another transaction. It waits for no row lock, so that one stalled session does not delay the
+-- whole batch. A value that breaks a rule fails the batch.
+--
+-- A job that a batch left out is completed alone, with p_wait: it waits for the lock, and the error has the reason.
 --
 -- It runs as maintenance, because row level security would otherwise check every row. It writes only what the fence
 -- admits: all rows come from the jobs in v_done.
-CREATE OR REPLACE FUNCTION vault.complete_rotations(p_jobs bigint[], p_attempts int[], p_fmts int[],
-    p_kms_key_ids text[], p_wrapped_deks bytea[],
-    p_nonces bytea[], p_ciphertexts bytea[], p_key_commits bytea[], p_aads text[], p_requests uuid[]) RETURNS jsonb
+CREATE OR REPLACE FUNCTION vault.complete_rotations(p_jobs bigint[], p_attempts int[], p_sealed vault.sealed_value[],
+    p_requests uuid[], p_wait boolean DEFAULT false) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 -- As claim_rotations: the statistics are those of a queue that was empty a moment ago.
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
@@ -166,10 +138,9 @@ DECLARE
   v_done bigint[];    -- jobs
   v_result jsonb;
 BEGIN
-  PERFORM vault._bound('the number of p_jobs', cardinality(p_jobs), 1, 10000);
-  IF (cardinality(p_jobs) = ALL (ARRAY[cardinality(p_attempts), cardinality(p_fmts), cardinality(p_kms_key_ids),
-      cardinality(p_wrapped_deks), cardinality(p_nonces), cardinality(p_ciphertexts), cardinality(p_key_commits),
-      cardinality(p_aads), cardinality(p_requests)])) IS NOT TRUE OR array_position(p_requests, NULL) IS NOT NULL THEN
+  PERFORM vault._bound('the number of p_jobs', cardinality(p_jobs), 1, CASE WHEN p_wait THEN 1 ELSE 10000 END);
+  IF (cardinality(p_jobs) = ALL (ARRAY[cardinality(p_attempts), cardinality(p_sealed), cardinality(p_requests)]))
+      IS NOT TRUE OR array_position(p_requests, NULL) IS NOT NULL THEN
     RAISE EXCEPTION 'every array must have one element, not null in p_requests, for each of p_jobs'
       USING ERRCODE = '22023';
   END IF;
@@ -177,8 +148,8 @@ BEGIN
       'worker:' || coalesce((SELECT claimed_by FROM vault.rotation_jobs WHERE id = p_jobs[1]), 'unknown'));
   SELECT array_agg(vault._digest('rotate', j.name, sha256(g.nonce || g.ciphertext || g.wrapped_dek) ||
       convert_to(format('%s %s', g.job, g.attempt), 'UTF8')) ORDER BY g.n) INTO v_digests
-    FROM unnest(p_jobs, p_attempts, p_nonces, p_ciphertexts, p_wrapped_deks) WITH
-        ORDINALITY AS g (job, attempt, nonce, ciphertext, wrapped_dek, n)
+    FROM unnest(p_jobs, p_attempts, p_sealed) WITH ORDINALITY
+      AS g (job, attempt, version, fmt, kms_key_id, wrapped_dek, nonce, ciphertext, key_commit, aad, n)
     LEFT JOIN vault.rotation_jobs j ON j.id = g.job;
   WITH added AS (
     INSERT INTO vault.requests (id, action, digest) SELECT g.request, 'rotate', g.digest
@@ -187,14 +158,18 @@ BEGIN
   SELECT array_agg(id) INTO v_new FROM added;
 
   -- The fence. The secret is locked before the job, as everywhere.
+  IF p_wait AND v_new IS NOT NULL THEN
+    PERFORM vault._fence(p_jobs[1], p_attempts[1]);
+  END IF;
   SELECT array_agg(id) INTO v_locked FROM (
     SELECT s.id FROM unnest(p_jobs, p_requests) AS g (job, request)
       JOIN vault.rotation_jobs j ON j.id = g.job JOIN vault.secrets s ON s.id = j.secret_id
       WHERE g.request = ANY (v_new) ORDER BY s.id FOR NO KEY UPDATE OF s SKIP LOCKED) AS locked;
   WITH done AS (
     UPDATE vault.rotation_jobs j SET state = 'done', finished_at = clock_timestamp(), to_version = j.from_version + 1
-      FROM unnest(p_jobs, p_attempts, p_requests) AS g (job, attempt, request), vault.secrets s
+      FROM unnest(p_jobs, p_attempts, p_requests, p_sealed) AS g (job, attempt, request, version), vault.secrets s
       WHERE j.id = g.job AND j.state = 'claimed' AND j.attempt = g.attempt AND g.request = ANY (v_new)
+        AND g.version = j.from_version + 1
         AND s.id = j.secret_id AND s.id = ANY (v_locked) AND s.deleted_at IS NULL AND s.current_version = j.from_version
       RETURNING j.id)
   SELECT array_agg(id) INTO v_done FROM done;
@@ -204,14 +179,12 @@ BEGIN
       FROM vault.rotation_jobs j, vault.secrets s
     WHERE j.id = ANY (v_done) AND s.id = j.secret_id AND v.name = s.name AND v.expires_at IS NULL;
   INSERT INTO vault.secret_versions (secret_id, name, version, fmt, kms_key_id, wrapped_dek, nonce, ciphertext,
-      key_commit, aad, request_id, created_by,
-                                     next_rotation_at)
-    SELECT s.id, s.name, j.to_version, g.fmt, g.kms_key_id, g.wrapped_dek, g.nonce, g.ciphertext, g.key_commit, g.aad,
+      key_commit, aad, request_id, created_by, next_rotation_at)
+    SELECT s.id, s.name, g.version, g.fmt, g.kms_key_id, g.wrapped_dek, g.nonce, g.ciphertext, g.key_commit, g.aad,
         g.request, 'worker:' || j.claimed_by,
            vault._next_rotation(s.name, now(), s.rotation_interval, s.rotation_window)
-      FROM unnest(p_jobs, p_fmts, p_kms_key_ids, p_wrapped_deks, p_nonces, p_ciphertexts, p_key_commits, p_aads,
-          p_requests)
-        AS g (job, fmt, kms_key_id, wrapped_dek, nonce, ciphertext, key_commit, aad, request)
+      FROM unnest(p_jobs, p_requests, p_sealed)
+        AS g (job, request, version, fmt, kms_key_id, wrapped_dek, nonce, ciphertext, key_commit, aad)
       JOIN vault.rotation_jobs j ON j.id = g.job JOIN vault.secrets s ON s.id = j.secret_id WHERE j.id = ANY (v_done);
   UPDATE vault.secrets s SET current_version = v.version, rotated_at = now(), next_rotation_at = v.next_rotation_at
     FROM vault.rotation_jobs j JOIN vault.secret_versions v ON v.secret_id = j.secret_id AND v.version = j.to_version
@@ -239,9 +212,22 @@ BEGIN
   SELECT jsonb_build_object('done', coalesce(jsonb_object_agg(q.id, q.result), '{}')) INTO v_result
     FROM unnest(p_requests, v_digests) AS g (request, digest)
     JOIN vault.requests q ON q.id = g.request AND q.action = 'rotate' AND q.digest = g.digest;
+  IF p_wait AND v_result -> 'done' = '{}' THEN
+    IF v_new IS NULL THEN
+      RAISE EXCEPTION 'request id % was used for something else', p_requests[1] USING ERRCODE = 'VA003';
+    END IF;
+    RAISE EXCEPTION 'rotation job % makes another version than %', p_jobs[1], p_sealed[1].version
+      USING ERRCODE = 'VA001';
+  END IF;
   PERFORM vault._leave();
   RETURN v_result;
 END $$;
+
+-- of releases that passed each sealed column on its own
+DROP FUNCTION IF EXISTS vault.complete_rotation(bigint, int, int, text, bytea, bytea, bytea, bytea, text, uuid);
+DROP FUNCTION IF EXISTS vault.complete_rotations(bigint[], int[], int[], text[], bytea[], bytea[], bytea[], bytea[],
+    text[], uuid[]);
+DROP FUNCTION IF EXISTS vault.store_candidate(bigint, int, int, text, bytea, bytea, bytea, bytea, text);
 
 -- Step four of a rotation with a target: the stored candidate becomes the version. Afterwards, and in a replay, there
 -- is no candidate; the replay is recognised by its id alone.
@@ -264,8 +250,8 @@ BEGIN
     END IF;
     UPDATE vault.rotation_jobs SET state = 'done', finished_at = clock_timestamp(), to_version = c.version
         WHERE id = p_job;
-    v_result := vault._add_version(s, c.version, c.fmt, c.kms_key_id, c.wrapped_dek, c.nonce, c.ciphertext,
-        c.key_commit, c.aad, p_request);
+    v_result := vault._add_version(s, ROW(c.version, c.fmt, c.kms_key_id, c.wrapped_dek, c.nonce, c.ciphertext,
+        c.key_commit, c.aad)::vault.sealed_value, p_request);
     DELETE FROM vault.rotation_candidates WHERE job_id = p_job;
     PERFORM vault._audit('rotate', j.name, c.version, p_request, jsonb_build_object('job', p_job, 'attempt', p_attempt,
       'due_at', j.due_at, 'requested_by', j.requested_by, 'rotator', split_part(s.rotator, ' ', 1)));

@@ -1,5 +1,5 @@
--- The supervisor's rounds: they enqueue rotations that are due, end graces, purge and forget. What fails is recorded, for
--- one secret, version or month or for a part as a whole, and does not stop the rest.
+-- The supervisor's rounds: they enqueue rotations that are due, end graces, purge and forget. What fails is recorded,
+-- for one secret, version or month or for a part as a whole, and does not stop the rest.
 
 -- ---------- failures of rounds ----------
 
