@@ -286,7 +286,7 @@ func startRotation(ctx context.Context, c Config, v *vault.Vault, reads *reads, 
 	supervisor := &rotation.Supervisor{Vault: v, Interval: time.Duration(c.ScanInterval), Log: log}
 	running.Go(func() { supervisor.Run(ctx) })
 	if c.HeartbeatInterval > 0 {
-		heartbeat := &rotation.Heartbeat{Vault: v, Interval: time.Duration(c.HeartbeatInterval), Log: log}
+		heartbeat := &vault.Heartbeat{Vault: v, Interval: time.Duration(c.HeartbeatInterval), Log: log}
 		running.Go(func() { heartbeat.Run(ctx) })
 	}
 	if c.RotationWorkers > 0 {

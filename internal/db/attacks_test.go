@@ -3,7 +3,6 @@ package db_test
 import (
 	"bytes"
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"strings"
@@ -28,9 +27,14 @@ const (
 
 // put is a complete call with placeholder bytes; attacks vary its arguments.
 func put(name string, version int, nonceBytes, ciphertextBytes int, request string) string {
-	return fmt.Sprintf(`SELECT vault.put_version('put', '%[1]s', %[2]d, 1, 'k', '\x01', decode(repeat('00', %[3]d), 'hex'),
-		decode(repeat('11', %[4]d), 'hex'), decode(repeat('22', 32), 'hex'), '%[1]s:%[2]d', '%[5]s')`, name, version,
-		nonceBytes, ciphertextBytes, request)
+	return fmt.Sprintf(`SELECT vault.put_version('put', '%s', %s, '%s')`, name,
+		sealedRow(name, version, nonceBytes, ciphertextBytes), request)
+}
+
+// sealedRow is a sealed value of placeholder bytes, in SQL.
+func sealedRow(name string, version, nonceBytes, ciphertextBytes int) string {
+	return fmt.Sprintf(`ROW(%[2]d, 1, 'k', '\x01', decode(repeat('00', %[3]d), 'hex'), decode(repeat('11', %[4]d), 'hex'),
+		decode(repeat('22', 32), 'hex'), '%[1]s:%[2]d')::vault.sealed_value`, name, version, nonceBytes, ciphertextBytes)
 }
 
 // rewrap rewraps what put has stored.
@@ -42,10 +46,9 @@ func putMany(names ...string) string {
 	var puts []string
 	for _, name := range names {
 		puts = append(puts,
-			fmt.Sprintf(`{"name":"%s","version":1,"fmt":1,"kms_key_id":"k","wrapped_dek":"AQ==","nonce":"%s",`+
-				`"ciphertext":"%s","key_commit":"%[3]s","request_id":"%s"}`,
-				name, base64.StdEncoding.EncodeToString(make([]byte, 24)), base64.StdEncoding.EncodeToString(make([]byte, 32)),
-				uuid.NewString()))
+			fmt.Sprintf(`{"name":"%[1]s","request_id":"%[4]s","sealed":{"version":1,"fmt":1,"kms_key_id":"k",`+
+				`"wrapped_dek":"\\x01","nonce":"\\x%[2]x","ciphertext":"\\x%[3]x","key_commit":"\\x%[3]x","aad":"%[1]s:1"}}`,
+				name, make([]byte, 24), make([]byte, 32), uuid.NewString()))
 	}
 	return `SELECT vault.put_versions('[` + strings.Join(puts, ",") + `]')`
 }
@@ -121,8 +124,9 @@ func attacks() []attack {
 		one("read a candidate", dev, denied, `SELECT * FROM vault.rotation_candidates`),
 		one("the worker's way to a candidate", dev, denied, `SELECT vault.rotation_candidate(1, 1)`),
 		one("the worker's way to many versions", dev, denied,
-			`SELECT vault.complete_rotations('{1}', '{1}', '{1}', '{k}', '{x}', '{x}', '{x}', '{x}', '{x}',
+			`SELECT vault.complete_rotations('{1}', '{1}', ARRAY[`+sealedRow("app1/a", 2, 24, 32)+`],
 				ARRAY[gen_random_uuid()])`),
+		one("a column of the sealed values' type", dev, denied, `CREATE TEMP TABLE mine (v vault.sealed_value)`),
 		one("a claim given back", dev, denied, `SELECT vault.release_rotation(1, 1)`),
 		one("a heartbeat", dev, denied, `SELECT vault.beat()`),
 		one("a round of the supervisor", dev, denied, `SELECT vault.supervise()`),
@@ -255,10 +259,8 @@ func attacks() []attack {
 			put("app1/r", 1, 24, 33, "00000000-0000-4000-8000-000000000001")),
 		tx("a role name with SQL in it", "VA004", "AUTHORISE",
 			`SELECT vault.grant_service_role('app1; DROP TABLE vault.secrets; --')`),
-		tx("a rotation interval without a generator", "22023", "AUTHORISE", `SELECT vault.put_version('put', 'app1/i', 1, 1,
-			'k', '\x01',
-			decode(repeat('00', 24), 'hex'), decode(repeat('11', 32), 'hex'), decode(repeat('22', 32), 'hex'), 'app1/i:1',
-			gen_random_uuid(), false, NULL, '1 day')`),
+		tx("a rotation interval without a generator", "22023", "AUTHORISE", `SELECT vault.put_version('put', 'app1/i',
+			`+sealedRow("app1/i", 1, 24, 32)+`, gen_random_uuid(), false, NULL, '1 day')`),
 	}
 	for _, level := range []string{"REPEATABLE READ", "SERIALIZABLE"} {
 		list = append(list, attack{"a token in a transaction that would not see its end: " + level, dev,
@@ -600,10 +602,7 @@ func TestInvariantsBindTheSuperuser(t *testing.T) {
 // The worker's authority is a live claim, fenced by its attempt.
 func TestClaimIsTheWorkersAuthority(t *testing.T) {
 	store := vaulttest.New(t)
-	must(t, runSession(t, store.URL(vaulttest.Operator), []string{"BEGIN", "AUTHORISE", `SELECT vault.put_version('put',
-		'app1/auto', 1, 1, 'k', '\x01',
-		decode(repeat('00', 24), 'hex'), decode(repeat('11', 32), 'hex'), decode(repeat('22', 32), 'hex'), 'app1/auto:1',
-		gen_random_uuid(), false, 'uuid', '1 day')`, "COMMIT"}))
+	mustAdmin(t, store, putAutomatic("app1/auto", uuid.NewString()))
 	store.MustExec(t, `UPDATE vault.secrets SET next_rotation_at = now() - interval '5 days'`)
 	worker := store.URL(vaulttest.Daemon)
 	wantCode(t, runSession(t, worker, []string{put("app1/auto", 2, 24, 32, uuid.NewString())}), denied)
@@ -616,9 +615,8 @@ func TestClaimIsTheWorkersAuthority(t *testing.T) {
 	ageClaims(t, store)
 	must(t, runSession(t, worker, []string{`SELECT vault.claim_rotations('w2', 1, '3 s')`}))
 	complete := func(attempt int, request string) string {
-		return fmt.Sprintf(`SELECT vault.complete_rotation((SELECT max(id) FROM vault.rotation_jobs), %d, 1, 'k',
-			'\x01', decode(repeat('03', 24), 'hex'),
-			decode(repeat('14', 32), 'hex'), decode(repeat('22', 32), 'hex'), 'app1/auto:2', '%s')`, attempt, request)
+		return fmt.Sprintf(`SELECT vault.complete_rotations(ARRAY(SELECT max(id) FROM vault.rotation_jobs), '{%d}', ARRAY[%s],
+			'{%s}', true)`, attempt, sealedRow("app1/auto", 2, 24, 32), request)
 	}
 	request := uuid.NewString()
 	wantCode(t, runSession(t, worker, []string{complete(1, uuid.NewString())}), "VA002") // the stalled one wakes up

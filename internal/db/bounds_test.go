@@ -123,15 +123,7 @@ func surfaceOfFunctions() map[string]bounded {
 			"p_action": takes("'put'", not("NULL", "'purge'", textOf(1<<20))...),
 			"p_name": takes("'app1/new'", slices.Concat(code(denied, "NULL"),
 				code("23514", "''", textOf(256), textOf(1<<20)))...),
-			"p_version":     takes("1", slices.Concat(not("NULL", "0", "-1", least), code("VA001", "2", most))...),
-			"p_fmt":         takes("1", not("NULL", "0", "-1", "32768", most)...),
-			"p_kms_key_id":  takes("'k'", slices.Concat(code("23502", "NULL"), code("23514", "''", textOf(1<<20)))...),
-			"p_wrapped_dek": takes(bytesOf(1), slices.Concat(not("NULL"), code("23514", "''", bytesOf(1<<20)))...),
-			"p_nonce":       takes(bytesOf(24), slices.Concat(not("NULL"), code("23514", "''", bytesOf(1<<20)))...),
-			"p_ciphertext":  takes(bytesOf(32), slices.Concat(not("NULL"), code("23514", "''", bytesOf(1<<20)))...),
-			"p_key_commit":  takes(bytesOf(32), code("23514", "NULL", "''", bytesOf(1<<20))...),
-			"p_aad": takes("'app1/new:1'", slices.Concat(code("23502", "NULL"),
-				code("23514", "''", textOf(1<<20)))...),
+			"p_sealed":            takesSealed("app1/new"),
 			"p_request":           request,
 			"p_create_only":       takesAny("false", "null is false"),
 			"p_generator":         takes("'uuid'", code("23514", "''", textOf(1<<20))...),
@@ -141,10 +133,8 @@ func surfaceOfFunctions() map[string]bounded {
 			"p_window":            takes("''", not("'x'", textOf(1<<20))...),
 		}},
 		"put_versions": {as: service, admin: true,
-			params: map[string]argument{"p_puts": takes(`jsonb_build_array(jsonb_build_object('name', 'app1/m', 'version', 1,
-				'fmt', 1, 'kms_key_id', 'k', 'wrapped_dek', 'AQ==', 'nonce', encode(`+bytesOf(24)+`, 'base64'),
-				'ciphertext', encode(`+bytesOf(32)+`, 'base64'),
-				'key_commit', encode(`+bytesOf(32)+`, 'base64'), 'request_id', `+newID+`))`,
+			params: map[string]argument{"p_puts": takes(`jsonb_build_array(jsonb_build_object('name', 'app1/m',
+				'sealed', `+sealedRow("app1/m", 1, 24, 32)+`, 'request_id', `+newID+`))`,
 				slices.Concat(not("NULL", "'[]'", "'{}'", "'null'", "(SELECT jsonb_agg(n) FROM generate_series(1, 1001) AS n)"),
 					code(denied, `'[{}]'`))...)}},
 		"update_secret": {as: service, admin: true, params: map[string]argument{
@@ -238,36 +228,18 @@ func surfaceOfFunctions() map[string]bounded {
 			"p_stale": takes("'1 hour'", not("NULL", "'0'", "'1 microsecond'", "'2.9 seconds'", "'-1 hour'", "'-1 mon'",
 				"'1 mon -31 days'", "'25 hours'", longer)...),
 		}},
-		"complete_rotation": {as: worker, good: "VA002",
-			params: map[string]argument{"p_job": job, "p_attempt": attempt, "p_request": request,
-				"p_fmt":        takesAny("1", "a claim has to be held first; then as put_version"),
-				"p_kms_key_id": takesAny("'k'", "as p_fmt"), "p_wrapped_dek": takes(bytesOf(1), not("NULL")...),
-				"p_nonce":      takes(bytesOf(24), not("NULL")...),
-				"p_ciphertext": takes(bytesOf(32), not("NULL")...),
-				"p_key_commit": takesAny(bytesOf(32), "as p_fmt"),
-				"p_aad":        takesAny("'app1/a:2'", "as p_fmt"),
-			}},
 		"complete_rotations": {as: worker, params: map[string]argument{
-			"p_jobs":         takes("'{99}'", not("NULL", "'{}'", "'{99,98}'", "array_fill(99::bigint, ARRAY[10001])")...),
-			"p_attempts":     takes("'{1}'", not("NULL", "'{}'", "'{1,2}'")...),
-			"p_fmts":         takes("'{1}'", not("NULL", "'{}'", "'{1,2}'")...),
-			"p_kms_key_ids":  takes("'{k}'", not("NULL", "'{}'", "'{k,l}'")...),
-			"p_wrapped_deks": takes("'{x}'", not("NULL", "'{}'", "'{x,y}'")...),
-			"p_nonces":       takes("'{x}'", not("NULL", "'{}'", "'{x,y}'")...),
-			"p_ciphertexts":  takes("'{x}'", not("NULL", "'{}'", "'{x,y}'")...),
-			"p_key_commits":  takes("'{x}'", not("NULL", "'{}'", "'{x,y}'")...),
-			"p_aads":         takes("'{x}'", not("NULL", "'{}'", "'{x,y}'")...),
-			"p_requests":     takes("ARRAY["+newID+"]", not("NULL", "'{}'", "ARRAY[NULL::uuid]")...),
+			"p_jobs":     takes("'{99}'", not("NULL", "'{}'", "'{99,98}'", "array_fill(99::bigint, ARRAY[10001])")...),
+			"p_attempts": takes("'{1}'", not("NULL", "'{}'", "'{1,2}'")...),
+			"p_sealed": takes("ARRAY["+sealedOf(sealedFields("app1/a"))+"]", slices.Concat(not("NULL", "'{}'",
+				"array_fill("+sealedOf(sealedFields("app1/a"))+", ARRAY[2])"),
+				code("23502", "ARRAY[NULL::vault.sealed_value]"))...),
+			"p_requests": takes("ARRAY["+newID+"]", not("NULL", "'{}'", "ARRAY[NULL::uuid]")...),
+			"p_wait":     takes("false", code("VA002", "true")...),
 		}},
 		"store_candidate": {as: worker, good: "VA002", params: map[string]argument{"p_job": job, "p_attempt": attempt,
-			"p_fmt":         takesAny("1", "a claim has to be held first; then the rules of the table"),
-			"p_kms_key_id":  takesAny("'k'", "as p_fmt"),
-			"p_wrapped_dek": takesAny(bytesOf(1), "as p_fmt"),
-			"p_nonce":       takesAny(bytesOf(24), "as p_fmt"),
-			"p_ciphertext":  takesAny(bytesOf(32), "as p_fmt"),
-			"p_key_commit":  takesAny(bytesOf(32), "as p_fmt"),
-			"p_aad":         takesAny("'app1/a:2'", "as p_fmt"),
-		}},
+			"p_sealed": takesAny(sealedOf(sealedFields("app1/a")),
+				"a claim has to be held first; then the rules of the table")}},
 		"rotation_candidate": {as: worker, params: map[string]argument{"p_job": job, "p_attempt": attempt}},
 		"finish_rotation": {as: worker, good: "VA002",
 			params: map[string]argument{"p_job": job, "p_attempt": attempt, "p_request": request}},
@@ -284,15 +256,47 @@ func surfaceOfFunctions() map[string]bounded {
 			"p_to":     takesAny("'1'", "it is compared"),
 		}},
 		"add_audit_seal": {as: worker,
-			params: map[string]argument{"p_seal": takes(seal("now()", "'k'"), slices.Concat(code("VA001", "NULL"),
-				not(seal("'infinity'", "'k'"), seal("'-infinity'", "'k'"), seal("now() - interval '2 hours'", "'k'"),
-					seal("now() + interval '2 minutes'", "'k'"), seal("NULL", "'k'"), seal("now()", "E'k\\x1b[2J'")),
-				code("23514", seal("now()", textOf(1<<20))))...)}},
+			params: map[string]argument{"p_seal": takes(auditSeal("now()", "'k'"), slices.Concat(code("VA001", "NULL"),
+				not(auditSeal("'infinity'", "'k'"), auditSeal("'-infinity'", "'k'"),
+					auditSeal("now() - interval '2 hours'", "'k'"),
+					auditSeal("now() + interval '2 minutes'", "'k'"), auditSeal("NULL", "'k'"), auditSeal("now()", "E'k\\x1b[2J'")),
+				code("23514", auditSeal("now()", textOf(1<<20))))...)}},
 	}
 }
 
-// seal covers all that can be sealed now.
-func seal(sealedAt, keyID string) string {
+// sealedFields are the fields of vault.sealed_value with good values, in their order.
+func sealedFields(name string) []string {
+	return []string{"1", "1", "'k'", bytesOf(1), bytesOf(24), bytesOf(32), bytesOf(32), "'" + name + ":1'"}
+}
+
+func sealedOf(fields []string) string {
+	return "ROW(" + strings.Join(fields, ", ") + ")::vault.sealed_value"
+}
+
+// takesSealed is a sealed value of a new secret, and the same with each field spoilt.
+func takesSealed(name string) argument {
+	all := takes(sealedOf(sealedFields(name)), not("NULL", "ROW(NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)")...)
+	for field, bad := range [][]refused{
+		slices.Concat(not("NULL", "0", "-1", least), code("VA001", "2", most)),
+		not("NULL", "0", "-1", "32768", most),
+		slices.Concat(code("23502", "NULL"), code("23514", "''", textOf(1<<20))),
+		slices.Concat(not("NULL"), code("23514", "''", bytesOf(1<<20))),
+		slices.Concat(not("NULL"), code("23514", "''", bytesOf(1<<20))),
+		slices.Concat(not("NULL"), code("23514", "''", bytesOf(1<<20))),
+		code("23514", "NULL", "''", bytesOf(1<<20)),
+		slices.Concat(code("23502", "NULL"), code("23514", "''", textOf(1<<20))),
+	} {
+		for _, r := range bad {
+			fields := sealedFields(name)
+			fields[field] = r.value
+			all.bad = append(all.bad, refused{sealedOf(fields), r.code})
+		}
+	}
+	return all
+}
+
+// auditSeal covers all that can be sealed now.
+func auditSeal(sealedAt, keyID string) string {
 	return `(SELECT ROW(1, min(system_id), date_trunc('month', now() AT TIME ZONE 'UTC')::date, '0'::xid8, to_tx, count(*),
 		min(id), max(id), sha256(''),
 		sha256(convert_to('hyperiondb-vault/audit-chain/1', 'UTF8') || '\x00'::bytea ||

@@ -63,7 +63,7 @@ func (r *Reader) CountLive(ctx context.Context, prefix string) (n int64, err err
 type Put struct {
 	Request    uuid.UUID
 	Name       string
-	Sealed     SealedVersion
+	Sealed     SealedValue
 	CreateOnly bool
 	Settings   Settings
 }
@@ -72,13 +72,7 @@ type Put struct {
 func (p Put) MarshalJSON() ([]byte, error) {
 	return json.Marshal(struct {
 		Name             string    `json:"name"`
-		Version          int       `json:"version"`
-		Format           int       `json:"fmt"`
-		KMSKeyID         string    `json:"kms_key_id"`
-		WrappedDEK       []byte    `json:"wrapped_dek"`
-		Nonce            []byte    `json:"nonce"`
-		Ciphertext       []byte    `json:"ciphertext"`
-		KeyCommit        []byte    `json:"key_commit"`
+		Sealed           string    `json:"sealed"`
 		Request          uuid.UUID `json:"request_id"`
 		CreateOnly       bool      `json:"create_only,omitempty"`
 		Generator        *string   `json:"generator,omitempty"`
@@ -87,11 +81,8 @@ func (p Put) MarshalJSON() ([]byte, error) {
 		Rotator          *string   `json:"rotator,omitempty"`
 		Window           *string   `json:"window,omitempty"`
 	}{
-		p.Name, p.Sealed.Version, p.Sealed.Format, p.Sealed.KMSKeyID, p.Sealed.WrappedDEK, p.Sealed.Nonce,
-		p.Sealed.Ciphertext, p.Sealed.KeyCommit,
-		p.Request, p.CreateOnly, p.Settings.Generator, interval(p.Settings.RotationInterval),
-		interval(p.Settings.GracePeriod),
-		p.Settings.Rotator, p.Settings.Window,
+		p.Name, p.Sealed.literal(), p.Request, p.CreateOnly, p.Settings.Generator,
+		interval(p.Settings.RotationInterval), interval(p.Settings.GracePeriod), p.Settings.Rotator, p.Settings.Window,
 	})
 }
 

@@ -34,8 +34,8 @@ func lose(p *pgproxy.Proxy, when pgproxy.When) {
 	p.Cut(pgproxy.Cut{SQL: "^commit", When: when, Times: 1})
 }
 
-func sealedPlaceholder(name string) db.SealedVersion {
-	return db.SealedVersion{Version: 1, Format: 1, KMSKeyID: "k", WrappedDEK: []byte{1}, Nonce: make([]byte, 24),
+func sealedPlaceholder(name string) db.SealedValue {
+	return db.SealedValue{Version: 1, Format: 1, KMSKeyID: "k", WrappedDEK: []byte{1}, Nonce: make([]byte, 24),
 		Ciphertext: make([]byte, 32), KeyCommit: make([]byte, 32), AAD: name + ":1"}
 }
 

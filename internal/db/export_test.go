@@ -17,6 +17,11 @@ import (
 // BranchesQuery is the statement of Branches.
 const BranchesQuery = branchesQuery
 
+// SealedRow and SealedFields are the parameter of a sealed value.
+const SealedRow = sealedRow
+
+func SealedFields(v SealedValue) []any { return v.fields() }
+
 // ConnConfig is the result of a connection string, the environment and a service.
 func ConnConfig(url string) (*pgx.ConnConfig, error) {
 	return Options{URL: url, ApplicationName: "test"}.config(nil)

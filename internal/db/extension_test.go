@@ -63,6 +63,19 @@ func extensionMakesTheSameCatalog(t *testing.T, store *vaulttest.Store) {
 		store.MustExec(t, `DROP DATABASE `+updated.Database)
 	}
 
+	// An open connection uses the sealed values' type of an extension that is made again, where it has another oid.
+	conn, v := mustConnect(t, installed.URL(vaulttest.Superuser)), oddValue("app1/x", 1)
+	for range 2 {
+		var got []byte
+		must(t, conn.QueryRow(t.Context(), `SELECT (`+db.SealedRow+`).ciphertext`, db.SealedFields(v)...).Scan(&got))
+		if !bytes.Equal(got, v.Ciphertext) {
+			t.Errorf("through the type: got %x, want %x", got, v.Ciphertext)
+		}
+		installed.MustExec(t, `DROP EXTENSION hyperion_vault`, createExtension)
+	}
+	must(t, conn.Close(t.Context()))
+	same(t, "made again", schemaOf(t, installed), extension)
+
 	installed.MustExec(t, `DROP EXTENSION hyperion_vault`)
 	mustMigrate(t, installed)
 	same(t, "migrated in its place", schemaOf(t, installed), extension)

@@ -103,6 +103,25 @@ func TestWhatTheReaderLearnsEndsSessions(t *testing.T) {
 	}
 }
 
+// An epoch lasts as long as its timeline.
+func TestHeartbeat(t *testing.T) {
+	store := vaulttest.New(t)
+	worker := store.URL(vaulttest.Daemon)
+	row := `SELECT epoch || ' ' || timeline FROM vault.heartbeat`
+	must(t, runSession(t, worker, []string{`SELECT vault.beat()`}))
+	first := store.MustQuery(t, row)
+	must(t, runSession(t, worker, []string{`SELECT vault.beat()`}))
+	if got := store.MustQuery(t, row); got != first {
+		t.Errorf("got epoch and timeline %q after %q on one timeline", got, first)
+	}
+	store.MustExec(t, `UPDATE vault.heartbeat SET timeline = timeline - 1`) // as a promotion leaves it
+	must(t, runSession(t, worker, []string{`SELECT vault.beat()`}))
+	if got := store.MustQuery(t, row); got == first || got[37:] != first[37:] {
+		t.Errorf("got %q, want another epoch on the timeline of %q", got, first)
+	}
+	wantCode(t, runSession(t, store.URL(vaulttest.Operator), []string{`UPDATE vault.heartbeat SET at = now()`}), denied)
+}
+
 // A standby's daemon learns from the replayed heartbeat, without any connection to a primary.
 func TestStandbyLearnsFromTheHeartbeat(t *testing.T) {
 	t.Parallel()

@@ -105,7 +105,7 @@ func TestTheHolderIsNamed(t *testing.T) {
 	mustPutAutomatic(t, store, "app1/auto")
 	mustAdmin(t, store, `SELECT vault.set_max_rotations(5, gen_random_uuid())`)
 	store.MustExec(t, supervise, `SELECT vault._audit_partition('2020-01-01')`,
-		`SELECT vault.add_audit_seal(`+seal("now()", "'k'")+`)`,
+		`SELECT vault.add_audit_seal(`+auditSeal("now()", "'k'")+`)`,
 		`INSERT INTO vault.audit_log (actor, action, recorded_at)
 			VALUES ('token:root', 'put', clock_timestamp() - interval '2 hours')`)
 	url := store.URL(vaulttest.Daemon) + "&application_name=stuck"
@@ -123,7 +123,7 @@ func TestTheHolderIsNamed(t *testing.T) {
 	}{
 		"claiming waits":      {daemon, []string{claimOne}},
 		"sealing waits":       {daemon, []string{`SELECT vault.next_audit_window(1000)`}},
-		"a seal waits":        {daemon, []string{`SELECT vault.add_audit_seal(` + seal("now()", "'k'") + `)`}},
+		"a seal waits":        {daemon, []string{`SELECT vault.add_audit_seal(` + auditSeal("now()", "'k'") + `)`}},
 		"the heartbeat waits": {daemon, []string{`SELECT vault.beat()`}},
 		"pruning waits":       {operator, []string{"BEGIN", "AUTHORISE", prunePast}},
 	} {

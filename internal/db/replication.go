@@ -47,6 +47,22 @@ func (r *Reader) Position(ctx context.Context) (LSN, error) {
 	return ParseLSN(*text)
 }
 
+// IsPrimary reports whether the node of this reader is the primary, and records its history: an old primary that came
+// back is refused (ErrFenced).
+func (r *Reader) IsPrimary(ctx context.Context) (bool, error) {
+	l, err := r.lineage(ctx)
+	if err == nil && l.System == "" { // no lineage
+		err = classify(r.pool.QueryRow(ctx, `SELECT pg_is_in_recovery()`).Scan(&l.recovering))
+	}
+	return !l.recovering && err == nil, err
+}
+
+// Beat renews the primary's heartbeat. It does not wait for a standby, because the heartbeat shows when one is behind.
+func (w *Writer) Beat(ctx context.Context) error {
+	_, err := w.pool.Exec(ctx, `SELECT set_config('synchronous_commit', 'local', true), vault.beat()`)
+	return w.failedOver(classify(err))
+}
+
 // Lag is the time by which the node is behind, by its clock and the heartbeat that it has replayed; nil if it has none.
 func (r *Reader) Lag(ctx context.Context) (*time.Duration, error) {
 	var seconds *float64

@@ -21,81 +21,6 @@ type Job struct {
 	DueAt       time.Time
 }
 
-// IsPrimary reports whether the node of this reader is the primary, and records its history: an old primary that came
-// back is refused (ErrFenced).
-func (r *Reader) IsPrimary(ctx context.Context) (bool, error) {
-	l, err := r.lineage(ctx)
-	if err == nil && l.System == "" { // no lineage
-		err = classify(r.pool.QueryRow(ctx, `SELECT pg_is_in_recovery()`).Scan(&l.recovering))
-	}
-	return !l.recovering && err == nil, err
-}
-
-// Supervision is the result of one round of the supervisor.
-type Supervision struct {
-	Primary  bool `json:"primary"`  // false: the node is a standby, and nothing was done
-	Enqueued int  `json:"enqueued"` // rotations that were due
-	Expired  int  `json:"expired"`  // versions whose grace has ended: their bytes were removed
-	Purged   int  `json:"purged"`   // deleted secrets that can no longer be restored
-
-	Failed map[string]string `json:"failed"` // by part: its error; the other parts were done
-}
-
-// supervisionTimeout is for a round with a backlog, which takes longer than other statements.
-const supervisionTimeout = time.Minute
-
-// Supervise does one round, with at most limit rows of each part. A lost answer needs no resolving: the next round does
-// what is left.
-func (w *Writer) Supervise(ctx context.Context, limit int) (Supervision, error) {
-	ctx, cancel := context.WithTimeout(ctx, supervisionTimeout)
-	defer cancel()
-	var s Supervision
-	err := w.pool.sessions.QueryRow(ctx, `SELECT vault.supervise($1)`, limit).Scan(&s)
-	return s, w.failedOver(classify(err))
-}
-
-// RoundFailure is what the rounds still fail on: a part as a whole (Subject ""), or one secret or month of it.
-type RoundFailure struct {
-	Part    string    `json:"part"`
-	Subject string    `json:"subject,omitempty"`
-	Since   time.Time `json:"since"`
-	LastAt  time.Time `json:"last_at"`
-	Times   int64     `json:"times"`
-	Error   string    `json:"error"`
-}
-
-// RoundFailures lists the first hundred that count and that this role may see, as this node has replayed them.
-func (r *Reader) RoundFailures(ctx context.Context) ([]RoundFailure, error) {
-	return roundFailures(ctx, r.pool)
-}
-
-// RoundFailures lists them as stored on the primary.
-func (w *Writer) RoundFailures(ctx context.Context) ([]RoundFailure, error) {
-	return roundFailures(ctx, w.pool)
-}
-
-// roundFailures filters as vault.status() does: conflicts between two sessions count only if they last.
-func roundFailures(ctx context.Context, q rowsQuerier) ([]RoundFailure, error) {
-	return collect(ctx, q, func(row pgx.CollectableRow) (RoundFailure, error) {
-		var f RoundFailure
-		err := row.Scan(&f.Part, &f.Subject, &f.Since, &f.LastAt, &f.Times, &f.Error)
-		return f, err
-	}, `SELECT part, subject, since, last_at, times, error FROM vault.round_failures
-		WHERE code NOT IN ('40001', '40P01', '55P03') OR times > 3 ORDER BY subject <> '', part, subject LIMIT 100`)
-}
-
-// ReportRound stores that the rounds of a daemon fail, or (nil) that they work again.
-func (w *Writer) ReportRound(ctx context.Context, part string, why *string) error {
-	_, err := w.pool.Exec(ctx, `SELECT vault.report_round($1, $2)`, part, why)
-	return w.failedOver(classify(err))
-}
-
-// Beat renews the primary's heartbeat. It does not wait for a standby, because the heartbeat shows when one is behind.
-func (w *Writer) Beat(ctx context.Context) error {
-	_, err := w.pool.Exec(ctx, `SELECT set_config('synchronous_commit', 'local', true), vault.beat()`)
-	return w.failedOver(classify(err))
-}
-
 // ClaimRotations claims up to limit jobs for this worker, including jobs whose claim is older than stale. A claim whose
 // answer is lost becomes stale.
 func (w *Writer) ClaimRotations(ctx context.Context, worker string, limit, ahead int,
@@ -112,7 +37,7 @@ func (w *Writer) ClaimRotations(ctx context.Context, worker string, limit, ahead
 }
 
 // Candidate reads the sealed candidate of a claimed job. ErrNotFound if it has none, or if the claim is lost.
-func (w *Writer) Candidate(ctx context.Context, job int64, attempt int) (SealedVersion, error) {
+func (w *Writer) Candidate(ctx context.Context, job int64, attempt int) (SealedValue, error) {
 	v, err := candidate(ctx, w.pool, `SELECT `+candidateColumns+` FROM vault.rotation_candidate($1, $2)`, job, attempt)
 	return v, w.failedOver(err)
 }
@@ -121,22 +46,21 @@ func (w *Writer) Candidate(ctx context.Context, job int64, attempt int) (SealedV
 // that every attempt sets the same bytes at the target. It is as durable as a version, because a failover must not lose
 // a value that the target has. After any error, a lost answer to COMMIT included, the caller must not set the value;
 // the next attempt finds out whether there is a candidate.
-func (w *Writer) StoreCandidate(ctx context.Context, job int64, attempt int, v SealedVersion) (SealedVersion, error) {
+func (w *Writer) StoreCandidate(ctx context.Context, job int64, attempt int, v SealedValue) (SealedValue, error) {
 	ctx, cancel := context.WithTimeout(ctx, w.pool.limit+commitTimeout)
 	defer cancel()
 	pooled, err := w.pool.Acquire(ctx)
 	if err != nil {
-		return SealedVersion{}, w.failedOver(classify(err))
+		return SealedValue{}, w.failedOver(classify(err))
 	}
 	defer pooled.Release()
 	conn := pooled.Conn()
 	defer rollback(ctx, conn)
 	if _, err := w.begin(ctx, conn, nil); err != nil {
-		return SealedVersion{}, w.failedOver(classify(err))
+		return SealedValue{}, w.failedOver(classify(err))
 	}
 	stored, err := candidate(ctx, conn,
-		`SELECT `+candidateColumns+` FROM vault.store_candidate($1, $2, $3, $4, $5, $6, $7, $8, $9)`, job, attempt, v.Format,
-		v.KMSKeyID, v.WrappedDEK, v.Nonce, v.Ciphertext, v.KeyCommit, v.AAD)
+		`SELECT `+candidateColumns+` FROM vault.store_candidate($9, $10, `+sealedRow+`)`, append(v.fields(), job, attempt)...)
 	if err == nil {
 		_, err = commit(ctx, conn)
 	}
@@ -145,17 +69,17 @@ func (w *Writer) StoreCandidate(ctx context.Context, job int64, attempt int, v S
 
 const candidateColumns = `version, fmt, kms_key_id, wrapped_dek, nonce, ciphertext, key_commit, aad`
 
-func candidate(ctx context.Context, q rowsQuerier, sql string, args ...any) (SealedVersion, error) {
-	rows, err := collect(ctx, q, func(row pgx.CollectableRow) (SealedVersion, error) {
-		var v SealedVersion
+func candidate(ctx context.Context, q rowsQuerier, sql string, args ...any) (SealedValue, error) {
+	rows, err := collect(ctx, q, func(row pgx.CollectableRow) (SealedValue, error) {
+		var v SealedValue
 		err := row.Scan(&v.Version, &v.Format, &v.KMSKeyID, &v.WrappedDEK, &v.Nonce, &v.Ciphertext, &v.KeyCommit, &v.AAD)
 		return v, err
 	}, sql, args...)
 	if err != nil {
-		return SealedVersion{}, err
+		return SealedValue{}, err
 	}
 	if len(rows) == 0 {
-		return SealedVersion{}, ErrNotFound
+		return SealedValue{}, ErrNotFound
 	}
 	return rows[0], nil
 }
@@ -166,20 +90,12 @@ func (w *Writer) FinishRotation(ctx context.Context, request uuid.UUID, job int6
 		request)
 }
 
-// CompleteRotation stores the new version under the claim's fence: ErrClaimLost if another worker has claimed the job.
-func (w *Writer) CompleteRotation(ctx context.Context, request uuid.UUID, job int64, attempt int,
-	v SealedVersion) (Result, error) {
-	return change[Result](ctx, w, nil, refusal{request: request},
-		`SELECT vault.complete_rotation($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`, job, attempt, v.Format, v.KMSKeyID,
-		v.WrappedDEK, v.Nonce, v.Ciphertext, v.KeyCommit, v.AAD, request)
-}
-
 // Completion is a claimed rotation and its new version. Request identifies a replay, alone or in any batch.
 type Completion struct {
 	Request uuid.UUID
 	Job     int64
 	Attempt int
-	SealedVersion
+	SealedValue
 }
 
 // completed has the results by request; requests without one were left unchanged.
@@ -188,26 +104,29 @@ type completed struct {
 	Committed
 }
 
+// CompleteRotation completes one rotation under the claim's fence: ErrClaimLost if another worker has claimed the job.
+// It waits for a transaction that has locked the secret.
+func (w *Writer) CompleteRotation(ctx context.Context, c Completion) (Result, error) {
+	done, err := w.complete(ctx, []Completion{c}, true)
+	return done[c.Request], err
+}
+
 // CompleteRotations completes many rotations in one transaction, and returns by request the results of those that it
 // has completed, now or before. The others are unchanged; CompleteRotation returns the reason. An error other than
 // ErrOutcomeUnknown means that none was completed, also if only one value was invalid.
 func (w *Writer) CompleteRotations(ctx context.Context, batch []Completion) (map[uuid.UUID]Result, error) {
-	var c struct {
-		jobs                                         []int64
-		attempts, formats                            []int
-		keyIDs, aads                                 []string
-		wrappedDEKs, nonces, ciphertexts, keyCommits [][]byte
-		requests                                     []uuid.UUID
+	return w.complete(ctx, batch, false)
+}
+
+func (w *Writer) complete(ctx context.Context, batch []Completion, wait bool) (map[uuid.UUID]Result, error) {
+	n := len(batch)
+	jobs, attempts, sealed, requests := make([]int64, n), make([]int, n), make([]string, n), make([]uuid.UUID, n)
+	for i, b := range batch {
+		jobs[i], attempts[i], sealed[i], requests[i] = b.Job, b.Attempt, b.literal(), b.Request
 	}
-	for _, b := range batch {
-		c.jobs, c.attempts, c.formats = append(c.jobs, b.Job), append(c.attempts, b.Attempt), append(c.formats, b.Format)
-		c.keyIDs, c.aads, c.requests = append(c.keyIDs, b.KMSKeyID), append(c.aads, b.AAD), append(c.requests, b.Request)
-		c.wrappedDEKs, c.nonces = append(c.wrappedDEKs, b.WrappedDEK), append(c.nonces, b.Nonce)
-		c.ciphertexts, c.keyCommits = append(c.ciphertexts, b.Ciphertext), append(c.keyCommits, b.KeyCommit)
-	}
-	answer, err := change[completed](ctx, w, nil, refusal{request: batch[0].Request},
-		`SELECT vault.complete_rotations($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`, c.jobs, c.attempts, c.formats, c.keyIDs,
-		c.wrappedDEKs, c.nonces, c.ciphertexts, c.keyCommits, c.aads, c.requests)
+	answer, err := change[completed](ctx, w, nil, refusal{request: requests[0]},
+		`SELECT vault.complete_rotations($1, $2, $3::text[]::vault.sealed_value[], $4, $5)`, jobs, attempts, sealed, requests,
+		wait)
 	for request, result := range answer.Done {
 		result.Committed = answer.Committed
 		answer.Done[request] = result
@@ -291,14 +210,6 @@ func stillPrimary(ctx context.Context, conn *pgx.Conn) error {
 		return newError(ErrUnavailable, "the node that is listened to has become a standby")
 	}
 	return nil
-}
-
-// failedOver drops every connection if one turned out to be read-only.
-func (w *Writer) failedOver(err error) error {
-	if e, ok := err.(*Error); ok && e.Code == "25006" {
-		w.pool.Reset()
-	}
-	return err
 }
 
 // RequestedRotation is the result of requesting or retrying a rotation.

@@ -61,10 +61,7 @@ func literal(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + 
 func mustPutAutomatic(t *testing.T, store *vaulttest.Store, names ...string) {
 	t.Helper()
 	for _, name := range names {
-		must(t, runSession(t, store.URL(vaulttest.Operator), []string{"BEGIN", "AUTHORISE",
-			fmt.Sprintf(`SELECT vault.put_version('put', '%[1]s', 1, 1, 'k', '\x01',
-			decode(repeat('00', 24), 'hex'), decode(repeat('11', 32), 'hex'), decode(repeat('22', 32), 'hex'), '%[1]s:1',
-			gen_random_uuid(), false, 'uuid', '1 day')`, name), "COMMIT"}))
+		mustAdmin(t, store, putAutomatic(name, uuid.NewString()))
 	}
 	store.MustExec(t, `UPDATE vault.secrets SET next_rotation_at = now() - interval '5 days' WHERE generator IS NOT NULL`)
 }
@@ -83,9 +80,8 @@ const (
 // storeCandidate is a call for the newest job; fill makes candidates differ.
 func storeCandidate(attempt int, name, fill string) string {
 	return fmt.Sprintf(`SELECT encode(ciphertext, 'hex') FROM vault.store_candidate(
-		(SELECT max(id) FROM vault.rotation_jobs), %d, 1, 'k', '\x01',
-		decode(repeat('00', 24), 'hex'), decode(repeat('%s', 32), 'hex'), decode(repeat('22', 32), 'hex'), '%s:2')`,
-		attempt, fill, name)
+		(SELECT max(id) FROM vault.rotation_jobs), %d, %s)`, attempt,
+		strings.Replace(sealedRow(name, 2, 24, 32), "'11'", "'"+fill+"'", 1))
 }
 
 func finish(attempt int, request string) string {
@@ -146,7 +142,7 @@ func mustClaim(t *testing.T, url func(*vaulttest.Store) string, names ...string)
 	for _, j := range jobs {
 		v := sealedPlaceholder(j.Name)
 		v.Version, v.AAD = 2, j.Name+":2"
-		c.batch[j.Name] = db.Completion{Request: uuid.New(), Job: j.ID, Attempt: j.Attempt, SealedVersion: v}
+		c.batch[j.Name] = db.Completion{Request: uuid.New(), Job: j.ID, Attempt: j.Attempt, SealedValue: v}
 	}
 	if len(c.batch) != len(names) {
 		t.Fatalf("got %d claims of %d", len(c.batch), len(names))
@@ -179,8 +175,7 @@ func (c *claimed) complete(names ...string) (string, error) {
 
 func (c *claimed) alone(name string) error {
 	c.t.Helper()
-	b := c.batch[name]
-	_, err := c.writer.CompleteRotation(c.t.Context(), b.Request, b.Job, b.Attempt, b.SealedVersion)
+	_, err := c.writer.CompleteRotation(c.t.Context(), c.batch[name])
 	return err
 }
 
@@ -428,7 +423,7 @@ func TestRetryTakesUpTheFailedJob(t *testing.T) {
 	// a put drops the candidate of a failed job: it was meant to follow another version
 	store.MustExec(t, `UPDATE vault.secrets SET next_rotation_at = now() - interval '5 days'`)
 	must(t, runSession(t, worker, []string{supervise, claimOne,
-		strings.ReplaceAll(storeCandidate(1, "app1/auto", "33"), ":2", ":3"),
+		strings.NewReplacer("ROW(2", "ROW(3", ":2'", ":3'").Replace(storeCandidate(1, "app1/auto", "33")),
 		`SELECT vault.fail_rotation((SELECT max(id) FROM vault.rotation_jobs), 1, 'x', NULL)`}))
 	mustAdmin(t, store, put("app1/auto", 3, 24, 32, uuid.NewString()))
 	if got := store.MustQuery(t, `SELECT count(*) FROM vault.rotation_candidates`); got != "0" {
@@ -468,25 +463,6 @@ func TestStalledSessionHoldsUpNobodyElse(t *testing.T) {
 		`SELECT string_agg(name, ' ' ORDER BY name) FROM vault.rotation_jobs`); got != "app1/free app1/held" {
 		t.Errorf("got jobs for %q, want both", got)
 	}
-}
-
-// An epoch lasts as long as its timeline.
-func TestHeartbeat(t *testing.T) {
-	store := vaulttest.New(t)
-	worker := store.URL(vaulttest.Daemon)
-	row := `SELECT epoch || ' ' || timeline FROM vault.heartbeat`
-	must(t, runSession(t, worker, []string{`SELECT vault.beat()`}))
-	first := store.MustQuery(t, row)
-	must(t, runSession(t, worker, []string{`SELECT vault.beat()`}))
-	if got := store.MustQuery(t, row); got != first {
-		t.Errorf("got epoch and timeline %q after %q on one timeline", got, first)
-	}
-	store.MustExec(t, `UPDATE vault.heartbeat SET timeline = timeline - 1`) // as a promotion leaves it
-	must(t, runSession(t, worker, []string{`SELECT vault.beat()`}))
-	if got := store.MustQuery(t, row); got == first || got[37:] != first[37:] {
-		t.Errorf("got %q, want another epoch on the timeline of %q", got, first)
-	}
-	wantCode(t, runSession(t, store.URL(vaulttest.Operator), []string{`UPDATE vault.heartbeat SET at = now()`}), denied)
 }
 
 // Statistics from when the queue was empty do not make enqueueing n rows cost n times n.

@@ -197,9 +197,8 @@ func TestIntervalsOfMixedSigns(t *testing.T) {
 }
 
 func putAutomatic(name, request string) string {
-	return fmt.Sprintf(`SELECT vault.put_version('put', '%[1]s', 1, 1, 'k', '\x01', decode(repeat('00', 24), 'hex'),
-		decode(repeat('11', 32), 'hex'),
-		decode(repeat('22', 32), 'hex'), '%[1]s:1', '%s', false, 'uuid', '1 day')`, name, request)
+	return fmt.Sprintf(`SELECT vault.put_version('put', '%s', %s, '%s', false, 'uuid', '1 day')`, name,
+		sealedRow(name, 1, 24, 32), request)
 }
 
 // Migrate corrects older rows that break the new rules, and the log says so.

@@ -23,6 +23,7 @@ var undo = map[int]string{
 		ALTER TABLE vault.service_scope DISABLE TRIGGER scope_is_bound;
 		DROP TABLE vault.token_revocations, vault.refusals; DROP SEQUENCE vault.wrong_proofs, vault.wrong_proofs_minute;` +
 		viewOfMigration7() + `; ALTER VIEW vault.sealed_versions OWNER TO vault_owner`,
+	12: `DROP TYPE vault.sealed_value CASCADE`, // and the functions that take it
 }
 
 func viewOfMigration7() string {

@@ -43,18 +43,6 @@ type Credential struct {
 	Prove   func(nonce []byte) []byte
 }
 
-// SealedVersion is what put_version and complete_rotation store.
-type SealedVersion struct {
-	Version    int
-	Format     int
-	KMSKeyID   string
-	WrappedDEK []byte
-	Nonce      []byte
-	Ciphertext []byte
-	KeyCommit  []byte
-	AAD        string
-}
-
 // Settings of a secret; nil keeps, or at creation takes the default.
 type Settings struct {
 	Generator        *string
@@ -107,12 +95,12 @@ func (w *Writer) Standing(ctx context.Context, name string) (Standing, error) {
 }
 
 // PutVersion adds a version. action is put (which may create the secret), rotate or rollback.
-func (w *Writer) PutVersion(ctx context.Context, c Credential, request uuid.UUID, action, name string, v SealedVersion,
+func (w *Writer) PutVersion(ctx context.Context, c Credential, request uuid.UUID, action, name string, v SealedValue,
 	createOnly bool, s Settings) (Result, error) {
 	return change[Result](ctx, w, &c, refusal{action, name, request},
-		`SELECT vault.put_version($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)`,
-		action, name, v.Version, v.Format, v.KMSKeyID, v.WrappedDEK, v.Nonce, v.Ciphertext, v.KeyCommit, v.AAD, request,
-		createOnly, s.Generator, s.RotationInterval, s.GracePeriod, s.Rotator, s.Window)
+		`SELECT vault.put_version($9, $10, `+sealedRow+`, $11, $12, $13, $14, $15, $16, $17)`,
+		append(v.fields(), action, name, request, createOnly, s.Generator, s.RotationInterval, s.GracePeriod, s.Rotator,
+			s.Window)...)
 }
 
 // UpdateSecret edits settings.
@@ -411,6 +399,14 @@ func (w *Writer) worthRepeating(err error, b *budget) bool {
 // waits for the transaction of an earlier attempt.
 func settlesEarlierAttempt(code string) bool {
 	return strings.HasPrefix(code, "VA") || strings.HasPrefix(code, "22") || strings.HasPrefix(code, "23")
+}
+
+// failedOver drops every connection if one turned out to be read-only.
+func (w *Writer) failedOver(err error) error {
+	if e, ok := err.(*Error); ok && e.Code == "25006" {
+		w.pool.Reset()
+	}
+	return err
 }
 
 func (w *Writer) explain(ctx context.Context, c *Credential, r refusal, err error, b *budget) error {

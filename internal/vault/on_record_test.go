@@ -271,7 +271,7 @@ func (r *recorded) rotations() {
 	must(r.t, err)
 	r.wantRow(receipt.RequestID, `worker:w vaultd rotate "app/auto" 4 ok `)
 	r.wantTogether(receipt.RequestID)
-	r.covered = append(r.covered, "fail_rotation", "complete_rotation", "complete_rotations", "finish_rotation")
+	r.covered = append(r.covered, "fail_rotation", "complete_rotations", "finish_rotation")
 }
 
 // supervision: versions that end and secrets that are purged by themselves. Version 1 of app/x has ended above.

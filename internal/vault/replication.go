@@ -25,15 +25,6 @@ type LSN = db.LSN
 // ParseLSN reads a position: 0/16B3748.
 func ParseLSN(text string) (LSN, error) { return db.ParseLSN(text) }
 
-// Beat renews the heartbeat if the local node is the primary, and reports whether it is.
-func (v *Vault) Beat(ctx context.Context) (bool, error) {
-	primary, err := v.reader.IsPrimary(ctx)
-	if err != nil || !primary {
-		return false, err
-	}
-	return true, v.writer.Beat(ctx)
-}
-
 // AwaitReplay returns once the local node has replayed (or, a primary, written) the log up to a position, and
 // [ErrBehind] when it has not after atMost. Waiting callers hold no connection, and one at a time queries the position
 // for all of them.

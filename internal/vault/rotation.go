@@ -123,7 +123,7 @@ func (v *Vault) StoreCandidate(ctx context.Context, job Rotation, value []byte) 
 }
 
 // openCandidate opens a candidate as the version that it will be, and as no other.
-func (v *Vault) openCandidate(ctx context.Context, job Rotation, c db.SealedVersion) (envelope.Plaintext, error) {
+func (v *Vault) openCandidate(ctx context.Context, job Rotation, c db.SealedValue) (envelope.Plaintext, error) {
 	if c.Version != job.FromVersion+1 {
 		return nil, fmt.Errorf("%w: the candidate of %q is for version %d, not %d", ErrIntegrity, job.Name, c.Version,
 			job.FromVersion+1)
@@ -144,7 +144,7 @@ func (v *Vault) FinishRotation(ctx context.Context, job Rotation) (Receipt, erro
 type SealedCandidate struct {
 	Job     Rotation
 	request uuid.UUID
-	sealed  db.SealedVersion
+	sealed  db.SealedValue
 }
 
 // SealCandidate seals a new value for a claimed job, and stores nothing.
@@ -156,10 +156,14 @@ func (v *Vault) SealCandidate(ctx context.Context, job Rotation, value []byte) (
 	return SealedCandidate{job, uuid.New(), sealed}, err
 }
 
+func (r SealedCandidate) completion() db.Completion {
+	return db.Completion{Request: r.request, Job: r.Job.ID, Attempt: r.Job.Attempt, SealedValue: r.sealed}
+}
+
 // CompleteRotation stores the new value under the claim's fence: [ErrClaimLost] if another worker has claimed the job,
 // or a new value was put, by now.
 func (v *Vault) CompleteRotation(ctx context.Context, r SealedCandidate) (Receipt, error) {
-	result, err := v.writer.CompleteRotation(ctx, r.request, r.Job.ID, r.Job.Attempt, r.sealed)
+	result, err := v.writer.CompleteRotation(ctx, r.completion())
 	return receipt(r.request, result), named("rotate", r.Job.Name, err)
 }
 
@@ -168,7 +172,7 @@ func (v *Vault) CompleteRotation(ctx context.Context, r SealedCandidate) (Receip
 func (v *Vault) CompleteRotations(ctx context.Context, batch []SealedCandidate) (map[int64]Receipt, error) {
 	completions := make([]db.Completion, len(batch))
 	for i, r := range batch {
-		completions[i] = db.Completion{Request: r.request, Job: r.Job.ID, Attempt: r.Job.Attempt, SealedVersion: r.sealed}
+		completions[i] = r.completion()
 	}
 	results, err := v.writer.CompleteRotations(ctx, completions)
 	receipts := make(map[int64]Receipt, len(results))

@@ -124,22 +124,22 @@ func (s Settings) stored() db.Settings {
 		Window: s.Window}
 }
 
-func (v *Vault) seal(ctx context.Context, name string, version int, value []byte) (db.SealedVersion, error) {
+func (v *Vault) seal(ctx context.Context, name string, version int, value []byte) (db.SealedValue, error) {
 	kc, err := v.keyContext(ctx, name, version)
 	if err != nil {
-		return db.SealedVersion{}, err
+		return db.SealedValue{}, err
 	}
 	key, wrapped, err := v.keys.NewDataKey(ctx, kc)
 	if err != nil {
-		return db.SealedVersion{}, fmt.Errorf("making a data key for %q: %w", name, err)
+		return db.SealedValue{}, fmt.Errorf("making a data key for %q: %w", name, err)
 	}
 	defer key.Wipe()
 	sealed, err := envelope.Seal(key, name, version, value)
 	if err != nil {
-		return db.SealedVersion{}, fmt.Errorf("sealing %q: %w", name, err)
+		return db.SealedValue{}, fmt.Errorf("sealing %q: %w", name, err)
 	}
 	failpoint.Hit("seal.done")
-	return db.SealedVersion{
+	return db.SealedValue{
 		Version: version, Format: sealed.Format, KMSKeyID: wrapped.KeyID, WrappedDEK: wrapped.Blob,
 		Nonce: sealed.Nonce, Ciphertext: sealed.Ciphertext, KeyCommit: sealed.KeyCommit, AAD: sealed.AAD,
 	}, nil

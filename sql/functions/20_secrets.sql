@@ -158,31 +158,29 @@ BEGIN
   END IF;
 END $$;
 
--- The only place that creates a version. The caller holds the lock on the secret's row.
-CREATE OR REPLACE FUNCTION vault._add_version(s vault.secrets, p_version int, p_fmt int, p_kms_key_id text,
-    p_wrapped_dek bytea,
-    p_nonce bytea, p_ciphertext bytea, p_key_commit bytea, p_aad text, p_request uuid) RETURNS jsonb
+-- The only place that creates a version, beside complete_rotations. The caller holds the lock on the secret's row.
+CREATE OR REPLACE FUNCTION vault._add_version(s vault.secrets, p_sealed vault.sealed_value, p_request uuid)
+RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   v_new vault.secret_versions;
   v_previous_expires timestamptz;
   v_next timestamptz;
 BEGIN
-  IF p_version IS DISTINCT FROM s.current_version + 1 THEN
-    RAISE EXCEPTION 'secret "%" is at version %, not at %', s.name, s.current_version, p_version - 1
+  IF p_sealed.version IS DISTINCT FROM s.current_version + 1 THEN
+    RAISE EXCEPTION 'secret "%" is at version %, not at %', s.name, s.current_version, p_sealed.version - 1
         USING ERRCODE = 'VA001';
   END IF;
   UPDATE vault.secret_versions SET expires_at = now() + s.grace_period, next_rotation_at = NULL
     WHERE name = s.name AND expires_at IS NULL RETURNING expires_at INTO v_previous_expires;
   v_next := vault._next_rotation(s.name, now(), s.rotation_interval, s.rotation_window);
   INSERT INTO vault.secret_versions (secret_id, name, version, fmt, kms_key_id, wrapped_dek, nonce, ciphertext,
-      key_commit, aad,
-                                     request_id, created_by, next_rotation_at)
-    VALUES (s.id, s.name, p_version, p_fmt, p_kms_key_id, p_wrapped_dek, p_nonce, p_ciphertext, p_key_commit, p_aad,
-            p_request, vault.tx_actor(), v_next)
+      key_commit, aad, request_id, created_by, next_rotation_at)
+    SELECT s.id, s.name, p_sealed.*, p_request, vault.tx_actor(), v_next
     RETURNING * INTO v_new;
-  UPDATE vault.secrets SET current_version = p_version, rotated_at = now(), next_rotation_at = v_next WHERE id = s.id;
-  RETURN jsonb_build_object('name', s.name, 'version', p_version, 'version_id', v_new.version_id, 'created_at',
+  UPDATE vault.secrets SET current_version = v_new.version, rotated_at = now(), next_rotation_at = v_next
+    WHERE id = s.id;
+  RETURN jsonb_build_object('name', s.name, 'version', v_new.version, 'version_id', v_new.version_id, 'created_at',
       v_new.created_at,
     'previous_expires_at', v_previous_expires, 'next_rotation_at', v_next);
 END $$;
@@ -210,10 +208,10 @@ END $$;
 -- p_action: put, rotate or rollback, for the audit log. p_create_only: refuse a name that exists. Null keeps a setting
 -- (or takes its default), '' removes a rotator or a window, and a generator makes the secret automatic. The grace of a
 -- rotate applies once: "end the old value now" must not cut off the clients at every later rotation.
-CREATE OR REPLACE FUNCTION vault.put_version(p_action text, p_name text, p_version int, p_fmt int, p_kms_key_id text,
-    p_wrapped_dek bytea, p_nonce bytea, p_ciphertext bytea, p_key_commit bytea, p_aad text, p_request uuid,
-    p_create_only boolean DEFAULT false, p_generator text DEFAULT NULL, p_rotation_interval interval DEFAULT NULL,
-    p_grace_period interval DEFAULT NULL, p_rotator text DEFAULT NULL, p_window text DEFAULT NULL) RETURNS jsonb
+CREATE OR REPLACE FUNCTION vault.put_version(p_action text, p_name text, p_sealed vault.sealed_value,
+    p_request uuid, p_create_only boolean DEFAULT false, p_generator text DEFAULT NULL,
+    p_rotation_interval interval DEFAULT NULL, p_grace_period interval DEFAULT NULL, p_rotator text DEFAULT NULL,
+    p_window text DEFAULT NULL) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   s vault.secrets;
@@ -227,10 +225,11 @@ BEGIN
   IF p_action IS NULL OR p_action NOT IN ('put', 'rotate', 'rollback') THEN
     RAISE EXCEPTION 'put_version cannot record the action "%"', left(p_action, 32) USING ERRCODE = '22023';
   END IF;
-  PERFORM vault._bound('p_version', p_version, 1, 2147483647);
-  PERFORM vault._bound('p_fmt', p_fmt, 1, 32767);
-  v_result := vault._replay(p_request, p_action, p_name, sha256(p_nonce || p_ciphertext || p_wrapped_dek) ||
-    convert_to(format('%s %s %L %L %L %L %L', p_version, p_create_only, p_generator, p_rotation_interval,
+  PERFORM vault._bound('p_sealed.version', p_sealed.version, 1, 2147483647);
+  PERFORM vault._bound('p_sealed.fmt', p_sealed.fmt, 1, 32767);
+  v_result := vault._replay(p_request, p_action, p_name,
+    sha256(p_sealed.nonce || p_sealed.ciphertext || p_sealed.wrapped_dek) ||
+    convert_to(format('%s %s %L %L %L %L %L', p_sealed.version, p_create_only, p_generator, p_rotation_interval,
         p_grace_period, p_rotator, p_window), 'UTF8'));
   IF v_result IS NOT NULL THEN
     RETURN v_result;
@@ -265,14 +264,18 @@ BEGIN
       WHERE id = s.id RETURNING * INTO s;
   END IF;
   s.grace_period := coalesce(p_grace_period, s.grace_period);   -- of this rotate only; later ones use the setting
-  PERFORM vault._supersede_job(s.id, p_version);
-  v_result := vault._add_version(s, p_version, p_fmt, p_kms_key_id, p_wrapped_dek, p_nonce, p_ciphertext, p_key_commit,
-      p_aad, p_request);
-  PERFORM vault._audit(p_action, p_name, p_version, p_request, jsonb_build_object('kms_key_id', p_kms_key_id,
-    'generator', p_generator, 'rotation_interval', p_rotation_interval, 'grace_period', p_grace_period,
-    'rotator', p_rotator, 'window', p_window));
+  PERFORM vault._supersede_job(s.id, p_sealed.version);
+  v_result := vault._add_version(s, p_sealed, p_request);
+  PERFORM vault._audit(p_action, p_name, p_sealed.version, p_request, jsonb_build_object(
+    'kms_key_id', p_sealed.kms_key_id, 'generator', p_generator, 'rotation_interval', p_rotation_interval,
+    'grace_period', p_grace_period, 'rotator', p_rotator, 'window', p_window));
   RETURN vault._done(p_request, v_result);
 END $$;
+
+-- of releases that passed each sealed column on its own
+DROP FUNCTION IF EXISTS vault.put_version(text, text, int, int, text, bytea, bytea, bytea, bytea, text, uuid,
+    boolean, text, interval, interval, text, text);
+DROP FUNCTION IF EXISTS vault._add_version(vault.secrets, int, int, text, bytea, bytea, bytea, bytea, text, uuid);
 
 -- Null keeps a setting, '' removes a rotator or a window. p_manual: the vault stops rotating the secret and drops its
 -- generator. p_no_rotation: it keeps the generator, but rotates only on request.

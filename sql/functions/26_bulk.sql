@@ -1,9 +1,9 @@
 -- Many changes in one transaction, for import and export. Each row goes through the function for one, so each is
 -- authorised, replayed and recorded separately; either all are made, or none.
 
--- Takes [{"name", "version", "fmt", "kms_key_id", "wrapped_dek": base64, "nonce": base64, "ciphertext": base64,
--- "key_commit": base64, "request_id", "create_only", "generator", "rotation_interval", "grace_period", "rotator",
--- "window"}], and returns the results of put_version, in the same order.
+-- Takes [{"name", "sealed": a vault.sealed_value, as its literal or as an object, "request_id", "create_only",
+-- "generator", "rotation_interval", "grace_period", "rotator", "window"}], and returns the results of put_version, in
+-- the same order.
 CREATE OR REPLACE FUNCTION vault.put_versions(p_puts jsonb) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -13,19 +13,11 @@ BEGIN
   IF jsonb_typeof(p_puts) IS DISTINCT FROM 'array' OR jsonb_array_length(p_puts) NOT BETWEEN 1 AND 1000 THEN
     RAISE EXCEPTION 'put_versions takes an array of 1 to 1000 versions' USING ERRCODE = '22023';
   END IF;
-  FOR p IN SELECT * FROM jsonb_to_recordset(p_puts) AS r (name text, version int, fmt int, kms_key_id text,
-      wrapped_dek text, nonce text,
-      ciphertext text, key_commit text, request_id uuid, create_only boolean, generator text,
-          rotation_interval interval,
-      grace_period interval, rotator text, "window" text) LOOP
-    v_results := v_results || vault.put_version(p_action => 'put', p_name => p.name, p_version => p.version,
-        p_fmt => p.fmt,
-      p_kms_key_id => p.kms_key_id, p_wrapped_dek => decode(p.wrapped_dek, 'base64'),
-          p_nonce => decode(p.nonce, 'base64'),
-      p_ciphertext => decode(p.ciphertext, 'base64'), p_key_commit => decode(p.key_commit, 'base64'),
-      p_aad => p.name || ':' || p.version, p_request => p.request_id, p_create_only => coalesce(p.create_only, false),
-      p_generator => p.generator, p_rotation_interval => p.rotation_interval, p_grace_period => p.grace_period,
-      p_rotator => p.rotator, p_window => p."window");
+  FOR p IN SELECT * FROM jsonb_to_recordset(p_puts) AS r (name text, sealed vault.sealed_value, request_id uuid,
+      create_only boolean, generator text, rotation_interval interval, grace_period interval, rotator text,
+      "window" text) LOOP
+    v_results := v_results || vault.put_version('put', p.name, p.sealed, p.request_id, coalesce(p.create_only, false),
+      p.generator, p.rotation_interval, p.grace_period, p.rotator, p."window");
   END LOOP;
   RETURN to_jsonb(v_results);
 END $$;

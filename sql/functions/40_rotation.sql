@@ -12,294 +12,6 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     AND (s.rotation_window IS NULL OR vault._in_window(s.rotation_window, p_at))
 $$;
 
--- ---------- failures of rounds ----------
-
--- Records that a part of a round failed, as a whole (subject '') or for one secret, version or month; a null error: it
--- works again. Runs in a transaction of maintenance.
-CREATE OR REPLACE FUNCTION vault._note_round(p_part text, p_subject text, p_code text, p_error text) RETURNS void
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-  IF p_error IS NOT NULL THEN
-    INSERT INTO vault.round_failures AS f (part, subject, code, error)
-        VALUES (p_part, p_subject, p_code, vault._printable(p_error, 500))
-      ON CONFLICT (part, subject) DO UPDATE SET last_at = clock_timestamp(), times = f.times + 1, code = EXCLUDED.code,
-          error = EXCLUDED.error;
-  ELSIF EXISTS (SELECT FROM vault.round_failures WHERE part = p_part AND subject = p_subject) THEN
-    DELETE FROM vault.round_failures WHERE part = p_part AND subject = p_subject;
-  END IF;
-END $$;
-
--- For the rounds of daemons; a null error: it works again. Writes only changes, and a lasting failure once a minute.
-CREATE OR REPLACE FUNCTION vault.report_round(p_part text, p_error text) RETURNS void
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-  IF p_part IS NULL OR p_part NOT IN ('supervise', 'claim', 'seal') THEN
-    RAISE EXCEPTION 'a daemon reports on its rounds of supervise, claim and seal' USING ERRCODE = '22023';
-  ELSIF EXISTS (SELECT FROM vault.round_failures WHERE part = p_part AND subject = ''
-      AND (p_error IS NULL OR last_at > clock_timestamp() - interval '1 minute'))
-      = (p_error IS NOT NULL) THEN
-    RETURN;
-  END IF;
-  PERFORM vault._enter('maintenance', 'supervisor');
-  PERFORM vault._note_round(p_part, '', '', p_error);
-  PERFORM vault._leave();
-END $$;
-
--- Does a part of a round for all subjects at once; if that fails, one by one, so that one failing subject does not stop
--- the others. Subjects that failed before are always done alone. p_do takes the ids as $1. Returns the number of rows
--- done. Runs in a transaction of maintenance.
-CREATE OR REPLACE FUNCTION vault._do_each(p_part text, p_ids text[], p_names text[], p_do text) RETURNS int
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-  v_before text[] := (SELECT coalesce(array_agg(subject), '{}') FROM vault.round_failures WHERE part = p_part
-      AND subject <> '');
-  v_alone text[];
-  v_names text[];
-  v_n int := 0;
-  v_count int;
-BEGIN
-  IF v_before <> '{}' THEN   -- subjects that no longer wait are not failures
-    DELETE FROM vault.round_failures WHERE part = p_part AND subject = ANY (v_before)
-        AND subject <> ALL (coalesce(p_names, '{}'));
-  END IF;
-  BEGIN
-    EXECUTE p_do USING (SELECT coalesce(array_agg(id), '{}') FROM unnest(p_ids, p_names) AS u (id, name)
-        WHERE name <> ALL (v_before));
-    GET DIAGNOSTICS v_n = ROW_COUNT;
-    SELECT array_agg(id), array_agg(name) INTO v_alone, v_names FROM unnest(p_ids, p_names) AS u (id, name)
-        WHERE name = ANY (v_before);
-  EXCEPTION WHEN OTHERS THEN
-    v_n := 0;
-    v_alone := p_ids;
-    v_names := p_names;
-  END;
-  FOR i IN 1..coalesce(cardinality(v_alone), 0) LOOP
-    BEGIN
-      EXECUTE p_do USING ARRAY[v_alone[i]];
-      GET DIAGNOSTICS v_count = ROW_COUNT;
-      v_n := v_n + v_count;
-      PERFORM vault._note_round(p_part, v_names[i], '', NULL);
-    EXCEPTION WHEN OTHERS THEN
-      PERFORM vault._note_round(p_part, v_names[i], SQLSTATE, SQLERRM);
-    END;
-  END LOOP;
-  RETURN v_n;
-END $$;
-
--- How many rows beyond its limit a part selects: those that failed stay at the front, and must not displace others.
-CREATE OR REPLACE FUNCTION vault._failed_before(p_part text) RETURNS bigint
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-  SELECT count(*) FROM vault.round_failures WHERE part = p_part AND subject <> ''
-$$;
-
--- ---------- rounds ----------
-
-CREATE OR REPLACE FUNCTION vault.enqueue_due_rotations(p_limit int DEFAULT 1000) RETURNS int
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
--- The plan reads the index of what is due, and that of the queue for each row, regardless of the statistics of a queue
--- that was empty a moment ago: otherwise the third 5,000 of a backlog took 18 s. The queue is read by sub-selects,
--- because a join may read a whole index for each row.
-SET enable_sort = off SET enable_bitmapscan = off SET enable_seqscan = off SET enable_hashjoin = off
-    SET enable_mergejoin = off SET enable_material = off AS $$
-DECLARE
-  v_ids text[];
-  v_names text[];
-  v_count int;
-BEGIN
-  PERFORM vault._bound('p_limit', p_limit, 0, 1000000);
-  PERFORM vault._enter('maintenance', 'supervisor');
-  -- One job a secret, however many intervals have passed; none while one is open, or while the last one failed for good
-  -- and no new value was put since. A secret that is locked, or that another round enqueues, is left for the next
-  -- round, so that one stalled session does not stop all rotations.
-  SELECT array_agg(due.id::text), array_agg(due.name) INTO v_ids, v_names FROM (
-    SELECT s.id, s.name FROM vault.secrets s
-    WHERE s.deleted_at IS NULL AND s.next_rotation_at <= now() AND s.rotation_paused_at IS NULL
-      -- as _may_rotate, without a call for each row
-      AND (s.rotation_window IS NULL OR vault._in_window(s.rotation_window, now()))
-      AND (SELECT count(*) FROM vault.rotation_jobs j WHERE j.secret_id = s.id AND j.state IN ('queued', 'claimed')) = 0
-      AND (SELECT count(*) FROM vault.rotation_jobs j WHERE j.secret_id = s.id AND j.state = 'failed'
-          AND j.from_version = s.current_version) = 0
-    ORDER BY s.next_rotation_at LIMIT p_limit + vault._failed_before('enqueue')
-    FOR NO KEY UPDATE OF s SKIP LOCKED) AS due;
-  v_count := vault._do_each('enqueue', v_ids, v_names, $do$
-    INSERT INTO vault.rotation_jobs (secret_id, name, from_version, due_at, run_after)
-      SELECT s.id, s.name, s.current_version, s.next_rotation_at, s.next_rotation_at FROM vault.secrets s
-          WHERE s.id = ANY ($1::bigint[])
-      ON CONFLICT (secret_id) WHERE state IN ('queued', 'claimed') DO NOTHING $do$);
-  IF v_count > 0 THEN
-    PERFORM pg_notify('vault_rotation', '');
-  END IF;
-  PERFORM vault._leave();
-  RETURN v_count;
-END $$;
-
--- Removes the sealed bytes of versions whose grace has ended; the rows stay for the history. Whether a version can
--- still be read does not depend on this.
-CREATE OR REPLACE FUNCTION vault.expire_grace_versions(p_limit int DEFAULT 1000) RETURNS int
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-  v_ids text[];
-  v_names text[];
-  v_count int;
-BEGIN
-  PERFORM vault._bound('p_limit', p_limit, 0, 1000000);
-  PERFORM vault._enter('maintenance', 'supervisor');
-  SELECT array_agg(over.version_id::text), array_agg(over.name) INTO v_ids, v_names FROM (
-    SELECT version_id, name FROM vault.secret_versions
-      WHERE expires_at <= now() AND removed_at IS NULL ORDER BY expires_at
-          LIMIT p_limit + vault._failed_before('expire') FOR UPDATE SKIP LOCKED) AS over;
-  v_count := vault._do_each('expire', v_ids, v_names, $do$
-    WITH removed AS (
-      UPDATE vault.secret_versions v SET wrapped_dek = NULL, nonce = NULL, ciphertext = NULL, key_commit = NULL,
-          removed_at = now()
-        WHERE v.version_id = ANY ($1::uuid[]) RETURNING v.name, v.version)
-    INSERT INTO vault.audit_log (system_id, actor, action, secret, version)
-      SELECT (SELECT vault._system_id()), (SELECT vault.tx_actor()), 'expire', name, version FROM removed $do$);
-  PERFORM vault._leave();
-  RETURN v_count;
-END $$;
-
--- Purges deleted secrets that can no longer be restored.
-CREATE OR REPLACE FUNCTION vault.purge_deleted(p_limit int DEFAULT 1000) RETURNS int
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-  v_ids text[];
-  v_names text[];
-  v_count int;
-BEGIN
-  PERFORM vault._bound('p_limit', p_limit, 0, 1000000);
-  PERFORM vault._enter('maintenance', 'supervisor');
-  SELECT array_agg(gone.id::text), array_agg(gone.name) INTO v_ids, v_names FROM (
-    SELECT id, name FROM vault.secrets WHERE deleted_at IS NOT NULL AND restore_until <= now()
-      ORDER BY restore_until LIMIT p_limit + vault._failed_before('purge') FOR UPDATE SKIP LOCKED) AS gone;
-  v_count := vault._do_each('purge', v_ids, v_names,
-      'SELECT vault._purge(s, NULL) FROM vault.secrets s WHERE s.id = ANY ($1::bigint[])');
-  PERFORM vault._leave();
-  RETURN v_count;
-END $$;
-
--- Deletes answered requests after a week, and settled rotations after thirty days: the audit log has them.
-CREATE OR REPLACE FUNCTION vault._forget(p_limit int) RETURNS void
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-  PERFORM vault._enter('maintenance', 'supervisor');
-  DELETE FROM vault.requests WHERE id IN (SELECT id FROM vault.requests WHERE at < now() - interval '7 days'
-      LIMIT p_limit);
-  DELETE FROM vault.rotation_jobs WHERE id IN (SELECT id FROM vault.rotation_jobs
-    WHERE state IN ('done', 'superseded') AND finished_at < now() - interval '30 days' LIMIT p_limit);
-  PERFORM vault._settle_scopes();
-  PERFORM vault._leave();
-END $$;
-
--- Records the secrets that wait because their window cannot be read: the server has lost its time zone. Each window in
--- use is tested once, however many secrets have it.
-CREATE OR REPLACE FUNCTION vault._check_windows(p_limit int) RETURNS void
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
-DECLARE
-  v_bad text[];
-  v_waiting text[];
-BEGIN
-  PERFORM vault._enter('maintenance', 'supervisor');
-  WITH RECURSIVE used (w) AS (
-    SELECT min(rotation_window) FROM vault.secrets WHERE rotation_window IS NOT NULL
-    UNION ALL
-    SELECT (SELECT min(s.rotation_window) FROM vault.secrets s WHERE s.rotation_window > w) FROM used
-        WHERE w IS NOT NULL)
-  SELECT array_agg(w) INTO v_bad FROM used WHERE w IS NOT NULL AND vault._in_window(w, now()) IS NULL;
-  SELECT coalesce(array_agg(name), '{}') INTO v_waiting FROM (
-    SELECT name FROM vault.secrets WHERE rotation_window = ANY (v_bad) AND rotation_interval IS NOT NULL
-        AND deleted_at IS NULL LIMIT p_limit) AS s;
-  DELETE FROM vault.round_failures WHERE part = 'window' AND subject <> ALL (v_waiting);
-  PERFORM vault._note_round('window', name, '22023',
-      format('its window "%s" cannot be read: this server has no time zone "%s"',
-    rotation_window, substr(rotation_window, 13))) FROM vault.secrets WHERE name = ANY (v_waiting);
-  PERFORM vault._leave();
-END $$;
-
--- Waits up to 5 s for a session that locks the heartbeat's row.
-CREATE OR REPLACE FUNCTION vault._await_heartbeat() RETURNS void
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' AS $$
-BEGIN
-  PERFORM FROM vault.heartbeat FOR UPDATE;
-EXCEPTION WHEN lock_not_available THEN
-  RAISE EXCEPTION 'the heartbeat waits for %', vault._lock_holder_text('vault.heartbeat') USING ERRCODE = 'VA006';
-END $$;
-
--- Writes the primary's heartbeat. If the row has another timeline, this node was promoted, and a new epoch begins.
-CREATE OR REPLACE FUNCTION vault.beat() RETURNS vault.heartbeat
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-  v_timeline int := ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int;
-  v_row vault.heartbeat;
-BEGIN
-  IF current_setting('synchronous_commit') = 'off' THEN
-    -- a crash must not lose an epoch that was seen, or another would follow
-    PERFORM set_config('synchronous_commit', 'local', true);
-  END IF;
-  PERFORM vault._enter('maintenance', 'supervisor');
-  PERFORM FROM vault.heartbeat FOR UPDATE SKIP LOCKED;
-  IF NOT FOUND AND EXISTS (SELECT FROM vault.heartbeat) THEN
-    PERFORM vault._await_heartbeat();
-  END IF;
-  INSERT INTO vault.heartbeat AS h (at, timeline, began_at) VALUES (clock_timestamp(), v_timeline, clock_timestamp())
-    ON CONFLICT (only_row) DO UPDATE SET at = EXCLUDED.at, timeline = EXCLUDED.timeline,
-      epoch = CASE WHEN h.timeline = EXCLUDED.timeline THEN h.epoch ELSE EXCLUDED.epoch END,
-      began_at = CASE WHEN h.timeline = EXCLUDED.timeline THEN h.began_at ELSE EXCLUDED.began_at END
-    RETURNING * INTO v_row;
-  PERFORM vault._leave();
-  RETURN v_row;
-END $$;
-
--- One round of the supervisor, for pg_cron and for vaultd. On a standby it does nothing. Two may run at once. A count
--- equal to p_limit means that more may be waiting. A failing part does not stop the others: its error is recorded, for
--- vault.status() and for the caller.
-CREATE OR REPLACE FUNCTION vault.supervise(p_limit int DEFAULT 10000) RETURNS jsonb
--- pg_cron calls it in a session of its own, where row_security = off would be an error.
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = on
--- A part that waits longer for another session fails, and is made by the next round.
-SET lock_timeout = '5s' AS $$
-DECLARE
-  v_done jsonb := '{"primary": true, "enqueued": 0, "expired": 0, "purged": 0, "failed": {}}';
-  v_part text;
-  v_code text;
-  v_error text;
-BEGIN
-  PERFORM vault._bound('p_limit', p_limit, 0, 1000000);
-  IF pg_is_in_recovery() THEN
-    RETURN jsonb_build_object('primary', false);
-  END IF;
-  FOREACH v_part IN ARRAY ARRAY['heartbeat', 'partitions', 'windows', 'enqueue', 'expire', 'purge', 'forget'] LOOP
-    v_error := NULL;
-    BEGIN
-      CASE v_part
-        WHEN 'heartbeat' THEN PERFORM vault.beat();
-        WHEN 'partitions' THEN PERFORM vault._audit_partitions();
-        WHEN 'windows' THEN PERFORM vault._check_windows(p_limit);
-        WHEN 'enqueue' THEN v_done := v_done || jsonb_build_object('enqueued', vault.enqueue_due_rotations(p_limit));
-        WHEN 'expire' THEN v_done := v_done || jsonb_build_object('expired', vault.expire_grace_versions(p_limit));
-        WHEN 'purge' THEN v_done := v_done || jsonb_build_object('purged', vault.purge_deleted(p_limit));
-        WHEN 'forget' THEN PERFORM vault._forget(p_limit);
-      END CASE;
-    EXCEPTION WHEN OTHERS THEN
-      v_code := SQLSTATE;
-      v_error := SQLERRM;
-      v_done := jsonb_set(v_done, ARRAY['failed', v_part], to_jsonb(vault._printable(v_error, 500)));
-    END;
-    BEGIN
-      PERFORM vault._enter('maintenance', 'supervisor');
-      PERFORM vault._note_round(v_part, '', v_code, v_error);
-      PERFORM vault._leave();
-    EXCEPTION WHEN lock_not_available THEN
-      NULL;   -- another round notes the same, and has not ended
-    END;
-  END LOOP;
-  PERFORM vault._enter('maintenance', 'supervisor');
-  UPDATE vault.heartbeat SET supervised_at = clock_timestamp()
-    WHERE only_row IN (SELECT h.only_row FROM vault.heartbeat h FOR UPDATE SKIP LOCKED);
-  PERFORM vault._leave();
-  RETURN v_done;
-END $$;
-
 -- Claims up to p_limit jobs that may run, including jobs whose claim is older than p_stale: their worker is gone or
 -- stuck, and the higher attempt fences it off. max_rotations caps the claims of all workers together. Without a cap,
 -- p_ahead more are claimed for later; under a cap they would displace jobs that another worker could run. A job waits
@@ -377,19 +89,21 @@ END $$;
 
 -- Stores the candidate of a claimed job unless it has one, and returns the stored one, so that every attempt, and a
 -- call whose answer was lost, gets the same.
-CREATE OR REPLACE FUNCTION vault.store_candidate(p_job bigint, p_attempt int, p_fmt int, p_kms_key_id text,
-    p_wrapped_dek bytea,
-    p_nonce bytea, p_ciphertext bytea, p_key_commit bytea, p_aad text) RETURNS SETOF vault.rotation_candidates
+CREATE OR REPLACE FUNCTION vault.store_candidate(p_job bigint, p_attempt int, p_sealed vault.sealed_value)
+RETURNS SETOF vault.rotation_candidates
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE j vault.rotation_jobs;
 BEGIN
   SELECT * INTO j FROM vault.rotation_jobs WHERE id = p_job;
   PERFORM vault._enter('rotation', 'worker:' || coalesce(j.claimed_by, 'unknown'), p_job);
   PERFORM vault._fence(p_job, p_attempt);
+  IF p_sealed.version IS DISTINCT FROM j.from_version + 1 THEN
+    RAISE EXCEPTION 'rotation job % makes version %, not %', p_job, j.from_version + 1, p_sealed.version
+      USING ERRCODE = 'VA001';
+  END IF;
   INSERT INTO vault.rotation_candidates (job_id, name, version, fmt, kms_key_id, wrapped_dek, nonce, ciphertext,
       key_commit, aad)
-    VALUES (p_job, j.name, j.from_version + 1, p_fmt, p_kms_key_id, p_wrapped_dek, p_nonce, p_ciphertext, p_key_commit,
-        p_aad)
+    SELECT p_job, j.name, p_sealed.*
     ON CONFLICT DO NOTHING;
   PERFORM vault._leave();
   RETURN QUERY SELECT * FROM vault.rotation_candidates WHERE job_id = p_job;
@@ -402,48 +116,18 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   WHERE j.id = p_job AND j.state = 'claimed' AND j.attempt = p_attempt
 $$;
 
--- The fence, the new version and the audit row in one transaction: a worker that stalled until its claim was lost is
--- refused here.
-CREATE OR REPLACE FUNCTION vault.complete_rotation(p_job bigint, p_attempt int, p_fmt int, p_kms_key_id text,
-    p_wrapped_dek bytea,
-    p_nonce bytea, p_ciphertext bytea, p_key_commit bytea, p_aad text, p_request uuid) RETURNS jsonb
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
-DECLARE
-  j vault.rotation_jobs;
-  s vault.secrets;
-  v_result jsonb;
-BEGIN
-  SELECT * INTO j FROM vault.rotation_jobs WHERE id = p_job;
-  PERFORM vault._enter('rotation', 'worker:' || coalesce(j.claimed_by, 'unknown'), p_job);
-  v_result := vault._replay(p_request, 'rotate', j.name, sha256(p_nonce || p_ciphertext || p_wrapped_dek) ||
-    convert_to(format('%s %s', p_job, p_attempt), 'UTF8'));
-  IF v_result IS NULL THEN
-    s := vault._fence(p_job, p_attempt);
-    UPDATE vault.rotation_jobs SET state = 'done', finished_at = clock_timestamp(), to_version = from_version + 1
-        WHERE id = p_job;
-    DELETE FROM vault.rotation_candidates WHERE job_id = p_job;
-    v_result := vault._add_version(s, j.from_version + 1, p_fmt, p_kms_key_id, p_wrapped_dek, p_nonce, p_ciphertext,
-        p_key_commit, p_aad, p_request);
-    PERFORM vault._audit('rotate', j.name, j.from_version + 1, p_request,
-        jsonb_build_object('job', p_job, 'attempt', p_attempt,
-      'due_at', j.due_at, 'requested_by', j.requested_by, 'rotator', split_part(s.rotator, ' ', 1)));
-    v_result := vault._done(p_request, v_result);
-  END IF;
-  PERFORM vault._leave();
-  RETURN v_result;
-END $$;
-
--- complete_rotation for many jobs: one statement for each step, and one COMMIT. It completes the jobs whose claims
--- hold, and returns by request id the results of those and of jobs completed before (replays). A job that it leaves out
--- is unchanged, and complete_rotation gives the reason: the claim is lost, or the secret is deleted or locked by
--- another transaction. It waits for no row lock, so that one stalled session does not delay the whole batch. A value
--- that breaks a rule fails the batch; then each is completed alone, and only that one fails.
+-- The fence, the new versions and the audit rows, in one statement for each step: a worker that stalled until its
+-- claim was lost is refused here. It completes the jobs whose claims hold, and returns by request id the results of
+-- those and of jobs completed before (replays). A job that it leaves out is unchanged: the claim is lost, or the secret
+-- is deleted or locked by another transaction. It waits for no row lock, so that one stalled session does not delay the
+-- whole batch. A value that breaks a rule fails the batch.
+--
+-- A job that a batch left out is completed alone, with p_wait: it waits for the lock, and the error has the reason.
 --
 -- It runs as maintenance, because row level security would otherwise check every row. It writes only what the fence
 -- admits: all rows come from the jobs in v_done.
-CREATE OR REPLACE FUNCTION vault.complete_rotations(p_jobs bigint[], p_attempts int[], p_fmts int[],
-    p_kms_key_ids text[], p_wrapped_deks bytea[],
-    p_nonces bytea[], p_ciphertexts bytea[], p_key_commits bytea[], p_aads text[], p_requests uuid[]) RETURNS jsonb
+CREATE OR REPLACE FUNCTION vault.complete_rotations(p_jobs bigint[], p_attempts int[], p_sealed vault.sealed_value[],
+    p_requests uuid[], p_wait boolean DEFAULT false) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 -- As claim_rotations: the statistics are those of a queue that was empty a moment ago.
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
@@ -454,10 +138,9 @@ DECLARE
   v_done bigint[];    -- jobs
   v_result jsonb;
 BEGIN
-  PERFORM vault._bound('the number of p_jobs', cardinality(p_jobs), 1, 10000);
-  IF (cardinality(p_jobs) = ALL (ARRAY[cardinality(p_attempts), cardinality(p_fmts), cardinality(p_kms_key_ids),
-      cardinality(p_wrapped_deks), cardinality(p_nonces), cardinality(p_ciphertexts), cardinality(p_key_commits),
-      cardinality(p_aads), cardinality(p_requests)])) IS NOT TRUE OR array_position(p_requests, NULL) IS NOT NULL THEN
+  PERFORM vault._bound('the number of p_jobs', cardinality(p_jobs), 1, CASE WHEN p_wait THEN 1 ELSE 10000 END);
+  IF (cardinality(p_jobs) = ALL (ARRAY[cardinality(p_attempts), cardinality(p_sealed), cardinality(p_requests)]))
+      IS NOT TRUE OR array_position(p_requests, NULL) IS NOT NULL THEN
     RAISE EXCEPTION 'every array must have one element, not null in p_requests, for each of p_jobs'
       USING ERRCODE = '22023';
   END IF;
@@ -465,8 +148,8 @@ BEGIN
       'worker:' || coalesce((SELECT claimed_by FROM vault.rotation_jobs WHERE id = p_jobs[1]), 'unknown'));
   SELECT array_agg(vault._digest('rotate', j.name, sha256(g.nonce || g.ciphertext || g.wrapped_dek) ||
       convert_to(format('%s %s', g.job, g.attempt), 'UTF8')) ORDER BY g.n) INTO v_digests
-    FROM unnest(p_jobs, p_attempts, p_nonces, p_ciphertexts, p_wrapped_deks) WITH
-        ORDINALITY AS g (job, attempt, nonce, ciphertext, wrapped_dek, n)
+    FROM unnest(p_jobs, p_attempts, p_sealed) WITH ORDINALITY
+      AS g (job, attempt, version, fmt, kms_key_id, wrapped_dek, nonce, ciphertext, key_commit, aad, n)
     LEFT JOIN vault.rotation_jobs j ON j.id = g.job;
   WITH added AS (
     INSERT INTO vault.requests (id, action, digest) SELECT g.request, 'rotate', g.digest
@@ -475,14 +158,18 @@ BEGIN
   SELECT array_agg(id) INTO v_new FROM added;
 
   -- The fence. The secret is locked before the job, as everywhere.
+  IF p_wait AND v_new IS NOT NULL THEN
+    PERFORM vault._fence(p_jobs[1], p_attempts[1]);
+  END IF;
   SELECT array_agg(id) INTO v_locked FROM (
     SELECT s.id FROM unnest(p_jobs, p_requests) AS g (job, request)
       JOIN vault.rotation_jobs j ON j.id = g.job JOIN vault.secrets s ON s.id = j.secret_id
       WHERE g.request = ANY (v_new) ORDER BY s.id FOR NO KEY UPDATE OF s SKIP LOCKED) AS locked;
   WITH done AS (
     UPDATE vault.rotation_jobs j SET state = 'done', finished_at = clock_timestamp(), to_version = j.from_version + 1
-      FROM unnest(p_jobs, p_attempts, p_requests) AS g (job, attempt, request), vault.secrets s
+      FROM unnest(p_jobs, p_attempts, p_requests, p_sealed) AS g (job, attempt, request, version), vault.secrets s
       WHERE j.id = g.job AND j.state = 'claimed' AND j.attempt = g.attempt AND g.request = ANY (v_new)
+        AND g.version = j.from_version + 1
         AND s.id = j.secret_id AND s.id = ANY (v_locked) AND s.deleted_at IS NULL AND s.current_version = j.from_version
       RETURNING j.id)
   SELECT array_agg(id) INTO v_done FROM done;
@@ -492,14 +179,12 @@ BEGIN
       FROM vault.rotation_jobs j, vault.secrets s
     WHERE j.id = ANY (v_done) AND s.id = j.secret_id AND v.name = s.name AND v.expires_at IS NULL;
   INSERT INTO vault.secret_versions (secret_id, name, version, fmt, kms_key_id, wrapped_dek, nonce, ciphertext,
-      key_commit, aad, request_id, created_by,
-                                     next_rotation_at)
-    SELECT s.id, s.name, j.to_version, g.fmt, g.kms_key_id, g.wrapped_dek, g.nonce, g.ciphertext, g.key_commit, g.aad,
+      key_commit, aad, request_id, created_by, next_rotation_at)
+    SELECT s.id, s.name, g.version, g.fmt, g.kms_key_id, g.wrapped_dek, g.nonce, g.ciphertext, g.key_commit, g.aad,
         g.request, 'worker:' || j.claimed_by,
            vault._next_rotation(s.name, now(), s.rotation_interval, s.rotation_window)
-      FROM unnest(p_jobs, p_fmts, p_kms_key_ids, p_wrapped_deks, p_nonces, p_ciphertexts, p_key_commits, p_aads,
-          p_requests)
-        AS g (job, fmt, kms_key_id, wrapped_dek, nonce, ciphertext, key_commit, aad, request)
+      FROM unnest(p_jobs, p_requests, p_sealed)
+        AS g (job, request, version, fmt, kms_key_id, wrapped_dek, nonce, ciphertext, key_commit, aad)
       JOIN vault.rotation_jobs j ON j.id = g.job JOIN vault.secrets s ON s.id = j.secret_id WHERE j.id = ANY (v_done);
   UPDATE vault.secrets s SET current_version = v.version, rotated_at = now(), next_rotation_at = v.next_rotation_at
     FROM vault.rotation_jobs j JOIN vault.secret_versions v ON v.secret_id = j.secret_id AND v.version = j.to_version
@@ -527,9 +212,22 @@ BEGIN
   SELECT jsonb_build_object('done', coalesce(jsonb_object_agg(q.id, q.result), '{}')) INTO v_result
     FROM unnest(p_requests, v_digests) AS g (request, digest)
     JOIN vault.requests q ON q.id = g.request AND q.action = 'rotate' AND q.digest = g.digest;
+  IF p_wait AND v_result -> 'done' = '{}' THEN
+    IF v_new IS NULL THEN
+      RAISE EXCEPTION 'request id % was used for something else', p_requests[1] USING ERRCODE = 'VA003';
+    END IF;
+    RAISE EXCEPTION 'rotation job % makes another version than %', p_jobs[1], p_sealed[1].version
+      USING ERRCODE = 'VA001';
+  END IF;
   PERFORM vault._leave();
   RETURN v_result;
 END $$;
+
+-- of releases that passed each sealed column on its own
+DROP FUNCTION IF EXISTS vault.complete_rotation(bigint, int, int, text, bytea, bytea, bytea, bytea, text, uuid);
+DROP FUNCTION IF EXISTS vault.complete_rotations(bigint[], int[], int[], text[], bytea[], bytea[], bytea[], bytea[],
+    text[], uuid[]);
+DROP FUNCTION IF EXISTS vault.store_candidate(bigint, int, int, text, bytea, bytea, bytea, bytea, text);
 
 -- Step four of a rotation with a target: the stored candidate becomes the version. Afterwards, and in a replay, there
 -- is no candidate; the replay is recognised by its id alone.
@@ -552,8 +250,8 @@ BEGIN
     END IF;
     UPDATE vault.rotation_jobs SET state = 'done', finished_at = clock_timestamp(), to_version = c.version
         WHERE id = p_job;
-    v_result := vault._add_version(s, c.version, c.fmt, c.kms_key_id, c.wrapped_dek, c.nonce, c.ciphertext,
-        c.key_commit, c.aad, p_request);
+    v_result := vault._add_version(s, ROW(c.version, c.fmt, c.kms_key_id, c.wrapped_dek, c.nonce, c.ciphertext,
+        c.key_commit, c.aad)::vault.sealed_value, p_request);
     DELETE FROM vault.rotation_candidates WHERE job_id = p_job;
     PERFORM vault._audit('rotate', j.name, c.version, p_request, jsonb_build_object('job', p_job, 'attempt', p_attempt,
       'due_at', j.due_at, 'requested_by', j.requested_by, 'rotator', split_part(s.rotator, ' ', 1)));

@@ -1,6 +1,40 @@
 -- The positions of the nodes. A node computes its own lag from the primary's heartbeat; the primary lists the standbys
 -- that have replayed a change.
 
+-- Waits up to 5 s for a session that locks the heartbeat's row.
+CREATE OR REPLACE FUNCTION vault._await_heartbeat() RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' AS $$
+BEGIN
+  PERFORM FROM vault.heartbeat FOR UPDATE;
+EXCEPTION WHEN lock_not_available THEN
+  RAISE EXCEPTION 'the heartbeat waits for %', vault._lock_holder_text('vault.heartbeat') USING ERRCODE = 'VA006';
+END $$;
+
+-- Writes the primary's heartbeat. If the row has another timeline, this node was promoted, and a new epoch begins.
+CREATE OR REPLACE FUNCTION vault.beat() RETURNS vault.heartbeat
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  v_timeline int := ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int;
+  v_row vault.heartbeat;
+BEGIN
+  IF current_setting('synchronous_commit') = 'off' THEN
+    -- a crash must not lose an epoch that was seen, or another would follow
+    PERFORM set_config('synchronous_commit', 'local', true);
+  END IF;
+  PERFORM vault._enter('maintenance', 'supervisor');
+  PERFORM FROM vault.heartbeat FOR UPDATE SKIP LOCKED;
+  IF NOT FOUND AND EXISTS (SELECT FROM vault.heartbeat) THEN
+    PERFORM vault._await_heartbeat();
+  END IF;
+  INSERT INTO vault.heartbeat AS h (at, timeline, began_at) VALUES (clock_timestamp(), v_timeline, clock_timestamp())
+    ON CONFLICT (only_row) DO UPDATE SET at = EXCLUDED.at, timeline = EXCLUDED.timeline,
+      epoch = CASE WHEN h.timeline = EXCLUDED.timeline THEN h.epoch ELSE EXCLUDED.epoch END,
+      began_at = CASE WHEN h.timeline = EXCLUDED.timeline THEN h.began_at ELSE EXCLUDED.began_at END
+    RETURNING * INTO v_row;
+  PERFORM vault._leave();
+  RETURN v_row;
+END $$;
+
 -- Seconds that this node is behind: its own clock against the time in the heartbeat that it has replayed, so it
 -- includes a difference of the clocks and the time since the last heartbeat. 0 on a primary; null without a heartbeat.
 CREATE OR REPLACE FUNCTION vault.replication_lag() RETURNS double precision

@@ -22,8 +22,7 @@ GRANT EXECUTE ON FUNCTION vault.my_token() TO vault_service;
 GRANT EXECUTE ON FUNCTION vault.odd_roles() TO vault_service, vault_worker, vault_auditor;
 GRANT EXECUTE ON FUNCTION
   vault.challenge(), vault.authorize_proof(uuid, bytea), vault.record_refusal(text, text, text, uuid, uuid),
-  vault.put_version(text, text, int, int, text, bytea, bytea, bytea, bytea, text, uuid, boolean, text, interval,
-      interval, text, text),
+  vault.put_version(text, text, vault.sealed_value, uuid, boolean, text, interval, interval, text, text),
   vault.update_secret(text, uuid, text, interval, interval, boolean, boolean, text, text),
       vault.end_grace(text, int, uuid),
   vault.request_rotation(text, uuid), vault.retry_rotation(text, uuid), vault.pause_rotation(text, uuid, boolean),
@@ -40,10 +39,8 @@ GRANT EXECUTE ON FUNCTION
   vault.supervise(int), vault.beat(), vault.enqueue_due_rotations(int), vault.expire_grace_versions(int),
       vault.purge_deleted(int),
   vault.claim_rotations(text, int, interval, int), vault.report_round(text, text),
-  vault.complete_rotation(bigint, int, int, text, bytea, bytea, bytea, bytea, text, uuid),
-  vault.complete_rotations(bigint[], int[], int[], text[], bytea[], bytea[], bytea[], bytea[], text[], uuid[]),
-  vault.store_candidate(bigint, int, int, text, bytea, bytea, bytea, bytea, text),
-      vault.rotation_candidate(bigint, int),
+  vault.complete_rotations(bigint[], int[], vault.sealed_value[], uuid[], boolean),
+  vault.store_candidate(bigint, int, vault.sealed_value), vault.rotation_candidate(bigint, int),
   vault.finish_rotation(bigint, int, uuid), vault.release_rotation(bigint, int),
   vault.fail_rotation(bigint, int, text, interval),
   vault.next_audit_window(int), vault.audit_window(bigint, xid8, xid8), vault.add_audit_seal(vault.audit_seals)

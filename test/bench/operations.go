@@ -227,8 +227,9 @@ func complete(ctx context.Context, c *client) error {
 	if len(jobs) != 1 {
 		return fmt.Errorf("got %d jobs, want 1", len(jobs))
 	}
-	_, err = c.conn.Exec(ctx, `SELECT vault.complete_rotation($1, $2, 1, 'k', '\x01', decode(repeat('00', 24), 'hex'),
-		decode(repeat('11', 48), 'hex'), decode(repeat('22', 32), 'hex'), $3, gen_random_uuid())`,
-		jobs[0].ID, jobs[0].Attempt, envelope.AAD(jobs[0].Name, jobs[0].FromVersion+1))
+	_, err = c.conn.Exec(ctx, `SELECT vault.complete_rotations(ARRAY[$1::bigint], ARRAY[$2::int],
+		ARRAY[ROW($3, 1, 'k', '\x01', decode(repeat('00', 24), 'hex'), decode(repeat('11', 48), 'hex'),
+			decode(repeat('22', 32), 'hex'), $4)::vault.sealed_value], ARRAY[gen_random_uuid()], true)`,
+		jobs[0].ID, jobs[0].Attempt, jobs[0].FromVersion+1, envelope.AAD(jobs[0].Name, jobs[0].FromVersion+1))
 	return err
 }

@@ -242,9 +242,10 @@ const rotateScript = `SELECT nextval('public.next_claimed') AS n \gset
 SELECT id, name, version FROM public.claimed WHERE n = :n \gset
 BEGIN;
 SET LOCAL synchronous_commit = remote_apply;
-SELECT vault.complete_rotation(:id, 1, 1, 'k', '\x01', decode(repeat('00', 24), 'hex'),
-  decode(repeat('11', 80), 'hex'), decode(repeat('22', 32), 'hex'),
-  concat(:name::text, ':', :version::text), gen_random_uuid());
+SELECT vault.complete_rotations(ARRAY[:id::bigint], '{1}',
+  ARRAY[ROW(:version, 1, 'k', '\x01', decode(repeat('00', 24), 'hex'), decode(repeat('11', 80), 'hex'),
+    decode(repeat('22', 32), 'hex'), concat(:name::text, ':', :version::text))::vault.sealed_value],
+  ARRAY[gen_random_uuid()], true);
 COMMIT;
 SELECT pg_current_wal_insert_lsn();
 `

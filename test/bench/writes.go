@@ -126,9 +126,9 @@ SELECT vault.challenge();
 \endpipeline
 \startpipeline
 SELECT vault.authorize_proof('%s', '\x%x');
-SELECT vault.put_version('put', :name, :version::int, 1, 'k', decode(repeat('01', 73), 'hex'),
+SELECT vault.put_version('put', :name, ROW(:version::int, 1, 'k', decode(repeat('01', 73), 'hex'),
   decode(repeat('00', 24), 'hex'), decode(repeat('11', %d), 'hex'), decode(repeat('22', 32), 'hex'),
-  concat(:name::text, ':', :version::text), gen_random_uuid());
+  concat(:name::text, ':', :version::text))::vault.sealed_value, gen_random_uuid());
 \endpipeline
 \startpipeline
 COMMIT;

@@ -1,4 +1,4 @@
-package rotation_test
+package vault_test
 
 import (
 	"bytes"
@@ -12,7 +12,6 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/hyperiondb/vault/internal/db"
-	"github.com/hyperiondb/vault/internal/rotation"
 	"github.com/hyperiondb/vault/internal/vault"
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
@@ -35,47 +34,50 @@ func (j *journal) String() string {
 	return j.text.String()
 }
 
+// openDaemonAt reads from the node of a URL. The caller closes it, so that no goroutine is left.
+func openDaemonAt(t *testing.T, store *vaulttest.Store, url string) (*vault.Vault, func()) {
+	t.Helper()
+	reader, err := db.NewReader(t.Context(), db.Options{URL: url})
+	must(t, err)
+	writer, err := db.NewWriter(t.Context(), db.Options{URL: store.URL(vaulttest.Daemon)})
+	must(t, err)
+	return vault.New(vault.Options{Reader: reader, Writer: writer}), func() { reader.Close(); writer.Close() }
+}
+
 // Beside the primary the heartbeat is renewed, beside a standby it is not. A failure is logged once, and so is its end.
 // When Run returns, no goroutine is left.
 func TestHeartbeat(t *testing.T) {
 	before := goleak.IgnoreCurrent()
 	store := vaulttest.New(t)
 	store.MustReplay(t)
-	reader, err := db.NewReader(t.Context(), db.Options{URL: store.StandbyURL(vaulttest.Daemon)})
-	must(t, err)
-	writer, err := db.NewWriter(t.Context(), db.Options{URL: store.URL(vaulttest.Daemon)})
-	must(t, err)
-	standby := vault.New(vault.Options{Reader: reader, Writer: writer})
+	standby, closeStandby := openDaemonAt(t, store, store.StandbyURL(vaulttest.Daemon))
 	if primary, err := standby.Beat(t.Context()); primary || err != nil {
 		t.Fatalf("beside a standby: got %v, %v, want nothing done", primary, err)
 	}
 	if got := store.MustQuery(t, `SELECT count(*) FROM vault.heartbeat`); got != "0" {
 		t.Fatalf("got %s heartbeats from beside a standby, want none", got)
 	}
-	reader.Close()
-	writer.Close()
+	closeStandby()
 
-	v, closeVault := open(t, store, vaulttest.Daemon, nil)
+	v, closeVault := openDaemonAt(t, store, store.URL(vaulttest.Daemon))
 	ctx, stop := context.WithCancel(t.Context())
 	var log journal
-	heartbeat := &rotation.Heartbeat{Vault: v, Interval: 20 * time.Millisecond,
+	heartbeat := &vault.Heartbeat{Vault: v, Interval: 20 * time.Millisecond,
 		Log: slog.New(slog.NewTextHandler(&log, nil))}
 	var running sync.WaitGroup
 	running.Go(func() { heartbeat.Run(ctx) })
-	waitUntil(t, store, `SELECT count(*) FROM vault.heartbeat WHERE at > clock_timestamp() - interval '10 seconds'`, "1")
+	row := func(sql, want string) {
+		t.Helper()
+		until(t, sql, func() bool { return store.MustQuery(t, sql) == want })
+	}
+	row(`SELECT count(*) FROM vault.heartbeat WHERE at > clock_timestamp() - interval '10 seconds'`, "1")
 	at := store.MustQuery(t, `SELECT at FROM vault.heartbeat`)
-	waitUntil(t, store, `SELECT at > '`+at+`' FROM vault.heartbeat`, "true")
+	row(`SELECT at > '`+at+`' FROM vault.heartbeat`, "true")
 
 	store.MustExec(t, `REVOKE EXECUTE ON FUNCTION vault.beat() FROM vault_worker`)
 	logged := func(what string) {
 		t.Helper()
-		deadline := time.Now().Add(time.Minute)
-		for !strings.Contains(log.String(), what) {
-			if time.Now().After(deadline) {
-				t.Fatalf("the log never says %q: %s", what, &log)
-			}
-			time.Sleep(5 * time.Millisecond) // between two polls
-		}
+		until(t, what, func() bool { return strings.Contains(log.String(), what) })
 	}
 	logged("the heartbeat fails")
 	store.MustExec(t, `GRANT EXECUTE ON FUNCTION vault.beat() TO vault_worker`)
@@ -93,9 +95,10 @@ func TestHeartbeat(t *testing.T) {
 func TestHeartbeatWithoutItsSynchronousStandby(t *testing.T) {
 	store := vaulttest.Own(t)
 	store.MustExec(t, `ALTER SYSTEM SET synchronous_standby_names = 'nobody'`, `SELECT pg_reload_conf()`)
-	waitUntil(t, store, `SELECT current_setting('synchronous_standby_names')`, "nobody")
-	v, closeVault := open(t, store, vaulttest.Daemon, nil)
-	defer closeVault()
+	until(t, "the setting", func() bool {
+		return store.MustQuery(t, `SELECT current_setting('synchronous_standby_names')`) == "nobody"
+	})
+	v := openAs(t, store, vaulttest.Daemon)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	primary, err := v.Beat(ctx)

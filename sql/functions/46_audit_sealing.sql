@@ -1,4 +1,4 @@
--- How far sealing is behind, and the transaction that delays it.
+-- How far the sealing of the audit log is behind, and the transaction that delays it.
 
 -- Null on a standby, and without any seal. "seconds": how long the oldest row has waited, 0 = none waits. "held": it
 -- waits for a running transaction, including prepared ones and those of other databases, and "holder" is the oldest of

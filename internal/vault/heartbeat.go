@@ -1,20 +1,18 @@
-package rotation
+package vault
 
 import (
 	"context"
 	"log/slog"
 	"time"
-
-	"github.com/hyperiondb/vault/internal/vault"
 )
 
 // beatTimeout bounds one beat: a beat that hangs must not keep the next one from finding the new primary.
 const beatTimeout = 5 * time.Second
 
-// Heartbeat renews the primary's heartbeat row, from which standbys compute how far they are behind. Like the
-// [Supervisor], whose rounds renew it as well, it runs beside every node and acts only where the node is the primary.
+// Heartbeat renews the primary's heartbeat row, from which standbys compute how far they are behind. The rounds of the
+// supervisor renew it as well. It runs beside every node and acts only where the node is the primary.
 type Heartbeat struct {
-	Vault    *vault.Vault
+	Vault    *Vault
 	Interval time.Duration // between two beats
 	Log      *slog.Logger
 
@@ -23,7 +21,15 @@ type Heartbeat struct {
 
 // Run beats at once and then once an interval, until ctx ends.
 func (h *Heartbeat) Run(ctx context.Context) {
-	every(ctx, h.Interval, nil, func() { h.beat(ctx) })
+	ticks := time.NewTicker(h.Interval)
+	defer ticks.Stop()
+	for ctx.Err() == nil {
+		h.beat(ctx)
+		select {
+		case <-ctx.Done():
+		case <-ticks.C:
+		}
+	}
 }
 
 // beat logs only the first failure and the first success after it.
@@ -40,4 +46,13 @@ func (h *Heartbeat) beat(ctx context.Context) {
 		h.failing = false
 		h.Log.Info("the heartbeat is back", "primary", primary)
 	}
+}
+
+// Beat renews the heartbeat if the local node is the primary, and reports whether it is.
+func (v *Vault) Beat(ctx context.Context) (bool, error) {
+	primary, err := v.reader.IsPrimary(ctx)
+	if err != nil || !primary {
+		return false, err
+	}
+	return true, v.writer.Beat(ctx)
 }
