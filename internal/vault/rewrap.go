@@ -2,7 +2,6 @@ package vault
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/hyperiondb/vault/internal/db"
@@ -28,8 +27,8 @@ func (v *Vault) WrappedKeys(ctx context.Context, c Change, q db.WrappedQuery) (d
 // found the key that the version was sealed with: until COMMIT the row has the old wrapping, after it a proven one.
 // ErrConflict if another session has changed, or ended, the version meanwhile.
 func (v *Vault) Rewrap(ctx context.Context, c Change, keys Rewrapper, old db.WrappedKey) (Receipt, error) {
-	if err := errors.Join(envelope.CheckName(old.Name), v.canWrite(c)); err != nil {
-		return Receipt{}, firstOf(err)
+	if err := v.canWrite(c, envelope.CheckName(old.Name)); err != nil {
+		return Receipt{}, err
 	}
 	if old.Version < 1 || len(old.Blob) == 0 || len(old.Blob) > envelope.MaxWrappedSize {
 		return Receipt{}, fmt.Errorf("rewrapping %q version %d: %w: a wrapped key of %d bytes", old.Name, old.Version,
