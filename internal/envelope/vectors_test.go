@@ -155,7 +155,7 @@ func TestGoodVectors(t *testing.T) {
 	for _, v := range mustReadVectors(t, "good.json") {
 		t.Run(v.ID, func(t *testing.T) {
 			value := v.Value.bytes()
-			s, err := seal(v.key(t), v.Nonce, v.Name, v.Version, value)
+			s, err := mustNewKey(t, v.key(t), v.Name, v.Version).seal(v.Nonce, value)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -168,7 +168,7 @@ func TestGoodVectors(t *testing.T) {
 			if !bytes.Equal(s.KeyCommit, v.KeyCommit) {
 				t.Errorf("got key commitment %x, want %x", s.KeyCommit, v.KeyCommit)
 			}
-			opened, err := Open(v.key(t), v.Name, v.Version, s)
+			opened, err := openWith(v.key(t), v.Name, v.Version, s)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -191,7 +191,7 @@ func TestTamperedVectors(t *testing.T) {
 	}
 	for _, v := range mustReadVectors(t, "tampered.json") {
 		t.Run(v.ID, func(t *testing.T) {
-			opened, err := Open(v.key(t), v.Name, v.Version, v.sealed())
+			opened, err := openWith(v.key(t), v.Name, v.Version, v.sealed())
 			if opened != nil {
 				t.Error("got a value")
 			}

@@ -83,7 +83,7 @@ func (v *Vault) open(ctx context.Context, until time.Time, name string,
 		return nil, fmt.Errorf("unwrapping the data key of %q version %d: %w", name, row.Version, err)
 	}
 	defer key.Wipe()
-	value, err := key.Open(name, row.Version, sealedOf(row))
+	value, err := key.Open(sealedOf(row))
 	if err != nil {
 		return nil, fmt.Errorf("opening %q version %d: %w", name, row.Version, err)
 	}
@@ -98,7 +98,7 @@ func (v *Vault) matches(ctx context.Context, until time.Time, name string, row *
 		return false, fmt.Errorf("unwrapping the data key of %q version %d: %w", name, row.Version, err)
 	}
 	defer key.Wipe()
-	same, err := key.Matches(name, row.Version, sealedOf(row), presented)
+	same, err := key.Matches(sealedOf(row), presented)
 	if err != nil {
 		return false, fmt.Errorf("opening %q version %d: %w", name, row.Version, err)
 	}
@@ -112,7 +112,7 @@ func sealedOf(row *db.VersionRow) envelope.Sealed {
 
 // dataKey returns a copy of the key that the caller wipes.
 func (v *Vault) dataKey(ctx context.Context, until time.Time, name string,
-	row *db.VersionRow) (*envelope.VersionKey, error) {
+	row *db.VersionRow) (*envelope.Key, error) {
 	if v.cache == nil {
 		return v.uncachedKey(ctx, until, name, *row, cacheKey{})
 	}
@@ -137,19 +137,19 @@ func (v *Vault) readUntil() time.Time {
 // uncachedKey unwraps a key that is not in the cache. Only here the deadline becomes a timer: a read that finds its key
 // needs none.
 func (v *Vault) uncachedKey(ctx context.Context, until time.Time, name string, row db.VersionRow,
-	k cacheKey) (*envelope.VersionKey, error) {
+	k cacheKey) (*envelope.Key, error) {
 	if !until.IsZero() {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadline(ctx, until)
 		defer cancel()
 	}
-	unwrap := func(ctx context.Context) (*envelope.VersionKey, error) {
-		key, err := v.unwrap(ctx, name, row)
+	unwrap := func(ctx context.Context) (*envelope.Key, error) {
+		dataKey, err := v.unwrap(ctx, name, row)
 		if err != nil {
 			return nil, err
 		}
-		defer key.Wipe()
-		return envelope.NewVersionKey(key, name, row.Version)
+		defer dataKey.Wipe()
+		return envelope.NewKey(dataKey, name, row.Version)
 	}
 	if v.cache == nil {
 		return unwrap(ctx)

@@ -53,10 +53,15 @@ func (v *Vault) Rewrap(ctx context.Context, c Change, keys Rewrapper, old db.Wra
 // proveKey has the KMS unwrap the data key it has just wrapped: a wrong wrapping must not replace the right one.
 func proveKey(ctx context.Context, keys envelope.KeyUnwrapper, w envelope.WrappedKey, kc envelope.KeyContext,
 	of db.WrappedKey) error {
-	key, err := keys.Unwrap(ctx, w, kc)
+	dataKey, err := keys.Unwrap(ctx, w, kc)
 	if err != nil {
 		return fmt.Errorf("unwrapping it again: %w", err)
 	}
+	defer dataKey.Wipe()
+	key, err := envelope.NewKey(dataKey, of.Name, of.Version)
+	if err != nil {
+		return err
+	}
 	defer key.Wipe()
-	return envelope.CheckKey(key, of.Name, of.Version, of.KeyCommit)
+	return key.CheckCommit(of.KeyCommit)
 }

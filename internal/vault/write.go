@@ -129,12 +129,17 @@ func (v *Vault) seal(ctx context.Context, name string, version int, value []byte
 	if err != nil {
 		return db.SealedVersion{}, err
 	}
-	key, wrapped, err := v.keys.NewDataKey(ctx, kc)
+	dataKey, wrapped, err := v.keys.NewDataKey(ctx, kc)
 	if err != nil {
 		return db.SealedVersion{}, fmt.Errorf("making a data key for %q: %w", name, err)
 	}
+	defer dataKey.Wipe()
+	key, err := envelope.NewKey(dataKey, name, version)
+	if err != nil {
+		return db.SealedVersion{}, fmt.Errorf("sealing %q: %w", name, err)
+	}
 	defer key.Wipe()
-	sealed, err := envelope.Seal(key, name, version, value)
+	sealed, err := key.Seal(value)
 	if err != nil {
 		return db.SealedVersion{}, fmt.Errorf("sealing %q: %w", name, err)
 	}
