@@ -14,16 +14,16 @@ import (
 )
 
 const (
-	skewWarning   = 2 * time.Second // short graces and claims are a few seconds
-	skewProblem   = 4 * time.Minute // KMS refuses requests signed 5 minutes off
-	tokenWarning  = 14 * 24 * time.Hour
-	beatLate      = time.Minute // a supervisor writes a heartbeat every 10 seconds by default
-	replayLate    = 30 * time.Second
-	standbyLate   = 256 << 20 // bytes
-	claimStuck    = 10 * time.Minute
-	purgeSoon     = 24 * time.Hour
-	newestTested  = db.NewestServer
-	oldestAllowed = db.OldestServer
+	skewWarning     = 2 * time.Second // short graces and claims are a few seconds
+	skewProblem     = 4 * time.Minute // KMS refuses requests signed 5 minutes off
+	tokenWarning    = 14 * 24 * time.Hour
+	heartbeatLate   = time.Minute // a supervisor writes a heartbeat every 10 seconds by default
+	replayLate      = 30 * time.Second
+	standbyLate     = 256 << 20 // bytes
+	claimStuckAfter = 10 * time.Minute
+	purgeWarning    = 24 * time.Hour
+	newestTested    = db.NewestServer
+	oldestAllowed   = db.OldestServer
 )
 
 func checkNode(_ context.Context, p *probe) finding {
@@ -354,7 +354,7 @@ func checkHeartbeat(_ context.Context, p *probe) finding {
 	switch {
 	case e.BeatAt == nil:
 		detail = "no supervisor has run yet: nothing rotates, expires or is purged"
-	case e.BeatAge > beatLate:
+	case e.BeatAge > heartbeatLate:
 		detail = fmt.Sprintf("no supervisor has run for %s: nothing rotates, expires or is purged",
 			e.BeatAge.Round(time.Second))
 	default:
@@ -405,7 +405,7 @@ func stuckRotations(ctx context.Context, p *probe) (int64, error) {
 	}
 	var n int64
 	for _, j := range jobs {
-		if j.State == "claimed" && j.ClaimedAt != nil && time.Now().Add(p.node.Skew).Sub(*j.ClaimedAt) > claimStuck {
+		if j.State == "claimed" && j.ClaimedAt != nil && time.Now().Add(p.node.Skew).Sub(*j.ClaimedAt) > claimStuckAfter {
 			n++
 		}
 	}
@@ -425,7 +425,7 @@ func checkDeleted(ctx context.Context, p *probe) finding {
 	}
 	soon := 0
 	for _, s := range rows {
-		if s.RestoreUntil != nil && s.RestoreUntil.Sub(time.Now().Add(p.node.Skew)) < purgeSoon {
+		if s.RestoreUntil != nil && s.RestoreUntil.Sub(time.Now().Add(p.node.Skew)) < purgeWarning {
 			soon++
 		}
 	}

@@ -173,10 +173,10 @@ func eventOf(e vault.Exported) audit.Event {
 		return vault.AuditedGet(e.Name, &e.Secret)
 	}
 	return audit.Event{Action: audit.Read, Secret: e.Name, Version: e.Version, Outcome: audit.Failed,
-		Detail: map[string]any{"reason": whyNot(e.Err)}}
+		Detail: map[string]any{"reason": failureReason(e.Err)}}
 }
 
-func whyNot(err error) string {
+func failureReason(err error) string {
 	switch {
 	case errors.Is(err, vault.ErrIntegrity):
 		return "integrity"

@@ -54,7 +54,7 @@ func runGet(ctx context.Context, a *app, name string, version int, least atLeast
 	if err != nil {
 		return err
 	}
-	if err := least.reach(ctx, v); err != nil {
+	if err := least.awaitReplay(ctx, v); err != nil {
 		return err
 	}
 	secret, err := v.Get(ctx, name, vault.GetOptions{Version: version})

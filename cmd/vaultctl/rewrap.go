@@ -346,7 +346,7 @@ func (r *rewrapping) fail(key db.WrappedKey, err error) {
 func (r *rewrapping) outcome(err error) error {
 	switch {
 	case err != nil:
-		return hint(fmt.Errorf("the run ended early: %w", err), "the same command goes on with what is left")
+		return hint(fmt.Errorf("the run ended early: %w", err), "run the same command again; rewrapped keys are skipped")
 	case len(r.Failed) > 0:
 		return hint(attention("%s could not be rewrapped", plural(r.failures(), "data key", "data keys")),
 			"the same command tries them again")

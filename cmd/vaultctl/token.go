@@ -299,7 +299,7 @@ func runTokenRevoke(ctx context.Context, a *app, name string, wait *time.Duratio
 	if err != nil {
 		return err
 	}
-	err = a.settle(ctx, v, row.LSN, wait, fmt.Sprintf("revoked token %q", row.Name),
+	err = a.reportChange(ctx, v, row.LSN, wait, fmt.Sprintf("revoked token %q", row.Name),
 		func(standbys *[]db.Standby) any { return revokedJSON{row, standbys} })
 	if err != nil {
 		return err

@@ -65,7 +65,7 @@ func runVerify(ctx context.Context, a *app, name string, input valueInput, least
 		return err
 	}
 	defer clear(value)
-	if err := least.reach(ctx, v); err != nil {
+	if err := least.awaitReplay(ctx, v); err != nil {
 		return err
 	}
 	verdict, err := v.Verify(ctx, name, value)

@@ -13,7 +13,7 @@ import (
 const (
 	// mostConnections is the default where descriptors are plenty: then the memory of idle connections is the bound.
 	mostConnections = 4096
-	fewestWorth     = 8 // connections, below which the daemon says that it has too few descriptors
+	lowConnections  = 8 // connections, below which the daemon says that it has too few descriptors
 	maxStrangers    = 16
 	// listeners, the log, the spool and its segments, files being read, the KMS, a bucket, a resolver
 	otherDescriptors = 64
@@ -48,8 +48,8 @@ func (c *Config) connectionBounds(log *slog.Logger) listen.Bounds {
 func (c *Config) boundsWithin(room int) (b listen.Bounds, complaint string) {
 	b = listen.Bounds{Total: c.HTTPMaxConns, PerAddress: c.HTTPMaxConnsPerAddress, Strangers: maxStrangers}
 	switch {
-	case room < fewestWorth:
-		b.Total, complaint = fewestWorth,
+	case room < lowConnections:
+		b.Total, complaint = lowConnections,
 			"too few open files: connections may use up what the database and the spool need; raise LimitNOFILE"
 	case b.Total > room:
 		b.Total, complaint = room,

@@ -72,7 +72,7 @@ func examine(ctx context.Context, conn session) (Examination, error) {
 	var e Examination
 	e.examineConnection(conn.Conn)
 	_, e.Pooled = behindPooler(conn.PgConn())
-	asked := time.Now()
+	sentAt := time.Now()
 	var clock time.Time
 	err := conn.QueryRow(ctx,
 		`SELECT clock_timestamp(), session_user::text, current_setting('server_version_num')::int, pg_is_in_recovery()`,
@@ -80,7 +80,7 @@ func examine(ctx context.Context, conn session) (Examination, error) {
 	if err != nil {
 		return e, classify(err)
 	}
-	e.Skew = clock.Sub(asked.Add(time.Since(asked) / 2))
+	e.Skew = clock.Sub(sentAt.Add(time.Since(sentAt) / 2))
 	if e.Schema, err = migrationState(ctx, conn); err != nil || e.Schema.Have != e.Schema.Want {
 		return e, err
 	}

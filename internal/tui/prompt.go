@@ -231,7 +231,7 @@ func (p *promptPane) withCursor(m *model) string {
 
 // The uses of the prompt.
 
-func (m *model) askFilter() tea.Cmd {
+func (m *model) promptFilter() tea.Cmd {
 	if m.page == secretsPage {
 		return m.openPrompt(purpose{label: "find", live: (*model).findSecrets,
 			accept:  func(m *model, text string) (tea.Cmd, error) { return m.findSecrets(text), nil },
@@ -286,7 +286,7 @@ func (m *model) abandonFilter() tea.Cmd {
 	return m.refresh()
 }
 
-func (m *model) askTime() tea.Cmd {
+func (m *model) promptTime() tea.Cmd {
 	var times []string
 	if f, err := m.parse(); err == nil {
 		for _, key := range []filter.Key{filter.Since, filter.Until} {
@@ -326,7 +326,7 @@ func (m *model) acceptTime(text string) (tea.Cmd, error) {
 	}), nil
 }
 
-func (m *model) askMoment() tea.Cmd {
+func (m *model) promptMoment() tea.Cmd {
 	return m.openPrompt(purpose{label: "go to a time:", accept: func(m *model, text string) (tea.Cmd, error) {
 		at, err := filter.Moment(strings.TrimSpace(text), m.now())
 		if err != nil {
