@@ -61,16 +61,16 @@ import (
 	"fmt"
 )
 
-// Limits, in bytes except for Format1.
+// Limits, in bytes except for format1.
 const (
 	MinValueSize = 1
 	MaxValueSize = 64 << 10
 	MaxNameSize  = 255
 
-	Format1    = 1  // the only format there is
-	NonceSize  = 24 // XChaCha20, draft-irtf-cfrg-xchacha-03 section 2.3
-	Overhead   = 16 // the Poly1305 tag, RFC 8439 section 2.5
-	CommitSize = 32 // one block of HKDF-SHA256
+	format1    = 1  // the only format there is
+	nonceSize  = 24 // XChaCha20, draft-irtf-cfrg-xchacha-03 section 2.3
+	overhead   = 16 // the Poly1305 tag, RFC 8439 section 2.5
+	commitSize = 32 // one block of HKDF-SHA256
 
 	// MaxWrappedSize is what AWS KMS takes as CiphertextBlob
 	// (https://docs.aws.amazon.com/kms/latest/APIReference/API_Decrypt.html).
@@ -86,37 +86,37 @@ var (
 	ErrName = errors.New("invalid name")
 	// ErrValueSize rejects a value that is empty or over MaxValueSize.
 	ErrValueSize = errors.New("invalid value size")
-	// ErrFormat rejects a row's fmt that this build does not know. It matches ErrIntegrity as well,
-	// because fmt is not authenticated and an altered one looks the same; a caller that can
-	// say "a newer release may have written this" asks for ErrFormat first.
-	ErrFormat = fmt.Errorf("%w: unknown format", ErrIntegrity)
 )
+
+// errFormat rejects a row's fmt that this build does not know. It matches ErrIntegrity, because fmt is not
+// authenticated: an altered one looks like one of a newer release.
+var errFormat = fmt.Errorf("%w: unknown format", ErrIntegrity)
 
 // Sealed is what a version row stores beside the wrapped key. None of it is secret, and Open
 // trusts none of it.
 type Sealed struct {
 	Format     int
-	Nonce      []byte // NonceSize bytes
-	Ciphertext []byte // the value's size + Overhead bytes, the tag last
-	KeyCommit  []byte // CommitSize bytes
+	Nonce      []byte // nonceSize bytes
+	Ciphertext []byte // the value's size + overhead bytes, the tag last
+	KeyCommit  []byte // commitSize bytes
 	AAD        string // see AAD
 }
 
 // checkShape checks what can be checked without a key. The lengths come first of all: x/crypto
 // panics on a nonce of another length.
 func (s Sealed) checkShape() error {
-	if s.Format != Format1 {
-		return fmt.Errorf("%w %d", ErrFormat, s.Format)
+	if s.Format != format1 {
+		return fmt.Errorf("%w %d", errFormat, s.Format)
 	}
-	if len(s.Nonce) != NonceSize {
-		return fmt.Errorf("%w: the nonce is %d bytes, want %d", ErrIntegrity, len(s.Nonce), NonceSize)
+	if len(s.Nonce) != nonceSize {
+		return fmt.Errorf("%w: the nonce is %d bytes, want %d", ErrIntegrity, len(s.Nonce), nonceSize)
 	}
-	if n := len(s.Ciphertext); n < MinValueSize+Overhead || n > MaxValueSize+Overhead {
+	if n := len(s.Ciphertext); n < MinValueSize+overhead || n > MaxValueSize+overhead {
 		return fmt.Errorf("%w: the ciphertext is %d bytes, want %d to %d", ErrIntegrity,
-			n, MinValueSize+Overhead, MaxValueSize+Overhead)
+			n, MinValueSize+overhead, MaxValueSize+overhead)
 	}
-	if len(s.KeyCommit) != CommitSize {
-		return fmt.Errorf("%w: the key commitment is %d bytes, want %d", ErrIntegrity, len(s.KeyCommit), CommitSize)
+	if len(s.KeyCommit) != commitSize {
+		return fmt.Errorf("%w: the key commitment is %d bytes, want %d", ErrIntegrity, len(s.KeyCommit), commitSize)
 	}
 	return nil
 }

@@ -89,8 +89,8 @@ func TestSealThenOpen(t *testing.T) {
 			if *dk != key || !bytes.Equal(value, before) {
 				t.Fatal("Seal changed its arguments")
 			}
-			if s.Format != Format1 || len(s.Nonce) != NonceSize || len(s.KeyCommit) != CommitSize ||
-				len(s.Ciphertext) != size+Overhead || s.AAD != "prod/db:3" {
+			if s.Format != format1 || len(s.Nonce) != nonceSize || len(s.KeyCommit) != commitSize ||
+				len(s.Ciphertext) != size+overhead || s.AAD != "prod/db:3" {
 				t.Errorf("got fmt %d, nonce of %d, commitment of %d, ciphertext of %d bytes, aad %q",
 					s.Format, len(s.Nonce), len(s.KeyCommit), len(s.Ciphertext), s.AAD)
 			}
@@ -125,7 +125,7 @@ func TestAgreesWithLibrary(t *testing.T) {
 func TestKeyCommitIsHKDF(t *testing.T) {
 	for _, aad := range []string{"a:1", "prod/db:2147483647", strings.Repeat("n", MaxNameSize) + ":10"} {
 		dk := newDataKey()
-		want, err := hkdf.Key(sha256.New, dk[:], nil, "hyperiondb-vault/commit/1"+aad, CommitSize)
+		want, err := hkdf.Key(sha256.New, dk[:], nil, "hyperiondb-vault/commit/1"+aad, commitSize)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -424,7 +424,7 @@ func TestEqualValues(t *testing.T) {
 // FuzzOpen opens arbitrary rows with one key. Only the genuine row opens.
 func FuzzOpen(f *testing.F) {
 	dk := &DataKey{0: 1, 31: 2}
-	nonce := bytes.Repeat([]byte{0x24}, NonceSize)
+	nonce := bytes.Repeat([]byte{0x24}, nonceSize)
 	value := []byte("the genuine value")
 	genuine, err := mustNewKey(f, dk, "prod/db", 3).seal(nonce, value)
 	if err != nil {

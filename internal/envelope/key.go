@@ -12,7 +12,7 @@ import (
 type Key struct {
 	DataKey DataKey // exported for the reason that DataKey gives
 	aad     string
-	commit  [CommitSize]byte // derived once: repeated opens compare it
+	commit  [commitSize]byte // derived once: repeated opens compare it
 }
 
 // NewKey copies dk, which stays the caller's. The name is the one that was asked for, not one from a row.
@@ -42,12 +42,12 @@ func (k *Key) Wipe() { k.DataKey.Wipe() }
 //
 // Errors: ErrValueSize (MinValueSize to MaxValueSize bytes), and one that matches no sentinel for a wiped key.
 func (k *Key) Seal(value []byte) (Sealed, error) {
-	nonce := make([]byte, NonceSize)
+	nonce := make([]byte, nonceSize)
 	rand.Read(nonce) // never returns an error: without randomness it ends the process
 	return k.seal(nonce, value)
 }
 
-// seal is Seal with the nonce given, NonceSize bytes. Reusing one under the same key gives the value away, so only the
+// seal is Seal with the nonce given, nonceSize bytes. Reusing one under the same key gives the value away, so only the
 // vectors call it directly.
 func (k *Key) seal(nonce, value []byte) (Sealed, error) {
 	if len(value) < MinValueSize || len(value) > MaxValueSize {
@@ -56,7 +56,7 @@ func (k *Key) seal(nonce, value []byte) (Sealed, error) {
 	if err := checkKey(&k.DataKey); err != nil {
 		return Sealed{}, err
 	}
-	s := Sealed{Format: Format1, Nonce: nonce, KeyCommit: append([]byte(nil), k.commit[:]...), AAD: k.aad}
+	s := Sealed{Format: format1, Nonce: nonce, KeyCommit: append([]byte(nil), k.commit[:]...), AAD: k.aad}
 	var err error
 	withSecrets(func() { s.Ciphertext, err = sealAEAD(&k.DataKey, nonce, []byte(k.aad), value) })
 	if err != nil {
@@ -67,9 +67,8 @@ func (k *Key) seal(nonce, value []byte) (Sealed, error) {
 
 // Open returns the value. The caller wipes it; s stays the caller's and is not changed.
 //
-// Errors: ErrFormat (and with it ErrIntegrity) for an unknown s.Format; ErrIntegrity for everything else that is not
-// what Seal returned for this name, version and data key, its text naming the part that did not fit and never its
-// content; one that matches no sentinel for a wiped key.
+// Errors: ErrIntegrity for everything that is not what Seal returned for this name, version and data key, its text
+// naming the part that did not fit and never its content; one that matches no sentinel for a wiped key.
 func (k *Key) Open(s Sealed) (Plaintext, error) {
 	var value Plaintext
 	err := k.open(s, func(p Plaintext) { value = p })

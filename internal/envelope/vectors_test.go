@@ -198,13 +198,13 @@ func TestTamperedVectors(t *testing.T) {
 			if !errors.Is(err, ErrIntegrity) {
 				t.Fatalf("got %v, want %v", err, ErrIntegrity)
 			}
-			if got, want := errors.Is(err, ErrFormat), v.Error == "format"; got != want {
-				t.Errorf("got %v, matching ErrFormat: %t, want %t", err, got, want)
+			if got, want := errors.Is(err, errFormat), v.Error == "format"; got != want {
+				t.Errorf("got %v, matching errFormat: %t, want %t", err, got, want)
 			}
 			if want := ErrIntegrity.Error() + ": " + part[v.Part]; part[v.Part] == "" || !strings.HasPrefix(err.Error(), want) {
 				t.Errorf("got %q, want it to start with %q for part %q", err, want, v.Part)
 			}
-			if len(v.KeyCommit) != CommitSize && !strings.HasSuffix(err.Error(), "bytes, want 32") {
+			if len(v.KeyCommit) != commitSize && !strings.HasSuffix(err.Error(), "bytes, want 32") {
 				t.Errorf("got %q, want the commitment's length refused, not compared", err)
 			}
 		})

@@ -206,7 +206,7 @@ type story struct {
 
 func newStory(t *testing.T, s *search, size int) *story {
 	t.Helper()
-	st := &story{dk: newDataKey(), nonce: make([]byte, NonceSize), value: make([]byte, size)}
+	st := &story{dk: newDataKey(), nonce: make([]byte, nonceSize), value: make([]byte, size)}
 	burn() // before the secrets, so that the stack of the test does not grow under them
 	runtime.Gosched()
 	rand.Read(st.nonce)

@@ -25,7 +25,7 @@ func ParseSigner(text string) (URI, error) {
 	return URI{scheme: schemeLocal, name: text}, nil
 }
 
-// OpenSigner opens a signing key: a file of 32 bytes or a key in AWS KMS. Like [Open] it calls no key service.
+// OpenSigner opens a signing key: a file of 32 bytes or a key in AWS KMS. It calls no key service.
 // The signer is safe for concurrent use, returns the errors of the package doc, and may be an io.Closer.
 func OpenSigner(ctx context.Context, text string) (seal.Signer, error) {
 	return openSigner(ctx, text, defaultTiming())

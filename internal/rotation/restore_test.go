@@ -184,7 +184,8 @@ func TestWhatATargetHasAlreadyIsFinishedThoughItCannotBeSet(t *testing.T) {
 		fault: and(at("set", "late", broken), at("restore", "early", broken))}
 	_, wait := s.work(t, target, 1)
 	s.mustRequest(t, "app/target")
-	waitUntil(t, s.Store, `SELECT count(*) FROM vault.rotation_jobs WHERE state = 'queued' AND last_error IS NOT NULL`, "1")
+	waitUntil(t, s.Store,
+		`SELECT count(*) FROM vault.rotation_jobs WHERE state = 'queued' AND last_error IS NOT NULL`, "1")
 	wait()
 	target.fault = at("set", "early", errors.Join(broken, rotation.ErrUntouched))
 	_, wait = s.work(t, target, 1)

@@ -170,7 +170,7 @@ func (w *Worker) rotate(ctx context.Context, job vault.Rotation, complete comple
 
 func (w *Worker) attempt(ctx context.Context, job vault.Rotation, complete complete) (receipt vault.Receipt,
 	err error) {
-	if job.Failures >= MaxAttempts {
+	if job.Failures >= maxAttempts {
 		return receipt, errVanished
 	}
 	if job.Rotator != "" {
@@ -309,8 +309,8 @@ func (w *Worker) giveBack(ctx context.Context, log *slog.Logger, job vault.Rotat
 	ctx, cancel := context.WithTimeout(ctx, giveBackTimeout)
 	defer cancel()
 	var retryIn *time.Duration
-	if failures := job.Failures + 1; failures < MaxAttempts {
-		wait := Backoff(failures, rand.Float64)
+	if failures := job.Failures + 1; failures < maxAttempts {
+		wait := backoff(failures, rand.Float64)
 		retryIn = &wait
 		w.Metrics.settled("failed")
 		log.Warn("rotation failed", "error", reason, "retry_in", wait)

@@ -4,10 +4,10 @@
 //	go run ./tools/path         # a table
 //	go run ./tools/path -v      # and the packages and files of each operation, with their statements
 //
-// It builds vaultd with coverage, runs it beside a vault in a PostgreSQL cluster of its own that it makes in a temporary
-// folder and removes, and repeats each operation, one at a time. A statement is on the path of an operation if it runs
-// at least once more for every repetition than in a daemon that only starts and stops: start-up and background rounds do
-// not count, and neither does what one batch does for many operations, such as shipping records to the primary.
+// It builds vaultd with coverage, runs it beside a vault in a PostgreSQL cluster of its own that it makes in a
+// temporary folder and removes, and repeats each operation, one at a time. A statement is on the path of an operation
+// if every repetition adds at least one run to those in a daemon that only starts and stops. Start-up and background
+// rounds do not count, and neither does what one batch does for many operations, such as shipping records.
 package main
 
 import (
