@@ -57,7 +57,7 @@ func problem(hint, format string, args ...any) finding {
 // failure turns an error into a problem, with the hint the command line would give.
 func (a *app) failure(err error) finding {
 	_, help := a.verdict(err)
-	return problem(help, "%s", text(err))
+	return problem(help, "%s", messageOf(err))
 }
 
 // probe holds what the checks look at. A part that could not be read is nil.

@@ -39,7 +39,7 @@ func checkNode(_ context.Context, p *probe) finding {
 
 func checkPrimary(_ context.Context, p *probe) finding {
 	switch {
-	case p.primaryErr != nil && p.nodeErr != nil && text(p.primaryErr) == text(p.nodeErr):
+	case p.primaryErr != nil && p.nodeErr != nil && messageOf(p.primaryErr) == messageOf(p.nodeErr):
 		return finding{}
 	case p.primaryErr != nil && p.node != nil && p.node.Recovering && p.node.Hosts == 1:
 		return warning("name every node: --database-url 'postgres://db1,db2,db3/...'",
@@ -70,7 +70,7 @@ func checkFence(ctx context.Context, p *probe) finding {
 	}
 	if err := p.a.fence.Probe(); err != nil {
 		return warning("mkdir -p "+shellPath(strings.TrimSuffix(p.a.stateFile(), "/primaries.json")),
-			"nothing is remembered of primaries: %s", text(err))
+			"nothing is remembered of primaries: %s", messageOf(err))
 	}
 	if p.node == nil {
 		return finding{}

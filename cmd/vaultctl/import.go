@@ -462,11 +462,11 @@ func (r *importing) fail(line int, name string, err error) {
 	defer r.mu.Unlock()
 	r.Failed++
 	if len(r.Failures) < listedFailures {
-		r.Failures = append(r.Failures, importFailure{line, name, text(err)})
+		r.Failures = append(r.Failures, importFailure{line, name, messageOf(err)})
 	}
 	if !r.a.json() {
 		r.done()
-		r.a.note("failed: line %d: %s", line, printable(text(err)))
+		r.a.note("failed: line %d: %s", line, printable(messageOf(err)))
 		if errors.Is(err, strictjson.ErrUnknownField) && !r.fields {
 			r.fields = true
 			r.a.note("the fields are %s", strings.Join(itemFields, ", "))

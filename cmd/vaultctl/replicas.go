@@ -95,7 +95,7 @@ func followStandbys(ctx context.Context, v *vault.Vault, lsn string, wait time.D
 	if err == nil {
 		return &standbys, nil
 	}
-	failed := attention("done, but whether the standbys have replayed it could not be learned: %s", text(err))
+	failed := attention("done, but whether the standbys have replayed it could not be learned: %s", messageOf(err))
 	if errors.Is(err, vault.ErrRefused) {
 		failed = hint(failed, "as a superuser: GRANT pg_read_all_stats TO vault_owner")
 	}

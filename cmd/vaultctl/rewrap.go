@@ -339,7 +339,7 @@ func (r *rewrapping) fail(key db.WrappedKey, err error) {
 		r.Unlisted++
 		return
 	}
-	r.Failed = append(r.Failed, rewrapFailure{Name: key.Name, Version: key.Version, Job: key.Job, Error: text(err)})
+	r.Failed = append(r.Failed, rewrapFailure{Name: key.Name, Version: key.Version, Job: key.Job, Error: messageOf(err)})
 }
 
 // outcome is the error of the whole run.

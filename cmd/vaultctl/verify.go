@@ -73,7 +73,7 @@ func runVerify(ctx context.Context, a *app, name string, input valueInput, least
 		record.refused(ctx, v, audit.Verify, name, 0, err)
 		return about(name, err)
 	}
-	if err := record.answered(ctx, a, v, vault.AuditedVerify(name, verdict)); err != nil {
+	if err := record.recordRead(ctx, a, v, vault.AuditedVerify(name, verdict)); err != nil {
 		return err
 	}
 	if err := a.printVerdict(verdict); err != nil {

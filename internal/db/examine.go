@@ -3,7 +3,6 @@ package db
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"net"
 	"time"
 
@@ -121,18 +120,8 @@ func (e *Examination) examineConnection(conn *pgx.Conn) {
 	secured, ok := line.(*tls.Conn)
 	e.Encrypted = ok
 	if ok {
-		e.Verified = len(secured.ConnectionState().VerifiedChains) > 0 || verifiesItself(conn.Config())
+		e.Verified = len(secured.ConnectionState().VerifiedChains) > 0 || verifies(conn.Config().TLSConfig)
 	}
-}
-
-// verifiesItself reports whether a function of pgx verifies the chain, as for sslmode=verify-ca, which compares no
-// name.
-func verifiesItself(c *pgx.ConnConfig) bool {
-	var check func([][]byte, [][]*x509.Certificate) error
-	if c.TLSConfig != nil {
-		check = c.TLSConfig.VerifyPeerCertificate
-	}
-	return check != nil
 }
 
 // Replica is a standby as its primary sees it. Without pg_read_all_stats for vault_owner every field is nil.

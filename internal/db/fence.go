@@ -362,8 +362,8 @@ func readOnlyByDefault(ctx context.Context, conn *pgconn.PgConn) error {
 		results[0].Rows[0][0])
 }
 
-// keeps reports whether a connection that was admitted would still be.
-func (f *Fence) keeps(conn *pgx.Conn) bool {
+// stillAdmits reports whether a connection that was admitted would still be.
+func (f *Fence) stillAdmits(conn *pgx.Conn) bool {
 	l, known := conn.PgConn().CustomData()[lineageKey].(lineage)
 	return f == nil || !known || f.observe(l) == nil
 }

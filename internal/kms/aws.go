@@ -277,7 +277,7 @@ func (k *awsKey) describe(ctx context.Context) (*types.KeyMetadata, error) {
 	if out.KeyMetadata == nil {
 		return nil, unavailable(k.name(), incomplete)
 	}
-	if err := k.learn(out.KeyMetadata.Arn); err != nil {
+	if err := k.rememberID(out.KeyMetadata.Arn); err != nil {
 		return nil, err
 	}
 	return out.KeyMetadata, nil
@@ -288,18 +288,18 @@ func (k *awsKey) accept(keyID *string, blob []byte) (envelope.WrappedKey, error)
 	if len(blob) < 1 || len(blob) > maxBlob {
 		return envelope.WrappedKey{}, unavailable(k.name(), "the answer holds a wrapped data key of impossible length")
 	}
-	if err := k.learn(keyID); err != nil {
+	if err := k.rememberID(keyID); err != nil {
 		return envelope.WrappedKey{}, err
 	}
 	return envelope.WrappedKey{KeyID: *keyID, Blob: blob}, nil
 }
 
-// learn remembers the ARN that KMS names for the configured key, if it can be that key.
-func (k *awsKey) learn(keyID *string) error {
+// rememberID remembers the ARN that KMS names for the configured key, if it can be that key.
+func (k *awsKey) rememberID(keyID *string) error {
 	if aws.ToString(keyID) == "" {
 		return unavailable(k.name(), incomplete)
 	}
-	if !k.couldBe(*keyID) {
+	if !k.mayBe(*keyID) {
 		return unavailable(k.name(), otherKey)
 	}
 	k.mu.Lock()
@@ -308,8 +308,8 @@ func (k *awsKey) learn(keyID *string) error {
 	return nil
 }
 
-// couldBe reports whether the configuration allows an ARN.
-func (k *awsKey) couldBe(keyID string) bool {
+// mayBe reports whether the configuration allows an ARN.
+func (k *awsKey) mayBe(keyID string) bool {
 	switch {
 	case !isKeyARN(keyID):
 		return false
@@ -353,7 +353,7 @@ func (k *awsKey) KeyID(ctx context.Context) (string, error) {
 
 // holds is also true for a multi-region key under the ARN of another region.
 func (k *awsKey) holds(ctx context.Context, keyID string) (bool, error) {
-	if !k.couldBe(keyID) && (!isMultiRegion(keyID) || isKeyARN(k.uri.name) && !sameKey(k.uri.name, keyID)) {
+	if !k.mayBe(keyID) && (!isMultiRegion(keyID) || isKeyARN(k.uri.name) && !sameKey(k.uri.name, keyID)) {
 		return false, nil
 	}
 	if sameKey(k.knownID(), keyID) {

@@ -103,7 +103,7 @@ func (s *awsSigner) accept(out *kms.GetPublicKeyOutput) (string, seal.PublicKey,
 	switch {
 	case keyID == "" || len(out.PublicKey) == 0:
 		return "", nil, unavailable(name, incomplete)
-	case !s.key.couldBe(keyID):
+	case !s.key.mayBe(keyID):
 		return "", nil, unavailable(name, otherKey)
 	case out.KeyUsage != types.KeyUsageTypeSignVerify || out.KeySpec != types.KeySpecEccNistEdwards25519:
 		return "", nil, refused(name, "not "+signingKey)

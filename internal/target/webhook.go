@@ -16,6 +16,7 @@ import (
 	"net/url"
 	"strconv"
 	"time"
+	"unicode/utf8"
 
 	"github.com/hyperiondb/vault/internal/rotation"
 )
@@ -154,7 +155,7 @@ func (h *hooks) call(request *http.Request) error {
 // need no escaping.
 func hookBody(step string, c rotation.Change) []byte {
 	value, encoding := c.Candidate, "utf8"
-	if !isText(value) {
+	if !utf8.Valid(value) {
 		encoding = "base64"
 		value = base64.StdEncoding.AppendEncode(make([]byte, 0, base64.StdEncoding.EncodedLen(len(c.Candidate))), c.Candidate)
 		defer clear(value)

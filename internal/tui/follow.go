@@ -22,8 +22,8 @@ type followPane struct {
 }
 
 const (
-	keepRecent = 500
-	recount    = 5 * time.Second // how often the histogram is updated while events arrive
+	maxRecent = 500
+	recount   = 5 * time.Second // how often the histogram is updated while events arrive
 )
 
 type followMsg struct {
@@ -95,7 +95,7 @@ func (msg followMsg) arrive(m *model) tea.Cmd {
 		cmds = append(cmds, m.loadNewest())
 	}
 	f.recent = append(f.recent, msg.fresh...)
-	f.recent = f.recent[max(0, len(f.recent)-keepRecent):]
+	f.recent = f.recent[max(0, len(f.recent)-maxRecent):]
 	if len(msg.fresh) > 0 && m.now().Sub(m.histogram.asked) >= recount {
 		cmds = append(cmds, m.queryCounts())
 	}

@@ -22,8 +22,8 @@ const (
 
 // Below this there is no room for a table with its frame.
 const (
-	leastWidth  = 60
-	leastHeight = 15
+	minWidth  = 60
+	minHeight = 15
 )
 
 // model is the browser: the panes and their common state.
@@ -360,7 +360,7 @@ func (m *model) View() (screen string) {
 			m.broken = panicked(r) // the next message ends the browser, tickMsg within a second
 		}
 	}()
-	if m.width < leastWidth || m.height < leastHeight {
+	if m.width < minWidth || m.height < minHeight {
 		return m.tooSmall()
 	}
 	lines := m.lines()

@@ -6,7 +6,7 @@ const wheelRows = 3
 
 // mouse moves with the wheel. A click selects an event, a second click shows its details, a click on a bar goes there.
 func (m *model) mouse(msg tea.MouseMsg) tea.Cmd {
-	if msg.Action != tea.MouseActionPress || m.prompt.open() || m.help || m.height < leastHeight {
+	if msg.Action != tea.MouseActionPress || m.prompt.open() || m.help || m.height < minHeight {
 		return nil
 	}
 	var cmd tea.Cmd

@@ -38,15 +38,15 @@ type purpose struct {
 
 const (
 	typingPause  = 250 * time.Millisecond // after which a filter is tried
-	mostWords    = 6
-	mostTyped    = 4096
+	maxWords     = 6
+	maxTyped     = 4096
 	promptIndent = 1
 )
 
 func newPrompt() promptPane {
 	input := textinput.New()
 	input.Prompt = ""
-	input.CharLimit = mostTyped
+	input.CharLimit = maxTyped
 	input.KeyMap.Paste.SetEnabled(false) // it would run another program; pasting in the terminal arrives as keys
 	return promptPane{input: input, chosen: -1}
 }
@@ -190,8 +190,8 @@ func (p *promptPane) over(lines []string, m *model) {
 		lines[2] = p.complaint(m)
 		return
 	}
-	first := max(0, p.chosen-mostWords+1)
-	for i := first; i < len(p.words) && i < first+mostWords; i++ {
+	first := max(0, p.chosen-maxWords+1)
+	for i := first; i < len(p.words) && i < first+maxWords; i++ {
 		mark, text := "   ", clean(p.words[i])
 		if i == p.chosen {
 			mark, text = " "+m.theme.cursor+" ", m.theme.selected.Render(text)

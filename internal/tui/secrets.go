@@ -209,7 +209,7 @@ func (m *model) ago(t *time.Time) string {
 	if t == nil {
 		return "-"
 	}
-	return briefly(m.now().Sub(*t)) + " ago"
+	return shortDuration(m.now().Sub(*t)) + " ago"
 }
 
 func (m *model) until(t *time.Time) string {
@@ -219,5 +219,5 @@ func (m *model) until(t *time.Time) string {
 	case t.Before(m.now()):
 		return m.ago(t)
 	}
-	return "in " + briefly(t.Sub(m.now()))
+	return "in " + shortDuration(t.Sub(m.now()))
 }

@@ -67,7 +67,7 @@ func (o operation) limit() float64 {
 const (
 	pageSize = 100
 	claimed  = 50
-	mostRuns = smallVault / 2 / claimed // of an operation: the small vault's backlog has that many claims
+	maxRuns  = smallVault / 2 / claimed // of an operation: the small vault's backlog has that many claims
 )
 
 // operations of a store. Those on many things at once take fewer things in a small store.
@@ -79,8 +79,8 @@ func operations(s *store) []operation {
 			return counted(want)(c.vault.List(ctx, q))
 		}
 	}
-	inFlight := float64(mostRuns+4) * claimed // claimed jobs at the front of the index that a claim reads
-	team := s.secrets / 100                   // names under prod/team-07/
+	inFlight := float64(maxRuns+4) * claimed // claimed jobs at the front of the index that a claim reads
+	team := s.secrets / 100                  // names under prod/team-07/
 	rest := min(pageSize, team) / 2
 	return []operation{
 		{name: "read", things: 1, do: func(ctx context.Context, c *client) error {
@@ -130,7 +130,7 @@ func operations(s *store) []operation {
 		}, do: supervise(due, 0)},
 		{name: "claim 50 of the backlog", things: claimed, rowsRead: inFlight, once: queue(backlog), do: claim},
 		{name: "claim 50, at the end of the backlog", things: claimed, rowsRead: inFlight,
-			once: drainTo(mostRuns*claimed, backlog), do: claim},
+			once: drainTo(maxRuns*claimed, backlog), do: claim},
 		{name: "complete a rotation", things: 1, once: queue(claimed), do: complete},
 		{name: "expire what grace has ended", things: ended, before: func(ctx context.Context, s *store) error {
 			return s.exec(ctx,

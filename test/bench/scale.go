@@ -50,8 +50,8 @@ func parseScale(args []string, progress io.Writer) (scaleOptions, error) {
 		return o, fmt.Errorf("unexpected %q", flags.Arg(0))
 	case o.secrets < smallVault:
 		return o, fmt.Errorf("-secrets: at least %d", smallVault)
-	case o.rounds < 1 || o.times < 1 || o.times >= mostRuns || o.slice < 50*time.Millisecond:
-		return o, fmt.Errorf("at least one round, 1 to %d times and 50ms a slice", mostRuns-1)
+	case o.rounds < 1 || o.times < 1 || o.times >= maxRuns || o.slice < 50*time.Millisecond:
+		return o, fmt.Errorf("at least one round, 1 to %d times and 50ms a slice", maxRuns-1)
 	}
 	return o, nil
 }
