@@ -112,7 +112,7 @@ func runInit(ctx context.Context, a *app, o initOptions) error {
 	}
 	err = a.printJSON(answer)
 	if answer.Token != nil {
-		return lost(*answer.Token, err)
+		return hintRevoke(*answer.Token, err)
 	}
 	return err
 }

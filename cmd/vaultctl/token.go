@@ -178,7 +178,7 @@ func deliver(token vault.Token, row db.TokenRow, file *newTokenFile) (tokenJSON,
 func (a *app) printToken(t tokenJSON) error {
 	switch {
 	case a.json():
-		return lost(t, a.printJSON(t))
+		return hintRevoke(t, a.printJSON(t))
 	case t.File != "":
 		a.note("admin token %q is in %s", t.Name, t.File)
 	default:
@@ -188,7 +188,7 @@ func (a *app) printToken(t tokenJSON) error {
 		}
 		a.note("admin token %q, shown this once. To use it by default, paste it into:\n  %s", t.Name, saveCommand(path))
 		if _, err := fmt.Fprintln(a.out, t.Token); err != nil {
-			return lost(t, fmt.Errorf("writing the token: %w", reason(err)))
+			return hintRevoke(t, fmt.Errorf("writing the token: %w", reason(err)))
 		}
 	}
 	if t.ExpiresAt != nil {
@@ -197,8 +197,8 @@ func (a *app) printToken(t tokenJSON) error {
 	return nil
 }
 
-// lost adds the revoke command to an error after which a new token was not shown.
-func lost(t tokenJSON, err error) error {
+// hintRevoke adds the revoke command to an error after which a new token was not shown.
+func hintRevoke(t tokenJSON, err error) error {
 	if err == nil || t.Token == "" {
 		return err
 	}

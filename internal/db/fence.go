@@ -164,14 +164,14 @@ func (l lineage) epoch() uuid.UUID {
 	return uuid.Nil
 }
 
-// observe judges a node, and records its history if that is newer. A nil fence admits every node.
+// observe checks a node, and records its history if that is newer. A nil fence admits every node.
 func (f *Fence) observe(l lineage) error {
 	if f == nil || l.System == "" {
 		return nil
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err := f.judge(l); err != nil {
+	if err := f.checkHistory(l); err != nil {
 		return err
 	}
 	news := newer(f.seen[l.cluster], Seen{l.beatTimeline, l.beatEpoch, time.Now().UTC()})
@@ -185,11 +185,11 @@ func (f *Fence) observe(l lineage) error {
 	if f.path != "" {
 		f.saveErr = f.save()
 	}
-	return f.judge(l) // again: the file may have had a newer history
+	return f.checkHistory(l) // again: the file may have had a newer history
 }
 
-// judge fails if a node belongs to an older history than the newest that was seen.
-func (f *Fence) judge(l lineage) error {
+// checkHistory fails if a node belongs to an older history than the newest that was seen.
+func (f *Fence) checkHistory(l lineage) error {
 	seen := f.seen[l.cluster]
 	switch {
 	case l.recovering:

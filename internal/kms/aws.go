@@ -52,9 +52,9 @@ type awsKey struct {
 	retryer   *retry.Standard // its retry budget is shared by all operations
 	limits    timing
 
-	// asking holds a token while DescribeKey resolves the key, so that many readers make one call.
+	// resolving holds a token while DescribeKey resolves the key, so that many readers make one call.
 	// It is a channel, because waiting for it ends with the context.
-	asking chan struct{}
+	resolving chan struct{}
 
 	mu         sync.Mutex // guards the fields below
 	keyID      string     // ARN, "" while unknown
@@ -85,7 +85,7 @@ func openAWS(ctx context.Context, u URI, limits timing) (*awsKey, error) {
 		transport: transport,
 		retryer:   newRetryer(limits),
 		limits:    limits,
-		asking:    make(chan struct{}, 1),
+		resolving: make(chan struct{}, 1),
 	}
 	if isKeyARN(u.name) {
 		k.keyID = u.name
@@ -376,8 +376,8 @@ func (k *awsKey) resolve(ctx context.Context) (string, error) {
 	ctx, cancel := k.bounded(ctx)
 	defer cancel()
 	select {
-	case k.asking <- struct{}{}:
-		defer func() { <-k.asking }()
+	case k.resolving <- struct{}{}:
+		defer func() { <-k.resolving }()
 	case <-ctx.Done():
 		return "", ended(k.name(), ctx.Err())
 	}

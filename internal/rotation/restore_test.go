@@ -87,7 +87,7 @@ func TestAnAttemptThatFailsLeavesReadersWithWhatWorks(t *testing.T) {
 		fault    func(string, string) error
 		says     string
 		steps    string // of the attempt with the fault
-		astray   bool   // the target has the candidate, readers do not
+		ahead    bool   // the target has the candidate, readers do not
 		stored   bool   // the candidate is in the job
 		inTheEnd string // the steps of the attempt after it
 	}{
@@ -111,7 +111,7 @@ func TestAnAttemptThatFailsLeavesReadersWithWhatWorks(t *testing.T) {
 		"restore failed": {fault: and(at("test", "early", broken), at("restore", "early", broken)),
 			says: "the target may have the new value, which readers get only when a rotation succeeds " +
 				"(vaultctl rotation retry app/",
-			steps: "check set test restore", stored: true, astray: true, inTheEnd: "check set test"},
+			steps: "check set test restore", stored: true, ahead: true, inTheEnd: "check set test"},
 		"restore lost": {fault: and(at("set", "late", broken), at("restore", "late", broken)),
 			says: "the target may have the new value", steps: "check set restore", stored: true, inTheEnd: "check set test"},
 		"taken over early": {fault: func(step, when string) error {
@@ -120,7 +120,7 @@ func TestAnAttemptThatFailsLeavesReadersWithWhatWorks(t *testing.T) {
 				return broken
 			}
 			return nil
-		}, steps: "check set test", astray: true, stored: true},
+		}, steps: "check set test", ahead: true, stored: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			secret := "app/" + strings.ReplaceAll(name, " ", "-")
@@ -152,8 +152,8 @@ func TestAnAttemptThatFailsLeavesReadersWithWhatWorks(t *testing.T) {
 				`SELECT count(*) FROM vault.rotation_candidates WHERE name = '`+secret+`'`); got != want {
 				t.Errorf("got %s candidates stored, want %s", got, want)
 			}
-			if opens := string(target.value) == "one"; opens == c.astray {
-				t.Errorf("what readers have opens the target: got %v, want %v", opens, !c.astray)
+			if opens := string(target.value) == "one"; opens == c.ahead {
+				t.Errorf("what readers have opens the target: got %v, want %v", opens, !c.ahead)
 			}
 			if c.says == "" {
 				return

@@ -96,7 +96,7 @@ func (msg followMsg) arrive(m *model) tea.Cmd {
 	}
 	f.recent = append(f.recent, msg.fresh...)
 	f.recent = f.recent[max(0, len(f.recent)-maxRecent):]
-	if len(msg.fresh) > 0 && m.now().Sub(m.histogram.asked) >= recount {
+	if len(msg.fresh) > 0 && m.now().Sub(m.histogram.sentAt) >= recount {
 		cmds = append(cmds, m.queryCounts())
 	}
 	switch {

@@ -14,9 +14,9 @@ import (
 type histogramPane struct {
 	pending
 	Counts
-	of    string // the filter of the counts
-	asked time.Time
-	err   error
+	of     string // the filter of the counts
+	sentAt time.Time
+	err    error
 }
 
 const histogramMargin = 1
@@ -35,7 +35,7 @@ func (m *model) queryCounts() tea.Cmd {
 	if err != nil || buckets < 1 {
 		return nil
 	}
-	m.histogram.asked = m.now()
+	m.histogram.sentAt = m.now()
 	from, to := f.Since(), f.Until()
 	if to.IsZero() {
 		to = m.now()

@@ -61,9 +61,9 @@ func TestMissesAreCollapsed(t *testing.T) {
 		<-release
 		return &envelope.Key{DataKey: envelope.DataKey{9}}, nil
 	}
-	impatient, giveUp := context.WithCancel(t.Context())
+	leaving, giveUp := context.WithCancel(t.Context())
 	gone := make(chan error, 1)
-	go func() { _, err := c.fetch(impatient, k, unwrap); gone <- err }()
+	go func() { _, err := c.fetch(leaving, k, unwrap); gone <- err }()
 	<-called
 	giveUp()
 	if err := <-gone; !errors.Is(err, context.Canceled) {

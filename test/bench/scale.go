@@ -132,7 +132,7 @@ func runScale(ctx context.Context, o scaleOptions, out, progress io.Writer) (err
 	}
 	r.Reads = got.rows(cellsOf(steps))
 	for _, a := range scaleAims() {
-		if v, known := a.judge(got); known {
+		if v, known := a.compare(got); known {
 			r.Aims = append(r.Aims, v)
 		}
 	}
