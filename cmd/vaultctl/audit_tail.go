@@ -106,7 +106,7 @@ func follow(ctx context.Context, a *app, follower *db.AuditFollower, seen map[in
 			return nil
 		case errors.Is(err, vault.ErrUnavailable):
 			if !away {
-				a.note("vaultctl: %s; trying again", printable(text(err)))
+				a.note("vaultctl: %s; trying again", printable(messageOf(err)))
 			}
 			away, pause = true, wait.NextBackOff()
 		case err != nil:

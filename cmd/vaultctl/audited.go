@@ -18,8 +18,8 @@ func (o *onRecord) register(cmd *cobra.Command) {
 		"read without a row in the audit log, for when the primary is away")
 }
 
-// answered records a read. The caller shows nothing before answered returns, and nothing if it fails.
-func (o onRecord) answered(ctx context.Context, a *app, v *vault.Vault, e audit.Event) error {
+// recordRead records a read. The caller shows nothing before recordRead returns, and nothing if it fails.
+func (o onRecord) recordRead(ctx context.Context, a *app, v *vault.Vault, e audit.Event) error {
 	o.warnUnaudited(a)
 	if o.unaudited {
 		return nil
@@ -34,8 +34,8 @@ func (o onRecord) warnUnaudited(a *app) {
 	}
 }
 
-// recorded is answered for several reads together.
-func (o onRecord) recorded(ctx context.Context, v *vault.Vault, events []audit.Event) error {
+// recordReads records several reads together.
+func (o onRecord) recordReads(ctx context.Context, v *vault.Vault, events []audit.Event) error {
 	if o.unaudited {
 		return nil
 	}
@@ -45,7 +45,7 @@ func (o onRecord) recorded(ctx context.Context, v *vault.Vault, events []audit.E
 // mayShow fails if the audit record could not be written.
 func mayShow(err error) error {
 	if errors.Is(err, vault.ErrUnavailable) || errors.Is(err, vault.ErrOutcomeUnknown) {
-		return hint(&kindError{vault.ErrUnavailable, "this cannot be put on record, so it is not shown: " + text(err)},
+		return hint(&kindError{vault.ErrUnavailable, "this cannot be put on record, so it is not shown: " + messageOf(err)},
 			"the primary has to be reachable too; --unaudited does without")
 	}
 	return err

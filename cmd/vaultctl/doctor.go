@@ -57,7 +57,7 @@ func problem(hint, format string, args ...any) finding {
 // failure turns an error into a problem, with the hint the command line would give.
 func (a *app) failure(err error) finding {
 	_, help := a.verdict(err)
-	return problem(help, "%s", text(err))
+	return problem(help, "%s", messageOf(err))
 }
 
 // probe holds what the checks look at. A part that could not be read is nil.
@@ -103,15 +103,15 @@ func (a *app) examine(ctx context.Context) (*probe, error) {
 	}
 	p := &probe{a: a, v: v}
 	options := db.Options{URL: a.databaseURL, ApplicationName: applicationName, Fence: a.fence}
-	look := func(primary bool) (*db.Examination, error) {
+	examine := func(primary bool) (*db.Examination, error) {
 		e, err := db.Examine(ctx, options, primary)
 		if err != nil {
 			return nil, err
 		}
 		return &e, nil
 	}
-	p.node, p.nodeErr = look(false)
-	p.primary, p.primaryErr = look(true)
+	p.node, p.nodeErr = examine(false)
+	p.primary, p.primaryErr = examine(true)
 	for _, from := range []struct {
 		e   *db.Examination
 		ask func(context.Context) (db.Status, error)
@@ -141,7 +141,7 @@ func runDoctor(ctx context.Context, a *app) error {
 	}
 	d := diagnosis{Checks: []finding{}}
 	for _, c := range checks() {
-		f := c.look(ctx, p)
+		f := c.run(ctx, p)
 		f.Check = c.name
 		switch f.Result {
 		case "":
@@ -183,7 +183,7 @@ func (a *app) printDiagnosis(d diagnosis) error {
 
 type check struct {
 	name string
-	look func(ctx context.Context, p *probe) finding
+	run  func(ctx context.Context, p *probe) finding
 }
 
 // checks lists the checks, each after those it builds on.

@@ -14,16 +14,16 @@ import (
 )
 
 const (
-	skewWarning   = 2 * time.Second // short graces and claims are a few seconds
-	skewProblem   = 4 * time.Minute // KMS refuses requests signed 5 minutes off
-	tokenWarning  = 14 * 24 * time.Hour
-	beatLate      = time.Minute // a supervisor writes a heartbeat every 10 seconds by default
-	replayLate    = 30 * time.Second
-	standbyLate   = 256 << 20 // bytes
-	claimStuck    = 10 * time.Minute
-	purgeSoon     = 24 * time.Hour
-	newestTested  = db.NewestServer
-	oldestAllowed = db.OldestServer
+	skewWarning     = 2 * time.Second // short graces and claims are a few seconds
+	skewProblem     = 4 * time.Minute // KMS refuses requests signed 5 minutes off
+	tokenWarning    = 14 * 24 * time.Hour
+	heartbeatLate   = time.Minute // a supervisor writes a heartbeat every 10 seconds by default
+	replayLate      = 30 * time.Second
+	standbyLate     = 256 << 20 // bytes
+	claimStuckAfter = 10 * time.Minute
+	purgeWarning    = 24 * time.Hour
+	newestTested    = db.NewestServer
+	oldestAllowed   = db.OldestServer
 )
 
 func checkNode(_ context.Context, p *probe) finding {
@@ -39,7 +39,7 @@ func checkNode(_ context.Context, p *probe) finding {
 
 func checkPrimary(_ context.Context, p *probe) finding {
 	switch {
-	case p.primaryErr != nil && p.nodeErr != nil && text(p.primaryErr) == text(p.nodeErr):
+	case p.primaryErr != nil && p.nodeErr != nil && messageOf(p.primaryErr) == messageOf(p.nodeErr):
 		return finding{}
 	case p.primaryErr != nil && p.node != nil && p.node.Recovering && p.node.Hosts == 1:
 		return warning("name every node: --database-url 'postgres://db1,db2,db3/...'",
@@ -70,7 +70,7 @@ func checkFence(ctx context.Context, p *probe) finding {
 	}
 	if err := p.a.fence.Probe(); err != nil {
 		return warning("mkdir -p "+shellPath(strings.TrimSuffix(p.a.stateFile(), "/primaries.json")),
-			"nothing is remembered of primaries: %s", text(err))
+			"nothing is remembered of primaries: %s", messageOf(err))
 	}
 	if p.node == nil {
 		return finding{}
@@ -354,7 +354,7 @@ func checkHeartbeat(_ context.Context, p *probe) finding {
 	switch {
 	case e.BeatAt == nil:
 		detail = "no supervisor has run yet: nothing rotates, expires or is purged"
-	case e.BeatAge > beatLate:
+	case e.BeatAge > heartbeatLate:
 		detail = fmt.Sprintf("no supervisor has run for %s: nothing rotates, expires or is purged",
 			e.BeatAge.Round(time.Second))
 	default:
@@ -405,7 +405,7 @@ func stuckRotations(ctx context.Context, p *probe) (int64, error) {
 	}
 	var n int64
 	for _, j := range jobs {
-		if j.State == "claimed" && j.ClaimedAt != nil && time.Now().Add(p.node.Skew).Sub(*j.ClaimedAt) > claimStuck {
+		if j.State == "claimed" && j.ClaimedAt != nil && time.Now().Add(p.node.Skew).Sub(*j.ClaimedAt) > claimStuckAfter {
 			n++
 		}
 	}
@@ -425,7 +425,7 @@ func checkDeleted(ctx context.Context, p *probe) finding {
 	}
 	soon := 0
 	for _, s := range rows {
-		if s.RestoreUntil != nil && s.RestoreUntil.Sub(time.Now().Add(p.node.Skew)) < purgeSoon {
+		if s.RestoreUntil != nil && s.RestoreUntil.Sub(time.Now().Add(p.node.Skew)) < purgeWarning {
 			soon++
 		}
 	}

@@ -81,7 +81,7 @@ func (a *app) report(ctx context.Context, err error) int {
 		return exitFailed
 	}
 	code, help := a.verdict(err)
-	fmt.Fprintf(a.err, "vaultctl: %s\n", printable(text(err)))
+	fmt.Fprintf(a.err, "vaultctl: %s\n", printable(messageOf(err)))
 	var pointed *pointedError
 	if errors.As(err, &pointed) {
 		fmt.Fprint(a.err, pointed.pointer())
@@ -123,8 +123,8 @@ func libpqConfigured() bool {
 		func(name string) bool { return os.Getenv(name) != "" })
 }
 
-// text leaves out the sentinel's text where the rest of the message says the same.
-func text(err error) string {
+// messageOf leaves out the sentinel's text where the rest of the message says the same.
+func messageOf(err error) string {
 	if errors.Is(err, vault.ErrNotInitialised) {
 		return vault.ErrNotInitialised.Error() // without the SQL error around it
 	}

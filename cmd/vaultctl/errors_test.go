@@ -119,7 +119,7 @@ func TestTextLeavesOutWhatIsSaidAlready(t *testing.T) {
 		{vault.ErrConflict, "conflict"},
 		{errors.New("two\nlines\n"), "two; lines"},
 	} {
-		if got := text(c.err); got != c.want {
+		if got := messageOf(c.err); got != c.want {
 			t.Errorf("got %q, want %q", got, c.want)
 		}
 	}

@@ -154,7 +154,7 @@ func runExec(ctx context.Context, a *app, o execOptions) error {
 		return err
 	}
 	o.record.warnUnaudited(a)
-	if err := o.record.recorded(ctx, v, e.events()); err != nil {
+	if err := o.record.recordReads(ctx, v, e.events()); err != nil {
 		return err
 	}
 	environ, err := e.environ(folder)

@@ -41,7 +41,7 @@ func TestPrefixVariables(t *testing.T) {
 		}
 	}
 	for _, variable := range strings.Fields("http_proxy no_proxy Path ld_preload VAULTCTL_TOKEN LD_X GIT_X BASH_FUNC_X") {
-		if !steers(variable) {
+		if !controlsProgram(variable) {
 			t.Errorf("$%s is no setting, want it refused in every namespace", variable)
 		}
 	}

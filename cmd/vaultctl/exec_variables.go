@@ -17,16 +17,16 @@ var (
 	variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 	namespace    = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*_$`)
 
-	// endsAsSecret is the rule for variables of --prefix. A list of forbidden names is never complete, because every
+	// secretSuffix is the rule for variables of --prefix. A list of forbidden names is never complete, because every
 	// program has its own settings; a name with one of these endings holds a credential. URL and USER alone would allow
 	// the address of a package index or a proxy.
-	endsAsSecret = regexp.MustCompile(`^([A-Z0-9_]*_)?(` +
+	secretSuffix = regexp.MustCompile(`^([A-Z0-9_]*_)?(` +
 		`PASSWORD|PASSWD|PASS|PWD|PASSPHRASE|PIN|SECRET|TOKEN|KEY|APIKEY|CREDENTIALS?|SALT|PEPPER|JWT|PEM|DSN|CLIENT_ID|` +
 		`ACCESS_KEY_ID|(DATABASE|DB|POSTGRES|POSTGRESQL|MYSQL|MARIADB|MONGO|MONGODB|REDIS|AMQP|RABBITMQ|SMTP|MAIL|WEBHOOK)` +
 		`_(URL|URI|USER|USERNAME))(_[0-9]+)?$`)
 
-	// aSetting matches what programs, loaders and interpreters read as settings, some with endings as above.
-	aSetting = regexp.MustCompile(`^(` +
+	// programSettings matches what programs, loaders and interpreters read as settings, some with endings as above.
+	programSettings = regexp.MustCompile(`^(` +
 		`PATH|IFS|ENV|SHELL|HOME|USER|LOGNAME|PWD|OLDPWD|CDPATH|TERM|TERMINFO|TERMCAP|TMP|TMPDIR|TEMP|TZ|TZDIR|LANG|` +
 		`LANGUAGE|EDITOR|VISUAL|PAGER|BROWSER|MANPAGER|PS[0-4]|FPATH|ZDOTDIR|HISTFILE|MAIL|MAILPATH|NLSPATH|LOCPATH|` +
 		`GCONV_PATH|GETCONF_DIR|HOSTALIASES|LOCALDOMAIN|RESOLV_HOST_CONF|CLASSPATH|KUBECONFIG|SSLKEYLOGFILE|GNUPGHOME|` +
@@ -38,29 +38,30 @@ var (
 		`CORECLR|COMPLUS|PHP|LUA|TCL|JULIA|CLOUDSDK|DOCKER|BUILDKIT|VAULTCTL|VAULTD|NSS|GTK|QT|GDK|GIO|GST|AWS|PG)_.*|` +
 		`(PYTHON|PERL|RUBY|OCAML).*|PG[A-Z0-9]*)$`)
 
-	// aCredential matches the exact names in those families that are credentials.
-	aCredential = []string{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "NODE_AUTH_TOKEN",
+	// credentialVariables are the exact names in those families that hold credentials.
+	credentialVariables = []string{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "NODE_AUTH_TOKEN",
 		"NPM_TOKEN", "PGPASSWORD", "DOCKER_PASSWORD", "CARGO_REGISTRY_TOKEN"}
 
-	// aWayIn matches what vaultctl itself connects and authenticates with.
-	aWayIn = regexp.MustCompile(`^(VAULTCTL_.*|VAULTD_.*|PGPASSWORD|PGPASSFILE|PGSSLPASSWORD|PGSERVICEFILE)$`)
+	// ownCredentials matches what vaultctl itself connects and authenticates with.
+	ownCredentials = regexp.MustCompile(`^(VAULTCTL_.*|VAULTD_.*|PGPASSWORD|PGPASSFILE|PGSSLPASSWORD|PGSERVICEFILE)$`)
 )
 
-// steers reports whether a variable is known to change what a program runs or how.
-func steers(variable string) bool {
-	return aSetting.MatchString(strings.ToUpper(variable)) && !slices.Contains(aCredential, variable)
+// controlsProgram reports whether a variable is known to change what a program runs or how.
+func controlsProgram(variable string) bool {
+	return programSettings.MatchString(strings.ToUpper(variable)) && !slices.Contains(credentialVariables, variable)
 }
 
 // holdsSecret reports whether a name chosen by the author of a secret may be a variable.
 func holdsSecret(variable string) bool {
-	return slices.Contains(aCredential, variable) || endsAsSecret.MatchString(variable) && !steers(variable)
+	return slices.Contains(credentialVariables, variable) ||
+		secretSuffix.MatchString(variable) && !controlsProgram(variable)
 }
 
 // inherited is the part of vaultctl's environment that the command gets.
 func (o execOptions) inherited(environ []string) []string {
 	return slices.DeleteFunc(environ, func(line string) bool {
 		variable, _, _ := strings.Cut(line, "=")
-		return !slices.Contains(o.keep, variable) && (o.pristine || aWayIn.MatchString(variable))
+		return !slices.Contains(o.keep, variable) && (o.pristine || ownCredentials.MatchString(variable))
 	})
 }
 
@@ -178,7 +179,7 @@ func (e *environment) fromPrefix(ctx context.Context, v *vault.Vault, o execOpti
 // addDerived collects the names it refuses, so that one error lists them all.
 func (e *environment) addDerived(o execOptions, secret *vault.Secret) error {
 	s := setVariable{o.namespace + variableOf(strings.TrimPrefix(secret.Name, o.prefix)), secret, byPrefix}
-	allowed := holdsSecret(s.variable) || o.namespace != "" && !steers(s.variable)
+	allowed := holdsSecret(s.variable) || o.namespace != "" && !controlsProgram(s.variable)
 	if variableName.MatchString(s.variable) && !allowed {
 		e.refused = append(e.refused, s)
 		secret.Wipe()
@@ -215,7 +216,7 @@ func variableOf(name string) string {
 	}, strings.ToUpper(name))
 }
 
-// add rejects a variable that is already set, that no program could read, or that steers programs and was not given
+// add rejects a variable that is already set, that no program could read, or that controls programs and was not given
 // by name.
 func (e *environment) add(s setVariable) error {
 	e.set = append(e.set, s)
@@ -231,7 +232,7 @@ func (e *environment) add(s setVariable) error {
 	case s.by != byEnv && e.inherits(s.variable):
 		return hint(usage("secret %q would replace $%s", name, s.variable),
 			"--env %s=%s, if it is to", s.variable, name)
-	case s.by == bySecret && steers(s.variable):
+	case s.by == bySecret && controlsProgram(s.variable):
 		return hint(usage("secret %q would set $%s, which programs read as a setting", name, s.variable),
 			"--env %s=%s, if it is to", s.variable, name)
 	case !e.files && bytes.IndexByte(s.secret.Value, 0) >= 0:

@@ -146,14 +146,14 @@ func (x *exporting) page(ctx context.Context, w io.Writer, page []vault.Exported
 	for _, e := range page {
 		events = append(events, eventOf(e))
 	}
-	if err := x.o.record.recorded(ctx, x.vault, events); err != nil {
+	if err := x.o.record.recordReads(ctx, x.vault, events); err != nil {
 		return err
 	}
 	for _, e := range page {
 		if e.Err != nil {
 			x.failed++
 			x.done()
-			x.a.note("failed: %q: %s", e.Name, printable(text(e.Err)))
+			x.a.note("failed: %q: %s", e.Name, printable(messageOf(e.Err)))
 			continue
 		}
 		x.buffer = appendExported(x.buffer[:0], e, x.o.settings)
@@ -173,10 +173,10 @@ func eventOf(e vault.Exported) audit.Event {
 		return vault.AuditedGet(e.Name, &e.Secret)
 	}
 	return audit.Event{Action: audit.Read, Secret: e.Name, Version: e.Version, Outcome: audit.Failed,
-		Detail: map[string]any{"reason": whyNot(e.Err)}}
+		Detail: map[string]any{"reason": failureReason(e.Err)}}
 }
 
-func whyNot(err error) string {
+func failureReason(err error) string {
 	switch {
 	case errors.Is(err, vault.ErrIntegrity):
 		return "integrity"

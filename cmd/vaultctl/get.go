@@ -54,7 +54,7 @@ func runGet(ctx context.Context, a *app, name string, version int, least atLeast
 	if err != nil {
 		return err
 	}
-	if err := least.reach(ctx, v); err != nil {
+	if err := least.awaitReplay(ctx, v); err != nil {
 		return err
 	}
 	secret, err := v.Get(ctx, name, vault.GetOptions{Version: version})
@@ -68,14 +68,14 @@ func runGet(ctx context.Context, a *app, name string, version int, least atLeast
 		return about(name, err)
 	}
 	defer secret.Wipe()
-	if err := record.answered(ctx, a, v, vault.AuditedGet(name, secret)); err != nil {
+	if err := record.recordRead(ctx, a, v, vault.AuditedGet(name, secret)); err != nil {
 		return err
 	}
 	if a.json() {
 		return a.printJSON(jsonSecret(secret))
 	}
 	terminal := term.IsTerminal(int(a.out.Fd()))
-	if terminal && !isText(secret.Value) {
+	if terminal && !isTerminalSafe(secret.Value) {
 		return hint(usage("the value of %q is not text", name), "vaultctl get %s > FILE, or -o json", name)
 	}
 	if _, err := a.out.Write(secret.Value); err != nil {
@@ -87,12 +87,13 @@ func runGet(ctx context.Context, a *app, name string, version int, least atLeast
 	return nil
 }
 
-// isText reports whether a terminal may show value as it is: control characters except newline and tab could steer it.
-func isText(value []byte) bool {
-	return utf8.Valid(value) && printable(withoutLines(string(value))) == withoutLines(string(value))
+// isTerminalSafe reports whether a terminal may show value as it is: a control character other than newline and tab
+// could make it do something else.
+func isTerminalSafe(value []byte) bool {
+	return utf8.Valid(value) && printable(withoutNewlines(string(value))) == withoutNewlines(string(value))
 }
 
-func withoutLines(s string) string {
+func withoutNewlines(s string) string {
 	out := make([]byte, 0, len(s))
 	for i := range len(s) {
 		if s[i] != '\n' && s[i] != '\t' {

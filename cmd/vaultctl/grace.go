@@ -76,7 +76,7 @@ func runGraceEnd(ctx context.Context, a *app, o graceEndOptions) error {
 	}
 	done := fmt.Sprintf("ended the grace of %s of %q: over on the primary, and on a standby when it has replayed this",
 		numbered(receipt.EndedVersions), o.name)
-	return a.settle(ctx, v, receipt.LSN, o.wait, done,
+	return a.reportChange(ctx, v, receipt.LSN, o.wait, done,
 		func(standbys *[]db.Standby) any { return receiptJSON{receipt, standbys} })
 }
 

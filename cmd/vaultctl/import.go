@@ -152,10 +152,10 @@ type importing struct {
 	o      importOptions
 	input  *importInput
 
-	mu      sync.Mutex // guards the counts, the terminal and the next three
-	writers int
-	left    [][]entry // batches of writers that ended early
-	fields  bool      // an unknown field was found, and the known ones were printed
+	mu         sync.Mutex // guards the counts, the terminal and the next three
+	writers    int
+	handedOver [][]entry // batches of writers that ended early
+	fields     bool      // an unknown field was found, and the known ones were printed
 
 	tick func(int64)
 	done func()     // removes what tick shows
@@ -189,7 +189,7 @@ func runImport(ctx context.Context, a *app, o importOptions) error {
 	defer input.close()
 	r := &importing{DryRun: o.dryRun, Failures: []importFailure{}, a: a, vault: v, change: change, token: token, o: o,
 		input: input, seen: newSeenNames()}
-	r.done = a.progressBy("secrets", input.share(), &r.tick)
+	r.done = a.progressBy("secrets", input.partRead(), &r.tick)
 	err = r.run(ctx)
 	r.done()
 	return errors.Join(r.print(), r.outcome(err))
@@ -244,8 +244,8 @@ func (in *importInput) close() {
 	in.file.Close()
 }
 
-// share returns the part of the file that has been read; nil if its size is unknown.
-func (in *importInput) share() func(int64) float64 {
+// partRead returns the part of the file that has been read; nil if its size is unknown.
+func (in *importInput) partRead() func(int64) float64 {
 	if in.size == 0 {
 		return nil
 	}
@@ -275,25 +275,25 @@ func (r *importing) run(ctx context.Context) error {
 		})
 	}
 	err := group.Wait()
-	for _, batch := range r.left { // after an error
+	for _, batch := range r.handedOver { // after an error
 		wipeEntries(batch)
 	}
 	return err
 }
 
-// write stores batches, then those that other writers left.
+// write stores batches, then those that other writers handed over.
 func (r *importing) write(ctx context.Context, batches <-chan []entry) error {
 	for batch := range batches {
-		if goesOn, err := r.storeAll(ctx, batch); err != nil || !goesOn {
+		if more, err := r.storeAll(ctx, batch); err != nil || !more {
 			return err
 		}
 	}
 	for {
-		batch := r.takeLeft()
+		batch := r.takeHandedOver()
 		if batch == nil {
 			return nil
 		}
-		if goesOn, err := r.storeAll(ctx, batch); err != nil || !goesOn {
+		if more, err := r.storeAll(ctx, batch); err != nil || !more {
 			return err
 		}
 	}
@@ -301,14 +301,14 @@ func (r *importing) write(ctx context.Context, batches <-chan []entry) error {
 
 // storeAll stores a batch. A writer for which the server has no connection leaves its batch to the others and ends; the
 // last writer tries connectionTries times.
-func (r *importing) storeAll(ctx context.Context, batch []entry) (goesOn bool, err error) {
+func (r *importing) storeAll(ctx context.Context, batch []entry) (more bool, err error) {
 	for try := 1; ; try++ {
 		batch, err = r.store(ctx, batch)
 		switch {
 		case !db.IsFull(err) || ctx.Err() != nil:
 			wipeEntries(batch)
 			return true, err
-		case r.leave(batch):
+		case r.handOver(batch):
 			return false, nil
 		case try == connectionTries:
 			wipeEntries(batch)
@@ -317,29 +317,29 @@ func (r *importing) storeAll(ctx context.Context, batch []entry) (goesOn bool, e
 	}
 }
 
-// leave hands a batch to the other writers. It returns false if there is none.
-func (r *importing) leave(batch []entry) bool {
+// handOver gives a batch to the other writers. It returns false if there is none.
+func (r *importing) handOver(batch []entry) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.writers == 1 {
 		return false
 	}
 	r.writers--
-	r.left = append(r.left, batch)
+	r.handedOver = append(r.handedOver, batch)
 	return true
 }
 
-// takeLeft returns a batch that another writer left. If there is none it returns nil and the writer ends: the last
-// writer leaves no batch, so none is lost.
-func (r *importing) takeLeft() []entry {
+// takeHandedOver returns a batch that another writer handed over. If there is none it returns nil and the writer ends:
+// the last writer hands none over, so none is lost.
+func (r *importing) takeHandedOver() []entry {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.left) == 0 {
+	if len(r.handedOver) == 0 {
 		r.writers--
 		return nil
 	}
-	batch := r.left[0]
-	r.left = r.left[1:]
+	batch := r.handedOver[0]
+	r.handedOver = r.handedOver[1:]
 	return batch
 }
 
@@ -454,7 +454,7 @@ func (r *importing) count(did vault.ImportDid) {
 	case vault.Existing:
 		r.Existing++
 	}
-	r.tally()
+	r.countEntry()
 }
 
 func (r *importing) fail(line int, name string, err error) {
@@ -462,20 +462,20 @@ func (r *importing) fail(line int, name string, err error) {
 	defer r.mu.Unlock()
 	r.Failed++
 	if len(r.Failures) < listedFailures {
-		r.Failures = append(r.Failures, importFailure{line, name, text(err)})
+		r.Failures = append(r.Failures, importFailure{line, name, messageOf(err)})
 	}
 	if !r.a.json() {
 		r.done()
-		r.a.note("failed: line %d: %s", line, printable(text(err)))
+		r.a.note("failed: line %d: %s", line, printable(messageOf(err)))
 		if errors.Is(err, strictjson.ErrUnknownField) && !r.fields {
 			r.fields = true
 			r.a.note("the fields are %s", strings.Join(itemFields, ", "))
 		}
 	}
-	r.tally()
+	r.countEntry()
 }
 
-func (r *importing) tally() {
+func (r *importing) countEntry() {
 	if r.Entries++; r.tick != nil {
 		r.tick(r.Entries)
 	}
@@ -485,7 +485,7 @@ func (r *importing) tally() {
 func (r *importing) outcome(err error) error {
 	switch {
 	case err != nil:
-		return hint(fmt.Errorf("the import ended early: %w", err), "the same command goes on with what is left")
+		return hint(fmt.Errorf("the import ended early: %w", err), "run the same command again; stored secrets are skipped")
 	case r.Failed > 0 && r.o.stopOnError:
 		return hint(attention("the import stopped at a line that failed"),
 			"fix the line and run the same command again; stored secrets are skipped")

@@ -121,8 +121,8 @@ var (
 	inDoubleQuotes = []difference{escapes, expands, returns, zero, runs}
 )
 
-// alike returns nil if all programs read the value as it is written.
-func alike(value []byte, differences []difference) error {
+// checkSpelling returns nil if all programs read the value as it is written.
+func checkSpelling(value []byte, differences []difference) error {
 	for _, d := range differences {
 		if d.where.Match(value) {
 			return fmt.Errorf("%s: %s", d.what, spelling(value))
@@ -170,7 +170,7 @@ func unquoted(value []byte) ([]byte, error) {
 	if len(value) == 0 {
 		return nil, nil
 	}
-	if err := alike(value, inNoQuotes); err != nil {
+	if err := checkSpelling(value, inNoQuotes); err != nil {
 		return nil, err
 	}
 	return bytes.Clone(value), nil
@@ -208,11 +208,11 @@ func (d dotenv) quoted(rest []byte, quote byte) (value []byte, err error) {
 	case len(comment) > 0 && (comment[0] != '#' || len(comment) == len(after)):
 		return nil, errors.New(`something follows the closing quote: a comment takes a blank before "#"`)
 	case quote == '\'':
-		err = alike(value, inSingleQuotes)
+		err = checkSpelling(value, inSingleQuotes)
 	case escapes.where.Match(value):
 		err = escaped(value)
 	default:
-		err = alike(value, inDoubleQuotes)
+		err = checkSpelling(value, inDoubleQuotes)
 	}
 	if err != nil {
 		return nil, err

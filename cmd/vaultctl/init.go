@@ -108,11 +108,11 @@ func runInit(ctx context.Context, a *app, o initOptions) error {
 		answer.Token = &token
 	}
 	if !a.json() {
-		return a.tellInit(answer)
+		return a.printInit(answer)
 	}
 	err = a.printJSON(answer)
 	if answer.Token != nil {
-		return lost(*answer.Token, err)
+		return hintRevoke(*answer.Token, err)
 	}
 	return err
 }
@@ -156,7 +156,7 @@ func (a *app) firstToken(ctx context.Context, v *vault.Vault, name string, file 
 	return deliver(token, row, file)
 }
 
-func (a *app) tellInit(answer initAnswer) error {
+func (a *app) printInit(answer initAnswer) error {
 	switch {
 	case answer.Extension != "":
 		a.note("the schema in %s is that of the extension %s (schema version %d)", db.Target(a.databaseURL), db.ExtensionName,

@@ -112,7 +112,7 @@ func TestWorriesOfAStatus(t *testing.T) {
 		{db.Status{RotationsFailed: 1, RotationsOverdue: 4}, "rotations: 1 failed, 4 overdue"},
 	} {
 		got := ""
-		if err := worries(c.status, nil); err != nil {
+		if err := statusProblem(c.status, nil); err != nil {
 			got = err.Error()
 		}
 		if diff := cmp.Diff(c.want, got); diff != "" {

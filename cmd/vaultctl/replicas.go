@@ -47,8 +47,8 @@ func (l *atLeast) parse(cmd *cobra.Command) error {
 	return nil
 }
 
-// reach waits for the node; without --min-lsn it returns at once.
-func (l *atLeast) reach(ctx context.Context, v *vault.Vault) error {
+// awaitReplay waits for the node; without --min-lsn it returns at once.
+func (l *atLeast) awaitReplay(ctx context.Context, v *vault.Vault) error {
 	if l.lsn == 0 {
 		return nil
 	}
@@ -67,9 +67,9 @@ func registerStandbyWait(cmd *cobra.Command, wait **time.Duration) {
 	cmd.Flags().Lookup("wait").NoOptDefVal = rotation.FormatInterval(standbyWait)
 }
 
-// settle prints a change that was made, waits for the standbys with --wait, and prints which have replayed it. JSON is
-// one document, at the end.
-func (a *app) settle(ctx context.Context, v *vault.Vault, lsn string, wait *time.Duration, done string,
+// reportChange prints a change that was made, waits for the standbys with --wait, and prints which have replayed it.
+// JSON is one document, at the end.
+func (a *app) reportChange(ctx context.Context, v *vault.Vault, lsn string, wait *time.Duration, done string,
 	answer func(*[]db.Standby) any) error {
 	if !a.json() {
 		a.note("%s", done)
@@ -95,7 +95,7 @@ func followStandbys(ctx context.Context, v *vault.Vault, lsn string, wait time.D
 	if err == nil {
 		return &standbys, nil
 	}
-	failed := attention("done, but whether the standbys have replayed it could not be learned: %s", text(err))
+	failed := attention("done, but whether the standbys have replayed it could not be learned: %s", messageOf(err))
 	if errors.Is(err, vault.ErrRefused) {
 		failed = hint(failed, "as a superuser: GRANT pg_read_all_stats TO vault_owner")
 	}

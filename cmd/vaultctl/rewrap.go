@@ -339,14 +339,14 @@ func (r *rewrapping) fail(key db.WrappedKey, err error) {
 		r.Unlisted++
 		return
 	}
-	r.Failed = append(r.Failed, rewrapFailure{Name: key.Name, Version: key.Version, Job: key.Job, Error: text(err)})
+	r.Failed = append(r.Failed, rewrapFailure{Name: key.Name, Version: key.Version, Job: key.Job, Error: messageOf(err)})
 }
 
 // outcome is the error of the whole run.
 func (r *rewrapping) outcome(err error) error {
 	switch {
 	case err != nil:
-		return hint(fmt.Errorf("the run ended early: %w", err), "the same command goes on with what is left")
+		return hint(fmt.Errorf("the run ended early: %w", err), "run the same command again; rewrapped keys are skipped")
 	case len(r.Failed) > 0:
 		return hint(attention("%s could not be rewrapped", plural(r.failures(), "data key", "data keys")),
 			"the same command tries them again")

@@ -59,7 +59,7 @@ func runStatus(ctx context.Context, a *app) error {
 	for _, problem := range lockProblems(s) {
 		a.note("warning: %s", problem)
 	}
-	return worries(s, failures)
+	return statusProblem(s, failures)
 }
 
 func (a *app) printStatus(s db.Status, failures []db.RoundFailure) error {
@@ -147,8 +147,8 @@ func roundsLine(s db.Status) string {
 	return fmt.Sprintf("%d failing", s.RoundFailures)
 }
 
-// worries is an error if an operator should act.
-func worries(s db.Status, failures []db.RoundFailure) error {
+// statusProblem is an error if an operator should act.
+func statusProblem(s db.Status, failures []db.RoundFailure) error {
 	if problem := durabilityProblem(s); problem != "" {
 		return hint(attention("%s", problem),
 			"vaultctl doctor; start the standby, or take it out of synchronous_standby_names")

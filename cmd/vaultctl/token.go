@@ -178,7 +178,7 @@ func deliver(token vault.Token, row db.TokenRow, file *newTokenFile) (tokenJSON,
 func (a *app) printToken(t tokenJSON) error {
 	switch {
 	case a.json():
-		return lost(t, a.printJSON(t))
+		return hintRevoke(t, a.printJSON(t))
 	case t.File != "":
 		a.note("admin token %q is in %s", t.Name, t.File)
 	default:
@@ -188,7 +188,7 @@ func (a *app) printToken(t tokenJSON) error {
 		}
 		a.note("admin token %q, shown this once. To use it by default, paste it into:\n  %s", t.Name, saveCommand(path))
 		if _, err := fmt.Fprintln(a.out, t.Token); err != nil {
-			return lost(t, fmt.Errorf("writing the token: %w", reason(err)))
+			return hintRevoke(t, fmt.Errorf("writing the token: %w", reason(err)))
 		}
 	}
 	if t.ExpiresAt != nil {
@@ -197,8 +197,8 @@ func (a *app) printToken(t tokenJSON) error {
 	return nil
 }
 
-// lost adds the revoke command to an error after which a new token was not shown.
-func lost(t tokenJSON, err error) error {
+// hintRevoke adds the revoke command to an error after which a new token was not shown.
+func hintRevoke(t tokenJSON, err error) error {
 	if err == nil || t.Token == "" {
 		return err
 	}
@@ -299,7 +299,7 @@ func runTokenRevoke(ctx context.Context, a *app, name string, wait *time.Duratio
 	if err != nil {
 		return err
 	}
-	err = a.settle(ctx, v, row.LSN, wait, fmt.Sprintf("revoked token %q", row.Name),
+	err = a.reportChange(ctx, v, row.LSN, wait, fmt.Sprintf("revoked token %q", row.Name),
 		func(standbys *[]db.Standby) any { return revokedJSON{row, standbys} })
 	if err != nil {
 		return err

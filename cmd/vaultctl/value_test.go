@@ -122,12 +122,12 @@ func TestWithoutATerminalNothingIsAsked(t *testing.T) {
 
 func TestIsTextForATerminal(t *testing.T) {
 	for _, s := range []string{"a", "a\nb\tc\n", "pässwörd", "日本"} {
-		if !isText([]byte(s)) {
+		if !isTerminalSafe([]byte(s)) {
 			t.Errorf("%q: got binary, want text", s)
 		}
 	}
 	for _, s := range []string{"\x1b[31m", "a\rb", "\x00", "\xff", "\u009b", "\x7f"} {
-		if isText([]byte(s)) {
+		if isTerminalSafe([]byte(s)) {
 			t.Errorf("%q: got text, want binary", s)
 		}
 	}

@@ -65,7 +65,7 @@ func runVerify(ctx context.Context, a *app, name string, input valueInput, least
 		return err
 	}
 	defer clear(value)
-	if err := least.reach(ctx, v); err != nil {
+	if err := least.awaitReplay(ctx, v); err != nil {
 		return err
 	}
 	verdict, err := v.Verify(ctx, name, value)
@@ -73,7 +73,7 @@ func runVerify(ctx context.Context, a *app, name string, input valueInput, least
 		record.refused(ctx, v, audit.Verify, name, 0, err)
 		return about(name, err)
 	}
-	if err := record.answered(ctx, a, v, vault.AuditedVerify(name, verdict)); err != nil {
+	if err := record.recordRead(ctx, a, v, vault.AuditedVerify(name, verdict)); err != nil {
 		return err
 	}
 	if err := a.printVerdict(verdict); err != nil {

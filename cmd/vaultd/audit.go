@@ -151,7 +151,7 @@ func (r *reads) status() any {
 		Mode: "on", Sync: r.config.AuditSync, OnFailure: r.config.AuditOnFailure, Node: s.Node, Boot: &s.Boot,
 		Waiting: s.Records, Bytes: s.Bytes,
 		Shipped: p.Shipped, Gaps: p.Gaps, Damaged: s.Damaged, Failures: s.Failures, Unrecorded: r.recorder.Unrecorded(),
-		Failing: text(s.Failing), Shipping: text(p.Failing),
+		Failing: errorText(s.Failing), Shipping: errorText(p.Failing),
 	}
 	if !s.Oldest.IsZero() {
 		oldest := s.Oldest.UTC()
@@ -160,7 +160,7 @@ func (r *reads) status() any {
 	return status
 }
 
-func text(err error) string {
+func errorText(err error) string {
 	if err == nil {
 		return ""
 	}

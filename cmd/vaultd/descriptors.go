@@ -11,10 +11,10 @@ import (
 )
 
 const (
-	// mostConnections is the default where descriptors are plenty: then the memory of idle connections is the bound.
-	mostConnections = 4096
-	fewestWorth     = 8 // connections, below which the daemon says that it has too few descriptors
-	maxStrangers    = 16
+	// maxConnections is the default where descriptors are plenty: then the memory of idle connections is the bound.
+	maxConnections = 4096
+	lowConnections = 8 // connections, below which the daemon says that it has too few descriptors
+	maxStrangers   = 16
 	// listeners, the log, the spool and its segments, files being read, the KMS, a bucket, a resolver
 	otherDescriptors = 64
 	perRotation      = 8 // pipes of a program, connections to a target
@@ -32,7 +32,7 @@ func (c *Config) reserved() int {
 
 // connectionBounds are the configured bounds, lowered to fit the limit of open files.
 func (c *Config) connectionBounds(log *slog.Logger) listen.Bounds {
-	room := mostConnections
+	room := maxConnections
 	var files unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err == nil && files.Cur < 1<<30 {
 		room = int(files.Cur) - c.reserved()
@@ -48,15 +48,15 @@ func (c *Config) connectionBounds(log *slog.Logger) listen.Bounds {
 func (c *Config) boundsWithin(room int) (b listen.Bounds, complaint string) {
 	b = listen.Bounds{Total: c.HTTPMaxConns, PerAddress: c.HTTPMaxConnsPerAddress, Strangers: maxStrangers}
 	switch {
-	case room < fewestWorth:
-		b.Total, complaint = fewestWorth,
+	case room < lowConnections:
+		b.Total, complaint = lowConnections,
 			"too few open files: connections may use up what the database and the spool need; raise LimitNOFILE"
 	case b.Total > room:
 		b.Total, complaint = room,
 			fmt.Sprintf("http_max_connections = %d is more than the limit of open files leaves room for; raise LimitNOFILE",
 				c.HTTPMaxConns)
 	case b.Total == 0:
-		b.Total = min(room, mostConnections)
+		b.Total = min(room, maxConnections)
 	}
 	if b.PerAddress == 0 {
 		b.PerAddress = max(b.Total/4, 4)

@@ -7,10 +7,11 @@ import (
 	"syscall"
 )
 
-// asInit is vaultd as process 1, in a container without an init: it runs the daemon as a child, passes signals on to it
-// and reaps every process that ends. A process that a rotation's program leaves running becomes a child of process 1,
-// and would stay a zombie for ever. The daemon itself cannot reap: it would take the exit codes that os/exec waits for.
-func asInit(args []string) int {
+// superviseAsInit is vaultd as process 1, in a container without an init: it runs the daemon as a child, passes signals
+// on to it and reaps every process that ends. A process that a rotation's program leaves running becomes a child of
+// process 1, and would stay a zombie for ever. The daemon itself cannot reap: it would take the exit codes that os/exec
+// waits for.
+func superviseAsInit(args []string) int {
 	signals := make(chan os.Signal, 128)
 	signal.Notify(signals)
 	child, err := os.StartProcess(ownPath(), args, &os.ProcAttr{

@@ -19,7 +19,7 @@ func init() {
 	switch os.Getenv(part) {
 	case "init":
 		os.Setenv(part, os.Getenv(part+"_CHILD"))
-		os.Exit(asInit(os.Args))
+		os.Exit(superviseAsInit(os.Args))
 	case "exits":
 		os.Exit(5)
 	case "dies":

@@ -13,7 +13,7 @@ import (
 
 func main() {
 	if os.Getpid() == 1 {
-		os.Exit(asInit(os.Args))
+		os.Exit(superviseAsInit(os.Args))
 	}
 	if err := vault.DisableCoreDumps(); err != nil {
 		fmt.Fprintln(os.Stderr, "vaultd:", err)

@@ -54,7 +54,7 @@ func (c *stateCollector) Collect(to chan<- prometheus.Metric) {
 		return
 	}
 	gauge(databaseUp, 1)
-	gauge(isPrimary, oneIf(s.Role == "primary"))
+	gauge(isPrimary, gaugeOf(s.Role == "primary"))
 	if s.LagSeconds != nil {
 		gauge(lag, *s.LagSeconds)
 	}
@@ -62,7 +62,7 @@ func (c *stateCollector) Collect(to chan<- prometheus.Metric) {
 		gauge(unsealed, *s.UnsealedSeconds)
 	}
 	gauge(rounds, float64(s.RoundFailures))
-	gauge(nodeFenced, oneIf(errors.Is(c.vault.CheckFence(ctx), vault.ErrFenced)))
+	gauge(nodeFenced, gaugeOf(errors.Is(c.vault.CheckFence(ctx), vault.ErrFenced)))
 	for state, n := range rotationsByState(s) {
 		gauge(rotations, float64(n), state)
 	}
@@ -73,7 +73,7 @@ func rotationsByState(s db.Status) map[string]int64 {
 		"overdue": s.RotationsOverdue, "paused": s.RotationsPaused}
 }
 
-func oneIf(yes bool) float64 {
+func gaugeOf(yes bool) float64 {
 	if yes {
 		return 1
 	}

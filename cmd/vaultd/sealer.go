@@ -89,10 +89,10 @@ func (s *auditSealer) Describe(to chan<- *prometheus.Desc) {
 func (s *auditSealer) Collect(to chan<- prometheus.Metric) {
 	state := s.State()
 	to <- prometheus.MustNewConstMetric(rowsSealed, prometheus.CounterValue, float64(state.Sealed))
-	to <- prometheus.MustNewConstMetric(sealFailing, prometheus.GaugeValue, oneIf(state.Failing))
-	to <- prometheus.MustNewConstMetric(sealAlarm, prometheus.GaugeValue, oneIf(state.Alarm))
+	to <- prometheus.MustNewConstMetric(sealFailing, prometheus.GaugeValue, gaugeOf(state.Failing))
+	to <- prometheus.MustNewConstMetric(sealAlarm, prometheus.GaugeValue, gaugeOf(state.Alarm))
 	if s.bucket {
-		to <- prometheus.MustNewConstMetric(bucketFailing, prometheus.GaugeValue, oneIf(state.Away))
+		to <- prometheus.MustNewConstMetric(bucketFailing, prometheus.GaugeValue, gaugeOf(state.Away))
 		to <- prometheus.MustNewConstMetric(bucketBehind, prometheus.GaugeValue, state.Behind.Seconds())
 	}
 }

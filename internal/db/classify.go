@@ -43,9 +43,10 @@ func classify(err error) error {
 	var connect *pgconn.ConnectError
 	switch {
 	case errors.Is(err, ErrFenced) && errors.As(err, &connect):
-		return &Error{Kind: ErrFenced, Text: "connecting to the primary: " + eachOnce(connect.Unwrap())}
+		return &Error{Kind: ErrFenced, Text: "connecting to the primary: " + distinctLines(connect.Unwrap())}
 	case errors.As(err, &known) && errors.As(err, &connect):
-		return &Error{Kind: known.Kind, Text: "connecting to the database: " + eachOnce(connect.Unwrap()), Code: known.Code}
+		return &Error{Kind: known.Kind, Text: "connecting to the database: " + distinctLines(connect.Unwrap()),
+			Code: known.Code}
 	case err == nil, errors.As(err, &known), errors.Is(err, context.Canceled):
 		return err
 	case errors.Is(err, pgx.ErrNoRows):
@@ -53,7 +54,7 @@ func classify(err error) error {
 	case errors.As(err, &server):
 		return classifyServer(server)
 	case errors.As(err, &connect):
-		return &Error{Kind: ErrUnavailable, Text: "connecting to the database: " + eachOnce(connect.Unwrap())}
+		return &Error{Kind: ErrUnavailable, Text: "connecting to the database: " + distinctLines(connect.Unwrap())}
 	case errors.Is(err, context.DeadlineExceeded):
 		return &Error{Kind: ErrUnavailable, Text: "the database did not answer in time"}
 	default:
@@ -100,9 +101,9 @@ func isDefinite(err error) bool {
 	return errors.Is(err, pgx.ErrTxCommitRollback)
 }
 
-// eachOnce joins the errors of several hosts without repetition: with and without TLS, one host fails with the same
-// text.
-func eachOnce(err error) string {
+// distinctLines joins the errors of several hosts without repetition: with and without TLS, one host fails with the
+// same text.
+func distinctLines(err error) string {
 	var lines []string
 	for line := range strings.Lines(err.Error()) {
 		if line = strings.TrimSpace(line); !slices.Contains(lines, line) {

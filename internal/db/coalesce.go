@@ -71,7 +71,7 @@ func (c *coalescer[T]) get(ctx context.Context, name string) (T, error) {
 	deadline, bounded := ctx.Deadline()
 	if short := bounded && time.Until(deadline) < shortDeadline; !short {
 		if d, ok := c.leadAlone(deadline); ok {
-			return c.askAlone(d, name)
+			return c.queryAlone(d, name)
 		}
 	}
 	b := c.join(name)
@@ -101,8 +101,8 @@ func (c *coalescer[T]) leadAlone(deadline time.Time) (d dispatch, ok bool) {
 
 // askAlone queries in the caller's goroutine: without other requests, a handover would cost more than the rest of this.
 // The caller's cancellation does not end the query, because pgx closes the connection of a query that it cancels.
-func (c *coalescer[T]) askAlone(d dispatch, name string) (T, error) {
-	answers, err := c.ask(d, []string{name})
+func (c *coalescer[T]) queryAlone(d dispatch, name string) (T, error) {
+	answers, err := c.runQuery(d, []string{name})
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.leader == d.leader {
@@ -156,7 +156,7 @@ func (c *coalescer[T]) lead(leader uint64) {
 		if b == nil {
 			return
 		}
-		b.finish(c.ask(d, names))
+		b.finish(c.runQuery(d, names))
 	}
 }
 
@@ -232,7 +232,7 @@ func (c *coalescer[T]) checkOverdue() {
 	c.watch.Reset(left)
 }
 
-func (c *coalescer[T]) ask(d dispatch, names []string) (answers map[string]T, err error) {
+func (c *coalescer[T]) runQuery(d dispatch, names []string) (answers map[string]T, err error) {
 	defer d.cancel()
 	defer func() {
 		switch p := recover(); {

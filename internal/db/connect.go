@@ -147,7 +147,7 @@ func newPool(ctx context.Context, o Options, validate pgconn.ValidateConnectFunc
 	pooler := newPooler(o, settings["default_query_exec_mode"] != "")
 	config.BeforeConnect = pooler.beforeConnect
 	config.PrepareConn = func(_ context.Context, conn *pgx.Conn) (bool, error) {
-		return o.Fence.keeps(conn) && pooler.keeps(conn), nil
+		return o.Fence.stillAdmits(conn) && pooler.stillAdmits(conn), nil
 	}
 	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
 		registerInfinity(conn)
@@ -211,7 +211,8 @@ func Unverified(url string) (host string, err error) {
 	return "", nil
 }
 
-// verifies also counts sslmode=verify-ca, for which pgx verifies the chain in a function of its own.
+// verifies reports whether the server's certificate is verified. With sslmode=verify-ca, which compares no name, pgx
+// verifies the chain in a function of its own.
 func verifies(c *tls.Config) bool {
 	return c != nil && (!c.InsecureSkipVerify || c.VerifyPeerCertificate != nil)
 }

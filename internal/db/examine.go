@@ -3,7 +3,6 @@ package db
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"net"
 	"time"
 
@@ -72,7 +71,7 @@ func examine(ctx context.Context, conn session) (Examination, error) {
 	var e Examination
 	e.examineConnection(conn.Conn)
 	_, e.Pooled = behindPooler(conn.PgConn())
-	asked := time.Now()
+	sentAt := time.Now()
 	var clock time.Time
 	err := conn.QueryRow(ctx,
 		`SELECT clock_timestamp(), session_user::text, current_setting('server_version_num')::int, pg_is_in_recovery()`,
@@ -80,7 +79,7 @@ func examine(ctx context.Context, conn session) (Examination, error) {
 	if err != nil {
 		return e, classify(err)
 	}
-	e.Skew = clock.Sub(asked.Add(time.Since(asked) / 2))
+	e.Skew = clock.Sub(sentAt.Add(time.Since(sentAt) / 2))
 	if e.Schema, err = migrationState(ctx, conn); err != nil || e.Schema.Have != e.Schema.Want {
 		return e, err
 	}
@@ -121,18 +120,8 @@ func (e *Examination) examineConnection(conn *pgx.Conn) {
 	secured, ok := line.(*tls.Conn)
 	e.Encrypted = ok
 	if ok {
-		e.Verified = len(secured.ConnectionState().VerifiedChains) > 0 || verifiesItself(conn.Config())
+		e.Verified = len(secured.ConnectionState().VerifiedChains) > 0 || verifies(conn.Config().TLSConfig)
 	}
-}
-
-// verifiesItself reports whether a function of pgx verifies the chain, as for sslmode=verify-ca, which compares no
-// name.
-func verifiesItself(c *pgx.ConnConfig) bool {
-	var check func([][]byte, [][]*x509.Certificate) error
-	if c.TLSConfig != nil {
-		check = c.TLSConfig.VerifyPeerCertificate
-	}
-	return check != nil
 }
 
 // Replica is a standby as its primary sees it. Without pg_read_all_stats for vault_owner every field is nil.

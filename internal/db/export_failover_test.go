@@ -8,7 +8,7 @@ var Dialer = dialer
 
 // Meet judges a primary of this timeline, and records it.
 func (f *Fence) Meet(id uuid.UUID, system string, timeline int) error {
-	return f.meet(lineage{cluster: cluster{id, system}, timeline: timeline})
+	return f.observe(lineage{cluster: cluster{id, system}, timeline: timeline})
 }
 
 // Highest is the newest timeline seen.

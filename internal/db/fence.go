@@ -31,9 +31,9 @@ import (
 type Fence struct {
 	path string // "" = in memory only
 
-	mu     sync.Mutex
-	seen   map[cluster]Seen
-	unsave error // why the last write of the file failed
+	mu      sync.Mutex
+	seen    map[cluster]Seen
+	saveErr error // why the last write of the file failed
 }
 
 // Seen is the newest history of a cluster that this process, or one that shares the file, has met.
@@ -73,7 +73,7 @@ func OpenFence(path string) (*Fence, error) {
 		return f, nil
 	}
 	if err := Unreachable(path); err != nil {
-		f.unsave = newError(ErrState, "state file %q: %s", path, reasonOf(err))
+		f.saveErr = newError(ErrState, "state file %q: %s", path, reasonOf(err))
 		return f, nil
 	}
 	seen, err := readFence(path)
@@ -91,7 +91,7 @@ func (f *Fence) Path() string { return f.path }
 func (f *Fence) Unsaved() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.unsave
+	return f.saveErr
 }
 
 // Probe rewrites the file, to find out whether it can be written.
@@ -99,9 +99,9 @@ func (f *Fence) Probe() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.path != "" {
-		f.unsave = f.save()
+		f.saveErr = f.save()
 	}
-	return f.unsave
+	return f.saveErr
 }
 
 func readFence(path string) (map[cluster]Seen, error) {
@@ -164,14 +164,14 @@ func (l lineage) epoch() uuid.UUID {
 	return uuid.Nil
 }
 
-// meet judges a node, and records its history if that is newer. A nil fence admits every node.
-func (f *Fence) meet(l lineage) error {
+// observe checks a node, and records its history if that is newer. A nil fence admits every node.
+func (f *Fence) observe(l lineage) error {
 	if f == nil || l.System == "" {
 		return nil
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err := f.judge(l); err != nil {
+	if err := f.checkHistory(l); err != nil {
 		return err
 	}
 	news := newer(f.seen[l.cluster], Seen{l.beatTimeline, l.beatEpoch, time.Now().UTC()})
@@ -183,13 +183,13 @@ func (f *Fence) meet(l lineage) error {
 	}
 	f.seen[l.cluster] = news
 	if f.path != "" {
-		f.unsave = f.save()
+		f.saveErr = f.save()
 	}
-	return f.judge(l) // again: the file may have had a newer history
+	return f.checkHistory(l) // again: the file may have had a newer history
 }
 
-// judge fails if a node belongs to an older history than the newest that was seen.
-func (f *Fence) judge(l lineage) error {
+// checkHistory fails if a node belongs to an older history than the newest that was seen.
+func (f *Fence) checkHistory(l lineage) error {
 	seen := f.seen[l.cluster]
 	switch {
 	case l.recovering:
@@ -295,10 +295,10 @@ const (
 	beatQuery = `SELECT timeline, epoch FROM vault.heartbeat`
 )
 
-// askLineage sends two statements, because a schema from before the heartbeat has only the table of the first. A server
-// that refuses the first (no vault, no right to it, or a managed service without these functions) has no lineage, and
-// that is not an error: other checks report what it lacks.
-func askLineage(ctx context.Context, conn *pgconn.PgConn) (lineage, error) {
+// queryLineage sends two statements, because a schema from before the heartbeat has only the table of the first. A
+// server that refuses the first (no vault, no right to it, or a managed service without these functions) has no
+// lineage, and that is not an error: other checks report what it lacks.
+func queryLineage(ctx context.Context, conn *pgconn.PgConn) (lineage, error) {
 	results, err := conn.Exec(ctx, clusterQuery+"; "+beatQuery).ReadAll()
 	var server *pgconn.PgError
 	if err != nil && (!errors.As(err, &server) || isDisconnect(server)) {
@@ -341,12 +341,12 @@ func (f *Fence) admit(ctx context.Context, conn *pgconn.PgConn) error {
 	if f == nil {
 		return nil
 	}
-	l, err := askLineage(ctx, conn)
+	l, err := queryLineage(ctx, conn)
 	if err != nil {
 		return err
 	}
 	conn.CustomData()[lineageKey] = l
-	return f.meet(l)
+	return f.observe(l)
 }
 
 // readOnlyByDefault names the setting that makes a primary read-only. The vault does not override it: some tools set it
@@ -362,10 +362,10 @@ func readOnlyByDefault(ctx context.Context, conn *pgconn.PgConn) error {
 		results[0].Rows[0][0])
 }
 
-// keeps reports whether a connection that was admitted would still be.
-func (f *Fence) keeps(conn *pgx.Conn) bool {
+// stillAdmits reports whether a connection that was admitted would still be.
+func (f *Fence) stillAdmits(conn *pgx.Conn) bool {
 	l, known := conn.PgConn().CustomData()[lineageKey].(lineage)
-	return f == nil || !known || f.meet(l) == nil
+	return f == nil || !known || f.observe(l) == nil
 }
 
 // recheck judges the server within the transaction of a change: a pooler may have led to another server than the
@@ -376,7 +376,7 @@ func (f *Fence) recheck(conn *pgx.Conn, timeline, beatTimeline int, beatEpoch uu
 		return nil
 	}
 	l.timeline, l.beatTimeline, l.beatEpoch = timeline, beatTimeline, beatEpoch
-	return f.meet(l)
+	return f.observe(l)
 }
 
 // CheckFence queries the local node for its history and records it if it is newer. ErrFenced if a newer one was seen.
@@ -395,11 +395,11 @@ func (r *Reader) lineage(ctx context.Context) (lineage, error) {
 	defer conn.Release()
 	var l lineage
 	err = pinned(ctx, conn.Conn().PgConn(), func() (err error) {
-		l, err = askLineage(ctx, conn.Conn().PgConn())
+		l, err = queryLineage(ctx, conn.Conn().PgConn())
 		return err
 	})
 	if err != nil {
 		return l, classify(err)
 	}
-	return l, r.fence.meet(l)
+	return l, r.fence.observe(l)
 }

@@ -28,7 +28,7 @@ func (p *pool) Exec(ctx context.Context, sql string, args ...any) (pgconn.Comman
 	ctx, cancel := context.WithTimeout(ctx, p.limit)
 	defer cancel()
 	var tag pgconn.CommandTag
-	err := p.whileFull(ctx, func() (err error) {
+	err := p.retryWhileFull(ctx, func() (err error) {
 		tag, err = p.sessions.Exec(ctx, sql, args...)
 		return err
 	})
@@ -44,7 +44,7 @@ func (p *pool) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, er
 	ctx, cancel := context.WithTimeout(ctx, p.limit)
 	rows, err := p.sessions.Query(ctx, sql, args...)
 	if p.siblings != nil && IsFull(err) {
-		err = p.whileFull(ctx, func() (err error) {
+		err = p.retryWhileFull(ctx, func() (err error) {
 			rows, err = p.sessions.Query(ctx, sql, args...)
 			return err
 		})
@@ -83,7 +83,9 @@ type boundedRow struct {
 
 func (r *boundedRow) Scan(dest ...any) error {
 	defer r.cancel()
-	return r.pool.whileFull(r.ctx, func() error { return r.pool.sessions.QueryRow(r.ctx, r.sql, r.args...).Scan(dest...) })
+	return r.pool.retryWhileFull(r.ctx, func() error {
+		return r.pool.sessions.QueryRow(r.ctx, r.sql, r.args...).Scan(dest...)
+	})
 }
 
 // boundedRows must be closed, as pgx.CollectRows does.

@@ -43,7 +43,7 @@ func (p *pooler) afterConnect(conn *pgx.Conn) {
 	conn.PgConn().CustomData()[unfit] = true
 }
 
-func (p *pooler) keeps(conn *pgx.Conn) bool { return conn.PgConn().CustomData()[unfit] == nil }
+func (p *pooler) stillAdmits(conn *pgx.Conn) bool { return conn.PgConn().CustomData()[unfit] == nil }
 
 // refusePooled is for statements that need a session: LISTEN, SET ROLE, a lock held over several transactions.
 func refusePooled(conn *pgx.Conn, what string) error {

@@ -17,8 +17,8 @@ import (
 const failures = `SELECT coalesce(string_agg(part || ':' || subject, ' ' ORDER BY part, subject), '')
 	FROM vault.round_failures`
 
-// stumble creates a trigger that refuses the rows of one secret.
-func stumble(table, when, name string) string {
+// refuseRows creates a trigger that refuses the rows of one secret.
+func refuseRows(table, when, name string) string {
 	return fmt.Sprintf(`CREATE FUNCTION public.stumble() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF %s
 		THEN RAISE 'not this one'; END IF;
 		RETURN CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END; END $$;
@@ -27,7 +27,7 @@ func stumble(table, when, name string) string {
 		strings.ReplaceAll(name, "NAME", "'app1/bad'"), when, table)
 }
 
-func mend(table string) string {
+func acceptRows(table string) string {
 	return `DROP TRIGGER stumble ON vault.` + table + `; DROP FUNCTION public.stumble()`
 }
 
@@ -44,10 +44,10 @@ func TestRoundsGoOn(t *testing.T) {
 		{"a zone that the server lost",
 			`UPDATE vault.secrets SET rotation_window = '00:00-23:59 Nowhere/Gone' WHERE name = 'app1/bad'`,
 			`UPDATE vault.secrets SET rotation_window = NULL`, "window:app1/bad", enqueued, "app1/good"},
-		{"a job that cannot be made", stumble("rotation_jobs", "INSERT", "NEW.name = NAME"), mend("rotation_jobs"),
+		{"a job that cannot be made", refuseRows("rotation_jobs", "INSERT", "NEW.name = NAME"), acceptRows("rotation_jobs"),
 			"enqueue:app1/bad", enqueued, "app1/good"},
 		{"a version that cannot expire", `UPDATE vault.secret_versions SET expires_at = now() - interval '1 hour';` +
-			stumble("secret_versions", "UPDATE", "NEW.name = NAME"), mend("secret_versions"), "expire:app1/bad",
+			refuseRows("secret_versions", "UPDATE", "NEW.name = NAME"), acceptRows("secret_versions"), "expire:app1/bad",
 			`SELECT count(*) || ' ' || bool_or(name = 'app1/good') FROM vault.secret_versions WHERE removed_at IS NOT NULL`,
 			"1 true"},
 		{"a month's name is taken",
@@ -56,11 +56,11 @@ func TestRoundsGoOn(t *testing.T) {
 			"app1/bad app1/good"},
 		{"a part as a whole", `ALTER TABLE vault.requests RENAME TO away`, `ALTER TABLE vault.away RENAME TO requests`,
 			"forget:", enqueued, "app1/bad app1/good"},
-		{"the heartbeat", stumble("heartbeat", "INSERT", "true"), mend("heartbeat"), "heartbeat:", enqueued,
+		{"the heartbeat", refuseRows("heartbeat", "INSERT", "true"), acceptRows("heartbeat"), "heartbeat:", enqueued,
 			"app1/bad app1/good"},
 		{"a secret that cannot be purged",
 			`UPDATE vault.secrets SET deleted_at = now() - interval '2 days', restore_until = now() - interval '1 day';` +
-				stumble("secrets", "DELETE", "OLD.name = NAME"), mend("secrets"), "purge:app1/bad",
+				refuseRows("secrets", "DELETE", "OLD.name = NAME"), acceptRows("secrets"), "purge:app1/bad",
 			`SELECT string_agg(name, ' ') FROM vault.secrets`, "app1/bad"},
 	} {
 		store.MustExec(t, reset, c.before)

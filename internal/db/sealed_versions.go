@@ -99,13 +99,13 @@ var (
 // byName queries all names at once. If the server fails on the data of one of them, each is queried alone, so the
 // others are answered.
 func (s sealedQuery) byName(ctx context.Context, q rowsQuerier, names []string) (map[string]readResult, error) {
-	found, err := s.ask(ctx, q, names)
+	found, err := s.run(ctx, q, names)
 	if len(names) == 1 || !ofOneRow(err) {
 		return found, err
 	}
 	all := make(map[string]readResult, len(names))
 	for _, name := range names {
-		one, err := s.ask(ctx, q, []string{name})
+		one, err := s.run(ctx, q, []string{name})
 		if err != nil {
 			all[name] = readResult{found: true, bad: err}
 		} else if s, found := one[name]; found {
@@ -162,7 +162,7 @@ func (s sealedQuery) withMissing(ctx context.Context, q rowsQuerier, names []str
 	return found, nil
 }
 
-func (s sealedQuery) ask(ctx context.Context, q rowsQuerier, names []string) (map[string]readResult, error) {
+func (s sealedQuery) run(ctx context.Context, q rowsQuerier, names []string) (map[string]readResult, error) {
 	rows, err := q.Query(ctx, s.sql, names)
 	if err != nil {
 		return nil, classify(err)

@@ -55,8 +55,8 @@ func IsFull(err error) bool {
 	return errors.As(err, &server) && server.Code == fullCode
 }
 
-// whileFull calls do, which needs a connection, and repeats it for a while if the server has none.
-func (p *pool) whileFull(ctx context.Context, do func() error) error {
+// retryWhileFull calls do, which needs a connection, and repeats it for a while if the server has none.
+func (p *pool) retryWhileFull(ctx context.Context, do func() error) error {
 	err := do()
 	if p.siblings == nil || !IsFull(err) {
 		return err
@@ -78,7 +78,7 @@ func (p *pool) whileFull(ctx context.Context, do func() error) error {
 
 // Acquire is the pool's.
 func (p *pool) Acquire(ctx context.Context) (conn *pgxpool.Conn, err error) {
-	err = p.whileFull(ctx, func() (err error) {
+	err = p.retryWhileFull(ctx, func() (err error) {
 		conn, err = p.Pool.Acquire(ctx)
 		return err
 	})

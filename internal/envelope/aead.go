@@ -16,7 +16,7 @@ type xchacha struct {
 	nonce [chacha20poly1305.NonceSize]byte
 }
 
-// newXChaCha wants a nonce of NonceSize bytes. The caller wipes the result.
+// newXChaCha wants a nonce of nonceSize bytes. The caller wipes the result.
 func newXChaCha(dk *DataKey, nonce []byte) (*xchacha, error) {
 	key, err := subkey(dk, nonce[:16])
 	if err != nil {
@@ -51,10 +51,10 @@ func sealAEAD(dk *DataKey, nonce, aad, value []byte) ([]byte, error) {
 		return nil, err
 	}
 	defer x.wipe()
-	return x.aead.Seal(make([]byte, 0, len(value)+Overhead), x.nonce[:], value, aad), nil
+	return x.aead.Seal(make([]byte, 0, len(value)+overhead), x.nonce[:], value, aad), nil
 }
 
-// openAEAD wants a nonce of NonceSize bytes and at least Overhead bytes of ciphertext.
+// openAEAD wants a nonce of nonceSize bytes and at least overhead bytes of ciphertext.
 func openAEAD(dk *DataKey, nonce, aad, ciphertext []byte) (Plaintext, error) {
 	x, err := newXChaCha(dk, nonce)
 	if err != nil {
@@ -62,7 +62,7 @@ func openAEAD(dk *DataKey, nonce, aad, ciphertext []byte) (Plaintext, error) {
 	}
 	defer x.wipe()
 	// Of the full size from the start: a buffer that grows leaves a piece of the value behind.
-	value := make(Plaintext, len(ciphertext)-Overhead)
+	value := make(Plaintext, len(ciphertext)-overhead)
 	if _, err := x.aead.Open(value[:0], x.nonce[:], ciphertext, aad); err != nil {
 		value.Wipe() // some implementations decrypt while they authenticate
 		return nil, fmt.Errorf("%w: the tag does not fit the ciphertext", ErrIntegrity)

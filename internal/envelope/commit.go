@@ -9,7 +9,7 @@ import (
 // commitLabel separates this use of the data key from any other, and numbers the construction.
 const commitLabel = "hyperiondb-vault/commit/1"
 
-// keyCommit returns HKDF-SHA256(dk, no salt, info = commitLabel || aad), CommitSize bytes: a
+// keyCommit returns HKDF-SHA256(dk, no salt, info = commitLabel || aad), commitSize bytes: a
 // value that only one data key has. It is stored in the clear and reveals nothing of the key.
 func keyCommit(dk *DataKey, aad string) []byte {
 	k := newHKDFState()
@@ -17,8 +17,8 @@ func keyCommit(dk *DataKey, aad string) []byte {
 	// RFC 5869 section 2.2: no salt means HashLen zero bytes, which pad to the same HMAC key
 	// as none at all.
 	k.hmac(k.prk[:], nil, dk[:])
-	// Section 2.3, of which CommitSize = HashLen needs the first block only.
-	commit := make([]byte, CommitSize)
+	// Section 2.3, of which commitSize = HashLen needs the first block only.
+	commit := make([]byte, commitSize)
 	k.hmac(commit, k.prk[:], []byte(commitLabel+aad+"\x01"))
 	return commit
 }

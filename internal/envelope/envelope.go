@@ -3,7 +3,8 @@
 //
 // # Construction
 //
-// Every version has a data key of its own (a [DataKey], made and wrapped by a [KeyWrapper]).
+// Every version has a data key of its own (a [DataKey], made and wrapped by a [KeyWrapper]). As a
+// [Key] it is bound to the name and number of that version, and seals and opens it.
 // Format 1 seals a value of 1 to 65536 bytes with it as follows:
 //
 //	aad        = name || ":" || version          (decimal, no sign, no leading zero)
@@ -16,16 +17,16 @@
 //
 // # What it guarantees
 //
-// [Open] returns the value that [Seal] was given for the same name, version and data key, or
-// an error; there is no third outcome, and no input makes it panic. The AAD handed to the AEAD
-// is computed from the name that was asked for, never taken from the row, so a row moved to
-// another secret or renumbered does not open. Poly1305 alone does not bind a ciphertext to one
+// [Key.Open] returns the value that [Key.Seal] was given for the same name, version and data key,
+// or an error; there is no third outcome, and no input makes it panic. The AAD handed to the AEAD
+// is computed from the name that was asked for ([NewKey]), never taken from the row, so a row
+// moved to another secret or renumbered does not open. Poly1305 alone does not bind a ciphertext to one
 // key: an attacker who knows two keys can make one ciphertext that opens under both. The key
 // commitment prevents that, and is compared, in constant time, before the AEAD is called.
 //
 // # What is wiped
 //
-// Once Seal or Open has returned and the caller has wiped the data key and the plaintext, this
+// Once Seal or Open has returned and the caller has wiped the keys and the plaintext, this
 // package has left neither in memory, nor the HChaCha20 subkey, the AEAD's own copy of it, the
 // Poly1305 key, the key stream, or the states of HMAC and SHA-256 through which the key and
 // the values went. The same holds when opening fails. The tests search the process's memory
@@ -46,7 +47,7 @@
 //
 // # What the caller must do
 //
-//   - Wipe the data key ([DataKey.Wipe]) and the plaintext ([Plaintext.Wipe]) after use, and
+//   - Wipe the keys ([DataKey.Wipe], [Key.Wipe]) and the plaintext ([Plaintext.Wipe]) after use, and
 //     the value given to Seal. A string made of any of them cannot be wiped: do not make one.
 //   - Use a data key for one version only. The random nonce would allow more, the bounds on
 //     damage of a leaked key would not.
@@ -56,22 +57,20 @@
 package envelope
 
 import (
-	"crypto/rand"
-	"crypto/subtle"
 	"errors"
 	"fmt"
 )
 
-// Limits, in bytes except for Format1.
+// Limits, in bytes except for format1.
 const (
 	MinValueSize = 1
 	MaxValueSize = 64 << 10
 	MaxNameSize  = 255
 
-	Format1    = 1  // the only format there is
-	NonceSize  = 24 // XChaCha20, draft-irtf-cfrg-xchacha-03 section 2.3
-	Overhead   = 16 // the Poly1305 tag, RFC 8439 section 2.5
-	CommitSize = 32 // one block of HKDF-SHA256
+	format1    = 1  // the only format there is
+	nonceSize  = 24 // XChaCha20, draft-irtf-cfrg-xchacha-03 section 2.3
+	overhead   = 16 // the Poly1305 tag, RFC 8439 section 2.5
+	commitSize = 32 // one block of HKDF-SHA256
 
 	// MaxWrappedSize is what AWS KMS takes as CiphertextBlob
 	// (https://docs.aws.amazon.com/kms/latest/APIReference/API_Decrypt.html).
@@ -87,164 +86,37 @@ var (
 	ErrName = errors.New("invalid name")
 	// ErrValueSize rejects a value that is empty or over MaxValueSize.
 	ErrValueSize = errors.New("invalid value size")
-	// ErrFormat rejects a row's fmt that this build does not know. It matches ErrIntegrity as well,
-	// because fmt is not authenticated and an altered one looks the same; a caller that can
-	// say "a newer release may have written this" asks for ErrFormat first.
-	ErrFormat = fmt.Errorf("%w: unknown format", ErrIntegrity)
 )
 
-// Sealed is what a version row stores beside the wrapped key. None of it is secret, and none
-// of it is trusted by Open.
+// errFormat rejects a row's fmt that this build does not know. It matches ErrIntegrity, because fmt is not
+// authenticated: an altered one looks like one of a newer release.
+var errFormat = fmt.Errorf("%w: unknown format", ErrIntegrity)
+
+// Sealed is what a version row stores beside the wrapped key. None of it is secret, and Open
+// trusts none of it.
 type Sealed struct {
 	Format     int
-	Nonce      []byte // NonceSize bytes
-	Ciphertext []byte // the value's size + Overhead bytes, the tag last
-	KeyCommit  []byte // CommitSize bytes
+	Nonce      []byte // nonceSize bytes
+	Ciphertext []byte // the value's size + overhead bytes, the tag last
+	KeyCommit  []byte // commitSize bytes
 	AAD        string // see AAD
-}
-
-// Seal seals value as the given version of the secret called name, under a fresh random nonce:
-// two calls with the same arguments return different bytes. It keeps nothing of value or dk,
-// which stay the caller's to wipe.
-//
-// Errors: ErrName, ErrValueSize (MinValueSize to MaxValueSize bytes), and one that matches no
-// sentinel for a version outside 1 to 2147483647 or a data key that is nil or already wiped.
-func Seal(dk *DataKey, name string, version int, value []byte) (Sealed, error) {
-	nonce := make([]byte, NonceSize)
-	rand.Read(nonce) // never returns an error: without randomness it ends the process
-	return seal(dk, nonce, name, version, value)
-}
-
-// seal is Seal with the nonce given, NonceSize bytes. Reusing one under the same key gives the
-// value away, so only the vectors call it directly.
-func seal(dk *DataKey, nonce []byte, name string, version int, value []byte) (Sealed, error) {
-	if err := CheckName(name); err != nil {
-		return Sealed{}, err
-	}
-	if !validVersion(version) {
-		return Sealed{}, fmt.Errorf("version %d is not between 1 and %d", version, maxVersion)
-	}
-	if len(value) < MinValueSize || len(value) > MaxValueSize {
-		return Sealed{}, fmt.Errorf("%w: %d bytes, want %d to %d", ErrValueSize, len(value), MinValueSize, MaxValueSize)
-	}
-	if err := checkKey(dk); err != nil {
-		return Sealed{}, err
-	}
-	s := Sealed{Format: Format1, Nonce: nonce, AAD: AAD(name, version)}
-	var err error
-	withSecrets(func() {
-		s.Ciphertext, err = sealAEAD(dk, nonce, []byte(s.AAD), value)
-		s.KeyCommit = keyCommit(dk, s.AAD)
-	})
-	if err != nil {
-		return Sealed{}, err
-	}
-	return s, nil
-}
-
-// Open returns the value sealed as the given version of the secret called name. The caller
-// wipes it; dk and s stay the caller's and are not changed.
-//
-// Errors: ErrName if no secret can have that name; ErrFormat (and with it ErrIntegrity) for an
-// unknown s.Format; ErrIntegrity for everything else that is not what Seal returned for this
-// name, version and key, its text naming the part that did not fit and never its content; one
-// that matches no sentinel for a data key that is nil or already wiped.
-func Open(dk *DataKey, name string, version int, s Sealed) (Plaintext, error) {
-	var value Plaintext
-	err := s.opened(dk, nil, name, version, func(p Plaintext) { value = p })
-	return value, err
-}
-
-// opened passes the value to use, which owns it, on the stack that is swept afterwards. Without a given commitment it
-// derives one.
-func (s Sealed) opened(dk *DataKey, commit *[CommitSize]byte, name string, version int, use func(Plaintext)) error {
-	if err := CheckName(name); err != nil {
-		return err
-	}
-	if err := s.checkShape(); err != nil {
-		return err
-	}
-	if !validVersion(version) {
-		return fmt.Errorf("%w: version %d is not between 1 and %d", ErrIntegrity, version, maxVersion)
-	}
-	aad := AAD(name, version)
-	if s.AAD != aad {
-		return fmt.Errorf("%w: the aad is not that of this name and version", ErrIntegrity)
-	}
-	if err := checkKey(dk); err != nil {
-		return err
-	}
-	var err error
-	withSecrets(func() {
-		var own []byte
-		if commit != nil {
-			own = commit[:]
-		} else {
-			own = keyCommit(dk, aad)
-		}
-		if subtle.ConstantTimeCompare(s.KeyCommit, own) != 1 {
-			err = fmt.Errorf("%w: the key commitment is not that of this data key", ErrIntegrity)
-			return
-		}
-		var value Plaintext
-		if value, err = openAEAD(dk, s.Nonce, []byte(aad), s.Ciphertext); err == nil {
-			use(value)
-		}
-	})
-	return err
-}
-
-// CheckKey checks whether dk is the data key that the given version was sealed with, by its key
-// commitment alone: no value is opened. dk stays the caller's.
-//
-// Errors: ErrName, ErrIntegrity if it is another key or there can be no such version, and one
-// that matches no sentinel for a data key that is nil or already wiped.
-func CheckKey(dk *DataKey, name string, version int, commit []byte) error {
-	if err := CheckName(name); err != nil {
-		return err
-	}
-	if !validVersion(version) {
-		return fmt.Errorf("%w: version %d is not between 1 and %d", ErrIntegrity, version, maxVersion)
-	}
-	if err := checkKey(dk); err != nil {
-		return err
-	}
-	same := 0
-	withSecrets(func() { same = subtle.ConstantTimeCompare(commit, keyCommit(dk, AAD(name, version))) })
-	if same != 1 {
-		return fmt.Errorf("%w: the key commitment is not that of this data key", ErrIntegrity)
-	}
-	return nil
 }
 
 // checkShape checks what can be checked without a key. The lengths come first of all: x/crypto
 // panics on a nonce of another length.
 func (s Sealed) checkShape() error {
-	if s.Format != Format1 {
-		return fmt.Errorf("%w %d", ErrFormat, s.Format)
+	if s.Format != format1 {
+		return fmt.Errorf("%w %d", errFormat, s.Format)
 	}
-	if len(s.Nonce) != NonceSize {
-		return fmt.Errorf("%w: the nonce is %d bytes, want %d", ErrIntegrity, len(s.Nonce), NonceSize)
+	if len(s.Nonce) != nonceSize {
+		return fmt.Errorf("%w: the nonce is %d bytes, want %d", ErrIntegrity, len(s.Nonce), nonceSize)
 	}
-	if n := len(s.Ciphertext); n < MinValueSize+Overhead || n > MaxValueSize+Overhead {
+	if n := len(s.Ciphertext); n < MinValueSize+overhead || n > MaxValueSize+overhead {
 		return fmt.Errorf("%w: the ciphertext is %d bytes, want %d to %d", ErrIntegrity,
-			n, MinValueSize+Overhead, MaxValueSize+Overhead)
+			n, MinValueSize+overhead, MaxValueSize+overhead)
 	}
-	if len(s.KeyCommit) != CommitSize {
-		return fmt.Errorf("%w: the key commitment is %d bytes, want %d", ErrIntegrity, len(s.KeyCommit), CommitSize)
-	}
-	return nil
-}
-
-// checkKey refuses a nil key and a wiped one, which is all zero: any reader of the row could open
-// a value sealed under it.
-func checkKey(dk *DataKey) error {
-	if dk == nil {
-		return errors.New("no data key")
-	}
-	var wiped DataKey
-	if subtle.ConstantTimeCompare(dk[:], wiped[:]) == 1 {
-		return errors.New("the data key is all zero: used after it was wiped")
+	if len(s.KeyCommit) != commitSize {
+		return fmt.Errorf("%w: the key commitment is %d bytes, want %d", ErrIntegrity, len(s.KeyCommit), commitSize)
 	}
 	return nil
 }

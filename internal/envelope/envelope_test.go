@@ -16,15 +16,33 @@ import (
 	"golang.org/x/crypto/chacha20poly1305"
 )
 
-func newKey() *DataKey {
+func newDataKey() *DataKey {
 	dk := new(DataKey)
 	rand.Read(dk[:])
 	return dk
 }
 
+// sealWith seals one value with a key made for it.
+func sealWith(dk *DataKey, name string, version int, value []byte) (Sealed, error) {
+	k, err := NewKey(dk, name, version)
+	if err != nil {
+		return Sealed{}, err
+	}
+	return k.Seal(value)
+}
+
+// openWith opens one row with a key made for it.
+func openWith(dk *DataKey, name string, version int, s Sealed) (Plaintext, error) {
+	k, err := NewKey(dk, name, version)
+	if err != nil {
+		return nil, err
+	}
+	return k.Open(s)
+}
+
 func mustSeal(t testing.TB, dk *DataKey, name string, version int, value []byte) Sealed {
 	t.Helper()
-	s, err := Seal(dk, name, version, value)
+	s, err := sealWith(dk, name, version, value)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,7 +51,7 @@ func mustSeal(t testing.TB, dk *DataKey, name string, version int, value []byte)
 
 func mustOpen(t testing.TB, dk *DataKey, name string, version int, s Sealed) Plaintext {
 	t.Helper()
-	p, err := Open(dk, name, version, s)
+	p, err := openWith(dk, name, version, s)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,7 +60,7 @@ func mustOpen(t testing.TB, dk *DataKey, name string, version int, s Sealed) Pla
 
 func mustRefuse(t testing.TB, dk *DataKey, name string, version int, s Sealed, want error) {
 	t.Helper()
-	p, err := Open(dk, name, version, s)
+	p, err := openWith(dk, name, version, s)
 	if p != nil {
 		t.Error("got a value from what should not open")
 	}
@@ -63,7 +81,7 @@ func mustNewX(t testing.TB, dk *DataKey) cipher.AEAD {
 func TestSealThenOpen(t *testing.T) {
 	for _, size := range []int{MinValueSize, 2, 15, 16, 17, 63, 64, 65, 255, 256, 4096, MaxValueSize - 1, MaxValueSize} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
-			dk, value := newKey(), make([]byte, size)
+			dk, value := newDataKey(), make([]byte, size)
 			rand.Read(value)
 			key, before := *dk, bytes.Clone(value)
 
@@ -71,8 +89,8 @@ func TestSealThenOpen(t *testing.T) {
 			if *dk != key || !bytes.Equal(value, before) {
 				t.Fatal("Seal changed its arguments")
 			}
-			if s.Format != Format1 || len(s.Nonce) != NonceSize || len(s.KeyCommit) != CommitSize ||
-				len(s.Ciphertext) != size+Overhead || s.AAD != "prod/db:3" {
+			if s.Format != format1 || len(s.Nonce) != nonceSize || len(s.KeyCommit) != commitSize ||
+				len(s.Ciphertext) != size+overhead || s.AAD != "prod/db:3" {
 				t.Errorf("got fmt %d, nonce of %d, commitment of %d, ciphertext of %d bytes, aad %q",
 					s.Format, len(s.Nonce), len(s.KeyCommit), len(s.Ciphertext), s.AAD)
 			}
@@ -90,7 +108,7 @@ func TestSealThenOpen(t *testing.T) {
 // What is stored is plain XChaCha20-Poly1305: the library's own construction opens it, and
 // what the library seals opens here.
 func TestAgreesWithLibrary(t *testing.T) {
-	dk, value := newKey(), []byte("a value of no importance")
+	dk, value := newDataKey(), []byte("a value of no importance")
 	aead := mustNewX(t, dk)
 
 	s := mustSeal(t, dk, "a", 1, value)
@@ -106,8 +124,8 @@ func TestAgreesWithLibrary(t *testing.T) {
 
 func TestKeyCommitIsHKDF(t *testing.T) {
 	for _, aad := range []string{"a:1", "prod/db:2147483647", strings.Repeat("n", MaxNameSize) + ":10"} {
-		dk := newKey()
-		want, err := hkdf.Key(sha256.New, dk[:], nil, "hyperiondb-vault/commit/1"+aad, CommitSize)
+		dk := newDataKey()
+		want, err := hkdf.Key(sha256.New, dk[:], nil, "hyperiondb-vault/commit/1"+aad, commitSize)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -118,7 +136,7 @@ func TestKeyCommitIsHKDF(t *testing.T) {
 }
 
 func TestSealIsRandomised(t *testing.T) {
-	dk, value := newKey(), []byte("same")
+	dk, value := newDataKey(), []byte("same")
 	a, b := mustSeal(t, dk, "a", 1, value), mustSeal(t, dk, "a", 1, value)
 	if bytes.Equal(a.Nonce, b.Nonce) {
 		t.Error("two calls used one nonce")
@@ -148,7 +166,7 @@ func TestSealRefuses(t *testing.T) {
 		{"a value too large", "a", 1, make([]byte, MaxValueSize+1), ErrValueSize},
 	} {
 		t.Run(tc.what, func(t *testing.T) {
-			s, err := Seal(newKey(), tc.name, tc.version, tc.value)
+			s, err := sealWith(newDataKey(), tc.name, tc.version, tc.value)
 			if !errors.Is(err, tc.want) {
 				t.Errorf("got %v, want %v", err, tc.want)
 			}
@@ -158,7 +176,7 @@ func TestSealRefuses(t *testing.T) {
 		})
 	}
 	for _, version := range []int{0, -1, maxVersion + 1} {
-		if _, err := Seal(newKey(), "a", version, value); err == nil {
+		if _, err := sealWith(newDataKey(), "a", version, value); err == nil {
 			t.Errorf("version %d: sealed", version)
 		}
 	}
@@ -167,15 +185,15 @@ func TestSealRefuses(t *testing.T) {
 // A wiped key is all zero: sealing under it would be no secret, and blaming the row when
 // opening with it would send an operator looking for an attacker.
 func TestMissingKeyIsRefused(t *testing.T) {
-	wiped := newKey()
+	wiped := newDataKey()
 	s := mustSeal(t, wiped, "a", 1, []byte("v"))
 	wiped.Wipe()
 	wiped.Wipe()
 	for what, dk := range map[string]*DataKey{"nil": nil, "wiped": wiped} {
-		if _, err := Seal(dk, "a", 1, []byte("v")); err == nil {
+		if _, err := sealWith(dk, "a", 1, []byte("v")); err == nil {
 			t.Errorf("%s key: sealed", what)
 		}
-		p, err := Open(dk, "a", 1, s)
+		p, err := openWith(dk, "a", 1, s)
 		if err == nil || p != nil {
 			t.Errorf("%s key: opened", what)
 		}
@@ -186,10 +204,10 @@ func TestMissingKeyIsRefused(t *testing.T) {
 }
 
 func TestOpenRefusesNameNoSecretHas(t *testing.T) {
-	dk := newKey()
+	dk := newDataKey()
 	s := mustSeal(t, dk, "a", 1, []byte("v"))
 	s.AAD = "a b:1"
-	p, err := Open(dk, "a b", 1, s)
+	p, err := openWith(dk, "a b", 1, s)
 	if !errors.Is(err, ErrName) || errors.Is(err, ErrIntegrity) || p != nil {
 		t.Errorf("got %v, want %v alone", err, ErrName)
 	}
@@ -197,13 +215,13 @@ func TestOpenRefusesNameNoSecretHas(t *testing.T) {
 
 // Every single bit of a stored row matters.
 func TestEveryFlippedBitIsRefused(t *testing.T) {
-	dk := newKey()
+	dk := newDataKey()
 	s := mustSeal(t, dk, "prod/db", 3, []byte("the value"))
 	for part, column := range map[string][]byte{"nonce": s.Nonce, "ciphertext": s.Ciphertext,
 		"key commitment": s.KeyCommit} {
 		for i := range 8 * len(column) {
 			column[i/8] ^= 1 << (i % 8)
-			p, err := Open(dk, "prod/db", 3, s)
+			p, err := openWith(dk, "prod/db", 3, s)
 			if !errors.Is(err, ErrIntegrity) || p != nil {
 				t.Errorf("bit %d of the %s flipped: got %v", i, part, err)
 			}
@@ -222,12 +240,12 @@ func TestEveryFlippedBitIsRefused(t *testing.T) {
 }
 
 func TestMatches(t *testing.T) {
-	dk := newKey()
-	k := mustBind(t, dk, "prod/db", 3)
+	dk := newDataKey()
+	k := mustNewKey(t, dk, "prod/db", 3)
 	s := mustSeal(t, dk, "prod/db", 3, []byte("the value"))
 	for presented, want := range map[string]bool{"the value": true, "the valuE": false, "the valu": false,
 		"the value ": false, "": false} {
-		if same, err := k.Matches("prod/db", 3, s, []byte(presented)); same != want || err != nil {
+		if same, err := k.Matches(s, []byte(presented)); same != want || err != nil {
 			t.Errorf("%q: got %t and %v, want %t", presented, same, err, want)
 		}
 	}
@@ -235,13 +253,13 @@ func TestMatches(t *testing.T) {
 		name    string
 		version int
 	}{"another name": {"prod/dc", 3}, "another version": {"prod/db", 4}} {
-		if same, err := mustBind(t, dk, wrong.name, wrong.version).Matches(wrong.name, wrong.version, s,
+		if same, err := mustNewKey(t, dk, wrong.name, wrong.version).Matches(s,
 			[]byte("the value")); same || !errors.Is(err, ErrIntegrity) {
 			t.Errorf("%s: got %t and %v, want %v", what, same, err, ErrIntegrity)
 		}
 	}
 	s.Ciphertext[0] ^= 1
-	if same, err := k.Matches("prod/db", 3, s, []byte("the value")); same || !errors.Is(err, ErrIntegrity) {
+	if same, err := k.Matches(s, []byte("the value")); same || !errors.Is(err, ErrIntegrity) {
 		t.Errorf("tampered: got %t and %v, want %v", same, err, ErrIntegrity)
 	}
 }
@@ -249,7 +267,7 @@ func TestMatches(t *testing.T) {
 // The attack that key commitment is for: a ciphertext that the AEAD accepts under the key in
 // hand, stored with the commitment of the key it was supposed to be under.
 func TestKeyCommitmentIsCheckedBeforeTheAEAD(t *testing.T) {
-	genuine, other := newKey(), newKey()
+	genuine, other := newDataKey(), newDataKey()
 	value := []byte("the value")
 	row := mustSeal(t, genuine, "prod/db", 3, value)
 	forged := mustSeal(t, other, "prod/db", 3, value)
@@ -258,89 +276,80 @@ func TestKeyCommitmentIsCheckedBeforeTheAEAD(t *testing.T) {
 	}
 
 	forged.KeyCommit = row.KeyCommit
-	_, err := Open(other, "prod/db", 3, forged)
+	_, err := openWith(other, "prod/db", 3, forged)
 	if !errors.Is(err, ErrIntegrity) || !strings.Contains(err.Error(), "key commitment") {
 		t.Errorf("got %v, want the key commitment refused", err)
 	}
 	// With nothing but noise for a ciphertext the answer is the same: it was not looked at.
 	rand.Read(forged.Ciphertext)
-	_, noise := Open(other, "prod/db", 3, forged)
+	_, noise := openWith(other, "prod/db", 3, forged)
 	if noise == nil || noise.Error() != err.Error() {
 		t.Errorf("got %v, want %v", noise, err)
 	}
 }
 
-// CheckKey says yes to the one key of the one version, and to nothing else.
-func TestCheckKey(t *testing.T) {
-	dk := newKey()
+// CheckCommit says yes to the one key of the one version, and to nothing else.
+func TestCheckCommit(t *testing.T) {
+	dk := newDataKey()
 	s := mustSeal(t, dk, "prod/db", 3, []byte("value"))
-	if err := CheckKey(dk, "prod/db", 3, s.KeyCommit); err != nil {
+	k := mustNewKey(t, dk, "prod/db", 3)
+	if err := k.CheckCommit(s.KeyCommit); err != nil {
 		t.Errorf("its own key: %v", err)
 	}
 	for what, err := range map[string]error{
-		"another key":        CheckKey(newKey(), "prod/db", 3, s.KeyCommit),
-		"another name":       CheckKey(dk, "prod/dc", 3, s.KeyCommit),
-		"another version":    CheckKey(dk, "prod/db", 4, s.KeyCommit),
-		"version 0":          CheckKey(dk, "prod/db", 0, s.KeyCommit),
-		"a short commitment": CheckKey(dk, "prod/db", 3, s.KeyCommit[:31]),
-		"no commitment":      CheckKey(dk, "prod/db", 3, nil),
+		"another key":        mustNewKey(t, newDataKey(), "prod/db", 3).CheckCommit(s.KeyCommit),
+		"another name":       mustNewKey(t, dk, "prod/dc", 3).CheckCommit(s.KeyCommit),
+		"another version":    mustNewKey(t, dk, "prod/db", 4).CheckCommit(s.KeyCommit),
+		"a short commitment": k.CheckCommit(s.KeyCommit[:31]),
+		"no commitment":      k.CheckCommit(nil),
 	} {
 		if !errors.Is(err, ErrIntegrity) {
 			t.Errorf("%s: got %v, want ErrIntegrity", what, err)
 		}
 	}
-	if err := CheckKey(dk, "prod//db", 3, s.KeyCommit); !errors.Is(err, ErrName) {
-		t.Errorf("got %v, want ErrName", err)
-	}
-	for _, none := range []*DataKey{nil, new(DataKey)} {
-		if err := CheckKey(none, "prod/db", 3, s.KeyCommit); err == nil || errors.Is(err, ErrIntegrity) {
-			t.Errorf("a missing key: got %v", err)
-		}
-	}
 }
 
-// A VersionKey opens what its data key opens, of its own version, and refuses what Open refuses.
-func TestVersionKey(t *testing.T) {
-	dk, value := newKey(), []byte("value")
+// A key opens its own version, and refuses everything else.
+func TestKey(t *testing.T) {
+	dk, value := newDataKey(), []byte("value")
 	s := mustSeal(t, dk, "prod/db", 3, value)
-	of := func(dk *DataKey, name string, version int) *VersionKey { return mustBind(t, dk, name, version) }
+	of := func(dk *DataKey, name string, version int) *Key { return mustNewKey(t, dk, name, version) }
 	k := of(dk, "prod/db", 3)
-	if got, err := k.Open("prod/db", 3, s); err != nil || !bytes.Equal(got, value) {
+	if got, err := k.Open(s); err != nil || !bytes.Equal(got, value) {
 		t.Errorf("got %d bytes and %v, want the value", len(got), err)
 	}
-	if same, err := k.Matches("prod/db", 3, s, value); !same || err != nil {
+	if same, err := k.Matches(s, value); !same || err != nil {
 		t.Errorf("the value itself: got %t, %v", same, err)
 	}
-	if same, err := k.Matches("prod/db", 3, s, []byte("other")); same || err != nil {
+	if same, err := k.Matches(s, []byte("other")); same || err != nil {
 		t.Errorf("another value: got %t, %v", same, err)
 	}
-	other := newKey()
+	other := newDataKey()
 	forged := mustSeal(t, other, "prod/db", 3, value)
 	forged.KeyCommit = s.KeyCommit
 	for what, try := range map[string]func() (Plaintext, error){
-		"another data key":      func() (Plaintext, error) { return of(other, "prod/db", 3).Open("prod/db", 3, s) },
-		"another's commitment":  func() (Plaintext, error) { return of(other, "prod/db", 3).Open("prod/db", 3, forged) },
-		"bound to another name": func() (Plaintext, error) { return of(dk, "prod/dc", 3).Open("prod/db", 3, s) },
-		"bound to another":      func() (Plaintext, error) { return of(dk, "prod/db", 4).Open("prod/db", 3, s) },
-		"asked for another":     func() (Plaintext, error) { return k.Open("prod/db", 4, s) },
+		"another data key":      func() (Plaintext, error) { return of(other, "prod/db", 3).Open(s) },
+		"another's commitment":  func() (Plaintext, error) { return of(other, "prod/db", 3).Open(forged) },
+		"bound to another name": func() (Plaintext, error) { return of(dk, "prod/dc", 3).Open(s) },
+		"bound to another":      func() (Plaintext, error) { return of(dk, "prod/db", 4).Open(s) },
 	} {
 		if got, err := try(); got != nil || !errors.Is(err, ErrIntegrity) {
 			t.Errorf("%s: got %d bytes and %v, want ErrIntegrity", what, len(got), err)
 		}
 	}
-	if _, err := NewVersionKey(dk, "prod//db", 3); !errors.Is(err, ErrName) {
+	if _, err := NewKey(dk, "prod//db", 3); !errors.Is(err, ErrName) {
 		t.Errorf("got %v, want ErrName", err)
 	}
-	if _, err := NewVersionKey(dk, "prod/db", 0); !errors.Is(err, ErrIntegrity) {
+	if _, err := NewKey(dk, "prod/db", 0); !errors.Is(err, ErrIntegrity) {
 		t.Errorf("got %v, want ErrIntegrity", err)
 	}
 	k.Wipe()
-	for _, none := range []*DataKey{nil, &k.Key} {
-		if _, err := NewVersionKey(none, "prod/db", 3); err == nil || errors.Is(err, ErrIntegrity) {
+	for _, none := range []*DataKey{nil, &k.DataKey} {
+		if _, err := NewKey(none, "prod/db", 3); err == nil || errors.Is(err, ErrIntegrity) {
 			t.Errorf("a missing key: got %v", err)
 		}
 	}
-	if _, err := k.Open("prod/db", 3, s); err == nil {
+	if _, err := k.Open(s); err == nil {
 		t.Error("a wiped key opened something")
 	}
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x", "%d"} {
@@ -350,9 +359,9 @@ func TestVersionKey(t *testing.T) {
 	}
 }
 
-func mustBind(t testing.TB, dk *DataKey, name string, version int) *VersionKey {
+func mustNewKey(t testing.TB, dk *DataKey, name string, version int) *Key {
 	t.Helper()
-	k, err := NewVersionKey(dk, name, version)
+	k, err := NewKey(dk, name, version)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -360,7 +369,7 @@ func mustBind(t testing.TB, dk *DataKey, name string, version int) *VersionKey {
 }
 
 func TestErrorsShowNoData(t *testing.T) {
-	dk, value := newKey(), bytes.Repeat([]byte("hunter2!"), 4)
+	dk, value := newDataKey(), bytes.Repeat([]byte("hunter2!"), 4)
 	good := mustSeal(t, dk, "prod/db", 3, value)
 	flip := func(b []byte) []byte { b = bytes.Clone(b); b[0] ^= 1; return b }
 	for _, change := range []func(*Sealed){
@@ -375,7 +384,7 @@ func TestErrorsShowNoData(t *testing.T) {
 	} {
 		s := good
 		change(&s)
-		_, err := Open(dk, "prod/db", 3, s)
+		_, err := openWith(dk, "prod/db", 3, s)
 		if err == nil {
 			t.Fatal("opened")
 		}
@@ -415,9 +424,9 @@ func TestEqualValues(t *testing.T) {
 // FuzzOpen opens arbitrary rows with one key. Only the genuine row opens.
 func FuzzOpen(f *testing.F) {
 	dk := &DataKey{0: 1, 31: 2}
-	nonce := bytes.Repeat([]byte{0x24}, NonceSize)
+	nonce := bytes.Repeat([]byte{0x24}, nonceSize)
 	value := []byte("the genuine value")
-	genuine, err := seal(dk, nonce, "prod/db", 3, value)
+	genuine, err := mustNewKey(f, dk, "prod/db", 3).seal(nonce, value)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -429,7 +438,7 @@ func FuzzOpen(f *testing.F) {
 
 	f.Fuzz(func(t *testing.T, name string, version, format int, nonce, ciphertext, commit []byte, aad string) {
 		s := Sealed{Format: format, Nonce: nonce, Ciphertext: ciphertext, KeyCommit: commit, AAD: aad}
-		p, err := Open(dk, name, version, s)
+		p, err := openWith(dk, name, version, s)
 		isGenuine := name == "prod/db" && version == 3 && format == genuine.Format && aad == genuine.AAD &&
 			bytes.Equal(nonce, genuine.Nonce) && bytes.Equal(ciphertext, genuine.Ciphertext) &&
 			bytes.Equal(commit, genuine.KeyCommit)
@@ -447,7 +456,7 @@ func FuzzOpen(f *testing.F) {
 func BenchmarkSeal(b *testing.B) {
 	for _, size := range []int{256, MaxValueSize} {
 		b.Run(fmt.Sprint(size), func(b *testing.B) {
-			dk, value := newKey(), make([]byte, size)
+			dk, value := newDataKey(), make([]byte, size)
 			b.SetBytes(int64(size))
 			b.ReportAllocs()
 			for b.Loop() {
@@ -460,7 +469,7 @@ func BenchmarkSeal(b *testing.B) {
 func BenchmarkOpen(b *testing.B) {
 	for _, size := range []int{256, MaxValueSize} {
 		b.Run(fmt.Sprint(size), func(b *testing.B) {
-			dk := newKey()
+			dk := newDataKey()
 			s := mustSeal(b, dk, "prod/db", 3, make([]byte, size))
 			b.SetBytes(int64(size))
 			b.ReportAllocs()
@@ -473,13 +482,13 @@ func BenchmarkOpen(b *testing.B) {
 
 // BenchmarkOpenKnown is a read that found its key in the cache.
 func BenchmarkOpenKnown(b *testing.B) {
-	dk := newKey()
+	dk := newDataKey()
 	s := mustSeal(b, dk, "prod/db", 3, make([]byte, 256))
-	k := mustBind(b, dk, "prod/db", 3)
+	k := mustNewKey(b, dk, "prod/db", 3)
 	b.SetBytes(256)
 	b.ReportAllocs()
 	for b.Loop() {
-		value, err := k.Open("prod/db", 3, s)
+		value, err := k.Open(s)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -488,11 +497,11 @@ func BenchmarkOpenKnown(b *testing.B) {
 }
 
 func BenchmarkMatches(b *testing.B) {
-	dk, value := newKey(), make([]byte, 256)
-	s, k := mustSeal(b, dk, "prod/db", 3, value), mustBind(b, dk, "prod/db", 3)
+	dk, value := newDataKey(), make([]byte, 256)
+	s, k := mustSeal(b, dk, "prod/db", 3, value), mustNewKey(b, dk, "prod/db", 3)
 	b.ReportAllocs()
 	for b.Loop() {
-		if same, err := k.Matches("prod/db", 3, s, value); !same || err != nil {
+		if same, err := k.Matches(s, value); !same || err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -3,7 +3,6 @@ package envelope
 import (
 	"fmt"
 	"strconv"
-	"strings"
 )
 
 // CheckName returns nil if a secret can have this name: 1 to MaxNameSize bytes of
@@ -46,29 +45,9 @@ func isWordByte(c byte) bool {
 
 // AAD returns name ":" version, the version in decimal: what the AEAD, the key commitment and
 // the KMS bind a version to. The name must satisfy CheckName and the version be 1 to 2147483647;
-// AAD does not check, and what it returns for anything else ParseAAD refuses.
+// AAD does not check.
 func AAD(name string, version int) string {
 	return name + ":" + strconv.Itoa(version)
-}
-
-// ParseAAD is the strict inverse of AAD: what it accepts, AAD returns byte for byte. A sign, a
-// leading zero, white space, a version outside 1 to 2147483647 or a name that CheckName refuses
-// gives an error that matches ErrIntegrity (and not ErrName: no caller gave that name).
-func ParseAAD(aad string) (name string, version int, err error) {
-	name, decimal, found := strings.Cut(aad, ":")
-	if !found {
-		return "", 0, fmt.Errorf(`%w: the aad has no ":"`, ErrIntegrity)
-	}
-	if err := CheckName(name); err != nil {
-		return "", 0, fmt.Errorf("%w: the aad has an %v", ErrIntegrity, err) // %v: ErrName must not match
-	}
-	// Atoi takes signs and leading zeros, AAD writes neither: a text that the round trip changes
-	// was not written by AAD.
-	version, err = strconv.Atoi(decimal)
-	if err != nil || !validVersion(version) || strconv.Itoa(version) != decimal {
-		return "", 0, fmt.Errorf("%w: the aad does not end in a version between 1 and %d", ErrIntegrity, maxVersion)
-	}
-	return name, version, nil
 }
 
 func validVersion(version int) bool {

@@ -16,9 +16,13 @@ const redactedPlaintext = "[plaintext]"
 
 // Wipe overwrites the value. It may be called more than once. A copy that was made of it, by
 // append, by conversion to a string or otherwise, is not reached.
-func (p Plaintext) Wipe() {
-	clear(p)
-	runtime.KeepAlive(&p)
+func (p Plaintext) Wipe() { Wipe(p) }
+
+// Wipe overwrites a secret value that has no type of its own. KeepAlive keeps the compiler from dropping writes that
+// are never read.
+func Wipe(b []byte) {
+	clear(b)
+	runtime.KeepAlive(&b)
 }
 
 func (Plaintext) Format(s fmt.State, _ rune)   { fmt.Fprint(s, redactedPlaintext) }

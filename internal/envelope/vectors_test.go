@@ -155,7 +155,7 @@ func TestGoodVectors(t *testing.T) {
 	for _, v := range mustReadVectors(t, "good.json") {
 		t.Run(v.ID, func(t *testing.T) {
 			value := v.Value.bytes()
-			s, err := seal(v.key(t), v.Nonce, v.Name, v.Version, value)
+			s, err := mustNewKey(t, v.key(t), v.Name, v.Version).seal(v.Nonce, value)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -168,7 +168,7 @@ func TestGoodVectors(t *testing.T) {
 			if !bytes.Equal(s.KeyCommit, v.KeyCommit) {
 				t.Errorf("got key commitment %x, want %x", s.KeyCommit, v.KeyCommit)
 			}
-			opened, err := Open(v.key(t), v.Name, v.Version, s)
+			opened, err := openWith(v.key(t), v.Name, v.Version, s)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -191,20 +191,20 @@ func TestTamperedVectors(t *testing.T) {
 	}
 	for _, v := range mustReadVectors(t, "tampered.json") {
 		t.Run(v.ID, func(t *testing.T) {
-			opened, err := Open(v.key(t), v.Name, v.Version, v.sealed())
+			opened, err := openWith(v.key(t), v.Name, v.Version, v.sealed())
 			if opened != nil {
 				t.Error("got a value")
 			}
 			if !errors.Is(err, ErrIntegrity) {
 				t.Fatalf("got %v, want %v", err, ErrIntegrity)
 			}
-			if got, want := errors.Is(err, ErrFormat), v.Error == "format"; got != want {
-				t.Errorf("got %v, matching ErrFormat: %t, want %t", err, got, want)
+			if got, want := errors.Is(err, errFormat), v.Error == "format"; got != want {
+				t.Errorf("got %v, matching errFormat: %t, want %t", err, got, want)
 			}
 			if want := ErrIntegrity.Error() + ": " + part[v.Part]; part[v.Part] == "" || !strings.HasPrefix(err.Error(), want) {
 				t.Errorf("got %q, want it to start with %q for part %q", err, want, v.Part)
 			}
-			if len(v.KeyCommit) != CommitSize && !strings.HasSuffix(err.Error(), "bytes, want 32") {
+			if len(v.KeyCommit) != commitSize && !strings.HasSuffix(err.Error(), "bytes, want 32") {
 				t.Errorf("got %q, want the commitment's length refused, not compared", err)
 			}
 		})

@@ -206,7 +206,7 @@ type story struct {
 
 func newStory(t *testing.T, s *search, size int) *story {
 	t.Helper()
-	st := &story{dk: newKey(), nonce: make([]byte, NonceSize), value: make([]byte, size)}
+	st := &story{dk: newDataKey(), nonce: make([]byte, nonceSize), value: make([]byte, size)}
 	burn() // before the secrets, so that the stack of the test does not grow under them
 	runtime.Gosched()
 	rand.Read(st.nonce)
@@ -229,22 +229,23 @@ func (st *story) run(t *testing.T, calls int) {
 	defer clear(st.value)
 	defer st.dk.Wipe()
 
-	s, err := seal(st.dk, st.nonce, "prod/db", 3, st.value)
+	k, err := NewKey(st.dk, "prod/db", 3)
 	if err != nil {
 		t.Error(err)
 		return
 	}
+	defer k.Wipe()
+	var s Sealed
 	var p Plaintext
-	var k *VersionKey
-	defer func() {
-		p.Wipe()
-		if k != nil {
-			k.Wipe()
-		}
-	}()
+	defer func() { p.Wipe() }()
 	for _, call := range []func(){
 		func() {
-			if p, err = Open(st.dk, "prod/db", 3, s); err != nil {
+			if s, err = k.seal(st.nonce, st.value); err != nil {
+				t.Error(err)
+			}
+		},
+		func() {
+			if p, err = k.Open(s); err != nil {
 				t.Error(err)
 			}
 		},
@@ -254,31 +255,24 @@ func (st *story) run(t *testing.T, calls int) {
 			}
 		},
 		func() {
-			if k, err = NewVersionKey(st.dk, "prod/db", 3); err != nil {
-				t.Error(err)
+			if err := k.CheckCommit(s.KeyCommit); err != nil {
+				t.Errorf("its own commitment: %v", err)
 			}
 		},
 		func() {
-			if same, err := k.Matches("prod/db", 3, s, st.value); !same || err != nil {
+			if same, err := k.Matches(s, st.value); !same || err != nil {
 				t.Errorf("its own value does not match: %v", err)
 			}
 		},
 		func() {
-			again, err := k.Open("prod/db", 3, s)
-			if err != nil {
-				t.Error(err)
-			}
-			again.Wipe()
-		},
-		func() {
 			s.Ciphertext[0] ^= 1
-			if _, err := Open(st.dk, "prod/db", 3, s); !errors.Is(err, ErrIntegrity) {
+			if _, err := k.Open(s); !errors.Is(err, ErrIntegrity) {
 				t.Errorf("tampered ciphertext: got %v, want %v", err, ErrIntegrity)
 			}
 		},
 		func() {
 			s.KeyCommit[0] ^= 1
-			if _, err := Open(st.dk, "prod/db", 3, s); !errors.Is(err, ErrIntegrity) {
+			if _, err := k.Open(s); !errors.Is(err, ErrIntegrity) {
 				t.Errorf("tampered commitment: got %v, want %v", err, ErrIntegrity)
 			}
 		},
@@ -381,7 +375,7 @@ func TestNothingIsLeftByStackGrowth(t *testing.T) {
 	assertLeavesNothing(t, func(s *search, on *stacks) {
 		for depth := range 250 {
 			st := newStory(t, s, 64)
-			on.run(func() { descend(depth, func() { st.run(t, 1+depth%2) }) })
+			on.run(func() { descend(depth, func() { st.run(t, 2+depth%2) }) })
 		}
 	})
 }

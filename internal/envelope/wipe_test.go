@@ -74,7 +74,7 @@ func TestZeroStateZeroes(t *testing.T) {
 
 func TestHKDFStateIsWiped(t *testing.T) {
 	k := newHKDFState()
-	k.hmac(k.prk[:], nil, newKey()[:])
+	k.hmac(k.prk[:], nil, newDataKey()[:])
 	h := k.hash
 	k.wipe()
 	if !reflect.ValueOf(h).Elem().IsZero() {

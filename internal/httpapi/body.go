@@ -58,12 +58,12 @@ func readBody(r *http.Request, limit int) ([]byte, error) {
 		buf = buf[:len(buf)+n]
 		switch {
 		case len(buf) > limit:
-			wipe(buf)
+			envelope.Wipe(buf)
 			return nil, long
 		case errors.Is(err, io.EOF):
 			return buf, nil
 		case err != nil:
-			wipe(buf)
+			envelope.Wipe(buf)
 			return nil, badRequest("the body ended early")
 		}
 	}
@@ -71,7 +71,7 @@ func readBody(r *http.Request, limit int) ([]byte, error) {
 
 func grow(b []byte) []byte {
 	bigger := append(make([]byte, 0, 2*cap(b)), b...)
-	wipe(b)
+	envelope.Wipe(b)
 	return bigger
 }
 
@@ -88,7 +88,7 @@ func readObject(r *http.Request, into fields) error {
 	if err != nil {
 		return err
 	}
-	defer wipe(body)
+	defer envelope.Wipe(body)
 	return decodeObject(body, into)
 }
 
@@ -114,8 +114,8 @@ func (g *given) misplaced() error {
 }
 
 func (g *given) wipe() {
-	wipe(g.text)
-	wipe(g.encoded)
+	envelope.Wipe(g.text)
+	envelope.Wipe(g.encoded)
 }
 
 // present counts the forms that were used.
@@ -137,7 +137,7 @@ func (g *given) bytes() ([]byte, error) {
 		return nil, err
 	}
 	if err := checkValue(value); err != nil {
-		wipe(value)
+		envelope.Wipe(value)
 		return nil, err
 	}
 	return value, nil

@@ -175,7 +175,7 @@ func verifyEndpoint(verify verifyFunc) *endpoint {
 			if err != nil {
 				return answer{}, err
 			}
-			defer wipe(presented)
+			defer envelope.Wipe(presented)
 			if err := q.waitForReplay(ctx); err != nil {
 				return answer{}, err
 			}

@@ -32,13 +32,13 @@ type stored struct {
 	value  []byte
 	expiry *time.Time
 
-	asked vault.GetOptions
-	calls int
-	given *vault.Secret
+	options vault.GetOptions
+	calls   int
+	given   *vault.Secret
 }
 
 func (s *stored) get(_ context.Context, name string, o vault.GetOptions) (*vault.Secret, error) {
-	s.asked = o
+	s.options = o
 	s.calls++
 	if name != "db/password" {
 		return nil, fmt.Errorf("reading secret %q: %w", name, vault.ErrNotFound)
@@ -143,8 +143,8 @@ func TestVersionParameter(t *testing.T) {
 	h := newWorld(t).serve(getEndpoint(s.get))
 	for query, want := range map[string]int{"": 0, "?version=1": 1, "?version=2147483647": 2147483647} {
 		wantStatus(t, ask(t, h, "GET", "/v1/secrets/db/password"+query, ""), 200, "")
-		if s.asked.Version != want {
-			t.Errorf("%q: asked for version %d, want %d", query, s.asked.Version, want)
+		if s.options.Version != want {
+			t.Errorf("%q: asked for version %d, want %d", query, s.options.Version, want)
 		}
 	}
 	calls := s.calls
@@ -216,8 +216,8 @@ func TestIfNoneMatch(t *testing.T) {
 			options = append(options, header("If-None-Match", tag))
 		}
 		rec := ask(t, newWorld(t).serve(getEndpoint(s.get)), "GET", "/v1/secrets/db/password", "", options...)
-		if rec.Code != c.status || s.asked.Unless != c.unless {
-			t.Errorf("%q: got %d, asked unless %v, want %d, %v", c.tags, rec.Code, s.asked.Unless, c.status, c.unless)
+		if rec.Code != c.status || s.options.Unless != c.unless {
+			t.Errorf("%q: got %d, asked unless %v, want %d, %v", c.tags, rec.Code, s.options.Unless, c.status, c.unless)
 		}
 		if rec.Header().Get("ETag") != mine {
 			t.Errorf("%q: got ETag %s, want %s", c.tags, rec.Header().Get("ETag"), mine)

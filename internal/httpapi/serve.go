@@ -8,7 +8,6 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
-	"runtime"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -90,7 +89,7 @@ func (a *API) serve(find router,
 			panic(http.ErrAbortHandler) // closes the connection, and net/http logs nothing
 		}
 		if unrecorded := record(q, find, err); unrecorded != nil {
-			wipe(ans.body)
+			envelope.Wipe(ans.body)
 			err = unrecorded
 		}
 		if err != nil {
@@ -264,7 +263,7 @@ var (
 
 // write sends the answer, wipes its body and returns the status it had.
 func write(w http.ResponseWriter, q *request, ans answer) int {
-	defer wipe(ans.body)
+	defer envelope.Wipe(ans.body)
 	if ans.status == 0 {
 		ans.status = http.StatusOK
 	}
@@ -337,10 +336,4 @@ func (a *API) logRequest(q *request, status int, took time.Duration, err error) 
 // shortMethod keeps an invented method from filling the log.
 func shortMethod(m string) string {
 	return m[:min(len(m), 16)]
-}
-
-// wipe overwrites b; KeepAlive keeps the compiler from dropping writes that are never read.
-func wipe(b []byte) {
-	clear(b)
-	runtime.KeepAlive(&b)
 }

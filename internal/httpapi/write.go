@@ -91,7 +91,7 @@ func (b *writeBody) put(ctx context.Context, put putFunc, r vault.PutRequest) (a
 	if r.Value, r.Settings.Generator, err = b.value(); err != nil {
 		return answer{}, err
 	}
-	defer wipe(r.Value)
+	defer envelope.Wipe(r.Value)
 	receipt, err := put(ctx, r)
 	if err != nil {
 		return answer{}, err
@@ -180,7 +180,7 @@ func rotateEndpoint(rotate rotateFunc, spec specFunc) *endpoint {
 			if r.Value, err = b.nextValue(ctx, q.secret, spec); err != nil {
 				return answer{}, err
 			}
-			defer wipe(r.Value)
+			defer envelope.Wipe(r.Value)
 			receipt, err := rotate(ctx, r)
 			if err != nil {
 				return answer{}, err

@@ -52,9 +52,9 @@ type awsKey struct {
 	retryer   *retry.Standard // its retry budget is shared by all operations
 	limits    timing
 
-	// asking holds a token while DescribeKey resolves the key, so that many readers make one call.
+	// resolving holds a token while DescribeKey resolves the key, so that many readers make one call.
 	// It is a channel, because waiting for it ends with the context.
-	asking chan struct{}
+	resolving chan struct{}
 
 	mu         sync.Mutex // guards the fields below
 	keyID      string     // ARN, "" while unknown
@@ -85,7 +85,7 @@ func openAWS(ctx context.Context, u URI, limits timing) (*awsKey, error) {
 		transport: transport,
 		retryer:   newRetryer(limits),
 		limits:    limits,
-		asking:    make(chan struct{}, 1),
+		resolving: make(chan struct{}, 1),
 	}
 	if isKeyARN(u.name) {
 		k.keyID = u.name
@@ -277,7 +277,7 @@ func (k *awsKey) describe(ctx context.Context) (*types.KeyMetadata, error) {
 	if out.KeyMetadata == nil {
 		return nil, unavailable(k.name(), incomplete)
 	}
-	if err := k.learn(out.KeyMetadata.Arn); err != nil {
+	if err := k.rememberID(out.KeyMetadata.Arn); err != nil {
 		return nil, err
 	}
 	return out.KeyMetadata, nil
@@ -288,18 +288,18 @@ func (k *awsKey) accept(keyID *string, blob []byte) (envelope.WrappedKey, error)
 	if len(blob) < 1 || len(blob) > maxBlob {
 		return envelope.WrappedKey{}, unavailable(k.name(), "the answer holds a wrapped data key of impossible length")
 	}
-	if err := k.learn(keyID); err != nil {
+	if err := k.rememberID(keyID); err != nil {
 		return envelope.WrappedKey{}, err
 	}
 	return envelope.WrappedKey{KeyID: *keyID, Blob: blob}, nil
 }
 
-// learn remembers the ARN that KMS names for the configured key, if it can be that key.
-func (k *awsKey) learn(keyID *string) error {
+// rememberID remembers the ARN that KMS names for the configured key, if it can be that key.
+func (k *awsKey) rememberID(keyID *string) error {
 	if aws.ToString(keyID) == "" {
 		return unavailable(k.name(), incomplete)
 	}
-	if !k.couldBe(*keyID) {
+	if !k.mayBe(*keyID) {
 		return unavailable(k.name(), otherKey)
 	}
 	k.mu.Lock()
@@ -308,8 +308,8 @@ func (k *awsKey) learn(keyID *string) error {
 	return nil
 }
 
-// couldBe reports whether the configuration allows an ARN.
-func (k *awsKey) couldBe(keyID string) bool {
+// mayBe reports whether the configuration allows an ARN.
+func (k *awsKey) mayBe(keyID string) bool {
 	switch {
 	case !isKeyARN(keyID):
 		return false
@@ -353,7 +353,7 @@ func (k *awsKey) KeyID(ctx context.Context) (string, error) {
 
 // holds is also true for a multi-region key under the ARN of another region.
 func (k *awsKey) holds(ctx context.Context, keyID string) (bool, error) {
-	if !k.couldBe(keyID) && (!isMultiRegion(keyID) || isKeyARN(k.uri.name) && !sameKey(k.uri.name, keyID)) {
+	if !k.mayBe(keyID) && (!isMultiRegion(keyID) || isKeyARN(k.uri.name) && !sameKey(k.uri.name, keyID)) {
 		return false, nil
 	}
 	if sameKey(k.knownID(), keyID) {
@@ -376,8 +376,8 @@ func (k *awsKey) resolve(ctx context.Context) (string, error) {
 	ctx, cancel := k.bounded(ctx)
 	defer cancel()
 	select {
-	case k.asking <- struct{}{}:
-		defer func() { <-k.asking }()
+	case k.resolving <- struct{}{}:
+		defer func() { <-k.resolving }()
 	case <-ctx.Done():
 		return "", ended(k.name(), ctx.Err())
 	}

@@ -708,14 +708,14 @@ func TestOpenCallsNobody(t *testing.T) {
 func TestAWSConfiguration(t *testing.T) {
 	refusedWith := func(t *testing.T, uri, reason string) {
 		t.Helper()
-		k, err := Open(t.Context(), uri)
+		k, err := open(t.Context(), uri, defaultTiming())
 		checkError(t, err, envelope.ErrKeyRefused, envelope.WrappedKey{})
 		if k != nil || err == nil || !strings.Contains(err.Error(), reason) || strings.Contains(err.Error(), "hush") {
 			t.Errorf("got %v, %v, want %q", k, err, reason)
 		}
 	}
 	t.Run("bad uri", func(t *testing.T) {
-		if _, err := Open(t.Context(), "nonsense"); !errors.Is(err, ErrURI) {
+		if _, err := open(t.Context(), "nonsense", defaultTiming()); !errors.Is(err, ErrURI) {
 			t.Errorf("got %v, want %v", err, ErrURI)
 		}
 	})

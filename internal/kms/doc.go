@@ -10,7 +10,7 @@
 //	awskms:///alias/vault?region=eu-west-1&endpoint=http://127.0.0.1:8080
 //	local:///etc/vault/kek
 //
-// [Open] reads the key file, or builds the AWS client, and makes no call to a key service: a
+// [OpenKeyring] reads the key files, or builds the AWS clients, and makes no call to a key service: a
 // daemon starts while the key service is away. Without region= the region comes from the key
 // ARN, else from the AWS configuration. Without endpoint= it comes from AWS_ENDPOINT_URL_KMS and
 // the rest of the AWS configuration. Plain http is accepted only to this machine, because the

@@ -49,7 +49,7 @@ type Description struct {
 	DeletesAt time.Time // zero unless deletion is pending
 }
 
-// closableKey is what Open makes: a Key that Keyring can also move data keys between.
+// closableKey is what open makes: a Key that Keyring can also move data keys between.
 type closableKey interface {
 	Key
 
@@ -71,14 +71,9 @@ var (
 	_ closableKey = (*awsKey)(nil)
 )
 
-// Open makes the key that uri names. It reads the key file, or the AWS configuration, within ctx, and
+// open makes the key that uri names. It reads the key file, or the AWS configuration, within ctx, and
 // makes no call to a key service. The error wraps ErrURI for a bad URI and
-// envelope.ErrKeyRefused for a key file or configuration that cannot be used. The Key is
-// also an io.Closer.
-func Open(ctx context.Context, uri string) (Key, error) {
-	return open(ctx, uri, defaultTiming())
-}
-
+// envelope.ErrKeyRefused for a key file or configuration that cannot be used.
 func open(ctx context.Context, uri string, limits timing) (closableKey, error) {
 	u, err := ParseURI(uri)
 	if err != nil {

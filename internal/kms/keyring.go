@@ -19,7 +19,7 @@ var (
 	_ envelope.KeyUnwrapper = (*Keyring)(nil)
 )
 
-// OpenKeyring opens every URI, the default first. Like Open it makes no call to a key service. It rejects an
+// OpenKeyring opens every URI, the default first. It makes no call to a key service. It rejects an
 // empty list and, as far as that shows without a call, the same key twice: the same URI, or the same KeyID of
 // key files and ARNs. An alias that turns out to be another entry's key does no harm.
 func OpenKeyring(ctx context.Context, uris []string) (*Keyring, error) {

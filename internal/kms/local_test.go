@@ -111,15 +111,15 @@ func TestKeyFileRefused(t *testing.T) {
 	folder := t.TempDir()
 	key := bytes.Repeat([]byte{7}, 32)
 	in := func(name string) string { return filepath.Join(folder, name) }
-	for mode, open := range map[fs.FileMode]bool{
+	for mode, opens := range map[fs.FileMode]bool{
 		0o600: true, 0o400: true,
 		0o640: false, 0o604: false, 0o620: false, 0o602: false, 0o610: false, 0o601: false, 0o700: false, 0o644: false,
 		0o440: false,
 	} {
 		path := in(fmt.Sprintf("mode-%o", mode))
 		mustWrite(t, path, key, mode)
-		_, err := Open(t.Context(), "local://"+path)
-		if open {
+		_, err := open(t.Context(), "local://"+path, defaultTiming())
+		if opens {
 			if err != nil {
 				t.Errorf("mode %o: %v", mode, err)
 			}
@@ -134,7 +134,7 @@ func TestKeyFileRefused(t *testing.T) {
 	for _, size := range []int{0, 1, 31, 33, 64, 4096} {
 		path := in(fmt.Sprintf("size-%d", size))
 		mustWrite(t, path, make([]byte, size), 0o600)
-		_, err := Open(t.Context(), "local://"+path)
+		_, err := open(t.Context(), "local://"+path, defaultTiming())
 		checkError(t, err, envelope.ErrKeyRefused, envelope.WrappedKey{})
 		if err == nil || !strings.Contains(err.Error(), "exactly 32 bytes") {
 			t.Errorf("%d bytes: got %v", size, err)
@@ -145,14 +145,14 @@ func TestKeyFileRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, path := range map[string]string{"a folder": folder, "a fifo": in("fifo"), "a device": "/dev/null"} {
-		_, err := Open(t.Context(), "local://"+path)
+		_, err := open(t.Context(), "local://"+path, defaultTiming())
 		checkError(t, err, envelope.ErrKeyRefused, envelope.WrappedKey{})
 		if err == nil || !strings.Contains(err.Error(), "not a regular file") {
 			t.Errorf("%s: got %v", name, err)
 		}
 	}
 
-	_, err := Open(t.Context(), "local://"+in("missing"))
+	_, err := open(t.Context(), "local://"+in("missing"), defaultTiming())
 	checkError(t, err, envelope.ErrKeyRefused, envelope.WrappedKey{})
 	if !errors.Is(err, fs.ErrNotExist) || strings.Count(err.Error(), "missing") != 1 {
 		t.Errorf("got %v, want %v and the path once", err, fs.ErrNotExist)
@@ -172,9 +172,9 @@ func TestKeyFileBehindALink(t *testing.T) {
 		return "local://" + path
 	}
 	mustOpen(t, link("to-good", good), quick())
-	_, err := Open(t.Context(), link("to-loose", loose))
+	_, err := open(t.Context(), link("to-loose", loose), defaultTiming())
 	checkError(t, err, envelope.ErrKeyRefused, envelope.WrappedKey{})
-	_, err = Open(t.Context(), link("to-nothing", filepath.Join(folder, "nothing")))
+	_, err = open(t.Context(), link("to-nothing", filepath.Join(folder, "nothing")), defaultTiming())
 	checkError(t, err, envelope.ErrKeyRefused, envelope.WrappedKey{})
 }
 
@@ -283,7 +283,7 @@ func FuzzLocalBlob(f *testing.F) {
 	if err := os.WriteFile(path, key, 0o600); err != nil {
 		f.Fatal(err)
 	}
-	k, err := Open(context.Background(), "local://"+path)
+	k, err := open(context.Background(), "local://"+path, defaultTiming())
 	if err != nil {
 		f.Fatal(err)
 	}

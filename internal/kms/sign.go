@@ -25,7 +25,7 @@ func ParseSigner(text string) (URI, error) {
 	return URI{scheme: schemeLocal, name: text}, nil
 }
 
-// OpenSigner opens a signing key: a file of 32 bytes or a key in AWS KMS. Like [Open] it calls no key service.
+// OpenSigner opens a signing key: a file of 32 bytes or a key in AWS KMS. It calls no key service.
 // The signer is safe for concurrent use, returns the errors of the package doc, and may be an io.Closer.
 func OpenSigner(ctx context.Context, text string) (seal.Signer, error) {
 	return openSigner(ctx, text, defaultTiming())
@@ -103,7 +103,7 @@ func (s *awsSigner) accept(out *kms.GetPublicKeyOutput) (string, seal.PublicKey,
 	switch {
 	case keyID == "" || len(out.PublicKey) == 0:
 		return "", nil, unavailable(name, incomplete)
-	case !s.key.couldBe(keyID):
+	case !s.key.mayBe(keyID):
 		return "", nil, unavailable(name, otherKey)
 	case out.KeyUsage != types.KeyUsageTypeSignVerify || out.KeySpec != types.KeySpecEccNistEdwards25519:
 		return "", nil, refused(name, "not "+signingKey)

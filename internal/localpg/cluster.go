@@ -281,21 +281,21 @@ func (c *Cluster) remove() error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	var doomed []string
+	var paths []string
 	for _, e := range entries {
 		if nodeName.MatchString(e.Name()) {
-			doomed = append(doomed, filepath.Join(c.base(), e.Name()))
+			paths = append(paths, filepath.Join(c.base(), e.Name()))
 		}
 	}
 	for _, private := range []string{c.rec.DataRoot, c.rec.SocketRoot} {
 		if private != "" {
-			doomed = append(doomed, private)
+			paths = append(paths, private)
 		}
 	}
 	// The record goes last but for the lock: a removal that was cut short can be repeated.
-	doomed = append(doomed, filepath.Join(c.dir, recordName+".new"), filepath.Join(c.dir, recordName),
+	paths = append(paths, filepath.Join(c.dir, recordName+".new"), filepath.Join(c.dir, recordName),
 		filepath.Join(c.dir, lockName))
-	for _, path := range doomed {
+	for _, path := range paths {
 		if err := os.RemoveAll(path); err != nil {
 			return err
 		}

@@ -214,15 +214,15 @@ func killTree(ctx context.Context, pid int) error {
 	if err := unix.Kill(pid, unix.SIGSTOP); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("halting process %d: %w", pid, err)
 	}
-	doomed, listErr := children(pid)
-	doomed = append(doomed, pid)
-	for _, p := range doomed {
+	pids, listErr := children(pid)
+	pids = append(pids, pid)
+	for _, p := range pids {
 		if err := unix.Kill(p, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
 			return errors.Join(listErr, fmt.Errorf("killing process %d: %w", p, err))
 		}
 	}
 	err := poll(ctx, func() (bool, error) {
-		for _, p := range doomed {
+		for _, p := range pids {
 			if p == pid {
 				collect(p)
 			}

@@ -42,10 +42,10 @@ func (n *Node) Promote(ctx context.Context) error {
 }
 
 func (n *Node) leaveRecovery(ctx context.Context) error {
-	ask := querier{n: n}
-	defer ask.close()
-	var asked bool
-	if err := ask.row(ctx, `select pg_promote(false)`, &asked); err != nil {
+	query := querier{n: n}
+	defer query.close()
+	var requested bool
+	if err := query.row(ctx, `select pg_promote(false)`, &requested); err != nil {
 		return n.failure("promoting it", err)
 	}
 	err := poll(ctx, func() (bool, error) {
@@ -53,11 +53,11 @@ func (n *Node) leaveRecovery(ctx context.Context) error {
 			return false, errNotRunning
 		}
 		var recovering bool
-		err := ask.row(ctx, `select pg_is_in_recovery()`, &recovering)
+		err := query.row(ctx, `select pg_is_in_recovery()`, &recovering)
 		return err == nil && !recovering, permanent(err)
 	})
 	if err != nil {
-		return n.failure("waiting for its promotion", ask.explain(err))
+		return n.failure("waiting for its promotion", query.explain(err))
 	}
 	return nil
 }

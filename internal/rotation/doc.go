@@ -10,11 +10,12 @@
 //   - A [Generator] makes the new value. It is stored beside the secret as a canonical spec
 //     such as "chars:32:alnum", and the same parser reads that column and what an operator
 //     types, so a spec that was accepted once is accepted forever.
-//   - [Backoff] and [MaxAttempts] say how a failed job is tried again and when it is given up.
+//   - A failed job is tried again after a pause that doubles, up to an hour; after ten attempts it is
+//     given up.
 //
 // What it guarantees:
 //
-//   - Every value a Generator makes holds at least [MinEntropyBits] bits of entropy. A weaker
+//   - Every value a Generator makes holds at least 64 bits of entropy. A weaker
 //     combination of kind, length and charset is refused when it is parsed, not when the
 //     rotation runs at night.
 //   - Every symbol of a value is drawn uniformly and independently: bytes that would favour
@@ -24,8 +25,7 @@
 //   - A generated value exists in one buffer, which the caller owns. Random bytes it was made
 //     from are overwritten before Generate returns.
 //
-// What the caller must do: overwrite that buffer when the value has been sealed, and hand
-// Backoff a source of jitter.
+// What the caller must do: overwrite that buffer when the value has been sealed.
 //
 // What it refuses: negative, signed, fractional-day and unbounded intervals; specs with
 // anything left over; lengths outside their limits. Every refusal is one line that quotes what

@@ -4,15 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"log/slog"
 	"sync"
 	"testing"
-	"time"
 
-	"github.com/hyperiondb/vault/internal/kms"
 	"github.com/hyperiondb/vault/internal/rotation"
-	"github.com/hyperiondb/vault/internal/vault"
-	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
 // fakeTarget is a target with scripted failures of Set: one function for each call, in order.
@@ -75,51 +70,32 @@ func (f *fakeTarget) Restore(_ context.Context, _ string, c rotation.Change) err
 // A target that fails, and one that panics, cost an attempt each and nothing else: the worker goes on, every attempt
 // has the same candidate, the old version stays valid meanwhile, and in the end the target accepts what readers get.
 func TestEveryAttemptBringsTheSameCandidate(t *testing.T) {
-	store := vaulttest.New(t)
-	ring, err := kms.OpenKeyring(t.Context(), []string{"local://" + store.KeyFile})
-	must(t, err)
-	admin, closeAdmin := open(t, store, vaulttest.Operator, ring)
-	daemon, closeDaemon := open(t, store, vaulttest.Daemon, ring)
-	defer func() { closeAdmin(); closeDaemon(); must(t, ring.Close()) }()
-	as := vault.Change{Token: vaulttest.AdminToken(t)}
-	generator, rotator := "hex:32", "target"
-	_, err = admin.Put(t.Context(), vault.PutRequest{Change: as, Name: "app/target", Value: []byte("one"),
-		Settings: vault.Settings{Generator: &generator, Rotator: &rotator}})
-	must(t, err)
+	s := newScene(t)
+	s.mustPut(t, "app/target")
 
 	target := &fakeTarget{failures: []func() error{
 		func() error { return errors.New("connection refused") },
 		func() error { panic("a bug in the target") },
 	}}
-	ctx, stop := context.WithCancel(t.Context())
-	var running sync.WaitGroup
-	worker := &rotation.Worker{Vault: daemon, Target: target, ID: "w", Concurrency: 2, Poll: 20 * time.Millisecond,
-		Log: slog.New(slog.DiscardHandler)}
-	running.Go(func() { worker.Run(ctx) })
-	defer running.Wait()
-	defer stop()
+	_, wait := s.work(t, target, 2)
+	defer wait()
 
-	_, err = admin.RequestRotation(t.Context(), as, "app/target")
-	must(t, err)
+	s.mustRequest(t, "app/target")
 	state := `SELECT concat_ws(' ', state, attempt, last_error) FROM vault.rotation_jobs`
-	waitUntil(t, store, state,
+	waitUntil(t, s.Store, state,
 		"queued 1 setting the new value at its target: connection refused; the value in force is in place")
-	_, err = admin.RetryRotation(t.Context(), as, "app/target")
-	must(t, err)
-	waitUntil(t, store, state,
+	s.mustRetry(t, "app/target")
+	waitUntil(t, s.Store, state,
 		"queued 2 setting the new value at its target: panic of type string; the value in force is in place")
-	if s, err := admin.Get(t.Context(), "app/target", vault.GetOptions{}); err != nil || string(s.Value) != "one" {
-		t.Fatalf("got error %v, want the old version valid while attempts fail", err)
+	if string(s.mustGet(t, "app/target")) != "one" {
+		t.Fatal("the old version is not valid while attempts fail")
 	}
-	_, err = admin.RetryRotation(t.Context(), as, "app/target")
-	must(t, err)
-	waitUntil(t, store, `SELECT state FROM vault.rotation_jobs`, "done")
+	s.mustRetry(t, "app/target")
+	waitUntil(t, s.Store, `SELECT state FROM vault.rotation_jobs`, "done")
 
-	s, err := admin.Get(t.Context(), "app/target", vault.GetOptions{})
-	must(t, err)
-	defer s.Wipe()
+	value := s.mustGet(t, "app/target")
 	if seen := target.seen; len(seen) != 3 || !bytes.Equal(seen[0], seen[1]) || !bytes.Equal(seen[1], seen[2]) ||
-		!bytes.Equal(target.seen[2], s.Value) || !bytes.HasPrefix(s.Value, []byte("shaped ")) {
+		!bytes.Equal(target.seen[2], value) || !bytes.HasPrefix(value, []byte("shaped ")) {
 		t.Error("the attempts brought different candidates, or readers get another value than the target")
 	}
 	for _, c := range target.current {
@@ -131,35 +107,21 @@ func TestEveryAttemptBringsTheSameCandidate(t *testing.T) {
 
 // A worker that stops gives back what it claimed and had not begun, and finishes what it had.
 func TestStoppingGivesClaimsBack(t *testing.T) {
-	store := vaulttest.New(t)
-	ring, err := kms.OpenKeyring(t.Context(), []string{"local://" + store.KeyFile})
-	must(t, err)
-	admin, closeAdmin := open(t, store, vaulttest.Operator, ring)
-	daemon, closeDaemon := open(t, store, vaulttest.Daemon, ring)
-	defer func() { closeAdmin(); closeDaemon(); must(t, ring.Close()) }()
-	as := vault.Change{Token: vaulttest.AdminToken(t)}
-	generator, rotator := "hex:32", "target"
+	s := newScene(t)
 	for _, name := range []string{"app/a", "app/b", "app/c"} {
-		_, err = admin.Put(t.Context(), vault.PutRequest{Change: as, Name: name, Value: []byte("one"),
-			Settings: vault.Settings{Generator: &generator, Rotator: &rotator}})
-		must(t, err)
-		_, err = admin.RequestRotation(t.Context(), as, name)
-		must(t, err)
+		s.mustPut(t, name)
+		s.mustRequest(t, name)
 	}
 	begun, goOn := make(chan struct{}), make(chan struct{})
 	target := &fakeTarget{failures: []func() error{func() error { close(begun); <-goOn; return nil }}}
-	ctx, stop := context.WithCancel(t.Context())
-	var running sync.WaitGroup
-	worker := &rotation.Worker{Vault: daemon, Target: target, ID: "w", Concurrency: 1, Poll: 20 * time.Millisecond,
-		Log: slog.New(slog.DiscardHandler)}
-	running.Go(func() { worker.Run(ctx) })
+	stop, wait := s.work(t, target, 1)
 	<-begun
-	waitUntil(t, store, `SELECT count(*) FROM vault.rotation_jobs WHERE state = 'claimed'`, "3")
+	waitUntil(t, s.Store, `SELECT count(*) FROM vault.rotation_jobs WHERE state = 'claimed'`, "3")
 	stop()
-	waitUntil(t, store, `SELECT count(*) FROM vault.rotation_jobs WHERE state = 'queued' AND failures = 0`, "2")
+	waitUntil(t, s.Store, `SELECT count(*) FROM vault.rotation_jobs WHERE state = 'queued' AND failures = 0`, "2")
 	close(goOn)
-	running.Wait()
-	if got := store.MustQuery(t,
+	wait()
+	if got := s.MustQuery(t,
 		`SELECT string_agg(state, ' ' ORDER BY state) FROM vault.rotation_jobs`); got != "done queued queued" {
 		t.Errorf("got jobs %q, want the one begun done and the others given back", got)
 	}

@@ -8,14 +8,15 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"runtime"
 	"strconv"
 	"strings"
+
+	"github.com/hyperiondb/vault/internal/envelope"
 )
 
-// MinEntropyBits is the least entropy a generated value may have. 64 bits keep a value out of
+// minEntropyBits is the least entropy a generated value may have. 64 bits keep a value out of
 // reach of guessing through any interface that answers; the default has 190.
-const MinEntropyBits = 64
+const minEntropyBits = 64
 
 // The kinds of value, as they begin a spec.
 const (
@@ -71,7 +72,7 @@ func limitsOf(kind string) (limits lengthLimits, known bool) {
 // 94 different printable ASCII characters other than space, which may include ":" and "=".
 //
 // Anything else is refused, also a length with a sign or leading zero, and a combination
-// with less than MinEntropyBits bits of entropy. The error is one line that quotes the spec.
+// with less than minEntropyBits bits of entropy. The error is one line that quotes the spec.
 func ParseGenerator(spec string) (Generator, error) {
 	g, err := parseSpec(spec)
 	if err != nil {
@@ -170,12 +171,12 @@ func (g Generator) check() error {
 
 func (g Generator) checkEntropy() error {
 	bits := g.EntropyBits()
-	if bits >= MinEntropyBits {
+	if bits >= minEntropyBits {
 		return nil
 	}
-	enough := int(math.Ceil(MinEntropyBits / (bits / float64(g.length))))
+	enough := int(math.Ceil(minEntropyBits / (bits / float64(g.length))))
 	return fmt.Errorf("%.1f bits of entropy, want at least %d: use a length of %d or more",
-		bits, MinEntropyBits, enough)
+		bits, minEntropyBits, enough)
 }
 
 const (
@@ -284,14 +285,14 @@ func (g Generator) generate(random randomSource) []byte {
 		return fillChars(g.length, symbols(g.charset), random)
 	case kindHex:
 		raw := make([]byte, g.length)
-		defer wipe(raw)
+		defer envelope.Wipe(raw)
 		random(raw)
 		out := make([]byte, hex.EncodedLen(len(raw)))
 		hex.Encode(out, raw)
 		return out
 	case kindBase64:
 		raw := make([]byte, g.length)
-		defer wipe(raw)
+		defer envelope.Wipe(raw)
 		random(raw)
 		out := make([]byte, base64.StdEncoding.EncodedLen(len(raw)))
 		base64.StdEncoding.Encode(out, raw)
@@ -311,7 +312,7 @@ func fillChars(length int, set string, random randomSource) []byte {
 	bound := 256 - 256%len(set)
 	out := make([]byte, 0, length)
 	raw := make([]byte, 128)
-	defer wipe(raw)
+	defer envelope.Wipe(raw)
 	for {
 		random(raw)
 		for _, b := range raw {
@@ -331,7 +332,7 @@ const uuidRandomBits = 122
 // fillUUID writes a version 4 UUID in the text form of RFC 9562, section 4.
 func fillUUID(random randomSource) []byte {
 	raw := make([]byte, 16)
-	defer wipe(raw)
+	defer envelope.Wipe(raw)
 	random(raw)
 	raw[6] = raw[6]&0x0f | 0x40 // version 4
 	raw[8] = raw[8]&0x3f | 0x80 // variant 10
@@ -344,10 +345,4 @@ func fillUUID(random randomSource) []byte {
 		out = hex.AppendEncode(out, group)
 	}
 	return out
-}
-
-// wipe overwrites b; KeepAlive keeps the compiler from dropping writes that are never read.
-func wipe(b []byte) {
-	clear(b)
-	runtime.KeepAlive(b)
 }

@@ -512,7 +512,7 @@ func FuzzParseGenerator(f *testing.F) {
 		if len(g.String()) > 106 {
 			t.Errorf("%q is %v with %d bytes, want at most 106", spec, g, len(g.String()))
 		}
-		if g.EntropyBits() < MinEntropyBits {
+		if g.EntropyBits() < minEntropyBits {
 			t.Errorf("%q was accepted with %.1f bits of entropy", spec, g.EntropyBits())
 		}
 		if len(g.Generate()) < 8 {

@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// MaxInterval is the longest interval ParseInterval accepts: 3650 days, about ten years. A
+// maxInterval is the longest interval ParseInterval accepts: 3650 days, about ten years. A
 // longer one is far more likely a slip of the unit than a plan.
-const MaxInterval = 3650 * day
+const maxInterval = 3650 * day
 
 const (
 	day  = 24 * time.Hour
@@ -25,7 +25,7 @@ var (
 // ParseInterval reads a span of time as people write it: the syntax of time.ParseDuration
 // plus "d" (24 hours) and "w" (7 days), in any order, for example "30d", "1w2d", "1d12h",
 // "90m" or "0". Days and weeks are whole numbers; the other units may have a fraction
-// ("1.5h"). The result is between 0 and MaxInterval.
+// ("1.5h"). The result is between 0 and maxInterval.
 //
 // A sign, white space, an unknown or missing unit and a fraction of a day or a week are
 // refused. So are months and years, which have no fixed length.
@@ -53,8 +53,8 @@ func parseInterval(s string) (time.Duration, error) {
 		if err != nil {
 			return 0, err
 		}
-		// Both are at most MaxInterval here, so their sum cannot overflow.
-		if total += d; total > MaxInterval {
+		// Both are at most maxInterval here, so their sum cannot overflow.
+		if total += d; total > maxInterval {
 			return 0, errIntervalTooLong
 		}
 		s = rest
@@ -88,7 +88,7 @@ func parseTerm(number, unit string) (time.Duration, error) {
 	case "ns", "us", "µs", "μs", "ms", "s", "m", "h":
 		// The syntax has been checked, so overflow is all that can still be wrong.
 		d, err := time.ParseDuration(number + unit)
-		if err != nil || d > MaxInterval {
+		if err != nil || d > maxInterval {
 			return 0, errIntervalTooLong
 		}
 		return d, nil
@@ -101,7 +101,7 @@ func wholeUnits(number string, unit time.Duration) (time.Duration, error) {
 		return 0, errors.New("days and weeks are whole numbers")
 	}
 	n, err := strconv.Atoi(number)
-	if err != nil || n > int(MaxInterval/unit) {
+	if err != nil || n > int(maxInterval/unit) {
 		return 0, errIntervalTooLong
 	}
 	return time.Duration(n) * unit, nil
@@ -109,7 +109,7 @@ func wholeUnits(number string, unit time.Duration) (time.Duration, error) {
 
 // FormatInterval writes d in days, hours, minutes and seconds, leaving out what is zero:
 // "30d", "1d12h", "1h30m", "0s". ParseInterval reads the result back as exactly d, for d
-// between 0 and MaxInterval. Weeks are not written, because "30d" is easier to compare with
+// between 0 and maxInterval. Weeks are not written, because "30d" is easier to compare with
 // "14d" than with "2w". A negative d, which no interval is, gets time.Duration's notation.
 func FormatInterval(d time.Duration) string {
 	if d <= 0 {

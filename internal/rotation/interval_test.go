@@ -26,10 +26,10 @@ func TestParseInterval(t *testing.T) {
 		"1d0.5s":        24*time.Hour + 500*time.Millisecond,
 		"1s2ms3us4ns":   1002003004,
 		"5µs6μs":        11 * time.Microsecond,
-		"3650d":         MaxInterval,
-		"521w3d":        MaxInterval,
-		"87600h":        MaxInterval,
-		"3649d23h3600s": MaxInterval,
+		"3650d":         maxInterval,
+		"521w3d":        maxInterval,
+		"87600h":        maxInterval,
+		"3649d23h3600s": maxInterval,
 	} {
 		got, err := ParseInterval(in)
 		if err != nil || got != want {
@@ -106,7 +106,7 @@ func TestFormatInterval(t *testing.T) {
 		7 * 24 * time.Hour:           "7d",
 		30 * 24 * time.Hour:          "30d",
 		24*time.Hour + 1:             "1d1ns",
-		MaxInterval:                  "3650d",
+		maxInterval:                  "3650d",
 		-time.Hour:                   "-1h0m0s",
 		time.Duration(math.MinInt64): "-2562047h47m16.854775808s",
 	} {
@@ -131,8 +131,8 @@ func FuzzParseInterval(f *testing.F) {
 			}
 			return
 		}
-		if d < 0 || d > MaxInterval {
-			t.Fatalf("ParseInterval(%q): got %d, want 0 to %d", s, d, MaxInterval)
+		if d < 0 || d > maxInterval {
+			t.Fatalf("ParseInterval(%q): got %d, want 0 to %d", s, d, maxInterval)
 		}
 		text := FormatInterval(d)
 		again, err := ParseInterval(text)

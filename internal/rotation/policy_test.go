@@ -24,13 +24,13 @@ func TestBackoff(t *testing.T) {
 		math.MaxInt: time.Hour,
 	}
 	for attempt, whole := range wholes {
-		if got := Backoff(attempt, always(0)); got != whole/2 {
+		if got := backoff(attempt, always(0)); got != whole/2 {
 			t.Errorf("attempt %d, lowest jitter: got %v, want %v", attempt, got, whole/2)
 		}
-		if got := Backoff(attempt, always(0.5)); got != whole*3/4 {
+		if got := backoff(attempt, always(0.5)); got != whole*3/4 {
 			t.Errorf("attempt %d, middle jitter: got %v, want %v", attempt, got, whole*3/4)
 		}
-		top := Backoff(attempt, always(math.Nextafter(1, 0)))
+		top := backoff(attempt, always(math.Nextafter(1, 0)))
 		if top > whole || top < whole-time.Microsecond {
 			t.Errorf("attempt %d, highest jitter: got %v, want just below %v", attempt, top, whole)
 		}
@@ -39,18 +39,18 @@ func TestBackoff(t *testing.T) {
 
 func TestBackoffDrawsOnce(t *testing.T) {
 	draws := 0
-	Backoff(5, func() float64 { draws++; return 0 })
+	backoff(5, func() float64 { draws++; return 0 })
 	if draws != 1 {
 		t.Errorf("got %d draws of jitter, want 1", draws)
 	}
 }
 
-// The comment on MaxAttempts promises operators this span.
+// The comment on maxAttempts promises operators this span.
 func TestAllAttemptsTogether(t *testing.T) {
 	var shortest, longest time.Duration
-	for attempt := 1; attempt < MaxAttempts; attempt++ {
-		shortest += Backoff(attempt, always(0))
-		longest += Backoff(attempt, always(1))
+	for attempt := 1; attempt < maxAttempts; attempt++ {
+		shortest += backoff(attempt, always(0))
+		longest += backoff(attempt, always(1))
 	}
 	if shortest.Round(time.Minute) != 43*time.Minute || longest.Round(time.Minute) != 85*time.Minute {
 		t.Errorf("got %v to %v, want 43 to 85 minutes", shortest, longest)

@@ -4,16 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"log/slog"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
-	"github.com/hyperiondb/vault/internal/kms"
 	"github.com/hyperiondb/vault/internal/rotation"
-	"github.com/hyperiondb/vault/internal/vault"
-	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
 // faultyTarget is a target that a test can break. Each step calls fault when it begins (early: the step failed) and
@@ -79,13 +73,7 @@ func and(faults ...func(string, string) error) func(string, string) error {
 // value that readers get afterwards, or the job says that it may not; and a later attempt without the fault ends with
 // both on the candidate.
 func TestAnAttemptThatFailsLeavesReadersWithWhatWorks(t *testing.T) {
-	store := vaulttest.New(t)
-	ring, err := kms.OpenKeyring(t.Context(), []string{"local://" + store.KeyFile})
-	must(t, err)
-	admin, closeAdmin := open(t, store, vaulttest.Operator, ring)
-	daemon, closeDaemon := open(t, store, vaulttest.Daemon, ring)
-	defer func() { closeAdmin(); closeDaemon(); must(t, ring.Close()) }()
-	as := vault.Change{Token: vaulttest.AdminToken(t)}
+	s := newScene(t)
 
 	broken, untouched := errors.New("broken"), errors.Join(errors.New("refused"), rotation.ErrUntouched)
 	panics := func(step, _ string) error {
@@ -99,7 +87,7 @@ func TestAnAttemptThatFailsLeavesReadersWithWhatWorks(t *testing.T) {
 		fault    func(string, string) error
 		says     string
 		steps    string // of the attempt with the fault
-		astray   bool   // the target has the candidate, readers do not
+		ahead    bool   // the target has the candidate, readers do not
 		stored   bool   // the candidate is in the job
 		inTheEnd string // the steps of the attempt after it
 	}{
@@ -123,7 +111,7 @@ func TestAnAttemptThatFailsLeavesReadersWithWhatWorks(t *testing.T) {
 		"restore failed": {fault: and(at("test", "early", broken), at("restore", "early", broken)),
 			says: "the target may have the new value, which readers get only when a rotation succeeds " +
 				"(vaultctl rotation retry app/",
-			steps: "check set test restore", stored: true, astray: true, inTheEnd: "check set test"},
+			steps: "check set test restore", stored: true, ahead: true, inTheEnd: "check set test"},
 		"restore lost": {fault: and(at("set", "late", broken), at("restore", "late", broken)),
 			says: "the target may have the new value", steps: "check set restore", stored: true, inTheEnd: "check set test"},
 		"taken over early": {fault: func(step, when string) error {
@@ -132,35 +120,26 @@ func TestAnAttemptThatFailsLeavesReadersWithWhatWorks(t *testing.T) {
 				return broken
 			}
 			return nil
-		}, steps: "check set test", astray: true, stored: true},
+		}, steps: "check set test", ahead: true, stored: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			secret := "app/" + strings.ReplaceAll(name, " ", "-")
-			generator, rotator := "hex:32", "target"
-			_, err = admin.Put(t.Context(), vault.PutRequest{Change: as, Name: secret, Value: []byte("one"),
-				Settings: vault.Settings{Generator: &generator, Rotator: &rotator}})
-			must(t, err)
+			s.mustPut(t, secret)
 			target := &faultyTarget{fakeTarget: fakeTarget{value: []byte("one")}, fault: c.fault}
 			takeOver = func() {
-				store.MustExec(t, `UPDATE vault.rotation_jobs SET attempt = attempt + 1 WHERE name = '`+secret+`'`)
+				s.MustExec(t, `UPDATE vault.rotation_jobs SET attempt = attempt + 1 WHERE name = '`+secret+`'`)
 			}
-			ctx, stop := context.WithCancel(t.Context())
-			var running sync.WaitGroup
-			worker := &rotation.Worker{Vault: daemon, Target: target, ID: "w", Concurrency: 1, Poll: 20 * time.Millisecond,
-				Log: slog.New(slog.DiscardHandler)}
-			running.Go(func() { worker.Run(ctx) })
-			_, err = admin.RequestRotation(t.Context(), as, secret)
-			must(t, err)
+			_, wait := s.work(t, target, 1)
+			s.mustRequest(t, secret)
 			if c.says != "" {
-				waitUntil(t, store, `SELECT count(*) FROM vault.rotation_jobs
+				waitUntil(t, s.Store, `SELECT count(*) FROM vault.rotation_jobs
 					WHERE name = '`+secret+`' AND state = 'queued' AND last_error IS NOT NULL`, "1")
 			} else {
-				waitUntil(t, store, `SELECT attempt FROM vault.rotation_jobs WHERE name = '`+secret+`'`, "2")
+				waitUntil(t, s.Store, `SELECT attempt FROM vault.rotation_jobs WHERE name = '`+secret+`'`, "2")
 			}
-			stop()
-			running.Wait()
+			wait()
 
-			if said := store.MustQuery(t,
+			if said := s.MustQuery(t,
 				`SELECT coalesce(last_error, '') FROM vault.rotation_jobs WHERE name = '`+secret+`'`); !strings.Contains(said,
 				c.says) {
 				t.Errorf("got %q, want it to say %q", said, c.says)
@@ -169,28 +148,23 @@ func TestAnAttemptThatFailsLeavesReadersWithWhatWorks(t *testing.T) {
 				t.Errorf("got steps %q, want %q", got, c.steps)
 			}
 			want := map[bool]string{true: "1", false: "0"}[c.stored]
-			if got := store.MustQuery(t,
+			if got := s.MustQuery(t,
 				`SELECT count(*) FROM vault.rotation_candidates WHERE name = '`+secret+`'`); got != want {
 				t.Errorf("got %s candidates stored, want %s", got, want)
 			}
-			if opens := string(target.value) == "one"; opens == c.astray {
-				t.Errorf("what readers have opens the target: got %v, want %v", opens, !c.astray)
+			if opens := string(target.value) == "one"; opens == c.ahead {
+				t.Errorf("what readers have opens the target: got %v, want %v", opens, !c.ahead)
 			}
 			if c.says == "" {
 				return
 			}
 			target.fault, target.steps = func(string, string) error { return nil }, nil
-			ctx, stop = context.WithCancel(t.Context())
-			defer running.Wait()
-			defer stop()
-			running.Go(func() { worker.Run(ctx) })
-			_, err = admin.RetryRotation(t.Context(), as, secret)
-			must(t, err)
-			waitUntil(t, store, `SELECT state FROM vault.rotation_jobs WHERE name = '`+secret+`'`, "done")
-			s, err := admin.Get(t.Context(), secret, vault.GetOptions{})
-			must(t, err)
-			defer s.Wipe()
-			if !bytes.Equal(s.Value, target.value) || !bytes.HasPrefix(s.Value, []byte("shaped ")) {
+			_, wait = s.work(t, target, 1)
+			defer wait()
+			s.mustRetry(t, secret)
+			waitUntil(t, s.Store, `SELECT state FROM vault.rotation_jobs WHERE name = '`+secret+`'`, "done")
+			value := s.mustGet(t, secret)
+			if !bytes.Equal(value, target.value) || !bytes.HasPrefix(value, []byte("shaped ")) {
 				t.Error("readers get another value than the one that opens the target")
 			}
 			if got := strings.Join(target.steps, " "); got != c.inTheEnd {
@@ -203,42 +177,22 @@ func TestAnAttemptThatFailsLeavesReadersWithWhatWorks(t *testing.T) {
 // An earlier attempt has set the candidate at the target and crashed, and the target can no longer be set. The
 // candidate is tested and finished all the same, as readers have a value that does not work.
 func TestWhatATargetHasAlreadyIsFinishedThoughItCannotBeSet(t *testing.T) {
-	store := vaulttest.New(t)
-	ring, err := kms.OpenKeyring(t.Context(), []string{"local://" + store.KeyFile})
-	must(t, err)
-	admin, closeAdmin := open(t, store, vaulttest.Operator, ring)
-	daemon, closeDaemon := open(t, store, vaulttest.Daemon, ring)
-	defer func() { closeAdmin(); closeDaemon(); must(t, ring.Close()) }()
-	as := vault.Change{Token: vaulttest.AdminToken(t)}
-	generator, rotator := "hex:32", "target"
-	_, err = admin.Put(t.Context(), vault.PutRequest{Change: as, Name: "app/target", Value: []byte("one"),
-		Settings: vault.Settings{Generator: &generator, Rotator: &rotator}})
-	must(t, err)
+	s := newScene(t)
+	s.mustPut(t, "app/target")
 	broken := errors.New("broken")
 	target := &faultyTarget{fakeTarget: fakeTarget{value: []byte("one")},
 		fault: and(at("set", "late", broken), at("restore", "early", broken))}
-	ctx, stop := context.WithCancel(t.Context())
-	var running sync.WaitGroup
-	worker := &rotation.Worker{Vault: daemon, Target: target, ID: "w", Concurrency: 1, Poll: 20 * time.Millisecond,
-		Log: slog.New(slog.DiscardHandler)}
-	running.Go(func() { worker.Run(ctx) })
-	_, err = admin.RequestRotation(t.Context(), as, "app/target")
-	must(t, err)
-	waitUntil(t, store, `SELECT count(*) FROM vault.rotation_jobs WHERE state = 'queued' AND last_error IS NOT NULL`, "1")
-	stop()
-	running.Wait()
+	_, wait := s.work(t, target, 1)
+	s.mustRequest(t, "app/target")
+	waitUntil(t, s.Store,
+		`SELECT count(*) FROM vault.rotation_jobs WHERE state = 'queued' AND last_error IS NOT NULL`, "1")
+	wait()
 	target.fault = at("set", "early", errors.Join(broken, rotation.ErrUntouched))
-	ctx, stop = context.WithCancel(t.Context())
-	defer running.Wait()
-	defer stop()
-	running.Go(func() { worker.Run(ctx) })
-	_, err = admin.RetryRotation(t.Context(), as, "app/target")
-	must(t, err)
-	waitUntil(t, store, `SELECT state FROM vault.rotation_jobs`, "done")
-	s, err := admin.Get(t.Context(), "app/target", vault.GetOptions{})
-	must(t, err)
-	defer s.Wipe()
-	if !bytes.Equal(s.Value, target.value) {
+	_, wait = s.work(t, target, 1)
+	defer wait()
+	s.mustRetry(t, "app/target")
+	waitUntil(t, s.Store, `SELECT state FROM vault.rotation_jobs`, "done")
+	if !bytes.Equal(s.mustGet(t, "app/target"), target.value) {
 		t.Error("readers get another value than the one that opens the target")
 	}
 }
@@ -246,17 +200,8 @@ func TestWhatATargetHasAlreadyIsFinishedThoughItCannotBeSet(t *testing.T) {
 // An earlier attempt has brought the candidate to the target and crashed, and meanwhile the test cannot pass: the value
 // in force comes back, as readers would have one that does not work until the last attempt.
 func TestWhatACrashedAttemptSetIsTakenBackWhereItCannotBeTested(t *testing.T) {
-	store := vaulttest.New(t)
-	ring, err := kms.OpenKeyring(t.Context(), []string{"local://" + store.KeyFile})
-	must(t, err)
-	admin, closeAdmin := open(t, store, vaulttest.Operator, ring)
-	daemon, closeDaemon := open(t, store, vaulttest.Daemon, ring)
-	defer func() { closeAdmin(); closeDaemon(); must(t, ring.Close()) }()
-	as := vault.Change{Token: vaulttest.AdminToken(t)}
-	generator, rotator := "hex:32", "fake"
-	_, err = admin.Put(t.Context(), vault.PutRequest{Change: as, Name: "app/target", Value: []byte("one"),
-		Settings: vault.Settings{Generator: &generator, Rotator: &rotator}})
-	must(t, err)
+	s := newScene(t)
+	s.mustPut(t, "app/target")
 	broken := errors.New("broken")
 	target := &faultyTarget{fakeTarget: fakeTarget{value: []byte("one")}}
 	for _, attempt := range []struct {
@@ -269,21 +214,15 @@ func TestWhatACrashedAttemptSetIsTakenBackWhereItCannotBeTested(t *testing.T) {
 		{at("check", "late", errors.Join(rotation.ErrCandidateInPlace, broken)), "%the value in force is in place", true},
 	} {
 		target.fault = attempt.fault
-		ctx, stop := context.WithCancel(t.Context())
-		var running sync.WaitGroup
-		worker := &rotation.Worker{Vault: daemon, Target: target, ID: "w", Concurrency: 1, Poll: 20 * time.Millisecond,
-			Log: slog.New(slog.DiscardHandler)}
-		running.Go(func() { worker.Run(ctx) })
+		_, wait := s.work(t, target, 1)
 		if string(target.value) == "one" {
-			_, err = admin.RequestRotation(t.Context(), as, "app/target")
+			s.mustRequest(t, "app/target")
 		} else {
-			_, err = admin.RetryRotation(t.Context(), as, "app/target")
+			s.mustRetry(t, "app/target")
 		}
-		must(t, err)
-		waitUntil(t, store,
+		waitUntil(t, s.Store,
 			`SELECT count(*) FROM vault.rotation_jobs WHERE state = 'queued' AND last_error LIKE '`+attempt.says+`'`, "1")
-		stop()
-		running.Wait()
+		wait()
 		if got := string(target.value) == "one"; got != attempt.opens {
 			t.Errorf("after %q: what readers have opens the target: got %v, want %v", attempt.says, got, attempt.opens)
 		}

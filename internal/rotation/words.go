@@ -4,6 +4,8 @@ import (
 	_ "embed"
 	"strings"
 	"sync"
+
+	"github.com/hyperiondb/vault/internal/envelope"
 )
 
 // words.txt is the project's own list: exactly 2048 common English words of three to seven
@@ -31,7 +33,7 @@ var wordList = sync.OnceValue(func() []string { return strings.Fields(wordsFile)
 func fillWords(count int, random randomSource) []byte {
 	words := wordList()
 	raw := make([]byte, 2*count)
-	defer wipe(raw)
+	defer envelope.Wipe(raw)
 	random(raw)
 
 	// Room for the longest phrase: growing would leave half a secret behind in freed memory.

@@ -19,11 +19,11 @@ const (
 	// DefaultClaimTimeout is the age at which a claim is stale, so that another worker may take it: three whole attempts.
 	DefaultClaimTimeout = 3 * attemptTimeout
 
-	attemptTimeout = time.Minute      // for one attempt: KMS and database
-	targetTimeout  = 90 * time.Second // for one that has a target
-	listenPause    = 5 * time.Second  // before listening again after the connection broke
-	settlingTime   = 10 * time.Second // to give a claim back
-	restoreTimeout = 25 * time.Second // to take back a change that was not confirmed: the longest timeout= of a step
+	attemptTimeout  = time.Minute      // for one attempt: KMS and database
+	targetTimeout   = 90 * time.Second // for one that has a target
+	listenPause     = 5 * time.Second  // before listening again after the connection broke
+	giveBackTimeout = 10 * time.Second // to give a claim back
+	restoreTimeout  = 25 * time.Second // to take back a change that was not confirmed: the longest timeout= of a step
 	// claimsPerSlot is how many jobs are claimed for each slot, so that one statement claims many jobs. Under a cap on
 	// rotations it is one.
 	claimsPerSlot = 4
@@ -170,7 +170,7 @@ func (w *Worker) rotate(ctx context.Context, job vault.Rotation, complete comple
 
 func (w *Worker) attempt(ctx context.Context, job vault.Rotation, complete complete) (receipt vault.Receipt,
 	err error) {
-	if job.Failures >= MaxAttempts {
+	if job.Failures >= maxAttempts {
 		return receipt, errVanished
 	}
 	if job.Rotator != "" {
@@ -306,11 +306,11 @@ func recovered(f func() error) (err error) {
 }
 
 func (w *Worker) giveBack(ctx context.Context, log *slog.Logger, job vault.Rotation, reason error) {
-	ctx, cancel := context.WithTimeout(ctx, settlingTime)
+	ctx, cancel := context.WithTimeout(ctx, giveBackTimeout)
 	defer cancel()
 	var retryIn *time.Duration
-	if failures := job.Failures + 1; failures < MaxAttempts {
-		wait := Backoff(failures, rand.Float64)
+	if failures := job.Failures + 1; failures < maxAttempts {
+		wait := backoff(failures, rand.Float64)
 		retryIn = &wait
 		w.Metrics.settled("failed")
 		log.Warn("rotation failed", "error", reason, "retry_in", wait)
@@ -325,7 +325,7 @@ func (w *Worker) giveBack(ctx context.Context, log *slog.Logger, job vault.Rotat
 
 // release gives back a job that was claimed and not begun when the worker stopped.
 func (w *Worker) release(ctx context.Context, job vault.Rotation) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settlingTime)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), giveBackTimeout)
 	defer cancel()
 	if err := w.Vault.ReleaseRotation(ctx, job); err != nil {
 		w.Log.Warn("giving a claim back failed; it will go stale", "secret", job.Name, "job", job.ID, "error", err)

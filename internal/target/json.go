@@ -2,7 +2,6 @@ package target
 
 import (
 	"fmt"
-	"unicode/utf8"
 )
 
 // appendJSON appends a JSON string. encoding/json would leave a copy of the value in a pool of its own. Text must be
@@ -24,5 +23,3 @@ func appendJSON(to, text []byte) []byte {
 
 // jsonRoom is the most bytes that appendJSON needs for a text, so that a buffer is never copied to grow.
 func jsonRoom(text []byte) int { return 2 + 6*len(text) }
-
-func isText(value []byte) bool { return utf8.Valid(value) }

@@ -26,26 +26,26 @@ func (s Spec) shapePassword(current, generated []byte) ([]byte, error) {
 	inForce, err := readLogin(current)
 	defer clear(inForce.password)
 	if err != nil {
-		return nil, s.unknownOwner(err)
+		return nil, s.noRoleInForce(err)
 	}
-	return appendLogin(s.other(inForce.user), generated, inForce.others), nil
+	return appendLogin(s.otherRole(inForce.user), generated, inForce.others), nil
 }
 
-// other is the role of a pair that readers do not use.
-func (s Spec) other(inUse string) string {
+// otherRole is the role of a pair that readers do not use.
+func (s Spec) otherRole(inUse string) string {
 	if inUse == s.roles[0] {
 		return s.roles[1]
 	}
 	return s.roles[0]
 }
 
-// next is the role that Set will alter.
-func (s Spec) next(c rotation.Change) (string, error) {
+// roleToAlter is the role that Set will alter.
+func (s Spec) roleToAlter(c rotation.Change) (string, error) {
 	switch {
 	case !s.isPair():
 		return s.roles[0], nil
 	case c.Candidate != nil:
-		role, password, err := s.takeApart(c.Candidate)
+		role, password, err := s.splitCandidate(c.Candidate)
 		clear(password)
 		return role, err
 	case c.Current == nil:
@@ -54,13 +54,13 @@ func (s Spec) next(c rotation.Change) (string, error) {
 	inForce, err := readLogin(c.Current)
 	clear(inForce.password)
 	if err != nil {
-		return "", s.unknownOwner(err)
+		return "", s.noRoleInForce(err)
 	}
-	return s.other(inForce.user), nil
+	return s.otherRole(inForce.user), nil
 }
 
-// unknownOwner is the error for a value in force that names no role: altering the role in use would end its login.
-func (s Spec) unknownOwner(err error) error {
+// noRoleInForce is the error for a value in force that names no role: altering the role in use would end its login.
+func (s Spec) noRoleInForce(err error) error {
 	return fmt.Errorf(`the value in force %w; put {"username":%q,"password":"..."} with what is in use now`,
 		err, s.roles[0])
 }
@@ -111,8 +111,8 @@ func readLogin(value []byte) (login, error) {
 	return l, nil
 }
 
-// takeApart returns the role and the password of a candidate. The caller wipes the password.
-func (s Spec) takeApart(candidate []byte) (role string, password []byte, err error) {
+// splitCandidate returns the role and the password of a candidate. The caller wipes the password.
+func (s Spec) splitCandidate(candidate []byte) (role string, password []byte, err error) {
 	if !s.isPair() {
 		return s.roles[0], bytes.Clone(candidate), checkPassword(candidate)
 	}

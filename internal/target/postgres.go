@@ -38,7 +38,7 @@ func (t *Targets) postgresRole(ctx context.Context, step string, s Spec, c rotat
 // administrator reads the connection string in the secret of via=, after the candidate was checked.
 func (t *Targets) administrator(ctx context.Context, s Spec, c rotation.Change) (server, error) {
 	if c.Candidate != nil {
-		_, password, err := s.takeApart(c.Candidate)
+		_, password, err := s.splitCandidate(c.Candidate)
 		clear(password)
 		if err != nil {
 			return server{}, err
@@ -61,7 +61,7 @@ func (t *Targets) administrator(ctx context.Context, s Spec, c rotation.Change) 
 
 // checkRole checks the role that Set would alter, and logs in with the value in force.
 func (t *Targets) checkRole(ctx context.Context, admin server, s Spec, c rotation.Change) (rotation.Found, error) {
-	role, err := s.next(c)
+	role, err := s.roleToAlter(c)
 	if err != nil {
 		return 0, err
 	}
@@ -69,7 +69,7 @@ func (t *Targets) checkRole(ctx context.Context, admin server, s Spec, c rotatio
 	if err != nil {
 		return 0, fmt.Errorf("connecting as the administrator: %w", err)
 	}
-	defer closing(ctx, conn)
+	defer closeConn(ctx, conn)
 	at, _, err := s.loginAt(primary)
 	if err == nil {
 		err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error { return s.checkCatalog(ctx, tx, role, at.database) })
@@ -83,7 +83,7 @@ func (t *Targets) checkRole(ctx context.Context, admin server, s Spec, c rotatio
 	if s.isPair() {
 		return t.checkPair(ctx, primary, s, c)
 	}
-	return s.accepted(c, func(value []byte) error {
+	return s.findAccepted(c, func(value []byte) error {
 		if err := checkPassword(value); err != nil {
 			return notAccepted{err}
 		}
@@ -165,7 +165,7 @@ const (
 )
 
 func (t *Targets) setRole(ctx context.Context, admin server, s Spec, c rotation.Change) error {
-	role, password, err := s.takeApart(c.Candidate)
+	role, password, err := s.splitCandidate(c.Candidate)
 	defer clear(password)
 	if err == nil && s.isPair() && inUse(role, c) {
 		err = fmt.Errorf("role %q is the one in use: the value was changed after this rotation began", role)
@@ -186,7 +186,7 @@ func inUse(role string, c rotation.Change) bool {
 // left, or no right to connect, readers still get its new password. Of a pair the next role has not logged in yet, and
 // readers have one that works: here the login has to succeed.
 func (t *Targets) testRole(ctx context.Context, admin server, s Spec, c rotation.Change) error {
-	role, password, err := s.takeApart(c.Candidate)
+	role, password, err := s.splitCandidate(c.Candidate)
 	defer clear(password)
 	if err != nil {
 		return err
@@ -196,7 +196,7 @@ func (t *Targets) testRole(ctx context.Context, admin server, s Spec, c rotation
 		if err != nil {
 			return fmt.Errorf("connecting as the administrator: %w", err)
 		}
-		closing(ctx, conn)
+		closeConn(ctx, conn)
 		admin = primary
 	}
 	err = t.logIn(ctx, admin, s, role, password, scram)
@@ -239,7 +239,7 @@ func (t *Targets) logIn(ctx context.Context, admin server, s Spec, role string, 
 	at.user, at.password = role, string(password)
 	conn, err := t.postgres.connect(ctx, at, methods, validate)
 	if err == nil {
-		closing(ctx, conn)
+		closeConn(ctx, conn)
 		return nil
 	}
 	if strings.Contains(err.Error(), "authentication method requirement") {
@@ -260,23 +260,23 @@ func (t *Targets) alterRole(ctx context.Context, admin server, role string, pass
 	if err != nil {
 		return untouched{fmt.Errorf("connecting as the administrator: %w", err)}
 	}
-	defer closing(ctx, conn)
+	defer closeConn(ctx, conn)
 	tx, err := conn.Begin(ctx)
 	if err == nil {
 		defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // has no effect after a commit
 		err = prepareAlter(ctx, tx, role, verifier, c)
 	}
 	if err != nil {
-		return untouched{admin.aboutAltering(role, err)}
+		return untouched{admin.explainAltering(role, err)}
 	}
 	err = tx.Commit(ctx)
 	switch {
 	case err == nil:
 		return nil
 	case errors.As(err, new(*pgconn.PgError)):
-		return untouched{admin.aboutAltering(role, err)}
+		return untouched{admin.explainAltering(role, err)}
 	}
-	return admin.aboutAltering(role, err) // it may have been committed
+	return admin.explainAltering(role, err) // it may have been committed
 }
 
 func prepareAlter(ctx context.Context, tx pgx.Tx, role, verifier string, c rotation.Change) error {
@@ -300,7 +300,7 @@ func prepareAlter(ctx context.Context, tx pgx.Tx, role, verifier string, c rotat
 	return nil
 }
 
-func (s server) aboutAltering(role string, err error) error {
+func (s server) explainAltering(role string, err error) error {
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
 		return fmt.Errorf("altering role %q: %w", role, err)
 	}

@@ -183,7 +183,7 @@ func (p postgres) connect(ctx context.Context, s server, methods string,
 	if err != nil {
 		return nil, &refusal{text: err.Error()}
 	}
-	seen := &witness{}
+	seen := &loginTrace{}
 	c.BuildFrontend = seen.frontend
 	c.RequireAuth, c.ValidateConnect = methods, validate
 	conn, err := pgx.ConnectConfig(ctx, c)
@@ -231,11 +231,11 @@ func isPrimary(ctx context.Context, conn *pgconn.PgConn) error {
 
 var errStandby = errors.New("the server is a standby")
 
-// witness follows a login: the server has accepted the password once pgx has read its answer to a proof. A refusal
+// loginTrace follows a login: the server has accepted the password once pgx has read its answer to a proof. A refusal
 // after that (too many connections, no such database, no right to connect) does not concern the password.
-type witness struct{ proven, accepted bool }
+type loginTrace struct{ proven, accepted bool }
 
-func (w *witness) frontend(r io.Reader, to io.Writer) *pgproto3.Frontend {
+func (w *loginTrace) frontend(r io.Reader, to io.Writer) *pgproto3.Frontend {
 	w.proven = false // another connection; a login that was accepted before it stays so
 	f := pgproto3.NewFrontend(r, to)
 	f.Trace(w, pgproto3.TracerOptions{SuppressTimestamps: true})
@@ -243,7 +243,7 @@ func (w *witness) frontend(r io.Reader, to io.Writer) *pgproto3.Frontend {
 }
 
 // Write gets a line for each message that pgx sends or has received. It reads the sender and the name only.
-func (w *witness) Write(line []byte) (int, error) {
+func (w *loginTrace) Write(line []byte) (int, error) {
 	switch {
 	case w.accepted:
 	case bytes.HasPrefix(line, []byte("B\tAuthenticationSASLFinal\t")), bytes.HasPrefix(line,
@@ -284,8 +284,8 @@ func (s server) explain(err error, accepted bool) *refusal {
 	return r
 }
 
-// closing closes a connection, within a second if the server is gone.
-func closing(ctx context.Context, conn *pgx.Conn) {
+// closeConn closes a connection, within a second if the server is gone.
+func closeConn(ctx context.Context, conn *pgx.Conn) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	_ = conn.Close(ctx) // the outcome was decided before

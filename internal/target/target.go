@@ -127,8 +127,8 @@ func (t *Targets) step(ctx context.Context, step, spec string, c rotation.Change
 	if s.Opens() == c.Secret {
 		return 0, untouched{fmt.Errorf("%s: %q cannot be rotated with its own value", s.kind, c.Secret)}
 	}
-	do, ok := map[string]doer{kindPostgresRole: t.postgresRole, kindWebhook: called(t.webhook),
-		kindExec: called(t.exec)}[s.kind]
+	do, ok := map[string]doStep{kindPostgresRole: t.postgresRole, kindWebhook: stepsOf(t.webhook),
+		kindExec: stepsOf(t.exec)}[s.kind]
 	if !ok {
 		panic("target: a spec of a kind without an implementation was parsed")
 	}
@@ -149,15 +149,15 @@ func (t *Targets) step(ctx context.Context, step, spec string, c rotation.Change
 	return <-results, nil
 }
 
-// doer does one step at a target of its kind.
-type doer func(ctx context.Context, step string, s Spec, c rotation.Change) (rotation.Found, error)
+// doStep does one step at a target of its kind.
+type doStep func(ctx context.Context, step string, s Spec, c rotation.Change) (rotation.Found, error)
 
-// called makes the steps of a target that has only two calls, set and test, each with a value.
-func called(call func(ctx context.Context, step string, s Spec, c rotation.Change) error) doer {
+// stepsOf makes the steps of a target that has only two calls, set and test, each with a value.
+func stepsOf(call func(ctx context.Context, step string, s Spec, c rotation.Change) error) doStep {
 	return func(ctx context.Context, step string, s Spec, c rotation.Change) (rotation.Found, error) {
 		switch step {
 		case stepCheck:
-			return s.accepted(c, func(value []byte) error { return call(ctx, stepTest, s, with(c, value)) })
+			return s.findAccepted(c, func(value []byte) error { return call(ctx, stepTest, s, changeTo(c, value)) })
 		case stepTest:
 			return 0, call(ctx, stepTest, s, c)
 		}
@@ -172,7 +172,7 @@ func called(call func(ctx context.Context, step string, s Spec, c rotation.Chang
 		if c.Current == nil {
 			return 0, errors.New("there is no value in force")
 		}
-		inForce := with(c, c.Current)
+		inForce := changeTo(c, c.Current)
 		if err := call(ctx, stepSet, s, inForce); err != nil {
 			return 0, err
 		}
@@ -180,8 +180,8 @@ func called(call func(ctx context.Context, step string, s Spec, c rotation.Chang
 	}
 }
 
-// with is the change as a receiver sees it, for one of its two values.
-func with(c rotation.Change, value []byte) rotation.Change {
+// changeTo is the change as a receiver sees it, for one of its two values.
+func changeTo(c rotation.Change, value []byte) rotation.Change {
 	if bytes.Equal(value, c.Current) {
 		c.Version--
 	}
@@ -189,10 +189,10 @@ func with(c rotation.Change, value []byte) rotation.Change {
 	return c
 }
 
-// accepted finds which value the target accepts: the one in force or, after an attempt that ended between set and
+// findAccepted finds which value the target accepts: the one in force or, after an attempt that ended between set and
 // finish, the candidate. A target that accepts neither has one that the vault does not have, and an application may be
 // using it.
-func (s Spec) accepted(c rotation.Change, use func(value []byte) error) (rotation.Found, error) {
+func (s Spec) findAccepted(c rotation.Change, use func(value []byte) error) (rotation.Found, error) {
 	why := error(notAccepted{errors.New("there is no value in force")})
 	if c.Current != nil {
 		why = use(c.Current)
@@ -252,14 +252,14 @@ func bounded(ctx context.Context, timeout time.Duration, c rotation.Change,
 	}()
 	select {
 	case err := <-done:
-		return late(ctx, err)
+		return withTimeout(ctx, err)
 	case <-ctx.Done():
 	}
 	settled := time.NewTimer(settleTime)
 	defer settled.Stop()
 	select {
 	case err := <-done:
-		return late(ctx, err)
+		return withTimeout(ctx, err)
 	case <-settled.C:
 		return errors.New("not done in time, and it cannot be stopped")
 	}
@@ -274,8 +274,8 @@ func recovered(f func() error) (err error) {
 	return f()
 }
 
-// late adds that the deadline has passed, since the libraries word it differently.
-func late(ctx context.Context, err error) error {
+// withTimeout adds that the deadline has passed, since the libraries word it differently.
+func withTimeout(ctx context.Context, err error) error {
 	if err == nil || !errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return err
 	}

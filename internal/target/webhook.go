@@ -16,17 +16,18 @@ import (
 	"net/url"
 	"strconv"
 	"time"
+	"unicode/utf8"
 
 	"github.com/hyperiondb/vault/internal/rotation"
 )
 
 const (
-	hookPort    = "443"
-	minHookKey  = 16       // bytes
-	maxAnswer   = 16 << 10 // bytes of header; nothing else of an answer is read
-	headerSign  = "Vault-Signature"
-	headerOnce  = "Idempotency-Key"
-	contentType = "application/json"
+	hookPort          = "443"
+	minHookKey        = 16       // bytes
+	maxAnswer         = 16 << 10 // bytes of header; nothing else of an answer is read
+	headerSignature   = "Vault-Signature"
+	headerIdempotency = "Idempotency-Key"
+	contentType       = "application/json"
 )
 
 // hooks calls the hosts that vaultd's configuration lists, directly: no proxy of the environment gets a value.
@@ -122,8 +123,8 @@ func (t *Targets) hookRequest(ctx context.Context, step string, s Spec, c rotati
 	}
 	request.Header.Set("Content-Type", contentType)
 	request.Header.Set("User-Agent", "hyperiondb-vault")
-	request.Header.Set(headerSign, signature(key, time.Now(), body))
-	request.Header.Set(headerOnce, onceKey(key, step, c))
+	request.Header.Set(headerSignature, signature(key, time.Now(), body))
+	request.Header.Set(headerIdempotency, onceKey(key, step, c))
 	return request, nil
 }
 
@@ -154,7 +155,7 @@ func (h *hooks) call(request *http.Request) error {
 // need no escaping.
 func hookBody(step string, c rotation.Change) []byte {
 	value, encoding := c.Candidate, "utf8"
-	if !isText(value) {
+	if !utf8.Valid(value) {
 		encoding = "base64"
 		value = base64.StdEncoding.AppendEncode(make([]byte, 0, base64.StdEncoding.EncodedLen(len(c.Candidate))), c.Candidate)
 		defer clear(value)
@@ -181,15 +182,15 @@ func signature(key []byte, at time.Time, body []byte) string {
 func onceKey(key []byte, step string, c rotation.Change) string {
 	mac := hmac.New(sha256.New, key)
 	fmt.Fprintf(mac, "idempotency\n%s\n%d\n%d\n%s\n", c.Secret, c.Version, c.Job, step)
-	if !goesOn(step, c) {
+	if !mayRepeat(step, c) {
 		fmt.Fprintf(mac, "attempt %d\n", c.Attempt)
 	}
 	mac.Write(c.Candidate)
 	return hex.EncodeToString(mac.Sum(nil)[:16])
 }
 
-// goesOn reports whether an earlier attempt may have made the same call.
-func goesOn(step string, c rotation.Change) bool {
+// mayRepeat reports whether an earlier attempt may have made the same call.
+func mayRepeat(step string, c rotation.Change) bool {
 	return step == stepSet && (c.Attempt == 1 || c.Found == rotation.FoundCandidate) && !bytes.Equal(c.Candidate,
 		c.Current)
 }

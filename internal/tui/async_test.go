@@ -92,18 +92,18 @@ func TestAnAnswerThatNeverComes(t *testing.T) {
 	tm.WaitFinished(t, teatest.WithFinalTimeout(waitFor))
 }
 
-// brittle panics when secrets are queried.
-type brittle struct{ *log }
+// panickingSource panics when secrets are queried.
+type panickingSource struct{ *log }
 
-func (brittle) Secrets(context.Context, string, string, int) ([]Secret, error) {
+func (panickingSource) Secrets(context.Context, string, string, int) ([]Secret, error) {
 	panic("no such thing")
 }
 
 func TestAPanicEndsTheBrowserInOrder(t *testing.T) {
 	for where, tm := range map[string]*teatest.TestModel{
-		"no such thing":            running(t, brittle{sampleLog(10)}, clock), // of a query
-		"(*model).Update stops it": running(t, sampleLog(10), brittleClock("(*model).Update")),
-		"(*model).View stops it":   running(t, sampleLog(10), brittleClock("(*model).View")),
+		"no such thing":            running(t, panickingSource{sampleLog(10)}, clock), // of a query
+		"(*model).Update stops it": running(t, sampleLog(10), panickingClock("(*model).Update")),
+		"(*model).View stops it":   running(t, sampleLog(10), panickingClock("(*model).View")),
 	} {
 		tm.Send(tea.KeyMsg{Type: tea.KeyTab})
 		m := tm.FinalModel(t, teatest.WithFinalTimeout(waitFor)).(*model)
@@ -113,8 +113,8 @@ func TestAPanicEndsTheBrowserInOrder(t *testing.T) {
 	}
 }
 
-// brittleClock panics after a second, when that function calls it.
-func brittleClock(function string) func() time.Time {
+// panickingClock panics after a second, when that function calls it.
+func panickingClock(function string) func() time.Time {
 	began := time.Now()
 	return func() time.Time {
 		if time.Since(began) > time.Second && bytes.Contains(debug.Stack(), []byte(function+"(")) {
@@ -134,8 +134,8 @@ func TestRunLeavesTheTerminalAsItWas(t *testing.T) {
 		want   string // of the error; "" = none
 	}{
 		"left":            {sampleLog(10), "q", time.Now, false, ""},
-		"panic beside":    {brittle{sampleLog(10)}, "\t", time.Now, false, "no such thing"},
-		"panic in a loop": {sampleLog(10), "", brittleClock("(*model).Update"), false, "stops it"},
+		"panic beside":    {panickingSource{sampleLog(10)}, "\t", time.Now, false, "no such thing"},
+		"panic in a loop": {sampleLog(10), "", panickingClock("(*model).Update"), false, "stops it"},
 		"ended":           {sampleLog(10), "", time.Now, true, "context canceled"},
 	} {
 		t.Run(strings.ReplaceAll(name, " ", "_"), func(t *testing.T) {

@@ -111,11 +111,11 @@ func TestASearchGoesOnUntilItIsStopped(t *testing.T) {
 	}
 	// One query at a time, as with a slow database.
 	s.filter = "action:none"
-	s.Update(s.askPage(Query{}, afresh)())
+	s.Update(s.queryPage(Query{}, atStart)())
 	s.wantLine("searching back to 2026-11-2")
 	s.Update(tea.KeyMsg{Type: tea.KeyEsc})
 	s.wantLine("searched back to")
-	if s.events.asking() {
+	if s.events.inFlight() {
 		t.Error("it goes on after Esc")
 	}
 	s.keys("down") // the search continues
@@ -372,7 +372,7 @@ func TestAnErrorDoesNotLeaveAnotherFiltersEvents(t *testing.T) {
 	}
 	s.send(statusMsg{number: s.status.number, err: errAway})
 	l.err = nil
-	s.settle(s.askStatus()) // the database is back: the events load without a key
+	s.settle(s.queryStatus()) // the database is back: the events load without a key
 	if len(s.events.events) == 0 {
 		t.Error("the events do not come by themselves")
 	}

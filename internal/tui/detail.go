@@ -31,8 +31,8 @@ type sealMsg struct {
 	err error
 }
 
-// askSeal queries the seal of an event once, when its details are shown.
-func (m *model) askSeal() tea.Cmd {
+// querySeal queries the seal of an event once, when its details are shown.
+func (m *model) querySeal() tea.Cmd {
 	e, ok := m.events.current()
 	if !ok || !m.detail.open || m.detail.sealOf == e.ID {
 		return nil

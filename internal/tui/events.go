@@ -24,8 +24,8 @@ type eventsPane struct {
 	err      error
 }
 
-// halt stops the search until the selection moves.
-func (p *eventsPane) halt() {
+// stopSearch stops the search until the selection moves.
+func (p *eventsPane) stopSearch() {
 	p.stop()
 	p.halted = true
 }
@@ -34,8 +34,8 @@ func (p *eventsPane) halt() {
 type place int
 
 const (
-	afresh place = iota // replaces the events; the first is selected
-	atEnd               // replaces the events; the last is selected
+	atStart place = iota // replaces the events; the first is selected
+	atEnd                // replaces the events; the last is selected
 	below
 	above
 )
@@ -49,7 +49,7 @@ type pageMsg struct {
 	err error
 }
 
-func (m *model) askPage(q Query, where place) tea.Cmd {
+func (m *model) queryPage(q Query, where place) tea.Cmd {
 	f, err := m.parse()
 	if err != nil {
 		m.events.stop()
@@ -65,27 +65,27 @@ func (m *model) askPage(q Query, where place) tea.Cmd {
 
 func (m *model) loadNewest() tea.Cmd {
 	m.events.err = nil
-	return tea.Batch(m.askPage(Query{}, afresh), m.askCounts())
+	return tea.Batch(m.queryPage(Query{}, atStart), m.queryCounts())
 }
 
-func (m *model) loadOldest() tea.Cmd { return m.askPage(Query{Newer: true}, atEnd) }
+func (m *model) loadOldest() tea.Cmd { return m.queryPage(Query{Newer: true}, atEnd) }
 
 // loadAt puts the last event before a cursor on top.
-func (m *model) loadAt(c Cursor) tea.Cmd { return m.askPage(Query{From: &c}, afresh) }
+func (m *model) loadAt(c Cursor) tea.Cmd { return m.queryPage(Query{From: &c}, atStart) }
 
 // justAfter is the place after all events of a time.
 func justAfter(t time.Time) Cursor { return Cursor{At: t.Add(time.Microsecond)} }
 
-// askMore loads the next page when the selection comes near an end.
-func (m *model) askMore() tea.Cmd {
+// queryMore loads the next page when the selection comes near an end.
+func (m *model) queryMore() tea.Cmd {
 	p := &m.events
 	switch {
-	case p.asking() || p.halted || p.err != nil || !p.loaded:
+	case p.inFlight() || p.halted || p.err != nil || !p.loaded:
 		return nil
 	case p.wantsOlder(m.rows()):
-		return m.askPage(Query{From: p.older}, below)
+		return m.queryPage(Query{From: p.older}, below)
 	case p.wantsNewer(m.rows()):
-		return m.askPage(Query{From: p.newer, Newer: true}, above)
+		return m.queryPage(Query{From: p.newer, Newer: true}, above)
 	}
 	return nil
 }
@@ -110,18 +110,18 @@ func (msg pageMsg) arrive(m *model) tea.Cmd {
 		p.addOlder(msg.Page)
 	case above:
 		p.addNewer(msg.Page)
-	case afresh:
+	case atStart:
 		p.window = window{events: msg.Events, older: msg.Next, newer: msg.from}
 	case atEnd:
 		p.window = window{events: msg.Events, newer: msg.Next}
 		p.choose(len(p.events) - 1)
 	}
-	if msg.place == afresh && msg.from == nil {
+	if msg.place == atStart && msg.from == nil {
 		p.insert(m.follow.recent)
 		m.follow.waiting = 0
 	}
 	p.show(m.rows())
-	return tea.Batch(m.askMore(), m.askSeal())
+	return tea.Batch(m.queryMore(), m.querySeal())
 }
 
 // seekMsg is the answer to a search for a refusal beyond the held events.
@@ -322,7 +322,7 @@ func (m *model) emptyText() string {
 	switch {
 	case p.err != nil:
 		return ""
-	case p.asking() || !p.loaded:
+	case p.inFlight() || !p.loaded:
 		return m.theme.dim.Render("asking ...")
 	case m.filter == "":
 		return "nothing is on record yet"
@@ -390,12 +390,12 @@ func (m *model) stateText() string {
 		return clean(m.notice)
 	case m.export.state != "":
 		return clean(m.export.state)
-	case p.asking() && p.of != m.filter && p.loaded && m.now().Sub(p.began) < time.Second:
+	case p.inFlight() && p.of != m.filter && p.loaded && m.now().Sub(p.began) < time.Second:
 		return m.theme.dim.Render("asking ...")
-	case p.asking() && p.searched != nil:
+	case p.inFlight() && p.searched != nil:
 		return m.theme.accent.Render("searching ") + "back to " + m.momentText(p.searched.At) +
 			m.theme.dim.Render(" (Esc stops)")
-	case p.asking() && m.now().Sub(p.began) >= time.Second:
+	case p.inFlight() && m.now().Sub(p.began) >= time.Second:
 		return "asking for " + span(m.now().Sub(p.began)) + m.theme.dim.Render(" (Esc stops)")
 	case p.halted && p.searched != nil:
 		return "searched back to " + m.momentText(p.searched.At) + m.theme.dim.Render(" (moving goes on)")

@@ -32,7 +32,7 @@ func (p *exportPane) abort() {
 
 type exportMsg struct{ err error }
 
-func (m *model) askExport() tea.Cmd {
+func (m *model) promptExport() tea.Cmd {
 	if m.export.running() {
 		m.notice = "an export is being written; Esc stops it"
 		return nil

@@ -180,8 +180,8 @@ func (l *log) Counts(_ context.Context, f filter.Filter, from, to time.Time, buc
 }
 
 type logFollower struct {
-	log  *log
-	told int
+	log       *log
+	delivered int
 }
 
 func (l *log) Follow(context.Context, filter.Filter) (Follower, error) {
@@ -191,8 +191,8 @@ func (l *log) Follow(context.Context, filter.Filter) (Follower, error) {
 func (f *logFollower) Next(context.Context) ([]Event, bool, error) {
 	f.log.mu.Lock()
 	defer f.log.mu.Unlock()
-	fresh := f.log.fresh[f.told:]
-	f.told = len(f.log.fresh)
+	fresh := f.log.fresh[f.delivered:]
+	f.delivered = len(f.log.fresh)
 	return fresh, false, f.log.err
 }
 

@@ -22,8 +22,8 @@ type followPane struct {
 }
 
 const (
-	keepRecent = 500
-	recount    = 5 * time.Second // how often the histogram is updated while events arrive
+	maxRecent = 500
+	recount   = 5 * time.Second // how often the histogram is updated while events arrive
 )
 
 type followMsg struct {
@@ -46,7 +46,7 @@ func (m *model) toggleFollow() tea.Cmd {
 	}
 	m.follow.on = true
 	m.follow.follower = nil
-	return tea.Batch(m.look(), m.home())
+	return tea.Batch(m.queryNew(), m.home())
 }
 
 // refollow follows another filter.
@@ -56,13 +56,13 @@ func (m *model) refollow() tea.Cmd {
 	if f, err := m.parse(); err == nil && !f.Until().IsZero() {
 		m.follow.on = false
 	}
-	return m.look()
+	return m.queryNew()
 }
 
-// look queries new events: every second, one query at a time. The first one only opens the Follower.
-func (m *model) look() tea.Cmd {
+// queryNew queries new events: every second, one query at a time. The first one only opens the Follower.
+func (m *model) queryNew() tea.Cmd {
 	f, err := m.parse()
-	if !m.follow.on || m.follow.asking() || err != nil {
+	if !m.follow.on || m.follow.inFlight() || err != nil {
 		return nil
 	}
 	f = f.Without(filter.Since) // new events are later than it
@@ -95,21 +95,21 @@ func (msg followMsg) arrive(m *model) tea.Cmd {
 		cmds = append(cmds, m.loadNewest())
 	}
 	f.recent = append(f.recent, msg.fresh...)
-	f.recent = f.recent[max(0, len(f.recent)-keepRecent):]
-	if len(msg.fresh) > 0 && m.now().Sub(m.histogram.asked) >= recount {
-		cmds = append(cmds, m.askCounts())
+	f.recent = f.recent[max(0, len(f.recent)-maxRecent):]
+	if len(msg.fresh) > 0 && m.now().Sub(m.histogram.sentAt) >= recount {
+		cmds = append(cmds, m.queryCounts())
 	}
 	switch {
 	case len(msg.fresh) == 0:
 	case m.events.selected == 0 && m.events.newer == nil && f.waiting == 0:
 		m.events.insert(msg.fresh)
 		m.events.show(m.rows())
-		cmds = append(cmds, m.askSeal())
+		cmds = append(cmds, m.querySeal())
 	default:
 		f.waiting += int64(len(msg.fresh))
 	}
 	if msg.more {
-		cmds = append(cmds, m.look())
+		cmds = append(cmds, m.queryNew())
 	}
 	return tea.Batch(cmds...)
 }

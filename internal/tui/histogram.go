@@ -14,9 +14,9 @@ import (
 type histogramPane struct {
 	pending
 	Counts
-	of    string // the filter of the counts
-	asked time.Time
-	err   error
+	of     string // the filter of the counts
+	sentAt time.Time
+	err    error
 }
 
 const histogramMargin = 1
@@ -28,14 +28,14 @@ type countsMsg struct {
 	err error
 }
 
-// askCounts queries one count per column of the terminal.
-func (m *model) askCounts() tea.Cmd {
+// queryCounts queries one count per column of the terminal.
+func (m *model) queryCounts() tea.Cmd {
 	f, err := m.parse()
 	buckets := m.width - 2*histogramMargin
 	if err != nil || buckets < 1 {
 		return nil
 	}
-	m.histogram.asked = m.now()
+	m.histogram.sentAt = m.now()
 	from, to := f.Since(), f.Until()
 	if to.IsZero() {
 		to = m.now()
@@ -149,7 +149,7 @@ func (s *histogramPane) total(m *model) string {
 		}
 	}
 	switch {
-	case s.err != nil || len(s.Buckets) == 0 && !s.asking():
+	case s.err != nil || len(s.Buckets) == 0 && !s.inFlight():
 		return ""
 	case len(s.Buckets) == 0 || s.of != m.filter:
 		return m.theme.dim.Render("counting ... ")

@@ -22,8 +22,8 @@ const (
 
 // Below this there is no room for a table with its frame.
 const (
-	leastWidth  = 60
-	leastHeight = 15
+	minWidth  = 60
+	minHeight = 15
 )
 
 // model is the browser: the panes and their common state.
@@ -73,7 +73,7 @@ func (m *model) tick() tea.Cmd { return m.after(time.Second, tickMsg{}) }
 
 // Init loads the first screen.
 func (m *model) Init() tea.Cmd {
-	return tea.Batch(m.queryBackground(), m.loadNewest(), m.askStatus(), m.tick())
+	return tea.Batch(m.queryBackground(), m.loadNewest(), m.queryStatus(), m.tick())
 }
 
 // Update passes a message to its pane. After a panic, here or in View, the browser ends like after q: bubbletea's own
@@ -122,9 +122,9 @@ func (m *model) resize(size tea.WindowSizeMsg) tea.Cmd {
 	m.width, m.height = size.Width, size.Height
 	m.events.show(m.rows())
 	if wider {
-		return tea.Batch(m.askCounts(), m.askMore())
+		return tea.Batch(m.queryCounts(), m.queryMore())
 	}
-	return m.askMore()
+	return m.queryMore()
 }
 
 // oneByOne splits keys typed so fast that they arrive in one message: "jj" is twice j, and "/put" opens the filter.
@@ -155,7 +155,7 @@ func (m *model) pressed(msg tea.KeyMsg) tea.Cmd {
 	m.export.seen()
 	cmd := m.key(msg)
 	m.events.show(m.rows())
-	return tea.Batch(cmd, m.askMore(), m.askSeal())
+	return tea.Batch(cmd, m.queryMore(), m.querySeal())
 }
 
 func (m *model) helpKey(msg tea.KeyMsg) tea.Cmd {
@@ -176,7 +176,7 @@ func (m *model) helpKey(msg tea.KeyMsg) tea.Cmd {
 
 func (m *model) ticked() tea.Cmd {
 	m.export.tick()
-	return tea.Batch(m.look(), m.keepStatus())
+	return tea.Batch(m.queryNew(), m.keepStatus())
 }
 
 func (m *model) quit() tea.Cmd {
@@ -290,15 +290,15 @@ func (m *model) reload() tea.Cmd {
 	if m.page == secretsPage {
 		return m.loadSecrets()
 	}
-	return tea.Batch(m.queryBackground(), m.loadNewest(), m.askStatus())
+	return tea.Batch(m.queryBackground(), m.loadNewest(), m.queryStatus())
 }
 
 func (m *model) escape() tea.Cmd {
 	switch {
 	case m.export.running():
 		m.export.abort()
-	case m.events.asking():
-		m.events.halt()
+	case m.events.inFlight():
+		m.events.stopSearch()
 	case m.detail.open:
 		m.detail.open = false
 	case m.page == secretsPage:
@@ -346,7 +346,7 @@ func (m *model) end() tea.Cmd {
 	if m.page == secretsPage {
 		return m.moveSecret(len(m.secrets.rows))
 	}
-	if m.events.older != nil || m.events.asking() { // the answer of a running query would select the newest
+	if m.events.older != nil || m.events.inFlight() { // the answer of a running query would select the newest
 		return m.loadOldest()
 	}
 	m.events.choose(len(m.events.events) - 1)
@@ -360,7 +360,7 @@ func (m *model) View() (screen string) {
 			m.broken = panicked(r) // the next message ends the browser, tickMsg within a second
 		}
 	}()
-	if m.width < leastWidth || m.height < leastHeight {
+	if m.width < minWidth || m.height < minHeight {
 		return m.tooSmall()
 	}
 	lines := m.lines()

@@ -6,7 +6,7 @@ const wheelRows = 3
 
 // mouse moves with the wheel. A click selects an event, a second click shows its details, a click on a bar goes there.
 func (m *model) mouse(msg tea.MouseMsg) tea.Cmd {
-	if msg.Action != tea.MouseActionPress || m.prompt.open() || m.help || m.height < leastHeight {
+	if msg.Action != tea.MouseActionPress || m.prompt.open() || m.help || m.height < minHeight {
 		return nil
 	}
 	var cmd tea.Cmd
@@ -21,7 +21,7 @@ func (m *model) mouse(msg tea.MouseMsg) tea.Cmd {
 		return nil
 	}
 	m.events.show(m.rows())
-	return tea.Batch(cmd, m.askMore(), m.askSeal())
+	return tea.Batch(cmd, m.queryMore(), m.querySeal())
 }
 
 func (m *model) click(x, y int) tea.Cmd {
@@ -31,7 +31,7 @@ func (m *model) click(x, y int) tea.Cmd {
 	case m.page == secretsPage:
 		return m.clickSecret(y - 3) // title, what is shown, heading
 	case y == 1:
-		return m.askFilter()
+		return m.promptFilter()
 	case y < 2+m.histogramHeight():
 		if i := x - histogramMargin; i >= 0 && i < len(m.histogram.Buckets) {
 			return m.loadAt(Cursor{At: m.histogram.end(i)})

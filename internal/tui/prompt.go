@@ -38,15 +38,15 @@ type purpose struct {
 
 const (
 	typingPause  = 250 * time.Millisecond // after which a filter is tried
-	mostWords    = 6
-	mostTyped    = 4096
+	maxWords     = 6
+	maxTyped     = 4096
 	promptIndent = 1
 )
 
 func newPrompt() promptPane {
 	input := textinput.New()
 	input.Prompt = ""
-	input.CharLimit = mostTyped
+	input.CharLimit = maxTyped
 	input.KeyMap.Paste.SetEnabled(false) // it would run another program; pasting in the terminal arrives as keys
 	return promptPane{input: input, chosen: -1}
 }
@@ -190,8 +190,8 @@ func (p *promptPane) over(lines []string, m *model) {
 		lines[2] = p.complaint(m)
 		return
 	}
-	first := max(0, p.chosen-mostWords+1)
-	for i := first; i < len(p.words) && i < first+mostWords; i++ {
+	first := max(0, p.chosen-maxWords+1)
+	for i := first; i < len(p.words) && i < first+maxWords; i++ {
 		mark, text := "   ", clean(p.words[i])
 		if i == p.chosen {
 			mark, text = " "+m.theme.cursor+" ", m.theme.selected.Render(text)
@@ -231,7 +231,7 @@ func (p *promptPane) withCursor(m *model) string {
 
 // The uses of the prompt.
 
-func (m *model) askFilter() tea.Cmd {
+func (m *model) promptFilter() tea.Cmd {
 	if m.page == secretsPage {
 		return m.openPrompt(purpose{label: "find", live: (*model).findSecrets,
 			accept:  func(m *model, text string) (tea.Cmd, error) { return m.findSecrets(text), nil },
@@ -286,7 +286,7 @@ func (m *model) abandonFilter() tea.Cmd {
 	return m.refresh()
 }
 
-func (m *model) askTime() tea.Cmd {
+func (m *model) promptTime() tea.Cmd {
 	var times []string
 	if f, err := m.parse(); err == nil {
 		for _, key := range []filter.Key{filter.Since, filter.Until} {
@@ -326,7 +326,7 @@ func (m *model) acceptTime(text string) (tea.Cmd, error) {
 	}), nil
 }
 
-func (m *model) askMoment() tea.Cmd {
+func (m *model) promptMoment() tea.Cmd {
 	return m.openPrompt(purpose{label: "go to a time:", accept: func(m *model, text string) (tea.Cmd, error) {
 		at, err := filter.Moment(strings.TrimSpace(text), m.now())
 		if err != nil {

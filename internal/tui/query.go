@@ -50,7 +50,7 @@ func (a *pending) take(number int) bool {
 	return true
 }
 
-func (a *pending) asking() bool { return !a.began.IsZero() }
+func (a *pending) inFlight() bool { return !a.began.IsZero() }
 
 // brokenMsg is a panic of a query. Only the event loop may end the browser, so that the terminal is restored before
 // the panic is printed.

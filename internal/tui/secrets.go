@@ -44,7 +44,7 @@ func (m *model) openSecrets() tea.Cmd {
 
 func (m *model) loadSecrets() tea.Cmd {
 	m.secrets = secretsPane{pending: m.secrets.pending, prefix: m.secrets.prefix, rows: m.secrets.rows}
-	return m.askSecrets("")
+	return m.querySecrets("")
 }
 
 // findSecrets shows the secrets whose names begin with prefix.
@@ -56,7 +56,7 @@ func (m *model) findSecrets(prefix string) tea.Cmd {
 	return m.loadSecrets()
 }
 
-func (m *model) askSecrets(after string) tea.Cmd {
+func (m *model) querySecrets(after string) tea.Cmd {
 	prefix := m.secrets.prefix
 	return query(m, &m.secrets.pending, func(ctx context.Context) ([]Secret, error) {
 		return m.source.Secrets(ctx, prefix, after, secretsAtOnce)
@@ -87,8 +87,8 @@ func (msg secretsMsg) arrive(m *model) tea.Cmd {
 func (m *model) moveSecret(by int) tea.Cmd {
 	p := &m.secrets
 	p.selected = max(0, min(p.selected+by, len(p.rows)-1))
-	if p.more && !p.asking() && len(p.rows)-p.selected <= lookahead {
-		return m.askSecrets(p.rows[len(p.rows)-1].Name)
+	if p.more && !p.inFlight() && len(p.rows)-p.selected <= lookahead {
+		return m.querySecrets(p.rows[len(p.rows)-1].Name)
 	}
 	return nil
 }
@@ -117,7 +117,7 @@ func (m *model) secretsLines(width, height int) []string {
 	}
 	if len(p.rows) == 0 && p.err == nil {
 		empty := "  there are none"
-		if p.asking() {
+		if p.inFlight() {
 			empty = m.theme.dim.Render("  asking ...")
 		}
 		lines = append(lines, "", empty)
@@ -209,7 +209,7 @@ func (m *model) ago(t *time.Time) string {
 	if t == nil {
 		return "-"
 	}
-	return briefly(m.now().Sub(*t)) + " ago"
+	return shortDuration(m.now().Sub(*t)) + " ago"
 }
 
 func (m *model) until(t *time.Time) string {
@@ -219,5 +219,5 @@ func (m *model) until(t *time.Time) string {
 	case t.Before(m.now()):
 		return m.ago(t)
 	}
-	return "in " + briefly(t.Sub(m.now()))
+	return "in " + shortDuration(t.Sub(m.now()))
 }

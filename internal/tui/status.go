@@ -24,7 +24,7 @@ type statusMsg struct {
 	err error
 }
 
-func (m *model) askStatus() tea.Cmd {
+func (m *model) queryStatus() tea.Cmd {
 	m.status.asked = m.now()
 	return query(m, &m.status.pending, m.source.Status, func(n int, s Status,
 		err error) tea.Msg {
@@ -33,10 +33,10 @@ func (m *model) askStatus() tea.Cmd {
 }
 
 func (m *model) keepStatus() tea.Cmd {
-	if m.status.asking() || m.now().Sub(m.status.asked) < statusEvery {
+	if m.status.inFlight() || m.now().Sub(m.status.asked) < statusEvery {
 		return nil
 	}
-	return m.askStatus()
+	return m.queryStatus()
 }
 
 func (msg statusMsg) arrive(m *model) tea.Cmd {

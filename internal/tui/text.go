@@ -95,8 +95,8 @@ func span(d time.Duration) string {
 	return fmt.Sprintf("%d days", int(d.Hours()/24))
 }
 
-// briefly writes a duration in one unit, for a table.
-func briefly(d time.Duration) string {
+// shortDuration writes a duration in one unit, for a table.
+func shortDuration(d time.Duration) string {
 	if d = d.Abs(); d >= time.Hour && d < 48*time.Hour {
 		return fmt.Sprintf("%d h", int(d.Hours()))
 	}

@@ -36,7 +36,7 @@ func TestViews(t *testing.T) {
 				news.ID, news.At = int64(9000+i), clock().Add(1)
 				l.fresh = append(l.fresh, news)
 			}
-			s.settle(s.look())
+			s.settle(s.queryNew())
 		},
 	} {
 		for _, size := range sizes {

@@ -131,8 +131,8 @@ func (b *importing) sort(ctx context.Context, at []int) (fresh, existing []item,
 	var names []string
 	for _, i := range at {
 		it := b.Items[i]
-		if err := errors.Join(envelope.CheckName(it.Name), checkValueSize(it.Value)); err != nil {
-			b.results[i].Err = firstOf(err)
+		if err := cmp.Or(envelope.CheckName(it.Name), checkValueSize(it.Value)); err != nil {
+			b.results[i].Err = err
 			continue
 		}
 		names = append(names, it.Name)
@@ -362,8 +362,8 @@ const recordsAtOnce = 1000
 
 // RecordReads writes reads by an operator at a terminal to the primary's audit log, before the values are shown.
 func (v *Vault) RecordReads(ctx context.Context, events []audit.Event) error {
-	if v.writer == nil {
-		return fmt.Errorf("%w: no primary is configured", ErrUnavailable)
+	if err := v.hasPrimary(); err != nil {
+		return err
 	}
 	for some := range slices.Chunk(events, recordsAtOnce) {
 		reads := make([]db.ReadRecord, len(some))

@@ -49,7 +49,7 @@ type keyCache struct {
 }
 
 type cachedKey struct {
-	key   envelope.VersionKey
+	key   envelope.Key
 	until time.Time
 }
 
@@ -64,7 +64,7 @@ func newKeyCache(size int, ttl time.Duration, now func() time.Time) *keyCache {
 // fetch unwraps a key that was not found: readers that miss it at the same time share one call. The caller wipes its
 // copy.
 func (c *keyCache) fetch(ctx context.Context, k cacheKey,
-	unwrap func(context.Context) (*envelope.VersionKey, error)) (*envelope.VersionKey, error) {
+	unwrap func(context.Context) (*envelope.Key, error)) (*envelope.Key, error) {
 	result := c.calls.DoChan(string(k.versionID[:])+string(k.wrapped[:]), func() (any, error) {
 		if key := c.lookup(k); key != nil { // an earlier call ended between the miss and the start of this one
 			key.Wipe()
@@ -95,7 +95,7 @@ func (c *keyCache) fetch(ctx context.Context, k cacheKey,
 }
 
 // lookup returns a copy, which the caller wipes; nil if there is none.
-func (c *keyCache) lookup(k cacheKey) *envelope.VersionKey {
+func (c *keyCache) lookup(k cacheKey) *envelope.Key {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	cached, ok := c.keys.Get(k)
@@ -106,7 +106,7 @@ func (c *keyCache) lookup(k cacheKey) *envelope.VersionKey {
 	return &key
 }
 
-func (c *keyCache) add(k cacheKey, key *envelope.VersionKey) {
+func (c *keyCache) add(k cacheKey, key *envelope.Key) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {

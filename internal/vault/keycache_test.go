@@ -17,14 +17,14 @@ func TestKeysAreWipedWhenTheyLeaveTheCache(t *testing.T) {
 	now := time.Unix(1_000_000, 0)
 	c := newKeyCache(2, time.Minute, func() time.Time { return now })
 	defer c.close()
-	key := envelope.VersionKey{Key: envelope.DataKey{1, 2, 3}}
+	key := envelope.Key{DataKey: envelope.DataKey{1, 2, 3}}
 	names := []cacheKey{{versionID: uuid.New()}, {versionID: uuid.New()}, {versionID: uuid.New()}}
 	held := func(k cacheKey) *cachedKey { v, _ := c.keys.Peek(k); return v }
 	c.add(names[0], &key)
 	c.add(names[1], &key)
 	first, second := held(names[0]), held(names[1])
 	c.add(names[2], &key) // evicts the first
-	if first.key.Key != (envelope.DataKey{}) {
+	if first.key.DataKey != (envelope.DataKey{}) {
 		t.Error("a key that was pushed out was not wiped")
 	}
 	if got := c.lookup(names[1]); got == nil || *got != key {
@@ -35,14 +35,14 @@ func TestKeysAreWipedWhenTheyLeaveTheCache(t *testing.T) {
 		t.Error("a key that is too old was handed out")
 	}
 	c.dropExpired()
-	if second.key.Key != (envelope.DataKey{}) || c.keys.Len() != 0 {
+	if second.key.DataKey != (envelope.DataKey{}) || c.keys.Len() != 0 {
 		t.Error("a key that is too old was not wiped")
 	}
 	c.add(names[0], &key)
 	last := held(names[0])
 	c.close()
 	c.add(names[1], &key)
-	if last.key.Key != (envelope.DataKey{}) || c.keys.Len() != 0 {
+	if last.key.DataKey != (envelope.DataKey{}) || c.keys.Len() != 0 {
 		t.Error("a closed cache holds keys")
 	}
 }
@@ -54,16 +54,16 @@ func TestMissesAreCollapsed(t *testing.T) {
 	k := cacheKey{versionID: uuid.New()}
 	var calls atomic.Int64
 	called, release := make(chan struct{}), make(chan struct{})
-	unwrap := func(context.Context) (*envelope.VersionKey, error) {
+	unwrap := func(context.Context) (*envelope.Key, error) {
 		if calls.Add(1) == 1 {
 			close(called)
 		}
 		<-release
-		return &envelope.VersionKey{Key: envelope.DataKey{9}}, nil
+		return &envelope.Key{DataKey: envelope.DataKey{9}}, nil
 	}
-	impatient, giveUp := context.WithCancel(t.Context())
+	leaving, giveUp := context.WithCancel(t.Context())
 	gone := make(chan error, 1)
-	go func() { _, err := c.fetch(impatient, k, unwrap); gone <- err }()
+	go func() { _, err := c.fetch(leaving, k, unwrap); gone <- err }()
 	<-called
 	giveUp()
 	if err := <-gone; !errors.Is(err, context.Canceled) {
@@ -72,7 +72,7 @@ func TestMissesAreCollapsed(t *testing.T) {
 	var readers sync.WaitGroup
 	for range 1000 {
 		readers.Go(func() {
-			if key, err := c.fetch(t.Context(), k, unwrap); err != nil || key.Key != (envelope.DataKey{9}) {
+			if key, err := c.fetch(t.Context(), k, unwrap); err != nil || key.DataKey != (envelope.DataKey{9}) {
 				t.Errorf("got error %v or another key", err)
 			}
 		})
@@ -84,7 +84,7 @@ func TestMissesAreCollapsed(t *testing.T) {
 	}
 	failed := errors.New("no")
 	_, err := c.fetch(t.Context(), cacheKey{versionID: uuid.New()},
-		func(context.Context) (*envelope.VersionKey, error) { return nil, failed })
+		func(context.Context) (*envelope.Key, error) { return nil, failed })
 	if !errors.Is(err, failed) {
 		t.Errorf("got %v, want the KMS's error", err)
 	}

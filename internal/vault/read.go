@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sync/atomic"
@@ -48,10 +49,7 @@ func (v *Vault) row(ctx context.Context, name string, version int) (db.VersionRo
 // Verify compares a presented value with every live version, in constant time and without an early exit. ErrNotFound if
 // the secret is absent or deleted. A version that does not open fails the whole answer: "no" would be a guess.
 func (v *Vault) Verify(ctx context.Context, name string, presented []byte) (Verdict, error) {
-	if err := envelope.CheckName(name); err != nil {
-		return Verdict{}, err
-	}
-	if err := checkValueSize(presented); err != nil {
+	if err := cmp.Or(envelope.CheckName(name), checkValueSize(presented)); err != nil {
 		return Verdict{}, err
 	}
 	until := v.readUntil()
@@ -85,7 +83,7 @@ func (v *Vault) open(ctx context.Context, until time.Time, name string,
 		return nil, fmt.Errorf("unwrapping the data key of %q version %d: %w", name, row.Version, err)
 	}
 	defer key.Wipe()
-	value, err := key.Open(name, row.Version, sealedOf(row))
+	value, err := key.Open(sealedOf(row))
 	if err != nil {
 		return nil, fmt.Errorf("opening %q version %d: %w", name, row.Version, err)
 	}
@@ -100,7 +98,7 @@ func (v *Vault) matches(ctx context.Context, until time.Time, name string, row *
 		return false, fmt.Errorf("unwrapping the data key of %q version %d: %w", name, row.Version, err)
 	}
 	defer key.Wipe()
-	same, err := key.Matches(name, row.Version, sealedOf(row), presented)
+	same, err := key.Matches(sealedOf(row), presented)
 	if err != nil {
 		return false, fmt.Errorf("opening %q version %d: %w", name, row.Version, err)
 	}
@@ -114,7 +112,7 @@ func sealedOf(row *db.VersionRow) envelope.Sealed {
 
 // dataKey returns a copy of the key that the caller wipes.
 func (v *Vault) dataKey(ctx context.Context, until time.Time, name string,
-	row *db.VersionRow) (*envelope.VersionKey, error) {
+	row *db.VersionRow) (*envelope.Key, error) {
 	if v.cache == nil {
 		return v.uncachedKey(ctx, until, name, *row, cacheKey{})
 	}
@@ -139,19 +137,19 @@ func (v *Vault) readUntil() time.Time {
 // uncachedKey unwraps a key that is not in the cache. Only here the deadline becomes a timer: a read that finds its key
 // needs none.
 func (v *Vault) uncachedKey(ctx context.Context, until time.Time, name string, row db.VersionRow,
-	k cacheKey) (*envelope.VersionKey, error) {
+	k cacheKey) (*envelope.Key, error) {
 	if !until.IsZero() {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadline(ctx, until)
 		defer cancel()
 	}
-	unwrap := func(ctx context.Context) (*envelope.VersionKey, error) {
-		key, err := v.unwrap(ctx, name, row)
+	unwrap := func(ctx context.Context) (*envelope.Key, error) {
+		dataKey, err := v.unwrap(ctx, name, row)
 		if err != nil {
 			return nil, err
 		}
-		defer key.Wipe()
-		return envelope.NewVersionKey(key, name, row.Version)
+		defer dataKey.Wipe()
+		return envelope.NewKey(dataKey, name, row.Version)
 	}
 	if v.cache == nil {
 		return unwrap(ctx)

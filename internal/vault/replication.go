@@ -77,14 +77,14 @@ type progress struct {
 func newProgress() *progress { return &progress{leader: make(chan struct{}, 1)} }
 
 func (p *progress) get(ctx context.Context, position func(context.Context) (LSN, error)) (LSN, error) {
-	asked := time.Now()
+	arrived := time.Now()
 	select {
 	case p.leader <- struct{}{}:
 		defer func() { <-p.leader }()
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
-	if p.seenAt.After(asked.Add(-queryEvery)) {
+	if p.seenAt.After(arrived.Add(-queryEvery)) {
 		return p.seen, nil
 	}
 	now := time.Now()
@@ -108,9 +108,9 @@ func (v *Vault) AwaitStandbys(ctx context.Context, lsn string, atMost time.Durat
 		if err != nil {
 			return nil, fmt.Errorf("asking for the standbys: %w", err)
 		}
-		all := note(replayed, now)
+		all := noteReplayed(replayed, now)
 		if all || waiting.Err() != nil {
-			return list(replayed), nil
+			return standbysOf(replayed), nil
 		}
 		sleep(waiting, pause.NextBackOff())
 		if ctx.Err() != nil {
@@ -119,8 +119,8 @@ func (v *Vault) AwaitStandbys(ctx context.Context, lsn string, atMost time.Durat
 	}
 }
 
-// note updates replayed. Standbys that share a name have replayed when all of them have.
-func note(replayed map[string]bool, now []db.Standby) (all bool) {
+// noteReplayed updates replayed. Standbys that share a name have replayed when all of them have.
+func noteReplayed(replayed map[string]bool, now []db.Standby) (all bool) {
 	connected := map[string]bool{}
 	for _, s := range now {
 		before, twice := connected[s.Name]
@@ -136,7 +136,7 @@ func note(replayed map[string]bool, now []db.Standby) (all bool) {
 	return all
 }
 
-func list(replayed map[string]bool) []db.Standby {
+func standbysOf(replayed map[string]bool) []db.Standby {
 	standbys := []db.Standby{}
 	for name, has := range replayed {
 		standbys = append(standbys, db.Standby{Name: name, Replayed: has})

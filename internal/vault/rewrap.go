@@ -2,7 +2,6 @@ package vault
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/hyperiondb/vault/internal/db"
@@ -28,8 +27,8 @@ func (v *Vault) WrappedKeys(ctx context.Context, c Change, q db.WrappedQuery) (d
 // found the key that the version was sealed with: until COMMIT the row has the old wrapping, after it a proven one.
 // ErrConflict if another session has changed, or ended, the version meanwhile.
 func (v *Vault) Rewrap(ctx context.Context, c Change, keys Rewrapper, old db.WrappedKey) (Receipt, error) {
-	if err := errors.Join(envelope.CheckName(old.Name), v.canWrite(c)); err != nil {
-		return Receipt{}, firstOf(err)
+	if err := v.canWrite(c, envelope.CheckName(old.Name)); err != nil {
+		return Receipt{}, err
 	}
 	if old.Version < 1 || len(old.Blob) == 0 || len(old.Blob) > envelope.MaxWrappedSize {
 		return Receipt{}, fmt.Errorf("rewrapping %q version %d: %w: a wrapped key of %d bytes", old.Name, old.Version,
@@ -54,10 +53,15 @@ func (v *Vault) Rewrap(ctx context.Context, c Change, keys Rewrapper, old db.Wra
 // proveKey has the KMS unwrap the data key it has just wrapped: a wrong wrapping must not replace the right one.
 func proveKey(ctx context.Context, keys envelope.KeyUnwrapper, w envelope.WrappedKey, kc envelope.KeyContext,
 	of db.WrappedKey) error {
-	key, err := keys.Unwrap(ctx, w, kc)
+	dataKey, err := keys.Unwrap(ctx, w, kc)
 	if err != nil {
 		return fmt.Errorf("unwrapping it again: %w", err)
 	}
+	defer dataKey.Wipe()
+	key, err := envelope.NewKey(dataKey, of.Name, of.Version)
+	if err != nil {
+		return err
+	}
 	defer key.Wipe()
-	return envelope.CheckKey(key, of.Name, of.Version, of.KeyCommit)
+	return key.CheckCommit(of.KeyCommit)
 }

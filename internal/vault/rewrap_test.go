@@ -110,10 +110,11 @@ func TestRewrap(t *testing.T) {
 	m.wantValue("app/c", "one app/c")
 }
 
-// liar says that it has rewrapped, and wraps another key in the same context.
-type liar struct{ *kms.Keyring }
+// wrongRewrapper says that it has rewrapped, and wraps another key in the same context.
+type wrongRewrapper struct{ *kms.Keyring }
 
-func (l liar) Rewrap(ctx context.Context, _ envelope.WrappedKey, kc envelope.KeyContext) (envelope.WrappedKey, error) {
+func (l wrongRewrapper) Rewrap(ctx context.Context, _ envelope.WrappedKey,
+	kc envelope.KeyContext) (envelope.WrappedKey, error) {
 	key, wrapped, err := l.NewDataKey(ctx, kc)
 	if err == nil {
 		key.Wipe()
@@ -121,10 +122,10 @@ func (l liar) Rewrap(ctx context.Context, _ envelope.WrappedKey, kc envelope.Key
 	return wrapped, err
 }
 
-// mute says that it has rewrapped, and cannot unwrap.
-type mute struct{ *kms.Keyring }
+// failingUnwrapper says that it has rewrapped, and cannot unwrap.
+type failingUnwrapper struct{ *kms.Keyring }
 
-func (m mute) Unwrap(context.Context, envelope.WrappedKey, envelope.KeyContext) (*envelope.DataKey, error) {
+func (m failingUnwrapper) Unwrap(context.Context, envelope.WrappedKey, envelope.KeyContext) (*envelope.DataKey, error) {
 	return nil, envelope.ErrKeyUnavailable
 }
 
@@ -133,9 +134,9 @@ func TestRewrapProvesTheKey(t *testing.T) {
 	m := newMoving(t, nil)
 	m.put("app/x", "one")
 	before := m.store.MustQuery(t, `SELECT to_jsonb(v) FROM vault.secret_versions v`)
-	_, err := m.Rewrap(t.Context(), m.as, liar{m.ring}, m.one("app/x"))
+	_, err := m.Rewrap(t.Context(), m.as, wrongRewrapper{m.ring}, m.one("app/x"))
 	wantErr(t, err, vault.ErrIntegrity)
-	_, err = m.Rewrap(t.Context(), m.as, mute{m.ring}, m.one("app/x"))
+	_, err = m.Rewrap(t.Context(), m.as, failingUnwrapper{m.ring}, m.one("app/x"))
 	wantErr(t, err, vault.ErrKeyUnavailable)
 	broken := m.one("app/x")
 	broken.Blob[20] ^= 1

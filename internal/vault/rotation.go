@@ -197,8 +197,8 @@ func (v *Vault) WaitForRotations(ctx context.Context, hint func()) error {
 // RequestRotation asks for a rotation by the workers now, also if the secret is paused or outside its window. If a job
 // is open, the request is for that job.
 func (v *Vault) RequestRotation(ctx context.Context, c Change, name string) (db.RequestedRotation, error) {
-	if err := errors.Join(envelope.CheckName(name), v.canWrite(c)); err != nil {
-		return db.RequestedRotation{}, firstOf(err)
+	if err := v.canWrite(c, envelope.CheckName(name)); err != nil {
+		return db.RequestedRotation{}, err
 	}
 	r, err := v.writer.RequestRotation(ctx, c.credential(), c.requestID(), name)
 	return r, named("rotate", name, err)
@@ -206,8 +206,8 @@ func (v *Vault) RequestRotation(ctx context.Context, c Change, name string) (db.
 
 // RetryRotation has a rotation that failed, or waits for its next attempt, tried now, with the candidate it has.
 func (v *Vault) RetryRotation(ctx context.Context, c Change, name string) (db.RequestedRotation, error) {
-	if err := errors.Join(envelope.CheckName(name), v.canWrite(c)); err != nil {
-		return db.RequestedRotation{}, firstOf(err)
+	if err := v.canWrite(c, envelope.CheckName(name)); err != nil {
+		return db.RequestedRotation{}, err
 	}
 	r, err := v.writer.RetryRotation(ctx, c.credential(), c.requestID(), name)
 	return r, named("retry the rotation of", name, err)

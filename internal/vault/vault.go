@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -116,11 +117,8 @@ func (v *Vault) Describe(ctx context.Context, name string) (db.SecretRow, error)
 
 // DescribeForChange is Describe on the primary, as the base of a change.
 func (v *Vault) DescribeForChange(ctx context.Context, name string) (db.SecretRow, error) {
-	if err := envelope.CheckName(name); err != nil {
+	if err := cmp.Or(envelope.CheckName(name), v.hasPrimary()); err != nil {
 		return db.SecretRow{}, err
-	}
-	if v.writer == nil {
-		return db.SecretRow{}, fmt.Errorf("%w: no primary is configured", ErrUnavailable)
 	}
 	return v.writer.Secret(ctx, name)
 }
@@ -154,11 +152,21 @@ func (c Change) credential() db.Credential {
 	return db.Credential{TokenID: c.Token.ID(), Prove: c.Token.Prove}
 }
 
-// canWrite fails before anything is sealed or sent if there is no primary or no token.
-func (v *Vault) canWrite(c Change) error {
+// canWrite begins every verb that takes an admin token: it fails before anything is sealed or sent. Its error is the
+// first of the verb's own checks that failed, so that a caller corrects one argument at a time, or else that of a
+// missing primary or token.
+func (v *Vault) canWrite(c Change, checks ...error) error {
+	return cmp.Or(cmp.Or(checks...), v.hasPrimary(), c.hasToken())
+}
+
+func (v *Vault) hasPrimary() error {
 	if v.writer == nil {
 		return fmt.Errorf("%w: no primary is configured", ErrUnavailable)
 	}
+	return nil
+}
+
+func (c Change) hasToken() error {
 	if c.Token.IsZero() {
 		return fmt.Errorf("%w: no admin token", ErrRefused)
 	}

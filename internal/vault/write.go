@@ -16,8 +16,8 @@ import (
 // Put seals and stores a new version, and creates the secret if there is none. ErrConflict if another session stores a
 // version meanwhile: the data key is bound to the version number it was made for.
 func (v *Vault) Put(ctx context.Context, r PutRequest) (Receipt, error) {
-	if err := errors.Join(envelope.CheckName(r.Name), checkValueSize(r.Value), v.canWrite(r.Change)); err != nil {
-		return Receipt{}, firstOf(err)
+	if err := v.canWrite(r.Change, envelope.CheckName(r.Name), checkValueSize(r.Value)); err != nil {
+		return Receipt{}, err
 	}
 	state, err := v.writer.Standing(ctx, r.Name)
 	if err != nil && !errors.Is(err, ErrNotFound) {
@@ -66,8 +66,8 @@ func (v *Vault) isCurrentValue(ctx context.Context, name string, value []byte) (
 // Rotate replaces the value of an existing secret; the version before stays valid for its grace. It settles a rotation
 // that is queued or claimed: the fence then refuses the worker that has claimed it.
 func (v *Vault) Rotate(ctx context.Context, r RotateRequest) (Receipt, error) {
-	if err := errors.Join(envelope.CheckName(r.Name), checkValueSize(r.Value), v.canWrite(r.Change)); err != nil {
-		return Receipt{}, firstOf(err)
+	if err := v.canWrite(r.Change, envelope.CheckName(r.Name), checkValueSize(r.Value)); err != nil {
+		return Receipt{}, err
 	}
 	state, err := v.existing(ctx, r.Name)
 	if err != nil {
@@ -78,8 +78,8 @@ func (v *Vault) Rotate(ctx context.Context, r RotateRequest) (Receipt, error) {
 
 // Rollback makes the value of an older, still live version the newest one. ErrNotFound if that version has expired.
 func (v *Vault) Rollback(ctx context.Context, c Change, name string, version int) (Receipt, error) {
-	if err := errors.Join(envelope.CheckName(name), v.canWrite(c)); err != nil {
-		return Receipt{}, firstOf(err)
+	if err := v.canWrite(c, envelope.CheckName(name)); err != nil {
+		return Receipt{}, err
 	}
 	state, err := v.existing(ctx, name)
 	if err != nil {
@@ -129,12 +129,17 @@ func (v *Vault) seal(ctx context.Context, name string, version int, value []byte
 	if err != nil {
 		return db.SealedValue{}, err
 	}
-	key, wrapped, err := v.keys.NewDataKey(ctx, kc)
+	dataKey, wrapped, err := v.keys.NewDataKey(ctx, kc)
 	if err != nil {
 		return db.SealedValue{}, fmt.Errorf("making a data key for %q: %w", name, err)
 	}
+	defer dataKey.Wipe()
+	key, err := envelope.NewKey(dataKey, name, version)
+	if err != nil {
+		return db.SealedVersion{}, fmt.Errorf("sealing %q: %w", name, err)
+	}
 	defer key.Wipe()
-	sealed, err := envelope.Seal(key, name, version, value)
+	sealed, err := key.Seal(value)
 	if err != nil {
 		return db.SealedValue{}, fmt.Errorf("sealing %q: %w", name, err)
 	}
@@ -147,12 +152,9 @@ func (v *Vault) seal(ctx context.Context, name string, version int, value []byte
 
 // Update edits settings without a new version.
 func (v *Vault) Update(ctx context.Context, r UpdateRequest) (Receipt, error) {
-	if err := errors.Join(envelope.CheckName(r.Name), v.canWrite(r.Change)); err != nil {
-		return Receipt{}, firstOf(err)
-	}
-	request := r.requestID()
-	result, err := v.writer.UpdateSecret(ctx, r.credential(), request, r.Name, r.Settings.stored(), r.Manual, r.NoRotation)
-	return receipt(request, result), named("update", r.Name, err)
+	return v.change(r.Change, r.Name, "update", func(request uuid.UUID) (db.Result, error) {
+		return v.writer.UpdateSecret(ctx, r.credential(), request, r.Name, r.Settings.stored(), r.Manual, r.NoRotation)
+	})
 }
 
 // Delete hides a secret; it can be restored for the window (0 to 3650 days).
@@ -176,9 +178,10 @@ func (v *Vault) Purge(ctx context.Context, c Change, name string) (Receipt, erro
 	})
 }
 
+// change makes a change of one secret that needs neither a value nor the state of the secret.
 func (v *Vault) change(c Change, name, action string, call func(uuid.UUID) (db.Result, error)) (Receipt, error) {
-	if err := errors.Join(envelope.CheckName(name), v.canWrite(c)); err != nil {
-		return Receipt{}, firstOf(err)
+	if err := v.canWrite(c, envelope.CheckName(name)); err != nil {
+		return Receipt{}, err
 	}
 	request := c.requestID()
 	result, err := call(request)
@@ -209,14 +212,6 @@ func checkValueSize(value []byte) error {
 		return fmt.Errorf("%w: the value has %d bytes, more than the %d allowed", ErrValueSize, n, envelope.MaxValueSize)
 	}
 	return nil
-}
-
-// firstOf returns the first of joined errors, so that a caller corrects one at a time.
-func firstOf(err error) error {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		return joined.Unwrap()[0]
-	}
-	return err
 }
 
 func isErr(err, target error) bool { return errors.Is(err, target) }

@@ -1,5 +1,5 @@
 // Package vaulttest gives tests a real vault: a PostgreSQL primary with a streaming standby, the schema installed,
-// roles granted and one admin token. Only tests import it.
+// roles granted and one admin token. Tests and tools/path import it.
 //
 // A test program makes one cluster ([Main]); most tests take a fresh database on it ([New]), those that stop or promote
 // servers a cluster of their own ([Own]), copied from the prepared one.

@@ -49,15 +49,15 @@ type verdict struct {
 	Met      bool    `json:"met"`
 }
 
-func (a aim) judge(r results) (verdict, bool) {
+func (a aim) compare(r results) (verdict, bool) {
 	measured, known := r.ratio(a.of, a.to, a.figure)
 	if !known {
 		return verdict{}, false
 	}
-	return judged(a.what, a.least, a.most, measured), true
+	return verdictOf(a.what, a.least, a.most, measured), true
 }
 
-func judged(what string, least, most float64, measured spread) verdict {
+func verdictOf(what string, least, most float64, measured spread) verdict {
 	met := (least == 0 || measured.Median >= least) && (most == 0 || measured.Median <= most)
 	return verdict{What: what, Least: least, Most: most, Measured: measured, Met: met}
 }

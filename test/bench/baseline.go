@@ -24,9 +24,9 @@ import (
 )
 
 // serveBaseline runs a server to compare with, in a process of its own. Its first line of output is its address.
-func serveBaseline(ctx context.Context, args []string, out, talk io.Writer) error {
+func serveBaseline(ctx context.Context, args []string, out, progress io.Writer) error {
 	flags := flag.NewFlagSet("serve", flag.ContinueOnError)
-	flags.SetOutput(talk)
+	flags.SetOutput(progress)
 	size := flags.Int("size", 300, "bare: bytes of the body")
 	url := flags.String("database", "", "query: where the rows are")
 	key := flags.String("key", "", "query: what unwraps them")

@@ -96,7 +96,7 @@ func (s *env) start(ctx context.Context, name string, cmd *exec.Cmd,
 
 // shipped waits until all records of a daemon have arrived at the primary.
 func shipped(ctx context.Context, p *process) error {
-	return poll(ctx, 10*time.Minute, seldom, func() (bool, error) {
+	return poll(ctx, 10*time.Minute, longPause, func() (bool, error) {
 		answer, err := get(ctx, p.health+"/v1/status")
 		if err != nil {
 			return false, err

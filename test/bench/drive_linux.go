@@ -48,11 +48,11 @@ type generator struct {
 }
 
 type connection struct {
-	fd     int
-	asked  *exchange
-	sent   time.Duration // since the start
-	buffer []byte
-	have   int
+	fd       int
+	exchange *exchange
+	sent     time.Duration // since the start
+	buffer   []byte
+	have     int
 }
 
 func (g *generator) connect(ctx context.Context, address string, connections int) (err error) {
@@ -115,11 +115,11 @@ func (g *generator) close() {
 }
 
 func (g *generator) send(c *connection) error {
-	c.asked, c.have = g.next(), 0
+	c.exchange, c.have = g.next(), 0
 	c.sent = time.Since(g.began)
 	// A request is smaller than any socket's buffer, and the one before has been answered.
-	if n, err := unix.Write(c.fd, c.asked.request); err != nil || n < len(c.asked.request) {
-		return fmt.Errorf("sending a request: %d bytes of %d: %w", n, len(c.asked.request), err)
+	if n, err := unix.Write(c.fd, c.exchange.request); err != nil || n < len(c.exchange.request) {
+		return fmt.Errorf("sending a request: %d bytes of %d: %w", n, len(c.exchange.request), err)
 	}
 	g.waiting++
 	return nil
@@ -169,7 +169,7 @@ func (g *generator) receive(c *connection) error {
 		return errors.New("the server closed the connection before it answered")
 	}
 	c.have += n
-	whole, err := c.asked.check(c.buffer[:c.have])
+	whole, err := c.exchange.check(c.buffer[:c.have])
 	if err != nil || !whole {
 		return err
 	}

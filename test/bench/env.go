@@ -31,8 +31,8 @@ const (
 )
 
 const (
-	writers     = 8  // puts at once
-	mostWriters = 64 // of a subject
+	writers    = 8  // puts at once
+	maxWriters = 64 // of a subject
 )
 
 // env is the measured system: a cluster with a vault, in a folder of its own, and the servers beside it.
@@ -125,7 +125,7 @@ func (s *env) install(ctx context.Context, database string, logins ...string) (v
 }
 
 func (s *env) openVault(ctx context.Context) (err error) {
-	options := db.Options{URL: s.url(operator), ApplicationName: "bench", MaxConns: mostWriters}
+	options := db.Options{URL: s.url(operator), ApplicationName: "bench", MaxConns: maxWriters}
 	if s.reader, err = db.NewReader(ctx, options); err != nil {
 		return err
 	}

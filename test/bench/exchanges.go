@@ -27,9 +27,9 @@ func verifyRequest(name string, value []byte) []byte {
 			"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", name, len(body), body)
 }
 
-// learnReads reads each name from a server once and checks the value. Later answers must equal the first.
-func learnReads(ctx context.Context, address string, names []string, version, size int) ([]exchange, error) {
-	learnt := make([]exchange, 0, len(names))
+// recordReads reads each name from a server once and checks the value. Later answers must equal the first.
+func recordReads(ctx context.Context, address string, names []string, version, size int) ([]exchange, error) {
+	recorded := make([]exchange, 0, len(names))
 	for _, name := range names {
 		body, err := fetch(ctx, http.MethodGet, "http://"+address+"/v1/secrets/"+name, nil)
 		if err != nil {
@@ -46,14 +46,14 @@ func learnReads(ctx context.Context, address string, names []string, version, si
 			return nil, fmt.Errorf("%s answers %q version %d for %q version %d, or another value", address, answer.Name,
 				answer.Version, name, version)
 		}
-		learnt = append(learnt, exchange{request: getRequest(name), body: body})
+		recorded = append(recorded, exchange{request: getRequest(name), body: body})
 	}
-	return learnt, nil
+	return recorded, nil
 }
 
-// learnVerifies presents every other name's current value and the others' value in grace.
-func learnVerifies(ctx context.Context, address string, names []string, size int) ([]exchange, error) {
-	learnt := make([]exchange, 0, len(names))
+// recordVerifies presents every other name's current value and the others' value in grace.
+func recordVerifies(ctx context.Context, address string, names []string, size int) ([]exchange, error) {
+	recorded := make([]exchange, 0, len(names))
 	for i, name := range names {
 		version, match := 2, "current"
 		if i%2 == 1 {
@@ -76,9 +76,9 @@ func learnVerifies(ctx context.Context, address string, names []string, size int
 		if !answer.Valid || answer.Version != version || answer.Match != match {
 			return nil, fmt.Errorf("%s answers %+v for version %d of %q", address, answer, version, name)
 		}
-		learnt = append(learnt, exchange{request: verifyRequest(name, value), body: body})
+		recorded = append(recorded, exchange{request: verifyRequest(name, value), body: body})
 	}
-	return learnt, nil
+	return recorded, nil
 }
 
 func fetch(ctx context.Context, method, url string, body []byte) ([]byte, error) {

@@ -139,12 +139,18 @@ func (s *store) copyVersions(ctx context.Context, conn *pgx.Conn, cluster string
 
 func (s *store) sealedRow(ctx context.Context, cluster string, i, version int, now time.Time) ([]any, error) {
 	name := nameAt(i)
-	key, wrapped, err := s.ring.NewDataKey(ctx, envelope.KeyContext{AAD: envelope.AAD(name, version), ClusterID: cluster})
+	kc := envelope.KeyContext{AAD: envelope.AAD(name, version), ClusterID: cluster}
+	dataKey, wrapped, err := s.ring.NewDataKey(ctx, kc)
+	if err != nil {
+		return nil, err
+	}
+	defer dataKey.Wipe()
+	key, err := envelope.NewKey(dataKey, name, version)
 	if err != nil {
 		return nil, err
 	}
 	defer key.Wipe()
-	sealed, err := envelope.Seal(key, name, version, valueOf(name, version, scaleBytes))
+	sealed, err := key.Seal(valueOf(name, version, scaleBytes))
 	if err != nil {
 		return nil, err
 	}

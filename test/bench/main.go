@@ -55,26 +55,26 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, args []string, out, talk io.Writer) error {
+func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	command := "rounds"
 	if len(args) > 0 && args[0] != "" && args[0][0] != '-' {
 		command, args = args[0], args[1:]
 	}
 	switch command {
 	case "rounds":
-		o, err := parseRounds(args, os.Environ(), talk)
+		o, err := parseRounds(args, os.Environ(), progress)
 		if err != nil {
 			return err
 		}
-		return runRounds(ctx, o, out, talk)
+		return runRounds(ctx, o, out, progress)
 	case "scale":
-		o, err := parseScale(args, talk)
+		o, err := parseScale(args, progress)
 		if err != nil {
 			return err
 		}
-		return runScale(ctx, o, out, talk)
+		return runScale(ctx, o, out, progress)
 	case "serve": // a baseline, started by rounds
-		return serveBaseline(ctx, args, out, talk)
+		return serveBaseline(ctx, args, out, progress)
 	}
 	return fmt.Errorf("no command %q: scale, or none", command)
 }
@@ -93,10 +93,10 @@ type options struct {
 	peer     *peer // nil: none
 }
 
-func parseRounds(args, environ []string, talk io.Writer) (options, error) {
+func parseRounds(args, environ []string, progress io.Writer) (options, error) {
 	var o options
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	flags.SetOutput(talk)
+	flags.SetOutput(progress)
 	flags.IntVar(&o.rounds, "rounds", 5, "how often each subject runs")
 	flags.DurationVar(&o.slice, "slice", 2*time.Second, "how long each time")
 	flags.IntVar(&o.secrets, "secrets", 1000, "names to read at random")

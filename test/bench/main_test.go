@@ -24,18 +24,18 @@ func TestRoundsFromEndToEnd(t *testing.T) {
 	t.Setenv("BENCH_PEER_TOKEN", "s.peer-token")
 	t.Setenv("BENCH_PEER_PATH", "/v1/secret/data/bench")
 	file, profiles := filepath.Join(t.TempDir(), "figures", "bench.json"), filepath.Join(t.TempDir(), "profiles")
-	var out, talk strings.Builder
+	var out, progress strings.Builder
 	err := run(t.Context(), []string{"-rounds", "1", "-slice", "100ms", "-secrets", "8", "-due", "32", "-json", file,
-		"-profile", profiles, "-only", "^(bare|query|read .*|verify|peer|put|rotate|read, rotating)$"}, &out, &talk)
+		"-profile", profiles, "-only", "^(bare|query|read .*|verify|peer|put|rotate|read, rotating)$"}, &out, &progress)
 	if err != nil {
-		t.Fatalf("%v\n%s", err, &talk)
+		t.Fatalf("%v\n%s", err, &progress)
 	}
-	if strings.Contains(out.String()+talk.String(), "s.peer-token") {
+	if strings.Contains(out.String()+progress.String(), "s.peer-token") {
 		t.Error("the peer's token is shown")
 	}
-	if !strings.Contains(talk.String(), "round 1 of 1") ||
+	if !strings.Contains(progress.String(), "round 1 of 1") ||
 		!strings.Contains(out.String(), "reads at 64 connections, of bare") {
-		t.Errorf("got\n%s\n%s", &talk, &out)
+		t.Errorf("got\n%s\n%s", &progress, &out)
 	}
 	if p, err := os.ReadFile(filepath.Join(profiles, readInterval+".pprof")); err != nil || len(p) == 0 {
 		t.Errorf("got a profile of %d bytes, %v", len(p), err)

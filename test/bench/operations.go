@@ -49,17 +49,17 @@ func (c *client) anyName() string { return nameAt(c.dice.IntN(c.secrets)) }
 
 // operation is an operation of the vault on a number of things at a time.
 type operation struct {
-	name    string
-	things  int                                       // its cost is shown for each
-	touched float64                                   // rows of one table that it may read; 0: a few for each thing
-	once    func(ctx context.Context, s *store) error // as the superuser, before all of them; nil: nothing
-	before  func(ctx context.Context, s *store) error // the same, before each
-	do      func(ctx context.Context, c *client) error
+	name     string
+	things   int                                       // its cost is shown for each
+	rowsRead float64                                   // rows of one table that it may read; 0: a few for each thing
+	once     func(ctx context.Context, s *store) error // as the superuser, before all of them; nil: nothing
+	before   func(ctx context.Context, s *store) error // the same, before each
+	do       func(ctx context.Context, c *client) error
 }
 
 func (o operation) limit() float64 {
-	if o.touched > 0 {
-		return o.touched
+	if o.rowsRead > 0 {
+		return o.rowsRead
 	}
 	return 20 + 4*float64(o.things)
 }
@@ -67,20 +67,20 @@ func (o operation) limit() float64 {
 const (
 	pageSize = 100
 	claimed  = 50
-	mostRuns = few / 2 / claimed // of an operation: the small vault's backlog has that many claims
+	maxRuns  = smallVault / 2 / claimed // of an operation: the small vault's backlog has that many claims
 )
 
 // operations of a store. Those on many things at once take fewer things in a small store.
 func operations(s *store) []operation {
-	due, backlog, ended := min(10_000, max(few/4, s.secrets/20)), min(100_000, s.secrets/2), min(1000, s.secrets/20)
+	due, backlog, ended := min(10_000, max(smallVault/4, s.secrets/20)), min(100_000, s.secrets/2), min(1000, s.secrets/20)
 	list := func(q db.ListQuery, want int) func(context.Context, *client) error {
 		return func(ctx context.Context, c *client) error {
 			q.Limit = pageSize
 			return counted(want)(c.vault.List(ctx, q))
 		}
 	}
-	inFlight := float64(mostRuns+4) * claimed // claimed jobs at the front of the index that a claim reads
-	team := s.secrets / 100                   // names under prod/team-07/
+	inFlight := float64(maxRuns+4) * claimed // claimed jobs at the front of the index that a claim reads
+	team := s.secrets / 100                  // names under prod/team-07/
 	rest := min(pageSize, team) / 2
 	return []operation{
 		{name: "read", things: 1, do: func(ctx context.Context, c *client) error {
@@ -128,9 +128,9 @@ func operations(s *store) []operation {
 				fmt.Sprintf(`UPDATE vault.secrets SET next_rotation_at = now() - interval '1 hour' WHERE id IN (
 					SELECT id FROM vault.secrets WHERE kind = 'automatic' ORDER BY next_rotation_at LIMIT %d)`, due))
 		}, do: supervise(due, 0)},
-		{name: "claim 50 of the backlog", things: claimed, touched: inFlight, once: queue(backlog), do: claim},
-		{name: "claim 50, at the end of the backlog", things: claimed, touched: inFlight,
-			once: drainTo(mostRuns*claimed, backlog), do: claim},
+		{name: "claim 50 of the backlog", things: claimed, rowsRead: inFlight, once: queue(backlog), do: claim},
+		{name: "claim 50, at the end of the backlog", things: claimed, rowsRead: inFlight,
+			once: drainTo(maxRuns*claimed, backlog), do: claim},
 		{name: "complete a rotation", things: 1, once: queue(claimed), do: complete},
 		{name: "expire what grace has ended", things: ended, before: func(ctx context.Context, s *store) error {
 			return s.exec(ctx,
@@ -142,7 +142,7 @@ func operations(s *store) []operation {
 		}, do: supervise(0, ended)},
 		// It counts secrets and versions, by indexes after an autovacuum, for which a run as short as this does not
 		// wait.
-		{name: "status", things: 1, touched: float64(versionsEach*s.secrets + 2*backlog),
+		{name: "status", things: 1, rowsRead: float64(versionsEach*s.secrets + 2*backlog),
 			once: func(ctx context.Context, s *store) error {
 				return s.exec(ctx, `VACUUM ANALYZE vault.secrets`, `VACUUM ANALYZE vault.secret_versions`)
 			}, do: func(ctx context.Context, c *client) error {

@@ -102,7 +102,7 @@ func (s *env) plansOf(ctx context.Context, work func() error) ([]planned, error)
 		return nil, err
 	}
 	var text []byte
-	err = poll(ctx, readyIn, often, func() (bool, error) {
+	err = poll(ctx, startTimeout, shortPause, func() (bool, error) {
 		text, err = readFrom(path, before.Size())
 		return bytes.Contains(text, []byte(mark)), err
 	})

@@ -51,11 +51,11 @@ func TestAPlanThatGrowsIsRefused(t *testing.T) {
 	if err := plans[1].check(1000); err == nil || !strings.Contains(err.Error(), "Seq Scan of tx_context") {
 		t.Errorf("got %v", err)
 	}
-	if err := checkPlans(append(plans, plans...), operation{touched: 1000}); err == nil ||
+	if err := checkPlans(append(plans, plans...), operation{rowsRead: 1000}); err == nil ||
 		strings.Count(err.Error(), "tx_context, in") != 1 {
 		t.Errorf("the same plan twice: got %v", err)
 	}
-	if err := checkPlans(nil, operation{touched: 1000}); err == nil {
+	if err := checkPlans(nil, operation{rowsRead: 1000}); err == nil {
 		t.Error("no plan at all is none that is right")
 	}
 	for relation, refused := range map[string]bool{"config": false, "audit_log_default": false, "audit_log_2026_07": true,
@@ -69,8 +69,8 @@ func TestAPlanThatGrowsIsRefused(t *testing.T) {
 
 func TestScaleUsageIsRefused(t *testing.T) {
 	for _, args := range [][]string{{"-secrets", "999"}, {"-rounds", "0"}, {"more"}, {"-slice", "1ms"}, {"-times", "0"}} {
-		var talk strings.Builder
-		if _, err := parseScale(args, &talk); err == nil {
+		var progress strings.Builder
+		if _, err := parseScale(args, &progress); err == nil {
 			t.Errorf("%q was taken", args)
 		}
 	}
@@ -79,10 +79,10 @@ func TestScaleUsageIsRefused(t *testing.T) {
 // In a small vault and one twenty times as large, no operation has a plan that grows with the vault.
 func TestScaleFromEndToEnd(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "scale.json")
-	var out, talk strings.Builder
+	var out, progress strings.Builder
 	if err := run(t.Context(), []string{"scale", "-secrets", "20000", "-rounds", "1", "-slice", "100ms", "-times", "1",
-		"-json", file}, &out, &talk); err != nil {
-		t.Fatalf("%v\n%s", err, &talk)
+		"-json", file}, &out, &progress); err != nil {
+		t.Fatalf("%v\n%s", err, &progress)
 	}
 	var got scaleReport
 	mustReadJSON(t, file, &got)
@@ -90,7 +90,7 @@ func TestScaleFromEndToEnd(t *testing.T) {
 		t.Errorf("got %d rows of reads, %d verdicts, %d sizes and %d tables", len(got.Reads), len(got.Aims), len(got.Sizes),
 			len(got.Tables))
 	}
-	if want := len(operations(&store{secrets: few})); len(got.Operations) != want {
+	if want := len(operations(&store{secrets: smallVault})); len(got.Operations) != want {
 		t.Errorf("got %d operations, want %d", len(got.Operations), want)
 	}
 	for _, o := range got.Operations {

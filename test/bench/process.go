@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	readyIn = 20 * time.Second
-	goneIn  = 20 * time.Second
+	startTimeout = 20 * time.Second
+	stopTimeout  = 20 * time.Second
 )
 
 // process is a server that was started.
@@ -53,7 +53,7 @@ func start(ctx context.Context, name, log string, cmd *exec.Cmd,
 func (p *process) pid() int { return p.cmd.Process.Pid }
 
 func (p *process) await(ctx context.Context, ready func(p *process) (bool, error)) error {
-	return poll(ctx, readyIn, often, func() (bool, error) {
+	return poll(ctx, startTimeout, shortPause, func() (bool, error) {
 		select {
 		case err := <-p.exited:
 			p.exited <- err
@@ -65,8 +65,8 @@ func (p *process) await(ctx context.Context, ready func(p *process) (bool, error
 }
 
 const (
-	often  = 10 * time.Millisecond
-	seldom = 250 * time.Millisecond // where a check would disturb the measurement
+	shortPause = 10 * time.Millisecond
+	longPause  = 250 * time.Millisecond // where a check would disturb the measurement
 )
 
 // poll calls look until it is done, for limit at most.
@@ -97,8 +97,8 @@ func (p *process) stop() error {
 			return fmt.Errorf("%s: %w\n%s", p.name, err, p.tail())
 		}
 		return nil
-	case <-time.After(goneIn):
-		return errors.Join(fmt.Errorf("%s does not end within %s", p.name, goneIn), p.cmd.Process.Kill())
+	case <-time.After(stopTimeout):
+		return errors.Join(fmt.Errorf("%s does not end within %s", p.name, stopTimeout), p.cmd.Process.Kill())
 	}
 }
 

@@ -72,7 +72,7 @@ func (r results) rows(cells []cell) []row {
 func (r results) verdicts() []verdict {
 	var all []verdict
 	for _, a := range aims() {
-		if v, known := a.judge(r); known {
+		if v, known := a.compare(r); known {
 			all = append(all, v)
 		}
 	}

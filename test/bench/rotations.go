@@ -25,7 +25,7 @@ func (s *env) rotating(ctx context.Context, o options, reads []string) ([]subjec
 	}
 	i := slices.IndexFunc(s.processes, func(p *process) bool { return p.name == readInterval })
 	reader := s.processes[i]
-	learnt, err := learnReads(ctx, reader.address, reads, 1, o.bytes)
+	recorded, err := recordReads(ctx, reader.address, reads, 1, o.bytes)
 	if err != nil {
 		return nil, err
 	}
@@ -39,7 +39,7 @@ func (s *env) rotating(ctx context.Context, o options, reads []string) ([]subjec
 			return r.byPgbench(ctx, n)
 		}},
 		{readRotating, []int{16}, func(ctx context.Context, n int, _ time.Duration) (figures, error) {
-			return r.whileReading(ctx, reader, n, random(learnt))
+			return r.readWhileRotating(ctx, reader, n, random(recorded))
 		}},
 	}, nil
 }
@@ -109,7 +109,7 @@ func (r *rotations) rotateAll(ctx context.Context) (f figures, err error) {
 		began := time.Now()
 		err := enqueue()
 		if err == nil {
-			err = r.drained(ctx)
+			err = r.awaitDrained(ctx)
 		}
 		l.took = time.Since(began)
 		return r.due, err
@@ -117,11 +117,11 @@ func (r *rotations) rotateAll(ctx context.Context) (f figures, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return f.with(l), errors.Join(r.eachOnce(ctx), r.tidyUp(ctx))
+	return f.with(l), errors.Join(r.checkVersions(ctx), r.vacuum(ctx))
 }
 
-// tidyUp runs the vacuum and the checkpoint that a drain causes, which would otherwise slow the next subject.
-func (r *rotations) tidyUp(ctx context.Context) error {
+// vacuum runs the vacuum and the checkpoint that a drain causes, which would otherwise slow the next subject.
+func (r *rotations) vacuum(ctx context.Context) error {
 	return r.exec(ctx, `VACUUM ANALYZE`, `CHECKPOINT`)
 }
 
@@ -145,14 +145,14 @@ func (r *rotations) startRotators(ctx context.Context) (stop func() error, pids 
 	return stop, pids, nil
 }
 
-// drained waits until no job is open, along the index of the open ones: counting them would be a load of its own.
-func (r *rotations) drained(ctx context.Context) error {
+// awaitDrained waits until no job is open, along the index of the open ones: counting them would be a load of its own.
+func (r *rotations) awaitDrained(ctx context.Context) error {
 	conn, err := pgx.Connect(ctx, r.url(superuser))
 	if err != nil {
 		return err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	return poll(ctx, time.Minute+time.Duration(r.due)*20*time.Millisecond, often, func() (bool, error) {
+	return poll(ctx, time.Minute+time.Duration(r.due)*20*time.Millisecond, shortPause, func() (bool, error) {
 		var open bool
 		err := conn.QueryRow(ctx,
 			`SELECT EXISTS (SELECT FROM vault.rotation_jobs WHERE state IN ('queued', 'claimed'))`).Scan(&open)
@@ -160,8 +160,8 @@ func (r *rotations) drained(ctx context.Context) error {
 	})
 }
 
-// eachOnce checks that every secret has been rotated, and none twice.
-func (r *rotations) eachOnce(ctx context.Context) error {
+// checkVersions checks that every secret has been rotated, and none twice.
+func (r *rotations) checkVersions(ctx context.Context) error {
 	r.version++
 	got, err := r.queryValue(ctx,
 		`SELECT concat_ws(' ', count(*), min(current_version), max(current_version))
@@ -172,7 +172,7 @@ func (r *rotations) eachOnce(ctx context.Context) error {
 	return err
 }
 
-func (r *rotations) whileReading(ctx context.Context, reader *process, connections int,
+func (r *rotations) readWhileRotating(ctx context.Context, reader *process, connections int,
 	next func() *exchange) (f figures, err error) {
 	stop, _, err := r.startRotators(ctx)
 	if err != nil {
@@ -192,13 +192,13 @@ func (r *rotations) whileReading(ctx context.Context, reader *process, connectio
 		return err
 	})
 	if err = enqueue(); err == nil {
-		err = r.drained(ctx)
+		err = r.awaitDrained(ctx)
 	}
 	done()
 	if err = errors.Join(err, reads.Wait()); err != nil {
 		return nil, err
 	}
-	return l.figures(), errors.Join(r.eachOnce(ctx), shipped(ctx, reader), r.tidyUp(ctx))
+	return l.figures(), errors.Join(r.checkVersions(ctx), shipped(ctx, reader), r.vacuum(ctx))
 }
 
 // byPgbench measures a number of jobs that divides evenly among the clients, and completes the rest.
@@ -235,7 +235,7 @@ func (r *rotations) byPgbench(ctx context.Context, clients int) (figures, error)
 			return nil, err
 		}
 	}
-	return l.figures(), errors.Join(r.eachOnce(ctx), r.tidyUp(ctx))
+	return l.figures(), errors.Join(r.checkVersions(ctx), r.vacuum(ctx))
 }
 
 const rotateScript = `SELECT nextval('public.next_claimed') AS n \gset

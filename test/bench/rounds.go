@@ -36,7 +36,7 @@ type subject struct {
 	measure     func(ctx context.Context, connections int, slice time.Duration) (figures, error)
 }
 
-func runRounds(ctx context.Context, o options, out, talk io.Writer) (err error) {
+func runRounds(ctx context.Context, o options, out, progress io.Writer) (err error) {
 	r := &report{Began: time.Now().UTC(), CPUs: runtime.NumCPU(), Go: goVersion(), Rounds: o.rounds,
 		Slice: o.slice.Seconds(), Secrets: o.secrets, Bytes: o.bytes}
 	if o.profiles != "" {
@@ -52,7 +52,7 @@ func runRounds(ctx context.Context, o options, out, talk io.Writer) (err error) 
 	if r.Postgres, err = s.queryValue(ctx, `SELECT current_setting('server_version')`); err != nil {
 		return err
 	}
-	fmt.Fprintf(talk, "bench: filling %d secrets\n", o.secrets)
+	fmt.Fprintf(progress, "bench: filling %d secrets\n", o.secrets)
 	subjects, err := s.subjects(ctx, o)
 	if err != nil {
 		return err
@@ -62,7 +62,7 @@ func runRounds(ctx context.Context, o options, out, talk io.Writer) (err error) 
 		return fmt.Errorf("no subject matches %q", o.only)
 	}
 	plan := plan(subjects)
-	got, err := s.rounds(ctx, o, plan, talk)
+	got, err := s.rounds(ctx, o, plan, progress)
 	if err != nil {
 		return err
 	}
@@ -88,7 +88,7 @@ func plan(subjects []subject) []step {
 
 // rounds measures every step in every round, each round beginning with another step, so that other load on the machine
 // does not always disturb the same subject. A round before the first fills caches and is not counted.
-func (s *env) rounds(ctx context.Context, o options, steps []step, talk io.Writer) (results, error) {
+func (s *env) rounds(ctx context.Context, o options, steps []step, progress io.Writer) (results, error) {
 	got := results{}
 	for round := range o.rounds + 1 {
 		began, slice := time.Now(), o.slice
@@ -112,7 +112,7 @@ func (s *env) rounds(ctx context.Context, o options, steps []step, talk io.Write
 			}
 		}
 		if round > 0 {
-			fmt.Fprintf(talk, "bench: round %d of %d took %s\n", round, o.rounds, time.Since(began).Round(time.Second))
+			fmt.Fprintf(progress, "bench: round %d of %d took %s\n", round, o.rounds, time.Since(began).Round(time.Second))
 		}
 	}
 	return got, nil
@@ -159,20 +159,20 @@ func (s *env) readers(ctx context.Context, o options, reads, verifies []string) 
 	if err != nil {
 		return nil, err
 	}
-	learnt, err := learnReads(ctx, query.address, reads, 1, o.bytes)
+	recorded, err := recordReads(ctx, query.address, reads, 1, o.bytes)
 	if err != nil {
 		return nil, err
 	}
-	bare, err := s.startBaseline(ctx, "bare", "-size", strconv.Itoa(len(learnt[0].body)))
+	bare, err := s.startBaseline(ctx, "bare", "-size", strconv.Itoa(len(recorded[0].body)))
 	if err != nil {
 		return nil, err
 	}
-	same, err := learnBare(ctx, bare.address, reads)
+	same, err := recordBare(ctx, bare.address, reads)
 	if err != nil {
 		return nil, err
 	}
 	add(bareHTTP, bare, false, same)
-	add(oneQuery, query, false, learnt)
+	add(oneQuery, query, false, recorded)
 	for _, mode := range []struct{ subject, audit string }{{readOff, `audit = "off"`},
 		{readInterval, `audit_sync = "interval"`}, {readAlways, `audit_sync = "always"`}} {
 		settings := append(noBackgroundWork, mode.audit)
@@ -183,18 +183,18 @@ func (s *env) readers(ctx context.Context, o options, reads, verifies []string) 
 		if err != nil {
 			return nil, err
 		}
-		learnt, err := learnReads(ctx, p.address, reads, 1, o.bytes)
+		recorded, err := recordReads(ctx, p.address, reads, 1, o.bytes)
 		if err != nil {
 			return nil, err
 		}
-		add(mode.subject, p, mode.subject != readOff, learnt)
+		add(mode.subject, p, mode.subject != readOff, recorded)
 		if mode.subject != readInterval {
 			continue
 		}
-		if learnt, err = learnVerifies(ctx, p.address, verifies, o.bytes); err != nil {
+		if recorded, err = recordVerifies(ctx, p.address, verifies, o.bytes); err != nil {
 			return nil, err
 		}
-		add(verify, p, true, learnt)
+		add(verify, p, true, recorded)
 	}
 	return all, nil
 }
@@ -260,13 +260,13 @@ func (s *env) cost(pids []int, work func() (requests int, err error)) (figures, 
 	return figures{daemonCPU: each(ownAfter-own, requests), postgresCPU: each(serversAfter-servers, requests)}, err
 }
 
-func learnBare(ctx context.Context, address string, names []string) ([]exchange, error) {
+func recordBare(ctx context.Context, address string, names []string) ([]exchange, error) {
 	body, err := fetch(ctx, "GET", "http://"+address+"/", nil)
-	var learnt []exchange
+	var recorded []exchange
 	for _, name := range names {
-		learnt = append(learnt, exchange{request: getRequest(name), body: body})
+		recorded = append(recorded, exchange{request: getRequest(name), body: body})
 	}
-	return learnt, err
+	return recorded, err
 }
 
 func self() int { return os.Getpid() }

@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	few        = 1000
+	smallVault = 1000
 	scaleBytes = 32
 	planRuns   = 7 // of an operation whose plans are checked: the sixth may be the generic one
 )
@@ -30,10 +30,10 @@ type scaleOptions struct {
 	jsonFile string
 }
 
-func parseScale(args []string, talk io.Writer) (scaleOptions, error) {
+func parseScale(args []string, progress io.Writer) (scaleOptions, error) {
 	var o scaleOptions
 	flags := flag.NewFlagSet("bench scale", flag.ContinueOnError)
-	flags.SetOutput(talk)
+	flags.SetOutput(progress)
 	flags.IntVar(&o.secrets, "secrets", 1_000_000,
 		"secrets of the large vault, of three versions each; the small one has 1000")
 	flags.IntVar(&o.rounds, "rounds", 5, "how often reads run")
@@ -48,10 +48,10 @@ func parseScale(args []string, talk io.Writer) (scaleOptions, error) {
 	switch {
 	case flags.NArg() > 0:
 		return o, fmt.Errorf("unexpected %q", flags.Arg(0))
-	case o.secrets < few:
-		return o, fmt.Errorf("-secrets: at least %d", few)
-	case o.rounds < 1 || o.times < 1 || o.times >= mostRuns || o.slice < 50*time.Millisecond:
-		return o, fmt.Errorf("at least one round, 1 to %d times and 50ms a slice", mostRuns-1)
+	case o.secrets < smallVault:
+		return o, fmt.Errorf("-secrets: at least %d", smallVault)
+	case o.rounds < 1 || o.times < 1 || o.times >= maxRuns || o.slice < 50*time.Millisecond:
+		return o, fmt.Errorf("at least one round, 1 to %d times and 50ms a slice", maxRuns-1)
 	}
 	return o, nil
 }
@@ -103,7 +103,7 @@ type tableReport struct {
 
 // runScale measures the same operations in a vault of a thousand secrets and in a large one, in one cluster, and fails
 // if a plan grows with the vault.
-func runScale(ctx context.Context, o scaleOptions, out, talk io.Writer) (err error) {
+func runScale(ctx context.Context, o scaleOptions, out, progress io.Writer) (err error) {
 	r := &scaleReport{Began: time.Now().UTC(), CPUs: runtime.NumCPU(), Go: goVersion(), Secrets: o.secrets,
 		Buffers: o.buffers, With: o.with}
 	s, err := newEnv(ctx, 0, o.buffers)
@@ -114,28 +114,29 @@ func runScale(ctx context.Context, o scaleOptions, out, talk io.Writer) (err err
 	if r.Postgres, err = s.queryValue(ctx, `SELECT current_setting('server_version')`); err != nil {
 		return err
 	}
-	small, large := &store{env: s, database: "few", secrets: few}, &store{env: s, database: "many", secrets: o.secrets}
-	fmt.Fprintf(talk, "bench: filling %d secrets of %d versions\n", o.secrets, versionsEach)
+	small := &store{env: s, database: "few", secrets: smallVault}
+	large := &store{env: s, database: "many", secrets: o.secrets}
+	fmt.Fprintf(progress, "bench: filling %d secrets of %d versions\n", o.secrets, versionsEach)
 	began := time.Now()
 	if err := s.fillStores(ctx, o.with, small, large); err != nil {
 		return fmt.Errorf("filling: %w", err)
 	}
 	r.Filled = time.Since(began).Seconds()
-	fmt.Fprintf(talk, "bench: filled after %.0f s\n", r.Filled)
+	fmt.Fprintf(progress, "bench: filled after %.0f s\n", r.Filled)
 	if r.Sizes, err = large.sizes(ctx); err != nil {
 		return err
 	}
-	got, steps, err := s.scaleReads(ctx, o, small, large, talk)
+	got, steps, err := s.scaleReads(ctx, o, small, large, progress)
 	if err != nil {
 		return err
 	}
 	r.Reads = got.rows(cellsOf(steps))
 	for _, a := range scaleAims() {
-		if v, known := a.judge(got); known {
+		if v, known := a.compare(got); known {
 			r.Aims = append(r.Aims, v)
 		}
 	}
-	failed := r.operations(ctx, o, small, large, talk)
+	failed := r.operations(ctx, o, small, large, progress)
 	if r.Tables, err = large.tables(ctx); err != nil {
 		return errors.Join(failed, err)
 	}
@@ -192,7 +193,7 @@ func scaleAims() []aim {
 }
 
 func (s *env) scaleReads(ctx context.Context, o scaleOptions, small, large *store,
-	talk io.Writer) (results, []step, error) {
+	progress io.Writer) (results, []step, error) {
 	var subjects []subject
 	for _, reading := range []struct {
 		name  string
@@ -200,10 +201,10 @@ func (s *env) scaleReads(ctx context.Context, o scaleOptions, small, large *stor
 		names int
 		lines []string
 	}{
-		{readFew, small, few, nil},
-		{readFewMiss, small, few, []string{`dek_cache_ttl = "0s"`}},
+		{readFew, small, smallVault, nil},
+		{readFewMiss, small, smallVault, []string{`dek_cache_ttl = "0s"`}},
 		{readMany, large, o.secrets, nil},
-		{readManyHot, large, few, nil},
+		{readManyHot, large, smallVault, nil},
 		{readManyMost, large, o.secrets, []string{fmt.Sprintf("dek_cache_size = %d", o.secrets), `dek_cache_ttl = "1h"`}},
 	} {
 		// A record costs the same in both.
@@ -212,7 +213,7 @@ func (s *env) scaleReads(ctx context.Context, o scaleOptions, small, large *stor
 		if err != nil {
 			return nil, nil, err
 		}
-		if reading.names > few {
+		if reading.names > smallVault {
 			if err := readAll(ctx, p, reading.names); err != nil {
 				return nil, nil, err
 			}
@@ -223,7 +224,7 @@ func (s *env) scaleReads(ctx context.Context, o scaleOptions, small, large *stor
 			}})
 	}
 	steps := plan(subjects)
-	got, err := s.rounds(ctx, options{rounds: o.rounds, slice: o.slice}, steps, talk)
+	got, err := s.rounds(ctx, options{rounds: o.rounds, slice: o.slice}, steps, progress)
 	return got, steps, err
 }
 
@@ -256,7 +257,7 @@ func readAll(ctx context.Context, p *process, names int) error {
 
 // operations measures every operation as the daemon, and then checks its plans with another login. After a plan that
 // grows it checks the others as well.
-func (r *scaleReport) operations(ctx context.Context, o scaleOptions, small, large *store, talk io.Writer) error {
+func (r *scaleReport) operations(ctx context.Context, o scaleOptions, small, large *store, progress io.Writer) error {
 	var refused []error
 	inFew, inMany := operations(small), operations(large)
 	for i, op := range inMany {
@@ -274,7 +275,7 @@ func (r *scaleReport) operations(ctx context.Context, o scaleOptions, small, lar
 			refused = append(refused, fmt.Errorf("%s: %w", op.name, err))
 		}
 		r.Operations = append(r.Operations, report)
-		fmt.Fprintf(talk, "bench: %s\n", op.name)
+		fmt.Fprintf(progress, "bench: %s\n", op.name)
 	}
 	return errors.Join(refused...)
 }
@@ -362,7 +363,7 @@ func rowsOf[T any](ctx context.Context, url, sql string) ([]T, error) {
 
 func (r *scaleReport) print(out io.Writer) error {
 	fmt.Fprintf(out, "%d CPUs, PostgreSQL %s, %s; %d secrets of %d versions against %d, filled in %.0f s\n\n", r.CPUs,
-		r.Postgres, r.Go, r.Secrets, versionsEach, few, r.Filled)
+		r.Postgres, r.Go, r.Secrets, versionsEach, smallVault, r.Filled)
 	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "reads of\tconns\ta second\t\tp50\tp99\tdaemon CPU\tPostgres CPU\tpeak MB\t")
 	for _, row := range r.Reads {

@@ -24,7 +24,7 @@ func (s *env) putting(ctx context.Context, o options) ([]subject, error) {
 		if !o.only.MatchString(subject) {
 			continue // saves hundreds of puts that no subject needs
 		}
-		for writer := range mostWriters {
+		for writer := range maxWriters {
 			if err := s.fill(ctx, namesUnder(fmt.Sprintf("%s/%d/", who, writer), each), 1, o.bytes); err != nil {
 				return nil, fmt.Errorf("filling: %w", err)
 			}
@@ -34,7 +34,7 @@ func (s *env) putting(ctx context.Context, o options) ([]subject, error) {
 	if err != nil {
 		return nil, err
 	}
-	counts := []int{1, writers, mostWriters}
+	counts := []int{1, writers, maxWriters}
 	return []subject{
 		{put, counts, func(ctx context.Context, n int, slice time.Duration) (figures, error) {
 			var l load

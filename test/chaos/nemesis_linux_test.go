@@ -64,7 +64,7 @@ func allFaults() []fault {
 		{"disk full", (*nemesis).fillDisk},
 	}
 	for _, when := range []pgproxy.When{pgproxy.Before, pgproxy.After} {
-		for _, how := range []pgproxy.How{pgproxy.FIN, pgproxy.RST, pgproxy.Hang} {
+		for _, how := range []pgproxy.Ending{pgproxy.FIN, pgproxy.RST, pgproxy.Hang} {
 			for _, sql := range []string{"^commit", "vault.put_version", "vault.claim_rotations", "vault.complete_rotation"} {
 				if sql != "^commit" && how != pgproxy.RST {
 					continue // the directed tests have enough of the others
@@ -517,16 +517,16 @@ func (n *nemesis) bringForward(ctx context.Context) error {
 // cut drops the next requests of a kind on their way to the primary, or their answers.
 func (n *nemesis) cut(ctx context.Context, kind string, c pgproxy.Cut) error {
 	p := n.proxies[n.servers.Primary().Name()]
-	before := p.Made()
+	before := p.CutsMade()
 	p.Cut(c)
 	defer p.Clear()
 	err := until(ctx, 15*time.Second, "it is cut", func() (bool, error) {
 		if strings.Contains(c.SQL, "rotation") {
 			n.makeDue(ctx, dueNames)
 		}
-		return p.Made()-before >= c.Times, nil
+		return p.CutsMade()-before >= c.Times, nil
 	})
-	for range p.Made() - before {
+	for range p.CutsMade() - before {
 		n.timeline.Fault(kind)
 	}
 	return err

@@ -192,7 +192,7 @@ type Verdict struct {
 	Names, Operations      int // whose histories were checked for linearizability
 }
 
-func (v *Verdict) complain(format string, args ...any) {
+func (v *Verdict) fail(format string, args ...any) {
 	v.Violations = append(v.Violations, fmt.Sprintf(format, args...))
 }
 
@@ -229,7 +229,7 @@ func (v *Verdict) judgeWrites(f Facts, writes []Write, synchronous bool) {
 		found := byHash[w.Hash]
 		if len(found) > 1 {
 			v.Doubled++
-			v.complain("doubled: %s of %q is version %d and version %d", w.Action, w.Name, found[0].Version, found[1].Version)
+			v.fail("doubled: %s of %q is version %d and version %d", w.Action, w.Name, found[0].Version, found[1].Version)
 		}
 		_, requested := byRequest[w.Request]
 		there := len(found) > 0 || (w.Request != uuid.Nil && requested)
@@ -242,13 +242,13 @@ func (v *Verdict) judgeWrites(f Facts, writes []Write, synchronous bool) {
 			}
 			v.Lost++
 			if synchronous {
-				v.complain("lost: %s of %q was acknowledged as version %d (request %s) and is not there", w.Action, w.Name,
+				v.fail("lost: %s of %q was acknowledged as version %d (request %s) and is not there", w.Action, w.Name,
 					w.Version, w.Request)
 			}
 		case Failed:
 			v.Failed++
 			if there {
-				v.complain("present: %s of %q was said to have failed (%s), and is there", w.Action, w.Name, w.Why)
+				v.fail("present: %s of %q was said to have failed (%s), and is there", w.Action, w.Name, w.Why)
 			}
 		case Unknown:
 			v.Unknown++
@@ -280,9 +280,9 @@ func (v *Verdict) judgeOrigin(f Facts, writes []Write) {
 		switch {
 		case !fact.Live:
 		case fact.OpenErr != "":
-			v.complain("sealed for good: %q version %d does not open: %s", fact.Name, fact.Version, fact.OpenErr)
+			v.fail("sealed for good: %q version %d does not open: %s", fact.Name, fact.Version, fact.OpenErr)
 		case !asked[fact.Name][fact.Hash] && !rotated[place{fact.Name, fact.Version}]:
-			v.complain("unasked: nobody wrote %q version %d", fact.Name, fact.Version)
+			v.fail("unasked: nobody wrote %q version %d", fact.Name, fact.Version)
 		}
 	}
 }
@@ -301,17 +301,17 @@ func (v *Verdict) judgeShape(f Facts) {
 		slices.Sort(got)
 		for i, n := range got {
 			if n != i+1 {
-				v.complain("gap: %q has version %d where %d belongs", s.Name, n, i+1)
+				v.fail("gap: %q has version %d where %d belongs", s.Name, n, i+1)
 				break
 			}
 		}
 		if len(current[s.Name]) != 1 || current[s.Name][0] != s.Current || len(got) != s.Current {
-			v.complain("current: %q is at version %d of %d; without an end are %v", s.Name, s.Current, len(got), current[s.Name])
+			v.fail("current: %q is at version %d of %d; without an end are %v", s.Name, s.Current, len(got), current[s.Name])
 		}
 		delete(numbers, s.Name)
 	}
 	for _, name := range sortedKeys(numbers) {
-		v.complain("orphans: %q has versions and is no secret", name)
+		v.fail("orphans: %q has versions and is no secret", name)
 	}
 }
 
@@ -324,12 +324,12 @@ func (v *Verdict) judgeAudit(f Facts) {
 	for _, fact := range f.Versions {
 		got := rows[fact.Request]
 		if len(got) != 1 || got[0].Name != fact.Name || got[0].Version != fact.Version {
-			v.complain("audit: %q version %d has %d rows that say it was made", fact.Name, fact.Version, len(got))
+			v.fail("audit: %q version %d has %d rows that say it was made", fact.Name, fact.Version, len(got))
 		}
 		delete(rows, fact.Request)
 	}
 	for _, got := range rows {
-		v.complain("audit: a row says that %q version %d was made, which is not there", got[0].Name, got[0].Version)
+		v.fail("audit: a row says that %q version %d was made, which is not there", got[0].Name, got[0].Version)
 	}
 }
 
@@ -348,30 +348,30 @@ func (v *Verdict) judgeRotations(f Facts, dues []Due, synchronous bool) {
 			done[dueOf(j.Name, j.Due)]++
 			made[place{j.Name, j.To}]++
 			if !versions[place{j.Name, j.To}] {
-				v.complain("rotation job %d of %q says it made version %d, which is not there", j.ID, j.Name, j.To)
+				v.fail("rotation job %d of %q says it made version %d, which is not there", j.ID, j.Name, j.To)
 			}
 		case "superseded":
 		default:
 			v.Unresolved++
-			v.complain("unresolved: rotation job %d of %q is %s: %s", j.ID, j.Name, j.State, cmp.Or(j.LastError, "no error"))
+			v.fail("unresolved: rotation job %d of %q is %s: %s", j.ID, j.Name, j.State, cmp.Or(j.LastError, "no error"))
 		}
 	}
 	for due, n := range done {
 		if n > 1 {
 			v.Doubled++
-			v.complain("doubled: %q was rotated %d times for what was due at %s", due.Name, n, due.At.Format(time.RFC3339Nano))
+			v.fail("doubled: %q was rotated %d times for what was due at %s", due.Name, n, due.At.Format(time.RFC3339Nano))
 		}
 	}
 	for at, n := range made {
 		if n > 1 {
 			v.Doubled++
-			v.complain("doubled: %d rotation jobs made %q version %d", n, at.name, at.version)
+			v.fail("doubled: %d rotation jobs made %q version %d", n, at.name, at.version)
 		}
 	}
 	v.DueTimes = len(dues)
 	for _, d := range dues {
 		if synchronous && done[dueOf(d.Name, d.At)] == 0 {
-			v.complain("lost: %q was due at %s and was not rotated for it", d.Name, d.At.Format(time.RFC3339Nano))
+			v.fail("lost: %q was due at %s and was not rotated for it", d.Name, d.At.Format(time.RFC3339Nano))
 		}
 	}
 }
@@ -390,7 +390,7 @@ func (v *Verdict) judgeReads(f Facts, l *Ledger, t *Timeline, synchronous bool) 
 		if a.Err == "" {
 			v.ReadsOK++
 		} else {
-			v.complain("read: %s did not answer while the primary was dead: %s", a.Node, a.Err)
+			v.fail("read: %s did not answer while the primary was dead: %s", a.Node, a.Err)
 		}
 	}
 	values := map[place]Hash{}
@@ -406,11 +406,11 @@ func (v *Verdict) judgeReads(f Facts, l *Ledger, t *Timeline, synchronous bool) 
 		}
 		v.Reads++
 		if hash, ok := values[place{r.Name, r.Version}]; synchronous && (!ok || hash != r.Hash) {
-			v.complain("read: %s showed %q version %d with a value that is not that version's", r.Node, r.Name, r.Version)
+			v.fail("read: %s showed %q version %d with a value that is not that version's", r.Node, r.Name, r.Version)
 		}
 		key := r.Node + " " + r.Name
 		if before, ok := last[key]; ok && r.Version < before.Version && !t.restarted(r.Node, before.Called, r.Returned) {
-			v.complain("read: %s showed %q version %d after version %d", r.Node, r.Name, r.Version, before.Version)
+			v.fail("read: %s showed %q version %d after version %d", r.Node, r.Name, r.Version, before.Version)
 		}
 		last[key] = r
 	}

@@ -43,12 +43,12 @@ func Recoveries(t *Timeline, writes []Write, jobs []JobFact) []Recovery {
 		r := Recovery{New: f.New, ToWrite: -1, ToRotation: -1, PrimaryDead: f.Back.Sub(f.Died)}
 		for _, w := range writes {
 			if w.Outcome == Acked {
-				r.ToWrite = sooner(r.ToWrite, f.Promoted, w.Returned, end)
+				r.ToWrite = shortest(r.ToWrite, f.Promoted, w.Returned, end)
 			}
 		}
 		for _, j := range jobs {
 			if j.State == "done" {
-				r.ToRotation = sooner(r.ToRotation, f.Promoted, j.Finished, end)
+				r.ToRotation = shortest(r.ToRotation, f.Promoted, j.Finished, end)
 			}
 		}
 		all = append(all, r)
@@ -56,8 +56,8 @@ func Recoveries(t *Timeline, writes []Write, jobs []JobFact) []Recovery {
 	return all
 }
 
-// sooner returns the shorter of best and the time from one moment to another, if that is before end.
-func sooner(best time.Duration, from, at, end time.Time) time.Duration {
+// shortest returns the shorter of best and the time from one moment to another, if that is before end.
+func shortest(best time.Duration, from, at, end time.Time) time.Duration {
 	d := at.Sub(from)
 	if d < 0 || at.After(end) || (best >= 0 && best <= d) {
 		return best
@@ -82,7 +82,7 @@ func (r Report) Print(to io.Writer) error {
 	line("unresolved", "%d", v.Unresolved)
 	if r.Async {
 		line("linearizable", "not asked: an asynchronous failover may lose writes")
-		line("status warned of it", "%s", orNo(r.Warned))
+		line("status warned of it", "%s", textOrNo(r.Warned))
 	} else {
 		line("linearizable", "%d operations on %d names", v.Operations, v.Names)
 	}
@@ -116,7 +116,7 @@ func (r Report) Print(to io.Writer) error {
 	return out.Flush()
 }
 
-func orNo(text string) string {
+func textOrNo(text string) string {
 	if text == "" {
 		return "no"
 	}

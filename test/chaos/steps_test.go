@@ -96,14 +96,14 @@ func TestEveryStepOfAPut(t *testing.T) {
 	} {
 		for _, when := range []pgproxy.When{pgproxy.Before, pgproxy.After} {
 			t.Run(step.sql+" "+when.String(), func(t *testing.T) {
-				name := fmt.Sprintf("step%d", b.proxy.Made())
+				name := fmt.Sprintf("step%d", b.proxy.CutsMade())
 				if got := w.put(t.Context(), v, 1, Write{Action: "put", Name: name, Expect: 0}); got.Outcome != Acked {
 					t.Fatalf("the put before: %s: %s", got.Outcome, got.Why)
 				}
-				before := b.proxy.Made()
+				before := b.proxy.CutsMade()
 				b.proxy.Cut(pgproxy.Cut{SQL: step.sql, When: when, How: pgproxy.RST, Times: 1})
 				got := w.put(t.Context(), v, 1, Write{Action: "put", Name: name, Expect: 1})
-				if b.proxy.Made() != before+1 {
+				if b.proxy.CutsMade() != before+1 {
 					t.Fatalf("a put makes no request with %q any more", step.sql)
 				}
 				if got.Outcome != step.want {
@@ -141,7 +141,7 @@ func TestDataKeyStepOfAPut(t *testing.T) {
 
 // COMMIT without an answer, in each way that a network can lose it; a client that hangs must time out first.
 func TestEveryWayToLoseACommit(t *testing.T) {
-	for _, how := range []pgproxy.How{pgproxy.FIN, pgproxy.Hang} { // RST is among the steps
+	for _, how := range []pgproxy.Ending{pgproxy.FIN, pgproxy.Hang} { // RST is among the steps
 		for _, when := range []pgproxy.When{pgproxy.Before, pgproxy.After} {
 			t.Run(how.String()+" "+when.String(), func(t *testing.T) {
 				b := mustBench(t)
@@ -255,7 +255,7 @@ func testRotationStep(t *testing.T, rotator string, cut pgproxy.Cut) {
 	}
 	stop()
 	running.Wait()
-	if b.proxy.Made() != 1 {
+	if b.proxy.CutsMade() != 1 {
 		t.Fatalf("a rotation makes no request with %q any more", cut.SQL)
 	}
 	if verdict := b.mustBeWhole(t); verdict.Rotations != 1 || verdict.Versions != 2 {

@@ -197,7 +197,7 @@ func (f *Fake) answer(w http.ResponseWriter, r *http.Request, op string, in inpu
 		writeFailure(w, refusal)
 		return
 	}
-	spoil(w, r.Context(), fault, out)
+	answerFaulty(w, r.Context(), fault, out)
 }
 
 func decode(r *http.Request) (in input, err error) {
@@ -354,8 +354,8 @@ func refuse(w http.ResponseWriter, ctx context.Context, fault Fault, released <-
 	return true
 }
 
-// spoil plays the faults that come after the work, and writes the answer.
-func spoil(w http.ResponseWriter, ctx context.Context, fault Fault, out output) {
+// answerFaulty plays the faults that come after the work, and writes the answer.
+func answerFaulty(w http.ResponseWriter, ctx context.Context, fault Fault, out output) {
 	switch fault.Kind {
 	case Slow:
 		timer := time.NewTimer(fault.Delay)

@@ -31,22 +31,22 @@ const (
 
 func (w When) String() string { return [...]string{"failed", "done, reply lost"}[w] }
 
-// How says what the client sees.
-type How int
+// Ending is what the client sees.
+type Ending int
 
 const (
-	FIN  How = iota // the connection ends in order
-	RST             // the connection is reset
-	Hang            // nothing, until the client gives up or Cut.For is over
+	FIN  Ending = iota // the connection ends in order
+	RST                // the connection is reset
+	Hang               // nothing, until the client gives up or Cut.For is over
 )
 
-func (h How) String() string { return [...]string{"FIN", "RST", "hang"}[h] }
+func (h Ending) String() string { return [...]string{"FIN", "RST", "hang"}[h] }
 
 // Cut is a loss that will happen.
 type Cut struct {
 	SQL   string // a regular expression for the text of the request, in any case
 	When  When
-	How   How
+	How   Ending
 	Times int           // how many requests are lost
 	For   time.Duration // how long a client hangs that does not give up; 0 = for ever
 }
@@ -98,8 +98,8 @@ func (p *Proxy) Clear() {
 	p.cuts = nil
 }
 
-// Made counts the losses that have happened.
-func (p *Proxy) Made() int {
+// CutsMade counts the losses that have happened.
+func (p *Proxy) CutsMade() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.made

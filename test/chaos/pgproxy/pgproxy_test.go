@@ -63,7 +63,7 @@ func TestCommit(t *testing.T) {
 	p := mustProxy(t, store)
 	n := 0
 	for _, when := range []pgproxy.When{pgproxy.Before, pgproxy.After} {
-		for _, how := range []pgproxy.How{pgproxy.FIN, pgproxy.RST, pgproxy.Hang} {
+		for _, how := range []pgproxy.Ending{pgproxy.FIN, pgproxy.RST, pgproxy.Hang} {
 			n++
 			t.Run(when.String()+" "+how.String(), func(t *testing.T) {
 				conn := mustConnect(t, store, p)
@@ -87,8 +87,8 @@ func TestCommit(t *testing.T) {
 			})
 		}
 	}
-	if p.Made() != n {
-		t.Errorf("%d losses were made, want %d", p.Made(), n)
+	if p.CutsMade() != n {
+		t.Errorf("%d losses were made, want %d", p.CutsMade(), n)
 	}
 }
 
@@ -150,7 +150,7 @@ func TestCloseEndsEverything(t *testing.T) {
 		_, err := conn.Exec(context.Background(), `SELECT 1`)
 		done <- err
 	}()
-	for deadline := time.Now().Add(20 * time.Second); p.Made() == 0; time.Sleep(time.Millisecond) { // between two looks
+	for deadline := time.Now().Add(20 * time.Second); p.CutsMade() == 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the statement did not reach the proxy")
 		}
