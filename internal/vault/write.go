@@ -136,7 +136,7 @@ func (v *Vault) seal(ctx context.Context, name string, version int, value []byte
 	defer dataKey.Wipe()
 	key, err := envelope.NewKey(dataKey, name, version)
 	if err != nil {
-		return db.SealedVersion{}, fmt.Errorf("sealing %q: %w", name, err)
+		return db.SealedValue{}, fmt.Errorf("sealing %q: %w", name, err)
 	}
 	defer key.Wipe()
 	sealed, err := key.Seal(value)
