@@ -6,12 +6,17 @@ SHELL := /bin/bash
 GO ?= go
 PG ?=
 TIMEOUT ?= 25m
-PACKAGES ?= ./...
+
+# Tests wait for servers about half of their time, so more of them run at once than there are processors. Those that wait longest
+# come first, and the rest is computed beside them.
+PROCESSORS := $(shell getconf _NPROCESSORS_ONLN)
+PACKAGES ?= . ./test/chaos/... ./internal/db ./internal/localpg ./...
+GO_TEST = $(GO) test -count=1 -timeout $(TIMEOUT) -p $$(($(PROCESSORS) + 1)) -parallel $$((2 * $(PROCESSORS)))
 
 export VAULT_TEST_PG := $(PG)
 
 .DEFAULT_GOAL := help
-.PHONY: help build dev test test-pg check fmt vet staticcheck style race bench cover fuzz chaos postgres
+.PHONY: help build dev test times test-pg check static fmt vet staticcheck style race bench cover fuzz chaos postgres
 .PHONY: dotenv-table bench-go bench-scale bench-reads extension install-extension test-cron bench-audit captures
 
 help: ## Show this list
@@ -35,7 +40,13 @@ dev: postgres build ## Start a local primary, a standby, a key and a daemon per 
 	@bin/vaultctl dev --dir .dev
 
 test: postgres ## Run every test and every script, on the newest PostgreSQL found (or PG=N)
-	$(GO) test -count=1 -timeout $(TIMEOUT) $(PACKAGES)
+	$(GO_TEST) $(PACKAGES)
+
+times: postgres ## The same, and a table: package, seconds of processor, seconds on the clock (RACE=-race: as make check)
+	@file="$$(mktemp)"; trap 'rm -f "$$file"' EXIT; \
+	  GORACE=atexit_sleep_ms=0 TIMES="$$file" $(GO_TEST) $(RACE) -exec "$(CURDIR)/tools/timed" $(PACKAGES); code=$$?; \
+	  printf '%-28s %8s %8s\n' package CPU clock; LC_ALL=C sort -k2,2 -rn "$$file" | awk \
+	    '{printf "%-28s %8.1f %8.1f\n", $$1, $$2, $$3; cpu += $$2} END {printf "%-28s %8.1f\n", "all", cpu}'; exit $$code
 
 test-pg: ## The same on one version: make test-pg PG=15
 	@test -n "$(PG)" || { echo "test-pg: name a version: make test-pg PG=15" >&2; exit 2; }
@@ -45,7 +56,9 @@ test-cron: ## The supervisor run by pg_cron, on Debian's PostgreSQL 15 (installs
 	@tools/install-pg-cron
 	VAULT_TEST_PG=15 $(GO) test -count=1 -tags pgcron -timeout $(TIMEOUT) -run Cron ./internal/rotation
 
-check: fmt vet staticcheck style race ## All gates: formatting, vet, staticcheck, every test under the race detector
+check: static race ## All gates: formatting, vet, staticcheck, every test under the race detector
+
+static: fmt vet staticcheck style ## The gates that run nothing
 
 fmt: ## Fail if gofmt would change a file
 	@files="$$(gofmt -l cmd internal sql test tools *.go)"; test -z "$$files" || { echo "gofmt would change:"; echo "$$files"; exit 1; }
@@ -62,8 +75,8 @@ style: ## Fail if a line or the wording breaks the rules of CONTRIBUTING.md
 
 # Without GORACE a program under the race detector waits a second at its end, and scripts run a thousand of them. The target vet
 # does go test's vetting.
-race: postgres ## Every test and script under the race detector, the binaries too
-	GORACE=atexit_sleep_ms=0 $(GO) test -race -vet=off -count=1 -timeout $(TIMEOUT) ./...
+race: postgres ## Every test and every script under the race detector, the binaries too
+	GORACE=atexit_sleep_ms=0 $(GO_TEST) -race -vet=off $(PACKAGES)
 
 ROUNDS ?= 5
 DUE ?= 10000

@@ -11,9 +11,17 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/goleak"
+
+	"github.com/hyperiondb/vault/internal/testfolder"
 )
 
 func TestMain(m *testing.M) {
+	if parent := testfolder.Parent(); parent != "" {
+		privateData = parent                                // as root
+		if err := os.Setenv("TMPDIR", parent); err != nil { // as another user
+			panic(err)
+		}
+	}
 	if dir := os.Getenv(detachVariable); dir != "" {
 		os.Exit(openAndLeave(dir))
 	}
@@ -81,9 +89,12 @@ func removeAtEnd(t *testing.T, dir string) {
 		if err := c.Remove(); err != nil {
 			t.Errorf("removing the cluster of this test: %v", err)
 		}
+		// A server removes its process file right before it ends.
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
 		for _, pid := range pids {
-			if alive(pid) {
-				t.Errorf("server %d is left behind", pid)
+			if err := poll(ctx, func() (bool, error) { return !alive(pid), nil }); err != nil {
+				t.Errorf("server %d is left behind: %v", pid, err)
 			}
 		}
 	})

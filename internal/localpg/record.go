@@ -21,11 +21,13 @@ const (
 
 	// privatePrefix begins the name of every folder made outside the cluster's own one.
 	privatePrefix = "hyperiondb-vault-"
-	privateData   = "/var/tmp" // survives a reboot, unlike /tmp
-	privateSocket = "/tmp"     // short
+	privateSocket = "/tmp" // short
 	// homeName is a file in a private folder that names the cluster folder it belongs to.
 	homeName = "home"
 )
+
+// privateData survives a reboot, unlike /tmp. Only TestMain of this package sets another folder.
+var privateData = "/var/tmp"
 
 // record is cluster.json: the nodes and the places of their files. Paths inside the cluster folder are
 // not in it, so the folder may be moved while the cluster is stopped.

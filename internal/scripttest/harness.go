@@ -131,7 +131,7 @@ func (h *harness) cmdVault(ts *testscript.TestScript, neg bool, args []string) {
 	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
 	defer cancel()
 	var err error
-	own := filepath.Join(h.program.Dir, "script-"+filepath.Base(ts.Getenv("WORK")))
+	own := h.program.ClusterDir()
 	if slices.Contains(args, "own") {
 		s.store, err = h.program.NewCluster(ctx, own)
 		if err == nil {

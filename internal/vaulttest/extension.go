@@ -65,7 +65,7 @@ func (p *Program) openClone(ctx context.Context, dir string, b localpg.Binaries,
 // OwnWith is Own with further settings on every server.
 func OwnWith(t testing.TB, settings map[string]string) *Store {
 	t.Helper()
-	dir := filepath.Join(program.Dir, fmt.Sprintf("own%d", program.counter.Add(1)))
+	dir := program.ClusterDir()
 	cluster, err := program.openClone(t.Context(), dir, program.prepared.Binaries(), settings)
 	if err != nil {
 		t.Fatalf("making a test cluster: %v", err)
@@ -81,7 +81,7 @@ func OwnWith(t testing.TB, settings map[string]string) *Store {
 // OwnExtension gives a test a cluster of its own that offers the extension and has never had a vault: no roles either.
 func OwnExtension(t testing.TB) *Store {
 	t.Helper()
-	dir := filepath.Join(program.Dir, fmt.Sprintf("extension%d", program.counter.Add(1)))
+	dir := program.ClusterDir()
 	s, err := program.NewExtensionCluster(t.Context(), dir, nil)
 	if err != nil {
 		t.Fatalf("making a test cluster: %v", err)

@@ -21,6 +21,7 @@ import (
 	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/kms"
 	"github.com/hyperiondb/vault/internal/localpg"
+	"github.com/hyperiondb/vault/internal/testfolder"
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
@@ -52,8 +53,9 @@ const templateDatabase = "vault_template"
 
 // Program holds what the tests of one program share.
 type Program struct {
-	Dir      string           // of everything; removed by Close
+	Dir      string           // of the key and other private files; removed by Close
 	KeyFile  string           // the local KMS key of every test vault
+	clusters string           // folder of the clusters; removed by Close
 	prepared *localpg.Cluster // stopped; the source of clones
 	Shared   *localpg.Cluster // running
 	counter  atomic.Int64
@@ -97,10 +99,25 @@ func Start(ctx context.Context) (*Program, error) {
 		return nil, err
 	}
 	p := &Program{Dir: dir, KeyFile: filepath.Join(dir, "kek")}
-	if err := p.start(ctx); err != nil {
+	if p.clusters, err = clusterFolder(); err == nil {
+		err = p.start(ctx)
+	}
+	if err != nil {
 		return nil, errors.Join(err, p.Close())
 	}
 	return p, nil
+}
+
+// clusterFolder makes a folder that the servers' user may pass through. Dir it may not: the key is in it.
+func clusterFolder() (string, error) {
+	dir, err := os.MkdirTemp(testfolder.Parent(), "vaulttest")
+	if err != nil {
+		return "", err
+	}
+	if err := os.Chmod(dir, 0o711); err != nil {
+		return "", errors.Join(err, os.Remove(dir))
+	}
+	return dir, nil
 }
 
 func (p *Program) start(ctx context.Context) error {
@@ -112,7 +129,7 @@ func (p *Program) start(ctx context.Context) error {
 		return err
 	}
 	p.prepared, err = localpg.Open(ctx, localpg.Options{
-		Dir: filepath.Join(p.Dir, "prepared"), Standbys: 1, Binaries: binaries, Parameters: parameters(),
+		Dir: filepath.Join(p.clusters, "prepared"), Standbys: 1, Binaries: binaries, Parameters: parameters(),
 	})
 	if err != nil {
 		return err
@@ -123,7 +140,7 @@ func (p *Program) start(ctx context.Context) error {
 	if err := p.prepared.Stop(ctx, localpg.Fast); err != nil {
 		return err
 	}
-	if p.Shared, err = localpg.Clone(ctx, p.prepared, filepath.Join(p.Dir, "shared")); err != nil {
+	if p.Shared, err = localpg.Clone(ctx, p.prepared, filepath.Join(p.clusters, "shared")); err != nil {
 		return err
 	}
 	return p.Shared.Start(ctx)
@@ -200,7 +217,13 @@ func (p *Program) Close() error {
 			errs = append(errs, c.Remove())
 		}
 	}
-	return errors.Join(append(errs, os.RemoveAll(p.Dir))...)
+	return errors.Join(append(errs, os.RemoveAll(p.clusters), os.RemoveAll(p.Dir))...)
+}
+
+// ClusterDir is the folder of one more cluster, for NewCluster and NewExtensionCluster. Its path is short, as errors
+// name it and are looked for in a terminal.
+func (p *Program) ClusterDir() string {
+	return filepath.Join(p.clusters, fmt.Sprintf("own%d", p.counter.Add(1)))
 }
 
 // NewDatabase makes a fresh vault on the shared cluster. file_copy, which the standby repeats, takes half as long as
@@ -237,7 +260,7 @@ func New(t testing.TB) *Store {
 // Own gives a test a vault on a cluster of its own, whose servers it may stop, kill and promote.
 func Own(t testing.TB) *Store {
 	t.Helper()
-	s, err := program.NewCluster(t.Context(), filepath.Join(program.Dir, fmt.Sprintf("own%d", program.counter.Add(1))))
+	s, err := program.NewCluster(t.Context(), program.ClusterDir())
 	if err != nil {
 		t.Fatalf("making a test cluster: %v", err)
 	}

@@ -76,11 +76,11 @@ func TestScaleUsageIsRefused(t *testing.T) {
 	}
 }
 
-// In a small vault and one twenty times as large, no operation has a plan that grows with the vault.
+// In a small vault and one five times as large, no operation has a plan that grows with the vault.
 func TestScaleFromEndToEnd(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "scale.json")
 	var out, progress strings.Builder
-	if err := run(t.Context(), []string{"scale", "-secrets", "20000", "-rounds", "1", "-slice", "100ms", "-times", "1",
+	if err := run(t.Context(), []string{"scale", "-secrets", "5000", "-rounds", "1", "-slice", "100ms", "-times", "1",
 		"-json", file}, &out, &progress); err != nil {
 		t.Fatalf("%v\n%s", err, &progress)
 	}

@@ -28,9 +28,10 @@ var forbidden = map[string][]string{
 	"internal/target":     {module + "internal/kms", module + "internal/httpapi", module + "cmd", "github.com/aws"},
 	"internal/audit/seal": {module + "internal/db", module + "internal/vault", module + "sql", "github.com/jackc/pgx",
 		"net/http"},
-	"internal/localpg":   {module + "internal/", module + "sql"},
-	"internal/vaulttest": nil,
-	"internal/audit":     {module, "github.com/jackc/pgx", "github.com/aws"},
+	"internal/localpg":    {module + "internal/", module + "sql"},
+	"internal/vaulttest":  nil,
+	"internal/testfolder": {module, "github.com/jackc/pgx", "github.com/aws"},
+	"internal/audit":      {module, "github.com/jackc/pgx", "github.com/aws"},
 	"internal/audit/bucket": {module + "internal/db", module + "internal/vault", module + "internal/kms", module + "sql",
 		"github.com/jackc/pgx"},
 	"internal/awsclient": {module, "github.com/jackc/pgx"},
@@ -60,8 +61,8 @@ func TestImportsOnlyGoDown(t *testing.T) {
 		checkImports(t, pkg, not, goList(t, `{{join .Imports "\n"}}`, pkg))
 	}
 	for _, command := range []string{"cmd/vaultctl", "cmd/vaultd"} {
-		checkImports(t, command, []string{"testing", module + "internal/vaulttest", module + "internal/kms/kmsfake",
-			fakeBucket, fakes}, goList(t, `{{join .Deps "\n"}}`, command))
+		checkImports(t, command, []string{"testing", module + "internal/vaulttest", module + "internal/testfolder",
+			module + "internal/kms/kmsfake", fakeBucket, fakes}, goList(t, `{{join .Deps "\n"}}`, command))
 	}
 }
 
