@@ -3,7 +3,6 @@ package db
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"time"
 
 	"github.com/google/uuid"
@@ -172,7 +171,7 @@ func (r *Reader) Secrets(ctx context.Context, q ListQuery) (page []SecretRow, er
 	if q.Deleted {
 		which = `s.deleted_at IS NOT NULL AND s.restore_until > now()`
 	}
-	err = r.readInOrder(ctx, func(tx pgx.Tx) (err error) {
+	err = r.ReadInOrder(ctx, func(tx pgx.Tx) (err error) {
 		page, err = collect(ctx, tx, scanSecret, `SELECT `+secretColumns+`, `+secretJob+` FROM vault.secrets s
 			WHERE `+underPrefix+` AND s.name > $2 AND `+which+` ORDER BY s.name LIMIT $3`, q.Prefix, q.After, q.Limit)
 		return err
@@ -281,23 +280,6 @@ func (r *Reader) Ping(ctx context.Context) error {
 func (w *Writer) Ping(ctx context.Context) error {
 	_, err := w.pool.Exec(ctx, `SELECT 1`)
 	return classify(err)
-}
-
-type rowsQuerier interface {
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-}
-
-func collect[T any](ctx context.Context, q rowsQuerier, scan pgx.RowToFunc[T], sql string, args ...any) ([]T, error) {
-	rows, err := q.Query(ctx, sql, args...)
-	if err != nil {
-		return nil, classify(err)
-	}
-	all, err := pgx.CollectRows(rows, scan)
-	var scanErr pgx.ScanArgError
-	if errors.As(err, &scanErr) {
-		return nil, newError(ErrIntegrity, "a row has a column of the wrong kind: %s", oneLine(err))
-	}
-	return all, classify(err)
 }
 
 func deref[T any](p *T) (v T) {
