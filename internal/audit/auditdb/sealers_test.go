@@ -179,7 +179,7 @@ func TestSealingLag(t *testing.T) {
 	l := lag()
 	near90(l)
 	if l.Held || l.Holder != nil {
-		t.Errorf("got %+v, want a row that nobody has sealed", l)
+		t.Errorf("got %+v, want a row that waits for a sealer", l)
 	}
 	s.seal()
 

@@ -141,7 +141,7 @@ func TestGapsAndForgeries(t *testing.T) {
 	at, err := s.log.Ship(t.Context(), missing)
 	must(t, err)
 	if at.Next != 1 {
-		t.Errorf("records behind a hole that nobody has admitted moved the primary to %d", at.Next)
+		t.Errorf("records behind a hole that is not admitted moved the primary to %d", at.Next)
 	}
 	forged := batch
 	forged.Records = append([]spool.Record(nil), batch.Records...)
