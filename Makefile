@@ -89,8 +89,9 @@ bench-scale: postgres ## SECRETS (a million) of three versions against a thousan
 
 bench-go: postgres bench-reads ## Go benchmarks: sealing and opening, sharing a query, the allowlist, audit seals, shipping reads
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/envelope ./internal/audit ./internal/audit/seal ./internal/httpapi
-	$(GO) test -run '^$$' -bench 'Coalescer|ShipReads' -benchmem ./internal/db
-	$(GO) test -run '^$$' -bench 'Sealing|VerifyAudit' -benchtime 1x ./internal/vault
+	$(GO) test -run '^$$' -bench 'Coalescer' -benchmem ./internal/db
+	$(GO) test -run '^$$' -bench 'ShipReads' -benchmem ./internal/audit/auditdb
+	$(GO) test -run '^$$' -bench 'Sealing|VerifyAudit' -benchtime 1x ./internal/audit/auditdb
 
 bench-reads: postgres ## Reads a second with the audit off, interval and always, at 1, 16 and 64 connections
 	$(GO) test -run '^$$' -bench 'Reads|Handler|Append' -benchmem -benchtime 3s ./internal/audit/spool

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/hyperiondb/vault/internal/audit/auditdb"
 	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/kms"
 	"github.com/hyperiondb/vault/internal/vault"
@@ -37,21 +38,34 @@ type app struct {
 
 // vault returns the vault. Its pools and keys open when first used.
 func (a *app) vault(ctx context.Context) (*vault.Vault, error) {
+	if err := a.makePools(ctx); err != nil {
+		return nil, err
+	}
+	return vault.New(vault.Options{Reader: a.reader, Writer: a.writer, Keys: vault.DeferKeys(a.openKeys)}), nil
+}
+
+// log returns the audit log, over the same pools.
+func (a *app) log(ctx context.Context) (*auditdb.Log, error) {
+	if err := a.makePools(ctx); err != nil {
+		return nil, err
+	}
+	return auditdb.New(a.reader, a.writer), nil
+}
+
+func (a *app) makePools(ctx context.Context) error {
 	options, err := a.pool(2)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if a.reader == nil {
 		if a.reader, err = db.NewReader(ctx, options); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if a.writer == nil {
-		if a.writer, err = db.NewWriter(ctx, options); err != nil {
-			return nil, err
-		}
+		a.writer, err = db.NewWriter(ctx, options)
 	}
-	return vault.New(vault.Options{Reader: a.reader, Writer: a.writer, Keys: vault.DeferKeys(a.openKeys)}), nil
+	return err
 }
 
 // primary returns a vault that uses the primary alone, over at most conns connections.

@@ -17,8 +17,9 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/hyperiondb/vault/internal/audit"
+	"github.com/hyperiondb/vault/internal/audit/auditdb"
 	"github.com/hyperiondb/vault/internal/audit/filter"
-	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
@@ -119,6 +120,9 @@ func (p *pointedError) pointer() string {
 	return fmt.Sprintf("  %s\n  %s^\n", printable(p.input), strings.Repeat(" ", lipgloss.Width(before)))
 }
 
+// valuesCompleted is the highest number of values of one completion.
+const valuesCompleted = 50
+
 // completeFilter completes the word at the cursor.
 func completeFilter(a *app) completer {
 	return func(cmd *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
@@ -127,11 +131,11 @@ func completeFilter(a *app) completer {
 		if c.Asks() {
 			ctx, cancel := context.WithTimeout(cmd.Context(), completionTimeout)
 			defer cancel()
-			source, err := a.auditSource(ctx)
+			log, err := a.log(ctx)
 			if err != nil {
 				return nil, cobra.ShellCompDirectiveNoFileComp
 			}
-			values, err := source.Values(ctx, c.Key, c.Typed)
+			values, err := log.Values(ctx, c.Key, c.Typed, valuesCompleted)
 			if err != nil {
 				return nil, cobra.ShellCompDirectiveNoFileComp
 			}
@@ -188,7 +192,15 @@ const listedAtFirst = 100
 const listAtOnce = 1000
 
 func runAuditList(ctx context.Context, a *app, args []string, limit int) error {
-	events, err := listEvents(ctx, a, args, limit)
+	f, err := parseFilter(args)
+	if err != nil {
+		return err
+	}
+	log, err := a.log(ctx)
+	if err != nil {
+		return err
+	}
+	events, err := listEvents(ctx, log, f, limit)
 	if err != nil {
 		return asAuditor(err)
 	}
@@ -200,27 +212,19 @@ func runAuditList(ctx context.Context, a *app, args []string, limit int) error {
 	}
 	rows := make([][]string, len(events))
 	for i, e := range events {
-		rows[i] = []string{at(e.At), e.Actor, e.Action, e.Secret, versionOf(e), e.Outcome, from(e), detail(e.Detail)}
+		rows[i] = []string{at(e.At), e.Actor, e.Action, e.Secret, versionOf(e), string(e.Outcome), from(e), detail(e.Detail)}
 	}
 	return a.printTable([]string{"TIME", "ACTOR", "ACTION", "SECRET", "VERSION", "OUTCOME", "FROM", "DETAIL"}, rows,
 		"no events")
 }
 
 // listEvents returns at most limit events; never nil, so that JSON says [].
-func listEvents(ctx context.Context, a *app, args []string, limit int) ([]db.AuditRow, error) {
-	f, err := parseFilter(args)
-	if err != nil {
-		return nil, err
-	}
-	v, err := a.vault(ctx)
-	if err != nil {
-		return nil, err
-	}
-	events := []db.AuditRow{}
-	q := db.AuditQuery{Filter: auditFilter(f)}
+func listEvents(ctx context.Context, log *auditdb.Log, f filter.Filter, limit int) ([]audit.Row, error) {
+	events := []audit.Row{}
+	q := audit.Query{Filter: f}
 	for {
 		q.Limit = min(listAtOnce, limit-len(events))
-		page, err := v.Audit(ctx, q)
+		page, err := log.Events(ctx, q)
 		if err != nil {
 			return nil, err
 		}
@@ -239,14 +243,14 @@ func asAuditor(err error) error {
 	return err
 }
 
-func versionOf(e db.AuditRow) string {
+func versionOf(e audit.Row) string {
 	if e.Version == 0 {
 		return ""
 	}
 	return strconv.Itoa(e.Version)
 }
 
-func from(e db.AuditRow) string {
+func from(e audit.Row) string {
 	if e.Client == "" {
 		return e.DBRole + "@local"
 	}

@@ -9,14 +9,16 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/hyperiondb/vault/internal/audit"
+	"github.com/hyperiondb/vault/internal/audit/auditdb"
 	"github.com/hyperiondb/vault/internal/audit/filter"
-	"github.com/hyperiondb/vault/internal/db"
 )
 
 func newAuditExportCmd(a *app) *cobra.Command {
@@ -50,18 +52,18 @@ func runAuditExport(ctx context.Context, a *app, args []string, output string) e
 	if err != nil {
 		return err
 	}
-	source, err := a.auditSource(ctx)
+	log, err := a.log(ctx)
 	if err != nil {
 		return err
 	}
-	bar := a.newBar(output != "", func() (int64, error) { return source.estimate(ctx, f) })
+	bar := a.newBar(output != "", func() (int64, error) { return estimate(ctx, log, f) })
 	defer bar.clear()
 	if output == "" {
-		return source.Export(ctx, f, a.shown(), bar.show)
+		return exportEvents(ctx, log, f, a.shown(), bar.show)
 	}
 	var events int64
 	err = writeWhole(output, false, func(w io.Writer) error {
-		return source.Export(ctx, f, w, func(n int64) { events = n; bar.show(n) })
+		return exportEvents(ctx, log, f, w, func(n int64) { events = n; bar.show(n) })
 	})
 	if err == nil {
 		bar.clear()
@@ -107,19 +109,20 @@ func writeWhole(path string, replace bool, write func(io.Writer) error) error {
 // exportAtOnce is how many events one transaction reads.
 const exportAtOnce = 2000
 
-// Export writes in the order of time, page by page.
-func (s *auditSource) Export(ctx context.Context, f filter.Filter, w io.Writer, progress func(int64)) error {
-	q := db.AuditQuery{Filter: auditFilter(f), Newer: true, Limit: exportAtOnce}
-	if q.Filter.Until.IsZero() {
-		q.Filter.Until = time.Now()
+// exportEvents writes in the order of time, page by page.
+func exportEvents(ctx context.Context, log *auditdb.Log, f filter.Filter, w io.Writer, progress func(int64)) error {
+	if f.Until().IsZero() {
+		f = f.With(filter.Term{Key: filter.Until, Time: time.Now()})
 	}
+	q := audit.Query{Filter: f, Newer: true, Limit: exportAtOnce}
 	var written int64
 	for {
-		page, err := s.vault.Audit(ctx, q)
+		page, err := log.Events(ctx, q)
 		if err != nil {
 			return err
 		}
-		if err := writeLines(w, oldestFirst(page.Rows)); err != nil {
+		slices.Reverse(page.Rows)
+		if err := writeLines(w, page.Rows); err != nil {
 			return fmt.Errorf("writing the answer: %w", reason(err))
 		}
 		written += int64(len(page.Rows))
@@ -131,12 +134,12 @@ func (s *auditSource) Export(ctx context.Context, f filter.Filter, w io.Writer, 
 }
 
 // estimate returns about how many events match.
-func (s *auditSource) estimate(ctx context.Context, f filter.Filter) (int64, error) {
+func estimate(ctx context.Context, log *auditdb.Log, f filter.Filter) (int64, error) {
 	to := f.Until()
 	if to.IsZero() {
 		to = time.Now()
 	}
-	counts, err := s.Counts(ctx, f, f.Since(), to, 60)
+	counts, err := log.Counts(ctx, f, f.Since(), to, 60)
 	var sum int64
 	for _, c := range counts.Buckets {
 		sum += c.Events

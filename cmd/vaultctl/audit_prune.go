@@ -12,8 +12,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"github.com/hyperiondb/vault/internal/audit/auditdb"
 	"github.com/hyperiondb/vault/internal/audit/seal"
 	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/vault"
@@ -32,17 +34,17 @@ covers. The file can be checked without a database: vaultctl audit verify --expo
 }
 
 func runAuditArchive(ctx context.Context, a *app, path string) error {
-	v, err := a.vault(ctx)
+	log, err := a.log(ctx)
 	if err != nil {
 		return err
 	}
-	of, err := v.AuditEstimate(ctx)
+	of, err := log.Estimate(ctx)
 	if err != nil {
 		return err
 	}
 	var tick func(int64)
 	done := a.progress("rows", of, &tick)
-	archive, err := writeArchive(ctx, v, path, archiving{progress: tick})
+	archive, err := writeArchive(ctx, log, path, archiving{progress: tick})
 	done()
 	switch {
 	case errors.Is(err, vault.ErrRefused):
@@ -104,14 +106,15 @@ func runAuditPrune(ctx context.Context, a *app, o auditPruneOptions) error {
 	if err != nil {
 		return err
 	}
-	v, err := a.vault(ctx)
+	log, err := a.log(ctx)
 	if err != nil {
 		return err
 	}
-	if err := v.PrepareAuditPrune(ctx, change); err != nil {
+	token := change.Token.Credential()
+	if err := log.PreparePrune(ctx, token, uuid.New()); err != nil {
 		return err
 	}
-	months, err := v.AuditMonths(ctx)
+	months, err := log.Months(ctx)
 	if err != nil {
 		return err
 	}
@@ -124,7 +127,7 @@ func runAuditPrune(ctx context.Context, a *app, o auditPruneOptions) error {
 	}
 	if len(old) == 0 {
 		a.note("no month of the audit log is older than that")
-		return a.printPruned([]db.Pruned{})
+		return a.printPruned([]auditdb.Pruned{})
 	}
 	what := fmt.Sprintf("%d months of the audit log, %s to %s,", len(old), monthName(old[0]), monthName(old[len(old)-1]))
 	if o.action != "" {
@@ -133,9 +136,9 @@ func runAuditPrune(ctx context.Context, a *app, o auditPruneOptions) error {
 	if err := a.confirm(ctx, o.yes, "prune", what+" go to files and leave the database."); err != nil {
 		return err
 	}
-	pruned := []db.Pruned{}
+	pruned := []auditdb.Pruned{}
 	for _, m := range old {
-		p, err := pruneMonth(ctx, v, change, m, o)
+		p, err := pruneMonth(ctx, log, token, m, o)
 		if err != nil {
 			return errors.Join(fmt.Errorf("pruning %s: %w", monthName(m), err), a.printPruned(pruned))
 		}
@@ -146,22 +149,22 @@ func runAuditPrune(ctx context.Context, a *app, o auditPruneOptions) error {
 	return a.printPruned(pruned)
 }
 
-// pruneMonth exports a month and drops it. The commit point is PruneAudit's: a crash before it leaves a file and every
+// pruneMonth exports a month and drops it. The commit point is Prune's: a crash before it leaves a file and every
 // row.
-func pruneMonth(ctx context.Context, v *vault.Vault, change vault.Change, month time.Time,
-	o auditPruneOptions) (db.Pruned, error) {
+func pruneMonth(ctx context.Context, log *auditdb.Log, token db.Credential, month time.Time,
+	o auditPruneOptions) (auditdb.Pruned, error) {
 	path := fmt.Sprintf("%s-%s.jsonl", o.export, monthName(month))
-	archive, err := writeArchive(ctx, v, path, archiving{month: month, action: o.action})
+	archive, err := writeArchive(ctx, log, path, archiving{month: month, action: o.action})
 	if err != nil {
-		return db.Pruned{}, err
+		return auditdb.Pruned{}, err
 	}
 	if archive.Rows == 0 {
-		return db.Pruned{}, os.Remove(path)
+		return auditdb.Pruned{}, os.Remove(path)
 	}
 	err = checkArchive(ctx, path)
-	var pruned db.Pruned
+	var pruned auditdb.Pruned
 	if err == nil {
-		pruned, err = v.PruneAudit(ctx, change, archive.AuditPruning)
+		pruned, err = log.Prune(ctx, token, uuid.New(), archive.Pruning)
 	}
 	if err != nil && !errors.Is(err, vault.ErrOutcomeUnknown) {
 		os.Remove(path) // every row is still in the database
@@ -188,7 +191,7 @@ func checkArchive(ctx context.Context, path string) error {
 
 func monthName(m time.Time) string { return m.Format("2006-01") }
 
-func (a *app) printPruned(pruned []db.Pruned) error {
+func (a *app) printPruned(pruned []auditdb.Pruned) error {
 	if a.json() {
 		return a.printJSON(pruned)
 	}
@@ -207,10 +210,10 @@ type archiving struct {
 }
 
 // archive describes a written file. Its Leaves replace the rows of the action.
-type archive struct{ db.AuditPruning }
+type archive struct{ auditdb.Pruning }
 
 // writeArchive makes a new file, complete and flushed to disk, or none.
-func writeArchive(ctx context.Context, v *vault.Vault, path string, o archiving) (archive, error) {
+func writeArchive(ctx context.Context, log *auditdb.Log, path string, o archiving) (archive, error) {
 	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {
 		return archive{}, hint(conflict("file %q exists", path), "another name: an export is never overwritten")
@@ -219,7 +222,7 @@ func writeArchive(ctx context.Context, v *vault.Vault, path string, o archiving)
 		return archive{}, fmt.Errorf("writing the archive: %w", err)
 	}
 	sum := sha256.New()
-	x, err := copyArchive(ctx, v, io.MultiWriter(file, sum), o)
+	x, err := copyArchive(ctx, log, io.MultiWriter(file, sum), o)
 	err = errors.Join(err, file.Sync(), file.Close())
 	if err == nil {
 		err = syncFolder(filepath.Dir(path))
@@ -232,9 +235,9 @@ func writeArchive(ctx context.Context, v *vault.Vault, path string, o archiving)
 	return x, nil
 }
 
-func copyArchive(ctx context.Context, v *vault.Vault, to io.Writer, o archiving) (archive, error) {
+func copyArchive(ctx context.Context, log *auditdb.Log, to io.Writer, o archiving) (archive, error) {
 	var x archive
-	source := v.AuditSource(o.month)
+	source := log.Source(o.month)
 	cluster, err := source.Cluster(ctx)
 	if err != nil {
 		return x, err
@@ -286,7 +289,7 @@ func (x *archive) add(w *seal.Writer, e seal.Entry, o archiving) error {
 			ID: e.Row.ID, Hash: leaf}}
 	case e.Row != nil && len(x.Leaves) > 0:
 		last := &x.Leaves[len(x.Leaves)-1]
-		*last, err = vault.PackLeaf(*last, e.Row)
+		*last, err = auditdb.PackLeaf(*last, e.Row)
 	}
 	if err != nil {
 		return err

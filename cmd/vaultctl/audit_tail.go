@@ -13,7 +13,8 @@ import (
 	"github.com/cenkalti/backoff/v5"
 	"github.com/spf13/cobra"
 
-	"github.com/hyperiondb/vault/internal/db"
+	"github.com/hyperiondb/vault/internal/audit"
+	"github.com/hyperiondb/vault/internal/audit/auditdb"
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
@@ -63,19 +64,19 @@ func runAuditTail(ctx context.Context, a *app, o tailOptions) error {
 	if err != nil {
 		return err
 	}
-	v, err := a.vault(ctx)
+	log, err := a.log(ctx)
 	if err != nil {
 		return err
 	}
-	var follower *db.AuditFollower
+	var follower *auditdb.Follower
 	if o.follow {
-		if follower, err = v.FollowAudit(ctx, auditFilter(f)); err != nil {
+		if follower, err = log.Follow(ctx, f); err != nil {
 			return err
 		}
 	}
-	events := []db.AuditRow{}
+	events := []audit.Row{}
 	if o.lines > 0 {
-		if events, err = listEvents(ctx, a, o.filter, o.lines); err != nil {
+		if events, err = listEvents(ctx, log, f, o.lines); err != nil {
 			return err
 		}
 	}
@@ -94,7 +95,7 @@ func runAuditTail(ctx context.Context, a *app, o tailOptions) error {
 }
 
 // follow prints new events until ctx ends, which is not an error.
-func follow(ctx context.Context, a *app, follower *db.AuditFollower, seen map[int64]bool) error {
+func follow(ctx context.Context, a *app, follower *auditdb.Follower, seen map[int64]bool) error {
 	wait := backoff.NewExponentialBackOff()
 	wait.InitialInterval, wait.MaxInterval = followEvery, 10*time.Second
 	away := false
@@ -117,7 +118,7 @@ func follow(ctx context.Context, a *app, follower *db.AuditFollower, seen map[in
 			away = false
 			wait.Reset()
 		}
-		fresh = slices.DeleteFunc(fresh, func(e db.AuditRow) bool { return seen[e.ID] })
+		fresh = slices.DeleteFunc(fresh, func(e audit.Row) bool { return seen[e.ID] })
 		if err := a.printTail(fresh); err != nil {
 			return err
 		}
@@ -130,7 +131,7 @@ func follow(ctx context.Context, a *app, follower *db.AuditFollower, seen map[in
 }
 
 // printTail writes events as they arrive, in columns of a fixed width: the widest value is not known yet.
-func (a *app) printTail(events []db.AuditRow) error {
+func (a *app) printTail(events []audit.Row) error {
 	if a.jsonl() {
 		return a.printLines(events)
 	}
@@ -158,14 +159,14 @@ func dash(s string) string {
 }
 
 // printLines writes one JSON document a line.
-func (a *app) printLines(events []db.AuditRow) error {
+func (a *app) printLines(events []audit.Row) error {
 	if err := writeLines(a.shown(), events); err != nil {
 		return fmt.Errorf("writing the answer: %w", reason(err))
 	}
 	return nil
 }
 
-func writeLines(w io.Writer, events []db.AuditRow) error {
+func writeLines(w io.Writer, events []audit.Row) error {
 	var lines strings.Builder
 	encoder := json.NewEncoder(&lines)
 	encoder.SetEscapeHTML(false)

@@ -156,15 +156,15 @@ func (o auditVerifyOptions) source(ctx context.Context, a *app, options *seal.Op
 		options.Partial = file.Partial()
 		return file, 0, nil
 	}
-	v, err := a.vault(ctx)
+	log, err := a.log(ctx)
 	if err != nil {
 		return nil, 0, err
 	}
-	rows, err := v.AuditEstimate(ctx)
+	rows, err := log.Estimate(ctx)
 	if err != nil {
 		return nil, 0, err
 	}
-	return v.AuditSource(time.Time{}), rows, nil
+	return log.Source(time.Time{}), rows, nil
 }
 
 func (a *app) printVerdictOfAudit(v auditVerdict) error {

@@ -19,12 +19,9 @@ func (o *onRecord) register(cmd *cobra.Command) {
 }
 
 // recordRead records a read. The caller shows nothing before recordRead returns, and nothing if it fails.
-func (o onRecord) recordRead(ctx context.Context, a *app, v *vault.Vault, e audit.Event) error {
+func (o onRecord) recordRead(ctx context.Context, a *app, e audit.Event) error {
 	o.warnUnaudited(a)
-	if o.unaudited {
-		return nil
-	}
-	return mayShow(v.RecordRead(ctx, e))
+	return o.recordReads(ctx, a, []audit.Event{e})
 }
 
 // warnUnaudited prints a note if --unaudited was given.
@@ -34,12 +31,16 @@ func (o onRecord) warnUnaudited(a *app) {
 	}
 }
 
-// recordReads records several reads together.
-func (o onRecord) recordReads(ctx context.Context, v *vault.Vault, events []audit.Event) error {
+// recordReads is recordRead for several reads together, without the note.
+func (o onRecord) recordReads(ctx context.Context, a *app, events []audit.Event) error {
 	if o.unaudited {
 		return nil
 	}
-	return mayShow(v.RecordReads(ctx, events))
+	log, err := a.log(ctx)
+	if err == nil {
+		err = log.Record(ctx, events...)
+	}
+	return mayShow(err)
 }
 
 // mayShow fails if the audit record could not be written.
@@ -52,7 +53,7 @@ func mayShow(err error) error {
 }
 
 // refused records a read that failed, with the reason, if the primary can be reached.
-func (o onRecord) refused(ctx context.Context, v *vault.Vault, action, name string, version int, why error) {
+func (o onRecord) refused(ctx context.Context, a *app, action, name string, version int, why error) {
 	reason := ""
 	for kind, word := range map[error]string{vault.ErrNotFound: "not_found", vault.ErrRefused: "not_allowed",
 		vault.ErrIntegrity: "integrity", vault.ErrKeyRefused: "key_refused"} {
@@ -68,5 +69,5 @@ func (o onRecord) refused(ctx context.Context, v *vault.Vault, action, name stri
 	if reason == "not_allowed" {
 		e.Outcome = audit.Denied
 	}
-	_ = v.RecordRead(ctx, e) // nothing is shown, so nothing depends on it
+	_ = o.recordReads(ctx, a, []audit.Event{e}) // nothing is shown, so nothing depends on it
 }

@@ -145,7 +145,7 @@ func runExec(ctx context.Context, a *app, o execOptions) error {
 	if err != nil {
 		return err
 	}
-	e := environment{inherited: o.inherited(os.Environ()), files: folder != nil}
+	e := environment{a: a, inherited: o.inherited(os.Environ()), files: folder != nil}
 	defer e.wipe()
 	if err := e.fill(ctx, v, o); err != nil {
 		return err
@@ -154,7 +154,7 @@ func runExec(ctx context.Context, a *app, o execOptions) error {
 		return err
 	}
 	o.record.warnUnaudited(a)
-	if err := o.record.recordReads(ctx, v, e.events()); err != nil {
+	if err := o.record.recordReads(ctx, a, e.events()); err != nil {
 		return err
 	}
 	environ, err := e.environ(folder)

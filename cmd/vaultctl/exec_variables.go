@@ -67,6 +67,7 @@ func (o execOptions) inherited(environ []string) []string {
 
 // environment is what the command gets: what it inherits, and secrets.
 type environment struct {
+	a         *app
 	inherited []string
 	files     bool // the variables hold paths
 	set       []setVariable
@@ -132,7 +133,7 @@ func (e *environment) fill(ctx context.Context, v *vault.Vault, o execOptions) e
 func (e *environment) read(ctx context.Context, v *vault.Vault, o execOptions, variable, name string, by origin) error {
 	secret, err := v.Get(ctx, name, vault.GetOptions{})
 	if err != nil {
-		o.record.refused(ctx, v, audit.Read, name, 0, err)
+		o.record.refused(ctx, e.a, audit.Read, name, 0, err)
 		return about(name, err)
 	}
 	return e.add(setVariable{variable, secret, by})
@@ -153,7 +154,7 @@ func (e *environment) fromPrefix(ctx context.Context, v *vault.Vault, o execOpti
 			found = true
 			switch {
 			case s.Err != nil:
-				o.record.refused(ctx, v, audit.Read, s.Name, s.Version, s.Err)
+				o.record.refused(ctx, e.a, audit.Read, s.Name, s.Version, s.Err)
 				err = s.Err
 			case named[s.Name]:
 				page[i].Wipe()

@@ -146,7 +146,7 @@ func (x *exporting) page(ctx context.Context, w io.Writer, page []vault.Exported
 	for _, e := range page {
 		events = append(events, eventOf(e))
 	}
-	if err := x.o.record.recordReads(ctx, x.vault, events); err != nil {
+	if err := x.o.record.recordReads(ctx, x.a, events); err != nil {
 		return err
 	}
 	for _, e := range page {

@@ -59,7 +59,7 @@ func runGet(ctx context.Context, a *app, name string, version int, least atLeast
 	}
 	secret, err := v.Get(ctx, name, vault.GetOptions{Version: version})
 	if err != nil {
-		record.refused(ctx, v, audit.Read, name, version, err)
+		record.refused(ctx, a, audit.Read, name, version, err)
 	}
 	switch {
 	case err != nil && version > 0:
@@ -68,7 +68,7 @@ func runGet(ctx context.Context, a *app, name string, version int, least atLeast
 		return about(name, err)
 	}
 	defer secret.Wipe()
-	if err := record.recordRead(ctx, a, v, vault.AuditedGet(name, secret)); err != nil {
+	if err := record.recordRead(ctx, a, vault.AuditedGet(name, secret)); err != nil {
 		return err
 	}
 	if a.json() {

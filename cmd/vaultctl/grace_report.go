@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/hyperiondb/vault/internal/db"
+	"github.com/hyperiondb/vault/internal/audit/auditdb"
 	"github.com/hyperiondb/vault/internal/envelope"
 	"github.com/hyperiondb/vault/internal/rotation"
 )
@@ -88,8 +88,12 @@ func runGraceReport(ctx context.Context, a *app, o graceReportOptions) error {
 			return about(o.name, err)
 		}
 	}
+	log, err := a.log(ctx)
+	if err != nil {
+		return err
+	}
 	// The report shows every use in the grace; whether it may end depends on the time of --quiet-for alone.
-	uses, err := v.GraceReport(ctx, o.name, o.exact, time.Time{})
+	uses, err := log.GraceReport(ctx, o.name, o.exact, time.Time{})
 	if err != nil {
 		return err
 	}
@@ -101,7 +105,7 @@ func runGraceReport(ctx context.Context, a *app, o graceReportOptions) error {
 }
 
 // graceReport gathers the uses of each version; they come in the order of name and version.
-func graceReport(uses []db.GraceUse, since time.Time) []graceJSON {
+func graceReport(uses []auditdb.GraceUse, since time.Time) []graceJSON {
 	report := []graceJSON{}
 	for _, u := range uses {
 		if n := len(report); n == 0 || report[n-1].Secret != u.Secret || report[n-1].Version != u.Version {

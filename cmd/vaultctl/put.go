@@ -115,7 +115,7 @@ func runPut(ctx context.Context, a *app, o putOptions) error {
 	case errors.Is(err, vault.ErrUnchanged): // it reveals the current value, so it is recorded like a verify
 		e := audit.Event{Action: audit.Verify, Secret: o.name, Version: receipt.Version, Outcome: audit.OK,
 			Detail: map[string]any{"valid": true, "match": vault.MatchCurrent, "for": "put"}}
-		if err := (onRecord{}).recordRead(ctx, a, v, e); err != nil {
+		if err := (onRecord{}).recordRead(ctx, a, e); err != nil {
 			return err
 		}
 		return a.printUnchanged(receipt)

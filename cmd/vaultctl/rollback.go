@@ -46,7 +46,7 @@ func runRollback(ctx context.Context, a *app, name string, version int) error {
 	}
 	opened := audit.Event{Action: audit.Read, Secret: name, Version: version, Outcome: audit.OK,
 		Detail: map[string]any{"for": "rollback"}}
-	if err := (onRecord{}).recordRead(ctx, a, v, opened); err != nil {
+	if err := (onRecord{}).recordRead(ctx, a, opened); err != nil {
 		return err
 	}
 	receipt, err := v.Rollback(ctx, change, name, version)

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hyperiondb/vault/internal/audit/auditdb"
 	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/vault"
 )
@@ -41,7 +42,7 @@ func sealingFailure(failures []db.RoundFailure) *db.RoundFailure {
 }
 
 // sealingProblem says for how long rows have waited, and for which transaction.
-func sealingProblem(lag db.SealingLag) string {
+func sealingProblem(lag auditdb.Lag) string {
 	late := fmt.Sprintf("rows of the audit log have waited %s for their seal", seconds(int64(lag.Seconds)))
 	switch h := waitedFor(lag); {
 	case h == nil && !lag.Held:
@@ -55,7 +56,7 @@ func sealingProblem(lag db.SealingLag) string {
 
 // waitedFor is the transaction that sealing waits for: one that may still write rows, or the holder of the sealers'
 // lock.
-func waitedFor(lag db.SealingLag) *db.Transaction {
+func waitedFor(lag auditdb.Lag) *db.Transaction {
 	if lag.Held {
 		return lag.Holder
 	}
@@ -76,7 +77,7 @@ func transactionText(h db.Transaction) string {
 	}
 }
 
-func sealingHelp(lag db.SealingLag) string {
+func sealingHelp(lag auditdb.Lag) string {
 	switch h := waitedFor(lag); {
 	case h == nil && !lag.Held:
 		return "systemctl status vaultd, beside the primary, with audit_seal_key"
@@ -131,9 +132,13 @@ func checkSealing(ctx context.Context, p *probe) finding {
 	if !sealingIsLate(*p.status) {
 		return fine("the seals of the audit log keep up")
 	}
-	ask := p.v.SealingLag
+	log, err := p.a.log(ctx)
+	if err != nil {
+		return p.notChecked(err)
+	}
+	ask := log.SealingLag
 	if p.primary != nil {
-		ask = p.v.PrimarySealingLag
+		ask = log.PrimarySealingLag
 	}
 	lag, err := ask(ctx)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hyperiondb/vault/internal/audit/auditdb"
 	"github.com/hyperiondb/vault/internal/db"
 )
 
@@ -52,7 +53,7 @@ func runStatus(ctx context.Context, a *app) error {
 		a.note("warning: %s", w)
 	}
 	if sealingIsLate(s) {
-		if lag, err := v.SealingLag(ctx); err == nil && lag != nil {
+		if lag, err := auditdb.New(a.reader, a.writer).SealingLag(ctx); err == nil && lag != nil {
 			a.note("warning: %s", printable(sealingProblem(*lag)))
 		}
 	}

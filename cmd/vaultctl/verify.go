@@ -70,10 +70,10 @@ func runVerify(ctx context.Context, a *app, name string, input valueInput, least
 	}
 	verdict, err := v.Verify(ctx, name, value)
 	if err != nil {
-		record.refused(ctx, v, audit.Verify, name, 0, err)
+		record.refused(ctx, a, audit.Verify, name, 0, err)
 		return about(name, err)
 	}
-	if err := record.recordRead(ctx, a, v, vault.AuditedVerify(name, verdict)); err != nil {
+	if err := record.recordRead(ctx, a, vault.AuditedVerify(name, verdict)); err != nil {
 		return err
 	}
 	if err := a.printVerdict(verdict); err != nil {

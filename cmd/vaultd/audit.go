@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -14,8 +13,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/hyperiondb/vault/internal/audit"
+	"github.com/hyperiondb/vault/internal/audit/auditdb"
 	"github.com/hyperiondb/vault/internal/audit/spool"
-	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/httpapi"
 	"github.com/hyperiondb/vault/internal/vault"
 )
@@ -31,20 +30,20 @@ type reads struct {
 	recorder *spool.Recorder
 }
 
-func openReads(ctx context.Context, c Config, v *vault.Vault, log *slog.Logger) (*reads, error) {
+func openReads(ctx context.Context, c Config, auditLog *auditdb.Log, log *slog.Logger) (*reads, error) {
 	if c.Audit == "off" {
 		log.Warn("the audit is off: reads and verifies are not put on record")
 		return nil, nil
 	}
 	s, err := spool.Open(spool.Options{
-		Dir: c.AuditSpool, Node: func() string { return nodeName(ctx, v) }, Sync: syncs[c.AuditSync],
+		Dir: c.AuditSpool, Node: func() string { return nodeName(ctx, auditLog) }, Sync: syncs[c.AuditSync],
 		SyncInterval: time.Duration(c.AuditSyncInterval),
 		MaxBytes:     int64(c.AuditMaxBytes), MaxAge: time.Duration(c.AuditMaxAge),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("audit_spool: %w", err)
 	}
-	r := &reads{config: c, spool: s, shipper: &spool.Shipper{Spool: s, Primary: primary{v}, Log: log}}
+	r := &reads{config: c, spool: s, shipper: &spool.Shipper{Spool: s, Primary: auditLog, Log: log}}
 	r.recorder = &spool.Recorder{Spool: s, Allow: c.AuditOnFailure == "allow", Log: log}
 	return r, nil
 }
@@ -53,11 +52,11 @@ var syncs = map[string]spool.Sync{"always": spool.Always, "interval": spool.Inte
 
 // nodeName names a new spool after the local server and the host, or after the host alone if the server does not
 // answer.
-func nodeName(ctx context.Context, v *vault.Vault) string {
+func nodeName(ctx context.Context, auditLog *auditdb.Log) string {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	host, _ := os.Hostname() // without a name, the boot id distinguishes nodes
-	if name, err := v.NodeName(ctx); err == nil && name != "" {
+	if name, err := auditLog.NodeName(ctx); err == nil && name != "" {
 		return name + "@" + host
 	}
 	return host
@@ -165,27 +164,6 @@ func errorText(err error) string {
 		return ""
 	}
 	return err.Error()
-}
-
-// primary ships records to the primary's audit log.
-type primary struct{ vault *vault.Vault }
-
-func (p primary) Ship(ctx context.Context, b spool.Batch) (spool.Position, error) {
-	shipped := db.ShippedReads{Node: b.Node, Boot: b.Boot, First: b.First, Lost: b.Lost}
-	for _, r := range b.Records {
-		shipped.Records = append(shipped.Records, db.ShippedRead{Previous: r.Previous, Event: r.Event})
-	}
-	at, err := p.vault.ShipReads(ctx, shipped)
-	if err != nil {
-		return spool.Position{}, err
-	}
-	position := spool.Position{Next: at.Next, Gaps: at.Gaps}
-	if at.Last != "" {
-		if n, err := hex.Decode(position.Last[:], []byte(at.Last)); err != nil || n != len(position.Last) {
-			return spool.Position{}, fmt.Errorf("%w: the primary's position is no hash", vault.ErrIntegrity)
-		}
-	}
-	return position, nil
 }
 
 var (

@@ -13,6 +13,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/hyperiondb/vault/internal/audit/auditdb"
 	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/httpapi"
 	"github.com/hyperiondb/vault/internal/kms"
@@ -76,12 +77,13 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 	})
 	defer v.Close()
 
-	sealer, err := openSealer(ctx, c, v, log)
+	auditLog := auditdb.New(reader, writer)
+	sealer, err := openSealer(ctx, c, v, auditLog, log)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errConfig, err)
 	}
 	defer sealer.close()
-	reads, err := openReads(ctx, c, v, log)
+	reads, err := openReads(ctx, c, auditLog, log)
 	if err != nil {
 		return err
 	}

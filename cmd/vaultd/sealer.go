@@ -9,6 +9,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/hyperiondb/vault/internal/audit/auditdb"
 	"github.com/hyperiondb/vault/internal/audit/bucket"
 	"github.com/hyperiondb/vault/internal/audit/seal"
 	"github.com/hyperiondb/vault/internal/kms"
@@ -23,9 +24,10 @@ type auditSealer struct {
 }
 
 // openSealer opens the key, the file and the bucket of seals, each if it is configured.
-func openSealer(ctx context.Context, c Config, v *vault.Vault, log *slog.Logger) (*auditSealer, error) {
+func openSealer(ctx context.Context, c Config, v *vault.Vault, auditLog *auditdb.Log,
+	log *slog.Logger) (*auditSealer, error) {
 	rounds := &vault.Rounds{Vault: v, Part: vault.RoundSeal, Here: true}
-	s := &auditSealer{Sealer: &seal.Sealer{Store: v, Log: log, Report: rounds.Settle}}
+	s := &auditSealer{Sealer: &seal.Sealer{Store: auditLog, Log: log, Report: rounds.Settle}}
 	if c.AuditSealKey != "" {
 		var err error
 		if s.Key, err = kms.OpenSigner(ctx, c.AuditSealKey); err != nil {
@@ -44,7 +46,7 @@ func openSealer(ctx context.Context, c Config, v *vault.Vault, log *slog.Logger)
 		s.open = append(s.open, file)
 	}
 	if c.AuditSealsBucket != "" {
-		b, err := bucket.Open(ctx, c.AuditSealsBucket, v.ClusterID)
+		b, err := bucket.Open(ctx, c.AuditSealsBucket, auditLog.Cluster)
 		if err != nil {
 			return nil, fmt.Errorf("audit_seals_bucket: %w", err)
 		}

@@ -4,5 +4,7 @@
 // that could hold a row, and may happen on a standby whose primary is gone; its row waits in the spool of the daemon
 // (package spool). Package seal makes the rows tamper-evident, package filter is the language of queries.
 //
+// The log itself is read and written through package auditdb; a [Row] is an event in it, and [Query] chooses a page.
+//
 // An event holds names and metadata, never a value.
 package audit

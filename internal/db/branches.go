@@ -39,7 +39,7 @@ const nextBranch = `SELECT b.branch, b.branch = b.name, CASE
 			WHEN strpos(substr(s.name, length($1) + 1), '/') = 0 THEN s.name
 			ELSE left(s.name, length($1) + strpos(substr(s.name, length($1) + 1), '/')) END COLLATE "C" AS branch
 		FROM vault.secrets s
-		WHERE ` + underPrefix + ` AND s.name > h.bound
+		WHERE ` + UnderPrefix + ` AND s.name > h.bound
 			AND ($2 AND s.deleted_at IS NULL OR $3 AND s.deleted_at IS NOT NULL AND s.restore_until > now())
 		ORDER BY s.name LIMIT 1) b`
 

@@ -54,7 +54,7 @@ func currents(ctx context.Context, q rowsQuerier, names []string) (map[string]Cu
 
 // CountLive counts the live secrets whose names begin with prefix.
 func (r *Reader) CountLive(ctx context.Context, prefix string) (n int64, err error) {
-	err = r.pool.QueryRow(ctx, `SELECT count(*) FROM vault.secrets s WHERE s.deleted_at IS NULL AND `+underPrefix,
+	err = r.pool.QueryRow(ctx, `SELECT count(*) FROM vault.secrets s WHERE s.deleted_at IS NULL AND `+UnderPrefix,
 		prefix).Scan(&n)
 	return n, classify(err)
 }
@@ -112,29 +112,4 @@ func (w *Writer) PutVersions(ctx context.Context, c Credential, puts []Put) ([]R
 	}
 	return change[results](ctx, w, &c, refusal{"put", "", puts[0].Request}, `SELECT vault.put_versions($1)`,
 		string(spelled))
-}
-
-// RecordReads adds several reads to the audit log in one transaction.
-func (w *Writer) RecordReads(ctx context.Context, reads []ReadRecord) error {
-	type read struct {
-		Action  string         `json:"action"`
-		Secret  string         `json:"secret"`
-		Version int            `json:"version,omitempty"`
-		Outcome string         `json:"outcome"`
-		Request uuid.UUID      `json:"request_id"`
-		Detail  map[string]any `json:"detail"`
-	}
-	rows := make([]read, len(reads))
-	for i, r := range reads {
-		if r.Detail == nil {
-			r.Detail = map[string]any{}
-		}
-		rows[i] = read(r)
-	}
-	spelled, err := json.Marshal(rows)
-	if err != nil {
-		return err
-	}
-	_, err = change[recorded](ctx, w.forRecords(), nil, refusal{}, `SELECT vault.record_reads($1)`, string(spelled))
-	return err
 }

@@ -1,5 +1,6 @@
-// Package db holds the rows: ciphertext and metadata, never plaintext. Each statement has one Go function; the database
-// decides, in sql/, what a statement may do.
+// Package db holds the rows: ciphertext and metadata, never plaintext. Each statement has one Go function; the
+// database decides, in sql/, what a statement may do. The statements of the audit log are in internal/audit/auditdb,
+// and run over what statements.go exports.
 //
 // A [Reader] reads from the local node, which may be a standby whose primary is gone. A [Writer] writes to the primary
 // only: target_session_attrs is checked only when a connection is made, so a session that turns out to be read-only

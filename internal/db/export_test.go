@@ -3,13 +3,9 @@ package db
 import (
 	"context"
 	"fmt"
-	"regexp"
 	"strconv"
-	"strings"
-	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	vaultsql "github.com/hyperiondb/vault/sql"
 )
@@ -43,70 +39,6 @@ func ShortLockTimeouts() (restore func()) {
 	migrationLockTimeout, otherMigrationTimeout = "1s", "1s"
 	return func() { migrationLockTimeout, otherMigrationTimeout = statement, other }
 }
-
-// Plan is the EXPLAIN output of one statement.
-type Plan struct {
-	Text string
-	Rows int // that left a scan or were removed there by a filter
-}
-
-// ExplainAudit runs the statements of a page under EXPLAIN ANALYZE.
-func ExplainAudit(ctx context.Context, url string, q AuditQuery) ([]Plan, error) {
-	recorder := &explainer{}
-	config, err := pgxpool.ParseConfig(url)
-	if err != nil {
-		return nil, err
-	}
-	config.ConnConfig.Tracer = recorder
-	connections, err := pgxpool.NewWithConfig(ctx, config)
-	if err != nil {
-		return nil, err
-	}
-	defer connections.Close()
-	r := &Reader{pool: &pool{sessions: sessions{connections}, limit: time.Minute}}
-	if _, err := r.Audit(ctx, q); err != nil {
-		return nil, err
-	}
-	var plans []Plan
-	for _, s := range recorder.statements {
-		if !strings.Contains(s.SQL, "vault.audit_log") {
-			continue
-		}
-		err := r.readInOrder(ctx, func(tx pgx.Tx) error {
-			lines, err := collect(ctx, tx, pgx.RowTo[string], `EXPLAIN (ANALYZE, TIMING OFF) `+s.SQL, s.Args...)
-			plans = append(plans, planOf(s.SQL, lines))
-			return err
-		})
-		if err != nil {
-			return nil, err
-		}
-	}
-	return plans, nil
-}
-
-var planNumbers = regexp.MustCompile(`Scan.* \(actual rows=([0-9]+)(?:\.[0-9]+)? loops=([0-9]+)\)|` +
-	`Rows Removed by Filter: ([0-9]+)`)
-
-func planOf(sql string, lines []string) Plan {
-	p := Plan{Text: sql + "\n" + strings.Join(lines, "\n")}
-	for _, line := range lines {
-		if m := planNumbers.FindStringSubmatch(line); m != nil {
-			number := func(i int) int { n, _ := strconv.Atoi(m[i]); return n }
-			p.Rows += number(1)*number(2) + number(3)
-		}
-	}
-	return p
-}
-
-// explainer keeps the statements that it explained.
-type explainer struct{ statements []pgx.TraceQueryStartData }
-
-func (e *explainer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
-	e.statements = append(e.statements, data)
-	return ctx
-}
-
-func (*explainer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
 
 // SessionSettings are the names of the settings of a session on a server version.
 func SessionSettings(serverVersion string) (names []string) {

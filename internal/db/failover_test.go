@@ -27,6 +27,16 @@ func putOne(ctx context.Context, t *testing.T, w *db.Writer, name string) (db.Re
 	return w.PutVersion(ctx, credential(t), uuid.New(), "put", name, sealedPlaceholder(name), false, db.Settings{})
 }
 
+func mustReader(t testing.TB, url string) *db.Reader {
+	t.Helper()
+	r, err := db.NewReader(t.Context(), db.Options{URL: url, ApplicationName: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.Close)
+	return r
+}
+
 func mustWriter(t *testing.T, o db.Options) *db.Writer {
 	t.Helper()
 	w, err := db.NewWriter(t.Context(), o)

@@ -3,7 +3,6 @@ package db
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"time"
 
 	"github.com/google/uuid"
@@ -109,8 +108,9 @@ const secretColumns = `s.name, s.kind, s.current_version, coalesce(s.generator, 
 	coalesce(s.rotator, ''), coalesce(s.rotation_window, ''), s.rotation_paused_at, s.created_at, s.rotated_at,
 	s.next_rotation_at, s.deleted_at, s.restore_until`
 
-// A failed job counts until there is a newer version than the one that it failed to replace.
-const secretJob = `(SELECT jsonb_build_object('id', j.id, 'state', j.state, 'attempt', j.attempt, 'due_at', j.due_at,
+// NewestJob is the newest job of secret s as JSON, if it is open or failed. A failed one counts until there is a newer
+// version than the one that it failed to replace.
+const NewestJob = `(SELECT jsonb_build_object('id', j.id, 'state', j.state, 'attempt', j.attempt, 'due_at', j.due_at,
 	'run_after', j.run_after,
 	'claimed_by', coalesce(j.claimed_by, ''), 'last_error', coalesce(j.last_error, '')) FROM vault.rotation_jobs j
 	WHERE j.secret_id = s.id AND (j.state IN ('queued', 'claimed')
@@ -141,7 +141,7 @@ func (w *Writer) Secret(ctx context.Context, name string) (SecretRow, error) {
 
 func secret(ctx context.Context, q rowsQuerier, name string) (SecretRow, error) {
 	rows, err := collect(ctx, q, scanSecret,
-		`SELECT `+secretColumns+`, `+secretJob+` FROM vault.secrets s WHERE s.name = $1`, name)
+		`SELECT `+secretColumns+`, `+NewestJob+` FROM vault.secrets s WHERE s.name = $1`, name)
 	if err != nil {
 		return SecretRow{}, err
 	}
@@ -159,9 +159,9 @@ type ListQuery struct {
 	Limit   int
 }
 
-// underPrefix holds for the names that begin with $1. It is a range of the index of names even if the plan does not
+// UnderPrefix holds for the names that begin with $1. It is a range of the index of names even if the plan does not
 // know the prefix: '~' sorts after every character of a name.
-const underPrefix = `s.name >= $1 AND s.name < $1 || '~'`
+const UnderPrefix = `s.name >= $1 AND s.name < $1 || '~'`
 
 // Secrets lists secrets in the order of their names.
 func (r *Reader) Secrets(ctx context.Context, q ListQuery) (page []SecretRow, err error) {
@@ -172,9 +172,9 @@ func (r *Reader) Secrets(ctx context.Context, q ListQuery) (page []SecretRow, er
 	if q.Deleted {
 		which = `s.deleted_at IS NOT NULL AND s.restore_until > now()`
 	}
-	err = r.readInOrder(ctx, func(tx pgx.Tx) (err error) {
-		page, err = collect(ctx, tx, scanSecret, `SELECT `+secretColumns+`, `+secretJob+` FROM vault.secrets s
-			WHERE `+underPrefix+` AND s.name > $2 AND `+which+` ORDER BY s.name LIMIT $3`, q.Prefix, q.After, q.Limit)
+	err = r.ReadInOrder(ctx, func(tx pgx.Tx) (err error) {
+		page, err = collect(ctx, tx, scanSecret, `SELECT `+secretColumns+`, `+NewestJob+` FROM vault.secrets s
+			WHERE `+UnderPrefix+` AND s.name > $2 AND `+which+` ORDER BY s.name LIMIT $3`, q.Prefix, q.After, q.Limit)
 		return err
 	})
 	return page, err
@@ -254,6 +254,18 @@ type HeldLock struct {
 	Holder Transaction `json:"holder"`
 }
 
+// Transaction is a running or prepared transaction.
+type Transaction struct {
+	PID         int        `json:"pid"`
+	Prepared    string     `json:"prepared"` // the name of a prepared one
+	Application string     `json:"application"`
+	Role        string     `json:"role"`
+	Database    string     `json:"database"`
+	State       string     `json:"state"` // "" without pg_read_all_stats for vault_owner
+	WaitsFor    string     `json:"waits_for"`
+	Since       *time.Time `json:"since"` // nil without it
+}
+
 // Durability describes which failures an acknowledged write survives.
 type Durability struct {
 	// asynchronous: a failover can lose it; synchronous: another node has it; blocked: fewer synchronous standbys are
@@ -281,23 +293,6 @@ func (r *Reader) Ping(ctx context.Context) error {
 func (w *Writer) Ping(ctx context.Context) error {
 	_, err := w.pool.Exec(ctx, `SELECT 1`)
 	return classify(err)
-}
-
-type rowsQuerier interface {
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-}
-
-func collect[T any](ctx context.Context, q rowsQuerier, scan pgx.RowToFunc[T], sql string, args ...any) ([]T, error) {
-	rows, err := q.Query(ctx, sql, args...)
-	if err != nil {
-		return nil, classify(err)
-	}
-	all, err := pgx.CollectRows(rows, scan)
-	var scanErr pgx.ScanArgError
-	if errors.As(err, &scanErr) {
-		return nil, newError(ErrIntegrity, "a row has a column of the wrong kind: %s", oneLine(err))
-	}
-	return all, classify(err)
 }
 
 func deref[T any](p *T) (v T) {

@@ -86,7 +86,7 @@ func candidate(ctx context.Context, q rowsQuerier, sql string, args ...any) (Sea
 
 // FinishRotation makes the stored candidate the new version under the claim's fence.
 func (w *Writer) FinishRotation(ctx context.Context, request uuid.UUID, job int64, attempt int) (Result, error) {
-	return change[Result](ctx, w, nil, refusal{request: request}, `SELECT vault.finish_rotation($1, $2, $3)`, job, attempt,
+	return change[Result](ctx, w, nil, refusal{Request: request}, `SELECT vault.finish_rotation($1, $2, $3)`, job, attempt,
 		request)
 }
 
@@ -124,7 +124,7 @@ func (w *Writer) complete(ctx context.Context, batch []Completion, wait bool) (m
 	for i, b := range batch {
 		jobs[i], attempts[i], sealed[i], requests[i] = b.Job, b.Attempt, b.literal(), b.Request
 	}
-	answer, err := change[completed](ctx, w, nil, refusal{request: requests[0]},
+	answer, err := change[completed](ctx, w, nil, refusal{Request: requests[0]},
 		`SELECT vault.complete_rotations($1, $2, $3::text[]::vault.sealed_value[], $4, $5)`, jobs, attempts, sealed, requests,
 		wait)
 	for request, result := range answer.Done {

@@ -10,6 +10,8 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/hyperiondb/vault/internal/audit/auditdb"
+	"github.com/hyperiondb/vault/internal/audit/spool"
 	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
@@ -234,13 +236,11 @@ func TestMigrateMendsIntervals(t *testing.T) {
 // created for them.
 func TestShippedTimesThatCannotBe(t *testing.T) {
 	store := vaulttest.New(t)
-	writer, err := db.NewWriter(t.Context(), db.Options{URL: store.URL(vaulttest.Daemon)})
-	must(t, err)
-	defer writer.Close()
+	writer := mustWriter(t, db.Options{URL: store.URL(vaulttest.Daemon)})
 	must(t, runSession(t, store.URL(vaulttest.Daemon), []string{supervise}))
 	months := store.MustQuery(t, `SELECT count(*) FROM pg_inherits WHERE inhparent = 'vault.audit_log'::regclass`)
-	event := func(fields string) db.ShippedRead {
-		return db.ShippedRead{Event: []byte(`{"actor":"client:192.0.2.7","action":"read","secret":"app/x","outcome":"ok"` +
+	event := func(fields string) spool.Record {
+		return spool.Record{Event: []byte(`{"actor":"client:192.0.2.7","action":"read","secret":"app/x","outcome":"ok"` +
 			fields + `}`)}
 	}
 	good := time.Now().Add(-time.Hour).UTC().Format(time.RFC3339Nano)
@@ -249,18 +249,18 @@ func TestShippedTimesThatCannotBe(t *testing.T) {
 		`"` + time.Now().AddDate(-2, 0, 0).UTC().Format(time.RFC3339Nano) + `"`,
 		`"` + time.Now().Add(time.Hour).UTC().Format(time.RFC3339Nano) + `"`,
 		`"99999999-01-01T00:00:00Z"`, `"2026-13-45T99:00:00Z"`, `1400`, `null`, `""`, `{"x":1}`, `"today"`}
-	var records []db.ShippedRead
+	var records []spool.Record
 	for _, at := range times {
 		records = append(records, event(`,"at":`+at), event(`,"at":"`+good+`"`))
 	}
 	for i := range 300 { // months of the past
 		records = append(records, event(fmt.Sprintf(`,"at":"%04d-05-05T00:00:00Z"`, 1700+i)))
 	}
-	unreadable := []db.ShippedRead{{Event: []byte(`{`)}, {Event: []byte(``)}, {Event: []byte(`[]`)},
+	unreadable := []spool.Record{{Event: []byte(`{`)}, {Event: []byte(``)}, {Event: []byte(`[]`)},
 		event(`,"version":99999999999`), event(`,"client":"nobody"`), event(`,"at":1e400`),
 		event(`,"detail":` + strings.Repeat("[", 5000) + strings.Repeat("]", 5000)), {Event: []byte(`{"outcome":"ok"}`)}}
 	records = append(records, unreadable...)
-	at, err := writer.ShipReads(t.Context(), db.ShippedReads{Node: "n", Boot: uuid.New(), First: 1,
+	at, err := auditdb.New(nil, writer).Ship(t.Context(), spool.Batch{Node: "n", Boot: uuid.New(), First: 1,
 		Records: chained(records)})
 	must(t, err)
 	if at.Next != uint64(len(records))+1 {
@@ -288,7 +288,7 @@ func TestShippedTimesThatCannotBe(t *testing.T) {
 }
 
 // chained gives each record the hash of the one before.
-func chained(records []db.ShippedRead) []db.ShippedRead {
+func chained(records []spool.Record) []spool.Record {
 	var last [32]byte
 	for i := range records {
 		records[i].Previous = last

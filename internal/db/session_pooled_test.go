@@ -14,6 +14,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 
+	"github.com/hyperiondb/vault/internal/audit"
+	"github.com/hyperiondb/vault/internal/audit/auditdb"
 	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/localpg"
 	"github.com/hyperiondb/vault/internal/vaulttest"
@@ -128,7 +130,7 @@ func TestSessionSettingsBehindPooler(t *testing.T) {
 			_, err = reader.Current(t.Context(), "app/x")
 			must(t, err)
 		}
-		_, err = reader.Audit(t.Context(), db.AuditQuery{})
+		_, err = auditdb.New(reader, nil).Events(t.Context(), audit.Query{})
 		must(t, err)
 	}
 	_, url := mustRelay(t, store, store.Cluster.Primary(), true)

@@ -14,6 +14,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/hyperiondb/vault/internal/audit/spool"
+	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
@@ -190,4 +192,49 @@ func FuzzShipReads(f *testing.F) {
 			}
 		})
 	})
+}
+
+// Names of nodes that differ only in characters that are not shown do not keep migrate from its work, and each spool
+// keeps its own position.
+func TestMigrateKeepsSpoolsApart(t *testing.T) {
+	store := vaulttest.New(t)
+	takeBack(t, store, 9)
+	const boot = `11111111-1111-1111-1111-111111111111`
+	for i, node := range []string{`n\x01`, `n\x02`, `n?`, `m\x1b`, `m`} {
+		store.MustExec(t, fmt.Sprintf(`INSERT INTO vault.audit_spools (node, boot, next_seq) VALUES (E'%s', '%s', %d)`, node,
+			boot, i+1))
+	}
+	_, err := db.Migrate(t.Context(), store.URL(vaulttest.Superuser), "test", "")
+	must(t, err)
+	got := store.MustQuery(t, `SELECT string_agg(regexp_replace(node, '[0-9a-f]{32}', 'md5') || '=' || next_seq, ' '
+		ORDER BY next_seq) FROM vault.audit_spools`)
+	if want := "n??md5=1 n??md5=2 n?=3 m?=4 m=5"; got != want {
+		t.Errorf("got the spools %q, want %q", got, want)
+	}
+}
+
+// 40 MiB in one event took the server 15 seconds: an event and a batch have bounds, and larger ones are refused before
+// they are parsed.
+func TestAHugeEventIsRefused(t *testing.T) {
+	store := vaulttest.New(t)
+	ship := func(count, bytes int) error { // the server makes them, so that its log need not hold them
+		return runSession(t, store.URL(vaulttest.Daemon), []string{fmt.Sprintf(`SELECT vault.ship_reads('n',
+			gen_random_uuid(), 1, false,
+			array_fill(decode(repeat('00', 32), 'hex'), ARRAY[%[1]d]), array_fill(repeat(' ', %[2]d - 2) || '{}',
+			ARRAY[%[1]d]))`, count, bytes)})
+	}
+	for want, err := range map[string]error{
+		"an event of p_events has 41943040 bytes: it must have 2 to 16384": ship(1, 40<<20),
+		"an event of p_events has 16385 bytes: it must have 2 to 16384":    ship(1, spool.MaxEvent+1),
+		"the bytes of p_events is 16793600: it must be 2 to 16777216":      ship(1025, spool.MaxEvent),
+		"a batch has at most 10000 records":                                ship(10001, 2),
+	} {
+		if code, text := sqlState(err); code != "22023" || !strings.Contains(text, want) {
+			t.Errorf("got %s %q, want 22023 %q", code, text, want)
+		}
+	}
+	if got := store.MustQuery(t, `SELECT count(*) FROM vault.audit_spools`); got != "0" {
+		t.Errorf("got %s spools, want none", got)
+	}
+	must(t, ship(1, spool.MaxEvent))
 }

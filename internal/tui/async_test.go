@@ -15,6 +15,8 @@ import (
 
 	tea "github.com/charmbracelet/bubbletea"
 	"github.com/charmbracelet/x/exp/teatest"
+
+	"github.com/hyperiondb/vault/internal/audit"
 )
 
 const waitFor = 20 * time.Second // a bound, not a measurement
@@ -95,7 +97,7 @@ func TestAnAnswerThatNeverComes(t *testing.T) {
 // panickingSource panics when secrets are queried.
 type panickingSource struct{ *log }
 
-func (panickingSource) Secrets(context.Context, string, string, int) ([]Secret, error) {
+func (panickingSource) SecretUses(context.Context, string, string, int) ([]audit.SecretUse, error) {
 	panic("no such thing")
 }
 

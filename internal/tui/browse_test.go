@@ -22,7 +22,7 @@ func (s *screen) check() {
 		s.t.Fatalf("%d events are held", len(w.events))
 	}
 	for i := 1; i < len(w.events); i++ {
-		if !w.events[i].Cursor().before(w.events[i-1].Cursor()) {
+		if !w.events[i].Cursor().Before(w.events[i-1].Cursor()) {
 			s.t.Fatalf("event %d is not older than the one above", i)
 		}
 	}
@@ -32,7 +32,7 @@ func (s *screen) check() {
 	}
 }
 
-func (s *screen) selected() Event {
+func (s *screen) selected() audit.Row {
 	s.t.Helper()
 	e, ok := s.events.current()
 	if !ok {
@@ -111,7 +111,7 @@ func TestASearchGoesOnUntilItIsStopped(t *testing.T) {
 	}
 	// One query at a time, as with a slow database.
 	s.filter = "action:none"
-	s.Update(s.queryPage(Query{}, atStart)())
+	s.Update(s.queryPage(audit.Query{}, atStart)())
 	s.wantLine("searching back to 2026-11-2")
 	s.Update(tea.KeyMsg{Type: tea.KeyEsc})
 	s.wantLine("searched back to")
@@ -290,7 +290,7 @@ func TestExportAndCopy(t *testing.T) {
 func TestSecretsPage(t *testing.T) {
 	l := sampleLog(100)
 	for i := range 350 {
-		l.secrets = append(l.secrets, Secret{Name: fmt.Sprintf("zone/s%03d", i), Version: 1})
+		l.secrets = append(l.secrets, audit.SecretUse{Name: fmt.Sprintf("zone/s%03d", i), Version: 1})
 	}
 	s := newScreen(t, l, "since:-7d", 80, 24)
 	s.keys("tab", "end", "end", "end", "end")

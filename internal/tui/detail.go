@@ -13,6 +13,8 @@ import (
 	tea "github.com/charmbracelet/bubbletea"
 	"github.com/charmbracelet/lipgloss"
 	"github.com/charmbracelet/x/ansi"
+
+	"github.com/hyperiondb/vault/internal/audit"
 )
 
 // detailPane shows all of the selected event, under the table or beside it.
@@ -21,13 +23,13 @@ type detailPane struct {
 	open   bool
 	top    int
 	sealOf int64 // the event that seal is about
-	seal   Seal
+	seal   audit.RowSeal
 }
 
 type sealMsg struct {
 	number int
 	event  int64
-	Seal
+	audit.RowSeal
 	err error
 }
 
@@ -37,14 +39,14 @@ func (m *model) querySeal() tea.Cmd {
 	if !ok || !m.detail.open || m.detail.sealOf == e.ID {
 		return nil
 	}
-	m.detail.sealOf, m.detail.seal = e.ID, Seal{}
-	return query(m, &m.detail.pending, func(ctx context.Context) (Seal, error) { return m.source.Seal(ctx, e) },
-		func(n int, s Seal, err error) tea.Msg { return sealMsg{n, e.ID, s, err} })
+	m.detail.sealOf, m.detail.seal = e.ID, audit.RowSeal{}
+	return query(m, &m.detail.pending, func(ctx context.Context) (audit.RowSeal, error) { return m.source.SealOf(ctx, e) },
+		func(n int, s audit.RowSeal, err error) tea.Msg { return sealMsg{n, e.ID, s, err} })
 }
 
 func (msg sealMsg) arrive(m *model) tea.Cmd {
 	if m.detail.take(msg.number) && msg.err == nil && msg.event == m.detail.sealOf {
-		m.detail.seal = msg.Seal
+		m.detail.seal = msg.RowSeal
 	}
 	return nil
 }
@@ -80,7 +82,7 @@ func (m *model) detailLines(width, height int) []string {
 }
 
 // describe lists all fields of an event, wrapped to a width.
-func (m *model) describe(e Event, width int) []string {
+func (m *model) describe(e audit.Row, width int) []string {
 	zone := m.now().Location()
 	lines := []string{m.theme.title.Render(clean(strings.TrimSpace(e.Action+" "+e.Secret))) + " " +
 		m.theme.outcome(string(e.Outcome)).Render(clean(word(string(e.Outcome))))}
@@ -101,13 +103,14 @@ func (m *model) describe(e Event, width int) []string {
 	field("request", e.RequestID)
 	field("event", fmt.Sprintf("%d", e.ID))
 	field("seal", m.detail.text(e, zone))
-	for _, key := range slices.Sorted(maps.Keys(e.Detail)) {
-		field(key, pretty(e.Detail[key]))
+	details := e.Details()
+	for _, key := range slices.Sorted(maps.Keys(details)) {
+		field(key, pretty(details[key]))
 	}
 	return lines
 }
 
-func (d *detailPane) text(e Event, zone *time.Location) string {
+func (d *detailPane) text(e audit.Row, zone *time.Location) string {
 	switch {
 	case d.sealOf != e.ID || !d.seal.Known:
 		return ""
@@ -150,10 +153,11 @@ func pretty(v any) string {
 }
 
 // detailText is the detail in one line, for the table.
-func detailText(e Event) string {
+func detailText(e audit.Row) string {
 	var parts []string
-	for _, key := range slices.Sorted(maps.Keys(e.Detail)) {
-		parts = append(parts, key+"="+pretty(e.Detail[key]))
+	details := e.Details()
+	for _, key := range slices.Sorted(maps.Keys(details)) {
+		parts = append(parts, key+"="+pretty(details[key]))
 	}
 	return strings.Join(parts, " ")
 }

@@ -17,10 +17,10 @@ import (
 type eventsPane struct {
 	window
 	pending
-	loaded   bool    // a page has arrived
-	of       string  // the filter of the events
-	searched *Cursor // how far an unfinished search has come
-	halted   bool    // the search was stopped, until the selection moves
+	loaded   bool          // a page has arrived
+	of       string        // the filter of the events
+	searched *audit.Cursor // how far an unfinished search has come
+	halted   bool          // the search was stopped, until the selection moves
 	err      error
 }
 
@@ -44,12 +44,12 @@ type pageMsg struct {
 	number int
 	place  place
 	of     string
-	from   *Cursor
-	Page
+	from   *audit.Cursor
+	audit.Page
 	err error
 }
 
-func (m *model) queryPage(q Query, where place) tea.Cmd {
+func (m *model) queryPage(q audit.Query, where place) tea.Cmd {
 	f, err := m.parse()
 	if err != nil {
 		m.events.stop()
@@ -59,22 +59,22 @@ func (m *model) queryPage(q Query, where place) tea.Cmd {
 	q.Filter, q.Limit = f, pageSize
 	of := m.filter
 	m.events.halted = false
-	return query(m, &m.events.pending, func(ctx context.Context) (Page, error) { return m.source.Events(ctx, q) },
-		func(n int, p Page, err error) tea.Msg { return pageMsg{n, where, of, q.From, p, err} })
+	return query(m, &m.events.pending, func(ctx context.Context) (audit.Page, error) { return m.source.Events(ctx, q) },
+		func(n int, p audit.Page, err error) tea.Msg { return pageMsg{n, where, of, q.From, p, err} })
 }
 
 func (m *model) loadNewest() tea.Cmd {
 	m.events.err = nil
-	return tea.Batch(m.queryPage(Query{}, atStart), m.queryCounts())
+	return tea.Batch(m.queryPage(audit.Query{}, atStart), m.queryCounts())
 }
 
-func (m *model) loadOldest() tea.Cmd { return m.queryPage(Query{Newer: true}, atEnd) }
+func (m *model) loadOldest() tea.Cmd { return m.queryPage(audit.Query{Newer: true}, atEnd) }
 
 // loadAt puts the last event before a cursor on top.
-func (m *model) loadAt(c Cursor) tea.Cmd { return m.queryPage(Query{From: &c}, atStart) }
+func (m *model) loadAt(c audit.Cursor) tea.Cmd { return m.queryPage(audit.Query{From: &c}, atStart) }
 
 // justAfter is the place after all events of a time.
-func justAfter(t time.Time) Cursor { return Cursor{At: t.Add(time.Microsecond)} }
+func justAfter(t time.Time) audit.Cursor { return audit.Cursor{At: t.Add(time.Microsecond)} }
 
 // queryMore loads the next page when the selection comes near an end.
 func (m *model) queryMore() tea.Cmd {
@@ -83,9 +83,9 @@ func (m *model) queryMore() tea.Cmd {
 	case p.inFlight() || p.halted || p.err != nil || !p.loaded:
 		return nil
 	case p.wantsOlder(m.rows()):
-		return m.queryPage(Query{From: p.older}, below)
+		return m.queryPage(audit.Query{From: p.older}, below)
 	case p.wantsNewer(m.rows()):
-		return m.queryPage(Query{From: p.newer, Newer: true}, above)
+		return m.queryPage(audit.Query{From: p.newer, Newer: true}, above)
 	}
 	return nil
 }
@@ -102,7 +102,7 @@ func (msg pageMsg) arrive(m *model) tea.Cmd {
 		return nil
 	}
 	p.loaded, p.searched, p.of = true, nil, msg.of
-	if msg.Next != nil && len(msg.Events) < pageSize {
+	if msg.Next != nil && len(msg.Rows) < pageSize {
 		p.searched = msg.Next
 	}
 	switch msg.place {
@@ -111,9 +111,9 @@ func (msg pageMsg) arrive(m *model) tea.Cmd {
 	case above:
 		p.addNewer(msg.Page)
 	case atStart:
-		p.window = window{events: msg.Events, older: msg.Next, newer: msg.from}
+		p.window = window{events: msg.Rows, older: msg.Next, newer: msg.from}
 	case atEnd:
-		p.window = window{events: msg.Events, newer: msg.Next}
+		p.window = window{events: msg.Rows, newer: msg.Next}
 		p.choose(len(p.events) - 1)
 	}
 	if msg.place == atStart && msg.from == nil {
@@ -128,7 +128,7 @@ func (msg pageMsg) arrive(m *model) tea.Cmd {
 type seekMsg struct {
 	number int
 	newer  bool
-	Page
+	audit.Page
 	err error
 }
 
@@ -155,15 +155,16 @@ func (m *model) seek(step int) tea.Cmd {
 	return m.seekFrom(from, step < 0)
 }
 
-func (m *model) seekFrom(from *Cursor, newer bool) tea.Cmd {
+func (m *model) seekFrom(from *audit.Cursor, newer bool) tea.Cmd {
 	f, err := m.parse()
 	if err != nil {
 		m.notice = err.Error()
 		return nil
 	}
-	q := Query{Filter: f.With(filter.Term{Key: filter.Outcome, Not: true, Text: "ok"}), From: from, Newer: newer, Limit: 1}
-	return query(m, &m.events.pending, func(ctx context.Context) (Page, error) { return m.source.Events(ctx, q) },
-		func(n int, p Page, err error) tea.Msg { return seekMsg{n, newer, p, err} })
+	q := audit.Query{Filter: f.With(filter.Term{Key: filter.Outcome, Not: true, Text: "ok"}), From: from, Newer: newer,
+		Limit: 1}
+	return query(m, &m.events.pending, func(ctx context.Context) (audit.Page, error) { return m.source.Events(ctx, q) },
+		func(n int, p audit.Page, err error) tea.Msg { return seekMsg{n, newer, p, err} })
 }
 
 func (msg seekMsg) arrive(m *model) tea.Cmd {
@@ -174,8 +175,8 @@ func (msg seekMsg) arrive(m *model) tea.Cmd {
 	switch p.err = msg.err; {
 	case msg.err != nil:
 		return nil
-	case len(msg.Events) > 0:
-		return m.loadAt(justAfter(msg.Events[0].At))
+	case len(msg.Rows) > 0:
+		return m.loadAt(justAfter(msg.Rows[0].At))
 	case msg.Next != nil:
 		p.searched = msg.Next
 		return m.seekFrom(msg.Next, msg.newer)
@@ -191,7 +192,7 @@ type column struct {
 	width int // 0 = a share of the remaining width
 	share int
 	end   bool
-	text  func(Event) string
+	text  func(audit.Row) string
 }
 
 // columns depend on the width alone, so that they do not move while the events change.
@@ -205,22 +206,22 @@ func (m *model) columns(width int) []column {
 	}
 	zone := m.now().Location()
 	cs := []column{
-		{"TIME", timeWidth, 0, false, func(e Event) string { return e.At.In(zone).Format(layout) }},
-		{"OUTCOME", 7, 0, false, func(e Event) string { return word(string(e.Outcome)) }},
-		{"ACTION", 12, 0, false, func(e Event) string { return e.Action }},
-		{"ACTOR", 0, 2, true, func(e Event) string { return e.Actor }},
+		{"TIME", timeWidth, 0, false, func(e audit.Row) string { return e.At.In(zone).Format(layout) }},
+		{"OUTCOME", 7, 0, false, func(e audit.Row) string { return word(string(e.Outcome)) }},
+		{"ACTION", 12, 0, false, func(e audit.Row) string { return e.Action }},
+		{"ACTOR", 0, 2, true, func(e audit.Row) string { return e.Actor }},
 	}
 	switch {
 	case width < 76:
 		cs[1].title, cs[1].width, cs[2].width = "OUT", 4, 10
-		cs[1].text = func(e Event) string {
+		cs[1].text = func(e audit.Row) string {
 			return strings.NewReplacer("DENIED", "DENY", "FAILED", "FAIL").Replace(word(string(e.Outcome)))
 		}
 	case width >= 100:
 		cs[2].width = 16
 	}
-	secret := column{"SECRET", 0, 3, true, func(e Event) string { return e.Secret }}
-	version := column{"VER", 4, 0, false, func(e Event) string { return versionText(e.Version) }}
+	secret := column{"SECRET", 0, 3, true, func(e audit.Row) string { return e.Secret }}
+	version := column{"VER", 4, 0, false, func(e audit.Row) string { return versionText(e.Version) }}
 	from := column{"FROM", 18, 0, false, fromText}
 	detail := column{"DETAIL", 0, 4, false, detailText}
 	switch {
@@ -268,7 +269,7 @@ func word(outcome string) string {
 	return outcome
 }
 
-func fromText(e Event) string {
+func fromText(e audit.Row) string {
 	if e.Client == "" {
 		return e.DBRole + "@local"
 	}
@@ -283,7 +284,7 @@ func (m *model) tableHeader(width int) string {
 	return m.theme.header.Render(fit("  "+strings.Join(titles, " "), width))
 }
 
-func (m *model) tableRow(e Event, width int, selected bool) string {
+func (m *model) tableRow(e audit.Row, width int, selected bool) string {
 	cells := make([]string, 0, 8)
 	for _, c := range m.columns(width) {
 		text := fit(clean(c.text(e)), c.width)

@@ -3,6 +3,7 @@ package tui
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -118,7 +119,8 @@ func (p *exportPane) tick() {
 func (m *model) copy() tea.Cmd {
 	what, text := "the event", ""
 	if e, ok := m.events.current(); ok && m.page == eventsPage {
-		text = string(e.JSON)
+		indented, _ := json.MarshalIndent(e, "", "  ") // it came from JSON
+		text = string(indented)
 	}
 	if p := &m.secrets; m.page == secretsPage && p.selected < len(p.rows) {
 		what, text = "the name", p.rows[p.selected].Name

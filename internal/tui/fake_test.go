@@ -26,9 +26,9 @@ func clock() time.Time { return time.Date(2026, 11, 25, 20, 33, 27, 0, time.UTC)
 // log is a source in memory: a few keys of the filter, in the order and with the pages of the real one.
 type log struct {
 	mu      sync.Mutex
-	events  []Event // newest first
-	fresh   []Event // of the next Follower.Next
-	secrets []Secret
+	events  []audit.Row // newest first
+	fresh   []audit.Row // of the next Follower.Next
+	secrets []audit.SecretUse
 	sealed  int64 // up to this id
 	err     error
 	slow    map[string]chan struct{} // queries whose filter is held until the channel is closed
@@ -47,21 +47,20 @@ func sampleLog(n int) *log {
 		"billing/smtp/relay/credentials"}
 	for i := range n {
 		at := clock().Add(-time.Duration(i)*7*time.Minute - time.Duration(i*i)*time.Second/3)
-		e := Event{ID: int64(n - i), RecordedAt: at.Add(2 * time.Second), DBRole: "vaultd",
-			Event: audit.Event{At: at, Actor: actors[i%5], Client: fmt.Sprintf("10.0.%d.%d", i%2, 5+i%13), Node: "db1",
-				Action: actions[i%5], Secret: names[(i/2)%5], Version: 1 + i%4, Outcome: audit.OK,
-				RequestID: fmt.Sprintf("00000000-0000-4000-8000-%012d", n-i), Detail: map[string]any{"match": "current"}}}
+		e := audit.Row{ID: int64(n - i), At: at, RecordedAt: at.Add(2 * time.Second), Actor: actors[i%5], DBRole: "vaultd",
+			Client: fmt.Sprintf("10.0.%d.%d", i%2, 5+i%13), Node: "db1", Action: actions[i%5], Secret: names[(i/2)%5],
+			Version: 1 + i%4, Outcome: audit.OK, RequestID: fmt.Sprintf("00000000-0000-4000-8000-%012d", n-i),
+			Detail: json.RawMessage(`{"match": "current"}`)}
 		switch {
 		case i%17 == 9:
-			e.Outcome, e.Detail = audit.Denied, map[string]any{"reason": "the address is not on the allowlist"}
+			e.Outcome, e.Detail = audit.Denied, json.RawMessage(`{"reason": "the address is not on the allowlist"}`)
 		case i%43 == 21:
 			e.Outcome, e.Action = audit.Failed, "rotate"
 		}
-		e.JSON, _ = json.Marshal(e.Event)
 		l.events = append(l.events, e)
 	}
 	rotated, next, late := clock().Add(-50*time.Hour), clock().Add(30*time.Hour), clock().Add(-time.Hour)
-	l.secrets = []Secret{
+	l.secrets = []audit.SecretUse{
 		{Name: "billing/smtp/relay/credentials", Version: 3, RotatedAt: &rotated, LastReadAt: &rotated},
 		{Name: "prod/api/stripe", Version: 12, RotatedAt: &rotated, NextRotationAt: &next, LastReadAt: &late},
 		{Name: "prod/db/password", Version: 7, RotatedAt: &rotated, NextRotationAt: &late, JobState: "failed",
@@ -84,9 +83,9 @@ func (l *log) hold(ctx context.Context, f filter.Filter) error {
 	return cmp.Or(err, ctx.Err())
 }
 
-func (l *log) Events(ctx context.Context, q Query) (Page, error) {
+func (l *log) Events(ctx context.Context, q audit.Query) (audit.Page, error) {
 	if err := l.hold(ctx, q.Filter); err != nil && l.slow[q.Filter.String()] == nil {
-		return Page{}, err
+		return audit.Page{}, err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -94,19 +93,19 @@ func (l *log) Events(ctx context.Context, q Query) (Page, error) {
 	if q.Newer {
 		slices.Reverse(events)
 	}
-	page := Page{Events: []Event{}}
+	page := audit.Page{Rows: []audit.Row{}}
 	looked := 0
 	for _, e := range events {
-		if q.From != nil && (q.Newer && !q.From.before(e.Cursor()) || !q.Newer && !e.Cursor().before(*q.From)) {
+		if q.From != nil && (q.Newer && !q.From.Before(e.Cursor()) || !q.Newer && !e.Cursor().Before(*q.From)) {
 			continue
 		}
 		c := e.Cursor()
-		if looked++; l.cut > 0 && looked > l.cut || len(page.Events) == q.Limit {
+		if looked++; l.cut > 0 && looked > l.cut || len(page.Rows) == q.Limit {
 			break
 		}
 		page.Next = &c
 		if matches(q.Filter, e) {
-			page.Events = append(page.Events, e)
+			page.Rows = append(page.Rows, e)
 		}
 		if c == events[len(events)-1].Cursor() {
 			page.Next = nil
@@ -116,12 +115,12 @@ func (l *log) Events(ctx context.Context, q Query) (Page, error) {
 		page.Next = nil
 	}
 	if q.Newer {
-		slices.Reverse(page.Events)
+		slices.Reverse(page.Rows)
 	}
 	return page, nil
 }
 
-func matches(f filter.Filter, e Event) bool {
+func matches(f filter.Filter, e audit.Row) bool {
 	if since := f.Since(); !since.IsZero() && e.At.Before(since) {
 		return false
 	}
@@ -138,7 +137,7 @@ func matches(f filter.Filter, e Event) bool {
 	return true
 }
 
-func holds(t filter.Term, e Event) bool {
+func holds(t filter.Term, e audit.Row) bool {
 	text := map[filter.Key]string{filter.Secret: e.Secret, filter.Action: e.Action, filter.Outcome: string(e.Outcome),
 		filter.Node: e.Node, filter.Request: e.RequestID, filter.Actor: e.Actor}[t.Key]
 	switch t.Key {
@@ -158,11 +157,11 @@ func holds(t filter.Term, e Event) bool {
 	return text == t.Text || t.Prefix && strings.HasPrefix(text, t.Text)
 }
 
-func (l *log) Counts(_ context.Context, f filter.Filter, from, to time.Time, buckets int) (Counts, error) {
+func (l *log) Counts(_ context.Context, f filter.Filter, from, to time.Time, buckets int) (audit.Counts, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.err != nil {
-		return Counts{}, l.err
+		return audit.Counts{}, l.err
 	}
 	if from.IsZero() {
 		from = to
@@ -170,7 +169,7 @@ func (l *log) Counts(_ context.Context, f filter.Filter, from, to time.Time, buc
 			from = l.events[len(l.events)-1].At
 		}
 	}
-	counts := Counts{From: from, To: to, Buckets: make([]Count, buckets)}
+	counts := audit.Counts{From: from, To: to, Buckets: make([]audit.Count, buckets)}
 	for _, e := range l.events {
 		if i := (&histogramPane{Counts: counts}).bucket(e.At); i >= 0 && matches(f, e) {
 			counts.Buckets[i].Events++
@@ -188,7 +187,7 @@ func (l *log) Follow(context.Context, filter.Filter) (Follower, error) {
 	return &logFollower{l, 0}, nil
 }
 
-func (f *logFollower) Next(context.Context) ([]Event, bool, error) {
+func (f *logFollower) Next(context.Context) ([]audit.Row, bool, error) {
 	f.log.mu.Lock()
 	defer f.log.mu.Unlock()
 	fresh := f.log.fresh[f.delivered:]
@@ -196,7 +195,7 @@ func (f *logFollower) Next(context.Context) ([]Event, bool, error) {
 	return fresh, false, f.log.err
 }
 
-func (l *log) Values(_ context.Context, key filter.Key, typed string) ([]string, error) {
+func (l *log) Values(_ context.Context, key filter.Key, typed string, _ int) ([]string, error) {
 	var found []string
 	for _, e := range l.events {
 		value := map[filter.Key]string{filter.Secret: e.Secret, filter.Actor: e.Actor, filter.Node: e.Node}[key]
@@ -208,8 +207,8 @@ func (l *log) Values(_ context.Context, key filter.Key, typed string) ([]string,
 	return slices.Compact(found), nil
 }
 
-func (l *log) Secrets(_ context.Context, prefix, after string, limit int) ([]Secret, error) {
-	var rows []Secret
+func (l *log) SecretUses(_ context.Context, prefix, after string, limit int) ([]audit.SecretUse, error) {
+	var rows []audit.SecretUse
 	for _, s := range l.secrets {
 		if strings.HasPrefix(s.Name, prefix) && s.Name > after && len(rows) < limit {
 			rows = append(rows, s)
@@ -218,11 +217,11 @@ func (l *log) Secrets(_ context.Context, prefix, after string, limit int) ([]Sec
 	return rows, l.err
 }
 
-func (l *log) Seal(_ context.Context, e Event) (Seal, error) {
+func (l *log) SealOf(_ context.Context, e audit.Row) (audit.RowSeal, error) {
 	if e.ID > l.sealed {
-		return Seal{Known: true}, nil
+		return audit.RowSeal{Known: true}, nil
 	}
-	return Seal{Known: true, ID: 1 + e.ID/10, SealedAt: e.At.Add(3 * time.Second)}, nil
+	return audit.RowSeal{Known: true, ID: 1 + e.ID/10, SealedAt: e.At.Add(3 * time.Second)}, nil
 }
 
 func (l *log) Status(context.Context) (Status, error) {
@@ -235,7 +234,11 @@ func (l *log) Export(_ context.Context, f filter.Filter, w io.Writer, progress f
 	for _, e := range slices.Backward(l.events) {
 		if matches(f, e) {
 			n++
-			fmt.Fprintf(w, "%s\n", e.JSON)
+			line, err := json.Marshal(e)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(w, "%s\n", line)
 		}
 	}
 	progress(n)

@@ -7,6 +7,7 @@ import (
 
 	tea "github.com/charmbracelet/bubbletea"
 
+	"github.com/hyperiondb/vault/internal/audit"
 	"github.com/hyperiondb/vault/internal/audit/filter"
 )
 
@@ -16,8 +17,8 @@ type followPane struct {
 	pending
 	on       bool
 	follower Follower
-	waiting  int64   // new events that are not in the table
-	recent   []Event // the latest new events, for a page that was queried before they were recorded
+	waiting  int64       // new events that are not in the table
+	recent   []audit.Row // the latest new events, for a page that was queried before they were recorded
 	err      error
 }
 
@@ -29,7 +30,7 @@ const (
 type followMsg struct {
 	number   int
 	follower Follower
-	fresh    []Event
+	fresh    []audit.Row
 	more     bool
 	err      error
 }

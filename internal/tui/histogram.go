@@ -7,13 +7,14 @@ import (
 
 	tea "github.com/charmbracelet/bubbletea"
 
+	"github.com/hyperiondb/vault/internal/audit"
 	"github.com/hyperiondb/vault/internal/audit/filter"
 )
 
 // histogramPane is the row of bars over the table: how many events there are per span of time.
 type histogramPane struct {
 	pending
-	Counts
+	audit.Counts
 	of     string // the filter of the counts
 	sentAt time.Time
 	err    error
@@ -24,7 +25,7 @@ const histogramMargin = 1
 type countsMsg struct {
 	number int
 	of     string
-	Counts
+	audit.Counts
 	err error
 }
 
@@ -43,8 +44,8 @@ func (m *model) queryCounts() tea.Cmd {
 	f = f.Without(filter.Since, filter.Until)
 	of := m.filter
 	return query(m, &m.histogram.pending,
-		func(ctx context.Context) (Counts, error) { return m.source.Counts(ctx, f, from, to, buckets) },
-		func(n int, c Counts, err error) tea.Msg { return countsMsg{n, of, c, err} })
+		func(ctx context.Context) (audit.Counts, error) { return m.source.Counts(ctx, f, from, to, buckets) },
+		func(n int, c audit.Counts, err error) tea.Msg { return countsMsg{n, of, c, err} })
 }
 
 func (msg countsMsg) arrive(m *model) tea.Cmd {
@@ -53,7 +54,7 @@ func (msg countsMsg) arrive(m *model) tea.Cmd {
 	}
 	m.histogram.Counts, m.histogram.err, m.histogram.of = msg.Counts, msg.err, msg.of
 	if msg.err != nil {
-		m.histogram.Counts = Counts{}
+		m.histogram.Counts = audit.Counts{}
 	}
 	return nil
 }
@@ -178,7 +179,7 @@ func (m *model) jumpBucket(step int) tea.Cmd {
 	}
 	for i += step; i >= 0 && i < len(m.histogram.Buckets); i += step {
 		if m.histogram.Buckets[i].Events > 0 {
-			return m.loadAt(Cursor{At: m.histogram.end(i)})
+			return m.loadAt(audit.Cursor{At: m.histogram.end(i)})
 		}
 	}
 	m.notice = "no events further on in this range"

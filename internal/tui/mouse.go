@@ -1,6 +1,10 @@
 package tui
 
-import tea "github.com/charmbracelet/bubbletea"
+import (
+	tea "github.com/charmbracelet/bubbletea"
+
+	"github.com/hyperiondb/vault/internal/audit"
+)
 
 const wheelRows = 3
 
@@ -34,7 +38,7 @@ func (m *model) click(x, y int) tea.Cmd {
 		return m.promptFilter()
 	case y < 2+m.histogramHeight():
 		if i := x - histogramMargin; i >= 0 && i < len(m.histogram.Buckets) {
-			return m.loadAt(Cursor{At: m.histogram.end(i)})
+			return m.loadAt(audit.Cursor{At: m.histogram.end(i)})
 		}
 		return nil
 	}

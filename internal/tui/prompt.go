@@ -37,6 +37,7 @@ type purpose struct {
 }
 
 const (
+	valuesShown  = 50                     // completions
 	typingPause  = 250 * time.Millisecond // after which a filter is tried
 	maxWords     = 6
 	maxTyped     = 4096
@@ -150,7 +151,7 @@ func (m *model) suggest() tea.Cmd {
 	}
 	c := p.completion
 	return query(m, &p.pending,
-		func(ctx context.Context) ([]string, error) { return m.source.Values(ctx, c.Key, c.Typed) },
+		func(ctx context.Context) ([]string, error) { return m.source.Values(ctx, c.Key, c.Typed, valuesShown) },
 		func(n int, values []string, err error) tea.Msg { return valuesMsg{n, values, err} })
 }
 

@@ -9,6 +9,7 @@ import (
 
 	tea "github.com/charmbracelet/bubbletea"
 
+	"github.com/hyperiondb/vault/internal/audit"
 	"github.com/hyperiondb/vault/internal/audit/filter"
 )
 
@@ -16,7 +17,7 @@ import (
 type secretsPane struct {
 	pending
 	prefix        string // of the names
-	rows          []Secret
+	rows          []audit.SecretUse
 	more          bool // there are secrets after the last row
 	loaded        bool
 	selected, top int
@@ -31,7 +32,7 @@ const (
 type secretsMsg struct {
 	number int
 	after  string // "" = the first page
-	rows   []Secret
+	rows   []audit.SecretUse
 	err    error
 }
 
@@ -58,10 +59,10 @@ func (m *model) findSecrets(prefix string) tea.Cmd {
 
 func (m *model) querySecrets(after string) tea.Cmd {
 	prefix := m.secrets.prefix
-	return query(m, &m.secrets.pending, func(ctx context.Context) ([]Secret, error) {
-		return m.source.Secrets(ctx, prefix, after, secretsAtOnce)
+	return query(m, &m.secrets.pending, func(ctx context.Context) ([]audit.SecretUse, error) {
+		return m.source.SecretUses(ctx, prefix, after, secretsAtOnce)
 	},
-		func(n int, rows []Secret, err error) tea.Msg { return secretsMsg{n, after, rows, err} })
+		func(n int, rows []audit.SecretUse, err error) tea.Msg { return secretsMsg{n, after, rows, err} })
 }
 
 func (msg secretsMsg) arrive(m *model) tea.Cmd {
@@ -177,8 +178,8 @@ func cells(texts []string, widths []int) string {
 	return strings.Join(parts, " ")
 }
 
-func (m *model) secretRow(s Secret, width int, selected bool) string {
-	state := s.state(m.now())
+func (m *model) secretRow(s audit.SecretUse, width int, selected bool) string {
+	state := state(s, m.now())
 	line := cells([]string{clean(s.Name), versionText(s.Version), m.ago(s.LastReadAt), m.ago(s.RotatedAt),
 		m.until(s.NextRotationAt), clean(state)}, secretColumns(width))
 	switch {
@@ -191,7 +192,7 @@ func (m *model) secretRow(s Secret, width int, selected bool) string {
 }
 
 // state is in capitals if an operator has to act.
-func (s Secret) state(now time.Time) string {
+func state(s audit.SecretUse, now time.Time) string {
 	switch {
 	case s.JobState == "failed":
 		return "FAILED"

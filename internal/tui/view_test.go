@@ -1,6 +1,7 @@
 package tui
 
 import (
+	"encoding/json"
 	"flag"
 	"os"
 	"path/filepath"
@@ -125,7 +126,11 @@ func TestNothingInARowSteersTheTerminal(t *testing.T) {
 	e := l.events[0]
 	e.Actor, e.Action, e.Secret, e.Node, e.DBRole, e.Client, e.RequestID, e.Outcome = evil, evil, evil, evil, evil, evil,
 		evil, audit.Outcome(evil)
-	e.Detail = map[string]any{evil: evil, "deep": map[string]any{evil: []any{evil}}}
+	detail, err := json.Marshal(map[string]any{evil: evil, "deep": map[string]any{evil: []any{evil}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Detail = detail
 	l.events[0] = e
 	l.secrets[0].Name, l.secrets[0].JobError, l.secrets[0].JobState = evil, evil, evil
 	for _, size := range sizes {

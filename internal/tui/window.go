@@ -1,6 +1,10 @@
 package tui
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/hyperiondb/vault/internal/audit"
+)
 
 const (
 	maxEvents = 2000 // held at once
@@ -10,23 +14,23 @@ const (
 
 // window is a part of the log, newest first, and the selection in it.
 type window struct {
-	events       []Event
-	newer, older *Cursor // where the log goes on; nil = no further events are known
+	events       []audit.Row
+	newer, older *audit.Cursor // where the log goes on; nil = no further events are known
 	selected     int
 	top          int // the first event on the screen
 }
 
 // current is the selected event.
-func (w *window) current() (Event, bool) {
+func (w *window) current() (audit.Row, bool) {
 	if w.selected < 0 || w.selected >= len(w.events) {
-		return Event{}, false
+		return audit.Row{}, false
 	}
 	return w.events[w.selected], true
 }
 
 // addOlder appends a page. Beyond maxEvents it drops the newest.
-func (w *window) addOlder(p Page) {
-	w.events, w.older = append(w.events, p.Events...), p.Next
+func (w *window) addOlder(p audit.Page) {
+	w.events, w.older = append(w.events, p.Rows...), p.Next
 	if over := len(w.events) - maxEvents; over > 0 {
 		over = min(over, w.top) // keep the events on the screen
 		w.events = slices.Clone(w.events[over:])
@@ -37,11 +41,11 @@ func (w *window) addOlder(p Page) {
 }
 
 // addNewer puts a page in front. Beyond maxEvents it drops the oldest.
-func (w *window) addNewer(p Page) {
+func (w *window) addNewer(p audit.Page) {
 	if len(w.events) > 0 {
-		w.selected, w.top = w.selected+len(p.Events), w.top+len(p.Events)
+		w.selected, w.top = w.selected+len(p.Rows), w.top+len(p.Rows)
 	}
-	w.events, w.newer = append(slices.Clone(p.Events), w.events...), p.Next
+	w.events, w.newer = append(slices.Clone(p.Rows), w.events...), p.Next
 	if len(w.events) > maxEvents {
 		keep := max(maxEvents, w.selected+lookahead)
 		if keep < len(w.events) {
@@ -54,14 +58,14 @@ func (w *window) addNewer(p Page) {
 
 // insert adds newly recorded events at their places and returns how many. Events beyond the older end are left out:
 // loading that page finds them.
-func (w *window) insert(fresh []Event) int {
+func (w *window) insert(fresh []audit.Row) int {
 	n := 0
 	for _, e := range fresh {
-		i, known := slices.BinarySearchFunc(w.events, e, func(a, b Event) int {
+		i, known := slices.BinarySearchFunc(w.events, e, func(a, b audit.Row) int {
 			switch {
 			case a.ID == b.ID && a.At.Equal(b.At):
 				return 0
-			case b.Cursor().before(a.Cursor()):
+			case b.Cursor().Before(a.Cursor()):
 				return -1
 			}
 			return 1
@@ -89,8 +93,8 @@ func (w *window) move(by int) { w.choose(w.selected + by) }
 func (w *window) choose(i int) { w.selected = max(0, min(i, len(w.events)-1)) }
 
 // find selects an event that is held.
-func (w *window) find(c Cursor) bool {
-	i := slices.IndexFunc(w.events, func(e Event) bool { return e.Cursor() == c || e.ID == c.ID && e.At.Equal(c.At) })
+func (w *window) find(c audit.Cursor) bool {
+	i := slices.IndexFunc(w.events, func(e audit.Row) bool { return e.Cursor() == c || e.ID == c.ID && e.At.Equal(c.At) })
 	if i >= 0 {
 		w.selected = i
 	}

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/hyperiondb/vault/internal/audit"
+	"github.com/hyperiondb/vault/internal/audit/auditdb"
 	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/envelope"
 )
@@ -195,7 +196,7 @@ func (b *importing) compare(ctx context.Context, items []item) ([]item, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := b.RecordReads(ctx, compared(names, current, same, errs)); err != nil {
+	if err := auditdb.New(nil, b.writer).Record(ctx, compared(names, current, same, errs)...); err != nil {
 		return nil, fmt.Errorf("recording the comparisons: %w", err)
 	}
 	var changed []item
@@ -355,27 +356,6 @@ func (v *Vault) each(ctx context.Context, n int, do func(context.Context, int) e
 		})
 	}
 	return errs, group.Wait()
-}
-
-// recordsAtOnce is how many reads one transaction records.
-const recordsAtOnce = 1000
-
-// RecordReads writes reads by an operator at a terminal to the primary's audit log, before the values are shown.
-func (v *Vault) RecordReads(ctx context.Context, events []audit.Event) error {
-	if err := v.hasPrimary(); err != nil {
-		return err
-	}
-	for some := range slices.Chunk(events, recordsAtOnce) {
-		reads := make([]db.ReadRecord, len(some))
-		for i, e := range some {
-			reads[i] = db.ReadRecord{Action: e.Action, Secret: e.Secret, Version: e.Version, Outcome: string(e.Outcome),
-				Request: uuid.New(), Detail: e.Detail}
-		}
-		if err := v.writer.RecordReads(ctx, reads); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // Exported is one secret of an export, or the reason why its value could not be read.

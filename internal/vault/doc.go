@@ -1,5 +1,6 @@
 // Package vault reads and writes secrets. It is the only package that combines plaintext, keys and SQL. Its exported
-// methods are the verbs of the product; vaultctl, the HTTP API and the rotation worker call these and no package below.
+// methods are the verbs on secrets; vaultctl, the HTTP API and the rotation worker call these and no package below. The
+// audit log is package auditdb's.
 //
 // It guarantees:
 //   - A value is sealed before it reaches the database package and opened only for the caller that asked.

@@ -98,7 +98,8 @@ func TestHeartbeatWithoutItsSynchronousStandby(t *testing.T) {
 	until(t, "the setting", func() bool {
 		return store.MustQuery(t, `SELECT current_setting('synchronous_standby_names')`) == "nobody"
 	})
-	v := openAs(t, store, vaulttest.Daemon)
+	v, closeVault := openDaemonAt(t, store, store.URL(vaulttest.Daemon))
+	defer closeVault()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	primary, err := v.Beat(ctx)

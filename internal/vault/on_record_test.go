@@ -13,6 +13,8 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/hyperiondb/vault/internal/audit"
+	"github.com/hyperiondb/vault/internal/audit/auditdb"
+	"github.com/hyperiondb/vault/internal/audit/seal"
 	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/vault"
 	"github.com/hyperiondb/vault/internal/vaulttest"
@@ -314,30 +316,55 @@ func (r *recorded) wantNewest(want string) {
 }
 
 func (r *recorded) prune() {
-	s := newSealing(r.t, r.store)
+	log := r.log(vaulttest.Operator)
 	r.store.MustExec(r.t,
 		`INSERT INTO vault.audit_log (at, actor, action) VALUES ('2020-01-10', 'client:10.0.0.1', 'read')`,
 		`SELECT vault._audit_empty_default('2020-01-01 UTC', '2020-02-01 UTC')`)
-	s.seal()
+	key, err := seal.NewKey([]byte("a seed of the test suite, 32 B.."))
+	must(r.t, err)
+	for n := 1; n > 0; {
+		n, err = r.log(vaulttest.Daemon).SealAudit(r.ctx, seal.MaxRows,
+			func(w seal.Window) ([]seal.Seal, error) { return w.Seal(r.ctx, key) })
+		must(r.t, err)
+	}
 	sum := sha256.Sum256(nil)
-	january := db.AuditPruning{Month: time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC), Rows: 1, SHA256: sum[:],
-		LastSeal: s.mustInt(`SELECT max(id) FROM vault.audit_seals WHERE month = '2020-01-01'`)}
+	january := auditdb.Pruning{Month: time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC), Rows: 1, SHA256: sum[:]}
+	_, err = fmt.Sscan(r.store.MustQuery(r.t, `SELECT max(id) FROM vault.audit_seals WHERE month = '2020-01-01'`),
+		&january.LastSeal)
+	must(r.t, err)
 	r.byToken(step{"prune_audit", "audit.prune", "", 0,
-		func(c vault.Change) error { return second(r.PruneAudit(r.ctx, c, january)) }})
+		func(c vault.Change) error {
+			return second(log.Prune(r.ctx, c.Token.Credential(), c.RequestID, january))
+		}})
 }
 
-// reads are their own records; vault.ship_reads has its tests in internal/db.
+// log is the audit log as a role sees it.
+func (r *recorded) log(role string) *auditdb.Log {
+	r.t.Helper()
+	reader, err := db.NewReader(r.ctx, db.Options{URL: r.store.URL(role)})
+	must(r.t, err)
+	writer, err := db.NewWriter(r.ctx, db.Options{URL: r.store.URL(role)})
+	must(r.t, err)
+	r.t.Cleanup(func() { reader.Close(); writer.Close() })
+	return auditdb.New(reader, writer)
+}
+
+// reads are their own records; vault.ship_reads has its tests beside them.
 func (r *recorded) reads() {
 	r.covered = append(r.covered, "record_read", "ship_reads")
-	must(r.t, r.RecordRead(r.ctx, audit.Event{Action: audit.Read, Secret: "app/auto", Version: 4, Outcome: audit.OK}))
+	must(r.t, r.log(vaulttest.Operator).Record(r.ctx, audit.Event{Action: audit.Read, Secret: "app/auto", Version: 4,
+		Outcome: audit.OK}))
 	r.wantNewest(`role:operator operator read "app/auto" 4 ok`)
 }
 
 // owner: the owner of the schema needs no token, and is on record by its login.
 func (r *recorded) owner() {
-	owner := openAs(r.t, r.store, vaulttest.Superuser)
+	writer, err := db.NewWriter(r.ctx, db.Options{URL: r.store.URL(vaulttest.Superuser)})
+	must(r.t, err)
+	defer writer.Close()
+	owner := vault.New(vault.Options{Writer: writer})
 	change := vault.Change{RequestID: uuid.New()}
-	_, _, err := owner.CreateTokenAsOwner(r.ctx, vault.NewTokenRequest{Change: change, Name: "rescue"})
+	_, _, err = owner.CreateTokenAsOwner(r.ctx, vault.NewTokenRequest{Change: change, Name: "rescue"})
 	must(r.t, err)
 	r.wantRow(change.RequestID, `owner:postgres postgres token.create "" 0 ok `)
 	r.wantTogether(change.RequestID)
@@ -357,4 +384,11 @@ func (r *recorded) owner() {
 	if got != "t local:///elsewhere f t" {
 		r.t.Errorf("got %q", got)
 	}
+}
+
+func scopedToken(t *testing.T, v *vault.Vault, as vault.Change, scope string) vault.Change {
+	t.Helper()
+	token, _, err := v.CreateToken(t.Context(), vault.NewTokenRequest{Change: as, Name: "scoped", Scope: scope})
+	must(t, err)
+	return vault.Change{Token: token, RequestID: uuid.New()}
 }

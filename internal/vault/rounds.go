@@ -51,7 +51,7 @@ func (r *Rounds) primary(ctx context.Context) bool {
 	if time.Since(r.notHere) < askAgain {
 		return false
 	}
-	primary, err := r.Vault.IsPrimary(ctx)
+	primary, err := r.Vault.reader.IsPrimary(ctx)
 	if err == nil && !primary {
 		r.notHere = time.Now()
 	}

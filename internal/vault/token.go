@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"github.com/google/uuid"
+
+	"github.com/hyperiondb/vault/internal/db"
 )
 
 // An admin token is "hva_" and the unpadded lower-case base32 (RFC 4648) of 16 bytes of id, 32 bytes of secret and 4
@@ -102,6 +104,9 @@ func (t Token) Prove(nonce []byte) []byte {
 	}
 	return proof
 }
+
+// Credential proves the token to the database.
+func (t Token) Credential() db.Credential { return db.Credential{TokenID: t.id, Prove: t.Prove} }
 
 func (t Token) Format(s fmt.State, _ rune)   { fmt.Fprint(s, "[admin token]") }
 func (t Token) LogValue() slog.Value         { return slog.StringValue("[admin token]") }

@@ -82,16 +82,6 @@ func (v *Vault) PrimaryRoundFailures(ctx context.Context) ([]db.RoundFailure, er
 	return v.writer.RoundFailures(ctx)
 }
 
-// SealingLag is how far sealing is behind on the local node, if that is the primary.
-func (v *Vault) SealingLag(ctx context.Context) (*db.SealingLag, error) {
-	return v.reader.SealingLag(ctx)
-}
-
-// PrimarySealingLag is how far sealing is behind on the primary.
-func (v *Vault) PrimarySealingLag(ctx context.Context) (*db.SealingLag, error) {
-	return v.writer.SealingLag(ctx)
-}
-
 // Replicas lists the standbys that stream from the primary.
 func (v *Vault) Replicas(ctx context.Context) ([]db.Replica, error) { return v.writer.Replicas(ctx) }
 
@@ -149,7 +139,7 @@ func (c Change) requestID() uuid.UUID {
 }
 
 func (c Change) credential() db.Credential {
-	return db.Credential{TokenID: c.Token.ID(), Prove: c.Token.Prove}
+	return c.Token.Credential()
 }
 
 // canWrite begins every verb that takes an admin token: it fails before anything is sealed or sent. Its error is the

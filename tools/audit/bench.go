@@ -9,6 +9,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/hyperiondb/vault/internal/audit"
+	"github.com/hyperiondb/vault/internal/audit/auditdb"
+	"github.com/hyperiondb/vault/internal/audit/filter"
 	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/localpg"
 )
@@ -80,53 +83,51 @@ func fill(ctx context.Context, cluster *localpg.Cluster, database string, rows i
 // scenario is one action in the browser, and its query.
 type scenario struct {
 	name  string
-	query func(context.Context, *db.Reader) error
+	query func(context.Context, *auditdb.Log) error
 }
 
-func page(f db.AuditFilter, from *db.AuditCursor, newer bool) func(context.Context, *db.Reader) error {
-	return func(ctx context.Context, r *db.Reader) error {
-		_, err := r.Audit(ctx, db.AuditQuery{Filter: f, From: from, Newer: newer, Limit: 200})
+func page(f filter.Filter, from *audit.Cursor, newer bool) func(context.Context, *auditdb.Log) error {
+	return func(ctx context.Context, log *auditdb.Log) error {
+		_, err := log.Events(ctx, audit.Query{Filter: f, From: from, Newer: newer, Limit: 200})
 		return err
 	}
 }
 
 func scenarios(secret string) []scenario {
-	equal := func(column db.AuditColumn, values ...string) db.AuditFilter {
-		return db.AuditFilter{Conditions: []db.AuditCondition{{Column: column, Equal: values}}}
-	}
-	bySecret := equal(db.AuditSecret, secret)
-	monthAgo := &db.AuditCursor{At: time.Now().AddDate(0, 0, -30)}
-	histogram := func(f db.AuditFilter) func(context.Context, *db.Reader) error {
-		return func(ctx context.Context, r *db.Reader) error {
-			_, err := r.AuditCounts(ctx, f, time.Time{}, time.Now(), 158)
+	all := filter.Filter{}
+	bySecret := all.With(filter.Term{Key: filter.Secret, Text: secret})
+	monthAgo := &audit.Cursor{At: time.Now().AddDate(0, 0, -30)}
+	histogram := func(f filter.Filter) func(context.Context, *auditdb.Log) error {
+		return func(ctx context.Context, log *auditdb.Log) error {
+			_, err := log.Counts(ctx, f, time.Time{}, time.Now(), 158)
 			return err
 		}
 	}
-	prefix := db.AuditFilter{Conditions: []db.AuditCondition{{Column: db.AuditSecret, Prefixes: []string{"prod/"}}}}
-	none := db.AuditFilter{Conditions: []db.AuditCondition{{Column: db.AuditAction, Equal: []string{"purge"}}}}
-	refused := db.AuditFilter{Conditions: []db.AuditCondition{{Column: db.AuditOutcome, Equal: []string{"denied"}},
-		{Column: db.AuditActor, Equal: []string{"client:10.0.7.5"}}}}
+	prefix := all.With(filter.Term{Key: filter.Secret, Text: "prod/", Prefix: true})
+	none := all.With(filter.Term{Key: filter.Action, Text: "purge"})
+	refused := all.With(filter.Term{Key: filter.Outcome, Text: "denied"}).With(
+		filter.Term{Key: filter.Actor, Text: "client:10.0.7.5"})
 	return []scenario{
-		{"first screen", page(db.AuditFilter{}, nil, false)},
-		{"its histogram of 158 counts", histogram(db.AuditFilter{})},
+		{"first screen", page(all, nil, false)},
+		{"its histogram of 158 counts", histogram(all)},
 		{"filter by secret", page(bySecret, nil, false)},
 		{"its histogram", histogram(bySecret)},
 		{"filter by prefix", page(prefix, nil, false)},
 		{"its histogram", histogram(prefix)},
-		{"jump of 30 days", page(db.AuditFilter{}, monthAgo, false)},
-		{"End", page(db.AuditFilter{}, nil, true)},
+		{"jump of 30 days", page(all, monthAgo, false)},
+		{"End", page(all, nil, true)},
 		{"End of a secret", page(bySecret, nil, true)},
 		{"an actor's refusals", page(refused, nil, false)},
 		{"nothing found, first look", page(none, nil, false)},
-		{"completion of a secret", func(ctx context.Context, r *db.Reader) error {
-			_, err := r.AuditValues(ctx, db.AuditSecret, []string{"prod/s1"}, 50)
+		{"completion of a secret", func(ctx context.Context, log *auditdb.Log) error {
+			_, err := log.Values(ctx, filter.Secret, "prod/s1", 50)
 			return err
 		}},
 	}
 }
 
 func measure(ctx context.Context, cluster *localpg.Cluster, rows int) error {
-	readers := map[string]*db.Reader{}
+	logs := map[string]*auditdb.Log{}
 	for _, name := range []string{"few", "many"} {
 		r, err := db.NewReader(ctx, db.Options{URL: cluster.Primary().URL(name, superuser), ApplicationName: "auditbench"})
 		if err != nil {
@@ -136,16 +137,16 @@ func measure(ctx context.Context, cluster *localpg.Cluster, rows int) error {
 		if err := r.Ping(ctx); err != nil {
 			return err
 		}
-		readers[name] = r
+		logs[name] = auditdb.New(r, nil)
 	}
 	fmt.Printf("%-28s %12s %12s %12s %12s %8s\n", "milliseconds", "10,000 rows", "many rows", "worst", "first time",
 		"times")
 	for _, q := range scenarios("prod/s3") {
-		few, _, _, err := clock(ctx, q, readers["few"])
+		few, _, _, err := clock(ctx, q, logs["few"])
 		if err != nil {
 			return fmt.Errorf("%s: %w", q.name, err)
 		}
-		many, worst, first, err := clock(ctx, q, readers["many"])
+		many, worst, first, err := clock(ctx, q, logs["many"])
 		if err != nil {
 			return fmt.Errorf("%s: %w", q.name, err)
 		}
@@ -159,11 +160,11 @@ func measure(ctx context.Context, cluster *localpg.Cluster, rows int) error {
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // clock returns the median, the worst and the first time.
-func clock(ctx context.Context, q scenario, r *db.Reader) (median, worst, first time.Duration, err error) {
+func clock(ctx context.Context, q scenario, log *auditdb.Log) (median, worst, first time.Duration, err error) {
 	var took []time.Duration
 	for i := range times + 1 {
 		began := time.Now()
-		if err := q.query(ctx, r); err != nil {
+		if err := q.query(ctx, log); err != nil {
 			return 0, 0, 0, err
 		}
 		if i == 0 {

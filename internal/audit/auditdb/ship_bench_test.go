@@ -1,4 +1,4 @@
-package db_test
+package auditdb_test
 
 import (
 	"testing"
@@ -7,8 +7,8 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/hyperiondb/vault/internal/audit"
+	"github.com/hyperiondb/vault/internal/audit/auditdb"
 	"github.com/hyperiondb/vault/internal/audit/spool"
-	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
@@ -18,10 +18,8 @@ func BenchmarkShipReads(b *testing.B) {
 	const batch = 1000
 	store := vaulttest.OwnWith(b, map[string]string{"log_statement": "none", "log_min_duration_statement": "-1",
 		"fsync": "on", "max_wal_size": "4GB"})
-	writer, err := db.NewWriter(b.Context(), db.Options{URL: store.URL(vaulttest.Daemon)})
-	must(b, err)
-	defer writer.Close()
-	shipped := db.ShippedReads{Node: "bench", Boot: uuid.New(), First: 1}
+	log := auditdb.New(nil, mustWriter(b, store.URL(vaulttest.Daemon)))
+	shipped := spool.Batch{Node: "bench", Boot: uuid.New(), First: 1}
 	var link spool.Hash
 	next := func() {
 		shipped.First += uint64(len(shipped.Records))
@@ -32,13 +30,13 @@ func BenchmarkShipReads(b *testing.B) {
 				RequestID: uuid.Must(uuid.NewV7()).String()}.AppendJSON(nil)
 			must(b, err)
 			r := spool.Record{Seq: shipped.First + uint64(i), Previous: link, Event: event}
-			shipped.Records = append(shipped.Records, db.ShippedRead{Previous: r.Previous, Event: r.Event})
+			shipped.Records = append(shipped.Records, r)
 			link = r.Hash()
 		}
 	}
 	for b.Loop() {
 		next()
-		at, err := writer.ShipReads(b.Context(), shipped)
+		at, err := log.Ship(b.Context(), shipped)
 		must(b, err)
 		if at.Next != shipped.First+batch {
 			b.Fatalf("the primary is at %d, want %d", at.Next, shipped.First+batch)

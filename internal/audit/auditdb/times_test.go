@@ -1,10 +1,11 @@
-package vault_test
+package auditdb_test
 
 import (
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/hyperiondb/vault/internal/audit"
 	"github.com/hyperiondb/vault/internal/audit/seal"
 	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/vaulttest"
@@ -45,9 +46,9 @@ func TestLogOfImpossibleTimes(t *testing.T) {
 	}
 	for _, newer := range []bool{false, true} {
 		seen := map[int64]bool{}
-		q := db.AuditQuery{Newer: newer, Limit: 5}
+		q := audit.Query{Newer: newer, Limit: 5}
 		for {
-			page, err := s.auditor.Audit(t.Context(), q)
+			page, err := s.auditor.Events(t.Context(), q)
 			must(t, err)
 			for _, r := range page.Rows {
 				if seen[r.ID] {

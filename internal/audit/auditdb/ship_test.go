@@ -1,8 +1,7 @@
-package db_test
+package auditdb_test
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -14,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/hyperiondb/vault/internal/audit"
+	"github.com/hyperiondb/vault/internal/audit/auditdb"
 	"github.com/hyperiondb/vault/internal/audit/spool"
 	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/localpg"
@@ -23,9 +23,9 @@ import (
 
 // shipping is a spool whose records are shipped to a primary.
 type shipping struct {
-	t      *testing.T
-	spool  *spool.Spool
-	writer *db.Writer
+	t     *testing.T
+	spool *spool.Spool
+	log   *auditdb.Log
 }
 
 func newShipping(t *testing.T, url string) *shipping {
@@ -33,24 +33,8 @@ func newShipping(t *testing.T, url string) *shipping {
 	s, err := spool.Open(spool.Options{Dir: filepath.Join(t.TempDir(), "spool"), Node: func() string { return "db2@host" },
 		SegmentBytes: 2000})
 	must(t, err)
-	writer, err := db.NewWriter(t.Context(), db.Options{URL: url})
-	must(t, err)
-	t.Cleanup(func() { writer.Close(); must(t, s.Close()) })
-	return &shipping{t, s, writer}
-}
-
-// Ship ships the spool's records to the primary.
-func (s *shipping) Ship(ctx context.Context, b spool.Batch) (spool.Position, error) {
-	shipped := db.ShippedReads{Node: b.Node, Boot: b.Boot, First: b.First, Lost: b.Lost}
-	for _, r := range b.Records {
-		shipped.Records = append(shipped.Records, db.ShippedRead{Previous: r.Previous, Event: r.Event})
-	}
-	at, err := s.writer.ShipReads(ctx, shipped)
-	p := spool.Position{Next: at.Next, Gaps: at.Gaps}
-	if err == nil {
-		_, err = hex.Decode(p.Last[:], []byte(at.Last))
-	}
-	return p, err
+	t.Cleanup(func() { must(t, s.Close()) })
+	return &shipping{t, s, auditdb.New(nil, mustWriter(t, url))}
 }
 
 func (s *shipping) append(ids ...int) {
@@ -65,7 +49,7 @@ func (s *shipping) append(ids ...int) {
 // run ships until the condition holds.
 func (s *shipping) run(until func(spool.Stats, spool.Shipping) bool) spool.Shipping {
 	s.t.Helper()
-	shipper := &spool.Shipper{Spool: s.spool, Primary: s, Log: slog.New(slog.DiscardHandler)}
+	shipper := &spool.Shipper{Spool: s.spool, Primary: s.log, Log: slog.New(slog.DiscardHandler)}
 	ctx, stop := context.WithCancel(s.t.Context())
 	done := make(chan struct{})
 	go func() { shipper.Run(ctx); close(done) }()
@@ -135,10 +119,7 @@ func TestShippedAgainAfterALossyFailover(t *testing.T) {
 	must(t, standby.Start(t.Context()))
 	must(t, standby.Promote(t.Context()))
 
-	writer, err := db.NewWriter(t.Context(), db.Options{URL: standby.URL(store.Database, vaulttest.Daemon)})
-	must(t, err)
-	defer writer.Close()
-	again := &shipping{t, old.spool, writer}
+	again := &shipping{t, old.spool, auditdb.New(nil, mustWriter(t, standby.URL(store.Database, vaulttest.Daemon)))}
 	again.append(10)
 	state := again.run(drained)
 	again.arrived(store, 10)
@@ -157,20 +138,20 @@ func TestGapsAndForgeries(t *testing.T) {
 
 	missing := batch
 	missing.First, missing.Records = batch.First+1, batch.Records[1:]
-	at, err := s.Ship(t.Context(), missing)
+	at, err := s.log.Ship(t.Context(), missing)
 	must(t, err)
 	if at.Next != 1 {
-		t.Errorf("records behind a hole that nobody has admitted moved the primary to %d", at.Next)
+		t.Errorf("records behind a hole that is not admitted moved the primary to %d", at.Next)
 	}
 	forged := batch
 	forged.Records = append([]spool.Record(nil), batch.Records...)
 	forged.Records[1].Event = []byte(strings.Replace(string(batch.Records[1].Event), "app/x", "app/y", 1))
-	if _, err := s.Ship(t.Context(), forged); !errors.Is(err, db.ErrConflict) ||
+	if _, err := s.log.Ship(t.Context(), forged); !errors.Is(err, db.ErrConflict) ||
 		!strings.Contains(err.Error(), "record 3") {
 		t.Errorf("a record that was changed: got %v, want that the next does not continue it", err)
 	}
 	missing.Lost = true
-	at, err = s.Ship(t.Context(), missing)
+	at, err = s.log.Ship(t.Context(), missing)
 	must(t, err)
 	if at.Next != 5 || at.Gaps != 1 || at.Last != batch.Hash() {
 		t.Errorf("got %+v after an admitted hole", at)
@@ -197,7 +178,7 @@ func TestAFolderThatWentBack(t *testing.T) {
 	other.Records = append([]spool.Record(nil), batch.Records...)
 	other.Records[2].Event = []byte(`{"action":"read","actor":"client:192.0.2.9","outcome":"ok",` +
 		`"at":"2024-01-01T00:00:00Z"}`)
-	_, err = s.Ship(t.Context(), other)
+	_, err = s.log.Ship(t.Context(), other)
 	must(t, err)
 	s.append(3)
 	state := s.run(func(_ spool.Stats, p spool.Shipping) bool { return p.Failing != nil })
@@ -209,11 +190,9 @@ func TestAFolderThatWentBack(t *testing.T) {
 // An event can claim anything; db_role is the session's role, and a time in the future is not kept.
 func TestWhatAShippedEventCannotClaim(t *testing.T) {
 	store := vaulttest.New(t)
-	writer, err := db.NewWriter(t.Context(), db.Options{URL: store.URL(vaulttest.Daemon)})
-	must(t, err)
-	defer writer.Close()
-	_, err = writer.ShipReads(t.Context(), db.ShippedReads{Node: "n\x1b[2J", Boot: uuid.New(), First: 1,
-		Records: []db.ShippedRead{
+	log := auditdb.New(nil, mustWriter(t, store.URL(vaulttest.Daemon)))
+	_, err := log.Ship(t.Context(), spool.Batch{Node: "n\x1b[2J", Boot: uuid.New(), First: 1,
+		Records: []spool.Record{
 			{Event: []byte(`{"actor":"token:root","action":"read","secret":"a\u001b[31m","outcome":"maybe",` +
 				`"at":"2999-01-01T00:00:00Z"}`)},
 		}})
@@ -223,10 +202,8 @@ func TestWhatAShippedEventCannotClaim(t *testing.T) {
 			node) FROM vault.audit_log WHERE action = 'read'`); got != "role:vaultd failed t t a?[31m n?[2J" {
 		t.Errorf("got %q", got)
 	}
-	stranger, err := db.NewWriter(t.Context(), db.Options{URL: store.URL(vaulttest.Stranger)})
-	must(t, err)
-	defer stranger.Close()
-	if _, err := stranger.ShipReads(t.Context(), db.ShippedReads{Boot: uuid.New()}); err == nil {
+	stranger := auditdb.New(nil, mustWriter(t, store.URL(vaulttest.Stranger)))
+	if _, err := stranger.Ship(t.Context(), spool.Batch{Boot: uuid.New()}); err == nil {
 		t.Error("a role without a grant ships reads")
 	}
 }

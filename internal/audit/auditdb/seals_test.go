@@ -1,4 +1,4 @@
-package vault_test
+package auditdb_test
 
 import (
 	"context"
@@ -10,9 +10,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/hyperiondb/vault/internal/audit/auditdb"
 	"github.com/hyperiondb/vault/internal/audit/seal"
-	"github.com/hyperiondb/vault/internal/db"
-	"github.com/hyperiondb/vault/internal/vault"
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
@@ -21,26 +20,16 @@ type sealing struct {
 	t       testing.TB
 	store   *vaulttest.Store
 	key     *seal.Key
-	daemon  *vault.Vault
-	auditor *vault.Vault
+	daemon  *auditdb.Log
+	auditor *auditdb.Log
 }
 
 func newSealing(t testing.TB, store *vaulttest.Store) *sealing {
 	t.Helper()
 	key, err := seal.NewKey([]byte("a seed of the test suite, 32 B.."))
 	must(t, err)
-	return &sealing{t: t, store: store, key: key, daemon: openAs(t, store, vaulttest.Daemon),
-		auditor: openAs(t, store, vaulttest.Operator)}
-}
-
-func openAs(t testing.TB, store *vaulttest.Store, role string) *vault.Vault {
-	t.Helper()
-	reader, err := db.NewReader(t.Context(), db.Options{URL: store.URL(role)})
-	must(t, err)
-	writer, err := db.NewWriter(t.Context(), db.Options{URL: store.URL(role)})
-	must(t, err)
-	t.Cleanup(func() { reader.Close(); writer.Close() })
-	return vault.New(vault.Options{Reader: reader, Writer: writer})
+	return &sealing{t: t, store: store, key: key, daemon: mustLog(t, store.URL(vaulttest.Daemon)),
+		auditor: mustLog(t, store.URL(vaulttest.Operator))}
 }
 
 func mustPublic(t testing.TB, by seal.Signer) seal.PublicKey {
@@ -79,7 +68,7 @@ func (s *sealing) verify(o seal.Options) (seal.Report, error) {
 	if o.Keys == nil {
 		o.Keys = []seal.PublicKey{mustPublic(s.t, s.key)}
 	}
-	return seal.Verify(s.t.Context(), s.auditor.AuditSource(time.Time{}), o)
+	return seal.Verify(s.t.Context(), s.auditor.Source(time.Time{}), o)
 }
 
 func (s *sealing) mustVerify(o seal.Options) seal.Report {
@@ -128,7 +117,7 @@ func TestTamperingIsFound(t *testing.T) {
 		t.Fatalf("got %+v", report)
 	}
 	var copies []seal.Seal
-	for c, err := range s.auditor.AuditSource(time.Time{}).Seals(t.Context()) {
+	for c, err := range s.auditor.Source(time.Time{}).Seals(t.Context()) {
 		must(t, err)
 		copies = append(copies, c)
 	}

@@ -1,35 +1,26 @@
-package db
+package auditdb
 
 import (
 	"context"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/hyperiondb/vault/internal/audit"
+	"github.com/hyperiondb/vault/internal/audit/filter"
 )
-
-// AuditCounts has the number of events per span of time.
-type AuditCounts struct {
-	From, To time.Time
-	Buckets  []AuditCount
-}
-
-// AuditCount is the number of one span.
-type AuditCount struct {
-	Events      int64
-	Approximate bool // too many to count: estimated from the density of samples
-}
 
 const (
 	samples    = 4   // samples of a bucket
 	sampleRows = 128 // rows of a sample; a span with fewer is counted
 )
 
-// AuditCounts counts the events of a filter in equal spans between two times; a zero from is the time of the oldest
+// Counts counts the events of a filter in equal spans between two times; a zero from is the time of the oldest
 // event. Its cost depends on the number of buckets only: a sample that is full is taken as the density of its part of
 // the bucket.
-func (r *Reader) AuditCounts(ctx context.Context, f AuditFilter, from, to time.Time, buckets int) (AuditCounts, error) {
-	counts := AuditCounts{From: from, To: to}
-	err := r.readInOrder(ctx, func(tx pgx.Tx) error {
+func (l *Log) Counts(ctx context.Context, f filter.Filter, from, to time.Time, buckets int) (audit.Counts, error) {
+	counts := audit.Counts{From: from, To: to}
+	err := l.reader.ReadInOrder(ctx, func(tx pgx.Tx) error {
 		if from.IsZero() {
 			err := tx.QueryRow(ctx, `SELECT coalesce((SELECT at FROM vault.audit_log ORDER BY at, id LIMIT 1), $1)`,
 				to).Scan(&counts.From)
@@ -38,19 +29,19 @@ func (r *Reader) AuditCounts(ctx context.Context, f AuditFilter, from, to time.T
 			}
 		}
 		if !counts.From.Before(to) || buckets < 1 {
-			counts.Buckets = make([]AuditCount, max(buckets, 0))
+			counts.Buckets = make([]audit.Count, max(buckets, 0))
 			return nil
 		}
-		search, err := planAudit(ctx, tx, f)
+		found, err := plan(ctx, tx, f)
 		if err == nil {
-			counts.Buckets, err = search.counts(ctx, tx, counts.From, to, buckets)
+			counts.Buckets, err = found.counts(ctx, tx, counts.From, to, buckets)
 		}
 		return err
 	})
 	return counts, err
 }
 
-func (a auditSearch) counts(ctx context.Context, tx pgx.Tx, from, to time.Time, buckets int) ([]AuditCount, error) {
+func (a search) counts(ctx context.Context, tx pgx.Tx, from, to time.Time, buckets int) ([]audit.Count, error) {
 	if a.few != nil {
 		return a.countFew(ctx, tx, from, to, buckets)
 	}
@@ -59,7 +50,7 @@ func (a auditSearch) counts(ctx context.Context, tx pgx.Tx, from, to time.Time, 
 	span := `CROSS JOIN LATERAL (SELECT $1::timestamptz + n * $2::interval AS lo,
 		$1::timestamptz + (n + 1) * $2::interval AS hi) span`
 	s.args = []any{from, step, buckets*samples - 1}
-	source := a.source(&s, ` AND at >= lo AND at < hi`+a.filter.between(&s), "at, id", sampleRows)
+	source := a.source(&s, ` AND at >= lo AND at < hi`+a.between(&s), "at, id", sampleRows)
 	rows, err := tx.Query(ctx, `SELECT n, looked, matched, coalesce(extract(epoch FROM reached - lo), 0)::float8
 		FROM generate_series(0, $3::int) n `+span+` CROSS JOIN LATERAL (
 			SELECT count(*) AS looked, count(*) FILTER (WHERE `+a.check(&s)+`) AS matched,
@@ -67,7 +58,7 @@ func (a auditSearch) counts(ctx context.Context, tx pgx.Tx, from, to time.Time, 
 	if err != nil {
 		return nil, err
 	}
-	counts := make([]AuditCount, buckets)
+	counts := make([]audit.Count, buckets)
 	var n, looked, matched int64
 	var reached float64 // seconds of the sample's span that were looked at
 	_, err = pgx.ForEachRow(rows, []any{&n, &looked, &matched, &reached}, func() error {
@@ -83,17 +74,17 @@ func (a auditSearch) counts(ctx context.Context, tx pgx.Tx, from, to time.Time, 
 	return counts, err
 }
 
-func (a auditSearch) countFew(ctx context.Context, tx pgx.Tx, from, to time.Time, buckets int) ([]AuditCount, error) {
+func (a search) countFew(ctx context.Context, tx pgx.Tx, from, to time.Time, buckets int) ([]audit.Count, error) {
 	var s statement
 	lo, width := s.arg(from), s.arg(to.Sub(from)/time.Duration(buckets))
-	source := a.source(&s, ` AND at >= `+lo+` AND at < `+s.arg(to)+a.filter.between(&s), "", 0)
+	source := a.source(&s, ` AND at >= `+lo+` AND at < `+s.arg(to)+a.between(&s), "", 0)
 	rows, err := tx.Query(ctx,
 		`SELECT least(floor(extract(epoch FROM at - `+lo+`::timestamptz) / extract(epoch FROM `+width+`::interval)), `+
 			s.arg(buckets-1)+`)::int, count(*) FROM `+source+` WHERE `+a.check(&s)+` GROUP BY 1`, s.args...)
 	if err != nil {
 		return nil, err
 	}
-	counts := make([]AuditCount, buckets)
+	counts := make([]audit.Count, buckets)
 	var n int
 	var events int64
 	_, err = pgx.ForEachRow(rows, []any{&n, &events}, func() error {

@@ -1,4 +1,4 @@
-package db
+package auditdb
 
 import (
 	"cmp"
@@ -8,13 +8,17 @@ import (
 	"strconv"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/hyperiondb/vault/internal/audit"
+	"github.com/hyperiondb/vault/internal/audit/filter"
+	"github.com/hyperiondb/vault/internal/db"
 )
 
-// AuditFollower returns the events that are committed after it begins, each once, in whichever order their transactions
+// Follower returns the events that are committed after it begins, each once, in whichever order their transactions
 // end and however late reads are shipped: it compares snapshots, not times or ids. It is not safe for concurrent use.
-type AuditFollower struct {
-	reader *Reader
-	filter AuditFilter
+type Follower struct {
+	reader     *db.Reader
+	conditions []condition
 
 	since    *snapshot        // every event of a transaction that had ended then was returned
 	now      *snapshot        // the snapshot at the beginning of an unfinished scan
@@ -31,14 +35,13 @@ type txRow struct {
 // followRows bounds the rows of one statement.
 const followRows = 5000
 
-// FollowAudit follows what is committed after it returns. The time range of the filter is ignored.
-func (r *Reader) FollowAudit(ctx context.Context, f AuditFilter) (*AuditFollower, error) {
-	for _, c := range f.Conditions {
-		if err := c.check(); err != nil {
-			return nil, err
-		}
+// Follow follows what is committed after it returns. The time range of the filter is ignored.
+func (l *Log) Follow(ctx context.Context, f filter.Filter) (*Follower, error) {
+	conditions, err := conditionsOf(f)
+	if err != nil {
+		return nil, err
 	}
-	follower := &AuditFollower{reader: r, filter: f, returned: map[int64]uint64{}}
+	follower := &Follower{reader: l.reader, conditions: conditions, returned: map[int64]uint64{}}
 	for {
 		if _, more, err := follower.Next(ctx); err != nil || !more {
 			return follower, err
@@ -48,9 +51,9 @@ func (r *Reader) FollowAudit(ctx context.Context, f AuditFilter) (*AuditFollower
 
 // Next returns new events, oldest first; more says that another call finds more at once. After an error, the next call
 // repeats the scan and skips nothing.
-func (f *AuditFollower) Next(ctx context.Context) (fresh []AuditRow, more bool, err error) {
+func (f *Follower) Next(ctx context.Context) (fresh []audit.Row, more bool, err error) {
 	var rows []followed
-	err = f.reader.readInOrder(ctx, func(tx pgx.Tx) error {
+	err = f.reader.ReadInOrder(ctx, func(tx pgx.Tx) error {
 		now, err := takeSnapshot(ctx, tx)
 		if err != nil {
 			return err
@@ -72,10 +75,10 @@ func (f *AuditFollower) Next(ctx context.Context) (fresh []AuditRow, more bool, 
 	return f.advance(rows), len(rows) == followRows, nil
 }
 
-func (f *AuditFollower) advance(rows []followed) (fresh []AuditRow) {
+func (f *Follower) advance(rows []followed) (fresh []audit.Row) {
 	for _, r := range rows {
 		if _, known := f.returned[r.ID]; !known {
-			fresh = append(fresh, r.AuditRow)
+			fresh = append(fresh, r.Row)
 			f.returned[r.ID] = r.tx
 		}
 		f.resume = txRow{r.tx, r.ID}
@@ -84,38 +87,36 @@ func (f *AuditFollower) advance(rows []followed) (fresh []AuditRow) {
 		f.since, f.now, f.resume = f.now, nil, txRow{}
 		maps.DeleteFunc(f.returned, func(_ int64, tx uint64) bool { return f.since.ended(tx) })
 	}
-	slices.SortFunc(fresh, func(a, b AuditRow) int { return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.ID, b.ID)) })
+	slices.SortFunc(fresh, func(a, b audit.Row) int { return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.ID, b.ID)) })
 	return fresh
 }
 
 type followed struct {
-	AuditRow
+	audit.Row
 	tx uint64
 }
 
 // notEnded reads the visible events of transactions that had not ended at f.since.
-func (f *AuditFollower) notEnded(ctx context.Context, tx pgx.Tx) ([]followed, error) {
+func (f *Follower) notEnded(ctx context.Context, tx pgx.Tx) ([]followed, error) {
 	begin, open := f.since.notEnded()
 	s := statement{args: []any{f.since.system, number(begin), numbers(open), number(f.resume.tx), f.resume.id, followRows}}
 	check := "(tx, id) > ($4::text::xid8, $5)"
-	for _, c := range f.filter.Conditions {
+	for _, c := range f.conditions {
 		check += " AND " + c.sql(&s)
 	}
 	part := func(of string) string {
 		return `(SELECT * FROM vault.audit_log WHERE system_id = $1 AND ` + of + ` AND ` + check +
 			` ORDER BY system_id, tx, id LIMIT $6)`
 	}
-	return collect(ctx, tx, func(row pgx.CollectableRow) (followed, error) {
+	return db.Collect(ctx, tx, func(row pgx.CollectableRow) (followed, error) {
 		var r followed
 		var id string
-		a := &r.AuditRow
-		err := row.Scan(&a.ID, &a.At, &a.RecordedAt, &a.Actor, &a.DBRole, &a.Client, &a.Node, &a.Action, &a.Secret,
-			&a.Version, &a.Outcome, &a.RequestID, (*verbatim)(&a.Detail), &id)
+		err := row.Scan(append(targets(&r.Row), &id)...)
 		if err == nil {
 			r.tx, err = strconv.ParseUint(id, 10, 64)
 		}
 		return r, err
-	}, `SELECT `+auditColumns+`, tx::text FROM (`+part(`tx >= $2::text::xid8`)+` UNION ALL `+
+	}, `SELECT `+rowColumns+`, tx::text FROM (`+part(`tx >= $2::text::xid8`)+` UNION ALL `+
 		part(`tx = ANY ($3::text[]::xid8[])`)+`) s
 		ORDER BY tx, id LIMIT $6`, s.args...)
 }

@@ -1,4 +1,4 @@
-package vault_test
+package auditdb_test
 
 import (
 	"bytes"
@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/hyperiondb/vault/internal/audit/auditdb"
 	"github.com/hyperiondb/vault/internal/audit/seal"
 	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/localpg"
@@ -121,7 +122,7 @@ func mustRun(t *testing.T, input []byte, program string, args ...string) []byte 
 // rows dropped in another way are found.
 func TestPrune(t *testing.T) {
 	s := newSealing(t, vaulttest.New(t))
-	as := vault.Change{Token: vaulttest.AdminToken(t)}
+	as := vaulttest.AdminToken(t).Credential()
 	old := func(at, action string) {
 		s.store.MustExec(t,
 			fmt.Sprintf(`INSERT INTO vault.audit_log (at, actor, action) VALUES ('%s', 'client:10.0.0.1', '%s')`, at, action))
@@ -139,17 +140,17 @@ func TestPrune(t *testing.T) {
 			month(m).Format(time.DateOnly)))
 	}
 	sum := sha256.Sum256([]byte("a file"))
-	prune := func(p db.AuditPruning) error {
+	prune := func(p auditdb.Pruning) error {
 		p.SHA256 = sum[:]
-		_, err := s.auditor.PruneAudit(t.Context(), as, p)
+		_, err := s.auditor.Prune(t.Context(), as, uuid.New(), p)
 		return err
 	}
-	january := db.AuditPruning{Month: month(1), Rows: 6, LastSeal: last(1)}
+	january := auditdb.Pruning{Month: month(1), Rows: 6, LastSeal: last(1)}
 
-	wantErr(t, prune(january), vault.ErrNotFound) // still in the default partition
-	must(t, s.auditor.PrepareAuditPrune(t.Context(), as))
+	wantErr(t, prune(january), db.ErrNotFound) // still in the default partition
+	must(t, s.auditor.PreparePrune(t.Context(), as, uuid.New()))
 	s.mustVerify(seal.Options{})
-	for what, p := range map[string]db.AuditPruning{
+	for what, p := range map[string]auditdb.Pruning{
 		"fewer rows than there are": {Month: month(1), Rows: 5, LastSeal: last(1)},
 		"another seal":              {Month: month(1), Rows: 6, LastSeal: last(2) + 1},
 		"no leaves":                 {Month: month(1), Action: "read", Rows: 3, LastSeal: last(1)},
@@ -160,19 +161,19 @@ func TestPrune(t *testing.T) {
 	}
 	old("2020-01-30", "put")
 	january.Rows++
-	wantErr(t, prune(january), vault.ErrConflict) // not sealed
+	wantErr(t, prune(january), db.ErrConflict) // not sealed
 	s.seal()
 	january.LastSeal = last(1)
 
 	// Reads of February are dropped, the puts keep their places in their seal.
-	february := db.AuditPruning{Month: month(2), Action: "read", Rows: 3, LastSeal: last(2)}
-	for e, err := range s.auditor.AuditSource(month(2)).Entries(t.Context(), nil) {
+	february := auditdb.Pruning{Month: month(2), Action: "read", Rows: 3, LastSeal: last(2)}
+	for e, err := range s.auditor.Source(month(2)).Entries(t.Context(), nil) {
 		must(t, err)
 		if e.Seal != nil {
 			february.Seals, february.Leaves = append(february.Seals, e.Seal.ID), append(february.Leaves, nil)
 		} else if e.Row.Action == "read" {
 			n := len(february.Leaves) - 1
-			february.Leaves[n], err = vault.PackLeaf(february.Leaves[n], e.Row)
+			february.Leaves[n], err = auditdb.PackLeaf(february.Leaves[n], e.Row)
 			must(t, err)
 		}
 	}
@@ -192,7 +193,7 @@ func TestPrune(t *testing.T) {
 	if report := s.mustVerify(seal.Options{}); report.Pruned != 3+7 || report.Unsealed != 0 {
 		t.Errorf("got %+v", report)
 	}
-	wantErr(t, prune(january), vault.ErrNotFound)
+	wantErr(t, prune(january), db.ErrNotFound)
 
 	// A read of January that was shipped late lies beside the pruned ones, and is sealed.
 	old("2020-01-31", "read")
@@ -221,10 +222,10 @@ func TestPrune(t *testing.T) {
 		s.store.MustExec(t, `DELETE FROM vault.audit_leaves; INSERT INTO vault.audit_leaves SELECT * FROM public.leaves`)
 	}
 
-	scoped := scopedToken(t, s.auditor, as, "app/")
+	scoped := scopedToken(t, s.store, "app/")
 	for _, err := range []error{
-		s.auditor.PrepareAuditPrune(t.Context(), scoped),
-		func() error { _, err := s.auditor.PruneAudit(t.Context(), scoped, february); return err }(),
+		s.auditor.PreparePrune(t.Context(), scoped, uuid.New()),
+		func() error { _, err := s.auditor.Prune(t.Context(), scoped, uuid.New(), february); return err }(),
 	} {
 		if !strings.Contains(fmt.Sprint(err), "has a scope") {
 			t.Errorf("with a scoped token: got %v", err)
@@ -232,9 +233,11 @@ func TestPrune(t *testing.T) {
 	}
 }
 
-func scopedToken(t *testing.T, v *vault.Vault, as vault.Change, scope string) vault.Change {
+func scopedToken(t *testing.T, store *vaulttest.Store, scope string) db.Credential {
 	t.Helper()
-	token, _, err := v.CreateToken(t.Context(), vault.NewTokenRequest{Change: as, Name: "scoped", Scope: scope})
+	v := vault.New(vault.Options{Writer: mustWriter(t, store.URL(vaulttest.Operator))})
+	token, _, err := v.CreateToken(t.Context(), vault.NewTokenRequest{
+		Change: vault.Change{Token: vaulttest.AdminToken(t)}, Name: "scoped", Scope: scope})
 	must(t, err)
-	return vault.Change{Token: token, RequestID: uuid.New()}
+	return token.Credential()
 }

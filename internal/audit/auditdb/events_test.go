@@ -1,11 +1,10 @@
-package db_test
+package auditdb_test
 
 import (
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +12,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/hyperiondb/vault/internal/audit"
+	"github.com/hyperiondb/vault/internal/audit/auditdb"
+	"github.com/hyperiondb/vault/internal/audit/filter"
 	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
@@ -40,22 +42,12 @@ func mustFillAudit(t testing.TB, s *vaulttest.Store) {
 		`VACUUM ANALYZE vault.audit_log`)
 }
 
-func mustReader(t testing.TB, url string) *db.Reader {
-	t.Helper()
-	r, err := db.NewReader(t.Context(), db.Options{URL: url, ApplicationName: "test"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(r.Close)
-	return r
-}
-
 // mustWalk collects every page, and fails if a row comes twice or out of order.
-func mustWalk(t testing.TB, r *db.Reader, q db.AuditQuery) (ids []int64, pages int) {
+func mustWalk(t testing.TB, log *auditdb.Log, q audit.Query) (ids []int64, pages int) {
 	t.Helper()
-	var last *db.AuditRow
+	var last *audit.Row
 	for {
-		page, err := r.Audit(t.Context(), q)
+		page, err := log.Events(t.Context(), q)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -82,66 +74,38 @@ func mustWalk(t testing.TB, r *db.Reader, q db.AuditQuery) (ids []int64, pages i
 
 var auditFilters = []struct {
 	name   string
-	filter db.AuditFilter
+	filter string
 	sql    string // the same, asked naively
 }{
-	{"all", db.AuditFilter{}, `true`},
-	{"secret", where(db.AuditCondition{Column: db.AuditSecret, Equal: []string{"prod/s2"}}), `secret = 'prod/s2'`},
-	{"secrets", where(db.AuditCondition{Column: db.AuditSecret, Equal: []string{"prod/s2", "test/s3", "none"}}),
-		`secret IN ('prod/s2', 'test/s3')`},
-	{"prefix", where(db.AuditCondition{Column: db.AuditSecret, Prefixes: []string{"prod/"}}),
-		`starts_with(secret, 'prod/')`},
-	{"rare prefix", where(db.AuditCondition{Column: db.AuditSecret, Prefixes: []string{"rare/", "ra"}}),
-		`starts_with(secret, 'rare/')`},
-	{"not prefix", where(db.AuditCondition{Column: db.AuditSecret, Not: true, Prefixes: []string{"prod/", "test/"}}),
+	{"all", ``, `true`},
+	{"secret", `secret:prod/s2`, `secret = 'prod/s2'`},
+	{"secrets", `secret:prod/s2 secret:test/s3 secret:none`, `secret IN ('prod/s2', 'test/s3')`},
+	{"prefix", `secret:prod/*`, `starts_with(secret, 'prod/')`},
+	{"rare prefix", `secret:rare/* secret:ra*`, `starts_with(secret, 'rare/')`},
+	{"not prefix", `-secret:prod/* -secret:test/*`,
 		`secret IS NULL OR NOT (starts_with(secret, 'prod/') OR starts_with(secret, 'test/'))`},
-	{"actors", where(db.AuditCondition{Column: db.AuditActor, Equal: []string{"ci", "token:ci", "worker:ci"}}),
-		`actor = 'token:ci'`},
-	{"actor prefix", where(db.AuditCondition{Column: db.AuditActor, Prefixes: []string{"token:", "role:"}}),
-		`actor ~ '^(token|role):'`},
-	{"network",
-		where(db.AuditCondition{Column: db.AuditClient, Networks: []netip.Prefix{netip.MustParsePrefix("10.0.1.0/28")}}),
-		`client <<= '10.0.1.0/28'`},
-	{"address",
-		where(db.AuditCondition{Column: db.AuditClient, Networks: []netip.Prefix{netip.MustParsePrefix("10.0.1.1/32")}}),
-		`client = '10.0.1.1'`},
-	{"not network",
-		where(db.AuditCondition{Column: db.AuditClient, Not: true,
-			Networks: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16")}}), `client IS NULL`},
-	{"refusals", where(db.AuditCondition{Column: db.AuditOutcome, Not: true, Equal: []string{"ok"}}), `outcome <> 'ok'`},
-	{"denied", where(db.AuditCondition{Column: db.AuditOutcome, Equal: []string{"denied"}}), `outcome = 'denied'`},
-	{"neither ok nor denied",
-		where(db.AuditCondition{Column: db.AuditOutcome, Not: true, Equal: []string{"ok", "denied"}}), `outcome = 'failed'`},
-	{"ok", where(db.AuditCondition{Column: db.AuditOutcome, Equal: []string{"ok"}},
-		db.AuditCondition{Column: db.AuditAction, Equal: []string{"put"}}), `outcome = 'ok' AND action = 'put'`},
-	{"rare action", where(db.AuditCondition{Column: db.AuditAction, Equal: []string{"purge"}}), `action = 'purge'`},
-	{"action prefix", where(db.AuditCondition{Column: db.AuditAction, Prefixes: []string{"pu"}}),
-		`action IN ('put', 'purge')`},
-	{"version", where(db.AuditCondition{Column: db.AuditVersion, Numbers: []int{2, 3}}), `version IN (2, 3)`},
-	{"node", where(db.AuditCondition{Column: db.AuditNode, Equal: []string{"node1"}}), `node = 'node1'`},
-	{"request", where(db.AuditCondition{Column: db.AuditRequest, Equal: []string{"c4ca4238-a0b9-2382-0dcc-509a6f75849b"}}),
-		`request_id = md5('1')::uuid`},
-	{"refusals of many", where(db.AuditCondition{Column: db.AuditActor, Equal: []string{"token:ci"}},
-		db.AuditCondition{Column: db.AuditOutcome, Equal: []string{"denied", "failed"}}),
-		`actor = 'token:ci' AND outcome <> 'ok'`},
-	{"rare action of an actor", where(db.AuditCondition{Column: db.AuditActor, Equal: []string{"role:my role"}},
-		db.AuditCondition{Column: db.AuditAction, Equal: []string{"purge"}}),
-		`actor = 'role:my role' AND action = 'purge'`},
-	{"a month of a prefix", between(t0.AddDate(0, 0, -50), t0.AddDate(0, 0, -20),
-		db.AuditCondition{Column: db.AuditSecret, Prefixes: []string{"prod/"}}),
+	{"actors", `actor:ci`, `actor = 'token:ci'`},
+	{"actor prefix", `actor:token:* actor:role:*`, `actor ~ '^(token|role):'`},
+	{"network", `ip:10.0.1.0/28`, `client <<= '10.0.1.0/28'`},
+	{"address", `ip:10.0.1.1`, `client = '10.0.1.1'`},
+	{"not network", `-ip:10.0.0.0/16`, `client IS NULL`},
+	{"refusals", `-outcome:ok`, `outcome <> 'ok'`},
+	{"denied", `outcome:denied`, `outcome = 'denied'`},
+	{"neither ok nor denied", `-outcome:ok -outcome:denied`, `outcome = 'failed'`},
+	{"ok", `outcome:ok action:put`, `outcome = 'ok' AND action = 'put'`},
+	{"rare action", `action:purge`, `action = 'purge'`},
+	{"action prefix", `action:pu*`, `action IN ('put', 'purge')`},
+	{"version", `version:2 version:3`, `version IN (2, 3)`},
+	{"node", `node:node1`, `node = 'node1'`},
+	{"request", `request:c4ca4238-a0b9-2382-0dcc-509a6f75849b`, `request_id = md5('1')::uuid`},
+	{"refusals of many", `actor:token:ci outcome:denied outcome:failed`, `actor = 'token:ci' AND outcome <> 'ok'`},
+	{"rare action of an actor", `actor:"role:my role" action:purge`, `actor = 'role:my role' AND action = 'purge'`},
+	{"a month of a prefix", `secret:prod/* since:2026-10-06T12:00Z until:2026-11-05T12:00Z`,
 		`starts_with(secret, 'prod/') AND at >= '2026-10-06 12:00Z' AND at < '2026-11-05 12:00Z'`},
-	{"hours", between(t0.Add(-3*time.Hour), time.Time{}), `at >= '2026-11-25 09:00Z'`},
+	{"hours", `since:2026-11-25T09:00Z`, `at >= '2026-11-25 09:00Z'`},
 }
 
 var t0 = time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
-
-func where(conditions ...db.AuditCondition) db.AuditFilter {
-	return db.AuditFilter{Conditions: conditions}
-}
-
-func between(since, until time.Time, conditions ...db.AuditCondition) db.AuditFilter {
-	return db.AuditFilter{Since: since, Until: until, Conditions: conditions}
-}
 
 func TestAuditOfManyRows(t *testing.T) {
 	s := vaulttest.New(t)
@@ -154,29 +118,30 @@ func TestAuditOfManyRows(t *testing.T) {
 
 // matchesPlainWhere compares every plan with a plain WHERE, in both directions.
 func matchesPlainWhere(t *testing.T, s *vaulttest.Store) {
-	r := mustReader(t, s.URL(vaulttest.Operator))
+	log := mustLog(t, s.URL(vaulttest.Operator))
 	for _, c := range auditFilters {
 		t.Run(strings.ReplaceAll(c.name, " ", "_"), func(t *testing.T) {
+			f := parsed(t, c.filter)
 			want := s.MustQuery(t,
 				`SELECT coalesce(string_agg(id::text, ',' ORDER BY at DESC, id DESC), '') FROM vault.audit_log WHERE `+c.sql)
-			older, _ := mustWalk(t, r, db.AuditQuery{Filter: c.filter, Limit: 1000})
+			older, _ := mustWalk(t, log, audit.Query{Filter: f, Limit: 1000})
 			if got := joined(older); got != want {
 				t.Errorf("older: got %d events, want %d", len(older), strings.Count(want, ",")+1)
 			}
-			newer, _ := mustWalk(t, r, db.AuditQuery{Filter: c.filter, Limit: 700, Newer: true})
+			newer, _ := mustWalk(t, log, audit.Query{Filter: f, Limit: 700, Newer: true})
 			slices.Reverse(newer)
 			if got := joined(newer); got != want {
 				t.Errorf("newer: got %d events, want %d", len(newer), strings.Count(want, ",")+1)
 			}
-			mustCountLike(t, r, c.filter, len(older))
+			mustCountLike(t, log, f, len(older))
 		})
 	}
 }
 
 // mustCountLike checks that exact counts are right, and approximate ones near.
-func mustCountLike(t *testing.T, r *db.Reader, f db.AuditFilter, want int) {
+func mustCountLike(t *testing.T, log *auditdb.Log, f filter.Filter, want int) {
 	t.Helper()
-	counts, err := r.AuditCounts(t.Context(), f, time.Time{}, time.Now(), 30)
+	counts, err := log.Counts(t.Context(), f, time.Time{}, time.Now(), 30)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,13 +169,14 @@ func joined(ids []int64) string {
 
 // readsFewRows checks that the rows read for a page do not grow with the log.
 func readsFewRows(t *testing.T, s *vaulttest.Store) {
+	reader := mustReader(t, s.URL(vaulttest.Operator))
 	for _, c := range auditFilters {
 		t.Run(strings.ReplaceAll(c.name, " ", "_"), func(t *testing.T) {
 			for _, newer := range []bool{false, true} {
-				plans, err := db.ExplainAudit(t.Context(), s.URL(vaulttest.Operator),
-					db.AuditQuery{Filter: c.filter, Newer: newer, From: &db.AuditCursor{At: t0.AddDate(0, 0, -10)}, Limit: 100})
-				if err != nil {
-					t.Fatal(err)
+				plans, err := auditdb.Explain(t.Context(), reader, audit.Query{Filter: parsed(t, c.filter), Newer: newer,
+					From: &audit.Cursor{At: t0.AddDate(0, 0, -10)}, Limit: 100})
+				if err != nil || len(plans) == 0 {
+					t.Fatalf("got %d plans, %v", len(plans), err)
 				}
 				for _, plan := range plans {
 					if strings.Contains(plan.Text, "Seq Scan") || strings.Contains(plan.Text, "Bitmap") {
@@ -228,24 +194,27 @@ func readsFewRows(t *testing.T, s *vaulttest.Store) {
 
 func TestAuditRefusesWhatDoesNotFit(t *testing.T) {
 	s := vaulttest.New(t)
-	r := mustReader(t, s.URL(vaulttest.Operator))
-	for _, c := range []db.AuditCondition{
-		{Column: "detail", Equal: []string{"x"}}, {Column: db.AuditVersion, Equal: []string{"1"}},
-		{Column: db.AuditClient, Prefixes: []string{"10."}},
-		{Column: db.AuditOutcome, Prefixes: []string{"o"}}, {Column: db.AuditSecret},
-		{Column: `secret" OR true --`, Equal: []string{"x"}},
+	log := mustLog(t, s.URL(vaulttest.Operator))
+	for _, term := range []filter.Term{
+		{Key: "detail", Text: "x"}, {Key: filter.Version, Text: "1"}, {Key: filter.IP, Prefix: true, Text: "10."},
+		{Key: filter.Outcome, Prefix: true, Text: "o"}, {Key: filter.Secret},
+		{Key: filter.Request, Prefix: true, Text: "c4ca"}, {Key: `secret" OR true --`, Text: "x"},
 	} {
-		if _, err := r.Audit(t.Context(), db.AuditQuery{Filter: where(c)}); !errors.Is(err, db.ErrInvalid) {
-			t.Errorf("%+v: got %v, want %v", c, err, db.ErrInvalid)
+		f := filter.Filter{}.With(term)
+		if _, err := log.Events(t.Context(), audit.Query{Filter: f}); !errors.Is(err, db.ErrInvalid) {
+			t.Errorf("%+v: got %v, want %v", term, err, db.ErrInvalid)
+		}
+		if _, err := log.Follow(t.Context(), f); !errors.Is(err, db.ErrInvalid) {
+			t.Errorf("following %+v: got %v, want %v", term, err, db.ErrInvalid)
 		}
 	}
-	stranger := mustReader(t, s.URL(vaulttest.AppRole))
-	if _, err := stranger.Audit(t.Context(), db.AuditQuery{}); !errors.Is(err, db.ErrRefused) {
+	stranger := mustLog(t, s.URL(vaulttest.AppRole))
+	if _, err := stranger.Events(t.Context(), audit.Query{}); !errors.Is(err, db.ErrRefused) {
 		t.Errorf("a role that is no auditor: got %v, want %v", err, db.ErrRefused)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Nanosecond)
 	defer cancel()
-	if _, err := r.Audit(ctx, db.AuditQuery{}); !errors.Is(err, db.ErrUnavailable) {
+	if _, err := log.Events(ctx, audit.Query{}); !errors.Is(err, db.ErrUnavailable) {
 		t.Errorf("no time: got %v, want %v", err, db.ErrUnavailable)
 	}
 }
@@ -253,18 +222,18 @@ func TestAuditRefusesWhatDoesNotFit(t *testing.T) {
 func TestAuditWorksOnAStandby(t *testing.T) {
 	s := vaulttest.New(t)
 	s.MustReplay(t)
-	r := mustReader(t, s.StandbyURL(vaulttest.Operator))
-	ids, _ := mustWalk(t, r, db.AuditQuery{Limit: 2})
+	log := auditdb.New(mustReader(t, s.StandbyURL(vaulttest.Operator)), nil)
+	ids, _ := mustWalk(t, log, audit.Query{Limit: 2})
 	if want := s.MustQuery(t, `SELECT count(*) FROM vault.audit_log`); fmt.Sprint(len(ids)) != want {
 		t.Errorf("got %d events, want %s", len(ids), want)
 	}
-	if _, err := r.AuditCounts(t.Context(), db.AuditFilter{}, time.Time{}, time.Now(), 10); err != nil {
+	if _, err := log.Counts(t.Context(), filter.Filter{}, time.Time{}, time.Now(), 10); err != nil {
 		t.Error(err)
 	}
-	if _, err := r.AuditValues(t.Context(), db.AuditActor, []string{"token:"}, 5); err != nil {
+	if _, err := log.Values(t.Context(), filter.Actor, "token:", 5); err != nil {
 		t.Error(err)
 	}
-	if _, err := r.SecretUses(t.Context(), db.ListQuery{}); err != nil {
+	if _, err := log.SecretUses(t.Context(), "", "", 100); err != nil {
 		t.Error(err)
 	}
 	follow(t, s, s.StandbyURL(vaulttest.Operator))
@@ -279,8 +248,7 @@ func TestAuditFollowsOnThePrimary(t *testing.T) {
 // returned once.
 func follow(t *testing.T, s *vaulttest.Store, url string) {
 	t.Helper()
-	f, err := mustReader(t, url).FollowAudit(t.Context(),
-		where(db.AuditCondition{Column: db.AuditSecret, Prefixes: []string{"f/"}}))
+	f, err := auditdb.New(mustReader(t, url), nil).Follow(t.Context(), parsed(t, "f/"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -336,7 +304,7 @@ func mustCommit(t *testing.T, tx pgx.Tx) {
 }
 
 // mustNext expects the secrets of the next call, after everything is replayed.
-func mustNext(t *testing.T, s *vaulttest.Store, f *db.AuditFollower, want string) {
+func mustNext(t *testing.T, s *vaulttest.Store, f *auditdb.Follower, want string) {
 	t.Helper()
 	s.MustReplay(t)
 	rows, missed, err := f.Next(t.Context())
@@ -353,24 +321,29 @@ func mustNext(t *testing.T, s *vaulttest.Store, f *db.AuditFollower, want string
 }
 
 func knowsValues(t *testing.T, s *vaulttest.Store) {
-	r := mustReader(t, s.URL(vaulttest.Operator))
+	log := mustLog(t, s.URL(vaulttest.Operator))
 	for _, c := range []struct {
-		column   db.AuditColumn
-		prefixes []string
-		limit    int
-		want     string
+		key   filter.Key
+		typed string
+		limit int
+		want  string
 	}{
-		{db.AuditSecret, []string{"prod/s1"}, 20, "prod/s10 prod/s12 prod/s14 prod/s16 prod/s18"},
-		{db.AuditSecret, []string{""}, 3, "prod/s0 prod/s10 prod/s12"},
-		{db.AuditSecret, []string{"rare", "prod/s2"}, 2, "prod/s2 prod/s20"},
-		{db.AuditSecret, []string{"zzz"}, 3, ""},
-		{db.AuditActor, []string{"c", "token:c", "client:"}, 9, "client:10.0.0.7 token:ci"},
-		{db.AuditNode, []string{"node"}, 9, "node0 node1"},
+		{filter.Secret, "prod/s1", 20, "prod/s10 prod/s12 prod/s14 prod/s16 prod/s18"},
+		{filter.Secret, "", 3, "prod/s0 prod/s10 prod/s12"},
+		{filter.Secret, "prod/s2", 2, "prod/s2 prod/s20"},
+		{filter.Secret, "zzz", 3, ""},
+		{filter.Actor, "c", 9, "client:10.0.0.7 token:ci"},
+		{filter.Actor, "c", 1, "client:10.0.0.7"},
+		{filter.Actor, "token:c", 9, "token:ci"},
+		{filter.Node, "node", 9, "node0 node1"},
 	} {
-		got, err := r.AuditValues(t.Context(), c.column, c.prefixes, c.limit)
+		got, err := log.Values(t.Context(), c.key, c.typed, c.limit)
 		if err != nil || strings.Join(got, " ") != c.want {
-			t.Errorf("%s %q: got %q, %v, want %q", c.column, c.prefixes, got, err, c.want)
+			t.Errorf("%s %q: got %q, %v, want %q", c.key, c.typed, got, err, c.want)
 		}
+	}
+	if got, err := log.Values(t.Context(), filter.Outcome, "", 9); !errors.Is(err, db.ErrInvalid) {
+		t.Errorf("values of outcomes: got %q, %v, want %v", got, err, db.ErrInvalid)
 	}
 }
 
@@ -378,8 +351,8 @@ func knowsUses(t *testing.T, s *vaulttest.Store) {
 	s.MustExec(t,
 		`ALTER TABLE vault.secrets DISABLE ROW LEVEL SECURITY; INSERT INTO vault.secrets (name)
 			VALUES ('prod/s2'), ('prod/unread'), ('test/s3'); ALTER TABLE vault.secrets ENABLE ROW LEVEL SECURITY`)
-	r := mustReader(t, s.URL(vaulttest.Operator))
-	uses, err := r.SecretUses(t.Context(), db.ListQuery{Prefix: "prod/"})
+	log := mustLog(t, s.URL(vaulttest.Operator))
+	uses, err := log.SecretUses(t.Context(), "prod/", "", 100)
 	if err != nil || len(uses) != 2 {
 		t.Fatalf("got %+v, %v, want 2 secrets", uses, err)
 	}
@@ -391,7 +364,7 @@ func knowsUses(t *testing.T, s *vaulttest.Store) {
 	if uses[1].Name != "prod/unread" || uses[1].LastReadAt != nil {
 		t.Errorf("got %+v, want no read", uses[1])
 	}
-	if _, err := mustReader(t, s.URL(vaulttest.AppRole)).SecretUses(t.Context(), db.ListQuery{}); !errors.Is(err,
+	if _, err := mustLog(t, s.URL(vaulttest.AppRole)).SecretUses(t.Context(), "", "", 100); !errors.Is(err,
 		db.ErrRefused) {
 		t.Errorf("a role that is no auditor: got %v, want %v", err, db.ErrRefused)
 	}
@@ -399,13 +372,13 @@ func knowsUses(t *testing.T, s *vaulttest.Store) {
 
 func TestSealOf(t *testing.T) {
 	s := vaulttest.New(t)
-	r := mustReader(t, s.URL(vaulttest.Operator))
-	page, err := r.Audit(t.Context(), db.AuditQuery{Limit: 2})
+	log := mustLog(t, s.URL(vaulttest.Operator))
+	page, err := log.Events(t.Context(), audit.Query{Limit: 2})
 	if err != nil || len(page.Rows) != 2 {
 		t.Fatalf("got %d rows, %v", len(page.Rows), err)
 	}
-	if _, err := r.SealOf(t.Context(), page.Rows[0].Cursor()); !errors.Is(err, db.ErrNotFound) {
-		t.Errorf("no seals: got %v, want %v", err, db.ErrNotFound)
+	if seal, err := log.SealOf(t.Context(), page.Rows[0]); err != nil || seal.Known {
+		t.Errorf("no seals: got %+v, %v", seal, err)
 	}
 	s.MustExec(t, fmt.Sprintf(`INSERT INTO vault.audit_seals (id, system_id, month, from_tx, to_tx, rows, first_id,
 		last_id, root, previous, hash, key_id, signature, sealed_at, marks)
@@ -413,8 +386,8 @@ func TestSealOf(t *testing.T) {
 			id, id, sha256('a'), sha256('b'), sha256('c'), 'key', 'signature', now(), 'mark' FROM vault.audit_log
 			WHERE id = %d`, page.Rows[1].ID))
 	for i, want := range []int64{0, 7} {
-		if seal, err := r.SealOf(t.Context(), page.Rows[i].Cursor()); err != nil || seal.ID != want {
-			t.Errorf("row %d: got seal %d, %v, want %d", i, seal.ID, err, want)
+		if seal, err := log.SealOf(t.Context(), page.Rows[i]); err != nil || !seal.Known || seal.ID != want {
+			t.Errorf("row %d: got seal %+v, %v, want %d", i, seal, err, want)
 		}
 	}
 }
