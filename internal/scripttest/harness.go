@@ -47,6 +47,7 @@ type session struct {
 	env     *testscript.Env
 	store   *vaulttest.Store
 	daemons map[string]*daemon
+	pending map[string]*pendingRequest
 	fake    *kmsfake.Fake
 	bucket  *s3fake.Fake
 	held    *pgx.Conn
@@ -102,7 +103,7 @@ func newHarness(t *testing.T) *harness {
 }
 
 func (h *harness) setup(env *testscript.Env) error {
-	s := &session{h: h, env: env, daemons: map[string]*daemon{}}
+	s := &session{h: h, env: env, daemons: map[string]*daemon{}, pending: map[string]*pendingRequest{}}
 	h.mu.Lock()
 	h.scripts[env.WorkDir] = s
 	h.mu.Unlock()
