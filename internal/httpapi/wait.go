@@ -102,8 +102,8 @@ func (w *waits) untilChanged(ctx context.Context, q *request, held uuid.UUID,
 }
 
 // moveDeadlines allows the server's connection as long as the wait, and then what a read may take. Without it the read
-// deadline of the request would end its context, and the write deadline its answer. net/http sets both anew for the next
-// request of the connection.
+// deadline of the request would end its context, and the write deadline its answer. net/http sets both anew for the
+// next request of the connection.
 func (q *request) moveDeadlines(until time.Time) {
 	c := http.NewResponseController(q.writer)
 	// A writer without deadlines, as in a test, has none to move.
@@ -111,7 +111,7 @@ func (q *request) moveDeadlines(until time.Time) {
 	_ = c.SetWriteDeadline(until.Add(2 * ReadTimeout))
 }
 
-// enter counts a wait, or refuses it. Connections of a unix socket are counted in all only: one address is many clients.
+// enter counts a wait, or refuses it. Those over a unix socket are counted in all only: one address is many clients.
 func (w *waits) enter(c client) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()

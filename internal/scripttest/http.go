@@ -26,7 +26,8 @@ func (h *harness) cmdHTTP(ts *testscript.TestScript, neg bool, args []string) {
 		s.pending[args[1]].leave()
 		return
 	case len(args) < 3:
-		ts.Fatalf("usage: http STATUS METHOD URL [-H header] [-d body] | http STATUS answer NAME | http later NAME METHOD URL")
+		ts.Fatalf("usage: http STATUS METHOD URL [-H header] [-d body] | http STATUS answer NAME | " +
+			"http later NAME METHOD URL | http leave NAME")
 	}
 	var status int
 	var body, headers string
