@@ -103,8 +103,9 @@ func newHarness(t *testing.T) *harness {
 	return &harness{program: program, bin: bin, fragileVaultd: buildFragile(bin), scripts: map[string]*session{}}
 }
 
-// buildProbe builds the program that uses the Go client. The client is a module of its own, so that who uses it gets none
-// of this module's dependencies; a test that runs a program needs no version of it in this module's go.mod.
+// buildProbe builds the program that uses the Go client. The client is a module of its own, so that a program that
+// imports it gets none of this module's dependencies; a test that runs the program needs no version of the client in
+// this module's go.mod.
 func buildProbe(t *testing.T, bin string) {
 	t.Helper()
 	folder, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
