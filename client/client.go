@@ -45,9 +45,9 @@ type Verdict struct {
 	ExpiresAt *time.Time `json:"expires_at"` // of a version in grace
 }
 
-// New returns when every name in the configuration has a value: from a node, or from the cache if no node answers. While
-// neither gives one, it tries again until ctx ends. A name that is absent or denied, and a configuration that cannot
-// work, is an error at once. ctx is for New only: Close ends the client.
+// New returns when every name in the configuration has a value: from a node, or from the cache if no node answers.
+// While neither gives one, it tries again until ctx ends. A name that is absent or denied, and a configuration that
+// cannot work, is an error at once. ctx is for New only: Close ends the client.
 func New(ctx context.Context, config Config) (*Client, error) {
 	if err := config.check(); err != nil {
 		return nil, err
@@ -283,8 +283,8 @@ func (c *Client) Secret(name string) *Secret {
 }
 
 // Watch returns a channel that gets each new version of a name in Config.Names: not the current one. A version that was
-// not received is replaced by the next. The channel is closed when ctx ends or the client is closed. Watch panics for any
-// other name.
+// not received is replaced by the next. The channel is closed when ctx ends or the client is closed. Watch panics for
+// any other name.
 func (c *Client) Watch(ctx context.Context, name string) <-chan Value {
 	w, end := c.Secret(name).watch()
 	c.running.Go(func() {

@@ -42,8 +42,8 @@ type node struct {
 
 func newNode(u *url.URL, secure *tls.Config) *node {
 	// A node that vanishes without closing its connections is noticed in about ten seconds.
-	dialer := &net.Dialer{Timeout: connectTimeout, KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second,
-		Interval: 2 * time.Second, Count: 3}}
+	alive := net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 2 * time.Second, Count: 3}
+	dialer := &net.Dialer{Timeout: connectTimeout, KeepAliveConfig: alive}
 	n := &node{shown: u.String(), base: u}
 	transport := &http.Transport{DialContext: dialer.DialContext, TLSClientConfig: secure,
 		TLSHandshakeTimeout: connectTimeout, MaxIdleConnsPerHost: maxWaits, IdleConnTimeout: time.Minute,

@@ -22,8 +22,8 @@ type Updater[T any] struct {
 	again   time.Time // when to try that one again
 }
 
-// NewUpdater makes the thing from the current value of a name in Config.Names. It fails if make does, and panics for any
-// other name.
+// NewUpdater makes the thing from the current value of a name in Config.Names. It fails if make does, and panics for
+// any other name.
 func NewUpdater[T any](c *Client, name string, make func(Value) (T, error)) (*Updater[T], error) {
 	u := &Updater[T]{client: c, secret: c.Secret(name), make: make}
 	v := u.secret.Value()
