@@ -17,7 +17,7 @@ export VAULT_TEST_PG := $(PG)
 
 .DEFAULT_GOAL := help
 .PHONY: help build dev test times test-pg check static fmt vet staticcheck style race bench cover fuzz chaos postgres
-.PHONY: dotenv-table bench-go bench-scale bench-reads extension install-extension test-cron bench-audit captures
+.PHONY: client dotenv-table bench-go bench-scale bench-reads extension install-extension test-cron bench-audit captures
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,7 +39,7 @@ install-extension: extension ## Copy the extension into a server's share folder 
 dev: postgres build ## Start a local primary, a standby, a key and a daemon per node (Ctrl-C stops, .dev keeps)
 	@bin/vaultctl dev --dir .dev
 
-test: postgres ## Run every test and every script, on the newest PostgreSQL found (or PG=N)
+test: postgres client ## Run every test and every script, on the newest PostgreSQL found (or PG=N)
 	$(GO_TEST) $(PACKAGES)
 
 times: postgres ## The same, and a table: package, seconds of processor, seconds on the clock (RACE=-race: as make check)
@@ -70,12 +70,19 @@ vet: ## go vet
 staticcheck: ## staticcheck, at the version go.mod pins
 	$(GO) tool staticcheck ./...
 
+client: ## Vet, staticcheck and test the Go client, a module of its own, under the race detector
+	@test -z "$$(gofmt -l client)" || { echo "gofmt would change files of client/" >&2; exit 1; }
+	@cd client && test "$$($(GO) list -m all)" = github.com/hyperiondb/vault/client || { \
+	  echo "client: its go.mod has a requirement; it uses the standard library only" >&2; exit 1; }
+	cd client && $(GO) vet ./... && $(GO) test -race -count=1 ./...
+	@tool="$$($(GO) tool -n staticcheck)" && cd client && "$$tool" ./...
+
 style: ## Fail if a line or the wording breaks the rules of CONTRIBUTING.md
 	$(GO) run ./tools/style -check
 
 # Without GORACE a program under the race detector waits a second at its end, and scripts run a thousand of them. The target vet
 # does go test's vetting.
-race: postgres ## Every test and every script under the race detector, the binaries too
+race: postgres client ## Every test and every script under the race detector, the binaries too
 	GORACE=atexit_sleep_ms=0 $(GO_TEST) -race -vet=off $(PACKAGES)
 
 ROUNDS ?= 5

@@ -68,6 +68,16 @@ func (c *stateCollector) Collect(to chan<- prometheus.Metric) {
 	}
 }
 
+func waitQueries(v *vault.Vault) prometheus.Collector {
+	return prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "vaultd_wait_queries_total",
+		Help: "Queries for changes: one a round for all requests with wait=, none while there are none.",
+	}, func() float64 {
+		_, queries := v.Waiting()
+		return float64(queries)
+	})
+}
+
 func rotationsByState(s db.Status) map[string]int64 {
 	return map[string]int64{"queued": s.RotationsQueued, "claimed": s.RotationsClaimed, "failed": s.RotationsFailed,
 		"overdue": s.RotationsOverdue, "paused": s.RotationsPaused}

@@ -29,8 +29,8 @@ const (
 	checkTimeout = 2 * time.Second // of one readiness check
 )
 
-// serve runs until ctx ends. It stops in this order: no new connections, requests under way finish, rotations under way
-// are settled, recorded reads are shipped, keys are wiped, pools are closed.
+// serve runs until ctx ends. It stops in this order: waits for a change end, no new connections, requests under way
+// finish, rotations under way are settled, recorded reads are shipped, keys are wiped, pools are closed.
 func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.Writer, reload <-chan os.Signal) error {
 	level := new(slog.LevelVar)
 	level.Set(c.level)
@@ -91,11 +91,14 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 	defer stopReads()
 
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(&stateCollector{vault: v}, reads)
+	registry.MustRegister(&stateCollector{vault: v}, reads, waitQueries(v))
 	fresh := v.NewFreshness(time.Duration(c.MaxStaleness))
+	bounds := c.connectionBounds(log)
 	api := httpapi.New(httpapi.Options{
 		Recorder: reads.forRequests(), Audit: reads.status,
 		MinLSNWait: time.Duration(c.MinLSNWait), Fresh: fresh.Check,
+		// A connection that waits cannot be closed to make room for another: half of them stay for other requests.
+		MaxWaits: max(bounds.Total/2, 1), MaxWaitsPerAddress: max(bounds.PerAddress/2, 1),
 		Vault: v, Policy: c.policy, AdminAPI: c.AdminAPI, Version: buildVersion(), Log: log, Registry: registry,
 		Checks: []httpapi.Check{{Name: "database", Check: bounded(v.Ping)}, {Name: "kms", Check: bounded(keys.check)},
 			{Name: "replication", Check: func(context.Context) error { return fresh.Check() }},
@@ -107,7 +110,7 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 	registry.MustRegister(sealer)
 	registry.MustRegister(cert)
 	c.warn(log)
-	servers, err := openServers(c, api, cert, log)
+	servers, err := openServers(c, bounds, api, cert, log)
 	if err != nil {
 		return err
 	}
@@ -133,6 +136,7 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 		break
 	}
 	log.Info("stopping")
+	api.EndWaits()
 	servers.shutdown(time.Duration(c.ShutdownGrace), log)
 	stopWork()
 	work.Wait()

@@ -32,8 +32,8 @@ type server struct {
 	listener net.Listener
 }
 
-func openServers(c Config, api *httpapi.API, cert *certificate, log *slog.Logger) (*servers, error) {
-	bounds := c.connectionBounds(log)
+func openServers(c Config, bounds listen.Bounds, api *httpapi.API, cert *certificate,
+	log *slog.Logger) (*servers, error) {
 	s := &servers{log: log, health: listen.NewLimiter(healthBounds, func(netip.Addr) listen.Kind { return listen.Client })}
 	s.secrets = listen.NewLimiter(bounds, func(a netip.Addr) listen.Kind { return kinds[api.Admits(a)] })
 	if err := s.openAll(c, api, cert); err != nil {

@@ -36,6 +36,9 @@ type Options struct {
 
 	MinLSNWait time.Duration // how long a read that names a position waits until the node has replayed it
 	Fresh      func() error  // called before every read of the node; nil: no limit on how far it is behind
+
+	MaxWaits           int // requests that wait for a change at once; 0 = DefaultMaxWaits
+	MaxWaitsPerAddress int // of them from one address; 0 = a quarter of MaxWaits
 }
 
 // Check is one part that has to work for the daemon to be ready.
@@ -54,6 +57,7 @@ type API struct {
 	guesses  *guesses
 	node     node
 	recorder Recorder
+	waits    *waits
 
 	secrets router
 	health  router
@@ -71,6 +75,8 @@ func New(o Options) *API {
 	a.metrics = newMetrics(a.registry, o.Version)
 	a.guard.Store(newGuard(o.Policy, nil))
 	a.node = node{await: o.Vault.AwaitReplay, atMost: o.MinLSNWait, fresh: o.Fresh}
+	a.waits = newWaits(o.Vault, a.admitAgain, o.MaxWaits, o.MaxWaitsPerAddress)
+	a.waits.register(a.registry)
 	a.secrets = secretRoutes(o.Vault, o.AdminAPI)
 	a.health = a.healthRoutes(o)
 	return a
@@ -82,9 +88,22 @@ func (a *API) SetPolicy(p Policy) {
 	a.guard.Store(newGuard(p, a.guard.Load()))
 }
 
+// EndWaits makes every request that waits for a change be answered now, and later ones at once: with 304 if there is no
+// change. The daemon calls it before it stops, so that no request is cut off.
+func (a *API) EndWaits() { a.waits.end() }
+
 // Handler serves secrets.
 func (a *API) Handler() http.Handler {
 	return a.serve(a.secrets, func(r *http.Request) (client, error) { return a.guard.Load().admit(r) }, a.recordEvent)
+}
+
+// admitAgain applies the policy in force to a request that has waited.
+func (a *API) admitAgain(r *http.Request) error {
+	_, err := a.guard.Load().admit(r)
+	if err != nil {
+		a.metrics.refused.WithLabelValues(outcomeOf(err).reason).Inc()
+	}
+	return err
 }
 
 // HealthHandler serves /healthz, /readyz, /metrics and /v1/status, to every address that can connect: none of them

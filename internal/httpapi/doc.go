@@ -38,7 +38,7 @@
 //
 //	400 bad_request         403 not_allowed        404 not_found       405 method_not_allowed
 //	409 conflict            412 behind             413 too_large       415 media_type
-//	429 rate_limited        500 integrity          500 internal
+//	429 rate_limited        429 too_many_waits     500 integrity          500 internal
 //	503 unavailable         503 outcome_unknown    503 key_refused
 //	503 stale               503 audit_unavailable
 //
@@ -57,6 +57,20 @@
 //
 // stale is a read or verify on a node that is further behind the primary than the daemon's limit. Both are checked
 // right before the node is read, after the body of the request.
+//
+// # Waiting for a change
+//
+// GET with wait= (a duration from 1s to 5m) and If-None-Match with the one version that the client has is answered when
+// the current version on this node is another one (200), when the secret is deleted (404), when the node cannot answer
+// (503), or with 304 when the time is over. It is a conditional read whose answer is held back while it would be 304:
+// package vault tells it when to look again, with one small query a round for all waits, and each look is a whole read
+// with the guard, freshness, fence and rights of that moment. One answer is one event on record, whatever the wait.
+// Without If-None-Match a wait is 400: it would be answered at once, and repeated at once.
+//
+// A connection that waits is not idle, so it cannot be closed to make room. Waits are therefore bounded, in all and for
+// one address (429 too_many_waits), below the bounds of connections. A client that leaves ends its wait at once; a
+// daemon that stops answers every wait first. Metrics and the access log have waits under a route of their own, with
+// "?wait", since their durations are chosen by clients.
 //
 // # On record
 //

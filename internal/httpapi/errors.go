@@ -54,7 +54,13 @@ func tooMany(retry time.Duration) error {
 		message: "too many verifies from this address", retry: retry}}
 }
 
+func tooManyWaits(message string) error {
+	return &refusal{outcome{status: http.StatusTooManyRequests, code: "too_many_waits", message: message,
+		retry: retryWaits}}
+}
+
 const (
+	retryWaits       = 10 * time.Second
 	retryUnavailable = 2 * time.Second
 	retryBehind      = time.Second
 )

@@ -23,7 +23,8 @@ type getFunc func(ctx context.Context, name string, o vault.GetOptions) (*vault.
 
 func getEndpoint(get getFunc) *endpoint {
 	return &endpoint{
-		name: "GET /v1/secrets/{name}", action: audit.Read, named: true, query: []string{"version"}, local: true,
+		name: "GET /v1/secrets/{name}", action: audit.Read, named: true, query: []string{"version", "wait"}, local: true,
+		waits: true,
 		do: func(ctx context.Context, q *request) (answer, error) {
 			version, err := versionOf(q.params)
 			if err != nil {
@@ -34,10 +35,16 @@ func getEndpoint(get getFunc) *endpoint {
 				return answer{}, err
 			}
 			held := ifNoneMatch(q.http.Header)
-			if err := q.waitForReplay(ctx); err != nil {
-				return answer{}, err
+			read := func() (*vault.Secret, error) {
+				if err := q.waitForReplay(ctx); err != nil {
+					return nil, err
+				}
+				return get(ctx, q.secret, vault.GetOptions{Version: version, Unless: held.one()})
 			}
-			s, err := get(ctx, q.secret, vault.GetOptions{Version: version, Unless: held.one()})
+			s, err := read()
+			if q.wait > 0 && errors.Is(err, vault.ErrNotModified) {
+				s, err = q.waits.untilChanged(ctx, q, held.one(), read)
+			}
 			if errors.Is(err, vault.ErrNotModified) {
 				q.event = unchanged(q.secret, held.one())
 				return notModified(held.one()), nil

@@ -32,6 +32,7 @@ type endpoint struct {
 	// it reads the local node, which must have replayed what the request names and be fresh enough for the daemon; such
 	// an endpoint keeps to ReadTimeout itself
 	local   bool
+	waits   bool          // it takes wait=, and then waits for a change
 	limited bool          // it counts against the client's rate
 	quiet   bool          // its access log line is for debugging
 	timeout time.Duration // 0 = ReadTimeout
@@ -53,6 +54,10 @@ type request struct {
 	// Of a local endpoint.
 	node   *node
 	minLSN vault.LSN // 0 = any
+
+	waits  *waits
+	wait   time.Duration       // 0 = it is answered at once
+	writer http.ResponseWriter // whose deadlines a wait moves
 
 	// Of a read or verify: recorded before it is answered.
 	event audit.Event
@@ -79,7 +84,7 @@ func (a *API) serve(find router,
 	admit func(*http.Request) (client, error), record func(*request, router, error) error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		started := time.Now()
-		q := &request{http: r, id: requestID(r)}
+		q := &request{http: r, id: requestID(r), waits: a.waits, writer: w}
 		a.metrics.inFlight.Inc()
 		defer a.metrics.inFlight.Dec()
 
@@ -138,6 +143,12 @@ func (a *API) answer(q *request, find router, admit func(*http.Request) (client,
 	timeout := q.route.timeout
 	if timeout == 0 {
 		timeout = ReadTimeout
+	}
+	if q.route.waits {
+		if err := q.parseWait(); err != nil {
+			return answer{}, err
+		}
+		timeout += q.wait
 	}
 	if q.route.local {
 		if err := q.parseMinLSN(&a.node); err != nil {
@@ -297,6 +308,9 @@ func (a *API) logRequest(q *request, status int, took time.Duration, err error) 
 	route, level := "unknown", slog.LevelInfo
 	if q.route != nil {
 		route = q.route.name
+		if q.wait > 0 {
+			route += waitSuffix // its duration says nothing about how fast reads are
+		}
 		if q.route.quiet || q.route.local && err == nil {
 			level = slog.LevelDebug
 		}

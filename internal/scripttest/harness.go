@@ -47,6 +47,7 @@ type session struct {
 	env     *testscript.Env
 	store   *vaulttest.Store
 	daemons map[string]*daemon
+	pending map[string]*pendingRequest
 	fake    *kmsfake.Fake
 	bucket  *s3fake.Fake
 	held    *pgx.Conn
@@ -87,6 +88,7 @@ func newHarness(t *testing.T) *harness {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building the binaries: %v\n%s", err, out)
 	}
+	buildProbe(t, bin)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	program, err := vaulttest.Start(ctx)
@@ -101,8 +103,28 @@ func newHarness(t *testing.T) *harness {
 	return &harness{program: program, bin: bin, fragileVaultd: buildFragile(bin), scripts: map[string]*session{}}
 }
 
+// buildProbe builds the program that uses the Go client. The client is a module of its own, so that a program that
+// imports it gets none of this module's dependencies; a test that runs the program needs no version of the client in
+// this module's go.mod.
+func buildProbe(t *testing.T, bin string) {
+	t.Helper()
+	folder, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
+	if err != nil {
+		t.Fatalf("looking for the module's folder: %v", err)
+	}
+	args := []string{"build", "-o", bin + "/"}
+	if raceEnabled {
+		args = append(args, "-race")
+	}
+	build := exec.Command("go", append(args, "./internal/probe")...)
+	build.Dir = filepath.Join(strings.TrimSpace(string(folder)), "client")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("building the client's probe: %v\n%s", err, out)
+	}
+}
+
 func (h *harness) setup(env *testscript.Env) error {
-	s := &session{h: h, env: env, daemons: map[string]*daemon{}}
+	s := &session{h: h, env: env, daemons: map[string]*daemon{}, pending: map[string]*pendingRequest{}}
 	h.mu.Lock()
 	h.scripts[env.WorkDir] = s
 	h.mu.Unlock()

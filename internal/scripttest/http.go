@@ -14,12 +14,29 @@ import (
 )
 
 // http STATUS METHOD URL [-H 'Key: value'] [-d BODY | -d @FILE] [-unix SOCKET]: the answer's body on stdout, its
-// headers on stderr.
+// headers on stderr. http later NAME METHOD URL ... sends a request whose answer http STATUS answer NAME waits for;
+// http leave NAME closes its connection.
 func (h *harness) cmdHTTP(ts *testscript.TestScript, neg bool, args []string) {
-	if len(args) < 3 {
-		ts.Fatalf("usage: http STATUS METHOD URL [-H header] [-d body]")
+	s := h.of(ts)
+	switch {
+	case len(args) >= 4 && args[0] == "later":
+		s.later(ts, args[1], args[2:])
+		return
+	case len(args) == 2 && args[0] == "leave":
+		s.pending[args[1]].leave()
+		return
+	case len(args) < 3:
+		ts.Fatalf("usage: http STATUS METHOD URL [-H header] [-d body] | http STATUS answer NAME | " +
+			"http later NAME METHOD URL | http leave NAME")
 	}
-	status, body, headers := request(ts, args[1:])
+	var status int
+	var body, headers string
+	if p := s.pending[args[2]]; args[1] == "answer" && p != nil {
+		<-p.done
+		status, body, headers = p.status, p.body, p.headers
+	} else {
+		status, body, headers = send(prepare(ts, args[1:]))
+	}
 	fmt.Fprint(ts.Stderr(), headers)
 	fmt.Fprint(ts.Stdout(), body)
 	if got := strconv.Itoa(status); got != args[0] {
@@ -30,7 +47,33 @@ func (h *harness) cmdHTTP(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// pendingRequest is a request that a script sent and does not wait for. It is answered or left before the script ends.
+type pendingRequest struct {
+	done  chan struct{}
+	leave context.CancelFunc
+
+	// Written before done is closed.
+	status        int
+	body, headers string
+}
+
+func (s *session) later(ts *testscript.TestScript, name string, args []string) {
+	ctx, cancel := context.WithCancel(context.Background())
+	p := &pendingRequest{done: make(chan struct{}), leave: cancel}
+	s.pending[name] = p
+	s.cleanup = append(s.cleanup, func() { cancel(); <-p.done })
+	c, r := prepare(ts, args)
+	go func() {
+		defer close(p.done)
+		p.status, p.body, p.headers = send(c, r.WithContext(ctx))
+	}()
+}
+
 func request(ts *testscript.TestScript, args []string) (int, string, string) {
+	return send(prepare(ts, args))
+}
+
+func prepare(ts *testscript.TestScript, args []string) (*http.Client, *http.Request) {
 	method, url, rest := args[0], args[1], args[2:]
 	var body []byte
 	header := http.Header{}
@@ -63,13 +106,19 @@ func request(ts *testscript.TestScript, args []string) (int, string, string) {
 	r, err := http.NewRequest(method, url, bytes.NewReader(body))
 	ts.Check(err)
 	r.Header, r.Host = header, header.Get("Host") // "" = the host of the url
+	return client, r
+}
+
+func send(client *http.Client, r *http.Request) (int, string, string) {
 	response, err := client.Do(r)
 	if err != nil {
 		return 0, err.Error(), ""
 	}
 	defer response.Body.Close()
 	text, err := io.ReadAll(response.Body)
-	ts.Check(err)
+	if err != nil {
+		return 0, err.Error(), ""
+	}
 	var b strings.Builder
 	_ = response.Header.Write(&b)
 	return response.StatusCode, string(text), b.String()

@@ -2,6 +2,7 @@ package scripttest
 
 import (
 	"fmt"
+	"os"
 	"regexp"
 	"strconv"
 	"time"
@@ -12,8 +13,8 @@ import (
 )
 
 // until http STATUS METHOD URL ... [~ REGEXP] | until sql [standby] STATEMENT REGEXP | until kms OPERATION CALLS |
-// until s3 OBJECTS: polls until the answer is as wanted. The last answer of http is on stdout and stderr, as with the
-// command http.
+// until s3 OBJECTS | until file PATH REGEXP: polls until the answer is as wanted. The last answer of http is on stdout
+// and stderr, as with the command http.
 func (h *harness) cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 	deadline := time.Now().Add(waitLimit)
 	last, body, headers := "", "", ""
@@ -38,6 +39,10 @@ func (h *harness) cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 			out, err := query(h.of(ts).store.StandbyURL(vaulttest.Superuser), args[2])
 			last = fmt.Sprint(out, err)
 			ok = err == nil && regexp.MustCompile(args[3]).MatchString(out)
+		case len(args) == 3 && args[0] == "file":
+			content, err := os.ReadFile(ts.MkAbs(args[1]))
+			last = fmt.Sprint(string(content), err)
+			ok = err == nil && regexp.MustCompile(args[2]).Match(content)
 		case len(args) == 3 && args[0] == "kms":
 			n, err := strconv.Atoi(args[2])
 			ts.Check(err)

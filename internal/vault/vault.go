@@ -41,11 +41,13 @@ type Vault struct {
 	readTimeout time.Duration
 
 	progress *progress // of the node that is read from
+	changes  *changes  // of the node that is read from
 }
 
 // New does not connect to anything.
 func New(o Options) *Vault {
-	v := &Vault{reader: o.Reader, writer: o.Writer, keys: o.Keys, readTimeout: o.ReadTimeout, progress: newProgress()}
+	v := &Vault{reader: o.Reader, writer: o.Writer, keys: o.Keys, readTimeout: o.ReadTimeout, progress: newProgress(),
+		changes: newChanges(o.Reader.CurrentIDs)}
 	if o.CacheSize > 0 && o.CacheTTL > 0 {
 		v.cache = newKeyCache(o.CacheSize, o.CacheTTL, time.Now)
 	}

@@ -1,0 +1,3 @@
+module github.com/hyperiondb/vault/client
+
+go 1.25
