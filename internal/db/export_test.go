@@ -17,6 +17,9 @@ import (
 // BranchesQuery is the statement of Branches.
 const BranchesQuery = branchesQuery
 
+// FolderQuerySQL is the statement of Folder.
+const FolderQuerySQL = folderQuery
+
 // ConnConfig is the result of a connection string, the environment and a service.
 func ConnConfig(url string) (*pgx.ConnConfig, error) {
 	return Options{URL: url, ApplicationName: "test"}.config(nil)
