@@ -59,6 +59,7 @@ type Config struct {
 	RotationWorkers int      `toml:"rotation_workers"` // rotations at once; 0 = none here
 	ClaimTimeout    duration `toml:"claim_timeout"`    // after which another worker may take a claimed rotation
 	AdminAPI        bool     `toml:"admin_api"`        // the routes that write
+	KVMount         string   `toml:"kv_mount"`         // of the routes of Vault's KV version 2; "" = none
 	LogLevel        string   `toml:"log_level"`
 	LogFormat       string   `toml:"log_format"` // text or json
 	ShutdownGrace   duration `toml:"shutdown_grace"`
@@ -354,6 +355,11 @@ func (c *Config) checkListeners() error {
 	if c.HealthListen != "" {
 		if _, err := isLoopback(c.HealthListen); err != nil {
 			return fmt.Errorf("health_listen %q: %w", c.HealthListen, err)
+		}
+	}
+	if c.KVMount != "" {
+		if err := httpapi.CheckKVMount(c.KVMount); err != nil {
+			return fmt.Errorf("kv_mount: %w", err)
 		}
 	}
 	mode, err := strconv.ParseUint(c.SocketMode, 8, 32)

@@ -94,7 +94,8 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 	api := httpapi.New(httpapi.Options{
 		Recorder: reads.forRequests(), Audit: reads.status,
 		MinLSNWait: time.Duration(c.MinLSNWait), Fresh: fresh.Check,
-		Vault: v, Policy: c.policy, AdminAPI: c.AdminAPI, Version: buildVersion(), Log: log, Registry: registry,
+		Vault: v, Policy: c.policy, AdminAPI: c.AdminAPI, KVMount: c.KVMount,
+		Version: buildVersion(), Log: log, Registry: registry,
 		Checks: []httpapi.Check{{Name: "database", Check: bounded(v.Ping)}, {Name: "kms", Check: bounded(keys.check)},
 			{Name: "replication", Check: func(context.Context) error { return fresh.Check() }},
 			{Name: "audit", Check: reads.check},

@@ -24,7 +24,8 @@ const (
 type Options struct {
 	Vault    *vault.Vault
 	Policy   Policy
-	AdminAPI bool // enables the routes that write
+	AdminAPI bool   // enables the routes that write
+	KVMount  string // enables the routes of Vault's KV version 2, below this path; "" = none
 	Version  string
 	Log      *slog.Logger         // nil: discarded
 	Registry *prometheus.Registry // served at /metrics; nil: a new one
@@ -72,6 +73,9 @@ func New(o Options) *API {
 	a.guard.Store(newGuard(o.Policy, nil))
 	a.node = node{await: o.Vault.AwaitReplay, atMost: o.MinLSNWait, fresh: o.Fresh}
 	a.secrets = secretRoutes(o.Vault, o.AdminAPI)
+	if o.KVMount != "" {
+		a.secrets = withKV(a.secrets, kvRoutes(o))
+	}
 	a.health = a.healthRoutes(o)
 	return a
 }

@@ -57,7 +57,7 @@ func (q *request) errorEvent(find router, err error) audit.Event {
 	if o.status == http.StatusForbidden || o.status == http.StatusTooManyRequests {
 		e.Outcome = audit.Denied
 	}
-	route, secret, _ := find(q.http.Method, q.http.URL.Path)
+	route, secret, _ := find(q.http)
 	if route == nil {
 		return e
 	}

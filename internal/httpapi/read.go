@@ -33,27 +33,33 @@ func getEndpoint(get getFunc) *endpoint {
 			if err != nil {
 				return answer{}, err
 			}
-			held := ifNoneMatch(q.http.Header)
-			if err := q.waitForReplay(ctx); err != nil {
-				return answer{}, err
-			}
-			s, err := get(ctx, q.secret, vault.GetOptions{Version: version, Unless: held.one()})
-			if errors.Is(err, vault.ErrNotModified) {
-				q.event = unchanged(q.secret, held.one())
-				return notModified(held.one()), nil
-			}
-			if err != nil {
-				return answer{}, err
-			}
-			defer s.Wipe()
-			if held.has(s.VersionID) {
-				q.event = unchanged(q.secret, s.VersionID)
-				return notModified(s.VersionID), nil
-			}
-			q.event = vault.AuditedGet(q.secret, s)
-			return secretAnswer(s, kind), nil
+			return q.readVersion(ctx, get, version, func(s *vault.Secret) answer { return secretAnswer(s, kind) })
 		},
 	}
+}
+
+// readVersion reads a version of the secret that the path names, unless the client has it already, and shows it.
+func (q *request) readVersion(ctx context.Context, get getFunc, version int,
+	show func(*vault.Secret) answer) (answer, error) {
+	held := ifNoneMatch(q.http.Header)
+	if err := q.waitForReplay(ctx); err != nil {
+		return answer{}, err
+	}
+	s, err := get(ctx, q.secret, vault.GetOptions{Version: version, Unless: held.one()})
+	if errors.Is(err, vault.ErrNotModified) {
+		q.event = unchanged(q.secret, held.one())
+		return notModified(held.one()), nil
+	}
+	if err != nil {
+		return answer{}, err
+	}
+	defer s.Wipe()
+	if held.has(s.VersionID) {
+		q.event = unchanged(q.secret, s.VersionID)
+		return notModified(s.VersionID), nil
+	}
+	q.event = vault.AuditedGet(q.secret, s)
+	return show(s), nil
 }
 
 // versionOf reads ?version=; without it, it is 0, the current version.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/hyperiondb/vault/internal/access"
 	"github.com/hyperiondb/vault/internal/audit"
 	"github.com/hyperiondb/vault/internal/envelope"
 	"github.com/hyperiondb/vault/internal/vault"
@@ -27,6 +28,7 @@ type endpoint struct {
 	name   string   // in metrics and the access log; never the name of a secret
 	action string   // in the audit log
 	named  bool     // the path holds the name of a secret
+	folder bool     // the path holds a folder of names
 	query  []string // the parameters it takes, each at most once
 	body   bool     // it takes one
 	admin  bool     // it wants an admin token
@@ -36,11 +38,18 @@ type endpoint struct {
 	limited bool          // it counts against the client's rate
 	quiet   bool          // its access log line is for debugging
 	timeout time.Duration // 0 = ReadTimeout
-	do      func(ctx context.Context, q *request) (answer, error)
+
+	// What the caller needs: a rule that allows the action, or a valid credential alone.
+	access     access.Action // "" = none
+	identified bool
+	exempt     bool   // it counts against no limit
+	api        string // in the audit log; "" = native
+	do         func(ctx context.Context, q *request) (answer, error)
 }
 
-// router finds the endpoint of a method and a decoded path, and the secret that the path names.
-type router func(method, path string) (e *endpoint, secret string, err error)
+// router finds the endpoint of a request by its method and decoded path, and the secret that the path names, or the
+// folder.
+type router func(r *http.Request) (e *endpoint, secret string, err error)
 
 // request holds the results of the steps in serve.
 type request struct {
@@ -49,7 +58,10 @@ type request struct {
 	client client
 	route  *endpoint // nil until there is one
 	secret string    // a valid name, or empty
+	folder string    // of a listing: what its names begin with
 	params url.Values
+
+	caller caller
 
 	// Of a local endpoint.
 	node   *node
@@ -94,7 +106,9 @@ func (a *API) serve(find router,
 			err = unrecorded
 		}
 		if err != nil {
-			ans = errorAnswer(q, err)
+			if ans = errorAnswer(q, err); speaksKV(find, r) {
+				ans = kvErrorAnswer(err)
+			}
 		}
 		status := write(w, q, ans)
 		a.logRequest(q, status, time.Since(started), err)
@@ -163,11 +177,21 @@ type panicked struct {
 func (p *panicked) Error() string { return "panic with a " + p.kind }
 
 func (q *request) resolve(find router) error {
-	route, secret, err := find(q.http.Method, q.http.URL.Path)
+	route, secret, err := find(q.http)
 	if err != nil {
 		return err
 	}
 	q.route = route
+	if route.api == apiKV {
+		if err := checkKVHeaders(q.http.Header); err != nil {
+			return err
+		}
+	}
+	if route.folder {
+		if q.folder, err = folderOf(secret); err != nil {
+			return err
+		}
+	}
 	if route.named {
 		if err := envelope.CheckName(secret); err != nil {
 			return err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -93,7 +94,7 @@ func TestRouting(t *testing.T) {
 		{on, "GET", "/V1/secrets/a", "", "", ""},
 		{on, "OPTIONS", "*", "", "", ""},
 	} {
-		e, name, err := c.routes(c.method, c.path)
+		e, name, err := c.routes(&http.Request{Method: c.method, URL: &url.URL{Path: c.path}})
 		if c.route != "" {
 			if err != nil || e.name != c.route || name != c.name {
 				t.Errorf("%s %q: got %v, %q, %v, want %q, %q", c.method, c.path, e, name, err, c.route, c.name)

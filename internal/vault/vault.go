@@ -135,6 +135,20 @@ func (v *Vault) Branches(ctx context.Context, q db.BranchQuery) ([]db.Branch, er
 	return v.reader.Branches(ctx, q)
 }
 
+// Folder lists the entries of one folder of names.
+func (v *Vault) Folder(ctx context.Context, q db.FolderQuery) ([]string, error) {
+	return v.reader.Folder(ctx, q)
+}
+
+// Summary returns a live secret's times and its newest versions, at most so many, without any value. ErrNotFound if it
+// is absent or deleted.
+func (v *Vault) Summary(ctx context.Context, name string, versions int) (db.Summary, error) {
+	if err := envelope.CheckName(name); err != nil {
+		return db.Summary{}, err
+	}
+	return v.reader.Summary(ctx, name, versions)
+}
+
 // History returns the versions of a secret, newest first, without values; also of a deleted one.
 func (v *Vault) History(ctx context.Context, name string) ([]db.HistoryRow, error) {
 	if err := envelope.CheckName(name); err != nil {
