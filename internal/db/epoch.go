@@ -32,8 +32,8 @@ func sharedEpoch(p *pool) *coalescer[uuid.UUID] {
 // Snapshot is a read-only transaction whose statements see one state of the node.
 type Snapshot struct{ tx pgx.Tx }
 
-// WithEpoch reads in one snapshot and calls judge with the access epoch in it, which is zero if the node has none. The
-// error of judge comes before [ErrNotFound] of read; any other error of read ends the snapshot before the epoch is read.
+// WithEpoch reads in one snapshot and calls judge with the access epoch in it, which is zero if the node has none.
+// The error of judge comes before [ErrNotFound] of read; any other error of read is returned without asking it.
 func (r *Reader) WithEpoch(ctx context.Context, judge func(ctx context.Context, epoch uuid.UUID) error,
 	read func(Snapshot) error) error {
 	var absent error

@@ -42,7 +42,8 @@ func permitted(s *story, held uuid.UUID) map[string]func(ctx context.Context, p 
 		"get of a version of none":   get("app/none", vault.GetOptions{Version: 1}),
 		"get of a deleted one":       get("app/deleted", vault.GetOptions{}),
 		"get of a lost one":          get("app/lost", vault.GetOptions{}),
-		"verify":                     verify("app/x"), "verify of none": verify("app/none"), "verify of a deleted one": verify("app/deleted"),
+		"verify":                     verify("app/x"),
+		"verify of none":             verify("app/none"), "verify of a deleted one": verify("app/deleted"),
 		"metadata": metadata("app/x"), "metadata of none": metadata("app/none"),
 		"list": func(ctx context.Context, p vault.Permit) error {
 			_, err := s.ListPermitted(ctx, db.ListQuery{Prefix: "app/"}, p)

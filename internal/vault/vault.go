@@ -114,8 +114,8 @@ func (v *Vault) Describe(ctx context.Context, name string) (db.SecretRow, error)
 	return v.reader.Secret(ctx, name)
 }
 
-// Metadata returns a secret's settings and state and its versions, without any value, of one snapshot; also of a deleted
-// one. ErrNotFound if it is absent; the error of permit before that.
+// Metadata returns a secret's settings and state and its versions, without any value, of one snapshot; also of a
+// deleted one. ErrNotFound if it is absent; the error of permit before that.
 func (v *Vault) Metadata(ctx context.Context, name string, permit Permit) (Metadata, error) {
 	if err := envelope.CheckName(name); err != nil {
 		return Metadata{}, err

@@ -1,7 +1,7 @@
 -- Apps: the readers that vaultd knows by name, their rules and their credentials. Every change takes an admin token.
 --
--- A token with a scope changes only apps of which every pattern lies inside the scope. An app without a rule has no such
--- pattern, and its credentials would gain what is allowed to it later: only a token without a scope changes it.
+-- A token with a scope changes only apps of which every pattern lies inside the scope. An app without a rule has no
+-- such pattern, and its credentials would gain what is allowed to it later: only a token without a scope changes it.
 
 -- Whether every name that a pattern covers begins with the scope.
 CREATE OR REPLACE FUNCTION vault._pattern_within(p_pattern text, p_scope text) RETURNS boolean
@@ -128,8 +128,8 @@ BEGIN
   BEGIN
     c.id := (p_credential ->> 'id')::uuid;
     c.expires_at := (p_credential ->> 'expires_at')::timestamptz;
-    c.networks := ARRAY(SELECT n::cidr FROM jsonb_array_elements_text(p_credential -> 'networks') WITH ORDINALITY AS e (n, i)
-      ORDER BY i);
+    c.networks := ARRAY(SELECT n::cidr
+      FROM jsonb_array_elements_text(p_credential -> 'networks') WITH ORDINALITY AS e (n, i) ORDER BY i);
   EXCEPTION WHEN invalid_text_representation OR datetime_field_overflow OR invalid_datetime_format THEN
     RAISE EXCEPTION 'a credential has an id, a network or a time that is none' USING ERRCODE = '22023';
   END;
@@ -224,7 +224,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     'disabled_at', a.disabled_at,
     'rules', (SELECT coalesce(jsonb_agg(jsonb_build_object('pattern', r.pattern, 'actions', r.actions)
         ORDER BY r.pattern), '[]') FROM vault.app_rules r WHERE r.app = a.name),
-    'credentials', (SELECT coalesce(jsonb_agg(to_jsonb(c) - ARRAY['token_sha256', 'app'] ORDER BY c.created_at, c.id), '[]')
+    'credentials', (SELECT coalesce(jsonb_agg(to_jsonb(c) - ARRAY['token_sha256', 'app']
+          ORDER BY c.created_at, c.id), '[]')
         FROM vault.app_credentials c WHERE c.app = a.name))
     FROM vault.apps a WHERE a.name = p_app
 $$;

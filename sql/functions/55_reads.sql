@@ -64,7 +64,8 @@ BEGIN
   WITH stored AS (
   INSERT INTO vault.audit_log (system_id, at, actor, client, node, action, secret, version, outcome, request_id, detail)
     SELECT (SELECT vault._system_id()), CASE WHEN at BETWEEN v_least AND v_most THEN at ELSE v_now END,
-           CASE WHEN actor !~ '^(client|worker|app):' AND actor <> 'vaultd' OR actor IS NULL THEN 'role:' || session_user
+           CASE WHEN actor !~ '^(client|worker|app):' AND actor <> 'vaultd' OR actor IS NULL
+                  THEN 'role:' || session_user
                 WHEN plain THEN left(actor, 255) ELSE vault._printable(actor, 255) END,
            client, p_node, CASE WHEN plain THEN left(action, 32) ELSE vault._printable(action, 32) END,
            CASE WHEN plain THEN left(secret, 255) ELSE vault._printable(secret, 255) END, version,

@@ -101,12 +101,12 @@ BEGIN
   RETURN NEW;
 END $$;
 
--- Deleted or revoked is for good. What a credential is compared with is its identity.
+-- A revocation is final, and a credential never becomes another's.
 CREATE OR REPLACE FUNCTION vault._credential_stays() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  IF to_jsonb(NEW) - ARRAY['revoked_at', 'expires_at'] IS DISTINCT FROM to_jsonb(OLD) - ARRAY['revoked_at', 'expires_at']
-      THEN
+  IF to_jsonb(NEW) - ARRAY['revoked_at', 'expires_at'] IS DISTINCT
+      FROM to_jsonb(OLD) - ARRAY['revoked_at', 'expires_at'] THEN
     RAISE EXCEPTION 'the identity of a credential never changes' USING ERRCODE = '42501';
   ELSIF OLD.revoked_at IS NOT NULL AND NEW.revoked_at IS DISTINCT FROM OLD.revoked_at THEN
     RAISE EXCEPTION 'the revocation of a credential is final' USING ERRCODE = '42501';
