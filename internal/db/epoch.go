@@ -38,7 +38,7 @@ func (r *Reader) WithEpoch(ctx context.Context, judge func(ctx context.Context, 
 	read func(Snapshot) error) error {
 	var absent error
 	var epoch uuid.UUID
-	err := r.readInOrder(ctx, func(tx pgx.Tx) error {
+	err := r.ReadInOrder(ctx, func(tx pgx.Tx) error {
 		err := read(Snapshot{tx})
 		if errors.Is(err, ErrNotFound) {
 			absent, err = err, nil

@@ -3,7 +3,6 @@ package db
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"time"
 
 	"github.com/google/uuid"
@@ -185,7 +184,7 @@ const underPrefix = `s.name >= $1 AND s.name < $1 || '~'`
 
 // Secrets lists secrets in the order of their names.
 func (r *Reader) Secrets(ctx context.Context, q ListQuery) (page []SecretRow, err error) {
-	err = r.readInOrder(ctx, func(tx pgx.Tx) (err error) {
+	err = r.ReadInOrder(ctx, func(tx pgx.Tx) (err error) {
 		page, err = secrets(ctx, tx, q)
 		return err
 	})
@@ -309,23 +308,6 @@ func (r *Reader) Ping(ctx context.Context) error {
 func (w *Writer) Ping(ctx context.Context) error {
 	_, err := w.pool.Exec(ctx, `SELECT 1`)
 	return classify(err)
-}
-
-type rowsQuerier interface {
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-}
-
-func collect[T any](ctx context.Context, q rowsQuerier, scan pgx.RowToFunc[T], sql string, args ...any) ([]T, error) {
-	rows, err := q.Query(ctx, sql, args...)
-	if err != nil {
-		return nil, classify(err)
-	}
-	all, err := pgx.CollectRows(rows, scan)
-	var scanErr pgx.ScanArgError
-	if errors.As(err, &scanErr) {
-		return nil, newError(ErrIntegrity, "a row has a column of the wrong kind: %s", oneLine(err))
-	}
-	return all, classify(err)
 }
 
 func deref[T any](p *T) (v T) {
