@@ -3,8 +3,6 @@ package db
 import (
 	"context"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -121,10 +119,7 @@ type AuditPage struct {
 	Next *AuditCursor // nil = the end of the log
 }
 
-const (
-	orderTimeout = 30 * time.Second // of a statement, if the caller has no deadline
-	searchFor    = 100 * time.Millisecond
-)
+const searchFor = 100 * time.Millisecond
 
 // Audit returns a page of events. It takes a role in vault_auditor. Its time does not grow with the log: a search that
 // no index answers is done in slices (see auditSearch).
@@ -133,7 +128,7 @@ func (r *Reader) Audit(ctx context.Context, q AuditQuery) (AuditPage, error) {
 		q.Limit = 100
 	}
 	var page AuditPage
-	err := r.readInOrder(ctx, func(tx pgx.Tx) error {
+	err := r.ReadInOrder(ctx, func(tx pgx.Tx) error {
 		search, err := planAudit(ctx, tx, q.Filter)
 		if err == nil {
 			page, err = search.page(ctx, tx, q)
@@ -145,31 +140,4 @@ func (r *Reader) Audit(ctx context.Context, q AuditQuery) (AuditPage, error) {
 	}
 	slices.Reverse(page.Rows)
 	return page, err
-}
-
-// readInOrder runs a read-only transaction with one snapshot, whose statements end before the caller's deadline. Plans
-// are made for the actual parameters (a prefix of "prod/" and one of "" need different plans), and not compiled: that
-// takes longer than they run. Rows come from an index that has their order, one by one: a plan that gathers and then
-// sorts has no bound.
-func (r *Reader) readInOrder(ctx context.Context, f func(pgx.Tx) error) error {
-	timeout := orderTimeout
-	if deadline, ok := ctx.Deadline(); ok {
-		timeout = min(timeout, max(time.Until(deadline), time.Millisecond))
-	}
-	err := r.pool.inTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, `SELECT set_config('statement_timeout', $1, true),
-			set_config('plan_cache_mode', 'force_custom_plan', true),
-			set_config('jit', 'off', true), set_config('enable_seqscan', 'off', true),
-			set_config('enable_bitmapscan', 'off', true)`, fmt.Sprintf("%dms", max(1, timeout.Milliseconds())))
-		if err != nil {
-			return err
-		}
-		return f(tx)
-	})
-	err = classify(err)
-	var known *Error
-	if errors.As(err, &known) && known.Code == "57014" {
-		return &Error{Kind: ErrUnavailable, Text: "the query took too long", Code: known.Code}
-	}
-	return err
 }

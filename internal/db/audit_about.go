@@ -31,7 +31,7 @@ func (r *Reader) AuditValues(ctx context.Context, column AuditColumn, prefixes [
 		return nil, newError(ErrInvalid, "no values of %q", column)
 	}
 	var found []string
-	err := r.readInOrder(ctx, func(tx pgx.Tx) error {
+	err := r.ReadInOrder(ctx, func(tx pgx.Tx) error {
 		for _, p := range prefixes {
 			values, err := collect(ctx, tx, pgx.RowTo[string], text, p, limit)
 			if err != nil {
@@ -62,7 +62,7 @@ func (r *Reader) SecretUses(ctx context.Context, q ListQuery) ([]SecretUse, erro
 		q.Limit = 100
 	}
 	var uses []SecretUse
-	err := r.readInOrder(ctx, func(tx pgx.Tx) error {
+	err := r.ReadInOrder(ctx, func(tx pgx.Tx) error {
 		var err error
 		uses, err = collect(ctx, tx, scanUse, `SELECT `+secretColumns+`, `+secretJob+`,
 				(SELECT max(at) FILTER (WHERE action = 'read' AND outcome = 'ok') FROM
@@ -93,7 +93,7 @@ func scanUse(row pgx.CollectableRow) (SecretUse, error) {
 func (r *Reader) SealOf(ctx context.Context, event AuditCursor) (AuditSeal, error) {
 	var seal AuditSeal
 	var any bool
-	err := r.readInOrder(ctx, func(tx pgx.Tx) error {
+	err := r.ReadInOrder(ctx, func(tx pgx.Tx) error {
 		return tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM vault.audit_seals), coalesce(seal.id, 0),
 				coalesce(seal.sealed_at, now())
 			FROM (SELECT) one LEFT JOIN (SELECT s.id, s.sealed_at FROM vault.audit_log a

@@ -29,7 +29,7 @@ const (
 // the bucket.
 func (r *Reader) AuditCounts(ctx context.Context, f AuditFilter, from, to time.Time, buckets int) (AuditCounts, error) {
 	counts := AuditCounts{From: from, To: to}
-	err := r.readInOrder(ctx, func(tx pgx.Tx) error {
+	err := r.ReadInOrder(ctx, func(tx pgx.Tx) error {
 		if from.IsZero() {
 			err := tx.QueryRow(ctx, `SELECT coalesce((SELECT at FROM vault.audit_log ORDER BY at, id LIMIT 1), $1)`,
 				to).Scan(&counts.From)

@@ -50,7 +50,7 @@ func (r *Reader) FollowAudit(ctx context.Context, f AuditFilter) (*AuditFollower
 // repeats the scan and skips nothing.
 func (f *AuditFollower) Next(ctx context.Context) (fresh []AuditRow, more bool, err error) {
 	var rows []followed
-	err = f.reader.readInOrder(ctx, func(tx pgx.Tx) error {
+	err = f.reader.ReadInOrder(ctx, func(tx pgx.Tx) error {
 		now, err := takeSnapshot(ctx, tx)
 		if err != nil {
 			return err

@@ -89,7 +89,7 @@ type AuditWindow struct {
 // sealed.
 func (w *Writer) SealAudit(ctx context.Context, limit int, seal func(AuditWindow) ([]AuditSeal, error)) (int, error) {
 	sealed := 0
-	err := w.pool.inTx(ctx, pgx.TxOptions{}, func(tx pgx.Tx) error {
+	err := w.InTx(ctx, func(tx pgx.Tx) error {
 		windows, err := collect(ctx, tx, func(row pgx.CollectableRow) (AuditWindow, error) {
 			var x AuditWindow
 			err := row.Scan(&x.SystemID, &x.FromTx, &x.ToTx, &x.LastID, &x.LastHash, &x.Now)
@@ -112,7 +112,7 @@ func (w *Writer) SealAudit(ctx context.Context, limit int, seal func(AuditWindow
 		return addSeals(ctx, tx, seals)
 	})
 	if err != nil {
-		return 0, w.failedOver(classify(err))
+		return 0, err
 	}
 	return sealed, nil
 }

@@ -144,6 +144,6 @@ func (w *Writer) RecordReads(ctx context.Context, reads []ReadRecord) error {
 	if err != nil {
 		return err
 	}
-	_, err = change[recorded](ctx, w.forRecords(), nil, refusal{}, `SELECT vault.record_reads($1)`, string(spelled))
+	_, err = change[bool](ctx, w.Records(), nil, refusal{}, `SELECT vault.record_reads($1)`, string(spelled))
 	return err
 }

@@ -70,7 +70,7 @@ func ExplainAudit(ctx context.Context, url string, q AuditQuery) ([]Plan, error)
 		if !strings.Contains(s.SQL, "vault.audit_log") {
 			continue
 		}
-		err := r.readInOrder(ctx, func(tx pgx.Tx) error {
+		err := r.ReadInOrder(ctx, func(tx pgx.Tx) error {
 			lines, err := collect(ctx, tx, pgx.RowTo[string], `EXPLAIN (ANALYZE, TIMING OFF) `+s.SQL, s.Args...)
 			plans = append(plans, planOf(s.SQL, lines))
 			return err

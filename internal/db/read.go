@@ -3,7 +3,6 @@ package db
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"time"
 
 	"github.com/google/uuid"
@@ -32,6 +31,26 @@ type VersionRow struct {
 func (r *Reader) Current(ctx context.Context, name string) (VersionRow, error) {
 	s, err := r.read(ctx, r.current, name)
 	return s.current(err)
+}
+
+// ReadCurrent reads the current version and the access epoch of the same snapshot. The error is that there was no
+// answer; that the secret is absent is in the reading.
+func (r *Reader) ReadCurrent(ctx context.Context, name string) (Reading, error) {
+	return reading(r.read(ctx, r.current, name))
+}
+
+// ReadLive reads the current version, those in grace and the access epoch of the same snapshot. The error is that there
+// was no answer; that the secret is absent is in the reading.
+func (r *Reader) ReadLive(ctx context.Context, name string) (Reading, error) {
+	return reading(r.read(ctx, r.live, name))
+}
+
+// reading makes an error of a name that the server could not read: such an answer has no epoch.
+func reading(s readResult, err error) (Reading, error) {
+	if err == nil && s.unanswered {
+		err = s.bad
+	}
+	return Reading{s}, err
 }
 
 // read joins the shared query for one name. A name without a row is looked into by another shared query, so that the
@@ -165,6 +184,14 @@ const underPrefix = `s.name >= $1 AND s.name < $1 || '~'`
 
 // Secrets lists secrets in the order of their names.
 func (r *Reader) Secrets(ctx context.Context, q ListQuery) (page []SecretRow, err error) {
+	err = r.ReadInOrder(ctx, func(tx pgx.Tx) (err error) {
+		page, err = secrets(ctx, tx, q)
+		return err
+	})
+	return page, err
+}
+
+func secrets(ctx context.Context, tx pgx.Tx, q ListQuery) ([]SecretRow, error) {
 	if q.Limit == 0 {
 		q.Limit = 1000
 	}
@@ -172,12 +199,8 @@ func (r *Reader) Secrets(ctx context.Context, q ListQuery) (page []SecretRow, er
 	if q.Deleted {
 		which = `s.deleted_at IS NOT NULL AND s.restore_until > now()`
 	}
-	err = r.readInOrder(ctx, func(tx pgx.Tx) (err error) {
-		page, err = collect(ctx, tx, scanSecret, `SELECT `+secretColumns+`, `+secretJob+` FROM vault.secrets s
-			WHERE `+underPrefix+` AND s.name > $2 AND `+which+` ORDER BY s.name LIMIT $3`, q.Prefix, q.After, q.Limit)
-		return err
-	})
-	return page, err
+	return collect(ctx, tx, scanSecret, `SELECT `+secretColumns+`, `+secretJob+` FROM vault.secrets s
+		WHERE `+underPrefix+` AND s.name > $2 AND `+which+` ORDER BY s.name LIMIT $3`, q.Prefix, q.After, q.Limit)
 }
 
 // HistoryRow is a version without its sealed bytes.
@@ -193,7 +216,11 @@ type HistoryRow struct {
 
 // History lists all versions of a secret, newest first.
 func (r *Reader) History(ctx context.Context, name string) ([]HistoryRow, error) {
-	rows, err := collect(ctx, r.pool, func(row pgx.CollectableRow) (HistoryRow, error) {
+	return history(ctx, r.pool, name)
+}
+
+func history(ctx context.Context, q rowsQuerier, name string) ([]HistoryRow, error) {
+	rows, err := collect(ctx, q, func(row pgx.CollectableRow) (HistoryRow, error) {
 		var h HistoryRow
 		err := row.Scan(&h.Version, &h.VersionID, &h.State, &h.CreatedAt, &h.CreatedBy, &h.ExpiresAt, &h.KMSKeyID)
 		return h, err
@@ -281,23 +308,6 @@ func (r *Reader) Ping(ctx context.Context) error {
 func (w *Writer) Ping(ctx context.Context) error {
 	_, err := w.pool.Exec(ctx, `SELECT 1`)
 	return classify(err)
-}
-
-type rowsQuerier interface {
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-}
-
-func collect[T any](ctx context.Context, q rowsQuerier, scan pgx.RowToFunc[T], sql string, args ...any) ([]T, error) {
-	rows, err := q.Query(ctx, sql, args...)
-	if err != nil {
-		return nil, classify(err)
-	}
-	all, err := pgx.CollectRows(rows, scan)
-	var scanErr pgx.ScanArgError
-	if errors.As(err, &scanErr) {
-		return nil, newError(ErrIntegrity, "a row has a column of the wrong kind: %s", oneLine(err))
-	}
-	return all, classify(err)
 }
 
 func deref[T any](p *T) (v T) {

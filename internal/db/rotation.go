@@ -162,14 +162,14 @@ func candidate(ctx context.Context, q rowsQuerier, sql string, args ...any) (Sea
 
 // FinishRotation makes the stored candidate the new version under the claim's fence.
 func (w *Writer) FinishRotation(ctx context.Context, request uuid.UUID, job int64, attempt int) (Result, error) {
-	return change[Result](ctx, w, nil, refusal{request: request}, `SELECT vault.finish_rotation($1, $2, $3)`, job, attempt,
+	return change[Result](ctx, w, nil, refusal{Request: request}, `SELECT vault.finish_rotation($1, $2, $3)`, job, attempt,
 		request)
 }
 
 // CompleteRotation stores the new version under the claim's fence: ErrClaimLost if another worker has claimed the job.
 func (w *Writer) CompleteRotation(ctx context.Context, request uuid.UUID, job int64, attempt int,
 	v SealedVersion) (Result, error) {
-	return change[Result](ctx, w, nil, refusal{request: request},
+	return change[Result](ctx, w, nil, refusal{Request: request},
 		`SELECT vault.complete_rotation($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`, job, attempt, v.Format, v.KMSKeyID,
 		v.WrappedDEK, v.Nonce, v.Ciphertext, v.KeyCommit, v.AAD, request)
 }
@@ -205,7 +205,7 @@ func (w *Writer) CompleteRotations(ctx context.Context, batch []Completion) (map
 		c.wrappedDEKs, c.nonces = append(c.wrappedDEKs, b.WrappedDEK), append(c.nonces, b.Nonce)
 		c.ciphertexts, c.keyCommits = append(c.ciphertexts, b.Ciphertext), append(c.keyCommits, b.KeyCommit)
 	}
-	answer, err := change[completed](ctx, w, nil, refusal{request: batch[0].Request},
+	answer, err := change[completed](ctx, w, nil, refusal{Request: batch[0].Request},
 		`SELECT vault.complete_rotations($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`, c.jobs, c.attempts, c.formats, c.keyIDs,
 		c.wrappedDEKs, c.nonces, c.ciphertexts, c.keyCommits, c.aads, c.requests)
 	for request, result := range answer.Done {

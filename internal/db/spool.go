@@ -32,12 +32,6 @@ type SpoolPosition struct {
 	Gaps uint64 `json:"gaps"`
 }
 
-func (w *Writer) forRecords() *Writer {
-	r := *w
-	r.recording = true
-	return &r
-}
-
 // ShipReads adds records to the audit log, each once, and returns the spool's position afterwards. Without records it
 // only returns the position.
 func (w *Writer) ShipReads(ctx context.Context, s ShippedReads) (SpoolPosition, error) {
@@ -51,7 +45,7 @@ func (w *Writer) ShipReads(ctx context.Context, s ShippedReads) (SpoolPosition, 
 	for i, r := range s.Records {
 		previous[i], events[i] = s.Records[i].Previous[:], string(r.Event)
 	}
-	return change[SpoolPosition](ctx, w.forRecords(), nil, refusal{}, sql, s.Node, s.Boot, s.First, s.Lost, previous,
+	return change[SpoolPosition](ctx, w.Records(), nil, refusal{}, sql, s.Node, s.Boot, s.First, s.Lost, previous,
 		events)
 }
 
@@ -64,10 +58,6 @@ type ReadRecord struct {
 	Request uuid.UUID
 	Detail  map[string]any
 }
-
-type recorded bool
-
-func (*recorded) committedAt(string) {}
 
 // RecordRead adds a read to the audit log.
 func (w *Writer) RecordRead(ctx context.Context, r ReadRecord) error {
@@ -82,7 +72,7 @@ func (w *Writer) RecordRead(ctx context.Context, r ReadRecord) error {
 	if r.Version != 0 {
 		version = &r.Version
 	}
-	_, err = change[recorded](ctx, w.forRecords(), nil, refusal{}, `SELECT vault.record_read($1, $2, $3, $4, $5, $6)`,
+	_, err = change[bool](ctx, w.Records(), nil, refusal{}, `SELECT vault.record_read($1, $2, $3, $4, $5, $6)`,
 		r.Action, r.Secret, version, r.Outcome, r.Request, string(detail))
 	return err
 }

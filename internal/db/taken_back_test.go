@@ -23,6 +23,7 @@ var undo = map[int]string{
 		ALTER TABLE vault.service_scope DISABLE TRIGGER scope_is_bound;
 		DROP TABLE vault.token_revocations, vault.refusals; DROP SEQUENCE vault.wrong_proofs, vault.wrong_proofs_minute;` +
 		viewOfMigration7() + `; ALTER VIEW vault.sealed_versions OWNER TO vault_owner`,
+	13: `DROP TABLE vault.app_use, vault.app_rules, vault.app_credentials, vault.apps, vault.access_epoch`,
 }
 
 func viewOfMigration7() string {

@@ -72,12 +72,6 @@ type Committed struct {
 
 func (c *Committed) committedAt(lsn string) { c.LSN = lsn }
 
-// answer is a result that a change can be scanned into, and that can hold the position of its commit.
-type answer[T any] interface {
-	*T
-	committedAt(lsn string)
-}
-
 // Result is the result of a change of a secret.
 type Result struct {
 	Committed
@@ -242,7 +236,7 @@ func (w *Writer) openChanges(ctx context.Context) ([]OpenChange, error) {
 
 // Tokens lists all tokens, revoked ones too.
 func (w *Writer) Tokens(ctx context.Context, c Credential) ([]TokenRow, error) {
-	return change[tokenList](ctx, w, &c, refusal{"token.list", "", uuid.New()},
+	return change[[]TokenRow](ctx, w, &c, refusal{"token.list", "", uuid.New()},
 		`SELECT coalesce(jsonb_agg(to_jsonb(t)), '[]') FROM vault.list_tokens() t`)
 }
 
@@ -250,10 +244,6 @@ func (w *Writer) Tokens(ctx context.Context, c Credential) ([]TokenRow, error) {
 func (w *Writer) Token(ctx context.Context, c Credential) (TokenRow, error) {
 	return change[TokenRow](ctx, w, &c, refusal{"token.show", "", uuid.New()}, `SELECT vault.my_token()`)
 }
-
-type tokenList []TokenRow
-
-func (tokenList) committedAt(string) {} // a list changes nothing
 
 // Grant is a database role's access.
 type Grant struct {
@@ -290,30 +280,11 @@ func (w *Writer) RevokeServiceRole(ctx context.Context, c Credential, request uu
 		role, prefix, request)
 }
 
-// refusal is recorded in the audit log if the change is refused.
-type refusal struct {
-	action  string
-	secret  string
-	request uuid.UUID
-}
-
-// change runs one transaction of the write API: challenge, proof, the call, COMMIT. After a lost connection, a failover
-// or a deadlock it repeats the same request; the database recognises a replay by its id.
-func change[T any, A answer[T]](ctx context.Context, w *Writer, c *Credential, r refusal, sql string,
-	args ...any) (T, error) {
+// change is [Writer.Change] with the result as its value.
+func change[T any](ctx context.Context, w *Writer, c *Credential, r refusal, sql string, args ...any) (T, error) {
 	var result T
-	b := newBudget(ctx)
-	defer b.end()
-	pause := newBackOff()
-	for {
-		err := w.once(b, c, &result, A(&result).committedAt, sql, args)
-		if err == nil {
-			return result, nil
-		}
-		if !w.worthRepeating(err, b) || !b.wait(pause.NextBackOff()) {
-			return result, w.explain(ctx, c, r, err, b)
-		}
-	}
+	err := w.Change(ctx, c, r, &result, sql, args...)
+	return result, err
 }
 
 func newBackOff() *backoff.ExponentialBackOff {
@@ -418,7 +389,7 @@ func (w *Writer) explain(ctx context.Context, c *Credential, r refusal, err erro
 	settled := errors.As(err, &server) && settlesEarlierAttempt(server.Code)
 	if b.sent && !settled {
 		return newError(ErrOutcomeUnknown,
-			"the change was sent, but whether it was made could not be learned (request %s): %s", r.request, oneLine(err))
+			"the change was sent, but whether it was made could not be learned (request %s): %s", r.Request, oneLine(err))
 	}
 	var known *Error
 	if errors.As(err, &known) {
@@ -433,8 +404,7 @@ func (w *Writer) explain(ctx context.Context, c *Credential, r refusal, err erro
 
 // once is one attempt, in three round trips: begin, call, commit. The commit point is b.commit: until then nothing has
 // happened. Afterwards b.sent says whether the outcome is open.
-func (w *Writer) once(b *budget, c *Credential, result any, committedAt func(lsn string), sql string,
-	args []any) error {
+func (w *Writer) once(b *budget, c *Credential, result any, sql string, args []any) error {
 	pooled, err := w.pool.Acquire(b.ctx)
 	if err != nil {
 		return notConnected(b.ctx, err)
@@ -473,8 +443,8 @@ func (w *Writer) once(b *budget, c *Credential, result any, committedAt func(lsn
 	if !w.recording {
 		failpoint.Hit("write.committed")
 	}
-	if lsn != "" {
-		committedAt(lsn)
+	if r, ok := result.(interface{ committedAt(lsn string) }); ok && lsn != "" {
+		r.committedAt(lsn)
 	}
 	return nil
 }
@@ -571,6 +541,6 @@ func (w *Writer) recordRefusal(ctx context.Context, token uuid.UUID, r refusal, 
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
 	defer cancel()
 	// Best effort: a role without any right to the vault cannot write here either; the server's log has the refusal.
-	_, _ = w.pool.Exec(ctx, `SELECT vault.record_refusal($1, $2, $3, $4, $5)`, r.action, r.secret, why.Error(), token,
-		r.request)
+	_, _ = w.pool.Exec(ctx, `SELECT vault.record_refusal($1, $2, $3, $4, $5)`, r.Action, r.Secret, why.Error(), token,
+		r.Request)
 }

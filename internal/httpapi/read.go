@@ -159,7 +159,7 @@ func appendTime(b []byte, name string, t *time.Time) []byte {
 	return append(b, '"')
 }
 
-type verifyFunc func(ctx context.Context, name string, presented []byte) (vault.Verdict, error)
+type verifyFunc func(ctx context.Context, name string, presented []byte, o vault.VerifyOptions) (vault.Verdict, error)
 
 type invalidBody struct {
 	Valid bool `json:"valid"`
@@ -185,7 +185,7 @@ func verifyEndpoint(verify verifyFunc) *endpoint {
 			if err := q.waitForReplay(ctx); err != nil {
 				return answer{}, err
 			}
-			v, err := verify(ctx, q.secret, presented)
+			v, err := verify(ctx, q.secret, presented, vault.VerifyOptions{})
 			if err != nil {
 				return answer{}, err
 			}

@@ -285,7 +285,9 @@ func TestARequestDoesNotTakeForever(t *testing.T) {
 func TestTheAccessLogHasWhoAndWhatAndNothingSecret(t *testing.T) {
 	w := newWorld(t)
 	token := vault.NewToken()
-	e := verifyEndpoint(func(context.Context, string, []byte) (vault.Verdict, error) { return vault.Verdict{}, nil })
+	e := verifyEndpoint(func(context.Context, string, []byte, vault.VerifyOptions) (vault.Verdict, error) {
+		return vault.Verdict{}, nil
+	})
 	e.admin = true
 	ask(t, w.serve(e), "POST", "/v1/secrets/db/password/verify", `{"value":"hunter2"}`,
 		header("Authorization", "Bearer "+token.Reveal()), header("X-Request-Id", "r-1"))

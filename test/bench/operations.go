@@ -90,7 +90,7 @@ func operations(s *store) []operation {
 		}},
 		{name: "verify, 3 live versions", things: 1, do: func(ctx context.Context, c *client) error {
 			name := c.anyName()
-			verdict, err := c.vault.Verify(ctx, name, valueOf(name, 1, scaleBytes))
+			verdict, err := c.vault.Verify(ctx, name, valueOf(name, 1, scaleBytes), vault.VerifyOptions{})
 			if err == nil && !verdict.Valid {
 				err = fmt.Errorf("the first value of %q is not valid", name)
 			}
