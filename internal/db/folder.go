@@ -32,9 +32,6 @@ type FolderQuery struct {
 	Limit  int
 }
 
-// FolderEntry is a secret in a folder, or a folder in it, whose name ends with "/".
-type FolderEntry = string
-
 // folderQuery steps through each range from entry to entry along the index of names, and skips the names below an
 // entry. The bound of the next step is a column, because with an expression of functions that are not leakproof, row
 // level security would read every name first. The ranges are in order, so LIMIT stops at the last entry of the page.
@@ -54,15 +51,15 @@ const nextEntry = `SELECT e.entry, e.entry || CASE WHEN e.entry = e.name THEN '`
 		FROM vault.secrets s
 		WHERE s.name >= h.bound AND s.name < r.high AND s.deleted_at IS NULL ORDER BY s.name LIMIT 1) e`
 
-// Folder lists the entries of a folder, sorted by their bytes, each once, without the folder's own name. A secret "a"
-// and a folder "a/" are two entries.
-func (r *Reader) Folder(ctx context.Context, q FolderQuery) ([]FolderEntry, error) {
+// Folder lists the entries of a folder, sorted by their bytes, each once, without the folder's own name. An entry is a
+// secret, or a folder, which ends with "/": a secret "a" and a folder "a/" are two.
+func (s Snapshot) Folder(ctx context.Context, q FolderQuery) ([]string, error) {
 	low, high := q.bounds()
 	if len(low) == 0 {
 		return nil, nil
 	}
 	// Ranges beside each other can lead to the same entry.
-	rows, err := collect(ctx, r.pool, pgx.RowTo[string], folderQuery, q.Folder, low, high, q.Limit+len(low)-1)
+	rows, err := collect(ctx, s.tx, pgx.RowTo[string], folderQuery, q.Folder, low, high, q.Limit+len(low)-1)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package db_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/hyperiondb/vault/internal/db"
@@ -68,13 +70,31 @@ func TestFolder(t *testing.T) {
 		reader, err := db.NewReader(t.Context(), db.Options{URL: store.URL(vaulttest.Operator)})
 		must(t, err)
 		defer reader.Close()
-		got, err := reader.Folder(t.Context(),
-			db.FolderQuery{Folder: c.folder, Ranges: c.ranges, After: c.after, Limit: c.limit})
-		must(t, err)
+		got := mustFolder(t, reader, db.FolderQuery{Folder: c.folder, Ranges: c.ranges, After: c.after, Limit: c.limit})
 		if strings.Join(got, " ") != c.want {
 			t.Errorf("%q in %q after %q: got %q, want %q", c.folder, c.ranges, c.after, strings.Join(got, " "), c.want)
 		}
 	}
+}
+
+func mustFolder(t *testing.T, reader *db.Reader, q db.FolderQuery) (entries []string) {
+	t.Helper()
+	must(t, reader.WithEpoch(t.Context(), anyEpoch, func(s db.Snapshot) (err error) {
+		entries, err = s.Folder(t.Context(), q)
+		return err
+	}))
+	return entries
+}
+
+func anyEpoch(context.Context, uuid.UUID) error { return nil }
+
+func summary(t *testing.T, reader *db.Reader, name string, versions int) (found db.Summary, err error) {
+	t.Helper()
+	err = reader.WithEpoch(t.Context(), anyEpoch, func(s db.Snapshot) (err error) {
+		found, err = s.Summary(t.Context(), name, versions)
+		return err
+	})
+	return found, err
 }
 
 // A page of a folder is what its role may see, also where the rules allow more.
@@ -84,8 +104,7 @@ func TestFolderHidesWhatTheRoleMayNotSee(t *testing.T) {
 	reader, err := db.NewReader(t.Context(), db.Options{URL: store.URL(vaulttest.AppRole)})
 	must(t, err)
 	defer reader.Close()
-	got, err := reader.Folder(t.Context(), db.FolderQuery{Ranges: []db.NameRange{db.Below("")}, Limit: 10})
-	must(t, err)
+	got := mustFolder(t, reader, db.FolderQuery{Ranges: []db.NameRange{db.Below("")}, Limit: 10})
 	if diff := cmp.Diff([]string{"app1/"}, got); diff != "" {
 		t.Error(diff)
 	}
@@ -135,7 +154,7 @@ func TestSummary(t *testing.T) {
 	reader, err := db.NewReader(t.Context(), db.Options{URL: store.URL(vaulttest.Operator)})
 	must(t, err)
 	defer reader.Close()
-	s, err := reader.Summary(t.Context(), "a", 10)
+	s, err := summary(t, reader, "a", 10)
 	must(t, err)
 	var got []string
 	for _, v := range s.Versions {
@@ -151,12 +170,12 @@ func TestSummary(t *testing.T) {
 	if s.CurrentVersion != 4 || !s.RotatedAt.Equal(s.Versions[0].CreatedAt) || s.CreatedAt.IsZero() {
 		t.Errorf("got %+v", s)
 	}
-	if s, err = reader.Summary(t.Context(), "a", 2); err != nil || len(s.Versions) != 2 {
+	if s, err = summary(t, reader, "a", 2); err != nil || len(s.Versions) != 2 {
 		t.Errorf("at most two versions: got %+v, %v", s.Versions, err)
 	}
 	store.MustExec(t, `UPDATE vault.secrets SET deleted_at = now(), restore_until = now() + '1 hour'`)
 	for _, name := range []string{"a", "b"} {
-		if _, err := reader.Summary(t.Context(), name, 10); !errors.Is(err, db.ErrNotFound) {
+		if _, err := summary(t, reader, name, 10); !errors.Is(err, db.ErrNotFound) {
 			t.Errorf("%q: got %v, want that it is not found", name, err)
 		}
 	}

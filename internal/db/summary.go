@@ -25,10 +25,10 @@ type SummaryVersion struct {
 }
 
 // Summary reads a secret and at most so many of its newest versions. ErrNotFound if it is absent or deleted.
-func (r *Reader) Summary(ctx context.Context, name string, versions int) (Summary, error) {
-	s := Summary{Name: name}
-	rows, err := collect(ctx, r.pool, func(row pgx.CollectableRow) (v SummaryVersion, err error) {
-		err = row.Scan(&s.CurrentVersion, &s.CreatedAt, &v.Version, &v.CreatedAt, &v.ExpiresAt, &v.Removed)
+func (s Snapshot) Summary(ctx context.Context, name string, versions int) (Summary, error) {
+	found := Summary{Name: name}
+	rows, err := collect(ctx, s.tx, func(row pgx.CollectableRow) (v SummaryVersion, err error) {
+		err = row.Scan(&found.CurrentVersion, &found.CreatedAt, &v.Version, &v.CreatedAt, &v.ExpiresAt, &v.Removed)
 		return v, err
 	}, `SELECT s.current_version, s.created_at, v.version, v.created_at, v.expires_at, v.removed_at IS NOT NULL
 		FROM vault.secrets s JOIN vault.secret_versions v ON v.secret_id = s.id
@@ -39,6 +39,6 @@ func (r *Reader) Summary(ctx context.Context, name string, versions int) (Summar
 	if err != nil {
 		return Summary{}, err
 	}
-	s.RotatedAt, s.Versions = rows[0].CreatedAt, rows
-	return s, nil
+	found.RotatedAt, found.Versions = rows[0].CreatedAt, rows
+	return found, nil
 }

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"net/http"
 	"strings"
 
@@ -29,3 +30,5 @@ func presentedToken(h http.Header) (text string, presented bool, err error) {
 	text, presented = strings.CutPrefix(h.Get("Authorization"), "Bearer ")
 	return text, presented, nil
 }
+
+func (q *request) permit(context.Context, uuid.UUID) error { return nil }

@@ -79,13 +79,24 @@ var errPermission = notAllowed("permission denied")
 
 func kvRoutes(o Options) router {
 	k := &kv{mount: o.KVMount, ready: &readyCache{checks: o.Checks}}
-	v := o.Vault
-	data := byMethod{http.MethodGet: k.dataEndpoint(v.Get)}
-	metadata := byMethod{http.MethodGet: k.metadataEndpoint(v.Summary), methodList: k.listEndpoint(v.Folder)}
+	return k.routes(kvSource{o.Vault.Get, o.Vault.Summary, o.Vault.Folder})
+}
+
+// kvSource is what the endpoints read.
+type kvSource struct {
+	get     getFunc
+	summary summaryFunc
+	folder  folderFunc
+}
+
+func (k *kv) routes(from kvSource) router {
+	data := byMethod{http.MethodGet: k.dataEndpoint(from.get)}
+	metadata := byMethod{http.MethodGet: k.metadataEndpoint(from.summary), methodList: k.listEndpoint(from.folder)}
 	lookup := byMethod{http.MethodGet: k.lookupEndpoint()}
 	mounts := byMethod{http.MethodGet: k.mountEndpoint()}
 	health := byMethod{http.MethodGet: k.healthEndpoint()}
 	sealed := byMethod{http.MethodGet: k.sealEndpoint()}
+	initialized := byMethod{http.MethodGet: initEndpoint()}
 	renew, revoke := k.tokenChange("renew-self", "lease is not renewable"),
 		k.tokenChange("revoke-self", "a token is revoked with vaultctl app revoke")
 
@@ -99,8 +110,11 @@ func kvRoutes(o Options) router {
 			if name, ok := below(rest, "/data"); ok && name != "" {
 				return found(data, name[1:])
 			}
-			if folder, ok := below(rest, "/metadata"); ok {
-				return found(metadata, strings.TrimPrefix(folder, "/"))
+			if name, ok := below(rest, "/metadata"); ok {
+				if name = strings.TrimPrefix(name, "/"); name == "" && method == http.MethodGet {
+					return nil, "", badRequest("no name; a folder is listed with the method LIST, or GET and ?list=true")
+				}
+				return found(metadata, name)
 			}
 			for _, change := range []string{"/delete", "/undelete", "/destroy"} {
 				if _, ok := below(rest, change); ok {
@@ -128,6 +142,8 @@ func kvRoutes(o Options) router {
 			return found(health, "")
 		case "sys/seal-status":
 			return found(sealed, "")
+		case "sys/init":
+			return found(initialized, "")
 		}
 		if strings.HasPrefix(path, "sys/") {
 			return nil, "", errPermission
@@ -164,10 +180,10 @@ func checkKVHeaders(h http.Header) error {
 
 // folderOf reads what stands behind "metadata/" in the path of a listing. The root is "", others end with a slash.
 func folderOf(text string) (string, error) {
-	name := strings.TrimSuffix(text, "/")
-	if name == "" && len(text) < 2 {
+	if text == "" {
 		return "", nil
 	}
+	name := strings.TrimSuffix(text, "/")
 	return name + "/", envelope.CheckName(name)
 }
 
@@ -206,7 +222,7 @@ func kvVersionOf(params url.Values) (int, error) {
 	return versionOf(params)
 }
 
-type summaryFunc func(ctx context.Context, name string, versions int) (db.Summary, error)
+type summaryFunc func(ctx context.Context, name string, versions int, permit vault.Permit) (db.Summary, error)
 
 func (k *kv) metadataEndpoint(summary summaryFunc) *endpoint {
 	return &endpoint{
@@ -216,7 +232,7 @@ func (k *kv) metadataEndpoint(summary summaryFunc) *endpoint {
 			if err := q.waitForReplay(ctx); err != nil {
 				return answer{}, err
 			}
-			s, err := summary(ctx, q.secret, maxVersions)
+			s, err := summary(ctx, q.secret, maxVersions, q.permit)
 			if err != nil {
 				return answer{}, err
 			}
@@ -226,7 +242,7 @@ func (k *kv) metadataEndpoint(summary summaryFunc) *endpoint {
 	}
 }
 
-type folderFunc func(ctx context.Context, f db.FolderQuery) ([]string, error)
+type folderFunc func(ctx context.Context, f db.FolderQuery, permit vault.Permit) ([]string, error)
 
 func (k *kv) listEndpoint(list folderFunc) *endpoint {
 	return &endpoint{
@@ -244,8 +260,7 @@ func (k *kv) listEndpoint(list folderFunc) *endpoint {
 			if err := q.waitForReplay(ctx); err != nil {
 				return answer{}, err
 			}
-			keys, err := list(ctx,
-				db.FolderQuery{Folder: q.folder, Ranges: q.listable(), After: after, Limit: limit + 1})
+			keys, err := q.listFolder(ctx, list, db.FolderQuery{Folder: q.folder, After: after, Limit: limit + 1})
 			if err != nil {
 				return answer{}, err
 			}
@@ -317,6 +332,14 @@ func (k *kv) sealEndpoint() *endpoint {
 				StorageType: "postgresql"}), nil
 		},
 	}
+}
+
+// initEndpoint is what some clients ask before anything else.
+func initEndpoint() *endpoint {
+	return &endpoint{name: "GET kv/init", api: apiKV, quiet: true, exempt: true,
+		do: func(context.Context, *request) (answer, error) {
+			return jsonAnswer(http.StatusOK, map[string]bool{"initialized": true}), nil
+		}}
 }
 
 // kvErrorAnswer has Vault's form of errors. Clients act on a 404 with an empty list as on an absent secret.

@@ -3,6 +3,8 @@ package httpapi
 import (
 	"context"
 	"encoding/base64"
+	"errors"
+	"fmt"
 	"math"
 	"net/http"
 	"slices"
@@ -132,6 +134,29 @@ func kvMetadata(s db.Summary) kvMetadataBody {
 		m.OldestVersion = v.Version
 	}
 	return m
+}
+
+// errRulesChanged says that the rules of the caller are newer than those that a listing was made by.
+var errRulesChanged = errors.New("the rules of the caller have changed")
+
+// listFolder lists what leads to a name that the caller may list. If the permit shows that its rules are newer, it lists
+// again.
+func (q *request) listFolder(ctx context.Context, list folderFunc, f db.FolderQuery) (keys []string, err error) {
+	for range 3 {
+		epoch := q.caller.epoch
+		f.Ranges = q.listable()
+		keys, err = list(ctx, f, func(ctx context.Context, read uuid.UUID) error {
+			err := q.permit(ctx, read)
+			if err == nil && q.caller.epoch != epoch {
+				err = errRulesChanged
+			}
+			return err
+		})
+		if !errors.Is(err, errRulesChanged) {
+			return keys, err
+		}
+	}
+	return nil, fmt.Errorf("%w: %w", vault.ErrUnavailable, err)
 }
 
 // listable are the names that the caller may list, in the folder and elsewhere.

@@ -45,7 +45,7 @@ func (q *request) readVersion(ctx context.Context, get getFunc, version int,
 	if err := q.waitForReplay(ctx); err != nil {
 		return answer{}, err
 	}
-	s, err := get(ctx, q.secret, vault.GetOptions{Version: version, Unless: held.one()})
+	s, err := get(ctx, q.secret, vault.GetOptions{Version: version, Unless: held.one(), Permit: q.permit})
 	if errors.Is(err, vault.ErrNotModified) {
 		q.event = unchanged(q.secret, held.one())
 		return notModified(held.one()), nil
