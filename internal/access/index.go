@@ -192,6 +192,16 @@ func (x *Index) Judge(who Identity, action Action, name string, now time.Time) D
 	return d
 }
 
+// JudgeList decides whether a listing of what begins with the prefix may be answered: some rule allows to list a name
+// there, be there a secret or not.
+func (x *Index) JudgeList(who Identity, prefix string, now time.Time) Decision {
+	d, number := x.identify(who, now)
+	if d.Reason == Allowed && !x.apps[number].lists(prefix) {
+		d.Reason = Policy
+	}
+	return d
+}
+
 // Patterns are those on which the app of the identity may take the action, sorted; none if the identity is refused.
 func (x *Index) Patterns(who Identity, action Action, now time.Time) []Pattern {
 	d, number := x.identify(who, now)
@@ -284,6 +294,10 @@ func (a *app) allows(action Action, name string) bool {
 		}
 	}
 	return false
+}
+
+func (a *app) lists(prefix string) bool {
+	return slices.ContainsFunc(a.rules, func(r rule) bool { return r.actions&bit(List) != 0 && r.Reaches(prefix) })
 }
 
 func (a *app) rule(p Pattern) actionSet {

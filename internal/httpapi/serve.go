@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/hyperiondb/vault/internal/access"
 	"github.com/hyperiondb/vault/internal/audit"
 	"github.com/hyperiondb/vault/internal/envelope"
 	"github.com/hyperiondb/vault/internal/vault"
@@ -36,7 +37,13 @@ type endpoint struct {
 	limited bool          // it counts against the client's rate
 	quiet   bool          // its access log line is for debugging
 	timeout time.Duration // 0 = ReadTimeout
-	do      func(ctx context.Context, q *request) (answer, error)
+
+	// What the caller needs: a rule that allows the action, or a valid credential alone.
+	access     access.Action // "" = none
+	identified bool
+	exempt     bool   // it counts against no limit
+	api        string // in the audit log; "" = native
+	do         func(ctx context.Context, q *request) (answer, error)
 }
 
 // router finds the endpoint of a method and a decoded path, and the secret that the path names.
@@ -49,7 +56,13 @@ type request struct {
 	client client
 	route  *endpoint // nil until there is one
 	secret string    // a valid name, or empty
+	folder string    // of a listing: what its names begin with
 	params url.Values
+
+	// Of a secret's endpoint.
+	api    *API
+	guard  *guard
+	caller caller
 
 	// Of a local endpoint.
 	node   *node
@@ -61,6 +74,14 @@ type request struct {
 	// Of an admin endpoint.
 	token  vault.Token
 	change uuid.UUID // the id under which the write can be repeated
+}
+
+// interfaceName is the part of the daemon that the endpoint belongs to, for the audit log.
+func (e *endpoint) interfaceName() string {
+	if e.api == "" {
+		return "native"
+	}
+	return e.api
 }
 
 // answer is the result of an endpoint. serve overwrites the body after it was written.
@@ -89,6 +110,7 @@ func (a *API) serve(find router,
 			a.logRequest(q, statusGone, time.Since(started), nil)
 			panic(http.ErrAbortHandler) // closes the connection, and net/http logs nothing
 		}
+		a.metrics.count(q, err)
 		if unrecorded := record(q, find, err); unrecorded != nil {
 			wipe(ans.body)
 			err = unrecorded
@@ -114,12 +136,30 @@ func (a *API) answer(q *request, find router, admit func(*http.Request) (client,
 			err = &panicked{kind: fmt.Sprintf("%T", v), stack: debug.Stack()}
 		}
 	}()
+	q.guard = a.guard.Load()
 	if q.client, err = admit(q.http); err != nil {
 		a.metrics.refused.WithLabelValues(outcomeOf(err).reason).Inc()
 		return answer{}, err
 	}
 	if err := q.resolve(find); err != nil {
 		return answer{}, err
+	}
+	if !q.route.exempt {
+		if err := q.guard.limits.takeRate(q.client, time.Now()); err != nil {
+			return answer{}, err
+		}
+	}
+	if q.route.access != "" || q.route.identified {
+		if err := a.authorise(q.http.Context(), q, q.guard); err != nil {
+			return answer{}, err
+		}
+	}
+	if !q.route.exempt && !q.guard.limits.none() {
+		leave, err := q.guard.limits.enter(q.http.Context(), q.client, q.caller.App, time.Now())
+		defer leave()
+		if err != nil {
+			return answer{}, err
+		}
 	}
 	if q.route.admin {
 		if err := q.parseToken(); err != nil {
@@ -132,7 +172,7 @@ func (a *API) answer(q *request, find router, admit func(*http.Request) (client,
 		settle = settled
 	}
 	if q.route.limited {
-		if err := a.guard.Load().takeRateToken(q.client, time.Now()); err != nil {
+		if err := q.guard.takeRateToken(q.client, time.Now()); err != nil {
 			return answer{}, err
 		}
 	}
@@ -310,6 +350,9 @@ func (a *API) logRequest(q *request, status int, took time.Duration, err error) 
 		slog.String("method", shortMethod(q.http.Method)), slog.String("route", route), slog.Int("status", status),
 		slog.Duration("took", took), slog.String("client", q.client.String()), slog.String("request_id", q.id),
 	}
+	if q.caller.App != "" {
+		attrs = append(attrs, slog.String("app", q.caller.App))
+	}
 	if q.secret != "" {
 		attrs = append(attrs, slog.String("secret", q.secret))
 	}
@@ -322,6 +365,10 @@ func (a *API) logRequest(q *request, status int, took time.Duration, err error) 
 		if o.reason != "" {
 			attrs = append(attrs, slog.String("refused_for", o.reason))
 		}
+	}
+	var d *denial
+	if errors.As(err, &d) && d.detail != "" {
+		attrs = append(attrs, slog.String("detail", d.detail))
 	}
 	if err != nil && status >= 500 {
 		level = slog.LevelError
