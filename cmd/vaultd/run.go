@@ -93,7 +93,7 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 	fresh := v.NewFreshness(time.Duration(c.MaxStaleness))
 	api := httpapi.New(httpapi.Options{
 		Recorder: reads.forRequests(), Audit: reads.status,
-		MinLSNWait: time.Duration(c.MinLSNWait), Fresh: fresh.Check,
+		MinLSNWait: time.Duration(c.MinLSNWait), Fresh: fresh.Check, Apps: nodeApps{reader},
 		Vault: v, Policy: c.policy, AdminAPI: c.AdminAPI, KVMount: c.KVMount,
 		Version: buildVersion(), Log: log, Registry: registry,
 		Checks: []httpapi.Check{{Name: "database", Check: bounded(v.Ping)}, {Name: "kms", Check: bounded(keys.check)},

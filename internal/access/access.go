@@ -71,8 +71,9 @@ type Credential struct {
 	TokenSHA256 [32]byte       // of a token: SHA-256 of its secret part
 	Match       string         // of the others, see ParseMatch
 	Networks    []netip.Prefix // from which it may be used; none = any
-	ExpiresAt   *time.Time     // nil = never
-	RevokedAt   *time.Time     // nil = not revoked
+	CreatedAt   time.Time
+	ExpiresAt   *time.Time // nil = never
+	RevokedAt   *time.Time // nil = not revoked
 }
 
 // maxAppName is the longest name of an app in bytes.
@@ -86,10 +87,10 @@ func CheckAppName(name string) error {
 	}
 	for i := range len(name) {
 		c := name[i]
-		word := 'a' <= c && c <= 'z' || '0' <= c && c <= '9'
-		if !word && (i == 0 || c != '-' && c != '_' && c != '.') {
-			return fmt.Errorf(`the name of an app has a-z, 0-9, "-", "_" and ".", a letter or digit first: not %q at offset %d`,
-				name[i:i+1], i)
+		word := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_'
+		if !word && (i == 0 || c != '-' && c != '.') {
+			return fmt.Errorf(`the name of an app has A-Z, a-z, 0-9, "_", "-" and ".", `+
+				`neither of these two first: not %q at offset %d`, name[i:i+1], i)
 		}
 	}
 	return nil

@@ -47,6 +47,7 @@ type Identity struct {
 type Decision struct {
 	App        string
 	Credential uuid.UUID // uuid.Nil of the anonymous app
+	CreatedAt  time.Time // of the credential
 	ExpiresAt  *time.Time
 	Reason     Reason
 }
@@ -95,6 +96,7 @@ type credential struct {
 	fingerprint [32]byte
 	app         int32
 	networks    []netip.Prefix
+	created     time.Time
 	expires     *time.Time
 	revoked     bool
 }
@@ -116,7 +118,7 @@ func NewIndex(s Snapshot) *Index {
 		for j := range from.Credentials {
 			c := &from.Credentials[j]
 			all = append(all, credential{id: c.ID, fingerprint: c.TokenSHA256, app: number,
-				networks: slices.Clone(c.Networks), expires: c.ExpiresAt, revoked: c.RevokedAt != nil})
+				networks: slices.Clone(c.Networks), created: c.CreatedAt, expires: c.ExpiresAt, revoked: c.RevokedAt != nil})
 			x.add(c, &all[len(all)-1])
 		}
 	}
@@ -192,6 +194,16 @@ func (x *Index) Judge(who Identity, action Action, name string, now time.Time) D
 	return d
 }
 
+// JudgeList decides whether a listing of what begins with the prefix may be answered: some rule allows to list a name
+// there, be there a secret or not.
+func (x *Index) JudgeList(who Identity, prefix string, now time.Time) Decision {
+	d, number := x.identify(who, now)
+	if d.Reason == Allowed && !x.apps[number].lists(prefix) {
+		d.Reason = Policy
+	}
+	return d
+}
+
 // Patterns are those on which the app of the identity may take the action, sorted; none if the identity is refused.
 func (x *Index) Patterns(who Identity, action Action, now time.Time) []Pattern {
 	d, number := x.identify(who, now)
@@ -224,7 +236,7 @@ func (x *Index) identify(who Identity, now time.Time) (Decision, int32) {
 		return Decision{Reason: reason}, 0
 	}
 	a := &x.apps[c.app]
-	d := Decision{App: a.name, Credential: c.id, ExpiresAt: c.expires}
+	d := Decision{App: a.name, Credential: c.id, CreatedAt: c.created, ExpiresAt: c.expires}
 	switch {
 	case c.revoked:
 		d.Reason = Revoked
@@ -284,6 +296,10 @@ func (a *app) allows(action Action, name string) bool {
 		}
 	}
 	return false
+}
+
+func (a *app) lists(prefix string) bool {
+	return slices.ContainsFunc(a.rules, func(r rule) bool { return r.actions&bit(List) != 0 && r.Reaches(prefix) })
 }
 
 func (a *app) rule(p Pattern) actionSet {

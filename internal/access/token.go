@@ -42,6 +42,12 @@ func (t Token) ID() uuid.UUID { return t.id }
 // Fingerprint is what the database keeps: SHA-256 of the secret part. Nothing leads back from it to the token.
 func (t Token) Fingerprint() [sha256.Size]byte { return sha256.Sum256(t.secret[:]) }
 
+// IsAdminToken reports whether a text claims to be an operator's token, which proves no app.
+func IsAdminToken(text string) bool { return token.Admin.Of(text) }
+
+// IsToken reports whether a text claims to be a token of the vault, of any kind.
+func IsToken(text string) bool { return token.App.Of(text) || token.Admin.Of(text) }
+
 const redacted = "[app token]"
 
 func (t Token) Format(s fmt.State, _ rune)   { fmt.Fprint(s, redacted) }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -37,6 +39,8 @@ type Options struct {
 
 	MinLSNWait time.Duration // how long a read that names a position waits until the node has replayed it
 	Fresh      func() error  // called before every read of the node; nil: no limit on how far it is behind
+
+	Apps Apps // nil: there are none
 }
 
 // Check is one part that has to work for the daemon to be ready.
@@ -53,6 +57,8 @@ type API struct {
 	started  time.Time
 	guard    atomic.Pointer[guard]
 	guesses  *guesses
+	apps     *apps
+	failures *limiter[netip.Prefix] // of credentials that failed
 	node     node
 	recorder Recorder
 
@@ -62,7 +68,8 @@ type API struct {
 
 // New connects to nothing.
 func New(o Options) *API {
-	a := &API{log: o.Log, registry: o.Registry, recorder: o.Recorder, started: time.Now(), guesses: newGuesses()}
+	a := &API{log: o.Log, registry: o.Registry, recorder: o.Recorder, started: time.Now(), guesses: newGuesses(),
+		apps: newApps(o.Apps), failures: newLimiter[netip.Prefix](failuresPerSecond, failuresAtOnce)}
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
 	}
@@ -71,13 +78,23 @@ func New(o Options) *API {
 	}
 	a.metrics = newMetrics(a.registry, o.Version)
 	a.guard.Store(newGuard(o.Policy, nil))
+	a.registry.MustRegister(a.apps)
 	a.node = node{await: o.Vault.AwaitReplay, atMost: o.MinLSNWait, fresh: o.Fresh}
 	a.secrets = secretRoutes(o.Vault, o.AdminAPI)
+	if o.Apps != nil {
+		o.Checks = append(slices.Clip(o.Checks), Check{Name: "access", Check: a.checkApps})
+	}
 	if o.KVMount != "" {
 		a.secrets = withKV(a.secrets, kvRoutes(o))
 	}
 	a.health = a.healthRoutes(o)
 	return a
+}
+
+// checkApps is the readiness check "access": without a copy of the apps no credential can be judged.
+func (a *API) checkApps(ctx context.Context) error {
+	_, err := a.apps.any(ctx)
+	return err
 }
 
 // SetPolicy replaces the policy for all requests that have not passed the guard yet. Clients keep what is left of their

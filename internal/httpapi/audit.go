@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"errors"
 	"net/http"
 
 	"github.com/hyperiondb/vault/internal/audit"
@@ -43,6 +44,7 @@ func (q *request) buildEvent(find router, err error) (audit.Event, bool) {
 	if q.client.addr.IsValid() {
 		e.Client = e.Actor[len(actorPrefix):]
 	}
+	q.caller.describe(q, &e)
 	return e, e.Action != "" && (err == nil || q.token.IsZero())
 }
 
@@ -51,7 +53,11 @@ func (q *request) buildEvent(find router, err error) (audit.Event, bool) {
 func (q *request) errorEvent(find router, err error) audit.Event {
 	o := outcomeOf(err)
 	e := audit.Event{Action: audit.Read, Secret: q.secret, Outcome: audit.Failed, Detail: map[string]any{"reason": o.code}}
-	if o.reason != "" && o.reason != "allowlist" {
+	var d *denial
+	switch {
+	case errors.As(err, &d):
+		e.Detail["reason"] = string(d.reason)
+	case o.reason != "" && o.reason != "allowlist":
 		e.Detail["refused_for"] = o.reason
 	}
 	if o.status == http.StatusForbidden || o.status == http.StatusTooManyRequests {

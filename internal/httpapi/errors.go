@@ -51,7 +51,7 @@ func mediaType(message string) error {
 
 func tooMany(retry time.Duration) error {
 	return &refusal{outcome{status: http.StatusTooManyRequests, code: "rate_limited",
-		message: "too many verifies from this address", retry: retry}}
+		message: "too many verifies from this address", retry: retry, reason: "verify_rate"}}
 }
 
 const (
@@ -94,6 +94,10 @@ var outcomes = []struct {
 }
 
 func outcomeOf(err error) outcome {
+	var d *denial
+	if errors.As(err, &d) {
+		return d.outcome()
+	}
 	var r *refusal
 	if errors.As(err, &r) {
 		return r.outcome

@@ -232,7 +232,7 @@ func (k *kv) metadataEndpoint(summary summaryFunc) *endpoint {
 			if err := q.waitForReplay(ctx); err != nil {
 				return answer{}, err
 			}
-			s, err := summary(ctx, q.secret, maxVersions, q.permit)
+			s, err := summary(ctx, q.secret, maxVersions, q.permission())
 			if err != nil {
 				return answer{}, err
 			}

@@ -139,19 +139,23 @@ func kvMetadata(s db.Summary) kvMetadataBody {
 // errRulesChanged says that the rules of the caller are newer than those that a listing was made by.
 var errRulesChanged = errors.New("the rules of the caller have changed")
 
-// listFolder lists what leads to a name that the caller may list. If the permit shows that its rules are newer, it lists
-// again.
+// listFolder lists what leads to a name that the caller may list. If the permit shows that its rules are newer, it
+// lists again.
 func (q *request) listFolder(ctx context.Context, list folderFunc, f db.FolderQuery) (keys []string, err error) {
 	for range 3 {
 		epoch := q.caller.epoch
 		f.Ranges = q.listable()
-		keys, err = list(ctx, f, func(ctx context.Context, read uuid.UUID) error {
-			err := q.permit(ctx, read)
-			if err == nil && q.caller.epoch != epoch {
-				err = errRulesChanged
+		permit := q.permission()
+		if permit != nil {
+			permit = func(ctx context.Context, read uuid.UUID) error {
+				err := q.permit(ctx, read)
+				if err == nil && q.caller.epoch != epoch {
+					err = errRulesChanged
+				}
+				return err
 			}
-			return err
-		})
+		}
+		keys, err = list(ctx, f, permit)
 		if !errors.Is(err, errRulesChanged) {
 			return keys, err
 		}
@@ -160,7 +164,12 @@ func (q *request) listFolder(ctx context.Context, list folderFunc, f db.FolderQu
 }
 
 // listable are the names that the caller may list, in the folder and elsewhere.
-func (q *request) listable() []db.NameRange { return []db.NameRange{db.Below("")} }
+func (q *request) listable() []db.NameRange {
+	if q.caller.App == "" { // admitted by its address
+		return []db.NameRange{db.Below("")}
+	}
+	return rangesOf(q.caller.listable)
+}
 
 func rangesOf(patterns []access.Pattern) []db.NameRange {
 	ranges := make([]db.NameRange, 0, len(patterns))
@@ -205,11 +214,13 @@ func (k *kv) lookupEndpoint() *endpoint {
 			}
 			c := &q.caller
 			body := kvTokenBody{Accessor: c.Credential, DisplayName: c.App, Meta: map[string]string{"app": c.App},
-				Orphan: true, Path: "auth/token/create", Policies: []string{c.App}, Type: "service"}
+				CreationTime: c.CreatedAt.Unix(), IssueTime: timeText(c.CreatedAt), Orphan: true,
+				Path: "auth/token/create", Policies: []string{c.App}, Type: "service"}
 			body.ID, _, _ = presentedToken(q.http.Header) // empty for a certificate or socket
 			if c.ExpiresAt != nil {
 				expires := timeText(*c.ExpiresAt)
 				body.ExpireTime = &expires
+				body.CreationTTL = int64(c.ExpiresAt.Sub(c.CreatedAt).Seconds())
 				body.TTL = max(int64(time.Until(*c.ExpiresAt).Seconds()), 1) // 0 would be without end
 			}
 			return kvAnswer(q.id, body, nil), nil

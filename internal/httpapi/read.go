@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/hyperiondb/vault/internal/access"
 	"github.com/hyperiondb/vault/internal/audit"
 	"github.com/hyperiondb/vault/internal/envelope"
 	"github.com/hyperiondb/vault/internal/strictjson"
@@ -24,6 +25,7 @@ type getFunc func(ctx context.Context, name string, o vault.GetOptions) (*vault.
 func getEndpoint(get getFunc) *endpoint {
 	return &endpoint{
 		name: "GET /v1/secrets/{name}", action: audit.Read, named: true, query: []string{"version"}, local: true,
+		access: access.Read,
 		do: func(ctx context.Context, q *request) (answer, error) {
 			version, err := versionOf(q.params)
 			if err != nil {
@@ -45,7 +47,7 @@ func (q *request) readVersion(ctx context.Context, get getFunc, version int,
 	if err := q.waitForReplay(ctx); err != nil {
 		return answer{}, err
 	}
-	s, err := get(ctx, q.secret, vault.GetOptions{Version: version, Unless: held.one(), Permit: q.permit})
+	s, err := get(ctx, q.secret, vault.GetOptions{Version: version, Unless: held.one(), Permit: q.permission()})
 	if errors.Is(err, vault.ErrNotModified) {
 		q.event = unchanged(q.secret, held.one())
 		return notModified(held.one()), nil
@@ -176,6 +178,7 @@ type validBody struct {
 func verifyEndpoint(verify verifyFunc) *endpoint {
 	return &endpoint{
 		name: "POST /v1/secrets/{name}/verify", action: audit.Verify, named: true, body: true, limited: true, local: true,
+		access: access.Verify,
 		do: func(ctx context.Context, q *request) (answer, error) {
 			presented, err := presentedValue(q.http)
 			if err != nil {
@@ -185,7 +188,7 @@ func verifyEndpoint(verify verifyFunc) *endpoint {
 			if err := q.waitForReplay(ctx); err != nil {
 				return answer{}, err
 			}
-			v, err := verify(ctx, q.secret, presented, vault.VerifyOptions{})
+			v, err := verify(ctx, q.secret, presented, vault.VerifyOptions{Permit: q.permission()})
 			if err != nil {
 				return answer{}, err
 			}

@@ -61,6 +61,9 @@ type request struct {
 	folder string    // of a listing: what its names begin with
 	params url.Values
 
+	// Of a secret's endpoint.
+	api    *API
+	guard  *guard
 	caller caller
 
 	// Of a local endpoint.
@@ -73,6 +76,14 @@ type request struct {
 	// Of an admin endpoint.
 	token  vault.Token
 	change uuid.UUID // the id under which the write can be repeated
+}
+
+// interfaceName is the part of the daemon that the endpoint belongs to, for the audit log.
+func (e *endpoint) interfaceName() string {
+	if e.api == "" {
+		return "native"
+	}
+	return e.api
 }
 
 // answer is the result of an endpoint. serve overwrites the body after it was written.
@@ -101,6 +112,7 @@ func (a *API) serve(find router,
 			a.logRequest(q, statusGone, time.Since(started), nil)
 			panic(http.ErrAbortHandler) // closes the connection, and net/http logs nothing
 		}
+		a.metrics.count(q, err)
 		if unrecorded := record(q, find, err); unrecorded != nil {
 			wipe(ans.body)
 			err = unrecorded
@@ -128,12 +140,30 @@ func (a *API) answer(q *request, find router, admit func(*http.Request) (client,
 			err = &panicked{kind: fmt.Sprintf("%T", v), stack: debug.Stack()}
 		}
 	}()
+	q.guard = a.guard.Load()
 	if q.client, err = admit(q.http); err != nil {
 		a.metrics.refused.WithLabelValues(outcomeOf(err).reason).Inc()
 		return answer{}, err
 	}
 	if err := q.resolve(find); err != nil {
 		return answer{}, err
+	}
+	if !q.route.exempt {
+		if err := q.guard.limits.takeRate(q.client, time.Now()); err != nil {
+			return answer{}, err
+		}
+	}
+	if q.route.access != "" || q.route.identified {
+		if err := a.authorise(q.http.Context(), q, q.guard); err != nil {
+			return answer{}, err
+		}
+	}
+	if !q.route.exempt && !q.guard.limits.none() {
+		leave, err := q.guard.limits.enter(q.http.Context(), q.client, q.caller.App, time.Now())
+		defer leave()
+		if err != nil {
+			return answer{}, err
+		}
 	}
 	if q.route.admin {
 		if err := q.parseToken(); err != nil {
@@ -146,7 +176,7 @@ func (a *API) answer(q *request, find router, admit func(*http.Request) (client,
 		settle = settled
 	}
 	if q.route.limited {
-		if err := a.guard.Load().takeRateToken(q.client, time.Now()); err != nil {
+		if err := q.guard.takeRateToken(q.client, time.Now()); err != nil {
 			return answer{}, err
 		}
 	}
@@ -334,6 +364,9 @@ func (a *API) logRequest(q *request, status int, took time.Duration, err error) 
 		slog.String("method", shortMethod(q.http.Method)), slog.String("route", route), slog.Int("status", status),
 		slog.Duration("took", took), slog.String("client", q.client.String()), slog.String("request_id", q.id),
 	}
+	if q.caller.App != "" {
+		attrs = append(attrs, slog.String("app", q.caller.App))
+	}
 	if q.secret != "" {
 		attrs = append(attrs, slog.String("secret", q.secret))
 	}
@@ -346,6 +379,10 @@ func (a *API) logRequest(q *request, status int, took time.Duration, err error) 
 		if o.reason != "" {
 			attrs = append(attrs, slog.String("refused_for", o.reason))
 		}
+	}
+	var d *denial
+	if errors.As(err, &d) && d.detail != "" {
+		attrs = append(attrs, slog.String("detail", d.detail))
 	}
 	if err != nil && status >= 500 {
 		level = slog.LevelError

@@ -288,7 +288,7 @@ func TestTheAccessLogHasWhoAndWhatAndNothingSecret(t *testing.T) {
 	e := verifyEndpoint(func(context.Context, string, []byte, vault.VerifyOptions) (vault.Verdict, error) {
 		return vault.Verdict{}, nil
 	})
-	e.admin = true
+	e.admin, e.access = true, ""
 	ask(t, w.serve(e), "POST", "/v1/secrets/db/password/verify", `{"value":"hunter2"}`,
 		header("Authorization", "Bearer "+token.Reveal()), header("X-Request-Id", "r-1"))
 	log := w.log.String()

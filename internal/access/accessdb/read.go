@@ -59,7 +59,8 @@ const snapshotQuery = `SELECT e.epoch, a.name, a.disabled_at,
 		(SELECT json_agg(json_build_object('pattern', r.pattern, 'actions', r.actions)) FROM vault.app_rules r
 			WHERE r.app = a.name),
 		(SELECT json_agg(json_build_object('id', c.id, 'kind', c.kind, 'token_sha256', encode(c.token_sha256, 'hex'),
-				'match', c.match, 'networks', c.networks, 'expires_at', c.expires_at, 'revoked_at', c.revoked_at))
+				'match', c.match, 'networks', c.networks, 'created_at', c.created_at, 'expires_at', c.expires_at,
+				'revoked_at', c.revoked_at))
 			FROM vault.app_credentials c WHERE c.app = a.name)
 	FROM (SELECT (SELECT epoch FROM vault.access_epoch) AS epoch) e LEFT JOIN vault.apps a ON true`
 
@@ -117,7 +118,8 @@ func parseCredentials(text []byte) ([]access.Credential, error) {
 	}
 	credentials := make([]access.Credential, 0, len(stored))
 	for _, c := range stored {
-		into := access.Credential{ID: c.ID, Kind: c.Kind, Match: c.Match, ExpiresAt: c.ExpiresAt, RevokedAt: c.RevokedAt}
+		into := access.Credential{ID: c.ID, Kind: c.Kind, Match: c.Match, CreatedAt: c.CreatedAt,
+			ExpiresAt: c.ExpiresAt, RevokedAt: c.RevokedAt}
 		readable := c.Kind != access.ByToken || len(c.Fingerprint) == 2*len(into.TokenSHA256)
 		if c.Kind == access.ByToken && readable {
 			_, err := hex.Decode(into.TokenSHA256[:], []byte(c.Fingerprint))
