@@ -44,8 +44,8 @@ func (d *denial) outcome() outcome {
 	return outcome{status: http.StatusForbidden, code: "not_allowed", message: d.Error(), reason: string(d.reason)}
 }
 
-// authorise finds the caller and judges whether it may do what the endpoint does with the name, before the node is read.
-// A refusal by a copy of the apps that is not the newest is judged again by the newest.
+// authorise finds the caller and judges whether it may do what the endpoint does with the name, before the node is
+// read. A refusal by a copy of the apps that is not the newest is judged again by the newest.
 func (a *API) authorise(ctx context.Context, q *request, g *guard) error {
 	q.api = a
 	who, err := identify(q.http, q.client, g)
@@ -119,8 +119,8 @@ func (q *request) permission() vault.Permit {
 	return q.permit
 }
 
-// permit is called with the epoch that came with what was read, before any of it is used. If the apps have changed since
-// the request was judged, it is judged again.
+// permit is called with the epoch that came with what was read, before any of it is used. If the apps have changed
+// since the request was judged, it is judged again.
 func (q *request) permit(ctx context.Context, epoch uuid.UUID) error {
 	if epoch == q.caller.epoch {
 		return nil
@@ -234,8 +234,8 @@ func authorities(certs []*x509.Certificate) map[authority]bool {
 	return all
 }
 
-// certificate returns the matches of a client certificate. The handshake has verified it; the connection, or the session
-// that it resumed, may be older than the authorities in force and longer than the certificate.
+// certificate returns the matches of a client certificate. The handshake has verified it; the connection, or the
+// session that it resumed, may be older than the authorities in force and longer than the certificate.
 func (g *guard) certificate(chains [][]*x509.Certificate, now time.Time) ([]string, error) {
 	for _, chain := range chains {
 		if !g.authorities[sha256.Sum256(chain[len(chain)-1].Raw)] {
@@ -243,7 +243,7 @@ func (g *guard) certificate(chains [][]*x509.Certificate, now time.Time) ([]stri
 		}
 		for _, c := range chain {
 			if now.After(c.NotAfter) || now.Before(c.NotBefore) {
-				return nil, &denial{reason: access.Expired, detail: "the client's certificate, or one that signed it, is out of date"}
+				return nil, &denial{reason: access.Expired, detail: "the client's certificate, or one above it, is out of date"}
 			}
 		}
 		matches, err := access.CertificateMatches(chain[0])
@@ -252,7 +252,8 @@ func (g *guard) certificate(chains [][]*x509.Certificate, now time.Time) ([]stri
 		}
 		return matches, nil
 	}
-	return nil, &denial{reason: access.NoIdentity, detail: "the authority that signed the client's certificate is not in force"}
+	return nil, &denial{reason: access.NoIdentity,
+		detail: "the authority that signed the client's certificate is not in force"}
 }
 
 func tooManyCredentials(retry time.Duration) error {

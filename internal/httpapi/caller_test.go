@@ -511,8 +511,8 @@ func TestCertificates(t *testing.T) {
 		reason string
 	}{
 		{"a SPIFFE id", ca, x509.Certificate{URIs: uri("spiffe://example.org/billing")}, nil, 200, ""},
-		{"two SPIFFE ids", ca, x509.Certificate{URIs: uri("spiffe://example.org/billing", "spiffe://example.org/x")}, nil, 403,
-			"no_identity"},
+		{"two SPIFFE ids", ca, x509.Certificate{URIs: uri("spiffe://example.org/billing", "spiffe://example.org/x")}, nil,
+			403, "no_identity"},
 		{"a DNS name", ca, x509.Certificate{DNSNames: []string{"x.example.org", "Billing.example.org"}}, nil, 200, ""},
 		{"DNS names of two apps", ca, x509.Certificate{DNSNames: []string{"second.example.org", "billing.example.org"}}, nil,
 			403, "no_identity"},
