@@ -197,7 +197,9 @@ BEGIN
   END IF;
   IF jsonb_typeof(p_credentials) <> 'array' OR jsonb_array_length(p_credentials) > 8 THEN
     RAISE EXCEPTION 'p_credentials is a list of at most 8 credentials' USING ERRCODE = '22023';
-  ELSIF jsonb_typeof(p_rules) <> 'array' OR jsonb_array_length(p_rules) = 0 AND NOT vault.tx_may_administer() THEN
+  ELSIF jsonb_typeof(p_rules) <> 'array' THEN
+    RAISE EXCEPTION 'p_rules is a list' USING ERRCODE = '22023';
+  ELSIF jsonb_array_length(p_rules) = 0 AND NOT vault.tx_may_administer() THEN
     RAISE EXCEPTION '% has a scope: it makes no app without a rule', vault.tx_actor() USING ERRCODE = '42501';
   ELSIF (SELECT count(*) FROM vault.apps) >= 10000 THEN
     RAISE EXCEPTION 'a vault has at most 10000 apps' USING ERRCODE = '22023';
