@@ -63,7 +63,7 @@ func (a *API) authorise(ctx context.Context, q *request, g *guard) error {
 	if err = q.judge(x, g); err == nil {
 		return nil
 	}
-	if q.caller.who.Kind != "" && q.caller.Reason.Failed() {
+	if q.caller.failed() {
 		if wait := a.failures.take(bucketOf(q.client), time.Now()); wait > 0 {
 			return tooManyCredentials(wait)
 		}
@@ -72,6 +72,11 @@ func (a *API) authorise(ctx context.Context, q *request, g *guard) error {
 		return err
 	}
 	return q.judge(x, g)
+}
+
+// failed reports whether a credential was presented and refused.
+func (c *caller) failed() bool {
+	return c.Reason.Failed() && (c.Reason != access.NoIdentity || c.who.Kind == access.ByCert)
 }
 
 // refuse counts a credential that cannot be one of this vault: no copy of the apps has it.
@@ -142,7 +147,7 @@ func (c *caller) describe(q *request, e *audit.Event) {
 		e.Detail = make(map[string]any, 3)
 	}
 	if c.Credential != uuid.Nil {
-		e.Detail["credential"] = c.Credential
+		e.Detail["credential"] = c.Credential.String()
 	}
 	e.Detail["via"] = c.via()
 	e.Detail["api"] = q.route.interfaceName()

@@ -237,7 +237,7 @@ func TestTheEventOfAnApp(t *testing.T) {
 	g.get(t, "prod/app/x", vaultToken(token))
 	want := audit.Event{Actor: "app:billing", Client: "192.0.2.1", Action: audit.Read, Secret: "prod/app/x", Version: 1,
 		Outcome: audit.OK, RequestID: "r1",
-		Detail: map[string]any{"credential": token.ID(), "via": "token", "api": "native"}}
+		Detail: map[string]any{"credential": token.ID().String(), "via": "token", "api": "native"}}
 	if diff := cmp.Diff(want, g.events[0]); diff != "" {
 		t.Errorf("the event differs (-want +got):\n%s", diff)
 	}

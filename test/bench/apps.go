@@ -23,6 +23,7 @@ import (
 const (
 	benchApps      = 1000
 	credentialsPer = 10
+	mostAtCreation = 8  // credentials that an app can be made with
 	floodConns     = 64 // of the app that floods
 	floodRate      = 200.0
 )
@@ -59,7 +60,13 @@ func (s *env) createApp(ctx context.Context, name string, tokens []access.Token)
 		credentials = append(credentials, accessdb.NewCredential{ID: t.ID(), Kind: access.ByToken,
 			Fingerprint: t.Fingerprint()})
 	}
-	_, err := s.vault.CreateApp(ctx, vault.Change{Token: s.token, RequestID: uuid.New()}, name, rules, credentials)
+	change := func() vault.Change { return vault.Change{Token: s.token, RequestID: uuid.New()} }
+	_, err := s.vault.CreateApp(ctx, change(), name, rules, credentials[:mostAtCreation])
+	for _, c := range credentials[mostAtCreation:] {
+		if err == nil {
+			_, err = s.vault.AddAppCredential(ctx, change(), name, c)
+		}
+	}
 	return err
 }
 
@@ -103,8 +110,8 @@ func paced(next func() *exchange) func() *exchange {
 	return func() *exchange { time.Sleep(time.Second / (floodRate / 2)); return next() }
 }
 
-// flood sends a request on many connections, each as soon as the one before is answered, until stop. It fails if none was
-// refused, or if an answer is neither the value nor 429.
+// flood sends a request on many connections, each as soon as the one before is answered, until stop. It fails if none
+// was refused, or if an answer is neither the value nor 429.
 func flood(ctx context.Context, address string, request []byte) (stop func() error) {
 	ctx, cancel := context.WithCancel(ctx)
 	var group errgroup.Group
