@@ -68,6 +68,9 @@ func (q *request) errorEvent(find router, err error) audit.Event {
 		return e
 	}
 	e.Action = route.action
+	if folder, err := folderOf(secret); route.folder && err == nil {
+		e.Detail["folder"] = folder
+	}
 	if route.named && envelope.CheckName(secret) == nil {
 		e.Secret = secret
 	}

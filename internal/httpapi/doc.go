@@ -51,9 +51,9 @@
 //
 // # Clients of Vault
 //
-// With Options.KVMount the handler also has the routes by which clients of HashiCorp Vault and OpenBao read (kv.go): the
-// same steps, reads and records under other paths, and errors in Vault's form, {"errors": [...]}. There too 404 is an
-// absent or deleted secret, or a folder without secrets, and nothing else.
+// With Options.KVMount the handler also has the routes by which clients of HashiCorp Vault and OpenBao read (kv.go):
+// the same steps, reads and records under other paths, and errors in Vault's form, {"errors": [...]}. There too 404 is
+// an absent or deleted secret, or a folder without secrets, and nothing else.
 //
 // # A node that is behind
 //

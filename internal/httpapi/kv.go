@@ -167,6 +167,14 @@ func kvMethod(r *http.Request) string {
 	return r.Method
 }
 
+// checkListParam refuses a ?list= that is neither true nor false. True does not come here: it makes another method.
+func checkListParam(params url.Values) error {
+	if _, err := strconv.ParseBool(params.Get("list")); err != nil && params.Has("list") {
+		return badRequest("list is neither true nor false")
+	}
+	return nil
+}
+
 // checkKVHeaders refuses what a client would otherwise take as done.
 func checkKVHeaders(h http.Header) error {
 	if h.Get("X-Vault-Namespace") != "" {
@@ -184,7 +192,10 @@ func folderOf(text string) (string, error) {
 		return "", nil
 	}
 	name := strings.TrimSuffix(text, "/")
-	return name + "/", envelope.CheckName(name)
+	if err := envelope.CheckName(name); err != nil {
+		return "", err
+	}
+	return name + "/", nil
 }
 
 // kv is the mount and what its endpoints share.
@@ -204,6 +215,9 @@ func (k *kv) dataEndpoint(get getFunc) *endpoint {
 		query: []string{"version", "list"}, local: true,
 		do: func(ctx context.Context, q *request) (answer, error) {
 			version, err := kvVersionOf(q.params)
+			if err == nil {
+				err = checkListParam(q.params)
+			}
 			if err != nil {
 				return answer{}, err
 			}
@@ -229,9 +243,14 @@ func (k *kv) metadataEndpoint(summary summaryFunc) *endpoint {
 		name: "GET kv/metadata/{name}", api: apiKV, action: audit.Describe, access: access.Read, named: true,
 		query: []string{"list"}, local: true,
 		do: func(ctx context.Context, q *request) (answer, error) {
+			if err := checkListParam(q.params); err != nil {
+				return answer{}, err
+			}
 			if err := q.waitForReplay(ctx); err != nil {
 				return answer{}, err
 			}
+			ctx, cancel := context.WithTimeout(ctx, ReadTimeout)
+			defer cancel()
 			s, err := summary(ctx, q.secret, maxVersions, q.permission())
 			if err != nil {
 				return answer{}, err
@@ -260,6 +279,8 @@ func (k *kv) listEndpoint(list folderFunc) *endpoint {
 			if err := q.waitForReplay(ctx); err != nil {
 				return answer{}, err
 			}
+			ctx, cancel := context.WithTimeout(ctx, ReadTimeout)
+			defer cancel()
 			keys, err := q.listFolder(ctx, list, db.FolderQuery{Folder: q.folder, After: after, Limit: limit + 1})
 			if err != nil {
 				return answer{}, err

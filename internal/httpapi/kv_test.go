@@ -174,7 +174,8 @@ func TestKVList(t *testing.T) {
 		"LIST /v1/secret/metadata/a/../b",
 		"LIST /v1/secret/metadata/a%00", "LIST /v1/secret/metadata/a?limit=x", "LIST /v1/secret/metadata/a?after=-",
 		"LIST /v1/secret/metadata/a?after=x//", "LIST /v1/secret/metadata/a?unknown=1", "GET /v1/secret/metadata/?list=false",
-		"GET /v1/secret/metadata?list=maybe", "LIST /v1/secret/metadata/a?limit=1&limit=2"} {
+		"GET /v1/secret/metadata?list=maybe", "LIST /v1/secret/metadata/a?limit=1&limit=2",
+		"GET /v1/secret/metadata/a?list=maybe", "GET /v1/secret/data/a?list="} {
 		method, path, _ := strings.Cut(target, " ")
 		wantKV(t, ask(t, h, method, path, ""), 400)
 	}
