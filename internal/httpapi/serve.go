@@ -360,8 +360,11 @@ func (a *API) logRequest(q *request, status int, took time.Duration, err error) 
 			level = slog.LevelDebug
 		}
 	}
+	if status == http.StatusTooManyRequests {
+		level = slog.LevelDebug // a client in a loop must not fill the log; a metric counts them
+	}
 	a.metrics.observe(route, status, took)
-	if err == nil && !a.log.Enabled(q.http.Context(), level) {
+	if (err == nil || status == http.StatusTooManyRequests) && !a.log.Enabled(q.http.Context(), level) {
 		return
 	}
 	attrs := []slog.Attr{
