@@ -46,7 +46,8 @@ type endpoint struct {
 	do         func(ctx context.Context, q *request) (answer, error)
 }
 
-// router finds the endpoint of a method and a decoded path, and the secret that the path names.
+// router finds the endpoint of a method and a decoded path, and the secret that the path names; of a listing, what its
+// names begin with.
 type router func(method, path string) (e *endpoint, secret string, err error)
 
 // request holds the results of the steps in serve.
@@ -213,6 +214,9 @@ func (q *request) resolve(find router) error {
 			return err
 		}
 		q.secret = secret
+	}
+	if route.access == access.List {
+		q.folder = secret
 	}
 	if q.params, err = parseQuery(q.http.URL.RawQuery, route.query); err != nil {
 		return err
