@@ -266,7 +266,7 @@ type folderFunc func(ctx context.Context, f db.FolderQuery, permit vault.Permit)
 
 func (k *kv) listEndpoint(list folderFunc) *endpoint {
 	return &endpoint{
-		name: "LIST kv/metadata/{folder}", api: apiKV, action: audit.List, access: access.List, folder: true,
+		name: "LIST kv/metadata/{folder}", api: apiKV, action: audit.List, access: access.List,
 		query: []string{"list", "after", "limit"}, local: true,
 		do: func(ctx context.Context, q *request) (answer, error) {
 			limit, err := limitOf(q.params)
