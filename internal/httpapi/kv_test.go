@@ -340,7 +340,8 @@ func FuzzKVPath(f *testing.F) {
 		case e.named && envelope.CheckName(secret) == nil && u.Path != "/v1/team/kv/data/"+secret &&
 			u.Path != "/v1/team/kv/metadata/"+secret:
 			t.Fatalf("%q leads to the secret %q", target, secret)
-		case e.access == access.List && folderErr == nil && "/v1/team/kv/metadata/"+folder != strings.TrimRight(u.Path, "/")+"/":
+		case e.access == access.List && folderErr == nil &&
+			"/v1/team/kv/metadata/"+folder != strings.TrimRight(u.Path, "/")+"/":
 			t.Fatalf("%q leads to the folder %q", target, folder)
 		case !e.named && e.access != access.List && secret != "":
 			t.Fatalf("%q leads to %q", target, secret)
