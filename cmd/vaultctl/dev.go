@@ -311,6 +311,7 @@ state_dir = %q
 audit_spool = %q
 address_file = %q
 allow = ["127.0.0.0/8", "::1/128"]
+kv_mount = "secret"
 kms_keys = [%q]
 `, node.URL(devDatabase, devDaemon), d.cluster.Primary().URL(devDatabase, devDaemon),
 		d.file("vaultd-"+node.Name()+".state"), d.file("vaultd-"+node.Name()+".spool"),

@@ -82,7 +82,7 @@ and a KMS key; reading takes a database role that was granted the names, and the
 	add("secrets", newImportCmd(a), newExportCmd(a), newExecCmd(a))
 	add("secrets", newRotationCmd(a))
 	add("vault", newRewrapCmd(a))
-	add("access", newTokenCmd(a), newGrantCmd(a), newAuditCmd(a))
+	add("access", newAppCmd(a), newTokenCmd(a), newGrantCmd(a), newAuditCmd(a))
 	add("vault", newInitCmd(a), newMigrateCmd(a), newDevCmd(a), newKeygenCmd(a), newStatusCmd(a), newVersionCmd(a))
 	add("vault", newDoctorCmd(a))
 	holdCommands(root)

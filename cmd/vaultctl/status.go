@@ -18,7 +18,8 @@ func newStatusCmd(a *app) *cobra.Command {
 		Short: "Show the state of the vault on the node that answers",
 		Long: `Show the state of the vault on the node that answers. It exits with 7, and says why on standard error, when
 rotations failed or are overdue, when the supervisor, a worker or the sealer fails at something, or when writes wait
-for a standby that is not connected. It warns if an acknowledged write could be lost.`,
+for a standby that is not connected. It warns if an acknowledged write could be lost, and of credentials of apps that
+expire within 14 days.`,
 		Example: `  vaultctl status
   PGHOST=db2 vaultctl status -o json`,
 		Args: exactArgs(),
@@ -59,6 +60,10 @@ func runStatus(ctx context.Context, a *app) error {
 	}
 	for _, problem := range lockProblems(s) {
 		a.note("warning: %s", problem)
+	}
+	// A role that may not read apps sees the rest of the status.
+	if expiring, err := v.ExpiringCredentials(ctx, expiresSoon); err == nil {
+		a.warnExpiring(expiring)
 	}
 	return statusProblem(s, failures)
 }

@@ -155,7 +155,7 @@ func createTokenFile(path string) (*newTokenFile, error) {
 }
 
 // save writes the token and flushes it to disk.
-func (f *newTokenFile) save(t vault.Token) error {
+func (f *newTokenFile) save(t interface{ Reveal() string }) error {
 	_, err := f.file.WriteString(t.Reveal() + "\n")
 	err = errors.Join(err, f.file.Chmod(0o600), f.file.Sync(), f.file.Close())
 	f.file = nil

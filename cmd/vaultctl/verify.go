@@ -68,7 +68,7 @@ func runVerify(ctx context.Context, a *app, name string, input valueInput, least
 	if err := least.awaitReplay(ctx, v); err != nil {
 		return err
 	}
-	verdict, err := v.Verify(ctx, name, value)
+	verdict, err := v.Verify(ctx, name, value, vault.VerifyOptions{})
 	if err != nil {
 		record.refused(ctx, a, audit.Verify, name, 0, err)
 		return about(name, err)

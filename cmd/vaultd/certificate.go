@@ -4,16 +4,19 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"fmt"
+	"os"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// certificate is the TLS certificate in force.
+// certificate is the TLS certificate in force, and what is asked of clients.
 type certificate struct {
 	current atomic.Pointer[tls.Certificate]
+	clients atomic.Pointer[tls.Config] // for each handshake
 }
 
 func (c *certificate) load(config Config) error {
@@ -25,7 +28,60 @@ func (c *certificate) load(config Config) error {
 		return err
 	}
 	c.current.Store(loaded)
+	c.clients.Store(clientTLS(c, config))
 	return nil
+}
+
+// clientTLS is the configuration of handshakes. A client that shows a certificate of another authority is refused, also
+// where none is required: it would be taken for a client without one.
+func clientTLS(c *certificate, config Config) *tls.Config {
+	base := baseTLS(c)
+	if len(config.policy.ClientCAs) == 0 {
+		return base
+	}
+	base.ClientAuth = tls.VerifyClientCertIfGiven
+	if config.TLSClientAuth == "require" {
+		base.ClientAuth = tls.RequireAndVerifyClientCert
+	}
+	base.ClientCAs = x509.NewCertPool()
+	for _, authority := range config.policy.ClientCAs {
+		base.ClientCAs.AddCert(authority)
+	}
+	return base
+}
+
+// loadAuthorities reads the certificates of a PEM file. It refuses a certificate that may not sign others, which is
+// likely a client's own.
+func loadAuthorities(path string) ([]*x509.Certificate, error) {
+	if path == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("tls_client_ca: %w", err)
+	}
+	var all []*x509.Certificate
+	for {
+		var block *pem.Block
+		if block, text = pem.Decode(text); block == nil {
+			break
+		}
+		if block.Type != "CERTIFICATE" {
+			return nil, fmt.Errorf("tls_client_ca %q: it holds a %q; it should hold certificates only", path, block.Type)
+		}
+		parsed, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("tls_client_ca %q: certificate %d of the file cannot be read", path, len(all)+1)
+		}
+		if !parsed.IsCA {
+			return nil, fmt.Errorf("tls_client_ca %q: certificate %d of the file is not an authority's", path, len(all)+1)
+		}
+		all = append(all, parsed)
+	}
+	if len(all) == 0 {
+		return nil, fmt.Errorf("tls_client_ca %q: it holds no certificate", path)
+	}
+	return all, nil
 }
 
 func loadCertificate(cert, key string) (*tls.Certificate, error) {

@@ -44,21 +44,35 @@ type Config struct {
 	TLSCert        string   `toml:"tls_cert"`
 	TLSKey         string   `toml:"tls_key"`
 	InsecureListen bool     `toml:"insecure_listen"` // listen beyond loopback without TLS
-	KMSKeys        []string `toml:"kms_keys"`        // the first wraps; none = the vault's default key
-	DEKCacheTTL    duration `toml:"dek_cache_ttl"`   // 0 = no cache
-	DEKCacheSize   int      `toml:"dek_cache_size"`  // data keys
-	MaxConns       int      `toml:"max_connections"` // to the local node
+	TLSClientCA    string   `toml:"tls_client_ca"`   // authorities that sign certificates of clients; "" = none counts
+	TLSClientAuth  string   `toml:"tls_client_auth"` // request or require a certificate of a client
+	// allowlist: a client without a credential may read all that this daemon can; apps: it may not
+	Access       string   `toml:"access"`
+	KMSKeys      []string `toml:"kms_keys"`        // the first wraps; none = the vault's default key
+	DEKCacheTTL  duration `toml:"dek_cache_ttl"`   // 0 = no cache
+	DEKCacheSize int      `toml:"dek_cache_size"`  // data keys
+	MaxConns     int      `toml:"max_connections"` // to the local node
 
 	// connections of clients; 0 = as many as the limit of open files allows, at most 4096
 	HTTPMaxConns           int `toml:"http_max_connections"`
 	HTTPMaxConnsPerAddress int `toml:"http_max_connections_per_address"` // 0 = a quarter of them
 
-	VerifyRate      float64  `toml:"verify_rate"`      // verifies a second from one address; 0 = no limit
-	VerifyBurst     int      `toml:"verify_burst"`     // verifies at once
+	VerifyRate  float64 `toml:"verify_rate"`  // verifies a second from one address; 0 = no limit
+	VerifyBurst int     `toml:"verify_burst"` // verifies at once
+
+	// requests a second, and requests answered at once; 0 = no limit
+	AppRate       float64 `toml:"app_rate"` // of one app
+	AppAtOnce     int     `toml:"app_at_once"`
+	AddressRate   float64 `toml:"address_rate"` // of one address
+	AddressAtOnce int     `toml:"address_at_once"`
+	TotalRate     float64 `toml:"total_rate"` // of all
+	TotalAtOnce   int     `toml:"total_at_once"`
+
 	ScanInterval    duration `toml:"scan_interval"`    // of the supervisor and the worker's polling
 	RotationWorkers int      `toml:"rotation_workers"` // rotations at once; 0 = none here
 	ClaimTimeout    duration `toml:"claim_timeout"`    // after which another worker may take a claimed rotation
 	AdminAPI        bool     `toml:"admin_api"`        // the routes that write
+	KVMount         string   `toml:"kv_mount"`         // of the routes of Vault's KV version 2; "" = none
 	LogLevel        string   `toml:"log_level"`
 	LogFormat       string   `toml:"log_format"` // text or json
 	ShutdownGrace   duration `toml:"shutdown_grace"`
@@ -110,6 +124,7 @@ func defaults() Config {
 		AuditSealsBucketInterval: duration(time.Minute),
 		AuditOnFailure:           "block", AuditMaxBytes: 1 << 30, AuditMaxAge: duration(7 * 24 * time.Hour),
 		Listen: []string{"127.0.0.1:8400"}, HealthListen: "127.0.0.1:8401", SocketMode: "0660",
+		TLSClientAuth: "request", Access: accessByAllowlist,
 		DEKCacheTTL: duration(5 * time.Minute), DEKCacheSize: 10_000, MaxConns: 16, VerifyRate: 50, VerifyBurst: 100,
 		ScanInterval: duration(10 * time.Second), RotationWorkers: 4,
 		ClaimTimeout: duration(rotation.DefaultClaimTimeout), LogLevel: "info", LogFormat: "text",
@@ -305,7 +320,46 @@ func (c *Config) check() error {
 		return err
 	}
 	c.policy.VerifyRate, c.policy.VerifyBurst = c.VerifyRate, c.VerifyBurst
+	if err := c.checkAccess(); err != nil {
+		return err
+	}
 	return target.Check(c.targets())
+}
+
+// checkAccess reads how clients prove who they are, and how much each may ask.
+func (c *Config) checkAccess() error {
+	if c.Access != accessByAllowlist && c.Access != accessByApps {
+		return fmt.Errorf("access %q: %s or %s", c.Access, accessByAllowlist, accessByApps)
+	}
+	if c.TLSClientAuth != "request" && c.TLSClientAuth != "require" {
+		return fmt.Errorf("tls_client_auth %q: request or require", c.TLSClientAuth)
+	}
+	switch {
+	case c.TLSClientCA != "" && c.TLSCert == "":
+		return errors.New("tls_client_ca: clients show certificates over TLS only: set tls_cert and tls_key")
+	case c.TLSClientCA == "" && c.TLSClientAuth == "require":
+		return errors.New(`tls_client_auth = "require": set tls_client_ca to the authorities that sign them`)
+	}
+	c.policy.Apps = c.Access == accessByApps
+	c.policy.Limits = httpapi.Limits{App: httpapi.Limit{Rate: c.AppRate, AtOnce: c.AppAtOnce},
+		Address: httpapi.Limit{Rate: c.AddressRate, AtOnce: c.AddressAtOnce},
+		Total:   httpapi.Limit{Rate: c.TotalRate, AtOnce: c.TotalAtOnce}}
+	var err error
+	c.policy.ClientCAs, err = loadAuthorities(c.TLSClientCA)
+	return err
+}
+
+// The values of access.
+const (
+	accessByAllowlist = "allowlist"
+	accessByApps      = "apps"
+)
+
+// accessMeans is shown by check-config.
+var accessMeans = map[string]string{
+	accessByAllowlist: "a client in allow without a credential reads every secret that this daemon's role may; " +
+		"a client with one reads what its app may",
+	accessByApps: `a client in allow reads what its app may; without a credential, what the app "anonymous" may`,
 }
 
 // targets are the targets that rotators may reach, without the functions that they need.
@@ -356,6 +410,11 @@ func (c *Config) checkListeners() error {
 			return fmt.Errorf("health_listen %q: %w", c.HealthListen, err)
 		}
 	}
+	if c.KVMount != "" {
+		if err := httpapi.CheckKVMount(c.KVMount); err != nil {
+			return fmt.Errorf("kv_mount: %w", err)
+		}
+	}
 	mode, err := strconv.ParseUint(c.SocketMode, 8, 32)
 	if err != nil || mode > 0o777 {
 		return fmt.Errorf("socket_mode %q: an octal file mode such as 0660", c.SocketMode)
@@ -397,6 +456,9 @@ func (c *Config) checkNumbers() error {
 		{"http_max_connections", float64(c.HTTPMaxConns), 0, 1_000_000},
 		{"http_max_connections_per_address", float64(c.HTTPMaxConnsPerAddress), 0, 1_000_000},
 		{"verify_rate", c.VerifyRate, 0, 1e9}, {"verify_burst", float64(c.VerifyBurst), 1, 1e9},
+		{"app_rate", c.AppRate, 0, 1e9}, {"app_at_once", float64(c.AppAtOnce), 0, 1_000_000},
+		{"address_rate", c.AddressRate, 0, 1e9}, {"address_at_once", float64(c.AddressAtOnce), 0, 1_000_000},
+		{"total_rate", c.TotalRate, 0, 1e9}, {"total_at_once", float64(c.TotalAtOnce), 0, 1_000_000},
 		{"rotation_workers", float64(c.RotationWorkers), 0, 256},
 		{"scan_interval (seconds)", time.Duration(c.ScanInterval).Seconds(), 0.1, 3600},
 		{"claim_timeout (seconds)", time.Duration(c.ClaimTimeout).Seconds(), 3, 86400},
@@ -465,7 +527,8 @@ func (c Config) print(out io.Writer) error {
 	if c.ListenDatabaseURL != "" {
 		c.ListenDatabaseURL = db.TargetString(c.ListenDatabaseURL)
 	}
-	if _, err := fmt.Fprintln(out, "# the configuration is good; in force:"); err != nil {
+	if _, err := fmt.Fprintf(out, "# the configuration is good; in force:\n# access = %q: %s\n", c.Access,
+		accessMeans[c.Access]); err != nil {
 		return err
 	}
 	return toml.NewEncoder(out).Encode(c)

@@ -96,10 +96,11 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 	bounds := c.connectionBounds(log)
 	api := httpapi.New(httpapi.Options{
 		Recorder: reads.forRequests(), Audit: reads.status,
-		MinLSNWait: time.Duration(c.MinLSNWait), Fresh: fresh.Check,
+		MinLSNWait: time.Duration(c.MinLSNWait), Fresh: fresh.Check, Apps: nodeApps{reader},
 		// A connection that waits cannot be closed to make room for another: half of them stay for other requests.
 		MaxWaits: max(bounds.Total/2, 1), MaxWaitsPerAddress: max(bounds.PerAddress/2, 1),
-		Vault: v, Policy: c.policy, AdminAPI: c.AdminAPI, Version: buildVersion(), Log: log, Registry: registry,
+		Vault: v, Policy: c.policy, AdminAPI: c.AdminAPI, KVMount: c.KVMount,
+		Version: buildVersion(), Log: log, Registry: registry,
 		Checks: []httpapi.Check{{Name: "database", Check: bounded(v.Ping)}, {Name: "kms", Check: bounded(keys.check)},
 			{Name: "replication", Check: func(context.Context) error { return fresh.Check() }},
 			{Name: "audit", Check: reads.check},

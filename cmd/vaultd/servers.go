@@ -112,8 +112,15 @@ func newServer(h http.Handler, l *listen.Limiter, log *slog.Logger) *http.Server
 	}
 }
 
-// serverTLS allows TLS 1.3, and of 1.2 the suites with forward secrecy and an AEAD: none in CBC mode.
+// serverTLS takes what is in force for each handshake.
 func serverTLS(cert *certificate) *tls.Config {
+	config := baseTLS(cert)
+	config.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return cert.clients.Load(), nil }
+	return config
+}
+
+// baseTLS allows TLS 1.3, and of 1.2 the suites with forward secrecy and an AEAD: none in CBC mode.
+func baseTLS(cert *certificate) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"},
 		CipherSuites: []uint16{

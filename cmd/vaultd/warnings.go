@@ -40,11 +40,15 @@ func (c *Config) warnings(now time.Time) []warning {
 type addWarning func(key, format string, args ...any)
 
 func (c *Config) warnOfNetworks(add addWarning) {
+	reach := "every host there can read secrets"
+	if c.policy.Apps {
+		reach = "every host there can present credentials"
+	}
 	for _, list := range []struct {
 		key, means string
 		networks   []netip.Prefix
 	}{
-		{"allow", "every host there can read secrets", c.policy.Allow},
+		{"allow", reach, c.policy.Allow},
 		{"trusted_proxies", "every host there can claim any client's address", c.policy.TrustedProxies},
 	} {
 		var share float64 // of all IPv4 addresses

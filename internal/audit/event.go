@@ -22,6 +22,11 @@ const (
 	Read   = "read"
 	Verify = "verify" // detail: valid, match (current or grace)
 
+	// Of clients of the KV version 2 API.
+	Describe = "describe" // a secret's versions and times, without a value
+	List     = "list"     // the names in a folder; detail: folder, count
+	Identify = "identify" // what a credential or mount is; recorded if it was refused
+
 	Gap        = "audit.gap"        // reads of a node that are lost; detail: from, to
 	Unreadable = "audit.unreadable" // an event of a node that the database cannot read; detail: boot, seq, reason, event
 	SpoolBegun = "audit.spool"      // a spool began without records: a new node, or an emptied folder

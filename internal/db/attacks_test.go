@@ -262,6 +262,7 @@ func attacks() []attack {
 		tx("a rotation interval without a generator", "22023", "AUTHORISE", `SELECT vault.put_version('put', 'app1/i',
 			`+sealedRow("app1/i", 1, 24, 32)+`, gen_random_uuid(), false, NULL, '1 day')`),
 	}
+	list = append(list, attacksOnApps()...)
 	for _, level := range []string{"REPEATABLE READ", "SERIALIZABLE"} {
 		list = append(list, attack{"a token in a transaction that would not see its end: " + level, dev,
 			[]string{"BEGIN ISOLATION LEVEL " + level, "AUTHORISE"}, "25001"})
@@ -293,6 +294,7 @@ func TestAttacks(t *testing.T) {
 	store := vaulttest.New(t)
 	store.MustExec(t, powerfulRoles, `GRANT CREATE ON DATABASE `+store.Database+` TO developer`)
 	mustPut(t, store, "app1/a", "app2/b")
+	mustAdmin(t, store, createApp("victim", "prod/*", appCredential("token", "")))
 	before := snapshot(t, store)
 	for _, a := range attacks() {
 		t.Run(a.name, func(t *testing.T) {
@@ -381,6 +383,11 @@ func snapshot(t *testing.T, store *vaulttest.Store) string {
 		'seals', (SELECT count(*) FROM vault.audit_seals),
 		'prunes', (SELECT count(*) FROM vault.audit_prunes),
 		'context', (SELECT count(*) FROM vault.tx_context),
+		'apps', (SELECT jsonb_agg(a ORDER BY name) FROM vault.apps a),
+		'rules', (SELECT jsonb_agg(r ORDER BY app, pattern) FROM vault.app_rules r),
+		'credentials', (SELECT jsonb_agg(c ORDER BY id) FROM vault.app_credentials c),
+		'use', (SELECT jsonb_agg(u ORDER BY credential_id) FROM vault.app_use u),
+		'epoch', (SELECT jsonb_agg(e) FROM vault.access_epoch e),
 		'config', (SELECT jsonb_agg(c) FROM vault.config c))`)
 }
 
@@ -497,6 +504,7 @@ func TestScopedRead(t *testing.T) {
 func TestRowSecurityBindsThePowerful(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPut(t, store, "app1/a")
+	mustAdmin(t, store, createApp("victim", "prod/*", appCredential("token", "")))
 	store.MustExec(t, `DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'rw_all') THEN
 			CREATE ROLE rw_all LOGIN; GRANT pg_write_all_data, pg_read_all_data TO rw_all; CREATE ROLE as_owner LOGIN;
 			GRANT vault_owner TO as_owner; END IF; END $$`)
@@ -508,6 +516,17 @@ func TestRowSecurityBindsThePowerful(t *testing.T) {
 		{"rw_all", `INSERT INTO vault.service_scope VALUES ('rw_all', '')`, denied},
 		{"as_owner", `INSERT INTO vault.secrets (name) VALUES ('owned')`, denied},
 		{"as_owner", `INSERT INTO vault.service_scope VALUES ('app1', '')`, denied},
+		{"rw_all", `INSERT INTO vault.apps (name, created_by) VALUES ('x', 'me')`, denied},
+		{"rw_all", `INSERT INTO vault.app_rules VALUES ('victim', '*', '{read}')`, denied},
+		{"rw_all", `UPDATE vault.app_credentials SET revoked_at = now()`, denied},
+		{"rw_all", `DELETE FROM vault.app_rules`, denied},
+		{"as_owner", `INSERT INTO vault.apps (name, created_by) VALUES ('x', 'me')`, denied},
+		{"as_owner", `INSERT INTO vault.app_rules VALUES ('victim', '*', '{read}')`, denied},
+		{"as_owner", `INSERT INTO vault.app_credentials (id, app, kind, token_sha256, created_by)
+			VALUES (gen_random_uuid(), 'victim', 'token', sha256('mine'), 'me')`, denied},
+		{"as_owner", `INSERT INTO vault.app_use VALUES (gen_random_uuid())`, denied},
+		{"as_owner", `DELETE FROM vault.access_epoch`, denied},
+		{"as_owner", `TRUNCATE vault.access_epoch`, denied},
 		{"as_owner", `TRUNCATE vault.audit_log`, denied},
 		{"as_owner", `TRUNCATE vault.secret_versions`, denied},
 	} {
@@ -535,6 +554,13 @@ func TestRowSecurityBindsThePowerful(t *testing.T) {
 		{"as_owner", `UPDATE vault.audit_prunes SET rows = 1`},
 		{"as_owner", `UPDATE vault.secret_versions SET expires_at = now()`},
 		{"as_owner", `DELETE FROM vault.secrets`},
+		{"rw_all", `UPDATE vault.access_epoch SET epoch = gen_random_uuid()`},
+		{"as_owner", `UPDATE vault.apps SET disabled_at = now()`},
+		{"as_owner", `UPDATE vault.app_rules SET actions = '{read,verify,list}'`},
+		{"as_owner", `DELETE FROM vault.app_rules`},
+		{"as_owner", `UPDATE vault.app_credentials SET expires_at = NULL`},
+		{"as_owner", `DELETE FROM vault.app_credentials`},
+		{"as_owner", `UPDATE vault.app_use SET last_used_at = now()`},
 	} {
 		tag, err := mustConnect(t, store.URL(c.role)).Exec(t.Context(), c.sql)
 		if err != nil || tag.RowsAffected() != 0 {
@@ -555,6 +581,9 @@ func TestRowSecurityBindsThePowerful(t *testing.T) {
 func TestInvariantsBindTheSuperuser(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPut(t, store, "app1/a")
+	mustAdmin(t, store, createApp("victim", "prod/*", appCredential("token", "")))
+	mustAdmin(t, store, createApp("other", "prod/*", ""))
+	mustAdmin(t, store, `SELECT vault.revoke_app_credential('victim', NULL, gen_random_uuid())`)
 	for _, sql := range []string{
 		`UPDATE vault.audit_log SET secret = 'z'`,
 		`SET session_replication_role = replica; DELETE FROM vault.audit_log`,
@@ -573,6 +602,12 @@ func TestInvariantsBindTheSuperuser(t *testing.T) {
 		`UPDATE vault.secrets SET name = 'app1/renamed'`,
 		`UPDATE vault.secret_versions SET wrapped_dek = NULL, nonce = NULL, ciphertext = NULL, key_commit = NULL,
 			removed_at = now()`,
+		`UPDATE vault.app_credentials SET revoked_at = NULL`,
+		`SET session_replication_role = replica; UPDATE vault.app_credentials SET revoked_at = NULL`,
+		`UPDATE vault.app_credentials SET app = 'other'`,
+		`UPDATE vault.app_credentials SET token_sha256 = sha256('mine')`,
+		`DELETE FROM vault.access_epoch`,
+		`SET session_replication_role = replica; TRUNCATE vault.access_epoch`,
 	} {
 		wantCode(t, runSession(t, store.URL(vaulttest.Superuser), []string{sql}), denied)
 	}

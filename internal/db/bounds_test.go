@@ -80,6 +80,50 @@ func surfaceOfFunctions() map[string]bounded {
 		"_too_powerful": {as: service,
 			params: map[string]argument{"p_role": takesAny("'app1'",
 				"a role that is not there is none too powerful; a grant looks for it first")}},
+		"create_app": {as: service, admin: true, params: map[string]argument{
+			"p_name": takes("'app'",
+				append(not("NULL", "''", textOf(65), textOf(1<<20)), code("23514", "'App'", "'a b'")...)...),
+			"p_rules": takes(`'[{"pattern":"app1/*","actions":["read"]}]'`,
+				append(not("NULL", "'{}'", "'null'", "'[null]'", "'[{}]'", `'[{"pattern":"a"}]'`,
+					`'[{"pattern":"a","actions":["write"]}]'`, `'[{"pattern":"a","actions":[null]}]'`,
+					`'[{"pattern":null,"actions":["read"]}]'`, "jsonb_build_array("+textOf(1<<20)+")",
+					`(SELECT jsonb_agg(jsonb_build_object('pattern', 'a' || n, 'actions', jsonb_build_array('read')))
+						FROM generate_series(1, 65) AS n)`),
+					code("23514", `'[{"pattern":"a","actions":[]}]'`, `'[{"pattern":"a*","actions":["read"]}]'`,
+						`'[{"pattern":"/*","actions":["read"]}]'`, `'[{"pattern":"a/../b","actions":["read"]}]'`)...)...),
+			"p_credentials": takes("'[]'", append(not("NULL", "'{}'", "'[null]'", "'[{}]'", `'[{"kind":"jwt"}]'`,
+				"(SELECT jsonb_agg(n) FROM generate_series(1, 9) AS n)", "jsonb_build_array("+textOf(1<<20)+")"),
+				code("23514", strings.Replace(appCredential("token", ""), "token_sha256", "match", 1),
+					appCredential("cert", ""))...)...),
+			"p_request": request,
+		}},
+		"allow_app": {as: service, admin: true, good: "VA004", params: map[string]argument{
+			"p_app": takes("'app'", not("NULL", "''", textOf(1<<20))...),
+			"p_rules": takes(`'[{"pattern":"app1/*","actions":["read"]}]'`,
+				not("NULL", "'[]'", "jsonb_build_array("+textOf(1<<20)+")")...),
+			"p_request": request,
+		}},
+		"disallow_app": {as: service, admin: true, good: "VA004", params: map[string]argument{
+			"p_app": takes("'app'", not("NULL", "''", textOf(1<<20))...),
+			"p_patterns": takes("ARRAY['a']", not("NULL", "'{}'", "ARRAY[NULL]::text[]", "ARRAY['']", "ARRAY["+textOf(256)+"]",
+				"array_fill('a'::text, ARRAY[65])")...),
+			"p_request": request,
+		}},
+		"set_app_enabled": {as: service, admin: true, good: "VA004", params: map[string]argument{
+			"p_app":     takes("'app'", not("NULL", "''", textOf(1<<20))...),
+			"p_enabled": takes("false", not("NULL")...), "p_request": request,
+		}},
+		"delete_app": {as: service, admin: true, good: "VA004", params: map[string]argument{
+			"p_app": takes("'app'", not("NULL", "''", textOf(1<<20))...), "p_request": request,
+		}},
+		"add_app_credential": {as: service, admin: true, good: "VA004", params: map[string]argument{
+			"p_app":        takes("'app'", not("NULL", "''", textOf(1<<20))...),
+			"p_credential": takes("'{}'", not("NULL", "jsonb_build_object('id', "+textOf(1<<20)+")")...), "p_request": request,
+		}},
+		"revoke_app_credential": {as: service, admin: true, good: "VA004", params: map[string]argument{
+			"p_app": takes("'app'", not("NULL", "''", textOf(1<<20))...),
+			"p_id":  takesAny(newID, "null: all of the app's"), "p_request": request,
+		}},
 		"ship_reads": {as: worker, params: map[string]argument{
 			"p_node":      takes("'n'", not("NULL", "''", textOf(256))...),
 			"p_boot":      takes(newID, not("NULL")...),

@@ -54,6 +54,7 @@ type Reader struct {
 	current *coalescer[readResult]
 	live    *coalescer[readResult]
 	missing *coalescer[readResult] // for names that the others have no row for
+	epoch   *coalescer[uuid.UUID]
 }
 
 // Writer calls the write API on the primary.
@@ -76,7 +77,7 @@ func NewReader(ctx context.Context, o Options) (*Reader, error) {
 		limit = pool.limit
 	}
 	return &Reader{pool: pool, fence: o.Fence, current: shared(pool, limit, current), live: shared(pool, limit, live),
-		missing: shared(pool, limit, missing)}, nil
+		missing: shared(pool, limit, missing), epoch: sharedEpoch(pool)}, nil
 }
 
 // NewWriter makes a pool that connects, when first used, to the one host of the connection string that is read-write

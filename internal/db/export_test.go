@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -17,6 +18,9 @@ const BranchesQuery = branchesQuery
 const SealedRow = sealedRow
 
 func SealedFields(v SealedValue) []any { return v.fields() }
+
+// FolderQuerySQL is the statement of Folder.
+const FolderQuerySQL = folderQuery
 
 // ConnConfig is the result of a connection string, the environment and a service.
 func ConnConfig(url string) (*pgx.ConnConfig, error) {
@@ -69,3 +73,8 @@ func ReadSettings(ctx context.Context, url string, names []string) (map[string]s
 
 // InstalledAgain are the files that every migrate installs.
 func InstalledAgain() []vaultsql.File { return vaultsql.Definitions() }
+
+// CurrentQuery is the statement that reads current versions, and the same without the access epoch.
+func CurrentQuery() (with, without string) {
+	return currentQuery, strings.Replace(currentQuery, ", "+accessEpoch, "", 1)
+}

@@ -33,6 +33,26 @@ func (r *Reader) Current(ctx context.Context, name string) (VersionRow, error) {
 	return s.current(err)
 }
 
+// ReadCurrent reads the current version and the access epoch of the same snapshot. The error is that there was no
+// answer; that the secret is absent is in the reading.
+func (r *Reader) ReadCurrent(ctx context.Context, name string) (Reading, error) {
+	return reading(r.read(ctx, r.current, name))
+}
+
+// ReadLive reads the current version, those in grace and the access epoch of the same snapshot. The error is that there
+// was no answer; that the secret is absent is in the reading.
+func (r *Reader) ReadLive(ctx context.Context, name string) (Reading, error) {
+	return reading(r.read(ctx, r.live, name))
+}
+
+// reading makes an error of a name that the server could not read: such an answer has no epoch.
+func reading(s readResult, err error) (Reading, error) {
+	if err == nil && s.unanswered {
+		err = s.bad
+	}
+	return Reading{s}, err
+}
+
 // read joins the shared query for one name. A name without a row is looked into by another shared query, so that the
 // other requests do not wait for it.
 func (r *Reader) read(ctx context.Context, query *coalescer[readResult], name string) (readResult, error) {
@@ -165,6 +185,14 @@ const UnderPrefix = `s.name >= $1 AND s.name < $1 || '~'`
 
 // Secrets lists secrets in the order of their names.
 func (r *Reader) Secrets(ctx context.Context, q ListQuery) (page []SecretRow, err error) {
+	err = r.ReadInOrder(ctx, func(tx pgx.Tx) (err error) {
+		page, err = secrets(ctx, tx, q)
+		return err
+	})
+	return page, err
+}
+
+func secrets(ctx context.Context, tx pgx.Tx, q ListQuery) ([]SecretRow, error) {
 	if q.Limit == 0 {
 		q.Limit = 1000
 	}
@@ -172,12 +200,8 @@ func (r *Reader) Secrets(ctx context.Context, q ListQuery) (page []SecretRow, er
 	if q.Deleted {
 		which = `s.deleted_at IS NOT NULL AND s.restore_until > now()`
 	}
-	err = r.ReadInOrder(ctx, func(tx pgx.Tx) (err error) {
-		page, err = collect(ctx, tx, scanSecret, `SELECT `+secretColumns+`, `+NewestJob+` FROM vault.secrets s
-			WHERE `+UnderPrefix+` AND s.name > $2 AND `+which+` ORDER BY s.name LIMIT $3`, q.Prefix, q.After, q.Limit)
-		return err
-	})
-	return page, err
+	return collect(ctx, tx, scanSecret, `SELECT `+secretColumns+`, `+NewestJob+` FROM vault.secrets s
+		WHERE `+UnderPrefix+` AND s.name > $2 AND `+which+` ORDER BY s.name LIMIT $3`, q.Prefix, q.After, q.Limit)
 }
 
 // HistoryRow is a version without its sealed bytes.
@@ -193,7 +217,11 @@ type HistoryRow struct {
 
 // History lists all versions of a secret, newest first.
 func (r *Reader) History(ctx context.Context, name string) ([]HistoryRow, error) {
-	rows, err := collect(ctx, r.pool, func(row pgx.CollectableRow) (HistoryRow, error) {
+	return history(ctx, r.pool, name)
+}
+
+func history(ctx context.Context, q rowsQuerier, name string) ([]HistoryRow, error) {
+	rows, err := collect(ctx, q, func(row pgx.CollectableRow) (HistoryRow, error) {
 		var h HistoryRow
 		err := row.Scan(&h.Version, &h.VersionID, &h.State, &h.CreatedAt, &h.CreatedBy, &h.ExpiresAt, &h.KMSKeyID)
 		return h, err

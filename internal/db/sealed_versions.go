@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -14,27 +15,51 @@ import (
 
 // The two statements of the read path, over a view that shows the caller only the names under its prefixes. Each takes
 // any number of names, and its plan serves any of them. A name has one current version: the one without an end.
+//
+// Every row has the access epoch of the same snapshot. PostgreSQL computes it once a query.
 const (
 	currentQuery = sealedColumns + ` AND expires_at IS NULL`
 	liveQuery    = sealedColumns + ` AND (expires_at IS NULL OR expires_at > now())`
 
 	sealedColumns = `SELECT name, version, version_id, fmt, kms_key_id, wrapped_dek, nonce, ciphertext, key_commit, aad,
 		created_at,
-		expires_at, next_rotation_at FROM vault.sealed_versions WHERE name = ANY ($1)`
+		expires_at, next_rotation_at, ` + accessEpoch + ` FROM vault.sealed_versions WHERE name = ANY ($1)`
 
 	// missingQuery looks into names that the statements above have no row for: whether the secret exists, and whether it
-	// has a current version by now.
-	missingQuery = `SELECT s.name, v.version FROM vault.secrets s
-		LEFT JOIN vault.sealed_versions v ON v.name = s.name AND v.expires_at IS NULL
-		WHERE s.name = ANY ($1) AND s.deleted_at IS NULL`
+	// has a current version by now. It has a row for each name, since an absent secret has an epoch too.
+	missingQuery = `SELECT n.name, s.name IS NOT NULL, v.version, ` + accessEpoch + ` FROM unnest($1::text[]) AS n (name)
+		LEFT JOIN (SELECT name FROM vault.secrets WHERE name = ANY ($1) AND deleted_at IS NULL) s ON s.name = n.name
+		LEFT JOIN (SELECT name, version FROM vault.sealed_versions WHERE name = ANY ($1) AND expires_at IS NULL) v
+			ON v.name = s.name`
+
+	accessEpoch = `(SELECT epoch FROM vault.access_epoch)`
 )
 
-// readResult is what a statement found of one secret; the zero value means that there is no such secret.
+// readResult is what a statement found of one secret. If found is false there is no such secret.
 type readResult struct {
 	found bool
 	rows  []VersionRow // newest first
 	bad   error        // why a row could not be read, or that it is missing
+	epoch uuid.UUID    // of access, in the snapshot of the statement; zero: the node has none
+
+	unanswered bool // the server could not read the name: bad is its error, and there is no epoch
 }
+
+// Reading is the answer to one read: what the node has of a name, and the access epoch at that moment. A caller that
+// judges by the epoch does so before it looks at the rows, or at their absence.
+type Reading struct{ result readResult }
+
+// Epoch is the access epoch of the same snapshot as the rows. Zero: the node has none, so nothing may be shown to apps.
+func (r Reading) Epoch() uuid.UUID { return r.result.epoch }
+
+// Current is the current version. A secret that has none is ErrIntegrity, not ErrNotFound: clients act on a 404.
+func (r Reading) Current() (VersionRow, error) { return r.result.current(nil) }
+
+// Live are the current version and those in grace, newest first. ErrNotFound if the secret is absent or deleted.
+func (r Reading) Live() ([]VersionRow, error) { return r.result.rows, r.result.check(nil) }
+
+// Version is one live version by its number, from a reading of all live ones. ErrNotFound also if it has expired.
+func (r Reading) Version(version int) (VersionRow, error) { return r.result.version(version, nil) }
 
 func (s readResult) current(err error) (VersionRow, error) {
 	if err := s.check(err); err != nil {
@@ -107,7 +132,7 @@ func (s sealedQuery) byName(ctx context.Context, q rowsQuerier, names []string) 
 	for _, name := range names {
 		one, err := s.run(ctx, q, []string{name})
 		if err != nil {
-			all[name] = readResult{found: true, bad: err}
+			all[name] = readResult{found: true, bad: err, unanswered: true}
 		} else if s, found := one[name]; found {
 			all[name] = s
 		}
@@ -146,9 +171,11 @@ func (s sealedQuery) withMissing(ctx context.Context, q rowsQuerier, names []str
 	}
 	var again []string
 	for name, l := range there {
-		if l.bad != nil {
+		switch {
+		case !l.found:
+		case l.bad != nil:
 			found[name] = l
-		} else { // created between the two statements
+		default: // created between the two statements
 			again = append(again, name)
 		}
 	}
@@ -199,7 +226,7 @@ func (s *scanner) begin(rows pgx.Rows) (name string) {
 func (s *scanner) secret(into *readResult) {
 	into.found = true
 	var v VersionRow
-	if err := s.version(&v); err != nil {
+	if err := errors.Join(s.epoch(13, into), s.version(&v)); err != nil {
 		into.bad = newError(ErrIntegrity, "a row has a column of the wrong kind: %s", oneLine(err))
 		return
 	}
@@ -207,10 +234,22 @@ func (s *scanner) secret(into *readResult) {
 }
 
 func (s *scanner) missing(into *readResult) {
-	into.found = true
-	if s.raw[1] == nil {
+	if err := errors.Join(s.scan(1, &into.found), s.epoch(3, into)); err != nil {
+		into.found, into.bad = true, newError(ErrIntegrity, "a row has a column of the wrong kind: %s", oneLine(err))
+		return
+	}
+	if into.found && s.raw[2] == nil {
 		into.bad = newError(ErrIntegrity, "the secret has no current version")
 	}
+}
+
+// epoch leaves the zero epoch where the server has none.
+func (s *scanner) epoch(column int, into *readResult) error {
+	if s.raw[column] == nil {
+		into.epoch = uuid.Nil
+		return nil
+	}
+	return s.scan(column, (*[16]byte)(&into.epoch))
 }
 
 func (s *scanner) version(v *VersionRow) error {

@@ -24,6 +24,7 @@ var undo = map[int]string{
 		DROP TABLE vault.token_revocations, vault.refusals; DROP SEQUENCE vault.wrong_proofs, vault.wrong_proofs_minute;` +
 		viewOfMigration7() + `; ALTER VIEW vault.sealed_versions OWNER TO vault_owner`,
 	12: `DROP TYPE vault.sealed_value CASCADE`, // and the functions that take it
+	13: `DROP TABLE vault.app_use, vault.app_rules, vault.app_credentials, vault.apps, vault.access_epoch`,
 }
 
 func viewOfMigration7() string {

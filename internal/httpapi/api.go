@@ -4,6 +4,8 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -24,7 +26,8 @@ const (
 type Options struct {
 	Vault    *vault.Vault
 	Policy   Policy
-	AdminAPI bool // enables the routes that write
+	AdminAPI bool   // enables the routes that write
+	KVMount  string // enables the routes of Vault's KV version 2, below this path; "" = none
 	Version  string
 	Log      *slog.Logger         // nil: discarded
 	Registry *prometheus.Registry // served at /metrics; nil: a new one
@@ -39,6 +42,8 @@ type Options struct {
 
 	MaxWaits           int // requests that wait for a change at once; 0 = DefaultMaxWaits
 	MaxWaitsPerAddress int // of them from one address; 0 = a quarter of MaxWaits
+
+	Apps Apps // nil: there are none
 }
 
 // Check is one part that has to work for the daemon to be ready.
@@ -55,6 +60,8 @@ type API struct {
 	started  time.Time
 	guard    atomic.Pointer[guard]
 	guesses  *guesses
+	apps     *apps
+	failures *limiter[netip.Prefix] // of credentials that failed
 	node     node
 	recorder Recorder
 	waits    *waits
@@ -65,7 +72,8 @@ type API struct {
 
 // New connects to nothing.
 func New(o Options) *API {
-	a := &API{log: o.Log, registry: o.Registry, recorder: o.Recorder, started: time.Now(), guesses: newGuesses()}
+	a := &API{log: o.Log, registry: o.Registry, recorder: o.Recorder, started: time.Now(), guesses: newGuesses(),
+		apps: newApps(o.Apps), failures: newLimiter[netip.Prefix](failuresPerSecond, failuresAtOnce)}
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
 	}
@@ -74,12 +82,25 @@ func New(o Options) *API {
 	}
 	a.metrics = newMetrics(a.registry, o.Version)
 	a.guard.Store(newGuard(o.Policy, nil))
+	a.registry.MustRegister(a.apps)
 	a.node = node{await: o.Vault.AwaitReplay, atMost: o.MinLSNWait, fresh: o.Fresh}
 	a.waits = newWaits(o.Vault, a.admitAgain, o.MaxWaits, o.MaxWaitsPerAddress)
 	a.waits.register(a.registry)
 	a.secrets = secretRoutes(o.Vault, o.AdminAPI)
+	if o.Apps != nil {
+		o.Checks = append(slices.Clip(o.Checks), Check{Name: "access", Check: a.checkApps})
+	}
+	if o.KVMount != "" {
+		a.secrets = withKV(a.secrets, kvRoutes(o))
+	}
 	a.health = a.healthRoutes(o)
 	return a
+}
+
+// checkApps is the readiness check "access": without a copy of the apps no credential can be judged.
+func (a *API) checkApps(ctx context.Context) error {
+	_, err := a.apps.any(ctx)
+	return err
 }
 
 // SetPolicy replaces the policy for all requests that have not passed the guard yet. Clients keep what is left of their
@@ -97,13 +118,17 @@ func (a *API) Handler() http.Handler {
 	return a.serve(a.secrets, func(r *http.Request) (client, error) { return a.guard.Load().admit(r) }, a.recordEvent)
 }
 
-// admitAgain applies the policy in force to a request that has waited.
-func (a *API) admitAgain(r *http.Request) error {
-	_, err := a.guard.Load().admit(r)
-	if err != nil {
+// admitAgain applies the policy in force, and the rights of now, to a request that has waited.
+func (a *API) admitAgain(ctx context.Context, q *request) error {
+	q.guard = a.guard.Load()
+	if _, err := q.guard.admit(q.http); err != nil {
 		a.metrics.refused.WithLabelValues(outcomeOf(err).reason).Inc()
+		return err
 	}
-	return err
+	if err := a.authorise(ctx, q, q.guard); err != nil {
+		return err
+	}
+	return q.takeTurn(ctx)
 }
 
 // HealthHandler serves /healthz, /readyz, /metrics and /v1/status, to every address that can connect: none of them

@@ -2,8 +2,10 @@ package httpapi
 
 import (
 	"context"
+	"errors"
 	"net/http"
 
+	"github.com/hyperiondb/vault/internal/access"
 	"github.com/hyperiondb/vault/internal/audit"
 	"github.com/hyperiondb/vault/internal/envelope"
 )
@@ -43,6 +45,7 @@ func (q *request) buildEvent(find router, err error) (audit.Event, bool) {
 	if q.client.addr.IsValid() {
 		e.Client = e.Actor[len(actorPrefix):]
 	}
+	q.caller.describe(q, &e)
 	return e, e.Action != "" && (err == nil || q.token.IsZero())
 }
 
@@ -51,17 +54,24 @@ func (q *request) buildEvent(find router, err error) (audit.Event, bool) {
 func (q *request) errorEvent(find router, err error) audit.Event {
 	o := outcomeOf(err)
 	e := audit.Event{Action: audit.Read, Secret: q.secret, Outcome: audit.Failed, Detail: map[string]any{"reason": o.code}}
-	if o.reason != "" && o.reason != "allowlist" {
+	var d *denial
+	switch {
+	case errors.As(err, &d):
+		e.Detail["reason"] = string(d.reason)
+	case o.reason != "" && o.reason != "allowlist":
 		e.Detail["refused_for"] = o.reason
 	}
 	if o.status == http.StatusForbidden || o.status == http.StatusTooManyRequests {
 		e.Outcome = audit.Denied
 	}
-	route, secret, _ := find(q.http.Method, q.http.URL.Path)
+	route, secret, _ := find(q.http)
 	if route == nil {
 		return e
 	}
 	e.Action = route.action
+	if folder, err := folderOf(secret); route.access == access.List && err == nil {
+		e.Detail["folder"] = folder
+	}
 	if route.named && envelope.CheckName(secret) == nil {
 		e.Secret = secret
 	}

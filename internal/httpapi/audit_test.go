@@ -44,7 +44,8 @@ func TestEveryEndIsOnRecord(t *testing.T) {
 	w, l := newAuditedWorld(t)
 	s := &stored{value: []byte("v")}
 	h := w.serve(getEndpoint(s.get))
-	verify := w.serve(verifyEndpoint(func(_ context.Context, _ string, presented []byte) (vault.Verdict, error) {
+	verify := w.serve(verifyEndpoint(func(_ context.Context, _ string, presented []byte,
+		_ vault.VerifyOptions) (vault.Verdict, error) {
 		switch string(presented) {
 		case "old":
 			return vault.Verdict{Valid: true, Version: 2, Match: vault.MatchGrace, ExpiresAt: &created}, nil

@@ -51,7 +51,7 @@ func mediaType(message string) error {
 
 func tooMany(retry time.Duration) error {
 	return &refusal{outcome{status: http.StatusTooManyRequests, code: "rate_limited",
-		message: "too many verifies from this address", retry: retry}}
+		message: "too many verifies from this address", retry: retry, reason: "verify_rate"}}
 }
 
 func tooManyWaits(message string) error {
@@ -100,6 +100,10 @@ var outcomes = []struct {
 }
 
 func outcomeOf(err error) outcome {
+	var d *denial
+	if errors.As(err, &d) {
+		return d.outcome()
+	}
 	var r *refusal
 	if errors.As(err, &r) {
 		return r.outcome

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"crypto/x509"
 	"fmt"
 	"net"
 	"net/http"
@@ -21,6 +22,12 @@ type Policy struct {
 	Hosts       []string
 	VerifyRate  float64 // verifies a second from one client; 0 = no limit
 	VerifyBurst int     // verifies at once, at least 1
+
+	// Apps refuses clients without a credential, but for what the app "anonymous" may. A credential that is presented is
+	// judged in any case.
+	Apps      bool
+	ClientCAs []*x509.Certificate // that sign the certificates of clients
+	Limits    Limits
 }
 
 // ParseNetwork reads an IPv4 or IPv6 network in CIDR form, or one address. It refuses bits set beyond the prefix,
@@ -46,8 +53,9 @@ func ParseNetwork(s string) (netip.Prefix, error) {
 
 // client is the sender of a request.
 type client struct {
-	addr netip.Addr // unmapped, without zone; invalid over a unix socket
-	unix bool
+	addr      netip.Addr // unmapped, without zone; invalid over a unix socket
+	unix      bool
+	forwarded bool // a proxy has named the address
 }
 
 func (c client) String() string {
@@ -89,18 +97,26 @@ func plain(a netip.Addr) netip.Addr { return a.Unmap().WithZone("") }
 type guard struct {
 	policy  Policy
 	hosts   hosts
-	limiter *limiter // nil = no limit
+	limiter *limiter[netip.Prefix] // of verifies; nil = no limit
+	limits  *limits
+
+	authorities map[authority]bool
 }
 
 func newGuard(p Policy, before *guard) *guard {
-	g := &guard{policy: p, hosts: newHosts(p.Hosts)}
+	g := &guard{policy: p, hosts: newHosts(p.Hosts), authorities: authorities(p.ClientCAs)}
+	var limitsBefore *limits
+	if before != nil {
+		limitsBefore = before.limits
+	}
+	g.limits = newLimits(p.Limits, limitsBefore)
 	switch {
 	case p.VerifyRate <= 0:
 	case before != nil && before.limiter != nil && before.policy.VerifyRate == p.VerifyRate &&
 		before.policy.VerifyBurst == p.VerifyBurst:
 		g.limiter = before.limiter
 	default:
-		g.limiter = newLimiter(p.VerifyRate, max(p.VerifyBurst, 1))
+		g.limiter = newLimiter[netip.Prefix](p.VerifyRate, max(p.VerifyBurst, 1))
 	}
 	return g
 }
@@ -112,11 +128,12 @@ func (g *guard) admit(r *http.Request) (client, error) {
 		return c, err
 	}
 	if contains(g.policy.TrustedProxies, c.addr) {
-		hop, err := forwardedFor(r.Header.Values("X-Forwarded-For"), c.addr, g.policy.TrustedProxies)
+		headers := r.Header.Values("X-Forwarded-For")
+		hop, err := forwardedFor(headers, c.addr, g.policy.TrustedProxies)
 		if err != nil {
 			return c, notAdmitted("forwarded_for", err.Error())
 		}
-		c.addr = hop
+		c.addr, c.forwarded = hop, len(headers) > 0
 	}
 	if !c.unix && !contains(g.policy.Allow, c.addr) {
 		return c, notAdmitted("allowlist", c.addr.String()+" is not in the allowlist")
@@ -219,7 +236,7 @@ func (g *guard) takeRateToken(c client, now time.Time) error {
 	if g.limiter == nil {
 		return nil
 	}
-	if retry := g.limiter.take(c, now); retry > 0 {
+	if retry := g.limiter.take(bucketOf(c), now); retry > 0 {
 		return tooMany(retry)
 	}
 	return nil
@@ -229,28 +246,27 @@ func (g *guard) takeRateToken(c client, now time.Time) error {
 // which takes an allowlist of that size.
 const limitedClients = 16384
 
-// limiter is a token bucket for each client.
-type limiter struct {
+// limiter is a token bucket for each key.
+type limiter[K comparable] struct {
 	rate  rate.Limit
 	burst int
 
 	mu      sync.Mutex
-	buckets *simplelru.LRU[netip.Prefix, *rate.Limiter]
+	buckets *simplelru.LRU[K, *rate.Limiter]
 }
 
-func newLimiter(perSecond float64, burst int) *limiter {
-	buckets, err := simplelru.NewLRU[netip.Prefix, *rate.Limiter](limitedClients, nil)
+func newLimiter[K comparable](perSecond float64, burst int) *limiter[K] {
+	buckets, err := simplelru.NewLRU[K, *rate.Limiter](limitedClients, nil)
 	if err != nil {
 		panic(err) // only for a size that is not positive
 	}
-	return &limiter{rate: rate.Limit(perSecond), burst: burst, buckets: buckets}
+	return &limiter[K]{rate: rate.Limit(perSecond), burst: burst, buckets: buckets}
 }
 
-// take returns 0, or how long the client has to wait. A refused attempt costs nothing.
-func (l *limiter) take(c client, now time.Time) time.Duration {
+// take returns 0, or how long the key has to wait. A refused attempt costs nothing.
+func (l *limiter[K]) take(key K, now time.Time) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	key := bucketOf(c)
 	bucket, ok := l.buckets.Get(key)
 	if !ok {
 		bucket = rate.NewLimiter(l.rate, l.burst)

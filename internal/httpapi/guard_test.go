@@ -153,8 +153,8 @@ func TestVerifiesAreLimitedForEachClient(t *testing.T) {
 }
 
 func TestARefusedVerifyCostsNothing(t *testing.T) {
-	l := newLimiter(1, 1)
-	c, now := client{addr: netip.MustParseAddr("192.0.2.1")}, time.Unix(1000, 0)
+	l := newLimiter[netip.Prefix](1, 1)
+	c, now := netip.MustParsePrefix("192.0.2.1/32"), time.Unix(1000, 0)
 	if wait := l.take(c, now); wait != 0 {
 		t.Fatalf("got a wait of %v for the first", wait)
 	}
@@ -169,11 +169,11 @@ func TestARefusedVerifyCostsNothing(t *testing.T) {
 }
 
 func TestTheLimiterIsBounded(t *testing.T) {
-	l := newLimiter(1, 1)
+	l := newLimiter[netip.Prefix](1, 1)
 	addr := netip.MustParseAddr("10.0.0.0")
 	for range limitedClients + 1000 {
 		addr = addr.Next()
-		l.take(client{addr: addr}, time.Unix(1000, 0))
+		l.take(netip.PrefixFrom(addr, 32), time.Unix(1000, 0))
 	}
 	if got := l.buckets.Len(); got != limitedClients {
 		t.Errorf("got %d buckets, want %d", got, limitedClients)

@@ -125,5 +125,5 @@ func (b *guesser) take(now time.Time) time.Duration {
 
 func tooManyTokens(retry time.Duration) error {
 	return &refusal{outcome{status: http.StatusTooManyRequests, code: "rate_limited",
-		message: "too many wrong admin tokens from this address", retry: retry}}
+		message: "too many wrong admin tokens from this address", retry: retry, reason: "admin_tokens"}}
 }

@@ -25,12 +25,17 @@ func (a *API) healthRoutes(o Options) router {
 		"/v1/status": {http.MethodGet: statusEndpoint(status,
 			daemonFacts{Version: o.Version, StartedAt: a.started.UTC(), AdminAPI: o.AdminAPI, audit: o.Audit})},
 	}
-	return func(method, path string) (*endpoint, string, error) {
-		methods, ok := paths[path]
+	for _, methods := range paths {
+		for _, e := range methods {
+			e.exempt = true
+		}
+	}
+	return func(r *http.Request) (*endpoint, string, error) {
+		methods, ok := paths[r.URL.Path]
 		if !ok {
 			return nil, "", errNoRoute
 		}
-		e, err := methods.find(method)
+		e, err := methods.find(r.Method)
 		return e, "", err
 	}
 }

@@ -1,11 +1,19 @@
 package httpapi
 
 import (
+	"encoding/binary"
+	"errors"
+	"maps"
+	"net/http"
 	"runtime"
+	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/hyperiondb/vault/internal/access"
 )
 
 // metrics count by route and status, never by the name of a secret.
@@ -14,6 +22,9 @@ type metrics struct {
 	duration *prometheus.HistogramVec
 	inFlight prometheus.Gauge
 	refused  *prometheus.CounterVec
+	denied   *prometheus.CounterVec
+	limited  *prometheus.CounterVec
+	appReads *appReads
 }
 
 func newMetrics(r prometheus.Registerer, version string) metrics {
@@ -36,14 +47,118 @@ func newMetrics(r prometheus.Registerer, version string) metrics {
 		Name: "vaultd_http_refused_total",
 		Help: "Requests that the guard refused, by what it refused: allowlist, forwarded_for, host, cross_site.",
 	}, []string{"reason"})
+	m.denied = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "vaultd_access_denied_total",
+		Help: "Requests answered with 403 because of their credential or their app's rules, by reason.",
+	}, []string{"reason"})
+	m.limited = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "vaultd_http_limited_total",
+		Help: "Requests answered with 429, by the limit they exceeded.",
+	}, []string{"limit"})
+	m.appReads = newAppReads()
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        "vaultd_build_info",
 		Help:        "Always 1.",
 		ConstLabels: prometheus.Labels{"version": version, "go_version": runtime.Version()},
 	})
 	info.Set(1)
-	r.MustRegister(m.requests, m.duration, m.inFlight, m.refused, info)
+	r.MustRegister(m.requests, m.duration, m.inFlight, m.refused, m.denied, m.limited, m.appReads.vec, info)
 	return m
+}
+
+// count counts what the access to secrets decided.
+func (m metrics) count(q *request, err error) {
+	if err == nil {
+		if q.caller.App != "" && (q.route.access == access.Read || q.route.access == access.Verify) {
+			m.appReads.of(q.caller.App).Inc()
+		}
+		return
+	}
+	var d *denial
+	if errors.As(err, &d) {
+		m.denied.WithLabelValues(string(d.reason)).Inc()
+	} else if o := outcomeOf(err); o.status == http.StatusTooManyRequests {
+		m.limited.WithLabelValues(o.reason).Inc()
+	}
+}
+
+// appsInMetrics bounds the apps that have a series of their own. The rest shares the series "other".
+const appsInMetrics = 100
+
+type appReads struct {
+	vec   *prometheus.CounterVec
+	other prometheus.Counter
+
+	mu  sync.RWMutex
+	own map[string]prometheus.Counter
+}
+
+func newAppReads() *appReads {
+	vec := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "vaultd_app_reads_total",
+		Help: "Reads and verifies answered for an app; the apps beyond the first hundred count as other.",
+	}, []string{"app"})
+	return &appReads{vec: vec, other: vec.WithLabelValues("other"), own: map[string]prometheus.Counter{}}
+}
+
+func (a *appReads) of(app string) prometheus.Counter {
+	a.mu.RLock()
+	counter := a.own[app]
+	a.mu.RUnlock()
+	if counter != nil {
+		return counter
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.own) >= appsInMetrics {
+		return a.other
+	}
+	a.own[app] = a.vec.WithLabelValues(app)
+	return a.own[app]
+}
+
+var (
+	epochDesc = prometheus.NewDesc("vaultd_access_epoch",
+		"The first 48 bits of the epoch of this daemon's copy of the apps: the same on every node that has the same apps.",
+		nil, nil)
+	appsDesc        = prometheus.NewDesc("vaultd_access_apps", "Apps in this daemon's copy.", nil, nil)
+	credentialsDesc = prometheus.NewDesc("vaultd_access_credentials", "Credentials of apps in this daemon's copy.", nil,
+		nil)
+	expiryDesc = prometheus.NewDesc("vaultd_app_credential_expiry_timestamp_seconds",
+		"When the first live credential of the app ends; for the hundred apps for which that is first.", []string{"app"},
+		nil)
+)
+
+func (a *apps) Describe(to chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{epochDesc, appsDesc, credentialsDesc, expiryDesc} {
+		to <- d
+	}
+}
+
+// Collect reports nothing before the first copy.
+func (a *apps) Collect(to chan<- prometheus.Metric) {
+	x := a.current.Load()
+	if x == nil {
+		return
+	}
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	epoch := x.Epoch()
+	gauge(epochDesc, float64(binary.BigEndian.Uint64(epoch[:8])>>16))
+	apps, credentials := x.Size()
+	gauge(appsDesc, float64(apps))
+	gauge(credentialsDesc, float64(credentials))
+	first := map[string]time.Time{}
+	x.Expiries(time.Now(), func(app string, at time.Time) {
+		if before, ok := first[app]; !ok || at.Before(before) {
+			first[app] = at
+		}
+	})
+	soonest := slices.SortedFunc(maps.Keys(first), func(a, b string) int { return first[a].Compare(first[b]) })
+	for _, app := range soonest[:min(len(soonest), appsInMetrics)] {
+		gauge(expiryDesc, float64(first[app].Unix()), app)
+	}
 }
 
 func (m metrics) observe(route string, status int, took time.Duration) {

@@ -38,7 +38,7 @@ func TestReadsOfANodeThatIsBehind(t *testing.T) {
 		reads++
 		return &vault.Secret{Name: "a", Version: 1, Value: []byte("v")}, nil
 	}))
-	verify := w.serve(verifyEndpoint(func(context.Context, string, []byte) (vault.Verdict, error) {
+	verify := w.serve(verifyEndpoint(func(context.Context, string, []byte, vault.VerifyOptions) (vault.Verdict, error) {
 		reads++
 		return vault.Verdict{}, nil
 	}))

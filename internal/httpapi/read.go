@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/hyperiondb/vault/internal/access"
 	"github.com/hyperiondb/vault/internal/audit"
 	"github.com/hyperiondb/vault/internal/envelope"
 	"github.com/hyperiondb/vault/internal/strictjson"
@@ -24,7 +25,8 @@ type getFunc func(ctx context.Context, name string, o vault.GetOptions) (*vault.
 func getEndpoint(get getFunc) *endpoint {
 	return &endpoint{
 		name: "GET /v1/secrets/{name}", action: audit.Read, named: true, query: []string{"version", "wait"}, local: true,
-		waits: true,
+		waits:  true,
+		access: access.Read,
 		do: func(ctx context.Context, q *request) (answer, error) {
 			version, err := versionOf(q.params)
 			if err != nil {
@@ -34,33 +36,39 @@ func getEndpoint(get getFunc) *endpoint {
 			if err != nil {
 				return answer{}, err
 			}
-			held := ifNoneMatch(q.http.Header)
-			read := func() (*vault.Secret, error) {
-				if err := q.waitForReplay(ctx); err != nil {
-					return nil, err
-				}
-				return get(ctx, q.secret, vault.GetOptions{Version: version, Unless: held.one()})
-			}
-			s, err := read()
-			if q.wait > 0 && errors.Is(err, vault.ErrNotModified) {
-				s, err = q.waits.untilChanged(ctx, q, held.one(), read)
-			}
-			if errors.Is(err, vault.ErrNotModified) {
-				q.event = unchanged(q.secret, held.one())
-				return notModified(held.one()), nil
-			}
-			if err != nil {
-				return answer{}, err
-			}
-			defer s.Wipe()
-			if held.has(s.VersionID) {
-				q.event = unchanged(q.secret, s.VersionID)
-				return notModified(s.VersionID), nil
-			}
-			q.event = vault.AuditedGet(q.secret, s)
-			return secretAnswer(s, kind), nil
+			return q.readVersion(ctx, get, version, func(s *vault.Secret) answer { return secretAnswer(s, kind) })
 		},
 	}
+}
+
+// readVersion reads a version of the secret that the path names, unless the client has it already, and shows it.
+func (q *request) readVersion(ctx context.Context, get getFunc, version int,
+	show func(*vault.Secret) answer) (answer, error) {
+	held := ifNoneMatch(q.http.Header)
+	read := func() (*vault.Secret, error) {
+		if err := q.waitForReplay(ctx); err != nil {
+			return nil, err
+		}
+		return get(ctx, q.secret, vault.GetOptions{Version: version, Unless: held.one(), Permit: q.permission()})
+	}
+	s, err := read()
+	if q.wait > 0 && errors.Is(err, vault.ErrNotModified) {
+		s, err = q.waits.untilChanged(ctx, q, held.one(), read)
+	}
+	if errors.Is(err, vault.ErrNotModified) {
+		q.event = unchanged(q.secret, held.one())
+		return notModified(held.one()), nil
+	}
+	if err != nil {
+		return answer{}, err
+	}
+	defer s.Wipe()
+	if held.has(s.VersionID) {
+		q.event = unchanged(q.secret, s.VersionID)
+		return notModified(s.VersionID), nil
+	}
+	q.event = vault.AuditedGet(q.secret, s)
+	return show(s), nil
 }
 
 // versionOf reads ?version=; without it, it is 0, the current version.
@@ -160,7 +168,7 @@ func appendTime(b []byte, name string, t *time.Time) []byte {
 	return append(b, '"')
 }
 
-type verifyFunc func(ctx context.Context, name string, presented []byte) (vault.Verdict, error)
+type verifyFunc func(ctx context.Context, name string, presented []byte, o vault.VerifyOptions) (vault.Verdict, error)
 
 type invalidBody struct {
 	Valid bool `json:"valid"`
@@ -177,6 +185,7 @@ type validBody struct {
 func verifyEndpoint(verify verifyFunc) *endpoint {
 	return &endpoint{
 		name: "POST /v1/secrets/{name}/verify", action: audit.Verify, named: true, body: true, limited: true, local: true,
+		access: access.Verify,
 		do: func(ctx context.Context, q *request) (answer, error) {
 			presented, err := presentedValue(q.http)
 			if err != nil {
@@ -186,7 +195,7 @@ func verifyEndpoint(verify verifyFunc) *endpoint {
 			if err := q.waitForReplay(ctx); err != nil {
 				return answer{}, err
 			}
-			v, err := verify(ctx, q.secret, presented)
+			v, err := verify(ctx, q.secret, presented, vault.VerifyOptions{Permit: q.permission()})
 			if err != nil {
 				return answer{}, err
 			}

@@ -242,7 +242,7 @@ type presentation struct {
 	verdict vault.Verdict
 }
 
-func (p *presentation) verify(_ context.Context, _ string, value []byte) (vault.Verdict, error) {
+func (p *presentation) verify(_ context.Context, _ string, value []byte, _ vault.VerifyOptions) (vault.Verdict, error) {
 	p.calls++
 	p.value, p.buffer = string(value), value
 	return p.verdict, nil

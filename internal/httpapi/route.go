@@ -28,7 +28,8 @@ func (m byMethod) find(method string) (*endpoint, error) {
 
 func (m byMethod) allow() string {
 	var methods []string
-	for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodDelete} {
+	for _, method := range []string{http.MethodGet, http.MethodHead, methodList, http.MethodPost, http.MethodPut,
+		http.MethodDelete} {
 		if m[method] != nil || method == http.MethodHead && m[http.MethodGet] != nil {
 			methods = append(methods, method)
 		}
@@ -54,22 +55,28 @@ func secretRoutes(v *vault.Vault, adminAPI bool) router {
 }
 
 func route(collection, named byMethod, actions map[string]*endpoint) router {
-	return func(method, path string) (*endpoint, string, error) {
-		rest, ok := strings.CutPrefix(path, secretsPath)
-		if !ok || rest != "" && rest[0] != '/' {
+	return func(r *http.Request) (*endpoint, string, error) {
+		rest, ok := below(r.URL.Path, secretsPath)
+		if !ok {
 			return nil, "", errNoRoute
 		}
 		if rest == "" {
-			e, err := collection.find(method)
+			e, err := collection.find(r.Method)
 			return e, "", err
 		}
 		name := rest[1:]
-		if method == http.MethodPost {
+		if r.Method == http.MethodPost {
 			if slash := strings.LastIndexByte(name, '/'); slash >= 0 && actions[name[slash+1:]] != nil {
 				return actions[name[slash+1:]], name[:slash], nil
 			}
 		}
-		e, err := named.find(method)
+		e, err := named.find(r.Method)
 		return e, name, err
 	}
+}
+
+// below returns what follows a prefix of a path: nothing, or a slash and more.
+func below(path, prefix string) (rest string, ok bool) {
+	rest, ok = strings.CutPrefix(path, prefix)
+	return rest, ok && (rest == "" || rest[0] == '/')
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/hyperiondb/vault/internal/access"
 	"github.com/hyperiondb/vault/internal/audit"
 	"github.com/hyperiondb/vault/internal/envelope"
 	"github.com/hyperiondb/vault/internal/vault"
@@ -27,8 +28,10 @@ type endpoint struct {
 	action string   // in the audit log
 	named  bool     // the path holds the name of a secret
 	query  []string // the parameters it takes, each at most once
-	body   bool     // it takes one
-	admin  bool     // it wants an admin token
+	// it ignores all parameters, known or not
+	anyQuery bool
+	body     bool // it takes one
+	admin    bool // it wants an admin token
 	// it reads the local node, which must have replayed what the request names and be fresh enough for the daemon; such
 	// an endpoint keeps to ReadTimeout itself
 	local   bool
@@ -36,11 +39,18 @@ type endpoint struct {
 	limited bool          // it counts against the client's rate
 	quiet   bool          // its access log line is for debugging
 	timeout time.Duration // 0 = ReadTimeout
-	do      func(ctx context.Context, q *request) (answer, error)
+
+	// What the caller needs: a rule that allows the action, or a valid credential alone.
+	access     access.Action // "" = none
+	identified bool
+	exempt     bool   // it counts against no limit
+	api        string // in the audit log; "" = native
+	do         func(ctx context.Context, q *request) (answer, error)
 }
 
-// router finds the endpoint of a method and a decoded path, and the secret that the path names.
-type router func(method, path string) (e *endpoint, secret string, err error)
+// router finds the endpoint of a request by its method and decoded path, and the secret that the path names; of a
+// listing, the folder.
+type router func(r *http.Request) (e *endpoint, secret string, err error)
 
 // request holds the results of the steps in serve.
 type request struct {
@@ -49,7 +59,14 @@ type request struct {
 	client client
 	route  *endpoint // nil until there is one
 	secret string    // a valid name, or empty
+	folder string    // of a listing: what its names begin with
 	params url.Values
+
+	// Of a secret's endpoint.
+	api    *API
+	guard  *guard
+	caller caller
+	turn   func() // ends its turn; nil if it has none
 
 	// Of a local endpoint.
 	node   *node
@@ -65,6 +82,14 @@ type request struct {
 	// Of an admin endpoint.
 	token  vault.Token
 	change uuid.UUID // the id under which the write can be repeated
+}
+
+// interfaceName is the part of the daemon that the endpoint belongs to, for the audit log.
+func (e *endpoint) interfaceName() string {
+	if e.api == "" {
+		return "native"
+	}
+	return e.api
 }
 
 // answer is the result of an endpoint. serve overwrites the body after it was written.
@@ -93,12 +118,15 @@ func (a *API) serve(find router,
 			a.logRequest(q, statusGone, time.Since(started), nil)
 			panic(http.ErrAbortHandler) // closes the connection, and net/http logs nothing
 		}
+		a.metrics.count(q, err)
 		if unrecorded := record(q, find, err); unrecorded != nil {
 			envelope.Wipe(ans.body)
 			err = unrecorded
 		}
 		if err != nil {
-			ans = errorAnswer(q, err)
+			if ans = errorAnswer(q, err); speaksKV(find, r) {
+				ans = kvErrorAnswer(err)
+			}
 		}
 		status := write(w, q, ans)
 		a.logRequest(q, status, time.Since(started), err)
@@ -118,12 +146,32 @@ func (a *API) answer(q *request, find router, admit func(*http.Request) (client,
 			err = &panicked{kind: fmt.Sprintf("%T", v), stack: debug.Stack()}
 		}
 	}()
+	q.guard = a.guard.Load()
 	if q.client, err = admit(q.http); err != nil {
 		a.metrics.refused.WithLabelValues(outcomeOf(err).reason).Inc()
 		return answer{}, err
 	}
 	if err := q.resolve(find); err != nil {
 		return answer{}, err
+	}
+	if !q.route.exempt {
+		if err := q.guard.limits.takeRate(q.client, time.Now()); err != nil {
+			return answer{}, err
+		}
+	}
+	if q.route.access != "" || q.route.identified {
+		if err := a.authorise(q.http.Context(), q, q.guard); err != nil {
+			return answer{}, err
+		}
+	}
+	if !q.route.exempt && !q.guard.limits.none() {
+		if err := q.guard.limits.takeAppRate(q.caller.App, time.Now()); err != nil {
+			return answer{}, err
+		}
+		if err := q.takeTurn(q.http.Context()); err != nil {
+			return answer{}, err
+		}
+		defer q.leaveTurn()
 	}
 	if q.route.admin {
 		if err := q.parseToken(); err != nil {
@@ -136,7 +184,7 @@ func (a *API) answer(q *request, find router, admit func(*http.Request) (client,
 		settle = settled
 	}
 	if q.route.limited {
-		if err := a.guard.Load().takeRateToken(q.client, time.Now()); err != nil {
+		if err := q.guard.takeRateToken(q.client, time.Now()); err != nil {
 			return answer{}, err
 		}
 	}
@@ -173,19 +221,31 @@ type panicked struct {
 func (p *panicked) Error() string { return "panic with a " + p.kind }
 
 func (q *request) resolve(find router) error {
-	route, secret, err := find(q.http.Method, q.http.URL.Path)
+	route, secret, err := find(q.http)
 	if err != nil {
 		return err
 	}
 	q.route = route
+	if route.api == apiKV {
+		if err := checkKVHeaders(q.http.Header); err != nil {
+			return err
+		}
+	}
+	if route.access == access.List {
+		if q.folder, err = folderOf(secret); err != nil {
+			return err
+		}
+	}
 	if route.named {
 		if err := envelope.CheckName(secret); err != nil {
 			return err
 		}
 		q.secret = secret
 	}
-	if q.params, err = parseQuery(q.http.URL.RawQuery, route.query); err != nil {
-		return err
+	if !route.anyQuery {
+		if q.params, err = parseQuery(q.http.URL.RawQuery, route.query); err != nil {
+			return err
+		}
 	}
 	if !route.body && q.http.ContentLength != 0 {
 		return badRequest("this request takes no body")
@@ -315,13 +375,19 @@ func (a *API) logRequest(q *request, status int, took time.Duration, err error) 
 			level = slog.LevelDebug
 		}
 	}
+	if status == http.StatusTooManyRequests {
+		level = slog.LevelDebug // a client in a loop must not fill the log; a metric counts them
+	}
 	a.metrics.observe(route, status, took)
-	if err == nil && !a.log.Enabled(q.http.Context(), level) {
+	if (err == nil || status == http.StatusTooManyRequests) && !a.log.Enabled(q.http.Context(), level) {
 		return
 	}
 	attrs := []slog.Attr{
 		slog.String("method", shortMethod(q.http.Method)), slog.String("route", route), slog.Int("status", status),
 		slog.Duration("took", took), slog.String("client", q.client.String()), slog.String("request_id", q.id),
+	}
+	if q.caller.App != "" {
+		attrs = append(attrs, slog.String("app", q.caller.App))
 	}
 	if q.secret != "" {
 		attrs = append(attrs, slog.String("secret", q.secret))
@@ -335,6 +401,10 @@ func (a *API) logRequest(q *request, status int, took time.Duration, err error) 
 		if o.reason != "" {
 			attrs = append(attrs, slog.String("refused_for", o.reason))
 		}
+	}
+	var d *denial
+	if errors.As(err, &d) && d.detail != "" {
+		attrs = append(attrs, slog.String("detail", d.detail))
 	}
 	if err != nil && status >= 500 {
 		level = slog.LevelError

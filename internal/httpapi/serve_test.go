@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -93,7 +94,7 @@ func TestRouting(t *testing.T) {
 		{on, "GET", "/V1/secrets/a", "", "", ""},
 		{on, "OPTIONS", "*", "", "", ""},
 	} {
-		e, name, err := c.routes(c.method, c.path)
+		e, name, err := c.routes(&http.Request{Method: c.method, URL: &url.URL{Path: c.path}})
 		if c.route != "" {
 			if err != nil || e.name != c.route || name != c.name {
 				t.Errorf("%s %q: got %v, %q, %v, want %q, %q", c.method, c.path, e, name, err, c.route, c.name)
@@ -284,8 +285,10 @@ func TestARequestDoesNotTakeForever(t *testing.T) {
 func TestTheAccessLogHasWhoAndWhatAndNothingSecret(t *testing.T) {
 	w := newWorld(t)
 	token := vault.NewToken()
-	e := verifyEndpoint(func(context.Context, string, []byte) (vault.Verdict, error) { return vault.Verdict{}, nil })
-	e.admin = true
+	e := verifyEndpoint(func(context.Context, string, []byte, vault.VerifyOptions) (vault.Verdict, error) {
+		return vault.Verdict{}, nil
+	})
+	e.admin, e.access = true, ""
 	ask(t, w.serve(e), "POST", "/v1/secrets/db/password/verify", `{"value":"hunter2"}`,
 		header("Authorization", "Bearer "+token.Reveal()), header("X-Request-Id", "r-1"))
 	log := w.log.String()

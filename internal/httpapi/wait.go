@@ -49,7 +49,7 @@ func (q *request) parseWait() error {
 // waits bounds the requests that wait for a change, and ends their waits when the daemon stops.
 type waits struct {
 	await   func(ctx context.Context, name string, held uuid.UUID) error // vault.AwaitChange
-	admit   func(*http.Request) error                                    // the guard, whose policy may have changed
+	admit   func(context.Context, *request) error                        // the policy and the rights may have changed
 	most    int
 	address int // of one address
 
@@ -61,7 +61,7 @@ type waits struct {
 	byClient map[netip.Prefix]int
 }
 
-func newWaits(v *vault.Vault, admit func(*http.Request) error, most, perAddress int) *waits {
+func newWaits(v *vault.Vault, admit func(context.Context, *request) error, most, perAddress int) *waits {
 	if most == 0 {
 		most = DefaultMaxWaits
 	}
@@ -87,11 +87,12 @@ func (w *waits) untilChanged(ctx context.Context, q *request, held uuid.UUID,
 	defer stop()
 	defer context.AfterFunc(w.ending, stop)()
 	for {
+		q.leaveTurn() // others are answered meanwhile
 		err := w.await(waiting, q.secret, held)
 		if ctx.Err() != nil {
 			return nil, ctx.Err() // the client has left
 		}
-		if err := w.admit(q.http); err != nil {
+		if err := w.admit(ctx, q); err != nil {
 			return nil, err
 		}
 		s, readErr := read()

@@ -241,10 +241,17 @@ func (c *conn) Write(p []byte) (int, error) {
 
 type connKey struct{}
 
-// ConnContext is for http.Server.
+// ConnContext is for http.Server. It lets PeerOf answer.
 func (l *Limiter) ConnContext(ctx context.Context, c net.Conn) context.Context {
-	if c, ok := c.(*conn); ok && c.kind == Stranger {
-		return context.WithValue(ctx, connKey{}, c)
+	own, ok := c.(*conn)
+	if !ok {
+		return ctx
+	}
+	if p := own.peer(); p != nil {
+		ctx = WithPeer(ctx, p)
+	}
+	if own.kind == Stranger {
+		ctx = context.WithValue(ctx, connKey{}, own)
 	}
 	return ctx
 }

@@ -14,15 +14,15 @@ import (
 )
 
 // Get opens one version on the local node. ErrNotFound if the secret, or the version asked for, is absent, deleted or
-// expired; ErrNotModified if it is the one the caller has.
+// expired; ErrNotModified if it is the one the caller has; the error of o.Permit before either.
 func (v *Vault) Get(ctx context.Context, name string, o GetOptions) (*Secret, error) {
 	if err := envelope.CheckName(name); err != nil {
 		return nil, err
 	}
 	until := v.readUntil()
-	row, err := v.row(ctx, name, o.Version)
+	row, err := v.row(ctx, name, o)
 	if err != nil {
-		return nil, fmt.Errorf("reading secret %q: %w", name, err)
+		return nil, fmt.Errorf("reading secret %q: %w", name, asIntegrity(err))
 	}
 	if o.Unless != uuid.Nil && o.Unless == row.VersionID {
 		return nil, ErrNotModified
@@ -37,23 +37,34 @@ func (v *Vault) Get(ctx context.Context, name string, o GetOptions) (*Secret, er
 	}, nil
 }
 
-func (v *Vault) row(ctx context.Context, name string, version int) (db.VersionRow, error) {
-	if version == 0 {
-		row, err := v.reader.Current(ctx, name)
-		return row, asIntegrity(err)
+func (v *Vault) row(ctx context.Context, name string, o GetOptions) (db.VersionRow, error) {
+	read := v.reader.ReadCurrent
+	if o.Version != 0 {
+		read = v.reader.ReadLive
 	}
-	row, err := v.reader.Version(ctx, name, version)
-	return row, asIntegrity(err)
+	found, err := read(ctx, name)
+	if err == nil {
+		err = o.Permit.ask(ctx, found.Epoch())
+	}
+	switch {
+	case err != nil:
+		return db.VersionRow{}, err
+	case o.Version == 0:
+		return found.Current()
+	}
+	return found.Version(o.Version)
 }
 
 // Verify compares a presented value with every live version, in constant time and without an early exit. ErrNotFound if
-// the secret is absent or deleted. A version that does not open fails the whole answer: "no" would be a guess.
-func (v *Vault) Verify(ctx context.Context, name string, presented []byte) (Verdict, error) {
+// the secret is absent or deleted; the error of o.Permit before that. A version that does not open fails the whole
+// answer: "no" would be a guess.
+func (v *Vault) Verify(ctx context.Context, name string, presented []byte,
+	o VerifyOptions) (Verdict, error) {
 	if err := cmp.Or(envelope.CheckName(name), checkValueSize(presented)); err != nil {
 		return Verdict{}, err
 	}
 	until := v.readUntil()
-	rows, err := v.reader.LiveVersions(ctx, name)
+	rows, err := v.liveRows(ctx, name, o.Permit)
 	if err != nil {
 		return Verdict{}, fmt.Errorf("reading secret %q: %w", name, asIntegrity(err))
 	}
@@ -72,6 +83,17 @@ func (v *Vault) Verify(ctx context.Context, name string, presented []byte) (Verd
 		}
 	}
 	return verdict, nil
+}
+
+func (v *Vault) liveRows(ctx context.Context, name string, permit Permit) ([]db.VersionRow, error) {
+	found, err := v.reader.ReadLive(ctx, name)
+	if err == nil {
+		err = permit.ask(ctx, found.Epoch())
+	}
+	if err != nil {
+		return nil, err
+	}
+	return found.Live()
 }
 
 // open unwraps the data key of a row and opens its value. The name is the one asked for, never the row's: a row that

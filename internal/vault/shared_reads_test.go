@@ -141,11 +141,11 @@ func oneRead(t *testing.T, d *node) {
 func oneVerify(t *testing.T, d *node) {
 	i := rand.IntN(names)
 	floor := int(d.floor[i].Load())
-	v, err := d.Verify(t.Context(), raceName(i), raceValue(i, floor))
+	v, err := d.Verify(t.Context(), raceName(i), raceValue(i, floor), vault.VerifyOptions{})
 	if err != nil || !v.Valid || v.Version != floor {
 		t.Errorf("%s: got %+v and %v for version %d of %s, which was committed before", d.name, v, err, floor, raceName(i))
 	}
-	v, err = d.Verify(t.Context(), raceName(i), []byte("no version has this"))
+	v, err = d.Verify(t.Context(), raceName(i), []byte("no version has this"), vault.VerifyOptions{})
 	if err != nil || v.Valid {
 		t.Errorf("%s: got %+v and %v for a value that no version has", d.name, v, err)
 	}

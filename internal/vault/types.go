@@ -1,7 +1,9 @@
 package vault
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/google/uuid"
@@ -58,10 +60,33 @@ func (s *Secret) Wipe() {
 	}
 }
 
+// Permit decides whether what was read may be shown. It is called once a call, after the rows or their absence were
+// read and before a key is unwrapped, with the access epoch of the same snapshot: if that differs from the epoch that
+// the caller has judged by, its copy of the apps is old. Its error is returned in place of everything else, also of
+// ErrNotFound and ErrNotModified. Where the node has no epoch it is not called, and the error is ErrUnavailable. Nil
+// permits everything.
+type Permit func(ctx context.Context, epoch uuid.UUID) error
+
+func (p Permit) ask(ctx context.Context, epoch uuid.UUID) error {
+	switch {
+	case p == nil:
+		return nil
+	case epoch == uuid.Nil:
+		return fmt.Errorf("%w: the node has no access epoch, so it is not known which apps may read", ErrUnavailable)
+	}
+	return p(ctx, epoch)
+}
+
 // GetOptions choose a version. The zero value is the current one.
 type GetOptions struct {
 	Version int       // 0 = current
 	Unless  uuid.UUID // ErrNotModified if this is the version that would be returned; nothing is unwrapped or opened
+	Permit  Permit
+}
+
+// VerifyOptions of Verify.
+type VerifyOptions struct {
+	Permit Permit
 }
 
 // Match says which kind of live version a presented value equals.

@@ -125,6 +125,34 @@ func (v *Vault) Branches(ctx context.Context, q db.BranchQuery) ([]db.Branch, er
 	return v.reader.Branches(ctx, q)
 }
 
+// Folder lists the entries of one folder of names, with a permit for all of them.
+func (v *Vault) Folder(ctx context.Context, q db.FolderQuery, permit Permit) (entries []string, err error) {
+	err = v.reader.WithEpoch(ctx, permit.ask, func(s db.Snapshot) (err error) {
+		entries, err = s.Folder(ctx, q)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return entries, nil
+}
+
+// Summary returns a live secret's times and its newest versions, at most so many, without any value. ErrNotFound if it
+// is absent or deleted; the error of permit before that.
+func (v *Vault) Summary(ctx context.Context, name string, versions int, permit Permit) (summary db.Summary, err error) {
+	if err := envelope.CheckName(name); err != nil {
+		return db.Summary{}, err
+	}
+	err = v.reader.WithEpoch(ctx, permit.ask, func(s db.Snapshot) (err error) {
+		summary, err = s.Summary(ctx, name, versions)
+		return err
+	})
+	if err != nil {
+		return db.Summary{}, err
+	}
+	return summary, nil
+}
+
 // History returns the versions of a secret, newest first, without values; also of a deleted one.
 func (v *Vault) History(ctx context.Context, name string) ([]db.HistoryRow, error) {
 	if err := envelope.CheckName(name); err != nil {

@@ -139,7 +139,7 @@ func TestLifeOfASecret(t *testing.T) {
 		"one":   {Valid: true, Version: 1, Match: vault.MatchGrace, ExpiresAt: second.PreviousExpiresAt},
 		"three": {},
 	} {
-		got, err := s.Verify(ctx, "app/key", []byte(value))
+		got, err := s.Verify(ctx, "app/key", []byte(value), vault.VerifyOptions{})
 		must(t, err)
 		if got.Valid != want.Valid || got.Version != want.Version || got.Match != want.Match ||
 			(got.ExpiresAt == nil) != (want.ExpiresAt == nil) {
@@ -175,7 +175,7 @@ func TestLifeOfASecret(t *testing.T) {
 	must(t, err)
 	_, err = s.Get(ctx, "app/key", vault.GetOptions{})
 	wantErr(t, err, vault.ErrNotFound)
-	_, err = s.Verify(ctx, "app/key", []byte("four"))
+	_, err = s.Verify(ctx, "app/key", []byte("four"), vault.VerifyOptions{})
 	wantErr(t, err, vault.ErrNotFound)
 	_, err = s.Put(ctx, vault.PutRequest{Change: s.as, Name: "app/key", Value: []byte("five")})
 	wantErr(t, err, vault.ErrDeleted)
@@ -229,9 +229,9 @@ func TestRefusalsBeforeAnythingIsAsked(t *testing.T) {
 	wantErr(t, err, vault.ErrName)
 	_, err = s.History(ctx, "..")
 	wantErr(t, err, vault.ErrName)
-	_, err = s.Verify(ctx, "..", []byte("v"))
+	_, err = s.Verify(ctx, "..", []byte("v"), vault.VerifyOptions{})
 	wantErr(t, err, vault.ErrName)
-	_, err = s.Verify(ctx, "app/x", huge)
+	_, err = s.Verify(ctx, "app/x", huge, vault.VerifyOptions{})
 	wantErr(t, err, vault.ErrValueSize)
 	if n := s.keys.made.Load() + s.keys.unwrapped.Load(); n != 0 {
 		t.Errorf("the KMS was asked %d times", n)
@@ -596,7 +596,8 @@ func TestAKeyServiceThatHangs(t *testing.T) {
 		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("a read with a cache of %d got %v, want that its time is over", size, err)
 		}
-		if _, err := s.Verify(t.Context(), "app/x", []byte("one")); !errors.Is(err, context.DeadlineExceeded) {
+		_, err = s.Verify(t.Context(), "app/x", []byte("one"), vault.VerifyOptions{})
+		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("a verify with a cache of %d got %v, want that its time is over", size, err)
 		}
 	}
@@ -674,7 +675,7 @@ func TestGraceOfOneRotate(t *testing.T) {
 	_, err = s.Rotate(ctx, vault.RotateRequest{Change: s.as, Name: "app/x", Value: []byte("three")})
 	must(t, err)
 	for value, want := range map[string]bool{"one": false, "two": true, "three": true} {
-		got, err := s.Verify(ctx, "app/x", []byte(value))
+		got, err := s.Verify(ctx, "app/x", []byte(value), vault.VerifyOptions{})
 		must(t, err)
 		if got.Valid != want {
 			t.Errorf("verify of %s: got %t, want %t", value, got.Valid, want)

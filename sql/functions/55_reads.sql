@@ -61,9 +61,11 @@ DECLARE
   v_least timestamptz := v_now - interval '401 days';        -- the greatest audit_max_age plus a day
   v_most timestamptz := v_now + interval '1 minute';
 BEGIN
+  WITH stored AS (
   INSERT INTO vault.audit_log (system_id, at, actor, client, node, action, secret, version, outcome, request_id, detail)
     SELECT (SELECT vault._system_id()), CASE WHEN at BETWEEN v_least AND v_most THEN at ELSE v_now END,
-           CASE WHEN actor !~ '^(client|worker):' AND actor <> 'vaultd' OR actor IS NULL THEN 'role:' || session_user
+           CASE WHEN actor !~ '^(client|worker|app):' AND actor <> 'vaultd' OR actor IS NULL
+                  THEN 'role:' || session_user
                 WHEN plain THEN left(actor, 255) ELSE vault._printable(actor, 255) END,
            client, p_node, CASE WHEN plain THEN left(action, 32) ELSE vault._printable(action, 32) END,
            CASE WHEN plain THEN left(secret, 255) ELSE vault._printable(secret, 255) END, version,
@@ -85,7 +87,21 @@ BEGIN
                                                 request_id text, detail jsonb),
       LATERAL (SELECT coalesce(translate(request_id, '0123456789abcdef',
           '0000000000000000') = '00000000-0000-0000-0000-000000000000', false) AS uuid) AS u
-    ORDER BY seq;
+    ORDER BY seq
+    RETURNING audit_log.at, audit_log.actor, audit_log.client, audit_log.outcome, audit_log.detail),
+  used AS (
+    SELECT DISTINCT ON (credential) credential::uuid AS id, at, client
+      FROM (SELECT at, client, detail ->> 'credential' AS credential FROM stored
+              WHERE actor ^@ 'app:' AND outcome <> 'denied' AND detail ? 'credential') AS a
+      WHERE credential ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+      ORDER BY credential, at DESC),
+  -- A row that another batch is updating gets the next use; a minute is how precise the column is.
+  due AS (
+    SELECT u.credential_id, used.at, used.client FROM used JOIN vault.app_use u ON u.credential_id = used.id
+      WHERE u.last_used_at IS NULL OR u.last_used_at < used.at - interval '60 seconds'
+      FOR UPDATE OF u SKIP LOCKED)
+  UPDATE vault.app_use u SET last_used_at = due.at, last_client = due.client FROM due
+    WHERE u.credential_id = due.credential_id;
 END $$;
 
 -- The nesting that readers of the log can parse, far deeper than any event of the vault's.

@@ -79,6 +79,42 @@ BEGIN
   RETURN NULL;
 END $$;
 
+-- Every change of an app has another epoch, in its own transaction.
+--
+-- No SECURITY DEFINER: as vault_owner it would be bound by row level security, and a superuser's change by hand would
+-- leave the epoch as it was.
+CREATE OR REPLACE FUNCTION vault._access_changes() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  UPDATE vault.access_epoch SET epoch = gen_random_uuid();
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'vault.access_epoch has no row that "%" may change: no daemon would notice the change', current_user
+      USING ERRCODE = '42501';
+  END IF;
+  RETURN NULL;
+END $$;
+
+-- An epoch that was there before would make an old copy count as new.
+CREATE OR REPLACE FUNCTION vault._epoch_is_new() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  NEW.epoch := gen_random_uuid();
+  RETURN NEW;
+END $$;
+
+-- A revocation is final, and a credential never becomes another's.
+CREATE OR REPLACE FUNCTION vault._credential_stays() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF to_jsonb(NEW) - ARRAY['revoked_at', 'expires_at'] IS DISTINCT
+      FROM to_jsonb(OLD) - ARRAY['revoked_at', 'expires_at'] THEN
+    RAISE EXCEPTION 'the identity of a credential never changes' USING ERRCODE = '42501';
+  ELSIF OLD.revoked_at IS NOT NULL AND NEW.revoked_at IS DISTINCT FROM OLD.revoked_at THEN
+    RAISE EXCEPTION 'the revocation of a credential is final' USING ERRCODE = '42501';
+  END IF;
+  RETURN NEW;
+END $$;
+
 DROP TRIGGER IF EXISTS tx_context_ends ON vault.tx_context;   -- a constraint trigger cannot be replaced
 CREATE CONSTRAINT TRIGGER tx_context_ends AFTER INSERT
     OR UPDATE OF token_id ON vault.tx_context DEFERRABLE INITIALLY DEFERRED
@@ -113,6 +149,19 @@ CREATE OR REPLACE TRIGGER versions_are_told AFTER UPDATE ON vault.secrets FOR EA
         OR NEW.next_rotation_at IS DISTINCT FROM OLD.next_rotation_at AND NEW.current_version = OLD.current_version)
   EXECUTE FUNCTION vault._tell_versions();
 
+CREATE OR REPLACE TRIGGER credential_stays BEFORE UPDATE ON vault.app_credentials
+  FOR EACH ROW EXECUTE FUNCTION vault._credential_stays();
+CREATE OR REPLACE TRIGGER epoch_changes AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON vault.apps
+  FOR EACH STATEMENT EXECUTE FUNCTION vault._access_changes();
+CREATE OR REPLACE TRIGGER epoch_changes AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON vault.app_rules
+  FOR EACH STATEMENT EXECUTE FUNCTION vault._access_changes();
+CREATE OR REPLACE TRIGGER epoch_changes AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON vault.app_credentials
+  FOR EACH STATEMENT EXECUTE FUNCTION vault._access_changes();
+CREATE OR REPLACE TRIGGER epoch_is_new BEFORE UPDATE ON vault.access_epoch
+  FOR EACH ROW EXECUTE FUNCTION vault._epoch_is_new();
+CREATE OR REPLACE TRIGGER epoch_stays BEFORE DELETE OR TRUNCATE ON vault.access_epoch
+  FOR EACH STATEMENT EXECUTE FUNCTION vault._forbid();
+
 ALTER TABLE vault.tx_context ENABLE ALWAYS TRIGGER tx_context_ends;
 ALTER TABLE vault.audit_log ENABLE ALWAYS TRIGGER audit_is_append_only;
 ALTER TABLE vault.audit_log ENABLE ALWAYS TRIGGER audit_is_never_truncated;
@@ -127,3 +176,9 @@ ALTER TABLE vault.secret_versions ENABLE ALWAYS TRIGGER versions_are_never_trunc
 ALTER TABLE vault.rotation_candidates ENABLE ALWAYS TRIGGER candidates_are_sealed;
 ALTER TABLE vault.secrets ENABLE ALWAYS TRIGGER secrets_move_forward;
 ALTER TABLE vault.secrets ENABLE ALWAYS TRIGGER versions_are_told;
+ALTER TABLE vault.app_credentials ENABLE ALWAYS TRIGGER credential_stays;
+ALTER TABLE vault.apps ENABLE ALWAYS TRIGGER epoch_changes;
+ALTER TABLE vault.app_rules ENABLE ALWAYS TRIGGER epoch_changes;
+ALTER TABLE vault.app_credentials ENABLE ALWAYS TRIGGER epoch_changes;
+ALTER TABLE vault.access_epoch ENABLE ALWAYS TRIGGER epoch_is_new;
+ALTER TABLE vault.access_epoch ENABLE ALWAYS TRIGGER epoch_stays;

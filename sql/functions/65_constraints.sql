@@ -8,6 +8,30 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     ('admin_tokens', 'token_fingerprint_length', $c$(octet_length(token_sha256) = 32)$c$),
     ('admin_tokens', 'token_name_grammar', $c$(name ~ E'\\A[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}\\Z'::text)$c$),
     ('admin_tokens', 'token_scope_length', $c$(octet_length(scope) <= 255)$c$),
+    ('access_epoch', 'epoch_has_one_row', $c$only_row$c$),
+    ('app_credentials', 'anonymous_has_none', $c$app <> 'anonymous'$c$),
+    ('app_credentials', 'credential_expires',
+      $c$expires_at BETWEEN '1970-01-01 UTC' AND '9999-12-31 UTC'$c$),
+    ('app_credentials', 'credential_fingerprint_length', $c$octet_length(token_sha256) = 32$c$),
+    ('app_credentials', 'credential_kind', $c$kind IN ('token', 'cert', 'unix')$c$),
+    ('app_credentials', 'credential_match_grammar', $c$octet_length(match) <= 2048
+        AND match ~ CASE kind
+          WHEN 'cert' THEN E'\\A(spiffe://[a-z0-9._-]{1,255}(/[A-Za-z0-9._-]+)+'
+            || E'|dns:[a-z0-9_-]{1,63}(\\.[a-z0-9_-]{1,63})*'
+            || E'|cn:[^\\u0001-\\u001f\\u007f-\\u009f]{1,64})\\Z'
+          ELSE E'\\A(uid:(0|[1-9][0-9]{0,9})|unit:[A-Za-z0-9:_.@\\\\-]{1,255})\\Z' END$c$),
+    ('app_credentials', 'credential_networks', $c$cardinality(networks) <= 16
+        AND coalesce(array_ndims(networks), 1) = 1 AND array_position(networks, NULL) IS NULL$c$),
+    ('app_credentials', 'token_or_match',
+      $c$(kind = 'token') = (token_sha256 IS NOT NULL) AND (kind = 'token') = (match IS NULL)$c$),
+    ('app_credentials', 'unix_has_no_networks', $c$kind <> 'unix' OR networks = '{}'$c$),
+    ('app_rules', 'rule_actions', $c$actions <@ ARRAY['read', 'verify', 'list']
+        AND coalesce(array_ndims(actions), 0) = 1
+        AND cardinality(actions) = ('read' = ANY (actions))::int + ('verify' = ANY (actions))::int
+          + ('list' = ANY (actions))::int$c$),
+    ('app_rules', 'rule_pattern_grammar', $c$octet_length(pattern) BETWEEN 1 AND 255
+        AND pattern ~ E'\\A(\\*|[A-Za-z0-9_][A-Za-z0-9_-]*([./][A-Za-z0-9_][A-Za-z0-9_-]*)*([./]\\*)?)\\Z'$c$),
+    ('apps', 'app_name_grammar', $c$name ~ E'\\A[a-z0-9][a-z0-9_.-]{0,63}\\Z'$c$),
     ('audit_leaves', 'leaves_length', $c$((octet_length(leaves) > 0) AND ((octet_length(leaves) % 48) = 0))$c$),
     ('audit_log', 'audit_outcome', $c$(outcome = ANY (ARRAY['ok'::text, 'denied'::text, 'failed'::text]))$c$),
     ('audit_prunes', 'prune_month_is_a_first', $c$(EXTRACT(day FROM month) = (1)::numeric)$c$),

@@ -79,6 +79,26 @@ CREATE POLICY owner_inserts ON vault.audit_spools FOR INSERT TO vault_owner
 CREATE POLICY owner_deletes ON vault.audit_spools FOR DELETE TO vault_owner USING (vault.tx_kind() = 'maintenance');
 CREATE POLICY owner_updates ON vault.audit_spools FOR UPDATE TO vault_owner USING (vault.tx_kind() = 'maintenance');
 
+-- apps: an admin token whose scope covers every pattern of the app, before and after.
+CREATE POLICY owner_inserts ON vault.apps FOR INSERT TO vault_owner WITH CHECK (vault.tx_kind() = 'admin');
+CREATE POLICY owner_updates ON vault.apps FOR UPDATE TO vault_owner USING (vault.tx_may_change_app(name));
+CREATE POLICY owner_deletes ON vault.apps FOR DELETE TO vault_owner USING (vault.tx_may_change_app(name));
+CREATE POLICY owner_inserts ON vault.app_rules FOR INSERT TO vault_owner
+    WITH CHECK (vault.tx_may_change_app(app) AND vault.tx_may_allow(pattern));
+CREATE POLICY owner_updates ON vault.app_rules FOR UPDATE TO vault_owner
+    USING (vault.tx_may_change_app(app)) WITH CHECK (vault.tx_may_allow(pattern));
+CREATE POLICY owner_deletes ON vault.app_rules FOR DELETE TO vault_owner USING (vault.tx_may_change_app(app));
+CREATE POLICY owner_inserts ON vault.app_credentials FOR INSERT TO vault_owner
+    WITH CHECK (vault.tx_may_change_app(app));
+CREATE POLICY owner_updates ON vault.app_credentials FOR UPDATE TO vault_owner USING (vault.tx_may_change_app(app));
+CREATE POLICY owner_deletes ON vault.app_credentials FOR DELETE TO vault_owner USING (vault.tx_may_change_app(app));
+CREATE POLICY owner_inserts ON vault.app_use FOR INSERT TO vault_owner WITH CHECK (vault.tx_kind() = 'admin');
+CREATE POLICY owner_updates ON vault.app_use FOR UPDATE TO vault_owner
+    USING ((SELECT vault.tx_kind()) = 'maintenance');
+CREATE POLICY owner_deletes ON vault.app_use FOR DELETE TO vault_owner USING (vault.tx_kind() = 'admin');
+-- A trigger makes every new epoch random, so an UPDATE costs the daemons a read and decides nothing.
+CREATE POLICY owner_updates ON vault.access_epoch FOR UPDATE TO vault_owner USING (true);
+
 -- readers: service roles see the names their prefixes cover. The sub-selects are uncorrelated: each runs once a query.
 -- quote_ident, because a cast to regrole parses its text as SQL: "App" would be app, and a role named 16384 would be
 -- that oid.
@@ -102,6 +122,12 @@ CREATE POLICY service_reads ON vault.round_failures FOR SELECT TO vault_service
                              WHERE role_id = (SELECT quote_ident(current_user)::regrole))));
 CREATE POLICY all_read ON vault.round_failures FOR SELECT TO vault_worker, vault_auditor
   USING (subject = '' OR part = 'partitions');
+-- Each daemon judges by all apps, whatever prefixes its role has. Fingerprints of tokens prove nothing.
+CREATE POLICY service_reads ON vault.apps FOR SELECT TO vault_service USING (true);
+CREATE POLICY service_reads ON vault.app_rules FOR SELECT TO vault_service USING (true);
+CREATE POLICY service_reads ON vault.app_credentials FOR SELECT TO vault_service USING (true);
+CREATE POLICY service_reads ON vault.app_use FOR SELECT TO vault_service USING (true);
+CREATE POLICY service_reads ON vault.access_epoch FOR SELECT TO vault_service USING (true);
 CREATE POLICY auditor_reads ON vault.audit_log FOR SELECT TO vault_auditor USING (true);
 -- hashes and counts
 CREATE POLICY all_read ON vault.audit_seals FOR SELECT TO vault_service, vault_worker, vault_auditor USING (true);

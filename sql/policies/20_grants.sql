@@ -5,7 +5,8 @@ GRANT USAGE ON SCHEMA vault TO vault_service, vault_worker, vault_auditor;
 
 GRANT SELECT ON vault.config, vault.heartbeat, vault.round_failures TO vault_service, vault_worker, vault_auditor;
 GRANT SELECT ON vault.secrets, vault.secret_versions, vault.sealed_versions, vault.rotation_jobs,
-    vault.service_scope TO vault_service;
+    vault.service_scope, vault.apps, vault.app_rules, vault.app_credentials, vault.app_use, vault.access_epoch
+    TO vault_service;
 GRANT SELECT ON vault.audit_log, vault.audit_prunes, vault.audit_leaves, vault.audit_spools TO vault_auditor;
 GRANT SELECT ON vault.audit_seals TO vault_service, vault_worker, vault_auditor;
 
@@ -33,6 +34,9 @@ GRANT EXECUTE ON FUNCTION
       vault.revocation_holds(timestamptz),
   vault.grant_service_role(name, text, uuid), vault.grant_worker_role(name, uuid), vault.grant_auditor_role(name, uuid),
   vault.revoke_service_role(name, text, uuid),
+  vault.create_app(text, jsonb, jsonb, uuid), vault.allow_app(text, jsonb, uuid),
+      vault.disallow_app(text, text[], uuid), vault.set_app_enabled(text, boolean, uuid), vault.delete_app(text, uuid),
+  vault.add_app_credential(text, jsonb, uuid), vault.revoke_app_credential(text, uuid, uuid),
   vault.prepare_audit_prune(), vault.prune_audit(date, text, bigint, bigint, bytea, bigint[], bytea[], uuid)
   TO vault_service;
 GRANT EXECUTE ON FUNCTION

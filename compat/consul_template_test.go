@@ -1,0 +1,99 @@
+package compat_test
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// consulTemplate is the command with a template, not started. The token is in its environment.
+func consulTemplate(t *testing.T, ctx context.Context, d daemon, token, template string, args ...string) (cmd *exec.Cmd,
+	rendered string) {
+	t.Helper()
+	dir := t.TempDir()
+	source, rendered := filepath.Join(dir, "in.ctmpl"), filepath.Join(dir, "out")
+	if err := os.WriteFile(source, []byte(template), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd = exec.CommandContext(ctx, "../bin/consul-template", append([]string{"-vault-addr", d.url,
+		"-vault-retry=false", "-template", source + ":" + rendered}, args...)...)
+	cmd.Env = append(os.Environ(), "HOME="+dir)
+	if token != "" {
+		cmd.Env = append(cmd.Env, "VAULT_TOKEN="+token)
+	}
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) }
+	cmd.WaitDelay = 2 * time.Second
+	return cmd, rendered
+}
+
+// templates renders once: names with and without "data/", versions, objects and lists; and refusals.
+func (w *world) templates(t *testing.T, d daemon) {
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	cmd, rendered := consulTemplate(t, ctx, d, w.good,
+		`{{ with secret "secret/prod/app/text" }}{{ .Data.data.value }}{{ end }}
+{{ with secret "secret/data/prod/app/text?version=1" }}{{ .Data.data.value }}{{ end }}
+{{ with secret "secret/data/prod/app/object" }}{{ .Data.data.user }} {{ .Data.data.port }}{{ end }}
+{{ with secret "secret/data/prod/app/bytes" }}{{ .Data.data.value_base64 }}{{ end }}
+{{ range secrets "secret/prod/app" }}{{ . }} {{ end }}
+{{ range secrets "secret/metadata" }}{{ . }} {{ end }}
+{{ with secret "secret/metadata/prod/app/text" }}{{ .Data.current_version }}{{ end }}`, "-once")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	got, err := os.ReadFile(rendered)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "two\none\nbilling 5432\nAP+A\nbytes object rotated sub/ text \nprod/ \n2"; string(got) != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	for about, c := range map[string]struct{ token, path, says string }{
+		"forbidden":       {w.good, "prod/other", "permission denied"},
+		"missing":         {w.good, "prod/app/none", "no secret exists"},
+		"deleted":         {w.good, "prod/app/gone", "no secret exists"},
+		"a revoked token": {w.revoked, "prod/app/text", "permission denied"},
+		"an expired one":  {w.expired, "prod/app/text", "permission denied"},
+	} {
+		cmd, _ := consulTemplate(t, ctx, d, c.token, `{{ with secret "secret/data/`+c.path+`" }}{{ end }}`, "-once")
+		out, err := cmd.CombinedOutput()
+		if err == nil || !strings.Contains(string(out), c.says) {
+			t.Errorf("%s: got %v, want that it says %q:\n%s", about, err, c.says, out)
+		}
+	}
+}
+
+// rotation: a running consul-template has the new value some seconds after the rotation, not after five minutes.
+func (w *world) rotation(t *testing.T) {
+	w.MustExec(t, `UPDATE vault.secrets SET next_rotation_at = now() + interval '4 seconds'
+		WHERE name = 'prod/app/rotated'`)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Second)
+	defer cancel()
+	cmd, rendered := consulTemplate(t, ctx, w.primary, w.good,
+		`{{ with secret "secret/prod/app/rotated" }}{{ .Data.metadata.version }}{{ end }}`)
+	var log bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &log, &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	version := func() string {
+		got, _ := os.ReadFile(rendered)
+		return string(got)
+	}
+	until(t, "the first version", func() bool { return version() == "1" })
+	until(t, "the second version", func() bool { return version() == "2" || ctx.Err() != nil })
+	if got := version(); got != "2" {
+		t.Errorf("got version %q after a rotation", got)
+	}
+	cancel()
+	_ = cmd.Wait() // it was interrupted
+	if t.Failed() {
+		t.Log(log.String())
+	}
+}

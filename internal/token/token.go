@@ -1,0 +1,81 @@
+// Package token is the text form of the vault's tokens: a kind ("hva_" of an operator, "hvr_" of an app), then the
+// unpadded lower-case base32 (RFC 4648) of 16 bytes of id, 32 random bytes and 4 bytes of CRC-32C over both. A
+// truncated or mistyped token is found before anything is sent, the kind tells one sort from the other, and scanners
+// can find a leaked one.
+package token
+
+import (
+	"encoding/base32"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"strings"
+
+	"github.com/google/uuid"
+)
+
+// SecretSize is the length of the secret part in bytes.
+const SecretSize = 32
+
+const (
+	rawSize  = 16 + SecretSize + 4
+	textSize = (rawSize*8 + 4) / 5 // without the kind
+)
+
+// ErrText says that a text is no token of the kind: wrong prefix, length, alphabet or checksum.
+var ErrText = errors.New("not a token")
+
+var (
+	encoding   = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
+	castagnoli = crc32.MakeTable(crc32.Castagnoli)
+)
+
+// Kind is what a token begins with.
+type Kind string
+
+const (
+	Admin Kind = "hva_"
+	App   Kind = "hvr_"
+)
+
+// Of reports whether a text claims to be a token of the kind. It says nothing about the rest of the text.
+func (k Kind) Of(text string) bool { return strings.HasPrefix(text, string(k)) }
+
+// Parse reads a token without white space around it. Each token has exactly one text. The error matches ErrText and
+// quotes nothing of the text.
+func (k Kind) Parse(text string) (id uuid.UUID, secret [SecretSize]byte, err error) {
+	if !k.Of(text) {
+		return id, secret, fmt.Errorf("%w: it does not begin with %q", ErrText, string(k))
+	}
+	if want := len(k) + textSize; len(text) != want {
+		return id, secret, fmt.Errorf("%w: it has %d characters, not %d: truncated or pasted wrong", ErrText, len(text), want)
+	}
+	var body, again [textSize]byte
+	var raw [rawSize]byte
+	defer clear(raw[:])
+	copy(body[:], text[len(k):])
+	n, err := encoding.Decode(raw[:], body[:])
+	encoding.Encode(again[:], raw[:])
+	// The decoder skips line ends and takes any last bits; the round trip does not.
+	if err != nil || n != rawSize || again != body {
+		return id, secret, fmt.Errorf("%w: it has a character that no token has", ErrText)
+	}
+	payload, sum := raw[:rawSize-4], raw[rawSize-4:]
+	if crc32.Checksum(payload, castagnoli) != binary.BigEndian.Uint32(sum) {
+		return id, secret, fmt.Errorf("%w: its checksum is wrong: mistyped or cut", ErrText)
+	}
+	copy(id[:], payload)
+	copy(secret[:], payload[len(id):])
+	return id, secret, nil
+}
+
+// Text is the inverse of Parse.
+func (k Kind) Text(id uuid.UUID, secret [SecretSize]byte) string {
+	raw := make([]byte, 0, rawSize)
+	raw = append(raw, id[:]...)
+	raw = append(raw, secret[:]...)
+	raw = binary.BigEndian.AppendUint32(raw, crc32.Checksum(raw, castagnoli))
+	defer clear(raw)
+	return string(k) + encoding.EncodeToString(raw)
+}
