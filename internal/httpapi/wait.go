@@ -48,8 +48,8 @@ func (q *request) parseWait() error {
 
 // waits bounds the requests that wait for a change, and ends their waits when the daemon stops.
 type waits struct {
-	await   func(ctx context.Context, name string, held uuid.UUID) error // vault.AwaitChange
-	admit   func(context.Context, *request) error                        // the policy and the rights may have changed
+	await   func(ctx context.Context, name string, held, epoch uuid.UUID) error // vault.AwaitChange
+	admit   func(context.Context, *request) error                               // the policy and the rights may have changed
 	most    int
 	address int // of one address
 
@@ -88,7 +88,7 @@ func (w *waits) untilChanged(ctx context.Context, q *request, held uuid.UUID,
 	defer context.AfterFunc(w.ending, stop)()
 	for {
 		q.leaveTurn() // others are answered meanwhile
-		err := w.await(waiting, q.secret, held)
+		err := w.await(waiting, q.secret, held, q.caller.epoch)
 		if ctx.Err() != nil {
 			return nil, ctx.Err() // the client has left
 		}

@@ -44,7 +44,7 @@ func newChanging(t *testing.T) *changing {
 	c := &changing{world: newWorld(t), sign: make(chan struct{}), waiting: make(chan struct{}, 100)}
 	c.stored = stored{value: []byte("v")}
 	c.api.recorder = c
-	c.api.waits.await = func(ctx context.Context, name string, held uuid.UUID) error {
+	c.api.waits.await = func(ctx context.Context, name string, held, _ uuid.UUID) error {
 		if name != "db/password" || held != versionID {
 			return fmt.Errorf("asked for %q and %s", name, held)
 		}

@@ -57,7 +57,7 @@ func TestThousandsOfWaitsCostOneQueryARound(t *testing.T) {
 		if i%secrets == changed {
 			group = &woken
 		}
-		group.Go(func() { ended[i] = v.AwaitChange(ctx, name(i), held[i%secrets]) })
+		group.Go(func() { ended[i] = v.AwaitChange(ctx, name(i), held[i%secrets], uuid.Nil) })
 	}
 	inFlight := func() int64 { n, _ := v.Waiting(); return n }
 	queries := func() uint64 { _, n := v.Waiting(); return n }

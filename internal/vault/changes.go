@@ -34,7 +34,7 @@ const (
 //
 // It compares states, not events, so a change between a caller's read and its wait is noticed in the next round.
 type changes struct {
-	query func(ctx context.Context, names []string) (map[string]uuid.UUID, error)
+	query func(ctx context.Context, names []string) (ids map[string]uuid.UUID, epoch uuid.UUID, err error)
 	every time.Duration
 	empty chan struct{} // holds one: the last caller has left
 
@@ -50,24 +50,26 @@ type changes struct {
 // caller is one call of wait.
 type caller struct {
 	held   uuid.UUID
+	epoch  uuid.UUID     // access epoch that it was judged by; Nil: by none
 	joined uint64        // rounds begun before it came: those do not count for it
 	wake   chan struct{} // closed once
 }
 
-func newChanges(query func(context.Context, []string) (map[string]uuid.UUID, error)) *changes {
+func newChanges(query func(context.Context, []string) (map[string]uuid.UUID, uuid.UUID, error)) *changes {
 	return &changes{query: query, every: roundEvery, empty: make(chan struct{}, 1),
 		callers: map[string]map[*caller]struct{}{}}
 }
 
 // AwaitChange returns nil when the current version of a secret on the local node is no longer the one that the caller
-// holds, or may be: the caller reads it again to know. It returns the context's error when that ends first. Thousands
+// holds, or may be: the caller reads it again to know. So it does when apps or their rights are no longer those of
+// epoch; uuid.Nil = the caller's rights do not depend on them. It returns the context's error when that ends first. Thousands
 // of callers cost one query a round, four rounds a second; without a caller there is none. A database that does not
 // answer for five seconds ends the wait of every caller, as a reason to look.
-func (v *Vault) AwaitChange(ctx context.Context, name string, held uuid.UUID) error {
+func (v *Vault) AwaitChange(ctx context.Context, name string, held, epoch uuid.UUID) error {
 	if err := envelope.CheckName(name); err != nil {
 		return err
 	}
-	return v.changes.wait(ctx, name, held)
+	return v.changes.wait(ctx, name, held, epoch)
 }
 
 // Waiting is how many callers AwaitChange has now, and how many queries it has made for them so far.
@@ -75,11 +77,11 @@ func (v *Vault) Waiting() (callers int64, queries uint64) {
 	return v.changes.waiting.Load(), v.changes.rounds.Load()
 }
 
-func (c *changes) wait(ctx context.Context, name string, held uuid.UUID) error {
+func (c *changes) wait(ctx context.Context, name string, held, epoch uuid.UUID) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	w := c.join(name, held)
+	w := c.join(name, held, epoch)
 	select {
 	case <-w.wake:
 		return nil
@@ -89,10 +91,10 @@ func (c *changes) wait(ctx context.Context, name string, held uuid.UUID) error {
 	}
 }
 
-func (c *changes) join(name string, held uuid.UUID) *caller {
+func (c *changes) join(name string, held, epoch uuid.UUID) *caller {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	w := &caller{held: held, joined: c.started, wake: make(chan struct{})}
+	w := &caller{held: held, epoch: epoch, joined: c.started, wake: make(chan struct{})}
 	if c.callers[name] == nil {
 		c.callers[name] = map[*caller]struct{}{}
 	}
@@ -149,10 +151,10 @@ func (c *changes) run() {
 			return
 		}
 		began := time.Now()
-		ids, err := c.ask(names)
+		ids, epoch, err := c.ask(names)
 		if err == nil {
 			awaySince, pause = time.Time{}, max(c.every, min(time.Since(began)*(roundShare-1), roundSlowest))
-			c.finish(round, names, ids)
+			c.finish(round, names, ids, epoch)
 		} else {
 			if awaySince.IsZero() {
 				awaySince = began
@@ -190,21 +192,21 @@ func (c *changes) begin() (names []string, round uint64) {
 }
 
 // ask has its own context: pgx closes the connection of a query that is cancelled, and callers come and go.
-func (c *changes) ask(names []string) (map[string]uuid.UUID, error) {
+func (c *changes) ask(names []string) (map[string]uuid.UUID, uuid.UUID, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), roundTimeout)
 	defer cancel()
 	c.rounds.Add(1)
 	return c.query(ctx, names)
 }
 
-// finish wakes the callers whose version is not the current one. A caller that came during the query may have read
-// something newer than it shows.
-func (c *changes) finish(round uint64, names []string, ids map[string]uuid.UUID) {
+// finish wakes the callers whose version is not the current one, or whose rights may have changed. A caller that came
+// during the query may have read something newer than it shows.
+func (c *changes) finish(round uint64, names []string, ids map[string]uuid.UUID, epoch uuid.UUID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, name := range names {
 		for w := range c.callers[name] {
-			if w.joined < round && w.held != ids[name] {
+			if w.joined < round && (w.held != ids[name] || w.epoch != uuid.Nil && w.epoch != epoch) {
 				c.remove(name, w)
 				close(w.wake)
 			}

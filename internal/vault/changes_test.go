@@ -19,6 +19,7 @@ import (
 type node struct {
 	mu      sync.Mutex
 	ids     map[string]uuid.UUID
+	epoch   uuid.UUID
 	err     error
 	asked   [][]string
 	queried chan struct{}
@@ -26,7 +27,7 @@ type node struct {
 
 func newNode() *node { return &node{ids: map[string]uuid.UUID{}, queried: make(chan struct{}, 1000)} }
 
-func (n *node) query(_ context.Context, names []string) (map[string]uuid.UUID, error) {
+func (n *node) query(_ context.Context, names []string) (map[string]uuid.UUID, uuid.UUID, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.asked = append(n.asked, names)
@@ -37,13 +38,19 @@ func (n *node) query(_ context.Context, names []string) (map[string]uuid.UUID, e
 			found[name] = id
 		}
 	}
-	return found, n.err
+	return found, n.epoch, n.err
 }
 
 func (n *node) set(name string, id uuid.UUID) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.ids[name] = id
+}
+
+func (n *node) setEpoch(epoch uuid.UUID) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.epoch = epoch
 }
 
 func (n *node) fail(err error) {
@@ -66,8 +73,13 @@ func (n *node) rounds(t *testing.T, count int) {
 
 // waitIn calls wait in a goroutine of its own.
 func waitIn(ctx context.Context, c *changes, name string, held uuid.UUID) <-chan error {
+	return waitWith(ctx, c, name, held, uuid.Nil)
+}
+
+// waitWith calls wait in a goroutine of its own, for a caller that was judged by an epoch.
+func waitWith(ctx context.Context, c *changes, name string, held, epoch uuid.UUID) <-chan error {
 	done := make(chan error, 1)
-	go func() { done <- c.wait(ctx, name, held) }()
+	go func() { done <- c.wait(ctx, name, held, epoch) }()
 	return done
 }
 
@@ -136,19 +148,43 @@ func TestAWaitEndsWhenTheVersionIsAnother(t *testing.T) {
 	}
 }
 
+// When apps or their rights change, a caller that they concern looks again, although its secret is the same.
+func TestAnotherEpochWakesWhomItConcerns(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	n, one, before, after := newNode(), uuid.New(), uuid.New(), uuid.New()
+	n.set("a", one)
+	n.setEpoch(before)
+	c := fast(n)
+	ctx, leave := context.WithCancel(t.Context())
+	app, address := waitWith(ctx, c, "a", one, before), waitIn(ctx, c, "a", one)
+	c.mustCount(t, 2)
+	n.rounds(t, 3)
+	mustWait(t, app)
+	n.setEpoch(after)
+	mustEnd(t, app, nil)
+	mustWait(t, address)
+	mustEnd(t, waitWith(ctx, c, "a", one, before), nil) // judged before the change
+	again := waitWith(ctx, c, "a", one, after)
+	n.rounds(t, 3)
+	mustWait(t, again)
+	leave()
+	mustEnd(t, again, context.Canceled)
+	mustEnd(t, address, context.Canceled)
+}
+
 // A query that began before a caller came shows an older state than the caller has read.
 func TestARoundInFlightDoesNotCountForALaterCaller(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	one, two := uuid.New(), uuid.New()
 	begun, answer := make(chan struct{}), make(chan struct{})
 	var rounds atomic.Int64
-	c := newChanges(func(context.Context, []string) (map[string]uuid.UUID, error) {
+	c := newChanges(func(context.Context, []string) (map[string]uuid.UUID, uuid.UUID, error) {
 		if rounds.Add(1) > 1 {
-			return map[string]uuid.UUID{"a": two}, nil
+			return map[string]uuid.UUID{"a": two}, uuid.Nil, nil
 		}
 		begun <- struct{}{}
 		<-answer
-		return map[string]uuid.UUID{"a": one}, nil
+		return map[string]uuid.UUID{"a": one}, uuid.Nil, nil
 	})
 	c.every = 2 * time.Millisecond
 	ctx, leave := context.WithCancel(t.Context())
@@ -208,7 +244,7 @@ func TestNoQueryWithoutACaller(t *testing.T) {
 	}
 	ended, stop := context.WithCancel(t.Context())
 	stop()
-	if err := c.wait(ended, "a", one); !errors.Is(err, context.Canceled) {
+	if err := c.wait(ended, "a", one, uuid.Nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want the context's end", err)
 	}
 	deadline := time.Now().Add(30 * time.Second)
