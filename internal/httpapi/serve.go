@@ -155,7 +155,7 @@ func (a *API) answer(q *request, find router, admit func(*http.Request) (client,
 		return answer{}, err
 	}
 	if !q.route.exempt {
-		if err := q.guard.limits.takeRate(q.client, time.Now()); err != nil {
+		if err := q.guard.limits.takeRate(q.http.Context(), q.client, time.Now()); err != nil {
 			return answer{}, err
 		}
 	}
@@ -165,7 +165,7 @@ func (a *API) answer(q *request, find router, admit func(*http.Request) (client,
 		}
 	}
 	if !q.route.exempt && !q.guard.limits.none() {
-		if err := q.guard.limits.takeAppRate(q.caller.App, time.Now()); err != nil {
+		if err := q.guard.limits.takeAppRate(q.http.Context(), q.caller.App, time.Now()); err != nil {
 			return answer{}, err
 		}
 		if err := q.takeTurn(q.http.Context()); err != nil {
