@@ -168,8 +168,8 @@ BEGIN
   WITH done AS (
     UPDATE vault.rotation_jobs j SET state = 'done', finished_at = clock_timestamp(), to_version = j.from_version + 1
       FROM unnest(p_jobs, p_attempts, p_requests, p_sealed) AS g (job, attempt, request, version), vault.secrets s
-      -- As a CASE the state is checked for the jobs found by id. As a condition it would choose the index of all claims,
-      -- which looks small in the statistics of an empty queue.
+      -- As a CASE the state is checked for the jobs found by id. As a condition it would choose the index of all
+      -- claims, which looks small in the statistics of an empty queue.
       WHERE j.id = g.job AND CASE j.state WHEN 'claimed' THEN j.attempt = g.attempt END AND g.request = ANY (v_new)
         AND g.version = j.from_version + 1
         AND s.id = j.secret_id AND s.id = ANY (v_locked) AND s.deleted_at IS NULL AND s.current_version = j.from_version
