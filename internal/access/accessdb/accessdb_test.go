@@ -245,3 +245,58 @@ func TestNoEpochNoSnapshot(t *testing.T) {
 		t.Errorf("got epoch %s and %v, want none", epoch, err)
 	}
 }
+
+// The database takes what the programs take, so that no credential is stored that proves nothing, and no rule that
+// allows nothing.
+func TestOneGrammarOfMatchesAndPatterns(t *testing.T) {
+	s, ctx := newStory(t), t.Context()
+	longDNS := strings.Repeat(strings.Repeat("a", 62)+".", 4) // 252
+	matches := map[access.Kind][]string{
+		access.ByCert: {"", "a.example.org", "uid:1", "dns:", "dns:a", "dns:A", "dns:*.example.org", "dns:a..b", "dns:a.",
+			"dns:.a", "dns:a_b-c.1", "dns:" + longDNS + "b", "dns:" + longDNS + "bc", "dns:" + strings.Repeat("a", 64),
+			"dns:\u00e9", "dns:a\n", "cn:", "cn:a", "cn:Some App", "cn: a", "cn:a ", "cn: ", "cn:~!", "cn:\u00e9", "cn:a\nb",
+			"cn:" + strings.Repeat("a", 64), "cn:" + strings.Repeat("a", 65), "cn:" + strings.Repeat("\u00e9", 33),
+			"cn:a\u202eb", "cn:a\u2028", "spiffe://", "spiffe://example.org", "spiffe://example.org/", "spiffe://example.org/a",
+			"spiffe://example.org/a/", "spiffe://example.org//a", "spiffe://example.org/.", "spiffe://example.org/..",
+			"spiffe://example.org/a/./b", "spiffe://example.org/a/../b", "spiffe://example.org/...", "spiffe://example.org/.a",
+			"spiffe://example.org/..a/b..", "spiffe://Example.org/a", "spiffe://e:80/a", "spiffe://e/a?b", "spiffe://e/a%2Fb",
+			"spiffe:///a", "SPIFFE://e/a", "spiffe://" + strings.Repeat("d", 255) + "/a",
+			"spiffe://" + strings.Repeat("d", 256) + "/a", "spiffe://e/" + strings.Repeat("a", 2037),
+			"spiffe://e/" + strings.Repeat("a", 2038)},
+		access.ByUnix: {"", "1001", "uid:", "uid:0", "uid:00", "uid:01", "uid:-1", "uid:+1", "uid:1001", "uid:4294967295",
+			"uid:4294967296", "uid:9999999999", "uid:99999999999", "uid:1\n", "uid:\u0661", "dns:a", "spiffe://e/a"},
+		access.ByToken: {"uid:1", "cn:a"},
+	}
+	add := func(kind access.Kind, match string) error {
+		return second(accessdb.Create(ctx, s.writer, s.by(), "a"+uuid.NewString(), nil,
+			[]accessdb.NewCredential{{ID: uuid.New(), Kind: kind, Match: match}}))
+	}
+	for kind, texts := range matches {
+		for _, text := range texts {
+			spelled, refused := access.ParseMatch(kind, text)
+			want := refused == nil && spelled == text
+			if err := add(kind, text); (err == nil) != want || err != nil && !errors.Is(err, db.ErrInvalid) {
+				t.Errorf("%s %q: the programs take it: %v; the database: %v", kind, text, want, err)
+			}
+		}
+	}
+	// The kind of a unit is unix. The database has their grammar alone until a program makes them.
+	for text, want := range map[string]bool{"unit:billing.service": true, `unit:a\x2db@1:2.service`: true, "unit:": false,
+		"unit:billing": false, "unit:.service": false, "unit:web@.service": false, "unit:@1.service": false,
+		"unit:a b.service": false, "unit:a/b.service": false, "unit:a.timer": false, "unit:x.socket": true,
+		"unit:" + strings.Repeat("a", 247) + ".service": true, "unit:" + strings.Repeat("a", 248) + ".service": false} {
+		if err := add(access.ByUnix, text); (err == nil) != want || err != nil && !errors.Is(err, db.ErrInvalid) {
+			t.Errorf("%q: got %v, taken should be %v", text, err, want)
+		}
+	}
+	for _, text := range []string{"", "*", "a", "a/*", "a.*", "a*", "**", "/*", ".*", "*/a", "a/*/b", "a//*", "a/.*", "a/**",
+		"a/", "a.", "-a/*", "_-/*", "a-/*", "a b", "a/* ", "a\n", "a/*\n", "\u00e9/*", "a..*", "a/b.c/*", strings.Repeat("a", 255),
+		strings.Repeat("a", 256), strings.Repeat("a", 253) + "/*", strings.Repeat("a", 254) + "/*", `a\`, "a%2Fb"} {
+		_, refused := access.ParsePattern(text)
+		err := second(accessdb.Create(ctx, s.writer, s.by(), "a"+uuid.NewString(),
+			[]accessdb.Rule{{Pattern: text, Actions: access.DefaultActions}}, nil))
+		if (err == nil) != (refused == nil) || err != nil && !errors.Is(err, db.ErrInvalid) {
+			t.Errorf("pattern %q: the programs say %v, the database %v", text, refused, err)
+		}
+	}
+}
