@@ -224,13 +224,80 @@ func TestSnapshotOfManyApps(t *testing.T) {
 	if len(snapshot.Apps) != 1000 || count != 10000 {
 		t.Errorf("got %d apps with %d credentials, want 1000 and 10000", len(snapshot.Apps), count)
 	}
-	// what it does not know allows nothing, and keeps nothing else from being read
-	s.store.MustExec(t, `ALTER TABLE vault.app_rules DROP CONSTRAINT rule_pattern_grammar`,
-		`INSERT INTO vault.app_rules VALUES ('app1', 'prod/**', '{read}')`)
-	if apps := s.snapshot().Apps; len(apps) != 1000 || slices.ContainsFunc(apps, func(a access.App) bool {
-		return slices.ContainsFunc(a.Rules, func(r access.Rule) bool { return strings.Contains(r.Pattern.String(), "**") })
-	}) {
-		t.Error("a pattern that is none is in the snapshot, or keeps apps out of it")
+}
+
+// What a superuser stored past the checks of the database allows nothing and proves nothing, keeps nothing else from
+// being read, and is named.
+func TestRowsThatCannotBeRead(t *testing.T) {
+	s, ctx := newStory(t), t.Context()
+	rules := []accessdb.Rule{{Pattern: "prod/*", Actions: access.DefaultActions}}
+	good, edited := access.NewToken(), map[string]access.Token{}
+	_, err := accessdb.Create(ctx, s.writer, s.by(), "good", rules, []accessdb.NewCredential{credentialOf(good)})
+	must(t, err)
+	for _, name := range []string{"off", "expires", "created", "revoked", "hash", "networks"} {
+		edited[name] = access.NewToken()
+		_, err := accessdb.Create(ctx, s.writer, s.by(), name, rules, []accessdb.NewCredential{credentialOf(edited[name])})
+		must(t, err)
+	}
+	for i, name := range []string{"shared1", "shared2"} {
+		_, err := accessdb.Create(ctx, s.writer, s.by(), name, rules, []accessdb.NewCredential{
+			{ID: uuid.New(), Kind: access.ByUnix, Match: fmt.Sprintf("uid:%d", i+1)}})
+		must(t, err)
+	}
+	s.store.MustExec(t, `ALTER TABLE vault.apps DROP CONSTRAINT app_name_grammar`,
+		`ALTER TABLE vault.app_rules DROP CONSTRAINT rule_pattern_grammar, DROP CONSTRAINT rule_actions,
+			ALTER actions DROP NOT NULL`,
+		`ALTER TABLE vault.app_credentials DROP CONSTRAINT credential_expires, DROP CONSTRAINT credential_networks,
+			DROP CONSTRAINT credential_fingerprint_length, DROP CONSTRAINT credential_match_grammar,
+			DROP CONSTRAINT credential_kind, DROP CONSTRAINT token_or_match, DISABLE TRIGGER credential_stays`,
+		`DROP INDEX vault.app_credentials_live_match`,
+		`UPDATE vault.apps SET disabled_at = 'infinity' WHERE name = 'off'`,
+		`INSERT INTO vault.apps (name, created_by) VALUES (E'\n<b>', 'test')`,
+		`INSERT INTO vault.app_rules VALUES ('good', 'prod/**', '{read}'), ('good', 'a*', '{read}'), ('good', '', '{read}'),
+			('good', 'deep/*', '{{read},{list}}'), ('good', 'null/*', '{NULL}'), ('good', 'write/*', '{read,write}')`,
+		`UPDATE vault.app_credentials SET expires_at = 'infinity' WHERE app = 'expires'`,
+		`UPDATE vault.app_credentials SET created_at = '-infinity' WHERE app = 'created'`,
+		`UPDATE vault.app_credentials SET revoked_at = 'infinity' WHERE app = 'revoked'`,
+		`UPDATE vault.app_credentials SET token_sha256 = 'short' WHERE app = 'hash'`,
+		`UPDATE vault.app_credentials SET networks = '{{10.0.0.0/8},{11.0.0.0/8}}' WHERE app = 'networks'`,
+		`UPDATE vault.app_credentials SET match = 'uid:1' WHERE app = 'shared2'`,
+		`INSERT INTO vault.app_credentials (id, app, kind, match, created_by)
+			VALUES ('00000000-0000-4000-8000-000000000001', 'good', 'cert', 'dns:*', 'test'),
+				('00000000-0000-4000-8000-000000000002', 'good', 'jwt', 'dns:a', 'test')`)
+	if got := s.judge(good, "10.0.0.1", "prod/x"); got != access.Allowed {
+		t.Errorf("the app beside them: got %q", got)
+	}
+	for _, name := range []string{"a", "ab", "deep/x", "null/x", "write/x"} {
+		if got := s.judge(good, "10.0.0.1", name); got != access.Policy {
+			t.Errorf("%s: got %q, want %q", name, got, access.Policy)
+		}
+	}
+	for name, token := range edited {
+		if got := s.judge(token, "10.0.0.1", "prod/x"); got != access.BadToken && (name != "off" || got != access.Disabled) {
+			t.Errorf("app %s: got %q, want a refusal", name, got)
+		}
+	}
+	snapshot := s.snapshot()
+	if got := access.NewIndex(snapshot).Judge(access.Identity{Kind: access.ByUnix, Matches: []string{"uid:1"}}, access.Read,
+		"prod/x", time.Now()); got.Reason != access.NoIdentity {
+		t.Errorf("a user of two apps: got %+v", got)
+	}
+	faults, err := accessdb.Faults(ctx, s.reader)
+	must(t, err)
+	var named []string
+	for _, f := range faults {
+		part, _, _ := strings.Cut(f.Part, " ")
+		if part == "rule" {
+			part = f.Part
+		}
+		named = append(named, f.App+" "+part)
+	}
+	want := []string{"\n<b> ", "created credential", "expires credential", "good credential", "good credential",
+		`good rule ""`, `good rule "a*"`, `good rule "deep/*"`, `good rule "null/*"`, `good rule "prod/**"`,
+		`good rule "write/*"`, "hash credential", "networks credential", "revoked credential", "shared1 credential",
+		"shared2 credential"}
+	if !slices.Equal(named, want) {
+		t.Errorf("got faults %q, want %q", named, want)
 	}
 }
 
