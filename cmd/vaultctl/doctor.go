@@ -211,6 +211,7 @@ func checks() []check {
 		{"locks", checkLocks},
 		{"rotations", checkRotations},
 		{"rounds", checkRounds},
+		{"apps", checkApps},
 		{"deleted", checkDeleted},
 	}
 }

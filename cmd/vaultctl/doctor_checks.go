@@ -412,6 +412,33 @@ func stuckRotations(ctx context.Context, p *probe) (int64, error) {
 	return n, err
 }
 
+// checkApps names what daemons do not go by: rows of apps that were stored past the checks of the database.
+func checkApps(ctx context.Context, p *probe) finding {
+	if p.node == nil {
+		return finding{}
+	}
+	faults, err := p.v.AppFaults(ctx)
+	if errors.Is(err, vault.ErrRefused) { // the role is not of the vault
+		return finding{}
+	}
+	if err != nil {
+		return p.notChecked(err)
+	}
+	if len(faults) == 0 {
+		return fine("each rule and credential is one that daemons can read")
+	}
+	const most = 3
+	var words []string
+	for _, f := range faults[:min(len(faults), most)] {
+		words = append(words, strings.TrimSpace(fmt.Sprintf("app %q %s", f.App, f.Part)))
+	}
+	if len(faults) > most {
+		words = append(words, fmt.Sprintf("%d more", len(faults)-most))
+	}
+	return problem("vaultctl migrate restores the checks that refuse such rows; remove them as a superuser",
+		"daemons ignore what they cannot read: %s", strings.Join(words, "; "))
+}
+
 func checkDeleted(ctx context.Context, p *probe) finding {
 	if p.node == nil {
 		return finding{}

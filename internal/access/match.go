@@ -8,8 +8,6 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"unicode"
-	"unicode/utf8"
 )
 
 // ErrMatch says that a text names no client.
@@ -24,12 +22,14 @@ const (
 )
 
 const (
-	maxSPIFFE = 2048 // the limit of the SPIFFE standard, in bytes
+	maxSPIFFE = 2048 // the limits of the SPIFFE standard, in bytes
+	maxDomain = 255
 	maxDNS    = 253
 	maxCN     = 64 // the upper bound of X.509
 )
 
-// ParseMatch checks what a credential of the kind matches and returns it as it is compared: DNS names in lower case.
+// ParseMatch checks what a credential of the kind matches and returns it as it is compared: DNS names in lower case. The
+// constraint credential_match_grammar of the database is the same grammar.
 //
 //	cert: spiffe://TRUST-DOMAIN/PATH, dns:NAME, cn:COMMON NAME
 //	unix: uid:N
@@ -120,8 +120,8 @@ func checkSPIFFE(id string) error {
 	if len(parts) < 2 {
 		return bad("has a path: spiffe://DOMAIN/PATH")
 	}
-	if parts[0] == "" || strings.ContainsFunc(parts[0], isNoDomain) {
-		return bad("has a domain of a-z, 0-9, -, _ and .")
+	if parts[0] == "" || len(parts[0]) > maxDomain || strings.ContainsFunc(parts[0], isNoDomain) {
+		return bad("has a domain of a-z, 0-9, -, _ and ., at most 255 characters")
 	}
 	for _, segment := range parts[1:] {
 		if segment == "" || segment == "." || segment == ".." ||
@@ -153,10 +153,11 @@ func checkDNS(name string) error {
 	return nil
 }
 
+// checkCN takes ASCII only: other characters have more than one spelling, and some are not visible.
 func checkCN(name string) error {
-	if name == "" || len(name) > maxCN || !utf8.ValidString(name) || name != strings.TrimSpace(name) ||
-		strings.ContainsFunc(name, func(c rune) bool { return !unicode.IsPrint(c) }) {
-		return fmt.Errorf("%w: a common name has 1 to %d printable characters, without white space around it",
+	if name == "" || len(name) > maxCN || name != strings.TrimSpace(name) ||
+		strings.ContainsFunc(name, func(c rune) bool { return c < ' ' || c > '~' }) {
+		return fmt.Errorf("%w: a common name has 1 to %d printable ASCII characters, without white space around it",
 			ErrMatch, maxCN)
 	}
 	return nil

@@ -55,6 +55,7 @@ func withStub(t *testing.T, test func(s *stub)) {
 			}}
 		test(s)
 		s.callers.Wait()
+		synctest.Wait() // the leader ends after it has answered its caller
 		s.c.mu.Lock()
 		defer s.c.mu.Unlock()
 		if s.c.busy || len(s.c.queue) != 0 {

@@ -26,6 +26,11 @@ func (v *Vault) App(ctx context.Context, name string) (accessdb.App, error) {
 // AppNames lists the names of all apps, sorted.
 func (v *Vault) AppNames(ctx context.Context) ([]string, error) { return accessdb.Names(ctx, v.reader) }
 
+// AppFaults lists what the daemons of this node cannot read of its apps, and so do not go by.
+func (v *Vault) AppFaults(ctx context.Context) ([]accessdb.Fault, error) {
+	return accessdb.Faults(ctx, v.reader)
+}
+
 // ExpiringCredentials lists the live credentials of apps that end within a time, the earliest first.
 func (v *Vault) ExpiringCredentials(ctx context.Context, within time.Duration) ([]accessdb.Expiring, error) {
 	return accessdb.ExpiringWithin(ctx, v.reader, within)

@@ -31,10 +31,12 @@ CREATE TABLE vault.app_credentials (
   token_sha256  bytea UNIQUE CONSTRAINT credential_fingerprint_length CHECK (octet_length(token_sha256) = 32),
   match         text COLLATE "C" CONSTRAINT credential_match_grammar CHECK (octet_length(match) <= 2048
     AND match ~ CASE kind
-      WHEN 'cert' THEN E'\\A(spiffe://[a-z0-9._-]{1,255}(/[A-Za-z0-9._-]+)+'
-        || E'|dns:[a-z0-9_-]{1,63}(\\.[a-z0-9_-]{1,63})*'
-        || E'|cn:[^\\u0001-\\u001f\\u007f-\\u009f]{1,64})\\Z'
-      ELSE E'\\A(uid:(0|[1-9][0-9]{0,9})|unit:[A-Za-z0-9:_.@\\\\-]{1,255})\\Z' END),
+      WHEN 'cert' THEN E'\\A(spiffe://[a-z0-9._-]{1,255}(/(?!\\.\\.?(/|\\Z))[A-Za-z0-9._-]+)+'
+        || E'|dns:(?=.{1,253}\\Z)[a-z0-9_-]{1,63}(\\.[a-z0-9_-]{1,63})*'
+        || E'|cn:[!-~]([ -~]{0,62}[!-~])?)\\Z'
+      ELSE E'\\A(uid:(0|[1-9][0-9]{0,9})'
+        || E'|unit:(?=.{1,255}\\Z)(?!@)[A-Za-z0-9:_.@\\\\-]*[A-Za-z0-9:_.\\\\-]\\.(service|socket|mount|swap))\\Z' END
+    AND CASE WHEN match ~ E'\\Auid:[0-9]{1,10}\\Z' THEN substr(match, 5)::bigint <= 4294967295 ELSE true END),
   networks      cidr[] NOT NULL DEFAULT '{}'                -- where the client's address lies; none: anywhere
                 CONSTRAINT credential_networks CHECK (cardinality(networks) <= 16
                   AND coalesce(array_ndims(networks), 1) = 1 AND array_position(networks, NULL) IS NULL),

@@ -224,13 +224,80 @@ func TestSnapshotOfManyApps(t *testing.T) {
 	if len(snapshot.Apps) != 1000 || count != 10000 {
 		t.Errorf("got %d apps with %d credentials, want 1000 and 10000", len(snapshot.Apps), count)
 	}
-	// what it does not know allows nothing, and keeps nothing else from being read
-	s.store.MustExec(t, `ALTER TABLE vault.app_rules DROP CONSTRAINT rule_pattern_grammar`,
-		`INSERT INTO vault.app_rules VALUES ('app1', 'prod/**', '{read}')`)
-	if apps := s.snapshot().Apps; len(apps) != 1000 || slices.ContainsFunc(apps, func(a access.App) bool {
-		return slices.ContainsFunc(a.Rules, func(r access.Rule) bool { return strings.Contains(r.Pattern.String(), "**") })
-	}) {
-		t.Error("a pattern that is none is in the snapshot, or keeps apps out of it")
+}
+
+// What a superuser stored past the checks of the database allows nothing and proves nothing, keeps nothing else from
+// being read, and is named.
+func TestRowsThatCannotBeRead(t *testing.T) {
+	s, ctx := newStory(t), t.Context()
+	rules := []accessdb.Rule{{Pattern: "prod/*", Actions: access.DefaultActions}}
+	good, edited := access.NewToken(), map[string]access.Token{}
+	_, err := accessdb.Create(ctx, s.writer, s.by(), "good", rules, []accessdb.NewCredential{credentialOf(good)})
+	must(t, err)
+	for _, name := range []string{"off", "expires", "created", "revoked", "hash", "networks"} {
+		edited[name] = access.NewToken()
+		_, err := accessdb.Create(ctx, s.writer, s.by(), name, rules, []accessdb.NewCredential{credentialOf(edited[name])})
+		must(t, err)
+	}
+	for i, name := range []string{"shared1", "shared2"} {
+		_, err := accessdb.Create(ctx, s.writer, s.by(), name, rules, []accessdb.NewCredential{
+			{ID: uuid.New(), Kind: access.ByUnix, Match: fmt.Sprintf("uid:%d", i+1)}})
+		must(t, err)
+	}
+	s.store.MustExec(t, `ALTER TABLE vault.apps DROP CONSTRAINT app_name_grammar`,
+		`ALTER TABLE vault.app_rules DROP CONSTRAINT rule_pattern_grammar, DROP CONSTRAINT rule_actions,
+			ALTER actions DROP NOT NULL`,
+		`ALTER TABLE vault.app_credentials DROP CONSTRAINT credential_expires, DROP CONSTRAINT credential_networks,
+			DROP CONSTRAINT credential_fingerprint_length, DROP CONSTRAINT credential_match_grammar,
+			DROP CONSTRAINT credential_kind, DROP CONSTRAINT token_or_match, DISABLE TRIGGER credential_stays`,
+		`DROP INDEX vault.app_credentials_live_match`,
+		`UPDATE vault.apps SET disabled_at = 'infinity' WHERE name = 'off'`,
+		`INSERT INTO vault.apps (name, created_by) VALUES (E'\n<b>', 'test')`,
+		`INSERT INTO vault.app_rules VALUES ('good', 'prod/**', '{read}'), ('good', 'a*', '{read}'), ('good', '', '{read}'),
+			('good', 'deep/*', '{{read},{list}}'), ('good', 'null/*', '{NULL}'), ('good', 'write/*', '{read,write}')`,
+		`UPDATE vault.app_credentials SET expires_at = 'infinity' WHERE app = 'expires'`,
+		`UPDATE vault.app_credentials SET created_at = '-infinity' WHERE app = 'created'`,
+		`UPDATE vault.app_credentials SET revoked_at = 'infinity' WHERE app = 'revoked'`,
+		`UPDATE vault.app_credentials SET token_sha256 = 'short' WHERE app = 'hash'`,
+		`UPDATE vault.app_credentials SET networks = '{{10.0.0.0/8},{11.0.0.0/8}}' WHERE app = 'networks'`,
+		`UPDATE vault.app_credentials SET match = 'uid:1' WHERE app = 'shared2'`,
+		`INSERT INTO vault.app_credentials (id, app, kind, match, created_by)
+			VALUES ('00000000-0000-4000-8000-000000000001', 'good', 'cert', 'dns:*', 'test'),
+				('00000000-0000-4000-8000-000000000002', 'good', 'jwt', 'dns:a', 'test')`)
+	if got := s.judge(good, "10.0.0.1", "prod/x"); got != access.Allowed {
+		t.Errorf("the app beside them: got %q", got)
+	}
+	for _, name := range []string{"a", "ab", "deep/x", "null/x", "write/x"} {
+		if got := s.judge(good, "10.0.0.1", name); got != access.Policy {
+			t.Errorf("%s: got %q, want %q", name, got, access.Policy)
+		}
+	}
+	for name, token := range edited {
+		if got := s.judge(token, "10.0.0.1", "prod/x"); got != access.BadToken && (name != "off" || got != access.Disabled) {
+			t.Errorf("app %s: got %q, want a refusal", name, got)
+		}
+	}
+	snapshot := s.snapshot()
+	if got := access.NewIndex(snapshot).Judge(access.Identity{Kind: access.ByUnix, Matches: []string{"uid:1"}}, access.Read,
+		"prod/x", time.Now()); got.Reason != access.NoIdentity {
+		t.Errorf("a user of two apps: got %+v", got)
+	}
+	faults, err := accessdb.Faults(ctx, s.reader)
+	must(t, err)
+	var named []string
+	for _, f := range faults {
+		part, _, _ := strings.Cut(f.Part, " ")
+		if part == "rule" {
+			part = f.Part
+		}
+		named = append(named, f.App+" "+part)
+	}
+	want := []string{"\n<b> ", "created credential", "expires credential", "good credential", "good credential",
+		`good rule ""`, `good rule "a*"`, `good rule "deep/*"`, `good rule "null/*"`, `good rule "prod/**"`,
+		`good rule "write/*"`, "hash credential", "networks credential", "revoked credential", "shared1 credential",
+		"shared2 credential"}
+	if !slices.Equal(named, want) {
+		t.Errorf("got faults %q, want %q", named, want)
 	}
 }
 
@@ -243,5 +310,60 @@ func TestNoEpochNoSnapshot(t *testing.T) {
 	}
 	if epoch, err := accessdb.ReadEpoch(t.Context(), s.reader); err != nil || epoch != uuid.Nil {
 		t.Errorf("got epoch %s and %v, want none", epoch, err)
+	}
+}
+
+// The database takes what the programs take, so that no credential is stored that proves nothing, and no rule that
+// allows nothing.
+func TestOneGrammarOfMatchesAndPatterns(t *testing.T) {
+	s, ctx := newStory(t), t.Context()
+	longDNS := strings.Repeat(strings.Repeat("a", 62)+".", 4) // 252
+	matches := map[access.Kind][]string{
+		access.ByCert: {"", "a.example.org", "uid:1", "dns:", "dns:a", "dns:A", "dns:*.example.org", "dns:a..b", "dns:a.",
+			"dns:.a", "dns:a_b-c.1", "dns:" + longDNS + "b", "dns:" + longDNS + "bc", "dns:" + strings.Repeat("a", 64),
+			"dns:\u00e9", "dns:a\n", "cn:", "cn:a", "cn:Some App", "cn: a", "cn:a ", "cn: ", "cn:~!", "cn:\u00e9", "cn:a\nb",
+			"cn:" + strings.Repeat("a", 64), "cn:" + strings.Repeat("a", 65), "cn:" + strings.Repeat("\u00e9", 33),
+			"cn:a\u202eb", "cn:a\u2028", "spiffe://", "spiffe://example.org", "spiffe://example.org/", "spiffe://example.org/a",
+			"spiffe://example.org/a/", "spiffe://example.org//a", "spiffe://example.org/.", "spiffe://example.org/..",
+			"spiffe://example.org/a/./b", "spiffe://example.org/a/../b", "spiffe://example.org/...", "spiffe://example.org/.a",
+			"spiffe://example.org/..a/b..", "spiffe://Example.org/a", "spiffe://e:80/a", "spiffe://e/a?b", "spiffe://e/a%2Fb",
+			"spiffe:///a", "SPIFFE://e/a", "spiffe://" + strings.Repeat("d", 255) + "/a",
+			"spiffe://" + strings.Repeat("d", 256) + "/a", "spiffe://e/" + strings.Repeat("a", 2037),
+			"spiffe://e/" + strings.Repeat("a", 2038)},
+		access.ByUnix: {"", "1001", "uid:", "uid:0", "uid:00", "uid:01", "uid:-1", "uid:+1", "uid:1001", "uid:4294967295",
+			"uid:4294967296", "uid:9999999999", "uid:99999999999", "uid:1\n", "uid:\u0661", "dns:a", "spiffe://e/a"},
+		access.ByToken: {"uid:1", "cn:a"},
+	}
+	add := func(kind access.Kind, match string) error {
+		return second(accessdb.Create(ctx, s.writer, s.by(), "a"+uuid.NewString(), nil,
+			[]accessdb.NewCredential{{ID: uuid.New(), Kind: kind, Match: match}}))
+	}
+	for kind, texts := range matches {
+		for _, text := range texts {
+			spelled, refused := access.ParseMatch(kind, text)
+			want := refused == nil && spelled == text
+			if err := add(kind, text); (err == nil) != want || err != nil && !errors.Is(err, db.ErrInvalid) {
+				t.Errorf("%s %q: the programs take it: %v; the database: %v", kind, text, want, err)
+			}
+		}
+	}
+	// The kind of a unit is unix. The database has their grammar alone until a program makes them.
+	for text, want := range map[string]bool{"unit:billing.service": true, `unit:a\x2db@1:2.service`: true, "unit:": false,
+		"unit:billing": false, "unit:.service": false, "unit:web@.service": false, "unit:@1.service": false,
+		"unit:a b.service": false, "unit:a/b.service": false, "unit:a.timer": false, "unit:x.socket": true,
+		"unit:" + strings.Repeat("a", 247) + ".service": true, "unit:" + strings.Repeat("a", 248) + ".service": false} {
+		if err := add(access.ByUnix, text); (err == nil) != want || err != nil && !errors.Is(err, db.ErrInvalid) {
+			t.Errorf("%q: got %v, taken should be %v", text, err, want)
+		}
+	}
+	for _, text := range []string{"", "*", "a", "a/*", "a.*", "a*", "**", "/*", ".*", "*/a", "a/*/b", "a//*", "a/.*", "a/**",
+		"a/", "a.", "-a/*", "_-/*", "a-/*", "a b", "a/* ", "a\n", "a/*\n", "\u00e9/*", "a..*", "a/b.c/*", strings.Repeat("a", 255),
+		strings.Repeat("a", 256), strings.Repeat("a", 253) + "/*", strings.Repeat("a", 254) + "/*", `a\`, "a%2Fb"} {
+		_, refused := access.ParsePattern(text)
+		err := second(accessdb.Create(ctx, s.writer, s.by(), "a"+uuid.NewString(),
+			[]accessdb.Rule{{Pattern: text, Actions: access.DefaultActions}}, nil))
+		if (err == nil) != (refused == nil) || err != nil && !errors.Is(err, db.ErrInvalid) {
+			t.Errorf("pattern %q: the programs say %v, the database %v", text, refused, err)
+		}
 	}
 }

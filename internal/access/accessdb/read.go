@@ -1,10 +1,14 @@
 package accessdb
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -54,97 +58,163 @@ func (c Credential) Live(now time.Time) bool {
 // the node has none, and nothing may be shown to apps.
 func ReadEpoch(ctx context.Context, r *db.Reader) (uuid.UUID, error) { return r.AccessEpoch(ctx) }
 
-// snapshotQuery has at least one row, so that there is an epoch without apps too.
-const snapshotQuery = `SELECT e.epoch, a.name, a.disabled_at,
-		(SELECT json_agg(json_build_object('pattern', r.pattern, 'actions', r.actions)) FROM vault.app_rules r
-			WHERE r.app = a.name),
+// snapshotQuery has at least one row, so that there is an epoch without apps too. What only a superuser can have stored,
+// such as an infinite time, must not keep the other apps from being read: it comes as JSON, each rule and credential by
+// itself.
+const snapshotQuery = `SELECT e.epoch, a.name, a.disabled_at IS NOT NULL,
+		(SELECT json_agg(json_build_object('pattern', r.pattern, 'actions', r.actions) ORDER BY r.pattern)
+			FROM vault.app_rules r WHERE r.app = a.name),
 		(SELECT json_agg(json_build_object('id', c.id, 'kind', c.kind, 'token_sha256', encode(c.token_sha256, 'hex'),
 				'match', c.match, 'networks', c.networks, 'created_at', c.created_at, 'expires_at', c.expires_at,
 				'revoked_at', c.revoked_at))
 			FROM vault.app_credentials c WHERE c.app = a.name)
 	FROM (SELECT (SELECT epoch FROM vault.access_epoch) AS epoch) e LEFT JOIN vault.apps a ON true`
 
-// ReadSnapshot reads every app of the node, with the epoch, in one statement. A rule that this program cannot read
-// allows nothing, and such a credential proves nothing. ErrUnavailable if the node has no epoch.
+// ReadSnapshot reads every app of the node, with the epoch, in one statement. What this program cannot read allows
+// nothing, see [Faults]. ErrUnavailable if the node has no epoch.
 func ReadSnapshot(ctx context.Context, r *db.Reader) (access.Snapshot, error) {
-	var s access.Snapshot
-	_, err := db.Collect(ctx, r, func(row pgx.CollectableRow) (struct{}, error) {
-		var epoch uuid.NullUUID
+	s, _, err := readSnapshot(ctx, r)
+	return s, err
+}
+
+// Fault is a part of an app that a daemon cannot read, and so does not go by: a rule allows nothing, a credential proves
+// nothing. The checks of the database refuse such a part, so it was stored past them.
+type Fault struct {
+	App  string
+	Part string // "" = the app itself
+}
+
+// Faults lists them in the order of the apps' names.
+func Faults(ctx context.Context, r *db.Reader) ([]Fault, error) {
+	_, faults, err := readSnapshot(ctx, r)
+	slices.SortFunc(faults, func(a, b Fault) int {
+		return cmp.Or(cmp.Compare(a.App, b.App), cmp.Compare(a.Part, b.Part))
+	})
+	return faults, err
+}
+
+func readSnapshot(ctx context.Context, r *db.Reader) (s access.Snapshot, faults []Fault, err error) {
+	var epoch uuid.NullUUID
+	_, err = db.Collect(ctx, r, func(row pgx.CollectableRow) (struct{}, error) {
 		var name *string
-		var rules, credentials []byte
-		var a access.App
-		err := row.Scan(&epoch, &name, &a.DisabledAt, &rules, &credentials)
-		s.Epoch = epoch.UUID
-		if err != nil || name == nil {
+		var disabled bool
+		var rules, credentials []json.RawMessage
+		if err := row.Scan(&epoch, &name, &disabled, &rules, &credentials); err != nil || name == nil {
 			return struct{}{}, err
 		}
-		a.Name = *name
-		if a.Rules, err = parseRules(rules); err == nil {
-			a.Credentials, err = parseCredentials(credentials)
+		a := access.App{Name: *name}
+		fault := func(part string) { faults = append(faults, Fault{a.Name, part}) }
+		if access.CheckAppName(a.Name) != nil {
+			fault("")
+			return struct{}{}, nil
 		}
+		if disabled {
+			a.DisabledAt = new(time.Time)
+		}
+		a.Rules, a.Credentials = parseRules(rules, fault), parseCredentials(credentials, fault)
 		s.Apps = append(s.Apps, a)
-		return struct{}{}, err
+		return struct{}{}, nil
 	}, snapshotQuery)
-	if err == nil && s.Epoch == uuid.Nil {
+	if s.Epoch = epoch.UUID; err == nil && s.Epoch == uuid.Nil {
 		err = &db.Error{Kind: db.ErrUnavailable, Text: "the node has no access epoch"}
 	}
 	if err != nil {
-		return access.Snapshot{}, err
+		return access.Snapshot{}, nil, err
 	}
-	return s, nil
+	return s, append(faults, dropAmbiguous(s)...), nil
 }
 
-func parseRules(text []byte) ([]access.Rule, error) {
-	var stored []Rule
-	if err := unmarshal(text, &stored); err != nil {
-		return nil, err
-	}
+func parseRules(stored []json.RawMessage, fault func(string)) []access.Rule {
 	rules := make([]access.Rule, 0, len(stored))
-	for _, r := range stored {
-		if pattern, err := access.ParsePattern(r.Pattern); err == nil {
-			rules = append(rules, access.Rule{Pattern: pattern, Actions: r.Actions})
+	for _, text := range stored {
+		var pattern struct{ Pattern string }
+		var r Rule
+		named := json.Unmarshal(text, &pattern) // also where the actions cannot be read
+		err := json.Unmarshal(text, &r)
+		parsed, bad := access.ParsePattern(r.Pattern)
+		for _, action := range r.Actions {
+			if _, unknown := access.ParseAction(string(action)); err == nil {
+				err = unknown
+			}
 		}
+		if err = errors.Join(named, err, bad); err != nil {
+			fault(fmt.Sprintf("rule %q", pattern.Pattern))
+			continue
+		}
+		rules = append(rules, access.Rule{Pattern: parsed, Actions: r.Actions})
 	}
-	return rules, nil
+	return rules
 }
 
-func parseCredentials(text []byte) ([]access.Credential, error) {
-	var stored []struct {
+func parseCredentials(stored []json.RawMessage, fault func(string)) []access.Credential {
+	credentials := make([]access.Credential, 0, len(stored))
+	for _, text := range stored {
+		c, err := parseCredential(text)
+		if err != nil {
+			var named struct{ ID string }
+			_ = json.Unmarshal(text, &named) // a credential without an id is named ""
+			fault(fmt.Sprintf("credential %q", named.ID))
+			continue
+		}
+		credentials = append(credentials, c)
+	}
+	return credentials
+}
+
+func parseCredential(text json.RawMessage) (access.Credential, error) {
+	var stored struct {
 		Credential
 		Fingerprint string `json:"token_sha256"`
 	}
-	if err := unmarshal(text, &stored); err != nil {
-		return nil, err
+	if err := json.Unmarshal(text, &stored); err != nil {
+		return access.Credential{}, err
 	}
-	credentials := make([]access.Credential, 0, len(stored))
-	for _, c := range stored {
-		into := access.Credential{ID: c.ID, Kind: c.Kind, Match: c.Match, CreatedAt: c.CreatedAt,
-			ExpiresAt: c.ExpiresAt, RevokedAt: c.RevokedAt}
-		readable := c.Kind != access.ByToken || len(c.Fingerprint) == 2*len(into.TokenSHA256)
-		if c.Kind == access.ByToken && readable {
-			_, err := hex.Decode(into.TokenSHA256[:], []byte(c.Fingerprint))
-			readable = err == nil
+	c := access.Credential{ID: stored.ID, Kind: stored.Kind, Match: stored.Match, CreatedAt: stored.CreatedAt,
+		ExpiresAt: stored.ExpiresAt, RevokedAt: stored.RevokedAt}
+	for _, text := range stored.Networks {
+		network, err := netip.ParsePrefix(text)
+		if err != nil {
+			return c, err
 		}
-		for _, text := range c.Networks {
-			network, err := netip.ParsePrefix(text)
-			readable = readable && err == nil
-			into.Networks = append(into.Networks, network)
-		}
-		if readable {
-			credentials = append(credentials, into)
-		}
+		c.Networks = append(c.Networks, network)
 	}
-	return credentials, nil
+	if c.Kind == access.ByToken {
+		hash, err := hex.DecodeString(stored.Fingerprint)
+		if err != nil || len(hash) != len(c.TokenSHA256) {
+			return c, access.ErrMatch
+		}
+		copy(c.TokenSHA256[:], hash)
+		return c, nil
+	}
+	_, err := access.ParseMatch(c.Kind, c.Match)
+	return c, err
 }
 
-func unmarshal(text []byte, into any) error {
-	if text == nil {
-		return nil
+// dropAmbiguous takes out the live credentials that one client would prove for several apps.
+func dropAmbiguous(s access.Snapshot) (faults []Fault) {
+	apps := map[string]int{}
+	shared := map[string]bool{}
+	live := func(c access.Credential) bool { return c.Kind != access.ByToken && c.RevokedAt == nil }
+	for i, a := range s.Apps {
+		for _, c := range a.Credentials {
+			if first, taken := apps[c.Match]; live(c) && taken && first != i {
+				shared[c.Match] = true
+			} else if live(c) {
+				apps[c.Match] = i
+			}
+		}
 	}
-	if err := json.Unmarshal(text, into); err != nil {
-		return &db.Error{Kind: db.ErrIntegrity, Text: "an app has a rule or a credential of another form"}
+	for i := range s.Apps {
+		a := &s.Apps[i]
+		a.Credentials = slices.DeleteFunc(a.Credentials, func(c access.Credential) bool {
+			drop := live(c) && shared[c.Match]
+			if drop {
+				faults = append(faults, Fault{a.Name, fmt.Sprintf("credential %q", c.ID)})
+			}
+			return drop
+		})
 	}
-	return nil
+	return faults
 }
 
 const appsQuery = `SELECT jsonb_build_object('name', a.name, 'created_at', a.created_at, 'created_by', a.created_by,
