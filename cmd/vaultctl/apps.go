@@ -23,8 +23,8 @@ func newAppCmd(a *app) *cobra.Command {
 	return holdCommands(&cobra.Command{
 		Use:   "app",
 		Short: "Make apps, say what each may read, and give or end their credentials",
-		Long: `Make apps, say what each may read, and give or end their credentials. An app is a client of vaultd that is known
-by name: it reads the secrets that its rules cover, and no other.
+		Long: `Make apps, say what each may read, and give or end their credentials. An app is a client of vaultd that is
+known by name: it reads the secrets that its rules cover, and no other.
 
 A rule is a PATTERN: a name, a prefix that ends in /* or .*, or * for every name. "prod/app/*" covers neither
 "prod/app" nor "prod/apple". It allows read and verify, or what is written after it: "prod/app/*=read,list".
@@ -402,8 +402,8 @@ func newAppTokenCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "token NAME",
 		Short: "Make another token of an app, and print it, once",
-		Long: `Make another token of an app, and print it, once. The tokens that it has stay valid: give the app the new one, see
-in vaultctl app show that the old one is not used any more, and revoke that.`,
+		Long: `Make another token of an app, and print it, once. The tokens that it has stay valid: give the app the new one,
+see in vaultctl app show that the old one is not used any more, and revoke that.`,
 		Example: `  vaultctl app token billing --expires 90d
   vaultctl app token ci --token-out ci.token`,
 		Args:              exactArgs("NAME"),
@@ -513,8 +513,8 @@ func newAppEnableCmd(a *app, enabled bool) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "disable NAME",
 		Short: "Take no credential of an app any more, until it is enabled",
-		Long: `Take no credential of an app any more, until it is enabled. Nothing of it is lost. It holds on each node as soon
-as that has replayed the change; --wait waits for all connected standbys.`,
+		Long: `Take no credential of an app any more, until it is enabled. Nothing of it is lost. It holds on each node as
+soon as that has replayed the change; --wait waits for all connected standbys.`,
 		Example: `  vaultctl app disable billing --wait`,
 	}
 	done := "disabled app %q"

@@ -171,8 +171,8 @@ func newAppWhoCmd(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "who SECRET",
 		Short: "Show which apps may use a secret, by which rule, and when each was last seen",
-		Long: `Show which apps may use a secret, by which rule, and when each was last seen at all. Who has read this secret is
-in the audit log: vaultctl audit list secret:SECRET. The name need not exist.`,
+		Long: `Show which apps may use a secret, by which rule, and when each was last seen at all. Who has read this secret
+is in the audit log: vaultctl audit list secret:SECRET. The name need not exist.`,
 		Example:           `  vaultctl app who prod/billing/db`,
 		Args:              exactArgs("SECRET"),
 		ValidArgsFunction: completeNames(a, names{live: true}),
@@ -223,9 +223,9 @@ func newAppCheckCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check NAME SECRET",
 		Short: "Say whether an app may read a secret, and why",
-		Long: `Say whether an app may read a secret, and why. It exits with 0 if it may and with 4 if it may not: it is disabled,
-no rule covers the name, or it has no credential that is good (from the address --from, if that is given). Whether the
-secret exists makes no difference.`,
+		Long: `Say whether an app may read a secret, and why. It exits with 0 if it may and with 4 if it may not: it is
+disabled, no rule covers the name, or it has no credential that is good (from the address --from, if that is given).
+Whether the secret exists makes no difference.`,
 		Example: `  vaultctl app check billing prod/billing/db
   vaultctl app check billing prod/billing/db --from 10.20.0.5
   vaultctl app check billing prod/billing/db --action verify`,

@@ -32,9 +32,10 @@ the vault's rules, such as a superuser, is refused.
   worker    run rotations: for vaultd on the primary
   auditor   read the audit log
 
-A role may have several of these, and several prefixes; the command prints all its prefixes. They belong to the role
-itself: they stay when it is renamed, and a new role of the same name does not have them. --revoke takes everything
-away, or one --prefix.`,
+A prefix is compared as text: prod/app/ covers what is under that folder, prod/app also prod/apple. A role may have
+several of these, and several prefixes; the command prints all its prefixes. They belong to the role itself: they stay
+when it is renamed, and a new role of the same name does not have them. --revoke takes everything away, or one
+--prefix.`,
 		Example: `  vaultctl grant app --prefix prod/app/
   vaultctl grant vaultd
   vaultctl grant vaultd --as worker
@@ -70,6 +71,10 @@ func (o grantOptions) parse(cmd *cobra.Command) error {
 		return usage("--as takes service, worker or auditor, not %q", o.group)
 	case o.prefix != nil && vault.Group(o.group) != vault.GroupService:
 		return usage("--prefix is for --as service only")
+	case o.prefix != nil && *o.prefix != "" && !o.revoke:
+		if err := checkPrefix("prefix", *o.prefix); err != nil {
+			return err
+		}
 	}
 	return oneOf(cmd, "revoke", "as")
 }
@@ -91,6 +96,9 @@ func runGrant(ctx context.Context, a *app, o grantOptions) error {
 		return a.printJSON(grant)
 	}
 	a.note("%s", o.summary())
+	if o.prefix != nil && !o.revoke {
+		a.warnPrefix("prefix", *o.prefix)
+	}
 	if len(grant.Prefixes) > 1 || o.revoke && len(grant.Prefixes) > 0 {
 		a.note("its prefixes now: %s", prefixes(grant.Prefixes))
 	}

@@ -85,6 +85,10 @@ func (o tokenCreateOptions) parse(cmd *cobra.Command) error {
 		return usage("--save takes a file name")
 	case cmd.Flags().Changed("scope") && o.scope == "":
 		return usage("--scope is a prefix of names; leave it out for a token that may change everything")
+	case o.scope != "":
+		if err := checkPrefix("scope", o.scope); err != nil {
+			return err
+		}
 	}
 	return oneOf(cmd, "owner", "scope")
 }
@@ -116,6 +120,9 @@ func runTokenCreate(ctx context.Context, a *app, o tokenCreateOptions) error {
 	made, err := deliver(token, row, file)
 	if err != nil {
 		return err
+	}
+	if !a.json() {
+		a.warnPrefix("scope", o.scope)
 	}
 	return a.printToken(made)
 }

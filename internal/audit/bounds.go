@@ -47,6 +47,9 @@ const (
 // Shortened is the event in less than 16 KiB. It names what was cut, with its length. An event that is too long for the
 // spool would refuse the read it records.
 func (e Event) Shortened() Event {
+	if e.isShort() {
+		return e
+	}
 	detail := map[string]any{}
 	for _, text := range []struct {
 		name  string
@@ -76,4 +79,20 @@ func (e Event) Shortened() Event {
 	}
 	e.Detail = detail
 	return e
+}
+
+// isShort reports that nothing has to be cut; false also where finding out would cost as much as cutting.
+func (e Event) isShort() bool {
+	for _, text := range []string{e.Actor, e.Client, e.Node, e.Action, e.Secret, e.RequestID} {
+		if len(text) > longestText {
+			return false
+		}
+	}
+	for name, value := range e.Detail {
+		// A character of a text takes six bytes at most, and so does each byte that is no character.
+		if text, ok := value.(string); !ok || len(name) > 64 || 6*len(text)+2 > longestDetail {
+			return false
+		}
+	}
+	return len(e.Detail) <= mostDetails
 }

@@ -41,8 +41,12 @@ func (e Event) AppendJSON(dst []byte) ([]byte, error) {
 	return append(dst, "}}"...), nil
 }
 
-// marshalDetail is json.Marshal with all text made [Printable].
+// marshalDetail is json.Marshal with all text made [Printable]. Every read of an app has three texts, so they take no
+// reflection.
 func marshalDetail(value any) ([]byte, error) {
+	if text, ok := value.(string); ok {
+		return appendText(make([]byte, 0, len(text)+2), text), nil
+	}
 	text, err := json.Marshal(value)
 	if err != nil || !bytes.ContainsRune(text, '\\') && !bytes.ContainsFunc(text, hidden) {
 		return text, err

@@ -41,7 +41,8 @@ func createApp(name, pattern, credentials string) string {
 func one(list string) string { return strings.NewReplacer(`'[`, `'`, `]'`, `'`).Replace(list) }
 
 func addToken(name string) string {
-	return fmt.Sprintf(`SELECT vault.add_app_credential('%s', %s, gen_random_uuid())`, name, one(appCredential("token", "")))
+	return fmt.Sprintf(`SELECT vault.add_app_credential('%s', %s, gen_random_uuid())`, name,
+		one(appCredential("token", "")))
 }
 
 func allow(name, pattern string) string {
@@ -87,7 +88,8 @@ func attacksOnApps() (list []attack) {
 				attack{role + ": " + what + " by a forged setting", role, []string{"BEGIN",
 					`SELECT set_config('vault.token_id', '00000000-0000-4000-8000-00000000ca0a', true)`, sql}, denied})
 		}
-		list = append(list, attack{role + ": make an app without a token", role, []string{createApp("mine", "*", "")}, denied})
+		list = append(list, attack{role + ": make an app without a token", role, []string{createApp("mine", "*", "")},
+			denied})
 	}
 	for _, table := range tables {
 		list = append(list, attack{"a stranger reads " + table, vaulttest.Stranger, []string{`SELECT * FROM vault.` + table},
@@ -111,7 +113,8 @@ func attacksOnApps() (list []attack) {
 	tx("a rule in the middle of a word", "23514", allow("victim", "prod*"))
 	tx("a rule with two stars", "23514", allow("victim", "*/*"))
 	tx("a rule that ends in a newline", "23514", allow("victim", `prod\n`))
-	tx("a credential for the app of clients without one", "23514", createApp("anonymous", "app1/*", appCredential("token", "")))
+	tx("a credential for the app of clients without one", "23514",
+		createApp("anonymous", "app1/*", appCredential("token", "")))
 	tx("a token with a match", "23514", createApp("mine", "app1/*", appCredential("token", "uid:0")))
 	tx("a certificate without a match", "23514", createApp("mine", "app1/*", appCredential("cert", "")))
 	tx("a user as a certificate", "23514", createApp("mine", "app1/*", appCredential("cert", "uid:0")))
@@ -134,7 +137,8 @@ func attacksOnApps() (list []attack) {
 	}
 	tx("a credential with a field of ours", "22023", createApp("mine", "app1/*", `'[{"id":`+
 		`"00000000-0000-4000-8000-000000000045","kind":"cert","match":"cn:x","created_by":"token:root"}]'`))
-	tx("the end of a rule that is not there", "VA004", `SELECT vault.disallow_app('victim', '{app1/*}', gen_random_uuid())`)
+	tx("the end of a rule that is not there", "VA004",
+		`SELECT vault.disallow_app('victim', '{app1/*}', gen_random_uuid())`)
 	tx("the end of another app's credential", "VA004", createApp("mine", "app1/*", ""),
 		`SELECT vault.revoke_app_credential('mine', (SELECT id FROM vault.app_credentials WHERE app = 'victim'),
 			gen_random_uuid())`)
@@ -197,8 +201,8 @@ func TestScopedTokenWidensNoApp(t *testing.T) {
 	must(t, try(`SELECT vault.disallow_app('mine', '{staging/*,staging/x/*}', gen_random_uuid())`))
 	wantCode(t, try(addToken("mine")), denied)
 	wantCode(t, try(allow("mine", "staging/*")), denied)
-	if got := store.MustQuery(t, `SELECT string_agg(app || ' ' || pattern, ', ' ORDER BY app, pattern) FROM vault.app_rules`); got !=
-		"both prod/x, both staging/*, near staging, off prod/*, outside prod/*" {
+	if got := store.MustQuery(t, `SELECT string_agg(app || ' ' || pattern, ', ' ORDER BY app, pattern)
+		FROM vault.app_rules`); got != "both prod/x, both staging/*, near staging, off prod/*, outside prod/*" {
 		t.Errorf("got the rules %q", got)
 	}
 	if got := store.MustQuery(t, `SELECT count(*) FROM vault.app_credentials`); got != "5" {
@@ -283,7 +287,8 @@ func TestEveryChangeHasAnotherEpoch(t *testing.T) {
 func TestNoChangeHasNoEpoch(t *testing.T) {
 	store := vaulttest.New(t)
 	request := uuid.NewString()
-	create := fmt.Sprintf(`SELECT vault.create_app('app', %s, %s, '%s')`, rule("app1/*"), appCredential("token", ""), request)
+	create := fmt.Sprintf(`SELECT vault.create_app('app', %s, %s, '%s')`, rule("app1/*"), appCredential("token", ""),
+		request)
 	mustAdmin(t, store, create)
 	before := epoch(t, store)
 	for what, steps := range map[string][]string{
@@ -294,7 +299,8 @@ func TestNoChangeHasNoEpoch(t *testing.T) {
 		"a change rolled back":    {allow("app", "app1/y"), "ROLLBACK", "BEGIN", "AUTHORISE"},
 		"a savepoint rolled back": {"SAVEPOINT s", addToken("app"), "ROLLBACK TO s", "AUTHORISE"},
 	} {
-		must(t, runSession(t, store.URL(vaulttest.Operator), append(append([]string{"BEGIN", "AUTHORISE"}, steps...), "COMMIT")))
+		steps = append(append([]string{"BEGIN", "AUTHORISE"}, steps...), "COMMIT")
+		must(t, runSession(t, store.URL(vaulttest.Operator), steps))
 		if epoch(t, store) != before {
 			t.Errorf("%s: the epoch is another", what)
 			before = epoch(t, store)
@@ -441,7 +447,8 @@ func TestReadsOfAppsAreOnRecord(t *testing.T) {
 	ship(event("client:192.0.2.7", id, "ok", "2026-01-01T00:00:00Z"),
 		event("app:billing", id, "denied", "2026-01-01T00:00:00Z"),
 		event("app:billing", uuid.NewString(), "ok", "2026-01-01T00:00:00Z"),
-		event("app:billing", "' OR true --", "ok", "2026-01-01T00:00:00Z"), event("app:billing", "", "ok", "2026-01-01T00:00:00Z"))
+		event("app:billing", "' OR true --", "ok", "2026-01-01T00:00:00Z"),
+		event("app:billing", "", "ok", "2026-01-01T00:00:00Z"))
 	if got := use(); got != "never" {
 		t.Errorf("got the last use %s, want never", got)
 	}

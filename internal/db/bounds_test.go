@@ -81,7 +81,8 @@ func surfaceOfFunctions() map[string]bounded {
 			params: map[string]argument{"p_role": takesAny("'app1'",
 				"a role that is not there is none too powerful; a grant looks for it first")}},
 		"create_app": {as: service, admin: true, params: map[string]argument{
-			"p_name": takes("'app'", append(not("NULL", "''", textOf(65), textOf(1<<20)), code("23514", "'App'", "'a b'")...)...),
+			"p_name": takes("'app'",
+				append(not("NULL", "''", textOf(65), textOf(1<<20)), code("23514", "'App'", "'a b'")...)...),
 			"p_rules": takes(`'[{"pattern":"app1/*","actions":["read"]}]'`,
 				append(not("NULL", "'{}'", "'null'", "'[null]'", "'[{}]'", `'[{"pattern":"a"}]'`,
 					`'[{"pattern":"a","actions":["write"]}]'`, `'[{"pattern":"a","actions":[null]}]'`,
@@ -97,8 +98,9 @@ func surfaceOfFunctions() map[string]bounded {
 			"p_request": request,
 		}},
 		"allow_app": {as: service, admin: true, good: "VA004", params: map[string]argument{
-			"p_app":     takes("'app'", not("NULL", "''", textOf(1<<20))...),
-			"p_rules":   takes(`'[{"pattern":"app1/*","actions":["read"]}]'`, not("NULL", "'[]'", "jsonb_build_array("+textOf(1<<20)+")")...),
+			"p_app": takes("'app'", not("NULL", "''", textOf(1<<20))...),
+			"p_rules": takes(`'[{"pattern":"app1/*","actions":["read"]}]'`,
+				not("NULL", "'[]'", "jsonb_build_array("+textOf(1<<20)+")")...),
 			"p_request": request,
 		}},
 		"disallow_app": {as: service, admin: true, good: "VA004", params: map[string]argument{

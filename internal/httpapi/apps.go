@@ -30,14 +30,14 @@ const (
 	olderEpochs = 16
 )
 
-// apps is the daemon's copy of the apps. It is replaced when a read, or a question before a refusal, shows that the node
-// has another epoch. While the node does not answer the copy stays.
+// apps is the daemon's copy of the apps. It is replaced when a read, or a question before a refusal, shows that the
+// node has another epoch. While the node does not answer the copy stays.
 type apps struct {
 	source  Apps
 	current atomic.Pointer[access.Index] // nil until the first snapshot was read
 
 	mu      sync.Mutex
-	reading *sharedIndex           // the snapshot that is being read; one at a time, so that an old one replaces no newer one
+	reading *sharedIndex           // the snapshot that is being read; one at a time: an old one replaces no newer one
 	asking  *sharedIndex           // the question for the epoch that is not sent yet
 	asked   time.Time              // when the last one was sent
 	older   [olderEpochs]uuid.UUID // epochs of copies that were replaced
@@ -86,8 +86,8 @@ func (a *apps) any(ctx context.Context) (*access.Index, error) {
 	return shared.wait(ctx)
 }
 
-// at returns the copy that has the epoch, which a statement has just read. Where the node has moved on since, it returns
-// a newer one.
+// at returns the copy that has the epoch, which a statement has just read. Where the node has moved on since, it
+// returns a newer one.
 func (a *apps) at(ctx context.Context, epoch uuid.UUID) (*access.Index, error) {
 	x := a.current.Load()
 	// A read in progress may have begun before the epoch was made. The one after it has not.

@@ -46,8 +46,8 @@ func (d *denial) outcome() outcome {
 	return outcome{status: http.StatusForbidden, code: "not_allowed", message: d.Error(), reason: string(d.reason)}
 }
 
-// authorise finds the caller and judges whether it may do what the endpoint does with the name, before the node is read.
-// A refusal by a copy of the apps that is not the newest is judged again by the newest.
+// authorise finds the caller and judges whether it may do what the endpoint does with the name, before the node is
+// read. A refusal by a copy of the apps that is not the newest is judged again by the newest.
 func (a *API) authorise(ctx context.Context, q *request, g *guard) error {
 	q.api = a
 	who, err := identify(q.http, q.client, g)
@@ -65,7 +65,7 @@ func (a *API) authorise(ctx context.Context, q *request, g *guard) error {
 	if err = q.judge(x, g); err == nil {
 		return nil
 	}
-	if q.caller.who.Kind != "" && q.caller.Reason.Failed() {
+	if q.caller.failed() {
 		if wait := a.failures.take(bucketOf(q.client), time.Now()); wait > 0 {
 			return tooManyCredentials(wait)
 		}
@@ -74,6 +74,11 @@ func (a *API) authorise(ctx context.Context, q *request, g *guard) error {
 		return err
 	}
 	return q.judge(x, g)
+}
+
+// failed reports whether a credential was presented and refused.
+func (c *caller) failed() bool {
+	return c.Reason.Failed() && (c.Reason != access.NoIdentity || c.who.Kind == access.ByCert)
 }
 
 // refuse counts a credential that cannot be one of this vault: no copy of the apps has it.
@@ -121,8 +126,8 @@ func (q *request) permission() vault.Permit {
 	return q.permit
 }
 
-// permit is called with the epoch that came with what was read, before any of it is used. If the apps have changed since
-// the request was judged, it is judged again.
+// permit is called with the epoch that came with what was read, before any of it is used. If the apps have changed
+// since the request was judged, it is judged again.
 func (q *request) permit(ctx context.Context, epoch uuid.UUID) error {
 	if epoch == q.caller.epoch {
 		return nil
@@ -144,7 +149,7 @@ func (c *caller) describe(q *request, e *audit.Event) {
 		e.Detail = make(map[string]any, 3)
 	}
 	if c.Credential != uuid.Nil {
-		e.Detail["credential"] = c.Credential
+		e.Detail["credential"] = c.Credential.String()
 	}
 	e.Detail["via"] = c.via()
 	e.Detail["api"] = q.route.interfaceName()
@@ -236,8 +241,8 @@ func authorities(certs []*x509.Certificate) map[authority]bool {
 	return all
 }
 
-// certificate returns the matches of a client certificate. The handshake has verified it; the connection, or the session
-// that it resumed, may be older than the authorities in force and longer than the certificate.
+// certificate returns the matches of a client certificate. The handshake has verified it; the connection, or the
+// session that it resumed, may be older than the authorities in force and longer than the certificate.
 func (g *guard) certificate(chains [][]*x509.Certificate, now time.Time) ([]string, error) {
 	for _, chain := range chains {
 		if !g.authorities[sha256.Sum256(chain[len(chain)-1].Raw)] {
@@ -245,7 +250,7 @@ func (g *guard) certificate(chains [][]*x509.Certificate, now time.Time) ([]stri
 		}
 		for _, c := range chain {
 			if now.After(c.NotAfter) || now.Before(c.NotBefore) {
-				return nil, &denial{reason: access.Expired, detail: "the client's certificate, or one that signed it, is out of date"}
+				return nil, &denial{reason: access.Expired, detail: "the client's certificate, or one above it, is out of date"}
 			}
 		}
 		matches, err := access.CertificateMatches(chain[0])
@@ -254,7 +259,8 @@ func (g *guard) certificate(chains [][]*x509.Certificate, now time.Time) ([]stri
 		}
 		return matches, nil
 	}
-	return nil, &denial{reason: access.NoIdentity, detail: "the authority that signed the client's certificate is not in force"}
+	return nil, &denial{reason: access.NoIdentity,
+		detail: "the authority that signed the client's certificate is not in force"}
 }
 
 func tooManyCredentials(retry time.Duration) error {

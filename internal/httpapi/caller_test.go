@@ -237,7 +237,7 @@ func TestTheEventOfAnApp(t *testing.T) {
 	g.get(t, "prod/app/x", vaultToken(token))
 	want := audit.Event{Actor: "app:billing", Client: "192.0.2.1", Action: audit.Read, Secret: "prod/app/x", Version: 1,
 		Outcome: audit.OK, RequestID: "r1",
-		Detail: map[string]any{"credential": token.ID(), "via": "token", "api": "native"}}
+		Detail: map[string]any{"credential": token.ID().String(), "via": "token", "api": "native"}}
 	if diff := cmp.Diff(want, g.events[0]); diff != "" {
 		t.Errorf("the event differs (-want +got):\n%s", diff)
 	}
@@ -511,8 +511,8 @@ func TestCertificates(t *testing.T) {
 		reason string
 	}{
 		{"a SPIFFE id", ca, x509.Certificate{URIs: uri("spiffe://example.org/billing")}, nil, 200, ""},
-		{"two SPIFFE ids", ca, x509.Certificate{URIs: uri("spiffe://example.org/billing", "spiffe://example.org/x")}, nil, 403,
-			"no_identity"},
+		{"two SPIFFE ids", ca, x509.Certificate{URIs: uri("spiffe://example.org/billing", "spiffe://example.org/x")}, nil,
+			403, "no_identity"},
 		{"a DNS name", ca, x509.Certificate{DNSNames: []string{"x.example.org", "Billing.example.org"}}, nil, 200, ""},
 		{"DNS names of two apps", ca, x509.Certificate{DNSNames: []string{"second.example.org", "billing.example.org"}}, nil,
 			403, "no_identity"},

@@ -16,8 +16,8 @@ type Limits struct {
 	Total   Limit
 }
 
-// Limit is how many requests are answered. A request beyond Rate is refused at once. One beyond AtOnce waits, for turnWait
-// at most, until another has been answered.
+// Limit is how many requests are answered. A request beyond Rate is refused at once. One beyond AtOnce waits, for
+// turnWait at most, until another has been answered.
 type Limit struct {
 	Rate   float64 // a second, and as many in one burst, at least 1; 0 = no limit
 	AtOnce int     // 0 = no limit

@@ -143,7 +143,9 @@ func TestRequestsAtOnce(t *testing.T) {
 // Requests without an app count for their address and in all.
 func TestLimitsWithoutAnApp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := newGated(t, func(p *Policy) { p.Apps = false; p.Limits = Limits{Address: Limit{AtOnce: 1}, App: Limit{Rate: 1}} })
+		g := newGated(t, func(p *Policy) {
+			p.Apps, p.Limits = false, Limits{Address: Limit{AtOnce: 1}, App: Limit{Rate: 1}}
+		})
 		h := &held{release: make(chan struct{})}
 		g.h = g.serve(getEndpoint(h.get))
 		var first sync.WaitGroup

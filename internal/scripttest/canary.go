@@ -3,6 +3,7 @@ package scripttest
 import (
 	"fmt"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -12,8 +13,11 @@ import (
 // canary is the value that scripts store. After all of them it must be in no log, error or audit row.
 const canary = "canary-value-5b1f0a7c2d9e"
 
-// checkCanary looks for the value and the token in everything that was logged: by the commands on stderr, by vaultd, by
-// PostgreSQL with every statement and parameter logged, and in the audit rows.
+// anyToken is the text of a token of an operator or an app.
+var anyToken = regexp.MustCompile(`hv[ar]_[a-z2-7]{84}`)
+
+// checkCanary looks for the value and for tokens in everything that was logged: by the commands on stderr, by vaultd,
+// by PostgreSQL with every statement and parameter logged, and in the audit rows.
 func (h *harness) checkCanary(t *testing.T) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -28,7 +32,8 @@ func (h *harness) checkCanary(t *testing.T) {
 	}
 	for _, name := range h.databases {
 		rows, err := query(h.program.Shared.Primary().URL(name, vaulttest.Superuser),
-			`SELECT a FROM vault.audit_log a; SELECT r FROM vault.requests r; SELECT j FROM vault.rotation_jobs j`)
+			`SELECT a FROM vault.audit_log a; SELECT r FROM vault.requests r; SELECT j FROM vault.rotation_jobs j;
+				SELECT c FROM vault.app_credentials c`)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -53,6 +58,9 @@ func (h *harness) checkCanary(t *testing.T) {
 			if strings.Contains(strings.ToLower(text), strings.ToLower(secret)) {
 				t.Errorf("%s is in %s", what, place)
 			}
+		}
+		if anyToken.MatchString(text) {
+			t.Errorf("a token is in %s", place)
 		}
 	}
 }

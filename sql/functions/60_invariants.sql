@@ -88,7 +88,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   UPDATE vault.access_epoch SET epoch = gen_random_uuid();
   IF NOT FOUND THEN
-    RAISE EXCEPTION 'vault.access_epoch has no row that % may change, and without it no daemon would notice', current_user
+    RAISE EXCEPTION 'vault.access_epoch has no row that "%" may change: no daemon would notice the change', current_user
       USING ERRCODE = '42501';
   END IF;
   RETURN NULL;

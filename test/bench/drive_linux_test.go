@@ -29,7 +29,7 @@ func echo(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "you asked fo
 func asking(paths ...string) []exchange {
 	var all []exchange
 	for _, path := range paths {
-		all = append(all, exchange{request: getRequest(path), body: []byte("you asked for /v1/secrets/" + path)})
+		all = append(all, exchange{request: getRequest(path, ""), body: []byte("you asked for /v1/secrets/" + path)})
 	}
 	return all
 }
@@ -63,7 +63,7 @@ func TestDriveTakesAnswersInPieces(t *testing.T) {
 		fmt.Fprint(w, long[7:])
 	})
 	got, err := driveFor(t.Context(), 50*time.Millisecond, address, 2,
-		random([]exchange{{request: getRequest("a"), body: []byte(long)}}))
+		random([]exchange{{request: getRequest("a", ""), body: []byte(long)}}))
 	if err != nil || got.requests == 0 {
 		t.Errorf("got %d requests, %v", got.requests, err)
 	}

@@ -16,8 +16,12 @@ func random(exchanges []exchange) func() *exchange {
 	return func() *exchange { return &exchanges[dice.IntN(len(exchanges))] }
 }
 
-func getRequest(name string) []byte {
-	return fmt.Appendf(nil, "GET /v1/secrets/%s HTTP/1.1\r\nHost: localhost\r\n\r\n", name)
+// getRequest asks for a name, with the token of an app unless it is "".
+func getRequest(name, token string) []byte {
+	if token != "" {
+		token = "X-Vault-Token: " + token + "\r\n"
+	}
+	return fmt.Appendf(nil, "GET /v1/secrets/%s HTTP/1.1\r\nHost: localhost\r\n%s\r\n", name, token)
 }
 
 func verifyRequest(name string, value []byte) []byte {
@@ -28,10 +32,11 @@ func verifyRequest(name string, value []byte) []byte {
 }
 
 // learnReads reads each name from a server once and checks the value. Later answers must equal the first.
-func learnReads(ctx context.Context, address string, names []string, version, size int) ([]exchange, error) {
+func learnReads(ctx context.Context, address string, names []string, version, size int, token string) ([]exchange,
+	error) {
 	learnt := make([]exchange, 0, len(names))
 	for _, name := range names {
-		body, err := fetch(ctx, http.MethodGet, "http://"+address+"/v1/secrets/"+name, nil)
+		body, err := fetch(ctx, http.MethodGet, "http://"+address+"/v1/secrets/"+name, nil, token)
 		if err != nil {
 			return nil, err
 		}
@@ -46,7 +51,7 @@ func learnReads(ctx context.Context, address string, names []string, version, si
 			return nil, fmt.Errorf("%s answers %q version %d for %q version %d, or another value", address, answer.Name,
 				answer.Version, name, version)
 		}
-		learnt = append(learnt, exchange{request: getRequest(name), body: body})
+		learnt = append(learnt, exchange{request: getRequest(name, token), body: body})
 	}
 	return learnt, nil
 }
@@ -61,7 +66,7 @@ func learnVerifies(ctx context.Context, address string, names []string, size int
 		}
 		value := valueOf(name, version, size)
 		body, err := fetch(ctx, http.MethodPost, "http://"+address+"/v1/secrets/"+name+"/verify",
-			fmt.Appendf(nil, `{"value":%q}`, value))
+			fmt.Appendf(nil, `{"value":%q}`, value), "")
 		if err != nil {
 			return nil, err
 		}
@@ -81,10 +86,13 @@ func learnVerifies(ctx context.Context, address string, names []string, size int
 	return learnt, nil
 }
 
-func fetch(ctx context.Context, method, url string, body []byte) ([]byte, error) {
+func fetch(ctx context.Context, method, url string, body []byte, token string) ([]byte, error) {
 	request, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
+	}
+	if token != "" {
+		request.Header.Set("X-Vault-Token", token)
 	}
 	if body != nil {
 		request.Header.Set("Content-Type", "application/json")

@@ -25,7 +25,7 @@ func (s *env) rotating(ctx context.Context, o options, reads []string) ([]subjec
 	}
 	i := slices.IndexFunc(s.processes, func(p *process) bool { return p.name == readInterval })
 	reader := s.processes[i]
-	learnt, err := learnReads(ctx, reader.address, reads, 1, o.bytes)
+	learnt, err := learnReads(ctx, reader.address, reads, 1, o.bytes, "")
 	if err != nil {
 		return nil, err
 	}

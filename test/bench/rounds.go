@@ -20,6 +20,9 @@ const (
 	readOff       = "read off"
 	readInterval  = "read interval"
 	readAlways    = "read always"
+	readToken     = "read token"
+	readPaced     = "read token, paced"
+	readFlooded   = "read token, flooded"
 	verify        = "verify"
 	peerRead      = "peer"
 	put           = "put"
@@ -159,7 +162,7 @@ func (s *env) readers(ctx context.Context, o options, reads, verifies []string) 
 	if err != nil {
 		return nil, err
 	}
-	learnt, err := learnReads(ctx, query.address, reads, 1, o.bytes)
+	learnt, err := learnReads(ctx, query.address, reads, 1, o.bytes, "")
 	if err != nil {
 		return nil, err
 	}
@@ -183,7 +186,7 @@ func (s *env) readers(ctx context.Context, o options, reads, verifies []string) 
 		if err != nil {
 			return nil, err
 		}
-		learnt, err := learnReads(ctx, p.address, reads, 1, o.bytes)
+		learnt, err := learnReads(ctx, p.address, reads, 1, o.bytes, "")
 		if err != nil {
 			return nil, err
 		}
@@ -196,7 +199,8 @@ func (s *env) readers(ctx context.Context, o options, reads, verifies []string) 
 		}
 		add(verify, p, true, learnt)
 	}
-	return all, nil
+	tokens, err := s.tokenReaders(ctx, o, reads)
+	return append(all, tokens...), err
 }
 
 // drive measures a server for a slice, and the cost of shipping its records afterwards.
@@ -261,10 +265,10 @@ func (s *env) cost(pids []int, work func() (requests int, err error)) (figures, 
 }
 
 func learnBare(ctx context.Context, address string, names []string) ([]exchange, error) {
-	body, err := fetch(ctx, "GET", "http://"+address+"/", nil)
+	body, err := fetch(ctx, "GET", "http://"+address+"/", nil, "")
 	var learnt []exchange
 	for _, name := range names {
-		learnt = append(learnt, exchange{request: getRequest(name), body: body})
+		learnt = append(learnt, exchange{request: getRequest(name, ""), body: body})
 	}
 	return learnt, err
 }

@@ -234,7 +234,7 @@ func readingAny(names int) func() *exchange {
 }
 
 func reading(name string) *exchange {
-	return &exchange{request: getRequest(name), part: fmt.Appendf(nil, `"value":"%s"`,
+	return &exchange{request: getRequest(name, ""), part: fmt.Appendf(nil, `"value":"%s"`,
 		valueOf(name, versionsEach, scaleBytes))}
 }
 

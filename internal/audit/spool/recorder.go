@@ -12,7 +12,7 @@ import (
 
 const (
 	refusalWindow = time.Minute
-	refusalRows   = 100 // in one window, each for another client or name
+	refusalRows   = 100 // in one window, each for another client, app or name
 )
 
 // Recorder puts a daemon's reads on record. A nil Recorder records nothing: the audit is off.
@@ -34,7 +34,7 @@ type refusals struct {
 	count  int // of those without a row
 }
 
-type refusal struct{ client, action, secret string }
+type refusal struct{ actor, client, action, secret string }
 
 // unrecorded are the reads that were answered without a record, and are not reported in the log yet.
 type unrecorded struct {
@@ -44,8 +44,8 @@ type unrecorded struct {
 }
 
 // Record returns when the event is on record. After an error, always audit.ErrUnrecorded, the request must not be
-// answered. Refusals beyond the first of a client and name, and beyond refusalRows in all, are counted and get one row
-// a minute.
+// answered. Refusals beyond the first of a client, app and name, and beyond refusalRows in all, are counted and get
+// one row a minute.
 func (r *Recorder) Record(ctx context.Context, e audit.Event) error {
 	if r == nil {
 		return nil
@@ -72,7 +72,7 @@ func (r *Recorder) listed(e audit.Event) bool {
 	if r.refused.listed == nil {
 		r.refused.since, r.refused.listed = e.At, map[refusal]bool{}
 	}
-	key := refusal{e.Client, e.Action, e.Secret}
+	key := refusal{e.Actor, e.Client, e.Action, e.Secret}
 	if r.refused.listed[key] || len(r.refused.listed) == refusalRows {
 		r.refused.count++
 		return false
