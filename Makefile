@@ -11,7 +11,7 @@ PACKAGES ?= ./...
 export VAULT_TEST_PG := $(PG)
 
 .DEFAULT_GOAL := help
-.PHONY: help build dev test test-pg check fmt vet staticcheck style race bench cover fuzz chaos postgres
+.PHONY: help build compat dev test test-pg check fmt vet staticcheck style race bench cover fuzz chaos postgres
 .PHONY: dotenv-table bench-go bench-scale bench-reads extension install-extension test-cron bench-audit captures
 
 help: ## Show this list
@@ -40,6 +40,10 @@ test: postgres ## Run every test and every script, on the newest PostgreSQL foun
 test-pg: ## The same on one version: make test-pg PG=15
 	@test -n "$(PG)" || { echo "test-pg: name a version: make test-pg PG=15" >&2; exit 2; }
 	@$(MAKE) --no-print-directory test PG=$(PG)
+
+compat: postgres ## Clients of Vault (Go, Python, Node, consul-template) against vaultd on a primary and a lone standby; installs them
+	@tools/install-compat
+	cd compat && $(GO) vet ./... && $(GO) test -count=1 -timeout 10m ./...
 
 test-cron: ## The supervisor run by pg_cron, on Debian's PostgreSQL 15 (installs postgresql-15-cron)
 	@tools/install-pg-cron

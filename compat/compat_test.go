@@ -140,8 +140,10 @@ func (w *world) daemon(t *testing.T, name string, node *localpg.Node) daemon {
 		if err := cmd.Wait(); err != nil {
 			t.Errorf("vaultd beside the %s: %v", name, err)
 		}
-		if t.Failed() {
-			t.Logf("vaultd beside the %s:\n%s", name, log.String())
+		for line := range strings.Lines(log.String()) {
+			if t.Failed() && strings.Contains(line, "level=ERROR") {
+				t.Logf("vaultd beside the %s: %s", name, line)
+			}
 		}
 	})
 	d := daemon{socket: base + ".sock"}

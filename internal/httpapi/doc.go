@@ -49,6 +49,12 @@
 // Idempotency-Key is made only if the first one was not. A repeated delete then gets the first answer. A repeated value
 // gets 409, because it would be sealed into other bytes than those that are stored.
 //
+// # Clients of Vault
+//
+// With Options.KVMount the handler also has the routes by which clients of HashiCorp Vault and OpenBao read (kv.go): the
+// same steps, reads and records under other paths, and errors in Vault's form, {"errors": [...]}. There too 404 is an
+// absent or deleted secret, or a folder without secrets, and nothing else.
+//
 // # A node that is behind
 //
 // The answer to a write has a position in the log, as "lsn" and as the header Vault-LSN. A read or verify that sends it

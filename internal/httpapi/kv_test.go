@@ -228,7 +228,7 @@ func TestKVRefusals(t *testing.T) {
 		"POST /v1/secret/delete/db/password":         405,
 		"GET /v1/secret/data/db/password?version=0":  200,
 		"GET /v1/secret/data/db%2Fpassword?list=0":   200,
-		"HEAD /v1/sys/health?standbyok=true":         200,
+		"HEAD /v1/sys/health?standbyok=true&x=1":     200,
 		"GET /v1/sys/seal-status":                    200,
 		"GET /v1/sys/init":                           200,
 		"GET /v1/sys/internal/ui/mounts/secret/db/x": 200,

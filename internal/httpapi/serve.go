@@ -30,8 +30,10 @@ type endpoint struct {
 	named  bool     // the path holds the name of a secret
 	folder bool     // the path holds a folder of names
 	query  []string // the parameters it takes, each at most once
-	body   bool     // it takes one
-	admin  bool     // it wants an admin token
+	// it ignores all parameters, known or not
+	anyQuery bool
+	body     bool // it takes one
+	admin    bool // it wants an admin token
 	// it reads the local node, which must have replayed what the request names and be fresh enough for the daemon; such
 	// an endpoint keeps to ReadTimeout itself
 	local   bool
@@ -228,8 +230,10 @@ func (q *request) resolve(find router) error {
 		}
 		q.secret = secret
 	}
-	if q.params, err = parseQuery(q.http.URL.RawQuery, route.query); err != nil {
-		return err
+	if !route.anyQuery {
+		if q.params, err = parseQuery(q.http.URL.RawQuery, route.query); err != nil {
+			return err
+		}
 	}
 	if !route.body && q.http.ContentLength != 0 {
 		return badRequest("this request takes no body")

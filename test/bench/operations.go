@@ -79,6 +79,15 @@ func operations(s *store) []operation {
 			return counted(want)(c.vault.List(ctx, q))
 		}
 	}
+	folder := func(name string, want int, ranges ...db.NameRange) func(context.Context, *client) error {
+		return func(ctx context.Context, c *client) error {
+			entries, err := c.vault.Folder(ctx, db.FolderQuery{Folder: name, Ranges: ranges, Limit: 10_000}, nil)
+			if err == nil && len(entries) != want {
+				err = fmt.Errorf("got %d entries, want %d", len(entries), want)
+			}
+			return err
+		}
+	}
 	inFlight := float64(mostRuns+4) * claimed // claimed jobs at the front of the index that a claim reads
 	team := s.secrets / 100                   // names under prod/team-07/
 	rest := min(pageSize, team) / 2
@@ -115,6 +124,10 @@ func operations(s *store) []operation {
 			}
 			return list(db.ListQuery{Prefix: "prod/team-07/", After: after}, rest)(ctx, c)
 		}},
+		{name: "list one folder, the root", things: 2, do: folder("", 2, db.Below(""))},
+		{name: "list one folder of 50 folders", things: 50, do: folder("prod/", 50, db.Below(""))},
+		{name: "list one folder, by 3 rules", things: 3, do: folder("prod/", 3, db.Below("prod/team-07/"),
+			db.Below("prod/team-08/"), db.Below("prod/team-09/"))},
 		{name: "put", things: 1, do: func(ctx context.Context, c *client) error {
 			name := c.anyName()
 			_, err := c.vault.Put(ctx, vault.PutRequest{Change: vault.Change{Token: c.token}, Name: name,
