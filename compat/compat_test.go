@@ -1,5 +1,5 @@
-// Package compat_test runs unmodified clients of Vault and OpenBao against vaultd, beside a primary and beside a standby
-// whose primary is stopped.
+// Package compat_test runs unmodified clients of Vault and OpenBao against vaultd, beside a primary and beside a
+// standby whose primary is stopped.
 //
 //	make compat
 //
@@ -291,8 +291,8 @@ func TestClients(t *testing.T) {
 	t.Run("standby", everything(w.standby))
 }
 
-// A client that sends "%2F" for the slashes of a name gets the secret. Those that escape the percent sign as well ask for
-// a name that cannot be.
+// A client that sends "%2F" for the slashes of a name gets the secret. Those that escape the percent sign as well ask
+// for a name that cannot be.
 func (w *world) escapedNames(t *testing.T, node client, d daemon) {
 	r := request{URL: d.url, Op: "read", Path: "prod%2Fapp%2Ftext", Token: w.good}
 	want := result{Data: map[string]any{"value": "two"}, Version: 2}

@@ -71,7 +71,8 @@ func (w *world) templates(t *testing.T, d daemon) {
 
 // rotation: a running consul-template has the new value some seconds after the rotation, not after five minutes.
 func (w *world) rotation(t *testing.T) {
-	w.MustExec(t, `UPDATE vault.secrets SET next_rotation_at = now() + interval '4 seconds' WHERE name = 'prod/app/rotated'`)
+	w.MustExec(t, `UPDATE vault.secrets SET next_rotation_at = now() + interval '4 seconds'
+		WHERE name = 'prod/app/rotated'`)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Second)
 	defer cancel()
 	cmd, rendered := consulTemplate(t, ctx, w.primary, w.good,

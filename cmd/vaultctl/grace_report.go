@@ -25,8 +25,9 @@ func newGraceReportCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "report [NAME | PREFIX/]",
 		Short: "Show who still presents a superseded version, and whether its grace may end",
-		Long: `Show who still reads or verifies with a superseded version while its grace lasts, by the audit log: address,
-how often, when last. A grace may end when no client has presented the version for --quiet-for.
+		Long: `Show who still reads or verifies with a superseded version while its grace lasts, by the audit log: the app, or
+the address of a client without a credential, how often, when last. A grace may end when no client has presented the
+version for --quiet-for.
 
 Reads on other nodes count once they have been shipped; reads on a node that cannot reach the primary are missing. NAME
 is one secret, PREFIX/ ends with a slash, and without either all are shown.`,

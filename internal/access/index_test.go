@@ -3,6 +3,7 @@ package access_test
 import (
 	"fmt"
 	"net/netip"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -193,19 +194,48 @@ func TestAppNames(t *testing.T) {
 	}
 }
 
-// BenchmarkJudge is a token among 10,000 credentials of 1,000 apps with ten rules each.
-func BenchmarkJudge(b *testing.B) {
+// manyApps are 1,000 apps with ten rules and ten tokens each, and one of the tokens.
+func manyApps(t testing.TB) (access.Snapshot, access.Token) {
+	t.Helper()
 	var s access.Snapshot
 	var last access.Token
 	for i := range 1000 {
 		app := access.App{Name: fmt.Sprintf("app-%d", i)}
 		for j := range 10 {
-			app.Rules = append(app.Rules, rules(b, fmt.Sprintf("prod/app-%d/part-%d/*", i, j))...)
+			app.Rules = append(app.Rules, rules(t, fmt.Sprintf("prod/app-%d/part-%d/*", i, j))...)
 			last = access.NewToken()
 			app.Credentials = append(app.Credentials, ofToken(last))
 		}
 		s.Apps = append(s.Apps, app)
 	}
+	return s, last
+}
+
+// An index of 10,000 credentials takes less than 4 MB, so that the old one and the new one fit into 8 MB.
+func TestMemoryOfAnIndex(t *testing.T) {
+	heap := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := heap()
+	s, last := manyApps(t)
+	x := access.NewIndex(s)
+	s = access.Snapshot{}
+	took := int64(heap()) - int64(before)
+	if took > 4<<20 {
+		t.Errorf("got %d bytes, want 4 MiB at most", took)
+	}
+	if d := x.Judge(by(last), access.Read, "prod/app-999/part-3/db", noon); d.Reason != access.Allowed {
+		t.Error(d.Reason)
+	}
+	t.Logf("%d KiB", took>>10)
+}
+
+// BenchmarkJudge is a token among 10,000 credentials of 1,000 apps with ten rules each.
+func BenchmarkJudge(b *testing.B) {
+	s, last := manyApps(b)
 	x := access.NewIndex(s)
 	text := last.Reveal()
 	b.ReportAllocs()

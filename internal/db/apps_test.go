@@ -415,7 +415,7 @@ func TestEpochOnAStandby(t *testing.T) {
 			t.Errorf("in a snapshot got epoch %s, want %s", got, revoked)
 		}
 		return nil
-	}, func(s db.Snapshot) error { _, err := s.Secret(t.Context(), "app1/a"); return err }))
+	}, func(s db.Snapshot) error { _, err := s.Summary(t.Context(), "app1/a", 1); return err }))
 }
 
 // Reads of apps are on record under the app's name. The last use of a credential follows them, at most once a minute,

@@ -56,18 +56,3 @@ func (r *Reader) WithEpoch(ctx context.Context, judge func(ctx context.Context, 
 	}
 	return absent
 }
-
-// Secret reads one secret, deleted or not.
-func (s Snapshot) Secret(ctx context.Context, name string) (SecretRow, error) {
-	return secret(ctx, s.tx, name)
-}
-
-// History lists all versions of a secret, newest first.
-func (s Snapshot) History(ctx context.Context, name string) ([]HistoryRow, error) {
-	return history(ctx, s.tx, name)
-}
-
-// Secrets lists secrets in the order of their names.
-func (s Snapshot) Secrets(ctx context.Context, q ListQuery) ([]SecretRow, error) {
-	return secrets(ctx, s.tx, q)
-}

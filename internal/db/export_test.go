@@ -135,3 +135,8 @@ func ReadSettings(ctx context.Context, url string, names []string) (map[string]s
 
 // InstalledAgain are the files that every migrate installs.
 func InstalledAgain() []vaultsql.File { return vaultsql.Definitions() }
+
+// CurrentQuery is the statement that reads current versions, and the same without the access epoch.
+func CurrentQuery() (with, without string) {
+	return currentQuery, strings.Replace(currentQuery, ", "+accessEpoch, "", 1)
+}

@@ -44,8 +44,8 @@ SELECT f.entry FROM unnest($2::text[], $3::text[]) WITH ORDINALITY r (low, high,
 	) SELECT entry FROM hop) f
 ORDER BY r.i LIMIT $4`
 
-const nextEntry = `SELECT e.entry, e.entry || CASE WHEN e.entry = e.name THEN '` + lowest + `' ELSE '` + highest + `' END
-			COLLATE "C"
+const nextEntry = `SELECT e.entry,
+			e.entry || CASE WHEN e.entry = e.name THEN '` + lowest + `' ELSE '` + highest + `' END COLLATE "C"
 	FROM (SELECT s.name, left(s.name, length($1)
 			+ coalesce(nullif(strpos(substr(s.name, length($1) + 1), '/'), 0), length(s.name))) COLLATE "C" AS entry
 		FROM vault.secrets s

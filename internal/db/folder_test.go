@@ -164,7 +164,8 @@ func TestSummary(t *testing.T) {
 		}
 		got = append(got, fmt.Sprintf("%d %s %t", v.Version, state, v.Removed))
 	}
-	if diff := cmp.Diff([]string{"4 current false", "3 grace false", "2 expired false", "1 expired true"}, got); diff != "" {
+	want := []string{"4 current false", "3 grace false", "2 expired false", "1 expired true"}
+	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
 	if s.CurrentVersion != 4 || !s.RotatedAt.Equal(s.Versions[0].CreatedAt) || s.CreatedAt.IsZero() {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 
+	"github.com/hyperiondb/vault/internal/access"
 	"github.com/hyperiondb/vault/internal/audit"
 	"github.com/hyperiondb/vault/internal/envelope"
 )
@@ -71,6 +72,9 @@ func (q *request) errorEvent(find router, err error) audit.Event {
 		return e
 	}
 	e.Action = route.action
+	if folder, err := folderOf(secret); route.access == access.List && err == nil {
+		e.Detail["folder"] = folder
+	}
 	if route.named && envelope.CheckName(secret) == nil {
 		e.Secret = secret
 	}

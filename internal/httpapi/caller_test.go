@@ -545,3 +545,34 @@ func TestCertificates(t *testing.T) {
 		}
 	}
 }
+
+// A listing is judged by what its names begin with, be there any or not; another endpoint by a valid credential alone.
+func TestListingsAndValidCredentials(t *testing.T) {
+	lists, reads := access.NewToken(), access.NewToken()
+	app := access.App{Name: "lists", Rules: []access.Rule{ruleFor(t, "prod/app/*", access.List)},
+		Credentials: []access.Credential{credentialOf(lists)}}
+	g := newGated(t, nil, app, appWith(t, reads))
+	list := &endpoint{name: "GET /list", action: "list", access: access.List, api: "kv2",
+		do: func(_ context.Context, q *request) (answer, error) {
+			return jsonAnswer(http.StatusOK, map[string]string{"folder": q.folder}), nil
+		}}
+	g.h = g.serve(list)
+	for folder, want := range map[string]int{"": 200, "prod/": 200, "prod/app/": 200, "prod/app/absent/": 200,
+		"prod/apple/": 403, "stage/": 403} {
+		if got := g.get(t, folder, vaultToken(lists)).Code; got != want {
+			t.Errorf("listing %q: got status %d, want %d", folder, got, want)
+		}
+		if got := g.get(t, folder, vaultToken(reads)).Code; got != 403 {
+			t.Errorf("listing %q without a rule to list: got status %d, want 403", folder, got)
+		}
+	}
+	if e := g.events[len(g.events)-1]; e.Detail["api"] != "kv2" {
+		t.Errorf("got event %+v, want the interface in it", e)
+	}
+	g.h = g.serve(&endpoint{name: "GET /self", identified: true, do: func(context.Context, *request) (answer, error) {
+		return jsonAnswer(http.StatusOK, nil), nil
+	}})
+	wantStatus(t, g.get(t, "x", vaultToken(reads)), 200, "")
+	wantStatus(t, g.get(t, "x", vaultToken(access.NewToken())), 403, "not_allowed")
+	wantStatus(t, g.get(t, "x"), 403, "not_allowed")
+}

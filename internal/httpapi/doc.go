@@ -3,9 +3,9 @@
 // # The steps of a request
 //
 // Every request takes the same steps, and an endpoint is only what differs: a request id, the guard (who is asking),
-// the route, the query, the token, the rate limit, the call, errors to a status, the record, the answer. A request that
-// one step refuses does not reach the next: a refused client causes no read of a body, no statement and no call to a
-// KMS.
+// the route, the query, the limits by address and in all, the app and its rules, the limits of the app, the admin
+// token, the rate of verifies, the call, errors to a status, the record, the answer. A request that one step refuses
+// does not reach the next: a refused client causes no read of a body, no statement and no call to a KMS.
 //
 // # Which clients are admitted
 //
@@ -23,6 +23,28 @@
 // The database checks an admin token. This package only parses it; a missing or malformed one is 403, as a wrong one
 // is. A client that presents many wrong ones is told to wait (429) before the database is asked, so that it does not
 // use up what the database allows the daemon's role; a token that the database has accepted is not limited.
+//
+// # Which app
+//
+// A request for a secret presents a token of an app, a client certificate, its user over a unix socket, or nothing: the
+// first of them that it has is its identity, and no other is tried. A credential that is presented is judged, in every
+// configuration. Without one, Policy.Apps decides between the app "anonymous" and the address alone.
+//
+// Package access judges over the daemon's copy of the apps, before the name is looked for. The read returns the
+// access epoch of its own snapshot, and GetOptions.Permit compares it with the epoch of the copy before a key is
+// unwrapped, and before a 404 or 304: if they differ, the copy is read again and the request is judged again. So a
+// revocation holds on a node as soon as its values do. Before a 403 the node is asked for its epoch, by one query for
+// all requests that wait, ten times a second at most; a request that would be refused waits for that. Without a copy,
+// or where the question is not answered, it is 503.
+//
+// Every refusal has the same body, whatever the reason and whether or not the secret exists. The reason is in the
+// record.
+//
+// # Limits
+//
+// Limits of requests a second refuse at once with 429; limits of requests at once let a request wait for a second
+// first. An app, an address and the daemon have both. A request waits for its app before it takes a turn of the
+// others.
 //
 // # Paths
 //
@@ -51,9 +73,9 @@
 //
 // # Clients of Vault
 //
-// With Options.KVMount the handler also has the routes by which clients of HashiCorp Vault and OpenBao read (kv.go): the
-// same steps, reads and records under other paths, and errors in Vault's form, {"errors": [...]}. There too 404 is an
-// absent or deleted secret, or a folder without secrets, and nothing else.
+// With Options.KVMount the handler also has the routes by which clients of HashiCorp Vault and OpenBao read (kv.go):
+// the same steps, reads and records under other paths, and errors in Vault's form, {"errors": [...]}. There too 404 is
+// an absent or deleted secret, or a folder without secrets, and nothing else.
 //
 // # Credentials of systemd
 //

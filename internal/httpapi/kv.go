@@ -92,67 +92,68 @@ type kvSource struct {
 func (k *kv) routes(from kvSource) router {
 	data := byMethod{http.MethodGet: k.dataEndpoint(from.get)}
 	metadata := byMethod{http.MethodGet: k.metadataEndpoint(from.summary), methodList: k.listEndpoint(from.folder)}
-	lookup := byMethod{http.MethodGet: k.lookupEndpoint()}
 	mounts := byMethod{http.MethodGet: k.mountEndpoint()}
-	health := byMethod{http.MethodGet: k.healthEndpoint()}
-	sealed := byMethod{http.MethodGet: k.sealEndpoint()}
-	initialized := byMethod{http.MethodGet: initEndpoint()}
-	renew, revoke := k.tokenChange("renew-self", "lease is not renewable"),
-		k.tokenChange("revoke-self", "a token is revoked with vaultctl app revoke")
-
+	fixed := map[string]byMethod{
+		"auth/token/lookup-self": {http.MethodGet: k.lookupEndpoint()},
+		"auth/token/renew-self":  k.tokenChange("renew-self", "lease is not renewable"),
+		"auth/token/revoke-self": k.tokenChange("revoke-self", "a token is revoked with vaultctl app revoke"),
+		"sys/health":             {http.MethodGet: k.healthEndpoint()},
+		"sys/seal-status":        {http.MethodGet: k.sealEndpoint()},
+		"sys/init":               {http.MethodGet: initEndpoint()},
+	}
 	return func(r *http.Request) (*endpoint, string, error) {
 		method, path := kvMethod(r), strings.TrimPrefix(r.URL.Path, apiPrefix)
-		found := func(m byMethod, name string) (*endpoint, string, error) {
-			e, err := m.find(method)
-			return e, name, err
-		}
 		if rest, ok := below(path, k.mount); ok {
-			if name, ok := below(rest, "/data"); ok && name != "" {
-				return found(data, name[1:])
-			}
-			if name, ok := below(rest, "/metadata"); ok {
-				if name = strings.TrimPrefix(name, "/"); name == "" && method == http.MethodGet {
-					return nil, "", badRequest("no name; a folder is listed with the method LIST, or GET and ?list=true")
-				}
-				return found(metadata, name)
-			}
-			for _, change := range []string{"/delete", "/undelete", "/destroy"} {
-				if _, ok := below(rest, change); ok {
-					return found(byMethod{}, "")
-				}
-			}
-			return nil, "", k.noRoute()
+			return k.inMount(method, rest, data, metadata)
 		}
-		for _, prefix := range []string{"sys/internal/ui/mounts/", "sys/mounts/"} {
-			if rest, ok := strings.CutPrefix(path, prefix); ok {
-				if _, ours := below(rest, k.mount); !ours {
-					return nil, "", k.noRoute()
-				}
-				return found(mounts, "")
+		if methods := fixed[path]; methods != nil {
+			e, err := methods.find(method)
+			return e, "", err
+		}
+		if mount, ok := mountPath(path); ok {
+			if _, ours := below(mount, k.mount); !ours {
+				return nil, "", k.noRoute()
 			}
+			e, err := mounts.find(method)
+			return e, "", err
 		}
-		switch path {
-		case "auth/token/lookup-self":
-			return found(lookup, "")
-		case "auth/token/renew-self":
-			return found(renew, "")
-		case "auth/token/revoke-self":
-			return found(revoke, "")
-		case "sys/health":
-			return found(health, "")
-		case "sys/seal-status":
-			return found(sealed, "")
-		case "sys/init":
-			return found(initialized, "")
-		}
-		if strings.HasPrefix(path, "sys/") {
+		switch {
+		case strings.HasPrefix(path, "sys/"):
 			return nil, "", errPermission
-		}
-		if strings.HasPrefix(path, "auth/") {
+		case strings.HasPrefix(path, "auth/"):
 			return nil, "", badRequest("there is no login: the client needs the token of an app (vaultctl app create)")
 		}
 		return nil, "", k.noRoute()
 	}
+}
+
+// inMount finds the endpoint of what follows the mount.
+func (k *kv) inMount(method, rest string, data, metadata byMethod) (*endpoint, string, error) {
+	verb, name, _ := strings.Cut(strings.TrimPrefix(rest, "/"), "/")
+	switch verb {
+	case "data":
+		e, err := data.find(method)
+		return e, name, err
+	case "metadata":
+		if name == "" && (method == http.MethodGet || method == http.MethodHead) {
+			return nil, "", badRequest("no name; a folder is listed with the method LIST, or GET and ?list=true")
+		}
+		e, err := metadata.find(method)
+		return e, name, err
+	case "delete", "undelete", "destroy":
+		return nil, "", noSuchMethod("")
+	}
+	return nil, "", k.noRoute()
+}
+
+// mountPath returns what a client wants to know the mount of.
+func mountPath(path string) (string, bool) {
+	for _, prefix := range []string{"sys/internal/ui/mounts/", "sys/mounts/"} {
+		if rest, ok := strings.CutPrefix(path, prefix); ok {
+			return rest, true
+		}
+	}
+	return "", false
 }
 
 // kvMethod is LIST also for a GET with ?list=true, which clients send where a method of their own may not pass.
@@ -165,6 +166,14 @@ func kvMethod(r *http.Request) string {
 		}
 	}
 	return r.Method
+}
+
+// checkListParam refuses a ?list= that is neither true nor false. True does not come here: it makes another method.
+func checkListParam(params url.Values) error {
+	if _, err := strconv.ParseBool(params.Get("list")); err != nil && params.Has("list") {
+		return badRequest("list is neither true nor false")
+	}
+	return nil
 }
 
 // checkKVHeaders refuses what a client would otherwise take as done.
@@ -184,7 +193,10 @@ func folderOf(text string) (string, error) {
 		return "", nil
 	}
 	name := strings.TrimSuffix(text, "/")
-	return name + "/", envelope.CheckName(name)
+	if err := envelope.CheckName(name); err != nil {
+		return "", err
+	}
+	return name + "/", nil
 }
 
 // kv is the mount and what its endpoints share.
@@ -204,6 +216,9 @@ func (k *kv) dataEndpoint(get getFunc) *endpoint {
 		query: []string{"version", "list"}, local: true,
 		do: func(ctx context.Context, q *request) (answer, error) {
 			version, err := kvVersionOf(q.params)
+			if err == nil {
+				err = checkListParam(q.params)
+			}
 			if err != nil {
 				return answer{}, err
 			}
@@ -229,9 +244,14 @@ func (k *kv) metadataEndpoint(summary summaryFunc) *endpoint {
 		name: "GET kv/metadata/{name}", api: apiKV, action: audit.Describe, access: access.Read, named: true,
 		query: []string{"list"}, local: true,
 		do: func(ctx context.Context, q *request) (answer, error) {
+			if err := checkListParam(q.params); err != nil {
+				return answer{}, err
+			}
 			if err := q.waitForReplay(ctx); err != nil {
 				return answer{}, err
 			}
+			ctx, cancel := context.WithTimeout(ctx, ReadTimeout)
+			defer cancel()
 			s, err := summary(ctx, q.secret, maxVersions, q.permission())
 			if err != nil {
 				return answer{}, err
@@ -246,7 +266,7 @@ type folderFunc func(ctx context.Context, f db.FolderQuery, permit vault.Permit)
 
 func (k *kv) listEndpoint(list folderFunc) *endpoint {
 	return &endpoint{
-		name: "LIST kv/metadata/{folder}", api: apiKV, action: audit.List, access: access.List, folder: true,
+		name: "LIST kv/metadata/{folder}", api: apiKV, action: audit.List, access: access.List,
 		query: []string{"list", "after", "limit"}, local: true,
 		do: func(ctx context.Context, q *request) (answer, error) {
 			limit, err := limitOf(q.params)
@@ -260,6 +280,8 @@ func (k *kv) listEndpoint(list folderFunc) *endpoint {
 			if err := q.waitForReplay(ctx); err != nil {
 				return answer{}, err
 			}
+			ctx, cancel := context.WithTimeout(ctx, ReadTimeout)
+			defer cancel()
 			keys, err := q.listFolder(ctx, list, db.FolderQuery{Folder: q.folder, After: after, Limit: limit + 1})
 			if err != nil {
 				return answer{}, err

@@ -174,7 +174,8 @@ func TestKVList(t *testing.T) {
 		"LIST /v1/secret/metadata/a/../b",
 		"LIST /v1/secret/metadata/a%00", "LIST /v1/secret/metadata/a?limit=x", "LIST /v1/secret/metadata/a?after=-",
 		"LIST /v1/secret/metadata/a?after=x//", "LIST /v1/secret/metadata/a?unknown=1", "GET /v1/secret/metadata/?list=false",
-		"GET /v1/secret/metadata?list=maybe", "LIST /v1/secret/metadata/a?limit=1&limit=2"} {
+		"GET /v1/secret/metadata?list=maybe", "LIST /v1/secret/metadata/a?limit=1&limit=2",
+		"GET /v1/secret/metadata/a?list=maybe", "GET /v1/secret/data/a?list="} {
 		method, path, _ := strings.Cut(target, " ")
 		wantKV(t, ask(t, h, method, path, ""), 400)
 	}
@@ -339,9 +340,10 @@ func FuzzKVPath(f *testing.F) {
 		case e.named && envelope.CheckName(secret) == nil && u.Path != "/v1/team/kv/data/"+secret &&
 			u.Path != "/v1/team/kv/metadata/"+secret:
 			t.Fatalf("%q leads to the secret %q", target, secret)
-		case e.folder && folderErr == nil && "/v1/team/kv/metadata/"+folder != strings.TrimRight(u.Path, "/")+"/":
+		case e.access == access.List && folderErr == nil &&
+			"/v1/team/kv/metadata/"+folder != strings.TrimRight(u.Path, "/")+"/":
 			t.Fatalf("%q leads to the folder %q", target, folder)
-		case !e.named && !e.folder && secret != "":
+		case !e.named && e.access != access.List && secret != "":
 			t.Fatalf("%q leads to %q", target, secret)
 		}
 	})

@@ -56,41 +56,38 @@ func (l *limits) takeRate(c client, now time.Time) error {
 	return nil
 }
 
-// enter counts a request of an app, "" if there is none, and waits for its turn. The caller calls leave once. The order
-// matters: a request that waits for its app holds no turn of the others.
+// enter counts a request of an app, "" if there is none, and waits for its turn. The caller calls leave once. A request
+// waits for its app first, so that it holds no turn of the others meanwhile.
 func (l *limits) enter(ctx context.Context, c client, app string, now time.Time) (leave func(), err error) {
-	var left []func()
+	if app != "" {
+		if wait := l.app.takeRate(app, now); wait > 0 {
+			return func() {}, tooManyRequests("app_rate", wait)
+		}
+	}
+	var entered []func()
 	leave = func() {
-		for _, f := range left {
+		for _, f := range entered {
 			f()
 		}
 	}
-	take := func(what string, f func(), ok bool) {
-		switch {
-		case !ok && err == nil:
-			err = tooManyRequests(what, turnWait)
-		case f != nil:
-			left = append(left, f)
+	for _, turn := range []struct {
+		limit  string
+		counts bool
+		enter  func() (leave func(), ok bool)
+	}{
+		{"app_at_once", app != "", func() (func(), bool) { return l.app.enter(ctx, app) }},
+		{"address_at_once", !c.unix, func() (func(), bool) { return l.address.enter(ctx, bucketOf(c)) }},
+		{"total_at_once", true, func() (func(), bool) { return l.total.enter(ctx, struct{}{}) }},
+	} {
+		if !turn.counts {
+			continue
 		}
-	}
-	if app != "" {
-		if wait := l.app.takeRate(app, now); wait > 0 {
-			return leave, tooManyRequests("app_rate", wait)
+		f, ok := turn.enter()
+		if !ok {
+			leave()
+			return func() {}, tooManyRequests(turn.limit, turnWait)
 		}
-		f, ok := l.app.enter(ctx, app)
-		take("app_at_once", f, ok)
-	}
-	if err == nil && !c.unix {
-		f, ok := l.address.enter(ctx, bucketOf(c))
-		take("address_at_once", f, ok)
-	}
-	if err == nil {
-		f, ok := l.total.enter(ctx, struct{}{})
-		take("total_at_once", f, ok)
-	}
-	if err != nil {
-		leave()
-		return func() {}, err
+		entered = append(entered, f)
 	}
 	return leave, nil
 }
@@ -130,7 +127,7 @@ func (b *bounds[K]) takeRate(key K, now time.Time) time.Duration {
 
 func (b *bounds[K]) enter(ctx context.Context, key K) (leave func(), ok bool) {
 	if b.turns == nil {
-		return nil, true
+		return func() {}, true
 	}
 	return b.turns.enter(ctx, key)
 }

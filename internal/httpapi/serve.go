@@ -28,7 +28,6 @@ type endpoint struct {
 	name   string   // in metrics and the access log; never the name of a secret
 	action string   // in the audit log
 	named  bool     // the path holds the name of a secret
-	folder bool     // the path holds a folder of names
 	query  []string // the parameters it takes, each at most once
 	// it ignores all parameters, known or not
 	anyQuery bool
@@ -49,8 +48,8 @@ type endpoint struct {
 	do         func(ctx context.Context, q *request) (answer, error)
 }
 
-// router finds the endpoint of a request by its method and decoded path, and the secret that the path names, or the
-// folder.
+// router finds the endpoint of a request by its method and decoded path, and the secret that the path names; of a
+// listing, the folder.
 type router func(r *http.Request) (e *endpoint, secret string, err error)
 
 // request holds the results of the steps in serve.
@@ -219,7 +218,7 @@ func (q *request) resolve(find router) error {
 			return err
 		}
 	}
-	if route.folder {
+	if route.access == access.List {
 		if q.folder, err = folderOf(secret); err != nil {
 			return err
 		}
@@ -360,8 +359,11 @@ func (a *API) logRequest(q *request, status int, took time.Duration, err error) 
 			level = slog.LevelDebug
 		}
 	}
+	if status == http.StatusTooManyRequests {
+		level = slog.LevelDebug // a client in a loop must not fill the log; a metric counts them
+	}
 	a.metrics.observe(route, status, took)
-	if err == nil && !a.log.Enabled(q.http.Context(), level) {
+	if (err == nil || status == http.StatusTooManyRequests) && !a.log.Enabled(q.http.Context(), level) {
 		return
 	}
 	attrs := []slog.Attr{

@@ -28,9 +28,9 @@ func permitted(s *story, held uuid.UUID) map[string]func(ctx context.Context, p 
 			return err
 		}
 	}
-	metadata := func(name string) func(context.Context, vault.Permit) error {
+	summary := func(name string) func(context.Context, vault.Permit) error {
 		return func(ctx context.Context, p vault.Permit) error {
-			_, err := s.Metadata(ctx, name, p)
+			_, err := s.Summary(ctx, name, 10, p)
 			return err
 		}
 	}
@@ -44,9 +44,10 @@ func permitted(s *story, held uuid.UUID) map[string]func(ctx context.Context, p 
 		"get of a lost one":          get("app/lost", vault.GetOptions{}),
 		"verify":                     verify("app/x"),
 		"verify of none":             verify("app/none"), "verify of a deleted one": verify("app/deleted"),
-		"metadata": metadata("app/x"), "metadata of none": metadata("app/none"),
-		"list": func(ctx context.Context, p vault.Permit) error {
-			_, err := s.ListPermitted(ctx, db.ListQuery{Prefix: "app/"}, p)
+		"summary": summary("app/x"), "summary of none": summary("app/none"),
+		"summary of a deleted one": summary("app/deleted"),
+		"folder": func(ctx context.Context, p vault.Permit) error {
+			_, err := s.Folder(ctx, db.FolderQuery{Folder: "app/", Ranges: []db.NameRange{db.Below("")}, Limit: 10}, p)
 			return err
 		},
 	}

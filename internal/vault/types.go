@@ -89,12 +89,6 @@ type VerifyOptions struct {
 	Permit Permit
 }
 
-// Metadata is a secret without any value, and its versions, newest first.
-type Metadata struct {
-	db.SecretRow
-	Versions []db.HistoryRow
-}
-
 // Match says which kind of live version a presented value equals.
 type Match string
 

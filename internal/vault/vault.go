@@ -114,25 +114,6 @@ func (v *Vault) Describe(ctx context.Context, name string) (db.SecretRow, error)
 	return v.reader.Secret(ctx, name)
 }
 
-// Metadata returns a secret's settings and state and its versions, without any value, of one snapshot; also of a
-// deleted one. ErrNotFound if it is absent; the error of permit before that.
-func (v *Vault) Metadata(ctx context.Context, name string, permit Permit) (Metadata, error) {
-	if err := envelope.CheckName(name); err != nil {
-		return Metadata{}, err
-	}
-	var m Metadata
-	err := v.reader.WithEpoch(ctx, permit.ask, func(s db.Snapshot) (err error) {
-		if m.SecretRow, err = s.Secret(ctx, name); err == nil {
-			m.Versions, err = s.History(ctx, name)
-		}
-		return err
-	})
-	if err != nil {
-		return Metadata{}, err
-	}
-	return m, nil
-}
-
 // DescribeForChange is Describe on the primary, as the base of a change.
 func (v *Vault) DescribeForChange(ctx context.Context, name string) (db.SecretRow, error) {
 	if err := envelope.CheckName(name); err != nil {
@@ -147,18 +128,6 @@ func (v *Vault) DescribeForChange(ctx context.Context, name string) (db.SecretRo
 // List returns secrets in the order of their names, without values.
 func (v *Vault) List(ctx context.Context, q db.ListQuery) ([]db.SecretRow, error) {
 	return v.reader.Secrets(ctx, q)
-}
-
-// ListPermitted is List, with a permit for all of it.
-func (v *Vault) ListPermitted(ctx context.Context, q db.ListQuery, permit Permit) (page []db.SecretRow, err error) {
-	err = v.reader.WithEpoch(ctx, permit.ask, func(s db.Snapshot) (err error) {
-		page, err = s.Secrets(ctx, q)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return page, nil
 }
 
 // Branches lists how names go on after a prefix, in their order.

@@ -97,10 +97,13 @@ func (s *env) tokenReaders(ctx context.Context, o options, reads []string) ([]su
 		{readPaced, []int{1}, func(ctx context.Context, n int, slice time.Duration) (figures, error) {
 			return s.drive(ctx, slice, limited, true, n, paced(random(learnt)))
 		}},
-		{readFlooded, []int{1}, func(ctx context.Context, n int, slice time.Duration) (f figures, err error) {
+		{readFlooded, []int{1}, func(ctx context.Context, n int, slice time.Duration) (figures, error) {
 			stop := flood(ctx, limited.address, getRequest(reads[0], first.Reveal()))
-			defer func() { err = errors.Join(err, stop()) }()
-			return s.drive(ctx, slice, limited, true, n, paced(random(learnt)))
+			l, err := driveFor(ctx, slice, limited.address, n, paced(random(learnt)))
+			if err = errors.Join(err, stop()); err != nil {
+				return nil, err
+			}
+			return l.figures(), shipped(ctx, limited)
 		}},
 	}, nil
 }

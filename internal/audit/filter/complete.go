@@ -9,8 +9,8 @@ import (
 
 // Actions returns the known actions, for completion; an event may have others.
 func Actions() []string {
-	return []string{"read", "verify", "put", "rotate", "rollback", "update", "delete", "restore", "purge", "rewrap",
-		"expire", "grace.end",
+	return []string{"read", "verify", "list", "describe", "identify", "put", "rotate", "rollback", "update", "delete",
+		"restore", "purge", "rewrap", "expire", "grace.end",
 		"token.create", "token.revoke", "grant", "grant.revoke", "grant.gone", "rotation.request", "rotation.retry",
 		"rotation.pause", "rotation.resume", "rotation.limit", "config", "audit.damaged", "audit.gap", "audit.unreadable",
 		"audit.prune", "audit.refused", "audit.seal_key", "audit.spool", "audit.torn_tail", "audit.unrecorded"}

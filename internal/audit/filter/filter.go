@@ -108,7 +108,9 @@ func (f Filter) border(key Key) time.Time {
 }
 
 // actorKinds are the kinds before an actor's name; role: is set by the session itself, without proof.
-func actorKinds() []string { return []string{"token:", "worker:", "client:", "owner:", "role:"} }
+func actorKinds() []string {
+	return []string{"token:", "app:", "worker:", "client:", "owner:", "role:"}
+}
 
 // Actors are the texts that an actor's term matches: without a kind, those of every kind.
 func (t Term) Actors() []string {

@@ -165,7 +165,8 @@ func TestEdits(t *testing.T) {
 	if len(any) != 0 || len(none) != 1 {
 		t.Errorf("got %d and %d terms of the actor, want 0 and 1", len(any), len(none))
 	}
-	if got, want := strings.Join(none[0].Actors(), " "), "ci token:ci worker:ci client:ci owner:ci role:ci"; got != want {
+	const all = "ci token:ci app:ci worker:ci client:ci owner:ci role:ci"
+	if got, want := strings.Join(none[0].Actors(), " "), all; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 	if got := mustParse(t, "actor:token:ci").Terms[0].Actors(); len(got) != 1 {
