@@ -87,10 +87,10 @@ func CheckAppName(name string) error {
 	}
 	for i := range len(name) {
 		c := name[i]
-		word := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_'
-		if !word && (i == 0 || c != '-' && c != '.') {
-			return fmt.Errorf(`the name of an app has A-Z, a-z, 0-9, "_", "-" and ".", `+
-				`neither of these two first: not %q at offset %d`, name[i:i+1], i)
+		word := 'a' <= c && c <= 'z' || '0' <= c && c <= '9'
+		if !word && (i == 0 || c != '-' && c != '_' && c != '.') {
+			return fmt.Errorf(`the name of an app has a-z, 0-9, "-", "_" and ".", a letter or digit first: not %q at offset %d`,
+				name[i:i+1], i)
 		}
 	}
 	return nil

@@ -182,12 +182,12 @@ func TestAppToken(t *testing.T) {
 }
 
 func TestAppNames(t *testing.T) {
-	for _, name := range []string{"a", "A", "_", "billing-2", "a.b_c", strings.Repeat("a", 64)} {
+	for _, name := range []string{"a", "0", "billing-2", "a.b_c", strings.Repeat("a", 64)} {
 		if err := access.CheckAppName(name); err != nil {
 			t.Errorf("%q: %v", name, err)
 		}
 	}
-	for _, name := range []string{"", "-a", ".a", "a b", "a:b", "ä", "a\n", strings.Repeat("a", 65)} {
+	for _, name := range []string{"", "-a", ".a", "_a", "A", "aB", "a b", "a:b", "ä", "a\n", strings.Repeat("a", 65)} {
 		if access.CheckAppName(name) == nil {
 			t.Errorf("%q is taken as the name of an app", name)
 		}
