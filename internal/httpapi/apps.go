@@ -49,6 +49,7 @@ type sharedIndex struct {
 	done  chan struct{}
 	index *access.Index // set, or err, before done is closed
 	err   error
+	older bool // the copy was in use before the one that it found in use
 }
 
 func (s *sharedIndex) wait(ctx context.Context) (*access.Index, error) {
@@ -89,7 +90,7 @@ func (a *apps) any(ctx context.Context) (*access.Index, error) {
 // at returns the copy that has the epoch, which a statement has just read. Where the node has moved on since, it
 // returns a newer one.
 func (a *apps) at(ctx context.Context, epoch uuid.UUID) (*access.Index, error) {
-	x := a.current.Load()
+	x, older := a.current.Load(), false
 	// A read in progress may have begun before the epoch was made. The one after it has not.
 	for range 2 {
 		if x != nil && x.Epoch() == epoch {
@@ -100,12 +101,13 @@ func (a *apps) at(ctx context.Context, epoch uuid.UUID) (*access.Index, error) {
 		if x, err = shared.wait(ctx); err != nil {
 			return nil, err
 		}
+		older = shared.older
 		if began {
 			break
 		}
 	}
 	// A pool whose connections reach several servers could bring back a copy from before a revocation.
-	if x.Epoch() != epoch && a.replaced(x.Epoch()) {
+	if x.Epoch() != epoch && older {
 		return nil, fmt.Errorf("%w: the node's apps are older than its secrets", vault.ErrUnavailable)
 	}
 	return x, nil
@@ -166,6 +168,7 @@ func (a *apps) read() (shared *sharedIndex, began bool) {
 		defer a.mu.Unlock()
 		a.reading = nil
 		if shared.index != nil {
+			shared.older = a.replaced(shared.index.Epoch())
 			a.replace(shared.index)
 		}
 	}()
@@ -181,9 +184,8 @@ func (a *apps) replace(x *access.Index) {
 	}
 }
 
+// replaced is called with mu held.
 func (a *apps) replaced(epoch uuid.UUID) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	for _, e := range a.older {
 		if e == epoch {
 			return true

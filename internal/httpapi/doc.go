@@ -42,9 +42,9 @@
 //
 // # Limits
 //
-// Limits of requests a second refuse at once with 429; limits of requests at once let a request wait for a second
-// first. An app, an address and the daemon have both. A request waits for its app before it takes a turn of the
-// others.
+// Limits of requests a second refuse with 429, after a pause; limits of requests at once let a request wait for a
+// second first. An app, an address and the daemon have both. A request waits for its app before it takes a turn of
+// the others.
 //
 // # Paths
 //

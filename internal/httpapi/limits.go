@@ -16,8 +16,8 @@ type Limits struct {
 	Total   Limit
 }
 
-// Limit is how many requests are answered. A request beyond Rate is refused at once. One beyond AtOnce waits, for
-// turnWait at most, until another has been answered.
+// Limit is how many requests are answered. A request beyond Rate is refused, after refusalPause. One beyond AtOnce
+// waits, for turnWait at most, until another has been answered.
 type Limit struct {
 	Rate   float64 // a second, and as many in one burst, at least 1; 0 = no limit
 	AtOnce int     // 0 = no limit
@@ -25,6 +25,20 @@ type Limit struct {
 
 // turnWait is how long a request waits for others to be answered.
 const turnWait = time.Second
+
+// refusalPause is how long a request beyond a rate waits for its refusal. A client that asks again at once has as many
+// requests a second refused as it has connections in that time, and not as many as the daemon can refuse: that would
+// take the processor from the other clients.
+const refusalPause = 250 * time.Millisecond
+
+func pauseRefusal(ctx context.Context) {
+	timer := time.NewTimer(refusalPause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
 
 // limits in force.
 type limits struct {
@@ -44,12 +58,14 @@ func newLimits(of Limits, before *limits) *limits {
 }
 
 // takeRate counts a request that the allowlist has admitted.
-func (l *limits) takeRate(c client, now time.Time) error {
+func (l *limits) takeRate(ctx context.Context, c client, now time.Time) error {
 	if wait := l.total.takeRate(struct{}{}, now); wait > 0 {
+		pauseRefusal(ctx)
 		return tooManyRequests("total_rate", wait)
 	}
 	if !c.unix {
 		if wait := l.address.takeRate(bucketOf(c), now); wait > 0 {
+			pauseRefusal(ctx)
 			return tooManyRequests("address_rate", wait)
 		}
 	}
@@ -61,6 +77,7 @@ func (l *limits) takeRate(c client, now time.Time) error {
 func (l *limits) enter(ctx context.Context, c client, app string, now time.Time) (leave func(), err error) {
 	if app != "" {
 		if wait := l.app.takeRate(app, now); wait > 0 {
+			pauseRefusal(ctx)
 			return func() {}, tooManyRequests("app_rate", wait)
 		}
 	}

@@ -28,6 +28,7 @@ func twoApps(t *testing.T, limits Limits) (g *gated, one, two access.Token) {
 }
 
 func TestRates(t *testing.T) {
+	oneAMinute := Limit{Rate: 1.0 / 60}
 	for _, c := range []struct {
 		about     string
 		limits    Limits
@@ -38,15 +39,19 @@ func TestRates(t *testing.T) {
 		overUnix  int    // of the same app over a unix socket
 		untouched int    // of a request that is refused for its name
 	}{
-		{about: "of an app", limits: Limits{App: Limit{Rate: 2}}, of: "app_rate", others: 200, sameApp: 429, sameHost: 200,
+		{about: "of an app", limits: Limits{App: oneAMinute}, of: "app_rate", others: 200, sameApp: 429, sameHost: 200,
 			overUnix: 429, untouched: 403},
-		{about: "of an address", limits: Limits{Address: Limit{Rate: 2}}, of: "address_rate", others: 200, sameApp: 200,
+		{about: "of an address", limits: Limits{Address: oneAMinute}, of: "address_rate", others: 200, sameApp: 200,
 			sameHost: 429, overUnix: 200, untouched: 429},
-		{about: "in all", limits: Limits{Total: Limit{Rate: 2}}, of: "total_rate", others: 429, sameApp: 429, sameHost: 429,
+		{about: "in all", limits: Limits{Total: oneAMinute}, of: "total_rate", others: 429, sameApp: 429, sameHost: 429,
 			overUnix: 429, untouched: 429},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			g, one, two := twoApps(t, c.limits)
+			three := access.NewToken()
+			third := appWith(t, three)
+			third.Name = "third-app"
+			g.node.change(append(g.node.apps, third)...)
 			read := func(options ...option) int { return g.get(t, "prod/app/x", options...).Code }
 			want := func(what string, got, want int) {
 				t.Helper()
@@ -55,23 +60,25 @@ func TestRates(t *testing.T) {
 				}
 			}
 			want("first", read(vaultToken(one)), 200)
-			want("second", read(vaultToken(one)), 200)
+			began := time.Now()
 			rec := g.get(t, "prod/app/x", vaultToken(one))
 			wantStatus(t, rec, 429, "rate_limited")
-			if got := rec.Header().Get("Retry-After"); got != "1" {
-				t.Errorf("%s: got Retry-After %q, want 1", c.about, got)
+			if got := rec.Header().Get("Retry-After"); got != "60" {
+				t.Errorf("%s: got Retry-After %q, want 60", c.about, got)
 			}
-			elsewhere := from("192.0.2.50:1")
-			want("another app elsewhere", read(vaultToken(two), elsewhere), c.others)
-			want("the same app elsewhere", read(vaultToken(one), elsewhere), c.sameApp)
-			want("another app from the same address", read(vaultToken(two)), c.sameHost)
+			if took := time.Since(began); took != refusalPause {
+				t.Errorf("%s: refused after %v, want %v", c.about, took, refusalPause)
+			}
+			want("another app elsewhere", read(vaultToken(two), from("192.0.2.50:1")), c.others)
+			want("the same app elsewhere", read(vaultToken(one), from("192.0.2.51:1")), c.sameApp)
+			want("another app from the same address", read(vaultToken(three)), c.sameHost)
 			want("over a unix socket", read(vaultToken(one), overUnix), c.overUnix)
 			want("a name outside", g.get(t, "outside", vaultToken(one)).Code, c.untouched)
 			if page := g.metrics(t); !strings.Contains(page, `vaultd_http_limited_total{limit="`+c.of+`"}`) {
 				t.Errorf("%s: the metric does not count %s", c.about, c.of)
 			}
-			time.Sleep(time.Second)
-			want("a second later", read(vaultToken(one)), 200)
+			time.Sleep(time.Minute)
+			want("a minute later", read(vaultToken(one)), 200)
 		})
 	}
 }
@@ -185,7 +192,7 @@ func TestTheMemoryOfLimitsIsBounded(t *testing.T) {
 	for i := range limitedClients + 1000 {
 		addr = addr.Next()
 		c := client{addr: addr}
-		if err := l.takeRate(c, now); err != nil {
+		if err := l.takeRate(t.Context(), c, now); err != nil {
 			t.Fatal(err)
 		}
 		leave, err := l.enter(t.Context(), c, fmt.Sprint("app-", i), now)

@@ -150,7 +150,7 @@ func (a *API) answer(q *request, find router, admit func(*http.Request) (client,
 		return answer{}, err
 	}
 	if !q.route.exempt {
-		if err := q.guard.limits.takeRate(q.client, time.Now()); err != nil {
+		if err := q.guard.limits.takeRate(q.http.Context(), q.client, time.Now()); err != nil {
 			return answer{}, err
 		}
 	}

@@ -58,10 +58,10 @@ func TestNoValueIsServedAfterARevocation(t *testing.T) {
 		[]accessdb.NewCredential{{ID: token.ID(), Kind: access.ByToken, Fingerprint: token.Fingerprint()}})
 	must(t, err)
 	api := httpapi.New(httpapi.Options{Vault: v, Apps: appsOf{reader},
-		Policy: httpapi.Policy{Allow: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32")}, Apps: true}})
-	get := func() int {
+		Policy: httpapi.Policy{Allow: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, Apps: true}})
+	get := func(from string) int {
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/v1/secrets/prod/app/x", nil)
-		r.RemoteAddr, r.Host = "192.0.2.1:1", "localhost"
+		r.RemoteAddr, r.Host = from, "localhost"
 		r.Header.Set("X-Vault-Token", token.Reveal())
 		rec := httptest.NewRecorder()
 		api.Handler().ServeHTTP(rec, r)
@@ -80,7 +80,7 @@ func TestNoValueIsServedAfterARevocation(t *testing.T) {
 				default:
 				}
 				before := phase.Load()
-				code := get()
+				code := get("192.0.2.1:1")
 				if before%2 == 1 {
 					begun.Add(1)
 				}
@@ -119,7 +119,7 @@ func TestNoValueIsServedAfterARevocation(t *testing.T) {
 	if answered.Load() == 0 || begun.Load() == 0 {
 		t.Errorf("%d reads were answered and %d began while the app was disabled", answered.Load(), begun.Load())
 	}
-	if code := get(); code != http.StatusOK {
+	if code := get("192.0.2.2:1"); code != http.StatusOK {
 		t.Errorf("got status %d at the end, want 200", code)
 	}
 }
