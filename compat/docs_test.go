@@ -322,7 +322,8 @@ func (p *page) externalSecret(t *testing.T, o manifest) {
 		}
 	}
 	spec(t, o, &s)
-	if _, err := time.ParseDuration(s.RefreshInterval); err != nil || s.SecretStoreRef.Kind != "SecretStore" || len(s.Data) == 0 {
+	if _, err := time.ParseDuration(s.RefreshInterval); err != nil || s.SecretStoreRef.Kind != "SecretStore" ||
+		len(s.Data) == 0 {
 		t.Errorf("got %+v, %v", s, err)
 	}
 	read := 0

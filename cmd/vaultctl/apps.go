@@ -196,9 +196,9 @@ func newAppCreateCmd(a *app) *cobra.Command {
 		Long: `Make an app, and print its token, once: the database keeps only its fingerprint.
 
 --cert and --unix are credentials without a token: what vaultd finds in the client's certificate (spiffe://DOMAIN/PATH,
-dns:NAME or cn:NAME), and the user of a process on a unix socket. --unit is a systemd unit that gets secrets from vaultd's
-credential_socket with LoadCredential=. --network and --expires hold for all credentials that
-are made, except that a client on a unix socket, and a unit, has no address.
+dns:NAME or cn:NAME), and the user of a process on a unix socket. --unit is one, too: a systemd unit that gets secrets
+from vaultd's credential_socket with LoadCredential=. --network and --expires hold for all credentials that are made,
+except that a client on a unix socket, and a unit, has no address.
 
 The app "anonymous" has rules and no credential: they hold for clients that present none.`,
 		Example: `  vaultctl app create billing --allow 'prod/billing/*' --allow prod/shared/ca=read

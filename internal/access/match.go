@@ -68,8 +68,8 @@ func UnitMatch(unit string) string { return matchUnit + unit }
 // unitTypes are the types of units that run programs, and so can have credentials.
 var unitTypes = []string{".service", ".socket", ".mount", ".swap"}
 
-// CheckUnit returns nil for a name that a systemd unit with credentials can have: at most 255 of A-Z a-z 0-9 : - _ . \ @,
-// its type at the end. A template without an instance (web@.service) is none.
+// CheckUnit returns nil for a name that a systemd unit with credentials can have: at most 255 of A-Z a-z 0-9 : - _ . \
+// @, its type at the end. A template without an instance (web@.service) is none.
 func CheckUnit(name string) error {
 	word := ""
 	for _, ending := range unitTypes {

@@ -69,7 +69,8 @@ func TestParseMatch(t *testing.T) {
 	if got, err := ParseMatch(ByUnix, UnixMatch(1001)); err != nil || got != "uid:1001" {
 		t.Errorf("got %q, %v", got, err)
 	}
-	for _, unit := range []string{"billing.service", `a\x2db@1:2.service`, "x.socket", strings.Repeat("a", 247) + ".service"} {
+	for _, unit := range []string{"billing.service", `a\x2db@1:2.service`, "x.socket",
+		strings.Repeat("a", 247) + ".service"} {
 		if got, err := ParseMatch(ByUnix, UnitMatch(unit)); err != nil || got != "unit:"+unit {
 			t.Errorf("got %q, %v", got, err)
 		}

@@ -165,8 +165,8 @@ func (c *caller) via() string {
 	return string(c.who.Kind)
 }
 
-// identify reads the credential of a request: the unit for which systemd asks, or the first of token, client certificate
-// and local user that there is.
+// identify reads the credential of a request: the unit for which systemd asks, or the first of token, client
+// certificate and local user that there is.
 func identify(r *http.Request, c client, g *guard) (access.Identity, error) {
 	who := access.Identity{Addr: c.addr}
 	if u := unitOf(r.Context()); u != nil {

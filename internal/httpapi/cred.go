@@ -21,9 +21,9 @@ import (
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
-// The socket from which systemd reads the credentials of units (LoadCredential=ID:/path/of/the/socket). systemd connects
-// from an abstract address that names the unit and the credential, reads to the end, and sends nothing. There is no
-// status: a refusal is an empty file, with an error in the log and a record in the audit log.
+// The socket from which systemd reads the credentials of units (LoadCredential=ID:/path/of/the/socket). systemd
+// connects from an abstract address that names the unit and the credential, reads to the end, and sends nothing. There
+// is no status: a refusal is an empty file, with an error in the log and a record in the audit log.
 //
 // A connection becomes a request without headers, and takes the same steps as every other: limits, the judgement of its
 // app, the read with its permission, the record before the answer.
@@ -79,7 +79,8 @@ func isCredentialID(id string) bool {
 		!strings.ContainsFunc(id, func(c rune) bool { return c <= ' ' || c >= 0x7f || c == '/' || c == ':' })
 }
 
-// parseUnitName reads the name of systemd's socket: @RANDOM/unit/UNIT/ID, where "@" is the zero byte of an abstract name.
+// parseUnitName reads the name of systemd's socket: @RANDOM/unit/UNIT/ID, where "@" is the zero byte of an abstract
+// name.
 func parseUnitName(name string) (unit, id string, ok bool) {
 	parts := strings.Split(name, "/")
 	if len(parts) != 4 || parts[1] != "unit" {
@@ -99,7 +100,8 @@ func parseUnitName(name string) (unit, id string, ok bool) {
 func unitRequestOf(p listen.Peer, trusted uint32) *unitRequest {
 	switch {
 	case !p.Local:
-		return &unitRequest{refused: &denial{reason: access.NoIdentity, detail: "the system does not tell whose socket it is"}}
+		return &unitRequest{refused: &denial{reason: access.NoIdentity,
+			detail: "the system does not tell whose socket it is"}}
 	case p.UID != trusted:
 		return &unitRequest{refused: &denial{reason: access.NoIdentity,
 			detail: fmt.Sprintf("a process of user %d connected, which is not systemd", p.UID)}}
@@ -199,7 +201,8 @@ func (u *unitRequest) log(q *request, err error) (attrs []slog.Attr) {
 	}
 	switch d.reason {
 	case access.NoIdentity:
-		attrs = append(attrs, slog.String("hint", "vaultctl app create NAME --unit '"+u.unit+"' --no-token --allow "+q.secret))
+		attrs = append(attrs, slog.String("hint",
+			"vaultctl app create NAME --unit '"+u.unit+"' --no-token --allow "+q.secret))
 	case access.Policy:
 		attrs = append(attrs, slog.String("hint", "vaultctl app allow "+q.caller.App+" "+q.secret))
 	}

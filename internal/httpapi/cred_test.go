@@ -261,7 +261,8 @@ func TestAnAPIBelievesRootAlone(t *testing.T) {
 }
 
 func TestCheckCredentials(t *testing.T) {
-	if err := CheckCredentials(map[string]string{"billing.service:db": "prod/billing/db", "a:b@1.service:x.y": "x"}); err != nil {
+	good := map[string]string{"billing.service:db": "prod/billing/db", "a:b@1.service:x.y": "x"}
+	if err := CheckCredentials(good); err != nil {
 		t.Error(err)
 	}
 	for _, bad := range [][2]string{{"billing.service", "x"}, {"billing:db", "x"}, {"billing.service:", "x"},

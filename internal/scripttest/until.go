@@ -12,8 +12,8 @@ import (
 )
 
 // until http STATUS METHOD URL ... [~ REGEXP] | until sql [standby] STATEMENT REGEXP | until kms OPERATION CALLS |
-// until s3 OBJECTS | until credential SOCKET UNIT ID REGEXP: polls until the answer is as wanted. The last answer of http is on stdout and stderr, as with the
-// command http.
+// until s3 OBJECTS | until credential SOCKET UNIT ID REGEXP: polls until the answer is as wanted. The last answer of
+// http is on stdout and stderr, as with the command http.
 func (h *harness) cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 	deadline := time.Now().Add(waitLimit)
 	last, body, headers := "", "", ""
