@@ -121,7 +121,7 @@ cover: postgres ## Statement coverage of the packages that hold keys and values
 
 FUZZTIME ?= 20s
 fuzz: ## Every fuzz target for FUZZTIME (20s)
-	@for p in internal/{envelope,kms,rotation,target,vault,httpapi,strictjson,audit,audit/filter,audit/seal,audit/spool,db} cmd/vaultctl; do \
+	@for p in internal/{envelope,kms,rotation,target,vault,access,httpapi,strictjson,audit,audit/filter,audit/seal,audit/spool,db} cmd/vaultctl; do \
 	  for f in $$($(GO) test -list '^Fuzz' ./$$p | grep ^Fuzz); do \
 	    echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) ./$$p || exit 1; \
 	  done; done

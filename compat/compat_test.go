@@ -51,13 +51,19 @@ type daemon struct{ url, socket string }
 
 const object = `{"user":"billing","port":5432,"tags":["a",{"b":null}]}`
 
-func newWorld(t *testing.T) *world {
+// newEmptyWorld is a vault without secrets and daemons.
+func newEmptyWorld(t *testing.T) *world {
 	w := &world{Store: vaulttest.Own(t), dir: t.TempDir()}
 	build := exec.Command("go", "build", "-o", w.dir+"/", "github.com/hyperiondb/vault/cmd/...")
 	build.Dir = ".."
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building: %v\n%s", err, out)
 	}
+	return w
+}
+
+func newWorld(t *testing.T) *world {
+	w := newEmptyWorld(t)
 	w.put(t, "prod/app/text", "one")
 	w.vaultctl(t, "two", "rotate", "prod/app/text", "-", "--grace", "1h")
 	w.put(t, "prod/app/object", object)
@@ -75,8 +81,8 @@ func newWorld(t *testing.T) *world {
 	w.revoked = w.token(t, "token", "billing")
 	w.vaultctl(t, "", "app", "revoke", "billing", w.credential(t))
 	w.MustReplay(t)
-	w.primary = w.daemon(t, "primary", w.Cluster.Primary())
-	w.standby = w.daemon(t, "standby", w.Cluster.Standbys()[0])
+	w.primary = w.daemon(t, "primary", w.Cluster.Primary(), mount)
+	w.standby = w.daemon(t, "standby", w.Cluster.Standbys()[0], mount)
 	return w
 }
 
@@ -84,8 +90,7 @@ func newWorld(t *testing.T) *world {
 func (w *world) vaultctl(t *testing.T, stdin string, args ...string) string {
 	t.Helper()
 	cmd := exec.Command(filepath.Join(w.dir, "vaultctl"), args...)
-	cmd.Env = append(os.Environ(), "VAULTCTL_DATABASE_URL="+w.URL(vaulttest.Operator),
-		"VAULTCTL_TOKEN="+vaulttest.Token, "VAULTCTL_KMS_KEY=local://"+w.KeyFile)
+	cmd.Env = w.environ()
 	cmd.Stdin = strings.NewReader(stdin)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
@@ -94,6 +99,12 @@ func (w *world) vaultctl(t *testing.T, stdin string, args ...string) string {
 		t.Fatalf("vaultctl %s: %v\n%s", strings.Join(args, " "), err, stderr.Bytes())
 	}
 	return string(out)
+}
+
+// environ is that of an operator.
+func (w *world) environ() []string {
+	return append(os.Environ(), "VAULTCTL_DATABASE_URL="+w.URL(vaulttest.Operator), "VAULTCTL_TOKEN="+vaulttest.Token,
+		"VAULTCTL_KMS_KEY=local://"+w.KeyFile)
 }
 
 func (w *world) put(t *testing.T, name, value string) {
@@ -119,13 +130,17 @@ func (w *world) credential(t *testing.T) string {
 	return w.MustQuery(t, `SELECT id::text FROM vault.app_credentials ORDER BY created_at DESC LIMIT 1`)
 }
 
-func (w *world) daemon(t *testing.T, name string, node *localpg.Node) daemon {
+const mount = "kv_mount = \"secret\"\n"
+
+// daemon starts a vaultd with more settings at the end of its file.
+func (w *world) daemon(t *testing.T, name string, node *localpg.Node, more string) daemon {
 	t.Helper()
 	base := filepath.Join(w.dir, name)
 	settings := fmt.Sprintf("database_url = %q\nprimary_database_url = %q\nlisten = [\"127.0.0.1:0\", %q]\n"+
 		"health_listen = \"127.0.0.1:0\"\naddress_file = %q\nstate_dir = %q\naudit_spool = %q\nkms_keys = [%q]\n"+
-		"allow = [\"127.0.0.1\"]\nkv_mount = \"secret\"\nscan_interval = \"1s\"\n", node.URL(w.Database, vaulttest.Daemon),
+		"allow = [\"127.0.0.1\"]\nscan_interval = \"1s\"\n", node.URL(w.Database, vaulttest.Daemon),
 		w.URL(vaulttest.Daemon), "unix:"+base+".sock", base+".addresses", base+".state", base+".spool", "local://"+w.KeyFile)
+	settings += more
 	if err := os.WriteFile(base+".toml", []byte(settings), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ require (
 	github.com/hashicorp/vault/api v1.23.0
 	github.com/hyperiondb/vault v0.0.0
 	github.com/openbao/openbao/api/v2 v2.7.1
+	go.yaml.in/yaml/v3 v3.0.5
 )
 
 require (

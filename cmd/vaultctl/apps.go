@@ -181,6 +181,7 @@ type appCreateOptions struct {
 	allow   []string
 	certs   []string
 	users   []string
+	units   []string
 	noToken bool
 
 	rules   []accessdb.Rule
@@ -195,14 +196,16 @@ func newAppCreateCmd(a *app) *cobra.Command {
 		Long: `Make an app, and print its token, once: the database keeps only its fingerprint.
 
 --cert and --unix are credentials without a token: what vaultd finds in the client's certificate (spiffe://DOMAIN/PATH,
-dns:NAME or cn:NAME), and the user of a process on a unix socket. --network and --expires hold for all credentials that
-are made, except that a client on a unix socket has no address.
+dns:NAME or cn:NAME), and the user of a process on a unix socket. --unit is one, too: a systemd unit that gets secrets
+from vaultd's credential_socket with LoadCredential=. --network and --expires hold for all credentials that are made,
+except that a client on a unix socket, and a unit, has no address.
 
 The app "anonymous" has rules and no credential: they hold for clients that present none.`,
 		Example: `  vaultctl app create billing --allow 'prod/billing/*' --allow prod/shared/ca=read
   vaultctl app create ci --allow 'staging/*' --network 10.20.0.0/16 --expires 90d --token-out ci.token
   vaultctl app create web --allow 'prod/web/*' --cert spiffe://example.org/web --no-token
-  vaultctl app create backup --allow 'prod/*' --unix backup --no-token`,
+  vaultctl app create backup --allow 'prod/*' --unix backup --no-token
+  vaultctl app create mailer --allow 'prod/mailer/*' --unit mailer.service --no-token`,
 		Args: exactArgs("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.name = args[0]
@@ -216,6 +219,7 @@ The app "anonymous" has rules and no credential: they hold for clients that pres
 	flags.StringArrayVar(&o.allow, "allow", nil, "a `PATTERN[=read,verify,list]` that it may use; may be repeated")
 	flags.StringArrayVar(&o.certs, "cert", nil, "a client certificate: spiffe://DOMAIN/PATH, dns:NAME or cn:NAME")
 	flags.StringArrayVar(&o.users, "unix", nil, "a `user` on vaultd's machine, by name or number")
+	flags.StringArrayVar(&o.units, "unit", nil, "a systemd `unit` on vaultd's machine, e.g. billing.service")
 	flags.BoolVar(&o.noToken, "no-token", false, "make no token")
 	o.register(flags)
 	return cmd
@@ -242,6 +246,13 @@ func (o *appCreateOptions) parse(cmd *cobra.Command) (err error) {
 		match, err := unixMatch(name)
 		if err != nil {
 			return err
+		}
+		o.matches = append(o.matches, accessdb.NewCredential{Kind: access.ByUnix, Match: match})
+	}
+	for _, name := range o.units {
+		match, err := access.ParseMatch(access.ByUnix, access.UnitMatch(name))
+		if err != nil {
+			return usage("--unit %q: %s", name, err)
 		}
 		o.matches = append(o.matches, accessdb.NewCredential{Kind: access.ByUnix, Match: match})
 	}

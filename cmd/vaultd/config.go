@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -73,9 +74,11 @@ type Config struct {
 	ClaimTimeout    duration `toml:"claim_timeout"`    // after which another worker may take a claimed rotation
 	AdminAPI        bool     `toml:"admin_api"`        // the routes that write
 	KVMount         string   `toml:"kv_mount"`         // of the routes of Vault's KV version 2; "" = none
-	LogLevel        string   `toml:"log_level"`
-	LogFormat       string   `toml:"log_format"` // text or json
-	ShutdownGrace   duration `toml:"shutdown_grace"`
+	// unix socket from which systemd reads Credentials of units; "" = none
+	CredentialSocket string   `toml:"credential_socket"`
+	LogLevel         string   `toml:"log_level"`
+	LogFormat        string   `toml:"log_format"` // text or json
+	ShutdownGrace    duration `toml:"shutdown_grace"`
 	// file for a profile of the whole run, for go tool pprof; "" = none
 	CPUProfile string `toml:"cpu_profile"`
 	// remembers the newest primary over restarts; "" = not over restarts
@@ -86,6 +89,8 @@ type Config struct {
 	PostgresHosts []string            `toml:"postgres_hosts"` // HOST[:PORT] or a socket's /FOLDER[:PORT]; empty = none
 	PostgresCA    string              `toml:"postgres_ca"`    // CA that verifies those servers; "" = the system's
 	ExecRotators  map[string][]string `toml:"exec_rotators"`  // a program's name -> its path and arguments
+
+	Credentials map[string]string `toml:"credentials"` // UNIT:ID -> the name of a secret, over CredentialSocket
 
 	HeartbeatInterval duration `toml:"heartbeat_interval"` // on the primary's node; 0 = with each supervisor's round only
 	MaxStaleness      duration `toml:"max_staleness"`      // a node further behind refuses reads; 0 = never
@@ -415,11 +420,38 @@ func (c *Config) checkListeners() error {
 			return fmt.Errorf("kv_mount: %w", err)
 		}
 	}
+	if err := c.checkCredentials(); err != nil {
+		return err
+	}
 	mode, err := strconv.ParseUint(c.SocketMode, 8, 32)
 	if err != nil || mode > 0o777 {
 		return fmt.Errorf("socket_mode %q: an octal file mode such as 0660", c.SocketMode)
 	}
 	c.mode = os.FileMode(mode)
+	return nil
+}
+
+// maxSocketPath is what the address of a unix socket holds, less its final zero byte.
+const maxSocketPath = 107
+
+func (c *Config) checkCredentials() error {
+	if err := httpapi.CheckCredentials(c.Credentials); err != nil {
+		return fmt.Errorf("credentials: %w", err)
+	}
+	switch path := c.CredentialSocket; {
+	case path == "" && len(c.Credentials) > 0:
+		return errors.New("credentials: set credential_socket, from which systemd reads them (/run/vaultd/credentials)")
+	case path == "":
+		return nil
+	case !filepath.IsAbs(path) || filepath.Clean(path) != path || len(path) > maxSocketPath:
+		return fmt.Errorf("credential_socket %q: an absolute path of at most %d bytes, such as /run/vaultd/credentials",
+			path, maxSocketPath)
+	case slices.Contains(c.Listen, "unix:"+path):
+		return fmt.Errorf("credential_socket %q: listen has it, too", path)
+	case len(c.Credentials) == 0:
+		return errors.New(`credential_socket: name what it gives to which unit: [credentials] "billing.service:db" = "NAME"`)
+	}
+	c.policy.Credentials = c.Credentials
 	return nil
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -148,6 +149,36 @@ func TestBadSettingsAreNamed(t *testing.T) {
 	}
 	if _, err := loadConfig(filepath.Join(t.TempDir(), "nowhere.toml"), nil); !errors.Is(err, errConfig) {
 		t.Errorf("a file that is not there: got %v, want a complaint", err)
+	}
+}
+
+func TestBadCredentialSettingsAreNamed(t *testing.T) {
+	const table = "\n[credentials]\n\"billing.service:db\" = \"prod/billing/db\""
+	socket := func(path string) string { return fmt.Sprintf("credential_socket = %q", path) }
+	for file, want := range map[string]string{
+		socket("credentials") + table:                "absolute path",
+		socket("/run/../credentials") + table:        "absolute path",
+		socket("/"+strings.Repeat("a", 107)) + table: "at most 107 bytes",
+		socket("/run/x"):                             "name what it gives to which unit",
+		table:                                        "set credential_socket",
+		socket("/run/x") + "\nlisten = [\"unix:/run/x\"]" + table:            "listen has it, too",
+		socket("/run/x") + "\n[credentials]\n\"billing:db\" = \"x\"":         "ends with its type",
+		socket("/run/x") + "\n[credentials]\n\"billing.service\" = \"x\"":    `want "UNIT:ID"`,
+		socket("/run/x") + "\n[credentials]\n\"a.service:b/c\" = \"x\"":      "a credential's ID",
+		socket("/run/x") + "\n[credentials]\n\"billing.service:db\" = \"/\"": "credentials: \"billing.service:db\"",
+		socket("/run/x") + "\n[credentials]\n\"billing.service:db\" = 1":     "credentials",
+	} {
+		_, err := loadConfig(mustWrite(t, filepath.Join(t.TempDir(), "vaultd.toml"), file), nil)
+		if !errors.Is(err, errConfig) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want a complaint with %q", file, err, want)
+		}
+	}
+	if _, err := loadConfig("", []string{"VAULTD_CREDENTIALS=billing.service:db=x"}); !errors.Is(err, errConfig) {
+		t.Errorf("got %v for the environment, want a complaint", err)
+	}
+	c, err := loadConfig(mustWrite(t, filepath.Join(t.TempDir(), "vaultd.toml"), socket("/run/x")+table), nil)
+	if err != nil || c.policy.Credentials["billing.service:db"] != "prod/billing/db" {
+		t.Errorf("got %v, %v", c.policy.Credentials, err)
 	}
 }
 

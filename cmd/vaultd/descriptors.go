@@ -27,7 +27,11 @@ var healthBounds = listen.Bounds{Total: 32, PerAddress: 16}
 // listener.
 func (c *Config) reserved() int {
 	reader, writer, listening := c.MaxConns, c.RotationWorkers+4, 1
-	return reader + writer + listening + c.RotationWorkers*perRotation + healthBounds.Total + otherDescriptors
+	systemd := 0
+	if c.CredentialSocket != "" {
+		systemd = listen.MaxOnce
+	}
+	return reader + writer + listening + c.RotationWorkers*perRotation + healthBounds.Total + systemd + otherDescriptors
 }
 
 // connectionBounds are the configured bounds, lowered to fit the limit of open files.

@@ -15,7 +15,7 @@ var reloaded = map[string]bool{
 	"allow": true, "trusted_proxies": true, "hosts": true, "verify_rate": true, "verify_burst": true,
 	"max_staleness": true, "log_level": true, "tls_cert": true, "tls_key": true, "tls_client_ca": true,
 	"tls_client_auth": true, "access": true, "app_rate": true, "app_at_once": true, "address_rate": true,
-	"address_at_once": true, "total_rate": true, "total_at_once": true,
+	"address_at_once": true, "total_rate": true, "total_at_once": true, "credentials": true,
 }
 
 // reloader applies the settings of reloaded.

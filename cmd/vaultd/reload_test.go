@@ -18,7 +18,8 @@ var restarted = []string{
 	"address_file", "insecure_listen",
 	"kms_keys", "dek_cache_ttl", "dek_cache_size", "max_connections", "http_max_connections",
 	"http_max_connections_per_address",
-	"scan_interval", "rotation_workers", "claim_timeout", "admin_api", "kv_mount", "log_format", "shutdown_grace",
+	"scan_interval", "rotation_workers", "claim_timeout", "admin_api", "kv_mount", "credential_socket",
+	"log_format", "shutdown_grace",
 	"cpu_profile", "state_dir",
 	"webhook_hosts", "postgres_hosts", "postgres_ca", "exec_rotators", "heartbeat_interval", "min_lsn_wait",
 	"audit_seal_key", "audit_seals_file", "audit_seals_bucket",
@@ -79,7 +80,8 @@ func change(t *testing.T, field reflect.Value) {
 	case reflect.Slice:
 		field.Set(reflect.Append(field, reflect.ValueOf("x")))
 	case reflect.Map:
-		field.Set(reflect.ValueOf(map[string][]string{"x": {"/bin/true"}}))
+		field.Set(reflect.MakeMap(field.Type()))
+		field.SetMapIndex(reflect.ValueOf("x"), reflect.Zero(field.Type().Elem()))
 	default:
 		t.Fatalf("no change for a %s", field.Kind())
 	}

@@ -23,6 +23,7 @@ type servers struct {
 	all     []*server
 	secrets *listen.Limiter
 	health  *listen.Limiter
+	systemd *listen.OneAnswer // nil = none
 	log     *slog.Logger
 	urls    []string // as in the address file
 }
@@ -65,6 +66,11 @@ func (s *servers) openAll(c Config, api *httpapi.API, cert *certificate) error {
 			return err
 		}
 	}
+	if c.CredentialSocket != "" {
+		if err := s.openCredentials(c.CredentialSocket, api); err != nil {
+			return err
+		}
+	}
 	if c.AddressFile != "" {
 		if err := writeWhole(c.AddressFile, strings.Join(s.urls, "\n")+"\n"); err != nil {
 			return fmt.Errorf("writing address_file: %w", err)
@@ -98,6 +104,17 @@ func (s *servers) open(key, address string, mode os.FileMode, h http.Handler, l 
 		s.log.Info("listening", "for", strings.ToLower(strings.TrimPrefix(key, "VAULTD_")), "address", url)
 		s.all = append(s.all, &server{listener: l.Listener(inner, secure), http: newServer(h, l, s.log)})
 	}
+	return nil
+}
+
+// openCredentials makes a socket that root and the daemon's own user can connect to.
+func (s *servers) openCredentials(path string, api *httpapi.API) error {
+	listeners, err := listen.Open("unix:"+path, 0o600)
+	if err != nil {
+		return fmt.Errorf("listening on credential_socket %q: %w", path, err)
+	}
+	s.log.Info("listening", "for", "systemd", "address", "unix:"+path)
+	s.systemd = listen.NewOneAnswer(listeners[0], api.AnswerCredential)
 	return nil
 }
 
@@ -150,6 +167,9 @@ func (s *servers) serve() <-chan error {
 			}
 		}()
 	}
+	if s.systemd != nil {
+		go s.systemd.Serve()
+	}
 	return failed
 }
 
@@ -166,11 +186,21 @@ func (s *servers) shutdown(grace time.Duration, log *slog.Logger) {
 			}
 		})
 	}
+	if s.systemd != nil {
+		ending.Go(func() {
+			if err := s.systemd.Shutdown(ctx); err != nil {
+				log.Warn("requests were cut off", "address", s.systemd.Addr().String())
+			}
+		})
+	}
 	ending.Wait()
 }
 
 func (s *servers) close() {
 	for _, server := range s.all {
 		_ = server.listener.Close()
+	}
+	if s.systemd != nil {
+		s.systemd.Close()
 	}
 }

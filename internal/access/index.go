@@ -5,7 +5,6 @@ import (
 	"crypto/subtle"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -263,7 +262,7 @@ func (x *Index) find(who Identity) (*credential, Reason) {
 	for _, match := range who.Matches {
 		c := x.matches[match]
 		switch {
-		case c == nil || !strings.HasPrefix(match, matchUID) != (who.Kind == ByCert):
+		case c == nil || isLocal(match) != (who.Kind == ByUnix):
 		case found == nil || found.revoked && !c.revoked:
 			found = c
 		case c.app != found.app && !c.revoked:

@@ -88,6 +88,7 @@ func TestJudgeByCredential(t *testing.T) {
 			{ID: uuid.New(), Kind: access.ByCert, Match: "dns:a.example.org"},
 			{ID: uuid.New(), Kind: access.ByCert, Match: "dns:old.example.org", RevokedAt: &past},
 			{ID: uuid.New(), Kind: access.ByUnix, Match: "uid:1001"},
+			{ID: uuid.New(), Kind: access.ByUnix, Match: "unit:app.service"},
 		}},
 		{Name: "off", DisabledAt: &past, Rules: rules(t, "*"), Credentials: []access.Credential{ofToken(disabled)}},
 		{Name: "other", Rules: rules(t, "*"), Credentials: []access.Credential{
@@ -124,6 +125,11 @@ func TestJudgeByCredential(t *testing.T) {
 		{"a name revoked for one app, live for another", byCert("dns:old.example.org"), "other", ""},
 		{"certificate that names a user", byCert("uid:1001"), "", access.NoIdentity},
 		{"user", access.Identity{Kind: access.ByUnix, Matches: []string{"uid:1001"}}, "app", ""},
+		{"unit", access.Identity{Kind: access.ByUnix, Matches: []string{"unit:app.service"}}, "app", ""},
+		{"another unit", access.Identity{Kind: access.ByUnix, Matches: []string{"unit:other.service"}}, "",
+			access.NoIdentity},
+		{"a unit as a certificate", access.Identity{Kind: access.ByCert, Matches: []string{"unit:app.service"}}, "",
+			access.NoIdentity},
 		{"another user", access.Identity{Kind: access.ByUnix, Matches: []string{"uid:1002"}}, "", access.NoIdentity},
 		{"a kind that this build does not know", access.Identity{Kind: "jwt"}, "", access.NoIdentity},
 	} {

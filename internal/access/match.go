@@ -19,6 +19,7 @@ const (
 	matchDNS    = "dns:"      // of a certificate with this DNS name
 	matchCN     = "cn:"       // of a certificate with this common name and no alternative names
 	matchUID    = "uid:"      // of a process of this user
+	matchUnit   = "unit:"     // of a systemd unit, for which systemd asks
 )
 
 const (
@@ -26,13 +27,14 @@ const (
 	maxDomain = 255
 	maxDNS    = 253
 	maxCN     = 64 // the upper bound of X.509
+	maxUnit   = 255
 )
 
 // ParseMatch checks what a credential of the kind matches and returns it as it is compared: DNS names in lower case. The
 // constraint credential_match_grammar of the database is the same grammar.
 //
 //	cert: spiffe://TRUST-DOMAIN/PATH, dns:NAME, cn:COMMON NAME
-//	unix: uid:N
+//	unix: uid:N, unit:NAME.service
 func ParseMatch(kind Kind, text string) (string, error) {
 	switch {
 	case kind == ByCert && strings.HasPrefix(text, matchSPIFFE):
@@ -44,11 +46,13 @@ func ParseMatch(kind Kind, text string) (string, error) {
 		return text, checkCN(text[len(matchCN):])
 	case kind == ByCert:
 		return "", fmt.Errorf("%w: want spiffe://DOMAIN/PATH, dns:NAME or cn:NAME", ErrMatch)
+	case kind == ByUnix && strings.HasPrefix(text, matchUnit):
+		return text, CheckUnit(text[len(matchUnit):])
 	case kind == ByUnix:
 		digits := strings.TrimPrefix(text, matchUID)
 		uid, err := strconv.ParseUint(digits, 10, 32)
 		if err != nil || UnixMatch(uint32(uid)) != text {
-			return "", fmt.Errorf("%w: want uid:N", ErrMatch)
+			return "", fmt.Errorf("%w: want uid:N or unit:NAME.service", ErrMatch)
 		}
 		return text, nil
 	}
@@ -57,6 +61,43 @@ func ParseMatch(kind Kind, text string) (string, error) {
 
 // UnixMatch is the match of a process of the user.
 func UnixMatch(uid uint32) string { return matchUID + strconv.FormatUint(uint64(uid), 10) }
+
+// UnitMatch is the match of a systemd unit that CheckUnit accepts.
+func UnitMatch(unit string) string { return matchUnit + unit }
+
+// unitTypes are the types of units that run programs, and so can have credentials.
+var unitTypes = []string{".service", ".socket", ".mount", ".swap"}
+
+// CheckUnit returns nil for a name that a systemd unit with credentials can have: at most 255 of A-Z a-z 0-9 : - _ . \
+// @, its type at the end. A template without an instance (web@.service) is none.
+func CheckUnit(name string) error {
+	word := ""
+	for _, ending := range unitTypes {
+		if before, ok := strings.CutSuffix(name, ending); ok {
+			word = before
+		}
+	}
+	if word == "" || len(name) > maxUnit {
+		return fmt.Errorf("%w: the name of a unit has at most %d characters and ends with its type (billing.service)",
+			ErrMatch, maxUnit)
+	}
+	if strings.ContainsFunc(name, func(c rune) bool { return !isUnit(c) }) {
+		return fmt.Errorf(`%w: the name of a unit has A-Z, a-z, 0-9, ":", "-", "_", ".", "\" and "@"`, ErrMatch)
+	}
+	if word[0] == '@' || word[len(word)-1] == '@' {
+		return fmt.Errorf("%w: a template has no credentials, its instances do (web@1.service)", ErrMatch)
+	}
+	return nil
+}
+
+func isUnit(c rune) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.ContainsRune(`:-_.\@`, c)
+}
+
+// isLocal reports whether a match is of a credential of kind unix.
+func isLocal(match string) bool {
+	return strings.HasPrefix(match, matchUID) || strings.HasPrefix(match, matchUnit)
+}
 
 // CertificateMatches are the matches of a verified client certificate. Exactly one of them may lead to an app:
 //

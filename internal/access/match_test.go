@@ -69,10 +69,20 @@ func TestParseMatch(t *testing.T) {
 	if got, err := ParseMatch(ByUnix, UnixMatch(1001)); err != nil || got != "uid:1001" {
 		t.Errorf("got %q, %v", got, err)
 	}
+	for _, unit := range []string{"billing.service", `a\x2db@1:2.service`, "x.socket",
+		strings.Repeat("a", 247) + ".service"} {
+		if got, err := ParseMatch(ByUnix, UnitMatch(unit)); err != nil || got != "unit:"+unit {
+			t.Errorf("got %q, %v", got, err)
+		}
+	}
 	for _, bad := range []struct {
 		kind Kind
 		text string
 	}{
+		{ByUnix, "unit:"}, {ByUnix, "unit:billing"}, {ByUnix, "unit:.service"}, {ByUnix, "unit:web@.service"},
+		{ByUnix, "unit:@1.service"}, {ByUnix, "unit:a b.service"}, {ByUnix, "unit:a/b.service"}, {ByUnix, "unit:a.timer"},
+		{ByUnix, "unit:" + strings.Repeat("a", 248) + ".service"}, {ByUnix, "unit:a.service\x00"},
+		{ByUnix, "unit:\u00e9.service"}, {ByCert, "unit:a.service"},
 		{ByCert, ""}, {ByCert, "a.example.org"}, {ByCert, "uid:1"}, {ByCert, "dns:*.example.org"}, {ByCert, "dns:"},
 		{ByCert, "dns:a..b"}, {ByCert, "cn:"}, {ByCert, "cn: a"}, {ByCert, "cn:" + strings.Repeat("a", 65)},
 		{ByCert, "spiffe://example.org/"}, {ByCert, "spiffe://example.org/a/../b"}, {ByCert, "spiffe://e:80/a"},

@@ -68,6 +68,9 @@ type API struct {
 
 	secrets router
 	health  router
+
+	credentials http.Handler // of requests of systemd
+	systemd     uint32       // the user as which systemd asks: root; tests have another
 }
 
 // New connects to nothing.
@@ -94,6 +97,7 @@ func New(o Options) *API {
 		a.secrets = withKV(a.secrets, kvRoutes(o))
 	}
 	a.health = a.healthRoutes(o)
+	a.credentials = a.credentialHandler(o.Vault.Get)
 	return a
 }
 

@@ -46,6 +46,9 @@ func (q *request) buildEvent(find router, err error) (audit.Event, bool) {
 		e.Client = e.Actor[len(actorPrefix):]
 	}
 	q.caller.describe(q, &e)
+	if u := unitOf(q.http.Context()); u != nil {
+		u.describe(&e)
+	}
 	return e, e.Action != "" && (err == nil || q.token.IsZero())
 }
 

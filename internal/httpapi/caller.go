@@ -97,7 +97,7 @@ func (a *API) refuse(q *request, err error) error {
 func (q *request) judge(x *access.Index, g *guard) error {
 	c := &q.caller
 	who := c.who
-	// The user of a local process is a credential only if an app has it.
+	// The user of a local process, or a unit, is a credential only if an app has it.
 	if who.Kind == access.ByUnix && !x.Knows(who.Matches[0]) {
 		who = access.Identity{Addr: who.Addr}
 	}
@@ -165,9 +165,13 @@ func (c *caller) via() string {
 	return string(c.who.Kind)
 }
 
-// identify reads the credential of a request: the first of token, client certificate and local user that there is.
+// identify reads the credential of a request: the unit for which systemd asks, or the first of token, client
+// certificate and local user that there is.
 func identify(r *http.Request, c client, g *guard) (access.Identity, error) {
 	who := access.Identity{Addr: c.addr}
+	if u := unitOf(r.Context()); u != nil {
+		return u.identity(), nil
+	}
 	text, presented, err := presentedToken(r.Header)
 	if err != nil {
 		return who, err

@@ -77,6 +77,11 @@
 // the same steps, reads and records under other paths, and errors in Vault's form, {"errors": [...]}. There too 404 is
 // an absent or deleted secret, or a folder without secrets, and nothing else.
 //
+// # Credentials of systemd
+//
+// AnswerCredential (cred.go) is the third way in: a connection of systemd to a unix socket takes the same steps, reads
+// and records, and its answer is the value alone.
+//
 // # A node that is behind
 //
 // The answer to a write has a position in the log, as "lsn" and as the header Vault-LSN. A read or verify that sends it

@@ -28,6 +28,8 @@ type Policy struct {
 	Apps      bool
 	ClientCAs []*x509.Certificate // that sign the certificates of clients
 	Limits    Limits
+
+	Credentials map[string]string // for systemd: UNIT:ID -> the name of a secret; see CheckCredentials
 }
 
 // ParseNetwork reads an IPv4 or IPv6 network in CIDR form, or one address. It refuses bits set beyond the prefix,

@@ -222,10 +222,10 @@ func (p *panicked) Error() string { return "panic with a " + p.kind }
 
 func (q *request) resolve(find router) error {
 	route, secret, err := find(q.http)
+	q.route = route
 	if err != nil {
 		return err
 	}
-	q.route = route
 	if route.api == apiKV {
 		if err := checkKVHeaders(q.http.Header); err != nil {
 			return err
@@ -413,6 +413,12 @@ func (a *API) logRequest(q *request, status int, took time.Duration, err error) 
 	var p *panicked
 	if errors.As(err, &p) {
 		attrs = append(attrs, slog.String("stack", string(p.stack)))
+	}
+	if u := unitOf(q.http.Context()); u != nil {
+		attrs = append(attrs, u.log(q, err)...)
+		if err != nil {
+			level = slog.LevelError
+		}
 	}
 	a.log.LogAttrs(context.WithoutCancel(q.http.Context()), level, "request", attrs...)
 }

@@ -14,4 +14,8 @@
 // A stranger is an address whose requests the handler refuses. Its connection is served, so that the refusal is
 // answered and on record, but it gets only the answers of the handler, and not those that net/http sends itself to a
 // request that it cannot parse. Only a few strangers are served at once.
+//
+// # Credentials of systemd
+//
+// A OneAnswer is the other kind of server: it answers a connection by who connects, and reads no request.
 package listen

@@ -15,6 +15,10 @@ type Peer struct {
 	UID   uint32
 	Local bool
 
+	// Name is that of the other end's socket, if it has one and the connection is a OneAnswer's: an abstract name begins
+	// with "@" in place of its zero byte. Every process chooses it freely, so it counts for a UID that is trusted only.
+	Name string
+
 	// Certificates are the chains of a client's certificate that the handshake has verified; nil without one. net/http
 	// does not see the TLS connection of a Listener. It is called after the handshake. A nil func is no TLS.
 	Certificates func() [][]*x509.Certificate

@@ -61,7 +61,7 @@ func Run(t *testing.T, dir string) {
 	t.Run("script", func(t *testing.T) {
 		testscript.Run(t, testscript.Params{
 			Dir: dir, Setup: h.setup, UpdateScripts: os.Getenv("UPDATE_SCRIPTS") != "", RequireExplicitExec: true,
-			RequireUniqueNames: true,
+			RequireUniqueNames: true, Condition: condition,
 			Cmds: map[string]func(*testscript.TestScript, bool, []string){
 				"vault": h.cmdVault, "daemon": h.cmdDaemon, "http": h.cmdHTTP, "sql": h.cmdSQL, "pg": h.cmdPG, "kms": h.cmdKMS,
 				"s3":    h.cmdS3,
@@ -71,6 +71,7 @@ func Run(t *testing.T, dir string) {
 				"node":      h.cmdNode,
 				"pgbouncer": h.cmdPgbouncer, "expand": h.cmdExpand, "hold": h.cmdHold, "idle": h.cmdIdle,
 				"relay":        h.cmdRelay,
+				"credential":   h.cmdCredential,
 				"everycommand": h.cmdEveryCommand, "hostile": h.cmdHostile,
 			},
 		})

@@ -13,8 +13,8 @@ import (
 )
 
 // until http STATUS METHOD URL ... [~ REGEXP] | until sql [standby] STATEMENT REGEXP | until kms OPERATION CALLS |
-// until s3 OBJECTS | until file PATH REGEXP: polls until the answer is as wanted. The last answer of http is on stdout
-// and stderr, as with the command http.
+// until s3 OBJECTS | until file PATH REGEXP | until credential SOCKET UNIT ID REGEXP: polls until the answer is as
+// wanted. The last answer of http is on stdout and stderr, as with the command http.
 func (h *harness) cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 	deadline := time.Now().Add(waitLimit)
 	last, body, headers := "", "", ""
@@ -47,6 +47,9 @@ func (h *harness) cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 			n, err := strconv.Atoi(args[2])
 			ts.Check(err)
 			ok = h.of(ts).fake.Calls()[args[1]] >= n
+		case len(args) == 5 && args[0] == "credential":
+			last = "something else" // it can hold a value
+			ok = regexp.MustCompile(args[4]).MatchString(readCredential(ts, args[1:4]))
 		case len(args) == 2 && args[0] == "s3":
 			n, err := strconv.Atoi(args[1])
 			ts.Check(err)
