@@ -267,7 +267,8 @@ func TestCheckCredentials(t *testing.T) {
 	}
 	for _, bad := range [][2]string{{"billing.service", "x"}, {"billing:db", "x"}, {"billing.service:", "x"},
 		{"billing.service:a/b", "x"}, {"billing.service:..", "x"}, {"billing.service:a b", "x"}, {":db", "x"},
-		{"billing.service:" + strings.Repeat("a", 256), "x"}, {"billing.service:" + strings.Repeat("a", 70), "x"}, {"billing.service:db", ""}, {"billing.service:db", "a//b"}} {
+		{"billing.service:" + strings.Repeat("a", 256), "x"},
+		{"billing.service:" + strings.Repeat("a", 70), "x"}, {"billing.service:db", ""}, {"billing.service:db", "a//b"}} {
 		if err := CheckCredentials(map[string]string{bad[0]: bad[1]}); err == nil {
 			t.Errorf("%q = %q is taken", bad[0], bad[1])
 		}
