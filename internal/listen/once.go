@@ -88,8 +88,11 @@ func peerOnce(c net.Conn) Peer {
 	if !ok {
 		return Peer{}
 	}
-	p := Peer{Name: local.RemoteAddr().String()}
+	var p Peer
 	p.UID, p.Local = peerUID(local)
+	if name := local.RemoteAddr().String(); name != "@" { // so Go writes that there is none
+		p.Name = name
+	}
 	return p
 }
 
