@@ -65,15 +65,15 @@ func (a *API) authorise(ctx context.Context, q *request, g *guard) error {
 	if err = q.judge(x, g); err == nil {
 		return nil
 	}
-	if q.caller.failed() {
-		if wait := a.failures.take(bucketOf(q.client), time.Now()); wait > 0 {
-			return tooManyCredentials(wait)
-		}
-	}
+	// The question is shared and paced, so that a flood of bad credentials costs the node nothing.
 	if x, err = a.apps.newest(ctx); err != nil {
 		return err
 	}
-	return q.judge(x, g)
+	err = q.judge(x, g)
+	if q.caller.failed() {
+		return a.refuse(q, err)
+	}
+	return err
 }
 
 // failed reports whether a credential was presented and refused.
@@ -81,7 +81,7 @@ func (c *caller) failed() bool {
 	return c.Reason.Failed() && (c.Reason != access.NoIdentity || c.who.Kind == access.ByCert)
 }
 
-// refuse counts a credential that cannot be one of this vault: no copy of the apps has it.
+// refuse counts a credential that the newest copy of the apps has refused, or that no copy can have.
 func (a *API) refuse(q *request, err error) error {
 	var d *denial
 	if !errors.As(err, &d) {

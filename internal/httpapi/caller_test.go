@@ -407,6 +407,30 @@ type older struct {
 
 func (o older) ReadSnapshot(context.Context) (access.Snapshot, error) { return o.snapshot, nil }
 
+// A credential that only an older copy of the apps refuses is good, also from an address that has used up its failures,
+// and is not counted; neither is one that could not be judged by the newest.
+func TestACredentialIsCountedAfterTheNewestCopyRefusedIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		token, later := access.NewToken(), access.NewToken()
+		g := newGated(t, nil, appWith(t, token))
+		wantStatus(t, g.get(t, "prod/app/x", vaultToken(token)), 200, "")
+		for range failuresAtOnce {
+			wantStatus(t, g.get(t, "prod/app/x", header("X-Vault-Token", "hvr_nothing")), 403, "not_allowed")
+		}
+		wantStatus(t, g.get(t, "prod/app/x", vaultToken(access.NewToken())), 429, "rate_limited")
+		g.node.change(appWith(t, later))
+		wantStatus(t, g.get(t, "prod/app/x", vaultToken(later)), 200, "")
+
+		other := from("192.0.2.8:1")
+		g.node.away = vault.ErrUnavailable
+		for range failuresAtOnce + 1 {
+			wantStatus(t, g.get(t, "prod/app/x", vaultToken(token), other), 503, "unavailable")
+		}
+		g.node.away = nil
+		wantStatus(t, g.get(t, "prod/app/x", vaultToken(token), other), 403, "not_allowed")
+	})
+}
+
 // An address that presents many bad credentials has to wait; a good one from the same address does not.
 func TestFailedCredentialsAreLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
