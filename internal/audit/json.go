@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"time"
@@ -30,23 +29,30 @@ func (e Event) AppendJSON(dst []byte) ([]byte, error) {
 	}
 	dst = append(dst, `,"detail":`...)
 	separator := byte('{')
-	for _, name := range slices.Sorted(maps.Keys(e.Detail)) {
+	var few [mostDetails]string // so that sorting the names takes no allocation
+	names := few[:0]
+	for name := range e.Detail {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
 		dst = append(appendText(append(dst, separator), name), ':')
+		separator = ','
+		if text, ok := e.Detail[name].(string); ok { // every read of an app has three of them
+			dst = appendText(dst, text)
+			continue
+		}
 		value, err := marshalDetail(e.Detail[name])
 		if err != nil {
 			return nil, fmt.Errorf("writing the detail %q of an event: %w", name, err)
 		}
-		dst, separator = append(dst, value...), ','
+		dst = append(dst, value...)
 	}
 	return append(dst, "}}"...), nil
 }
 
-// marshalDetail is json.Marshal with all text made [Printable]. Every read of an app has three texts, so they take no
-// reflection.
+// marshalDetail is json.Marshal with all text made [Printable].
 func marshalDetail(value any) ([]byte, error) {
-	if text, ok := value.(string); ok {
-		return appendText(make([]byte, 0, len(text)+2), text), nil
-	}
 	text, err := json.Marshal(value)
 	if err != nil || !bytes.ContainsRune(text, '\\') && !bytes.ContainsFunc(text, hidden) {
 		return text, err

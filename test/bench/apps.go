@@ -77,7 +77,7 @@ func (s *env) tokenReaders(ctx context.Context, o options, reads []string) ([]su
 		return nil, fmt.Errorf("making apps: %w", err)
 	}
 	settings := append(noBackgroundWork, `access = "apps"`, `audit_sync = "interval"`)
-	p, err := s.startVaultd(ctx, readToken, s.url(daemon), settings...)
+	p, err := s.startVaultd(ctx, readToken, s.url(daemon), o.profiled(readToken, settings)...)
 	if err != nil {
 		return nil, err
 	}

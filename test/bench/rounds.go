@@ -178,10 +178,7 @@ func (s *env) readers(ctx context.Context, o options, reads, verifies []string) 
 	add(oneQuery, query, false, recorded)
 	for _, mode := range []struct{ subject, audit string }{{readOff, `audit = "off"`},
 		{readInterval, `audit_sync = "interval"`}, {readAlways, `audit_sync = "always"`}} {
-		settings := append(noBackgroundWork, mode.audit)
-		if o.profiles != "" {
-			settings = append(settings, fmt.Sprintf(`cpu_profile = %q`, filepath.Join(o.profiles, mode.subject+".pprof")))
-		}
+		settings := o.profiled(mode.subject, append(noBackgroundWork, mode.audit))
 		p, err := s.startVaultd(ctx, mode.subject, s.url(daemon), settings...)
 		if err != nil {
 			return nil, err
@@ -201,6 +198,15 @@ func (s *env) readers(ctx context.Context, o options, reads, verifies []string) 
 	}
 	tokens, err := s.tokenReaders(ctx, o, reads)
 	return append(all, tokens...), err
+}
+
+// profiled adds the file for the CPU profile of a daemon, if profiles are wanted.
+func (o options) profiled(subject string, settings []string) []string {
+	if o.profiles == "" {
+		return settings
+	}
+	file := filepath.Join(o.profiles, subject+".pprof")
+	return append(slices.Clip(settings), fmt.Sprintf(`cpu_profile = %q`, file))
 }
 
 // drive measures a server for a slice, and the cost of shipping its records afterwards.

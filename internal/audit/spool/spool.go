@@ -76,7 +76,7 @@ func (o Options) withDefaults() Options {
 }
 
 // usualEvent is more bytes than most events have.
-const usualEvent = 256
+const usualEvent = 384
 
 // Spool is safe for concurrent use.
 type Spool struct {
