@@ -12,6 +12,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/hyperiondb/vault/internal/access"
+	"github.com/hyperiondb/vault/internal/access/accessdb"
 	"github.com/hyperiondb/vault/internal/audit"
 	"github.com/hyperiondb/vault/internal/audit/auditdb"
 	"github.com/hyperiondb/vault/internal/audit/seal"
@@ -68,6 +70,9 @@ func TestEveryChangeIsOnRecord(t *testing.T) {
 		r.byToken(s)
 	}
 	for _, s := range r.access() {
+		r.byToken(s)
+	}
+	for _, s := range r.apps() {
 		r.byToken(s)
 	}
 	r.bulk()
@@ -158,6 +163,33 @@ func (r *recorded) access() []step {
 		{"grant_auditor_role", "grant", "", 0, grant(vault.GroupAuditor)},
 		{"revoke_service_role", "grant.revoke", "", 0,
 			func(c vault.Change) error { return second(r.Revoke(r.ctx, c, "on_record", nil)) }},
+	}
+}
+
+func (r *recorded) apps() []step {
+	read := func(pattern string) []accessdb.Rule {
+		return []accessdb.Rule{{Pattern: pattern, Actions: []access.Action{access.Read}}}
+	}
+	enable := func(enabled bool) func(vault.Change) error {
+		return func(c vault.Change) error { return second(r.EnableApp(r.ctx, c, "billing", enabled)) }
+	}
+	return []step{
+		{"create_app", "app.create", "", 0,
+			func(c vault.Change) error { return second(r.CreateApp(r.ctx, c, "billing", read("app/*"), nil)) }},
+		{"allow_app", "app.allow", "", 0,
+			func(c vault.Change) error { return second(r.AllowApp(r.ctx, c, "billing", read("other/*"))) }},
+		{"disallow_app", "app.disallow", "", 0,
+			func(c vault.Change) error { return second(r.DisallowApp(r.ctx, c, "billing", []string{"other/*"})) }},
+		{"set_app_enabled", "app.disable", "", 0, enable(false)},
+		{"set_app_enabled", "app.enable", "", 0, enable(true)},
+		{"add_app_credential", "app.token", "", 0, func(c vault.Change) error {
+			return second(r.AddAppCredential(r.ctx, c, "billing",
+				accessdb.NewCredential{ID: uuid.New(), Kind: access.ByUnix, Match: access.UnixMatch(1001)}))
+		}},
+		{"revoke_app_credential", "app.revoke", "", 0,
+			func(c vault.Change) error { return second(r.RevokeAppCredential(r.ctx, c, "billing", nil)) }},
+		{"delete_app", "app.delete", "", 0,
+			func(c vault.Change) error { return second(r.DeleteApp(r.ctx, c, "billing")) }},
 	}
 }
 
