@@ -28,8 +28,8 @@ const (
 	maxCN     = 64 // the upper bound of X.509
 )
 
-// ParseMatch checks what a credential of the kind matches and returns it as it is compared: DNS names in lower case. The
-// constraint credential_match_grammar of the database is the same grammar.
+// ParseMatch checks what a credential of the kind matches and returns it as it is compared: DNS names in lower case.
+// The constraint credential_match_grammar of the database is the same grammar.
 //
 //	cert: spiffe://TRUST-DOMAIN/PATH, dns:NAME, cn:COMMON NAME
 //	unix: uid:N

@@ -102,8 +102,8 @@ func (q *request) leaveTurn() {
 	}
 }
 
-// enter waits for the turn of a request of an app, "" if there is none. The caller calls leave once. A request waits for
-// its app first, so that it holds no turn of the others meanwhile.
+// enter waits for the turn of a request of an app, "" if there is none. The caller calls leave once. A request waits
+// for its app first, so that it holds no turn of the others meanwhile.
 func (l *limits) enter(ctx context.Context, c client, app string) (leave func(), err error) {
 	var entered []func()
 	leave = func() {

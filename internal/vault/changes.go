@@ -62,9 +62,9 @@ func newChanges(query func(context.Context, []string) (map[string]uuid.UUID, uui
 
 // AwaitChange returns nil when the current version of a secret on the local node is no longer the one that the caller
 // holds, or may be: the caller reads it again to know. So it does when apps or their rights are no longer those of
-// epoch; uuid.Nil = the caller's rights do not depend on them. It returns the context's error when that ends first. Thousands
-// of callers cost one query a round, four rounds a second; without a caller there is none. A database that does not
-// answer for five seconds ends the wait of every caller, as a reason to look.
+// epoch; uuid.Nil = the caller's rights do not depend on them. It returns the context's error when that ends first.
+// Thousands of callers cost one query a round, four rounds a second; without a caller there is none. A database that
+// does not answer for five seconds ends the wait of every caller, as a reason to look.
 func (v *Vault) AwaitChange(ctx context.Context, name string, held, epoch uuid.UUID) error {
 	if err := envelope.CheckName(name); err != nil {
 		return err
