@@ -408,35 +408,97 @@ func actionsText(actions []access.Action) string {
 	return strings.Join(words, ",")
 }
 
+type appTokenOptions struct {
+	tokenFlags
+	name string
+	cert string
+	user string
+
+	match *accessdb.NewCredential // instead of a token
+}
+
 func newAppTokenCmd(a *app) *cobra.Command {
-	var o tokenFlags
+	var o appTokenOptions
 	cmd := &cobra.Command{
 		Use:   "token NAME",
 		Short: "Make another token of an app, and print it, once",
 		Long: `Make another token of an app, and print it, once. The tokens that it has stay valid: give the app the new one,
-see in vaultctl app show that the old one is not used any more, and revoke that.`,
+see in vaultctl app show that the old one is not used any more, and revoke that.
+
+With --cert or --unix it is no token but what vaultd finds in the client's certificate (spiffe://DOMAIN/PATH, dns:NAME
+or cn:NAME), or the user of a process on a unix socket.`,
 		Example: `  vaultctl app token billing --expires 90d
-  vaultctl app token ci --token-out ci.token`,
+  vaultctl app token ci --token-out ci.token
+  vaultctl app token web --cert dns:web.example.org`,
 		Args:              exactArgs("NAME"),
 		ValidArgsFunction: completeApps(a),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkAppName(args[0]); err != nil {
-				return err
-			}
+			o.name = args[0]
 			if err := o.parse(cmd); err != nil {
 				return err
 			}
-			if args[0] == access.Anonymous {
-				return usage("app %q has no credential: it is for clients without one", access.Anonymous)
-			}
-			return a.makeAppToken(cmd.Context(), o,
-				func(v *vault.Vault, c vault.Change, token accessdb.NewCredential) (accessdb.App, error) {
-					return v.AddAppCredential(cmd.Context(), c, args[0], token)
-				})
+			return runAppToken(cmd.Context(), a, o)
 		},
 	}
+	cmd.Flags().StringVar(&o.cert, "cert", "", "a client `certificate` instead of a token")
+	cmd.Flags().StringVar(&o.user, "unix", "", "a `user` on vaultd's machine instead of a token, by name or number")
 	o.register(cmd.Flags())
 	return cmd
+}
+
+func (o *appTokenOptions) parse(cmd *cobra.Command) error {
+	if err := checkAppName(o.name); err != nil {
+		return err
+	}
+	if err := o.tokenFlags.parse(cmd); err != nil {
+		return err
+	}
+	byCert, byUser := cmd.Flags().Changed("cert"), cmd.Flags().Changed("unix")
+	switch {
+	case o.name == access.Anonymous:
+		return usage("app %q has no credential: it is for clients without one", access.Anonymous)
+	case byCert && byUser:
+		return usage("--cert and --unix exclude each other")
+	case o.file != "" && (byCert || byUser):
+		return usage("--token-out is for a token, and --cert and --unix make none")
+	case byUser && len(o.networks) > 0:
+		return usage("--network and --unix exclude each other: a client on a unix socket has no address")
+	case byCert:
+		match, err := access.ParseMatch(access.ByCert, o.cert)
+		if err != nil {
+			return usage("--cert %q: %s", o.cert, err)
+		}
+		o.match = &accessdb.NewCredential{Kind: access.ByCert, Match: match, Networks: o.parsed}
+	case byUser:
+		match, err := unixMatch(o.user)
+		if err != nil {
+			return err
+		}
+		o.match = &accessdb.NewCredential{Kind: access.ByUnix, Match: match}
+	}
+	return nil
+}
+
+func runAppToken(ctx context.Context, a *app, o appTokenOptions) error {
+	add := func(v *vault.Vault, c vault.Change, credential accessdb.NewCredential) (accessdb.App, error) {
+		return v.AddAppCredential(ctx, c, o.name, credential)
+	}
+	if o.match == nil {
+		return a.makeAppToken(ctx, o.tokenFlags, add)
+	}
+	o.match.ID, o.match.ExpiresAt = uuid.New(), o.ends()
+	made, err := a.changeApp(ctx, func(v *vault.Vault, c vault.Change) (accessdb.App, error) {
+		return add(v, c, *o.match)
+	})
+	if err != nil {
+		return appHint(err)
+	}
+	if a.json() {
+		return a.printJSON(appTokenJSON{App: made})
+	}
+	a.note("app %q may %s", made.Name, rulesText(made.Rules))
+	a.note("its credential %s is %s", o.match.ID, o.match.Match)
+	return nil
 }
 
 func newAppAllowCmd(a *app) *cobra.Command {

@@ -30,8 +30,8 @@ const (
 	maxUnit   = 255
 )
 
-// ParseMatch checks what a credential of the kind matches and returns it as it is compared: DNS names in lower case. The
-// constraint credential_match_grammar of the database is the same grammar.
+// ParseMatch checks what a credential of the kind matches and returns it as it is compared: DNS names in lower case.
+// The constraint credential_match_grammar of the database is the same grammar.
 //
 //	cert: spiffe://TRUST-DOMAIN/PATH, dns:NAME, cn:COMMON NAME
 //	unix: uid:N, unit:NAME.service

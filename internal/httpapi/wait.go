@@ -49,7 +49,7 @@ func (q *request) parseWait() error {
 // waits bounds the requests that wait for a change, and ends their waits when the daemon stops.
 type waits struct {
 	await   func(ctx context.Context, name string, held, epoch uuid.UUID) error // vault.AwaitChange
-	admit   func(context.Context, *request) error                               // they may have changed meanwhile
+	admit   func(context.Context, *request) error                               // policy and rights may have changed
 	most    int
 	address int // of one address
 

@@ -20,7 +20,8 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
             || E'|dns:(?=.{1,253}\\Z)[a-z0-9_-]{1,63}(\\.[a-z0-9_-]{1,63})*'
             || E'|cn:[!-~]([ -~]{0,62}[!-~])?)\\Z'
           ELSE E'\\A(uid:(0|[1-9][0-9]{0,9})'
-            || E'|unit:(?=.{1,255}\\Z)(?!@)[A-Za-z0-9:_.@\\\\-]*[A-Za-z0-9:_.\\\\-]\\.(service|socket|mount|swap))\\Z' END
+            || E'|unit:(?=.{1,255}\\Z)(?!@)[A-Za-z0-9:_.@\\\\-]*[A-Za-z0-9:_.\\\\-]'
+            || E'\\.(service|socket|mount|swap))\\Z' END
         AND CASE WHEN match ~ E'\\Auid:[0-9]{1,10}\\Z' THEN substr(match, 5)::bigint <= 4294967295 ELSE true END$c$),
     ('app_credentials', 'credential_networks', $c$cardinality(networks) <= 16
         AND coalesce(array_ndims(networks), 1) = 1 AND array_position(networks, NULL) IS NULL$c$),

@@ -35,7 +35,8 @@ CREATE TABLE vault.app_credentials (
         || E'|dns:(?=.{1,253}\\Z)[a-z0-9_-]{1,63}(\\.[a-z0-9_-]{1,63})*'
         || E'|cn:[!-~]([ -~]{0,62}[!-~])?)\\Z'
       ELSE E'\\A(uid:(0|[1-9][0-9]{0,9})'
-        || E'|unit:(?=.{1,255}\\Z)(?!@)[A-Za-z0-9:_.@\\\\-]*[A-Za-z0-9:_.\\\\-]\\.(service|socket|mount|swap))\\Z' END
+        || E'|unit:(?=.{1,255}\\Z)(?!@)[A-Za-z0-9:_.@\\\\-]*[A-Za-z0-9:_.\\\\-]'
+        || E'\\.(service|socket|mount|swap))\\Z' END
     AND CASE WHEN match ~ E'\\Auid:[0-9]{1,10}\\Z' THEN substr(match, 5)::bigint <= 4294967295 ELSE true END),
   networks      cidr[] NOT NULL DEFAULT '{}'                -- where the client's address lies; none: anywhere
                 CONSTRAINT credential_networks CHECK (cardinality(networks) <= 16

@@ -278,8 +278,8 @@ func TestRowsThatCannotBeRead(t *testing.T) {
 		}
 	}
 	snapshot := s.snapshot()
-	if got := access.NewIndex(snapshot).Judge(access.Identity{Kind: access.ByUnix, Matches: []string{"uid:1"}}, access.Read,
-		"prod/x", time.Now()); got.Reason != access.NoIdentity {
+	user := access.Identity{Kind: access.ByUnix, Matches: []string{"uid:1"}}
+	if got := access.NewIndex(snapshot).Judge(user, access.Read, "prod/x", time.Now()); got.Reason != access.NoIdentity {
 		t.Errorf("a user of two apps: got %+v", got)
 	}
 	faults, err := accessdb.Faults(ctx, s.reader)
@@ -356,9 +356,10 @@ func TestOneGrammarOfMatchesAndPatterns(t *testing.T) {
 			t.Errorf("%q: got %v, taken should be %v", text, err, want)
 		}
 	}
-	for _, text := range []string{"", "*", "a", "a/*", "a.*", "a*", "**", "/*", ".*", "*/a", "a/*/b", "a//*", "a/.*", "a/**",
-		"a/", "a.", "-a/*", "_-/*", "a-/*", "a b", "a/* ", "a\n", "a/*\n", "\u00e9/*", "a..*", "a/b.c/*", strings.Repeat("a", 255),
-		strings.Repeat("a", 256), strings.Repeat("a", 253) + "/*", strings.Repeat("a", 254) + "/*", `a\`, "a%2Fb"} {
+	for _, text := range []string{"", "*", "a", "a/*", "a.*", "a*", "**", "/*", ".*", "*/a", "a/*/b", "a//*", "a/.*",
+		"a/**", "a/", "a.", "-a/*", "_-/*", "a-/*", "a b", "a/* ", "a\n", "a/*\n", "\u00e9/*", "a..*", "a/b.c/*",
+		strings.Repeat("a", 255), strings.Repeat("a", 256), strings.Repeat("a", 253) + "/*",
+		strings.Repeat("a", 254) + "/*", `a\`, "a%2Fb"} {
 		_, refused := access.ParsePattern(text)
 		err := second(accessdb.Create(ctx, s.writer, s.by(), "a"+uuid.NewString(),
 			[]accessdb.Rule{{Pattern: text, Actions: access.DefaultActions}}, nil))

@@ -58,9 +58,9 @@ func (c Credential) Live(now time.Time) bool {
 // the node has none, and nothing may be shown to apps.
 func ReadEpoch(ctx context.Context, r *db.Reader) (uuid.UUID, error) { return r.AccessEpoch(ctx) }
 
-// snapshotQuery has at least one row, so that there is an epoch without apps too. What only a superuser can have stored,
-// such as an infinite time, must not keep the other apps from being read: it comes as JSON, each rule and credential by
-// itself.
+// snapshotQuery has at least one row, so that there is an epoch without apps too. What only a superuser can have
+// stored, such as an infinite time, must not keep the other apps from being read: it comes as JSON, each rule and
+// credential by itself.
 const snapshotQuery = `SELECT e.epoch, a.name, a.disabled_at IS NOT NULL,
 		(SELECT json_agg(json_build_object('pattern', r.pattern, 'actions', r.actions) ORDER BY r.pattern)
 			FROM vault.app_rules r WHERE r.app = a.name),
@@ -77,8 +77,8 @@ func ReadSnapshot(ctx context.Context, r *db.Reader) (access.Snapshot, error) {
 	return s, err
 }
 
-// Fault is a part of an app that a daemon cannot read, and so does not go by: a rule allows nothing, a credential proves
-// nothing. The checks of the database refuse such a part, so it was stored past them.
+// Fault is a part of an app that a daemon cannot read, and so does not go by: a rule allows nothing, a credential
+// proves nothing. The checks of the database refuse such a part, so it was stored past them.
 type Fault struct {
 	App  string
 	Part string // "" = the app itself
