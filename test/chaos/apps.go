@@ -20,7 +20,7 @@ import (
 )
 
 const (
-	pauseRevoked = 2 * time.Millisecond // between reads with a token that is being revoked, to see its first refusal
+	pauseRevoked = 5 * time.Millisecond // between reads with a token that is being revoked, to see its first refusal
 	pauseFutile  = time.Second          // between reads that vaultd will refuse: it limits failed credentials to 5/s
 	watchedApps  = 4                    // the newest apps that a reader watches at once
 	sightLimit   = 5 * time.Second      // of one look at a node's server
@@ -62,6 +62,17 @@ func (a *apps) isEnding(token uuid.UUID) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.ending[token]
+}
+
+// tokens returns the text of every token, for a search.
+func (a *apps) tokens() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var texts []string
+	for _, one := range slices.Concat(a.prepared, a.made) {
+		texts = append(texts, one.token.Reveal())
+	}
+	return texts
 }
 
 // newest returns up to n apps that pass, the newest first.
@@ -270,8 +281,9 @@ func (r *appReader) look(ctx context.Context, token uuid.UUID) (Standing, bool) 
 	}
 	var seen Standing
 	var standby bool
-	if err := r.server.QueryRow(ctx, `SELECT coalesce((SELECT CASE WHEN revoked_at IS NULL THEN 'live' ELSE 'revoked' END
-			FROM vault.app_credentials WHERE id = $1), 'absent'), pg_is_in_recovery()`, token).Scan(&seen, &standby); err != nil {
+	row := r.server.QueryRow(ctx, `SELECT coalesce((SELECT CASE WHEN revoked_at IS NULL THEN 'live' ELSE 'revoked' END
+		FROM vault.app_credentials WHERE id = $1), 'absent'), pg_is_in_recovery()`, token)
+	if err := row.Scan(&seen, &standby); err != nil {
 		r.leave()
 		return Unseen, false
 	}

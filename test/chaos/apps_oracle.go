@@ -48,8 +48,8 @@ type AppVerdict struct {
 //   - A token that the node's server shows as revoked opens nothing, from that moment on.
 //   - A token that it shows as live, before and after, is not refused for the app's own name.
 //   - No token opens a name outside the app's rules, or learns whether there is one.
-//   - With synchronous replication an acknowledged creation or revocation is there in the end. Without, it may be lost in
-//     a failover: it is counted.
+//   - With synchronous replication an acknowledged creation or revocation is there in the end. Without, it may be lost
+//     in a failover: it is counted.
 func (v *Verdict) judgeApps(f Facts, l *Ledger, t *Timeline, synchronous bool) {
 	facts := map[uuid.UUID]AppFact{}
 	for _, fact := range f.Apps {

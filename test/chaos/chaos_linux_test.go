@@ -206,7 +206,7 @@ func runChaos(t *testing.T, built string, p plan) {
 	if p.synchronous {
 		l.checkTargets(t)
 	}
-	l.checkLogs(t)
+	l.checkLogs(t, w.apps.tokens())
 }
 
 // durabilityWarning is what vaultctl status says about acknowledged writes that could be lost.
@@ -226,8 +226,8 @@ func (l *local) durabilityWarning(t *testing.T) string {
 	return ""
 }
 
-// checkLogs searches every log for values and tokens.
-func (l *local) checkLogs(t *testing.T) {
+// checkLogs searches the log of every vaultd for a panic and for tokens.
+func (l *local) checkLogs(t *testing.T, tokens []string) {
 	t.Helper()
 	for name, d := range l.daemons {
 		text, err := os.ReadFile(d.log)
@@ -236,6 +236,9 @@ func (l *local) checkLogs(t *testing.T) {
 		}
 		if strings.Contains(string(text), "panic") {
 			t.Errorf("%s: vaultd panicked: %s", name, filepath.Base(d.log))
+		}
+		if slices.ContainsFunc(tokens, func(token string) bool { return strings.Contains(string(text), token) }) {
+			t.Errorf("%s: vaultd logged the token of an app: %s", name, filepath.Base(d.log))
 		}
 	}
 }
