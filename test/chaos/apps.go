@@ -249,10 +249,9 @@ func (r *appReader) pick() (app, string) {
 		}
 	case n < 16 && len(watched) > 0:
 		one := watched[r.random.IntN(len(watched))]
-		for _, w := range watched {
-			if apps.isEnding(w.token.ID()) {
-				one = w
-			}
+		// The newest first: the revocation of an older one may have been lost without an answer.
+		if i := slices.IndexFunc(watched, func(a app) bool { return apps.isEnding(a.token.ID()) }); i >= 0 {
+			one = watched[i]
 		}
 		return one, one.secret
 	}
