@@ -26,6 +26,7 @@ type Cluster struct {
 type Node struct {
 	Name      string
 	DaemonURL string // of vaultd's API
+	ServerURL string // of its own server, as a superuser; "" = the workload has no apps
 }
 
 // primary is a vault that reads from the primary as well.

@@ -61,6 +61,46 @@ type Due struct {
 	At   time.Time
 }
 
+// AppChange is the creation of an app with its one token, or the revocation of that token.
+type AppChange struct {
+	Action   string // create or revoke
+	App      string
+	Token    uuid.UUID // the public id
+	Prepared bool      // made before the run: every node has it, and it is never revoked
+	Outcome  Outcome
+	Called   time.Time
+	Returned time.Time
+	Why      string // of a failure
+}
+
+// Standing is what a node's own server shows of a token.
+type Standing string
+
+const (
+	Unseen  Standing = "" // the server did not answer
+	Absent  Standing = "absent"
+	Live    Standing = "live"
+	Revoked Standing = "revoked"
+)
+
+// AppRead is one read with an app's token through a node's vaultd.
+type AppRead struct {
+	Node   string
+	App    string
+	Token  uuid.UUID
+	Name   string
+	Own    bool // the app's rule covers the name
+	Status int  // 0 = no answer
+
+	// What the node's server showed before the request and after its answer, in one session. A session does not outlive
+	// its server, so the server has neither restarted nor been replaced in between. If it has, After is Unseen.
+	Before, After Standing
+	Standby       bool
+
+	Called   time.Time // after Before was seen
+	Returned time.Time
+}
+
 // Ledger holds the answers that clients got. It is safe for concurrent use.
 type Ledger struct {
 	mu       sync.Mutex
@@ -68,6 +108,9 @@ type Ledger struct {
 	reads    []Read
 	attempts []Attempt
 	dues     []Due
+
+	appChanges []AppChange
+	appReads   []AppRead
 }
 
 func (l *Ledger) wrote(w Write) {
@@ -92,6 +135,32 @@ func (l *Ledger) due(d Due) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.dues = append(l.dues, d)
+}
+
+func (l *Ledger) changedApp(c AppChange) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.appChanges = append(l.appChanges, c)
+}
+
+func (l *Ledger) readAsApp(r AppRead) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.appReads = append(l.appReads, r)
+}
+
+// AppChanges returns every change of an app so far.
+func (l *Ledger) AppChanges() []AppChange {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.appChanges)
+}
+
+// AppReads returns every read with an app's token so far.
+func (l *Ledger) AppReads() []AppRead {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.appReads)
 }
 
 // Writes returns every write so far.

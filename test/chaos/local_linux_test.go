@@ -117,7 +117,8 @@ func (l *local) makeServers(ctx context.Context) error {
 		return err
 	}
 	parameters := map[string]string{"max_connections": "100", "wal_keep_size": "64MB", "wal_receiver_timeout": "10s",
-		"wal_sender_timeout": "20s", "synchronous_standby_names": ""}
+		"wal_sender_timeout": "20s", "synchronous_standby_names": "",
+		"track_commit_timestamp": "on"} // for the time from a revocation to its first refusal
 	if l.Synchronous {
 		// All three, since any may become primary. Not "*", which would count a base backup.
 		parameters["synchronous_standby_names"] = `ANY 1 ("primary", "standby1", "standby2")`
@@ -205,7 +206,8 @@ func (l *local) install(ctx context.Context) error {
 			return err
 		}
 		l.daemons[node.Name()] = d
-		l.Nodes = append(l.Nodes, Node{Name: node.Name(), DaemonURL: d.url})
+		l.Nodes = append(l.Nodes, Node{Name: node.Name(), DaemonURL: d.url,
+			ServerURL: node.URL(database, vaulttest.Superuser)})
 	}
 	return nil
 }

@@ -48,6 +48,7 @@ type Facts struct {
 	Versions []VersionFact
 	Audit    []AuditFact
 	Jobs     []JobFact
+	Apps     []AppFact
 }
 
 // SecretFact is a row of vault.secrets.
@@ -114,6 +115,9 @@ func Gather(ctx context.Context, c Cluster) (Facts, error) {
 	if f.Jobs, err = gather[JobFact](ctx, tx, `
 		SELECT id, name, state, due_at, coalesce(to_version, 0), coalesce(finished_at, 'epoch'),
 			coalesce(last_error, '') FROM vault.rotation_jobs`); err != nil {
+		return f, err
+	}
+	if f.Apps, err = gatherApps(ctx, tx); err != nil {
 		return f, err
 	}
 	return f, openAll(ctx, c, f.Versions)
@@ -190,6 +194,7 @@ type Verdict struct {
 	ReadsOK, ReadsAll      int // on nodes without a fault, while the primary was dead
 	Reads                  int // answered, of all nodes
 	Names, Operations      int // whose histories were checked for linearizability
+	Apps                   AppVerdict
 }
 
 func (v *Verdict) fail(format string, args ...any) {
@@ -207,6 +212,7 @@ func Judge(f Facts, l *Ledger, t *Timeline, synchronous bool) Verdict {
 	v.judgeAudit(f)
 	v.judgeRotations(f, l.Dues(), synchronous)
 	v.judgeReads(f, l, t, synchronous)
+	v.judgeApps(f, l, t, synchronous)
 	return v
 }
 

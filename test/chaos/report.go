@@ -88,6 +88,9 @@ func (r Report) Print(to io.Writer) error {
 	}
 	line("reads, primary dead", "%d of %d answered by nodes left alone (%d reads over the whole run)", v.ReadsOK,
 		v.ReadsAll, v.Reads)
+	if v.Apps.Reads > 0 {
+		r.printApps(line)
+	}
 	line("promotions", "%d", len(r.Failovers))
 	line("  no primary for", "%s", spread(r.Failovers, func(r Recovery) time.Duration { return r.PrimaryDead }))
 	line("  to the first acknowledged write", "%s", spread(r.Failovers,
@@ -116,6 +119,20 @@ func (r Report) Print(to io.Writer) error {
 	return out.Flush()
 }
 
+func (r Report) printApps(line func(what, format string, args ...any)) {
+	a := r.Verdict.Apps
+	line("apps", "%d made (%d lost), %d tokens revoked (%d lost)", a.Made, a.MadeLost, a.Ended, a.EndedLost)
+	line("  reads with a token", "%d, of which %d were given a value", a.Reads, a.Served)
+	line("  after the replay of its revocation", "%d reads", a.AfterReplay)
+	line("  outside the rules", "%d reads", a.Outside)
+	line("  revoked, first 403 on a standby", "%s after the commit; %d", durations(a.FirstRefusals),
+		len(a.FirstRefusals))
+	line("    with a primary, node left alone", "%s; %d", durations(a.FirstUndisturbed),
+		len(a.FirstUndisturbed))
+	line("    from its replay", "%s; %d", durations(a.FirstAfterReplay), len(a.FirstAfterReplay))
+	line("    values given before the replay", "%d", a.ServedAfterRevocation)
+}
+
 func textOrNo(text string) string {
 	if text == "" {
 		return "no"
@@ -131,16 +148,20 @@ func spread(all []Recovery, of func(Recovery) time.Duration) string {
 			known = append(known, d)
 		}
 	}
-	if len(known) == 0 {
-		return "not measured"
-	}
-	slices.Sort(known)
-	text := fmt.Sprintf("min %s, median %s, max %s", short(known[0]), short(known[len(known)/2]),
-		short(known[len(known)-1]))
-	if n := len(all) - len(known); n > 0 {
+	text := durations(known)
+	if n := len(all) - len(known); n > 0 && len(known) > 0 {
 		text += fmt.Sprintf(" (%d without one before the next fault)", n)
 	}
 	return text
+}
+
+// durations formats the least, the median and the greatest.
+func durations(all []time.Duration) string {
+	if len(all) == 0 {
+		return "not measured"
+	}
+	all = slices.Sorted(slices.Values(all))
+	return fmt.Sprintf("min %s, median %s, max %s", short(all[0]), short(all[len(all)/2]), short(all[len(all)-1]))
 }
 
 func short(d time.Duration) time.Duration { return d.Round(time.Millisecond) }

@@ -147,3 +147,14 @@ func (t *Timeline) restarted(node string, from, to time.Time) bool {
 		return w.node == node && w.overlaps(from, to)
 	})
 }
+
+// disturbed reports whether there may have been no primary in a span, or a fault of a node's server, vaultd or KMS.
+func (t *Timeline) disturbed(node string, from, to time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.ContainsFunc(t.primaries, func(f Failover) bool {
+		return window{from: f.Died, to: f.Back}.overlaps(from, to)
+	}) || slices.ContainsFunc(t.broken, func(w window) bool {
+		return (w.node == "" || w.node == node) && w.overlaps(from, to)
+	})
+}

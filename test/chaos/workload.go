@@ -49,6 +49,7 @@ type Workload struct {
 
 	begun time.Time
 	due   sync.Mutex // two calls at once would move one due time twice
+	apps  apps
 }
 
 // Prepare makes the secrets that exist from the beginning. Its caller then waits until all nodes have replayed them.
@@ -68,7 +69,10 @@ func (w *Workload) Prepare(ctx context.Context) error {
 			return fmt.Errorf("preparing %q: %w", dueName(i), err)
 		}
 	}
-	return nil
+	if !w.Cluster.hasApps() {
+		return nil
+	}
+	return w.prepareApps(ctx, v.Vault)
 }
 
 // prepareDue makes one automatic secret. Every fourth has the rotator.
@@ -118,6 +122,9 @@ func (w *Workload) Run(ctx context.Context) error {
 		running.Go(func() { w.readNode(ctx, w.Writers+w.CLIWriters+i+1, node) })
 	}
 	running.Go(func() { w.makeDue(ctx) })
+	if w.Cluster.hasApps() {
+		w.useApps(ctx, &running, w.Writers+w.CLIWriters+len(w.Cluster.Nodes)+1, v.Vault)
+	}
 	running.Wait()
 	return nil
 }
