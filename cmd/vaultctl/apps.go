@@ -255,8 +255,8 @@ func (o *appCreateOptions) parse(cmd *cobra.Command) (err error) {
 			return usage("--unit %q: %s", name, err)
 		}
 		if len(name) >= access.MaxUnitAndID {
-			return usage("--unit %q: it has %d characters; with the ID of its credential at most %d, or systemd cannot ask for it",
-				name, len(name), access.MaxUnitAndID)
+			return usage("--unit %q: it has %d characters; with the ID of its credential at most %d, or systemd cannot ask "+
+				"for it", name, len(name), access.MaxUnitAndID)
 		}
 		o.matches = append(o.matches, accessdb.NewCredential{Kind: access.ByUnix, Match: match})
 	}

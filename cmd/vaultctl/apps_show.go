@@ -307,7 +307,7 @@ func runAppCheck(ctx context.Context, a *app, o appCheckOptions) error {
 	return nil
 }
 
-// withAction is what a rule for the secret itself has to allow: app allow replaces the actions of the rule that is there.
+// withAction is what a rule for the secret itself has to allow: app allow replaces the actions of a rule that is there.
 func withAction(one accessdb.App, o appCheckOptions) []access.Action {
 	var actions []access.Action
 	for _, r := range one.Rules {
