@@ -6,6 +6,7 @@ require (
 	github.com/google/go-cmp v0.7.0
 	github.com/hashicorp/vault/api v1.23.0
 	github.com/hyperiondb/vault v0.0.0
+	github.com/hyperiondb/vault/client v0.0.0
 	github.com/openbao/openbao/api/v2 v2.7.1
 	go.yaml.in/yaml/v3 v3.0.5
 )
@@ -61,3 +62,5 @@ require (
 )
 
 replace github.com/hyperiondb/vault => ../
+
+replace github.com/hyperiondb/vault/client => ../client

@@ -254,6 +254,10 @@ func (o *appCreateOptions) parse(cmd *cobra.Command) (err error) {
 		if err != nil {
 			return usage("--unit %q: %s", name, err)
 		}
+		if len(name) >= access.MaxUnitAndID {
+			return usage("--unit %q: it has %d characters; with the ID of its credential at most %d, or systemd cannot ask "+
+				"for it", name, len(name), access.MaxUnitAndID)
+		}
 		o.matches = append(o.matches, accessdb.NewCredential{Kind: access.ByUnix, Match: match})
 	}
 	switch {
@@ -263,6 +267,12 @@ func (o *appCreateOptions) parse(cmd *cobra.Command) (err error) {
 		o.noToken = true
 	case o.noToken && o.file != "":
 		return usage("--token-out and --no-token exclude each other")
+	}
+	switch {
+	case o.noToken && len(o.certs) == 0 && len(o.networks) > 0:
+		return usage("--network is of a token or a --cert, and neither is made")
+	case o.noToken && len(o.matches) == 0 && o.expires != nil:
+		return usage("--expires is of a credential, and none is made")
 	}
 	return nil
 }
@@ -356,9 +366,13 @@ func (a *app) makeAppToken(ctx context.Context, f tokenFlags,
 	return nil
 }
 
+// appHint adds the commands that show what there is.
 func appHint(err error) error {
-	if errors.Is(err, vault.ErrOutcomeUnknown) {
+	switch {
+	case errors.Is(err, vault.ErrOutcomeUnknown):
 		return hint(err, "vaultctl app show NAME shows whether it was made; a token whose text is lost: vaultctl app revoke")
+	case errors.Is(err, vault.ErrNotFound), errors.Is(err, vault.ErrConflict):
+		return hint(err, "vaultctl app list, vaultctl app show NAME")
 	}
 	return err
 }
@@ -523,7 +537,7 @@ replaced. All credentials of the app gain it, also those that another operator h
 				return v.AllowApp(cmd.Context(), c, args[0], rules)
 			})
 			if err != nil {
-				return err
+				return appHint(err)
 			}
 			return a.printAllowed(changed)
 		},
@@ -663,7 +677,7 @@ func (a *app) narrowApp(ctx context.Context, name string, wait *time.Duration,
 	}
 	changed, err := do(v, change)
 	if err != nil {
-		return err
+		return appHint(err)
 	}
 	return a.reportChange(ctx, v, changed.LSN, wait, done(changed),
 		func(standbys *[]db.Standby) any { return narrowedJSON{accessdb.Revoked{App: changed}, standbys} })
@@ -687,7 +701,7 @@ standbys, and exits with 7 if one has not replayed it in time.`,
 			if len(args) == 2 {
 				parsed, err := uuid.Parse(args[1])
 				if err != nil || len(args[1]) != 36 {
-					return hint(usage("%q is not the id of a credential", args[1]), "vaultctl app show %s", args[0])
+					return hint(notAnID(args[1]), "vaultctl app show %s", args[0])
 				}
 				id = &parsed
 			}
@@ -696,6 +710,14 @@ standbys, and exits with 7 if one has not replayed it in time.`,
 	}
 	registerStandbyWait(cmd, &wait)
 	return cmd
+}
+
+// notAnID does not repeat a token, which is what an operator has at hand when one has leaked.
+func notAnID(text string) error {
+	if strings.HasPrefix(text, "hvr_") || strings.HasPrefix(text, "hva_") {
+		return usage("that is a token, not the id of a credential; other users of the machine could see it: end it")
+	}
+	return usage("%q is not the id of a credential", text)
 }
 
 func runAppRevoke(ctx context.Context, a *app, name string, id *uuid.UUID, wait *time.Duration) error {
@@ -712,7 +734,7 @@ func runAppRevoke(ctx context.Context, a *app, name string, id *uuid.UUID, wait 
 	}
 	revoked, err := v.RevokeAppCredential(ctx, change, name, id)
 	if err != nil {
-		return err
+		return appHint(err)
 	}
 	ended := plural(len(revoked.Revoked), "credential", "credentials")
 	return a.reportChange(ctx, v, revoked.LSN, wait, fmt.Sprintf("revoked %s of app %q", ended, name),

@@ -278,16 +278,19 @@ func runAppCheck(ctx context.Context, a *app, o appCheckOptions) error {
 		return err
 	}
 	answer := appCheckJSON{App: o.name, Secret: o.secret, Action: o.action}
-	var why string
+	var why, help string
 	rule := covering(one, o.secret, access.Action(o.action))
 	usable, reason := usableCredential(one, o.address, time.Now())
 	switch {
 	case one.DisabledAt != nil:
 		answer.Reason, why = string(access.Disabled), "it is disabled"
+		help = "vaultctl app enable " + o.name
 	case rule == nil:
 		answer.Reason, why = string(access.Policy), fmt.Sprintf("no rule allows it to %s this name", o.action)
+		help = fmt.Sprintf("vaultctl app allow %s %s=%s", o.name, o.secret, actionsText(withAction(one, o)))
 	case !usable && o.name != access.Anonymous:
 		answer.Reason, why = string(reason), credentialProblem(reason)
+		help = "vaultctl app show " + o.name
 	default:
 		answer.Allowed, answer.Pattern = true, rule.Pattern
 	}
@@ -299,9 +302,20 @@ func runAppCheck(ctx context.Context, a *app, o appCheckOptions) error {
 		a.note("app %q may %s %q: rule %s", o.name, o.action, o.secret, rule.Pattern)
 	}
 	if !answer.Allowed {
-		return refused(fmt.Errorf("app %q may not %s %q: %s", o.name, o.action, o.secret, why))
+		return hint(refused(fmt.Errorf("app %q may not %s %q: %s", o.name, o.action, o.secret, why)), "%s", help)
 	}
 	return nil
+}
+
+// withAction is what a rule for the secret itself has to allow: app allow replaces the actions of a rule that is there.
+func withAction(one accessdb.App, o appCheckOptions) []access.Action {
+	var actions []access.Action
+	for _, r := range one.Rules {
+		if r.Pattern == o.secret {
+			actions = append(actions, r.Actions...)
+		}
+	}
+	return append(actions, access.Action(o.action))
 }
 
 // usableCredential reports whether an app has a credential that is good from an address (invalid: from any), or what

@@ -107,6 +107,10 @@ func (a *app) verdict(err error) (code int, help string) {
 	if errors.Is(err, vault.ErrUnavailable) && a.databaseURL == "" && !libpqConfigured() {
 		help = "VAULTCTL_DATABASE_URL or PGHOST says where the database is; neither is set"
 	}
+	if text := err.Error(); errors.Is(err, vault.ErrUnavailable) && strings.Contains(text, "read only connection") &&
+		!strings.Contains(text, "default_transaction_read_only") { // pgconn's text, without internal/db's reason for it
+		help = "changes go to the primary, and this node is a standby: --database-url names the primary, or several hosts"
+	}
 	if (errors.Is(err, vault.ErrFenced) || errors.Is(err, vault.ErrState)) && a.stateFile() != "" {
 		help = "make sure which primary is the right one; if it is this one: rm " + shellPath(a.stateFile())
 	}

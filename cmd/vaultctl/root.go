@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"os"
@@ -216,7 +217,8 @@ func rangeArgs(least int, names ...string) cobra.PositionalArgs {
 		case len(args) < least:
 			return hint(usage("%s is missing", names[len(args)]), "%s", cmd.UseLine())
 		case len(args) > len(names):
-			return hint(usage("too many arguments: %d, expected %s", len(args), strings.Join(names, " ")), "%s", cmd.UseLine())
+			expected := cmp.Or(strings.Join(names, " "), "none")
+			return hint(usage("too many arguments: %d, expected %s", len(args), expected), "%s", cmd.UseLine())
 		}
 		return nil
 	}

@@ -67,6 +67,7 @@ func TestWhatWasTypedIsRefusedBeforeAnythingOpens(t *testing.T) {
 		"list -o yaml":                           `unknown output "yaml"`,
 		"get":                                    "NAME is missing\nhint: vaultctl get NAME [flags]\n",
 		"get a b":                                "too many arguments: 2, expected NAME",
+		"app list x":                             "too many arguments: 1, expected none\nhint: vaultctl app list [flags]\n",
 		"get a:b":                                "invalid name",
 		"get a --version 0":                      "--version takes a version number",
 		"get a --min-lsn 16B3748":                "--min-lsn: a position in the log looks like 0/16B3748",

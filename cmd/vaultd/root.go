@@ -35,8 +35,8 @@ func execute(ctx context.Context, args []string, out, errOut io.Writer, reload <
 		Long: `Answer reads and verifies of secrets over HTTP, from the local PostgreSQL node: a read-only standby whose
 primary is gone will do. Settings come from a TOML file, then from VAULTD_* in the environment.
 
-SIGHUP reads the file again: allow, trusted_proxies, hosts, verify limits, max_staleness, log level and the TLS
-certificate change, and a bad file keeps the old ones; the log names what else was changed and takes a restart.
+SIGHUP reads the file again: access, allow, trusted_proxies, hosts, limits, max_staleness, log level, [credentials] and
+the TLS certificates change, and a bad file keeps the old ones; the log names what else was changed and takes a restart.
 SIGTERM lets the requests under way finish.`,
 		Args:          cobra.NoArgs,
 		SilenceErrors: true,

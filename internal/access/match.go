@@ -65,6 +65,10 @@ func UnixMatch(uid uint32) string { return matchUID + strconv.FormatUint(uint64(
 // UnitMatch is the match of a systemd unit that CheckUnit accepts.
 func UnitMatch(unit string) string { return matchUnit + unit }
 
+// MaxUnitAndID is the most bytes that the name of a unit and the ID of its credential have together: what the address
+// of a unix socket has room for (108 bytes), less those around a random part of 16.
+const MaxUnitAndID = 84
+
 // unitTypes are the types of units that run programs, and so can have credentials.
 var unitTypes = []string{".service", ".socket", ".mount", ".swap"}
 

@@ -32,9 +32,7 @@ const (
 	apiCred = "cred"
 
 	maxCredentialID = 255
-	// maxUnitAndID is what the address of a unix socket has room for: 108 bytes, less those around a random part of 16.
-	maxUnitAndID = 84
-	maxRandom    = 64
+	maxRandom       = 64
 )
 
 // unitRequest is what one connection asks for.
@@ -68,9 +66,9 @@ func CheckCredentials(all map[string]string) error {
 			return fmt.Errorf(`%q: a credential's ID has 1 to %d printable characters of ASCII without "/" and ":"`, key,
 				maxCredentialID)
 		}
-		if len(key)-1 > maxUnitAndID {
+		if len(key)-1 > access.MaxUnitAndID {
 			return fmt.Errorf("%q: UNIT and ID have at most %d characters together, or systemd cannot ask for it", key,
-				maxUnitAndID)
+				access.MaxUnitAndID)
 		}
 		if err := envelope.CheckName(all[key]); err != nil {
 			return fmt.Errorf("%q: %w", key, err)

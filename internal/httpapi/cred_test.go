@@ -294,7 +294,7 @@ func FuzzUnitName(f *testing.F) {
 			t.Errorf("%q is read as %q", name, u.credential())
 		}
 		err := CheckCredentials(map[string]string{u.credential(): "x"})
-		if err != nil && len(u.unit)+len(u.id) <= maxUnitAndID {
+		if err != nil && len(u.unit)+len(u.id) <= access.MaxUnitAndID {
 			t.Errorf("%q: the configuration cannot have it: %v", name, err)
 		}
 		if match, err := access.ParseMatch(access.ByUnix, u.identity().Matches[0]); err != nil || match != "unit:"+u.unit {
