@@ -45,7 +45,7 @@ const nextBranch = `SELECT b.branch, b.branch = b.name, CASE
 
 // Branches lists the continuations of a prefix, sorted, each once.
 func (r *Reader) Branches(ctx context.Context, q BranchQuery) ([]Branch, error) {
-	return collect(ctx, r.pool, func(row pgx.CollectableRow) (b Branch, err error) {
+	return Collect(ctx, r.pool, func(row pgx.CollectableRow) (b Branch, err error) {
 		err = row.Scan(&b.Text, &b.Whole)
 		return b, err
 	}, branchesQuery, q.Prefix, q.Live, q.Deleted, q.Width, q.Limit)

@@ -13,7 +13,7 @@ import (
 // Standings reads the standings of the names that exist, from the primary.
 func (w *Writer) Standings(ctx context.Context, names []string) (map[string]Standing, error) {
 	found := make(map[string]Standing, len(names))
-	_, err := collect(ctx, w.pool, func(row pgx.CollectableRow) (struct{}, error) {
+	_, err := Collect(ctx, w.pool, func(row pgx.CollectableRow) (struct{}, error) {
 		var name string
 		var s Standing
 		err := row.Scan(&name, &s.CurrentVersion, &s.DeletedAt)
@@ -39,7 +39,7 @@ func (r *Reader) Currents(ctx context.Context, names []string) (map[string]Curre
 	return currents(ctx, r.pool, names)
 }
 
-func currents(ctx context.Context, q rowsQuerier, names []string) (map[string]CurrentVersion, error) {
+func currents(ctx context.Context, q Querier, names []string) (map[string]CurrentVersion, error) {
 	found, err := current.withMissing(ctx, q, names)
 	if err != nil {
 		return nil, err
@@ -110,6 +110,6 @@ func (w *Writer) PutVersions(ctx context.Context, c Credential, puts []Put) ([]R
 	if err != nil {
 		return nil, err
 	}
-	return change[results](ctx, w, &c, refusal{"put", "", puts[0].Request}, `SELECT vault.put_versions($1)`,
+	return change[results](ctx, w, &c, Refusal{"put", "", puts[0].Request}, `SELECT vault.put_versions($1)`,
 		string(spelled))
 }

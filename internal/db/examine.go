@@ -102,7 +102,7 @@ func examine(ctx context.Context, conn session) (Examination, error) {
 }
 
 func oddRoles(ctx context.Context, conn session) ([]OddRole, error) {
-	return collect(ctx, conn, pgx.RowToStructByPos[OddRole], `SELECT role, problem FROM vault.odd_roles()`,
+	return Collect(ctx, conn, pgx.RowToStructByPos[OddRole], `SELECT role, problem FROM vault.odd_roles()`,
 		pgx.QueryExecModeExec)
 }
 
@@ -135,7 +135,7 @@ type Replica struct {
 
 // Replicas lists the standbys that stream from the primary.
 func (w *Writer) Replicas(ctx context.Context) ([]Replica, error) {
-	return collect(ctx, w.pool, func(row pgx.CollectableRow) (Replica, error) {
+	return Collect(ctx, w.pool, func(row pgx.CollectableRow) (Replica, error) {
 		var r Replica
 		err := row.Scan(&r.Name, &r.State, &r.SyncState, &r.LagBytes, &r.LagSeconds)
 		return r, err
@@ -151,7 +151,7 @@ func (w *Writer) Status(ctx context.Context) (Status, error) {
 
 // NewestName is the live secret with the newest current version; "" if this role sees none.
 func (r *Reader) NewestName(ctx context.Context) (string, error) {
-	names, err := collect(ctx, r.pool, pgx.RowTo[string], `SELECT s.name FROM vault.secrets s
+	names, err := Collect(ctx, r.pool, pgx.RowTo[string], `SELECT s.name FROM vault.secrets s
 		JOIN vault.secret_versions v ON v.secret_id = s.id AND v.version = s.current_version
 		WHERE s.deleted_at IS NULL ORDER BY v.created_at DESC LIMIT 1`)
 	if err != nil || len(names) == 0 {

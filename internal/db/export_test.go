@@ -62,7 +62,7 @@ func ReadSettings(ctx context.Context, url string, names []string) (map[string]s
 		return nil, err
 	}
 	defer r.Close()
-	values, err := collect(ctx, r.pool, pgx.RowTo[string],
+	values, err := Collect(ctx, r.pool, pgx.RowTo[string],
 		`SELECT current_setting(n) FROM unnest($1::text[]) WITH ORDINALITY u (n, i) ORDER BY i`, names)
 	settings := map[string]string{}
 	for i, value := range values {

@@ -59,7 +59,7 @@ func (s Snapshot) Folder(ctx context.Context, q FolderQuery) ([]string, error) {
 		return nil, nil
 	}
 	// Ranges beside each other can lead to the same entry.
-	rows, err := collect(ctx, s.tx, pgx.RowTo[string], folderQuery, q.Folder, low, high, q.Limit+len(low)-1)
+	rows, err := Collect(ctx, s.tx, pgx.RowTo[string], folderQuery, q.Folder, low, high, q.Limit+len(low)-1)
 	if err != nil {
 		return nil, err
 	}

@@ -159,8 +159,8 @@ func (w *Writer) Secret(ctx context.Context, name string) (SecretRow, error) {
 	return secret(ctx, w.pool, name)
 }
 
-func secret(ctx context.Context, q rowsQuerier, name string) (SecretRow, error) {
-	rows, err := collect(ctx, q, scanSecret,
+func secret(ctx context.Context, q Querier, name string) (SecretRow, error) {
+	rows, err := Collect(ctx, q, scanSecret,
 		`SELECT `+secretColumns+`, `+NewestJob+` FROM vault.secrets s WHERE s.name = $1`, name)
 	if err != nil {
 		return SecretRow{}, err
@@ -200,7 +200,7 @@ func secrets(ctx context.Context, tx pgx.Tx, q ListQuery) ([]SecretRow, error) {
 	if q.Deleted {
 		which = `s.deleted_at IS NOT NULL AND s.restore_until > now()`
 	}
-	return collect(ctx, tx, scanSecret, `SELECT `+secretColumns+`, `+NewestJob+` FROM vault.secrets s
+	return Collect(ctx, tx, scanSecret, `SELECT `+secretColumns+`, `+NewestJob+` FROM vault.secrets s
 		WHERE `+UnderPrefix+` AND s.name > $2 AND `+which+` ORDER BY s.name LIMIT $3`, q.Prefix, q.After, q.Limit)
 }
 
@@ -220,8 +220,8 @@ func (r *Reader) History(ctx context.Context, name string) ([]HistoryRow, error)
 	return history(ctx, r.pool, name)
 }
 
-func history(ctx context.Context, q rowsQuerier, name string) ([]HistoryRow, error) {
-	rows, err := collect(ctx, q, func(row pgx.CollectableRow) (HistoryRow, error) {
+func history(ctx context.Context, q Querier, name string) ([]HistoryRow, error) {
+	rows, err := Collect(ctx, q, func(row pgx.CollectableRow) (HistoryRow, error) {
 		var h HistoryRow
 		err := row.Scan(&h.Version, &h.VersionID, &h.State, &h.CreatedAt, &h.CreatedBy, &h.ExpiresAt, &h.KMSKeyID)
 		return h, err

@@ -84,7 +84,7 @@ type Standby struct {
 
 // Standbys lists the standbys connected to the primary, and whether each has replayed up to a position; "" = up to now.
 func (w *Writer) Standbys(ctx context.Context, lsn string) ([]Standby, error) {
-	return collect(ctx, w.pool, func(row pgx.CollectableRow) (Standby, error) {
+	return Collect(ctx, w.pool, func(row pgx.CollectableRow) (Standby, error) {
 		var s Standby
 		err := row.Scan(&s.Name, &s.Replayed)
 		return s, err

@@ -36,13 +36,13 @@ type WrappedPage struct {
 
 // WrappedKeys reads one page of the data keys that the token may change.
 func (w *Writer) WrappedKeys(ctx context.Context, c Credential, q WrappedQuery) (WrappedPage, error) {
-	return change[WrappedPage](ctx, w, &c, refusal{"rewrap", q.Prefix, uuid.New()},
+	return change[WrappedPage](ctx, w, &c, Refusal{"rewrap", q.Prefix, uuid.New()},
 		`SELECT vault.wrapped_keys($1, $2, $3, $4, $5)`, q.Prefix, q.Exact, q.KMSKeyID, q.After, q.Limit)
 }
 
 // Rewrap replaces old by another wrapping of the same data key: ErrConflict if old is no longer stored.
 func (w *Writer) Rewrap(ctx context.Context, c Credential, request uuid.UUID, old WrappedKey, kmsKeyID string,
 	blob []byte) (Result, error) {
-	return change[Result](ctx, w, &c, refusal{"rewrap", old.Name, request},
+	return change[Result](ctx, w, &c, Refusal{"rewrap", old.Name, request},
 		`SELECT vault.rewrap($1, $2, $3, $4, $5, $6, $7)`, old.Name, old.Version, old.Job, old.Blob, kmsKeyID, blob, request)
 }

@@ -25,7 +25,7 @@ type Job struct {
 // answer is lost becomes stale.
 func (w *Writer) ClaimRotations(ctx context.Context, worker string, limit, ahead int,
 	stale time.Duration) ([]Job, error) {
-	jobs, err := collect(ctx, w.pool, func(row pgx.CollectableRow) (Job, error) {
+	jobs, err := Collect(ctx, w.pool, func(row pgx.CollectableRow) (Job, error) {
 		var j Job
 		var generator, rotator *string
 		err := row.Scan(&j.ID, &j.Name, &j.Attempt, &j.Failures, &j.FromVersion, &generator, &rotator, &j.DueAt)
@@ -69,8 +69,8 @@ func (w *Writer) StoreCandidate(ctx context.Context, job int64, attempt int, v S
 
 const candidateColumns = `version, fmt, kms_key_id, wrapped_dek, nonce, ciphertext, key_commit, aad`
 
-func candidate(ctx context.Context, q rowsQuerier, sql string, args ...any) (SealedValue, error) {
-	rows, err := collect(ctx, q, func(row pgx.CollectableRow) (SealedValue, error) {
+func candidate(ctx context.Context, q Querier, sql string, args ...any) (SealedValue, error) {
+	rows, err := Collect(ctx, q, func(row pgx.CollectableRow) (SealedValue, error) {
 		var v SealedValue
 		err := row.Scan(&v.Version, &v.Format, &v.KMSKeyID, &v.WrappedDEK, &v.Nonce, &v.Ciphertext, &v.KeyCommit, &v.AAD)
 		return v, err
@@ -86,7 +86,7 @@ func candidate(ctx context.Context, q rowsQuerier, sql string, args ...any) (Sea
 
 // FinishRotation makes the stored candidate the new version under the claim's fence.
 func (w *Writer) FinishRotation(ctx context.Context, request uuid.UUID, job int64, attempt int) (Result, error) {
-	return change[Result](ctx, w, nil, refusal{Request: request}, `SELECT vault.finish_rotation($1, $2, $3)`, job, attempt,
+	return change[Result](ctx, w, nil, Refusal{Request: request}, `SELECT vault.finish_rotation($1, $2, $3)`, job, attempt,
 		request)
 }
 
@@ -124,7 +124,7 @@ func (w *Writer) complete(ctx context.Context, batch []Completion, wait bool) (m
 	for i, b := range batch {
 		jobs[i], attempts[i], sealed[i], requests[i] = b.Job, b.Attempt, b.literal(), b.Request
 	}
-	answer, err := change[completed](ctx, w, nil, refusal{Request: requests[0]},
+	answer, err := change[completed](ctx, w, nil, Refusal{Request: requests[0]},
 		`SELECT vault.complete_rotations($1, $2, $3::text[]::vault.sealed_value[], $4, $5)`, jobs, attempts, sealed, requests,
 		wait)
 	for request, result := range answer.Done {
@@ -225,14 +225,14 @@ type RequestedRotation struct {
 // RequestRotation requests a rotation now, or joins the open job.
 func (w *Writer) RequestRotation(ctx context.Context, c Credential, request uuid.UUID,
 	name string) (RequestedRotation, error) {
-	return change[RequestedRotation](ctx, w, &c, refusal{"rotation.request", name, request},
+	return change[RequestedRotation](ctx, w, &c, Refusal{"rotation.request", name, request},
 		`SELECT vault.request_rotation($1, $2)`, name, request)
 }
 
 // RetryRotation makes a failed or waiting rotation run now.
 func (w *Writer) RetryRotation(ctx context.Context, c Credential, request uuid.UUID,
 	name string) (RequestedRotation, error) {
-	return change[RequestedRotation](ctx, w, &c, refusal{"rotation.retry", name, request},
+	return change[RequestedRotation](ctx, w, &c, Refusal{"rotation.retry", name, request},
 		`SELECT vault.retry_rotation($1, $2)`, name, request)
 }
 
@@ -243,13 +243,13 @@ func (w *Writer) PauseRotation(ctx context.Context, c Credential, request uuid.U
 	if !pause {
 		action = "rotation.resume"
 	}
-	return change[Result](ctx, w, &c, refusal{action, name, request}, `SELECT vault.pause_rotation($1, $2, $3)`, name,
+	return change[Result](ctx, w, &c, Refusal{action, name, request}, `SELECT vault.pause_rotation($1, $2, $3)`, name,
 		request, pause)
 }
 
 // SetMaxRotations caps the concurrent rotations of all workers together; nil = no cap.
 func (w *Writer) SetMaxRotations(ctx context.Context, c Credential, request uuid.UUID, most *int) error {
-	_, err := change[Committed](ctx, w, &c, refusal{"rotation.limit", "", request},
+	_, err := change[Committed](ctx, w, &c, Refusal{"rotation.limit", "", request},
 		`SELECT vault.set_max_rotations($1, $2)`, most, request)
 	return err
 }
@@ -299,11 +299,11 @@ func (w *Writer) Rotations(ctx context.Context, q RotationQuery) ([]RotationRow,
 	return rotations(ctx, w.pool, q)
 }
 
-func rotations(ctx context.Context, q rowsQuerier, o RotationQuery) ([]RotationRow, error) {
+func rotations(ctx context.Context, q Querier, o RotationQuery) ([]RotationRow, error) {
 	if o.Limit == 0 {
 		o.Limit = 1000
 	}
-	return collect(ctx, q, scanRotation, `SELECT `+rotationColumns+` FROM vault.rotation_jobs j
+	return Collect(ctx, q, scanRotation, `SELECT `+rotationColumns+` FROM vault.rotation_jobs j
 		JOIN vault.secrets s ON s.id = j.secret_id
 		WHERE j.name ^@ $1 AND ($2 = 0 OR j.id = $2) AND ($4 = 0 OR j.id < $4) AND s.deleted_at IS NULL
 		  AND ($3 OR j.state IN ('queued', 'claimed') OR (j.state = 'failed' AND j.from_version = s.current_version))

@@ -123,7 +123,7 @@ var (
 
 // byName queries all names at once. If the server fails on the data of one of them, each is queried alone, so the
 // others are answered.
-func (s sealedQuery) byName(ctx context.Context, q rowsQuerier, names []string) (map[string]readResult, error) {
+func (s sealedQuery) byName(ctx context.Context, q Querier, names []string) (map[string]readResult, error) {
 	found, err := s.run(ctx, q, names)
 	if len(names) == 1 || !ofOneRow(err) {
 		return found, err
@@ -159,7 +159,7 @@ func isClass(err error, classes ...string) bool {
 }
 
 // withMissing is byName for a query that is not shared: names without a row are looked into at once.
-func (s sealedQuery) withMissing(ctx context.Context, q rowsQuerier, names []string) (map[string]readResult, error) {
+func (s sealedQuery) withMissing(ctx context.Context, q Querier, names []string) (map[string]readResult, error) {
 	found, err := s.byName(ctx, q, names)
 	if err != nil || len(found) == len(names) {
 		return found, err
@@ -189,7 +189,7 @@ func (s sealedQuery) withMissing(ctx context.Context, q rowsQuerier, names []str
 	return found, nil
 }
 
-func (s sealedQuery) run(ctx context.Context, q rowsQuerier, names []string) (map[string]readResult, error) {
+func (s sealedQuery) run(ctx context.Context, q Querier, names []string) (map[string]readResult, error) {
 	rows, err := q.Query(ctx, s.sql, names)
 	if err != nil {
 		return nil, classify(err)

@@ -19,8 +19,6 @@ type Querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 }
 
-type rowsQuerier = Querier
-
 // Query is for [Collect] and [One]: its errors are those of pgx. It takes at most the time of a statement.
 func (r *Reader) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
 	return r.pool.Query(ctx, sql, args...)
@@ -43,10 +41,6 @@ func Collect[T any](ctx context.Context, q Querier, scan pgx.RowToFunc[T], sql s
 		return nil, newError(ErrIntegrity, "a row has a column of the wrong kind: %s", oneLine(err))
 	}
 	return all, classify(err)
-}
-
-func collect[T any](ctx context.Context, q Querier, scan pgx.RowToFunc[T], sql string, args ...any) ([]T, error) {
-	return Collect(ctx, q, scan, sql, args...)
 }
 
 // One returns the first row of a query, which has one column; ErrNotFound if there is no row.
@@ -103,8 +97,6 @@ type Refusal struct {
 	Secret  string // "" = none
 	Request uuid.UUID
 }
-
-type refusal = Refusal
 
 // Change runs one transaction of the write API: challenge, proof of the credential (nil: the function takes none), the
 // call, COMMIT. After a lost connection, a failover or a deadlock it repeats the same request; the function has to

@@ -27,7 +27,7 @@ type SummaryVersion struct {
 // Summary reads a secret and at most so many of its newest versions. ErrNotFound if it is absent or deleted.
 func (s Snapshot) Summary(ctx context.Context, name string, versions int) (Summary, error) {
 	found := Summary{Name: name}
-	rows, err := collect(ctx, s.tx, func(row pgx.CollectableRow) (v SummaryVersion, err error) {
+	rows, err := Collect(ctx, s.tx, func(row pgx.CollectableRow) (v SummaryVersion, err error) {
 		err = row.Scan(&found.CurrentVersion, &found.CreatedAt, &v.Version, &v.CreatedAt, &v.ExpiresAt, &v.Removed)
 		return v, err
 	}, `SELECT s.current_version, s.created_at, v.version, v.created_at, v.expires_at, v.removed_at IS NOT NULL

@@ -51,8 +51,8 @@ func (w *Writer) RoundFailures(ctx context.Context) ([]RoundFailure, error) {
 }
 
 // roundFailures filters as vault.status() does: conflicts between two sessions count only if they last.
-func roundFailures(ctx context.Context, q rowsQuerier) ([]RoundFailure, error) {
-	return collect(ctx, q, func(row pgx.CollectableRow) (RoundFailure, error) {
+func roundFailures(ctx context.Context, q Querier) ([]RoundFailure, error) {
+	return Collect(ctx, q, func(row pgx.CollectableRow) (RoundFailure, error) {
 		var f RoundFailure
 		err := row.Scan(&f.Part, &f.Subject, &f.Since, &f.LastAt, &f.Times, &f.Error)
 		return f, err

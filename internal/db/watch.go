@@ -19,7 +19,7 @@ const currentIDsQuery = `SELECT name, version_id FROM vault.sealed_versions
 func (r *Reader) CurrentIDs(ctx context.Context, names []string) (ids map[string]uuid.UUID, epoch uuid.UUID,
 	err error) {
 	found := make(map[string]uuid.UUID, len(names))
-	_, err = collect(ctx, r.pool, func(row pgx.CollectableRow) (struct{}, error) {
+	_, err = Collect(ctx, r.pool, func(row pgx.CollectableRow) (struct{}, error) {
 		var name string
 		var id [16]byte
 		err := row.Scan(&name, &id)

@@ -91,7 +91,7 @@ func (w *Writer) Standing(ctx context.Context, name string) (Standing, error) {
 // PutVersion adds a version. action is put (which may create the secret), rotate or rollback.
 func (w *Writer) PutVersion(ctx context.Context, c Credential, request uuid.UUID, action, name string, v SealedValue,
 	createOnly bool, s Settings) (Result, error) {
-	return change[Result](ctx, w, &c, refusal{action, name, request},
+	return change[Result](ctx, w, &c, Refusal{action, name, request},
 		`SELECT vault.put_version($9, $10, `+sealedRow+`, $11, $12, $13, $14, $15, $16, $17)`,
 		append(v.fields(), action, name, request, createOnly, s.Generator, s.RotationInterval, s.GracePeriod, s.Rotator,
 			s.Window)...)
@@ -100,7 +100,7 @@ func (w *Writer) PutVersion(ctx context.Context, c Credential, request uuid.UUID
 // UpdateSecret edits settings.
 func (w *Writer) UpdateSecret(ctx context.Context, c Credential, request uuid.UUID, name string, s Settings, manual,
 	noRotation bool) (Result, error) {
-	return change[Result](ctx, w, &c, refusal{"update", name, request},
+	return change[Result](ctx, w, &c, Refusal{"update", name, request},
 		`SELECT vault.update_secret($1, $2, $3, $4, $5, $6, $7, $8, $9)`, name, request, s.Generator, s.RotationInterval,
 		s.GracePeriod, manual, noRotation, s.Rotator, s.Window)
 }
@@ -108,19 +108,19 @@ func (w *Writer) UpdateSecret(ctx context.Context, c Credential, request uuid.UU
 // DeleteSecret hides a secret until it is restored or its window ends.
 func (w *Writer) DeleteSecret(ctx context.Context, c Credential, request uuid.UUID, name string,
 	window time.Duration) (Result, error) {
-	return change[Result](ctx, w, &c, refusal{"delete", name, request}, `SELECT vault.delete_secret($1, $2, $3)`, name,
+	return change[Result](ctx, w, &c, Refusal{"delete", name, request}, `SELECT vault.delete_secret($1, $2, $3)`, name,
 		request, window)
 }
 
 // RestoreSecret undoes a delete.
 func (w *Writer) RestoreSecret(ctx context.Context, c Credential, request uuid.UUID, name string) (Result, error) {
-	return change[Result](ctx, w, &c, refusal{"restore", name, request}, `SELECT vault.restore_secret($1, $2)`, name,
+	return change[Result](ctx, w, &c, Refusal{"restore", name, request}, `SELECT vault.restore_secret($1, $2)`, name,
 		request)
 }
 
 // PurgeSecret removes a secret and its versions for good.
 func (w *Writer) PurgeSecret(ctx context.Context, c Credential, request uuid.UUID, name string) (Result, error) {
-	return change[Result](ctx, w, &c, refusal{"purge", name, request}, `SELECT vault.purge_secret($1, $2)`, name, request)
+	return change[Result](ctx, w, &c, Refusal{"purge", name, request}, `SELECT vault.purge_secret($1, $2)`, name, request)
 }
 
 // EndGrace ends the grace of one superseded version, or (0) of all.
@@ -130,7 +130,7 @@ func (w *Writer) EndGrace(ctx context.Context, c Credential, request uuid.UUID, 
 	if version != 0 {
 		one = &version
 	}
-	return change[Result](ctx, w, &c, refusal{"grace.end", name, request}, `SELECT vault.end_grace($1, $2, $3)`, name, one,
+	return change[Result](ctx, w, &c, Refusal{"grace.end", name, request}, `SELECT vault.end_grace($1, $2, $3)`, name, one,
 		request)
 }
 
@@ -160,13 +160,13 @@ type NewToken struct {
 
 // CreateToken stores a token's fingerprint.
 func (w *Writer) CreateToken(ctx context.Context, c Credential, request uuid.UUID, t NewToken) (TokenRow, error) {
-	return change[TokenRow](ctx, w, &c, refusal{"token.create", "", request},
+	return change[TokenRow](ctx, w, &c, Refusal{"token.create", "", request},
 		`SELECT vault.create_token($1, $2, $3, $4, $5, $6)`, t.ID, t.Name, t.Fingerprint[:], t.Scope, t.ExpiresAt, request)
 }
 
 // CreateTokenAsOwner stores a token without the authority of another token. It takes membership in vault_owner.
 func (w *Writer) CreateTokenAsOwner(ctx context.Context, request uuid.UUID, t NewToken) (TokenRow, error) {
-	return change[TokenRow](ctx, w, nil, refusal{}, `SELECT vault.create_token_as_owner($1, $2, $3, $4, $5)`,
+	return change[TokenRow](ctx, w, nil, Refusal{}, `SELECT vault.create_token_as_owner($1, $2, $3, $4, $5)`,
 		t.ID, t.Name, t.Fingerprint[:], t.ExpiresAt, request)
 }
 
@@ -186,7 +186,7 @@ const openChangesLimit = 2 * time.Second
 // RevokeToken ends a token at once: transactions that it has authorised fail at their COMMIT. The row lists those that
 // began before the revocation and are still open.
 func (w *Writer) RevokeToken(ctx context.Context, c Credential, request uuid.UUID, name string) (TokenRow, error) {
-	row, err := change[TokenRow](ctx, w, &c, refusal{"token.revoke", "", request},
+	row, err := change[TokenRow](ctx, w, &c, Refusal{"token.revoke", "", request},
 		`SELECT vault.revoke_token($1, $2)`, name, request)
 	if err != nil {
 		return row, err
@@ -210,7 +210,7 @@ func (w *Writer) openChanges(ctx context.Context) ([]OpenChange, error) {
 	pause := newBackOff()
 	for end := time.Now().Add(openChangesLimit); ; {
 		var err error
-		found, err = change[openChanges](ctx, w, nil, refusal{}, `SELECT vault.revocation_holds($1)`, found.Since)
+		found, err = change[openChanges](ctx, w, nil, Refusal{}, `SELECT vault.revocation_holds($1)`, found.Since)
 		if err != nil || len(found.Open) == 0 || time.Now().After(end) {
 			return found.Open, err
 		}
@@ -224,13 +224,13 @@ func (w *Writer) openChanges(ctx context.Context) ([]OpenChange, error) {
 
 // Tokens lists all tokens, revoked ones too.
 func (w *Writer) Tokens(ctx context.Context, c Credential) ([]TokenRow, error) {
-	return change[[]TokenRow](ctx, w, &c, refusal{"token.list", "", uuid.New()},
+	return change[[]TokenRow](ctx, w, &c, Refusal{"token.list", "", uuid.New()},
 		`SELECT coalesce(jsonb_agg(to_jsonb(t)), '[]') FROM vault.list_tokens() t`)
 }
 
 // Token is the row of the token that is presented.
 func (w *Writer) Token(ctx context.Context, c Credential) (TokenRow, error) {
-	return change[TokenRow](ctx, w, &c, refusal{"token.show", "", uuid.New()}, `SELECT vault.my_token()`)
+	return change[TokenRow](ctx, w, &c, Refusal{"token.show", "", uuid.New()}, `SELECT vault.my_token()`)
 }
 
 // Grant is a database role's access.
@@ -245,31 +245,31 @@ type Grant struct {
 // GrantServiceRole lets a role read the names under a prefix and call the write API.
 func (w *Writer) GrantServiceRole(ctx context.Context, c Credential, request uuid.UUID, role,
 	prefix string) (Grant, error) {
-	return change[Grant](ctx, w, &c, refusal{"grant", "", request}, `SELECT vault.grant_service_role($1, $2, $3)`, role,
+	return change[Grant](ctx, w, &c, Refusal{"grant", "", request}, `SELECT vault.grant_service_role($1, $2, $3)`, role,
 		prefix, request)
 }
 
 // GrantWorkerRole lets a role run rotations.
 func (w *Writer) GrantWorkerRole(ctx context.Context, c Credential, request uuid.UUID, role string) (Grant, error) {
-	return change[Grant](ctx, w, &c, refusal{"grant", "", request}, `SELECT vault.grant_worker_role($1, $2)`, role,
+	return change[Grant](ctx, w, &c, Refusal{"grant", "", request}, `SELECT vault.grant_worker_role($1, $2)`, role,
 		request)
 }
 
 // GrantAuditorRole lets a role read the audit log.
 func (w *Writer) GrantAuditorRole(ctx context.Context, c Credential, request uuid.UUID, role string) (Grant, error) {
-	return change[Grant](ctx, w, &c, refusal{"grant", "", request}, `SELECT vault.grant_auditor_role($1, $2)`, role,
+	return change[Grant](ctx, w, &c, Refusal{"grant", "", request}, `SELECT vault.grant_auditor_role($1, $2)`, role,
 		request)
 }
 
 // RevokeServiceRole takes one prefix (nil: all access) from a role.
 func (w *Writer) RevokeServiceRole(ctx context.Context, c Credential, request uuid.UUID, role string,
 	prefix *string) (Grant, error) {
-	return change[Grant](ctx, w, &c, refusal{"grant.revoke", "", request}, `SELECT vault.revoke_service_role($1, $2, $3)`,
+	return change[Grant](ctx, w, &c, Refusal{"grant.revoke", "", request}, `SELECT vault.revoke_service_role($1, $2, $3)`,
 		role, prefix, request)
 }
 
 // change is [Writer.Change] with the result as its value.
-func change[T any](ctx context.Context, w *Writer, c *Credential, r refusal, sql string, args ...any) (T, error) {
+func change[T any](ctx context.Context, w *Writer, c *Credential, r Refusal, sql string, args ...any) (T, error) {
 	var result T
 	err := w.Change(ctx, c, r, &result, sql, args...)
 	return result, err
@@ -380,7 +380,7 @@ func (w *Writer) failedOver(err error) error {
 	return err
 }
 
-func (w *Writer) explain(ctx context.Context, c *Credential, r refusal, err error, b *budget) error {
+func (w *Writer) explain(ctx context.Context, c *Credential, r Refusal, err error, b *budget) error {
 	var server *pgconn.PgError
 	settled := errors.As(err, &server) && settlesEarlierAttempt(server.Code)
 	if b.sent && !settled {
@@ -533,7 +533,7 @@ func commit(ctx context.Context, conn *pgx.Conn) (lsn string, err error) {
 }
 
 // recordRefusal writes the audit row of a refused change, because the refused transaction has rolled back.
-func (w *Writer) recordRefusal(ctx context.Context, token uuid.UUID, r refusal, why error) {
+func (w *Writer) recordRefusal(ctx context.Context, token uuid.UUID, r Refusal, why error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
 	defer cancel()
 	// Best effort: a role without any right to the vault cannot write here either; the server's log has the refusal.
