@@ -250,13 +250,9 @@ func (o *appCreateOptions) parse(cmd *cobra.Command) (err error) {
 		o.matches = append(o.matches, accessdb.NewCredential{Kind: access.ByUnix, Match: match})
 	}
 	for _, name := range o.units {
-		match, err := access.ParseMatch(access.ByUnix, access.UnitMatch(name))
+		match, err := unitMatch(name)
 		if err != nil {
-			return usage("--unit %q: %s", name, err)
-		}
-		if len(name) >= access.MaxUnitAndID {
-			return usage("--unit %q: it has %d characters; with the ID of its credential at most %d, or systemd cannot ask "+
-				"for it", name, len(name), access.MaxUnitAndID)
+			return err
 		}
 		o.matches = append(o.matches, accessdb.NewCredential{Kind: access.ByUnix, Match: match})
 	}
@@ -287,6 +283,19 @@ func unixMatch(text string) (string, error) {
 		return "", usage("--unix %q: there is no such user on this machine; its number works too", text)
 	}
 	return access.ParseMatch(access.ByUnix, "uid:"+found.Uid)
+}
+
+// unitMatch is the match of a systemd unit.
+func unitMatch(name string) (string, error) {
+	match, err := access.ParseMatch(access.ByUnix, access.UnitMatch(name))
+	if err != nil {
+		return "", usage("--unit %q: %s", name, err)
+	}
+	if len(name) >= access.MaxUnitAndID {
+		return "", usage("--unit %q: it has %d characters; with the ID of its credential at most %d, or systemd cannot ask "+
+			"for it", name, len(name), access.MaxUnitAndID)
+	}
+	return match, nil
 }
 
 func runAppCreate(ctx context.Context, a *app, o appCreateOptions) error {
@@ -427,6 +436,7 @@ type appTokenOptions struct {
 	name string
 	cert string
 	user string
+	unit string
 
 	match *accessdb.NewCredential // instead of a token
 }
@@ -439,8 +449,8 @@ func newAppTokenCmd(a *app) *cobra.Command {
 		Long: `Make another token of an app, and print it, once. The tokens that it has stay valid: give the app the new one,
 see in vaultctl app show that the old one is not used any more, and revoke that.
 
-With --cert or --unix it is no token but what vaultd finds in the client's certificate (spiffe://DOMAIN/PATH, dns:NAME
-or cn:NAME), or the user of a process on a unix socket.`,
+With --cert, --unix or --unit it is no token but what vaultd finds in the client's certificate (spiffe://DOMAIN/PATH,
+dns:NAME or cn:NAME), the user of a process on a unix socket, or the systemd unit that a credential is for.`,
 		Example: `  vaultctl app token billing --expires 90d
   vaultctl app token ci --token-out ci.token
   vaultctl app token web --cert dns:web.example.org`,
@@ -456,6 +466,7 @@ or cn:NAME), or the user of a process on a unix socket.`,
 	}
 	cmd.Flags().StringVar(&o.cert, "cert", "", "a client `certificate` instead of a token")
 	cmd.Flags().StringVar(&o.user, "unix", "", "a `user` on vaultd's machine instead of a token, by name or number")
+	cmd.Flags().StringVar(&o.unit, "unit", "", "a systemd `unit` on vaultd's machine instead of a token")
 	o.register(cmd.Flags())
 	return cmd
 }
@@ -467,16 +478,16 @@ func (o *appTokenOptions) parse(cmd *cobra.Command) error {
 	if err := o.tokenFlags.parse(cmd); err != nil {
 		return err
 	}
-	byCert, byUser := cmd.Flags().Changed("cert"), cmd.Flags().Changed("unix")
+	byCert, byUser, byUnit := cmd.Flags().Changed("cert"), cmd.Flags().Changed("unix"), cmd.Flags().Changed("unit")
 	switch {
 	case o.name == access.Anonymous:
 		return usage("app %q has no credential: it is for clients without one", access.Anonymous)
-	case byCert && byUser:
-		return usage("--cert and --unix exclude each other")
-	case o.file != "" && (byCert || byUser):
-		return usage("--token-out is for a token, and --cert and --unix make none")
-	case byUser && len(o.networks) > 0:
-		return usage("--network and --unix exclude each other: a client on a unix socket has no address")
+	case byCert && byUser, byCert && byUnit, byUser && byUnit:
+		return usage("--cert, --unix and --unit exclude each other")
+	case o.file != "" && (byCert || byUser || byUnit):
+		return usage("--token-out is for a token, and --cert, --unix and --unit make none")
+	case (byUser || byUnit) && len(o.networks) > 0:
+		return usage("--network is of a token or a --cert: a client on a unix socket has no address")
 	case byCert:
 		match, err := access.ParseMatch(access.ByCert, o.cert)
 		if err != nil {
@@ -485,6 +496,12 @@ func (o *appTokenOptions) parse(cmd *cobra.Command) error {
 		o.match = &accessdb.NewCredential{Kind: access.ByCert, Match: match, Networks: o.parsed}
 	case byUser:
 		match, err := unixMatch(o.user)
+		if err != nil {
+			return err
+		}
+		o.match = &accessdb.NewCredential{Kind: access.ByUnix, Match: match}
+	case byUnit:
+		match, err := unitMatch(o.unit)
 		if err != nil {
 			return err
 		}
