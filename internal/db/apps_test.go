@@ -254,6 +254,7 @@ func TestEveryChangeHasAnotherEpoch(t *testing.T) {
 			seen[now] = true
 		}
 	}
+	mustAdmin(t, store, addToken("app")) // something to revoke, in any order
 	for what, sql := range changesOfApps("app") {
 		if what == "take a rule" || what == "enable it" || what == "delete it" {
 			continue

@@ -2,6 +2,7 @@ package db
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -117,6 +118,48 @@ func (w *Writer) Change(ctx context.Context, c *Credential, r Refusal, result an
 			return w.explain(ctx, c, r, err, b)
 		}
 	}
+}
+
+// Narrow is [Writer.Change] for a change that takes access away. call is the call of a function that returns jsonb. It
+// takes effect at its COMMIT on the primary; afterwards Narrow waits for the synchronous standbys, so that a failover
+// does not undo it. If a standby was promoted in between, perhaps without the change, the same request is made again.
+// ErrOutcomeUnknown if it was made, and whether the standbys have it could not be learned.
+func (w *Writer) Narrow(ctx context.Context, c *Credential, r Refusal, result any, call string, args ...any) error {
+	for first := true; ; first = false {
+		var made struct {
+			Result   json.RawMessage `json:"result"`
+			Timeline int             `json:"timeline"`
+			Committed
+		}
+		err := w.Change(ctx, c, r, &made,
+			`SELECT jsonb_build_object('result', `+call+`, 'timeline', `+nodeTimeline+`)`, args...)
+		if err != nil && first {
+			return err
+		}
+		held := heldOn{Timeline: made.Timeline}
+		if err == nil {
+			err = w.Change(ctx, nil, Refusal{}, &held, holdsOnTimeline, nil)
+		}
+		if err != nil {
+			return newError(ErrOutcomeUnknown,
+				"it is changed on the primary; whether its standbys know could not be learned: %s", oneLine(err))
+		}
+		if held.Timeline != made.Timeline {
+			continue
+		}
+		if a, ok := result.(interface{ committedAt(lsn string) }); ok {
+			defer a.committedAt(made.LSN)
+		}
+		return classify(json.Unmarshal(made.Result, result))
+	}
+}
+
+// holdsOnTimeline is vault.revocation_holds with the timeline of the server that it waited on.
+const holdsOnTimeline = `SELECT vault.revocation_holds($1) || jsonb_build_object('timeline', ` + nodeTimeline + `)`
+
+type heldOn struct {
+	Timeline int `json:"timeline"`
+	Committed
 }
 
 // Records is the Writer for changes that only write audit records: the failpoints of changes do not apply.

@@ -186,37 +186,60 @@ const openChangesLimit = 2 * time.Second
 // RevokeToken ends a token at once: transactions that it has authorised fail at their COMMIT. The row lists those that
 // began before the revocation and are still open.
 func (w *Writer) RevokeToken(ctx context.Context, c Credential, request uuid.UUID, name string) (TokenRow, error) {
-	row, err := change[TokenRow](ctx, w, &c, Refusal{"token.revoke", "", request},
-		`SELECT vault.revoke_token($1, $2)`, name, request)
-	if err != nil {
-		return row, err
+	revoke := func() (row revokedToken, err error) {
+		return change[revokedToken](ctx, w, &c, Refusal{"token.revoke", "", request},
+			`SELECT vault.revoke_token($1, $2) || jsonb_build_object('timeline', `+nodeTimeline+`)`, name, request)
 	}
-	if row.OpenChanges, err = w.openChanges(ctx); err != nil {
-		return row, newError(ErrOutcomeUnknown,
+	row, err := revoke()
+	if err != nil {
+		return row.TokenRow, err
+	}
+	for {
+		open, err := w.openChanges(ctx)
+		if err == nil && open.Timeline == row.Timeline {
+			row.OpenChanges = open.Open
+			return row.TokenRow, nil
+		}
+		if err == nil { // a standby was promoted in between, perhaps without the revocation
+			var again revokedToken
+			if again, err = revoke(); errors.Is(err, ErrRefused) {
+				again.Timeline, err = open.Timeline, nil // a token that revoked itself: the promoted standby knows
+			}
+			if err == nil {
+				row.Timeline = again.Timeline
+				continue
+			}
+		}
+		return row.TokenRow, newError(ErrOutcomeUnknown,
 			"token %q is revoked on the primary; whether its standbys know could not be learned: %s", name, oneLine(err))
 	}
-	return row, nil
+}
+
+type revokedToken struct {
+	TokenRow
+	Timeline int `json:"timeline"`
 }
 
 type openChanges struct {
-	Since *time.Time   `json:"since"`
-	Open  []OpenChange `json:"open"`
+	Since    *time.Time   `json:"since"`
+	Open     []OpenChange `json:"open"`
+	Timeline int          `json:"timeline"`
 	Committed
 }
 
 // openChanges waits for the transactions that began before the revocation, and returns those that do not end.
-func (w *Writer) openChanges(ctx context.Context) ([]OpenChange, error) {
+func (w *Writer) openChanges(ctx context.Context) (openChanges, error) {
 	var found openChanges
 	pause := newBackOff()
 	for end := time.Now().Add(openChangesLimit); ; {
 		var err error
-		found, err = change[openChanges](ctx, w, nil, Refusal{}, `SELECT vault.revocation_holds($1)`, found.Since)
+		found, err = change[openChanges](ctx, w, nil, Refusal{}, holdsOnTimeline, found.Since)
 		if err != nil || len(found.Open) == 0 || time.Now().After(end) {
-			return found.Open, err
+			return found, err
 		}
 		select {
 		case <-ctx.Done():
-			return found.Open, nil
+			return found, nil
 		case <-time.After(pause.NextBackOff()):
 		}
 	}

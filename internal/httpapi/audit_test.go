@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -17,6 +18,7 @@ import (
 
 // ledger keeps the events it records, or fails with broken.
 type ledger struct {
+	mu     sync.Mutex // guards events, for requests at once
 	events []audit.Event
 	broken error
 	before func() // called before an event is recorded
@@ -29,6 +31,8 @@ func (l *ledger) Record(_ context.Context, e audit.Event) error {
 	if l.broken != nil {
 		return l.broken
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.events = append(l.events, e)
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -63,7 +64,7 @@ func Allow(ctx context.Context, w *db.Writer, by Author, name string, rules []Ru
 
 // Disallow removes rules; ErrNotFound if the app does not have one of them.
 func Disallow(ctx context.Context, w *db.Writer, by Author, name string, patterns []string) (App, error) {
-	return by.narrow(ctx, w, name, "app.disallow", `SELECT vault.disallow_app($1, $2, $3)`, name, patterns, by.Request)
+	return by.narrow(ctx, w, name, "app.disallow", `vault.disallow_app($1, $2, $3)`, name, patterns, by.Request)
 }
 
 // Enable takes the credentials of a disabled app again.
@@ -73,12 +74,12 @@ func Enable(ctx context.Context, w *db.Writer, by Author, name string) (App, err
 
 // Disable takes no credential of the app any more.
 func Disable(ctx context.Context, w *db.Writer, by Author, name string) (App, error) {
-	return by.narrow(ctx, w, name, "app.disable", `SELECT vault.set_app_enabled($1, false, $2)`, name, by.Request)
+	return by.narrow(ctx, w, name, "app.disable", `vault.set_app_enabled($1, false, $2)`, name, by.Request)
 }
 
 // Delete removes an app with its rules and credentials, and returns it as it was.
 func Delete(ctx context.Context, w *db.Writer, by Author, name string) (App, error) {
-	return by.narrow(ctx, w, name, "app.delete", `SELECT vault.delete_app($1, $2)`, name, by.Request)
+	return by.narrow(ctx, w, name, "app.delete", `vault.delete_app($1, $2)`, name, by.Request)
 }
 
 // AddCredential adds one to an app. An app keeps 64; the oldest revoked ones make room.
@@ -99,12 +100,9 @@ type Revoked struct {
 // RevokeCredential ends one credential for good, or (nil) all that the app has. ErrNotFound if there is none to end.
 func RevokeCredential(ctx context.Context, w *db.Writer, by Author, name string, id *uuid.UUID) (Revoked, error) {
 	var revoked Revoked
-	err := w.Change(ctx, &by.Credential, db.Refusal{Action: "app.revoke", Request: by.Request}, &revoked,
-		`SELECT vault.revoke_app_credential($1, $2, $3)`, name, id, by.Request)
-	if err == nil {
-		err = holds(ctx, w, name)
-	}
-	return revoked, err
+	err := w.Narrow(ctx, &by.Credential, db.Refusal{Action: "app.revoke", Request: by.Request}, &revoked,
+		`vault.revoke_app_credential($1, $2, $3)`, name, id, by.Request)
+	return revoked, aboutApp(name, err)
 }
 
 func (by Author) change(ctx context.Context, w *db.Writer, action, sql string, args ...any) (App, error) {
@@ -113,24 +111,19 @@ func (by Author) change(ctx context.Context, w *db.Writer, action, sql string, a
 	return a, err
 }
 
-// narrow is a change that takes access away. It takes effect without waiting for a standby, which [holds] does.
-func (by Author) narrow(ctx context.Context, w *db.Writer, name, action, sql string, args ...any) (App, error) {
-	a, err := by.change(ctx, w, action, sql, args...)
-	if err == nil {
-		err = holds(ctx, w, name)
-	}
-	return a, err
+// narrow is a change that takes access away, see [db.Writer.Narrow].
+func (by Author) narrow(ctx context.Context, w *db.Writer, name, action, call string, args ...any) (App, error) {
+	var a App
+	err := w.Narrow(ctx, &by.Credential, db.Refusal{Action: action, Request: by.Request}, &a, call, args...)
+	return a, aboutApp(name, err)
 }
 
-// holds waits, as every change does, for the synchronous standbys, so that a failover does not undo what has committed.
-func holds(ctx context.Context, w *db.Writer, name string) error {
-	var held struct{ db.Committed }
-	err := w.Change(ctx, nil, db.Refusal{}, &held, `SELECT vault.revocation_holds(NULL)`)
-	if err != nil {
-		return &db.Error{Kind: db.ErrOutcomeUnknown, Text: fmt.Sprintf("app %q is changed on the primary; whether its "+
-			"standbys know could not be learned: %s", name, err)}
+// aboutApp names the app in an error about what its change has become.
+func aboutApp(name string, err error) error {
+	if errors.Is(err, db.ErrOutcomeUnknown) {
+		return &db.Error{Kind: db.ErrOutcomeUnknown, Text: fmt.Sprintf("app %q: %s", name, err)}
 	}
-	return nil
+	return err
 }
 
 // list spells a list as JSON, an empty one too.
