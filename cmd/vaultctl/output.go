@@ -75,8 +75,8 @@ const (
 	cut       = "..." // not one character of Unicode: the locale may be C
 )
 
-// fitTable cuts cells so that no line is wider than the terminal, the widest column first. The first column stays whole,
-// since its names are what other commands take, and so does a table that cannot fit.
+// fitTable cuts cells so that no line is wider than the terminal, the widest column first. The first column stays
+// whole, since its names are what other commands take, and so does a table that cannot fit.
 func fitTable(heading []string, rows [][]string, width int) {
 	widths := make([]int, len(heading))
 	total := columnGap * (len(heading) - 1)

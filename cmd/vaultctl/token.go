@@ -282,7 +282,9 @@ for all connected standbys, and exits with 7 if one has not replayed it in time.
   vaultctl token revoke ci --wait`,
 		Args:              exactArgs("NAME"),
 		ValidArgsFunction: completeTokens(a),
-		RunE:              func(cmd *cobra.Command, args []string) error { return runTokenRevoke(cmd.Context(), a, args[0], wait) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return runTokenRevoke(cmd.Context(), a, args[0], wait)
+		},
 	}
 	registerStandbyWait(cmd, &wait)
 	return cmd
