@@ -5,8 +5,8 @@ GRANT USAGE ON SCHEMA vault TO vault_service, vault_worker, vault_auditor;
 
 GRANT SELECT ON vault.config, vault.heartbeat, vault.round_failures TO vault_service, vault_worker, vault_auditor;
 GRANT SELECT ON vault.secrets, vault.secret_versions, vault.sealed_versions, vault.rotation_jobs,
-    vault.service_scope, vault.apps, vault.app_rules, vault.app_credentials, vault.app_use, vault.access_epoch
-    TO vault_service;
+    vault.service_scope, vault.apps, vault.app_rules, vault.app_credentials, vault.app_use, vault.access_epoch,
+    vault.change_feed, vault.feed_state TO vault_service;
 GRANT SELECT ON vault.audit_log, vault.audit_prunes, vault.audit_leaves, vault.audit_spools TO vault_auditor;
 GRANT SELECT ON vault.audit_seals TO vault_service, vault_worker, vault_auditor;
 

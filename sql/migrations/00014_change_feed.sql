@@ -1,0 +1,27 @@
+-- +goose Up
+-- Which names changed, for daemons that keep sealed rows in memory. A daemon asks for the rows from the xmin of the
+-- snapshot of its last answer on: a transaction that this snapshot did not see has an id of at least that. The order of
+-- ids is not that of commits, so no other mark would do.
+CREATE TABLE vault.change_feed (
+  tx    xid8 NOT NULL,                                       -- the transaction that made the change
+  name  text COLLATE "C" NOT NULL,                           -- '' = any name may have changed
+  PRIMARY KEY (tx, name)
+)
+-- Rows are kept for ten to twenty minutes. Truncating the file would take a lock that a standby's reads conflict with.
+WITH (autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_scale_factor = 0.1, vacuum_truncate = off);
+
+-- Rows below the floor may be gone. The feed is for the cluster that it names: after a restore elsewhere or
+-- a pg_upgrade, the ids of its rows are not those of the new cluster's transactions.
+CREATE TABLE vault.feed_state (
+  only_row           boolean PRIMARY KEY DEFAULT true CONSTRAINT feed_state_has_one_row CHECK (only_row),
+  system_identifier  bigint NOT NULL,
+  floor              xid8 NOT NULL,
+  pruned_to          xid8 NOT NULL,                          -- there is no row below it
+  next_floor         xid8 NOT NULL,                          -- the floor ten minutes after next_noted_at
+  next_noted_at      timestamptz NOT NULL
+)
+-- Every poll reads this table: old versions of the row are pruned early, as in access_epoch.
+WITH (fillfactor = 10, autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0);
+INSERT INTO vault.feed_state (system_identifier, floor, pruned_to, next_floor, next_noted_at)
+  SELECT s.system_identifier, x.now, x.now, x.now, clock_timestamp()
+    FROM pg_control_system() AS s, pg_snapshot_xmin(pg_current_snapshot()) AS x (now);
