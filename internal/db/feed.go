@@ -43,11 +43,12 @@ type Poll struct {
 	// Floor: rows below it may be gone.
 	Floor uint64
 	// Names that changed, at most 4096, perhaps repeated, and perhaps named by an earlier poll. Only those that the role
-	// may read.
+	// may read. None with All.
 	Names []string
-	// All: any name may have changed. A row of the feed says so, there are more than 4096 names, or since is below Floor.
+	// All: any name may have changed. A row of the feed says so, there are more than 4096 rows, whether or not the role may
+	// read their names, or since is below Floor.
 	All bool
-	// Overflow: All is set because there are more than 4096 names. It lasts until XMin moves; see [Reader.XMinHolder].
+	// Overflow: All is set because there are more than 4096 rows. It lasts until XMin moves; see [Reader.XMinHolder].
 	Overflow bool
 	// Scope is another text if the role may read other names than before.
 	Scope string
@@ -63,17 +64,19 @@ type Poll struct {
 const instanceQuery = `SELECT system_identifier::text, pg_catalog.to_char(
 	pg_catalog.pg_postmaster_start_time(), 'YYYY-MM-DD HH24:MI:SS.US') FROM pg_catalog.pg_control_system()`
 
-// feedQuery always has one row. Functions of the session run after the snapshot is taken. The view of the read path is
-// named so that a role that may no longer read it gets an error.
+// feedQuery always has one row, and looks at no more than feedNames + 1 rows of the feed. Functions of the session run
+// after the snapshot is taken. The view of the read path is named so that a role that may no longer read it gets an
+// error. "WHERE only_row" makes these tables readable by an index, as the session's settings want it.
 var feedQuery = fmt.Sprintf(`SELECT pg_snapshot_xmin(pg_current_snapshot()), s.floor, s.system_identifier::text,
-	coalesce(current_setting('hyperion_vault.feed', true), ''),
-	ARRAY(SELECT f.name FROM vault.change_feed f WHERE f.tx >= $1 ORDER BY f.tx LIMIT %d),
+	coalesce(current_setting('hyperion_vault.feed', true), ''), c.rows, coalesce(c.names, '{}'),
 	pg_has_role(current_user, 'vault_owner', 'USAGE')::text || ARRAY(SELECT prefix FROM vault.service_scope
 		WHERE role_id = (SELECT quote_ident(current_user)::regrole) ORDER BY prefix)::text,
 	(SELECT epoch FROM vault.access_epoch WHERE only_row),
 	coalesce(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END, '0/0')::text,
 	EXISTS (SELECT FROM vault.sealed_versions WHERE false)
-	FROM vault.feed_state s WHERE s.only_row`, feedNames+1)
+	FROM vault.feed_state s, (SELECT count(*) AS rows, array_agg(name) FILTER (WHERE name IS NOT NULL) AS names
+		FROM (SELECT tx, name FROM vault.changed_names WHERE tx >= $1 ORDER BY tx LIMIT %d) AS changed) AS c
+	WHERE s.only_row`, feedNames+1)
 
 // feedSettings leave one plan for the poll, which reads the feed by its index: the server's statistics may say that the
 // feed is empty, or that it has a million rows.
@@ -121,9 +124,10 @@ func (f *Feed) Poll(ctx context.Context, since uint64) (Poll, error) {
 	}
 	p := Poll{Instance: f.instance}
 	var system, cookie, position string
+	var rows int64
 	var epoch uuid.NullUUID
-	err := f.conn.QueryRow(ctx, feedQuery, since).Scan(&p.XMin, &p.Floor, &system, &cookie, &p.Names, &p.Scope,
-		&epoch, &position, nil)
+	err := f.conn.QueryRow(ctx, feedQuery, since).Scan(&p.XMin, &p.Floor, &system, &cookie, &rows, &p.Names,
+		&p.Scope, &epoch, &position, nil)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return Poll{}, newError(ErrFeedUnusable, "vault.feed_state has no row")
@@ -139,10 +143,10 @@ func (f *Feed) Poll(ctx context.Context, since uint64) (Poll, error) {
 	if p.Position, err = ParseLSN(position); err != nil {
 		return Poll{}, err
 	}
-	p.Overflow = len(p.Names) > feedNames
+	p.Overflow = rows > feedNames
 	p.All = p.Overflow || since < p.Floor || slices.Contains(p.Names, "")
-	if p.Overflow {
-		p.Names = p.Names[:feedNames]
+	if p.All {
+		p.Names = nil
 	}
 	return p, nil
 }
@@ -202,8 +206,31 @@ func (r *Reader) LoadLive(ctx context.Context, name string) (Reading, Instance, 
 	return reading, s.instance, err
 }
 
-// XMinHolder describes the transaction that keeps a poll's XMin from moving: the oldest that has an id, of any database,
-// or a prepared one. It has no text of a statement. "": there is none, or this node does not know.
+// XMinHolder describes the transaction that keeps a poll's XMin from moving: the oldest running one with an id, of any
+// database, or a prepared one. It has no text of a statement. "": none runs, or the node is a standby, whose
+// transactions run on the primary.
 func (r *Reader) XMinHolder(ctx context.Context) (string, error) {
-	return "", nil
+	var h *Transaction
+	if err := r.pool.QueryRow(ctx, `SELECT vault.xmin_holder()`).Scan(&h); err != nil || h == nil {
+		return "", classify(err)
+	}
+	return h.describe(), nil
+}
+
+// describe names a transaction on one line.
+func (h *Transaction) describe() string {
+	text := fmt.Sprintf("pid %d (application %q, role %q)", h.PID, h.Application, h.Role)
+	if h.Prepared != "" {
+		text = fmt.Sprintf("prepared transaction %q (role %q)", h.Prepared, h.Role)
+	}
+	if h.Database != "" {
+		text += fmt.Sprintf(" in database %q", h.Database)
+	}
+	if h.State != "" {
+		text += ", " + h.State
+	}
+	if h.Since != nil {
+		text += ", since " + h.Since.UTC().Format(time.RFC3339)
+	}
+	return text
 }
