@@ -117,7 +117,7 @@ BEGIN
     END IF;
   ELSE
     IF v_state.noted_at NOT BETWEEN clock_timestamp() - interval '10 minutes' AND clock_timestamp() THEN
-      UPDATE vault.feed_state SET floor = next_floor,
+      UPDATE vault.feed_state SET floor = greatest(floor, next_floor),
           next_floor = greatest(next_floor, pg_snapshot_xmin(pg_current_snapshot())), noted_at = clock_timestamp()
         WHERE only_row RETURNING * INTO v_state;
     END IF;
