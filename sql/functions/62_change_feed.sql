@@ -29,7 +29,10 @@ CREATE OR REPLACE TRIGGER change_is_fed AFTER INSERT OR UPDATE OR DELETE ON vaul
   FOR EACH ROW EXECUTE FUNCTION vault._feed_change();
 CREATE OR REPLACE TRIGGER truncation_is_fed AFTER TRUNCATE ON vault.secret_versions
   FOR EACH STATEMENT EXECUTE FUNCTION vault._feed_change_of_all();
-CREATE OR REPLACE TRIGGER change_is_fed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON vault.service_scope
+-- For each row: a statement that finds none, as in each round of the supervisor, changes nothing.
+CREATE OR REPLACE TRIGGER change_is_fed AFTER INSERT OR UPDATE OR DELETE ON vault.service_scope
+  FOR EACH ROW EXECUTE FUNCTION vault._feed_change_of_all();
+CREATE OR REPLACE TRIGGER truncation_is_fed AFTER TRUNCATE ON vault.service_scope
   FOR EACH STATEMENT EXECUTE FUNCTION vault._feed_change_of_all();
 
 -- ---------- rules ----------
@@ -72,6 +75,7 @@ CREATE OR REPLACE TRIGGER feed_state_stays BEFORE DELETE OR TRUNCATE ON vault.fe
 ALTER TABLE vault.secret_versions ENABLE ALWAYS TRIGGER change_is_fed;
 ALTER TABLE vault.secret_versions ENABLE ALWAYS TRIGGER truncation_is_fed;
 ALTER TABLE vault.service_scope ENABLE ALWAYS TRIGGER change_is_fed;
+ALTER TABLE vault.service_scope ENABLE ALWAYS TRIGGER truncation_is_fed;
 ALTER TABLE vault.change_feed ENABLE ALWAYS TRIGGER feed_keeps;
 ALTER TABLE vault.change_feed ENABLE ALWAYS TRIGGER feed_stays;
 ALTER TABLE vault.feed_state ENABLE ALWAYS TRIGGER floor_rises;
