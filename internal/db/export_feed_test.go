@@ -26,3 +26,19 @@ func (f *Feed) Explain(ctx context.Context) (string, error) {
 	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	return strings.Join(lines, "\n"), err
 }
+
+// Changed is what a follower with another rule would poll.
+type Changed struct {
+	XMin, XMax, MaxTx uint64
+	Snapshot          string
+	Names             []string
+}
+
+// Changed reads the feed in its own session, under a condition of its rows.
+func (f *Feed) Changed(ctx context.Context, where string, args ...any) (c Changed, err error) {
+	err = f.conn.QueryRow(ctx, `SELECT pg_snapshot_xmin(s), pg_snapshot_xmax(s), s::text,
+		coalesce((SELECT tx FROM vault.changed_names ORDER BY tx DESC LIMIT 1), '0'),
+		ARRAY(SELECT name FROM vault.changed_names WHERE `+where+`) FROM pg_current_snapshot() AS s`, args...).
+		Scan(&c.XMin, &c.XMax, &c.Snapshot, &c.MaxTx, &c.Names)
+	return c, err
+}
