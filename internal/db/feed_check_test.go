@@ -127,7 +127,8 @@ func (w *feedWorld) follow(what string, node *localpg.Node, r followRule) {
 		ApplicationName: checkedApp, PlanOnce: true})
 	must(w.t, err)
 	w.t.Cleanup(reader.Close)
-	w.followers = append(w.followers, &memory{w: w, what: what, node: node, reader: reader, rule: r})
+	w.followers = append(w.followers, &memory{w: w, what: what, node: node, reader: reader, rule: r,
+		kept: map[string]keptRow{}, loading: map[*load]bool{}, observed: map[string][]observation{}})
 }
 
 // start runs writers and followers until stop is called.
