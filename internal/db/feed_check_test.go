@@ -500,8 +500,8 @@ func (w *writer) exec(ctx context.Context, steps ...string) error {
 	return nil
 }
 
-// write repeats one shape until ctx ends. After an error it begins with another session, which commits what the last one
-// had prepared.
+// write repeats one shape until ctx ends. After an error it begins with another session, which commits what the last
+// one had prepared.
 func (w *feedWorld) write(ctx context.Context, shape int) {
 	one := &writer{w: w, random: w.random(shape), id: shape}
 	for ctx.Err() == nil {

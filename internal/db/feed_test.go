@@ -353,7 +353,7 @@ func TestFeedIsPruned(t *testing.T) {
 	}
 }
 
-// More rows than a poll takes are all, until the transaction ends that holds xmin; and the reader finds out which it is.
+// More rows than a poll takes are all, until the transaction ends that holds xmin. The reader finds out which it is.
 func TestFeedOverflows(t *testing.T) {
 	t.Parallel()
 	store := vaulttest.OwnWith(t, map[string]string{"max_prepared_transactions": "2"})

@@ -87,9 +87,9 @@ ALTER TABLE vault.feed_state ENABLE ALWAYS TRIGGER feed_state_stays;
 -- p_limit a round. No transaction below an xmin is running, so no row below the floor comes later.
 --
 -- A feed that another cluster filled (a restored dump, pg_upgrade) has the ids of other transactions. While feed_state
--- names that cluster, no follower uses the feed. It is emptied, again p_limit rows a round, and then named for this one,
--- with a floor above this transaction: a snapshot without what is deleted here is also without this transaction, so its
--- xmin is below the floor.
+-- names that cluster, no follower uses the feed. It is emptied, again p_limit rows a round, and then named for this
+-- one, with a floor above this transaction: a snapshot without what is deleted here is also without this transaction,
+-- so its xmin is below the floor.
 CREATE OR REPLACE FUNCTION vault._tend_feed(p_limit bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 -- By the primary key, whatever the statistics say of a table that was empty a moment ago.
@@ -101,7 +101,7 @@ DECLARE
   v_done bigint;
   v_last xid8;
 BEGIN
-  IF EXISTS (SELECT FROM vault.feed_state WHERE only_row AND pruned_to = floor AND NOT vault._feed_is_foreign(feed_state)
+  IF EXISTS (SELECT FROM vault.feed_state AS s WHERE only_row AND pruned_to = floor AND NOT vault._feed_is_foreign(s)
       AND noted_at BETWEEN clock_timestamp() - interval '10 minutes' AND clock_timestamp()) THEN
     RETURN;
   END IF;
@@ -116,8 +116,8 @@ BEGIN
     GET DIAGNOSTICS v_done = ROW_COUNT;
     IF v_done < p_limit THEN
       v_floor := (pg_current_xact_id()::text::numeric + 1)::text::xid8;
-      UPDATE vault.feed_state SET system_identifier = v_system, floor = v_floor, pruned_to = v_floor, next_floor = v_floor,
-          noted_at = clock_timestamp() WHERE only_row;
+      UPDATE vault.feed_state SET system_identifier = v_system, floor = v_floor, pruned_to = v_floor,
+          next_floor = v_floor, noted_at = clock_timestamp() WHERE only_row;
     END IF;
   ELSE
     IF v_state.noted_at NOT BETWEEN clock_timestamp() - interval '10 minutes' AND clock_timestamp() THEN
@@ -131,8 +131,8 @@ BEGIN
         DELETE FROM vault.change_feed WHERE ctid = ANY (ARRAY(SELECT ctid FROM vault.change_feed
             WHERE tx >= v_state.pruned_to AND tx < v_state.floor ORDER BY tx LIMIT p_limit)) RETURNING tx)
       SELECT count(*), (SELECT tx FROM gone ORDER BY tx DESC LIMIT 1) INTO v_done, v_last FROM gone;
-      UPDATE vault.feed_state SET pruned_to = CASE WHEN v_done < p_limit THEN floor ELSE coalesce(v_last, pruned_to) END
-        WHERE only_row;
+      UPDATE vault.feed_state SET
+          pruned_to = CASE WHEN v_done < p_limit THEN floor ELSE coalesce(v_last, pruned_to) END WHERE only_row;
     END IF;
   END IF;
   PERFORM vault._leave();
