@@ -133,7 +133,8 @@ const (
 )
 
 // carryRows has pg_dump carry the rows of the extension's tables, which it would otherwise take for part of the script.
-// The rows of goose's table are; tx_context never has a committed row; access_epoch, change_feed and feed_state are of one database.
+// The rows of goose's table are; tx_context never has a committed row; access_epoch, change_feed and feed_state have
+// their own rows in every database.
 //
 // The monthly partitions of the audit log are created over time. One that a script created (an update that moves old
 // rows) is dropped from the extension: pg_dump then carries it as a table, because CREATE EXTENSION would not create it

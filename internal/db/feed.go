@@ -45,8 +45,8 @@ type Poll struct {
 	// Names that changed, at most 4096, perhaps repeated, and perhaps named by an earlier poll. Only those that the role
 	// may read. None with All.
 	Names []string
-	// All: any name may have changed. A row of the feed says so, there are more than 4096 rows, whether or not the role may
-	// read their names, or since is below Floor.
+	// All: any name may have changed. A row of the feed says so, there are more than 4096 rows, whether or not the role
+	// may read their names, or since is below Floor.
 	All bool
 	// Overflow: All is set because there are more than 4096 rows. It lasts until XMin moves; see [Reader.XMinHolder].
 	Overflow bool
@@ -54,8 +54,8 @@ type Poll struct {
 	Scope string
 	// Epoch is the access epoch; zero: the node has none.
 	Epoch uuid.UUID
-	// Position is what the node had replayed, or on a primary flushed, after the snapshot was taken: it holds for the next
-	// poll, not for this one.
+	// Position is what the node had replayed, or on a primary flushed, after the snapshot was taken: it holds for the
+	// next poll, not for this one.
 	Position LSN
 	// Instance is the server, and the same for all polls of a Feed.
 	Instance Instance
@@ -72,7 +72,8 @@ var feedQuery = fmt.Sprintf(`SELECT pg_snapshot_xmin(pg_current_snapshot()), s.f
 	pg_has_role(current_user, 'vault_owner', 'USAGE')::text || ARRAY(SELECT prefix FROM vault.service_scope
 		WHERE role_id = (SELECT quote_ident(current_user)::regrole) ORDER BY prefix)::text,
 	(SELECT epoch FROM vault.access_epoch WHERE only_row),
-	coalesce(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END, '0/0')::text,
+	coalesce(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END,
+		'0/0')::text,
 	EXISTS (SELECT FROM vault.sealed_versions WHERE false)
 	FROM vault.feed_state s, (SELECT count(*) AS rows, array_agg(name) FILTER (WHERE name IS NOT NULL) AS names
 		FROM (SELECT tx, name FROM vault.changed_names WHERE tx >= $1 ORDER BY tx LIMIT %d) AS changed) AS c
@@ -83,7 +84,8 @@ var feedQuery = fmt.Sprintf(`SELECT pg_snapshot_xmin(pg_current_snapshot()), s.f
 const feedSettings = `SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off;
 	SET max_parallel_workers_per_gather = 0; SET plan_cache_mode = force_generic_plan`
 
-// OpenFeed connects to the node. [ErrFeedUnusable]: the node or the connection cannot serve one, and the error says why.
+// OpenFeed connects to the node. [ErrFeedUnusable]: the node or the connection cannot serve a feed, for the reason that
+// the error says.
 func (r *Reader) OpenFeed(ctx context.Context) (*Feed, error) {
 	conn, err := pgx.ConnectConfig(ctx, r.pool.Config().ConnConfig)
 	if err != nil {
@@ -176,8 +178,8 @@ func instanceOf(conn *pgconn.PgConn) Instance {
 	return i
 }
 
-// querySchema reads the schema version, and in the same round trip the instance, which it stores with the connection. The
-// instance is unknown if the role may not call the functions.
+// querySchema reads the schema version, and in the same round trip the instance, which it stores with the connection.
+// The instance is unknown if the role may not call the functions.
 func querySchema(ctx context.Context, conn *pgconn.PgConn) (int, error) {
 	results, err := conn.Exec(ctx, `SELECT schema_version FROM vault.config; `+instanceQuery).ReadAll()
 	var server *pgconn.PgError

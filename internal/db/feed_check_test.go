@@ -369,8 +369,8 @@ func readNumbers(ctx context.Context, conn **pgx.Conn, url string) (map[string]i
 	return numbers, err
 }
 
-// observe stores what was read, if the session of the feed is the same as when the read began: after a crash, a node may
-// show less than before.
+// observe stores what was read, if the session of the feed is the same as when the read began: after a crash, a node
+// may show less than before.
 func (m *memory) observe(generation int, numbers map[string]int64) {
 	now := time.Now()
 	m.mu.Lock()
@@ -528,7 +528,8 @@ func (w *writer) connect(ctx context.Context) (err error) {
 		w.conn = nil
 		return err
 	}
-	rows, err := w.conn.Query(ctx, `SELECT gid FROM pg_prepared_xacts WHERE gid LIKE $1`, fmt.Sprintf("writer%d-%%", w.id))
+	rows, err := w.conn.Query(ctx, `SELECT gid FROM pg_prepared_xacts WHERE gid LIKE $1`,
+		fmt.Sprintf("writer%d-%%", w.id))
 	if err != nil {
 		return err
 	}

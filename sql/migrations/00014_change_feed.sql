@@ -10,8 +10,8 @@ CREATE TABLE vault.change_feed (
 -- Rows are kept for ten to twenty minutes. Truncating the file would take a lock that a standby's reads conflict with.
 WITH (autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_scale_factor = 0.1, vacuum_truncate = off);
 
--- What a daemon polls: every row of the feed, with the name only if the role may read it. A poll takes a bounded number
--- of rows; if the policy of the table left rows out, it would pass over any number of other roles' names first. It needs
+-- What a daemon polls: every row of the feed, with the name only if the role may read it. A poll takes a bounded
+-- number of rows; if a policy left rows out, it would pass over any number of other roles' names first. The view needs
 -- no security_barrier, because no row is left out: a caller's function gets the name, or null.
 CREATE VIEW vault.changed_names AS
   SELECT tx, CASE WHEN name = '' OR (SELECT pg_has_role(current_user, 'vault_owner', 'USAGE'))
