@@ -75,7 +75,7 @@ func surfaceOfFunctions() map[string]bounded {
 	return map[string]bounded{
 		"replication_lag": {as: service}, "sealing_lag": {as: service}, "status": {as: service}, "replication": {as: service},
 		"xmin_holder": {as: service},
-		"challenge": {as: service}, "my_token": {as: service, admin: true}, "list_tokens": {as: service, admin: true},
+		"challenge":   {as: service}, "my_token": {as: service, admin: true}, "list_tokens": {as: service, admin: true},
 		"prepare_audit_prune": {as: service, admin: true}, "beat": {as: worker},
 		"standbys": {as: service, params: map[string]argument{"p_lsn": takesAny("'0/0'", "it is compared")}},
 		"_too_powerful": {as: service,

@@ -33,7 +33,7 @@ const (
 	// feedCheckTime is how long the check goes on with its faults; without it, it makes each once.
 	feedCheckTime = "VAULT_FEED_TIME"
 
-	checkedSecrets = 40
+	checkedSecrets = 200
 	checkedApp     = "feed check" // application_name of the followers
 )
 
@@ -107,7 +107,7 @@ func newFeedWorld(t *testing.T) *feedWorld {
 		"log_min_duration_statement": "-1", "hot_standby_feedback": "off", "deadlock_timeout": "100ms"})
 	w.primary.Store(w.store.Cluster.Primary())
 	for i := range checkedSecrets {
-		w.names = append(w.names, fmt.Sprintf("app1/%02d", i))
+		w.names = append(w.names, fmt.Sprintf("app1/%03d", i))
 	}
 	mustAdmin(t, w.store, putMany(w.names...))
 	w.store.MustExec(t, `UPDATE vault.secret_versions SET kms_key_id = 'k0'`)
@@ -221,14 +221,10 @@ func (m *memory) followOnce(ctx context.Context) {
 		if err != nil {
 			break
 		}
-		if m.rule.noFloor && since != 0 && since < p.Floor && !p.Overflow {
-			p.All = false
+		if m.rule.noFloor && since < p.Floor && !p.Overflow {
+			p.All = false // and names of which rows are left: none in most cases
 		}
-		if p.All || first || p.Scope != scope {
-			m.drop(nil, begin, p.Instance, first)
-		} else {
-			m.drop(p.Names, begin, p.Instance, false)
-		}
+		m.drop(p.All || first || p.Scope != scope, p.Names, begin, p.Instance, first)
 		since, scope = p.XMin, p.Scope
 		select {
 		case m.w.polled <- struct{}{}:
@@ -236,22 +232,22 @@ func (m *memory) followOnce(ctx context.Context) {
 		}
 		m.w.moment(ctx)
 	}
-	m.drop(nil, time.Time{}, db.Instance{}, true)
+	m.drop(true, nil, time.Time{}, db.Instance{}, true)
 }
 
-// drop processes a poll: it drops names (nil: all), dooms their loads, and then confirms the rest. A new session is
-// another generation; without an instance, there is none.
-func (m *memory) drop(names []string, confirmed time.Time, instance db.Instance, newSession bool) {
+// drop processes a poll: it drops names, or all, dooms their loads, and then confirms the rest. A new session is another
+// generation; without an instance, there is none.
+func (m *memory) drop(all bool, names []string, confirmed time.Time, instance db.Instance, newSession bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if names == nil {
+	if all {
 		m.kept = map[string]keptRow{}
 	}
 	for _, name := range names {
 		delete(m.kept, name)
 	}
 	for l := range m.loading {
-		l.doomed = l.doomed || names == nil || slices.Contains(names, l.name)
+		l.doomed = l.doomed || all || slices.Contains(names, l.name)
 	}
 	if newSession {
 		m.generation++
@@ -266,7 +262,7 @@ func (m *memory) askAll(ctx context.Context, random *rand.Rand) {
 	for n := 0; ctx.Err() == nil; n++ {
 		name := m.w.names[random.IntN(len(m.w.names))]
 		if !m.answer(name) {
-			m.load(ctx, name)
+			m.load(ctx, name, random)
 		}
 		if n%50 == 49 {
 			m.w.moment(ctx)
@@ -298,7 +294,7 @@ func (m *memory) answer(name string) bool {
 	return true
 }
 
-func (m *memory) load(ctx context.Context, name string) {
+func (m *memory) load(ctx context.Context, name string, random *rand.Rand) {
 	m.mu.Lock()
 	if !m.instance.Known() {
 		m.mu.Unlock()
@@ -316,6 +312,9 @@ func (m *memory) load(ctx context.Context, name string) {
 	var rows []db.VersionRow
 	if err == nil {
 		rows, err = reading.Live()
+	}
+	if random.IntN(4) == 0 {
+		m.w.moment(ctx) // other goroutines may have the processor before the answer is kept
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()

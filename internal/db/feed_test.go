@@ -502,23 +502,3 @@ func TestFeedPollsCheaply(t *testing.T) {
 		}
 	}
 }
-
-// BenchmarkPoll is an empty window of a feed with 600,000 rows.
-func BenchmarkPoll(b *testing.B) {
-	store := vaulttest.New(b)
-	store.MustExec(b, `INSERT INTO vault.change_feed SELECT (n / 10)::text::xid8, 'app1/' || n
-		FROM generate_series(1, 600000) AS n`, `VACUUM ANALYZE vault.change_feed`)
-	reader, err := db.NewReader(b.Context(), db.Options{URL: store.URL(vaulttest.Operator), PlanOnce: true})
-	must(b, err)
-	b.Cleanup(reader.Close)
-	feed, err := reader.OpenFeed(b.Context())
-	must(b, err)
-	b.Cleanup(feed.Close)
-	for b.Loop() {
-		p, err := feed.Poll(b.Context(), 1<<62)
-		must(b, err)
-		if p.All || len(p.Names) > 0 {
-			b.Fatalf("got %+v", p)
-		}
-	}
-}
