@@ -82,6 +82,7 @@ var feedQuery = fmt.Sprintf(`SELECT pg_snapshot_xmin(pg_current_snapshot()), s.f
 // feedSettings leave one plan for the poll, which reads the feed by its index: the server's statistics may say that the
 // feed is empty, or that it has a million rows.
 const feedSettings = `SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off;
+	SET enable_indexscan = on; SET enable_indexonlyscan = on; SET enable_nestloop = on;
 	SET max_parallel_workers_per_gather = 0; SET plan_cache_mode = force_generic_plan`
 
 // OpenFeed connects to the node. [ErrFeedUnusable]: the node or the connection cannot serve a feed, for the reason that

@@ -235,8 +235,8 @@ func (m *memory) followOnce(ctx context.Context) {
 	m.drop(true, nil, time.Time{}, db.Instance{}, true)
 }
 
-// drop processes a poll: it drops names, or all, dooms their loads, and then confirms the rest. A new session is another
-// generation; without an instance, there is none.
+// drop processes a poll: it drops names, or all, dooms their loads, and then confirms the rest. A new session is
+// another generation; without an instance, there is none.
 func (m *memory) drop(all bool, names []string, confirmed time.Time, instance db.Instance, newSession bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
