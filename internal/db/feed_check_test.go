@@ -34,6 +34,8 @@ const (
 	feedCheckTime = "VAULT_FEED_TIME"
 
 	checkedSecrets = 200
+	askedSecrets   = 30 // so that most answers come from memory
+	askers         = 4  // of a follower
 	checkedApp     = "feed check" // application_name of the followers
 )
 
@@ -140,7 +142,7 @@ func (w *feedWorld) start() (stop func()) {
 	for i, m := range w.followers {
 		w.running.Go(func() { m.followAll(ctx) })
 		w.running.Go(func() { m.observeAll(ctx) })
-		for j := range 2 {
+		for j := range askers {
 			random := w.random(1000 + 10*i + j)
 			w.running.Go(func() { m.askAll(ctx, random) })
 		}
@@ -150,6 +152,10 @@ func (w *feedWorld) start() (stop func()) {
 		w.running.Wait()
 	}
 }
+
+// calm reports whether only short transactions run. They alternate with all: while a long one runs, polls repeat the
+// names since it began, which hides some mistakes.
+func (w *feedWorld) calm() bool { return w.changes.Load()/200%2 == 1 }
 
 // moment waits for a poll of any follower, or a few milliseconds: a step of a writer that lies between two polls.
 func (w *feedWorld) moment(ctx context.Context) {
@@ -260,7 +266,7 @@ func (m *memory) drop(all bool, names []string, confirmed time.Time, instance db
 // askAll asks for one name after the other: memory answers if it can, else the answer is loaded and perhaps kept.
 func (m *memory) askAll(ctx context.Context, random *rand.Rand) {
 	for n := 0; ctx.Err() == nil; n++ {
-		name := m.w.names[random.IntN(len(m.w.names))]
+		name := m.w.names[random.IntN(askedSecrets)]
 		if !m.answer(name) {
 			m.load(ctx, name, random)
 		}
@@ -313,8 +319,8 @@ func (m *memory) load(ctx context.Context, name string, random *rand.Rand) {
 	if err == nil {
 		rows, err = reading.Live()
 	}
-	if random.IntN(4) == 0 {
-		m.w.moment(ctx) // other goroutines may have the processor before the answer is kept
+	for range random.IntN(8) / 5 * 3 { // other goroutines may have the processor before the answer is kept
+		m.w.moment(ctx)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -403,12 +409,17 @@ type writer struct {
 	n      int
 }
 
-// shapes are the transactions whose ids, order and fate differ.
+// shapes are the transactions whose ids, order and fate differ. The first two are short.
 var shapes = []struct {
 	name string
 	do   func(ctx context.Context, w *writer) error
 }{
 	{"one statement", func(ctx context.Context, w *writer) error { return w.exec(ctx, w.count(w.name())) }},
+	{"every synchronous_commit", func(ctx context.Context, w *writer) error {
+		levels := []string{"off", "local", "remote_write", "on", "remote_apply"}
+		return w.exec(ctx, `BEGIN; SET LOCAL synchronous_commit = `+levels[w.random.IntN(len(levels))], w.count(w.name()),
+			`COMMIT`)
+	}},
 	{"id taken early", func(ctx context.Context, w *writer) error {
 		return w.exec(ctx, `BEGIN; SELECT pg_current_xact_id()`, pause, pause, pause, w.count(w.name()), pause, `COMMIT`)
 	}},
@@ -450,11 +461,6 @@ var shapes = []struct {
 	}},
 	{"rolled back", func(ctx context.Context, w *writer) error {
 		return w.exec(ctx, `BEGIN`, w.count(w.some(3)...), pause, `ROLLBACK`, w.count(w.name()))
-	}},
-	{"every synchronous_commit", func(ctx context.Context, w *writer) error {
-		levels := []string{"off", "local", "remote_write", "on", "remote_apply"}
-		return w.exec(ctx, `BEGIN; SET LOCAL synchronous_commit = `+levels[w.random.IntN(len(levels))], w.count(w.name()),
-			`COMMIT`)
 	}},
 	{"deleted and restored", func(ctx context.Context, w *writer) error {
 		name := w.name()
@@ -506,8 +512,10 @@ func (w *feedWorld) write(ctx context.Context, shape int) {
 	for ctx.Err() == nil {
 		limit, cancel := context.WithTimeout(ctx, 10*time.Second)
 		err := one.connect(limit)
-		for err == nil {
-			if err = shapes[shape].do(limit, one); err == nil {
+		for err == nil && ctx.Err() == nil {
+			if shape > 1 && w.calm() {
+				w.moment(ctx)
+			} else if err = shapes[shape].do(limit, one); err == nil {
 				w.changes.Add(1)
 			}
 			cancel()
