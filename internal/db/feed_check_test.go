@@ -34,8 +34,8 @@ const (
 	feedCheckTime = "VAULT_FEED_TIME"
 
 	checkedSecrets = 200
-	askedSecrets   = 30 // so that most answers come from memory
-	askers         = 4  // of a follower
+	askedSecrets   = 30           // so that most answers come from memory
+	askers         = 4            // of a follower
 	checkedApp     = "feed check" // application_name of the followers
 )
 
@@ -319,8 +319,10 @@ func (m *memory) load(ctx context.Context, name string, random *rand.Rand) {
 	if err == nil {
 		rows, err = reading.Live()
 	}
-	for range random.IntN(8) / 5 * 3 { // other goroutines may have the processor before the answer is kept
-		m.w.moment(ctx)
+	if random.IntN(3) == 0 { // other goroutines have the processor before the answer is kept
+		for range 3 {
+			m.w.moment(ctx)
+		}
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
