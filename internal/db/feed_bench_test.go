@@ -24,9 +24,16 @@ func onCPU(b *testing.B, pid string) time.Duration {
 	return time.Duration(ns)
 }
 
+// quietServer logs no statements, and no page as a whole.
+func quietServer(b *testing.B) *vaulttest.Store {
+	b.Helper()
+	return vaulttest.OwnWith(b, map[string]string{"log_statement": "none", "log_min_duration_statement": "-1",
+		"full_page_writes": "off"})
+}
+
 // BenchmarkPoll is an empty window of a feed with 600,000 rows.
 func BenchmarkPoll(b *testing.B) {
-	store := vaulttest.New(b)
+	store := quietServer(b)
 	store.MustExec(b, `INSERT INTO vault.change_feed SELECT (n / 10)::text::xid8, 'app1/' || n
 		FROM generate_series(1, 600000) AS n`, `VACUUM ANALYZE vault.change_feed`)
 	reader, err := db.NewReader(b.Context(), db.Options{URL: store.URL(vaulttest.Operator), PlanOnce: true})
@@ -53,7 +60,7 @@ func BenchmarkPoll(b *testing.B) {
 // BenchmarkPutFed is what the feed costs a put of one more version: processor time and log of the server, with its
 // triggers and without.
 func BenchmarkPutFed(b *testing.B) {
-	store := vaulttest.New(b)
+	store := quietServer(b)
 	writer, err := db.NewWriter(b.Context(), db.Options{URL: store.URL(vaulttest.Operator), MaxConns: 1, PlanOnce: true})
 	must(b, err)
 	b.Cleanup(writer.Close)
