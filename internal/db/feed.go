@@ -119,11 +119,11 @@ func (f *Feed) begin(ctx context.Context) error {
 }
 
 // Poll reads what changed since an earlier poll's XMin; 0: nothing is known, and no names are wanted. It is one round
-// trip of one statement. After an error the Feed is of no more use; ErrFeedUnusable: nor is another.
+// trip of one statement. After an error the Feed is of no more use; ErrFeedUnusable: nor is another, until an operator
+// or the supervisor has removed the cause.
 func (f *Feed) Poll(ctx context.Context, since uint64) (Poll, error) {
-	first := since == 0
-	if first {
-		since = math.MaxUint64
+	if since == 0 {
+		since = math.MaxUint64 // above every row and floor
 	}
 	p := Poll{Instance: f.instance}
 	var system, cookie, position string
