@@ -138,6 +138,8 @@ CHAOS_MODE ?= sync
 chaos: postgres ## Break a cluster for CHAOS_TIME (10m), CHAOS_MODE=sync|async, CHAOS_SEED=N (repeats), CHAOS_FAULTS=REGEXP (some only)
 	CHAOS_TIME=$(CHAOS_TIME) CHAOS_MODE=$(CHAOS_MODE) CHAOS_SEED=$(CHAOS_SEED) CHAOS_FAULTS='$(CHAOS_FAULTS)' \
 	  $(GO) test ./test/chaos -run '^TestChaos$$' -count=1 -v -timeout 0
+	VAULT_FEED_TIME=$(CHAOS_TIME) VAULT_FEED_SEED=$(CHAOS_SEED) \
+	  $(GO) test ./internal/db -run '^TestFollowersAreNeverBehindTheirPolls$$' -count=1 -v -timeout 0
 
 postgres: ## Install PostgreSQL's server binaries if they are missing (18, else Debian's 15; or PG=N)
 	@if [ -n "$(PG)" ]; then tools/install-postgres $(PG); else tools/install-postgres 18 || tools/install-postgres 15; fi

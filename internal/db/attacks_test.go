@@ -529,6 +529,10 @@ func TestRowSecurityBindsThePowerful(t *testing.T) {
 		{"as_owner", `TRUNCATE vault.access_epoch`, denied},
 		{"as_owner", `TRUNCATE vault.audit_log`, denied},
 		{"as_owner", `TRUNCATE vault.secret_versions`, denied},
+		{"rw_all", `INSERT INTO vault.change_feed VALUES (pg_current_xact_id(), 'app1/a')`, denied},
+		{"as_owner", `INSERT INTO vault.change_feed VALUES ('18446744073709551615', 'app1/a')`, denied},
+		{"as_owner", `TRUNCATE vault.change_feed`, denied},
+		{"as_owner", `DELETE FROM vault.feed_state`, denied},
 	} {
 		wantCode(t, runSession(t, store.URL(c.role), []string{c.sql}), c.code)
 	}
@@ -561,6 +565,8 @@ func TestRowSecurityBindsThePowerful(t *testing.T) {
 		{"as_owner", `UPDATE vault.app_credentials SET expires_at = NULL`},
 		{"as_owner", `DELETE FROM vault.app_credentials`},
 		{"as_owner", `UPDATE vault.app_use SET last_used_at = now()`},
+		{"as_owner", `DELETE FROM vault.change_feed`},
+		{"as_owner", `UPDATE vault.feed_state SET floor = '1'`},
 	} {
 		tag, err := mustConnect(t, store.URL(c.role)).Exec(t.Context(), c.sql)
 		if err != nil || tag.RowsAffected() != 0 {
@@ -608,6 +614,11 @@ func TestInvariantsBindTheSuperuser(t *testing.T) {
 		`UPDATE vault.app_credentials SET token_sha256 = sha256('mine')`,
 		`DELETE FROM vault.access_epoch`,
 		`SET session_replication_role = replica; TRUNCATE vault.access_epoch`,
+		`DELETE FROM vault.change_feed`,
+		`SET session_replication_role = replica; UPDATE vault.change_feed SET name = 'app1/z'`,
+		`TRUNCATE vault.change_feed`,
+		`SET session_replication_role = replica; UPDATE vault.feed_state SET floor = '1'`,
+		`DELETE FROM vault.feed_state`,
 	} {
 		wantCode(t, runSession(t, store.URL(vaulttest.Superuser), []string{sql}), denied)
 	}

@@ -74,7 +74,8 @@ func surfaceOfFunctions() map[string]bounded {
 	attempt := takesAny("1", "another attempt than the claim's is a lost claim (VA002), or nothing")
 	return map[string]bounded{
 		"replication_lag": {as: service}, "sealing_lag": {as: service}, "status": {as: service}, "replication": {as: service},
-		"challenge": {as: service}, "my_token": {as: service, admin: true}, "list_tokens": {as: service, admin: true},
+		"xmin_holder": {as: service},
+		"challenge":   {as: service}, "my_token": {as: service, admin: true}, "list_tokens": {as: service, admin: true},
 		"prepare_audit_prune": {as: service, admin: true}, "beat": {as: worker},
 		"standbys": {as: service, params: map[string]argument{"p_lsn": takesAny("'0/0'", "it is compared")}},
 		"_too_powerful": {as: service,

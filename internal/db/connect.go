@@ -224,11 +224,18 @@ func checkSchema(ctx context.Context, s session) error {
 	// the pool connects in the background, without the caller's deadline
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	c, err := queryConfig(ctx, s)
-	if err != nil {
-		return err
+	if _, pooled := behindPooler(s.PgConn()); pooled {
+		c, err := queryConfig(ctx, s)
+		if err != nil {
+			return err
+		}
+		return fits(c.SchemaVersion)
 	}
-	return fits(c.SchemaVersion)
+	version, err := querySchema(ctx, s.PgConn())
+	if err != nil {
+		return classify(err)
+	}
+	return fits(version)
 }
 
 func fits(have int) error {

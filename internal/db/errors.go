@@ -21,6 +21,7 @@ var (
 	ErrClaimLost      = errors.New("claim lost")
 	ErrNotInitialised = errors.New("vault is not initialised in this database")
 	ErrSchema         = errors.New("schema version does not fit this binary")
+	ErrFeedUnusable   = errors.New("no change feed") // the error says why; reads still work
 	ErrIntegrity      = errors.New("row does not have the shape of a sealed version")
 )
 

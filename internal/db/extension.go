@@ -133,7 +133,8 @@ const (
 )
 
 // carryRows has pg_dump carry the rows of the extension's tables, which it would otherwise take for part of the script.
-// The rows of goose's table are; tx_context never has a committed row; access_epoch has its own row in every database.
+// The rows of goose's table are; tx_context never has a committed row; access_epoch, change_feed and feed_state have
+// their own rows in every database.
 //
 // The monthly partitions of the audit log are created over time. One that a script created (an update that moves old
 // rows) is dropped from the extension: pg_dump then carries it as a table, because CREATE EXTENSION would not create it
@@ -152,7 +153,7 @@ BEGIN
   FOR t IN SELECT c.oid FROM pg_class c JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid
         AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' JOIN pg_extension e ON e.oid = d.refobjid
       WHERE e.extname = 'hyperion_vault' AND c.relkind IN ('r', 'S') AND c.relpersistence = 'p'
-        AND c.relname NOT LIKE 'goose%' AND c.relname <> 'access_epoch'
+        AND c.relname NOT LIKE 'goose%' AND c.relname NOT IN ('access_epoch', 'change_feed', 'feed_state')
       ORDER BY c.oid LOOP
     PERFORM pg_extension_config_dump(t, '');
   END LOOP;

@@ -215,11 +215,18 @@ func extensionSurvivesDumpAndRestore(t *testing.T, store *vaulttest.Store) {
 	}
 
 	same(t, "the restored catalog", schemaOf(t, to), schemaOf(t, from))
-	// Each database has an epoch of its own: what a daemon knows of the one is not said of the other.
-	withoutEpoch := func(s *vaulttest.Store) []string {
-		return slices.DeleteFunc(rowsOf(t, s), func(row string) bool { return strings.HasPrefix(row, "vault.access_epoch ") })
+	// Each database has an epoch and a change feed of its own: what a daemon knows of the one is not said of the other.
+	withoutOwn := func(s *vaulttest.Store) []string {
+		return slices.DeleteFunc(rowsOf(t, s), func(row string) bool {
+			table, _, _ := strings.Cut(row, " ")
+			return slices.Contains([]string{"vault.access_epoch", "vault.change_feed", "vault.feed_state"}, table)
+		})
 	}
-	same(t, "the restored rows", withoutEpoch(to), withoutEpoch(from))
+	same(t, "the restored rows", withoutOwn(to), withoutOwn(from))
+	if fed := to.MustQuery(t, `SELECT string_agg(DISTINCT name, ' ') FROM vault.change_feed WHERE name <> ''
+		AND tx >= (SELECT floor FROM vault.feed_state)`); fed != "app/a app/b" {
+		t.Errorf("the restored versions are %q in the feed of their database", fed)
+	}
 	epoch := `SELECT epoch FROM vault.access_epoch`
 	if a, b := from.MustQuery(t, epoch), to.MustQuery(t, epoch); a == b || b == "" {
 		t.Errorf("the epoch %q of the restored database is that of the first, %q, or none", b, a)

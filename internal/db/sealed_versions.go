@@ -43,6 +43,8 @@ type readResult struct {
 	epoch uuid.UUID    // of access, in the snapshot of the statement; zero: the node has none
 
 	unanswered bool // the server could not read the name: bad is its error, and there is no epoch
+
+	instance Instance // the server that answered
 }
 
 // Reading is the answer to one read: what the node has of a name, and the access epoch at that moment. A caller that
@@ -196,10 +198,12 @@ func (s sealedQuery) run(ctx context.Context, q Querier, names []string) (map[st
 	}
 	defer rows.Close()
 	all := make(map[string]readResult, len(names))
+	instance := instanceOf(rows.Conn().PgConn())
 	var row scanner
 	for rows.Next() {
 		name := row.begin(rows)
 		secret := all[name]
+		secret.instance = instance
 		s.scan(&row, &secret)
 		all[name] = secret
 	}

@@ -25,6 +25,8 @@ var undo = map[int]string{
 		viewOfMigration7() + `; ALTER VIEW vault.sealed_versions OWNER TO vault_owner`,
 	12: `DROP TYPE vault.sealed_value CASCADE`, // and the functions that take it
 	13: `DROP TABLE vault.app_use, vault.app_rules, vault.app_credentials, vault.apps, vault.access_epoch`,
+	14: `DROP FUNCTION vault._feed_change, vault._feed_change_of_all, vault._feed_keeps CASCADE;
+		DROP TABLE vault.change_feed, vault.feed_state CASCADE`,
 }
 
 func viewOfMigration7() string {

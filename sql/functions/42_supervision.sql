@@ -223,7 +223,8 @@ BEGIN
   IF pg_is_in_recovery() THEN
     RETURN jsonb_build_object('primary', false);
   END IF;
-  FOREACH v_part IN ARRAY ARRAY['heartbeat', 'partitions', 'windows', 'enqueue', 'expire', 'purge', 'forget'] LOOP
+  FOREACH v_part IN ARRAY ARRAY['heartbeat', 'partitions', 'windows', 'enqueue', 'expire', 'purge', 'forget', 'feed']
+      LOOP
     v_error := NULL;
     BEGIN
       CASE v_part
@@ -234,6 +235,8 @@ BEGIN
         WHEN 'expire' THEN v_done := v_done || jsonb_build_object('expired', vault.expire_grace_versions(p_limit));
         WHEN 'purge' THEN v_done := v_done || jsonb_build_object('purged', vault.purge_deleted(p_limit));
         WHEN 'forget' THEN PERFORM vault._forget(p_limit);
+        -- Its rows are small, and a round a minute has to keep up with a thousand changes a second.
+        WHEN 'feed' THEN PERFORM vault._tend_feed(10 * p_limit::bigint);
       END CASE;
     EXCEPTION WHEN OTHERS THEN
       v_code := SQLSTATE;

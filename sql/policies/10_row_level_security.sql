@@ -98,6 +98,12 @@ CREATE POLICY owner_updates ON vault.app_use FOR UPDATE TO vault_owner
 CREATE POLICY owner_deletes ON vault.app_use FOR DELETE TO vault_owner USING (vault.tx_kind() = 'admin');
 -- A trigger makes every new epoch random, so an UPDATE costs the daemons a read and decides nothing.
 CREATE POLICY owner_updates ON vault.access_epoch FOR UPDATE TO vault_owner USING (true);
+-- A change by hand has its row in the feed too. A row of a later transaction would be named by every poll until then.
+CREATE POLICY owner_inserts ON vault.change_feed FOR INSERT TO vault_owner WITH CHECK (tx = pg_current_xact_id());
+CREATE POLICY owner_prunes ON vault.change_feed FOR DELETE TO vault_owner
+    USING ((SELECT vault.tx_kind()) = 'maintenance');
+CREATE POLICY owner_updates ON vault.feed_state FOR UPDATE TO vault_owner
+    USING ((SELECT vault.tx_kind()) = 'maintenance') WITH CHECK (true);
 
 -- readers: service roles see the names their prefixes cover. The sub-selects are uncorrelated: each runs once a query.
 -- quote_ident, because a cast to regrole parses its text as SQL: "App" would be app, and a role named 16384 would be
@@ -128,6 +134,7 @@ CREATE POLICY service_reads ON vault.app_rules FOR SELECT TO vault_service USING
 CREATE POLICY service_reads ON vault.app_credentials FOR SELECT TO vault_service USING (true);
 CREATE POLICY service_reads ON vault.app_use FOR SELECT TO vault_service USING (true);
 CREATE POLICY service_reads ON vault.access_epoch FOR SELECT TO vault_service USING (true);
+CREATE POLICY service_reads ON vault.feed_state FOR SELECT TO vault_service USING (true);
 CREATE POLICY auditor_reads ON vault.audit_log FOR SELECT TO vault_auditor USING (true);
 -- hashes and counts
 CREATE POLICY all_read ON vault.audit_seals FOR SELECT TO vault_service, vault_worker, vault_auditor USING (true);

@@ -5,8 +5,8 @@ GRANT USAGE ON SCHEMA vault TO vault_service, vault_worker, vault_auditor;
 
 GRANT SELECT ON vault.config, vault.heartbeat, vault.round_failures TO vault_service, vault_worker, vault_auditor;
 GRANT SELECT ON vault.secrets, vault.secret_versions, vault.sealed_versions, vault.rotation_jobs,
-    vault.service_scope, vault.apps, vault.app_rules, vault.app_credentials, vault.app_use, vault.access_epoch
-    TO vault_service;
+    vault.service_scope, vault.apps, vault.app_rules, vault.app_credentials, vault.app_use, vault.access_epoch,
+    vault.changed_names, vault.feed_state TO vault_service;
 GRANT SELECT ON vault.audit_log, vault.audit_prunes, vault.audit_leaves, vault.audit_spools TO vault_auditor;
 GRANT SELECT ON vault.audit_seals TO vault_service, vault_worker, vault_auditor;
 
@@ -19,7 +19,7 @@ GRANT EXECUTE ON FUNCTION vault.put_versions(jsonb), vault.record_reads(jsonb) T
 GRANT EXECUTE ON FUNCTION vault.grace_report(text, boolean, timestamptz) TO vault_auditor;
 GRANT EXECUTE ON FUNCTION vault.status() TO vault_service, vault_worker, vault_auditor;
 GRANT EXECUTE ON FUNCTION vault.replication(), vault._too_powerful(name) TO vault_service, vault_worker, vault_auditor;
-GRANT EXECUTE ON FUNCTION vault.my_token() TO vault_service;
+GRANT EXECUTE ON FUNCTION vault.my_token(), vault.xmin_holder() TO vault_service;
 GRANT EXECUTE ON FUNCTION vault.odd_roles() TO vault_service, vault_worker, vault_auditor;
 GRANT EXECUTE ON FUNCTION
   vault.challenge(), vault.authorize_proof(uuid, bytea), vault.record_refusal(text, text, text, uuid, uuid),
