@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/hyperiondb/vault/internal/strictjson"
@@ -44,7 +45,7 @@ func (o exportOptions) checkFormat() error {
 		return usage("--format takes %s, not %q", strings.Join(exportFormats, ", "), o.format)
 	case o.settings && o.format != "jsonl":
 		return usage("--settings goes with --format jsonl: no other has them")
-	case o.format == "kubernetes" && !kubernetesName.MatchString(o.name):
+	case o.format == "kubernetes" && !kubernetesName().MatchString(o.name):
 		return usage("--name is that of the Kubernetes Secret: lower case letters, digits, - and ., up to 253")
 	case o.format != "kubernetes" && o.name != "":
 		return usage("--name goes with --format kubernetes")
@@ -86,7 +87,7 @@ func (d dotenvExport) append(line []byte, e vault.Exported) ([]byte, error) {
 		return bytes.IndexByte(e.Value, quote) < 0 && checkSpelling(e.Value, differences) == nil
 	}
 	switch {
-	case !variableName.MatchString(variable):
+	case !variableName().MatchString(variable):
 		return line, errors.New("its name makes no variable's name")
 	case !utf8.Valid(e.Value):
 		return line, errors.New("its value is not text")
@@ -116,8 +117,12 @@ func (o *objectExport) append(line []byte, e vault.Exported) ([]byte, error) {
 var (
 	// DNS subdomain names, and the keys of a Secret:
 	// https://kubernetes.io/docs/concepts/configuration/secret/#restriction-names-data
-	kubernetesName = regexp.MustCompile(`\A[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?\z`)
-	kubernetesKey  = regexp.MustCompile(`\A[-._a-zA-Z0-9]{1,253}\z`)
+	kubernetesName = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`\A[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?\z`)
+	})
+	kubernetesKey = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`\A[-._a-zA-Z0-9]{1,253}\z`)
+	})
 )
 
 // kubernetesExport writes the manifest of a Secret, in JSON, which kubectl takes as it does YAML. A key is the name
@@ -137,7 +142,7 @@ func (k *kubernetesExport) end() string { return lineBefore(k.some) + "}}\n" }
 
 func (k *kubernetesExport) append(line []byte, e vault.Exported) ([]byte, error) {
 	key := strings.ReplaceAll(strings.TrimPrefix(e.Name, k.keys.prefix), "/", ".")
-	if !kubernetesKey.MatchString(key) || key == "." || strings.HasPrefix(key, "..") {
+	if !kubernetesKey().MatchString(key) || key == "." || strings.HasPrefix(key, "..") {
 		return line, errors.New("its name makes no key of a Secret")
 	}
 	if err := k.keys.take(key, e.Name); err != nil {
