@@ -5,12 +5,11 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"unicode/utf8"
 
+	"github.com/hyperiondb/vault/internal/lazyregexp"
 	"github.com/hyperiondb/vault/internal/strictjson"
 	"github.com/hyperiondb/vault/internal/vault"
 )
@@ -117,12 +116,8 @@ func (o *objectExport) append(line []byte, e vault.Exported) ([]byte, error) {
 var (
 	// DNS subdomain names, and the keys of a Secret:
 	// https://kubernetes.io/docs/concepts/configuration/secret/#restriction-names-data
-	kubernetesName = sync.OnceValue(func() *regexp.Regexp {
-		return regexp.MustCompile(`\A[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?\z`)
-	})
-	kubernetesKey = sync.OnceValue(func() *regexp.Regexp {
-		return regexp.MustCompile(`\A[-._a-zA-Z0-9]{1,253}\z`)
-	})
+	kubernetesName = lazyregexp.New(`\A[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?\z`)
+	kubernetesKey  = lazyregexp.New(`\A[-._a-zA-Z0-9]{1,253}\z`)
 )
 
 // kubernetesExport writes the manifest of a Secret, in JSON, which kubectl takes as it does YAML. A key is the name
