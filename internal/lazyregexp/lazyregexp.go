@@ -9,8 +9,8 @@ import (
 	"sync"
 )
 
-// New returns a function that returns the compiled expression. It panics if the expression is wrong: in a test's program
-// at once, so that every test of the package finds it.
+// New returns a function that returns the compiled expression, and panics if that is wrong. In a test's program New
+// panics itself, so that every test of the package finds it.
 func New(expression string) func() *regexp.Regexp {
 	compiled := sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expression) })
 	if len(os.Args) > 0 && strings.HasSuffix(os.Args[0], ".test") {
