@@ -62,10 +62,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET e
     WHERE c.xid = pg_current_xact_id_if_assigned() AND c.pid = pg_backend_pid() AND c.purging = p_name)
 $$;
 
-DROP FUNCTION IF EXISTS vault._require_change(text);   -- of releases in which it returned nothing
-
 -- Returns the actor.
-CREATE FUNCTION vault._require_change(p_name text) RETURNS text
+CREATE OR REPLACE FUNCTION vault._changer(p_name text) RETURNS text
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
   v_scope text;
@@ -79,6 +77,12 @@ BEGIN
     RAISE EXCEPTION 'the scope of % does not cover "%"', v_actor, left(p_name, 255) USING ERRCODE = '42501';
   END IF;
   RETURN v_actor;
+END $$;
+
+CREATE OR REPLACE FUNCTION vault._require_change(p_name text) RETURNS void
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  PERFORM vault._changer(p_name);
 END $$;
 
 CREATE OR REPLACE FUNCTION vault._require_administer() RETURNS void
@@ -140,6 +144,8 @@ BEGIN
   END IF;
   RETURN v_nonce;
 END $$;
+
+DROP FUNCTION IF EXISTS vault._token_ended(vault.admin_tokens, boolean);   -- of releases that called it for every token
 
 CREATE OR REPLACE FUNCTION vault._refuse_token(p_why text) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

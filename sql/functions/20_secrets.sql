@@ -217,7 +217,7 @@ CREATE OR REPLACE FUNCTION vault.put_version(p_action text, p_name text, p_seale
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   s vault.secrets;
-  v_actor text := vault._require_change(p_name);
+  v_actor text := vault._changer(p_name);
   v_settings boolean := num_nonnulls(p_generator, p_rotation_interval, p_grace_period, p_rotator, p_window) > 0;
   v_digest bytea := sha256(convert_to(p_action || ' ' || p_name || ' ', 'UTF8') ||   -- as _digest, without the call
     sha256(p_sealed.nonce || p_sealed.ciphertext || p_sealed.wrapped_dek) ||
