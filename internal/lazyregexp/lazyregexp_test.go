@@ -8,8 +8,8 @@ import (
 
 func TestNew(t *testing.T) {
 	digits := lazyregexp.New(`^[0-9]+$`)
-	if !digits().MatchString("12") || digits().MatchString("1x") || digits() != digits() {
-		t.Error("not the compiled expression, or compiled twice")
+	if !digits().MatchString("12") || digits().MatchString("1x") {
+		t.Error("not the compiled expression")
 	}
 }
 

@@ -145,7 +145,23 @@ BEGIN
   RETURN v_nonce;
 END $$;
 
-DROP FUNCTION IF EXISTS vault._token_ended(vault.admin_tokens, boolean);   -- of releases that called it for every token
+DROP FUNCTION IF EXISTS vault._token_ended(vault.admin_tokens, boolean);   -- of releases that had read the row before
+
+-- Why a token is no longer valid; null = it is. It takes no lock on the token's row, so that a revocation does not
+-- wait. p_committing: the transaction that revokes its own token may still commit. Two revocations of one token may be
+-- open: the other one counts, even if this transaction has revoked it too.
+CREATE OR REPLACE FUNCTION vault._token_ended(p_token uuid, p_committing boolean) RETURNS text
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE v_why text;
+BEGIN
+  SELECT CASE WHEN r.mine IS FALSE OR r.mine AND NOT p_committing OR r.mine IS NULL AND a.revoked_at IS NOT NULL
+                THEN 'revoked'
+              WHEN a.expires_at <= clock_timestamp() THEN 'expired' END
+    INTO v_why FROM vault.admin_tokens a, LATERAL (
+      SELECT bool_and(tx = pg_current_xact_id()) AS mine FROM vault.token_revocations WHERE token_id = a.id) AS r
+    WHERE a.id = p_token;
+  RETURN CASE WHEN FOUND THEN v_why ELSE 'unknown token' END;
+END $$;
 
 CREATE OR REPLACE FUNCTION vault._refuse_token(p_why text) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -175,18 +191,15 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 DECLARE
   t record;
   v_pad bytea;
+  v_why text;
 BEGIN
   -- Any other level keeps its first snapshot to the end, and would not see at COMMIT that the token was revoked.
   IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
     RAISE EXCEPTION 'an admin token takes a transaction of isolation level read committed, not %',
       current_setting('transaction_isolation') USING ERRCODE = '25001';
   END IF;
-  -- It takes no lock on the token's row, so that a revocation does not wait.
-  SELECT a.id, a.name, a.scope, a.token_sha256, c.nonce, u.last_used_at,
-      CASE WHEN a.revoked_at IS NOT NULL OR EXISTS (SELECT FROM vault.token_revocations WHERE token_id = a.id)
-             THEN 'revoked'
-           WHEN a.expires_at <= clock_timestamp() THEN 'expired' END AS ended
-    INTO t FROM vault.tx_context c JOIN vault.admin_tokens a ON a.id = p_token_id
+  SELECT a.id, a.name, a.scope, a.token_sha256, c.nonce, u.last_used_at INTO t
+    FROM vault.tx_context c JOIN vault.admin_tokens a ON a.id = p_token_id
       LEFT JOIN vault.admin_token_use u ON u.token_id = a.id
     WHERE c.xid = pg_current_xact_id_if_assigned() AND c.pid = pg_backend_pid() AND c.kind IS NULL;
   IF t.nonce IS NOT NULL AND octet_length(p_proof) = 32 THEN
@@ -195,9 +208,12 @@ BEGIN
   -- The reason is given only to a client that has proven the token.
   IF v_pad IS NULL OR sha256(vault._xor(p_proof, v_pad)) IS DISTINCT FROM t.token_sha256 THEN
     PERFORM vault._count_wrong_proof();
-    PERFORM vault._refuse_token('unknown token');
-  ELSIF t.ended IS NOT NULL THEN
-    PERFORM vault._refuse_token(t.ended);
+    v_why := 'unknown token';
+  ELSE
+    v_why := vault._token_ended(t.id, false);
+  END IF;
+  IF v_why IS NOT NULL THEN
+    PERFORM vault._refuse_token(v_why);
   END IF;
   -- A prepared transaction could be committed after the token has ended. PostgreSQL prepares none that has exported a
   -- snapshot.
@@ -235,9 +251,6 @@ END $$;
 -- or has expired meanwhile does not commit. That event keeps the token's id, so later changes of the row (another
 -- challenge, a maintenance function) do not matter. Both events are of one constraint: SET CONSTRAINTS cannot have the
 -- check made early and keep the row.
---
--- Two revocations of one token may be open: the other one counts, even if this transaction has revoked it too. The
--- transaction that revokes its own token may commit.
 CREATE OR REPLACE FUNCTION vault._tx_context_ends() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE v_why text;
@@ -246,14 +259,7 @@ BEGIN
     DELETE FROM vault.tx_context WHERE xid = NEW.xid;
   END IF;
   IF NEW.token_id IS NOT NULL THEN
-    SELECT CASE WHEN r.mine IS FALSE OR r.mine IS NULL AND a.revoked_at IS NOT NULL THEN 'revoked'
-                WHEN a.expires_at <= clock_timestamp() THEN 'expired' END
-      INTO v_why FROM vault.admin_tokens a, LATERAL (
-        SELECT bool_and(tx = pg_current_xact_id()) AS mine FROM vault.token_revocations WHERE token_id = a.id) r
-      WHERE a.id = NEW.token_id;
-    IF NOT FOUND THEN
-      v_why := 'unknown token';
-    END IF;
+    v_why := vault._token_ended(NEW.token_id, true);
     IF v_why IS NOT NULL THEN
       PERFORM vault._refuse_token(v_why);
     END IF;
