@@ -77,7 +77,8 @@ type request struct {
 	writer http.ResponseWriter // whose deadlines a wait moves
 
 	// Of a read or verify: recorded before it is answered.
-	event audit.Event
+	event       audit.Event
+	unconfirmed time.Duration // how long ago the node was last heard, if it is away
 
 	// Of an admin endpoint.
 	token  vault.Token
@@ -332,6 +333,9 @@ var (
 	varyAccept = []string{"Accept"}
 )
 
+// unconfirmedKey is the header of an answer from memory while the node is away: the seconds since it was heard.
+const unconfirmedKey = "Vault-Unconfirmed"
+
 // write sends the answer, wipes its body and returns the status it had.
 func write(w http.ResponseWriter, q *request, ans answer) int {
 	defer envelope.Wipe(ans.body)
@@ -347,6 +351,9 @@ func write(w http.ResponseWriter, q *request, ans answer) int {
 	if ans.etag != "" {
 		h["Etag"] = own[1:2:2]
 		h["Vary"] = varyAccept
+	}
+	if q.unconfirmed > 0 {
+		h[unconfirmedKey] = []string{strconv.FormatFloat(q.unconfirmed.Seconds(), 'f', 3, 64)}
 	}
 	if q.change != uuid.Nil {
 		h["Idempotency-Key"] = []string{q.change.String()}
