@@ -2,10 +2,12 @@ package httpapi
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"runtime/debug"
@@ -54,13 +56,14 @@ type router func(r *http.Request) (e *endpoint, secret string, err error)
 
 // request holds the results of the steps in serve.
 type request struct {
-	http   *http.Request
-	id     string
-	client client
-	route  *endpoint // nil until there is one
-	secret string    // a valid name, or empty
-	folder string    // of a listing: what its names begin with
-	params url.Values
+	http    *http.Request
+	id      string
+	started time.Time
+	client  client
+	route   *endpoint // nil until there is one
+	secret  string    // a valid name, or empty
+	folder  string    // of a listing: what its names begin with
+	params  url.Values
 
 	// Of a secret's endpoint.
 	api    *API
@@ -110,7 +113,7 @@ func (a *API) serve(find router,
 	admit func(*http.Request) (client, error), record func(*request, router, error) error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		started := time.Now()
-		q := &request{http: r, id: requestID(r), waits: a.waits, writer: w}
+		q := &request{http: r, id: requestID(r, started), started: started, waits: a.waits, writer: w}
 		a.metrics.inFlight.Inc()
 		defer a.metrics.inFlight.Dec()
 
@@ -156,7 +159,7 @@ func (a *API) answer(q *request, find router, admit func(*http.Request) (client,
 		return answer{}, err
 	}
 	if !q.route.exempt {
-		if err := q.guard.limits.takeRate(q.http.Context(), q.client, time.Now()); err != nil {
+		if err := q.guard.limits.takeRate(q.http.Context(), q.client, q.started); err != nil {
 			return answer{}, err
 		}
 	}
@@ -166,7 +169,7 @@ func (a *API) answer(q *request, find router, admit func(*http.Request) (client,
 		}
 	}
 	if !q.route.exempt && !q.guard.limits.none() {
-		if err := q.guard.limits.takeAppRate(q.http.Context(), q.caller.App, time.Now()); err != nil {
+		if err := q.guard.limits.takeAppRate(q.http.Context(), q.caller.App, q.started); err != nil {
 			return answer{}, err
 		}
 		if err := q.takeTurn(q.http.Context()); err != nil {
@@ -312,14 +315,22 @@ func (q *request) changed() vault.Change {
 	return vault.Change{Token: q.token, RequestID: q.change}
 }
 
-// requestID takes the client's id only if it is safe to log. Generated ids begin with the time, so that those of one
-// time are neighbours in the index of the audit log.
-func requestID(r *http.Request) string {
+// requestID takes the client's id only if it is safe to log.
+func requestID(r *http.Request, now time.Time) string {
 	id := r.Header.Get("X-Request-Id")
 	if id == "" || len(id) > 64 || strings.ContainsFunc(id, func(c rune) bool { return !isIDChar(c) }) {
-		return uuid.Must(uuid.NewV7()).String() // it fails without randomness, and then New panics as well
+		return newRequestID(now)
 	}
 	return id
+}
+
+// newRequestID makes a UUID of version 7: it begins with the time, so that those of one time are neighbours in the
+// index of the audit log. Its random bits tell requests apart and protect nothing, so they are not the kernel's.
+func newRequestID(now time.Time) string {
+	var id uuid.UUID
+	binary.BigEndian.PutUint64(id[:8], uint64(now.UnixMilli())<<16|7<<12|rand.Uint64()>>52)
+	binary.BigEndian.PutUint64(id[8:], 2<<62|rand.Uint64()>>2)
+	return id.String()
 }
 
 func isIDChar(c rune) bool {
