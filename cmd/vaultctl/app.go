@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
 	"github.com/hyperiondb/vault/internal/audit/auditdb"
@@ -123,6 +125,9 @@ func (a *app) openKeys(ctx context.Context) (vault.Keys, error) {
 		}
 	}
 	keyring, err := kms.OpenKeyring(ctx, []string{uri})
+	if a.kmsKey != "" && errors.Is(err, fs.ErrNotExist) {
+		return nil, usage("%s", messageOf(err))
+	}
 	if err != nil {
 		return nil, err
 	}

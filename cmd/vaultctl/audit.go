@@ -210,12 +210,25 @@ func runAuditList(ctx context.Context, a *app, args []string, limit int) error {
 	case a.jsonl():
 		return a.printLines(events)
 	}
+	if len(events) == 0 {
+		a.noteUnknownActions(f)
+	}
 	rows := make([][]string, len(events))
 	for i, e := range events {
 		rows[i] = []string{at(e.At), e.Actor, e.Action, e.Secret, versionOf(e), string(e.Outcome), from(e), detail(e.Detail)}
 	}
 	return a.printTable([]string{"TIME", "ACTOR", "ACTION", "SECRET", "VERSION", "OUTCOME", "FROM", "DETAIL"}, rows,
 		"no events")
+}
+
+// noteUnknownActions names actions of the filter that this version does not know. They are no error: another version's
+// events may have them.
+func (a *app) noteUnknownActions(f filter.Filter) {
+	for _, t := range f.Terms {
+		if t.Key == filter.Action && !t.Prefix && !slices.Contains(filter.Actions(), t.Text) {
+			a.note("no action is called %q; known are %s", t.Text, strings.Join(filter.Actions(), ", "))
+		}
+	}
 }
 
 // listEvents returns at most limit events; never nil, so that JSON says [].

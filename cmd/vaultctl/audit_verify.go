@@ -31,7 +31,8 @@ func newAuditVerifyCmd(a *app) *cobra.Command {
 		Use:   "verify",
 		Short: "Check the audit log against its seals",
 		Long: `Check the audit log against its seals: every row is hashed again, every seal and its place in the chain
-checked. The first row or seal that does not fit is named, with exit code 7.
+checked. The first row or seal that does not fit is named, with exit code 7. A log without any seal has exit code 7
+too: nothing could be checked.
 
 Without --key, seals of any key are accepted, also those of an attacker who rewrote the log; the key is what vaultctl
 keygen --audit printed. Without --seals, removing the newest seals together with their rows goes unnoticed. --seals
@@ -90,9 +91,13 @@ func runAuditVerify(ctx context.Context, a *app, o auditVerifyOptions) error {
 	if err := a.printVerdictOfAudit(verdict); err != nil {
 		return err
 	}
-	if fault != nil {
+	switch {
+	case fault != nil:
 		return hint(attention("%s", fault.What),
 			"compare with what other nodes have seen: vaultctl audit verify --seals FILE, or with an archive: --export FILE")
+	case report.Seals == 0:
+		return hint(attention("nothing is sealed, so nothing was checked"),
+			"audit_seal_key of vaultd says with which key: vaultctl keygen --audit FILE makes one")
 	}
 	return nil
 }
@@ -171,9 +176,7 @@ func (a *app) printVerdictOfAudit(v auditVerdict) error {
 	if a.json() {
 		return a.printJSON(v)
 	}
-	if v.OK && v.Seals == 0 {
-		a.note("nothing is sealed yet: audit_seal_key of vaultd says with which key")
-	} else if v.OK && !v.Trusted {
+	if v.OK && v.Seals > 0 && !v.Trusted {
 		a.note("the signatures fit the keys that signed; give your own keys with --key to check whose they are")
 	}
 	answer := "fits its seals"

@@ -2,9 +2,14 @@ package main
 
 import (
 	"context"
+	_ "embed"
+	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/hyperiondb/vault/internal/db"
 )
@@ -15,6 +20,19 @@ const (
 	// get only some of them: if there are more, it gets their shorter beginnings instead.
 	completionLimit = 500
 )
+
+// bashWords stands in for two functions of the bash-completion package, where that is not installed.
+//
+//go:embed completion.bash
+var bashWords string
+
+func printBashCompletion(cmd *cobra.Command, _ []string) error {
+	out := cmd.OutOrStdout()
+	if _, err := fmt.Fprint(out, bashWords); err != nil {
+		return fmt.Errorf("writing the script: %w", reason(err))
+	}
+	return cmd.Root().GenBashCompletionV2(out, true)
+}
 
 type completer = func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective)
 
@@ -90,8 +108,117 @@ func (a *app) findBranches(ctx context.Context, q db.BranchQuery) ([]db.Branch, 
 	return found, err
 }
 
+// completeTokens offers the names of the tokens that are good; an admin token is what lists them.
+func completeTokens(a *app) completer {
+	return completeOnly(0, func(ctx context.Context, _ []string, _ string) ([]string, error) {
+		change, err := a.change()
+		if err != nil {
+			return nil, err
+		}
+		v, err := a.vault(ctx)
+		if err != nil {
+			return nil, err
+		}
+		tokens, err := v.Tokens(ctx, change)
+		var found []string
+		for _, t := range tokens {
+			if state := tokenState(t, time.Now()); state == "good" {
+				found = append(found, t.Name+"\t"+scopeOf(t))
+			}
+		}
+		return found, err
+	})
+}
+
+// completeRoles offers database roles.
+func completeRoles(a *app) completer {
+	return completeOnly(0, func(ctx context.Context, _ []string, typed string) ([]string, error) {
+		if err := a.makePools(ctx); err != nil {
+			return nil, err
+		}
+		return a.reader.Roles(ctx, typed, completionLimit)
+	})
+}
+
+// completeNameAndVersion offers names, and then the versions of the name that are not the current one and still open.
+func completeNameAndVersion(a *app) completer {
+	name, version := completeNames(a, names{live: true}), completeVersions(a, 1)
+	return func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+		if len(args) == 0 {
+			return name(cmd, args, typed)
+		}
+		return version(cmd, args, typed)
+	}
+}
+
+// completeVersionFlag offers the same for --version of a command whose argument is the name.
+func completeVersionFlag(a *app, cmd *cobra.Command) {
+	_ = cmd.RegisterFlagCompletionFunc("version", completeVersions(a, 1)) // it fails only if the flag does not exist
+}
+
+func completeVersions(a *app, after int) completer {
+	return completeOnly(after, func(ctx context.Context, args []string, _ string) ([]string, error) {
+		v, err := a.vault(ctx)
+		if err != nil {
+			return nil, err
+		}
+		history, err := v.History(ctx, args[0])
+		var found []string
+		for _, h := range history {
+			if h.State == "grace" {
+				found = append(found, fmt.Sprintf("%d\tvalid until %s", h.Version, when(h.ExpiresAt)))
+			}
+		}
+		return found, err
+	})
+}
+
+// completeOnly offers what find returns for the argument after so many others, or for a flag then; never a file. An
+// error offers nothing.
+func completeOnly(after int,
+	find func(ctx context.Context, args []string, typed string) ([]string, error)) completer {
+	return func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+		if len(args) != after {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		ctx, cancel := context.WithTimeout(cmd.Context(), completionTimeout)
+		defer cancel()
+		found, err := find(ctx, args, typed)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return slices.DeleteFunc(found, func(word string) bool { return !strings.HasPrefix(word, typed) }),
+			cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// withoutFiles keeps shells from offering file names where a command or flag takes none. A flag that takes a file says
+// so in its help.
+func withoutFiles(cmd *cobra.Command) {
+	if cmd.ValidArgsFunction == nil && cmd.ValidArgs == nil && cmd.Annotations[takesFile] == "" {
+		cmd.ValidArgsFunction = cobra.NoFileCompletions
+	}
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		word, _ := pflag.UnquoteUsage(f)
+		switch strings.ToLower(word) {
+		case "", "file", "folder": // "" takes nothing
+			return
+		}
+		if _, known := cmd.GetFlagCompletionFunc(f.Name); !known {
+			_ = cmd.RegisterFlagCompletionFunc(f.Name, cobra.NoFileCompletions)
+		}
+	})
+	for _, c := range cmd.Commands() {
+		withoutFiles(c)
+	}
+}
+
+// takesFile annotates a command whose arguments are files.
+const takesFile = "takes a file"
+
 // registerCompletions is called last: cobra makes its completion command for the existing commands.
 func registerCompletions(root *cobra.Command) {
+	withoutFiles(root)
 	// It fails only if the flag does not exist.
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"},
 		cobra.ShellCompDirectiveNoFileComp))
@@ -99,5 +226,10 @@ func registerCompletions(root *cobra.Command) {
 	if c, _, err := root.Find([]string{"completion"}); err == nil {
 		holdCommands(c)
 		c.Short = "Print a script that completes commands and names of secrets: bash, zsh or fish"
+		for _, shell := range c.Commands() {
+			if shell.Name() == "bash" {
+				shell.RunE = printBashCompletion
+			}
+		}
 	}
 }

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +17,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/BurntSushi/toml"
+	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
 	"github.com/hyperiondb/vault/internal/db"
@@ -87,11 +91,14 @@ func newDevStatusCmd(a *app, o *devOptions) *cobra.Command {
 		Use: "status", Short: "Show what runs", Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			d, err := loadDev(o.dir)
+			if errors.Is(err, localpg.ErrInUse) { // it runs in the foreground of another terminal
+				return a.printDevStatus(d.daemons(cmd.Context()))
+			}
 			if err != nil {
 				return err
 			}
 			defer d.cluster.Close()
-			return a.printDevStatus(d)
+			return a.printDevStatus(d.nodes())
 		},
 	}
 }
@@ -162,20 +169,22 @@ func openDev(ctx context.Context, o devOptions) (*dev, error) {
 	return &dev{dir: dir, cluster: cluster}, nil
 }
 
+// loadDev finds a cluster. With localpg.ErrInUse it returns the folder all the same, without the cluster.
 func loadDev(dir string) (*dev, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, fmt.Errorf("finding the folder: %w", err)
 	}
 	cluster, err := localpg.Load(filepath.Join(dir, "cluster"))
+	d := &dev{dir: dir, cluster: cluster}
 	switch {
 	case errors.Is(err, localpg.ErrNoCluster):
 		return nil, hint(&kindError{vault.ErrNotFound, fmt.Sprintf("no local vault in %q", dir)},
 			"vaultctl dev --dir %s makes one", shellPath(dir))
 	case errors.Is(err, localpg.ErrInUse):
-		return nil, hint(err, "it runs in the foreground of another terminal: Ctrl-C there stops it")
+		return d, hint(err, "it runs in the foreground of another terminal: Ctrl-C there stops it")
 	}
-	return &dev{dir: dir, cluster: cluster}, err
+	return d, err
 }
 
 // start installs the vault, starts the daemons and writes env.sh last: where it exists, everything is ready.
@@ -273,10 +282,11 @@ func findDaemon() (string, error) {
 // startDaemon runs vaultd in a session of its own, so that it outlives vaultctl and Ctrl-C does not reach it.
 func (d *dev) startDaemon(ctx context.Context, daemon string, node *localpg.Node) error {
 	base := d.file("vaultd-" + node.Name())
-	if d.daemonPid(node) != 0 {
+	if d.daemonPid(node.Name()) != 0 {
 		return nil
 	}
-	if err := os.WriteFile(base+".toml", []byte(d.daemonConfig(node)), 0o600); err != nil {
+	ports := d.portsOf(node)
+	if err := os.WriteFile(base+".toml", []byte(d.daemonConfig(node, ports)), 0o600); err != nil {
 		return err
 	}
 	if err := os.Remove(base + ".addresses"); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -301,12 +311,34 @@ func (d *dev) startDaemon(ctx context.Context, daemon string, node *localpg.Node
 	return d.waitDaemon(ctx, node, exited)
 }
 
-func (d *dev) daemonConfig(node *localpg.Node) string {
+// devPorts are the addresses of one daemon.
+type devPorts struct{ listen, health string }
+
+// portsOf keeps the addresses that the daemon had before, so that an env.sh sourced then stays right; a port that
+// another program has taken meanwhile is replaced.
+func (d *dev) portsOf(node *localpg.Node) devPorts {
+	before, _ := d.addresses(node.Name()) // none: the first start
+	again := func(key string) string {
+		u, err := url.Parse(before[key])
+		if err != nil || u.Port() == "" {
+			return "127.0.0.1:0"
+		}
+		l, err := net.Listen("tcp", u.Host)
+		if err != nil {
+			return "127.0.0.1:0"
+		}
+		l.Close()
+		return u.Host
+	}
+	return devPorts{again("VAULTD_URL"), again("VAULTD_HEALTH_URL")}
+}
+
+func (d *dev) daemonConfig(node *localpg.Node, ports devPorts) string {
 	return fmt.Sprintf(`# Written by vaultctl dev. NOT FOR PRODUCTION.
 database_url = %q
 primary_database_url = %q
-listen = ["127.0.0.1:0"]
-health_listen = "127.0.0.1:0"
+listen = [%q]
+health_listen = %q
 state_dir = %q
 audit_spool = %q
 address_file = %q
@@ -314,7 +346,7 @@ allow = ["127.0.0.0/8", "::1/128"]
 kv_mount = "secret"
 kms_keys = [%q]
 `, node.URL(devDatabase, devDaemon), d.cluster.Primary().URL(devDatabase, devDaemon),
-		d.file("vaultd-"+node.Name()+".state"), d.file("vaultd-"+node.Name()+".spool"),
+		ports.listen, ports.health, d.file("vaultd-"+node.Name()+".state"), d.file("vaultd-"+node.Name()+".spool"),
 		d.file("vaultd-"+node.Name()+".addresses"), kms.LocalURI(d.file("kek")))
 }
 
@@ -324,7 +356,7 @@ func (d *dev) waitDaemon(ctx context.Context, node *localpg.Node, exited <-chan 
 	poll := time.NewTicker(20 * time.Millisecond)
 	defer poll.Stop()
 	for {
-		if addresses, err := d.addresses(node); err == nil && ready(ctx, addresses["VAULTD_HEALTH_URL"]) {
+		if addresses, err := d.addresses(node.Name()); err == nil && ready(ctx, addresses["VAULTD_HEALTH_URL"]) {
 			return nil
 		}
 		select {
@@ -352,8 +384,8 @@ func ready(ctx context.Context, url string) bool {
 }
 
 // addresses reads the file that vaultd writes when it listens.
-func (d *dev) addresses(node *localpg.Node) (map[string]string, error) {
-	text, err := os.ReadFile(d.file("vaultd-" + node.Name() + ".addresses"))
+func (d *dev) addresses(node string) (map[string]string, error) {
+	text, err := os.ReadFile(d.file("vaultd-" + node + ".addresses"))
 	if err != nil {
 		return nil, err
 	}
@@ -377,7 +409,7 @@ func (d *dev) writeEnv(bin string) error {
 	export("VAULTCTL_KMS_KEY", kms.LocalURI(d.file("kek")))
 	names := []string{"VAULTD_URL", "VAULTD_STANDBY_URL"}
 	for i, node := range append([]*localpg.Node{d.cluster.Primary()}, d.cluster.Standbys()...) {
-		addresses, err := d.addresses(node)
+		addresses, err := d.addresses(node.Name())
 		if err != nil {
 			return fmt.Errorf("reading the addresses of vaultd: %w", err)
 		}
@@ -408,7 +440,7 @@ func (d *dev) stop(ctx context.Context) error {
 }
 
 func (d *dev) stopDaemon(ctx context.Context, node *localpg.Node) error {
-	pid := d.daemonPid(node)
+	pid := d.daemonPid(node.Name())
 	if pid == 0 {
 		return nil
 	}
@@ -417,7 +449,7 @@ func (d *dev) stopDaemon(ctx context.Context, node *localpg.Node) error {
 	}
 	poll := time.NewTicker(20 * time.Millisecond)
 	defer poll.Stop()
-	for d.daemonPid(node) != 0 {
+	for d.daemonPid(node.Name()) != 0 {
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("vaultd (pid %d) did not stop: %w", pid, ctx.Err())
@@ -428,8 +460,8 @@ func (d *dev) stopDaemon(ctx context.Context, node *localpg.Node) error {
 }
 
 // daemonPid returns the pid of a node's daemon, 0 if it does not run or the pid belongs to another program by now.
-func (d *dev) daemonPid(node *localpg.Node) int {
-	base := d.file("vaultd-" + node.Name())
+func (d *dev) daemonPid(node string) int {
+	base := d.file("vaultd-" + node)
 	text, err := os.ReadFile(base + ".pid")
 	if err != nil {
 		return 0
@@ -456,23 +488,63 @@ func commandLine(pid int) string {
 	return string(out)
 }
 
-func (a *app) printDevStatus(d *dev) error {
-	type nodeStatus struct {
-		Node     string `json:"node"`
-		Postgres bool   `json:"postgres"`
-		Daemon   bool   `json:"vaultd"`
-		URL      string `json:"url,omitempty"`
+type devNodeStatus struct {
+	Node     string `json:"node"`
+	Postgres bool   `json:"postgres"`
+	Daemon   bool   `json:"vaultd"`
+	URL      string `json:"url,omitempty"`
+}
+
+func (d *dev) nodes() []devNodeStatus {
+	var all []devNodeStatus
+	for _, node := range d.cluster.Nodes() {
+		all = append(all, d.status(node.Name(), node.Running()))
 	}
-	var all []nodeStatus
+	return all
+}
+
+// daemons is the same by the daemons' settings, while another process holds the cluster.
+func (d *dev) daemons(ctx context.Context) []devNodeStatus {
+	files, _ := filepath.Glob(d.file("vaultd-*.toml")) // the pattern is good
+	var all []devNodeStatus
+	for _, file := range files {
+		name := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(file), "vaultd-"), ".toml")
+		all = append(all, d.status(name, answers(ctx, file)))
+	}
+	return all
+}
+
+// answers reports whether the node of a daemon's settings takes connections.
+func answers(ctx context.Context, settings string) bool {
+	var s struct {
+		URL string `toml:"database_url"`
+	}
+	if _, err := toml.DecodeFile(settings, &s); err != nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, s.URL)
+	if err != nil {
+		return false
+	}
+	_ = conn.Close(ctx)
+	return true
+}
+
+func (d *dev) status(node string, postgres bool) devNodeStatus {
+	s := devNodeStatus{Node: node, Postgres: postgres, Daemon: d.daemonPid(node) != 0}
+	if addresses, err := d.addresses(node); err == nil && s.Daemon {
+		s.URL = addresses["VAULTD_URL"]
+	}
+	return s
+}
+
+func (a *app) printDevStatus(all []devNodeStatus) error {
 	var rows [][]string
 	running := true
-	for _, node := range d.cluster.Nodes() {
-		s := nodeStatus{Node: node.Name(), Postgres: node.Running(), Daemon: d.daemonPid(node) != 0}
-		if addresses, err := d.addresses(node); err == nil && s.Daemon {
-			s.URL = addresses["VAULTD_URL"]
-		}
+	for _, s := range all {
 		running = running && s.Postgres && s.Daemon
-		all = append(all, s)
 		rows = append(rows, []string{s.Node, upOrDown(s.Postgres), upOrDown(s.Daemon), s.URL})
 	}
 	var err error

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/hyperiondb/vault/internal/audit/seal"
+	"github.com/hyperiondb/vault/internal/kms"
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
@@ -44,6 +45,7 @@ var exitCodes = []struct {
 	hint string
 }{
 	{errUsage, exitUsage, ""},
+	{kms.ErrURI, exitUsage, "the KMS key is that of --kms-key, of VAULTCTL_KMS_KEY, or the vault's default"},
 	{errDeclined, exitDeclined, ""},
 	{errAttention, exitAttention, ""},
 	{errNotRun, exitNotRun, ""},
@@ -110,6 +112,10 @@ func (a *app) verdict(err error) (code int, help string) {
 	if text := err.Error(); errors.Is(err, vault.ErrUnavailable) && strings.Contains(text, "read only connection") &&
 		!strings.Contains(text, "default_transaction_read_only") { // pgconn's text, without internal/db's reason for it
 		help = "changes go to the primary, and this node is a standby: --database-url names the primary, or several hosts"
+	}
+	if text := err.Error(); strings.Contains(text, "password authentication failed") ||
+		strings.Contains(text, "no password") {
+		help = "the password comes from ~/.pgpass (mode 0600), PGPASSFILE, a service file or PGPASSWORD"
 	}
 	if (errors.Is(err, vault.ErrFenced) || errors.Is(err, vault.ErrState)) && a.stateFile() != "" {
 		help = "make sure which primary is the right one; if it is this one: rm " + shellPath(a.stateFile())

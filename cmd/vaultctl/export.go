@@ -96,6 +96,9 @@ func runExport(ctx context.Context, a *app, o exportOptions) error {
 	if o.file != "-" {
 		a.note("%s in %s", plural(x.written, "secret", "secrets"), o.file)
 	}
+	if x.written == 0 && x.failed == 0 {
+		a.note("no secrets%s", under(o.prefix))
+	}
 	if x.failed > 0 {
 		return attention("%s missing from the export", plural(x.failed, "secret is", "secrets are"))
 	}

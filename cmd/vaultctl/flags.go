@@ -102,6 +102,9 @@ func (f *generateFlags) parse(cmd *cobra.Command) error {
 	if !given {
 		return usage("--length and --charset go with --generate")
 	}
+	if cmd.Flags().Changed("length") && f.length < 1 {
+		return usage("--length is at least 1")
+	}
 	var generator rotation.Generator
 	var err error
 	if shaped {

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"time"
 	"unicode/utf8"
@@ -12,11 +14,13 @@ import (
 	"golang.org/x/term"
 
 	"github.com/hyperiondb/vault/internal/audit"
+	"github.com/hyperiondb/vault/internal/strictjson"
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
 func newGetCmd(a *app) *cobra.Command {
 	var version int
+	var field string
 	var least atLeast
 	var record onRecord
 	cmd := &cobra.Command{
@@ -30,6 +34,7 @@ Any node will do, a read-only standby included. The read is recorded at the prim
 change, and exits with 6 if it has not after a moment.`,
 		Example: `  vaultctl get prod/db/password
   vaultctl get prod/tls/key > key.pem
+  vaultctl get prod/db/account --field username
   vaultctl get prod/db/password --version 3 -o json`,
 		Args:              secretArgs(1, "NAME"),
 		ValidArgsFunction: completeNames(a, names{live: true}),
@@ -40,51 +45,99 @@ change, and exits with 6 if it has not after a moment.`,
 			if err := least.parse(cmd); err != nil {
 				return err
 			}
-			return runGet(cmd.Context(), a, args[0], version, least, record)
+			if cmd.Flags().Changed("field") && (field == "" || a.json()) {
+				return usage("--field takes the name of a member, and no -o json")
+			}
+			return runGet(cmd.Context(), a, args[0], getOptions{version, field, least, record})
 		},
 	}
 	cmd.Flags().IntVar(&version, "version", 0, "an older version, during its grace period (default: the current one)")
+	cmd.Flags().StringVar(&field, "field", "", "only the member `NAME` of a value that is a JSON object")
 	least.register(cmd)
 	record.register(cmd)
+	completeVersionFlag(a, cmd)
 	return cmd
 }
 
-func runGet(ctx context.Context, a *app, name string, version int, least atLeast, record onRecord) error {
+type getOptions struct {
+	version int    // 0 = current
+	field   string // "" = the whole value
+	least   atLeast
+	record  onRecord
+}
+
+func runGet(ctx context.Context, a *app, name string, o getOptions) error {
 	v, err := a.vault(ctx)
 	if err != nil {
 		return err
 	}
-	if err := least.awaitReplay(ctx, v); err != nil {
+	if err := o.least.awaitReplay(ctx, v); err != nil {
 		return err
 	}
-	secret, err := v.Get(ctx, name, vault.GetOptions{Version: version})
+	secret, err := v.Get(ctx, name, vault.GetOptions{Version: o.version})
 	if err != nil {
-		record.refused(ctx, a, audit.Read, name, version, err)
+		o.record.refused(ctx, a, audit.Read, name, o.version, err)
 	}
 	switch {
-	case err != nil && version > 0:
-		return aboutVersion(name, version, err)
+	case err != nil && o.version > 0:
+		return aboutVersion(name, o.version, err)
 	case err != nil:
 		return about(name, err)
 	}
 	defer secret.Wipe()
-	if err := record.recordRead(ctx, a, vault.AuditedGet(name, secret)); err != nil {
+	if err := o.record.recordRead(ctx, a, vault.AuditedGet(name, secret)); err != nil {
 		return err
 	}
 	if a.json() {
 		return a.printJSON(jsonSecret(secret))
 	}
+	value := []byte(secret.Value)
+	if o.field != "" {
+		if value, err = fieldOf(value, o.field); err != nil {
+			return hint(err, "vaultctl get %s, without --field", name)
+		}
+		defer clear(value)
+	}
 	terminal := term.IsTerminal(int(a.out.Fd()))
-	if terminal && !isTerminalSafe(secret.Value) {
+	if terminal && !isTerminalSafe(value) {
 		return hint(usage("the value of %q is not text", name), "vaultctl get %s > FILE, or -o json", name)
 	}
-	if _, err := a.out.Write(secret.Value); err != nil {
+	if _, err := a.out.Write(value); err != nil {
 		return fmt.Errorf("writing the value: %w", reason(err))
 	}
-	if terminal && secret.Value[len(secret.Value)-1] != '\n' {
+	if terminal && !bytes.HasSuffix(value, []byte("\n")) {
 		fmt.Fprintln(a.out)
 	}
 	return nil
+}
+
+// fieldOf returns one member of a JSON object: a string's text, anything else as JSON. Its errors show nothing of the
+// value.
+func fieldOf(value []byte, name string) ([]byte, error) {
+	if !strictjson.IsObject(value) {
+		return nil, usage("the value is not a JSON object")
+	}
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(value, &members); err != nil {
+		return nil, usage("the value is not a JSON object")
+	}
+	defer func() {
+		for _, m := range members {
+			clear(m)
+		}
+	}()
+	member, found := members[name]
+	if !found {
+		return nil, &kindError{vault.ErrNotFound, fmt.Sprintf("the value has no member %q", name)}
+	}
+	if member[0] != '"' {
+		return bytes.Clone(member), nil
+	}
+	var text string
+	if err := json.Unmarshal(member, &text); err != nil {
+		return nil, usage("the member %q cannot be read", name)
+	}
+	return []byte(text), nil
 }
 
 // isTerminalSafe reports whether a terminal may show value as it is: a control character other than newline and tab

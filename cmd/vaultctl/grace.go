@@ -52,6 +52,7 @@ standbys, and exits with 7 if one has not replayed it in time.`,
 	}
 	cmd.Flags().IntVar(&o.version, "version", 0, "only this version (default: every one in grace)")
 	registerStandbyWait(cmd, &o.wait)
+	completeVersionFlag(a, cmd)
 	return cmd
 }
 

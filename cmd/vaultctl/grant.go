@@ -40,7 +40,8 @@ when it is renamed, and a new role of the same name does not have them. --revoke
   vaultctl grant vaultd
   vaultctl grant vaultd --as worker
   vaultctl grant app --revoke`,
-		Args: exactArgs("ROLE"),
+		Args:              exactArgs("ROLE"),
+		ValidArgsFunction: completeRoles(a),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.role = args[0]
 			if cmd.Flags().Changed("prefix") {

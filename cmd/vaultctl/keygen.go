@@ -17,8 +17,9 @@ import (
 func newKeygenCmd(a *app) *cobra.Command {
 	var audit, show bool
 	cmd := &cobra.Command{
-		Use:   "keygen PATH",
-		Short: "Make a local key file, for a vault without AWS KMS",
+		Use:         "keygen PATH",
+		Annotations: map[string]string{takesFile: "PATH"},
+		Short:       "Make a local key file, for a vault without AWS KMS",
 		Long: `Make a local key file, for a vault without AWS KMS: 32 random bytes, mode 0600. It prints the URI of the key.
 
 vaultctl and vaultd need this file on each machine that opens secrets. The file and a copy of the database together

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bufio"
 	"context"
+	"fmt"
 	"strconv"
 	"time"
 
@@ -15,7 +17,7 @@ import (
 const listPage = 1000
 
 func newListCmd(a *app) *cobra.Command {
-	var deleted bool
+	var deleted, namesOnly bool
 	cmd := &cobra.Command{
 		Use:   "list [PREFIX]",
 		Short: "List secrets, without their values",
@@ -26,7 +28,8 @@ It works on a standby too.`,
 		Example: `  vaultctl list
   vaultctl list prod/db/
   vaultctl list --deleted
-  vaultctl list -o json | jq -r '.[].name'`,
+  vaultctl list prod/ --names | wc -l
+  vaultctl list -o json | jq -r '.[] | select(.kind == "automatic") | .name'`,
 		Args:              rangeArgs(0, "PREFIX"),
 		ValidArgsFunction: completeNames(a, names{live: true}),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -34,14 +37,18 @@ It works on a standby too.`,
 			if len(args) == 1 {
 				query.Prefix = args[0]
 			}
-			return runList(cmd.Context(), a, query)
+			if namesOnly && a.json() {
+				return usage("--names and -o json exclude each other")
+			}
+			return runList(cmd.Context(), a, query, namesOnly)
 		},
 	}
 	cmd.Flags().BoolVar(&deleted, "deleted", false, "those deleted that can still be restored")
+	cmd.Flags().BoolVar(&namesOnly, "names", false, "only their names, one a line")
 	return cmd
 }
 
-func runList(ctx context.Context, a *app, query db.ListQuery) error {
+func runList(ctx context.Context, a *app, query db.ListQuery, namesOnly bool) error {
 	v, err := a.vault(ctx)
 	if err != nil {
 		return err
@@ -50,8 +57,11 @@ func runList(ctx context.Context, a *app, query db.ListQuery) error {
 	if err != nil {
 		return err
 	}
-	if a.json() {
+	switch {
+	case a.json():
 		return a.printJSON(secrets)
+	case namesOnly:
+		return a.printNames(secrets)
 	}
 	now := time.Now()
 	rows := make([][]string, len(secrets))
@@ -63,10 +73,28 @@ func runList(ctx context.Context, a *app, query db.ListQuery) error {
 	if query.Deleted {
 		nothing = "no deleted secrets"
 	}
-	if query.Prefix != "" {
-		nothing += " under " + strconv.Quote(query.Prefix)
+	return a.printTable([]string{"NAME", "VERSION", "KIND", "ROTATES", "NEXT ROTATION", "STATE"}, rows,
+		nothing+under(query.Prefix))
+}
+
+// under says which names an answer is about; "" = all.
+func under(prefix string) string {
+	if prefix == "" {
+		return ""
 	}
-	return a.printTable([]string{"NAME", "VERSION", "KIND", "ROTATES", "NEXT ROTATION", "STATE"}, rows, nothing)
+	return " under " + strconv.Quote(prefix)
+}
+
+// printNames prints one name a line, for scripts. It prints nothing if there is none.
+func (a *app) printNames(secrets []db.SecretRow) error {
+	out := bufio.NewWriter(a.out)
+	for _, s := range secrets {
+		fmt.Fprintln(out, printable(s.Name))
+	}
+	if err := out.Flush(); err != nil {
+		return fmt.Errorf("writing the answer: %w", reason(err))
+	}
+	return nil
 }
 
 // listAll asks for page after page; never nil, so that JSON says [].

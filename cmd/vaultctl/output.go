@@ -12,6 +12,8 @@ import (
 	"unicode/utf16"
 	"unicode/utf8"
 
+	"github.com/charmbracelet/lipgloss"
+	"github.com/charmbracelet/x/ansi"
 	"golang.org/x/term"
 
 	"github.com/hyperiondb/vault/internal/rotation"
@@ -44,8 +46,6 @@ func (a *app) printTable(heading []string, rows [][]string, ifEmpty string) erro
 		fmt.Fprintln(a.err, ifEmpty)
 		return nil
 	}
-	table := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, strings.Join(heading, "\t"))
 	for _, row := range rows {
 		for i := range row {
 			row[i] = printable(row[i])
@@ -53,12 +53,59 @@ func (a *app) printTable(heading []string, rows [][]string, ifEmpty string) erro
 				row[i] = "-"
 			}
 		}
+	}
+	if width, _, err := term.GetSize(int(a.out.Fd())); err == nil { // it is a terminal
+		fitTable(heading, rows, width)
+	}
+	table := tabwriter.NewWriter(a.out, 0, 0, columnGap, ' ', 0)
+	fmt.Fprintln(table, strings.Join(heading, "\t"))
+	for _, row := range rows {
 		fmt.Fprintln(table, strings.Join(row, "\t"))
 	}
 	if err := table.Flush(); err != nil {
 		return fmt.Errorf("writing the answer: %w", err)
 	}
 	return nil
+}
+
+const (
+	columnGap = 2
+	// narrowest is how far a column is cut: less would say nothing.
+	narrowest = 12
+	cut       = "..." // not one character of Unicode: the locale may be C
+)
+
+// fitTable cuts cells so that no line is wider than the terminal, the widest column first. The first column stays
+// whole, since its names are what other commands take, and so does a table that cannot fit.
+func fitTable(heading []string, rows [][]string, width int) {
+	widths := make([]int, len(heading))
+	total := columnGap * (len(heading) - 1)
+	for i := range heading {
+		widths[i] = len(heading[i])
+		for _, row := range rows {
+			widths[i] = max(widths[i], lipgloss.Width(row[i]))
+		}
+		total += widths[i]
+	}
+	for ; total > width; total-- {
+		widest := 0
+		for i := 1; i < len(widths); i++ {
+			if widths[i] > narrowest && widths[i] > len(heading[i]) && (widest == 0 || widths[i] > widths[widest]) {
+				widest = i
+			}
+		}
+		if widest == 0 {
+			return
+		}
+		widths[widest]--
+	}
+	for _, row := range rows {
+		for i := range row {
+			if lipgloss.Width(row[i]) > widths[i] {
+				row[i] = ansi.Truncate(row[i], widths[i], cut)
+			}
+		}
+	}
 }
 
 // printFields writes name and value pairs, one a line; empty values are left out.

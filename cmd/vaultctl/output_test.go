@@ -27,6 +27,28 @@ func TestPrintable(t *testing.T) {
 	}
 }
 
+func TestFitTable(t *testing.T) {
+	heading := []string{"NAME", "STATE", "DETAIL"}
+	table := func() [][]string {
+		return [][]string{{"prod/a", "ok", strings.Repeat("d", 40)}, {"prod/b", strings.Repeat("日", 10), "-"}}
+	}
+	for _, c := range []struct {
+		width int
+		want  [][]string
+	}{
+		{120, table()},
+		{70, table()}, // 6 + 20 + 40 and two gaps
+		{52, [][]string{{"prod/a", "ok", strings.Repeat("d", 19) + "..."}, {"prod/b", strings.Repeat("日", 10), "-"}}},
+		{34, [][]string{{"prod/a", "ok", "ddddddddd..."}, {"prod/b", "日日日日...", "-"}}},
+		{10, table()}, // it cannot fit
+	} {
+		rows := table()
+		if fitTable(heading, rows, c.width); !cmp.Equal(rows, c.want) {
+			t.Errorf("%d columns: got %q, want %q", c.width, rows, c.want)
+		}
+	}
+}
+
 func TestDurationFlag(t *testing.T) {
 	var value *time.Duration
 	flag := durationFlag{&value}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 
@@ -181,6 +182,9 @@ func (a *app) rewrapKeyring(ctx context.Context, o rewrapOptions) (*kms.Keyring,
 		}
 	}
 	keyring, err := kms.OpenKeyring(ctx, uris)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = usage("%s", messageOf(err))
+	}
 	if err != nil {
 		return nil, hint(err, "the KMS keys are those of --to and --from, and the one that put uses")
 	}

@@ -21,7 +21,7 @@ Version numbers only go up, so a client never takes an older value for a newer o
 		Example: `  vaultctl history prod/db/password
   vaultctl rollback prod/db/password 3`,
 		Args:              secretArgs(2, "NAME", "VERSION"),
-		ValidArgsFunction: completeNames(a, names{live: true}),
+		ValidArgsFunction: completeNameAndVersion(a),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			version, err := strconv.Atoi(args[1])
 			if err != nil || version < 1 {

@@ -4,12 +4,16 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/hyperiondb/vault/internal/envelope"
+	"github.com/hyperiondb/vault/internal/kms"
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
@@ -47,6 +51,11 @@ and a KMS key; reading takes a database role that was granted the names, and the
 			if a.output != "table" && a.output != "json" && a.output != "jsonl" {
 				return usage("unknown output %q: table or json", a.output)
 			}
+			if cmd.Flags().Changed("kms-key") && a.kmsKey != "" {
+				if _, err := kms.ParseURI(a.kmsKey); err != nil {
+					return hint(usage("%s", oneLine(err)), "vaultctl keygen FILE prints the URI of a new key file")
+				}
+			}
 			a.parsed = true
 			if err := vault.CheckTimeZone(); err != nil {
 				a.note("warning: %s", err)
@@ -67,7 +76,7 @@ and a KMS key; reading takes a database role that was granted the names, and the
 		flags.Lookup(name).DefValue = "" // --help must not print a URL with a password in it
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return hint(usage("%s", oneLine(err)), "%s --help", cmd.CommandPath())
+		return hint(usage("%s", flagError(err)), "%s --help", cmd.CommandPath())
 	})
 	root.AddGroup(&cobra.Group{ID: "secrets", Title: "Secrets:"}, &cobra.Group{ID: "access", Title: "Access:"},
 		&cobra.Group{ID: "vault", Title: "The vault:"})
@@ -105,41 +114,6 @@ func holdCommands(cmd *cobra.Command, children ...*cobra.Command) *cobra.Command
 	cmd.Annotations = map[string]string{"holds": "commands"} // so that its usage does not show it as one
 	cmd.AddCommand(children...)
 	return cmd
-}
-
-func newHelpCmd() *cobra.Command {
-	return &cobra.Command{
-		Use:   "help [COMMAND]",
-		Short: "Show the help of a command",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			about, rest, err := cmd.Root().Find(args)
-			if err != nil {
-				return err
-			}
-			if about.HasSubCommands() {
-				err = knownCommand(about, rest)
-			}
-			if err != nil {
-				return err
-			}
-			about.InitDefaultHelpFlag() // as --help does
-			about.InitDefaultVersionFlag()
-			return about.Help()
-		},
-		ValidArgsFunction: func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
-			about, _, err := cmd.Root().Find(args)
-			if err != nil {
-				return nil, cobra.ShellCompDirectiveNoFileComp
-			}
-			var found []string
-			for _, c := range about.Commands() {
-				if c.IsAvailableCommand() && strings.HasPrefix(c.Name(), typed) {
-					found = append(found, c.Name()+"\t"+c.Short)
-				}
-			}
-			return found, cobra.ShellCompDirectiveNoFileComp
-		},
-	}
 }
 
 // knownCommand is the Args of a command that only holds others: its arguments name no command.
@@ -234,6 +208,23 @@ func secretArgs(least int, names ...string) cobra.PositionalArgs {
 		}
 		return envelope.CheckName(args[0])
 	}
+}
+
+// flagError says what a flag takes, where pflag says how Go parses it.
+func flagError(err error) string {
+	var invalid *pflag.InvalidValueError
+	var number *strconv.NumError
+	if !errors.As(err, &invalid) || !errors.As(err, &number) {
+		return oneLine(err)
+	}
+	takes := "a whole number"
+	switch {
+	case number.Func == "ParseBool":
+		takes = "true or false"
+	case errors.Is(err, strconv.ErrRange):
+		takes = "a smaller number"
+	}
+	return fmt.Sprintf("--%s takes %s, not %q", invalid.GetFlag().Name, takes, invalid.GetValue())
 }
 
 func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }

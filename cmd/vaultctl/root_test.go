@@ -2,8 +2,10 @@ package main
 
 import (
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -69,6 +71,17 @@ func TestWhatWasTypedIsRefusedBeforeAnythingOpens(t *testing.T) {
 		"get a b":                                "too many arguments: 2, expected NAME",
 		"app list x":                             "too many arguments: 1, expected none\nhint: vaultctl app list [flags]\n",
 		"get a:b":                                "invalid name",
+		"get a --version foo":                    "--version takes a whole number, not \"foo\"\nhint: vaultctl get --help\n",
+		"get a --version 99999999999999999999":   "--version takes a smaller number",
+		"get a --unaudited=maybe":                "--unaudited takes true or false, not \"maybe\"",
+		"get a --field=":                         "--field takes the name of a member",
+		"audit list --limit ten":                 "--limit takes a whole number, not \"ten\"",
+		"list --kms-key foo":                     "invalid kms key uri \"foo\"",
+		"put a --generate --length 0":            "--length is at least 1",
+		"put a --generate --length -1":           "--length is at least 1",
+		"doctor extra":                           "too many arguments: 1, expected none",
+		"status --watch=1ms":                     "--watch",
+		"help exit":                              "unknown command \"vaultctl exit\"",
 		"get a --version 0":                      "--version takes a version number",
 		"get a --min-lsn 16B3748":                "--min-lsn: a position in the log looks like 0/16B3748",
 		"get a --wait 3s":                        "--wait goes with --min-lsn",
@@ -186,6 +199,33 @@ func TestMigratePrintNeedsNoDatabase(t *testing.T) {
 	if got.code != 0 || !strings.Contains(got.out, "CREATE SCHEMA vault") ||
 		!strings.Contains(got.out, "'local:///etc/vault/kek'") || got.err != "" {
 		t.Errorf("got exit code %d, %d bytes and %q", got.code, len(got.out), got.err)
+	}
+}
+
+// TestTopicsAreComplete: scripts rely on the codes, and operators on the variables.
+func TestTopicsAreComplete(t *testing.T) {
+	codes := mustRun(t, "help", "exit-codes")
+	for _, code := range []int{exitDone, exitFailed, exitUsage, exitNotFound, exitRefused, exitConflict, exitUnavailable,
+		exitAttention, exitDeclined, exitNotRun, exitNoProgram, exitInterrupted} {
+		if codes.code != 0 || !regexp.MustCompile(fmt.Sprintf(`(?m)^  %d +[a-z]`, code)).MatchString(codes.out) {
+			t.Errorf("help exit-codes: got exit code %d and no line of %d", codes.code, code)
+		}
+	}
+	environment := mustRun(t, "help", "environment")
+	files, err := filepath.Glob("*.go")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("looking for the sources: %d files, %v", len(files), err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, found := range regexp.MustCompile(`os\.Getenv\("([A-Z_]+)"\)`).FindAllSubmatch(text, -1) {
+			if !strings.HasSuffix(file, "_test.go") && !strings.Contains(environment.out, string(found[1])) {
+				t.Errorf("help environment: %s is missing, which %s reads", found[1], file)
+			}
+		}
 	}
 }
 

@@ -5,15 +5,18 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/hyperiondb/vault/internal/audit/auditdb"
 	"github.com/hyperiondb/vault/internal/db"
 )
 
 func newStatusCmd(a *app) *cobra.Command {
-	return &cobra.Command{
+	var every *time.Duration
+	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show the state of the vault on the node that answers",
 		Long: `Show the state of the vault on the node that answers. It exits with 7, and says why on standard error, when
@@ -21,9 +24,52 @@ rotations failed or are overdue, when the supervisor, a worker or the sealer fai
 for a standby that is not connected. It warns if an acknowledged write could be lost, and of credentials of apps that
 expire within 14 days.`,
 		Example: `  vaultctl status
+  vaultctl status --watch
   PGHOST=db2 vaultctl status -o json`,
 		Args: exactArgs(),
-		RunE: func(cmd *cobra.Command, _ []string) error { return runStatus(cmd.Context(), a) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			switch {
+			case every == nil:
+				return runStatus(cmd.Context(), a)
+			case *every < time.Second:
+				return usage("--watch takes at least 1s")
+			}
+			return watch(cmd.Context(), a, *every, runStatus)
+		},
+	}
+	cmd.Flags().Var(durationFlag{&every}, "watch", "show it again every 2s, or every `DURATION` written --watch=10s")
+	cmd.Flags().Lookup("watch").NoOptDefVal = "2s"
+	return cmd
+}
+
+// watch runs a command again and again until it is interrupted. An answer that needs attention, or a node that is away,
+// is shown and does not end it; another error does. On a terminal each answer replaces the one before.
+func watch(ctx context.Context, a *app, every time.Duration, run func(context.Context, *app) error) error {
+	terminal := term.IsTerminal(int(a.out.Fd()))
+	again := time.NewTicker(every)
+	defer again.Stop()
+	for {
+		if terminal {
+			fmt.Fprint(a.out, "\x1b[H\x1b[2J")
+		}
+		err := run(ctx, a)
+		if ctx.Err() != nil {
+			return nil // Ctrl-C is how it ends
+		}
+		if err != nil {
+			if code, _ := a.verdict(err); code != exitAttention && code != exitUnavailable {
+				return err
+			}
+			a.report(ctx, err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-again.C:
+		}
+		if !terminal && !a.json() {
+			fmt.Fprintln(a.out)
+		}
 	}
 }
 

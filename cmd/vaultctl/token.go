@@ -280,8 +280,11 @@ A standby follows when it has replayed the change. If it is promoted before that
 for all connected standbys, and exits with 7 if one has not replayed it in time.`,
 		Example: `  vaultctl token revoke ci
   vaultctl token revoke ci --wait`,
-		Args: exactArgs("NAME"),
-		RunE: func(cmd *cobra.Command, args []string) error { return runTokenRevoke(cmd.Context(), a, args[0], wait) },
+		Args:              exactArgs("NAME"),
+		ValidArgsFunction: completeTokens(a),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return runTokenRevoke(cmd.Context(), a, args[0], wait)
+		},
 	}
 	registerStandbyWait(cmd, &wait)
 	return cmd

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -8,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -152,14 +154,18 @@ func (c *Config) warnOfFiles(add addWarning) {
 		add("tls_key", "%q can be read by every user (mode %04o)", c.TLSKey, mode)
 	}
 	for _, uri := range c.KMSKeys {
-		path, _ := strings.CutPrefix(uri, "local://")
-		warnOfKey("kms_keys", path, add)
+		if path, local := strings.CutPrefix(uri, "local://"); local {
+			warnOfKey("kms_keys", path, add)
+		}
 	}
 	warnOfKey("audit_seal_key", c.AuditSealKey, add)
 	c.warnOfState(add)
 }
 
 func warnOfKey(key, path string, add addWarning) {
+	if _, err := os.Stat(path); filepath.IsAbs(path) && errors.Is(err, fs.ErrNotExist) {
+		add(key, "%q is not there: vaultd does not start without it", path)
+	}
 	if mode := modeOf(path); mode&0o077 != 0 {
 		add(key, "%q is not its owner's alone (mode %04o)", path, mode)
 	}

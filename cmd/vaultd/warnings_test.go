@@ -130,6 +130,10 @@ func TestCheckConfigWarns(t *testing.T) {
 		"a TLS key of a group":          {chmod("key.pem", 0o640), "", ""},
 		"a KEK of a group":              {chmod("kek", 0o640), "", "kms_keys: "},
 		"a KEK others can read":         {chmod("kek", 0o604), "", "kms_keys: "},
+		"no KEK": {func(dir string) { mustRemove(t, filepath.Join(dir, "kek")) }, "",
+			"kms_keys: "},
+		"no seal key": {func(dir string) { mustRemove(t, filepath.Join(dir, "seals.key")) }, "",
+			"vaultd does not start without it"},
 		"a seal key others can read":    {chmod("seals.key", 0o644), "", "audit_seal_key: "},
 		"a spool others can list":       {chmod("spool", 0o755), "", "audit_spool: "},
 		"a spool of a group":            {chmod("spool", 0o750), "", "audit_spool: "},
@@ -163,6 +167,13 @@ func TestCheckConfigWarns(t *testing.T) {
 			out != "" {
 			t.Errorf("%s: --strict got exit code %d (%s), want %d", name, strict, errOut, want)
 		}
+	}
+}
+
+func mustRemove(t *testing.T, path string) {
+	t.Helper()
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -101,12 +101,16 @@ func isDefinite(err error) bool {
 	return errors.Is(err, pgx.ErrTxCommitRollback)
 }
 
+// validateFailed is pgconn's text before the error of a connection that was made and is not what the caller needs.
+const validateFailed = "ValidateConnect failed: "
+
 // distinctLines joins the errors of several hosts without repetition: with and without TLS, one host fails with the
 // same text.
 func distinctLines(err error) string {
 	var lines []string
 	for line := range strings.Lines(err.Error()) {
-		if line = strings.TrimSpace(line); !slices.Contains(lines, line) {
+		line = strings.Replace(strings.TrimSpace(line), validateFailed, "", 1)
+		if !slices.Contains(lines, line) {
 			lines = append(lines, line)
 		}
 	}

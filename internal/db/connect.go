@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -263,5 +264,11 @@ func TargetString(url string) string {
 	if err != nil {
 		return ""
 	}
-	return fmt.Sprintf("host='%s' dbname='%s'", quoting.Replace(c.Host), quoting.Replace(c.Database))
+	hosts := []string{c.Host}
+	for _, other := range c.Fallbacks { // also one for each host with and without TLS
+		if !slices.Contains(hosts, other.Host) {
+			hosts = append(hosts, other.Host)
+		}
+	}
+	return fmt.Sprintf("host='%s' dbname='%s'", quoting.Replace(strings.Join(hosts, ",")), quoting.Replace(c.Database))
 }

@@ -351,3 +351,16 @@ func checkSent(t *testing.T, text string, c *pgx.ConnConfig, marked string) {
 		}
 	}
 }
+
+// TestTargetString: check-config prints it, so it names every host and no password.
+func TestTargetString(t *testing.T) {
+	for in, want := range map[string]string{
+		"postgres://u:secret@db1,db2:5433,db3/app?target_session_attrs=read-write": "host='db1,db2,db3' dbname='app'",
+		"host=/run/postgresql dbname=app user=u":                                   "host='/run/postgresql' dbname='app'",
+		"host=db1 hostaddr":                                                        "",
+	} {
+		if got := db.TargetString(in); got != want {
+			t.Errorf("%s: got %q, want %q", in, got, want)
+		}
+	}
+}

@@ -11,6 +11,7 @@ import (
 func Actions() []string {
 	return []string{"read", "verify", "list", "describe", "identify", "put", "rotate", "rollback", "update", "delete",
 		"restore", "purge", "rewrap", "expire", "grace.end",
+		"app.create", "app.delete", "app.token", "app.revoke", "app.allow", "app.disallow", "app.enable", "app.disable",
 		"token.create", "token.revoke", "grant", "grant.revoke", "grant.gone", "rotation.request", "rotation.retry",
 		"rotation.pause", "rotation.resume", "rotation.limit", "config", "audit.damaged", "audit.gap", "audit.unreadable",
 		"audit.prune", "audit.refused", "audit.seal_key", "audit.spool", "audit.torn_tail", "audit.unrecorded"}
