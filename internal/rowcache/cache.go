@@ -174,7 +174,7 @@ func (c *Cache) lookup(s *shard, name string, a Ask, t int64) (Answer, finding, 
 	switch {
 	case confirmed.at >= need && same:
 		epoch = confirmed.epoch
-	case e.began >= need:
+	case e.began >= need && (same || a.MinLSN == 0 || need == t): // its own epoch may be from before the position
 	case c.survives(confirmed, t) && same && need < t:
 		epoch, age = confirmed.epoch, t-confirmed.at
 		c.stats.survived.Add(1)
@@ -222,9 +222,12 @@ func (a *away) end() {
 	}
 }
 
-// lately reports whether the node was away within the last tries: they are a second apart while there are reads.
+// tryAgain is how long reads of kept rows go on without another query that fails.
+const tryAgain = 2 * time.Second
+
+// lately reports whether the last query has failed, and not long ago.
 func (a *away) lately(now int64) bool {
-	return a.since.Load() != 0 && now-a.last.Load() <= int64(2*longestReopen)
+	return a.since.Load() != 0 && now-a.last.Load() <= int64(tryAgain)
 }
 
 // tooLong reports whether it is of no use to wait for the node.
@@ -243,7 +246,7 @@ const (
 
 // ask queries the node. While that has been away for less than patience, it waits and asks again.
 func (c *Cache) ask(ctx context.Context, s *shard, name string, a Ask, t int64) (Answer, error) {
-	r, err := c.query(ctx, s, name, a, t)
+	r, err := c.query(ctx, s, name, a)
 	if !c.isAway(ctx, err) {
 		return Answer{Reading: r}, err
 	}
@@ -267,8 +270,8 @@ func (c *Cache) ask(ctx context.Context, s *shard, name string, a Ask, t int64) 
 			timer.Stop()
 			return Answer{}, err // of the node, which says more
 		}
-		var again error
-		if r, again = c.query(ctx, s, name, a, t); !c.isAway(ctx, again) && ctx.Err() == nil {
+		r, again := c.query(ctx, s, name, a)
+		if away := c.isAway(ctx, again); again == nil || !away && ctx.Err() == nil {
 			return Answer{Reading: r}, again
 		}
 	}
@@ -290,7 +293,7 @@ func (c *Cache) isAway(ctx context.Context, err error) bool {
 }
 
 // query reads a name from the node and keeps the answer, if answers are kept.
-func (c *Cache) query(ctx context.Context, s *shard, name string, a Ask, t int64) (db.Reading, error) {
+func (c *Cache) query(ctx context.Context, s *shard, name string, a Ask) (db.Reading, error) {
 	if c.survive > 0 && s.get(name) != nil {
 		// The row may be shown if the node is away. One that is frozen does not say so.
 		var cancel context.CancelFunc

@@ -312,8 +312,6 @@ func (c *Cache) lose(err error) (pause time.Duration) {
 	c.mu.Unlock()
 	if feed != nil {
 		feed.Close()
-	} else if errors.Is(err, db.ErrUnavailable) {
-		c.away.note(c.now()) // a new connection was refused, too
 	}
 	if confirmed := c.confirmed.Load(); confirmed != nil && (unusable || c.now()-confirmed.at > c.survive) {
 		c.confirmed.Store(nil)
