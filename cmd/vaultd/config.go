@@ -54,6 +54,14 @@ type Config struct {
 	DEKCacheSize int      `toml:"dek_cache_size"`  // data keys
 	MaxConns     int      `toml:"max_connections"` // to the local node
 
+	// Reads from memory; see package rowcache. An answer is what the node had at most read_confirm before the request;
+	// 0 = each read asks the node
+	ReadConfirm duration `toml:"read_confirm"`
+	// of sealed rows that are kept, at most; the heap may take twice that
+	ReadCacheBytes size `toml:"read_cache_bytes"`
+	// how long reads of kept rows go on while the node is away; 0 = they wait for it
+	ReadSurvive duration `toml:"read_survive"`
+
 	// connections of clients; 0 = as many as the limit of open files allows, at most 4096
 	HTTPMaxConns           int `toml:"http_max_connections"`
 	HTTPMaxConnsPerAddress int `toml:"http_max_connections_per_address"` // 0 = a quarter of them
@@ -134,7 +142,8 @@ func defaults() Config {
 		ScanInterval: duration(10 * time.Second), RotationWorkers: 4,
 		ClaimTimeout: duration(rotation.DefaultClaimTimeout), LogLevel: "info", LogFormat: "text",
 		ShutdownGrace: duration(10 * time.Second),
-		StateDir:      "/var/lib/vaultd",
+		ReadConfirm:   duration(20 * time.Millisecond), ReadCacheBytes: 64 << 20,
+		StateDir: "/var/lib/vaultd",
 
 		HeartbeatInterval: duration(time.Second), MinLSNWait: duration(3 * time.Second),
 	}
@@ -497,6 +506,9 @@ func (c *Config) checkNumbers() error {
 		{"heartbeat_interval (seconds)", time.Duration(c.HeartbeatInterval).Seconds(), 0, 3600},
 		{"max_staleness (seconds)", time.Duration(c.MaxStaleness).Seconds(), 0, 86400},
 		{"min_lsn_wait (seconds)", time.Duration(c.MinLSNWait).Seconds(), 0, 10},
+		{"read_confirm (seconds)", time.Duration(c.ReadConfirm).Seconds(), 0, 10},
+		{"read_cache_bytes", float64(c.ReadCacheBytes), 1 << 20, 1 << 40},
+		{"read_survive (seconds)", time.Duration(c.ReadSurvive).Seconds(), 0, 3600},
 		{"audit_sync_interval (seconds)", time.Duration(c.AuditSyncInterval).Seconds(), 0.001, 60},
 		{"audit_seals_bucket_interval (seconds)", time.Duration(c.AuditSealsBucketInterval).Seconds(), 1, 86400},
 		{"audit_max_bytes", float64(c.AuditMaxBytes), 64 << 10, 1 << 40},
@@ -507,8 +519,24 @@ func (c *Config) checkNumbers() error {
 			return fmt.Errorf("%s = %v: from %v to %v", n.key, n.value, n.least, n.most)
 		}
 	}
+	if err := c.checkConfirm(); err != nil {
+		return err
+	}
 	return c.checkStaleness()
 }
+
+// checkConfirm refuses a bound that polls cannot keep: they begin every half of it.
+func (c *Config) checkConfirm() error {
+	switch {
+	case c.ReadConfirm > 0 && c.ReadConfirm < duration(leastConfirm):
+		return fmt.Errorf("read_confirm: at least %s, or 0", leastConfirm)
+	case c.ReadConfirm == 0 && c.ReadSurvive > 0:
+		return errors.New("read_survive: without read_confirm no rows are kept, so none survive")
+	}
+	return nil
+}
+
+const leastConfirm = 2 * time.Millisecond
 
 // checkStaleness refuses a max_staleness that a healthy node would exceed between two heartbeats of its primary.
 func (c *Config) checkStaleness() error {

@@ -26,12 +26,13 @@ var healthBounds = listen.Bounds{Total: 32, PerAddress: 16}
 // reserved are the descriptors that HTTP connections leave to the database, the spool, rotations and the health
 // listener.
 func (c *Config) reserved() int {
-	reader, writer, listening := c.MaxConns, c.RotationWorkers+4, 1
+	reader, writer, listening, feed := c.MaxConns, c.RotationWorkers+4, 1, 1
 	systemd := 0
 	if c.CredentialSocket != "" {
 		systemd = listen.MaxOnce
 	}
-	return reader + writer + listening + c.RotationWorkers*perRotation + healthBounds.Total + systemd + otherDescriptors
+	return reader + writer + listening + feed + c.RotationWorkers*perRotation + healthBounds.Total + systemd +
+		otherDescriptors
 }
 
 // connectionBounds are the configured bounds, lowered to fit the limit of open files.

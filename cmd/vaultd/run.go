@@ -74,6 +74,8 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 		Reader: reader, Writer: writer, Keys: vault.DeferKeys(keys.open), CacheSize: c.DEKCacheSize,
 		CacheTTL:    time.Duration(c.DEKCacheTTL),
 		ReadTimeout: httpapi.ReadTimeout,
+		ReadConfirm: time.Duration(c.ReadConfirm), KeepBytes: int64(c.ReadCacheBytes),
+		ReadSurvive: time.Duration(c.ReadSurvive), Log: log,
 	})
 	defer v.Close()
 
@@ -91,7 +93,7 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 	defer stopReads()
 
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(&stateCollector{vault: v}, reads, waitQueries(v))
+	registry.MustRegister(&stateCollector{vault: v}, &memoryCollector{v}, reads, waitQueries(v))
 	fresh := v.NewFreshness(time.Duration(c.MaxStaleness))
 	bounds := c.connectionBounds(log)
 	api := httpapi.New(httpapi.Options{
@@ -101,7 +103,7 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 		MaxWaits: max(bounds.Total/2, 1), MaxWaitsPerAddress: max(bounds.PerAddress/2, 1),
 		Vault: v, Policy: c.policy, AdminAPI: c.AdminAPI, KVMount: c.KVMount,
 		Version: buildVersion(), Log: log, Registry: registry,
-		Checks: []httpapi.Check{{Name: "database", Check: bounded(v.Ping)}, {Name: "kms", Check: bounded(keys.check)},
+		Checks: []httpapi.Check{{Name: "database", Check: bounded(answers(v))}, {Name: "kms", Check: bounded(keys.check)},
 			{Name: "replication", Check: func(context.Context) error { return fresh.Check() }},
 			{Name: "audit", Check: reads.check},
 			{Name: "fence", Check: bounded(fenceOnly(v.CheckFence))}, {Name: "audit_seals", Check: sealer.Check},
@@ -159,6 +161,18 @@ func openFence(dir string, log *slog.Logger) (*db.Fence, error) {
 		log.Warn("the primaries seen are forgotten at the next restart", "error", err)
 	}
 	return fence, nil
+}
+
+// answers fails if the local node does not answer, and says so if reads go on all the same.
+func answers(v *vault.Vault) func(context.Context) error {
+	return func(ctx context.Context) error {
+		err := v.Ping(ctx)
+		if kept, on := v.KeptRows(); err != nil && on && kept.Surviving {
+			err = fmt.Errorf("%w; reads of %d kept secrets go on, last confirmed %s ago", err, kept.Rows,
+				kept.Confirmed.Round(time.Millisecond))
+		}
+		return err
+	}
 }
 
 // fenceOnly fails for ErrFenced alone: the check "database" reports a database that does not answer.

@@ -57,6 +57,8 @@ type Poll struct {
 	// Position is what the node had replayed, or on a primary flushed, after the snapshot was taken: it holds for the
 	// next poll, not for this one.
 	Position LSN
+	// Now is the node's clock when the poll began there, as now() of a query has it.
+	Now time.Time
 	// Instance is the server, and the same for all polls of a Feed.
 	Instance Instance
 }
@@ -74,7 +76,7 @@ var feedQuery = fmt.Sprintf(`SELECT pg_snapshot_xmin(pg_current_snapshot()), s.f
 	(SELECT epoch FROM vault.access_epoch WHERE only_row),
 	coalesce(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END,
 		'0/0')::text,
-	EXISTS (SELECT FROM vault.sealed_versions WHERE false)
+	EXISTS (SELECT FROM vault.sealed_versions WHERE false), now()
 	FROM vault.feed_state s, (SELECT count(*) AS rows, array_agg(name) FILTER (WHERE name IS NOT NULL) AS names
 		FROM (SELECT tx, name FROM vault.changed_names WHERE tx >= $1 ORDER BY tx LIMIT %d) AS changed) AS c
 	WHERE s.only_row`, feedNames+1)
@@ -130,7 +132,7 @@ func (f *Feed) Poll(ctx context.Context, since uint64) (Poll, error) {
 	var rows int64
 	var epoch uuid.NullUUID
 	err := f.conn.QueryRow(ctx, feedQuery, since).Scan(&p.XMin, &p.Floor, &system, &cookie, &rows, &p.Names,
-		&p.Scope, &epoch, &position, nil)
+		&p.Scope, &epoch, &position, nil, &p.Now)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return Poll{}, newError(ErrFeedUnusable, "vault.feed_state has no row")

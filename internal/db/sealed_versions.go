@@ -47,25 +47,12 @@ type readResult struct {
 	instance Instance // the server that answered
 }
 
-// Reading is the answer to one read: what the node has of a name, and the access epoch at that moment. A caller that
-// judges by the epoch does so before it looks at the rows, or at their absence.
-type Reading struct{ result readResult }
-
-// Epoch is the access epoch of the same snapshot as the rows. Zero: the node has none, so nothing may be shown to apps.
-func (r Reading) Epoch() uuid.UUID { return r.result.epoch }
-
-// Current is the current version. A secret that has none is ErrIntegrity, not ErrNotFound: clients act on a 404.
-func (r Reading) Current() (VersionRow, error) { return r.result.current(nil) }
-
-// Live are the current version and those in grace, newest first. ErrNotFound if the secret is absent or deleted.
-func (r Reading) Live() ([]VersionRow, error) { return r.result.rows, r.result.check(nil) }
-
-// Version is one live version by its number, from a reading of all live ones. ErrNotFound also if it has expired.
-func (r Reading) Version(version int) (VersionRow, error) { return r.result.version(version, nil) }
-
 func (s readResult) current(err error) (VersionRow, error) {
 	if err := s.check(err); err != nil {
 		return VersionRow{}, err
+	}
+	if s.rows[0].ExpiresAt != nil { // of all live versions the query has found those in grace alone
+		return VersionRow{}, errNoCurrent()
 	}
 	return s.withSecretColumns(s.rows[0]), nil
 }
@@ -243,9 +230,11 @@ func (s *scanner) missing(into *readResult) {
 		return
 	}
 	if into.found && s.raw[2] == nil {
-		into.bad = newError(ErrIntegrity, "the secret has no current version")
+		into.bad = errNoCurrent()
 	}
 }
+
+func errNoCurrent() error { return newError(ErrIntegrity, "the secret has no current version") }
 
 // epoch leaves the zero epoch where the server has none.
 func (s *scanner) epoch(column int, into *readResult) error {

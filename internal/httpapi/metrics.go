@@ -24,6 +24,7 @@ type metrics struct {
 	refused  *prometheus.CounterVec
 	denied   *prometheus.CounterVec
 	limited  *prometheus.CounterVec
+	answered *answered
 	appReads *appReads
 }
 
@@ -55,6 +56,7 @@ func newMetrics(r prometheus.Registerer, version string) metrics {
 		Name: "vaultd_http_limited_total",
 		Help: "Requests answered with 429, by the limit they exceeded.",
 	}, []string{"limit"})
+	m.answered = &answered{known: map[routeStatus]observed{}}
 	m.appReads = newAppReads()
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        "vaultd_build_info",
@@ -162,6 +164,37 @@ func (a *apps) Collect(to chan<- prometheus.Metric) {
 }
 
 func (m metrics) observe(route string, status int, took time.Duration) {
-	m.requests.WithLabelValues(route, strconv.Itoa(status)).Inc()
-	m.duration.WithLabelValues(route).Observe(took.Seconds())
+	o := m.answered.of(m, routeStatus{route, status})
+	o.count.Inc()
+	o.duration.Observe(took.Seconds())
+}
+
+// answered has the series that were used before: to look one up by its labels costs a read a microsecond.
+type answered struct {
+	mu    sync.RWMutex
+	known map[routeStatus]observed
+}
+
+type routeStatus struct {
+	route  string
+	status int
+}
+
+type observed struct {
+	count    prometheus.Counter
+	duration prometheus.Observer
+}
+
+func (a *answered) of(m metrics, key routeStatus) observed {
+	a.mu.RLock()
+	o, ok := a.known[key]
+	a.mu.RUnlock()
+	if ok {
+		return o
+	}
+	o = observed{m.requests.WithLabelValues(key.route, strconv.Itoa(key.status)), m.duration.WithLabelValues(key.route)}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.known[key] = o
+	return o
 }

@@ -45,26 +45,33 @@ func getEndpoint(get getFunc) *endpoint {
 func (q *request) readVersion(ctx context.Context, get getFunc, version int,
 	show func(*vault.Secret) answer) (answer, error) {
 	held := ifNoneMatch(q.http.Header)
-	read := func() (*vault.Secret, error) {
+	read := func(fresh bool) (*vault.Secret, error) {
 		if err := q.waitForReplay(ctx); err != nil {
 			return nil, err
 		}
-		return get(ctx, q.secret, vault.GetOptions{Version: version, Unless: held.one(), Permit: q.permission()})
+		return get(ctx, q.secret, vault.GetOptions{Version: version, Unless: held.one(), Permit: q.permission(),
+			Fresh: fresh, MinLSN: q.minLSN})
 	}
-	s, err := read()
+	s, err := read(false)
 	if q.wait > 0 && errors.Is(err, vault.ErrNotModified) {
-		s, err = q.waits.untilChanged(ctx, q, held.one(), read)
+		// What the wait has noticed may be newer than the last confirmation.
+		s, err = q.waits.untilChanged(ctx, q, held.one(), func() (*vault.Secret, error) { return read(true) })
 	}
 	if errors.Is(err, vault.ErrNotModified) {
-		q.event = unchanged(q.secret, held.one())
+		var of *vault.NotModified
+		if errors.As(err, &of) {
+			q.unconfirmed = of.Unconfirmed
+		}
+		q.event = vault.AuditedUnchanged(q.secret, held.one(), q.unconfirmed)
 		return notModified(held.one()), nil
 	}
 	if err != nil {
 		return answer{}, err
 	}
 	defer s.Wipe()
+	q.unconfirmed = s.Unconfirmed
 	if held.has(s.VersionID) {
-		q.event = unchanged(q.secret, s.VersionID)
+		q.event = vault.AuditedUnchanged(q.secret, s.VersionID, s.Unconfirmed)
 		return notModified(s.VersionID), nil
 	}
 	q.event = vault.AuditedGet(q.secret, s)
@@ -82,12 +89,6 @@ func versionOf(params url.Values) (int, error) {
 		return 0, badRequest("version is not a whole number from 1 to 2147483647")
 	}
 	return int(n), nil
-}
-
-// unchanged is the event of a 304: the client learnt that its copy is still the version it asked for.
-func unchanged(name string, id uuid.UUID) audit.Event {
-	return audit.Event{Action: audit.Read, Secret: name, Outcome: audit.OK,
-		Detail: map[string]any{"not_modified": true, "version_id": id}}
 }
 
 func notModified(id uuid.UUID) answer {
@@ -195,10 +196,11 @@ func verifyEndpoint(verify verifyFunc) *endpoint {
 			if err := q.waitForReplay(ctx); err != nil {
 				return answer{}, err
 			}
-			v, err := verify(ctx, q.secret, presented, vault.VerifyOptions{Permit: q.permission()})
+			v, err := verify(ctx, q.secret, presented, vault.VerifyOptions{Permit: q.permission(), MinLSN: q.minLSN})
 			if err != nil {
 				return answer{}, err
 			}
+			q.unconfirmed = v.Unconfirmed
 			q.event = vault.AuditedVerify(q.secret, v)
 			if !v.Valid {
 				return jsonAnswer(http.StatusOK, invalidBody{}), nil

@@ -2,10 +2,12 @@ package httpapi
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"runtime/debug"
@@ -54,13 +56,14 @@ type router func(r *http.Request) (e *endpoint, secret string, err error)
 
 // request holds the results of the steps in serve.
 type request struct {
-	http   *http.Request
-	id     string
-	client client
-	route  *endpoint // nil until there is one
-	secret string    // a valid name, or empty
-	folder string    // of a listing: what its names begin with
-	params url.Values
+	http    *http.Request
+	id      string
+	started time.Time
+	client  client
+	route   *endpoint // nil until there is one
+	secret  string    // a valid name, or empty
+	folder  string    // of a listing: what its names begin with
+	params  url.Values
 
 	// Of a secret's endpoint.
 	api    *API
@@ -77,7 +80,8 @@ type request struct {
 	writer http.ResponseWriter // whose deadlines a wait moves
 
 	// Of a read or verify: recorded before it is answered.
-	event audit.Event
+	event       audit.Event
+	unconfirmed time.Duration // how long ago the node was last heard, if it is away
 
 	// Of an admin endpoint.
 	token  vault.Token
@@ -109,7 +113,7 @@ func (a *API) serve(find router,
 	admit func(*http.Request) (client, error), record func(*request, router, error) error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		started := time.Now()
-		q := &request{http: r, id: requestID(r), waits: a.waits, writer: w}
+		q := &request{http: r, id: requestID(r, started), started: started, waits: a.waits, writer: w}
 		a.metrics.inFlight.Inc()
 		defer a.metrics.inFlight.Dec()
 
@@ -155,7 +159,7 @@ func (a *API) answer(q *request, find router, admit func(*http.Request) (client,
 		return answer{}, err
 	}
 	if !q.route.exempt {
-		if err := q.guard.limits.takeRate(q.http.Context(), q.client, time.Now()); err != nil {
+		if err := q.guard.limits.takeRate(q.http.Context(), q.client, q.started); err != nil {
 			return answer{}, err
 		}
 	}
@@ -165,7 +169,7 @@ func (a *API) answer(q *request, find router, admit func(*http.Request) (client,
 		}
 	}
 	if !q.route.exempt && !q.guard.limits.none() {
-		if err := q.guard.limits.takeAppRate(q.http.Context(), q.caller.App, time.Now()); err != nil {
+		if err := q.guard.limits.takeAppRate(q.http.Context(), q.caller.App, q.started); err != nil {
 			return answer{}, err
 		}
 		if err := q.takeTurn(q.http.Context()); err != nil {
@@ -311,14 +315,22 @@ func (q *request) changed() vault.Change {
 	return vault.Change{Token: q.token, RequestID: q.change}
 }
 
-// requestID takes the client's id only if it is safe to log. Generated ids begin with the time, so that those of one
-// time are neighbours in the index of the audit log.
-func requestID(r *http.Request) string {
+// requestID takes the client's id only if it is safe to log.
+func requestID(r *http.Request, now time.Time) string {
 	id := r.Header.Get("X-Request-Id")
 	if id == "" || len(id) > 64 || strings.ContainsFunc(id, func(c rune) bool { return !isIDChar(c) }) {
-		return uuid.Must(uuid.NewV7()).String() // it fails without randomness, and then New panics as well
+		return newRequestID(now)
 	}
 	return id
+}
+
+// newRequestID makes a UUID of version 7: it begins with the time, so that those of one time are neighbours in the
+// index of the audit log. Its random bits tell requests apart and protect nothing, so they are not the kernel's.
+func newRequestID(now time.Time) string {
+	var id uuid.UUID
+	binary.BigEndian.PutUint64(id[:8], uint64(now.UnixMilli())<<16|7<<12|rand.Uint64()>>52)
+	binary.BigEndian.PutUint64(id[8:], 2<<62|rand.Uint64()>>2)
+	return id.String()
 }
 
 func isIDChar(c rune) bool {
@@ -331,6 +343,9 @@ var (
 	noSniff    = []string{"nosniff"}
 	varyAccept = []string{"Accept"}
 )
+
+// unconfirmedKey is the header of an answer from memory while the node is away: the seconds since it was heard.
+const unconfirmedKey = "Vault-Unconfirmed"
 
 // write sends the answer, wipes its body and returns the status it had.
 func write(w http.ResponseWriter, q *request, ans answer) int {
@@ -347,6 +362,9 @@ func write(w http.ResponseWriter, q *request, ans answer) int {
 	if ans.etag != "" {
 		h["Etag"] = own[1:2:2]
 		h["Vary"] = varyAccept
+	}
+	if q.unconfirmed > 0 {
+		h[unconfirmedKey] = []string{strconv.FormatFloat(q.unconfirmed.Seconds(), 'f', 3, 64)}
 	}
 	if q.change != uuid.Nil {
 		h["Idempotency-Key"] = []string{q.change.String()}

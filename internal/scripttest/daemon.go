@@ -75,7 +75,11 @@ func (h *harness) cmdDaemon(ts *testscript.TestScript, neg bool, args []string) 
 			ts.Fatalf("vaultd ended with exit code %d:\n%s", code, d.log())
 		}
 	case "signal":
-		signals := map[string]syscall.Signal{"HUP": syscall.SIGHUP, "TERM": syscall.SIGTERM, "KILL": syscall.SIGKILL}
+		signals := map[string]syscall.Signal{"HUP": syscall.SIGHUP, "TERM": syscall.SIGTERM, "KILL": syscall.SIGKILL,
+			"STOP": syscall.SIGSTOP, "CONT": syscall.SIGCONT}
+		if signals[args[1]] == 0 {
+			ts.Fatalf("unknown signal %q", args[1])
+		}
 		ts.Check(s.daemons[args[2]].cmd.Process.Signal(signals[args[1]]))
 	case "log":
 		fmt.Fprint(ts.Stdout(), s.daemons[args[1]].log())

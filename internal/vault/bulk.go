@@ -277,6 +277,7 @@ func (b *importing) store(ctx context.Context, puts []put, round int) (retry []i
 	all := make([]db.Put, len(puts))
 	for i, p := range puts {
 		all[i] = p.Put
+		defer b.changed(p.Name)
 	}
 	_, err = b.writer.PutVersions(ctx, b.credential(), all)
 	switch {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/envelope"
+	"github.com/hyperiondb/vault/internal/rowcache"
 )
 
 // Get opens one version on the local node. ErrNotFound if the secret, or the version asked for, is absent, deleted or
@@ -20,11 +21,14 @@ func (v *Vault) Get(ctx context.Context, name string, o GetOptions) (*Secret, er
 		return nil, err
 	}
 	until := v.readUntil()
-	row, err := v.row(ctx, name, o)
-	if err != nil {
+	row, unconfirmed, err := v.row(ctx, name, o)
+	switch {
+	case err != nil:
 		return nil, fmt.Errorf("reading secret %q: %w", name, asIntegrity(err))
-	}
-	if o.Unless != uuid.Nil && o.Unless == row.VersionID {
+	case o.Unless == uuid.Nil || o.Unless != row.VersionID:
+	case unconfirmed > 0:
+		return nil, &NotModified{unconfirmed}
+	default:
 		return nil, ErrNotModified
 	}
 	value, err := v.open(ctx, until, name, &row)
@@ -33,26 +37,47 @@ func (v *Vault) Get(ctx context.Context, name string, o GetOptions) (*Secret, er
 	}
 	return &Secret{
 		Name: name, Version: row.Version, VersionID: row.VersionID, Value: value, CreatedAt: row.CreatedAt,
-		RotatedAt: row.RotatedAt, NextRotationAt: row.NextRotationAt, ExpiresAt: row.ExpiresAt,
+		RotatedAt: row.RotatedAt, NextRotationAt: row.NextRotationAt, ExpiresAt: row.ExpiresAt, Unconfirmed: unconfirmed,
 	}, nil
 }
 
-func (v *Vault) row(ctx context.Context, name string, o GetOptions) (db.VersionRow, error) {
-	read := v.reader.ReadCurrent
-	if o.Version != 0 {
-		read = v.reader.ReadLive
+func (v *Vault) row(ctx context.Context, name string, o GetOptions) (db.VersionRow, time.Duration, error) {
+	found, err := v.read(ctx, name, rowcache.Ask{Live: o.Version != 0, Fresh: o.Fresh, MinLSN: o.MinLSN}, o.Permit)
+	if err != nil {
+		return db.VersionRow{}, 0, err
 	}
-	found, err := read(ctx, name)
-	if err == nil {
-		err = o.Permit.ask(ctx, found.Epoch())
+	var row db.VersionRow
+	if o.Version == 0 {
+		row, err = found.Current()
+	} else {
+		row, err = found.Version(o.Version)
 	}
+	return row, found.Unconfirmed, err
+}
+
+// read reads a name, from memory if it is kept there, and asks the permit.
+func (v *Vault) read(ctx context.Context, name string, ask rowcache.Ask,
+	permit Permit) (found rowcache.Answer, err error) {
 	switch {
-	case err != nil:
-		return db.VersionRow{}, err
-	case o.Version == 0:
-		return found.Current()
+	case v.rows != nil:
+		found, err = v.rows.Read(ctx, name, ask)
+	case ask.Live:
+		found.Reading, err = v.reader.ReadLive(ctx, name)
+	default:
+		found.Reading, err = v.reader.ReadCurrent(ctx, name)
 	}
-	return found.Version(o.Version)
+	if err == nil {
+		err = permit.ask(ctx, found.Epoch())
+	}
+	return found, err
+}
+
+// changed is called after a change of a secret, also of one that failed: it may have been made all the same. Later
+// reads of this process see it, as far as the node has it.
+func (v *Vault) changed(name string) {
+	if v.rows != nil {
+		v.rows.Drop(name)
+	}
 }
 
 // Verify compares a presented value with every live version, in constant time and without an early exit. ErrNotFound if
@@ -64,11 +89,15 @@ func (v *Vault) Verify(ctx context.Context, name string, presented []byte,
 		return Verdict{}, err
 	}
 	until := v.readUntil()
-	rows, err := v.liveRows(ctx, name, o.Permit)
+	var rows []db.VersionRow
+	found, err := v.read(ctx, name, rowcache.Ask{Live: true, MinLSN: o.MinLSN}, o.Permit)
+	if err == nil {
+		rows, err = found.Live()
+	}
 	if err != nil {
 		return Verdict{}, fmt.Errorf("reading secret %q: %w", name, asIntegrity(err))
 	}
-	var verdict Verdict
+	verdict := Verdict{Unconfirmed: found.Unconfirmed}
 	for i := range rows {
 		row := &rows[i]
 		same, err := v.matches(ctx, until, name, row, presented)
@@ -76,24 +105,14 @@ func (v *Vault) Verify(ctx context.Context, name string, presented []byte,
 			return Verdict{}, err
 		}
 		if same && !verdict.Valid { // newest first: the current version wins
-			verdict = Verdict{Valid: true, Version: row.Version, Match: MatchCurrent, ExpiresAt: row.ExpiresAt}
+			verdict = Verdict{Valid: true, Version: row.Version, Match: MatchCurrent, ExpiresAt: row.ExpiresAt,
+				Unconfirmed: found.Unconfirmed}
 			if row.ExpiresAt != nil {
 				verdict.Match = MatchGrace
 			}
 		}
 	}
 	return verdict, nil
-}
-
-func (v *Vault) liveRows(ctx context.Context, name string, permit Permit) ([]db.VersionRow, error) {
-	found, err := v.reader.ReadLive(ctx, name)
-	if err == nil {
-		err = permit.ask(ctx, found.Epoch())
-	}
-	if err != nil {
-		return nil, err
-	}
-	return found.Live()
 }
 
 // open unwraps the data key of a row and opens its value. The name is the one asked for, never the row's: a row that

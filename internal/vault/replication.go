@@ -27,16 +27,20 @@ func ParseLSN(text string) (LSN, error) { return db.ParseLSN(text) }
 
 // AwaitReplay returns once the local node has replayed (or, a primary, written) the log up to a position, and
 // [ErrBehind] when it has not after atMost. Waiting callers hold no connection, and one at a time queries the position
-// for all of them.
+// for all of them. Where rows are kept, a position that a poll has seen needs no query.
 func (v *Vault) AwaitReplay(ctx context.Context, position LSN, atMost time.Duration) error {
+	if v.rows != nil && v.rows.Reached(position) {
+		return nil
+	}
 	waiting, stop := context.WithTimeout(ctx, atMost)
 	defer stop()
 	pause := newPause()
 	for {
 		reached, err := v.progress.get(ctx, v.reader.Position)
 		switch {
+		case err != nil && (v.rows == nil || !isErr(err, ErrUnavailable) || waiting.Err() != nil):
+			return err // a read waits for a node that restarts, and so does what comes before it
 		case err != nil:
-			return err
 		case reached >= position:
 			return nil
 		case ctx.Err() == nil && waiting.Err() != nil: // after a query, so that every wait makes at least one
@@ -150,7 +154,8 @@ func standbysOf(replayed map[string]bool) []db.Standby {
 // and primary agree; one that it refuses is behind by the limit less, at most, the time between two samples.
 type Freshness struct {
 	lag     func(context.Context) (*time.Duration, error)
-	limit   atomic.Int64 // 0 = none
+	confirm time.Duration // an answer from memory may be older by this
+	limit   atomic.Int64  // 0 = none
 	last    atomic.Pointer[sample]
 	changed chan struct{} // holds one
 }
@@ -167,7 +172,7 @@ const (
 
 // NewFreshness begins with a limit; 0 = none, and then it takes no samples.
 func (v *Vault) NewFreshness(limit time.Duration) *Freshness {
-	f := &Freshness{lag: v.reader.Lag, changed: make(chan struct{}, 1)}
+	f := &Freshness{lag: v.reader.Lag, confirm: v.readConfirm, changed: make(chan struct{}, 1)}
 	f.limit.Store(int64(limit))
 	return f
 }
@@ -220,7 +225,7 @@ func (f *Freshness) Check() error {
 		return fmt.Errorf("%w: this node's replication lag is not known yet", ErrStale)
 	case last.lag == nil:
 		return fmt.Errorf("%w: no heartbeat of the primary has been replayed", ErrStale)
-	case *last.lag+time.Since(last.at) > limit:
+	case *last.lag+time.Since(last.at)+f.confirm > limit:
 		return fmt.Errorf("%w: the last heartbeat seen is %s old", ErrStale,
 			(*last.lag + time.Since(last.at)).Round(time.Millisecond))
 	}

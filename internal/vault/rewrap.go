@@ -46,6 +46,7 @@ func (v *Vault) Rewrap(ctx context.Context, c Change, keys Rewrapper, old db.Wra
 		return Receipt{}, fmt.Errorf("rewrapping %q version %d: %w", old.Name, old.Version, err)
 	}
 	request := c.requestID()
+	defer v.changed(old.Name)
 	result, err := v.writer.Rewrap(ctx, c.credential(), request, old, rewrapped.KeyID, rewrapped.Blob)
 	return receipt(request, result), named("rewrap", old.Name, err)
 }

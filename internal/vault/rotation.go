@@ -136,6 +136,7 @@ func (v *Vault) openCandidate(ctx context.Context, job Rotation, c db.SealedValu
 // has claimed the job, or a new value was put, by now.
 func (v *Vault) FinishRotation(ctx context.Context, job Rotation) (Receipt, error) {
 	request := uuid.New()
+	defer v.changed(job.Name)
 	result, err := v.writer.FinishRotation(ctx, request, job.ID, job.Attempt)
 	return receipt(request, result), named("rotate", job.Name, err)
 }
@@ -163,6 +164,7 @@ func (r SealedCandidate) completion() db.Completion {
 // CompleteRotation stores the new value under the claim's fence: [ErrClaimLost] if another worker has claimed the job,
 // or a new value was put, by now.
 func (v *Vault) CompleteRotation(ctx context.Context, r SealedCandidate) (Receipt, error) {
+	defer v.changed(r.Job.Name)
 	result, err := v.writer.CompleteRotation(ctx, r.completion())
 	return receipt(r.request, result), named("rotate", r.Job.Name, err)
 }
@@ -173,6 +175,7 @@ func (v *Vault) CompleteRotations(ctx context.Context, batch []SealedCandidate) 
 	completions := make([]db.Completion, len(batch))
 	for i, r := range batch {
 		completions[i] = r.completion()
+		defer v.changed(r.Job.Name)
 	}
 	results, err := v.writer.CompleteRotations(ctx, completions)
 	receipts := make(map[int64]Receipt, len(results))

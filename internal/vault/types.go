@@ -34,7 +34,7 @@ var (
 	ErrValueSize      = envelope.ErrValueSize
 	ErrName           = envelope.ErrName
 
-	ErrNotModified = errors.New("not modified") // the caller holds this version already
+	ErrNotModified = errors.New("not modified") // the caller holds this version already; see [NotModified]
 	ErrUnchanged   = errors.New("unchanged")    // put with IfChanged: the current value is the same
 )
 
@@ -51,7 +51,15 @@ type Secret struct {
 	RotatedAt      *time.Time // of the secret's newest version
 	NextRotationAt *time.Time // nil: not rotated by the vault
 	ExpiresAt      *time.Time // nil: the current version; else the end of its grace
+
+	Unconfirmed time.Duration // see [Options.ReadSurvive]: how long ago the node was last heard; 0 = within the bound
 }
+
+// NotModified is ErrNotModified of a row that the node did not confirm.
+type NotModified struct{ Unconfirmed time.Duration }
+
+func (e *NotModified) Error() string        { return ErrNotModified.Error() }
+func (e *NotModified) Is(target error) bool { return target == ErrNotModified }
 
 // Wipe overwrites the value. The caller that asked for a Secret wipes it.
 func (s *Secret) Wipe() {
@@ -82,11 +90,14 @@ type GetOptions struct {
 	Version int       // 0 = current
 	Unless  uuid.UUID // ErrNotModified if this is the version that would be returned; nothing is unwrapped or opened
 	Permit  Permit
+	Fresh   bool // as of the call, or later; where rows are kept, an answer may be older by Options.ReadConfirm
+	MinLSN  LSN  // AwaitReplay has returned for this position: the answer has all changes before it
 }
 
 // VerifyOptions of Verify.
 type VerifyOptions struct {
 	Permit Permit
+	MinLSN LSN // as in GetOptions
 }
 
 // Match says which kind of live version a presented value equals.
@@ -97,12 +108,14 @@ const (
 	MatchGrace   Match = "grace"
 )
 
-// Verdict is the answer to Verify. All but Valid are zero when nothing matched.
+// Verdict is the answer to Verify. All but Valid and Unconfirmed are zero when nothing matched.
 type Verdict struct {
 	Valid     bool
 	Version   int
 	Match     Match
 	ExpiresAt *time.Time // of a grace version
+
+	Unconfirmed time.Duration // as of a Secret; also of a verdict without a match
 }
 
 // Settings of a secret. Nil keeps the stored setting, or at creation takes the default.

@@ -4,12 +4,14 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/envelope"
+	"github.com/hyperiondb/vault/internal/rowcache"
 )
 
 // Keys wraps new data keys and unwraps stored ones; kms.Keyring is it.
@@ -28,6 +30,13 @@ type Options struct {
 
 	// of Get and Verify: no call to the KMS takes longer; 0 = as long as the caller's context
 	ReadTimeout time.Duration
+
+	// of Get and Verify: an answer is what the node had at most this long before the call, and rows that were read lately
+	// are kept and confirmed together, see package rowcache; 0 = every call queries the node
+	ReadConfirm time.Duration
+	KeepBytes   int64         // of sealed rows, at most
+	ReadSurvive time.Duration // how long kept rows are shown while the node is away; 0 = calls wait for it
+	Log         *slog.Logger  // of what keeps rows from being kept; nil: discarded
 }
 
 // Vault is safe for concurrent use.
@@ -35,10 +44,12 @@ type Vault struct {
 	reader  *db.Reader
 	writer  *db.Writer
 	keys    Keys
-	cache   *keyCache // nil = off
+	cache   *keyCache       // nil = off
+	rows    *rowcache.Cache // nil = off
 	cluster clusterID
 
 	readTimeout time.Duration
+	readConfirm time.Duration // 0: rows are not kept
 
 	progress *progress // of the node that is read from
 	changes  *changes  // of the node that is read from
@@ -51,14 +62,31 @@ func New(o Options) *Vault {
 	if o.CacheSize > 0 && o.CacheTTL > 0 {
 		v.cache = newKeyCache(o.CacheSize, o.CacheTTL, time.Now)
 	}
+	if o.ReadConfirm > 0 && o.KeepBytes > 0 {
+		v.readConfirm = o.ReadConfirm
+		v.rows = rowcache.New(rowcache.Options{Source: rowcache.Node(o.Reader), Confirm: o.ReadConfirm, Bytes: o.KeepBytes,
+			Survive: o.ReadSurvive, Limit: o.ReadTimeout, Log: o.Log})
+	}
 	return v
 }
 
-// Close wipes the cached data keys. The pools and keys belong to the caller.
+// Close wipes the cached data keys and forgets kept rows. The pools and keys belong to the caller, who closes them
+// later.
 func (v *Vault) Close() {
+	if v.rows != nil {
+		v.rows.Close()
+	}
 	if v.cache != nil {
 		v.cache.close()
 	}
+}
+
+// KeptRows describes the rows that are kept in memory; false if none are.
+func (v *Vault) KeptRows() (rowcache.Stats, bool) {
+	if v.rows == nil {
+		return rowcache.Stats{}, false
+	}
+	return v.rows.Stats(), true
 }
 
 // Ping checks that the local node answers and that its schema fits.

@@ -115,6 +115,7 @@ func (v *Vault) store(ctx context.Context, c Change, action, name string, versio
 		return Receipt{}, err
 	}
 	request := c.requestID()
+	defer v.changed(name)
 	result, err := v.writer.PutVersion(ctx, c.credential(), request, action, name, sealed, createOnly, s.stored())
 	return receipt(request, result), named(action, name, err)
 }
@@ -184,6 +185,7 @@ func (v *Vault) change(c Change, name, action string, call func(uuid.UUID) (db.R
 		return Receipt{}, err
 	}
 	request := c.requestID()
+	defer v.changed(name)
 	result, err := call(request)
 	return receipt(request, result), named(action, name, err)
 }

@@ -38,9 +38,10 @@ const (
 	FIN  Ending = iota // the connection ends in order
 	RST                // the connection is reset
 	Hang               // nothing, until the client gives up or Cut.For is over
+	Late               // with After: the answer, but not before Cut.For is over; nothing is lost
 )
 
-func (h Ending) String() string { return [...]string{"FIN", "RST", "hang"}[h] }
+func (h Ending) String() string { return [...]string{"FIN", "RST", "hang", "late"}[h] }
 
 // Cut is a loss that will happen.
 type Cut struct {
@@ -48,7 +49,7 @@ type Cut struct {
 	When  When
 	How   Ending
 	Times int           // how many requests are lost
-	For   time.Duration // how long a client hangs that does not give up; 0 = for ever
+	For   time.Duration // how long a client hangs that does not give up, 0 = for ever; how late an answer is
 }
 
 type pending struct {
@@ -175,7 +176,8 @@ func (p *Proxy) serve(client net.Conn) {
 	if !p.track(server) {
 		return
 	}
-	s := &session{proxy: p, client: client, server: server, statements: map[string]string{}, lost: make(chan struct{})}
+	s := &session{proxy: p, client: client, server: server, statements: map[string]string{}, late: map[int]time.Duration{},
+		lost: make(chan struct{})}
 	var answers sync.WaitGroup
 	answers.Go(s.answers)
 	defer answers.Wait()
@@ -190,10 +192,11 @@ type session struct {
 	statements     map[string]string // by name; used by requests only
 
 	mu       sync.Mutex
-	sent     int           // requests sent to the server
-	answered int           // answers relayed in full
-	mute     int           // answers from this number on are dropped; 0 = none is
-	lost     chan struct{} // closed when answers stop
+	sent     int                   // requests sent to the server
+	answered int                   // answers relayed in full
+	late     map[int]time.Duration // by the number of the answer
+	mute     int                   // answers from this number on are dropped; 0 = none is
+	lost     chan struct{}         // closed when answers stop
 }
 
 // requests relays the client's messages, a whole request at a time, until one is cut or the client disconnects.
@@ -214,11 +217,13 @@ func (s *session) requests(client *bufio.Reader) {
 		case 'P', 'B', 'D', 'E', 'C':
 			continue // up to Sync they are one request
 		case 'Q', 'S':
-			if cut, ok := s.proxy.take(text.String()); ok {
+			cut, ok := s.proxy.take(text.String())
+			if ok && cut.How != Late {
 				s.cut(cut, request)
 				return
 			}
 			s.count()
+			s.delay(cut.For)
 		}
 		if _, err := s.server.Write(request); err != nil {
 			return
@@ -300,6 +305,24 @@ func (s *session) count() {
 	s.sent++
 }
 
+// delay holds the answer to the last request that was counted.
+func (s *session) delay(by time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if by > 0 {
+		s.late[s.sent] = by
+	}
+}
+
+// held returns how late the arriving answer is to be, once.
+func (s *session) held() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	by := s.late[s.answered+1]
+	delete(s.late, s.answered+1)
+	return by
+}
+
 func (s *session) cut(c Cut, request []byte) {
 	if c.When == After {
 		s.mu.Lock()
@@ -345,6 +368,7 @@ func (s *session) answers() {
 		case muted:
 			continue
 		}
+		time.Sleep(s.held())
 		_, _ = client.Write(message) // an error shows in Flush
 		if kind == 'Z' {
 			s.mu.Lock()

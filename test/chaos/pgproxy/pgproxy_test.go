@@ -160,3 +160,22 @@ func TestCloseEndsEverything(t *testing.T) {
 		t.Error("a statement was answered that nobody had seen")
 	}
 }
+
+// A late answer is a whole one, of the moment at which the server got the request.
+func TestLate(t *testing.T) {
+	store := vaulttest.New(t)
+	p := mustProxy(t, store)
+	conn := mustConnect(t, store, p)
+	const by = 300 * time.Millisecond
+	p.Cut(pgproxy.Cut{SQL: `clock_timestamp`, When: pgproxy.After, How: pgproxy.Late, For: by})
+	for _, late := range []bool{true, false} {
+		var then time.Time
+		began := time.Now()
+		if err := conn.QueryRow(t.Context(), `SELECT clock_timestamp()`).Scan(&then); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); late != (took >= by) || late && time.Since(then) < by {
+			t.Errorf("got an answer of %s ago after %s, want late: %v", time.Since(then), took, late)
+		}
+	}
+}

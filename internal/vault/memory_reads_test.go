@@ -1,0 +1,280 @@
+package vault_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hyperiondb/vault/internal/db"
+	"github.com/hyperiondb/vault/internal/kms"
+	"github.com/hyperiondb/vault/internal/localpg"
+	"github.com/hyperiondb/vault/internal/vault"
+	"github.com/hyperiondb/vault/internal/vaulttest"
+	"github.com/hyperiondb/vault/test/chaos/pgproxy"
+)
+
+const readConfirm = 20 * time.Millisecond
+
+// commits of one secret, as a node has them.
+type commits struct {
+	mu  sync.Mutex
+	all []seenCommit // in their order
+}
+
+type seenCommit struct {
+	version  int
+	position vault.LSN
+	at       time.Time // it was there by then
+}
+
+func (c *commits) add(version int, position vault.LSN) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.all = append(c.all, seenCommit{version, position, time.Now()})
+}
+
+// by returns the newest that was there by then.
+func (c *commits) by(then time.Time) (newest seenCommit) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, one := range c.all {
+		if !one.at.After(then) {
+			newest = one
+		}
+	}
+	return newest
+}
+
+// remembering is a node that keeps rows in memory.
+type remembering struct {
+	*vault.Vault
+	name    string
+	own     bool // the changes are made through it
+	commits [names]commits
+	reads   atomic.Int64
+}
+
+// The same as TestSharedReadsAreNeverOld, where rows are kept in memory: on the primary, on a daemon of the primary
+// that does not make the changes, and on a standby, while polls are late, hang or end. No reader sees a version older
+// than one that its node had readConfirm before it asked, or older than the position that it asks for; the daemon that
+// makes a change sees it at once.
+func TestMemoryReadsAreNeverOld(t *testing.T) {
+	store := vaulttest.Own(t)
+	ring, err := kms.OpenKeyring(t.Context(), []string{"local://" + store.KeyFile})
+	must(t, err)
+	defer func() { must(t, ring.Close()) }()
+	writer, err := db.NewWriter(t.Context(), db.Options{URL: store.URL(vaulttest.Operator), MaxConns: names + 2})
+	must(t, err)
+	defer writer.Close()
+	var proxies []*pgproxy.Proxy
+	open := func(name string, node *localpg.Node, own bool) *remembering {
+		p, err := pgproxy.New("unix", filepath.Join(node.SocketDir(), ".s.PGSQL."+strconv.Itoa(node.Port())))
+		must(t, err)
+		t.Cleanup(p.Close)
+		proxies = append(proxies, p)
+		url := fmt.Sprintf("postgres://%s@127.0.0.1:%d/%s?sslmode=disable", vaulttest.Operator, p.Port(), store.Database)
+		reader, err := db.NewReader(t.Context(), db.Options{URL: url, MaxConns: 8, PlanOnce: true})
+		must(t, err)
+		t.Cleanup(reader.Close)
+		v := vault.New(vault.Options{Reader: reader, Writer: writer, Keys: ring, CacheSize: 100, CacheTTL: time.Minute,
+			ReadConfirm: readConfirm, KeepBytes: 1 << 20, ReadTimeout: 10 * time.Second})
+		t.Cleanup(v.Close)
+		return &remembering{Vault: v, name: name, own: own}
+	}
+	primary := open("primary", store.Cluster.Primary(), true)
+	other := open("another daemon", store.Cluster.Primary(), false)
+	standby := open("standby", store.Cluster.Standbys()[0], false)
+	nodes := []*remembering{primary, other, standby}
+	as := vault.Change{Token: vaulttest.AdminToken(t)}
+
+	put := func(name string, value []byte) vault.Receipt {
+		r, err := primary.Put(t.Context(), vault.PutRequest{Change: as, Name: name, Value: value})
+		if err != nil {
+			t.Errorf("put: %v", err)
+		}
+		return r
+	}
+	for _, name := range []string{"bad/row", "bad/query"} {
+		put(name, []byte("canary-value"))
+	}
+	store.MustExec(t, `ALTER TABLE vault.secret_versions DISABLE TRIGGER versions_are_sealed`,
+		`ALTER TABLE vault.secret_versions ALTER COLUMN fmt DROP NOT NULL`,
+		`UPDATE vault.secret_versions SET fmt = NULL WHERE name = 'bad/row'`,
+		`CREATE POLICY broken ON vault.secret_versions AS RESTRICTIVE FOR SELECT TO vault_service
+			USING (CASE WHEN name = 'bad/query' THEN 1 / (version - 1) > 0 ELSE true END)`)
+
+	done := make(chan struct{})
+	var writing, reading sync.WaitGroup
+	next := func(i, version int) {
+		r := put(raceName(i), raceValue(i, version))
+		position, err := vault.ParseLSN(r.LSN)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		primary.commits[i].add(r.Version, position)
+		other.commits[i].add(r.Version, position)
+		if err := standby.AwaitReplay(t.Context(), position, time.Minute); err != nil {
+			t.Error(err)
+			return
+		}
+		standby.commits[i].add(r.Version, position)
+	}
+	for i := range names {
+		next(i, 1)
+		writing.Go(func() {
+			for version := 2; version <= versions; version++ {
+				next(i, version)
+			}
+		})
+	}
+	for _, d := range nodes {
+		for range readers / 2 {
+			for _, act := range []func(*testing.T, *remembering){rememberedRead, rememberedVerify, rememberedPosition,
+				rememberedThatLeaves, rememberedBad} {
+				reading.Go(func() {
+					for {
+						select {
+						case <-done:
+							return
+						default:
+							act(t, d)
+						}
+					}
+				})
+			}
+		}
+	}
+	reading.Go(func() { disturbPolls(proxies, done) })
+	writing.Wait()
+	close(done)
+	reading.Wait()
+	disturbed := 0
+	for _, p := range proxies {
+		disturbed += p.CutsMade()
+	}
+	if disturbed < 10 {
+		t.Errorf("%d polls were disturbed", disturbed)
+	}
+	for _, d := range nodes {
+		kept, _ := d.KeptRows()
+		if d.reads.Load() < versions || kept.Hits < versions || kept.Dropped["named"]+kept.Dropped["changed_here"] == 0 {
+			t.Errorf("%s: %d reads during %d changes with %+v prove little", d.name, d.reads.Load(), versions*names, kept)
+		}
+		t.Logf("%s: %d reads during %d changes, %d polls disturbed, %+v", d.name, d.reads.Load(), versions*names,
+			disturbed, kept)
+	}
+}
+
+// disturbPolls makes one poll at a time late, unanswered or lost, on the way there or back.
+func disturbPolls(proxies []*pgproxy.Proxy, done chan struct{}) {
+	cuts := []pgproxy.Cut{
+		{When: pgproxy.After, How: pgproxy.Late, For: 3 * readConfirm}, {When: pgproxy.After, How: pgproxy.Late,
+			For: readConfirm / 2}, {When: pgproxy.After, How: pgproxy.Late, For: readConfirm},
+		{When: pgproxy.Before, How: pgproxy.Hang, For: time.Second}, {When: pgproxy.After, How: pgproxy.FIN},
+		{When: pgproxy.Before, How: pgproxy.RST},
+	}
+	ticker := time.NewTicker(5 * readConfirm)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-done:
+			return
+		case <-ticker.C:
+		}
+		// Late answers most of the time: after a lost session, rows are kept again only when another is open.
+		which := rand.IntN(3)
+		if rand.IntN(8) == 0 {
+			which = rand.IntN(len(cuts))
+		}
+		cut := cuts[which]
+		cut.SQL, cut.Times = `vault\.feed_state`, 1
+		p := proxies[rand.IntN(len(proxies))]
+		p.Clear()
+		p.Cut(cut)
+	}
+}
+
+// floor returns what a read that begins now has to see.
+func (d *remembering) floor(i int) seenCommit {
+	if d.own {
+		return d.commits[i].by(time.Now())
+	}
+	return d.commits[i].by(time.Now().Add(-readConfirm))
+}
+
+func rememberedRead(t *testing.T, d *remembering) {
+	i := rand.IntN(names)
+	d.read(t, i, d.floor(i), vault.GetOptions{})
+}
+
+// rememberedPosition reads as of a position that the node is known to have.
+func rememberedPosition(t *testing.T, d *remembering) {
+	i := rand.IntN(names)
+	floor := d.commits[i].by(time.Now())
+	if err := d.AwaitReplay(t.Context(), floor.position, 10*time.Second); err != nil {
+		t.Errorf("%s: waiting for a position that it has: %v", d.name, err)
+		return
+	}
+	d.read(t, i, floor, vault.GetOptions{MinLSN: floor.position})
+}
+
+func (d *remembering) read(t *testing.T, i int, floor seenCommit, o vault.GetOptions) {
+	s, err := d.Get(t.Context(), raceName(i), o)
+	if err != nil {
+		t.Errorf("%s: reading: %v", d.name, err)
+		return
+	}
+	defer s.Wipe()
+	if s.Version < floor.version || string(s.Value) != string(raceValue(i, s.Version)) {
+		t.Errorf("%s: got version %d of %s with %q, want version %d or later with its own value", d.name, s.Version,
+			raceName(i), []byte(s.Value), floor.version)
+	}
+	d.reads.Add(1)
+}
+
+func rememberedVerify(t *testing.T, d *remembering) {
+	i := rand.IntN(names)
+	floor := d.floor(i).version
+	if floor == 0 {
+		return
+	}
+	v, err := d.Verify(t.Context(), raceName(i), raceValue(i, floor), vault.VerifyOptions{})
+	if err != nil || !v.Valid || v.Version != floor {
+		t.Errorf("%s: got %+v and %v for version %d of %s, which was committed before", d.name, v, err, floor, raceName(i))
+	}
+	v, err = d.Verify(t.Context(), raceName(i), []byte("no version has this"), vault.VerifyOptions{})
+	if err != nil || v.Valid {
+		t.Errorf("%s: got %+v and %v for a value that no version has", d.name, v, err)
+	}
+	d.reads.Add(2)
+}
+
+func rememberedThatLeaves(t *testing.T, d *remembering) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Duration(rand.IntN(1000))*time.Microsecond)
+	defer cancel()
+	s, err := d.Get(ctx, raceName(rand.IntN(names)), vault.GetOptions{})
+	if deadline, _ := ctx.Deadline(); err != nil && time.Now().Before(deadline) {
+		t.Errorf("%s: one with time left got %v", d.name, err)
+	}
+	s.Wipe()
+}
+
+func rememberedBad(t *testing.T, d *remembering) {
+	if _, err := d.Get(t.Context(), "bad/row", vault.GetOptions{}); !errors.Is(err, vault.ErrIntegrity) {
+		t.Errorf("%s: a row that does not read got %v", d.name, err)
+	}
+	if _, err := d.Get(t.Context(), "bad/query", vault.GetOptions{}); !errors.Is(err, vault.ErrIntegrity) {
+		t.Errorf("%s: a row that the server cannot read got %v", d.name, err)
+	}
+	if _, err := d.Get(t.Context(), "race/absent", vault.GetOptions{}); !errors.Is(err, vault.ErrNotFound) {
+		t.Errorf("%s: a name that is not there got %v", d.name, err)
+	}
+}
