@@ -129,8 +129,8 @@ type kubernetesExport struct {
 }
 
 func (k *kubernetesExport) begin() string {
-	return fmt.Sprintf("{\"apiVersion\": \"v1\", \"kind\": \"Secret\", \"type\": \"Opaque\",\n\"metadata\": {\"name\": %q},\n"+
-		"\"data\": {", k.name)
+	return fmt.Sprintf("{\"apiVersion\": \"v1\", \"kind\": \"Secret\", \"type\": \"Opaque\",\n"+
+		"\"metadata\": {\"name\": %q},\n\"data\": {", k.name)
 }
 
 func (k *kubernetesExport) end() string { return lineBefore(k.some) + "}}\n" }

@@ -76,7 +76,8 @@ func TestExportJSON(t *testing.T) {
 
 func TestExportKubernetes(t *testing.T) {
 	o := exportOptions{format: "kubernetes", name: "app", prefix: "prod/app/"}
-	text, refused := mustFormat(t, o, "prod/app/db/password", "a\x00\xff", "prod/app/db.password", "y", "prod/app/k@x", "z")
+	text, refused := mustFormat(t, o, "prod/app/db/password", "a\x00\xff", "prod/app/db.password", "y",
+		"prod/app/k@x", "z")
 	var got struct {
 		APIVersion, Kind, Type string
 		Metadata               struct{ Name string }
