@@ -87,15 +87,18 @@ func runAuditTail(ctx context.Context, a *app, o tailOptions) error {
 	if err := a.printTail(events); err != nil || !o.follow {
 		return err
 	}
-	seen := map[int64]bool{}
+	seen := map[audit.Cursor]bool{}
 	for _, e := range events {
-		seen[e.ID] = true
+		seen[listed(e)] = true
 	}
 	return follow(ctx, a, follower, seen)
 }
 
+// listed identifies an event.
+func listed(e audit.Row) audit.Cursor { return audit.Cursor{ID: e.ID, Read: e.Read} }
+
 // follow prints new events until ctx ends, which is not an error.
-func follow(ctx context.Context, a *app, follower *auditdb.Follower, seen map[int64]bool) error {
+func follow(ctx context.Context, a *app, follower *auditdb.Follower, seen map[audit.Cursor]bool) error {
 	wait := backoff.NewExponentialBackOff()
 	wait.InitialInterval, wait.MaxInterval = followEvery, 10*time.Second
 	away := false
@@ -118,7 +121,7 @@ func follow(ctx context.Context, a *app, follower *auditdb.Follower, seen map[in
 			away = false
 			wait.Reset()
 		}
-		fresh = slices.DeleteFunc(fresh, func(e audit.Row) bool { return seen[e.ID] })
+		fresh = slices.DeleteFunc(fresh, func(e audit.Row) bool { return seen[listed(e)] })
 		if err := a.printTail(fresh); err != nil {
 			return err
 		}

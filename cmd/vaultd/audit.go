@@ -43,7 +43,8 @@ func openReads(ctx context.Context, c Config, auditLog *auditdb.Log, log *slog.L
 	if err != nil {
 		return nil, fmt.Errorf("audit_spool: %w", err)
 	}
-	r := &reads{config: c, spool: s, shipper: &spool.Shipper{Spool: s, Primary: auditLog, Log: log}}
+	r := &reads{config: c, spool: s, shipper: &spool.Shipper{Spool: s, Primary: auditLog,
+		Window: time.Duration(c.AuditWindow), Log: log}}
 	r.recorder = &spool.Recorder{Spool: s, Allow: c.AuditOnFailure == "allow", Log: log}
 	return r, nil
 }

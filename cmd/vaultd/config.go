@@ -20,6 +20,7 @@ import (
 	"github.com/BurntSushi/toml"
 
 	"github.com/hyperiondb/vault/internal/audit/bucket"
+	"github.com/hyperiondb/vault/internal/audit/spool"
 	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/httpapi"
 	"github.com/hyperiondb/vault/internal/kms"
@@ -121,6 +122,8 @@ type Config struct {
 	AuditOnFailure    string   `toml:"audit_on_failure"`    // of a read that cannot be recorded: block or allow it
 	AuditMaxBytes     size     `toml:"audit_max_bytes"`     // of what waits for the primary
 	AuditMaxAge       duration `toml:"audit_max_age"`       // of the oldest record that waits; 0 = any
+	// Reads of one secret within it are one row of the audit log; 0 = a row for each read.
+	AuditWindow duration `toml:"audit_window"`
 
 	path            string // of the file; "" = there is none
 	fileHasPassword bool
@@ -136,7 +139,8 @@ func defaults() Config {
 		AuditSyncInterval:        duration(200 * time.Millisecond),
 		AuditSealsBucketInterval: duration(time.Minute),
 		AuditOnFailure:           "block", AuditMaxBytes: 1 << 30, AuditMaxAge: duration(7 * 24 * time.Hour),
-		Listen: []string{"127.0.0.1:8400"}, HealthListen: "127.0.0.1:8401", SocketMode: "0660",
+		AuditWindow: duration(10 * time.Second),
+		Listen:      []string{"127.0.0.1:8400"}, HealthListen: "127.0.0.1:8401", SocketMode: "0660",
 		TLSClientAuth: "request", Access: accessByAllowlist,
 		DEKCacheTTL: duration(5 * time.Minute), DEKCacheSize: 10_000, MaxConns: 16, VerifyRate: 50, VerifyBurst: 100,
 		ScanInterval: duration(10 * time.Second), RotationWorkers: 4,
@@ -512,6 +516,7 @@ func (c *Config) checkNumbers() error {
 		{"audit_sync_interval (seconds)", time.Duration(c.AuditSyncInterval).Seconds(), 0.001, 60},
 		{"audit_seals_bucket_interval (seconds)", time.Duration(c.AuditSealsBucketInterval).Seconds(), 1, 86400},
 		{"audit_max_bytes", float64(c.AuditMaxBytes), 64 << 10, 1 << 40},
+		{"audit_window (seconds)", time.Duration(c.AuditWindow).Seconds(), 0, spool.LongestWindow.Seconds()},
 		{"audit_max_age (seconds)", time.Duration(c.AuditMaxAge).Seconds(), 0, 400 * 86400},
 		{"shutdown_grace (seconds)", time.Duration(c.ShutdownGrace).Seconds(), 0, 3600},
 	} {

@@ -96,6 +96,8 @@ func TestBadSettingsAreNamed(t *testing.T) {
 		`audit_spool = "spool"`:                       "absolute path",
 		`audit_sync = "never"`:                        "always or interval",
 		`audit_sync_interval = "0"`:                   "audit_sync_interval",
+		`audit_window = "61s"`:                        "audit_window",
+		`audit_window = "-1s"`:                        "sign",
 		`audit_on_failure = "ignore"`:                 "block or allow",
 		`audit_max_bytes = "1 TB"`:                    "not a size",
 		`audit_max_bytes = 1000`:                      "audit_max_bytes",

@@ -2,6 +2,7 @@ package audit
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"time"
 
@@ -11,8 +12,9 @@ import (
 // Row is an event in the log.
 type Row struct {
 	ID         int64           `json:"id"`
-	At         time.Time       `json:"at"`          // when it happened
-	RecordedAt time.Time       `json:"recorded_at"` // when the primary stored it: reads are shipped later
+	Read       int             `json:"read,omitempty"` // of a row with several reads: how many newer ones it has
+	At         time.Time       `json:"at"`             // when it happened
+	RecordedAt time.Time       `json:"recorded_at"`    // when the primary stored it: reads are shipped later
 	Actor      string          `json:"actor"`
 	DBRole     string          `json:"db_role"`
 	Client     string          `json:"client,omitempty"` // "" over a unix socket
@@ -51,17 +53,21 @@ func (r Row) Details() (fields map[string]any) {
 	return fields
 }
 
-// Cursor is a position in the order of (at, id), between two events.
+// Cursor is a position in the order of (at, id), and in a row of several reads from the older to the newer, between two
+// events.
 type Cursor struct {
-	At time.Time
-	ID int64
+	At   time.Time
+	ID   int64
+	Read int
 }
 
 // Cursor is the position of the event.
-func (r Row) Cursor() Cursor { return Cursor{r.At, r.ID} }
+func (r Row) Cursor() Cursor { return Cursor{r.At, r.ID, r.Read} }
 
 // Before reports whether c comes earlier than d.
-func (c Cursor) Before(d Cursor) bool { return c.At.Before(d.At) || c.At.Equal(d.At) && c.ID < d.ID }
+func (c Cursor) Before(d Cursor) bool {
+	return cmp.Or(c.At.Compare(d.At), cmp.Compare(c.ID, d.ID), cmp.Compare(d.Read, c.Read)) < 0
+}
 
 // Query selects a page: the events on one side of a cursor, those next to it first.
 type Query struct {

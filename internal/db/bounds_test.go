@@ -56,6 +56,12 @@ func code(code string, values ...string) (list []refused) {
 func bytesOf(n int) string { return fmt.Sprintf(`decode(repeat('00', %d), 'hex')`, n) }
 func textOf(n int) string  { return fmt.Sprintf(`repeat('x', %d)`, n) }
 
+// windowRow is the rows of a batch: one, with the number 3.
+func windowRow(earlier, own, readers string) string {
+	return fmt.Sprintf(`'[{"at":"2026-01-02T00:00:00Z","seq":3,"action":"read","secret":"s",
+		"request":"00000000-0000-7000-8000-000000000001","own":%s,"earlier":%s,"readers":%s}]'`, own, earlier, readers)
+}
+
 const (
 	most   = "2147483647"
 	least  = "-2147483648"
@@ -135,6 +141,33 @@ func surfaceOfFunctions() map[string]bounded {
 			"p_events": takes(`ARRAY['{"action":"read","outcome":"ok","at":"2026-01-01T00:00:00Z"}']`,
 				not("ARRAY[NULL::text]", "ARRAY['']", "ARRAY["+textOf(16385)+"]", "ARRAY["+textOf(40<<20)+"]",
 					"array_fill('{}'::text, ARRAY[10001])")...),
+		}},
+		"ship_windows": {as: worker, params: map[string]argument{
+			"p_node":      takes("'n'", not("NULL", "''", textOf(256))...),
+			"p_boot":      takes(newID, not("NULL")...),
+			"p_first_seq": takes("1", not("NULL", "0", "-1", "2", "9223372036854775807")...),
+			"p_next_seq":  takes("4", not("NULL", "0", "1", "3", "5", "1000002", "-9223372036854775808")...),
+			"p_lost":      takesAny("false", "null is false"),
+			"p_previous":  takes(bytesOf(32), not("NULL", bytesOf(31), bytesOf(1<<20))...),
+			"p_last":      takes(bytesOf(32), not("NULL", bytesOf(31), bytesOf(1<<20))...),
+			"p_seqs": takes("ARRAY[1]::bigint[]", not("NULL", "'{}'", "ARRAY[NULL]::bigint[]", "ARRAY[2]::bigint[]",
+				"ARRAY[1, 2]::bigint[]", "ARRAY[[1]]::bigint[]")...),
+			"p_events": takes(`ARRAY['{"action":"put","outcome":"ok","at":"2026-01-01T00:00:00Z"}']`,
+				not("NULL", "ARRAY[NULL::text]", "ARRAY['']", "ARRAY["+textOf(16385)+"]", "array_fill('{}'::text, ARRAY[2])")...),
+			"p_readers": takes(`'[{"actor":"client:192.0.2.1","client":"192.0.2.1","version":1,"detail":{}}]'`,
+				append(not("NULL", "'[]'", "'{}'", "json_build_array("+textOf(17<<20)+")",
+					`'[{"actor":"client:192.0.2.1","detail":{"match":"grace"}}]'`, `'[{"actor":"a","detail":{"a":[1]}}]'`,
+					`'[{"actor":"a","detail":{"a":1e9}}]'`, `'[{"actor":"a","detail":[]}]'`),
+					code("22P02", `'[{"actor":"a","client":"nowhere"}]'`)...)...),
+			"p_rows": takes(windowRow("1", "1", "[1]"), append(not("NULL", "'[]'", "'{}'", windowRow("0", "1", "[1]"),
+				windowRow("2", "1", "[1]"), windowRow("-1", "1", "[1]"), windowRow("1", "0", "[1]"), windowRow("1", "2", "[1]"),
+				windowRow("1", "1", "[]"), windowRow("1", "1", "[2]"), windowRow("1", "1", "[null]"), windowRow("1", "1", "null"),
+				windowRow("null", "1", "[1]")), code("22003", windowRow("9999999999", "1", "[1]"))...)...),
+			"p_ago": takes("ARRAY[5]", not("NULL", "'{}'", "ARRAY[-1]", "ARRAY[60000001]", "ARRAY[NULL]::int[]", "ARRAY[1, 2]",
+				"ARRAY[[5]]", "'[0:0]={5}'")...),
+			"p_back":     takes("ARRAY[1]", not("NULL", "'{}'", "ARRAY[0]", "ARRAY[2]", "ARRAY[-1]", "ARRAY[NULL]::int[]")...),
+			"p_requests": takes("ARRAY["+newID+"]", not("NULL", "'{}'", "ARRAY["+newID+", "+newID+"]")...),
+			"p_reader":   takes("ARRAY[1]::smallint[]", not("NULL", "'{}'", "ARRAY[0]::smallint[]", "ARRAY[2]::smallint[]")...),
 		}},
 		"record_read": {as: service, params: map[string]argument{
 			"p_action":  takes("'read'", not("NULL", "'put'", textOf(1<<20))...),

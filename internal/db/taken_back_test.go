@@ -27,6 +27,9 @@ var undo = map[int]string{
 	13: `DROP TABLE vault.app_use, vault.app_rules, vault.app_credentials, vault.apps, vault.access_epoch`,
 	14: `DROP FUNCTION vault._feed_change, vault._feed_change_of_all, vault._feed_keeps CASCADE;
 		DROP TABLE vault.change_feed, vault.feed_state CASCADE`,
+	15: `ALTER TABLE vault.audit_log DROP COLUMN since, DROP COLUMN reads, DROP COLUMN ago, DROP COLUMN back,
+		DROP COLUMN requests, DROP COLUMN reader, DROP COLUMN actors, DROP COLUMN clients, DROP COLUMN versions,
+		DROP COLUMN details`,
 }
 
 func viewOfMigration7() string {

@@ -63,7 +63,7 @@ func (w *window) insert(fresh []audit.Row) int {
 	for _, e := range fresh {
 		i, known := slices.BinarySearchFunc(w.events, e, func(a, b audit.Row) int {
 			switch {
-			case a.ID == b.ID && a.At.Equal(b.At):
+			case a.ID == b.ID && a.Read == b.Read && a.At.Equal(b.At):
 				return 0
 			case b.Cursor().Before(a.Cursor()):
 				return -1
@@ -94,7 +94,7 @@ func (w *window) choose(i int) { w.selected = max(0, min(i, len(w.events)-1)) }
 
 // find selects an event that is held.
 func (w *window) find(c audit.Cursor) bool {
-	i := slices.IndexFunc(w.events, func(e audit.Row) bool { return e.Cursor() == c || e.ID == c.ID && e.At.Equal(c.At) })
+	i := slices.IndexFunc(w.events, func(e audit.Row) bool { return e.ID == c.ID && e.Read == c.Read && e.At.Equal(c.At) })
 	if i >= 0 {
 		w.selected = i
 	}

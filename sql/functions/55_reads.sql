@@ -48,18 +48,23 @@ BEGIN
     ON CONFLICT DO NOTHING;
 END $$;
 
--- Inserts the events of a spool; p_first is the number of the first. An impossible time (none, not finite, older than a
+DROP FUNCTION IF EXISTS vault._insert_shipped(text, uuid, bigint, text[]), vault._record_shipped(text, uuid, bigint,
+    text[]);
+
+-- Inserts events of a spool with their numbers, as a row each. An impossible time (none, not finite, older than a
 -- spool keeps a record, more than a minute in the future) is replaced by that of arrival, and the claimed one is kept
 -- in detail. An unreadable event is recorded as unreadable, so that it does not stop the others.
 --
 -- Every read passes through this function, so its cost matters: the event is parsed once, and _printable, a regular
 -- expression for each column, is called only if the JSON has an escape or the text a control character.
-CREATE OR REPLACE FUNCTION vault._insert_shipped(p_node text, p_boot uuid, p_first bigint, p_events text[]) RETURNS void
+CREATE OR REPLACE FUNCTION vault._insert_shipped(p_node text, p_boot uuid, p_seqs bigint[], p_events text[])
+  RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   v_now timestamptz := clock_timestamp();
   v_least timestamptz := v_now - interval '401 days';        -- the greatest audit_max_age plus a day
   v_most timestamptz := v_now + interval '1 minute';
+  v_done boolean;
 BEGIN
   WITH stored AS (
   INSERT INTO vault.audit_log (system_id, at, actor, client, node, action, secret, version, outcome, request_id, detail)
@@ -78,30 +83,41 @@ BEGIN
              || CASE WHEN uuid OR request_id IS NULL THEN '{}'
                  ELSE jsonb_build_object('request', vault._printable(request_id, 64)) END
              || CASE WHEN at NOT BETWEEN v_least AND v_most THEN jsonb_build_object('claimed_at', at) ELSE '{}' END
-    FROM (SELECT p_first + n - 1 AS seq, event,
+    FROM (SELECT seq, event,
             event !~ (E'[\\u007f-\\u009f\\u061c\\u200b-\\u200f\\u2028-\\u202e\\u2060-\\u2069\\ufeff]'
               || E'|\\\\[^"\\\\/]') AS plain
-          FROM unnest(p_events) WITH ORDINALITY AS r (event, n)) AS r,
+          FROM unnest(p_seqs, p_events) AS r (seq, event)) AS r,
       LATERAL json_to_record(event::json) AS e (at timestamptz, actor text, client inet, action text, secret text,
           version int, outcome text,
                                                 request_id text, detail jsonb),
       LATERAL (SELECT coalesce(translate(request_id, '0123456789abcdef',
           '0000000000000000') = '00000000-0000-0000-0000-000000000000', false) AS uuid) AS u
     ORDER BY seq
-    RETURNING audit_log.at, audit_log.actor, audit_log.client, audit_log.outcome, audit_log.detail),
-  used AS (
-    SELECT DISTINCT ON (credential) credential::uuid AS id, at, client
-      FROM (SELECT at, client, detail ->> 'credential' AS credential FROM stored
-              WHERE actor ^@ 'app:' AND outcome <> 'denied' AND detail ? 'credential') AS a
-      WHERE credential ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
-      ORDER BY credential, at DESC),
-  -- A row that another batch is updating gets the next use; a minute is how precise the column is.
-  due AS (
-    SELECT u.credential_id, used.at, used.client FROM used JOIN vault.app_use u ON u.credential_id = used.id
+    RETURNING CASE WHEN audit_log.actor ^@ 'app:' AND audit_log.outcome <> 'denied'
+        THEN audit_log.detail ->> 'credential' END AS credential, audit_log.at, audit_log.client)
+  SELECT vault._note_use(array_agg(credential), array_agg(at), array_agg(client)) INTO v_done FROM (
+    SELECT DISTINCT ON (credential) credential, at, client FROM stored WHERE credential IS NOT NULL
+      ORDER BY credential, at DESC) AS used;
+END $$;
+
+-- Notes the last use of credentials of apps. A row that another batch is updating gets the next use; a minute is how
+-- precise the column is.
+CREATE OR REPLACE FUNCTION vault._note_use(p_credentials text[], p_ats timestamptz[], p_clients inet[]) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF p_credentials IS NULL THEN
+    RETURN false;
+  END IF;
+  WITH due AS (
+    SELECT u.credential_id, used.at, used.client
+      FROM (SELECT CASE WHEN credential ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN credential::uuid END AS id,
+              at, client FROM unnest(p_credentials, p_ats, p_clients) AS r (credential, at, client)) AS used
+      JOIN vault.app_use u ON u.credential_id = used.id
       WHERE u.last_used_at IS NULL OR u.last_used_at < used.at - interval '60 seconds'
       FOR UPDATE OF u SKIP LOCKED)
   UPDATE vault.app_use u SET last_used_at = due.at, last_client = due.client FROM due
     WHERE u.credential_id = due.credential_id;
+  RETURN true;
 END $$;
 
 -- The nesting that readers of the log can parse, far deeper than any event of the vault's.
@@ -117,7 +133,8 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT regexp_replace(p_event, E'"(?:[^"\\\\]|\\\\.)*"', '', 'g') ~ '[0-9.][eE]'
 $$;
 
-CREATE OR REPLACE FUNCTION vault._record_shipped(p_node text, p_boot uuid, p_first bigint, p_events text[]) RETURNS void
+CREATE OR REPLACE FUNCTION vault._record_shipped(p_node text, p_boot uuid, p_seqs bigint[], p_events text[])
+  RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE v_event text;
 BEGIN
@@ -126,7 +143,7 @@ BEGIN
       OR event ~ E'[:,[\\s]-?[0-9.]+[eE]' AND vault._has_exponent(event)) THEN
     RAISE data_exception;
   END IF;
-  PERFORM vault._insert_shipped(p_node, p_boot, p_first, p_events);
+  PERFORM vault._insert_shipped(p_node, p_boot, p_seqs, p_events);
 EXCEPTION WHEN data_exception OR integrity_constraint_violation OR program_limit_exceeded THEN
   FOR i IN 1..cardinality(p_events) LOOP
     v_event := p_events[i];
@@ -137,9 +154,9 @@ EXCEPTION WHEN data_exception OR integrity_constraint_violation OR program_limit
         RAISE data_exception USING MESSAGE = 'it has a number with an exponent';
       END IF;
       BEGIN
-        PERFORM vault._insert_shipped(p_node, p_boot, p_first + i - 1, ARRAY[v_event]);
+        PERFORM vault._insert_shipped(p_node, p_boot, p_seqs[i:i], ARRAY[v_event]);
       EXCEPTION WHEN data_exception THEN   -- most likely of its time
-        PERFORM vault._insert_shipped(p_node, p_boot, p_first + i - 1,
+        PERFORM vault._insert_shipped(p_node, p_boot, p_seqs[i:i],
             ARRAY[(v_event::jsonb - 'at' || jsonb_build_object('detail',
           coalesce(nullif(v_event::jsonb -> 'detail', 'null'), '{}')
               || jsonb_build_object('claimed_at', left(v_event::jsonb ->> 'at', 64))))::text]);
@@ -147,10 +164,53 @@ EXCEPTION WHEN data_exception OR integrity_constraint_violation OR program_limit
     EXCEPTION WHEN data_exception OR integrity_constraint_violation OR program_limit_exceeded THEN
       INSERT INTO vault.audit_log (actor, node, action, outcome, detail)
         VALUES ('role:' || session_user, p_node, 'audit.unreadable', 'failed',
-            jsonb_build_object('boot', p_boot, 'seq', p_first + i - 1,
+            jsonb_build_object('boot', p_boot, 'seq', p_seqs[i],
           'reason', vault._printable(SQLERRM, 200), 'event', vault._printable(v_event, 1000)));
     END;
   END LOOP;
+END $$;
+
+-- Locks the spool's row, which it makes first if need be. Records before p_first_seq that are reported as lost are put
+-- on record as a gap. The caller is in a context of the vault's until vault._close_spool.
+CREATE OR REPLACE FUNCTION vault._open_spool(p_node text, p_boot uuid, p_first_seq bigint, p_lost boolean,
+    p_previous bytea) RETURNS vault.audit_spools
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE v_spool vault.audit_spools;
+BEGIN
+  PERFORM vault._enter('maintenance', 'vaultd');
+  IF NOT EXISTS (SELECT FROM vault.audit_spools WHERE node = p_node AND boot = p_boot) THEN
+    PERFORM vault._begin_spool(p_node, p_boot);
+  END IF;
+  -- an earlier attempt may still be committing
+  SELECT * INTO v_spool FROM vault.audit_spools WHERE node = p_node AND boot = p_boot FOR UPDATE;
+  PERFORM vault._check_spool(v_spool);   -- an error releases the row
+  IF v_spool.role_name IS DISTINCT FROM session_user THEN
+    INSERT INTO vault.audit_log (actor, node, action, detail) VALUES ('role:' || session_user, p_node, 'audit.spool',
+      jsonb_strip_nulls(jsonb_build_object('boot', p_boot, 'from_role', v_spool.role_name, 'to_role', session_user)));
+  END IF;
+  IF p_first_seq > v_spool.next_seq AND p_lost THEN
+    INSERT INTO vault.audit_log (actor, node, action, outcome, detail)
+      VALUES ('vaultd', p_node, 'audit.gap', 'failed',
+              jsonb_build_object('boot', p_boot, 'from', v_spool.next_seq, 'to', p_first_seq - 1, 'lost',
+                  p_first_seq - v_spool.next_seq));
+    v_spool.next_seq := p_first_seq;
+    v_spool.last_hash := p_previous;
+    v_spool.gaps := v_spool.gaps + 1;
+  END IF;
+  RETURN v_spool;
+END $$;
+
+-- Stores the position that a batch reached, and returns it.
+CREATE OR REPLACE FUNCTION vault._close_spool(s vault.audit_spools) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  UPDATE vault.audit_spools SET next_seq = s.next_seq, last_hash = s.last_hash, gaps = s.gaps,
+      shipped_at = clock_timestamp(),
+      (role_name, role_oid, system_id) = (SELECT rolname, oid, vault._system_id() FROM pg_roles
+          WHERE rolname = session_user)
+    WHERE node = s.node AND boot = s.boot;
+  PERFORM vault._leave();
+  RETURN jsonb_build_object('next_seq', s.next_seq, 'last_hash', encode(s.last_hash, 'hex'), 'gaps', s.gaps);
 END $$;
 
 -- Stores records from p_first_seq on, each with the hash of the one before, and returns the spool's position. Records
@@ -192,30 +252,10 @@ BEGIN
   IF array_position(v_hashes, NULL) IS NOT NULL THEN
     RAISE EXCEPTION 'a batch has an event and a hash for each record' USING ERRCODE = '22023';
   END IF;
-  PERFORM vault._enter('maintenance', 'vaultd');
-  IF NOT EXISTS (SELECT FROM vault.audit_spools WHERE node = v_node AND boot = p_boot) THEN
-    PERFORM vault._begin_spool(v_node, p_boot);
-  END IF;
-  -- an earlier attempt may still be committing
-  SELECT * INTO v_spool FROM vault.audit_spools WHERE node = v_node AND boot = p_boot FOR UPDATE;
-  PERFORM vault._check_spool(v_spool);   -- an error releases the row
-  IF v_spool.role_name IS DISTINCT FROM session_user THEN
-    INSERT INTO vault.audit_log (actor, node, action, detail) VALUES ('role:' || session_user, v_node, 'audit.spool',
-      jsonb_strip_nulls(jsonb_build_object('boot', p_boot, 'from_role', v_spool.role_name, 'to_role', session_user)));
-  END IF;
-
+  v_spool := vault._open_spool(v_node, p_boot, p_first_seq, p_lost, p_previous[1]);
   IF p_first_seq > v_spool.next_seq THEN
-    IF NOT coalesce(p_lost, false) THEN
-      PERFORM vault._leave();
-      RETURN vault._spool_position(v_node, p_boot);
-    END IF;
-    INSERT INTO vault.audit_log (actor, node, action, outcome, detail)
-      VALUES ('vaultd', v_node, 'audit.gap', 'failed',
-              jsonb_build_object('boot', p_boot, 'from', v_spool.next_seq, 'to', p_first_seq - 1, 'lost',
-                  p_first_seq - v_spool.next_seq));
-    v_spool.next_seq := p_first_seq;
-    v_spool.last_hash := p_previous[1];
-    v_spool.gaps := v_spool.gaps + 1;
+    PERFORM vault._leave();
+    RETURN vault._spool_position(v_node, p_boot);
   END IF;
 
   v_last := coalesce(v_spool.last_hash, decode(repeat('00', 32), 'hex'));
@@ -230,21 +270,173 @@ BEGIN
     RAISE EXCEPTION 'record % of the spool does not continue the one before', v_broken USING ERRCODE = 'VA003';
   END IF;
 
-  PERFORM vault._record_shipped(v_node, p_boot, greatest(v_spool.next_seq, p_first_seq),
-      p_events[greatest(v_spool.next_seq - p_first_seq, 0) + 1:]);
-
   IF p_first_seq + v_count > v_spool.next_seq THEN
+    PERFORM vault._record_shipped(v_node, p_boot,
+        ARRAY(SELECT generate_series(v_spool.next_seq, p_first_seq + v_count - 1)),
+        p_events[v_spool.next_seq - p_first_seq + 1:]);
     v_spool.next_seq := p_first_seq + v_count;
     v_spool.last_hash := v_hashes[v_count];
   END IF;
-  UPDATE vault.audit_spools SET next_seq = v_spool.next_seq, last_hash = v_spool.last_hash, gaps = v_spool.gaps,
-      shipped_at = clock_timestamp(),
-      (role_name, role_oid, system_id) = (SELECT rolname, oid, vault._system_id() FROM pg_roles
-          WHERE rolname = session_user)
-    WHERE node = v_node AND boot = p_boot;
-  PERFORM vault._leave();
-  RETURN jsonb_build_object('next_seq', v_spool.next_seq, 'last_hash', encode(v_spool.last_hash, 'hex'), 'gaps',
-      v_spool.gaps);
+  RETURN vault._close_spool(v_spool);
+END $$;
+
+-- Inserts rows of several reads. The reads before the newest of a row are those of p_rows.earlier elements of the four
+-- arrays, the rows one after the other. The times of a row are replaced together if the newest is impossible, as in
+-- _insert_shipped; here nothing is unreadable, and what is not as it should be fails the batch.
+CREATE OR REPLACE FUNCTION vault._insert_windows(p_node text, p_boot uuid, p_readers json, p_rows json,
+    p_ago int[], p_back int[], p_requests uuid[], p_reader smallint[]) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  v_now timestamptz := clock_timestamp();
+  v_least timestamptz := v_now - interval '401 days';
+  v_most timestamptz := v_now + interval '1 minute';
+  v_rows bigint;
+  v_used boolean;
+BEGIN
+  WITH readers AS MATERIALIZED (
+    SELECT k, CASE WHEN actor !~ '^(client|worker|app):' AND actor <> 'vaultd' OR actor IS NULL
+          THEN 'role:' || session_user ELSE vault._printable(actor, 255) END AS actor,
+        client, version, nullif(vault._printable_detail(detail), '{}') AS detail, last
+      FROM ROWS FROM (json_to_recordset(p_readers) AS (actor text, client inet, version int, detail jsonb,
+          last timestamptz)) WITH ORDINALITY
+        AS r (actor, client, version, detail, last, k)),
+  windows AS MATERIALIZED (
+    SELECT i, CASE WHEN at BETWEEN v_least AND v_most THEN at ELSE v_now END AS at, at AS claimed, seq, action, secret,
+        request, own, earlier, readers, (sum(earlier) OVER (ORDER BY i))::int AS upto
+      FROM ROWS FROM (json_to_recordset(p_rows) AS (at timestamptz, seq bigint, action text, secret text, request uuid,
+          own int, earlier int, readers int[])) WITH ORDINALITY
+        AS w (at, seq, action, secret, request, own, earlier, readers, i)),
+  known AS (
+    SELECT i, array_agg(r.actor ORDER BY n) AS actors, array_agg(r.client ORDER BY n) AS clients,
+        array_agg(r.version ORDER BY n) AS versions, array_agg(r.detail ORDER BY n) AS details
+      FROM windows, unnest(windows.readers) WITH ORDINALITY AS u (k, n) JOIN readers r ON r.k = u.k
+      GROUP BY i),
+  stored AS (
+    INSERT INTO vault.audit_log (system_id, at, actor, client, node, action, secret, version, outcome, request_id,
+        detail, since, reads, ago, back, requests, reader, actors, clients, versions, details)
+      SELECT (SELECT vault._system_id()), w.at, o.actor, o.client, p_node, vault._printable(w.action, 32),
+          vault._printable(w.secret, 255), o.version, 'ok', w.request,
+          coalesce(o.detail, '{}') || jsonb_build_object('boot', p_boot, 'seq', w.seq)
+            || CASE WHEN w.at <> w.claimed THEN jsonb_build_object('claimed_at', w.claimed) ELSE '{}' END,
+          w.at - p_ago[w.upto] * interval '1 microsecond', w.earlier + 1, p_ago[w.upto - w.earlier + 1:w.upto],
+          p_back[w.upto - w.earlier + 1:w.upto], p_requests[w.upto - w.earlier + 1:w.upto],
+          p_reader[w.upto - w.earlier + 1:w.upto], k.actors, k.clients, k.versions, k.details
+        FROM windows w JOIN readers o ON o.k = w.own JOIN known k ON k.i = w.i
+        ORDER BY w.i
+      RETURNING 1),
+  used AS (
+    SELECT DISTINCT ON (credential) credential, last, client
+      FROM (SELECT detail ->> 'credential' AS credential, last, client FROM readers WHERE actor ^@ 'app:') AS a
+      WHERE credential IS NOT NULL AND last BETWEEN v_least AND v_most
+      ORDER BY credential, last DESC)
+  SELECT (SELECT count(*) FROM stored), vault._note_use(array_agg(credential), array_agg(last), array_agg(client))
+    INTO v_rows, v_used FROM used;
+END $$;
+
+-- Stores the records from p_first_seq to p_next_seq - 1 of a spool and returns its position: some as events
+-- (p_seqs, p_events), as ship_reads does, and the others as rows of several reads each (p_readers and the following).
+-- Each number occurs once. The batch begins where the spool's records end, or it is not stored; p_previous is the hash
+-- of the record before and p_last that of the last one. The chain inside cannot be checked here, since the records'
+-- bytes are not sent: the spool has it.
+--
+-- A read whose outcome is not ok, or that matched a version in its grace, is never in a row of several.
+CREATE OR REPLACE FUNCTION vault.ship_windows(p_node text, p_boot uuid, p_first_seq bigint, p_next_seq bigint,
+    p_lost boolean, p_previous bytea, p_last bytea, p_seqs bigint[], p_events text[], p_readers json, p_rows json,
+    p_ago int[], p_back int[], p_requests uuid[], p_reader smallint[]) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  v_node text := vault._printable(p_node, 255);
+  v_spool vault.audit_spools;
+  v_earlier int := coalesce(cardinality(p_ago), 0);
+BEGIN
+  IF p_boot IS NULL OR p_readers IS NULL OR p_rows IS NULL THEN
+    RAISE EXCEPTION 'p_boot, p_readers or p_rows is null' USING ERRCODE = '22023';
+  END IF;
+  PERFORM vault._bound_length('p_node', octet_length(p_node), 1, 255),
+          vault._bound('p_first_seq', p_first_seq, 1, 4611686018427387904),
+          vault._bound('p_next_seq', p_next_seq, 2, 4611686018427387904);
+  PERFORM vault._bound('the records of a batch', p_next_seq - p_first_seq, 1, 1000000),
+          vault._bound_length('p_previous', octet_length(p_previous), 32, 32),
+          vault._bound_length('p_last', octet_length(p_last), 32, 32),
+          vault._bound_length('p_readers', octet_length(p_readers::text), 2, 16777216),
+          vault._bound_length('p_rows', octet_length(p_rows::text), 2, 67108864);
+  PERFORM vault._bound_length('an event of p_events', coalesce(max(octet_length(event)), 2), 2, 16384),
+          vault._bound('the bytes of p_events', coalesce(sum(octet_length(event)), 2), 2, 67108864)
+    FROM unnest(p_events) AS event;
+  IF coalesce(array_ndims(p_seqs), 1) <> 1 OR coalesce(array_ndims(p_events), 1) <> 1
+      OR array_position(p_events, NULL) IS NOT NULL
+      OR coalesce(cardinality(p_events), 0) <> coalesce(cardinality(p_seqs), 0)
+      OR coalesce(array_ndims(p_ago), 1) <> 1 OR coalesce(array_ndims(p_back), 1) <> 1
+      OR coalesce(array_ndims(p_requests), 1) <> 1 OR coalesce(array_ndims(p_reader), 1) <> 1
+      OR coalesce(array_lower(p_ago, 1), 1) <> 1 OR coalesce(array_lower(p_back, 1), 1) <> 1
+      OR coalesce(array_lower(p_requests, 1), 1) <> 1 OR coalesce(array_lower(p_reader, 1), 1) <> 1
+      OR coalesce(cardinality(p_back), 0) <> v_earlier OR coalesce(cardinality(p_requests), 0) <> v_earlier
+      OR coalesce(cardinality(p_reader), 0) <> v_earlier THEN
+    RAISE EXCEPTION 'each event has its number, and each earlier read its time, number, request and reader'
+      USING ERRCODE = '22023';
+  END IF;
+  IF p_readers::text ~ E'[:,[\\s]-?[0-9.]+[eE]' AND vault._has_exponent(p_readers::text) THEN
+    RAISE EXCEPTION 'p_readers has a number with an exponent' USING ERRCODE = '22023';
+  END IF;
+  PERFORM vault._check_windows(p_first_seq, p_next_seq, p_seqs, p_readers, p_rows, p_ago, p_back, p_reader);
+  v_spool := vault._open_spool(v_node, p_boot, p_first_seq, p_lost, p_previous);
+  IF p_first_seq <> v_spool.next_seq THEN
+    PERFORM vault._leave();
+    RETURN vault._spool_position(v_node, p_boot);
+  ELSIF p_previous <> coalesce(v_spool.last_hash, decode(repeat('00', 32), 'hex')) THEN
+    RAISE EXCEPTION 'record % of the spool does not continue the one before', p_first_seq USING ERRCODE = 'VA003';
+  END IF;
+  IF cardinality(p_events) > 0 THEN
+    PERFORM vault._record_shipped(v_node, p_boot, p_seqs, p_events);
+  END IF;
+  PERFORM vault._insert_windows(v_node, p_boot, p_readers, p_rows, p_ago, p_back, p_requests, p_reader);
+  v_spool.next_seq := p_next_seq;
+  v_spool.last_hash := p_last;
+  RETURN vault._close_spool(v_spool);
+END $$;
+
+-- Fails unless the numbers of a batch's reads are those from p_first_seq to p_next_seq - 1, each once, and a row's
+-- reads are from the newest to the oldest, at most a minute apart, by readers that it names.
+CREATE OR REPLACE FUNCTION vault._check_windows(p_first_seq bigint, p_next_seq bigint, p_seqs bigint[], p_readers json,
+    p_rows json, p_ago int[], p_back int[], p_reader smallint[]) RETURNS void
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  v_readers int := json_array_length(p_readers);
+  v_seen record;
+BEGIN
+  IF EXISTS (SELECT FROM json_to_recordset(p_readers) AS r (detail jsonb)
+      WHERE jsonb_typeof(detail) <> 'object' OR octet_length(detail::text) > 4096 OR detail ->> 'match' = 'grace'
+        OR jsonb_path_exists(detail, 'strict $.* ? (@.type() == "object" || @.type() == "array")', '{}', true)) THEN
+    RAISE EXCEPTION 'the detail of a reader is a small flat object, and not of a match in grace'
+      USING ERRCODE = '22023';
+  END IF;
+  WITH windows AS MATERIALIZED (
+    SELECT seq, earlier, cardinality(readers) AS readers, (sum(earlier) OVER (ORDER BY i))::int AS upto,
+        coalesce(action IN ('read', 'verify', 'describe') AND secret <> '' AND earlier BETWEEN 1 AND 999
+          AND own BETWEEN 1 AND v_readers AND at IS NOT NULL AND request IS NOT NULL
+          AND cardinality(readers) >= 1 AND array_position(readers, NULL) IS NULL
+          AND 1 <= ALL (readers) AND v_readers >= ALL (readers), false) AS fits
+      FROM ROWS FROM (json_to_recordset(p_rows) AS (seq bigint, action text, secret text, earlier int, own int,
+          at timestamptz, request text, readers int[])) WITH ORDINALITY
+        AS w (seq, action, secret, earlier, own, at, request, readers, i))
+  SELECT count(*) AS n, count(DISTINCT seq) AS different, min(seq) AS least, max(seq) AS most,
+      bool_and(fits) AS fit, coalesce(max(upto), 0) AS upto INTO v_seen
+    FROM (
+      SELECT seq, seq IS NOT NULL AS fits, 0 AS upto FROM unnest(p_seqs) AS seq
+      UNION ALL
+      SELECT seq, fits AND seq IS NOT NULL, upto FROM windows
+      UNION ALL
+      SELECT w.seq - p_back[j], coalesce(p_ago[j] BETWEEN CASE WHEN j > w.upto - w.earlier + 1 THEN p_ago[j - 1]
+          ELSE 0 END AND 60000000 AND p_reader[j] BETWEEN 1 AND w.readers AND p_back[j] <> 0, false), 0
+        FROM windows w, generate_series(w.upto - w.earlier + 1, w.upto) AS j WHERE w.fits) AS r;
+  IF v_seen.upto <> coalesce(cardinality(p_ago), 0) OR v_seen.fit IS NOT TRUE THEN
+    RAISE EXCEPTION 'a row has an action, a secret, a time, a request and readers, and its reads follow one another'
+      USING ERRCODE = '22023';
+  ELSIF v_seen.n <> p_next_seq - p_first_seq OR v_seen.different <> v_seen.n OR v_seen.least <> p_first_seq
+      OR v_seen.most <> p_next_seq - 1 THEN
+    RAISE EXCEPTION 'the batch has % numbers, % different ones, of the % from % to %', v_seen.n, v_seen.different,
+      p_next_seq - p_first_seq, p_first_seq, p_next_seq - 1 USING ERRCODE = '22023';
+  END IF;
 END $$;
 
 -- vaultctl calls this before it shows or compares a value. The actor is the database role: nothing else is proven.

@@ -36,6 +36,18 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
         AND pattern ~ E'\\A(\\*|[A-Za-z0-9_][A-Za-z0-9_-]*([./][A-Za-z0-9_][A-Za-z0-9_-]*)*([./]\\*)?)\\Z'$c$),
     ('apps', 'app_name_grammar', $c$name ~ E'\\A[a-z0-9][a-z0-9_.-]{0,63}\\Z'$c$),
     ('audit_leaves', 'leaves_length', $c$((octet_length(leaves) > 0) AND ((octet_length(leaves) % 48) = 0))$c$),
+    ('audit_log', 'audit_earlier', $c$
+  num_nulls(since, reads, ago, back, requests, reader, actors, clients, versions, details) = 10
+  OR num_nulls(since, reads, ago, back, requests, reader, actors, clients, versions, details) = 0
+    AND reads BETWEEN 2 AND 1000 AND cardinality(ago) = reads - 1 AND cardinality(back) = reads - 1
+    AND cardinality(requests) = reads - 1 AND cardinality(reader) = reads - 1
+    AND cardinality(actors) BETWEEN 1 AND reads - 1 AND cardinality(clients) = cardinality(actors)
+    AND cardinality(versions) = cardinality(actors) AND cardinality(details) = cardinality(actors)
+    AND array_position(ago, NULL) IS NULL AND array_position(back, NULL) IS NULL
+    AND array_position(reader, NULL) IS NULL AND array_position(actors, NULL) IS NULL
+    AND since = at - ago[reads - 1] * interval '1 microsecond' AND since BETWEEN at - interval '1 minute' AND at
+    AND date_trunc('month', since AT TIME ZONE 'UTC') = date_trunc('month', at AT TIME ZONE 'UTC')
+    AND outcome = 'ok'$c$),
     ('audit_log', 'audit_outcome', $c$(outcome = ANY (ARRAY['ok'::text, 'denied'::text, 'failed'::text]))$c$),
     ('audit_prunes', 'prune_month_is_a_first', $c$(EXTRACT(day FROM month) = (1)::numeric)$c$),
     ('audit_prunes', 'prune_rows_positive', $c$(rows > 0)$c$),

@@ -27,7 +27,7 @@ BEGIN
       AND inhrelid = to_regclass('vault.' || v_name)) THEN
     RETURN false;
   END IF;
-  EXECUTE format('CREATE TABLE vault.%I (LIKE vault.audit_log INCLUDING ALL)', v_name);
+  EXECUTE format('CREATE TABLE vault.%I (LIKE vault.audit_log INCLUDING ALL) WITH (toast_tuple_target = 4080)', v_name);
   EXECUTE format('ALTER TABLE vault.audit_log ATTACH PARTITION vault.%I FOR VALUES FROM (%L) TO (%L)',
     v_name, v_month AT TIME ZONE 'UTC', (v_month + interval '1 month') AT TIME ZONE 'UTC');
   PERFORM vault._protect_audit_partition(('vault.' || v_name)::regclass);

@@ -14,6 +14,8 @@ GRANT EXECUTE ON FUNCTION vault.replication_lag() TO vault_service, vault_worker
 GRANT EXECUTE ON FUNCTION vault.sealing_lag() TO vault_service, vault_worker, vault_auditor;
 GRANT EXECUTE ON FUNCTION vault.standbys(pg_lsn) TO vault_service;
 GRANT EXECUTE ON FUNCTION vault.ship_reads(text, uuid, bigint, boolean, bytea[], text[]),
+    vault.ship_windows(text, uuid, bigint, bigint, boolean, bytea, bytea, bigint[], text[], json, json, int[], int[],
+      uuid[], smallint[]),
     vault.record_read(text, text, int, text, uuid, jsonb) TO vault_service;
 GRANT EXECUTE ON FUNCTION vault.put_versions(jsonb), vault.record_reads(jsonb) TO vault_service;
 GRANT EXECUTE ON FUNCTION vault.grace_report(text, boolean, timestamptz) TO vault_auditor;

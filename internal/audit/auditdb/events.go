@@ -20,20 +20,16 @@ func (v *verbatim) ScanText(t pgtype.Text) error {
 	return nil
 }
 
-const rowColumns = `id, at, recorded_at, actor, db_role::text, coalesce(host(client), ''), coalesce(node, ''), action,
-	coalesce(secret, ''),
-	coalesce(version, 0), outcome, coalesce(request_id::text, ''), detail::text`
-
 func scanRow(row pgx.CollectableRow) (audit.Row, error) {
 	var r audit.Row
 	err := row.Scan(targets(&r)...)
 	return r, err
 }
 
-// targets are the fields of rowColumns.
+// targets are the columns of readsOf.
 func targets(r *audit.Row) []any {
-	return []any{&r.ID, &r.At, &r.RecordedAt, &r.Actor, &r.DBRole, &r.Client, &r.Node, &r.Action, &r.Secret, &r.Version,
-		(*string)(&r.Outcome), &r.RequestID, (*verbatim)(&r.Detail)}
+	return []any{&r.ID, &r.Read, &r.At, &r.RecordedAt, &r.Actor, &r.DBRole, &r.Client, &r.Node, &r.Action, &r.Secret,
+		&r.Version, (*string)(&r.Outcome), &r.RequestID, (*verbatim)(&r.Detail)}
 }
 
 // Events returns a page of events. It takes a role in vault_auditor. Its time does not grow with the log: a search that

@@ -1,11 +1,11 @@
 package auditdb
 
 import (
-	"cmp"
 	"context"
 	"maps"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -23,7 +23,7 @@ type Follower struct {
 	since    *snapshot        // every event of a transaction that had ended then was returned
 	now      *snapshot        // the snapshot at the beginning of an unfinished scan
 	resume   txRow            // the last row of that scan
-	returned map[int64]uint64 // events returned whose transactions had not ended at since
+	returned map[int64]uint64 // rows whose events were returned and whose transactions had not ended at since
 }
 
 // txRow is a position in the order in which transactions began.
@@ -32,8 +32,8 @@ type txRow struct {
 	id int64
 }
 
-// followRows bounds the rows of one statement.
-const followRows = 5000
+// followRows bounds the rows of one statement. A row has up to a thousand reads.
+const followRows = 1000
 
 // Follow follows what is committed after it returns. The time range of the filter is ignored.
 func (l *Log) Follow(ctx context.Context, f filter.Filter) (*Follower, error) {
@@ -52,7 +52,7 @@ func (l *Log) Follow(ctx context.Context, f filter.Filter) (*Follower, error) {
 // Next returns new events, oldest first; more says that another call finds more at once. After an error, the next call
 // repeats the scan and skips nothing.
 func (f *Follower) Next(ctx context.Context) (fresh []audit.Row, more bool, err error) {
-	var rows []followed
+	var rows []followedRow
 	err = f.reader.ReadInOrder(ctx, func(tx pgx.Tx) error {
 		now, err := takeSnapshot(ctx, tx)
 		if err != nil {
@@ -66,59 +66,70 @@ func (f *Follower) Next(ctx context.Context) (fresh []audit.Row, more bool, err 
 		if f.now == nil {
 			f.now = &now
 		}
-		rows, err = f.notEnded(ctx, tx)
+		if rows, err = f.notEnded(ctx, tx); err == nil {
+			fresh, err = f.readsOf(ctx, tx, rows)
+		}
 		return err
 	})
 	if err != nil {
 		return nil, false, err
 	}
-	return f.advance(rows), len(rows) == followRows, nil
+	f.advance(rows)
+	return fresh, len(rows) == followRows, nil
 }
 
-func (f *Follower) advance(rows []followed) (fresh []audit.Row) {
+func (f *Follower) advance(rows []followedRow) {
 	for _, r := range rows {
-		if _, known := f.returned[r.ID]; !known {
-			fresh = append(fresh, r.Row)
-			f.returned[r.ID] = r.tx
-		}
-		f.resume = txRow{r.tx, r.ID}
+		f.returned[r.id] = r.tx
+		f.resume = txRow{r.tx, r.id}
 	}
 	if len(rows) < followRows {
 		f.since, f.now, f.resume = f.now, nil, txRow{}
 		maps.DeleteFunc(f.returned, func(_ int64, tx uint64) bool { return f.since.ended(tx) })
 	}
-	slices.SortFunc(fresh, func(a, b audit.Row) int { return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.ID, b.ID)) })
-	return fresh
 }
 
-type followed struct {
-	audit.Row
-	tx uint64
+type followedRow struct {
+	txRow
+	at time.Time
 }
 
-// notEnded reads the visible events of transactions that had not ended at f.since.
-func (f *Follower) notEnded(ctx context.Context, tx pgx.Tx) ([]followed, error) {
+// notEnded finds the visible rows of transactions that had not ended at f.since.
+func (f *Follower) notEnded(ctx context.Context, tx pgx.Tx) ([]followedRow, error) {
 	begin, open := f.since.notEnded()
 	s := statement{args: []any{f.since.system, number(begin), numbers(open), number(f.resume.tx), f.resume.id, followRows}}
-	check := "(tx, id) > ($4::text::xid8, $5)"
-	for _, c := range f.conditions {
-		check += " AND " + c.sql(&s)
-	}
+	check := "(tx, id) > ($4::text::xid8, $5) AND " + checkRows(&s, f.conditions)
 	part := func(of string) string {
-		return `(SELECT * FROM vault.audit_log WHERE system_id = $1 AND ` + of + ` AND ` + check +
+		return `(SELECT id, at, tx FROM vault.audit_log WHERE system_id = $1 AND ` + of + ` AND ` + check +
 			` ORDER BY system_id, tx, id LIMIT $6)`
 	}
-	return db.Collect(ctx, tx, func(row pgx.CollectableRow) (followed, error) {
-		var r followed
+	return db.Collect(ctx, tx, func(row pgx.CollectableRow) (r followedRow, err error) {
 		var id string
-		err := row.Scan(append(targets(&r.Row), &id)...)
-		if err == nil {
+		if err = row.Scan(&r.id, &r.at, &id); err == nil {
 			r.tx, err = strconv.ParseUint(id, 10, 64)
 		}
 		return r, err
-	}, `SELECT `+rowColumns+`, tx::text FROM (`+part(`tx >= $2::text::xid8`)+` UNION ALL `+
+	}, `SELECT id, at, tx::text FROM (`+part(`tx >= $2::text::xid8`)+` UNION ALL `+
 		part(`tx = ANY ($3::text[]::xid8[])`)+`) s
 		ORDER BY tx, id LIMIT $6`, s.args...)
+}
+
+// readsOf are the events of rows that were not returned yet, oldest first.
+func (f *Follower) readsOf(ctx context.Context, tx pgx.Tx, rows []followedRow) ([]audit.Row, error) {
+	var ids []int64
+	var ats []time.Time
+	for _, r := range rows {
+		if _, known := f.returned[r.id]; !known {
+			ids, ats = append(ids, r.id), append(ats, r.at)
+		}
+	}
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	var s statement
+	found := rowsOf(&s, ids, ats)
+	return db.Collect(ctx, tx, scanRow, readsOf(found, search{conditions: f.conditions}.checkReads(&s), "moment, id, nth",
+		"ALL"), s.args...)
 }
 
 // snapshot holds which transactions had ended, as pg_snapshot does.

@@ -15,7 +15,12 @@ import (
 	"github.com/hyperiondb/vault/test/chaos/pgproxy"
 )
 
-func TestMain(m *testing.M) { os.Exit(vaulttest.Main(m)) }
+func TestMain(m *testing.M) {
+	if os.Getenv(shipChild) != "" {
+		child()
+	}
+	os.Exit(vaulttest.Main(m))
+}
 
 func must(t testing.TB, err error) {
 	t.Helper()

@@ -84,6 +84,39 @@ func (l *Log) Ship(ctx context.Context, b spool.Batch) (spool.Position, error) {
 	return at.decode()
 }
 
+// ShipWindows adds a batch of a spool with rows of several reads.
+func (l *Log) ShipWindows(ctx context.Context, w spool.Windows) (spool.Position, error) {
+	primary, err := l.primary()
+	if err != nil {
+		return spool.Position{}, err
+	}
+	readers, err := jsonArray(w.Readers)
+	if err != nil {
+		return spool.Position{}, err
+	}
+	rows, err := jsonArray(w.Rows)
+	if err != nil {
+		return spool.Position{}, err
+	}
+	var at position
+	err = primary.Records().Change(ctx, nil, db.Refusal{}, &at,
+		`SELECT vault.ship_windows($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)`,
+		w.Node, w.Boot, w.First, w.Next, w.Lost, w.Previous[:], w.Last[:], w.Seqs, w.Events, readers, rows, w.Ago, w.Back,
+		w.Requests, w.Reader)
+	if err != nil {
+		return spool.Position{}, err
+	}
+	return at.decode()
+}
+
+func jsonArray[T any](items []T) (string, error) {
+	if items == nil {
+		return "[]", nil
+	}
+	text, err := json.Marshal(items)
+	return string(text), err
+}
+
 // position is the JSON of a spool.Position.
 type position struct {
 	Next uint64 `json:"next_seq"`

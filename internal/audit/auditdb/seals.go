@@ -2,7 +2,9 @@ package auditdb
 
 import (
 	"context"
+	"encoding/json"
 	"net/netip"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -13,15 +15,26 @@ import (
 var _ seal.Store = (*Log)(nil)
 
 const sealedColumns = `id, system_id, tx, at, recorded_at, actor, db_role::text, client, node, action,
-	secret, version, outcome, request_id, detail::text`
+	secret, version, outcome, request_id, detail::text, since,
+	CASE WHEN num_nulls(reads, ago, back, requests, reader, actors, clients, versions, details) < 9 THEN
+		json_build_object('reads', reads, 'ago', ago, 'back', back, 'requests', requests, 'reader', reader, 'actors', actors,
+			'clients', clients, 'versions', versions, 'details', details)::text END`
 
 // scanSealed scans a row with every column that a seal covers.
 func scanSealed(row pgx.CollectableRow) (seal.Row, error) {
 	var r seal.Row
 	var client *netip.Prefix
+	var since *time.Time
+	var earlier *string
 	err := row.Scan(&r.ID, &r.SystemID, &r.Tx, &r.At.Time, &r.RecordedAt.Time, &r.Actor, &r.DBRole, &client, &r.Node,
-		&r.Action, &r.Secret, &r.Version, &r.Outcome, &r.RequestID, (*verbatim)(&r.Detail))
+		&r.Action, &r.Secret, &r.Version, &r.Outcome, &r.RequestID, (*verbatim)(&r.Detail), &since, &earlier)
 	r.At.Time, r.RecordedAt.Time = r.At.UTC(), r.RecordedAt.UTC()
+	if since != nil {
+		r.Since = &seal.Moment{Time: since.UTC()}
+	}
+	if earlier != nil {
+		r.Earlier = json.RawMessage(*earlier)
+	}
 	if client != nil {
 		r.Client = &seal.Client{Prefix: *client}
 	}

@@ -14,16 +14,21 @@ import (
 	"github.com/hyperiondb/vault/internal/db"
 )
 
-// A search reads an index in the order of (at, id) and filters by the other conditions. Three rules keep its cost
-// independent of the size of the log:
+// A search reads an index in the order of (at, id) and filters by the other conditions. Then it takes the rows that it
+// found apart into reads (see reads in rows.go). Three rules keep its cost independent of the size of the log:
 //
 //   - If an index has this order (one secret, one actor, one address, the refusals, or no condition at all), it
 //     reads little more than it returns.
 //   - If a condition matches few rows of the whole log, it reads those and sorts them.
-//   - Otherwise it reads [sliceRows] rows at a time until the page is full or [searchFor] is over, and returns where
-//     it stopped.
+//   - Otherwise it reads up to [sliceRows] rows at a time until the page is full or [searchFor] is over, and returns
+//     where it stopped.
+//
+// The indexes of actors and addresses have the newest read of a row only. A search along one of them reads the rows of
+// several reads beside it, in the order of time and within the same bounds; each lists its readers once, so that this
+// looks at far fewer readers than there are reads.
 const (
 	fewRows    = 5000  // up to so many are read and sorted
+	firstRows  = 2000  // read by the first statement
 	sliceRows  = 20000 // read by one statement
 	manyPieces = 16    // values of one condition that are looked up in an index each
 
@@ -273,6 +278,10 @@ func (a search) isFew(ctx context.Context, tx pgx.Tx, c condition) (bool, error)
 			`(SELECT count(*) FROM (SELECT FROM vault.audit_log WHERE `+p.sql(&s)+window+`
 				ORDER BY `+p.order()+` LIMIT `+limit+`) piece)`)
 	}
+	if c.isOfRead() {
+		counts = append(counts, `(SELECT count(*) FROM (SELECT FROM vault.audit_log WHERE `+a.several(c)+window+`
+			ORDER BY at, since, id LIMIT `+limit+`) piece)`)
+	}
 	var n int
 	err := tx.QueryRow(ctx, `SELECT `+strings.Join(counts, ` + `), s.args...).Scan(&n)
 	return n <= fewRows, err
@@ -284,31 +293,33 @@ func (a search) between(s *statement) string {
 	if !a.since.IsZero() {
 		text += ` AND at >= ` + s.arg(a.since) + `::timestamptz`
 	}
-	if !a.until.IsZero() {
-		text += ` AND at < ` + s.arg(a.until) + `::timestamptz`
+	if !a.until.IsZero() { // a row that ends later may begin before
+		text += ` AND at < ` + s.arg(a.until) + `::timestamptz + ` + longestSpan
 	}
 	return text
 }
 
-// source selects the rows of the index in order, as a FROM item; window is further conditions.
-func (a search) source(s *statement, window, order string, limit int) string {
+// parts are the statements that together select every row with a matching read on one side of the cursor, each in order
+// and up to a limit.
+func (a search) parts(s *statement, window, order string, along, several int) []string {
+	rows := func(condition string, limit int) string {
+		return `SELECT at, id, (` + a.check(s) + `) AS passes FROM vault.audit_log WHERE ` + condition + window +
+			` ORDER BY ` + order + ` LIMIT ` + s.arg(limit)
+	}
 	if a.few != nil {
-		return a.fewSource(s, window)
+		return []string{`SELECT at, id, (` + a.check(s) + `) AS passes FROM ` + a.fewSource(s, window)}
 	}
-	along := a.along
-	if len(along) == 0 {
-		along = []condition{{}}
+	if len(a.along) == 0 {
+		return []string{rows("true", several)}
 	}
-	most := s.arg(limit)
 	var parts []string
-	for _, c := range along {
-		condition := "true"
-		if c.key != "" {
-			condition = c.sql(s)
-		}
-		parts = append(parts, `(SELECT * FROM vault.audit_log WHERE `+condition+window+` ORDER BY `+order+` LIMIT `+most+`)`)
+	for _, c := range a.along {
+		parts = append(parts, rows(c.sql(s), along))
 	}
-	return `(SELECT * FROM (` + strings.Join(parts, ` UNION ALL `) + `) one ORDER BY ` + order + ` LIMIT ` + most + `) s`
+	if c := a.along[0]; c.isOfRead() {
+		parts = append(parts, rows(a.several(c), several))
+	}
+	return parts
 }
 
 // fewSource selects all rows of few, piece by piece and each once. OFFSET 0 is an optimisation fence: without it, the
@@ -316,32 +327,35 @@ func (a search) source(s *statement, window, order string, limit int) string {
 func (a search) fewSource(s *statement, window string) string {
 	var parts []string
 	before := ""
-	for i, p := range a.few.pieces() {
+	pieces := a.few.pieces()
+	for i, p := range pieces {
 		if i > 0 {
-			before += ` AND ` + a.few.pieces()[i-1].sql(s) + ` IS NOT TRUE`
+			before += ` AND ` + pieces[i-1].sql(s) + ` IS NOT TRUE`
 		}
 		parts = append(parts, `(SELECT * FROM vault.audit_log WHERE `+p.sql(s)+window+before+` OFFSET 0)`)
+	}
+	if last := pieces[len(pieces)-1]; last.isOfRead() {
+		before += ` AND ` + last.sql(s) + ` IS NOT TRUE`
+		parts = append(parts, `(SELECT * FROM vault.audit_log WHERE `+a.several(last)+window+before+` OFFSET 0)`)
 	}
 	return `(` + strings.Join(parts, ` UNION ALL `) + `) s`
 }
 
-// check is the remaining conditions, as a WHERE clause.
-func (a search) check(s *statement) string {
-	text := "true"
-	for _, c := range a.others {
-		text += " AND " + c.sql(s)
-	}
-	return text
-}
-
 // page reads slices from the cursor on until the page is full, no rows are left or searchFor is over.
 func (a search) page(ctx context.Context, tx pgx.Tx, q audit.Query) (audit.Page, error) {
+	if !a.until.IsZero() && !q.Newer && (q.From == nil || !q.From.At.Before(a.until)) {
+		q.From = &audit.Cursor{At: a.until}
+	}
 	page := audit.Page{Rows: []audit.Row{}, Next: q.From}
 	began := time.Now()
-	for {
-		missing := q.Limit - len(page.Rows)
+	for looks := firstRows; ; looks = min(4*looks, sliceRows) {
 		q.From = page.Next
-		rows, err := a.slice(ctx, tx, q, missing)
+		missing := q.Limit - len(page.Rows)
+		slice, err := a.look(ctx, tx, q, missing, looks)
+		if err != nil {
+			return audit.Page{}, err
+		}
+		rows, err := a.slice(ctx, tx, q, slice, missing)
 		if err != nil {
 			return audit.Page{}, err
 		}
@@ -351,9 +365,7 @@ func (a search) page(ctx context.Context, tx pgx.Tx, q audit.Query) (audit.Page,
 			page.Next = &last
 			return page, nil
 		}
-		if page.Next, err = a.sliceEnd(ctx, tx, q); err != nil {
-			return audit.Page{}, err
-		}
+		page.Next = slice.end
 		if page.Next == nil || time.Since(began) > searchFor {
 			return page, nil
 		}
@@ -372,44 +384,117 @@ func order(q audit.Query) string {
 func (a search) window(q audit.Query, s *statement) string {
 	text := a.between(s)
 	if q.From != nil {
-		side := "<"
+		side, also := "<", ""
 		if q.Newer {
 			side = ">"
+			if q.From.Read > 0 { // the row has newer reads of the same time
+				also = "="
+			}
 		}
 		at := s.arg(q.From.At) + "::timestamptz"
-		text += fmt.Sprintf(` AND at %s= %s AND (at, id) %s (%s, %s::bigint)`, side, at, side, at, s.arg(q.From.ID))
+		text += fmt.Sprintf(` AND at %s= %s AND (at, id) %s%s (%s, %s::bigint)`, side, at, side, also, at, s.arg(q.From.ID))
 	}
 	return text
 }
 
-// slice reads the next rows and returns at most limit that match.
-func (a search) slice(ctx context.Context, tx pgx.Tx, q audit.Query, limit int) ([]audit.Row, error) {
-	var s statement
-	looks := sliceRows
-	if len(a.others) == 0 {
-		looks = limit
-	}
-	window := a.window(q, &s)
-	text := `SELECT ` + rowColumns + ` FROM ` + a.source(&s, window, order(q), looks) +
-		` WHERE ` + a.check(&s) + ` ORDER BY ` + order(q) + ` LIMIT ` + s.arg(limit)
-	return db.Collect(ctx, tx, scanRow, text, s.args...)
+// found is the rows of a slice: those with a matching read, and where the slice ends. Of the reads up to there, each is
+// in one of these rows or in one that ends beyond the slice.
+type found struct {
+	ids []int64
+	ats []time.Time
+	end *audit.Cursor // nil = no rows are left
 }
 
-// sliceEnd is the last row that slice read; nil = no rows are left.
-func (a search) sliceEnd(ctx context.Context, tx pgx.Tx, q audit.Query) (*audit.Cursor, error) {
-	if a.few != nil || len(a.others) == 0 {
-		return nil, nil
-	}
+// look finds the next rows, at most limit, among the first looks of each part. The slice ends with the last of limit
+// rows, or where the first part ends that has more rows.
+func (a search) look(ctx context.Context, tx pgx.Tx, q audit.Query, limit, looks int) (f found, err error) {
 	var s statement
-	window := a.window(q, &s)
-	ends, err := db.Collect(ctx, tx, func(row pgx.CollectableRow) (audit.Cursor, error) {
-		var c audit.Cursor
-		err := row.Scan(&c.At, &c.ID)
-		return c, err
-	}, `SELECT at, id FROM `+a.source(&s, window, order(q),
-		sliceRows)+` ORDER BY `+order(q)+` OFFSET `+s.arg(sliceRows-1), s.args...)
-	if err != nil || len(ends) == 0 {
-		return nil, err
+	along := looks
+	if len(a.others) == 0 {
+		along = limit
 	}
-	return &ends[0], nil
+	several := looks
+	if len(a.conditions) == 0 {
+		several = limit
+	}
+	order, most := order(q), s.arg(limit)
+	nearest := "max"
+	if q.Newer {
+		nearest = "min"
+	}
+	window := a.window(q, &s)
+	var looked, ends []string
+	for i, part := range a.parts(&s, window, order, along, several) {
+		part = fmt.Sprintf(`(SELECT %d AS part, row_number() OVER () AS n, at, id, passes FROM (%s) p)`, i, part)
+		looked = append(looked, part)
+		rows := several
+		if i < len(a.along) {
+			rows = along
+		}
+		if a.few == nil {
+			ends = append(ends, fmt.Sprintf(`part = %d AND n = %s`, i, s.arg(rows)))
+		}
+	}
+	if len(ends) == 0 {
+		ends = []string{"false"}
+	}
+	side := ">="
+	if q.Newer {
+		side = "<="
+	}
+	var at *time.Time
+	var id *int64
+	err = tx.QueryRow(ctx, `WITH looked AS MATERIALIZED (`+strings.Join(looked, ` UNION ALL `)+`),
+		few AS MATERIALIZED (SELECT at, id FROM looked WHERE passes GROUP BY at, id ORDER BY `+order+` LIMIT `+most+`),
+		ends AS MATERIALIZED ((SELECT at, id FROM few ORDER BY `+order+` OFFSET `+most+` - 1 LIMIT 1)
+			UNION ALL (SELECT at, id FROM looked WHERE `+strings.Join(ends, ` OR `)+`)),
+		ending AS MATERIALIZED (SELECT at, `+nearest+`(id) AS id FROM ends WHERE at = (SELECT `+nearest+`(at) FROM ends)
+			GROUP BY at)
+		SELECT (SELECT at FROM ending), (SELECT id FROM ending), array_agg(id), array_agg(at) FROM few
+			WHERE NOT EXISTS (SELECT FROM ending) OR (at, id) `+side+` (SELECT at, id FROM ending)`,
+		s.args...).Scan(&at, &id, &f.ids, &f.ats)
+	if at != nil {
+		f.end = &audit.Cursor{At: *at, ID: *id}
+	}
+	return f, err
+}
+
+// rowsOf selects rows by their keys.
+func rowsOf(s *statement, ids []int64, ats []time.Time) string {
+	return `SELECT l.* FROM unnest(` + s.arg(ids) + `::bigint[], ` + s.arg(ats) + `::timestamptz[]) AS u (id, at)
+		JOIN vault.audit_log l ON l.id = u.id AND l.at = u.at`
+}
+
+// slice reads the matching reads of the found rows, and of those that end beyond them, up to the slice's end.
+func (a search) slice(ctx context.Context, tx pgx.Tx, q audit.Query, f found, limit int) ([]audit.Row, error) {
+	var s statement
+	rows := []string{rowsOf(&s, f.ids, f.ats)}
+	newest, oldest := q.From, f.end
+	if q.Newer {
+		newest, oldest = f.end, q.From
+	}
+	check := a.checkReads(&s)
+	position := func(c *audit.Cursor) string {
+		return `(` + s.arg(c.At) + `::timestamptz, ` + s.arg(c.ID) + `::bigint, ` + s.arg(-c.Read) + `::int)`
+	}
+	side := map[bool][2]string{false: {"<", ">="}, true: {"<=", ">"}}[q.Newer]
+	if newest != nil {
+		at := s.arg(newest.At) + "::timestamptz"
+		beyond := ">="
+		if q.Newer {
+			beyond = ">"
+		}
+		rows = append(rows, `SELECT * FROM vault.audit_log WHERE since IS NOT NULL AND at >= `+at+` AND at <= `+at+` + `+
+			longestSpan+` AND since <= `+at+` AND (at, id) `+beyond+` (`+at+`, `+s.arg(newest.ID)+`::bigint) AND `+a.check(&s))
+		check += ` AND (moment, id, nth) ` + side[0] + ` ` + position(newest)
+	}
+	if oldest != nil {
+		check += ` AND (moment, id, nth) ` + side[1] + ` ` + position(oldest)
+	}
+	direction := " DESC"
+	if q.Newer {
+		direction = ""
+	}
+	by := fmt.Sprintf("moment%[1]s, id%[1]s, nth%[1]s", direction)
+	return db.Collect(ctx, tx, scanRow, readsOf(strings.Join(rows, ` UNION ALL `), check, by, s.arg(limit)), s.args...)
 }

@@ -23,9 +23,10 @@ import (
 
 // shipping is a spool whose records are shipped to a primary.
 type shipping struct {
-	t     *testing.T
-	spool *spool.Spool
-	log   *auditdb.Log
+	t      *testing.T
+	spool  *spool.Spool
+	log    *auditdb.Log
+	window time.Duration
 }
 
 func newShipping(t *testing.T, url string) *shipping {
@@ -34,7 +35,7 @@ func newShipping(t *testing.T, url string) *shipping {
 		SegmentBytes: 2000})
 	must(t, err)
 	t.Cleanup(func() { must(t, s.Close()) })
-	return &shipping{t, s, auditdb.New(nil, mustWriter(t, url))}
+	return &shipping{t: t, spool: s, log: auditdb.New(nil, mustWriter(t, url))}
 }
 
 func (s *shipping) append(ids ...int) {
@@ -49,7 +50,7 @@ func (s *shipping) append(ids ...int) {
 // run ships until the condition holds.
 func (s *shipping) run(until func(spool.Stats, spool.Shipping) bool) spool.Shipping {
 	s.t.Helper()
-	shipper := &spool.Shipper{Spool: s.spool, Primary: s.log, Log: slog.New(slog.DiscardHandler)}
+	shipper := &spool.Shipper{Spool: s.spool, Primary: s.log, Window: s.window, Log: slog.New(slog.DiscardHandler)}
 	ctx, stop := context.WithCancel(s.t.Context())
 	done := make(chan struct{})
 	go func() { shipper.Run(ctx); close(done) }()
@@ -119,7 +120,8 @@ func TestShippedAgainAfterALossyFailover(t *testing.T) {
 	must(t, standby.Start(t.Context()))
 	must(t, standby.Promote(t.Context()))
 
-	again := &shipping{t, old.spool, auditdb.New(nil, mustWriter(t, standby.URL(store.Database, vaulttest.Daemon)))}
+	again := &shipping{t: t, spool: old.spool,
+		log: auditdb.New(nil, mustWriter(t, standby.URL(store.Database, vaulttest.Daemon)))}
 	again.append(10)
 	state := again.run(drained)
 	again.arrived(store, 10)

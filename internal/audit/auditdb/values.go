@@ -13,8 +13,8 @@ import (
 )
 
 // Values returns values of secret, actor or node that occur in the log and begin with typed, an actor's also after its
-// kind, sorted. Each takes a few index steps, however many rows have it. Nodes have no index: it returns those of the
-// newest events.
+// kind, sorted. Each takes a few index steps, however many rows have it. Nodes have no index, nor have actors that are
+// never the newest reader of a row: it returns those of the newest events.
 func (l *Log) Values(ctx context.Context, key filter.Key, typed string, limit int) ([]string, error) {
 	prefixes := []string{typed}
 	text := `SELECT DISTINCT node FROM (SELECT node FROM vault.audit_log ORDER BY at DESC, id DESC LIMIT 2000) newest
@@ -41,6 +41,17 @@ func (l *Log) Values(ctx context.Context, key filter.Key, typed string, limit in
 	err := l.reader.ReadInOrder(ctx, func(tx pgx.Tx) error {
 		for _, p := range prefixes {
 			values, err := db.Collect(ctx, tx, pgx.RowTo[string], text, p, limit)
+			if err != nil {
+				return err
+			}
+			found = append(found, values...)
+			if key != filter.Actor {
+				continue
+			}
+			// Of rows with several reads, the index has the newest.
+			values, err = db.Collect(ctx, tx, pgx.RowTo[string], `SELECT DISTINCT actor FROM (SELECT actors FROM vault.audit_log
+				WHERE since IS NOT NULL ORDER BY at DESC, since DESC, id DESC LIMIT 1000) newest, unnest(actors) AS actor
+				WHERE actor ^@ $1 ORDER BY 1 LIMIT $2`, p, limit)
 			if err != nil {
 				return err
 			}
@@ -82,7 +93,7 @@ func scanUse(row pgx.CollectableRow) (audit.SecretUse, error) {
 	return u, err
 }
 
-// SealOf finds the seal of a row.
+// SealOf finds the seal of the row of an event.
 func (l *Log) SealOf(ctx context.Context, row audit.Row) (seal audit.RowSeal, err error) {
 	err = l.reader.ReadInOrder(ctx, func(tx pgx.Tx) error {
 		return tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM vault.audit_seals), coalesce(seal.id, 0),
@@ -90,7 +101,8 @@ func (l *Log) SealOf(ctx context.Context, row audit.Row) (seal audit.RowSeal, er
 			FROM (SELECT) one LEFT JOIN (SELECT s.id, s.sealed_at FROM vault.audit_log a
 				JOIN vault.audit_seals s ON s.system_id = a.system_id
 				AND s.to_tx > a.tx AND s.from_tx <= a.tx AND s.month = date_trunc('month', a.at AT TIME ZONE 'UTC')::date
-				WHERE a.id = $1 AND a.at = $2 ORDER BY s.system_id, s.to_tx LIMIT 1) seal ON true`,
+				WHERE a.id = $1 AND a.at >= $2 AND a.at <= $2::timestamptz + `+longestSpan+`
+				ORDER BY s.system_id, s.to_tx LIMIT 1) seal ON true`,
 			row.ID, row.At).Scan(&seal.Known, &seal.ID, &seal.SealedAt)
 	})
 	return seal, err

@@ -25,6 +25,12 @@
 //
 // All numbers are big-endian.
 //
+// A row of several reads (one that has a since) has format 2: the text "hyperiondb-vault/audit-row/2" and a zero byte,
+// the same columns, then
+//
+//	since                  as at
+//	earlier                the other columns as [Earlier], as detail
+//
 // # Tree
 //
 // The root is the Merkle tree hash of RFC 6962, section 2.1, with SHA-256: leaf = H(0x00 || bytes), node = H(0x01 ||

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"net/netip"
@@ -15,7 +16,10 @@ import (
 	"github.com/google/uuid"
 )
 
-const rowFormat = "hyperiondb-vault/audit-row/1\x00"
+const (
+	rowFormat  = "hyperiondb-vault/audit-row/1\x00"
+	rowFormat2 = "hyperiondb-vault/audit-row/2\x00" // of a row with several reads
+)
 
 // Hash is a SHA-256.
 type Hash = [sha256.Size]byte
@@ -37,6 +41,57 @@ type Row struct {
 	Outcome    string          `json:"outcome"`
 	RequestID  *uuid.UUID      `json:"request_id,omitempty"`
 	Detail     json.RawMessage `json:"detail"`
+	Since      *Moment         `json:"since,omitempty"`   // of the first of several reads
+	Earlier    json.RawMessage `json:"earlier,omitempty"` // those before the newest, as [Earlier]; null: none
+}
+
+// Earlier is the reads of a row before the newest, each of which has an element in the first four arrays, from the
+// newer to the older; and their readers.
+type Earlier struct {
+	Reads    int               `json:"reads"` // with the newest
+	Ago      []*int64          `json:"ago"`   // microseconds before the row's time
+	Back     []*int64          `json:"back"`  // numbers before the row's
+	Requests []*string         `json:"requests"`
+	Reader   []*int64          `json:"reader"` // an index into the following, from 1
+	Actors   []*string         `json:"actors"`
+	Clients  []*string         `json:"clients"`
+	Versions []*int64          `json:"versions"`
+	Details  []json.RawMessage `json:"details"`
+}
+
+// check fails if the arrays do not fit, so that reads cannot be told from them.
+func (r *Row) check() error {
+	if (r.Since == nil) != (r.Earlier == nil) {
+		return errors.New("it has arrays of reads without their beginning, or no reads to its beginning")
+	}
+	if r.Earlier == nil {
+		return nil
+	}
+	var e Earlier
+	if err := json.Unmarshal(r.Earlier, &e); err != nil {
+		return fmt.Errorf("its arrays of reads cannot be read: %w", err)
+	}
+	n := len(e.Ago)
+	if n == 0 || e.Reads != n+1 || len(e.Back) != n || len(e.Requests) != n || len(e.Reader) != n {
+		return fmt.Errorf("it says that it has %d reads, and its arrays have %d times, %d numbers, %d requests and "+
+			"%d readers of those before the newest", e.Reads, n, len(e.Back), len(e.Requests), len(e.Reader))
+	}
+	readers := len(e.Actors)
+	if len(e.Clients) != readers || len(e.Versions) != readers || len(e.Details) != readers {
+		return fmt.Errorf("its arrays have %d actors, %d clients, %d versions and %d details", readers, len(e.Clients),
+			len(e.Versions), len(e.Details))
+	}
+	for i, ago := range e.Ago {
+		switch {
+		case ago == nil || e.Back[i] == nil || e.Reader[i] == nil:
+			return fmt.Errorf("read %d before its newest has no time, number or reader", i+1)
+		case i > 0 && *ago < *e.Ago[i-1] || *ago < 0:
+			return fmt.Errorf("read %d before its newest is not in the order of time", i+1)
+		case *e.Reader[i] < 1 || *e.Reader[i] > int64(readers) || e.Actors[*e.Reader[i]-1] == nil:
+			return fmt.Errorf("read %d before its newest is of a reader that it does not name", i+1)
+		}
+	}
+	return nil
 }
 
 // Client is PostgreSQL's inet: an address that may have a prefix length, written without it for a single address.
@@ -122,7 +177,11 @@ func (r *Row) Leaf() (Hash, error) {
 		detail = r.Detail
 	}
 	b := make([]byte, 1, 512) // 0x00: a leaf
-	b = append(b, rowFormat...)
+	if r.Since == nil && r.Earlier == nil {
+		b = append(b, rowFormat...)
+	} else {
+		b = append(b, rowFormat2...)
+	}
 	b = number(b, uint64(r.ID))
 	b = number(b, uint64(r.SystemID))
 	b = number(b, r.Tx)
@@ -146,7 +205,22 @@ func (r *Row) Leaf() (Hash, error) {
 		b = value(b, r.RequestID[:])
 	}
 	b = value(b, detail)
-	return sha256.Sum256(b), nil
+	if r.Since == nil && r.Earlier == nil {
+		return sha256.Sum256(b), nil
+	}
+	if r.Since == nil {
+		b = append(b, 0)
+	} else {
+		b = number(b, r.Since.micro())
+	}
+	if r.Earlier == nil {
+		return sha256.Sum256(append(b, 0)), nil
+	}
+	earlier, err := canonical(r.Earlier)
+	if err != nil {
+		earlier = r.Earlier
+	}
+	return sha256.Sum256(value(b, earlier)), nil
 }
 
 func value(b, v []byte) []byte {

@@ -234,6 +234,9 @@ func (v *verifier) row(r *Row) error {
 		v.Progress(v.report.Rows)
 	}
 	v.note(r)
+	if err := r.check(); err != nil {
+		return &Fault{Row: r.ID, What: fmt.Sprintf("row %d does not fit itself: %s", r.ID, err)}
+	}
 	if s := v.at.seal; s != nil && s.covers(r) {
 		leaf, err := r.Leaf()
 		if err != nil {

@@ -23,7 +23,7 @@ const unsharedWrites = 16
 // append queues one event and waits for its record. If no write is in progress, the caller writes the whole queue: a
 // handover costs more than the write. A batch that takes an fsync is left to the committer, since an fsync cannot be
 // interrupted when the caller's context ends.
-func (s *Spool) append(ctx context.Context, event []byte, at time.Time) error {
+func (s *Spool) append(ctx context.Context, event []byte, at time.Time, urgent bool) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("%w: %w", audit.ErrUnrecorded, err)
 	}
@@ -31,7 +31,7 @@ func (s *Spool) append(ctx context.Context, event []byte, at time.Time) error {
 	if !reused {
 		e = &entry{done: make(chan error, 1)}
 	}
-	e.event, e.at = event, at
+	e.event, e.at, e.urgent = event, at, urgent
 	lead, err := s.queue.join(e)
 	if err != nil {
 		return err
@@ -159,6 +159,9 @@ func (s *Spool) commit(batch []*entry) {
 	if err == nil {
 		s.counts.appended += uint64(len(batch))
 		s.mark(s.next-uint64(len(batch)), batch[0].at)
+		if slices.ContainsFunc(batch, func(e *entry) bool { return e.urgent }) {
+			s.urgent = s.next - 1
+		}
 	} else {
 		s.counts.failures += uint64(len(batch))
 	}
@@ -184,6 +187,9 @@ func (s *Spool) commitNotes() error {
 	err := s.store(s.number(batch), s.o.Sync == Always)
 	if err == nil {
 		s.notes = nil
+		s.mu.Lock()
+		s.urgent = s.next - 1
+		s.mu.Unlock()
 	}
 	return err
 }

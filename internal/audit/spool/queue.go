@@ -10,9 +10,10 @@ const maxBatch = 1024
 
 // entry is one append.
 type entry struct {
-	event []byte
-	at    time.Time
-	done  chan error // holds one
+	event  []byte
+	at     time.Time
+	urgent bool       // it is shipped at once
+	done   chan error // holds one
 }
 
 // queue holds the entries that are not written yet. Its leader is the goroutine that writes them next: the append that

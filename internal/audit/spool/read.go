@@ -271,6 +271,13 @@ func (s *Spool) pressing() bool {
 	return s.unshippedBytes() > s.o.MaxBytes/crowdedPart || !at.IsZero() && s.o.Now().Sub(at) > lateAfter
 }
 
+// hasUrgent reports whether a record that is shipped at once is on disk and waits for the primary.
+func (s *Spool) hasUrgent() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.urgent >= s.acknowledged && s.urgent < s.durable && s.urgent > 0
+}
+
 // unshippedBytes counts the part of a segment that is shipped by its records.
 func (s *Spool) unshippedBytes() int64 {
 	total := int64(0)

@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,9 @@ type Primary interface {
 	// batch that begins behind Position.Next is not stored, unless its Lost is set. A batch without records only asks for
 	// the position.
 	Ship(ctx context.Context, b Batch) (Position, error)
+	// ShipWindows is Ship for rows of several reads. A batch that does not begin at Position.Next is not stored, unless it
+	// begins behind it and its Lost is set.
+	ShipWindows(ctx context.Context, w Windows) (Position, error)
 }
 
 // ErrDiverged says that the primary has other records under the numbers of this folder: it was restored to an earlier
@@ -45,13 +49,30 @@ const (
 	quietReads  = shipBatch / 10
 	lateAfter   = time.Minute
 	crowdedPart = 8
+
+	// Reads are held until their window is over, and then shipped together. Up to quietReads in a window are not held, and
+	// each is a row of its own: so few cost the primary little, and a person who looks for a read finds it. An urgent
+	// event ends the window, once in urgentPause.
+	urgentPause = time.Second
+
+	// A batch of rows is one transaction. If it took less, the next one may have more rows; after a failure, which may
+	// be a timeout, or four times as long, it has fewer.
+	quickBatch = time.Second
 )
 
 // Shipper sends a spool's records to the primary, for as long as it runs.
 type Shipper struct {
 	Spool   *Spool
 	Primary Primary
+	Window  time.Duration // many reads of a secret within it are one row; at most LongestWindow; 0 = a row for each
 	Log     *slog.Logger
+
+	// Of the goroutine that ships:
+	began   time.Time // of the window
+	early   int       // records shipped since then
+	last    time.Time // when a batch was shipped
+	refused bool      // the last batch of rows failed: the next one is of events
+	rows    int       // of the next batch of rows; 0 = firstRows
 
 	mu    sync.Mutex
 	state Shipping
@@ -78,6 +99,13 @@ func (s *Shipper) State() Shipping {
 func (s *Shipper) Run(ctx context.Context) {
 	pause := newBackOff()
 	for ctx.Err() == nil {
+		if wait := s.hold(time.Now()); wait > 0 {
+			select {
+			case <-ctx.Done():
+			case <-time.After(min(wait, shipPause)):
+			}
+			continue
+		}
 		wait, shipped := s.round(ctx, pause)
 		if shipped {
 			s.pause(ctx, wait)
@@ -123,11 +151,25 @@ func (s *Shipper) pause(ctx context.Context, atMost time.Duration) {
 		case <-ticks.C:
 		}
 		now := s.Spool.Stats().Appended
-		if now-before < quietReads || s.Spool.pressing() {
+		if now-before < quietReads || s.Spool.pressing() || s.Window > 0 && s.Spool.hasUrgent() {
 			return
 		}
 		before = now
 	}
+}
+
+// hold is how long the records of this window still wait; 0 = they are shipped now.
+func (s *Shipper) hold(now time.Time) time.Duration {
+	held := s.Spool.Stats().Records
+	switch {
+	case s.Window == 0, held == 0, s.unsure(), s.Spool.pressing():
+		return 0
+	case now.Sub(s.began) >= s.Window, s.early+int(held) <= quietReads:
+		return 0
+	case s.Spool.hasUrgent():
+		return s.last.Add(urgentPause).Sub(now)
+	}
+	return s.began.Add(s.Window).Sub(now)
 }
 
 // round ships one batch, if there is any, and returns how long to wait after it. After a failure the position of the
@@ -162,6 +204,10 @@ func (s *Shipper) ship(ctx context.Context) (n int, full bool, err error) {
 			return 0, false, err
 		}
 	}
+	if s.Window > 0 && !s.refused && s.Spool.Stats().Records > quietReads {
+		return s.shipWindows(ctx)
+	}
+	s.refused = false
 	batch, err := s.Spool.Read(shipBatch)
 	if err != nil {
 		return 0, false, fmt.Errorf("reading the spool: %w", err)
@@ -173,16 +219,59 @@ func (s *Shipper) ship(ctx context.Context) (n int, full bool, err error) {
 	if err != nil {
 		return 0, false, err
 	}
-	end := batch.First + uint64(len(batch.Records))
+	err = s.settle(ctx, batch.First, batch.First+uint64(len(batch.Records)), batch.Hash(), batch.Lost, at)
+	if err != nil {
+		return 0, false, err
+	}
+	return len(batch.Records), batch.Full, nil
+}
+
+// shipWindows ships rows of several reads. If the primary refuses them, the next batch has a row for each record, so
+// that what one of them has done to the batch is on record as it always was, and the others are not held up.
+func (s *Shipper) shipWindows(ctx context.Context) (n int, full bool, err error) {
+	s.rows = cmp.Or(s.rows, firstRows)
+	rows, err := s.Spool.ReadWindows(s.Window, s.rows)
+	if err != nil {
+		return 0, false, fmt.Errorf("reading the spool: %w", err)
+	}
+	if rows.Next == rows.First {
+		return 0, false, s.ask(ctx)
+	}
+	s.refused = true
+	began := time.Now()
+	at, err := s.Primary.ShipWindows(ctx, rows)
+	switch took := time.Since(began); {
+	case err != nil, took > quickBatch*4:
+		s.rows = max(s.rows/2, leastRows)
+	case rows.Full && took < quickBatch:
+		s.rows = min(2*s.rows, mostRows)
+	}
+	if err == nil {
+		err = s.settle(ctx, rows.First, rows.Next, rows.Last, rows.Lost, at)
+	}
+	if err != nil {
+		return 0, false, err
+	}
+	s.refused = false
+	if rows.Full { // the rest of this window
+		s.began = time.Time{}
+	}
+	return int(rows.Next - rows.First), rows.Full, nil
+}
+
+// settle compares the position that the primary returned with the end of the batch, and acknowledges the batch.
+func (s *Shipper) settle(ctx context.Context, first, end uint64, last Hash, lost bool, at Position) error {
 	switch {
-	case at.Next > end, at.Next == end && at.Last != batch.Hash():
-		return 0, false, ErrDiverged
+	case at.Next > end: // an attempt that was given up, with more records, committed meanwhile
+		return s.ask(ctx)
+	case at.Next == end && at.Last != last:
+		return ErrDiverged
 	case at.Next < end:
 		// A promoted primary has fewer records than the one before acknowledged.
-		return 0, false, errors.Join(s.Spool.Acknowledge(at.Next), ErrBehind)
+		return errors.Join(s.Spool.Acknowledge(at.Next), ErrBehind)
 	}
-	s.shipped(batch, at)
-	return len(batch.Records), batch.Full, s.Spool.Acknowledge(end)
+	s.shipped(first, end, lost, at)
+	return s.Spool.Acknowledge(end)
 }
 
 // ErrBehind is not returned twice in a row: the next batch begins at the primary's position.
@@ -221,15 +310,20 @@ func (s *Shipper) ask(ctx context.Context) error {
 	return s.Spool.Acknowledge(at.Next)
 }
 
-func (s *Shipper) shipped(b Batch, at Position) {
+func (s *Shipper) shipped(first, end uint64, lost bool, at Position) {
+	s.last = time.Now()
+	if s.early += int(end - first); s.last.Sub(s.began) >= s.Window {
+		s.began, s.early = s.last, 0
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.state.Shipped += uint64(len(b.Records))
+	s.state.Shipped += end - first
 	s.state.Gaps = at.Gaps
-	if b.Lost {
+	if lost {
 		s.state.GapAt = time.Now()
-		s.Log.Error("reads are missing: they are not on the primary and no longer in the spool", "before", b.First, "boot",
-			b.Boot.String())
+		_, boot, _ := s.Spool.identity()
+		s.Log.Error("reads are missing: they are not on the primary and no longer in the spool", "before", first, "boot",
+			boot.String())
 	}
 }
 

@@ -22,6 +22,11 @@ func (p *taker) Ship(_ context.Context, b Batch) (Position, error) {
 	return p.at, nil
 }
 
+func (p *taker) ShipWindows(_ context.Context, w Windows) (Position, error) {
+	p.at.Next, p.at.Last = w.Next, w.Last
+	return p.at, nil
+}
+
 // With a backlog the shipper pauses for the node's readers, unless the backlog is pressing.
 func TestShippingLeavesRoomForReads(t *testing.T) {
 	for name, test := range map[string]struct {

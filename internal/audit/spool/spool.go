@@ -117,6 +117,7 @@ type Spool struct {
 	next         uint64 // the number of the next record
 	durable      uint64 // all numbers below are on disk
 	acknowledged uint64 // all numbers below are on the primary
+	urgent       uint64 // the number of the newest record that is shipped at once; 0: none since it was opened
 	marks        []mark
 	counts       counts
 	failing      error // of the newest append; nil: it was recorded
@@ -153,7 +154,7 @@ func (s *Spool) Append(ctx context.Context, e audit.Event) error {
 	if err != nil || len(text) > MaxEvent {
 		return fmt.Errorf("%w: an event of %d bytes: %v", ErrUnwritable, len(text), err)
 	}
-	return s.append(ctx, text, e.At)
+	return s.append(ctx, text, e.At, isUrgent(e))
 }
 
 // Close makes accepted records durable and unlocks the folder.
