@@ -24,6 +24,14 @@ BEGIN
   RETURN NULL;
 END $$;
 
+-- The same for an installation. CREATE EXTENSION in a dump runs under the dump's row_security = off, which would be an
+-- error.
+CREATE OR REPLACE FUNCTION vault._feed_all() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET row_security = on AS $$
+BEGIN
+  INSERT INTO vault.change_feed (tx, name) VALUES (pg_current_xact_id(), '') ON CONFLICT DO NOTHING;
+END $$;
+
 -- The tables that the view sealed_versions reads. The name of a version never changes (versions_are_sealed).
 CREATE OR REPLACE TRIGGER change_is_fed AFTER INSERT OR UPDATE OR DELETE ON vault.secret_versions
   FOR EACH ROW EXECUTE FUNCTION vault._feed_change();
