@@ -11,12 +11,12 @@ TIMEOUT ?= 25m
 # come first, and the rest is computed beside them.
 PROCESSORS := $(shell getconf _NPROCESSORS_ONLN)
 PACKAGES ?= . ./test/chaos/... ./internal/db ./internal/localpg ./...
-GO_TEST = $(GO) test -count=1 -timeout $(TIMEOUT) -p $$(($(PROCESSORS) + 1)) -parallel $$((2 * $(PROCESSORS)))
+GO_TEST = tools/shared $(GO) test -count=1 -timeout $(TIMEOUT) -p $$(($(PROCESSORS) + 1)) -parallel $$((2 * $(PROCESSORS)))
 
 export VAULT_TEST_PG := $(PG)
 
 .DEFAULT_GOAL := help
-.PHONY: help build compat dev test times test-pg check static fmt vet staticcheck style race bench cover fuzz chaos postgres
+.PHONY: help build compat dev test packages times test-pg check static fmt vet staticcheck style race bench cover fuzz chaos postgres
 .PHONY: client dotenv-table bench-go bench-scale bench-reads extension install-extension test-cron bench-audit captures
 
 help: ## Show this list
@@ -47,6 +47,9 @@ times: postgres ## The same, and a table: package, seconds of processor, seconds
 	  GORACE=atexit_sleep_ms=0 TIMES="$$file" $(GO_TEST) $(RACE) -exec "$(CURDIR)/tools/timed" $(PACKAGES); code=$$?; \
 	  printf '%-28s %8s %8s\n' package CPU clock; LC_ALL=C sort -k2,2 -rn "$$file" | awk \
 	    '{printf "%-28s %8.1f %8.1f\n", $$1, $$2, $$3; cpu += $$2} END {printf "%-28s %8.1f\n", "all", cpu}'; exit $$code
+
+packages: postgres ## PACKAGES="./internal/db ..." only: not vetted, and without the client's module
+	$(GO_TEST) -vet=off $(PACKAGES)
 
 test-pg: ## The same on one version: make test-pg PG=15
 	@test -n "$(PG)" || { echo "test-pg: name a version: make test-pg PG=15" >&2; exit 2; }
@@ -84,8 +87,8 @@ client: ## Vet, staticcheck and test the Go client, a module of its own, under t
 style: ## Fail if a line or the wording breaks the rules of CONTRIBUTING.md
 	$(GO) run ./tools/style -check
 
-# Without GORACE a program under the race detector waits a second at its end, and scripts run a thousand of them. The target vet
-# does go test's vetting.
+# Without GORACE a program under the race detector waits a second at its end, and scripts run two thousand of them. The target
+# vet does go test's vetting.
 race: postgres client ## Every test and every script under the race detector, the binaries too
 	GORACE=atexit_sleep_ms=0 $(GO_TEST) -race -vet=off $(PACKAGES)
 

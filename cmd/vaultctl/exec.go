@@ -103,7 +103,7 @@ func (o execOptions) check() error {
 	}
 	for _, pair := range o.env {
 		variable, name, found := strings.Cut(pair, "=")
-		if !found || !variableName.MatchString(variable) {
+		if !found || !variableName().MatchString(variable) {
 			return usage("--env takes VARIABLE=NAME")
 		}
 		if err := envelope.CheckName(name); err != nil {
@@ -116,14 +116,14 @@ func (o execOptions) check() error {
 		}
 	}
 	for _, variable := range o.keep {
-		if !variableName.MatchString(variable) {
+		if !variableName().MatchString(variable) {
 			return usage("--keep takes the name of a variable")
 		}
 	}
 	switch {
 	case o.namespace != "" && o.prefix == "":
 		return usage("--namespace takes --prefix")
-	case o.namespace != "" && !namespace.MatchString(o.namespace):
+	case o.namespace != "" && !namespace().MatchString(o.namespace):
 		return hint(usage("--namespace takes letters, digits and _, and ends in _"), "--namespace APP_")
 	case o.files.onDisk && o.files.dir == "":
 		return usage("--files-on-disk takes --files")

@@ -5,28 +5,28 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/hyperiondb/vault/internal/audit"
+	"github.com/hyperiondb/vault/internal/lazyregexp"
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
 var (
-	variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
-	namespace    = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*_$`)
+	variableName = lazyregexp.New(`^[A-Za-z_][A-Za-z0-9_]*$`)
+	namespace    = lazyregexp.New(`^[A-Za-z_][A-Za-z0-9_]*_$`)
 
 	// secretSuffix is the rule for variables of --prefix. A list of forbidden names is never complete, because every
 	// program has its own settings; a name with one of these endings holds a credential. URL and USER alone would allow
 	// the address of a package index or a proxy.
-	secretSuffix = regexp.MustCompile(`^([A-Z0-9_]*_)?(` +
+	secretSuffix = lazyregexp.New(`^([A-Z0-9_]*_)?(` +
 		`PASSWORD|PASSWD|PASS|PWD|PASSPHRASE|PIN|SECRET|TOKEN|KEY|APIKEY|CREDENTIALS?|SALT|PEPPER|JWT|PEM|DSN|CLIENT_ID|` +
 		`ACCESS_KEY_ID|(DATABASE|DB|POSTGRES|POSTGRESQL|MYSQL|MARIADB|MONGO|MONGODB|REDIS|AMQP|RABBITMQ|SMTP|MAIL|WEBHOOK)` +
 		`_(URL|URI|USER|USERNAME))(_[0-9]+)?$`)
 
 	// programSettings matches what programs, loaders and interpreters read as settings, some with endings as above.
-	programSettings = regexp.MustCompile(`^(` +
+	programSettings = lazyregexp.New(`^(` +
 		`PATH|IFS|ENV|SHELL|HOME|USER|LOGNAME|PWD|OLDPWD|CDPATH|TERM|TERMINFO|TERMCAP|TMP|TMPDIR|TEMP|TZ|TZDIR|LANG|` +
 		`LANGUAGE|EDITOR|VISUAL|PAGER|BROWSER|MANPAGER|PS[0-4]|FPATH|ZDOTDIR|HISTFILE|MAIL|MAILPATH|NLSPATH|LOCPATH|` +
 		`GCONV_PATH|GETCONF_DIR|HOSTALIASES|LOCALDOMAIN|RESOLV_HOST_CONF|CLASSPATH|KUBECONFIG|SSLKEYLOGFILE|GNUPGHOME|` +
@@ -43,25 +43,25 @@ var (
 		"NPM_TOKEN", "PGPASSWORD", "DOCKER_PASSWORD", "CARGO_REGISTRY_TOKEN"}
 
 	// ownCredentials matches what vaultctl itself connects and authenticates with.
-	ownCredentials = regexp.MustCompile(`^(VAULTCTL_.*|VAULTD_.*|PGPASSWORD|PGPASSFILE|PGSSLPASSWORD|PGSERVICEFILE)$`)
+	ownCredentials = lazyregexp.New(`^(VAULTCTL_.*|VAULTD_.*|PGPASSWORD|PGPASSFILE|PGSSLPASSWORD|PGSERVICEFILE)$`)
 )
 
 // controlsProgram reports whether a variable is known to change what a program runs or how.
 func controlsProgram(variable string) bool {
-	return programSettings.MatchString(strings.ToUpper(variable)) && !slices.Contains(credentialVariables, variable)
+	return programSettings().MatchString(strings.ToUpper(variable)) && !slices.Contains(credentialVariables, variable)
 }
 
 // holdsSecret reports whether a name chosen by the author of a secret may be a variable.
 func holdsSecret(variable string) bool {
 	return slices.Contains(credentialVariables, variable) ||
-		secretSuffix.MatchString(variable) && !controlsProgram(variable)
+		secretSuffix().MatchString(variable) && !controlsProgram(variable)
 }
 
 // inherited is the part of vaultctl's environment that the command gets.
 func (o execOptions) inherited(environ []string) []string {
 	return slices.DeleteFunc(environ, func(line string) bool {
 		variable, _, _ := strings.Cut(line, "=")
-		return !slices.Contains(o.keep, variable) && (o.pristine || ownCredentials.MatchString(variable))
+		return !slices.Contains(o.keep, variable) && (o.pristine || ownCredentials().MatchString(variable))
 	})
 }
 
@@ -181,7 +181,7 @@ func (e *environment) fromPrefix(ctx context.Context, v *vault.Vault, o execOpti
 func (e *environment) addDerived(o execOptions, secret *vault.Secret) error {
 	s := setVariable{o.namespace + variableOf(strings.TrimPrefix(secret.Name, o.prefix)), secret, byPrefix}
 	allowed := holdsSecret(s.variable) || o.namespace != "" && !controlsProgram(s.variable)
-	if variableName.MatchString(s.variable) && !allowed {
+	if variableName().MatchString(s.variable) && !allowed {
 		e.refused = append(e.refused, s)
 		secret.Wipe()
 		return nil
@@ -228,7 +228,7 @@ func (e *environment) add(s setVariable) error {
 			"--env VARIABLE=%s", name)
 	}
 	switch {
-	case !variableName.MatchString(s.variable):
+	case !variableName().MatchString(s.variable):
 		return hint(usage("secret %q makes no variable's name", name), "--env VARIABLE=%s", name)
 	case s.by != byEnv && e.inherits(s.variable):
 		return hint(usage("secret %q would replace $%s", name, s.variable),

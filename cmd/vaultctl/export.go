@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -24,6 +25,8 @@ const exportPage = 100
 type exportOptions struct {
 	file     string
 	prefix   string
+	format   string
+	name     string // of the Kubernetes Secret
 	settings bool
 	force    bool
 	yes      bool
@@ -34,9 +37,17 @@ func newExportCmd(a *app) *cobra.Command {
 	var o exportOptions
 	cmd := &cobra.Command{
 		Use:   "export FILE",
-		Short: "Write the values of many secrets as lines of JSON, in the clear",
-		Long: `Write the current values of many secrets to FILE, or to standard output (-): a JSON object a line, in the
-order of the names, which import reads. Values that are not text are in "value_base64".
+		Short: "Write the values of many secrets, in the clear",
+		Long: `Write the current values of many secrets to FILE, or to standard output (-), in the order of the names.
+
+  jsonl       a JSON object a line, which import reads. Values that are not text are in "value_base64".
+  dotenv      NAME='value' lines in a spelling that all programs read alike; --prefix is left out of the names, which
+              become those of variables: prod/app/db-password under prod/app/ is DB_PASSWORD
+  json        one JSON object of names and values
+  kubernetes  the manifest of the Secret of --name, for kubectl apply -f; --prefix is left out of its keys, and "/"
+              is "."
+
+A secret that a format cannot hold is named, and the exit code is 7.
 
 FILE is readable by its owner alone, and written completely or not at all. It replaces an existing file only with
 --force. It holds the secrets in the clear: pipe the output into a program that encrypts it, or remove FILE soon.
@@ -49,6 +60,8 @@ others go on, and the exit code is 7.
 targets.`,
 		Example: `  vaultctl export --prefix prod/ - | age -r age1... > prod.jsonl.age
   vaultctl export --settings all.jsonl
+  vaultctl export --prefix prod/app/ --format dotenv .env
+  vaultctl export --prefix prod/app/ --format kubernetes --name app - | kubectl apply -f -
   vaultctl export - --database-url postgres://old/vault | vaultctl import - --format jsonl`,
 		Args:              exactArgs("FILE"),
 		ValidArgsFunction: completeFile,
@@ -57,11 +70,17 @@ targets.`,
 			if o.file = args[0]; a.output != "jsonl" && cmd.Flags().Changed("output") {
 				return usage("export writes jsonl only")
 			}
+			if err := o.checkFormat(); err != nil {
+				return err
+			}
 			return runExport(cmd.Context(), a, o)
 		},
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&o.prefix, "prefix", "", "only secrets whose names begin with `PREFIX`")
+	flags.StringVar(&o.format, "format", "jsonl", strings.Join(exportFormats, ", "))
+	flags.StringVar(&o.name, "name", "", "the `NAME` of the Kubernetes Secret")
+	completeWords(cmd, "format", exportFormats...)
 	flags.BoolVar(&o.settings, "settings", false, "add generator, rotate_every, grace, rotator and window")
 	flags.BoolVar(&o.force, "force", false, "replace FILE if it is there")
 	flags.BoolVar(&o.yes, "yes", false, "write values to a terminal")
@@ -78,7 +97,7 @@ func runExport(ctx context.Context, a *app, o exportOptions) error {
 	if err != nil {
 		return err
 	}
-	x := &exporting{a: a, vault: v, o: o, buffer: make([]byte, 0, longestLine)}
+	x := &exporting{a: a, vault: v, o: o, format: o.formatter(), buffer: make([]byte, 0, longestLine)}
 	defer func() { clear(x.buffer[:cap(x.buffer)]) }()
 	if x.done, err = x.progress(ctx); err != nil {
 		return err
@@ -107,9 +126,10 @@ func runExport(ctx context.Context, a *app, o exportOptions) error {
 
 // exporting is one run.
 type exporting struct {
-	a     *app
-	vault *vault.Vault
-	o     exportOptions
+	a      *app
+	vault  *vault.Vault
+	o      exportOptions
+	format exportFormat
 
 	buffer          []byte // of one line, wiped at the end
 	written, failed int
@@ -126,6 +146,19 @@ func (x *exporting) progress(ctx context.Context) (done func(), err error) {
 }
 
 func (x *exporting) run(ctx context.Context, w io.Writer) error {
+	if _, err := io.WriteString(w, x.format.begin()); err != nil {
+		return fmt.Errorf("writing the values: %w", reason(err))
+	}
+	if err := x.pages(ctx, w); err != nil {
+		return err
+	}
+	if _, err := io.WriteString(w, x.format.end()); err != nil {
+		return fmt.Errorf("writing the values: %w", reason(err))
+	}
+	return nil
+}
+
+func (x *exporting) pages(ctx context.Context, w io.Writer) error {
 	after := ""
 	for {
 		page, err := x.vault.Export(ctx, x.o.prefix, after, exportPage)
@@ -153,13 +186,16 @@ func (x *exporting) page(ctx context.Context, w io.Writer, page []vault.Exported
 		return err
 	}
 	for _, e := range page {
-		if e.Err != nil {
+		err := e.Err
+		if err == nil {
+			x.buffer, err = x.format.append(x.buffer[:0], e)
+		}
+		if err != nil {
 			x.failed++
 			x.done()
-			x.a.note("failed: %q: %s", e.Name, printable(messageOf(e.Err)))
+			x.a.note("failed: %q: %s", e.Name, printable(messageOf(err)))
 			continue
 		}
-		x.buffer = appendExported(x.buffer[:0], e, x.o.settings)
 		if _, err := w.Write(x.buffer); err != nil {
 			return fmt.Errorf("writing the values: %w", reason(err))
 		}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"time"
 	"unicode/utf8"
@@ -114,30 +113,22 @@ func runGet(ctx context.Context, a *app, name string, o getOptions) error {
 // fieldOf returns one member of a JSON object: a string's text, anything else as JSON. Its errors show nothing of the
 // value.
 func fieldOf(value []byte, name string) ([]byte, error) {
-	if !strictjson.IsObject(value) {
+	docs, err := strictjson.Documents(value)
+	if err != nil || len(docs) != 1 {
 		return nil, usage("the value is not a JSON object")
 	}
-	var members map[string]json.RawMessage
-	if err := json.Unmarshal(value, &members); err != nil {
+	members, ok := docs[0].Members()
+	if !ok {
 		return nil, usage("the value is not a JSON object")
 	}
-	defer func() {
-		for _, m := range members {
-			clear(m)
-		}
-	}()
-	member, found := members[name]
+	member, found := memberOf(members, name)
 	if !found {
 		return nil, &kindError{vault.ErrNotFound, fmt.Sprintf("the value has no member %q", name)}
 	}
-	if member[0] != '"' {
-		return bytes.Clone(member), nil
+	if text, ok := member.Text(); ok {
+		return text, nil
 	}
-	var text string
-	if err := json.Unmarshal(member, &text); err != nil {
-		return nil, usage("the member %q cannot be read", name)
-	}
-	return []byte(text), nil
+	return bytes.Clone(member.Raw()), nil
 }
 
 // isTerminalSafe reports whether a terminal may show value as it is: a control character other than newline and tab

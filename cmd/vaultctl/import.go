@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -30,7 +32,8 @@ const (
 
 type importOptions struct {
 	file        string
-	format      string // jsonl or env
+	format      string // jsonl, env or one of documentFormats
+	name        string // of the secret, if the input does not say it
 	prefix      string
 	onConflict  string
 	dryRun      bool
@@ -52,7 +55,11 @@ stored in batches by several writers: at most --concurrency, fewer if the server
   env     NAME=value lines, as in a .env file. What programs read differently ($, #, escapes, blanks) is refused:
           NAME='value' takes all but a quote, "${", a carriage return and two backslashes as it stands.
 
-The file's name decides the format, or --format does. Values are taken byte for byte.
+  vault-kv, aws, chamber, infisical, sops, json
+          documents that other programs write; docs/MIGRATE.md has the commands. They are read whole, up to 64 MiB.
+          Of vault-kv, FILE may be a folder of files NAME.json. json is an object of values; one inside it is a folder.
+
+The file's name decides between jsonl and env, or --format says it. Values are taken byte for byte.
 
 A name that exists with the same value is left as it is; with another one the line fails, unless --on-conflict is skip
 (existing secrets are left, and not compared) or update (they get a new version). A line that fails is named by its
@@ -60,6 +67,7 @@ number, the others go on, and the exit code is 7. After an interruption, run the
 skipped. --dry-run checks every line and shows what exists.`,
 		Example: `  vaultctl import secrets.jsonl
   vaultctl import .env --prefix prod/app/ --dry-run
+  aws secretsmanager get-secret-value --secret-id prod/db | vaultctl import - --format aws
   vaultctl export --prefix prod/ - --database-url postgres://old/vault | vaultctl import - --format jsonl`,
 		Args:              exactArgs("FILE"),
 		ValidArgsFunction: completeFile,
@@ -71,7 +79,8 @@ skipped. --dry-run checks every line and shows what exists.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&o.format, "format", "", "jsonl or env (default: by the file's name)")
+	flags.StringVar(&o.format, "format", "", strings.Join(importFormats(), ", ")+" (default: by the file's name)")
+	flags.StringVar(&o.name, "name", "", "the `NAME` of the secret, for one document of vault-kv (default: the file's)")
 	flags.StringVar(&o.prefix, "prefix", "", "put `PREFIX` before every name, e.g. prod/app/")
 	flags.StringVar(&o.onConflict, "on-conflict", string(vault.FailOnConflict),
 		"what to do with names that exist: fail, skip or update")
@@ -79,7 +88,7 @@ skipped. --dry-run checks every line and shows what exists.`,
 	flags.BoolVar(&o.stopOnError, "stop-on-error", false, "read no further after a line that fails")
 	flags.IntVar(&o.concurrency, "concurrency", 8,
 		"how many batches are stored at the same time, 1 to 64, each over one connection")
-	completeWords(cmd, "format", "jsonl", "env")
+	completeWords(cmd, "format", importFormats()...)
 	completeWords(cmd, "on-conflict", "fail", "skip", "update")
 	completeNameFlag(a, cmd, "prefix")
 	return cmd
@@ -90,12 +99,16 @@ func (o *importOptions) parse(file string) error {
 	if o.format == "" {
 		o.format = formatOf(file)
 	}
-	switch o.format {
-	case "jsonl", "env":
-	case "":
-		return hint(usage("the format of %q is not known by its name", file), "--format jsonl or --format env")
-	default:
-		return usage("--format takes jsonl or env, not %q", o.format)
+	switch {
+	case o.format == "":
+		return hint(usage("the format of %q is not known by its name", file), "--format %s",
+			strings.Join(importFormats(), ", "))
+	case !slices.Contains(importFormats(), o.format):
+		return usage("--format takes %s, not %q", strings.Join(importFormats(), ", "), o.format)
+	case o.name != "" && o.format != "vault-kv":
+		return usage("--name goes with --format vault-kv: other formats have names")
+	case o.name != "" && envelope.CheckName(o.prefix+o.name) != nil:
+		return envelope.CheckName(o.prefix + o.name)
 	}
 	switch vault.OnConflict(o.onConflict) {
 	case vault.FailOnConflict, vault.SkipOnConflict, vault.UpdateOnConflict:
@@ -109,6 +122,11 @@ func (o *importOptions) parse(file string) error {
 		return usage("--prefix is what names begin with, such as prod/app/, not %q", o.prefix)
 	}
 	return nil
+}
+
+// importFormats are the values of --format.
+func importFormats() []string {
+	return append([]string{"jsonl", "env"}, slices.Sorted(maps.Keys(documentFormats))...)
 }
 
 func formatOf(file string) string {
@@ -198,19 +216,36 @@ func runImport(ctx context.Context, a *app, o importOptions) error {
 // importInput is what an import reads.
 type importInput struct {
 	entries
-	lines *lines
-	file  *os.File
-	size  int64 // 0 if it is not known
+	lines     *lines     // nil of documents
+	documents *documents // nil of lines
+	file      *os.File
+	size      int64 // 0 if it is not known
 }
 
 func (o importOptions) open(ctx context.Context, a *app) (*importInput, error) {
 	in := &importInput{file: a.in}
+	if info, err := os.Stat(o.file); err == nil && info.IsDir() && o.format == "vault-kv" {
+		sources, err := folderOf(o.file)
+		in.documents = &documents{sources: sources, format: vaultKV}
+		in.entries = in.documents
+		return in, err
+	}
 	if o.file == "-" {
 		if term.IsTerminal(int(a.in.Fd())) {
 			return nil, usage("standard input is the terminal: what is typed there can be seen")
 		}
 	} else if err := in.openFile(a, o.file); err != nil {
 		return nil, err
+	}
+	if format, ok := documentFormats[o.format]; ok {
+		if o.name == "" && o.file != "-" {
+			o.name = strings.TrimSuffix(filepath.Base(o.file), ".json")
+		}
+		from := io.NopCloser(newInterruptible(ctx, in.file))
+		in.documents = &documents{format: format, sources: []documentSource{{o.name,
+			func() (io.ReadCloser, error) { return from, nil }}}}
+		in.entries = in.documents
+		return in, nil
 	}
 	in.lines = newLines(newInterruptible(ctx, in.file))
 	if o.format == "env" {
@@ -240,13 +275,18 @@ func (in *importInput) openFile(a *app, path string) (err error) {
 }
 
 func (in *importInput) close() {
-	in.lines.wipe()
+	if in.lines != nil {
+		in.lines.wipe()
+	}
+	if in.documents != nil {
+		in.documents.wipe()
+	}
 	in.file.Close()
 }
 
 // partRead returns the part of the file that has been read; nil if its size is unknown.
 func (in *importInput) partRead() func(int64) float64 {
-	if in.size == 0 {
+	if in.size == 0 || in.lines == nil {
 		return nil
 	}
 	return func(int64) float64 { return float64(in.lines.read.Load()) / float64(in.size) }

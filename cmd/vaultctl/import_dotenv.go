@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/hyperiondb/vault/internal/envelope"
+	"github.com/hyperiondb/vault/internal/lazyregexp"
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
@@ -93,30 +94,30 @@ func exported(left []byte) (name []byte, spaced bool) {
 
 // Programs read a spelling differently if one of these patterns matches. They match too much rather than too little.
 type difference struct {
-	where *regexp.Regexp
+	where func() *regexp.Regexp
 	what  string
 }
 
 var (
-	expands = difference{regexp.MustCompile(`(?s)\$[^%./:= ]`), `"$" and what follows it are replaced by some programs`}
-	escapes = difference{regexp.MustCompile(`\\`), "a backslash is kept by some programs and removed by others"}
-	returns = difference{regexp.MustCompile(`\r`), "a carriage return is removed or replaced by some programs"}
-	zero    = difference{regexp.MustCompile(`\x00`), "a zero byte ends the value to some programs"}
-	runs    = difference{regexp.MustCompile("`"), "what stands in ` is run by some programs"}
+	expands = difference{lazyregexp.New(`(?s)\$[^%./:= ]`), `"$" and what follows it are replaced by some programs`}
+	escapes = difference{lazyregexp.New(`\\`), "a backslash is kept by some programs and removed by others"}
+	returns = difference{lazyregexp.New(`\r`), "a carriage return is removed or replaced by some programs"}
+	zero    = difference{lazyregexp.New(`\x00`), "a zero byte ends the value to some programs"}
+	runs    = difference{lazyregexp.New("`"), "what stands in ` is run by some programs"}
 
 	inNoQuotes = []difference{expands, escapes, returns, zero, runs,
-		{regexp.MustCompile(`#`), `"#" begins a comment to some programs`},
-		{regexp.MustCompile(`['"]`), "quotes inside a value are removed by some programs"},
-		{regexp.MustCompile(`[;&|<>()]`), "; & | < > ( and ) end the value in a shell"},
-		{regexp.MustCompile(`(^|:)~`), `"~" is the home folder to some programs`},
-		{regexp.MustCompile(`\{.*(,|\.\.).*\}`), "braces with , or .. in them become several words in some shells"},
-		{regexp.MustCompile(`^[\pZ\x{85}\v\f\x{feff}]|[\pZ\x{85}\v\f\x{feff}]$`),
+		{lazyregexp.New(`#`), `"#" begins a comment to some programs`},
+		{lazyregexp.New(`['"]`), "quotes inside a value are removed by some programs"},
+		{lazyregexp.New(`[;&|<>()]`), "; & | < > ( and ) end the value in a shell"},
+		{lazyregexp.New(`(^|:)~`), `"~" is the home folder to some programs`},
+		{lazyregexp.New(`\{.*(,|\.\.).*\}`), "braces with , or .. in them become several words in some shells"},
+		{lazyregexp.New(`^[\pZ\x{85}\v\f\x{feff}]|[\pZ\x{85}\v\f\x{feff}]$`),
 			"white space around a value is removed by some programs"},
-		{regexp.MustCompile(`[ \t]`), "the value ends at a blank in a shell"},
+		{lazyregexp.New(`[ \t]`), "the value ends at a blank in a shell"},
 	}
 	inSingleQuotes = []difference{returns, zero,
-		{regexp.MustCompile(`\\\\|\\$`), "two backslashes, or one before the closing quote, are read differently"},
-		{regexp.MustCompile(`\$\{`), `"${" begins the name of a variable to some programs, also in '...'`},
+		{lazyregexp.New(`\\\\|\\$`), "two backslashes, or one before the closing quote, are read differently"},
+		{lazyregexp.New(`\$\{`), `"${" begins the name of a variable to some programs, also in '...'`},
 	}
 	inDoubleQuotes = []difference{escapes, expands, returns, zero, runs}
 )
@@ -124,7 +125,7 @@ var (
 // checkSpelling returns nil if all programs read the value as it is written.
 func checkSpelling(value []byte, differences []difference) error {
 	for _, d := range differences {
-		if d.where.Match(value) {
+		if d.where().Match(value) {
 			return fmt.Errorf("%s: %s", d.what, spelling(value))
 		}
 	}
@@ -134,7 +135,7 @@ func checkSpelling(value []byte, differences []difference) error {
 // spelling describes how to write a value so that all programs read it alike.
 func spelling(value []byte) string {
 	fits := func(quote string, differences []difference) bool {
-		differs := func(d difference) bool { return d.where.Match(value) }
+		differs := func(d difference) bool { return d.where().Match(value) }
 		return !bytes.Contains(value, []byte(quote)) && !slices.ContainsFunc(differences, differs)
 	}
 	switch {
@@ -209,7 +210,7 @@ func (d dotenv) quoted(rest []byte, quote byte) (value []byte, err error) {
 		return nil, errors.New(`something follows the closing quote: a comment takes a blank before "#"`)
 	case quote == '\'':
 		err = checkSpelling(value, inSingleQuotes)
-	case escapes.where.Match(value):
+	case escapes.where().Match(value):
 		err = escaped(value)
 	default:
 		err = checkSpelling(value, inDoubleQuotes)

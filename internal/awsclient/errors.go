@@ -5,9 +5,10 @@ import (
 	"errors"
 	"io"
 	"net"
-	"regexp"
 
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
+
+	"github.com/hyperiondb/vault/internal/lazyregexp"
 )
 
 // BrokenRead reports whether an answer could not be read because of the connection, and not because of its text.
@@ -45,12 +46,12 @@ func StatusOf(err error) int {
 	return 0
 }
 
-var requestIDShape = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`)
+var requestIDShape = lazyregexp.New(`^[A-Za-z0-9-]{1,64}$`)
 
 // RequestIDOf is the request id of an AWS answer, "" if there is none.
 func RequestIDOf(err error) string {
 	var response *awshttp.ResponseError
-	if errors.As(err, &response) && requestIDShape.MatchString(response.RequestID) {
+	if errors.As(err, &response) && requestIDShape().MatchString(response.RequestID) {
 		return response.RequestID
 	}
 	return ""

@@ -6,14 +6,15 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
-	"regexp"
 	"strconv"
 	"strings"
+
+	"github.com/hyperiondb/vault/internal/lazyregexp"
 )
 
 var (
-	regionName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,61}[a-z0-9]$`)
-	hostName   = regexp.MustCompile(`^[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?$`)
+	regionName = lazyregexp.New(`^[a-z][a-z0-9-]{0,61}[a-z0-9]$`)
+	hostName   = lazyregexp.New(`^[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?$`)
 )
 
 // Place is the region and endpoint of a service in a URI's query; "" leaves it to the AWS configuration.
@@ -57,7 +58,7 @@ func (p Place) Query() string {
 }
 
 // RegionName reports whether s can be a region.
-func RegionName(s string) bool { return regionName.MatchString(s) }
+func RegionName(s string) bool { return regionName().MatchString(s) }
 
 // parseRegion refuses what is not a DNS label, because the region becomes part of a host name.
 func parseRegion(s string) (string, error) {
@@ -91,7 +92,7 @@ func canonicalHost(u *url.URL) (string, error) {
 			return "", errors.New("endpoint has a bad IPv6 address")
 		}
 		host = addr.String()
-	} else if !hostName.MatchString(host) {
+	} else if !hostName().MatchString(host) {
 		return "", errors.New("endpoint has a bad host name")
 	}
 	bracketed := host

@@ -31,7 +31,7 @@ type Options struct {
 	ApplicationName string
 	MaxConns        int    // 0 = 4
 	Fence           *Fence // nil: old primaries are not detected
-	Brief           bool   // few statements a connection, so they are described, not prepared
+	Brief           bool   // few statements a connection, so they are neither prepared nor described
 	// of a Reader's Current, LiveVersions and Version, including the wait for a shared query; 0 = a statement's
 	ReadTimeout time.Duration
 	// for a process that repeats its statements: each is planned once for any arguments
@@ -115,14 +115,29 @@ func (w *Writer) Config(ctx context.Context) (Config, error) {
 	return queryConfig(ctx, w.pool)
 }
 
+// ClusterID is that of the database that the last connection was made to; it asks if there was none.
+func (r *Reader) ClusterID(ctx context.Context) (uuid.UUID, error) { return r.pool.clusterID(ctx) }
+
+// ClusterID is that of the database that the last connection was made to; it asks if there was none.
+func (w *Writer) ClusterID(ctx context.Context) (uuid.UUID, error) { return w.pool.clusterID(ctx) }
+
+func (p *pool) clusterID(ctx context.Context) (uuid.UUID, error) {
+	if id := p.cluster.Load(); id != nil {
+		return *id, nil
+	}
+	c, err := queryConfig(ctx, p)
+	return c.ClusterID, err
+}
+
 type querier interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
+const configQuery = `SELECT cluster_id, coalesce(default_kms_key, ''), schema_version FROM vault.config`
+
 func queryConfig(ctx context.Context, q querier) (Config, error) {
 	var c Config
-	err := q.QueryRow(ctx, `SELECT cluster_id, coalesce(default_kms_key, ''), schema_version FROM vault.config`,
-		pgx.QueryExecModeExec).
+	err := q.QueryRow(ctx, configQuery, pgx.QueryExecModeExec).
 		Scan(&c.ClusterID, &c.DefaultKMSKey, &c.SchemaVersion)
 	return c, classify(err)
 }
@@ -151,18 +166,23 @@ func newPool(ctx context.Context, o Options, validate pgconn.ValidateConnectFunc
 	config.PrepareConn = func(_ context.Context, conn *pgx.Conn) (bool, error) {
 		return o.Fence.stillAdmits(conn) && pooler.stillAdmits(conn), nil
 	}
+	p := &pool{limit: statementTimeout + connectLimit(config.ConnConfig), siblings: o.Siblings}
 	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
 		registerInfinity(conn)
 		pooler.afterConnect(conn)
-		return checkSchema(ctx, session{conn})
+		cluster, err := checkSchema(ctx, session{conn})
+		if err == nil {
+			p.cluster.Store(&cluster)
+		}
+		return err
 	}
 	made, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("making a pool: %w", err)
 	}
 	o.Siblings.join(made)
-	return &pool{sessions: sessions{made}, limit: statementTimeout + connectLimit(config.ConnConfig),
-		siblings: o.Siblings}, nil
+	p.sessions = sessions{made}
+	return p, nil
 }
 
 // connectLimit is how long it may take to try all hosts.
@@ -219,23 +239,24 @@ func verifies(c *tls.Config) bool {
 	return c != nil && (!c.InsecureSkipVerify || c.VerifyPeerCertificate != nil)
 }
 
-// checkSchema refuses a database whose schema version is not the one this binary was built for.
-func checkSchema(ctx context.Context, s session) error {
+// checkSchema refuses a database whose schema version is not the one this binary was built for. It returns the cluster
+// id. It asks nothing if the fence has.
+func checkSchema(ctx context.Context, s session) (uuid.UUID, error) {
+	if l, known := s.PgConn().CustomData()[lineageKey].(lineage); known && l.System != "" {
+		return l.ID, fits(l.schema)
+	}
 	// the pool connects in the background, without the caller's deadline
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
+	read := queryConfigAndInstance
 	if _, pooled := behindPooler(s.PgConn()); pooled {
-		c, err := queryConfig(ctx, s)
-		if err != nil {
-			return err
-		}
-		return fits(c.SchemaVersion)
+		read = func(ctx context.Context, s session) (Config, error) { return queryConfig(ctx, s) }
 	}
-	version, err := querySchema(ctx, s.PgConn())
+	c, err := read(ctx, s)
 	if err != nil {
-		return classify(err)
+		return c.ClusterID, err
 	}
-	return fits(version)
+	return c.ClusterID, fits(c.SchemaVersion)
 }
 
 func fits(have int) error {

@@ -106,7 +106,7 @@ func (f *Feed) begin(ctx context.Context) error {
 	if _, pooled := behindPooler(f.conn.PgConn()); pooled {
 		return newError(ErrFeedUnusable, "the connection goes through a pooler, and a feed takes a session of its own")
 	}
-	if err := checkSchema(ctx, session{f.conn}); err != nil {
+	if _, err := checkSchema(ctx, session{f.conn}); err != nil {
 		return err
 	}
 	if _, err := f.conn.Exec(ctx, feedSettings+`; SET hyperion_vault.feed = '`+f.cookie+`'`); err != nil {
@@ -181,26 +181,32 @@ func instanceOf(conn *pgconn.PgConn) Instance {
 	return i
 }
 
-// querySchema reads the schema version, and in the same round trip the instance, which it stores with the connection.
+// queryConfigAndInstance is queryConfig, and in the same round trip the instance, which it stores with the connection.
 // The instance is unknown if the role may not call the functions.
-func querySchema(ctx context.Context, conn *pgconn.PgConn) (int, error) {
-	results, err := conn.Exec(ctx, `SELECT schema_version FROM vault.config; `+instanceQuery).ReadAll()
+func queryConfigAndInstance(ctx context.Context, s session) (c Config, err error) {
+	conn := s.PgConn()
+	results, err := conn.Exec(ctx, configQuery+`; `+instanceQuery).ReadAll()
 	var server *pgconn.PgError
 	switch {
 	case err != nil && (len(results) < 2 || !errors.As(err, &server) || isDisconnect(server)):
-		return 0, err
+		return c, classify(err)
 	case len(results[0].Rows) != 1:
-		return 0, pgx.ErrNoRows
+		return c, classify(pgx.ErrNoRows)
 	case err == nil:
 		var i Instance
 		row := results[1].Rows[0]
 		i.System = string(row[0])
 		if i.Started, err = time.Parse("2006-01-02 15:04:05.999999", string(row[1])); err != nil {
-			return 0, err
+			return c, classify(err)
 		}
 		conn.CustomData()[instanceKey] = i
 	}
-	return strconv.Atoi(string(results[0].Rows[0][0]))
+	row := results[0].Rows[0]
+	c.DefaultKMSKey = string(row[1])
+	if c.ClusterID, err = uuid.Parse(string(row[0])); err == nil {
+		c.SchemaVersion, err = strconv.Atoi(string(row[2]))
+	}
+	return c, classify(err)
 }
 
 // LoadLive is [Reader.ReadLive] for memory: with the server that answered, which is unknown behind a pooler. The query

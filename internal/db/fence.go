@@ -154,6 +154,7 @@ type lineage struct {
 	timeline     int // of a primary; 0 = unknown
 	beatTimeline int // of the heartbeat row; 0 = there is none
 	beatEpoch    uuid.UUID
+	schema       int
 }
 
 // epoch is that of the node's own timeline; zero until its first heartbeat.
@@ -290,8 +291,9 @@ const nodeTimeline = `CASE WHEN NOT pg_is_in_recovery()
 	THEN ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int ELSE 0 END`
 
 const (
-	clusterQuery = `SELECT c.cluster_id, s.system_identifier, pg_is_in_recovery(), ` + nodeTimeline +
-		` FROM vault.config c, pg_control_system() s`
+	readOnlyQuery = `SHOW transaction_read_only`
+	clusterQuery  = `SELECT c.cluster_id, s.system_identifier, pg_is_in_recovery(), ` + nodeTimeline +
+		`, c.schema_version FROM vault.config c, pg_control_system() s`
 	beatQuery = `SELECT timeline, epoch FROM vault.heartbeat`
 )
 
@@ -299,7 +301,10 @@ const (
 // server that refuses the first (no vault, no right to it, or a managed service without these functions) has no
 // lineage, and that is not an error: other checks report what it lacks.
 func queryLineage(ctx context.Context, conn *pgconn.PgConn) (lineage, error) {
-	results, err := conn.Exec(ctx, clusterQuery+"; "+beatQuery).ReadAll()
+	return lineageIn(conn.Exec(ctx, clusterQuery+"; "+beatQuery).ReadAll())
+}
+
+func lineageIn(results []*pgconn.Result, err error) (lineage, error) {
 	var server *pgconn.PgError
 	if err != nil && (!errors.As(err, &server) || isDisconnect(server)) {
 		return lineage{}, err
@@ -315,6 +320,9 @@ func queryLineage(ctx context.Context, conn *pgconn.PgConn) (lineage, error) {
 	}
 	l.System, l.recovering = string(row[1]), string(row[2]) == "t"
 	if l.timeline, err = strconv.Atoi(string(row[3])); err != nil {
+		return l, err
+	}
+	if l.schema, err = strconv.Atoi(string(row[4])); err != nil {
 		return l, err
 	}
 	if len(results) > 1 && len(results[1].Rows) == 1 {
@@ -333,16 +341,17 @@ func (l *lineage) setBeat(timeline, epoch string) (err error) {
 const lineageKey = "hyperiondb-vault: lineage" // in a connection's CustomData
 
 // admit is the ValidateConnect of connections that write. If the string lists several hosts, pgx passes over a refused
-// one.
+// one. All that it asks is one round trip.
 func (f *Fence) admit(ctx context.Context, conn *pgconn.PgConn) error {
-	if err := pgconn.ValidateConnectTargetSessionAttrsReadWrite(ctx, conn); err != nil {
-		return errors.Join(readOnlyByDefault(ctx, conn), err)
+	results, err := conn.Exec(ctx, readOnlyQuery+"; "+clusterQuery+"; "+beatQuery).ReadAll()
+	switch {
+	case len(results) == 0 || len(results[0].Rows) != 1:
+		return err
+	case string(results[0].Rows[0][0]) == "on":
+		return errors.Join(readOnlyByDefault(ctx, conn), pgconn.ErrReadOnlyConnection)
 	}
-	if f == nil {
-		return nil
-	}
-	l, err := queryLineage(ctx, conn)
-	if err != nil {
+	l, err := lineageIn(results[1:], err)
+	if err != nil || f == nil {
 		return err
 	}
 	conn.CustomData()[lineageKey] = l

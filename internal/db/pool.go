@@ -2,8 +2,10 @@ package db
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -22,6 +24,8 @@ type pool struct {
 	limit time.Duration // of a statement, including connecting
 
 	siblings *Siblings // nil: a full server is an error at once
+
+	cluster atomic.Pointer[uuid.UUID] // of the last connection; nil: there was none
 }
 
 func (p *pool) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {

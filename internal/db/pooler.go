@@ -13,22 +13,25 @@ import (
 //
 // The sign is the process id: the session's pg_backend_pid() is not the one that the connection was opened with.
 type pooler struct {
-	describe atomic.Bool // set when a pooler is detected, or from the start
+	describe atomic.Bool // set when a pooler is detected
+	brief    bool        // statements are sent once: pgx infers the types of their parameters, which saves a round trip
 	fixed    bool        // the connection string sets default_query_exec_mode
 }
 
 const unfit = "hyperiondb-vault: prepares statements behind a pooler" // in a connection's CustomData
 
 func newPooler(o Options, fixed bool) *pooler {
-	p := &pooler{fixed: fixed}
-	p.describe.Store(o.Brief)
-	return p
+	return &pooler{brief: o.Brief, fixed: fixed}
 }
 
 // beforeConnect, afterConnect and keeps are hooks of one pgxpool. The connection that detects the pooler has the wrong
 // mode; keeps makes the pool replace it.
 func (p *pooler) beforeConnect(_ context.Context, c *pgx.ConnConfig) error {
-	if p.describe.Load() && !p.fixed {
+	switch {
+	case p.fixed:
+	case p.brief:
+		c.DefaultQueryExecMode = pgx.QueryExecModeExec
+	case p.describe.Load():
 		c.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 	}
 	return nil

@@ -463,7 +463,8 @@ func TestGuessingRoleIsHeldBack(t *testing.T) {
 	conn := mustConnect(t, s.URL(vaulttest.Developer))
 	s.MustExec(t,
 		`INSERT INTO vault.refusals SELECT date_trunc('minute', now()) + i * interval '1 minute', 'developer', '', 600, 600
-			FROM generate_series(0, 2) i`)
+			FROM generate_series(0, 2) i`,
+		`SELECT setval('vault.wrong_proofs_minute', extract(epoch FROM now())::bigint / 60 * 1000000 + 600)`)
 	client := s.MustQuery(t, `SELECT coalesce(host(inet_client_addr()), '')`)
 	s.MustExec(t, `UPDATE vault.refusals SET client = '`+client+`'`)
 	must(t, runStep(t.Context(), conn, "BEGIN"))

@@ -34,8 +34,8 @@ const (
 const changeSettings = `SELECT set_config('synchronous_commit', 'remote_apply', true),` +
 	` set_config('idle_in_transaction_session_timeout', '4000', true), set_config('lock_timeout', '8000', true)`
 
-const changeLineage = `SELECT ` + nodeTimeline + `, coalesce((SELECT timeline FROM vault.heartbeat), 0),
-	coalesce((SELECT epoch FROM vault.heartbeat), '00000000-0000-0000-0000-000000000000')`
+const changeLineage = `SELECT ` + nodeTimeline + `, coalesce(h.timeline, 0),
+	coalesce(h.epoch, '00000000-0000-0000-0000-000000000000') FROM (SELECT) AS one LEFT JOIN vault.heartbeat h ON true`
 
 // Credential proves an admin token to the database without showing it.
 type Credential struct {

@@ -17,37 +17,37 @@ import (
 	"testing"
 
 	"github.com/hyperiondb/vault/internal/failpoint"
+	"github.com/hyperiondb/vault/internal/testfolder"
 )
 
-// mustBuild builds commands and returns their paths.
-func mustBuild(t *testing.T, tags string, commands ...string) (paths []string) {
+// mustBuild builds the commands and returns their paths.
+func mustBuild(t *testing.T, args ...string) (vaultctl, vaultd string) {
 	t.Helper()
-	dir := t.TempDir()
-	args := []string{"build", "-tags", tags, "-o", dir + "/"}
-	for _, name := range commands {
-		args, paths = append(args, "./cmd/"+name), append(paths, filepath.Join(dir, name))
+	dir, err := testfolder.Build(t.TempDir(), args...)
+	if err != nil {
+		t.Fatal(err)
 	}
-	build := exec.Command("go", args...)
-	build.Dir = "../.."
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("building with tags %q: %v\n%s", tags, err, out)
-	}
-	return paths
+	return filepath.Join(dir, "vaultctl"), filepath.Join(dir, "vaultd")
 }
 
 // Released binaries cannot be made to kill themselves: they hold neither the variable nor a name. The build with the
 // tag shows that the search would have found them.
 func TestShippedBinariesHaveNone(t *testing.T) {
 	words := append(failpoint.Names()[:4], "VAULT_FAILPOINT")
-	for tags, want := range map[string]bool{"": false, "failpoints": true} {
-		for _, path := range mustBuild(t, tags, "vaultctl", "vaultd") {
+	shippedCtl, shippedD := mustBuild(t)
+	ctl, d := mustBuild(t, "-tags=failpoints")
+	for _, c := range []struct {
+		want  bool
+		paths []string
+	}{{false, []string{shippedCtl, shippedD}}, {true, []string{ctl, d}}} {
+		for _, path := range c.paths {
 			binary, err := os.ReadFile(path)
 			if err != nil {
 				t.Fatal(err)
 			}
 			for _, word := range words {
-				if got := bytes.Contains(binary, []byte(word)); got != want {
-					t.Errorf("tags %q: %s contains %q: got %v, want %v", tags, filepath.Base(path), word, got, want)
+				if got := bytes.Contains(binary, []byte(word)); got != c.want {
+					t.Errorf("%s contains %q: got %v, want %v", path, word, got, c.want)
 				}
 			}
 		}
@@ -55,7 +55,7 @@ func TestShippedBinariesHaveNone(t *testing.T) {
 }
 
 func TestEnvironmentIsChecked(t *testing.T) {
-	vaultctl := mustBuild(t, "failpoints", "vaultctl")[0]
+	vaultctl, _ := mustBuild(t, "-tags=failpoints")
 	for _, c := range []struct{ setting, want string }{
 		{"write.comitted", `VAULT_FAILPOINT: no failpoint "write.comitted"`},
 		{"write.committed:0", `VAULT_FAILPOINT: "0" is not a number of hits from 1`},

@@ -8,7 +8,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
-	"regexp"
 	"strings"
 	"time"
 
@@ -18,6 +17,7 @@ import (
 
 	"github.com/hyperiondb/vault/internal/awsclient"
 	"github.com/hyperiondb/vault/internal/envelope"
+	"github.com/hyperiondb/vault/internal/lazyregexp"
 )
 
 const (
@@ -196,7 +196,7 @@ func meaning(answer smithy.APIError) (reason string, kind error) {
 }
 
 // ownCode is the shape of an AWS error code; anything else a server put there is not repeated.
-var ownCode = regexp.MustCompile(`^[A-Z][A-Za-z]{2,60}Exception$`)
+var ownCode = lazyregexp.New(`^[A-Z][A-Za-z]{2,60}Exception$`)
 
 // unknownAnswer judges by the status alone. An answer without an AWS error code is not from KMS but from
 // a proxy or balancer, and says nothing about the key.
@@ -204,7 +204,7 @@ func unknownAnswer(err error) (reason string, kind error) {
 	var answer smithy.APIError
 	status := awsclient.StatusOf(err)
 	isClientError := status >= http.StatusBadRequest && status < http.StatusInternalServerError
-	if errors.As(err, &answer) && isClientError && ownCode.MatchString(answer.ErrorCode()) {
+	if errors.As(err, &answer) && isClientError && ownCode().MatchString(answer.ErrorCode()) {
 		return "refused (" + answer.ErrorCode() + ")", envelope.ErrKeyRefused
 	}
 	if awsclient.BrokenRead(err) {

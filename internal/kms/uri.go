@@ -5,13 +5,13 @@ import (
 	"fmt"
 	"net/url"
 	"path"
-	"regexp"
 	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/hyperiondb/vault/internal/awsclient"
+	"github.com/hyperiondb/vault/internal/lazyregexp"
 )
 
 // ErrURI is wrapped by every refusal of a key URI.
@@ -28,9 +28,9 @@ const (
 // Key identifiers as AWS prints them:
 // https://docs.aws.amazon.com/kms/latest/developerguide/concepts.html#key-id
 var (
-	awsKeyID = regexp.MustCompile(`^(?:[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|mrk-[0-9a-f]{32})$`)
-	awsAlias = regexp.MustCompile(`^alias/[A-Za-z0-9/_-]{1,250}$`)
-	awsARN   = regexp.MustCompile(`^arn:aws[a-z-]{0,20}:kms:([^:]*):[0-9]{12}:(.*)$`)
+	awsKeyID = lazyregexp.New(`^(?:[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|mrk-[0-9a-f]{32})$`)
+	awsAlias = lazyregexp.New(`^alias/[A-Za-z0-9/_-]{1,250}$`)
+	awsARN   = lazyregexp.New(`^arn:aws[a-z-]{0,20}:kms:([^:]*):[0-9]{12}:(.*)$`)
 )
 
 // URI is a parsed key URI. Two URIs that say the same are equal with ==.
@@ -117,7 +117,7 @@ func parseLocal(name string, query url.Values) (URI, error) {
 
 func parseAWS(name string, query url.Values) (URI, error) {
 	u := URI{scheme: schemeAWS, name: name}
-	if !awsKeyID.MatchString(name) && !awsAlias.MatchString(name) && !validARN(name) {
+	if !awsKeyID().MatchString(name) && !awsAlias().MatchString(name) && !validARN(name) {
 		return URI{}, errors.New("not an alias, a key ARN or a key id")
 	}
 	var err error
@@ -131,12 +131,12 @@ func parseAWS(name string, query url.Values) (URI, error) {
 }
 
 func validARN(s string) bool {
-	m := awsARN.FindStringSubmatch(s)
+	m := awsARN().FindStringSubmatch(s)
 	if m == nil || !awsclient.RegionName(m[1]) {
 		return false
 	}
 	id, isKey := strings.CutPrefix(m[2], "key/")
-	return isKey && awsKeyID.MatchString(id) || awsAlias.MatchString(m[2])
+	return isKey && awsKeyID().MatchString(id) || awsAlias().MatchString(m[2])
 }
 
 // isKeyARN reports whether text is the ARN of a key, not of an alias.
@@ -159,7 +159,7 @@ func sameKey(a, b string) bool {
 
 // arnRegion is "" for text that is not an ARN.
 func arnRegion(s string) string {
-	m := awsARN.FindStringSubmatch(s)
+	m := awsARN().FindStringSubmatch(s)
 	if m == nil {
 		return ""
 	}

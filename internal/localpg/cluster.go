@@ -629,7 +629,17 @@ func (c *Cluster) initPrimary(ctx context.Context) error {
 	if err := c.user.makeFolder(n.DataDir()); err != nil {
 		return fmt.Errorf("making the data folder of %q: %w", n.name, err)
 	}
-	args := []string{"-D", n.DataDir(), "-U", superuser, "-E", "UTF8", "--locale=C", "--data-checksums",
+	if err := fillData(c, ctx, n.DataDir()); err != nil {
+		return err
+	}
+	return n.adopt()
+}
+
+// fillData is initdb. Only TestMain of this package sets another function.
+var fillData = (*Cluster).initdb
+
+func (c *Cluster) initdb(ctx context.Context, data string) error {
+	args := []string{"-D", data, "-U", superuser, "-E", "UTF8", "--locale=C", "--data-checksums",
 		"--auth-local=trust", "--auth-host=reject", "--no-instructions"}
 	if !c.rec.Durable {
 		// Small segments: most of the usual 16 MB are zeros that every copy would carry along.
@@ -639,7 +649,7 @@ func (c *Cluster) initPrimary(ctx context.Context) error {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("running initdb: %w\n%s", err, lastLines(out))
 	}
-	return n.adopt()
+	return nil
 }
 
 // addStandbys makes standbys until there are so many. It starts the primary for that and says so.

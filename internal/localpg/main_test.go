@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -25,7 +27,73 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(detachVariable); dir != "" {
 		os.Exit(openAndLeave(dir))
 	}
-	goleak.VerifyTestMain(m)
+	filled := &filledFolders{dir: mustMakeFolder()}
+	fillData = filled.fill
+	goleak.VerifyTestMain(endsWith{m, filled.remove})
+}
+
+// endsWith runs the tests and then a function.
+type endsWith struct {
+	*testing.M
+	last func()
+}
+
+func (e endsWith) Run() int {
+	code := e.M.Run()
+	e.last()
+	return code
+}
+
+func mustMakeFolder() string {
+	dir, err := os.MkdirTemp("", "localpg-initdb-")
+	if err != nil {
+		panic(err)
+	}
+	return dir
+}
+
+// filledFolders runs initdb once for each kind of cluster and copies what it made: initdb takes ten times the processor
+// time of a copy.
+type filledFolders struct {
+	dir string
+
+	mu    sync.Mutex
+	kinds map[filledKind]string // the folder that is copied
+}
+
+type filledKind struct {
+	binaries Binaries
+	durable  bool
+}
+
+func (f *filledFolders) fill(c *Cluster, ctx context.Context, data string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	kind := filledKind{c.bin, c.rec.Durable}
+	if from, ok := f.kinds[kind]; ok {
+		return c.copier(fromStopped).copy(ctx, from, data)
+	}
+	if err := c.initdb(ctx, data); err != nil {
+		return err
+	}
+	kept := filepath.Join(f.dir, strconv.Itoa(len(f.kinds)))
+	if err := os.Mkdir(kept, 0o700); err != nil {
+		return err
+	}
+	if err := c.copier(fromStopped).copy(ctx, data, kept); err != nil {
+		return err
+	}
+	if f.kinds == nil {
+		f.kinds = map[filledKind]string{}
+	}
+	f.kinds[kind] = kept
+	return nil
+}
+
+func (f *filledFolders) remove() {
+	if err := os.RemoveAll(f.dir); err != nil {
+		fmt.Fprintln(os.Stderr, "removing what initdb made:", err)
+	}
 }
 
 // eachVersion runs a test on the oldest and the newest supported version, those that are there.

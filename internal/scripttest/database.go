@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/rogpeppe/go-internal/testscript"
@@ -48,6 +49,46 @@ func query(url, statement string) (string, error) {
 		return "", err
 	}
 	defer conn.Close(ctx)
+	return rowsOf(ctx, conn, statement)
+}
+
+// repeated runs statements over one connection, and over a new one after an error: a poll that connects each time takes
+// more processor time than what it waits for.
+type repeated struct {
+	conn *pgx.Conn // nil: none
+	url  string
+}
+
+func (r *repeated) query(url, statement string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
+	defer cancel()
+	if r.conn != nil && r.url != url {
+		r.close()
+	}
+	if r.conn == nil {
+		conn, err := pgx.Connect(ctx, url)
+		if err != nil {
+			return "", err
+		}
+		r.conn, r.url = conn, url
+	}
+	out, err := rowsOf(ctx, r.conn, statement)
+	if err != nil {
+		r.close()
+	}
+	return out, err
+}
+
+func (r *repeated) close() {
+	if r.conn != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = r.conn.Close(ctx) // its server may be gone
+		r.conn = nil
+	}
+}
+
+func rowsOf(ctx context.Context, conn *pgx.Conn, statement string) (string, error) {
 	results, err := conn.PgConn().Exec(ctx, statement).ReadAll()
 	var out strings.Builder
 	for _, r := range results {

@@ -22,6 +22,7 @@ import (
 
 	"github.com/hyperiondb/vault/internal/audit/bucket/s3fake"
 	"github.com/hyperiondb/vault/internal/kms/kmsfake"
+	"github.com/hyperiondb/vault/internal/testfolder"
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
@@ -30,9 +31,11 @@ const waitLimit = 2 * time.Minute // for any one condition; a bound, not a measu
 // harness holds what the scripts share.
 type harness struct {
 	program *vaulttest.Program
-	bin     string
+	bin     string // folder of vaultctl and vaultd
+	probe   string // folder of the client's probe
 
-	fragileVaultd func() (string, error) // vaultd with failpoints, built when first needed
+	fragileVaultd      func() (string, error) // vaultd with failpoints, built when first needed
+	everyCommandListed func() error           // once for all scripts
 
 	mu         sync.Mutex
 	transcript bytes.Buffer        // stderr of everything the scripts ran, and vaultd's logs
@@ -80,16 +83,16 @@ func Run(t *testing.T, dir string) {
 }
 
 func newHarness(t *testing.T) *harness {
-	bin := t.TempDir()
-	args := []string{"build", "-o", bin + "/"}
+	var race []string
 	if raceEnabled {
-		args = append(args, "-race")
+		race = []string{"-race"}
 	}
-	build := exec.Command("go", append(args, "github.com/hyperiondb/vault/cmd/...")...)
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("building the binaries: %v\n%s", err, out)
+	bin, err := testfolder.Build(t.TempDir(), race...)
+	if err != nil {
+		t.Fatal(err)
 	}
-	buildProbe(t, bin)
+	probe := t.TempDir()
+	buildProbe(t, probe)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	program, err := vaulttest.Start(ctx)
@@ -101,7 +104,9 @@ func newHarness(t *testing.T) *harness {
 			t.Errorf("removing the test cluster: %v", err)
 		}
 	})
-	return &harness{program: program, bin: bin, fragileVaultd: buildFragile(bin), scripts: map[string]*session{}}
+	return &harness{program: program, bin: bin, probe: probe, scripts: map[string]*session{},
+		fragileVaultd:      buildFragile(t.TempDir()),
+		everyCommandListed: sync.OnceValue(func() error { return everyCommandListed(bin) })}
 }
 
 // buildProbe builds the program that uses the Go client. The client is a module of its own, so that a program that
@@ -130,7 +135,7 @@ func (h *harness) setup(env *testscript.Env) error {
 	h.scripts[env.WorkDir] = s
 	h.mu.Unlock()
 	env.Defer(s.end)
-	env.Setenv("PATH", h.bin+string(os.PathListSeparator)+env.Getenv("PATH"))
+	env.Setenv("PATH", strings.Join([]string{h.bin, h.probe, env.Getenv("PATH")}, string(os.PathListSeparator)))
 	env.Setenv("HOME", env.WorkDir)
 	env.Setenv("XDG_CONFIG_HOME", filepath.Join(env.WorkDir, "config"))
 	env.Setenv("XDG_CACHE_HOME", filepath.Join(env.WorkDir, "cache"))

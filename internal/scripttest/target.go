@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -16,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/hyperiondb/vault/internal/testfolder"
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
@@ -103,15 +103,10 @@ func (s *session) loggedIn(user, value string) (*pgx.Conn, error) {
 }
 
 // buildFragile builds vaultd with failpoints, for the first script that needs it.
-func buildFragile(dir string) func() (string, error) {
+func buildFragile(alone string) func() (string, error) {
 	return sync.OnceValues(func() (string, error) {
-		path := filepath.Join(dir, "fragile-vaultd")
-		out, err := exec.Command("go", "build", "-tags", "failpoints", "-o", path,
-			"github.com/hyperiondb/vault/cmd/vaultd").CombinedOutput()
-		if err != nil {
-			return "", fmt.Errorf("building vaultd with failpoints: %w\n%s", err, out)
-		}
-		return path, nil
+		dir, err := testfolder.Build(alone, "-tags=failpoints")
+		return filepath.Join(dir, "vaultd"), err
 	})
 }
 

@@ -18,6 +18,8 @@ import (
 func (h *harness) cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 	deadline := time.Now().Add(waitLimit)
 	last, body, headers := "", "", ""
+	var session repeated
+	defer session.close()
 	for {
 		var ok bool
 		switch {
@@ -32,11 +34,11 @@ func (h *harness) cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 			ok = strconv.Itoa(status) == args[1] && regexp.MustCompile(want).MatchString(body)
 		case len(args) == 3 && args[0] == "sql":
 			s := h.of(ts)
-			out, err := query(s.store.URL(vaulttest.Superuser), args[1])
+			out, err := session.query(s.store.URL(vaulttest.Superuser), args[1])
 			last = fmt.Sprint(out, err)
 			ok = err == nil && regexp.MustCompile(args[2]).MatchString(out)
 		case len(args) == 4 && args[0] == "sql" && args[1] == "standby":
-			out, err := query(h.of(ts).store.StandbyURL(vaulttest.Superuser), args[2])
+			out, err := session.query(h.of(ts).store.StandbyURL(vaulttest.Superuser), args[2])
 			last = fmt.Sprint(out, err)
 			ok = err == nil && regexp.MustCompile(args[3]).MatchString(out)
 		case len(args) == 3 && args[0] == "file":

@@ -26,7 +26,7 @@ const (
 
 // checkProgram refuses a program that a later rotation could not run, or that other users of the machine could replace.
 func checkProgram(name string, argv []string) error {
-	if !programName.MatchString(name) {
+	if !programName().MatchString(name) {
 		return fmt.Errorf("%q is not a name: lower-case letters, digits, _ and -", name)
 	}
 	if len(argv) == 0 || !filepath.IsAbs(argv[0]) {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -13,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/hyperiondb/vault/internal/envelope"
+	"github.com/hyperiondb/vault/internal/lazyregexp"
 	"github.com/hyperiondb/vault/internal/rotation"
 )
 
@@ -109,10 +109,10 @@ func parse(text string) (Spec, error) {
 // form is the usage line of a kind, from which its keys are read.
 type form string
 
-var keyInForm = regexp.MustCompile(`([a-z]+)=`)
+var keyInForm = lazyregexp.New(`([a-z]+)=`)
 
 func (f form) keys() (keys []string) {
-	for _, m := range keyInForm.FindAllStringSubmatch(string(f), -1) {
+	for _, m := range keyInForm().FindAllStringSubmatch(string(f), -1) {
 		keys = append(keys, m[1])
 	}
 	return keys
@@ -251,13 +251,13 @@ func checkSecret(key, name string) error {
 	return nil
 }
 
-var programName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
+var programName = lazyregexp.New(`^[a-z0-9][a-z0-9_-]{0,62}$`)
 
 func checkProgramName(name string) error {
 	if name == "" {
 		return errors.New("program= is missing: a name under [exec_rotators] in vaultd's configuration")
 	}
-	if !programName.MatchString(name) {
+	if !programName().MatchString(name) {
 		return errors.New("program= is a name under [exec_rotators] in vaultd's configuration: " +
 			"lower-case letters, digits, _ and -; not a path")
 	}

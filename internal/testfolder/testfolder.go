@@ -1,5 +1,6 @@
-// Package testfolder says where the clusters of tests lie: in memory where there is room for them. Tests copy, create
-// and remove some hundred thousand files, and on a disk that takes much of their processor time. Only tests import it.
+// Package testfolder says where the clusters of tests lie, and holds what the test programs of one run share. Clusters
+// lie in memory where there is room for them: tests copy, create and remove some hundred thousand files, and on a disk
+// that takes much of their processor time. Only tests and test/bench import it.
 package testfolder
 
 // roomWanted is how much must be free in memory. It bounds what several test programs fill at once.

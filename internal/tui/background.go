@@ -3,12 +3,12 @@ package tui
 import (
 	"bytes"
 	"os"
-	"regexp"
 	"strconv"
 	"strings"
 
 	tea "github.com/charmbracelet/bubbletea"
 
+	"github.com/hyperiondb/vault/internal/lazyregexp"
 	"github.com/hyperiondb/vault/internal/tui/noquery"
 )
 
@@ -18,9 +18,9 @@ func init() { noquery.Restore() }
 const backgroundQuery = "\x1b]11;?\x1b\\"
 
 var (
-	backgroundAnswer = regexp.MustCompile("\x1b\\]11;rgba?:([0-9a-fA-F]{1,4})/([0-9a-fA-F]{1,4})/([0-9a-fA-F]{1,4})" +
+	backgroundAnswer = lazyregexp.New("\x1b\\]11;rgba?:([0-9a-fA-F]{1,4})/([0-9a-fA-F]{1,4})/([0-9a-fA-F]{1,4})" +
 		"(?:/[0-9a-fA-F]{1,4})?(?:\x07|\x1b\\\\)")
-	answerBegun = regexp.MustCompile("\x1b\\](1(1(;(r(g(b(a)?(:[0-9a-fA-F/]{0,24}\x1b?)?)?)?)?)?)?)?$")
+	answerBegun = lazyregexp.New("\x1b\\](1(1(;(r(g(b(a)?(:[0-9a-fA-F/]{0,24}\x1b?)?)?)?)?)?)?)?$")
 )
 
 // backgroundMsg is a terminal's answer.
@@ -40,11 +40,11 @@ func (k *keyboard) Read(p []byte) (int, error) {
 	read, err := k.File.Read(p[n:])
 	n += read
 	k.held = nil
-	keys := backgroundAnswer.ReplaceAllFunc(p[:n], func(answer []byte) []byte {
-		k.answered(backgroundMsg{isDark(backgroundAnswer.FindSubmatch(answer)[1:])})
+	keys := backgroundAnswer().ReplaceAllFunc(p[:n], func(answer []byte) []byte {
+		k.answered(backgroundMsg{isDark(backgroundAnswer().FindSubmatch(answer)[1:])})
 		return nil
 	})
-	if begun := answerBegun.FindIndex(keys); begun != nil && err == nil {
+	if begun := answerBegun().FindIndex(keys); begun != nil && err == nil {
 		k.held = bytes.Clone(keys[begun[0]:])
 		keys = keys[:begun[0]]
 	}

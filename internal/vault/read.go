@@ -213,33 +213,33 @@ func (v *Vault) unwrap(ctx context.Context, name string, row db.VersionRow) (*en
 }
 
 func (v *Vault) keyContext(ctx context.Context, name string, version int) (envelope.KeyContext, error) {
-	cluster, err := v.cluster.get(ctx, v.config)
+	cluster, err := v.cluster.get(ctx, v.clusterID)
 	if err != nil {
 		return envelope.KeyContext{}, fmt.Errorf("reading the cluster id: %w", err)
 	}
 	return envelope.KeyContext{AAD: envelope.AAD(name, version), ClusterID: cluster.String()}, nil
 }
 
-func (v *Vault) config(ctx context.Context) (db.Config, error) {
+func (v *Vault) clusterID(ctx context.Context) (uuid.UUID, error) {
 	if v.reader == nil {
-		return v.writer.Config(ctx)
+		return v.writer.ClusterID(ctx)
 	}
-	return v.reader.Config(ctx)
+	return v.reader.ClusterID(ctx)
 }
 
 // clusterID is read once: it never changes in the life of a cluster.
 type clusterID struct{ known atomic.Pointer[uuid.UUID] }
 
-func (c *clusterID) get(ctx context.Context, read func(context.Context) (db.Config, error)) (uuid.UUID, error) {
+func (c *clusterID) get(ctx context.Context, read func(context.Context) (uuid.UUID, error)) (uuid.UUID, error) {
 	if id := c.known.Load(); id != nil {
 		return *id, nil
 	}
-	config, err := read(ctx)
+	id, err := read(ctx)
 	if err != nil {
 		return uuid.Nil, err
 	}
-	c.known.Store(&config.ClusterID)
-	return config.ClusterID, nil
+	c.known.Store(&id)
+	return id, nil
 }
 
 // asIntegrity turns the database package's error for a broken row into the one for a broken envelope.

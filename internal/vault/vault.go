@@ -92,6 +92,9 @@ func (v *Vault) KeptRows() (rowcache.Stats, bool) {
 // Ping checks that the local node answers and that its schema fits.
 func (v *Vault) Ping(ctx context.Context) error { return v.reader.Ping(ctx) }
 
+// PingPrimary checks that there is a primary and that its schema fits.
+func (v *Vault) PingPrimary(ctx context.Context) error { return v.writer.Ping(ctx) }
+
 // CheckFence is ErrFenced if the local node is an old primary, and learns of a newer one.
 func (v *Vault) CheckFence(ctx context.Context) error { return v.reader.CheckFence(ctx) }
 

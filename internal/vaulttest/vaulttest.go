@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -53,9 +54,9 @@ const templateDatabase = "vault_template"
 
 // Program holds what the tests of one program share.
 type Program struct {
-	Dir      string           // of the key and other private files; removed by Close
+	Dir      string           // of private files; removed by Close
 	KeyFile  string           // the local KMS key of every test vault
-	clusters string           // folder of the clusters; removed by Close
+	clusters string           // folder of the clusters and of what is prepared alone; removed by Close
 	prepared *localpg.Cluster // stopped; the source of clones
 	Shared   *localpg.Cluster // running
 	counter  atomic.Int64
@@ -98,7 +99,7 @@ func Start(ctx context.Context) (*Program, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Program{Dir: dir, KeyFile: filepath.Join(dir, "kek")}
+	p := &Program{Dir: dir}
 	if p.clusters, err = clusterFolder(); err == nil {
 		err = p.start(ctx)
 	}
@@ -108,7 +109,7 @@ func Start(ctx context.Context) (*Program, error) {
 	return p, nil
 }
 
-// clusterFolder makes a folder that the servers' user may pass through. Dir it may not: the key is in it.
+// clusterFolder makes a folder that the servers' user may pass through, as it may not through Dir.
 func clusterFolder() (string, error) {
 	dir, err := os.MkdirTemp(testfolder.Parent(), "vaulttest")
 	if err != nil {
@@ -125,19 +126,10 @@ func (p *Program) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := kms.GenerateKeyFile(p.KeyFile); err != nil {
-		return err
-	}
-	p.prepared, err = localpg.Open(ctx, localpg.Options{
-		Dir: filepath.Join(p.clusters, "prepared"), Standbys: 1, Binaries: binaries, Parameters: parameters(),
-	})
+	err = testfolder.Share("cluster"+strconv.Itoa(binaries.Major), p.clusters,
+		func(dir string) error { return prepare(ctx, binaries, dir) },
+		func(dir string) error { return p.take(ctx, dir) })
 	if err != nil {
-		return err
-	}
-	if err := p.installTemplate(ctx); err != nil {
-		return fmt.Errorf("preparing the template database: %w", err)
-	}
-	if err := p.prepared.Stop(ctx, localpg.Fast); err != nil {
 		return err
 	}
 	if p.Shared, err = localpg.Clone(ctx, p.prepared, filepath.Join(p.clusters, "shared")); err != nil {
@@ -146,16 +138,48 @@ func (p *Program) start(ctx context.Context) error {
 	return p.Shared.Start(ctx)
 }
 
+// prepare makes the cluster that every other one is a copy of, stopped, and its key.
+func prepare(ctx context.Context, binaries localpg.Binaries, dir string) error {
+	key := filepath.Join(dir, "kek")
+	if _, err := kms.GenerateKeyFile(key); err != nil {
+		return err
+	}
+	c, err := localpg.Open(ctx, localpg.Options{
+		Dir: filepath.Join(dir, "prepared"), Standbys: 1, Binaries: binaries, Parameters: parameters(),
+	})
+	if err != nil {
+		return err
+	}
+	if err := Install(ctx, c.Primary(), templateDatabase, "local://"+key); err != nil {
+		return errors.Join(fmt.Errorf("preparing the template database: %w", err), c.Remove())
+	}
+	if err := c.Stop(ctx, localpg.Fast); err != nil {
+		return errors.Join(err, c.Remove())
+	}
+	return c.Close()
+}
+
+// take makes the cluster in dir this program's own, by a copy if other programs share it. The key stays where it is,
+// since the vault holds its path.
+func (p *Program) take(ctx context.Context, dir string) error {
+	p.KeyFile = filepath.Join(dir, "kek")
+	prepared, err := localpg.Load(filepath.Join(dir, "prepared"))
+	if err != nil || dir == p.clusters {
+		p.prepared = prepared
+		return err
+	}
+	p.prepared, err = localpg.Clone(ctx, prepared, filepath.Join(p.clusters, "prepared"))
+	return errors.Join(err, prepared.Close())
+}
+
 // parameters of every cluster log everything a careless administrator might log, so that a leak shows.
 func parameters() map[string]string {
 	return map[string]string{
 		"log_statement": "all", "log_min_duration_statement": "0", "log_parameter_max_length": "-1",
 		"log_parameter_max_length_on_error": "-1", "log_error_verbosity": "verbose", "max_connections": "200",
+		// A cluster has a hundred databases, and the launcher would start a worker for one of them each half second.
+		"autovacuum_naptime": "1d",
 	}
-}
-
-func (p *Program) installTemplate(ctx context.Context) error {
-	return Install(ctx, p.prepared.Primary(), templateDatabase, "local://"+p.KeyFile)
 }
 
 // Install makes a database with a test vault in it on a cluster that has none, and the roles. The KMS key may be "".

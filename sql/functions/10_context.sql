@@ -20,20 +20,29 @@ BEGIN
   RETURN (SELECT actor FROM vault.tx_context WHERE xid = pg_current_xact_id_if_assigned() AND pid = pg_backend_pid());
 END $$;
 
--- An admin token may change the names that its scope covers, a rotation only the secret of its claimed job, maintenance
--- everything (its functions take no values from outside).
-CREATE OR REPLACE FUNCTION vault.tx_may_change(p_name text) RETURNS boolean
+-- What the transaction may change, as a prefix of a name with '!' behind it, a character that no name has. With an
+-- admin token it is the token's scope, in a rotation the whole name of the secret of its claimed job, in maintenance,
+-- whose functions take no values from outside, ''. Null: nothing. A policy compares (SELECT vault.tx_covers()), which
+-- runs once a statement, not once a row.
+CREATE OR REPLACE FUNCTION vault.tx_covers() RETURNS text
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+  v_covers text;
+  v_job bigint;
 BEGIN
-  RETURN EXISTS (
-    SELECT FROM vault.tx_context c
-    WHERE c.xid = pg_current_xact_id_if_assigned() AND c.pid = pg_backend_pid()
-      AND CASE c.kind
-            WHEN 'admin' THEN starts_with(p_name, c.scope)
-            WHEN 'rotation' THEN EXISTS (SELECT FROM vault.rotation_jobs j WHERE j.id = c.job_id AND j.name = p_name)
-            WHEN 'maintenance' THEN true
-            ELSE false
-          END);
+  SELECT CASE kind WHEN 'admin' THEN CASE WHEN strpos(scope, '!') = 0 THEN scope END WHEN 'maintenance' THEN '' END,
+      CASE kind WHEN 'rotation' THEN job_id END INTO v_covers, v_job FROM vault.tx_context
+    WHERE xid = pg_current_xact_id_if_assigned() AND pid = pg_backend_pid();
+  IF v_job IS NOT NULL THEN   -- a statement of its own, so that a put does not plan it
+    v_covers := (SELECT name || '!' FROM vault.rotation_jobs WHERE id = v_job);
+  END IF;
+  RETURN v_covers;
+END $$;
+
+CREATE OR REPLACE FUNCTION vault.tx_may_change(p_name text) RETURNS boolean
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN coalesce(starts_with(p_name || '!', vault.tx_covers()), false);
 END $$;
 
 -- Tokens and grants require a token without a scope, or the owner of the schema (who could change them directly).
@@ -53,16 +62,27 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET e
     WHERE c.xid = pg_current_xact_id_if_assigned() AND c.pid = pg_backend_pid() AND c.purging = p_name)
 $$;
 
-CREATE OR REPLACE FUNCTION vault._require_change(p_name text) RETURNS void
+-- Returns the actor.
+CREATE OR REPLACE FUNCTION vault._changer(p_name text) RETURNS text
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
-DECLARE v_scope text := (SELECT scope FROM vault.tx_context WHERE xid = pg_current_xact_id_if_assigned()
-    AND pid = pg_backend_pid() AND kind = 'admin');
+DECLARE
+  v_scope text;
+  v_actor text;
 BEGIN
+  SELECT scope, actor INTO v_scope, v_actor FROM vault.tx_context
+    WHERE xid = pg_current_xact_id_if_assigned() AND pid = pg_backend_pid() AND kind = 'admin';
   IF v_scope IS NULL THEN
     RAISE EXCEPTION 'no admin token in this transaction' USING ERRCODE = '42501';
   ELSIF starts_with(p_name, v_scope) IS NOT TRUE THEN
-    RAISE EXCEPTION 'the scope of % does not cover "%"', vault.tx_actor(), left(p_name, 255) USING ERRCODE = '42501';
+    RAISE EXCEPTION 'the scope of % does not cover "%"', v_actor, left(p_name, 255) USING ERRCODE = '42501';
   END IF;
+  RETURN v_actor;
+END $$;
+
+CREATE OR REPLACE FUNCTION vault._require_change(p_name text) RETURNS void
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  PERFORM vault._changer(p_name);
 END $$;
 
 CREATE OR REPLACE FUNCTION vault._require_administer() RETURNS void
@@ -81,63 +101,66 @@ END $$;
 -- client answers proof = secret XOR HMAC-SHA-256(fingerprint, nonce); the server undoes the XOR and hashes. The secret
 -- itself is in no statement, parameter or log, and the fingerprint alone proves nothing.
 
-CREATE OR REPLACE FUNCTION vault._xor(a bytea, b bytea) RETURNS bytea   -- of 32 bytes, eight at a time
+CREATE OR REPLACE FUNCTION vault._xor(a bytea, b bytea) RETURNS bytea   -- of 32 bytes
 LANGUAGE plpgsql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
+DECLARE x bit(256) := ('x' || encode(a, 'hex'))::bit(256) # ('x' || encode(b, 'hex'))::bit(256);
 BEGIN
-  RETURN int8send((('x' || encode(substr(a, 1, 8), 'hex'))::bit(64) # ('x'
-      || encode(substr(b, 1, 8), 'hex'))::bit(64))::bigint)
-    || int8send((('x' || encode(substr(a, 9, 8), 'hex'))::bit(64) # ('x'
-        || encode(substr(b, 9, 8), 'hex'))::bit(64))::bigint)
-    || int8send((('x' || encode(substr(a, 17, 8), 'hex'))::bit(64) # ('x'
-        || encode(substr(b, 17, 8), 'hex'))::bit(64))::bigint)
-    || int8send((('x' || encode(substr(a, 25, 8), 'hex'))::bit(64) # ('x'
-        || encode(substr(b, 25, 8), 'hex'))::bit(64))::bigint);
+  RETURN int8send(substring(x, 1, 64)::bigint) || int8send(substring(x, 65, 64)::bigint)
+    || int8send(substring(x, 129, 64)::bigint) || int8send(substring(x, 193, 64)::bigint);
 END $$;
 
 -- RFC 2104; a key of 32 bytes
 CREATE OR REPLACE FUNCTION vault._hmac_sha256(p_key bytea, p_message bytea) RETURNS bytea
 LANGUAGE plpgsql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  inner_pad bytea := decode(repeat('36', 32), 'hex');
-  outer_pad bytea := decode(repeat('5c', 32), 'hex');
+  inner_pad bytea := E'\\x3636363636363636363636363636363636363636363636363636363636363636';
+  outer_pad bytea := E'\\x5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c';
 BEGIN
   RETURN sha256(vault._xor(p_key, outer_pad) || outer_pad
       || sha256(vault._xor(p_key, inner_pad) || inner_pad || p_message));
 END $$;
 
 -- Role and address are known before a proof. After so many wrong proofs in a minute, the next one costs no transaction
--- id; the token stays valid from any other role or address.
+-- id; the token stays valid from any other role or address. The sequence counts the wrong proofs of all roles in the
+-- minute of the last one, and is read without a plan: as long as it is low, no role can have reached its limit.
 CREATE OR REPLACE FUNCTION vault.challenge() RETURNS bytea
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE v_nonce bytea;
 BEGIN
-  IF EXISTS (SELECT FROM vault.refusals
-      WHERE minute = date_trunc('minute', clock_timestamp()) AND db_role = session_user
-        AND client = coalesce(host(inet_client_addr()), '') AND guesses >= 600) THEN
-    RAISE EXCEPTION 'too many wrong admin tokens from role "%" at this address: wait a minute', session_user
-      USING ERRCODE = '53400';
+  IF pg_sequence_last_value('vault.wrong_proofs_minute') % 1000000 > 300 THEN
+    IF EXISTS (SELECT FROM vault.refusals
+        WHERE minute = date_trunc('minute', clock_timestamp()) AND db_role = session_user
+          AND client = coalesce(host(inet_client_addr()), '') AND guesses >= 600) THEN
+      RAISE EXCEPTION 'too many wrong admin tokens from role "%" at this address: wait a minute', session_user
+        USING ERRCODE = '53400';
+    END IF;
   END IF;
-  INSERT INTO vault.tx_context AS c (xid, pid) VALUES (pg_current_xact_id(), pg_backend_pid())
-    ON CONFLICT (xid) DO UPDATE SET pid = EXCLUDED.pid, nonce = DEFAULT, kind = NULL, token_id = NULL, scope = NULL,
-                                    job_id = NULL, actor = NULL, purging = NULL
-    RETURNING c.nonce INTO v_nonce;
+  INSERT INTO vault.tx_context (xid, pid) VALUES (pg_current_xact_id(), pg_backend_pid())
+    ON CONFLICT (xid) DO NOTHING RETURNING nonce INTO v_nonce;
+  IF NOT FOUND THEN   -- another challenge in the same transaction
+    UPDATE vault.tx_context SET pid = pg_backend_pid(), nonce = DEFAULT, kind = NULL, token_id = NULL, scope = NULL,
+                                job_id = NULL, actor = NULL, purging = NULL
+      WHERE xid = pg_current_xact_id() RETURNING nonce INTO v_nonce;
+  END IF;
   RETURN v_nonce;
 END $$;
 
+DROP FUNCTION IF EXISTS vault._token_ended(vault.admin_tokens, boolean);   -- of releases that had read the row before
+
 -- Why a token is no longer valid; null = it is. It takes no lock on the token's row, so that a revocation does not
--- wait. p_committing: the transaction that revokes its own token may still commit.
-CREATE OR REPLACE FUNCTION vault._token_ended(t vault.admin_tokens, p_committing boolean) RETURNS text
+-- wait. p_committing: the transaction that revokes its own token may still commit. Two revocations of one token may be
+-- open: the other one counts, even if this transaction has revoked it too.
+CREATE OR REPLACE FUNCTION vault._token_ended(p_token uuid, p_committing boolean) RETURNS text
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
-DECLARE v_mine boolean;
+DECLARE v_why text;
 BEGIN
-  -- Two revocations of one token may be open: the other one counts, even if this transaction has revoked it too.
-  SELECT bool_and(tx = pg_current_xact_id()) INTO v_mine FROM vault.token_revocations WHERE token_id = t.id;
-  IF NOT v_mine OR NOT p_committing AND v_mine OR v_mine IS NULL AND t.revoked_at IS NOT NULL THEN
-    RETURN 'revoked';
-  ELSIF t.expires_at <= clock_timestamp() THEN
-    RETURN 'expired';
-  END IF;
-  RETURN NULL;
+  SELECT CASE WHEN r.mine IS FALSE OR r.mine AND NOT p_committing OR r.mine IS NULL AND a.revoked_at IS NOT NULL
+                THEN 'revoked'
+              WHEN a.expires_at <= clock_timestamp() THEN 'expired' END
+    INTO v_why FROM vault.admin_tokens a, LATERAL (
+      SELECT bool_and(tx = pg_current_xact_id()) AS mine FROM vault.token_revocations WHERE token_id = a.id) AS r
+    WHERE a.id = p_token;
+  RETURN CASE WHEN FOUND THEN v_why ELSE 'unknown token' END;
 END $$;
 
 CREATE OR REPLACE FUNCTION vault._refuse_token(p_why text) RETURNS void
@@ -166,8 +189,7 @@ END $$;
 CREATE OR REPLACE FUNCTION vault.authorize_proof(p_token_id uuid, p_proof bytea) RETURNS text
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
-  v_nonce bytea;
-  v_token vault.admin_tokens;
+  t record;
   v_pad bytea;
   v_why text;
 BEGIN
@@ -176,18 +198,19 @@ BEGIN
     RAISE EXCEPTION 'an admin token takes a transaction of isolation level read committed, not %',
       current_setting('transaction_isolation') USING ERRCODE = '25001';
   END IF;
-  SELECT nonce INTO v_nonce FROM vault.tx_context
-    WHERE xid = pg_current_xact_id_if_assigned() AND pid = pg_backend_pid() AND kind IS NULL;
-  SELECT * INTO v_token FROM vault.admin_tokens WHERE id = p_token_id;
-  IF v_nonce IS NOT NULL AND v_token.id IS NOT NULL AND octet_length(p_proof) = 32 THEN
-    v_pad := vault._hmac_sha256(v_token.token_sha256, v_nonce);
+  SELECT a.id, a.name, a.scope, a.token_sha256, c.nonce, u.last_used_at INTO t
+    FROM vault.tx_context c JOIN vault.admin_tokens a ON a.id = p_token_id
+      LEFT JOIN vault.admin_token_use u ON u.token_id = a.id
+    WHERE c.xid = pg_current_xact_id_if_assigned() AND c.pid = pg_backend_pid() AND c.kind IS NULL;
+  IF t.nonce IS NOT NULL AND octet_length(p_proof) = 32 THEN
+    v_pad := vault._hmac_sha256(t.token_sha256, t.nonce);
   END IF;
   -- The reason is given only to a client that has proven the token.
-  IF v_pad IS NULL OR sha256(vault._xor(p_proof, v_pad)) IS DISTINCT FROM v_token.token_sha256 THEN
+  IF v_pad IS NULL OR sha256(vault._xor(p_proof, v_pad)) IS DISTINCT FROM t.token_sha256 THEN
     PERFORM vault._count_wrong_proof();
     v_why := 'unknown token';
   ELSE
-    v_why := vault._token_ended(v_token, false);
+    v_why := vault._token_ended(t.id, false);
   END IF;
   IF v_why IS NOT NULL THEN
     PERFORM vault._refuse_token(v_why);
@@ -197,16 +220,14 @@ BEGIN
   IF current_setting('max_prepared_transactions')::int > 0 THEN
     PERFORM pg_export_snapshot();
   END IF;
-  UPDATE vault.tx_context SET nonce = NULL, kind = 'admin', token_id = v_token.id, scope = v_token.scope,
-                              actor = 'token:' || v_token.name
+  UPDATE vault.tx_context SET nonce = NULL, kind = 'admin', token_id = t.id, scope = t.scope, actor = 'token:' || t.name
     WHERE xid = pg_current_xact_id();
   -- Only if it is more than a minute old, and without waiting for a transaction that is updating the row.
-  IF EXISTS (SELECT FROM vault.admin_token_use WHERE token_id = v_token.id
-      AND (last_used_at IS NULL OR last_used_at < now() - interval '1 minute')) THEN
+  IF (t.last_used_at >= now() - interval '1 minute') IS NOT TRUE THEN
     UPDATE vault.admin_token_use SET last_used_at = now() WHERE token_id = (
-      SELECT u.token_id FROM vault.admin_token_use u WHERE u.token_id = v_token.id FOR UPDATE SKIP LOCKED);
+      SELECT u.token_id FROM vault.admin_token_use u WHERE u.token_id = t.id FOR UPDATE SKIP LOCKED);
   END IF;
-  RETURN 'token:' || v_token.name;
+  RETURN 'token:' || t.name;
 END $$;
 
 -- Contexts of the definer functions themselves: rotation and maintenance. Each ends with the function that opened it.
@@ -225,19 +246,20 @@ BEGIN
   DELETE FROM vault.tx_context WHERE xid = pg_current_xact_id_if_assigned();
 END $$;
 
--- Deferred: runs at commit, so that no context row is ever committed. It checks the token again: a transaction whose
--- token was revoked or has expired meanwhile does not commit. The trigger's event keeps the token's id, so later
--- changes of the row (another challenge, a maintenance function) do not matter.
+-- Deferred: runs at commit. For the INSERT of a context row, it deletes the row, so that none is ever committed. For
+-- the UPDATE that authorised the transaction, it checks the token again, so that a transaction whose token was revoked
+-- or has expired meanwhile does not commit. That event keeps the token's id, so later changes of the row (another
+-- challenge, a maintenance function) do not matter. Both events are of one constraint: SET CONSTRAINTS cannot have the
+-- check made early and keep the row.
 CREATE OR REPLACE FUNCTION vault._tx_context_ends() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
-DECLARE
-  v_token vault.admin_tokens;
-  v_why text;
+DECLARE v_why text;
 BEGIN
-  DELETE FROM vault.tx_context WHERE xid = NEW.xid;
+  IF TG_OP = 'INSERT' THEN
+    DELETE FROM vault.tx_context WHERE xid = NEW.xid;
+  END IF;
   IF NEW.token_id IS NOT NULL THEN
-    SELECT * INTO v_token FROM vault.admin_tokens WHERE id = NEW.token_id;
-    v_why := CASE WHEN NOT FOUND THEN 'unknown token' ELSE vault._token_ended(v_token, true) END;
+    v_why := vault._token_ended(NEW.token_id, true);
     IF v_why IS NOT NULL THEN
       PERFORM vault._refuse_token(v_why);
     END IF;
@@ -316,30 +338,40 @@ BEGIN
   RETURN sha256(convert_to(p_action || ' ' || coalesce(p_secret, '') || ' ', 'UTF8') || p_asked);
 END $$;
 
--- Returns null for a new request, else its stored result. If a lost connection's transaction is still committing the
--- same request, the INSERT waits for its outcome. The replay writes an audit row, so its own commit is as durable as
--- the first one.
-CREATE OR REPLACE FUNCTION vault._replay(p_request uuid, p_action text, p_secret text, p_asked bytea) RETURNS jsonb
+-- Returns null for a new request, else its stored result. The replay writes an audit row, so its own commit is as
+-- durable as the first one.
+CREATE OR REPLACE FUNCTION vault._replayed(p_request uuid, p_action text, p_secret text, p_digest bytea) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-  v_digest bytea := vault._digest(p_action, p_secret, p_asked);
-  v_seen vault.requests;
+DECLARE v_seen vault.requests;
 BEGIN
   IF p_request IS NULL THEN
     RAISE EXCEPTION 'p_request is null: a change has a request id' USING ERRCODE = '22023';
-  ELSIF v_digest IS NULL THEN
+  ELSIF p_digest IS NULL THEN
     RAISE EXCEPTION 'a required argument of % is null', p_action USING ERRCODE = '22023';
   END IF;
-  INSERT INTO vault.requests (id, action, digest) VALUES (p_request, p_action, v_digest) ON CONFLICT DO NOTHING;
-  IF FOUND THEN
-    RETURN NULL;
-  END IF;
   SELECT * INTO v_seen FROM vault.requests WHERE id = p_request;
-  IF v_seen.action IS DISTINCT FROM p_action OR v_seen.digest IS DISTINCT FROM v_digest THEN
+  IF NOT FOUND THEN
+    RETURN NULL;
+  ELSIF v_seen.action IS DISTINCT FROM p_action OR v_seen.digest IS DISTINCT FROM p_digest THEN
     RAISE EXCEPTION 'request id % was used for something else', p_request USING ERRCODE = 'VA003';
   END IF;
   PERFORM vault._audit(p_action || '.replay', p_secret, (v_seen.result ->> 'version')::int, p_request);
   RETURN v_seen.result;
+END $$;
+
+-- The same, and a new request is stored. If a lost connection's transaction is still committing the same request, the
+-- INSERT waits for its outcome.
+CREATE OR REPLACE FUNCTION vault._replay(p_request uuid, p_action text, p_secret text, p_asked bytea) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE v_digest bytea := vault._digest(p_action, p_secret, p_asked);
+BEGIN
+  IF p_request IS NOT NULL AND v_digest IS NOT NULL THEN
+    INSERT INTO vault.requests (id, action, digest) VALUES (p_request, p_action, v_digest) ON CONFLICT DO NOTHING;
+    IF FOUND THEN
+      RETURN NULL;
+    END IF;
+  END IF;
+  RETURN vault._replayed(p_request, p_action, p_secret, v_digest);
 END $$;
 
 CREATE OR REPLACE FUNCTION vault._done(p_request uuid, p_result jsonb) RETURNS jsonb

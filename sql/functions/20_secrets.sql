@@ -173,7 +173,9 @@ BEGIN
   END IF;
   UPDATE vault.secret_versions SET expires_at = now() + s.grace_period, next_rotation_at = NULL
     WHERE name = s.name AND expires_at IS NULL RETURNING expires_at INTO v_previous_expires;
-  v_next := vault._next_rotation(s.name, now(), s.rotation_interval, s.rotation_window);
+  IF s.rotation_interval IS NOT NULL THEN
+    v_next := vault._next_rotation(s.name, now(), s.rotation_interval, s.rotation_window);
+  END IF;
   INSERT INTO vault.secret_versions (secret_id, name, version, fmt, kms_key_id, wrapped_dek, nonce, ciphertext,
       key_commit, aad, request_id, created_by, next_rotation_at)
     SELECT s.id, s.name, p_sealed.*, p_request, vault.tx_actor(), v_next
@@ -215,44 +217,52 @@ CREATE OR REPLACE FUNCTION vault.put_version(p_action text, p_name text, p_seale
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   s vault.secrets;
-  v_result jsonb;
-  v_created boolean := false;
-BEGIN
-  PERFORM vault._require_change(p_name);
-  PERFORM vault._check_intervals(p_rotation_interval, p_grace_period);
-  PERFORM vault._check_window(p_window);
-  PERFORM vault._check_rotator(p_rotator);
-  IF p_action IS NULL OR p_action NOT IN ('put', 'rotate', 'rollback') THEN
-    RAISE EXCEPTION 'put_version cannot record the action "%"', left(p_action, 32) USING ERRCODE = '22023';
-  END IF;
-  PERFORM vault._bound('p_sealed.version', p_sealed.version, 1, 2147483647);
-  PERFORM vault._bound('p_sealed.fmt', p_sealed.fmt, 1, 32767);
-  v_result := vault._replay(p_request, p_action, p_name,
+  v_actor text := vault._changer(p_name);
+  v_settings boolean := num_nonnulls(p_generator, p_rotation_interval, p_grace_period, p_rotator, p_window) > 0;
+  v_digest bytea := sha256(convert_to(p_action || ' ' || p_name || ' ', 'UTF8') ||   -- as _digest, without the call
     sha256(p_sealed.nonce || p_sealed.ciphertext || p_sealed.wrapped_dek) ||
     convert_to(format('%s %s %L %L %L %L %L', p_sealed.version, p_create_only, p_generator, p_rotation_interval,
         p_grace_period, p_rotator, p_window), 'UTF8'));
-  IF v_result IS NOT NULL THEN
-    RETURN v_result;
+  v_result jsonb;
+  v_created boolean := false;
+BEGIN
+  IF v_settings THEN
+    PERFORM vault._check_intervals(p_rotation_interval, p_grace_period);
+    PERFORM vault._check_window(p_window);
+    PERFORM vault._check_rotator(p_rotator);
+  END IF;
+  IF p_action IS NULL OR p_action NOT IN ('put', 'rotate', 'rollback') THEN
+    RAISE EXCEPTION 'put_version cannot record the action "%"', left(p_action, 32) USING ERRCODE = '22023';
+  ELSIF (p_sealed.version >= 1 AND p_sealed.fmt BETWEEN 1 AND 32767) IS NOT TRUE THEN
+    PERFORM vault._bound('p_sealed.version', p_sealed.version, 1, 2147483647);
+    PERFORM vault._bound('p_sealed.fmt', p_sealed.fmt, 1, 32767);
   END IF;
 
+  -- The lock also waits for a lost connection's transaction that is still committing the same request. After it, that
+  -- request is there.
   SELECT * INTO s FROM vault.secrets WHERE name = p_name FOR UPDATE;
-  IF NOT FOUND THEN
+  LOOP
+    IF p_request IS NULL OR v_digest IS NULL OR EXISTS (SELECT FROM vault.requests WHERE id = p_request) THEN
+      RETURN vault._replayed(p_request, p_action, p_name, v_digest);
+    END IF;
+    EXIT WHEN s.id IS NOT NULL;
     IF p_action = 'put' THEN
       v_created := vault._create_secret(p_name);
     END IF;
     s := vault._lock_secret(p_name);
-  END IF;
+  END LOOP;
   IF p_create_only AND NOT v_created THEN
     RAISE EXCEPTION 'secret "%" exists', p_name USING ERRCODE = 'VA001';
   ELSIF s.deleted_at IS NOT NULL THEN
     RAISE EXCEPTION 'secret "%" is deleted', p_name USING ERRCODE = 'VA005';
-  ELSIF p_rotation_interval IS NOT NULL AND coalesce(p_generator, s.generator) IS NULL THEN
-    RAISE EXCEPTION 'secret "%" has no generator, so it cannot rotate by itself', p_name USING ERRCODE = '22023';
-  ELSIF p_rotator <> '' AND coalesce(p_generator, s.generator) IS NULL THEN
-    RAISE EXCEPTION 'secret "%" has no generator, so a rotator would have nothing to set', p_name
-        USING ERRCODE = '22023';
   END IF;
-  IF num_nonnulls(p_generator, p_rotation_interval, p_grace_period, p_rotator, p_window) > 0 THEN
+  IF v_settings THEN
+    IF p_rotation_interval IS NOT NULL AND coalesce(p_generator, s.generator) IS NULL THEN
+      RAISE EXCEPTION 'secret "%" has no generator, so it cannot rotate by itself', p_name USING ERRCODE = '22023';
+    ELSIF p_rotator <> '' AND coalesce(p_generator, s.generator) IS NULL THEN
+      RAISE EXCEPTION 'secret "%" has no generator, so a rotator would have nothing to set', p_name
+          USING ERRCODE = '22023';
+    END IF;
     UPDATE vault.secrets SET
         kind = CASE WHEN coalesce(p_generator, generator) IS NULL THEN 'manual' ELSE 'automatic' END,
         generator = coalesce(p_generator, generator),
@@ -262,14 +272,22 @@ BEGIN
         rotator = nullif(coalesce(p_rotator, rotator), ''),
         rotation_window = nullif(coalesce(p_window, rotation_window), '')
       WHERE id = s.id RETURNING * INTO s;
+    s.grace_period := coalesce(p_grace_period, s.grace_period);   -- of this rotate only; later ones use the setting
   END IF;
-  s.grace_period := coalesce(p_grace_period, s.grace_period);   -- of this rotate only; later ones use the setting
-  PERFORM vault._supersede_job(s.id, p_sealed.version);
+  IF s.generator IS NOT NULL THEN   -- without one there is neither an open job nor a candidate
+    PERFORM vault._supersede_job(s.id, p_sealed.version);
+  END IF;
   v_result := vault._add_version(s, p_sealed, p_request);
-  PERFORM vault._audit(p_action, p_name, p_sealed.version, p_request, jsonb_build_object(
-    'kms_key_id', p_sealed.kms_key_id, 'generator', p_generator, 'rotation_interval', p_rotation_interval,
-    'grace_period', p_grace_period, 'rotator', p_rotator, 'window', p_window));
-  RETURN vault._done(p_request, v_result);
+  INSERT INTO vault.audit_log (actor, action, secret, version, request_id, detail)
+    VALUES (v_actor, p_action, p_name, p_sealed.version, p_request, jsonb_strip_nulls(jsonb_build_object(
+      'kms_key_id', p_sealed.kms_key_id, 'generator', p_generator, 'rotation_interval', p_rotation_interval,
+      'grace_period', p_grace_period, 'rotator', p_rotator, 'window', p_window)));
+  INSERT INTO vault.requests (id, action, digest, result) VALUES (p_request, p_action, v_digest, v_result)
+    ON CONFLICT DO NOTHING;
+  IF NOT FOUND THEN   -- at the same time, for another secret
+    RAISE EXCEPTION 'request id % was used for something else', p_request USING ERRCODE = 'VA003';
+  END IF;
+  RETURN v_result;
 END $$;
 
 -- of releases that passed each sealed column on its own

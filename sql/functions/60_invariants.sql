@@ -32,10 +32,13 @@ BEGIN
     -- kms_key_id and wrapped_dek may: rewrap
     RAISE EXCEPTION 'sealed columns never change' USING ERRCODE = '42501';
   END IF;
-  IF OLD.expires_at IS NOT NULL AND (NEW.expires_at IS NULL OR NEW.expires_at > OLD.expires_at) THEN
-    RAISE EXCEPTION 'the grace of a version is never prolonged' USING ERRCODE = '42501';
-  END IF;
   RETURN NEW;
+END $$;
+
+CREATE OR REPLACE FUNCTION vault._grace_prolonged() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RAISE EXCEPTION 'the grace of a version is never prolonged' USING ERRCODE = '42501';
 END $$;
 
 -- A target may have the value of a candidate already: it becomes the version unchanged, or is deleted.
@@ -136,8 +139,14 @@ CREATE OR REPLACE TRIGGER leaves_are_append_only BEFORE UPDATE
     OR DELETE ON vault.audit_leaves FOR EACH ROW EXECUTE FUNCTION vault._forbid();
 CREATE OR REPLACE TRIGGER leaves_are_never_truncated BEFORE TRUNCATE ON vault.audit_leaves
   FOR EACH STATEMENT EXECUTE FUNCTION vault._forbid();
-CREATE OR REPLACE TRIGGER versions_are_sealed BEFORE UPDATE
-    OR DELETE ON vault.secret_versions FOR EACH ROW EXECUTE FUNCTION vault._sealed_versions();
+-- A statement that names none of these columns cannot change them. A new version sets only expires_at and
+-- next_rotation_at of the one before.
+CREATE OR REPLACE TRIGGER versions_are_sealed BEFORE UPDATE OF secret_id, name, version, version_id, fmt, aad,
+    request_id, created_at, created_by, nonce, ciphertext, key_commit, removed_at OR DELETE ON vault.secret_versions
+  FOR EACH ROW EXECUTE FUNCTION vault._sealed_versions();
+CREATE OR REPLACE TRIGGER grace_only_ends BEFORE UPDATE OF expires_at ON vault.secret_versions FOR EACH ROW
+  WHEN (OLD.expires_at IS NOT NULL AND (NEW.expires_at IS NULL OR NEW.expires_at > OLD.expires_at))
+  EXECUTE FUNCTION vault._grace_prolonged();
 CREATE OR REPLACE TRIGGER versions_are_never_truncated BEFORE TRUNCATE ON vault.secret_versions
   FOR EACH STATEMENT EXECUTE FUNCTION vault._forbid();
 CREATE OR REPLACE TRIGGER candidates_are_sealed BEFORE UPDATE ON vault.rotation_candidates
@@ -172,6 +181,7 @@ ALTER TABLE vault.audit_prunes ENABLE ALWAYS TRIGGER prunes_are_never_truncated;
 ALTER TABLE vault.audit_leaves ENABLE ALWAYS TRIGGER leaves_are_append_only;
 ALTER TABLE vault.audit_leaves ENABLE ALWAYS TRIGGER leaves_are_never_truncated;
 ALTER TABLE vault.secret_versions ENABLE ALWAYS TRIGGER versions_are_sealed;
+ALTER TABLE vault.secret_versions ENABLE ALWAYS TRIGGER grace_only_ends;
 ALTER TABLE vault.secret_versions ENABLE ALWAYS TRIGGER versions_are_never_truncated;
 ALTER TABLE vault.rotation_candidates ENABLE ALWAYS TRIGGER candidates_are_sealed;
 ALTER TABLE vault.secrets ENABLE ALWAYS TRIGGER secrets_move_forward;

@@ -17,23 +17,22 @@ BEGIN
   END LOOP;
 END $$;
 
--- writers: the owner, in a transaction with an identity. Maintenance changes many rows of any name: the sub-select runs
--- once a query, tx_may_change once a row. WITH CHECK (true) is used if a trigger keeps the name, or if the answer does
--- not depend on the row: USING has checked it.
+-- writers: the owner, in a transaction with an identity. The sub-select runs once a statement, not once a row. WITH
+-- CHECK (true) is used if a trigger keeps the name, or if the answer does not depend on the row: USING has checked it.
 CREATE POLICY owner_inserts ON vault.secrets FOR INSERT TO vault_owner
-    WITH CHECK ((SELECT vault.tx_kind()) = 'maintenance' OR vault.tx_may_change(name));
+    WITH CHECK (starts_with(name || '!', (SELECT vault.tx_covers())));
 CREATE POLICY owner_updates ON vault.secrets FOR UPDATE TO vault_owner
-    USING ((SELECT vault.tx_kind()) = 'maintenance' OR vault.tx_may_change(name)) WITH CHECK (true);
+    USING (starts_with(name || '!', (SELECT vault.tx_covers()))) WITH CHECK (true);
 CREATE POLICY owner_purges ON vault.secrets FOR DELETE TO vault_owner USING (vault.tx_is_purging(name));
 CREATE POLICY owner_inserts ON vault.secret_versions FOR INSERT TO vault_owner
-    WITH CHECK ((SELECT vault.tx_kind()) = 'maintenance' OR vault.tx_may_change(name));
+    WITH CHECK (starts_with(name || '!', (SELECT vault.tx_covers())));
 CREATE POLICY owner_updates ON vault.secret_versions FOR UPDATE TO vault_owner
-    USING ((SELECT vault.tx_kind()) = 'maintenance' OR vault.tx_may_change(name)) WITH CHECK (true);
+    USING (starts_with(name || '!', (SELECT vault.tx_covers()))) WITH CHECK (true);
 CREATE POLICY owner_purges ON vault.secret_versions FOR DELETE TO vault_owner USING (vault.tx_is_purging(name));
 CREATE POLICY owner_inserts ON vault.rotation_jobs FOR INSERT TO vault_owner
-    WITH CHECK ((SELECT vault.tx_kind()) = 'maintenance' OR vault.tx_may_change(name));
+    WITH CHECK (starts_with(name || '!', (SELECT vault.tx_covers())));
 CREATE POLICY owner_updates ON vault.rotation_jobs FOR UPDATE TO vault_owner
-    USING ((SELECT vault.tx_kind()) = 'maintenance' OR vault.tx_may_change(name));
+    USING (starts_with(name || '!', (SELECT vault.tx_covers())));
 CREATE POLICY owner_purges ON vault.rotation_jobs FOR DELETE TO vault_owner USING (vault.tx_is_purging(name));
 CREATE POLICY owner_prunes ON vault.rotation_jobs FOR DELETE TO vault_owner
   USING (vault.tx_kind() = 'maintenance' AND state IN ('done', 'superseded'));
@@ -64,10 +63,11 @@ CREATE POLICY owner_deletes ON vault.service_scope FOR DELETE TO vault_owner
 CREATE POLICY owner_inserts ON vault.refusals FOR INSERT TO vault_owner WITH CHECK (true);
 CREATE POLICY owner_updates ON vault.refusals FOR UPDATE TO vault_owner USING (true);
 CREATE POLICY owner_prunes ON vault.refusals FOR DELETE TO vault_owner USING (minute < now() - interval '1 day');
+-- A transaction with a kind has an actor; a put asks for that anyway.
 CREATE POLICY owner_inserts ON vault.requests FOR INSERT TO vault_owner
-    WITH CHECK ((SELECT vault.tx_kind()) IS NOT NULL);
+    WITH CHECK ((SELECT vault.tx_actor()) IS NOT NULL);
 CREATE POLICY owner_updates ON vault.requests FOR UPDATE TO vault_owner
-    USING ((SELECT vault.tx_kind()) IS NOT NULL) WITH CHECK (true);
+    USING ((SELECT vault.tx_actor()) IS NOT NULL) WITH CHECK (true);
 CREATE POLICY owner_prunes ON vault.requests FOR DELETE TO vault_owner USING ((SELECT vault.tx_kind()) = 'maintenance');
 -- no UPDATE or DELETE
 CREATE POLICY owner_appends ON vault.audit_log FOR INSERT TO vault_owner WITH CHECK (true);

@@ -61,9 +61,10 @@ func newEnv(ctx context.Context, standbys int, sharedBuffers string) (*env, erro
 }
 
 func (s *env) set(ctx context.Context, standbys int, sharedBuffers string) error {
-	build := exec.CommandContext(ctx, "go", "build", "-o", s.file("vaultd"), "github.com/hyperiondb/vault/cmd/vaultd")
+	build := exec.CommandContext(ctx, "go", "build", "-o", s.dir, "github.com/hyperiondb/vault/cmd/vaultd",
+		"github.com/hyperiondb/vault/cmd/vaultctl")
 	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("building vaultd: %w\n%s", err, out)
+		return fmt.Errorf("building vaultd and vaultctl: %w\n%s", err, out)
 	}
 	if _, err := kms.GenerateKeyFile(s.file("kek")); err != nil {
 		return err

@@ -26,7 +26,8 @@ func TestRoundsFromEndToEnd(t *testing.T) {
 	file, profiles := filepath.Join(t.TempDir(), "figures", "bench.json"), filepath.Join(t.TempDir(), "profiles")
 	var out, progress strings.Builder
 	err := run(t.Context(), []string{"-rounds", "1", "-slice", "100ms", "-secrets", "8", "-due", "32", "-json", file,
-		"-profile", profiles, "-only", "^(bare|query|read .*|verify|peer|put|rotate|read, rotating)$"}, &out, &progress)
+		"-profile", profiles, "-only",
+		"^(bare|query|read .*|verify|peer|put|rotate|read, rotating|vaultctl put)$"}, &out, &progress)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, &progress)
 	}
@@ -54,6 +55,12 @@ func TestRoundsFromEndToEnd(t *testing.T) {
 			if _, found := rows[cell{subject, n}]; !found {
 				t.Errorf("no row of %s at %d connections", subject, n)
 			}
+		}
+	}
+	command := rows[cell{cliPut, 1}]
+	for _, f := range []figure{p50, daemonCPU, postgresCPU} {
+		if command.Figures[f].Median <= 0 {
+			t.Errorf("%s of %v is %+v", f, command.cell, command.Figures)
 		}
 	}
 	always := rows[cell{readAlways, 64}]

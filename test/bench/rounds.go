@@ -30,6 +30,9 @@ const (
 	rotate        = "rotate"
 	rotatePgbench = "rotate, pgbench"
 	readRotating  = "read, rotating"
+	cliVersion    = "vaultctl version" // a whole process, as the next two
+	cliGet        = "vaultctl get"
+	cliPut        = "vaultctl put"
 )
 
 // subject is measured for a slice at a time.
@@ -145,7 +148,7 @@ func (s *env) subjects(ctx context.Context, o options) ([]subject, error) {
 		return nil, err
 	}
 	rotations, err := s.rotating(ctx, o, reads)
-	return append(append(all, puts...), rotations...), err
+	return append(append(append(all, puts...), s.commands(o, reads)...), rotations...), err
 }
 
 // noBackgroundWork keeps a daemon from working by itself in another subject's slice.

@@ -121,7 +121,7 @@ BEGIN;
 SELECT set_config('synchronous_commit', 'remote_apply', true),
   set_config('idle_in_transaction_session_timeout', '4000', true), set_config('lock_timeout', '8000', true);
 SELECT ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int,
-  coalesce((SELECT timeline FROM vault.heartbeat), 0), (SELECT epoch FROM vault.heartbeat);
+  coalesce(h.timeline, 0), h.epoch FROM (SELECT) AS one LEFT JOIN vault.heartbeat h ON true;
 SELECT vault.challenge();
 \endpipeline
 \startpipeline

@@ -9,7 +9,6 @@ import (
 	"io"
 	"math"
 	"net/http"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,6 +23,7 @@ import (
 
 	"github.com/hyperiondb/vault/internal/audit/seal"
 	"github.com/hyperiondb/vault/internal/awsclient"
+	"github.com/hyperiondb/vault/internal/lazyregexp"
 )
 
 const (
@@ -191,7 +191,7 @@ func (b *Bucket) end(ctx context.Context, from int64) (int64, error) {
 
 const nameFormat = "%020d.jsonl"
 
-var objectName = regexp.MustCompile(`^([0-9]{20})\.jsonl$`)
+var objectName = lazyregexp.New(`^([0-9]{20})\.jsonl$`)
 
 func (b *Bucket) key(first int64) string { return b.folder + fmt.Sprintf(nameFormat, first) }
 
@@ -232,7 +232,7 @@ func (b *Bucket) list(ctx context.Context, after int64) (page []int64, more bool
 				return nil, false, b.away("its objects are not listed in order")
 			}
 			from = key
-			if m := objectName.FindStringSubmatch(key[len(b.folder):]); m != nil {
+			if m := objectName().FindStringSubmatch(key[len(b.folder):]); m != nil {
 				if first, err := strconv.ParseInt(m[1], 10, 64); err == nil && first > after {
 					page = append(page, first)
 				}

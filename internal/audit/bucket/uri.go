@@ -4,11 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"regexp"
 	"strconv"
 	"strings"
 
 	"github.com/hyperiondb/vault/internal/awsclient"
+	"github.com/hyperiondb/vault/internal/lazyregexp"
 )
 
 // ErrURI is wrapped by every refusal of a bucket's URI.
@@ -22,9 +22,9 @@ const acceptedForm = "accepted: s3://BUCKET/PREFIX?region=REGION&endpoint=URL, a
 // Names that need no escaping anywhere: https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
 // and https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
 var (
-	bucketName = regexp.MustCompile(`^[a-z0-9](?:[a-z0-9-]|\.[a-z0-9]){1,61}[a-z0-9]$`)
-	ipv4       = regexp.MustCompile(`^[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+$`)
-	prefixName = regexp.MustCompile(`^[A-Za-z0-9_.=-]+(?:/[A-Za-z0-9_.=-]+)*$`)
+	bucketName = lazyregexp.New(`^[a-z0-9](?:[a-z0-9-]|\.[a-z0-9]){1,61}[a-z0-9]$`)
+	ipv4       = lazyregexp.New(`^[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+$`)
+	prefixName = lazyregexp.New(`^[A-Za-z0-9_.=-]+(?:/[A-Za-z0-9_.=-]+)*$`)
 )
 
 const maxPrefix = 512 // bytes, of the 1024 of a key
@@ -68,9 +68,9 @@ func parseURI(s string) (URI, error) {
 	switch {
 	case name == "":
 		return URI{}, errors.New("the bucket is missing")
-	case !bucketName.MatchString(name) || ipv4.MatchString(name):
+	case !bucketName().MatchString(name) || ipv4().MatchString(name):
 		return URI{}, errors.New("not the name of a bucket")
-	case prefix != "" && !prefixName.MatchString(prefix) || len(prefix) > maxPrefix:
+	case prefix != "" && !prefixName().MatchString(prefix) || len(prefix) > maxPrefix:
 		return URI{}, fmt.Errorf("the prefix is letters, digits and _.=- between single slashes, at most %d bytes", maxPrefix)
 	}
 	for part := range strings.SplitSeq(prefix, "/") {

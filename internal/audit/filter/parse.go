@@ -3,13 +3,14 @@ package filter
 import (
 	"fmt"
 	"net/netip"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/hyperiondb/vault/internal/lazyregexp"
 )
 
 const (
@@ -250,11 +251,11 @@ func (t Term) network() (Term, error) {
 	return t, nil
 }
 
-var uuidForm = regexp.MustCompile(`\A[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\z`)
+var uuidForm = lazyregexp.New(`\A[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\z`)
 
 func (t Term) request() (Term, error) {
 	t.Text = strings.ToLower(t.Text)
-	if !uuidForm.MatchString(t.Text) {
+	if !uuidForm().MatchString(t.Text) {
 		return t, fmt.Errorf("request: takes a request id such as 5e1c6f0a-0000-4000-8000-000000000000, not %q", t.Text)
 	}
 	return t, nil

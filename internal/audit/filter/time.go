@@ -2,11 +2,12 @@ package filter
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/hyperiondb/vault/internal/lazyregexp"
 )
 
 // Moments returns examples of values of since: and until:, for completion.
@@ -15,8 +16,8 @@ func Moments() []string {
 }
 
 var (
-	agoForm  = regexp.MustCompile(`\A-(?:[0-9]{1,7}[mhdw])+\z`)
-	agoPart  = regexp.MustCompile(`([0-9]+)([mhdw])`)
+	agoForm  = lazyregexp.New(`\A-(?:[0-9]{1,7}[mhdw])+\z`)
+	agoPart  = lazyregexp.New(`([0-9]+)([mhdw])`)
 	weekdays = []string{"sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"}
 
 	dateLayout    = "2006-01-02"
@@ -31,11 +32,11 @@ func Moment(text string, now time.Time) (time.Time, error) {
 }
 
 // capitalUnit is refused: M means months elsewhere, and with minutes the result would miss most events.
-var capitalUnit = regexp.MustCompile(`^-[0-9a-zA-Z]*[0-9][a-z]*[A-Z]`)
+var capitalUnit = lazyregexp.New(`^-[0-9a-zA-Z]*[0-9][a-z]*[A-Z]`)
 
 // moment resolves a time. For until: a whole day ends where the next one begins.
 func (t Term) moment(now time.Time) (Term, error) {
-	if capitalUnit.MatchString(t.Text) {
+	if capitalUnit().MatchString(t.Text) {
 		return t, fmt.Errorf("%s: takes units in small letters (-30m is minutes; there is none for months), not %q", t.Key,
 			t.Text)
 	}
@@ -70,7 +71,7 @@ func resolve(text string, now time.Time) (at time.Time, whole, ok bool) {
 	case slices.Contains(weekdays, text): // the last one that is over or has begun, but not today
 		back := (int(today.Weekday()) - slices.Index(weekdays, text) + 6) % 7
 		return today.AddDate(0, 0, -back-1), true, true
-	case agoForm.MatchString(text):
+	case agoForm().MatchString(text):
 		return ago(text, now), false, true
 	}
 	if at, err := time.ParseInLocation(dateLayout, text, now.Location()); err == nil {
@@ -96,7 +97,7 @@ func resolve(text string, now time.Time) (at time.Time, whole, ok bool) {
 // ago reads -1d12h: days and weeks are the calendar's, so that -1d is the same time yesterday when the clocks changed.
 func ago(text string, now time.Time) time.Time {
 	at := now
-	for _, part := range agoPart.FindAllStringSubmatch(text, -1) {
+	for _, part := range agoPart().FindAllStringSubmatch(text, -1) {
 		n, _ := strconv.Atoi(part[1]) // at most 7 digits
 		switch part[2] {
 		case "w":

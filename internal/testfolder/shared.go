@@ -1,0 +1,107 @@
+package testfolder
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// sharedVariable names a folder for what all test programs of one run need. tools/shared makes and removes it.
+const sharedVariable = "VAULT_TEST_SHARED"
+
+// Share calls use with a folder that fill has filled: once for all test programs of a run, which wait for each other,
+// also for use. The name is a file name, the same for the same content. A fill that fails leaves no folder. Without a
+// shared folder, which is how go test runs alone, fill fills alone, and the caller removes it.
+func Share(name, alone string, fill, use func(dir string) error) error {
+	shared := os.Getenv(sharedVariable)
+	if shared == "" {
+		if err := fill(alone); err != nil {
+			return err
+		}
+		return use(alone)
+	}
+	unlock, err := lock(filepath.Join(shared, name+".lock"))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	dir, filled := filepath.Join(shared, name), filepath.Join(shared, name+".filled")
+	if _, err := os.Stat(filled); errors.Is(err, os.ErrNotExist) {
+		if err := refill(dir, fill); err != nil {
+			return errors.Join(err, os.RemoveAll(dir))
+		}
+		if err := os.WriteFile(filled, nil, 0o600); err != nil {
+			return err
+		}
+	} else if err != nil {
+		return err
+	}
+	return use(dir)
+}
+
+// refill removes what a program that was killed has left.
+func refill(dir string, fill func(string) error) error {
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	if err := os.Chmod(dir, 0o755); err != nil { // regardless of the umask: PostgreSQL's user passes through
+		return err
+	}
+	return fill(dir)
+}
+
+// lock waits for the lock of a file. The end of the process unlocks it, too.
+func lock(path string) (unlock func(), err error) {
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX)
+		if !errors.Is(err, syscall.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("locking %q: %w", path, err), file.Close())
+	}
+	return func() { _ = file.Close() }, nil // nothing was written
+}
+
+// Build builds vaultctl and vaultd with arguments of go build, such as -race, once for all test programs of a run, and
+// returns their folder. Without a shared folder that is alone.
+func Build(alone string, args ...string) (dir string, err error) {
+	name := "commands" + strings.Join(args, "")
+	err = Share(name, alone, func(dir string) error {
+		args := append(append([]string{"build"}, args...), "-o", dir+"/", "github.com/hyperiondb/vault/cmd/vaultctl",
+			"github.com/hyperiondb/vault/cmd/vaultd")
+		build := exec.Command("go", args...)
+		if build.Dir, err = vaultFolder(); err != nil {
+			return err
+		}
+		if out, err := build.CombinedOutput(); err != nil {
+			return fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)
+		}
+		return nil
+	}, func(built string) error {
+		dir = built
+		return nil
+	})
+	return dir, err
+}
+
+// vaultFolder is the folder of the vault's module, also for a test of another module beside it.
+func vaultFolder() (string, error) {
+	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/hyperiondb/vault").Output()
+	if err != nil {
+		return "", fmt.Errorf("looking for the module's folder: %w", err)
+	}
+	return strings.TrimSpace(string(out)), nil
+}
