@@ -136,6 +136,11 @@ func TestBadSettingsAreNamed(t *testing.T) {
 		`max_staleness = "1999ms"`:                            "at least twice the time between two heartbeats, 2s",
 		`max_staleness = "2d"`:                                "max_staleness",
 		"heartbeat_interval = \"0\"\nmax_staleness = \"19s\"": "at least twice the time between two heartbeats, 20s",
+		`read_confirm = "1ms"`:                                "read_confirm: at least 2ms, or 0",
+		`read_confirm = "11s"`:                                "read_confirm (seconds) = 11: from 0 to 10",
+		"read_confirm = \"0\"\nread_survive = \"30s\"":        "without read_confirm no rows are kept",
+		`read_survive = "2h"`:                                 "read_survive (seconds) = 7200: from 0 to 3600",
+		`read_cache_bytes = "64"`:                             "read_cache_bytes = 64: from",
 		`min_lsn_wait = "11s"`:                                "min_lsn_wait", `min_lsn_wait = "-1s"`: "line 1",
 	} {
 		_, err := loadConfig(mustWrite(t, filepath.Join(t.TempDir(), "vaultd.toml"), file), nil)

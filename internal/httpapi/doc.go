@@ -30,12 +30,12 @@
 // first of them that it has is its identity, and no other is tried. A credential that is presented is judged, in every
 // configuration. Without one, Policy.Apps decides between the app "anonymous" and the address alone.
 //
-// Package access judges over the daemon's copy of the apps, before the name is looked for. The read returns the
-// access epoch of its own snapshot, and GetOptions.Permit compares it with the epoch of the copy before a key is
-// unwrapped, and before a 404 or 304: if they differ, the copy is read again and the request is judged again. So a
-// revocation holds on a node as soon as its values do. Before a 403 the node is asked for its epoch, by one query for
-// all requests that wait, ten times a second at most; a request that would be refused waits for that. Without a copy,
-// or where the question is not answered, it is 503.
+// Package access judges over the daemon's copy of the apps, before the name is looked for. The read returns the access
+// epoch of its own snapshot, or of a later one with the same rows, and GetOptions.Permit compares it with the epoch of
+// the copy before a key is unwrapped, and before a 404 or 304: if they differ, the copy is read again and the request
+// is judged again. So a revocation holds on a node as soon as its values do. Before a 403 the node is asked for its
+// epoch, by one query for all requests that wait, ten times a second at most; a request that would be refused waits for
+// that. Without a copy, or where the question is not answered, it is 503.
 //
 // Every refusal has the same body, whatever the reason and whether or not the secret exists. The reason is in the
 // record.
@@ -90,6 +90,11 @@
 //
 // stale is a read or verify on a node that is further behind the primary than the daemon's limit. Both are checked
 // right before the node is read, after the body of the request.
+//
+// Where the vault keeps rows in memory (package rowcache), an answer is what the node had at most read_confirm before
+// the request. A position that a request names, and the look after a wait, take a later snapshot. While the node is
+// away and reads go on all the same, the header Vault-Unconfirmed has the seconds since the node was last heard, and so
+// has the record of the read.
 //
 // # Waiting for a change
 //

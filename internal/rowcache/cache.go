@@ -156,7 +156,7 @@ const (
 // to begin, or later.
 func (c *Cache) lookup(s *shard, name string, a Ask, t int64) (Answer, finding, int64) {
 	confirmed := c.confirmed.Load() // before the entry: what a poll names is dropped before the poll confirms the rest
-	if confirmed == nil {
+	if confirmed == nil || confirmed.epoch == uuid.Nil { // without an epoch, apps are answered nothing
 		return Answer{}, absent, 0
 	}
 	e := s.get(name)
@@ -176,7 +176,7 @@ func (c *Cache) lookup(s *shard, name string, a Ask, t int64) (Answer, finding, 
 		epoch = confirmed.epoch
 	case e.began >= need && (same || a.MinLSN == 0 || need == t): // its own epoch may be from before the position
 	case c.survives(confirmed, t) && same && need < t:
-		epoch, age = confirmed.epoch, t-confirmed.at
+		epoch, age = confirmed.epoch, c.now()-confirmed.at // the read may have waited for the node
 		c.stats.survived.Add(1)
 	case t-confirmed.at > int64(longPause):
 		return Answer{}, absent, 0

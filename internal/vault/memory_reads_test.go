@@ -130,7 +130,8 @@ func TestMemoryReadsAreNeverOld(t *testing.T) {
 	for i := range names {
 		next(i, 1)
 		writing.Go(func() {
-			for version := 2; version <= versions; version++ {
+			// On a busy machine the changes go on until enough reads were answered from memory.
+			for version := 2; version <= versions || version <= 6*versions && !allRead(nodes); version++ {
 				next(i, version)
 			}
 		})
@@ -166,11 +167,20 @@ func TestMemoryReadsAreNeverOld(t *testing.T) {
 	for _, d := range nodes {
 		kept, _ := d.KeptRows()
 		if d.reads.Load() < versions || kept.Hits < versions || kept.Dropped["named"]+kept.Dropped["changed_here"] == 0 {
-			t.Errorf("%s: %d reads during %d changes with %+v prove little", d.name, d.reads.Load(), versions*names, kept)
+			t.Errorf("%s: %d reads with %+v prove little", d.name, d.reads.Load(), kept)
 		}
-		t.Logf("%s: %d reads during %d changes, %d polls disturbed, %+v", d.name, d.reads.Load(), versions*names,
-			disturbed, kept)
+		t.Logf("%s: %d reads, %d polls disturbed, %+v", d.name, d.reads.Load(), disturbed, kept)
 	}
+}
+
+// allRead reports whether each node has answered enough reads from memory.
+func allRead(nodes []*remembering) bool {
+	for _, d := range nodes {
+		if kept, _ := d.KeptRows(); d.reads.Load() < versions || kept.Hits < versions {
+			return false
+		}
+	}
+	return true
 }
 
 // disturbPolls makes one poll at a time late, unanswered or lost, on the way there or back.

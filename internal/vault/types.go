@@ -69,10 +69,10 @@ func (s *Secret) Wipe() {
 }
 
 // Permit decides whether what was read may be shown. It is called once a call, after the rows or their absence were
-// read and before a key is unwrapped, with the access epoch of the same snapshot: if that differs from the epoch that
-// the caller has judged by, its copy of the apps is old. Its error is returned in place of everything else, also of
-// ErrNotFound and ErrNotModified. Where the node has no epoch it is not called, and the error is ErrUnavailable. Nil
-// permits everything.
+// read and before a key is unwrapped, with the access epoch of the same snapshot, or of a later one with the same rows:
+// if that differs from the epoch that the caller has judged by, its copy of the apps is old. Its error is returned in
+// place of everything else, also of ErrNotFound and ErrNotModified. Where the node has no epoch it is not called, and
+// the error is ErrUnavailable. Nil permits everything.
 type Permit func(ctx context.Context, epoch uuid.UUID) error
 
 func (p Permit) ask(ctx context.Context, epoch uuid.UUID) error {
