@@ -83,10 +83,12 @@ type Config struct {
 	AdminAPI        bool     `toml:"admin_api"`        // the routes that write
 	KVMount         string   `toml:"kv_mount"`         // of the routes of Vault's KV version 2; "" = none
 	// unix socket from which systemd reads Credentials of units; "" = none
-	CredentialSocket string   `toml:"credential_socket"`
-	LogLevel         string   `toml:"log_level"`
-	LogFormat        string   `toml:"log_format"` // text or json
-	ShutdownGrace    duration `toml:"shutdown_grace"`
+	CredentialSocket string `toml:"credential_socket"`
+	LogLevel         string `toml:"log_level"`
+	LogFormat        string `toml:"log_format"` // text or json
+	// how long the daemon answers while /readyz says that it stops
+	DrainDelay    duration `toml:"drain_delay"`
+	ShutdownGrace duration `toml:"shutdown_grace"` // for the requests that are under way then
 	// file for a profile of the whole run, for go tool pprof; "" = none
 	CPUProfile string `toml:"cpu_profile"`
 	// remembers the newest primary over restarts; "" = not over restarts
@@ -141,8 +143,8 @@ func defaults() Config {
 		DEKCacheTTL: duration(5 * time.Minute), DEKCacheSize: 10_000, MaxConns: 16, VerifyRate: 50, VerifyBurst: 100,
 		ScanInterval: duration(10 * time.Second), RotationWorkers: 4,
 		ClaimTimeout: duration(rotation.DefaultClaimTimeout), LogLevel: "info", LogFormat: "text",
-		ShutdownGrace: duration(10 * time.Second),
-		ReadConfirm:   duration(20 * time.Millisecond), ReadCacheBytes: 64 << 20,
+		DrainDelay: duration(time.Second), ShutdownGrace: duration(10 * time.Second),
+		ReadConfirm: duration(20 * time.Millisecond), ReadCacheBytes: 64 << 20,
 		StateDir: "/var/lib/vaultd",
 
 		HeartbeatInterval: duration(time.Second), MinLSNWait: duration(3 * time.Second),
@@ -513,6 +515,7 @@ func (c *Config) checkNumbers() error {
 		{"audit_seals_bucket_interval (seconds)", time.Duration(c.AuditSealsBucketInterval).Seconds(), 1, 86400},
 		{"audit_max_bytes", float64(c.AuditMaxBytes), 64 << 10, 1 << 40},
 		{"audit_max_age (seconds)", time.Duration(c.AuditMaxAge).Seconds(), 0, 400 * 86400},
+		{"drain_delay (seconds)", time.Duration(c.DrainDelay).Seconds(), 0, 600},
 		{"shutdown_grace (seconds)", time.Duration(c.ShutdownGrace).Seconds(), 0, 3600},
 	} {
 		if !(n.value >= n.least && n.value <= n.most) {

@@ -20,7 +20,7 @@ var restarted = []string{
 	"http_max_connections",
 	"http_max_connections_per_address",
 	"scan_interval", "rotation_workers", "claim_timeout", "admin_api", "kv_mount", "credential_socket",
-	"log_format", "shutdown_grace",
+	"log_format", "drain_delay", "shutdown_grace",
 	"cpu_profile", "state_dir",
 	"webhook_hosts", "postgres_hosts", "postgres_ca", "exec_rotators", "heartbeat_interval", "min_lsn_wait",
 	"audit_seal_key", "audit_seals_file", "audit_seals_bucket",

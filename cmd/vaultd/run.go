@@ -29,8 +29,9 @@ const (
 	checkTimeout = 2 * time.Second // of one readiness check
 )
 
-// serve runs until ctx ends. It stops in this order: waits for a change end, no new connections, requests under way
-// finish, rotations under way are settled, recorded reads are shipped, keys are wiped, pools are closed.
+// serve runs until ctx ends. It stops in this order: not ready, every answer ends its connection for drain_delay, waits
+// for a change end, no new connections, requests under way finish, rotations under way are settled, recorded reads are
+// shipped, keys are wiped, pools are closed.
 func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.Writer, reload <-chan os.Signal) error {
 	level := new(slog.LevelVar)
 	level.Set(c.level)
@@ -126,11 +127,14 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 	work.Go(func() { fresh.Run(working) })
 	work.Go(func() { sealer.Run(working) })
 	reloading := &reloader{running: c, load: load, api: api, fresh: fresh, certificate: cert, level: level, log: log}
+	tellSystemd(log, ready)
 
 	for {
 		select {
 		case <-reload:
+			tellSystemd(log, reloadingNow())
 			reloading.reload()
+			tellSystemd(log, ready)
 			continue
 		case err = <-failed:
 		case <-ctx.Done():
@@ -139,6 +143,11 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 		break
 	}
 	log.Info("stopping")
+	tellSystemd(log, stopping)
+	if err == nil { // a failed listener ends the daemon without a delay
+		api.Drain()
+		drain(time.Duration(c.DrainDelay), failed)
+	}
 	api.EndWaits()
 	servers.shutdown(time.Duration(c.ShutdownGrace), log)
 	stopWork()
