@@ -48,11 +48,13 @@ type Config struct {
 	TLSClientCA    string   `toml:"tls_client_ca"`   // authorities that sign certificates of clients; "" = none counts
 	TLSClientAuth  string   `toml:"tls_client_auth"` // request or require a certificate of a client
 	// allowlist: a client without a credential may read all that this daemon can; apps: it may not
-	Access       string   `toml:"access"`
-	KMSKeys      []string `toml:"kms_keys"`        // the first wraps; none = the vault's default key
-	DEKCacheTTL  duration `toml:"dek_cache_ttl"`   // 0 = no cache
-	DEKCacheSize int      `toml:"dek_cache_size"`  // data keys
-	MaxConns     int      `toml:"max_connections"` // to the local node
+	Access  string   `toml:"access"`
+	KMSKeys []string `toml:"kms_keys"` // the first wraps; none = the vault's default key
+	// in place of ~/.aws/credentials, for keys and a bucket of AWS; "" = that file, the environment or the machine's role
+	AWSCredentialsFile string   `toml:"aws_credentials_file"`
+	DEKCacheTTL        duration `toml:"dek_cache_ttl"`   // 0 = no cache
+	DEKCacheSize       int      `toml:"dek_cache_size"`  // data keys
+	MaxConns           int      `toml:"max_connections"` // to the local node
 
 	// Reads from memory; see package rowcache. An answer is what the node had at most read_confirm before the request;
 	// 0 = each read asks the node
@@ -205,6 +207,9 @@ func loadConfig(path string, environ []string) (Config, error) {
 		}
 	}
 	if err := config.readEnvironment(environ); err != nil {
+		return config, fmt.Errorf("%w: %w", errConfig, err)
+	}
+	if err := config.readSecrets(environ); err != nil {
 		return config, fmt.Errorf("%w: %w", errConfig, err)
 	}
 	if err := config.check(); err != nil {

@@ -16,8 +16,8 @@ import (
 var restarted = []string{
 	"database_url", "primary_database_url", "listen_database_url", "listen", "socket_mode", "health_listen",
 	"address_file", "insecure_listen",
-	"kms_keys", "dek_cache_ttl", "dek_cache_size", "max_connections", "read_confirm", "read_cache_bytes", "read_survive",
-	"http_max_connections",
+	"kms_keys", "aws_credentials_file", "dek_cache_ttl", "dek_cache_size", "max_connections", "read_confirm",
+	"read_cache_bytes", "read_survive", "http_max_connections",
 	"http_max_connections_per_address",
 	"scan_interval", "rotation_workers", "claim_timeout", "admin_api", "kv_mount", "credential_socket",
 	"log_format", "drain_delay", "shutdown_grace",

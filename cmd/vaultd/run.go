@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/hyperiondb/vault/internal/audit/auditdb"
+	"github.com/hyperiondb/vault/internal/awsclient"
 	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/httpapi"
 	"github.com/hyperiondb/vault/internal/kms"
@@ -66,7 +67,8 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 		return err
 	}
 
-	keys := &lazyKeys{uris: c.KMSKeys, reader: reader}
+	ctx = awsclient.WithCredentialsFile(ctx, c.AWSCredentialsFile)
+	keys := &lazyKeys{uris: c.KMSKeys, awsCredentials: c.AWSCredentialsFile, reader: reader}
 	defer keys.close()
 	if err := keys.openConfigured(ctx); err != nil {
 		return fmt.Errorf("%w: kms_keys: %w", errConfig, err)
@@ -244,10 +246,11 @@ func bounded(check func(context.Context) error) func(context.Context) error {
 
 // lazyKeys opens the configured keys at the start, or the vault's default key when the database first names it.
 type lazyKeys struct {
-	uris    []string
-	reader  *db.Reader
-	mu      sync.Mutex
-	keyring *kms.Keyring
+	uris           []string
+	awsCredentials string // of Config.AWSCredentialsFile
+	reader         *db.Reader
+	mu             sync.Mutex
+	keyring        *kms.Keyring
 }
 
 func (k *lazyKeys) openConfigured(ctx context.Context) error {
@@ -276,7 +279,7 @@ func (k *lazyKeys) open(ctx context.Context) (vault.Keys, error) {
 		}
 		uris = []string{config.DefaultKMSKey}
 	}
-	keyring, err := kms.OpenKeyring(ctx, uris)
+	keyring, err := kms.OpenKeyring(awsclient.WithCredentialsFile(ctx, k.awsCredentials), uris)
 	if err != nil {
 		return nil, err
 	}

@@ -51,6 +51,8 @@ type session struct {
 	fake    *kmsfake.Fake
 	bucket  *s3fake.Fake
 	held    *pgx.Conn
+	load    *load
+	sockets map[string]*sockets // of activated daemons
 	cleanup []func()
 }
 
@@ -72,6 +74,7 @@ func Run(t *testing.T, dir string) {
 				"pgbouncer": h.cmdPgbouncer, "expand": h.cmdExpand, "hold": h.cmdHold, "idle": h.cmdIdle,
 				"relay":        h.cmdRelay,
 				"credential":   h.cmdCredential,
+				"load":         h.cmdLoad,
 				"everycommand": h.cmdEveryCommand, "hostile": h.cmdHostile,
 			},
 		})
@@ -125,7 +128,8 @@ func buildProbe(t *testing.T, bin string) {
 }
 
 func (h *harness) setup(env *testscript.Env) error {
-	s := &session{h: h, env: env, daemons: map[string]*daemon{}, pending: map[string]*pendingRequest{}}
+	s := &session{h: h, env: env, daemons: map[string]*daemon{}, pending: map[string]*pendingRequest{},
+		sockets: map[string]*sockets{}}
 	h.mu.Lock()
 	h.scripts[env.WorkDir] = s
 	h.mu.Unlock()
