@@ -59,6 +59,7 @@ connection.`,
 			return err
 		},
 	})
+	addManual(root)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %s", errConfig, err) })
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetArgs(args)
