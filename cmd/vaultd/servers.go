@@ -182,10 +182,19 @@ func (s *servers) serve() <-chan error {
 	return failed
 }
 
-// shutdown waits up to grace for requests under way, then closes their connections.
+// silentGrace is for connections that were accepted and have sent nothing.
+const silentGrace = time.Second
+
+// shutdown accepts no more connections, waits up to grace for the requests of those that it has accepted, and closes
+// them. With systemd's sockets, later connections wait for the next daemon.
 func (s *servers) shutdown(grace time.Duration, log *slog.Logger) {
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
+	for _, server := range s.all {
+		_ = server.listener.Close() // an error would be the one of a listener that is closed already
+	}
+	s.secrets.Settle(ctx, silentGrace)
+	s.health.Settle(ctx, silentGrace)
 	var ending sync.WaitGroup
 	for _, server := range s.all {
 		ending.Go(func() {
