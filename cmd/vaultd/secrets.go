@@ -16,9 +16,9 @@ const (
 )
 
 // readSecrets lets a setting name a file instead of holding a secret. In all settings that can hold a path,
-// $CREDENTIALS_DIRECTORY is the folder in which systemd keeps what the unit's LoadCredential= names. A connection string
-// "file:/PATH" is the line of that file. A key or file of credentials "file:/PATH" is that file, which must then be its
-// owner's alone.
+// $CREDENTIALS_DIRECTORY is the folder in which systemd keeps what the unit's LoadCredential= names. A connection
+// string "file:/PATH" is the line of that file. A key or file of credentials "file:/PATH" is that file, which must then
+// be its owner's alone.
 func (c *Config) readSecrets(environ []string) error {
 	texts := []struct {
 		key  string

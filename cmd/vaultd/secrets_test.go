@@ -174,7 +174,8 @@ func TestWithoutSystemdItsFolderIsNamed(t *testing.T) {
 func TestAFileOfPasswordsIsInTheConnectionString(t *testing.T) {
 	t.Setenv("CREDENTIALS_DIRECTORY", "/run/credentials/vaultd.service")
 	c, err := loaded(t, "database_url", "postgres://vaultd@h/app?passfile=$CREDENTIALS_DIRECTORY/pgpass", "", "")
-	if want := "postgres://vaultd@h/app?passfile=/run/credentials/vaultd.service/pgpass"; err != nil || c.DatabaseURL != want {
+	want := "postgres://vaultd@h/app?passfile=/run/credentials/vaultd.service/pgpass"
+	if err != nil || c.DatabaseURL != want {
 		t.Errorf("got %q, %v, want %q", c.DatabaseURL, err, want)
 	}
 }

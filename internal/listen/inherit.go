@@ -39,8 +39,8 @@ func Inherit() (*Inherited, error) {
 	return i, nil
 }
 
-// Open takes the sockets that are bound to address, or else opens it as the function Open does. It refuses a unix socket
-// whose file has another mode.
+// Open takes the sockets that are bound to address, or else opens it as the function Open does. It refuses a unix
+// socket whose file has another mode.
 func (i *Inherited) Open(address string, mode os.FileMode) ([]net.Listener, error) {
 	if i == nil {
 		return Open(address, mode)

@@ -214,8 +214,8 @@ func (l *Limiter) wasRead(c *conn) {
 const settleTick = 2 * time.Millisecond
 
 // Settle waits until every connection that was accepted has had an answer, and none is being answered; for those that
-// send nothing, no longer than silent; at most until ctx ends. It is for listeners that are closed: http.Server.Shutdown
-// drops a connection whose first request it reads after the call, without an answer.
+// send nothing, no longer than silent; at most until ctx ends. It is for listeners that are closed:
+// http.Server.Shutdown drops a connection whose first request it reads after the call, without an answer.
 func (l *Limiter) Settle(ctx context.Context, silent time.Duration) {
 	tick := time.NewTicker(settleTick)
 	defer tick.Stop()

@@ -1,5 +1,5 @@
-// Package manual writes the man pages of a command and of all beneath it from its help. Only binaries built with the tag
-// "manual" have it: `make package` builds and runs them, and does not ship them.
+// Package manual writes the man pages of a command and of all beneath it from its help. Only binaries built with the
+// tag "manual" have it: `make package` builds and runs them, and does not ship them.
 package manual
 
 import (

@@ -1,6 +1,6 @@
 // Command oci writes an image of vaultd and vaultctl from scratch, for several architectures, as an archive of the OCI
-// layout (for `skopeo copy oci-archive:FILE ...` or `podman load`). The same arguments give the same bytes: every time is
-// that of -epoch, and the authorities of TLS are those of a module that go.mod pins.
+// layout (for `skopeo copy oci-archive:FILE ...` or `podman load`). The same arguments give the same bytes: every time
+// is that of -epoch, and the authorities of TLS are those of a module that go.mod pins.
 package main
 
 import (
@@ -79,12 +79,14 @@ func (i *image) write(out string, folders []string) error {
 		}
 		manifests = append(manifests, m)
 	}
-	inner, err := i.document(typeIndex, map[string]any{"schemaVersion": 2, "mediaType": typeIndex, "manifests": manifests})
+	inner, err := i.document(typeIndex, map[string]any{"schemaVersion": 2, "mediaType": typeIndex,
+		"manifests": manifests})
 	if err != nil {
 		return err
 	}
 	inner.Annotations = map[string]string{"org.opencontainers.image.ref.name": i.version}
-	index, err := json.Marshal(map[string]any{"schemaVersion": 2, "mediaType": typeIndex, "manifests": []descriptor{inner}})
+	index, err := json.Marshal(map[string]any{"schemaVersion": 2, "mediaType": typeIndex,
+		"manifests": []descriptor{inner}})
 	if err != nil {
 		return err
 	}
