@@ -17,7 +17,7 @@ export VAULT_TEST_PG := $(PG)
 
 .DEFAULT_GOAL := help
 .PHONY: help build compat dev test packages times test-pg check static fmt vet staticcheck style race bench cover fuzz chaos postgres
-.PHONY: client dotenv-table bench-go bench-scale bench-reads extension install-extension test-cron bench-audit captures
+.PHONY: package package-test client dotenv-table bench-go bench-scale bench-reads extension install-extension test-cron bench-audit captures
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,12 @@ test-pg: ## The same on one version: make test-pg PG=15
 compat: postgres ## Clients of Vault (Go, Python, Node, consul-template) against vaultd on a primary and a lone standby; installs them
 	@tools/install-compat
 	cd compat && $(GO) vet ./... && $(GO) test -count=1 -timeout 10m ./...
+
+package: ## deb, rpm, OCI image, SBOM and SHA256SUMS for amd64 and arm64 into bin/packages/, the same bytes for one commit
+	packaging/build
+
+package-test: ## Build them twice and compare; install by docs/INSTALL.md on a machine of its own, restart under load, remove (root)
+	packaging/test
 
 test-cron: ## The supervisor run by pg_cron, on Debian's PostgreSQL 15 (installs postgresql-15-cron)
 	@tools/install-pg-cron

@@ -104,6 +104,7 @@ and a KMS key; reading takes a database role that was granted the names, and the
 	root.SetOut(a.out)
 	root.SetErr(a.err)
 	registerCompletions(root)
+	addManual(root)
 	return root
 }
 

@@ -117,7 +117,7 @@ func (r *reads) check(context.Context) error {
 		!errors.Is(s.Failing, vault.ErrOutcomeUnknown) && !errors.Is(s.Failing, spool.ErrBehind):
 		return fmt.Errorf("shipping reads: %w", s.Failing)
 	case !s.GapAt.IsZero() && time.Since(s.GapAt) < gapAlarm:
-		return fmt.Errorf("reads are missing since %s: vaultctl audit list --action audit.gap",
+		return fmt.Errorf("reads are missing since %s: vaultctl audit list action:audit.gap",
 			s.GapAt.UTC().Format(time.RFC3339))
 	}
 	return nil

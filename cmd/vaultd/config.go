@@ -49,11 +49,13 @@ type Config struct {
 	TLSClientCA    string   `toml:"tls_client_ca"`   // authorities that sign certificates of clients; "" = none counts
 	TLSClientAuth  string   `toml:"tls_client_auth"` // request or require a certificate of a client
 	// allowlist: a client without a credential may read all that this daemon can; apps: it may not
-	Access       string   `toml:"access"`
-	KMSKeys      []string `toml:"kms_keys"`        // the first wraps; none = the vault's default key
-	DEKCacheTTL  duration `toml:"dek_cache_ttl"`   // 0 = no cache
-	DEKCacheSize int      `toml:"dek_cache_size"`  // data keys
-	MaxConns     int      `toml:"max_connections"` // to the local node
+	Access  string   `toml:"access"`
+	KMSKeys []string `toml:"kms_keys"` // the first wraps; none = the vault's default key
+	// in place of ~/.aws/credentials, for keys and a bucket of AWS; "" = that file, the environment or the machine's role
+	AWSCredentialsFile string   `toml:"aws_credentials_file"`
+	DEKCacheTTL        duration `toml:"dek_cache_ttl"`   // 0 = no cache
+	DEKCacheSize       int      `toml:"dek_cache_size"`  // data keys
+	MaxConns           int      `toml:"max_connections"` // to the local node
 
 	// Reads from memory; see package rowcache. An answer is what the node had at most read_confirm before the request;
 	// 0 = each read asks the node
@@ -84,10 +86,12 @@ type Config struct {
 	AdminAPI        bool     `toml:"admin_api"`        // the routes that write
 	KVMount         string   `toml:"kv_mount"`         // of the routes of Vault's KV version 2; "" = none
 	// unix socket from which systemd reads Credentials of units; "" = none
-	CredentialSocket string   `toml:"credential_socket"`
-	LogLevel         string   `toml:"log_level"`
-	LogFormat        string   `toml:"log_format"` // text or json
-	ShutdownGrace    duration `toml:"shutdown_grace"`
+	CredentialSocket string `toml:"credential_socket"`
+	LogLevel         string `toml:"log_level"`
+	LogFormat        string `toml:"log_format"` // text or json
+	// how long the daemon answers while /readyz says that it stops
+	DrainDelay    duration `toml:"drain_delay"`
+	ShutdownGrace duration `toml:"shutdown_grace"` // for the requests that are under way then
 	// file for a profile of the whole run, for go tool pprof; "" = none
 	CPUProfile string `toml:"cpu_profile"`
 	// remembers the newest primary over restarts; "" = not over restarts
@@ -145,8 +149,8 @@ func defaults() Config {
 		DEKCacheTTL: duration(5 * time.Minute), DEKCacheSize: 10_000, MaxConns: 16, VerifyRate: 50, VerifyBurst: 100,
 		ScanInterval: duration(10 * time.Second), RotationWorkers: 4,
 		ClaimTimeout: duration(rotation.DefaultClaimTimeout), LogLevel: "info", LogFormat: "text",
-		ShutdownGrace: duration(10 * time.Second),
-		ReadConfirm:   duration(20 * time.Millisecond), ReadCacheBytes: 64 << 20,
+		DrainDelay: duration(time.Second), ShutdownGrace: duration(10 * time.Second),
+		ReadConfirm: duration(20 * time.Millisecond), ReadCacheBytes: 64 << 20,
 		StateDir: "/var/lib/vaultd",
 
 		HeartbeatInterval: duration(time.Second), MinLSNWait: duration(3 * time.Second),
@@ -207,6 +211,9 @@ func loadConfig(path string, environ []string) (Config, error) {
 		}
 	}
 	if err := config.readEnvironment(environ); err != nil {
+		return config, fmt.Errorf("%w: %w", errConfig, err)
+	}
+	if err := config.readSecrets(environ); err != nil {
 		return config, fmt.Errorf("%w: %w", errConfig, err)
 	}
 	if err := config.check(); err != nil {
@@ -518,6 +525,7 @@ func (c *Config) checkNumbers() error {
 		{"audit_max_bytes", float64(c.AuditMaxBytes), 64 << 10, 1 << 40},
 		{"audit_window (seconds)", time.Duration(c.AuditWindow).Seconds(), 0, spool.LongestWindow.Seconds()},
 		{"audit_max_age (seconds)", time.Duration(c.AuditMaxAge).Seconds(), 0, 400 * 86400},
+		{"drain_delay (seconds)", time.Duration(c.DrainDelay).Seconds(), 0, 600},
 		{"shutdown_grace (seconds)", time.Duration(c.ShutdownGrace).Seconds(), 0, 3600},
 	} {
 		if !(n.value >= n.least && n.value <= n.most) {

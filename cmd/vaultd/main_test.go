@@ -151,6 +151,9 @@ func startDaemon(t *testing.T, settings string) *daemon {
 	t.Setenv("VAULTD_ADDRESS_FILE", addresses)
 	t.Setenv("VAULTD_AUDIT_SPOOL", filepath.Join(dir, "spool"))
 	t.Setenv("VAULTD_ROTATION_WORKERS", "0")
+	if !strings.Contains(settings, "drain_delay") {
+		t.Setenv("VAULTD_DRAIN_DELAY", "0")
+	}
 	mustWrite(t, d.config, settings)
 
 	ctx, stop := context.WithCancel(context.Background())

@@ -37,7 +37,9 @@ primary is gone will do. Settings come from a TOML file, then from VAULTD_* in t
 
 SIGHUP reads the file again: access, allow, trusted_proxies, hosts, limits, max_staleness, log level, [credentials] and
 the TLS certificates change, and a bad file keeps the old ones; the log names what else was changed and takes a restart.
-SIGTERM lets the requests under way finish.`,
+SIGTERM: /readyz fails at once, drain_delay later no connection is accepted, and the requests under way finish. Under
+systemd vaultd says when it is ready (Type=notify) and takes the sockets of a socket unit, so that a restart refuses no
+connection.`,
 		Args:          cobra.NoArgs,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -57,6 +59,7 @@ SIGTERM lets the requests under way finish.`,
 			return err
 		},
 	})
+	addManual(root)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %s", errConfig, err) })
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetArgs(args)

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/hyperiondb/vault/internal/audit/auditdb"
+	"github.com/hyperiondb/vault/internal/awsclient"
 	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/httpapi"
 	"github.com/hyperiondb/vault/internal/kms"
@@ -29,8 +30,9 @@ const (
 	checkTimeout = 2 * time.Second // of one readiness check
 )
 
-// serve runs until ctx ends. It stops in this order: waits for a change end, no new connections, requests under way
-// finish, rotations under way are settled, recorded reads are shipped, keys are wiped, pools are closed.
+// serve runs until ctx ends. It stops in this order: not ready, every answer ends its connection for drain_delay, waits
+// for a change end, no new connections, requests under way finish, rotations under way are settled, recorded reads are
+// shipped, keys are wiped, pools are closed.
 func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.Writer, reload <-chan os.Signal) error {
 	level := new(slog.LevelVar)
 	level.Set(c.level)
@@ -65,7 +67,8 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 		return err
 	}
 
-	keys := &lazyKeys{uris: c.KMSKeys, reader: reader}
+	ctx = awsclient.WithCredentialsFile(ctx, c.AWSCredentialsFile)
+	keys := &lazyKeys{uris: c.KMSKeys, awsCredentials: c.AWSCredentialsFile, reader: reader}
 	defer keys.close()
 	if err := keys.openConfigured(ctx); err != nil {
 		return fmt.Errorf("%w: kms_keys: %w", errConfig, err)
@@ -126,11 +129,14 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 	work.Go(func() { fresh.Run(working) })
 	work.Go(func() { sealer.Run(working) })
 	reloading := &reloader{running: c, load: load, api: api, fresh: fresh, certificate: cert, level: level, log: log}
+	tellSystemd(log, ready)
 
 	for {
 		select {
 		case <-reload:
+			tellSystemd(log, reloadingNow())
 			reloading.reload()
+			tellSystemd(log, ready)
 			continue
 		case err = <-failed:
 		case <-ctx.Done():
@@ -139,6 +145,11 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 		break
 	}
 	log.Info("stopping")
+	tellSystemd(log, stopping)
+	if err == nil { // a failed listener ends the daemon without a delay
+		api.Drain()
+		drain(time.Duration(c.DrainDelay), failed)
+	}
 	api.EndWaits()
 	servers.shutdown(time.Duration(c.ShutdownGrace), log)
 	stopWork()
@@ -235,10 +246,11 @@ func bounded(check func(context.Context) error) func(context.Context) error {
 
 // lazyKeys opens the configured keys at the start, or the vault's default key when the database first names it.
 type lazyKeys struct {
-	uris    []string
-	reader  *db.Reader
-	mu      sync.Mutex
-	keyring *kms.Keyring
+	uris           []string
+	awsCredentials string // of Config.AWSCredentialsFile
+	reader         *db.Reader
+	mu             sync.Mutex
+	keyring        *kms.Keyring
 }
 
 func (k *lazyKeys) openConfigured(ctx context.Context) error {
@@ -267,7 +279,7 @@ func (k *lazyKeys) open(ctx context.Context) (vault.Keys, error) {
 		}
 		uris = []string{config.DefaultKMSKey}
 	}
-	keyring, err := kms.OpenKeyring(ctx, uris)
+	keyring, err := kms.OpenKeyring(awsclient.WithCredentialsFile(ctx, k.awsCredentials), uris)
 	if err != nil {
 		return nil, err
 	}

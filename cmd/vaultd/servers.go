@@ -26,6 +26,8 @@ type servers struct {
 	systemd *listen.OneAnswer // nil = none
 	log     *slog.Logger
 	urls    []string // as in the address file
+
+	inherited *listen.Inherited // until all is open
 }
 
 type server struct {
@@ -47,7 +49,11 @@ func openServers(c Config, bounds listen.Bounds, api *httpapi.API, cert *certifi
 var kinds = map[httpapi.Admission]listen.Kind{httpapi.AdmitNone: listen.Stranger, httpapi.AdmitClient: listen.Client,
 	httpapi.AdmitProxy: listen.Proxy}
 
-func (s *servers) openAll(c Config, api *httpapi.API, cert *certificate) error {
+func (s *servers) openAll(c Config, api *httpapi.API, cert *certificate) (err error) {
+	if s.inherited, err = listen.Inherit(); err != nil {
+		return err
+	}
+	defer s.inherited.Close()
 	var config *tls.Config
 	if c.TLSCert != "" {
 		config = serverTLS(cert)
@@ -71,6 +77,9 @@ func (s *servers) openAll(c Config, api *httpapi.API, cert *certificate) error {
 			return err
 		}
 	}
+	if err := s.inherited.Unused(); err != nil {
+		return err
+	}
 	if c.AddressFile != "" {
 		if err := writeWhole(c.AddressFile, strings.Join(s.urls, "\n")+"\n"); err != nil {
 			return fmt.Errorf("writing address_file: %w", err)
@@ -82,7 +91,7 @@ func (s *servers) openAll(c Config, api *httpapi.API, cert *certificate) error {
 // open opens the listeners of one setting. The address file names the first of them.
 func (s *servers) open(key, address string, mode os.FileMode, h http.Handler, l *listen.Limiter,
 	config *tls.Config) error {
-	listeners, err := listen.Open(address, mode)
+	listeners, err := s.inherited.Open(address, mode)
 	if err != nil {
 		return fmt.Errorf("listening on %q: %w", address, err)
 	}
@@ -109,7 +118,7 @@ func (s *servers) open(key, address string, mode os.FileMode, h http.Handler, l 
 
 // openCredentials makes a socket that root and the daemon's own user can connect to.
 func (s *servers) openCredentials(path string, api *httpapi.API) error {
-	listeners, err := listen.Open("unix:"+path, 0o600)
+	listeners, err := s.inherited.Open("unix:"+path, 0o600)
 	if err != nil {
 		return fmt.Errorf("listening on credential_socket %q: %w", path, err)
 	}
@@ -173,10 +182,19 @@ func (s *servers) serve() <-chan error {
 	return failed
 }
 
-// shutdown waits up to grace for requests under way, then closes their connections.
+// silentGrace is for connections that were accepted and have sent nothing.
+const silentGrace = time.Second
+
+// shutdown accepts no more connections, waits up to grace for the requests of those that it has accepted, and closes
+// them. With systemd's sockets, later connections wait for the next daemon.
 func (s *servers) shutdown(grace time.Duration, log *slog.Logger) {
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
+	for _, server := range s.all {
+		_ = server.listener.Close() // an error would be the one of a listener that is closed already
+	}
+	s.secrets.Settle(ctx, silentGrace)
+	s.health.Settle(ctx, silentGrace)
 	var ending sync.WaitGroup
 	for _, server := range s.all {
 		ending.Go(func() {

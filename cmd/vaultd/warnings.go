@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/hyperiondb/vault/internal/db"
+	"github.com/hyperiondb/vault/internal/secretfile"
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
@@ -166,7 +167,7 @@ func warnOfKey(key, path string, add addWarning) {
 	if _, err := os.Stat(path); filepath.IsAbs(path) && errors.Is(err, fs.ErrNotExist) {
 		add(key, "%q is not there: vaultd does not start without it", path)
 	}
-	if mode := modeOf(path); mode&0o077 != 0 {
+	if mode := modeOf(path); mode&0o077&^secretfile.Allowed(path) != 0 {
 		add(key, "%q is not its owner's alone (mode %04o)", path, mode)
 	}
 }

@@ -31,14 +31,29 @@ func (m markedCredentials) Retrieve(ctx context.Context) (aws.Credentials, error
 	return c, nil
 }
 
+type credentialsFile struct{}
+
+// WithCredentialsFile makes Load read the file at path in place of the user's own ~/.aws/credentials; "" changes
+// nothing. Credentials in the environment come first, as they do with every AWS tool.
+func WithCredentialsFile(ctx context.Context, path string) context.Context {
+	if path == "" {
+		return ctx
+	}
+	return context.WithValue(ctx, credentialsFile{}, path)
+}
+
 // Load reads the AWS configuration the way every AWS tool does: environment, shared files, profile. Credentials are
 // fetched later, by the first operation. Region "" leaves it to the configuration.
 func Load(ctx context.Context, region string) (aws.Config, error) {
-	cfg, err := config.LoadDefaultConfig(ctx,
+	options := []func(*config.LoadOptions) error{
 		config.WithRegion(region),
 		config.WithLogger(logging.Nop{}),
 		config.WithClientLogMode(0), // a logged body would be a logged data key
-	)
+	}
+	if path, ok := ctx.Value(credentialsFile{}).(string); ok {
+		options = append(options, config.WithSharedCredentialsFiles([]string{path}))
+	}
+	cfg, err := config.LoadDefaultConfig(ctx, options...)
 	if err != nil {
 		return aws.Config{}, configReason(err)
 	}

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -65,6 +66,7 @@ type API struct {
 	node     node
 	recorder Recorder
 	waits    *waits
+	draining atomic.Bool // the daemon is about to stop
 
 	secrets router
 	health  router
@@ -90,6 +92,7 @@ func New(o Options) *API {
 	a.waits = newWaits(o.Vault, a.admitAgain, o.MaxWaits, o.MaxWaitsPerAddress)
 	a.waits.register(a.registry)
 	a.secrets = secretRoutes(o.Vault, o.AdminAPI)
+	o.Checks = append(slices.Clip(o.Checks), Check{Name: "stopping", Check: a.checkDraining})
 	if o.Apps != nil {
 		o.Checks = append(slices.Clip(o.Checks), Check{Name: "access", Check: a.checkApps})
 	}
@@ -111,6 +114,18 @@ func (a *API) checkApps(ctx context.Context) error {
 // rate unless the rate itself changes.
 func (a *API) SetPolicy(p Policy) {
 	a.guard.Store(newGuard(p, a.guard.Load()))
+}
+
+// Drain makes /readyz fail and every answer end its connection, so that clients and load balancers go elsewhere before
+// the daemon stops. Requests are answered as before.
+func (a *API) Drain() { a.draining.Store(true) }
+
+// checkDraining is the readiness check "stopping".
+func (a *API) checkDraining(context.Context) error {
+	if a.draining.Load() {
+		return errors.New("the daemon is about to stop")
+	}
+	return nil
 }
 
 // EndWaits makes every request that waits for a change be answered now, and later ones at once: with 304 if there is no

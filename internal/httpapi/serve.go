@@ -132,6 +132,9 @@ func (a *API) serve(find router,
 				ans = kvErrorAnswer(err)
 			}
 		}
+		if a.draining.Load() {
+			w.Header().Set("Connection", "close")
+		}
 		status := write(w, q, ans)
 		a.logRequest(q, status, time.Since(started), err)
 	})

@@ -9,10 +9,10 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"syscall"
 
 	"github.com/hyperiondb/vault/internal/envelope"
+	"github.com/hyperiondb/vault/internal/secretfile"
 )
 
 const kekSize = 32 // bytes
@@ -61,24 +61,14 @@ func readKEK(path string, f io.Reader) (*kek, error) {
 }
 
 func checkKeyFile(path string, info fs.FileInfo) error {
-	if !info.Mode().IsRegular() {
-		return refused(path, "not a regular file")
-	}
-	if perm := info.Mode().Perm(); perm&^0o600 != 0 {
-		return refused(path, fmt.Sprintf("mode %04o is open to others (chmod 600 %s)", perm, shellWord(path)))
-	}
-	if stat, ok := info.Sys().(*syscall.Stat_t); ok && !ownerTrusted(int(stat.Uid), os.Geteuid()) {
-		return refused(path, fmt.Sprintf("owned by user %d, neither this process's user nor root (chown %d %s)", stat.Uid,
-			os.Geteuid(), shellWord(path)))
+	if reason := secretfile.Complaint(path, info); reason != "" {
+		return refused(path, reason)
 	}
 	if info.Size() != kekSize {
 		return wrongSize(path)
 	}
 	return nil
 }
-
-// ownerTrusted reports whether the owner is trusted, who can change the mode and the bytes at any time.
-func ownerTrusted(owner, process int) bool { return owner == process || owner == 0 }
 
 func wrongSize(path string) error {
 	return refused(path, fmt.Sprintf("a key file holds exactly %d bytes", kekSize))
@@ -91,17 +81,6 @@ func fileError(path, doing string, err error) error {
 		err = pathErr.Err
 	}
 	return &keyError{key: path, reason: doing + ": " + err.Error(), kinds: []error{envelope.ErrKeyRefused, err}}
-}
-
-// shellWord quotes a path for a shell.
-func shellWord(path string) string {
-	plain := func(r rune) bool {
-		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("/._-+", r)
-	}
-	if strings.ContainsFunc(path, func(r rune) bool { return !plain(r) }) {
-		return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
-	}
-	return path
 }
 
 // GenerateKeyFile makes a new local key: 32 random bytes in a file that did not exist, mode 0600,

@@ -15,6 +15,11 @@
 // answered and on record, but it gets only the answers of the handler, and not those that net/http sends itself to a
 // request that it cannot parse. Only a few strangers are served at once.
 //
+// # Sockets of systemd
+//
+// Inherited has the sockets of a vaultd.socket unit. The settings stay the only source of addresses: each is looked for
+// among the inherited sockets, opened if it is not there, and an inherited socket without a setting is an error.
+//
 // # Credentials of systemd
 //
 // A OneAnswer is the other kind of server: it answers a connection by who connects, and reads no request.

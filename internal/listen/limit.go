@@ -44,6 +44,7 @@ type Limiter struct {
 
 	mu        sync.Mutex
 	open      int
+	unread    int // of open: no request of theirs has been read yet
 	strangers int
 	clients   map[netip.Prefix]int
 	idle      *list.List // of *conn, the one that is idle longest first
@@ -69,14 +70,18 @@ func (l *Limiter) Stats() (open int, closed map[string]uint64) {
 // Listener bounds the connections that inner accepts. config is nil without TLS; a connection that is refused costs no
 // handshake.
 func (l *Limiter) Listener(inner net.Listener, config *tls.Config) net.Listener {
-	return &listener{Listener: inner, limiter: l, tls: config}
+	return &listener{Listener: inner, limiter: l, tls: config, close: sync.OnceValue(inner.Close)}
 }
 
 type listener struct {
 	net.Listener
 	limiter *Limiter
 	tls     *tls.Config
+	close   func() error
 }
+
+// Close may be called more than once.
+func (l *listener) Close() error { return l.close() }
 
 func (l *listener) Accept() (net.Conn, error) {
 	for {
@@ -106,6 +111,7 @@ type conn struct {
 
 	// Guarded by the limiter's lock.
 	gone    bool
+	read    bool          // a request was read
 	waiting *list.Element // in the limiter's idle; nil: not idle
 }
 
@@ -136,6 +142,7 @@ func (l *Limiter) admit(c *conn) bool {
 		l.forget(victim)
 	}
 	l.open++
+	l.unread++
 	l.count(c, 1)
 	c.waiting = l.idle.PushBack(c)
 	l.mu.Unlock()
@@ -191,8 +198,40 @@ func (l *Limiter) forget(c *conn) {
 	}
 	c.gone = true
 	l.open--
+	l.wasRead(c)
 	l.count(c, -1)
 	l.busy(c)
+}
+
+func (l *Limiter) wasRead(c *conn) {
+	if !c.read {
+		c.read = true
+		l.unread--
+	}
+}
+
+// settleTick is how often Settle looks.
+const settleTick = 2 * time.Millisecond
+
+// Settle waits until every connection that was accepted has had an answer, and none is being answered; for those that
+// send nothing, no longer than silent; at most until ctx ends. It is for listeners that are closed:
+// http.Server.Shutdown drops a connection whose first request it reads after the call, without an answer.
+func (l *Limiter) Settle(ctx context.Context, silent time.Duration) {
+	tick := time.NewTicker(settleTick)
+	defer tick.Stop()
+	for began := time.Now(); ; {
+		l.mu.Lock()
+		answering, unread := l.open-l.idle.Len(), l.unread
+		l.mu.Unlock()
+		if answering == 0 && (unread == 0 || time.Since(began) > silent) {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 func (l *Limiter) busy(c *conn) {
@@ -211,6 +250,9 @@ func (l *Limiter) ConnState(of net.Conn, state http.ConnState) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.busy(c)
+	if !c.gone {
+		l.wasRead(c)
+	}
 	if state == http.StateIdle && !c.gone {
 		c.waiting = l.idle.PushBack(c)
 	}

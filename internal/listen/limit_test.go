@@ -310,3 +310,28 @@ func (p *place) ask(t *testing.T, from, request string, secure bool) int {
 	go io.WriteString(c, request) // which the server may not read to its end
 	return c.answer(t)
 }
+
+// A connection whose request was not read yet when the listener closed gets its answer; one that sends nothing does not
+// hold the end up.
+func TestSettleWaitsForConnectionsThatWereAccepted(t *testing.T) {
+	p := newPlace(t, Bounds{Total: 10})
+	c := p.dial(t, "127.0.0.1")
+	p.until(t, "the connection is accepted", func() bool { open, _ := p.limiter.Stats(); return open == 1 })
+	settled := make(chan struct{})
+	go func() { p.limiter.Settle(t.Context(), time.Minute); close(settled) }()
+	c.send(t, "/held")
+	p.until(t, "the request is under way", func() bool { return p.held() == 1 })
+	select {
+	case <-settled:
+		t.Error("it did not wait for the answer")
+	default:
+	}
+	close(p.hold)
+	if got := c.answer(t); got != 200 {
+		t.Errorf("got status %d, want the request answered", got)
+	}
+	<-settled
+	p.dial(t, "127.0.0.1")
+	p.until(t, "the silent one is accepted", func() bool { open, _ := p.limiter.Stats(); return open == 2 })
+	p.limiter.Settle(t.Context(), time.Millisecond)
+}

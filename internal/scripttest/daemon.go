@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -53,19 +54,22 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-// daemon start NODE [FILE] [flags] | stop NODE | signal NAME NODE | log NODE | fragile FAILPOINT NODE [FILE] | dies
-// NODE | reaps NODE: a vaultd beside a node ("primary", "standby1"). FILE is TOML that is added after the standard
-// settings. start sets VAULTD_URL and VAULTD_HEALTH_URL, with the suffix _STANDBY1 for that node. $DAEMON_THROUGH is a
-// command that execs vaultd; with $DAEMON_PID1 it is process 1 of a namespace. A fragile one kills itself at its
-// failpoint; dies waits for that; reaps waits until process 1 has no child but the daemon.
+// daemon start NODE [FILE] [flags] | activated NODE [FILE] | stop NODE | signal NAME NODE | log NODE | fragile
+// FAILPOINT NODE [FILE] | dies NODE | reaps NODE: a vaultd beside a node ("primary", "standby1"). FILE is TOML that is
+// added after the standard settings. start sets VAULTD_URL and VAULTD_HEALTH_URL, with the suffix _STANDBY1 for that
+// node. $DAEMON_THROUGH is a command that execs vaultd; with $DAEMON_PID1 it is process 1 of a namespace. An activated
+// one takes sockets that the script keeps open over its restarts. A fragile one kills itself at its failpoint; dies
+// waits for that; reaps waits until process 1 has no child but the daemon.
 func (h *harness) cmdDaemon(ts *testscript.TestScript, neg bool, args []string) {
 	s := h.of(ts)
 	if len(args) < 2 {
-		ts.Fatalf("usage: daemon start NODE [FILE] [flags] | stop NODE | signal NAME NODE | log NODE")
+		ts.Fatalf("usage: daemon start NODE [FILE] [flags] | activated NODE [FILE] | stop NODE | signal NAME NODE | log NODE")
 	}
 	switch args[0] {
 	case "start":
-		s.startDaemon(ts, args[1], args[2:], filepath.Join(h.bin, "vaultd"))
+		s.startDaemon(ts, args[1], args[2:], filepath.Join(h.bin, "vaultd"), nil)
+	case "activated":
+		s.activateDaemon(ts, args[1], args[2:])
 	case "stop":
 		d := s.daemons[args[1]]
 		d.stop(syscall.SIGTERM)
@@ -86,7 +90,7 @@ func (h *harness) cmdDaemon(ts *testscript.TestScript, neg bool, args []string) 
 	case "fragile":
 		path, err := h.fragileVaultd()
 		ts.Check(err)
-		s.startDaemon(ts, args[2], args[3:], path, "VAULT_FAILPOINT="+args[1])
+		s.startDaemon(ts, args[2], args[3:], path, nil, "VAULT_FAILPOINT="+args[1])
 	case "dies":
 		s.diesAt(ts, args[1])
 	case "reaps":
@@ -96,7 +100,22 @@ func (h *harness) cmdDaemon(ts *testscript.TestScript, neg bool, args []string) 
 	}
 }
 
-func (s *session) startDaemon(ts *testscript.TestScript, name string, more []string, binary string, environ ...string) {
+// activateDaemon starts a daemon with sockets that outlive it, one for secrets and one for health.
+func (s *session) activateDaemon(ts *testscript.TestScript, name string, more []string) {
+	own := s.sockets[name]
+	if own == nil {
+		var err error
+		own, err = openSockets(2)
+		ts.Check(err)
+		s.sockets[name] = own
+		s.cleanup = append(s.cleanup, own.close)
+	}
+	s.startDaemon(ts, name, more, filepath.Join(s.h.bin, "vaultd"), own, "LISTEN_FDS=2")
+}
+
+// startDaemon runs a daemon until it listens; with sockets that are not nil, on those.
+func (s *session) startDaemon(ts *testscript.TestScript, name string, more []string, binary string, own *sockets,
+	environ ...string) {
 	node := s.store.Cluster.Primary()
 	for _, n := range s.store.Cluster.Nodes() {
 		if n.Name() == name {
@@ -108,10 +127,14 @@ func (s *session) startDaemon(ts *testscript.TestScript, name string, more []str
 	if key == "" {
 		key = "local://" + s.store.KeyFile
 	}
-	settings := fmt.Sprintf("database_url = %q\nprimary_database_url = %q\nlisten = [\"127.0.0.1:0\"]\n"+
-		"state_dir = %q\naudit_spool = %q\nhealth_listen = \"127.0.0.1:0\"\naddress_file = %q\nkms_keys = [%q]\n",
-		node.URL(s.store.Database, vaulttest.Daemon), s.store.URL(vaulttest.Daemon), base+".state", base+".spool",
-		base+".addresses", key)
+	listen, healthListen := "127.0.0.1:0", "127.0.0.1:0"
+	if own != nil {
+		listen, healthListen = own.addresses[0], own.addresses[1]
+	}
+	settings := fmt.Sprintf("database_url = %q\nprimary_database_url = %q\nlisten = [%q]\n"+
+		"state_dir = %q\naudit_spool = %q\nhealth_listen = %q\naddress_file = %q\nkms_keys = [%q]\ndrain_delay = %q\n",
+		node.URL(s.store.Database, vaulttest.Daemon), s.store.URL(vaulttest.Daemon), listen, base+".state", base+".spool",
+		healthListen, base+".addresses", key, "0")
 	allow := "allow = [\"127.0.0.0/8\"]\n"
 	if len(more) > 0 && !strings.HasPrefix(more[0], "-") {
 		extra := strings.NewReplacer("$WORK", ts.Getenv("WORK"), "$SEAL_KEY", ts.Getenv("SEAL_KEY"), "$S3_URL",
@@ -132,9 +155,15 @@ func (s *session) startDaemon(ts *testscript.TestScript, name string, more []str
 	_ = os.Remove(base + ".addresses")
 	argv := append([]string{binary, "--config", base + ".toml"}, more...)
 	argv = append(strings.Fields(ts.Getenv("DAEMON_THROUGH")), argv...)
+	if own != nil {
+		argv = slices.Concat(through, argv)
+	}
 	d := &daemon{cmd: exec.Command(argv[0], argv[1:]...),
 		output: &lockedBuffer{}, exited: make(chan struct{})}
 	d.cmd.Stdout, d.cmd.Stderr = d.output, d.output
+	if own != nil {
+		d.cmd.ExtraFiles = own.files
+	}
 	if ts.Getenv("DAEMON_PID1") != "" {
 		d.cmd.SysProcAttr = firstProcess()
 	}

@@ -54,6 +54,8 @@ type session struct {
 	fake    *kmsfake.Fake
 	bucket  *s3fake.Fake
 	held    *pgx.Conn
+	load    *load
+	sockets map[string]*sockets // of activated daemons
 	cleanup []func()
 }
 
@@ -75,6 +77,7 @@ func Run(t *testing.T, dir string) {
 				"pgbouncer": h.cmdPgbouncer, "expand": h.cmdExpand, "hold": h.cmdHold, "idle": h.cmdIdle,
 				"relay":        h.cmdRelay,
 				"credential":   h.cmdCredential,
+				"load":         h.cmdLoad,
 				"everycommand": h.cmdEveryCommand, "hostile": h.cmdHostile,
 			},
 		})
@@ -130,7 +133,8 @@ func buildProbe(t *testing.T, bin string) {
 }
 
 func (h *harness) setup(env *testscript.Env) error {
-	s := &session{h: h, env: env, daemons: map[string]*daemon{}, pending: map[string]*pendingRequest{}}
+	s := &session{h: h, env: env, daemons: map[string]*daemon{}, pending: map[string]*pendingRequest{},
+		sockets: map[string]*sockets{}}
 	h.mu.Lock()
 	h.scripts[env.WorkDir] = s
 	h.mu.Unlock()

@@ -40,6 +40,7 @@ var forbidden = map[string][]string{
 	"internal/access": {module + "internal/db", module + "internal/vault", module + "sql", "github.com/jackc/pgx",
 		"github.com/aws", "net/http"},
 	"internal/access/accessdb": {module + "internal/vault", module + "internal/httpapi", "github.com/aws", "net/http"},
+	"internal/secretfile":      {module, "github.com/jackc/pgx", "github.com/aws", "net/http"},
 	"internal/token":           {module, "github.com/jackc/pgx", "github.com/aws", "net/http"},
 	"internal/audit/bucket": {module + "internal/db", module + "internal/vault", module + "internal/kms", module + "sql",
 		"github.com/jackc/pgx"},
