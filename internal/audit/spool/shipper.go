@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+	"github.com/google/uuid"
 )
 
 // Position is how far the primary has the records of one (node, boot).
@@ -52,6 +53,8 @@ type Shipper struct {
 	Spool   *Spool
 	Primary Primary
 	Log     *slog.Logger
+
+	diverged uuid.UUID // the boot of the row about it; see witness
 
 	mu    sync.Mutex
 	state Shipping
@@ -135,6 +138,7 @@ func (s *Shipper) pause(ctx context.Context, atMost time.Duration) {
 func (s *Shipper) round(ctx context.Context, pause *backoff.ExponentialBackOff) (wait time.Duration, shipped bool) {
 	began := time.Now()
 	n, full, err := s.ship(ctx)
+	s.witness(ctx, err)
 	if err != nil && errors.Is(ctx.Err(), context.Canceled) {
 		return 0, false // the daemon stopped, and the primary may still answer: the rest may still be shipped
 	}
