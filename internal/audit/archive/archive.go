@@ -18,7 +18,8 @@ import (
 
 // Store keeps files that are written once. It is safe for concurrent use.
 type Store interface {
-	// Put makes a new file, complete and durable or not at all: ErrThere if there is one of its path, which stays as it is.
+	// Put makes a new file, complete and durable or not at all: ErrThere if there is one of its path, which stays as it
+	// is.
 	Put(ctx context.Context, path string, content []byte) error
 	// Get returns a file, or a little more than the archive's bound of a larger one.
 	Get(ctx context.Context, path string) ([]byte, error)
@@ -61,8 +62,8 @@ type Archive struct {
 
 var _ spool.Archive = (*Archive)(nil)
 
-// Open opens a folder, relative or absolute, or a bucket. It makes nothing and sends no request; ctx bounds the reading
-// of the AWS configuration. cluster is asked once, when the vault's id is needed to keep a segment.
+// Open opens a folder, relative or absolute, or a bucket. It makes nothing and sends no request; ctx bounds the
+// reading of the AWS configuration. cluster is asked once, when the vault's id is needed to keep a segment.
 func Open(ctx context.Context, where string, cluster func(context.Context) (uuid.UUID, error)) (*Archive, error) {
 	var store Store = folder{filepath.Clean(where), spool.DiskFS()}
 	if strings.HasPrefix(where, bucket.Scheme) {

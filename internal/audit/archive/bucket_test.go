@@ -63,7 +63,8 @@ func TestABucketWithFaults(t *testing.T) {
 	must(t, a.Keep(t.Context(), s))
 	must(t, a.Keep(t.Context(), s)) // it is there
 	mustFit(t, w, a)
-	if n := len(f.Keys()); n != 7 || !strings.HasPrefix(f.Keys()[0], "vault/x/reads/"+vaultID.String()+"/"+w.boot.String()) {
+	below := "vault/x/reads/" + vaultID.String() + "/" + w.boot.String() + "/"
+	if n := len(f.Keys()); n != 7 || !strings.HasPrefix(f.Keys()[0], below) {
 		t.Errorf("got %d objects, the first %q", n, f.Keys()[0])
 	}
 
@@ -91,7 +92,8 @@ func TestABucketWithFaults(t *testing.T) {
 
 	// An object that another writer put under the name.
 	keys := f.Keys()
-	f.Set(keys[slices.IndexFunc(keys, func(key string) bool { return strings.HasPrefix(key, "vault/x/reads/") })], []byte("?"))
+	first := slices.IndexFunc(keys, func(key string) bool { return strings.HasPrefix(key, below) })
+	f.Set(keys[first], []byte("?"))
 	if err := a.Keep(t.Context(), w.segments[0]); !errors.Is(err, ErrOther) || errors.Is(err, seal.ErrAway) {
 		t.Errorf("got %v, want %v", err, ErrOther)
 	}

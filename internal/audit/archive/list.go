@@ -22,8 +22,9 @@ type Event struct {
 	Seq  uint64    `json:"seq"`  // its number there
 }
 
-// List returns the newest events that match, newest first, at most limit: never nil. It leaves out files by the times in
-// their names, and reads the others, newest first, until it has enough. A record that two files have is returned once.
+// List returns the newest events that match, newest first, at most limit: never nil. It leaves out files by the times
+// in their names, and reads the others, newest first, until it has enough. A record that two files have is returned
+// once.
 func (a *Archive) List(ctx context.Context, f filter.Filter, limit int) ([]Event, error) {
 	names, _, err := a.names(ctx)
 	if err != nil {
@@ -99,8 +100,8 @@ func (p part) misses(f filter.Filter) bool {
 		!until.IsZero() && !time.Unix(p.from, 0).Before(until)
 }
 
-// eventOf reads an event, and makes its texts printable as the primary does. An event that cannot be read has its text
-// as a detail.
+// eventOf reads an event, and makes its texts printable as the primary does. An event that cannot be read has its
+// text as a detail.
 func eventOf(h header, seq uint64, text []byte) Event {
 	e := Event{Boot: h.Boot, Seq: seq}
 	decoder := json.NewDecoder(bytes.NewReader(text))
@@ -113,7 +114,7 @@ func eventOf(h header, seq uint64, text []byte) Event {
 	if e.Outcome != audit.OK && e.Outcome != audit.Denied {
 		e.Outcome = audit.Failed
 	}
-	for _, text := range []*string{&e.Actor, &e.Client, &e.Node, &e.Action, &e.Secret, (*string)(&e.Outcome), &e.RequestID} {
+	for _, text := range []*string{&e.Actor, &e.Client, &e.Node, &e.Action, &e.Secret, &e.RequestID} {
 		*text = audit.Printable(strings.ToValidUTF8(*text, "?"))
 	}
 	e.Detail = audit.PrintableDetail(e.Detail)

@@ -21,8 +21,8 @@ type Segment struct {
 
 // Archive keeps the records of segments for good.
 type Archive interface {
-	// Keep returns nil when the segment is kept. It is called again with the same segment after a failure, whose reply may
-	// have been lost, and after a restart, and then finds it kept.
+	// Keep returns nil when the segment is kept. It is called again with the same segment after a failure, whose reply
+	// may have been lost, and after a restart, and then finds it kept.
 	Keep(ctx context.Context, s Segment) error
 }
 
@@ -43,8 +43,8 @@ const (
 	keepTimeout = time.Minute     // of one segment
 )
 
-// Archiver gives a spool's segments to an archive, oldest first, for as long as it runs. Its spool has Options.Archived,
-// so a segment stays until it was kept.
+// Archiver gives a spool's segments to an archive, oldest first, for as long as it runs. Its spool has
+// Options.Archived, so a segment stays until it was kept.
 type Archiver struct {
 	Spool   *Spool
 	Archive Archive
@@ -104,8 +104,8 @@ func (a *Archiver) Finish(ctx context.Context) error {
 	}
 }
 
-// next archives one segment, if one is ready. A segment that cannot be read is set aside, as the shipper does, so that
-// its readable records are archived.
+// next archives one segment, if one is ready. A segment that cannot be read is set aside, as the shipper does, so
+// that its readable records are archived.
 func (a *Archiver) next(ctx context.Context, last bool) (kept bool, err error) {
 	seg, ok := a.Spool.ripe(last)
 	if !ok {
@@ -144,8 +144,8 @@ func (a *Archiver) report(err error) {
 	}
 }
 
-// ripe returns the oldest segment that the primary has whole and that is not archived. The last one gets more records,
-// unless the folder has no writer.
+// ripe returns the oldest segment that the primary has whole and that is not archived. The last one gets more
+// records, unless the folder has no writer.
 func (s *Spool) ripe(last bool) (segment, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

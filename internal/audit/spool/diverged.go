@@ -12,10 +12,10 @@ import (
 	"github.com/hyperiondb/vault/internal/audit"
 )
 
-// A folder that was put back to an earlier state (a machine restored from a snapshot) appends records under numbers that
-// the primary has for others. The primary cannot take them, so this file makes two things of them: a row of the audit log
-// that says so, at once, and with [Shipper.DrainAsNew] the records themselves, as a spool of their own. Both have a boot
-// that is derived from the folder's, so that sending them again adds nothing.
+// A folder that was put back to an earlier state (a machine restored from a snapshot) appends records under numbers
+// that the primary has for others. The primary cannot take them, so this file makes two things of them: a row of the
+// audit log that says so, at once, and with [Shipper.DrainAsNew] the records themselves, as a spool of their own. Both
+// have a boot that is derived from the folder's, so that sending them again adds nothing.
 
 // derived is the boot of what is shipped on behalf of another boot.
 func derived(boot uuid.UUID, what string, at Position) uuid.UUID {
@@ -88,8 +88,8 @@ func (s *Spool) settle() error {
 }
 
 // DrainAsNew ships all records of a folder that diverged from the primary (ErrDiverged) as those of another boot, whose
-// first record says so. Those from before the folder was put back are then on the primary twice. It returns the boot and
-// how many records it has.
+// first record says so. Those from before the folder was put back are then on the primary twice. It returns the boot
+// and how many records it has.
 func (s *Shipper) DrainAsNew(ctx context.Context) (boot uuid.UUID, records uint64, err error) {
 	if err := s.Spool.settle(); err != nil {
 		return boot, 0, err
@@ -106,7 +106,7 @@ func (s *Shipper) DrainAsNew(ctx context.Context) (boot uuid.UUID, records uint6
 	boot = derived(old, "as new", Position{Next: next.First, Last: next.Records[0].Hash()})
 	first, err := firstRecord(audit.Event{At: happened(next.Records[0]), Actor: "vaultd", Action: audit.Gap,
 		Outcome: audit.Failed, Detail: map[string]any{"spool": old.String(), "from": next.First,
-			"reason": "the spool's folder was put back to an earlier state; its records follow, some perhaps for the second time"}})
+			"reason": "the spool's folder was put back to an earlier state; its records follow, some perhaps once more"}})
 	if err != nil {
 		return boot, 0, err
 	}
