@@ -74,8 +74,8 @@ func runArchiveList(ctx context.Context, a *app, where string, args []string, li
 		}
 		rows[i] = []string{at(e.At), e.Actor, e.Action, e.Secret, version, string(e.Outcome), from, e.Node, text}
 	}
-	return a.printTable([]string{"TIME", "ACTOR", "ACTION", "SECRET", "VERSION", "OUTCOME", "FROM", "NODE", "DETAIL"}, rows,
-		"no events")
+	return a.printTable([]string{"TIME", "ACTOR", "ACTION", "SECRET", "VERSION", "OUTCOME", "FROM", "NODE", "DETAIL"},
+		rows, "no events")
 }
 
 func writeArchived(w io.Writer, events []readarchive.Event) error {
@@ -115,7 +115,8 @@ func runArchiveVerify(ctx context.Context, a *app, where string) error {
 		return archiveError(where, err)
 	}
 	if report.Files == 0 && len(report.Faults) == 0 {
-		return hint(attention("%q has no reads", where), "audit_archive of vaultd says where they are; below it is a folder reads")
+		return hint(attention("%q has no reads", where),
+			"audit_archive of vaultd says where they are; below it is a folder reads")
 	}
 	if err := a.printArchiveVerdict(archiveVerdict{OK: len(report.Faults) == 0, Report: report}); err != nil {
 		return err

@@ -173,13 +173,6 @@ func (r *reads) notices() []httpapi.Check {
 	if r == nil {
 		return nil
 	}
-	full := "reads are refused when the spool has audit_max_bytes; docs/OPERATIONS.md, The audit spool"
-	late := func(what string, since time.Time, why error) error {
-		if since.IsZero() || time.Since(since) < waitAlarm {
-			return nil
-		}
-		return fmt.Errorf("%s since %s (%s): %s", what, since.UTC().Format(time.RFC3339), why, full)
-	}
 	notices := []httpapi.Check{{Name: "audit_shipping", Check: func(context.Context) error {
 		if s := r.shipper.State(); s.Failing != nil {
 			return late("no reads are shipped", s.FailingAt, s.Failing)
@@ -195,6 +188,15 @@ func (r *reads) notices() []httpapi.Check {
 		}
 		return late("shipped reads wait for the archive", r.spool.Stats().Ripe, errors.New("it has not answered"))
 	}})
+}
+
+// late is an error once something has lasted for waitAlarm; since is zero if it does not.
+func late(what string, since time.Time, why error) error {
+	if since.IsZero() || time.Since(since) < waitAlarm {
+		return nil
+	}
+	return fmt.Errorf("%s since %s (%s): reads are refused when the spool has audit_max_bytes", what,
+		since.UTC().Format(time.RFC3339), why)
 }
 
 // auditStatus is the part "audit" of /v1/status.

@@ -22,14 +22,15 @@ func newShipSpoolCmd(path *string, out, errOut io.Writer) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ship-spool DIR",
 		Short: "Ship the reads in a spool's folder that no daemon uses any more",
-		Long: `Ship the reads in a spool's folder that no daemon uses any more: of a dead node's disk, or one that was moved away.
-They go to the primary's audit log (primary_database_url), each once however often this runs, and to audit_archive if it
-is configured. Run it with the configuration of a daemon whose database role began the spool, or of one that was granted
-that role. The folder stays; remove it when the command has succeeded. It has to be writable: copy a read-only disk first.
+		Long: `Ship the reads in a spool's folder that no daemon uses any more: of a dead node's disk, or one that was moved
+away. They go to the primary's audit log (primary_database_url), each once however often this runs, and to audit_archive
+if it is configured. Run it with the configuration of a daemon whose database role began the spool, or of one that was
+granted that role. The folder stays; remove it when the command has succeeded. It has to be writable: copy a read-only
+disk first.
 
 A folder that was put back to an earlier state has other records under numbers that the primary has, and is refused.
-With --as-new its records become those of a spool of their own: those from before are in the log twice then, and the first
-record says so.`,
+With --as-new its records become those of a spool of their own: those from before are in the log twice then, and the
+first record says so.`,
 		Example: `  vaultd ship-spool --config /etc/vault/vaultd.toml /mnt/db3/var/lib/vaultd/spool
   vaultd ship-spool --config /etc/vault/vaultd.toml --as-new /var/lib/vaultd/spool.before-restore`,
 		Args: func(_ *cobra.Command, args []string) error {

@@ -17,7 +17,7 @@
 // The first line has the hash of the record before the first one (link; zero for record 1) and that of the last
 // record. Each line behind it is the event of one record, byte by byte. A record's hash is SHA-256 of its number (8
 // bytes, the most significant first), the hash of the record before and the event; so all hashes follow from the
-// link, and a verification computes them again instead of storing 80 bytes a record. zstdcat and jq read a file
+// link, and a verification computes them again. zstdcat and jq read a file
 // without the vault.
 //
 // # What is guaranteed

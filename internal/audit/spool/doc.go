@@ -38,7 +38,8 @@
 //
 // A [Shipper] sends durable records, in order. The primary keeps the next number for each (node, boot) and takes no
 // record twice. Segments are removed only a while after it has acknowledged them: a promoted primary may have lost the
-// last records that the old one acknowledged, and then asks for them again. A [Recorder] is the interface of the
-// daemon: it counts refusals beyond a number instead of listing them, and decides what happens when a record cannot be
-// kept.
+// last records that the old one acknowledged, and then asks for them again. On a full disk they are removed at once,
+// and with Options.Archived none is removed before an [Archiver] has given it to an [Archive]. A [Recorder] is the
+// interface of the daemon: it counts refusals beyond a number instead of listing them, and decides what happens when a
+// record cannot be kept.
 package spool
