@@ -199,7 +199,7 @@ func (s *Spool) unarchived() (bytes int64, since time.Time) {
 		return 0, time.Time{}
 	}
 	for i, seg := range s.segments {
-		if i == len(s.segments)-1 || seg.archived || seg.next > s.acknowledged {
+		if i == len(s.segments)-1 || seg.archived || seg.first == seg.next || seg.next > s.acknowledged {
 			continue
 		}
 		bytes += seg.size

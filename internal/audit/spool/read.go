@@ -220,7 +220,7 @@ func (s *Spool) shipped() []string {
 		case seg.shipped.IsZero():
 			seg.shipped = s.o.Now()
 		}
-		if s.o.Archived && !seg.archived {
+		if s.o.Archived && !seg.archived && seg.first < seg.next {
 			continue
 		}
 		if kept += seg.size; kept > s.o.MaxBytes/8 || s.o.Now().Sub(seg.shipped) >= s.o.KeepShipped {
