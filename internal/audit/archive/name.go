@@ -4,11 +4,12 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
-	"regexp"
 	"strconv"
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/hyperiondb/vault/internal/lazyregexp"
 )
 
 // name is where a file is, and what it has.
@@ -26,7 +27,7 @@ const (
 	hashSum = 16 // digits of the last hash in a name
 )
 
-var nameForm = regexp.MustCompile(`^reads/([0-9a-f-]{36})/([0-9a-f-]{36})/` +
+var nameForm = lazyregexp.New(`^reads/([0-9a-f-]{36})/([0-9a-f-]{36})/` +
 	`([0-9]{20})-([0-9]{20})-([0-9]{8}T[0-9]{6}Z)-([0-9]{8}T[0-9]{6}Z)-([0-9a-f]{16})\.jsonl\.zst$`)
 
 func nameOf(h header, s span) name {
@@ -43,7 +44,7 @@ func (n name) String() string {
 
 // parseName reports whether a path is one of this package.
 func parseName(path string) (n name, ok bool) {
-	m := nameForm.FindStringSubmatch(path)
+	m := nameForm().FindStringSubmatch(path)
 	if m == nil {
 		return n, false
 	}
