@@ -154,6 +154,7 @@ func completeFilter(a *app) completer {
 
 func newAuditListCmd(a *app) *cobra.Command {
 	var limit int
+	var archive string
 	cmd := &cobra.Command{
 		Use:   "list [FILTER]",
 		Short: "List recorded events, newest first",
@@ -162,10 +163,14 @@ func newAuditListCmd(a *app) *cobra.Command {
 ACTOR is the proven actor: token:NAME, worker:ID, client:ADDRESS, supervisor or owner:ROLE; role:ROLE is only the
 database role of a session. FROM is that role and the address it came from, "local" for a socket.
 
+With --archive the reads come from an archive of vaultd (audit_archive), without a database: as the nodes wrote them,
+and unproven unless audit verify --archive finds them in order.
+
 ` + filterHelp,
 		Example: `  vaultctl audit list
   vaultctl audit list prod/db/password --limit 20
-  vaultctl audit list action:put action:rotate since:-2h -o jsonl`,
+  vaultctl audit list action:put action:rotate since:-2h -o jsonl
+  vaultctl audit list --archive /var/lib/vaultd/archive prod/ since:2026-10-01 until:2026-10-31`,
 		Args:              filterArgs,
 		ValidArgsFunction: completeFilter(a),
 		Annotations:       map[string]string{streamsKey: "jsonl"},
@@ -173,10 +178,14 @@ database role of a session. FROM is that role and the address it came from, "loc
 			if limit < 1 {
 				return usage("--limit is at least 1")
 			}
+			if cmd.Flags().Changed("archive") {
+				return runArchiveList(cmd.Context(), a, archive, args, limit)
+			}
 			return runAuditList(cmd.Context(), a, args, limit)
 		},
 	}
 	cmd.Flags().IntVarP(&limit, "limit", "n", listedAtFirst, "at most `N` events")
+	cmd.Flags().StringVar(&archive, "archive", "", "reads in this `place`: a folder or s3://... (audit_archive of vaultd)")
 	return cmd
 }
 

@@ -23,6 +23,8 @@ type auditVerifyOptions struct {
 	copies string   // a node's file of seals
 	keys   []string // public keys
 	export string   // a file instead of the database
+
+	archive string // reads in a folder or bucket, instead of all this
 }
 
 func newAuditVerifyCmd(a *app) *cobra.Command {
@@ -37,13 +39,28 @@ too: nothing could be checked.
 Without --key, seals of any key are accepted, also those of an attacker who rewrote the log; the key is what vaultctl
 keygen --audit printed. Without --seals, removing the newest seals together with their rows goes unnoticed. --seals
 takes the seals seen before: a node's audit_seals_file or the audit_seals_bucket, best one that the database's
-administrator cannot reach. --export checks a file of audit archive or audit prune, without a database.`,
+administrator cannot reach. --export checks a file of audit archive or audit prune, without a database.
+
+--archive checks the reads that vaultd keeps in audit_archive: that each file has the records it says, and each spool
+all records from its first file on, in one chain. Where the database answers, the end of each spool is compared with
+what the primary acknowledged; otherwise a note says that it was not.`,
 		Example: `  vaultctl audit verify --key ed25519:q3Kx...
   vaultctl audit verify --since 7d --seals /var/lib/vaultd/seals
   vaultctl audit verify --key ed25519:q3Kx... --seals 's3://example-seals/vault?region=eu-west-1'
-  vaultctl audit verify --export audit-2026-10.jsonl --key ed25519:q3Kx...`,
+  vaultctl audit verify --export audit-2026-10.jsonl --key ed25519:q3Kx...
+  vaultctl audit verify --archive /var/lib/vaultd/archive`,
 		Args: exactArgs(),
-		RunE: func(cmd *cobra.Command, _ []string) error { return runAuditVerify(cmd.Context(), a, o) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !cmd.Flags().Changed("archive") {
+				return runAuditVerify(cmd.Context(), a, o)
+			}
+			for _, other := range []string{"since", "seals", "key", "export"} {
+				if cmd.Flags().Changed(other) {
+					return usage("--archive is checked by its own chain, and takes no --%s", other)
+				}
+			}
+			return runArchiveVerify(cmd.Context(), a, o.archive)
+		},
 	}
 	flags := cmd.Flags()
 	flags.Var(durationFlag{&o.since}, "since",
@@ -52,6 +69,8 @@ administrator cannot reach. --export checks a file of audit archive or audit pru
 		"the seals seen before: a node's `file`, or s3://... (audit_seals_file and audit_seals_bucket of vaultd)")
 	flags.StringArrayVar(&o.keys, "key", nil, "public `key` that may have sealed: ed25519:... (again for another)")
 	flags.StringVar(&o.export, "export", "", "check this `file` instead of the database")
+	flags.StringVar(&o.archive, "archive", "",
+		"check the reads in this `place`: a folder or s3://... (audit_archive of vaultd)")
 	return cmd
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/hyperiondb/vault/internal/audit"
+	"github.com/hyperiondb/vault/internal/audit/archive"
 	"github.com/hyperiondb/vault/internal/audit/auditdb"
 	"github.com/hyperiondb/vault/internal/audit/spool"
 	"github.com/hyperiondb/vault/internal/httpapi"
@@ -22,12 +23,17 @@ import (
 // gapAlarm is how long readiness fails after reads were found missing. The metric of gaps stays.
 const gapAlarm = 15 * time.Minute
 
+// waitAlarm is how long shipping or archiving may fail before /readyz says so.
+const waitAlarm = 2 * time.Minute
+
 // reads records reads. It is nil if the audit is off.
 type reads struct {
 	config   Config
 	spool    *spool.Spool
 	shipper  *spool.Shipper
 	recorder *spool.Recorder
+	archive  *archive.Archive // nil: none is configured, as of archiver
+	archiver *spool.Archiver
 }
 
 func openReads(ctx context.Context, c Config, auditLog *auditdb.Log, log *slog.Logger) (*reads, error) {
@@ -35,10 +41,14 @@ func openReads(ctx context.Context, c Config, auditLog *auditdb.Log, log *slog.L
 		log.Warn("the audit is off: reads and verifies are not put on record")
 		return nil, nil
 	}
+	kept, err := openArchive(ctx, c, auditLog)
+	if err != nil {
+		return nil, err
+	}
 	s, err := spool.Open(spool.Options{
 		Dir: c.AuditSpool, Node: func() string { return nodeName(ctx, auditLog) }, Sync: syncs[c.AuditSync],
 		SyncInterval: time.Duration(c.AuditSyncInterval),
-		MaxBytes:     int64(c.AuditMaxBytes), MaxAge: time.Duration(c.AuditMaxAge),
+		MaxBytes:     int64(c.AuditMaxBytes), MaxAge: time.Duration(c.AuditMaxAge), Archived: kept != nil,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("audit_spool: %w", err)
@@ -46,7 +56,22 @@ func openReads(ctx context.Context, c Config, auditLog *auditdb.Log, log *slog.L
 	r := &reads{config: c, spool: s, shipper: &spool.Shipper{Spool: s, Primary: auditLog,
 		Window: time.Duration(c.AuditWindow), Log: log}}
 	r.recorder = &spool.Recorder{Spool: s, Allow: c.AuditOnFailure == "allow", Log: log}
+	if kept != nil {
+		r.archive, r.archiver = kept, &spool.Archiver{Spool: s, Archive: kept, Log: log}
+	}
 	return r, nil
+}
+
+// openArchive returns nil if none is configured.
+func openArchive(ctx context.Context, c Config, auditLog *auditdb.Log) (*archive.Archive, error) {
+	if c.AuditArchive == "" {
+		return nil, nil
+	}
+	kept, err := archive.Open(ctx, c.AuditArchive, auditLog.Cluster)
+	if err != nil {
+		return nil, fmt.Errorf("%w: audit_archive: %w", errConfig, err)
+	}
+	return kept, nil
 }
 
 var syncs = map[string]spool.Sync{"always": spool.Always, "interval": spool.Interval}
@@ -63,8 +88,12 @@ func nodeName(ctx context.Context, auditLog *auditdb.Log) string {
 	return host
 }
 
-// run starts the recorder and the shipper. The caller calls stop after the last record: the recorder writes its counts,
-// the shipper sends the rest, and the spool is closed.
+// archiveStop is how long a daemon that stops waits for an archive that does not answer, such as a folder on a server
+// that is away.
+const archiveStop = 3 * time.Second
+
+// run starts the recorder, the shipper and the archiver. The caller calls stop after the last record: the recorder
+// writes its counts, the shipper sends the rest, and the spool is closed. The next start archives what is left.
 func (r *reads) run() (stop func()) {
 	if r == nil {
 		return func() {}
@@ -75,12 +104,28 @@ func (r *reads) run() (stop func()) {
 		running.Go(func() { run(ctx) })
 		return func() { cancel(); running.Wait() }
 	}
-	stopRecorder, stopShipper := start(r.recorder.Run), start(r.shipper.Run)
+	stopRecorder, stopShipper, stopArchiver := start(r.recorder.Run), start(r.shipper.Run), func() {}
+	if r.archiver != nil {
+		stopArchiver = start(r.archiver.Run)
+	}
 	return func() {
 		stopRecorder()
 		stopShipper()
+		stopped := make(chan struct{})
+		go func() {
+			stopArchiver()
+			close(stopped)
+		}()
+		select {
+		case <-stopped:
+		case <-time.After(archiveStop):
+			r.shipper.Log.Warn("the archive does not answer", "audit_archive", r.config.AuditArchive)
+		}
 		if err := r.spool.Close(); err != nil {
 			r.shipper.Log.Error("closing the spool", "error", err)
+		}
+		if r.archive != nil {
+			_ = r.archive.Close() // drops idle connections
 		}
 	}
 }
@@ -123,6 +168,38 @@ func (r *reads) check(context.Context) error {
 	return nil
 }
 
+// notices are the readiness notices "audit_shipping" and "audit_archive". Reads go on until the spool is full, so they
+// do not make the daemon unready.
+func (r *reads) notices() []httpapi.Check {
+	if r == nil {
+		return nil
+	}
+	notices := []httpapi.Check{{Name: "audit_shipping", Check: func(context.Context) error {
+		if s := r.shipper.State(); s.Failing != nil {
+			return late("no reads are shipped", s.FailingAt, s.Failing)
+		}
+		return nil
+	}}}
+	if r.archiver == nil {
+		return notices
+	}
+	return append(notices, httpapi.Check{Name: "audit_archive", Check: func(context.Context) error {
+		if s := r.archiver.State(); s.Failing != nil {
+			return late("no reads are archived", s.FailingAt, s.Failing)
+		}
+		return late("shipped reads wait for the archive", r.spool.Stats().Ripe, errors.New("it has not answered"))
+	}})
+}
+
+// late is an error once something has lasted for waitAlarm; since is zero if it does not.
+func late(what string, since time.Time, why error) error {
+	if since.IsZero() || time.Since(since) < waitAlarm {
+		return nil
+	}
+	return fmt.Errorf("%s since %s (%s): reads are refused when the spool has audit_max_bytes", what,
+		since.UTC().Format(time.RFC3339), why)
+}
+
 // auditStatus is the part "audit" of /v1/status.
 type auditStatus struct {
 	Mode       string     `json:"mode"` // on or off
@@ -140,6 +217,18 @@ type auditStatus struct {
 	Unrecorded uint64     `json:"unrecorded"` // reads answered without a record
 	Failing    string     `json:"failing,omitempty"`
 	Shipping   string     `json:"shipping_fails,omitempty"`
+	ShippingAt *time.Time `json:"shipping_fails_since,omitempty"`
+	Archive    *archiving `json:"archive,omitempty"`
+}
+
+// archiving is the state of audit_archive.
+type archiving struct {
+	Where    string     `json:"where"`
+	Segments uint64     `json:"segments"` // archived since the start, as records
+	Records  uint64     `json:"records"`
+	Bytes    int64      `json:"bytes_waiting"` // that the primary has and the archive lacks
+	Oldest   *time.Time `json:"waiting_since,omitempty"`
+	Failing  string     `json:"failing,omitempty"`
 }
 
 func (r *reads) status() any {
@@ -153,11 +242,25 @@ func (r *reads) status() any {
 		Shipped: p.Shipped, Gaps: p.Gaps, Damaged: s.Damaged, Failures: s.Failures, Unrecorded: r.recorder.Unrecorded(),
 		Failing: errorText(s.Failing), Shipping: errorText(p.Failing),
 	}
-	if !s.Oldest.IsZero() {
-		oldest := s.Oldest.UTC()
-		status.OldestAt = &oldest
+	status.OldestAt = momentOf(s.Oldest)
+	if p.Failing != nil {
+		status.ShippingAt = momentOf(p.FailingAt)
+	}
+	if r.archiver != nil {
+		a := r.archiver.State()
+		status.Archive = &archiving{Where: r.config.AuditArchive, Segments: a.Segments, Records: a.Records, Bytes: s.Archive,
+			Oldest: momentOf(s.Ripe), Failing: errorText(a.Failing)}
 	}
 	return status
+}
+
+// momentOf is nil for no time.
+func momentOf(at time.Time) *time.Time {
+	if at.IsZero() {
+		return nil
+	}
+	at = at.UTC()
+	return &at
 }
 
 func errorText(err error) string {
@@ -182,12 +285,25 @@ var (
 	failures   = prometheus.NewDesc("vaultd_audit_failures_total", "Records that the spool could not take.", nil, nil)
 	unrecorded = prometheus.NewDesc("vaultd_audit_unrecorded_total",
 		"Reads that were answered without a record (audit_on_failure = allow).", nil, nil)
+	shippingFails = prometheus.NewDesc("vaultd_audit_shipping_failing_seconds",
+		"How long every attempt to ship reads to the primary has failed; 0 = the last one worked.", nil, nil)
+
+	archived     = prometheus.NewDesc("vaultd_audit_archived_total", "Reads that were written to audit_archive.", nil, nil)
+	archiveBytes = prometheus.NewDesc("vaultd_audit_archive_waiting_bytes",
+		"Bytes of reads that the primary has and audit_archive lacks; they stay in the spool.", nil, nil)
+	archiveFails = prometheus.NewDesc("vaultd_audit_archive_failing",
+		"Whether the last attempt to archive reads failed.", nil, nil)
 )
 
 func (r *reads) Describe(to chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{spoolBytes, spoolRecords, spoolOldest, shipped, gaps, damaged, failures,
-		unrecorded} {
+		unrecorded, shippingFails} {
 		to <- d
+	}
+	if r != nil && r.archiver != nil {
+		to <- archived
+		to <- archiveBytes
+		to <- archiveFails
 	}
 }
 
@@ -213,4 +329,15 @@ func (r *reads) Collect(to chan<- prometheus.Metric) {
 	count(damaged, s.Damaged)
 	count(failures, s.Failures)
 	count(unrecorded, r.recorder.Unrecorded())
+	failing := 0.0
+	if p.Failing != nil {
+		failing = time.Since(p.FailingAt).Seconds()
+	}
+	gauge(shippingFails, failing)
+	if r.archiver != nil {
+		a := r.archiver.State()
+		count(archived, a.Records)
+		gauge(archiveBytes, float64(s.Archive))
+		gauge(archiveFails, gaugeOf(a.Failing != nil))
+	}
 }

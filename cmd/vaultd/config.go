@@ -19,6 +19,7 @@ import (
 
 	"github.com/BurntSushi/toml"
 
+	"github.com/hyperiondb/vault/internal/audit/archive"
 	"github.com/hyperiondb/vault/internal/audit/bucket"
 	"github.com/hyperiondb/vault/internal/audit/spool"
 	"github.com/hyperiondb/vault/internal/db"
@@ -127,7 +128,8 @@ type Config struct {
 	AuditMaxBytes     size     `toml:"audit_max_bytes"`     // of what waits for the primary
 	AuditMaxAge       duration `toml:"audit_max_age"`       // of the oldest record that waits; 0 = any
 	// Reads of one secret within it are one row of the audit log; 0 = a row for each read.
-	AuditWindow duration `toml:"audit_window"`
+	AuditWindow  duration `toml:"audit_window"`
+	AuditArchive string   `toml:"audit_archive"` // keeps shipped reads: a folder or s3://...; "" = none
 
 	path            string // of the file; "" = there is none
 	fileHasPassword bool
@@ -487,6 +489,9 @@ func (c *Config) checkAudit() error {
 	if c.Audit == "on" && !filepath.IsAbs(c.AuditSpool) {
 		return fmt.Errorf("audit_spool %q: the absolute path of a folder; audit = \"off\" records no reads", c.AuditSpool)
 	}
+	if err := c.checkArchive(); err != nil {
+		return fmt.Errorf("audit_archive: %w", err)
+	}
 	if _, err := kms.ParseSigner(c.AuditSealKey); err != nil {
 		return fmt.Errorf("audit_seal_key: %w", err)
 	}
@@ -494,6 +499,23 @@ func (c *Config) checkAudit() error {
 		if _, err := bucket.ParseURI(c.AuditSealsBucket); err != nil {
 			return fmt.Errorf("audit_seals_bucket: %w", err)
 		}
+	}
+	return nil
+}
+
+func (c *Config) checkArchive() error {
+	if c.AuditArchive == "" {
+		return nil
+	}
+	if c.Audit != "on" {
+		return errors.New(`audit = "off" records no reads, so there is nothing to archive`)
+	}
+	if err := archive.CheckWhere(c.AuditArchive); err != nil {
+		return err
+	}
+	if below, err := filepath.Rel(c.AuditSpool, c.AuditArchive); filepath.IsAbs(c.AuditArchive) && err == nil &&
+		filepath.IsLocal(below) {
+		return fmt.Errorf("%q is in the folder of audit_spool", c.AuditArchive)
 	}
 	return nil
 }

@@ -25,7 +25,7 @@ var restarted = []string{
 	"webhook_hosts", "postgres_hosts", "postgres_ca", "exec_rotators", "heartbeat_interval", "min_lsn_wait",
 	"audit_seal_key", "audit_seals_file", "audit_seals_bucket",
 	"audit_seals_bucket_interval", "audit", "audit_spool", "audit_sync", "audit_sync_interval", "audit_on_failure",
-	"audit_max_bytes", "audit_max_age", "audit_window",
+	"audit_max_bytes", "audit_max_age", "audit_window", "audit_archive",
 }
 
 func TestEverySettingIsReloadedOrNamed(t *testing.T) {

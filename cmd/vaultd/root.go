@@ -12,6 +12,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hyperiondb/vault/internal/audit/seal"
+	"github.com/hyperiondb/vault/internal/audit/spool"
 	"github.com/hyperiondb/vault/internal/vault"
 	vaultsql "github.com/hyperiondb/vault/sql"
 )
@@ -52,7 +54,7 @@ connection.`,
 		},
 	}
 	root.PersistentFlags().StringVar(&path, "config", os.Getenv("VAULTD_CONFIG"), "TOML `file` (env VAULTD_CONFIG)")
-	root.AddCommand(newCheckConfigCmd(&path, out, errOut), &cobra.Command{
+	root.AddCommand(newCheckConfigCmd(&path, out, errOut), newShipSpoolCmd(&path, out, errOut), &cobra.Command{
 		Use: "version", Short: "Show the version", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			_, err := fmt.Fprintf(out, "vaultd %s (schema %d)\n", buildVersion(), vaultsql.Version())
@@ -114,7 +116,9 @@ func exitCode(err error, errOut io.Writer) int {
 		fmt.Fprintln(errOut, "hint: vaultctl migrate --status; both must be of one version")
 	case errors.Is(err, vault.ErrState):
 		fmt.Fprintln(errOut, "hint: make sure which primary is the right one, then remove the file")
-	case errors.Is(err, vault.ErrUnavailable):
+	case errors.Is(err, spool.ErrDiverged):
+		fmt.Fprintln(errOut, "hint: vaultd ship-spool --as-new DIR ships its records as another spool")
+	case errors.Is(err, vault.ErrUnavailable), errors.Is(err, seal.ErrAway):
 		return exitUnavailable
 	}
 	return exitFailed

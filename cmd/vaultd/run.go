@@ -111,7 +111,8 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 			{Name: "audit", Check: reads.check},
 			{Name: "fence", Check: bounded(fenceOnly(v.CheckFence))}, {Name: "audit_seals", Check: sealer.Check},
 			{Name: "tls", Check: cert.check}},
-		Notices: []httpapi.Check{{Name: "rounds", Check: bounded(roundsWork(v))}, {Name: "sealing", Check: sealer.Sealing}},
+		Notices: append(reads.notices(), httpapi.Check{Name: "rounds", Check: bounded(roundsWork(v))},
+			httpapi.Check{Name: "sealing", Check: sealer.Sealing}),
 	})
 	registry.MustRegister(sealer)
 	registry.MustRegister(cert)

@@ -177,6 +177,10 @@ func (c *Config) warnOfState(add addWarning) {
 		add("audit_spool",
 			"%q is not its owner's alone (mode %04o): it holds who read what", c.AuditSpool, mode)
 	}
+	if mode := modeOf(c.AuditArchive); mode&0o077 != 0 { // 0 of a bucket
+		add("audit_archive",
+			"%q is not its owner's alone (mode %04o): it holds who read what", c.AuditArchive, mode)
+	}
 	if mode := modeOf(c.StateDir); mode&0o022 != 0 {
 		add("state_dir",
 			"%q can be written by others (mode %04o), who can make this node forget the newest primary", c.StateDir, mode)

@@ -66,6 +66,14 @@ func marshalDetail(value any) ([]byte, error) {
 	return json.Marshal(printable(plain))
 }
 
+// PrintableDetail makes all texts of a detail [Printable].
+func PrintableDetail(detail map[string]any) map[string]any {
+	if detail == nil {
+		return nil
+	}
+	return printable(detail).(map[string]any)
+}
+
 func printable(value any) any {
 	switch v := value.(type) {
 	case string:

@@ -90,9 +90,15 @@ func (p sessionPlan) settings(server int, transaction bool) []string {
 
 // Keys of a connection's CustomData.
 const (
-	pinKey       = "hyperiondb-vault: settings of a transaction" // only set behind a pooler
+	pinKey       = "hyperiondb-vault: settings of a transaction"  // only set behind a pooler
+	openKey      = "hyperiondb-vault: beginning of a transaction" // the same, with unlimited
 	describedKey = "hyperiondb-vault: described"
 )
+
+// unlimited comes before the settings, in a statement that takes no time. A pooler's session keeps the
+// statement_timeout that its role had when it began, also after ALTER ROLE took that back, and a short one would cancel
+// the settings, among them the one that ends it.
+const unlimited = `SET LOCAL statement_timeout = 0; `
 
 const beginPlain = `BEGIN ISOLATION LEVEL READ COMMITTED` // explicit: a standby may refuse the default level
 
@@ -106,19 +112,24 @@ func (p sessionPlan) begin(ctx context.Context, conn *pgconn.PgConn) error {
 	for i, call := range calls {
 		calls[i] = fmt.Sprintf("CASE WHEN %s THEN %s END", pid, call)
 	}
+	first := unlimited
+	if p.given["statement_timeout"] {
+		first = ""
+	}
 	results, err := conn.Exec(ctx,
-		fmt.Sprintf("%s; SELECT %s, pg_catalog.current_setting('session_replication_role'), %s; COMMIT", beginPlain, pid,
-			strings.Join(calls, ", "))).ReadAll()
+		fmt.Sprintf("%s; %sSELECT %s, pg_catalog.current_setting('session_replication_role'), %s; COMMIT", beginPlain, first,
+			pid, strings.Join(calls, ", "))).ReadAll()
 	if err != nil {
 		return fmt.Errorf("setting up the session: %w", err)
 	}
-	row := results[1].Rows[0]
+	row := results[len(results)-2].Rows[0]
 	if role := string(row[1]); role != "origin" { // only a superuser can change it
 		return newError(ErrInvalid,
 			"the setting session_replication_role is %q for this role or database, and triggers would not run", role)
 	}
 	if string(row[0]) != "t" {
-		conn.CustomData()[pinKey] = "SELECT " + strings.Join(p.settings(server, true), ", ")
+		pin := "SELECT " + strings.Join(p.settings(server, true), ", ")
+		conn.CustomData()[pinKey], conn.CustomData()[openKey] = pin, first+pin
 		conn.CustomData()[describedKey] = map[string]bool{}
 	}
 	return nil
@@ -140,13 +151,15 @@ func behindPooler(conn *pgconn.PgConn) (pin string, pooled bool) {
 	return pin, pooled
 }
 
+// opening is the settings of a transaction behind a pooler, as statements of the simple protocol.
+func opening(conn *pgconn.PgConn) string { return conn.CustomData()[openKey].(string) }
+
 // pinned runs f with the session's settings: behind a pooler in a transaction, in which f only reads.
 func pinned(ctx context.Context, conn *pgconn.PgConn, f func() error) error {
-	pin, pooled := behindPooler(conn)
-	if !pooled {
+	if _, pooled := behindPooler(conn); !pooled {
 		return f()
 	}
-	if _, err := conn.Exec(ctx, beginPlain+"; "+pin).ReadAll(); err != nil {
+	if _, err := conn.Exec(ctx, beginPlain+"; "+opening(conn)).ReadAll(); err != nil {
 		return err
 	}
 	err := f()
@@ -246,7 +259,8 @@ func (s session) describe(ctx context.Context, pin, sql string, args []any) (pgx
 // open begins a transaction in a round trip of its own. It also describes the settings, for later batches: on a standby
 // whose sessions are serializable, no statement can be described outside of it.
 func (s session) open(ctx context.Context, pin string, describe bool) error {
-	if _, err := s.PgConn().Exec(ctx, beginPlain+"; "+pin).ReadAll(); err != nil || !describe || s.described(pin, nil) {
+	_, err := s.PgConn().Exec(ctx, beginPlain+"; "+opening(s.PgConn())).ReadAll()
+	if err != nil || !describe || s.described(pin, nil) {
 		return err
 	}
 	rows, err := s.Conn.Query(ctx, pin)
@@ -289,15 +303,15 @@ func (s session) Exec(ctx context.Context, sql string, args ...any) (pgconn.Comm
 
 // beginQuery is the first query of a transaction with these options.
 func (s session) beginQuery(o pgx.TxOptions) pgx.TxOptions {
-	pin, pooled := behindPooler(s.PgConn())
-	if !pooled {
+	if _, pooled := behindPooler(s.PgConn()); !pooled {
 		return o
 	}
 	level := o.IsoLevel
 	if level == "" {
 		level = pgx.ReadCommitted
 	}
-	return pgx.TxOptions{BeginQuery: fmt.Sprintf("BEGIN ISOLATION LEVEL %s %s; %s", level, o.AccessMode, pin)}
+	return pgx.TxOptions{BeginQuery: fmt.Sprintf("BEGIN ISOLATION LEVEL %s %s; %s", level, o.AccessMode,
+		opening(s.PgConn()))}
 }
 
 // pinnedRows ends its transaction when all rows are read, or when it is closed.

@@ -162,6 +162,9 @@ type heldOn struct {
 	Committed
 }
 
+// Renew closes the connections that are idle, and the others when they are released.
+func (w *Writer) Renew() { w.pool.Reset() }
+
 // Records is the Writer for changes that only write audit records: the failpoints of changes do not apply.
 func (w *Writer) Records() *Writer {
 	r := *w

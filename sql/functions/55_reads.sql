@@ -43,6 +43,16 @@ BEGIN
         USING ERRCODE = '53400';
     END IF;
   END IF;
+  -- What the node's spool before this one had beyond its position is in no log, until vaultd ship-spool ships its
+  -- folder. Boots of version 5 are derived ones (spool.derived), which say themselves what they follow.
+  IF p_boot::text !~ '^.{14}5' THEN
+    INSERT INTO vault.audit_log (actor, node, action, outcome, detail)
+      SELECT 'role:' || session_user, p_node, 'audit.spool', 'failed', jsonb_build_object('boot', p_boot, 'after', boot,
+          'after_next', next_seq,
+          'reason', 'another spool of this node began; what the one before has not shipped is not in the log')
+        FROM vault.audit_spools WHERE node = p_node AND boot <> p_boot AND boot::text !~ '^.{14}5'
+        ORDER BY shipped_at DESC NULLS LAST LIMIT 1;
+  END IF;
   INSERT INTO vault.audit_spools (node, boot, next_seq, role_name, role_oid, system_id)
     SELECT p_node, p_boot, 1, rolname, oid, vault._system_id() FROM pg_roles WHERE rolname = session_user
     ON CONFLICT DO NOTHING;

@@ -44,6 +44,8 @@ var forbidden = map[string][]string{
 	"internal/token":           {module, "github.com/jackc/pgx", "github.com/aws", "net/http"},
 	"internal/audit/bucket": {module + "internal/db", module + "internal/vault", module + "internal/kms", module + "sql",
 		"github.com/jackc/pgx"},
+	"internal/audit/archive": {module + "internal/db", module + "internal/vault", module + "internal/kms", module + "sql",
+		"github.com/jackc/pgx"},
 	"internal/awsclient": {module, "github.com/jackc/pgx"},
 	"internal/audit/spool": {module + "internal/db", module + "internal/vault", module + "internal/httpapi",
 		module + "sql", "github.com/jackc/pgx", "github.com/aws", "net/http"},

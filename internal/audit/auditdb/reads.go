@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -68,6 +70,7 @@ func (l *Log) Ship(ctx context.Context, b spool.Batch) (spool.Position, error) {
 	if len(b.Records) == 0 {
 		at, err := db.One[position](ctx, primary, sql, b.Node, b.Boot, 0, false, [][]byte{}, []string{})
 		if err != nil {
+			renew(primary, err)
 			return spool.Position{}, err
 		}
 		return at.decode()
@@ -79,6 +82,7 @@ func (l *Log) Ship(ctx context.Context, b spool.Batch) (spool.Position, error) {
 	var at position
 	err = primary.Records().Change(ctx, nil, db.Refusal{}, &at, sql, b.Node, b.Boot, b.First, b.Lost, previous, events)
 	if err != nil {
+		renew(primary, err)
 		return spool.Position{}, err
 	}
 	return at.decode()
@@ -104,6 +108,7 @@ func (l *Log) ShipWindows(ctx context.Context, w spool.Windows) (spool.Position,
 		w.Node, w.Boot, w.First, w.Next, w.Lost, w.Previous[:], w.Last[:], w.Seqs, w.Events, readers, rows, w.Ago, w.Back,
 		w.Requests, w.Reader)
 	if err != nil {
+		renew(primary, err)
 		return spool.Position{}, err
 	}
 	return at.decode()
@@ -115,6 +120,15 @@ func jsonArray[T any](items []T) (string, error) {
 	}
 	text, err := json.Marshal(items)
 	return string(text), err
+}
+
+// renew has the next attempt begin another session, where the server refused this one for a reason that may be the
+// session's: it keeps the settings that its role had when it began, or those that a pooler's other client left in it.
+func renew(primary *db.Writer, err error) {
+	var known *db.Error
+	if errors.As(err, &known) && known.Code != "" && !strings.HasPrefix(known.Code, "VA") {
+		primary.Renew()
+	}
 }
 
 // position is the JSON of a spool.Position.

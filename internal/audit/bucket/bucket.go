@@ -3,26 +3,18 @@ package bucket
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/base64"
+	"errors"
 	"fmt"
-	"io"
 	"math"
-	"net/http"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/aws/retry"
-	"github.com/aws/aws-sdk-go-v2/service/s3"
-	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/hyperiondb/vault/internal/audit/seal"
-	"github.com/hyperiondb/vault/internal/awsclient"
 	"github.com/hyperiondb/vault/internal/lazyregexp"
 )
 
@@ -45,11 +37,8 @@ func defaultTiming() timing {
 
 // Bucket keeps the seals of one vault in a bucket. It is for one goroutine.
 type Bucket struct {
-	uri       URI
-	client    *s3.Client
-	transport *http.Transport
-	limits    timing
-	cluster   func(context.Context) (uuid.UUID, error)
+	remote
+	cluster func(context.Context) (uuid.UUID, error)
 
 	folder string    // of this cluster, with its slash; "" until the cluster is known
 	object int64     // the newest object known: the id of its first seal; 0 = none
@@ -67,35 +56,11 @@ func Open(ctx context.Context, uri string, cluster func(context.Context) (uuid.U
 
 func open(ctx context.Context, uri string, cluster func(context.Context) (uuid.UUID, error),
 	limits timing) (*Bucket, error) {
-	u, err := ParseURI(uri)
+	r, err := connect(ctx, uri, limits, maxObject)
 	if err != nil {
 		return nil, err
 	}
-	cfg, err := awsclient.Load(ctx, u.place.Region)
-	if err != nil {
-		return nil, fmt.Errorf("%q: %w", u.name(), err)
-	}
-	b := &Bucket{uri: u, limits: limits, cluster: cluster}
-	cfg.HTTPClient, b.transport = awsclient.HTTPClient(cfg, limits.attempt, maxObject+1)
-	b.client = s3.NewFromConfig(cfg, func(o *s3.Options) {
-		if u.place.Endpoint != "" { // it overrides the configuration's
-			o.BaseEndpoint = &u.place.Endpoint
-		}
-		o.UsePathStyle = o.BaseEndpoint != nil // self-hosted stores seldom have a host name for each bucket
-		o.Retryer = retry.NewStandard(func(r *retry.StandardOptions) {
-			r.MaxAttempts, r.MaxBackoff = limits.attempts, limits.longest
-		})
-	})
-	if err := awsclient.CheckEndpoint(b.client.Options().BaseEndpoint); err != nil {
-		return nil, fmt.Errorf("%q: %w", u.name(), err)
-	}
-	return b, nil
-}
-
-// Close drops idle connections.
-func (b *Bucket) Close() error {
-	b.transport.CloseIdleConnections()
-	return nil
+	return &Bucket{remote: r, cluster: cluster}, nil
 }
 
 // Last finds the end of the bucket unless it is known.
@@ -215,22 +180,11 @@ func (b *Bucket) list(ctx context.Context, after int64) (page []int64, more bool
 	}
 	from := b.key(after)
 	for {
-		ctx, cancel := context.WithTimeout(ctx, b.limits.operation)
-		out, err := b.client.ListObjectsV2(ctx, &s3.ListObjectsV2Input{Bucket: &b.uri.bucket, Prefix: &b.folder,
-			StartAfter: &from})
-		err = b.failure(ctx, "ListBucket", err)
-		cancel()
+		keys, truncated, err := b.listKeys(ctx, b.folder, from)
 		if err != nil {
 			return nil, false, err
 		}
-		if aws.ToString(out.Name) != b.uri.bucket || aws.ToString(out.Prefix) != b.folder {
-			return nil, false, b.away("the answer is not a list of its objects") // a proxy's page has none either
-		}
-		for _, o := range out.Contents {
-			key := aws.ToString(o.Key)
-			if key <= from || !strings.HasPrefix(key, b.folder) {
-				return nil, false, b.away("its objects are not listed in order")
-			}
+		for _, key := range keys {
 			from = key
 			if m := objectName().FindStringSubmatch(key[len(b.folder):]); m != nil {
 				if first, err := strconv.ParseInt(m[1], 10, 64); err == nil && first > after {
@@ -238,47 +192,28 @@ func (b *Bucket) list(ctx context.Context, after int64) (page []int64, more bool
 				}
 			}
 		}
-		more = aws.ToBool(out.IsTruncated) && len(out.Contents) > 0
+		more = truncated
 		if len(page) > 0 || !more {
 			return page, more, nil
 		}
 	}
 }
 
-func (b *Bucket) away(why string) error {
-	return fmt.Errorf("%q: %w: %s", b.uri.name(), seal.ErrAway, why)
-}
-
 // put is the commit point.
 func (b *Bucket) put(ctx context.Context, first int64, text []byte) error {
-	ctx, cancel := context.WithTimeout(ctx, b.limits.operation)
-	defer cancel()
-	sum := sha256.Sum256(text) // Object Lock needs a checksum, and every store accepts one in a header
-	_, err := b.client.PutObject(ctx, &s3.PutObjectInput{
-		Bucket: &b.uri.bucket, Key: aws.String(b.key(first)), Body: bytes.NewReader(text), IfNoneMatch: aws.String("*"),
-		ContentType: aws.String("application/jsonl"), ChecksumAlgorithm: types.ChecksumAlgorithmSha256,
-		ChecksumSHA256: aws.String(base64.StdEncoding.EncodeToString(sum[:])),
-	})
-	switch awsclient.StatusOf(err) {
-	case http.StatusPreconditionFailed, http.StatusConflict:
+	err := b.putNew(ctx, b.key(first), "application/jsonl", text)
+	if errors.Is(err, ErrThere) {
 		return fmt.Errorf("%q: %w", b.uri.name(), seal.ErrAdded)
 	}
-	return b.failure(ctx, "PutObject", err)
+	return err
 }
 
 func (b *Bucket) get(ctx context.Context, first int64) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, b.limits.operation)
-	defer cancel()
-	out, err := b.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &b.uri.bucket, Key: aws.String(b.key(first))})
-	if err != nil {
-		return nil, b.failure(ctx, "GetObject", err)
-	}
-	defer out.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(out.Body, maxObject+1))
+	text, err := b.getObject(ctx, b.key(first), maxObject)
 	if len(text) > maxObject {
 		return nil, b.foreign(first, "it is longer than any that was written here")
 	}
-	return text, b.failure(ctx, "GetObject", err)
+	return text, err
 }
 
 func (b *Bucket) getAll(ctx context.Context, objects []int64) ([][]byte, error) {

@@ -16,7 +16,7 @@ const service = "the bucket's service"
 
 // failure turns an error of the SDK into one of the package's: nil stays nil, and a cancelled context is no failure of
 // the bucket.
-func (b *Bucket) failure(ctx context.Context, permission string, err error) error {
+func (b *remote) failure(ctx context.Context, permission string, err error) error {
 	switch {
 	case err == nil:
 		return nil

@@ -222,7 +222,7 @@ func (s *Spool) store(n numbered, sync bool) error {
 		s.endSegment()
 	}
 	var err error
-	for range 2 {
+	for attempt := 0; attempt < 2; {
 		frames := n.frames
 		if s.file == nil {
 			if err = s.beginSegment(); err != nil {
@@ -235,6 +235,9 @@ func (s *Spool) store(n numbered, sync bool) error {
 			return nil
 		}
 		s.abandonSegment()
+		if !isFull(err) || !s.makeRoom() {
+			attempt++
+		}
 	}
 	return fmt.Errorf("%w: %w", ErrUnwritable, err)
 }
@@ -331,6 +334,7 @@ func (s *Spool) flush() {
 func (s *Spool) recheck() {
 	s.writeMu.Lock()
 	defer s.writeMu.Unlock()
+	s.age()
 	s.mu.Lock()
 	failing := s.failing
 	s.mu.Unlock()

@@ -40,7 +40,8 @@
 // these when the window is over, the reads of one secret as a row ([Windows]). Nothing is held but in the spool, from
 // which a batch is grouped when it is sent, so a crash loses nothing. The primary keeps the next number for each
 // (node, boot) and takes no record twice. Segments are removed only a while after it has acknowledged them: a promoted
-// primary may have lost the last records that the old one acknowledged, and then asks for them again. A [Recorder] is
-// the interface of the daemon: it counts refusals beyond a number instead of listing them, and decides what happens
-// when a record cannot be kept.
+// primary may have lost the last records that the old one acknowledged, and then asks for them again. On a full disk
+// they are removed at once, and with Options.Archived none is removed before an [Archiver] has given it to an
+// [Archive]. A [Recorder] is the interface of the daemon: it counts refusals beyond a number instead of listing them,
+// and decides what happens when a record cannot be kept.
 package spool

@@ -37,6 +37,9 @@ type Opened interface {
 // disk is the FS of the operating system.
 type disk struct{}
 
+// DiskFS is the FS of the operating system.
+func DiskFS() FS { return disk{} }
+
 type diskFile struct{ *os.File }
 
 func (disk) Create(path string) (File, error) {

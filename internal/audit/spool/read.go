@@ -158,8 +158,11 @@ func (s *Spool) repair(name string, why error) error {
 // replace is called with writeMu held.
 func (s *Spool) replace(name string, why error) error {
 	gone := errors.Is(why, fs.ErrNotExist)
-	if !gone && !errors.Is(why, errDamaged) {
+	switch {
+	case !gone && !errors.Is(why, errDamaged):
 		return why // EIO and the like: a later read may succeed
+	case gone && s.exists(name):
+		return nil // the shipper and the archiver found the damage, and the other one has replaced the segment
 	}
 	s.abandonSegment()
 	s.mu.Lock()
@@ -192,6 +195,9 @@ func (s *Spool) Acknowledge(next uint64) error {
 	s.acknowledged = min(next, s.durable)
 	removable := s.shipped()
 	s.mu.Unlock()
+	if s.o.Archived {
+		signal(s.ready)
+	}
 	if len(removable) == 0 {
 		return nil
 	}
@@ -213,6 +219,9 @@ func (s *Spool) shipped() []string {
 			continue
 		case seg.shipped.IsZero():
 			seg.shipped = s.o.Now()
+		}
+		if s.o.Archived && !seg.archived && seg.first < seg.next {
+			continue
 		}
 		if kept += seg.size; kept > s.o.MaxBytes/8 || s.o.Now().Sub(seg.shipped) >= s.o.KeepShipped {
 			removable = append(removable, seg.name)
@@ -245,6 +254,8 @@ type Stats struct {
 	Records  uint64    // durable or not, that the primary has not acknowledged
 	Bytes    int64     // of them
 	Oldest   time.Time // of them; zero: none
+	Archive  int64     // bytes that the primary has and the archive lacks
+	Ripe     time.Time // since when the oldest of them waits for the archive; zero: none
 	Appended uint64    // since it was opened, as the following
 	Failures uint64    // appends that were refused, and fsyncs that failed later
 	Damaged  uint64    // segments that were set aside
@@ -255,9 +266,10 @@ type Stats struct {
 func (s *Spool) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	archive, ripe := s.unarchived()
 	return Stats{Node: s.node, Boot: s.boot, Records: s.next - s.acknowledged, Bytes: s.unshippedBytes(),
-		Oldest: s.oldest(), Appended: s.counts.appended, Failures: s.counts.failures, Damaged: s.counts.damaged,
-		Failing: s.failing}
+		Oldest: s.oldest(), Archive: archive, Ripe: ripe, Appended: s.counts.appended, Failures: s.counts.failures,
+		Damaged: s.counts.damaged, Failing: s.failing}
 }
 
 // Fresh signals that more records are durable than before.

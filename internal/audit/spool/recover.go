@@ -25,8 +25,8 @@ func Open(o Options) (*Spool, error) {
 	}
 	s := &Spool{
 		o: o, lock: lock, wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
-		fresh: make(chan struct{}, 1),
-		next:  1, durable: 1, acknowledged: 1, deadline: deadline{limit: o.Timeout},
+		fresh: make(chan struct{}, 1), ready: make(chan struct{}, 1),
+		next: 1, durable: 1, acknowledged: 1, deadline: deadline{limit: o.Timeout},
 	}
 	if err := s.recover(); err != nil {
 		lock.Close()
@@ -81,6 +81,9 @@ func (s *Spool) identify(found []segment) error {
 			s.node, s.boot = h.node, h.boot
 			return nil
 		}
+	}
+	if s.o.Existing {
+		return ErrNoSpool
 	}
 	s.node, s.boot, s.begun = nodeName(s.o.Node()), uuid.New(), true
 	s.note(audit.SpoolBegun, audit.OK, map[string]any{"boot": s.boot.String()})

@@ -1,8 +1,25 @@
 package spool
 
+import (
+	"errors"
+	"syscall"
+	"time"
+)
+
 // segmentFull reports whether the next record begins a new segment. A segment that is being fsynced does not end: of
 // two fsyncs of one descriptor, only one may report a failure.
-func (s *Spool) segmentFull() bool { return s.written >= s.o.SegmentBytes && s.file != s.syncing }
+func (s *Spool) segmentFull() bool {
+	return (s.written >= s.o.SegmentBytes || s.aged) && s.file != s.syncing
+}
+
+// archiveAge is how long a segment takes records if they are archived: a node with few reads would fill one in weeks.
+const archiveAge = time.Hour
+
+// age ends a segment that is old, at the next record. It is called with writeMu held.
+func (s *Spool) age() {
+	s.aged = s.o.Archived && s.file != nil && s.next > s.segments[len(s.segments)-1].first &&
+		s.o.Now().Sub(s.begunAt) >= archiveAge
+}
 
 // endSegment closes the segment. Records that did not become durable are written again, into the next one.
 func (s *Spool) endSegment() {
@@ -21,10 +38,16 @@ func (s *Spool) beginSegment() error {
 		zeroed = s.o.SegmentBytes
 	}
 	file, size, err := s.create(name, h.encode(), zeroed)
+	for isFull(err) && s.makeRoom() {
+		file, size, err = s.create(name, h.encode(), zeroed)
+	}
+	if isFull(err) && zeroed > 0 {
+		file, size, err = s.create(name, h.encode(), 0)
+	}
 	if err != nil {
 		return err
 	}
-	s.file, s.written = file, size
+	s.file, s.written, s.begunAt, s.aged = file, size, s.o.Now(), false
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	// none of its records was durable, and the new segment has its name
@@ -35,6 +58,23 @@ func (s *Spool) beginSegment() error {
 	}
 	s.segments = append(s.segments, segment{name: name, first: h.first, next: h.first, size: size})
 	return nil
+}
+
+func isFull(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
+
+// makeRoom removes the oldest segment that is only kept for a primary that may be promoted, and reports whether there
+// was one. On a full disk such a segment would be the reason of refused reads. It is called with writeMu held.
+func (s *Spool) makeRoom() bool {
+	s.mu.Lock()
+	name := ""
+	for i, seg := range s.segments {
+		if i < len(s.segments)-1 && seg.next <= s.acknowledged && (seg.archived || !s.o.Archived) {
+			name = seg.name
+			break
+		}
+	}
+	s.mu.Unlock()
+	return name != "" && s.remove([]string{name}) == nil
 }
 
 var zeros [64 << 10]byte // what a new segment is filled with

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+	"github.com/google/uuid"
 )
 
 // Position is how far the primary has the records of one (node, boot).
@@ -68,11 +69,12 @@ type Shipper struct {
 	Log     *slog.Logger
 
 	// Of the goroutine that ships:
-	began   time.Time // of the window
-	early   int       // records shipped since then
-	last    time.Time // when a batch was shipped
-	refused bool      // the last batch of rows failed: the next one is of events
-	rows    int       // of the next batch of rows; 0 = firstRows
+	began    time.Time // of the window
+	early    int       // records shipped since then
+	last     time.Time // when a batch was shipped
+	refused  bool      // the last batch of rows failed: the next one is of events
+	rows     int       // of the next batch of rows; 0 = firstRows
+	diverged uuid.UUID // the boot of the row about it; see witness
 
 	mu    sync.Mutex
 	state Shipping
@@ -177,6 +179,7 @@ func (s *Shipper) hold(now time.Time) time.Duration {
 func (s *Shipper) round(ctx context.Context, pause *backoff.ExponentialBackOff) (wait time.Duration, shipped bool) {
 	began := time.Now()
 	n, full, err := s.ship(ctx)
+	s.witness(ctx, err)
 	if err != nil && errors.Is(ctx.Err(), context.Canceled) {
 		return 0, false // the daemon stopped, and the primary may still answer: the rest may still be shipped
 	}

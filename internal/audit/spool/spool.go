@@ -22,8 +22,11 @@ var (
 	ErrClosed     = fmt.Errorf("the spool is closed: %w", audit.ErrUnrecorded)
 )
 
-// ErrInUse means that another process writes to the folder.
-var ErrInUse = errors.New("another process uses the spool")
+// Errors of Open.
+var (
+	ErrInUse   = errors.New("another process uses the spool")
+	ErrNoSpool = errors.New("the folder has no segment of a spool that can be read")
+)
 
 // Sync says when a record counts as kept.
 type Sync int
@@ -45,6 +48,8 @@ type Options struct {
 	Timeout      time.Duration // how long an append waits for its record; 5 s
 	// how long a segment is kept after all of it is shipped; 15 min, in at most an eighth of MaxBytes
 	KeepShipped time.Duration
+	Archived    bool // a segment stays until an Archiver has kept it; until then it counts in MaxBytes
+	Existing    bool // ErrNoSpool for a folder without a segment that can be read, instead of a new spool
 	FS          FS
 	Now         func() time.Time
 }
@@ -92,6 +97,7 @@ type Spool struct {
 	closed  sync.Once
 	wake    chan struct{} // holds one: the committer is to lead the queue
 	fresh   chan struct{} // holds one: more records are durable than before
+	ready   chan struct{} // holds one: a segment may be ready for the archive
 
 	deadline deadline
 	shared   atomic.Int32 // above zero: recent batches had several records; written with writeMu held
@@ -99,11 +105,13 @@ type Spool struct {
 	// writeMu is held by the goroutine that changes the folder. It is taken before mu, and guards:
 	writeMu     sync.Mutex
 	ended       bool
-	syncing     File  // what is being fsynced without writeMu; nil: nothing
-	file        File  // the segment being written, the last of segments; nil: the next record begins one
-	written     int64 // its size
-	link        Hash  // of the record before next
-	durableLink Hash  // of the record before durable
+	syncing     File      // what is being fsynced without writeMu; nil: nothing
+	file        File      // the segment being written, the last of segments; nil: the next record begins one
+	written     int64     // its size
+	begunAt     time.Time // when it was
+	aged        bool      // it ends at the next record, for the archive
+	link        Hash      // of the record before next
+	durableLink Hash      // of the record before durable
 	pending     []Record
 	notes       []audit.Event // to be recorded before anything else
 	refused     int64         // size in bytes of the newest append that was refused
@@ -133,6 +141,7 @@ type segment struct {
 	first, next uint64
 	size        int64
 	shipped     time.Time // since when all of it is; zero: it is not
+	archived    bool
 }
 
 // mark is the time of a record; only some records have one.
@@ -184,8 +193,14 @@ func size(batch []*entry) int64 {
 func (s *Spool) room(size int64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if have := s.unshippedBytes(); have+size > s.o.MaxBytes {
-		return fmt.Errorf("%w: %d of %d bytes wait for the primary", ErrFull, have, s.o.MaxBytes)
+	waiting := s.unshippedBytes()
+	shipped, _ := s.unarchived()
+	switch {
+	case waiting+size > s.o.MaxBytes:
+		return fmt.Errorf("%w: %d of %d bytes wait for the primary", ErrFull, waiting, s.o.MaxBytes)
+	case waiting+shipped+size > s.o.MaxBytes:
+		return fmt.Errorf("%w: %d of %d bytes wait for the archive, and %d for the primary", ErrFull, shipped, s.o.MaxBytes,
+			waiting)
 	}
 	if at := s.oldest(); s.o.MaxAge > 0 && !at.IsZero() && s.o.Now().Sub(at) > s.o.MaxAge {
 		return fmt.Errorf("%w: a record has waited for the primary since %s", ErrFull, at.Format(time.RFC3339))
