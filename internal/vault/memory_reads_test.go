@@ -104,7 +104,10 @@ func TestMemoryReadsAreNeverOld(t *testing.T) {
 	for _, name := range []string{"bad/row", "bad/query"} {
 		put(name, []byte("canary-value"))
 	}
-	store.MustExec(t, `ALTER TABLE vault.secret_versions DISABLE TRIGGER versions_are_sealed`,
+	// With statistics of so few rows the server would scan the table, and fail for every name on the row that it cannot
+	// read.
+	store.MustExec(t, `ALTER TABLE vault.secret_versions SET (autovacuum_enabled = off)`,
+		`ALTER TABLE vault.secret_versions DISABLE TRIGGER versions_are_sealed`,
 		`ALTER TABLE vault.secret_versions ALTER COLUMN fmt DROP NOT NULL`,
 		`UPDATE vault.secret_versions SET fmt = NULL WHERE name = 'bad/row'`,
 		`CREATE POLICY broken ON vault.secret_versions AS RESTRICTIVE FOR SELECT TO vault_service
