@@ -60,6 +60,10 @@ func TestSystemdIsToldEachState(t *testing.T) {
 func TestANotifySocketThatIsGoneDoesNotEndTheDaemon(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", filepath.Join(t.TempDir(), "gone"))
 	d := startDaemon(t, open)
+	d.stop()
+	if code := d.end(t); code != exitDone {
+		t.Errorf("got exit code %d, want %d", code, exitDone)
+	}
 	if !strings.Contains(d.log.String(), "systemd cannot be told") {
 		t.Errorf("the log does not say so: %s", d.log)
 	}

@@ -155,7 +155,8 @@ const (
 // lookup judges the entry of a name for a request that arrived at t. Of an unconfirmed one it returns when a poll has
 // to begin, or later.
 func (c *Cache) lookup(s *shard, name string, a Ask, t int64) (Answer, finding, int64) {
-	confirmed := c.confirmed.Load()                      // before the entry: what a poll names is dropped before the poll confirms the rest
+	// Before the entry: what a poll names is dropped before the poll confirms the rest.
+	confirmed := c.confirmed.Load()
 	if confirmed == nil || confirmed.epoch == uuid.Nil { // without an epoch, apps are answered nothing
 		return Answer{}, absent, 0
 	}
