@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"github.com/BurntSushi/toml"
-	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
 	"github.com/hyperiondb/vault/internal/db"
@@ -524,12 +523,12 @@ func answers(ctx context.Context, settings string) bool {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	conn, err := pgx.Connect(ctx, s.URL)
+	reader, err := db.NewReader(ctx, db.Options{URL: s.URL, ApplicationName: applicationName})
 	if err != nil {
 		return false
 	}
-	_ = conn.Close(ctx)
-	return true
+	defer reader.Close()
+	return !errors.Is(reader.Ping(ctx), db.ErrUnavailable)
 }
 
 func (d *dev) status(node string, postgres bool) devNodeStatus {
