@@ -29,21 +29,12 @@ type File struct {
 	Text string
 }
 
-// Migrations is the folder of numbered table migrations, in the format of goose.
-func Migrations() fs.FS {
-	sub, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		panic(err) // the folder is embedded above
-	}
-	return sub
-}
-
 // Definitions are the files that every migration installs, in order.
 func Definitions() []File {
 	return read(definitions, "functions", "policies")
 }
 
-// MigrationFiles are the migrations as files, in order.
+// MigrationFiles are the numbered migrations of the tables, in order.
 func MigrationFiles() []File {
 	return read(migrations, "migrations")
 }

@@ -237,9 +237,13 @@ func fits(have int) error {
 	case have < want:
 		return newError(ErrSchema, "the schema is at version %d, older than this binary's %d", have, want)
 	case have > want:
-		return newError(ErrSchema, "the schema is at version %d, newer than this binary's %d", have, want)
+		return newerSchema(have)
 	}
 	return nil
+}
+
+func newerSchema(have int) error {
+	return newError(ErrSchema, "the schema is at version %d, newer than this binary's %d", have, vaultsql.Version())
 }
 
 // Target names the first host and database of a connection string, for messages: never its password.
