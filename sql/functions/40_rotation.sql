@@ -25,10 +25,10 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 -- The plan reads the index of the queue up to the limit, regardless of the statistics of a table that was empty a
 -- moment ago: with a backlog of 3,000, sorting all of it took 90 ms a claim.
 SET enable_sort = off SET enable_bitmapscan = off SET enable_seqscan = off SET enable_hashjoin = off
-    SET enable_mergejoin = off AS $$
+    SET enable_mergejoin = off SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
-  v_cap int := (SELECT max_rotations FROM vault.config);
+  v_cap int := (SELECT max_rotations FROM vault.config WHERE only_row);   -- by the index, as no scan is allowed
   v_limit bigint := p_limit::bigint + p_ahead;
 BEGIN
   PERFORM vault._bound_length('p_worker', octet_length(p_worker), 1, 1024);
@@ -61,8 +61,8 @@ BEGIN
                   AND (s.rotation_window IS NULL OR vault._in_window(s.rotation_window, now())
                     OR EXISTS (SELECT FROM vault.rotation_candidates c WHERE c.job_id = k.id))))
               -- The cap again, in the snapshot that selects the jobs: it may have been set since it was read.
-              ORDER BY k.run_after, k.id LIMIT CASE WHEN (SELECT c.max_rotations FROM vault.config c) IS NOT DISTINCT
-                  FROM v_cap THEN v_limit ELSE 0 END
+              ORDER BY k.run_after, k.id LIMIT CASE WHEN (SELECT c.max_rotations FROM vault.config c WHERE c.only_row)
+                  IS NOT DISTINCT FROM v_cap THEN v_limit ELSE 0 END
               FOR UPDATE OF k SKIP LOCKED) AS picked
       WHERE j.id = picked.id
       RETURNING j.id, j.name, j.attempt, j.failures, j.from_version, picked.generator, picked.rotator, j.due_at;
@@ -130,7 +130,7 @@ CREATE OR REPLACE FUNCTION vault.complete_rotations(p_jobs bigint[], p_attempts 
     p_requests uuid[], p_wait boolean DEFAULT false) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 -- As claim_rotations: the statistics are those of a queue that was empty a moment ago.
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $$
 DECLARE
   v_digests bytea[];
   v_new uuid[];       -- requests that are not replays
@@ -234,7 +234,8 @@ DROP FUNCTION IF EXISTS vault.store_candidate(bigint, int, int, text, bytea, byt
 -- Step four of a rotation with a target: the stored candidate becomes the version. Afterwards, and in a replay, there
 -- is no candidate; the replay is recognised by its id alone.
 CREATE OR REPLACE FUNCTION vault.finish_rotation(p_job bigint, p_attempt int, p_request uuid) RETURNS jsonb
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
+SET jit = off AS $$
 DECLARE
   j vault.rotation_jobs;
   c vault.rotation_candidates;

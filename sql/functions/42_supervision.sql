@@ -89,7 +89,7 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 -- that was empty a moment ago: otherwise the third 5,000 of a backlog took 18 s. The queue is read by sub-selects,
 -- because a join may read a whole index for each row.
 SET enable_sort = off SET enable_bitmapscan = off SET enable_seqscan = off SET enable_hashjoin = off
-    SET enable_mergejoin = off SET enable_material = off AS $$
+    SET enable_mergejoin = off SET enable_material = off SET jit = off AS $$
 DECLARE
   v_ids text[];
   v_names text[];
@@ -183,7 +183,8 @@ END $$;
 -- Records the secrets that wait because their window cannot be read: the server has lost its time zone. Each window in
 -- use is tested once, however many secrets have it.
 CREATE OR REPLACE FUNCTION vault._check_windows(p_limit int) RETURNS void
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
+SET jit = off AS $$
 DECLARE
   v_bad text[];
   v_waiting text[];
@@ -211,6 +212,7 @@ END $$;
 CREATE OR REPLACE FUNCTION vault.supervise(p_limit int DEFAULT 10000) RETURNS jsonb
 -- pg_cron calls it in a session of its own, where row_security = off would be an error.
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = on
+SET jit = off
 -- A part that waits longer for another session fails, and is made by the next round.
 SET lock_timeout = '5s' AS $$
 DECLARE

@@ -1,7 +1,8 @@
 -- Counts and health, without names. Works on a standby, where it includes the replay position. Every scrape calls it,
 -- so it counts in indexes and reads no table whole.
 CREATE OR REPLACE FUNCTION vault.status() RETURNS jsonb
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = on AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = on
+SET jit = off AS $$
   SELECT jsonb_build_object(
     'role', CASE WHEN pg_is_in_recovery() THEN 'standby' ELSE 'primary' END,
     'node', nullif(current_setting('cluster_name'), ''),
