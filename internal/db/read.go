@@ -259,6 +259,8 @@ type Status struct {
 	// parts, secrets and months that the rounds of supervisor, workers and sealer fail on
 	RoundFailures  int64       `json:"round_failures"`
 	MaxRotations   *int        `json:"max_rotations,omitempty"` // the cap on all workers together
+	KeepJobs       int         `json:"keep_jobs_days"`          // ended rotations stay
+	KeepVersions   int         `json:"keep_versions_days"`      // removed versions stay
 	NextRotationAt *time.Time  `json:"next_rotation_at,omitempty"`
 	Standbys       *int        `json:"standbys,omitempty"`                  // of a primary: connected now
 	SyncNames      *string     `json:"synchronous_standby_names,omitempty"` // of a primary

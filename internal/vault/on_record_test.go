@@ -140,6 +140,9 @@ func (r *recorded) secrets() []step {
 			func(c vault.Change) error { return r.SetMaxRotations(r.ctx, c, new(int)) }},
 		{"set_max_rotations", "rotation.limit", "", 0,
 			func(c vault.Change) error { return r.SetMaxRotations(r.ctx, c, nil) }},
+		{"set_retention", "rotation.keep", "", 0, func(c vault.Change) error {
+			return second(r.SetRetention(r.ctx, c, vault.Retention{JobDays: 7, VersionDays: 90}))
+		}},
 		{"delete_secret", "delete", "app/x", 3,
 			func(c vault.Change) error { return second(r.Delete(r.ctx, c, "app/x", time.Hour)) }},
 		{"restore_secret", "restore", "app/x", 3, byName(r.Restore, "app/x")},

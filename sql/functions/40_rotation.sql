@@ -434,3 +434,25 @@ BEGIN
   PERFORM vault._audit('rotation.limit', NULL, NULL, p_request, jsonb_build_object('max_rotations', p_max));
   RETURN vault._done(p_request, jsonb_build_object('max_rotations', p_max));
 END $$;
+
+-- How long ended rotations and removed versions stay, in days; null leaves a setting as it is.
+CREATE OR REPLACE FUNCTION vault.set_retention(p_job_days int, p_version_days int, p_request uuid) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  v_result jsonb;
+BEGIN
+  PERFORM vault._require_administer();
+  v_result := vault._replay(p_request, 'rotation.keep', NULL,
+      convert_to(format('%L %L', p_job_days, p_version_days), 'UTF8'));
+  IF v_result IS NOT NULL THEN
+    RETURN v_result;
+  ELSIF num_nonnulls(p_job_days, p_version_days) = 0 THEN
+    RAISE EXCEPTION 'neither p_job_days nor p_version_days is given' USING ERRCODE = '22023';
+  END IF;
+  UPDATE vault.config SET keep_jobs_days = coalesce(p_job_days, keep_jobs_days),
+      keep_versions_days = coalesce(p_version_days, keep_versions_days)
+    RETURNING jsonb_build_object('keep_jobs_days', keep_jobs_days, 'keep_versions_days', keep_versions_days)
+    INTO v_result;
+  PERFORM vault._audit('rotation.keep', NULL, NULL, p_request, v_result);
+  RETURN vault._done(p_request, v_result);
+END $$;

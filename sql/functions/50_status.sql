@@ -31,6 +31,8 @@ SET jit = off AS $$
     'rotations_paused', (SELECT count(*) FROM vault.secrets WHERE rotation_paused_at IS NOT NULL
         AND deleted_at IS NULL),
     'max_rotations', c.max_rotations,
+    'keep_jobs_days', c.keep_jobs_days,
+    'keep_versions_days', c.keep_versions_days,
     'held_locks', CASE WHEN NOT pg_is_in_recovery() THEN vault._held_locks() END,
     -- or the failure lasts
     'round_failures', (SELECT count(*) FROM vault.round_failures WHERE code NOT IN ('40001', '40P01', '55P03')

@@ -55,6 +55,8 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     ('audit_spools', 'spool_hash_length', $c$(octet_length(last_hash) = 32)$c$),
     ('audit_spools', 'spool_node_length', $c$((octet_length(node) >= 1) AND (octet_length(node) <= 255))$c$),
     ('config', 'config_has_one_row', $c$only_row$c$),
+    ('config', 'keep_jobs_days_range', $c$keep_jobs_days BETWEEN 1 AND 3650$c$),
+    ('config', 'keep_versions_days_range', $c$keep_versions_days BETWEEN 1 AND 3650$c$),
     ('config', 'max_rotations_range', $c$((max_rotations >= 0) AND (max_rotations <= 100000))$c$),
     ('heartbeat', 'heartbeat_has_one_row', $c$only_row$c$),
     ('rotation_candidates', 'candidate_aad_is_name_and_version', $c$(aad = ((name || ':'::text) || version))$c$),

@@ -30,13 +30,17 @@ CREATE POLICY owner_inserts ON vault.secret_versions FOR INSERT TO vault_owner
 CREATE POLICY owner_updates ON vault.secret_versions FOR UPDATE TO vault_owner
     USING ((SELECT vault.tx_kind()) = 'maintenance' OR vault.tx_may_change(name)) WITH CHECK (true);
 CREATE POLICY owner_purges ON vault.secret_versions FOR DELETE TO vault_owner USING (vault.tx_is_purging(name));
+CREATE POLICY owner_prunes ON vault.secret_versions FOR DELETE TO vault_owner
+  USING ((SELECT vault.tx_kind()) = 'maintenance'
+    AND removed_at < now() - make_interval(days => (SELECT keep_versions_days FROM vault.config WHERE only_row)));
 CREATE POLICY owner_inserts ON vault.rotation_jobs FOR INSERT TO vault_owner
     WITH CHECK ((SELECT vault.tx_kind()) = 'maintenance' OR vault.tx_may_change(name));
 CREATE POLICY owner_updates ON vault.rotation_jobs FOR UPDATE TO vault_owner
     USING ((SELECT vault.tx_kind()) = 'maintenance' OR vault.tx_may_change(name));
 CREATE POLICY owner_purges ON vault.rotation_jobs FOR DELETE TO vault_owner USING (vault.tx_is_purging(name));
 CREATE POLICY owner_prunes ON vault.rotation_jobs FOR DELETE TO vault_owner
-  USING (vault.tx_kind() = 'maintenance' AND state IN ('done', 'superseded'));
+  USING ((SELECT vault.tx_kind()) = 'maintenance' AND state IN ('done', 'superseded', 'failed')
+    AND finished_at < now() - make_interval(days => (SELECT keep_jobs_days FROM vault.config WHERE only_row)));
 CREATE POLICY owner_inserts ON vault.rotation_candidates FOR INSERT TO vault_owner
     WITH CHECK (vault.tx_may_change(name));
 CREATE POLICY owner_deletes ON vault.rotation_candidates FOR DELETE TO vault_owner USING (vault.tx_may_change(name));

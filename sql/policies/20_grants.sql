@@ -27,7 +27,7 @@ GRANT EXECUTE ON FUNCTION
   vault.update_secret(text, uuid, text, interval, interval, boolean, boolean, text, text),
       vault.end_grace(text, int, uuid),
   vault.request_rotation(text, uuid), vault.retry_rotation(text, uuid), vault.pause_rotation(text, uuid, boolean),
-      vault.set_max_rotations(int, uuid),
+      vault.set_max_rotations(int, uuid), vault.set_retention(int, int, uuid),
   vault.delete_secret(text, uuid, interval), vault.restore_secret(text, uuid), vault.purge_secret(text, uuid),
   vault.wrapped_keys(text, boolean, text, text, int), vault.rewrap(text, int, bigint, bytea, text, bytea, uuid),
   vault.create_token(uuid, text, bytea, text, timestamptz, uuid), vault.revoke_token(text, uuid), vault.list_tokens(),
