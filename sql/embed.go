@@ -45,6 +45,11 @@ func Version() int {
 	return files[len(files)-1].Version()
 }
 
+// CompatibleSince is the oldest schema version whose binaries work on this schema: what they call and read is there, as
+// they know it. A step that takes something away raises it, at the earliest one release after the binaries have stopped
+// using that, so that the order of an upgrade is always: migrate, then restart the daemons one by one.
+const CompatibleSince = 13
+
 // Version is the schema version that a migration leads to: the number at the beginning of its name.
 func (f File) Version() int {
 	number, _, _ := strings.Cut(path.Base(f.Name), "_")

@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime/debug"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/hyperiondb/vault/internal/release"
 	"github.com/hyperiondb/vault/internal/vault"
 	vaultsql "github.com/hyperiondb/vault/sql"
 )
@@ -53,7 +53,8 @@ SIGTERM lets the requests under way finish.`,
 	root.AddCommand(newCheckConfigCmd(&path, out, errOut), &cobra.Command{
 		Use: "version", Short: "Show the version", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintf(out, "vaultd %s (schema %d)\n", buildVersion(), vaultsql.Version())
+			_, err := fmt.Fprintf(out, "vaultd %s (commit %s, schema %d)\n", release.Version(), release.Commit(),
+				vaultsql.Version())
 			return err
 		},
 	})
@@ -115,11 +116,4 @@ func exitCode(err error, errOut io.Writer) int {
 		return exitUnavailable
 	}
 	return exitFailed
-}
-
-func buildVersion() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "devel"
 }

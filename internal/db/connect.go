@@ -45,7 +45,9 @@ type Options struct {
 type Config struct {
 	ClusterID     uuid.UUID
 	DefaultKMSKey string // "" if none was set
-	SchemaVersion int
+	SchemaVersion int    // of the schema
+
+	compatibleSince int // the oldest version of a binary that works on it
 }
 
 // Reader reads from one node, a primary or a standby.
@@ -121,11 +123,15 @@ type querier interface {
 
 func queryConfig(ctx context.Context, q querier) (Config, error) {
 	var c Config
-	err := q.QueryRow(ctx, `SELECT cluster_id, coalesce(default_kms_key, ''), schema_version FROM vault.config`,
+	err := q.QueryRow(ctx, `SELECT cluster_id, coalesce(default_kms_key, ''), `+versions+` FROM vault.config c`,
 		pgx.QueryExecModeExec).
-		Scan(&c.ClusterID, &c.DefaultKMSKey, &c.SchemaVersion)
+		Scan(&c.ClusterID, &c.DefaultKMSKey, &c.SchemaVersion, &c.compatibleSince)
 	return c, classify(err)
 }
+
+// versions are the schema's version, and the oldest of a binary that works on it. A schema up to version 13 has one
+// number, and works with binaries of that number only.
+const versions = `coalesce((to_jsonb(c) ->> 'installed_version')::int, c.schema_version), c.schema_version`
 
 func newPool(ctx context.Context, o Options, validate pgconn.ValidateConnectFunc) (*pool, error) {
 	settings, err := o.settings()
@@ -219,7 +225,8 @@ func verifies(c *tls.Config) bool {
 	return c != nil && (!c.InsecureSkipVerify || c.VerifyPeerCertificate != nil)
 }
 
-// checkSchema refuses a database whose schema version is not the one this binary was built for.
+// checkSchema refuses a database whose schema is older than the one this binary was built for, or so much newer that
+// this binary does not work on it.
 func checkSchema(ctx context.Context, s session) error {
 	// the pool connects in the background, without the caller's deadline
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
@@ -228,16 +235,16 @@ func checkSchema(ctx context.Context, s session) error {
 	if err != nil {
 		return err
 	}
-	return fits(c.SchemaVersion)
+	return c.fits()
 }
 
-func fits(have int) error {
+func (c Config) fits() error {
 	want := vaultsql.Version()
 	switch {
-	case have < want:
-		return newError(ErrSchema, "the schema is at version %d, older than this binary's %d", have, want)
-	case have > want:
-		return newerSchema(have)
+	case c.SchemaVersion < want:
+		return newError(ErrSchema, "the schema is at version %d, older than this binary's %d", c.SchemaVersion, want)
+	case c.compatibleSince > want:
+		return newerSchema(c.SchemaVersion)
 	}
 	return nil
 }

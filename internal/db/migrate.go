@@ -141,10 +141,11 @@ func migrationState(ctx context.Context, conn querier) (MigrationState, error) {
 		return state, classify(err)
 	}
 	want := vaultsql.DefinitionsSum()
-	err = conn.QueryRow(ctx, `SELECT schema_version, functions_sha256 IS NOT DISTINCT FROM $1,
+	var since int
+	err = conn.QueryRow(ctx, `SELECT `+versions+`, functions_sha256 IS NOT DISTINCT FROM $1,
 			$2 = '' OR default_kms_key IS NOT NULL
-		FROM vault.config`, pgx.QueryExecModeExec, want[:], state.Extension).
-		Scan(&state.Have, &state.FunctionsCurrent, &state.SetUp)
+		FROM vault.config c`, pgx.QueryExecModeExec, want[:], state.Extension).
+		Scan(&state.Have, &since, &state.FunctionsCurrent, &state.SetUp)
 	if err = classify(err); errors.Is(err, ErrNotInitialised) || errors.Is(err, ErrNotFound) {
 		return state, nil
 	}
@@ -255,10 +256,12 @@ func installDefinitions(ctx context.Context, tx pgx.Tx, defaultKMSKey string) (m
 	err = onRecord(ctx, tx, func() error {
 		sum := vaultsql.DefinitionsSum()
 		// Not ON CONFLICT: an INSERT over a row that is there means a restore (sql/functions/70_restore.sql).
-		_, err := tx.Exec(ctx, `WITH there AS (UPDATE vault.config SET schema_version = $1, functions_sha256 = $2,
+		_, err := tx.Exec(ctx, `WITH there AS (UPDATE vault.config SET schema_version = $4, installed_version = $1,
+				functions_sha256 = $2, migrated_at = clock_timestamp(),
 				default_kms_key = coalesce(nullif($3, ''), default_kms_key) RETURNING only_row)
-			INSERT INTO vault.config (schema_version, functions_sha256, default_kms_key)
-			SELECT $1, $2, nullif($3, '') WHERE NOT EXISTS (SELECT FROM there)`, vaultsql.Version(), sum[:], defaultKMSKey)
+			INSERT INTO vault.config (schema_version, installed_version, functions_sha256, migrated_at, default_kms_key)
+			SELECT $4, $1, $2, clock_timestamp(), nullif($3, '') WHERE NOT EXISTS (SELECT FROM there)`, vaultsql.Version(),
+			sum[:], defaultKMSKey, vaultsql.CompatibleSince)
 		return err
 	})
 	if err == nil {

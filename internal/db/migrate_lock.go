@@ -73,7 +73,8 @@ func lockMigration(ctx context.Context, conn *pgx.Conn) (pgx.Tx, error) {
 	if err != nil {
 		return nil, classify(err)
 	}
-	_, err = tx.Exec(ctx, `SET LOCAL ROLE vault_owner; SET LOCAL lock_timeout = '`+otherMigrationTimeout+`'; LOCK TABLE vault.lock_migration IN EXCLUSIVE MODE;
+	_, err = tx.Exec(ctx, `SET LOCAL ROLE vault_owner; SET LOCAL lock_timeout = '`+otherMigrationTimeout+`';
+		LOCK TABLE vault.lock_migration IN EXCLUSIVE MODE;
 		SET LOCAL lock_timeout = '`+migrationLockTimeout+`'; RESET ROLE`)
 	if err != nil {
 		return nil, commitOrExplain(ctx, conn, tx, classify(err))

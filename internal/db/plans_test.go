@@ -26,7 +26,7 @@ type plans struct {
 	bad []string
 }
 
-var vaultFunction = regexp.MustCompile(`vault\.(\w+)`)
+var vaultFunction = regexp.MustCompile(`(?:vault\.|SQL function ")(\w+)`)
 
 func (p *plans) notice(_ *pgconn.PgConn, n *pgconn.Notice) {
 	if !strings.Contains(n.Message, "plan:\n") {

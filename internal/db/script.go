@@ -35,9 +35,9 @@ func (s *script) install(defaultKMSKey string) {
 	s.roles()
 	s.tables(0, vaultsql.Version())
 	s.definitions()
-	fmt.Fprintf(s, "\nINSERT INTO vault.config (schema_version, functions_sha256, default_kms_key)\n"+
-		"  VALUES (%d, decode('%x', 'hex'), nullif(%s, ''));\n",
-		vaultsql.Version(), vaultsql.DefinitionsSum(), quoteLiteral(defaultKMSKey))
+	fmt.Fprintf(s, "\nINSERT INTO vault.config (schema_version, installed_version, functions_sha256, migrated_at,\n"+
+		"    default_kms_key)\n  VALUES (%d, %d, decode('%x', 'hex'), clock_timestamp(), nullif(%s, ''));\n",
+		vaultsql.CompatibleSince, vaultsql.Version(), vaultsql.DefinitionsSum(), quoteLiteral(defaultKMSKey))
 }
 
 // update upgrades a vault from a schema version to this binary's, which may be the same.
@@ -45,8 +45,9 @@ func (s *script) update(from int) {
 	s.roles()
 	s.tables(from, vaultsql.Version())
 	s.definitions()
-	fmt.Fprintf(s, "\nUPDATE vault.config SET schema_version = %d, functions_sha256 = decode('%x', 'hex');\n"+
-		"SELECT vault._mend_checks();\n", vaultsql.Version(), vaultsql.DefinitionsSum())
+	fmt.Fprintf(s, "\nUPDATE vault.config SET schema_version = %d, installed_version = %d,\n"+
+		"    functions_sha256 = decode('%x', 'hex'), migrated_at = clock_timestamp();\n"+
+		"SELECT vault._mend_checks();\n", vaultsql.CompatibleSince, vaultsql.Version(), vaultsql.DefinitionsSum())
 }
 
 func (s *script) section(file vaultsql.File) {

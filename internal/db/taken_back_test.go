@@ -26,7 +26,9 @@ var undo = map[int]string{
 	12: `DROP TYPE vault.sealed_value CASCADE`, // and the functions that take it
 	16: `DROP INDEX vault.versions_removed; DROP FUNCTION vault._forget_history(int);
 		DROP POLICY owner_prunes ON vault.secret_versions; DROP POLICY owner_prunes ON vault.rotation_jobs;
-		ALTER TABLE vault.config DROP COLUMN keep_jobs_days, DROP COLUMN keep_versions_days`,
+		DROP TRIGGER config_moves_forward ON vault.config;
+		ALTER TABLE vault.config DROP COLUMN keep_jobs_days, DROP COLUMN keep_versions_days,
+			DROP COLUMN installed_version, DROP COLUMN migrated_at`,
 	13: `DROP TABLE vault.app_use, vault.app_rules, vault.app_credentials, vault.apps, vault.access_epoch`,
 }
 

@@ -33,6 +33,7 @@ type harness struct {
 	bin     string
 
 	fragileVaultd func() (string, error) // vaultd with failpoints, built when first needed
+	previous      func() error           // builds the previous release
 
 	mu         sync.Mutex
 	transcript bytes.Buffer        // stderr of everything the scripts ran, and vaultd's logs
@@ -51,6 +52,7 @@ type session struct {
 	fake    *kmsfake.Fake
 	bucket  *s3fake.Fake
 	held    *pgx.Conn
+	load    *load
 	cleanup []func()
 }
 
@@ -73,6 +75,7 @@ func Run(t *testing.T, dir string) {
 				"relay":        h.cmdRelay,
 				"credential":   h.cmdCredential,
 				"everycommand": h.cmdEveryCommand, "hostile": h.cmdHostile,
+				"load": h.cmdLoad,
 			},
 		})
 	})
@@ -101,7 +104,8 @@ func newHarness(t *testing.T) *harness {
 			t.Errorf("removing the test cluster: %v", err)
 		}
 	})
-	return &harness{program: program, bin: bin, fragileVaultd: buildFragile(bin), scripts: map[string]*session{}}
+	return &harness{program: program, bin: bin, fragileVaultd: buildFragile(bin), previous: buildPrevious(bin),
+		scripts: map[string]*session{}}
 }
 
 // buildProbe builds the program that uses the Go client. The client is a module of its own, so that a program that
@@ -147,8 +151,9 @@ func (h *harness) of(ts *testscript.TestScript) *session {
 	return h.scripts[ts.Getenv("WORK")]
 }
 
-// vault [own|extension]: a fresh vault on the shared cluster, or on a cluster of the script's own (whose server offers
-// the extension), and the environment to use it.
+// vault [own [previous]|extension]: a fresh vault on the shared cluster, or on a cluster of the script's own (whose
+// server offers the extension), and the environment to use it. With previous, there are vaultctl-previous and
+// vaultd-previous, of the previous release, and no schema yet.
 func (h *harness) cmdVault(ts *testscript.TestScript, neg bool, args []string) {
 	s := h.of(ts)
 	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
@@ -174,6 +179,10 @@ func (h *harness) cmdVault(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	}
 	ts.Check(err)
+	if slices.Contains(args, "previous") {
+		ts.Check(h.previous())
+		ts.Check(s.store.Cluster.Primary().Exec(ctx, s.store.Database, `DROP SCHEMA vault CASCADE`))
+	}
 	token := filepath.Join(ts.Getenv("WORK"), ".token")
 	ts.Check(os.WriteFile(token, []byte(vaulttest.Token+"\n"), 0o600))
 	ts.Setenv("VAULTCTL_DATABASE_URL", s.store.URL(vaulttest.Operator))

@@ -8,7 +8,8 @@ SET jit = off AS $$
     'node', nullif(current_setting('cluster_name'), ''),
     'server_version', current_setting('server_version'),
     'cluster_id', c.cluster_id,
-    'schema_version', c.schema_version,
+    'schema_version', c.installed_version,
+    'compatible_since', c.schema_version,
     'secrets', (SELECT count(*) FROM vault.secrets) - (SELECT count(*) FROM vault.secrets WHERE deleted_at IS NOT NULL),
     'deleted', (SELECT count(*) FROM vault.secrets WHERE deleted_at IS NOT NULL),
     'live_versions', (SELECT count(*) FROM vault.secret_versions WHERE expires_at IS NULL)

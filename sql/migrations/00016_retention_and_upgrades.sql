@@ -9,3 +9,10 @@ ALTER TABLE vault.config
     CONSTRAINT keep_versions_days_range CHECK (keep_versions_days BETWEEN 1 AND 3650);
 
 CREATE INDEX versions_removed ON vault.secret_versions (removed_at) WHERE removed_at IS NOT NULL;
+
+-- schema_version is what binaries up to version 13 compare with their own, and stop if it differs. From here on it is the
+-- oldest version of a binary that works on the schema, and installed_version is the schema's own. Migrate sets
+-- migrated_at with every installation; an older binary's migrate does not, and a trigger stops it.
+ALTER TABLE vault.config
+  ADD COLUMN installed_version  int,
+  ADD COLUMN migrated_at        timestamptz;
