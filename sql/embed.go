@@ -17,6 +17,11 @@ import (
 //go:embed roles.sql
 var Roles string
 
+// Earlier corrects what a vault from before version 13 says of its migrations; it runs before them.
+//
+//go:embed earlier.sql
+var Earlier string
+
 //go:embed migrations/*.sql
 var migrations embed.FS
 

@@ -125,6 +125,9 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 	defer stopWork()
 	work := startRotation(working, c, v, reads, rotation.NewMetrics(registry), log)
 	work.Go(func() { fresh.Run(working) })
+	work.Go(func() {
+		v.NewPresence(nodeName(working, auditLog), release.Version(), release.Commit(), vaultsql.Version(), log).Run(working)
+	})
 	work.Go(func() { sealer.Run(working) })
 	reloading := &reloader{running: c, load: load, api: api, fresh: fresh, certificate: cert, level: level, log: log}
 

@@ -257,6 +257,15 @@ func surfaceOfFunctions() map[string]bounded {
 			"p_leaves":          takesAny("NULL", "they have to be 48 bytes for each of the rows"),
 		}},
 
+		"report_daemon": {as: worker, params: map[string]argument{
+			"p_id":      takes(newID, not("NULL")...),
+			"p_node":    takes("'n'", not("NULL", "''", textOf(256), textOf(1<<20))...),
+			"p_version": takes("'1'", not("NULL", "''", textOf(129), textOf(1<<20))...),
+			"p_commit":  takes("''", not("NULL", textOf(129), textOf(1<<20))...),
+			"p_schema":  takes("13", not("NULL", "0", "-1", least, most)...),
+		}},
+		"forget_daemon": {as: worker,
+			params: map[string]argument{"p_id": takesAny(newID, "one that is not there, or another role's, stays as it is")}},
 		"supervise": {as: worker, params: map[string]argument{"p_limit": limit}},
 		"report_round": {as: worker, params: map[string]argument{
 			"p_part":  takes("'claim'", not("NULL", "''", "'purge'", textOf(1<<20))...),

@@ -204,7 +204,9 @@ BEGIN
     ` + createVersionTable + `
   END IF;
 END $$`
-	if err := run(ctx, tx, vaultsql.File{Name: "versions.sql", Text: prepare}); err != nil {
+	err := runAll(ctx, tx, []vaultsql.File{{Name: "versions.sql", Text: prepare},
+		{Name: "earlier.sql", Text: vaultsql.Earlier}})
+	if err != nil {
 		return err
 	}
 	rows, err := tx.Query(ctx, `SELECT version_id::int FROM `+versionTable+` WHERE is_applied`)

@@ -71,9 +71,9 @@ type load struct {
 	lost  []string // reads that no daemon answered
 }
 
-// load start NAME URL... | steady | stop: reads a secret without pause over each of the daemons; where one fails, the
-// next one is tried, as clients do. Rotations are due all the time. steady fails if a read had to go to another daemon
-// since the start, or since the last steady; "load moved" forgets those. stop fails if a read got no answer, or none was
+// load start NAME URL... | steady | moved | stop: reads a secret without pause over each of the daemons; where one
+// fails, the next one is tried, as clients do. Rotations are due all the time. steady fails if a read went to another
+// daemon since the start, or since "load moved", which forgets those. stop fails if a read got no answer, or none was
 // made.
 func (h *harness) cmdLoad(ts *testscript.TestScript, neg bool, args []string) {
 	s := h.of(ts)

@@ -49,6 +49,9 @@ CREATE POLICY owner_updates ON vault.rotation_candidates FOR UPDATE TO vault_own
     USING (vault.tx_kind() = 'admin' AND vault.tx_may_change(name));
 CREATE POLICY owner_inserts ON vault.heartbeat FOR INSERT TO vault_owner WITH CHECK (vault.tx_kind() = 'maintenance');
 CREATE POLICY owner_updates ON vault.heartbeat FOR UPDATE TO vault_owner USING (vault.tx_kind() = 'maintenance');
+CREATE POLICY owner_inserts ON vault.daemons FOR INSERT TO vault_owner WITH CHECK (vault.tx_kind() = 'maintenance');
+CREATE POLICY owner_updates ON vault.daemons FOR UPDATE TO vault_owner USING (vault.tx_kind() = 'maintenance');
+CREATE POLICY owner_deletes ON vault.daemons FOR DELETE TO vault_owner USING (vault.tx_kind() = 'maintenance');
 CREATE POLICY owner_inserts ON vault.round_failures FOR INSERT TO vault_owner
     WITH CHECK (vault.tx_kind() = 'maintenance');
 CREATE POLICY owner_updates ON vault.round_failures FOR UPDATE TO vault_owner USING (vault.tx_kind() = 'maintenance');
@@ -109,6 +112,7 @@ CREATE POLICY owner_updates ON vault.access_epoch FOR UPDATE TO vault_owner USIN
 CREATE POLICY service_reads ON vault.config FOR SELECT TO vault_owner, vault_service, vault_worker, vault_auditor
     USING (true);
 CREATE POLICY service_reads ON vault.heartbeat FOR SELECT TO vault_service, vault_worker, vault_auditor USING (true);
+CREATE POLICY all_read ON vault.daemons FOR SELECT TO vault_service, vault_worker, vault_auditor USING (true);
 CREATE POLICY service_reads_own ON vault.service_scope FOR SELECT TO vault_service
   USING (role_id = (SELECT quote_ident(current_user)::regrole));
 CREATE POLICY service_reads ON vault.secrets FOR SELECT TO vault_service

@@ -3,7 +3,8 @@ REVOKE ALL ON ALL TABLES IN SCHEMA vault FROM PUBLIC, vault_service, vault_worke
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA vault FROM PUBLIC, vault_service, vault_worker, vault_auditor;
 GRANT USAGE ON SCHEMA vault TO vault_service, vault_worker, vault_auditor;
 
-GRANT SELECT ON vault.config, vault.heartbeat, vault.round_failures TO vault_service, vault_worker, vault_auditor;
+GRANT SELECT ON vault.config, vault.heartbeat, vault.round_failures, vault.daemons
+    TO vault_service, vault_worker, vault_auditor;
 GRANT SELECT ON vault.secrets, vault.secret_versions, vault.sealed_versions, vault.rotation_jobs,
     vault.service_scope, vault.apps, vault.app_rules, vault.app_credentials, vault.app_use, vault.access_epoch
     TO vault_service;
@@ -20,6 +21,7 @@ GRANT EXECUTE ON FUNCTION vault.grace_report(text, boolean, timestamptz) TO vaul
 GRANT EXECUTE ON FUNCTION vault.status() TO vault_service, vault_worker, vault_auditor;
 GRANT EXECUTE ON FUNCTION vault.replication(), vault._too_powerful(name) TO vault_service, vault_worker, vault_auditor;
 GRANT EXECUTE ON FUNCTION vault.my_token() TO vault_service;
+GRANT EXECUTE ON FUNCTION vault.report_daemon(uuid, text, text, text, int), vault.forget_daemon(uuid) TO vault_service;
 GRANT EXECUTE ON FUNCTION vault.odd_roles() TO vault_service, vault_worker, vault_auditor;
 GRANT EXECUTE ON FUNCTION
   vault.challenge(), vault.authorize_proof(uuid, bytea), vault.record_refusal(text, text, text, uuid, uuid),
