@@ -1,8 +1,8 @@
--- What released numbers once stood for. Numbers and contents of migrations are frozen since version 13; before that,
--- some changed: version 6 was two views that a read asked, which is 7 in another form now; 11 was 12; 3 had seals without
--- marks. A vault that was set up with those has the numbers in its list of migrations, and not what they stand for
--- today. Each migration from 6 to 13 makes something that no other does, and by that the list is corrected here, before
--- the migrations that are missing. On any other vault, this changes nothing.
+-- What released numbers once stood for. Numbers and contents of migrations are frozen since version 13. Before that,
+-- some changed: version 6 was two views that a read asked, which are 7 in another form now; 11 was 12; 3 had seals
+-- without marks. A vault that was set up with those has the numbers in its list of migrations, and not what they stand
+-- for today. Each migration from 6 to 13 makes something that no other does, and by that the list is corrected here,
+-- before the migrations that are missing. On any other vault, this changes nothing.
 DO $$
 DECLARE
   v_version int;

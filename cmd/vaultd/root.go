@@ -109,7 +109,7 @@ func exitCode(err error, errOut io.Writer) int {
 	case errors.Is(err, vault.ErrNotInitialised):
 		fmt.Fprintln(errOut, "hint: vaultctl init, as the owner of the database")
 	case errors.Is(err, vault.ErrSchema):
-		fmt.Fprintln(errOut, "hint: vaultctl migrate --status; both must be of one version")
+		fmt.Fprintln(errOut, "hint: vaultctl migrate --status; the schema goes first, then the daemons")
 	case errors.Is(err, vault.ErrState):
 		fmt.Fprintln(errOut, "hint: make sure which primary is the right one, then remove the file")
 	case errors.Is(err, vault.ErrUnavailable):

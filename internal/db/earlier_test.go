@@ -109,8 +109,8 @@ func fillEarlier(t *testing.T, s *vaulttest.Store, token vault.Token) {
 		`INSERT INTO vault.audit_log (actor, action, secret) VALUES ('token:root', 'put', 'app1/a')`)
 }
 
-// A vault of every schema that main has had migrates to what a fresh one has, in one step, with its rows; it is read and
-// written then.
+// A vault of every schema that main has had migrates to what a fresh one has, in one step, with its rows; it is read
+// and written then.
 func TestEverySchemaThatEverWasMigrates(t *testing.T) {
 	store := vaulttest.New(t)
 	token := vaulttest.AdminToken(t)

@@ -118,12 +118,12 @@ func commitOrExplain(ctx context.Context, conn *pgx.Conn, tx pgx.Tx, err error) 
 	}
 	_ = tx.Rollback(context.WithoutCancel(ctx)) // the session ends soon
 	var e *Error
-	if !errors.As(err, &e) || e.Code != lockNotAvailable {
+	if !errors.As(err, &e) || e.Code != lockNotAvailable && e.Code != deadlockDetected {
 		return err
 	}
 	holder, found := oldestUser(ctx, conn)
 	if !found {
-		return err
+		holder = "a transaction that has just ended"
 	}
 	return &Error{Kind: ErrBusy, Code: e.Code, Text: "migrating waits for " + holder}
 }

@@ -35,6 +35,8 @@ var nothingToRecord = map[string]string{
 	"prepare_audit_prune":   "moves rows into their month, unchanged",
 	"supervise":             "calls the others",
 	"report_round":          "says that rounds fail, or work again",
+	"report_daemon":         "says that a daemon runs",
+	"forget_daemon":         "says that a daemon has ended",
 	"beat":                  "says that the primary is there",
 	"enqueue_due_rotations": "plans; what becomes of it is recorded", "claim_rotations": "as above",
 	"release_rotation": "as above",
