@@ -10,8 +10,8 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// Daemons are listed by what they said first and when they were last seen, until they say that they have ended; one role
-// does not speak for another's.
+// Daemons are listed by what they said first and when they were last seen, until they say that they have ended; one
+// role does not speak for another's.
 func TestDaemonsAreSeen(t *testing.T) {
 	store := vaulttest.New(t)
 	writer := mustWriter(t, db.Options{URL: store.URL(vaulttest.Daemon)})
@@ -32,7 +32,8 @@ func TestDaemonsAreSeen(t *testing.T) {
 	must(t, other.ForgetDaemon(t.Context(), one.ID))
 	must(t, other.ReportDaemon(t.Context(), db.Daemon{ID: one.ID, Node: "mine", Version: "0", Schema: 1}))
 	must(t, writer.ForgetDaemon(t.Context(), two.ID))
-	store.MustExec(t, fmt.Sprintf(`INSERT INTO vault.daemons (id, node, version, commit, schema_version, role_name, seen_at)
+	store.MustExec(t, fmt.Sprintf(`INSERT INTO vault.daemons
+			(id, node, version, commit, schema_version, role_name, seen_at)
 		VALUES ('%s', 'gone', '1', '', 13, 'vaultd', now() - interval '25 hours')`, uuid.New()))
 	if got, err = reader.Daemons(t.Context()); err != nil || len(got) != 1 || got[0].Node != one.Node {
 		t.Errorf("got %+v and %v, want the first as it was", got, err)

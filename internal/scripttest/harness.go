@@ -75,7 +75,7 @@ func Run(t *testing.T, dir string) {
 				"relay":        h.cmdRelay,
 				"credential":   h.cmdCredential,
 				"everycommand": h.cmdEveryCommand, "hostile": h.cmdHostile,
-				"load": h.cmdLoad,
+				"load": h.cmdLoad, "plans": h.cmdPlans,
 			},
 		})
 	})

@@ -88,8 +88,7 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 -- The plan reads the index of what is due, and that of the queue for each row, regardless of the statistics of a queue
 -- that was empty a moment ago: otherwise the third 5,000 of a backlog took 18 s. The queue is read by sub-selects,
 -- because a join may read a whole index for each row.
-SET enable_sort = off SET enable_bitmapscan = off SET enable_seqscan = off SET enable_hashjoin = off
-    SET enable_mergejoin = off SET enable_material = off SET jit = off AS $$
+SET enable_sort = off SET enable_seqscan = off SET jit = off AS $$
 DECLARE
   v_ids text[];
   v_names text[];
