@@ -21,7 +21,7 @@ import (
 )
 
 // previousRelease is the commit that upgrades start from: schema version 13.
-const previousRelease = "8a91bc40"
+const previousRelease = "8a91bc4b8bff77086cc8a7a961ce0f37ad68597b"
 
 // buildPrevious builds vaultctl-previous and vaultd-previous from the history, when a script first asks for them.
 func buildPrevious(bin string) func() error {
