@@ -12,7 +12,7 @@ BEGIN
     RETURN;
   END IF;
   IF to_regclass('vault.audit_seals') IS NOT NULL AND NOT EXISTS (SELECT FROM pg_attribute
-      WHERE attrelid = 'vault.audit_seals'::regclass AND attname = 'marks' AND NOT attisdropped) THEN
+      WHERE attrelid = to_regclass('vault.audit_seals') AND attname = 'marks' AND NOT attisdropped) THEN
     -- No program made seals of that form.
     ALTER TABLE vault.audit_seals ADD COLUMN marks bytea NOT NULL
         CONSTRAINT seal_marks_length CHECK (octet_length(marks) = 4 * rows);

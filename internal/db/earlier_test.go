@@ -153,10 +153,11 @@ func TestEverySchemaThatEverWasMigrates(t *testing.T) {
 }
 
 // comparable leaves out of a schema what depends on the order in which things were made, and partitions of the month.
+// An index of a table that had changed in the same transaction is marked (indcheckxmin).
 func comparable(schema []string) (lines []string) {
 	for _, line := range schema {
 		if !strings.HasPrefix(line, "migration ") && !strings.Contains(line, "audit_log_2") {
-			lines = append(lines, line)
+			lines = append(lines, strings.Replace(line, `"indcheckxmin": true`, `"indcheckxmin": false`, 1))
 		}
 	}
 	return lines

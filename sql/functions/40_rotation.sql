@@ -230,6 +230,7 @@ DROP FUNCTION IF EXISTS vault.complete_rotation(bigint, int, int, text, bytea, b
 DROP FUNCTION IF EXISTS vault.complete_rotations(bigint[], int[], int[], text[], bytea[], bytea[], bytea[], bytea[],
     text[], uuid[]);
 DROP FUNCTION IF EXISTS vault.store_candidate(bigint, int, int, text, bytea, bytea, bytea, bytea, text);
+DROP FUNCTION IF EXISTS vault.claim_rotations(text, int, interval);   -- of releases without p_ahead
 
 -- Step four of a rotation with a target: the stored candidate becomes the version. Afterwards, and in a replay, there
 -- is no candidate; the replay is recognised by its id alone.
