@@ -22,9 +22,15 @@ export VAULT_TEST_PG := $(PG)
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# What the binaries say of themselves. Outside of a repository the linker sets nothing.
+RELEASE := github.com/hyperiondb/vault/internal/release
+VERSION ?= $(shell git describe --tags --match 'v[0-9]*' --dirty=-modified 2>/dev/null)
+COMMIT ?= $(shell git rev-parse HEAD 2>/dev/null)
+LDFLAGS = $(if $(VERSION),-X $(RELEASE).version=$(VERSION)) $(if $(COMMIT),-X $(RELEASE).commit=$(COMMIT))
+
 build: ## Build vaultctl and vaultd into bin/
 	@mkdir -p bin
-	$(GO) build -o bin/ ./cmd/...
+	$(GO) build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
 
 EXTENSION ?= bin/extension
 extension: ## Write the schema as a PostgreSQL extension, hyperion_vault, into bin/extension/

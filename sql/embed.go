@@ -17,6 +17,11 @@ import (
 //go:embed roles.sql
 var Roles string
 
+// Earlier corrects what a vault from before version 13 says of its migrations; it runs before them.
+//
+//go:embed earlier.sql
+var Earlier string
+
 //go:embed migrations/*.sql
 var migrations embed.FS
 
@@ -29,21 +34,12 @@ type File struct {
 	Text string
 }
 
-// Migrations is the folder of numbered table migrations, in the format of goose.
-func Migrations() fs.FS {
-	sub, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		panic(err) // the folder is embedded above
-	}
-	return sub
-}
-
 // Definitions are the files that every migration installs, in order.
 func Definitions() []File {
 	return read(definitions, "functions", "policies")
 }
 
-// MigrationFiles are the migrations as files, in order.
+// MigrationFiles are the numbered migrations of the tables, in order.
 func MigrationFiles() []File {
 	return read(migrations, "migrations")
 }
@@ -53,6 +49,11 @@ func Version() int {
 	files := MigrationFiles()
 	return files[len(files)-1].Version()
 }
+
+// CompatibleSince is the oldest schema version whose binaries work on this schema: what they call and read is there, as
+// they know it. A step that takes something away raises it, at the earliest one release after the binaries have stopped
+// using that, so that the order of an upgrade is always: migrate, then restart the daemons one by one.
+const CompatibleSince = 13
 
 // Version is the schema version that a migration leads to: the number at the beginning of its name.
 func (f File) Version() int {

@@ -56,7 +56,7 @@ var exitCodes = []struct {
 	{vault.ErrState, exitFailed, ""},
 	{vault.ErrBusy, exitUnavailable, "try again; if it stays so, pg_stat_activity shows who holds it"},
 	{vault.ErrNotInitialised, exitFailed, "vaultctl init, as the owner of the database"},
-	{vault.ErrSchema, exitFailed, "vaultctl migrate --status; both must be of one version"},
+	{vault.ErrSchema, exitFailed, "vaultctl migrate --status; the schema goes first, then the programs"},
 	{vault.ErrNotFound, exitNotFound, ""},
 	{vault.ErrDeleted, exitConflict, "vaultctl restore NAME, or vaultctl purge NAME"},
 	{vault.ErrConflict, exitConflict, ""},

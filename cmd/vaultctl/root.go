@@ -14,6 +14,7 @@ import (
 
 	"github.com/hyperiondb/vault/internal/envelope"
 	"github.com/hyperiondb/vault/internal/kms"
+	"github.com/hyperiondb/vault/internal/release"
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
@@ -43,7 +44,7 @@ vaultctl connects as libpq does (PGHOST, PGSERVICE, .pgpass, ...) or with --data
 and a KMS key; reading takes a database role that was granted the names, and the KMS key.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Version:       buildVersion(),
+		Version:       release.Version(),
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			if a.output == "jsonl" && cmd.Annotations[streamsKey] == "" {
 				return usage("%s does not write jsonl: table or json", cmd.CommandPath())

@@ -20,7 +20,7 @@ func newRotationCmd(a *app) *cobra.Command {
 "vaultctl rotate" replaces a value now.`,
 	}
 	return holdCommands(cmd, newRotationListCmd(a), newRotationRetryCmd(a), newRotationPauseCmd(a),
-		newRotationResumeCmd(a), newRotationLimitCmd(a))
+		newRotationResumeCmd(a), newRotationLimitCmd(a), newRotationKeepCmd(a))
 }
 
 func newRotationListCmd(a *app) *cobra.Command {
@@ -29,7 +29,7 @@ func newRotationListCmd(a *app) *cobra.Command {
 		Use:   "list [PREFIX]",
 		Short: "List rotations under way, waiting and failed",
 		Long: `List rotations under way, waiting and failed: those of secrets whose names begin with PREFIX, or all that the
-database role may read. --all also lists those settled in the last thirty days.
+database role may read. --all also lists those that have ended, as long as they are kept (vaultctl rotation keep).
 
 It works on a standby too.`,
 		Example: `  vaultctl rotation list
@@ -260,5 +260,76 @@ func runRotationLimit(ctx context.Context, a *app, most *int) error {
 	default:
 		a.note("at most %d rotations at once", *most)
 	}
+	return nil
+}
+
+type keepOptions struct{ jobs, versions *time.Duration }
+
+func newRotationKeepCmd(a *app) *cobra.Command {
+	var o keepOptions
+	cmd := &cobra.Command{
+		Use:   "keep",
+		Short: "Set how long ended rotations and removed versions stay",
+		Long: `Set how long the database keeps history that no read and no rotation needs: rotations that have ended (30 days
+unless it was changed), which "vaultctl rotation list --all" shows, and versions that can no longer be opened (400
+days after their grace ended), which "vaultctl history" shows. Both are 1 to 3650 days.
+
+The supervisor deletes older ones in its rounds. The audit log keeps a row of each, and a version's number is never
+used again for that secret. "vaultctl status -o json" shows both settings.`,
+		Example: `  vaultctl rotation keep --jobs 7d
+  vaultctl rotation keep --jobs 30d --versions 400d`,
+		Args: exactArgs(),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			keep, err := o.parse()
+			if err != nil {
+				return err
+			}
+			return runRotationKeep(cmd.Context(), a, keep)
+		},
+	}
+	cmd.Flags().Var(durationFlag{&o.jobs}, "jobs", "rotations that have ended, e.g. 30d")
+	cmd.Flags().Var(durationFlag{&o.versions}, "versions", "versions that can no longer be opened, e.g. 400d")
+	return cmd
+}
+
+func (o keepOptions) parse() (keep vault.Retention, err error) {
+	if o.jobs == nil && o.versions == nil {
+		return keep, usage("name what to keep: --jobs, --versions or both")
+	}
+	if keep.JobDays, err = wholeDays("--jobs", o.jobs); err != nil {
+		return keep, err
+	}
+	keep.VersionDays, err = wholeDays("--versions", o.versions)
+	return keep, err
+}
+
+// wholeDays is 0 for a flag that was not given.
+func wholeDays(flag string, d *time.Duration) (int, error) {
+	const day = 24 * time.Hour
+	switch {
+	case d == nil:
+		return 0, nil
+	case *d < day || *d > 3650*day || *d%day != 0:
+		return 0, usage("%s is 1d to 3650d, in whole days", flag)
+	}
+	return int(*d / day), nil
+}
+
+func runRotationKeep(ctx context.Context, a *app, keep vault.Retention) error {
+	change, err := a.change()
+	if err != nil {
+		return err
+	}
+	v, err := a.vault(ctx)
+	if err != nil {
+		return err
+	}
+	if keep, err = v.SetRetention(ctx, change, keep); err != nil {
+		return err
+	}
+	if a.json() {
+		return a.printJSON(keep)
+	}
+	a.note("ended rotations are kept for %d days, removed versions for %d", keep.JobDays, keep.VersionDays)
 	return nil
 }

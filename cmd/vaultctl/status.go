@@ -22,7 +22,10 @@ func newStatusCmd(a *app) *cobra.Command {
 		Long: `Show the state of the vault on the node that answers. It exits with 7, and says why on standard error, when
 rotations failed or are overdue, when the supervisor, a worker or the sealer fails at something, or when writes wait
 for a standby that is not connected. It warns if an acknowledged write could be lost, and of credentials of apps that
-expire within 14 days.`,
+expire within 14 days.
+
+It lists the daemons that the primary has heard of within a day, each with its release and the schema version that it
+was made for: after an upgrade, those that are left to restart.`,
 		Example: `  vaultctl status
   vaultctl status --watch
   PGHOST=db2 vaultctl status -o json`,
@@ -88,10 +91,14 @@ func runStatus(ctx context.Context, a *app) error {
 			return err
 		}
 	}
+	daemons, err := v.Daemons(ctx)
+	if err != nil {
+		return err
+	}
 	if a.json() {
-		err = a.printJSON(s)
+		err = a.printJSON(statusAnswer{s, daemons})
 	} else {
-		err = a.printStatus(s, failures)
+		err = a.printStatus(s, failures, daemons)
 	}
 	if err != nil {
 		return err
@@ -114,8 +121,14 @@ func runStatus(ctx context.Context, a *app) error {
 	return statusProblem(s, failures)
 }
 
-func (a *app) printStatus(s db.Status, failures []db.RoundFailure) error {
-	return a.printFields(
+// statusAnswer is the answer in JSON.
+type statusAnswer struct {
+	db.Status
+	Daemons []db.Daemon `json:"daemons"`
+}
+
+func (a *app) printStatus(s db.Status, failures []db.RoundFailure, daemons []db.Daemon) error {
+	err := a.printFields(
 		"node", nodeLine(s),
 		"cluster", s.ClusterID,
 		"schema", fmt.Sprintf("version %d", s.SchemaVersion),
@@ -131,6 +144,15 @@ func (a *app) printStatus(s db.Status, failures []db.RoundFailure) error {
 		"next rotation", when(s.NextRotationAt),
 		"sealing", sealingLine(s, failures),
 		"rounds", roundsLine(s))
+	if err != nil || len(daemons) == 0 {
+		return err
+	}
+	rows := make([][]string, len(daemons))
+	for i, d := range daemons {
+		rows[i] = []string{d.Node, d.Version, strconv.Itoa(d.Schema), at(d.Since), at(d.SeenAt)}
+	}
+	fmt.Fprintln(a.out)
+	return a.printTable([]string{"DAEMON", "VERSION", "SCHEMA", "SINCE", "LAST SEEN"}, rows, "")
 }
 
 func nodeLine(s db.Status) string {

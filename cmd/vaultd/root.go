@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime/debug"
 	"strings"
 	"time"
 
@@ -14,6 +13,7 @@ import (
 
 	"github.com/hyperiondb/vault/internal/audit/seal"
 	"github.com/hyperiondb/vault/internal/audit/spool"
+	"github.com/hyperiondb/vault/internal/release"
 	"github.com/hyperiondb/vault/internal/vault"
 	vaultsql "github.com/hyperiondb/vault/sql"
 )
@@ -57,7 +57,8 @@ connection.`,
 	root.AddCommand(newCheckConfigCmd(&path, out, errOut), newShipSpoolCmd(&path, out, errOut), &cobra.Command{
 		Use: "version", Short: "Show the version", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintf(out, "vaultd %s (schema %d)\n", buildVersion(), vaultsql.Version())
+			_, err := fmt.Fprintf(out, "vaultd %s (commit %s, schema %d)\n", release.Version(), release.Commit(),
+				vaultsql.Version())
 			return err
 		},
 	})
@@ -113,7 +114,7 @@ func exitCode(err error, errOut io.Writer) int {
 	case errors.Is(err, vault.ErrNotInitialised):
 		fmt.Fprintln(errOut, "hint: vaultctl init, as the owner of the database")
 	case errors.Is(err, vault.ErrSchema):
-		fmt.Fprintln(errOut, "hint: vaultctl migrate --status; both must be of one version")
+		fmt.Fprintln(errOut, "hint: vaultctl migrate --status; the schema goes first, then the daemons")
 	case errors.Is(err, vault.ErrState):
 		fmt.Fprintln(errOut, "hint: make sure which primary is the right one, then remove the file")
 	case errors.Is(err, spool.ErrDiverged):
@@ -122,11 +123,4 @@ func exitCode(err error, errOut io.Writer) int {
 		return exitUnavailable
 	}
 	return exitFailed
-}
-
-func buildVersion() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "devel"
 }

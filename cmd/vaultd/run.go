@@ -18,9 +18,11 @@ import (
 	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/httpapi"
 	"github.com/hyperiondb/vault/internal/kms"
+	"github.com/hyperiondb/vault/internal/release"
 	"github.com/hyperiondb/vault/internal/rotation"
 	"github.com/hyperiondb/vault/internal/target"
 	"github.com/hyperiondb/vault/internal/vault"
+	vaultsql "github.com/hyperiondb/vault/sql"
 )
 
 const (
@@ -105,7 +107,8 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 		// A connection that waits cannot be closed to make room for another: half of them stay for other requests.
 		MaxWaits: max(bounds.Total/2, 1), MaxWaitsPerAddress: max(bounds.PerAddress/2, 1),
 		Vault: v, Policy: c.policy, AdminAPI: c.AdminAPI, KVMount: c.KVMount,
-		Version: buildVersion(), Log: log, Registry: registry,
+		Release: httpapi.Release{Version: release.Version(), Commit: release.Commit(), Schema: vaultsql.Version()},
+		Log:     log, Registry: registry,
 		Checks: []httpapi.Check{{Name: "database", Check: bounded(answers(v))}, {Name: "kms", Check: bounded(keys.check)},
 			{Name: "replication", Check: func(context.Context) error { return fresh.Check() }},
 			{Name: "audit", Check: reads.check},
@@ -128,6 +131,9 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 	defer stopWork()
 	work := startRotation(working, c, v, reads, rotation.NewMetrics(registry), log)
 	work.Go(func() { fresh.Run(working) })
+	work.Go(func() {
+		v.NewPresence(nodeName(working, auditLog), release.Version(), release.Commit(), vaultsql.Version(), log).Run(working)
+	})
 	work.Go(func() { sealer.Run(working) })
 	reloading := &reloader{running: c, load: load, api: api, fresh: fresh, certificate: cert, level: level, log: log}
 	tellSystemd(log, ready)

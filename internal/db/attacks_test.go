@@ -134,6 +134,8 @@ func attacks() []attack {
 		one("retry without a token", dev, denied, `SELECT vault.retry_rotation('app1/a', gen_random_uuid())`),
 		one("pause without a token", dev, denied, `SELECT vault.pause_rotation('app1/a', gen_random_uuid(), true)`),
 		one("lift the cap without a token", dev, denied, `SELECT vault.set_max_rotations(NULL, gen_random_uuid())`),
+		one("shorten the history without a token", dev, denied, `SELECT vault.set_retention(1, 1, gen_random_uuid())`),
+		one("forget history without a round", dev, denied, `SELECT vault._forget_history(1000)`),
 		one("end a grace without a token", dev, denied, `SELECT vault.end_grace('app1/a', NULL, gen_random_uuid())`),
 		one("list wrapped keys without a token", dev, denied, `SELECT vault.wrapped_keys('app1/', false, 'k', '', 10)`),
 		one("put many without a token", dev, denied, putMany("app1/new")),

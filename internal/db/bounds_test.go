@@ -237,6 +237,9 @@ func surfaceOfFunctions() map[string]bounded {
 				"p_pause": takes("true", not("NULL")...)}},
 		"set_max_rotations": {as: service, admin: true, params: map[string]argument{"p_request": request,
 			"p_max": takes("NULL", code("23514", "-1", least, most)...)}},
+		"set_retention": {as: service, admin: true, params: map[string]argument{"p_request": request,
+			"p_job_days":     takes("1", code("23514", "0", "-1", "3651", least, most)...),
+			"p_version_days": takes("1", code("23514", "0", "-1", "3651", least, most)...)}},
 		"delete_secret": {as: service, admin: true, params: map[string]argument{"p_name": name, "p_request": request,
 			"p_window": takes("'1 day'", not("NULL", "'-1 day'", longer)...)}},
 		"restore_secret": {as: service, admin: true, good: "VA001",
@@ -288,6 +291,15 @@ func surfaceOfFunctions() map[string]bounded {
 			"p_leaves":          takesAny("NULL", "they have to be 48 bytes for each of the rows"),
 		}},
 
+		"report_daemon": {as: worker, params: map[string]argument{
+			"p_id":      takes(newID, not("NULL")...),
+			"p_node":    takes("'n'", not("NULL", "''", textOf(256), textOf(1<<20))...),
+			"p_version": takes("'1'", not("NULL", "''", textOf(129), textOf(1<<20))...),
+			"p_commit":  takes("''", not("NULL", textOf(129), textOf(1<<20))...),
+			"p_schema":  takes("13", not("NULL", "0", "-1", least, most)...),
+		}},
+		"forget_daemon": {as: worker,
+			params: map[string]argument{"p_id": takesAny(newID, "one that is not there, or another role's, stays as it is")}},
 		"supervise": {as: worker, params: map[string]argument{"p_limit": limit}},
 		"report_round": {as: worker, params: map[string]argument{
 			"p_part":  takes("'claim'", not("NULL", "''", "'purge'", textOf(1<<20))...),

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -45,7 +46,9 @@ type Options struct {
 type Config struct {
 	ClusterID     uuid.UUID
 	DefaultKMSKey string // "" if none was set
-	SchemaVersion int
+	SchemaVersion int    // of the schema
+
+	compatibleSince int // the oldest version of a binary that works on it
 }
 
 // Reader reads from one node, a primary or a standby.
@@ -133,14 +136,18 @@ type querier interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
-const configQuery = `SELECT cluster_id, coalesce(default_kms_key, ''), schema_version FROM vault.config`
-
 func queryConfig(ctx context.Context, q querier) (Config, error) {
 	var c Config
 	err := q.QueryRow(ctx, configQuery, pgx.QueryExecModeExec).
-		Scan(&c.ClusterID, &c.DefaultKMSKey, &c.SchemaVersion)
+		Scan(&c.ClusterID, &c.DefaultKMSKey, &c.SchemaVersion, &c.compatibleSince)
 	return c, classify(err)
 }
+
+const configQuery = `SELECT cluster_id, coalesce(default_kms_key, ''), ` + versions + ` FROM vault.config c`
+
+// versions are the schema's version, and the oldest of a binary that works on it. A schema up to version 13 has one
+// number, and works with binaries of that number only.
+const versions = `coalesce((to_jsonb(c) ->> 'installed_version')::int, c.schema_version), c.schema_version`
 
 func newPool(ctx context.Context, o Options, validate pgconn.ValidateConnectFunc) (*pool, error) {
 	settings, err := o.settings()
@@ -239,11 +246,11 @@ func verifies(c *tls.Config) bool {
 	return c != nil && (!c.InsecureSkipVerify || c.VerifyPeerCertificate != nil)
 }
 
-// checkSchema refuses a database whose schema version is not the one this binary was built for. It returns the cluster
-// id. It asks nothing if the fence has.
+// checkSchema refuses a database whose schema is older than the one this binary was built for, or so much newer that
+// this binary does not work on it. It returns the cluster id. It asks nothing if the fence has.
 func checkSchema(ctx context.Context, s session) (uuid.UUID, error) {
 	if l, known := s.PgConn().CustomData()[lineageKey].(lineage); known && l.System != "" {
-		return l.ID, fits(l.schema)
+		return l.ID, l.config.fits()
 	}
 	// the pool connects in the background, without the caller's deadline
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
@@ -256,18 +263,29 @@ func checkSchema(ctx context.Context, s session) (uuid.UUID, error) {
 	if err != nil {
 		return c.ClusterID, err
 	}
-	return c.ClusterID, fits(c.SchemaVersion)
+	return c.ClusterID, c.fits()
 }
 
-func fits(have int) error {
+func (c *Config) setVersions(schema, compatibleSince []byte) (err error) {
+	if c.SchemaVersion, err = strconv.Atoi(string(schema)); err == nil {
+		c.compatibleSince, err = strconv.Atoi(string(compatibleSince))
+	}
+	return err
+}
+
+func (c Config) fits() error {
 	want := vaultsql.Version()
 	switch {
-	case have < want:
-		return newError(ErrSchema, "the schema is at version %d, older than this binary's %d", have, want)
-	case have > want:
-		return newError(ErrSchema, "the schema is at version %d, newer than this binary's %d", have, want)
+	case c.SchemaVersion < want:
+		return newError(ErrSchema, "the schema is at version %d, older than this binary's %d", c.SchemaVersion, want)
+	case c.compatibleSince > want:
+		return newerSchema(c.SchemaVersion)
 	}
 	return nil
+}
+
+func newerSchema(have int) error {
+	return newError(ErrSchema, "the schema is at version %d, newer than this binary's %d", have, vaultsql.Version())
 }
 
 // Target names the first host and database of a connection string, for messages: never its password.

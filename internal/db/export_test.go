@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -39,9 +40,9 @@ func OlderExtension(version int) (name, text string) {
 
 // ShortLockTimeouts shortens the lock timeouts of migrations, until restore.
 func ShortLockTimeouts() (restore func()) {
-	statement, other := migrationLockTimeout, otherMigrationTimeout
-	migrationLockTimeout, otherMigrationTimeout = "1s", "1s"
-	return func() { migrationLockTimeout, otherMigrationTimeout = statement, other }
+	patience, other := migrationPatience, otherMigrationTimeout
+	migrationPatience, otherMigrationTimeout = time.Second, "1s"
+	return func() { migrationPatience, otherMigrationTimeout = patience, other }
 }
 
 // SessionSettings are the names of the settings of a session on a server version.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -153,9 +154,10 @@ func extensionIsLeftAlone(t *testing.T, store *vaulttest.Store) {
 		t.Errorf("got default key %q", got)
 	}
 	for _, test := range []struct{ older, says, want string }{
-		{`UPDATE vault.config SET functions_sha256 = '\x00'`, "installed other functions than this binary's",
+		{`UPDATE vault.config SET functions_sha256 = '\x00', migrated_at = now()`,
+			"installed other functions than this binary's",
 			`ALTER EXTENSION hyperion_vault UPDATE TO 'again'; ALTER EXTENSION hyperion_vault UPDATE TO '` + version + `'`},
-		{`UPDATE vault.config SET schema_version = 0; UPDATE pg_extension SET extversion = '0'
+		{`UPDATE vault.config SET installed_version = 0; UPDATE pg_extension SET extversion = '0'
 			WHERE extname = 'hyperion_vault'`,
 			"which is at version 0; this binary's is " + version, `ALTER EXTENSION hyperion_vault UPDATE TO '` + version + `'`},
 	} {
@@ -174,7 +176,7 @@ func extensionIsLeftAlone(t *testing.T, store *vaulttest.Store) {
 		}
 		same(t, "after the refusal", schemaOf(t, store), before)
 	}
-	store.MustExec(t, `UPDATE vault.config SET schema_version = `+version,
+	store.MustExec(t, `UPDATE vault.config SET installed_version = `+version,
 		`UPDATE pg_extension SET extversion = '`+version+`' WHERE extname = 'hyperion_vault'`)
 	state, err := db.State(t.Context(), store.URL(vaulttest.Superuser), "test")
 	must(t, err)
@@ -216,11 +218,16 @@ func extensionSurvivesDumpAndRestore(t *testing.T, store *vaulttest.Store) {
 
 	same(t, "the restored catalog", schemaOf(t, to), schemaOf(t, from))
 	// Each database has an epoch and a change feed of its own: what a daemon knows of the one is not said of the other.
-	withoutOwn := func(s *vaulttest.Store) []string {
-		return slices.DeleteFunc(rowsOf(t, s), func(row string) bool {
+	// When the script was installed is its own, too.
+	installed := regexp.MustCompile(`"migrated_at": "[^"]*"`)
+	withoutOwn := func(s *vaulttest.Store) (rows []string) {
+		for _, row := range rowsOf(t, s) {
 			table, _, _ := strings.Cut(row, " ")
-			return slices.Contains([]string{"vault.access_epoch", "vault.change_feed", "vault.feed_state"}, table)
-		})
+			if !slices.Contains([]string{"vault.access_epoch", "vault.change_feed", "vault.feed_state"}, table) {
+				rows = append(rows, installed.ReplaceAllString(row, `"migrated_at": "then"`))
+			}
+		}
+		return rows
 	}
 	same(t, "the restored rows", withoutOwn(to), withoutOwn(from))
 	if fed := to.MustQuery(t, `SELECT string_agg(DISTINCT name, ' ') FROM vault.change_feed WHERE name <> ''
@@ -255,7 +262,7 @@ func TestConfigRowIsReplacedByARestoreOnly(t *testing.T) {
 	store.MustExec(t, `UPDATE vault.config SET default_kms_key = NULL`)
 	store.MustExec(t,
 		`INSERT INTO vault.config (cluster_id, schema_version) VALUES ('00000000-0000-4000-8000-00000000ca0a', 77)`)
-	got := store.MustQuery(t, `SELECT cluster_id || ' ' || schema_version FROM vault.config`)
+	got := store.MustQuery(t, `SELECT cluster_id || ' ' || installed_version FROM vault.config`)
 	if want := fmt.Sprintf("00000000-0000-4000-8000-00000000ca0a %d", vaultsql.Version()); got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
@@ -375,7 +382,7 @@ UNION ALL SELECT format('member %s of %s by %s %s', m.member::regrole, m.roleid:
     to_jsonb(m) - ARRAY['oid', 'member', 'roleid', 'grantor'])
   FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.roleid WHERE r.rolname LIKE 'vault\_%'
 UNION ALL SELECT format('migration %s %s %s', id, version_id, is_applied) FROM vault.goose_db_version
-UNION ALL SELECT format('config %s %s', schema_version, functions_sha256) FROM vault.config`
+UNION ALL SELECT format('config %s %s %s', schema_version, installed_version, functions_sha256) FROM vault.config`
 
 // rowsOf is every row of the vault, and the values of its sequences.
 func rowsOf(t *testing.T, s *vaulttest.Store) []string {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/google/uuid"
@@ -204,7 +203,7 @@ func queryConfigAndInstance(ctx context.Context, s session) (c Config, err error
 	row := results[0].Rows[0]
 	c.DefaultKMSKey = string(row[1])
 	if c.ClusterID, err = uuid.Parse(string(row[0])); err == nil {
-		c.SchemaVersion, err = strconv.Atoi(string(row[2]))
+		err = c.setVersions(row[2], row[3])
 	}
 	return c, classify(err)
 }

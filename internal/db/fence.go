@@ -154,7 +154,7 @@ type lineage struct {
 	timeline     int // of a primary; 0 = unknown
 	beatTimeline int // of the heartbeat row; 0 = there is none
 	beatEpoch    uuid.UUID
-	schema       int
+	config       Config // its versions alone
 }
 
 // epoch is that of the node's own timeline; zero until its first heartbeat.
@@ -293,7 +293,7 @@ const nodeTimeline = `CASE WHEN NOT pg_is_in_recovery()
 const (
 	readOnlyQuery = `SHOW transaction_read_only`
 	clusterQuery  = `SELECT c.cluster_id, s.system_identifier, pg_is_in_recovery(), ` + nodeTimeline +
-		`, c.schema_version FROM vault.config c, pg_control_system() s`
+		`, ` + versions + ` FROM vault.config c, pg_control_system() s`
 	beatQuery = `SELECT timeline, epoch FROM vault.heartbeat`
 )
 
@@ -322,7 +322,7 @@ func lineageIn(results []*pgconn.Result, err error) (lineage, error) {
 	if l.timeline, err = strconv.Atoi(string(row[3])); err != nil {
 		return l, err
 	}
-	if l.schema, err = strconv.Atoi(string(row[4])); err != nil {
+	if err := l.config.setVersions(row[4], row[5]); err != nil {
 		return l, err
 	}
 	if len(results) > 1 && len(results[1].Rows) == 1 {

@@ -2,16 +2,15 @@ package db
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/stdlib"
-	"github.com/pressly/goose/v3"
 
 	vaultsql "github.com/hyperiondb/vault/sql"
 )
@@ -73,7 +72,7 @@ func (o Options) Migrate(ctx context.Context, defaultKMSKey string) (MigrateRepo
 		return MigrateReport{}, err
 	}
 	if before.Have > before.Want {
-		return MigrateReport{}, fits(before.Have)
+		return MigrateReport{}, newerSchema(before.Have)
 	}
 	if before.Extension != "" {
 		return useExtension(ctx, conn, before, defaultKMSKey)
@@ -81,7 +80,7 @@ func (o Options) Migrate(ctx context.Context, defaultKMSKey string) (MigrateRepo
 	if err := prepareSchema(ctx, conn); err != nil {
 		return MigrateReport{}, err
 	}
-	before, mended, err := migrateLocked(ctx, conn, o, defaultKMSKey)
+	before, mended, err := migrateLocked(ctx, conn, defaultKMSKey)
 	if err != nil {
 		return MigrateReport{}, err
 	}
@@ -142,19 +141,38 @@ func migrationState(ctx context.Context, conn querier) (MigrationState, error) {
 		return state, classify(err)
 	}
 	want := vaultsql.DefinitionsSum()
-	err = conn.QueryRow(ctx, `SELECT schema_version, functions_sha256 IS NOT DISTINCT FROM $1,
+	var since int
+	err = conn.QueryRow(ctx, `SELECT `+versions+`, functions_sha256 IS NOT DISTINCT FROM $1,
 			$2 = '' OR default_kms_key IS NOT NULL
-		FROM vault.config`, pgx.QueryExecModeExec, want[:], state.Extension).
-		Scan(&state.Have, &state.FunctionsCurrent, &state.SetUp)
+		FROM vault.config c`, pgx.QueryExecModeExec, want[:], state.Extension).
+		Scan(&state.Have, &since, &state.FunctionsCurrent, &state.SetUp)
 	if err = classify(err); errors.Is(err, ErrNotInitialised) || errors.Is(err, ErrNotFound) {
 		return state, nil
 	}
 	return state, err
 }
 
-// migrateLocked does everything but the roles, and excludes other migrations. The transaction that holds the lock also
-// installs the definitions, so both end together.
-func migrateLocked(ctx context.Context, conn *pgx.Conn, o Options, defaultKMSKey string) (before MigrationState,
+// migrateLocked does everything but the roles in one transaction, so a vault is at one schema or at the other, and
+// readers see the old definitions or the new ones. It gives way to sessions that hold a lock: while it waits for one,
+// every other use of the table waits behind it, so it waits shortly, lets them pass, and begins again.
+func migrateLocked(ctx context.Context, conn *pgx.Conn, defaultKMSKey string) (MigrationState, []MendedRule, error) {
+	patience := time.Now().Add(migrationPatience)
+	pause := newBackOff()
+	for {
+		before, mended, err := migrateOnce(ctx, conn, defaultKMSKey)
+		var e *Error
+		if !errors.As(err, &e) || e.Code != lockNotAvailable && e.Code != deadlockDetected || time.Now().After(patience) {
+			return before, mended, err
+		}
+		select {
+		case <-ctx.Done():
+			return before, mended, err
+		case <-time.After(pause.NextBackOff()):
+		}
+	}
+}
+
+func migrateOnce(ctx context.Context, conn *pgx.Conn, defaultKMSKey string) (before MigrationState,
 	mended []MendedRule, err error) {
 	tx, err := lockMigration(ctx, conn)
 	if err != nil {
@@ -163,10 +181,13 @@ func migrateLocked(ctx context.Context, conn *pgx.Conn, o Options, defaultKMSKey
 	defer tx.Rollback(context.WithoutCancel(ctx))
 	before, err = stateWithin(ctx, tx) // another migration may have ended meanwhile
 	if err == nil && before.Have > before.Want {
-		err = fits(before.Have)
+		err = newerSchema(before.Have)
 	}
 	if err == nil {
-		err = migrateTables(ctx, o)
+		err = lockTables(ctx, tx, `SHARE ROW EXCLUSIVE`) // writers wait from here on, readers go on
+	}
+	if err == nil {
+		err = migrateTables(ctx, tx)
 	}
 	if err == nil {
 		mended, err = installDefinitions(ctx, tx, defaultKMSKey)
@@ -174,50 +195,62 @@ func migrateLocked(ctx context.Context, conn *pgx.Conn, o Options, defaultKMSKey
 	return before, mended, commitOrExplain(ctx, conn, tx, err)
 }
 
-// migrateTables runs the numbered migrations as vault_owner, each in a transaction of its own.
-func migrateTables(ctx context.Context, o Options) error {
-	config, err := primaryConfig(o)
+// migrateTables runs the numbered migrations that the database does not have, as vault_owner, and records them as
+// earlier releases did, with goose.
+func migrateTables(ctx context.Context, tx pgx.Tx) error {
+	const prepare = `SET LOCAL ROLE vault_owner; DO $$
+BEGIN
+  IF to_regclass('` + versionTable + `') IS NULL THEN
+    ` + createVersionTable + `
+  END IF;
+END $$`
+	err := runAll(ctx, tx, []vaultsql.File{{Name: "versions.sql", Text: prepare},
+		{Name: "earlier.sql", Text: vaultsql.Earlier}})
 	if err != nil {
 		return err
 	}
-	pool := stdlib.OpenDB(*config, stdlib.OptionAfterConnect(becomeOwner))
-	defer pool.Close()
-	return gooseUp(ctx, pool)
-}
-
-func gooseUp(ctx context.Context, pool *sql.DB) error {
-	provider, err := goose.NewProvider(goose.DialectPostgres, pool, vaultsql.Migrations(),
-		goose.WithTableName(versionTable), goose.WithDisableGlobalRegistry(true))
+	rows, err := tx.Query(ctx, `SELECT version_id::int FROM `+versionTable+` WHERE is_applied`)
 	if err != nil {
-		return fmt.Errorf("reading the migrations: %w", err)
-	}
-	if _, err := provider.Up(ctx); err != nil {
-		var server *pgconn.PgError
-		var partial *goose.PartialError
-		if errors.As(err, &server) && server.Code == lockNotAvailable {
-			return classify(server)
-		}
-		if errors.As(err, &server) && errors.As(err, &partial) {
-			return newError(ErrInvalid, "migration %s: %s (SQLSTATE %s)", partial.Failed.Source.Path, server.Message,
-				server.Code)
-		}
 		return classify(err)
+	}
+	applied, err := pgx.CollectRows(rows, pgx.RowTo[int])
+	if err != nil {
+		return classify(err)
+	}
+	for _, file := range vaultsql.MigrationFiles() {
+		if slices.Contains(applied, file.Version()) {
+			continue
+		}
+		if err := run(ctx, tx, vaultsql.File{Name: file.Name, Text: file.Text + afterMigration(file)}); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-func becomeOwner(ctx context.Context, conn *pgx.Conn) error {
-	_, err := conn.Exec(ctx, `SET ROLE vault_owner; SET lock_timeout = '`+migrationLockTimeout+`'`)
-	return err
+// createVersionTable makes the table as goose made it.
+const createVersionTable = `CREATE TABLE ` + versionTable + ` (
+      id integer PRIMARY KEY GENERATED BY DEFAULT AS IDENTITY,
+      version_id bigint NOT NULL,
+      is_applied boolean NOT NULL,
+      tstamp timestamp NOT NULL DEFAULT now()
+    );
+    INSERT INTO ` + versionTable + ` (version_id, is_applied) VALUES (0, true);`
+
+// afterMigration records a migration, and runs the triggers that wait for the end of the transaction: a table with a
+// pending event cannot be altered.
+func afterMigration(file vaultsql.File) string {
+	return fmt.Sprintf("\nSET CONSTRAINTS ALL IMMEDIATE;\nSET CONSTRAINTS ALL DEFERRED;\n"+
+		"INSERT INTO %s (version_id, is_applied) VALUES (%d, true);\n", versionTable, file.Version())
 }
 
-// installDefinitions replaces all functions, triggers, policies and grants, and then stores the schema version: readers
-// see the old definitions and version or the new ones, never a mixture.
+// installDefinitions replaces all functions, triggers, policies and grants, and then stores the schema version. The
+// policies are last: from the first of them on readers wait.
 func installDefinitions(ctx context.Context, tx pgx.Tx, defaultKMSKey string) (mended []MendedRule, err error) {
-	for _, file := range definitions() {
-		if err := run(ctx, tx, file); err != nil {
-			return nil, err
-		}
+	files := definitions()
+	policies := slices.IndexFunc(files, func(f vaultsql.File) bool { return strings.HasPrefix(f.Name, "policies/") })
+	if err := runAll(ctx, tx, files[:policies]); err != nil {
+		return nil, err
 	}
 	if err := tx.QueryRow(ctx, `SELECT vault._mend_checks()`).Scan(&mended); err != nil {
 		return nil, classify(err)
@@ -225,13 +258,34 @@ func installDefinitions(ctx context.Context, tx pgx.Tx, defaultKMSKey string) (m
 	err = onRecord(ctx, tx, func() error {
 		sum := vaultsql.DefinitionsSum()
 		// Not ON CONFLICT: an INSERT over a row that is there means a restore (sql/functions/70_restore.sql).
-		_, err := tx.Exec(ctx, `WITH there AS (UPDATE vault.config SET schema_version = $1, functions_sha256 = $2,
+		_, err := tx.Exec(ctx, `WITH there AS (UPDATE vault.config SET schema_version = $4, installed_version = $1,
+				functions_sha256 = $2, migrated_at = clock_timestamp(),
 				default_kms_key = coalesce(nullif($3, ''), default_kms_key) RETURNING only_row)
-			INSERT INTO vault.config (schema_version, functions_sha256, default_kms_key)
-			SELECT $1, $2, nullif($3, '') WHERE NOT EXISTS (SELECT FROM there)`, vaultsql.Version(), sum[:], defaultKMSKey)
+			INSERT INTO vault.config (schema_version, installed_version, functions_sha256, migrated_at, default_kms_key)
+			SELECT $4, $1, $2, clock_timestamp(), nullif($3, '') WHERE NOT EXISTS (SELECT FROM there)`, vaultsql.Version(),
+			sum[:], defaultKMSKey, vaultsql.CompatibleSince)
 		return err
 	})
+	if err == nil {
+		// the audit row has deferred triggers behind it, as a migration may
+		_, err = tx.Exec(ctx, `SET CONSTRAINTS ALL IMMEDIATE; SET CONSTRAINTS ALL DEFERRED`)
+	}
+	if err == nil {
+		err = lockTables(ctx, tx, `ACCESS EXCLUSIVE`)
+	}
+	if err == nil {
+		err = runAll(ctx, tx, files[policies:])
+	}
 	return mended, classify(err)
+}
+
+func runAll(ctx context.Context, tx pgx.Tx, files []vaultsql.File) error {
+	for _, file := range files {
+		if err := run(ctx, tx, file); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // onRecord writes an audit row of what change does to the configuration, in the same transaction.

@@ -13,15 +13,20 @@ import (
 
 const (
 	lockNotAvailable = "55P03" // SQLSTATE lock_not_available
+	deadlockDetected = "40P01"
 
 	preparations = 20 // attempts, if each loses a race against another migration
 )
 
+// migrationLockTimeout is how long a statement of a migration waits for a lock, while every read of the table waits
+// behind it. It is shorter than PostgreSQL's deadlock_timeout, so that of a migration and a daemon that wait for each
+// other, the migration gives way.
+const migrationLockTimeout = "400ms"
+
 // Tests shorten these.
 var (
-	// migrationLockTimeout is how long a statement of a migration waits for a lock: every read of the table waits behind
-	// it.
-	migrationLockTimeout = "10s"
+	// migrationPatience is how long a migration begins again after a lock that it did not get.
+	migrationPatience = 30 * time.Second
 	// otherMigrationTimeout is how long a migration waits for another one, which may have much to do.
 	otherMigrationTimeout = "60s"
 )
@@ -68,14 +73,28 @@ func lockMigration(ctx context.Context, conn *pgx.Conn) (pgx.Tx, error) {
 	if err != nil {
 		return nil, classify(err)
 	}
-	// It is idle while the tables are migrated over other connections.
-	_, err = tx.Exec(ctx, `SET LOCAL ROLE vault_owner; SET LOCAL idle_in_transaction_session_timeout = 0;
-		SET LOCAL lock_timeout = '`+otherMigrationTimeout+`'; LOCK TABLE vault.lock_migration IN EXCLUSIVE MODE;
+	_, err = tx.Exec(ctx, `SET LOCAL ROLE vault_owner; SET LOCAL lock_timeout = '`+otherMigrationTimeout+`';
+		LOCK TABLE vault.lock_migration IN EXCLUSIVE MODE;
 		SET LOCAL lock_timeout = '`+migrationLockTimeout+`'; RESET ROLE`)
 	if err != nil {
 		return nil, commitOrExplain(ctx, conn, tx, classify(err))
 	}
 	return tx, nil
+}
+
+// lockTables locks the tables that are there in one order, that of their names, until the transaction ends. Definitions
+// and migrations touch tables in another order than daemons do; with all locks in their hands they wait for none.
+func lockTables(ctx context.Context, tx pgx.Tx, mode string) error {
+	_, err := tx.Exec(ctx, `SET LOCAL ROLE vault_owner; DO $$
+DECLARE v_tables text := (SELECT string_agg(format('vault.%I', relname), ', ' ORDER BY relname) FROM pg_class
+  WHERE relnamespace = 'vault'::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition
+    AND relname <> 'lock_migration' AND relname NOT LIKE 'goose%');
+BEGIN
+  IF v_tables IS NOT NULL THEN
+    EXECUTE 'LOCK TABLE ' || v_tables || ' IN `+mode+` MODE';
+  END IF;
+END $$`)
+	return classify(err)
 }
 
 // stateWithin reads the state within a transaction, which an error about a missing table would end. It uses no
@@ -99,12 +118,12 @@ func commitOrExplain(ctx context.Context, conn *pgx.Conn, tx pgx.Tx, err error) 
 	}
 	_ = tx.Rollback(context.WithoutCancel(ctx)) // the session ends soon
 	var e *Error
-	if !errors.As(err, &e) || e.Code != lockNotAvailable {
+	if !errors.As(err, &e) || e.Code != lockNotAvailable && e.Code != deadlockDetected {
 		return err
 	}
 	holder, found := oldestUser(ctx, conn)
 	if !found {
-		return err
+		holder = "a transaction that has just ended"
 	}
 	return &Error{Kind: ErrBusy, Code: e.Code, Text: "migrating waits for " + holder}
 }

@@ -243,6 +243,7 @@ type Status struct {
 	ServerVersion string `json:"server_version"`
 	ClusterID     string `json:"cluster_id"`
 	SchemaVersion int    `json:"schema_version"`
+	Compatible    int    `json:"compatible_since"` // the oldest schema version whose binaries work on this one
 	Secrets       int64  `json:"secrets"`
 	Deleted       int64  `json:"deleted"`
 	LiveVersions  int64  `json:"live_versions"`
@@ -259,6 +260,8 @@ type Status struct {
 	// parts, secrets and months that the rounds of supervisor, workers and sealer fail on
 	RoundFailures  int64       `json:"round_failures"`
 	MaxRotations   *int        `json:"max_rotations,omitempty"` // the cap on all workers together
+	KeepJobs       int         `json:"keep_jobs_days"`          // ended rotations stay
+	KeepVersions   int         `json:"keep_versions_days"`      // removed versions stay
 	NextRotationAt *time.Time  `json:"next_rotation_at,omitempty"`
 	Standbys       *int        `json:"standbys,omitempty"`                  // of a primary: connected now
 	SyncNames      *string     `json:"synchronous_standby_names,omitempty"` // of a primary
@@ -311,10 +314,18 @@ func (r *Reader) Status(ctx context.Context) (Status, error) {
 	return s, classify(err)
 }
 
-// Ping checks that the node answers and that its schema fits.
+// Ping checks that the node answers and that its schema fits: also that of connections made before a migration. If it
+// does not fit, they are closed.
 func (r *Reader) Ping(ctx context.Context) error {
-	_, err := r.pool.Exec(ctx, `SELECT 1`)
-	return classify(err)
+	c, err := queryConfig(ctx, r.pool)
+	if err != nil {
+		return err
+	}
+	if err := c.fits(); err != nil {
+		r.pool.Reset()
+		return err
+	}
+	return nil
 }
 
 // Ping checks that there is a primary and that its schema fits.

@@ -254,6 +254,30 @@ func (w *Writer) SetMaxRotations(ctx context.Context, c Credential, request uuid
 	return err
 }
 
+// Retention is how long history stays that no read and no rotation needs.
+type Retention struct {
+	JobDays     int `json:"keep_jobs_days"`     // rotations that ended: 1 to 3650
+	VersionDays int `json:"keep_versions_days"` // versions whose sealed bytes were removed: 1 to 3650
+}
+
+type retained struct {
+	Committed
+	Retention
+}
+
+// SetRetention changes what is not 0 of keep, and returns both settings as they are then.
+func (w *Writer) SetRetention(ctx context.Context, c Credential, request uuid.UUID, keep Retention) (Retention, error) {
+	given := func(days int) *int {
+		if days == 0 {
+			return nil
+		}
+		return &days
+	}
+	result, err := change[retained](ctx, w, &c, Refusal{"rotation.keep", "", request},
+		`SELECT vault.set_retention($1, $2, $3)`, given(keep.JobDays), given(keep.VersionDays), request)
+	return result.Retention, err
+}
+
 // RotationRow is one rotation job, and what delays it.
 type RotationRow struct {
 	ID          int64      `json:"id"`

@@ -484,3 +484,30 @@ func TestEnqueueIntoAnEmptyQueue(t *testing.T) {
 		t.Errorf("%d rotations were enqueued by reading %d entries of indexes, want %d by a few each", enqueued, read, due)
 	}
 }
+
+// Nor do they make a claim read the whole backlog.
+func TestClaimFromABacklog(t *testing.T) {
+	const due, claims = 2000, 10
+	store := vaulttest.New(t)
+	store.MustExec(t, fmt.Sprintf(`INSERT INTO vault.secrets (name, kind, generator, rotation_interval, current_version,
+		rotated_at, next_rotation_at)
+			SELECT 'app1/' || n, 'automatic', 'uuid', '30 days', 1, now(), now() - interval '1 hour'
+			FROM generate_series(1, %d) n`, due),
+		`VACUUM ANALYZE`)
+	conn := mustConnect(t, store.URL(vaulttest.Daemon))
+	must(t, runStep(t.Context(), conn, supervise))
+	read := func() (n int) {
+		t.Helper()
+		must(t, runStep(t.Context(), conn, `SELECT pg_stat_force_next_flush()`))
+		must(t, conn.QueryRow(t.Context(), `SELECT sum(coalesce(idx_tup_fetch, 0) + seq_tup_read) FROM pg_stat_all_tables
+			WHERE relid IN ('vault.rotation_jobs'::regclass, 'vault.secrets'::regclass)`).Scan(&n))
+		return n
+	}
+	before := read()
+	for range claims { // the sixth may have the generic plan
+		must(t, runStep(t.Context(), conn, `SELECT vault.claim_rotations('w', 5, '1 hour')`))
+	}
+	if got := read() - before; got > due/2 {
+		t.Errorf("%d claims of 5 read %d rows of a backlog of %d", claims, got, due)
+	}
+}

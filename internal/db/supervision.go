@@ -13,6 +13,8 @@ type Supervision struct {
 	Enqueued int  `json:"enqueued"` // rotations that were due
 	Expired  int  `json:"expired"`  // versions whose grace has ended: their bytes were removed
 	Purged   int  `json:"purged"`   // deleted secrets that can no longer be restored
+	// the most rows of one kind of history that were deleted: requests, ended rotations, removed versions
+	Forgotten int `json:"forgotten"`
 
 	Failed map[string]string `json:"failed"` // by part: its error; the other parts were done
 }

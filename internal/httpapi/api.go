@@ -29,7 +29,7 @@ type Options struct {
 	Policy   Policy
 	AdminAPI bool   // enables the routes that write
 	KVMount  string // enables the routes of Vault's KV version 2, below this path; "" = none
-	Version  string
+	Release  Release
 	Log      *slog.Logger         // nil: discarded
 	Registry *prometheus.Registry // served at /metrics; nil: a new one
 	Checks   []Check              // run by /readyz
@@ -85,7 +85,7 @@ func New(o Options) *API {
 	if a.registry == nil {
 		a.registry = prometheus.NewRegistry()
 	}
-	a.metrics = newMetrics(a.registry, o.Version)
+	a.metrics = newMetrics(a.registry, o.Release)
 	a.guard.Store(newGuard(o.Policy, nil))
 	a.registry.MustRegister(a.apps)
 	a.node = node{await: o.Vault.AwaitReplay, atMost: o.MinLSNWait, fresh: o.Fresh}

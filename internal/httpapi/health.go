@@ -19,11 +19,11 @@ func (a *API) healthRoutes(o Options) router {
 	status := func(ctx context.Context) (any, error) { return o.Vault.Status(ctx) }
 	paths := map[string]byMethod{
 		"/healthz": {http.MethodGet: healthEndpoint()},
-		"/readyz":  {http.MethodGet: readyEndpoint(o.Checks, o.Notices)},
+		"/readyz":  {http.MethodGet: readyEndpoint(o.Release, o.Checks, o.Notices)},
 		"/metrics": {http.MethodGet: metricsEndpoint(promhttp.HandlerFor(a.registry,
 			promhttp.HandlerOpts{DisableCompression: true}))},
 		"/v1/status": {http.MethodGet: statusEndpoint(status,
-			daemonFacts{Version: o.Version, StartedAt: a.started.UTC(), AdminAPI: o.AdminAPI, audit: o.Audit})},
+			daemonFacts{Release: o.Release, StartedAt: a.started.UTC(), AdminAPI: o.AdminAPI, audit: o.Audit})},
 	}
 	for _, methods := range paths {
 		for _, e := range methods {
@@ -47,14 +47,23 @@ func healthEndpoint() *endpoint {
 	}}
 }
 
+// Release is which release this daemon is, and the schema version it was made for. It is in the answers of the health
+// listener and in the metrics.
+type Release struct {
+	Version string `json:"version"`
+	Commit  string `json:"commit,omitempty"` // "" = not known
+	Schema  int    `json:"schema_version"`
+}
+
 type readiness struct {
+	Release
 	Ready   bool              `json:"ready"`
 	Failing map[string]string `json:"failing"`
 	Notices map[string]string `json:"notices,omitempty"` // failures that do not prevent reads
 }
 
 // readyEndpoint runs all checks at once; a check that does not answer in time fails.
-func readyEndpoint(checks, notices []Check) *endpoint {
+func readyEndpoint(release Release, checks, notices []Check) *endpoint {
 	return &endpoint{name: "GET /readyz", quiet: true, do: func(ctx context.Context, _ *request) (answer, error) {
 		noticed := make(chan map[string]string, 1)
 		go func() { noticed <- failingParts(ctx, notices) }()
@@ -63,7 +72,7 @@ func readyEndpoint(checks, notices []Check) *endpoint {
 		if len(failing) > 0 {
 			status = http.StatusServiceUnavailable
 		}
-		return jsonAnswer(status, readiness{Ready: len(failing) == 0, Failing: failing, Notices: <-noticed}), nil
+		return jsonAnswer(status, readiness{release, len(failing) == 0, failing, <-noticed}), nil
 	}}
 }
 
@@ -96,7 +105,7 @@ func (c Check) run(ctx context.Context) (err error) {
 }
 
 type daemonFacts struct {
-	Version       string    `json:"version"`
+	Release
 	StartedAt     time.Time `json:"started_at"`
 	UptimeSeconds int64     `json:"uptime_seconds"`
 	AdminAPI      bool      `json:"admin_api"`

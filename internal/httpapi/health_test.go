@@ -15,14 +15,15 @@ import (
 
 func TestReadinessNamesEachFailingPart(t *testing.T) {
 	var broken error
-	api := New(Options{Checks: []Check{
+	api := New(Options{Release: Release{Version: "1.2.3", Commit: "8a91bc4", Schema: 13}, Checks: []Check{
 		{"database", func(context.Context) error { return nil }},
 		{"keys", func(context.Context) error { return broken }},
 		{"worker", func(context.Context) error { panic("hunter2") }},
 	}})
 	h := api.HealthHandler()
 	body := wantStatus(t, ask(t, h, "GET", "/readyz", ""), 503, "")
-	want := map[string]any{"ready": false, "failing": map[string]any{"worker": "panic with a string"}}
+	want := map[string]any{"ready": false, "failing": map[string]any{"worker": "panic with a string"},
+		"version": "1.2.3", "commit": "8a91bc4", "schema_version": 13.0}
 	if diff := cmp.Diff(want, body); diff != "" {
 		t.Errorf("readiness differs (-want +got):\n%s", diff)
 	}
@@ -37,7 +38,8 @@ func TestReadinessNamesEachFailingPart(t *testing.T) {
 
 func TestReadyWhenNothingFails(t *testing.T) {
 	body := wantStatus(t, ask(t, New(Options{}).HealthHandler(), "GET", "/readyz", ""), 200, "")
-	if diff := cmp.Diff(map[string]any{"ready": true, "failing": map[string]any{}}, body); diff != "" {
+	want := map[string]any{"ready": true, "failing": map[string]any{}, "version": "", "schema_version": 0.0}
+	if diff := cmp.Diff(want, body); diff != "" {
 		t.Errorf("readiness differs (-want +got):\n%s", diff)
 	}
 }
@@ -56,7 +58,8 @@ func TestAPartThatHangsFails(t *testing.T) {
 func TestStatus(t *testing.T) {
 	answer := func(context.Context) (any, error) { return map[string]int{"secrets": 3}, nil }
 	w := newWorld(t)
-	h := w.serve(statusEndpoint(answer, daemonFacts{Version: "v1.2.3", StartedAt: time.Now().Add(-time.Minute)}))
+	h := w.serve(statusEndpoint(answer, daemonFacts{Release: Release{Version: "v1.2.3"},
+		StartedAt: time.Now().Add(-time.Minute)}))
 	body := wantStatus(t, ask(t, h, "GET", "/v1/secrets/a", ""), 200, "")
 	daemon := body["daemon"].(map[string]any)
 	if daemon["version"] != "v1.2.3" || daemon["uptime_seconds"].(float64) < 60 {

@@ -31,7 +31,7 @@ func newWorld(t *testing.T) *world {
 		Log: slog.New(slog.NewJSONHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		// of httptest
 		Policy:  Policy{Allow: mustNetworks(t, "192.0.2.0/24", "2001:db8::/32"), Hosts: []string{"example.com", "x"}},
-		Version: "v1.2.3",
+		Release: Release{Version: "v1.2.3", Commit: "8a91bc4", Schema: 13},
 	})
 	return w
 }

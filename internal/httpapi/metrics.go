@@ -28,7 +28,7 @@ type metrics struct {
 	appReads *appReads
 }
 
-func newMetrics(r prometheus.Registerer, version string) metrics {
+func newMetrics(r prometheus.Registerer, release Release) metrics {
 	m := metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "vaultd_http_requests_total",
@@ -59,9 +59,10 @@ func newMetrics(r prometheus.Registerer, version string) metrics {
 	m.answered = &answered{known: map[routeStatus]observed{}}
 	m.appReads = newAppReads()
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name:        "vaultd_build_info",
-		Help:        "Always 1.",
-		ConstLabels: prometheus.Labels{"version": version, "go_version": runtime.Version()},
+		Name: "vaultd_build_info",
+		Help: "Always 1.",
+		ConstLabels: prometheus.Labels{"version": release.Version, "commit": release.Commit,
+			"schema_version": strconv.Itoa(release.Schema), "go_version": runtime.Version()},
 	})
 	info.Set(1)
 	r.MustRegister(m.requests, m.duration, m.inFlight, m.refused, m.denied, m.limited, m.appReads.vec, info)

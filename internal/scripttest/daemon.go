@@ -54,12 +54,13 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-// daemon start NODE [FILE] [flags] | activated NODE [FILE] | stop NODE | signal NAME NODE | log NODE | fragile
-// FAILPOINT NODE [FILE] | dies NODE | reaps NODE: a vaultd beside a node ("primary", "standby1"). FILE is TOML that is
-// added after the standard settings. start sets VAULTD_URL and VAULTD_HEALTH_URL, with the suffix _STANDBY1 for that
-// node. $DAEMON_THROUGH is a command that execs vaultd; with $DAEMON_PID1 it is process 1 of a namespace. An activated
-// one takes sockets that the script keeps open over its restarts. A fragile one kills itself at its failpoint; dies
-// waits for that; reaps waits until process 1 has no child but the daemon.
+// daemon start NODE [FILE] [flags] | previous NODE [FILE] [flags] | activated NODE [FILE] | stop NODE | signal NAME
+// NODE | log NODE | fragile FAILPOINT NODE [FILE] | dies NODE | reaps NODE: a vaultd beside a node ("primary",
+// "standby1"). FILE is TOML that is added after the standard settings. start sets VAULTD_URL and VAULTD_HEALTH_URL,
+// with the suffix _STANDBY1 for that node; previous does the same with a vaultd of the previous release.
+// $DAEMON_THROUGH is a command that execs vaultd; with $DAEMON_PID1 it is process 1 of a namespace. An activated one
+// takes sockets that the script keeps open over its restarts. A fragile one kills itself at its failpoint; dies waits
+// for that; reaps waits until process 1 has no child but the daemon.
 func (h *harness) cmdDaemon(ts *testscript.TestScript, neg bool, args []string) {
 	s := h.of(ts)
 	if len(args) < 2 {
@@ -87,6 +88,9 @@ func (h *harness) cmdDaemon(ts *testscript.TestScript, neg bool, args []string) 
 		ts.Check(s.daemons[args[2]].cmd.Process.Signal(signals[args[1]]))
 	case "log":
 		fmt.Fprint(ts.Stdout(), s.daemons[args[1]].log())
+	case "previous":
+		ts.Check(h.previous())
+		s.startDaemon(ts, args[1], args[2:], filepath.Join(h.previousBin, "vaultd-previous"), nil)
 	case "fragile":
 		path, err := h.fragileVaultd()
 		ts.Check(err)

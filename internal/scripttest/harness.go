@@ -35,7 +35,9 @@ type harness struct {
 	probe   string // folder of the client's probe
 
 	fragileVaultd      func() (string, error) // vaultd with failpoints, built when first needed
-	everyCommandListed func() error           // once for all scripts
+	previous           func() error           // builds the previous release into previousBin
+	previousBin        string
+	everyCommandListed func() error // once for all scripts
 
 	mu         sync.Mutex
 	transcript bytes.Buffer        // stderr of everything the scripts ran, and vaultd's logs
@@ -55,6 +57,7 @@ type session struct {
 	bucket  *s3fake.Fake
 	held    *pgx.Conn
 	load    *load
+	reads   *nodeReads
 	sockets map[string]*sockets // of activated daemons
 	cleanup []func()
 }
@@ -77,8 +80,8 @@ func Run(t *testing.T, dir string) {
 				"pgbouncer": h.cmdPgbouncer, "expand": h.cmdExpand, "hold": h.cmdHold, "idle": h.cmdIdle,
 				"relay":        h.cmdRelay,
 				"credential":   h.cmdCredential,
-				"load":         h.cmdLoad,
 				"everycommand": h.cmdEveryCommand, "hostile": h.cmdHostile,
+				"load": h.cmdLoad, "reads": h.cmdReads, "plans": h.cmdPlans,
 			},
 		})
 	})
@@ -94,7 +97,7 @@ func newHarness(t *testing.T) *harness {
 	if err != nil {
 		t.Fatal(err)
 	}
-	probe := t.TempDir()
+	probe, previous := t.TempDir(), t.TempDir()
 	buildProbe(t, probe)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
@@ -108,7 +111,7 @@ func newHarness(t *testing.T) *harness {
 		}
 	})
 	return &harness{program: program, bin: bin, probe: probe, scripts: map[string]*session{},
-		fragileVaultd:      buildFragile(t.TempDir()),
+		fragileVaultd: buildFragile(t.TempDir()), previous: buildPrevious(previous), previousBin: previous,
 		everyCommandListed: sync.OnceValue(func() error { return everyCommandListed(bin) })}
 }
 
@@ -139,7 +142,8 @@ func (h *harness) setup(env *testscript.Env) error {
 	h.scripts[env.WorkDir] = s
 	h.mu.Unlock()
 	env.Defer(s.end)
-	env.Setenv("PATH", strings.Join([]string{h.bin, h.probe, env.Getenv("PATH")}, string(os.PathListSeparator)))
+	path := []string{h.bin, h.probe, h.previousBin, env.Getenv("PATH")}
+	env.Setenv("PATH", strings.Join(path, string(os.PathListSeparator)))
 	env.Setenv("HOME", env.WorkDir)
 	env.Setenv("XDG_CONFIG_HOME", filepath.Join(env.WorkDir, "config"))
 	env.Setenv("XDG_CACHE_HOME", filepath.Join(env.WorkDir, "cache"))
@@ -156,10 +160,14 @@ func (h *harness) of(ts *testscript.TestScript) *session {
 	return h.scripts[ts.Getenv("WORK")]
 }
 
-// vault [own|extension]: a fresh vault on the shared cluster, or on a cluster of the script's own (whose server offers
-// the extension), and the environment to use it.
+// vault [own [previous]|extension]: a fresh vault on the shared cluster, or on a cluster of the script's own (whose
+// server offers the extension), and the environment to use it. With previous, there are vaultctl-previous and
+// vaultd-previous, of the previous release, and no schema yet.
 func (h *harness) cmdVault(ts *testscript.TestScript, neg bool, args []string) {
 	s := h.of(ts)
+	if slices.Contains(args, "previous") { // takes longer than any other condition, where nothing is compiled yet
+		ts.Check(h.previous())
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
 	defer cancel()
 	var err error
@@ -183,6 +191,9 @@ func (h *harness) cmdVault(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	}
 	ts.Check(err)
+	if slices.Contains(args, "previous") {
+		ts.Check(s.store.Cluster.Primary().Exec(ctx, s.store.Database, `DROP SCHEMA vault CASCADE`))
+	}
 	token := filepath.Join(ts.Getenv("WORK"), ".token")
 	ts.Check(os.WriteFile(token, []byte(vaulttest.Token+"\n"), 0o600))
 	ts.Setenv("VAULTCTL_DATABASE_URL", s.store.URL(vaulttest.Operator))

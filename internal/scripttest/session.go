@@ -49,6 +49,7 @@ var everyCommand = []invocation{
 	{command: "rotation pause", args: "api/k"},
 	{command: "rotation resume", args: "api/k"},
 	{command: "rotation limit", args: "20"},
+	{command: "rotation keep", args: "--jobs 30d --versions 400d"},
 	{command: "grace report", args: "app/"},
 	{command: "grace end", args: "app/x"},
 	{command: "delete", args: "app/y"},

@@ -69,7 +69,7 @@ var unsteady = []struct {
 	{anyToken, "TOKEN"},
 	{regexp.MustCompile(`local:[0-9a-f]{32}`), "KEY"},
 	{regexp.MustCompile(`"server_version": "[^"]*"`), `"server_version": "VERSION"`},
-	{regexp.MustCompile(`"(id|job|schema_version|binary_version|from_version)":( ?)\d+`), `"$1":${2}N`},
+	{regexp.MustCompile(`"(id|job|schema_version|compatible_since|binary_version|from_version)":( ?)\d+`), `"$1":${2}N`},
 	{regexp.MustCompile(`127\.0\.0\.1:\d+`), "ADDRESS"},
 }
 

@@ -35,6 +35,8 @@ var nothingToRecord = map[string]string{
 	"prepare_audit_prune":   "moves rows into their month, unchanged",
 	"supervise":             "calls the others",
 	"report_round":          "says that rounds fail, or work again",
+	"report_daemon":         "says that a daemon runs",
+	"forget_daemon":         "says that a daemon has ended",
 	"beat":                  "says that the primary is there",
 	"enqueue_due_rotations": "plans; what becomes of it is recorded", "claim_rotations": "as above",
 	"release_rotation": "as above",
@@ -140,6 +142,9 @@ func (r *recorded) secrets() []step {
 			func(c vault.Change) error { return r.SetMaxRotations(r.ctx, c, new(int)) }},
 		{"set_max_rotations", "rotation.limit", "", 0,
 			func(c vault.Change) error { return r.SetMaxRotations(r.ctx, c, nil) }},
+		{"set_retention", "rotation.keep", "", 0, func(c vault.Change) error {
+			return second(r.SetRetention(r.ctx, c, vault.Retention{JobDays: 7, VersionDays: 90}))
+		}},
 		{"delete_secret", "delete", "app/x", 3,
 			func(c vault.Change) error { return second(r.Delete(r.ctx, c, "app/x", time.Hour)) }},
 		{"restore_secret", "restore", "app/x", 3, byName(r.Restore, "app/x")},

@@ -35,8 +35,9 @@ func (v *Vault) Supervise(ctx context.Context) (Supervision, error) {
 		total.Enqueued += s.Enqueued
 		total.Expired += s.Expired
 		total.Purged += s.Purged
+		total.Forgotten += s.Forgotten
 		total.Failed = s.Failed
-		if err != nil || max(s.Enqueued, s.Expired, s.Purged) < supervisionLimit {
+		if err != nil || max(s.Enqueued, s.Expired, s.Purged, s.Forgotten) < supervisionLimit {
 			return total, err
 		}
 	}
@@ -229,6 +230,18 @@ func (v *Vault) SetMaxRotations(ctx context.Context, c Change, most *int) error 
 		return err
 	}
 	return v.writer.SetMaxRotations(ctx, c.credential(), c.requestID(), most)
+}
+
+// Retention is how long history stays, in days: 1 to 3650.
+type Retention = db.Retention
+
+// SetRetention sets how long ended rotations and removed versions stay; 0 leaves a setting as it is. It returns both as
+// they are then.
+func (v *Vault) SetRetention(ctx context.Context, c Change, keep Retention) (Retention, error) {
+	if err := v.canWrite(c); err != nil {
+		return Retention{}, err
+	}
+	return v.writer.SetRetention(ctx, c.credential(), c.requestID(), keep)
 }
 
 // Rotations lists rotation jobs, newest first.

@@ -56,7 +56,7 @@ END $$;
 -- every rotation since.
 CREATE OR REPLACE FUNCTION vault._supersede_job(p_secret_id bigint, p_version int) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off AS $$
+SET enable_seqscan = off SET jit = off AS $$
 BEGIN
   IF EXISTS (SELECT FROM vault.rotation_jobs WHERE secret_id = p_secret_id) THEN
     DELETE FROM vault.rotation_candidates WHERE job_id IN (SELECT id FROM vault.rotation_jobs

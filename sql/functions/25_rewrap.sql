@@ -11,7 +11,8 @@ CREATE OR REPLACE FUNCTION vault.wrapped_keys(p_prefix text, p_exact boolean, p_
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 -- The cost of a page depends on its size only, also with a million secrets: it reads the index of the names, and for
 -- each name that of the versions.
-SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+    SET jit = off AS $$
 BEGIN
   PERFORM vault._require_change(p_prefix);
   -- Null would match no row, and the answer would be that no key is left.

@@ -294,7 +294,7 @@ END $$;
 -- The configuration that migrate and init change, as the audit log shows it.
 CREATE OR REPLACE FUNCTION vault._config_json() RETURNS jsonb
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-  SELECT coalesce((SELECT jsonb_build_object('default_kms_key', default_kms_key, 'schema_version', schema_version,
+  SELECT coalesce((SELECT jsonb_build_object('default_kms_key', default_kms_key, 'schema_version', installed_version,
     'functions_sha256', encode(functions_sha256, 'hex')) FROM vault.config), '{}')
 $$;
 

@@ -11,7 +11,8 @@ BEGIN
 END $$;
 
 CREATE OR REPLACE FUNCTION vault.tx_may_allow(p_pattern text) RETURNS boolean
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
+SET jit = off AS $$
 BEGIN
   RETURN EXISTS (
     SELECT FROM vault.tx_context c
@@ -20,7 +21,8 @@ BEGIN
 END $$;
 
 CREATE OR REPLACE FUNCTION vault.tx_may_change_app(p_app text) RETURNS boolean
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
+SET jit = off AS $$
 BEGIN
   RETURN EXISTS (
     SELECT FROM vault.tx_context c
@@ -40,7 +42,8 @@ END $$;
 
 -- Locks the app until the transaction ends, so that no other change adds a pattern after the scope was compared.
 CREATE OR REPLACE FUNCTION vault._require_app(p_app text) RETURNS void
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
+SET jit = off AS $$
 DECLARE
   v_scope text := (SELECT scope FROM vault.tx_context WHERE xid = pg_current_xact_id_if_assigned()
     AND pid = pg_backend_pid() AND kind = 'admin');

@@ -88,8 +88,7 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 -- The plan reads the index of what is due, and that of the queue for each row, regardless of the statistics of a queue
 -- that was empty a moment ago: otherwise the third 5,000 of a backlog took 18 s. The queue is read by sub-selects,
 -- because a join may read a whole index for each row.
-SET enable_sort = off SET enable_bitmapscan = off SET enable_seqscan = off SET enable_hashjoin = off
-    SET enable_mergejoin = off SET enable_material = off AS $$
+SET enable_sort = off SET enable_seqscan = off SET jit = off AS $$
 DECLARE
   v_ids text[];
   v_names text[];
@@ -167,23 +166,48 @@ BEGIN
   RETURN v_count;
 END $$;
 
--- Deletes answered requests after a week, and settled rotations after thirty days: the audit log has them.
-CREATE OR REPLACE FUNCTION vault._forget(p_limit int) RETURNS void
+-- Deletes what only the audit log still needs, and returns the largest number of rows of one kind: answered requests
+-- after a week; after keep_jobs_days rotations that ended, also failed ones that a new value has overtaken; after
+-- keep_versions_days versions whose sealed bytes were removed. A limit of rows of each kind.
+CREATE OR REPLACE FUNCTION vault._forget_history(p_limit int) RETURNS int
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  c vault.config;
+  v_count int;
+  v_most int;
 BEGIN
+  SELECT * INTO c FROM vault.config;
   PERFORM vault._enter('maintenance', 'supervisor');
   DELETE FROM vault.requests WHERE id IN (SELECT id FROM vault.requests WHERE at < now() - interval '7 days'
       LIMIT p_limit);
+  GET DIAGNOSTICS v_most = ROW_COUNT;
   DELETE FROM vault.rotation_jobs WHERE id IN (SELECT id FROM vault.rotation_jobs
-    WHERE state IN ('done', 'superseded') AND finished_at < now() - interval '30 days' LIMIT p_limit);
+    WHERE state IN ('done', 'superseded') AND finished_at < now() - make_interval(days => c.keep_jobs_days)
+    LIMIT p_limit);
+  GET DIAGNOSTICS v_count = ROW_COUNT;
+  v_most := greatest(v_most, v_count);
+  DELETE FROM vault.rotation_jobs WHERE id IN (
+    SELECT j.id FROM vault.rotation_jobs j JOIN vault.secrets s ON s.id = j.secret_id
+    WHERE j.state = 'failed' AND j.from_version < s.current_version
+      AND j.finished_at < now() - make_interval(days => c.keep_jobs_days) LIMIT p_limit);
+  GET DIAGNOSTICS v_count = ROW_COUNT;
+  v_most := greatest(v_most, v_count);
+  DELETE FROM vault.secret_versions WHERE version_id IN (SELECT version_id FROM vault.secret_versions
+    WHERE removed_at < now() - make_interval(days => c.keep_versions_days) ORDER BY removed_at LIMIT p_limit
+    FOR UPDATE SKIP LOCKED);
+  GET DIAGNOSTICS v_count = ROW_COUNT;
   PERFORM vault._settle_scopes();
   PERFORM vault._leave();
+  RETURN greatest(v_most, v_count);
 END $$;
+
+DROP FUNCTION IF EXISTS vault._forget(int);   -- of releases that kept every version
 
 -- Records the secrets that wait because their window cannot be read: the server has lost its time zone. Each window in
 -- use is tested once, however many secrets have it.
 CREATE OR REPLACE FUNCTION vault._check_windows(p_limit int) RETURNS void
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
+SET jit = off AS $$
 DECLARE
   v_bad text[];
   v_waiting text[];
@@ -211,10 +235,11 @@ END $$;
 CREATE OR REPLACE FUNCTION vault.supervise(p_limit int DEFAULT 10000) RETURNS jsonb
 -- pg_cron calls it in a session of its own, where row_security = off would be an error.
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = on
+SET jit = off
 -- A part that waits longer for another session fails, and is made by the next round.
 SET lock_timeout = '5s' AS $$
 DECLARE
-  v_done jsonb := '{"primary": true, "enqueued": 0, "expired": 0, "purged": 0, "failed": {}}';
+  v_done jsonb := '{"primary": true, "enqueued": 0, "expired": 0, "purged": 0, "forgotten": 0, "failed": {}}';
   v_part text;
   v_code text;
   v_error text;
@@ -234,7 +259,7 @@ BEGIN
         WHEN 'enqueue' THEN v_done := v_done || jsonb_build_object('enqueued', vault.enqueue_due_rotations(p_limit));
         WHEN 'expire' THEN v_done := v_done || jsonb_build_object('expired', vault.expire_grace_versions(p_limit));
         WHEN 'purge' THEN v_done := v_done || jsonb_build_object('purged', vault.purge_deleted(p_limit));
-        WHEN 'forget' THEN PERFORM vault._forget(p_limit);
+        WHEN 'forget' THEN v_done := v_done || jsonb_build_object('forgotten', vault._forget_history(p_limit));
         -- Its rows are small, and a round a minute has to keep up with a thousand changes a second.
         WHEN 'feed' THEN PERFORM vault._tend_feed(10 * p_limit::bigint);
       END CASE;

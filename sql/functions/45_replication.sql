@@ -63,3 +63,43 @@ BEGIN
       AND NOT EXISTS (SELECT FROM pg_replication_slots l WHERE l.active_pid = r.pid AND l.slot_type = 'logical')
     ORDER BY 1;
 END $$;
+
+-- ---------- daemons ----------
+
+-- A vaultd says every half a minute which release it is, so that an operator sees which are left to restart. Nothing of
+-- it is proven but the role, and nothing depends on it. One that ended without saying so stays for a day. A role has at
+-- most 1,000.
+CREATE OR REPLACE FUNCTION vault.report_daemon(p_id uuid, p_node text, p_version text, p_commit text, p_schema int)
+RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  PERFORM vault._bound_length('p_node', octet_length(p_node), 1, 255);
+  PERFORM vault._bound_length('p_version', octet_length(p_version), 1, 128);
+  PERFORM vault._bound_length('p_commit', octet_length(p_commit), 0, 128);
+  PERFORM vault._bound('p_schema', p_schema, 1, 1000000);
+  IF p_id IS NULL THEN
+    RAISE EXCEPTION 'p_id is null' USING ERRCODE = '22023';
+  END IF;
+  PERFORM vault._enter('maintenance', 'vaultd');
+  DELETE FROM vault.daemons WHERE seen_at < now() - interval '1 day';
+  UPDATE vault.daemons SET seen_at = clock_timestamp() WHERE id = p_id AND role_name = session_user;
+  IF NOT FOUND THEN
+    IF (SELECT count(*) FROM vault.daemons WHERE role_name = session_user) >= 1000 THEN
+      RAISE EXCEPTION 'role "%" has 1000 daemons that were seen within a day', session_user USING ERRCODE = '53400';
+    END IF;
+    INSERT INTO vault.daemons (id, node, version, commit, schema_version)
+      VALUES (p_id, vault._printable(p_node, 255), vault._printable(p_version, 128), vault._printable(p_commit, 128),
+        p_schema)
+      ON CONFLICT DO NOTHING;
+  END IF;
+  PERFORM vault._leave();
+END $$;
+
+-- A vaultd that ends says so.
+CREATE OR REPLACE FUNCTION vault.forget_daemon(p_id uuid) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  PERFORM vault._enter('maintenance', 'vaultd');
+  DELETE FROM vault.daemons WHERE id = p_id AND role_name = session_user;
+  PERFORM vault._leave();
+END $$;

@@ -1,13 +1,15 @@
 -- Counts and health, without names. Works on a standby, where it includes the replay position. Every scrape calls it,
 -- so it counts in indexes and reads no table whole.
 CREATE OR REPLACE FUNCTION vault.status() RETURNS jsonb
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = on AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = on
+SET jit = off AS $$
   SELECT jsonb_build_object(
     'role', CASE WHEN pg_is_in_recovery() THEN 'standby' ELSE 'primary' END,
     'node', nullif(current_setting('cluster_name'), ''),
     'server_version', current_setting('server_version'),
     'cluster_id', c.cluster_id,
-    'schema_version', c.schema_version,
+    'schema_version', c.installed_version,
+    'compatible_since', c.schema_version,
     'secrets', (SELECT count(*) FROM vault.secrets) - (SELECT count(*) FROM vault.secrets WHERE deleted_at IS NOT NULL),
     'deleted', (SELECT count(*) FROM vault.secrets WHERE deleted_at IS NOT NULL),
     'live_versions', (SELECT count(*) FROM vault.secret_versions WHERE expires_at IS NULL)
@@ -30,6 +32,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET r
     'rotations_paused', (SELECT count(*) FROM vault.secrets WHERE rotation_paused_at IS NOT NULL
         AND deleted_at IS NULL),
     'max_rotations', c.max_rotations,
+    'keep_jobs_days', c.keep_jobs_days,
+    'keep_versions_days', c.keep_versions_days,
     'held_locks', CASE WHEN NOT pg_is_in_recovery() THEN vault._held_locks() END,
     -- or the failure lasts
     'round_failures', (SELECT count(*) FROM vault.round_failures WHERE code NOT IN ('40001', '40P01', '55P03')

@@ -484,3 +484,5 @@ LANGUAGE sql STABLE SECURITY INVOKER SET search_path = pg_catalog, pg_temp AS $$
     AND CASE WHEN p_exact THEN v.name = p_name ELSE starts_with(v.name, p_name) END
   ORDER BY v.name, v.version DESC, a.last_at DESC NULLS LAST
 $$;
+
+DROP FUNCTION IF EXISTS vault._readable_event(text);   -- of releases that rewrote unreadable events

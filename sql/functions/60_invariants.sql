@@ -11,8 +11,11 @@ CREATE OR REPLACE FUNCTION vault._sealed_versions() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   IF TG_OP = 'DELETE' THEN
-    IF NOT vault.tx_is_purging(OLD.name) THEN
-      RAISE EXCEPTION 'versions are deleted by a purge only' USING ERRCODE = '42501';
+    -- A version that can be opened goes with its secret only. Its number is not used again: secrets.current_version,
+    -- from which the next one counts, never goes down.
+    IF NOT vault.tx_is_purging(OLD.name)
+        AND (OLD.removed_at < now() - interval '1 day' AND vault.tx_kind() = 'maintenance') IS NOT TRUE THEN
+      RAISE EXCEPTION 'versions are deleted by a purge only, or after they were removed' USING ERRCODE = '42501';
     END IF;
     RETURN OLD;
   END IF;

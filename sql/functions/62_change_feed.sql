@@ -101,7 +101,7 @@ ALTER TABLE vault.feed_state ENABLE ALWAYS TRIGGER feed_state_stays;
 CREATE OR REPLACE FUNCTION vault._tend_feed(p_limit bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 -- By the primary key, whatever the statistics say of a table that was empty a moment ago.
-SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off AS $$
 DECLARE
   v_system bigint := vault._system_id();
   v_state vault.feed_state;

@@ -9,6 +9,8 @@ BEGIN
   DELETE FROM vault.config WHERE default_kms_key IS NULL RETURNING * INTO v_made;
   IF FOUND THEN
     NEW.schema_version := v_made.schema_version;
+    NEW.installed_version := v_made.installed_version;
+    NEW.migrated_at := v_made.migrated_at;
     NEW.functions_sha256 := v_made.functions_sha256;
   END IF;
   RETURN NEW;
@@ -18,6 +20,23 @@ CREATE OR REPLACE TRIGGER config_is_restored BEFORE INSERT ON vault.config
   FOR EACH ROW EXECUTE FUNCTION vault._config_is_restored();
 
 ALTER TABLE vault.config ENABLE ALWAYS TRIGGER config_is_restored;
+
+-- Binaries of version 13 work on newer schemas, and take them for their own: their migrate would install its functions
+-- over newer tables. It ends in this error, and all that it did is rolled back.
+CREATE OR REPLACE FUNCTION vault._config_moves_forward() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF NEW.migrated_at IS NOT DISTINCT FROM OLD.migrated_at THEN
+    RAISE EXCEPTION 'the schema is at version %, newer than this program', OLD.installed_version
+      USING ERRCODE = '55000', HINT = 'the vaultctl of that release migrates it';
+  END IF;
+  RETURN NEW;
+END $$;
+
+CREATE OR REPLACE TRIGGER config_moves_forward BEFORE UPDATE OF functions_sha256 ON vault.config FOR EACH ROW
+  WHEN (OLD.migrated_at IS NOT NULL AND NEW.functions_sha256 IS NOT NULL
+    AND NEW.functions_sha256 IS DISTINCT FROM OLD.functions_sha256)
+  EXECUTE FUNCTION vault._config_moves_forward();
 
 -- A dump has a role's name in both columns, and a number where regrole has no name, which may be the oid of another
 -- role in the new cluster. A row of an older schema has only the name. If the columns do not agree, the role was

@@ -29,13 +29,17 @@ CREATE POLICY owner_inserts ON vault.secret_versions FOR INSERT TO vault_owner
 CREATE POLICY owner_updates ON vault.secret_versions FOR UPDATE TO vault_owner
     USING (starts_with(name || '!', (SELECT vault.tx_covers()))) WITH CHECK (true);
 CREATE POLICY owner_purges ON vault.secret_versions FOR DELETE TO vault_owner USING (vault.tx_is_purging(name));
+CREATE POLICY owner_prunes ON vault.secret_versions FOR DELETE TO vault_owner
+  USING ((SELECT vault.tx_kind()) = 'maintenance'
+    AND removed_at < now() - make_interval(days => (SELECT keep_versions_days FROM vault.config WHERE only_row)));
 CREATE POLICY owner_inserts ON vault.rotation_jobs FOR INSERT TO vault_owner
     WITH CHECK (starts_with(name || '!', (SELECT vault.tx_covers())));
 CREATE POLICY owner_updates ON vault.rotation_jobs FOR UPDATE TO vault_owner
     USING (starts_with(name || '!', (SELECT vault.tx_covers())));
 CREATE POLICY owner_purges ON vault.rotation_jobs FOR DELETE TO vault_owner USING (vault.tx_is_purging(name));
 CREATE POLICY owner_prunes ON vault.rotation_jobs FOR DELETE TO vault_owner
-  USING (vault.tx_kind() = 'maintenance' AND state IN ('done', 'superseded'));
+  USING ((SELECT vault.tx_kind()) = 'maintenance' AND state IN ('done', 'superseded', 'failed')
+    AND finished_at < now() - make_interval(days => (SELECT keep_jobs_days FROM vault.config WHERE only_row)));
 CREATE POLICY owner_inserts ON vault.rotation_candidates FOR INSERT TO vault_owner
     WITH CHECK (vault.tx_may_change(name));
 CREATE POLICY owner_deletes ON vault.rotation_candidates FOR DELETE TO vault_owner USING (vault.tx_may_change(name));
@@ -44,6 +48,9 @@ CREATE POLICY owner_updates ON vault.rotation_candidates FOR UPDATE TO vault_own
     USING (vault.tx_kind() = 'admin' AND vault.tx_may_change(name));
 CREATE POLICY owner_inserts ON vault.heartbeat FOR INSERT TO vault_owner WITH CHECK (vault.tx_kind() = 'maintenance');
 CREATE POLICY owner_updates ON vault.heartbeat FOR UPDATE TO vault_owner USING (vault.tx_kind() = 'maintenance');
+CREATE POLICY owner_inserts ON vault.daemons FOR INSERT TO vault_owner WITH CHECK (vault.tx_kind() = 'maintenance');
+CREATE POLICY owner_updates ON vault.daemons FOR UPDATE TO vault_owner USING (vault.tx_kind() = 'maintenance');
+CREATE POLICY owner_deletes ON vault.daemons FOR DELETE TO vault_owner USING (vault.tx_kind() = 'maintenance');
 CREATE POLICY owner_inserts ON vault.round_failures FOR INSERT TO vault_owner
     WITH CHECK (vault.tx_kind() = 'maintenance');
 CREATE POLICY owner_updates ON vault.round_failures FOR UPDATE TO vault_owner USING (vault.tx_kind() = 'maintenance');
@@ -111,6 +118,7 @@ CREATE POLICY owner_updates ON vault.feed_state FOR UPDATE TO vault_owner
 CREATE POLICY service_reads ON vault.config FOR SELECT TO vault_owner, vault_service, vault_worker, vault_auditor
     USING (true);
 CREATE POLICY service_reads ON vault.heartbeat FOR SELECT TO vault_service, vault_worker, vault_auditor USING (true);
+CREATE POLICY all_read ON vault.daemons FOR SELECT TO vault_service, vault_worker, vault_auditor USING (true);
 CREATE POLICY service_reads_own ON vault.service_scope FOR SELECT TO vault_service
   USING (role_id = (SELECT quote_ident(current_user)::regrole));
 CREATE POLICY service_reads ON vault.secrets FOR SELECT TO vault_service

@@ -3,7 +3,8 @@ REVOKE ALL ON ALL TABLES IN SCHEMA vault FROM PUBLIC, vault_service, vault_worke
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA vault FROM PUBLIC, vault_service, vault_worker, vault_auditor;
 GRANT USAGE ON SCHEMA vault TO vault_service, vault_worker, vault_auditor;
 
-GRANT SELECT ON vault.config, vault.heartbeat, vault.round_failures TO vault_service, vault_worker, vault_auditor;
+GRANT SELECT ON vault.config, vault.heartbeat, vault.round_failures, vault.daemons
+    TO vault_service, vault_worker, vault_auditor;
 GRANT SELECT ON vault.secrets, vault.secret_versions, vault.sealed_versions, vault.rotation_jobs,
     vault.service_scope, vault.apps, vault.app_rules, vault.app_credentials, vault.app_use, vault.access_epoch,
     vault.changed_names, vault.feed_state TO vault_service;
@@ -22,6 +23,7 @@ GRANT EXECUTE ON FUNCTION vault.grace_report(text, boolean, timestamptz) TO vaul
 GRANT EXECUTE ON FUNCTION vault.status() TO vault_service, vault_worker, vault_auditor;
 GRANT EXECUTE ON FUNCTION vault.replication(), vault._too_powerful(name) TO vault_service, vault_worker, vault_auditor;
 GRANT EXECUTE ON FUNCTION vault.my_token(), vault.xmin_holder() TO vault_service;
+GRANT EXECUTE ON FUNCTION vault.report_daemon(uuid, text, text, text, int), vault.forget_daemon(uuid) TO vault_service;
 GRANT EXECUTE ON FUNCTION vault.odd_roles() TO vault_service, vault_worker, vault_auditor;
 GRANT EXECUTE ON FUNCTION
   vault.challenge(), vault.authorize_proof(uuid, bytea), vault.record_refusal(text, text, text, uuid, uuid),
@@ -29,7 +31,7 @@ GRANT EXECUTE ON FUNCTION
   vault.update_secret(text, uuid, text, interval, interval, boolean, boolean, text, text),
       vault.end_grace(text, int, uuid),
   vault.request_rotation(text, uuid), vault.retry_rotation(text, uuid), vault.pause_rotation(text, uuid, boolean),
-      vault.set_max_rotations(int, uuid),
+      vault.set_max_rotations(int, uuid), vault.set_retention(int, int, uuid),
   vault.delete_secret(text, uuid, interval), vault.restore_secret(text, uuid), vault.purge_secret(text, uuid),
   vault.wrapped_keys(text, boolean, text, text, int), vault.rewrap(text, int, bigint, bytea, text, bytea, uuid),
   vault.create_token(uuid, text, bytea, text, timestamptz, uuid), vault.revoke_token(text, uuid), vault.list_tokens(),

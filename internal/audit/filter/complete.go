@@ -13,8 +13,9 @@ func Actions() []string {
 		"restore", "purge", "rewrap", "expire", "grace.end",
 		"app.create", "app.delete", "app.token", "app.revoke", "app.allow", "app.disallow", "app.enable", "app.disable",
 		"token.create", "token.revoke", "grant", "grant.revoke", "grant.gone", "rotation.request", "rotation.retry",
-		"rotation.pause", "rotation.resume", "rotation.limit", "config", "audit.damaged", "audit.gap", "audit.unreadable",
-		"audit.prune", "audit.refused", "audit.seal_key", "audit.spool", "audit.torn_tail", "audit.unrecorded"}
+		"rotation.pause", "rotation.resume", "rotation.limit", "rotation.keep", "config",
+		"audit.damaged", "audit.gap", "audit.unreadable", "audit.prune", "audit.refused",
+		"audit.seal_key", "audit.spool", "audit.torn_tail", "audit.unrecorded"}
 }
 
 // Completion has the words that can complete an unfinished filter.
