@@ -60,7 +60,7 @@ others go on, and the exit code is 7.
 targets.`,
 		Example: `  vaultctl export --prefix prod/ - | age -r age1... > prod.jsonl.age
   vaultctl export --settings all.jsonl
-  vaultctl export --prefix prod/app/ --format dotenv .env
+  vaultctl export --prefix prod/app/ --format dotenv app.env
   vaultctl export --prefix prod/app/ --format kubernetes --name app - | kubectl apply -f -
   vaultctl export - --database-url postgres://old/vault | vaultctl import - --format jsonl`,
 		Args:              exactArgs("FILE"),

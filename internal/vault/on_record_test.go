@@ -27,6 +27,7 @@ var nothingToRecord = map[string]string{
 	"challenge":       "begins a proof",
 	"authorize_proof": "is part of each change; a refused one is recorded by record_refusal",
 	"list_tokens":     "reads", "odd_roles": "reads", "revocation_holds": "reads", "my_token": "reads",
+	"xmin_holder":  "reads",
 	"wrapped_keys": "reads", "grace_report": "reads", "status": "reads", "replication": "reads",
 	"replication_lag": "reads", "standbys": "reads", "sealing_lag": "reads", "_too_powerful": "reads",
 	"rotation_candidate": "reads",

@@ -37,6 +37,7 @@ CREATE OR REPLACE TRIGGER config_moves_forward BEFORE UPDATE OF functions_sha256
   WHEN (OLD.migrated_at IS NOT NULL AND NEW.functions_sha256 IS NOT NULL
     AND NEW.functions_sha256 IS DISTINCT FROM OLD.functions_sha256)
   EXECUTE FUNCTION vault._config_moves_forward();
+ALTER TABLE vault.config ENABLE ALWAYS TRIGGER config_moves_forward;
 
 -- A dump has a role's name in both columns, and a number where regrole has no name, which may be the oid of another
 -- role in the new cluster. A row of an older schema has only the name. If the columns do not agree, the role was

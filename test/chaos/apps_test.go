@@ -43,6 +43,7 @@ func appRun() (r *run, kept, gone uuid.UUID) {
 		of(gone, http.StatusOK, 21, Live, Revoked), // it was under way
 		of(gone, http.StatusForbidden, 22, Live, Revoked),
 		of(gone, http.StatusForbidden, 24, Revoked, Revoked),
+		of(gone, http.StatusForbidden, 26, Revoked, Revoked),
 		of(gone, http.StatusOK, 50, Revoked, Unseen), // the server was rebuilt
 		of(kept, http.StatusServiceUnavailable, 51, Unseen, Unseen),
 		of(kept, 0, 52, Live, Unseen),
@@ -59,7 +60,7 @@ func TestGoodAppsAreGood(t *testing.T) {
 		t.Errorf("got complaints %q, want none", v.Violations)
 	}
 	a := v.Apps
-	if a.Made != 2 || a.Ended != 1 || a.Reads != 9 || a.Served != 4 || a.AfterReplay != 1 || a.Outside != 1 ||
+	if a.Made != 2 || a.Ended != 1 || a.Reads != 10 || a.Served != 4 || a.AfterReplay != 2 || a.Outside != 1 ||
 		a.ServedAfterRevocation != 1 || !slices.Equal(a.FirstRefusals, []time.Duration{3 * time.Second}) ||
 		!slices.Equal(a.FirstUndisturbed, a.FirstRefusals) {
 		t.Errorf("got %+v", a)
@@ -77,14 +78,14 @@ func TestOracleComplainsOfApps(t *testing.T) {
 		damage func(r *run, kept, gone uuid.UUID)
 		want   string
 	}{
-		{"a value after the replay", func(r *run, _, _ uuid.UUID) { r.ledger.appReads[6].Status = http.StatusOK },
+		{"a value after the replay", func(r *run, _, _ uuid.UUID) { r.ledger.appReads[7].Status = http.StatusOK },
 			`revoked: n2 answered "gone"`},
 		{"a live token refused", func(r *run, _, _ uuid.UUID) { r.ledger.appReads[1].Status = http.StatusForbidden },
 			`refused: n2 answered "gone"`},
 		{"a live token limited", func(r *run, _, _ uuid.UUID) { r.ledger.appReads[1].Status = http.StatusTooManyRequests },
 			`refused: n2 answered "gone"`},
 		{"a kept token refused while its server is away",
-			func(r *run, _, _ uuid.UUID) { r.ledger.appReads[8].Status = http.StatusForbidden }, `refused: n2 answered "kept"`},
+			func(r *run, _, _ uuid.UUID) { r.ledger.appReads[9].Status = http.StatusForbidden }, `refused: n2 answered "kept"`},
 		{"a secret of its own is missing", func(r *run, _, _ uuid.UUID) { r.ledger.appReads[3].Status = http.StatusNotFound },
 			`refused: n2 answered "kept"`},
 		{"a value outside the rules", func(r *run, _, _ uuid.UUID) { r.ledger.appReads[2].Status = http.StatusOK },
@@ -122,7 +123,11 @@ func TestLostRevocationIsCountedWhenAsynchronous(t *testing.T) {
 	if v.Apps.EndedLost != 1 || len(v.Violations) > 0 {
 		t.Errorf("got %d lost and complaints %q, want 1 and none", v.Apps.EndedLost, v.Violations)
 	}
-	r.ledger.appReads[6].Status = http.StatusOK
+	r.ledger.appReads[6].Status = http.StatusOK // at the moment of the replay: from memory
+	if v := Judge(r.facts, &r.ledger, &r.timeline, false); len(v.Violations) > 0 {
+		t.Errorf("got complaints %q, want none within read_confirm", v.Violations)
+	}
+	r.ledger.appReads[7].Status = http.StatusOK
 	if v := Judge(r.facts, &r.ledger, &r.timeline, false); len(v.Violations) != 1 {
 		t.Errorf("got complaints %q, want that it served a value after the replay", v.Violations)
 	}
