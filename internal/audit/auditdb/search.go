@@ -93,19 +93,16 @@ func fits(t filter.Term) bool {
 	return t.Key == filter.Since || t.Key == filter.Until
 }
 
-// spelledOut has the terms that others stand for: an actor without a kind is of any kind, and a node's name is also
-// NAME@HOST, as spools begun by earlier releases have it.
+// spelledOut has the terms that others stand for.
 func spelledOut(terms []filter.Term) (all []filter.Term) {
 	for _, t := range terms {
-		switch {
-		case t.Key == filter.Actor:
+		switch t.Key {
+		case filter.Actor:
 			for _, t.Text = range t.Actors() {
 				all = append(all, t)
 			}
-		case t.Key == filter.Node && !t.Prefix:
-			all = append(all, t)
-			t.Text, t.Prefix = t.Text+"@", true
-			all = append(all, t)
+		case filter.Node:
+			all = append(all, t.Nodes()...)
 		default:
 			all = append(all, t)
 		}
