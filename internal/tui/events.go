@@ -150,7 +150,10 @@ func (m *model) seek(step int) tea.Cmd {
 	if step < 0 {
 		from = p.newer
 	}
-	if !p.loaded {
+	switch {
+	case !p.loaded && step > 0: // typed before the first page has arrived
+		return m.seekFrom(nil, false)
+	case !p.loaded:
 		m.notice = "the events are not loaded"
 		return nil
 	}
@@ -189,6 +192,9 @@ func (msg seekMsg) arrive(m *model) tea.Cmd {
 	}
 	p.searched = nil
 	m.notice = "no further refusal or failure"
+	if !p.loaded {
+		return m.loadNewest()
+	}
 	return nil
 }
 

@@ -145,18 +145,36 @@ func TestStoppedBeforeTheAnswer(t *testing.T) {
 	}
 	s.wantLine("not asked, Esc has stopped it; r asks again")
 	s.wantLine("58 events") // nothing has stopped the count
-	s.press("e")
+	s.press("E")
 	s.wantLine("the events are not loaded")
 	s.keys("r")
 	s.wantLine("1 of 58")
 	s.checkPanes()
 }
 
+// TestKeysTypedAhead presses e before the first page of a filter has arrived.
+func TestKeysTypedAhead(t *testing.T) {
+	for filter, want := range map[string]string{"outcome:ok": "no further refusal or failure", "action:put": "DENIED"} {
+		s := newSlowScreen(t, sampleLog(300), 80, 24)
+		s.press("/", "'"+filter+"'", "enter", "e")
+		for len(s.asked) > 0 {
+			s.answer(0)
+			s.checkPanes()
+		}
+		s.wantLine(want)
+		if e, ok := s.events.current(); !ok || want == "DENIED" && e.Outcome != audit.Denied {
+			t.Errorf("%s: got %+v", filter, e)
+		}
+	}
+}
+
 // TestAnswersInAnyOrder presses keys at random while answers come late, in another order, or not, and some are errors.
 // After every step, what each pane shows is of its own query.
 func TestAnswersInAnyOrder(t *testing.T) {
+	t.Chdir(t.TempDir()) // for exports
 	keys := []string{"/", "/", "'action:put'", "'prod/'", "'outcome:denied '", "enter", "enter", "esc", "esc", "backspace",
-		"0", "2", "4", "s", "o", "O", "r", "G", "g", "e", "E", "]", "[", "tab", "down", "up", "pgdown", "J", "'xyz'", "ctrl+u", "f"}
+		"0", "2", "4", "s", "o", "O", "r", "G", "g", "e", "E", "]", "[", "tab", "down", "up", "pgdown", "J",
+		"'xyz'", "ctrl+u", "f"}
 	for seed := range uint64(40) {
 		l := sampleLog(700)
 		l.cut = 150
@@ -256,6 +274,7 @@ func TestCountsCatchUp(t *testing.T) {
 
 // TestOnlyASCII draws every page for a terminal that is not set to UTF-8, with text in rows that is not ASCII.
 func TestOnlyASCII(t *testing.T) {
+	t.Chdir(t.TempDir()) // for an export
 	env := func(name string) string { return map[string]string{"LC_ALL": "C", "LANG": "en_US.UTF-8"}[name] }
 	plain, err := newTheme("none", io.Discard, env)
 	if err != nil {
