@@ -1,6 +1,7 @@
 package db_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -8,6 +9,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/vaulttest"
@@ -57,5 +60,32 @@ func TestAChangeHasItsClientsAddress(t *testing.T) {
 	must(t, put(credential(t), "app/after"))
 	if got, want := rows("app/after"), "put ok"; got != want {
 		t.Errorf("the change after it: got %q, want %q", got, want)
+	}
+}
+
+// A session that reports an address itself is seen: the row says where it came from. A text that is no address is
+// refused.
+func TestAReportedAddressIsSeen(t *testing.T) {
+	t.Parallel()
+	store := vaulttest.New(t)
+	conn, err := pgx.Connect(t.Context(), store.URL(vaulttest.Operator))
+	must(t, err)
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	read := func(client string) error {
+		_, err := conn.Exec(t.Context(), `SELECT set_config('vault.client', '`+client+`', false)`)
+		must(t, err)
+		_, err = conn.Exec(t.Context(), `SELECT vault.record_read('read', 'app/x', 1, 'ok', gen_random_uuid(), '{}')`)
+		return err
+	}
+	must(t, read("10.9.9.9"))
+	must(t, read(""))
+	want := "10.9.9.9 local, "
+	if got := store.MustQuery(t, `SELECT string_agg(concat_ws(' ', host(client), detail ->> 'via'), ', ' ORDER BY id)
+		FROM vault.audit_log WHERE secret = 'app/x'`); got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	var refused *pgconn.PgError
+	if err := read("10.9.9.9, 10.0.0.1"); !errors.As(err, &refused) || refused.Code != "22P02" {
+		t.Errorf("no address: got %v", err)
 	}
 }
