@@ -161,7 +161,10 @@ func newAuditListCmd(a *app) *cobra.Command {
 		Long: `List recorded events, newest first.
 
 ACTOR is the proven actor: token:NAME, worker:ID, client:ADDRESS, supervisor or owner:ROLE; role:ROLE is only the
-database role of a session. FROM is that role and the address it came from, "local" for a socket.
+database role of a session. NODE is the cluster_name of the node that answered or made the change. FROM is the database
+role and the address the request came from, "local" for a socket. If that role forwarded a request (a change through
+vaultd), "via" in DETAIL is where the role itself connected from. Where a read stands in its node's spool (boot, seq) is
+in -o json.
 
 With --archive the reads come from an archive of vaultd (audit_archive), without a database: as the nodes wrote them,
 and unproven unless audit verify --archive finds them in order.
@@ -224,10 +227,11 @@ func runAuditList(ctx context.Context, a *app, args []string, limit int) error {
 	}
 	rows := make([][]string, len(events))
 	for i, e := range events {
-		rows[i] = []string{at(e.At), e.Actor, e.Action, e.Secret, versionOf(e), string(e.Outcome), from(e), detail(e.Detail)}
+		rows[i] = []string{at(e.At), e.Actor, e.Action, e.Secret, versionOf(e), string(e.Outcome), e.Node, from(e),
+			detail(e)}
 	}
-	return a.printTable([]string{"TIME", "ACTOR", "ACTION", "SECRET", "VERSION", "OUTCOME", "FROM", "DETAIL"}, rows,
-		"no events")
+	return a.printTable([]string{"TIME", "ACTOR", "ACTION", "SECRET", "VERSION", "OUTCOME", "NODE", "FROM", "DETAIL"},
+		rows, "no events")
 }
 
 // noteUnknownActions names actions of the filter that this version does not know. They are no error: another version's
@@ -279,14 +283,17 @@ func from(e audit.Row) string {
 	return e.DBRole + "@" + e.Client
 }
 
-// detail flattens the JSON of an event to key=value, in the order of the keys.
-func detail(raw json.RawMessage) string {
+// detail flattens the JSON of an event to key=value, in the order of the keys, without the place in its node's spool.
+func detail(e audit.Row) string {
 	var fields map[string]json.RawMessage
-	if json.Unmarshal(raw, &fields) != nil {
-		return string(raw)
+	if json.Unmarshal(e.Detail, &fields) != nil {
+		return string(e.Detail)
 	}
 	parts := make([]string, 0, len(fields))
 	for _, key := range slices.Sorted(maps.Keys(fields)) {
+		if e.IsPlace(key) {
+			continue
+		}
 		text := string(fields[key])
 		var plain string
 		if json.Unmarshal(fields[key], &plain) == nil {

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"strconv"
 
+	"github.com/hyperiondb/vault/internal/audit"
 	readarchive "github.com/hyperiondb/vault/internal/audit/archive"
 	"github.com/hyperiondb/vault/internal/audit/bucket"
 )
@@ -70,11 +71,11 @@ func runArchiveList(ctx context.Context, a *app, where string, args []string, li
 			if err != nil {
 				return err
 			}
-			text = detail(raw)
+			text = detail(audit.Row{Action: e.Action, Detail: raw})
 		}
-		rows[i] = []string{at(e.At), e.Actor, e.Action, e.Secret, version, string(e.Outcome), from, e.Node, text}
+		rows[i] = []string{at(e.At), e.Actor, e.Action, e.Secret, version, string(e.Outcome), e.Node, from, text}
 	}
-	return a.printTable([]string{"TIME", "ACTOR", "ACTION", "SECRET", "VERSION", "OUTCOME", "FROM", "NODE", "DETAIL"},
+	return a.printTable([]string{"TIME", "ACTOR", "ACTION", "SECRET", "VERSION", "OUTCOME", "NODE", "FROM", "DETAIL"},
 		rows, "no events")
 }
 

@@ -144,8 +144,8 @@ func (a *app) printTail(events []audit.Row) error {
 		if e.Version > 0 {
 			version = "v" + versionOf(e)
 		}
-		line := fmt.Sprintf("%s  %-8s %-20s %-12s %-28s %-4s %-24s %s", at(e.At), e.Outcome, e.Actor, e.Action,
-			dash(e.Secret), version, from(e), detail(e.Detail))
+		line := fmt.Sprintf("%s  %-8s %-20s %-12s %-28s %-4s %-10s %-24s %s", at(e.At), e.Outcome, e.Actor,
+			e.Action, dash(e.Secret), version, dash(e.Node), from(e), detail(e))
 		b.WriteString(strings.TrimRight(printable(line), " ") + "\n")
 	}
 	if _, err := io.WriteString(a.out, b.String()); err != nil {

@@ -195,6 +195,7 @@ func checks() []check {
 		{"fence", checkFence},
 		{"schema", checkSchema},
 		{"server", checkServer},
+		{"node name", checkNodeName},
 		{"tls", checkTLS},
 		{"pooler", checkPooler},
 		{"clock", checkClock},

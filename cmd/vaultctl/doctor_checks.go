@@ -127,6 +127,22 @@ func checkServer(_ context.Context, p *probe) finding {
 	}
 }
 
+// checkNodeName warns of names that tell no nodes apart in status and in the audit log. Debian gives every cluster of a
+// version the same.
+func checkNodeName(_ context.Context, p *probe) finding {
+	const help = "ALTER SYSTEM SET cluster_name = 'NAME', and restart that server"
+	switch {
+	case p.node == nil:
+		return finding{}
+	case p.node.Name == "":
+		return warning(help, "the node has none: reads are filed under its host's name, and changes under none")
+	case p.primary != nil && p.node.Recovering && !p.primary.Recovering && p.node.Name == p.primary.Name:
+		return warning(help, "the primary and this standby are both called %q: the audit log cannot tell them apart",
+			p.node.Name)
+	}
+	return fine("%q", p.node.Name)
+}
+
 func checkTLS(_ context.Context, p *probe) finding {
 	for _, e := range []*db.Examination{p.node, p.primary} {
 		switch {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/hyperiondb/vault/internal/audit"
 	"github.com/hyperiondb/vault/internal/db"
 )
 
@@ -117,7 +118,7 @@ func TestDetailOfAnEvent(t *testing.T) {
 		`{"reason":"a \"b\" c","attempt":2,"given_up":true}`: `attempt=2 given_up=true reason="a \"b\" c"`,
 		`not json`: "not json",
 	} {
-		if got := detail(json.RawMessage(in)); got != want {
+		if got := detail(audit.Row{Detail: json.RawMessage(in)}); got != want {
 			t.Errorf("%s: got %q, want %q", in, got, want)
 		}
 	}

@@ -76,15 +76,16 @@ func openArchive(ctx context.Context, c Config, auditLog *auditdb.Log) (*archive
 
 var syncs = map[string]spool.Sync{"always": spool.Always, "interval": spool.Interval}
 
-// nodeName names a new spool after the local server and the host, or after the host alone if the server does not
-// answer.
+// nodeName is the name under which a new spool's reads are filed: the local server's cluster_name, which status and
+// changes have too. Without one, or if the server does not answer, it is the host's name. Two nodes of one name share
+// it in the log; the boot in each event's detail keeps them apart, and doctor warns.
 func nodeName(ctx context.Context, auditLog *auditdb.Log) string {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	host, _ := os.Hostname() // without a name, the boot id distinguishes nodes
 	if name, err := auditLog.NodeName(ctx); err == nil && name != "" {
-		return name + "@" + host
+		return name
 	}
+	host, _ := os.Hostname() // without a name, the boot distinguishes nodes
 	return host
 }
 

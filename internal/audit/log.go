@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
+	"strings"
 	"time"
 
 	"github.com/hyperiondb/vault/internal/audit/filter"
@@ -51,6 +52,12 @@ func (r Row) Details() (fields map[string]any) {
 		return map[string]any{"detail": string(r.Detail)}
 	}
 	return fields
+}
+
+// IsPlace reports whether a field of the detail is only the event's place in its node's spool, which the database adds
+// to events that are shipped. An event about a spool has its boot as a fact.
+func (r Row) IsPlace(field string) bool {
+	return field == "seq" || field == "boot" && !strings.HasPrefix(r.Action, "audit.")
 }
 
 // Cursor is a position in the order of (at, id), and in a row of several reads from the older to the newer, between two

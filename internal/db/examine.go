@@ -19,7 +19,8 @@ type Examination struct {
 	Verified   bool // the server's certificate was
 	Pooled     bool // a pooler assigns the server's sessions
 	Role       string
-	Version    int // 180001
+	Name       string // cluster_name, the node's name in status and in the log; "" = none
+	Version    int    // 180001
 	Recovering bool
 	Skew       time.Duration // the server's clock minus ours, minus half of the round trip
 	Schema     MigrationState
@@ -74,8 +75,9 @@ func examine(ctx context.Context, conn session) (Examination, error) {
 	sentAt := time.Now()
 	var clock time.Time
 	err := conn.QueryRow(ctx,
-		`SELECT clock_timestamp(), session_user::text, current_setting('server_version_num')::int, pg_is_in_recovery()`,
-		pgx.QueryExecModeExec).Scan(&clock, &e.Role, &e.Version, &e.Recovering)
+		`SELECT clock_timestamp(), session_user::text, current_setting('server_version_num')::int, pg_is_in_recovery(),
+			current_setting('cluster_name')`,
+		pgx.QueryExecModeExec).Scan(&clock, &e.Role, &e.Version, &e.Recovering, &e.Name)
 	if err != nil {
 		return e, classify(err)
 	}

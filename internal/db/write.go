@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -32,7 +33,8 @@ const (
 // s, before a session that waits for those locks gives up (8 s), and before the attempt ends. Times are milliseconds.
 // With remote_apply, COMMIT waits until a synchronous standby, if there is one, can show the change to its readers.
 const changeSettings = `SELECT set_config('synchronous_commit', 'remote_apply', true),` +
-	` set_config('idle_in_transaction_session_timeout', '4000', true), set_config('lock_timeout', '8000', true)`
+	` set_config('idle_in_transaction_session_timeout', '4000', true), set_config('lock_timeout', '8000', true),` +
+	` set_config('vault.client', '', true)` // not one that ALTER DATABASE or ROLE sets
 
 const changeLineage = `SELECT ` + nodeTimeline + `, coalesce(h.timeline, 0),
 	coalesce(h.epoch, '00000000-0000-0000-0000-000000000000') FROM (SELECT) AS one LEFT JOIN vault.heartbeat h ON true`
@@ -41,6 +43,15 @@ const changeLineage = `SELECT ` + nodeTimeline + `, coalesce(h.timeline, 0),
 type Credential struct {
 	TokenID uuid.UUID
 	Prove   func(nonce []byte) []byte
+	Client  netip.Addr // that presented the token to this process; invalid: none, or over a unix socket
+}
+
+// client is its text for vault.client; "" = none.
+func (c *Credential) client() string {
+	if !c.Client.IsValid() {
+		return ""
+	}
+	return c.Client.String()
 }
 
 // Settings of a secret; nil keeps, or at creation takes the default.
@@ -416,7 +427,7 @@ func (w *Writer) explain(ctx context.Context, c *Credential, r Refusal, err erro
 	}
 	err = classify(err)
 	if c != nil && errors.Is(err, ErrRefused) {
-		w.recordRefusal(ctx, c.TokenID, r, err)
+		w.recordRefusal(ctx, c, r, err)
 	}
 	return err
 }
@@ -521,6 +532,9 @@ func (w *Writer) begin(ctx context.Context, conn *pgx.Conn, c *Credential) (nonc
 // call.
 func call(ctx context.Context, conn *pgx.Conn, c *Credential, nonce []byte, result any, sql string, args []any) error {
 	batch := &pgx.Batch{}
+	if c != nil && c.client() != "" {
+		batch.Queue(`SELECT set_config('vault.client', $1, true)`, c.client())
+	}
 	if c != nil {
 		batch.Queue(`SELECT vault.authorize_proof($1, $2)`, c.TokenID, c.Prove(nonce))
 	}
@@ -556,10 +570,10 @@ func commit(ctx context.Context, conn *pgx.Conn) (lsn string, err error) {
 }
 
 // recordRefusal writes the audit row of a refused change, because the refused transaction has rolled back.
-func (w *Writer) recordRefusal(ctx context.Context, token uuid.UUID, r Refusal, why error) {
+func (w *Writer) recordRefusal(ctx context.Context, c *Credential, r Refusal, why error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
 	defer cancel()
 	// Best effort: a role without any right to the vault cannot write here either; the server's log has the refusal.
-	_, _ = w.pool.Exec(ctx, `SELECT vault.record_refusal($1, $2, $3, $4, $5)`, r.Action, r.Secret, why.Error(), token,
-		r.Request)
+	_, _ = w.pool.Exec(ctx, `SELECT set_config('vault.client', $6, true), vault.record_refusal($1, $2, $3, $4, $5)`,
+		r.Action, r.Secret, why.Error(), c.TokenID, r.Request, c.client())
 }

@@ -315,7 +315,7 @@ func idempotencyKey(h http.Header) (uuid.UUID, error) {
 }
 
 func (q *request) changed() vault.Change {
-	return vault.Change{Token: q.token, RequestID: q.change}
+	return vault.Change{Token: q.token, RequestID: q.change, Client: q.client.addr}
 }
 
 // requestID takes the client's id only if it is safe to log.

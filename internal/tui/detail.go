@@ -24,11 +24,11 @@ type detailPane struct {
 	top    int
 	sealOf int64 // the event that seal is about
 	seal   audit.RowSeal
+	err    error
 }
 
 type sealMsg struct {
 	number int
-	event  int64
 	audit.RowSeal
 	err error
 }
@@ -39,14 +39,14 @@ func (m *model) querySeal() tea.Cmd {
 	if !ok || !m.detail.open || m.detail.sealOf == e.ID {
 		return nil
 	}
-	m.detail.sealOf, m.detail.seal = e.ID, audit.RowSeal{}
+	m.detail.sealOf, m.detail.seal, m.detail.err = e.ID, audit.RowSeal{}, nil
 	return query(m, &m.detail.pending, func(ctx context.Context) (audit.RowSeal, error) { return m.source.SealOf(ctx, e) },
-		func(n int, s audit.RowSeal, err error) tea.Msg { return sealMsg{n, e.ID, s, err} })
+		func(n int, s audit.RowSeal, err error) tea.Msg { return sealMsg{n, s, err} })
 }
 
 func (msg sealMsg) arrive(m *model) tea.Cmd {
-	if m.detail.take(msg.number) && msg.err == nil && msg.event == m.detail.sealOf {
-		m.detail.seal = msg.RowSeal
+	if m.detail.take(msg.number) {
+		m.detail.seal, m.detail.err = msg.RowSeal, msg.err
 	}
 	return nil
 }
@@ -76,7 +76,7 @@ func (m *model) detailLines(width, height int) []string {
 	}
 	out := make([]string, height)
 	for i := range out {
-		out[i] = fit(" "+at(lines, i), width)
+		out[i] = m.theme.fit(" "+at(lines, i), width)
 	}
 	return out
 }
@@ -84,11 +84,11 @@ func (m *model) detailLines(width, height int) []string {
 // describe lists all fields of an event, wrapped to a width.
 func (m *model) describe(e audit.Row, width int) []string {
 	zone := m.now().Location()
-	lines := []string{m.theme.title.Render(clean(strings.TrimSpace(e.Action+" "+e.Secret))) + " " +
-		m.theme.outcome(string(e.Outcome)).Render(clean(word(string(e.Outcome))))}
+	lines := []string{m.theme.title.Render(m.theme.clean(strings.TrimSpace(e.Action+" "+e.Secret))) + " " +
+		m.theme.outcome(string(e.Outcome)).Render(m.theme.clean(word(string(e.Outcome))))}
 	field := func(name, text string) {
 		if text != "" {
-			lines = append(lines, m.field(name, clean(text), width)...)
+			lines = append(lines, m.field(name, m.theme.clean(text), width)...)
 		}
 	}
 	field("when", e.At.In(zone).Format("2006-01-02 15:04:05.000000 MST")+", "+span(m.now().Sub(e.At))+" ago")
@@ -112,6 +112,10 @@ func (m *model) describe(e audit.Row, width int) []string {
 
 func (d *detailPane) text(e audit.Row, zone *time.Location) string {
 	switch {
+	case d.inFlight() && d.sealOf == e.ID:
+		return "asking ..."
+	case d.err != nil && d.sealOf == e.ID:
+		return "not known: " + d.err.Error()
 	case d.sealOf != e.ID || !d.seal.Known:
 		return ""
 	case d.seal.ID == 0:
@@ -129,13 +133,13 @@ func (m *model) field(name, text string, width int) []string {
 	for _, part := range strings.Split(ansi.Wrap(text, room, ""), "\n") {
 		label := ""
 		if lines == nil {
-			label = clean(name)
+			label = m.theme.clean(name)
 		}
 		if lipgloss.Width(label) > fieldName {
 			lines = append(lines, m.theme.dim.Render(label))
 			label = ""
 		}
-		lines = append(lines, m.theme.dim.Render(fit(label, fieldName))+" "+part)
+		lines = append(lines, m.theme.dim.Render(m.theme.fit(label, fieldName))+" "+part)
 	}
 	return lines
 }
@@ -152,11 +156,14 @@ func pretty(v any) string {
 	return string(text)
 }
 
-// detailText is the detail in one line, for the table.
+// detailText is the detail in one line, for the table, without the place in its node's spool.
 func detailText(e audit.Row) string {
 	var parts []string
 	details := e.Details()
 	for _, key := range slices.Sorted(maps.Keys(details)) {
+		if e.IsPlace(key) {
+			continue
+		}
 		parts = append(parts, key+"="+pretty(details[key]))
 	}
 	return strings.Join(parts, " ")

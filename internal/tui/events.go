@@ -1,6 +1,7 @@
 package tui
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strconv"
@@ -13,15 +14,21 @@ import (
 	"github.com/hyperiondb/vault/internal/audit/filter"
 )
 
-// eventsPane is the table of events and its running query.
+// eventsPane is the table of events and its running query. The events are always of the model's filter: another filter
+// begins with none ([model.show]).
 type eventsPane struct {
 	window
 	pending
-	loaded   bool          // a page has arrived
-	of       string        // the filter of the events
+	loaded   bool          // a page of this filter has arrived
 	searched *audit.Cursor // how far an unfinished search has come
 	halted   bool          // the search was stopped, until the selection moves
-	err      error
+	err      error         // of the last query; the events are of an earlier one
+}
+
+// forget drops the events and the running query, whose answer is dropped too.
+func (p *eventsPane) forget() {
+	p.stop()
+	*p = eventsPane{pending: p.pending}
 }
 
 // stopSearch stops the search until the selection moves.
@@ -43,7 +50,6 @@ const (
 type pageMsg struct {
 	number int
 	place  place
-	of     string
 	from   *audit.Cursor
 	audit.Page
 	err error
@@ -57,10 +63,9 @@ func (m *model) queryPage(q audit.Query, where place) tea.Cmd {
 		return nil
 	}
 	q.Filter, q.Limit = f, pageSize
-	of := m.filter
 	m.events.halted = false
 	return query(m, &m.events.pending, func(ctx context.Context) (audit.Page, error) { return m.source.Events(ctx, q) },
-		func(n int, p audit.Page, err error) tea.Msg { return pageMsg{n, where, of, q.From, p, err} })
+		func(n int, p audit.Page, err error) tea.Msg { return pageMsg{n, where, q.From, p, err} })
 }
 
 func (m *model) loadNewest() tea.Cmd {
@@ -96,12 +101,9 @@ func (msg pageMsg) arrive(m *model) tea.Cmd {
 		return nil
 	}
 	if p.err = msg.err; msg.err != nil {
-		if p.of != m.filter { // the old events would look like the answer
-			p.window, p.of = window{}, m.filter
-		}
 		return nil
 	}
-	p.loaded, p.searched, p.of = true, nil, msg.of
+	p.loaded, p.searched = true, nil
 	if msg.Next != nil && len(msg.Rows) < pageSize {
 		p.searched = msg.Next
 	}
@@ -148,6 +150,13 @@ func (m *model) seek(step int) tea.Cmd {
 	if step < 0 {
 		from = p.newer
 	}
+	switch {
+	case !p.loaded && step > 0: // typed before the first page has arrived
+		return m.seekFrom(nil, false)
+	case !p.loaded:
+		m.notice = "the events are not loaded"
+		return nil
+	}
 	if from == nil {
 		m.notice = "no further refusal or failure"
 		return nil
@@ -183,6 +192,9 @@ func (msg seekMsg) arrive(m *model) tea.Cmd {
 	}
 	p.searched = nil
 	m.notice = "no further refusal or failure"
+	if !p.loaded {
+		return m.loadNewest()
+	}
 	return nil
 }
 
@@ -209,11 +221,11 @@ func (m *model) columns(width int) []column {
 		{"TIME", timeWidth, 0, false, func(e audit.Row) string { return e.At.In(zone).Format(layout) }},
 		{"OUTCOME", 7, 0, false, func(e audit.Row) string { return word(string(e.Outcome)) }},
 		{"ACTION", 12, 0, false, func(e audit.Row) string { return e.Action }},
-		{"ACTOR", 0, 2, true, func(e audit.Row) string { return e.Actor }},
+		{"ACTOR", 17, 0, false, func(e audit.Row) string { return e.Actor }}, // "client:10.0.12.34" is whole
 	}
 	switch {
 	case width < 76:
-		cs[1].title, cs[1].width, cs[2].width = "OUT", 4, 10
+		cs[1].title, cs[1].width, cs[2].width, cs[3].width = "OUT", 4, 7, 16
 		cs[1].text = func(e audit.Row) string {
 			return strings.NewReplacer("DENIED", "DENY", "FAILED", "FAIL").Replace(word(string(e.Outcome)))
 		}
@@ -222,9 +234,12 @@ func (m *model) columns(width int) []column {
 	}
 	secret := column{"SECRET", 0, 3, true, func(e audit.Row) string { return e.Secret }}
 	version := column{"VER", 4, 0, false, func(e audit.Row) string { return versionText(e.Version) }}
+	node := column{"NODE", 10, 0, false, func(e audit.Row) string { return e.Node }}
 	from := column{"FROM", 18, 0, false, fromText}
 	detail := column{"DETAIL", 0, 4, false, detailText}
 	switch {
+	case width >= 150:
+		cs = append(cs, secret, version, node, from, detail)
 	case width >= 140:
 		cs = append(cs, secret, version, from, detail)
 	case width >= 110:
@@ -279,17 +294,17 @@ func fromText(e audit.Row) string {
 func (m *model) tableHeader(width int) string {
 	var titles []string
 	for _, c := range m.columns(width) {
-		titles = append(titles, fit(c.title, c.width))
+		titles = append(titles, m.theme.fit(c.title, c.width))
 	}
-	return m.theme.header.Render(fit("  "+strings.Join(titles, " "), width))
+	return m.theme.header.Render(m.theme.fit("  "+strings.Join(titles, " "), width))
 }
 
 func (m *model) tableRow(e audit.Row, width int, selected bool) string {
 	cells := make([]string, 0, 8)
 	for _, c := range m.columns(width) {
-		text := fit(clean(c.text(e)), c.width)
+		text := m.theme.fit(m.theme.clean(c.text(e)), c.width)
 		if c.end {
-			text = fitEnd(clean(c.text(e)), c.width)
+			text = m.theme.fitEnd(m.theme.clean(c.text(e)), c.width)
 		}
 		if strings.HasPrefix(c.title, "OUT") && !selected { // a selected line has one style of its own
 			text = m.theme.outcome(string(e.Outcome)).Render(text)
@@ -298,9 +313,9 @@ func (m *model) tableRow(e audit.Row, width int, selected bool) string {
 	}
 	line := strings.Join(cells, " ")
 	if selected {
-		return m.theme.selected.Render(fit(m.theme.cursor+" "+line, width))
+		return m.theme.selected.Render(m.theme.fit(m.theme.cursor+" "+line, width))
 	}
-	return fit("  "+line, width)
+	return m.theme.fit("  "+line, width)
 }
 
 func (m *model) tableLines(width, rows int) []string {
@@ -323,8 +338,12 @@ func (m *model) emptyText() string {
 	switch {
 	case p.err != nil:
 		return ""
-	case p.inFlight() || !p.loaded:
+	case p.inFlight():
 		return m.theme.dim.Render("asking ...")
+	case !p.loaded:
+		return "not asked, Esc has stopped it; r asks again"
+	case p.older != nil:
+		return "none found so far; moving goes on"
 	case m.filter == "":
 		return "nothing is on record yet"
 	}
@@ -342,7 +361,7 @@ func (m *model) eventsLines(width, height int) []string {
 		side := m.detailWidth()
 		details := m.detailLines(side, rows+1)
 		for i, line := range m.tableLines(width-side-1, rows) {
-			lines = append(lines, fit(line, width-side-1)+m.theme.dim.Render(m.theme.side)+details[i])
+			lines = append(lines, m.theme.fit(line, width-side-1)+m.theme.dim.Render(m.theme.side)+details[i])
 		}
 	default:
 		lines = append(lines, m.tableLines(width, rows)...)
@@ -362,11 +381,11 @@ func (m *model) rows() int {
 }
 
 func (m *model) filterLine(width int) string {
-	text := clean(m.filter)
+	text := m.theme.clean(m.filter)
 	if text == "" {
 		text = m.theme.dim.Render("all events")
 	}
-	return spread(" "+m.theme.accent.Render("/")+" "+text, m.histogram.total(m), width)
+	return m.theme.spread(" "+m.theme.accent.Render("/")+" "+text, m.histogram.total(m), width)
 }
 
 // stateLine shows an error, a search or following, and the position of the selection.
@@ -379,20 +398,20 @@ func (m *model) stateLine(width int) string {
 	if f := m.follow.text(m); f != "" {
 		right = f + "  " + right
 	}
-	return spread(" "+m.stateText(), right, width)
+	return m.theme.spread(" "+m.stateText(), right, width)
 }
 
 func (m *model) stateText() string {
 	p := &m.events
 	switch {
 	case p.err != nil:
-		return m.theme.failed.Render("ERROR ") + m.theme.dim.Render("(r asks again) ") + clean(p.err.Error())
+		return m.theme.failed.Render("ERROR ") + m.theme.dim.Render("(r asks again) ") + m.theme.clean(p.err.Error())
 	case m.notice != "":
-		return clean(m.notice)
+		return m.theme.clean(m.notice)
 	case m.export.state != "":
-		return clean(m.export.state)
-	case p.inFlight() && p.of != m.filter && p.loaded && m.now().Sub(p.began) < time.Second:
-		return m.theme.dim.Render("asking ...")
+		return m.theme.clean(m.export.text(m.filter))
+	case m.prompt.of(m) != m.filter:
+		return m.theme.dim.Render("shown: ") + m.theme.clean(cmp.Or(m.filter, "all events"))
 	case p.inFlight() && p.searched != nil:
 		return m.theme.accent.Render("searching ") + "back to " + m.momentText(p.searched.At) +
 			m.theme.dim.Render(" (Esc stops)")
@@ -401,7 +420,8 @@ func (m *model) stateText() string {
 	case p.halted && p.searched != nil:
 		return "searched back to " + m.momentText(p.searched.At) + m.theme.dim.Render(" (moving goes on)")
 	case m.follow.err != nil:
-		return m.theme.failed.Render("ERROR ") + m.theme.dim.Render("(following goes on) ") + clean(m.follow.err.Error())
+		return m.theme.failed.Render("ERROR ") + m.theme.dim.Render("(following goes on) ") +
+			m.theme.clean(m.follow.err.Error())
 	}
 	return ""
 }

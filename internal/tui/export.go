@@ -2,6 +2,7 @@ package tui
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,6 +21,7 @@ type exportPane struct {
 	cancel  context.CancelFunc // nil = no export runs
 	written *atomic.Int64
 	path    string
+	of      string // its filter
 	state   string // how the last one ended
 }
 
@@ -57,7 +59,7 @@ func (m *model) startExport(path string) (tea.Cmd, error) {
 	}
 	ctx, cancel := context.WithCancel(m.ctx) // no deadline: it reads in short transactions, and Esc stops it
 	written := &atomic.Int64{}
-	m.export = exportPane{cancel: cancel, written: written, path: path}
+	m.export = exportPane{cancel: cancel, written: written, path: path, of: m.filter}
 	m.export.state = m.export.progress()
 	return func() (msg tea.Msg) {
 		defer cancel()
@@ -99,6 +101,14 @@ func (msg exportMsg) arrive(m *model) tea.Cmd {
 
 func (p *exportPane) progress() string {
 	return fmt.Sprintf("exporting to %s: %s (Esc stops)", p.path, count(p.written.Load(), "event", "events"))
+}
+
+// text is the state, with the export's filter if that is not the one shown.
+func (p *exportPane) text(shown string) string {
+	if p.of == shown {
+		return p.state
+	}
+	return p.state + ", of " + cmp.Or(p.of, "no filter")
 }
 
 // seen clears the result of the last export.

@@ -163,6 +163,10 @@ func (l *log) Counts(_ context.Context, f filter.Filter, from, to time.Time, buc
 	if l.err != nil {
 		return audit.Counts{}, l.err
 	}
+	return l.counts(f, from, to, buckets)
+}
+
+func (l *log) counts(f filter.Filter, from, to time.Time, buckets int) (audit.Counts, error) {
 	if from.IsZero() {
 		from = to
 		if len(l.events) > 0 {
@@ -253,6 +257,11 @@ type screen struct {
 
 func newScreen(t *testing.T, l *log, line string, width, height int) *screen {
 	t.Helper()
+	return newScreenOf(t, l, line, width, height)
+}
+
+func newScreenOf(t *testing.T, l Source, line string, width, height int) *screen {
+	t.Helper()
 	plain, err := newTheme("none", io.Discard, func(string) string { return "" })
 	if err != nil {
 		t.Fatal(err)
@@ -287,14 +296,15 @@ func (s *screen) settle(cmd tea.Cmd) {
 	}
 }
 
+var namedKeys = map[string]tea.KeyType{"enter": tea.KeyEnter, "esc": tea.KeyEsc, "tab": tea.KeyTab, "up": tea.KeyUp,
+	"down": tea.KeyDown, "home": tea.KeyHome, "end": tea.KeyEnd, "pgdown": tea.KeyPgDown, "pgup": tea.KeyPgUp,
+	"backspace": tea.KeyBackspace, "ctrl+u": tea.KeyCtrlU}
+
 // keys presses names of keys, or types 'text'.
 func (s *screen) keys(keys ...string) {
 	s.t.Helper()
-	named := map[string]tea.KeyType{"enter": tea.KeyEnter, "esc": tea.KeyEsc, "tab": tea.KeyTab, "up": tea.KeyUp,
-		"down": tea.KeyDown, "home": tea.KeyHome, "end": tea.KeyEnd, "pgdown": tea.KeyPgDown, "pgup": tea.KeyPgUp,
-		"backspace": tea.KeyBackspace, "ctrl+u": tea.KeyCtrlU}
 	for _, k := range keys {
-		if kind, ok := named[k]; ok {
+		if kind, ok := namedKeys[k]; ok {
 			s.send(tea.KeyMsg{Type: kind})
 			continue
 		}

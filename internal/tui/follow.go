@@ -23,8 +23,8 @@ type followPane struct {
 }
 
 const (
-	maxRecent = 500
-	recount   = 5 * time.Second // how often the histogram is updated while events arrive
+	maxRecent    = 500
+	recountEvery = 5 * time.Second // how often the histogram is updated while events arrive
 )
 
 type followMsg struct {
@@ -97,11 +97,11 @@ func (msg followMsg) arrive(m *model) tea.Cmd {
 	}
 	f.recent = append(f.recent, msg.fresh...)
 	f.recent = f.recent[max(0, len(f.recent)-maxRecent):]
-	if len(msg.fresh) > 0 && m.now().Sub(m.histogram.sentAt) >= recount {
-		cmds = append(cmds, m.queryCounts())
-	}
+	m.histogram.behind = m.histogram.behind || len(msg.fresh) > 0
+	cmds = append(cmds, m.recount())
 	switch {
 	case len(msg.fresh) == 0:
+	case !m.events.loaded: // the page that is being queried takes them from recent
 	case m.events.selected == 0 && m.events.newer == nil && f.waiting == 0:
 		m.events.insert(msg.fresh)
 		m.events.show(m.rows())
@@ -115,10 +115,20 @@ func (msg followMsg) arrive(m *model) tea.Cmd {
 	return tea.Batch(cmds...)
 }
 
+// recount updates the histogram, at most once in recountEvery.
+func (m *model) recount() tea.Cmd {
+	if !m.histogram.behind || m.histogram.inFlight() || m.now().Sub(m.histogram.sentAt) < recountEvery {
+		return nil
+	}
+	return m.queryCounts()
+}
+
 func (f *followPane) text(m *model) string {
 	switch {
 	case !f.on:
 		return ""
+	case f.err != nil:
+		return m.theme.failed.Render("FOLLOW FAILS")
 	case f.waiting > 0:
 		return m.theme.accent.Render(fmt.Sprintf("FOLLOW PAUSED  +%s new (Home)", thousands(f.waiting)))
 	case m.events.selected > 0 || m.events.newer != nil:

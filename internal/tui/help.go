@@ -2,7 +2,6 @@ package tui
 
 import (
 	"slices"
-	"strings"
 
 	tea "github.com/charmbracelet/bubbletea"
 	"github.com/charmbracelet/lipgloss"
@@ -20,7 +19,7 @@ func (m *model) helpLines(width, height int) []string {
 		lines := []string{m.theme.title.Render(group)}
 		for _, c := range m.keys {
 			if h := c.Help(); c.group == group {
-				lines = append(lines, "  "+m.theme.accent.Render(fit(h.Key, 11))+h.Desc)
+				lines = append(lines, "  "+m.theme.accent.Render(m.theme.fit(m.theme.keys(h.Key), 11))+h.Desc)
 			}
 		}
 		groups = append(groups, append(lines, ""))
@@ -30,7 +29,7 @@ func (m *model) helpLines(width, height int) []string {
 		left, right := slices.Concat(groups[0], groups[3]), slices.Concat(groups[1], groups[2])
 		lines = lines[:0]
 		for i := range max(len(left), len(right)) {
-			lines = append(lines, fit(at(left, i), width/2)+at(right, i))
+			lines = append(lines, m.theme.fit(at(left, i), width/2)+at(right, i))
 		}
 	}
 	lines = append(lines, "A filter is words that must all hold: actor:ci action:read secret:prod/* ip:10.0.0.0/8",
@@ -47,24 +46,25 @@ func at(lines []string, i int) string {
 	return ""
 }
 
-// hints is the last line: as many keys as fit.
+// hints is the last line: how to leave, and as many other keys as fit.
 func (m *model) hints(width int) string {
 	if m.help {
-		return m.theme.dim.Render("↑ ↓ scroll   any other key closes")
+		return m.theme.dim.Render(m.theme.arrows + " scroll   any other key closes")
 	}
 	if m.prompt.open() {
-		return m.theme.dim.Render("Enter takes it   Esc leaves it   Tab completes   ↑ ↓ choose")
+		return m.theme.dim.Render("Enter takes it   Esc leaves it   Tab completes   " + m.theme.arrows + " choose")
 	}
-	shown := []string{"/ filter", "Enter details", "f follow", "t time", "e refusals", "Tab secrets", "q quit"}
+	shown := []string{"/ filter", "Enter details", "Tab secrets", "f follow", "t time", "e refusals"}
 	if m.page == secretsPage {
-		shown = []string{"/ find", "Enter events", "Tab events", "q quit"}
+		shown = []string{"/ find", "Enter events", "Tab events"}
 	}
+	const gap, quit = "   ", "q quit"
 	line := "? help"
 	for _, h := range shown {
-		if lipgloss.Width(line)+len(h)+3 > width {
+		if lipgloss.Width(line+gap+h+gap+quit) > width {
 			break
 		}
-		line += strings.Repeat(" ", 3) + h
+		line += gap + h
 	}
-	return m.theme.dim.Render(line)
+	return m.theme.dim.Render(line + gap + quit)
 }

@@ -14,17 +14,22 @@ import (
 // histogramPane is the row of bars over the table: how many events there are per span of time.
 type histogramPane struct {
 	pending
-	audit.Counts
-	of     string // the filter of the counts
-	sentAt time.Time
-	err    error
+	audit.Counts // of the model's filter: another filter begins with none
+	sentAt       time.Time
+	behind       bool // events were shown that are not counted
+	err          error
+}
+
+// forget drops the counts and the running query, whose answer is dropped too.
+func (s *histogramPane) forget() {
+	s.stop()
+	*s = histogramPane{pending: s.pending}
 }
 
 const histogramMargin = 1
 
 type countsMsg struct {
 	number int
-	of     string
 	audit.Counts
 	err error
 }
@@ -33,26 +38,29 @@ type countsMsg struct {
 func (m *model) queryCounts() tea.Cmd {
 	f, err := m.parse()
 	buckets := m.width - 2*histogramMargin
+	if err != nil {
+		m.histogram.forget()
+		m.histogram.err = err
+	}
 	if err != nil || buckets < 1 {
 		return nil
 	}
-	m.histogram.sentAt = m.now()
+	m.histogram.sentAt, m.histogram.behind = m.now(), false
 	from, to := f.Since(), f.Until()
 	if to.IsZero() {
 		to = m.now()
 	}
 	f = f.Without(filter.Since, filter.Until)
-	of := m.filter
 	return query(m, &m.histogram.pending,
 		func(ctx context.Context) (audit.Counts, error) { return m.source.Counts(ctx, f, from, to, buckets) },
-		func(n int, c audit.Counts, err error) tea.Msg { return countsMsg{n, of, c, err} })
+		func(n int, c audit.Counts, err error) tea.Msg { return countsMsg{n, c, err} })
 }
 
 func (msg countsMsg) arrive(m *model) tea.Cmd {
 	if !m.histogram.take(msg.number) {
 		return nil
 	}
-	m.histogram.Counts, m.histogram.err, m.histogram.of = msg.Counts, msg.err, msg.of
+	m.histogram.Counts, m.histogram.err = msg.Counts, msg.err
 	if msg.err != nil {
 		m.histogram.Counts = audit.Counts{}
 	}
@@ -97,7 +105,7 @@ func (m *model) axis(width int) string {
 	s := &m.histogram
 	switch {
 	case s.err != nil:
-		return " the counts: " + clean(s.err.Error())
+		return " the counts: " + m.theme.clean(s.err.Error())
 	case len(s.Buckets) == 0:
 		return ""
 	}
@@ -113,13 +121,13 @@ func (m *model) axis(width int) string {
 	}
 	switch mark := m.theme.below; { // the mark keeps its column, the dates are moved or cut
 	case here < 0:
-		return fit(left, width-len(right)) + right
+		return m.theme.fit(left, width-len(right)) + right
 	case here < len(left):
-		return fit(fit("", here)+mark+left, width-len(right)) + right
+		return m.theme.fit(m.theme.fit("", here)+mark+left, width-len(right)) + right
 	case here >= width-len(right):
-		return fit(fit(left, here-len(right))+right+mark, width)
+		return m.theme.fit(m.theme.fit(left, here-len(right))+right+mark, width)
 	default:
-		return fit(fit(left, here)+mark, width-len(right)) + right
+		return m.theme.fit(m.theme.fit(left, here)+mark, width-len(right)) + right
 	}
 }
 
@@ -150,9 +158,11 @@ func (s *histogramPane) total(m *model) string {
 		}
 	}
 	switch {
-	case s.err != nil || len(s.Buckets) == 0 && !s.inFlight():
+	case s.err != nil:
+		return m.theme.failed.Render("not counted ") // the axis says why, if there is room for one
+	case len(s.Buckets) == 0 && !s.inFlight():
 		return ""
-	case len(s.Buckets) == 0 || s.of != m.filter:
+	case len(s.Buckets) == 0:
 		return m.theme.dim.Render("counting ... ")
 	}
 	return m.theme.dim.Render(about + count(rounded(sum, about != ""), "event", "events") + " ")

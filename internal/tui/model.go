@@ -176,7 +176,7 @@ func (m *model) helpKey(msg tea.KeyMsg) tea.Cmd {
 
 func (m *model) ticked() tea.Cmd {
 	m.export.tick()
-	return tea.Batch(m.queryNew(), m.keepStatus())
+	return tea.Batch(m.queryNew(), m.recount(), m.keepStatus())
 }
 
 func (m *model) quit() tea.Cmd {
@@ -193,12 +193,16 @@ func (m *model) setFilter(line string) tea.Cmd {
 	if line != m.filter {
 		m.before = append(m.before, m.filter)
 	}
-	m.filter = line
-	return m.refresh()
+	return m.show(line)
 }
 
-func (m *model) refresh() tea.Cmd {
-	m.page = eventsPage
+// show is the only place that changes the filter: what is on the screen of the one before goes with it.
+func (m *model) show(line string) tea.Cmd {
+	if line != m.filter {
+		m.events.forget()
+		m.histogram.forget()
+	}
+	m.filter, m.page = line, eventsPage
 	return tea.Batch(m.queryBackground(), m.loadNewest(), m.refollow())
 }
 
@@ -208,8 +212,9 @@ func (m *model) back() tea.Cmd {
 		return nil
 	}
 	last := len(m.before) - 1
-	m.filter, m.before = m.before[last], m.before[:last]
-	return m.refresh()
+	line := m.before[last]
+	m.before = m.before[:last]
+	return m.show(line)
 }
 
 // edit replaces terms of the filter.
@@ -290,6 +295,7 @@ func (m *model) reload() tea.Cmd {
 	if m.page == secretsPage {
 		return m.loadSecrets()
 	}
+	m.detail.sealOf = 0
 	return tea.Batch(m.queryBackground(), m.loadNewest(), m.queryStatus())
 }
 
@@ -297,9 +303,11 @@ func (m *model) escape() tea.Cmd {
 	switch {
 	case m.export.running():
 		m.export.abort()
-	case m.events.inFlight():
+	case m.page == secretsPage && m.secrets.inFlight():
+		m.secrets.stop()
+	case m.page == eventsPage && m.events.inFlight():
 		m.events.stopSearch()
-	case m.detail.open:
+	case m.page == eventsPage && m.detail.open:
 		m.detail.open = false
 	case m.page == secretsPage:
 		m.page = eventsPage
@@ -335,7 +343,7 @@ func (m *model) home() tea.Cmd {
 	if m.page == secretsPage {
 		return m.loadSecrets()
 	}
-	if m.events.newer != nil || m.follow.waiting > 0 {
+	if m.events.newer != nil || m.follow.waiting > 0 || !m.events.loaded {
 		return m.loadNewest()
 	}
 	m.events.choose(0)
@@ -346,7 +354,8 @@ func (m *model) end() tea.Cmd {
 	if m.page == secretsPage {
 		return m.moveSecret(len(m.secrets.rows))
 	}
-	if m.events.older != nil || m.events.inFlight() { // the answer of a running query would select the newest
+	// the answer of a running query would select the newest
+	if m.events.older != nil || !m.events.loaded || m.events.inFlight() {
 		return m.loadOldest()
 	}
 	m.events.choose(len(m.events.events) - 1)
@@ -365,7 +374,7 @@ func (m *model) View() (screen string) {
 	}
 	lines := m.lines()
 	for i := range lines {
-		lines[i] = fit(lines[i], m.width)
+		lines[i] = m.theme.fit(lines[i], m.width)
 	}
 	return strings.Join(lines, "\n")
 }
@@ -373,7 +382,7 @@ func (m *model) View() (screen string) {
 func (m *model) tooSmall() string {
 	lines := make([]string, max(m.height, 1))
 	if m.height > 0 {
-		lines[m.height/2] = fit("the browser takes 60x15; this is "+sizeText(m.width, m.height), m.width)
+		lines[m.height/2] = m.theme.fit("the browser takes 60x15; this is "+sizeText(m.width, m.height), m.width)
 	}
 	return strings.Join(lines, "\n")
 }
@@ -403,5 +412,5 @@ func (m *model) titleLine() string {
 	if m.page == secretsPage {
 		tabs = m.theme.dim.Render("  Events ") + m.theme.title.Render(" [Secrets]")
 	}
-	return spread(tabs, m.status.text(m), m.width)
+	return m.theme.spread(tabs, m.status.text(m), m.width)
 }

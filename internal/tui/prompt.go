@@ -24,6 +24,7 @@ type promptPane struct {
 
 	completion filter.Completion
 	words      []string // candidates for the word at the cursor
+	noWords    error    // why there are none
 	chosen     int      // -1 = none
 }
 
@@ -136,7 +137,7 @@ type valuesMsg struct {
 func (m *model) suggest() tea.Cmd {
 	p := &m.prompt
 	p.stop()
-	p.words, p.chosen = nil, -1
+	p.words, p.noWords, p.chosen = nil, nil, -1
 	if !p.open() || !p.purpose.completes || p.input.Position() != len([]rune(p.input.Value())) {
 		return nil
 	}
@@ -157,7 +158,10 @@ func (m *model) suggest() tea.Cmd {
 
 func (msg valuesMsg) arrive(m *model) tea.Cmd {
 	p := &m.prompt
-	if p.take(msg.number) && msg.err == nil { // an error only costs the suggestions
+	if !p.take(msg.number) {
+		return nil
+	}
+	if p.noWords = msg.err; msg.err == nil { // an error only costs the suggestions
 		p.words = p.completion.Of(msg.values)
 	}
 	return nil
@@ -191,9 +195,13 @@ func (p *promptPane) over(lines []string, m *model) {
 		lines[2] = p.complaint(m)
 		return
 	}
+	if p.noWords != nil {
+		lines[2] = "   " + m.theme.dim.Render("no suggestions: "+m.theme.clean(p.noWords.Error()))
+		return
+	}
 	first := max(0, p.chosen-maxWords+1)
 	for i := first; i < len(p.words) && i < first+maxWords; i++ {
-		mark, text := "   ", clean(p.words[i])
+		mark, text := "   ", m.theme.clean(p.words[i])
 		if i == p.chosen {
 			mark, text = " "+m.theme.cursor+" ", m.theme.selected.Render(text)
 		}
@@ -203,20 +211,20 @@ func (p *promptPane) over(lines []string, m *model) {
 
 // complaint is the error, with a caret under its place if that is known and there is room.
 func (p *promptPane) complaint(m *model) string {
-	text := clean(p.wrong.Error())
+	text := m.theme.clean(p.wrong.Error())
 	var wrong *filter.Error
 	if !errors.As(p.wrong, &wrong) || lipgloss.Width(p.input.Value()) > m.width-10 {
 		return "   " + m.theme.failed.Render("! ") + text
 	}
-	text = clean(wrong.Text)
+	text = m.theme.clean(wrong.Text)
 	typed := []rune(p.input.Value())
 	column := promptIndent + lipgloss.Width(p.purpose.label) + 1 +
-		lipgloss.Width(clean(string(typed[:min(wrong.Column, len(typed))])))
+		lipgloss.Width(m.theme.clean(string(typed[:min(wrong.Column, len(typed))])))
 	caret := m.theme.failed.Render("^ ")
 	if column+2+lipgloss.Width(text) <= m.width || column < m.width/2 {
-		return fit("", column) + caret + text
+		return m.theme.fit("", column) + caret + text
 	}
-	return fit(text, column-1) + " " + caret
+	return m.theme.fit(text, column-1) + " " + caret
 }
 
 // withCursor shows the end of a long text, and a mark as the cursor.
@@ -224,10 +232,10 @@ func (p *promptPane) withCursor(m *model) string {
 	value := []rune(p.input.Value())
 	before, after := string(value[:p.input.Position()]), string(value[p.input.Position():])
 	room := m.width - lipgloss.Width(p.purpose.label) - 4
-	if over := lipgloss.Width(clean(before)) - room; over > 0 {
-		before = strings.TrimRight(fitEnd(clean(before), room), " ")
+	if over := lipgloss.Width(m.theme.clean(before)) - room; over > 0 {
+		before = strings.TrimRight(m.theme.fitEnd(m.theme.clean(before), room), " ")
 	}
-	return clean(before) + m.theme.title.Render("▏") + clean(after)
+	return m.theme.clean(before) + m.theme.title.Render(m.theme.caret) + m.theme.clean(after)
 }
 
 // The uses of the prompt.
@@ -246,6 +254,21 @@ func (m *model) promptFilter() tea.Cmd {
 		abandon: (*model).abandonFilter, completes: true}, text)
 }
 
+// of is the filter that a typed text will have: the model's, unless it is valid and not tried yet, or wrong.
+func (p *promptPane) of(m *model) string {
+	if !p.open() || !p.purpose.completes {
+		return m.filter
+	}
+	f, err := filter.Parse(p.input.Value(), m.now())
+	if err != nil {
+		return p.input.Value()
+	}
+	if shown, err := m.parse(); err == nil && shown.String() == f.String() {
+		return m.filter
+	}
+	return f.String()
+}
+
 // tryFilter shows the events of the typed filter as soon as it is valid.
 func (m *model) tryFilter(text string) tea.Cmd {
 	f, err := filter.Parse(text, m.now())
@@ -259,8 +282,7 @@ func (m *model) tryFilter(text string) tea.Cmd {
 	if f.String() == m.filter {
 		return nil
 	}
-	m.filter = f.String()
-	return m.refresh()
+	return m.show(f.String())
 }
 
 func (m *model) acceptFilter(text string) (tea.Cmd, error) {
@@ -275,16 +297,17 @@ func (m *model) acceptFilter(text string) (tea.Cmd, error) {
 		}
 		return nil, nil
 	}
-	m.filter = before
-	return m.setFilter(f.String()), nil
+	if f.String() != before {
+		m.before = append(m.before, before)
+	}
+	return m.show(f.String()), nil
 }
 
 func (m *model) abandonFilter() tea.Cmd {
 	if m.filter == m.prompt.before {
 		return nil
 	}
-	m.filter = m.prompt.before
-	return m.refresh()
+	return m.show(m.prompt.before)
 }
 
 func (m *model) promptTime() tea.Cmd {

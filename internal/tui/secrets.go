@@ -53,7 +53,7 @@ func (m *model) findSecrets(prefix string) tea.Cmd {
 	if strings.TrimSpace(prefix) == m.secrets.prefix {
 		return nil
 	}
-	m.secrets.prefix = strings.TrimSpace(prefix)
+	m.secrets.prefix, m.secrets.rows = strings.TrimSpace(prefix), nil // they are of another prefix
 	return m.loadSecrets()
 }
 
@@ -70,10 +70,10 @@ func (msg secretsMsg) arrive(m *model) tea.Cmd {
 	if !p.take(msg.number) {
 		return nil
 	}
-	p.loaded = true
 	if p.err = msg.err; msg.err != nil {
 		return nil
 	}
+	p.loaded = true
 	if msg.after == "" {
 		p.rows, p.selected, p.top = nil, 0, 0
 	}
@@ -110,7 +110,7 @@ func (m *model) secretsLines(width, height int) []string {
 	p.top = min(max(p.top, p.selected-rows+1), p.selected)
 	what := "all secrets"
 	if p.prefix != "" {
-		what = "secrets under " + clean(p.prefix)
+		what = "secrets under " + m.theme.clean(p.prefix)
 	}
 	lines := []string{" " + m.theme.dim.Render(what), m.secretHeader(width)}
 	for i := p.top; i < len(p.rows) && i < p.top+rows; i++ {
@@ -120,6 +120,8 @@ func (m *model) secretsLines(width, height int) []string {
 		empty := "  there are none"
 		if p.inFlight() {
 			empty = m.theme.dim.Render("  asking ...")
+		} else if !p.loaded {
+			empty = "  not asked, Esc has stopped it; r asks again"
 		}
 		lines = append(lines, "", empty)
 	}
@@ -134,11 +136,11 @@ func (m *model) secretState(width int) string {
 	left := ""
 	switch {
 	case p.err != nil:
-		left = m.theme.failed.Render("ERROR ") + m.theme.dim.Render("(r asks again) ") + clean(p.err.Error())
+		left = m.theme.failed.Render("ERROR ") + m.theme.dim.Render("(r asks again) ") + m.theme.clean(p.err.Error())
 	case m.notice != "":
-		left = clean(m.notice)
+		left = m.theme.clean(m.notice)
 	case p.selected < len(p.rows) && p.rows[p.selected].JobError != "":
-		left = m.theme.failed.Render("the rotation: ") + clean(p.rows[p.selected].JobError)
+		left = m.theme.failed.Render("the rotation: ") + m.theme.clean(p.rows[p.selected].JobError)
 	}
 	more := ""
 	if p.more {
@@ -148,7 +150,7 @@ func (m *model) secretState(width int) string {
 	if len(p.rows) > 0 {
 		right = m.theme.dim.Render(fmt.Sprintf("%d of %d%s ", p.selected+1, len(p.rows), more))
 	}
-	return spread(" "+left, right, width)
+	return m.theme.spread(" "+left, right, width)
 }
 
 // secretColumns are the widths of name, version, last read, last rotated, next rotation and state.
@@ -161,18 +163,18 @@ func secretColumns(width int) []int {
 
 func (m *model) secretHeader(width int) string {
 	titles := []string{"NAME", "VER", "LAST READ", "ROTATED", "NEXT", "STATE"}
-	return m.theme.header.Render(fit("  "+cells(titles, secretColumns(width)), width))
+	return m.theme.header.Render(m.theme.fit("  "+m.cells(titles, secretColumns(width)), width))
 }
 
-func cells(texts []string, widths []int) string {
+func (m *model) cells(texts []string, widths []int) string {
 	var parts []string
 	for i, text := range texts {
 		switch {
 		case widths[i] == 0:
 		case i == 0:
-			parts = append(parts, fitEnd(text, widths[i]))
+			parts = append(parts, m.theme.fitEnd(text, widths[i]))
 		default:
-			parts = append(parts, fit(text, widths[i]))
+			parts = append(parts, m.theme.fit(text, widths[i]))
 		}
 	}
 	return strings.Join(parts, " ")
@@ -180,15 +182,15 @@ func cells(texts []string, widths []int) string {
 
 func (m *model) secretRow(s audit.SecretUse, width int, selected bool) string {
 	state := state(s, m.now())
-	line := cells([]string{clean(s.Name), versionText(s.Version), m.ago(s.LastReadAt), m.ago(s.RotatedAt),
-		m.until(s.NextRotationAt), clean(state)}, secretColumns(width))
+	line := m.cells([]string{m.theme.clean(s.Name), versionText(s.Version), m.ago(s.LastReadAt), m.ago(s.RotatedAt),
+		m.until(s.NextRotationAt), m.theme.clean(state)}, secretColumns(width))
 	switch {
 	case selected:
-		return m.theme.selected.Render(fit(m.theme.cursor+" "+line, width))
+		return m.theme.selected.Render(m.theme.fit(m.theme.cursor+" "+line, width))
 	case state == strings.ToUpper(state) && state != "":
-		return m.theme.failed.Render(fit("! "+line, width))
+		return m.theme.failed.Render(m.theme.fit("! "+line, width))
 	}
-	return fit("  "+line, width)
+	return m.theme.fit("  "+line, width)
 }
 
 // state is in capitals if an operator has to act.

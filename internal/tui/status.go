@@ -54,7 +54,7 @@ func (msg statusMsg) arrive(m *model) tea.Cmd {
 }
 
 func (s *statusLine) text(m *model) string {
-	name := clean(s.Node)
+	name := m.theme.clean(s.Node)
 	if name == "" {
 		name = "vault"
 	}

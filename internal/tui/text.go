@@ -13,8 +13,10 @@ import (
 )
 
 // clean makes text from a row safe to show: control characters of both sets, characters that change the writing
-// direction, and invisible ones are written out as \x1b or \u202e.
-func clean(s string) string {
+// direction, and invisible ones are written out as \x1b or \u202e. A terminal that is not set to UTF-8 gets every
+// character outside of ASCII so.
+func (g glyphs) clean(s string) string {
+	unsafe := func(r rune) bool { return unsafe(r) || g.ascii && r >= utf8.RuneSelf }
 	if strings.IndexFunc(s, unsafe) < 0 && utf8.ValidString(s) {
 		return s
 	}
@@ -28,6 +30,8 @@ func clean(s string) string {
 			b.WriteRune(r)
 		case r < 0x100:
 			fmt.Fprintf(&b, `\x%02x`, r)
+		case r > 0xffff:
+			fmt.Fprintf(&b, `\U%08x`, r)
 		default:
 			fmt.Fprintf(&b, `\u%04x`, r)
 		}
@@ -41,30 +45,30 @@ func unsafe(r rune) bool {
 }
 
 // fit makes a line exactly width cells wide.
-func fit(s string, width int) string {
+func (g glyphs) fit(s string, width int) string {
 	if width <= 0 {
 		return ""
 	}
-	s = ansi.Truncate(s, width, "…")
+	s = ansi.Truncate(s, width, g.cut)
 	return s + strings.Repeat(" ", max(0, width-lipgloss.Width(s)))
 }
 
 // fitEnd keeps the end of a text that is too long: the end of a secret's name is more specific than its beginning.
-func fitEnd(s string, width int) string {
+func (g glyphs) fitEnd(s string, width int) string {
 	over := lipgloss.Width(s) - width
 	if over <= 0 || width <= 1 {
-		return fit(s, width)
+		return g.fit(s, width)
 	}
-	return fit(ansi.TruncateLeft(s, over+1, "…"), width)
+	return g.fit(ansi.TruncateLeft(s, over+1, g.cut), width)
 }
 
 // spread puts one text at the left of a line and another at the right, and shortens the left one to fit.
-func spread(left, right string, width int) string {
+func (g glyphs) spread(left, right string, width int) string {
 	room := width - lipgloss.Width(right) - 1
 	if room < 8 {
-		return fit(left, width)
+		return g.fit(left, width)
 	}
-	return fit(left, room) + " " + right
+	return g.fit(left, room) + " " + right
 }
 
 // thousands writes 1234567 as 1,234,567.

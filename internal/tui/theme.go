@@ -20,8 +20,9 @@ type theme struct {
 
 // glyphs are the marks; a terminal that is not set to UTF-8 gets ASCII.
 type glyphs struct {
-	cursor, rule, side, below, here string
-	bars                            []string // from nothing to full
+	ascii                                               bool
+	cursor, rule, side, below, here, cut, caret, arrows string
+	bars                                                []string // from nothing to full
 }
 
 func newTheme(name string, out io.Writer, env func(string) string) (theme, error) {
@@ -62,9 +63,19 @@ func glyphsFor(env func(string) string) glyphs {
 	}
 	locale = strings.ToLower(locale)
 	if strings.Contains(locale, "utf-8") || strings.Contains(locale, "utf8") || locale == "" {
-		return glyphs{cursor: "›", rule: "─", side: "│", below: "▲", here: "●", bars: strings.Split(" ▁▂▃▄▅▆▇█", "")}
+		return glyphs{cursor: "›", rule: "─", side: "│", below: "▲", here: "●", cut: "…", caret: "▏", arrows: "↑ ↓",
+			bars: strings.Split(" ▁▂▃▄▅▆▇█", "")}
 	}
-	return glyphs{cursor: ">", rule: "-", side: "|", below: "^", here: "*", bars: strings.Split(" .:-=+*#@", "")}
+	return glyphs{ascii: true, cursor: ">", rule: "-", side: "|", below: "^", here: "*", cut: "~", caret: "_",
+		arrows: "Up Down", bars: strings.Split(" .:-=+*#@", "")}
+}
+
+// keys names keys as this terminal can show them.
+func (g glyphs) keys(text string) string {
+	if !g.ascii {
+		return text
+	}
+	return strings.NewReplacer("↑", "Up", "↓", "Down").Replace(text)
 }
 
 // outcome is the style of an outcome.

@@ -151,7 +151,7 @@ func TestClean(t *testing.T) {
 		"plain/name": "plain/name", "日本": "日本", "\x1b[31m": `\x1b[31m`, "\u009b": `\x9b`, "\u202eabc": `\u202eabc`,
 		"a\xffb": `a\xffb`, "\u2028": `\u2028`, "\ufeff": `\ufeff`,
 	} {
-		if got := clean(in); got != want {
+		if got := (glyphs{}).clean(in); got != want {
 			t.Errorf("%q: got %q, want %q", in, got, want)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/google/uuid"
@@ -131,7 +132,8 @@ type Settings struct {
 // Change is part of every write: the token, and the id under which a request without a reply is sent again.
 type Change struct {
 	Token     Token
-	RequestID uuid.UUID // zero: a fresh one
+	RequestID uuid.UUID  // zero: a fresh one
+	Client    netip.Addr // for which this process makes the change; invalid: for its own user, or a unix socket's
 }
 
 // PutRequest stores a new version.

@@ -200,7 +200,9 @@ func (c Change) requestID() uuid.UUID {
 }
 
 func (c Change) credential() db.Credential {
-	return c.Token.Credential()
+	credential := c.Token.Credential()
+	credential.Client = c.Client
+	return credential
 }
 
 // canWrite begins every verb that takes an admin token: it fails before anything is sealed or sent. Its error is the

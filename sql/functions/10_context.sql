@@ -301,13 +301,31 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     E'(?<!\\\\)((?:\\\\\\\\)*)\\\\(?:[bfnrt]|u00[01][0-9a-f])', E'\\1?', 'g'), 2147483647)::jsonb
 $$;
 
+-- For whom a session makes a change: the address that it reports in vault.client (vaultd reports the client of an HTTP
+-- request), or that of the session. A reported address is as credible as the role that reports it, so the row then has
+-- the session's own as "via".
+CREATE OR REPLACE FUNCTION vault._client() RETURNS inet
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN coalesce(nullif(current_setting('vault.client', true), '')::inet, inet_client_addr());
+END $$;
+
+CREATE OR REPLACE FUNCTION vault._via() RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF coalesce(current_setting('vault.client', true), '') = '' THEN
+    RETURN '{}';
+  END IF;
+  RETURN jsonb_build_object('via', coalesce(host(inet_client_addr()), 'local'));
+END $$;
+
 CREATE OR REPLACE FUNCTION vault._audit(p_action text, p_secret text, p_version int, p_request uuid,
                                         p_detail jsonb DEFAULT '{}', p_outcome text DEFAULT 'ok') RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  INSERT INTO vault.audit_log (actor, action, secret, version, outcome, request_id, detail)
-    VALUES (coalesce(vault.tx_actor(), 'role:' || session_user), p_action, p_secret, p_version, p_outcome, p_request,
-            jsonb_strip_nulls(p_detail));
+  INSERT INTO vault.audit_log (actor, client, action, secret, version, outcome, request_id, detail)
+    VALUES (coalesce(vault.tx_actor(), 'role:' || session_user), vault._client(), p_action, p_secret, p_version,
+            p_outcome, p_request, jsonb_strip_nulls(p_detail) || vault._via());
 END $$;
 
 -- The row of a refused attempt rolls back with it, so the client reports the refusal in a transaction of its own.

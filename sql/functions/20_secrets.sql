@@ -278,10 +278,11 @@ BEGIN
     PERFORM vault._supersede_job(s.id, p_sealed.version);
   END IF;
   v_result := vault._add_version(s, p_sealed, p_request);
-  INSERT INTO vault.audit_log (actor, action, secret, version, request_id, detail)
-    VALUES (v_actor, p_action, p_name, p_sealed.version, p_request, jsonb_strip_nulls(jsonb_build_object(
-      'kms_key_id', p_sealed.kms_key_id, 'generator', p_generator, 'rotation_interval', p_rotation_interval,
-      'grace_period', p_grace_period, 'rotator', p_rotator, 'window', p_window)));
+  INSERT INTO vault.audit_log (actor, client, action, secret, version, request_id, detail)
+    VALUES (v_actor, vault._client(), p_action, p_name, p_sealed.version, p_request,
+      jsonb_strip_nulls(jsonb_build_object('kms_key_id', p_sealed.kms_key_id, 'generator', p_generator,
+        'rotation_interval', p_rotation_interval, 'grace_period', p_grace_period, 'rotator', p_rotator,
+        'window', p_window)) || vault._via());
   INSERT INTO vault.requests (id, action, digest, result) VALUES (p_request, p_action, v_digest, v_result)
     ON CONFLICT DO NOTHING;
   IF NOT FOUND THEN   -- at the same time, for another secret

@@ -391,3 +391,33 @@ func TestSealOf(t *testing.T) {
 		}
 	}
 }
+
+// A node's name also finds the events of spools that earlier releases named NAME@HOST, and no other node's.
+func TestANodeIsFoundByItsName(t *testing.T) {
+	t.Parallel()
+	s := vaulttest.New(t)
+	for _, node := range []string{"db1", "db1@vm", "db1@", "db10", "db10@vm", "db2@db1", ""} {
+		s.MustExec(t, fmt.Sprintf(`INSERT INTO vault.audit_log (actor, node, action, secret) VALUES
+			('client:10.0.0.7', nullif('%[1]s', ''), 'read', 'of/%[1]s')`, node))
+	}
+	log := mustLog(t, s.URL(vaulttest.Operator))
+	for line, want := range map[string][]string{
+		"node:db1":          {"of/db1", "of/db1@", "of/db1@vm"},
+		"node:db1@vm":       {"of/db1@vm"},
+		"node:db1*":         {"of/db1", "of/db10", "of/db10@vm", "of/db1@", "of/db1@vm"},
+		"node:db2":          {"of/db2@db1"},
+		"node:db1 node:db2": {"of/db1", "of/db1@", "of/db1@vm", "of/db2@db1"},
+		"-node:db1":         {"of/", "of/db10", "of/db10@vm", "of/db2@db1"},
+	} {
+		page, err := log.Events(t.Context(), audit.Query{Filter: parsed(t, line+` secret:of/*`)})
+		must(t, err)
+		got := []string{}
+		for _, row := range page.Rows {
+			got = append(got, row.Secret)
+		}
+		slices.Sort(got)
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: got %q, want %q", line, got, want)
+		}
+	}
+}

@@ -72,7 +72,7 @@ func conditionsOf(f filter.Filter) ([]condition, error) {
 		any, none := f.Of(c.key)
 		for _, terms := range [][]filter.Term{any, none} {
 			if len(terms) > 0 {
-				all = append(all, condition{c.key, terms[0].Not, ofEveryKind(terms)})
+				all = append(all, condition{c.key, terms[0].Not, spelledOut(terms)})
 			}
 		}
 	}
@@ -93,13 +93,17 @@ func fits(t filter.Term) bool {
 	return t.Key == filter.Since || t.Key == filter.Until
 }
 
-// ofEveryKind spells out the kinds that an actor without one stands for.
-func ofEveryKind(terms []filter.Term) (all []filter.Term) {
+// spelledOut has the terms that others stand for.
+func spelledOut(terms []filter.Term) (all []filter.Term) {
 	for _, t := range terms {
-		if t.Key != filter.Actor {
-			return terms
-		}
-		for _, t.Text = range t.Actors() {
+		switch t.Key {
+		case filter.Actor:
+			for _, t.Text = range t.Actors() {
+				all = append(all, t)
+			}
+		case filter.Node:
+			all = append(all, t.Nodes()...)
+		default:
 			all = append(all, t)
 		}
 	}

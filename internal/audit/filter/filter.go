@@ -125,6 +125,17 @@ func (t Term) Actors() []string {
 	return texts
 }
 
+// Nodes are the terms that a node's term stands for: its name is also the beginning of NAME@HOST, as spools begun by
+// earlier releases have it.
+func (t Term) Nodes() []Term {
+	if t.Prefix {
+		return []Term{t}
+	}
+	before := t
+	before.Text, before.Prefix = t.Text+"@", true
+	return []Term{t, before}
+}
+
 // quote writes a text so that it parses as one word with exactly that text.
 func quote(text string) string {
 	if text != "" && !strings.ContainsAny(text, `"\*`) && !strings.ContainsFunc(text, unicode.IsSpace) {

@@ -54,7 +54,7 @@ func (t Term) holds(s Subject) bool {
 	case Action:
 		return t.isText(s.Action)
 	case Node:
-		return t.isText(s.Node)
+		return slices.ContainsFunc(t.Nodes(), func(t Term) bool { return t.isText(s.Node) })
 	case Outcome:
 		return t.Text == s.Outcome
 	case Request:
