@@ -55,11 +55,12 @@ var sessionSettings = []setting{
 type sessionPlan struct {
 	given    map[string]bool // timeouts that the connection string sets
 	planOnce bool
+	readOnly bool
 }
 
 func newSessionPlan(c *pgx.ConnConfig, o Options) sessionPlan {
 	p := sessionPlan{given: map[string]bool{}, planOnce: o.PlanOnce && !o.Brief &&
-		c.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement}
+		c.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement, readOnly: o.ReadOnly}
 	for _, s := range sessionSettings {
 		_, set := c.RuntimeParams[s.name]
 		p.given[s.name] = s.yields && (set || strings.Contains(c.RuntimeParams["options"], s.name))
@@ -84,6 +85,11 @@ func (p sessionPlan) settings(server int, transaction bool) []string {
 			call = fmt.Sprintf("CASE WHEN pg_catalog.current_setting('%s', true) IS NOT NULL THEN %s END", s.name, call)
 		}
 		calls = append(calls, call)
+	}
+	if p.readOnly && transaction {
+		calls = append(calls, "pg_catalog.set_config('transaction_read_only', 'on', true)")
+	} else if p.readOnly {
+		calls = append(calls, "pg_catalog.set_config('default_transaction_read_only', 'on', false)")
 	}
 	return calls
 }

@@ -35,7 +35,8 @@ func keyOf(name string, row *db.VersionRow) cacheKey {
 }
 
 // keyCache keeps data keys for ttl, one of each version: after a rewrap the key under its new wrapping replaces the one
-// under the old. Readers get copies; a key is overwritten when it is replaced or evicted, expires, or the cache is closed.
+// under the old. Readers get copies; a key is overwritten when it is replaced or evicted, expires, or the cache is
+// closed.
 type keyCache struct {
 	ttl time.Duration
 	now func() time.Time
