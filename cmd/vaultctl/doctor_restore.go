@@ -392,7 +392,8 @@ func (r *drilling) audit(ctx context.Context, options seal.Options) (finding, er
 	case report.Seals == 0 && (len(options.Keys) > 0 || len(options.Copies) > 0):
 		return problem("audit_seal_key of vaultd, and whether this is the right backup", "there is no seal at all"), nil
 	case report.Seals == 0:
-		return warning("audit_seal_key of vaultd, and vaultctl keygen --audit FILE", "the audit log has no seals to verify"), nil
+		return warning("audit_seal_key of vaultd, and vaultctl keygen --audit FILE",
+			"the audit log has no seals to verify"), nil
 	case !report.Trusted:
 		return warning("--audit-key ed25519:..., as vaultctl keygen --audit printed it",
 			"%d rows fit %d seals, which any key may have signed", report.Rows, report.Seals), nil
