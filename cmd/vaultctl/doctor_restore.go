@@ -299,17 +299,18 @@ func (r *drilling) openAll(ctx context.Context) error {
 		}
 		return nil
 	}
-	var last db.StoredPlace
-	for {
-		places, err := r.a.reader.StoredAfter(ctx, last, drillPage)
-		if err != nil || len(places) == 0 {
+	var after db.StoredPlace
+	for more := true; more; {
+		places, next, rest, err := r.a.reader.StoredAfter(ctx, after, drillPage)
+		if err == nil {
+			err = r.page(ctx, places)
+		}
+		if err != nil {
 			return err
 		}
-		if err := r.page(ctx, places); err != nil {
-			return err
-		}
-		last = places[len(places)-1]
+		after, more = next, rest
 	}
+	return nil
 }
 
 // page opens versions, without those whose KMS key has failed too often.

@@ -61,10 +61,29 @@ func (r *Reader) StoredSample(ctx context.Context, n int) ([]StoredPlace, error)
 		`SELECT secret_id, version, name, kms_key_id`+storedWhere+` ORDER BY random() LIMIT $1`, n)
 }
 
-// StoredAfter is the next page of all stored versions, in the order of the table's key.
-func (r *Reader) StoredAfter(ctx context.Context, after StoredPlace, limit int) ([]StoredPlace, error) {
-	return Collect(ctx, r.pool, scanPlace, `SELECT secret_id, version, name, kms_key_id`+storedWhere+`
-		AND (secret_id, version) > ($1, $2) ORDER BY secret_id, version LIMIT $3`, after.SecretID, after.Version, limit)
+// StoredAfter is the next page of all stored versions, in the order of the table's key, and where the page after it
+// begins. It has fewer than limit if rows between have been removed; more is false after the last page. It reads the
+// index of the key alone, also in a database just restored, whose statistics say nothing yet.
+func (r *Reader) StoredAfter(ctx context.Context, after StoredPlace, limit int) (page []StoredPlace, next StoredPlace,
+	more bool, err error) {
+	type row struct {
+		StoredPlace
+		removed bool
+	}
+	var rows []row
+	err = r.ReadInOrder(ctx, func(tx pgx.Tx) (err error) {
+		rows, err = Collect(ctx, tx, func(from pgx.CollectableRow) (v row, err error) {
+			return v, from.Scan(&v.SecretID, &v.Version, &v.Name, &v.KMSKeyID, &v.removed)
+		}, `SELECT secret_id, version, name, kms_key_id, removed_at IS NOT NULL FROM vault.secret_versions
+			WHERE (secret_id, version) > ($1, $2) ORDER BY secret_id, version LIMIT $3`, after.SecretID, after.Version, limit)
+		return err
+	})
+	for _, v := range rows {
+		if next = v.StoredPlace; !v.removed {
+			page = append(page, next)
+		}
+	}
+	return page, next, len(rows) == limit, err
 }
 
 func scanPlace(row pgx.CollectableRow) (p StoredPlace, err error) {
@@ -98,9 +117,11 @@ func (r *Reader) stored(ctx context.Context, places []StoredPlace) ([]StoredVers
 	for i, p := range places {
 		ids[i], versions[i] = p.SecretID, p.Version
 	}
-	rows, err := r.pool.Query(ctx, `SELECT name, version, version_id, fmt, kms_key_id, wrapped_dek, nonce, ciphertext,
+	// OFFSET 0 has each row looked up by the key, whatever the statistics say.
+	rows, err := r.pool.Query(ctx, `SELECT v.* FROM unnest($1::bigint[], $2::int[]) AS p (id, n)
+		CROSS JOIN LATERAL (SELECT name, version, version_id, fmt, kms_key_id, wrapped_dek, nonce, ciphertext,
 			key_commit, aad, created_at, expires_at, NULL::timestamptz, secret_id`+storedWhere+`
-		AND (secret_id, version) IN (SELECT * FROM unnest($1::bigint[], $2::int[]))`, ids, versions)
+			AND secret_id = p.id AND version = p.n OFFSET 0) v`, ids, versions)
 	if err != nil {
 		return nil, classify(err)
 	}
