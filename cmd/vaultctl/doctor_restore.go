@@ -132,7 +132,7 @@ func runDrill(ctx context.Context, a *app, o drillOptions) error {
 	return a.printDiagnosed(d)
 }
 
-// run returns the findings. Its error is that of the command line, or of the audit keys; the others are findings.
+// run returns the findings. Its error is one of the command line.
 func (r *drilling) run(ctx context.Context) ([]finding, error) {
 	options, err := r.o.seals.options()
 	if err != nil {
@@ -365,14 +365,17 @@ func (r *drilling) key(id string) *drilledKey {
 	return nil
 }
 
-// audit verifies the audit log of this node against its seals. Its error is one of the command line.
+// audit verifies the audit log of this node against its seals. Its error is one of the command line; all others are
+// findings, so that the file of metrics has them.
 func (r *drilling) audit(ctx context.Context, options seal.Options) (finding, error) {
 	source := auditdb.New(r.a.reader, nil).Source(time.Time{})
 	var err error
 	if options.Copies, err = r.o.seals.seals(ctx, func(ctx context.Context) (uuid.UUID, error) {
 		return source.Cluster(ctx)
-	}); err != nil {
+	}); errors.Is(err, errUsage) {
 		return finding{}, err
+	} else if err != nil {
+		return r.a.failure(err), nil
 	}
 	done := r.a.progress("rows", 0, &options.Progress)
 	report, err := seal.Verify(ctx, source, options)
