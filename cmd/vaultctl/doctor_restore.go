@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -197,7 +198,11 @@ func (r *drilling) openKeyring(ctx context.Context) finding {
 	}
 	r.a.keyring, r.keyring = keyring, keyring
 	r.vault = vault.New(vault.Options{Reader: r.a.reader, Keys: keyring})
-	return fine("%s can be read", plural(len(keyring.Keys()), "key", "keys"))
+	var uris []string
+	for _, key := range keyring.Keys() {
+		uris = append(uris, key.URI())
+	}
+	return fine("%s", strings.Join(uris, ", "))
 }
 
 // canaries opens the newest version of each KMS key.
@@ -229,8 +234,11 @@ func (r *drilling) canaries(ctx context.Context) []finding {
 			all = append(all, fine("%s wrapped by %s, which opens %q version %d", n, k.KMSKeyID, k.Newest.Name,
 				k.Newest.Version))
 		case errors.Is(err, vault.ErrKeyRefused):
-			all = append(all, problem("--old-key URI, of that key, or --kms-key URI",
-				"%s wrapped by %s and cannot be opened: %s", n, k.KMSKeyID, messageOf(err)))
+			_, help := r.a.verdict(err)
+			if strings.Contains(err.Error(), "which is not configured") { // internal/kms's text
+				help = "--old-key URI, of that key, or --kms-key URI"
+			}
+			all = append(all, problem(help, "%s wrapped by %s and cannot be opened: %s", n, k.KMSKeyID, messageOf(err)))
 		default:
 			_, help := r.a.verdict(err)
 			all = append(all, problem(help, "%s wrapped by %s, which does not open the newest of them: %s", n, k.KMSKeyID,
