@@ -13,19 +13,40 @@ import (
 )
 
 func newDoctorCmd(a *app) *cobra.Command {
-	return &cobra.Command{
+	var drill drillOptions
+	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Look for what is wrong, or soon will be",
 		Long: `Look for what is wrong, or soon will be: connections, schema, KMS key, admin token, durability, replication,
 rotations and the files of this machine. It changes nothing and shows no value.
 
 Each check is ok, a warning or a problem, with a command that helps. It exits with 7 when there are problems. A check
-that does not apply, such as one of the primary when there is none, is left out. A check that fails is a problem.`,
+that does not apply, such as one of the primary when there is none, is left out. A check that fails is a problem.
+
+--restore is a drill instead: can the secrets of this node be opened? The node is a standby, a spare that was restored
+to a point in time (paused or promoted), or a restored dump. It takes the KMS key and a database role; no primary, no
+admin token. For each KMS key that wrapped versions it opens the newest of them, then --sample versions at random or
+--all, and verifies the audit log against its seals. It names what cannot be opened, and why. It prints no value, so its
+reads have no audit row; it writes nothing into the database, and does not remember the node as a primary.
+
+A role with prefixes opens the versions under them. Values of rotations under way are not opened.`,
 		Example: `  vaultctl doctor
-  PGHOST=db2 vaultctl doctor -o json`,
+  PGHOST=db2 vaultctl doctor -o json
+  PGHOST=db2 vaultctl doctor --restore
+  vaultctl doctor --restore --all --kms-key local:///safe/kek --audit-key ed25519:q3Kx...`,
 		Args: exactArgs(),
-		RunE: func(cmd *cobra.Command, _ []string) error { return runDoctor(cmd.Context(), a) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := drill.check(cmd); err != nil {
+				return err
+			}
+			if drill.restore {
+				return runDrill(cmd.Context(), a, drill)
+			}
+			return runDoctor(cmd.Context(), a)
+		},
 	}
+	drill.register(cmd)
+	return cmd
 }
 
 const (
@@ -132,6 +153,22 @@ type diagnosis struct {
 	Checks   []finding `json:"checks"`
 	Warnings int       `json:"warnings"`
 	Problems int       `json:"problems"`
+	Restore  *drilling `json:"restore,omitempty"` // of --restore
+}
+
+// add counts findings; one without a result is left out.
+func (d *diagnosis) add(findings ...finding) {
+	for _, f := range findings {
+		switch f.Result {
+		case "":
+			continue
+		case resultWarning:
+			d.Warnings++
+		case resultProblem:
+			d.Problems++
+		}
+		d.Checks = append(d.Checks, f)
+	}
 }
 
 func runDoctor(ctx context.Context, a *app) error {
@@ -143,19 +180,16 @@ func runDoctor(ctx context.Context, a *app) error {
 	for _, c := range checks() {
 		f := c.run(ctx, p)
 		f.Check = c.name
-		switch f.Result {
-		case "":
-			continue
-		case resultWarning:
-			d.Warnings++
-		case resultProblem:
-			d.Problems++
-		}
-		d.Checks = append(d.Checks, f)
+		d.add(f)
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
+	return a.printDiagnosed(d)
+}
+
+// printDiagnosed prints the answer. Its error says how many problems there are.
+func (a *app) printDiagnosed(d diagnosis) (err error) {
 	if a.json() {
 		err = a.printJSON(d)
 	} else {

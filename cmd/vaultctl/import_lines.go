@@ -8,6 +8,7 @@ import (
 	"hash/maphash"
 	"io"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -121,10 +122,11 @@ type interruptible struct {
 	ctx   context.Context
 	from  io.Reader
 	chunk []byte
+	reads sync.WaitGroup // under way; after an interruption, the one that nothing waits for
 }
 
 func newInterruptible(ctx context.Context, from io.Reader) *interruptible {
-	return &interruptible{ctx, from, make([]byte, 64<<10)}
+	return &interruptible{ctx: ctx, from: from, chunk: make([]byte, 64<<10)}
 }
 
 func (r *interruptible) Read(into []byte) (int, error) {
@@ -132,11 +134,15 @@ func (r *interruptible) Read(into []byte) (int, error) {
 		n   int
 		err error
 	}
-	read := make(chan result, 1)
-	go func() {
+	read := make(chan result)
+	r.reads.Go(func() {
 		n, err := r.from.Read(r.chunk[:min(len(r.chunk), len(into))])
-		read <- result{n, err}
-	}()
+		select {
+		case read <- result{n, err}:
+		case <-r.ctx.Done(): // no caller takes what was read
+			clear(r.chunk[:n])
+		}
+	})
 	select {
 	case <-r.ctx.Done():
 		return 0, r.ctx.Err()

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -255,4 +256,36 @@ func FuzzEntries(f *testing.F) {
 			}
 		}
 	})
+}
+
+// A read that ends after the import was interrupted leaves nothing of its input behind.
+func TestAnInterruptedReadIsWiped(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	from := &heldReader{begun: make(chan struct{}), release: make(chan struct{})}
+	r := newInterruptible(ctx, from)
+	failed := make(chan error, 1)
+	go func() { _, err := r.Read(make([]byte, 100)); failed <- err }()
+	<-from.begun
+	stop()
+	if err := <-failed; !errors.Is(err, context.Canceled) {
+		t.Fatalf("got %v, want that the import was interrupted", err)
+	}
+	close(from.release)
+	r.reads.Wait()
+	if !bytes.Equal(from.into, make([]byte, len(from.into))) {
+		t.Error("the input is still in the buffer")
+	}
+}
+
+// heldReader reads a value once it is released.
+type heldReader struct {
+	begun, release chan struct{}
+	into           []byte
+}
+
+func (h *heldReader) Read(into []byte) (int, error) {
+	close(h.begun)
+	<-h.release
+	h.into = into
+	return copy(into, "value"), nil
 }

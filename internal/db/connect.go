@@ -38,6 +38,7 @@ type Options struct {
 	// for a process that repeats its statements: each is planned once for any arguments
 	PlanOnce bool
 	Siblings *Siblings // the other pools of this process, which release idle connections; nil = none
+	ReadOnly bool      // the server refuses every change of these sessions
 	// of a Writer: the server that WaitForRotations listens on; "" = URL. It needs a connection without a pooler
 	ListenURL string
 }

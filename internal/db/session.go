@@ -55,11 +55,12 @@ var sessionSettings = []setting{
 type sessionPlan struct {
 	given    map[string]bool // timeouts that the connection string sets
 	planOnce bool
+	readOnly bool
 }
 
 func newSessionPlan(c *pgx.ConnConfig, o Options) sessionPlan {
 	p := sessionPlan{given: map[string]bool{}, planOnce: o.PlanOnce && !o.Brief &&
-		c.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement}
+		c.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement, readOnly: o.ReadOnly}
 	for _, s := range sessionSettings {
 		_, set := c.RuntimeParams[s.name]
 		p.given[s.name] = s.yields && (set || strings.Contains(c.RuntimeParams["options"], s.name))
@@ -85,6 +86,11 @@ func (p sessionPlan) settings(server int, transaction bool) []string {
 		}
 		calls = append(calls, call)
 	}
+	if p.readOnly && transaction {
+		calls = append(calls, "pg_catalog.set_config('transaction_read_only', 'on', true)")
+	} else if p.readOnly {
+		calls = append(calls, "pg_catalog.set_config('default_transaction_read_only', 'on', false)")
+	}
 	return calls
 }
 
@@ -98,7 +104,7 @@ const (
 // unlimited comes before the settings, in a statement that takes no time. A pooler's session keeps the
 // statement_timeout that its role had when it began, also after ALTER ROLE took that back, and a short one would cancel
 // the settings, among them the one that ends it.
-const unlimited = `SET LOCAL statement_timeout = 0; `
+const unlimited = `SET LOCAL statement_timeout = 0; SET LOCAL jit = off; `
 
 const beginPlain = `BEGIN ISOLATION LEVEL READ COMMITTED` // explicit: a standby may refuse the default level
 

@@ -3,6 +3,7 @@ package db_test
 import (
 	"bufio"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/hyperiondb/vault/internal/audit"
 	"github.com/hyperiondb/vault/internal/audit/auditdb"
@@ -138,5 +140,27 @@ func TestSessionSettingsBehindPooler(t *testing.T) {
 	for range 3 {
 		_, err = putOne(t.Context(), t, writer, "app/"+uuid.NewString())
 		must(t, err)
+	}
+}
+
+// A read-only session is refused every change by the server, also behind a pooler, whose own session stays as it was.
+func TestReadOnlySessionsChangeNothing(t *testing.T) {
+	store := vaulttest.New(t)
+	_, pooled := mustRelay(t, store, store.Cluster.Primary(), true)
+	for name, u := range map[string]string{"direct": store.URL(vaulttest.Superuser), "pooled": pooled} {
+		t.Run(name, func(t *testing.T) {
+			reader, err := db.NewReader(t.Context(), db.Options{URL: u, ApplicationName: "test", ReadOnly: true, Brief: true})
+			must(t, err)
+			defer reader.Close()
+			keys, err := reader.StoredKeys(t.Context())
+			if err != nil || len(keys) != 0 {
+				t.Errorf("got %v, error %v, want nothing of an empty vault", keys, err)
+			}
+			_, err = db.Collect(t.Context(), reader, pgx.RowTo[int32], `CREATE TABLE public.written AS SELECT 1`)
+			var refused *db.Error
+			if !errors.As(err, &refused) || refused.Code != "25006" { // read_only_sql_transaction
+				t.Errorf("got %v, want that the transaction is read-only", err)
+			}
+		})
 	}
 }

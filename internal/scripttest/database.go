@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -100,7 +103,8 @@ func rowsOf(ctx context.Context, conn *pgx.Conn, statement string) (string, erro
 	return out.String(), err
 }
 
-// pg stop|start|kill|promote NODE, pg replay: the servers of a script that has its own cluster ("vault own").
+// pg stop|start|kill|promote NODE, pg replay: the servers of a script that has its own cluster ("vault own"). pg dump:
+// a database "restored" from a dump of the vault's; sets RESTORED_URL.
 func (h *harness) cmdPG(ts *testscript.TestScript, neg bool, args []string) {
 	s := h.of(ts)
 	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
@@ -113,8 +117,13 @@ func (h *harness) cmdPG(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		return
 	}
+	if len(args) == 1 && args[0] == "dump" && s.store.Cluster != h.program.Shared {
+		ts.Check(s.restoreDump(ctx))
+		ts.Setenv("RESTORED_URL", s.store.Cluster.Primary().URL(restored, vaulttest.Operator))
+		return
+	}
 	if len(args) != 2 || s.store.Cluster == h.program.Shared {
-		ts.Fatalf("usage: pg stop|start|kill|promote NODE, after: vault own")
+		ts.Fatalf("usage: pg dump|replay, pg stop|start|kill|promote NODE, after: vault own")
 	}
 	var node *localpg.Node
 	for _, n := range s.store.Cluster.Nodes() {
@@ -137,4 +146,30 @@ func (h *harness) cmdPG(ts *testscript.TestScript, neg bool, args []string) {
 	default:
 		ts.Fatalf("pg: unknown %q", args[0])
 	}
+}
+
+const restored = "restored"
+
+// restoreDump makes a second database of the vault's: with pg_dump and psql, or (a server without client programs) as a
+// copy.
+func (s *session) restoreDump(ctx context.Context) error {
+	primary := s.store.Cluster.Primary()
+	program := func(name string) string { return filepath.Join(s.store.Cluster.Binaries().Dir, name) }
+	if _, err := os.Stat(program("pg_dump")); err != nil {
+		return primary.Exec(ctx, "postgres", `CREATE DATABASE `+restored+` TEMPLATE `+s.store.Database)
+	}
+	if err := primary.Exec(ctx, "postgres", `CREATE DATABASE `+restored); err != nil {
+		return err
+	}
+	dump, err := exec.CommandContext(ctx, program("pg_dump"), "--dbname", s.store.URL(vaulttest.Superuser)).Output()
+	if err != nil {
+		return fmt.Errorf("pg_dump: %w", err)
+	}
+	restore := exec.CommandContext(ctx, program("psql"), "--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1",
+		"--single-transaction", "--dbname", primary.URL(restored, vaulttest.Superuser))
+	restore.Stdin = bytes.NewReader(dump)
+	if out, err := restore.CombinedOutput(); err != nil {
+		return fmt.Errorf("psql: %w: %s", err, out)
+	}
+	return nil
 }

@@ -33,6 +33,7 @@ type harness struct {
 	program *vaulttest.Program
 	bin     string // folder of vaultctl and vaultd
 	probe   string // folder of the client's probe
+	module  string // this module's folder
 
 	fragileVaultd      func() (string, error) // vaultd with failpoints, built when first needed
 	previous           func() error           // builds the previous release into previousBin
@@ -97,8 +98,8 @@ func newHarness(t *testing.T) *harness {
 	if err != nil {
 		t.Fatal(err)
 	}
-	probe, previous := t.TempDir(), t.TempDir()
-	buildProbe(t, probe)
+	probe, previous, module := t.TempDir(), t.TempDir(), moduleFolder(t)
+	buildProbe(t, probe, module)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	program, err := vaulttest.Start(ctx)
@@ -110,7 +111,7 @@ func newHarness(t *testing.T) *harness {
 			t.Errorf("removing the test cluster: %v", err)
 		}
 	})
-	return &harness{program: program, bin: bin, probe: probe, scripts: map[string]*session{},
+	return &harness{program: program, bin: bin, probe: probe, module: module, scripts: map[string]*session{},
 		fragileVaultd: buildFragile(t.TempDir()), previous: buildPrevious(previous), previousBin: previous,
 		everyCommandListed: sync.OnceValue(func() error { return everyCommandListed(bin) })}
 }
@@ -118,21 +119,26 @@ func newHarness(t *testing.T) *harness {
 // buildProbe builds the program that uses the Go client. The client is a module of its own, so that a program that
 // imports it gets none of this module's dependencies; a test that runs the program needs no version of the client in
 // this module's go.mod.
-func buildProbe(t *testing.T, bin string) {
+func buildProbe(t *testing.T, bin, module string) {
 	t.Helper()
-	folder, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
-	if err != nil {
-		t.Fatalf("looking for the module's folder: %v", err)
-	}
 	args := []string{"build", "-o", bin + "/"}
 	if raceEnabled {
 		args = append(args, "-race")
 	}
 	build := exec.Command("go", append(args, "./internal/probe")...)
-	build.Dir = filepath.Join(strings.TrimSpace(string(folder)), "client")
+	build.Dir = filepath.Join(module, "client")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building the client's probe: %v\n%s", err, out)
 	}
+}
+
+func moduleFolder(t *testing.T) string {
+	t.Helper()
+	folder, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
+	if err != nil {
+		t.Fatalf("looking for the module's folder: %v", err)
+	}
+	return strings.TrimSpace(string(folder))
 }
 
 func (h *harness) setup(env *testscript.Env) error {
@@ -148,6 +154,7 @@ func (h *harness) setup(env *testscript.Env) error {
 	env.Setenv("XDG_CONFIG_HOME", filepath.Join(env.WorkDir, "config"))
 	env.Setenv("XDG_CACHE_HOME", filepath.Join(env.WorkDir, "cache"))
 	env.Setenv("CANARY", canary)
+	env.Setenv("FORMAT", filepath.Join(h.module, "docs", "format"))
 	env.Setenv("TZ", "UTC")
 	env.Setenv("AWS_EC2_METADATA_DISABLED", "true")
 	env.Setenv("GORACE", os.Getenv("GORACE"))

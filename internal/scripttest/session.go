@@ -89,6 +89,7 @@ var everyCommand = []invocation{
 	{command: "audit prune", args: "--older-than 400d --export $WORK/old --yes", owner: true},
 	{command: "status"},
 	{command: "doctor"},
+	{command: "doctor", args: "--restore --all"},
 	{command: "migrate", args: "--status", owner: true, session: true},
 	{command: "migrate", owner: true, session: true},
 	{command: "init", owner: true, session: true},

@@ -34,8 +34,9 @@ func keyOf(name string, row *db.VersionRow) cacheKey {
 	return cacheKey{versionID: row.VersionID, wrapped: sha256.Sum256(text)}
 }
 
-// keyCache keeps data keys for ttl. Readers get copies; a key is overwritten when it is evicted, expires or the cache
-// is closed.
+// keyCache keeps data keys for ttl, one of each version: after a rewrap the key under its new wrapping replaces the one
+// under the old. Readers get copies; a key is overwritten when it is replaced or evicted, expires, or the cache is
+// closed.
 type keyCache struct {
 	ttl time.Duration
 	now func() time.Time
@@ -44,7 +45,8 @@ type keyCache struct {
 
 	mu     sync.Mutex // guards what follows
 	keys   *simplelru.LRU[cacheKey, *cachedKey]
-	sweep  *time.Timer // nil while nothing is cached
+	of     map[uuid.UUID]cacheKey // by version: its entry in keys
+	sweep  *time.Timer            // nil while nothing is cached
 	closed bool
 }
 
@@ -54,11 +56,19 @@ type cachedKey struct {
 }
 
 func newKeyCache(size int, ttl time.Duration, now func() time.Time) *keyCache {
-	keys, err := simplelru.NewLRU(size, func(_ cacheKey, k *cachedKey) { k.key.Wipe() })
+	c := &keyCache{ttl: ttl, now: now, of: map[uuid.UUID]cacheKey{}}
+	keys, err := simplelru.NewLRU(size, c.dropped)
 	if err != nil {
 		panic(err) // size > 0, see New
 	}
-	return &keyCache{ttl: ttl, now: now, keys: keys}
+	c.keys = keys
+	return c
+}
+
+// dropped is called with mu held, after an entry has left keys in any way.
+func (c *keyCache) dropped(k cacheKey, cached *cachedKey) {
+	cached.key.Wipe()
+	delete(c.of, k.versionID)
 }
 
 // fetch unwraps a key that was not found: readers that miss it at the same time share one call. The caller wipes its
@@ -112,8 +122,11 @@ func (c *keyCache) add(k cacheKey, key *envelope.Key) {
 	if c.closed {
 		return
 	}
-	c.keys.Remove(k) // wipes an older copy
+	if old, ok := c.of[k.versionID]; ok {
+		c.keys.Remove(old) // wipes an older copy, and the key under another wrapping
+	}
 	c.keys.Add(k, &cachedKey{key: *key, until: c.now().Add(c.ttl)})
+	c.of[k.versionID] = k
 	if c.sweep == nil {
 		c.sweep = time.AfterFunc(c.ttl, c.dropExpired)
 	}

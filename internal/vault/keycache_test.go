@@ -47,6 +47,31 @@ func TestKeysAreWipedWhenTheyLeaveTheCache(t *testing.T) {
 	}
 }
 
+// After a rewrap the row has another wrapped key: the cache keeps the data key once, and the older copy is wiped.
+func TestARewrappedKeyIsKeptOnce(t *testing.T) {
+	c := newKeyCache(10, time.Minute, time.Now)
+	defer c.close()
+	key := envelope.Key{DataKey: envelope.DataKey{1, 2, 3}}
+	version, other := uuid.New(), cacheKey{versionID: uuid.New()}
+	before, after := cacheKey{versionID: version}, cacheKey{versionID: version, wrapped: [32]byte{1}}
+	c.add(before, &key)
+	c.add(other, &key)
+	old, _ := c.keys.Peek(before)
+	c.add(after, &key)
+	if old.key.DataKey != (envelope.DataKey{}) || c.lookup(before) != nil {
+		t.Error("the key under the old wrapping was not wiped")
+	}
+	for _, k := range []cacheKey{after, other} {
+		if got := c.lookup(k); got == nil || *got != key {
+			t.Error("a key that was not replaced is gone")
+		}
+	}
+	c.keys.Purge()
+	if len(c.of) != 0 {
+		t.Errorf("%d versions are noted of an empty cache", len(c.of))
+	}
+}
+
 // A thousand readers that miss at once make one call, a reader that gives up does not cancel it, and all get its error.
 func TestMissesAreCollapsed(t *testing.T) {
 	c := newKeyCache(10, time.Minute, time.Now)
