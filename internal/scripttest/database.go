@@ -122,18 +122,10 @@ func (h *harness) cmdPG(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Setenv("RESTORED_URL", s.store.Cluster.Primary().URL(restored, vaulttest.Operator))
 		return
 	}
-	if len(args) != 2 || s.store.Cluster == h.program.Shared {
+	if len(args) != 2 {
 		ts.Fatalf("usage: pg dump|replay, pg stop|start|kill|promote NODE, after: vault own")
 	}
-	var node *localpg.Node
-	for _, n := range s.store.Cluster.Nodes() {
-		if n.Name() == args[1] {
-			node = n
-		}
-	}
-	if node == nil {
-		ts.Fatalf("no node %q", args[1])
-	}
+	node := h.ownNode(ts, args[1])
 	switch args[0] {
 	case "stop":
 		ts.Check(node.Stop(ctx, localpg.Fast))
@@ -171,5 +163,20 @@ func (s *session) restoreDump(ctx context.Context) error {
 	if out, err := restore.CombinedOutput(); err != nil {
 		return fmt.Errorf("psql: %w: %s", err, out)
 	}
+	return nil
+}
+
+// ownNode returns a node of the script's own cluster.
+func (h *harness) ownNode(ts *testscript.TestScript, name string) *localpg.Node {
+	s := h.of(ts)
+	if s.store.Cluster == h.program.Shared {
+		ts.Fatalf("the cluster is shared\nhint: begin with 'vault own'")
+	}
+	for _, n := range s.store.Cluster.Nodes() {
+		if n.Name() == name {
+			return n
+		}
+	}
+	ts.Fatalf("no node %q", name)
 	return nil
 }

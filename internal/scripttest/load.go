@@ -2,7 +2,9 @@ package scripttest
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -10,38 +12,57 @@ import (
 	"net/url"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/hyperiondb/vault/internal/localpg"
 )
 
-// loadPause is between two requests of one client.
-const loadPause = 2 * time.Millisecond
+const (
+	// loadPause is between two requests of one client.
+	loadPause = 2 * time.Millisecond
+	// shortOutage is for how long a server may be away so that no read may fail: vaultd waits five seconds for it.
+	shortOutage = 4 * time.Second
+)
 
-// load is a number of clients that read one URL until it stops. They repeat nothing: what a daemon loses is a failure.
+// load is a number of clients that request a URL each until it stops. They repeat nothing: what a daemon loses is a
+// failure.
 type load struct {
+	ctx      context.Context
 	stop     context.CancelFunc
+	clients  []*loadClient
 	running  sync.WaitGroup
 	requests atomic.Int64
 	failed   atomic.Int64
 	first    atomic.Pointer[string] // of the failures
 }
 
-// load start CLIENTS URL | load reach COUNT | load stop: half of the clients keep their connection for as long as the
-// server does, half connect for each request. reach waits until so many more requests were made; stop prints how many
-// there were and how many failed.
+// load start CLIENTS URL [BODY] | load reach COUNT | load restart NODE | load stop: half of the clients keep their
+// connection for as long as the server does, half connect for each request. With a body they post it, and the answer
+// has to call it valid. Another start adds clients. reach waits until so many more requests were made. restart stops a
+// node's PostgreSQL as if it had crashed and starts it, and waits for all that were asked meanwhile; if it was away for
+// so long that reads may fail, it forgets what failed and does it again. stop prints how many requests there were and
+// how many failed.
 func (h *harness) cmdLoad(ts *testscript.TestScript, neg bool, args []string) {
 	s := h.of(ts)
 	switch {
-	case len(args) == 3 && args[0] == "start" && s.load == nil:
+	case (len(args) == 3 || len(args) == 4) && args[0] == "start":
 		clients, err := strconv.Atoi(args[1])
 		ts.Check(err)
 		u, err := url.Parse(args[2])
 		ts.Check(err)
-		s.load = startLoad(clients, u)
-		s.cleanup = append(s.cleanup, s.endLoad)
+		if s.load == nil {
+			s.load = &load{}
+			s.load.ctx, s.load.stop = context.WithCancel(context.Background())
+			s.cleanup = append(s.cleanup, s.endLoad)
+		}
+		s.load.add(clients, u, strings.Join(args[3:], ""))
+	case len(args) == 2 && args[0] == "restart" && s.load != nil:
+		s.load.restart(ts, h.ownNode(ts, args[1]))
 	case len(args) == 2 && args[0] == "reach" && s.load != nil:
 		more, err := strconv.ParseInt(args[1], 10, 64)
 		ts.Check(err)
@@ -60,7 +81,7 @@ func (h *harness) cmdLoad(ts *testscript.TestScript, neg bool, args []string) {
 			fmt.Fprintf(ts.Stdout(), "first failure: %s\n", *first)
 		}
 	default:
-		ts.Fatalf("usage: load start CLIENTS URL | load reach COUNT | load stop")
+		ts.Fatalf("usage: load start CLIENTS URL [BODY] | load reach COUNT | load restart NODE | load stop")
 	}
 }
 
@@ -72,34 +93,70 @@ func (s *session) endLoad() {
 	}
 }
 
-func startLoad(clients int, u *url.URL) *load {
-	ctx, stop := context.WithCancel(context.Background())
-	l := &load{stop: stop}
+func (l *load) add(clients int, u *url.URL, body string) {
 	for i := range clients {
-		l.running.Go(func() { l.run(ctx, u, i%2 == 0) })
+		c := &loadClient{url: u, body: body, keep: i%2 == 0}
+		l.clients = append(l.clients, c)
+		l.running.Go(func() { l.run(c) })
 	}
-	return l
 }
 
-func (l *load) run(ctx context.Context, u *url.URL, keep bool) {
-	c := &loadClient{url: u, keep: keep}
+func (l *load) restart(ts *testscript.TestScript, node *localpg.Node) {
+	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
+	defer cancel()
+	for {
+		failed, first := l.failed.Load(), l.first.Load()
+		began := time.Now()
+		ts.Check(node.Stop(ctx, localpg.Immediate))
+		ts.Check(node.Start(ctx))
+		away := time.Since(began)
+		ts.Check(l.awaitEach(ctx))
+		if away <= shortOutage {
+			return
+		}
+		ts.Logf("%s was away for %s: once more", node.Name(), away)
+		l.failed.Store(failed)
+		l.first.Store(first)
+	}
+}
+
+// awaitEach waits until each client has an answer to a request that it sends after the call.
+func (l *load) awaitEach(ctx context.Context) error {
+	for _, c := range l.clients {
+		// The first may have been sent before.
+		for until := c.answers.Load() + 2; c.answers.Load() < until; {
+			if ctx.Err() != nil {
+				return fmt.Errorf("the load has no answers: %w", ctx.Err())
+			}
+			time.Sleep(loadPause)
+		}
+	}
+	return nil
+}
+
+func (l *load) run(c *loadClient) {
 	defer c.end()
-	for ctx.Err() == nil {
-		err := c.get()
-		l.requests.Add(1)
+	for l.ctx.Err() == nil {
+		err := c.request()
 		if err != nil {
 			l.failed.Add(1)
 			text := err.Error()
 			l.first.CompareAndSwap(nil, &text)
 		}
+		l.requests.Add(1)
+		c.answers.Add(1)
 		time.Sleep(loadPause)
 	}
 }
 
 // loadClient is one client. net/http's own would repeat a request whose connection ended.
 type loadClient struct {
-	url  *url.URL
-	keep bool
+	url     *url.URL
+	body    string // posted; "": a GET
+	keep    bool
+	answers atomic.Int64 // failures too
+
+	// Used by run only.
 	conn net.Conn
 	in   *bufio.Reader
 }
@@ -111,7 +168,7 @@ func (c *loadClient) end() {
 	}
 }
 
-func (c *loadClient) get() error {
+func (c *loadClient) request() error {
 	if c.conn == nil {
 		conn, err := net.DialTimeout("tcp", c.url.Host, waitLimit)
 		if err != nil {
@@ -122,7 +179,7 @@ func (c *loadClient) get() error {
 	if err := c.conn.SetDeadline(time.Now().Add(waitLimit)); err != nil {
 		return err
 	}
-	response, err := c.exchange()
+	response, body, err := c.exchange()
 	if err != nil {
 		c.end()
 		return err
@@ -130,24 +187,31 @@ func (c *loadClient) get() error {
 	if !c.keep || response.Close {
 		c.end()
 	}
-	if response.StatusCode != http.StatusOK {
+	switch {
+	case response.StatusCode != http.StatusOK:
 		return fmt.Errorf("status %d", response.StatusCode)
+	case c.body != "" && !bytes.Contains(body, []byte(`"valid":true`)):
+		return errors.New("the value is called not valid")
 	}
 	return nil
 }
 
-func (c *loadClient) exchange() (*http.Response, error) {
+func (c *loadClient) exchange() (*http.Response, []byte, error) {
 	request := &http.Request{Method: http.MethodGet, URL: c.url, Host: c.url.Host}
+	if c.body != "" {
+		request.Method, request.Header = http.MethodPost, http.Header{"Content-Type": {"application/json"}}
+		request.Body, request.ContentLength = io.NopCloser(strings.NewReader(c.body)), int64(len(c.body))
+	}
 	if err := request.Write(c.conn); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	response, err := http.ReadResponse(c.in, request)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer response.Body.Close()
-	_, err = io.Copy(io.Discard, response.Body)
-	return response, err
+	body, err := io.ReadAll(response.Body)
+	return response, body, err
 }
 
 // sockets are the listening sockets of one daemon, which the script keeps open as systemd does.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -20,7 +21,10 @@ import (
 	"github.com/hyperiondb/vault/test/chaos/pgproxy"
 )
 
-const readConfirm = 20 * time.Millisecond
+const (
+	readConfirm = 20 * time.Millisecond
+	disturbEach = 5 * readConfirm // so long until the next poll is disturbed
+)
 
 // commits of one secret, as a node has them.
 type commits struct {
@@ -130,12 +134,29 @@ func TestMemoryReadsAreNeverOld(t *testing.T) {
 		}
 		standby.commits[i].add(r.Version, position)
 	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // bounds a test that fails
+	defer cancel()
 	for i := range names {
 		next(i, 1)
 		writing.Go(func() {
-			// On a busy machine the changes go on until enough reads were answered from memory.
-			for version := 2; version <= versions || version <= 6*versions && !allRead(nodes); version++ {
+			for version := 2; version <= versions; version++ {
 				next(i, version)
+			}
+			// It goes on until the test has seen what it is to see. Each change waits for answers from memory: where a load
+			// takes longer than the time between two changes, no row is kept.
+			ticker := time.NewTicker(disturbEach)
+			defer ticker.Stop()
+			version, before := versions+1, hits(nodes)
+			for disturbed(proxies) < 10 || !allProve(nodes) {
+				select {
+				case <-ticker.C:
+				case <-ctx.Done():
+					return
+				}
+				if allHigher(hits(nodes), before) {
+					next(i, version)
+					version, before = version+1, hits(nodes)
+				}
 			}
 		})
 	}
@@ -160,30 +181,51 @@ func TestMemoryReadsAreNeverOld(t *testing.T) {
 	writing.Wait()
 	close(done)
 	reading.Wait()
-	disturbed := 0
-	for _, p := range proxies {
-		disturbed += p.CutsMade()
-	}
-	if disturbed < 10 {
-		t.Errorf("%d polls were disturbed", disturbed)
+	if n := disturbed(proxies); n < 10 {
+		t.Errorf("%d polls were disturbed", n)
 	}
 	for _, d := range nodes {
 		kept, _ := d.KeptRows()
-		if d.reads.Load() < versions || kept.Hits < versions || kept.Dropped["named"]+kept.Dropped["changed_here"] == 0 {
+		if !d.proves() {
 			t.Errorf("%s: %d reads with %+v prove little", d.name, d.reads.Load(), kept)
 		}
-		t.Logf("%s: %d reads, %d polls disturbed, %+v", d.name, d.reads.Load(), disturbed, kept)
+		t.Logf("%s: %d reads, %d polls disturbed, %+v", d.name, d.reads.Load(), disturbed(proxies), kept)
 	}
 }
 
-// allRead reports whether each node has answered enough reads from memory.
-func allRead(nodes []*remembering) bool {
+func disturbed(proxies []*pgproxy.Proxy) (polls int) {
+	for _, p := range proxies {
+		polls += p.CutsMade()
+	}
+	return polls
+}
+
+// proves reports whether the node has answered enough reads from memory, and has dropped rows that changed.
+func (d *remembering) proves() bool {
+	kept, _ := d.KeptRows()
+	return d.reads.Load() >= versions && kept.Hits >= versions && kept.Dropped["named"]+kept.Dropped["changed_here"] > 0
+}
+
+// hits counts the answers from memory of each node.
+func hits(nodes []*remembering) (counts []uint64) {
 	for _, d := range nodes {
-		if kept, _ := d.KeptRows(); d.reads.Load() < versions || kept.Hits < versions {
+		kept, _ := d.KeptRows()
+		counts = append(counts, kept.Hits)
+	}
+	return counts
+}
+
+func allHigher(counts, before []uint64) bool {
+	for i, n := range counts {
+		if n <= before[i] {
 			return false
 		}
 	}
 	return true
+}
+
+func allProve(nodes []*remembering) bool {
+	return !slices.ContainsFunc(nodes, func(d *remembering) bool { return !d.proves() })
 }
 
 // disturbPolls makes one poll at a time late, unanswered or lost, on the way there or back.
@@ -194,7 +236,7 @@ func disturbPolls(proxies []*pgproxy.Proxy, done chan struct{}) {
 		{When: pgproxy.Before, How: pgproxy.Hang, For: time.Second}, {When: pgproxy.After, How: pgproxy.FIN},
 		{When: pgproxy.Before, How: pgproxy.RST},
 	}
-	ticker := time.NewTicker(5 * readConfirm)
+	ticker := time.NewTicker(disturbEach)
 	defer ticker.Stop()
 	for {
 		select {
