@@ -64,6 +64,7 @@ var takenEvents = map[string]string{
 func TestOneEventKeepsNoOtherFromTheLog(t *testing.T) {
 	store := vaulttest.New(t)
 	conn := mustConnect(t, store.URL(vaulttest.Daemon))
+	var before uuid.UUID // the node's spool before; the first has none
 	for event, want := range takenEvents {
 		boot := uuid.New()
 		_, err := conn.Exec(t.Context(), shipOne, "n", boot, event)
@@ -71,6 +72,8 @@ func TestOneEventKeepsNoOtherFromTheLog(t *testing.T) {
 			t.Errorf("%.200s: %v", event, err)
 			continue
 		}
+		checkFollows(t, store, boot, before)
+		before = boot
 		got := store.MustQuery(t,
 			`SELECT concat_ws(' ', action, secret, outcome) FROM vault.audit_log
 				WHERE detail->>'boot' = $1 AND action <> 'audit.spool'`, boot.String())
@@ -84,13 +87,28 @@ func TestOneEventKeepsNoOtherFromTheLog(t *testing.T) {
 	}
 	boot := uuid.New()
 	must(t, shipAll(t.Context(), conn, boot, events))
+	checkFollows(t, store, boot, before)
 	if got, want := store.MustQuery(t,
 		`SELECT count(*) || ' ' || count(*) FILTER (WHERE secret = 'before') || ' ' || count(DISTINCT detail->'seq')
-			FROM vault.audit_log WHERE detail->>'boot' = $1`,
+			FROM vault.audit_log WHERE detail->>'boot' = $1 AND action <> 'audit.spool'`,
 		boot.String()), fmt.Sprintf("%d %d %[1]d", len(events), len(takenEvents)); got != want {
 		t.Errorf("got rows, good ones and numbers %q of one batch, want %q", got, want)
 	}
 	checkShown(t, store)
+}
+
+// checkFollows checks that the log says once which spool of the node was before this one, or nothing before the first.
+func checkFollows(t *testing.T, store *vaulttest.Store, boot, before uuid.UUID) {
+	t.Helper()
+	want := ""
+	if before != uuid.Nil {
+		want = "n failed " + before.String() + " 2"
+	}
+	if got := store.MustQuery(t, `SELECT coalesce(string_agg(concat_ws(' ', node, outcome, detail->>'after',
+		detail->>'after_next'), ', '), '') FROM vault.audit_log WHERE detail->>'boot' = $1 AND action = 'audit.spool'`,
+		boot.String()); got != want {
+		t.Errorf("spool %s: the log says that it follows %q, want %q", boot, got, want)
+	}
 }
 
 // shipAll ships events as one batch, chained as a spool's.

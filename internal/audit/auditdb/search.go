@@ -427,20 +427,19 @@ func (a search) look(ctx context.Context, tx pgx.Tx, q audit.Query, limit, looks
 		nearest = "min"
 	}
 	window := a.window(q, &s)
-	var looked, ends []string
+	var looked []string
 	for i, part := range a.parts(&s, window, order, along, several) {
-		part = fmt.Sprintf(`(SELECT %d AS part, row_number() OVER () AS n, at, id, passes FROM (%s) p)`, i, part)
-		looked = append(looked, part)
 		rows := several
 		if i < len(a.along) {
 			rows = along
 		}
+		last := "false"
 		if a.few == nil {
-			ends = append(ends, fmt.Sprintf(`part = %d AND n = %s`, i, s.arg(rows)))
+			last = "n = " + s.arg(rows)
 		}
-	}
-	if len(ends) == 0 {
-		ends = []string{"false"}
+		// The rest reads this again, so of the rows that do not pass it has only the one with which the part ends.
+		looked = append(looked, `(SELECT at, id, passes, `+last+` AS last FROM (
+			SELECT row_number() OVER () AS n, at, id, passes FROM (`+part+`) p) p WHERE passes OR `+last+`)`)
 	}
 	side := ">="
 	if q.Newer {
@@ -451,7 +450,7 @@ func (a search) look(ctx context.Context, tx pgx.Tx, q audit.Query, limit, looks
 	err = tx.QueryRow(ctx, `WITH looked AS MATERIALIZED (`+strings.Join(looked, ` UNION ALL `)+`),
 		few AS MATERIALIZED (SELECT at, id FROM looked WHERE passes GROUP BY at, id ORDER BY `+order+` LIMIT `+most+`),
 		ends AS MATERIALIZED ((SELECT at, id FROM few ORDER BY `+order+` OFFSET `+most+` - 1 LIMIT 1)
-			UNION ALL (SELECT at, id FROM looked WHERE `+strings.Join(ends, ` OR `)+`)),
+			UNION ALL (SELECT at, id FROM looked WHERE last)),
 		ending AS MATERIALIZED (SELECT at, `+nearest+`(id) AS id FROM ends WHERE at = (SELECT `+nearest+`(at) FROM ends)
 			GROUP BY at)
 		SELECT (SELECT at FROM ending), (SELECT id FROM ending), array_agg(id), array_agg(at) FROM few

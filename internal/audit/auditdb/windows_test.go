@@ -274,7 +274,7 @@ func TestManyWindows(t *testing.T) {
 			rows := 0
 			for _, plan := range plans {
 				rows = max(rows, plan.Rows)
-				if strings.Contains(plan.Text, "Seq Scan") || strings.Contains(plan.Text, "Bitmap") || plan.Rows > 4*20000 {
+				if strings.Contains(plan.Text, "Seq Scan") || strings.Contains(plan.Text, "Bitmap") || plan.Rows > 3*20000 {
 					t.Errorf("%q, newer %t: %d rows were looked at:\n%s", words, newer, plan.Rows, plan.Text)
 				}
 			}
