@@ -183,6 +183,9 @@ func migrateOnce(ctx context.Context, conn *pgx.Conn, defaultKMSKey string) (bef
 	if err == nil && before.Have > before.Want {
 		err = newerSchema(before.Have)
 	}
+	if err == nil && before.Have > 0 {
+		err = lockWriters(ctx, tx)
+	}
 	if err == nil {
 		err = lockTables(ctx, tx, `SHARE ROW EXCLUSIVE`) // writers wait from here on, readers go on
 	}

@@ -23,6 +23,10 @@ const (
 // other, the migration gives way.
 const migrationLockTimeout = "400ms"
 
+// writersTimeout is how long a migration waits for the transactions of daemons that are under way: rounds of the
+// supervisor, sealing, shipping. It is shorter than deadlock_timeout too. Reads use few of these tables.
+const writersTimeout = "900ms"
+
 // Tests shorten these.
 var (
 	// migrationPatience is how long a migration begins again after a lock that it did not get.
@@ -94,6 +98,24 @@ BEGIN
     EXECUTE 'LOCK TABLE ' || v_tables || ' IN `+mode+` MODE';
   END IF;
 END $$`)
+	return classify(err)
+}
+
+// lockWriters waits for the transactions of daemons that are under way, and keeps new ones waiting before they hold what
+// the migration needs. A transaction that writes reads the heartbeat, and often the configuration, then takes the lock
+// of its round, if any, and that of tx_context, and then others in any order. Were tx_context locked first, later
+// transactions would wait for it with the heartbeat in hand, whose policies the migration replaces.
+func lockWriters(ctx context.Context, tx pgx.Tx) error {
+	_, err := tx.Exec(ctx, `SET LOCAL ROLE vault_owner; SET LOCAL lock_timeout = '`+writersTimeout+`'; DO $$
+DECLARE v_name text;
+BEGIN
+  FOREACH v_name IN ARRAY ARRAY['heartbeat', 'config', 'lock_claims', 'lock_sealing', 'tx_context'] LOOP
+    IF to_regclass('vault.' || v_name) IS NOT NULL THEN   -- old schemas do not have all
+      EXECUTE format('LOCK TABLE vault.%I IN %s MODE', v_name,
+        CASE WHEN v_name IN ('heartbeat', 'config') THEN 'ACCESS EXCLUSIVE' ELSE 'SHARE ROW EXCLUSIVE' END);
+    END IF;
+  END LOOP;
+END $$; SET LOCAL lock_timeout = '`+migrationLockTimeout+`'`)
 	return classify(err)
 }
 

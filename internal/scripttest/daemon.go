@@ -90,7 +90,7 @@ func (h *harness) cmdDaemon(ts *testscript.TestScript, neg bool, args []string) 
 		fmt.Fprint(ts.Stdout(), s.daemons[args[1]].log())
 	case "previous":
 		ts.Check(h.previous())
-		s.startDaemon(ts, args[1], args[2:], filepath.Join(h.previousBin, "vaultd-previous"), nil)
+		s.startDaemon(ts, args[1], args[2:], h.previousVaultd(), nil)
 	case "fragile":
 		path, err := h.fragileVaultd()
 		ts.Check(err)
@@ -136,9 +136,12 @@ func (s *session) startDaemon(ts *testscript.TestScript, name string, more []str
 		listen, healthListen = own.addresses[0], own.addresses[1]
 	}
 	settings := fmt.Sprintf("database_url = %q\nprimary_database_url = %q\nlisten = [%q]\n"+
-		"state_dir = %q\naudit_spool = %q\nhealth_listen = %q\naddress_file = %q\nkms_keys = [%q]\ndrain_delay = %q\n",
+		"state_dir = %q\naudit_spool = %q\nhealth_listen = %q\naddress_file = %q\nkms_keys = [%q]\n",
 		node.URL(s.store.Database, vaulttest.Daemon), s.store.URL(vaulttest.Daemon), listen, base+".state", base+".spool",
-		healthListen, base+".addresses", key, "0")
+		healthListen, base+".addresses", key)
+	if binary != s.h.previousVaultd() { // which has no such setting
+		settings += "drain_delay = \"0\"\n"
+	}
 	allow := "allow = [\"127.0.0.0/8\"]\n"
 	if len(more) > 0 && !strings.HasPrefix(more[0], "-") {
 		extra := strings.NewReplacer("$WORK", ts.Getenv("WORK"), "$SEAL_KEY", ts.Getenv("SEAL_KEY"), "$S3_URL",

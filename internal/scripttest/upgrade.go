@@ -35,14 +35,9 @@ func buildPrevious(bin string) func() error {
 		if err != nil {
 			return fmt.Errorf("looking for the repository, which has the previous release: %w", err)
 		}
-		archive := exec.Command("git", "archive", previousRelease)
-		archive.Dir = strings.TrimSpace(string(root))
-		var complaint bytes.Buffer
-		archive.Stderr = &complaint
-		tarball, err := archive.Output()
+		tarball, err := archivePrevious(strings.TrimSpace(string(root)))
 		if err != nil {
-			return fmt.Errorf("commit %s, the previous release, is not in this clone; hint: git fetch --unshallow: %w\n%s",
-				previousRelease, err, complaint.Bytes())
+			return err
 		}
 		unpack := exec.Command("tar", "-x", "-C", source)
 		unpack.Stdin = bytes.NewReader(tarball)
@@ -59,6 +54,32 @@ func buildPrevious(bin string) func() error {
 		return nil
 	})
 }
+
+// archivePrevious is the source of the previous release as a tar file. If a shallow clone lacks the commit, as in CI, it
+// fetches the rest of the history once.
+func archivePrevious(root string) ([]byte, error) {
+	git := func(args ...string) ([]byte, error) {
+		command := exec.Command("git", args...)
+		command.Dir = root
+		command.Env = append(os.Environ(), "GIT_TERMINAL_PROMPT=0") // a missing login is an error
+		var complaint bytes.Buffer
+		command.Stderr = &complaint
+		out, err := command.Output()
+		if err != nil {
+			err = fmt.Errorf("git %s: %w\n%s", args[0], err, complaint.Bytes())
+		}
+		return out, err
+	}
+	if _, err := git("cat-file", "-e", previousRelease+"^{commit}"); err != nil {
+		if _, err := git("fetch", "--quiet", "--unshallow"); err != nil {
+			return nil, fmt.Errorf("commit %s, the previous release, is not in this clone, and its history cannot be fetched; "+
+				"hint: git fetch --unshallow: %w", previousRelease, err)
+		}
+	}
+	return git("archive", previousRelease)
+}
+
+func (h *harness) previousVaultd() string { return filepath.Join(h.previousBin, "vaultd-previous") }
 
 // nodeReads is a client that reads through several daemons, and rotations that are always due.
 type nodeReads struct {
