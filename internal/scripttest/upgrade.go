@@ -3,6 +3,7 @@ package scripttest
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -191,8 +192,11 @@ func readOnce(ctx context.Context, url string) error {
 	if err != nil {
 		return err
 	}
-	if answer.StatusCode != http.StatusOK || !bytes.Contains(body, []byte(canary)) {
-		return fmt.Errorf("status %d, without the value", answer.StatusCode)
+	if answer.StatusCode != http.StatusOK {
+		return fmt.Errorf("status %d: %s", answer.StatusCode, bytes.TrimSpace(body))
+	}
+	if !bytes.Contains(body, []byte(canary)) {
+		return errors.New("status 200 without the value")
 	}
 	return nil
 }
