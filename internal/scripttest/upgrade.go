@@ -56,8 +56,8 @@ func buildPrevious(bin string) func() error {
 	})
 }
 
-// archivePrevious is the source of the previous release as a tar file. If a shallow clone lacks the commit, as in CI, it
-// fetches the rest of the history once.
+// archivePrevious is the source of the previous release as a tar file. If a shallow clone lacks the commit, as in CI,
+// it fetches the rest of the history once.
 func archivePrevious(root string) ([]byte, error) {
 	git := func(args ...string) ([]byte, error) {
 		command := exec.Command("git", args...)
@@ -73,7 +73,7 @@ func archivePrevious(root string) ([]byte, error) {
 	}
 	if _, err := git("cat-file", "-e", previousRelease+"^{commit}"); err != nil {
 		if _, err := git("fetch", "--quiet", "--unshallow"); err != nil {
-			return nil, fmt.Errorf("commit %s, the previous release, is not in this clone, and its history cannot be fetched; "+
+			return nil, fmt.Errorf("commit %s, the previous release, is not in this clone, and cannot be fetched; "+
 				"hint: git fetch --unshallow: %w", previousRelease, err)
 		}
 	}
