@@ -101,12 +101,13 @@ END $$`)
 	return classify(err)
 }
 
-// lockWriters waits for the transactions of daemons that are under way, and keeps new ones waiting before they hold what
-// the migration needs. A transaction that writes reads the heartbeat, and often the configuration, then takes the lock
-// of its round, if any, and that of tx_context, and then others in any order. Were tx_context locked first, later
+// lockWriters waits for the transactions of daemons that are under way, and keeps new ones waiting before they hold
+// what the migration needs. A transaction that writes reads the heartbeat, and often the configuration, then takes the
+// lock of its round, if any, and that of tx_context, and then others in any order. Were tx_context locked first, later
 // transactions would wait for it with the heartbeat in hand, whose policies the migration replaces.
 func lockWriters(ctx context.Context, tx pgx.Tx) error {
-	_, err := tx.Exec(ctx, `SET LOCAL ROLE vault_owner; SET LOCAL lock_timeout = '`+writersTimeout+`'; DO $$
+	_, err := tx.Exec(ctx, `SET LOCAL ROLE vault_owner; SET LOCAL lock_timeout = '`+writersTimeout+`';
+DO $$
 DECLARE v_name text;
 BEGIN
   FOREACH v_name IN ARRAY ARRAY['heartbeat', 'config', 'lock_claims', 'lock_sealing', 'tx_context'] LOOP

@@ -3,6 +3,7 @@ package scripttest
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -55,8 +56,8 @@ func buildPrevious(bin string) func() error {
 	})
 }
 
-// archivePrevious is the source of the previous release as a tar file. If a shallow clone lacks the commit, as in CI, it
-// fetches the rest of the history once.
+// archivePrevious is the source of the previous release as a tar file. If a shallow clone lacks the commit, as in CI,
+// it fetches the rest of the history once.
 func archivePrevious(root string) ([]byte, error) {
 	git := func(args ...string) ([]byte, error) {
 		command := exec.Command("git", args...)
@@ -72,7 +73,7 @@ func archivePrevious(root string) ([]byte, error) {
 	}
 	if _, err := git("cat-file", "-e", previousRelease+"^{commit}"); err != nil {
 		if _, err := git("fetch", "--quiet", "--unshallow"); err != nil {
-			return nil, fmt.Errorf("commit %s, the previous release, is not in this clone, and its history cannot be fetched; "+
+			return nil, fmt.Errorf("commit %s, the previous release, is not in this clone, and cannot be fetched; "+
 				"hint: git fetch --unshallow: %w", previousRelease, err)
 		}
 	}
@@ -191,8 +192,11 @@ func readOnce(ctx context.Context, url string) error {
 	if err != nil {
 		return err
 	}
-	if answer.StatusCode != http.StatusOK || !bytes.Contains(body, []byte(canary)) {
-		return fmt.Errorf("status %d, without the value", answer.StatusCode)
+	if answer.StatusCode != http.StatusOK {
+		return fmt.Errorf("status %d: %s", answer.StatusCode, bytes.TrimSpace(body))
+	}
+	if !bytes.Contains(body, []byte(canary)) {
+		return errors.New("status 200 without the value")
 	}
 	return nil
 }
