@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -175,10 +176,15 @@ func refuseForeign(dir string) error {
 	return nil
 }
 
+// forkTime is how long a lock may outlast its file: a process that is being started has all descriptors between its
+// fork and its exec, those closed on exec too.
+const forkTime = 200 * time.Millisecond
+
 // lockFolder locks the cluster folder for this process; closing the file releases it, and so does the
 // end of the process.
 func lockFolder(dir string) (*os.File, error) {
 	path := filepath.Join(dir, lockName)
+	began := time.Now()
 	for {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
 		if err != nil {
@@ -187,6 +193,10 @@ func lockFolder(dir string) (*os.File, error) {
 		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			f.Close()
+			if time.Since(began) < forkTime {
+				time.Sleep(time.Millisecond)
+				continue
+			}
 			return nil, fmt.Errorf("%w: %q", ErrInUse, dir)
 		}
 		if err != nil {
