@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sync/errgroup"
@@ -19,15 +20,15 @@ func mustWrite(t *testing.T, path string) {
 // Programs that need the same folder at the same time fill it once, and each uses it when it is filled.
 func TestSharedFolderIsFilledOnce(t *testing.T) {
 	t.Setenv(sharedVariable, t.TempDir())
-	filled, used := 0, 0 // guarded by the lock of the folder
+	var filled, used atomic.Int64 // the folder's lock is a file's, which the race detector does not see
 	var group errgroup.Group
 	for range 8 {
 		group.Go(func() error {
 			return Share("x", "", func(dir string) error {
-				filled++
+				filled.Add(1)
 				return os.WriteFile(filepath.Join(dir, "content"), nil, 0o600)
 			}, func(dir string) error {
-				used++
+				used.Add(1)
 				_, err := os.Stat(filepath.Join(dir, "content"))
 				return err
 			})
@@ -36,8 +37,8 @@ func TestSharedFolderIsFilledOnce(t *testing.T) {
 	if err := group.Wait(); err != nil {
 		t.Error(err)
 	}
-	if filled != 1 || used != 8 {
-		t.Errorf("filled %d times and used %d times, want 1 and 8", filled, used)
+	if filled.Load() != 1 || used.Load() != 8 {
+		t.Errorf("filled %d times and used %d times, want 1 and 8", filled.Load(), used.Load())
 	}
 }
 
