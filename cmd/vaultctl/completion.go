@@ -201,7 +201,7 @@ func withoutFiles(cmd *cobra.Command) {
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
 		word, _ := pflag.UnquoteUsage(f)
 		switch strings.ToLower(word) {
-		case "", "file", "folder": // "" takes nothing
+		case "", "file", "folder", "dir", "place": // "" takes nothing
 			return
 		}
 		if _, known := cmd.GetFlagCompletionFunc(f.Name); !known {
