@@ -24,19 +24,16 @@ import (
 // previousRelease is the commit that upgrades start from: schema version 13.
 const previousRelease = "8a91bc4b8bff77086cc8a7a961ce0f37ad68597b"
 
-// buildPrevious builds vaultctl-previous and vaultd-previous from the history, when a script first asks for them.
-func buildPrevious(bin string) func() error {
+// buildPrevious builds vaultctl-previous and vaultd-previous from the history of the module's repository, when a script
+// first asks for them.
+func buildPrevious(module, bin string) func() error {
 	return sync.OnceValue(func() error {
 		source, err := os.MkdirTemp("", "previous")
 		if err != nil {
 			return err
 		}
 		defer os.RemoveAll(source)
-		root, err := exec.Command("git", "rev-parse", "--show-toplevel").Output()
-		if err != nil {
-			return fmt.Errorf("looking for the repository, which has the previous release: %w", err)
-		}
-		tarball, err := archivePrevious(strings.TrimSpace(string(root)))
+		tarball, err := archivePrevious(module)
 		if err != nil {
 			return err
 		}
@@ -58,10 +55,10 @@ func buildPrevious(bin string) func() error {
 
 // archivePrevious is the source of the previous release as a tar file. If a shallow clone lacks the commit, as in CI,
 // it fetches the rest of the history once.
-func archivePrevious(root string) ([]byte, error) {
+func archivePrevious(module string) ([]byte, error) {
 	git := func(args ...string) ([]byte, error) {
 		command := exec.Command("git", args...)
-		command.Dir = root
+		command.Dir = module
 		command.Env = append(os.Environ(), "GIT_TERMINAL_PROMPT=0") // a missing login is an error
 		var complaint bytes.Buffer
 		command.Stderr = &complaint
