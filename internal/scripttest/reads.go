@@ -38,6 +38,8 @@ func (h *harness) cmdReads(ts *testscript.TestScript, neg bool, args []string) {
 	switch {
 	case len(args) > 2 && args[0] == "start":
 		s.startReads(args[1], args[2:])
+	case s.reads == nil:
+		ts.Fatalf("reads: none were started")
 	case len(args) == 1 && args[0] == "steady":
 		before := s.reads.count.Load()
 		for start := time.Now(); s.reads.count.Load() < before+200; time.Sleep(time.Millisecond) {
@@ -65,10 +67,10 @@ func (h *harness) cmdReads(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-func (l *nodeReads) complaints() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Join(l.why, "\n")
+func (r *nodeReads) complaints() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return strings.Join(r.why, "\n")
 }
 
 func (s *session) startReads(name string, urls []string) {
@@ -85,7 +87,7 @@ func (s *session) startReads(name string, urls []string) {
 	s.reads.done.Go(func() { s.keepDue(ctx) })
 }
 
-func (l *nodeReads) read(ctx context.Context, name string, urls []string, first int) {
+func (r *nodeReads) read(ctx context.Context, name string, urls []string, first int) {
 	var why []string
 	for i := range urls {
 		url := urls[(first+i)%len(urls)]
@@ -94,20 +96,20 @@ func (l *nodeReads) read(ctx context.Context, name string, urls []string, first 
 			return
 		}
 		if err == nil {
-			l.count.Add(1)
+			r.count.Add(1)
 			break
 		}
 		why = append(why, fmt.Sprintf("%s %s: %v", time.Now().UTC().Format("15:04:05.000"), url, err))
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	switch {
 	case len(why) == len(urls):
-		l.lost = append(l.lost, strings.Join(why, "; "))
+		r.lost = append(r.lost, strings.Join(why, "; "))
 	case len(why) > 0:
-		l.moved.Add(1)
-		if len(l.why) < 10 {
-			l.why = append(l.why, why...)
+		r.moved.Add(1)
+		if len(r.why) < 10 {
+			r.why = append(r.why, why...)
 		}
 	}
 }
