@@ -23,16 +23,18 @@ type nodeReads struct {
 	stop  context.CancelFunc
 	done  sync.WaitGroup
 	count atomic.Int64
-	moved atomic.Int64 // reads that one daemon did not answer, and the next one did
-	mu    sync.Mutex
-	why   []string // of the first of these
-	lost  []string // reads that no daemon answered
+
+	mu     sync.Mutex
+	forgot int      // how often "reads moved" was run
+	moved  int      // reads that began since, which one daemon did not answer and the next one did
+	why    []string // of the first of these
+	lost   []string // reads that no daemon answered
 }
 
 // reads start NAME URL... | steady | moved | stop: reads a secret without pause over each of the daemons; where one
 // fails, the next one is tried, as clients do. Rotations are due all the time. steady fails if a read went to another
-// daemon since the start, or since "reads moved", which forgets those. stop fails if a read got no answer, or none was
-// made.
+// daemon since the start, or since "reads moved", which forgets the reads that have begun. stop fails if a read got no
+// answer, or none was made.
 func (h *harness) cmdReads(ts *testscript.TestScript, neg bool, args []string) {
 	s := h.of(ts)
 	switch {
@@ -47,14 +49,11 @@ func (h *harness) cmdReads(ts *testscript.TestScript, neg bool, args []string) {
 				ts.Fatalf("reads: no reads are made")
 			}
 		}
-		if n := s.reads.moved.Load(); n > 0 {
-			ts.Fatalf("reads: %d of %d reads went to another daemon:\n%s", n, s.reads.count.Load(), s.reads.complaints())
+		if n, why := s.reads.complaints(); n > 0 {
+			ts.Fatalf("reads: %d of %d reads went to another daemon:\n%s", n, s.reads.count.Load(), why)
 		}
 	case len(args) == 1 && args[0] == "moved":
-		s.reads.moved.Store(0)
-		s.reads.mu.Lock()
-		s.reads.why = nil
-		s.reads.mu.Unlock()
+		s.reads.forgetMoved()
 	case len(args) == 1 && args[0] == "stop":
 		s.reads.stop()
 		s.reads.done.Wait()
@@ -67,10 +66,24 @@ func (h *harness) cmdReads(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-func (r *nodeReads) complaints() string {
+// forgetMoved forgets the reads that moved, and leaves out those under way that will.
+func (r *nodeReads) forgetMoved() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return strings.Join(r.why, "\n")
+	r.forgot++
+	r.moved, r.why = 0, nil
+}
+
+func (r *nodeReads) timesForgotten() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.forgot
+}
+
+func (r *nodeReads) complaints() (moved int, why string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.moved, strings.Join(r.why, "\n")
 }
 
 func (s *session) startReads(name string, urls []string) {
@@ -89,6 +102,7 @@ func (s *session) startReads(name string, urls []string) {
 
 func (r *nodeReads) read(ctx context.Context, name string, urls []string, first int) {
 	var why []string
+	began := r.timesForgotten()
 	for i := range urls {
 		url := urls[(first+i)%len(urls)]
 		err := readOnce(ctx, url+"/v1/secrets/"+name)
@@ -106,8 +120,8 @@ func (r *nodeReads) read(ctx context.Context, name string, urls []string, first 
 	switch {
 	case len(why) == len(urls):
 		r.lost = append(r.lost, strings.Join(why, "; "))
-	case len(why) > 0:
-		r.moved.Add(1)
+	case len(why) > 0 && began == r.forgot:
+		r.moved++
 		if len(r.why) < 10 {
 			r.why = append(r.why, why...)
 		}
