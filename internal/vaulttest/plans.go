@@ -12,7 +12,7 @@ const disabledCost = 1e10
 
 var planCost = regexp.MustCompile(`cost=[0-9.]+\.\.([0-9]+(?:\.[0-9]+)?)`)
 
-// BadPlan says what is wrong with a plan that auto_explain tells of: it was compiled, or it has a node that a planner
+// BadPlan says what is wrong with a plan that auto_explain logged: it was compiled, or it has a node that a planner
 // switch forbids. "": nothing.
 func BadPlan(plan string) string {
 	if strings.Contains(plan, "JIT:") {
