@@ -10,8 +10,8 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// Daemons are listed by what they said first and when they were last seen, until they say that they have ended; one
-// role does not speak for another's.
+// Daemons are listed by what they said first and when they were last seen, until they say that they have ended. A role
+// can change nothing of another role's daemons.
 func TestDaemonsAreSeen(t *testing.T) {
 	store := vaulttest.New(t)
 	writer := mustWriter(t, db.Options{URL: store.URL(vaulttest.Daemon)})

@@ -260,10 +260,11 @@ func TestConfigRowIsReplacedByARestoreOnly(t *testing.T) {
 		t.Errorf("got cluster %s, want %s", got, before)
 	}
 	store.MustExec(t, `UPDATE vault.config SET default_kms_key = NULL`)
-	store.MustExec(t,
-		`INSERT INTO vault.config (cluster_id, schema_version) VALUES ('00000000-0000-4000-8000-00000000ca0a', 77)`)
-	got := store.MustQuery(t, `SELECT cluster_id || ' ' || installed_version FROM vault.config`)
-	if want := fmt.Sprintf("00000000-0000-4000-8000-00000000ca0a %d", vaultsql.Version()); got != want {
+	store.MustExec(t, `INSERT INTO vault.config (cluster_id, schema_version, installed_version)
+		VALUES ('00000000-0000-4000-8000-00000000ca0a', 77, 78)`)
+	got := store.MustQuery(t, `SELECT concat_ws(' ', cluster_id, schema_version, installed_version) FROM vault.config`)
+	if want := fmt.Sprintf("00000000-0000-4000-8000-00000000ca0a %d %d", vaultsql.CompatibleSince,
+		vaultsql.Version()); got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }

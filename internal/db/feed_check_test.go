@@ -630,8 +630,8 @@ func (w *feedWorld) settle() {
 	}
 }
 
-// Memory that follows the feed is never older than its last poll, on a primary and on a standby, whatever transactions
-// change the secrets and whichever faults happen.
+// Memory that follows the feed is never older than its last poll, on a primary and on a standby, under transactions of
+// every shape and all of the faults.
 func TestFollowersAreNeverBehindTheirPolls(t *testing.T) {
 	t.Parallel()
 	w := newFeedWorld(t)

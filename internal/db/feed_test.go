@@ -265,7 +265,7 @@ func TestFeedIsRefused(t *testing.T) {
 	refused(open(store.URL(vaulttest.Operator)), "no row")
 }
 
-// A follower from before the first round of the supervisor on another cluster hears of all.
+// A follower from before the first round of the supervisor on another cluster is told that all may have changed.
 func TestFeedOfAnotherServerIsEmptiedInRounds(t *testing.T) {
 	t.Parallel()
 	store := vaulttest.New(t)
@@ -291,7 +291,8 @@ func TestFeedOfAnotherServerIsEmptiedInRounds(t *testing.T) {
 	}
 }
 
-// The rows below the floor go, ten minutes after it was an xmin, in rounds; a follower from below hears of all.
+// Rounds delete the rows below the floor, ten minutes after it was an xmin. A follower from below the floor is told
+// that all may have changed.
 func TestFeedIsPruned(t *testing.T) {
 	t.Parallel()
 	store := vaulttest.Own(t) // whose xmin no other test holds

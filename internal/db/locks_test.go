@@ -15,7 +15,8 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// advisoryLocks are the locks of earlier releases, and goose's two. A stranger holds all of them.
+// advisoryLocks are those that earlier releases took, the last two by goose, which migrated then. A stranger holds all
+// of them.
 const advisoryLocks = `SELECT pg_advisory_lock(1752790130, 1), pg_advisory_lock(1752790130, 2),
 	pg_advisory_lock(1752790130),
 	pg_advisory_lock(4097083626), pg_advisory_lock(5887940537704921958)`

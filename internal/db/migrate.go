@@ -153,8 +153,8 @@ func migrationState(ctx context.Context, conn querier) (MigrationState, error) {
 }
 
 // migrateLocked does everything but the roles in one transaction, so a vault is at one schema or at the other, and
-// readers see the old definitions or the new ones. It gives way to sessions that hold a lock: while it waits for one,
-// every other use of the table waits behind it, so it waits shortly, lets them pass, and begins again.
+// readers see the old definitions or the new ones. While it waits for a lock, every other use of the table waits behind
+// it. It therefore waits for a short time only, rolls back, so that they go on, and begins again.
 func migrateLocked(ctx context.Context, conn *pgx.Conn, defaultKMSKey string) (MigrationState, []MendedRule, error) {
 	patience := time.Now().Add(migrationPatience)
 	pause := newBackOff()

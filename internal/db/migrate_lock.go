@@ -20,7 +20,7 @@ const (
 
 // migrationLockTimeout is how long a statement of a migration waits for a lock, while every read of the table waits
 // behind it. It is shorter than PostgreSQL's deadlock_timeout, so that of a migration and a daemon that wait for each
-// other, the migration gives way.
+// other, the migration ends its wait first.
 const migrationLockTimeout = "400ms"
 
 // writersTimeout is how long a migration waits for the transactions of daemons that are under way: rounds of the
@@ -87,7 +87,7 @@ func lockMigration(ctx context.Context, conn *pgx.Conn) (pgx.Tx, error) {
 }
 
 // lockTables locks the tables that are there in one order, that of their names, until the transaction ends. Definitions
-// and migrations touch tables in another order than daemons do; with all locks in their hands they wait for none.
+// and migrations touch tables in another order than daemons do; the transaction that has all locks waits for none.
 func lockTables(ctx context.Context, tx pgx.Tx, mode string) error {
 	_, err := tx.Exec(ctx, `SET LOCAL ROLE vault_owner; DO $$
 DECLARE v_tables text := (SELECT string_agg(format('vault.%I', relname), ', ' ORDER BY relname) FROM pg_class
@@ -104,7 +104,7 @@ END $$`)
 // lockWriters waits for the transactions of daemons that are under way, and keeps new ones waiting before they hold
 // what the migration needs. A transaction that writes reads the heartbeat, and often the configuration, then takes the
 // lock of its round, if any, and that of tx_context, and then others in any order. Were tx_context locked first, later
-// transactions would wait for it with the heartbeat in hand, whose policies the migration replaces.
+// transactions would wait for it while they hold a lock of the heartbeat, whose policies the migration replaces.
 func lockWriters(ctx context.Context, tx pgx.Tx) error {
 	_, err := tx.Exec(ctx, `SET LOCAL ROLE vault_owner; SET LOCAL lock_timeout = '`+writersTimeout+`';
 DO $$

@@ -3,7 +3,6 @@ package db_test
 import (
 	"fmt"
 	"regexp"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -13,12 +12,6 @@ import (
 
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
-
-// disabledCost is what PostgreSQL 15 to 17 add to the cost of a plan for each node that a planner switch forbids and
-// that nothing can replace. Such a plan costs more than jit_above_cost, however little it does.
-const disabledCost = 1e10
-
-var planCost = regexp.MustCompile(`cost=[0-9.]+\.\.([0-9]+(?:\.[0-9]+)?)`)
 
 // plans collects what auto_explain says about the statements of sessions, those inside of functions included.
 type plans struct {
@@ -35,14 +28,8 @@ func (p *plans) notice(_ *pgconn.PgConn, n *pgconn.Notice) {
 	for _, m := range vaultFunction.FindAllStringSubmatch(n.Where, -1) {
 		p.in[m[1]] = true
 	}
-	if strings.Contains(n.Message, "JIT:") {
-		p.bad = append(p.bad, "compiled: "+n.Message)
-	}
-	for _, m := range planCost.FindAllStringSubmatch(n.Message, -1) {
-		if cost, err := strconv.ParseFloat(m[1], 64); err != nil || cost >= disabledCost {
-			p.bad = append(p.bad, fmt.Sprintf("costs %s: %s", m[1], n.Message))
-			break
-		}
+	if why := vaulttest.BadPlan(n.Message); why != "" {
+		p.bad = append(p.bad, why+": "+n.Message)
 	}
 }
 

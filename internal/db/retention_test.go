@@ -100,9 +100,7 @@ func TestAWorkerOfAForgottenJobIsRefused(t *testing.T) {
 		`SELECT vault.store_candidate(` + job + `, 1, ` + late + `)`,
 		`SELECT vault.finish_rotation(` + job + `, 1, gen_random_uuid())`,
 	} {
-		if err := runSession(t, worker, []string{step}); err == nil {
-			t.Errorf("%s: done", step)
-		}
+		wantCode(t, runSession(t, worker, []string{step}), "VA002")
 	}
 	must(t, runSession(t, worker, []string{`SELECT vault.fail_rotation(` + job + `, 1, 'late', NULL)`,
 		`SELECT vault.release_rotation(` + job + `, 1)`}))

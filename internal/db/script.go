@@ -68,8 +68,7 @@ func (s *script) tables(from, to int) {
 		if file.Version() <= from || file.Version() > to {
 			continue
 		}
-		up, _, _ := strings.Cut(file.Text, "-- +goose Down")
-		s.section(vaultsql.File{Name: file.Name, Text: strings.TrimPrefix(up, "-- +goose Up\n")})
+		s.section(vaultsql.File{Name: file.Name, Text: strings.TrimPrefix(file.Text, "-- +goose Up\n")})
 		s.WriteString(afterMigration(file))
 	}
 }

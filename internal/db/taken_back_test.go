@@ -24,17 +24,17 @@ var undo = map[int]string{
 		DROP TABLE vault.token_revocations, vault.refusals; DROP SEQUENCE vault.wrong_proofs, vault.wrong_proofs_minute;` +
 		viewOfMigration7() + `; ALTER VIEW vault.sealed_versions OWNER TO vault_owner`,
 	12: `DROP TYPE vault.sealed_value CASCADE`, // and the functions that take it
-	16: `DROP TABLE vault.daemons; DROP INDEX vault.versions_removed; DROP FUNCTION vault._forget_history(int);
-		DROP POLICY owner_prunes ON vault.secret_versions; DROP POLICY owner_prunes ON vault.rotation_jobs;
-		DROP TRIGGER config_moves_forward ON vault.config;
-		ALTER TABLE vault.config DROP COLUMN keep_jobs_days, DROP COLUMN keep_versions_days,
-			DROP COLUMN installed_version, DROP COLUMN migrated_at`,
 	13: `DROP TABLE vault.app_use, vault.app_rules, vault.app_credentials, vault.apps, vault.access_epoch`,
 	14: `DROP FUNCTION vault._feed_change, vault._feed_change_of_all, vault._feed_keeps CASCADE;
 		DROP TABLE vault.change_feed, vault.feed_state CASCADE`,
 	15: `ALTER TABLE vault.audit_log DROP COLUMN since, DROP COLUMN reads, DROP COLUMN ago, DROP COLUMN back,
 		DROP COLUMN requests, DROP COLUMN reader, DROP COLUMN actors, DROP COLUMN clients, DROP COLUMN versions,
 		DROP COLUMN details`,
+	16: `DROP TABLE vault.daemons; DROP INDEX vault.versions_removed; DROP FUNCTION vault._forget_history(int);
+		DROP POLICY owner_prunes ON vault.secret_versions; DROP POLICY owner_prunes ON vault.rotation_jobs;
+		DROP TRIGGER config_moves_forward ON vault.config;
+		ALTER TABLE vault.config DROP COLUMN keep_jobs_days, DROP COLUMN keep_versions_days,
+			DROP COLUMN installed_version, DROP COLUMN migrated_at`,
 }
 
 func viewOfMigration7() string {

@@ -214,7 +214,7 @@ func (w *Writer) RevokeToken(ctx context.Context, c Credential, request uuid.UUI
 		if err == nil { // a standby was promoted in between, perhaps without the revocation
 			var again revokedToken
 			if again, err = revoke(); errors.Is(err, ErrRefused) {
-				again.Timeline, err = open.Timeline, nil // a token that revoked itself: the promoted standby knows
+				again.Timeline, err = open.Timeline, nil // a token that revoked itself, also on the promoted standby
 			}
 			if err == nil {
 				row.Timeline = again.Timeline

@@ -98,7 +98,11 @@ func newHarness(t *testing.T) *harness {
 	if err != nil {
 		t.Fatal(err)
 	}
-	probe, previous, module := t.TempDir(), t.TempDir(), moduleFolder(t)
+	module, err := testfolder.Module()
+	if err != nil {
+		t.Fatal(err)
+	}
+	probe, previous := t.TempDir(), t.TempDir()
 	buildProbe(t, probe, module)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
@@ -112,7 +116,7 @@ func newHarness(t *testing.T) *harness {
 		}
 	})
 	return &harness{program: program, bin: bin, probe: probe, module: module, scripts: map[string]*session{},
-		fragileVaultd: buildFragile(t.TempDir()), previous: buildPrevious(previous), previousBin: previous,
+		fragileVaultd: buildFragile(t.TempDir()), previous: buildPrevious(module, previous), previousBin: previous,
 		everyCommandListed: sync.OnceValue(func() error { return everyCommandListed(bin) })}
 }
 
@@ -130,15 +134,6 @@ func buildProbe(t *testing.T, bin, module string) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building the client's probe: %v\n%s", err, out)
 	}
-}
-
-func moduleFolder(t *testing.T) string {
-	t.Helper()
-	folder, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
-	if err != nil {
-		t.Fatalf("looking for the module's folder: %v", err)
-	}
-	return strings.TrimSpace(string(folder))
 }
 
 func (h *harness) setup(env *testscript.Env) error {

@@ -83,7 +83,7 @@ func Build(alone string, args ...string) (dir string, err error) {
 		args := append(append([]string{"build"}, args...), "-o", dir+"/", "github.com/hyperiondb/vault/cmd/vaultctl",
 			"github.com/hyperiondb/vault/cmd/vaultd")
 		build := exec.Command("go", args...)
-		if build.Dir, err = vaultFolder(); err != nil {
+		if build.Dir, err = Module(); err != nil {
 			return err
 		}
 		if out, err := build.CombinedOutput(); err != nil {
@@ -97,8 +97,8 @@ func Build(alone string, args ...string) (dir string, err error) {
 	return dir, err
 }
 
-// vaultFolder is the folder of the vault's module, also for a test of another module beside it.
-func vaultFolder() (string, error) {
+// Module is the folder of the vault's module, also for a test of another module beside it.
+func Module() (string, error) {
 	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/hyperiondb/vault").Output()
 	if err != nil {
 		return "", fmt.Errorf("looking for the module's folder: %w", err)

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/hyperiondb/vault/internal/localpg"
+	"github.com/hyperiondb/vault/internal/testfolder"
 )
 
 // A server offers an extension when its files lie in its share folder, which belongs to the whole machine. Tests do not
@@ -149,7 +150,7 @@ func offerExtension(ctx context.Context, b localpg.Binaries,
 }
 
 func runMake(ctx context.Context, args ...string) error {
-	root, err := moduleRoot()
+	root, err := testfolder.Module()
 	if err != nil {
 		return err
 	}
@@ -163,22 +164,6 @@ func runMake(ctx context.Context, args ...string) error {
 		return fmt.Errorf("make %s: %w\n%s", args[0], err, out)
 	}
 	return nil
-}
-
-func moduleRoot() (string, error) {
-	dir, err := os.Getwd()
-	if err != nil {
-		return "", err
-	}
-	for {
-		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
-			return dir, nil
-		}
-		if filepath.Dir(dir) == dir {
-			return "", errors.New("no go.mod above the working folder")
-		}
-		dir = filepath.Dir(dir)
-	}
 }
 
 // copyServer copies an installation's programs below dir, at the same path, and links to its libraries and its share

@@ -388,7 +388,7 @@ BEGIN
   IF p_readers::text ~ E'[:,[\\s]-?[0-9.]+[eE]' AND vault._has_exponent(p_readers::text) THEN
     RAISE EXCEPTION 'p_readers has a number with an exponent' USING ERRCODE = '22023';
   END IF;
-  PERFORM vault._check_windows(p_first_seq, p_next_seq, p_seqs, p_readers, p_rows, p_ago, p_back, p_reader);
+  PERFORM vault._check_shipped_windows(p_first_seq, p_next_seq, p_seqs, p_readers, p_rows, p_ago, p_back, p_reader);
   v_spool := vault._open_spool(v_node, p_boot, p_first_seq, p_lost, p_previous);
   IF p_first_seq <> v_spool.next_seq THEN
     PERFORM vault._leave();
@@ -407,8 +407,8 @@ END $$;
 
 -- Fails unless the numbers of a batch's reads are those from p_first_seq to p_next_seq - 1, each once, and a row's
 -- reads are from the newest to the oldest, at most a minute apart, by readers that it names.
-CREATE OR REPLACE FUNCTION vault._check_windows(p_first_seq bigint, p_next_seq bigint, p_seqs bigint[], p_readers json,
-    p_rows json, p_ago int[], p_back int[], p_reader smallint[]) RETURNS void
+CREATE OR REPLACE FUNCTION vault._check_shipped_windows(p_first_seq bigint, p_next_seq bigint, p_seqs bigint[],
+    p_readers json, p_rows json, p_ago int[], p_back int[], p_reader smallint[]) RETURNS void
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   v_readers int := json_array_length(p_readers);
