@@ -75,8 +75,7 @@ func runArchiveList(ctx context.Context, a *app, where string, args []string, li
 		}
 		rows[i] = []string{at(e.At), e.Actor, e.Action, e.Secret, version, string(e.Outcome), e.Node, from, text}
 	}
-	return a.printTable([]string{"TIME", "ACTOR", "ACTION", "SECRET", "VERSION", "OUTCOME", "NODE", "FROM", "DETAIL"},
-		rows, "no events")
+	return a.printEvents(f, rows)
 }
 
 func writeArchived(w io.Writer, events []readarchive.Event) error {

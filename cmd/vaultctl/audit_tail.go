@@ -84,6 +84,9 @@ func runAuditTail(ctx context.Context, a *app, o tailOptions) error {
 	if a.json() {
 		return a.printJSON(events)
 	}
+	if !a.jsonl() {
+		a.noteUnknownActions(f, len(events))
+	}
 	if err := a.printTail(events); err != nil || !o.follow {
 		return err
 	}
