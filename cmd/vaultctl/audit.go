@@ -220,7 +220,7 @@ func runAuditList(ctx context.Context, a *app, args []string, limit int) error {
 	case a.json():
 		return a.printJSON(events)
 	case a.jsonl():
-		return a.printLines(events)
+		return printLines(a, events)
 	}
 	rows := make([][]string, len(events))
 	for i, e := range events {
