@@ -220,23 +220,29 @@ func runAuditList(ctx context.Context, a *app, args []string, limit int) error {
 	case a.json():
 		return a.printJSON(events)
 	case a.jsonl():
-		return a.printLines(events)
-	}
-	if len(events) == 0 {
-		a.noteUnknownActions(f)
+		return printLines(a, events)
 	}
 	rows := make([][]string, len(events))
 	for i, e := range events {
 		rows[i] = []string{at(e.At), e.Actor, e.Action, e.Secret, versionOf(e), string(e.Outcome), e.Node, from(e),
 			detail(e)}
 	}
+	return a.printEvents(f, rows)
+}
+
+// printEvents writes the table of the events of a filter.
+func (a *app) printEvents(f filter.Filter, rows [][]string) error {
+	a.noteUnknownActions(f, len(rows))
 	return a.printTable([]string{"TIME", "ACTOR", "ACTION", "SECRET", "VERSION", "OUTCOME", "NODE", "FROM", "DETAIL"},
 		rows, "no events")
 }
 
-// noteUnknownActions names actions of the filter that this version does not know. They are no error: another version's
-// events may have them.
-func (a *app) noteUnknownActions(f filter.Filter) {
+// noteUnknownActions names actions of the filter that this version does not know, if it has found no events. They are
+// no error: another version's events may have them.
+func (a *app) noteUnknownActions(f filter.Filter, events int) {
+	if events > 0 {
+		return
+	}
 	for _, t := range f.Terms {
 		if t.Key == filter.Action && !t.Prefix && !slices.Contains(filter.Actions(), t.Text) {
 			a.note("no action is called %q; known are %s", t.Text, strings.Join(filter.Actions(), ", "))

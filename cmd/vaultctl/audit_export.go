@@ -58,18 +58,24 @@ func runAuditExport(ctx context.Context, a *app, args []string, output string) e
 	}
 	bar := a.newBar(output != "", func() (int64, error) { return estimate(ctx, log, f) })
 	defer bar.clear()
-	if output == "" {
-		return exportEvents(ctx, log, f, a.shown(), bar.show)
-	}
 	var events int64
-	err = writeWhole(output, false, func(w io.Writer) error {
+	write := func(w io.Writer) error {
 		return exportEvents(ctx, log, f, w, func(n int64) { events = n; bar.show(n) })
-	})
-	if err == nil {
-		bar.clear()
+	}
+	if output == "" {
+		err = write(a.shown())
+	} else {
+		err = writeWhole(output, false, write)
+	}
+	if err != nil {
+		return err
+	}
+	bar.clear()
+	a.noteUnknownActions(f, int(events))
+	if output != "" {
 		a.note("%d events in %s", events, output)
 	}
-	return err
+	return nil
 }
 
 // writeWhole writes a file completely or not at all, readable by its owner alone. Without replace, an existing file

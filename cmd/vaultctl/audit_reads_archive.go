@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"strconv"
 
@@ -55,7 +54,7 @@ func runArchiveList(ctx context.Context, a *app, where string, args []string, li
 	case a.json():
 		return a.printJSON(events)
 	case a.jsonl():
-		return writeArchived(a.shown(), events)
+		return printLines(a, events)
 	}
 	rows := make([][]string, len(events))
 	for i, e := range events {
@@ -75,19 +74,7 @@ func runArchiveList(ctx context.Context, a *app, where string, args []string, li
 		}
 		rows[i] = []string{at(e.At), e.Actor, e.Action, e.Secret, version, string(e.Outcome), e.Node, from, text}
 	}
-	return a.printTable([]string{"TIME", "ACTOR", "ACTION", "SECRET", "VERSION", "OUTCOME", "NODE", "FROM", "DETAIL"},
-		rows, "no events")
-}
-
-func writeArchived(w io.Writer, events []readarchive.Event) error {
-	encoder := json.NewEncoder(w)
-	encoder.SetEscapeHTML(false)
-	for _, e := range events {
-		if err := encoder.Encode(e); err != nil {
-			return fmt.Errorf("writing the answer: %w", reason(err))
-		}
-	}
-	return nil
+	return a.printEvents(f, rows)
 }
 
 type archiveVerdict struct {

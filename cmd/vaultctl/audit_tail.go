@@ -84,6 +84,9 @@ func runAuditTail(ctx context.Context, a *app, o tailOptions) error {
 	if a.json() {
 		return a.printJSON(events)
 	}
+	if !a.jsonl() {
+		a.noteUnknownActions(f, len(events))
+	}
 	if err := a.printTail(events); err != nil || !o.follow {
 		return err
 	}
@@ -136,7 +139,7 @@ func follow(ctx context.Context, a *app, follower *auditdb.Follower, seen map[au
 // printTail writes events as they arrive, in columns of a fixed width: the widest value is not known yet.
 func (a *app) printTail(events []audit.Row) error {
 	if a.jsonl() {
-		return a.printLines(events)
+		return printLines(a, events)
 	}
 	var b strings.Builder
 	for _, e := range events {
@@ -162,14 +165,14 @@ func dash(s string) string {
 }
 
 // printLines writes one JSON document a line.
-func (a *app) printLines(events []audit.Row) error {
+func printLines[T any](a *app, events []T) error {
 	if err := writeLines(a.shown(), events); err != nil {
 		return fmt.Errorf("writing the answer: %w", reason(err))
 	}
 	return nil
 }
 
-func writeLines(w io.Writer, events []audit.Row) error {
+func writeLines[T any](w io.Writer, events []T) error {
 	var lines strings.Builder
 	encoder := json.NewEncoder(&lines)
 	encoder.SetEscapeHTML(false)

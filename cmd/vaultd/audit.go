@@ -188,7 +188,7 @@ func (r *reads) notices() []httpapi.Check {
 		if s := r.archiver.State(); s.Failing != nil {
 			return late("no reads are archived", s.FailingAt, s.Failing)
 		}
-		return late("shipped reads wait for the archive", r.spool.Stats().Ripe, errors.New("it has not answered"))
+		return late("shipped reads wait for the archive", r.spool.Stats().Ripe, errors.New("no attempt failed"))
 	}})
 }
 

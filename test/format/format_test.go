@@ -9,8 +9,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
+	"github.com/google/uuid"
+
+	"github.com/hyperiondb/vault/internal/audit/seal"
 	"github.com/hyperiondb/vault/internal/envelope"
 	"github.com/hyperiondb/vault/internal/kms"
 )
@@ -92,6 +97,73 @@ func TestTheOtherProgramHasTheSameVectors(t *testing.T) {
 	if !bytes.HasSuffix(out, []byte(" vectors fit\n")) {
 		t.Errorf("got %q, want the number of vectors", out)
 	}
+}
+
+// format.py verifies a log with rows of many reads, as this module seals and archives it. It finds a change of their
+// arrays, and a row that was sealed with arrays that do not fit one another.
+func TestTheOtherProgramVerifiesRowsOfManyReads(t *testing.T) {
+	const earlier = `{"reads": 3, "ago": [250, 1500], "back": [1, 2], "requests": [null, null],
+		"reader": [1, 2], "actors": ["client:10.0.0.7", "app:café"], "clients": ["10.0.0.7", null], "versions": [1, null],
+		"details": [null, {"via": "token"}]}`
+	archive := archiveOf(t, earlier)
+	out, err := formatAudit(t, archive)
+	if want := "1 seals fit 2 rows; 0 rows are not sealed\n"; err != nil || out != want {
+		t.Fatalf("got %q, error %v, want %q", out, err, want)
+	}
+	sealedWith := func(old, new string) string { return archiveOf(t, strings.Replace(earlier, old, new, 1)) }
+	for _, c := range []struct{ name, text, replaced, by, want string }{
+		{"an actor", archive, "app:café", "app:cafe", "seal 1 does not fit its 2 rows"},
+		{"the beginning", archive, `"since":"2026-11-25T09:59:59.9985Z"`, `"since":"2026-11-25T09:59:59.9984Z"`,
+			"seal 1 does not fit its 2 rows"},
+		{"no beginning", archive, `"since":"2026-11-25T09:59:59.9985Z",`, "", "the reads of row 2 do not fit one another"},
+		{"too few reads", sealedWith(`"reads": 3`, `"reads": 2`), "", "",
+			"the reads of row 2 do not fit one another"},
+		{"an unknown reader", sealedWith(`[1, 2], "actors"`, `[1, 3], "actors"`), "", "",
+			"the reads of row 2 do not fit one another"},
+		{"not in order", sealedWith(`[250, 1500]`, `[1500, 250]`), "", "", "the reads of row 2 do not fit one another"},
+	} {
+		if !strings.Contains(c.text, c.replaced) {
+			t.Fatalf("%s: %q is not in the archive", c.name, c.replaced)
+		}
+		out, err := formatAudit(t, strings.Replace(c.text, c.replaced, c.by, 1))
+		if want := "format.py: " + c.want + "\n"; err == nil || out != want {
+			t.Errorf("%s: got %q, error %v, want %q", c.name, out, err, want)
+		}
+	}
+}
+
+// archiveOf is an archive with a seal over a row of one event and a row of many reads.
+func archiveOf(t *testing.T, earlier string) string {
+	t.Helper()
+	cluster := uuid.MustParse("00000000-0000-4000-8000-00000000ca0a")
+	at := seal.Moment{Time: time.Date(2026, 11, 25, 10, 0, 0, 0, time.UTC)}
+	event := seal.Row{ID: 1, SystemID: 7, Tx: 100, At: at, RecordedAt: at, Actor: "token:root", DBRole: "operator",
+		Action: "put", Outcome: "ok", Detail: json.RawMessage(`{}`)}
+	reads := event
+	reads.ID, reads.Tx, reads.Actor, reads.Action = 2, 101, "client:10.0.0.7", "read"
+	reads.Since, reads.Earlier = &seal.Moment{Time: at.Add(-1500 * time.Microsecond)}, json.RawMessage(earlier)
+	key, err := seal.NewKey(bytes.Repeat([]byte{7}, 32))
+	must(t, err)
+	window := seal.Window{SystemID: 7, ToTx: 102, LastHash: seal.Genesis(cluster), Rows: []seal.Row{event, reads},
+		Now: at.Add(time.Hour)}
+	seals, err := window.Seal(t.Context(), key)
+	must(t, err)
+	var text bytes.Buffer
+	w, err := seal.NewWriter(&text, seal.Header{Cluster: cluster})
+	must(t, err)
+	for _, e := range []seal.Entry{{Seal: &seals[0]}, {Row: &event}, {Row: &reads}} {
+		must(t, w.Write(e))
+	}
+	must(t, w.Close())
+	return text.String()
+}
+
+func formatAudit(t *testing.T, archive string) (string, error) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "archive.jsonl")
+	must(t, os.WriteFile(path, []byte(archive), 0o600))
+	out, err := exec.Command("/usr/bin/python3", "-B", "../../docs/format/format.py", "audit", path).CombinedOutput()
+	return string(out), err
 }
 
 func must(t *testing.T, err error) {

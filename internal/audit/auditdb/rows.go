@@ -35,12 +35,12 @@ func (a search) several(c condition) string {
 	var any []string
 	for _, t := range c.terms {
 		id, err := uuid.Parse(t.Text)
-		if err != nil || id.Version() != 7 {
+		made, ok := spool.TimeOf(id)
+		if err != nil || !ok {
 			continue // no row of several reads has such an id
 		}
-		milli := int64(id[0])<<40 | int64(id[1])<<32 | int64(id[2])<<24 | int64(id[3])<<16 | int64(id[4])<<8 | int64(id[5])
 		literal := func(t time.Time) string { return t.UTC().Format(`'2006-01-02 15:04:05.999999Z'::timestamptz`) }
-		from, to := time.UnixMilli(milli).Add(-spool.AroundRequest), time.UnixMilli(milli).Add(spool.AroundRequest)
+		from, to := made.Add(-spool.AroundRequest), made.Add(spool.AroundRequest)
 		if to.Year() > 9999 {
 			continue
 		}

@@ -29,8 +29,8 @@ func (s *shipping) untilDrained(shipper *spool.Shipper) {
 	until(s.t, "all records arrive", func() bool { return drained(s.spool.Stats(), shipper.State()) })
 }
 
-// Whatever made shipping fail, and for however long: once it is taken back, the records arrive without a restart. The
-// sessions end first, so that the new ones begin with the role's settings.
+// Once the setting that made shipping fail is taken back, the records arrive without a restart. The sessions end first,
+// so that the new ones begin with the role's settings.
 func TestShippingRecovers(t *testing.T) {
 	for name, c := range map[string]struct {
 		set, reset string

@@ -48,8 +48,8 @@ type leafJSON struct {
 	Hash     string `json:"hash"`
 }
 
-// Writer writes an export: JSON lines, first a header, then each seal before the rows it covers, last the counts. The
-// lines of rows are what `vaultctl audit export` writes.
+// Writer writes an export: JSON lines, first a header, then each seal before the rows it covers, last the counts. A row
+// of several reads is one line, unlike in `vaultctl audit export`.
 type Writer struct {
 	out   *bufio.Writer
 	lines *json.Encoder

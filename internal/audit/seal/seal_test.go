@@ -58,6 +58,26 @@ func someRows(n int, from int64) []Row {
 	return rows
 }
 
+// severalReads are two rows of several reads: one with every kind of null and value, one with two reads of one reader.
+func severalReads(from int64) []Row {
+	rows := someRows(2, from)
+	for i := range rows {
+		r := &rows[i]
+		r.Action, r.Node, r.Secret, r.Detail = "read", ptr("node1"), ptr("app/x"),
+			json.RawMessage(`{"seq": 17, "boot": "3f2b8c1e-6a4d-4f0b-9c57-0d1e2f3a4b5c"}`)
+	}
+	rows[0].Since = &Moment{rows[0].At.Add(-1500 * time.Millisecond)}
+	rows[0].Earlier = json.RawMessage(`{"reads" : 4, "ago" : [0, 250000, 1500000], "back" : [1, -2, 3],
+		"requests" : ["01980000-0000-7000-8000-000000000001", null, "01980000-0000-7000-8000-000000000003"],
+		"reader" : [1, 2, 1], "actors" : ["client:10.0.0.7", "app:caf\u00e9"], "clients" : ["10.0.0.7", null],
+		"versions" : [3, null], "details" : [null, {"via": "token", "n": 1.50, "a": "<&>"}]}`)
+	rows[1].Since = &Moment{rows[1].At.Add(-time.Microsecond)}
+	rows[1].Earlier = json.RawMessage(`{"reads" : 2, "ago" : [1], "back" : [1],
+		"requests" : ["01980000-0000-7000-8000-000000000004"], "reader" : [1], "actors" : ["client:fd00::1"],
+		"clients" : ["fd00::1"], "versions" : [1], "details" : [{}]}`)
+	return rows
+}
+
 func sealed(t testing.TB, rows []Row, last Seal) Seal {
 	t.Helper()
 	w := Window{SystemID: rows[0].SystemID, FromTx: last.ToTx, ToTx: rows[len(rows)-1].Tx + 1, LastID: last.ID,
@@ -136,8 +156,10 @@ func TestVectors(t *testing.T) {
 	}
 	first := sealed(t, someRows(4, 1), Seal{})
 	genesis := Genesis(cluster)
-	got := vectors{Genesis: hex.EncodeToString(genesis[:]), Seals: []Seal{first, sealed(t, someRows(3, 5), first)}}
-	for _, r := range someRows(4, 1) {
+	second := sealed(t, someRows(3, 5), first)
+	got := vectors{Genesis: hex.EncodeToString(genesis[:]),
+		Seals: []Seal{first, second, sealed(t, severalReads(8), second)}}
+	for _, r := range append(someRows(4, 1), severalReads(8)...) {
 		leaf, err := r.Leaf()
 		must(t, err)
 		got.Rows = append(got.Rows, vector{r, hex.EncodeToString(leaf[:])})

@@ -56,10 +56,9 @@ type Archiver struct {
 
 // Archiving is the state of an Archiver.
 type Archiving struct {
-	Segments  uint64    // kept since it runs
-	Records   uint64    // of them
-	Failing   error     // of the newest attempt
-	FailingAt time.Time // since when
+	Segments uint64 // kept since it runs
+	Records  uint64 // of them
+	Failure
 }
 
 // State may be called at any time.
@@ -130,16 +129,12 @@ func (a *Archiver) next(ctx context.Context, last bool) (kept bool, err error) {
 
 func (a *Archiver) report(err error) {
 	a.mu.Lock()
-	before := a.state.Failing
-	a.state.Failing = err
-	if err != nil && before == nil {
-		a.state.FailingAt = time.Now()
-	}
+	fails, works := a.state.take(err)
 	a.mu.Unlock()
 	switch {
-	case err != nil && (before == nil || before.Error() != err.Error()):
+	case fails:
 		a.Log.Warn("shipped reads wait in the spool for the archive", "error", err)
-	case err == nil && before != nil:
+	case works:
 		a.Log.Info("reads are archived again")
 	}
 }

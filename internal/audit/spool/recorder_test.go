@@ -97,6 +97,6 @@ func TestAllow(t *testing.T) {
 	cancel()
 	broken = false
 	if err := blocking.Record(ctx, event("gone")); err == nil {
-		t.Error("a record that nobody waited for counts as kept")
+		t.Error("a record whose caller had gone counts as kept")
 	}
 }

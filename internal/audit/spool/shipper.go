@@ -82,11 +82,27 @@ type Shipper struct {
 
 // Shipping is the state of a Shipper.
 type Shipping struct {
-	Shipped   uint64    // records acknowledged since it runs
-	Gaps      uint64    // as the primary counts them
-	GapAt     time.Time // when one was last found here
-	Failing   error     // of the newest attempt
-	FailingAt time.Time // since when
+	Shipped uint64    // records acknowledged since it runs
+	Gaps    uint64    // as the primary counts them
+	GapAt   time.Time // when one was last found here
+	Failure
+}
+
+// Failure is that of the newest attempt, of many.
+type Failure struct {
+	Failing   error     // nil: it succeeded
+	FailingAt time.Time // since when every attempt has failed
+}
+
+// take takes the result of an attempt. It reports whether the attempt failed with another error than the one before,
+// and whether it is the first to succeed after failures.
+func (f *Failure) take(err error) (fails, works bool) {
+	before := f.Failing
+	f.Failing = err
+	if err != nil && before == nil {
+		f.FailingAt = time.Now()
+	}
+	return err != nil && (before == nil || before.Error() != err.Error()), err == nil && before != nil
 }
 
 // State may be called at any time.
@@ -332,16 +348,12 @@ func (s *Shipper) shipped(first, end uint64, lost bool, at Position) {
 
 func (s *Shipper) report(err error) {
 	s.mu.Lock()
-	before := s.state.Failing
-	s.state.Failing = err
-	if err != nil && before == nil {
-		s.state.FailingAt = time.Now()
-	}
+	fails, works := s.state.take(err)
 	s.mu.Unlock()
 	switch {
-	case err != nil && (before == nil || before.Error() != err.Error()) && !errors.Is(err, context.Canceled):
+	case fails && !errors.Is(err, context.Canceled):
 		s.Log.Warn("reads wait in the spool", "error", err)
-	case err == nil && before != nil:
+	case works:
 		s.Log.Info("reads are shipped again")
 	}
 }

@@ -79,7 +79,7 @@ func TestAPauseEnds(t *testing.T) {
 		each int // reads in a tenth of a shipPause
 		want time.Duration
 	}{
-		"nobody reads":        {room: 1 << 30, want: shipPause},
+		"no reads":            {room: 1 << 30, want: shipPause},
 		"few read":            {room: 1 << 30, each: quietReads/10 - 1, want: shipPause},
 		"many read":           {room: 1 << 30, each: quietReads / 10, want: 3 * shipPause},
 		"the backlog presses": {room: 128 << 10, each: quietReads / 10, want: shipPause},

@@ -108,7 +108,7 @@ type Spool struct {
 	syncing     File      // what is being fsynced without writeMu; nil: nothing
 	file        File      // the segment being written, the last of segments; nil: the next record begins one
 	written     int64     // its size
-	begunAt     time.Time // when it was
+	begunAt     time.Time // when it was begun
 	aged        bool      // it ends at the next record, for the archive
 	link        Hash      // of the record before next
 	durableLink Hash      // of the record before durable

@@ -328,11 +328,17 @@ func isFlat(detail []byte) bool {
 		!bytes.Contains(detail, []byte(`"match":"grace"`)) && json.Valid(detail)
 }
 
-// isOfTime reports whether a request id is of version 7 of RFC 9562, with about the time of its read. The primary
-// looks for it among the reads of that time.
-func isOfTime(id uuid.UUID, at time.Time) bool {
+// TimeOf is the time in a request id of version 7 of RFC 9562, in whole milliseconds; not ok: it is of another version.
+func TimeOf(id uuid.UUID) (at time.Time, ok bool) {
 	milli := int64(id[0])<<40 | int64(id[1])<<32 | int64(id[2])<<24 | int64(id[3])<<16 | int64(id[4])<<8 | int64(id[5])
-	return id.Version() == 7 && id.Variant() == uuid.RFC4122 && at.Sub(time.UnixMilli(milli)).Abs() < AroundRequest
+	return time.UnixMilli(milli), id.Version() == 7 && id.Variant() == uuid.RFC4122
+}
+
+// isOfTime reports whether a request id has about the time of its read. The primary looks for it among the reads of
+// that time.
+func isOfTime(id uuid.UUID, at time.Time) bool {
+	made, ok := TimeOf(id)
+	return ok && at.Sub(made).Abs() < AroundRequest
 }
 
 // isUrgent reports whether an event is shipped at once instead of at the end of its window: it has a row of its own,
