@@ -17,12 +17,13 @@ const (
 	pollTimeout = time.Second
 	// openTimeout is how long it may take to open a feed.
 	openTimeout = 10 * time.Second
+	// leadTime: a caller with less time left leads no poll. It waits for one that another goroutine makes.
+	leadTime = 2 * pollTimeout
 	// The pauses before a feed is opened again: after a failure, and where there is none.
-	firstReopen, longestReopen         = 50 * time.Millisecond, time.Second
-	firstUnusable, longestUnusable     = time.Second, 30 * time.Second
-	overflowPause                      = 200 * time.Millisecond // between polls that name too much
-	holderTimeout                      = 2 * time.Second
-	leadTime                       int = 2 // a caller with less time than so many polls leads none
+	firstReopen, longestReopen     = 50 * time.Millisecond, time.Second
+	firstUnusable, longestUnusable = time.Second, 30 * time.Second
+	overflowPause                  = 200 * time.Millisecond // between polls that name too much
+	holderTimeout                  = 2 * time.Second
 )
 
 // follower makes the polls, one at a time. A round is one poll, and before the first of a feed the opening of it. Its
@@ -119,7 +120,7 @@ func (c *Cache) awaitPoll(ctx context.Context, from int64) bool {
 	if r == nil {
 		r = &round{}
 		c.begin(r)
-		if deadline, bounded := ctx.Deadline(); bounded && time.Until(deadline) < 2*pollTimeout {
+		if deadline, bounded := ctx.Deadline(); bounded && time.Until(deadline) < leadTime {
 			c.others.Go(func() { c.run(r) })
 			c.mu.Unlock()
 			return r.wait(ctx)

@@ -29,12 +29,12 @@ func Allowed(path string) fs.FileMode {
 	return 0o600
 }
 
-// Open opens a regular file and refuses one with Complaint. The caller closes it.
-func Open(path string) (*os.File, fs.FileInfo, error) {
+// open opens a file that can be trusted. The caller closes it.
+func open(path string) (*os.File, error) {
 	// O_NONBLOCK: opening a fifo must not wait for a writer.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	info, err := f.Stat()
 	if err == nil {
@@ -43,9 +43,9 @@ func Open(path string) (*os.File, fs.FileInfo, error) {
 		}
 	}
 	if err != nil {
-		return nil, nil, errors.Join(err, f.Close())
+		return nil, errors.Join(err, f.Close())
 	}
-	return f, info, nil
+	return f, nil
 }
 
 // Complaint is why a file cannot be trusted, with the command that mends it; "" if it can.
@@ -65,7 +65,7 @@ func Complaint(path string, info fs.FileInfo) string {
 
 // Read returns what a file holds, 1 byte to MaxSize. The caller wipes it.
 func Read(path string) ([]byte, error) {
-	f, _, err := Open(path)
+	f, err := open(path)
 	if err != nil {
 		return nil, err
 	}

@@ -2,14 +2,12 @@ package vault_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -58,11 +56,9 @@ func (c *commits) by(then time.Time) (newest seenCommit) {
 
 // remembering is a node that keeps rows in memory.
 type remembering struct {
-	*vault.Vault
-	name    string
+	raced
 	own     bool // the changes are made through it
 	commits [names]commits
-	reads   atomic.Int64
 }
 
 // The same as TestSharedReadsAreNeverOld, where rows are kept in memory: on the primary, on a daemon of the primary
@@ -90,37 +86,19 @@ func TestMemoryReadsAreNeverOld(t *testing.T) {
 		v := vault.New(vault.Options{Reader: reader, Writer: writer, Keys: ring, CacheSize: 100, CacheTTL: time.Minute,
 			ReadConfirm: readConfirm, KeepBytes: 1 << 20, ReadTimeout: 10 * time.Second})
 		t.Cleanup(v.Close)
-		return &remembering{Vault: v, name: name, own: own}
+		return &remembering{raced: raced{Vault: v, name: name}, own: own}
 	}
 	primary := open("primary", store.Cluster.Primary(), true)
 	other := open("another daemon", store.Cluster.Primary(), false)
 	standby := open("standby", store.Cluster.Standbys()[0], false)
 	nodes := []*remembering{primary, other, standby}
 	as := vault.Change{Token: vaulttest.AdminToken(t)}
-
-	put := func(name string, value []byte) vault.Receipt {
-		r, err := primary.Put(t.Context(), vault.PutRequest{Change: as, Name: name, Value: value})
-		if err != nil {
-			t.Errorf("put: %v", err)
-		}
-		return r
-	}
-	for _, name := range []string{"bad/row", "bad/query"} {
-		put(name, []byte("canary-value"))
-	}
-	// With statistics of so few rows the server would scan the table, and fail for every name on the row that it cannot
-	// read.
-	store.MustExec(t, `ALTER TABLE vault.secret_versions SET (autovacuum_enabled = off)`,
-		`ALTER TABLE vault.secret_versions DISABLE TRIGGER versions_are_sealed`,
-		`ALTER TABLE vault.secret_versions ALTER COLUMN fmt DROP NOT NULL`,
-		`UPDATE vault.secret_versions SET fmt = NULL WHERE name = 'bad/row'`,
-		`CREATE POLICY broken ON vault.secret_versions AS RESTRICTIVE FOR SELECT TO vault_service
-			USING (CASE WHEN name = 'bad/query' THEN 1 / (version - 1) > 0 ELSE true END)`)
+	primary.putBad(t, store, as)
 
 	done := make(chan struct{})
 	var writing, reading sync.WaitGroup
 	next := func(i, version int) {
-		r := put(raceName(i), raceValue(i, version))
+		r := primary.put(t, as, raceName(i), raceValue(i, version))
 		position, err := vault.ParseLSN(r.LSN)
 		if err != nil {
 			t.Error(err)
@@ -161,21 +139,17 @@ func TestMemoryReadsAreNeverOld(t *testing.T) {
 		})
 	}
 	for _, d := range nodes {
-		for range readers / 2 {
-			for _, act := range []func(*testing.T, *remembering){rememberedRead, rememberedVerify, rememberedPosition,
-				rememberedThatLeaves, rememberedBad} {
-				reading.Go(func() {
-					for {
-						select {
-						case <-done:
-							return
-						default:
-							act(t, d)
-						}
-					}
-				})
-			}
-		}
+		repeat(&reading, done, readers/2,
+			func() { i := rand.IntN(names); d.read(t, i, d.floor(i).version, vault.GetOptions{}) },
+			func() {
+				i := rand.IntN(names)
+				if floor := d.floor(i).version; floor > 0 {
+					d.verify(t, i, floor)
+				}
+			},
+			func() { d.readPosition(t) },
+			func() { d.leave(t) },
+			func() { d.readBad(t) })
 	}
 	reading.Go(func() { disturbPolls(proxies, done) })
 	writing.Wait()
@@ -265,71 +239,13 @@ func (d *remembering) floor(i int) seenCommit {
 	return d.commits[i].by(time.Now().Add(-readConfirm))
 }
 
-func rememberedRead(t *testing.T, d *remembering) {
-	i := rand.IntN(names)
-	d.read(t, i, d.floor(i), vault.GetOptions{})
-}
-
-// rememberedPosition reads as of a position that the node is known to have.
-func rememberedPosition(t *testing.T, d *remembering) {
+// readPosition reads as of a position that the node is known to have.
+func (d *remembering) readPosition(t *testing.T) {
 	i := rand.IntN(names)
 	floor := d.commits[i].by(time.Now())
 	if err := d.AwaitReplay(t.Context(), floor.position, 10*time.Second); err != nil {
 		t.Errorf("%s: waiting for a position that it has: %v", d.name, err)
 		return
 	}
-	d.read(t, i, floor, vault.GetOptions{MinLSN: floor.position})
-}
-
-func (d *remembering) read(t *testing.T, i int, floor seenCommit, o vault.GetOptions) {
-	s, err := d.Get(t.Context(), raceName(i), o)
-	if err != nil {
-		t.Errorf("%s: reading: %v", d.name, err)
-		return
-	}
-	defer s.Wipe()
-	if s.Version < floor.version || string(s.Value) != string(raceValue(i, s.Version)) {
-		t.Errorf("%s: got version %d of %s with %q, want version %d or later with its own value", d.name, s.Version,
-			raceName(i), []byte(s.Value), floor.version)
-	}
-	d.reads.Add(1)
-}
-
-func rememberedVerify(t *testing.T, d *remembering) {
-	i := rand.IntN(names)
-	floor := d.floor(i).version
-	if floor == 0 {
-		return
-	}
-	v, err := d.Verify(t.Context(), raceName(i), raceValue(i, floor), vault.VerifyOptions{})
-	if err != nil || !v.Valid || v.Version != floor {
-		t.Errorf("%s: got %+v and %v for version %d of %s, which was committed before", d.name, v, err, floor, raceName(i))
-	}
-	v, err = d.Verify(t.Context(), raceName(i), []byte("no version has this"), vault.VerifyOptions{})
-	if err != nil || v.Valid {
-		t.Errorf("%s: got %+v and %v for a value that no version has", d.name, v, err)
-	}
-	d.reads.Add(2)
-}
-
-func rememberedThatLeaves(t *testing.T, d *remembering) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Duration(rand.IntN(1000))*time.Microsecond)
-	defer cancel()
-	s, err := d.Get(ctx, raceName(rand.IntN(names)), vault.GetOptions{})
-	if deadline, _ := ctx.Deadline(); err != nil && time.Now().Before(deadline) {
-		t.Errorf("%s: one with time left got %v", d.name, err)
-	}
-	s.Wipe()
-}
-
-func rememberedBad(t *testing.T, d *remembering) {
-	if _, err := d.Get(t.Context(), "bad/row", vault.GetOptions{}); !errors.Is(err, vault.ErrIntegrity) {
-		t.Errorf("%s: a row that does not read got %v", d.name, err)
-	}
-	if _, err := d.Get(t.Context(), "bad/query", vault.GetOptions{}); !errors.Is(err, vault.ErrIntegrity) {
-		t.Errorf("%s: a row that the server cannot read got %v", d.name, err)
-	}
-	if _, err := d.Get(t.Context(), "race/absent", vault.GetOptions{}); !errors.Is(err, vault.ErrNotFound) {
-		t.Errorf("%s: a name that is not there got %v", d.name, err)
-	}
+	d.read(t, i, floor.version, vault.GetOptions{MinLSN: floor.position})
 }

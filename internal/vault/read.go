@@ -22,14 +22,11 @@ func (v *Vault) Get(ctx context.Context, name string, o GetOptions) (*Secret, er
 	}
 	until := v.readUntil()
 	row, unconfirmed, err := v.row(ctx, name, o)
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, fmt.Errorf("reading secret %q: %w", name, asIntegrity(err))
-	case o.Unless == uuid.Nil || o.Unless != row.VersionID:
-	case unconfirmed > 0:
+	}
+	if o.Unless != uuid.Nil && o.Unless == row.VersionID {
 		return nil, &NotModified{unconfirmed}
-	default:
-		return nil, ErrNotModified
 	}
 	value, err := v.open(ctx, until, name, &row)
 	if err != nil {

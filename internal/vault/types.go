@@ -56,8 +56,8 @@ type Secret struct {
 	Unconfirmed time.Duration // see [Options.ReadSurvive]: how long ago the node was last heard; 0 = within the bound
 }
 
-// NotModified is ErrNotModified of a row that the node did not confirm.
-type NotModified struct{ Unconfirmed time.Duration }
+// NotModified is the ErrNotModified of Get.
+type NotModified struct{ Unconfirmed time.Duration } // as of a Secret
 
 func (e *NotModified) Error() string        { return ErrNotModified.Error() }
 func (e *NotModified) Is(target error) bool { return target == ErrNotModified }

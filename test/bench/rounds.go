@@ -151,8 +151,10 @@ func (s *env) subjects(ctx context.Context, o options) ([]subject, error) {
 	return append(append(append(all, puts...), s.commands(o, reads)...), rotations...), err
 }
 
-// noBackgroundWork keeps a daemon from working by itself in another subject's slice.
-var noBackgroundWork = []string{`rotation_workers = 0`, `scan_interval = "1h"`, `heartbeat_interval = "0s"`}
+// noBackgroundWork keeps a daemon from working by itself in a slice. The longest audit_window seldom ends in one;
+// endWindow ends it after the slice.
+var noBackgroundWork = []string{`rotation_workers = 0`, `scan_interval = "1h"`, `heartbeat_interval = "0s"`,
+	`audit_window = "60s"`}
 
 func (s *env) readers(ctx context.Context, o options, reads, verifies []string) ([]subject, error) {
 	var all []subject
