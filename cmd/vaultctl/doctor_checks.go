@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -215,11 +216,27 @@ func checkRoles(_ context.Context, p *probe) finding {
 	if words == nil {
 		return fine("none is gone, renamed or too powerful")
 	}
+	if slices.ContainsFunc(p.node.OddRoles, func(r db.OddRole) bool { return lostGroup(r) != "" }) {
+		return problem(help, "%s", strings.Join(words, "; "))
+	}
 	return warning(help, "%s", strings.Join(words, "; "))
+}
+
+// lostGroup is the group that a role was granted and is not a member of; "" if that is not its problem.
+func lostGroup(r db.OddRole) string {
+	group, _ := strings.CutPrefix(r.Problem, "lost ")
+	if group == r.Problem {
+		return ""
+	}
+	return group
 }
 
 func oddRole(r db.OddRole) (detail, help string) {
 	grant := "vaultctl grant " + shellPath(r.Role)
+	if group := lostGroup(r); group != "" {
+		return fmt.Sprintf("role %q was granted %s and is not its member", r.Role, group),
+			"after a restore: vaultctl migrate --restore-grants, as the owner of the database; else " + grant + " --revoke"
+	}
 	switch r.Problem {
 	case "gone":
 		return fmt.Sprintf("role %q is gone and still has prefixes", r.Role), grant + " --revoke"

@@ -31,6 +31,11 @@ func (a *app) migrate(ctx context.Context, defaultKey string) (db.MigrateReport,
 	return db.Options{URL: a.databaseURL, ApplicationName: applicationName, Fence: fence}.Migrate(ctx, defaultKey)
 }
 
+// settleGrants restores grants that a dump does not carry, if asked to, and returns those that are lost.
+func (a *app) settleGrants(ctx context.Context, restore bool) ([]db.LostGrant, error) {
+	return db.Options{URL: a.databaseURL, ApplicationName: applicationName, Fence: a.fence}.SettleGrants(ctx, restore)
+}
+
 // stateFile is in the user's state folder, as the XDG base directory specification has it; "" if there is none.
 func (a *app) stateFile() string {
 	dir := os.Getenv("XDG_STATE_HOME")

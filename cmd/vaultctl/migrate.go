@@ -12,7 +12,7 @@ import (
 )
 
 func newMigrateCmd(a *app) *cobra.Command {
-	var print, status bool
+	var print, status, restoreGrants bool
 	cmd := &cobra.Command{
 		Use:   "migrate",
 		Short: "Bring the schema to this binary's version",
@@ -21,13 +21,16 @@ func newMigrateCmd(a *app) *cobra.Command {
 It may be run at any time and does only what is missing. --print writes the SQL of a new vault for a DBA to review or
 run, and needs no database. --status compares and changes nothing; it exits with 7 when there is something to do.
 
+After a restore into another cluster roles may have lost what they were granted. migrate names them, and with
+--restore-grants grants it again.
+
 A schema that CREATE EXTENSION made is changed by ALTER EXTENSION alone: migrate prints the statement to run.`,
 		Example: `  vaultctl migrate --status
   vaultctl migrate
   vaultctl migrate --print | psql -d app -v ON_ERROR_STOP=1`,
 		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := oneOf(cmd, "print", "status"); err != nil {
+			if err := oneOf(cmd, "print", "status", "restore-grants"); err != nil {
 				return err
 			}
 			if err := checkDefaultKey(a.kmsKey); err != nil && !status {
@@ -46,22 +49,35 @@ A schema that CREATE EXTENSION made is changed by ALTER EXTENSION alone: migrate
 			if cmd.Flags().Changed("kms-key") { // the one in the environment is not meant to become the vault's default
 				key = a.kmsKey
 			}
-			return runMigrate(cmd.Context(), a, key)
+			return runMigrate(cmd.Context(), a, key, restoreGrants)
 		},
 	}
 	cmd.Flags().BoolVar(&print, "print", false, "write the SQL to standard output and do nothing")
 	cmd.Flags().BoolVar(&status, "status", false, "say whether there is anything to do")
+	cmd.Flags().BoolVar(&restoreGrants, "restore-grants", false,
+		"give roles again what they were granted, after a restore into another cluster")
 	return cmd
 }
 
-func runMigrate(ctx context.Context, a *app, defaultKey string) error {
+// migrateAnswer is the answer in JSON.
+type migrateAnswer struct {
+	db.MigrateReport
+	LostGrants []db.LostGrant `json:"lost_grants,omitempty"`
+}
+
+func runMigrate(ctx context.Context, a *app, defaultKey string, restoreGrants bool) error {
 	report, err := a.migrate(ctx, defaultKey)
 	if err != nil {
 		return migrateHint(err)
 	}
+	lost, err := a.settleGrants(ctx, restoreGrants)
+	if err != nil {
+		return migrateHint(err)
+	}
 	a.noteMended(report.Mended)
+	a.noteLost(lost, restoreGrants)
 	if a.json() {
-		return a.printJSON(report)
+		return a.printJSON(migrateAnswer{report, lost})
 	}
 	switch {
 	case report.Extension != "":
@@ -88,7 +104,21 @@ func (a *app) noteMended(rules []db.MendedRule) {
 	}
 }
 
-// migrationAnswer is the answer in JSON.
+// noteLost lists roles that are not what they were granted to be, also after an attempt to restore that.
+func (a *app) noteLost(lost []db.LostGrant, restored bool) {
+	for _, g := range lost {
+		if restored {
+			a.note("role %q is not granted %s again: it could bypass the vault (vaultctl doctor)", g.Role, g.Group)
+		} else {
+			a.note("role %q was granted %s and is not its member", g.Role, g.Group)
+		}
+	}
+	if len(lost) > 0 && !restored {
+		a.note("vaultctl migrate --restore-grants grants what a restore has lost")
+	}
+}
+
+// migrationAnswer is the answer of --status in JSON.
 type migrationAnswer struct {
 	db.MigrationState
 	UpToDate bool `json:"up_to_date"`

@@ -30,7 +30,8 @@ var undo = map[int]string{
 	15: `ALTER TABLE vault.audit_log DROP COLUMN since, DROP COLUMN reads, DROP COLUMN ago, DROP COLUMN back,
 		DROP COLUMN requests, DROP COLUMN reader, DROP COLUMN actors, DROP COLUMN clients, DROP COLUMN versions,
 		DROP COLUMN details`,
-	16: `DROP TABLE vault.daemons; DROP INDEX vault.versions_removed; DROP FUNCTION vault._forget_history(int);
+	16: `DROP TABLE vault.daemons, vault.group_grants; DROP INDEX vault.versions_removed;
+		DROP FUNCTION vault._forget_history(int);
 		DROP POLICY owner_prunes ON vault.secret_versions; DROP POLICY owner_prunes ON vault.rotation_jobs;
 		DROP TRIGGER config_moves_forward ON vault.config;
 		ALTER TABLE vault.config DROP COLUMN keep_jobs_days, DROP COLUMN keep_versions_days,

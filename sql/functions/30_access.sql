@@ -164,6 +164,9 @@ BEGIN
     FROM gone;
   UPDATE vault.service_scope s SET role_name = r.rolname FROM pg_roles r
     WHERE r.oid = s.role_id AND r.rolname <> s.role_name;
+  DELETE FROM vault.group_grants g WHERE NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = g.role_id);
+  UPDATE vault.group_grants g SET role_name = r.rolname FROM pg_roles r
+    WHERE r.oid = g.role_id AND r.rolname <> g.role_name;
   IF v_gone IS NOT NULL THEN
     PERFORM vault._audit('grant.gone', NULL, NULL, NULL, jsonb_build_object('prefixes', v_gone));
   END IF;
@@ -175,9 +178,31 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT coalesce(jsonb_agg(prefix ORDER BY prefix), '[]') FROM vault.service_scope WHERE role_id = p_role
 $$;
 
+-- Roles that were granted a group and are not its members: the cluster's roles were restored without their memberships,
+-- or an administrator took them away.
+CREATE OR REPLACE FUNCTION vault._lost_grants() RETURNS TABLE (role_name text, group_name text)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT r.rolname::text, g.group_name::text FROM vault.group_grants g JOIN pg_roles r ON r.oid = g.role_id
+    WHERE NOT pg_has_role(r.oid, g.group_name, 'MEMBER') ORDER BY 1, 2
+$$;
+
+-- Grants them again, except to roles that could bypass the vault by now. EXECUTE stays with vault_owner.
+CREATE OR REPLACE FUNCTION vault._restore_grants() RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE v_lost record;
+BEGIN
+  PERFORM vault._enter('owner', 'owner:' || session_user);
+  FOR v_lost IN SELECT * FROM vault._lost_grants() AS l WHERE vault._too_powerful(l.role_name::name) IS NULL LOOP
+    EXECUTE format('GRANT %I TO %I', v_lost.group_name, v_lost.role_name);
+    PERFORM vault._audit('grant', NULL, NULL, NULL,
+      jsonb_build_object('role', v_lost.role_name, 'group', v_lost.group_name, 'restored', true));
+  END LOOP;
+  PERFORM vault._leave();
+END $$;
+
 -- Roles that an operator should look at: dropped ones that have prefixes, ones that have become too powerful since they
--- were granted access, and ones that may lock every table. It shows names of roles, which every role can see, and no
--- prefixes.
+-- were granted access, ones that may lock every table, and lost grants. It shows names of roles, which every role can
+-- see, and no prefixes.
 CREATE OR REPLACE FUNCTION vault.odd_roles() RETURNS TABLE (role text, problem text)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT DISTINCT role_name::text, 'gone' FROM vault.service_scope s
@@ -194,6 +219,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   UNION ALL
   SELECT r.rolname::text, 'maintains' FROM pg_roles r JOIN pg_roles m ON m.rolname = 'pg_maintain'
     WHERE r.rolcanlogin AND NOT r.rolsuper AND pg_has_role(r.oid, m.oid, 'MEMBER')
+  UNION ALL
+  SELECT role_name, 'lost ' || group_name FROM vault._lost_grants()
   ORDER BY 2, 1
 $$;
 
@@ -221,6 +248,8 @@ BEGIN
   END IF;
   PERFORM vault._settle_scopes();
   EXECUTE format('GRANT %I TO %I', p_group, p_role);
+  INSERT INTO vault.group_grants (role_id, role_name, group_name) VALUES (v_role, p_role, p_group)
+    ON CONFLICT DO NOTHING;
   IF p_prefix IS NOT NULL THEN
     INSERT INTO vault.service_scope (role_name, prefix, role_id) VALUES (p_role, p_prefix, v_role)
       ON CONFLICT DO NOTHING;
@@ -260,7 +289,10 @@ DECLARE
   v_result jsonb;
   v_gone jsonb;
   v_count int;
+  v_groups name[] := CASE WHEN p_prefix IS NULL THEN ARRAY['vault_service', 'vault_worker', 'vault_auditor']
+    ELSE ARRAY['vault_service'] END;
   v_group name;
+  v_grantor name;
 BEGIN
   PERFORM vault._require_administer();
   v_result := vault._replay(p_request, 'grant.revoke', NULL, convert_to(format('%L %L', p_role, p_prefix), 'UTF8'));
@@ -274,12 +306,20 @@ BEGIN
     v_count := 1;
   END IF;
   IF NOT EXISTS (SELECT FROM vault.service_scope WHERE role_id = v_role) THEN
-    FOR v_group IN SELECT g.rolname FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid
-        WHERE m.member = v_role AND g.rolname = ANY (CASE WHEN p_prefix IS NULL
-          THEN ARRAY['vault_service', 'vault_worker', 'vault_auditor'] ELSE ARRAY['vault_service'] END::name[]) LOOP
+    DELETE FROM vault.group_grants WHERE role_id = v_role AND group_name = ANY (v_groups);
+    FOR v_group IN SELECT DISTINCT g.rolname FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid
+        WHERE m.member = v_role AND g.rolname = ANY (v_groups) LOOP
       EXECUTE format('REVOKE %I FROM %I', v_group, p_role);
       v_count := v_count + 1;
     END LOOP;
+    -- From 16 on, REVOKE takes back only the revoker's own grants.
+    SELECT g.rolname, by.rolname INTO v_group, v_grantor FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid
+      LEFT JOIN pg_roles by ON by.oid = m.grantor WHERE m.member = v_role AND g.rolname = ANY (v_groups) LIMIT 1;
+    IF FOUND THEN
+      RAISE EXCEPTION 'role "%" would stay a member of "%", which role "%" granted', p_role, v_group, v_grantor
+        USING ERRCODE = '55000', HINT = format('as a superuser: vaultctl migrate, or REVOKE %I FROM %I GRANTED BY %I',
+          v_group, p_role, v_grantor);
+    END IF;
   END IF;
   IF v_count = 0 THEN
     RAISE EXCEPTION 'role "%" has no such grant', p_role USING ERRCODE = 'VA004';

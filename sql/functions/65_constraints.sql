@@ -75,6 +75,8 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     ('daemons', 'daemon_version_length', $c$octet_length(version) BETWEEN 1 AND 128$c$),
     ('feed_state', 'feed_state_has_one_row', $c$only_row$c$),
     ('heartbeat', 'heartbeat_has_one_row', $c$only_row$c$),
+    ('group_grants', 'granted_group',
+      $c$group_name IN ('vault_service', 'vault_worker', 'vault_auditor')$c$),
     ('rotation_candidates', 'candidate_aad_is_name_and_version', $c$(aad = ((name || ':'::text) || version))$c$),
     ('rotation_candidates', 'candidate_ciphertext_length',
       $c$((octet_length(ciphertext) >= (1 + 16)) AND (octet_length(ciphertext) <= (65536 + 16)))$c$),

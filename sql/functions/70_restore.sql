@@ -41,14 +41,16 @@ ALTER TABLE vault.config ENABLE ALWAYS TRIGGER config_moves_forward;
 
 -- A dump has a role's name in both columns, and a number where regrole has no name, which may be the oid of another
 -- role in the new cluster. A row of an older schema has only the name. If the columns do not agree, the role was
--- dropped or renamed, and the prefix is left out.
+-- dropped or renamed, and the row is left out.
 CREATE OR REPLACE FUNCTION vault._scope_is_bound() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   NEW.role_id := coalesce(NEW.role_id, to_regrole(quote_ident(NEW.role_name)));
   IF NOT EXISTS (SELECT FROM pg_roles WHERE oid = NEW.role_id AND rolname = NEW.role_name) THEN
-    RAISE WARNING 'prefix "%" is skipped: its role "%" was dropped or renamed',
-      NEW.prefix, NEW.role_name USING HINT = 'vaultctl grant ROLE --prefix PREFIX';
+    RAISE WARNING '% is skipped: its role "%" was dropped or renamed', CASE TG_TABLE_NAME
+      WHEN 'service_scope' THEN format('prefix "%s"', to_jsonb(NEW) ->> 'prefix')
+      ELSE format('the grant of "%s"', to_jsonb(NEW) ->> 'group_name') END, NEW.role_name
+      USING HINT = 'vaultctl grant ROLE';
     RETURN NULL;
   END IF;
   RETURN NEW;
@@ -58,3 +60,8 @@ CREATE OR REPLACE TRIGGER scope_is_bound BEFORE INSERT ON vault.service_scope
   FOR EACH ROW EXECUTE FUNCTION vault._scope_is_bound();
 
 ALTER TABLE vault.service_scope ENABLE ALWAYS TRIGGER scope_is_bound;
+
+CREATE OR REPLACE TRIGGER grant_is_bound BEFORE INSERT ON vault.group_grants
+  FOR EACH ROW EXECUTE FUNCTION vault._scope_is_bound();
+
+ALTER TABLE vault.group_grants ENABLE ALWAYS TRIGGER grant_is_bound;

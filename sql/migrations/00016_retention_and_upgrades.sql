@@ -32,3 +32,20 @@ CREATE TABLE vault.daemons (
   since           timestamptz NOT NULL DEFAULT clock_timestamp(),
   seen_at         timestamptz NOT NULL DEFAULT clock_timestamp()
 );
+
+-- The groups that roles were granted. Memberships belong to the cluster: a dump of a database has none, and what
+-- pg_dumpall of 15 writes is refused in part by 16 and newer, because a grant comes before the right to grant it. Grants
+-- of earlier versions: a worker or auditor that has no prefix is not known here.
+CREATE TABLE vault.group_grants (
+  role_id     regrole NOT NULL,
+  role_name   name NOT NULL,
+  group_name  name NOT NULL CONSTRAINT granted_group
+              CHECK (group_name IN ('vault_service', 'vault_worker', 'vault_auditor')),
+  PRIMARY KEY (role_id, group_name)
+);
+INSERT INTO vault.group_grants (role_id, role_name, group_name)
+  SELECT DISTINCT r.oid::regrole, r.rolname, g.name
+    FROM vault.service_scope s JOIN pg_roles r ON r.oid = s.role_id
+    CROSS JOIN (VALUES ('vault_service'::name), ('vault_worker'), ('vault_auditor')) AS g (name)
+    WHERE g.name = 'vault_service'
+      OR EXISTS (SELECT FROM pg_auth_members m WHERE m.roleid = g.name::text::regrole AND m.member = r.oid);

@@ -67,6 +67,11 @@ CREATE POLICY owner_updates ON vault.service_scope FOR UPDATE TO vault_owner   -
   USING (vault.tx_kind() = 'maintenance' OR vault.tx_may_administer());
 CREATE POLICY owner_deletes ON vault.service_scope FOR DELETE TO vault_owner
   USING (vault.tx_kind() = 'maintenance' OR vault.tx_may_administer());
+CREATE POLICY owner_inserts ON vault.group_grants FOR INSERT TO vault_owner WITH CHECK (vault.tx_may_administer());
+CREATE POLICY owner_updates ON vault.group_grants FOR UPDATE TO vault_owner
+  USING (vault.tx_kind() = 'maintenance' OR vault.tx_may_administer());
+CREATE POLICY owner_deletes ON vault.group_grants FOR DELETE TO vault_owner
+  USING (vault.tx_kind() = 'maintenance' OR vault.tx_may_administer());
 CREATE POLICY owner_inserts ON vault.refusals FOR INSERT TO vault_owner WITH CHECK (true);
 CREATE POLICY owner_updates ON vault.refusals FOR UPDATE TO vault_owner USING (true);
 CREATE POLICY owner_prunes ON vault.refusals FOR DELETE TO vault_owner USING (minute < now() - interval '1 day');

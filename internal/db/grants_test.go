@@ -1,0 +1,145 @@
+package db_test
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/hyperiondb/vault/internal/db"
+	"github.com/hyperiondb/vault/internal/vaulttest"
+)
+
+func mustSettle(t *testing.T, s *vaulttest.Store, restore bool) []db.LostGrant {
+	t.Helper()
+	lost, err := db.Options{URL: s.URL(vaulttest.Superuser)}.SettleGrants(t.Context(), restore)
+	must(t, err)
+	return lost
+}
+
+// groupsOf are the groups of which a role is a member, and who granted them.
+func groupsOf(t *testing.T, s *vaulttest.Store, role string) string {
+	t.Helper()
+	return s.MustQuery(t, `SELECT coalesce(string_agg(m.roleid::regrole || ' by ' || g.rolname, ', ' ORDER BY m.roleid::regrole::text),
+		'') FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.grantor WHERE m.member = quote_ident($1)::regrole`, role)
+}
+
+// loseGrants does what a restore does that brings the roles without their memberships.
+func loseGrants(t *testing.T, s *vaulttest.Store, role string) {
+	t.Helper()
+	for _, group := range []string{"vault_service", "vault_worker", "vault_auditor"} {
+		s.MustExec(t, `SET ROLE vault_owner; REVOKE `+group+` FROM `+quoted(role)+`; RESET ROLE`)
+	}
+	if got := groupsOf(t, s, role); got != "" {
+		t.Fatalf("%s is a member: %s", role, got)
+	}
+}
+
+// A database knows what its roles were granted, says what they have lost, and grants it again: not to a role that could
+// bypass the vault by now, and not what was revoked.
+func TestLostGrantsComeBack(t *testing.T) {
+	s := vaulttest.New(t)
+	role, mighty, revoked := roleName("Mixed Case"), roleName("mighty"), roleName("revoked")
+	w := mustWriter(t, db.Options{URL: s.URL(vaulttest.Operator)})
+	root := credential(t)
+	for _, name := range []string{role, mighty, revoked} {
+		mustRole(t, s, name)
+		must(t, done(w.GrantServiceRole(t.Context(), root, uuid.New(), name, "app1/")))
+		must(t, done(w.GrantAuditorRole(t.Context(), root, uuid.New(), name)))
+	}
+	must(t, done(w.GrantWorkerRole(t.Context(), root, uuid.New(), role)))
+	must(t, done(w.RevokeServiceRole(t.Context(), root, uuid.New(), revoked, nil)))
+	if lost := mustSettle(t, s, false); len(lost) != 0 {
+		t.Fatalf("nothing was lost, and got %v", lost)
+	}
+	before := groupsOf(t, s, role)
+
+	loseGrants(t, s, role)
+	loseGrants(t, s, mighty)
+	s.MustExec(t, `ALTER ROLE `+quoted(mighty)+` BYPASSRLS`)
+	ofMighty := []db.LostGrant{{mighty, "vault_auditor"}, {mighty, "vault_service"}}
+	want := append([]db.LostGrant{{role, "vault_auditor"}, {role, "vault_service"}, {role, "vault_worker"}}, ofMighty...)
+	if lost := mustSettle(t, s, false); !slices.Equal(sorted(lost), sorted(want)) {
+		t.Errorf("got %v, want %v", lost, want)
+	}
+	e, err := db.Examine(t.Context(), db.Options{URL: s.URL(vaulttest.Operator)}, false)
+	must(t, err)
+	for _, l := range want {
+		if !slices.Contains(e.OddRoles, db.OddRole{Role: l.Role, Problem: "lost " + l.Group}) {
+			t.Errorf("%v is not among %v", l, e.OddRoles)
+		}
+	}
+
+	if lost := mustSettle(t, s, true); !slices.Equal(sorted(lost), sorted(ofMighty)) {
+		t.Errorf("after the restore got %v, want %v", lost, ofMighty)
+	}
+	if got := groupsOf(t, s, role); got != before {
+		t.Errorf("got %q, want %q", got, before)
+	}
+	if got := groupsOf(t, s, mighty) + groupsOf(t, s, revoked); got != "" {
+		t.Errorf("these came back: %s", got)
+	}
+	wantRestored := s.MustQuery(t, `SELECT count(*) FROM vault.audit_log WHERE action = 'grant' AND detail ->> 'role' = $1
+		AND detail ->> 'restored' = 'true' AND actor LIKE 'owner:%'`, role)
+	if wantRestored != "3" {
+		t.Errorf("%s restored grants are on record, want 3", wantRestored)
+	}
+}
+
+func sorted(grants []db.LostGrant) []db.LostGrant {
+	return slices.SortedFunc(slices.Values(grants), func(a, b db.LostGrant) int {
+		return strings.Compare(a.Role+" "+a.Group, b.Role+" "+b.Group)
+	})
+}
+
+// A restore or pg_upgrade makes a superuser the grantor. From 16 on a revocation leaves such a membership: it is
+// refused rather than said to be done, until a migration has made vault_owner the grantor.
+func TestRevokeOfAnothersGrant(t *testing.T) {
+	s := vaulttest.New(t)
+	role := roleName("app")
+	mustRole(t, s, role)
+	w := mustWriter(t, db.Options{URL: s.URL(vaulttest.Operator)})
+	root := credential(t)
+	must(t, done(w.GrantAuditorRole(t.Context(), root, uuid.New(), role)))
+	loseGrants(t, s, role)
+	s.MustExec(t, `GRANT vault_auditor TO `+quoted(role))
+	revoke := func(ctx context.Context) error { return done(w.RevokeServiceRole(ctx, root, uuid.New(), role, nil)) }
+
+	if s.MustQuery(t, `SELECT current_setting('server_version_num') >= '160000'`) == "true" {
+		err := revoke(t.Context())
+		if err == nil || !strings.Contains(err.Error(), `would stay a member of "vault_auditor", which role "`) {
+			t.Fatalf("got %v", err)
+		}
+		if got := s.MustQuery(t, `SELECT count(*) FROM vault.group_grants WHERE role_name = $1`, role); got != "1" {
+			t.Error("the refused revocation has left something")
+		}
+		mustSettle(t, s, false)
+	}
+	if got := groupsOf(t, s, role); !strings.HasPrefix(got, "vault_auditor by ") {
+		t.Fatalf("got %q", got)
+	}
+	must(t, revoke(t.Context()))
+	if got := groupsOf(t, s, role); got != "" {
+		t.Errorf("it is still a member: %s", got)
+	}
+}
+
+// Grants of an earlier schema are known after the migration.
+func TestMigrationKnowsGrants(t *testing.T) {
+	s := vaulttest.New(t)
+	role := roleName("app")
+	mustRole(t, s, role)
+	w := mustWriter(t, db.Options{URL: s.URL(vaulttest.Operator)})
+	must(t, done(w.GrantServiceRole(t.Context(), credential(t), uuid.New(), role, "app1/")))
+	must(t, done(w.GrantWorkerRole(t.Context(), credential(t), uuid.New(), role)))
+	takeBack(t, s, 15)
+	_, err := db.Migrate(t.Context(), s.URL(vaulttest.Superuser), "test", "")
+	must(t, err)
+	loseGrants(t, s, role)
+	want := []db.LostGrant{{role, "vault_service"}, {role, "vault_worker"}}
+	if lost := sorted(mustSettle(t, s, false)); !slices.Equal(lost, want) {
+		t.Errorf("got %v, want %v", lost, want)
+	}
+}
