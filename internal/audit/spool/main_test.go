@@ -37,12 +37,13 @@ func newWorld(t *testing.T) *world {
 	return &world{t: t, dir: filepath.Join(t.TempDir(), "spool"), refused: map[string]bool{}}
 }
 
-// small makes segments of a few records.
+// small makes segments of a few records. An append waits longer than a loaded machine takes.
 func (w *world) small(fs FS) Options {
 	if fs == nil {
 		fs = &faulty{}
 	}
-	return Options{Dir: w.dir, Node: named("test"), FS: fs, SegmentBytes: 1000, SyncInterval: time.Hour}
+	return Options{Dir: w.dir, Node: named("test"), FS: fs, SegmentBytes: 1000, SyncInterval: time.Hour,
+		Timeout: time.Minute}
 }
 
 func named(name string) func() string { return func() string { return name } }
