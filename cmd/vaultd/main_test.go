@@ -50,7 +50,7 @@ func mustWrite(t *testing.T, path, text string) string {
 // until polls a condition, and fails the test if it does not come true.
 func until(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(time.Minute)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for !condition() {
@@ -190,7 +190,7 @@ func (d *daemon) end(t *testing.T) int {
 	case code := <-d.code:
 		d.code <- code
 		return code
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatalf("vaultd does not end: %s", d.log)
 		return -1
 	}

@@ -178,7 +178,7 @@ func TestKeyringInAnotherRegion(t *testing.T) {
 func TestKeyringWithOneKeyServiceAway(t *testing.T) {
 	f, endpoint := startFake(t)
 	limits := quick()
-	limits.operation, limits.firstDelay, limits.longestWait = 500*time.Millisecond, time.Hour, time.Hour
+	limits.operation, limits.firstDelay, limits.longestWait = answered, time.Hour, time.Hour
 	local := "local://" + mustKeyFile(t)
 	dk, w := mustWrap(t, mustOpenKeyring(t, local), here)
 	_, unknown := mustWrap(t, mustOpenKeyring(t, awsURI("alias/other", endpoint)), here)

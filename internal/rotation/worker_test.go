@@ -50,7 +50,7 @@ func TestWorkersShareWhatIsDue(t *testing.T) {
 		running.Go(func() { worker.Run(ctx) })
 	}
 	waitUntil(t, store, `SELECT count(*) FROM vault.secrets WHERE current_version = 2`, "19")
-	waitUntil(t, store, `SELECT state || attempt FROM vault.rotation_jobs WHERE name = 'app/c'`, "queued1")
+	waitUntil(t, store, `SELECT state || ' ' || (attempt > 0) FROM vault.rotation_jobs WHERE name = 'app/c'`, "queued true")
 	stop()
 	running.Wait()
 	if got := store.MustQuery(t, `SELECT max(current_version) || ' ' || count(*) FROM vault.secrets`); got != "2 20" {
