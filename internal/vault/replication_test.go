@@ -338,7 +338,7 @@ func TestLag(t *testing.T) {
 	if got := status(p.standby); got != nil {
 		t.Errorf("got lag %v of a standby without a heartbeat, want none", *got)
 	}
-	fresh := p.standby.NewFreshness(10 * time.Second)
+	fresh := p.standby.NewFreshness(time.Minute)
 	var running sync.WaitGroup
 	running.Go(func() { fresh.Run(ctx) })
 	wantErr(t, fresh.Check(), vault.ErrStale)

@@ -44,7 +44,7 @@ func mustConnect(t *testing.T, store *vaulttest.Store, p *pgproxy.Proxy) *pgx.Co
 
 // insert commits one row, n; the error is that of COMMIT.
 func insert(ctx context.Context, conn *pgx.Conn, n int) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Second) // the time-out of a client that hangs
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second) // the time-out of a client that hangs
 	defer cancel()
 	tx, err := conn.Begin(ctx)
 	if err != nil {
@@ -166,7 +166,7 @@ func TestLate(t *testing.T) {
 	store := vaulttest.New(t)
 	p := mustProxy(t, store)
 	conn := mustConnect(t, store, p)
-	const by = 300 * time.Millisecond
+	const by = 3 * time.Second // longer than a prompt answer takes
 	p.Cut(pgproxy.Cut{SQL: `clock_timestamp`, When: pgproxy.After, How: pgproxy.Late, For: by})
 	for _, late := range []bool{true, false} {
 		var then time.Time
