@@ -19,6 +19,7 @@ import (
 	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/httpapi"
 	"github.com/hyperiondb/vault/internal/kms"
+	"github.com/hyperiondb/vault/internal/leaks"
 	"github.com/hyperiondb/vault/internal/vault"
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
@@ -364,7 +365,7 @@ func TestLag(t *testing.T) {
 	wantErr(t, fresh.Check(), vault.ErrStale)
 	stop()
 	running.Wait()
-	goleak.VerifyNone(t, before, goleak.IgnoreAnyFunction("github.com/jackc/pgx/v5/pgxpool.(*Pool).backgroundHealthCheck"))
+	leaks.None(t, before, goleak.IgnoreAnyFunction("github.com/jackc/pgx/v5/pgxpool.(*Pool).backgroundHealthCheck"))
 }
 
 func openDaemon(t *testing.T, p *pair) *vault.Vault {

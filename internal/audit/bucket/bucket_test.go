@@ -17,14 +17,14 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"go.uber.org/goleak"
 
 	"github.com/hyperiondb/vault/internal/audit/bucket/s3fake"
 	"github.com/hyperiondb/vault/internal/audit/seal"
 	"github.com/hyperiondb/vault/internal/awsclient/awsfake"
+	"github.com/hyperiondb/vault/internal/leaks"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaks.Main(m) }
 
 const region = "eu-west-1"
 
