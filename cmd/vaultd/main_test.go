@@ -13,12 +13,12 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
+	"github.com/hyperiondb/vault/internal/leaks"
 )
 
 func TestMain(m *testing.M) {
 	os.Setenv("VAULTD_STATE_DIR", "") // the default folder belongs to the machine
-	goleak.VerifyTestMain(m)
+	leaks.Main(m)
 }
 
 // journal is a log that can be read while it is written.
@@ -50,7 +50,7 @@ func mustWrite(t *testing.T, path, text string) string {
 // until polls a condition, and fails the test if it does not come true.
 func until(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(time.Minute)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for !condition() {
@@ -143,7 +143,7 @@ func startDaemon(t *testing.T, settings string) *daemon {
 	dir := t.TempDir()
 	d := &daemon{
 		database: newDatabase(t), config: filepath.Join(dir, "vaultd.toml"), log: &journal{}, reload: make(chan os.Signal),
-		code: make(chan int, 1), client: &http.Client{Transport: &http.Transport{}, Timeout: 20 * time.Second},
+		code: make(chan int, 1), client: &http.Client{Transport: &http.Transport{}, Timeout: time.Minute},
 	}
 	addresses := filepath.Join(dir, "addresses")
 	t.Setenv("VAULTD_DATABASE_URL", d.database.url())
@@ -190,7 +190,7 @@ func (d *daemon) end(t *testing.T) int {
 	case code := <-d.code:
 		d.code <- code
 		return code
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatalf("vaultd does not end: %s", d.log)
 		return -1
 	}

@@ -25,7 +25,7 @@ func notifications(t *testing.T) *net.UnixConn {
 func told(t *testing.T, c *net.UnixConn) string {
 	t.Helper()
 	var message [4096]byte
-	if err := c.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := c.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	n, err := c.Read(message[:])

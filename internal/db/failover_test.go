@@ -59,7 +59,7 @@ func within(t *testing.T, limit time.Duration, what string, call func() error) e
 // until polls a condition on the primary.
 func until(t *testing.T, store *vaulttest.Store, sql string) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); store.MustQuery(t, sql) != "true"; {
+	for deadline := time.Now().Add(time.Minute); store.MustQuery(t, sql) != "true"; {
 		if time.Now().After(deadline) {
 			t.Fatalf("never became so: %s", sql)
 		}

@@ -705,7 +705,7 @@ func TestFeedCheckFindsMistakes(t *testing.T) {
 		}
 		return list
 	}
-	for deadline := time.Now().Add(time.Minute); len(missing()) > 0 && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(3 * time.Minute); len(missing()) > 0 && time.Now().Before(deadline); {
 		if slices.Contains(missing(), "no floor") {
 			w.pruneAway()
 		}

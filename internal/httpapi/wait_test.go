@@ -150,7 +150,7 @@ func TestAClientThatLeavesEndsItsWait(t *testing.T) {
 	c := newChanging(t)
 	server := httptest.NewUnstartedServer(c.serve(getEndpoint(c.get)))
 	c.api.SetPolicy(Policy{Allow: mustNetworks(t, "127.0.0.0/8")})
-	server.Config.ReadTimeout, server.Config.WriteTimeout = 50*time.Millisecond, 50*time.Millisecond
+	server.Config.ReadTimeout, server.Config.WriteTimeout = 2*time.Second, 2*time.Second // in which a request arrives
 	server.Start()
 	defer server.Close()
 	ctx, leave := context.WithCancel(t.Context())
@@ -164,8 +164,8 @@ func TestAClientThatLeavesEndsItsWait(t *testing.T) {
 		return response.StatusCode, response.Body.Close()
 	}
 	// The timeouts of the server do not cut a wait off.
-	if status, err := get(ctx, "1s"); status != http.StatusNotModified {
-		t.Errorf("got %d, %v, want 304 after a second", status, err)
+	if status, err := get(ctx, "3s"); status != http.StatusNotModified {
+		t.Errorf("got %d, %v, want 304 after three seconds", status, err)
 	}
 	<-c.waiting
 	left := make(chan struct{})

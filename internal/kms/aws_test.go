@@ -125,6 +125,8 @@ func TestAWSTransientFailuresAreRetried(t *testing.T) {
 }
 
 func TestAWSDeadline(t *testing.T) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
 	for kind, reason := range map[kmsfake.Kind]string{
 		kmsfake.Throttle: `: throttled, until the deadline \(aws request id [0-9-]{36}\)$`,
 		kmsfake.Internal: `: the key service failed, until the deadline \(aws request id [0-9-]{36}\)$`,
@@ -135,55 +137,55 @@ func TestAWSDeadline(t *testing.T) {
 		kmsfake.Hang:      `: no answer before the deadline$`,
 		kmsfake.Slow:      `: no answer before the deadline$`,
 	} {
-		t.Run(string(kind), func(t *testing.T) {
-			limits := quick()
-			// Few attempts, so that the deadline ends them and not the retry budget.
-			limits.firstDelay, limits.longestWait = time.Hour, time.Hour
-			f, k, w := openedVault(t, limits)
-			mustInject(t, f, kmsfake.Fault{Kind: kind, Delay: time.Hour})
-			before := f.Calls()
-			var wg sync.WaitGroup
-			for _, op := range everything {
-				wg.Go(func() {
-					ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
-					defer cancel()
-					err := op.run(ctx, k, w)
-					if ctx.Err() == nil {
-						t.Errorf("%s: gave up before the deadline", op.name)
-					}
-					checkError(t, err, envelope.ErrKeyUnavailable, w)
-					if !errors.Is(err, context.DeadlineExceeded) || !regexp.MustCompile(reason).MatchString(err.Error()) {
-						t.Errorf("%s: got %q, want %v and %s", op.name, err, context.DeadlineExceeded, reason)
-					}
-					if got := f.Calls()[op.name] - before[op.name]; got != 1 {
-						t.Errorf("%s: %d calls, want 1", op.name, got)
-					}
-				})
-			}
-			wg.Wait()
-		})
+		limits := quick()
+		// Few attempts, so that the deadline ends them and not the retry budget.
+		limits.firstDelay, limits.longestWait = time.Hour, time.Hour
+		f, k, w := openedVault(t, limits)
+		mustInject(t, f, kmsfake.Fault{Kind: kind, Delay: time.Hour})
+		before := f.Calls()
+		for _, op := range everything { // of every kind at once: each waits for its deadline
+			wg.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), answered)
+				defer cancel()
+				err := op.run(ctx, k, w)
+				if ctx.Err() == nil {
+					t.Errorf("%s %s: gave up before the deadline", kind, op.name)
+				}
+				checkError(t, err, envelope.ErrKeyUnavailable, w)
+				if !errors.Is(err, context.DeadlineExceeded) || !regexp.MustCompile(reason).MatchString(err.Error()) {
+					t.Errorf("%s %s: got %q, want %v and %s", kind, op.name, err, context.DeadlineExceeded, reason)
+				}
+				if got := f.Calls()[op.name] - before[op.name]; got != 1 {
+					t.Errorf("%s %s: %d calls, want 1", kind, op.name, got)
+				}
+			})
+		}
 	}
 }
 
 // A context without a deadline gets one.
 func TestAWSDefaultDeadline(t *testing.T) {
 	limits := quick()
-	limits.operation = 100 * time.Millisecond
+	limits.operation = answered
 	f, k, w := openedVault(t, limits)
 	mustInject(t, f, kmsfake.Fault{Kind: kmsfake.Hang})
+	var wg sync.WaitGroup
+	defer wg.Wait()
 	for _, op := range everything {
-		err := op.run(t.Context(), k, w)
-		checkError(t, err, envelope.ErrKeyUnavailable, w)
-		if !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("%s: got %v, want %v", op.name, err, context.DeadlineExceeded)
-		}
+		wg.Go(func() {
+			err := op.run(t.Context(), k, w)
+			checkError(t, err, envelope.ErrKeyUnavailable, w)
+			if !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%s: got %v, want %v", op.name, err, context.DeadlineExceeded)
+			}
+		})
 	}
 }
 
 // One dead connection does not eat the whole deadline.
 func TestAWSAttemptTimeout(t *testing.T) {
 	limits := quick()
-	limits.attempt = 200 * time.Millisecond
+	limits.attempt = time.Second
 	f, k, w := openedVault(t, limits)
 	mustInject(t, f, kmsfake.Fault{Kind: kmsfake.Hang, Times: 1})
 	if err := unwrap.run(t.Context(), k, w); err != nil {
@@ -251,7 +253,7 @@ func TestAWSNewDataKeyReplyLost(t *testing.T) {
 		f, endpoint := startFake(t)
 		k := mustOpenAWS(t, awsURI("alias/vault", endpoint), limits)
 		mustInject(t, f, kmsfake.Fault{Kind: kmsfake.LostReply})
-		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), answered)
 		defer cancel()
 		dk, w, err := k.NewDataKey(ctx, here)
 		checkError(t, err, envelope.ErrKeyUnavailable, w)
@@ -614,7 +616,7 @@ func TestAWSUnknownCodes(t *testing.T) {
 		t.Run(c.body, func(t *testing.T) {
 			limits := quick()
 			limits.firstDelay, limits.longestWait = time.Hour, time.Hour
-			limits.operation = 500 * time.Millisecond
+			limits.operation = answered
 			k := mustOpenAWS(t, awsURI("alias/vault", mustServe(t, func(w http.ResponseWriter, r *http.Request) {
 				w.Header().Set("X-Amzn-Requestid", "not an id")
 				w.WriteHeader(c.status)
@@ -685,7 +687,7 @@ func TestAWSDown(t *testing.T) {
 	endpoint := "http://" + listener.Addr().String()
 	listener.Close()
 	limits := quick()
-	limits.operation, limits.firstDelay, limits.longestWait = 500*time.Millisecond, time.Hour, time.Hour
+	limits.operation, limits.firstDelay, limits.longestWait = answered, time.Hour, time.Hour
 	k := mustOpenAWS(t, awsURI("alias/vault", endpoint), limits)
 	err = newDataKey.run(t.Context(), k, envelope.WrappedKey{})
 	checkError(t, err, envelope.ErrKeyUnavailable, envelope.WrappedKey{})

@@ -9,25 +9,28 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/hyperiondb/vault/internal/awsclient/awsfake"
 	"github.com/hyperiondb/vault/internal/envelope"
 	"github.com/hyperiondb/vault/internal/kms/kmsfake"
+	"github.com/hyperiondb/vault/internal/leaks"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaks.Main(m) }
 
 const region = "eu-west-1"
 
 var here = envelope.KeyContext{AAD: "app/db:7", ClusterID: "7e0b6a1c-cluster"}
 
-// quick are the timings of a test: retries at once, everything else as it is in life.
+// quick are the timings of a test: retries at once, and deadlines that a loaded machine does not miss.
 func quick() timing {
 	t := defaultTiming()
 	t.firstDelay, t.longestWait = time.Microsecond, time.Millisecond
+	t.operation, t.attempt = time.Minute, 20*time.Second
 	return t
 }
+
+// answered is the deadline of a test that runs to it: a fake answers before it on a loaded machine too.
+const answered = 3 * time.Second
 
 // startFake serves a fake with the aliases "vault" and "other".
 func startFake(t *testing.T) (f *kmsfake.Fake, endpoint string) {
@@ -132,7 +135,7 @@ func waitFor(t *testing.T, what string, condition func() bool) {
 	t.Helper()
 	ticker := time.NewTicker(time.Millisecond)
 	defer ticker.Stop()
-	timeout := time.After(10 * time.Second)
+	timeout := time.After(time.Minute)
 	for !condition() {
 		select {
 		case <-ticker.C:

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/hyperiondb/vault/internal/audit/seal"
 	"github.com/hyperiondb/vault/internal/envelope"
@@ -192,7 +191,7 @@ func TestSigningIsRetriedUntilTheDeadline(t *testing.T) {
 	s := mustOpenSigner(t, awsURI("alias/seals", endpoint), quick())
 	mustPublic(t, s)
 	mustInject(t, f, kmsfake.Fault{Kind: kmsfake.Hang, Op: "Sign"})
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), answered)
 	defer cancel()
 	_, err := s.Sign(ctx, message)
 	checkError(t, err, envelope.ErrKeyUnavailable, envelope.WrappedKey{})

@@ -12,8 +12,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"go.uber.org/goleak"
 
+	"github.com/hyperiondb/vault/internal/leaks"
 	"github.com/hyperiondb/vault/internal/testfolder"
 )
 
@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 	}
 	filled := &filledFolders{dir: mustMakeFolder()}
 	fillData = filled.fill
-	goleak.VerifyTestMain(endsWith{m, filled.remove})
+	leaks.Main(endsWith{m, filled.remove})
 }
 
 // endsWith runs the tests and then a function.
@@ -158,7 +158,7 @@ func removeAtEnd(t *testing.T, dir string) {
 			t.Errorf("removing the cluster of this test: %v", err)
 		}
 		// A server removes its process file right before it ends.
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		for _, pid := range pids {
 			if err := poll(ctx, func() (bool, error) { return !alive(pid), nil }); err != nil {
@@ -305,7 +305,7 @@ func wantError(t *testing.T, err, want error) {
 // eventually polls a condition that some other process brings about.
 func eventually(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := poll(ctx, func() (bool, error) { return done(), nil }); err != nil {
 		t.Fatalf("waiting until %s: %v", what, err)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/kms"
+	"github.com/hyperiondb/vault/internal/leaks"
 	"github.com/hyperiondb/vault/internal/rotation"
 	"github.com/hyperiondb/vault/internal/vault"
 	"github.com/hyperiondb/vault/internal/vaulttest"
@@ -50,7 +51,8 @@ func TestWorkersShareWhatIsDue(t *testing.T) {
 		running.Go(func() { worker.Run(ctx) })
 	}
 	waitUntil(t, store, `SELECT count(*) FROM vault.secrets WHERE current_version = 2`, "19")
-	waitUntil(t, store, `SELECT state || attempt FROM vault.rotation_jobs WHERE name = 'app/c'`, "queued1")
+	waitUntil(t, store, `SELECT state || ' ' || (attempt > 0) FROM vault.rotation_jobs WHERE name = 'app/c'`,
+		"queued true")
 	stop()
 	running.Wait()
 	if got := store.MustQuery(t, `SELECT max(current_version) || ' ' || count(*) FROM vault.secrets`); got != "2 20" {
@@ -70,7 +72,7 @@ func TestWorkersShareWhatIsDue(t *testing.T) {
 		f()
 	}
 	must(t, ring.Close())
-	goleak.VerifyNone(t, before)
+	leaks.None(t, before)
 }
 
 func open(t testing.TB, store *vaulttest.Store, role string, keys vault.Keys) (*vault.Vault, func()) {

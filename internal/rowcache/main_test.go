@@ -3,7 +3,7 @@ package rowcache
 import (
 	"testing"
 
-	"go.uber.org/goleak"
+	"github.com/hyperiondb/vault/internal/leaks"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaks.Main(m) }

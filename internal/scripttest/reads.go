@@ -128,8 +128,9 @@ func (r *nodeReads) read(ctx context.Context, name string, urls []string, first 
 	}
 }
 
+// readOnce waits longer than vaultd does for its database: what counts is the daemon's deadline, ten seconds.
 func readOnce(ctx context.Context, url string) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {

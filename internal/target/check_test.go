@@ -198,7 +198,7 @@ func mustAnswer(t *testing.T, answer []byte) (address string) {
 			if err != nil {
 				return
 			}
-			_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+			_ = conn.SetDeadline(time.Now().Add(time.Minute))
 			_, _ = conn.Read(make([]byte, 4096))
 			_, _ = conn.Write(answer)
 			_, _ = io.Copy(io.Discard, conn) // until the client has read it all

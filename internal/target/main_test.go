@@ -10,8 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
+	"github.com/hyperiondb/vault/internal/leaks"
 	"github.com/hyperiondb/vault/internal/localpg"
 	"github.com/hyperiondb/vault/internal/rotation"
 )
@@ -45,10 +44,13 @@ func run(m *testing.M) int {
 	if err := cluster.Remove(); err != nil {
 		return complain(err)
 	}
-	if err := goleak.Find(); err != nil && code == 0 {
+	if code != 0 {
+		return code
+	}
+	if err := leaks.Find(); err != nil {
 		return complain(err)
 	}
-	return code
+	return 0
 }
 
 func complain(err error) int {

@@ -503,7 +503,7 @@ func TestAHangingServerEndsWithTheDeadline(t *testing.T) {
 	err = newTargets(Options{Open: secrets{adminSecret: via}.open,
 		PostgresHosts: []string{listener.Addr().String()}}).Set(t.Context(), spec, change("next"))
 	wantRefusal(t, err, "not done in time", "next")
-	if took := time.Since(started); took > 5*time.Second {
+	if took := time.Since(started); took > 20*time.Second {
 		t.Errorf("it took %s", took)
 	}
 }
@@ -531,7 +531,7 @@ func mustAsk(t *testing.T, sql string, args ...any) (answer bool) {
 // eventually polls a condition that another process brings about.
 func eventually(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !done(); {
+	for end := time.Now().Add(time.Minute); !done(); {
 		if time.Now().After(end) {
 			t.Fatalf("waited in vain until %s", what)
 		}

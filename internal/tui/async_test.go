@@ -19,7 +19,7 @@ import (
 	"github.com/hyperiondb/vault/internal/audit"
 )
 
-const waitFor = 20 * time.Second // a bound, not a measurement
+const waitFor = time.Minute // a bound, not a measurement
 
 // running is a browser with its event loop, in an emulated terminal. The loop owns the model: a test reads it after the
 // loop has ended.

@@ -10,9 +10,9 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"go.uber.org/goleak"
 
 	"github.com/hyperiondb/vault/internal/db"
+	"github.com/hyperiondb/vault/internal/leaks"
 )
 
 // node stands for the database: its current versions, and an error while it does not answer.
@@ -120,7 +120,7 @@ func fast(n *node) *changes {
 }
 
 func TestAWaitEndsWhenTheVersionIsAnother(t *testing.T) {
-	defer goleak.VerifyNone(t)
+	defer leaks.None(t)
 	n, one, two := newNode(), uuid.New(), uuid.New()
 	n.set("a", one)
 	n.set("b", one)
@@ -150,7 +150,7 @@ func TestAWaitEndsWhenTheVersionIsAnother(t *testing.T) {
 
 // When apps or their rights change, a caller that they concern looks again, although its secret is the same.
 func TestAnotherEpochWakesWhomItConcerns(t *testing.T) {
-	defer goleak.VerifyNone(t)
+	defer leaks.None(t)
 	n, one, before, after := newNode(), uuid.New(), uuid.New(), uuid.New()
 	n.set("a", one)
 	n.setEpoch(before)
@@ -174,7 +174,7 @@ func TestAnotherEpochWakesWhomItConcerns(t *testing.T) {
 
 // A query that began before a caller came shows an older state than the caller has read.
 func TestARoundInFlightDoesNotCountForALaterCaller(t *testing.T) {
-	defer goleak.VerifyNone(t)
+	defer leaks.None(t)
 	one, two := uuid.New(), uuid.New()
 	begun, answer := make(chan struct{}), make(chan struct{})
 	var rounds atomic.Int64
@@ -200,7 +200,7 @@ func TestARoundInFlightDoesNotCountForALaterCaller(t *testing.T) {
 }
 
 func TestADatabaseThatIsAwayEndsWaitsAfterAWhile(t *testing.T) {
-	defer goleak.VerifyNone(t)
+	defer leaks.None(t)
 	n, one := newNode(), uuid.New()
 	n.set("a", one)
 	n.fail(&db.Error{Kind: db.ErrUnavailable, Text: "away"})
@@ -231,7 +231,7 @@ func TestADatabaseThatIsAwayEndsWaitsAfterAWhile(t *testing.T) {
 }
 
 func TestNoQueryWithoutACaller(t *testing.T) {
-	defer goleak.VerifyNone(t)
+	defer leaks.None(t)
 	n, one := newNode(), uuid.New()
 	n.set("a", one)
 	c := fast(n)

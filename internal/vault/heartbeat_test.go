@@ -12,6 +12,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/hyperiondb/vault/internal/db"
+	"github.com/hyperiondb/vault/internal/leaks"
 	"github.com/hyperiondb/vault/internal/vault"
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
@@ -88,7 +89,7 @@ func TestHeartbeat(t *testing.T) {
 	stop()
 	running.Wait()
 	closeVault()
-	goleak.VerifyNone(t, before)
+	leaks.None(t, before)
 }
 
 // A beat waits for no standby: with the synchronous one away the heartbeat is still renewed.

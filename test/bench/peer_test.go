@@ -31,7 +31,7 @@ func TestPeerIsDrivenWithItsToken(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := driveFor(t.Context(), 50*time.Millisecond, p.address, 2, p.next)
+		got, err := driveFor(t.Context(), time.Second, p.address, 2, p.next)
 		switch {
 		case want == "" && (err != nil || got.requests == 0):
 			t.Errorf("got %d requests, %v", got.requests, err)

@@ -159,7 +159,7 @@ func (n *nemesis) killBackend(ctx context.Context, _ *rand.Rand) error {
 	node := n.servers.Primary()
 	defer n.timeline.Broken(node.Name())()
 	var pid int
-	err := until(ctx, 10*time.Second, "a transaction is under way", func() (bool, error) {
+	err := until(ctx, waitLimit, "a transaction is under way", func() (bool, error) {
 		err := queryNode(ctx, node, &pid, busyBackend)
 		return err == nil, err
 	})
@@ -202,7 +202,7 @@ func (n *nemesis) endWait(ctx context.Context, how, function string) error {
 
 func (n *nemesis) endWaits(ctx context.Context, function string) error {
 	var ended int
-	return until(ctx, 10*time.Second, "a COMMIT waits for replication", func() (bool, error) {
+	return until(ctx, waitLimit, "a COMMIT waits for replication", func() (bool, error) {
 		err := queryNode(ctx, n.servers.Primary(), &ended,
 			`SELECT count(*) FROM (SELECT `+function+`(pid) FROM pg_stat_activity
 			WHERE wait_event = 'SyncRep' AND application_name IN ('chaos', 'vaultctl', 'vaultd') OFFSET 0) AS ended`)
@@ -520,7 +520,7 @@ func (n *nemesis) cut(ctx context.Context, kind string, c pgproxy.Cut) error {
 	before := p.CutsMade()
 	p.Cut(c)
 	defer p.Clear()
-	err := until(ctx, 15*time.Second, "it is cut", func() (bool, error) {
+	err := until(ctx, waitLimit, "it is cut", func() (bool, error) {
 		if strings.Contains(c.SQL, "rotation") {
 			n.makeDue(ctx, dueNames)
 		}

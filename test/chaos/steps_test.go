@@ -245,7 +245,7 @@ func testRotationStep(t *testing.T, rotator string, cut pgproxy.Cut) {
 		ClaimTimeout: 3 * time.Second, Log: log}
 	running.Go(func() { supervisor.Run(ctx) })
 	running.Go(func() { worker.Run(ctx) })
-	for deadline := time.Now().Add(40 * time.Second); b.store.MustQuery(t,
+	for deadline := time.Now().Add(2 * time.Minute); b.store.MustQuery(t,
 		`SELECT current_version FROM vault.secrets`) != "2"; {
 		if time.Now().After(deadline) {
 			t.Fatalf("it was not rotated: %s", b.store.MustQuery(t, `SELECT jsonb_agg(j) FROM vault.rotation_jobs j`))

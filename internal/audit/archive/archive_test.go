@@ -15,14 +15,14 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/klauspost/compress/zstd"
-	"go.uber.org/goleak"
 
 	"github.com/hyperiondb/vault/internal/audit"
 	"github.com/hyperiondb/vault/internal/audit/filter"
 	"github.com/hyperiondb/vault/internal/audit/spool"
+	"github.com/hyperiondb/vault/internal/leaks"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaks.Main(m) }
 
 var vaultID = uuid.MustParse("00000000-0000-4000-8000-00000000ca0a")
 

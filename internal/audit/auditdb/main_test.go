@@ -36,7 +36,7 @@ func wantErr(t testing.TB, err, want error) {
 	}
 }
 
-func until(t *testing.T, what string, condition func() bool) {
+func until(t testing.TB, what string, condition func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(time.Minute)
 	for !condition() {

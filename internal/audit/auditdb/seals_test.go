@@ -49,8 +49,21 @@ func (s *sealing) write(n int) {
 	}
 }
 
-// seal seals everything that has closed and returns the number of rows.
+// seal seals every row and returns their number. It first waits for the transactions that delay sealing: the server may
+// still run that of a client that has left, and a transaction in another database delays it too.
 func (s *sealing) seal() int {
+	s.t.Helper()
+	until(s.t, "no transaction delays sealing", func() bool {
+		return s.mustInt(`SELECT (SELECT count(*) FROM vault.audit_log
+				WHERE system_id = vault._system_id() AND tx >= pg_snapshot_xmin(pg_current_snapshot()))
+			+ (SELECT count(*) FROM pg_locks WHERE relation = 'vault.lock_sealing'::regclass
+				AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))`) == 0
+	})
+	return s.sealClosed()
+}
+
+// sealClosed seals the rows below every running transaction and returns their number.
+func (s *sealing) sealClosed() int {
 	s.t.Helper()
 	total := 0
 	for {
@@ -256,7 +269,7 @@ func TestLongTransactionDelaysSealing(t *testing.T) {
 	_, err = long.Exec(t.Context(), `BEGIN; INSERT INTO vault.audit_log (actor, action) VALUES ('token:slow', 'put')`)
 	must(t, err)
 	s.write(3) // later ids and transactions, committed earlier
-	if n := s.seal(); n != 0 {
+	if n := s.sealClosed(); n != 0 {
 		t.Errorf("%d rows were sealed over a transaction that still runs", n)
 	}
 	if report := s.mustVerify(seal.Options{}); report.Unsealed != 3 {

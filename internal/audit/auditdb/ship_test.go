@@ -32,7 +32,7 @@ type shipping struct {
 func newShipping(t *testing.T, url string) *shipping {
 	t.Helper()
 	s, err := spool.Open(spool.Options{Dir: filepath.Join(t.TempDir(), "spool"), Node: func() string { return "db2@host" },
-		SegmentBytes: 2000})
+		SegmentBytes: 2000, Timeout: time.Minute})
 	must(t, err)
 	t.Cleanup(func() { must(t, s.Close()) })
 	return &shipping{t: t, spool: s, log: auditdb.New(nil, mustWriter(t, url))}

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
+	"github.com/hyperiondb/vault/internal/leaks"
 )
 
 // chainNode is a store whose chain a test rewrites. (The real one is tested in internal/vault and by the scripts.)
@@ -60,7 +60,7 @@ func (n *chainNode) SealsAfter(_ context.Context, id int64, limit int) (seals []
 // The alarm begins when the node loses seals or has others, is logged once, and ends when the node has them again. A
 // failing primary does not fail readiness.
 func TestSealerKeepsCopies(t *testing.T) {
-	defer goleak.VerifyNone(t)
+	defer leaks.None(t)
 	copies, err := OpenCopies(filepath.Join(t.TempDir(), "seals"))
 	must(t, err)
 	defer copies.Close()

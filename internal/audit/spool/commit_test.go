@@ -19,6 +19,17 @@ func (l *queue) length() int {
 	return len(l.waiting)
 }
 
+// resigned waits until no goroutine leads the queue. An append is answered before its leader resigns; the next append
+// leads only after that.
+func resigned(t *testing.T, s *Spool) {
+	t.Helper()
+	until(t, "the leader of the queue has resigned", func() bool {
+		s.queue.mu.Lock()
+		defer s.queue.mu.Unlock()
+		return !s.queue.led
+	})
+}
+
 // gated stops the first call of a kind until the gate opens.
 func gated(fs *faulty, kind string) (reached, gate chan struct{}) {
 	reached, gate = make(chan struct{}), make(chan struct{})
@@ -70,6 +81,7 @@ func TestAWriteThatHangs(t *testing.T) {
 	o.Sync, o.SegmentBytes = Interval, 1<<20
 	s := mustOpen(t, o)
 	w.mustAppend(s, "before")
+	resigned(t, s)
 	s.deadline = deadline{limit: 10 * time.Millisecond}
 	reached, gate := gated(fs, "write")
 	kept := make(chan error, 1)

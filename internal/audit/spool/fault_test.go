@@ -253,7 +253,8 @@ func child(dir string) {
 	if os.Getenv("SPOOL_TEST_SYNC") == "interval" {
 		sync = Interval
 	}
-	s, err := Open(Options{Dir: dir, Node: named("test"), FS: fs, SegmentBytes: 1000, SyncInterval: time.Hour, Sync: sync})
+	s, err := Open(Options{Dir: dir, Node: named("test"), FS: fs, SegmentBytes: 1000, SyncInterval: time.Hour, Sync: sync,
+		Timeout: time.Minute})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)

@@ -12,9 +12,8 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/hyperiondb/vault/internal/audit"
+	"github.com/hyperiondb/vault/internal/leaks"
 )
 
 func TestMain(m *testing.M) {
@@ -22,7 +21,7 @@ func TestMain(m *testing.M) {
 		child(dir)
 		return
 	}
-	goleak.VerifyTestMain(m)
+	leaks.Main(m)
 }
 
 // world is a spool's folder and what was appended to it.
@@ -37,12 +36,13 @@ func newWorld(t *testing.T) *world {
 	return &world{t: t, dir: filepath.Join(t.TempDir(), "spool"), refused: map[string]bool{}}
 }
 
-// small makes segments of a few records.
+// small makes segments of a few records. An append waits longer than a loaded machine takes.
 func (w *world) small(fs FS) Options {
 	if fs == nil {
 		fs = &faulty{}
 	}
-	return Options{Dir: w.dir, Node: named("test"), FS: fs, SegmentBytes: 1000, SyncInterval: time.Hour}
+	return Options{Dir: w.dir, Node: named("test"), FS: fs, SegmentBytes: 1000, SyncInterval: time.Hour,
+		Timeout: time.Minute}
 }
 
 func named(name string) func() string { return func() string { return name } }

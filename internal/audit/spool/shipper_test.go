@@ -43,7 +43,8 @@ func TestShippingLeavesRoomForReads(t *testing.T) {
 			w := newWorld(t)
 			o := w.small(nil)
 			o.SegmentBytes, o.MaxBytes, o.Sync = 64<<20, test.room, Interval
-			o.Now = func() time.Time { return time.Now().Add(late) }
+			began := time.Now()
+			o.Now = func() time.Time { return began.Add(late) }
 			s := mustOpen(t, o)
 			defer mustClose(t, s)
 			for i := range 3 * shipBatch {

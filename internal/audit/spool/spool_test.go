@@ -20,7 +20,7 @@ import (
 // until polls a condition, and fails the test if it stays false.
 func until(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(time.Minute)
 	for !condition() {
 		select {
 		case <-time.After(time.Millisecond):
@@ -33,7 +33,7 @@ func until(t *testing.T, what string, condition func() bool) {
 // The real disk, its file modes, and an Open after a Close.
 func TestAFolderHasOneLife(t *testing.T) {
 	w := newWorld(t)
-	o := Options{Dir: w.dir, Node: named("db1@host")}
+	o := Options{Dir: w.dir, Node: named("db1@host"), Timeout: time.Minute}
 	s := mustOpen(t, o)
 	boot := s.Stats().Boot
 	w.mustAppend(s, "a", "b")
@@ -312,7 +312,8 @@ func TestDamageAnywhere(t *testing.T) {
 
 func checkDamage(t *testing.T, dir, what string, lastOne bool) {
 	t.Helper()
-	s := mustOpen(t, Options{Dir: dir, Node: named("new"), FS: &faulty{}, SegmentBytes: 1000, SyncInterval: time.Hour})
+	s := mustOpen(t, Options{Dir: dir, Node: named("new"), FS: &faulty{}, SegmentBytes: 1000, SyncInterval: time.Hour,
+		Timeout: time.Minute})
 	defer mustClose(t, s)
 	if err := s.Append(t.Context(), event("after")); err != nil {
 		t.Fatal(err)
@@ -506,9 +507,9 @@ func TestADiskThatHangs(t *testing.T) {
 	fs := &faulty{}
 	w := newWorld(t)
 	o := w.small(fs)
-	o.Timeout = 10 * time.Millisecond
 	s := mustOpen(t, o)
 	w.mustAppend(s, "before")
+	s.deadline = deadline{limit: 10 * time.Millisecond}
 	fs.before = func(_ int, op string) error {
 		if op == "fsync" {
 			<-gate

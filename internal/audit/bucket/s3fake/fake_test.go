@@ -10,10 +10,10 @@ import (
 	"strings"
 	"testing"
 
-	"go.uber.org/goleak"
+	"github.com/hyperiondb/vault/internal/leaks"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaks.Main(m) }
 
 // ask speaks to the fake as an SDK does, without signing for real.
 func ask(t *testing.T, method, url, region, body string, header map[string]string) (status int, answer string) {
