@@ -31,7 +31,8 @@ const waitLimit = 2 * time.Minute // for any one condition; a bound, not a measu
 // harness holds what the scripts share.
 type harness struct {
 	program *vaulttest.Program
-	bin     string // folder of vaultctl and vaultd
+	bin     string // folder of vaultctl and vaultd, built as the test is: with or without the race detector
+	plain   string // folder of a vaultctl without the race detector
 	probe   string // folder of the client's probe
 	module  string // this module's folder
 
@@ -90,13 +91,15 @@ func Run(t *testing.T, dir string) {
 }
 
 func newHarness(t *testing.T) *harness {
-	var race []string
-	if raceEnabled {
-		race = []string{"-race"}
-	}
-	bin, err := testfolder.Build(t.TempDir(), race...)
+	plain, err := testfolder.Build(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
+	}
+	bin := plain
+	if raceEnabled {
+		if bin, err = testfolder.Build(t.TempDir(), "-race"); err != nil {
+			t.Fatal(err)
+		}
 	}
 	module, err := testfolder.Module()
 	if err != nil {
@@ -115,7 +118,7 @@ func newHarness(t *testing.T) *harness {
 			t.Errorf("removing the test cluster: %v", err)
 		}
 	})
-	return &harness{program: program, bin: bin, probe: probe, module: module, scripts: map[string]*session{},
+	return &harness{program: program, bin: bin, plain: plain, probe: probe, module: module, scripts: map[string]*session{},
 		fragileVaultd: buildFragile(t.TempDir()), previous: buildPrevious(module, previous), previousBin: previous,
 		everyCommandListed: sync.OnceValue(func() error { return everyCommandListed(bin) })}
 }
