@@ -83,7 +83,7 @@ fmt: ## Fail if gofmt would change a file
 	@files="$$(gofmt -l cmd internal sql test tools *.go)"; test -z "$$files" || { echo "gofmt would change:"; echo "$$files"; exit 1; }
 
 # The checkers and the compiler hold what they read; with fewer collections they take a fifth less processor time.
-vet staticcheck compile: export GOGC = 400
+vet staticcheck compile package package-test: export GOGC = 400
 
 compile: ## Compile what `make race` runs, without linking and running it
 	$(GO) list -race -export -deps -test ./... >/dev/null
