@@ -16,7 +16,7 @@ GO_TEST = tools/shared $(GO) test -count=1 -timeout $(TIMEOUT) -p $$(($(PROCESSO
 export VAULT_TEST_PG := $(PG)
 
 .DEFAULT_GOAL := help
-.PHONY: help build compat dev test packages times test-pg check static fmt vet staticcheck style race bench cover fuzz chaos postgres nacl
+.PHONY: help build compat compile dev test packages times test-pg check static fmt vet staticcheck style race bench cover fuzz chaos postgres nacl
 .PHONY: package package-test client dotenv-table bench-go bench-scale bench-reads extension install-extension test-cron bench-audit captures
 
 help: ## Show this list
@@ -81,6 +81,12 @@ static: fmt vet staticcheck style ## The gates that run nothing
 
 fmt: ## Fail if gofmt would change a file
 	@files="$$(gofmt -l cmd internal sql test tools *.go)"; test -z "$$files" || { echo "gofmt would change:"; echo "$$files"; exit 1; }
+
+# The checkers and the compiler hold what they read; with fewer collections they take a fifth less processor time.
+vet staticcheck compile package package-test: export GOGC = 400
+
+compile: ## Compile what `make race` runs, without linking and running it
+	$(GO) list -race -export -deps -test ./... >/dev/null
 
 vet: ## go vet
 	$(GO) vet ./...

@@ -24,12 +24,14 @@ import (
 
 	"github.com/hyperiondb/vault/internal/access"
 	"github.com/hyperiondb/vault/internal/localpg"
+	"github.com/hyperiondb/vault/internal/testfolder"
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
 func TestMain(m *testing.M) {
 	for _, variable := range os.Environ() { // of a developer's own vault
-		if name, _, _ := strings.Cut(variable, "="); strings.HasPrefix(name, "VAULT_") && name != "VAULT_TEST_PG" ||
+		name, _, _ := strings.Cut(variable, "=")
+		if strings.HasPrefix(name, "VAULT_") && !strings.HasPrefix(name, "VAULT_TEST_") ||
 			strings.HasPrefix(name, "BAO_") || strings.HasPrefix(name, "CONSUL_") {
 			_ = os.Unsetenv(name)
 		}
@@ -41,6 +43,7 @@ func TestMain(m *testing.M) {
 type world struct {
 	*vaulttest.Store
 	dir              string
+	commands         string // folder of vaultctl and vaultd
 	primary, standby daemon
 
 	good, expired, revoked string // tokens of the app "billing"
@@ -54,10 +57,9 @@ const object = `{"user":"billing","port":5432,"tags":["a",{"b":null}]}`
 // newEmptyWorld is a vault without secrets and daemons.
 func newEmptyWorld(t *testing.T) *world {
 	w := &world{Store: vaulttest.Own(t), dir: t.TempDir()}
-	build := exec.Command("go", "build", "-o", w.dir+"/", "github.com/hyperiondb/vault/cmd/...")
-	build.Dir = ".."
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("building: %v\n%s", err, out)
+	var err error
+	if w.commands, err = testfolder.Build(w.dir); err != nil {
+		t.Fatal(err)
 	}
 	return w
 }
@@ -89,7 +91,7 @@ func newWorld(t *testing.T) *world {
 // vaultctl runs the real binary and returns its standard output.
 func (w *world) vaultctl(t *testing.T, stdin string, args ...string) string {
 	t.Helper()
-	cmd := exec.Command(filepath.Join(w.dir, "vaultctl"), args...)
+	cmd := exec.Command(filepath.Join(w.commands, "vaultctl"), args...)
 	cmd.Env = w.environ()
 	cmd.Stdin = strings.NewReader(stdin)
 	var stderr bytes.Buffer
@@ -144,7 +146,7 @@ func (w *world) daemon(t *testing.T, name string, node *localpg.Node, more strin
 	if err := os.WriteFile(base+".toml", []byte(settings), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(filepath.Join(w.dir, "vaultd"), "--config", base+".toml")
+	cmd := exec.Command(filepath.Join(w.commands, "vaultd"), "--config", base+".toml")
 	var log bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &log, &log
 	if err := cmd.Start(); err != nil {

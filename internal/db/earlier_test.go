@@ -1,7 +1,10 @@
 package db_test
 
 import (
+	"archive/tar"
+	"cmp"
 	"fmt"
+	"io"
 	"os/exec"
 	"path"
 	"slices"
@@ -34,16 +37,25 @@ func git(t *testing.T, args ...string) string {
 // sqlAt are the SQL files of a commit, in the order of an installation.
 func sqlAt(t *testing.T, commit string) (files []vaultsql.File) {
 	t.Helper()
-	names := strings.Fields(git(t, "ls-tree", "-r", "--name-only", commit, "sql"))
+	archive := tar.NewReader(strings.NewReader(git(t, "archive", commit, "sql")))
+	for {
+		entry, err := archive.Next()
+		if err == io.EOF {
+			break
+		}
+		must(t, err)
+		if strings.HasSuffix(entry.Name, ".sql") {
+			text, err := io.ReadAll(archive)
+			must(t, err)
+			files = append(files, vaultsql.File{Name: entry.Name, Text: string(text)})
+		}
+	}
 	kind := func(name string) int {
 		return slices.Index([]string{"sql", "sql/migrations", "sql/functions", "sql/policies"}, path.Dir(name))
 	}
-	slices.SortStableFunc(names, func(a, b string) int { return kind(a) - kind(b) })
-	for _, name := range names {
-		if strings.HasSuffix(name, ".sql") {
-			files = append(files, vaultsql.File{Name: name, Text: git(t, "show", commit+":"+name)})
-		}
-	}
+	slices.SortFunc(files, func(a, b vaultsql.File) int {
+		return cmp.Or(kind(a.Name)-kind(b.Name), strings.Compare(a.Name, b.Name))
+	})
 	return files
 }
 

@@ -89,8 +89,9 @@ func (h *harness) cmdDaemon(ts *testscript.TestScript, neg bool, args []string) 
 	case "log":
 		fmt.Fprint(ts.Stdout(), s.daemons[args[1]].log())
 	case "previous":
-		ts.Check(h.previous())
-		s.startDaemon(ts, args[1], args[2:], h.previousVaultd(), nil)
+		bin, err := h.previous()
+		ts.Check(err)
+		s.startDaemon(ts, args[1], args[2:], filepath.Join(bin, previousVaultd), nil)
 	case "fragile":
 		path, err := h.fragileVaultd()
 		ts.Check(err)
@@ -139,7 +140,7 @@ func (s *session) startDaemon(ts *testscript.TestScript, name string, more []str
 		"state_dir = %q\naudit_spool = %q\nhealth_listen = %q\naddress_file = %q\nkms_keys = [%q]\n",
 		node.URL(s.store.Database, vaulttest.Daemon), s.store.URL(vaulttest.Daemon), listen, base+".state", base+".spool",
 		healthListen, base+".addresses", key)
-	if binary != s.h.previousVaultd() { // which has no such setting
+	if filepath.Base(binary) != previousVaultd { // which has no such setting
 		settings += "drain_delay = \"0\"\n"
 	}
 	allow := "allow = [\"127.0.0.0/8\"]\n"

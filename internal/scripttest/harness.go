@@ -31,14 +31,14 @@ const waitLimit = 2 * time.Minute // for any one condition; a bound, not a measu
 // harness holds what the scripts share.
 type harness struct {
 	program *vaulttest.Program
-	bin     string // folder of vaultctl and vaultd
+	bin     string // folder of vaultctl and vaultd, built as the test is: with or without the race detector
+	plain   string // folder of a vaultctl without the race detector
 	probe   string // folder of the client's probe
 	module  string // this module's folder
 
 	fragileVaultd      func() (string, error) // vaultd with failpoints, built when first needed
-	previous           func() error           // builds the previous release into previousBin
-	previousBin        string
-	everyCommandListed func() error // once for all scripts
+	previous           func() (string, error) // folder of the previous release, built when first needed
+	everyCommandListed func() error           // once for all scripts
 
 	mu         sync.Mutex
 	transcript bytes.Buffer        // stderr of everything the scripts ran, and vaultd's logs
@@ -90,19 +90,21 @@ func Run(t *testing.T, dir string) {
 }
 
 func newHarness(t *testing.T) *harness {
-	var race []string
-	if raceEnabled {
-		race = []string{"-race"}
-	}
-	bin, err := testfolder.Build(t.TempDir(), race...)
+	plain, err := testfolder.Build(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
+	}
+	bin := plain
+	if raceEnabled {
+		if bin, err = testfolder.Build(t.TempDir(), "-race"); err != nil {
+			t.Fatal(err)
+		}
 	}
 	module, err := testfolder.Module()
 	if err != nil {
 		t.Fatal(err)
 	}
-	probe, previous := t.TempDir(), t.TempDir()
+	probe := t.TempDir()
 	buildProbe(t, probe, module)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
@@ -115,8 +117,8 @@ func newHarness(t *testing.T) *harness {
 			t.Errorf("removing the test cluster: %v", err)
 		}
 	})
-	return &harness{program: program, bin: bin, probe: probe, module: module, scripts: map[string]*session{},
-		fragileVaultd: buildFragile(t.TempDir()), previous: buildPrevious(module, previous), previousBin: previous,
+	return &harness{program: program, bin: bin, plain: plain, probe: probe, module: module, scripts: map[string]*session{},
+		fragileVaultd: buildFragile(t.TempDir()), previous: buildPrevious(module, t.TempDir()),
 		everyCommandListed: sync.OnceValue(func() error { return everyCommandListed(bin) })}
 }
 
@@ -143,7 +145,7 @@ func (h *harness) setup(env *testscript.Env) error {
 	h.scripts[env.WorkDir] = s
 	h.mu.Unlock()
 	env.Defer(s.end)
-	path := []string{h.bin, h.probe, h.previousBin, env.Getenv("PATH")}
+	path := []string{h.bin, h.probe, env.Getenv("PATH")}
 	env.Setenv("PATH", strings.Join(path, string(os.PathListSeparator)))
 	env.Setenv("HOME", env.WorkDir)
 	env.Setenv("XDG_CONFIG_HOME", filepath.Join(env.WorkDir, "config"))
@@ -168,7 +170,9 @@ func (h *harness) of(ts *testscript.TestScript) *session {
 func (h *harness) cmdVault(ts *testscript.TestScript, neg bool, args []string) {
 	s := h.of(ts)
 	if slices.Contains(args, "previous") { // takes longer than any other condition, where nothing is compiled yet
-		ts.Check(h.previous())
+		bin, err := h.previous()
+		ts.Check(err)
+		ts.Setenv("PATH", ts.Getenv("PATH")+string(os.PathListSeparator)+bin)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
 	defer cancel()

@@ -1,10 +1,10 @@
 package scripttest
 
 import (
+	"bytes"
 	"os"
 	"regexp"
 	"strconv"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/rogpeppe/go-internal/testscript"
@@ -12,7 +12,7 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-var planLine = regexp.MustCompile(`(?m)^\S+ \S+ \S+ \[\d+\] (\S+)@(\S+) LOG: .* plan:$`)
+var planLine = regexp.MustCompile(`^\S+ \S+ \S+ \[\d+\] \S+ LOG: .* plan:\n$`)
 
 // plans log ROLE...: every later session of these roles in the vault's database logs its plans, and would compile each.
 // plans check AT-LEAST: fails if one was compiled, if one has the cost of a forbidden node, or if there are fewer.
@@ -55,21 +55,38 @@ func (s *session) plans(ts *testscript.TestScript) (found []string) {
 	for _, node := range s.store.Cluster.Nodes() {
 		text, err := os.ReadFile(node.LogFile())
 		ts.Check(err)
-		for _, at := range planLine.FindAllSubmatchIndex(text, -1) {
-			role, database := string(text[at[2]:at[3]]), string(text[at[4]:at[5]])
-			if database != s.store.Database || role != vaulttest.Operator && role != vaulttest.Daemon {
-				continue
-			}
-			end := at[1] + 1
-			for end < len(text) && text[end] == '\t' { // lines that go on with the message
-				next := strings.IndexByte(string(text[end:]), '\n')
-				if next < 0 {
-					break
-				}
-				end += next + 1
-			}
-			found = append(found, string(text[at[0]:end]))
+		for _, role := range []string{vaulttest.Operator, vaulttest.Daemon} {
+			found = append(found, plansOf(text, role+"@"+s.store.Database)...)
 		}
 	}
 	return found
+}
+
+// plansOf are the plans that a session of "role@database" has logged. The log of a shared cluster has a million lines,
+// so only those that name the session are matched.
+func plansOf(text []byte, session string) (found []string) {
+	for mark := []byte("] " + session + " LOG: "); ; {
+		at := bytes.Index(text, mark)
+		if at < 0 {
+			return found
+		}
+		at = bytes.LastIndexByte(text[:at], '\n') + 1
+		end := at + lineLength(text[at:])
+		plan := planLine.Match(text[at:end])
+		for end < len(text) && text[end] == '\t' { // lines that go on with the message
+			end += lineLength(text[end:])
+		}
+		if plan {
+			found = append(found, string(text[at:end]))
+		}
+		text = text[end:]
+	}
+}
+
+// lineLength is the length of the first line, with its end.
+func lineLength(text []byte) int {
+	if n := bytes.IndexByte(text, '\n'); n >= 0 {
+		return n + 1
+	}
+	return len(text)
 }

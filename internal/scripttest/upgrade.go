@@ -7,38 +7,50 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+
+	"github.com/hyperiondb/vault/internal/testfolder"
 )
 
 // previousRelease is the commit that upgrades start from: schema version 13.
 const previousRelease = "8a91bc4b8bff77086cc8a7a961ce0f37ad68597b"
 
-// buildPrevious builds vaultctl-previous and vaultd-previous from the history of the module's repository, when a script
-// first asks for them.
-func buildPrevious(module, bin string) func() error {
-	return sync.OnceValue(func() error {
-		source, err := os.MkdirTemp("", "previous")
-		if err != nil {
-			return err
-		}
-		defer os.RemoveAll(source)
-		tarball, err := archivePrevious(module)
-		if err != nil {
-			return err
-		}
-		unpack := exec.Command("tar", "-x", "-C", source)
-		unpack.Stdin = bytes.NewReader(tarball)
-		if out, err := unpack.CombinedOutput(); err != nil {
-			return fmt.Errorf("unpacking the previous release: %w\n%s", err, out)
-		}
-		for _, name := range []string{"vaultctl", "vaultd"} {
-			build := exec.Command("go", "build", "-buildvcs=false", "-o", filepath.Join(bin, name+"-previous"), "./cmd/"+name)
-			build.Dir = source
-			if out, err := build.CombinedOutput(); err != nil {
-				return fmt.Errorf("building the previous release: %w\n%s", err, out)
-			}
-		}
-		return nil
+// buildPrevious builds vaultctl-previous and vaultd-previous when a script first asks for them, once for all test
+// programs of a run, and returns their folder. alone is the folder to take outside of such a run.
+func buildPrevious(module, alone string) func() (string, error) {
+	return sync.OnceValues(func() (bin string, err error) {
+		err = testfolder.Share("previous", alone, func(dir string) error { return fillPrevious(module, dir) },
+			func(dir string) error {
+				bin = dir
+				return nil
+			})
+		return bin, err
 	})
+}
+
+// fillPrevious builds them in bin from the history of the module's repository.
+func fillPrevious(module, bin string) error {
+	source, err := os.MkdirTemp("", "previous")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(source)
+	tarball, err := archivePrevious(module)
+	if err != nil {
+		return err
+	}
+	unpack := exec.Command("tar", "-x", "-C", source)
+	unpack.Stdin = bytes.NewReader(tarball)
+	if out, err := unpack.CombinedOutput(); err != nil {
+		return fmt.Errorf("unpacking the previous release: %w\n%s", err, out)
+	}
+	for _, name := range []string{"vaultctl", "vaultd"} {
+		build := exec.Command("go", "build", "-buildvcs=false", "-o", filepath.Join(bin, name+"-previous"), "./cmd/"+name)
+		build.Dir = source
+		if out, err := build.CombinedOutput(); err != nil {
+			return fmt.Errorf("building the previous release: %w\n%s", err, out)
+		}
+	}
+	return nil
 }
 
 // archivePrevious is the source of the previous release as a tar file. If a shallow clone lacks the commit, as in CI,
@@ -65,4 +77,4 @@ func archivePrevious(module string) ([]byte, error) {
 	return git("archive", previousRelease)
 }
 
-func (h *harness) previousVaultd() string { return filepath.Join(h.previousBin, "vaultd-previous") }
+const previousVaultd = "vaultd-previous"

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"time"
 )
 
@@ -50,7 +51,7 @@ func (s *env) commands(o options, reads []string) []subject {
 
 // vaultctl runs one command as the operator, and returns its time and the processor time of its process.
 func (s *env) vaultctl(ctx context.Context, input []byte, args ...string) (took, cpu time.Duration, err error) {
-	cmd := exec.CommandContext(ctx, s.file("vaultctl"), args...)
+	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, "vaultctl"), args...)
 	cmd.Stdin = bytes.NewReader(input)
 	var messages bytes.Buffer
 	cmd.Stderr = &messages

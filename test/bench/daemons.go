@@ -35,7 +35,8 @@ verify_rate = 0
 	if err := os.Remove(base + ".addresses"); err != nil && !errors.Is(err, fs.ErrNotExist) { // of one that has ended
 		return nil, err
 	}
-	return s.start(ctx, name, exec.Command(s.file("vaultd"), "--config", base+".toml"), func(p *process) (bool, error) {
+	daemon := exec.Command(filepath.Join(s.bin, "vaultd"), "--config", base+".toml")
+	return s.start(ctx, name, daemon, func(p *process) (bool, error) {
 		return vaultdReady(ctx, p, base+".addresses")
 	})
 }

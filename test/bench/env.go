@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -19,6 +18,7 @@ import (
 	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/kms"
 	"github.com/hyperiondb/vault/internal/localpg"
+	"github.com/hyperiondb/vault/internal/testfolder"
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
@@ -38,6 +38,7 @@ const (
 // env is the measured system: a cluster with a vault, in a folder of its own, and the servers beside it.
 type env struct {
 	dir       string
+	bin       string // folder of vaultctl and vaultd
 	cluster   *localpg.Cluster
 	token     vault.Token
 	ring      *kms.Keyring
@@ -61,10 +62,9 @@ func newEnv(ctx context.Context, standbys int, sharedBuffers string) (*env, erro
 }
 
 func (s *env) set(ctx context.Context, standbys int, sharedBuffers string) error {
-	build := exec.CommandContext(ctx, "go", "build", "-o", s.dir, "github.com/hyperiondb/vault/cmd/vaultd",
-		"github.com/hyperiondb/vault/cmd/vaultctl")
-	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("building vaultd and vaultctl: %w\n%s", err, out)
+	var err error
+	if s.bin, err = testfolder.Build(s.dir); err != nil {
+		return err
 	}
 	if _, err := kms.GenerateKeyFile(s.file("kek")); err != nil {
 		return err
@@ -72,7 +72,6 @@ func (s *env) set(ctx context.Context, standbys int, sharedBuffers string) error
 	if err := s.startCluster(ctx, standbys, sharedBuffers); err != nil {
 		return fmt.Errorf("starting PostgreSQL: %w", err)
 	}
-	var err error
 	if s.token, err = s.install(ctx, database, operator, daemon); err != nil {
 		return fmt.Errorf("installing the vault: %w", err)
 	}

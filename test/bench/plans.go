@@ -124,31 +124,30 @@ func readFrom(path string, offset int64) ([]byte, error) {
 	return io.ReadAll(f)
 }
 
-var logEntry = regexp.MustCompile(`(?m)^\d{4}-\d\d-\d\d `)
-
-// readPlans finds plans in the log: an entry begins with its time, and its further lines with a tab.
+// readPlans finds plans in the log: an entry that ends its first line with "plan:", and its further lines, which begin
+// with a tab.
 func readPlans(log []byte) ([]planned, error) {
 	var plans []planned
-	begins := logEntry.FindAllIndex(log, -1)
-	for i, at := range begins {
-		end := len(log)
-		if i+1 < len(begins) {
-			end = begins[i+1][0]
-		}
-		_, text, found := bytes.Cut(log[at[0]:end], []byte(" plan:\n"))
+	for {
+		_, rest, found := bytes.Cut(log, []byte(" plan:\n"))
 		if !found {
-			continue
+			return plans, nil
 		}
-		if other := bytes.Index(text, []byte("\nCONTEXT:")); other >= 0 {
-			text = text[:other]
+		end := 0
+		for end < len(rest) && rest[end] == '\t' {
+			if n := bytes.IndexByte(rest[end:], '\n'); n >= 0 {
+				end += n + 1
+			} else {
+				end = len(rest)
+			}
 		}
 		var p planned
-		if err := json.NewDecoder(bytes.NewReader(text)).Decode(&p); err != nil {
+		if err := json.NewDecoder(bytes.NewReader(rest[:end])).Decode(&p); err != nil { // what follows a plan is left
 			return nil, fmt.Errorf("reading a plan in the log: %w", err)
 		}
 		plans = append(plans, p)
+		log = rest[end:]
 	}
-	return plans, nil
 }
 
 // checkPlans checks the plans of all statements of an operation. A statement that fails several times is named once.

@@ -22,6 +22,7 @@ import (
 
 	"github.com/hyperiondb/vault/internal/kms/kmsfake"
 	"github.com/hyperiondb/vault/internal/localpg"
+	"github.com/hyperiondb/vault/internal/testfolder"
 	"github.com/hyperiondb/vault/internal/vault"
 	"github.com/hyperiondb/vault/internal/vaulttest"
 	"github.com/hyperiondb/vault/test/chaos/pgproxy"
@@ -62,11 +63,9 @@ type daemon struct {
 // mustBuild returns a folder with the binaries.
 func mustBuild(t *testing.T) string {
 	t.Helper()
-	dir := t.TempDir()
-	build := exec.CommandContext(t.Context(), "go", "build", "-tags", "failpoints", "-o", dir+"/", "../../cmd/vaultctl",
-		"../../cmd/vaultd")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("building the binaries: %v\n%s", err, out)
+	dir, err := testfolder.Build(t.TempDir(), "-tags=failpoints")
+	if err != nil {
+		t.Fatal(err)
 	}
 	return dir
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyperiondb/vault/internal/testfolder"
 	"github.com/hyperiondb/vault/internal/vault"
 	"github.com/hyperiondb/vault/test/chaos"
 )
@@ -25,22 +26,21 @@ const (
 // installed is a vault on a Patroni cluster, set up with an operator's commands, and a vaultd beside every member.
 type installed struct {
 	*Cluster
-	t       *testing.T
-	dir     string
-	token   vault.Token
-	keyURI  string
-	daemons map[string]string // URL by member
+	t        *testing.T
+	dir      string
+	commands string // folder of vaultctl and vaultd
+	token    vault.Token
+	keyURI   string
+	daemons  map[string]string // URL by member
 }
 
 func install(t *testing.T, ctx context.Context) *installed {
 	t.Helper()
-	dir := t.TempDir()
+	in := &installed{t: t, dir: t.TempDir(), daemons: map[string]string{}}
 	built := make(chan error, 1)
 	go func() { // while the cluster comes up, which takes seconds of waiting
-		out, err := exec.Command("go", "build", "-o", dir+"/", "github.com/hyperiondb/vault/cmd/...").CombinedOutput()
-		if err != nil {
-			err = fmt.Errorf("building the binaries: %w\n%s", err, out)
-		}
+		var err error
+		in.commands, err = testfolder.Build(in.dir)
 		built <- err
 	}()
 	c, err := Start(ctx)
@@ -52,7 +52,7 @@ func install(t *testing.T, ctx context.Context) *installed {
 		}
 	})
 	must(t, buildErr)
-	in := &installed{Cluster: c, t: t, dir: dir, daemons: map[string]string{}}
+	in.Cluster = c
 	in.setUp(ctx)
 	for _, m := range c.Members {
 		in.startDaemon(ctx, m)
@@ -89,7 +89,7 @@ func (in *installed) environment(url string) []string {
 func (in *installed) mustCtl(ctx context.Context, url string, args ...string) string {
 	in.t.Helper()
 	var out, talk bytes.Buffer
-	cmd := exec.CommandContext(ctx, filepath.Join(in.dir, "vaultctl"), args...)
+	cmd := exec.CommandContext(ctx, filepath.Join(in.commands, "vaultctl"), args...)
 	cmd.Env, cmd.Stdout, cmd.Stderr = in.environment(url), &out, &talk
 	if err := cmd.Run(); err != nil {
 		in.t.Fatalf("vaultctl %s: %v\n%s", strings.Join(args, " "), err, talk.String())
@@ -111,7 +111,7 @@ func (in *installed) startDaemon(ctx context.Context, m *Member) {
 			"allow = [\"127.0.0.1\"]\nscan_interval = \"500ms\"\nclaim_timeout = \"10s\"\nlog_level = \"warn\"\n"+
 			"audit_spool = %q\n",
 		local, writes, in.URL(database, daemon), base+".addresses", in.keyURI, base+".spool"), 0o600))
-	p, err := runAs{}.startLogged(in.dir, base+".log", filepath.Join(in.dir, "vaultd"), "--config", base+".toml")
+	p, err := runAs{}.startLogged(in.dir, base+".log", filepath.Join(in.commands, "vaultd"), "--config", base+".toml")
 	must(in.t, err)
 	in.t.Cleanup(func() {
 		p.end(syscall.SIGTERM, 15*time.Second)
@@ -134,7 +134,7 @@ func (in *installed) startDaemon(ctx context.Context, m *Member) {
 // do not.
 func (in *installed) cluster() chaos.Cluster {
 	c := chaos.Cluster{WriteURL: in.URL(database, operator), SuperuserURL: in.URL(database, Superuser),
-		KMSKeys: []string{in.keyURI}, Token: in.token, Vaultctl: filepath.Join(in.dir, "vaultctl"),
+		KMSKeys: []string{in.keyURI}, Token: in.token, Vaultctl: filepath.Join(in.commands, "vaultctl"),
 		VaultctlEnv: in.environment(in.PooledURL(database, operator)), Synchronous: true}
 	for _, m := range in.Members {
 		c.Nodes = append(c.Nodes, chaos.Node{Name: m.Name, DaemonURL: in.daemons[m.Name]})
