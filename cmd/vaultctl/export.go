@@ -107,6 +107,9 @@ func runExport(ctx context.Context, a *app, o exportOptions) error {
 		err = x.run(ctx, a.shown())
 	} else {
 		err = writeWhole(o.file, o.force, func(w io.Writer) error { return x.run(ctx, w) })
+		if errors.Is(err, vault.ErrConflict) && !o.force {
+			err = hint(err, "another name, or --force to replace it")
+		}
 	}
 	x.done()
 	if err != nil {
