@@ -58,11 +58,18 @@ func (d *documents) next() (entry, error) {
 		d.read = true
 		for _, source := range d.sources {
 			err := d.source(source)
-			switch {
-			case err != nil && source.file != "": // the other files can be read
-				d.refused = append(d.refused, &lineError{place{file: source.file}, reason(err)})
-			case err != nil:
+			var notJSON *strictjson.PlaceError
+			switch at := (place{file: source.file}); {
+			case err == nil:
+			case errors.As(err, &notJSON) && source.file == "":
+				return entry{}, usage("%s", err)
+			case source.file == "":
 				return entry{}, err
+			case notJSON != nil: // the other files can be read
+				at.line, err = notJSON.Line, fmt.Errorf("column %d: %s", notJSON.Column, notJSON.What)
+				fallthrough
+			default:
+				d.refused = append(d.refused, &lineError{at, reason(err)})
 			}
 		}
 		if found := len(d.entries) + len(d.refused); d.named && found > 1 {
@@ -93,10 +100,13 @@ func (d *documents) source(s documentSource) error {
 		return err
 	}
 	text := bytes.TrimPrefix(d.text.bytes, []byte("\xef\xbb\xbf"))
+	if isUTF16(text) {
+		return errUTF16
+	}
 	docs, err := strictjson.Documents(text)
 	switch {
 	case err != nil:
-		return usage("%s", err)
+		return err
 	case len(docs) == 0:
 		return usage("the input is empty: did the program that writes it fail?")
 	}

@@ -73,9 +73,12 @@ func TestDocuments(t *testing.T) {
 		{"json", "", "", []string{"ended: the input is empty: did the program that writes it fail?"}},
 		{"vault-kv", "a", " \n", []string{"ended: the input is empty..."}},
 		{"aws", "", "\xef\xbb\xbf", []string{"ended: the input is empty..."}},
-		{"json", "", `{"a":"hunter2"`, []string{"ended: not JSON that all programs read alike..."}},
-		{"json", "", `{"a":"x","a":"hunter2"}`, []string{"ended: not JSON that all programs read alike..."}},
-		{"json", "", "{\"a\":\"hunter2\xff\"}", []string{"ended: not valid UTF-8"}},
+		{"json", "", `{"a":"hunter2"`, []string{"ended: line 1, column 15: the text ends inside a value..."}},
+		{"json", "", "{\"a\":\"x\",\n \"a\":\"hunter2\"}",
+			[]string{"ended: line 2, column 2: a name is twice in one object"}},
+		{"json", "", "{\"a\":\"hunter2\xff\"}", []string{"ended: line 1, column 14: not valid UTF-8"}},
+		{"sops", "", "db: hunter2\n", []string{"ended: line 1, column 1: not JSON, perhaps YAML..."}},
+		{"aws", "", "\xff\xfe{\x00}\x00", []string{"ended: the input is UTF-16; it has to be UTF-8"}},
 	} {
 		got := documentsOf(t, c.format, c.name, c.text)
 		wantEntries(t, c.format+" "+c.text, got, c.want...)
@@ -134,7 +137,7 @@ func TestDocumentsOfAFolderWithBadFiles(t *testing.T) {
 		}
 		break
 	}
-	wantEntries(t, "a folder with bad files", refused, `"broken.json": not JSON...`,
+	wantEntries(t, "a folder with bad files", refused, `"broken.json", line 1: column 9: want a JSON value`,
 		`"empty.json": the input is empty...`, `"more.json", line 2: "more": it has no fields`,
 		`"closed.json": permission denied`)
 }
@@ -142,8 +145,8 @@ func TestDocumentsOfAFolderWithBadFiles(t *testing.T) {
 func TestDocumentsNamedByTheCaller(t *testing.T) {
 	for text, want := range map[string]string{
 		`{"data":{"data":{"value":"x"}}}`: "1 a=",
-		`{"data":{"data":{"value":"x"},"metadata":{}}} {"data":{"data":{"value":"y"},"metadata":{}}}`: "ended: --name is of " +
-			"one secret, and the input has 2",
+		`{"data":{"data":{"value":"x"},"metadata":{}}} {"data":{"data":{"value":"y"},"metadata":{}}}`: "ended: --name " +
+			"is of one secret, and the input has 2",
 		`{"a":{"data":{"value":"x"}},"b":1}`: "ended: --name is of one secret, and the input has 2",
 	} {
 		d := &documents{sources: []documentSource{sourceOf("a", text)}, format: vaultKV, named: true}

@@ -106,10 +106,17 @@ func (l *lines) take(n, newline int) ([]byte, error) {
 	if l.number > 1 {
 		return line, nil
 	}
-	if bytes.HasPrefix(line, []byte("\xff\xfe")) || bytes.HasPrefix(line, []byte("\xfe\xff")) {
-		return nil, usage("the input is UTF-16; it has to be UTF-8")
+	if isUTF16(line) {
+		return nil, errUTF16
 	}
 	return bytes.TrimPrefix(line, []byte("\xef\xbb\xbf")), nil // a mark that some editors put before UTF-8
+}
+
+var errUTF16 = usage("the input is UTF-16; it has to be UTF-8")
+
+// isUTF16 reports whether a text begins as programs of Windows, such as PowerShell, write it.
+func isUTF16(text []byte) bool {
+	return bytes.HasPrefix(text, []byte("\xff\xfe")) || bytes.HasPrefix(text, []byte("\xfe\xff"))
 }
 
 func (l *lines) fill() {
