@@ -13,9 +13,7 @@ import (
 
 	"github.com/hyperiondb/vault/internal/audit/seal"
 	"github.com/hyperiondb/vault/internal/audit/spool"
-	"github.com/hyperiondb/vault/internal/release"
 	"github.com/hyperiondb/vault/internal/vault"
-	vaultsql "github.com/hyperiondb/vault/sql"
 )
 
 const (
@@ -31,6 +29,7 @@ var errConfig = errors.New("configuration")
 // execute is the program without signals and exit.
 func execute(ctx context.Context, args []string, out, errOut io.Writer, reload <-chan os.Signal) int {
 	var path string
+	var version bool
 	root := &cobra.Command{
 		Use:   "vaultd",
 		Short: "Answer reads and verifies of secrets from the local PostgreSQL node",
@@ -46,6 +45,9 @@ connection.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if version {
+				return printVersion(out)
+			}
 			config, err := loadConfig(path, os.Environ())
 			if err != nil {
 				return err
@@ -54,14 +56,8 @@ connection.`,
 		},
 	}
 	root.PersistentFlags().StringVar(&path, "config", os.Getenv("VAULTD_CONFIG"), "TOML `file` (env VAULTD_CONFIG)")
-	root.AddCommand(newCheckConfigCmd(&path, out, errOut), newShipSpoolCmd(&path, out, errOut), &cobra.Command{
-		Use: "version", Short: "Show the version", Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintf(out, "vaultd %s (commit %s, schema %d)\n", release.Version(), release.Commit(),
-				vaultsql.Version())
-			return err
-		},
-	})
+	root.Flags().BoolVar(&version, "version", false, "show the version")
+	root.AddCommand(newCheckConfigCmd(&path, out, errOut), newShipSpoolCmd(&path, out, errOut), newVersionCmd(out))
 	addManual(root)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %s", errConfig, err) })
 	root.CompletionOptions.DisableDefaultCmd = true
