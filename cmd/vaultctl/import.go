@@ -224,6 +224,7 @@ type importInput struct {
 	entries
 	lines     *lines     // nil of documents
 	documents *documents // nil of lines
+	folder    bool       // of files
 	file      *os.File
 	size      int64 // 0 if it is not known
 }
@@ -236,7 +237,7 @@ func (o importOptions) open(ctx context.Context, a *app) (*importInput, error) {
 		}
 		sources, err := folderOf(o.file)
 		in.documents = &documents{sources: sources, format: vaultKV}
-		in.entries = in.documents
+		in.entries, in.folder = in.documents, true
 		return in, err
 	}
 	if o.file == "-" {
@@ -548,6 +549,9 @@ func (r *importing) outcome(err error) error {
 		return hint(fmt.Errorf("the import ended early: %w", err), "run the same command again; stored secrets are skipped")
 	case r.Entries == 0:
 		return hint(attention("the input has no secrets"), "did the program that writes it fail?")
+	case r.Failed > 0 && r.input.folder && !r.o.stopOnError:
+		return hint(attention("%s not imported", plural(int(r.Failed), "secret of the folder was",
+			"secrets of the folder were")), "fix the files and run the same command again; stored secrets are skipped")
 	case r.Failed > 0 && r.o.stopOnError:
 		return hint(attention("the import stopped at a line that failed"),
 			"fix the line and run the same command again; stored secrets are skipped")
