@@ -30,10 +30,17 @@ func archiveError(where string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("--archive: there is no folder %q", where)
+	case errors.Is(err, readarchive.ErrEmpty):
+		return noReads(where)
 	case errors.Is(err, readarchive.ErrDamaged):
 		return hint(fmt.Errorf("--archive: %w", err), "vaultctl audit verify --archive %s lists all that does not fit", where)
 	}
 	return fmt.Errorf("--archive: %w", err)
+}
+
+func noReads(where string) error {
+	return hint(attention("%q has no reads", where),
+		"audit_archive of vaultd says where they are; below it is a folder reads")
 }
 
 func runArchiveList(ctx context.Context, a *app, where string, args []string, limit int) error {
@@ -103,8 +110,7 @@ func runArchiveVerify(ctx context.Context, a *app, where string) error {
 		return archiveError(where, err)
 	}
 	if report.Files == 0 && len(report.Faults) == 0 {
-		return hint(attention("%q has no reads", where),
-			"audit_archive of vaultd says where they are; below it is a folder reads")
+		return noReads(where)
 	}
 	if err := a.printArchiveVerdict(archiveVerdict{OK: len(report.Faults) == 0, Report: report}); err != nil {
 		return err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ type auditVerifyOptions struct {
 	since  *time.Duration
 	copies string   // a node's file of seals
 	keys   []string // public keys
+	keyArg string   // the flag of these, if it is not --key
 	export string   // a file instead of the database
 
 	archive string // reads in a folder or bucket, instead of all this
@@ -126,7 +128,7 @@ func (o auditVerifyOptions) options() (seal.Options, error) {
 	for _, text := range o.keys {
 		key, err := seal.ParsePublicKey(text)
 		if err != nil {
-			return options, usage("--key: %s", err)
+			return options, usage("--%s: %s", cmp.Or(o.keyArg, "key"), err)
 		}
 		options.Keys = append(options.Keys, key)
 	}

@@ -1,6 +1,6 @@
 # Where the bash-completion package is not installed, these stand in for the two of its functions that are used below.
 if ! declare -F _get_comp_words_by_ref >/dev/null; then
-    # _get_comp_words_by_ref sets cur, prev, words and cword. Bash splits words at "=" and ":"; this joins them again.
+    # _get_comp_words_by_ref sets cur, prev, words and cword. Bash splits words at "=", ":" and "@"; this joins them again.
     _get_comp_words_by_ref() {
         local i last=-1 glue=
         words=()
@@ -11,7 +11,7 @@ if ! declare -F _get_comp_words_by_ref >/dev/null; then
                 words[++last]=${COMP_WORDS[i]}
             fi
             glue=
-            [[ ${COMP_WORDS[i]} == *[=:] && ${COMP_WORDS[i + 1]-} != "" ]] && glue=1
+            [[ ${COMP_WORDS[i]} == *[=:@] && ${COMP_WORDS[i + 1]-} != "" ]] && glue=1
         done
         cword=$last cur=${words[last]} prev=
         ((last > 0)) && prev=${words[last - 1]}

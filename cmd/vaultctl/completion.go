@@ -1,9 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	_ "embed"
 	"fmt"
+	"io"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -27,11 +31,21 @@ const (
 var bashWords string
 
 func printBashCompletion(cmd *cobra.Command, _ []string) error {
-	out := cmd.OutOrStdout()
-	if _, err := fmt.Fprint(out, bashWords); err != nil {
+	var script strings.Builder
+	script.WriteString(bashWords)
+	bare, err := cmd.Flags().GetBool("no-descriptions")
+	if err != nil {
+		return err
+	}
+	if err := cmd.Root().GenBashCompletionV2(&script, !bare); err != nil {
+		return err
+	}
+	// Of "@FILE" cobra's script sees FILE alone, and bash replaces both.
+	text := strings.ReplaceAll(script.String(), "_init_completion -n =: ", "_init_completion -n =:@ ")
+	if _, err := io.WriteString(cmd.OutOrStdout(), text); err != nil {
 		return fmt.Errorf("writing the script: %w", reason(err))
 	}
-	return cmd.Root().GenBashCompletionV2(out, true)
+	return nil
 }
 
 type completer = func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective)
@@ -65,9 +79,31 @@ func completeNameAndSource(a *app) completer {
 		if len(args) != 1 {
 			return complete(cmd, args, typed)
 		}
+		if path, ok := strings.CutPrefix(typed, "@"); ok {
+			return filesAfterAt(path), cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
+		}
 		return []string{"-\tstandard input", "@\ta file"},
 			cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
 	}
+}
+
+// filesAfterAt offers @FILE: shells complete files only where nothing is before their names. Folders end with a slash.
+// A folder that cannot be read offers nothing.
+func filesAfterAt(typed string) []string {
+	folder, begin := filepath.Split(typed)
+	entries, _ := os.ReadDir(cmp.Or(folder, "."))
+	var found []string
+	for _, e := range entries {
+		name := e.Name()
+		if !strings.HasPrefix(name, begin) || name[0] == '.' && begin == "" {
+			continue
+		}
+		if info, err := os.Stat(filepath.Join(folder, name)); err == nil && info.IsDir() { // also behind a link
+			name += "/"
+		}
+		found = append(found, "@"+folder+name)
+	}
+	return found
 }
 
 // branches adds no space after a candidate that is not a whole name.
@@ -226,9 +262,17 @@ func registerCompletions(root *cobra.Command) {
 	if c, _, err := root.Find([]string{"completion"}); err == nil {
 		holdCommands(c)
 		c.Short = "Print a script that completes commands and names of secrets: bash, zsh or fish"
+		c.Long = "Print a script that completes commands, flags and names of secrets, for bash, zsh or fish. The help of\n" +
+			"each says how it is loaded."
 		for _, shell := range c.Commands() {
-			if shell.Name() == "bash" {
+			switch shell.Name() {
+			case "bash":
 				shell.RunE = printBashCompletion
+				shell.Long = strings.Replace(shell.Long, "This script depends on the 'bash-completion' package.\n"+
+					"If it is not installed already, you can install it via your OS's package manager.\n",
+					"The package bash-completion is not needed for the session; it is what loads the file of the second way.\n", 1)
+			case "powershell": // vaultctl does not run where it is used
+				c.RemoveCommand(shell)
 			}
 		}
 	}

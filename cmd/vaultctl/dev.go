@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -48,7 +49,9 @@ func newDevCmd(a *app) *cobra.Command {
 		Long: `Run a local PostgreSQL primary and standbys, a key file and a vaultd per node, to try things out. NOT FOR
 PRODUCTION: the key lies beside the data, and every local connection is trusted.
 
-In the foreground Ctrl-C stops everything and keeps the folder; the same command starts it again.`,
+In the foreground Ctrl-C stops everything and keeps the folder; the same command starts it again. PostgreSQL's data is
+in the folder too. Run by root, PostgreSQL runs as the user postgres or nobody, and if that one cannot enter the folder,
+its data is in one below /var/tmp that the last line of the output names. To begin anew, remove these folders.`,
 		Example: `  vaultctl dev --dir .dev
   . .dev/env.sh
   vaultctl put demo/password --generate`,
@@ -112,6 +115,10 @@ type dev struct {
 func (d *dev) file(name string) string { return filepath.Join(d.dir, name) }
 
 func runDev(ctx context.Context, a *app, o devOptions) error {
+	// main lets a second signal end vaultctl. Here it, or the end of the terminal or of a pipe, would leave the servers
+	// behind, so each of them stops everything and none cuts the stopping short; that has its own limit.
+	ctx, release := signal.NotifyContext(ctx, devSignals()...)
+	defer release()
 	began := time.Now()
 	daemon, err := findDaemon()
 	if err != nil {
@@ -140,13 +147,22 @@ func runDev(ctx context.Context, a *app, o devOptions) error {
 		"  vaultctl put demo/password --generate\n  vaultctl get demo/password\n",
 		time.Since(began).Seconds(), shellPath(d.file("env.sh")))
 	if o.detach {
-		a.note("running in the background; vaultctl dev stop --dir %s ends it", shellPath(o.dir))
+		a.note("running in the background; vaultctl dev stop --dir %s ends it and keeps %s", shellPath(o.dir),
+			d.kept(o.dir))
 		return nil
 	}
-	a.note("Ctrl-C stops everything and keeps %s", o.dir)
+	a.note("Ctrl-C stops everything and keeps %s", d.kept(o.dir))
 	<-ctx.Done()
 	a.note("\nstopping")
 	return nil
+}
+
+func devSignals() []os.Signal {
+	all := []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGPIPE}
+	if !signal.Ignored(syscall.SIGHUP) { // as nohup does
+		all = append(all, syscall.SIGHUP)
+	}
+	return all
 }
 
 func openDev(ctx context.Context, o devOptions) (*dev, error) {
@@ -166,6 +182,15 @@ func openDev(ctx context.Context, o devOptions) (*dev, error) {
 		return nil, fmt.Errorf("starting the cluster: %w", err)
 	}
 	return &dev{dir: dir, cluster: cluster}, nil
+}
+
+// kept names the folders with the data: root's servers run as another user, which often cannot enter the folder.
+func (d *dev) kept(dir string) string {
+	data := d.cluster.Primary().DataDir()
+	if root, err := filepath.EvalSymlinks(d.dir); err != nil || strings.HasPrefix(data, root+string(filepath.Separator)) {
+		return dir
+	}
+	return fmt.Sprintf("%s, and PostgreSQL's data in %s", dir, filepath.Dir(filepath.Dir(data)))
 }
 
 // loadDev finds a cluster. With localpg.ErrInUse it returns the folder all the same, without the cluster.
@@ -406,14 +431,15 @@ func (d *dev) writeEnv(bin string) error {
 	export("VAULTCTL_DATABASE_URL", d.cluster.Primary().URL(devDatabase, devOperator))
 	export("VAULTCTL_TOKEN_FILE", d.file("token"))
 	export("VAULTCTL_KMS_KEY", kms.LocalURI(d.file("kek")))
-	names := []string{"VAULTD_URL", "VAULTD_STANDBY_URL"}
+	names := []string{"VAULTD", "VAULTD_STANDBY"}
 	for i, node := range append([]*localpg.Node{d.cluster.Primary()}, d.cluster.Standbys()...) {
 		addresses, err := d.addresses(node.Name())
 		if err != nil {
 			return fmt.Errorf("reading the addresses of vaultd: %w", err)
 		}
 		if i < len(names) {
-			export(names[i], addresses["VAULTD_URL"])
+			export(names[i]+"_URL", addresses["VAULTD_URL"])
+			export(names[i]+"_HEALTH_URL", addresses["VAULTD_HEALTH_URL"])
 		}
 	}
 	fmt.Fprintf(&b, "export PATH='%s':\"$PATH\"\n", strings.ReplaceAll(bin, "'", `'\''`))
@@ -492,6 +518,7 @@ type devNodeStatus struct {
 	Postgres bool   `json:"postgres"`
 	Daemon   bool   `json:"vaultd"`
 	URL      string `json:"url,omitempty"`
+	Health   string `json:"health_url,omitempty"` // of /healthz, /readyz, /metrics and /v1/status
 }
 
 func (d *dev) nodes() []devNodeStatus {
@@ -534,7 +561,7 @@ func answers(ctx context.Context, settings string) bool {
 func (d *dev) status(node string, postgres bool) devNodeStatus {
 	s := devNodeStatus{Node: node, Postgres: postgres, Daemon: d.daemonPid(node) != 0}
 	if addresses, err := d.addresses(node); err == nil && s.Daemon {
-		s.URL = addresses["VAULTD_URL"]
+		s.URL, s.Health = addresses["VAULTD_URL"], addresses["VAULTD_HEALTH_URL"]
 	}
 	return s
 }
@@ -544,13 +571,13 @@ func (a *app) printDevStatus(all []devNodeStatus) error {
 	running := true
 	for _, s := range all {
 		running = running && s.Postgres && s.Daemon
-		rows = append(rows, []string{s.Node, upOrDown(s.Postgres), upOrDown(s.Daemon), s.URL})
+		rows = append(rows, []string{s.Node, upOrDown(s.Postgres), upOrDown(s.Daemon), s.URL, s.Health})
 	}
 	var err error
 	if a.json() {
 		err = a.printJSON(all)
 	} else {
-		err = a.printTable([]string{"NODE", "POSTGRES", "VAULTD", "URL"}, rows, "")
+		err = a.printTable([]string{"NODE", "POSTGRES", "VAULTD", "URL", "HEALTH URL"}, rows, "")
 	}
 	if err == nil && !running {
 		return &kindError{errAttention, "not everything is running"}

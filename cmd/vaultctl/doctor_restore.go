@@ -39,6 +39,7 @@ type drillOptions struct {
 var drillFlags = []string{"all", "sample", "old-key", "audit-key", "seals", "metrics-file"}
 
 func (o *drillOptions) register(cmd *cobra.Command) {
+	o.seals.keyArg = "audit-key"
 	flags := cmd.Flags()
 	flags.BoolVar(&o.restore, "restore", false, "open stored versions and verify the audit log of this node alone")
 	flags.BoolVar(&o.all, "all", false, "with --restore: open every version")

@@ -58,7 +58,7 @@ var exitCodes = []struct {
 	{vault.ErrNotInitialised, exitFailed, "vaultctl init, as the owner of the database"},
 	{vault.ErrSchema, exitFailed, "vaultctl migrate --status; the schema goes first, then the programs"},
 	{vault.ErrNotFound, exitNotFound, ""},
-	{vault.ErrDeleted, exitConflict, "vaultctl restore NAME, or vaultctl purge NAME"},
+	{vault.ErrDeleted, exitConflict, "vaultctl restore NAME within its window, or vaultctl purge NAME"},
 	{vault.ErrConflict, exitConflict, ""},
 	{vault.ErrName, exitUsage, ""},
 	{vault.ErrValueSize, exitUsage, ""},

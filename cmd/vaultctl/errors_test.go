@@ -77,7 +77,7 @@ func TestErrorsAreOneLineAndAHint(t *testing.T) {
 		{hint(usage("bad"), "good %d", 1), "vaultctl: bad\nhint: good 1\n"},
 		{fmt.Errorf("outer: %w", hint(usage("bad"), "good")), "vaultctl: outer: bad\nhint: good\n"},
 		{fmt.Errorf("put %q: %w", "a", vault.ErrDeleted),
-			"vaultctl: put \"a\"\nhint: vaultctl restore NAME, or vaultctl purge NAME\n"},
+			"vaultctl: put \"a\"\nhint: vaultctl restore NAME within its window, or vaultctl purge NAME\n"},
 		{errors.Join(errors.New("one"), errors.New("two")), "vaultctl: one; two\n"},
 		{errors.New("red \x1b[31m and \u009b[2J"), "vaultctl: red ?[31m and ?[2J\n"},
 		{&db.Error{Kind: db.ErrNotInitialised, Text: `relation "vault.config" does not exist`},

@@ -104,9 +104,14 @@ func runExport(ctx context.Context, a *app, o exportOptions) error {
 	}
 	o.record.warnUnaudited(a)
 	if o.file == "-" {
-		err = x.run(ctx, a.shown())
+		x.screen.to = a.shown()
+		err = x.run(ctx, &x.screen)
+		x.endLine()
 	} else {
 		err = writeWhole(o.file, o.force, func(w io.Writer) error { return x.run(ctx, w) })
+		if errors.Is(err, vault.ErrConflict) && !o.force {
+			err = hint(err, "another name, or --force to replace it")
+		}
 	}
 	x.done()
 	if err != nil {
@@ -135,10 +140,32 @@ type exporting struct {
 	written, failed int
 	tick            func(int64)
 	done            func()
+	screen          lineWriter // of standard output
+}
+
+// lineWriter knows whether the line that was written last is still open.
+type lineWriter struct {
+	to   io.Writer
+	open bool
+}
+
+func (l *lineWriter) Write(text []byte) (int, error) {
+	if len(text) > 0 {
+		l.open = text[len(text)-1] != '\n'
+	}
+	return l.to.Write(text)
+}
+
+// endLine puts a message on a terminal into a line of its own: white space between the parts of a JSON text is free.
+func (x *exporting) endLine() {
+	if x.screen.open && term.IsTerminal(int(x.a.out.Fd())) {
+		fmt.Fprintln(&x.screen)
+	}
 }
 
 func (x *exporting) progress(ctx context.Context) (done func(), err error) {
-	if !term.IsTerminal(int(x.a.err.Fd())) {
+	// A bar would be drawn over values that are shown.
+	if !term.IsTerminal(int(x.a.err.Fd())) || x.o.file == "-" && term.IsTerminal(int(x.a.out.Fd())) {
 		return func() {}, nil
 	}
 	total, err := x.vault.CountLive(ctx, x.o.prefix)
@@ -193,6 +220,7 @@ func (x *exporting) page(ctx context.Context, w io.Writer, page []vault.Exported
 		if err != nil {
 			x.failed++
 			x.done()
+			x.endLine()
 			x.a.note("failed: %q: %s", e.Name, printable(messageOf(err)))
 			continue
 		}

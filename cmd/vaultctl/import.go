@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -63,8 +64,9 @@ The file's name decides between jsonl and env, or --format says it. Values are t
 
 A name that exists with the same value is left as it is; with another one the line fails, unless --on-conflict is skip
 (existing secrets are left, and not compared) or update (they get a new version). A line that fails is named by its
-number, the others go on, and the exit code is 7. After an interruption, run the same command again: stored secrets are
-skipped. --dry-run checks every line and shows what exists.`,
+number, and in a folder by its file; the others go on, and the exit code is 7, as for an input without secrets. After
+an interruption, run the same command again: stored secrets are skipped. --dry-run checks every line and shows what
+exists.`,
 		Example: `  vaultctl import secrets.jsonl
   vaultctl import .env --prefix prod/app/ --dry-run
   aws secretsmanager get-secret-value --secret-id prod/db | vaultctl import - --format aws
@@ -182,7 +184,8 @@ type importing struct {
 }
 
 type importFailure struct {
-	Line  int    `json:"line"`
+	File  string `json:"file,omitempty"` // of a folder
+	Line  int    `json:"line,omitempty"` // none if the file as a whole cannot be read
 	Name  string `json:"name,omitempty"`
 	Error string `json:"error"`
 }
@@ -210,6 +213,9 @@ func runImport(ctx context.Context, a *app, o importOptions) error {
 	r.done = a.progressBy("secrets", input.partRead(), &r.tick)
 	err = r.run(ctx)
 	r.done()
+	if errors.Is(err, errUsage) { // the input cannot be read, so there is nothing to count
+		return err
+	}
 	return errors.Join(r.print(), r.outcome(err))
 }
 
@@ -218,6 +224,7 @@ type importInput struct {
 	entries
 	lines     *lines     // nil of documents
 	documents *documents // nil of lines
+	folder    bool       // of files
 	file      *os.File
 	size      int64 // 0 if it is not known
 }
@@ -225,9 +232,12 @@ type importInput struct {
 func (o importOptions) open(ctx context.Context, a *app) (*importInput, error) {
 	in := &importInput{file: a.in}
 	if info, err := os.Stat(o.file); err == nil && info.IsDir() && o.format == "vault-kv" {
+		if o.name != "" {
+			return nil, usage("--name is of one document, and %q is a folder of files NAME.json", o.file)
+		}
 		sources, err := folderOf(o.file)
 		in.documents = &documents{sources: sources, format: vaultKV}
-		in.entries = in.documents
+		in.entries, in.folder = in.documents, true
 		return in, err
 	}
 	if o.file == "-" {
@@ -238,11 +248,12 @@ func (o importOptions) open(ctx context.Context, a *app) (*importInput, error) {
 		return nil, err
 	}
 	if format, ok := documentFormats[o.format]; ok {
-		if o.name == "" && o.file != "-" {
-			o.name = strings.TrimSuffix(filepath.Base(o.file), ".json")
+		name := o.name
+		if name == "" && o.file != "-" {
+			name = strings.TrimSuffix(filepath.Base(o.file), ".json")
 		}
 		from := io.NopCloser(newInterruptible(ctx, in.file))
-		in.documents = &documents{format: format, sources: []documentSource{{o.name,
+		in.documents = &documents{format: format, named: o.name != "", sources: []documentSource{{"", name,
 			func() (io.ReadCloser, error) { return from, nil }}}}
 		in.entries = in.documents
 		return in, nil
@@ -399,9 +410,16 @@ func (r *importing) read(ctx, reading context.Context, batches chan<- []entry) e
 		case reading.Err() != nil:
 			return ctx.Err() // nil if a writer stopped the reading: write returns its error
 		case err != nil:
-			return fmt.Errorf("reading %q: %w", r.o.file, reason(err))
+			return fmt.Errorf("reading %s: %w", inputName(r.o.file), reason(err))
 		}
 	}
+}
+
+func inputName(file string) string {
+	if file == "-" {
+		return "standard input"
+	}
+	return strconv.Quote(file)
 }
 
 // errStopped ends the reading at a line that failed, with --stop-on-error.
@@ -420,14 +438,14 @@ func (r *importing) batch(reading context.Context) (batch []entry, err error) {
 			e.Name = r.o.prefix + e.Name
 			if err := r.admit(e); err != nil {
 				clear(e.Value)
-				ofLine = &lineError{e.line, err}
+				ofLine = &lineError{e.place, err}
 			}
 		}
 		if ofLine == nil {
 			batch, size = append(batch, e), size+len(e.Value)
 			continue
 		}
-		if r.fail(ofLine.line, "", ofLine.err); r.o.stopOnError {
+		if r.fail(ofLine.place, "", ofLine.err); r.o.stopOnError {
 			return batch, errStopped
 		}
 	}
@@ -442,8 +460,11 @@ func (r *importing) admit(e entry) error {
 	if !strings.HasPrefix(e.Name, r.token.Scope) {
 		return fmt.Errorf("%q is outside of the token's scope %q", e.Name, r.token.Scope)
 	}
-	if first := r.seen.again(e.Name, e.line); first > 0 {
-		return fmt.Errorf("%q is on line %d already", e.Name, first)
+	switch first, seen := r.seen.again(e.Name, e.place); {
+	case seen && first.file != "":
+		return fmt.Errorf("%q is in %s already", e.Name, first)
+	case seen:
+		return fmt.Errorf("%q is on %s already", e.Name, first)
 	}
 	return nil
 }
@@ -465,7 +486,7 @@ func (r *importing) store(ctx context.Context, batch []entry) (rest []entry, err
 			r.count(result.Did)
 			continue
 		}
-		r.fail(batch[i].line, batch[i].Name, result.Err)
+		r.fail(batch[i].place, batch[i].Name, result.Err)
 		if r.o.stopOnError {
 			r.stop()
 		}
@@ -497,16 +518,16 @@ func (r *importing) count(did vault.ImportDid) {
 	r.countEntry()
 }
 
-func (r *importing) fail(line int, name string, err error) {
+func (r *importing) fail(at place, name string, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.Failed++
 	if len(r.Failures) < listedFailures {
-		r.Failures = append(r.Failures, importFailure{line, name, messageOf(err)})
+		r.Failures = append(r.Failures, importFailure{at.file, at.line, name, messageOf(err)})
 	}
 	if !r.a.json() {
 		r.done()
-		r.a.note("failed: line %d: %s", line, printable(messageOf(err)))
+		r.a.note("failed: %s: %s", at, printable(messageOf(err)))
 		if errors.Is(err, strictjson.ErrUnknownField) && !r.fields {
 			r.fields = true
 			r.a.note("the fields are %s", strings.Join(itemFields, ", "))
@@ -526,6 +547,11 @@ func (r *importing) outcome(err error) error {
 	switch {
 	case err != nil:
 		return hint(fmt.Errorf("the import ended early: %w", err), "run the same command again; stored secrets are skipped")
+	case r.Entries == 0:
+		return hint(attention("the input has no secrets"), "did the program that writes it fail?")
+	case r.Failed > 0 && r.input.folder && !r.o.stopOnError:
+		return hint(attention("%s not imported", plural(int(r.Failed), "secret of the folder was",
+			"secrets of the folder were")), "fix the files and run the same command again; stored secrets are skipped")
 	case r.Failed > 0 && r.o.stopOnError:
 		return hint(attention("the import stopped at a line that failed"),
 			"fix the line and run the same command again; stored secrets are skipped")

@@ -24,6 +24,7 @@ type documents struct {
 	sources []documentSource
 	format  documentFormat
 	text    wiped // of the source read last
+	named   bool  // the caller gave the name of the one secret
 	entries []entry
 	refused []*lineError
 	read    bool
@@ -31,6 +32,7 @@ type documents struct {
 
 // documentSource is one file: name is that of a secret, if the file is about one and does not say its name.
 type documentSource struct {
+	file string // of a folder; "" = the one input
 	name string
 	open func() (io.ReadCloser, error)
 }
@@ -55,9 +57,23 @@ func (d *documents) next() (entry, error) {
 	if !d.read {
 		d.read = true
 		for _, source := range d.sources {
-			if err := d.source(source); err != nil {
+			err := d.source(source)
+			var notJSON *strictjson.PlaceError
+			switch at := (place{file: source.file}); {
+			case err == nil:
+			case errors.As(err, &notJSON) && source.file == "":
+				return entry{}, usage("%s", err)
+			case source.file == "":
 				return entry{}, err
+			case notJSON != nil: // the other files can be read
+				at.line, err = notJSON.Line, fmt.Errorf("column %d: %s", notJSON.Column, notJSON.What)
+				fallthrough
+			default:
+				d.refused = append(d.refused, &lineError{at, reason(err)})
 			}
+		}
+		if found := len(d.entries) + len(d.refused); d.named && found > 1 {
+			return entry{}, usage("--name is of one secret, and the input has %d", found)
 		}
 	}
 	switch {
@@ -84,18 +100,25 @@ func (d *documents) source(s documentSource) error {
 		return err
 	}
 	text := bytes.TrimPrefix(d.text.bytes, []byte("\xef\xbb\xbf"))
+	if isUTF16(text) {
+		return errUTF16
+	}
 	docs, err := strictjson.Documents(text)
-	if err != nil {
-		return usage("%s", inSource(s.name, err))
+	switch {
+	case err != nil:
+		return err
+	case len(docs) == 0:
+		return usage("the input is empty: did the program that writes it fail?")
 	}
 	for _, doc := range docs {
 		d.format(doc, s.name, func(at strictjson.Value, name string, value []byte, err error) {
+			where := place{s.file, at.Line()}
 			if err != nil {
 				clear(value)
-				d.refused = append(d.refused, &lineError{at.Line(), inSource(name, err)})
+				d.refused = append(d.refused, &lineError{where, inSource(name, err)})
 				return
 			}
-			d.entries = append(d.entries, entry{at.Line(), vault.ImportItem{Name: name, Value: value}})
+			d.entries = append(d.entries, entry{where, vault.ImportItem{Name: name, Value: value}})
 		})
 	}
 	return nil
@@ -138,8 +161,9 @@ func folderOf(folder string) ([]documentSource, error) {
 		if err != nil || !d.Type().IsRegular() || filepath.Ext(path) != ".json" {
 			return err
 		}
-		name, err := filepath.Rel(folder, strings.TrimSuffix(path, ".json"))
-		found = append(found, documentSource{filepath.ToSlash(name), func() (io.ReadCloser, error) { return os.Open(path) }})
+		file, err := filepath.Rel(folder, path)
+		found = append(found, documentSource{file, filepath.ToSlash(strings.TrimSuffix(file, ".json")),
+			func() (io.ReadCloser, error) { return os.Open(path) }})
 		return err
 	})
 	if err != nil {

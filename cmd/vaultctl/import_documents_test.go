@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,8 +12,13 @@ import (
 
 func documentsOf(t *testing.T, format, name, text string) []string {
 	t.Helper()
-	source := documentSource{name, func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(text)), nil }}
-	return readAll(t, &documents{sources: []documentSource{source}, format: documentFormats[format]})
+	return readAll(t, &documents{sources: []documentSource{sourceOf(name, text)}, format: documentFormats[format]})
+}
+
+func sourceOf(name, text string) documentSource {
+	return documentSource{name: name, open: func() (io.ReadCloser, error) {
+		return io.NopCloser(strings.NewReader(text)), nil
+	}}
 }
 
 const kvAnswer = `{
@@ -63,10 +70,15 @@ func TestDocuments(t *testing.T) {
 		{"infisical", "", `{"DB":"hunter2"}`, []string{"1: not the JSON of infisical export: want an array"}},
 
 		{"json", "", "\xef\xbb\xbf{}", nil},
-		{"json", "", "", nil},
-		{"json", "", `{"a":"hunter2"`, []string{"ended: not JSON that all programs read alike..."}},
-		{"json", "", `{"a":"x","a":"hunter2"}`, []string{"ended: not JSON that all programs read alike..."}},
-		{"json", "", "{\"a\":\"hunter2\xff\"}", []string{"ended: not valid UTF-8"}},
+		{"json", "", "", []string{"ended: the input is empty: did the program that writes it fail?"}},
+		{"vault-kv", "a", " \n", []string{"ended: the input is empty..."}},
+		{"aws", "", "\xef\xbb\xbf", []string{"ended: the input is empty..."}},
+		{"json", "", `{"a":"hunter2"`, []string{"ended: line 1, column 15: the text ends inside a value..."}},
+		{"json", "", "{\"a\":\"x\",\n \"a\":\"hunter2\"}",
+			[]string{"ended: line 2, column 2: a name is twice in one object"}},
+		{"json", "", "{\"a\":\"hunter2\xff\"}", []string{"ended: line 1, column 14: not valid UTF-8"}},
+		{"sops", "", "db: hunter2\n", []string{"ended: line 1, column 1: not JSON, perhaps YAML..."}},
+		{"aws", "", "\xff\xfe{\x00}\x00", []string{"ended: the input is UTF-16; it has to be UTF-8"}},
 	} {
 		got := documentsOf(t, c.format, c.name, c.text)
 		wantEntries(t, c.format+" "+c.text, got, c.want...)
@@ -95,14 +107,56 @@ func TestDocumentsOfAFolder(t *testing.T) {
 	}
 	got := readAll(t, &documents{sources: sources, format: vaultKV})
 	wantEntries(t, "a folder", got, `1 prod/app/db={"password": "p\u00e4ss", "port": 5432}`, "1 prod/key=x")
-	mustWrite(t, filepath.Join(dir, "prod", "key.json"), `{"data":hunter2`, 0o600)
-	got = readAll(t, &documents{sources: sources, format: vaultKV})
-	wantEntries(t, "a broken file", got, `ended: "prod/key": not JSON...`)
+}
+
+// A file that cannot be read is one failure, with its name; the others are read.
+func TestDocumentsOfAFolderWithBadFiles(t *testing.T) {
+	dir := t.TempDir()
+	mustWrite(t, filepath.Join(dir, "broken.json"), `{"data":hunter2`, 0o600)
+	mustWrite(t, filepath.Join(dir, "empty.json"), "", 0o600)
+	mustWrite(t, filepath.Join(dir, "good.json"), `{"data":{"data":{"value":"x"},"metadata":{}}}`, 0o600)
+	mustWrite(t, filepath.Join(dir, "more.json"), "\n{\"data\":{\"data\":{},\"metadata\":{}}}", 0o600)
+	sources, err := folderOf(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := errors.New("permission denied")
+	sources = append(sources, documentSource{"closed.json", "closed",
+		func() (io.ReadCloser, error) { return nil, &fs.PathError{Op: "open", Path: "closed.json", Err: gone} }})
+	d := &documents{sources: sources, format: vaultKV}
+	var refused []string
+	for {
+		e, err := d.next()
+		var of *lineError
+		if errors.As(err, &of) {
+			refused = append(refused, of.Error())
+			continue
+		}
+		if err != nil || e.Name != "good" || e.place != (place{"good.json", 1}) {
+			t.Errorf("got %q at %v, %v, want good", e.Name, e.place, err)
+		}
+		break
+	}
+	wantEntries(t, "a folder with bad files", refused, `"broken.json", line 1: column 9: want a JSON value`,
+		`"empty.json": the input is empty...`, `"more.json", line 2: "more": it has no fields`,
+		`"closed.json": permission denied`)
+}
+
+func TestDocumentsNamedByTheCaller(t *testing.T) {
+	for text, want := range map[string]string{
+		`{"data":{"data":{"value":"x"}}}`: "1 a=",
+		`{"data":{"data":{"value":"x"},"metadata":{}}} {"data":{"data":{"value":"y"},"metadata":{}}}`: "ended: --name " +
+			"is of one secret, and the input has 2",
+		`{"a":{"data":{"value":"x"}},"b":1}`: "ended: --name is of one secret, and the input has 2",
+	} {
+		d := &documents{sources: []documentSource{sourceOf("a", text)}, format: vaultKV, named: true}
+		wantEntries(t, text, readAll(t, d), want+"...")
+	}
 }
 
 func TestDocumentsHaveABound(t *testing.T) {
 	text := io.MultiReader(strings.NewReader(`{"a":"`), io.LimitReader(endless{}, largestDocument))
-	d := &documents{format: jsonObject, sources: []documentSource{{"", func() (io.ReadCloser, error) {
+	d := &documents{format: jsonObject, sources: []documentSource{{open: func() (io.ReadCloser, error) {
 		return io.NopCloser(text), nil
 	}}}}
 	wantEntries(t, "a long document", readAll(t, d), "ended: the input is longer than the 67108864 bytes...")

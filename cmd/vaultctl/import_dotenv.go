@@ -33,10 +33,10 @@ var errCarriageReturn = errors.New(
 func (d dotenv) next() (entry, error) {
 	for {
 		line, err := d.lines.next()
-		start := d.lines.number
+		start := d.lines.place()
 		switch {
 		case errors.Is(err, errLongLine): // it may have opened a quote, so the next line may be part of a value
-			return entry{}, fmt.Errorf("line %d is %w, so it cannot be told where the next entry begins", start, err)
+			return entry{}, fmt.Errorf("%s is %w, so it cannot be told where the next entry begins", start, err)
 		case err != nil:
 			return entry{}, err
 		}

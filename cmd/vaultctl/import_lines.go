@@ -24,7 +24,7 @@ const longestLine = 6*envelope.MaxValueSize + 8192
 
 // entry is one secret of an import's input.
 type entry struct {
-	line int
+	place
 	vault.ImportItem
 }
 
@@ -34,12 +34,28 @@ type entries interface{ next() (entry, error) }
 // lineError says what is wrong with an entry. Of the entry it repeats only names of fields: other text may be a value
 // in the wrong place.
 type lineError struct {
-	line int
-	err  error
+	place
+	err error
 }
 
-func (e *lineError) Error() string { return fmt.Sprintf("line %d: %s", e.line, e.err) }
+func (e *lineError) Error() string { return e.place.String() + ": " + e.err.Error() }
 func (e *lineError) Unwrap() error { return e.err }
+
+// place is where an entry is.
+type place struct {
+	file string // of a folder; "" = the one input
+	line int    // from 1; 0 = the whole file
+}
+
+func (p place) String() string {
+	switch {
+	case p.file == "":
+		return fmt.Sprintf("line %d", p.line)
+	case p.line == 0:
+		return fmt.Sprintf("%q", p.file)
+	}
+	return fmt.Sprintf("%q, line %d", p.file, p.line)
+}
 
 var (
 	errLongLine = fmt.Errorf("longer than the %d bytes a line may have", longestLine)
@@ -59,6 +75,9 @@ type lines struct {
 func newLines(from io.Reader) *lines { return &lines{from: from, buffer: make([]byte, longestLine+1)} }
 
 func (l *lines) wipe() { clear(l.buffer) }
+
+// place is that of the line returned last.
+func (l *lines) place() place { return place{line: l.number} }
 
 // next returns a line without its "\n", valid until the next call. After errLongLine reading can go on.
 func (l *lines) next() ([]byte, error) {
@@ -87,10 +106,17 @@ func (l *lines) take(n, newline int) ([]byte, error) {
 	if l.number > 1 {
 		return line, nil
 	}
-	if bytes.HasPrefix(line, []byte("\xff\xfe")) || bytes.HasPrefix(line, []byte("\xfe\xff")) {
-		return nil, usage("the input is UTF-16; it has to be UTF-8")
+	if isUTF16(line) {
+		return nil, errUTF16
 	}
 	return bytes.TrimPrefix(line, []byte("\xef\xbb\xbf")), nil // a mark that some editors put before UTF-8
+}
+
+var errUTF16 = usage("the input is UTF-16; it has to be UTF-8")
+
+// isUTF16 reports whether a text begins as programs of Windows, such as PowerShell, write it.
+func isUTF16(text []byte) bool {
+	return bytes.HasPrefix(text, []byte("\xff\xfe")) || bytes.HasPrefix(text, []byte("\xfe\xff"))
 }
 
 func (l *lines) fill() {
@@ -162,7 +188,7 @@ func (j jsonLines) next() (entry, error) {
 		line, err := j.lines.next()
 		switch {
 		case errors.Is(err, errLongLine):
-			return entry{}, &lineError{j.lines.number, err}
+			return entry{}, &lineError{j.lines.place(), err}
 		case err != nil:
 			return entry{}, err
 		case len(bytes.TrimSpace(line)) == 0:
@@ -170,9 +196,9 @@ func (j jsonLines) next() (entry, error) {
 		}
 		item, err := decodeItem(line)
 		if err != nil {
-			return entry{}, &lineError{j.lines.number, err}
+			return entry{}, &lineError{j.lines.place(), err}
 		}
-		return entry{j.lines.number, item}, nil
+		return entry{j.lines.place(), item}, nil
 	}
 }
 
@@ -253,24 +279,24 @@ func parseField(name, text string) (*time.Duration, error) {
 // --on-conflict decides: the first of the two exists in the vault by then.
 type seenNames struct {
 	seed        maphash.Seed
-	now, before map[uint64]int // the line of a name's hash
+	now, before map[uint64]place // of a name's hash
 }
 
 const rememberedNames = 1 << 18
 
-func newSeenNames() *seenNames { return &seenNames{seed: maphash.MakeSeed(), now: map[uint64]int{}} }
+func newSeenNames() *seenNames { return &seenNames{seed: maphash.MakeSeed(), now: map[uint64]place{}} }
 
-// again returns the line of an earlier occurrence of the name, ignoring case; 0 for none.
-func (s *seenNames) again(name string, line int) int {
+// again returns the place of an earlier occurrence of the name, ignoring case.
+func (s *seenNames) again(name string, at place) (first place, seen bool) {
 	hash := maphash.String(s.seed, strings.ToLower(name))
-	for _, half := range []map[uint64]int{s.now, s.before} {
+	for _, half := range []map[uint64]place{s.now, s.before} {
 		if first, seen := half[hash]; seen {
-			return first
+			return first, true
 		}
 	}
 	if len(s.now) == rememberedNames {
-		s.now, s.before = map[uint64]int{}, s.now
+		s.now, s.before = map[uint64]place{}, s.now
 	}
-	s.now[hash] = line
-	return 0
+	s.now[hash] = at
+	return place{}, false
 }

@@ -214,8 +214,8 @@ func TestLinesInPieces(t *testing.T) {
 func TestNamesSeenAgain(t *testing.T) {
 	s := newSeenNames()
 	for i := range 3 * rememberedNames {
-		if first := s.again(fmt.Sprintf("app/s%d", i), i+1); first != 0 {
-			t.Fatalf("name %d is said to be on line %d already", i, first)
+		if first, seen := s.again(fmt.Sprintf("app/s%d", i), place{"", i + 1}); seen {
+			t.Fatalf("name %d is said to be on %s already", i, first)
 		}
 	}
 	last := 3*rememberedNames - 1
@@ -223,8 +223,8 @@ func TestNamesSeenAgain(t *testing.T) {
 		fmt.Sprintf("app/s%d", last):                   last + 1,
 		fmt.Sprintf("APP/S%d", last-rememberedNames+1): last - rememberedNames + 2,
 	} {
-		if got := s.again(name, last+2); got != want {
-			t.Errorf("%s: got line %d, want %d", name, got, want)
+		if got, seen := s.again(name, place{"", last + 2}); !seen || got.line != want {
+			t.Errorf("%s: got %t, %s, want line %d", name, seen, got, want)
 		}
 	}
 	if n := len(s.now) + len(s.before); n > 2*rememberedNames {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/hyperiondb/vault/internal/audit/auditdb"
 	"github.com/hyperiondb/vault/internal/db"
+	"github.com/hyperiondb/vault/internal/rotation"
 )
 
 func newStatusCmd(a *app) *cobra.Command {
@@ -46,7 +47,8 @@ was made for: after an upgrade, those that are left to restart.`,
 }
 
 // watch runs a command again and again until it is interrupted. An answer that needs attention, or a node that is away,
-// is shown and does not end it; another error does. On a terminal each answer replaces the one before.
+// is shown and does not end it; another error does. On a terminal each answer replaces the one before. The first line
+// says when the node was asked, so an old answer of one that hangs is not taken for a new one.
 func watch(ctx context.Context, a *app, every time.Duration, run func(context.Context, *app) error) error {
 	terminal := term.IsTerminal(int(a.out.Fd()))
 	again := time.NewTicker(every)
@@ -54,6 +56,9 @@ func watch(ctx context.Context, a *app, every time.Duration, run func(context.Co
 	for {
 		if terminal {
 			fmt.Fprint(a.out, "\x1b[H\x1b[2J")
+		}
+		if !a.json() {
+			fmt.Fprintf(a.out, "at %s, every %s; Ctrl-C ends\n\n", at(time.Now()), rotation.FormatInterval(every))
 		}
 		err := run(ctx, a)
 		if ctx.Err() != nil {

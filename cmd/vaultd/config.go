@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"math"
 	"net"
@@ -15,6 +17,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/BurntSushi/toml"
@@ -168,9 +171,9 @@ func (d *duration) UnmarshalText(text []byte) error {
 	return err
 }
 
-func (d duration) MarshalText() ([]byte, error) {
-	return []byte(rotation.FormatInterval(time.Duration(d))), nil
-}
+func (d duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+func (d duration) String() string { return rotation.FormatInterval(time.Duration(d)) }
 
 // size is a number of bytes, also written with KiB, MiB or GiB.
 type size int64
@@ -196,13 +199,15 @@ func (s *size) UnmarshalText(text []byte) error {
 	return fmt.Errorf("%q is not a size such as 512MiB", text)
 }
 
-func (s size) MarshalText() ([]byte, error) {
+func (s size) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+func (s size) String() string {
 	for _, u := range sizeUnits {
 		if s > 0 && int64(s)%u.bytes == 0 {
-			return []byte(strconv.FormatInt(int64(s)/u.bytes, 10) + u.unit), nil
+			return strconv.FormatInt(int64(s)/u.bytes, 10) + u.unit
 		}
 	}
-	return []byte("0"), nil
+	return "0"
 }
 
 func loadConfig(path string, environ []string) (Config, error) {
@@ -281,7 +286,8 @@ func (c *Config) readEnvironment(environ []string) error {
 
 // notSettings are VAULTD_ names that clients and scripts use.
 var notSettings = map[string]bool{
-	"VAULTD_CONFIG": true, "VAULTD_URL": true, "VAULTD_STANDBY_URL": true, "VAULTD_HEALTH_URL": true,
+	"VAULTD_CONFIG": true, "VAULTD_URL": true, "VAULTD_HEALTH_URL": true, "VAULTD_STANDBY_URL": true,
+	"VAULTD_STANDBY_HEALTH_URL": true,
 }
 
 func setField(field reflect.Value, text string) (err error) {
@@ -521,43 +527,57 @@ func (c *Config) checkArchive() error {
 }
 
 func (c *Config) checkNumbers() error {
-	for _, n := range []struct {
-		key         string
-		value       float64
-		least, most float64
-	}{
-		{"dek_cache_size", float64(c.DEKCacheSize), 0, 10_000_000}, {"max_connections", float64(c.MaxConns), 1, 1000},
-		{"http_max_connections", float64(c.HTTPMaxConns), 0, 1_000_000},
-		{"http_max_connections_per_address", float64(c.HTTPMaxConnsPerAddress), 0, 1_000_000},
-		{"verify_rate", c.VerifyRate, 0, 1e9}, {"verify_burst", float64(c.VerifyBurst), 1, 1e9},
-		{"app_rate", c.AppRate, 0, 1e9}, {"app_at_once", float64(c.AppAtOnce), 0, 1_000_000},
-		{"address_rate", c.AddressRate, 0, 1e9}, {"address_at_once", float64(c.AddressAtOnce), 0, 1_000_000},
-		{"total_rate", c.TotalRate, 0, 1e9}, {"total_at_once", float64(c.TotalAtOnce), 0, 1_000_000},
-		{"rotation_workers", float64(c.RotationWorkers), 0, 256},
-		{"scan_interval (seconds)", time.Duration(c.ScanInterval).Seconds(), 0.1, 3600},
-		{"claim_timeout (seconds)", time.Duration(c.ClaimTimeout).Seconds(), 3, 86400},
-		{"heartbeat_interval (seconds)", time.Duration(c.HeartbeatInterval).Seconds(), 0, 3600},
-		{"max_staleness (seconds)", time.Duration(c.MaxStaleness).Seconds(), 0, 86400},
-		{"min_lsn_wait (seconds)", time.Duration(c.MinLSNWait).Seconds(), 0, 10},
-		{"read_confirm (seconds)", time.Duration(c.ReadConfirm).Seconds(), 0, 10},
-		{"read_cache_bytes", float64(c.ReadCacheBytes), 1 << 20, 1 << 40},
-		{"read_survive (seconds)", time.Duration(c.ReadSurvive).Seconds(), 0, 3600},
-		{"audit_sync_interval (seconds)", time.Duration(c.AuditSyncInterval).Seconds(), 0.001, 60},
-		{"audit_seals_bucket_interval (seconds)", time.Duration(c.AuditSealsBucketInterval).Seconds(), 1, 86400},
-		{"audit_max_bytes", float64(c.AuditMaxBytes), 64 << 10, 1 << 40},
-		{"audit_window (seconds)", time.Duration(c.AuditWindow).Seconds(), 0, spool.LongestWindow.Seconds()},
-		{"audit_max_age (seconds)", time.Duration(c.AuditMaxAge).Seconds(), 0, 400 * 86400},
-		{"drain_delay (seconds)", time.Duration(c.DrainDelay).Seconds(), 0, 600},
-		{"shutdown_grace (seconds)", time.Duration(c.ShutdownGrace).Seconds(), 0, 3600},
+	for _, err := range []error{
+		inRange("dek_cache_size", c.DEKCacheSize, 0, 10_000_000), inRange("max_connections", c.MaxConns, 1, 1000),
+		inRange("http_max_connections", c.HTTPMaxConns, 0, 1_000_000),
+		inRange("http_max_connections_per_address", c.HTTPMaxConnsPerAddress, 0, 1_000_000),
+		inRange("verify_rate", rate(c.VerifyRate), 0, 1e9), inRange("verify_burst", c.VerifyBurst, 1, 1e9),
+		inRange("app_rate", rate(c.AppRate), 0, 1e9), inRange("app_at_once", c.AppAtOnce, 0, 1_000_000),
+		inRange("address_rate", rate(c.AddressRate), 0, 1e9), inRange("address_at_once", c.AddressAtOnce, 0, 1_000_000),
+		inRange("total_rate", rate(c.TotalRate), 0, 1e9), inRange("total_at_once", c.TotalAtOnce, 0, 1_000_000),
+		inRange("rotation_workers", c.RotationWorkers, 0, 256),
+		within("scan_interval", c.ScanInterval, 100*time.Millisecond, time.Hour),
+		within("claim_timeout", c.ClaimTimeout, 3*time.Second, day),
+		within("heartbeat_interval", c.HeartbeatInterval, 0, time.Hour),
+		within("max_staleness", c.MaxStaleness, 0, day),
+		within("min_lsn_wait", c.MinLSNWait, 0, 10*time.Second),
+		within("read_confirm", c.ReadConfirm, 0, 10*time.Second),
+		inRange("read_cache_bytes", c.ReadCacheBytes, 1<<20, 1<<40),
+		within("read_survive", c.ReadSurvive, 0, time.Hour),
+		within("audit_sync_interval", c.AuditSyncInterval, time.Millisecond, time.Minute),
+		within("audit_seals_bucket_interval", c.AuditSealsBucketInterval, time.Second, day),
+		inRange("audit_max_bytes", c.AuditMaxBytes, 64<<10, 1<<40),
+		within("audit_window", c.AuditWindow, 0, spool.LongestWindow),
+		within("audit_max_age", c.AuditMaxAge, 0, 400*day),
+		within("drain_delay", c.DrainDelay, 0, 10*time.Minute),
+		within("shutdown_grace", c.ShutdownGrace, 0, time.Hour),
 	} {
-		if !(n.value >= n.least && n.value <= n.most) {
-			return fmt.Errorf("%s = %v: from %v to %v", n.key, n.value, n.least, n.most)
+		if err != nil {
+			return err
 		}
 	}
 	if err := c.checkConfirm(); err != nil {
 		return err
 	}
 	return c.checkStaleness()
+}
+
+const day = 24 * time.Hour
+
+// rate is a number a second, written without an exponent.
+type rate float64
+
+func (r rate) String() string { return strconv.FormatFloat(float64(r), 'f', -1, 64) }
+
+func inRange[T cmp.Ordered](key string, value, least, most T) error {
+	if value >= least && value <= most { // false for a NaN
+		return nil
+	}
+	return fmt.Errorf("%s = %v: from %v to %v", key, value, least, most)
+}
+
+func within(key string, value duration, least, most time.Duration) error {
+	return inRange(key, value, duration(least), duration(most))
 }
 
 // checkConfirm refuses a bound that polls cannot keep: they begin every half of it.
@@ -587,6 +607,42 @@ func (c *Config) checkStaleness() error {
 			rotation.FormatInterval(time.Duration(c.MaxStaleness)), rotation.FormatInterval(time.Duration(2*beat)))
 	}
 	return nil
+}
+
+// checkPlaces looks for folders and files that are of the other kind or missing. It is for check-config only: a daemon
+// starts without its archive, and reads go on.
+func (c *Config) checkPlaces() error {
+	for _, p := range []struct{ key, path string }{
+		{"audit_spool", c.AuditSpool}, {"audit_archive", c.archiveFolder()}, {"state_dir", c.StateDir},
+	} {
+		info, err := os.Stat(p.path)
+		switch {
+		case p.path == "" || p.key == "audit_spool" && c.Audit != "on":
+		case errors.Is(err, syscall.ENOTDIR) || err == nil && !info.IsDir():
+			return fmt.Errorf("%s: %q is not a folder", p.key, p.path)
+		}
+	}
+	if folder := filepath.Dir(c.archiveFolder()); c.archiveFolder() != "" {
+		if _, err := os.Stat(folder); errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("audit_archive: there is no folder %q: make or mount it first", folder)
+		}
+	}
+	for _, p := range []struct{ key, path string }{
+		{"audit_seals_file", c.AuditSealsFile}, {"address_file", c.AddressFile},
+	} {
+		if info, err := os.Stat(p.path); err == nil && info.IsDir() {
+			return fmt.Errorf("%s: %q is a folder", p.key, p.path)
+		}
+	}
+	return nil
+}
+
+// archiveFolder is "" if the archive is a bucket, or there is none.
+func (c *Config) archiveFolder() string {
+	if strings.HasPrefix(c.AuditArchive, bucket.Scheme) {
+		return ""
+	}
+	return c.AuditArchive
 }
 
 func isLoopback(address string) (bool, error) {
@@ -622,8 +678,11 @@ func (c Config) print(out io.Writer) error {
 	if c.ListenDatabaseURL != "" {
 		c.ListenDatabaseURL = db.TargetString(c.ListenDatabaseURL)
 	}
-	if _, err := fmt.Fprintf(out, "# the configuration is good; in force:\n# access = %q: %s\n", c.Access,
-		accessMeans[c.Access]); err != nil {
+	from := "# the configuration is good; in force:"
+	if c.path == "" {
+		from = "# no file was read: --config FILE or VAULTD_CONFIG names it. In force, from defaults and VAULTD_*:"
+	}
+	if _, err := fmt.Fprintf(out, "%s\n# access = %q: %s\n", from, c.Access, accessMeans[c.Access]); err != nil {
 		return err
 	}
 	return toml.NewEncoder(out).Encode(c)

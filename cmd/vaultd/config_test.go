@@ -137,14 +137,18 @@ func TestBadSettingsAreNamed(t *testing.T) {
 	}
 	for file, want := range map[string]string{
 		`heartbeat_interval = "50ms"`: "heartbeat_interval", `heartbeat_interval = "2h"`: "heartbeat_interval",
+		`scan_interval = "50ms"`: "scan_interval = 50ms: from 100ms to 1h", `audit_max_age = "401d"`: "from 0s to 400d",
+		`verify_rate = 2000000000.0`:                          "verify_rate = 2000000000: from 0 to 1000000000",
+		`verify_rate = nan`:                                   "verify_rate = NaN",
+		`dek_cache_size = 20000000`:                           "dek_cache_size = 20000000: from 0 to 10000000",
 		`max_staleness = "1999ms"`:                            "at least twice the time between two heartbeats, 2s",
 		`max_staleness = "2d"`:                                "max_staleness",
 		"heartbeat_interval = \"0\"\nmax_staleness = \"19s\"": "at least twice the time between two heartbeats, 20s",
 		`read_confirm = "1ms"`:                                "read_confirm: at least 2ms, or 0",
-		`read_confirm = "11s"`:                                "read_confirm (seconds) = 11: from 0 to 10",
+		`read_confirm = "11s"`:                                "read_confirm = 11s: from 0s to 10s",
 		"read_confirm = \"0\"\nread_survive = \"30s\"":        "without read_confirm no rows are kept",
-		`read_survive = "2h"`:                                 "read_survive (seconds) = 7200: from 0 to 3600",
-		`read_cache_bytes = "64"`:                             "read_cache_bytes = 64: from",
+		`read_survive = "2h"`:                                 "read_survive = 2h: from 0s to 1h",
+		`read_cache_bytes = "64"`:                             "read_cache_bytes = 64: from 1MiB to 1024GiB",
 		`min_lsn_wait = "11s"`:                                "min_lsn_wait", `min_lsn_wait = "-1s"`: "line 1",
 	} {
 		_, err := loadConfig(mustWrite(t, filepath.Join(t.TempDir(), "vaultd.toml"), file), nil)

@@ -13,9 +13,7 @@ import (
 
 	"github.com/hyperiondb/vault/internal/audit/seal"
 	"github.com/hyperiondb/vault/internal/audit/spool"
-	"github.com/hyperiondb/vault/internal/release"
 	"github.com/hyperiondb/vault/internal/vault"
-	vaultsql "github.com/hyperiondb/vault/sql"
 )
 
 const (
@@ -31,6 +29,7 @@ var errConfig = errors.New("configuration")
 // execute is the program without signals and exit.
 func execute(ctx context.Context, args []string, out, errOut io.Writer, reload <-chan os.Signal) int {
 	var path string
+	var version bool
 	root := &cobra.Command{
 		Use:   "vaultd",
 		Short: "Answer reads and verifies of secrets from the local PostgreSQL node",
@@ -46,6 +45,9 @@ connection.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if version {
+				return printVersion(out)
+			}
 			config, err := loadConfig(path, os.Environ())
 			if err != nil {
 				return err
@@ -54,14 +56,8 @@ connection.`,
 		},
 	}
 	root.PersistentFlags().StringVar(&path, "config", os.Getenv("VAULTD_CONFIG"), "TOML `file` (env VAULTD_CONFIG)")
-	root.AddCommand(newCheckConfigCmd(&path, out, errOut), newShipSpoolCmd(&path, out, errOut), &cobra.Command{
-		Use: "version", Short: "Show the version", Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintf(out, "vaultd %s (commit %s, schema %d)\n", release.Version(), release.Commit(),
-				vaultsql.Version())
-			return err
-		},
-	})
+	root.Flags().BoolVar(&version, "version", false, "show the version")
+	root.AddCommand(newCheckConfigCmd(&path, out, errOut), newShipSpoolCmd(&path, out, errOut), newVersionCmd(out))
 	addManual(root)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %s", errConfig, err) })
 	root.CompletionOptions.DisableDefaultCmd = true
@@ -81,9 +77,10 @@ func newCheckConfigCmd(path *string, out, errOut io.Writer) *cobra.Command {
 	var strict bool
 	cmd := &cobra.Command{
 		Use: "check-config", Short: "Check the settings and show those in force", Args: cobra.NoArgs,
-		Long: `Check the settings and show those in force. What works and is likely a mistake (networks that hold much of
-the internet, modes of files, a certificate that ends soon, values in the clear) is a warning on stderr; vaultd logs
-the same when it starts. With --strict a warning is an error: exit code 2.`,
+		Long: `Check the settings and show those in force. A file in the place of a folder of vaultd, and a missing folder
+above audit_archive, are errors here; a daemon starts all the same. What works and is likely a mistake (networks that
+hold much of the internet, modes of files, a certificate that ends soon, values in the clear) is a warning on stderr;
+vaultd logs the same when it starts. With --strict a warning is an error: exit code 2.`,
 		RunE: func(*cobra.Command, []string) error { return checkConfig(*path, strict, out, errOut) },
 	}
 	cmd.Flags().BoolVar(&strict, "strict", false, "refuse what is warned of")
@@ -94,6 +91,9 @@ func checkConfig(path string, strict bool, out, errOut io.Writer) error {
 	config, err := loadConfig(path, os.Environ())
 	if err != nil {
 		return err
+	}
+	if err := config.checkPlaces(); err != nil {
+		return fmt.Errorf("%w: %w", errConfig, err)
 	}
 	warnings := config.warnings(time.Now())
 	for _, w := range warnings {

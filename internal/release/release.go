@@ -18,7 +18,7 @@ const unknown = "0.0.0-unknown"
 // Version is the version without a leading v: of a tag, or made of the commit.
 func Version() string {
 	info, _ := debug.ReadBuildInfo()
-	return versionOf(version, info)
+	return versionOf(version, Commit(), info)
 }
 
 // Commit is the commit, with "-modified" if files differed from it; "" if it is not known.
@@ -27,15 +27,15 @@ func Commit() string {
 	return commitOf(commit, info)
 }
 
-func versionOf(linked string, info *debug.BuildInfo) string {
+func versionOf(linked, built string, info *debug.BuildInfo) string {
 	switch {
 	case linked != "":
 		return strings.TrimPrefix(linked, "v")
 	case info != nil && info.Main.Version != "" && info.Main.Version != "(devel)":
 		return strings.TrimPrefix(info.Main.Version, "v")
 	}
-	if c := commitOf("", info); c != "" {
-		hash, modified := strings.CutSuffix(c, "-modified")
+	if built != "" {
+		hash, modified := strings.CutSuffix(built, "-modified")
 		text := "0.0.0-" + hash[:min(12, len(hash))]
 		if modified {
 			text += "-modified"

@@ -21,13 +21,15 @@ func TestVersionAndCommit(t *testing.T) {
 		wantCommit            string
 	}{
 		{"set by the linker", "v1.4.0", hash, vcs("(devel)", "", ""), "1.4.0", hash},
+		{"a commit set by the linker", "", hash + "-modified", vcs("(devel)", "", ""), "0.0.0-8a91bc40b9ef-modified",
+			hash + "-modified"},
 		{"stamped by the go command", "", "", vcs("v1.4.0", hash, "false"), "1.4.0", hash},
 		{"a checkout that the go command gave no version", "", "", vcs("(devel)", hash, "true"),
 			"0.0.0-8a91bc40b9ef-modified", hash + "-modified"},
 		{"no repository", "", "", vcs("(devel)", "", ""), unknown, ""},
 		{"no information", "", "", nil, unknown, ""},
 	} {
-		if got := versionOf(c.version, c.info); got != c.wantVersion {
+		if got := versionOf(c.version, commitOf(c.commit, c.info), c.info); got != c.wantVersion {
 			t.Errorf("%s: got version %q, want %q", c.what, got, c.wantVersion)
 		}
 		if got := commitOf(c.commit, c.info); got != c.wantCommit {

@@ -2,6 +2,8 @@ package strictjson
 
 import (
 	"bytes"
+	"cmp"
+	"errors"
 	"slices"
 	"unicode/utf8"
 )
@@ -26,28 +28,54 @@ func IsObject(text []byte) bool {
 	return w.at == len(text)
 }
 
-// walker checks nested values.
+// walker checks nested values. Where a check fails, wrongAt is set to the innermost place.
 type walker struct {
 	decoder
+	wrongAt   int    // an offset
+	wrongWhat string // "" = nothing is wrong; a constant text
 	// The names of the objects that are open, and then the string being read. An escape is never shorter than its
 	// character, so it is never longer than the text, and the buffer does not grow and leaves no copy.
 	decoded []byte
 	names   []span // of the open objects, in decoded
 }
 
-type span struct{ from, to int }
+// span is a name in decoded, and its offset in the text.
+type span struct{ from, to, at int }
+
+// Texts of a walker.
+const (
+	cutShort = "the text ends inside a value: it was cut short"
+	notJSON  = "want a JSON value"
+	tooDeep  = "objects and arrays are nested deeper than 64 levels"
+	twice    = "a name is twice in one object"
+)
+
+// fail notes what is wrong at an offset, unless a value inside did so already. It returns false.
+func (w *walker) fail(at int, what string) bool {
+	if w.wrongWhat == "" {
+		w.wrongAt, w.wrongWhat = at, what
+		if at >= len(w.data) {
+			w.wrongWhat = cutShort
+		}
+	}
+	return false
+}
 
 // value checks the value at the offset; depth is how many objects and arrays are open.
 func (w *walker) value(depth int) bool {
 	w.space()
 	if w.at >= len(w.data) {
-		return false
+		return w.fail(w.at, cutShort)
 	}
-	switch w.data[w.at] {
-	case '{':
-		return depth < MaxDepth && w.objectAt(depth+1)
-	case '[':
-		return depth < MaxDepth && w.array(depth+1)
+	switch c := w.data[w.at]; c {
+	case '{', '[':
+		switch {
+		case depth >= MaxDepth:
+			return w.fail(w.at, tooDeep)
+		case c == '{':
+			return w.objectAt(depth + 1)
+		}
+		return w.array(depth + 1)
 	case '"':
 		before := len(w.decoded)
 		ok := w.str()
@@ -69,37 +97,42 @@ func (w *walker) objectAt(depth int) bool {
 		return true
 	}
 	outer, before := len(w.names), len(w.decoded)
-	for w.name() && w.skip(':') && w.value(depth) {
+	for w.name() && w.want(':', `want ":"`) && w.value(depth) {
 		if w.skip(',') {
 			continue
 		}
-		ok := w.skip('}') && w.allDiffer(w.names[outer:])
+		ok := w.want('}', `want "," or "}"`) && w.allDiffer(w.names[outer:])
 		w.names, w.decoded = w.names[:outer], w.decoded[:before]
 		return ok
 	}
 	return false
 }
 
+// want takes c, after white space, or fails.
+func (w *walker) want(c byte, what string) bool { return w.skip(c) || w.fail(w.at, what) }
+
 func (w *walker) name() bool {
 	w.space()
-	from := len(w.decoded)
+	from, at := len(w.decoded), w.at
 	if !w.str() {
 		return false
 	}
-	w.names = append(w.names, span{from, len(w.decoded)})
+	w.names = append(w.names, span{from, len(w.decoded), at})
 	return true
 }
 
-// allDiffer sorts the names. For each pair it would take minutes for the largest values.
+// allDiffer sorts the names. For each pair it would take minutes for the largest values. What is wrong is at the first
+// name that repeats another.
 func (w *walker) allDiffer(names []span) bool {
 	compare := func(a, b span) int { return bytes.Compare(w.decoded[a.from:a.to], w.decoded[b.from:b.to]) }
-	slices.SortFunc(names, compare)
+	slices.SortFunc(names, func(a, b span) int { return cmp.Or(compare(a, b), cmp.Compare(a.at, b.at)) })
+	repeats := -1
 	for i := 1; i < len(names); i++ {
-		if compare(names[i-1], names[i]) == 0 {
-			return false
+		if compare(names[i-1], names[i]) == 0 && (repeats < 0 || names[i].at < repeats) {
+			repeats = names[i].at
 		}
 	}
-	return true
+	return repeats < 0 || w.fail(repeats, twice)
 }
 
 func (w *walker) array(depth int) bool {
@@ -109,7 +142,7 @@ func (w *walker) array(depth int) bool {
 	}
 	for w.value(depth) {
 		if !w.skip(',') {
-			return w.skip(']')
+			return w.want(']', `want "," or "]"`)
 		}
 	}
 	return false
@@ -118,7 +151,7 @@ func (w *walker) array(depth int) bool {
 // str decodes a string behind what is decoded.
 func (w *walker) str() bool {
 	if w.at >= len(w.data) || w.data[w.at] != '"' {
-		return false
+		return w.fail(w.at, `want a name in "..."`)
 	}
 	if w.decoded == nil {
 		w.decoded = make([]byte, 0, len(w.data))
@@ -130,19 +163,24 @@ func (w *walker) str() bool {
 			return true
 		}
 		if w.data[w.at] == '\\' && w.at+1 == len(w.data) {
-			return false
+			return w.fail(w.at+1, cutShort)
 		}
 		var err error
 		if w.decoded, err = w.char(w.decoded); err != nil {
-			return false
+			var in *offsetError
+			errors.As(err, &in) // char has no other
+			return w.fail(in.at, in.what)
 		}
 	}
-	return false
+	return w.fail(w.at, cutShort)
 }
 
 func (w *walker) word(word string) bool {
 	if !bytes.HasPrefix(w.data[w.at:], []byte(word)) {
-		return false
+		if bytes.HasPrefix([]byte(word), w.data[w.at:]) {
+			return w.fail(len(w.data), cutShort)
+		}
+		return w.fail(w.at, notJSON)
 	}
 	w.at += len(word)
 	return true
@@ -150,18 +188,23 @@ func (w *walker) word(word string) bool {
 
 // number checks a number; none is converted, so none loses digits.
 func (w *walker) number() bool {
-	w.take('-')
-	if !w.take('0') && !w.digits() {
-		return false
+	from := w.at
+	negative := w.take('-')
+	switch {
+	case w.take('0') || w.digits():
+	case negative && w.at == len(w.data):
+		return w.fail(w.at, cutShort)
+	default:
+		return w.fail(from, notJSON)
 	}
 	if w.take('.') && !w.digits() {
-		return false
+		return w.fail(w.at, "want a digit")
 	}
 	if w.take('e') || w.take('E') {
 		if !w.take('+') {
 			w.take('-')
 		}
-		return w.digits()
+		return w.digits() || w.fail(w.at, "want a digit")
 	}
 	return true
 }

@@ -2,7 +2,7 @@ package strictjson
 
 import (
 	"bytes"
-	"errors"
+	"fmt"
 	"unicode/utf8"
 )
 
@@ -18,14 +18,41 @@ type Member struct {
 	Value Value
 }
 
-// errDocuments does not repeat the text, since a value can be in the wrong place.
-var errDocuments = errors.New("not JSON that all programs read alike (RFC 8259): no name twice in an object, " +
-	"valid UTF-8, nested no deeper than 64 levels")
+// PlaceError says where a text is not JSON that all readers understand alike. It does not repeat the text, since a
+// value can be in the wrong place.
+type PlaceError struct {
+	Line, Column int // from 1; the column in characters
+	What         string
+}
+
+func (e *PlaceError) Error() string {
+	return fmt.Sprintf("line %d, column %d: %s", e.Line, e.Column, e.What)
+}
+
+func placeError(text []byte, offset int, what string) *PlaceError {
+	before := text[:min(offset, len(text))]
+	line := before[bytes.LastIndexByte(before, '\n')+1:]
+	return &PlaceError{1 + bytes.Count(before, []byte{'\n'}), 1 + utf8.RuneCount(line), what}
+}
+
+// invalidAt is the offset of the first byte that is not UTF-8.
+func invalidAt(text []byte) int {
+	at := 0
+	for at < len(text) {
+		r, size := utf8.DecodeRune(text[at:])
+		if r == utf8.RuneError && size == 1 {
+			break
+		}
+		at += size
+	}
+	return at
+}
 
 // Documents finds the JSON values of a text that has one after the other. All of them are as strict as [IsObject] is.
+// Its error is a *PlaceError.
 func Documents(text []byte) ([]Value, error) {
 	if !utf8.Valid(text) {
-		return nil, ErrUTF8
+		return nil, placeError(text, invalidAt(text), ErrUTF8.Error())
 	}
 	w := &walker{decoder: decoder{data: text}}
 	defer func() { wipe(w.decoded[:cap(w.decoded)]) }()
@@ -33,7 +60,11 @@ func Documents(text []byte) ([]Value, error) {
 	for w.space(); w.at < len(text); w.space() {
 		from := w.at
 		if !w.value(0) {
-			return nil, errDocuments
+			what := w.wrongWhat
+			if w.wrongAt == from && what == notJSON {
+				what = `not JSON, perhaps YAML: a document begins with "{" or "["`
+			}
+			return nil, placeError(text, w.wrongAt, what)
 		}
 		found = append(found, Value{text, from, w.at})
 	}

@@ -1,6 +1,7 @@
 package strictjson
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -53,6 +54,37 @@ func TestDocumentsRefuses(t *testing.T) {
 		"\"\xff\"", strings.Repeat("[", MaxDepth+1) + strings.Repeat("]", MaxDepth+1), `{"a":01}`, `"a`} {
 		if values, err := Documents([]byte(text)); err == nil || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%.40q: got %d values, %v, want an error that repeats nothing", text, len(values), err)
+		}
+	}
+}
+
+func TestDocumentsSaysWhereAndWhatIsWrong(t *testing.T) {
+	deep := strings.Repeat("[", MaxDepth+1)
+	for text, want := range map[string]string{
+		"{\n \"a\": \"hunter2\",\n \"b\": 1,\n \"ä\": 2, \"b\": 3, \"b\": 4}": "4:10 a name is twice in one object",
+		`{"x":{"a":1},"\u0078":2}`:  "1:14 a name is twice in one object",
+		`{"a": [1, {"b": "hunter2"`: "1:26 " + cutShort, `{"a": "hunter2`: "1:15 " + cutShort, "{": "1:2 " + cutShort,
+		"[tru": "1:5 " + cutShort, "[-": "1:3 " + cutShort, "{\"a\":1\n": "2:1 " + cutShort, "[1,": "1:4 " + cutShort,
+		`{"a":"\`: "1:8 " + cutShort, `{"a":"\u00`: "1:8 the text ends inside an escape",
+		"hunter2: x": `1:1 not JSON, perhaps YAML: a document begins with "{" or "["`,
+		"---\na: b":  `1:1 not JSON, perhaps YAML: a document begins with "{" or "["`,
+		"{}\n# b":    `2:1 not JSON, perhaps YAML: a document begins with "{" or "["`,
+		"{a: 1}":     `1:2 want a name in "..."`, `{"a":1,}`: `1:8 want a name in "..."`, `{"a" 1}`: `1:6 want ":"`,
+		"{\n\"a\": hunter2}": "2:6 want a JSON value", `{"a":1 "b":2}`: `1:8 want "," or "}"`,
+		`[1 2]`:    `1:4 want "," or "]"`,
+		`{"a":01}`: `1:7 want "," or "}"`, `[1.x]`: "1:4 want a digit", `[1ex]`: "1:4 want a digit",
+		`[trux]`:         "1:2 want a JSON value",
+		deep:             fmt.Sprintf("1:%d objects and arrays are nested deeper than %d levels", MaxDepth+1, MaxDepth),
+		"\"ä\xff\"":      "1:3 not valid UTF-8",
+		`{"a":"\ud800"}`: "1:13 half of a surrogate pair",
+		"[\"a\tb\"]":     "1:4 a control character in a string, want an escape",
+	} {
+		_, err := Documents([]byte(text))
+		var at *PlaceError
+		if !errors.As(err, &at) {
+			t.Errorf("%q: got %v, want a place", text, err)
+		} else if got := fmt.Sprintf("%d:%d %s", at.Line, at.Column, at.What); got != want {
+			t.Errorf("%q: got %q, want %q", text, got, want)
 		}
 	}
 }

@@ -50,9 +50,15 @@ type decoder struct {
 	at   int
 }
 
-func (d *decoder) wrong(what string) error {
-	return fmt.Errorf("json at offset %d: %s", d.at, what)
+func (d *decoder) wrong(what string) error { return &offsetError{d.at, what} }
+
+// offsetError says what is wrong at an offset of a text.
+type offsetError struct {
+	at   int
+	what string
 }
+
+func (e *offsetError) Error() string { return fmt.Sprintf("json at offset %d: %s", e.at, e.what) }
 
 func (d *decoder) space() {
 	for d.at < len(d.data) && (d.data[d.at] == ' ' || d.data[d.at] == '\t' || d.data[d.at] == '\n' ||
@@ -245,7 +251,7 @@ func (d *decoder) unicode() (rune, error) {
 
 func (d *decoder) hex4() (rune, error) {
 	if d.at+5 > len(d.data) {
-		return 0, d.wrong("want four hexadecimal digits")
+		return 0, d.wrong("the text ends inside an escape")
 	}
 	digits := d.data[d.at+1 : d.at+5]
 	var r rune

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"net/netip"
 	"slices"
 	"strings"
@@ -22,13 +23,19 @@ type Event struct {
 	Seq  uint64    `json:"seq"`  // its number there
 }
 
+// ErrEmpty says that a place has no archived reads: it is probably not the place.
+var ErrEmpty = errors.New("it has no reads")
+
 // List returns the newest events that match, newest first, at most limit: never nil. It leaves out files by the times
 // in their names, and reads the others, newest first, until it has enough. A record that two files have is returned
-// once.
+// once. ErrEmpty: there is no file at all.
 func (a *Archive) List(ctx context.Context, f filter.Filter, limit int) ([]Event, error) {
 	names, _, err := a.names(ctx)
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
+	case len(names) == 0:
+		return nil, ErrEmpty
 	}
 	found := []Event{}
 	for _, n := range newestFirst(names) {
