@@ -67,6 +67,7 @@ type API struct {
 	recorder Recorder
 	waits    *waits
 	draining atomic.Bool // the daemon is about to stop
+	refusals *refusalLog
 
 	secrets router
 	health  router
@@ -78,7 +79,8 @@ type API struct {
 // New connects to nothing.
 func New(o Options) *API {
 	a := &API{log: o.Log, registry: o.Registry, recorder: o.Recorder, started: time.Now(), guesses: newGuesses(),
-		apps: newApps(o.Apps), failures: newLimiter[netip.Prefix](failuresPerSecond, failuresAtOnce)}
+		refusals: newRefusalLog(), apps: newApps(o.Apps),
+		failures: newLimiter[netip.Prefix](failuresPerSecond, failuresAtOnce)}
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
 	}
