@@ -125,7 +125,8 @@ var (
 	cacheMisses = prometheus.NewDesc("vaultd_dek_cache_misses_total",
 		"Versions whose data key was not in the cache. Reads that miss the same key at once share one call of the KMS key.",
 		nil, nil)
-	cacheKeys = prometheus.NewDesc("vaultd_dek_cache_keys", "Data keys in the cache; dek_cache_size bounds them.", nil, nil)
+	cacheKeys = prometheus.NewDesc("vaultd_dek_cache_keys", "Data keys in the cache; dek_cache_size bounds them.", nil,
+		nil)
 )
 
 // Describe implements prometheus.Collector.

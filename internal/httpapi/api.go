@@ -152,9 +152,9 @@ func (a *API) admitAgain(ctx context.Context, q *request) error {
 	return q.takeTurn(ctx)
 }
 
-// HealthHandler serves /livez (also as /healthz), /readyz, /metrics and /v1/status, to every address that can connect: none of them
-// holds a secret or the name of one. A page of another site is refused all the same, as it could send what it reads to
-// that site.
+// HealthHandler serves /livez (also as /healthz), /readyz, /metrics and /v1/status, to every address that can connect:
+// none of them holds a secret or the name of one. A page of another site is refused all the same, as it could send what
+// it reads to that site.
 func (a *API) HealthHandler() http.Handler {
 	return a.serve(a.health, func(r *http.Request) (client, error) { return a.guard.Load().admitAnyone(r) },
 		func(*request, router, error) error { return nil })

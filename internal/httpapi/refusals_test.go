@@ -32,10 +32,12 @@ func TestAClientInALoopHasFewLinesAndEachRefusalIsCounted(t *testing.T) {
 		status int
 		series string
 	}{
-		{"an address", "/v1/secrets/a", from("203.0.113.9:1"), nil, 403, `vaultd_http_refused_total{reason="allowlist"} `},
-		{"another site", "/v1/secrets/a", header("Origin", "https://x.test"), nil, 403,
+		{"an address", "/v1/secrets/a", from("203.0.113.9:1"), nil, 403,
+			`vaultd_http_refused_total{reason="allowlist"} `},
+		{"a page", "/v1/secrets/a", header("Origin", "https://x.test"), nil, 403,
 			`vaultd_http_refused_total{reason="cross_site"} `},
-		{"a name", "/v1/secrets/a//b", nil, nil, 400, `vaultd_http_requests_total{route="GET /v1/secrets/{name}",status="400"} `},
+		{"a name", "/v1/secrets/a//b", nil, nil, 400,
+			`vaultd_http_requests_total{route="GET /v1/secrets/{name}",status="400"} `},
 		{"no such secret", "/v1/secrets/a", nil, vault.ErrNotFound, 404,
 			`vaultd_http_requests_total{route="GET /v1/secrets/{name}",status="404"} `},
 		{"the database", "/v1/secrets/a", nil, vault.ErrRefused, 403, `vaultd_access_denied_total{reason="database"} `},
