@@ -420,7 +420,7 @@ func checkRotations(ctx context.Context, p *probe) finding {
 	case wrong != nil:
 		return problem("vaultctl rotation list; vaultctl rotation retry NAME", "%s", strings.Join(wrong, ", "))
 	case p.status.MaxRotations != nil && *p.status.MaxRotations == 0:
-		return warning("vaultctl rotation limit none", "all are stopped: at most 0 at once")
+		return problem("vaultctl rotation limit none", "all are stopped (vaultctl rotation limit 0)")
 	case p.status.RotationsPaused > 0:
 		return warning("vaultctl rotation list; vaultctl rotation resume NAME", "%d paused", p.status.RotationsPaused)
 	}

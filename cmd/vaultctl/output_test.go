@@ -125,17 +125,26 @@ func TestDetailOfAnEvent(t *testing.T) {
 }
 
 func TestWorriesOfAStatus(t *testing.T) {
+	none, one, late, tooLate := 0, 1, 30.0, 60.5
 	for _, c := range []struct {
 		status db.Status
+		failed []db.RotationRow
 		want   string
 	}{
-		{db.Status{RotationsQueued: 3, RotationsClaimed: 2}, ""},
-		{db.Status{RotationsFailed: 1}, "rotations: 1 failed"},
-		{db.Status{RotationsOverdue: 4}, "rotations: 4 overdue"},
-		{db.Status{RotationsFailed: 1, RotationsOverdue: 4}, "rotations: 1 failed, 4 overdue"},
+		{db.Status{RotationsQueued: 3, RotationsClaimed: 2, MaxRotations: &one, LagSeconds: &late}, nil, ""},
+		{db.Status{RotationsFailed: 1}, nil, "rotations: 1 failed"},
+		{db.Status{RotationsFailed: 5}, []db.RotationRow{{Name: "a", LastError: "x\x1b"}, {Name: "b", LastError: "y"}},
+			`rotations: 5 failed ("a": x\x1b; "b": y; 3 more)`},
+		{db.Status{RotationsOverdue: 4}, nil, "rotations: 4 overdue"},
+		{db.Status{RotationsFailed: 1, RotationsOverdue: 4}, nil, "rotations: 1 failed, 4 overdue"},
+		{db.Status{MaxRotations: &none}, nil, "rotations: all are stopped (vaultctl rotation limit 0)"},
+		{db.Status{MaxRotations: &none, RotationsOverdue: 4, LagSeconds: &tooLate, RoundFailures: 1}, nil,
+			"behind: the last heartbeat of the primary that this node has is 1m old; " +
+				"rotations: all are stopped (vaultctl rotation limit 0), 4 overdue; " +
+				"rounds: 1 that are not shown to this role, or work again by now"},
 	} {
 		got := ""
-		if err := statusProblem(c.status, nil); err != nil {
+		if err := statusProblem(c.status, nil, c.failed); err != nil {
 			got = err.Error()
 		}
 		if diff := cmp.Diff(c.want, got); diff != "" {

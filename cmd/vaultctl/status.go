@@ -13,6 +13,7 @@ import (
 	"github.com/hyperiondb/vault/internal/audit/auditdb"
 	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/rotation"
+	"github.com/hyperiondb/vault/internal/vault"
 )
 
 func newStatusCmd(a *app) *cobra.Command {
@@ -21,9 +22,10 @@ func newStatusCmd(a *app) *cobra.Command {
 		Use:   "status",
 		Short: "Show the state of the vault on the node that answers",
 		Long: `Show the state of the vault on the node that answers. It exits with 7, and says why on standard error, when
-rotations failed or are overdue, when the supervisor, a worker or the sealer fails at something, or when writes wait
-for a standby that is not connected. It warns if an acknowledged write could be lost, and of credentials of apps that
-expire within 14 days.
+rotations failed, are overdue or are stopped (rotation limit 0), when the supervisor, a worker or the sealer fails at
+something, when writes wait for a standby that is not connected, or when a standby is more than 30 seconds behind by
+the heartbeat of the primary. It warns if an acknowledged write could be lost, and of credentials of apps that expire
+within 14 days.
 
 It lists the daemons that the primary has heard of within a day, each with its release and the schema version that it
 was made for: after an upgrade, those that are left to restart.`,
@@ -123,7 +125,7 @@ func runStatus(ctx context.Context, a *app) error {
 	if expiring, err := v.ExpiringCredentials(ctx, expiresSoon); err == nil {
 		a.warnExpiring(expiring)
 	}
-	return statusProblem(s, failures)
+	return statusProblem(s, failures, failedRotations(ctx, v, s))
 }
 
 // statusAnswer is the answer in JSON.
@@ -226,35 +228,79 @@ func roundsLine(s db.Status) string {
 	return fmt.Sprintf("%d failing", s.RoundFailures)
 }
 
-// statusProblem is an error if an operator should act.
-func statusProblem(s db.Status, failures []db.RoundFailure) error {
+// statusProblem is an error if an operator should act. Its hint is that of the first problem.
+func statusProblem(s db.Status, failures []db.RoundFailure, failed []db.RotationRow) error {
 	if problem := durabilityProblem(s); problem != "" {
 		return hint(attention("%s", problem),
 			"vaultctl doctor; start the standby, or take it out of synchronous_standby_names")
 	}
+	var problems, hints []string
+	add := func(help, format string, args ...any) {
+		problems, hints = append(problems, fmt.Sprintf(format, args...)), append(hints, help)
+	}
+	if s.LagSeconds != nil && *s.LagSeconds > replayLate.Seconds() {
+		add("vaultctl doctor; does this node stream from the primary, and does vaultd run beside it?",
+			"behind: the last heartbeat of the primary that this node has is %s old", seconds(int64(*s.LagSeconds)))
+	}
+	if text, help := rotationProblem(s, failed); text != "" {
+		add(help, "rotations: %s", text)
+	}
+	if s.RoundFailures > 0 {
+		add(roundHelp(failures), "rounds: %s", printable(roundProblems(failures, s.RoundFailures)))
+	}
+	if problems == nil {
+		return nil
+	}
+	return hint(attention("%s", strings.Join(problems, "; ")), "%s", hints[0])
+}
+
+// rotationProblem is "" if rotations go on.
+func rotationProblem(s db.Status, failed []db.RotationRow) (text, help string) {
 	var wrong []string
+	switch {
+	case s.RotationsFailed > 0:
+		help = "vaultctl rotation list shows which and why; vaultctl rotation retry NAME tries again"
+	case s.RotationsOverdue > 0:
+		help = "vaultctl list shows which; is vaultd running beside the primary?"
+	}
+	if s.MaxRotations != nil && *s.MaxRotations == 0 {
+		wrong, help = append(wrong, "all are stopped (vaultctl rotation limit 0)"), "vaultctl rotation limit none"
+	}
 	if s.RotationsFailed > 0 {
-		wrong = append(wrong, fmt.Sprintf("%d failed", s.RotationsFailed))
+		wrong = append(wrong, fmt.Sprintf("%d failed", s.RotationsFailed)+failedNames(failed, s.RotationsFailed))
 	}
 	if s.RotationsOverdue > 0 {
 		wrong = append(wrong, fmt.Sprintf("%d overdue", s.RotationsOverdue))
 	}
-	if s.RoundFailures > 0 {
-		text := "rounds: " + printable(roundProblems(failures, s.RoundFailures))
-		if wrong != nil {
-			text = fmt.Sprintf("rotations: %s; %s", strings.Join(wrong, ", "), text)
-		}
-		return hint(attention("%s", text), "%s", roundHelp(failures))
+	return strings.Join(wrong, ", "), help
+}
+
+// namedRotations is how many failed rotations status names; rotation list has all.
+const namedRotations = 3
+
+// failedNames names failed rotations that this role may see, and why they failed.
+func failedNames(failed []db.RotationRow, all int64) string {
+	if len(failed) == 0 {
+		return ""
 	}
-	if wrong == nil {
+	var parts []string
+	for _, j := range failed[:min(len(failed), namedRotations)] {
+		parts = append(parts, fmt.Sprintf("%q: %s", j.Name, j.LastError))
+	}
+	if more := all - int64(len(parts)); more > 0 {
+		parts = append(parts, fmt.Sprintf("%d more", more))
+	}
+	return " (" + printable(strings.Join(parts, "; ")) + ")"
+}
+
+// failedRotations are the newest failed rotations that this role may see; none if it may not list them.
+func failedRotations(ctx context.Context, v *vault.Vault, s db.Status) []db.RotationRow {
+	if s.RotationsFailed == 0 {
 		return nil
 	}
-	help := "vaultctl rotation list shows which and why; vaultctl rotation retry NAME tries again"
-	switch {
-	case s.MaxRotations != nil && *s.MaxRotations == 0:
-		help = "vaultctl rotation limit none"
-	case s.RotationsFailed == 0:
-		help = "vaultctl list shows which; is vaultd running beside the primary?"
+	jobs, err := v.Rotations(ctx, db.RotationQuery{Failed: true, Limit: namedRotations})
+	if err != nil {
+		return nil
 	}
-	return hint(attention("rotations: %s", strings.Join(wrong, ", ")), "%s", help)
+	return jobs
 }

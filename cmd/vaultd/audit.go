@@ -274,6 +274,8 @@ func errorText(err error) string {
 var (
 	spoolBytes = prometheus.NewDesc("vaultd_audit_spool_bytes", "Bytes of reads that wait in the spool for the primary.",
 		nil, nil)
+	spoolMost = prometheus.NewDesc("vaultd_audit_spool_max_bytes",
+		"Bytes of reads that the spool may hold (audit_max_bytes); beyond it reads are refused.", nil, nil)
 	spoolRecords = prometheus.NewDesc("vaultd_audit_spool_records", "Reads that wait in the spool for the primary.", nil,
 		nil)
 	spoolOldest = prometheus.NewDesc("vaultd_audit_spool_oldest_seconds",
@@ -297,8 +299,8 @@ var (
 )
 
 func (r *reads) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{spoolBytes, spoolRecords, spoolOldest, shipped, gaps, damaged, failures,
-		unrecorded, shippingFails} {
+	for _, d := range []*prometheus.Desc{spoolBytes, spoolMost, spoolRecords, spoolOldest, shipped, gaps, damaged,
+		failures, unrecorded, shippingFails} {
 		to <- d
 	}
 	if r != nil && r.archiver != nil {
@@ -323,6 +325,7 @@ func (r *reads) Collect(to chan<- prometheus.Metric) {
 		to <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n))
 	}
 	gauge(spoolBytes, float64(s.Bytes))
+	gauge(spoolMost, float64(r.config.AuditMaxBytes))
 	gauge(spoolRecords, float64(s.Records))
 	gauge(spoolOldest, oldest)
 	count(shipped, p.Shipped)

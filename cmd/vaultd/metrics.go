@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/vault"
@@ -28,6 +29,8 @@ var (
 	rounds = prometheus.NewDesc("vaultd_round_failures",
 		"Parts, secrets and months that the rounds of supervisor, workers and sealer cannot handle; "+
 			"vaultctl doctor names them.", nil, nil)
+	rotationLimit = prometheus.NewDesc("vaultd_rotation_limit",
+		"The most rotations at once (vaultctl rotation limit); 0: all are stopped. Absent without a limit.", nil, nil)
 	rotations = prometheus.NewDesc("vaultd_rotations",
 		"Rotations by state: queued, claimed, failed for good, overdue; secrets paused.", []string{"state"}, nil)
 )
@@ -39,6 +42,7 @@ func (c *stateCollector) Describe(to chan<- *prometheus.Desc) {
 	to <- unsealed
 	to <- nodeFenced
 	to <- rounds
+	to <- rotationLimit
 	to <- rotations
 }
 
@@ -62,10 +66,24 @@ func (c *stateCollector) Collect(to chan<- prometheus.Metric) {
 		gauge(unsealed, *s.UnsealedSeconds)
 	}
 	gauge(rounds, float64(s.RoundFailures))
+	if s.MaxRotations != nil {
+		gauge(rotationLimit, float64(*s.MaxRotations))
+	}
 	gauge(nodeFenced, gaugeOf(errors.Is(c.vault.CheckFence(ctx), vault.ErrFenced)))
 	for state, n := range rotationsByState(s) {
 		gauge(rotations, float64(n), state)
 	}
+}
+
+// registerProcess adds what the Go runtime and the kernel say of this process. process_start_time_seconds comes from
+// /proc/stat, which the unit hides; vaultd_start_time_seconds does not.
+func registerProcess(r *prometheus.Registry) {
+	started := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "vaultd_start_time_seconds", Help: "When this daemon started.",
+	})
+	started.SetToCurrentTime()
+	r.MustRegister(started, collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 }
 
 func waitQueries(v *vault.Vault) prometheus.Collector {

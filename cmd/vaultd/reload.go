@@ -4,7 +4,10 @@ import (
 	"log/slog"
 	"reflect"
 	"strings"
+	"sync/atomic"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/hyperiondb/vault/internal/httpapi"
 	"github.com/hyperiondb/vault/internal/vault"
@@ -27,6 +30,17 @@ type reloader struct {
 	certificate *certificate
 	level       *slog.LevelVar
 	log         *slog.Logger
+
+	failed  atomic.Bool  // the last attempt
+	applied atomic.Int64 // when settings were last applied, in seconds since 1970
+	waiting atomic.Int64 // settings of the file that take a restart
+}
+
+func newReloader(running Config, load func() (Config, error), api *httpapi.API, fresh *vault.Freshness,
+	cert *certificate, level *slog.LevelVar, log *slog.Logger) *reloader {
+	r := &reloader{running: running, load: load, api: api, fresh: fresh, certificate: cert, level: level, log: log}
+	r.applied.Store(time.Now().Unix()) // those of the start
+	return r
 }
 
 func (r *reloader) reload() {
@@ -35,6 +49,7 @@ func (r *reloader) reload() {
 		err = r.certificate.load(c)
 	}
 	if err != nil {
+		r.failed.Store(true)
 		r.log.Error("reloading failed; the old settings stay", "error", err)
 		return
 	}
@@ -42,7 +57,11 @@ func (r *reloader) reload() {
 	r.fresh.SetLimit(time.Duration(c.MaxStaleness))
 	r.level.Set(c.level)
 	c.warn(r.log)
-	if waiting := needRestart(r.running, c); len(waiting) > 0 {
+	waiting := needRestart(r.running, c)
+	r.failed.Store(false)
+	r.applied.Store(time.Now().Unix())
+	r.waiting.Store(int64(len(waiting)))
+	if len(waiting) > 0 {
 		r.log.Warn("reloaded, but for settings that take a restart", "unchanged", strings.Join(waiting, ", "))
 		return
 	}
@@ -65,4 +84,28 @@ func needRestart(running, now Config) []string {
 		}
 	}
 	return names
+}
+
+var (
+	reloadWorked = prometheus.NewDesc("vaultd_config_last_reload_successful",
+		"Whether the last reload of the configuration worked; 1 before the first.", nil, nil)
+	reloadedAt = prometheus.NewDesc("vaultd_config_last_reload_success_timestamp_seconds",
+		"When the configuration was last applied: by the last reload that worked, or at the start.", nil, nil)
+	restartNeeded = prometheus.NewDesc("vaultd_config_settings_waiting",
+		"Settings that the last reload found changed and that take a restart; the log names them.", nil, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (r *reloader) Describe(to chan<- *prometheus.Desc) {
+	to <- reloadWorked
+	to <- reloadedAt
+	to <- restartNeeded
+}
+
+// Collect implements prometheus.Collector.
+func (r *reloader) Collect(to chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64) { to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v) }
+	gauge(reloadWorked, gaugeOf(!r.failed.Load()))
+	gauge(reloadedAt, float64(r.applied.Load()))
+	gauge(restartNeeded, float64(r.waiting.Load()))
 }

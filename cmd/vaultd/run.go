@@ -70,7 +70,9 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 	}
 
 	ctx = awsclient.WithCredentialsFile(ctx, c.AWSCredentialsFile)
-	keys := &lazyKeys{uris: c.KMSKeys, awsCredentials: c.AWSCredentialsFile, reader: reader}
+	registry := prometheus.NewRegistry()
+	calls := newKeyCalls(registry)
+	keys := &lazyKeys{uris: c.KMSKeys, awsCredentials: c.AWSCredentialsFile, reader: reader, calls: calls}
 	defer keys.close()
 	if err := keys.openConfigured(ctx); err != nil {
 		return fmt.Errorf("%w: kms_keys: %w", errConfig, err)
@@ -85,7 +87,7 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 	defer v.Close()
 
 	auditLog := auditdb.New(reader, writer)
-	sealer, err := openSealer(ctx, c, v, auditLog, log)
+	sealer, err := openSealer(ctx, c, v, auditLog, calls, log)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errConfig, err)
 	}
@@ -97,8 +99,8 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 	stopReads := reads.run()
 	defer stopReads()
 
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(&stateCollector{vault: v}, &memoryCollector{v}, reads, waitQueries(v))
+	registry.MustRegister(&stateCollector{vault: v}, &memoryCollector{v}, &keyCacheCollector{v}, reads, waitQueries(v))
+	registerProcess(registry)
 	fresh := v.NewFreshness(time.Duration(c.MaxStaleness))
 	bounds := c.connectionBounds(log)
 	api := httpapi.New(httpapi.Options{
@@ -135,7 +137,8 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 		v.NewPresence(nodeName(working, auditLog), release.Version(), release.Commit(), vaultsql.Version(), log).Run(working)
 	})
 	work.Go(func() { sealer.Run(working) })
-	reloading := &reloader{running: c, load: load, api: api, fresh: fresh, certificate: cert, level: level, log: log}
+	reloading := newReloader(c, load, api, fresh, cert, level, log)
+	registry.MustRegister(reloading)
 	tellSystemd(log, ready)
 
 	for {
@@ -256,6 +259,7 @@ type lazyKeys struct {
 	uris           []string
 	awsCredentials string // of Config.AWSCredentialsFile
 	reader         *db.Reader
+	calls          *keyCalls
 	mu             sync.Mutex
 	keyring        *kms.Keyring
 }
@@ -272,7 +276,7 @@ func (k *lazyKeys) open(ctx context.Context) (vault.Keys, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.keyring != nil {
-		return k.keyring, nil
+		return countedKeys{k.keyring, k.calls}, nil
 	}
 	uris := k.uris
 	if len(uris) == 0 {
@@ -291,7 +295,7 @@ func (k *lazyKeys) open(ctx context.Context) (vault.Keys, error) {
 		return nil, err
 	}
 	k.keyring = keyring
-	return keyring, nil
+	return countedKeys{keyring, k.calls}, nil
 }
 
 // check reports the first key that is not usable.
@@ -300,7 +304,9 @@ func (k *lazyKeys) check(ctx context.Context) error {
 		return err
 	}
 	for _, key := range k.keyring.Keys() {
+		done := k.calls.begin(describeKey)
 		d, err := key.Describe(ctx)
+		done(err)
 		if err != nil {
 			return err
 		}

@@ -36,6 +36,7 @@ func TestADaemonWhoseDatabaseIsAwayStartsAndSaysSo(t *testing.T) {
 		says   string
 	}{
 		"/healthz":   {200, `"ok":true`},
+		"/livez":     {200, `"ok":true`},
 		"/readyz":    {503, `"database":`},
 		"/v1/status": {503, `"error":"unavailable"`},
 		"/metrics":   {200, "vaultd_http_requests_total"},

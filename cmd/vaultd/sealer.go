@@ -24,18 +24,19 @@ type auditSealer struct {
 }
 
 // openSealer opens the key, the file and the bucket of seals, each if it is configured.
-func openSealer(ctx context.Context, c Config, v *vault.Vault, auditLog *auditdb.Log,
+func openSealer(ctx context.Context, c Config, v *vault.Vault, auditLog *auditdb.Log, calls *keyCalls,
 	log *slog.Logger) (*auditSealer, error) {
 	rounds := &vault.Rounds{Vault: v, Part: vault.RoundSeal, Here: true}
 	s := &auditSealer{Sealer: &seal.Sealer{Store: auditLog, Log: log, Report: rounds.Settle}}
 	if c.AuditSealKey != "" {
-		var err error
-		if s.Key, err = kms.OpenSigner(ctx, c.AuditSealKey); err != nil {
+		key, err := kms.OpenSigner(ctx, c.AuditSealKey)
+		if err != nil {
 			return nil, fmt.Errorf("audit_seal_key: %w (vaultctl keygen --audit makes one)", err)
 		}
-		if closer, ok := s.Key.(io.Closer); ok {
+		if closer, ok := key.(io.Closer); ok {
 			s.open = append(s.open, closer)
 		}
+		s.Key = countedSigner{key, calls}
 	}
 	if c.AuditSealsFile != "" {
 		file, err := seal.OpenCopies(c.AuditSealsFile)

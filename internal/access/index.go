@@ -24,6 +24,9 @@ const (
 	Policy     Reason = "policy"      // no rule of the app covers the name and the action
 )
 
+// Refusals are all reasons but Allowed.
+var Refusals = []Reason{BadToken, Expired, Revoked, Disabled, Network, NoIdentity, Policy}
+
 // Failed reports whether the credential itself was refused, not what it was used for.
 func (r Reason) Failed() bool { return r != Allowed && r != Policy }
 

@@ -236,7 +236,8 @@ func history(ctx context.Context, q Querier, name string) ([]HistoryRow, error) 
 	return rows, err
 }
 
-// Status is the result of vault.status() on a node.
+// Status is the result of vault.status() on a node. To a role with prefixes the counts are those of the names, tokens,
+// rotations and failures under them; WrongProofs is 0, and RefusedLastHour its own.
 type Status struct {
 	Role          string `json:"role"` // primary or standby
 	Node          string `json:"node,omitempty"`

@@ -303,6 +303,7 @@ type RotationRow struct {
 type RotationQuery struct {
 	Prefix  string
 	Job     int64 // only this one; 0 = any
+	Failed  bool  // only those that failed and have no newer version since
 	Settled bool  // also those done, superseded, and failed before a newer version
 	Before  int64
 	Limit   int
@@ -330,8 +331,9 @@ func rotations(ctx context.Context, q Querier, o RotationQuery) ([]RotationRow, 
 	return Collect(ctx, q, scanRotation, `SELECT `+rotationColumns+` FROM vault.rotation_jobs j
 		JOIN vault.secrets s ON s.id = j.secret_id
 		WHERE j.name ^@ $1 AND ($2 = 0 OR j.id = $2) AND ($4 = 0 OR j.id < $4) AND s.deleted_at IS NULL
-		  AND ($3 OR j.state IN ('queued', 'claimed') OR (j.state = 'failed' AND j.from_version = s.current_version))
-		ORDER BY j.id DESC LIMIT $5`, o.Prefix, o.Job, o.Settled, o.Before, o.Limit)
+		  AND ($3 OR j.state IN ('queued', 'claimed') AND NOT $6
+		    OR (j.state = 'failed' AND j.from_version = s.current_version))
+		ORDER BY j.id DESC LIMIT $5`, o.Prefix, o.Job, o.Settled, o.Before, o.Limit, o.Failed)
 }
 
 func scanRotation(row pgx.CollectableRow) (RotationRow, error) {

@@ -67,6 +67,7 @@ type API struct {
 	recorder Recorder
 	waits    *waits
 	draining atomic.Bool // the daemon is about to stop
+	refusals *refusalLog
 
 	secrets router
 	health  router
@@ -78,7 +79,8 @@ type API struct {
 // New connects to nothing.
 func New(o Options) *API {
 	a := &API{log: o.Log, registry: o.Registry, recorder: o.Recorder, started: time.Now(), guesses: newGuesses(),
-		apps: newApps(o.Apps), failures: newLimiter[netip.Prefix](failuresPerSecond, failuresAtOnce)}
+		refusals: newRefusalLog(), apps: newApps(o.Apps),
+		failures: newLimiter[netip.Prefix](failuresPerSecond, failuresAtOnce)}
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
 	}
@@ -150,9 +152,9 @@ func (a *API) admitAgain(ctx context.Context, q *request) error {
 	return q.takeTurn(ctx)
 }
 
-// HealthHandler serves /healthz, /readyz, /metrics and /v1/status, to every address that can connect: none of them
-// holds a secret or the name of one. A page of another site is refused all the same, as it could send what it reads to
-// that site.
+// HealthHandler serves /livez (also as /healthz), /readyz, /metrics and /v1/status, to every address that can connect:
+// none of them holds a secret or the name of one. A page of another site is refused all the same, as it could send what
+// it reads to that site.
 func (a *API) HealthHandler() http.Handler {
 	return a.serve(a.health, func(r *http.Request) (client, error) { return a.guard.Load().admitAnyone(r) },
 		func(*request, router, error) error { return nil })

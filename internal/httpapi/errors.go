@@ -20,7 +20,7 @@ type outcome struct {
 	message string        // "" = the text of the error itself, which for a 4xx is written for the caller
 	retry   time.Duration // Retry-After; 0 = none
 	allow   *string       // of a 405
-	reason  string        // why the guard refused it: a label of a metric
+	reason  string        // of a refusal that is counted: a label of a metric
 }
 
 // refusal is an error of this package itself.
@@ -32,8 +32,15 @@ func badRequest(message string) error {
 	return &refusal{outcome{status: http.StatusBadRequest, code: "bad_request", message: message}}
 }
 
-func notAllowed(message string) error {
-	return &refusal{outcome{status: http.StatusForbidden, code: "not_allowed", message: message}}
+// noAdminToken refuses a request whose admin token is missing or is not one.
+func noAdminToken(message string) error {
+	return &refusal{outcome{status: http.StatusForbidden, code: "not_allowed", message: message, reason: byAdminToken}}
+}
+
+// notForClients refuses a path of Vault's API that is for its operators.
+func notForClients() error {
+	return &refusal{outcome{status: http.StatusForbidden, code: "not_allowed", message: "permission denied",
+		reason: byPath}}
 }
 
 func noSuchMethod(allow string) error {
@@ -56,7 +63,7 @@ func tooMany(retry time.Duration) error {
 
 func tooManyWaits(message string) error {
 	return &refusal{outcome{status: http.StatusTooManyRequests, code: "too_many_waits", message: message,
-		retry: retryWaits}}
+		retry: retryWaits, reason: "waits"}}
 }
 
 const (

@@ -18,7 +18,8 @@ const checkTimeout = 3 * time.Second
 func (a *API) healthRoutes(o Options) router {
 	status := func(ctx context.Context) (any, error) { return o.Vault.Status(ctx) }
 	paths := map[string]byMethod{
-		"/healthz": {http.MethodGet: healthEndpoint()},
+		"/livez":   {http.MethodGet: healthEndpoint("/livez")},
+		"/healthz": {http.MethodGet: healthEndpoint("/healthz")},
 		"/readyz":  {http.MethodGet: readyEndpoint(o.Release, o.Checks, o.Notices)},
 		"/metrics": {http.MethodGet: metricsEndpoint(promhttp.HandlerFor(a.registry,
 			promhttp.HandlerOpts{DisableCompression: true}))},
@@ -41,8 +42,8 @@ func (a *API) healthRoutes(o Options) router {
 }
 
 // healthEndpoint is liveness: it answers while the process does, even if other parts fail.
-func healthEndpoint() *endpoint {
-	return &endpoint{name: "GET /healthz", quiet: true, do: func(context.Context, *request) (answer, error) {
+func healthEndpoint(path string) *endpoint {
+	return &endpoint{name: "GET " + path, quiet: true, do: func(context.Context, *request) (answer, error) {
 		return jsonAnswer(http.StatusOK, map[string]bool{"ok": true}), nil
 	}}
 }

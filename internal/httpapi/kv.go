@@ -75,7 +75,7 @@ func withKV(native, kv router) router {
 	}
 }
 
-var errPermission = notAllowed("permission denied")
+var errPermission = notForClients()
 
 func kvRoutes(o Options) router {
 	k := &kv{mount: o.KVMount, ready: &readyCache{checks: o.Checks}}

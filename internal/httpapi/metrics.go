@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/hyperiondb/vault/internal/access"
+	"github.com/hyperiondb/vault/internal/vault"
 )
 
 // metrics count by route and status, never by the name of a secret.
@@ -50,12 +51,19 @@ func newMetrics(r prometheus.Registerer, release Release) metrics {
 	}, []string{"reason"})
 	m.denied = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "vaultd_access_denied_total",
-		Help: "Requests answered with 403 because of their credential or their app's rules, by reason.",
+		Help: "Requests answered with 403 because of their credential or their app's rules, by reason. admin_token: it is " +
+			"missing or not valid; database: it refused, for example a name outside the admin token's scope; path: of sys/.",
 	}, []string{"reason"})
 	m.limited = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "vaultd_http_limited_total",
 		Help: "Requests answered with 429, by the limit they exceeded.",
 	}, []string{"limit"})
+	for counter, known := range map[*prometheus.CounterVec][]string{m.refused: guardReasons, m.denied: deniedReasons(),
+		m.limited: limitReasons} {
+		for _, label := range known {
+			counter.WithLabelValues(label) // a series that begins at 0 shows its first refusal in rate()
+		}
+	}
 	m.answered = &answered{known: map[routeStatus]observed{}}
 	m.appReads = newAppReads()
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
@@ -69,6 +77,27 @@ func newMetrics(r prometheus.Registerer, release Release) metrics {
 	return m
 }
 
+// The labels of refusals. All are constants: none holds a name, an address or a token.
+const (
+	byAdminToken = "admin_token"
+	byDatabase   = "database"
+	byPath       = "path"
+)
+
+var (
+	guardReasons = []string{"allowlist", "forwarded_for", "host", "cross_site"}
+	limitReasons = []string{"total_rate", "address_rate", "app_rate", "app_at_once", "address_at_once", "total_at_once",
+		"verify_rate", "admin_tokens", "failed_credentials", "waits"}
+)
+
+func deniedReasons() []string {
+	all := []string{byAdminToken, byDatabase, byPath}
+	for _, r := range access.Refusals {
+		all = append(all, string(r))
+	}
+	return all
+}
+
 // count counts what the access to secrets decided.
 func (m metrics) count(q *request, err error) {
 	if err == nil {
@@ -78,10 +107,18 @@ func (m metrics) count(q *request, err error) {
 		return
 	}
 	var d *denial
-	if errors.As(err, &d) {
+	o := outcomeOf(err)
+	switch {
+	case errors.As(err, &d):
 		m.denied.WithLabelValues(string(d.reason)).Inc()
-	} else if o := outcomeOf(err); o.status == http.StatusTooManyRequests {
+	case o.status == http.StatusTooManyRequests:
 		m.limited.WithLabelValues(o.reason).Inc()
+	case o.reason == byAdminToken || vault.IsTokenRefused(err):
+		m.denied.WithLabelValues(byAdminToken).Inc()
+	case o.reason == byPath:
+		m.denied.WithLabelValues(byPath).Inc()
+	case errors.Is(err, vault.ErrRefused):
+		m.denied.WithLabelValues(byDatabase).Inc()
 	}
 }
 

@@ -290,11 +290,11 @@ func listOr(names []string, none string) string {
 func (q *request) parseToken() error {
 	scheme, text, _ := strings.Cut(q.http.Header.Get("Authorization"), " ")
 	if !strings.EqualFold(scheme, "Bearer") || len(q.http.Header.Values("Authorization")) != 1 {
-		return notAllowed("an admin token is needed: Authorization: Bearer hva_...")
+		return noAdminToken("an admin token is needed: Authorization: Bearer hva_...")
 	}
 	token, err := vault.ParseToken(text)
 	if err != nil {
-		return notAllowed(err.Error())
+		return noAdminToken(err.Error())
 	}
 	q.token = token
 	q.change, err = idempotencyKey(q.http.Header)
@@ -400,7 +400,14 @@ func (a *API) logRequest(q *request, status int, took time.Duration, err error) 
 		level = slog.LevelDebug // a client in a loop must not fill the log; a metric counts them
 	}
 	a.metrics.observe(route, status, took)
-	if (err == nil || status == http.StatusTooManyRequests) && !a.log.Enabled(q.http.Context(), level) {
+	unlogged, lineless := 0, err == nil || status == http.StatusTooManyRequests
+	if level == slog.LevelInfo && q.refused(err) {
+		var ok bool
+		if unlogged, ok = a.refusals.admit(outcomeOf(err), time.Now()); !ok {
+			level, lineless = slog.LevelDebug, true
+		}
+	}
+	if lineless && !a.log.Enabled(q.http.Context(), level) {
 		return
 	}
 	attrs := []slog.Attr{
@@ -423,6 +430,9 @@ func (a *API) logRequest(q *request, status int, took time.Duration, err error) 
 			attrs = append(attrs, slog.String("refused_for", o.reason))
 		}
 	}
+	if unlogged > 0 {
+		attrs = append(attrs, slog.Int("unlogged", unlogged)) // refusals for the same reason since the last line
+	}
 	var d *denial
 	if errors.As(err, &d) && d.detail != "" {
 		attrs = append(attrs, slog.String("detail", d.detail))
@@ -442,6 +452,17 @@ func (a *API) logRequest(q *request, status int, took time.Duration, err error) 
 		}
 	}
 	a.log.LogAttrs(context.WithoutCancel(q.http.Context()), level, "request", attrs...)
+}
+
+// refused reports whether the log has a bounded number of lines of such an error. It has a line of each failed change
+// that came with an admin token, and of each refused unit, for which systemd shows no reason.
+func (q *request) refused(err error) bool {
+	if err == nil || unitOf(q.http.Context()) != nil {
+		return false
+	}
+	status := outcomeOf(err).status
+	change := q.route != nil && q.route.admin && status != http.StatusForbidden
+	return status >= 400 && status < 500 && !change
 }
 
 // shortMethod keeps an invented method from filling the log.

@@ -202,6 +202,10 @@ func TestWaitsAreBounded(t *testing.T) {
 		options = append(options, header("If-None-Match", etag(versionID)))
 		rec := ask(t, h, "GET", "/v1/secrets/db/password?wait=5m", "", options...)
 		wantStatus(t, rec, 429, "too_many_waits")
+		if page := ask(t, c.api.HealthHandler(), "GET", "/metrics", "").Body.String(); !strings.Contains(page,
+			`vaultd_http_limited_total{limit="waits"} `) || strings.Contains(page, `limit=""`) {
+			t.Error("the refused wait is not counted as one")
+		}
 		if got := rec.Header().Get("Retry-After"); got != "10" {
 			t.Errorf("got Retry-After %q, want 10", got)
 		}

@@ -22,6 +22,10 @@ var ErrUntouched = errors.New("nothing was changed at the target")
 // earlier attempt that crashed.
 var ErrCandidateInPlace = errors.New("the target has the new value")
 
+// ErrNever is in an error that the next attempt would have too, until an operator has changed the rotator, its target
+// or the configuration of vaultd: a superuser as the role, a host that is not listed. The job fails at once.
+var ErrNever = errors.New("another attempt would end in the same way")
+
 // Change is one attempt to set a candidate at its target. The candidate was sealed in the job before the first attempt,
 // so every attempt of a job has the same one, and an attempt continues where an earlier one ended.
 //

@@ -205,7 +205,7 @@ func generate(job vault.Rotation) ([]byte, error) {
 // candidate: otherwise a test that cannot pass would leave readers with a value that no longer works.
 func (w *Worker) fourSteps(ctx context.Context, job vault.Rotation) (receipt vault.Receipt, err error) {
 	if w.Target == nil {
-		return receipt, errors.New("this daemon has no rotators")
+		return receipt, fmt.Errorf("this daemon has no rotators (%w)", ErrNever)
 	}
 	current, err := w.Vault.RotatingValue(ctx, job)
 	if err != nil {
@@ -309,7 +309,7 @@ func (w *Worker) giveBack(ctx context.Context, log *slog.Logger, job vault.Rotat
 	ctx, cancel := context.WithTimeout(ctx, giveBackTimeout)
 	defer cancel()
 	var retryIn *time.Duration
-	if failures := job.Failures + 1; failures < maxAttempts {
+	if failures := job.Failures + 1; failures < maxAttempts && !errors.Is(reason, ErrNever) {
 		wait := backoff(failures, rand.Float64)
 		retryIn = &wait
 		w.Metrics.settled("failed")

@@ -83,6 +83,7 @@ func Run(t *testing.T, dir string) {
 				"credential":   h.cmdCredential,
 				"everycommand": h.cmdEveryCommand, "hostile": h.cmdHostile,
 				"load": h.cmdLoad, "reads": h.cmdReads, "plans": h.cmdPlans,
+				"watched": h.cmdWatched,
 			},
 		})
 	})

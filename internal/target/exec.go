@@ -121,7 +121,7 @@ func checkOwned(path string, info os.FileInfo) error {
 func (t *Targets) exec(ctx context.Context, step string, s Spec, c rotation.Change) error {
 	argv, ok := t.programs[s.program]
 	if !ok {
-		return untouched{fmt.Errorf("no program %q under [exec_rotators] in vaultd's configuration", s.program)}
+		return untouched{never{fmt.Errorf("no program %q under [exec_rotators] in vaultd's configuration", s.program)}}
 	}
 	err := checkFile(s.program, argv[0]) // it may have been changed since vaultd started
 	if err == nil {

@@ -339,10 +339,10 @@ func checkAlterable(ctx context.Context, tx pgx.Tx, role string) error {
 	case err != nil:
 		return err
 	case self:
-		return errors.New("it is the role that the administrator's connection logs in as; " +
-			"the next attempt would be locked out")
+		return never{errors.New("it is the role that the administrator's connection logs in as; " +
+			"the next attempt would be locked out")}
 	case super:
-		return errors.New("it is a superuser")
+		return never{errors.New("it is a superuser")}
 	case !login:
 		return errors.New("it may not log in (NOLOGIN)")
 	case expired:

@@ -17,6 +17,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/hyperiondb/vault/internal/rotation"
 )
 
 const (
@@ -176,7 +178,7 @@ func (p postgres) connect(ctx context.Context, s server, methods string,
 	for i := range s.hosts {
 		at, _ := place(s.hosts[i], s.ports[i], postgresPort)
 		if err := p.hosts.allow(at); err != nil {
-			return nil, &refusal{text: err.Error()}
+			return nil, &refusal{text: err.Error(), never: true}
 		}
 	}
 	c, err := p.config(s)
@@ -197,6 +199,7 @@ func (p postgres) connect(ctx context.Context, s server, methods string,
 // later connections must reach the same server.
 func (p postgres) primary(ctx context.Context, s server) (*pgx.Conn, server, error) {
 	var why error
+	hopeless := true // each of the hosts
 	for i := range s.hosts {
 		one := s
 		one.hosts, one.ports = s.hosts[i:i+1], s.ports[i:i+1]
@@ -208,7 +211,10 @@ func (p postgres) primary(ctx context.Context, s server) (*pgx.Conn, server, err
 			}
 			return conn, one, nil
 		}
-		why = errors.Join(why, err)
+		why, hopeless = errors.Join(why, err), hopeless && errors.Is(err, rotation.ErrNever)
+	}
+	if hopeless {
+		return nil, s, never{oneLine(why)}
 	}
 	return nil, s, oneLine(why)
 }
@@ -260,14 +266,18 @@ type refusal struct {
 	text   string
 	code   string
 	proven bool // the server had accepted the password
+	never  bool // it is rotation.ErrNever
 }
+
+// Is makes a refusal rotation.ErrNever.
+func (r *refusal) Is(target error) bool { return r.never && target == rotation.ErrNever }
 
 func (r *refusal) Error() string { return r.text }
 
 // explain keeps the reason, and nothing of the connection string but the address. A server's text is not trusted: it is
 // cut to 200 bytes, and the password in it is replaced.
 func (s server) explain(err error, accepted bool) *refusal {
-	r := &refusal{text: err.Error()}
+	r := &refusal{text: err.Error(), never: errors.Is(err, rotation.ErrNever)}
 	var refused *pgconn.PgError
 	var connecting *pgconn.ConnectError
 	switch {

@@ -122,10 +122,10 @@ func (t *Targets) Restore(ctx context.Context, spec string, c rotation.Change) e
 func (t *Targets) step(ctx context.Context, step, spec string, c rotation.Change) (found rotation.Found, err error) {
 	s, err := parseStored(spec)
 	if err != nil {
-		return 0, untouched{err}
+		return 0, untouched{never{err}}
 	}
 	if s.Opens() == c.Secret {
-		return 0, untouched{fmt.Errorf("%s: %q cannot be rotated with its own value", s.kind, c.Secret)}
+		return 0, untouched{never{fmt.Errorf("%s: %q cannot be rotated with its own value", s.kind, c.Secret)}}
 	}
 	do, ok := map[string]doStep{kindPostgresRole: t.postgresRole, kindWebhook: stepsOf(t.webhook),
 		kindExec: stepsOf(t.exec)}[s.kind]
@@ -231,6 +231,11 @@ func (n notAccepted) Unwrap() error { return n.error }
 type untouched struct{ error }
 
 func (u untouched) Unwrap() []error { return []error{u.error, rotation.ErrUntouched} }
+
+// never is an error that passes only if an operator changes something.
+type never struct{ error }
+
+func (n never) Unwrap() []error { return []error{n.error, rotation.ErrNever} }
 
 // inPlace is the error of a Check that cannot be tested at a target that has the candidate.
 type inPlace struct{ error }

@@ -107,7 +107,7 @@ func (t *Targets) hookRequest(ctx context.Context, step string, s Spec, c rotati
 		return nil, errors.New("url= is not a URL with a host")
 	}
 	if err := t.hooks.hosts.allow(at); err != nil {
-		return nil, err
+		return nil, never{err}
 	}
 	key, err := t.openSecret(ctx, s.key)
 	if err != nil {

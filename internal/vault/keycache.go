@@ -48,6 +48,20 @@ type keyCache struct {
 	of     map[uuid.UUID]cacheKey // by version: its entry in keys
 	sweep  *time.Timer            // nil while nothing is cached
 	closed bool
+	hits   uint64
+	misses uint64
+}
+
+// KeyCacheStats describes the cache of data keys.
+type KeyCacheStats struct {
+	Hits, Misses uint64 // of reads and verifies; one that compares several versions counts for each
+	Keys         int    // cached now
+}
+
+func (c *keyCache) stats() KeyCacheStats {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return KeyCacheStats{c.hits, c.misses, c.keys.Len()}
 }
 
 type cachedKey struct {
@@ -76,7 +90,7 @@ func (c *keyCache) dropped(k cacheKey, cached *cachedKey) {
 func (c *keyCache) fetch(ctx context.Context, k cacheKey,
 	unwrap func(context.Context) (*envelope.Key, error)) (*envelope.Key, error) {
 	result := c.calls.DoChan(string(k.versionID[:])+string(k.wrapped[:]), func() (any, error) {
-		if key := c.lookup(k); key != nil { // an earlier call ended between the miss and the start of this one
+		if key := c.copyOf(k); key != nil { // an earlier call ended between the miss and the start of this one
 			key.Wipe()
 			return nil, nil
 		}
@@ -98,16 +112,34 @@ func (c *keyCache) fetch(ctx context.Context, k cacheKey,
 			return nil, r.Err
 		}
 	}
-	if key := c.lookup(k); key != nil {
+	if key := c.copyOf(k); key != nil {
 		return key, nil
 	}
 	return unwrap(ctx) // it was evicted since the call: the cache is smaller than the number of readers
 }
 
-// lookup returns a copy, which the caller wipes; nil if there is none.
+// lookup begins a read: it counts, and returns a copy, which the caller wipes; nil if there is none.
 func (c *keyCache) lookup(k cacheKey) *envelope.Key {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	key := c.find(k)
+	if key != nil {
+		c.hits++
+	} else {
+		c.misses++
+	}
+	return key
+}
+
+// copyOf is lookup without counting.
+func (c *keyCache) copyOf(k cacheKey) *envelope.Key {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.find(k)
+}
+
+// find is called with mu held.
+func (c *keyCache) find(k cacheKey) *envelope.Key {
 	cached, ok := c.keys.Get(k)
 	if !ok || !c.now().Before(cached.until) {
 		return nil

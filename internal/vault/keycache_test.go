@@ -114,3 +114,26 @@ func TestMissesAreCollapsed(t *testing.T) {
 		t.Errorf("got %v, want the KMS's error", err)
 	}
 }
+
+// A read counts once, whether it shares the call of another or not.
+func TestHitsAndMissesAreOfReads(t *testing.T) {
+	c := newKeyCache(10, time.Minute, time.Now)
+	defer c.close()
+	k := cacheKey{versionID: uuid.New()}
+	read := func() {
+		t.Helper()
+		if c.lookup(k) != nil {
+			return
+		}
+		_, err := c.fetch(t.Context(), k, func(context.Context) (*envelope.Key, error) { return &envelope.Key{}, nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 3 {
+		read()
+	}
+	if got, want := c.stats(), (KeyCacheStats{Hits: 2, Misses: 1, Keys: 1}); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}

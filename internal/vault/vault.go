@@ -89,6 +89,14 @@ func (v *Vault) KeptRows() (rowcache.Stats, bool) {
 	return v.rows.Stats(), true
 }
 
+// CachedKeys describes the cache of data keys; false if it is off.
+func (v *Vault) CachedKeys() (KeyCacheStats, bool) {
+	if v.cache == nil {
+		return KeyCacheStats{}, false
+	}
+	return v.cache.stats(), true
+}
+
 // Ping checks that the local node answers and that its schema fits.
 func (v *Vault) Ping(ctx context.Context) error { return v.reader.Ping(ctx) }
 

@@ -1,15 +1,20 @@
--- Counts and health, without names. Works on a standby, where it includes the replay position. Every scrape calls it,
--- so it counts in indexes and reads no table whole.
-CREATE OR REPLACE FUNCTION vault.status() RETURNS jsonb
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = on
-SET jit = off AS $$
+-- The prefixes whose names the session's role may read, none within another; null if it may see the whole vault: with a
+-- grant without a prefix, a worker, an auditor, the owner, a superuser. The role is that of the login, with all that it
+-- could become by SET ROLE: in here current_user is the owner.
+CREATE OR REPLACE FUNCTION vault._visible_prefixes() RETURNS text[]
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  WITH own AS (SELECT DISTINCT prefix FROM vault.service_scope WHERE pg_has_role(session_user, role_id, 'MEMBER'))
+  SELECT CASE WHEN pg_has_role(session_user, 'vault_owner', 'MEMBER')
+      OR pg_has_role(session_user, 'vault_worker', 'MEMBER') OR pg_has_role(session_user, 'vault_auditor', 'MEMBER')
+      OR EXISTS (SELECT FROM own WHERE prefix = '') THEN NULL
+    ELSE ARRAY(SELECT o.prefix FROM own o
+        WHERE NOT EXISTS (SELECT FROM own w WHERE o.prefix ^@ w.prefix AND o.prefix <> w.prefix)) END
+$$;
+
+-- The counts of the whole vault. Every scrape calls it, so it counts in indexes and reads no table whole.
+CREATE OR REPLACE FUNCTION vault._all_totals() RETURNS jsonb
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = on SET jit = off AS $$
   SELECT jsonb_build_object(
-    'role', CASE WHEN pg_is_in_recovery() THEN 'standby' ELSE 'primary' END,
-    'node', nullif(current_setting('cluster_name'), ''),
-    'server_version', current_setting('server_version'),
-    'cluster_id', c.cluster_id,
-    'schema_version', c.installed_version,
-    'compatible_since', c.schema_version,
     'secrets', (SELECT count(*) FROM vault.secrets) - (SELECT count(*) FROM vault.secrets WHERE deleted_at IS NOT NULL),
     'deleted', (SELECT count(*) FROM vault.secrets WHERE deleted_at IS NOT NULL),
     'live_versions', (SELECT count(*) FROM vault.secret_versions WHERE expires_at IS NULL)
@@ -31,16 +36,65 @@ SET jit = off AS $$
                               OR vault._in_window(s.rotation_window, now() - interval '5 minutes'))),
     'rotations_paused', (SELECT count(*) FROM vault.secrets WHERE rotation_paused_at IS NOT NULL
         AND deleted_at IS NULL),
+    -- or the failure lasts
+    'round_failures', (SELECT count(*) FROM vault.round_failures WHERE code NOT IN ('40001', '40P01', '55P03')
+        OR times > 3),
+    'next_rotation_at', (SELECT min(next_rotation_at) FROM vault.secrets WHERE deleted_at IS NULL))
+$$;
+
+-- The counts of the names under these prefixes, of which none is within another. A prefix is a range of the index.
+CREATE OR REPLACE FUNCTION vault._own_totals(p_prefixes text[]) RETURNS jsonb
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = on SET jit = off AS $$
+  SELECT jsonb_build_object(
+    'secrets', s.live, 'deleted', s.deleted, 'rotations_overdue', s.overdue, 'rotations_paused', s.paused,
+    'next_rotation_at', s.next,
+    'live_versions', (SELECT count(*) FROM unnest(p_prefixes) AS p (prefix) JOIN vault.secret_versions v
+        ON v.name >= p.prefix COLLATE "C" AND v.name < p.prefix || '~' COLLATE "C"
+        WHERE v.expires_at IS NULL OR v.removed_at IS NULL AND v.expires_at > now()),
+    'tokens', (SELECT count(*) FROM vault.admin_tokens t WHERE revoked_at IS NULL
+        AND (expires_at IS NULL OR expires_at > now()) AND t.scope ^@ ANY (p_prefixes)
+      AND NOT EXISTS (SELECT FROM vault.token_revocations r WHERE r.token_id = t.id)),
+    'wrong_proofs', 0,
+    'refused_last_hour', (SELECT coalesce(sum(refused), 0) FROM vault.refusals
+        WHERE minute > now() - interval '1 hour' AND db_role = session_user),
+    'rotations_queued', (SELECT count(*) FROM vault.rotation_jobs WHERE state = 'queued' AND name ^@ ANY (p_prefixes)),
+    'rotations_claimed', (SELECT count(*) FROM vault.rotation_jobs WHERE state = 'claimed'
+        AND name ^@ ANY (p_prefixes)),
+    'rotations_failed', (SELECT count(*) FROM vault.rotation_jobs j JOIN vault.secrets x ON x.id = j.secret_id
+        WHERE j.state = 'failed' AND j.from_version = x.current_version AND x.deleted_at IS NULL
+          AND j.name ^@ ANY (p_prefixes)),
+    'round_failures', (SELECT count(*) FROM vault.round_failures
+        WHERE (code NOT IN ('40001', '40P01', '55P03') OR times > 3)
+          AND (subject = '' OR part = 'partitions' OR subject ^@ ANY (p_prefixes))))
+  FROM (SELECT count(*) FILTER (WHERE x.deleted_at IS NULL) AS live,
+      count(*) FILTER (WHERE x.deleted_at IS NOT NULL) AS deleted,
+      count(*) FILTER (WHERE x.deleted_at IS NULL AND x.rotation_paused_at IS NOT NULL) AS paused,
+      count(*) FILTER (WHERE x.next_rotation_at < now() - interval '5 minutes' AND vault._may_rotate(x, now())
+        AND (x.rotation_window IS NULL
+          OR vault._in_window(x.rotation_window, now() - interval '5 minutes'))) AS overdue,
+      min(x.next_rotation_at) FILTER (WHERE x.deleted_at IS NULL) AS next
+    FROM unnest(p_prefixes) AS p (prefix) JOIN vault.secrets x
+      ON x.name >= p.prefix COLLATE "C" AND x.name < p.prefix || '~' COLLATE "C") AS s
+$$;
+
+-- Counts and health, without names. Works on a standby, where it includes the replay position. A role with prefixes
+-- gets the counts of the names under them.
+CREATE OR REPLACE FUNCTION vault.status() RETURNS jsonb
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = on
+SET jit = off AS $$
+  SELECT jsonb_build_object(
+    'role', CASE WHEN pg_is_in_recovery() THEN 'standby' ELSE 'primary' END,
+    'node', nullif(current_setting('cluster_name'), ''),
+    'server_version', current_setting('server_version'),
+    'cluster_id', c.cluster_id,
+    'schema_version', c.installed_version,
+    'compatible_since', c.schema_version,
     'max_rotations', c.max_rotations,
     'keep_jobs_days', c.keep_jobs_days,
     'keep_versions_days', c.keep_versions_days,
     'held_locks', CASE WHEN NOT pg_is_in_recovery() THEN vault._held_locks() END,
-    -- or the failure lasts
-    'round_failures', (SELECT count(*) FROM vault.round_failures WHERE code NOT IN ('40001', '40P01', '55P03')
-        OR times > 3),
     'unsupervised_seconds', (SELECT greatest(extract(epoch FROM h.at - h.supervised_at), 0)::float8
         FROM vault.heartbeat h),
-    'next_rotation_at', (SELECT min(next_rotation_at) FROM vault.secrets WHERE deleted_at IS NULL),
     'standbys', CASE WHEN NOT pg_is_in_recovery() THEN (SELECT count(*) FROM pg_stat_replication) END,
     'synchronous_standby_names', CASE WHEN NOT pg_is_in_recovery()
         THEN current_setting('synchronous_standby_names') END,
@@ -49,5 +103,6 @@ SET jit = off AS $$
     'durability', CASE WHEN NOT pg_is_in_recovery() THEN vault._durability() END,
     'replayed_until', CASE WHEN pg_is_in_recovery() THEN pg_last_xact_replay_timestamp() END,
     'lsn', CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END)
-  FROM vault.config c
+    || CASE WHEN own.prefixes IS NULL THEN vault._all_totals() ELSE vault._own_totals(own.prefixes) END
+  FROM vault.config c, (SELECT vault._visible_prefixes() OFFSET 0) AS own (prefixes)
 $$;
