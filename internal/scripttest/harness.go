@@ -1,5 +1,13 @@
-// Package scripttest runs the scripts of testdata/script with the real binaries against real PostgreSQL clusters. Only
-// the test in the module's root imports it; testdata/script/README.md lists the commands that scripts have.
+// Package scripttest runs the scripts of testdata/script with the real binaries against real PostgreSQL clusters, and
+// the shell blocks of the documents ([RunPages]). testdata/script/README.md lists the commands that scripts have.
+//
+// # Pages
+//
+// A page is run as its reader reads it: block after block in one folder and one environment. A fence says after the
+// language what the block is: on=MACHINE, of that machine; file=NAME, a part of a file; exit=CODE, of the last command;
+// keys=KEYS, typed into a program that takes the terminal; "not run: REASON", where CI lacks something. In a block of
+// console, lines after a command are its output; numbers and ids in it may be others. What the reader has before the
+// first block, and which names of the page stand for what, is in worlds.
 package scripttest
 
 import (
@@ -34,6 +42,7 @@ type harness struct {
 	bin     string // folder of vaultctl and vaultd
 	probe   string // folder of the client's probe
 	module  string // this module's folder
+	surface *surface
 
 	fragileVaultd      func() (string, error) // vaultd with failpoints, built when first needed
 	previous           func() error           // builds the previous release into previousBin
@@ -87,6 +96,24 @@ func Run(t *testing.T, dir string) {
 		})
 	})
 	h.checkCanary(t)
+	h.checkSurface(t, dir)
+}
+
+// checkSurface reports answers that docs/openapi.yaml does not describe and, where every script ran, what it describes
+// and no daemon answered.
+func (h *harness) checkSurface(t *testing.T, dir string) {
+	for _, wrong := range h.surface.wrong {
+		t.Errorf("docs/openapi.yaml: %s", wrong)
+	}
+	scripts, err := filepath.Glob(filepath.Join(dir, "*.txtar"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(h.scripts) == len(scripts) {
+		for _, operation := range h.surface.unanswered() {
+			t.Errorf("docs/openapi.yaml: no script has a good answer from %s", operation)
+		}
+	}
 }
 
 func newHarness(t *testing.T) *harness {
@@ -99,6 +126,10 @@ func newHarness(t *testing.T) *harness {
 		t.Fatal(err)
 	}
 	module, err := testfolder.Module()
+	if err != nil {
+		t.Fatal(err)
+	}
+	described, err := loadSurface(filepath.Join(module, "docs", "openapi.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,7 +146,8 @@ func newHarness(t *testing.T) *harness {
 			t.Errorf("removing the test cluster: %v", err)
 		}
 	})
-	return &harness{program: program, bin: bin, probe: probe, module: module, scripts: map[string]*session{},
+	return &harness{program: program, bin: bin, probe: probe, module: module, surface: described,
+		scripts:       map[string]*session{},
 		fragileVaultd: buildFragile(t.TempDir()), previous: buildPrevious(module, previous), previousBin: previous,
 		everyCommandListed: sync.OnceValue(func() error { return everyCommandListed(bin) })}
 }
