@@ -16,7 +16,7 @@ GO_TEST = tools/shared $(GO) test -count=1 -timeout $(TIMEOUT) -p $$(($(PROCESSO
 export VAULT_TEST_PG := $(PG)
 
 .DEFAULT_GOAL := help
-.PHONY: help build compat compile dev test packages times test-pg check static fmt vet staticcheck style race bench cover fuzz chaos postgres nacl
+.PHONY: help build compat compile dev test packages times test-pg check static fmt vet staticcheck style race bench cover fuzz chaos postgres pages
 .PHONY: promtool package package-test client dotenv-table bench-go bench-scale bench-reads extension install-extension test-cron bench-audit captures
 
 help: ## Show this list
@@ -45,16 +45,16 @@ install-extension: extension ## Copy the extension into a server's share folder 
 dev: postgres build ## Start a local primary, a standby, a key and a daemon per node (Ctrl-C stops, .dev keeps)
 	@bin/vaultctl dev --dir .dev
 
-test: postgres nacl promtool client ## Run every test and every script, on the newest PostgreSQL found (or PG=N)
+test: postgres pages promtool client ## Run every test and every script, on the newest PostgreSQL found (or PG=N)
 	$(GO_TEST) $(PACKAGES)
 
-times: postgres nacl promtool ## The same, and a table: package, seconds of processor, seconds on the clock (RACE=-race: as make check)
+times: postgres pages promtool ## The same, and a table: package, seconds of processor, seconds on the clock (RACE=-race: as make check)
 	@file="$$(mktemp)"; trap 'rm -f "$$file"' EXIT; \
 	  GORACE=atexit_sleep_ms=0 TIMES="$$file" $(GO_TEST) $(RACE) -exec "$(CURDIR)/tools/timed" $(PACKAGES); code=$$?; \
 	  printf '%-28s %8s %8s\n' package CPU clock; LC_ALL=C sort -k2,2 -rn "$$file" | awk \
 	    '{printf "%-28s %8.1f %8.1f\n", $$1, $$2, $$3; cpu += $$2} END {printf "%-28s %8.1f\n", "all", cpu}'; exit $$code
 
-packages: postgres nacl promtool ## PACKAGES="./internal/db ..." only: not vetted, and without the client's module
+packages: postgres pages promtool ## PACKAGES="./internal/db ..." only: not vetted, and without the client's module
 	$(GO_TEST) -vet=off $(PACKAGES)
 
 test-pg: ## The same on one version: make test-pg PG=15
@@ -107,7 +107,7 @@ style: ## Fail if a line or the wording breaks the rules of CONTRIBUTING.md
 
 # Without GORACE a program under the race detector waits a second at its end, and scripts run two thousand of them. The target
 # vet does go test's vetting.
-race: postgres nacl promtool client ## Every test and every script under the race detector, the binaries too
+race: postgres pages promtool client ## Every test and every script under the race detector, the binaries too
 	GORACE=atexit_sleep_ms=0 $(GO_TEST) -race -vet=off $(PACKAGES)
 
 ROUNDS ?= 5
@@ -168,5 +168,5 @@ postgres: ## Install PostgreSQL's server binaries if they are missing (18, else 
 promtool: ## Install Debian's promtool if it is missing: a test checks the rules and queries for Prometheus with it
 	@tools/install-promtool
 
-nacl: ## Install python3-nacl if it is missing: a test opens and seals rows without the vault's code
-	@tools/install-nacl
+pages: ## Install what the test of the documents takes: Debian's PostgreSQL 15, curl, jq, zstd, python3-nacl
+	@tools/install-pages

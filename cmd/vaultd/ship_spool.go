@@ -85,7 +85,11 @@ func shipSpool(ctx context.Context, c Config, dir string, asNew bool, out io.Wri
 		return fmt.Errorf("%q: %w", dir, err)
 	}
 	defer s.Close()
-	return drainSpool(ctx, &spool.Shipper{Spool: s, Primary: auditLog, Log: log}, kept, asNew, out)
+	var to spool.Archive // nil without an archive, which a nil *archive.Archive in it would not be
+	if kept != nil {
+		to = kept
+	}
+	return drainSpool(ctx, &spool.Shipper{Spool: s, Primary: auditLog, Log: log}, to, asNew, out)
 }
 
 // isSpool refuses a path that is no spool, before anything is made there.

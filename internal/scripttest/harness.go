@@ -1,5 +1,13 @@
-// Package scripttest runs the scripts of testdata/script with the real binaries against real PostgreSQL clusters. Only
-// the test in the module's root imports it; testdata/script/README.md lists the commands that scripts have.
+// Package scripttest runs the scripts of testdata/script with the real binaries against real PostgreSQL clusters, and
+// the shell blocks of the documents ([RunPages]). testdata/script/README.md lists the commands that scripts have.
+//
+// # Pages
+//
+// A page is run as its reader reads it: block after block in one folder and one environment. A fence says after the
+// language what the block is: on=MACHINE, of that machine; file=NAME, a part of a file; exit=CODE, of the last command;
+// keys=KEYS, typed into a program that takes the terminal; "not run: REASON", where CI lacks something. In a block of
+// console, lines after a command are its output; numbers and ids in it may be others. What the reader has before the
+// first block, and which names of the page stand for what, is in worlds.
 package scripttest
 
 import (
@@ -35,6 +43,7 @@ type harness struct {
 	plain   string // folder of a vaultctl without the race detector
 	probe   string // folder of the client's probe
 	module  string // this module's folder
+	surface *surface
 
 	fragileVaultd      func() (string, error) // vaultd with failpoints, built when first needed
 	previous           func() (string, error) // folder of the previous release, built when first needed
@@ -88,6 +97,24 @@ func Run(t *testing.T, dir string) {
 		})
 	})
 	h.checkCanary(t)
+	h.checkSurface(t, dir)
+}
+
+// checkSurface reports answers that docs/openapi.yaml does not describe and, where every script ran, what it describes
+// and no daemon answered.
+func (h *harness) checkSurface(t *testing.T, dir string) {
+	for _, wrong := range h.surface.wrong {
+		t.Errorf("docs/openapi.yaml: %s", wrong)
+	}
+	scripts, err := filepath.Glob(filepath.Join(dir, "*.txtar"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(h.scripts) == len(scripts) {
+		for _, operation := range h.surface.unanswered() {
+			t.Errorf("docs/openapi.yaml: no script has a good answer from %s", operation)
+		}
+	}
 }
 
 func newHarness(t *testing.T) *harness {
@@ -105,6 +132,10 @@ func newHarness(t *testing.T) *harness {
 	if err != nil {
 		t.Fatal(err)
 	}
+	described, err := loadSurface(filepath.Join(module, "docs", "openapi.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	probe := t.TempDir()
 	buildProbe(t, probe, module)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -118,7 +149,8 @@ func newHarness(t *testing.T) *harness {
 			t.Errorf("removing the test cluster: %v", err)
 		}
 	})
-	return &harness{program: program, bin: bin, plain: plain, probe: probe, module: module, scripts: map[string]*session{},
+	return &harness{program: program, bin: bin, plain: plain, probe: probe, module: module, surface: described,
+		scripts:       map[string]*session{},
 		fragileVaultd: buildFragile(t.TempDir()), previous: buildPrevious(module, t.TempDir()),
 		everyCommandListed: sync.OnceValue(func() error { return everyCommandListed(bin) })}
 }

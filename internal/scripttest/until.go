@@ -29,7 +29,7 @@ func (h *harness) cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 				call, want = call[:n-2], call[n-1]
 			}
 			var status int
-			status, body, headers = request(ts, call)
+			status, body, headers = h.request(ts, call)
 			last = fmt.Sprintf("%d %s", status, body)
 			ok = strconv.Itoa(status) == args[1] && regexp.MustCompile(want).MatchString(body)
 		case len(args) == 3 && args[0] == "sql":
