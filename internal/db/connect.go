@@ -177,6 +177,7 @@ func newPool(ctx context.Context, o Options, validate pgconn.ValidateConnectFunc
 	p := &pool{limit: statementTimeout + connectLimit(config.ConnConfig), siblings: o.Siblings}
 	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
 		registerInfinity(conn)
+		registerArrays(conn)
 		pooler.afterConnect(conn)
 		cluster, err := checkSchema(ctx, session{conn})
 		if err == nil {

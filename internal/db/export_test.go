@@ -79,3 +79,5 @@ func InstalledAgain() []vaultsql.File { return vaultsql.Definitions() }
 func CurrentQuery() (with, without string) {
 	return currentQuery, strings.Replace(currentQuery, ", "+accessEpoch, "", 1)
 }
+
+var RegisterArrays = registerArrays

@@ -102,11 +102,14 @@ func (l *Log) ShipWindows(ctx context.Context, w spool.Windows) (spool.Position,
 	if err != nil {
 		return spool.Position{}, err
 	}
+	ago, back, requests, reader := db.Int4Array{Elements: w.Ago}, db.Int4Array{Elements: w.Back}, db.UUIDArray(w.Requests),
+		db.Int2Array(w.Reader)
+	ago.Ahead = back.Size() + requests.Size() + reader.Size()
 	var at position
 	err = primary.Records().Change(ctx, nil, db.Refusal{}, &at,
 		`SELECT vault.ship_windows($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)`,
-		w.Node, w.Boot, w.First, w.Next, w.Lost, w.Previous[:], w.Last[:], w.Seqs, w.Events, readers, rows, w.Ago, w.Back,
-		w.Requests, w.Reader)
+		w.Node, w.Boot, w.First, w.Next, w.Lost, w.Previous[:], w.Last[:], w.Seqs, w.Events, readers, rows, ago, back,
+		requests, reader)
 	if err != nil {
 		renew(primary, err)
 		return spool.Position{}, err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -57,6 +58,17 @@ func (s *Spool) Read(limit int) (Batch, error) {
 }
 
 func (s *Spool) readFrom(wanted uint64, limit int) (Batch, error) {
+	return s.readInto(new(loaded), wanted, limit)
+}
+
+// loaded is the memory of one batch, which the next one uses again.
+type loaded struct {
+	records []Record
+	pieces  [][]byte
+}
+
+// readInto is readFrom. The batch is a part of to.
+func (s *Spool) readInto(to *loaded, wanted uint64, limit int) (Batch, error) {
 	for range 16 { // damaged segments to set aside; the next call continues
 		seg, from, end := s.holding(wanted)
 		b := Batch{Node: nodeName(s.node), Boot: s.boot, First: from}
@@ -65,7 +77,7 @@ func (s *Spool) readFrom(wanted uint64, limit int) (Batch, error) {
 		}
 		b.Lost = from > wanted
 		var err error
-		if b.Records, err = s.load(seg, from, end, limit); err == nil {
+		if b.Records, err = s.load(to, seg, from, end, limit); err == nil {
 			b.Full = len(b.Records) == limit || b.bytes() >= batchBytes
 			return b, nil
 		}
@@ -91,7 +103,7 @@ func (s *Spool) holding(wanted uint64) (seg segment, from, end uint64) {
 
 var errDamaged = errors.New("a record cannot be read")
 
-func (s *Spool) load(seg segment, from, end uint64, limit int) ([]Record, error) {
+func (s *Spool) load(to *loaded, seg segment, from, end uint64, limit int) ([]Record, error) {
 	file, err := s.o.FS.Open(s.path(seg.name))
 	if err != nil {
 		return nil, err
@@ -99,12 +111,13 @@ func (s *Spool) load(seg segment, from, end uint64, limit int) ([]Record, error)
 	defer file.Close()
 	at := s.near(seg, from)
 	last := at
-	var records []Record
+	records := slices.Grow(to.records[:0], int(min(end-from, uint64(limit))))
+	to.records = records
 	var before Hash // of the last of them
 	bytes := 0
-	for at.seq < end && len(records) < limit && bytes < batchBytes {
+	for i := 0; at.seq < end && len(records) < limit && bytes < batchBytes; i++ {
 		room := max(longestFrame, usualFrame*(min(end-at.seq, uint64(limit))))
-		b := make([]byte, min(int64(room), max(seg.size-at.at, 0))) // the events of the records are slices of it
+		b := to.piece(i, min(int64(room), max(seg.size-at.at, 0))) // the events of the records are slices of it
 		n, err := file.ReadAt(b, at.at)
 		if err != nil && !errors.Is(err, io.EOF) {
 			return nil, err
@@ -134,6 +147,16 @@ func (s *Spool) load(seg segment, from, end uint64, limit int) ([]Record, error)
 	}
 	s.cursors = [...]cursor{last, at}
 	return records, nil
+}
+
+func (to *loaded) piece(i int, size int64) []byte {
+	if i == len(to.pieces) {
+		to.pieces = append(to.pieces, nil)
+	}
+	if int64(cap(to.pieces[i])) < size {
+		to.pieces[i] = make([]byte, size)
+	}
+	return to.pieces[i][:size]
 }
 
 // near is where a search for a record begins: where the last Read ended, or at its last record, which a shipper

@@ -262,7 +262,7 @@ func (s *Shipper) shipWindows(ctx context.Context) (n int, full bool, err error)
 	switch took := time.Since(began); {
 	case err != nil, took > quickBatch*4:
 		s.rows = max(s.rows/2, leastRows)
-	case rows.Full && took < quickBatch:
+	case len(rows.Rows)+len(rows.Events) >= s.rows && took < quickBatch:
 		s.rows = min(2*s.rows, mostRows)
 	}
 	if err == nil {

@@ -27,10 +27,11 @@ const (
 	leastRows = 500   // of a batch of windows, on a primary that is slow
 	firstRows = 8192  // of the first one
 	mostRows  = 65536 // on a primary that is fast
-	rowReads  = 32    // reads for each of these: 262,144 reads of the first batch are about 10 MB
-	mostReads = 524288
-	maxText   = 32 << 20 // bytes of the events that are held as text; the primary refuses 64 MiB
-	maxRow    = 500      // reads of a row, which then stays in a page of the primary's table
+	// mostReads bounds the memory of a batch: a read takes 58 bytes while the rows are made, and 110 while they are sent.
+	// More reads are batches of their own, so a thousand names that are read all the time make a row of 120 reads each.
+	mostReads = 120_000
+	maxText   = 8 << 20 // bytes of the events that are held as text; the primary refuses 64 MiB
+	maxRow    = 500     // reads of a row, which then stays in a page of the primary's table
 )
 
 // Windows is consecutive records as rows for the primary: the reads of one secret within a window are one row, every
@@ -81,7 +82,8 @@ type Row struct {
 // ReadWindows returns the records that the primary has not acknowledged as rows of at most a window each, and about so
 // many rows; Next is First if there are none. The caller is that of [Spool.Read].
 func (s *Spool) ReadWindows(window time.Duration, rows int) (Windows, error) {
-	g := grouping{rows: rows, window: min(window, LongestWindow), readers: map[string]int32{}, open: map[rowKey]*group{}}
+	g := grouping{rows: rows, window: min(window, LongestWindow), readers: map[string]int32{}, open: map[rowKey]int32{}}
+	var records loaded
 	for g.out.Next == 0 || !g.full() {
 		wanted := g.out.Next
 		if wanted == 0 {
@@ -89,7 +91,7 @@ func (s *Spool) ReadWindows(window time.Duration, rows int) (Windows, error) {
 			wanted = s.acknowledged
 			s.mu.Unlock()
 		}
-		b, err := s.readFrom(wanted, shipBatch)
+		b, err := s.readInto(&records, wanted, shipBatch)
 		if err != nil {
 			return Windows{}, err
 		}
@@ -115,17 +117,21 @@ func (s *Spool) ReadWindows(window time.Duration, rows int) (Windows, error) {
 	return g.out, nil
 }
 
-// grouping collects records into rows.
+// grouping collects records into rows. It has no pointer for each read, and copies none when it grows: a batch has many
+// times more reads than anything else that vaultd holds.
 type grouping struct {
 	rows    int // after which the batch is full
 	window  time.Duration
 	out     Windows
 	readers map[string]int32 // by what makes a reader, as JSON
-	open    map[rowKey]*group
-	groups  []*group
-	reads   int
+	open    map[rowKey]int32 // an index into groups
+	groups  []group
+	parts   []*part // of the reads, all but the last full
+	reads   int     // in parts
+	records int
 	text    int    // bytes of events
 	key     []byte // of the newest reader, and its buffer
+	order   []int32
 }
 
 // rowKey is what the reads of a row have in common.
@@ -134,61 +140,91 @@ type rowKey struct{ action, secret string }
 // group is the reads of a row.
 type group struct {
 	rowKey
-	event          string // of the first
+	event          string // of the first read, until there is a second
+	first          time.Time
 	oldest, newest time.Time
-	reads          []read
+	last           int32 // the read that was added last, from which the others follow
+	count          int
 }
 
+// read is one of a group.
 type read struct {
-	seq     uint64
-	at      time.Time
 	request uuid.UUID
+	at      int32 // microseconds after the first read of the group
+	number  int32 // counted from the first of the batch
 	reader  int32
+	before  int32 // the read before it in its group; -1: none
 }
+
+// part is a piece of the list of reads, which has none of the slack of one that grows.
+type part [4096]read
 
 func (g *grouping) full() bool {
-	return g.reads >= min(rowReads*g.rows, mostReads) || len(g.groups)+len(g.out.Seqs) >= g.rows || g.text >= maxText
+	return g.records >= mostReads || len(g.groups)+len(g.out.Seqs) >= g.rows || g.text >= maxText
 }
 
 func (g *grouping) add(r Record) {
-	g.reads++
+	g.records++
 	e, ok := parseShared(r.Event)
 	if !ok {
 		g.text += len(r.Event)
 		g.alone(r.Seq, string(r.Event))
 		return
 	}
-	at := g.open[rowKey{string(e.action), string(e.secret)}]
-	if at == nil || !at.takes(e.at, g.window) {
-		at = &group{rowKey: rowKey{string(e.action), string(e.secret)}, event: string(r.Event)}
-		g.text += len(r.Event)
-		g.open[at.rowKey] = at
-		g.groups = append(g.groups, at)
+	i, known := g.open[rowKey{string(e.action), string(e.secret)}]
+	if !known || !g.groups[i].takes(e.at, g.window) {
+		i = g.begin(e, r.Event)
 	}
-	at.add(read{r.Seq, e.at, e.request, g.reader(e)})
+	at := &g.groups[i]
+	if at.count == 1 {
+		g.text -= len(at.event)
+		at.event = ""
+	}
+	at.oldest, at.newest = earliest(at.oldest, e.at), latest(at.newest, e.at)
+	at.last = g.keep(read{request: e.request, at: int32(e.at.Sub(at.first) / time.Microsecond),
+		number: int32(r.Seq - g.out.First), reader: g.reader(e), before: at.last})
+	at.count++
 }
+
+// begin makes a group for a read, and returns its index.
+func (g *grouping) begin(e sharedEvent, event []byte) int32 {
+	at := group{rowKey: rowKey{string(e.action), string(e.secret)}, event: string(event), first: e.at,
+		oldest: e.at, newest: e.at, last: -1}
+	if n, known := g.open[at.rowKey]; known {
+		at.rowKey = g.groups[n].rowKey // the same strings
+	}
+	g.text += len(event)
+	i := int32(len(g.groups))
+	g.groups = append(g.groups, at)
+	g.open[at.rowKey] = i
+	return i
+}
+
+// keep adds a read to the list, and returns its index.
+func (g *grouping) keep(r read) int32 {
+	i := g.reads
+	if i%len(part{}) == 0 {
+		g.parts = append(g.parts, new(part))
+	}
+	*g.read(int32(i)) = r
+	g.reads++
+	return int32(i)
+}
+
+func (g *grouping) read(i int32) *read { return &g.parts[i/int32(len(part{}))][i%int32(len(part{}))] }
 
 // takes reports whether a read belongs to the group: its reads are within a window, also if a clock was set back, and
 // in one month, because the months of the log are pruned one by one.
 func (g *group) takes(at time.Time, window time.Duration) bool {
-	oldest, newest := g.oldest, g.newest
-	if at.Before(oldest) {
-		oldest = at
-	}
-	if at.After(newest) {
-		newest = at
-	}
-	return len(g.reads) < maxRow && newest.Sub(oldest) < window && oldest.Month() == newest.Month()
+	oldest, newest := earliest(g.oldest, at), latest(g.newest, at)
+	return g.count < maxRow && newest.Sub(oldest) < window && oldest.Month() == newest.Month()
 }
 
-func (g *group) add(r read) {
-	if g.oldest.IsZero() || r.at.Before(g.oldest) {
-		g.oldest = r.at
+func earliest(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
 	}
-	if r.at.After(g.newest) {
-		g.newest = r.at
-	}
-	g.reads = append(g.reads, r)
+	return a
 }
 
 func (g *grouping) alone(seq uint64, event string) {
@@ -219,28 +255,47 @@ func (g *grouping) reader(e sharedEvent) int32 {
 
 // finish makes rows of the groups. A read that is alone is the event that it was.
 func (g *grouping) finish() {
-	for _, at := range g.groups {
-		if len(at.reads) == 1 {
-			g.alone(at.reads[0].seq, at.event)
-			continue
+	rows, earlier := 0, 0
+	for i := range g.groups {
+		if n := g.groups[i].count; n > 1 {
+			rows, earlier = rows+1, earlier+n-1
 		}
-		g.row(at)
+	}
+	if rows > 0 {
+		g.out.Rows = make([]Row, 0, rows)
+		g.out.Ago, g.out.Back = make([]int32, 0, earlier), make([]int32, 0, earlier)
+		g.out.Requests, g.out.Reader = make([][16]byte, 0, earlier), make([]int16, 0, earlier)
+	}
+	for i := range g.groups {
+		if at := &g.groups[i]; at.count == 1 {
+			g.alone(g.out.First+uint64(g.read(at.last).number), at.event)
+		} else {
+			g.row(at)
+		}
 	}
 }
 
 func (g *grouping) row(at *group) {
-	slices.SortFunc(at.reads, func(a, b read) int { return cmp.Or(b.at.Compare(a.at), cmp.Compare(b.seq, a.seq)) })
-	newest, earlier := at.reads[0], at.reads[1:]
-	row := Row{At: newest.at, Seq: newest.seq, Action: at.action, Secret: at.secret, Request: newest.request,
-		Own: newest.reader, Earlier: len(earlier)}
-	for _, r := range earlier {
+	g.order = g.order[:0]
+	for i := at.last; i >= 0; i = g.read(i).before {
+		g.order = append(g.order, i)
+	}
+	slices.SortFunc(g.order, func(i, j int32) int {
+		a, b := g.read(i), g.read(j)
+		return cmp.Or(cmp.Compare(b.at, a.at), cmp.Compare(b.number, a.number))
+	})
+	newest, earlier := g.read(g.order[0]), g.order[1:]
+	row := Row{At: at.newest, Seq: g.out.First + uint64(newest.number), Action: at.action, Secret: at.secret,
+		Request: newest.request, Own: newest.reader, Earlier: len(earlier)}
+	for _, i := range earlier {
+		r := g.read(i)
 		n := slices.Index(row.Readers, r.reader)
 		if n < 0 {
 			n = len(row.Readers)
 			row.Readers = append(row.Readers, r.reader)
 		}
-		g.out.Ago = append(g.out.Ago, int32(newest.at.Sub(r.at)/time.Microsecond))
-		g.out.Back = append(g.out.Back, int32(int64(newest.seq)-int64(r.seq)))
+		g.out.Ago = append(g.out.Ago, newest.at-r.at)
+		g.out.Back = append(g.out.Back, newest.number-r.number)
 		g.out.Requests = append(g.out.Requests, r.request)
 		g.out.Reader = append(g.out.Reader, int16(n+1))
 	}
