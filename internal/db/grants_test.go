@@ -23,7 +23,8 @@ func mustSettle(t *testing.T, s *vaulttest.Store, restore bool) []db.LostGrant {
 func groupsOf(t *testing.T, s *vaulttest.Store, role string) string {
 	t.Helper()
 	return s.MustQuery(t, `SELECT coalesce(string_agg(m.roleid::regrole || ' by ' || g.rolname, ', '
-		ORDER BY m.roleid::regrole::text), '') FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.grantor WHERE m.member = quote_ident($1)::regrole`, role)
+		ORDER BY m.roleid::regrole::text), '') FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.grantor
+		WHERE m.member = quote_ident($1)::regrole`, role)
 }
 
 // loseGrants does what a restore does that brings the roles without their memberships.
