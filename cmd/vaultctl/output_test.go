@@ -134,7 +134,7 @@ func TestWorriesOfAStatus(t *testing.T) {
 		{db.Status{RotationsQueued: 3, RotationsClaimed: 2, MaxRotations: &one, LagSeconds: &late}, nil, ""},
 		{db.Status{RotationsFailed: 1}, nil, "rotations: 1 failed"},
 		{db.Status{RotationsFailed: 5}, []db.RotationRow{{Name: "a", LastError: "x\x1b"}, {Name: "b", LastError: "y"}},
-			`rotations: 5 failed ("a": x\x1b; "b": y; 3 more)`},
+			`rotations: 5 failed ("a": x?; "b": y; 3 more)`},
 		{db.Status{RotationsOverdue: 4}, nil, "rotations: 4 overdue"},
 		{db.Status{RotationsFailed: 1, RotationsOverdue: 4}, nil, "rotations: 1 failed, 4 overdue"},
 		{db.Status{MaxRotations: &none}, nil, "rotations: all are stopped (vaultctl rotation limit 0)"},

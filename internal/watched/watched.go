@@ -1,5 +1,5 @@
-// Package watched reads deploy/alerts.yaml and deploy/grafana.json, so that tests can hold them against the metrics that
-// running daemons have and against the runbooks of docs/OPERATIONS.md. Only tests import it.
+// Package watched reads deploy/alerts.yaml and deploy/grafana.json, so that tests can hold them against the metrics of
+// running daemons and against the runbooks of docs/OPERATIONS.md. Only tests import it.
 package watched
 
 import (
@@ -58,13 +58,7 @@ func Read(module string) (f Files, err error) {
 		return f, err
 	}
 	var dashboard struct {
-		Panels     []Panel
-		Templating struct {
-			List []struct {
-				Name  string
-				Query any
-			}
-		}
+		Panels []Panel
 	}
 	if err := json.Unmarshal(text, &dashboard); err != nil {
 		return f, fmt.Errorf("grafana.json: %w", err)
@@ -107,7 +101,7 @@ var language = strings.Fields(`up time rate increase changes sum min max count c
 // open are labels whose values come from Prometheus or from requests: a page of metrics need not have all of them.
 var open = []string{"job", "instance", "status", "le"}
 
-// Missing names what the expressions ask for and no page of metrics has: a metric, a label or a label's value. The pages
+// Missing names what the expressions ask for and no page of metrics has: a metric, a label or a label's value. Pages
 // are in Prometheus' text format.
 func (f Files) Missing(pages ...string) []string {
 	known := series(pages)

@@ -124,15 +124,16 @@ func TestPrometheusTakesTheDashboard(t *testing.T) {
 }
 
 func TestMissing(t *testing.T) {
+	const lacks = "alert X: no page has the metric "
 	page := "# HELP vaultd_a x\nvaultd_a{state=\"on\",route=\"GET /x/{name}\"} 1\nvaultd_b 2\n"
 	for expr, want := range map[string]string{
 		`sum by (job) (rate(vaultd_a{job="$job",state="on"}[5m])) > 0`: "",
 		`vaultd_a{route="GET /x/{name}"} and vaultd_b`:                 "",
 		`vaultd_a{state=~"on|off"}`:                                    "",
-		`vaultd_c > 0`:                                                 `alert X: no page has the metric "vaultd_c"`,
+		`vaultd_c > 0`:                                                 lacks + `"vaultd_c"`,
 		`vaultd_b / valutd_b`:                                          `alert X: "valutd_b" is no metric of a vault`,
-		`vaultd_a{state="of"}`:                                         `alert X: no page has the metric "vaultd_a" with the label state="of"`,
-		`vaultd_b{state="on"}`:                                         `alert X: no page has the metric "vaultd_b" with the label state="on"`,
+		`vaultd_a{state="of"}`:                                         lacks + `"vaultd_a" with the label state="of"`,
+		`vaultd_b{state="on"}`:                                         lacks + `"vaultd_b" with the label state="on"`,
 	} {
 		got := strings.Join(Files{Alerts: []Alert{{Name: "X", Expr: expr}}}.Missing(page), "; ")
 		if got != want {
