@@ -10,7 +10,8 @@ import (
 	"github.com/BurntSushi/toml"
 )
 
-// TestTheSettingsOfThePages decodes every block of settings in the documents: its keys are settings, and its values fit.
+// TestTheSettingsOfThePages decodes every block of settings in the documents: its keys are settings, and its values
+// fit.
 func TestTheSettingsOfThePages(t *testing.T) {
 	pages, err := filepath.Glob("../../docs/*.md")
 	if err != nil {
