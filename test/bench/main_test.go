@@ -10,8 +10,12 @@ import (
 
 // TestMain also runs the baselines, which are this program, started again.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == "serve" {
+	switch {
+	case len(os.Args) > 1 && os.Args[1] == "serve":
 		main()
+		return
+	case len(os.Args) > 1 && os.Args[1] == "server":
+		serveStandIn(os.Args[2])
 		return
 	}
 	os.Exit(m.Run())
@@ -50,7 +54,7 @@ func TestRoundsFromEndToEnd(t *testing.T) {
 		}
 		rows[r.cell] = r
 	}
-	for _, subject := range []string{bareHTTP, oneQuery, readOff, readInterval, readAlways, verify, peerRead} {
+	for _, subject := range []string{bareHTTP, oneQuery, readOff, readInterval, readAlways, readAsked, verify, peerRead} {
 		for _, n := range []int{1, 16, 64} {
 			if _, found := rows[cell{subject, n}]; !found {
 				t.Errorf("no row of %s at %d connections", subject, n)
@@ -104,6 +108,11 @@ func TestUsageIsRefused(t *testing.T) {
 		{[]string{"-conns", ""}, "-conns: "},
 		{[]string{"-profile", "/dev/null/x"}, "-profile: "},
 		{[]string{"-quick", "more"}, `unexpected "more"`},
+		{[]string{"sustained", "-for", "10ms"}, "-for: at least 900ms"},
+		{[]string{"sustained", "-only", "nothing"}, "no subject matches"},
+		{[]string{"sustained", "-only", "("}, "-only: "},
+		{[]string{"sustained", "-conns", "0"}, "-conns: "},
+		{[]string{"sustained", "more"}, `unexpected "more"`},
 		{[]string{"serve"}, "serve bare, or serve query"},
 		{[]string{"serve", "other"}, `no baseline "other"`},
 	} {

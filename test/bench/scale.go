@@ -245,7 +245,7 @@ func readAll(ctx context.Context, p *process, names int) error {
 	until, done := context.WithCancel(ctx)
 	defer done()
 	asked := 0
-	_, err := drive(ctx, until, p.address, 64, func() *exchange {
+	_, err := drive(ctx, until, p.address, 64, 0, func() *exchange {
 		name := nameAt(asked % names)
 		if asked++; asked == names {
 			done()
