@@ -26,6 +26,7 @@ const (
 	readFlooded   = "read token, flooded"
 	verify        = "verify"
 	peerRead      = "peer"
+	idle          = "idle" // a daemon without requests
 	put           = "put"
 	putPgbench    = "put, pgbench"
 	rotate        = "rotate"
@@ -138,6 +139,13 @@ func (s *env) subjects(ctx context.Context, o options) ([]subject, error) {
 	if err != nil {
 		return nil, err
 	}
+	if o.wants(idle) {
+		resting, err := s.resting(ctx)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, resting)
+	}
 	if o.peerProgram != "" {
 		made, p, err := s.startPeer(ctx, o.peerProgram)
 		if err != nil {
@@ -243,6 +251,32 @@ func (o options) profiled(subject string, settings []string) []string {
 	}
 	file := filepath.Join(o.profiles, subject+".pprof")
 	return append(slices.Clip(settings), fmt.Sprintf(`cpu_profile = %q`, file))
+}
+
+// resting is a daemon with its usual rounds and no requests, for ten slices. What other daemons make PostgreSQL do
+// counts too, so that this subject is for a run of its own.
+func (s *env) resting(ctx context.Context) (subject, error) {
+	p, err := s.startVaultd(ctx, idle, s.url(daemon), `audit_sync = "interval"`)
+	if err != nil {
+		return subject{}, err
+	}
+	return subject{idle, []int{1}, func(ctx context.Context, _ int, slice time.Duration) (figures, error) {
+		began := time.Now()
+		f, err := s.cost([]int{p.pid()}, func() (int, error) {
+			select {
+			case <-time.After(10 * slice):
+				return 1, nil
+			case <-ctx.Done():
+				return 0, ctx.Err()
+			}
+		})
+		if err != nil {
+			return nil, err
+		}
+		m, err := memoryOf(p.pid())
+		used := (f[daemonCPU] + f[postgresCPU]) / micros(time.Since(began))
+		return figures{corePercent: 100 * used, residentMB: m.Resident, peakMB: m.Peak}, err
+	}}, nil
 }
 
 // drive measures a server for a slice, and the cost of shipping its records afterwards.
