@@ -76,9 +76,10 @@ func (s *env) startPeer(ctx context.Context, program string) (*peer, *process, e
 		return nil, nil, err
 	}
 	// Vault's documentation has these; OpenBao makes them itself.
-	if err := s.cluster.Primary().Exec(ctx, peerDatabase, `CREATE TABLE peer_kv (parent_path text COLLATE "C" NOT NULL,
+	if err := s.cluster.Primary().Exec(ctx, peerDatabase,
+		`CREATE TABLE public.peer_kv (parent_path text COLLATE "C" NOT NULL,
 			path text COLLATE "C", key text COLLATE "C", value bytea, CONSTRAINT peer_kv_pkey PRIMARY KEY (path, key))`,
-		`CREATE INDEX peer_kv_parent ON peer_kv (parent_path)`); err != nil {
+		`CREATE INDEX peer_kv_parent ON public.peer_kv (parent_path)`); err != nil {
 		return nil, nil, err
 	}
 	config := fmt.Sprintf(`disable_mlock = true
