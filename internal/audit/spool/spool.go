@@ -119,6 +119,7 @@ type Spool struct {
 	pending     []Record
 	notes       []audit.Event // to be recorded before anything else
 	refused     int64         // size in bytes of the newest append that was refused
+	numbered    []Record      // of the newest batch, as the following: memory that the next one uses
 	buffer      []byte
 
 	cursors [2]cursor // of Read, which has one caller at a time
