@@ -24,6 +24,8 @@ const (
 	// idle connections, so that requests meanwhile open new ones, and it leaves the least used in front, whose backends
 	// have not mapped the data yet. A changed schema is also noticed when a connection is used.
 	connMaxLifetime = 30 * time.Minute
+	// cachedStatements is more than a session has. pgx makes room for them when it connects: 512, its default, take 37 kB.
+	cachedStatements = 128
 )
 
 // Options of a pool.
@@ -167,6 +169,12 @@ func newPool(ctx context.Context, o Options, validate pgconn.ValidateConnectFunc
 	config.MaxConns = 4
 	if o.MaxConns > 0 {
 		config.MaxConns = int32(o.MaxConns)
+	}
+	if settings["statement_cache_capacity"] == "" {
+		config.ConnConfig.StatementCacheCapacity = cachedStatements
+	}
+	if settings["description_cache_capacity"] == "" {
+		config.ConnConfig.DescriptionCacheCapacity = cachedStatements
 	}
 	config.MaxConnLifetime, config.HealthCheckPeriod = connMaxLifetime, connMaxLifetime
 	pooler := newPooler(o, settings["default_query_exec_mode"] != "")

@@ -43,10 +43,9 @@ type keyCache struct {
 
 	calls singleflight.Group // misses of one key make one KMS call
 
-	mu     sync.Mutex // guards what follows
-	keys   *simplelru.LRU[cacheKey, *cachedKey]
-	of     map[uuid.UUID]cacheKey // by version: its entry in keys
-	sweep  *time.Timer            // nil while nothing is cached
+	mu     sync.Mutex                            // guards what follows
+	keys   *simplelru.LRU[uuid.UUID, *cachedKey] // by version
+	sweep  *time.Timer                           // nil while nothing is cached
 	closed bool
 	hits   uint64
 	misses uint64
@@ -65,24 +64,21 @@ func (c *keyCache) stats() KeyCacheStats {
 }
 
 type cachedKey struct {
+	of    cacheKey
 	key   envelope.Key
 	until time.Time
 }
 
 func newKeyCache(size int, ttl time.Duration, now func() time.Time) *keyCache {
-	c := &keyCache{ttl: ttl, now: now, of: map[uuid.UUID]cacheKey{}}
-	keys, err := simplelru.NewLRU(size, c.dropped)
+	c := &keyCache{ttl: ttl, now: now}
+	// It is called with mu held, after an entry has left keys in any way but being replaced.
+	wipe := func(_ uuid.UUID, cached *cachedKey) { cached.key.Wipe() }
+	keys, err := simplelru.NewLRU(size, wipe)
 	if err != nil {
 		panic(err) // size > 0, see New
 	}
 	c.keys = keys
 	return c
-}
-
-// dropped is called with mu held, after an entry has left keys in any way.
-func (c *keyCache) dropped(k cacheKey, cached *cachedKey) {
-	cached.key.Wipe()
-	delete(c.of, k.versionID)
 }
 
 // fetch unwraps a key that was not found: readers that miss it at the same time share one call. The caller wipes its
@@ -140,8 +136,8 @@ func (c *keyCache) copyOf(k cacheKey) *envelope.Key {
 
 // find is called with mu held.
 func (c *keyCache) find(k cacheKey) *envelope.Key {
-	cached, ok := c.keys.Get(k)
-	if !ok || !c.now().Before(cached.until) {
+	cached, ok := c.keys.Get(k.versionID)
+	if !ok || cached.of != k || !c.now().Before(cached.until) {
 		return nil
 	}
 	key := cached.key
@@ -154,11 +150,8 @@ func (c *keyCache) add(k cacheKey, key *envelope.Key) {
 	if c.closed {
 		return
 	}
-	if old, ok := c.of[k.versionID]; ok {
-		c.keys.Remove(old) // wipes an older copy, and the key under another wrapping
-	}
-	c.keys.Add(k, &cachedKey{key: *key, until: c.now().Add(c.ttl)})
-	c.of[k.versionID] = k
+	c.keys.Remove(k.versionID) // wipes an older copy, and the key under another wrapping
+	c.keys.Add(k.versionID, &cachedKey{of: k, key: *key, until: c.now().Add(c.ttl)})
 	if c.sweep == nil {
 		c.sweep = time.AfterFunc(c.ttl, c.dropExpired)
 	}
@@ -168,9 +161,9 @@ func (c *keyCache) add(k cacheKey, key *envelope.Key) {
 func (c *keyCache) dropExpired() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, k := range c.keys.Keys() {
-		if cached, ok := c.keys.Peek(k); ok && !c.now().Before(cached.until) {
-			c.keys.Remove(k)
+	for _, version := range c.keys.Keys() {
+		if cached, ok := c.keys.Peek(version); ok && !c.now().Before(cached.until) {
+			c.keys.Remove(version)
 		}
 	}
 	c.sweep = nil

@@ -101,26 +101,32 @@ func shipped(ctx context.Context, p *process) error {
 		return err
 	}
 	return poll(ctx, 10*time.Minute, longPause, func() (bool, error) {
-		answer, err := get(ctx, p.health+"/v1/status")
-		if err != nil {
-			return false, err
-		}
-		defer answer.Body.Close()
-		var status struct {
-			Audit struct {
-				Waiting int64  `json:"waiting"`
-				Failing string `json:"failing"`
-				Ships   string `json:"shipping_fails"`
-			} `json:"audit"`
-		}
-		if err := json.NewDecoder(answer.Body).Decode(&status); err != nil {
-			return false, fmt.Errorf("%s: %w", p.name, err)
-		}
-		if trouble := status.Audit.Failing + status.Audit.Ships; trouble != "" {
-			return false, fmt.Errorf("%s does not ship its reads: %s", p.name, trouble)
-		}
-		return status.Audit.Waiting == 0, nil
+		left, err := waiting(ctx, p)
+		return left == 0, err
 	})
+}
+
+// waiting is how many records of a daemon the primary does not have.
+func waiting(ctx context.Context, p *process) (int, error) {
+	answer, err := get(ctx, p.health+"/v1/status")
+	if err != nil {
+		return 0, err
+	}
+	defer answer.Body.Close()
+	var status struct {
+		Audit struct {
+			Waiting int    `json:"waiting"`
+			Failing string `json:"failing"`
+			Ships   string `json:"shipping_fails"`
+		} `json:"audit"`
+	}
+	if err := json.NewDecoder(answer.Body).Decode(&status); err != nil {
+		return 0, fmt.Errorf("%s: %w", p.name, err)
+	}
+	if trouble := status.Audit.Failing + status.Audit.Ships; trouble != "" {
+		return 0, fmt.Errorf("%s does not ship its reads: %s", p.name, trouble)
+	}
+	return status.Audit.Waiting, nil
 }
 
 // endWindow makes a daemon ship the reads of this audit_window now, in the same rows as at the window's end: the record

@@ -16,11 +16,13 @@ const silence = 10 * time.Second
 
 // drive keeps one request in flight on each connection until slice ends, then reads the outstanding answers, which
 // count for the latency and not for the rate. One thread waits for all connections with epoll, because Go's own poller
-// would wake a goroutine for every answer. An answer other than the expected one is an error.
-func drive(ctx, slice context.Context, address string, connections int, next func() *exchange) (load, error) {
+// would wake a goroutine for every answer. An answer other than the expected one is an error. The connections come from
+// that many addresses of the loopback interface; 0 = the one that the system picks.
+func drive(ctx, slice context.Context, address string, connections, addresses int, next func() *exchange) (load,
+	error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	g := &generator{next: next, load: load{latency: newHistogram()}}
+	g := &generator{next: next, addresses: addresses, load: load{latency: newHistogram()}}
 	defer g.close()
 	if err := g.connect(ctx, address, connections); err != nil {
 		return load{}, fmt.Errorf("connecting to %s: %w", address, err)
@@ -40,6 +42,7 @@ func drive(ctx, slice context.Context, address string, connections int, next fun
 type generator struct {
 	load
 	next        func() *exchange
+	addresses   int // 0 = one
 	epoll       int // 0 before connect
 	connections map[int32]*connection
 	waiting     int // connections with an outstanding answer
@@ -64,12 +67,18 @@ func (g *generator) connect(ctx context.Context, address string, connections int
 		return err
 	}
 	g.connections = make(map[int32]*connection, connections)
-	for range connections {
+	for i := range connections {
 		fd, err := unix.Socket(family(where), unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return err
 		}
 		g.connections[int32(fd)] = &connection{fd: fd, buffer: make([]byte, 4096)}
+		if g.addresses > 0 {
+			from := &unix.SockaddrInet4{Addr: [4]byte{127, 0, 1, byte(1 + i%g.addresses)}}
+			if err := unix.Bind(fd, from); err != nil {
+				return fmt.Errorf("an address of the loopback interface: %w", err)
+			}
+		}
 		if err := errors.Join(unix.Connect(fd, where), unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1),
 			unix.SetNonblock(fd, true), unix.EpollCtl(g.epoll, unix.EPOLL_CTL_ADD, fd,
 				&unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)})); err != nil {

@@ -18,8 +18,9 @@ const (
 	// of all these processes, a request, while its record is shipped to the primary after the slice
 	shippingCPU figure = "shipping_cpu_us"
 	shippingS   figure = "shipping_seconds"
-	residentMB  figure = "resident_mb" // of the process that answers, at the end of the slice
-	peakMB      figure = "peak_mb"     // the most it has had so far
+	residentMB  figure = "resident_mb"  // of the process that answers, at the end of the slice
+	peakMB      figure = "peak_mb"      // the most it has had so far
+	corePercent figure = "core_percent" // of a processor, all processes together
 )
 
 // figures are the measurements of one slice; those that were not made are absent.

@@ -5,6 +5,8 @@
 //	go run ./test/bench -quick       the same once and short: a test, no measurement
 //	go run ./test/bench -conns 64 -only '^read' -profile FOLDER   a part, with a CPU profile of each vaultd
 //	go run ./test/bench scale        what a million secrets cost against a thousand, every plan checked
+//	go run ./test/bench sustained    three minutes of reads: what a node can sustain of its burst, and its rows and WAL
+//	go run ./test/bench sustained -table     the same by audit_window and number of names, from short runs
 //
 // # What a figure is worth
 //
@@ -22,8 +24,8 @@
 //
 // Shipping the records of reads to the primary happens between the slices, and its cost is reported apart.
 //
-// BENCH_PEER_URL, BENCH_PEER_TOKEN and BENCH_PEER_PATH name a running Vault-compatible server that is driven in the
-// same rounds: GET URL+PATH with the token in X-Vault-Token.
+// -peer starts a Vault-compatible server beside the others. BENCH_PEER_URL, BENCH_PEER_TOKEN and BENCH_PEER_PATH name a
+// running one instead. It is driven in the same rounds: GET URL+PATH with the token in X-Vault-Token.
 package main
 
 import (
@@ -73,10 +75,16 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 			return err
 		}
 		return runScale(ctx, o, out, progress)
+	case "sustained":
+		o, err := parseSustained(args, progress)
+		if err != nil {
+			return err
+		}
+		return runSustained(ctx, o, out, progress)
 	case "serve": // a baseline, started by rounds
 		return serveBaseline(ctx, args, out, progress)
 	}
-	return fmt.Errorf("no command %q: scale, or none", command)
+	return fmt.Errorf("no command %q: scale, sustained, or none", command)
 }
 
 // options of the rounds.
@@ -91,6 +99,8 @@ type options struct {
 	profiles string // folder for a CPU profile of each vaultd; "": none
 	jsonFile string
 	peer     *peer // nil: none
+
+	peerProgram string // "": none is started
 }
 
 func parseRounds(args, environ []string, progress io.Writer) (options, error) {
@@ -105,6 +115,8 @@ func parseRounds(args, environ []string, progress io.Writer) (options, error) {
 	only := flags.String("only", "", "`regexp` of the subjects to run; a baseline left out leaves its ratios out")
 	at := flags.String("conns", "1,16,64", "`connections` to read by")
 	flags.StringVar(&o.profiles, "profile", "", "`folder` for a CPU profile of each vaultd, for go tool pprof")
+	flags.StringVar(&o.peerProgram, "peer", "",
+		"`program` of a Vault-compatible server, such as bao, to run and compare with")
 	flags.StringVar(&o.jsonFile, "json", "bin/bench.json", "`file` for the figures; \"\" = none")
 	quick := flags.Bool("quick", false, "one round of short slices: to see that it works")
 	if err := flags.Parse(args); err != nil {
@@ -128,7 +140,9 @@ func parseRounds(args, environ []string, progress io.Writer) (options, error) {
 	case o.bytes < 1 || o.bytes > 32<<10:
 		return o, errors.New("-bytes: from 1 to 32768")
 	}
-	o.peer, err = peerFrom(environ)
+	if o.peer, err = peerFrom(environ); err == nil && o.peer != nil && o.peerProgram != "" {
+		return o, errors.New("-peer: BENCH_PEER_URL names another one")
+	}
 	return o, err
 }
 

@@ -4,7 +4,11 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -38,6 +42,68 @@ func TestPeerIsDrivenWithItsToken(t *testing.T) {
 		case want != "" && (err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), token)):
 			t.Errorf("got %v, want %q and no token", err, want)
 		}
+	}
+}
+
+// serveStandIn is the program of a server that has to be initialised, unsealed, given an engine and an audit file, in
+// this order. It takes its address from the configuration, and the last step only when asked a second time.
+func serveStandIn(argument string) {
+	config, err := os.ReadFile(strings.TrimPrefix(argument, "-config="))
+	if err != nil {
+		panic(err)
+	}
+	address := regexp.MustCompile(`(?m)^  address += "(.*)"$`).FindStringSubmatch(string(config))[1]
+	steps := []string{"PUT /v1/sys/init", "PUT /v1/sys/unseal", "POST /v1/sys/mounts/secret", "PUT /v1/sys/audit/file",
+		"POST /v1/secret/data/bench", "POST /v1/secret/data/bench"}
+	var mu sync.Mutex
+	done := 0
+	panic(http.ListenAndServe(address, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		token := r.Header.Get("X-Vault-Token")
+		switch asked := r.Method + " " + r.URL.Path; {
+		case asked == "GET /v1/sys/init":
+			fmt.Fprint(w, `{"initialized":false}`)
+		case done < len(steps) && asked == steps[done] && (done == 0 || token == "s.root"):
+			if done++; done == len(steps)-1 {
+				http.Error(w, `{"errors":["upgrading"]}`, http.StatusBadRequest)
+			} else if done == 1 {
+				fmt.Fprint(w, `{"keys":["k"],"root_token":"s.root"}`)
+			}
+		case asked == "GET /v1/secret/data/bench" && done == len(steps) && token == "s.root":
+			fmt.Fprint(w, `{"data":{"data":{"value":"x"}}}`)
+		default:
+			http.Error(w, `{"errors":["permission denied"]}`, http.StatusForbidden)
+		}
+	})))
+}
+
+// A program is started, prepared step by step and driven; what it costs is measured as of any other server. It is ended
+// by a signal, as bao ends by one.
+func TestPeerIsStarted(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(t.TempDir(), "peer")
+	script := fmt.Sprintf("#!/bin/sh\ntrap 'kill $child; exit 0' TERM\n%q \"$@\" &\nchild=$!\nwait $child\n", self)
+	if err := os.WriteFile(program, []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "bench.json")
+	var out, progress strings.Builder
+	err = run(t.Context(), []string{"-rounds", "1", "-slice", "1s", "-secrets", "1", "-conns", "2", "-only", "^peer$",
+		"-peer", program, "-json", file}, &out, &progress)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, &progress)
+	}
+	var got report
+	mustReadJSON(t, file, &got)
+	if len(got.Rows) != 1 || got.Rows[0].Figures[perSecond].Median <= 0 || got.Rows[0].Figures[peakMB].Median <= 0 {
+		t.Errorf("got %+v", got.Rows)
+	}
+	if strings.Contains(out.String()+progress.String(), "s.root") {
+		t.Error("the peer's token is shown")
 	}
 }
 

@@ -86,7 +86,7 @@ func TestScaleFromEndToEnd(t *testing.T) {
 	}
 	var got scaleReport
 	mustReadJSON(t, file, &got)
-	if len(got.Reads) != 10 || len(got.Aims) != len(scaleAims()) || len(got.Sizes) == 0 || len(got.Tables) == 0 {
+	if len(got.Reads) != 12 || len(got.Aims) != len(scaleAims()) || len(got.Sizes) == 0 || len(got.Tables) == 0 {
 		t.Errorf("got %d rows of reads, %d verdicts, %d sizes and %d tables", len(got.Reads), len(got.Aims), len(got.Sizes),
 			len(got.Tables))
 	}

@@ -33,7 +33,7 @@ type row struct {
 }
 
 var everyFigure = []figure{perSecond, p50, p99, longest, daemonCPU, postgresCPU, shippingCPU, shippingS, residentMB,
-	peakMB}
+	peakMB, corePercent}
 
 // baselines are the cells that a subject is compared with: at the same number of connections, or pgbench's.
 func baselines(c cell) map[string]cell {
@@ -42,7 +42,7 @@ func baselines(c cell) map[string]cell {
 		return map[string]cell{"pgbench": {putPgbench, c.Connections}}
 	case rotate:
 		return map[string]cell{"pgbench": {rotatePgbench, c.Connections}}
-	case bareHTTP, putPgbench, rotatePgbench, cliVersion, cliGet, cliPut:
+	case bareHTTP, idle, putPgbench, rotatePgbench, cliVersion, cliGet, cliPut:
 		return nil
 	case oneQuery:
 		return map[string]cell{"bare": {bareHTTP, c.Connections}}

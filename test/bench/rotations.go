@@ -23,13 +23,7 @@ func (s *env) rotating(ctx context.Context, o options, reads []string) ([]subjec
 	if err := r.fill(ctx); err != nil {
 		return nil, fmt.Errorf("filling: %w", err)
 	}
-	i := slices.IndexFunc(s.processes, func(p *process) bool { return p.name == readInterval })
-	reader := s.processes[i]
-	recorded, err := recordReads(ctx, reader.address, reads, 1, o.bytes, "")
-	if err != nil {
-		return nil, err
-	}
-	return []subject{
+	subjects := []subject{
 		{rotate, []int{rotationsAtOnce}, func(ctx context.Context, _ int, _ time.Duration) (figures,
 			error) {
 			return r.rotateAll(ctx)
@@ -38,10 +32,17 @@ func (s *env) rotating(ctx context.Context, o options, reads []string) ([]subjec
 			error) {
 			return r.byPgbench(ctx, n)
 		}},
-		{readRotating, []int{16}, func(ctx context.Context, n int, _ time.Duration) (figures, error) {
-			return r.readWhileRotating(ctx, reader, n, random(recorded))
-		}},
-	}, nil
+	}
+	if !o.wants(readRotating) {
+		return subjects, nil
+	}
+	i := slices.IndexFunc(s.processes, func(p *process) bool { return p.name == readInterval })
+	reader := s.processes[i]
+	recorded, err := recordReads(ctx, reader.address, reads, 1, o.bytes, "")
+	return append(subjects, subject{readRotating, []int{16}, func(ctx context.Context, n int, _ time.Duration) (figures,
+		error) {
+		return r.readWhileRotating(ctx, reader, n, random(recorded))
+	}}), err
 }
 
 type rotations struct {
@@ -188,7 +189,7 @@ func (r *rotations) readWhileRotating(ctx context.Context, reader *process, conn
 	var l load
 	var reads errgroup.Group
 	reads.Go(func() (err error) {
-		l, err = drive(ctx, until, reader.address, connections, next)
+		l, err = drive(ctx, until, reader.address, connections, 0, next)
 		return err
 	})
 	if err = enqueue(); err == nil {

@@ -19,12 +19,14 @@ const (
 	oneQuery      = "query"
 	readOff       = "read off"
 	readInterval  = "read interval"
+	readAsked     = "read asked" // as interval, but each read asks the node: read_confirm = "0"
 	readAlways    = "read always"
 	readToken     = "read token"
 	readPaced     = "read token, paced"
 	readFlooded   = "read token, flooded"
 	verify        = "verify"
 	peerRead      = "peer"
+	idle          = "idle" // a daemon without requests
 	put           = "put"
 	putPgbench    = "put, pgbench"
 	rotate        = "rotate"
@@ -137,6 +139,22 @@ func (s *env) subjects(ctx context.Context, o options) ([]subject, error) {
 	if err != nil {
 		return nil, err
 	}
+	if o.wants(idle) {
+		resting, err := s.resting(ctx)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, resting)
+	}
+	if o.peerProgram != "" {
+		made, p, err := s.startPeer(ctx, o.peerProgram)
+		if err != nil {
+			return nil, fmt.Errorf("-peer: %w", err)
+		}
+		all = append(all, subject{peerRead, o.at, func(ctx context.Context, n int, slice time.Duration) (figures, error) {
+			return s.drive(ctx, slice, p, false, n, made.next)
+		}})
+	}
 	if o.peer != nil {
 		all = append(all, subject{peerRead, o.at, func(ctx context.Context, n int, slice time.Duration) (figures, error) {
 			l, err := driveFor(ctx, slice, o.peer.address, n, o.peer.next)
@@ -147,8 +165,12 @@ func (s *env) subjects(ctx context.Context, o options) ([]subject, error) {
 	if err != nil {
 		return nil, err
 	}
+	all = append(append(all, puts...), s.commands(o, reads)...)
+	if !o.wants(rotate, rotatePgbench, readRotating) {
+		return all, nil
+	}
 	rotations, err := s.rotating(ctx, o, reads)
-	return append(append(append(all, puts...), s.commands(o, reads)...), rotations...), err
+	return append(all, rotations...), err
 }
 
 // noBackgroundWork keeps a daemon from working by itself in a slice. The longest audit_window seldom ends in one;
@@ -181,9 +203,18 @@ func (s *env) readers(ctx context.Context, o options, reads, verifies []string) 
 	}
 	add(bareHTTP, bare, false, same)
 	add(oneQuery, query, false, recorded)
-	for _, mode := range []struct{ subject, audit string }{{readOff, `audit = "off"`},
-		{readInterval, `audit_sync = "interval"`}, {readAlways, `audit_sync = "always"`}} {
-		settings := o.profiled(mode.subject, append(noBackgroundWork, mode.audit))
+	for _, mode := range []struct {
+		subject string
+		lines   []string
+	}{
+		{readOff, []string{`audit = "off"`}}, {readInterval, []string{`audit_sync = "interval"`}},
+		{readAlways, []string{`audit_sync = "always"`}},
+		{readAsked, []string{`audit_sync = "interval"`, `read_confirm = "0s"`}},
+	} {
+		if !o.wants(mode.subject) && (mode.subject != readInterval || !o.wants(verify, readRotating)) {
+			continue
+		}
+		settings := o.profiled(mode.subject, append(slices.Clip(noBackgroundWork), mode.lines...))
 		p, err := s.startVaultd(ctx, mode.subject, s.url(daemon), settings...)
 		if err != nil {
 			return nil, err
@@ -193,7 +224,7 @@ func (s *env) readers(ctx context.Context, o options, reads, verifies []string) 
 			return nil, err
 		}
 		add(mode.subject, p, mode.subject != readOff, recorded)
-		if mode.subject != readInterval {
+		if mode.subject != readInterval || !o.wants(verify) {
 			continue
 		}
 		if recorded, err = recordVerifies(ctx, p.address, verifies, o.bytes); err != nil {
@@ -201,8 +232,16 @@ func (s *env) readers(ctx context.Context, o options, reads, verifies []string) 
 		}
 		add(verify, p, true, recorded)
 	}
+	if !o.wants(readToken, readPaced, readFlooded) {
+		return all, nil
+	}
 	tokens, err := s.tokenReaders(ctx, o, reads)
 	return append(all, tokens...), err
+}
+
+// wants reports whether one of these subjects is to run. What only others need is not started: it would take minutes.
+func (o options) wants(subjects ...string) bool {
+	return slices.ContainsFunc(subjects, o.only.MatchString)
 }
 
 // profiled adds the file for the CPU profile of a daemon, if profiles are wanted.
@@ -212,6 +251,32 @@ func (o options) profiled(subject string, settings []string) []string {
 	}
 	file := filepath.Join(o.profiles, subject+".pprof")
 	return append(slices.Clip(settings), fmt.Sprintf(`cpu_profile = %q`, file))
+}
+
+// resting is a daemon with its usual rounds and no requests, for ten slices. What other daemons make PostgreSQL do
+// counts too, so that this subject is for a run of its own.
+func (s *env) resting(ctx context.Context) (subject, error) {
+	p, err := s.startVaultd(ctx, idle, s.url(daemon), `audit_sync = "interval"`)
+	if err != nil {
+		return subject{}, err
+	}
+	return subject{idle, []int{1}, func(ctx context.Context, _ int, slice time.Duration) (figures, error) {
+		began := time.Now()
+		f, err := s.cost([]int{p.pid()}, func() (int, error) {
+			select {
+			case <-time.After(10 * slice):
+				return 1, nil
+			case <-ctx.Done():
+				return 0, ctx.Err()
+			}
+		})
+		if err != nil {
+			return nil, err
+		}
+		m, err := memoryOf(p.pid())
+		used := (f[daemonCPU] + f[postgresCPU]) / micros(time.Since(began))
+		return figures{corePercent: 100 * used, residentMB: m.Resident, peakMB: m.Peak}, err
+	}}, nil
 }
 
 // drive measures a server for a slice, and the cost of shipping its records afterwards.
@@ -250,7 +315,7 @@ func driveFor(ctx context.Context, slice time.Duration, address string, connecti
 	next func() *exchange) (load, error) {
 	until, cancel := context.WithTimeout(ctx, slice)
 	defer cancel()
-	return drive(ctx, until, address, connections, next)
+	return drive(ctx, until, address, connections, 0, next)
 }
 
 // cost is the processor time of processes and of PostgreSQL during work, divided by its requests.

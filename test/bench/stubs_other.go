@@ -10,7 +10,7 @@ import (
 
 var errLinux = errors.New("the bench runs on Linux only: it waits with epoll and reads /proc")
 
-func drive(context.Context, context.Context, string, int, func() *exchange) (load, error) {
+func drive(context.Context, context.Context, string, int, int, func() *exchange) (load, error) {
 	return load{}, errLinux
 }
 

@@ -19,8 +19,9 @@ import (
 
 // BenchmarkShipReads measures what the records of reads cost a primary that does nothing else, with a standby that
 // replays them. An operation is some seconds of reads at readsPerSecond, of random names by random clients; with a
-// window they are shipped as a vaultd ships them whose backlog is never empty, without one as a row each. Reported are, for a read: rows, bytes of
-// WAL, microseconds of processor of the server's session, and how many reads a second were stored.
+// window they are shipped as a vaultd ships them whose backlog is never empty, without one as a row each. Reported are,
+// for a read: rows, bytes of WAL, microseconds of processor of the server's session, and how many reads a second were
+// stored.
 func BenchmarkShipReads(b *testing.B) {
 	const readsPerSecond = 16667 // a million a minute
 	for _, c := range []struct {

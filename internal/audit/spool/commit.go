@@ -196,21 +196,21 @@ func (s *Spool) commitNotes() error {
 
 // numbered is consecutive records and their frames.
 type numbered struct {
-	records []Record
-	frames  []byte // in the spool's buffer
+	records []Record // in the spool's memory, as the frames
+	frames  []byte
 	last    Hash
 }
 
 // number assigns consecutive numbers to the entries of a batch. The numbers of a refused batch are used again.
 func (s *Spool) number(batch []*entry) numbered {
-	n := numbered{records: make([]Record, len(batch)), frames: s.buffer[:0], last: s.link}
+	n := numbered{records: s.numbered[:0], frames: s.buffer[:0], last: s.link}
 	for i, e := range batch {
-		n.records[i] = Record{Seq: s.next + uint64(i), Previous: n.last, Event: e.event}
+		r := Record{Seq: s.next + uint64(i), Previous: n.last, Event: e.event}
 		at := len(n.frames)
-		n.frames = appendFrame(n.frames, n.records[i])
+		n.records, n.frames = append(n.records, r), appendFrame(n.frames, r)
 		n.last = sha256.Sum256(n.frames[at+frameSize:])
 	}
-	s.buffer = n.frames
+	s.numbered, s.buffer = n.records, n.frames
 	return n
 }
 

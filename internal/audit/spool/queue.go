@@ -21,7 +21,8 @@ type entry struct {
 type queue struct {
 	mu      sync.Mutex
 	waiting []*entry
-	led     bool // a leader writes, or is about to
+	taken   []*entry // the last batch, whose memory the entries after the next one use
+	led     bool     // a leader writes, or is about to
 	closed  bool
 }
 
@@ -38,13 +39,17 @@ func (q *queue) join(e *entry) (lead bool, err error) {
 	return lead, nil
 }
 
-// take removes the next batch.
+// take removes the next batch, which is the caller's until take is called again.
 func (q *queue) take() []*entry {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	n := min(len(q.waiting), maxBatch)
 	batch := q.waiting[:n:n]
-	q.waiting = q.waiting[n:]
+	if n < len(q.waiting) {
+		q.waiting = q.waiting[n:]
+	} else {
+		q.waiting, q.taken = q.taken[:0], q.waiting
+	}
 	return batch
 }
 

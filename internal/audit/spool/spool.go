@@ -80,8 +80,12 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// usualEvent is more bytes than most events have.
-const usualEvent = 384
+// roomFor is as many bytes as an event takes, or a few more: records stay in memory until they are on disk, thousands
+// of them with [Interval]. Values with escapes take more.
+func roomFor(e audit.Event) int {
+	const names, detail = 160, 64 // bytes of the field names with time and version, and of an entry of the detail
+	return names + len(e.Actor) + len(e.Client) + len(e.Node) + len(e.Secret) + len(e.RequestID) + detail*len(e.Detail)
+}
 
 // Spool is safe for concurrent use.
 type Spool struct {
@@ -115,6 +119,7 @@ type Spool struct {
 	pending     []Record
 	notes       []audit.Event // to be recorded before anything else
 	refused     int64         // size in bytes of the newest append that was refused
+	numbered    []Record      // of the newest batch, as the following: memory that the next one uses
 	buffer      []byte
 
 	cursors [2]cursor // of Read, which has one caller at a time
@@ -156,7 +161,7 @@ func (s *Spool) Append(ctx context.Context, e audit.Event) error {
 		e.At = s.o.Now()
 	}
 	e.At = e.At.UTC()
-	text, err := e.AppendJSON(make([]byte, 0, usualEvent))
+	text, err := e.AppendJSON(make([]byte, 0, roomFor(e)))
 	if err == nil && len(text) > MaxEvent {
 		text, err = e.Shortened().AppendJSON(nil)
 	}
