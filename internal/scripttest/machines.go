@@ -149,7 +149,8 @@ func (r *reader) vaultdProgram(config string) {
 	}
 	var units []string
 	for _, timer := range timers {
-		units = append(units, `"enable --now `+filepath.Base(timer)+`"`)
+		name := strings.TrimSuffix(filepath.Base(timer), ".timer")
+		units = append(units, `"enable --now `+name+`.timer"`, `"edit `+name+`.service"`)
 	}
 	r.program("vaultd", `case "${1-}" in --config) ;; *) exec `+binary+` "$@" ;; esac
 rm -f `+r.dir+`/addresses
