@@ -31,8 +31,8 @@ func (a *app) migrate(ctx context.Context, defaultKey string) (db.MigrateReport,
 	return db.Options{URL: a.databaseURL, ApplicationName: applicationName, Fence: fence}.Migrate(ctx, defaultKey)
 }
 
-// settleGrants restores grants that a dump does not carry, if asked to, and returns those that are lost.
-func (a *app) settleGrants(ctx context.Context, restore bool) ([]db.LostGrant, error) {
+// settleGrants restores grants that a dump does not carry, if asked to.
+func (a *app) settleGrants(ctx context.Context, restore bool) (db.Grants, error) {
 	return db.Options{URL: a.databaseURL, ApplicationName: applicationName, Fence: a.fence}.SettleGrants(ctx, restore)
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hyperiondb/vault/internal/db"
+	"github.com/hyperiondb/vault/internal/vault"
 )
 
 func newMigrateCmd(a *app) *cobra.Command {
@@ -62,22 +63,30 @@ A schema that CREATE EXTENSION made is changed by ALTER EXTENSION alone: migrate
 // migrateAnswer is the answer in JSON.
 type migrateAnswer struct {
 	db.MigrateReport
-	LostGrants []db.LostGrant `json:"lost_grants,omitempty"`
+	db.Grants
 }
 
 func runMigrate(ctx context.Context, a *app, defaultKey string, restoreGrants bool) error {
+	if restoreGrants {
+		if state, err := db.State(ctx, a.databaseURL, applicationName); err != nil {
+			return err
+		} else if state.Have == 0 {
+			return hint(attention("the vault is not set up in this database"),
+				"restore the dump first; vaultctl init makes a new vault")
+		}
+	}
 	report, err := a.migrate(ctx, defaultKey)
 	if err != nil {
 		return migrateHint(err)
 	}
-	lost, err := a.settleGrants(ctx, restoreGrants)
+	grants, err := a.settleGrants(ctx, restoreGrants)
 	if err != nil {
 		return migrateHint(err)
 	}
 	a.noteMended(report.Mended)
-	a.noteLost(lost, restoreGrants)
+	a.noteGrants(grants, restoreGrants)
 	if a.json() {
-		return a.printJSON(migrateAnswer{report, lost})
+		return a.printJSON(migrateAnswer{report, grants})
 	}
 	switch {
 	case report.Extension != "":
@@ -104,16 +113,19 @@ func (a *app) noteMended(rules []db.MendedRule) {
 	}
 }
 
-// noteLost lists roles that are not what they were granted to be, also after an attempt to restore that.
-func (a *app) noteLost(lost []db.LostGrant, restored bool) {
-	for _, g := range lost {
+// noteGrants lists roles that were given again what they were granted, and those that were not.
+func (a *app) noteGrants(g db.Grants, restored bool) {
+	for _, grant := range g.Restored {
+		a.note("role %q is granted %s again", grant.Role, grant.Group)
+	}
+	for _, grant := range g.Lost {
 		if restored {
-			a.note("role %q is not granted %s again: it could bypass the vault (vaultctl doctor)", g.Role, g.Group)
+			a.note("role %q is not granted %s again: it could bypass the vault (vaultctl doctor)", grant.Role, grant.Group)
 		} else {
-			a.note("role %q was granted %s and is not its member", g.Role, g.Group)
+			a.note("role %q was granted %s and is not its member", grant.Role, grant.Group)
 		}
 	}
-	if len(lost) > 0 && !restored {
+	if len(g.Lost) > 0 && !restored {
 		a.note("vaultctl migrate --restore-grants grants what a restore has lost")
 	}
 }
@@ -121,7 +133,8 @@ func (a *app) noteLost(lost []db.LostGrant, restored bool) {
 // migrationAnswer is the answer of --status in JSON.
 type migrationAnswer struct {
 	db.MigrationState
-	UpToDate bool `json:"up_to_date"`
+	UpToDate   bool           `json:"up_to_date"`
+	LostGrants []db.LostGrant `json:"lost_grants,omitempty"`
 }
 
 func runMigrateStatus(ctx context.Context, a *app) error {
@@ -130,8 +143,20 @@ func runMigrateStatus(ctx context.Context, a *app) error {
 		return err
 	}
 	verdict := compareSchema(state)
+	var lost []db.LostGrant
+	if verdict == nil {
+		lost, err = db.Options{URL: a.databaseURL, ApplicationName: applicationName}.LostGrants(ctx)
+		if err != nil && !errors.Is(err, vault.ErrRefused) { // a role without access sees the schema only
+			return err
+		}
+		if len(lost) > 0 {
+			verdict = hint(
+				attention("role %q has lost its grant of %s (lost in all: %d)", lost[0].Role, lost[0].Group, len(lost)),
+				"after a restore: vaultctl migrate --restore-grants; else vaultctl grant ROLE --revoke")
+		}
+	}
 	if a.json() {
-		err = a.printJSON(migrationAnswer{state, verdict == nil})
+		err = a.printJSON(migrationAnswer{state, verdict == nil, lost})
 	} else {
 		err = a.printFields("schema version", schemaVersion(state.Have), "this binary's", schemaVersion(state.Want),
 			"functions", installed(state), "installed by", installer(state))

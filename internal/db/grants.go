@@ -32,35 +32,56 @@ EXCEPTION WHEN insufficient_privilege THEN
   NULL;
 END $$`
 
-// SettleGrants makes vault_owner the grantor of all grants, and returns those that were lost: if restore is set, after
-// it has granted them again, those of roles that could bypass the vault. It takes the owner of the database, and a
-// schema that Migrate has brought to this version.
-func (o Options) SettleGrants(ctx context.Context, restore bool) ([]LostGrant, error) {
+// Grants are what SettleGrants found and did.
+type Grants struct {
+	Restored []LostGrant `json:"restored_grants,omitempty"`
+	Lost     []LostGrant `json:"lost_grants,omitempty"` // still
+}
+
+// SettleGrants removes grants of roles that a restore did not bring, makes vault_owner the grantor of all others, and
+// returns those that were lost. If restore is set, it grants these again, except to roles that could bypass the vault.
+// It takes the owner of the database, and a schema that Migrate has brought to this version.
+func (o Options) SettleGrants(ctx context.Context, restore bool) (Grants, error) {
+	conn, err := connectOwner(ctx, o)
+	if err != nil {
+		return Grants{}, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	var g Grants
+	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) (err error) {
+		const asOwner, asCaller = `SET LOCAL ROLE vault_owner`, `RESET ROLE`
+		if _, err = tx.Exec(ctx, asOwner); err != nil {
+			return err
+		}
+		if g.Restored, err = queryGrants(ctx, tx, `SELECT * FROM vault._settle_grants($1)`, restore); err != nil {
+			return err
+		}
+		for _, text := range []string{asCaller, adoptGrants, asOwner} {
+			if _, err = tx.Exec(ctx, text); err != nil {
+				return err
+			}
+		}
+		g.Lost, err = queryGrants(ctx, tx, `SELECT * FROM vault._lost_grants()`)
+		return err
+	})
+	return g, classify(err)
+}
+
+func queryGrants(ctx context.Context, tx pgx.Tx, query string, args ...any) ([]LostGrant, error) {
+	rows, err := tx.Query(ctx, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[LostGrant])
+}
+
+// LostGrants returns the grants that were lost, and changes nothing. It needs no more than the vault's other readers.
+func (o Options) LostGrants(ctx context.Context) ([]LostGrant, error) {
 	conn, err := connectOwner(ctx, o)
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	var lost []LostGrant
-	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		if restore {
-			_, err := tx.Exec(ctx, `SET LOCAL ROLE vault_owner; SELECT vault._restore_grants(); RESET ROLE`)
-			if err != nil {
-				return err
-			}
-		}
-		if _, err := tx.Exec(ctx, adoptGrants); err != nil {
-			return err
-		}
-		if _, err := tx.Exec(ctx, `SET LOCAL ROLE vault_owner`); err != nil {
-			return err
-		}
-		rows, err := tx.Query(ctx, `SELECT role_name, group_name FROM vault._lost_grants()`)
-		if err != nil {
-			return err
-		}
-		lost, err = pgx.CollectRows(rows, pgx.RowToStructByPos[LostGrant])
-		return err
-	})
-	return lost, classify(err)
+	return Collect(ctx, session{conn}, pgx.RowToStructByPos[LostGrant],
+		`SELECT role, substr(problem, 6) FROM vault.odd_roles() WHERE problem LIKE 'lost %'`, pgx.QueryExecModeExec)
 }

@@ -2,6 +2,7 @@ package db_test
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -12,11 +13,12 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
+// mustSettle returns what is lost afterwards.
 func mustSettle(t *testing.T, s *vaulttest.Store, restore bool) []db.LostGrant {
 	t.Helper()
-	lost, err := db.Options{URL: s.URL(vaulttest.Superuser)}.SettleGrants(t.Context(), restore)
+	grants, err := db.Options{URL: s.URL(vaulttest.Superuser)}.SettleGrants(t.Context(), restore)
 	must(t, err)
-	return lost
+	return grants.Lost
 }
 
 // groupsOf are the groups of which a role is a member, and who granted them.
@@ -142,5 +144,62 @@ func TestMigrationKnowsGrants(t *testing.T) {
 	want := []db.LostGrant{{role, "vault_service"}, {role, "vault_worker"}}
 	if lost := sorted(mustSettle(t, s, false)); !slices.Equal(lost, want) {
 		t.Errorf("got %v, want %v", lost, want)
+	}
+}
+
+// A dump has a number for a role that was dropped, which is another role's in the cluster of the restore: that role
+// gets nothing, neither a membership nor a prefix. In the vault's own cluster a renamed role keeps what it has.
+func TestARestoreGrantsNothingToAnotherRole(t *testing.T) {
+	s := vaulttest.New(t)
+	mustPut(t, s, "app1/a")
+	s.MustExec(t, `INSERT INTO vault.rotation_jobs (secret_id, name, from_version, due_at, run_after)
+		SELECT id, name, 1, now(), now() FROM vault.secrets`)
+	role, other := roleName("app"), roleName("other")
+	mustRole(t, s, role)
+	mustRole(t, s, other)
+	w := mustWriter(t, db.Options{URL: s.URL(vaulttest.Operator)})
+	must(t, done(w.GrantServiceRole(t.Context(), credential(t), uuid.New(), role, "app1/")))
+	mustSettle(t, s, false)
+	s.MustExec(t, `ALTER ROLE `+quoted(role)+` RENAME TO `+quoted(role+"2"))
+	mustSettle(t, s, false)
+	wantSeen(t, s, role+"2", "app1/a")
+
+	const both = `UPDATE vault.%s SET role_name = 'gone', role_id = quote_ident('%s')::regrole WHERE role_name = '%s'`
+	for _, table := range []string{"service_scope", "group_grants"} {
+		s.MustExec(t, fmt.Sprintf(both, table, other, role+"2"))
+	}
+	s.MustExec(t, `UPDATE vault.config SET home = '1.2'`)
+	for _, restore := range []bool{true, false} {
+		if lost := mustSettle(t, s, restore); len(lost) != 0 {
+			t.Errorf("got %v", lost)
+		}
+	}
+	if got := groupsOf(t, s, other); got != "" {
+		t.Errorf("another role is a member of %s", got)
+	}
+	if got := s.MustQuery(t, `SELECT count(*) FROM vault.service_scope WHERE role_id = quote_ident($1)::regrole`,
+		other); got != "0" {
+		t.Error("another role has a prefix")
+	}
+}
+
+// A restore that stopped half way has functions and no policies: it is not current, and a migration completes it.
+func TestAHalfRestoreIsNotCurrent(t *testing.T) {
+	s := vaulttest.New(t)
+	current := func() bool {
+		state, err := db.State(t.Context(), s.URL(vaulttest.Superuser), "test")
+		must(t, err)
+		return state.FunctionsCurrent
+	}
+	if !current() {
+		t.Fatal("a new vault is not current")
+	}
+	s.MustExec(t, `ALTER TABLE vault.secrets DISABLE ROW LEVEL SECURITY`)
+	if current() {
+		t.Error("a vault without row level security is current")
+	}
+	mustMigrate(t, s)
+	if !current() {
+		t.Error("a migration has not completed it")
 	}
 }

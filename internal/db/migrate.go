@@ -44,7 +44,7 @@ type MendedRule struct {
 type MigrationState struct {
 	Have             int    `json:"schema_version"` // 0: not initialised
 	Want             int    `json:"binary_version"`
-	FunctionsCurrent bool   `json:"functions_current"`
+	FunctionsCurrent bool   `json:"functions_current"`   // and row level security is on
 	Extension        string `json:"extension,omitempty"` // its version, if CREATE EXTENSION made the schema
 	SetUp            bool   `json:"-"`                   // Migrate has run, which stores the default key
 }
@@ -142,7 +142,9 @@ func migrationState(ctx context.Context, conn querier) (MigrationState, error) {
 	}
 	want := vaultsql.DefinitionsSum()
 	var since int
-	err = conn.QueryRow(ctx, `SELECT `+versions+`, functions_sha256 IS NOT DISTINCT FROM $1,
+	err = conn.QueryRow(ctx, `SELECT `+versions+`, functions_sha256 IS NOT DISTINCT FROM $1 AND NOT EXISTS (
+				SELECT FROM pg_class WHERE relnamespace = to_regnamespace('vault') AND relkind IN ('r', 'p')
+					AND NOT relispartition AND relname NOT LIKE 'goose%' AND NOT relrowsecurity),
 			$2 = '' OR default_kms_key IS NOT NULL
 		FROM vault.config c`, pgx.QueryExecModeExec, want[:], state.Extension).
 		Scan(&state.Have, &since, &state.FunctionsCurrent, &state.SetUp)

@@ -35,7 +35,7 @@ var undo = map[int]string{
 		DROP POLICY owner_prunes ON vault.secret_versions; DROP POLICY owner_prunes ON vault.rotation_jobs;
 		DROP TRIGGER config_moves_forward ON vault.config;
 		ALTER TABLE vault.config DROP COLUMN keep_jobs_days, DROP COLUMN keep_versions_days,
-			DROP COLUMN installed_version, DROP COLUMN migrated_at`,
+			DROP COLUMN installed_version, DROP COLUMN migrated_at, DROP COLUMN home`,
 }
 
 func viewOfMigration7() string {

@@ -151,22 +151,32 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   WHERE why IS NOT NULL ORDER BY through, why LIMIT 1
 $$;
 
--- Deletes the prefixes of dropped roles, and updates the names of renamed ones: a dump has both name and regrole, and a
--- restore takes only rows in which they agree. Returns what was deleted.
+-- Deletes the grants of dropped roles, and updates the names of renamed ones: a dump has both name and regrole, and a
+-- restore takes only rows in which they agree. In another cluster or database than before, it deletes those that do not
+-- agree: pg_restore makes the triggers that compare them after it has stored the rows, and the number of a dropped role
+-- is another role's there. Returns the prefixes that were deleted.
 CREATE OR REPLACE FUNCTION vault._settle_scopes() RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE v_gone jsonb;
+DECLARE
+  v_gone jsonb;
+  v_here text := format('%s.%s', vault._system_id(), (SELECT oid FROM pg_database WHERE datname = current_database()));
+  v_moved boolean := v_here IS DISTINCT FROM (SELECT home FROM vault.config WHERE only_row);
 BEGIN
   WITH gone AS (
-    DELETE FROM vault.service_scope s WHERE NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = s.role_id)
+    DELETE FROM vault.service_scope s WHERE NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = s.role_id
+        AND (r.rolname = s.role_name OR NOT v_moved))
       RETURNING s.role_name, s.prefix)
   SELECT jsonb_agg(jsonb_build_object('role', role_name, 'prefix', prefix) ORDER BY role_name, prefix) INTO v_gone
     FROM gone;
   UPDATE vault.service_scope s SET role_name = r.rolname FROM pg_roles r
     WHERE r.oid = s.role_id AND r.rolname <> s.role_name;
-  DELETE FROM vault.group_grants g WHERE NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = g.role_id);
+  DELETE FROM vault.group_grants g WHERE NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = g.role_id
+    AND (r.rolname = g.role_name OR NOT v_moved));
   UPDATE vault.group_grants g SET role_name = r.rolname FROM pg_roles r
     WHERE r.oid = g.role_id AND r.rolname <> g.role_name;
+  IF v_moved THEN
+    UPDATE vault.config SET home = v_here WHERE only_row;
+  END IF;
   IF v_gone IS NOT NULL THEN
     PERFORM vault._audit('grant.gone', NULL, NULL, NULL, jsonb_build_object('prefixes', v_gone));
   END IF;
@@ -183,20 +193,26 @@ $$;
 CREATE OR REPLACE FUNCTION vault._lost_grants() RETURNS TABLE (role_name text, group_name text)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT r.rolname::text, g.group_name::text FROM vault.group_grants g JOIN pg_roles r ON r.oid = g.role_id
+      AND r.rolname = g.role_name
     WHERE NOT pg_has_role(r.oid, g.group_name, 'MEMBER') ORDER BY 1, 2
 $$;
 
--- Grants them again, except to roles that could bypass the vault by now. EXECUTE stays with vault_owner.
-CREATE OR REPLACE FUNCTION vault._restore_grants() RETURNS void
+-- Removes what a restore has brought of roles that are not there. If p_restore, it grants again what was lost, except
+-- to roles that could bypass the vault by now, and returns that. EXECUTE stays with vault_owner.
+CREATE OR REPLACE FUNCTION vault._settle_grants(p_restore boolean) RETURNS TABLE (role_name text, group_name text)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE v_lost record;
 BEGIN
   PERFORM vault._enter('owner', 'owner:' || session_user);
-  FOR v_lost IN SELECT * FROM vault._lost_grants() AS l WHERE vault._too_powerful(l.role_name::name) IS NULL LOOP
-    EXECUTE format('GRANT %I TO %I', v_lost.group_name, v_lost.role_name);
-    PERFORM vault._audit('grant', NULL, NULL, NULL,
-      jsonb_build_object('role', v_lost.role_name, 'group', v_lost.group_name, 'restored', true));
-  END LOOP;
+  PERFORM vault._settle_scopes();
+  IF p_restore THEN
+    FOR role_name, group_name IN SELECT * FROM vault._lost_grants() AS l
+        WHERE vault._too_powerful(l.role_name::name) IS NULL LOOP
+      EXECUTE format('GRANT %I TO %I', group_name, role_name);
+      PERFORM vault._audit('grant', NULL, NULL, NULL,
+        jsonb_build_object('role', role_name, 'group', group_name, 'restored', true));
+      RETURN NEXT;
+    END LOOP;
+  END IF;
   PERFORM vault._leave();
 END $$;
 

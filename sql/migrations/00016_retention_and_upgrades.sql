@@ -33,6 +33,11 @@ CREATE TABLE vault.daemons (
   seen_at         timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
+-- Where the vault is: the system identifier of the server and the oid of the database, once a round of the supervisor or
+-- a migration has looked. A dump that is restored elsewhere has another place in it, and there oids are those of other
+-- roles.
+ALTER TABLE vault.config ADD COLUMN home text;
+
 -- The groups that roles were granted. Memberships belong to the cluster: a dump of a database has none, and what
 -- pg_dumpall of 15 writes is refused in part by 16 and newer, because a grant comes before the right to grant it. Grants
 -- of earlier versions: a worker or auditor that has no prefix is not known here.
