@@ -159,14 +159,15 @@ func (a *appReads) of(app string) prometheus.Counter {
 
 var (
 	epochDesc = prometheus.NewDesc("vaultd_access_epoch",
-		"The first 48 bits of the epoch of this daemon's copy of the apps: the same on every node that has the same apps.",
-		nil, nil)
-	appsDesc        = prometheus.NewDesc("vaultd_access_apps", "Apps in this daemon's copy.", nil, nil)
-	credentialsDesc = prometheus.NewDesc("vaultd_access_credentials", "Credentials of apps in this daemon's copy.", nil,
-		nil)
+		"The first 48 bits of the epoch of this daemon's copy of the apps, which is as old as the last request with a "+
+			"credential: an idle daemon shows an old one.", nil, nil)
+	appsDesc = prometheus.NewDesc("vaultd_access_apps",
+		"Apps in this daemon's copy, as of the last request with a credential.", nil, nil)
+	credentialsDesc = prometheus.NewDesc("vaultd_access_credentials",
+		"Credentials of apps in this daemon's copy, as of the last request with a credential.", nil, nil)
 	expiryDesc = prometheus.NewDesc("vaultd_app_credential_expiry_timestamp_seconds",
-		"When the first live credential of the app ends; for the hundred apps for which that is first.", []string{"app"},
-		nil)
+		"When the first live credential of the app ends, as of the last request with a credential; for the hundred apps "+
+			"for which that is first.", []string{"app"}, nil)
 )
 
 func (a *apps) Describe(to chan<- *prometheus.Desc) {
