@@ -25,6 +25,7 @@ type metrics struct {
 	refused  *prometheus.CounterVec
 	denied   *prometheus.CounterVec
 	limited  *prometheus.CounterVec
+	failures *prometheus.CounterVec
 	answered *answered
 	appReads *appReads
 }
@@ -58,10 +59,14 @@ func newMetrics(r prometheus.Registerer, release Release) metrics {
 		Name: "vaultd_http_limited_total",
 		Help: "Requests answered with 429, by the limit they exceeded.",
 	}, []string{"limit"})
+	m.failures = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "vaultd_http_failures_total",
+		Help: "Requests answered with an error of 5xx, by its code.",
+	}, []string{"code"})
 	for counter, known := range map[*prometheus.CounterVec][]string{m.refused: guardReasons, m.denied: deniedReasons(),
-		m.limited: limitReasons} {
+		m.limited: limitReasons, m.failures: failureCodes()} {
 		for _, label := range known {
-			counter.WithLabelValues(label) // a series that begins at 0 shows its first refusal in rate()
+			counter.WithLabelValues(label) // a series that begins at 0 shows its first request in rate()
 		}
 	}
 	m.answered = &answered{known: map[routeStatus]observed{}}
@@ -73,7 +78,8 @@ func newMetrics(r prometheus.Registerer, release Release) metrics {
 			"schema_version": strconv.Itoa(release.Schema), "go_version": runtime.Version()},
 	})
 	info.Set(1)
-	r.MustRegister(m.requests, m.duration, m.inFlight, m.refused, m.denied, m.limited, m.appReads.vec, info)
+	r.MustRegister(m.requests, m.duration, m.inFlight, m.refused, m.denied, m.limited, m.failures, m.appReads.vec,
+		info)
 	return m
 }
 
@@ -94,6 +100,17 @@ func deniedReasons() []string {
 	all := []string{byAdminToken, byDatabase, byPath}
 	for _, r := range access.Refusals {
 		all = append(all, string(r))
+	}
+	return all
+}
+
+// failureCodes are the codes of 5xx.
+func failureCodes() []string {
+	all := []string{"internal"}
+	for _, o := range outcomes {
+		if o.status >= http.StatusInternalServerError {
+			all = append(all, o.code)
+		}
 	}
 	return all
 }
@@ -159,14 +176,15 @@ func (a *appReads) of(app string) prometheus.Counter {
 
 var (
 	epochDesc = prometheus.NewDesc("vaultd_access_epoch",
-		"The first 48 bits of the epoch of this daemon's copy of the apps: the same on every node that has the same apps.",
-		nil, nil)
-	appsDesc        = prometheus.NewDesc("vaultd_access_apps", "Apps in this daemon's copy.", nil, nil)
-	credentialsDesc = prometheus.NewDesc("vaultd_access_credentials", "Credentials of apps in this daemon's copy.", nil,
-		nil)
+		"The first 48 bits of the epoch of this daemon's copy of the apps, which is as old as the last request with a "+
+			"credential: an idle daemon shows an old one.", nil, nil)
+	appsDesc = prometheus.NewDesc("vaultd_access_apps",
+		"Apps in this daemon's copy, as of the last request with a credential.", nil, nil)
+	credentialsDesc = prometheus.NewDesc("vaultd_access_credentials",
+		"Credentials of apps in this daemon's copy, as of the last request with a credential.", nil, nil)
 	expiryDesc = prometheus.NewDesc("vaultd_app_credential_expiry_timestamp_seconds",
-		"When the first live credential of the app ends; for the hundred apps for which that is first.", []string{"app"},
-		nil)
+		"When the first live credential of the app ends, as of the last request with a credential; for the hundred apps "+
+			"for which that is first.", []string{"app"}, nil)
 )
 
 func (a *apps) Describe(to chan<- *prometheus.Desc) {
@@ -201,7 +219,11 @@ func (a *apps) Collect(to chan<- prometheus.Metric) {
 	}
 }
 
-func (m metrics) observe(route string, status int, took time.Duration) {
+// observe counts an answer; err is nil if it has no error in it.
+func (m metrics) observe(route string, status int, took time.Duration, err error) {
+	if err != nil && status >= http.StatusInternalServerError {
+		m.failures.WithLabelValues(outcomeOf(err).code).Inc()
+	}
 	o := m.answered.of(m, routeStatus{route, status})
 	o.count.Inc()
 	o.duration.Observe(took.Seconds())

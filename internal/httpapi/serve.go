@@ -399,7 +399,7 @@ func (a *API) logRequest(q *request, status int, took time.Duration, err error) 
 	if status == http.StatusTooManyRequests {
 		level = slog.LevelDebug // a client in a loop must not fill the log; a metric counts them
 	}
-	a.metrics.observe(route, status, took)
+	a.metrics.observe(route, status, took, err)
 	unlogged, lineless := 0, err == nil || status == http.StatusTooManyRequests
 	if level == slog.LevelInfo && q.refused(err) {
 		var ok bool

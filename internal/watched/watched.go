@@ -95,8 +95,8 @@ var (
 )
 
 // language has the words of PromQL that the files use, and Prometheus' own metric of its targets.
-var language = strings.Fields(`up time rate increase changes sum min max count count_values topk bottomk absent and or
-	unless histogram_quantile`)
+var language = strings.Fields(`up time rate increase changes sum min max count topk bottomk absent and or
+	unless histogram_quantile last_over_time`)
 
 // open are labels whose values come from Prometheus or from requests: a page of metrics need not have all of them.
 var open = []string{"job", "instance", "status", "le"}
