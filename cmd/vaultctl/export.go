@@ -69,11 +69,12 @@ targets.`,
 		ValidArgsFunction: completeFile,
 		Annotations:       map[string]string{streamsKey: "jsonl"},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if o.file = args[0]; a.output != "jsonl" && cmd.Flags().Changed("output") {
-				return usage("export writes jsonl only")
-			}
+			o.file = args[0]
 			if err := o.checkFormat(); err != nil {
 				return err
+			}
+			if cmd.Flags().Changed("output") && a.output != o.format {
+				return usage("--output %s does not go with export: --format says what it writes, here %s", a.output, o.format)
 			}
 			return runExport(cmd.Context(), a, o)
 		},
