@@ -249,6 +249,16 @@ func withoutFiles(cmd *cobra.Command) {
 	}
 }
 
+// plainUsage removes the backticks by which the help knows the word for a flag's value: cobra's candidates show them.
+func plainUsage(cmd *cobra.Command) {
+	plain := func(f *pflag.Flag) { _, f.Usage = pflag.UnquoteUsage(f) }
+	cmd.Flags().VisitAll(plain)
+	cmd.PersistentFlags().VisitAll(plain)
+	for _, c := range cmd.Commands() {
+		plainUsage(c)
+	}
+}
+
 // takesFile annotates a command whose arguments are files.
 const takesFile = "takes a file"
 

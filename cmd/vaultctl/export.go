@@ -47,14 +47,16 @@ func newExportCmd(a *app) *cobra.Command {
   kubernetes  the manifest of the Secret of --name, for kubectl apply -f; --prefix is left out of its keys, and "/"
               is "."
 
-A secret that a format cannot hold is named, and the exit code is 7.
+A secret that cannot be opened, or that the format cannot hold, is named, and the exit code is 7. jsonl then has the
+others. No other format makes a FILE, since it would look complete; on standard output a JSON document stops at that
+secret and is not valid, and dotenv has the others' lines: set -o pipefail, or take a FILE. No secret at all is an
+error, exit code 3, and nothing is written.
 
-FILE is readable by its owner alone, and written completely or not at all. It replaces an existing file only with
---force. It holds the secrets in the clear: pipe the output into a program that encrypts it, or remove FILE soon.
+FILE is readable by its owner alone. It replaces an existing file only with --force. It holds the secrets in the clear:
+pipe the output into a program that encrypts it, or remove FILE soon.
 
 Each read is recorded at the primary before the value is written, as with get; --unaudited reads without a record. Any
-node will do. A secret that is changed meanwhile has its old or its new value. One that cannot be opened is named, the
-others go on, and the exit code is 7.
+node will do. A secret that is changed meanwhile has its old or its new value.
 
 --settings adds what else import can set. Leave it out for a second vault beside this one: both would rotate the same
 targets.`,
@@ -67,11 +69,12 @@ targets.`,
 		ValidArgsFunction: completeFile,
 		Annotations:       map[string]string{streamsKey: "jsonl"},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if o.file = args[0]; a.output != "jsonl" && cmd.Flags().Changed("output") {
-				return usage("export writes jsonl only")
-			}
+			o.file = args[0]
 			if err := o.checkFormat(); err != nil {
 				return err
+			}
+			if cmd.Flags().Changed("output") && a.output != o.format {
+				return usage("--output %s does not go with export: --format says what it writes, here %s", a.output, o.format)
 			}
 			return runExport(cmd.Context(), a, o)
 		},
@@ -114,17 +117,40 @@ func runExport(ctx context.Context, a *app, o exportOptions) error {
 		}
 	}
 	x.done()
-	if err != nil {
+	return x.outcome(err)
+}
+
+// errNothing and errIncomplete end an export whose output must not be taken for a complete one, so that no file gets
+// its name.
+var (
+	errNothing    = errors.New("no secret was found")
+	errIncomplete = errors.New("a secret is missing")
+)
+
+// outcome reports what was written, and is the error of the whole run.
+func (x *exporting) outcome(err error) error {
+	missing := plural(x.failed, "secret is", "secrets are") + " missing"
+	switch {
+	case errors.Is(err, errNothing):
+		what := "no secret that this role sees"
+		if x.o.prefix != "" {
+			what = "no secret" + under(x.o.prefix)
+		}
+		return hint(&kindError{vault.ErrNotFound, what}, "vaultctl list")
+	case errors.Is(err, errIncomplete) && x.o.file != "-":
+		return attention("%s, so %q was not written", missing, x.o.file)
+	case errors.Is(err, errIncomplete) && !x.begun:
+		return attention("%s, so nothing was written", missing)
+	case errors.Is(err, errIncomplete):
+		return attention("%s, so the output was cut off: it is no valid JSON", missing)
+	case err != nil:
 		return err
 	}
-	if o.file != "-" {
-		a.note("%s in %s", plural(x.written, "secret", "secrets"), o.file)
-	}
-	if x.written == 0 && x.failed == 0 {
-		a.note("no secrets%s", under(o.prefix))
+	if x.o.file != "-" {
+		x.a.note("%s in %s", plural(x.written, "secret", "secrets"), x.o.file)
 	}
 	if x.failed > 0 {
-		return attention("%s missing from the export", plural(x.failed, "secret is", "secrets are"))
+		return attention("%s from the export", missing)
 	}
 	return nil
 }
@@ -138,6 +164,7 @@ type exporting struct {
 
 	buffer          []byte // of one line, wiped at the end
 	written, failed int
+	begun           bool // the beginning of the format was written
 	tick            func(int64)
 	done            func()
 	screen          lineWriter // of standard output
@@ -172,14 +199,22 @@ func (x *exporting) progress(ctx context.Context) (done func(), err error) {
 	return x.a.progress("secrets", total, &x.tick), err
 }
 
+// run writes nothing before the first secret.
 func (x *exporting) run(ctx context.Context, w io.Writer) error {
-	if _, err := io.WriteString(w, x.format.begin()); err != nil {
-		return fmt.Errorf("writing the values: %w", reason(err))
-	}
 	if err := x.pages(ctx, w); err != nil {
 		return err
 	}
-	if _, err := io.WriteString(w, x.format.end()); err != nil {
+	switch {
+	case x.written == 0 && x.failed == 0:
+		return errNothing
+	case x.failed > 0 && (x.format.whole() || x.o.file != "-" && x.o.format != "jsonl"):
+		return errIncomplete
+	}
+	return x.write(w, []byte(x.format.end()))
+}
+
+func (x *exporting) write(w io.Writer, text []byte) error {
+	if _, err := w.Write(text); err != nil {
 		return fmt.Errorf("writing the values: %w", reason(err))
 	}
 	return nil
@@ -224,8 +259,17 @@ func (x *exporting) page(ctx context.Context, w io.Writer, page []vault.Exported
 			x.a.note("failed: %q: %s", e.Name, printable(messageOf(err)))
 			continue
 		}
-		if _, err := w.Write(x.buffer); err != nil {
-			return fmt.Errorf("writing the values: %w", reason(err))
+		if x.failed > 0 && x.format.whole() { // the rest is read for the names of those that fail too
+			continue
+		}
+		if !x.begun {
+			x.begun = true
+			if err := x.write(w, []byte(x.format.begin())); err != nil {
+				return err
+			}
+		}
+		if err := x.write(w, x.buffer); err != nil {
+			return err
 		}
 		if x.written++; x.tick != nil {
 			x.tick(int64(x.written))

@@ -15,8 +15,10 @@ import (
 )
 
 // exportFormat writes secrets one by one. append adds one to a buffer that has room for any, so it never grows and
-// leaves no copy of a value; an error is about that secret alone, and what was appended is then dropped.
+// leaves no copy of a value; an error is about that secret alone, and what was appended is then dropped. begin and end
+// are written only if there is a secret between them.
 type exportFormat interface {
+	whole() bool // the output is one document: without a secret it must not be one that a program takes
 	begin() string
 	append(line []byte, e vault.Exported) ([]byte, error)
 	end() string
@@ -68,6 +70,7 @@ func (k *keys) take(key, name string) error {
 
 type linesExport struct{ settings bool }
 
+func (linesExport) whole() bool   { return false }
 func (linesExport) begin() string { return "" }
 func (linesExport) end() string   { return "" }
 func (l linesExport) append(line []byte, e vault.Exported) ([]byte, error) {
@@ -77,6 +80,7 @@ func (l linesExport) append(line []byte, e vault.Exported) ([]byte, error) {
 // dotenvExport writes what import reads: the spellings that all programs read alike. A value that has none is refused.
 type dotenvExport struct{ keys *keys }
 
+func (dotenvExport) whole() bool   { return false }
 func (dotenvExport) begin() string { return "" }
 func (dotenvExport) end() string   { return "" }
 func (d dotenvExport) append(line []byte, e vault.Exported) ([]byte, error) {
@@ -103,8 +107,9 @@ func (d dotenvExport) append(line []byte, e vault.Exported) ([]byte, error) {
 // objectExport writes one JSON object of names and values.
 type objectExport struct{ some bool }
 
+func (*objectExport) whole() bool   { return true }
 func (*objectExport) begin() string { return "{" }
-func (o *objectExport) end() string { return lineBefore(o.some) + "}\n" }
+func (*objectExport) end() string   { return "\n}\n" }
 func (o *objectExport) append(line []byte, e vault.Exported) ([]byte, error) {
 	if !utf8.Valid(e.Value) {
 		return line, errors.New("its value is not text: --format jsonl")
@@ -128,12 +133,14 @@ type kubernetesExport struct {
 	some bool
 }
 
+func (*kubernetesExport) whole() bool { return true }
+
 func (k *kubernetesExport) begin() string {
 	return fmt.Sprintf("{\"apiVersion\": \"v1\", \"kind\": \"Secret\", \"type\": \"Opaque\",\n"+
 		"\"metadata\": {\"name\": %q},\n\"data\": {", k.name)
 }
 
-func (k *kubernetesExport) end() string { return lineBefore(k.some) + "}}\n" }
+func (*kubernetesExport) end() string { return "\n}}\n" }
 
 func (k *kubernetesExport) append(line []byte, e vault.Exported) ([]byte, error) {
 	key := strings.ReplaceAll(strings.TrimPrefix(e.Name, k.keys.prefix), "/", ".")
@@ -155,11 +162,4 @@ func separator(some *bool) string {
 	}
 	*some = true
 	return "\n  "
-}
-
-func lineBefore(some bool) string {
-	if some {
-		return "\n"
-	}
-	return ""
 }

@@ -22,7 +22,7 @@ var topics = []struct{ name, short, text string }{
   8    declined at a question, or not confirmed with --yes
   126  exec: the command cannot be run
   127  exec: there is no such command
-  130  interrupted
+  130  interrupted; a command that runs until then (status --watch, audit tail -f, dev) ends with 0
 
 exec passes on the exit code of its command.`},
 	{"environment", "Variables that vaultctl reads", `Variables that vaultctl reads; a flag goes before its variable:

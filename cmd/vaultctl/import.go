@@ -64,9 +64,9 @@ The file's name decides between jsonl and env, or --format says it. Values are t
 
 A name that exists with the same value is left as it is; with another one the line fails, unless --on-conflict is skip
 (existing secrets are left, and not compared) or update (they get a new version). A line that fails is named by its
-number, and in a folder by its file; the others go on, and the exit code is 7, as for an input without secrets. After
-an interruption, run the same command again: stored secrets are skipped. --dry-run checks every line and shows what
-exists.`,
+number, a secret of a document also by its name, and in a folder by its file; the others go on, and the exit code is 7,
+as for an input without secrets. After an interruption, run the same command again: stored secrets are skipped.
+--dry-run checks every line or secret and shows what exists.`,
 		Example: `  vaultctl import secrets.jsonl
   vaultctl import .env --prefix prod/app/ --dry-run
   aws secretsmanager get-secret-value --secret-id prod/db | vaultctl import - --format aws
@@ -86,8 +86,8 @@ exists.`,
 	flags.StringVar(&o.prefix, "prefix", "", "put `PREFIX` before every name, e.g. prod/app/")
 	flags.StringVar(&o.onConflict, "on-conflict", string(vault.FailOnConflict),
 		"what to do with names that exist: fail, skip or update")
-	flags.BoolVar(&o.dryRun, "dry-run", false, "check every line and show what exists; store nothing")
-	flags.BoolVar(&o.stopOnError, "stop-on-error", false, "read no further after a line that fails")
+	flags.BoolVar(&o.dryRun, "dry-run", false, "check everything and show what exists; store nothing")
+	flags.BoolVar(&o.stopOnError, "stop-on-error", false, "read no further after a line or a secret that fails")
 	flags.IntVar(&o.concurrency, "concurrency", 8,
 		"how many batches are stored at the same time, 1 to 64, each over one connection")
 	completeWords(cmd, "format", importFormats()...)
@@ -438,7 +438,7 @@ func (r *importing) batch(reading context.Context) (batch []entry, err error) {
 			e.Name = r.o.prefix + e.Name
 			if err := r.admit(e); err != nil {
 				clear(e.Value)
-				ofLine = &lineError{e.place, err}
+				ofLine = &lineError{e.place, r.inDocument(e.Name, err)}
 			}
 		}
 		if ofLine == nil {
@@ -469,6 +469,15 @@ func (r *importing) admit(e entry) error {
 	return nil
 }
 
+// inDocument names a secret of a document, which may have all of them on one line. Of a line the number is enough, and
+// its name may be a value in the wrong place.
+func (r *importing) inDocument(name string, err error) error {
+	if r.input.documents == nil || strings.Contains(err.Error(), strconv.Quote(name)) {
+		return err
+	}
+	return inSource(name, err)
+}
+
 // store returns, with an error, the entries it did not get to. It wipes the values of the others.
 func (r *importing) store(ctx context.Context, batch []entry) (rest []entry, err error) {
 	request := vault.ImportRequest{Change: r.change, OnConflict: vault.OnConflict(r.o.onConflict), DryRun: r.o.dryRun}
@@ -486,7 +495,7 @@ func (r *importing) store(ctx context.Context, batch []entry) (rest []entry, err
 			r.count(result.Did)
 			continue
 		}
-		r.fail(batch[i].place, batch[i].Name, result.Err)
+		r.fail(batch[i].place, batch[i].Name, r.inDocument(batch[i].Name, result.Err))
 		if r.o.stopOnError {
 			r.stop()
 		}
@@ -544,6 +553,10 @@ func (r *importing) countEntry() {
 
 // outcome is the error of the whole run.
 func (r *importing) outcome(err error) error {
+	unit := "line"
+	if r.input.documents != nil {
+		unit = "secret"
+	}
 	switch {
 	case err != nil:
 		return hint(fmt.Errorf("the import ended early: %w", err), "run the same command again; stored secrets are skipped")
@@ -553,11 +566,11 @@ func (r *importing) outcome(err error) error {
 		return hint(attention("%s not imported", plural(int(r.Failed), "secret of the folder was",
 			"secrets of the folder were")), "fix the files and run the same command again; stored secrets are skipped")
 	case r.Failed > 0 && r.o.stopOnError:
-		return hint(attention("the import stopped at a line that failed"),
-			"fix the line and run the same command again; stored secrets are skipped")
+		return hint(attention("the import stopped at a %s that failed", unit),
+			"fix the %s and run the same command again; stored secrets are skipped", unit)
 	case r.Failed > 0:
-		return hint(attention("%s not imported", plural(int(r.Failed), "line was", "lines were")),
-			"fix the lines and run the same command again; stored secrets are skipped")
+		return hint(attention("%s not imported", plural(int(r.Failed), unit+" was", unit+"s were")),
+			"fix the %ss and run the same command again; stored secrets are skipped", unit)
 	}
 	return nil
 }

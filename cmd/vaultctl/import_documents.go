@@ -124,9 +124,15 @@ func (d *documents) source(s documentSource) error {
 	return nil
 }
 
+// shownName is how many bytes of a name a message repeats: a key of a document may have any length.
+const shownName = 100
+
 func inSource(name string, err error) error {
-	if name == "" {
+	switch {
+	case name == "":
 		return err
+	case len(name) > shownName:
+		return fmt.Errorf("%q...: %w", strings.ToValidUTF8(name[:shownName], ""), err)
 	}
 	return fmt.Errorf("%q: %w", name, err)
 }

@@ -24,6 +24,9 @@ func run(ctx context.Context, args []string, io stdio) int {
 	defer a.close()
 	root := newRootCmd(a)
 	root.SetArgs(args)
+	if len(args) > 0 && strings.HasPrefix(args[0], cobra.ShellCompRequestCmd) {
+		plainUsage(root)
+	}
 	err := root.ExecuteContext(ctx)
 	switch {
 	case err == nil:

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -143,7 +144,9 @@ func TestWhatWasTypedIsRefusedBeforeAnythingOpens(t *testing.T) {
 		"import a.jsonl --prefix -x/":            "--prefix is what names begin with",
 		"import a.jsonl -o jsonl":                "vaultctl import does not write jsonl",
 		"export":                                 "FILE is missing",
-		"export - -o json":                       "export writes jsonl only",
+		"export - -o json":                       "--format says what it writes, here jsonl",
+		"export - -o table":                      "--output table does not go with export",
+		"export - --format json -o jsonl":        "--format says what it writes, here json",
 		"exec":                                   "COMMAND is missing\nhint: vaultctl exec",
 		"exec -- ls":                             "which secrets is missing",
 		"exec --env hunter2 -- ls":               "--env takes VARIABLE=NAME",
@@ -176,6 +179,30 @@ func TestCompletionIsSilentWithoutADatabase(t *testing.T) {
 			got.err != "" {
 			t.Errorf("completion %s: got exit code %d and %d bytes", shell, got.code, len(got.out))
 		}
+	}
+}
+
+// Shells show a candidate's description as it is.
+func TestCandidatesHaveNoBackticks(t *testing.T) {
+	shown := 0
+	var visit func(cmd *cobra.Command, path []string)
+	visit = func(cmd *cobra.Command, path []string) {
+		got := mustRun(t, append(append([]string{cobra.ShellCompRequestCmd}, path...), "--")...)
+		if got.code != exitDone || strings.Contains(got.out, "`") {
+			t.Errorf("%q: got exit code %d and %s", path, got.code, got.out)
+		}
+		shown += strings.Count(got.out, "\t")
+		for _, c := range cmd.Commands() {
+			visit(c, append(slices.Clip(path), c.Name()))
+		}
+	}
+	visit(newRootCmd(&app{stdio: stdio{in: os.Stdin, out: os.Stdout, err: os.Stderr}}), nil)
+	if shown < 200 {
+		t.Errorf("got %d descriptions, want those of all commands", shown)
+	}
+	got := mustRun(t, cobra.ShellCompRequestCmd, "migrate", "--")
+	if !strings.Contains(got.out, "--kms-key\tKMS key URI: ") {
+		t.Errorf("got %s, want the word without its marks", got.out)
 	}
 }
 

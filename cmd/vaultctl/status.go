@@ -43,7 +43,8 @@ was made for: after an upgrade, those that are left to restart.`,
 			return watch(cmd.Context(), a, *every, runStatus)
 		},
 	}
-	cmd.Flags().Var(durationFlag{&every}, "watch", "show it again every 2s, or every `DURATION` written --watch=10s")
+	cmd.Flags().Var(durationFlag{&every}, "watch",
+		"show it again every 2s, or every `DURATION` written --watch=10s, until Ctrl-C")
 	cmd.Flags().Lookup("watch").NoOptDefVal = "2s"
 	return cmd
 }

@@ -685,5 +685,11 @@ func (c Config) print(out io.Writer) error {
 	if _, err := fmt.Fprintf(out, "%s\n# access = %q: %s\n", from, c.Access, accessMeans[c.Access]); err != nil {
 		return err
 	}
+	// The encoder leaves out a nil list. An empty one is in force too, and that of allow answers no client.
+	for _, field := range reflect.ValueOf(&c).Elem().Fields() {
+		if field.Kind() == reflect.Slice && field.IsNil() && field.CanSet() {
+			field.Set(reflect.MakeSlice(field.Type(), 0, 0))
+		}
+	}
 	return toml.NewEncoder(out).Encode(c)
 }

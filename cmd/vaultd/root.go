@@ -79,8 +79,8 @@ func newCheckConfigCmd(path *string, out, errOut io.Writer) *cobra.Command {
 		Use: "check-config", Short: "Check the settings and show those in force", Args: cobra.NoArgs,
 		Long: `Check the settings and show those in force. A file in the place of a folder of vaultd, and a missing folder
 above audit_archive, are errors here; a daemon starts all the same. What works and is likely a mistake (networks that
-hold much of the internet, modes of files, a certificate that ends soon, values in the clear) is a warning on stderr;
-vaultd logs the same when it starts. With --strict a warning is an error: exit code 2.`,
+hold much of the internet, an allow that answers no client, modes of files, a certificate that ends soon, values in the
+clear) is a warning on stderr; vaultd logs the same when it starts. With --strict a warning is an error: exit code 2.`,
 		RunE: func(*cobra.Command, []string) error { return checkConfig(*path, strict, out, errOut) },
 	}
 	cmd.Flags().BoolVar(&strict, "strict", false, "refuse what is warned of")

@@ -28,6 +28,7 @@ func (w warning) String() string { return w.key + ": " + w.text }
 func (c *Config) warnings(now time.Time) []warning {
 	var all []warning
 	add := func(key, format string, args ...any) { all = append(all, warning{key, fmt.Sprintf(format, args...)}) }
+	c.warnOfNoClients(add)
 	c.warnOfNetworks(add)
 	c.warnOfHosts(add)
 	c.warnOfListeners(add)
@@ -41,6 +42,19 @@ func (c *Config) warnings(now time.Time) []warning {
 }
 
 type addWarning func(key, format string, args ...any)
+
+// warnOfNoClients is about a daemon that runs and answers each request with 403. allow does not count over a unix
+// socket.
+func (c *Config) warnOfNoClients(add addWarning) {
+	isSocket := func(address string) bool { return strings.HasPrefix(address, "unix:") }
+	switch sockets := slices.ContainsFunc(c.Listen, isSocket); {
+	case len(c.policy.Allow) > 0:
+	case !sockets:
+		add("allow", "the list is empty, so no client is answered")
+	case slices.ContainsFunc(c.Listen, func(address string) bool { return !isSocket(address) }):
+		add("allow", "the list is empty, so no client is answered except over the unix socket")
+	}
+}
 
 func (c *Config) warnOfNetworks(add addWarning) {
 	reach := "every host there can read secrets"

@@ -84,7 +84,11 @@ func TestCheckConfigWarns(t *testing.T) {
 		settings string
 		want     string // the setting, and a part of the text; "" = nothing is said
 	}{
-		"a good one":                {nothing, "", ""},
+		"a good one": {nothing, "", ""},
+		"no client":  {nothing, `allow = []`, "allow: the list is empty, so no client is answered except"},
+		"no client at all": {nothing, "allow = []\nlisten = [\"127.0.0.1:8400\"]",
+			"allow: the list is empty, so no client is answered\n"},
+		"clients of a socket alone": {nothing, "allow = []\nlisten = [\"unix:/run/vaultd.sock\"]", ""},
 		"all of IPv4":               {nothing, `allow = ["0.0.0.0/0"]`, "allow: 0.0.0.0/0"},
 		"all of IPv6":               {nothing, `allow = ["::/0"]`, "allow: ::/0"},
 		"a half":                    {nothing, `allow = ["0.0.0.0/1"]`, "allow: 0.0.0.0/1"},
