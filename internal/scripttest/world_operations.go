@@ -48,6 +48,8 @@ func (r *reader) operationsWorld() {
 		r.until(`vaultctl audit verify --key "$AUDIT_KEY"`)
 		o.namedFirst(`@spare/`, r.here("@db2/"))
 	}
+	// a transaction after the backup, whose time the spare shows
+	r.before["psql -c \"SELECT pg_create_restore_point"] = func() { r.typed(`vaultctl put prod/app/key @key`) }
 	r.before["Promotion"] = o.loseThePrimary
 	r.before["Lost quorum"] = func() {
 		o.m.command("db1", "pg_ctl -m fast -w stop >/dev/null")
