@@ -48,9 +48,9 @@ func newExportCmd(a *app) *cobra.Command {
               is "."
 
 A secret that cannot be opened, or that the format cannot hold, is named, and the exit code is 7. jsonl then has the
-others. No other format makes a FILE, since it would look complete; on standard output a JSON document stops at that
-secret and is not valid, and dotenv has the others' lines: set -o pipefail, or take a FILE. No secret at all is an
-error, exit code 3, and nothing is written.
+others, if there are any. No other format makes a FILE, since it would look complete. On standard output a JSON document
+stops at that secret and is not valid, and dotenv has the others' lines: set -o pipefail, or take a FILE. No secret at
+all is an error, exit code 3, and nothing is written.
 
 FILE is readable by its owner alone. It replaces an existing file only with --force. It holds the secrets in the clear:
 pipe the output into a program that encrypts it, or remove FILE soon.
@@ -207,7 +207,7 @@ func (x *exporting) run(ctx context.Context, w io.Writer) error {
 	switch {
 	case x.written == 0 && x.failed == 0:
 		return errNothing
-	case x.failed > 0 && (x.format.whole() || x.o.file != "-" && x.o.format != "jsonl"):
+	case x.failed > 0 && (x.written == 0 || x.format.whole() || x.o.file != "-" && x.o.format != "jsonl"):
 		return errIncomplete
 	}
 	return x.write(w, []byte(x.format.end()))
