@@ -362,14 +362,28 @@ func checkStandbys(ctx context.Context, p *probe) finding {
 	return fine("%d, and none is far behind", len(replicas))
 }
 
-// checkReplay compares the heartbeat row on the primary with the copy this standby has replayed.
+// checkReplay looks at a standby's lag. It compares the heartbeat that it has replayed with the row on the primary,
+// which takes no clocks, and with the standby's clock, as status does.
 func checkReplay(_ context.Context, p *probe) finding {
-	if p.node == nil || !p.node.Recovering || p.primary == nil || p.node.BeatAt == nil || p.primary.BeatAt == nil {
+	if p.node == nil || !p.node.Recovering || p.node.BeatAt == nil {
 		return finding{}
+	}
+	age := p.node.BeatAge.Round(time.Second)
+	if p.primary == nil || p.primary.BeatAt == nil {
+		if p.node.BeatAge > replayLate {
+			return problem("SELECT * FROM pg_stat_wal_receiver, on the standby; "+
+				"systemctl status vaultd, beside the primary",
+				"the last heartbeat of the primary that this standby has is %s old", age)
+		}
+		return fine("the last heartbeat of the primary that this standby has is %s old", age)
 	}
 	if behind := p.primary.BeatAt.Sub(*p.node.BeatAt); behind > replayLate {
 		return problem("SELECT * FROM pg_stat_wal_receiver, on the standby", "this standby is %s behind its primary",
 			behind.Round(time.Second))
+	}
+	if p.node.BeatAge > replayLate {
+		return problem("systemctl status vaultd, beside the primary",
+			"this standby keeps up, and the primary's own last heartbeat is %s old", age)
 	}
 	return fine("this standby keeps up")
 }
@@ -381,6 +395,9 @@ func checkHeartbeat(_ context.Context, p *probe) finding {
 	}
 	if e == nil || e.Schema.Have != e.Schema.Want {
 		return finding{}
+	}
+	if p.primary == nil && e.Recovering && e.BeatAt != nil && e.BeatAge > replayLate {
+		return finding{} // replay may be the cause: checkReplay reports it
 	}
 	const help = "systemctl status vaultd, beside the primary"
 	detail := ""
