@@ -32,7 +32,8 @@ var (
 	rotationLimit = prometheus.NewDesc("vaultd_rotation_limit",
 		"The most rotations at once (vaultctl rotation limit); 0: all are stopped. Absent without a limit.", nil, nil)
 	rotations = prometheus.NewDesc("vaultd_rotations",
-		"Rotations by state: queued, claimed, failed for good, overdue; secrets paused.", []string{"state"}, nil)
+		"Rotations by state: queued, claimed, failed for good; overdue and not failed; secrets paused.", []string{"state"},
+		nil)
 )
 
 func (c *stateCollector) Describe(to chan<- *prometheus.Desc) {

@@ -40,7 +40,8 @@ func TestStatusCountsWhatTheRoleMayRead(t *testing.T) {
 	s.MustExec(t, `UPDATE vault.secrets SET kind = 'automatic', generator = 'hex', rotation_interval = '1 day',
 			next_rotation_at = now() - interval '1 hour', rotation_paused_at = CASE name WHEN 'app2/d' THEN now() END`,
 		`INSERT INTO vault.rotation_jobs (secret_id, name, from_version, state, due_at, run_after, last_error)
-			SELECT id, name, current_version, 'failed', now(), now(), 'x' FROM vault.secrets`,
+			SELECT id, name, current_version, 'failed', now(), now(), 'x' FROM vault.secrets
+			WHERE name NOT IN ('app1/a', 'other/e')`,
 		`INSERT INTO vault.round_failures (part, subject, error, code)
 			SELECT 'expire', name, 'x', 'XX000' FROM vault.secrets UNION SELECT 'claim', '', 'x', 'XX000'`,
 		`INSERT INTO vault.admin_tokens (id, name, token_sha256, scope, created_by)
@@ -58,10 +59,11 @@ func TestStatusCountsWhatTheRoleMayRead(t *testing.T) {
 		}
 	}
 	s.MustExec(t, `GRANT `+quoted(one)+` TO `+quoted(member))
-	whole := totals{5, 1, 6, 4, 5, 4, 1, 7, true}
-	app1 := totals{2, 0, 2, 2, 2, 2, 0, 3, true}
+	// a rotation that failed is overdue as well, and counts once
+	whole := totals{5, 1, 6, 4, 3, 2, 1, 7, true}
+	app1 := totals{2, 0, 2, 2, 1, 1, 0, 3, true}
 	for role, want := range map[string]totals{vaulttest.Superuser: whole, all: whole, one: app1, member: app1,
-		nested: {3, 0, 3, 2, 3, 2, 1, 4, true}} {
+		nested: {3, 0, 3, 2, 2, 1, 1, 4, true}} {
 		if diff := cmp.Diff(want, totalsOf(t, s, role)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", role, diff)
 		}

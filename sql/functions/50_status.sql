@@ -31,9 +31,11 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET r
                          WHERE j.state = 'failed' AND j.from_version = s.current_version AND s.deleted_at IS NULL),
     'rotations_overdue', (SELECT count(*) FROM vault.secrets s WHERE s.deleted_at IS NULL
         AND s.next_rotation_at < now() - interval '5 minutes'
-                          AND vault._may_rotate(s, now())
-                              AND (s.rotation_window IS NULL
-                              OR vault._in_window(s.rotation_window, now() - interval '5 minutes'))),
+        AND vault._may_rotate(s, now())
+        AND (s.rotation_window IS NULL
+          OR vault._in_window(s.rotation_window, now() - interval '5 minutes'))
+        AND NOT EXISTS (SELECT FROM vault.rotation_jobs j        -- it counts as failed
+          WHERE j.secret_id = s.id AND j.state = 'failed' AND j.from_version = s.current_version)),
     'rotations_paused', (SELECT count(*) FROM vault.secrets WHERE rotation_paused_at IS NOT NULL
         AND deleted_at IS NULL),
     -- or the failure lasts
@@ -71,7 +73,9 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET r
       count(*) FILTER (WHERE x.deleted_at IS NULL AND x.rotation_paused_at IS NOT NULL) AS paused,
       count(*) FILTER (WHERE x.next_rotation_at < now() - interval '5 minutes' AND vault._may_rotate(x, now())
         AND (x.rotation_window IS NULL
-          OR vault._in_window(x.rotation_window, now() - interval '5 minutes'))) AS overdue,
+          OR vault._in_window(x.rotation_window, now() - interval '5 minutes'))
+        AND NOT EXISTS (SELECT FROM vault.rotation_jobs j
+          WHERE j.secret_id = x.id AND j.state = 'failed' AND j.from_version = x.current_version)) AS overdue,
       min(x.next_rotation_at) FILTER (WHERE x.deleted_at IS NULL) AS next
     FROM unnest(p_prefixes) AS p (prefix) JOIN vault.secrets x
       ON x.name >= p.prefix COLLATE "C" AND x.name < p.prefix || '~' COLLATE "C") AS s
