@@ -362,8 +362,8 @@ func checkStandbys(ctx context.Context, p *probe) finding {
 	return fine("%d, and none is far behind", len(replicas))
 }
 
-// checkReplay looks at a standby's lag. It compares the heartbeat that it has replayed with the row on the primary, which
-// takes no clocks, and with the standby's clock, as status does.
+// checkReplay looks at a standby's lag. It compares the heartbeat that it has replayed with the row on the primary,
+// which takes no clocks, and with the standby's clock, as status does.
 func checkReplay(_ context.Context, p *probe) finding {
 	if p.node == nil || !p.node.Recovering || p.node.BeatAt == nil {
 		return finding{}
@@ -371,7 +371,8 @@ func checkReplay(_ context.Context, p *probe) finding {
 	age := p.node.BeatAge.Round(time.Second)
 	if p.primary == nil || p.primary.BeatAt == nil {
 		if p.node.BeatAge > replayLate {
-			return problem("SELECT * FROM pg_stat_wal_receiver, on the standby; systemctl status vaultd, beside the primary",
+			return problem("SELECT * FROM pg_stat_wal_receiver, on the standby; "+
+				"systemctl status vaultd, beside the primary",
 				"the last heartbeat of the primary that this standby has is %s old", age)
 		}
 		return fine("the last heartbeat of the primary that this standby has is %s old", age)

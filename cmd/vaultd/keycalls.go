@@ -38,7 +38,8 @@ func newKeyCalls(r prometheus.Registerer) *keyCalls {
 		Name: "vaultd_kms_calls_total",
 		Help: "Operations of KMS keys and of the key of audit seals, in a key service or a key file, by result. " +
 			"refused: the key or its service refuses and an operator must act; unavailable: no answer, or throttled; " +
-			"integrity: the data key does not open in its context; cancelled: the caller left.",
+			"integrity: the data key does not open in its context; cancelled: the caller left; failed: any other error, which " +
+			"the log has.",
 	}, []string{"operation", "result"})
 	took := prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "vaultd_kms_call_duration_seconds",

@@ -43,3 +43,39 @@ func TestEveryCodeIsOnThePages(t *testing.T) {
 		}
 	}
 }
+
+// TestEveryParameterIsOnThePages finds the query parameters of endpoints in this package's source, and each of them in
+// the documents.
+func TestEveryParameterIsOnThePages(t *testing.T) {
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	known, quoted := regexp.MustCompile(`\bquery: +\[\]string\{([^}]*)\}`), regexp.MustCompile(`"(\w+)"`)
+	parameters := map[string]bool{}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, list := range known.FindAllStringSubmatch(string(text), -1) {
+			for _, m := range quoted.FindAllStringSubmatch(list[1], -1) {
+				parameters[m[1]] = true
+			}
+		}
+	}
+	if len(parameters) < 6 {
+		t.Errorf("got the parameters %v, want all of the endpoints", parameters)
+	}
+	for page, form := range map[string]string{"HTTP.md": "`?NAME=", "openapi.yaml": "name: NAME"} {
+		text, err := os.ReadFile(filepath.Join("../../docs", page))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name := range parameters {
+			if !strings.Contains(string(text), strings.ReplaceAll(form, "NAME", name)) {
+				t.Errorf("docs/%s lacks the query parameter %s", page, name)
+			}
+		}
+	}
+}
