@@ -111,7 +111,7 @@ func (p *page) prepare(t *testing.T, blocks [][]string) {
 	}
 	p.environ = append(p.world.environ(), "VAULTD_URL="+p.daemon.url, "KUBERNETES="+kubernetes,
 		"NODE_PATH="+filepath.Join(here, "node_modules"),
-		"PATH="+strings.Join([]string{bin, p.dir, filepath.Join(here, "../bin"), os.Getenv("PATH")}, ":"))
+		"PATH="+strings.Join([]string{bin, p.commands, filepath.Join(here, "../bin"), os.Getenv("PATH")}, ":"))
 }
 
 const documentedSocket = "/run/vaultd/credentials"

@@ -91,6 +91,7 @@ func (h *harness) cmdDaemon(ts *testscript.TestScript, neg bool, args []string) 
 	case "previous":
 		bin, err := h.previous()
 		ts.Check(err)
+		s.hasPrevious = true
 		s.startDaemon(ts, args[1], args[2:], filepath.Join(bin, previousVaultd), nil)
 	case "fragile":
 		path, err := h.fragileVaultd()

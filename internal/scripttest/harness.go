@@ -58,18 +58,19 @@ type harness struct {
 
 // session is the state of one script.
 type session struct {
-	h       *harness
-	env     *testscript.Env
-	store   *vaulttest.Store
-	daemons map[string]*daemon
-	pending map[string]*pendingRequest
-	fake    *kmsfake.Fake
-	bucket  *s3fake.Fake
-	held    *pgx.Conn
-	load    *load
-	reads   *nodeReads
-	sockets map[string]*sockets // of activated daemons
-	cleanup []func()
+	h           *harness
+	hasPrevious bool // a daemon of the previous release was started
+	env         *testscript.Env
+	store       *vaulttest.Store
+	daemons     map[string]*daemon
+	pending     map[string]*pendingRequest
+	fake        *kmsfake.Fake
+	bucket      *s3fake.Fake
+	held        *pgx.Conn
+	load        *load
+	reads       *nodeReads
+	sockets     map[string]*sockets // of activated daemons
+	cleanup     []func()
 }
 
 // Run builds both binaries, runs every script of a folder on one shared cluster, and then looks for their values and

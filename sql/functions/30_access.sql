@@ -174,8 +174,9 @@ BEGIN
     AND (r.rolname = g.role_name OR NOT v_moved));
   UPDATE vault.group_grants g SET role_name = r.rolname FROM pg_roles r
     WHERE r.oid = g.role_id AND r.rolname <> g.role_name;
-  IF v_moved THEN
-    UPDATE vault.config SET home = v_here WHERE only_row;
+  IF v_moved THEN   -- a round that is still open may have noted it
+    UPDATE vault.config SET home = v_here
+      WHERE only_row = (SELECT only_row FROM vault.config WHERE only_row FOR NO KEY UPDATE SKIP LOCKED);
   END IF;
   IF v_gone IS NOT NULL THEN
     PERFORM vault._audit('grant.gone', NULL, NULL, NULL, jsonb_build_object('prefixes', v_gone));
