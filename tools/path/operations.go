@@ -33,7 +33,7 @@ func (o operation) secret(i int) string {
 
 var operations = []operation{
 	{"first read", true, false, get},
-	{"read again", true, true, get}, // its key is in the cache
+	{"read again", true, true, get}, // its row and its key are in memory
 	{"put", false, false, func(ctx context.Context, _ *env, d *daemon, secret string) error {
 		return d.request(ctx, http.MethodPut, secret, `{"value":"one"}`, http.StatusCreated)
 	}},
