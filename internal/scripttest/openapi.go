@@ -3,6 +3,7 @@ package scripttest
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"mime"
@@ -133,9 +134,9 @@ func (s *surface) judge(method, path string, response *http.Response, body []byt
 	if operation == "" {
 		return s.judgeUnknown(status, body)
 	}
-	documented, where := s.resolve(child(child(s.operations()[operation], "responses"), status), "/paths/"+
-		pointer(operation[strings.Index(operation, " ")+1:])+"/"+strings.ToLower(operation[:strings.Index(operation, " ")])+
-		"/responses/"+status)
+	verb, route, _ := strings.Cut(operation, " ")
+	documented, where := s.resolve(child(child(s.operations()[operation], "responses"), status),
+		"/paths/"+pointer(route)+"/"+strings.ToLower(verb)+"/responses/"+status)
 	if documented == nil {
 		return fmt.Errorf("%s has no such status", operation)
 	}
@@ -162,7 +163,7 @@ func hasSuccess(operation map[string]any) bool {
 // judgeUnknown is for a path, or a method of a path, that the description does not have.
 func (s *surface) judgeUnknown(status string, body []byte) error {
 	if !slices.Contains([]string{"400", "403", "405", "429"}, status) {
-		return fmt.Errorf("an unknown route with this status")
+		return errors.New("an unknown route with this status")
 	}
 	instance, err := jsonschema.UnmarshalJSON(bytes.NewReader(body))
 	if err != nil {
@@ -181,7 +182,7 @@ func (s *surface) judgeHeaders(documented map[string]any, where string, response
 		case "Date", "Content-Type", "Content-Length", "Transfer-Encoding":
 			continue // HTTP's own
 		}
-		if s.headerNamed(documented, name) == "" {
+		if !hasHeader(documented, name) {
 			return fmt.Errorf("header %s is not documented", name)
 		}
 	}
@@ -200,13 +201,14 @@ func (s *surface) judgeHeaders(documented map[string]any, where string, response
 	return nil
 }
 
-func (s *surface) headerNamed(documented map[string]any, name string) string {
+// hasHeader reports whether a header is documented, in whichever case.
+func hasHeader(documented map[string]any, name string) bool {
 	for d := range documented {
 		if http.CanonicalHeaderKey(d) == name {
-			return d
+			return true
 		}
 	}
-	return ""
+	return false
 }
 
 func (s *surface) judgeBody(content map[string]any, where, contentType string, body []byte) error {
@@ -231,8 +233,8 @@ func (s *surface) validate(where string, instance any) error {
 		return err
 	}
 	if err := schema.Validate(instance); err != nil {
-		basic, isInvalid := err.(*jsonschema.ValidationError)
-		if !isInvalid {
+		var basic *jsonschema.ValidationError
+		if !errors.As(err, &basic) {
 			return err
 		}
 		for len(basic.Causes) > 0 {
