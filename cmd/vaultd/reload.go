@@ -58,9 +58,9 @@ func (r *reloader) reload() {
 	r.level.Set(c.level)
 	c.warn(r.log)
 	waiting := needRestart(r.running, c)
-	r.failed.Store(false)
 	r.applied.Store(time.Now().Unix())
 	r.waiting.Store(int64(len(waiting)))
+	r.failed.Store(false) // last: metrics that say that it worked have the others of this reload
 	if len(waiting) > 0 {
 		r.log.Warn("reloaded, but for settings that take a restart", "unchanged", strings.Join(waiting, ", "))
 		return
