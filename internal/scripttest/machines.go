@@ -1,6 +1,7 @@
 package scripttest
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -29,8 +30,8 @@ host all postgres,owner,operator,landlord,vaultd,app,drill 127.0.0.0/8 trust
 
 func (r *reader) machines(names ...string) *machines {
 	r.t.Helper()
-	m := &machines{r: r, user: serverUser(r.t.Fatal)}
-	l, err := net.Listen("tcp", m.address(r, 0)+":0")
+	m := &machines{r: r, user: r.serverUser()}
+	l, err := net.Listen("tcp", m.address(0)+":0")
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -38,11 +39,11 @@ func (r *reader) machines(names ...string) *machines {
 	l.Close()
 	r.setenv("PGPORT", strconv.Itoa(m.port), "PGUSER", "postgres", "PGCONNECT_TIMEOUT", "10")
 	for i, name := range names {
-		host, folder := m.address(r, i+1), filepath.Join(r.dir, name)
+		host, folder := m.address(i+1), filepath.Join(r.dir, name)
 		if err := os.Mkdir(folder, 0o700); err != nil {
 			r.t.Fatal(err)
 		}
-		m.give(folder)
+		r.giveTo(m.user, folder)
 		r.on[name] = []string{"MACHINE=" + name, "PGDATABASE=postgres", "PGHOST=" + folder, "PGDATA=" + folder + "/data",
 			"ADDRESS=" + host}
 		where := regexp.MustCompile(`(@|,|host=|-h |")` + regexp.QuoteMeta(name) + `([,:/ "?]|$)`)
@@ -63,8 +64,9 @@ esac`)
 	return m
 }
 
-// address is the one of a machine of this run, which no machine of another program has.
-func (m *machines) address(r *reader, n int) string {
+// address is that of a machine. The process id is in it, so that two test programs seldom have the same; where they do,
+// their ports differ.
+func (m *machines) address(n int) string {
 	return fmt.Sprintf("127.%d.0.%d", 64+os.Getpid()%128, n+1)
 }
 
@@ -101,33 +103,27 @@ func (m *machines) command(name, commands string) string {
 	return string(out)
 }
 
-func (m *machines) give(path string) {
-	if m.user != nil {
-		if err := os.Chown(path, int(m.user.Uid), int(m.user.Gid)); err != nil {
-			m.r.t.Fatal(err)
-		}
-	}
-}
-
 // configure adds a part of a file of a server's settings, and makes the server take it.
 func (m *machines) configure(name, file, text string) {
 	m.r.t.Helper()
 	m.command(name, "cat >> $PGDATA/"+file+" <<'END'\n"+text+"END\n"+m.r.dir+"/bin/pg_ctl -w -m fast restart >/dev/null")
 }
 
-// serverUser is who runs servers: not root, as which PostgreSQL does not start.
-func serverUser(fail func(...any)) *syscall.Credential {
+// serverUser is the user that runs servers: the caller, or for root, as which PostgreSQL does not start, the user of
+// Debian's package.
+func (r *reader) serverUser() *syscall.Credential {
+	r.t.Helper()
 	if os.Getuid() != 0 {
 		return nil
 	}
-	found, err := user.Lookup("postgres") // Debian's package has made it
+	found, err := user.Lookup("postgres")
 	if err != nil {
-		fail(err)
+		r.t.Fatal(err)
 	}
-	uid, _ := strconv.ParseUint(found.Uid, 10, 32)
-	gid, _ := strconv.ParseUint(found.Gid, 10, 32)
-	if uid == 0 {
-		fail("the user postgres is root")
+	uid, errUser := strconv.ParseUint(found.Uid, 10, 32)
+	gid, errGroup := strconv.ParseUint(found.Gid, 10, 32)
+	if err := errors.Join(errUser, errGroup); err != nil || uid == 0 {
+		r.t.Fatalf("the user postgres has the id %q: %v", found.Uid, err)
 	}
 	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
 }
@@ -137,7 +133,7 @@ func serverUser(fail func(...any)) *syscall.Credential {
 func (r *reader) vaultdProgram(config string) {
 	r.t.Helper()
 	binary := filepath.Join(r.h.bin, "vaultd")
-	if r.as != nil {
+	if r.as != nil { // who may not enter the folder of the built commands
 		binary = r.dir + "/bin/.vaultd"
 		r.copyBinary("vaultd", binary)
 	}

@@ -291,6 +291,16 @@ func (r *reader) setenv(pairs ...string) {
 	}
 }
 
+// value is that of a variable of the reader.
+func (r *reader) value(name string) string {
+	for _, line := range slices.Backward(r.environ) {
+		if value, ok := strings.CutPrefix(line, name+"="); ok {
+			return value
+		}
+	}
+	return os.Getenv(name)
+}
+
 // make makes a folder of the reader's, which servers may pass through.
 func (r *reader) make(path string) {
 	r.t.Helper()
@@ -312,10 +322,13 @@ func (r *reader) write(name, text string, mode os.FileMode) string {
 	return path
 }
 
-func (r *reader) give(path string) {
+func (r *reader) give(path string) { r.giveTo(r.as, path) }
+
+// giveTo makes a user the owner of a file; nil: the caller, who is it already.
+func (r *reader) giveTo(user *syscall.Credential, path string) {
 	r.t.Helper()
-	if r.as != nil {
-		if err := os.Chown(path, int(r.as.Uid), int(r.as.Gid)); err != nil {
+	if user != nil {
+		if err := os.Chown(path, int(user.Uid), int(user.Gid)); err != nil {
 			r.t.Fatal(err)
 		}
 	}

@@ -16,11 +16,11 @@ type operator struct {
 
 // operationsWorld has db1 with a vault in it, and what each runbook calls a failure.
 func (r *reader) operationsWorld() {
-	r.as = serverUser(r.t.Fatal)
+	r.as = r.serverUser()
 	r.give(r.dir)
 	r.give(r.dir + "/bin")
 	r.copyBinary("vaultctl", r.dir+"/bin/vaultctl")
-	o := &operator{reader: r, listen: freeAddress(r), health: freeAddress(r)}
+	o := &operator{reader: r, listen: r.freeAddress(), health: r.freeAddress()}
 	fake := r.keys()
 	fake.AddSigningKey("vault-seals")
 	for _, folder := range []string{"/archive", "/backup", "/vaultd", "/etc", "/mnt/db3/vaultd"} {
@@ -68,7 +68,7 @@ func (r *reader) operationsWorld() {
 	}
 	r.before["The KMS is away"] = func() {
 		o.daemon("db2", fmt.Sprintf(`"awskms:///alias/vault?region=eu-west-1&endpoint=http://%s", "local://%s/kek"`,
-			freeAddress(r), r.dir))
+			r.freeAddress(), r.dir))
 		o.restart("true")
 	}
 	r.before["Rotations fail"] = func() {
@@ -174,7 +174,8 @@ func (o *operator) due(more string) {
 		` WHERE name = 'a/auto'"`)
 }
 
-func freeAddress(r *reader) string {
+// freeAddress is one of loopback that no server listens on now.
+func (r *reader) freeAddress() string {
 	r.t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -2,8 +2,6 @@ package scripttest
 
 import (
 	"fmt"
-	"os"
-	"slices"
 	"strings"
 )
 
@@ -47,14 +45,4 @@ audit_seal_key = "local://%[2]s/audit.key"
 		r.typed(`vaultctl put prod/api/key --generate`)
 		r.until(`vaultctl audit verify --key "$AUDIT_KEY"`)
 	}
-}
-
-// value is that of a variable of the reader.
-func (r *reader) value(name string) string {
-	for _, line := range slices.Backward(r.environ) {
-		if value, ok := strings.CutPrefix(line, name+"="); ok {
-			return value
-		}
-	}
-	return os.Getenv(name)
 }

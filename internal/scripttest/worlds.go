@@ -156,7 +156,7 @@ echo 'local all all trust' >> $PGDATA/pg_hba.conf
 psql -Atqc "SELECT pg_reload_conf()"`)
 	r.setenv("VAULTCTL_DATABASE_URL", url)
 	r.write("admin", r.here(fmt.Sprintf("postgres://dba:of%%20dba@target:%d/postgres", m.port)), 0o600)
-	r.daemon(r.here(fmt.Sprintf("scan_interval = \"100ms\"\npostgres_hosts = [\"%s:%d\"]\n", m.address(r, 1), m.port)))
+	r.daemon(r.here(fmt.Sprintf("scan_interval = \"100ms\"\npostgres_hosts = [\"%s:%d\"]\n", m.address(1), m.port)))
 	r.typed(`vaultctl put prod/db/admin @admin
 printf other | vaultctl put db/app -
 vaultctl update db/app --generate --rotate-every 30d --rotator 'postgres-role role=app via=prod/db/admin'
