@@ -266,14 +266,18 @@ func pointer(key string) string {
 	return strings.NewReplacer("{", "%7B", "}", "%7D").Replace(key)
 }
 
-// unanswered are the operations that no script has had a good answer from.
-func (s *surface) unanswered() []string {
-	var missing []string
-	for operation := range s.operations() {
-		if !s.answered[operation] {
-			missing = append(missing, operation)
+// problems are the answers that did not fit and, once every script has run, the operations that none had a good answer
+// from.
+func (s *surface) problems(every bool) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	problems := slices.Clone(s.wrong)
+	if every {
+		for _, operation := range slices.Sorted(maps.Keys(s.operations())) {
+			if !s.answered[operation] {
+				problems = append(problems, "no script has a good answer from "+operation)
+			}
 		}
 	}
-	slices.Sort(missing)
-	return missing
+	return problems
 }

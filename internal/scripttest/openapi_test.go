@@ -21,6 +21,12 @@ func described(t *testing.T) *surface {
 	return s
 }
 
+// goodHeader is the header of an answer that fits.
+func goodHeader() http.Header {
+	return http.Header{"X-Request-Id": {"a"}, "Cache-Control": {"no-store"}, "X-Content-Type-Options": {"nosniff"},
+		"Content-Type": {"application/json"}}
+}
+
 // TestEveryReferenceOfTheDescription compiles every schema of every answer, and finds every reference.
 func TestEveryReferenceOfTheDescription(t *testing.T) {
 	s := described(t)
@@ -61,8 +67,7 @@ func TestAnAnswerIsCompared(t *testing.T) {
 	s := described(t)
 	const good = `{"error":"not_found","message":"no such secret or version","request_id":"a"}`
 	header := func(pairs ...string) http.Header {
-		h := http.Header{"X-Request-Id": {"a"}, "Cache-Control": {"no-store"}, "X-Content-Type-Options": {"nosniff"},
-			"Content-Type": {"application/json"}}
+		h := goodHeader()
 		for i := 0; i < len(pairs); i += 2 {
 			h.Set(pairs[i], pairs[i+1])
 			if pairs[i+1] == "" {
@@ -125,5 +130,31 @@ func TestTheHTTPPageHasTheSamePaths(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("docs/HTTP.md (+) and docs/openapi.yaml (-) differ:\n%s", diff)
+	}
+}
+
+// TestProblemsOfTheDescription reports the answer that does not fit, and operations without a good answer only after
+// every script.
+func TestProblemsOfTheDescription(t *testing.T) {
+	s := described(t)
+	for _, status := range []int{http.StatusOK, http.StatusTeapot} {
+		request, err := http.NewRequest(http.MethodPost, "http://vaultd/v1/secrets/a/verify", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.check(request, &http.Response{StatusCode: status, Header: goodHeader()}, []byte(`{"valid":false}`))
+	}
+	wrong := []string{"POST /v1/secrets/a/verify: 418: POST /v1/secrets/{name}/verify has no such status"}
+	if diff := cmp.Diff(wrong, s.problems(false)); diff != "" {
+		t.Errorf("after some scripts (-want +got):\n%s", diff)
+	}
+	for operation := range s.operations() {
+		if operation != "POST /v1/secrets/{name}/verify" {
+			wrong = append(wrong, "no script has a good answer from "+operation)
+		}
+	}
+	slices.Sort(wrong[1:])
+	if diff := cmp.Diff(wrong, s.problems(true)); diff != "" {
+		t.Errorf("after every script (-want +got):\n%s", diff)
 	}
 }
