@@ -21,6 +21,6 @@ func (h *harness) cmdWatched(ts *testscript.TestScript, neg bool, args []string)
 	files, err := watched.Read(h.module)
 	ts.Check(err)
 	if missing := files.Missing(pages...); len(missing) > 0 {
-		ts.Fatalf("the daemons have not what is watched:\n%s", strings.Join(missing, "\n"))
+		ts.Fatalf("watched, and in none of these pages:\n%s", strings.Join(missing, "\n"))
 	}
 }
