@@ -198,12 +198,12 @@ func (s *env) sustain(ctx context.Context, o sustainedOptions, t sustained, numb
 	}
 	defer func() { err = errors.Join(err, p.stop()) }()
 	next := t.exchangesOf()
-	drive := func(long time.Duration) (load, error) {
+	readFor := func(long time.Duration) (load, error) {
 		until, cancel := context.WithTimeout(ctx, long)
 		defer cancel()
 		return drive(ctx, until, p.address, o.connections, t.addresses, next)
 	}
-	if _, err := drive(o.long / 20); err != nil { // fills caches
+	if _, err := readFor(o.long / 20); err != nil { // fills caches
 		return row, err
 	}
 	if err := errors.Join(shipped(ctx, p), s.exec(ctx, `CHECKPOINT`)); err != nil {
@@ -215,12 +215,12 @@ func (s *env) sustain(ctx context.Context, o sustainedOptions, t sustained, numb
 	}
 	row.Subject = t.name
 	burst := max(o.pieces/3, 1)
-	if row.Burst, row.Reads, err = s.phase(burst, o.long/time.Duration(o.pieces), p, drive); err != nil {
+	if row.Burst, row.Reads, err = s.phase(burst, o.long/time.Duration(o.pieces), p, readFor); err != nil {
 		return row, err
 	}
 	more := 0
 	if rest := o.pieces - burst; rest > 0 {
-		if row.Rest, more, err = s.phase(rest, o.long/time.Duration(o.pieces), p, drive); err != nil {
+		if row.Rest, more, err = s.phase(rest, o.long/time.Duration(o.pieces), p, readFor); err != nil {
 			return row, err
 		}
 	}
@@ -248,9 +248,9 @@ func (s *env) sustain(ctx context.Context, o sustainedOptions, t sustained, numb
 	return row, err
 }
 
-// phase drives a number of pieces one after the other.
-func (s *env) phase(pieces int, long time.Duration, p *process, drive func(time.Duration) (load, error)) (phase, int,
-	error) {
+// phase measures a number of pieces one after the other, and returns their reads too.
+func (s *env) phase(pieces int, long time.Duration, p *process,
+	readFor func(time.Duration) (load, error)) (result phase, reads int, err error) {
 	all := load{latency: newHistogram()}
 	own, err := cpuOfAll(self())
 	if err != nil {
@@ -258,7 +258,7 @@ func (s *env) phase(pieces int, long time.Duration, p *process, drive func(time.
 	}
 	f, err := s.cost([]int{p.pid()}, func() (int, error) {
 		for range pieces {
-			l, err := drive(long)
+			l, err := readFor(long)
 			if err != nil {
 				return 0, err
 			}
