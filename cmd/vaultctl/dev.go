@@ -187,11 +187,10 @@ func openDev(ctx context.Context, o devOptions) (*dev, error) {
 
 // kept names the folders with the data: root's servers run as another user, which often cannot enter the folder.
 func (d *dev) kept(dir string) string {
-	data := d.cluster.Primary().DataDir()
-	if root, err := filepath.EvalSymlinks(d.dir); err != nil || strings.HasPrefix(data, root+string(filepath.Separator)) {
-		return dir
+	if root := d.cluster.DataRoot(); root != "" {
+		return fmt.Sprintf("%s, and PostgreSQL's data in %s", dir, root)
 	}
-	return fmt.Sprintf("%s, and PostgreSQL's data in %s", dir, filepath.Dir(filepath.Dir(data)))
+	return dir
 }
 
 // loadDev finds a cluster. With localpg.ErrInUse it returns the folder all the same, without the cluster.
