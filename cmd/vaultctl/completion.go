@@ -272,16 +272,17 @@ func registerCompletions(root *cobra.Command) {
 	if c, _, err := root.Find([]string{"completion"}); err == nil {
 		holdCommands(c)
 		c.Short = "Print a script that completes commands and names of secrets: bash, zsh or fish"
-		c.Long = "Print a script that completes commands, flags and names of secrets, for bash, zsh or fish. The help of\n" +
-			"each says how it is loaded."
+		c.Long = "Print a script that completes commands, flags and names of secrets, for bash, zsh or fish. vaultctl\n" +
+			"completion bash --help says how to load it, and so for the others."
 		for _, shell := range c.Commands() {
 			switch shell.Name() {
 			case "bash":
 				shell.RunE = printBashCompletion
 				shell.Long = strings.Replace(shell.Long, "This script depends on the 'bash-completion' package.\n"+
 					"If it is not installed already, you can install it via your OS's package manager.\n",
-					"The package bash-completion is not needed for the session; it is what loads the file of the second way.\n", 1)
-			case "powershell": // vaultctl does not run where it is used
+					"A session that loads the script itself does not need the package bash-completion. New sessions need it: it\n"+
+						"loads the file.\n", 1)
+			case "powershell": // of Windows, where vaultctl does not run
 				c.RemoveCommand(shell)
 			}
 		}

@@ -50,8 +50,9 @@ func newDevCmd(a *app) *cobra.Command {
 PRODUCTION: the key lies beside the data, and every local connection is trusted.
 
 In the foreground Ctrl-C stops everything and keeps the folder; the same command starts it again. PostgreSQL's data is
-in the folder too. Run by root, PostgreSQL runs as the user postgres or nobody, and if that one cannot enter the folder,
-its data is in one below /var/tmp that the last line of the output names. To begin anew, remove these folders.`,
+in the folder too. If root runs vaultctl dev, vaultctl starts PostgreSQL as the user postgres or, where there is none,
+as nobody. If that user cannot enter the folder, vaultctl makes one for the data below /var/tmp, and the last line of
+the output names it. To begin anew, remove these folders.`,
 		Example: `  vaultctl dev --dir .dev
   . .dev/env.sh
   vaultctl put demo/password --generate`,
@@ -115,8 +116,8 @@ type dev struct {
 func (d *dev) file(name string) string { return filepath.Join(d.dir, name) }
 
 func runDev(ctx context.Context, a *app, o devOptions) error {
-	// main lets a second signal end vaultctl. Here it, or the end of the terminal or of a pipe, would leave the servers
-	// behind, so each of them stops everything and none cuts the stopping short; that has its own limit.
+	// main lets a second signal end vaultctl, and SIGHUP and SIGPIPE end it at once. Here that would leave the servers
+	// running. So each of these signals stops the servers, and none cuts the stopping short, which has its own limit.
 	ctx, release := signal.NotifyContext(ctx, devSignals()...)
 	defer release()
 	began := time.Now()
@@ -186,11 +187,10 @@ func openDev(ctx context.Context, o devOptions) (*dev, error) {
 
 // kept names the folders with the data: root's servers run as another user, which often cannot enter the folder.
 func (d *dev) kept(dir string) string {
-	data := d.cluster.Primary().DataDir()
-	if root, err := filepath.EvalSymlinks(d.dir); err != nil || strings.HasPrefix(data, root+string(filepath.Separator)) {
-		return dir
+	if root := d.cluster.DataRoot(); root != "" {
+		return fmt.Sprintf("%s, and PostgreSQL's data in %s", dir, root)
 	}
-	return fmt.Sprintf("%s, and PostgreSQL's data in %s", dir, filepath.Dir(filepath.Dir(data)))
+	return dir
 }
 
 // loadDev finds a cluster. With localpg.ErrInUse it returns the folder all the same, without the cluster.

@@ -224,11 +224,10 @@ func checkRoles(_ context.Context, p *probe) finding {
 
 // lostGroup is the group that a role was granted and is not a member of; "" if that is not its problem.
 func lostGroup(r db.OddRole) string {
-	group, _ := strings.CutPrefix(r.Problem, "lost ")
-	if group == r.Problem {
-		return ""
+	if group, ok := strings.CutPrefix(r.Problem, "lost "); ok {
+		return group
 	}
-	return group
+	return ""
 }
 
 func oddRole(r db.OddRole) (detail, help string) {

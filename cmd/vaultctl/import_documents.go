@@ -58,18 +58,12 @@ func (d *documents) next() (entry, error) {
 		d.read = true
 		for _, source := range d.sources {
 			err := d.source(source)
-			var notJSON *strictjson.PlaceError
-			switch at := (place{file: source.file}); {
+			switch {
 			case err == nil:
-			case errors.As(err, &notJSON) && source.file == "":
-				return entry{}, usage("%s", err)
 			case source.file == "":
-				return entry{}, err
-			case notJSON != nil: // the other files can be read
-				at.line, err = notJSON.Line, fmt.Errorf("column %d: %s", notJSON.Column, notJSON.What)
-				fallthrough
-			default:
-				d.refused = append(d.refused, &lineError{at, reason(err)})
+				return entry{}, ofInput(err)
+			default: // the other files can be read
+				d.refused = append(d.refused, ofFile(source.file, err))
 			}
 		}
 		if found := len(d.entries) + len(d.refused); d.named && found > 1 {
@@ -87,6 +81,24 @@ func (d *documents) next() (entry, error) {
 		return next, nil
 	}
 	return entry{}, io.EOF
+}
+
+// ofInput is why the one input cannot be read.
+func ofInput(err error) error {
+	var notJSON *strictjson.PlaceError
+	if errors.As(err, &notJSON) {
+		return usage("%s", err)
+	}
+	return err
+}
+
+// ofFile is why a file of a folder cannot be read, with the line if there is one.
+func ofFile(file string, err error) *lineError {
+	var notJSON *strictjson.PlaceError
+	if errors.As(err, &notJSON) {
+		return &lineError{place{file, notJSON.Line}, fmt.Errorf("column %d: %s", notJSON.Column, notJSON.What)}
+	}
+	return &lineError{place{file: file}, reason(err)}
 }
 
 func (d *documents) source(s documentSource) error {

@@ -130,8 +130,8 @@ func (a *app) noteGrants(g db.Grants, restored bool) {
 	}
 }
 
-// migrationAnswer is the answer of --status in JSON.
-type migrationAnswer struct {
+// migrateStatusAnswer is the answer of --status in JSON.
+type migrateStatusAnswer struct {
 	db.MigrationState
 	UpToDate   bool           `json:"up_to_date"`
 	LostGrants []db.LostGrant `json:"lost_grants,omitempty"`
@@ -156,7 +156,7 @@ func runMigrateStatus(ctx context.Context, a *app) error {
 		}
 	}
 	if a.json() {
-		err = a.printJSON(migrationAnswer{state, verdict == nil, lost})
+		err = a.printJSON(migrateStatusAnswer{state, verdict == nil, lost})
 	} else {
 		err = a.printFields("schema version", schemaVersion(state.Have), "this binary's", schemaVersion(state.Want),
 			"functions", installed(state), "installed by", installer(state))

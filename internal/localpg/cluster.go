@@ -152,6 +152,10 @@ func Remove(dir string) error {
 // Dir returns the cluster's folder, absolute and without symlinks.
 func (c *Cluster) Dir() string { return c.dir }
 
+// DataRoot returns the folder below /var/tmp that has the nodes' data, if the server user cannot enter Dir; "" if Dir
+// has the data.
+func (c *Cluster) DataRoot() string { return c.rec.DataRoot }
+
 // Binaries returns what the cluster runs on.
 func (c *Cluster) Binaries() Binaries { return c.bin }
 

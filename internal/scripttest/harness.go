@@ -13,6 +13,7 @@ package scripttest
 import (
 	"bytes"
 	"context"
+	"errors"
 	"net"
 	"os"
 	"os/exec"
@@ -30,6 +31,7 @@ import (
 
 	"github.com/hyperiondb/vault/internal/audit/bucket/s3fake"
 	"github.com/hyperiondb/vault/internal/kms/kmsfake"
+	"github.com/hyperiondb/vault/internal/localpg"
 	"github.com/hyperiondb/vault/internal/testfolder"
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
@@ -262,6 +264,18 @@ func (s *session) end() {
 	for _, f := range slices.Backward(s.cleanup) {
 		f()
 	}
+	if err := removeLocal(s.env.WorkDir); err != nil {
+		s.env.T().Fatal(err)
+	}
+}
+
+// removeLocal removes the clusters that vaultctl dev made in folders of dir: run by root, their data is not below dir.
+func removeLocal(dir string) error {
+	records, err := filepath.Glob(filepath.Join(dir, "*", "cluster", "cluster.json"))
+	for _, record := range records {
+		err = errors.Join(err, localpg.Remove(filepath.Dir(record)))
+	}
+	return err
 }
 
 func (s *session) record(text string) {

@@ -9,7 +9,12 @@ import (
 func (r *reader) readmeWorld() {
 	r.program("make", `test "$*" = dev && exec vaultctl dev --dir .dev --detach`)
 	r.typed("make dev")
-	r.t.Cleanup(func() { r.typed("vaultctl dev stop --dir .dev") })
+	r.t.Cleanup(func() {
+		r.typed("vaultctl dev stop --dir .dev")
+		if err := removeLocal(r.dir); err != nil {
+			r.t.Error(err)
+		}
+	})
 	r.typed(". .dev/env.sh")
 	r.named(`http://127\.0\.0\.1:8400`, r.value("VAULTD_URL"), `local:///etc/vault/kek`, "local://"+r.dir+"/.dev/kek",
 		`PUBLIC_KEY`, `"$AUDIT_KEY"`, `/etc/vault/`, r.dir+"/etc/")

@@ -66,6 +66,7 @@ func TestDocumentsSaysWhereAndWhatIsWrong(t *testing.T) {
 		`{"a": [1, {"b": "hunter2"`: "1:26 " + cutShort, `{"a": "hunter2`: "1:15 " + cutShort, "{": "1:2 " + cutShort,
 		"[tru": "1:5 " + cutShort, "[-": "1:3 " + cutShort, "{\"a\":1\n": "2:1 " + cutShort, "[1,": "1:4 " + cutShort,
 		`{"a":"\`: "1:8 " + cutShort, `{"a":"\u00`: "1:8 the text ends inside an escape",
+		`["\u0"]`: "1:4 want four hexadecimal digits", `["\u00e`: "1:4 the text ends inside an escape",
 		"hunter2: x": `1:1 not JSON, perhaps YAML: a document begins with "{" or "["`,
 		"---\na: b":  `1:1 not JSON, perhaps YAML: a document begins with "{" or "["`,
 		"{}\n# b":    `2:1 not JSON, perhaps YAML: a document begins with "{" or "["`,

@@ -250,19 +250,19 @@ func (d *decoder) unicode() (rune, error) {
 }
 
 func (d *decoder) hex4() (rune, error) {
-	if d.at+5 > len(d.data) {
-		return 0, d.wrong("the text ends inside an escape")
-	}
-	digits := d.data[d.at+1 : d.at+5]
+	end := d.at + 5
 	var r rune
-	for _, c := range digits {
+	for _, c := range d.data[d.at+1 : min(end, len(d.data))] {
 		n, ok := hexDigit(c)
 		if !ok {
 			return 0, d.wrong("want four hexadecimal digits")
 		}
 		r = r<<4 | n
 	}
-	d.at += 5
+	if end > len(d.data) {
+		return 0, d.wrong("the text ends inside an escape")
+	}
+	d.at = end
 	return r, nil
 }
 
