@@ -129,18 +129,22 @@ func TestRevokeOfAnothersGrant(t *testing.T) {
 	}
 }
 
-// Grants of an earlier schema are known after the migration.
+// Grants of an earlier schema are known after the migration, but not one whose number is another role's since a restore.
 func TestMigrationKnowsGrants(t *testing.T) {
 	s := vaulttest.New(t)
-	role := roleName("app")
+	role, other := roleName("app"), roleName("other")
 	mustRole(t, s, role)
+	mustRole(t, s, other)
 	w := mustWriter(t, db.Options{URL: s.URL(vaulttest.Operator)})
 	must(t, done(w.GrantServiceRole(t.Context(), credential(t), uuid.New(), role, "app1/")))
 	must(t, done(w.GrantWorkerRole(t.Context(), credential(t), uuid.New(), role)))
+	must(t, done(w.GrantServiceRole(t.Context(), credential(t), uuid.New(), other, "app1/")))
 	takeBack(t, s, 15)
+	s.MustExec(t, `UPDATE vault.service_scope SET role_name = 'gone' WHERE role_id = '`+quoted(other)+`'::regrole`)
 	_, err := db.Migrate(t.Context(), s.URL(vaulttest.Superuser), "test", "")
 	must(t, err)
 	loseGrants(t, s, role)
+	loseGrants(t, s, other)
 	want := []db.LostGrant{{role, "vault_service"}, {role, "vault_worker"}}
 	if lost := sorted(mustSettle(t, s, false)); !slices.Equal(lost, want) {
 		t.Errorf("got %v, want %v", lost, want)
