@@ -129,7 +129,8 @@ func TestRevokeOfAnothersGrant(t *testing.T) {
 	}
 }
 
-// Grants of an earlier schema are known after the migration, but not one whose number is another role's since a restore.
+// Grants of an earlier schema are known after the migration, except those whose number is another role's since a
+// restore.
 func TestMigrationKnowsGrants(t *testing.T) {
 	s := vaulttest.New(t)
 	role, other := roleName("app"), roleName("other")
