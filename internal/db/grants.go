@@ -75,7 +75,7 @@ func queryGrants(ctx context.Context, tx pgx.Tx, query string, args ...any) ([]L
 	return pgx.CollectRows(rows, pgx.RowToStructByPos[LostGrant])
 }
 
-// LostGrants returns the grants that were lost, and changes nothing. It needs no more than the vault's other readers.
+// LostGrants returns the grants that were lost, and changes nothing. Every role with access to the vault may call it.
 func (o Options) LostGrants(ctx context.Context) ([]LostGrant, error) {
 	conn, err := connectOwner(ctx, o)
 	if err != nil {

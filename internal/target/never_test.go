@@ -35,7 +35,7 @@ func TestWhatCanNeverWorkSaysSo(t *testing.T) {
 		{"a server that is away", via("/nowhere"), "postgres-role role=app via=" + adminSecret, false},
 		{"a host that is not listed beside one that is away", via("/elsewhere,/nowhere"),
 			"postgres-role role=app via=" + adminSecret, false},
-		{"a role that is not there yet", via(here), "postgres-role role=nobody-yet via=" + adminSecret, false},
+		{"a role that is not there yet", via(here), "postgres-role role=later via=" + adminSecret, false},
 		{"another password", via(here), "postgres-role role=app via=" + adminSecret, false},
 	} {
 		ch := change("password-after")

@@ -199,7 +199,7 @@ func (p postgres) connect(ctx context.Context, s server, methods string,
 // later connections must reach the same server.
 func (p postgres) primary(ctx context.Context, s server) (*pgx.Conn, server, error) {
 	var why error
-	hopeless := true // each of the hosts
+	hopeless := true // so far each host has failed with rotation.ErrNever
 	for i := range s.hosts {
 		one := s
 		one.hosts, one.ports = s.hosts[i:i+1], s.ports[i:i+1]

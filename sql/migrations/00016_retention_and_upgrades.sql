@@ -33,9 +33,9 @@ CREATE TABLE vault.daemons (
   seen_at         timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
--- Where the vault is: the system identifier of the server and the oid of the database, once a round of the supervisor or
--- a migration has looked. A dump that is restored elsewhere has another place in it, and there oids are those of other
--- roles.
+-- Where the vault is: the system identifier of the server and the oid of the database, as vault._settle_scopes() found
+-- them. A dump that is restored elsewhere has another place in it, and there oids are those of other roles. Null, of a
+-- vault that has just come to this version, counts as another place: it may be such a dump.
 ALTER TABLE vault.config ADD COLUMN home text;
 
 -- The groups that roles were granted. Memberships belong to the cluster: a dump of a database has none, and what
@@ -50,7 +50,7 @@ CREATE TABLE vault.group_grants (
 );
 INSERT INTO vault.group_grants (role_id, role_name, group_name)
   SELECT DISTINCT r.oid::regrole, r.rolname, g.name
-    FROM vault.service_scope s JOIN pg_roles r ON r.oid = s.role_id
+    FROM vault.service_scope s JOIN pg_roles r ON r.oid = s.role_id AND r.rolname = s.role_name
     CROSS JOIN (VALUES ('vault_service'::name), ('vault_worker'), ('vault_auditor')) AS g (name)
     WHERE g.name = 'vault_service'
       OR EXISTS (SELECT FROM pg_auth_members m WHERE m.roleid = g.name::text::regrole AND m.member = r.oid);

@@ -94,13 +94,13 @@ type Shipping struct {
 	Failure
 }
 
-// Failure is that of the newest attempt, of many.
+// Failure is the error of the newest of many attempts.
 type Failure struct {
-	Failing   error     // nil: it succeeded
-	FailingAt time.Time // since when every attempt has failed
+	Failing   error     // nil: that attempt succeeded
+	FailingAt time.Time // since when every attempt has failed; meaningless without an error
 }
 
-// take takes the result of an attempt. It reports whether the attempt failed with another error than the one before,
+// take notes the result of an attempt. It reports whether the attempt failed with another error than the one before,
 // and whether it is the first to succeed after failures.
 func (f *Failure) take(err error) (fails, works bool) {
 	before := f.Failing

@@ -27,8 +27,9 @@ const (
 	leastRows = 500   // of a batch of windows, on a primary that is slow
 	firstRows = 8192  // of the first one
 	mostRows  = 65536 // on a primary that is fast
-	// mostReads bounds the memory of a batch: a read takes 58 bytes while the rows are made, and 110 while they are sent.
-	// More reads are batches of their own, so a thousand names that are read all the time make a row of 120 reads each.
+	// mostReads bounds the memory of a batch: a read takes 58 bytes while the rows are made, and up to 170 while they are
+	// sent. Further reads are in batches of their own, so of a thousand names that are read all the time each has a row of
+	// 120 reads.
 	mostReads = 120_000
 	maxText   = 8 << 20 // bytes of the events that are held as text; the primary refuses 64 MiB
 	maxRow    = 500     // reads of a row, which then stays in a page of the primary's table

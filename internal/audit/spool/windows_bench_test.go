@@ -13,8 +13,7 @@ import (
 )
 
 // BenchmarkReadWindows groups the reads of a few seconds for the primary: 120,000 of a thousand names by one client or
-// by fifty, and 8,192 of other names each. Reported are, for a read, its processor time, and the bytes that
-// the batch keeps.
+// by fifty, and 8,192 of a name each. For a read it reports the processor time and the bytes that the batch keeps.
 func BenchmarkReadWindows(b *testing.B) {
 	for _, c := range []struct{ reads, names, clients int }{{120_000, 1000, 1}, {120_000, 1000, 50}, {8192, 1 << 30, 1}} {
 		b.Run(fmt.Sprintf("names=%d/clients=%d", min(c.names, c.reads), c.clients), func(b *testing.B) {
