@@ -104,10 +104,15 @@ func (s *Spool) lead() {
 	}
 }
 
-// run is the committer's loop.
+// idlePause is between two ticks of the committer while nothing is pending and appends succeed: it then only looks
+// whether the segment is old.
+const idlePause = time.Second
+
+// run is the committer's loop. When records become pending, or appends begin to fail, a tick follows within
+// SyncInterval.
 func (s *Spool) run() {
 	defer close(s.done)
-	tick := time.NewTicker(s.o.SyncInterval)
+	tick, idle := time.NewTimer(s.o.SyncInterval), false
 	defer tick.Stop()
 	for {
 		select {
@@ -115,9 +120,18 @@ func (s *Spool) run() {
 			s.yield()
 			s.writeMu.Lock()
 			s.lead()
+		case <-s.busy:
+			if idle {
+				tick.Reset(s.o.SyncInterval)
+				idle = false
+			}
 		case <-tick.C:
 			s.flush()
-			s.recheck()
+			if idle = s.recheck(); idle {
+				tick.Reset(max(s.o.SyncInterval, idlePause))
+			} else {
+				tick.Reset(s.o.SyncInterval)
+			}
 		case <-s.stop:
 			s.finish()
 			return
@@ -155,6 +169,9 @@ func (s *Spool) commit(batch []*entry) {
 		s.refused = size(batch[:1])
 	}
 	s.mu.Lock()
+	if err != nil && s.failing == nil {
+		signal(s.busy)
+	}
 	s.failing = err
 	if err == nil {
 		s.counts.appended += uint64(len(batch))
@@ -281,6 +298,9 @@ func (s *Spool) advance(n numbered, durable bool) {
 	}
 	last := &s.segments[len(s.segments)-1]
 	last.next, last.size = s.next, s.written
+	if !durable && len(s.pending) == 0 && len(n.records) > 0 {
+		signal(s.busy)
+	}
 	s.pending = append(s.pending, n.records...)
 	if durable {
 		s.markDurable(len(s.pending), s.next, s.link)
@@ -330,20 +350,24 @@ func (s *Spool) flush() {
 }
 
 // recheck finds out whether the append that was refused would succeed now. A daemon that is taken out of service
-// because appends fail gets no more appends to find out by.
-func (s *Spool) recheck() {
+// because appends fail gets no more appends to find out by. It reports whether the committer has nothing to do.
+func (s *Spool) recheck() (idle bool) {
 	s.writeMu.Lock()
 	defer s.writeMu.Unlock()
 	s.age()
 	s.mu.Lock()
 	failing := s.failing
 	s.mu.Unlock()
-	if failing == nil || s.room(s.refused) != nil || s.file == nil && s.store(numbered{}, true) != nil {
-		return
+	if failing == nil {
+		return len(s.pending) == 0
+	}
+	if s.room(s.refused) != nil || s.file == nil && s.store(numbered{}, true) != nil {
+		return false
 	}
 	s.mu.Lock()
 	s.failing = nil
 	s.mu.Unlock()
+	return len(s.pending) == 0
 }
 
 func signal(c chan<- struct{}) {

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hyperiondb/vault/internal/audit"
@@ -164,4 +165,53 @@ func manyAppend(t *testing.T, mode Sync) {
 	if d.lost > 0 || yes < appenders*each/2 || failed.Load() < 5 {
 		t.Errorf("%d of %d were accepted, %d calls failed, %d gaps", yes, appenders*each, failed.Load(), d.lost)
 	}
+}
+
+// An idle committer ticks once a second. What comes then waits for its fsync or its recheck no longer than at any time.
+func TestAnIdleCommitterRests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var ticks atomic.Int64
+		var full atomic.Bool
+		fs := &faulty{before: func(int, string) error {
+			if full.Load() {
+				return syscall.ENOSPC
+			}
+			return nil
+		}}
+		w := newWorld(t)
+		o := w.archived(fs)
+		o.Sync, o.SegmentBytes, o.SyncInterval = Interval, 1<<20, 200*time.Millisecond
+		o.Now = func() time.Time { ticks.Add(1); return time.Now() } // once a tick, of a segment that is archived
+		s := mustOpen(t, o)
+		defer mustClose(t, s)
+		w.mustAppend(s, "first")
+		rest := func() {
+			time.Sleep(time.Minute + 300*time.Millisecond) // until the next tick is more than an interval away
+			synctest.Wait()
+		}
+		rest()
+		ticks.Store(0)
+		if rest(); ticks.Load() < 59 || ticks.Load() > 61 {
+			t.Errorf("got %d ticks in an idle minute, want one a second", ticks.Load())
+		}
+
+		w.mustAppend(s, "second")
+		time.Sleep(o.SyncInterval)
+		synctest.Wait()
+		if b, err := s.Read(10); err != nil || len(b.Records) != 3 { // with audit.started
+			t.Errorf("an interval after a record: got %d durable ones, %v, want 3", len(b.Records), err)
+		}
+
+		rest()
+		full.Store(true)
+		if err := w.append(s, "refused"); err == nil {
+			t.Fatal("a full disk took an append")
+		}
+		full.Store(false)
+		time.Sleep(o.SyncInterval)
+		synctest.Wait()
+		if err := s.Stats().Failing; err != nil {
+			t.Errorf("an interval after the disk has room: %v", err)
+		}
+	})
 }

@@ -24,8 +24,8 @@ func Open(o Options) (*Spool, error) {
 		return nil, fmt.Errorf("locking %s: %w", o.Dir, err)
 	}
 	s := &Spool{
-		o: o, lock: lock, wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
-		fresh: make(chan struct{}, 1), ready: make(chan struct{}, 1),
+		o: o, lock: lock, wake: make(chan struct{}, 1), busy: make(chan struct{}, 1), stop: make(chan struct{}),
+		done: make(chan struct{}), fresh: make(chan struct{}, 1), ready: make(chan struct{}, 1),
 		next: 1, durable: 1, acknowledged: 1, deadline: deadline{limit: o.Timeout},
 	}
 	if err := s.recover(); err != nil {

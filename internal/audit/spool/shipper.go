@@ -224,7 +224,8 @@ func (s *Shipper) round(ctx context.Context, pause *backoff.ExponentialBackOff) 
 func (s *Shipper) ship(ctx context.Context) (n int, full bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, shipTimeout)
 	defer cancel()
-	if s.unsure() {
+	asked := s.unsure()
+	if asked {
 		if err := s.ask(ctx); err != nil {
 			return 0, false, err
 		}
@@ -237,7 +238,10 @@ func (s *Shipper) ship(ctx context.Context) (n int, full bool, err error) {
 	if err != nil {
 		return 0, false, fmt.Errorf("reading the spool: %w", err)
 	}
-	if len(batch.Records) == 0 {
+	switch {
+	case len(batch.Records) == 0 && asked:
+		return 0, false, nil
+	case len(batch.Records) == 0:
 		return 0, false, s.ask(ctx) // a primary that was promoted may have less than the one before
 	}
 	at, err := s.Primary.Ship(ctx, batch)

@@ -152,6 +152,37 @@ func TestAPauseIsForWhatTheBatchTook(t *testing.T) {
 	}
 }
 
+// counting counts the statements of its shipper.
+type counting struct {
+	taker
+	statements int
+}
+
+func (p *counting) Ship(ctx context.Context, b Batch) (Position, error) {
+	p.statements++
+	return p.taker.Ship(ctx, b)
+}
+
+func TestARoundWithoutRecordsAsksOnce(t *testing.T) {
+	w := newWorld(t)
+	s := mustOpen(t, w.small(nil))
+	defer mustClose(t, s)
+	p := &counting{}
+	shipper := &Shipper{Spool: s, Primary: p, Log: slog.New(slog.DiscardHandler)}
+	for round := 1; round <= 2; round++ { // nothing was ever shipped
+		if wait, shipped := shipper.round(t.Context(), newBackOff()); shipped || wait != shipPoll || p.statements != round {
+			t.Errorf("round %d: it waits %s (shipped: %t) after %d statements, want a poll's pause and one a round", round,
+				wait, shipped, p.statements)
+		}
+	}
+	w.mustAppend(s, "read")
+	shipper.round(t.Context(), newBackOff())
+	p.statements = 0
+	if shipper.round(t.Context(), newBackOff()); p.statements != 1 {
+		t.Errorf("after a read was shipped: %d statements, want 1", p.statements)
+	}
+}
+
 // metered counts what is read.
 type metered struct {
 	FS

@@ -100,6 +100,7 @@ type Spool struct {
 	done    chan struct{} // closed when the committer has ended
 	closed  sync.Once
 	wake    chan struct{} // holds one: the committer is to lead the queue
+	busy    chan struct{} // holds one: records have become pending, or appends have begun to fail
 	fresh   chan struct{} // holds one: more records are durable than before
 	ready   chan struct{} // holds one: a segment may be ready for the archive
 
