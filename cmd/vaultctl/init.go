@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
@@ -29,8 +30,9 @@ func newInitCmd(a *app) *cobra.Command {
 Connect as the owner of the database: a superuser, or a role with CREATEROLE. Everything lives in its own schema,
 "vault". The KMS key given here becomes the default for every user of the vault.
 
-The token is printed once and cannot be shown again: the database keeps only its fingerprint. Running init again changes
-nothing that is there and makes no second token.
+The token is printed once and cannot be shown again: the database keeps only its fingerprint. Running init again makes
+no second token, and changes one thing: --kms-key replaces the default key, for values that are put from then on. A key
+that cannot be used from this machine is a warning.
 
 Where CREATE EXTENSION hyperion_vault has made the schema, init leaves it as it is: it stores the KMS key and makes the
 token.`,
@@ -76,6 +78,7 @@ func checkDefaultKey(uri string) error {
 type initAnswer struct {
 	db.MigrateReport
 	DefaultKMSKey string     `json:"default_kms_key,omitempty"`
+	FormerKMSKey  string     `json:"former_kms_key,omitempty"` // if this init has replaced it
 	Token         *tokenJSON `json:"token,omitempty"`
 }
 
@@ -137,7 +140,37 @@ func (a *app) setUp(ctx context.Context, o initOptions) (initAnswer, error) {
 		return initAnswer{}, err
 	}
 	config, err := a.reader.Config(ctx)
-	return initAnswer{MigrateReport: report, DefaultKMSKey: config.DefaultKMSKey}, err
+	answer := initAnswer{MigrateReport: report, DefaultKMSKey: config.DefaultKMSKey}
+	if state.DefaultKMSKey != config.DefaultKMSKey {
+		answer.FormerKMSKey = state.DefaultKMSKey
+	}
+	if err == nil && key != "" {
+		a.warnUnusable(ctx, key)
+	}
+	return answer, err
+}
+
+// keyCheckTimeout bounds the check of a new default key, whose service may be out of reach from here.
+const keyCheckTimeout = 10 * time.Second
+
+// warnUnusable says if a default key that was stored now cannot be used from here. It may be meant for other machines.
+func (a *app) warnUnusable(ctx context.Context, uri string) {
+	ctx, cancel := context.WithTimeout(ctx, keyCheckTimeout)
+	defer cancel()
+	keyring, err := kms.OpenKeyring(ctx, []string{uri})
+	if err != nil {
+		a.note("warning: from here the key cannot be used: %s", printable(messageOf(err)))
+		return
+	}
+	defer keyring.Close()
+	for _, key := range keyring.Keys() {
+		switch d, err := key.Describe(ctx); {
+		case err != nil:
+			a.note("warning: from here the key cannot be used: %s", printable(messageOf(err)))
+		case !d.Usable:
+			a.note("warning: the key is %s", printable(d.State))
+		}
+	}
 }
 
 func ownerHint(err error) error {
@@ -167,6 +200,10 @@ func (a *app) printInit(answer initAnswer) error {
 		a.note("the vault in %s was there; its schema is now at version %d", db.Target(a.databaseURL), answer.SchemaVersion)
 	default:
 		a.note("the vault in %s is set up already (schema version %d)", db.Target(a.databaseURL), answer.SchemaVersion)
+	}
+	if answer.FormerKMSKey != "" {
+		a.note("the default KMS key was %s; vaultctl rewrap brings stored values to the new one",
+			printable(answer.FormerKMSKey))
 	}
 	if answer.DefaultKMSKey != "" {
 		a.note("default KMS key: %s", printable(answer.DefaultKMSKey))

@@ -47,6 +47,7 @@ type MigrationState struct {
 	FunctionsCurrent bool   `json:"functions_current"`   // and row level security is on
 	Extension        string `json:"extension,omitempty"` // its version, if CREATE EXTENSION made the schema
 	SetUp            bool   `json:"-"`                   // Migrate has run, which stores the default key
+	DefaultKMSKey    string `json:"-"`
 }
 
 // Migrate installs or upgrades the schema. It runs as the owner of the database (a superuser, or a role with CREATEROLE
@@ -145,9 +146,9 @@ func migrationState(ctx context.Context, conn querier) (MigrationState, error) {
 	err = conn.QueryRow(ctx, `SELECT `+versions+`, functions_sha256 IS NOT DISTINCT FROM $1 AND NOT EXISTS (
 				SELECT FROM pg_class WHERE relnamespace = to_regnamespace('vault') AND relkind IN ('r', 'p')
 					AND NOT relispartition AND relname NOT LIKE 'goose%' AND NOT relrowsecurity),
-			$2 = '' OR default_kms_key IS NOT NULL
+			$2 = '' OR default_kms_key IS NOT NULL, coalesce(default_kms_key, '')
 		FROM vault.config c`, pgx.QueryExecModeExec, want[:], state.Extension).
-		Scan(&state.Have, &since, &state.FunctionsCurrent, &state.SetUp)
+		Scan(&state.Have, &since, &state.FunctionsCurrent, &state.SetUp, &state.DefaultKMSKey)
 	if err = classify(err); errors.Is(err, ErrNotInitialised) || errors.Is(err, ErrNotFound) {
 		return state, nil
 	}

@@ -18,7 +18,7 @@ func (r *reader) readmeWorld() {
 	r.typed(". .dev/env.sh")
 	r.named(`http://127\.0\.0\.1:8400`, r.value("VAULTD_URL"), `local:///etc/vault/kek`, "local://"+r.dir+"/.dev/kek",
 		`PUBLIC_KEY`, `"$AUDIT_KEY"`, `/etc/vault/`, r.dir+"/etc/")
-	r.typed(`for name in prod/billing/db prod/app/db-password; do printf first | vaultctl put $name -; done`)
+	r.typed(`printf first | vaultctl put prod/app/db-password -`)
 	r.program("age", "cat")
 	r.write("secrets.jsonl", `{"name":"prod/one","value":"x"}`+"\n", 0o600)
 	r.write("server", "#!/bin/sh\ntest \"$DB_PASSWORD\" = first\n", 0o700)

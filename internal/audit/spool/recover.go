@@ -58,7 +58,7 @@ func (s *Spool) recover() error {
 		return err
 	}
 	for i, seg := range found {
-		if err := s.adopt(seg, i, found); err != nil {
+		if err := s.adopt(seg, i, found, names); err != nil {
 			return err
 		}
 	}
@@ -96,8 +96,9 @@ func nodeName(name string) string {
 	return cmp.Or(audit.Cut(audit.Printable(strings.ToValidUTF8(name, "")), maxNode), "unnamed")
 }
 
-// adopt reads one segment, and cuts its tail or sets it aside. Its records end where the next segment begins.
-func (s *Spool) adopt(seg segment, i int, all []segment) error {
+// adopt reads one segment, and cuts its tail or sets it aside. Its records end where the next segment begins. names are
+// all files of the folder.
+func (s *Spool) adopt(seg segment, i int, all []segment, names []string) error {
 	b, err := readAll(s.o.FS, s.path(seg.name))
 	if err != nil {
 		return err
@@ -107,7 +108,17 @@ func (s *Spool) adopt(seg segment, i int, all []segment) error {
 		limit = all[i+1].first
 	}
 	c := scan(b, limit == ^uint64(0))
-	if why := s.wrong(seg, c, limit); why != "" {
+	why := s.wrong(seg, c, limit)
+	if why == "" && c.end < limit && limit != ^uint64(0) {
+		known, err := s.gapIsKnown(seg, c, names)
+		if err != nil {
+			return err
+		}
+		if !known {
+			why = fmt.Sprintf("it ends before record %d, the next segment begins with %d", c.end, limit)
+		}
+	}
+	if why != "" {
 		return s.setAside(seg.name, why, limit)
 	}
 	if c.tail > 0 && limit == ^uint64(0) {
@@ -124,19 +135,43 @@ func (s *Spool) adopt(seg segment, i int, all []segment) error {
 	return nil
 }
 
-// wrong returns why a segment must be set aside; "" if it need not be.
+// wrong returns why the content of a segment must be set aside; "" if it need not be.
 func (s *Spool) wrong(seg segment, c scanned, limit uint64) string {
 	switch {
 	case c.header.boot != s.boot || c.header.first != seg.first:
 		return cmp.Or(c.reason, "it belongs to another spool")
 	case c.end >= limit: // the damage is in records for which the next segment counts
 		return ""
-	case c.reason != "":
-		return c.reason
-	case limit != ^uint64(0):
-		return fmt.Sprintf("it ends before record %d, the next segment begins with %d", c.end, limit)
 	}
-	return ""
+	return c.reason
+}
+
+// gapIsKnown reports whether the records between a readable segment and the next one were set aside before: it is what
+// was saved of a damaged segment, up to the damage, or a damaged segment followed it.
+func (s *Spool) gapIsKnown(seg segment, c scanned, names []string) (bool, error) {
+	for _, name := range names {
+		whole, number, isAside := strings.Cut(name, damagedSuffix)
+		first, isSegment := segmentFirst(whole)
+		if !isAside || !isSegment || number != "" && !strings.HasPrefix(number, "-") {
+			continue
+		}
+		if first == c.end {
+			return true, nil
+		}
+		if first > c.end {
+			continue
+		}
+		b, err := readAll(s.o.FS, s.path(name))
+		if err != nil {
+			return false, err
+		}
+		for _, r := range scan(b, false).runs {
+			if r[0].Seq == seg.first && r[len(r)-1].Seq+1 == c.end {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
 }
 
 // resume adds a segment and its records, up to where the next one begins.

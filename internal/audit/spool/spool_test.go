@@ -312,9 +312,19 @@ func TestDamageAnywhere(t *testing.T) {
 
 func checkDamage(t *testing.T, dir, what string, lastOne bool) {
 	t.Helper()
-	s := mustOpen(t, Options{Dir: dir, Node: named("new"), FS: &faulty{}, SegmentBytes: 1000, SyncInterval: time.Hour,
-		Timeout: time.Minute})
-	defer mustClose(t, s)
+	o := Options{Dir: dir, Node: named("new"), FS: &faulty{}, SegmentBytes: 1000, SyncInterval: time.Hour,
+		Timeout: time.Minute}
+	s := mustOpen(t, o)
+	defer func() { // it is set aside once
+		mustClose(t, s)
+		files, _ := list(dir)
+		again := mustOpen(t, o)
+		damaged := again.Stats().Damaged
+		mustClose(t, again)
+		if now, _ := list(dir); damaged > 0 || !slices.Equal(now, files) {
+			t.Errorf("%s: opened again, it sets aside %d; the files are %v, were %v", what, damaged, now, files)
+		}
+	}()
 	if err := s.Append(t.Context(), event("after")); err != nil {
 		t.Fatal(err)
 	}
