@@ -44,6 +44,8 @@ func aims() []aim {
 			least: 16},
 		{what: "reads at 64 connections, of the peer", of: at(readInterval, 64), to: at(peerRead, 64), figure: perSecond,
 			least: 20},
+		{what: "vaultctl put, a whole process, of the peer's kv put", of: at(cliPut, 1), to: at(peerPut, 1), figure: p50,
+			most: 0.3},
 	}
 }
 

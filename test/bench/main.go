@@ -24,8 +24,9 @@
 //
 // Shipping the records of reads to the primary happens between the slices, and its cost is reported apart.
 //
-// -peer starts a Vault-compatible server beside the others. BENCH_PEER_URL, BENCH_PEER_TOKEN and BENCH_PEER_PATH name a
-// running one instead. It is driven in the same rounds: GET URL+PATH with the token in X-Vault-Token.
+// -peer starts a Vault-compatible server beside the others, and compares its kv put with vaultctl put.
+// BENCH_PEER_URL, BENCH_PEER_TOKEN and BENCH_PEER_PATH name a running server instead. It is driven in the same rounds:
+// GET URL+PATH with the token in X-Vault-Token.
 package main
 
 import (

@@ -19,6 +19,7 @@ import (
 type peer struct {
 	address string
 	request exchange // with the token: never shown
+	client  program  // its command, for an operator; of a peer that was started
 }
 
 // peerFrom reads BENCH_PEER_URL, BENCH_PEER_TOKEN and BENCH_PEER_PATH: all of them, or none.
@@ -62,7 +63,7 @@ const (
 
 // startPeer runs the program of a Vault-compatible server, such as OpenBao's bao, as an operator would beside this
 // vault: on a database of the same cluster with 32 idle connections, its audit file on, one secret in KV version 2.
-func (s *env) startPeer(ctx context.Context, program string) (*peer, *process, error) {
+func (s *env) startPeer(ctx context.Context, command string) (*peer, *process, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, nil, err
@@ -98,7 +99,7 @@ listener "tcp" {
 	if err := os.WriteFile(s.file("peer.hcl"), []byte(config), 0o600); err != nil {
 		return nil, nil, err
 	}
-	p, err := s.start(ctx, peerRead, exec.Command(program, "server", "-config="+s.file("peer.hcl")),
+	p, err := s.start(ctx, peerRead, exec.Command(command, "server", "-config="+s.file("peer.hcl")),
 		func(p *process) (bool, error) {
 			p.address = address
 			answer, err := get(ctx, "http://"+address+"/v1/sys/init")
@@ -116,7 +117,11 @@ listener "tcp" {
 	}
 	made, err := peerFrom([]string{"BENCH_PEER_URL=http://" + address, "BENCH_PEER_PATH=" + peerSecret,
 		"BENCH_PEER_TOKEN=" + token})
-	return made, p, err
+	if err != nil {
+		return nil, nil, err
+	}
+	made.client = program{command, []string{"VAULT_ADDR=http://" + address, "VAULT_TOKEN=" + token}} // OpenBao's too
+	return made, p, nil
 }
 
 // preparePeer returns the root token of a server that it has initialised.

@@ -1,12 +1,15 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -70,12 +73,26 @@ func serveStandIn(argument string) {
 			} else if done == 1 {
 				fmt.Fprint(w, `{"keys":["k"],"root_token":"s.root"}`)
 			}
+		case strings.HasPrefix(asked, "POST /v1/secret/data/cli/") && token == "s.root":
 		case asked == "GET /v1/secret/data/bench" && done == len(steps) && token == "s.root":
 			fmt.Fprint(w, `{"data":{"data":{"value":"x"}}}`)
 		default:
 			http.Error(w, `{"errors":["permission denied"]}`, http.StatusForbidden)
 		}
 	})))
+}
+
+// putStandIn is its command for an operator, kv put, with the value on standard input.
+func putStandIn(args []string) {
+	value, err := io.ReadAll(os.Stdin)
+	if err != nil || len(value) == 0 || !slices.Equal(args[:3], []string{"kv", "put", "-mount=secret"}) ||
+		args[4] != "value=-" {
+		panic(fmt.Sprint("not a put: ", args, err))
+	}
+	if err := callPeer(context.Background(), "POST", os.Getenv("VAULT_ADDR")+"/v1/secret/data/"+args[3],
+		os.Getenv("VAULT_TOKEN"), "{}", nil); err != nil {
+		panic(err)
+	}
 }
 
 // A program is started, prepared step by step and driven; what it costs is measured as of any other server. It is ended
@@ -86,20 +103,22 @@ func TestPeerIsStarted(t *testing.T) {
 		t.Fatal(err)
 	}
 	program := filepath.Join(t.TempDir(), "peer")
-	script := fmt.Sprintf("#!/bin/sh\ntrap 'kill $child; exit 0' TERM\n%q \"$@\" &\nchild=$!\nwait $child\n", self)
+	script := fmt.Sprintf("#!/bin/sh\ncase $1 in kv) exec %[1]q \"$@\" ;; esac\n"+
+		"trap 'kill $child; exit 0' TERM\n%[1]q \"$@\" &\nchild=$!\nwait $child\n", self)
 	if err := os.WriteFile(program, []byte(script), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	file := filepath.Join(t.TempDir(), "bench.json")
 	var out, progress strings.Builder
-	err = run(t.Context(), []string{"-rounds", "1", "-slice", "1s", "-secrets", "1", "-conns", "2", "-only", "^peer$",
-		"-peer", program, "-json", file}, &out, &progress)
+	err = run(t.Context(), []string{"-rounds", "1", "-slice", "1s", "-secrets", "1", "-conns", "2", "-only",
+		"^peer", "-peer", program, "-json", file}, &out, &progress)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, &progress)
 	}
 	var got report
 	mustReadJSON(t, file, &got)
-	if len(got.Rows) != 1 || got.Rows[0].Figures[perSecond].Median <= 0 || got.Rows[0].Figures[peakMB].Median <= 0 {
+	if len(got.Rows) != 2 || got.Rows[0].Figures[perSecond].Median <= 0 || got.Rows[0].Figures[peakMB].Median <= 0 ||
+		got.Rows[1].cell != (cell{peerPut, 1}) || got.Rows[1].Figures[p50].Median <= 0 {
 		t.Errorf("got %+v", got.Rows)
 	}
 	if strings.Contains(out.String()+progress.String(), "s.root") {

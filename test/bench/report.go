@@ -42,7 +42,7 @@ func baselines(c cell) map[string]cell {
 		return map[string]cell{"pgbench": {putPgbench, c.Connections}}
 	case rotate:
 		return map[string]cell{"pgbench": {rotatePgbench, c.Connections}}
-	case bareHTTP, idle, putPgbench, rotatePgbench, cliVersion, cliGet, cliPut:
+	case bareHTTP, idle, putPgbench, rotatePgbench, cliVersion, cliGet, cliPut, peerPut:
 		return nil
 	case oneQuery:
 		return map[string]cell{"bare": {bareHTTP, c.Connections}}

@@ -32,9 +32,10 @@ const (
 	rotate        = "rotate"
 	rotatePgbench = "rotate, pgbench"
 	readRotating  = "read, rotating"
-	cliVersion    = "vaultctl version" // a whole process, as the next two
+	cliVersion    = "vaultctl version" // a whole process, as the next three
 	cliGet        = "vaultctl get"
 	cliPut        = "vaultctl put"
+	peerPut       = "peer kv put"
 )
 
 // subject is measured for a slice at a time.
@@ -153,7 +154,10 @@ func (s *env) subjects(ctx context.Context, o options) ([]subject, error) {
 		}
 		all = append(all, subject{peerRead, o.at, func(ctx context.Context, n int, slice time.Duration) (figures, error) {
 			return s.drive(ctx, slice, p, false, n, made.next)
-		}})
+		}}, s.running(peerPut, made.client, func(run int) ([]string, []byte) {
+			return []string{"kv", "put", "-mount=secret", fmt.Sprintf("cli/%d", run%10), "value=-"},
+				valueOf(peerPut, run, o.bytes)
+		}))
 	}
 	if o.peer != nil {
 		all = append(all, subject{peerRead, o.at, func(ctx context.Context, n int, slice time.Duration) (figures, error) {
