@@ -117,6 +117,11 @@ func sources(t *testing.T, dir string) []*ast.File {
 	return files
 }
 
+// constants are the messages and hints that have a name.
+var constants = map[string]string{
+	"signingKeys": signingKeys, "valueSources": valueSources, "absentRoles": absentRoles,
+}
+
 // texts is the longest text in expressions; of a constant by name, its value.
 func texts(all ...ast.Expr) string {
 	longest := ""
@@ -129,7 +134,7 @@ func texts(all ...ast.Expr) string {
 					text, _ = strconv.Unquote(n.Value)
 				}
 			case *ast.Ident:
-				text = map[string]string{"signingKeys": signingKeys, "valueSources": valueSources}[n.Name]
+				text = constants[n.Name]
 			}
 			if len(text) > len(longest) {
 				longest = text
