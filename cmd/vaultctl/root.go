@@ -131,6 +131,9 @@ func knownCommand(cmd *cobra.Command, args []string) error {
 		return nil
 	}
 	try := cmd.CommandPath() + " --help"
+	if cmd.Name() == "completion" { // a shell is not nearly another
+		return hint(usage("unknown shell %q", printable(args[0])), "%s bash, zsh or fish", cmd.CommandPath())
+	}
 	if near := nearest(cmd.Commands(), args[0]); near != "" {
 		try = cmd.CommandPath() + " " + near
 	}

@@ -64,7 +64,7 @@ func TestWhatWasTypedIsRefusedBeforeAnythingOpens(t *testing.T) {
 		"xyzzy":                                  "unknown command \"vaultctl xyzzy\"\nhint: vaultctl --help\n",
 		"token lst":                              "unknown command \"vaultctl token lst\"\nhint: vaultctl token list\n",
 		"audit nothing":                          "the browser takes a terminal",
-		"completion tcsh":                        "unknown command \"vaultctl completion tcsh\"",
+		"completion ksh":                         "unknown shell \"ksh\"\nhint: vaultctl completion bash, zsh or fish\n",
 		"help lst":                               "unknown command \"vaultctl lst\"\nhint: vaultctl list\n",
 		"list --nope":                            "unknown flag: --nope\nhint: vaultctl list --help\n",
 		"list -o yaml":                           `unknown output "yaml"`,
