@@ -15,6 +15,7 @@ import (
 
 	"github.com/charmbracelet/lipgloss"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
 	"github.com/hyperiondb/vault/internal/audit"
@@ -86,13 +87,25 @@ It takes a database role that was granted it (grant --as auditor), and works on 
 // isDumb reports whether a terminal cannot move its cursor: it would show the browser's escape sequences as text.
 func isDumb(term string) bool { return term == "" || term == "dumb" || term == "unknown" }
 
-// negatedFirst explains that "-action:read" was taken for flags.
+func takesFilter(cmd *cobra.Command) bool { return strings.HasSuffix(cmd.Use, " [FILTER]") }
+
+// negatedFirst explains that "-action:read" was taken for flags, or "-node:a" for -n with a value.
 func negatedFirst(cmd *cobra.Command, err error) error {
-	if strings.HasPrefix(err.Error(), "unknown shorthand flag") {
-		return hint(usage("%s", oneLine(err)), `%s -- -KEY:VALUE: a filter that begins with "-" comes after "--"`,
-			cmd.CommandPath())
+	var invalid *pflag.InvalidValueError
+	if takesFilter(cmd) && strings.HasPrefix(err.Error(), "unknown shorthand flag") ||
+		errors.As(err, &invalid) && wasFilter(cmd, invalid.GetFlag().Shorthand, invalid.GetValue()) {
+		return filterHint(cmd, usage("%s", flagError(err)))
 	}
 	return cmd.Root().FlagErrorFunc()(cmd, err)
+}
+
+// wasFilter reports whether the value of a flag of one letter is probably the rest of a negated filter.
+func wasFilter(cmd *cobra.Command, letter, value string) bool {
+	return takesFilter(cmd) && letter != "" && strings.ContainsAny(value, ":/*")
+}
+
+func filterHint(cmd *cobra.Command, err error) error {
+	return hint(err, `%s -- -KEY:VALUE: a filter that begins with "-" comes after "--"`, cmd.CommandPath())
 }
 
 // parseFilter reads the words of a command line, as one line.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"github.com/hyperiondb/vault/internal/audit"
@@ -79,7 +80,7 @@ func runAuditExport(ctx context.Context, a *app, args []string, output string) e
 }
 
 // writeWhole writes a file completely or not at all, readable by its owner alone. Without replace, an existing file
-// stays and is an error.
+// stays and is an error. A part that a killed command has left beside it is removed first.
 func writeWhole(path string, replace bool, write func(io.Writer) error) error {
 	switch info, err := os.Lstat(path); {
 	case err == nil && !replace:
@@ -87,12 +88,15 @@ func writeWhole(path string, replace bool, write func(io.Writer) error) error {
 	case err == nil && !info.Mode().IsRegular():
 		return conflict("%q is not a regular file", path)
 	}
-	file, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	removeParts(path)
+	file, err := os.CreateTemp(filepath.Dir(path), partPrefix(path)+"*")
 	if err != nil {
 		return fmt.Errorf("making %q: %w", path, reason(err))
 	}
 	defer os.Remove(file.Name()) // after a success the file has its other name
 	defer file.Close()
+	// Where a file system has no locks, removeParts gets none either, and removes nothing.
+	_ = unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	buffered := bufio.NewWriterSize(file, 1<<16)
 	err = write(buffered)
 	if err == nil {
@@ -110,6 +114,29 @@ func writeWhole(path string, replace bool, write func(io.Writer) error) error {
 		return fmt.Errorf("naming %q: %w", path, reason(err))
 	}
 	return nil
+}
+
+// partPrefix is how the names of the parts of a file begin; CreateTemp adds digits.
+func partPrefix(path string) string { return "." + filepath.Base(path) + ".vaultctl-" }
+
+// removeParts removes what commands that were killed have left of a file: parts that no process has locked. They may
+// hold values. Its errors are those of a convenience.
+func removeParts(path string) {
+	entries, _ := os.ReadDir(filepath.Dir(path))
+	for _, e := range entries {
+		digits, ok := strings.CutPrefix(e.Name(), partPrefix(path))
+		if !ok || digits == "" || strings.Trim(digits, "0123456789") != "" || !e.Type().IsRegular() {
+			continue
+		}
+		part, err := os.OpenFile(filepath.Join(filepath.Dir(path), e.Name()), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+		if err != nil {
+			continue
+		}
+		if unix.Flock(int(part.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			_ = os.Remove(part.Name())
+		}
+		part.Close()
+	}
 }
 
 // exportAtOnce is how many events one transaction reads.

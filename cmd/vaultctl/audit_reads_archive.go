@@ -29,7 +29,7 @@ func openArchive(ctx context.Context, where string) (*readarchive.Archive, error
 func archiveError(where string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("--archive: there is no folder %q", where)
+		return usage("--archive: there is no folder %q", where)
 	case errors.Is(err, readarchive.ErrEmpty):
 		return noReads(where)
 	case errors.Is(err, readarchive.ErrDamaged):

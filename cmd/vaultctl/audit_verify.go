@@ -175,7 +175,7 @@ func (o auditVerifyOptions) source(ctx context.Context, a *app, options *seal.Op
 	if o.export != "" {
 		file, err := seal.OpenFile(o.export)
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, 0, fmt.Errorf("--export: no file %q", o.export)
+			return nil, 0, usage("--export: no file %q", o.export)
 		} else if err != nil {
 			return nil, 0, fmt.Errorf("--export: %w", err)
 		}

@@ -204,41 +204,57 @@ func checkRoles(_ context.Context, p *probe) finding {
 	if p.node == nil || p.node.Schema.Have != p.node.Schema.Want {
 		return finding{}
 	}
-	var words []string
-	var help string
+	var words, helps []string
 	for _, odd := range p.node.OddRoles {
-		word, hint := oddRole(odd)
+		word, help := oddRole(odd)
 		words = append(words, word)
-		if help == "" {
-			help = hint
+		if !slices.Contains(helps, help) {
+			helps = append(helps, help)
 		}
 	}
-	if words == nil {
+	help := strings.Join(helps, "; ")
+	switch {
+	case words == nil:
 		return fine("none is gone, renamed or too powerful")
-	}
-	if slices.ContainsFunc(p.node.OddRoles, func(r db.OddRole) bool { return lostGroup(r) != "" }) {
+	case slices.ContainsFunc(p.node.OddRoles, lacksGrant):
 		return problem(help, "%s", strings.Join(words, "; "))
 	}
 	return warning(help, "%s", strings.Join(words, "; "))
 }
 
-// lostGroup is the group that a role was granted and is not a member of; "" if that is not its problem.
-func lostGroup(r db.OddRole) string {
-	if group, ok := strings.CutPrefix(r.Problem, "lost "); ok {
-		return group
+// lacksGrant reports whether a role lacks what it was granted.
+func lacksGrant(r db.OddRole) bool {
+	lost, absent := lostGroup(r)
+	return lost+absent != "" || r.Problem == "unscoped"
+}
+
+// lostGroup is the group that a role was granted: lost if it is not its member, absent if there is no such role.
+func lostGroup(r db.OddRole) (lost, absent string) {
+	switch what, group, _ := strings.Cut(r.Problem, " "); what {
+	case "lost":
+		return group, ""
+	case "absent":
+		return "", group
 	}
-	return ""
+	return "", ""
 }
 
 func oddRole(r db.OddRole) (detail, help string) {
 	grant := "vaultctl grant " + shellPath(r.Role)
-	if group := lostGroup(r); group != "" {
-		return fmt.Sprintf("role %q was granted %s and is not its member", r.Role, group),
-			"after a restore: vaultctl migrate --restore-grants, as the owner of the database; else " + grant + " --revoke"
+	switch lost, absent := lostGroup(r); {
+	case lost != "":
+		return fmt.Sprintf("role %q was granted %s and is not its member", r.Role, lost),
+			"after a restore: vaultctl migrate --restore-grants, as the owner of the database; " +
+				"else vaultctl grant ROLE --revoke"
+	case absent != "":
+		return fmt.Sprintf("role %q was granted %s and does not exist", r.Role, absent), absentRoles
 	}
 	switch r.Problem {
 	case "gone":
 		return fmt.Sprintf("role %q is gone and still has prefixes", r.Role), grant + " --revoke"
+	case "unscoped":
+		return fmt.Sprintf("role %q was granted prefixes, and a restore has not brought them", r.Role),
+			grant + " --prefix PREFIX, or restore the dump again"
 	case "renamed":
 		return fmt.Sprintf("role %q was renamed: a restored dump would not know its prefixes", r.Role),
 			grant + " --prefix PREFIX, with one that it has"

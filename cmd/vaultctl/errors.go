@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -70,6 +71,7 @@ var exitCodes = []struct {
 	{seal.ErrAway, exitUnavailable, ""},
 	{vault.ErrBehind, exitUnavailable, "another node may have it; --wait gives this one more time"},
 	{vault.ErrIntegrity, exitFailed, "the row was changed outside the vault: vaultctl history NAME, vaultctl audit list"},
+	{fs.ErrNotExist, exitUsage, ""}, // a path that was typed; what the vault needs itself has one of the kinds above
 	{context.Canceled, exitInterrupted, ""},
 }
 

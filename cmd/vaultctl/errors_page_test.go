@@ -97,6 +97,85 @@ func TestTheErrorsPageHasEveryHint(t *testing.T) {
 	}
 }
 
+// ofOthers are messages of the system, PostgreSQL and the TOML library, whose meaning is the vault's.
+var ofOthers = []string{"no such file or directory", `database "..." does not exist`,
+	"incompatible types: TOML value has type ...; destination has type ..."}
+
+// TestTheErrorsPageHasEveryReason finds in docs/ERRORS.md what JSON, spools, seals and archives are refused for, and
+// what vaultd logs as an error.
+func TestTheErrorsPageHasEveryReason(t *testing.T) {
+	page, err := os.ReadFile("../../docs/ERRORS.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	want := func(where, text string) {
+		found++
+		if !strings.Contains(string(page), text) {
+			t.Errorf("%s: no row for %q", where, text)
+		}
+	}
+	for _, text := range ofOthers {
+		want("others", text)
+	}
+	for _, dir := range []string{"strictjson", "audit/spool", "audit/seal", "audit/archive"} {
+		for _, file := range sources(t, "../../internal/"+dir) {
+			for _, declaration := range file.Decls {
+				g, ok := declaration.(*ast.GenDecl)
+				if !ok || dir == "strictjson" != (g.Tok == token.CONST) {
+					continue
+				}
+				for _, s := range g.Specs {
+					// The name of a format has no blank, and "it has no reads" stands after a place.
+					if v, ok := s.(*ast.ValueSpec); ok && (g.Tok == token.CONST || v.Names[0].IsExported()) {
+						if text := errorText(v); strings.Contains(text, " ") && !strings.HasPrefix(text, "it ") {
+							want(dir, text)
+						}
+					}
+				}
+			}
+		}
+	}
+	for _, dir := range []string{"../vaultd", "../../internal/audit/spool", "../../internal/rotation",
+		"../../internal/rowcache", "../../internal/httpapi"} {
+		for _, file := range sources(t, dir) {
+			ast.Inspect(file, func(n ast.Node) bool {
+				call, ok := n.(*ast.CallExpr)
+				if !ok || len(call.Args) == 0 {
+					return true
+				}
+				method, ok := call.Fun.(*ast.SelectorExpr)
+				if text := texts(call.Args[0]); ok && method.Sel.Name == "Error" && text != "" {
+					want(dir, text)
+				}
+				return true
+			})
+		}
+	}
+	if found < 25 {
+		t.Errorf("only %d reasons were found", found)
+	}
+}
+
+// errorText is the text of a constant, or of an error that errors.New makes.
+func errorText(v *ast.ValueSpec) (text string) {
+	for _, value := range v.Values {
+		if call, ok := value.(*ast.CallExpr); ok {
+			if f, ok := call.Fun.(*ast.SelectorExpr); !ok || f.Sel.Name != "New" {
+				continue
+			}
+		}
+		ast.Inspect(value, func(n ast.Node) bool {
+			if literal, ok := n.(*ast.BasicLit); ok && literal.Kind == token.STRING {
+				part, _ := strconv.Unquote(literal.Value)
+				text += part
+			}
+			return true
+		})
+	}
+	return text
+}
+
 func sources(t *testing.T, dir string) []*ast.File {
 	t.Helper()
 	names, err := filepath.Glob(filepath.Join(dir, "*.go"))
@@ -117,6 +196,11 @@ func sources(t *testing.T, dir string) []*ast.File {
 	return files
 }
 
+// constants are the messages and hints that have a name.
+var constants = map[string]string{
+	"signingKeys": signingKeys, "valueSources": valueSources, "absentRoles": absentRoles,
+}
+
 // texts is the longest text in expressions; of a constant by name, its value.
 func texts(all ...ast.Expr) string {
 	longest := ""
@@ -129,7 +213,7 @@ func texts(all ...ast.Expr) string {
 					text, _ = strconv.Unquote(n.Value)
 				}
 			case *ast.Ident:
-				text = map[string]string{"signingKeys": signingKeys, "valueSources": valueSources}[n.Name]
+				text = constants[n.Name]
 			}
 			if len(text) > len(longest) {
 				longest = text

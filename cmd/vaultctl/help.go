@@ -13,7 +13,7 @@ var topics = []struct{ name, short, text string }{
 
   0    done
   1    failed; of verify: the value is not valid
-  2    usage: a wrong flag, argument or name
+  2    usage: a wrong flag, argument or name, or a path that does not exist
   3    not found
   4    refused: the token, the database role or the KMS key may not do that
   5    conflict: the secret exists, or has another version than --cas says

@@ -58,7 +58,8 @@ stored in batches by several writers: at most --concurrency, fewer if the server
 
   vault-kv, aws, chamber, infisical, sops, json
           documents that other programs write; docs/MIGRATE.md has the commands. They are read whole, up to 64 MiB.
-          Of vault-kv, FILE may be a folder of files NAME.json. json is an object of values; one inside it is a folder.
+          Of vault-kv, FILE may be a folder of files NAME.json, or links to such; any other entry fails. json is an
+          object of values; one inside it is a folder.
 
 The file's name decides between jsonl and env, or --format says it. Values are taken byte for byte.
 
@@ -563,8 +564,8 @@ func (r *importing) outcome(err error) error {
 	case r.Entries == 0:
 		return hint(attention("the input has no secrets"), "did the program that writes it fail?")
 	case r.Failed > 0 && r.input.folder && !r.o.stopOnError:
-		return hint(attention("%s not imported", plural(int(r.Failed), "secret of the folder was",
-			"secrets of the folder were")), "fix the files and run the same command again; stored secrets are skipped")
+		return hint(attention("%s not imported", plural(int(r.Failed), "entry of the folder was",
+			"entries of the folder were")), "fix or remove them and run the same command again; stored secrets are skipped")
 	case r.Failed > 0 && r.o.stopOnError:
 		return hint(attention("the import stopped at a %s that failed", unit),
 			"fix the %s and run the same command again; stored secrets are skipped", unit)

@@ -173,24 +173,57 @@ func (d *documents) wipe() {
 }
 
 // folderOf are the files of a folder that a tree of secrets was written to: prod/app/db.json is the secret prod/app/db.
+// Every entry is a source: what cannot be read of it is why its open fails.
 func folderOf(folder string) ([]documentSource, error) {
+	root, err := filepath.EvalSymlinks(folder) // WalkDir does not follow a link
+	if err != nil {
+		return nil, fmt.Errorf("reading the folder %q: %w", folder, reason(err))
+	}
 	var found []documentSource
-	err := filepath.WalkDir(folder, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() || filepath.Ext(path) != ".json" {
+	err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if path == root || err == nil && d.IsDir() {
 			return err
 		}
-		file, err := filepath.Rel(folder, path)
-		found = append(found, documentSource{file, filepath.ToSlash(strings.TrimSuffix(file, ".json")),
-			func() (io.ReadCloser, error) { return os.Open(path) }})
-		return err
+		file, outside := filepath.Rel(root, path)
+		if outside != nil {
+			return outside
+		}
+		name, open := strings.TrimSuffix(file, filepath.Ext(file)), func() (io.ReadCloser, error) { return os.Open(path) }
+		if err == nil { // else it is a folder that cannot be listed
+			err = notADocument(path)
+		}
+		if err != nil {
+			open = func() (io.ReadCloser, error) { return nil, err }
+		}
+		found = append(found, documentSource{file, filepath.ToSlash(name), open})
+		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("reading the folder %q: %w", folder, reason(err))
 	}
 	if len(found) == 0 {
-		return nil, usage("the folder %q has no file that ends with .json", folder)
+		return nil, usage("the folder %q has no files", folder)
 	}
 	return found, nil
+}
+
+// notADocument is why an entry of a folder is not read; nil of a file that may be a document. A link stands for its
+// file; one to a folder is not followed, because it may lead back.
+func notADocument(path string) error {
+	info, err := os.Stat(path)
+	switch link, linkErr := os.Lstat(path); {
+	case err != nil && linkErr == nil && link.Mode()&fs.ModeSymlink != 0:
+		return fmt.Errorf("a link that leads nowhere: %w", reason(err))
+	case err != nil:
+		return reason(err)
+	case info.IsDir():
+		return errors.New("a link to a folder is not followed: import that folder")
+	case !info.Mode().IsRegular():
+		return errors.New("not a file: a pipe, socket or device")
+	case !strings.EqualFold(filepath.Ext(path), ".json"):
+		return errors.New("its name does not end with .json")
+	}
+	return nil
 }
 
 var errNoName = errors.New("the document does not say which secret it is: --name NAME, or a folder of files NAME.json")

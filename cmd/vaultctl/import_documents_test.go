@@ -92,7 +92,7 @@ func TestDocuments(t *testing.T) {
 
 func TestDocumentsOfAFolder(t *testing.T) {
 	dir := t.TempDir()
-	if _, err := folderOf(dir); err == nil || !strings.Contains(err.Error(), "no file that ends with .json") {
+	if _, err := folderOf(dir); err == nil || !strings.Contains(err.Error(), "has no files") {
 		t.Errorf("an empty folder: got %v", err)
 	}
 	if err := os.MkdirAll(filepath.Join(dir, "prod", "app"), 0o700); err != nil {
@@ -106,7 +106,8 @@ func TestDocumentsOfAFolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := readAll(t, &documents{sources: sources, format: vaultKV})
-	wantEntries(t, "a folder", got, `1 prod/app/db={"password": "p\u00e4ss", "port": 5432}`, "1 prod/key=x")
+	wantEntries(t, "a folder", got, "0: its name does not end with .json",
+		`1 prod/app/db={"password": "p\u00e4ss", "port": 5432}`, "1 prod/key=x")
 }
 
 // A file that cannot be read is one failure, with its name; the others are read.

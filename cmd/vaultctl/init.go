@@ -125,7 +125,7 @@ func runInit(ctx context.Context, a *app, o initOptions) error {
 func (a *app) setUp(ctx context.Context, o initOptions) (initAnswer, error) {
 	state, err := db.State(ctx, a.databaseURL, applicationName)
 	if err != nil {
-		return initAnswer{}, err
+		return initAnswer{}, ownerHint(err)
 	}
 	key := a.kmsKey
 	if state.SetUp && !o.keyTyped {

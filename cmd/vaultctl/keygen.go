@@ -62,7 +62,7 @@ func runAuditKeygen(ctx context.Context, a *app, path string) error {
 		return hint(conflict("key file %q exists", path),
 			"another path: a key is never overwritten; --show prints its public key")
 	case err != nil:
-		return errors.New(err.Error())
+		return keyFileError(err)
 	}
 	if err := showAuditKey(ctx, a, path); err != nil || a.json() {
 		return err
@@ -72,14 +72,25 @@ func runAuditKeygen(ctx context.Context, a *app, path string) error {
 	return nil
 }
 
+// keyFileError drops ErrKeyRefused: a file that cannot be written is a failure.
+func keyFileError(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return usage("%s", messageOf(err))
+	}
+	return errors.New(err.Error())
+}
+
 const signingKeys = "PATH is a file that vaultctl keygen --audit made, or an Ed25519 key in AWS KMS"
 
 // showAuditKey prints the public half of a key that signs.
 func showAuditKey(ctx context.Context, a *app, key string) error {
 	signer, err := kms.OpenSigner(ctx, key)
-	if errors.Is(err, kms.ErrURI) {
+	switch {
+	case errors.Is(err, kms.ErrURI):
 		return usage("%s", err)
-	} else if err != nil {
+	case errors.Is(err, fs.ErrNotExist):
+		return hint(usage("%s", messageOf(err)), signingKeys)
+	case err != nil:
 		return hint(err, signingKeys)
 	}
 	if closer, ok := signer.(io.Closer); ok {
@@ -112,7 +123,7 @@ func runKeygen(a *app, path string) error {
 	case errors.Is(err, fs.ErrExist):
 		return hint(conflict("key file %q exists", path), "another path: a key is never overwritten")
 	case err != nil:
-		return errors.New(err.Error()) // drops ErrKeyRefused: a file that cannot be written is a failure
+		return keyFileError(err)
 	}
 	if a.json() {
 		return a.printJSON(map[string]string{"uri": uri.String(), "key_id": id, "path": path})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -20,10 +21,11 @@ func newMigrateCmd(a *app) *cobra.Command {
 		Long: `Bring the schema to this binary's version. Connect as the owner of the database.
 
 It may be run at any time and does only what is missing. --print writes the SQL of a new vault for a DBA to review or
-run, and needs no database. --status compares and changes nothing; it exits with 7 when there is something to do.
+run, and needs no database. --status compares and changes nothing, on a standby too; it exits with 7 when there is
+something to do.
 
-After a restore into another cluster roles may have lost what they were granted. migrate names them, and with
---restore-grants grants it again.
+After a restore into another cluster roles may have lost what they were granted, or not be there. migrate names them,
+and with --restore-grants grants it again; it exits with 7 while something of that is missing.
 
 A schema that CREATE EXTENSION made is changed by ALTER EXTENSION alone: migrate prints the statement to run.`,
 		Example: `  vaultctl migrate --status
@@ -69,7 +71,7 @@ type migrateAnswer struct {
 func runMigrate(ctx context.Context, a *app, defaultKey string, restoreGrants bool) error {
 	if restoreGrants {
 		if state, err := db.State(ctx, a.databaseURL, applicationName); err != nil {
-			return err
+			return ownerHint(err)
 		} else if state.Have == 0 {
 			return hint(attention("the vault is not set up in this database"),
 				"restore the dump first; vaultctl init makes a new vault")
@@ -86,8 +88,13 @@ func runMigrate(ctx context.Context, a *app, defaultKey string, restoreGrants bo
 	a.noteMended(report.Mended)
 	a.noteGrants(grants, restoreGrants)
 	if a.json() {
-		return a.printJSON(migrateAnswer{report, grants})
+		return errors.Join(a.printJSON(migrateAnswer{report, grants}), restoredGrants(grants, restoreGrants))
 	}
+	a.noteSchema(report)
+	return restoredGrants(grants, restoreGrants)
+}
+
+func (a *app) noteSchema(report db.MigrateReport) {
 	switch {
 	case report.Extension != "":
 		a.note("the schema is that of the extension %s, at version %d: nothing to do", db.ExtensionName, report.SchemaVersion)
@@ -98,7 +105,6 @@ func runMigrate(ctx context.Context, a *app, defaultKey string, restoreGrants bo
 	default:
 		a.note("the schema is at version %d; functions and policies are installed again", report.SchemaVersion)
 	}
-	return nil
 }
 
 // noteMended lists the rules of tables that were restored to this release's.
@@ -119,15 +125,48 @@ func (a *app) noteGrants(g db.Grants, restored bool) {
 		a.note("role %q is granted %s again", grant.Role, grant.Group)
 	}
 	for _, grant := range g.Lost {
-		if restored {
+		switch {
+		case grant.Absent:
+			a.note("role %q was granted %s and does not exist", grant.Role, grant.Group)
+		case restored:
 			a.note("role %q is not granted %s again: it could bypass the vault (vaultctl doctor)", grant.Role, grant.Group)
-		} else {
+		default:
 			a.note("role %q was granted %s and is not its member", grant.Role, grant.Group)
 		}
 	}
-	if len(g.Lost) > 0 && !restored {
+	for _, role := range g.Unscoped {
+		a.note("role %q was granted prefixes, and a restore has not brought them", role)
+	}
+	switch {
+	case restored && len(g.Restored)+len(g.Lost) == 0:
+		a.note("no role has lost a grant")
+	case !restored && len(g.Lost) > 0:
 		a.note("vaultctl migrate --restore-grants grants what a restore has lost")
 	}
+}
+
+// restoredGrants is the error of --restore-grants if something is still lost.
+func restoredGrants(g db.Grants, restored bool) error {
+	switch {
+	case !restored:
+		return nil
+	case slices.ContainsFunc(g.Lost, func(l db.LostGrant) bool { return l.Absent }):
+		return hint(attention("%s", stillLost(g)), absentRoles)
+	case len(g.Lost) > 0:
+		return hint(attention("%s", stillLost(g)), "vaultctl doctor says what a role has; vaultctl grant ROLE --revoke")
+	case len(g.Unscoped) > 0:
+		return hint(attention("%s", plural(len(g.Unscoped), "role has no prefix", "roles have no prefix")),
+			"vaultctl grant ROLE --prefix PREFIX, or restore the dump again")
+	}
+	return nil
+}
+
+// absentRoles is the hint of grants of roles that do not exist.
+const absentRoles = "CREATE ROLE, then vaultctl migrate --restore-grants; or, if it is gone for good, " +
+	"vaultctl grant ROLE --revoke"
+
+func stillLost(g db.Grants) string {
+	return plural(len(g.Lost), "grant was not restored", "grants were not restored")
 }
 
 // migrateStatusAnswer is the answer of --status in JSON.
@@ -140,7 +179,7 @@ type migrateStatusAnswer struct {
 func runMigrateStatus(ctx context.Context, a *app) error {
 	state, err := db.State(ctx, a.databaseURL, applicationName)
 	if err != nil {
-		return err
+		return ownerHint(err)
 	}
 	verdict := compareSchema(state)
 	var lost []db.LostGrant
@@ -150,9 +189,7 @@ func runMigrateStatus(ctx context.Context, a *app) error {
 			return err
 		}
 		if len(lost) > 0 {
-			verdict = hint(
-				attention("role %q has lost its grant of %s (lost in all: %d)", lost[0].Role, lost[0].Group, len(lost)),
-				"after a restore: vaultctl migrate --restore-grants; else vaultctl grant ROLE --revoke")
+			verdict = lostGrants(lost)
 		}
 	}
 	if a.json() {
@@ -165,6 +202,18 @@ func runMigrateStatus(ctx context.Context, a *app) error {
 		return err
 	}
 	return verdict
+}
+
+// lostGrants is what --status says of grants that were lost: first those of a role that does not exist, since only
+// making it helps.
+func lostGrants(lost []db.LostGrant) error {
+	i := slices.IndexFunc(lost, func(l db.LostGrant) bool { return l.Absent })
+	if i < 0 {
+		return hint(attention("role %q has lost its grant of %s (lost in all: %d)", lost[0].Role, lost[0].Group, len(lost)),
+			"after a restore: vaultctl migrate --restore-grants; else vaultctl grant ROLE --revoke")
+	}
+	return hint(attention("role %q was granted %s and does not exist (lost in all: %d)", lost[i].Role, lost[i].Group,
+		len(lost)), absentRoles)
 }
 
 // migrateHint adds ownerHint's hint or, for a schema of the extension, the SQL that changes it.

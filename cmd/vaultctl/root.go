@@ -53,7 +53,11 @@ and a KMS key; reading takes a database role that was granted the names, and the
 				return usage("%s does not write jsonl: table or json", cmd.CommandPath())
 			}
 			if a.output != "table" && a.output != "json" && a.output != "jsonl" {
-				return usage("unknown output %q: table or json", a.output)
+				err := usage("unknown output %q: table or json", a.output)
+				if wasFilter(cmd, "o", a.output) {
+					return filterHint(cmd, err)
+				}
+				return err
 			}
 			if cmd.Flags().Changed("kms-key") && a.kmsKey != "" {
 				if _, err := kms.ParseURI(a.kmsKey); err != nil {
@@ -127,6 +131,9 @@ func knownCommand(cmd *cobra.Command, args []string) error {
 		return nil
 	}
 	try := cmd.CommandPath() + " --help"
+	if cmd.Name() == "completion" { // a shell is not nearly another
+		return hint(usage("unknown shell %q", printable(args[0])), "%s bash, zsh or fish", cmd.CommandPath())
+	}
 	if near := nearest(cmd.Commands(), args[0]); near != "" {
 		try = cmd.CommandPath() + " " + near
 	}
@@ -217,6 +224,12 @@ func secretArgs(least int, names ...string) cobra.PositionalArgs {
 
 // flagError says what a flag takes, where pflag says how Go parses it.
 func flagError(err error) string {
+	var unknown *pflag.NotExistError
+	if errors.As(err, &unknown) && strings.Trim(unknown.GetSpecifiedShortnames(), "0123456789.") == "" &&
+		unknown.GetSpecifiedShortnames() != "" {
+		return fmt.Sprintf("-%s is no flag, and no argument is a negative number",
+			unknown.GetSpecifiedShortnames())
+	}
 	var invalid *pflag.InvalidValueError
 	var number *strconv.NumError
 	if !errors.As(err, &invalid) || !errors.As(err, &number) {

@@ -33,8 +33,9 @@ type Examination struct {
 }
 
 // OddRole is a database role that an operator should look at: "gone" and "renamed" have prefixes, "maintains" may lock
-// every table, "lost GROUP" is not a member of what it was granted, and any other problem is why a role with access
-// could bypass the vault.
+// every table, "lost GROUP" is not a member of what it was granted, "absent GROUP" does not exist and was granted it,
+// "unscoped" has none of the prefixes that it was granted, and any other problem is why a role with access could bypass
+// the vault.
 type OddRole struct{ Role, Problem string }
 
 // Oldest and newest PostgreSQL that the vault is tested with.

@@ -7,10 +7,11 @@ import (
 )
 
 // LostGrant is a role that was granted a group of the vault and is not its member. A dump of the database has what was
-// granted; memberships are the cluster's.
+// granted; roles and memberships are the cluster's.
 type LostGrant struct {
-	Role  string `json:"role"`
-	Group string `json:"group"` // vault_service, vault_worker or vault_auditor
+	Role   string `json:"role"`
+	Group  string `json:"group"`            // vault_service, vault_worker or vault_auditor
+	Absent bool   `json:"absent,omitempty"` // the cluster has no such role
 }
 
 // adoptGrants makes vault_owner the grantor of what was granted, as the grant functions do. From PostgreSQL 16 on, only
@@ -35,12 +36,13 @@ END $$`
 // Grants are what SettleGrants found and did.
 type Grants struct {
 	Restored []LostGrant `json:"restored_grants,omitempty"`
-	Lost     []LostGrant `json:"lost_grants,omitempty"` // still
+	Lost     []LostGrant `json:"lost_grants,omitempty"`      // still
+	Unscoped []string    `json:"without_prefixes,omitempty"` // roles that may read, and have no prefix
 }
 
-// SettleGrants removes grants of roles that a restore did not bring, makes vault_owner the grantor of all others, and
-// returns those that were lost. If restore is set, it grants these again, except to roles that could bypass the vault.
-// It takes the owner of the database, and a schema that Migrate has brought to this version.
+// SettleGrants finds the roles of what a restore has brought, makes vault_owner the grantor of their groups, and
+// returns the grants that were lost. If restore is set, it grants these again, except to roles that could bypass the
+// vault or are absent. It takes the owner of the database, and a schema that Migrate has brought to this version.
 func (o Options) SettleGrants(ctx context.Context, restore bool) (Grants, error) {
 	conn, err := connectOwner(ctx, o)
 	if err != nil {
@@ -53,7 +55,7 @@ func (o Options) SettleGrants(ctx context.Context, restore bool) (Grants, error)
 		if _, err = tx.Exec(ctx, asOwner); err != nil {
 			return err
 		}
-		if g.Restored, err = queryGrants(ctx, tx, `SELECT * FROM vault._settle_grants($1)`, restore); err != nil {
+		if g.Restored, err = queryGrants(ctx, tx, `SELECT *, false FROM vault._settle_grants($1)`, restore); err != nil {
 			return err
 		}
 		for _, text := range []string{asCaller, adoptGrants, asOwner} {
@@ -61,7 +63,14 @@ func (o Options) SettleGrants(ctx context.Context, restore bool) (Grants, error)
 				return err
 			}
 		}
-		g.Lost, err = queryGrants(ctx, tx, `SELECT * FROM vault._lost_grants()`)
+		if g.Lost, err = queryGrants(ctx, tx, `SELECT * FROM vault._lost_grants()`); err != nil {
+			return err
+		}
+		rows, err := tx.Query(ctx, `SELECT role FROM vault.odd_roles() WHERE problem = 'unscoped'`)
+		if err != nil {
+			return err
+		}
+		g.Unscoped, err = pgx.CollectRows(rows, pgx.RowTo[string])
 		return err
 	})
 	return g, classify(err)
@@ -75,13 +84,15 @@ func queryGrants(ctx context.Context, tx pgx.Tx, query string, args ...any) ([]L
 	return pgx.CollectRows(rows, pgx.RowToStructByPos[LostGrant])
 }
 
-// LostGrants returns the grants that were lost, and changes nothing. Every role with access to the vault may call it.
+// LostGrants returns the grants that were lost, and changes nothing. Every role with access to the vault may call it,
+// on a standby too.
 func (o Options) LostGrants(ctx context.Context) ([]LostGrant, error) {
-	conn, err := connectOwner(ctx, o)
+	conn, err := connectAny(ctx, o)
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	return Collect(ctx, session{conn}, pgx.RowToStructByPos[LostGrant],
-		`SELECT role, substr(problem, 6) FROM vault.odd_roles() WHERE problem LIKE 'lost %'`, pgx.QueryExecModeExec)
+		`SELECT role, split_part(problem, ' ', 2), problem LIKE 'absent %' FROM vault.odd_roles()
+			WHERE problem LIKE 'lost %' OR problem LIKE 'absent %'`, pgx.QueryExecModeExec)
 }

@@ -54,18 +54,19 @@ func TestLostGrantsComeBack(t *testing.T) {
 	}
 	must(t, done(w.GrantWorkerRole(t.Context(), root, uuid.New(), role)))
 	must(t, done(w.RevokeServiceRole(t.Context(), root, uuid.New(), revoked, nil)))
-	if lost := mustSettle(t, s, false); len(lost) != 0 {
-		t.Fatalf("nothing was lost, and got %v", lost)
+	if still := mustSettle(t, s, false); len(still) != 0 {
+		t.Fatalf("nothing was lost, and got %v", still)
 	}
 	before := groupsOf(t, s, role)
 
 	loseGrants(t, s, role)
 	loseGrants(t, s, mighty)
 	s.MustExec(t, `ALTER ROLE `+quoted(mighty)+` BYPASSRLS`)
-	ofMighty := []db.LostGrant{{mighty, "vault_auditor"}, {mighty, "vault_service"}}
-	want := append([]db.LostGrant{{role, "vault_auditor"}, {role, "vault_service"}, {role, "vault_worker"}}, ofMighty...)
-	if lost := mustSettle(t, s, false); !slices.Equal(sorted(lost), sorted(want)) {
-		t.Errorf("got %v, want %v", lost, want)
+	ofMighty := []db.LostGrant{lost(mighty, "vault_auditor"), lost(mighty, "vault_service")}
+	want := append([]db.LostGrant{lost(role, "vault_auditor"), lost(role, "vault_service"), lost(role, "vault_worker")},
+		ofMighty...)
+	if still := mustSettle(t, s, false); !slices.Equal(sorted(still), sorted(want)) {
+		t.Errorf("got %v, want %v", still, want)
 	}
 	e, err := db.Examine(t.Context(), db.Options{URL: s.URL(vaulttest.Operator)}, false)
 	must(t, err)
@@ -75,8 +76,8 @@ func TestLostGrantsComeBack(t *testing.T) {
 		}
 	}
 
-	if lost := mustSettle(t, s, true); !slices.Equal(sorted(lost), sorted(ofMighty)) {
-		t.Errorf("after the restore got %v, want %v", lost, ofMighty)
+	if still := mustSettle(t, s, true); !slices.Equal(sorted(still), sorted(ofMighty)) {
+		t.Errorf("after the restore got %v, want %v", still, ofMighty)
 	}
 	if got := groupsOf(t, s, role); got != before {
 		t.Errorf("got %q, want %q", got, before)
@@ -89,6 +90,12 @@ func TestLostGrantsComeBack(t *testing.T) {
 	if wantRestored != "3" {
 		t.Errorf("%s restored grants are on record, want 3", wantRestored)
 	}
+}
+
+func lost(role, group string) db.LostGrant { return db.LostGrant{Role: role, Group: group} }
+
+func absent(role, group string) db.LostGrant {
+	return db.LostGrant{Role: role, Group: group, Absent: true}
 }
 
 func sorted(grants []db.LostGrant) []db.LostGrant {
@@ -146,9 +153,9 @@ func TestMigrationKnowsGrants(t *testing.T) {
 	must(t, err)
 	loseGrants(t, s, role)
 	loseGrants(t, s, other)
-	want := []db.LostGrant{{role, "vault_service"}, {role, "vault_worker"}}
-	if lost := sorted(mustSettle(t, s, false)); !slices.Equal(lost, want) {
-		t.Errorf("got %v, want %v", lost, want)
+	want := []db.LostGrant{lost(role, "vault_service"), lost(role, "vault_worker")}
+	if got := sorted(mustSettle(t, s, false)); !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 	wantPrefixes(t, s, role, "1")
 	wantPrefixes(t, s, other, "0")
@@ -180,20 +187,87 @@ func TestARestoreGrantsNothingToAnotherRole(t *testing.T) {
 	mustSettle(t, s, false)
 	wantSeen(t, s, role+"2", "app1/a")
 
-	const both = `UPDATE vault.%s SET role_name = 'gone', role_id = quote_ident('%s')::regrole WHERE role_name = '%s'`
+	gone := roleName("gone")
 	for _, table := range []string{"service_scope", "group_grants"} {
-		s.MustExec(t, fmt.Sprintf(both, table, other, role+"2"))
+		s.MustExec(t, fmt.Sprintf(`UPDATE vault.%s SET role_name = '%s', role_id = quote_ident('%s')::regrole
+			WHERE role_name = '%s'`, table, gone, other, role+"2"))
 	}
 	s.MustExec(t, `UPDATE vault.config SET home = '1.2'`)
+	want := []db.LostGrant{absent(gone, "vault_service")}
 	for _, restore := range []bool{true, false} {
-		if lost := mustSettle(t, s, restore); len(lost) != 0 {
-			t.Errorf("got %v", lost)
+		if got := mustSettle(t, s, restore); !slices.Equal(got, want) {
+			t.Errorf("got %v, want %v", got, want)
 		}
 	}
 	if got := groupsOf(t, s, other); got != "" {
 		t.Errorf("another role is a member of %s", got)
 	}
 	wantPrefixes(t, s, other, "0")
+}
+
+// In a cluster that lacks a role its grants are named and kept, in rounds too, until there is a role of its name or
+// they are revoked. Only --restore-grants gives them. In its own cluster a role that is dropped loses them.
+func TestGrantsOfAbsentRolesAreKept(t *testing.T) {
+	s := vaulttest.New(t)
+	role, gone, here := roleName("Late Role"), roleName("gone"), roleName("here")
+	w := mustWriter(t, db.Options{URL: s.URL(vaulttest.Operator)})
+	for _, name := range []string{role, gone, here} {
+		mustRole(t, s, name)
+		must(t, done(w.GrantAuditorRole(t.Context(), credential(t), uuid.New(), name)))
+	}
+	must(t, done(w.GrantServiceRole(t.Context(), credential(t), uuid.New(), role, "app1/")))
+	for _, name := range []string{role, gone} {
+		s.MustExec(t, `DROP ROLE `+quoted(name))
+	}
+	s.MustExec(t, `UPDATE vault.config SET home = '1.2'`)
+	want := sorted([]db.LostGrant{absent(role, "vault_auditor"), absent(role, "vault_service"),
+		absent(gone, "vault_auditor")})
+	wantLost := func(when string) {
+		t.Helper()
+		o := db.Options{URL: s.URL(vaulttest.Operator)}
+		got, err := o.LostGrants(t.Context())
+		must(t, err)
+		if !slices.Equal(sorted(got), want) {
+			t.Errorf("%s: got %v, want %v", when, got, want)
+		}
+	}
+	wantLost("after the restore")
+	s.MustExec(t, supervise)
+	wantLost("after a round")
+	mustSettle(t, s, true)
+	wantLost("after --restore-grants")
+
+	must(t, done(w.RevokeServiceRole(t.Context(), credential(t), uuid.New(), gone, nil)))
+	want = []db.LostGrant{absent(role, "vault_auditor"), absent(role, "vault_service")}
+	wantLost("after the revocation")
+	s.MustExec(t, `CREATE ROLE `+quoted(role)+` LOGIN`)
+	want = []db.LostGrant{lost(role, "vault_auditor"), lost(role, "vault_service")}
+	wantLost("with the role")
+	s.MustExec(t, supervise)
+	if got := groupsOf(t, s, role); got != "" {
+		t.Errorf("a round has granted %s", got)
+	}
+	grants, err := db.Options{URL: s.URL(vaulttest.Superuser)}.SettleGrants(t.Context(), true)
+	must(t, err)
+	if !slices.Equal(sorted(grants.Restored), want) || len(grants.Lost) > 0 {
+		t.Errorf("got %+v, want %v restored", grants, want)
+	}
+	if !slices.Equal(grants.Unscoped, []string{role}) {
+		t.Errorf("without prefixes: got %q, want %q", grants.Unscoped, role)
+	}
+	want = nil
+	wantLost("in the end")
+
+	s.MustExec(t, `DROP ROLE `+quoted(role))
+	s.MustExec(t, supervise)
+	s.MustExec(t, `CREATE ROLE `+quoted(role)+` LOGIN`)
+	mustSettle(t, s, true)
+	if got := groupsOf(t, s, role); got != "" {
+		t.Errorf("a new role of a dropped one's name is a member of %s", got)
+	}
+	if got := groupsOf(t, s, here); got == "" {
+		t.Error("a role that was there has lost its grant")
+	}
 }
 
 // A restore that stopped half way has functions and no policies: it is not current, and a migration completes it.

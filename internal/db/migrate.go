@@ -90,9 +90,10 @@ func (o Options) Migrate(ctx context.Context, defaultKMSKey string) (MigrateRepo
 		SchemaVersion: config.SchemaVersion, Mended: mended}, err
 }
 
-// State compares the schema of a database with this binary's, without changing anything.
+// State compares the schema of a database with this binary's, without changing anything. If no primary answers, it asks
+// a standby.
 func State(ctx context.Context, url, applicationName string) (MigrationState, error) {
-	conn, err := connectOwner(ctx, Options{URL: url, ApplicationName: applicationName})
+	conn, err := connectAny(ctx, Options{URL: url, ApplicationName: applicationName})
 	if err != nil {
 		return MigrationState{}, err
 	}
@@ -105,6 +106,34 @@ func connectOwner(ctx context.Context, o Options) (*pgx.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	return connectStraight(ctx, config)
+}
+
+// connectAny connects to the primary, which has the newest schema, or, if none of the nodes that answer takes changes,
+// to the first of these.
+func connectAny(ctx context.Context, o Options) (*pgx.Conn, error) {
+	config, err := primaryConfig(o)
+	if err != nil {
+		return nil, err
+	}
+	isPrimary, readOnly := config.ValidateConnect, false
+	config.ValidateConnect = func(ctx context.Context, conn *pgconn.PgConn) error {
+		err := isPrimary(ctx, conn)
+		readOnly = readOnly || errors.Is(err, pgconn.ErrReadOnlyConnection)
+		return err
+	}
+	conn, err := connectStraight(ctx, config)
+	if err == nil || !readOnly {
+		return conn, err
+	}
+	if config, err = o.config(nil); err != nil {
+		return nil, err
+	}
+	return connectStraight(ctx, config)
+}
+
+// connectStraight connects without a pool, and refuses a pooler in between.
+func connectStraight(ctx context.Context, config *pgx.ConnConfig) (*pgx.Conn, error) {
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
 		return nil, classify(err)

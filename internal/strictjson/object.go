@@ -44,10 +44,11 @@ type span struct{ from, to, at int }
 
 // Texts of a walker.
 const (
-	cutShort = "the text ends inside a value: it was cut short"
-	notJSON  = "want a JSON value"
-	tooDeep  = "objects and arrays are nested deeper than 64 levels"
-	twice    = "a name is twice in one object"
+	cutShort  = "the text ends inside a value: it was cut short"
+	notJSON   = "want a JSON value"
+	maybeYAML = `not JSON, perhaps YAML: a document begins with "{" or "["`
+	tooDeep   = "objects and arrays are nested deeper than 64 levels"
+	twice     = "a name is twice in one object"
 )
 
 // fail notes what is wrong at an offset, unless a value inside did so already. It returns false.

@@ -62,7 +62,7 @@ func Documents(text []byte) ([]Value, error) {
 		if !w.value(0) {
 			what := w.wrongWhat
 			if w.wrongAt == from && what == notJSON {
-				what = `not JSON, perhaps YAML: a document begins with "{" or "["`
+				what = maybeYAML
 			}
 			return nil, placeError(text, w.wrongAt, what)
 		}

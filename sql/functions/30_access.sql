@@ -151,15 +151,22 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   WHERE why IS NOT NULL ORDER BY through, why LIMIT 1
 $$;
 
+-- Where the vault is: the server and the database.
+CREATE OR REPLACE FUNCTION vault._place() RETURNS text
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT format('%s.%s', vault._system_id(), (SELECT oid FROM pg_database WHERE datname = current_database()))
+$$;
+
 -- Deletes the grants of dropped roles, and updates the names of renamed ones: a dump has both name and regrole, and a
--- restore takes only rows in which they agree. In another cluster or database than before, it deletes those that do not
--- agree: pg_restore makes the triggers that compare them after it has stored the rows, and the number of a dropped role
--- is another role's there. Returns the prefixes that were deleted.
+-- restore takes only prefixes in which they agree. In another cluster or database than before, it deletes prefixes that
+-- do not agree: pg_restore makes the trigger that compares them after it has stored the rows, and the number of a
+-- dropped role is another role's there. Groups are found there by the role's name; those of roles that are not there
+-- are kept without a number until there is one. Returns the prefixes that were deleted.
 CREATE OR REPLACE FUNCTION vault._settle_scopes() RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   v_gone jsonb;
-  v_here text := format('%s.%s', vault._system_id(), (SELECT oid FROM pg_database WHERE datname = current_database()));
+  v_here text := vault._place();
   v_moved boolean := v_here IS DISTINCT FROM (SELECT home FROM vault.config WHERE only_row);
 BEGIN
   WITH gone AS (
@@ -170,10 +177,16 @@ BEGIN
     FROM gone;
   UPDATE vault.service_scope s SET role_name = r.rolname FROM pg_roles r
     WHERE r.oid = s.role_id AND r.rolname <> s.role_name;
-  DELETE FROM vault.group_grants g WHERE NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = g.role_id
-    AND (r.rolname = g.role_name OR NOT v_moved));
+  IF v_moved THEN
+    UPDATE vault.group_grants SET role_id = NULL WHERE role_id IS NOT NULL;
+  END IF;
+  DELETE FROM vault.group_grants g WHERE g.role_id IS NOT NULL
+    AND NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = g.role_id);
   UPDATE vault.group_grants g SET role_name = r.rolname FROM pg_roles r
     WHERE r.oid = g.role_id AND r.rolname <> g.role_name;
+  UPDATE vault.group_grants g SET role_id = r.oid FROM pg_roles r
+    WHERE g.role_id IS NULL AND r.rolname = g.role_name
+      AND NOT EXISTS (SELECT FROM vault.group_grants o WHERE o.role_id = r.oid AND o.group_name = g.group_name);
   IF v_moved THEN   -- a round that is still open may have noted it
     UPDATE vault.config SET home = v_here
       WHERE only_row = (SELECT only_row FROM vault.config WHERE only_row FOR NO KEY UPDATE SKIP LOCKED);
@@ -189,25 +202,29 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT coalesce(jsonb_agg(prefix ORDER BY prefix), '[]') FROM vault.service_scope WHERE role_id = p_role
 $$;
 
--- Roles that were granted a group and are not its members: the cluster's roles were restored without their memberships,
--- or an administrator took them away.
-CREATE OR REPLACE FUNCTION vault._lost_grants() RETURNS TABLE (role_name text, group_name text)
+-- Roles that were granted a group and are not its members: the cluster's roles were restored without their memberships
+-- or not at all, or an administrator took them away. A role that was dropped where it was granted has lost nothing.
+CREATE OR REPLACE FUNCTION vault._lost_grants() RETURNS TABLE (role_name text, group_name text, absent boolean)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-  SELECT r.rolname::text, g.group_name::text FROM vault.group_grants g JOIN pg_roles r ON r.oid = g.role_id
-      AND r.rolname = g.role_name
-    WHERE NOT pg_has_role(r.oid, g.group_name, 'MEMBER') ORDER BY 1, 2
+  SELECT DISTINCT g.role_name::text, g.group_name::text, r.oid IS NULL
+    FROM (SELECT n.role_name, n.group_name, CASE WHEN c.home = vault._place() THEN n.role_id END AS role_id
+        FROM vault.group_grants n CROSS JOIN vault.config c WHERE c.only_row) AS g
+      LEFT JOIN pg_roles r ON r.rolname = g.role_name
+    WHERE (g.role_id IS NULL OR g.role_id = r.oid)
+      AND (r.oid IS NULL OR NOT pg_has_role(r.oid, g.group_name, 'MEMBER'))
+    ORDER BY 1, 2
 $$;
 
--- Removes what a restore has brought of roles that are not there. If p_restore, it grants again what was lost, except
--- to roles that could bypass the vault by now, and returns that. EXECUTE stays with vault_owner.
+-- Finds the roles of what a restore has brought. If p_restore, it grants again what was lost, except to roles that
+-- could bypass the vault by now, and returns that. EXECUTE stays with vault_owner.
 CREATE OR REPLACE FUNCTION vault._settle_grants(p_restore boolean) RETURNS TABLE (role_name text, group_name text)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   PERFORM vault._enter('owner', 'owner:' || session_user);
   PERFORM vault._settle_scopes();
   IF p_restore THEN
-    FOR role_name, group_name IN SELECT * FROM vault._lost_grants() AS l
-        WHERE vault._too_powerful(l.role_name::name) IS NULL LOOP
+    FOR role_name, group_name IN SELECT l.role_name, l.group_name FROM vault._lost_grants() AS l
+        WHERE NOT l.absent AND vault._too_powerful(l.role_name::name) IS NULL LOOP
       EXECUTE format('GRANT %I TO %I', group_name, role_name);
       PERFORM vault._audit('grant', NULL, NULL, NULL,
         jsonb_build_object('role', role_name, 'group', group_name, 'restored', true));
@@ -218,8 +235,8 @@ BEGIN
 END $$;
 
 -- Roles that an operator should look at: dropped ones that have prefixes, ones that have become too powerful since they
--- were granted access, ones that may lock every table, and lost grants. It shows names of roles, which every role can
--- see, and no prefixes.
+-- were granted access, ones that may lock every table, lost grants, and readers whose prefixes a restore has not
+-- brought. It shows no prefixes, and names of roles, which every role can see, or which a restore has not brought.
 CREATE OR REPLACE FUNCTION vault.odd_roles() RETURNS TABLE (role text, problem text)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT DISTINCT role_name::text, 'gone' FROM vault.service_scope s
@@ -237,7 +254,11 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT r.rolname::text, 'maintains' FROM pg_roles r JOIN pg_roles m ON m.rolname = 'pg_maintain'
     WHERE r.rolcanlogin AND NOT r.rolsuper AND pg_has_role(r.oid, m.oid, 'MEMBER')
   UNION ALL
-  SELECT role_name, 'lost ' || group_name FROM vault._lost_grants()
+  SELECT role_name, CASE WHEN absent THEN 'absent ' ELSE 'lost ' END || group_name FROM vault._lost_grants()
+  UNION ALL
+  SELECT r.rolname::text, 'unscoped' FROM vault.group_grants g JOIN pg_roles r ON r.rolname = g.role_name
+    WHERE g.group_name = 'vault_service'
+      AND NOT EXISTS (SELECT FROM vault.service_scope s WHERE s.role_name = g.role_name)
   ORDER BY 2, 1
 $$;
 
@@ -321,6 +342,12 @@ BEGIN
   GET DIAGNOSTICS v_count = ROW_COUNT;
   IF v_role IS NULL AND v_gone @> jsonb_build_array(jsonb_build_object('role', p_role)) THEN
     v_count := 1;
+  END IF;
+  IF v_role IS NULL AND p_prefix IS NULL THEN
+    DELETE FROM vault.group_grants WHERE role_id IS NULL AND role_name = p_role;
+    IF FOUND THEN
+      v_count := 1;
+    END IF;
   END IF;
   IF NOT EXISTS (SELECT FROM vault.service_scope WHERE role_id = v_role) THEN
     DELETE FROM vault.group_grants WHERE role_id = v_role AND group_name = ANY (v_groups);

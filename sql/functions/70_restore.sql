@@ -47,9 +47,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   NEW.role_id := coalesce(NEW.role_id, to_regrole(quote_ident(NEW.role_name)));
   IF NOT EXISTS (SELECT FROM pg_roles WHERE oid = NEW.role_id AND rolname = NEW.role_name) THEN
-    RAISE WARNING '% is skipped: its role "%" was dropped or renamed', CASE TG_TABLE_NAME
-      WHEN 'service_scope' THEN format('prefix "%s"', to_jsonb(NEW) ->> 'prefix')
-      ELSE format('the grant of "%s"', to_jsonb(NEW) ->> 'group_name') END, NEW.role_name
+    RAISE WARNING 'prefix "%" is skipped: its role "%" was dropped or renamed', NEW.prefix, NEW.role_name
       USING HINT = 'vaultctl grant ROLE';
     RETURN NULL;
   END IF;
@@ -61,7 +59,16 @@ CREATE OR REPLACE TRIGGER scope_is_bound BEFORE INSERT ON vault.service_scope
 
 ALTER TABLE vault.service_scope ENABLE ALWAYS TRIGGER scope_is_bound;
 
+-- The number in a dumped grant is one of the cluster that it comes from. If there is no role of its name, the grant is
+-- kept: vaultctl names it, and grants it when there is one.
+CREATE OR REPLACE FUNCTION vault._grant_is_bound() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  NEW.role_id := to_regrole(quote_ident(NEW.role_name));
+  RETURN NEW;
+END $$;
+
 CREATE OR REPLACE TRIGGER grant_is_bound BEFORE INSERT ON vault.group_grants
-  FOR EACH ROW EXECUTE FUNCTION vault._scope_is_bound();
+  FOR EACH ROW EXECUTE FUNCTION vault._grant_is_bound();
 
 ALTER TABLE vault.group_grants ENABLE ALWAYS TRIGGER grant_is_bound;

@@ -40,16 +40,17 @@ ALTER TABLE vault.config ADD COLUMN home text;
 
 -- The groups that roles were granted. Memberships belong to the cluster: a dump of a database has none, and what
 -- pg_dumpall of 15 writes is refused in part by 16 and newer, because a grant comes before the right to grant it. Grants
--- of earlier versions: a worker or auditor that has no prefix is not known here.
+-- of earlier versions: a worker or auditor that has no prefix is not known here. role_id is an oid and not a regrole, so
+-- that a cluster that lacks a role takes all rows of a dump; vault._settle_scopes() finds the roles by name there.
 CREATE TABLE vault.group_grants (
-  role_id     regrole NOT NULL,
+  role_id     oid,   -- null: the vault was restored, and there was no role of this name since
   role_name   name NOT NULL,
   group_name  name NOT NULL CONSTRAINT granted_group
               CHECK (group_name IN ('vault_service', 'vault_worker', 'vault_auditor')),
-  PRIMARY KEY (role_id, group_name)
+  CONSTRAINT granted_once UNIQUE (role_id, group_name)
 );
 INSERT INTO vault.group_grants (role_id, role_name, group_name)
-  SELECT DISTINCT r.oid::regrole, r.rolname, g.name
+  SELECT DISTINCT r.oid, r.rolname, g.name
     FROM vault.service_scope s JOIN pg_roles r ON r.oid = s.role_id AND r.rolname = s.role_name
     CROSS JOIN (VALUES ('vault_service'::name), ('vault_worker'), ('vault_auditor')) AS g (name)
     WHERE g.name = 'vault_service'
