@@ -119,6 +119,9 @@ func exitCode(err error, errOut io.Writer) int {
 		fmt.Fprintln(errOut, "hint: make sure which primary is the right one, then remove the file")
 	case errors.Is(err, spool.ErrDiverged):
 		fmt.Fprintln(errOut, "hint: vaultd ship-spool --as-new DIR ships its records as another spool")
+	case errors.Is(err, errSetAside):
+		fmt.Fprintln(errOut,
+			"hint: keep the folder; vaultctl audit list action:audit.gap action:audit.damaged shows what is missing")
 	case errors.Is(err, vault.ErrUnavailable), errors.Is(err, seal.ErrAway):
 		return exitUnavailable
 	}
