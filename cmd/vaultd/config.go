@@ -13,7 +13,6 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -229,44 +228,11 @@ func loadConfig(path string, environ []string) (Config, error) {
 	return config, nil
 }
 
-func (c *Config) readFile(path string) error {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return fmt.Errorf("reading the configuration: %w", err)
-	}
-	meta, err := toml.Decode(string(text), c)
-	var parse toml.ParseError
-	if errors.As(err, &parse) {
-		return fmt.Errorf("%s line %d: %s", path, parse.Position.Line, parse.Message)
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	c.path, c.fileHasPassword = path, c.hasPassword()
-	if unknown := meta.Undecoded(); len(unknown) > 0 {
-		return fmt.Errorf("%s line %d: unknown key %q", path, lineOf(string(text), unknown[0]), unknown[0].String())
-	}
-	return nil
-}
-
-// lineOf finds the line of a key, which the decoder does not report.
-func lineOf(text string, key toml.Key) int {
-	pattern := regexp.MustCompile(`^\s*\[*\s*"?` + regexp.QuoteMeta(key[len(key)-1]) + `"?\s*[=\]]`)
-	for i, line := range strings.Split(text, "\n") {
-		if pattern.MatchString(line) {
-			return i + 1
-		}
-	}
-	return 1
-}
-
 // readEnvironment refuses a VAULTD_ name that is no setting, so that a misspelt one is not silently ignored.
 func (c *Config) readEnvironment(environ []string) error {
 	fields := map[string]reflect.Value{}
-	for i, v := 0, reflect.ValueOf(c).Elem(); i < v.NumField(); i++ {
-		if key := v.Type().Field(i).Tag.Get("toml"); key != "" {
-			fields["VAULTD_"+strings.ToUpper(key)] = v.Field(i)
-		}
+	for key, field := range c.settings() {
+		fields["VAULTD_"+strings.ToUpper(key)] = field
 	}
 	for _, entry := range environ {
 		name, value, _ := strings.Cut(entry, "=")
@@ -302,11 +268,17 @@ func setField(field reflect.Value, text string) (err error) {
 			}
 		}
 	case *bool:
-		*p, err = strconv.ParseBool(text)
+		if *p, err = strconv.ParseBool(text); err != nil {
+			err = wrongText(field, text)
+		}
 	case *int:
-		*p, err = strconv.Atoi(text)
+		if *p, err = strconv.Atoi(text); err != nil {
+			err = wrongText(field, text)
+		}
 	case *float64:
-		*p, err = strconv.ParseFloat(text, 64)
+		if *p, err = strconv.ParseFloat(text, 64); err != nil {
+			err = wrongText(field, text)
+		}
 	case *duration:
 		err = p.UnmarshalText([]byte(text))
 	case *size:
@@ -315,6 +287,10 @@ func setField(field reflect.Value, text string) (err error) {
 		err = errors.New("can be set in the file only")
 	}
 	return err
+}
+
+func wrongText(field reflect.Value, text string) error {
+	return fmt.Errorf("want %s, have %q", wanted(field.Type()), text)
 }
 
 // check parses every setting as it will be used, and returns an error about the first that is wrong.
