@@ -79,6 +79,10 @@ func TestBadSettingsAreNamed(t *testing.T) {
 		`max_connections = 0`:                           "max_connections",
 		`verify_rate = nan`:                             "verify_rate",
 		`verify_rate = -1.0`:                            "verify_rate",
+		`verify_rate = 1e400`:                           "line 1: verify_rate: the number is out of range",
+		`verify_rate = 99999999999999999`:               "verify_rate = 100000000000000000: from 0 to",
+		"\nmax_connections = 99999999999999999999":      "line 2: max_connections: the number is out of range",
+		"[credentials]\nx = 99999999999999999999":       "line 2: credentials.x: the number is out of range",
 		`verify_burst = 0`:                              "verify_burst",
 		`rotation_workers = 100000`:                     "rotation_workers",
 		`scan_interval = "0"`:                           "scan_interval",
@@ -334,7 +338,7 @@ reload-billing = ["/bin/true", "an argument"]
 func TestListeningBeyondLoopbackHasToBeMeant(t *testing.T) {
 	for _, file := range []string{
 		"listen = [\"0.0.0.0:8400\"]\ninsecure_listen = true",
-		`listen = ["127.8.8.8:8400", "[::1]:8400", "localhost:8400", "unix:/run/vaultd.sock"]`,
+		`listen = ["127.8.8.8:8400", "[::1]:8400", "localhost:8402", "unix:/run/vaultd.sock"]`,
 		`health_listen = "0.0.0.0:8401"`, // which has no secrets
 	} {
 		if _, err := loadConfig(mustWrite(t, filepath.Join(t.TempDir(), "vaultd.toml"), file), nil); err != nil {

@@ -76,6 +76,10 @@ func decodeSetting(meta *toml.MetaData, key toml.Key, value toml.Primitive, fiel
 	if !fits(raw, field.Type()) {
 		return refuse(meta, value, fmt.Errorf("%s: want %s, have %s", key, wanted(field.Type()), had(raw)))
 	}
+	if whole, ok := raw.(int64); ok && field.Kind() == reflect.Float64 { // check has the bounds, the decoder other ones
+		field.SetFloat(float64(whole))
+		return nil
+	}
 	if field.Kind() != reflect.Map {
 		if err := meta.PrimitiveDecode(value, field.Addr().Interface()); err != nil {
 			return refuse(meta, value, fmt.Errorf("%s: %w", key, reason(err)))
@@ -200,7 +204,7 @@ func lineOf(meta *toml.MetaData, value toml.Primitive) int {
 	}
 	first := 0
 	for _, entry := range table {
-		if line := lineOf(meta, entry); first == 0 || line < first {
+		if line := lineOf(meta, entry); line > 0 && (first == 0 || line < first) {
 			first = line
 		}
 	}
@@ -215,10 +219,13 @@ func (refusal) UnmarshalTOML(any) error { return errConfig }
 
 func inLine(err error) error {
 	var parse toml.ParseError
-	if errors.As(err, &parse) {
-		return fmt.Errorf("line %d: %s", parse.Position.Line, parse.Message)
+	if !errors.As(err, &parse) {
+		return err
 	}
-	return err
+	if strings.Contains(parse.Message, "out of range for ") { // a type of Go
+		return fmt.Errorf("line %d: %s: the number is out of range", parse.Position.Line, parse.LastKey)
+	}
+	return fmt.Errorf("line %d: %s", parse.Position.Line, parse.Message)
 }
 
 // reason is the error without the place that the decoder adds.
