@@ -5,19 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"math"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
-	"regexp"
-	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/BurntSushi/toml"
@@ -27,7 +22,6 @@ import (
 	"github.com/hyperiondb/vault/internal/audit/spool"
 	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/httpapi"
-	"github.com/hyperiondb/vault/internal/kms"
 	"github.com/hyperiondb/vault/internal/rotation"
 	"github.com/hyperiondb/vault/internal/target"
 )
@@ -229,44 +223,11 @@ func loadConfig(path string, environ []string) (Config, error) {
 	return config, nil
 }
 
-func (c *Config) readFile(path string) error {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return fmt.Errorf("reading the configuration: %w", err)
-	}
-	meta, err := toml.Decode(string(text), c)
-	var parse toml.ParseError
-	if errors.As(err, &parse) {
-		return fmt.Errorf("%s line %d: %s", path, parse.Position.Line, parse.Message)
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	c.path, c.fileHasPassword = path, c.hasPassword()
-	if unknown := meta.Undecoded(); len(unknown) > 0 {
-		return fmt.Errorf("%s line %d: unknown key %q", path, lineOf(string(text), unknown[0]), unknown[0].String())
-	}
-	return nil
-}
-
-// lineOf finds the line of a key, which the decoder does not report.
-func lineOf(text string, key toml.Key) int {
-	pattern := regexp.MustCompile(`^\s*\[*\s*"?` + regexp.QuoteMeta(key[len(key)-1]) + `"?\s*[=\]]`)
-	for i, line := range strings.Split(text, "\n") {
-		if pattern.MatchString(line) {
-			return i + 1
-		}
-	}
-	return 1
-}
-
 // readEnvironment refuses a VAULTD_ name that is no setting, so that a misspelt one is not silently ignored.
 func (c *Config) readEnvironment(environ []string) error {
 	fields := map[string]reflect.Value{}
-	for i, v := 0, reflect.ValueOf(c).Elem(); i < v.NumField(); i++ {
-		if key := v.Type().Field(i).Tag.Get("toml"); key != "" {
-			fields["VAULTD_"+strings.ToUpper(key)] = v.Field(i)
-		}
+	for key, field := range c.settings() {
+		fields["VAULTD_"+strings.ToUpper(key)] = field
 	}
 	for _, entry := range environ {
 		name, value, _ := strings.Cut(entry, "=")
@@ -302,11 +263,17 @@ func setField(field reflect.Value, text string) (err error) {
 			}
 		}
 	case *bool:
-		*p, err = strconv.ParseBool(text)
+		if *p, err = strconv.ParseBool(text); err != nil {
+			err = wrongText(field, text)
+		}
 	case *int:
-		*p, err = strconv.Atoi(text)
+		if *p, err = strconv.Atoi(text); err != nil {
+			err = wrongText(field, text)
+		}
 	case *float64:
-		*p, err = strconv.ParseFloat(text, 64)
+		if *p, err = strconv.ParseFloat(text, 64); err != nil {
+			err = wrongText(field, text)
+		}
 	case *duration:
 		err = p.UnmarshalText([]byte(text))
 	case *size:
@@ -315,6 +282,10 @@ func setField(field reflect.Value, text string) (err error) {
 		err = errors.New("can be set in the file only")
 	}
 	return err
+}
+
+func wrongText(field reflect.Value, text string) error {
+	return fmt.Errorf("want %s, have %q", wanted(field.Type()), text)
 }
 
 // check parses every setting as it will be used, and returns an error about the first that is wrong.
@@ -331,10 +302,11 @@ func (c *Config) check() error {
 	if err := c.checkAudit(); err != nil {
 		return err
 	}
-	for _, uri := range c.KMSKeys {
-		if _, err := kms.ParseURI(uri); err != nil {
-			return fmt.Errorf("kms_keys: %w", err)
-		}
+	if err := c.checkKeys(); err != nil {
+		return err
+	}
+	if err := c.checkPaths(); err != nil {
+		return err
 	}
 	if err := c.level.UnmarshalText([]byte(c.LogLevel)); err != nil {
 		return fmt.Errorf("log_level %q: debug, info, warn or error", c.LogLevel)
@@ -426,12 +398,15 @@ func (c *Config) checkListeners() error {
 		}
 	}
 	for _, address := range c.Listen {
-		if strings.HasPrefix(address, "unix:/") {
+		if err := checkAddress(address); err != nil {
+			return fmt.Errorf("listen %q: host:port or unix:/path: %w", address, err)
+		}
+		if strings.HasPrefix(address, "unix:") {
 			continue
 		}
 		loopback, err := isLoopback(address)
 		if err != nil {
-			return fmt.Errorf("listen %q: host:port or unix:/path: %w", address, err)
+			return fmt.Errorf("listen %q: %w", address, err)
 		}
 		if !loopback && c.TLSCert == "" && !c.InsecureListen {
 			return fmt.Errorf("listen %q: values would cross the network in the clear: set tls_cert and tls_key, "+
@@ -439,8 +414,12 @@ func (c *Config) checkListeners() error {
 		}
 	}
 	if c.HealthListen != "" {
-		if _, err := isLoopback(c.HealthListen); err != nil {
-			return fmt.Errorf("health_listen %q: %w", c.HealthListen, err)
+		err := checkAddress(c.HealthListen)
+		if err == nil {
+			_, err = isLoopback(c.HealthListen) // no unix socket
+		}
+		if err != nil {
+			return fmt.Errorf("health_listen %q: host:port: %w", c.HealthListen, err)
 		}
 	}
 	if c.KVMount != "" {
@@ -451,6 +430,9 @@ func (c *Config) checkListeners() error {
 	if err := c.checkCredentials(); err != nil {
 		return err
 	}
+	if err := c.checkDistinct(); err != nil {
+		return err
+	}
 	mode, err := strconv.ParseUint(c.SocketMode, 8, 32)
 	if err != nil || mode > 0o777 {
 		return fmt.Errorf("socket_mode %q: an octal file mode such as 0660", c.SocketMode)
@@ -458,9 +440,6 @@ func (c *Config) checkListeners() error {
 	c.mode = os.FileMode(mode)
 	return nil
 }
-
-// maxSocketPath is what the address of a unix socket holds, less its final zero byte.
-const maxSocketPath = 107
 
 func (c *Config) checkCredentials() error {
 	if err := httpapi.CheckCredentials(c.Credentials); err != nil {
@@ -474,8 +453,6 @@ func (c *Config) checkCredentials() error {
 	case !filepath.IsAbs(path) || filepath.Clean(path) != path || len(path) > maxSocketPath:
 		return fmt.Errorf("credential_socket %q: an absolute path of at most %d bytes, such as /run/vaultd/credentials",
 			path, maxSocketPath)
-	case slices.Contains(c.Listen, "unix:"+path):
-		return fmt.Errorf("credential_socket %q: listen has it, too", path)
 	case len(c.Credentials) == 0:
 		return errors.New(`credential_socket: name what it gives to which unit: [credentials] "billing.service:db" = "NAME"`)
 	}
@@ -497,9 +474,6 @@ func (c *Config) checkAudit() error {
 	}
 	if err := c.checkArchive(); err != nil {
 		return fmt.Errorf("audit_archive: %w", err)
-	}
-	if _, err := kms.ParseSigner(c.AuditSealKey); err != nil {
-		return fmt.Errorf("audit_seal_key: %w", err)
 	}
 	if c.AuditSealsBucket != "" {
 		if _, err := bucket.ParseURI(c.AuditSealsBucket); err != nil {
@@ -609,52 +583,12 @@ func (c *Config) checkStaleness() error {
 	return nil
 }
 
-// checkPlaces looks for folders and files that are of the other kind or missing. It is for check-config only: a daemon
-// starts without its archive, and reads go on.
-func (c *Config) checkPlaces() error {
-	for _, p := range []struct{ key, path string }{
-		{"audit_spool", c.AuditSpool}, {"audit_archive", c.archiveFolder()}, {"state_dir", c.StateDir},
-	} {
-		info, err := os.Stat(p.path)
-		switch {
-		case p.path == "" || p.key == "audit_spool" && c.Audit != "on":
-		case errors.Is(err, syscall.ENOTDIR) || err == nil && !info.IsDir():
-			return fmt.Errorf("%s: %q is not a folder", p.key, p.path)
-		}
-	}
-	if folder := filepath.Dir(c.archiveFolder()); c.archiveFolder() != "" {
-		if _, err := os.Stat(folder); errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("audit_archive: there is no folder %q: make or mount it first", folder)
-		}
-	}
-	for _, p := range []struct{ key, path string }{
-		{"audit_seals_file", c.AuditSealsFile}, {"address_file", c.AddressFile},
-	} {
-		if info, err := os.Stat(p.path); err == nil && info.IsDir() {
-			return fmt.Errorf("%s: %q is a folder", p.key, p.path)
-		}
-	}
-	return nil
-}
-
 // archiveFolder is "" if the archive is a bucket, or there is none.
 func (c *Config) archiveFolder() string {
 	if strings.HasPrefix(c.AuditArchive, bucket.Scheme) {
 		return ""
 	}
 	return c.AuditArchive
-}
-
-func isLoopback(address string) (bool, error) {
-	host, port, err := net.SplitHostPort(address)
-	if err != nil {
-		return false, err
-	}
-	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-		return false, fmt.Errorf("port %q", port)
-	}
-	ip := net.ParseIP(host)
-	return strings.EqualFold(host, "localhost") || (ip != nil && ip.IsLoopback()), nil
 }
 
 func networks(key string, list []string) ([]netip.Prefix, error) {

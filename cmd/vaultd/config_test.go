@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -77,6 +79,10 @@ func TestBadSettingsAreNamed(t *testing.T) {
 		`max_connections = 0`:                           "max_connections",
 		`verify_rate = nan`:                             "verify_rate",
 		`verify_rate = -1.0`:                            "verify_rate",
+		`verify_rate = 1e400`:                           "line 1: verify_rate: the number is out of range",
+		`verify_rate = 99999999999999999`:               "verify_rate = 100000000000000000: from 0 to",
+		"\nmax_connections = 99999999999999999999":      "line 2: max_connections: the number is out of range",
+		"[credentials]\nx = 99999999999999999999":       "line 2: credentials.x: the number is out of range",
 		`verify_burst = 0`:                              "verify_burst",
 		`rotation_workers = 100000`:                     "rotation_workers",
 		`scan_interval = "0"`:                           "scan_interval",
@@ -167,6 +173,87 @@ func TestBadSettingsAreNamed(t *testing.T) {
 	}
 }
 
+// Every setting is given a value of each type that it does not take. Each is refused with its key and line, in the
+// words of the file, and not shown: it may be a password.
+func TestNoWrongTypeIsIgnored(t *testing.T) {
+	values := map[string]string{ // of each type of TOML, as TOML
+		"a string": `"canary-6d2f"`, "an integer": "77141", "a number with a fraction": "77141.5", "true or false": "true",
+		"a date or time": "1979-05-27", "a list": "[]", "a list with an integer": "[77141]",
+		"a list with a list": `[["canary-6d2f"]]`, "a list with a table": `[{ a = "canary-6d2f" }]`,
+		"a table": `{ a = 77141 }`,
+	}
+	taken := map[string][]string{ // the types of values that are right, or wrong for another reason
+		"a string": {"a string"}, "a list of strings": {"a list"}, "true or false": {"true or false"},
+		"an integer": {"an integer"}, "a number": {"an integer", "a number with a fraction"},
+		`a duration such as "10s"`: {"a string", "an integer"}, `a size such as "512MiB"`: {"a string", "an integer"},
+		"a table": {"a table"},
+	}
+	refused := func(file, want string, line int) {
+		t.Helper()
+		path := mustWrite(t, filepath.Join(t.TempDir(), "vaultd.toml"), file)
+		_, err := loadConfig(path, nil)
+		if !errors.Is(err, errConfig) || !strings.Contains(err.Error(), fmt.Sprintf("%s line %d: %s", path, line, want)) {
+			t.Errorf("%s: got %v, want line %d: %s", file, err, line, want)
+		}
+		if err != nil && (strings.Contains(err.Error(), "canary") || strings.Contains(err.Error(), "7714")) {
+			t.Errorf("%s: got %v, which has the value", file, err)
+		}
+	}
+	count := 0
+	c := defaults()
+	for key, field := range c.settings() {
+		wants := wanted(field.Type())
+		if len(taken[wants]) == 0 {
+			t.Errorf("%s: the file takes %q", key, wants)
+		}
+		for has, value := range values {
+			if slices.Contains(taken[wants], has) {
+				continue
+			}
+			count++
+			refused("# \n\n"+key+" = "+value, fmt.Sprintf("%s: want %s, have %s", key, wants, has), 3)
+		}
+		if field.Kind() != reflect.Map {
+			refused("\n["+key+"]\na = 1", fmt.Sprintf("%s: want %s, have a table", key, wants), 2)
+			refused("\n"+key+".a.b = 1", fmt.Sprintf("%s: want %s, have a table", key, wants), 2)
+			refused("\n"+strings.ToUpper(key)+" = 1",
+				fmt.Sprintf("unknown key %q: it is %q", strings.ToUpper(key), key), 2)
+			continue
+		}
+		entry := wanted(field.Type().Elem())
+		for has, value := range values {
+			if !slices.Contains(taken[entry], has) {
+				want := fmt.Sprintf("%s.x: want %s, have %s", key, entry, has)
+				refused("\n["+key+"]\nx = "+value, want, 3)
+				refused("\n"+key+" = { x = "+value+" }", want, 2)
+				refused("\n"+key+".x = "+value, want, 2)
+			}
+		}
+		refused("\n["+key+".\"x\"]\ny = 1", fmt.Sprintf("%s.x: want %s, have a table", key, entry), 2)
+		refused("\n\n[["+key+"]]\nx = 1", key+": want a table, have a list of tables", 3)
+		if _, err := loadConfig("", []string{"VAULTD_" + strings.ToUpper(key) + "=x"}); !errors.Is(err, errConfig) {
+			t.Errorf("%s: got %v for the environment, want a refusal", key, err)
+		}
+	}
+	if count < 400 {
+		t.Errorf("only %d wrong values were tried", count)
+	}
+	refused("\na.b = 1", `unknown key "a"`, 2)
+}
+
+func TestAWrongTypeInTheEnvironmentIsNamed(t *testing.T) {
+	for variable, want := range map[string]string{
+		"VAULTD_MAX_CONNECTIONS=many": `VAULTD_MAX_CONNECTIONS: want an integer, have "many"`,
+		"VAULTD_VERIFY_RATE=":         `VAULTD_VERIFY_RATE: want a number, have ""`,
+		"VAULTD_ADMIN_API=yes":        `VAULTD_ADMIN_API: want true or false, have "yes"`,
+		"VAULTD_DEK_CACHE_TTL=5":      `VAULTD_DEK_CACHE_TTL: interval "5"`,
+	} {
+		if _, err := loadConfig("", []string{variable}); !errors.Is(err, errConfig) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %s", variable, err, want)
+		}
+	}
+}
+
 func TestBadCredentialSettingsAreNamed(t *testing.T) {
 	const table = "\n[credentials]\n\"billing.service:db\" = \"prod/billing/db\""
 	socket := func(path string) string { return fmt.Sprintf("credential_socket = %q", path) }
@@ -251,7 +338,7 @@ reload-billing = ["/bin/true", "an argument"]
 func TestListeningBeyondLoopbackHasToBeMeant(t *testing.T) {
 	for _, file := range []string{
 		"listen = [\"0.0.0.0:8400\"]\ninsecure_listen = true",
-		`listen = ["127.8.8.8:8400", "[::1]:8400", "localhost:8400", "unix:/run/vaultd.sock"]`,
+		`listen = ["127.8.8.8:8400", "[::1]:8400", "localhost:8402", "unix:/run/vaultd.sock"]`,
 		`health_listen = "0.0.0.0:8401"`, // which has no secrets
 	} {
 		if _, err := loadConfig(mustWrite(t, filepath.Join(t.TempDir(), "vaultd.toml"), file), nil); err != nil {

@@ -77,17 +77,26 @@ func newCheckConfigCmd(path *string, out, errOut io.Writer) *cobra.Command {
 	var strict bool
 	cmd := &cobra.Command{
 		Use: "check-config", Short: "Check the settings and show those in force", Args: cobra.NoArgs,
-		Long: `Check the settings and show those in force. A file in the place of a folder of vaultd, and a missing folder
-above audit_archive, are errors here; a daemon starts all the same. What works and is likely a mistake (networks that
-hold much of the internet, an allow that answers no client, modes of files, a certificate that ends soon, values in the
-clear) is a warning on stderr; vaultd logs the same when it starts. With --strict a warning is an error: exit code 2.`,
-		RunE: func(*cobra.Command, []string) error { return checkConfig(*path, strict, out, errOut) },
+		Long: `Check the settings and show those in force. A setting with which no vaultd starts is an error: exit code 2. So
+is a file in the place of a folder of vaultd, and a missing folder above audit_archive, although a daemon may start all
+the same. All else is a warning on stderr, with exit code 0:
+
+- What vaultd does not start with on this machine, for this user: a key file that is missing or of another size, a
+  damaged state file, no AWS region. Run it as vaultd's user, with vaultd's environment. No name is resolved, no socket
+  opened, and nothing is sent.
+- What works and is likely a mistake: networks that hold much of the internet, an allow that answers no client, modes
+  of files, a certificate that ends soon, values in the clear. vaultd logs these when it starts.
+
+With --strict a warning is an error: exit code 2.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return checkConfig(cmd.Context(), *path, strict, out, errOut)
+		},
 	}
 	cmd.Flags().BoolVar(&strict, "strict", false, "refuse what is warned of")
 	return cmd
 }
 
-func checkConfig(path string, strict bool, out, errOut io.Writer) error {
+func checkConfig(ctx context.Context, path string, strict bool, out, errOut io.Writer) error {
 	config, err := loadConfig(path, os.Environ())
 	if err != nil {
 		return err
@@ -95,7 +104,7 @@ func checkConfig(path string, strict bool, out, errOut io.Writer) error {
 	if err := config.checkPlaces(); err != nil {
 		return fmt.Errorf("%w: %w", errConfig, err)
 	}
-	warnings := config.warnings(time.Now())
+	warnings := append(config.warnings(time.Now()), config.refusals(ctx)...)
 	for _, w := range warnings {
 		if _, err := fmt.Fprintf(errOut, "vaultd: warning: %s\n", w); err != nil {
 			return err
@@ -119,6 +128,9 @@ func exitCode(err error, errOut io.Writer) int {
 		fmt.Fprintln(errOut, "hint: make sure which primary is the right one, then remove the file")
 	case errors.Is(err, spool.ErrDiverged):
 		fmt.Fprintln(errOut, "hint: vaultd ship-spool --as-new DIR ships its records as another spool")
+	case errors.Is(err, errSetAside):
+		fmt.Fprintln(errOut,
+			"hint: keep the folder; vaultctl audit list action:audit.gap action:audit.damaged shows what is missing")
 	case errors.Is(err, vault.ErrUnavailable), errors.Is(err, seal.ErrAway):
 		return exitUnavailable
 	}

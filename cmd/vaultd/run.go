@@ -56,13 +56,13 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 	reader, err := db.NewReader(ctx, db.Options{URL: c.DatabaseURL, ApplicationName: applicationName, MaxConns: c.MaxConns,
 		Fence: fence, ReadTimeout: httpapi.ReadTimeout, PlanOnce: true})
 	if err != nil {
-		return err
+		return fmt.Errorf("database_url: %w", err)
 	}
 	defer reader.Close()
 	writer, err := db.NewWriter(ctx, db.Options{URL: c.writerURL(), ApplicationName: applicationName,
 		MaxConns: c.RotationWorkers + 4, Fence: fence, ListenURL: c.ListenDatabaseURL})
 	if err != nil {
-		return err
+		return fmt.Errorf("primary_database_url or listen_database_url: %w", err)
 	}
 	defer writer.Close()
 	if err := fitsSchema(ctx, reader, log); err != nil {

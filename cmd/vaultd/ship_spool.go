@@ -5,15 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"math"
 	"os"
-	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/hyperiondb/vault/internal/audit/auditdb"
 	"github.com/hyperiondb/vault/internal/audit/spool"
+	"github.com/hyperiondb/vault/internal/awsclient"
 	"github.com/hyperiondb/vault/internal/db"
 )
 
@@ -27,6 +29,10 @@ away. They go to the primary's audit log (primary_database_url), each once howev
 if it is configured. Run it with the configuration of a daemon whose database role began the spool, or of one that was
 granted that role. The folder stays; remove it when the command has succeeded. It has to be writable: copy a read-only
 disk first.
+
+A segment that cannot be read whole is renamed (*.seg.damaged), and what can be read of it is shipped. The command then
+ships the rest and fails, exit code 1, each time it runs on that folder: the missing reads are audit.gap rows of the
+audit log, or an audit.damaged row if their number is not known. Keep the folder until you know what they were.
 
 A folder that was put back to an earlier state has other records under numbers that the primary has, and is refused.
 With --as-new its records become those of a spool of their own: those from before are in the log twice then, and the
@@ -52,7 +58,7 @@ first record says so.`,
 }
 
 func shipSpool(ctx context.Context, c Config, dir string, asNew bool, out io.Writer, log *slog.Logger) error {
-	if err := isSpool(dir); err != nil {
+	if err := isFolder(dir); err != nil {
 		return err
 	}
 	fence, err := openFence(c.StateDir, log)
@@ -70,7 +76,7 @@ func shipSpool(ctx context.Context, c Config, dir string, asNew bool, out io.Wri
 	}
 	defer writer.Close()
 	auditLog := auditdb.New(reader, writer)
-	kept, err := openArchive(ctx, c, auditLog)
+	kept, err := openArchive(awsclient.WithCredentialsFile(ctx, c.AWSCredentialsFile), c, auditLog)
 	if err != nil {
 		return err
 	}
@@ -81,6 +87,8 @@ func shipSpool(ctx context.Context, c Config, dir string, asNew bool, out io.Wri
 	switch {
 	case errors.Is(err, spool.ErrInUse):
 		return fmt.Errorf("%q: %w: it ships its reads itself", dir, err)
+	case errors.Is(err, spool.ErrNoSpool):
+		return fmt.Errorf("%w: %q: %w (*.seg)", errConfig, dir, spool.ErrNoSpool)
 	case err != nil:
 		return fmt.Errorf("%q: %w", dir, err)
 	}
@@ -89,19 +97,45 @@ func shipSpool(ctx context.Context, c Config, dir string, asNew bool, out io.Wri
 	if kept != nil {
 		to = kept
 	}
-	return drainSpool(ctx, &spool.Shipper{Spool: s, Primary: auditLog, Log: log}, to, asNew, out)
+	if err := drainSpool(ctx, &spool.Shipper{Spool: s, Primary: auditLog, Log: log}, to, asNew, out); err != nil {
+		return err
+	}
+	return whole(s, dir)
 }
 
-// isSpool refuses a path that is no spool, before anything is made there.
-func isSpool(dir string) error {
-	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+// errSetAside is of a folder that was shipped as far as it can be read.
+var errSetAside = errors.New("it has damaged segments")
+
+const asideShown = 3 // names of files in one error
+
+// whole fails if a segment of the folder could not be read whole.
+func whole(s *spool.Spool, dir string) error {
+	aside, err := s.SetAside()
+	if err != nil {
+		return fmt.Errorf("%q: %w", dir, err)
+	}
+	if len(aside) == 0 {
+		return nil
+	}
+	more := ""
+	if n := len(aside) - asideShown; n > 0 {
+		aside, more = aside[:asideShown], fmt.Sprintf(" and %d more", n)
+	}
+	return fmt.Errorf("%q: %w: %s%s; some of their records cannot be read, all others are shipped", dir, errSetAside,
+		strings.Join(aside, ", "), more)
+}
+
+// isFolder refuses a path that is no folder before anything is made there.
+func isFolder(dir string) error {
+	switch info, err := os.Stat(dir); {
+	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("%w: there is no folder %q", errConfig, dir)
+	case err != nil:
+		return fmt.Errorf("%w: %w", errConfig, err)
+	case !info.IsDir():
+		return fmt.Errorf("%w: %q is not a folder", errConfig, dir)
 	}
-	segments, err := filepath.Glob(filepath.Join(dir, "*.seg*"))
-	if err == nil && len(segments) == 0 {
-		err = fmt.Errorf("%w: %q has no segments of a spool (*.seg)", errConfig, dir)
-	}
-	return err
+	return nil
 }
 
 func drainSpool(ctx context.Context, shipper *spool.Shipper, kept spool.Archive, asNew bool, out io.Writer) error {
@@ -119,7 +153,15 @@ func drainSpool(ctx context.Context, shipper *spool.Shipper, kept spool.Archive,
 	if err != nil {
 		return fmt.Errorf("shipping: %w", err)
 	}
-	if _, err := fmt.Fprintf(out, "all records of node %q (spool %s) are on the primary, %d of them now\n", stats.Node,
+	aside, err := shipper.Spool.SetAside()
+	if err != nil {
+		return err
+	}
+	all := "all records"
+	if len(aside) > 0 {
+		all = "all records that can be read"
+	}
+	if _, err := fmt.Fprintf(out, "%s of node %q (spool %s) are on the primary, %d of them now\n", all, stats.Node,
 		stats.Boot, records); err != nil {
 		return err
 	}

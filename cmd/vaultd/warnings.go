@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"github.com/hyperiondb/vault/internal/db"
-	"github.com/hyperiondb/vault/internal/secretfile"
+	"github.com/hyperiondb/vault/internal/kms"
 	"github.com/hyperiondb/vault/internal/vault"
 )
 
@@ -123,6 +123,14 @@ func (c *Config) warnOfListeners(add addWarning) {
 	if c.mode&0o007 != 0 {
 		add("socket_mode", "%s lets every user of this machine in: the mode of the socket is its only guard", c.SocketMode)
 	}
+	all := c.binds()
+	for i, b := range all {
+		for _, earlier := range all[:i] {
+			if b.within(earlier) && !b.same(earlier) {
+				add(b.key, "%s and %s (%s) overlap: vaultd starts if systemd opens both", b.address, earlier.address, earlier.key)
+			}
+		}
+	}
 	if c.TLSCert != "" {
 		return
 	}
@@ -168,28 +176,41 @@ func (c *Config) warnOfFiles(add addWarning) {
 	if mode := modeOf(c.TLSKey); mode&0o006 != 0 {
 		add("tls_key", "%q can be read by every user (mode %04o)", c.TLSKey, mode)
 	}
-	for _, uri := range c.KMSKeys {
-		if path, local := strings.CutPrefix(uri, "local://"); local {
-			warnOfKey("kms_keys", path, add)
+	for _, text := range c.KMSKeys {
+		if uri, err := kms.ParseURI(text); err == nil { // an error is one of the check
+			warnOfKey("kms_keys", uri.LocalPath(), add)
 		}
 	}
-	warnOfKey("audit_seal_key", c.AuditSealKey, add)
+	if uri, err := kms.ParseSigner(c.AuditSealKey); err == nil {
+		warnOfKey("audit_seal_key", uri.LocalPath(), add)
+	}
 	c.warnOfState(add)
+	for _, p := range []struct{ key, path string }{
+		{"tls_cert", c.TLSCert}, {"tls_key", c.TLSKey}, {"tls_client_ca", c.TLSClientCA}, {"postgres_ca", c.PostgresCA},
+		{"address_file", c.AddressFile}, {"cpu_profile", c.CPUProfile},
+	} {
+		if p.path != "" && !filepath.IsAbs(p.path) {
+			add(p.key, "%q is relative to the folder in which vaultd starts, which is / in a unit", p.path)
+		}
+	}
 }
 
 func warnOfKey(key, path string, add addWarning) {
-	if _, err := os.Stat(path); filepath.IsAbs(path) && errors.Is(err, fs.ErrNotExist) {
-		add(key, "%q is not there: vaultd does not start without it", path)
+	if path == "" {
+		return
 	}
-	if mode := modeOf(path); mode&0o077&^secretfile.Allowed(path) != 0 {
-		add(key, "%q is not its owner's alone (mode %04o)", path, mode)
+	switch err := kms.CheckKeyFile(path); {
+	case errors.Is(err, fs.ErrNotExist):
+		add(key, "%q is not there: vaultd does not start without it", path)
+	case err != nil:
+		add(key, "vaultd does not start: %v", err)
 	}
 }
 
 func (c *Config) warnOfState(add addWarning) {
 	if mode := modeOf(c.AuditSpool); c.Audit == "on" && mode&0o077 != 0 {
 		add("audit_spool",
-			"%q is not its owner's alone (mode %04o): it holds who read what", c.AuditSpool, mode)
+			"%q is not its owner's alone (mode %04o): vaultd does not start, since it holds who read what", c.AuditSpool, mode)
 	}
 	if mode := modeOf(c.AuditArchive); mode&0o077 != 0 { // 0 of a bucket
 		add("audit_archive",
@@ -198,10 +219,6 @@ func (c *Config) warnOfState(add addWarning) {
 	if mode := modeOf(c.StateDir); mode&0o022 != 0 {
 		add("state_dir",
 			"%q can be written by others (mode %04o), who can make this node forget the newest primary", c.StateDir, mode)
-	}
-	if mode := modeOf(c.AuditSealsFile); mode&0o022 != 0 {
-		add("audit_seals_file", "%q can be written by others (mode %04o), who can undo what it proves", c.AuditSealsFile,
-			mode)
 	}
 }
 

@@ -19,8 +19,10 @@ func place(t *testing.T) string {
 			t.Fatal(err)
 		}
 	}
-	for _, name := range []string{"kek", "seals.key", "seals"} {
-		mustWrite(t, filepath.Join(dir, name), "x")
+	for name, text := range map[string]string{
+		"kek": strings.Repeat("k", 32), "seals.key": strings.Repeat("s", 32), "seals": "",
+	} {
+		mustWrite(t, filepath.Join(dir, name), text)
 	}
 	mustCertificateFor(t, filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"), 1, time.Now().Add(-time.Hour),
 		time.Now().Add(90*24*time.Hour))
@@ -145,12 +147,14 @@ func TestCheckConfigWarns(t *testing.T) {
 		"a state that others can write": {chmod("state", 0o777), "", "state_dir: "},
 		"a state that others can list":  {chmod("state", 0o755), "", ""},
 		"seals that others can write":   {chmod("seals", 0o622), "", "audit_seals_file: "},
-		"an expired certificate":        {certificate(-90*day, -time.Minute), "", "expired at"},
-		"one that ends soon":            {certificate(-76*day, 13*day), "", "expires at"},
-		"one renewed in time":           {certificate(-60*day, 30*day), "", ""},
-		"a short one, fresh":            {certificate(-time.Hour, 23*time.Hour), "", ""},
-		"a short one, late":             {certificate(-17*time.Hour, 7*time.Hour), "", "expires at"},
-		"one of tomorrow":               {certificate(day, 90*day), "", "not valid before"},
+		"a relative path": {nothing, `address_file = "addresses"`,
+			"address_file: \"addresses\" is relative to the folder in which vaultd starts"},
+		"an expired certificate": {certificate(-90*day, -time.Minute), "", "expired at"},
+		"one that ends soon":     {certificate(-76*day, 13*day), "", "expires at"},
+		"one renewed in time":    {certificate(-60*day, 30*day), "", ""},
+		"a short one, fresh":     {certificate(-time.Hour, 23*time.Hour), "", ""},
+		"a short one, late":      {certificate(-17*time.Hour, 7*time.Hour), "", "expires at"},
+		"one of tomorrow":        {certificate(day, 90*day), "", "not valid before"},
 	} {
 		dir := place(t)
 		c.prepare(dir)

@@ -38,10 +38,25 @@ func readKeyFile(path string) (*kek, error) {
 	if err != nil {
 		return nil, fileError(path, "reading the key file", err)
 	}
-	if err := checkKeyFile(path, info); err != nil {
+	if err := checkKeyFile(path, info, os.Geteuid()); err != nil {
 		return nil, err
 	}
 	return readKEK(path, f)
+}
+
+// CheckKeyFile is the error with which a daemon refuses a key file, without reading the key. Root judges the file as
+// its owner would, since the daemon may run as that user.
+func CheckKeyFile(path string) error {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return fileError(path, "opening the key file", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return fileError(path, "reading the key file", err)
+	}
+	return checkKeyFile(path, info, secretfile.Judge(info))
 }
 
 func readKEK(path string, f io.Reader) (*kek, error) {
@@ -60,8 +75,8 @@ func readKEK(path string, f io.Reader) (*kek, error) {
 	return k, nil
 }
 
-func checkKeyFile(path string, info fs.FileInfo) error {
-	if reason := secretfile.Complaint(path, info); reason != "" {
+func checkKeyFile(path string, info fs.FileInfo, user int) error {
+	if reason := secretfile.ComplaintOf(user, path, info); reason != "" {
 		return refused(path, reason)
 	}
 	if info.Size() != kekSize {

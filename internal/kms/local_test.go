@@ -185,7 +185,38 @@ func TestKeyFileOwner(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	checkError(t, checkKeyFile(path, ownedByNobody{info}), envelope.ErrKeyRefused, envelope.WrappedKey{})
+	checkError(t, checkKeyFile(path, ownedByNobody{info}, os.Geteuid()), envelope.ErrKeyRefused, envelope.WrappedKey{})
+	if err := checkKeyFile(path, ownedByNobody{info}, 65534); err != nil {
+		t.Errorf("got %v for the owner", err)
+	}
+}
+
+// CheckKeyFile refuses what opening the key refuses, and has the same words.
+func TestCheckKeyFile(t *testing.T) {
+	folder := t.TempDir()
+	write := func(name string, size int, mode fs.FileMode) string {
+		path := filepath.Join(folder, name)
+		if err := os.WriteFile(path, make([]byte, size), mode); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	for _, path := range []string{write("good", 32, 0o600), write("short", 10, 0o600), write("long", 33, 0o600),
+		write("open", 32, 0o640), folder, filepath.Join(folder, "nothing")} {
+		checked, opened := CheckKeyFile(path), error(nil)
+		if k, err := readKeyFile(path); err != nil {
+			opened = err
+		} else {
+			k.wipe()
+		}
+		if fmt.Sprint(checked) != fmt.Sprint(opened) ||
+			errors.Is(checked, fs.ErrNotExist) != errors.Is(opened, fs.ErrNotExist) {
+			t.Errorf("%s: it is checked with %v, and opened with %v", path, checked, opened)
+		}
+	}
 }
 
 type ownedByNobody struct{ fs.FileInfo }

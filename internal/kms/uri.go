@@ -180,6 +180,14 @@ func (u URI) String() string {
 // HasEndpoint reports whether the URI chooses the server that is called.
 func (u URI) HasEndpoint() bool { return u.place.Endpoint != "" }
 
+// LocalPath is the path of a key file; "" for a key in AWS KMS.
+func (u URI) LocalPath() string {
+	if u.scheme != schemeLocal {
+		return ""
+	}
+	return u.name
+}
+
 // isAlias reports whether the name is an alias, which can be pointed to another key.
 func (u URI) isAlias() bool {
 	return strings.HasPrefix(u.name, "alias/") || strings.Contains(u.name, ":alias/")

@@ -48,17 +48,30 @@ func open(path string) (*os.File, error) {
 	return f, nil
 }
 
-// Complaint is why a file cannot be trusted, with the command that mends it; "" if it can.
-func Complaint(path string, info fs.FileInfo) string {
+// Judge is the user for whom a program that only checks files judges one: for root, who can read it all the same, the
+// file's owner; else the program's own.
+func Judge(info fs.FileInfo) int {
+	user := os.Geteuid()
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok && user == 0 {
+		user = int(stat.Uid)
+	}
+	return user
+}
+
+// Complaint is why this process cannot trust a file, with the command that mends it; "" if it can.
+func Complaint(path string, info fs.FileInfo) string { return ComplaintOf(os.Geteuid(), path, info) }
+
+// ComplaintOf is Complaint for a process of a user.
+func ComplaintOf(user int, path string, info fs.FileInfo) string {
 	if !info.Mode().IsRegular() {
 		return "not a regular file"
 	}
 	if perm := info.Mode().Perm(); perm&^Allowed(path) != 0 {
 		return fmt.Sprintf("mode %04o is open to others (chmod 600 %s)", perm, shellWord(path))
 	}
-	if stat, ok := info.Sys().(*syscall.Stat_t); ok && !ownerTrusted(int(stat.Uid), os.Geteuid()) {
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok && !ownerTrusted(int(stat.Uid), user) {
 		return fmt.Sprintf("owned by user %d, neither this process's user nor root (chown %d %s)", stat.Uid,
-			os.Geteuid(), shellWord(path))
+			user, shellWord(path))
 	}
 	return ""
 }

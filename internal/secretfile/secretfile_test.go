@@ -20,6 +20,34 @@ func mustWrite(t *testing.T, path, text string, mode fs.FileMode) string {
 	return path
 }
 
+// Root judges a file as its owner would; any other user judges for itself.
+func TestJudge(t *testing.T) {
+	path := mustWrite(t, filepath.Join(t.TempDir(), "file"), "x", 0o600)
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const owner = 65533
+	others := ownedBy{info, owner}
+	want := map[bool]int{true: owner, false: os.Geteuid()}[os.Geteuid() == 0]
+	if got := Judge(others); got != want {
+		t.Errorf("got user %d, want %d", got, want)
+	}
+	if reason := ComplaintOf(owner, path, others); reason != "" {
+		t.Errorf("its owner complains: %s", reason)
+	}
+	if reason := ComplaintOf(owner+1, path, others); !strings.Contains(reason, "owned by user 65533") {
+		t.Errorf("another user has the complaint %q", reason)
+	}
+}
+
+type ownedBy struct {
+	fs.FileInfo
+	user uint32
+}
+
+func (o ownedBy) Sys() any { return &syscall.Stat_t{Uid: o.user} }
+
 func TestReadLine(t *testing.T) {
 	const secret = "canary-5d1c"
 	dir := t.TempDir()

@@ -2,6 +2,7 @@ package seal
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -43,10 +44,10 @@ func (c *Copies) read() error {
 	if err != nil {
 		return fmt.Errorf("opening the file of seals: %w", err)
 	}
-	if !info.Mode().IsRegular() || info.Mode().Perm()&0o077 != 0 {
-		return fmt.Errorf("%q: %w: it is open to others (chmod 600)", c.path, ErrCopies)
+	if err := checkMode(c.path, info); err != nil {
+		return err
 	}
-	whole, err := ReadLines(c.path, c.file, Seal{}, func(s Seal) { c.last = s })
+	whole, err := readWhole(c.path, c.file, func(s Seal) { c.last = s })
 	if err != nil {
 		return err
 	}
@@ -56,6 +57,35 @@ func (c *Copies) read() error {
 		}
 	}
 	return syncFolder(filepath.Dir(c.path))
+}
+
+// CheckCopies is the error with which OpenCopies refuses a file, and changes nothing. A file that is not there is good.
+func CheckCopies(path string) error {
+	file, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("opening the file of seals: %w", err)
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return fmt.Errorf("opening the file of seals: %w", err)
+	}
+	if err := checkMode(path, info); err != nil {
+		return err
+	}
+	_, err = readWhole(path, file, func(Seal) {})
+	return err
+}
+
+// checkMode refuses a file of seals that is open to others, or no file.
+func checkMode(path string, info fs.FileInfo) error {
+	if !info.Mode().IsRegular() || info.Mode().Perm()&0o077 != 0 {
+		return fmt.Errorf("%q: %w: it is open to others (chmod 600)", path, ErrCopies)
+	}
+	return nil
 }
 
 // Last is the newest seal seen; its ID is 0 if there is none.
@@ -122,6 +152,22 @@ func ReadCopies(path string) ([]Seal, error) {
 	var all []Seal
 	_, err = ReadLines(path, file, Seal{}, func(s Seal) { all = append(all, s) })
 	return all, err
+}
+
+// readWhole is ReadLines for a whole file of seals. It refuses an end that is no unfinished line, since OpenCopies cuts
+// that off: a key, say, of which the settings give the path by mistake.
+func readWhole(path string, file io.ReadSeeker, add func(Seal)) (whole int64, err error) {
+	if whole, err = ReadLines(path, file, Seal{}, add); err != nil {
+		return whole, err
+	}
+	if _, err := file.Seek(whole, io.SeekStart); err != nil {
+		return whole, err
+	}
+	rest, err := io.ReadAll(file)
+	if err == nil && !bytes.HasPrefix(rest, []byte(`{"`)[:min(2, len(rest))]) && len(bytes.Trim(rest, "\x00")) > 0 {
+		err = fmt.Errorf("%q: %w: it ends with something else", path, ErrCopies)
+	}
+	return whole, err
 }
 
 // ReadLines calls add with the seals that [AppendLines] wrote, which follow last, and returns the bytes of the whole

@@ -338,8 +338,35 @@ func TestCopies(t *testing.T) {
 	if _, err := OpenCopies(path); !errors.Is(err, ErrCopies) {
 		t.Errorf("an edited file: got %v", err)
 	}
+	key := bytes.Repeat([]byte("k"), 32)
+	for _, content := range [][]byte{key, append(bytes.Clone(whole), key...), append(bytes.Clone(whole), '{', 'x')} {
+		must(t, os.WriteFile(path, content, 0o600))
+		checked := CheckCopies(path)
+		if _, err := OpenCopies(path); !errors.Is(err, ErrCopies) || checked == nil || checked.Error() != err.Error() {
+			t.Errorf("a file that ends with something else: it is checked with %v, and opened with %v", checked, err)
+		}
+		if after, _ := os.ReadFile(path); !bytes.Equal(after, content) {
+			t.Errorf("of %d bytes that are no seals, %d are left", len(content), len(after))
+		}
+	}
+	// also after a power cut
+	for _, content := range [][]byte{nil, whole, whole[:len(whole)-9], append(bytes.Clone(whole), 0, 0, 0)} {
+		must(t, os.WriteFile(path, content, 0o600))
+		if err := CheckCopies(path); err != nil {
+			t.Errorf("%d bytes of seals: got %v", len(content), err)
+		}
+		if after, _ := os.ReadFile(path); !bytes.Equal(after, content) {
+			t.Error("the check has changed the file")
+		}
+		c, err := OpenCopies(path)
+		must(t, err)
+		must(t, c.Close())
+	}
 	must(t, os.WriteFile(path, whole, 0o600))
 	must(t, os.Chmod(path, 0o644))
+	if err := CheckCopies(path); !errors.Is(err, ErrCopies) {
+		t.Errorf("mode 0644 is checked with %v", err)
+	}
 	if _, err := OpenCopies(path); !errors.Is(err, ErrCopies) || !strings.Contains(err.Error(), "open to others") {
 		t.Errorf("mode 0644: got %v", err)
 	}

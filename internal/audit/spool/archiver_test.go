@@ -1,10 +1,12 @@
 package spool
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -419,6 +421,9 @@ func (p *primaries) Ship(_ context.Context, b Batch) (Position, error) {
 	if !known {
 		at.Next = 1
 	}
+	if b.Lost && b.First > at.Next {
+		at.Next, at.Last, at.Gaps = b.First, b.Records[0].Previous, at.Gaps+1
+	}
 	for _, r := range b.Records {
 		if r.Seq == at.Next {
 			if r.Previous != at.Last {
@@ -498,15 +503,86 @@ func TestAFolderThatWentBackIsOnRecord(t *testing.T) {
 	mustClose(t, s)
 }
 
+// A folder that is no spool, or whose segments cannot be read, stays as it is.
 func TestAFolderThatIsNoSpool(t *testing.T) {
-	w := newWorld(t)
-	o := w.small(nil)
-	o.Existing = true
-	if _, err := Open(o); !errors.Is(err, ErrNoSpool) {
-		t.Errorf("got %v, want %v", err, ErrNoSpool)
+	for name, files := range map[string]map[string]string{
+		"empty":             {},
+		"of something else": {"notes.seg": "x", "film.partial": "x", segmentName(1) + partialSuffix: "x"},
+		"damaged":           {segmentName(1): "x", segmentName(9) + damagedSuffix: "x"},
+	} {
+		dir := t.TempDir()
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for file, text := range files {
+			if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		before, _ := list(dir)
+		if _, err := Open(Options{Dir: dir, Existing: true}); !errors.Is(err, ErrNoSpool) {
+			t.Errorf("%s: got %v, want %v", name, err, ErrNoSpool)
+		}
+		if after, _ := list(dir); !slices.Equal(after, before) {
+			t.Errorf("%s: the files are %v, were %v", name, after, before)
+		}
 	}
-	if names := segmentNames(t, w.dir); len(names) > 0 {
-		t.Errorf("it made %v", names)
+	nowhere := filepath.Join(t.TempDir(), "nowhere")
+	if _, err := Open(Options{Dir: nowhere, Existing: true}); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("got %v, want %v", err, fs.ErrNotExist)
+	}
+}
+
+// A spool removes the segments that it did not finish, and nothing else.
+func TestFilesOfOthersStay(t *testing.T) {
+	w := newWorld(t)
+	mustClose(t, mustOpen(t, w.small(nil)))
+	for _, name := range []string{"film.partial", segmentName(7) + partialSuffix} {
+		if err := os.WriteFile(filepath.Join(w.dir, name), []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustClose(t, mustOpen(t, w.small(nil)))
+	names, _ := list(w.dir)
+	if !slices.Contains(names, "film.partial") || slices.Contains(names, segmentName(7)+partialSuffix) {
+		t.Errorf("got %v, want the film alone", names)
+	}
+}
+
+// Records that cannot be read are a gap of the spool as which a folder is shipped, once.
+func TestAsNewTheMissingRecordsAreAGap(t *testing.T) {
+	w := newWorld(t)
+	s := mustOpen(t, w.small(nil))
+	w.mustAppend(s, "a", "b", "c")
+	mustClose(t, s)
+	path := filepath.Join(w.dir, segmentName(1))
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := bytes.Index(content, []byte(`"request_id":"b"`))
+	if at < 0 {
+		t.Fatalf("%s has no record of b", path)
+	}
+	content[at] ^= 0x40
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	primary := newPrimaries()
+	for range 2 {
+		s = mustOpen(t, w.small(nil))
+		if aside, err := s.SetAside(); err != nil || !slices.Equal(aside, []string{segmentName(1) + damagedSuffix}) {
+			t.Errorf("got %v set aside, %v", aside, err)
+		}
+		shipper := &Shipper{Spool: s, Primary: primary, Log: slog.New(slog.DiscardHandler)}
+		boot, n, err := shipper.DrainAsNew(t.Context())
+		if err != nil || n != 4 { // the beginning, a, c, and what was set aside
+			t.Fatalf("got %d records: %v", n, err)
+		}
+		if at, records := primary.at[boot], primary.records[boot]; at.Gaps != 1 || at.Next != 7 || len(records) != 5 {
+			t.Errorf("the primary has %d records to %d, and %d gaps", len(records), at.Next, at.Gaps)
+		}
+		mustClose(t, s)
 	}
 }
 

@@ -59,7 +59,7 @@ func firstRecord(e audit.Event) (Record, error) {
 // Drain ships all records of a folder that gets no more of them, without pauses. It returns the number of records that
 // the primary took now, and the first error.
 func (s *Shipper) Drain(ctx context.Context) (shipped uint64, err error) {
-	if err := s.Spool.settle(); err != nil {
+	if _, err := s.Spool.settle(); err != nil {
 		return 0, err
 	}
 	for {
@@ -70,28 +70,32 @@ func (s *Shipper) Drain(ctx context.Context) (shipped uint64, err error) {
 		case errors.Is(err, ErrBehind):
 		case err != nil:
 			return shipped, err
-		case n == 0:
-			return shipped, nil
+		case n == 0: // reading may have found a damaged segment
+			if noted, err := s.Spool.settle(); err != nil || !noted {
+				return shipped, err
+			}
 		}
 	}
 }
 
-// settle makes the spool's own notes records.
-func (s *Spool) settle() error {
-	var err error
-	performed := s.exclusively(func() { err = s.commitNotes() })
+// settle makes the spool's own notes records. It reports whether there were any.
+func (s *Spool) settle() (noted bool, err error) {
+	performed := s.exclusively(func() {
+		noted = len(s.notes) > 0
+		err = s.commitNotes()
+	})
 	if err := errors.Join(performed, err); err != nil {
-		return err
+		return noted, err
 	}
 	s.flush()
-	return nil
+	return noted, nil
 }
 
 // DrainAsNew ships all records of a folder that diverged from the primary (ErrDiverged) as those of another boot, whose
-// first record says so. Those from before the folder was put back are then on the primary twice. It returns the boot
-// and how many records it has.
+// first record says so. Those from before the folder was put back are then on the primary twice. Records that cannot be
+// read are a gap of the new boot, too. It returns the boot and how many records it has.
 func (s *Shipper) DrainAsNew(ctx context.Context) (boot uuid.UUID, records uint64, err error) {
-	if err := s.Spool.settle(); err != nil {
+	if _, err := s.Spool.settle(); err != nil {
 		return boot, 0, err
 	}
 	node, old, _ := s.Spool.identity()
@@ -119,9 +123,13 @@ func (s *Shipper) DrainAsNew(ctx context.Context) (boot uuid.UUID, records uint6
 			return boot, records, nil
 		}
 		last := batch.Records[len(batch.Records)-1]
-		batch = Batch{Node: node, Boot: boot, First: last.Seq + 1}
-		for _, r := range next.Records {
-			last = Record{Seq: last.Seq + 1, Previous: last.Hash(), Event: r.Event}
+		missing := uint64(0)
+		if records > 0 { // those before the first were removed when they had been shipped
+			missing = next.First - from
+		}
+		batch = Batch{Node: node, Boot: boot, First: last.Seq + 1 + missing, Lost: missing > 0}
+		for i, r := range next.Records {
+			last = Record{Seq: batch.First + uint64(i), Previous: last.Hash(), Event: r.Event}
 			batch.Records = append(batch.Records, last)
 		}
 		records += uint64(len(batch.Records))

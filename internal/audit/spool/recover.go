@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -16,6 +17,11 @@ import (
 // Open locks a folder, repairs it, and continues after its last record.
 func Open(o Options) (*Spool, error) {
 	o = o.withDefaults()
+	if o.Existing { // before a lock is made in a folder of something else
+		if err := holdsSpool(o.FS, o.Dir); err != nil {
+			return nil, fmt.Errorf("reading the spool: %w", err)
+		}
+	}
 	if err := folder(o.Dir); err != nil {
 		return nil, fmt.Errorf("the spool's folder: %w", err)
 	}
@@ -42,20 +48,18 @@ func (s *Spool) recover() error {
 	if err != nil {
 		return err
 	}
-	var found []segment
-	for _, name := range names {
-		if strings.HasSuffix(name, partialSuffix) {
-			if err := s.o.FS.Remove(s.path(name)); err != nil {
-				return err
-			}
-		}
-		if first, ok := segmentFirst(name); ok {
-			found = append(found, segment{name: name, first: first})
-		}
-	}
-	slices.SortFunc(found, func(a, b segment) int { return cmp.Compare(a.first, b.first) })
+	found := segmentsOf(names)
 	if err := s.identify(found); err != nil {
 		return err
+	}
+	for _, name := range names {
+		whole, isPartial := strings.CutSuffix(name, partialSuffix)
+		if _, ok := segmentFirst(whole); !ok || !isPartial {
+			continue
+		}
+		if err := s.o.FS.Remove(s.path(name)); err != nil {
+			return err
+		}
 	}
 	for i, seg := range found {
 		if err := s.adopt(seg, i, found, names); err != nil {
@@ -70,19 +74,55 @@ func (s *Spool) recover() error {
 	return nil
 }
 
-// identify reads the folder's node and boot from the newest segment with a valid header.
-func (s *Spool) identify(found []segment) error {
-	for _, seg := range slices.Backward(found) {
-		b, err := readAll(s.o.FS, s.path(seg.name))
-		if err != nil {
-			return err
-		}
-		if h, _, err := decodeHeader(b); err == nil {
-			s.node, s.boot = h.node, h.boot
-			return nil
+// segmentsOf are the segments among the files of a folder, oldest first.
+func segmentsOf(names []string) []segment {
+	var found []segment
+	for _, name := range names {
+		if first, ok := segmentFirst(name); ok {
+			found = append(found, segment{name: name, first: first})
 		}
 	}
-	if s.o.Existing {
+	slices.SortFunc(found, func(a, b segment) int { return cmp.Compare(a.first, b.first) })
+	return found
+}
+
+// holdsSpool is ErrNoSpool for a folder without a segment that has a valid header. It changes nothing.
+func holdsSpool(fs FS, dir string) error {
+	names, err := fs.List(dir)
+	if err != nil {
+		return err
+	}
+	_, known, err := newestHeader(fs, dir, segmentsOf(names))
+	if err == nil && !known {
+		err = ErrNoSpool
+	}
+	return err
+}
+
+// newestHeader is the header of the newest segment that has a valid one.
+func newestHeader(fs FS, dir string, found []segment) (h header, known bool, err error) {
+	for _, seg := range slices.Backward(found) {
+		b, err := readAll(fs, filepath.Join(dir, seg.name))
+		if err != nil {
+			return h, false, err
+		}
+		if h, _, err := decodeHeader(b); err == nil {
+			return h, true, nil
+		}
+	}
+	return h, false, nil
+}
+
+// identify reads the folder's node and boot from its segments, or begins a spool.
+func (s *Spool) identify(found []segment) error {
+	h, known, err := newestHeader(s.o.FS, s.o.Dir, found)
+	switch {
+	case err != nil:
+		return err
+	case known:
+		s.node, s.boot = h.node, h.boot
+		return nil
+	case s.o.Existing:
 		return ErrNoSpool
 	}
 	s.node, s.boot, s.begun = nodeName(s.o.Node()), uuid.New(), true
@@ -150,15 +190,11 @@ func (s *Spool) wrong(seg segment, c scanned, limit uint64) string {
 // was saved of a damaged segment, up to the damage, or a damaged segment followed it.
 func (s *Spool) gapIsKnown(seg segment, c scanned, names []string) (bool, error) {
 	for _, name := range names {
-		whole, number, isAside := strings.Cut(name, damagedSuffix)
-		first, isSegment := segmentFirst(whole)
-		if !isAside || !isSegment || number != "" && !strings.HasPrefix(number, "-") {
-			continue
-		}
-		if first == c.end {
+		first, isAside := asideFirst(name)
+		if first == c.end && isAside {
 			return true, nil
 		}
-		if first > c.end {
+		if !isAside || first > c.end {
 			continue
 		}
 		b, err := readAll(s.o.FS, s.path(name))
@@ -232,6 +268,23 @@ func (s *Spool) setAside(name, why string, limit uint64) error {
 	s.counts.damaged++
 	s.note(audit.Damaged, audit.Failed, map[string]any{"segment": aside, "reason": why, "saved": saved})
 	return s.o.FS.SyncDir(s.o.Dir)
+}
+
+// asideFirst is the number in the name of a segment that was set aside.
+func asideFirst(name string) (first uint64, isAside bool) {
+	whole, number, isAside := strings.Cut(name, damagedSuffix)
+	first, isSegment := segmentFirst(whole)
+	return first, isAside && isSegment && (number == "" || strings.HasPrefix(number, "-"))
+}
+
+// SetAside names the files of the folder that were segments and could not be read whole. What could be read of them is
+// in other segments.
+func (s *Spool) SetAside() ([]string, error) {
+	names, err := s.o.FS.List(s.o.Dir)
+	return slices.DeleteFunc(names, func(name string) bool {
+		_, isAside := asideFirst(name)
+		return !isAside
+	}), err
 }
 
 func (s *Spool) exists(name string) bool {
