@@ -9,8 +9,8 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
-// Where nothing is due, the rounds of a daemon run few statements, and few of them change a row. A context is a row that
-// is inserted and deleted: a beat, every second, has none.
+// Where nothing is due, the rounds of a daemon run few statements, and few of them change a row. A context is a row
+// that is inserted and deleted: a beat, every second, has none.
 func TestIdleRoundsDoLittle(t *testing.T) {
 	store := vaulttest.New(t)
 	mustPut(t, store, "app1/a")

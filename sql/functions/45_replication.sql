@@ -10,8 +10,8 @@ EXCEPTION WHEN lock_not_available THEN
   RAISE EXCEPTION 'the heartbeat waits for %', vault._lock_holder_text('vault.heartbeat') USING ERRCODE = 'VA006';
 END $$;
 
--- Writes the primary's heartbeat. If the row has another timeline, this node was promoted, and a new epoch begins. Once a
--- second it only changes the time, which takes no context (see policies/): that is half of what a beat takes.
+-- Writes the primary's heartbeat. If the row has another timeline, this node was promoted, and a new epoch begins.
+-- Otherwise only the time changes, once a second, without a context (see policies/): that would double the cost.
 CREATE OR REPLACE FUNCTION vault.beat() RETURNS vault.heartbeat
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
