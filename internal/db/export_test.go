@@ -81,3 +81,20 @@ func CurrentQuery() (with, without string) {
 }
 
 var RegisterArrays = registerArrays
+
+// Prepared is how often one idle session has run each statement that it keeps prepared.
+func (r *Reader) Prepared(ctx context.Context) (map[string]int, error) { return r.pool.prepared(ctx) }
+
+// Prepared is how often one idle session has run each statement that it keeps prepared.
+func (w *Writer) Prepared(ctx context.Context) (map[string]int, error) { return w.pool.prepared(ctx) }
+
+func (p *pool) prepared(ctx context.Context) (map[string]int, error) {
+	rows, err := p.Query(ctx, `SELECT statement, generic_plans + custom_plans FROM pg_prepared_statements`,
+		pgx.QueryExecModeExec)
+	if err != nil {
+		return nil, err
+	}
+	runs, statement, n := map[string]int{}, "", 0
+	_, err = pgx.ForEachRow(rows, []any{&statement, &n}, func() error { runs[statement] += n; return nil })
+	return runs, err
+}

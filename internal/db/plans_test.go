@@ -17,6 +17,8 @@ import (
 type plans struct {
 	in  map[string]bool // functions of the vault that ran a statement
 	bad []string
+
+	statements int
 }
 
 var vaultFunction = regexp.MustCompile(`(?:vault\.|SQL function ")(\w+)`)
@@ -25,6 +27,7 @@ func (p *plans) notice(_ *pgconn.PgConn, n *pgconn.Notice) {
 	if !strings.Contains(n.Message, "plan:\n") {
 		return
 	}
+	p.statements++
 	for _, m := range vaultFunction.FindAllStringSubmatch(n.Where, -1) {
 		p.in[m[1]] = true
 	}

@@ -59,7 +59,8 @@ func (r *Reader) IsPrimary(ctx context.Context) (bool, error) {
 
 // Beat renews the primary's heartbeat. It does not wait for a standby, because the heartbeat shows when one is behind.
 func (w *Writer) Beat(ctx context.Context) error {
-	_, err := w.pool.Exec(ctx, `SELECT set_config('synchronous_commit', 'local', true), vault.beat()`)
+	// QueryRow prepares the statement. Exec would not, without an argument, and it would be planned at every beat.
+	err := w.pool.QueryRow(ctx, `SELECT set_config('synchronous_commit', 'local', true), vault.beat()`).Scan(nil, nil)
 	return w.failedOver(classify(err))
 }
 

@@ -58,8 +58,8 @@ func TestRoundsGoOn(t *testing.T) {
 			"app1/bad app1/good"},
 		{"a part as a whole", `ALTER TABLE vault.requests RENAME TO away`, `ALTER TABLE vault.away RENAME TO requests`,
 			"forget:", enqueued, "app1/bad app1/good"},
-		{"the heartbeat", refuseRows("heartbeat", "INSERT", "true"), acceptRows("heartbeat"), "heartbeat:", enqueued,
-			"app1/bad app1/good"},
+		{"the heartbeat", refuseRows("heartbeat", "UPDATE", "NEW.at <> OLD.at"), acceptRows("heartbeat"), "heartbeat:",
+			enqueued, "app1/bad app1/good"},
 		{"a secret that cannot be purged",
 			`UPDATE vault.secrets SET deleted_at = now() - interval '2 days', restore_until = now() - interval '1 day';` +
 				refuseRows("secrets", "DELETE", "OLD.name = NAME"), acceptRows("secrets"), "purge:app1/bad",

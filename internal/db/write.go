@@ -36,8 +36,7 @@ const changeSettings = `SELECT set_config('synchronous_commit', 'remote_apply', 
 	` set_config('idle_in_transaction_session_timeout', '4000', true), set_config('lock_timeout', '8000', true),` +
 	` set_config('vault.client', '', true)` // not one that ALTER DATABASE or ROLE sets
 
-const changeLineage = `SELECT ` + nodeTimeline + `, coalesce(h.timeline, 0),
-	coalesce(h.epoch, '00000000-0000-0000-0000-000000000000') FROM (SELECT) AS one LEFT JOIN vault.heartbeat h ON true`
+const changeLineage = `SELECT ` + lineageNow
 
 // Credential proves an admin token to the database without showing it.
 type Credential struct {

@@ -43,7 +43,8 @@ BEGIN
     v_limit := least(p_limit, v_cap - (SELECT count(*) FROM vault.rotation_jobs
                                        WHERE state = 'claimed' AND claimed_at >= clock_timestamp() - p_stale)::int);
   END IF;
-  IF v_limit <= 0 THEN
+  IF v_limit <= 0 OR NOT EXISTS (SELECT FROM vault.rotation_jobs WHERE state IN ('queued', 'claimed')
+      AND run_after <= now()) THEN
     RETURN;
   END IF;
   PERFORM vault._enter('maintenance', 'worker:' || vault._printable(p_worker, 128));

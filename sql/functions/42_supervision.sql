@@ -47,6 +47,9 @@ DECLARE
   v_n int := 0;
   v_count int;
 BEGIN
+  IF v_before = '{}' AND p_ids IS NULL THEN   -- most rounds: p_do would be planned, to do nothing
+    RETURN 0;
+  END IF;
   IF v_before <> '{}' THEN   -- subjects that no longer wait are not failures
     DELETE FROM vault.round_failures WHERE part = p_part AND subject = ANY (v_before)
         AND subject <> ALL (coalesce(p_names, '{}'));
@@ -212,13 +215,16 @@ DECLARE
   v_bad text[];
   v_waiting text[];
 BEGIN
-  PERFORM vault._enter('maintenance', 'supervisor');
   WITH RECURSIVE used (w) AS (
     SELECT min(rotation_window) FROM vault.secrets WHERE rotation_window IS NOT NULL
     UNION ALL
     SELECT (SELECT min(s.rotation_window) FROM vault.secrets s WHERE s.rotation_window > w) FROM used
         WHERE w IS NOT NULL)
   SELECT array_agg(w) INTO v_bad FROM used WHERE w IS NOT NULL AND vault._in_window(w, now()) IS NULL;
+  IF v_bad IS NULL AND NOT EXISTS (SELECT FROM vault.round_failures WHERE part = 'window') THEN
+    RETURN;
+  END IF;
+  PERFORM vault._enter('maintenance', 'supervisor');
   SELECT coalesce(array_agg(name), '{}') INTO v_waiting FROM (
     SELECT name FROM vault.secrets WHERE rotation_window = ANY (v_bad) AND rotation_interval IS NOT NULL
         AND deleted_at IS NULL LIMIT p_limit) AS s;
@@ -243,11 +249,13 @@ DECLARE
   v_part text;
   v_code text;
   v_error text;
+  v_failing text[];
 BEGIN
   PERFORM vault._bound('p_limit', p_limit, 0, 1000000);
   IF pg_is_in_recovery() THEN
     RETURN jsonb_build_object('primary', false);
   END IF;
+  v_failing := (SELECT coalesce(array_agg(part), '{}') FROM vault.round_failures WHERE subject = '');
   FOREACH v_part IN ARRAY ARRAY['heartbeat', 'partitions', 'windows', 'enqueue', 'expire', 'purge', 'forget', 'feed']
       LOOP
     v_error := NULL;
@@ -268,6 +276,7 @@ BEGIN
       v_error := SQLERRM;
       v_done := jsonb_set(v_done, ARRAY['failed', v_part], to_jsonb(vault._printable(v_error, 500)));
     END;
+    CONTINUE WHEN v_error IS NULL AND v_part <> ALL (v_failing);   -- nothing to note
     BEGIN
       PERFORM vault._enter('maintenance', 'supervisor');
       PERFORM vault._note_round(v_part, '', v_code, v_error);

@@ -28,6 +28,8 @@ const (
 	operator  = "operator" // puts, as vaultctl does
 	daemon    = "vaultd"
 	database  = "vault"
+	// of the subject idle, whose sessions are counted
+	idleDaemon = "vaultd_idle"
 )
 
 const (
@@ -72,7 +74,7 @@ func (s *env) set(ctx context.Context, standbys int, sharedBuffers string) error
 	if err := s.startCluster(ctx, standbys, sharedBuffers); err != nil {
 		return fmt.Errorf("starting PostgreSQL: %w", err)
 	}
-	if s.token, err = s.install(ctx, database, operator, daemon); err != nil {
+	if s.token, err = s.install(ctx, database, operator, daemon, idleDaemon); err != nil {
 		return fmt.Errorf("installing the vault: %w", err)
 	}
 	return s.openVault(ctx)

@@ -20,7 +20,9 @@ const (
 	shippingS   figure = "shipping_seconds"
 	residentMB  figure = "resident_mb"  // of the process that answers, at the end of the slice
 	peakMB      figure = "peak_mb"      // the most it has had so far
-	corePercent figure = "core_percent" // of a processor, all processes together
+	corePercent figure = "core_percent" // of a processor, by the process that answers and its sessions
+	// of a processor, by all processes of both nodes
+	postgresPercent figure = "postgres_core_percent"
 )
 
 // figures are the measurements of one slice; those that were not made are absent.

@@ -33,7 +33,7 @@ type row struct {
 }
 
 var everyFigure = []figure{perSecond, p50, p99, longest, daemonCPU, postgresCPU, shippingCPU, shippingS, residentMB,
-	peakMB, corePercent}
+	peakMB, corePercent, postgresPercent}
 
 // baselines are the cells that a subject is compared with: at the same number of connections, or pgbench's.
 func baselines(c cell) map[string]cell {
@@ -100,6 +100,12 @@ func (r *report) print(out io.Writer) error {
 	}
 	if err := t.Flush(); err != nil {
 		return err
+	}
+	for _, row := range r.Rows {
+		if both := row.Figures[postgresPercent]; both.Rounds != nil {
+			fmt.Fprintf(out, "\n%s: PostgreSQL's two nodes took %.2f %% of a processor in all (%.2f..%.2f)\n", row.Subject,
+				both.Median, both.Lowest, both.Highest)
+		}
 	}
 	return printVerdicts(out, r.Aims)
 }

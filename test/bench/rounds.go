@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -141,7 +142,7 @@ func (s *env) subjects(ctx context.Context, o options) ([]subject, error) {
 		return nil, err
 	}
 	if o.wants(idle) {
-		resting, err := s.resting(ctx)
+		resting, err := s.resting(ctx, o)
 		if err != nil {
 			return nil, err
 		}
@@ -257,30 +258,62 @@ func (o options) profiled(subject string, settings []string) []string {
 	return append(slices.Clip(settings), fmt.Sprintf(`cpu_profile = %q`, file))
 }
 
-// resting is a daemon with its usual rounds and no requests, for ten slices. What other daemons make PostgreSQL do
-// counts too, so that this subject is for a run of its own.
-func (s *env) resting(ctx context.Context) (subject, error) {
-	p, err := s.startVaultd(ctx, idle, s.url(daemon), `audit_sync = "interval"`)
+// resting is a daemon with its usual rounds and no requests, for ten slices. It has rested for as long before: by then
+// two rounds of the supervisor have planned their statements, and what the filling left to PostgreSQL is done. The
+// figure is its processor time and that of its own sessions. What both nodes take as a whole, with those sessions and
+// with what they do without a daemon, is a figure apart.
+func (s *env) resting(ctx context.Context, o options) (subject, error) {
+	p, err := s.startVaultd(ctx, idle, s.url(idleDaemon), `audit_sync = "interval"`)
 	if err != nil {
 		return subject{}, err
 	}
+	if err := pause(ctx, 12*o.slice); err != nil {
+		return subject{}, err
+	}
 	return subject{idle, []int{1}, func(ctx context.Context, _ int, slice time.Duration) (figures, error) {
-		began := time.Now()
-		f, err := s.cost([]int{p.pid()}, func() (int, error) {
-			select {
-			case <-time.After(10 * slice):
-				return 1, nil
-			case <-ctx.Done():
-				return 0, ctx.Err()
-			}
-		})
+		sessions, err := s.sessionsOf(ctx, idleDaemon)
 		if err != nil {
 			return nil, err
 		}
+		began := time.Now()
+		f, err := s.cost(append(sessions, p.pid()), func() (int, error) { return 1, pause(ctx, 10*slice) })
+		if err != nil {
+			return nil, err
+		}
+		took := micros(time.Since(began))
 		m, err := memoryOf(p.pid())
-		used := (f[daemonCPU] + f[postgresCPU]) / micros(time.Since(began))
-		return figures{corePercent: 100 * used, residentMB: m.Resident, peakMB: m.Peak}, err
+		return figures{corePercent: 100 * f[daemonCPU] / took, postgresPercent: 100 * f[postgresCPU] / took,
+			residentMB: m.Resident, peakMB: m.Peak}, err
 	}}, nil
+}
+
+// sessionsOf are the processes of a role's sessions on the primary.
+func (s *env) sessionsOf(ctx context.Context, role string) ([]int, error) {
+	text, err := s.queryValue(ctx, `SELECT string_agg(pid::text, ' ') FROM pg_stat_activity WHERE usename = '`+role+`'`)
+	if err != nil {
+		return nil, err
+	}
+	var pids []int
+	for field := range strings.FieldsSeq(text) {
+		pid, err := strconv.Atoi(field)
+		if err != nil {
+			return nil, err
+		}
+		pids = append(pids, pid)
+	}
+	if len(pids) == 0 {
+		return nil, fmt.Errorf("role %q has no session", role)
+	}
+	return pids, nil
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // drive measures a server for a slice, and the cost of shipping its records afterwards.

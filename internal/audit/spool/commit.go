@@ -104,9 +104,9 @@ func (s *Spool) lead() {
 	}
 }
 
-// idlePause is between two ticks of the committer while nothing is pending and appends succeed: it then only looks
-// whether the segment is old.
-const idlePause = time.Second
+// idlePause is between two ticks of the committer while nothing is pending and appends succeed. It then only looks
+// whether the segment is old, for the archive; without one it does not tick.
+const idlePause = time.Minute
 
 // run is the committer's loop. When records become pending, or appends begin to fail, a tick follows within
 // SyncInterval.
@@ -127,10 +127,11 @@ func (s *Spool) run() {
 			}
 		case <-tick.C:
 			s.flush()
-			if idle = s.recheck(); idle {
-				tick.Reset(max(s.o.SyncInterval, idlePause))
-			} else {
+			switch idle = s.recheck(); {
+			case !idle:
 				tick.Reset(s.o.SyncInterval)
+			case s.o.Archived:
+				tick.Reset(max(s.o.SyncInterval, idlePause))
 			}
 		case <-s.stop:
 			s.finish()

@@ -24,7 +24,9 @@ type Recorder struct {
 	mu         sync.Mutex
 	refused    refusals
 	unrecorded unrecorded
-	total      uint64 // of unrecorded, since the start
+	total      uint64      // of unrecorded, since the start
+	tick       *time.Timer // of Run; nil: it does not run
+	ticking    bool        // the timer is set: there is something to write
 }
 
 // refusals are those of one window.
@@ -71,6 +73,7 @@ func (r *Recorder) listed(e audit.Event) bool {
 	defer r.mu.Unlock()
 	if r.refused.listed == nil {
 		r.refused.since, r.refused.listed = e.At, map[refusal]bool{}
+		r.startTick()
 	}
 	key := refusal{e.Actor, e.Client, e.Action, e.Secret}
 	if r.refused.listed[key] || len(r.refused.listed) == refusalRows {
@@ -93,6 +96,7 @@ func (r *Recorder) countUnrecorded(at time.Time, err error) {
 	}
 	r.unrecorded.count++
 	r.unrecorded.until = at
+	r.startTick()
 }
 
 // reportUnrecorded puts on record how many reads were answered without a record.
@@ -113,6 +117,7 @@ func (r *Recorder) reportUnrecorded(ctx context.Context) error {
 		reads.count += r.unrecorded.count
 		reads.until = latest(reads.until, r.unrecorded.until)
 		r.unrecorded = reads
+		r.startTick()
 	}
 	return nil // the caller's own read is on record
 }
@@ -124,14 +129,34 @@ func latest(a, b time.Time) time.Time {
 	return a
 }
 
+// tickPause is between two rounds while there is something to write; without that there is none.
+const tickPause = time.Second
+
+// startTick is called with mu held, when there is something to write.
+func (r *Recorder) startTick() {
+	if r.tick != nil && !r.ticking {
+		r.ticking = true
+		r.tick.Reset(tickPause)
+	}
+}
+
 // Run writes the rows of counted refusals and unrecorded reads until ctx ends, and then once more.
 func (r *Recorder) Run(ctx context.Context) {
-	tick := time.NewTicker(time.Second)
+	tick := time.NewTimer(tickPause)
 	defer tick.Stop()
+	r.mu.Lock()
+	r.tick, r.ticking = tick, true
+	r.mu.Unlock()
 	for {
 		select {
 		case now := <-tick.C:
 			r.round(ctx, now)
+			r.mu.Lock()
+			r.ticking = false
+			if r.refused.listed != nil || r.unrecorded.count > 0 {
+				r.startTick()
+			}
+			r.mu.Unlock()
 		case <-ctx.Done():
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 			defer cancel()

@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hyperiondb/vault/internal/audit"
@@ -99,4 +102,65 @@ func TestAllow(t *testing.T) {
 	if err := blocking.Record(ctx, event("gone")); err == nil {
 		t.Error("a record whose caller had gone counts as kept")
 	}
+}
+
+// A recorder with nothing to write does not wake up. What comes then is on record no later than at any time.
+func TestAnIdleRecorderRests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var full atomic.Bool
+		fs := &faulty{before: func(int, string) error {
+			if full.Load() {
+				return syscall.ENOSPC
+			}
+			return nil
+		}}
+		w := newWorld(t)
+		s := mustOpen(t, w.small(fs))
+		defer mustClose(t, s)
+		r := &Recorder{Spool: s, Allow: true, Log: slog.New(slog.DiscardHandler)}
+		ctx, stop := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { r.Run(ctx) })
+		wait := func(d time.Duration) {
+			time.Sleep(d)
+			synctest.Wait()
+		}
+		resting := func(when string) {
+			t.Helper()
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			if r.ticking {
+				t.Errorf("%s: it ticks with nothing to write", when)
+			}
+		}
+		noted := func(when, action string) {
+			t.Helper()
+			if d := drain(t, s); len(d.notes) == 0 || d.notes[len(d.notes)-1].Action != action {
+				t.Errorf("%s: got notes %+v, want the last to be %s", when, d.notes, action)
+			}
+		}
+		wait(2 * tickPause)
+		resting("after its start")
+
+		full.Store(true)
+		if err := r.Record(t.Context(), event("unrecorded")); err != nil {
+			t.Fatal(err)
+		}
+		wait(tickPause)
+		full.Store(false)
+		wait(tickPause)
+		noted("a second after the disk has room", audit.Unrecorded)
+		resting("after unrecorded reads")
+
+		for range 2 {
+			if err := r.Record(t.Context(), denied("192.0.2.1", "a")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		wait(refusalWindow + tickPause)
+		noted("after a window with refusals", audit.Refused)
+		resting("after refusals")
+		stop()
+		running.Wait()
+	})
 }

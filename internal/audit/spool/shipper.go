@@ -42,7 +42,7 @@ const (
 	shipBatch   = 1000
 	shipTimeout = 30 * time.Second
 	shipPause   = 100 * time.Millisecond // between two batches, at least
-	shipPoll    = 5 * time.Second        // without new records: to remove kept segments and notice a promotion
+	shipPoll    = 15 * time.Second       // without new records: to remove kept segments and notice a promotion
 	settleLimit = 5 * time.Second        // of the last batches, when the daemon stops
 
 	// A record costs the primary more than its read cost this node, so a burst of reads is shipped mostly after it: a
