@@ -353,7 +353,8 @@ func (n *Node) WaitReplay(ctx context.Context, lsn string) error {
 }
 
 // LSN returns the primary's insert position: every committed change lies before it. It is an error on
-// a standby.
+// a standby. The log is flushed up to there, so that standbys get it at once: of a transaction that has
+// not committed, the server would flush it within five seconds.
 func (n *Node) LSN(ctx context.Context) (string, error) {
 	ctx, cancel := withLimit(ctx)
 	defer cancel()
@@ -361,8 +362,10 @@ func (n *Node) LSN(ctx context.Context) (string, error) {
 	defer ask.close()
 	var lsn string
 	var segment uint32
+	// The message makes the statement a transaction that flushes when it commits, without waiting for a standby.
 	const sql = `select pg_current_wal_insert_lsn()::text || ' ' || setting
-		from pg_settings where name = 'wal_segment_size'`
+		from set_config('synchronous_commit', 'local', true), pg_logical_emit_message(true, 'localpg', ''), pg_settings
+		where name = 'wal_segment_size'`
 	var both string
 	if err := ask.row(ctx, sql, &both); err != nil {
 		return "", n.failure("reading its LSN", err)

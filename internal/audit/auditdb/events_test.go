@@ -22,10 +22,17 @@ import (
 // auditRows are so many that the planner prefers indexes, and a search takes several slices.
 const auditRows = 45000
 
-// mustFillAudit inserts rows of the 67 days before the 25th of November 2026: 40 secrets, 5 actors, one row in 500
+// filled is the vault of mustFilled, which the tests that only read it share.
+var filled *vaulttest.Store
+
+// mustFilled is a vault with rows of the 67 days before the 25th of November 2026: 40 secrets, 5 actors, one row in 500
 // refused, one in 20,000 a purge, and a tail that arrives late.
-func mustFillAudit(t testing.TB, s *vaulttest.Store) {
+func mustFilled(t testing.TB) *vaulttest.Store {
 	t.Helper()
+	if filled != nil {
+		return filled
+	}
+	s := vaulttest.New(t)
 	s.MustExec(t, `SELECT vault._audit_partitions()`,
 		`SELECT vault._audit_partition(month::date) FROM generate_series('2026-08-01'::date, '2026-11-01', '1 month') month`,
 		fmt.Sprintf(`INSERT INTO vault.audit_log (at, recorded_at, actor, db_role, client, node, action, secret, version,
@@ -40,6 +47,8 @@ func mustFillAudit(t testing.TB, s *vaulttest.Store) {
 				md5(n::text)::uuid, jsonb_build_object('n', n)
 			FROM generate_series(1, %d) n`, auditRows),
 		`VACUUM ANALYZE vault.audit_log`)
+	filled = s
+	return s
 }
 
 // mustWalk collects every page, and fails if a row comes twice or out of order.
@@ -108,8 +117,7 @@ var auditFilters = []struct {
 var t0 = time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
 
 func TestAuditOfManyRows(t *testing.T) {
-	s := vaulttest.New(t)
-	mustFillAudit(t, s)
+	s := mustFilled(t)
 	t.Run("answers", func(t *testing.T) { matchesPlainWhere(t, s) })
 	t.Run("reads", func(t *testing.T) { readsFewRows(t, s) })
 	t.Run("values", func(t *testing.T) { knowsValues(t, s) })

@@ -12,8 +12,7 @@ import (
 
 // A filter in memory, of an archive, selects exactly the events that it selects in the log.
 func TestAFilterMatchesAsInTheLog(t *testing.T) {
-	s := vaulttest.New(t)
-	mustFillAudit(t, s)
+	s := mustFilled(t)
 	log := mustLog(t, s.URL(vaulttest.Operator))
 	var all []audit.Row
 	for q := (audit.Query{Limit: 5000}); ; {
