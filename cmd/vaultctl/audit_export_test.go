@@ -15,8 +15,8 @@ import (
 // of one that runs.
 func TestAnExportRemovesPartsOfKilledOnes(t *testing.T) {
 	dir := t.TempDir()
-	for _, name := range []string{".all.jsonl.vaultctl-1", ".all.jsonl.vaultctl-22", ".all.jsonl.vaultctl-", ".all.jsonl-3",
-		".all.jsonl.vaultctl-notes", ".other.jsonl.vaultctl-4"} {
+	for _, name := range []string{".all.jsonl.vaultctl-1", ".all.jsonl.vaultctl-22", ".all.jsonl.vaultctl-",
+		".all.jsonl-3", ".all.jsonl.vaultctl-notes", ".other.jsonl.vaultctl-4"} {
 		mustWrite(t, filepath.Join(dir, name), "hunter2", 0o600)
 	}
 	running, err := os.Open(filepath.Join(dir, ".all.jsonl.vaultctl-22"))
