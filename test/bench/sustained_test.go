@@ -16,7 +16,7 @@ import (
 func TestSustainedFromEndToEnd(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "sustained.json")
 	var out, progress strings.Builder
-	err := run(t.Context(), []string{"sustained", "-for", "9s", "-only", "^1,000", "-json", file}, &out, &progress)
+	err := run(t.Context(), []string{"sustained", "-for", "1800ms", "-only", "^1,000", "-json", file}, &out, &progress)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, &progress)
 	}
