@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"runtime"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -268,7 +267,7 @@ func (s *Shipper) shipWindows(ctx context.Context) (n int, full bool, err error)
 	}
 	s.refused = true
 	if n = int(rows.Next - rows.First); n >= manyReads {
-		runtime.GC() // of what grouping has left: sending takes as much again
+		debug.FreeOSMemory() // of what grouping has left: sending takes as much again
 		defer debug.FreeOSMemory()
 	}
 	began := time.Now()
