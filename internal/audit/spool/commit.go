@@ -316,8 +316,10 @@ func (s *Spool) markDurable(pending int, next uint64, link Hash) {
 }
 
 // flush makes durable what Interval has only handed to the kernel. It releases writeMu during the fsync, so appends go
-// on.
+// on; flushMu keeps a second flush, which would take the same pending records, until it is done.
 func (s *Spool) flush() {
+	s.flushMu.Lock()
+	defer s.flushMu.Unlock()
 	s.writeMu.Lock()
 	defer s.writeMu.Unlock()
 	if len(s.pending) == 0 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -164,6 +165,36 @@ func manyAppend(t *testing.T, mode Sync) {
 	}
 	if d.lost > 0 || yes < appenders*each/2 || failed.Load() < 5 {
 		t.Errorf("%d of %d were accepted, %d calls failed, %d gaps", yes, appenders*each, failed.Load(), d.lost)
+	}
+}
+
+// ship-spool flushes beside the committer: each record becomes durable once.
+func TestFlushesAtOnce(t *testing.T) {
+	w := newWorld(t)
+	o := w.small(&faulty{before: func(_ int, op string) error {
+		for range 100 { // lets the others come meanwhile
+			runtime.Gosched()
+		}
+		return nil
+	}})
+	o.Sync, o.SyncInterval, o.SegmentBytes = Interval, time.Hour, 1<<20
+	s := mustOpen(t, o)
+	defer mustClose(t, s)
+	const flushers, each = 4, 100
+	var all sync.WaitGroup
+	for i := range flushers {
+		all.Go(func() {
+			for j := range each {
+				if err := s.Append(context.Background(), event(fmt.Sprintf("%d/%d", i, j))); err != nil {
+					t.Error(err)
+				}
+				s.flush()
+			}
+		})
+	}
+	all.Wait()
+	if d := drain(t, s); d.lost > 0 || len(d.ids) != flushers*each {
+		t.Errorf("got %d records and %d gaps, want %d", len(d.ids), d.lost, flushers*each)
 	}
 }
 

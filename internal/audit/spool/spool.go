@@ -107,6 +107,8 @@ type Spool struct {
 	deadline deadline
 	shared   atomic.Int32 // above zero: recent batches had several records; written with writeMu held
 
+	flushMu sync.Mutex // one flush at a time; taken before writeMu
+
 	// writeMu is held by the goroutine that changes the folder. It is taken before mu, and guards:
 	writeMu     sync.Mutex
 	ended       bool
