@@ -176,6 +176,12 @@ BEGIN
       WHERE r.rolname IS DISTINCT FROM s.role_name) THEN
     RETURN NULL;
   END IF;
+  IF v_moved THEN   -- one round at a time: a round that is still open does it
+    PERFORM FROM vault.config WHERE only_row FOR NO KEY UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN
+      RETURN NULL;
+    END IF;
+  END IF;
   WITH gone AS (
     DELETE FROM vault.service_scope s WHERE NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = s.role_id
         AND (r.rolname = s.role_name OR NOT v_moved))
@@ -194,9 +200,8 @@ BEGIN
   UPDATE vault.group_grants g SET role_id = r.oid FROM pg_roles r
     WHERE g.role_id IS NULL AND r.rolname = g.role_name
       AND NOT EXISTS (SELECT FROM vault.group_grants o WHERE o.role_id = r.oid AND o.group_name = g.group_name);
-  IF v_moved THEN   -- a round that is still open may have noted it
-    UPDATE vault.config SET home = v_here
-      WHERE only_row = (SELECT only_row FROM vault.config WHERE only_row FOR NO KEY UPDATE SKIP LOCKED);
+  IF v_moved THEN
+    UPDATE vault.config SET home = v_here WHERE only_row;
   END IF;
   IF v_gone IS NOT NULL THEN
     PERFORM vault._audit('grant.gone', NULL, NULL, NULL, jsonb_build_object('prefixes', v_gone));
@@ -228,6 +233,7 @@ CREATE OR REPLACE FUNCTION vault._settle_grants(p_restore boolean) RETURNS TABLE
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   PERFORM vault._enter('owner', 'owner:' || session_user);
+  PERFORM FROM vault.config WHERE only_row FOR NO KEY UPDATE;   -- a round that is open may still fail
   PERFORM vault._settle_scopes();
   IF p_restore THEN
     FOR role_name, group_name IN SELECT l.role_name, l.group_name FROM vault._lost_grants() AS l
