@@ -187,15 +187,7 @@ func mustWriteSettings(t *testing.T, dir, settings string) string {
 		"audit_spool": fmt.Sprintf("%q", dir+"/spool"), "state_dir": fmt.Sprintf("%q", dir+"/state"),
 		"kms_keys": fmt.Sprintf("[%q]", "local://"+dir+"/kek"),
 	}
-	for line := range strings.Lines(settings) {
-		key, value, _ := strings.Cut(strings.TrimSpace(line), " = ")
-		base[key] = value
-	}
-	var file strings.Builder
-	for key, value := range base {
-		fmt.Fprintf(&file, "%s = %s\n", key, value)
-	}
-	return mustWrite(t, filepath.Join(dir, "vaultd.toml"), file.String())
+	return mustWrite(t, filepath.Join(dir, "vaultd.toml"), withSettings(base, settings))
 }
 
 // tree lists the files of a folder with their sizes and modes.

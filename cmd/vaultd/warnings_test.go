@@ -46,18 +46,10 @@ func checked(t *testing.T, dir, settings string, flags ...string) (code int, out
 		"tls_key": fmt.Sprintf("%q", dir+"/key.pem"),
 		"listen":  `["0.0.0.0:8400", "unix:/run/vaultd.sock"]`, "health_listen": `"10.0.0.4:8401"`,
 	}
-	for line := range strings.Lines(settings) {
-		key, value, _ := strings.Cut(strings.TrimSpace(line), " = ")
-		base[key] = value
-	}
-	var file strings.Builder
-	for key, value := range base {
-		fmt.Fprintf(&file, "%s = %s\n", key, value)
-	}
 	t.Setenv("VAULTD_STATE_DIR", filepath.Join(dir, "state")) // which TestMain sets for the other tests
 	path := filepath.Join(dir, "vaultd.toml")
 	// which keeps the mode of a file that is there
-	if err := os.WriteFile(path, []byte(file.String()), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte(withSettings(base, settings)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	var stdout, stderr bytes.Buffer
@@ -219,4 +211,17 @@ func TestAnIntermediateThatExpiredIsNamed(t *testing.T) {
 	if _, _, errOut := checked(t, dir, ""); !strings.Contains(errOut, "expired at") {
 		t.Errorf("got %q, want the chain's end named", errOut)
 	}
+}
+
+// withSettings is the text of a file with the values of base, but for those of settings, one KEY = VALUE a line.
+func withSettings(base map[string]string, settings string) string {
+	for line := range strings.Lines(settings) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), " = ")
+		base[key] = value
+	}
+	var file strings.Builder
+	for key, value := range base {
+		fmt.Fprintf(&file, "%s = %s\n", key, value)
+	}
+	return file.String()
 }
