@@ -7,11 +7,12 @@ GO ?= go
 PG ?=
 TIMEOUT ?= 25m
 
-# Tests wait for servers about half of their time, so more of them run at once than there are processors. Those that wait longest
-# come first, and the rest is computed beside them.
+# Tests wait for servers about half of their time, so more of them run at once than there are processors. The longest packages come
+# first, so that at the end no processor waits for the last one. WORKERS is how many packages run at once.
 PROCESSORS := $(shell getconf _NPROCESSORS_ONLN)
-PACKAGES ?= . ./test/chaos/... ./internal/db ./internal/localpg ./...
-GO_TEST = tools/shared $(GO) test -count=1 -timeout $(TIMEOUT) -p $$(($(PROCESSORS) + 1)) -parallel $$((2 * $(PROCESSORS)))
+WORKERS ?= $(shell expr $(PROCESSORS) + 1)
+PACKAGES ?= . ./internal/db ./internal/audit/auditdb ./test/bench ./test/chaos/... ./internal/localpg ./...
+GO_TEST = tools/shared $(GO) test -count=1 -timeout $(TIMEOUT) -p $(WORKERS) -parallel $$((2 * $(PROCESSORS)))
 
 export VAULT_TEST_PG := $(PG)
 
@@ -54,8 +55,8 @@ times: postgres pages promtool ## The same, and a table: package, seconds of pro
 	  printf '%-28s %8s %8s\n' package CPU clock; LC_ALL=C sort -k2,2 -rn "$$file" | awk \
 	    '{printf "%-28s %8.1f %8.1f\n", $$1, $$2, $$3; cpu += $$2} END {printf "%-28s %8.1f\n", "all", cpu}'; exit $$code
 
-packages: postgres pages promtool ## PACKAGES="./internal/db ..." only: not vetted, and without the client's module
-	$(GO_TEST) -vet=off $(PACKAGES)
+packages: postgres pages promtool ## PACKAGES="./internal/db ..." only (RACE=-race): not vetted, and without the client's module
+	$(GO_TEST) $(RACE) -vet=off $(PACKAGES)
 
 test-pg: ## The same on one version: make test-pg PG=15
 	@test -n "$(PG)" || { echo "test-pg: name a version: make test-pg PG=15" >&2; exit 2; }
@@ -107,8 +108,9 @@ style: ## Fail if a line or the wording breaks the rules of CONTRIBUTING.md
 
 # Without GORACE a program under the race detector waits a second at its end, and scripts run two thousand of them. The target
 # vet does go test's vetting.
+race packages: export GORACE = atexit_sleep_ms=0
 race: postgres pages promtool client ## Every test and every script under the race detector, the binaries too
-	GORACE=atexit_sleep_ms=0 $(GO_TEST) -race -vet=off $(PACKAGES)
+	$(GO_TEST) -race -vet=off $(PACKAGES)
 
 ROUNDS ?= 5
 DUE ?= 10000
