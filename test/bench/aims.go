@@ -28,7 +28,7 @@ func aims() []aim {
 			figure: perSecond, least: 0.8},
 		{what: "vaultd's memory at 64 connections, MB at most", of: at(readInterval, 64), figure: peakMB, most: 40},
 		{what: "an idle daemon and its sessions, percent of a processor", of: at(idle, 1), figure: corePercent, most: 0.5},
-		{what: "reads with a token, 10,000 credentials, at 64 connections, of without", of: at(readToken, 64),
+		{what: "reads with a token at 64 connections, of without", of: at(readToken, 64),
 			to: at(readInterval, 64), figure: perSecond, least: 0.95},
 		{what: "p99 of an app at 1 connection while another floods, of without a flood", of: at(readFlooded, 1),
 			to: at(readPaced, 1), figure: p99, most: 2},

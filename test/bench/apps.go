@@ -21,7 +21,6 @@ import (
 )
 
 const (
-	benchApps      = 1000
 	credentialsPer = 10
 	mostAtCreation = 8  // credentials that an app can be made with
 	floodConns     = 64 // of the app that floods
@@ -30,11 +29,11 @@ const (
 
 // fillApps makes apps with ten tokens each, every one of which may read all that is read. It returns a token of the
 // first app and one of the last.
-func (s *env) fillApps(ctx context.Context) (first, last access.Token, err error) {
+func (s *env) fillApps(ctx context.Context, apps int) (first, last access.Token, err error) {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(writers)
 	first, last = access.NewToken(), access.NewToken()
-	for i := range benchApps {
+	for i := range apps {
 		tokens := make([]access.Token, credentialsPer)
 		for j := range tokens {
 			tokens[j] = access.NewToken()
@@ -42,7 +41,7 @@ func (s *env) fillApps(ctx context.Context) (first, last access.Token, err error
 		switch i {
 		case 0:
 			tokens[0] = first
-		case benchApps - 1:
+		case apps - 1:
 			tokens[credentialsPer-1] = last
 		}
 		group.Go(func() error { return s.createApp(ctx, "app-"+strconv.Itoa(i), tokens) })
@@ -72,7 +71,7 @@ func (s *env) createApp(ctx context.Context, name string, tokens []access.Token)
 
 // tokenReaders start after the daemons without apps, which hold none: their memory differs by the apps.
 func (s *env) tokenReaders(ctx context.Context, o options, reads []string) ([]subject, error) {
-	first, last, err := s.fillApps(ctx)
+	first, last, err := s.fillApps(ctx, o.apps)
 	if err != nil {
 		return nil, fmt.Errorf("making apps: %w", err)
 	}

@@ -95,6 +95,7 @@ type options struct {
 	secrets  int
 	bytes    int // of a value
 	due      int
+	apps     int // of ten credentials each
 	only     *regexp.Regexp
 	at       []int  // connections of the subjects that read
 	profiles string // folder for a CPU profile of each vaultd; "": none
@@ -113,6 +114,7 @@ func parseRounds(args, environ []string, progress io.Writer) (options, error) {
 	flags.IntVar(&o.secrets, "secrets", 1000, "names to read at random")
 	flags.IntVar(&o.bytes, "bytes", 32, "length of a value")
 	flags.IntVar(&o.due, "due", 10_000, "rotations that become due at once")
+	flags.IntVar(&o.apps, "apps", 1000, "apps of ten credentials each, beside reads with a token")
 	only := flags.String("only", "", "`regexp` of the subjects to run; a baseline left out leaves its ratios out")
 	at := flags.String("conns", "1,16,64", "`connections` to read by")
 	flags.StringVar(&o.profiles, "profile", "", "`folder` for a CPU profile of each vaultd, for go tool pprof")
@@ -124,7 +126,7 @@ func parseRounds(args, environ []string, progress io.Writer) (options, error) {
 		return o, err
 	}
 	if *quick {
-		o.rounds, o.slice, o.secrets, o.due = 1, 500*time.Millisecond, 100, 320
+		o.rounds, o.slice, o.secrets, o.due, o.apps = 1, 500*time.Millisecond, 100, 320, 8
 	}
 	var err error
 	if o.only, err = regexp.Compile(*only); err != nil {
@@ -138,6 +140,8 @@ func parseRounds(args, environ []string, progress io.Writer) (options, error) {
 		return o, fmt.Errorf("unexpected %q", flags.Arg(0))
 	case o.rounds < 1, o.slice < 50*time.Millisecond, o.secrets < 1, o.due < rotationsAtOnce:
 		return o, fmt.Errorf("at least one round, 50ms a slice, one secret and %d due rotations", rotationsAtOnce)
+	case o.apps < 1 || o.apps > 100_000:
+		return o, errors.New("-apps: from 1 to 100000")
 	case o.bytes < 1 || o.bytes > 32<<10:
 		return o, errors.New("-bytes: from 1 to 32768")
 	}

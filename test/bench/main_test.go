@@ -32,7 +32,7 @@ func TestRoundsFromEndToEnd(t *testing.T) {
 	t.Setenv("BENCH_PEER_PATH", "/v1/secret/data/bench")
 	file, profiles := filepath.Join(t.TempDir(), "figures", "bench.json"), filepath.Join(t.TempDir(), "profiles")
 	var out, progress strings.Builder
-	err := run(t.Context(), []string{"-rounds", "1", "-slice", "100ms", "-secrets", "8", "-due", "32", "-json", file,
+	err := run(t.Context(), []string{"-rounds", "1", "-slice", "100ms", "-secrets", "8", "-due", "32", "-apps", "8", "-json", file,
 		"-profile", profiles, "-only",
 		"^(bare|query|read .*|verify|idle|peer|put|rotate|read, rotating|vaultctl put)$"}, &out, &progress)
 	if err != nil {
@@ -104,6 +104,7 @@ func TestUsageIsRefused(t *testing.T) {
 		{[]string{"race"}, `no command "race"`},
 		{[]string{"-rounds", "0"}, "at least one round"},
 		{[]string{"-due", "3"}, "32 due rotations"},
+		{[]string{"-apps", "0"}, "-apps: "},
 		{[]string{"-only", "("}, "-only: "},
 		{[]string{"-bytes", "0"}, "-bytes: "},
 		{[]string{"-conns", "16,0"}, "-conns: "},

@@ -22,6 +22,7 @@ type report struct {
 	Slice    float64   `json:"slice_seconds"`
 	Secrets  int       `json:"secrets"`
 	Bytes    int       `json:"value_bytes"`
+	Apps     int       `json:"apps"`
 	Rows     []row     `json:"rows"`
 	Aims     []verdict `json:"aims"`
 }
@@ -81,8 +82,8 @@ func (r results) verdicts() []verdict {
 
 func (r *report) print(out io.Writer) error {
 	fmt.Fprintf(out,
-		"%d CPUs, PostgreSQL %s, %s; %d rounds of %gs, median (lowest..highest); %d secrets of %d bytes; "+
-			"times in microseconds\n\n", r.CPUs, r.Postgres, r.Go, r.Rounds, r.Slice, r.Secrets, r.Bytes)
+		"%d CPUs, PostgreSQL %s, %s; %d rounds of %gs, median (lowest..highest); %d secrets of %d bytes, "+
+			"%d apps; times in microseconds\n\n", r.CPUs, r.Postgres, r.Go, r.Rounds, r.Slice, r.Secrets, r.Bytes, r.Apps)
 	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t,
 		"subject\tconns\ta second\t\tp50\tp99\tlongest\tdaemon CPU\tPostgres CPU\tshipping CPU\tpeak MB\t"+

@@ -48,7 +48,7 @@ type subject struct {
 
 func runRounds(ctx context.Context, o options, out, progress io.Writer) (err error) {
 	r := &report{Began: time.Now().UTC(), CPUs: runtime.NumCPU(), Go: goVersion(), Rounds: o.rounds,
-		Slice: o.slice.Seconds(), Secrets: o.secrets, Bytes: o.bytes}
+		Slice: o.slice.Seconds(), Secrets: o.secrets, Bytes: o.bytes, Apps: o.apps}
 	if o.profiles != "" {
 		if err := os.MkdirAll(o.profiles, 0o755); err != nil {
 			return fmt.Errorf("-profile: %w", err)
