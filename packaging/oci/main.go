@@ -108,10 +108,7 @@ func (i *image) platform(arch, folder string) (descriptor, error) {
 		return descriptor{}, err
 	}
 	var packed bytes.Buffer
-	z, err := gzip.NewWriterLevel(&packed, gzip.BestCompression) // without a name and a time
-	if err != nil {
-		return descriptor{}, err
-	}
+	z := gzip.NewWriter(&packed) // without a name and a time; the best level takes three times as long for 0.4 % less
 	if _, err := z.Write(layer); err != nil {
 		return descriptor{}, err
 	}
