@@ -27,6 +27,16 @@ type daemon struct {
 
 func (d *daemon) log() string { return d.output.String() }
 
+// ended waits for the end of a daemon that was told to end.
+func (d *daemon) ended() error {
+	select {
+	case <-d.exited:
+		return nil
+	case <-time.After(waitLimit):
+		return fmt.Errorf("vaultd does not end:\n%s", d.log())
+	}
+}
+
 func (d *daemon) stop(signal syscall.Signal) {
 	_ = d.cmd.Process.Signal(signal)
 	select {
@@ -58,9 +68,9 @@ func (l *lockedBuffer) String() string {
 // NODE | log NODE | fragile FAILPOINT NODE [FILE] | dies NODE | reaps NODE: a vaultd beside a node ("primary",
 // "standby1"). FILE is TOML that is added after the standard settings. start sets VAULTD_URL and VAULTD_HEALTH_URL,
 // with the suffix _STANDBY1 for that node; previous does the same with a vaultd of the previous release.
-// $DAEMON_THROUGH is a command that execs vaultd; with $DAEMON_PID1 it is process 1 of a namespace. An activated one
-// takes sockets that the script keeps open over its restarts. A fragile one kills itself at its failpoint; dies waits
-// for that; reaps waits until process 1 has no child but the daemon.
+// $DAEMON_THROUGH is a command that execs vaultd; with $DAEMON_PID1 it is process 1 of a namespace. signal KILL returns
+// when the process has ended. An activated one takes sockets that the script keeps open over its restarts. A fragile
+// one kills itself at its failpoint; dies waits for that; reaps waits until process 1 has no child but the daemon.
 func (h *harness) cmdDaemon(ts *testscript.TestScript, neg bool, args []string) {
 	s := h.of(ts)
 	if len(args) < 2 {
@@ -85,7 +95,12 @@ func (h *harness) cmdDaemon(ts *testscript.TestScript, neg bool, args []string) 
 		if signals[args[1]] == 0 {
 			ts.Fatalf("unknown signal %q", args[1])
 		}
-		ts.Check(s.daemons[args[2]].cmd.Process.Signal(signals[args[1]]))
+		d := s.daemons[args[2]]
+		ts.Check(d.cmd.Process.Signal(signals[args[1]]))
+		if args[1] == "KILL" { // until the process has ended it holds its spool, which the next daemon would not get
+			ts.Check(d.ended())
+			s.record(d.log())
+		}
 	case "log":
 		fmt.Fprint(ts.Stdout(), s.daemons[args[1]].log())
 	case "previous":

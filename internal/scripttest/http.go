@@ -112,6 +112,9 @@ func prepare(ts *testscript.TestScript, args []string) (*http.Client, *http.Requ
 // send compares the answer with docs/openapi.yaml, unless the script has daemons of the previous release; checkSurface
 // tells what did not fit.
 func (s *session) send(client *http.Client, r *http.Request) (int, string, string) {
+	if client.Transport != nil { // of this request alone: a poll would leave a connection open each time
+		defer client.CloseIdleConnections()
+	}
 	response, err := client.Do(r)
 	if err != nil {
 		return 0, err.Error(), ""

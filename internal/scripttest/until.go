@@ -13,8 +13,9 @@ import (
 )
 
 // until http STATUS METHOD URL ... [~ REGEXP] | until sql [standby] STATEMENT REGEXP | until kms OPERATION CALLS |
-// until s3 OBJECTS | until file PATH REGEXP | until credential SOCKET UNIT ID REGEXP: polls until the answer is as
-// wanted. The last answer of http is on stdout and stderr, as with the command http.
+// until s3 OBJECTS | until file PATH REGEXP | until log NODE REGEXP | until credential SOCKET UNIT ID REGEXP: polls
+// until the answer is as wanted. The last answer of http is on stdout and stderr, as with the command http, and the log
+// of a daemon on stdout. In a log, ^ and $ are the ends of a line.
 func (h *harness) cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 	deadline := time.Now().Add(waitLimit)
 	last, body, headers := "", "", ""
@@ -45,6 +46,10 @@ func (h *harness) cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 			content, err := os.ReadFile(ts.MkAbs(args[1]))
 			last = fmt.Sprint(string(content), err)
 			ok = err == nil && regexp.MustCompile(args[2]).Match(content)
+		case len(args) == 3 && args[0] == "log":
+			body = h.of(ts).daemons[args[1]].log()
+			last = body
+			ok = regexp.MustCompile("(?m)" + args[2]).MatchString(body)
 		case len(args) == 3 && args[0] == "kms":
 			n, err := strconv.Atoi(args[2])
 			ts.Check(err)
