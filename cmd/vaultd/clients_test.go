@@ -73,7 +73,7 @@ func (a authority) client(t *testing.T, sessions tls.ClientSessionCache) *http.C
 	}
 	transport := &http.Transport{TLSClientConfig: config}
 	t.Cleanup(transport.CloseIdleConnections)
-	return &http.Client{Transport: transport, Timeout: 20 * time.Second}
+	return &http.Client{Transport: transport, Timeout: time.Minute}
 }
 
 // answer is the status of a read, or "refused" if the handshake ended it.

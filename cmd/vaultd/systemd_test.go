@@ -81,7 +81,7 @@ func (d *daemon) get(t *testing.T, listener, path string) *http.Response {
 }
 
 func TestADaemonThatDrainsIsNotReadyAndAnswers(t *testing.T) {
-	d := startDaemon(t, open+`drain_delay = "3s"`)
+	d := startDaemon(t, open+`drain_delay = "10s"`)
 	if got := d.get(t, "VAULTD_URL", "/v1/secrets/a"); got.Close {
 		t.Error("a daemon that does not stop ends a connection")
 	}

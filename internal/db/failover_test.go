@@ -82,12 +82,15 @@ const stopWaiting = `SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity 
 // change is repeated until the standby has it.
 func TestCancelledWaitIsNoAcknowledgement(t *testing.T) {
 	t.Parallel()
-	store := vaulttest.Own(t)
-	standby := store.Cluster.Standbys()[0]
+	store := vaulttest.OwnWith(t, map[string]string{"synchronous_standby_names": "*", "lc_messages": "C"})
+	standby := mustConnect(t, store.StandbyURL(vaulttest.Superuser))
+	replay := func(sql string) { // of the standby: a put is given up before a server that starts slowly may be there
+		_, err := standby.Exec(t.Context(), sql)
+		must(t, err)
+	}
 	writer := mustWriter(t, db.Options{URL: store.URL(vaulttest.Operator)})
-	must(t, standby.Stop(t.Context(), localpg.Fast))
-	reload(t, store, `synchronous_standby_names = '*'`, `lc_messages = 'C'`)
-	until(t, store, `SELECT current_setting('synchronous_standby_names') = '*'`)
+	replay(`SELECT pg_wal_replay_pause()`)
+	replay(`DO $$ BEGIN WHILE pg_get_wal_replay_pause_state() <> 'paused' LOOP PERFORM pg_sleep(0.01); END LOOP; END $$`)
 
 	answered := make(chan error, 1)
 	go func() {
@@ -103,7 +106,7 @@ func TestCancelledWaitIsNoAcknowledgement(t *testing.T) {
 		t.Fatalf("the put was answered without the standby, error %v", err)
 	default:
 	}
-	must(t, standby.Start(t.Context()))
+	replay(`SELECT pg_wal_replay_resume()`)
 	must(t, <-answered)
 	if got := store.MustQuery(t,
 		`SELECT string_agg(action, ' ' ORDER BY id) FROM vault.audit_log WHERE secret = 'app/x'`); got != "put put.replay" {
@@ -115,14 +118,11 @@ func TestCancelledWaitIsNoAcknowledgement(t *testing.T) {
 // time.
 func TestOutcomeIsUnknownWithoutTheStandby(t *testing.T) {
 	t.Parallel()
-	store := vaulttest.Own(t)
-	writer := mustWriter(t, db.Options{URL: store.URL(vaulttest.Operator) + "&options=-c%20statement_timeout%3D2s"})
+	store := vaulttest.OwnWith(t, map[string]string{"synchronous_standby_names": "*"})
+	writer := mustWriter(t, db.Options{URL: store.URL(vaulttest.Operator) + "&options=-c%20statement_timeout%3D5s"})
 	must(t, store.Cluster.Standbys()[0].Stop(t.Context(), localpg.Fast))
-	reload(t, store, `synchronous_standby_names = '*'`)
-	until(t, store, `SELECT current_setting('synchronous_standby_names') = '*'`)
-	err := within(t, 25*time.Second, "the put", func() error {
-		_,
-			err := putOne(t.Context(), t, writer, "app/x")
+	err := within(t, 2*time.Minute, "the put", func() error {
+		_, err := putOne(t.Context(), t, writer, "app/x")
 		return err
 	})
 	if !errors.Is(err, db.ErrOutcomeUnknown) {
@@ -226,7 +226,7 @@ func TestFrozenPrimary(t *testing.T) {
 		"listen":    func() error { return worker.WaitForRotations(ctx, func() {}) },
 	} {
 		calls.Go(func() {
-			if err := within(t, 35*time.Second, name, call); !errors.Is(err, db.ErrUnavailable) {
+			if err := within(t, 2*time.Minute, name, call); !errors.Is(err, db.ErrUnavailable) {
 				t.Errorf("%s: got %v, want the database to be unavailable", name, err)
 			}
 		})
@@ -253,17 +253,17 @@ func TestFrozenClientHoldsNothing(t *testing.T) {
 	must(t, err)
 	c := credential(t)
 	var nonce []byte
-	_, err = tx.Exec(t.Context(), db.ChangeSettings)
-	must(t, err)
 	must(t, tx.QueryRow(t.Context(), `SELECT vault.challenge()`).Scan(&nonce))
 	_, err = tx.Exec(t.Context(), `SELECT vault.authorize_proof($1, $2)`, c.TokenID, c.Prove(nonce))
 	must(t, err)
 	_, err = tx.Exec(t.Context(), `SELECT vault.delete_secret('app/x', $1, '1 day')`, uuid.New())
 	must(t, err)
+	_, err = tx.Exec(t.Context(), db.ChangeSettings) // last, as they bound the pauses between these statements too
+	must(t, err)
 
 	v := sealedPlaceholder("app/x")
 	v.Version, v.AAD = 2, "app/x:2"
-	err = within(t, 20*time.Second, "the put", func() error {
+	err = within(t, 2*time.Minute, "the put", func() error {
 		_, err := writer.PutVersion(t.Context(), c, uuid.New(), "put", "app/x", v, false, db.Settings{})
 		return err
 	})
@@ -285,7 +285,7 @@ func TestHeldRowIsBusy(t *testing.T) {
 	must(t, err)
 	_, err = tx.Exec(t.Context(), `SELECT FROM vault.secrets FOR UPDATE`)
 	must(t, err)
-	err = within(t, 15*time.Second, "the delete", func() error {
+	err = within(t, 2*time.Minute, "the delete", func() error {
 		_, err := writer.DeleteSecret(t.Context(), credential(t), uuid.New(), "app/x", time.Hour)
 		return err
 	})

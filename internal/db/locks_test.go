@@ -34,7 +34,7 @@ func TestStrangersHoldNothingUp(t *testing.T) {
 		t.Errorf("functions that take an advisory lock, which anybody may: %s", got)
 	}
 
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	daemon := mustConnect(t, store.URL(vaulttest.Daemon))
 	for _, statement := range []string{supervise, claimOne} {
@@ -165,7 +165,7 @@ func TestAnOpenRoundKeepsNoOther(t *testing.T) {
 	}
 	store.MustExec(t,
 		`UPDATE vault.secrets SET next_rotation_at = now() - interval '1 hour' WHERE name = 'app1/second'`)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	must(t, runStep(ctx, mustConnect(t, store.URL(vaulttest.Daemon)), supervise))
 	if got := store.MustQuery(t, `SELECT string_agg(name, ' ') FROM vault.rotation_jobs`); got != "app1/second" {

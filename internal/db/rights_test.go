@@ -354,13 +354,11 @@ func TestTokenRevokesItself(t *testing.T) {
 
 // While the standby that changes wait for is away, a revocation takes effect on the primary.
 func TestRevocationWaitsForNoStandby(t *testing.T) {
-	s := vaulttest.Own(t)
+	s := vaulttest.OwnWith(t, map[string]string{"synchronous_standby_names": "*"})
 	token := stolen(t, s)
 	for _, standby := range s.Cluster.Standbys() {
 		must(t, standby.Stop(t.Context(), localpg.Fast))
 	}
-	reload(t, s, `synchronous_standby_names = '*'`)
-	until(t, s, `SELECT current_setting('synchronous_standby_names') = '*'`)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // it would wait for ever
 	defer cancel()
 	conn := mustConnect(t, s.URL(vaulttest.Operator))

@@ -73,45 +73,49 @@ func TestAClientInALoopHasFewLinesAndEachRefusalIsCounted(t *testing.T) {
 
 // A line of one kind is not lost because of another kind, and failures that are the daemon's have a line each.
 func TestOnlyRefusalsOfOneKindShareLines(t *testing.T) {
-	w := newQuietWorld(t)
-	for range 3 * refusalLines {
-		ask(t, w.serve(echo("GET /x")), "GET", "/v1/secrets/a//b", "")
-		ask(t, w.serve(failing(vault.ErrIntegrity)), "GET", "/v1/secrets/a", "")
-	}
-	ask(t, w.serve(failing(vault.ErrNotFound)), "GET", "/v1/secrets/a", "")
-	for want, n := range map[string]int{`"error":"bad_request"`: refusalLines, `"error":"integrity"`: 3 * refusalLines,
-		`"error":"not_found"`: 1} {
-		if got := strings.Count(w.log.String(), want); got != n {
-			t.Errorf("got %d lines with %s, want %d", got, want, n)
+	synctest.Test(t, func(t *testing.T) { // a line is allowed again every few seconds
+		w := newQuietWorld(t)
+		for range 3 * refusalLines {
+			ask(t, w.serve(echo("GET /x")), "GET", "/v1/secrets/a//b", "")
+			ask(t, w.serve(failing(vault.ErrIntegrity)), "GET", "/v1/secrets/a", "")
 		}
-	}
+		ask(t, w.serve(failing(vault.ErrNotFound)), "GET", "/v1/secrets/a", "")
+		for want, n := range map[string]int{`"error":"bad_request"`: refusalLines, `"error":"integrity"`: 3 * refusalLines,
+			`"error":"not_found"`: 1} {
+			if got := strings.Count(w.log.String(), want); got != n {
+				t.Errorf("got %d lines with %s, want %d", got, want, n)
+			}
+		}
+	})
 }
 
 func TestRefusedAdminTokensAreCountedAndAFailedChangeHasItsLine(t *testing.T) {
-	w := newQuietWorld(t)
-	conflict := &endpoint{name: "PUT /x", named: true, admin: true,
-		do: func(context.Context, *request) (answer, error) { return answer{}, vault.ErrConflict }}
-	h := w.serve(conflict)
-	for range 2 * refusalLines {
-		wantStatus(t, ask(t, h, "PUT", "/v1/secrets/a", ""), http.StatusForbidden, "not_allowed")
-		wantStatus(t, ask(t, h, "PUT", "/v1/secrets/a", "", header("Authorization", "Bearer hva_x")), 403, "not_allowed")
-	}
-	token := vault.NewToken()
-	for range 2 * refusalLines {
-		wantStatus(t, ask(t, h, "PUT", "/v1/secrets/a", "", header("Authorization", "Bearer "+token.Reveal())), 409,
-			"conflict")
-	}
-	page := ask(t, w.api.HealthHandler(), "GET", "/metrics", "").Body.String()
-	if want := fmt.Sprintf(`vaultd_access_denied_total{reason="admin_token"} %d`, 4*refusalLines); !strings.Contains(page,
-		want) {
-		t.Errorf("the metrics lack %s", want)
-	}
-	for want, n := range map[string]int{`"refused_for":"admin_token"`: refusalLines,
-		`"error":"conflict"`: 2 * refusalLines} {
-		if got := strings.Count(w.log.String(), want); got != n {
-			t.Errorf("got %d lines with %s, want %d", got, want, n)
+	synctest.Test(t, func(t *testing.T) { // a line is allowed again every few seconds
+		w := newQuietWorld(t)
+		conflict := &endpoint{name: "PUT /x", named: true, admin: true,
+			do: func(context.Context, *request) (answer, error) { return answer{}, vault.ErrConflict }}
+		h := w.serve(conflict)
+		for range 2 * refusalLines {
+			wantStatus(t, ask(t, h, "PUT", "/v1/secrets/a", ""), http.StatusForbidden, "not_allowed")
+			wantStatus(t, ask(t, h, "PUT", "/v1/secrets/a", "", header("Authorization", "Bearer hva_x")), 403, "not_allowed")
 		}
-	}
+		token := vault.NewToken()
+		for range 2 * refusalLines {
+			wantStatus(t, ask(t, h, "PUT", "/v1/secrets/a", "", header("Authorization", "Bearer "+token.Reveal())), 409,
+				"conflict")
+		}
+		page := ask(t, w.api.HealthHandler(), "GET", "/metrics", "").Body.String()
+		if want := fmt.Sprintf(`vaultd_access_denied_total{reason="admin_token"} %d`, 4*refusalLines); !strings.Contains(page,
+			want) {
+			t.Errorf("the metrics lack %s", want)
+		}
+		for want, n := range map[string]int{`"refused_for":"admin_token"`: refusalLines,
+			`"error":"conflict"`: 2 * refusalLines} {
+			if got := strings.Count(w.log.String(), want); got != n {
+				t.Errorf("got %d lines with %s, want %d", got, want, n)
+			}
+		}
+	})
 }
 
 // Every reason that a refusal can have is a series from the start, so that its first increase shows in a rate.

@@ -680,16 +680,11 @@ func TestAWSUntrustedCertificate(t *testing.T) {
 // Without a server at the endpoint, opening works and the operation's error says why it failed.
 func TestAWSDown(t *testing.T) {
 	awsfake.Isolate(t)
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	endpoint := "http://" + listener.Addr().String()
-	listener.Close()
+	const endpoint = "http://127.0.0.1:1" // a port that no program is given
 	limits := quick()
 	limits.operation, limits.firstDelay, limits.longestWait = answered, time.Hour, time.Hour
 	k := mustOpenAWS(t, awsURI("alias/vault", endpoint), limits)
-	err = newDataKey.run(t.Context(), k, envelope.WrappedKey{})
+	err := newDataKey.run(t.Context(), k, envelope.WrappedKey{})
 	checkError(t, err, envelope.ErrKeyUnavailable, envelope.WrappedKey{})
 	if !strings.Contains(err.Error(), "no connection (connect: connection refused), until the deadline") {
 		t.Errorf("got %q", err)

@@ -99,9 +99,9 @@ func TestAProgramThatHangsIsKilledWithItsChildren(t *testing.T) {
 	dir := t.TempDir()
 	targets := mustScript(t, `sleep 600 & echo $! > "$1/child"; echo $$ > "$1/self"; cat > /dev/null; wait`, dir)
 	started := time.Now()
-	wantRefusal(t, targets.Set(t.Context(), "exec program=program timeout=3s", change("the-candidate-itself")),
+	wantRefusal(t, targets.Set(t.Context(), "exec program=program", change("the-candidate-itself")),
 		"not done in time", "the-candidate-itself")
-	if took := time.Since(started); took > 20*time.Second {
+	if took := time.Since(started); took > 5*time.Minute {
 		t.Errorf("it took %s", took)
 	}
 	for _, name := range []string{"self", "child"} {
@@ -128,8 +128,8 @@ func TestAChildThatKeepsTheOutputOpenIsNotWaitedFor(t *testing.T) {
 	dir := t.TempDir()
 	targets := mustScript(t, `cat > /dev/null; sleep 600 & echo $! > "$1/child"`, dir)
 	started := time.Now()
-	mustSet(t, targets, "exec program=program timeout=20s", change("value"))
-	if took := time.Since(started); took > 10*time.Second {
+	mustSet(t, targets, "exec program=program timeout=25s", change("value"))
+	if took := time.Since(started); took > 20*time.Second {
 		t.Errorf("it took %s", took)
 	}
 	pid, err := strconv.Atoi(strings.TrimSpace(mustRead(t, filepath.Join(dir, "child"))))

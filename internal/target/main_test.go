@@ -59,7 +59,7 @@ func complain(err error) int {
 }
 
 func openTarget(dir string) (*localpg.Cluster, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	binaries, err := localpg.FindVersion(os.Getenv("VAULT_TEST_PG"))
 	if err != nil {

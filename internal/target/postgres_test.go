@@ -503,7 +503,7 @@ func TestAHangingServerEndsWithTheDeadline(t *testing.T) {
 	err = newTargets(Options{Open: secrets{adminSecret: via}.open,
 		PostgresHosts: []string{listener.Addr().String()}}).Set(t.Context(), spec, change("next"))
 	wantRefusal(t, err, "not done in time", "next")
-	if took := time.Since(started); took > 20*time.Second {
+	if took := time.Since(started); took > 2*time.Minute {
 		t.Errorf("it took %s", took)
 	}
 }

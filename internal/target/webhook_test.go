@@ -268,7 +268,7 @@ func TestAReceiverThatHangsEndsWithTheDeadline(t *testing.T) {
 		}
 	})
 	defer close(over)
-	spec := strings.Replace(r.spec("/"), "timeout=25s", "timeout=1s", 1)
+	spec := strings.Replace(r.spec("/"), "timeout=25s", "timeout=5s", 1)
 	wantRefusal(t, r.targets().Set(t.Context(), spec, change("the-candidate-itself")), "not done in time",
 		"the-candidate-itself")
 	r.mustBeCalled(t, 1)

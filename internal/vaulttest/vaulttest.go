@@ -77,7 +77,7 @@ var program *Program // set once by Main, before any test runs
 // Main wraps a TestMain: it makes the cluster, runs the tests and removes it. The environment variable VAULT_TEST_PG
 // chooses the major version; without it Main takes the newest installed. Without PostgreSQL it fails.
 func Main(m *testing.M) int {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute) // other programs start theirs
 	defer cancel()
 	p, err := Start(ctx)
 	if err != nil {

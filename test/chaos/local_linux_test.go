@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -268,8 +269,10 @@ func (l *local) checkTargets(t *testing.T) {
 func (l *local) newDaemon(node *localpg.Node, primaryURL string) (*daemon, error) {
 	base := filepath.Join(l.dir, "vaultd-"+node.Name())
 	var addresses [2]string
+	// No connection of another program begins at such an address, and so takes the port while the daemon is away.
+	own := fmt.Sprintf("127.%d.%d.%d:0", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254))
 	for i := range addresses {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		listener, err := net.Listen("tcp", own)
 		if err != nil {
 			return nil, err
 		}
@@ -394,7 +397,7 @@ func (l *local) healthy(ctx context.Context) error {
 
 // queryNode returns one value from one node, as the superuser, over a connection of its own.
 func queryNode(ctx context.Context, node *localpg.Node, into any, sql string, args ...any) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, waitLimit/2) // some callers ask once
 	defer cancel()
 	conn, err := pgx.Connect(ctx, node.URL(database, vaulttest.Superuser))
 	if err != nil {

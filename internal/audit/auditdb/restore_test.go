@@ -26,6 +26,7 @@ import (
 // their seals, those that were not sealed yet are sealed there, and so are the new ones, in any order of ids.
 func TestSealsSurviveARestore(t *testing.T) {
 	s := newSealing(t, vaulttest.New(t))
+	s.inOneMonth()
 	s.write(5)
 	s.store.MustExec(t, `SELECT vault.supervise()`)
 	s.seal()

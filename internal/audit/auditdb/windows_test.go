@@ -356,9 +356,10 @@ func TestWindowsShippedExactlyOnce(t *testing.T) {
 			s := newShipping(t, through(p, store, vaulttest.Daemon))
 			s.window = 50 * time.Millisecond
 			total := 0
+			at := time.Now().Add(-time.Minute) // each read is a little later, however long an append takes
 			for range 3 {
 				for range 300 {
-					at := time.Now()
+					at = at.Add(100 * time.Microsecond)
 					must(t, s.spool.Append(t.Context(), audit.Event{At: at, Actor: "client:192.0.2.7", Client: "192.0.2.7",
 						Action: audit.Read, Secret: fmt.Sprintf("app/%d", total%3), Outcome: audit.OK, RequestID: requestAt(at)}))
 					total++
@@ -393,13 +394,20 @@ func child() {
 	shipper := &spool.Shipper{Spool: s, Primary: auditdb.New(nil, writer), Window: 100 * time.Millisecond,
 		Log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
 	go shipper.Run(ctx)
-	for n := 0; ; n++ {
-		at := time.Now()
-		e := audit.Event{At: at, Actor: "client:192.0.2.7", Client: "192.0.2.7", Action: audit.Read,
-			Secret: fmt.Sprintf("app/%d", n%5), Version: 1, Outcome: audit.OK, RequestID: requestAt(at)}
-		fail(s.Append(ctx, e))
-		fmt.Println(e.RequestID)
+	// One write makes the records of several readers durable, so that there are reads to put in one row, however long it
+	// takes.
+	for range 20 {
+		go func() {
+			for n := 0; ; n++ {
+				at := time.Now()
+				e := audit.Event{At: at, Actor: "client:192.0.2.7", Client: "192.0.2.7", Action: audit.Read,
+					Secret: fmt.Sprintf("app/%d", n%2), Version: 1, Outcome: audit.OK, RequestID: requestAt(at)}
+				fail(s.Append(ctx, e))
+				fmt.Println(e.RequestID)
+			}
+		}()
 	}
+	select {}
 }
 
 // A daemon is killed again and again while it reads and ships: every read that it answered is on the primary once.

@@ -24,35 +24,37 @@ func denied(client, secret string) audit.Event {
 // Refusals have a row each for so many clients and names, and one for all the rest.
 func TestRefusalsAreCountedWhenMany(t *testing.T) {
 	w := newWorld(t)
-	s := mustOpen(t, w.small(nil))
-	defer mustClose(t, s)
-	r := &Recorder{Spool: s, Log: slog.New(slog.DiscardHandler)}
-	for i := range 3 * refusalRows {
-		for range 2 {
-			if err := r.Record(t.Context(), denied("192.0.2.1", fmt.Sprintf("n%d", i))); err != nil {
-				t.Fatal(err)
+	synctest.Test(t, func(t *testing.T) {
+		s := mustOpen(t, w.small(nil))
+		defer mustClose(t, s)
+		r := &Recorder{Spool: s, Log: slog.New(slog.DiscardHandler)}
+		for i := range 3 * refusalRows {
+			for range 2 {
+				if err := r.Record(t.Context(), denied("192.0.2.1", fmt.Sprintf("n%d", i))); err != nil {
+					t.Fatal(err)
+				}
 			}
 		}
-	}
-	if err := r.Record(t.Context(), event("a read between them")); err != nil {
-		t.Fatal(err)
-	}
-	r.round(t.Context(), time.Now())
-	if d := drain(t, s); len(d.ids) != refusalRows+1 || len(d.notes) != 1 {
-		t.Errorf("within the minute there are %d rows and notes %v, want %d", len(d.ids), d.notes, refusalRows+1)
-	}
-	r.round(t.Context(), time.Now().Add(2*refusalWindow))
-	d := drain(t, s)
-	sum, ok := d.note(audit.Refused)
-	if want := float64(5 * refusalRows); !ok || sum.Detail["count"] != want || sum.Outcome != audit.Denied {
-		t.Errorf("after it there is %+v, want a row for %v", d.notes, want)
-	}
-	if err := r.Record(t.Context(), denied("192.0.2.1", "n1")); err != nil {
-		t.Fatal(err)
-	}
-	if d := drain(t, s); len(d.ids) != 1 {
-		t.Errorf("in the next minute the first is listed again; got %v", d.ids)
-	}
+		if err := r.Record(t.Context(), event("a read between them")); err != nil {
+			t.Fatal(err)
+		}
+		r.round(t.Context(), time.Now())
+		if d := drain(t, s); len(d.ids) != refusalRows+1 || len(d.notes) != 1 {
+			t.Errorf("within the minute there are %d rows and notes %v, want %d", len(d.ids), d.notes, refusalRows+1)
+		}
+		r.round(t.Context(), time.Now().Add(2*refusalWindow))
+		d := drain(t, s)
+		sum, ok := d.note(audit.Refused)
+		if want := float64(5 * refusalRows); !ok || sum.Detail["count"] != want || sum.Outcome != audit.Denied {
+			t.Errorf("after it there is %+v, want a row for %v", d.notes, want)
+		}
+		if err := r.Record(t.Context(), denied("192.0.2.1", "n1")); err != nil {
+			t.Fatal(err)
+		}
+		if d := drain(t, s); len(d.ids) != 1 {
+			t.Errorf("in the next minute the first is listed again; got %v", d.ids)
+		}
+	})
 }
 
 // With allow, reads are answered without a record; their number is on record as soon as possible, and in the log at

@@ -15,7 +15,7 @@ import (
 // acknowledged is lost, and the standbys answer throughout. Patroni alone decides which member leads.
 func TestFailover(t *testing.T) {
 	// a bound; on an idle machine it takes about one
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 	defer cancel()
 	in := install(t, ctx)
 	s := &scenario{t: t, installed: in, ledger: &chaos.Ledger{}, timeline: &chaos.Timeline{}, start: time.Now()}
