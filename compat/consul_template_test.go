@@ -79,8 +79,8 @@ func (w *world) rotation(t *testing.T) {
 	}
 }
 
-// rotatesWhileItRuns has a rotation so much later, and waits until consul-template has the new version. It returns false
-// if consul-template was too late to have the version before.
+// rotatesWhileItRuns has a rotation so much later, and waits until consul-template has the new version. It returns
+// false if consul-template was too late to have the version before.
 func (w *world) rotatesWhileItRuns(t *testing.T, ahead time.Duration) bool {
 	t.Helper()
 	const current = `SELECT current_version FROM vault.secrets WHERE name = 'prod/app/rotated'`

@@ -77,7 +77,8 @@ func (r *reader) operationsWorld() {
 		o.due("")
 		// The next attempt comes five seconds later, and one that is under way cannot be asked for again.
 		o.m.command("db2", `n=0; until psql -qAtd app -c "UPDATE vault.rotation_jobs SET run_after = now() + interval '1 hour'
-WHERE state = 'queued' AND failures > 0 RETURNING 'held'" | grep -q held; do n=$((n+1)); [ $n -lt 600 ]; sleep 0.1; done`)
+WHERE state = 'queued' AND failures > 0 RETURNING 'held'" | grep -q held; do
+n=$((n+1)); [ $n -lt 600 ]; sleep 0.1; done`)
 	}
 	r.before["Something cannot be handled"] = func() {
 		o.daemon("db2", fmt.Sprintf(`"local://%s/kek"`, r.dir))
