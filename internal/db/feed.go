@@ -12,6 +12,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	vaultsql "github.com/hyperiondb/vault/sql"
 )
 
 // feedNames bounds the names of one poll.
@@ -67,7 +69,8 @@ const instanceQuery = `SELECT system_identifier::text, pg_catalog.to_char(
 
 // feedQuery always has one row, and looks at no more than feedNames + 1 rows of the feed. Functions of the session run
 // after the snapshot is taken. The view of the read path is named so that a role that may no longer read it gets an
-// error. "WHERE only_row" makes these tables readable by an index, as the session's settings want it.
+// error. The oldest binary that works on the schema is read because it can change while the session lives. "WHERE
+// only_row" makes these tables readable by an index, as the session's settings want it.
 var feedQuery = fmt.Sprintf(`SELECT pg_snapshot_xmin(pg_current_snapshot()), s.floor, s.system_identifier::text,
 	coalesce(current_setting('hyperion_vault.feed', true), ''), c.rows, coalesce(c.names, '{}'),
 	pg_has_role(current_user, 'vault_owner', 'USAGE')::text || ARRAY(SELECT prefix FROM vault.service_scope
@@ -75,7 +78,8 @@ var feedQuery = fmt.Sprintf(`SELECT pg_snapshot_xmin(pg_current_snapshot()), s.f
 	(SELECT epoch FROM vault.access_epoch WHERE only_row),
 	coalesce(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END,
 		'0/0')::text,
-	EXISTS (SELECT FROM vault.sealed_versions WHERE false), now()
+	EXISTS (SELECT FROM vault.sealed_versions WHERE false), now(),
+	coalesce((SELECT schema_version FROM vault.config WHERE only_row), 0)
 	FROM vault.feed_state s, (SELECT count(*) AS rows, array_agg(name) FILTER (WHERE name IS NOT NULL) AS names
 		FROM (SELECT tx, name FROM vault.changed_names WHERE tx >= $1 ORDER BY tx LIMIT %d) AS changed) AS c
 	WHERE s.only_row`, feedNames+1)
@@ -121,7 +125,7 @@ func (f *Feed) begin(ctx context.Context) error {
 
 // Poll reads what changed since an earlier poll's XMin; 0: nothing is known, and no names are wanted. It is one round
 // trip of one statement. After an error the Feed is of no more use; ErrFeedUnusable: nor is another, until an operator
-// or the supervisor has removed the cause.
+// or the supervisor has removed the cause. ErrSchema: the schema has become too new for this binary.
 func (f *Feed) Poll(ctx context.Context, since uint64) (Poll, error) {
 	if since == 0 {
 		since = math.MaxUint64 // above every row and floor
@@ -129,14 +133,17 @@ func (f *Feed) Poll(ctx context.Context, since uint64) (Poll, error) {
 	p := Poll{Instance: f.instance}
 	var system, cookie, position string
 	var rows int64
+	var compatibleSince int
 	var epoch uuid.NullUUID
 	err := f.conn.QueryRow(ctx, feedQuery, since).Scan(&p.XMin, &p.Floor, &system, &cookie, &rows, &p.Names,
-		&p.Scope, &epoch, &position, nil, &p.Now)
+		&p.Scope, &epoch, &position, nil, &p.Now, &compatibleSince)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return Poll{}, newError(ErrFeedUnusable, "vault.feed_state has no row")
 	case err != nil:
 		return Poll{}, unusable(err)
+	case compatibleSince > vaultsql.Version():
+		return Poll{}, newerSchema(compatibleSince)
 	case cookie != f.cookie:
 		return Poll{}, newError(ErrFeedUnusable, "another session answered: there is a pooler in between")
 	case system != f.instance.System:

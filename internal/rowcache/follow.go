@@ -297,7 +297,7 @@ func (c *Cache) reportHolder() {
 }
 
 // lose closes the feed after a failure, and returns the pause until the next is opened. Rows stay only to be shown
-// while the node is away.
+// while the node is away: not those of a schema that this binary does not know.
 func (c *Cache) lose(err error) (pause time.Duration) {
 	unusable := errors.Is(err, db.ErrFeedUnusable)
 	c.following.Store(nil) // before the rows are dropped: no load adds one afterwards
@@ -314,7 +314,8 @@ func (c *Cache) lose(err error) (pause time.Duration) {
 	if feed != nil {
 		feed.Close()
 	}
-	if confirmed := c.confirmed.Load(); confirmed != nil && (unusable || c.now()-confirmed.at > c.survive) {
+	if confirmed := c.confirmed.Load(); confirmed != nil && (unusable || errors.Is(err, db.ErrSchema) ||
+		c.now()-confirmed.at > c.survive) {
 		c.confirmed.Store(nil)
 		c.dropAll(lost)
 	}

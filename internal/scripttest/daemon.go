@@ -37,6 +37,15 @@ func (d *daemon) ended() error {
 	}
 }
 
+func (d *daemon) hasEnded() bool {
+	select {
+	case <-d.exited:
+		return true
+	default:
+		return false
+	}
+}
+
 func (d *daemon) stop(signal syscall.Signal) {
 	_ = d.cmd.Process.Signal(signal)
 	select {
@@ -202,8 +211,9 @@ func (s *session) startDaemon(ts *testscript.TestScript, name string, more []str
 	if name != "primary" {
 		suffix = "_" + strings.ToUpper(name)
 	}
-	deadline := time.Now().Add(waitLimit)
-	for {
+	for deadline := time.Now().Add(waitLimit); ; time.Sleep(5 * time.Millisecond) { // between two looks
+		// Looked at first: a fragile daemon can end as soon as it has written the file.
+		ended := d.hasEnded()
 		if text, err := os.ReadFile(base + ".addresses"); err == nil {
 			for line := range strings.Lines(string(text)) {
 				if k, v, ok := strings.Cut(strings.TrimSpace(line), "="); ok {
@@ -212,10 +222,8 @@ func (s *session) startDaemon(ts *testscript.TestScript, name string, more []str
 			}
 			return
 		}
-		select {
-		case <-d.exited:
+		if ended {
 			ts.Fatalf("vaultd ended at once:\n%s", d.log())
-		case <-time.After(5 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {
 			ts.Fatalf("vaultd does not listen:\n%s", d.log())

@@ -47,12 +47,26 @@ func (h *harness) cmdSQL(ts *testscript.TestScript, neg bool, args []string) {
 func query(url, statement string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
 	defer cancel()
-	conn, err := pgx.Connect(ctx, url)
+	conn, err := connect(ctx, url)
 	if err != nil {
 		return "", err
 	}
 	defer conn.Close(ctx)
 	return rowsOf(ctx, conn, statement)
+}
+
+// connect makes a session without the time limits that "hostile settings" gives a database or a role: a busy machine
+// may need longer.
+func connect(ctx context.Context, url string) (*pgx.Conn, error) {
+	config, err := pgx.ParseConfig(url)
+	if err != nil {
+		return nil, err
+	}
+	for _, limit := range []string{"statement_timeout", "lock_timeout", "idle_session_timeout",
+		"idle_in_transaction_session_timeout"} {
+		config.RuntimeParams[limit] = "0"
+	}
+	return pgx.ConnectConfig(ctx, config)
 }
 
 // repeated runs statements over one connection, and over a new one after an error: a poll that connects each time takes
@@ -69,7 +83,7 @@ func (r *repeated) query(url, statement string) (string, error) {
 		r.close()
 	}
 	if r.conn == nil {
-		conn, err := pgx.Connect(ctx, url)
+		conn, err := connect(ctx, url)
 		if err != nil {
 			return "", err
 		}

@@ -136,7 +136,7 @@ func newHarness(t *testing.T) *harness {
 	}
 	probe := t.TempDir()
 	buildProbe(t, probe, module)
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // another program may have to make the cluster first
 	defer cancel()
 	program, err := vaulttest.Start(ctx)
 	if err != nil {

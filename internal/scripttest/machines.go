@@ -37,7 +37,8 @@ func (r *reader) machines(names ...string) *machines {
 	}
 	m.port = l.Addr().(*net.TCPAddr).Port
 	l.Close()
-	r.setenv("PGPORT", strconv.Itoa(m.port), "PGUSER", "postgres", "PGCONNECT_TIMEOUT", "10")
+	r.setenv("PGPORT", strconv.Itoa(m.port), "PGUSER", "postgres", "PGCONNECT_TIMEOUT", "10",
+		"PGCTLTIMEOUT", "110") // less than an attempt may take
 	for i, name := range names {
 		host, folder := m.address(i+1), filepath.Join(r.dir, name)
 		if err := os.Mkdir(folder, 0o700); err != nil {
@@ -64,11 +65,11 @@ esac`)
 	return m
 }
 
-// address is that of a machine. The process id is in it, so that two test programs seldom have the same; where they do,
-// their ports differ.
-func (m *machines) address(n int) string {
-	return fmt.Sprintf("127.%d.0.%d", 64+os.Getpid()%128, n+1)
-}
+// address is that of a machine. If another test program has the same, their ports differ.
+func (m *machines) address(n int) string { return ownLoopback(n + 1) }
+
+// ownLoopback is an address of loopback that seldom another test program has: up to 255 of them.
+func ownLoopback(n int) string { return fmt.Sprintf("127.%d.0.%d", 64+os.Getpid()%128, n) }
 
 // create makes a server with nothing in it, and starts it.
 func (m *machines) create(name string) {

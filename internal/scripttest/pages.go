@@ -248,7 +248,7 @@ func (r *reader) attempt(b block, commands string, exit int) (output string, cod
 	cmd := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", script)
 	cmd.Dir, cmd.Env = r.dir, slices.Concat(r.environ, machine)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: r.as}
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = waitLimit / 4 // for the rest of the output, which a busy machine reads late
 	out, err := cmd.CombinedOutput()
 	output = anyToken.ReplaceAllString(string(out), "TOKEN")
 	if err != nil {
