@@ -32,8 +32,8 @@ func TestRoundsFromEndToEnd(t *testing.T) {
 	t.Setenv("BENCH_PEER_PATH", "/v1/secret/data/bench")
 	file, profiles := filepath.Join(t.TempDir(), "figures", "bench.json"), filepath.Join(t.TempDir(), "profiles")
 	var out, progress strings.Builder
-	err := run(t.Context(), []string{"-rounds", "1", "-slice", "100ms", "-secrets", "8", "-due", "32", "-apps", "8", "-json", file,
-		"-profile", profiles, "-only",
+	err := run(t.Context(), []string{"-rounds", "1", "-slice", "100ms", "-secrets", "8", "-due", "32", "-apps", "8",
+		"-json", file, "-profile", profiles, "-only",
 		"^(bare|query|read .*|verify|idle|peer|put|rotate|read, rotating|vaultctl put)$"}, &out, &progress)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, &progress)
