@@ -24,6 +24,8 @@
 //
 // Shipping the records of reads to the primary happens between the slices, and its cost is reported apart.
 //
+// -other takes the vaultd of another commit: old and new in the same rounds, which says more than two runs.
+//
 // -peer starts a Vault-compatible server beside the others, and compares its kv put with vaultctl put.
 // BENCH_PEER_URL, BENCH_PEER_TOKEN and BENCH_PEER_PATH name a running server instead. It is driven in the same rounds:
 // GET URL+PATH with the token in X-Vault-Token.
@@ -102,6 +104,7 @@ type options struct {
 	peer     *peer // nil: none
 
 	peerProgram string // "": none is started
+	other       string // another build of vaultd to compare with; "": none
 }
 
 func parseRounds(args, environ []string, progress io.Writer) (options, error) {
@@ -118,6 +121,8 @@ func parseRounds(args, environ []string, progress io.Writer) (options, error) {
 	flags.StringVar(&o.profiles, "profile", "", "`folder` for a CPU profile of each vaultd, for go tool pprof")
 	flags.StringVar(&o.peerProgram, "peer", "",
 		"`program` of a Vault-compatible server, such as bao, to run and compare with")
+	flags.StringVar(&o.other, "other", "",
+		"`program`: another build of vaultd, which the subject \"read other\" runs as \"read interval\" runs this one")
 	flags.StringVar(&o.jsonFile, "json", "bin/bench.json", "`file` for the figures; \"\" = none")
 	quick := flags.Bool("quick", false, "one round of short slices: to see that it works")
 	if err := flags.Parse(args); err != nil {
@@ -140,6 +145,11 @@ func parseRounds(args, environ []string, progress io.Writer) (options, error) {
 		return o, fmt.Errorf("at least one round, 50ms a slice, one secret and %d due rotations", rotationsAtOnce)
 	case o.bytes < 1 || o.bytes > 32<<10:
 		return o, errors.New("-bytes: from 1 to 32768")
+	}
+	if o.other != "" {
+		if _, err := os.Stat(o.other); err != nil {
+			return o, fmt.Errorf("-other: %w", err)
+		}
 	}
 	if o.peer, err = peerFrom(environ); err == nil && o.peer != nil && o.peerProgram != "" {
 		return o, errors.New("-peer: BENCH_PEER_URL names another one")

@@ -20,6 +20,7 @@ const (
 	oneQuery      = "query"
 	readOff       = "read off"
 	readInterval  = "read interval"
+	readOther     = "read other" // as interval, by the program of -other
 	readAsked     = "read asked" // as interval, but each read asks the node: read_confirm = "0"
 	readAlways    = "read always"
 	readToken     = "read token"
@@ -208,19 +209,24 @@ func (s *env) readers(ctx context.Context, o options, reads, verifies []string) 
 	}
 	add(bareHTTP, bare, false, same)
 	add(oneQuery, query, false, recorded)
+	own := filepath.Join(s.bin, "vaultd")
 	for _, mode := range []struct {
 		subject string
+		program string // "": there is none
 		lines   []string
 	}{
-		{readOff, []string{`audit = "off"`}}, {readInterval, []string{`audit_sync = "interval"`}},
-		{readAlways, []string{`audit_sync = "always"`}},
-		{readAsked, []string{`audit_sync = "interval"`, `read_confirm = "0s"`}},
+		{readOff, own, []string{`audit = "off"`}}, {readInterval, own, []string{`audit_sync = "interval"`}},
+		{readOther, o.other, []string{`audit_sync = "interval"`}}, {readAlways, own, []string{`audit_sync = "always"`}},
+		{readAsked, own, []string{`audit_sync = "interval"`, `read_confirm = "0s"`}},
 	} {
+		if mode.program == "" {
+			continue
+		}
 		if !o.wants(mode.subject) && (mode.subject != readInterval || !o.wants(verify, readRotating)) {
 			continue
 		}
 		settings := o.profiled(mode.subject, append(slices.Clip(noBackgroundWork), mode.lines...))
-		p, err := s.startVaultd(ctx, mode.subject, s.url(daemon), settings...)
+		p, err := s.startProgram(ctx, mode.program, mode.subject, s.url(daemon), settings...)
 		if err != nil {
 			return nil, err
 		}
