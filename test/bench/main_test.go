@@ -108,6 +108,7 @@ func TestUsageIsRefused(t *testing.T) {
 		{[]string{"-bytes", "0"}, "-bytes: "},
 		{[]string{"-conns", "16,0"}, "-conns: "},
 		{[]string{"-conns", "16,16"}, "-conns: "},
+		{[]string{"-other", "/no/vaultd"}, "-other: "},
 		{[]string{"-conns", ""}, "-conns: "},
 		{[]string{"-profile", "/dev/null/x"}, "-profile: "},
 		{[]string{"-quick", "more"}, `unexpected "more"`},
