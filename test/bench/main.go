@@ -94,6 +94,7 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 type options struct {
 	rounds   int
 	slice    time.Duration
+	rest     time.Duration // of a daemon without requests, before it is measured
 	secrets  int
 	bytes    int // of a value
 	due      int
@@ -128,7 +129,9 @@ func parseRounds(args, environ []string, progress io.Writer) (options, error) {
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
+	o.rest = warmUp
 	if *quick {
+		o.rest = 6 * time.Second
 		o.rounds, o.slice, o.secrets, o.due = 1, 500*time.Millisecond, 100, 320
 	}
 	var err error

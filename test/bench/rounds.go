@@ -264,16 +264,27 @@ func (o options) profiled(subject string, settings []string) []string {
 	return append(slices.Clip(settings), fmt.Sprintf(`cpu_profile = %q`, file))
 }
 
-// resting is a daemon with its usual rounds and no requests, for ten slices. It has rested for as long before: by then
-// two rounds of the supervisor have planned their statements, and what the filling left to PostgreSQL is done. The
-// figure is its processor time and that of its own sessions. What both nodes take as a whole, with those sessions and
-// with what they do without a daemon, is a figure apart.
+// warmUp is how long a daemon rests before it is measured. PostgreSQL plans the statements of a function anew at its
+// first five calls in a session, and the supervisor has a round every ten seconds.
+const warmUp = 80 * time.Second
+
+// resting is a daemon with its usual rounds and no requests, for ten slices. The figure is its processor time and that
+// of its own sessions, once it is warm; that of the time before, with its start, is a figure apart. So is what both
+// nodes take as a whole, with those sessions and with what they do without a daemon.
 func (s *env) resting(ctx context.Context, o options) (subject, error) {
 	p, err := s.startVaultd(ctx, idle, s.url(idleDaemon), `audit_sync = "interval"`)
 	if err != nil {
 		return subject{}, err
 	}
-	if err := pause(ctx, 12*o.slice); err != nil {
+	if err := pause(ctx, o.rest); err != nil {
+		return subject{}, err
+	}
+	sessions, err := s.sessionsOf(ctx, idleDaemon)
+	if err != nil {
+		return subject{}, err
+	}
+	warming, err := cpuOfAll(append(sessions, p.pid())...)
+	if err != nil {
 		return subject{}, err
 	}
 	return subject{idle, []int{1}, func(ctx context.Context, _ int, slice time.Duration) (figures, error) {
@@ -289,7 +300,7 @@ func (s *env) resting(ctx context.Context, o options) (subject, error) {
 		took := micros(time.Since(began))
 		m, err := memoryOf(p.pid())
 		return figures{corePercent: 100 * f[daemonCPU] / took, postgresPercent: 100 * f[postgresCPU] / took,
-			residentMB: m.Resident, peakMB: m.Peak}, err
+			warmingPercent: 100 * warming.Seconds() / o.rest.Seconds(), residentMB: m.Resident, peakMB: m.Peak}, err
 	}}, nil
 }
 
