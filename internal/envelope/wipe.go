@@ -24,15 +24,31 @@ const (
 //
 //go:noinline
 func withSecrets(f func()) {
-	var ballast [stackBallast]byte
-	sweepStack()
+	if never {
+		// The frame has room for it all the same. Outside of the branch it would be cleared in each call.
+		var ballast [stackBallast]byte
+		runtime.KeepAlive(&ballast)
+	}
+	growStack()
 	defer sweepStack()
 	defer clearRegisters()
 	f()
-	runtime.KeepAlive(&ballast)
 }
 
-// sweepStack overwrites the stack below its caller, having grown it if it has to.
+// never is false. As a variable it keeps the compiler from leaving out what depends on it.
+var never bool
+
+// growStack grows the stack below its caller, if it has to, as far as sweepStack will reach: its frame is as large.
+//
+//go:noinline
+func growStack() {
+	if never {
+		var frame [stackReach]byte
+		runtime.KeepAlive(&frame)
+	}
+}
+
+// sweepStack overwrites the stack below its caller.
 //
 //go:noinline
 func sweepStack() {

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"reflect"
 	"testing"
+	"unsafe"
 
 	"golang.org/x/crypto/chacha20poly1305"
 )
@@ -70,6 +71,47 @@ func TestZeroStateZeroes(t *testing.T) {
 			t.Errorf("%s: not zero", what)
 		}
 	}
+}
+
+// The ballast, and the frame of growStack, stand in branches that are not reached, and take their room all the same.
+func TestBallastTakesStack(t *testing.T) {
+	var took uintptr
+	depth := func() {
+		var outside byte
+		withSecrets(func() {
+			var inside byte
+			took = uintptr(unsafe.Pointer(&outside)) - uintptr(unsafe.Pointer(&inside))
+		})
+	}
+	depth() // grows the stack, so that it does not move between the two addresses in the next call
+	if depth(); took < stackBallast {
+		t.Errorf("withSecrets takes %d bytes of the stack, want at least the %d of its ballast", took, stackBallast)
+	}
+}
+
+func TestGrowStackGrows(t *testing.T) {
+	grown := make(chan int)
+	go func() { grown <- growths(256) }()
+	if <-grown == 0 {
+		t.Error("growStack has never moved the stack")
+	}
+}
+
+// growths counts how often growStack moves the stack on the way down. It reaches further than the next frame, so that
+// every growth is its.
+//
+//go:noinline
+func growths(depth int) (moved int) {
+	if depth == 0 {
+		return 0
+	}
+	var here [256]byte
+	before := uintptr(unsafe.Pointer(&here))
+	growStack()
+	if uintptr(unsafe.Pointer(&here)) != before {
+		moved = 1
+	}
+	return moved + growths(depth-1)
 }
 
 func TestHKDFStateIsWiped(t *testing.T) {

@@ -142,8 +142,12 @@ func (a *API) serve(find router,
 
 // answer takes the steps in the order of the package doc.
 func (a *API) answer(q *request, find router, admit func(*http.Request) (client, error)) (ans answer, err error) {
-	settle := func(verdict) {}
-	defer func() { settle(verdictOf(err)) }() // after a panic has become an error
+	var settle func(verdict) // nil: there is no admin token to judge
+	defer func() {
+		if settle != nil {
+			settle(verdictOf(err)) // after a panic has become an error
+		}
+	}()
 	defer func() {
 		if v := recover(); v != nil {
 			if v == http.ErrAbortHandler {
@@ -184,11 +188,10 @@ func (a *API) answer(q *request, find router, admit func(*http.Request) (client,
 		if err := q.parseToken(); err != nil {
 			return answer{}, err
 		}
-		settled, wait := a.guesses.admit(q.client, q.token, time.Now())
-		if wait > 0 {
+		var wait time.Duration
+		if settle, wait = a.guesses.admit(q.client, q.token, time.Now()); wait > 0 {
 			return answer{}, tooManyTokens(wait)
 		}
-		settle = settled
 	}
 	if q.route.limited {
 		if err := q.guard.takeRateToken(q.client, time.Now()); err != nil {

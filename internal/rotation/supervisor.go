@@ -25,7 +25,7 @@ type Supervisor struct {
 // Run makes a round at once and then one an interval, until ctx ends.
 func (s *Supervisor) Run(ctx context.Context) {
 	rounds := &vault.Rounds{Vault: s.Vault, Part: vault.RoundSupervise, Here: true}
-	every(ctx, s.Interval, nil, func() {
+	every(ctx, s.Interval, s.Interval/20, nil, func() {
 		did, err := s.Vault.Supervise(ctx)
 		rounds.Settle(ctx, err)
 		switch {
@@ -53,15 +53,22 @@ func (s *Supervisor) report(did vault.Supervision) {
 	s.failed = failed
 }
 
-// every calls step now, after each interval and after each hint, one at a time, until ctx ends.
-func every(ctx context.Context, interval time.Duration, hints <-chan struct{}, step func()) {
-	ticks := time.NewTicker(interval)
+// every calls step now, after each interval and after each hint, one at a time, until ctx ends. The second step comes
+// later by so much, and those after it with it: rounds that begin at the same moment each need a session of their own,
+// and a session plans a statement when it first has it, which costs as much as all its rounds of an hour. Rounds that
+// begin one after the other are sent in the same session.
+func every(ctx context.Context, interval, later time.Duration, hints <-chan struct{}, step func()) {
+	ticks := time.NewTicker(interval + later)
 	defer ticks.Stop()
 	for ctx.Err() == nil {
 		step()
 		select {
 		case <-ctx.Done():
 		case <-ticks.C:
+			if later > 0 {
+				later = 0
+				ticks.Reset(interval)
+			}
 		case <-hints:
 		}
 	}

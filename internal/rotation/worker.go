@@ -64,7 +64,7 @@ func (w *Worker) Run(ctx context.Context) {
 	slots := make(chan struct{}, w.Concurrency)
 	completions := newCompletions(w.Vault)
 	rounds := &vault.Rounds{Vault: w.Vault, Part: vault.RoundClaim}
-	every(ctx, w.Poll, hints, func() {
+	every(ctx, w.Poll, w.Poll/40, hints, func() {
 		held := int(pending.Load())
 		free, room := max(w.Concurrency-held, 0), w.Concurrency*claimsPerSlot-held
 		if room < w.Concurrency {
@@ -126,7 +126,7 @@ func (w *Worker) attemptTimeout(job vault.Rotation) time.Duration {
 // listen turns the primary's notifications into hints. It has its own connection; while that is broken, polling finds
 // the jobs.
 func (w *Worker) listen(ctx context.Context, hint func()) {
-	every(ctx, listenPause, nil, func() {
+	every(ctx, listenPause, 0, nil, func() {
 		if err := w.Vault.WaitForRotations(ctx, hint); err != nil && ctx.Err() == nil {
 			w.Log.Debug("not listening for rotations", "error", err)
 		}

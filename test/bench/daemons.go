@@ -17,6 +17,11 @@ import (
 
 // startVaultd runs a daemon beside the primary, on its socket, with further lines of configuration.
 func (s *env) startVaultd(ctx context.Context, name, url string, lines ...string) (*process, error) {
+	return s.startProgram(ctx, filepath.Join(s.bin, "vaultd"), name, url, lines...)
+}
+
+// startProgram is startVaultd with another build of it.
+func (s *env) startProgram(ctx context.Context, program, name, url string, lines ...string) (*process, error) {
 	base := s.file(name)
 	config := fmt.Sprintf(`database_url = %q
 listen = ["127.0.0.1:0"]
@@ -35,7 +40,7 @@ verify_rate = 0
 	if err := os.Remove(base + ".addresses"); err != nil && !errors.Is(err, fs.ErrNotExist) { // of one that has ended
 		return nil, err
 	}
-	daemon := exec.Command(filepath.Join(s.bin, "vaultd"), "--config", base+".toml")
+	daemon := exec.Command(program, "--config", base+".toml")
 	return s.start(ctx, name, daemon, func(p *process) (bool, error) {
 		return vaultdReady(ctx, p, base+".addresses")
 	})

@@ -21,6 +21,8 @@ const (
 	residentMB  figure = "resident_mb"  // of the process that answers, at the end of the slice
 	peakMB      figure = "peak_mb"      // the most it has had so far
 	corePercent figure = "core_percent" // of a processor, by the process that answers and its sessions
+	// the same from the start of the daemon until it was warm
+	warmingPercent figure = "warming_core_percent"
 	// of a processor, by all processes of both nodes
 	postgresPercent figure = "postgres_core_percent"
 )

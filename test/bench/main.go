@@ -24,6 +24,8 @@
 //
 // Shipping the records of reads to the primary happens between the slices, and its cost is reported apart.
 //
+// -other takes the vaultd of another commit: old and new in the same rounds, which says more than two runs.
+//
 // -peer starts a Vault-compatible server beside the others, and compares its kv put with vaultctl put.
 // BENCH_PEER_URL, BENCH_PEER_TOKEN and BENCH_PEER_PATH name a running server instead. It is driven in the same rounds:
 // GET URL+PATH with the token in X-Vault-Token.
@@ -92,6 +94,7 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 type options struct {
 	rounds   int
 	slice    time.Duration
+	rest     time.Duration // of a daemon without requests, before it is measured
 	secrets  int
 	bytes    int // of a value
 	due      int
@@ -103,6 +106,7 @@ type options struct {
 	peer     *peer // nil: none
 
 	peerProgram string // "": none is started
+	other       string // another build of vaultd to compare with; "": none
 }
 
 func parseRounds(args, environ []string, progress io.Writer) (options, error) {
@@ -115,18 +119,21 @@ func parseRounds(args, environ []string, progress io.Writer) (options, error) {
 	flags.IntVar(&o.bytes, "bytes", 32, "length of a value")
 	flags.IntVar(&o.due, "due", 10_000, "rotations that become due at once")
 	flags.IntVar(&o.apps, "apps", 1000, "apps of ten credentials each, beside reads with a token")
+	flags.DurationVar(&o.rest, "rest", warmUp, "how long a daemon without requests rests before it is measured")
 	only := flags.String("only", "", "`regexp` of the subjects to run; a baseline left out leaves its ratios out")
 	at := flags.String("conns", "1,16,64", "`connections` to read by")
 	flags.StringVar(&o.profiles, "profile", "", "`folder` for a CPU profile of each vaultd, for go tool pprof")
 	flags.StringVar(&o.peerProgram, "peer", "",
 		"`program` of a Vault-compatible server, such as bao, to run and compare with")
+	flags.StringVar(&o.other, "other", "",
+		"`program`: another build of vaultd, which the subject \"read other\" runs as \"read interval\" runs this one")
 	flags.StringVar(&o.jsonFile, "json", "bin/bench.json", "`file` for the figures; \"\" = none")
 	quick := flags.Bool("quick", false, "one round of short slices: to see that it works")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
 	if *quick {
-		o.rounds, o.slice, o.secrets, o.due, o.apps = 1, 500*time.Millisecond, 100, 320, 8
+		o.rounds, o.slice, o.secrets, o.due, o.apps, o.rest = 1, 500*time.Millisecond, 100, 320, 8, 6*time.Second
 	}
 	var err error
 	if o.only, err = regexp.Compile(*only); err != nil {
@@ -140,10 +147,17 @@ func parseRounds(args, environ []string, progress io.Writer) (options, error) {
 		return o, fmt.Errorf("unexpected %q", flags.Arg(0))
 	case o.rounds < 1, o.slice < 50*time.Millisecond, o.secrets < 1, o.due < rotationsAtOnce:
 		return o, fmt.Errorf("at least one round, 50ms a slice, one secret and %d due rotations", rotationsAtOnce)
+	case o.rest < time.Second:
+		return o, errors.New("-rest: at least a second")
 	case o.apps < 1 || o.apps > 100_000:
 		return o, errors.New("-apps: from 1 to 100000")
 	case o.bytes < 1 || o.bytes > 32<<10:
 		return o, errors.New("-bytes: from 1 to 32768")
+	}
+	if o.other != "" {
+		if _, err := os.Stat(o.other); err != nil {
+			return o, fmt.Errorf("-other: %w", err)
+		}
 	}
 	if o.peer, err = peerFrom(environ); err == nil && o.peer != nil && o.peerProgram != "" {
 		return o, errors.New("-peer: BENCH_PEER_URL names another one")

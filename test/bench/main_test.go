@@ -33,7 +33,7 @@ func TestRoundsFromEndToEnd(t *testing.T) {
 	file, profiles := filepath.Join(t.TempDir(), "figures", "bench.json"), filepath.Join(t.TempDir(), "profiles")
 	var out, progress strings.Builder
 	err := run(t.Context(), []string{"-rounds", "1", "-slice", "100ms", "-secrets", "8", "-due", "32", "-apps", "8",
-		"-json", file, "-profile", profiles, "-only",
+		"-rest", "2s", "-json", file, "-profile", profiles, "-only",
 		"^(bare|query|read .*|verify|idle|peer|put|rotate|read, rotating|vaultctl put)$"}, &out, &progress)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, &progress)
@@ -105,10 +105,12 @@ func TestUsageIsRefused(t *testing.T) {
 		{[]string{"-rounds", "0"}, "at least one round"},
 		{[]string{"-due", "3"}, "32 due rotations"},
 		{[]string{"-apps", "0"}, "-apps: "},
+		{[]string{"-rest", "0s"}, "-rest: "},
 		{[]string{"-only", "("}, "-only: "},
 		{[]string{"-bytes", "0"}, "-bytes: "},
 		{[]string{"-conns", "16,0"}, "-conns: "},
 		{[]string{"-conns", "16,16"}, "-conns: "},
+		{[]string{"-other", "/no/vaultd"}, "-other: "},
 		{[]string{"-conns", ""}, "-conns: "},
 		{[]string{"-profile", "/dev/null/x"}, "-profile: "},
 		{[]string{"-quick", "more"}, `unexpected "more"`},

@@ -34,7 +34,7 @@ type row struct {
 }
 
 var everyFigure = []figure{perSecond, p50, p99, longest, daemonCPU, postgresCPU, shippingCPU, shippingS, residentMB,
-	peakMB, corePercent, postgresPercent}
+	peakMB, corePercent, warmingPercent, postgresPercent}
 
 // baselines are the cells that a subject is compared with: at the same number of connections, or pgbench's.
 func baselines(c cell) map[string]cell {
@@ -104,8 +104,9 @@ func (r *report) print(out io.Writer) error {
 	}
 	for _, row := range r.Rows {
 		if both := row.Figures[postgresPercent]; both.Rounds != nil {
-			fmt.Fprintf(out, "\n%s: PostgreSQL's two nodes took %.2f %% of a processor in all (%.2f..%.2f)\n", row.Subject,
-				both.Median, both.Lowest, both.Highest)
+			fmt.Fprintf(out, "\n%s: PostgreSQL's two nodes took %.2f %% of a processor in all (%.2f..%.2f); until it was warm, "+
+				"the daemon and its sessions took %.2f %%\n", row.Subject, both.Median, both.Lowest, both.Highest,
+				row.Figures[warmingPercent].Median)
 		}
 	}
 	return printVerdicts(out, r.Aims)

@@ -20,6 +20,7 @@ const (
 	oneQuery      = "query"
 	readOff       = "read off"
 	readInterval  = "read interval"
+	readOther     = "read other" // as interval, by the program of -other
 	readAsked     = "read asked" // as interval, but each read asks the node: read_confirm = "0"
 	readAlways    = "read always"
 	readToken     = "read token"
@@ -208,19 +209,24 @@ func (s *env) readers(ctx context.Context, o options, reads, verifies []string) 
 	}
 	add(bareHTTP, bare, false, same)
 	add(oneQuery, query, false, recorded)
+	own := filepath.Join(s.bin, "vaultd")
 	for _, mode := range []struct {
 		subject string
+		program string // "": there is none
 		lines   []string
 	}{
-		{readOff, []string{`audit = "off"`}}, {readInterval, []string{`audit_sync = "interval"`}},
-		{readAlways, []string{`audit_sync = "always"`}},
-		{readAsked, []string{`audit_sync = "interval"`, `read_confirm = "0s"`}},
+		{readOff, own, []string{`audit = "off"`}}, {readInterval, own, []string{`audit_sync = "interval"`}},
+		{readOther, o.other, []string{`audit_sync = "interval"`}}, {readAlways, own, []string{`audit_sync = "always"`}},
+		{readAsked, own, []string{`audit_sync = "interval"`, `read_confirm = "0s"`}},
 	} {
+		if mode.program == "" {
+			continue
+		}
 		if !o.wants(mode.subject) && (mode.subject != readInterval || !o.wants(verify, readRotating)) {
 			continue
 		}
 		settings := o.profiled(mode.subject, append(slices.Clip(noBackgroundWork), mode.lines...))
-		p, err := s.startVaultd(ctx, mode.subject, s.url(daemon), settings...)
+		p, err := s.startProgram(ctx, mode.program, mode.subject, s.url(daemon), settings...)
 		if err != nil {
 			return nil, err
 		}
@@ -258,16 +264,27 @@ func (o options) profiled(subject string, settings []string) []string {
 	return append(slices.Clip(settings), fmt.Sprintf(`cpu_profile = %q`, file))
 }
 
-// resting is a daemon with its usual rounds and no requests, for ten slices. It has rested for as long before: by then
-// two rounds of the supervisor have planned their statements, and what the filling left to PostgreSQL is done. The
-// figure is its processor time and that of its own sessions. What both nodes take as a whole, with those sessions and
-// with what they do without a daemon, is a figure apart.
+// warmUp is how long a daemon rests before it is measured. PostgreSQL plans the statements of a function anew at its
+// first five calls in a session, and the supervisor has a round every ten seconds.
+const warmUp = 80 * time.Second
+
+// resting is a daemon with its usual rounds and no requests, for ten slices. The figure is its processor time and that
+// of its own sessions, once it is warm; that of the time before, with its start, is a figure apart. So is what both
+// nodes take as a whole, with those sessions and with what they do without a daemon.
 func (s *env) resting(ctx context.Context, o options) (subject, error) {
 	p, err := s.startVaultd(ctx, idle, s.url(idleDaemon), `audit_sync = "interval"`)
 	if err != nil {
 		return subject{}, err
 	}
-	if err := pause(ctx, 12*o.slice); err != nil {
+	if err := pause(ctx, o.rest); err != nil {
+		return subject{}, err
+	}
+	sessions, err := s.sessionsOf(ctx, idleDaemon)
+	if err != nil {
+		return subject{}, err
+	}
+	warming, err := cpuOfAll(append(sessions, p.pid())...)
+	if err != nil {
 		return subject{}, err
 	}
 	return subject{idle, []int{1}, func(ctx context.Context, _ int, slice time.Duration) (figures, error) {
@@ -283,7 +300,7 @@ func (s *env) resting(ctx context.Context, o options) (subject, error) {
 		took := micros(time.Since(began))
 		m, err := memoryOf(p.pid())
 		return figures{corePercent: 100 * f[daemonCPU] / took, postgresPercent: 100 * f[postgresCPU] / took,
-			residentMB: m.Resident, peakMB: m.Peak}, err
+			warmingPercent: 100 * warming.Seconds() / o.rest.Seconds(), residentMB: m.Resident, peakMB: m.Peak}, err
 	}}, nil
 }
 

@@ -20,18 +20,21 @@ import (
 // reader as much as its record, since the runtime wakes a thread for it.
 const unsharedWrites = 16
 
+// entry returns one that no append uses.
+func (s *Spool) entry() *entry {
+	if e, reused := s.entries.Get().(*entry); reused {
+		return e
+	}
+	return &entry{done: make(chan error, 1)}
+}
+
 // append queues one event and waits for its record. If no write is in progress, the caller writes the whole queue: a
 // handover costs more than the write. A batch that takes an fsync is left to the committer, since an fsync cannot be
-// interrupted when the caller's context ends.
-func (s *Spool) append(ctx context.Context, event []byte, at time.Time, urgent bool) error {
+// interrupted when the caller's context ends. An entry that is not answered in time stays the queue's.
+func (s *Spool) append(ctx context.Context, e *entry) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("%w: %w", audit.ErrUnrecorded, err)
 	}
-	e, reused := s.entries.Get().(*entry)
-	if !reused {
-		e = &entry{done: make(chan error, 1)}
-	}
-	e.event, e.at, e.urgent = event, at, urgent
 	lead, err := s.queue.join(e)
 	if err != nil {
 		return err
@@ -55,9 +58,11 @@ func (s *Spool) append(ctx context.Context, event []byte, at time.Time, urgent b
 	return fmt.Errorf("%w: %w", audit.ErrUnrecorded, err) // the record may be written all the same
 }
 
-// release returns an answered entry to the pool.
+// release returns an answered entry to the pool, with the memory of its event: a read's would else be garbage.
 func (s *Spool) release(e *entry, err error) error {
-	e.event = nil
+	if cap(e.event) > usualEvent {
+		e.event = nil
+	}
 	s.entries.Put(e)
 	return err
 }
@@ -212,23 +217,22 @@ func (s *Spool) commitNotes() error {
 	return err
 }
 
-// numbered is consecutive records and their frames.
+// numbered is the frames of consecutive records.
 type numbered struct {
-	records []Record // in the spool's memory, as the frames
-	frames  []byte
-	last    Hash
+	count  int
+	frames []byte // in the spool's memory
+	last   Hash   // of the last record
 }
 
 // number assigns consecutive numbers to the entries of a batch. The numbers of a refused batch are used again.
 func (s *Spool) number(batch []*entry) numbered {
-	n := numbered{records: s.numbered[:0], frames: s.buffer[:0], last: s.link}
+	n := numbered{count: len(batch), frames: s.buffer[:0], last: s.link}
 	for i, e := range batch {
-		r := Record{Seq: s.next + uint64(i), Previous: n.last, Event: e.event}
 		at := len(n.frames)
-		n.records, n.frames = append(n.records, r), appendFrame(n.frames, r)
+		n.frames = appendFrame(n.frames, Record{Seq: s.next + uint64(i), Previous: n.last, Event: e.event})
 		n.last = sha256.Sum256(n.frames[at+frameSize:])
 	}
-	s.numbered, s.buffer = n.records, n.frames
+	s.buffer = n.frames
 	return n
 }
 
@@ -246,7 +250,7 @@ func (s *Spool) store(n numbered, sync bool) error {
 			if err = s.beginSegment(); err != nil {
 				break
 			}
-			frames = append(appendFrames(nil, s.pending), n.frames...)
+			frames = slices.Concat(s.pending, n.frames)
 		}
 		if err = s.write(frames, sync); err == nil {
 			s.advance(n, sync)
@@ -294,23 +298,29 @@ func checkLinked(file File) error {
 func (s *Spool) advance(n numbered, durable bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(n.records) > 0 {
-		s.next, s.link = s.next+uint64(len(n.records)), n.last
+	if n.count > 0 {
+		s.next, s.link = s.next+uint64(n.count), n.last
 	}
 	last := &s.segments[len(s.segments)-1]
 	last.next, last.size = s.next, s.written
-	if !durable && len(s.pending) == 0 && len(n.records) > 0 {
+	if !durable && len(s.pending) == 0 && n.count > 0 {
 		signal(s.busy)
 	}
-	s.pending = append(s.pending, n.records...)
+	s.pending = append(s.pending, n.frames...)
 	if durable {
 		s.markDurable(len(s.pending), s.next, s.link)
 	}
 }
 
-// markDurable removes the first pending records: everything below next is on disk. It is called with mu held.
+// keptPending is how many bytes of memory stay for pending frames: more than a busy node writes in an interval.
+const keptPending = 4 << 20
+
+// markDurable removes so many bytes of the pending frames: everything below next is on disk. It is called with mu held.
 func (s *Spool) markDurable(pending int, next uint64, link Hash) {
 	s.pending = slices.Delete(s.pending, 0, pending)
+	if cap(s.pending) > keptPending {
+		s.pending = slices.Clone(s.pending) // an fsync took long
+	}
 	s.durable, s.durableLink = next, link
 	signal(s.fresh)
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -245,4 +247,31 @@ func TestAnIdleCommitterRests(t *testing.T) {
 			t.Errorf("an interval after the disk has room: %v", err)
 		}
 	})
+}
+
+// After many long records, of which none was durable for a while, the spool keeps no more memory than a busy node uses.
+func TestMemoryOfABacklogIsReturned(t *testing.T) {
+	s, err := Open(Options{Dir: filepath.Join(t.TempDir(), "spool"), Node: func() string { return "node" }, Sync: Interval,
+		SyncInterval: time.Hour, SegmentBytes: 16 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	long := audit.Event{Actor: "test", Action: audit.Read, Outcome: audit.OK,
+		Detail: map[string]any{"text": strings.Repeat("x", MaxEvent-1024)}}
+	for range keptPending/MaxEvent + 100 {
+		if err := s.Append(t.Context(), long); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := len(s.pending); got <= keptPending {
+		t.Fatalf("%d bytes are pending, want more than %d", got, keptPending)
+	}
+	s.flush()
+	if got := cap(s.pending); got > keptPending {
+		t.Errorf("%d bytes are kept for pending records, want %d at most", got, keptPending)
+	}
+	if e := s.entry(); cap(e.event) > usualEvent {
+		t.Errorf("%d bytes are kept for an event, want %d at most", cap(e.event), usualEvent)
+	}
 }

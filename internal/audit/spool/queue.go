@@ -10,7 +10,7 @@ const maxBatch = 1024
 
 // entry is one append.
 type entry struct {
-	event  []byte
+	event  []byte // in memory that the next append uses
 	at     time.Time
 	urgent bool       // it is shipped at once
 	done   chan error // holds one

@@ -56,13 +56,6 @@ func appendFrame(dst []byte, r Record) []byte {
 	return dst
 }
 
-func appendFrames(dst []byte, records []Record) []byte {
-	for _, r := range records {
-		dst = appendFrame(dst, r)
-	}
-	return dst
-}
-
 func frameSum(frame []byte) uint32 {
 	return crc32.Update(crc32.Checksum(frame[:4], castagnoli), castagnoli, frame[frameSize:])
 }

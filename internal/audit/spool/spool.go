@@ -80,12 +80,8 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// roomFor is as many bytes as an event takes, or a few more: records stay in memory until they are on disk, thousands
-// of them with [Interval]. Values with escapes take more.
-func roomFor(e audit.Event) int {
-	const names, detail = 160, 64 // bytes of the field names with time and version, and of an entry of the detail
-	return names + len(e.Actor) + len(e.Client) + len(e.Node) + len(e.Secret) + len(e.RequestID) + detail*len(e.Detail)
-}
+// usualEvent is the room for the event of a read, in bytes: it stays for the next one.
+const usualEvent = 1 << 10
 
 // Spool is safe for concurrent use.
 type Spool struct {
@@ -112,18 +108,17 @@ type Spool struct {
 	// writeMu is held by the goroutine that changes the folder. It is taken before mu, and guards:
 	writeMu     sync.Mutex
 	ended       bool
-	syncing     File      // what is being fsynced without writeMu; nil: nothing
-	file        File      // the segment being written, the last of segments; nil: the next record begins one
-	written     int64     // its size
-	begunAt     time.Time // when it was begun
-	aged        bool      // it ends at the next record, for the archive
-	link        Hash      // of the record before next
-	durableLink Hash      // of the record before durable
-	pending     []Record
+	syncing     File          // what is being fsynced without writeMu; nil: nothing
+	file        File          // the segment being written, the last of segments; nil: the next record begins one
+	written     int64         // its size
+	begunAt     time.Time     // when it was begun
+	aged        bool          // it ends at the next record, for the archive
+	link        Hash          // of the record before next
+	durableLink Hash          // of the record before durable
+	pending     []byte        // the frames that are written and not known to be durable; in memory that is used again
 	notes       []audit.Event // to be recorded before anything else
 	refused     int64         // size in bytes of the newest append that was refused
-	numbered    []Record      // of the newest batch, as the following: memory that the next one uses
-	buffer      []byte
+	buffer      []byte        // of the newest batch: memory that the next one uses
 
 	cursors [2]cursor // of Read, which has one caller at a time
 
@@ -164,14 +159,16 @@ func (s *Spool) Append(ctx context.Context, e audit.Event) error {
 		e.At = s.o.Now()
 	}
 	e.At = e.At.UTC()
-	text, err := e.AppendJSON(make([]byte, 0, roomFor(e)))
+	to := s.entry()
+	text, err := e.AppendJSON(to.event[:0])
 	if err == nil && len(text) > MaxEvent {
 		text, err = e.Shortened().AppendJSON(nil)
 	}
 	if err != nil || len(text) > MaxEvent {
 		return fmt.Errorf("%w: an event of %d bytes: %v", ErrUnwritable, len(text), err)
 	}
-	return s.append(ctx, text, e.At, isUrgent(e))
+	to.event, to.at, to.urgent = text, e.At, isUrgent(e)
+	return s.append(ctx, to)
 }
 
 // Close makes accepted records durable and unlocks the folder.
