@@ -81,12 +81,12 @@ DECLARE
 BEGIN
   SELECT scope, actor INTO v_scope, v_actor FROM vault.tx_context
     WHERE xid = pg_current_xact_id_if_assigned() AND pid = pg_backend_pid() AND kind = 'admin';
-  IF v_scope IS NULL THEN
+  IF starts_with(p_name, v_scope) THEN
+    RETURN v_actor;
+  ELSIF v_scope IS NULL THEN
     RAISE EXCEPTION 'no admin token in this transaction' USING ERRCODE = '42501';
-  ELSIF starts_with(p_name, v_scope) IS NOT TRUE THEN
-    RAISE EXCEPTION 'the scope of % does not cover "%"', v_actor, left(p_name, 255) USING ERRCODE = '42501';
   END IF;
-  RETURN v_actor;
+  RAISE EXCEPTION 'the scope of % does not cover "%"', v_actor, left(p_name, 255) USING ERRCODE = '42501';
 END $$;
 
 CREATE OR REPLACE FUNCTION vault._require_change(p_name text) RETURNS void
@@ -156,15 +156,18 @@ DROP FUNCTION IF EXISTS vault._token_ended(vault.admin_tokens, boolean);   -- of
 CREATE OR REPLACE FUNCTION vault._token_ended(p_token uuid, p_committing boolean) RETURNS text
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
 SET jit = off AS $$
-DECLARE v_why text;
+DECLARE
+  v_revoked timestamptz;
+  v_expires timestamptz;
+  v_mine boolean;
 BEGIN
-  SELECT CASE WHEN r.mine IS FALSE OR r.mine AND NOT p_committing OR r.mine IS NULL AND a.revoked_at IS NOT NULL
+  SELECT revoked_at, expires_at, (SELECT bool_and(tx = pg_current_xact_id()) FROM vault.token_revocations
+                                  WHERE token_id = p_token)
+    INTO v_revoked, v_expires, v_mine FROM vault.admin_tokens WHERE id = p_token;
+  RETURN CASE WHEN NOT FOUND THEN 'unknown token'
+              WHEN v_mine IS FALSE OR v_mine AND NOT p_committing OR v_mine IS NULL AND v_revoked IS NOT NULL
                 THEN 'revoked'
-              WHEN a.expires_at <= clock_timestamp() THEN 'expired' END
-    INTO v_why FROM vault.admin_tokens a, LATERAL (
-      SELECT bool_and(tx = pg_current_xact_id()) AS mine FROM vault.token_revocations WHERE token_id = a.id) AS r
-    WHERE a.id = p_token;
-  RETURN CASE WHEN FOUND THEN v_why ELSE 'unknown token' END;
+              WHEN v_expires <= clock_timestamp() THEN 'expired' END;
 END $$;
 
 CREATE OR REPLACE FUNCTION vault._refuse_token(p_why text) RETURNS void
@@ -196,7 +199,6 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET jit = off AS $$
 DECLARE
   t record;
-  v_pad bytea;
   v_why text;
 BEGIN
   -- Any other level keeps its first snapshot to the end, and would not see at COMMIT that the token was revoked.
@@ -206,18 +208,15 @@ BEGIN
   END IF;
   SELECT a.id, a.name, a.scope, a.token_sha256, c.nonce, u.last_used_at INTO t
     FROM vault.tx_context c JOIN vault.admin_tokens a ON a.id = p_token_id
-      LEFT JOIN vault.admin_token_use u ON u.token_id = a.id
+      LEFT JOIN vault.admin_token_use u ON u.token_id = p_token_id
     WHERE c.xid = pg_current_xact_id_if_assigned() AND c.pid = pg_backend_pid() AND c.kind IS NULL;
-  IF t.nonce IS NOT NULL AND octet_length(p_proof) = 32 THEN
-    v_pad := vault._hmac_sha256(t.token_sha256, t.nonce);
-  END IF;
-  -- The reason is given only to a client that has proven the token.
-  IF v_pad IS NULL OR sha256(vault._xor(p_proof, v_pad)) IS DISTINCT FROM t.token_sha256 THEN
+  -- The reason is given only to a client that has proven the token. Without a challenge, the nonce is null.
+  IF (octet_length(p_proof) = 32 AND sha256(vault._xor(p_proof, vault._hmac_sha256(t.token_sha256, t.nonce)))
+      = t.token_sha256) IS NOT TRUE THEN
     PERFORM vault._count_wrong_proof();
-    v_why := 'unknown token';
-  ELSE
-    v_why := vault._token_ended(t.id, false);
+    PERFORM vault._refuse_token('unknown token');
   END IF;
+  v_why := vault._token_ended(t.id, false);
   IF v_why IS NOT NULL THEN
     PERFORM vault._refuse_token(v_why);
   END IF;
