@@ -197,9 +197,7 @@ END $$;
 CREATE OR REPLACE FUNCTION vault.authorize_proof(p_token_id uuid, p_proof bytea) RETURNS text
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
 SET jit = off AS $$
-DECLARE
-  t record;
-  v_why text;
+DECLARE t record;
 BEGIN
   -- Any other level keeps its first snapshot to the end, and would not see at COMMIT that the token was revoked.
   IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
@@ -216,9 +214,8 @@ BEGIN
     PERFORM vault._count_wrong_proof();
     PERFORM vault._refuse_token('unknown token');
   END IF;
-  v_why := vault._token_ended(t.id, false);
-  IF v_why IS NOT NULL THEN
-    PERFORM vault._refuse_token(v_why);
+  IF vault._token_ended(t.id, false) IS NOT NULL THEN
+    PERFORM vault._refuse_token(vault._token_ended(t.id, false));
   END IF;
   -- A prepared transaction could be committed after the token has ended. PostgreSQL prepares none that has exported a
   -- snapshot.
@@ -259,16 +256,12 @@ END $$;
 -- check made early and keep the row.
 CREATE OR REPLACE FUNCTION vault._tx_context_ends() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $$
-DECLARE v_why text;
 BEGIN
   IF TG_OP = 'INSERT' THEN
     DELETE FROM vault.tx_context WHERE xid = NEW.xid;
   END IF;
-  IF NEW.token_id IS NOT NULL THEN
-    v_why := vault._token_ended(NEW.token_id, true);
-    IF v_why IS NOT NULL THEN
-      PERFORM vault._refuse_token(v_why);
-    END IF;
+  IF NEW.token_id IS NOT NULL AND vault._token_ended(NEW.token_id, true) IS NOT NULL THEN
+    PERFORM vault._refuse_token(vault._token_ended(NEW.token_id, true));
   END IF;
   RETURN NULL;
 END $$;

@@ -163,7 +163,8 @@ CREATE OR REPLACE FUNCTION vault._add_version(s vault.secrets, p_sealed vault.se
     p_actor text) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  v_new vault.secret_versions;
+  v_id uuid;
+  v_created timestamptz;
   v_previous_expires timestamptz;
   v_next timestamptz;
 BEGIN
@@ -179,11 +180,10 @@ BEGIN
   INSERT INTO vault.secret_versions (secret_id, name, version, fmt, kms_key_id, wrapped_dek, nonce, ciphertext,
       key_commit, aad, request_id, created_by, next_rotation_at)
     SELECT s.id, s.name, p_sealed.*, p_request, p_actor, v_next
-    RETURNING * INTO v_new;
-  UPDATE vault.secrets SET current_version = v_new.version, rotated_at = now(), next_rotation_at = v_next
+    RETURNING version_id, created_at INTO v_id, v_created;
+  UPDATE vault.secrets SET current_version = p_sealed.version, rotated_at = now(), next_rotation_at = v_next
     WHERE id = s.id;
-  RETURN jsonb_build_object('name', s.name, 'version', v_new.version, 'version_id', v_new.version_id, 'created_at',
-      v_new.created_at,
+  RETURN jsonb_build_object('name', s.name, 'version', p_sealed.version, 'version_id', v_id, 'created_at', v_created,
     'previous_expires_at', v_previous_expires, 'next_rotation_at', v_next);
 END $$;
 
