@@ -65,9 +65,9 @@ func newSessionPlan(c *pgx.ConnConfig, o Options) sessionPlan {
 	return p
 }
 
-// settings is a query that sets them, for the session or for a transaction, if the condition holds. It passes over those
-// that the server does not have. Every name in it is qualified, because the search_path is not set yet. The server
-// analyses one call, not one for each setting.
+// settings is a query that sets them, for the session or for a transaction, if the condition holds. It passes over
+// settings that the server does not have. Every name in it is qualified, because the search_path is not set yet. It has
+// one call for a list of rows, because a server analyses every call of a new session for the first time.
 func (p sessionPlan) settings(transaction bool, condition string) string {
 	var rows []string
 	add := func(name, value string) { rows = append(rows, fmt.Sprintf("('%s', '%s')", name, value)) }
@@ -86,8 +86,8 @@ func (p sessionPlan) settings(transaction bool, condition string) string {
 	} else if p.readOnly {
 		add("default_transaction_read_only", "on")
 	}
-	return fmt.Sprintf("SELECT pg_catalog.set_config(name, value, %t) FROM (VALUES %s) AS s (name, value)"+
-		" WHERE %s AND pg_catalog.current_setting(name, true) IS NOT NULL", transaction, strings.Join(rows, ", "), condition)
+	return fmt.Sprintf("SELECT pg_catalog.set_config(name, value, %t) FROM (VALUES %s) AS s (name, value) WHERE %s"+
+		" AND pg_catalog.current_setting(name, true) IS NOT NULL", transaction, strings.Join(rows, ", "), condition)
 }
 
 // Keys of a connection's CustomData.

@@ -5,8 +5,8 @@
 -- Every SECURITY DEFINER function pins its search_path: without it, a caller's schema could put its own sha256() in
 -- front. Such a function is never inlined, and one in LANGUAGE sql is parsed and planned at every call; therefore
 -- functions that a change calls are in plpgsql, which keeps its plans: a put takes a fifth less of the processor.
--- Those that are one expression have it after RETURN: its names are resolved when the function is created, so nothing is
--- pinned, and PostgreSQL puts the expression in place of the call.
+-- Those that are one expression have it after RETURN: its names are resolved when the function is created, so nothing
+-- is pinned, and PostgreSQL puts the expression in place of the call.
 -- enable_seqscan = off: vault.tx_context is empty when its statistics are taken, and then gets a page of dead rows for
 -- every few hundred changes.
 --
