@@ -297,13 +297,13 @@ const lineageNow = nodeTimeline + `, coalesce(h.timeline, 0),
 const (
 	readOnlyQuery = `SHOW transaction_read_only`
 	clusterQuery  = `SELECT c.cluster_id, s.system_identifier, pg_is_in_recovery(), ` + nodeTimeline +
-		`, coalesce(c.installed_version, c.schema_version), c.schema_version FROM vault.config c, pg_control_system() s`
+		`, ` + versions + ` FROM vault.config c, pg_control_system() s`
 	beatQuery = `SELECT timeline, epoch FROM vault.heartbeat`
 )
 
 // queryLineage sends two statements, because a schema from before the heartbeat has only the table of the first. A
-// server that refuses the first (no vault, one that is too old, no right to it, or a managed service without these
-// functions) has no lineage, and that is not an error: other checks report what it lacks.
+// server that refuses the first (no vault, no right to it, or a managed service without these functions) has no
+// lineage, and that is not an error: other checks report what it lacks.
 func queryLineage(ctx context.Context, conn *pgconn.PgConn) (lineage, error) {
 	return lineageIn(conn.Exec(ctx, clusterQuery+"; "+beatQuery).ReadAll())
 }
