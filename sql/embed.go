@@ -46,8 +46,11 @@ func MigrationFiles() []File {
 
 // Version is the schema version this binary was built for: the number of its newest migration.
 func Version() int {
-	files := MigrationFiles()
-	return files[len(files)-1].Version()
+	entries, err := migrations.ReadDir("migrations") // sorted by name
+	if err != nil {
+		panic(err)
+	}
+	return File{Name: entries[len(entries)-1].Name()}.Version()
 }
 
 // CompatibleSince is the oldest schema version whose binaries work on this schema: what they call and read is there, as

@@ -20,6 +20,7 @@ import (
 	"github.com/hyperiondb/vault/internal/kms"
 	"github.com/hyperiondb/vault/internal/release"
 	"github.com/hyperiondb/vault/internal/rotation"
+	"github.com/hyperiondb/vault/internal/rotation/metrics"
 	"github.com/hyperiondb/vault/internal/target"
 	"github.com/hyperiondb/vault/internal/vault"
 	vaultsql "github.com/hyperiondb/vault/sql"
@@ -131,7 +132,7 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 
 	working, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
-	work := startRotation(working, c, v, reads, rotation.NewMetrics(registry), log)
+	work := startRotation(working, c, v, reads, metrics.New(registry), log)
 	work.Go(func() { fresh.Run(working) })
 	work.Go(func() {
 		v.NewPresence(nodeName(working, auditLog), release.Version(), release.Commit(), vaultsql.Version(), log).Run(working)
@@ -326,7 +327,7 @@ func (k *lazyKeys) close() {
 }
 
 // startRotation runs the supervisor, the heartbeat and, with rotation_workers above 0, the workers.
-func startRotation(ctx context.Context, c Config, v *vault.Vault, reads *reads, metrics *rotation.Metrics,
+func startRotation(ctx context.Context, c Config, v *vault.Vault, reads *reads, counted rotation.Metrics,
 	log *slog.Logger) *sync.WaitGroup {
 	var running sync.WaitGroup
 	supervisor := &rotation.Supervisor{Vault: v, Interval: time.Duration(c.ScanInterval), Log: log}
@@ -343,7 +344,7 @@ func startRotation(ctx context.Context, c Config, v *vault.Vault, reads *reads, 
 		worker := &rotation.Worker{
 			Vault: v, Target: target.New(reach), ID: id, Concurrency: c.RotationWorkers,
 			Poll:         time.Duration(c.ScanInterval),
-			ClaimTimeout: time.Duration(c.ClaimTimeout), Metrics: metrics, Log: log,
+			ClaimTimeout: time.Duration(c.ClaimTimeout), Metrics: counted, Log: log,
 		}
 		running.Go(func() { worker.Run(ctx) })
 	}

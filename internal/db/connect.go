@@ -190,6 +190,7 @@ func newPool(ctx context.Context, o Options, validate pgconn.ValidateConnectFunc
 		cluster, err := checkSchema(ctx, session{conn})
 		if err == nil {
 			p.cluster.Store(&cluster)
+			conn.PgConn().CustomData()[madeKey] = time.Now()
 		}
 		return err
 	}
@@ -201,6 +202,8 @@ func newPool(ctx context.Context, o Options, validate pgconn.ValidateConnectFunc
 	p.sessions = sessions{made}
 	return p, nil
 }
+
+const madeKey = "hyperiondb-vault: made at" // in a connection's CustomData: when it was checked
 
 // connectLimit is how long it may take to try all hosts.
 func connectLimit(c *pgx.ConnConfig) time.Duration {

@@ -49,7 +49,7 @@ func ShortLockTimeouts() (restore func()) {
 func SessionSettings(serverVersion string) (names []string) {
 	number, _ := strconv.Atoi(serverVersion)
 	for _, s := range sessionSettings {
-		if s.since <= number/10000 {
+		if s.name != "transaction_timeout" || number >= 170000 {
 			names = append(names, s.name)
 		}
 	}

@@ -329,10 +329,23 @@ func (r *Reader) Ping(ctx context.Context) error {
 	return nil
 }
 
-// Ping checks that there is a primary and that its schema fits.
+// Ping checks that there is a primary and that its schema fits. A connection that it had to make has found out both.
 func (w *Writer) Ping(ctx context.Context) error {
-	_, err := w.pool.Exec(ctx, `SELECT 1`)
-	return classify(err)
+	ctx, cancel := context.WithTimeout(ctx, w.pool.limit)
+	defer cancel()
+	began := time.Now()
+	return classify(w.pool.retryWhileFull(ctx, func() error {
+		conn, err := w.pool.Acquire(ctx)
+		if err != nil {
+			return err
+		}
+		defer conn.Release()
+		if made, known := conn.Conn().PgConn().CustomData()[madeKey].(time.Time); known && made.After(began) {
+			return nil
+		}
+		_, err = session{conn.Conn()}.Exec(ctx, `SELECT 1`)
+		return err
+	}))
 }
 
 func deref[T any](p *T) (v T) {

@@ -88,7 +88,7 @@ func TestMigrationToSealedValues(t *testing.T) {
 	if got, want := store.MustQuery(t, `SELECT string_agg(proname || ' ' || pronargs, ', ' ORDER BY proname)
 		FROM pg_proc WHERE pronamespace = 'vault'::regnamespace
 		AND proname IN ('put_version', '_add_version', 'complete_rotation', 'complete_rotations', 'store_candidate')`),
-		"_add_version 3, complete_rotations 5, put_version 10, store_candidate 3"; got != want {
+		"_add_version 4, complete_rotations 5, put_version 10, store_candidate 3"; got != want {
 		t.Errorf("got functions and parameters %q, want %q", got, want)
 	}
 	mustAdmin(t, store, put("app1/a", 2, 24, 32, uuid.NewString()))

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -15,8 +14,6 @@ import (
 // setting is a setting that ALTER DATABASE and ALTER ROLE can change, and the value that the vault's statements need.
 type setting struct {
 	name, value string
-	since       int  // the first major version that has it; 0 = all
-	minor       bool // a security update added it: early minor versions of 15 and 16 lack it
 	yields      bool // to the connection string
 }
 
@@ -43,12 +40,12 @@ var sessionSettings = []setting{
 	{name: "exit_on_error", value: "off"},
 	{name: "jit", value: "off"}, // compiling takes longer than any statement here
 	{name: "plan_cache_mode", value: "auto"},
-	{name: "restrict_nonsystem_relation_kind", value: "", minor: true}, // reads query a view
+	{name: "restrict_nonsystem_relation_kind", value: ""}, // reads query a view
 	{name: "idle_session_timeout", value: "0", yields: true},
 	{name: "idle_in_transaction_session_timeout", value: "0", yields: true},
 	{name: "statement_timeout", value: "0", yields: true}, // the client limits every statement
 	{name: "lock_timeout", value: "0", yields: true},
-	{name: "transaction_timeout", value: "0", since: 17, yields: true},
+	{name: "transaction_timeout", value: "0", yields: true},
 }
 
 // sessionPlan has the settings of the connections of one Options.
@@ -68,30 +65,29 @@ func newSessionPlan(c *pgx.ConnConfig, o Options) sessionPlan {
 	return p
 }
 
-// settings are calls of set_config, for the session or for a transaction. Every name in them is qualified, because the
-// search_path is not set yet.
-func (p sessionPlan) settings(server int, transaction bool) []string {
-	var calls []string
+// settings is a query that sets them, for the session or for a transaction, if the condition holds. It passes over
+// settings that the server does not have. Every name in it is qualified, because the search_path is not set yet. It has
+// one call for a list of rows, because a server analyses every call of a new session for the first time.
+func (p sessionPlan) settings(transaction bool, condition string) string {
+	var rows []string
+	add := func(name, value string) { rows = append(rows, fmt.Sprintf("('%s', '%s')", name, value)) }
 	for _, s := range sessionSettings {
-		if s.since > server || p.given[s.name] {
+		if p.given[s.name] {
 			continue
 		}
 		if s.name == "plan_cache_mode" && p.planOnce && !transaction {
 			// Without this, a statement with an array argument is planned at every execution.
 			s.value = "force_generic_plan"
 		}
-		call := fmt.Sprintf("pg_catalog.set_config('%s', '%s', %t)", s.name, s.value, transaction)
-		if s.minor {
-			call = fmt.Sprintf("CASE WHEN pg_catalog.current_setting('%s', true) IS NOT NULL THEN %s END", s.name, call)
-		}
-		calls = append(calls, call)
+		add(s.name, s.value)
 	}
 	if p.readOnly && transaction {
-		calls = append(calls, "pg_catalog.set_config('transaction_read_only', 'on', true)")
+		add("transaction_read_only", "on")
 	} else if p.readOnly {
-		calls = append(calls, "pg_catalog.set_config('default_transaction_read_only', 'on', false)")
+		add("default_transaction_read_only", "on")
 	}
-	return calls
+	return fmt.Sprintf("SELECT pg_catalog.set_config(name, value, %t) FROM (VALUES %s) AS s (name, value) WHERE %s"+
+		" AND pg_catalog.current_setting(name, true) IS NOT NULL", transaction, strings.Join(rows, ", "), condition)
 }
 
 // Keys of a connection's CustomData.
@@ -112,43 +108,28 @@ const beginPlain = `BEGIN ISOLATION LEVEL READ COMMITTED` // explicit: a standby
 // settings for good. A pooler's session is left unchanged, because another program may use it next and our next
 // statement may run in another one: there, every transaction has its settings.
 func (p sessionPlan) begin(ctx context.Context, conn *pgconn.PgConn) error {
-	server := majorVersion(conn)
 	pid := fmt.Sprintf("pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) %d", conn.PID())
-	calls := p.settings(server, false)
-	for i, call := range calls {
-		calls[i] = fmt.Sprintf("CASE WHEN %s THEN %s END", pid, call)
-	}
 	first := unlimited
 	if p.given["statement_timeout"] {
 		first = ""
 	}
 	results, err := conn.Exec(ctx,
-		fmt.Sprintf("%s; %sSELECT %s, pg_catalog.current_setting('session_replication_role'), %s; COMMIT", beginPlain, first,
-			pid, strings.Join(calls, ", "))).ReadAll()
+		fmt.Sprintf("%s; %sSELECT %s, pg_catalog.current_setting('session_replication_role'); %s; COMMIT", beginPlain, first,
+			pid, p.settings(false, pid))).ReadAll()
 	if err != nil {
 		return fmt.Errorf("setting up the session: %w", err)
 	}
-	row := results[len(results)-2].Rows[0]
+	row := results[len(results)-3].Rows[0]
 	if role := string(row[1]); role != "origin" { // only a superuser can change it
 		return newError(ErrInvalid,
 			"the setting session_replication_role is %q for this role or database, and triggers would not run", role)
 	}
 	if string(row[0]) != "t" {
-		pin := "SELECT " + strings.Join(p.settings(server, true), ", ")
+		pin := p.settings(true, "true")
 		conn.CustomData()[pinKey], conn.CustomData()[openKey] = pin, first+pin
 		conn.CustomData()[describedKey] = map[string]bool{}
 	}
 	return nil
-}
-
-func majorVersion(conn *pgconn.PgConn) int {
-	text := conn.ParameterStatus("server_version")
-	end := strings.IndexFunc(text, func(r rune) bool { return r < '0' || r > '9' })
-	if end < 0 {
-		end = len(text)
-	}
-	major, _ := strconv.Atoi(text[:end])
-	return major
 }
 
 // behindPooler returns the settings of a transaction if a pooler assigns the connection's sessions.

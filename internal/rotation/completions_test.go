@@ -14,6 +14,7 @@ import (
 
 	"github.com/hyperiondb/vault/internal/kms"
 	"github.com/hyperiondb/vault/internal/rotation"
+	"github.com/hyperiondb/vault/internal/rotation/metrics"
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
@@ -39,7 +40,7 @@ func TestRotationsAreCompletedTogether(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	log := slog.New(slog.DiscardHandler)
 	worker := &rotation.Worker{Vault: v, ID: "w", Concurrency: 16, Poll: 50 * time.Millisecond,
-		Metrics: rotation.NewMetrics(registry), Log: log}
+		Metrics: metrics.New(registry), Log: log}
 	ctx, stop := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	defer running.Wait()

@@ -45,8 +45,26 @@ type Worker struct {
 	Concurrency  int           // rotations at once
 	Poll         time.Duration // polling finds everything; a notification only makes it sooner
 	ClaimTimeout time.Duration // the age at which a claim is stale; 0 = DefaultClaimTimeout
-	Metrics      *Metrics      // nil: not counted
+	Metrics      Metrics       // nil: not counted
 	Log          *slog.Logger
+}
+
+// Metrics counts rotations.
+type Metrics interface {
+	Running(change int)     // 1 when an attempt begins, -1 when it ends
+	Settled(outcome string) // how an attempt ended: done, failed (to be tried again), given_up, claim_lost or unknown
+}
+
+type uncounted struct{}
+
+func (uncounted) Running(int)    {}
+func (uncounted) Settled(string) {}
+
+func (w *Worker) metrics() Metrics {
+	if w.Metrics == nil {
+		return uncounted{}
+	}
+	return w.Metrics
 }
 
 // Run works until ctx ends. It returns when the rotations in flight are settled.
@@ -140,20 +158,21 @@ type complete func(context.Context, vault.SealedCandidate) (vault.Receipt, error
 func (w *Worker) work(ctx context.Context, job vault.Rotation, complete complete) {
 	attempt, cancel := context.WithTimeout(ctx, w.attemptTimeout(job))
 	defer cancel()
-	defer w.Metrics.running()()
+	w.metrics().Running(1)
+	defer w.metrics().Running(-1)
 	log := w.Log.With("secret", job.Name, "job", job.ID, "attempt", job.Attempt)
 	failpoint.Hit("rotation.claimed")
 	receipt, err := w.rotate(attempt, job, complete)
 	switch {
 	case err == nil:
 		failpoint.Hit("rotation.completed")
-		w.Metrics.settled("done")
+		w.metrics().Settled("done")
 		log.Info("rotated", "version", receipt.Version)
 	case errors.Is(err, vault.ErrClaimLost):
-		w.Metrics.settled("claim_lost")
+		w.metrics().Settled("claim_lost")
 		log.Info("rotation was settled by another worker or a put")
 	case errors.Is(err, vault.ErrOutcomeUnknown):
-		w.Metrics.settled("unknown")
+		w.metrics().Settled("unknown")
 		log.Warn("outcome of the rotation is unknown; a worker settles it when the claim is stale", "error", err)
 	default:
 		w.giveBack(ctx, log, job, err)
@@ -312,10 +331,10 @@ func (w *Worker) giveBack(ctx context.Context, log *slog.Logger, job vault.Rotat
 	if failures := job.Failures + 1; failures < maxAttempts && !errors.Is(reason, ErrNever) {
 		wait := backoff(failures, rand.Float64)
 		retryIn = &wait
-		w.Metrics.settled("failed")
+		w.metrics().Settled("failed")
 		log.Warn("rotation failed", "error", reason, "retry_in", wait)
 	} else {
-		w.Metrics.settled("given_up")
+		w.metrics().Settled("given_up")
 		log.Error("rotation failed for good; the old version stays valid", "error", reason)
 	}
 	if err := w.Vault.FailRotation(ctx, job, reason, retryIn); err != nil {

@@ -159,11 +159,12 @@ BEGIN
 END $$;
 
 -- The only place that creates a version, beside complete_rotations. The caller holds the lock on the secret's row.
-CREATE OR REPLACE FUNCTION vault._add_version(s vault.secrets, p_sealed vault.sealed_value, p_request uuid)
-RETURNS jsonb
+CREATE OR REPLACE FUNCTION vault._add_version(s vault.secrets, p_sealed vault.sealed_value, p_request uuid,
+    p_actor text) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  v_new vault.secret_versions;
+  v_id uuid;
+  v_created timestamptz;
   v_previous_expires timestamptz;
   v_next timestamptz;
 BEGIN
@@ -178,12 +179,11 @@ BEGIN
   END IF;
   INSERT INTO vault.secret_versions (secret_id, name, version, fmt, kms_key_id, wrapped_dek, nonce, ciphertext,
       key_commit, aad, request_id, created_by, next_rotation_at)
-    SELECT s.id, s.name, p_sealed.*, p_request, vault.tx_actor(), v_next
-    RETURNING * INTO v_new;
-  UPDATE vault.secrets SET current_version = v_new.version, rotated_at = now(), next_rotation_at = v_next
+    SELECT s.id, s.name, p_sealed.*, p_request, p_actor, v_next
+    RETURNING version_id, created_at INTO v_id, v_created;
+  UPDATE vault.secrets SET current_version = p_sealed.version, rotated_at = now(), next_rotation_at = v_next
     WHERE id = s.id;
-  RETURN jsonb_build_object('name', s.name, 'version', v_new.version, 'version_id', v_new.version_id, 'created_at',
-      v_new.created_at,
+  RETURN jsonb_build_object('name', s.name, 'version', p_sealed.version, 'version_id', v_id, 'created_at', v_created,
     'previous_expires_at', v_previous_expires, 'next_rotation_at', v_next);
 END $$;
 
@@ -224,18 +224,18 @@ DECLARE
     convert_to(format('%s %s %L %L %L %L %L', p_sealed.version, p_create_only, p_generator, p_rotation_interval,
         p_grace_period, p_rotator, p_window), 'UTF8'));
   v_result jsonb;
-  v_created boolean := false;
+  v_created boolean;   -- null: the secret was there
 BEGIN
   IF v_settings THEN
     PERFORM vault._check_intervals(p_rotation_interval, p_grace_period);
     PERFORM vault._check_window(p_window);
     PERFORM vault._check_rotator(p_rotator);
   END IF;
-  IF p_action IS NULL OR p_action NOT IN ('put', 'rotate', 'rollback') THEN
-    RAISE EXCEPTION 'put_version cannot record the action "%"', left(p_action, 32) USING ERRCODE = '22023';
-  ELSIF (p_sealed.version >= 1 AND p_sealed.fmt BETWEEN 1 AND 32767) IS NOT TRUE THEN
+  IF (p_action IN ('put', 'rotate', 'rollback') AND p_sealed.version >= 1
+      AND p_sealed.fmt BETWEEN 1 AND 32767) IS NOT TRUE THEN
     PERFORM vault._bound('p_sealed.version', p_sealed.version, 1, 2147483647);
     PERFORM vault._bound('p_sealed.fmt', p_sealed.fmt, 1, 32767);
+    RAISE EXCEPTION 'put_version cannot record the action "%"', left(p_action, 32) USING ERRCODE = '22023';
   END IF;
 
   -- The lock also waits for a lost connection's transaction that is still committing the same request. After it, that
@@ -251,9 +251,10 @@ BEGIN
     END IF;
     s := vault._lock_secret(p_name);
   END LOOP;
-  IF p_create_only AND NOT v_created THEN
-    RAISE EXCEPTION 'secret "%" exists', p_name USING ERRCODE = 'VA001';
-  ELSIF s.deleted_at IS NOT NULL THEN
+  IF p_create_only AND v_created IS NOT TRUE OR s.deleted_at IS NOT NULL THEN
+    IF p_create_only AND v_created IS NOT TRUE THEN
+      RAISE EXCEPTION 'secret "%" exists', p_name USING ERRCODE = 'VA001';
+    END IF;
     RAISE EXCEPTION 'secret "%" is deleted', p_name USING ERRCODE = 'VA005';
   END IF;
   IF v_settings THEN
@@ -277,7 +278,7 @@ BEGIN
   IF s.generator IS NOT NULL THEN   -- without one there is neither an open job nor a candidate
     PERFORM vault._supersede_job(s.id, p_sealed.version);
   END IF;
-  v_result := vault._add_version(s, p_sealed, p_request);
+  v_result := vault._add_version(s, p_sealed, p_request, v_actor);
   INSERT INTO vault.audit_log (actor, client, action, secret, version, request_id, detail)
     VALUES (v_actor, vault._client(), p_action, p_name, p_sealed.version, p_request,
       jsonb_strip_nulls(jsonb_build_object('kms_key_id', p_sealed.kms_key_id, 'generator', p_generator,
@@ -295,6 +296,8 @@ END $$;
 DROP FUNCTION IF EXISTS vault.put_version(text, text, int, int, text, bytea, bytea, bytea, bytea, text, uuid,
     boolean, text, interval, interval, text, text);
 DROP FUNCTION IF EXISTS vault._add_version(vault.secrets, int, int, text, bytea, bytea, bytea, bytea, text, uuid);
+-- of releases in which it looked up the actor
+DROP FUNCTION IF EXISTS vault._add_version(vault.secrets, vault.sealed_value, uuid);
 
 -- Null keeps a setting, '' removes a rotator or a window. p_manual: the vault stops rotating the secret and drops its
 -- generator. p_no_rotation: it keeps the generator, but rotates only on request.

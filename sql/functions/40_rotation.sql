@@ -256,7 +256,7 @@ BEGIN
     UPDATE vault.rotation_jobs SET state = 'done', finished_at = clock_timestamp(), to_version = c.version
         WHERE id = p_job;
     v_result := vault._add_version(s, ROW(c.version, c.fmt, c.kms_key_id, c.wrapped_dek, c.nonce, c.ciphertext,
-        c.key_commit, c.aad)::vault.sealed_value, p_request);
+        c.key_commit, c.aad)::vault.sealed_value, p_request, vault.tx_actor());
     DELETE FROM vault.rotation_candidates WHERE job_id = p_job;
     PERFORM vault._audit('rotate', j.name, c.version, p_request, jsonb_build_object('job', p_job, 'attempt', p_attempt,
       'due_at', j.due_at, 'requested_by', j.requested_by, 'rotator', split_part(s.rotator, ' ', 1)));

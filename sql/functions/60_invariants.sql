@@ -59,17 +59,18 @@ END $$;
 CREATE OR REPLACE FUNCTION vault._secrets_move_forward() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  IF NEW.current_version < OLD.current_version THEN
+  IF NEW.current_version >= OLD.current_version AND NEW.name = OLD.name AND NEW.id = OLD.id
+      AND (NEW.current_version = OLD.current_version OR EXISTS (SELECT FROM vault.secret_versions
+        WHERE name = NEW.name AND version = NEW.current_version AND expires_at IS NULL)) THEN
+    RETURN NEW;
+  ELSIF NEW.current_version < OLD.current_version THEN
     RAISE EXCEPTION 'current_version never goes down' USING ERRCODE = '42501';
   ELSIF NEW.name IS DISTINCT FROM OLD.name OR NEW.id IS DISTINCT FROM OLD.id THEN
     RAISE EXCEPTION 'a secret is never renamed: its name is sealed into every version' USING ERRCODE = '42501';
-  ELSIF NEW.current_version > OLD.current_version AND NOT EXISTS (
-      SELECT FROM vault.secret_versions WHERE name = NEW.name AND version = NEW.current_version AND expires_at IS NULL)
-          THEN
+  ELSE
     RAISE EXCEPTION 'version % of "%" is not its current version', NEW.current_version, NEW.name
         USING ERRCODE = '42501';
   END IF;
-  RETURN NEW;
 END $$;
 
 -- secret_versions copies next_rotation_at and deleted_at, so a read needs one table. A new version is inserted with

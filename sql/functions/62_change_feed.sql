@@ -8,11 +8,8 @@
 CREATE OR REPLACE FUNCTION vault._feed_change() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  IF TG_OP = 'DELETE' THEN
-    INSERT INTO vault.change_feed (tx, name) VALUES (pg_current_xact_id(), OLD.name) ON CONFLICT DO NOTHING;
-  ELSE
-    INSERT INTO vault.change_feed (tx, name) VALUES (pg_current_xact_id(), NEW.name) ON CONFLICT DO NOTHING;
-  END IF;
+  INSERT INTO vault.change_feed (tx, name) VALUES (pg_current_xact_id(), coalesce(NEW.name, OLD.name))
+    ON CONFLICT DO NOTHING;
   RETURN NULL;
 END $$;
 
