@@ -11,7 +11,9 @@ import (
 )
 
 const (
-	presenceInterval = 30 * time.Second
+	// presenceInterval is no multiple of the heartbeat's: two that begin at one moment need a session each, and a session
+	// plans what it has not had yet.
+	presenceInterval = 30300 * time.Millisecond
 	presenceTimeout  = 5 * time.Second
 )
 
