@@ -112,13 +112,15 @@ func paced(next func() *exchange) func() *exchange {
 	return func() *exchange { time.Sleep(time.Second / (floodRate / 2)); return next() }
 }
 
-// flood sends a request on many connections, each as soon as the one before is answered, until stop. It fails if none
-// was refused, or if an answer is neither the value nor 429.
+// flood sends a request on many connections, each as soon as the one before is answered, until stop. It returns when
+// the first was refused: the app then has used up its rate. stop fails if none was within half a minute, or if an answer
+// is neither the value nor 429.
 func flood(ctx context.Context, address string, request []byte) (stop func() error) {
 	ctx, cancel := context.WithCancel(ctx)
 	var group errgroup.Group
 	var mu sync.Mutex
 	answers := map[int]int{}
+	limited := make(chan struct{})
 	for range floodConns {
 		group.Go(func() error {
 			conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
@@ -140,10 +142,18 @@ func flood(ctx context.Context, address string, request []byte) (stop func() err
 				}
 				mu.Lock()
 				answers[answer.StatusCode]++
+				if answer.StatusCode == http.StatusTooManyRequests && answers[answer.StatusCode] == 1 {
+					close(limited)
+				}
 				mu.Unlock()
 			}
 			return nil
 		})
+	}
+	select {
+	case <-limited:
+	case <-time.After(30 * time.Second):
+	case <-ctx.Done():
 	}
 	return func() error {
 		cancel()
