@@ -113,8 +113,8 @@ func paced(next func() *exchange) func() *exchange {
 }
 
 // flood sends a request on many connections, each as soon as the one before is answered, until stop. It returns when
-// the first was refused: the app then has used up its rate. stop fails if none was within half a minute, or if an answer
-// is neither the value nor 429.
+// the first was refused: the app then has used up its rate. stop fails if none was within half a minute, or if an
+// answer is neither the value nor 429.
 func flood(ctx context.Context, address string, request []byte) (stop func() error) {
 	ctx, cancel := context.WithCancel(ctx)
 	var group errgroup.Group
