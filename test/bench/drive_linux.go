@@ -14,10 +14,11 @@ import (
 // silence is how long a server may take without completing any answer.
 const silence = 10 * time.Second
 
-// drive keeps one request in flight on each connection until slice ends, then reads the outstanding answers, which
-// count for the latency and not for the rate. One thread waits for all connections with epoll, because Go's own poller
-// would wake a goroutine for every answer. An answer other than the expected one is an error. The connections come from
-// that many addresses of the loopback interface; 0 = the one that the system picks.
+// drive keeps one request in flight on each connection until slice ends, or until the first answer if that comes later.
+// Then it reads the outstanding answers, which count for the latency and not for the rate. One thread waits for all
+// connections with epoll, because Go's own poller would wake a goroutine for every answer. An answer other than the
+// expected one is an error. The connections come from that many addresses of the loopback interface; 0 = the one that
+// the system picks.
 func drive(ctx, slice context.Context, address string, connections, addresses int, next func() *exchange) (load,
 	error) {
 	runtime.LockOSThread()
@@ -145,7 +146,7 @@ func (g *generator) exchange(ctx, slice context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if !g.ended && slice.Err() != nil {
+		if !g.ended && g.requests > 0 && slice.Err() != nil {
 			g.ended, g.took = true, time.Since(g.began)
 		}
 		switch {

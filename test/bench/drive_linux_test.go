@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -49,6 +50,20 @@ func TestDriveCountsWhatWasAnswered(t *testing.T) {
 	}
 	if got.took < 100*time.Millisecond || got.latency.ValueAtQuantile(50) <= 0 {
 		t.Errorf("got a slice of %s with a p50 of %dns", got.took, got.latency.ValueAtQuantile(50))
+	}
+}
+
+// A slice that is over before the first answer has that answer: a slow machine has a rate, too.
+func TestDriveHasAnAnswer(t *testing.T) {
+	address, _ := newServer(t, echo)
+	over, end := context.WithCancel(t.Context())
+	end()
+	got, err := drive(t.Context(), over, address, 2, 0, random(asking("a")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.requests == 0 || got.took <= 0 {
+		t.Errorf("got %d requests in %s", got.requests, got.took)
 	}
 }
 

@@ -91,7 +91,7 @@ func (s *env) putFor(ctx context.Context, slice time.Duration, writers, names, s
 
 func (s *env) putMany(ctx, until context.Context, names []string, size int) (load, error) {
 	l := load{latency: newHistogram()}
-	for ; until.Err() == nil; l.requests++ {
+	for ; l.requests == 0 || until.Err() == nil; l.requests++ {
 		name := names[l.requests%len(names)]
 		value := valueOf(name, l.requests, size)
 		began := time.Now()
