@@ -43,17 +43,17 @@ type Limiter struct {
 	kind   func(netip.Addr) Kind
 
 	mu        sync.Mutex
-	open      *list.List // of *conn; of those that are idle, the one that is idle longest first
-	idle      int        // of open: no request of theirs is being answered
-	unread    int        // of open: no request of theirs has been read yet
+	open      int
+	unread    int // of open: no request of theirs has been read yet
 	strangers int
 	clients   map[netip.Prefix]int
+	idle      *list.List // of *conn, the one that is idle longest first
 	closed    map[string]uint64
 }
 
 // NewLimiter makes a Limiter that calls kind for each connection over TCP; those of a unix socket count as a proxy's.
 func NewLimiter(b Bounds, kind func(netip.Addr) Kind) *Limiter {
-	return &Limiter{bounds: b, kind: kind, clients: map[netip.Prefix]int{}, open: list.New(), closed: map[string]uint64{}}
+	return &Limiter{bounds: b, kind: kind, clients: map[netip.Prefix]int{}, idle: list.New(), closed: map[string]uint64{}}
 }
 
 // Stats are how many connections are open, and how many were closed for each reason.
@@ -64,7 +64,7 @@ func (l *Limiter) Stats() (open int, closed map[string]uint64) {
 	for _, reason := range []string{ClosedIdle, ClosedTotal, ClosedAddress, ClosedStranger} {
 		closed[reason] = l.closed[reason]
 	}
-	return l.open.Len(), closed
+	return l.open, closed
 }
 
 // Listener bounds the connections that inner accepts. config is nil without TLS; a connection that is refused costs no
@@ -112,8 +112,7 @@ type conn struct {
 	// Guarded by the limiter's lock.
 	gone    bool
 	read    bool          // a request was read
-	idle    bool          // none is being answered
-	element *list.Element // in the limiter's open, from admit until it is gone
+	waiting *list.Element // in the limiter's idle; nil: not idle
 }
 
 func (l *Limiter) wrap(raw net.Conn) *conn {
@@ -142,10 +141,10 @@ func (l *Limiter) admit(c *conn) bool {
 		l.closed[ClosedIdle]++
 		l.forget(victim)
 	}
+	l.open++
 	l.unread++
 	l.count(c, 1)
-	l.idle++
-	c.idle, c.element = true, l.open.PushBack(c)
+	c.waiting = l.idle.PushBack(c)
 	l.mu.Unlock()
 	if victim != nil {
 		_ = victim.raw.Close() // without TLS' close message, which could wait for the other end
@@ -164,7 +163,7 @@ func (l *Limiter) makeRoom(c *conn) (victim *conn, refused string) {
 		if victim = l.idlest(same); victim == nil {
 			return nil, ClosedAddress
 		}
-	case l.bounds.Total > 0 && l.open.Len() >= l.bounds.Total:
+	case l.bounds.Total > 0 && l.open >= l.bounds.Total:
 		if victim = l.idlest(anyone); victim == nil {
 			return nil, ClosedTotal
 		}
@@ -173,8 +172,8 @@ func (l *Limiter) makeRoom(c *conn) (victim *conn, refused string) {
 }
 
 func (l *Limiter) idlest(fits func(*conn) bool) *conn {
-	for e := l.open.Front(); e != nil; e = e.Next() {
-		if c := e.Value.(*conn); c.idle && fits(c) {
+	for e := l.idle.Front(); e != nil; e = e.Next() {
+		if c := e.Value.(*conn); fits(c) {
 			return c
 		}
 	}
@@ -198,10 +197,10 @@ func (l *Limiter) forget(c *conn) {
 		return
 	}
 	c.gone = true
+	l.open--
 	l.wasRead(c)
 	l.count(c, -1)
 	l.busy(c)
-	l.open.Remove(c.element)
 }
 
 func (l *Limiter) wasRead(c *conn) {
@@ -222,7 +221,7 @@ func (l *Limiter) Settle(ctx context.Context, silent time.Duration) {
 	defer tick.Stop()
 	for began := time.Now(); ; {
 		l.mu.Lock()
-		answering, unread := l.open.Len()-l.idle, l.unread
+		answering, unread := l.open-l.idle.Len(), l.unread
 		l.mu.Unlock()
 		if answering == 0 && (unread == 0 || time.Since(began) > silent) {
 			return
@@ -236,9 +235,9 @@ func (l *Limiter) Settle(ctx context.Context, silent time.Duration) {
 }
 
 func (l *Limiter) busy(c *conn) {
-	if c.idle {
-		c.idle = false
-		l.idle--
+	if c.waiting != nil {
+		l.idle.Remove(c.waiting)
+		c.waiting = nil
 	}
 }
 
@@ -255,9 +254,7 @@ func (l *Limiter) ConnState(of net.Conn, state http.ConnState) {
 		l.wasRead(c)
 	}
 	if state == http.StateIdle && !c.gone {
-		c.idle = true
-		l.idle++
-		l.open.MoveToBack(c.element)
+		c.waiting = l.idle.PushBack(c)
 	}
 }
 

@@ -128,9 +128,9 @@ func (p *place) idle(t *testing.T, from string) *peer {
 func (p *place) isIdle(c *peer) bool {
 	p.limiter.mu.Lock()
 	defer p.limiter.mu.Unlock()
-	for e := p.limiter.open.Front(); e != nil; e = e.Next() {
-		if of := e.Value.(*conn); of.RemoteAddr().String() == c.LocalAddr().String() {
-			return of.idle
+	for e := p.limiter.idle.Front(); e != nil; e = e.Next() {
+		if e.Value.(*conn).RemoteAddr().String() == c.LocalAddr().String() {
+			return true
 		}
 	}
 	return false
