@@ -101,7 +101,7 @@ func TestAProgramThatHangsIsKilledWithItsChildren(t *testing.T) {
 	started := time.Now()
 	wantRefusal(t, targets.Set(t.Context(), "exec program=program", change("the-candidate-itself")),
 		"not done in time", "the-candidate-itself")
-	if took := time.Since(started); took > 5*time.Minute {
+	if took := time.Since(started); took > time.Minute {
 		t.Errorf("it took %s", took)
 	}
 	for _, name := range []string{"self", "child"} {

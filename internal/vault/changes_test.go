@@ -35,7 +35,7 @@ func (n *node) query(_ context.Context, names []string) (map[string]uuid.UUID, u
 	defer func() {
 		select {
 		case n.queried <- struct{}{}:
-		default: // nobody has looked for so long
+		default: // the test has not looked at the last rounds
 		}
 	}()
 	found := map[string]uuid.UUID{}

@@ -94,7 +94,7 @@ func TestHeartbeat(t *testing.T) {
 
 // A beat waits for no standby: with the synchronous one away the heartbeat is still renewed.
 func TestHeartbeatWithoutItsSynchronousStandby(t *testing.T) {
-	store := vaulttest.OwnWith(t, map[string]string{"synchronous_standby_names": "nobody"})
+	store := vaulttest.OwnWith(t, map[string]string{"synchronous_standby_names": "absent"})
 	v, closeVault := openDaemonAt(t, store, store.URL(vaulttest.Daemon))
 	defer closeVault()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // it would wait for ever

@@ -38,6 +38,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"os/signal"
 	"regexp"
 	"slices"
@@ -155,7 +156,7 @@ func parseRounds(args, environ []string, progress io.Writer) (options, error) {
 		return o, errors.New("-bytes: from 1 to 32768")
 	}
 	if o.other != "" {
-		if _, err := os.Stat(o.other); err != nil {
+		if _, err := exec.LookPath(o.other); err != nil {
 			return o, fmt.Errorf("-other: %w", err)
 		}
 	}

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/hyperiondb/vault/internal/testfolder"
 )
 
 // TestMain also runs the baselines, which are this program, started again.
@@ -30,10 +32,14 @@ func TestRoundsFromEndToEnd(t *testing.T) {
 	t.Setenv("BENCH_PEER_URL", peer.URL)
 	t.Setenv("BENCH_PEER_TOKEN", "s.peer-token")
 	t.Setenv("BENCH_PEER_PATH", "/v1/secret/data/bench")
+	other, err := testfolder.Build(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
 	file, profiles := filepath.Join(t.TempDir(), "figures", "bench.json"), filepath.Join(t.TempDir(), "profiles")
 	var out, progress strings.Builder
-	err := run(t.Context(), []string{"-rounds", "1", "-slice", "100ms", "-secrets", "8", "-due", "32", "-apps", "8",
-		"-rest", "2s", "-json", file, "-profile", profiles, "-only",
+	err = run(t.Context(), []string{"-rounds", "1", "-slice", "100ms", "-secrets", "8", "-due", "32", "-apps", "8",
+		"-rest", "2s", "-json", file, "-profile", profiles, "-other", filepath.Join(other, "vaultd"), "-only",
 		"^(bare|query|read .*|verify|idle|peer|put|rotate|read, rotating|vaultctl put)$"}, &out, &progress)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, &progress)
@@ -57,7 +63,8 @@ func TestRoundsFromEndToEnd(t *testing.T) {
 		}
 		rows[r.cell] = r
 	}
-	for _, subject := range []string{bareHTTP, oneQuery, readOff, readInterval, readAlways, readAsked, verify, peerRead} {
+	for _, subject := range []string{bareHTTP, oneQuery, readOff, readInterval, readOther, readAlways, readAsked, verify,
+		peerRead} {
 		for _, n := range []int{1, 16, 64} {
 			if _, found := rows[cell{subject, n}]; !found {
 				t.Errorf("no row of %s at %d connections", subject, n)
@@ -111,6 +118,7 @@ func TestUsageIsRefused(t *testing.T) {
 		{[]string{"-conns", "16,0"}, "-conns: "},
 		{[]string{"-conns", "16,16"}, "-conns: "},
 		{[]string{"-other", "/no/vaultd"}, "-other: "},
+		{[]string{"-other", "/tmp"}, "-other: "},
 		{[]string{"-conns", ""}, "-conns: "},
 		{[]string{"-profile", "/dev/null/x"}, "-profile: "},
 		{[]string{"-quick", "more"}, `unexpected "more"`},

@@ -1,6 +1,7 @@
 package auditdb_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ type sealing struct {
 	key     *seal.Key
 	daemon  *auditdb.Log
 	auditor *auditdb.Log
+	at      string // the time of the rows that write adds, as SQL; "": now
 }
 
 func newSealing(t testing.TB, store *vaulttest.Store) *sealing {
@@ -43,21 +45,19 @@ func mustPublic(t testing.TB, by seal.Signer) seal.PublicKey {
 func (s *sealing) write(n int) {
 	s.t.Helper()
 	for range n {
-		s.store.MustExec(s.t, `INSERT INTO vault.audit_log (actor, action, secret, version, client, request_id, detail)
-			VALUES ('token:root', 'put', 'app/x', 1, '10.0.0.1', gen_random_uuid(),
+		s.store.MustExec(s.t, `INSERT INTO vault.audit_log (at, actor, action, secret, version, client, request_id, detail)
+			VALUES (`+cmp.Or(s.at, "now()")+`, 'token:root', 'put', 'app/x', 1, '10.0.0.1', gen_random_uuid(),
 			'{"b": 1.50, "a": "<é>", "c": [true, null]}')`)
 	}
 }
 
-// inOneMonth lets the rows of a test have one month, those of its template too: each month has seals of its own, which
-// the test counts.
+// inOneMonth gives the rows of the test's template, and those that write adds, one time: each month has seals of its
+// own, which the test counts, and it may end while the test runs.
 func (s *sealing) inOneMonth() {
 	s.t.Helper()
-	for now := time.Now().UTC(); now.Add(5*time.Minute).Month() != now.Month(); now = time.Now().UTC() {
-		time.Sleep(time.Second) // until the next month begins
-	}
+	s.at = "'" + s.store.MustQuery(s.t, `now()`) + "'"
 	s.store.MustExec(s.t, `ALTER TABLE vault.audit_log DISABLE TRIGGER audit_is_append_only`,
-		`UPDATE vault.audit_log SET at = now() WHERE at < date_trunc('month', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'`,
+		`UPDATE vault.audit_log SET at = `+s.at,
 		`ALTER TABLE vault.audit_log ENABLE ALWAYS TRIGGER audit_is_append_only`)
 }
 
