@@ -34,6 +34,7 @@ func TestSealsSurviveARestore(t *testing.T) {
 	before := s.mustVerify(seal.Options{})
 
 	restored := newSealing(t, restoredElsewhere(t, s.store))
+	restored.at = s.at
 	low, high := restored.mustInt(`SELECT pg_current_xact_id()::text::bigint`),
 		restored.mustInt(`SELECT max(to_tx::text::bigint) FROM vault.audit_seals`)
 	if low >= high {
@@ -55,8 +56,8 @@ func TestSealsSurviveARestore(t *testing.T) {
 
 	// Restored into its first cluster: that system's windows continue after their last.
 	restored.store.MustExec(t, unlock,
-		`INSERT INTO vault.audit_log (system_id, tx, actor, action) SELECT system_id, to_tx, 'token:late', 'put'
-			FROM vault.audit_seals ORDER BY id LIMIT 1`)
+		`INSERT INTO vault.audit_log (at, system_id, tx, actor, action)
+			SELECT `+s.at+`, system_id, to_tx, 'token:late', 'put' FROM vault.audit_seals ORDER BY id LIMIT 1`)
 	_, err := restored.verify(seal.Options{})
 	wantFault(t, "a row slipped into the old system's windows", err, "was not there when its time was sealed")
 }

@@ -156,6 +156,7 @@ func TestTamperingIsFound(t *testing.T) {
 
 	first, last := s.mustInt(`SELECT first_id FROM vault.audit_seals WHERE id = 2`),
 		s.mustInt(`SELECT last_id FROM vault.audit_seals WHERE id = 2`)
+	month := s.store.MustQuery(t, `to_char(timestamptz `+s.at+` AT TIME ZONE 'UTC', 'YYYY-MM')`)
 	row := first + 1
 	changed := fmt.Sprintf("row %d was changed after it was sealed (seal 2,", row)
 	edit := func(set string) string { return fmt.Sprintf(`UPDATE vault.audit_log SET %s WHERE id = %d`, set, row) }
@@ -184,17 +185,17 @@ func TestTamperingIsFound(t *testing.T) {
 		{"moved to another month", edit(`at = at - interval '70 days'`), fmt.Sprintf("row %d is in no seal", row)},
 		{"deleted", fmt.Sprintf(`DELETE FROM vault.audit_log WHERE id = %d`, row),
 			fmt.Sprintf("1 of the 4 rows of seal 2, month %s, rows %d to %d are gone: the first of them after row %d",
-				time.Now().UTC().Format("2006-01"), first, last, first)},
+				month, first, last, first)},
 		{"the first deleted", fmt.Sprintf(`DELETE FROM vault.audit_log WHERE id = %d`, first),
 			fmt.Sprintf("are gone: the first, row %d", first)},
 		{"the last deleted", fmt.Sprintf(`DELETE FROM vault.audit_log WHERE id = %d`, last),
-			fmt.Sprintf("1 of the 4 rows of seal 2, month %s, rows %d to %d are gone", time.Now().UTC().Format("2006-01"), first,
-				last)},
+			fmt.Sprintf("1 of the 4 rows of seal 2, month %s, rows %d to %d are gone", month, first, last)},
 		{"a seal's rows deleted", fmt.Sprintf(`DELETE FROM vault.audit_log WHERE id BETWEEN %d AND %d`, first, last),
 			"4 of the 4 rows of seal 2"},
 		{"inserted",
-			fmt.Sprintf(`INSERT INTO vault.audit_log (id, tx, actor, action) SELECT 1000000, tx, 'token:root', 'put'
-				FROM vault.audit_log WHERE id = %d`, row), "row 1000000 was not there when its time was sealed (seal 2,"},
+			fmt.Sprintf(`INSERT INTO vault.audit_log (id, tx, at, actor, action)
+				SELECT 1000000, tx, at, 'token:root', 'put' FROM vault.audit_log WHERE id = %d`, row),
+			"row 1000000 was not there when its time was sealed (seal 2,"},
 		{"inserted twice",
 			fmt.Sprintf(`INSERT INTO vault.audit_log (id, tx, at, recorded_at, actor, action)
 				SELECT id, tx, at - interval '1 second', recorded_at, actor, action FROM vault.audit_log WHERE id = %d`, row),
