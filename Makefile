@@ -86,6 +86,12 @@ fmt: ## Fail if gofmt would change a file
 # The checkers and the compiler hold what they read; with fewer collections they take a fifth less processor time.
 vet staticcheck compile package package-test: export GOGC = 400
 
+# The race detector needs C.
+compile race: export CGO_ENABLED = 1
+ifeq ($(RACE),-race)
+times packages: export CGO_ENABLED = 1
+endif
+
 compile: ## Compile what `make race` runs, without linking and running it
 	$(GO) list -race -export -deps -test ./... >/dev/null
 
@@ -100,7 +106,7 @@ client: ## Vet, staticcheck and test the Go client, a module of its own, under t
 	@test -z "$$(gofmt -l client)" || { echo "gofmt would change files of client/" >&2; exit 1; }
 	@cd client && test "$$($(GO) list -m all)" = github.com/hyperiondb/vault/client || { \
 	  echo "client: its go.mod has a requirement; it uses the standard library only" >&2; exit 1; }
-	cd client && $(GO) vet ./... && $(GO) test -race -count=1 ./...
+	cd client && $(GO) vet ./... && CGO_ENABLED=1 $(GO) test -race -count=1 ./...
 	@tool="$$($(GO) tool -n staticcheck)" && cd client && "$$tool" ./...
 
 style: ## Fail if a line or the wording breaks the rules of CONTRIBUTING.md

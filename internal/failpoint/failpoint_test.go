@@ -75,7 +75,7 @@ func TestEnvironmentIsChecked(t *testing.T) {
 // The Nth hit kills, and no earlier one.
 func TestHitKills(t *testing.T) {
 	probe := filepath.Join(t.TempDir(), "probe")
-	build := exec.Command("go", "build", "-tags", "failpoints", "-o", probe, "./testdata/probe")
+	build := testfolder.Go("build", "-tags", "failpoints", "-o", probe, "./testdata/probe")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building: %v\n%s", err, out)
 	}

@@ -3,11 +3,12 @@ package rowcache
 import (
 	"encoding/json"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/hyperiondb/vault/internal/testfolder"
 )
 
 // mutants break one rule of the package doc each. A sleep makes the moment longer that a preempted goroutine has.
@@ -95,7 +96,7 @@ func TestTheCheckerFindsMutants(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			out, err := exec.Command("go", "test", "-overlay", filepath.Join(dir, "overlay"), "-count=1", "-vet=off",
+			out, err := testfolder.Go("test", "-overlay", filepath.Join(dir, "overlay"), "-count=1", "-vet=off",
 				"-run", "^TestAnswersAreNeverOld$", ".").CombinedOutput()
 			found := regexp.MustCompile(`never_old_test.go:\d+: .*(committed|ended)`).Match(out)
 			if err == nil == found || found == m.holds {

@@ -16,7 +16,6 @@ import (
 	"errors"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -158,11 +157,11 @@ func newHarness(t *testing.T) *harness {
 // this module's go.mod.
 func buildProbe(t *testing.T, bin, module string) {
 	t.Helper()
-	args := []string{"build", "-o", bin + "/"}
+	args := []string{"-o", bin + "/"}
 	if raceEnabled {
 		args = append(args, "-race")
 	}
-	build := exec.Command("go", append(args, "./internal/probe")...)
+	build := testfolder.Go("build", append(args, "./internal/probe")...)
 	build.Dir = filepath.Join(module, "client")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building the client's probe: %v\n%s", err, out)

@@ -44,7 +44,7 @@ func fillPrevious(module, bin string) error {
 		return fmt.Errorf("unpacking the previous release: %w\n%s", err, out)
 	}
 	for _, name := range []string{"vaultctl", "vaultd"} {
-		build := exec.Command("go", "build", "-buildvcs=false", "-ldflags=-s -w", "-o",
+		build := testfolder.Go("build", "-buildvcs=false", "-ldflags=-s -w", "-o",
 			filepath.Join(bin, name+"-previous"), "./cmd/"+name)
 		build.Dir = source
 		if out, err := build.CombinedOutput(); err != nil {

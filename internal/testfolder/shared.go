@@ -89,18 +89,15 @@ func Build(alone string, args ...string) (dir string, err error) {
 			return err
 		}
 		defer os.RemoveAll(linked)
-		all := append([]string{"build", "-ldflags=-s -w"}, args...)
+		all := append([]string{"-ldflags=-s -w"}, args...)
 		all = append(all, "-o", linked+"/", "github.com/hyperiondb/vault/cmd/vaultctl",
 			"github.com/hyperiondb/vault/cmd/vaultd")
-		build := exec.Command("go", all...)
-		if !slices.Contains(args, "-race") {
-			build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		}
+		build := Go("build", all...)
 		if build.Dir, err = Module(); err != nil {
 			return err
 		}
 		if out, err := build.CombinedOutput(); err != nil {
-			return fmt.Errorf("go %s: %w\n%s", strings.Join(all, " "), err, out)
+			return fmt.Errorf("%s: %w\n%s", build, err, out)
 		}
 		return os.CopyFS(dir, os.DirFS(linked))
 	}, func(built string) error {
@@ -108,6 +105,17 @@ func Build(alone string, args ...string) (dir string, err error) {
 		return nil
 	})
 	return dir, err
+}
+
+// Go is a go command that compiles. Except with -race it compiles as for packages, without C and without paths of this
+// machine, so that packages that were compiled for one test or for a package serve the others.
+func Go(verb string, args ...string) *exec.Cmd {
+	if slices.Contains(args, "-race") {
+		return exec.Command("go", append([]string{verb}, args...)...)
+	}
+	compile := exec.Command("go", append([]string{verb, "-trimpath"}, args...)...)
+	compile.Env = append(os.Environ(), "CGO_ENABLED=0")
+	return compile
 }
 
 // Module is the folder of the vault's module, also for a test of another module beside it.
