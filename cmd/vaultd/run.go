@@ -55,13 +55,13 @@ func serve(ctx context.Context, c Config, load func() (Config, error), logTo io.
 		return err
 	}
 	reader, err := db.NewReader(ctx, db.Options{URL: c.DatabaseURL, ApplicationName: applicationName, MaxConns: c.MaxConns,
-		Fence: fence, ReadTimeout: httpapi.ReadTimeout, PlanOnce: true})
+		Fence: fence, ReadTimeout: httpapi.ReadTimeout, PlanOnce: true, ShareAtStart: true})
 	if err != nil {
 		return fmt.Errorf("database_url: %w", err)
 	}
 	defer reader.Close()
 	writer, err := db.NewWriter(ctx, db.Options{URL: c.writerURL(), ApplicationName: applicationName,
-		MaxConns: c.RotationWorkers + 4, Fence: fence, ListenURL: c.ListenDatabaseURL})
+		MaxConns: c.RotationWorkers + 4, Fence: fence, ListenURL: c.ListenDatabaseURL, ShareAtStart: true})
 	if err != nil {
 		return fmt.Errorf("primary_database_url or listen_database_url: %w", err)
 	}

@@ -39,8 +39,10 @@ type Options struct {
 	ReadTimeout time.Duration
 	// for a process that repeats its statements: each is planned once for any arguments
 	PlanOnce bool
-	Siblings *Siblings // the other pools of this process, which release idle connections; nil = none
-	ReadOnly bool      // the server refuses every change of these sessions
+	// for a process whose goroutines all begin at once: for half a second they share the connections that there are
+	ShareAtStart bool
+	Siblings     *Siblings // the other pools of this process, which release idle connections; nil = none
+	ReadOnly     bool      // the server refuses every change of these sessions
 	// of a Writer: the server that WaitForRotations listens on; "" = URL. It needs a connection without a pooler
 	ListenURL string
 }
@@ -199,7 +201,10 @@ func newPool(ctx context.Context, o Options, validate pgconn.ValidateConnectFunc
 		return nil, fmt.Errorf("making a pool: %w", err)
 	}
 	o.Siblings.join(made)
-	p.sessions = sessions{made}
+	p.sessions = sessions{Pool: made}
+	if o.ShareAtStart {
+		p.start = newStart()
+	}
 	return p, nil
 }
 

@@ -45,6 +45,22 @@ func ShortLockTimeouts() (restore func()) {
 	return func() { migrationPatience, otherMigrationTimeout = patience, other }
 }
 
+// StartFor sets how long pools made from now on share connections at their start, until restore.
+func StartFor(d time.Duration) (restore func()) {
+	before := startFor
+	startFor = d
+	return func() { startFor = before }
+}
+
+// Hold takes a connection of the pool until release.
+func (r *Reader) Hold(ctx context.Context) (release func(), err error) {
+	conn, err := r.pool.Acquire(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return conn.Release, nil
+}
+
 // SessionSettings are the names of the settings of a session on a server version.
 func SessionSettings(serverVersion string) (names []string) {
 	number, _ := strconv.Atoi(serverVersion)

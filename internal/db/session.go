@@ -355,7 +355,18 @@ func (r oneRow) Scan(dest ...any) error {
 }
 
 // sessions are those of a pool.
-type sessions struct{ *pgxpool.Pool }
+type sessions struct {
+	*pgxpool.Pool
+	start *start // nil: callers do not wait for each other
+}
+
+// Acquire is the pool's. At the start it waits for a connection that is in use.
+func (s sessions) Acquire(ctx context.Context) (*pgxpool.Conn, error) {
+	if s.start != nil {
+		defer s.start.turn(ctx, s.Pool)()
+	}
+	return s.Pool.Acquire(ctx)
+}
 
 func (s sessions) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
 	conn, err := s.Acquire(ctx)

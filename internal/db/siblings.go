@@ -79,7 +79,7 @@ func (p *pool) retryWhileFull(ctx context.Context, do func() error) error {
 // Acquire is the pool's.
 func (p *pool) Acquire(ctx context.Context) (conn *pgxpool.Conn, err error) {
 	err = p.retryWhileFull(ctx, func() (err error) {
-		conn, err = p.Pool.Acquire(ctx)
+		conn, err = p.sessions.Acquire(ctx)
 		return err
 	})
 	return conn, err
