@@ -50,6 +50,7 @@ type harness struct {
 	fragileVaultd      func() (string, error) // vaultd with failpoints, built when first needed
 	previous           func() (string, error) // folder of the previous release, built when first needed
 	everyCommandListed func() error           // once for all scripts
+	everyCommandRaced  sync.Once
 
 	mu         sync.Mutex
 	transcript bytes.Buffer        // stderr of everything the scripts ran, and vaultd's logs
@@ -150,7 +151,7 @@ func newHarness(t *testing.T) *harness {
 	return &harness{program: program, bin: bin, plain: plain, probe: probe, module: module, surface: described,
 		scripts:       map[string]*session{},
 		fragileVaultd: buildFragile(t.TempDir()), previous: buildPrevious(module, t.TempDir()),
-		everyCommandListed: sync.OnceValue(func() error { return everyCommandListed(bin) })}
+		everyCommandListed: sync.OnceValue(func() error { return everyCommandListed(plain) })}
 }
 
 // buildProbe builds the program that uses the Go client. The client is a module of its own, so that a program that
