@@ -76,11 +76,22 @@ func lock(path string) (unlock func(), err error) {
 	return func() { _ = file.Close() }, nil // nothing was written
 }
 
-// Build builds vaultctl and vaultd with arguments of go build, such as -race, once for all test programs of a run, and
-// returns their folder. Without a shared folder that is alone. The commands have no data for debuggers, which cost the
-// linker a quarter of its time. Except with -race they are linked without C, as in packages. They are copied, as an
-// installation does: Linux maps a file that was written in one go in larger pieces than what a linker wrote. A process
-// starts a third faster by both.
+// GoBuild is go build with arguments. Except with -race it compiles as packaging/build does, without C and without the
+// folder's path: the packages that one of the two has compiled are not compiled again for the other, nor in another
+// folder. The programs have no data for debuggers, which cost the linker a quarter of its time.
+func GoBuild(args ...string) *exec.Cmd {
+	if slices.Contains(args, "-race") {
+		return exec.Command("go", append([]string{"build", "-ldflags=-s -w"}, args...)...)
+	}
+	build := exec.Command("go", append([]string{"build", "-trimpath", "-ldflags=-s -w"}, args...)...)
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	return build
+}
+
+// Build builds vaultctl and vaultd with [GoBuild] and arguments such as -race, once for all test programs of a run, and
+// returns their folder. Without a shared folder that is alone. The commands are copied, as an installation does: Linux
+// maps a file that was written in one go in larger pieces than what a linker wrote. A process starts a third faster by
+// that and without C.
 func Build(alone string, args ...string) (dir string, err error) {
 	name := "commands" + strings.Join(args, "")
 	err = Share(name, alone, func(dir string) error {
@@ -89,18 +100,14 @@ func Build(alone string, args ...string) (dir string, err error) {
 			return err
 		}
 		defer os.RemoveAll(linked)
-		all := append([]string{"build", "-ldflags=-s -w"}, args...)
-		all = append(all, "-o", linked+"/", "github.com/hyperiondb/vault/cmd/vaultctl",
+		args := append(slices.Clone(args), "-o", linked+"/", "github.com/hyperiondb/vault/cmd/vaultctl",
 			"github.com/hyperiondb/vault/cmd/vaultd")
-		build := exec.Command("go", all...)
-		if !slices.Contains(args, "-race") {
-			build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		}
+		build := GoBuild(args...)
 		if build.Dir, err = Module(); err != nil {
 			return err
 		}
 		if out, err := build.CombinedOutput(); err != nil {
-			return fmt.Errorf("go %s: %w\n%s", strings.Join(all, " "), err, out)
+			return fmt.Errorf("%s: %w\n%s", build, err, out)
 		}
 		return os.CopyFS(dir, os.DirFS(linked))
 	}, func(built string) error {
