@@ -183,6 +183,7 @@ func (n *Node) launch(ctx context.Context) error {
 	// Not bound to ctx: the server outlives this call and this program.
 	cmd := n.c.user.command(context.Background(), n.c.bin.program("postgres"), "-D", n.DataDir())
 	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = append(cmd.Env, "LD_BIND_NOW=1") // once for the server, instead of in the process of each session
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if err := cmd.Start(); err != nil {

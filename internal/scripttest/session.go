@@ -99,8 +99,8 @@ var everyCommand = []invocation{
 var notRun = []string{"completion", "dev", "help", "keygen", "version", "audit"}
 
 // everycommand URL OWNER_URL [pooled]: every command of vaultctl works. The shadows of "hostile shadows" must not have
-// run after any of them. The first script that comes here runs each under the race detector; the goroutines of a command
-// are the same whatever its session is set to, so the others run what the command vaultctl would.
+// run after any of them. The first script that comes here runs each under the race detector; the goroutines of a
+// command are the same whatever its session is set to, so the others run what the command vaultctl would.
 func (h *harness) cmdEveryCommand(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) < 2 {
 		ts.Fatalf("usage: everycommand URL OWNER_URL [pooled]")
@@ -146,7 +146,8 @@ func (h *harness) cmdEveryCommand(ts *testscript.TestScript, neg bool, args []st
 	}
 }
 
-func (h *harness) runOne(ts *testscript.TestScript, program string, words []string, follows bool) (out []byte, code int) {
+func (h *harness) runOne(ts *testscript.TestScript, program string, words []string, follows bool) (out []byte,
+	code int) {
 	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, words...)

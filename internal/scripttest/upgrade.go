@@ -43,12 +43,19 @@ func fillPrevious(module, bin string) error {
 	if out, err := unpack.CombinedOutput(); err != nil {
 		return fmt.Errorf("unpacking the previous release: %w\n%s", err, out)
 	}
+	built := filepath.Join(source, "built")
+	build := testfolder.Go("build", "-buildvcs=false", "-o", built+"/", "./cmd/vaultctl", "./cmd/vaultd")
+	build.Dir = source
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("building the previous release: %w\n%s", err, out)
+	}
 	for _, name := range []string{"vaultctl", "vaultd"} {
-		build := testfolder.Go("build", "-buildvcs=false", "-ldflags=-s -w", "-o",
-			filepath.Join(bin, name+"-previous"), "./cmd/"+name)
-		build.Dir = source
-		if out, err := build.CombinedOutput(); err != nil {
-			return fmt.Errorf("building the previous release: %w\n%s", err, out)
+		content, err := os.ReadFile(filepath.Join(built, name))
+		if err == nil {
+			err = os.WriteFile(filepath.Join(bin, name+"-previous"), content, 0o755)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil

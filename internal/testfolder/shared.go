@@ -76,11 +76,22 @@ func lock(path string) (unlock func(), err error) {
 	return func() { _ = file.Close() }, nil // nothing was written
 }
 
-// Build builds vaultctl and vaultd with arguments of go build, such as -race, once for all test programs of a run, and
-// returns their folder. Without a shared folder that is alone. The commands have no data for debuggers, which cost the
-// linker a quarter of its time. Except with -race they are linked without C, as in packages. They are copied, as an
-// installation does: Linux maps a file that was written in one go in larger pieces than what a linker wrote. A process
-// starts a third faster by both.
+// Go is a go command that compiles, such as build. Except with -race it compiles as packaging/build does, without C and
+// without the folder's path: the packages that one of the two has compiled are not compiled again for the other, nor in
+// another folder. A program has no data for debuggers, which cost the linker a quarter of its time.
+func Go(verb string, args ...string) *exec.Cmd {
+	if slices.Contains(args, "-race") {
+		return exec.Command("go", append([]string{verb, "-ldflags=-s -w"}, args...)...)
+	}
+	compile := exec.Command("go", append([]string{verb, "-trimpath", "-ldflags=-s -w"}, args...)...)
+	compile.Env = append(os.Environ(), "CGO_ENABLED=0")
+	return compile
+}
+
+// Build builds vaultctl and vaultd with [Go] and arguments such as -race, once for all test programs of a run, and
+// returns their folder. Without a shared folder that is alone. The commands are copied, as an installation does: Linux
+// maps a file that was written in one go in larger pieces than what a linker wrote. A process starts a third faster by
+// that and without C.
 func Build(alone string, args ...string) (dir string, err error) {
 	name := "commands" + strings.Join(args, "")
 	err = Share(name, alone, func(dir string) error {
@@ -89,10 +100,9 @@ func Build(alone string, args ...string) (dir string, err error) {
 			return err
 		}
 		defer os.RemoveAll(linked)
-		all := append([]string{"-ldflags=-s -w"}, args...)
-		all = append(all, "-o", linked+"/", "github.com/hyperiondb/vault/cmd/vaultctl",
+		args := append(slices.Clone(args), "-o", linked+"/", "github.com/hyperiondb/vault/cmd/vaultctl",
 			"github.com/hyperiondb/vault/cmd/vaultd")
-		build := Go("build", all...)
+		build := Go("build", args...)
 		if build.Dir, err = Module(); err != nil {
 			return err
 		}
@@ -105,17 +115,6 @@ func Build(alone string, args ...string) (dir string, err error) {
 		return nil
 	})
 	return dir, err
-}
-
-// Go is a go command that compiles. Except with -race it compiles as for packages, without C and without paths of this
-// machine, so that packages that were compiled for one test or for a package serve the others.
-func Go(verb string, args ...string) *exec.Cmd {
-	if slices.Contains(args, "-race") {
-		return exec.Command("go", append([]string{verb}, args...)...)
-	}
-	compile := exec.Command("go", append([]string{verb, "-trimpath"}, args...)...)
-	compile.Env = append(os.Environ(), "CGO_ENABLED=0")
-	return compile
 }
 
 // Module is the folder of the vault's module, also for a test of another module beside it.

@@ -179,6 +179,8 @@ func parameters() map[string]string {
 		"log_parameter_max_length_on_error": "-1", "log_error_verbosity": "verbose", "max_connections": "200",
 		// A cluster has a hundred databases, and the launcher would start a worker for one of them each half second.
 		"autovacuum_naptime": "1d",
+		// Every session runs functions in it, and most sessions are short: the server loads it once for all.
+		"shared_preload_libraries": "plpgsql",
 	}
 }
 
