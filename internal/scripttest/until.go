@@ -12,6 +12,12 @@ import (
 	"github.com/hyperiondb/vault/internal/vaulttest"
 )
 
+// Between two polls. Most conditions are met after a few; a poll of one that takes seconds costs more than it wins.
+const (
+	firstPause = 20 * time.Millisecond
+	lastPause  = 100 * time.Millisecond
+)
+
 // until http STATUS METHOD URL ... [~ REGEXP] | until sql [standby] STATEMENT REGEXP | until kms OPERATION CALLS |
 // until s3 OBJECTS | until file PATH REGEXP | until log NODE REGEXP | until credential SOCKET UNIT ID REGEXP: polls
 // until the answer is as wanted. The last answer of http is on stdout and stderr, as with the command http, and the log
@@ -21,7 +27,7 @@ func (h *harness) cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 	last, body, headers := "", "", ""
 	var session repeated
 	defer session.close()
-	for {
+	for pause := firstPause; ; pause = min(pause+pause/4, lastPause) {
 		var ok bool
 		switch {
 		case len(args) >= 4 && args[0] == "http":
@@ -72,6 +78,6 @@ func (h *harness) cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 		if time.Now().After(deadline) {
 			ts.Fatalf("never became so: %s", last)
 		}
-		time.Sleep(20 * time.Millisecond) // between two polls
+		time.Sleep(pause)
 	}
 }
