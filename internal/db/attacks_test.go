@@ -366,8 +366,7 @@ func mustConnect(t testing.TB, url string) *pgx.Conn {
 func mustPut(t *testing.T, store *vaulttest.Store, names ...string) {
 	t.Helper()
 	for _, name := range names {
-		if err := runSession(t, store.URL(vaulttest.Operator),
-			[]string{"BEGIN", "AUTHORISE", put(name, 1, 24, 32, uuid.NewString()), "COMMIT"}); err != nil {
+		if err := admin(t, store, put(name, 1, 24, 32, uuid.NewString())); err != nil {
 			t.Fatalf("putting %s: %v", name, err)
 		}
 	}

@@ -90,6 +90,7 @@ func extensionMakesTheSameCatalog(t *testing.T, store *vaulttest.Store) {
 	same(t, "migrated, roles too", schemaOf(t, migrated), extension)
 
 	// The comparison notices a difference.
+	before := schemaOf(t, migrated)
 	for _, change := range []string{
 		`ALTER TABLE vault.secrets ALTER COLUMN grace_period SET DEFAULT '1 hour'`,
 		`ALTER FUNCTION vault.status() OWNER TO postgres`,
@@ -100,11 +101,12 @@ func extensionMakesTheSameCatalog(t *testing.T, store *vaulttest.Store) {
 		`ALTER SCHEMA vault OWNER TO postgres`,
 		`GRANT vault_auditor TO vault_worker`,
 	} {
-		before := schemaOf(t, migrated)
 		migrated.MustExec(t, change)
-		if cmp.Equal(before, schemaOf(t, migrated)) {
+		after := schemaOf(t, migrated)
+		if cmp.Equal(before, after) {
 			t.Errorf("%s: the catalogs compare as equal", change)
 		}
+		before = after
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/vaulttest"
@@ -68,7 +69,19 @@ func mustPutAutomatic(t *testing.T, store *vaulttest.Store, names ...string) {
 
 func mustAdmin(t *testing.T, store *vaulttest.Store, statement string) {
 	t.Helper()
-	must(t, runSession(t, store.URL(vaulttest.Operator), []string{"BEGIN", "AUTHORISE", statement, "COMMIT"}))
+	must(t, admin(t, store, statement))
+}
+
+// admin runs a statement with the token.
+func admin(t *testing.T, store *vaulttest.Store, statement string) error {
+	return store.Session(t.Context(), vaulttest.Operator, func(conn *pgx.Conn) error {
+		for _, step := range []string{"BEGIN", "AUTHORISE", statement, "COMMIT"} {
+			if err := runStep(t.Context(), conn, step); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 const (

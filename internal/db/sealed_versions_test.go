@@ -95,9 +95,7 @@ func TestLostOrNew(t *testing.T) {
 	done := make(chan error, 1)
 	go func() {
 		for i := range 40 {
-			if err := runSession(t, store.URL(vaulttest.Operator),
-				[]string{"BEGIN", "AUTHORISE", put(fmt.Sprintf("app1/new-%d", i), 1, 24, 32, uuid.NewString()),
-					"COMMIT"}); err != nil {
+			if err := admin(t, store, put(fmt.Sprintf("app1/new-%d", i), 1, 24, 32, uuid.NewString())); err != nil {
 				done <- err
 				return
 			}

@@ -76,7 +76,9 @@ func OwnWith(t testing.TB, settings map[string]string) *Store {
 			t.Errorf("removing a test cluster: %v", err)
 		}
 	})
-	return &Store{Cluster: cluster, Database: templateDatabase, KeyFile: program.KeyFile}
+	s := &Store{Cluster: cluster, Database: templateDatabase, KeyFile: program.KeyFile}
+	s.keep(t)
+	return s
 }
 
 // OwnExtension gives a test a cluster of its own that offers the extension and has never had a vault: no roles either.

@@ -59,6 +59,7 @@ type Program struct {
 	clusters string           // folder of the clusters and of what is prepared alone; removed by Close
 	prepared *localpg.Cluster // stopped; the source of clones
 	Shared   *localpg.Cluster // running
+	creator  *kept            // makes databases on it
 	counter  atomic.Int64
 }
 
@@ -70,6 +71,7 @@ type Store struct {
 
 	server    string // folder of its own server programs; "" = none
 	extension string // where the server looks for the extension's files
+	kept      *kept  // nil: each statement gets a session of its own
 }
 
 var program *Program // set once by Main, before any test runs
@@ -99,7 +101,7 @@ func Start(ctx context.Context) (*Program, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Program{Dir: dir}
+	p := &Program{Dir: dir, creator: &kept{}}
 	if p.clusters, err = clusterFolder(); err == nil {
 		err = p.start(ctx)
 	}
@@ -135,7 +137,16 @@ func (p *Program) start(ctx context.Context) error {
 	if p.Shared, err = localpg.Clone(ctx, p.prepared, filepath.Join(p.clusters, "shared")); err != nil {
 		return err
 	}
-	return p.Shared.Start(ctx)
+	if err = p.Shared.Start(ctx); err != nil {
+		return err
+	}
+	// The first session of a database writes a file of its catalog, pg_internal.init, which copies of the database have.
+	for _, node := range p.Shared.Nodes() {
+		if err := node.Exec(ctx, templateDatabase, `SELECT`); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // prepare makes the cluster that every other one is a copy of, stopped, and its key.
@@ -237,6 +248,7 @@ func grantRoles(ctx context.Context, url string, token vault.Token) error {
 
 // Close stops and removes everything.
 func (p *Program) Close() error {
+	p.creator.close()
 	var errs []error
 	for _, c := range []*localpg.Cluster{p.Shared, p.prepared} {
 		if c != nil {
@@ -256,8 +268,10 @@ func (p *Program) ClusterDir() string {
 // writing each page to the WAL and replaying it.
 func (p *Program) NewDatabase(ctx context.Context) (*Store, error) {
 	name := fmt.Sprintf("vault%d", p.counter.Add(1))
-	err := p.Shared.Primary().Exec(ctx, "postgres", fmt.Sprintf(`CREATE DATABASE %s TEMPLATE %s STRATEGY file_copy`, name,
-		templateDatabase))
+	err := p.creator.use(ctx, p.Shared.Primary().URL("postgres", Superuser), func(conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, fmt.Sprintf(`CREATE DATABASE %s TEMPLATE %s STRATEGY file_copy`, name, templateDatabase))
+		return err
+	})
 	return &Store{Cluster: p.Shared, Database: name, KeyFile: p.KeyFile}, err
 }
 
@@ -280,6 +294,7 @@ func New(t testing.TB) *Store {
 	if err != nil {
 		t.Fatalf("making a test vault: %v", err)
 	}
+	s.keep(t)
 	return s
 }
 
@@ -295,6 +310,7 @@ func Own(t testing.TB) *Store {
 			t.Errorf("removing a test cluster: %v", err)
 		}
 	})
+	s.keep(t)
 	return s
 }
 
@@ -330,10 +346,18 @@ func AdminToken(t testing.TB) vault.Token {
 	return token
 }
 
-// MustExec runs statements as the superuser on the primary.
+// MustExec runs statements as the superuser on the primary, in one session.
 func (s *Store) MustExec(t testing.TB, statements ...string) {
 	t.Helper()
-	if err := s.Cluster.Primary().Exec(t.Context(), s.Database, statements...); err != nil {
+	err := s.superuser(t.Context(), func(conn *pgx.Conn) error {
+		for _, statement := range append([]string{`SET search_path = pg_catalog, pg_temp`}, statements...) {
+			if _, err := conn.PgConn().Exec(t.Context(), statement).ReadAll(); err != nil {
+				return fmt.Errorf("%s: %w", statement, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
 }
@@ -341,13 +365,11 @@ func (s *Store) MustExec(t testing.TB, statements ...string) {
 // MustQuery returns the one value of a superuser's query on the primary, as text.
 func (s *Store) MustQuery(t testing.TB, sql string, args ...any) string {
 	t.Helper()
-	conn, err := pgx.Connect(t.Context(), s.URL(Superuser))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(context.WithoutCancel(t.Context()))
 	var value *string
-	if err := conn.QueryRow(t.Context(), `SELECT (`+sql+`)::text`, args...).Scan(&value); err != nil {
+	err := s.superuser(t.Context(), func(conn *pgx.Conn) error {
+		return conn.QueryRow(t.Context(), `SELECT (`+sql+`)::text`, args...).Scan(&value)
+	})
+	if err != nil {
 		t.Fatalf("%s: %v", sql, err)
 	}
 	if value == nil {
