@@ -123,11 +123,13 @@ func TestMigrateMendsConstraints(t *testing.T) {
 		WHERE c.contype = 'c' AND c.connamespace = 'vault'::regnamespace AND NOT r.relispartition`); have != listed {
 		t.Errorf("there are %s CHECK constraints, and sql/functions/65_constraints.sql lists %s", have, listed)
 	}
-	store.MustExec(t, `SET standard_conforming_strings = off;
-		ALTER TABLE vault.secrets DROP CONSTRAINT secret_name_grammar,
+	store.MustExec(t, `SET standard_conforming_strings = off`, // before the rest is parsed
+		`ALTER TABLE vault.secrets DROP CONSTRAINT secret_name_grammar,
 		ADD CONSTRAINT secret_name_grammar CHECK (octet_length(name) BETWEEN 1 AND 255
 			AND name ~ '\A[A-Za-z0-9_][A-Za-z0-9_-]*([./][A-Za-z0-9_][A-Za-z0-9_-]*)*\Z') NOT VALID,
 			DROP CONSTRAINT rotation_window_grammar, ADD CONSTRAINT rotation_window_grammar CHECK (rotation_window ~ '\A.*\Z');
+		ALTER TABLE vault.apps DROP CONSTRAINT app_name_grammar,
+			ADD CONSTRAINT app_name_grammar CHECK (name ~ '\A[a-z0-9][a-z0-9_.-]{0,63}\Z');
 		ALTER TABLE vault.admin_tokens DROP CONSTRAINT token_name_grammar;
 		UPDATE vault.admin_tokens SET name = 'a name';
 		ALTER TABLE vault.audit_log DROP CONSTRAINT audit_outcome, ADD CONSTRAINT audit_outcome CHECK (true)`)
@@ -136,7 +138,7 @@ func TestMigrateMendsConstraints(t *testing.T) {
 		mended[m.Table+"."+m.Rule] = m.Holds
 	}
 	want := map[string]bool{"secrets.secret_name_grammar": true, "secrets.rotation_window_grammar": true,
-		"admin_tokens.token_name_grammar": false, "audit_log.audit_outcome": true}
+		"apps.app_name_grammar": true, "admin_tokens.token_name_grammar": false, "audit_log.audit_outcome": true}
 	if diff := cmp.Diff(want, mended); diff != "" {
 		t.Errorf("mended (-want +got):\n%s", diff)
 	}
