@@ -63,6 +63,39 @@ func TestAChangeHasItsClientsAddress(t *testing.T) {
 	}
 }
 
+// A refused change is on record also if the log was locked for longer than one attempt to write the row waits.
+func TestARefusalWaitsForTheLog(t *testing.T) {
+	t.Parallel()
+	store := vaulttest.New(t)
+	writer := mustWriter(t, db.Options{URL: store.URL(vaulttest.Operator)})
+	pruning, err := mustConnect(t, store.URL(vaulttest.Superuser)).Begin(t.Context())
+	must(t, err)
+	_, err = pruning.Exec(t.Context(), `LOCK TABLE vault.audit_log IN ACCESS EXCLUSIVE MODE`)
+	must(t, err)
+
+	refused := make(chan error, 1)
+	wrong := credential(t)
+	wrong.TokenID = uuid.New()
+	go func() {
+		_, err := writer.PutVersion(t.Context(), wrong, uuid.New(), "put", "app/x", sealedPlaceholder("app/x"), false,
+			db.Settings{})
+		refused <- err
+	}()
+	const attempt = `FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+		AND query ~ 'record_refusal'`
+	until(t, store, `SELECT count(*) = 1 `+attempt)
+	first := store.MustQuery(t, `SELECT max(query_start) `+attempt)
+	until(t, store, `SELECT count(*) = 1 `+attempt+` AND query_start > '`+first+`'`)
+	must(t, pruning.Rollback(t.Context()))
+	if err := <-refused; !errors.Is(err, db.ErrRefused) {
+		t.Errorf("got %v, want %v", err, db.ErrRefused)
+	}
+	const denied = `SELECT count(*) FROM vault.audit_log WHERE secret = 'app/x' AND outcome = 'denied'`
+	if n := store.MustQuery(t, denied); n != "1" {
+		t.Errorf("there are %s rows of the refusal, want 1", n)
+	}
+}
+
 // A session that reports an address itself is seen: the row says where it came from. A text that is no address is
 // refused.
 func TestAReportedAddressIsSeen(t *testing.T) {

@@ -568,11 +568,23 @@ func commit(ctx context.Context, conn *pgx.Conn) (lsn string, err error) {
 	return lsn, nil
 }
 
-// recordRefusal writes the audit row of a refused change, because the refused transaction has rolled back.
+// recordRefusal writes the audit row of a refused change, because the refused transaction has rolled back. It waits for
+// commitTimeout while another session, such as one that prunes, has locked the log.
 func (w *Writer) recordRefusal(ctx context.Context, c *Credential, r Refusal, why error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
 	defer cancel()
-	// Best effort: a role without any right to the vault cannot write here either; the server's log has the refusal.
-	_, _ = w.pool.Exec(ctx, `SELECT set_config('vault.client', $6, true), vault.record_refusal($1, $2, $3, $4, $5)`,
-		r.Action, r.Secret, why.Error(), c.TokenID, r.Request, c.client())
+	pause := newBackOff()
+	for {
+		// Best effort: a role without any right to the vault cannot write here either; the server's log has the refusal.
+		_, err := w.pool.Exec(ctx, `SELECT set_config('vault.client', $6, true), vault.record_refusal($1, $2, $3, $4, $5)`,
+			r.Action, r.Secret, why.Error(), c.TokenID, r.Request, c.client())
+		if !errors.Is(classify(err), ErrBusy) {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause.NextBackOff()):
+		}
+	}
 }
