@@ -65,14 +65,13 @@ func (e Event) Shortened() Event {
 	}
 	left := 0
 	for _, name := range slices.Sorted(maps.Keys(e.Detail)) {
-		value, err := marshalDetail(e.Detail[name])
-		switch {
-		case left == mostDetails || len(name) > 64:
+		if left == mostDetails || len(name) > 64 {
 			detail["truncated_details"] = len(e.Detail)
 			continue
-		case err != nil || len(value) > longestDetail:
+		}
+		if value, err := marshalDetail(e.Detail[name]); err != nil || len(value) > longestDetail {
 			detail[name] = map[string]int{"truncated": len(value)}
-		default:
+		} else {
 			detail[name] = e.Detail[name]
 		}
 		left++

@@ -74,9 +74,9 @@ func (s *slowScreen) checkPanes() {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	for _, e := range s.events.events {
-		if !matches(f, e) {
-			s.t.Fatalf("under the filter %q an event of another is shown: %+v\n%s", s.filter, e, s.View())
+	for i := range s.events.events {
+		if e := &s.events.events[i]; !matches(f, e) {
+			s.t.Fatalf("under the filter %q an event of another is shown: %+v\n%s", s.filter, *e, s.View())
 		}
 	}
 	if h := &s.histogram; len(h.Buckets) > 0 && !h.inFlight() {

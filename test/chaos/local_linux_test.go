@@ -51,6 +51,8 @@ type local struct {
 	built   string   // folder of the binaries
 	disks   []string // mounted
 	noDisks string   // why none could be mounted
+
+	sessions map[string]*pgx.Conn // of queryNode, by node; one goroutine at a time uses them
 }
 
 type daemon struct {
@@ -85,7 +87,7 @@ func mustLocal(t *testing.T, built string, synchronous bool) *local {
 		t.Fatal(err)
 	}
 	l := &local{dir: dir, built: built, Cluster: Cluster{Synchronous: synchronous}, proxies: map[string]*pgproxy.Proxy{},
-		daemons: map[string]*daemon{}}
+		daemons: map[string]*daemon{}, sessions: map[string]*pgx.Conn{}}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Log(l.logTails())
@@ -370,7 +372,7 @@ func until(ctx context.Context, limit time.Duration, what string, yes func() (bo
 func (l *local) healthy(ctx context.Context) error {
 	err := until(ctx, waitLimit, "the standbys follow", func() (bool, error) {
 		var behind bool
-		err := queryNode(ctx, l.servers.Primary(), &behind,
+		err := l.queryNode(ctx, l.servers.Primary(), &behind,
 			`SELECT count(*) FILTER (WHERE state = 'streaming') < 2 FROM pg_stat_replication`)
 		return err == nil && !behind, err
 	})
@@ -395,16 +397,30 @@ func (l *local) healthy(ctx context.Context) error {
 	return nil
 }
 
-// queryNode returns one value from one node, as the superuser, over a connection of its own.
-func queryNode(ctx context.Context, node *localpg.Node, into any, sql string, args ...any) error {
+// queryNode returns one value from one node, as the superuser. It keeps its session, since a condition that is waited
+// for is asked often; if that one has ended, as with its server, it asks once more over another.
+func (l *local) queryNode(ctx context.Context, node *localpg.Node, into any, sql string, args ...any) error {
 	ctx, cancel := context.WithTimeout(ctx, waitLimit/2) // some callers ask once
 	defer cancel()
-	conn, err := pgx.Connect(ctx, node.URL(database, vaulttest.Superuser))
-	if err != nil {
-		return err
+	conn, kept := l.sessions[node.Name()]
+	for {
+		if !kept {
+			var err error
+			if conn, err = pgx.Connect(ctx, node.URL(database, vaulttest.Superuser)); err != nil {
+				return err
+			}
+			l.sessions[node.Name()] = conn
+		}
+		err := conn.QueryRow(ctx, sql, args...).Scan(into)
+		if !conn.IsClosed() {
+			return err
+		}
+		delete(l.sessions, node.Name())
+		if !kept || ctx.Err() != nil {
+			return err
+		}
+		kept = false
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	return conn.QueryRow(ctx, sql, args...).Scan(into)
 }
 
 func (l *local) remove() error {
@@ -418,6 +434,9 @@ func (l *local) remove() error {
 		l.fake.Close()
 	}
 	var errs []error
+	for _, session := range l.sessions {
+		_ = session.Close(context.Background()) // its server may be gone
+	}
 	if l.servers != nil {
 		for _, node := range l.servers.Nodes() {
 			errs = append(errs, node.Kill())

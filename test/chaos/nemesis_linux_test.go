@@ -160,7 +160,7 @@ func (n *nemesis) killBackend(ctx context.Context, _ *rand.Rand) error {
 	defer n.timeline.Broken(node.Name())()
 	var pid int
 	err := until(ctx, waitLimit, "a transaction is under way", func() (bool, error) {
-		err := queryNode(ctx, node, &pid, busyBackend)
+		err := n.queryNode(ctx, node, &pid, busyBackend)
 		return err == nil, err
 	})
 	if err != nil {
@@ -203,7 +203,7 @@ func (n *nemesis) endWait(ctx context.Context, how, function string) error {
 func (n *nemesis) endWaits(ctx context.Context, function string) error {
 	var ended int
 	return until(ctx, waitLimit, "a COMMIT waits for replication", func() (bool, error) {
-		err := queryNode(ctx, n.servers.Primary(), &ended,
+		err := n.queryNode(ctx, n.servers.Primary(), &ended,
 			`SELECT count(*) FROM (SELECT `+function+`(pid) FROM pg_stat_activity
 			WHERE wait_event = 'SyncRep' AND application_name IN ('chaos', 'vaultctl', 'vaultd') OFFSET 0) AS ended`)
 		return err == nil && ended > 0, err
@@ -338,7 +338,7 @@ func (n *nemesis) rebuildLost(ctx context.Context, since time.Time) error {
 	for _, node := range n.servers.Standbys() {
 		var streams bool
 		err := until(ctx, 15*time.Second, node.Name()+" follows", func() (bool, error) {
-			err := queryNode(ctx, n.servers.Primary(), &streams,
+			err := n.queryNode(ctx, n.servers.Primary(), &streams,
 				`SELECT EXISTS (SELECT FROM pg_stat_replication WHERE application_name = $1 AND state = 'streaming')`, node.Name())
 			return streams || !node.Running(), err
 		})
@@ -362,7 +362,7 @@ func (n *nemesis) mostAdvanced(ctx context.Context) (*localpg.Node, error) {
 	var most int64 = -1
 	for _, standby := range n.servers.Standbys() {
 		var received int64
-		if err := queryNode(ctx, standby, &received,
+		if err := n.queryNode(ctx, standby, &received,
 			`SELECT (greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) - '0/0'::pg_lsn)::bigint`); err != nil {
 			return nil, err
 		}
@@ -381,13 +381,13 @@ func (n *nemesis) pauseReplay(ctx context.Context, random *rand.Rand) error {
 	n.timeline.Fault(fmt.Sprintf("replay paused on %d", len(standbys)))
 	var ignored any
 	for _, node := range standbys {
-		if err := queryNode(ctx, node, &ignored, `SELECT pg_wal_replay_pause()::text`); err != nil {
+		if err := n.queryNode(ctx, node, &ignored, `SELECT pg_wal_replay_pause()::text`); err != nil {
 			return err
 		}
 	}
 	wait(ctx, time.Duration(500+random.IntN(1500))*time.Millisecond)
 	for _, node := range standbys {
-		if err := queryNode(ctx, node, &ignored, `SELECT pg_wal_replay_resume()::text`); err != nil {
+		if err := n.queryNode(ctx, node, &ignored, `SELECT pg_wal_replay_resume()::text`); err != nil {
 			return err
 		}
 	}
@@ -413,7 +413,7 @@ func (n *nemesis) holdReceivers(ctx context.Context) (receivers, error) {
 	for _, node := range n.servers.Standbys() {
 		var pid int
 		err := until(ctx, waitLimit, "a walreceiver runs", func() (bool, error) {
-			err := queryNode(ctx, node, &pid, `SELECT pid FROM pg_stat_wal_receiver`)
+			err := n.queryNode(ctx, node, &pid, `SELECT pid FROM pg_stat_wal_receiver`)
 			return err == nil, err
 		})
 		if err == nil {
@@ -508,7 +508,7 @@ func (n *nemesis) crashCLI(ctx context.Context, failpoint string) error {
 // bringForward makes delayed retries due now.
 func (n *nemesis) bringForward(ctx context.Context) error {
 	var hurried int
-	return queryNode(ctx, n.servers.Primary(), &hurried, `WITH h AS (UPDATE vault.rotation_jobs SET run_after = now()
+	return n.queryNode(ctx, n.servers.Primary(), &hurried, `WITH h AS (UPDATE vault.rotation_jobs SET run_after = now()
 		WHERE state = 'queued' AND run_after > now() RETURNING 1) SELECT count(*) FROM h`)
 }
 

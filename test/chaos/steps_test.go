@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/hyperiondb/vault/internal/kms/kmsfake"
 	"github.com/hyperiondb/vault/internal/rotation"
 	"github.com/hyperiondb/vault/internal/vault"
@@ -206,32 +208,43 @@ func TestEveryStepOfARotation(t *testing.T) {
 	generated := []string{"vault.supervise", "vault.claim_rotations", `^begin`, "vault.complete_rotation", `^commit`}
 	targeted := []string{"vault.supervise", "vault.claim_rotations", "vault.rotation_candidate", "vault.store_candidate",
 		`^begin`, `^commit`, "vault.finish_rotation"}
-	for rotator, steps := range map[string][]string{"": generated, "exec program=memory": targeted} {
-		for _, sql := range steps {
-			for _, when := range []pgproxy.When{pgproxy.Before, pgproxy.After} {
-				kind := "generated"
-				if rotator != "" {
-					kind = "with a target"
-				}
-				t.Run(kind+" "+sql+" "+when.String(), func(t *testing.T) {
-					testRotationStep(t, rotator, pgproxy.Cut{SQL: sql, When: when, How: pgproxy.RST, Times: 1})
-				})
+	for kind, steps := range map[string][]string{"generated": generated, "with a target": targeted} {
+		t.Run(kind, func(t *testing.T) {
+			b := mustBench(t)
+			v := b.mustOpen(t)
+			w := &Workload{Cluster: b.Cluster, Ledger: &b.ledger, Timeline: &b.timeline, RotateEvery: time.Hour}
+			if kind == "with a target" {
+				w.Rotator = "exec program=memory"
 			}
-		}
+			made := 0
+			for _, sql := range steps {
+				for _, when := range []pgproxy.When{pgproxy.Before, pgproxy.After} {
+					passed := t.Run(sql+" "+when.String(), func(t *testing.T) {
+						b.mustSurvive(t, w, v, made, pgproxy.Cut{SQL: sql, When: when, How: pgproxy.RST, Times: 1})
+					})
+					if !passed {
+						return // its job may be open
+					}
+					made++
+				}
+			}
+		})
 	}
 }
 
-func testRotationStep(t *testing.T, rotator string, cut pgproxy.Cut) {
-	b := mustBench(t)
-	v := b.mustOpen(t)
+// mustSurvive rotates one more secret than were made, and cuts one request of that.
+func (b *bench) mustSurvive(t *testing.T, w *Workload, v *vault.Vault, made int, cut pgproxy.Cut) {
+	t.Helper()
+	secret := 4 * made // which has a rotator
 	target := &memory{}
-	w := &Workload{Cluster: b.Cluster, Ledger: &b.ledger, Timeline: &b.timeline, Rotator: rotator}
-	if err := w.prepareDue(t.Context(), v, 0); err != nil {
+	if err := w.prepareDue(t.Context(), v, secret); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.MakeDue(t.Context(), 1); err != nil {
+	defer w.leaveDue()
+	if err := w.makeDueUnder(t.Context(), dueName(secret), 1); err != nil {
 		t.Fatal(err)
 	}
+	before := b.proxy.CutsMade()
 	b.proxy.Cut(cut)
 
 	ctx, stop := context.WithCancel(t.Context())
@@ -245,37 +258,45 @@ func testRotationStep(t *testing.T, rotator string, cut pgproxy.Cut) {
 		ClaimTimeout: 3 * time.Second, Log: log}
 	running.Go(func() { supervisor.Run(ctx) })
 	running.Go(func() { worker.Run(ctx) })
-	for deadline := time.Now().Add(2 * time.Minute); b.store.MustQuery(t,
-		`SELECT current_version FROM vault.secrets`) != "2"; {
-		if time.Now().After(deadline) {
-			t.Fatalf("it was not rotated: %s", b.store.MustQuery(t, `SELECT jsonb_agg(j) FROM vault.rotation_jobs j`))
-		}
-		bringForward(t, b)
-		time.Sleep(50 * time.Millisecond) // between two looks
-	}
+	b.mustRotate(t, dueName(secret))
 	stop()
 	running.Wait()
-	if b.proxy.CutsMade() != 1 {
+	if b.proxy.CutsMade() != before+1 {
 		t.Fatalf("a rotation makes no request with %q any more", cut.SQL)
 	}
-	if verdict := b.mustBeWhole(t); verdict.Rotations != 1 || verdict.Versions != 2 {
-		t.Errorf("got %d rotations and %d versions, want 1 and 2", verdict.Rotations, verdict.Versions)
+	if verdict := b.mustBeWhole(t); verdict.Rotations != made+1 || verdict.Versions != 2*(made+1) {
+		t.Errorf("got %d rotations and %d versions of %d secrets, want one and two of each", verdict.Rotations,
+			verdict.Versions, made+1)
 	}
-	if rotator != "" {
-		target.mustHave(t, v)
+	if w.Rotator != "" {
+		target.mustHave(t, v, dueName(secret))
 	}
 }
 
-// bringForward makes a delayed retry due now.
-func bringForward(t *testing.T, b *bench) {
+// mustRotate waits until a secret has its second version, and makes a delayed retry due now.
+func (b *bench) mustRotate(t *testing.T, name string) {
 	t.Helper()
-	b.store.MustExec(t, `UPDATE vault.rotation_jobs SET run_after = now() WHERE state = 'queued' AND run_after > now()`)
+	conn, err := pgx.Connect(t.Context(), b.SuperuserURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.WithoutCancel(t.Context()))
+	err = until(t.Context(), 2*time.Minute, "it is rotated", func() (bool, error) {
+		var version int
+		err := conn.QueryRow(t.Context(), `WITH hurried AS (UPDATE vault.rotation_jobs SET run_after = now()
+				WHERE state = 'queued' AND run_after > now())
+			SELECT current_version FROM vault.secrets WHERE name = $1`, name).Scan(&version)
+		return version == 2, err
+	})
+	if err != nil {
+		t.Fatalf("%v: %s", err, b.store.MustQuery(t, `SELECT jsonb_agg(j) FROM vault.rotation_jobs j`))
+	}
 }
 
 // mustHave fails unless the target has the current value, and was set to no other.
-func (m *memory) mustHave(t *testing.T, v *vault.Vault) {
+func (m *memory) mustHave(t *testing.T, v *vault.Vault, name string) {
 	t.Helper()
-	current, err := v.Get(t.Context(), dueName(0), vault.GetOptions{})
+	current, err := v.Get(t.Context(), name, vault.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

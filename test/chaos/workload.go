@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -38,18 +39,20 @@ const (
 
 // Workload keeps a vault busy.
 type Workload struct {
-	Cluster    Cluster
-	Ledger     *Ledger
-	Timeline   *Timeline
-	Seed       uint64
-	Writers    int      // in this process
-	CLIWriters int      // running vaultctl
-	Rotator    string   // a spec that every vaultd can run; "" = no secret has a rotator
-	Crashes    []string // failpoints at which a vaultctl is sometimes killed; none: built without failpoints
+	Cluster     Cluster
+	Ledger      *Ledger
+	Timeline    *Timeline
+	Seed        uint64
+	Writers     int           // in this process
+	CLIWriters  int           // running vaultctl
+	RotateEvery time.Duration // of automatic secrets; 0 = a minute, the shortest
+	Rotator     string        // a spec that every vaultd can run; "" = no secret has a rotator
+	Crashes     []string      // failpoints at which a vaultctl is sometimes killed; none: built without failpoints
 
-	begun time.Time
-	due   sync.Mutex // two calls at once would move one due time twice
-	apps  apps
+	begun   time.Time
+	due     sync.Mutex // two calls at once would move one due time twice
+	dueConn *pgx.Conn  // guarded by due; kept from call to call. nil: none
+	apps    apps
 }
 
 // Prepare makes the secrets that exist from the beginning. Its caller then waits until all nodes have replayed them.
@@ -77,7 +80,7 @@ func (w *Workload) Prepare(ctx context.Context) error {
 
 // prepareDue makes one automatic secret. Every fourth has the rotator.
 func (w *Workload) prepareDue(ctx context.Context, v *vault.Vault, i int) error {
-	generator, interval, value := "hex:32", time.Minute, newValue()
+	generator, interval, value := "hex:32", cmp.Or(w.RotateEvery, time.Minute), newValue()
 	settings := vault.Settings{Generator: &generator, RotateEvery: &interval}
 	if hasRotator(i) && w.Rotator != "" {
 		settings.Rotator = &w.Rotator
@@ -111,6 +114,7 @@ func (w *Workload) Run(ctx context.Context) error {
 		return err
 	}
 	defer v.close()
+	defer w.leaveDue()
 	var running sync.WaitGroup
 	for i := range w.Writers {
 		running.Go(func() { w.write(ctx, i+1, v.Vault) })
@@ -393,23 +397,44 @@ func (w *Workload) makeDue(ctx context.Context) {
 	}
 }
 
-// MakeDue makes up to n secrets due that are neither due nor being rotated.
+// MakeDue makes up to n secrets due that are neither due nor being rotated. It keeps its session; if that has ended, or
+// its server is no longer the primary, it tries once more over another.
 func (w *Workload) MakeDue(ctx context.Context, n int) error {
+	return w.makeDueUnder(ctx, "chaos/due/", n)
+}
+
+func (w *Workload) makeDueUnder(ctx context.Context, prefix string, n int) error {
 	w.due.Lock()
 	defer w.due.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()
+	if w.dueConn != nil {
+		err := w.moveDue(ctx, prefix, n)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+	}
 	conn, err := pgx.Connect(ctx, w.Cluster.SuperuserURL)
 	if err != nil {
 		return err
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	rows, err := conn.Query(ctx, `UPDATE vault.secrets s SET next_rotation_at = clock_timestamp() FROM (
-			SELECT id FROM vault.secrets WHERE next_rotation_at > clock_timestamp() AND name ^@ 'chaos/due/'
+	w.dueConn = conn
+	return w.moveDue(ctx, prefix, n)
+}
+
+// moveDue is called with due held. It leaves the session after an error.
+func (w *Workload) moveDue(ctx context.Context, prefix string, n int) (err error) {
+	defer func() {
+		if err != nil {
+			w.leaveDue()
+		}
+	}()
+	rows, err := w.dueConn.Query(ctx, `UPDATE vault.secrets s SET next_rotation_at = clock_timestamp() FROM (
+			SELECT id FROM vault.secrets WHERE next_rotation_at > clock_timestamp() AND name ^@ $2
 			  AND NOT EXISTS (SELECT FROM vault.rotation_jobs j
 			    WHERE j.secret_id = secrets.id AND j.state IN ('queued', 'claimed'))
 			ORDER BY rotated_at LIMIT $1 FOR UPDATE SKIP LOCKED) AS picked
-		WHERE s.id = picked.id RETURNING s.name, s.next_rotation_at`, n)
+		WHERE s.id = picked.id RETURNING s.name, s.next_rotation_at`, n, prefix)
 	if err != nil {
 		return err
 	}
@@ -428,4 +453,14 @@ func (w *Workload) MakeDue(ctx context.Context, n int) error {
 		w.Ledger.due(d)
 	}
 	return nil
+}
+
+// leaveDue ends the session of MakeDue. It is called with due held, or when no call is in progress.
+func (w *Workload) leaveDue() {
+	if w.dueConn != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = w.dueConn.Close(ctx)
+		w.dueConn = nil
+	}
 }
