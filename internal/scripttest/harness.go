@@ -16,6 +16,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -78,6 +79,9 @@ type session struct {
 // Run builds both binaries, runs every script of a folder on one shared cluster, and then looks for their values and
 // tokens in everything that was logged.
 func Run(t *testing.T, dir string) {
+	if signal.Ignored(syscall.SIGHUP) { // under nohup: what a script starts would ignore it as well, and stay
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
+	}
 	h := newHarness(t)
 	t.Run("script", func(t *testing.T) {
 		testscript.Run(t, testscript.Params{
