@@ -28,6 +28,9 @@ func totalsOf(t *testing.T, s *vaulttest.Store, role string) totals {
 	if of.ClusterID == "" || of.LSN == "" {
 		t.Errorf("%s: got the status %s, without the node", role, text)
 	}
+	if n, err := mustReader(t, s.URL(role)).CountRoundFailures(t.Context()); err != nil || n != of.RoundFailures {
+		t.Errorf("%s: counted %d failures of rounds (%v), want %d as in the status", role, n, err, of.RoundFailures)
+	}
 	return totals{of.Secrets, of.Deleted, of.LiveVersions, of.Tokens, of.RotationsFailed, of.RotationsOverdue,
 		of.RotationsPaused, of.RoundFailures, of.NextRotationAt != nil}
 }
@@ -49,20 +52,23 @@ func TestStatusCountsWhatTheRoleMayRead(t *testing.T) {
 			FROM unnest(ARRAY['app1/', 'app1/sub/', 'app2/']) WITH ORDINALITY AS x (scope, n)`)
 
 	one, nested, all, member := roleName("one"), roleName("nested"), roleName("all"), roleName("member")
-	for _, role := range []string{one, nested, all, member} {
+	limited, worker := roleName("limited"), roleName("worker") // both are workers; the other one reads no secrets
+	for _, role := range []string{one, nested, all, member, limited, worker} {
 		mustRole(t, s, role)
 	}
 	for role, prefixes := range map[string][]string{one: {"app1/"}, nested: {"app1/", "app1/sub/", "app2/d"},
-		all: {"app1/", ""}} {
+		all: {"app1/", ""}, limited: {"app1/"}} {
 		for _, prefix := range prefixes {
 			mustAdmin(t, s, grant(role, prefix))
 		}
 	}
-	s.MustExec(t, `GRANT `+quoted(one)+` TO `+quoted(member))
+	s.MustExec(t, `GRANT `+quoted(one)+` TO `+quoted(member),
+		`GRANT vault_worker TO `+quoted(limited)+`, `+quoted(worker))
 	// a rotation that failed is overdue as well, and counts once
 	whole := totals{5, 1, 6, 4, 3, 2, 1, 7, true}
 	app1 := totals{2, 0, 2, 2, 1, 1, 0, 3, true}
-	for role, want := range map[string]totals{vaulttest.Superuser: whole, all: whole, one: app1, member: app1,
+	for role, want := range map[string]totals{vaulttest.Superuser: whole, all: whole, limited: whole, worker: whole,
+		one: app1, member: app1,
 		nested: {3, 0, 3, 2, 2, 1, 1, 4, true}} {
 		if diff := cmp.Diff(want, totalsOf(t, s, role)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", role, diff)

@@ -568,8 +568,8 @@ func commit(ctx context.Context, conn *pgx.Conn) (lsn string, err error) {
 	return lsn, nil
 }
 
-// recordRefusal writes the audit row of a refused change, because the refused transaction has rolled back. It waits for
-// commitTimeout while another session, such as one that prunes, has locked the log.
+// recordRefusal writes the audit row of a refused change, because the refused transaction has rolled back. It is
+// tried for commitTimeout while another session, such as one that prunes, has a lock of the log.
 func (w *Writer) recordRefusal(ctx context.Context, c *Credential, r Refusal, why error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
 	defer cancel()

@@ -150,8 +150,8 @@ func mutatedTests(t *testing.T) (program string) {
 	return program
 }
 
-// The checker finds every mutant, so what it finds correct is. It may take more runs than
-// the rules are tested with, until one has the fault: of the rarest mutant, every second run has it.
+// The checker finds every mutant, so what it finds correct is. It may take more runs than the rules are tested with,
+// until one has the fault: of the rarest mutant, every second run has it.
 func TestTheCheckerFindsMutants(t *testing.T) {
 	program := mutatedTests(t)
 	for _, m := range mutants {

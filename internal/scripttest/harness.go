@@ -50,7 +50,6 @@ type harness struct {
 	fragileVaultd      func() (string, error) // vaultd with failpoints, built when first needed
 	previous           func() (string, error) // folder of the previous release, built when first needed
 	everyCommandListed func() error           // once for all scripts
-	everyCommandRaced  sync.Once
 
 	mu         sync.Mutex
 	transcript bytes.Buffer        // stderr of everything the scripts ran, and vaultd's logs

@@ -99,17 +99,12 @@ var everyCommand = []invocation{
 var notRun = []string{"completion", "dev", "help", "keygen", "version", "audit"}
 
 // everycommand URL OWNER_URL [pooled]: every command of vaultctl works. The shadows of "hostile shadows" must not have
-// run after any of them. The first script that comes here runs each under the race detector; the goroutines of a
-// command are the same whatever its session is set to, so the others run what the command vaultctl would.
+// run after any of them.
 func (h *harness) cmdEveryCommand(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) < 2 {
 		ts.Fatalf("usage: everycommand URL OWNER_URL [pooled]")
 	}
 	ts.Check(h.everyCommandListed())
-	program := h.vaultctlFor
-	h.everyCommandRaced.Do(func() {
-		program = func([]string) string { return filepath.Join(h.bin, "vaultctl") }
-	})
 	work := ts.Getenv("WORK")
 	for name, text := range map[string]string{"value": canary, "next": canary + " next",
 		"import.jsonl": `{"name":"app/imported","value":"` + canary + `"}` + "\n"} {
@@ -138,7 +133,7 @@ func (h *harness) cmdEveryCommand(ts *testscript.TestScript, neg bool, args []st
 			cut = len(words)
 		}
 		words = slices.Insert(words, cut, "--database-url", url)
-		out, code := h.runOne(ts, program(words), words, i.follows)
+		out, code := h.runOne(ts, words, i.follows)
 		if code != want || bytes.Contains(out, []byte("shadow called")) {
 			ts.Fatalf("vaultctl %s: exit code %d, want %d\n%s", strings.Join(words, " "), code, want,
 				bytes.ReplaceAll(out, []byte(canary), []byte("VALUE")))
@@ -146,11 +141,10 @@ func (h *harness) cmdEveryCommand(ts *testscript.TestScript, neg bool, args []st
 	}
 }
 
-func (h *harness) runOne(ts *testscript.TestScript, program string, words []string, follows bool) (out []byte,
-	code int) {
+func (h *harness) runOne(ts *testscript.TestScript, words []string, follows bool) (out []byte, code int) {
 	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, program, words...)
+	cmd := exec.CommandContext(ctx, filepath.Join(h.bin, "vaultctl"), words...)
 	cmd.Dir = ts.Getenv("WORK")
 	for _, name := range []string{"PATH", "HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "VAULTCTL_TOKEN_FILE",
 		"VAULTCTL_KMS_KEY", "TZ", "GORACE"} {

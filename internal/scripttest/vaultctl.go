@@ -17,8 +17,8 @@ import (
 // concurrent are the first words of the commands that share work among goroutines, and of exec, whose process becomes
 // another program. Under the race detector scripts run the others without it: a process takes 20 ms of processor time
 // then instead of 45 and more, and scripts start two thousand. What goroutines the others have are those of packages
-// that have tests under the race detector. The first everycommand of a run runs each with it, and so does a script's
-// "exec vaultctl".
+// that have tests under the race detector. The command everycommand runs each with it, and so does a script's "exec
+// vaultctl".
 var concurrent = []string{"dev", "doctor --restore", "exec", "export", "import", "rewrap"}
 
 func (h *harness) vaultctlFor(args []string) string {

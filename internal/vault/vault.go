@@ -118,6 +118,11 @@ func (v *Vault) RoundFailures(ctx context.Context) ([]db.RoundFailure, error) {
 	return v.reader.RoundFailures(ctx)
 }
 
+// CountRoundFailures is the RoundFailures of Status, without counting anything else where the role's rights allow it.
+func (v *Vault) CountRoundFailures(ctx context.Context) (int64, error) {
+	return v.reader.CountRoundFailures(ctx)
+}
+
 // PrimaryRoundFailures is RoundFailures on the primary.
 func (v *Vault) PrimaryRoundFailures(ctx context.Context) ([]db.RoundFailure, error) {
 	return v.writer.RoundFailures(ctx)
