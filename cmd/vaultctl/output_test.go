@@ -127,28 +127,28 @@ func TestDetailOfAnEvent(t *testing.T) {
 func TestWorriesOfAStatus(t *testing.T) {
 	none, one, late, tooLate := 0, 1, 30.0, 60.5
 	for _, c := range []struct {
-		status db.Status
+		health db.Health
 		failed []db.RotationRow
 		want   string
 	}{
-		{db.Status{RotationsQueued: 3, RotationsClaimed: 2, MaxRotations: &one, LagSeconds: &late}, nil, ""},
-		{db.Status{RotationsFailed: 1}, nil, "rotations: 1 failed"},
-		{db.Status{RotationsFailed: 5}, []db.RotationRow{{Name: "a", LastError: "x\x1b"}, {Name: "b", LastError: "y"}},
+		{db.Health{RotationsQueued: 3, RotationsClaimed: 2, MaxRotations: &one, LagSeconds: &late}, nil, ""},
+		{db.Health{RotationsFailed: 1}, nil, "rotations: 1 failed"},
+		{db.Health{RotationsFailed: 5}, []db.RotationRow{{Name: "a", LastError: "x\x1b"}, {Name: "b", LastError: "y"}},
 			`rotations: 5 failed ("a": x?; "b": y; 3 more)`},
-		{db.Status{RotationsOverdue: 4}, nil, "rotations: 4 overdue"},
-		{db.Status{RotationsFailed: 1, RotationsOverdue: 4}, nil, "rotations: 1 failed, 4 overdue"},
-		{db.Status{MaxRotations: &none}, nil, "rotations: all are stopped (vaultctl rotation limit 0)"},
-		{db.Status{MaxRotations: &none, RotationsOverdue: 4, LagSeconds: &tooLate, RoundFailures: 1}, nil,
+		{db.Health{RotationsOverdue: 4}, nil, "rotations: 4 overdue"},
+		{db.Health{RotationsFailed: 1, RotationsOverdue: 4}, nil, "rotations: 1 failed, 4 overdue"},
+		{db.Health{MaxRotations: &none}, nil, "rotations: all are stopped (vaultctl rotation limit 0)"},
+		{db.Health{MaxRotations: &none, RotationsOverdue: 4, LagSeconds: &tooLate, RoundFailures: 1}, nil,
 			"behind: the last heartbeat of the primary that this node has is 1m old; " +
 				"rotations: all are stopped (vaultctl rotation limit 0), 4 overdue; " +
 				"rounds: 1 that are not shown to this role, or work again by now"},
 	} {
 		got := ""
-		if err := statusProblem(c.status, nil, c.failed); err != nil {
+		if err := statusProblem(db.Status{Health: c.health}, nil, c.failed); err != nil {
 			got = err.Error()
 		}
 		if diff := cmp.Diff(c.want, got); diff != "" {
-			t.Errorf("%+v (-want +got):\n%s", c.status, diff)
+			t.Errorf("%+v (-want +got):\n%s", c.health, diff)
 		}
 	}
 }

@@ -53,25 +53,25 @@ func (c *stateCollector) Collect(to chan<- prometheus.Metric) {
 	gauge := func(desc *prometheus.Desc, value float64, labels ...string) {
 		to <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
 	}
-	s, err := c.vault.Status(ctx)
+	h, err := c.vault.Health(ctx)
 	if err != nil {
 		gauge(databaseUp, 0)
 		return
 	}
 	gauge(databaseUp, 1)
-	gauge(isPrimary, gaugeOf(s.Role == "primary"))
-	if s.LagSeconds != nil {
-		gauge(lag, *s.LagSeconds)
+	gauge(isPrimary, gaugeOf(h.Role == "primary"))
+	if h.LagSeconds != nil {
+		gauge(lag, *h.LagSeconds)
 	}
-	if s.UnsealedSeconds != nil {
-		gauge(unsealed, *s.UnsealedSeconds)
+	if h.UnsealedSeconds != nil {
+		gauge(unsealed, *h.UnsealedSeconds)
 	}
-	gauge(rounds, float64(s.RoundFailures))
-	if s.MaxRotations != nil {
-		gauge(rotationLimit, float64(*s.MaxRotations))
+	gauge(rounds, float64(h.RoundFailures))
+	if h.MaxRotations != nil {
+		gauge(rotationLimit, float64(*h.MaxRotations))
 	}
 	gauge(nodeFenced, gaugeOf(errors.Is(c.vault.CheckFence(ctx), vault.ErrFenced)))
-	for state, n := range rotationsByState(s) {
+	for state, n := range rotationsByState(h) {
 		gauge(rotations, float64(n), state)
 	}
 }
@@ -97,9 +97,9 @@ func waitQueries(v *vault.Vault) prometheus.Collector {
 	})
 }
 
-func rotationsByState(s db.Status) map[string]int64 {
-	return map[string]int64{"queued": s.RotationsQueued, "claimed": s.RotationsClaimed, "failed": s.RotationsFailed,
-		"overdue": s.RotationsOverdue, "paused": s.RotationsPaused}
+func rotationsByState(h db.Health) map[string]int64 {
+	return map[string]int64{"queued": h.RotationsQueued, "claimed": h.RotationsClaimed, "failed": h.RotationsFailed,
+		"overdue": h.RotationsOverdue, "paused": h.RotationsPaused}
 }
 
 func gaugeOf(yes bool) float64 {

@@ -210,9 +210,10 @@ func fenceOnly(check func(context.Context) error) func(context.Context) error {
 // roundsWork counts the failures of the rounds. It names none: the health listener answers any client.
 func roundsWork(v *vault.Vault) func(context.Context) error {
 	return func(ctx context.Context) error {
-		n, err := v.CountRoundFailures(ctx)
-		if err == nil && n > 0 {
-			err = fmt.Errorf("%d parts, secrets or months cannot be handled; vaultctl doctor names them", n)
+		health, err := v.Health(ctx)
+		if err == nil && health.RoundFailures > 0 {
+			err = fmt.Errorf("%d parts, secrets or months cannot be handled; vaultctl doctor names them",
+				health.RoundFailures)
 		}
 		return err
 	}

@@ -236,10 +236,29 @@ func history(ctx context.Context, q Querier, name string) ([]HistoryRow, error) 
 	return rows, err
 }
 
-// Status is the result of vault.status() on a node. To a role with prefixes the counts are those of the names, tokens,
-// rotations and failures under them; WrongProofs is 0, and RefusedLastHour its own.
+// Health is the result of vault.health() on a node: the part of the status whose cost does not grow with the number of
+// secrets. To a role with prefixes the counts are those of rotations and failures under them.
+type Health struct {
+	Role             string `json:"role"` // primary or standby
+	RotationsQueued  int64  `json:"rotations_queued"`
+	RotationsClaimed int64  `json:"rotations_claimed"`
+	RotationsFailed  int64  `json:"rotations_failed"`
+	// due for more than 5 minutes, and neither paused nor outside their window
+	RotationsOverdue int64 `json:"rotations_overdue"`
+	RotationsPaused  int64 `json:"rotations_paused"`
+	// parts, secrets and months that the rounds of supervisor, workers and sealer fail on
+	RoundFailures int64 `json:"round_failures"`
+	MaxRotations  *int  `json:"max_rotations,omitempty"` // the cap on all workers together
+	// behind the primary, by the heartbeat; nil = unknown
+	LagSeconds *float64 `json:"lag_seconds,omitempty"`
+	// of a primary: how long the oldest audit row has waited for its seal; nil = no seal yet
+	UnsealedSeconds *float64 `json:"audit_unsealed_seconds,omitempty"`
+}
+
+// Status is the result of vault.status() on a node, which counts all secrets. To a role with prefixes the counts are
+// those of the names and tokens under them; WrongProofs is 0, and RefusedLastHour its own.
 type Status struct {
-	Role          string `json:"role"` // primary or standby
+	Health
 	Node          string `json:"node,omitempty"`
 	ServerVersion string `json:"server_version"`
 	ClusterID     string `json:"cluster_id"`
@@ -250,29 +269,16 @@ type Status struct {
 	LiveVersions  int64  `json:"live_versions"`
 	Tokens        int64  `json:"tokens"`
 	// of admin tokens, since the installation; up to 32 too many after a crash and on a standby
-	WrongProofs      int64 `json:"wrong_proofs"`
-	RefusedLastHour  int64 `json:"refused_last_hour"` // refused changes that clients have reported
-	RotationsQueued  int64 `json:"rotations_queued"`
-	RotationsClaimed int64 `json:"rotations_claimed"`
-	RotationsFailed  int64 `json:"rotations_failed"`
-	// due for more than 5 minutes, and neither paused nor outside their window
-	RotationsOverdue int64 `json:"rotations_overdue"`
-	RotationsPaused  int64 `json:"rotations_paused"`
-	// parts, secrets and months that the rounds of supervisor, workers and sealer fail on
-	RoundFailures  int64       `json:"round_failures"`
-	MaxRotations   *int        `json:"max_rotations,omitempty"` // the cap on all workers together
-	KeepJobs       int         `json:"keep_jobs_days"`          // ended rotations stay
-	KeepVersions   int         `json:"keep_versions_days"`      // removed versions stay
-	NextRotationAt *time.Time  `json:"next_rotation_at,omitempty"`
-	Standbys       *int        `json:"standbys,omitempty"`                  // of a primary: connected now
-	SyncNames      *string     `json:"synchronous_standby_names,omitempty"` // of a primary
-	Durability     *Durability `json:"durability,omitempty"`                // of a primary
-	// behind the primary, by the heartbeat; nil = unknown
-	LagSeconds *float64 `json:"lag_seconds,omitempty"`
+	WrongProofs     int64       `json:"wrong_proofs"`
+	RefusedLastHour int64       `json:"refused_last_hour"`  // refused changes that clients have reported
+	KeepJobs        int         `json:"keep_jobs_days"`     // ended rotations stay
+	KeepVersions    int         `json:"keep_versions_days"` // removed versions stay
+	NextRotationAt  *time.Time  `json:"next_rotation_at,omitempty"`
+	Standbys        *int        `json:"standbys,omitempty"`                  // of a primary: connected now
+	SyncNames       *string     `json:"synchronous_standby_names,omitempty"` // of a primary
+	Durability      *Durability `json:"durability,omitempty"`                // of a primary
 	// from the newest round of a supervisor to the newest heartbeat; nil = no round yet
 	Unsupervised *float64 `json:"unsupervised_seconds,omitempty"`
-	// of a primary: how long the oldest audit row has waited for its seal; nil = no seal yet
-	UnsealedSeconds *float64 `json:"audit_unsealed_seconds,omitempty"`
 	// of a primary: locks that one transaction holds too long
 	HeldLocks []HeldLock `json:"held_locks,omitempty"`
 	// of a standby: commit time of the last change replayed
@@ -306,6 +312,13 @@ type Durability struct {
 	Needed      int      `json:"needed"`      // synchronous standbys that a write waits for
 	Synchronous []string `json:"synchronous"` // such standbys that are connected
 	WeakenedBy  []string `json:"weakened_by"` // settings with which a crash of the machine can lose it
+}
+
+// Health reads what a scrape and a probe of the node ask.
+func (r *Reader) Health(ctx context.Context) (Health, error) {
+	var h Health
+	err := r.pool.QueryRow(ctx, `SELECT vault.health()`).Scan(&h)
+	return h, classify(err)
 }
 
 // Status reads the state of the node.

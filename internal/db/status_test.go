@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/hyperiondb/vault/internal/db"
 	"github.com/hyperiondb/vault/internal/vaulttest"
@@ -28,8 +29,11 @@ func totalsOf(t *testing.T, s *vaulttest.Store, role string) totals {
 	if of.ClusterID == "" || of.LSN == "" {
 		t.Errorf("%s: got the status %s, without the node", role, text)
 	}
-	if n, err := mustReader(t, s.URL(role)).CountRoundFailures(t.Context()); err != nil || n != of.RoundFailures {
-		t.Errorf("%s: counted %d failures of rounds (%v), want %d as in the status", role, n, err, of.RoundFailures)
+	health, err := mustReader(t, s.URL(role)).Health(t.Context())
+	must(t, err)
+	ages := cmpopts.IgnoreFields(db.Health{}, "LagSeconds", "UnsealedSeconds")
+	if diff := cmp.Diff(of.Health, health, ages); diff != "" {
+		t.Errorf("%s: the health is not that of the status (-status +health):\n%s", role, diff)
 	}
 	return totals{of.Secrets, of.Deleted, of.LiveVersions, of.Tokens, of.RotationsFailed, of.RotationsOverdue,
 		of.RotationsPaused, of.RoundFailures, of.NextRotationAt != nil}
@@ -78,7 +82,7 @@ func TestStatusCountsWhatTheRoleMayRead(t *testing.T) {
 	// its counts are of the role itself: no prefix of another can be asked for
 	conn := mustConnect(t, s.URL(one))
 	defer conn.Close(context.WithoutCancel(t.Context()))
-	for _, call := range []string{`vault._own_totals(ARRAY['other/'])`, `vault._all_totals()`,
+	for _, call := range []string{`vault._own_totals(ARRAY['other/'])`, `vault._all_totals()`, `vault._to_see_to(NULL)`,
 		`vault._visible_prefixes()`} {
 		wantCode(t, runStep(t.Context(), conn, `SELECT `+call), "42501")
 	}

@@ -2,7 +2,6 @@ package db
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -48,36 +47,19 @@ func (r *Reader) RoundFailures(ctx context.Context) ([]RoundFailure, error) {
 	return roundFailures(ctx, r.pool)
 }
 
-// CountRoundFailures is the RoundFailures of Status. Status counts all secrets, so it is asked only by a role that does
-// not see each failure: a worker whose secrets are limited to prefixes, or that may read none.
-func (r *Reader) CountRoundFailures(ctx context.Context) (n int64, err error) {
-	err = classify(r.pool.QueryRow(ctx, `SELECT CASE WHEN EXISTS (SELECT FROM vault.service_scope
-			WHERE prefix = '' AND role_id = quote_ident(current_user)::regrole)
-		THEN (SELECT count(*) FROM vault.round_failures WHERE `+lastingFailure+`)
-		ELSE (vault.status() ->> 'round_failures')::bigint END`).Scan(&n))
-	if errors.Is(err, ErrRefused) {
-		s, err := r.Status(ctx)
-		return s.RoundFailures, err
-	}
-	return n, err
-}
-
-// lastingFailure leaves out conflicts between two sessions that did not last.
-const lastingFailure = `(code NOT IN ('40001', '40P01', '55P03') OR times > 3)`
-
 // RoundFailures lists them as stored on the primary.
 func (w *Writer) RoundFailures(ctx context.Context) ([]RoundFailure, error) {
 	return roundFailures(ctx, w.pool)
 }
 
-// roundFailures filters as vault.status() does: conflicts between two sessions count only if they last.
+// roundFailures filters as vault.health() does: conflicts between two sessions count only if they last.
 func roundFailures(ctx context.Context, q Querier) ([]RoundFailure, error) {
 	return Collect(ctx, q, func(row pgx.CollectableRow) (RoundFailure, error) {
 		var f RoundFailure
 		err := row.Scan(&f.Part, &f.Subject, &f.Since, &f.LastAt, &f.Times, &f.Error)
 		return f, err
 	}, `SELECT part, subject, since, last_at, times, error FROM vault.round_failures
-		WHERE `+lastingFailure+` ORDER BY subject <> '', part, subject LIMIT 100`)
+		WHERE (code NOT IN ('40001', '40P01', '55P03') OR times > 3) ORDER BY subject <> '', part, subject LIMIT 100`)
 }
 
 // ReportRound stores that the rounds of a daemon fail, or (nil) that they work again.

@@ -36,6 +36,7 @@ var undo = map[int]string{
 		DROP TRIGGER config_moves_forward ON vault.config;
 		ALTER TABLE vault.config DROP COLUMN keep_jobs_days, DROP COLUMN keep_versions_days,
 			DROP COLUMN installed_version, DROP COLUMN migrated_at, DROP COLUMN home`,
+	17: `DROP FUNCTION vault.health() CASCADE`, // and status(), which calls it
 }
 
 func viewOfMigration7() string {

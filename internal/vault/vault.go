@@ -106,6 +106,9 @@ func (v *Vault) PingPrimary(ctx context.Context) error { return v.writer.Ping(ct
 // CheckFence is ErrFenced if the local node is an old primary, and learns of a newer one.
 func (v *Vault) CheckFence(ctx context.Context) error { return v.reader.CheckFence(ctx) }
 
+// Health returns vault.health() of the local node.
+func (v *Vault) Health(ctx context.Context) (db.Health, error) { return v.reader.Health(ctx) }
+
 // Status returns vault.status() of the local node.
 func (v *Vault) Status(ctx context.Context) (db.Status, error) { return v.reader.Status(ctx) }
 
@@ -116,11 +119,6 @@ func (v *Vault) PrimaryStatus(ctx context.Context) (db.Status, error) { return v
 // them.
 func (v *Vault) RoundFailures(ctx context.Context) ([]db.RoundFailure, error) {
 	return v.reader.RoundFailures(ctx)
-}
-
-// CountRoundFailures is the RoundFailures of Status, without counting anything else where the role's rights allow it.
-func (v *Vault) CountRoundFailures(ctx context.Context) (int64, error) {
-	return v.reader.CountRoundFailures(ctx)
 }
 
 // PrimaryRoundFailures is RoundFailures on the primary.

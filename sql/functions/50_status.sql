@@ -11,7 +11,35 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
         WHERE NOT EXISTS (SELECT FROM own w WHERE o.prefix ^@ w.prefix AND o.prefix <> w.prefix)) END
 $$;
 
--- The counts of the whole vault. Every scrape calls it, so it counts in indexes and reads no table whole.
+-- Rotations and failed rounds that somebody may have to see to: under these prefixes, or everywhere if there are none.
+-- It reads what is due, claimed or failed, in indexes, and so costs the same in a vault of any size.
+CREATE OR REPLACE FUNCTION vault._to_see_to(p_prefixes text[]) RETURNS jsonb
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = on SET jit = off AS $$
+  SELECT jsonb_build_object(
+    'rotations_queued', (SELECT count(*) FROM vault.rotation_jobs
+        WHERE state = 'queued' AND (p_prefixes IS NULL OR name ^@ ANY (p_prefixes))),
+    'rotations_claimed', (SELECT count(*) FROM vault.rotation_jobs
+        WHERE state = 'claimed' AND (p_prefixes IS NULL OR name ^@ ANY (p_prefixes))),
+    'rotations_failed', (SELECT count(*) FROM vault.rotation_jobs j JOIN vault.secrets s ON s.id = j.secret_id
+        WHERE j.state = 'failed' AND j.from_version = s.current_version AND s.deleted_at IS NULL
+          AND (p_prefixes IS NULL OR j.name ^@ ANY (p_prefixes))),
+    'rotations_overdue', (SELECT count(*) FROM vault.secrets s WHERE s.deleted_at IS NULL
+        AND s.next_rotation_at < now() - interval '5 minutes'
+        AND (p_prefixes IS NULL OR s.name ^@ ANY (p_prefixes))
+        AND vault._may_rotate(s, now())
+        AND (s.rotation_window IS NULL
+          OR vault._in_window(s.rotation_window, now() - interval '5 minutes'))
+        AND NOT EXISTS (SELECT FROM vault.rotation_jobs j        -- it counts as failed
+          WHERE j.secret_id = s.id AND j.state = 'failed' AND j.from_version = s.current_version)),
+    'rotations_paused', (SELECT count(*) FROM vault.secrets WHERE rotation_paused_at IS NOT NULL
+        AND deleted_at IS NULL AND (p_prefixes IS NULL OR name ^@ ANY (p_prefixes))),
+    -- or the failure lasts
+    'round_failures', (SELECT count(*) FROM vault.round_failures
+        WHERE (code NOT IN ('40001', '40P01', '55P03') OR times > 3)
+          AND (p_prefixes IS NULL OR subject = '' OR part = 'partitions' OR subject ^@ ANY (p_prefixes))))
+$$;
+
+-- The counts of the whole vault. It counts in indexes and reads no table whole.
 CREATE OR REPLACE FUNCTION vault._all_totals() RETURNS jsonb
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = on SET jit = off AS $$
   SELECT jsonb_build_object(
@@ -25,22 +53,6 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET r
     'wrong_proofs', (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM vault.wrong_proofs),
     'refused_last_hour', (SELECT coalesce(sum(refused), 0) FROM vault.refusals
         WHERE minute > now() - interval '1 hour'),
-    'rotations_queued', (SELECT count(*) FROM vault.rotation_jobs WHERE state = 'queued'),
-    'rotations_claimed', (SELECT count(*) FROM vault.rotation_jobs WHERE state = 'claimed'),
-    'rotations_failed', (SELECT count(*) FROM vault.rotation_jobs j JOIN vault.secrets s ON s.id = j.secret_id
-                         WHERE j.state = 'failed' AND j.from_version = s.current_version AND s.deleted_at IS NULL),
-    'rotations_overdue', (SELECT count(*) FROM vault.secrets s WHERE s.deleted_at IS NULL
-        AND s.next_rotation_at < now() - interval '5 minutes'
-        AND vault._may_rotate(s, now())
-        AND (s.rotation_window IS NULL
-          OR vault._in_window(s.rotation_window, now() - interval '5 minutes'))
-        AND NOT EXISTS (SELECT FROM vault.rotation_jobs j        -- it counts as failed
-          WHERE j.secret_id = s.id AND j.state = 'failed' AND j.from_version = s.current_version)),
-    'rotations_paused', (SELECT count(*) FROM vault.secrets WHERE rotation_paused_at IS NOT NULL
-        AND deleted_at IS NULL),
-    -- or the failure lasts
-    'round_failures', (SELECT count(*) FROM vault.round_failures WHERE code NOT IN ('40001', '40P01', '55P03')
-        OR times > 3),
     'next_rotation_at', (SELECT min(next_rotation_at) FROM vault.secrets WHERE deleted_at IS NULL))
 $$;
 
@@ -48,8 +60,7 @@ $$;
 CREATE OR REPLACE FUNCTION vault._own_totals(p_prefixes text[]) RETURNS jsonb
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = on SET jit = off AS $$
   SELECT jsonb_build_object(
-    'secrets', s.live, 'deleted', s.deleted, 'rotations_overdue', s.overdue, 'rotations_paused', s.paused,
-    'next_rotation_at', s.next,
+    'secrets', s.live, 'deleted', s.deleted, 'next_rotation_at', s.next,
     'live_versions', (SELECT count(*) FROM unnest(p_prefixes) AS p (prefix) JOIN vault.secret_versions v
         ON v.name >= p.prefix COLLATE "C" AND v.name < p.prefix || '~' COLLATE "C"
         WHERE v.expires_at IS NULL OR v.removed_at IS NULL AND v.expires_at > now()),
@@ -58,42 +69,37 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET r
       AND NOT EXISTS (SELECT FROM vault.token_revocations r WHERE r.token_id = t.id)),
     'wrong_proofs', 0,
     'refused_last_hour', (SELECT coalesce(sum(refused), 0) FROM vault.refusals
-        WHERE minute > now() - interval '1 hour' AND db_role = session_user),
-    'rotations_queued', (SELECT count(*) FROM vault.rotation_jobs WHERE state = 'queued' AND name ^@ ANY (p_prefixes)),
-    'rotations_claimed', (SELECT count(*) FROM vault.rotation_jobs WHERE state = 'claimed'
-        AND name ^@ ANY (p_prefixes)),
-    'rotations_failed', (SELECT count(*) FROM vault.rotation_jobs j JOIN vault.secrets x ON x.id = j.secret_id
-        WHERE j.state = 'failed' AND j.from_version = x.current_version AND x.deleted_at IS NULL
-          AND j.name ^@ ANY (p_prefixes)),
-    'round_failures', (SELECT count(*) FROM vault.round_failures
-        WHERE (code NOT IN ('40001', '40P01', '55P03') OR times > 3)
-          AND (subject = '' OR part = 'partitions' OR subject ^@ ANY (p_prefixes))))
+        WHERE minute > now() - interval '1 hour' AND db_role = session_user))
   FROM (SELECT count(*) FILTER (WHERE x.deleted_at IS NULL) AS live,
       count(*) FILTER (WHERE x.deleted_at IS NOT NULL) AS deleted,
-      count(*) FILTER (WHERE x.deleted_at IS NULL AND x.rotation_paused_at IS NOT NULL) AS paused,
-      count(*) FILTER (WHERE x.next_rotation_at < now() - interval '5 minutes' AND vault._may_rotate(x, now())
-        AND (x.rotation_window IS NULL
-          OR vault._in_window(x.rotation_window, now() - interval '5 minutes'))
-        AND NOT EXISTS (SELECT FROM vault.rotation_jobs j
-          WHERE j.secret_id = x.id AND j.state = 'failed' AND j.from_version = x.current_version)) AS overdue,
       min(x.next_rotation_at) FILTER (WHERE x.deleted_at IS NULL) AS next
     FROM unnest(p_prefixes) AS p (prefix) JOIN vault.secrets x
       ON x.name >= p.prefix COLLATE "C" AND x.name < p.prefix || '~' COLLATE "C") AS s
 $$;
 
--- Counts and health, without names. Works on a standby, where it includes the replay position. A role with prefixes
--- gets the counts of the names under them.
-CREATE OR REPLACE FUNCTION vault.status() RETURNS jsonb
+-- What a scrape and a probe ask: the part of the status whose cost does not grow with the number of secrets. Works on a
+-- standby. A role with prefixes gets the counts of the names under them.
+CREATE OR REPLACE FUNCTION vault.health() RETURNS jsonb
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = on
 SET jit = off AS $$
   SELECT jsonb_build_object(
     'role', CASE WHEN pg_is_in_recovery() THEN 'standby' ELSE 'primary' END,
+    'max_rotations', c.max_rotations,
+    'lag_seconds', vault.replication_lag(),
+    'audit_unsealed_seconds', vault.sealing_lag() -> 'seconds') || vault._to_see_to(vault._visible_prefixes())
+  FROM vault.config c
+$$;
+
+-- The health of the vault and its counts, without names. Works on a standby, where it includes the replay position.
+CREATE OR REPLACE FUNCTION vault.status() RETURNS jsonb
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = on
+SET jit = off AS $$
+  SELECT vault.health() || jsonb_build_object(
     'node', nullif(current_setting('cluster_name'), ''),
     'server_version', current_setting('server_version'),
     'cluster_id', c.cluster_id,
     'schema_version', c.installed_version,
     'compatible_since', c.schema_version,
-    'max_rotations', c.max_rotations,
     'keep_jobs_days', c.keep_jobs_days,
     'keep_versions_days', c.keep_versions_days,
     'held_locks', CASE WHEN NOT pg_is_in_recovery() THEN vault._held_locks() END,
@@ -102,8 +108,6 @@ SET jit = off AS $$
     'standbys', CASE WHEN NOT pg_is_in_recovery() THEN (SELECT count(*) FROM pg_stat_replication) END,
     'synchronous_standby_names', CASE WHEN NOT pg_is_in_recovery()
         THEN current_setting('synchronous_standby_names') END,
-    'lag_seconds', vault.replication_lag(),
-    'audit_unsealed_seconds', vault.sealing_lag() -> 'seconds',
     'durability', CASE WHEN NOT pg_is_in_recovery() THEN vault._durability() END,
     'replayed_until', CASE WHEN pg_is_in_recovery() THEN pg_last_xact_replay_timestamp() END,
     'lsn', CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END)

@@ -20,7 +20,7 @@ GRANT EXECUTE ON FUNCTION vault.ship_reads(text, uuid, bigint, boolean, bytea[],
     vault.record_read(text, text, int, text, uuid, jsonb) TO vault_service;
 GRANT EXECUTE ON FUNCTION vault.put_versions(jsonb), vault.record_reads(jsonb) TO vault_service;
 GRANT EXECUTE ON FUNCTION vault.grace_report(text, boolean, timestamptz) TO vault_auditor;
-GRANT EXECUTE ON FUNCTION vault.status() TO vault_service, vault_worker, vault_auditor;
+GRANT EXECUTE ON FUNCTION vault.status(), vault.health() TO vault_service, vault_worker, vault_auditor;
 GRANT EXECUTE ON FUNCTION vault.replication(), vault._too_powerful(name) TO vault_service, vault_worker, vault_auditor;
 GRANT EXECUTE ON FUNCTION vault.my_token(), vault.xmin_holder() TO vault_service;
 GRANT EXECUTE ON FUNCTION vault.report_daemon(uuid, text, text, text, int), vault.forget_daemon(uuid) TO vault_service;

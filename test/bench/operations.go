@@ -165,6 +165,11 @@ func operations(s *store) []operation {
 				}
 				return err
 			}},
+		// What a scrape asks. The failed and overdue rotations are those of the backlog.
+		{name: "health", things: 1, rowsRead: float64(3 * backlog), do: func(ctx context.Context, c *client) error {
+			_, err := c.vault.Health(ctx)
+			return err
+		}},
 	}
 }
 

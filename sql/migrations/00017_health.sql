@@ -1,0 +1,2 @@
+-- +goose Up
+-- Tables stay as they are. Binaries of this version call vault.health(), which earlier installations do not have.
