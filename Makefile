@@ -18,7 +18,7 @@ export VAULT_TEST_PG := $(PG)
 
 .DEFAULT_GOAL := help
 .PHONY: help build compat compile dev test packages times test-pg check static fmt vet staticcheck style race bench cover fuzz chaos postgres pages
-.PHONY: promtool package package-test client dotenv-table bench-go bench-scale bench-reads extension install-extension test-cron bench-audit captures
+.PHONY: .FORCE promtool package package-test client dotenv-table bench-go bench-scale bench-reads extension install-extension test-cron bench-audit captures
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -99,15 +99,19 @@ vet: ## go vet
 	$(GO) vet ./...
 	$(GO) vet -tags pgcron ./internal/rotation
 
-staticcheck: ## staticcheck, at the version go.mod pins
-	$(GO) tool staticcheck ./...
+# Not by `go tool`: it compiles without GOFLAGS, and so the standard library again.
+bin/tools/staticcheck: .FORCE
+	@$(GO) build -o $@ honnef.co/go/tools/cmd/staticcheck
 
-client: ## Vet, staticcheck and test the Go client, a module of its own, under the race detector
+staticcheck: bin/tools/staticcheck ## staticcheck, at the version go.mod pins
+	bin/tools/staticcheck ./...
+
+client: bin/tools/staticcheck ## Vet, staticcheck and test the Go client, a module of its own, under the race detector
 	@test -z "$$(gofmt -l client)" || { echo "gofmt would change files of client/" >&2; exit 1; }
 	@cd client && test "$$($(GO) list -m all)" = github.com/hyperiondb/vault/client || { \
 	  echo "client: its go.mod has a requirement; it uses the standard library only" >&2; exit 1; }
 	cd client && $(GO) vet ./... && CGO_ENABLED=1 $(GO) test -race -count=1 ./...
-	@tool="$$($(GO) tool -n staticcheck)" && cd client && "$$tool" ./...
+	cd client && ../bin/tools/staticcheck ./...
 
 style: ## Fail if a line or the wording breaks the rules of CONTRIBUTING.md
 	$(GO) run ./tools/style -check
