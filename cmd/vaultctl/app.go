@@ -65,6 +65,7 @@ func (a *app) makePools(ctx context.Context) error {
 		}
 	}
 	if a.writer == nil {
+		options.Reader = a.reader
 		a.writer, err = db.NewWriter(ctx, options)
 	}
 	return err

@@ -43,6 +43,8 @@ type Options struct {
 	ShareAtStart bool
 	Siblings     *Siblings // the other pools of this process, which release idle connections; nil = none
 	ReadOnly     bool      // the server refuses every change of these sessions
+	// of a Writer: a Reader with the same options, which lends it a connection to the primary while it has no use for it
+	Reader *Reader
 	// of a Writer: the server that WaitForRotations listens on; "" = URL. It needs a connection without a pooler
 	ListenURL string
 }
@@ -103,6 +105,9 @@ func NewWriter(ctx context.Context, o Options) (*Writer, error) {
 			pool.Close()
 			return nil, err
 		}
+	}
+	if o.Reader != nil {
+		pool.lender = &lender{pool: o.Reader.pool.Pool, admit: o.Fence.admit}
 	}
 	return &Writer{pool: pool, fence: o.Fence, listen: listen}, nil
 }

@@ -59,8 +59,12 @@ func TestOldPrimaryIsPassedOver(t *testing.T) {
 	forgets := mustWriter(t, db.Options{URL: both, Fence: mustFence(t, "")})
 	_, err = putOne(t.Context(), t, forgets, "app/forgotten")
 	must(t, err)
+	reads, borrows, _ := lending(t, store, db.Options{URL: both, Fence: mustFence(t, state)})
+	must(t, reads.Ping(t.Context())) // on the old primary
+	_, err = putOne(t.Context(), t, borrows, "app/own")
+	must(t, err)
 	if got := store.MustQuery(t,
-		`SELECT string_agg(name, ' ' ORDER BY name) FROM vault.secrets`); got != "app/new app/remembered" {
+		`SELECT string_agg(name, ' ' ORDER BY name) FROM vault.secrets`); got != "app/new app/own app/remembered" {
 		t.Errorf("the new primary has %q", got)
 	}
 

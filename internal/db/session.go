@@ -357,11 +357,17 @@ func (r oneRow) Scan(dest ...any) error {
 // sessions are those of a pool.
 type sessions struct {
 	*pgxpool.Pool
-	start *start // nil: callers do not wait for each other
+	start  *start  // nil: callers do not wait for each other
+	lender *lender // nil: the pool has connections of its own only
 }
 
 // Acquire is the pool's. At the start it waits for a connection that is in use.
 func (s sessions) Acquire(ctx context.Context) (*pgxpool.Conn, error) {
+	if s.lender != nil {
+		if conn := s.lender.lend(ctx); conn != nil {
+			return conn, nil
+		}
+	}
 	if s.start != nil {
 		defer s.start.turn(ctx, s.Pool)()
 	}
@@ -393,6 +399,14 @@ func (s sessions) Exec(ctx context.Context, sql string, args ...any) (pgconn.Com
 	}
 	defer conn.Release()
 	return session{conn.Conn()}.Exec(ctx, sql, args...)
+}
+
+// Reset is the pool's, and also that of the pool that lends.
+func (s sessions) Reset() {
+	s.Pool.Reset()
+	if s.lender != nil {
+		s.lender.pool.Reset()
+	}
 }
 
 // Begin and BeginTx of pgxpool do not set the settings.
