@@ -79,7 +79,8 @@ func surfaceOfFunctions() map[string]bounded {
 	job := takesAny("99", "a job that is not there is a lost claim (VA002), or nothing")
 	attempt := takesAny("1", "another attempt than the claim's is a lost claim (VA002), or nothing")
 	return map[string]bounded{
-		"replication_lag": {as: service}, "sealing_lag": {as: service}, "status": {as: service}, "replication": {as: service},
+		"replication_lag": {as: service}, "sealing_lag": {as: service}, "status": {as: service}, "health": {as: service},
+		"replication": {as: service},
 		"xmin_holder": {as: service},
 		"challenge":   {as: service}, "my_token": {as: service, admin: true}, "list_tokens": {as: service, admin: true},
 		"prepare_audit_prune": {as: service, admin: true}, "beat": {as: worker},
