@@ -107,7 +107,8 @@ func NewWriter(ctx context.Context, o Options) (*Writer, error) {
 		}
 	}
 	if o.Reader != nil {
-		pool.lender = &lender{pool: o.Reader.pool.Pool, admit: o.Fence.admit}
+		pool.lender = &lender{pool: o.Reader.pool.Pool, admit: o.Fence.admit,
+			limit: pool.Config().ConnConfig.ConnectTimeout}
 	}
 	return &Writer{pool: pool, fence: o.Fence, listen: listen}, nil
 }

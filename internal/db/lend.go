@@ -3,6 +3,7 @@ package db
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -14,6 +15,7 @@ import (
 type lender struct {
 	pool  *pgxpool.Pool // of the Reader
 	admit pgconn.ValidateConnectFunc
+	limit time.Duration // of admit: a node that has frozen leaves the Writer time to connect to another one
 
 	mu sync.Mutex // held while a connection is chosen
 }
@@ -36,7 +38,9 @@ func (l *lender) lend(ctx context.Context) *pgxpool.Conn {
 	fit, known := raw.CustomData()[loanKey].(bool)
 	if !known {
 		_, pooled := behindPooler(raw)
+		ctx, cancel := context.WithTimeout(ctx, l.limit)
 		fit = !pooled && l.admit(ctx, raw) == nil
+		cancel()
 		raw.CustomData()[loanKey] = fit
 	}
 	if !fit {

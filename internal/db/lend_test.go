@@ -67,3 +67,17 @@ func TestAReaderLendsNothingUnfit(t *testing.T) {
 		t.Errorf("a writer with a reader of a standby: got %v, want %v as without one", got, want)
 	}
 }
+
+// The Reader's node freezes after it has answered: the Writer goes on to the primary.
+func TestAFrozenNodeLendsNothing(t *testing.T) {
+	t.Parallel()
+	store := vaulttest.Own(t)
+	standby := store.Cluster.Standbys()[0]
+	store.MustReplay(t)
+	r, w, _ := lending(t, store, db.Options{
+		URL: bothHosts(store, standby, store.Cluster.Primary(), vaulttest.Operator) + " connect_timeout=1"})
+	must(t, r.Ping(t.Context()))
+	must(t, standby.Freeze())
+	t.Cleanup(func() { must(t, standby.Thaw()) })
+	must(t, w.Ping(t.Context()))
+}
