@@ -43,7 +43,7 @@ type Options struct {
 	ShareAtStart bool
 	Siblings     *Siblings // the other pools of this process, which release idle connections; nil = none
 	ReadOnly     bool      // the server refuses every change of these sessions
-	// of a Writer: a Reader with the same options, which lends it a connection to the primary while it has no use for it
+	// of a Writer: a Reader with the same options, which lends its connection to the primary while it does not use it
 	Reader *Reader
 	// of a Writer: the server that WaitForRotations listens on; "" = URL. It needs a connection without a pooler
 	ListenURL string

@@ -9,9 +9,9 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// lender lends a Writer the idle connection of a Reader with the same connection string, if it leads to a node that the
-// Writer would have connected to. For a command that reads a secret and puts that on record, a session of the Writer's
-// own would cost the server a third of the command: a process, its caches, and what both ask at first.
+// lender lends a Writer the idle connection of a Reader with the same options, if the Writer would have connected to
+// that node, too. A command that reads a secret and records the read then makes one session. A second one takes a third
+// of what the command costs the server: a process, its caches, and what both sessions ask first.
 type lender struct {
 	pool  *pgxpool.Pool // of the Reader
 	admit pgconn.ValidateConnectFunc
@@ -22,8 +22,8 @@ type lender struct {
 
 const loanKey = "hyperiondb-vault: may be lent to a writer" // in a connection's CustomData, once that is known
 
-// lend returns nil if the Reader is using a connection, so that it always has one left, if it has none yet, or if the
-// one that it has will not do. Then the Writer makes its own, and reports what is wrong with the node.
+// lend returns the Reader's idle connection, or nil: if the Reader uses another one, so that one is always left to it,
+// if it has none, or if admit refuses the node. Then the Writer connects by itself, and reports what is wrong.
 func (l *lender) lend(ctx context.Context) *pgxpool.Conn {
 	l.mu.Lock()
 	defer l.mu.Unlock()

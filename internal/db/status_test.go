@@ -82,8 +82,8 @@ func TestStatusCountsWhatTheRoleMayRead(t *testing.T) {
 	// its counts are of the role itself: no prefix of another can be asked for
 	conn := mustConnect(t, s.URL(one))
 	defer conn.Close(context.WithoutCancel(t.Context()))
-	for _, call := range []string{`vault._own_totals(ARRAY['other/'])`, `vault._all_totals()`, `vault._to_see_to(NULL)`,
-		`vault._visible_prefixes()`} {
+	for _, call := range []string{`vault._own_totals(ARRAY['other/'])`, `vault._all_totals()`,
+		`vault._health_counts(NULL)`, `vault._visible_prefixes()`} {
 		wantCode(t, runStep(t.Context(), conn, `SELECT `+call), "42501")
 	}
 	mustAdmin(t, s, `SELECT vault.revoke_service_role('`+one+`', 'app1/')`)

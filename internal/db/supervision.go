@@ -59,7 +59,7 @@ func roundFailures(ctx context.Context, q Querier) ([]RoundFailure, error) {
 		err := row.Scan(&f.Part, &f.Subject, &f.Since, &f.LastAt, &f.Times, &f.Error)
 		return f, err
 	}, `SELECT part, subject, since, last_at, times, error FROM vault.round_failures
-		WHERE (code NOT IN ('40001', '40P01', '55P03') OR times > 3) ORDER BY subject <> '', part, subject LIMIT 100`)
+		WHERE code NOT IN ('40001', '40P01', '55P03') OR times > 3 ORDER BY subject <> '', part, subject LIMIT 100`)
 }
 
 // ReportRound stores that the rounds of a daemon fail, or (nil) that they work again.

@@ -11,9 +11,10 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
         WHERE NOT EXISTS (SELECT FROM own w WHERE o.prefix ^@ w.prefix AND o.prefix <> w.prefix)) END
 $$;
 
--- Rotations and failed rounds that somebody may have to see to: under these prefixes, or everywhere if there are none.
--- It reads what is due, claimed or failed, in indexes, and so costs the same in a vault of any size.
-CREATE OR REPLACE FUNCTION vault._to_see_to(p_prefixes text[]) RETURNS jsonb
+-- The counts of vault.health(): of the names under these prefixes, or of the whole vault if p_prefixes is null. It
+-- reads the jobs that are open or failed and the secrets that are due or paused, in indexes, so that its cost does not
+-- grow with the number of secrets.
+CREATE OR REPLACE FUNCTION vault._health_counts(p_prefixes text[]) RETURNS jsonb
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = on SET jit = off AS $$
   SELECT jsonb_build_object(
     'rotations_queued', (SELECT count(*) FROM vault.rotation_jobs
@@ -77,8 +78,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET r
       ON x.name >= p.prefix COLLATE "C" AND x.name < p.prefix || '~' COLLATE "C") AS s
 $$;
 
--- What a scrape and a probe ask: the part of the status whose cost does not grow with the number of secrets. Works on a
--- standby. A role with prefixes gets the counts of the names under them.
+-- What a scrape and a probe ask: the part of the status whose cost does not grow with the number of secrets. A standby
+-- answers it, too. A role with prefixes gets the counts of the names under them.
 CREATE OR REPLACE FUNCTION vault.health() RETURNS jsonb
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = on
 SET jit = off AS $$
@@ -86,7 +87,7 @@ SET jit = off AS $$
     'role', CASE WHEN pg_is_in_recovery() THEN 'standby' ELSE 'primary' END,
     'max_rotations', c.max_rotations,
     'lag_seconds', vault.replication_lag(),
-    'audit_unsealed_seconds', vault.sealing_lag() -> 'seconds') || vault._to_see_to(vault._visible_prefixes())
+    'audit_unsealed_seconds', vault.sealing_lag() -> 'seconds') || vault._health_counts(vault._visible_prefixes())
   FROM vault.config c
 $$;
 
