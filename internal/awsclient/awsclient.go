@@ -84,7 +84,7 @@ func HTTPClient(cfg aws.Config, attempt time.Duration, maxAnswer int64) (*http.C
 	// there is one host, and an import asks it for many keys at once
 	transport.MaxIdleConnsPerHost = transport.MaxIdleConns
 	return &http.Client{
-		Transport: cappedAnswers{transport, maxAnswer},
+		Transport: cappedAnswers{readOnlyBodies{transport}, maxAnswer},
 		Timeout:   attempt,
 		// A signed request must not be sent to another server.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -107,6 +107,22 @@ func (c cappedAnswers) RoundTrip(r *http.Request) (*http.Response, error) {
 		io.Closer
 	}{io.LimitReader(resp.Body, c.most), resp.Body}
 	return resp, nil
+}
+
+// readOnlyBodies hides the WriteTo of a request's body. The SDK closes the body as soon as it has the answer, when the
+// transport may be about to look for the body's end. Read of a closed body says io.EOF, but WriteTo fails, and then the
+// transport closes the connection from which the answer is still being read.
+type readOnlyBodies struct{ http.RoundTripper }
+
+func (b readOnlyBodies) RoundTrip(r *http.Request) (*http.Response, error) {
+	if body := r.Body; body != nil && body != http.NoBody {
+		r = r.WithContext(r.Context()) // a RoundTripper must not change its request
+		r.Body = struct {
+			io.Reader
+			io.Closer
+		}{body, body}
+	}
+	return b.RoundTripper.RoundTrip(r)
 }
 
 // CheckEndpoint applies the rule for endpoints in a URI to one of the AWS configuration.

@@ -3,11 +3,18 @@ package awsclient
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
 )
 
 func TestNetworkReason(t *testing.T) {
@@ -62,5 +69,47 @@ func TestWithCredentialsFile(t *testing.T) {
 		if strings.Contains(err.Error(), secret) {
 			t.Errorf("the error %q repeats the file", err)
 		}
+	}
+}
+
+// closedBody is a request's body as the SDK leaves it: WriteTo fails once the body is closed. It is closed early here,
+// as it is by an answer that comes before the transport has looked for the body's end.
+type closedBody struct{ io.Reader }
+
+func (closedBody) WriteTo(io.Writer) (int64, error) { return 0, io.EOF }
+func (closedBody) Close() error                     { return nil }
+
+func TestClosedBodyKeepsTheConnection(t *testing.T) {
+	var connections atomic.Int64
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(w, r.Body)
+	}))
+	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			connections.Add(1)
+		}
+	}
+	server.Start()
+	defer server.Close()
+	client, transport := HTTPClient(aws.Config{}, time.Minute, 1<<16)
+	defer transport.CloseIdleConnections()
+	for range 3 {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, server.URL, closedBody{strings.NewReader("{}")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.ContentLength = 2
+		resp, err := client.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		if err != nil || string(body) != "{}" {
+			t.Errorf("got %q, %v, want {}", body, err)
+		}
+		resp.Body.Close()
+	}
+	if got := connections.Load(); got != 1 {
+		t.Errorf("%d connections for three requests, want 1", got)
 	}
 }
