@@ -236,7 +236,9 @@ func (r *reader) extensionWorld() {
 	r.setenv("PGHOST", primary.SocketDir(), "PGPORT", fmt.Sprint(primary.Port()), "PGUSER", vaulttest.Superuser,
 		"VAULTCTL_DATABASE_URL", store.URL(vaulttest.Superuser), "VAULTCTL_TOKEN_FILE", r.dir+"/root.token")
 	r.program("pg_config", "echo "+filepath.Dir(store.ExtensionFolder()))
-	r.program("make", `HOME=`+os.Getenv("HOME")+` exec /usr/bin/make --silent -C `+r.h.module+` "$@"`)
+	// It compiles as testfolder.Go does, which has compiled the packages before.
+	r.program("make", `HOME=`+os.Getenv("HOME")+` CGO_ENABLED=0 GOFLAGS=-trimpath exec /usr/bin/make --silent -C `+
+		r.h.module+` "$@"`)
 	r.named(`PG_CONFIG=/usr/bin/`, "EXTENSION="+r.dir+"/made PG_CONFIG="+r.dir+"/bin/", `postgres://postgres@db/app`,
 		"'"+store.URL(vaulttest.Superuser)+"'", `in app on db `, "in app on ... ")
 	r.keys()
