@@ -64,7 +64,7 @@ test-pg: ## The same on one version: make test-pg PG=15
 
 compat: postgres ## Clients of Vault (Go, Python, Node, consul-template) against vaultd on a primary and a lone standby; installs them
 	@tools/install-compat
-	cd compat && $(GO) vet ./... && $(GO) test -count=1 -timeout 10m ./...
+	cd compat && GOGC=400 $(GO) vet ./... && $(GO) test -count=1 -timeout 10m ./...
 
 package: ## deb, rpm, OCI image, SBOM and SHA256SUMS for amd64 and arm64 into bin/packages/, the same bytes for one commit
 	packaging/build
