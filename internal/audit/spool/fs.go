@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"os"
@@ -129,11 +130,36 @@ func folder(dir string) error {
 	return nil
 }
 
+// readAll makes room for the whole file at once. It asks for the size by a seek, since a request for the size and the
+// times of a file makes its next write slower (see links).
 func readAll(fs FS, path string) ([]byte, error) {
 	f, err := fs.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	return io.ReadAll(io.NewSectionReader(f, 0, 1<<62))
+	var b bytes.Buffer
+	if seeker, ok := f.(io.Seeker); ok {
+		if size, err := seeker.Seek(0, io.SeekEnd); err == nil {
+			b.Grow(int(size) + bytes.MinRead)
+		}
+	}
+	_, err = b.ReadFrom(io.NewSectionReader(f, 0, 1<<62))
+	return b.Bytes(), err
+}
+
+// readHeader reads no more of a segment than its header may have.
+func readHeader(fs FS, path string) (header, error) {
+	f, err := fs.Open(path)
+	if err != nil {
+		return header{}, err
+	}
+	defer f.Close()
+	b := make([]byte, headerSize+maxNode)
+	n, err := f.ReadAt(b, 0)
+	if err != nil && err != io.EOF {
+		return header{}, err
+	}
+	h, _, err := decodeHeader(b[:n])
+	return h, err
 }

@@ -3,6 +3,7 @@ package spool
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -102,12 +103,11 @@ func holdsSpool(fs FS, dir string) error {
 // newestHeader is the header of the newest segment that has a valid one.
 func newestHeader(fs FS, dir string, found []segment) (h header, known bool, err error) {
 	for _, seg := range slices.Backward(found) {
-		b, err := readAll(fs, filepath.Join(dir, seg.name))
-		if err != nil {
-			return h, false, err
-		}
-		if h, _, err := decodeHeader(b); err == nil {
+		switch h, err := readHeader(fs, filepath.Join(dir, seg.name)); {
+		case err == nil:
 			return h, true, nil
+		case !errors.Is(err, errHeader):
+			return h, false, err
 		}
 	}
 	return h, false, nil

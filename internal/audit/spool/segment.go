@@ -156,7 +156,7 @@ func scan(b []byte, newest bool) scanned {
 		at = 0
 	}
 	laidOut := len(b)
-	b = b[:max(at, len(bytes.TrimRight(b, "\x00")))]
+	b = b[:max(at, len(withoutZeros(b)))]
 	laidOut -= len(b)
 	s.header = h
 	link, next := h.link, h.first
@@ -191,6 +191,17 @@ func scan(b []byte, newest bool) scanned {
 	}
 	s.tail = len(b) - s.whole
 	return s
+}
+
+// withoutZeros cuts zeros off the end, many at a time: most of a segment may be what it was filled with.
+func withoutZeros(b []byte) []byte {
+	for {
+		rest, zero := bytes.CutSuffix(b, zeros[:])
+		if !zero {
+			return bytes.TrimRight(b, "\x00")
+		}
+		b = rest
+	}
 }
 
 // sector is the bytes that a disk writes whole or not at all.
