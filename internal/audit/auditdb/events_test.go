@@ -130,8 +130,7 @@ func matchesPlainWhere(t *testing.T, s *vaulttest.Store) {
 	for _, c := range auditFilters {
 		t.Run(strings.ReplaceAll(c.name, " ", "_"), func(t *testing.T) {
 			f := parsed(t, c.filter)
-			want := s.MustQuery(t,
-				`SELECT coalesce(string_agg(id::text, ',' ORDER BY at DESC, id DESC), '') FROM vault.audit_log WHERE `+c.sql)
+			want := plainWhere(t, s, c.sql)
 			older, _ := mustWalk(t, log, audit.Query{Filter: f, Limit: 1000})
 			if got := joined(older); got != want {
 				t.Errorf("older: got %d events, want %d", len(older), strings.Count(want, ",")+1)
@@ -144,6 +143,13 @@ func matchesPlainWhere(t *testing.T, s *vaulttest.Store) {
 			mustCountLike(t, log, f, len(older))
 		})
 	}
+}
+
+// plainWhere has the ids of rows, newest first, joined by commas.
+func plainWhere(t *testing.T, s *vaulttest.Store, condition string) string {
+	t.Helper()
+	return s.MustQuery(t,
+		`SELECT coalesce(string_agg(id::text, ',' ORDER BY at DESC, id DESC), '') FROM vault.audit_log WHERE `+condition)
 }
 
 // mustCountLike checks that exact counts are right, and approximate ones near.
