@@ -6,7 +6,6 @@ package main
 import (
 	"archive/tar"
 	"bytes"
-	"compress/gzip"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -19,6 +18,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/klauspost/compress/gzip"
 	"golang.org/x/crypto/x509roots/fallback/bundle"
 )
 
@@ -108,7 +108,11 @@ func (i *image) platform(arch, folder string) (descriptor, error) {
 		return descriptor{}, err
 	}
 	var packed bytes.Buffer
-	z := gzip.NewWriter(&packed) // without a name and a time; the best level takes three times as long for 0.4 % less
+	// Without a name and a time. Level 8 of this package packs tighter than level 6 of the standard library, in less time.
+	z, err := gzip.NewWriterLevel(&packed, 8)
+	if err != nil {
+		return descriptor{}, err
+	}
 	if _, err := z.Write(layer); err != nil {
 		return descriptor{}, err
 	}
