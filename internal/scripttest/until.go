@@ -20,8 +20,8 @@ const (
 
 // until http STATUS METHOD URL ... [~ REGEXP] | until sql [standby] STATEMENT REGEXP | until kms OPERATION CALLS |
 // until s3 OBJECTS | until file PATH REGEXP | until log NODE REGEXP | until credential SOCKET UNIT ID REGEXP: polls
-// until the answer is as wanted. The last answer of http is on stdout and stderr, as with the command http, and the log
-// of a daemon on stdout. In a log, ^ and $ are the ends of a line.
+// until the answer is as wanted: of http, its body or its headers. The last answer of http is on stdout and stderr, as
+// with the command http, and the log of a daemon on stdout. In a log, ^ and $ are the ends of a line.
 func (h *harness) cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 	deadline := time.Now().Add(waitLimit)
 	last, body, headers := "", "", ""
@@ -38,7 +38,8 @@ func (h *harness) cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 			var status int
 			status, body, headers = h.request(ts, call)
 			last = fmt.Sprintf("%d %s", status, body)
-			ok = strconv.Itoa(status) == args[1] && regexp.MustCompile(want).MatchString(body)
+			match := regexp.MustCompile(want).MatchString
+			ok = strconv.Itoa(status) == args[1] && (match(body) || match(headers))
 		case len(args) == 3 && args[0] == "sql":
 			s := h.of(ts)
 			out, err := session.query(s.store.URL(vaulttest.Superuser), args[1])
