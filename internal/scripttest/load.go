@@ -22,7 +22,7 @@ import (
 )
 
 const (
-	// loadPause is between two requests of one client.
+	// loadPause is between two requests of one client, of a load or of reads.
 	loadPause = 2 * time.Millisecond
 	// patience is how long vaultd waits for its server.
 	patience = 5 * time.Second

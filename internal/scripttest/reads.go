@@ -31,7 +31,7 @@ type nodeReads struct {
 	lost   []string // reads that no daemon answered
 }
 
-// reads start NAME URL... | steady | moved | stop: reads a secret without pause over each of the daemons; where one
+// reads start NAME URL... | steady | moved | stop: reads a secret again and again over each of the daemons; where one
 // fails, the next one is tried, as clients do. Rotations are due all the time. steady fails if a read went to another
 // daemon since the start, or since "reads moved", which forgets the reads that have begun. stop fails if a read got no
 // answer, or none was made.
@@ -92,7 +92,7 @@ func (s *session) startReads(name string, urls []string) {
 	s.cleanup = append(s.cleanup, func() { cancel(); s.reads.done.Wait() })
 	for first := range urls {
 		s.reads.done.Go(func() {
-			for ctx.Err() == nil {
+			for ; ctx.Err() == nil; time.Sleep(loadPause) {
 				s.reads.read(ctx, name, urls, first)
 			}
 		})
