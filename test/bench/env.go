@@ -37,9 +37,13 @@ const (
 	maxWriters = 64 // of a subject
 )
 
+// inMemory is the folder below which tests have their clusters. A measurement has its cluster on the disk, and none.
+var inMemory string
+
 // env is the measured system: a cluster with a vault, in a folder of its own, and the servers beside it.
 type env struct {
 	dir       string
+	memory    string // folder of the cluster, if it is in memory
 	bin       string // folder of vaultctl and vaultd
 	cluster   *localpg.Cluster
 	token     vault.Token
@@ -86,8 +90,18 @@ func (s *env) startCluster(ctx context.Context, standbys int, sharedBuffers stri
 	if err != nil {
 		return err
 	}
+	dir := s.file("cluster")
+	if inMemory != "" {
+		if s.memory, err = os.MkdirTemp(inMemory, "vaultbench"); err != nil {
+			return err
+		}
+		if err := os.Chmod(s.memory, 0o711); err != nil { // for the servers' user
+			return err
+		}
+		dir = filepath.Join(s.memory, "cluster")
+	}
 	s.cluster, err = localpg.Open(ctx, localpg.Options{
-		Dir: s.file("cluster"), Standbys: standbys, Durable: true, Binaries: binaries,
+		Dir: dir, Standbys: standbys, Durable: true, Binaries: binaries,
 		Parameters: map[string]string{
 			"max_connections": "200", "shared_buffers": sharedBuffers, "max_wal_size": "8GB", "checkpoint_timeout": "1h",
 			"maintenance_work_mem": "256MB",
@@ -162,7 +176,7 @@ func (s *env) close() error {
 	if s.cluster != nil {
 		errs = append(errs, s.cluster.Remove())
 	}
-	return errors.Join(append(errs, os.RemoveAll(s.dir))...)
+	return errors.Join(append(errs, os.RemoveAll(s.memory), os.RemoveAll(s.dir))...)
 }
 
 func (s *env) file(name string) string { return filepath.Join(s.dir, name) }

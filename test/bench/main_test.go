@@ -23,6 +23,7 @@ func TestMain(m *testing.M) {
 		putStandIn(os.Args[1:])
 		return
 	}
+	inMemory = testfolder.Parent()
 	os.Exit(m.Run())
 }
 
