@@ -82,7 +82,7 @@ func mustLocal(t *testing.T, built string, synchronous bool) *local {
 	t.Setenv("AWS_EC2_METADATA_DISABLED", "true")
 	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute) // on a busy machine
 	defer cancel()
-	dir, err := os.MkdirTemp("", "chaos")
+	dir, err := os.MkdirTemp(testfolder.Parent(), "chaos")
 	if err != nil {
 		t.Fatal(err)
 	}
