@@ -120,8 +120,10 @@ func isUTF16(text []byte) bool {
 }
 
 func (l *lines) fill() {
-	copy(l.buffer, l.buffer[l.start:l.end])
-	l.start, l.end = 0, l.end-l.start
+	if l.start > 0 {
+		l.end = copy(l.buffer, l.buffer[l.start:l.end])
+		l.start = 0
+	}
 	n, err := l.from.Read(l.buffer[l.end:])
 	l.end, l.ended = l.end+n, err
 	l.read.Add(int64(n))
