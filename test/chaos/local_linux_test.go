@@ -164,6 +164,14 @@ func (l *local) install(ctx context.Context) error {
 	if err := vaulttest.Install(ctx, l.servers.Primary(), database, ""); err != nil {
 		return err
 	}
+	// A commit waits for one standby, and vaultd ends on a node where its role has no right.
+	lsn, err := l.servers.Primary().LSN(ctx)
+	for _, standby := range l.servers.Standbys() {
+		err = errors.Join(err, standby.WaitReplay(ctx, lsn))
+	}
+	if err != nil {
+		return err
+	}
 	l.fake = kmsfake.New("eu-west-1", "vault")
 	kmsURL, err := l.fake.Serve()
 	if err != nil {
