@@ -46,7 +46,7 @@ install-extension: extension ## Copy the extension into a server's share folder 
 dev: postgres build ## Start a local primary, a standby, a key and a daemon per node (Ctrl-C stops, .dev keeps)
 	@bin/vaultctl dev --dir .dev
 
-# Without the race detector they compute for less of their time.
+# Without the race detector tests wait for servers more of their time. make test WORKERS=N chooses another number.
 test: WORKERS = $(shell expr 2 '*' $(PROCESSORS) + 1)
 test: postgres pages promtool client ## Run every test and every script, on the newest PostgreSQL found (or PG=N)
 	$(GO_TEST) $(PACKAGES)

@@ -37,7 +37,8 @@ const (
 	maxWriters = 64 // of a subject
 )
 
-// inMemory is the folder below which tests have their clusters. A measurement has its cluster on the disk, and none.
+// inMemory is the folder below which tests make their clusters. It is "" in a measurement, which has its cluster on the
+// disk.
 var inMemory string
 
 // env is the measured system: a cluster with a vault, in a folder of its own, and the servers beside it.
